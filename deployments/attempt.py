@@ -1,0 +1,247 @@
+"""One lease being worked on, from weights to uploaded files."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from deployments.family import Family, GenerationCall, Made, Product, weights_name
+from deployments.upload import Uploader
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.errors import (
+    Cancelled,
+    DarkroomError,
+    InvalidInput,
+    Misconfigured,
+    PipelineFailed,
+    ReplicaDied,
+)
+from serve_app.domain.lease import Held, Lease
+from serve_app.domain.outcome import Failure, Outcome, Usage
+from serve_app.domain.ports import Clock
+from serve_app.domain.progress import Progress, Stage
+
+if TYPE_CHECKING:  # they import torch
+    from deployments.engine.engine import Engine
+    from deployments.engine.generation import Generation
+    from deployments.engine.residency import Residency
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What all attempts of a replica share."""
+
+    engine: Engine
+    residency: Residency
+    uploader: Uploader
+    encoders: Executor  # for ``Family.deliver``
+    clock: Clock
+
+
+class Stop(StrEnum):
+    """Why an attempt ends before its time."""
+
+    CANCELLED = "cancelled"
+    FENCED = "fenced"
+    HANDED_BACK = "handed_back"
+
+
+class Phase(StrEnum):
+    LOADING = "loading"
+    IN_ENGINE = "in_engine"
+    DELIVERING = "delivering"
+    ENDED = "ended"
+
+
+class Attempt:
+    """Use on one event loop; ``progress`` alone is written by the engine's thread."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        family: Family | None,
+        workshop: Workshop,
+        on_engine_left: Callable[[], None],
+    ) -> None:
+        """Without a family it fails. ``on_engine_left`` is called once, when it needs no engine
+        more."""
+        self.lease = lease
+        self.phase = Phase.LOADING
+        self.stopped: Stop | None = None
+        self.confirmed = False
+        self.leased_at = workshop.clock.monotonic()
+        self.progress: Progress | None = None
+        self._family = family
+        self._workshop = workshop
+        self._on_engine_left = on_engine_left
+        self._task: asyncio.Task[Any] | None = None
+        self._generation: Generation | None = None
+        self._uploaded: list[UploadTicket] = []
+
+    @property
+    def held(self) -> Held:
+        return self.lease.held
+
+    @property
+    def needs_engine(self) -> bool:
+        return self.phase in (Phase.LOADING, Phase.IN_ENGINE)
+
+    async def run(self) -> Outcome:
+        """How it ended. Raises nothing but ``CancelledError``, and that only when its task is
+        cancelled by somebody else than ``stop``."""
+        self._task = asyncio.current_task()
+        try:
+            product = await self._produce()
+            return Outcome(
+                output=product.output,
+                artifacts=tuple(file.artifact() for file in product.files),
+                usage=self._usage(product.units),
+            )
+        except asyncio.CancelledError:
+            if self.stopped is None or self._task is None:
+                raise
+            self._task.uncancel()
+            return self._failed(Cancelled("The request was cancelled."))
+        except Exception as error:
+            return self._failed(error)
+        finally:
+            self._generation = None
+            self._enter(Phase.ENDED)
+
+    def stop(self, why: Stop) -> None:
+        """End it soon. What is past the engine is not handed back: it is nearly done."""
+        if why is Stop.HANDED_BACK and not self.needs_engine:
+            return
+        if self.stopped is not Stop.FENCED:
+            self.stopped = why
+        if self._generation is not None and self.phase is Phase.IN_ENGINE:
+            self._generation.cancel()
+        elif self._task is not None and self.phase is not Phase.ENDED:
+            self._task.cancel()
+
+    def abandon(self) -> None:
+        """Hand it back without waiting for a step, an encoding or an upload to end."""
+        if self.phase is Phase.ENDED:
+            return
+        self.stopped = self.stopped or Stop.HANDED_BACK
+        if self._task is not None:
+            self._task.cancel()
+
+    async def discard(self) -> None:
+        """Delete what it uploaded: nobody will ever read it."""
+        for ticket in self._uploaded:
+            await self._workshop.uploader.delete(ticket)
+
+    async def _produce(self) -> Product:
+        lease = self.lease
+        if self.stopped is not None:  # before the task had its first turn
+            raise Cancelled("The request was cancelled.")
+        family = self._family
+        if family is None:
+            raise Misconfigured(f"This pool does not host the family {lease.endpoint.family!r}.")
+        pipeline = await self._load(family)
+        call = family.prepare(lease.endpoint, lease.input, pipeline, _seed(lease.request_id))
+        made = await self._generate(call)
+        return await self._deliver(family, call, made)
+
+    async def _load(self, family: Family) -> Any:
+        endpoint, residency = self.lease.endpoint, self._workshop.residency
+        name = weights_name(endpoint)
+        if (pipeline := residency.find(name)) is not None:
+            return pipeline
+        self.progress = Progress(Stage.LOADING)
+        device = self._workshop.engine.device
+        loading = residency.load(name, lambda: family.load(endpoint, device))
+        # Shielded: others wait for the same weights.
+        return await asyncio.shield(asyncio.wrap_future(loading))
+
+    async def _generate(self, call: GenerationCall) -> Made:
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        clock = self._workshop.clock
+        started = clock.monotonic()
+        self._enter(Phase.IN_ENGINE)
+        self._generation = generation = self._workshop.engine.submit(
+            pipeline=weights_name(self.lease.endpoint),
+            on_progress=self._on_progress,
+            priority=int(self.lease.priority),
+            **call.arguments,
+        )
+        generation.add_done_callback(lambda _: loop.call_soon_threadsafe(_resolve, ended))
+        try:
+            await ended
+        except asyncio.CancelledError:
+            generation.cancel()
+            raise
+        result = generation.result(timeout=0)
+        if self.stopped is Stop.HANDED_BACK:
+            self.stopped = None  # It was faster: finish it.
+        if self.stopped is not None:
+            raise Cancelled("The request was cancelled.")
+        return Made(result, clock.monotonic() - started, generation.steps_done)
+
+    async def _deliver(self, family: Family, call: GenerationCall, made: Made) -> Product:
+        self._enter(Phase.DELIVERING)
+        lease = self.lease
+        arguments = (lease.endpoint, call, made, lease.upload_tickets)
+        if not call.makes_files:
+            return family.deliver(*arguments)
+        self.progress = Progress(Stage.ENCODING_MEDIA)
+        loop = asyncio.get_running_loop()
+        product = await loop.run_in_executor(self._workshop.encoders, family.deliver, *arguments)
+        for number, file in enumerate(product.files):
+            self.progress = Progress(Stage.UPLOADING, number, len(product.files))
+            self._uploaded.append(file.ticket)
+            await self._workshop.uploader.put(file)
+        return product
+
+    def _on_progress(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def _enter(self, phase: Phase) -> None:
+        needed = self.needs_engine
+        self.phase = phase
+        if needed and not self.needs_engine:
+            self._on_engine_left()
+
+    def _usage(self, units: float = 0.0) -> Usage:
+        run_s = self._workshop.clock.monotonic() - self.leased_at
+        steps = self._generation.steps_done if self._generation is not None else 0
+        return Usage(run_s=round(run_s, 4), steps=steps, units=units)
+
+    def _failed(self, error: Exception) -> Outcome:
+        if isinstance(error, Cancelled) and self.stopped is None:
+            # Nobody asked for it: the engine ended under it, and another attempt can succeed.
+            error = ReplicaDied("The engine was stopped.")
+        if not isinstance(error, Cancelled):
+            log.warning("The attempt failed.", exc_info=error)
+        return Outcome(failure=as_failure(error), usage=self._usage())
+
+
+def as_failure(error: Exception) -> Failure:
+    """What the owner of the request reads: never a traceback."""
+    if not isinstance(error, DarkroomError):
+        error = PipelineFailed(f"{type(error).__name__}: {error}")
+    field = None
+    if isinstance(error, InvalidInput) and error.problems:
+        field = str(error.problems[0].loc[-1])
+    return Failure(error.code, error.message, error.retryable, field)
+
+
+def _seed(request_id: str) -> int:
+    """For an input without one. From the id, so that another attempt makes the same picture; under
+    2^53, so that JavaScript reads it exactly."""
+    return int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:8], "big") >> 11
+
+
+def _resolve(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)

@@ -1,0 +1,264 @@
+"""What a replica does, without Serve: asks, runs, reports, hands in, drains."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from deployments.asking import Asker
+from deployments.attempt import Attempt, Stop, Workshop, as_failure
+from deployments.backoff import Backoff
+from deployments.family import Family, weights_name
+from deployments.handing_in import HandIn
+from deployments.replica_config import Identity, ReplicaConfig
+from deployments.reporting import Reporter
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import Misconfigured
+from serve_app.domain.lease import (
+    Ask,
+    Held,
+    Lease,
+    Presence,
+    ReplicaStage,
+    ReportReply,
+    SignalKind,
+    Verdict,
+    Work,
+)
+from serve_app.domain.outcome import Outcome
+from serve_app.domain.ports import Clock, LeasePort
+from serve_app.telemetry.logs import request_id
+
+log = logging.getLogger(__name__)
+
+CLOSING = "The replica is shutting down."
+
+
+class ReplicaCore:
+    """``start`` makes the workshop and starts its engine, ``aclose`` ends them.
+
+    Everything here runs on one event loop; the engine, loading and encoding have threads of their
+    own, so leases are renewed whatever those do.
+    """
+
+    def __init__(
+        self,
+        port: LeasePort,
+        families: Mapping[str, Family],
+        make_workshop: Callable[[], Workshop],
+        config: ReplicaConfig,
+        identity: Identity,
+        clock: Clock,
+        backoff: Backoff,
+    ) -> None:
+        """``make_workshop`` may be slow; it is called on a thread of its own."""
+        self._port = port
+        self._families = families
+        self._make_workshop = make_workshop
+        self._made: Workshop | None = None
+        self._config = config
+        self._identity = identity
+        self._attempts: dict[Held, Attempt] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._served: dict[str, str] = {}  # endpoint id → name of its weights
+        self._draining = False
+        self._closed = False
+        self._asker = Asker(port, self._make_ask, self._on_work, config, backoff)
+        self._reporter = Reporter(port, identity, self._attempts, self._on_reply, config, clock)
+        self._hand_in = HandIn(port, identity, config, clock, backoff)
+
+    async def start(self) -> None:
+        """Returns when the replica is ready, that is when what it preloads is loaded."""
+        announced = asyncio.create_task(self._announce(ReplicaStage.STARTING))
+        # Importing torch and diffusers takes seconds, and the loop has Serve's calls to answer.
+        self._made = await asyncio.to_thread(self._make_workshop)
+        self._made.engine.start()
+        for endpoint in self._config.preload:
+            await self._preload(endpoint)
+        await announced  # An ask says that it is ready, and must not be overtaken.
+        self._reporter.start()
+        self._asker.start()
+        log.info("Replica %s of pool %s is ready.", self._identity.replica_id, self._identity.pool)
+
+    async def aclose(self) -> None:
+        """Ask no more, hand back what is not made, finish what is; within ``close_within_s``."""
+        if self._closed:
+            return
+        self._closed = True
+        loop = asyncio.get_running_loop()
+        close_by = loop.time() + self._config.close_within_s
+        await self.drain()
+        await self._asker.aclose()
+        for attempt in list(self._attempts.values()):
+            attempt.stop(Stop.HANDED_BACK)
+        await self._end_tasks(loop.time() + (close_by - loop.time()) / 2)
+        for attempt in list(self._attempts.values()):
+            attempt.abandon()  # A step takes too long: the lease is handed back without it.
+        await self._end_tasks(close_by)
+        for task in self._tasks:
+            task.cancel()
+        await self._reporter.aclose()
+        await self._close_workshop(max(close_by - loop.time(), 0.2))
+        log.info("Replica %s is closed.", self._identity.replica_id)
+
+    async def drain(self) -> None:
+        """Ask no more; what is running goes on."""
+        if self._draining:
+            return
+        self._draining = True
+        self._asker.stop()
+        await self._announce(ReplicaStage.DRAINING)
+
+    @property
+    def _workshop(self) -> Workshop:
+        if self._made is None:
+            raise Misconfigured("The replica was not started.")
+        return self._made
+
+    def check(self) -> None:
+        """``Misconfigured`` when a part that must live has ended: the replica is to be replaced."""
+        ended = [
+            name
+            for name, alive in (
+                ("engine", self._workshop.engine.alive),
+                ("asks", self._asker.alive),
+                ("reports", self._reporter.alive),
+            )
+            if not alive
+        ]
+        if ended and not self._closed:
+            raise Misconfigured(f"Ended by a defect: {', '.join(ended)}. The log says why.")
+
+    def _make_ask(self) -> Ask:
+        hot = tuple(
+            endpoint_id
+            for endpoint_id, name in self._served.items()
+            if self._workshop.residency.find(name) is not None
+        )
+        return Ask(
+            replica_id=self._identity.replica_id,
+            actor_id=self._identity.actor_id,
+            pool=self._identity.pool,
+            slots=self._free_slots(),
+            held=tuple(self._attempts),
+            hot=hot,
+            free_bytes=self._workshop.engine.free_bytes(),
+        )
+
+    def _free_slots(self) -> int:
+        """Attempts that only encode or upload leave their slot to others, up to as many again."""
+        slots = self._config.slots
+        in_engine = sum(attempt.needs_engine for attempt in self._attempts.values())
+        return max(0, min(slots - in_engine, 2 * slots - len(self._attempts)))
+
+    def _on_work(self, work: Work) -> None:
+        for lease in work.leases:
+            if lease.held not in self._attempts:
+                self._begin(lease)
+        if work.leases:
+            self._reporter.leased()
+        for signal in work.signals:
+            if signal.kind is SignalKind.DRAIN:
+                self._spawn(self.drain())
+            elif signal.held is not None:
+                self._stop(signal.held, _STOPS[signal.kind])
+
+    def _on_reply(self, reply: ReportReply) -> None:
+        for held in reply.cancelled:
+            self._stop(held, Stop.CANCELLED)
+        for held in reply.fenced:
+            self._stop(held, Stop.FENCED)
+
+    def _stop(self, held: Held, why: Stop) -> None:
+        if (attempt := self._attempts.get(held)) is not None:
+            attempt.stop(why)
+
+    def _begin(self, lease: Lease) -> None:
+        family = self._families.get(lease.endpoint.family)
+        attempt = Attempt(lease, family, self._workshop, self._asker.slot_freed)
+        self._attempts[lease.held] = attempt
+        self._served[lease.endpoint.id] = weights_name(lease.endpoint)
+        if self._closed:
+            attempt.stop(Stop.HANDED_BACK)
+        self._spawn(self._see_through(attempt))
+
+    async def _see_through(self, attempt: Attempt) -> None:
+        request_id.set(attempt.lease.request_id)
+        try:
+            outcome = await attempt.run()
+            if attempt.stopped is Stop.FENCED:
+                verdict: Verdict | None = Verdict.FENCED
+            elif attempt.stopped is Stop.HANDED_BACK:
+                log.info("Handing back attempt %d.", attempt.lease.attempt)
+                verdict = await self._hand_in.hand_back(attempt, CLOSING)
+            else:
+                verdict = await self._hand_in.finish(attempt, outcome)
+                _log_end(attempt, outcome)
+        finally:
+            del self._attempts[attempt.held]
+            self._asker.slot_freed()
+        if verdict is Verdict.FENCED:
+            log.info("Attempt %d lost its lease; its work is dropped.", attempt.lease.attempt)
+            await attempt.discard()
+
+    async def _preload(self, endpoint: Endpoint) -> None:
+        """A failure is told in the log, and again to whoever asks for the endpoint."""
+        family = self._families.get(endpoint.family)
+        if family is None:
+            log.error("%s cannot be loaded: no family %s here.", endpoint.id, endpoint.family)
+            return
+        name, device = weights_name(endpoint), self._workshop.engine.device
+        loading = self._workshop.residency.load(name, lambda: family.load(endpoint, device))
+        try:
+            await asyncio.wrap_future(loading)
+        except Exception as error:
+            log.error("%s cannot be loaded: %s", endpoint.id, as_failure(error).message)
+        else:
+            self._served[endpoint.id] = name
+
+    async def _announce(self, stage: ReplicaStage) -> None:
+        who = self._identity
+        presence = Presence(who.replica_id, who.actor_id, who.pool, stage)
+        try:
+            async with asyncio.timeout(min(2.0, self._config.call_timeout_s)):
+                await self._port.announce(presence)
+        except Exception as error:
+            # Asks say the same, and silence ends a presence.
+            log.info("The ingress was not told that this replica is %s (%r).", stage.value, error)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _end_tasks(self, by: float) -> None:
+        """Wait until all attempts have ended, at the latest ``by`` on the loop's clock."""
+        if self._tasks:
+            left_s = max(by - asyncio.get_running_loop().time(), 0)
+            await asyncio.wait(set(self._tasks), timeout=left_s)
+
+    async def _close_workshop(self, within_s: float) -> None:
+        if self._made is None:
+            return
+        self._workshop.residency.close()
+        await asyncio.to_thread(self._workshop.engine.close, within_s)
+        self._workshop.encoders.shutdown(wait=False, cancel_futures=True)
+        await self._workshop.uploader.aclose()
+
+
+_STOPS = {SignalKind.CANCEL: Stop.CANCELLED, SignalKind.FENCED: Stop.FENCED}
+
+
+def _log_end(attempt: Attempt, outcome: Outcome) -> None:
+    lease, usage = attempt.lease, outcome.usage
+    how = "succeeded" if outcome.failure is None else outcome.failure.code
+    log.info(
+        "%s: attempt %d %s after %.3f s and %d steps.",
+        lease.endpoint.id,
+        lease.attempt,
+        how,
+        usage.run_s,
+        usage.steps,
+    )

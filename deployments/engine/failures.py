@@ -1,0 +1,60 @@
+"""Turns whatever a pipeline raises into what the caller of a generation gets."""
+
+from __future__ import annotations
+
+import contextlib
+import traceback
+from types import FrameType
+
+import torch
+
+from serve_app.domain.errors import OutOfMemory, PipelineFailed
+
+_CPU_ALLOCATION_FAILED = "DefaultCPUAllocator"  # torch raises a bare RuntimeError that names it
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _CPU_ALLOCATION_FAILED in str(error)
+
+
+def as_callers_error(error: BaseException) -> Exception:
+    """``error`` itself, ``OutOfMemory`` for the device's own, ``PipelineFailed`` for one that would
+    end a thread or a process (``SystemExit``, ``KeyboardInterrupt`` …)."""
+    release_frames(error)
+    if is_out_of_memory(error):
+        translated = OutOfMemory(f"The generation does not fit in memory: {error}")
+        translated.__cause__ = error
+        return translated
+    if isinstance(error, Exception):
+        return error
+    failed = PipelineFailed(f"The pipeline raised {type(error).__name__}: {error}")
+    failed.__cause__ = error
+    return failed
+
+
+def release_frames(error: BaseException) -> None:
+    """Let go of the local variables, tensors among them, that the traceback keeps alive.
+
+    File names and line numbers stay, so it can still be printed.
+    """
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        for frame, _ in traceback.walk_tb(current.__traceback__):
+            _clear(frame)
+        pending += [current.__cause__, current.__context__]
+
+
+def _clear(frame: FrameType) -> None:
+    # A frame that is still running cannot be cleared; such are the engine's own.
+    with contextlib.suppress(RuntimeError):
+        frame.clear()
+        # Up to Python 3.12, `locals()` (which pipelines call for their callbacks) leaves a dict
+        # with the frame that `clear` does not empty. Reading it brings it up to date.
+        _ = frame.f_locals

@@ -1,0 +1,49 @@
+"""Tensors to picture files. Never on the engine's thread: a large picture takes tens of
+milliseconds, and every generation would wait for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any
+
+import torch
+from PIL import Image
+
+from serve_app.domain.errors import Unsupported
+
+_ENCODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    # Above level 4, PNG takes several times as long for a few per cent.
+    "image/png": ("PNG", {"compress_level": 4}),
+    "image/jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    "image/webp": ("WEBP", {"quality": 92, "method": 4}),
+}
+
+
+def to_pictures(pixels: torch.Tensor) -> list[Image.Image]:
+    """``pixels``: [n, 3, height, width] from 0 to 1, on any device and of any float type."""
+    levels = pixels.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    rows = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # [n, height, width, 3]
+    return [Image.fromarray(picture) for picture in rows]
+
+
+def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """The middle of ``picture`` in the shape of width × height, resized to exactly that."""
+    scale = min(picture.width / width, picture.height / height)
+    across, down = width * scale, height * scale
+    left, top = (picture.width - across) / 2, (picture.height - down) / 2
+    if scale == 1:
+        left, top = int(left), int(top)
+        return picture.crop((left, top, left + width, top + height))
+    box = (left, top, left + across, top + down)
+    return picture.resize((width, height), Image.Resampling.LANCZOS, box=box)
+
+
+def encode(picture: Image.Image, media_type: str) -> bytes:
+    """A file without any metadata. ``Unsupported`` for a type that is no picture's."""
+    if media_type not in _ENCODERS:
+        raise Unsupported(f"Pictures are not written as {media_type}.")
+    name, options = _ENCODERS[media_type]
+    buffer = BytesIO()
+    picture.save(buffer, name, **options)
+    return buffer.getvalue()

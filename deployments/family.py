@@ -1,0 +1,115 @@
+"""What a family is: how an endpoint's input becomes a pipeline call, and its result an output.
+
+Everything else (queueing, stepping, uploading) is the same for all families. Importing a family
+must not import torch: the control plane binds them too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Protocol
+
+from serve_app.domain.artifact import Artifact, UploadTicket
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import Misconfigured
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationCall:
+    """A call of a pipeline, and what is to be remembered until its result is there."""
+
+    arguments: Mapping[str, Any]  # of the pipeline's ``__call__``
+    facts: Mapping[str, Any] = field(default_factory=dict)  # for ``deliver``
+    makes_files: bool = True  # False: ``deliver`` is quick, and runs on the event loop
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What came out of the engine."""
+
+    result: Any  # as the pipeline returned it
+    inference_s: float
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFile:
+    """A file to upload."""
+
+    ticket: UploadTicket
+    body: bytes
+    width: int | None = None  # pixels
+    height: int | None = None
+
+    def artifact(self) -> Artifact:
+        return Artifact(
+            key=self.ticket.key,
+            media_type=self.ticket.media_type,
+            size=len(self.body),
+            sha256=hashlib.sha256(self.body).hexdigest(),
+            width=self.width,
+            height=self.height,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A generation's files and its output, in the form that ``Outcome.output`` describes."""
+
+    output: Mapping[str, Any]
+    files: Sequence[MediaFile] = ()
+    units: float = 0.0  # as ``Usage.units``
+
+
+class Family(Protocol):
+    """Made without arguments, once per replica; holds no state."""
+
+    @property
+    def name(self) -> str:
+        """As endpoints name it."""
+        ...
+
+    def load(self, endpoint: Endpoint, device: str) -> Any:
+        """The pipeline for ``endpoint.weights``. Runs on the loader's thread; may take minutes."""
+        ...
+
+    def prepare(
+        self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
+    ) -> GenerationCall:
+        """The call for a validated input. ``seed`` is for inputs that have none. Quick."""
+        ...
+
+    def deliver(
+        self,
+        endpoint: Endpoint,
+        call: GenerationCall,
+        made: Made,
+        tickets: Sequence[UploadTicket],
+    ) -> Product:
+        """The files, one per ticket used, and the output. On a thread of its own."""
+        ...
+
+
+def load_families(paths: Mapping[str, str]) -> dict[str, Family]:
+    """Families by name, from ``module:Class`` paths. ``Misconfigured`` when one is not there."""
+    families: dict[str, Family] = {}
+    for name, path in paths.items():
+        module, _, attribute = path.partition(":")
+        try:
+            families[name] = getattr(import_module(module), attribute)()
+        except (ImportError, AttributeError, ValueError) as error:
+            raise Misconfigured(
+                f"The family {name!r} cannot be found at {path!r} (module:Class): {error}"
+            ) from error
+    return families
+
+
+def weights_name(endpoint: Endpoint) -> str:
+    """Endpoints with the same name here share one loaded pipeline."""
+    weights = endpoint.weights
+    revision = f"@{weights.revision}" if weights.revision else ""
+    dtype = endpoint.options.get("dtype")
+    return f"{endpoint.family}:{weights.source}{revision}" + (f":{dtype}" if dtype else "")

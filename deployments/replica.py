@@ -1,0 +1,91 @@
+"""The deployment class of a pool: what Serve creates, checks and deletes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from random import SystemRandom
+
+import ray
+from ray import serve
+
+from deployments.attempt import Workshop
+from deployments.backoff import Backoff
+from deployments.core import ReplicaCore
+from deployments.family import load_families
+from deployments.handle_port import HandleLeasePort
+from deployments.replica_config import Identity, ReplicaConfig
+from deployments.upload import Uploader, http_client
+from serve_app.domain.ports import Clock
+from serve_app.loopback import keep_to_loopback
+from serve_app.telemetry import logs
+from serve_app.telemetry.clock import SystemClock
+
+__all__ = ["Replica", "ReplicaConfig"]
+
+ENCODERS = 2  # threads that write picture files
+
+
+class Replica:
+    """Wired here, works in ``ReplicaCore``. Serve's constructor is async, so it starts what it
+    makes."""
+
+    _core: ReplicaCore | None = None
+
+    async def __init__(  # pyright: ignore[reportGeneralTypeIssues]  # Serve awaits it
+        self,
+        pool: str,
+        config: ReplicaConfig,
+        family_paths: Mapping[str, str],
+        ingress_name: str,
+        app_name: str | None = None,
+    ) -> None:
+        """``app_name``: where the ingress is; None: in this replica's own application."""
+        keep_to_loopback()
+        logs.configure(config.log_level, logs.stream(config.log_file))
+        context = serve.get_replica_context()
+        identity = Identity(
+            replica_id=context.replica_id.unique_id,
+            actor_id=ray.get_runtime_context().get_actor_id() or "",
+            pool=pool,
+        )
+        clock, backoff = SystemClock(), Backoff(SystemRandom())
+        handle = serve.get_deployment_handle(ingress_name, app_name or context.app_name)
+        self._core = ReplicaCore(
+            HandleLeasePort(handle),
+            load_families(family_paths),
+            partial(make_workshop, config, clock, backoff),
+            config,
+            identity,
+            clock,
+            backoff,
+        )
+        await self._core.start()
+
+    async def check_health(self) -> None:
+        """Serve replaces the replica when this raises."""
+        if self._core is not None:
+            self._core.check()
+
+    async def __del__(self) -> None:
+        if self._core is not None:
+            await self._core.aclose()
+
+
+def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Workshop:
+    """The real one: an engine on the GPU, or on the CPU where there is none."""
+    import torch  # noqa: PLC0415  # not in the control plane
+
+    from deployments.engine.engine import Engine  # noqa: PLC0415
+    from deployments.engine.residency import Residency  # noqa: PLC0415
+
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    engine = Engine(device, max_generations=config.slots, threads=config.threads)
+    return Workshop(
+        engine=engine,
+        residency=Residency(engine),
+        uploader=Uploader(http_client(), clock, backoff, config.upload_give_up_s),
+        encoders=ThreadPoolExecutor(ENCODERS, thread_name_prefix="encoder"),
+        clock=clock,
+    )

@@ -1,0 +1,42 @@
+"""What a replica is told, and who it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve_app.domain.endpoint import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaConfig:
+    """Settings of a pool's replicas. Crosses processes, so it holds no secret."""
+
+    slots: int = 2  # generations that the engine interleaves
+    threads: int = 0  # torch's, on a CPU; 0: torch's own choice
+    device: str = ""  # empty: the GPU where there is one, else the CPU
+    preload: tuple[Endpoint, ...] = ()  # loaded before the replica says that it is ready
+    graceful_shutdown_timeout_s: float = 20.0
+    report_interval_s: float = 0.5
+    confirm_within_s: float = 0.05  # a lease that still runs then is confirmed out of turn
+    full_grace_s: float = 0.02  # how long all slots are taken before an ask says so
+    call_timeout_s: float = 10.0  # for each call of the ingress but ``ask``
+    ask_timeout_s: float = 30.0  # far beyond what an ask waits there
+    finish_give_up_s: float = 600.0
+    upload_give_up_s: float = 300.0
+    log_level: str = "INFO"
+    log_file: Path | None = None  # None: stderr
+
+    @property
+    def close_within_s(self) -> float:
+        """Serve kills what has not closed in time, and needs some of it for itself."""
+        return max(self.graceful_shutdown_timeout_s - 5.0, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who a replica is to the ingress."""
+
+    replica_id: str
+    actor_id: str  # Ray's, hex
+    pool: str

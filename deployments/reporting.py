@@ -1,0 +1,100 @@
+"""Renews the leases and tells how far the attempts are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+
+from deployments.attempt import Attempt
+from deployments.replica_config import Identity, ReplicaConfig
+from serve_app.domain.lease import Held, Report, ReportReply
+from serve_app.domain.ports import Clock, LeasePort
+
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """One report for all attempts every ``report_interval_s``, on the event loop, which the engine
+    cannot block. A lease that has just come and still runs is confirmed by an early report, within
+    ``confirm_within_s``; one that ends sooner needs none.
+    """
+
+    def __init__(
+        self,
+        port: LeasePort,
+        identity: Identity,
+        attempts: Mapping[Held, Attempt],
+        on_reply: Callable[[ReportReply], None],
+        config: ReplicaConfig,
+        clock: Clock,
+    ) -> None:
+        self._port = port
+        self._identity = identity
+        self._attempts = attempts
+        self._on_reply = on_reply
+        self._config = config
+        self._clock = clock
+        self._leased = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._loop(), name="reports")
+
+    @property
+    def alive(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def leased(self) -> None:
+        """There are new attempts."""
+        self._leased.set()
+
+    async def aclose(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _loop(self) -> None:
+        reported_at = self._clock.monotonic()
+        # A lease that comes just after a look is seen at the next, and is old enough at the one
+        # after.
+        look_s = self._config.confirm_within_s / 3
+        while True:
+            if not self._attempts:
+                self._leased.clear()
+                await self._leased.wait()
+            await asyncio.sleep(look_s)
+            now = self._clock.monotonic()
+            due = now - reported_at >= self._config.report_interval_s
+            if self._attempts and (due or self._has_unconfirmed(now - look_s)):
+                reported_at = now
+                await self._report()
+
+    def _has_unconfirmed(self, leased_before: float) -> bool:
+        return any(
+            not attempt.confirmed and attempt.leased_at <= leased_before
+            for attempt in self._attempts.values()
+        )
+
+    async def _report(self) -> None:
+        attempts = list(self._attempts.values())
+        report = Report(
+            replica_id=self._identity.replica_id,
+            renewals=tuple(attempt.held for attempt in attempts),
+            progress=tuple(
+                (attempt.held, attempt.progress)
+                for attempt in attempts
+                if attempt.progress is not None
+            ),
+        )
+        for attempt in attempts:
+            # Said once is enough: if this report is lost, the next regular one renews in time.
+            attempt.confirmed = True
+        try:
+            async with asyncio.timeout(self._config.call_timeout_s):
+                reply = await self._port.report(report)
+        except Exception as error:
+            # The generations go on; the leases live for a while without renewal.
+            log.warning("The ingress did not take a report (%r).", error)
+            return
+        self._on_reply(reply)

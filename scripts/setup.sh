@@ -1,0 +1,48 @@
+# Sourced by scripts/run and scripts/test: a virtual environment with what constraints.txt pins.
+# usage: setup EXTRA   (EXTRA is "" or "dev")
+# Sets `root`, the project's directory.
+
+root=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
+
+fail() {
+    printf 'darkroom: %s\n' "$1" >&2
+    exit 1
+}
+
+find_python() {
+    for candidate in python3.11 python3.12 python3.13 python3 python; do
+        if command -v "$candidate" >/dev/null 2>&1 &&
+            "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            printf '%s' "$candidate"
+            return
+        fi
+    done
+    fail "Python 3.11 or later is needed and was not found. Install it (Debian: apt install python3-venv)."
+}
+
+setup() {
+    venv="$root/.venv"
+    # What is installed is known by what it was installed from.
+    wanted=$(cat "$root/constraints.txt" "$root/pyproject.toml" | cksum)
+    stamp="$venv/installed-${1:-run}"
+    if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    python=$(find_python) || exit 1
+    free_kb=$(df -Pk "$root" | awk 'NR == 2 { print $4 }')
+    [ "$free_kb" -gt 3000000 ] || [ -x "$venv/bin/python" ] ||
+        fail "Only $((free_kb / 1024)) MB are free on the disk of $root; the packages need 3 GB. Free some space."
+    [ -w "$root" ] || fail "$root cannot be written, so no virtual environment can be made in it."
+    if [ ! -x "$venv/bin/python" ]; then
+        "$python" -m venv "$venv" >&2 ||
+            fail "$python cannot make a virtual environment (Debian: apt install python3-venv)."
+    fi
+    printf 'Installing the pinned packages; the first time takes some minutes …\n' >&2
+    target="$root${1:+[$1]}"
+    PIP_DISABLE_PIP_VERSION_CHECK=1 "$venv/bin/python" -m pip install --quiet \
+        --constraint "$root/constraints.txt" --editable "$target" >&2 ||
+        fail "The packages could not be installed; pip says why above."
+    printf '%s' "$wanted" >"$stamp"
+    # The run needs a part of what the tests need.
+    [ -z "$1" ] || printf '%s' "$wanted" >"$venv/installed-run"
+}

@@ -1,0 +1,62 @@
+#!/usr/bin/env python3
+"""Make the demo Flux model from nothing on a CPU, or examine one that is made.
+
+    scripts/train_demo_models.py --out deployments/demo/flux --work-dir /tmp/training --minutes 90
+    scripts/train_demo_models.py --out deployments/demo/flux --evaluate --sheet sheet.png
+
+Training resumes from the files in --work-dir. --evaluate prints the held-out figures as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from training import exam, shelf
+from training.recipe import Recipe
+
+
+def main() -> None:
+    arguments = _parse()
+    os.nice(19)
+    torch.set_num_threads(arguments.threads)
+    if not arguments.evaluate:
+        arguments.work_dir.mkdir(parents=True, exist_ok=True)
+        shelf.put(Recipe(arguments.work_dir, arguments.minutes).cook(), arguments.out)
+    report(arguments.out, arguments.sheet)
+
+
+def report(folder: Path, sheet: Path | None) -> None:
+    """Print the figures of the pipeline as loaded from disk; save the 4-step pictures."""
+    pipeline = shelf.take(folder)
+    results: dict[str, object] = {"bytes": shelf.size_bytes(folder)}
+    for wording in ("regular", "free"):
+        questions = exam.set_questions(200, seed=2024, free_wording=wording == "free")
+        for steps in (4, 28):
+            answers = exam.sit(pipeline, questions, steps=steps)
+            results[f"{wording} wording, {steps} steps"] = exam.figures(answers)
+            if sheet is not None and (wording, steps) == ("regular", 4):
+                exam.contact_sheet(answers, columns=20).save(sheet)
+    print(json.dumps(results, indent=2))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True, help="the pipeline's folder")
+    parser.add_argument("--work-dir", type=Path, default=Path("demo-training"))
+    parser.add_argument("--minutes", type=float, default=90.0, help="of training, in all")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--evaluate", action="store_true", help="only examine what --out holds")
+    parser.add_argument("--sheet", type=Path, help="where to save a contact sheet (PNG)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

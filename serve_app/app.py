@@ -1,0 +1,149 @@
+"""The composition root: configuration in, Serve application out.
+
+``serve run serve_app.app:build`` and ``darkroom serve`` both come through here. ``build`` is pure:
+it starts no process and touches no file or network, because with a YAML configuration Serve runs it
+in another process with another working directory. It is the only code that binds deployments, and
+the only code of ``serve_app`` that imports the data plane.
+"""
+
+from typing import Any
+
+from pydantic import ValidationError
+from ray import serve
+from ray.serve import Application, Deployment
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
+
+from deployments.families import FAMILIES
+from deployments.replica import Replica, ReplicaConfig
+from serve_app.domain.errors import Misconfigured
+from serve_app.ingress.deployment import Ingress
+from serve_app.scaling.policy import PoolPolicy
+from serve_app.settings import SECRET_NAMES, Config, PoolConfig, Secrets, refuse_unknown
+
+APPLICATION = "darkroom"
+INGRESS = "ingress"
+HEAD_NODE = "node:__internal_head__"  # the resource that Ray gives its head node
+
+
+def build(args: dict[str, Any]) -> Application:
+    """The application for these arguments, which are names of ``Config`` and win over the
+    environment.
+
+    Raises ``Misconfigured`` with a sentence that names the setting.
+    """
+    refuse_unknown()
+    try:
+        config = Config(**args)
+    except ValidationError as error:
+        raise Misconfigured(_readable(error)) from None
+    families = {**FAMILIES, **config.families}
+    pools = config.pools or {"studio": _studio(config, families)}
+    _check_pools(pools, families)
+    config = config.model_copy(update={"pools": pools})
+    children = [
+        _pool(config, name, pool).bind(
+            name, _replica_config(config, pool), {f: families[f] for f in pool.families}, INGRESS
+        )
+        for name, pool in pools.items()
+    ]
+    return _ingress(config).bind(config, children)
+
+
+def _studio(config: Config, families: dict[str, str]) -> PoolConfig:
+    """One pool for every family: one process, one engine, one memory budget."""
+    return PoolConfig(families=tuple(families), num_gpus=1 if config.gpus else 0)
+
+
+def _check_pools(pools: dict[str, PoolConfig], families: dict[str, str]) -> None:
+    for name, pool in pools.items():
+        unknown = sorted(set(pool.families) - set(families))
+        if unknown:
+            raise Misconfigured(
+                f"Pool {name} hosts {', '.join(unknown)}, which no family is called. "
+                f"Known: {', '.join(sorted(families))}."
+            )
+        if pool.min_replicas > pool.max_replicas:
+            raise Misconfigured(f"Pool {name} has min_replicas over its max_replicas.")
+        if name == INGRESS:
+            raise Misconfigured(f"A pool cannot be called {INGRESS}.")
+
+
+def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
+    return ReplicaConfig(
+        slots=pool.slots,
+        threads=pool.threads,
+        graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
+        log_level=config.log_level,
+        log_file=config.log_file,
+    )
+
+
+def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
+    environment = dict.fromkeys(SECRET_NAMES, "")  # a replica holds no secret
+    if pool.threads:
+        environment["OMP_NUM_THREADS"] = str(pool.threads)
+    scaling: dict[str, Any] = {"num_replicas": pool.min_replicas}
+    if pool.max_replicas > pool.min_replicas:
+        scaling = {"autoscaling_config": _autoscaling(config, name, pool)}
+    return serve.deployment(
+        Replica,
+        name=name,
+        ray_actor_options={
+            "num_cpus": pool.num_cpus,
+            "num_gpus": pool.num_gpus,
+            "runtime_env": {"env_vars": environment},
+        },
+        max_ongoing_requests=100,
+        graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
+        graceful_shutdown_wait_loop_s=0.1,
+        health_check_period_s=5,
+        **scaling,
+    )
+
+
+def _autoscaling(config: Config, name: str, pool: PoolConfig) -> AutoscalingConfig:
+    policy = AutoscalingPolicy(
+        policy_function=f"{PoolPolicy.__module__}:{PoolPolicy.__name__}",
+        policy_kwargs={
+            "scope": str(config.data_dir),
+            "pool": name,
+            "slots": pool.slots,
+            "least": pool.min_replicas,
+            "most": pool.max_replicas,
+            "spare": pool.spare_replicas,
+            "keep_alive_s": pool.keep_alive_s,
+        },
+    )
+    return AutoscalingConfig(
+        min_replicas=pool.min_replicas,
+        max_replicas=pool.max_replicas,
+        # The policy has its own patience; Serve's would come on top.
+        upscale_delay_s=0,
+        downscale_delay_s=0,
+        downscale_to_zero_delay_s=0,
+        policy=policy,
+    )
+
+
+def _ingress(config: Config) -> Deployment:
+    options: dict[str, Any] = {"num_cpus": 0.1}
+    if Secrets().database_url is None:
+        # The embedded database and its files are on this node.
+        options["resources"] = {HEAD_NODE: 0.001}
+    return serve.deployment(
+        serve.ingress()(Ingress),
+        name=INGRESS,
+        num_replicas=config.ingress_replicas,
+        ray_actor_options=options,
+        max_ongoing_requests=10_000,  # asks and waiting clients; Serve's default of 5 would be full
+        graceful_shutdown_timeout_s=30,
+        graceful_shutdown_wait_loop_s=0.1,
+        health_check_period_s=5,
+    )
+
+
+def _readable(error: ValidationError) -> str:
+    problems = (
+        f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()
+    )
+    return "The configuration is not valid. " + "; ".join(problems) + "."

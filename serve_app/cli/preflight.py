@@ -1,0 +1,77 @@
+"""What must hold before Darkroom can start, each as a sentence that says what to do."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import socket
+import uuid
+from pathlib import Path
+
+from serve_app.domain.errors import Misconfigured
+
+LEAST_FREE_BYTES = 512 * 2**20  # the database alone takes some 60 MB at its first start
+
+
+def check_data_dir(data_dir: Path) -> None:
+    """The directory exists or can be made, is ours to write, and has room."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = data_dir / f".probe-{uuid.uuid4().hex}"
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except NotADirectoryError:
+        raise Misconfigured(f"{data_dir} is not a directory. Choose another --data-dir.") from None
+    except FileExistsError:
+        raise Misconfigured(f"{data_dir} is a file. Choose another --data-dir.") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Misconfigured(f"The disk of {data_dir} is full. Free some space.") from None
+        raise Misconfigured(
+            f"The data directory {data_dir} cannot be written ({error.strerror}). "
+            "Choose another with --data-dir, or change its owner."
+        ) from None
+    free = shutil.disk_usage(data_dir).free
+    if free < LEAST_FREE_BYTES:
+        raise Misconfigured(
+            f"Only {free // 2**20} MB are free on the disk of {data_dir}; "
+            f"Darkroom needs {LEAST_FREE_BYTES // 2**20} MB. Free some space."
+        )
+
+
+def check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        # HAProxy and uvicorn bind so too: connections in TIME_WAIT do not count as taken.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            # Only listening shows another listener that has set the same option.
+            listener.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise Misconfigured(
+                    f"Port {port} on {host} is taken by another program. Choose one with --port."
+                ) from None
+            raise Misconfigured(
+                f"Port {port} on {host} cannot be opened: {error.strerror}. Choose another --port "
+                "or --host."
+            ) from None
+
+
+def check_run_dir(run_dir: Path) -> None:
+    """The directory for sockets is ours alone."""
+    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = run_dir.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise Misconfigured(
+            f"{run_dir} is open to others or belongs to somebody else. Remove it and start again."
+        )
+
+
+def free_port() -> int:
+    """A port that nothing listens on now, on any interface."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
+        listener.bind(("", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,59 @@
+"""What ``darkroom serve`` says once it answers: the key, the first picture, how to call it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from serve_app.cli.client import Client
+from serve_app.cli.generate import generate
+from serve_app.cli.installation import Installation
+from serve_app.domain.errors import DarkroomError
+
+MODEL = "fal-ai/flux/schnell"
+PROMPT = "a red circle above a blue square"
+KEY_SHOWN = "api_key.shown"  # a file next to the key: it has been printed once
+
+
+def greet(installation: Installation, url: str, *, sample: bool) -> None:
+    """Print the new key once, make a picture if asked to, and show fal's client the way."""
+    marker = installation.data_dir / KEY_SHOWN
+    if not marker.exists():
+        say(f"\nYour API key, shown once and kept in {installation.key_file}:\n\n")
+        say(f"    {installation.key()}\n\n")
+        marker.touch(mode=0o600)
+    if sample:
+        try:
+            _make_sample(installation)
+        except DarkroomError as error:
+            say(f"The sample picture failed: {error.message}\n")
+    say(
+        f"""
+Call it with fal's Python client (pip install fal-client), from this virtual environment:
+
+    eval "$(darkroom env --data-dir {installation.data_dir})"
+    python -c "
+    from serve_app import fal_plain_http; fal_plain_http.use('{url}')
+    import fal_client
+    print(fal_client.subscribe('{MODEL}', {{'prompt': '{PROMPT}'}}))"
+
+or from the shell: darkroom generate "{PROMPT}" -o out.png --data-dir {installation.data_dir}
+Ctrl-C stops it.
+
+"""
+    )
+
+
+def _make_sample(installation: Installation) -> None:
+    started = time.monotonic()
+    client = Client(installation)
+    result = generate(client, MODEL, {"prompt": PROMPT, "output_format": "png"}, show=False)
+    picture = Path(installation.data_dir / "sample.png")
+    picture.write_bytes(client.download(result["images"][0]["url"]))
+    took = time.monotonic() - started
+    say(f'"{PROMPT}" took {took:.1f} s: {picture}\n')
+
+
+def say(text: str) -> None:
+    print(text, end="", file=sys.stderr, flush=True)

@@ -1,0 +1,192 @@
+"""``darkroom serve``: everything on one machine, from an empty directory to a port that answers."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, TextIO
+
+from serve_app.cli import preflight, ray_flags
+from serve_app.cli.installation import Installation
+from serve_app.cli.log_follower import LogFollower
+from serve_app.cli.run_record import RunRecord
+from serve_app.domain.errors import Misconfigured
+
+RECORD_EVERY_S = 2.0
+STOP_WITHIN_S = 6.0  # for Serve's own, graceful end; what is left then is ended by pid
+OBJECT_STORE_BYTES = 256 * 2**20  # artifacts go by ticket, so Ray's store stays nearly empty
+
+
+class Stop(BaseException):
+    """A signal asked for the end. Not an ``Exception``, so that no library swallows it."""
+
+
+def _raise_stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 the signal's calling convention
+    raise Stop
+
+
+class Server:
+    """One run of Darkroom on this machine."""
+
+    def __init__(self, installation: Installation, host: str, port: int) -> None:
+        self._installation = installation
+        self._host = host
+        self._port = port
+        self._record = RunRecord(installation.run_file)
+        self._log = LogFollower(installation.log_file, sys.stderr)
+        self._done = threading.Event()
+
+    @property
+    def url(self) -> str:
+        host = "127.0.0.1" if self._host in ("0.0.0.0", "::") else self._host  # noqa: S104
+        return f"http://{host}:{self._port}"
+
+    def check(self) -> None:
+        """Raise ``Misconfigured`` for whatever would keep Darkroom from starting."""
+        preflight.check_data_dir(self._installation.data_dir)
+        preflight.check_run_dir(self._installation.run_dir)
+
+    def run(self, settings: dict[str, Any], after_start: Any = None) -> None:
+        """Start, call ``after_start(self)`` once it answers, and serve until a signal."""
+        with self._only_one():
+            ended = self._record.end_leftovers()
+            if ended:
+                say(f"Ended {ended} processes that an earlier run had left behind.")
+            preflight.check_port(self._host, self._port)
+            signal.signal(signal.SIGTERM, _raise_stop)
+            signal.signal(signal.SIGINT, _raise_stop)
+            try:
+                self._start(settings)
+                if after_start is not None:
+                    after_start(self)
+                while True:
+                    signal.pause()
+            except Stop:
+                say("Stopping.")
+            finally:
+                self._stop()
+
+    @contextlib.contextmanager
+    def _only_one(self) -> Iterator[None]:
+        with self._installation.lock_file.open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Misconfigured(
+                    f"Another Darkroom ({_owner(lock)}) serves {self._installation.data_dir}. "
+                    "Stop it, or choose another --data-dir."
+                ) from None
+            lock.truncate(0)
+            lock.write(f"pid {os.getpid()}")
+            lock.flush()
+            # The descriptor must not outlive this process in a child: the lock is ours alone.
+            os.set_inheritable(lock.fileno(), False)  # noqa: FBT003 its only argument
+            yield
+
+    def _start(self, settings: dict[str, Any]) -> None:
+        self._log.start()
+        ray_flags.export(self._installation.run_dir)
+        # Ray reads its flags when it is imported; hence here.
+        import ray  # noqa: PLC0415
+        from ray import serve  # noqa: PLC0415
+
+        from serve_app.app import APPLICATION, build  # noqa: PLC0415
+
+        started = time.monotonic()
+        say("Starting Ray …")
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            configure_logging=False,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=str(self._installation.run_dir / "ray"),
+        )
+        # Ray puts its own handlers in ray.init.
+        signal.signal(signal.SIGTERM, _raise_stop)
+        signal.signal(signal.SIGINT, _raise_stop)
+        self._record.write(self.url)
+        serve.start(http_options={"host": self._host, "port": self._port})
+        self._record.write(self.url)
+        say("Starting Darkroom …")
+        config = settings | {
+            "data_dir": self._installation.data_dir,
+            "host": self._host,
+            "port": self._port,
+            "log_file": self._installation.log_file,
+        }
+        try:
+            serve.run(build(config), name=APPLICATION, route_prefix="/")
+        except RuntimeError as error:
+            raise Misconfigured(_deploy_failure(error)) from None
+        self._record.write(self.url)
+        threading.Thread(target=self._keep_record, daemon=True, name="run-record").start()
+        say(f"Darkroom serves {self.url} after {time.monotonic() - started:.0f} s.")
+
+    def _keep_record(self) -> None:
+        while not self._done.wait(RECORD_EVERY_S):
+            self._record.write(self.url)
+
+    def _stop(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        self._done.set()
+        if "ray" in sys.modules:
+            graceful = threading.Thread(target=_shut_serve_down, daemon=True)
+            graceful.start()
+            graceful.join(STOP_WITHIN_S)
+        self._record.end_all()
+        self._log.aclose()
+        say("Stopped.")
+
+
+def _shut_serve_down() -> None:
+    import ray  # noqa: PLC0415 only where it was imported before
+    from ray import serve  # noqa: PLC0415
+
+    if not ray.is_initialized():
+        return
+    try:
+        serve.shutdown()
+        ray.shutdown()
+    except Exception as error:
+        logging.getLogger(__name__).debug("Ray's own end failed: %r", error)
+
+
+def _owner(lock: TextIO) -> str:
+    lock.seek(0)
+    return lock.read().strip() or "pid unknown"
+
+
+def _deploy_failure(error: RuntimeError) -> str:
+    """The sentence of a ``Misconfigured`` that a deployment's start raised, out of Serve's report.
+    """
+    from ray import serve  # noqa: PLC0415 only where it was imported before
+
+    said = [str(error)]
+    for application in serve.status().applications.values():
+        said += [deployment.message for deployment in application.deployments.values()]
+    for message in said:
+        sentence = re.search(r"(?:Misconfigured|Unavailable)(?:\(|: )['\"]?(.+?)['\"]?\)?$", message, re.M)
+        if sentence:
+            return sentence.group(1)
+    return f"Darkroom did not start; the log above says why. Serve says: {said[-1]}"
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def log_path(data_dir: Path) -> Path:
+    return Installation(data_dir).log_file

@@ -1,0 +1,48 @@
+"""Produced files, and the right to upload one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A produced file that lies in storage.
+
+    ``key`` is its name in storage and the unguessable part of its URL; it contains the attempt, so
+    that a replica that lost its lease cannot overwrite the winner's file.
+    """
+
+    key: str
+    media_type: str
+    size: int  # bytes
+    sha256: str  # hex
+    width: int | None = None  # pixels
+    height: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UploadTicket:
+    """The right to PUT one object: this key, this media type, at most this size, until then."""
+
+    key: str
+    url: str
+    media_type: str
+    max_bytes: int
+    headers: tuple[tuple[str, str], ...] = ()  # to send with the PUT
+
+
+MEDIA_TYPES = {
+    "png": "image/png",
+    "jpeg": "image/jpeg",
+    "webp": "image/webp",
+}
+"""Output format as an input names it → media type."""
+
+EXTENSIONS = {
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/webp": "webp",
+    "application/octet-stream": "bin",
+}
+"""Media type → file extension in artifact keys."""

@@ -1,0 +1,145 @@
+"""The contract between the planes: what a replica asks, gets, reports and hands in.
+
+A replica keeps exactly one ``Ask`` outstanding, also when all its slots are taken (``slots=0``):
+the answer brings work, or a signal, or after a few seconds nothing. Everything a replica writes
+carries the request's id and the attempt that it holds; a write by another attempt is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.outcome import Outcome
+from serve_app.domain.progress import Progress
+from serve_app.domain.request import Priority
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lease by its name: the request and the attempt, which is the fence."""
+
+    request_id: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a replica can take now."""
+
+    replica_id: str
+    actor_id: str  # Ray's, hex: how its death is noticed
+    pool: str
+    slots: int  # how many more generations it can run now
+    held: tuple[Held, ...] = ()  # what it runs, so that signals find it
+    hot: tuple[str, ...] = ()  # weights on the GPU, by endpoint id
+    warm: tuple[str, ...] = ()  # weights in host memory
+    free_bytes: int = 0  # device memory
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A time-limited exclusive right to run a request, with all that running it takes."""
+
+    request_id: str
+    attempt: int
+    expires_in_s: float  # a duration: the clocks of two machines need not agree
+    endpoint: Endpoint
+    input: Mapping[str, Any]
+    upload_tickets: tuple[UploadTicket, ...]
+    priority: Priority
+    deadline: datetime | None = None
+    snapshot: str | None = None  # key of a half-done generation to go on from
+
+    @property
+    def held(self) -> Held:
+        return Held(self.request_id, self.attempt)
+
+
+class SignalKind(StrEnum):
+    CANCEL = "cancel"  # stop at the next step, then finish as cancelled
+    FENCED = "fenced"  # the lease is lost: drop the work, delete what was uploaded
+    DRAIN = "drain"  # ask for no more
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    kind: SignalKind
+    held: Held | None = None  # None for DRAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """The answer to an ask. Both empty: nothing to do, ask again."""
+
+    leases: tuple[Lease, ...] = ()
+    signals: tuple[Signal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All of a replica's running generations in one call, at most twice a second.
+
+    The first report that names a lease confirms it; each one renews it.
+    """
+
+    replica_id: str
+    renewals: tuple[Held, ...]
+    progress: tuple[tuple[Held, Progress], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReportReply:
+    cancelled: tuple[Held, ...] = ()
+    fenced: tuple[Held, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The end of an attempt. Sending it again gives the same answer."""
+
+    held: Held
+    replica_id: str
+    outcome: Outcome
+
+
+class Verdict(StrEnum):
+    """What became of a finish or hand-back."""
+
+    ACCEPTED = "accepted"  # also on a repetition by the attempt that was accepted
+    FENCED = "fenced"
+
+
+class ReplicaStage(StrEnum):
+    """What a replica is doing, as it says itself."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """A replica saying that it exists. Sent at start and at drain; every ask implies READY."""
+
+    replica_id: str
+    actor_id: str
+    pool: str
+    stage: ReplicaStage
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What a pool is asked for now; the input of its scaling policy."""
+
+    queued: int = 0
+    running: int = 0  # leases held
+    slots: int = 1  # generations one replica runs at once, as its asks say
+    oldest_wait_s: float = 0.0
+    idle_s: float = 0.0  # since the pool last had a request; 0 while it has one

@@ -1,0 +1,168 @@
+"""What the parts need of each other, as protocols. Each has one real form and one fake, and both
+pass the same contract suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.lease import (
+    Ask,
+    Demand,
+    Finish,
+    Held,
+    Presence,
+    Report,
+    ReportReply,
+    Verdict,
+    Work,
+)
+from serve_app.domain.request import (
+    CancelVerdict,
+    LogLine,
+    NewRequest,
+    Request,
+    State,
+    Waiting,
+)
+
+
+class Clock(Protocol):
+    def now(self) -> datetime:
+        """Wall time, UTC, aware."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+        ...
+
+
+class LeasePort(Protocol):
+    """What a replica calls on the ingress. Real: the ingress deployment's handle."""
+
+    async def announce(self, presence: Presence) -> None: ...
+
+    async def ask(self, ask: Ask) -> Work:
+        """Wait at most a few seconds for work or a signal. Never raises for want of work."""
+        ...
+
+    async def report(self, report: Report) -> ReportReply: ...
+
+    async def finish(self, finish: Finish) -> Verdict:
+        """Hand in the outcome. Idempotent: send it until it is answered."""
+        ...
+
+    async def hand_back(self, held: Held, replica_id: str, reason: str) -> Verdict:
+        """Give the lease up without a failure: the request is queued again, at its old place."""
+        ...
+
+
+class LeaseTerms(Protocol):
+    """What the catalogue and storage add to a stored request to make a lease of it."""
+
+    def endpoint(self, endpoint_id: str) -> Endpoint | None:
+        """Today's specification; None when the catalogue no longer has it."""
+        ...
+
+    def tickets(
+        self, request_id: str, attempt: int, endpoint: Endpoint, input: Mapping[str, Any]
+    ) -> tuple[UploadTicket, ...]:
+        """One ticket per file that the attempt may produce."""
+        ...
+
+
+class Queue(LeasePort, Protocol):
+    """The durable core. All errors are of the tree in ``errors.py``; when the database is away,
+    ``DatabaseUnavailable``.
+    """
+
+    async def submit(self, new: NewRequest) -> Request:
+        """Store. When this returns, the request survives whatever dies. ``Overloaded`` past the
+        caps.
+        """
+        ...
+
+    async def get(self, tenant: str, request_id: str) -> Request:
+        """``RequestNotFound`` also for another tenant's."""
+        ...
+
+    async def wait(self, tenant: str, request_id: str, timeout_s: float) -> Request:
+        """Return as soon as the state is final, or after ``timeout_s`` as it is then."""
+        ...
+
+    async def changed(
+        self, tenant: str, request_id: str, timeout_s: float, since: Request | None = None
+    ) -> Request:
+        """Return at the next change of state, attempt or progress, or after ``timeout_s``.
+
+        With ``since``, what the caller saw last: at once when it is not so any more, so that a change
+        between two calls is not missed. A final request returns at once.
+        """
+        ...
+
+    async def log(self, request_id: str, level: str, message: str) -> None:
+        """Append a line to the request's own log. An unknown request is no error."""
+        ...
+
+    async def lines(self, tenant: str, request_id: str) -> Sequence[LogLine]:
+        """The request's own log from the start; ``RequestNotFound`` also for another tenant's."""
+        ...
+
+    async def waiting(self, request: Request) -> Waiting:
+        """Place in the queue and the reason; from memory, at most a second old."""
+        ...
+
+    async def cancel(self, tenant: str, request_id: str) -> CancelVerdict: ...
+
+    async def page(
+        self,
+        tenant: str,
+        *,
+        states: Sequence[State] = (),
+        before: str | None = None,
+        limit: int = 50,
+    ) -> Sequence[Request]:
+        """Newest first; ``before`` is the id of the last one of the page before."""
+        ...
+
+    async def demand(self) -> Mapping[str, Demand]:
+        """By pool."""
+        ...
+
+
+class Liveness(Protocol):
+    """Who is known to be dead. Real: Ray's actor table."""
+
+    async def dead(self, actor_ids: Sequence[str]) -> frozenset[str]:
+        """Those that are certainly dead. Unknown is not dead."""
+        ...
+
+
+class Storage(Protocol):
+    """Artifacts by key."""
+
+    def ticket(self, key: str, media_type: str, max_bytes: int, valid_s: float) -> UploadTicket: ...
+
+    async def put(self, key: str, media_type: str, chunks: AsyncIterator[bytes]) -> int:
+        """Store the whole or nothing; returns bytes. ``StorageUnavailable`` when full or away."""
+        ...
+
+    async def size(self, key: str) -> int:
+        """Bytes; ``ArtifactNotFound``."""
+        ...
+
+    def read(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
+        """Bytes ``start`` to ``end`` (exclusive) in chunks; ``ArtifactNotFound``."""
+        ...
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Missing keys are no error."""
+        ...
+
+    async def check(self) -> None:
+        """Raise ``StorageUnavailable`` when a small object cannot be written and read back."""
+        ...

@@ -1,0 +1,28 @@
+"""One call that makes fal's own Python client speak to a Darkroom over plain HTTP.
+
+The client builds its URLs from ``https://`` and a host name; what stands before the host cannot be
+set by the environment. Behind TLS, two variables are enough and this module is not needed.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import fal_client.client
+
+
+def use(base_url: str) -> None:
+    """Send everything that ``fal_client`` does from now on to ``base_url``, ``http://host:port``.
+
+    Call it before a client is made: one that exists may keep the upload address it started with.
+    ``ValueError`` when ``base_url`` is no http or https origin.
+    """
+    parts = urlsplit(base_url)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
+        raise ValueError(f"{base_url!r} is no URL such as http://127.0.0.1:8000")
+    base = base_url.rstrip("/")
+    fal_client.client.RUN_URL_FORMAT = f"{base}/run/"
+    fal_client.client.QUEUE_URL_FORMAT = f"{base}/queue/"
+    fal_client.client.REALTIME_URL_FORMAT = f"ws{base.removeprefix('http')}/run/"
+    fal_client.client.REST_URL = f"{base}/rest"
+    fal_client.client.CDN_URL = f"{base}/cdn"

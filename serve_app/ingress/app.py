@@ -1,0 +1,40 @@
+"""The HTTP application."""
+
+from __future__ import annotations
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from serve_app.domain.errors import DarkroomError
+from serve_app.ingress import files, health, platform
+from serve_app.ingress.edge import Edge
+from serve_app.ingress.fal import routes as fal
+from serve_app.ingress.reply import error_reply, json_reply
+
+
+def create_app() -> Starlette:
+    """The application without its collaborators: set ``app.state.core`` before it is called."""
+    app = Starlette(
+        routes=[*health.ROUTES, *files.ROUTES, *platform.ROUTES, *fal.ROUTES, fal.UNPREFIXED],
+        middleware=[Middleware(Edge)],
+        exception_handlers={DarkroomError: _refused, HTTPException: _no_route},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _refused(_: HttpRequest, error: Exception) -> Response:
+    if not isinstance(error, DarkroomError):
+        raise error
+    return error_reply(error)
+
+
+async def _no_route(_: HttpRequest, error: Exception) -> Response:
+    """Starlette's own refusals: a path that does not take the method."""
+    if not isinstance(error, HTTPException):
+        raise error
+    body = {"detail": error.detail, "message": error.detail}
+    return json_reply(body, error.status_code, error.headers)

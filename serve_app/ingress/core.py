@@ -1,0 +1,51 @@
+"""What the handlers work with. Set as ``app.state.core`` before the first call is served."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from starlette.requests import Request as HttpRequest
+
+from serve_app.catalog.catalog import Catalog
+from serve_app.domain.ports import Clock, Queue, Storage
+from serve_app.ingress.background import Background
+from serve_app.ingress.held import LastAnswers
+from serve_app.ingress.pools import PoolMap
+from serve_app.ingress.readiness import Readiness
+from serve_app.settings import Config
+from serve_app.storage.tickets import TicketSigner
+from serve_app.telemetry.metrics import Metrics
+from serve_app.tenants.keys import Keys
+
+Figures = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
+
+
+async def _no_figures() -> Sequence[Mapping[str, Any]]:
+    return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """The collaborators of every handler. All are started; whoever made them closes them."""
+
+    config: Config
+    catalog: Catalog
+    queue: Queue
+    storage: Storage
+    keys: Keys
+    clock: Clock
+    new_id: Callable[[], str]
+    pools: PoolMap
+    readiness: Readiness
+    metrics: Metrics
+    tickets: TicketSigner | None = None  # None: storage takes uploads itself
+    room: Callable[[], Awaitable[None]] | None = None  # raises when the disk is nearly full
+    replicas: Figures = _no_figures  # for the status page: one JSON object each
+    answers: LastAnswers = field(default_factory=LastAnswers)
+    background: Background = field(default_factory=Background)
+
+
+def core_of(request: HttpRequest) -> Core:
+    return cast("Core", request.app.state.core)

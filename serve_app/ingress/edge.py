@@ -1,0 +1,101 @@
+"""The outermost layer: what every answer has, whatever it is."""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve_app.domain.errors import DarkroomError
+from serve_app.ingress.core import Core
+from serve_app.ingress.exchange import Exchange, attach
+from serve_app.ingress.reply import error_reply
+from serve_app.telemetry import logs
+
+log = logging.getLogger(__name__)
+
+_CORS = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", b"*, x-fal-request-id, x-fal-error-type, retry-after"),
+)
+_PREFLIGHT = (
+    *_CORS,
+    (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, DELETE, OPTIONS"),
+    (b"access-control-max-age", b"86400"),
+    (b"content-length", b"0"),
+)
+_ALLOWED = b"authorization, content-type, accept, range, if-none-match, idempotency-key"
+
+
+class Edge:
+    """ASGI middleware: request id, CORS, errors as JSON, metrics. Plain ASGI, because a wrapper
+    that buffers or spawns tasks would cost more than the call itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        core: Core = scope["app"].state.core
+        exchange = Exchange(core.new_id())
+        attach(scope, exchange)
+        if scope["method"] == "OPTIONS":
+            await _preflight(scope, exchange, send)
+            return
+        began = core.clock.monotonic()
+        token = logs.request_id.set(exchange.request_id)
+        try:
+            await self._serve(scope, receive, _Stamped(send, exchange), exchange)
+        finally:
+            logs.request_id.reset(token)
+            elapsed_s = core.clock.monotonic() - began
+            core.metrics.answered(exchange.route, exchange.status, elapsed_s)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: _Stamped, exchange: Exchange
+    ) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except ClientDisconnect:
+            log.info("the client went away while it was sending")
+            exchange.status = 499
+        except Exception as error:
+            scope["app"].state.core.metrics.unexpected(exchange.route)
+            log.exception("unexpected error while serving %s", exchange.route)
+            if exchange.status:
+                raise  # the answer has begun: only the connection's end can tell the client
+            message = f"Unexpected {type(error).__name__}; the log has it under this request's id."
+            await error_reply(DarkroomError(message))(scope, receive, send)
+
+
+class _Stamped:
+    """Adds to the answer what every answer has."""
+
+    __slots__ = ("_exchange", "_send")
+
+    def __init__(self, send: Send, exchange: Exchange) -> None:
+        self._send = send
+        self._exchange = exchange
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._exchange.status = message["status"]
+            request_id = (b"x-fal-request-id", self._exchange.request_id.encode())
+            message["headers"] = [*message["headers"], request_id, *_CORS]
+        await self._send(message)
+
+
+async def _preflight(scope: Scope, exchange: Exchange, send: Send) -> None:
+    # Browsers do not take `*` for Authorization, so what is asked for is named.
+    asked = next((v for k, v in scope["headers"] if k == b"access-control-request-headers"), b"")
+    headers = [
+        *_PREFLIGHT,
+        (b"access-control-allow-headers", asked or _ALLOWED),
+        (b"vary", b"access-control-request-headers"),
+        (b"x-fal-request-id", exchange.request_id.encode()),
+    ]
+    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,28 @@
+"""One HTTP call and its answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.requests import Request as HttpRequest
+from starlette.types import Scope
+
+SCOPE_KEY = "darkroom.exchange"
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What the edge and the handler tell each other about a call."""
+
+    request_id: str  # goes out as x-fal-request-id; a submit's is the id of its request
+    route: str = "other"  # label for metrics: a name of ours
+    status: int = 0  # of the answer; 0 until it starts
+
+
+def exchange_of(request: HttpRequest) -> Exchange:
+    return cast("Exchange", request.scope[SCOPE_KEY])
+
+
+def attach(scope: Scope, exchange: Exchange) -> None:
+    scope[SCOPE_KEY] = exchange

@@ -1,0 +1,43 @@
+"""Attempts that ended in an error, as fal tells it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from serve_app.domain.errors import Cancelled, Expired, FieldProblem
+from serve_app.domain.outcome import Failure
+from serve_app.ingress.errors import BY_CODE, INTERNAL, Answer, problem_item
+from serve_app.ingress.reply import json_reply
+
+FIELD_AT_FAULT = Answer(422, "value_error")
+
+
+def answer_for(failure: Failure) -> Answer:
+    """HTTP status and fal's type. A field at fault makes it the client's error."""
+    if failure.field is not None:
+        return FIELD_AT_FAULT
+    return BY_CODE.get(failure.code, INTERNAL)
+
+
+def failure_reply(failure: Failure) -> Response:
+    answer = answer_for(failure)
+    body: dict[str, Any] = {"message": failure.message, "code": failure.code}
+    if failure.field is not None:
+        loc = ("body", *failure.field.split("."))
+        body["detail"] = [problem_item(FieldProblem(loc, failure.message, answer.type))]
+    elif failure.code in (Cancelled.code, Expired.code):
+        body |= {"detail": failure.message, "error_type": answer.type}
+    else:
+        problem = FieldProblem(("body",), failure.message, answer.type)
+        body |= {"detail": [problem_item(problem)], "error_type": answer.type}
+    headers = {
+        "x-fal-retryable": "true" if failure.retryable else "false",
+        "x-fal-error-type": answer.type,
+    }
+    if failure.code == Expired.code:
+        # Only a time that the client set makes a request expire; with this its clients do not
+        # retry.
+        headers["x-fal-request-timeout-type"] = "user"
+    return json_reply(body, answer.status, headers)

@@ -1,0 +1,49 @@
+"""What a stored request needs to become a lease."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from serve_app.catalog.catalog import Catalog
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.ports import Storage
+from serve_app.storage.keys import artifact_key
+
+TICKET_VALID_S = 6 * 3600.0
+"""Longer than any generation; the fence, not the expiry, is what keeps late uploads out."""
+
+
+class CatalogTerms:
+    """Implements ``domain.ports.LeaseTerms`` from the catalogue and the storage."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        storage: Storage,
+        max_artifact_bytes: int,
+        valid_s: float = TICKET_VALID_S,
+    ) -> None:
+        self._catalog = catalog
+        self._storage = storage
+        self._max_artifact_bytes = max_artifact_bytes
+        self._valid_s = valid_s
+
+    def endpoint(self, endpoint_id: str) -> Endpoint | None:
+        entry = self._catalog.find(endpoint_id)
+        return entry.endpoint if entry else None
+
+    def tickets(
+        self, request_id: str, attempt: int, endpoint: Endpoint, input: Mapping[str, Any]
+    ) -> tuple[UploadTicket, ...]:
+        entry = self._catalog.get(endpoint.id)
+        return tuple(
+            self._storage.ticket(
+                artifact_key(request_id, attempt, media_type),
+                media_type,
+                self._max_artifact_bytes,
+                self._valid_s,
+            )
+            for media_type in entry.schema.media_types(input)
+        )

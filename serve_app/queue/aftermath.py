@@ -1,0 +1,103 @@
+"""What follows a commit: this process's memory is set right, and whoever waits, here or elsewhere, is woken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from serve_app.domain.lease import Held, Signal, SignalKind
+from serve_app.domain.outcome import Outcome
+from serve_app.domain.request import State
+from serve_app.queue import wording
+from serve_app.queue.asks import Asks
+from serve_app.queue.census import Census
+from serve_app.queue.endings import Ended
+from serve_app.queue.leaving import Left
+from serve_app.queue.waiting_room import WaitingRoom
+from serve_app.queue.wakeups import News, Wakeups
+from serve_app.queue.watch import Watch
+
+
+@dataclass(frozen=True, slots=True)
+class Aftermath:
+    room: WaitingRoom
+    asks: Asks
+    watch: Watch
+    census: Census
+    wakeups: Wakeups
+
+    def ended(
+        self,
+        ended: Sequence[Ended],
+        outcomes: Mapping[Held, Outcome] | None = None,
+        *,
+        fenced: bool = False,
+    ) -> None:
+        """Attempts ended. ``outcomes`` are those that replicas handed in; ``fenced``: the replicas do
+        not know yet."""
+        again: set[str] = set()
+        for each in ended:
+            outcome = (outcomes or {}).get(each.held)
+            if each.state is State.QUEUED:
+                again.add(each.pool)
+                self.census.entered_again(each.pool, each.tenant)
+                self.watch.doubt([each.held.request_id])
+            elif outcome is not None and each.state is _state(outcome):
+                self.watch.learn_change(
+                    each.held.request_id,
+                    each.version,
+                    state=each.state,
+                    outcome=outcome,
+                    failures=each.failures,
+                    finished_at=each.finished_at,
+                    progress=None,
+                )
+            else:
+                self.watch.doubt([each.held.request_id])
+        signals = [Signal(SignalKind.FENCED, each.held) for each in ended] if fenced else []
+        self._spread([each.held.request_id for each in ended], again, signals)
+
+    def left(self, left: Sequence[Left], outcome: Outcome) -> None:
+        """Requests were cancelled or expired; those that run were asked to stop."""
+        signals: list[Signal] = []
+        for each in left:
+            id_ = each.held.request_id
+            if each.state is State.RUNNING:
+                signals.append(Signal(SignalKind.CANCEL, each.held))
+                if each.news:
+                    self.watch.learn_change(id_, each.version, cancel_requested=True)
+                continue
+            self.census.left(each.pool, each.tenant)
+            self.watch.learn_change(
+                id_,
+                each.version,
+                state=each.state,
+                outcome=outcome,
+                finished_at=each.finished_at,
+                cancel_requested=each.state is State.CANCELLED,
+            )
+        self._spread([each.held.request_id for each in left if each.news], (), signals)
+
+    def heard(self, news: News) -> None:
+        """Another process told."""
+        self.watch.doubt(news.changed)
+        self.room.signal(news.signals)
+        self.asks.stir(news.pools)
+
+    def missed(self) -> None:
+        """Others may have told something that was not heard."""
+        self.watch.doubt_all()
+        self.asks.stir_all()
+
+    def _spread(
+        self, changed: Iterable[str], pools: Iterable[str], signals: Sequence[Signal]
+    ) -> None:
+        self.room.signal(signals)
+        self.asks.stir(pools)
+        self.wakeups.tell(changed, pools, signals)
+
+
+def _state(outcome: Outcome) -> State:
+    if outcome.failure is None:
+        return State.SUCCEEDED
+    return State.CANCELLED if wording.is_cancel(outcome.failure) else State.FAILED

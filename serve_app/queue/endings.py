@@ -1,0 +1,255 @@
+"""How an attempt ends: one statement, whoever ends it.
+
+A finish, a hand-back, a lease that ran out and the death of a replica differ only in which attempts
+they name and in ``how``. The statement decides what becomes of each request and writes its state, the
+attempt, the event, the usage line, the artifacts and the webhook delivery in one transaction. An attempt
+that does not hold the lease any more is passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from serve_app.domain.lease import Held
+from serve_app.domain.outcome import Outcome
+from serve_app.domain.request import State
+from serve_app.queue import outcomes, wording
+from serve_app.queue.database import Database
+from serve_app.queue.limits import QueueLimits
+
+
+class How(StrEnum):
+    """What ended an attempt."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    RETRY = "retry"  # it failed, and another attempt can help
+    HAND_BACK = "hand_back"
+    UNDO = "undo"  # the lease never reached the replica
+    LOST = "lost"  # the lease ran out, or the replica is dead
+
+
+BY_FINISH = (How.SUCCEEDED, How.FAILED, How.CANCELLED, How.RETRY)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The end of one attempt, to be written."""
+
+    held: Held
+    how: How
+    message: str  # for the request's own log
+    outcome: Outcome = field(default_factory=Outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What became of it."""
+
+    held: Held
+    state: State
+    pool: str
+    tenant: str
+    replica_id: str | None
+    failures: int
+    version: int
+    finished_at: datetime | None
+
+
+# Which attempts, of all that are named: three ways to name them.
+_NAMED = """
+    SELECT * FROM json_to_recordset(%(endings)s::json) AS x(
+        id uuid, attempt integer, how text, message text, outcome text, artifacts json,
+        run_s double precision, steps integer, units double precision)
+"""
+_NAMELESS = """
+    SELECT id, attempt, 'lost' AS how, %(message)s::text || coalesce(replica_id, '?') AS message,
+           NULL::text AS outcome, NULL::json AS artifacts,
+           0::double precision AS run_s, 0 AS steps, 0::double precision AS units
+    FROM requests
+"""
+_EXPIRED = f"""{_NAMELESS}
+    WHERE state = 'running' AND lease_until < now()
+    ORDER BY lease_until LIMIT 200
+"""
+_OF_ACTORS = f"""{_NAMELESS}
+    WHERE state = 'running' AND actor_id = ANY(%(actors)s::text[])
+    LIMIT 1000
+"""
+# A lease that was renewed after the snapshot was taken is not lost.
+_STILL_EXPIRED = "AND r.lease_until < now()"
+
+_STATEMENT = """
+WITH ending AS ({source}),
+held AS (
+    SELECT r.id, e.attempt, e.how, e.message, e.outcome AS own, e.artifacts, e.run_s, e.steps, e.units,
+           r.cancel_requested, r.confirmed,
+           (e.how = 'retry' OR e.how = 'lost' AND r.confirmed)::integer AS failed,
+           (e.how = 'lost' AND NOT r.confirmed)::integer AS missed,
+           r.failures, r.unconfirmed
+    FROM ending e JOIN requests r ON r.id = e.id
+    WHERE r.state = 'running' AND r.attempt = e.attempt {still}
+    ORDER BY r.id
+    FOR NO KEY UPDATE OF r
+),
+decided AS (
+    SELECT *, CASE
+        WHEN how IN ('succeeded', 'failed', 'cancelled') THEN how
+        WHEN cancel_requested THEN 'cancelled'
+        WHEN failed = 1 AND failures + 1 >= %(max_failures)s THEN 'failed'
+        WHEN missed = 1 AND unconfirmed + 1 >= %(max_unconfirmed)s THEN 'failed'
+        ELSE 'queued' END AS next
+    FROM held
+),
+judged AS (
+    SELECT *, CASE
+        WHEN next = 'queued' THEN NULL
+        WHEN next = 'cancelled' AND how <> 'cancelled' THEN %(cancelled)s::text
+        WHEN how = 'lost' AND confirmed THEN %(ended_its_replica)s::text
+        WHEN how = 'lost' THEN %(never_confirmed)s::text
+        ELSE own END AS final,
+        how IN ('succeeded', 'failed', 'cancelled') OR how = 'retry' AND NOT cancel_requested
+            AS says_itself
+    FROM decided
+),
+ended AS (
+    UPDATE requests r SET
+        state = j.next,
+        outcome = j.final::json,
+        failures = r.failures + j.failed,
+        unconfirmed = r.unconfirmed + j.missed,
+        alone = r.alone OR j.how = 'lost' AND j.confirmed,
+        confirmed = false,
+        lease_until = NULL,
+        actor_id = NULL,
+        replica_id = CASE WHEN j.next = 'queued' THEN NULL ELSE r.replica_id END,
+        finished_at = CASE WHEN j.next = 'queued' THEN NULL ELSE now() END,
+        events = r.events + 1
+    FROM judged j WHERE r.id = j.id
+    RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.priority,
+              r.failures, r.finished_at, r.events, j.how, j.message, j.final, j.says_itself, j.artifacts,
+              j.run_s, j.steps, j.units
+),
+closed AS (
+    UPDATE attempts a SET ended = e.how, ended_at = now(), message = e.message,
+        run_s = e.run_s, steps = e.steps, units = e.units
+    FROM ended e WHERE a.request_id = e.id AND a.attempt = e.attempt
+    RETURNING a.request_id, a.replica_id
+),
+told AS (
+    INSERT INTO events (request_id, sequence, level, state, message)
+    SELECT id, events, CASE
+               WHEN state = 'failed' THEN 'ERROR' WHEN how IN ('lost', 'retry') THEN 'WARNING'
+               ELSE 'INFO' END,
+           state,
+           CASE WHEN state = 'queued' THEN message || '; queued again.'
+                WHEN says_itself THEN message
+                ELSE final::json -> 'failure' ->> 'message' END
+    FROM ended
+),
+counted AS (
+    INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units)
+    SELECT id, tenant, endpoint, state, attempt, run_s, steps, units
+    FROM ended WHERE state <> 'queued'
+),
+kept AS (
+    INSERT INTO artifacts
+        (key, request_id, attempt, tenant, media_type, size, sha256, width, height)
+    SELECT a.key, e.id, e.attempt, e.tenant, a.media_type, a.size, a.sha256, a.width, a.height
+    FROM ended e CROSS JOIN LATERAL json_to_recordset(e.artifacts) AS a(
+        key text, media_type text, size bigint, sha256 text, width integer, height integer)
+    WHERE e.state = 'succeeded'
+    ON CONFLICT (key) DO NOTHING
+),
+outbox AS (
+    INSERT INTO webhook_deliveries (request_id, tenant, url)
+    SELECT id, tenant, webhook_url FROM ended
+    WHERE state <> 'queued' AND webhook_url IS NOT NULL
+),
+woken AS (
+    UPDATE lanes l SET active = true
+    FROM (SELECT DISTINCT pool, priority, tenant FROM ended WHERE state = 'queued') e
+    WHERE l.pool = e.pool AND l.priority = e.priority AND l.tenant = e.tenant AND NOT l.active
+)
+SELECT e.id::text, e.attempt, e.state, e.pool, e.tenant, c.replica_id, e.failures,
+       e.events, e.finished_at
+FROM ended e LEFT JOIN closed c ON c.request_id = e.id
+"""
+
+END_NAMED = _STATEMENT.format(source=_NAMED, still="")
+END_EXPIRED = _STATEMENT.format(source=_EXPIRED, still=_STILL_EXPIRED)
+END_OF_ACTORS = _STATEMENT.format(source=_OF_ACTORS, still="")
+
+ENDED_BY = """
+SELECT a.request_id::text, a.attempt
+FROM json_to_recordset(%(held)s::json) AS h(id uuid, attempt integer)
+JOIN attempts a ON a.request_id = h.id AND a.attempt = h.attempt
+WHERE a.ended = ANY(%(how)s::text[])
+"""
+
+
+class Endings:
+    """Ends attempts, and says what became of them. Tells nobody."""
+
+    def __init__(self, database: Database, limits: QueueLimits) -> None:
+        self._database = database
+        self._rules = {
+            "max_failures": limits.max_failures,
+            "max_unconfirmed": limits.max_unconfirmed,
+            "cancelled": _text(wording.cancelled()),
+            "ended_its_replica": _text(wording.ended_its_replica(limits.max_failures)),
+            "never_confirmed": _text(wording.never_confirmed(limits.max_unconfirmed)),
+        }
+
+    async def end(self, endings: Sequence[Ending]) -> Sequence[Ended]:
+        """Those of the named attempts that held their lease until now."""
+        rows = [_row(ending) for ending in endings]
+        return await self._run(END_NAMED, {"endings": wording.compact(rows)})
+
+    async def end_expired(self) -> Sequence[Ended]:
+        """Some of the attempts whose lease has run out; all of them when called until none is left."""
+        return await self._run(END_EXPIRED, {"message": "The lease ran out on replica "})
+
+    async def end_of_actors(self, actor_ids: Sequence[str]) -> Sequence[Ended]:
+        """The attempts of replicas that are known to be dead."""
+        params = {"message": "The process ended of replica ", "actors": list(actor_ids)}
+        return await self._run(END_OF_ACTORS, params)
+
+    async def ended_by(self, held: Sequence[Held], how: Sequence[How]) -> frozenset[Held]:
+        """Those that ended in one of these ways.
+
+        Asked in a new statement, after one that ended nothing: the statement that lost a race has a
+        snapshot from before the winner's commit.
+        """
+        named = [{"id": each.request_id, "attempt": each.attempt} for each in held]
+        params = {"held": wording.compact(named), "how": [str(each) for each in how]}
+        rows = await self._database.rows(ENDED_BY, params)
+        return frozenset(Held(id_, attempt) for id_, attempt in rows)
+
+    async def _run(self, statement: str, params: Mapping[str, Any]) -> Sequence[Ended]:
+        rows = await self._database.rows(statement, {**self._rules, **params})
+        return [Ended(Held(row[0], row[1]), State(row[2]), *row[3:]) for row in rows]
+
+
+def _row(ending: Ending) -> Mapping[str, Any]:
+    outcome = ending.outcome
+    return {
+        "id": ending.held.request_id,
+        "attempt": ending.held.attempt,
+        "how": ending.how,
+        "message": wording.clean(ending.message),
+        # A string within JSON: the server unescapes only the outer one, and so never meets the
+        # escapes that it cannot store.
+        "outcome": _text(outcome),
+        "artifacts": [asdict(artifact) for artifact in outcome.artifacts],
+        **asdict(outcome.usage),
+    }
+
+
+def _text(outcome: Outcome) -> str:
+    return wording.compact(outcomes.to_json(outcome))

@@ -1,0 +1,110 @@
+"""Lanes: a row per pool, priority and tenant, active while something is queued in it.
+
+``active`` is a hint that saves looking into thousands of idle lanes. A one-sided check of it can leave a
+lane asleep with work in it: the submitter sees it active, and the leaser that drained it, whose snapshot
+is older than the submitter's commit, puts it to sleep. So both look again after their own commit, and a
+sweeper looks once a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.queue import wording
+from serve_app.queue.database import Database
+
+log = logging.getLogger(__name__)
+
+LOOK_AGAIN_S = 0.05
+
+Lane = tuple[str, int, str]  # pool, priority, tenant
+
+_NAMED = """
+    SELECT * FROM json_to_recordset(%(lanes)s::json) AS x(pool text, priority smallint, tenant text)
+"""
+_HAS_WORK = """
+    EXISTS (SELECT FROM requests r WHERE r.pool = l.pool AND r.priority = l.priority
+            AND r.tenant = l.tenant AND r.state = 'queued')
+"""
+
+OPEN = f"""
+INSERT INTO lanes (pool, priority, tenant)
+SELECT n.pool, n.priority, n.tenant FROM ({_NAMED}) n
+ORDER BY 1, 2, 3
+ON CONFLICT (pool, priority, tenant) DO NOTHING
+"""
+WAKE = f"""
+WITH chosen AS (
+    SELECT l.pool, l.priority, l.tenant FROM lanes l JOIN ({_NAMED}) n
+        ON l.pool = n.pool AND l.priority = n.priority AND l.tenant = n.tenant
+    WHERE NOT l.active AND {_HAS_WORK}
+    ORDER BY 1, 2, 3 FOR NO KEY UPDATE OF l
+)
+UPDATE lanes l SET active = true FROM chosen c
+WHERE l.pool = c.pool AND l.priority = c.priority AND l.tenant = c.tenant
+"""
+SWEEP_AWAKE = f"UPDATE lanes l SET active = true WHERE NOT l.active AND {_HAS_WORK}"
+SWEEP_ASLEEP = f"""
+WITH chosen AS (
+    SELECT l.pool, l.priority, l.tenant FROM lanes l WHERE l.active AND NOT {_HAS_WORK}
+    ORDER BY 1, 2, 3 LIMIT 500 FOR NO KEY UPDATE OF l SKIP LOCKED
+)
+UPDATE lanes l SET active = false FROM chosen c
+WHERE l.pool = c.pool AND l.priority = c.priority AND l.tenant = c.tenant
+RETURNING l.pool, l.priority, l.tenant
+"""
+
+
+class Lanes:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: set[Lane] = set()
+        self._doubted: set[Lane] = set()
+        self._looking: asyncio.Task[None] | None = None
+
+    async def open(self, lanes: Iterable[Lane]) -> None:
+        """Make sure that their rows exist. Asks the database only for lanes new to this process."""
+        new = set(lanes) - self._known
+        if new:
+            await self._database.rows(OPEN, {"lanes": _named(new)})
+            self._known |= new
+
+    async def look_again(self, lanes: Iterable[Lane]) -> None:
+        """After a commit: wake those of them that have work."""
+        await self._database.rows(WAKE, {"lanes": _named(lanes)})
+
+    def look_again_soon(self, lanes: Iterable[Lane]) -> None:
+        """The same off the caller's way; those that come meanwhile go together."""
+        self._doubted.update(lanes)
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+
+    async def aclose(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
+
+    async def _look(self) -> None:
+        while self._doubted:
+            lanes, self._doubted = self._doubted, set()
+            try:
+                await self.look_again(lanes)
+            except DatabaseUnavailable as error:
+                log.debug("Lanes are left to the sweeper: %s", error.message)
+            await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def sweep(self) -> None:
+        """Put drained lanes to sleep, look again at those, and wake every other that has work."""
+        asleep = await self._database.rows(SWEEP_ASLEEP)
+        if asleep:
+            await self.look_again((pool, priority, tenant) for pool, priority, tenant in asleep)
+        await self._database.rows(SWEEP_AWAKE)
+
+
+def _named(lanes: Iterable[Lane]) -> str:
+    return wording.compact(
+        [{"pool": pool, "priority": priority, "tenant": tenant} for pool, priority, tenant in lanes]
+    )

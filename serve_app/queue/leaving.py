@@ -1,0 +1,111 @@
+"""How a request leaves the queue without a replica: cancelled, or not started in time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from serve_app.domain.lease import Held
+from serve_app.domain.request import State
+from serve_app.queue import outcomes, wording
+from serve_app.queue.database import Database
+
+_WRITTEN = """
+told AS (
+    INSERT INTO events (request_id, sequence, state, message)
+    SELECT id, events, CASE WHEN state <> 'running' THEN state END,
+           CASE WHEN state = 'running' THEN %(requested)s ELSE %(message)s END
+    FROM gone WHERE news
+),
+counted AS (
+    INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units)
+    SELECT id, tenant, endpoint, state, attempt, 0, 0, 0 FROM gone WHERE state <> 'running'
+),
+outbox AS (
+    INSERT INTO webhook_deliveries (request_id, tenant, url)
+    SELECT id, tenant, webhook_url FROM gone WHERE state <> 'running' AND webhook_url IS NOT NULL
+)
+SELECT id::text, attempt, state, pool, tenant, replica_id, events, finished_at, news FROM gone
+"""
+_RETURNING = """
+    RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.replica_id,
+              r.events, r.finished_at
+"""
+
+CANCEL = f"""
+WITH target AS (
+    SELECT id, cancel_requested FROM requests
+    WHERE id = %(id)s::uuid AND tenant = %(tenant)s AND state IN ('queued', 'running')
+    FOR NO KEY UPDATE
+),
+gone AS (
+    UPDATE requests r SET
+        state = CASE r.state WHEN 'queued' THEN 'cancelled' ELSE r.state END,
+        outcome = CASE r.state WHEN 'queued' THEN %(outcome)s::json END,
+        finished_at = CASE r.state WHEN 'queued' THEN now() END,
+        cancel_requested = true,
+        events = r.events + (NOT t.cancel_requested)::integer
+    FROM target t WHERE r.id = t.id
+    {_RETURNING}, NOT t.cancel_requested AS news
+),
+{_WRITTEN}
+"""
+EXPIRE = f"""
+WITH late AS (
+    SELECT id FROM requests WHERE state = 'queued' AND start_by < now()
+    ORDER BY start_by LIMIT 200 FOR NO KEY UPDATE SKIP LOCKED
+),
+gone AS (
+    UPDATE requests r SET
+        state = 'expired', outcome = %(outcome)s::json, finished_at = now(), events = r.events + 1
+    FROM late WHERE r.id = late.id
+    {_RETURNING}, true AS news
+),
+{_WRITTEN}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A request after the act. ``news``: the act changed something."""
+
+    held: Held
+    state: State
+    pool: str
+    tenant: str
+    replica_id: str | None
+    version: int
+    finished_at: datetime | None
+    news: bool
+
+
+async def cancel(database: Database, tenant: str, request_id: str) -> Left | None:
+    """Cancel what is queued, and ask for it where it runs. None: there is nothing to cancel."""
+    params = {
+        "id": request_id,
+        "tenant": tenant,
+        "outcome": wording.compact(outcomes.to_json(wording.cancelled())),
+        "message": "Cancelled while it was queued.",
+        "requested": wording.CANCEL_REQUESTED,
+    }
+    left = _left(await database.rows(CANCEL, params))
+    return left[0] if left else None
+
+
+async def expire(database: Database) -> Sequence[Left]:
+    """End some of the requests that did not start in time."""
+    failure = wording.expired()
+    params = {
+        "outcome": wording.compact(outcomes.to_json(failure)),
+        "message": failure.failure.message if failure.failure else "",
+        "requested": "",
+    }
+    return _left(await database.rows(EXPIRE, params))
+
+
+def _left(rows: Sequence[tuple[object, ...]]) -> list[Left]:
+    return [
+        Left(Held(str(row[0]), row[1]), State(row[2]), *row[3:])  # pyright: ignore
+        for row in rows
+    ]

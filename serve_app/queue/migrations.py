@@ -1,0 +1,85 @@
+"""Brings a database's tables to what this version of Darkroom expects.
+
+Migrations are the numbered files in ``schema/``. They only go forward, each in a transaction of its own,
+under an advisory lock, so that ingress replicas that start together do not collide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import LiteralString, cast
+
+import psycopg
+
+from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
+
+LOCK = 0x6461726B  # "dark"
+OLDEST_SERVER = 150_000  # PostgreSQL 15
+
+LEDGER = """
+CREATE TABLE IF NOT EXISTS migrations (
+    number     integer PRIMARY KEY,
+    name       text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    number: int
+    name: str
+    sql: str
+
+
+def shipped() -> tuple[Migration, ...]:
+    """Those of this version, in order."""
+    files = resources.files("serve_app.queue.schema")
+    found = [
+        Migration(int(file.name[:4]), file.name, file.read_text(encoding="utf-8"))
+        for file in files.iterdir()
+        if file.name.endswith(".sql")
+    ]
+    return tuple(sorted(found, key=lambda each: each.number))
+
+
+async def migrate(conninfo: str, migrations: Sequence[Migration] | None = None) -> None:
+    """Apply what is missing. ``Misconfigured`` for a database that is too old or too new for us,
+    ``DatabaseUnavailable`` when it does not answer."""
+    wanted = shipped() if migrations is None else migrations
+    try:
+        async with await psycopg.AsyncConnection.connect(
+            conninfo, autocommit=True, connect_timeout=10
+        ) as connection:
+            if connection.info.server_version < OLDEST_SERVER:
+                raise Misconfigured(
+                    "Darkroom needs PostgreSQL 15 or later; this server is "
+                    f"{connection.info.server_version // 10_000}."
+                )
+            await connection.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
+            await _apply(connection, wanted)
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}") from error
+
+
+async def _apply(connection: psycopg.AsyncConnection, wanted: Sequence[Migration]) -> None:
+    await connection.execute(LEDGER)
+    cursor = await connection.execute("SELECT number FROM migrations")
+    applied = {int(row[0]) for row in await cursor.fetchall()}
+    newest = max(applied, default=0)
+    if newest > wanted[-1].number:
+        raise Misconfigured(
+            f"This database belongs to a newer Darkroom: its tables are at {newest}, and this "
+            f"version knows them up to {wanted[-1].number}. Install the newer version."
+        )
+    for migration in wanted:
+        if migration.number in applied:
+            continue
+        async with connection.transaction():
+            await connection.execute(cast("LiteralString", migration.sql))
+            await connection.execute(
+                "INSERT INTO migrations (number, name) VALUES (%s, %s)",
+                (migration.number, migration.name),
+            )

@@ -1,0 +1,64 @@
+"""A stored request as the domain's ``Request``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from serve_app.domain.errors import RequestNotFound
+from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.request import Priority, Request, State
+from serve_app.queue import outcomes
+
+COLUMNS = """
+    r.id::text, r.tenant, r.endpoint, r.pool, r.state, r.input, r.priority, r.attempt, r.failures,
+    r.created_at, r.started_at, r.finished_at, r.cancel_requested, r.replica_id, r.outcome,
+    p.stage, p.step, p.steps, r.events
+"""
+SOURCE = """
+    requests r LEFT JOIN progress p
+        ON p.request_id = r.id AND p.attempt = r.attempt AND r.state = 'running'
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A request as it was at some moment. ``version`` grows with every change but progress."""
+
+    request: Request
+    version: int
+
+
+def stored(row: tuple[Any, ...]) -> Stored:
+    """From a row of ``COLUMNS``."""
+    (id_, tenant, endpoint, pool, state, input_, priority, attempt, failures) = row[:9]
+    (created_at, started_at, finished_at, cancel_requested, replica_id, outcome) = row[9:15]
+    (stage, step, steps, version) = row[15:19]
+    request = Request(
+        id=id_,
+        tenant=tenant,
+        endpoint=endpoint,
+        pool=pool,
+        state=State(state),
+        input=input_,
+        priority=Priority(priority),
+        attempt=attempt,
+        failures=failures,
+        created_at=created_at,
+        started_at=started_at,
+        finished_at=finished_at,
+        cancel_requested=cancel_requested,
+        replica_id=replica_id,
+        outcome=None if outcome is None else outcomes.from_json(outcome),
+        progress=None if stage is None else Progress(Stage(stage), step, steps),
+    )
+    return Stored(request, version)
+
+
+def known_id(request_id: str) -> str:
+    """The id in its canonical form; ``RequestNotFound`` for what cannot be one."""
+    try:
+        return str(UUID(request_id))
+    except ValueError:
+        raise RequestNotFound(f"There is no request {request_id}.") from None

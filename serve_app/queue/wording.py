@@ -1,0 +1,87 @@
+"""The sentences that the queue writes into a request's own log and into its failures."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from serve_app.domain.errors import (
+    Cancelled,
+    EndpointNotFound,
+    Expired,
+    GenerationError,
+    Misconfigured,
+    Poison,
+)
+from serve_app.domain.outcome import Failure, Outcome
+
+QUEUED = "Queued."
+CANCEL_REQUESTED = "A cancel was asked for; it stops at its next step."
+SUCCEEDED = "Succeeded."
+
+
+def cancelled() -> Outcome:
+    """Of a request that was cancelled while no attempt could answer for it."""
+    return _failed(Cancelled("The request was cancelled."))
+
+
+def expired() -> Outcome:
+    return _failed(Expired("The request did not start within the time that it allowed."))
+
+
+def ended_its_replica(times: int) -> Outcome:
+    message = (
+        f"The request ended its replica {times} times, each time before it was done; "
+        "it is not tried again."
+    )
+    return _failed(Poison(message))
+
+
+def never_confirmed(times: int) -> Outcome:
+    message = (
+        f"The request was given to replicas {times} times, and none of them ever confirmed it; "
+        "it is not tried again."
+    )
+    return _failed(Poison(message))
+
+
+def endpoint_gone(endpoint: str) -> Outcome:
+    return Outcome(
+        failure=Failure(
+            code=EndpointNotFound.code,
+            message=f"The endpoint {endpoint} is no longer in this installation's catalogue.",
+            retryable=False,
+        )
+    )
+
+
+def no_terms(error: Exception) -> Outcome:
+    message = f"This installation could not prepare the request: {error}"
+    return Outcome(failure=Failure(Misconfigured.code, clean(message), retryable=True))
+
+
+def _failed(error: GenerationError) -> Outcome:
+    return Outcome(failure=Failure(error.code, error.message, retryable=False))
+
+
+def clean(text: str) -> str:
+    """``text`` as PostgreSQL can store it: no NUL, no half of a surrogate pair."""
+    return text.replace("\0", "�").encode("utf-8", "replace").decode("utf-8")
+
+
+def compact(value: object) -> str:
+    """JSON in ASCII, so that every string of Python's, also an ill-formed one, survives."""
+    return json.dumps(value, separators=(",", ":"))
+
+
+def is_cancel(failure: Failure) -> bool:
+    """The replica stopped because it was asked to."""
+    return failure.code == Cancelled.code
+
+
+def storable(outcome: Outcome) -> Outcome:
+    """The same with a failure message that PostgreSQL can store."""
+    failure = outcome.failure
+    if failure is None:
+        return outcome
+    return replace(outcome, failure=replace(failure, message=clean(failure.message)))

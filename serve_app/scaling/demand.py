@@ -1,0 +1,81 @@
+"""Tells the scaling policies what each pool is asked for.
+
+Of all ingress replicas one writes: the one that holds the database's advisory lock ``demand``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from typing import Protocol
+
+from ray.experimental import internal_kv
+
+from serve_app.domain.errors import DarkroomError
+from serve_app.domain.lease import Demand
+from serve_app.scaling.policy import NAMESPACE, demand_key
+
+logger = logging.getLogger(__name__)
+
+WRITE_EVERY_S = 0.5
+
+
+class Leader(Protocol):
+    """Who of several ingress replicas acts. Real: a session advisory lock."""
+
+    async def leads(self, name: str) -> bool: ...
+
+
+class DemandWriter:
+    """Writes ``queue.demand()`` to Ray's internal KV twice a second while this ingress leads."""
+
+    def __init__(
+        self,
+        scope: str,
+        pools: tuple[str, ...],
+        demand: Callable[[], Awaitable[Mapping[str, Demand]]],
+        leader: Leader,
+    ) -> None:
+        self._scope = scope
+        self._pools = pools
+        self._demand = demand
+        self._leader = leader
+        self._sequence = 0
+        self._loop: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        if self._loop is None:
+            self._loop = asyncio.create_task(self._write_for_ever(), name="demand")
+
+    async def aclose(self) -> None:
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
+            self._loop = None
+
+    async def _write_for_ever(self) -> None:
+        while True:
+            try:
+                demands = await self._demand()
+                if await self._leader.leads("demand"):
+                    await self._write(demands)
+            except DarkroomError as error:
+                logger.warning("Demand is not written: %s", error)
+            except Exception:
+                # Ray's KV may be away for a moment; the policies keep their targets meanwhile.
+                logger.exception("Demand is not written.")
+            await asyncio.sleep(WRITE_EVERY_S)
+
+    async def _write(self, demands: Mapping[str, Demand]) -> None:
+        self._sequence += 1
+        for pool in self._pools:
+            demand = asdict(demands.get(pool, Demand())) | {"seq": self._sequence}
+            await asyncio.to_thread(
+                internal_kv._internal_kv_put,  # noqa: SLF001 the only writer Ray offers
+                demand_key(self._scope, pool),
+                json.dumps(demand).encode(),
+                namespace=NAMESPACE,
+            )

@@ -1,0 +1,153 @@
+"""Every setting of Darkroom, and the only place that reads the environment.
+
+``Config`` holds what is no secret: it is bound into the Serve application and so lands in Ray's
+metadata. ``Secrets`` holds the rest: the ingress reads it in its own process when it starts, and
+nothing passes it on. A variable that starts with ``DARKROOM_`` and is not a setting is refused by
+``refuse_unknown``, because a typo that is silently ignored is found in production.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from serve_app.domain.errors import Misconfigured
+
+PREFIX = "DARKROOM_"
+
+
+def _local_gpus() -> int:
+    """NVIDIA's device files, one per GPU: counting them needs neither torch nor a driver."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+class PoolConfig(BaseModel):
+    """One pool: a Serve deployment, the families it hosts and how it scales."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    families: tuple[str, ...] = Field(description="Families that its replicas host.")
+    slots: int = Field(default=2, ge=1, le=256, description="Generations a replica runs at once.")
+    min_replicas: int = Field(default=1, ge=0)
+    max_replicas: int = Field(default=1, ge=1)
+    spare_replicas: int = Field(default=0, ge=0, description="Kept beyond what the demand needs.")
+    keep_alive_s: float = Field(default=60.0, ge=0, description="Idle time before scaling down.")
+    num_cpus: float = Field(default=0.1, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    threads: int = Field(default=0, ge=0, description="Torch threads; 0 leaves torch's own choice.")
+    graceful_shutdown_timeout_s: float = Field(default=20.0, ge=6)
+
+
+class Config(BaseSettings):
+    """Settings that are no secret. Each is ``DARKROOM_<NAME>`` in the environment, or a key of the
+    application's arguments in a Serve configuration file, which wins.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+    data_dir: Path = Field(
+        default=Path("~/.darkroom"),
+        description="Where the embedded database, artifacts and the API key are kept.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address that the HTTP port binds.")
+    port: int = Field(default=8000, ge=1, le=65535, description="The HTTP port.")
+    public_url: str | None = Field(
+        default=None, description="Origin of every URL handed out; otherwise the client's own Host."
+    )
+    internal_url: str | None = Field(
+        default=None, description="Origin at which replicas reach the ingress to upload."
+    )
+    gpus: int = Field(
+        default_factory=_local_gpus, ge=0, description="GPUs on this machine. Unset: looked up."
+    )
+    demo: bool | None = Field(
+        default=None, description="Serve the demo models. Unset: only on a machine without a GPU."
+    )
+    models: Path | None = Field(default=None, description="A catalogue in place of models.yaml.")
+    pools: dict[str, PoolConfig] | None = Field(
+        default=None,
+        description="Pools by name. Unset: `studio`, one pool that hosts every family.",
+    )
+    families: dict[str, str] = Field(
+        default_factory=dict, description="More families: name to `module:Class`."
+    )
+    ingress_replicas: int = Field(default=1, ge=1, description="Replicas of the ingress.")
+    lease_s: float = Field(default=30.0, gt=0, description="How long a lease lasts unless renewed.")
+    first_lease_s: float = Field(
+        default=5.0, gt=0, description="How long a lease lasts until the replica has confirmed it."
+    )
+    ask_wait_s: float = Field(default=5.0, gt=0, description="How long an ask waits for work.")
+    max_failures: int = Field(
+        default=3, ge=1, description="Attempts that may end by crash before the request fails."
+    )
+    max_waiting: int = Field(default=100_000, ge=1, description="Queued requests in all.")
+    max_waiting_per_tenant: int = Field(default=50_000, ge=1)
+    max_body_bytes: int = Field(
+        default=16 * 2**20, ge=1024, description="Size of a request's body."
+    )
+    max_artifact_bytes: int = Field(default=256 * 2**20, ge=1, description="Size of one artifact.")
+    min_free_disk_bytes: int = Field(
+        default=512 * 2**20, ge=0, description="Below this much free disk, submits are refused."
+    )
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="Prometheus metrics on loopback; 0: any free port."
+    )
+    log_file: Path | None = Field(
+        default=None, description="Every process appends its log here as well as to stderr."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @property
+    def serves_demo(self) -> bool:
+        return self.gpus == 0 if self.demo is None else self.demo
+
+    @field_validator("data_dir")
+    @classmethod
+    def _absolute(cls, value: Path) -> Path:
+        # Serve may build the application in another process with another working directory.
+        return value.expanduser().absolute()
+
+
+class Secrets(BaseSettings):
+    """Settings that are secret. Read in the ingress's start, and nowhere else."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    database_url: SecretStr | None = Field(
+        default=None, description="PostgreSQL 15 or later. Unset: Darkroom runs its own."
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="`id:secret` of the first key. Unset: one is made."
+    )
+
+    @field_validator("database_url", "api_key", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        # Replicas get these variables blanked; see SECRET_NAMES.
+        return value or None
+
+
+SECRET_NAMES = tuple(PREFIX + name.upper() for name in Secrets.model_fields)
+"""Variables that are blanked in the processes of replicas."""
+
+
+def setting_names() -> frozenset[str]:
+    """Every variable that Darkroom reads."""
+    fields = (*Config.model_fields, *Secrets.model_fields)
+    return frozenset(PREFIX + name.upper() for name in fields)
+
+
+def refuse_unknown(environ: Mapping[str, str] | None = None) -> None:
+    """Raise ``Misconfigured`` for a ``DARKROOM_`` variable that is no setting."""
+    known = setting_names()
+    given = os.environ if environ is None else environ  # noqa: TID251 this is the one reader
+    unknown = sorted(name for name in given if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise Misconfigured(
+            f"Unknown setting {', '.join(unknown)}. Known are: {', '.join(sorted(known))}."
+        )

@@ -1,0 +1,35 @@
+"""Names of stored objects."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable
+
+from serve_app.domain.artifact import EXTENSIONS
+
+_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
+_MAX_CHARACTERS = 512
+
+MEDIA_TYPE_OF = {extension: media_type for media_type, extension in EXTENSIONS.items()}
+
+
+def valid(key: str) -> bool:
+    """Whether ``key`` is a name of ours: plain segments, none of which starts with a dot."""
+    return len(key) <= _MAX_CHARACTERS and _KEY.fullmatch(key) is not None
+
+
+def artifact_key(
+    request_id: str,
+    attempt: int,
+    media_type: str,
+    token: Callable[[int], str] = secrets.token_urlsafe,
+) -> str:
+    """A fresh key, ``r/<request>/<attempt>/<128 random bits>.<extension>``: its URL is the
+    capability."""
+    return f"r/{request_id}/{attempt}/{token(16)}.{EXTENSIONS.get(media_type, 'bin')}"
+
+
+def media_type_of(key: str) -> str:
+    """By the extension, which we chose ourselves; anything else is served as plain bytes."""
+    return MEDIA_TYPE_OF.get(key.rpartition(".")[2], "application/octet-stream")

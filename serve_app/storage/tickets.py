@@ -1,0 +1,72 @@
+"""Signed rights to upload one object through the ingress."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import quote, urlencode
+
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.errors import Forbidden
+from serve_app.domain.ports import Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a valid ticket allows."""
+
+    key: str
+    media_type: str
+    max_bytes: int
+
+
+class TicketSigner:
+    """Makes and checks tickets, HMAC-SHA256 over key, media type, size and expiry.
+
+    ``signing_key`` is the same in every ingress replica, and secret.
+    """
+
+    def __init__(self, signing_key: bytes, internal_url: str, clock: Clock) -> None:
+        self._signing_key = signing_key
+        self._internal_url = internal_url.rstrip("/")
+        self._clock = clock
+
+    def sign(self, key: str, media_type: str, max_bytes: int, valid_s: float) -> UploadTicket:
+        expires = int(self._clock.now().timestamp() + valid_s)
+        query = urlencode(
+            {
+                "type": media_type,
+                "max": max_bytes,
+                "expires": expires,
+                "signature": self._signature(key, media_type, max_bytes, expires),
+            }
+        )
+        return UploadTicket(
+            key=key,
+            url=f"{self._internal_url}/files/{quote(key)}?{query}",
+            media_type=media_type,
+            max_bytes=max_bytes,
+            headers=(("content-type", media_type),),
+        )
+
+    def check(self, key: str, params: Mapping[str, str]) -> Grant:
+        """``Forbidden`` unless ``params`` are those of a ticket for ``key`` that has not
+        expired."""
+        try:
+            media_type, signature = params["type"], params["signature"]
+            max_bytes, expires = int(params["max"]), int(params["expires"])
+        except (KeyError, ValueError):
+            raise Forbidden("Writing here takes an upload ticket; this URL carries none.") from None
+        wanted = self._signature(key, media_type, max_bytes, expires)
+        if not hmac.compare_digest(wanted.encode(), signature.encode()):
+            raise Forbidden("The upload ticket is not one of ours for this key.")
+        if self._clock.now().timestamp() > expires:
+            raise Forbidden("The upload ticket has expired.")
+        return Grant(key, media_type, max_bytes)
+
+    def _signature(self, key: str, media_type: str, max_bytes: int, expires: int) -> str:
+        # NUL cannot occur in any of them, so no two tuples give the same text.
+        text = "\0".join((key, media_type, str(max_bytes), str(expires)))
+        return hmac.new(self._signing_key, text.encode(), hashlib.sha256).hexdigest()

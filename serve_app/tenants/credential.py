@@ -1,0 +1,71 @@
+"""API keys as they travel: ``id:secret``."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serve_app.domain.errors import Misconfigured, Unauthenticated
+
+_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_SECRET = re.compile(r"[\x21-\x7e]{16,256}")
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A key's public id and its secret. Never logged: ``repr`` leaves the secret out."""
+
+    id: str
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"Credential(id={self.id!r})"
+
+    def __str__(self) -> str:
+        return f"{self.id}:{self.secret}"
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the secret. It needs no slow hash: the secret has 256 random bits."""
+        return hashlib.sha256(self.secret.encode()).digest()
+
+
+def new_credential(token: Callable[[int], str] = secrets.token_hex) -> Credential:
+    return Credential(id=f"dk_{token(8)}", secret=token(32))
+
+
+def parse(text: str) -> Credential | None:
+    """``id:secret``, or None when it is no such thing."""
+    key_id, colon, secret = text.partition(":")
+    if not colon or not _ID.fullmatch(key_id) or not _SECRET.fullmatch(secret):
+        return None
+    return Credential(key_id, secret)
+
+
+def parse_given(text: str) -> Credential:
+    """A key from the operator's settings; ``Misconfigured`` when it is none."""
+    credential = parse(text.strip())
+    if credential is None:
+        raise Misconfigured(
+            "DARKROOM_API_KEY must be `id:secret`: an id of letters, digits, `-` or `_`, a colon, "
+            "and a secret of at least 16 characters without spaces."
+        )
+    return credential
+
+
+def from_header(header: str | None) -> Credential:
+    """The credential of an ``Authorization`` header, ``Key id:secret`` or ``Bearer id:secret``."""
+    if not header:
+        raise Unauthenticated(
+            "An API key is required: send the header `Authorization: Key <id>:<secret>`."
+        )
+    scheme, _, rest = header.partition(" ")
+    if scheme.lower() not in ("key", "bearer"):
+        raise Unauthenticated("The Authorization header must be `Key <id>:<secret>`.")
+    credential = parse(rest.strip())
+    if credential is None:
+        raise Unauthenticated("The API key is malformed: it must be `<id>:<secret>`.")
+    return credential

@@ -1,0 +1,73 @@
+"""Who may call, and on whose account."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from serve_app.tenants.credential import Credential
+
+API, ADMIN = "api", "admin"
+SCOPES = frozenset({API, ADMIN})
+"""``api``: submit, read and cancel the tenant's requests. ``admin``: also the installation's
+figures, high priority, and keys."""
+
+DEFAULT_TENANT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A caller whose key was found good."""
+
+    key_id: str
+    tenant: str
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """A key as it is listed: everything but the secret, which nobody has but its owner."""
+
+    id: str
+    tenant: str
+    scopes: frozenset[str]
+    name: str
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+
+
+class Keys(Protocol):
+    """API keys of all tenants. ``DatabaseUnavailable`` when they cannot be looked up."""
+
+    async def authenticate(self, header: str | None) -> Identity:
+        """Who sent this ``Authorization`` header. ``Unauthenticated`` says what is wrong, but never
+        whether the id exists. A revocation takes effect within seconds."""
+        ...
+
+    async def create(
+        self,
+        tenant: str,
+        *,
+        name: str = "",
+        scopes: frozenset[str] = frozenset({API}),
+        expires_at: datetime | None = None,
+        credential: Credential | None = None,
+    ) -> Credential:
+        """Make a key; the tenant is made if it is new. The secret is given out here and never
+        again."""
+        ...
+
+    async def list(self, tenant: str) -> Sequence[KeyInfo]:
+        """All of a tenant's, oldest first, the revoked ones too."""
+        ...
+
+    async def revoke(self, key_id: str) -> bool:
+        """False when there is no such key. Revoking twice is no error."""
+        ...
+
+    async def any(self) -> bool:
+        """Whether there is a key at all."""
+        ...

@@ -1,0 +1,40 @@
+"""Looked-up things, for a few seconds."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Generic, TypeVar
+
+V = TypeVar("V")
+
+
+class Recent(Generic[V]):
+    """At most ``size`` values by name, each for ``keep_s``; the least recently used goes first."""
+
+    def __init__(self, size: int, keep_s: float) -> None:
+        self._size = size
+        self._keep_s = keep_s
+        self._items: OrderedDict[str, tuple[float, V]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def get(self, name: str, now: float) -> V | None:
+        found = self._items.get(name)
+        if found is None:
+            return None
+        until, value = found
+        if now >= until:
+            del self._items[name]
+            return None
+        self._items.move_to_end(name)
+        return value
+
+    def put(self, name: str, value: V, now: float) -> None:
+        self._items[name] = (now + self._keep_s, value)
+        self._items.move_to_end(name)
+        while len(self._items) > self._size:
+            self._items.popitem(last=False)
+
+    def drop(self, name: str) -> None:
+        self._items.pop(name, None)

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.catalog.catalog import RESERVED_OWNERS, Catalog, load
+from serve_app.domain.errors import EndpointNotFound, InvalidInput, Misconfigured
+
+DEMO = Path("/demo")
+SCHNELL, DEV = "fal-ai/flux/schnell", "fal-ai/flux/dev"
+
+GOOD = """
+endpoints:
+  me/mine:
+    family: probe
+    schema: open
+"""
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    return load(None, demo=False, demo_dir=DEMO)
+
+
+def written(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "models.yaml"
+    path.write_text(text)
+    return path
+
+
+def refused(tmp_path: Path, text: str) -> str:
+    with pytest.raises(Misconfigured) as caught:
+        load(written(tmp_path, text), demo=False, demo_dir=DEMO)
+    return caught.value.message
+
+
+def test_flux_is_built_in_at_pinned_revisions(catalog: Catalog) -> None:
+    for endpoint_id in (SCHNELL, DEV):
+        weights = catalog.get(endpoint_id).endpoint.weights
+        assert weights.source.startswith("black-forest-labs/FLUX.1-")
+        assert weights.revision is not None
+        assert len(weights.revision) == 40
+        assert not weights.demo
+
+
+def test_demo_models_stand_in_and_say_so() -> None:
+    catalog = load(None, demo=True, demo_dir=DEMO)
+    entry = catalog.get(SCHNELL)
+    assert entry.demo
+    assert entry.endpoint.weights.source == "/demo/flux"
+    assert entry.endpoint.options["native_size"] == 128
+    warnings = catalog.validate(SCHNELL, {"prompt": "x"}).warnings
+    assert "demo" in warnings[0]
+
+
+def test_each_endpoint_has_its_own_defaults(catalog: Catalog) -> None:
+    body = {"prompt": "x"}
+    assert catalog.validate(SCHNELL, body).input["num_inference_steps"] == 4
+    assert catalog.validate(DEV, body).input["num_inference_steps"] == 28
+    valid = catalog.validate(SCHNELL, body)
+    assert valid.input == {
+        "prompt": "x",
+        "image_size": {"width": 1024, "height": 768},
+        "num_inference_steps": 4,
+        "guidance_scale": 3.5,
+        "seed": None,
+        "num_images": 1,
+        "output_format": "jpeg",
+        "sync_mode": False,
+        "enable_safety_checker": True,
+        "acceleration": "none",
+    }
+    assert valid.warnings == ()
+
+
+def test_a_presets_name_becomes_its_size(catalog: Catalog) -> None:
+    valid = catalog.validate(DEV, {"prompt": "x", "image_size": "portrait_16_9"})
+    assert valid.input["image_size"] == {"width": 576, "height": 1024}
+    sized = catalog.validate(DEV, {"prompt": "x", "image_size": {"width": 640}})
+    assert sized.input["image_size"] == {"width": 640, "height": 512}
+
+
+@pytest.mark.parametrize(
+    ("fields", "loc", "type_"),
+    [
+        ({"prompt": None}, ("prompt",), "string_type"),
+        ({"prompt": "x" * 30_000}, ("prompt",), "string_too_long"),
+        ({"num_inference_steps": 0}, ("num_inference_steps",), "greater_than_equal"),
+        ({"num_inference_steps": 13}, ("num_inference_steps",), "less_than_equal"),
+        ({"num_inference_steps": "four"}, ("num_inference_steps",), "int_parsing"),
+        ({"guidance_scale": 0.5}, ("guidance_scale",), "greater_than_equal"),
+        ({"guidance_scale": 21}, ("guidance_scale",), "less_than_equal"),
+        ({"num_images": 0}, ("num_images",), "greater_than_equal"),
+        ({"num_images": 5}, ("num_images",), "less_than_equal"),
+        ({"output_format": "gif"}, ("output_format",), "one_of"),
+        ({"image_size": "huge"}, ("image_size",), "one_of"),
+        ({"image_size": {"width": 8}}, ("image_size", "width"), "greater_than_equal"),
+        ({"image_size": {"width": 14143}}, ("image_size", "width"), "less_than_equal"),
+        ({"image_size": {"width": 9000, "height": 9000}}, ("image_size",), "image_too_large"),
+        ({"seed": 2**64}, ("seed",), "less_than_equal"),
+        ({"sync_mode": "maybe"}, ("sync_mode",), "bool_parsing"),
+    ],
+)
+def test_a_wrong_field_is_named(
+    catalog: Catalog, fields: dict[str, Any], loc: tuple[str, ...], type_: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        catalog.validate(SCHNELL, {"prompt": "x"} | fields)
+    (problem,) = caught.value.problems
+    assert (problem.loc, problem.type) == (("body", *loc), type_)
+
+
+def test_all_wrong_fields_are_told_together(catalog: Catalog) -> None:
+    with pytest.raises(InvalidInput, match=r"prompt: Field required \(and 2 more\)") as caught:
+        catalog.validate(SCHNELL, {"num_images": 9, "seed": "red"})
+    assert len(caught.value.problems) == 3
+
+
+def test_an_unknown_field_is_ignored_with_a_warning(catalog: Catalog) -> None:
+    valid = catalog.validate(SCHNELL, {"prompt": "x", "stpes": 3, "lora": []})
+    assert "stpes" not in valid.input
+    assert valid.warnings == ("Ignored, because this endpoint has no such field: lora, stpes.",)
+
+
+def test_what_has_no_effect_is_told_only_when_it_was_asked_for(catalog: Catalog) -> None:
+    silent = catalog.validate(SCHNELL, {"prompt": "x", "acceleration": "none"})
+    assert silent.warnings == ()
+    told = catalog.validate(SCHNELL, {"prompt": "x", "acceleration": "high"})
+    assert "acceleration" in told.warnings[0]
+
+
+def test_a_request_may_produce_as_many_files_as_it_asks_for(catalog: Catalog) -> None:
+    entry = catalog.get(DEV)
+    valid = catalog.validate(DEV, {"prompt": "x", "num_images": 3, "output_format": "png"})
+    assert entry.schema.media_types(valid.input) == ("image/png",) * 3
+
+
+@pytest.mark.parametrize("body", [None, [], "x", 3])
+def test_an_input_is_an_object(catalog: Catalog, body: object) -> None:
+    with pytest.raises(InvalidInput, match="JSON object"):
+        catalog.validate(SCHNELL, body)
+
+
+def test_an_unknown_endpoint_names_the_nearest(catalog: Catalog) -> None:
+    with pytest.raises(EndpointNotFound, match="Did you mean fal-ai/flux/schnell"):
+        catalog.get("fal-ai/flux/schnel")
+    with pytest.raises(EndpointNotFound, match="serves fal-ai/flux/dev"):
+        catalog.get("zzz")
+
+
+def test_an_open_endpoint_takes_any_object_and_counts_its_files(tmp_path: Path) -> None:
+    text = GOOD + "    options: {artifacts_field: artifacts}\n    defaults: {colour: red}\n"
+    catalog = load(written(tmp_path, text), demo=False, demo_dir=DEMO)
+    valid = catalog.validate("me/mine", {"a": [1], "artifacts": 2})
+    assert valid.input == {"colour": "red", "a": [1], "artifacts": 2}
+    schema = catalog.get("me/mine").schema
+    assert schema.media_types(valid.input) == ("application/octet-stream",) * 2
+    assert schema.media_types({}) == ()
+    for wrong in (-1, 65, "2", True, 1.5):
+        with pytest.raises(InvalidInput, match="artifacts"):
+            catalog.validate("me/mine", {"artifacts": wrong})
+
+
+def test_every_schema_describes_itself(catalog: Catalog) -> None:
+    schema = catalog.get(SCHNELL).schema.json_schema()
+    assert schema["properties"]["num_inference_steps"]["maximum"] == 12
+    assert schema["properties"]["num_inference_steps"]["default"] == 4
+    assert schema["required"] == ["prompt"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("endpoints: [", 1, "no valid YAML"),
+        ("x: 1", 1, "Field required"),
+        (GOOD + "    famly: x\n", 6, "famly"),
+        (GOOD.replace("open", "nothing"), 3, "there is no schema `nothing`"),
+        (GOOD.replace("me/mine", "mine"), 3, "should match pattern"),
+        (GOOD.replace("me/mine", "queue/mine"), 3, "choose another owner"),
+        (GOOD.replace("me/mine", "me/requests"), 3, "begins a request's URL"),
+        (GOOD + "    family: x\n", 6, "twice"),
+        (GOOD + "    weights: {hub: a/b}\n", 6, "needs `revision`"),
+        (GOOD + "    weights: {hub: a/b, revision: main}\n", 6, "should match pattern"),
+        (GOOD + "    weights: {directory: weights}\n", 6, "must be an absolute path"),
+        (GOOD + "    weights: {}\n", 6, "give either"),
+        (GOOD + "    bounds: {a: [1, 2]}\n", 3, "can have no bounds"),
+    ],
+)
+def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, line: int, words: str) -> None:
+    message = refused(tmp_path, text)
+    assert f"models.yaml:{line}:" in message
+    assert words in message
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ("bounds: {num_inference_steps: [9, 2]}", "9 is more than 2"),
+        ("bounds: {stpes: [1, 2]}", "no field stpes"),
+        ("defaults: {num_images: 9}", "a default is not allowed: num_images"),
+    ],
+)
+def test_settings_that_the_schema_cannot_take_are_told(
+    tmp_path: Path, extra: str, words: str
+) -> None:
+    text = GOOD.replace("open", "flux-text-to-image") + f"    {extra}\n"
+    assert words in refused(tmp_path, text)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="cannot be read"):
+        load(tmp_path / "none.yaml", demo=False, demo_dir=DEMO)
+
+
+def test_an_empty_catalogue_is_refused(tmp_path: Path) -> None:
+    assert "lists no endpoint" in refused(tmp_path, "endpoints: {}\n")
+
+
+def test_ones_own_weights_are_a_directory(tmp_path: Path) -> None:
+    text = GOOD + "    weights: {directory: /models/mine}\n"
+    catalog = load(written(tmp_path, text), demo=True, demo_dir=DEMO)
+    assert catalog.get("me/mine").endpoint.weights.source == "/models/mine"
+    assert not catalog.get("me/mine").demo
+
+
+def test_paths_of_our_own_cannot_be_owners() -> None:
+    ours = {"run", "queue", "rest", "cdn", "files", "v1", "healthz", ".well-known"}
+    assert ours <= RESERVED_OWNERS

@@ -1,0 +1,62 @@
+"""What keeps Darkroom from starting is said in a sentence."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from serve_app.cli import preflight
+from serve_app.domain.errors import Misconfigured
+
+
+def test_a_data_directory_is_made_with_its_parents_and_for_its_owner_only(tmp_path: Path) -> None:
+    wanted = tmp_path / "a" / "b"
+    preflight.check_data_dir(wanted)
+    assert wanted.stat().st_mode & 0o077 == 0
+    assert list(wanted.iterdir()) == []
+
+
+def test_a_file_in_place_of_the_data_directory_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(Misconfigured, match="is a file"):
+        preflight.check_data_dir(file)
+    with pytest.raises(Misconfigured, match="not a directory"):
+        preflight.check_data_dir(file / "below")
+
+
+def test_a_data_directory_that_cannot_be_written_is_named() -> None:
+    with pytest.raises(Misconfigured, match="/proc/darkroom cannot be written"):
+        preflight.check_data_dir(Path("/proc/darkroom"))
+
+
+def test_too_little_free_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "LEAST_FREE_BYTES", 2**62)
+    with pytest.raises(Misconfigured, match="Free some space"):
+        preflight.check_data_dir(tmp_path)
+
+
+def test_a_taken_port_is_named() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(Misconfigured, match=f"Port {port} on 127.0.0.1 is taken"):
+            preflight.check_port("127.0.0.1", port)
+
+
+def test_a_free_port_passes() -> None:
+    preflight.check_port("127.0.0.1", preflight.free_port())
+
+
+def test_an_address_that_is_not_of_this_machine_is_named() -> None:
+    with pytest.raises(Misconfigured, match=r"203\.0\.113\.1 cannot be opened"):
+        preflight.check_port("203.0.113.1", 8000)
+
+
+def test_a_socket_directory_open_to_others_is_refused(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir(mode=0o777)
+    run_dir.chmod(0o777)
+    with pytest.raises(Misconfigured, match="open to others"):
+        preflight.check_run_dir(run_dir)

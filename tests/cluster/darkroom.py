@@ -1,0 +1,187 @@
+"""A real Darkroom for tests: `darkroom serve` as a process, on a directory and a port of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+
+from serve_app.cli.installation import Installation
+from serve_app.cli.preflight import free_port
+
+ROOT = Path(__file__).parent.parent.parent
+MODELS = Path(__file__).parent / "models.yaml"
+FAMILIES = {"probe": "tests.fakes.family:ProbeFamily"}
+PROBE = "/queue/test/probe"
+
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T], what: str, within_s: float = 30.0) -> T:
+    """The first true thing that ``look`` sees; fails with ``what`` when there is none in time."""
+    end = time.monotonic() + within_s
+    while True:
+        seen = look()
+        if seen:
+            return seen
+        if time.monotonic() > end:
+            raise AssertionError(f"Not within {within_s} s: {what}")
+        time.sleep(0.05)
+
+
+class Darkroom:
+    """One installation; may be started, killed and started again."""
+
+    def __init__(
+        self, data_dir: Path, pools: Mapping[str, Any] | None = None, **settings: str
+    ) -> None:
+        self.data_dir = data_dir
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.output = data_dir.parent / f"{data_dir.name}.out"
+        pools = pools or {"studio": {"families": ["probe", "flux"], "slots": 2, "num_cpus": 0.1}}
+        self._settings = {
+            "DARKROOM_FAMILIES": json.dumps(FAMILIES),
+            "DARKROOM_MODELS": str(MODELS),
+            "DARKROOM_POOLS": json.dumps(pools),
+            "DARKROOM_GPUS": "0",
+        } | {f"DARKROOM_{name.upper()}": value for name, value in settings.items()}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._http: httpx.Client | None = None
+
+    def start(self, within_s: float = 120.0) -> Darkroom:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("DARKROOM_", "RAY_"))}  # noqa: TID251
+        with self.output.open("ab") as output:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "serve_app.cli"),
+                    *("serve", "--data-dir", str(self.data_dir), "--port", str(self.port)),
+                ],
+                # The probe family lives in the tests, which are not installed.
+                env=clean | self._settings | {"PYTHONPATH": str(ROOT)},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.data_dir.parent,
+                start_new_session=True,
+            )
+        eventually(self._ready, f"Darkroom is ready; see\n{self.tail()}", within_s)
+        return self
+
+    def _ready(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"`darkroom serve` ended:\n{self.tail()}"
+        if b"Darkroom serves" not in self.output.read_bytes():
+            return False
+        try:
+            return httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def tail(self) -> str:
+        return self.output.read_text(errors="replace")[-6000:] if self.output.exists() else ""
+
+    @property
+    def process(self) -> psutil.Process:
+        assert self._process is not None
+        return psutil.Process(self._process.pid)
+
+    @property
+    def key(self) -> str:
+        return (self.data_dir / "api_key").read_text().strip()
+
+    @property
+    def http(self) -> httpx.Client:
+        """With the key; one connection is enough for a test's own calls."""
+        if self._http is None:
+            self._http = httpx.Client(
+                base_url=self.url, headers={"Authorization": f"Key {self.key}"}, timeout=60
+            )
+        return self._http
+
+    def submit(self, **probe: Any) -> str:
+        answer = self.http.post(PROBE, json=probe)
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["request_id"])
+
+    def request(self, request_id: str) -> dict[str, Any]:
+        answer = self.http.get(f"/v1/requests/{request_id}")
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
+    def in_state(self, request_id: str, *states: str, within_s: float = 60.0) -> dict[str, Any]:
+        def look() -> dict[str, Any] | None:
+            try:
+                seen = self.request(request_id)
+            except httpx.TransportError:
+                return None
+            return seen if seen["state"] in states else None
+
+        return eventually(look, f"{request_id} is {' or '.join(states)}", within_s)
+
+    def replicas(self, deployment: str = "studio") -> list[psutil.Process]:
+        """The processes of a deployment's replicas."""
+        title = f"ray::ServeReplica:darkroom:{deployment}"
+        return [p for p in self.process.children(recursive=True) if title in _title(p)]
+
+    def postgres(self) -> psutil.Process:
+        """The postmaster of the embedded database."""
+        pid_file = next(self.data_dir.rglob("postmaster.pid"))
+        return psutil.Process(int(pid_file.read_text().splitlines()[0]))
+
+    def stop(self, number: int = signal.SIGINT) -> float:
+        """End it as a person does; returns the seconds that it took."""
+        assert self._process is not None
+        began = time.monotonic()
+        self._process.send_signal(number)
+        self._process.wait(timeout=60)
+        self._close()
+        return time.monotonic() - began
+
+    def kill_everything(self) -> None:
+        """SIGKILL to all of it at once, as when the power goes."""
+        doomed = [*self.process.children(recursive=True), self.process, *self.leftovers()]
+        for process in doomed:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        assert self._process is not None
+        self._process.wait(timeout=10)
+        psutil.wait_procs(doomed, timeout=10)
+        self._close()
+
+    def leftovers(self) -> list[psutil.Process]:
+        """Processes that have this data directory or its sockets in their command or environment."""
+        found: list[psutil.Process] = []
+        run_dir = str(Installation(self.data_dir).run_dir)
+        for process in psutil.process_iter():
+            try:
+                told = " ".join([*process.cmdline(), *process.environ().values()])
+                known = str(self.data_dir) in told or run_dir in told
+            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+                continue
+            if known and process.pid != os.getpid():
+                found.append(process)
+        return found
+
+    def _close(self) -> None:
+        self._process = None
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return ""

@@ -1,0 +1,113 @@
+"""What every ``Keys`` does: run over the fake and over PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from psycopg_pool import AsyncConnectionPool
+
+from serve_app.domain.errors import Unauthenticated
+from serve_app.queue.database import CONNECT
+from serve_app.tenants.credential import Credential
+from serve_app.tenants.keyring import KeyRing
+from serve_app.tenants.keys import ADMIN, API, Keys
+from tests.fakes.clock import FakeClock
+from tests.fakes.keyring import FakeKeyRing
+
+
+@dataclass
+class Ring:
+    keys: Keys
+    clock: FakeClock
+
+
+@pytest.fixture(params=["fake", "postgres"])
+def at(request: pytest.FixtureRequest) -> str | None:
+    """How to connect to the database; None for the fake."""
+    return request.getfixturevalue("conninfo") if request.param == "postgres" else None
+
+
+@pytest.fixture
+async def ring(at: str | None) -> AsyncIterator[Ring]:
+    clock = FakeClock()
+    if at is None:
+        yield Ring(FakeKeyRing(clock), clock)
+        return
+    async with AsyncConnectionPool[Any](at, kwargs=dict(CONNECT), min_size=1, open=False) as pool:
+        yield Ring(KeyRing(pool, clock), clock)
+
+
+async def test_a_key_lets_its_tenant_in(ring: Ring) -> None:
+    made = await ring.keys.create("studio", name="laptop", scopes=frozenset({API, ADMIN}))
+    for scheme in ("Key", "key", "Bearer"):
+        who = await ring.keys.authenticate(f"{scheme} {made}")
+        assert (who.tenant, who.key_id) == ("studio", made.id)
+        assert who.scopes == {API, ADMIN}
+
+
+async def test_a_plain_key_may_only_call(ring: Ring) -> None:
+    made = await ring.keys.create("studio")
+    assert (await ring.keys.authenticate(f"Key {made}")).scopes == {API}
+
+
+async def test_a_wrong_secret_and_an_unknown_id_are_told_in_the_same_words(ring: Ring) -> None:
+    made = await ring.keys.create("studio")
+    told: list[str] = []
+    for wrong in (f"{made.id}:{'0' * 64}", f"nobody:{made.secret}"):
+        for _ in range(2):  # looked up, and remembered
+            with pytest.raises(Unauthenticated) as caught:
+                await ring.keys.authenticate(f"Key {wrong}")
+            told.append(caught.value.message)
+    assert len(set(told)) == 1
+
+
+@pytest.mark.parametrize(
+    "header",
+    [None, "", "Key", "Key x", "Basic a:b", "Key :x", "Key a:short", "Key a b:" + "c" * 64],
+)
+async def test_what_is_no_key_is_refused(ring: Ring, header: str | None) -> None:
+    with pytest.raises(Unauthenticated):
+        await ring.keys.authenticate(header)
+
+
+async def test_a_key_ends_when_it_was_to_end(ring: Ring) -> None:
+    until = ring.clock.now() + timedelta(seconds=60)
+    made = await ring.keys.create("studio", expires_at=until)
+    await ring.keys.authenticate(f"Key {made}")
+    ring.clock.advance(61)
+    with pytest.raises(Unauthenticated, match="expired"):
+        await ring.keys.authenticate(f"Key {made}")
+
+
+async def test_a_revoked_key_is_shut_out(ring: Ring) -> None:
+    made = await ring.keys.create("studio")
+    await ring.keys.authenticate(f"Key {made}")
+    assert await ring.keys.revoke(made.id)
+    assert await ring.keys.revoke(made.id)
+    with pytest.raises(Unauthenticated):
+        await ring.keys.authenticate(f"Key {made}")
+    assert not await ring.keys.revoke("nobody")
+
+
+async def test_a_key_that_was_unknown_is_known_once_it_is_made(ring: Ring) -> None:
+    credential = Credential("chosen", "s" * 64)
+    with pytest.raises(Unauthenticated):
+        await ring.keys.authenticate(f"Key {credential}")
+    await ring.keys.create("studio", credential=credential)
+    assert (await ring.keys.authenticate(f"Key {credential}")).key_id == "chosen"
+
+
+async def test_a_tenants_keys_are_listed_without_their_secrets(ring: Ring) -> None:
+    assert not await ring.keys.any()
+    made = await ring.keys.create("studio", name="laptop")
+    await ring.keys.create("other")
+    await ring.keys.revoke(made.id)
+    (info,) = await ring.keys.list("studio")
+    assert (info.id, info.name, info.tenant) == (made.id, "laptop", "studio")
+    assert info.revoked_at is not None
+    assert made.secret not in repr(info)
+    assert await ring.keys.any()

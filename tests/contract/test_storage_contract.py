@@ -1,0 +1,161 @@
+"""What every storage does, the fake one included."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serve_app.domain.errors import ArtifactNotFound, Forbidden, TooLarge
+from serve_app.storage.directory import DirectoryStorage
+from tests.fakes.clock import FakeClock
+from tests.fakes.storage import FakeStorage
+
+KEY = "r/0195/1/abc.png"
+PNG = "image/png"
+MAX_BYTES = 4 * 2**20
+
+Make = Callable[[], Any]
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+async def content(storage: Any, key: str, start: int = 0, end: int = 2**40) -> bytes:
+    return b"".join([chunk async for chunk in storage.read(key, start, end)])
+
+
+@pytest.fixture(params=["directory", "fake"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    if request.param == "directory":
+        return DirectoryStorage(tmp_path / "a", b"k" * 32, "http://in", FakeClock(), MAX_BYTES)
+    return FakeStorage(b"k" * 32, "http://in", FakeClock(), MAX_BYTES)
+
+
+async def test_what_was_put_can_be_read(storage: Any) -> None:
+    assert await storage.put(KEY, PNG, chunks(b"ab", b"", b"cd")) == 4
+    assert await storage.size(KEY) == 4
+    assert await content(storage, KEY) == b"abcd"
+
+
+async def test_a_part_can_be_read(storage: Any) -> None:
+    await storage.put(KEY, PNG, chunks(b"0123456789"))
+    assert await content(storage, KEY, 2, 5) == b"234"
+    assert await content(storage, KEY, 8, 50) == b"89"
+
+
+async def test_an_empty_object_is_an_object(storage: Any) -> None:
+    assert await storage.put(KEY, PNG, chunks()) == 0
+    assert await storage.size(KEY) == 0
+
+
+async def test_a_large_object_comes_back_whole(storage: Any) -> None:
+    large = bytes(range(256)) * 12_000
+    await storage.put(
+        KEY, PNG, chunks(*(large[at : at + 65_536] for at in range(0, len(large), 65_536)))
+    )
+    assert await content(storage, KEY) == large
+
+
+async def test_a_missing_object_is_told(storage: Any) -> None:
+    with pytest.raises(ArtifactNotFound):
+        await storage.size(KEY)
+    with pytest.raises(ArtifactNotFound):
+        await content(storage, KEY)
+
+
+async def test_an_upload_that_breaks_off_leaves_nothing(storage: Any) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise ConnectionResetError
+
+    with pytest.raises(Exception):  # noqa: B017, PT011  each storage names the cause in its way
+        await storage.put(KEY, PNG, broken())
+    with pytest.raises(ArtifactNotFound):
+        await storage.size(KEY)
+
+
+async def test_an_upload_over_the_limit_leaves_nothing(storage: Any) -> None:
+    with pytest.raises(TooLarge):
+        await storage.put(KEY, PNG, chunks(*[bytes(2**20)] * 5))
+    with pytest.raises(ArtifactNotFound):
+        await storage.size(KEY)
+
+
+async def test_the_same_upload_twice_is_no_error(storage: Any) -> None:
+    await storage.put(KEY, PNG, chunks(b"same"))
+    assert await storage.put(KEY, PNG, chunks(b"same")) == 4
+
+
+async def test_an_object_never_changes(storage: Any) -> None:
+    await storage.put(KEY, PNG, chunks(b"first"))
+    with pytest.raises(Forbidden):
+        await storage.put(KEY, PNG, chunks(b"other"))
+    assert await content(storage, KEY) == b"first"
+
+
+async def test_many_uploads_of_one_key_at_once_leave_one_whole_object(storage: Any) -> None:
+    bodies = [bytes([number]) * 100_000 for number in range(8)]
+    results = await asyncio.gather(
+        *(storage.put(KEY, PNG, chunks(body)) for body in bodies), return_exceptions=True
+    )
+    assert sum(result == 100_000 for result in results) == 1
+    assert await content(storage, KEY) in bodies
+
+
+async def test_deleting_is_for_good_and_may_be_repeated(storage: Any) -> None:
+    await storage.put(KEY, PNG, chunks(b"x"))
+    await storage.delete([KEY, "r/never/was.png"])
+    await storage.delete([KEY])
+    with pytest.raises(ArtifactNotFound):
+        await storage.size(KEY)
+
+
+async def test_a_working_storage_passes_its_check(storage: Any) -> None:
+    await storage.check()
+
+
+@pytest.mark.parametrize(
+    "key", ["", "/etc/passwd", "../x", "a/../b", "a//b", "a/.hidden", "a\0b", "a/"]
+)
+async def test_a_key_that_is_no_name_of_ours_is_never_touched(storage: Any, key: str) -> None:
+    with pytest.raises(ArtifactNotFound):
+        await storage.put(key, PNG, chunks(b"x"))
+    with pytest.raises(ArtifactNotFound):
+        await storage.size(key)
+    await storage.delete([key])
+
+
+def test_a_ticket_is_for_its_key_type_and_size(storage: Any) -> None:
+    ticket = storage.ticket(KEY, PNG, 123, 60)
+    assert (ticket.key, ticket.media_type, ticket.max_bytes) == (KEY, PNG, 123)
+    assert ticket.url.startswith("http://in/files/r/0195/1/abc.png?")
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200, deadline=None
+)
+@given(key=st.text(alphabet=st.sampled_from("ab./\\\0%~-_é\n "), max_size=24))
+def test_no_key_reaches_outside_of_the_directory(tmp_path: Path, key: str) -> None:
+    root = tmp_path / "root"
+    storage = DirectoryStorage(root, b"k" * 32, "http://in", FakeClock())
+
+    async def put() -> None:
+        await storage.put(key, PNG, chunks(b"x"))
+
+    try:
+        asyncio.run(put())
+    except ArtifactNotFound:
+        pass
+    else:
+        assert (root / key).resolve().is_relative_to(root.resolve())
+    assert [path for path in tmp_path.iterdir() if path != root] == []
+    gc.collect()

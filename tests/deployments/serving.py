@@ -1,0 +1,145 @@
+"""Runs a replica under a real Serve with an ingress that only keeps what it is told.
+
+A process of its own: Ray changes too much of the one that it runs in. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import tempfile
+from typing import Any
+
+import ray
+from ray import serve
+
+from deployments.replica import Replica, ReplicaConfig
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.lease import (
+    Ask,
+    Finish,
+    Held,
+    Lease,
+    Presence,
+    Report,
+    ReportReply,
+    Verdict,
+    Work,
+)
+from serve_app.domain.request import Priority
+from tests.fakes.lease_port import FakeLeasePort
+
+ENDPOINT = Endpoint("probe", "probe", Weights("probe"), "probe")
+FAMILIES = {"probe": "tests.fakes.family:ProbeFamily"}
+
+
+class StubIngress:
+    """The methods that replicas call, over the fake port."""
+
+    def __init__(self, *_pools: Any) -> None:
+        self._port = FakeLeasePort(ask_wait_s=2.0)
+
+    async def announce(self, presence: Presence) -> None:
+        await self._port.announce(presence)
+
+    async def ask(self, ask: Ask) -> Work:
+        return await self._port.ask(ask)
+
+    async def report(self, report: Report) -> ReportReply:
+        return await self._port.report(report)
+
+    async def finish(self, finish: Finish) -> Verdict:
+        return await self._port.finish(finish)
+
+    async def hand_back(self, held: Held, replica_id: str, reason: str) -> Verdict:
+        return await self._port.hand_back(held, replica_id, reason)
+
+    async def offer(self, leases: list[Lease]) -> None:
+        self._port.offer(*leases)
+
+    async def finished(self, count: int) -> list[Finish]:
+        return await self._port.finished(count)
+
+    async def until_reported(self, request_id: str) -> None:
+        await self._port.until(
+            lambda: any(
+                held.request_id == request_id and progress.step
+                for _, report in self._port.reports
+                for held, progress in report.progress
+            )
+        )
+
+    async def cancel(self, held: Held) -> None:
+        self._port.cancelled.add(held)
+
+    async def until_handed_back(self, count: int) -> dict[str, Any]:
+        await self._port.until(lambda: len(self._port.handed_back) >= count)
+        return {
+            "stages": [presence.stage.value for presence in self._port.presences],
+            "actor_ids": list({ask.actor_id for ask in self._port.asks}),
+            "handed_back": [held.request_id for held in self._port.handed_back],
+        }
+
+
+def lease(name: str, **input: Any) -> Lease:
+    return Lease(name, 1, 5.0, ENDPOINT, input, (), Priority.NORMAL)
+
+
+def application(replicas: int) -> serve.Application:
+    config = ReplicaConfig(slots=2, threads=1, device="cpu", graceful_shutdown_timeout_s=10.0)
+    pool = serve.deployment(
+        Replica,
+        name="pool",
+        num_replicas=replicas,
+        ray_actor_options={"num_cpus": 0.1},
+        graceful_shutdown_timeout_s=10.0,
+        graceful_shutdown_wait_loop_s=0.1,
+    ).bind("pool", config, FAMILIES, "ingress")
+    ingress = serve.deployment(
+        StubIngress, name="ingress", ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=1000
+    )
+    return ingress.bind(pool)
+
+
+async def scenario() -> dict[str, Any]:
+    ingress = serve.get_deployment_handle("ingress", "test")
+    await ingress.offer.remote([lease("ok", steps=3), lease("bad", fail="No.")])
+    ends = await ingress.finished.remote(2)
+    await ingress.offer.remote([lease("long", steps=100_000, step_ms=5)])
+    await ingress.until_reported.remote("long")
+    await ingress.cancel.remote(Held("long", 1))
+    ends = await ingress.finished.remote(3)
+    running = ["a", "b", "c", "d"]  # as many as both replicas have slots
+    await ingress.offer.remote([lease(name, steps=100_000, step_ms=5) for name in running])
+    for name in running:
+        await ingress.until_reported.remote(name)
+    await asyncio.to_thread(serve.run, application(2), name="test", route_prefix=None)
+    seen = await ingress.until_handed_back.remote(4)
+    codes = {
+        end.held.request_id: end.outcome.failure.code if end.outcome.failure else "succeeded"
+        for end in ends
+    }
+    return {**seen, "codes": codes}
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="dk") as folder:
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            _temp_dir=folder,
+            log_to_driver=False,
+        )
+        try:
+            serve.start(proxy_location="Disabled")
+            serve.run(application(2), name="test", route_prefix=None)
+            print(json.dumps(asyncio.run(scenario())), file=sys.stdout)  # noqa: T201
+        finally:
+            serve.shutdown()
+            ray.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,312 @@
+"""What a replica does with leases, signals, outages and its own end."""
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+
+from deployments.replica_config import ReplicaConfig
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.errors import Misconfigured
+from serve_app.domain.lease import ReplicaStage, Signal, SignalKind
+from serve_app.domain.progress import Stage
+from tests.deployments.conftest import PROBE
+from tests.deployments.waiting import until
+from tests.fakes.lease_port import FakeLeasePort
+
+pytestmark = pytest.mark.engine
+
+
+async def test_a_request_runs_and_its_outcome_is_handed_in(rig):
+    outcome = await rig.outcome(rig.offer("one", steps=3, seed=5))
+    assert outcome.succeeded
+    assert outcome.output == {"steps": 3, "seed": 5}
+    assert outcome.usage.steps == 3
+    assert outcome.usage.run_s > 0
+
+
+async def test_a_no_op_runs_without_a_step(rig):
+    outcome = await rig.outcome(rig.offer("one", steps=0))
+    assert outcome.output["steps"] == 0
+    assert outcome.usage.steps == 0
+
+
+async def test_without_a_seed_every_attempt_gets_the_same_and_each_request_its_own(rig):
+    seeds = []
+    for name, attempt in [("one", 1), ("one", 2), ("two", 1)]:
+        lease = rig.lease(name, attempt=attempt, steps=0)
+        rig.port.offer(lease)
+        seeds.append((await rig.outcome(lease.held)).output["seed"])
+    assert seeds[0] == seeds[1] != seeds[2]
+    assert all(0 <= seed < 2**53 for seed in seeds)
+
+
+async def test_files_are_uploaded_before_the_outcome_names_them(rig):
+    outcome = await rig.outcome(rig.offer("one", steps=1, artifact_bytes=1000))
+    (artifact,) = outcome.artifacts
+    assert outcome.output["file"] == {"artifact": artifact.key}
+    assert rig.storage.objects[artifact.key] == b"\x89" * 1000
+    assert artifact.size == 1000
+    assert len(artifact.sha256) == 64
+    (put,) = rig.storage.requests
+    assert put.headers["content-type"] == artifact.media_type == "image/png"
+    assert put.headers["x-ticket"] == "signed"
+    assert outcome.usage.units == 1.0
+
+
+async def test_an_error_of_the_pipeline_is_final_and_shows_no_traceback(rig):
+    outcome = await rig.outcome(rig.offer("one", steps=2, fail="This cannot work."))
+    assert outcome.failure.code == "pipeline_failed"
+    assert outcome.failure.message == "ValueError: This cannot work."
+    assert not outcome.failure.retryable
+    assert outcome.output is None
+
+
+async def test_weights_that_cannot_be_loaded_fail_their_requests_only(rig):
+    missing = Endpoint("gone", "probe", Weights("missing"), "probe")
+    bad, good = rig.offer("bad", endpoint=missing), rig.offer("good", steps=1)
+    assert (await rig.outcome(bad)).failure.code == "weights_unavailable"
+    assert (await rig.outcome(good)).succeeded
+
+
+async def test_a_family_that_the_pool_does_not_host_is_told(rig):
+    other = Endpoint("song", "audio", Weights("probe"), "probe")
+    outcome = await rig.outcome(rig.offer("one", endpoint=other))
+    assert outcome.failure.code == "misconfigured"
+    assert "audio" in outcome.failure.message
+
+
+async def test_loading_is_reported_and_two_endpoints_share_the_weights(rig):
+    slow = Endpoint("slow", "probe", Weights("slow"), "probe", options={"load_s": 0.4})
+    same = Endpoint("same", "probe", Weights("slow"), "probe")
+    first, second = rig.offer("one", endpoint=slow), rig.offer("two", endpoint=same)
+    await rig.outcome(first)
+    await rig.outcome(second)
+    stages = {p.stage for _, report in rig.port.reports for _, p in report.progress}
+    assert Stage.LOADING in stages
+    await rig.outcome(rig.offer("three", endpoint=same))
+    assert {"slow", "same"} <= set(rig.port.asks[-1].hot)
+
+
+async def test_progress_is_reported_while_it_runs(rig):
+    held = rig.offer("one", steps=20, step_ms=25)
+    await rig.outcome(held)
+    steps = [
+        progress.step
+        for _, report in rig.port.reports
+        for of, progress in report.progress
+        if of == held and progress.stage is Stage.DENOISING
+    ]
+    assert steps == sorted(steps)
+    assert len(set(steps)) >= 3
+
+
+async def test_a_cancel_signal_ends_it_at_the_next_step(rig):
+    doomed, other = rig.offer("doomed", steps=1000, step_ms=5), rig.offer("other", steps=5)
+    await rig.reported(doomed)
+    await rig.port.until(lambda: rig.port.outstanding)
+    rig.port.signal(Signal(SignalKind.CANCEL, doomed))
+    outcome = await rig.outcome(doomed)
+    assert outcome.failure.code == "cancelled"
+    assert 0 < outcome.usage.steps < 1000
+    assert (await rig.outcome(other)).succeeded
+
+
+async def test_a_cancel_in_the_reply_to_a_report_does_the_same(rig):
+    doomed = rig.offer("doomed", steps=1000, step_ms=5)
+    await rig.reported(doomed)
+    rig.port.cancelled.add(doomed)
+    assert (await rig.outcome(doomed)).failure.code == "cancelled"
+
+
+async def test_cancelling_while_weights_load_does_not_stop_the_loading_for_others(rig):
+    slow = Endpoint("slow", "probe", Weights("slow"), "probe", options={"load_s": 0.5})
+    doomed, other = rig.offer("doomed", endpoint=slow), rig.offer("other", endpoint=slow, steps=1)
+    rig.port.cancelled.add(doomed)
+    assert (await rig.outcome(doomed)).failure.code == "cancelled"
+    assert (await rig.outcome(other)).succeeded
+
+
+async def test_a_fenced_attempt_is_dropped_and_its_upload_deleted(rig):
+    rig.storage.closed = asyncio.Event()
+    held = rig.offer("one", steps=1, artifact_bytes=10)
+    await rig.port.until(lambda: rig.storage.requests)
+    rig.port.fenced.add(held)
+    await rig.port.until(lambda: rig.port.renewals(held))
+    rig.storage.closed.set()
+    await until(lambda: rig.storage.requests[-1].method == "DELETE")
+    assert rig.port.finishes == []
+    assert rig.storage.objects == {}
+
+
+async def test_a_finish_that_is_refused_by_the_fence_is_not_tried_again(make_rig):
+    rig = await make_rig(report_interval_s=100, confirm_within_s=100)
+    held = rig.offer("one", steps=1, artifact_bytes=10)
+    rig.port.fenced.add(held)
+    await until(lambda: [request.method for request in rig.storage.requests] == ["PUT", "DELETE"])
+    assert rig.port.finishes == []
+
+
+async def test_exactly_one_ask_is_outstanding_whatever_happens(rig):
+    for number in range(30):
+        rig.offer(f"q{number}", steps=number % 4, step_ms=15)
+    await rig.port.finished(30)
+    assert rig.port.most_outstanding == 1
+    await rig.port.until(lambda: rig.port.outstanding)
+    (ask,) = rig.port.outstanding
+    assert ask.slots >= 1
+
+
+async def test_a_full_replica_still_asks_for_signals_and_for_work_when_a_slot_is_free(rig):
+    one, two = rig.offer("one", steps=30, step_ms=10), rig.offer("two", steps=1000, step_ms=10)
+    await rig.port.until(lambda: any(ask.slots == 0 for ask in rig.port.outstanding))
+    (ask,) = rig.port.outstanding
+    assert set(ask.held) == {one, two}
+    three = rig.offer("three", steps=1)
+    await rig.outcome(one)
+    assert (await rig.outcome(three)).succeeded
+    rig.port.cancelled.add(two)
+
+
+async def test_no_more_is_taken_than_there_are_slots(rig):
+    for number in range(6):
+        rig.offer(f"q{number}", steps=10, step_ms=5)
+    await rig.port.finished(6)
+    assert max(len(report.renewals) for _, report in rig.port.reports) <= 4
+    assert all(len(ask.held) <= 4 for ask in rig.port.asks)
+
+
+async def test_a_new_lease_is_confirmed_at_once(make_rig):
+    rig = await make_rig(report_interval_s=100, confirm_within_s=0.05)
+    loop = asyncio.get_running_loop()
+    await rig.outcome(rig.offer("warm", steps=0))
+    offered_at = loop.time()
+    held = rig.offer("one", steps=30, step_ms=10)
+    await rig.outcome(held)
+    first, *more = rig.port.renewals(held)
+    assert first - offered_at < 0.25  # 0.05 and the noise of a shared machine
+    assert not more
+
+
+async def test_leases_are_renewed_while_the_engine_is_stalled(rig):
+    held = rig.offer("one", steps=1, hang_s=2.0)
+    other = rig.offer("two", steps=1)
+    await rig.outcome(held)
+    renewals = rig.port.renewals(held)
+    assert len(renewals) >= 10
+    gaps = [after - before for before, after in pairwise(renewals)]
+    assert max(gaps) < 0.6
+    assert (await rig.outcome(other)).succeeded
+
+
+async def test_while_the_ingress_is_away_it_keeps_stepping_and_finishes_later(rig):
+    held = rig.offer("one", steps=20, step_ms=10)
+    await rig.reported(held)
+    rig.port.away = True
+    refused = rig.port.refused_calls
+    await rig.port.until(lambda: rig.port.refused_calls > refused + 10)
+    assert rig.port.finishes == []
+    rig.port.away = False
+    outcome = await rig.outcome(held)
+    assert outcome.usage.steps == 20
+    assert (await rig.outcome(rig.offer("two", steps=1))).succeeded
+    rig.core.check()
+
+
+async def test_an_outcome_that_nobody_takes_is_dropped_in_the_end(make_rig):
+    rig = await make_rig(finish_give_up_s=0.3)
+    held = rig.offer("one", steps=20, step_ms=10)
+    await rig.reported(held)
+    rig.port.away = True
+    await asyncio.sleep(1.0)
+    rig.port.away = False
+    assert (await rig.outcome(rig.offer("two", steps=0))).succeeded
+    assert [finish.held.request_id for finish in rig.port.finishes] == ["two"]
+
+
+async def test_draining_asks_for_no_more_and_lets_run_what_runs(rig):
+    held = rig.offer("one", steps=20, step_ms=10)
+    await rig.reported(held)
+    await rig.port.until(lambda: rig.port.outstanding)
+    rig.port.signal(Signal(SignalKind.DRAIN))
+    await rig.port.until(lambda: rig.port.presences[-1].stage is ReplicaStage.DRAINING)
+    asked = len(rig.port.asks)
+    rig.offer("late", steps=1)
+    assert (await rig.outcome(held)).succeeded
+    assert len(rig.port.asks) == asked
+    rig.core.check()
+
+
+async def test_closing_hands_back_what_runs_and_finishes_what_is_made(make_rig):
+    rig = await make_rig()
+    rig.storage.closed = asyncio.Event()
+    made = rig.offer("made", steps=1, artifact_bytes=10)
+    await until(lambda: rig.storage.requests)
+    running = rig.offer("running", steps=10_000, step_ms=5)
+    await rig.reported(running)
+    closing = asyncio.create_task(rig.core.aclose())
+    await rig.port.until(lambda: rig.port.handed_back)
+    rig.storage.closed.set()
+    await closing
+    assert rig.port.handed_back == [running]
+    assert [finish.held for finish in rig.port.finishes] == [made]
+    assert not rig.workshop.engine.alive
+    assert rig.port.outstanding == []
+
+
+async def test_closing_does_not_wait_for_a_hung_engine(make_rig):
+    rig = await make_rig(graceful_shutdown_timeout_s=6.5)
+    held = rig.offer("one", steps=1, hang_s=4.0)
+    await rig.port.until(lambda: rig.port.renewals(held))
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    await rig.core.aclose()
+    assert loop.time() - started < 3.0
+    assert rig.port.handed_back == [held]
+
+
+async def test_closing_an_idle_replica_is_quick_and_may_be_repeated(make_rig):
+    rig = await make_rig(port=FakeLeasePort(ask_wait_s=30))
+    await rig.port.until(lambda: rig.port.outstanding)
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    await rig.core.aclose()
+    await rig.core.aclose()
+    assert loop.time() - started < 1.0
+    assert rig.port.outstanding == []
+
+
+async def test_starting_is_announced_before_the_first_ask_and_preloading_comes_between(make_rig):
+    rig = await make_rig(preload=(PROBE, Endpoint("gone", "probe", Weights("missing"), "probe")))
+    await rig.port.until(lambda: rig.port.asks)
+    (presence,) = rig.port.presences
+    assert presence.stage is ReplicaStage.STARTING
+    assert (presence.replica_id, presence.pool) == ("replica-1", "pool")
+    assert rig.port.asks[0].hot == ("probe",)
+
+
+async def test_a_replica_starts_while_the_ingress_is_away(make_rig):
+    rig = await make_rig(port=FakeLeasePort(away=True))
+    await rig.port.until(lambda: rig.port.refused_calls > 3)
+    rig.port.away = False
+    assert (await rig.outcome(rig.offer("one", steps=1))).succeeded
+
+
+async def test_a_replica_whose_engine_ended_is_not_healthy(rig):
+    rig.core.check()
+    rig.workshop.engine.close(30)
+    with pytest.raises(Misconfigured, match="engine"):
+        rig.core.check()
+
+
+async def test_a_request_whose_engine_ends_under_it_may_be_tried_again(rig):
+    held = rig.offer("one", steps=1000, step_ms=5)
+    await rig.reported(held)
+    await asyncio.to_thread(rig.workshop.engine.close, 30)
+    failure = (await rig.outcome(held)).failure
+    assert (failure.code, failure.retryable) == ("replica_died", True)
+
+
+def test_the_time_to_close_in_leaves_serve_its_share():
+    assert ReplicaConfig(graceful_shutdown_timeout_s=20).close_within_s == 15
+    assert ReplicaConfig(graceful_shutdown_timeout_s=5).close_within_s > 0

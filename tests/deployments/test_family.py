@@ -1,0 +1,47 @@
+"""Finding families, and what importing them costs."""
+
+import subprocess
+import sys
+
+import pytest
+
+from deployments.families import FAMILIES
+from deployments.family import load_families, weights_name
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.errors import Misconfigured
+
+
+def test_families_are_found_by_their_path():
+    families = load_families({**FAMILIES, "probe": "tests.fakes.family:ProbeFamily"})
+    assert {name: family.name for name, family in families.items()} == {
+        **{name: name for name in FAMILIES},
+        "probe": "probe",
+    }
+
+
+@pytest.mark.parametrize("path", ["nowhere:Class", "deployments.flux:Nobody", "", "deployments"])
+def test_a_family_that_is_not_there_is_named(path):
+    with pytest.raises(Misconfigured, match="mine"):
+        load_families({"mine": path})
+
+
+def test_endpoints_share_weights_of_the_same_source_revision_and_type():
+    def name(source="a/b", revision="1", **options):
+        return weights_name(Endpoint("e", "flux", Weights(source, revision), "s", options=options))
+
+    assert name() == name(native_size=128)
+    assert len({name(), name("a/c"), name(revision="2"), name(dtype="float16")}) == 4
+
+
+def test_binding_a_pool_imports_no_torch():
+    modules = "deployments.replica, deployments.family, deployments.flux, tests.fakes.family"
+    code = f"""
+import sys
+import {modules}
+heavy = {{"torch", "diffusers", "transformers", "deployments.engine.engine"}} & set(sys.modules)
+sys.exit(f"imported: {{heavy}}" if heavy else 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,59 @@
+"""Which size is rendered for which."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.picture_size import Size, asked_size, rendered_size
+from serve_app.domain.errors import InvalidInput
+
+sides = st.integers(64, 2048)
+multiples = st.sampled_from([8, 16, 32])
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        ("square_hd", Size(1024, 1024)),
+        ("landscape_4_3", Size(1024, 768)),
+        ("portrait_16_9", Size(576, 1024)),
+        ({"width": 300, "height": 200}, Size(300, 200)),
+    ],
+)
+def test_an_input_names_a_preset_or_the_sides(value, size):
+    assert asked_size(value) == size
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(InvalidInput, match="circle"):
+        asked_size("circle")
+
+
+@given(sides, sides, multiples)
+def test_without_a_native_size_the_rendering_covers_what_is_asked_by_the_least(w, h, multiple):
+    rendered = rendered_size(Size(w, h), multiple, None)
+    for side, asked in ((rendered.width, w), (rendered.height, h)):
+        assert side % multiple == 0
+        assert asked <= side < asked + multiple
+
+
+@given(sides, sides, multiples)
+def test_a_native_size_is_the_longer_side(w, h, multiple):
+    rendered = rendered_size(Size(w, h), multiple, 128)
+    assert max(rendered.width, rendered.height) == 128
+    assert min(rendered.width, rendered.height) >= multiple
+    assert rendered.width % multiple == rendered.height % multiple == 0
+    assert (rendered.width >= rendered.height) or (h > w)
+
+
+@pytest.mark.parametrize(
+    ("preset", "size"),
+    [
+        ("square", Size(128, 128)),
+        ("landscape_4_3", Size(128, 96)),
+        ("portrait_4_3", Size(96, 128)),
+        ("landscape_16_9", Size(128, 64)),
+    ],
+)
+def test_presets_at_a_native_size_of_128(preset, size):
+    assert rendered_size(asked_size(preset), 32, 128) == size

@@ -1,0 +1,41 @@
+"""The deployment class under a real Serve."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def seen():
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.deployments.serving"],
+        capture_output=True,
+        text=True,
+        timeout=220,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    # Ray prints lines of its own.
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("{"))
+    return json.loads(line)
+
+
+def test_requests_end_as_they_should(seen):
+    assert seen["codes"] == {"ok": "succeeded", "bad": "pipeline_failed", "long": "cancelled"}
+
+
+def test_an_update_of_replicas_and_ingress_hands_back_what_runs(seen):
+    assert sorted(seen["handed_back"]) == ["a", "b", "c", "d"]
+
+
+def test_replicas_say_that_they_drain_and_which_actors_they_are(seen):
+    assert seen["stages"].count("draining") == 2
+    assert {len(actor_id) for actor_id in seen["actor_ids"]} == {32}

@@ -1,0 +1,9 @@
+"""Waiting for what no event tells."""
+
+import asyncio
+
+
+async def until(condition, timeout_s=30.0):
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)

@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+from serve_app.domain.endpoint import Endpoint, Weights
+
+FLUX = Endpoint(id="a/b", family="flux", weights=Weights("o/n", "f" * 40), schema="s")
+
+
+def test_equal_specifications_have_equal_digests() -> None:
+    assert (
+        replace(FLUX, options={"x": 1, "y": 2}).digest
+        == replace(FLUX, options={"y": 2, "x": 1}).digest
+    )
+
+
+def test_any_change_changes_the_digest() -> None:
+    others = [
+        replace(FLUX, weights=Weights("o/n", "e" * 40)),
+        replace(FLUX, defaults={"steps": 4}),
+        replace(FLUX, bounds={"steps": (1.0, 4.0)}),
+        replace(FLUX, options={"dtype": "float32"}),
+    ]
+    assert len({each.digest for each in (FLUX, *others)}) == 5
+
+
+def test_a_specification_crosses_processes() -> None:
+    assert pickle.loads(pickle.dumps(FLUX)).digest == FLUX.digest  # noqa: S301

@@ -1,0 +1,81 @@
+"""The shipped demo pipeline draws what prompts ask that its training never saw.
+
+The thresholds lie well below the measured figures in deployments/demo/flux/README.md, so that
+another torch or processor does not fail them and a broken model does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from diffusers import FluxPipeline  # noqa: E402
+
+from training import exam, shelf  # noqa: E402
+
+FOLDER = Path(__file__).parents[2] / "deployments" / "demo" / "flux"
+
+pytestmark = [
+    pytest.mark.engine,
+    # transformers and diffusers deprecate names of their own while they load.
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> FluxPipeline:
+    return shelf.take(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def regular(pipeline: FluxPipeline) -> dict[str, float]:
+    return _figures(pipeline, count=40, free_wording=False)
+
+
+@pytest.fixture(scope="module")
+def free(pipeline: FluxPipeline) -> dict[str, float]:
+    return _figures(pipeline, count=40, free_wording=True)
+
+
+def test_it_weighs_less_than_ten_megabytes() -> None:
+    assert shelf.size_bytes(FOLDER) < 10_000_000
+
+
+def test_it_is_a_plain_flux_pipeline_of_the_schnell_kind(pipeline: FluxPipeline) -> None:
+    assert type(pipeline) is FluxPipeline
+    assert not pipeline.transformer.config.guidance_embeds
+
+
+def test_it_draws_held_out_prompts(regular: dict[str, float]) -> None:
+    assert regular["colour"] >= 0.8
+    assert regular["shape"] >= 0.75
+    assert regular["relation"] >= 0.6
+    assert regular["background"] >= 0.85
+
+
+def test_it_understands_free_and_noisy_wording(free: dict[str, float]) -> None:
+    assert free["colour"] >= 0.7
+    assert free["shape"] >= 0.7
+
+
+def test_case_does_not_change_the_picture(pipeline: FluxPipeline) -> None:
+    lower, upper = exam.draw(pipeline, ["a red circle", "A RED Circle"], steps=4, seeds=[5, 5])
+    assert np.array_equal(np.asarray(lower), np.asarray(upper))
+
+
+def test_the_same_seed_draws_the_same_picture_and_another_seed_another(
+    pipeline: FluxPipeline,
+) -> None:
+    first, again, other = exam.draw(pipeline, ["a blue star"] * 3, steps=4, seeds=[1, 1, 2])
+    assert np.array_equal(np.asarray(first), np.asarray(again))
+    assert not np.array_equal(np.asarray(first), np.asarray(other))
+
+
+def _figures(pipeline: FluxPipeline, *, count: int, free_wording: bool) -> dict[str, float]:
+    questions = exam.set_questions(count, seed=31, free_wording=free_wording)
+    return exam.figures(exam.sit(pipeline, questions, steps=4))

@@ -1,0 +1,377 @@
+"""The engine over real pipelines: what interleaving must not change, and what it must."""
+
+import gc
+import threading
+
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler, HeunDiscreteScheduler
+from greenlet import GreenletExit
+
+from deployments.engine.engine import Engine
+from serve_app.domain.errors import (
+    Cancelled,
+    Misconfigured,
+    OutOfMemory,
+    PipelineFailed,
+    ReplicaDied,
+)
+from serve_app.domain.progress import Stage
+from tests.engine.calls import alone, call
+from tests.engine.tiny import tiny_flux, tiny_sdxl
+
+pytestmark = [
+    pytest.mark.engine,
+    # diffusers' discrete solvers and numpy 2
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+
+@pytest.fixture
+def engine():
+    with Engine("cpu", max_generations=4, threads=1) as engine:
+        yield engine
+
+
+@pytest.fixture(params=["flux", "sdxl", "sd3"])
+def pipeline(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_a_generation_alone_equals_a_plain_call_bit_for_bit(engine, pipeline):
+    engine.add("it", pipeline)
+    made = engine.submit(pipeline="it", **call()).result(60)
+    assert torch.equal(made.images, alone(pipeline))
+
+
+def test_interleaved_generations_give_each_what_it_gets_alone(engine, pipeline):
+    engine.add("it", pipeline)
+    wishes = [
+        {"prompt": "a red circle", "seed": 1, "steps": 3},
+        {"prompt": "a blue square", "seed": 2, "steps": 5},
+        {"prompt": "a green circle", "seed": 3, "steps": 2},
+    ]
+    running = [engine.submit(pipeline="it", **call(**wish)) for wish in wishes]
+    made = [generation.result(60).images for generation in running]
+    for wish, images in zip(wishes, made, strict=True):
+        assert torch.equal(images, alone(pipeline, **wish))
+
+
+@pytest.mark.parametrize("solver", [DPMSolverMultistepScheduler, HeunDiscreteScheduler])
+def test_solvers_that_remember_earlier_steps_do_not_see_each_others(engine, solver):
+    pipeline = tiny_sdxl(solver())
+    engine.add("it", pipeline)
+    running = [engine.submit(pipeline="it", **call(seed=seed, steps=4)) for seed in (1, 2)]
+    for seed, generation in zip((1, 2), running, strict=True):
+        assert torch.equal(generation.result(60).images, alone(pipeline, seed=seed, steps=4))
+
+
+def test_steps_of_two_generations_take_turns(engine, flux):
+    engine.add("it", flux)
+    order = []
+    engine.add("gate", Gate())
+    gate = engine.submit(pipeline="gate")  # both are in the inbox before either begins
+    running = [
+        engine.submit(
+            pipeline="it", on_progress=lambda p, n=n: order.append((n, p)), **call(steps=4)
+        )
+        for n in (1, 2)
+    ]
+    Gate.opened.set()
+    for generation in [gate, *running]:
+        generation.result(60)
+    steps = [n for n, progress in order if progress.stage is Stage.DENOISING and progress.step]
+    assert steps == [1, 2, 1, 2, 1, 2, 1, 2]
+
+
+def test_different_pipelines_interleave_in_one_engine(engine, flux, sdxl):
+    engine.add("flux", flux)
+    engine.add("sdxl", sdxl)
+    one = engine.submit(pipeline="flux", **call())
+    two = engine.submit(pipeline="sdxl", **call())
+    assert torch.equal(one.result(60).images, alone(flux))
+    assert torch.equal(two.result(60).images, alone(sdxl))
+
+
+def test_the_same_seed_gives_the_same_picture_and_another_seed_another(engine, flux):
+    engine.add("it", flux)
+    one, again, other = (
+        engine.submit(pipeline="it", **call(seed=seed)).result(60).images for seed in (7, 7, 8)
+    )
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_cancelling_one_leaves_the_others_and_later_plain_calls_unaffected(engine, flux):
+    engine.add("it", flux)
+
+    def cancel_in_the_middle(progress):
+        if progress.stage is Stage.DENOISING and progress.step == 2:
+            doomed.cancel()
+
+    other = engine.submit(pipeline="it", **call(seed=2, steps=6))
+    doomed = engine.submit(
+        pipeline="it", on_progress=cancel_in_the_middle, **call(seed=1, steps=1000)
+    )
+    with pytest.raises(Cancelled):
+        doomed.result(60)
+    assert doomed.steps_done == 2
+    assert torch.equal(other.result(60).images, alone(flux, seed=2, steps=6))
+    after = engine.submit(pipeline="it", **call(seed=3)).result(60)
+    assert torch.equal(after.images, alone(flux, seed=3))
+
+
+def test_cancelling_before_the_first_turn_runs_nothing(engine, flux):
+    engine.add("it", flux)
+    told = []
+    engine.add("gate", Gate())
+    gate = engine.submit(pipeline="gate")
+    doomed = engine.submit(pipeline="it", on_progress=told.append, **call())
+    doomed.cancel()
+    Gate.opened.set()
+    with pytest.raises(Cancelled):
+        doomed.result(60)
+    gate.result(60)
+    assert told == []
+
+
+def test_progress_counts_every_step_and_never_goes_back(engine, pipeline):
+    engine.add("it", pipeline)
+    told = []
+    generation = engine.submit(pipeline="it", on_progress=told.append, **call(steps=4))
+    generation.result(60)
+    stages = [Stage.ENCODING_TEXT, Stage.DENOISING, Stage.DECODING]
+    places = [(stages.index(p.stage), p.step) for p in told]
+    assert places == sorted(places)
+    assert [p.step for p in told if p.stage is Stage.DENOISING] == [0, 1, 2, 3, 4]
+    assert {p.steps for p in told if p.stage is Stage.DENOISING} == {4}
+    assert told[-1].stage is Stage.DECODING
+    assert generation.steps_done == 4
+
+
+def test_an_error_reaches_its_caller_and_nobody_else(engine, flux):
+    engine.add("it", flux)
+    good = engine.submit(pipeline="it", **call(steps=5))
+    bad = engine.submit(pipeline="it", **call(prompt=3))
+    with pytest.raises(ValueError, match="prompt"):
+        bad.result(60)
+    assert torch.equal(good.result(60).images, alone(flux, steps=5))
+
+
+def test_an_error_in_a_listener_harms_nobody(engine, flux, caplog):
+    engine.add("it", flux)
+
+    def listener(progress):
+        raise ZeroDivisionError
+
+    made = engine.submit(pipeline="it", on_progress=listener, **call()).result(60)
+    assert torch.equal(made.images, alone(flux))
+    assert "listener" in caplog.text
+
+
+def test_gradients_stay_off_when_another_generation_ends(engine, flux):
+    engine.add("it", flux)
+    short = engine.submit(pipeline="it", **call(steps=1))
+    long = engine.submit(pipeline="it", **call(steps=6))
+    short.result(60)
+    assert not long.result(60).images.requires_grad
+
+
+def test_the_pipeline_that_was_added_is_as_it_was(engine):
+    pipeline = tiny_flux()
+    before = dict(vars(pipeline))
+    engine.add("it", pipeline)
+    engine.submit(pipeline="it", **call()).result(60)
+    assert vars(pipeline) == before
+    assert pipeline.scheduler.begin_index is None
+
+
+def test_a_pipeline_that_was_never_added_is_refused(engine):
+    with pytest.raises(Misconfigured, match="nothing"):
+        engine.submit(pipeline="nothing")
+
+
+def test_closing_ends_what_runs_and_what_waits(flux):
+    engine = Engine("cpu", max_generations=1, threads=1)
+    engine.start()
+    engine.add("it", flux)
+    running = [engine.submit(pipeline="it", **call(steps=1000)) for _ in range(3)]
+    engine.close(60)
+    for generation in running:
+        with pytest.raises(Cancelled):
+            generation.result(1)
+    assert not engine.alive
+    with pytest.raises(ReplicaDied):
+        engine.submit(pipeline="it", **call())
+
+
+def test_hundreds_of_aborted_generations_leave_memory_flat(engine):
+    engine.add("it", tiny_flux())
+
+    def abort(count):
+        for seed in range(count):
+            doomed = engine.submit(pipeline="it", **call(seed=seed, steps=50))
+            doomed.add_done_callback(lambda _: None)
+            if seed % 2:
+                until_it_steps(doomed)
+            doomed.cancel()
+            with pytest.raises(Cancelled):
+                doomed.result(60)
+
+    abort(20)
+    before = live_tensors()
+    abort(200)
+    assert live_tensors() <= before + 20
+
+
+def test_failed_generations_let_go_of_their_tensors_while_the_error_is_kept(engine, flux):
+    engine.add("it", flux)
+    engine.submit(pipeline="it", **call()).result(60)
+    before = live_tensors()
+
+    def fail(pipeline, step, timestep, tensors):
+        raise ZeroDivisionError
+
+    errors = []
+    for _ in range(10):
+        doomed = engine.submit(pipeline="it", callback_on_step_end=fail, **call())
+        with pytest.raises(ZeroDivisionError) as caught:
+            doomed.result(60)
+        errors.append(caught.value)
+    del doomed
+    assert live_tensors() <= before + 5
+
+
+def until_it_steps(generation):
+    while generation.steps_done == 0:
+        if generation.done():
+            return
+
+
+def live_tensors():
+    gc.collect()
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+
+class Gate:
+    """A pipeline that holds the engine's thread until it is opened."""
+
+    opened = threading.Event()
+
+    def __call__(self):
+        assert Gate.opened.wait(60)
+        Gate.opened.clear()
+
+
+class Raises:
+    """A pipeline that raises what it is told to, before its first step."""
+
+    def __call__(self, error):
+        raise error
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GreenletExit()])
+def test_what_would_end_a_process_ends_one_generation(engine, flux, error):
+    engine.add("it", flux)
+    engine.add("raises", Raises())
+    with pytest.raises(PipelineFailed, match=type(error).__name__):
+        engine.submit(pipeline="raises", error=error).result(60)
+    assert torch.equal(engine.submit(pipeline="it", **call()).result(60).images, alone(flux))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"),
+    ],
+)
+def test_running_out_of_memory_is_told_as_that(engine, error):
+    engine.add("raises", Raises())
+    with pytest.raises(OutOfMemory):
+        engine.submit(pipeline="raises", error=error).result(60)
+
+
+def test_a_real_allocation_that_is_too_large_is_out_of_memory(engine):
+    engine.add("it", lambda: torch.empty(2**60))
+    with pytest.raises(OutOfMemory):
+        engine.submit(pipeline="it").result(60)
+
+
+class Stubborn:
+    """A pipeline that catches everything and goes on."""
+
+    def __init__(self):
+        self.transformer = torch.nn.Identity()
+        self.caught = 0
+
+    def __call__(self):
+        while True:
+            try:
+                self.transformer(torch.zeros(1))
+            except BaseException:
+                self.caught += 1
+
+
+def test_a_pipeline_that_catches_everything_can_be_cancelled(engine, flux):
+    engine.add("it", flux)
+    engine.add("stubborn", Stubborn())
+    stubborn = engine.submit(pipeline="stubborn")
+    other = engine.submit(pipeline="it", **call())
+    until_it_steps(stubborn)
+    stubborn.cancel()
+    with pytest.raises(Cancelled):
+        stubborn.result(60)
+    assert torch.equal(other.result(60).images, alone(flux))
+
+
+class Broken(torch.nn.Module):
+    def forward(self, _):
+        raise ArithmeticError("The denoiser is broken.")
+
+
+class Careful:
+    """A pipeline that tidies up behind a failing denoiser."""
+
+    tidied = False
+
+    def __init__(self):
+        self.transformer = Broken()
+
+    def __call__(self):
+        try:
+            self.transformer(torch.zeros(1))
+        finally:
+            Careful.tidied = True
+
+
+def test_a_failing_denoiser_raises_where_the_pipeline_called_it(engine):
+    engine.add("it", Careful())
+    with pytest.raises(ArithmeticError, match="broken"):
+        engine.submit(pipeline="it").result(60)
+    assert Careful.tidied
+
+
+def test_an_urgent_generation_overtakes_and_the_other_still_ends(engine):
+    engine.add("it", Loop())
+    engine.add("gate", Gate())
+    gate = engine.submit(pipeline="gate")
+    order = []
+    slow = engine.submit(pipeline="it", steps=20, priority=0)
+    urgent = engine.submit(pipeline="it", steps=20, priority=2)
+    slow.add_done_callback(lambda _: order.append("slow"))
+    urgent.add_done_callback(lambda _: order.append("urgent"))
+    Gate.opened.set()
+    for generation in (gate, slow, urgent):
+        generation.result(60)
+    assert order == ["urgent", "slow"]
+
+
+class Loop:
+    def __init__(self):
+        self.transformer = torch.nn.Identity()
+
+    def __call__(self, steps):
+        for _ in range(steps):
+            self.transformer(torch.zeros(1))

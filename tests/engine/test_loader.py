@@ -1,0 +1,139 @@
+"""Loading from directories: what works, what is refused, and what the messages say."""
+
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+
+from deployments.engine.loader import load_pipeline
+from serve_app.domain.endpoint import Weights
+from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+from tests.engine.calls import alone
+from tests.engine.tiny import save_tiny_flux
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return save_tiny_flux(tmp_path_factory.mktemp("saved") / "flux")
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "flux")
+
+
+def rewrite(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def refused(folder, match, **more):
+    with pytest.raises(WeightsUnavailable, match=match):
+        load_pipeline(Weights(str(folder)), **more)
+
+
+def test_a_saved_pipeline_is_loaded_and_draws_the_same(folder, flux):
+    loaded = load_pipeline(Weights(str(folder)))
+    loaded.set_progress_bar_config(disable=True)
+    torch.testing.assert_close(alone(loaded), alone(flux))
+
+
+def test_the_dtype_is_the_one_asked_for(folder):
+    assert load_pipeline(Weights(str(folder)), dtype="bfloat16").transformer.dtype == torch.bfloat16
+
+
+def test_an_unknown_dtype_is_refused(folder):
+    with pytest.raises(Misconfigured, match="int3"):
+        load_pipeline(Weights(str(folder)), dtype="int3")
+
+
+def test_a_missing_directory_is_named(tmp_path):
+    refused(tmp_path / "nowhere", "nowhere does not exist")
+
+
+def test_a_directory_that_is_no_pipeline_is_told(tmp_path):
+    refused(tmp_path, r"model_index\.json")
+
+
+def test_a_broken_index_is_told(folder):
+    (folder / "model_index.json").write_text("{")
+    refused(folder, "not JSON")
+
+
+def test_a_pipeline_class_that_diffusers_lacks_is_refused(folder):
+    rewrite(folder / "model_index.json", _class_name="NobodysPipeline")
+    refused(folder, "NobodysPipeline")
+
+
+def test_a_pipeline_of_the_repositorys_own_code_is_refused_and_not_run(folder, tmp_path):
+    ran = tmp_path / "ran"
+    (folder / "mine.py").write_text(f"open({str(ran)!r}, 'w')\nclass Mine: pass\n")
+    rewrite(folder / "model_index.json", _class_name=["mine", "Mine"])
+    refused(folder, "not run")
+    assert not ran.exists()
+
+
+def test_a_component_of_the_repositorys_own_code_is_refused_and_not_run(folder, tmp_path):
+    ran = tmp_path / "ran"
+    (folder / "transformer" / "mine.py").write_text(f"open({str(ran)!r}, 'w')\nclass Mine: pass\n")
+    rewrite(folder / "model_index.json", transformer=["mine", "Mine"])
+    refused(folder, r"mine\.Mine")
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    "component",
+    [["os", "system"], ["subprocess", "Popen"], ["builtins", "eval"], ["torch", "load"]],
+)
+def test_components_come_from_no_other_library(folder, component):
+    rewrite(folder / "model_index.json", transformer=component)
+    refused(folder, "not run")
+
+
+def test_pickled_weights_are_refused_and_not_read(folder, tmp_path):
+    ran = tmp_path / "ran"
+
+    class Bomb:
+        def __reduce__(self):
+            return open, (str(ran), "w")
+
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.unlink()
+    (folder / "transformer" / "diffusion_pytorch_model.bin").write_bytes(pickle.dumps(Bomb()))
+    refused(folder, "pickle")
+    assert not ran.exists()
+
+
+def test_a_component_without_weights_is_named(folder):
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    refused(folder, "vae is missing")
+
+
+def test_damaged_weights_are_told(folder):
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
+    refused(folder, "cannot be loaded")
+
+
+@pytest.mark.parametrize("revision", [None, "main", "abc123", COMMIT[:-1]])
+def test_weights_from_the_hub_need_a_commit(revision):
+    with pytest.raises(Misconfigured, match="commit"):
+        load_pipeline(Weights("somebody/something", revision))
+
+
+def test_weights_that_the_hub_does_not_give_are_named(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsUnavailable, match="somebody/something"):
+        load_pipeline(Weights("somebody/something", COMMIT))
+
+
+def test_what_is_neither_a_directory_nor_a_hub_name_is_refused():
+    refused("../up/and/away", "does not exist")

@@ -1,0 +1,84 @@
+"""Pictures from tensors, and files from pictures."""
+
+from io import BytesIO
+
+import pytest
+import torch
+from PIL import Image
+
+from deployments.engine.media import encode, fit, to_pictures
+from serve_app.domain.errors import Unsupported
+
+pytestmark = pytest.mark.engine
+
+
+def halves(width, height):
+    """Left half red, right half blue."""
+    pixels = torch.zeros(1, 3, height, width)
+    pixels[:, 0, :, : width // 2] = 1
+    pixels[:, 2, :, width // 2 :] = 1
+    return pixels
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_a_tensor_becomes_its_picture(dtype):
+    (picture,) = to_pictures(halves(8, 4).to(dtype))
+    assert picture.size == (8, 4)
+    assert picture.getpixel((0, 0)) == (255, 0, 0)
+    assert picture.getpixel((7, 3)) == (0, 0, 255)
+
+
+def test_values_outside_of_the_range_are_clipped():
+    (picture,) = to_pictures(torch.tensor([-1.0, 0.5, 2.0]).view(1, 3, 1, 1))
+    assert picture.getpixel((0, 0)) == (0, 128, 255)
+
+
+def test_each_of_several_becomes_a_picture():
+    assert len(to_pictures(torch.rand(3, 3, 4, 4))) == 3
+
+
+@pytest.mark.parametrize(
+    ("media_type", "name"),
+    [("image/png", "PNG"), ("image/jpeg", "JPEG"), ("image/webp", "WEBP")],
+)
+def test_a_file_is_of_the_asked_type_and_says_nothing_else(media_type, name):
+    (picture,) = to_pictures(halves(16, 16))
+    with Image.open(BytesIO(encode(picture, media_type))) as read:
+        assert read.format == name
+        assert read.size == (16, 16)
+        assert not read.getexif()
+        assert set(read.info) <= {"jfif", "jfif_version", "jfif_unit", "jfif_density", "loop",
+                                  "background", "timestamp", "duration"}  # fmt: skip
+        red, _, blue = read.convert("RGB").getpixel((2, 8))
+    assert red > 240
+    assert blue < 15
+
+
+def test_png_keeps_every_pixel():
+    (picture,) = to_pictures(torch.rand(1, 3, 9, 7))
+    with Image.open(BytesIO(encode(picture, "image/png"))) as read:
+        assert read.tobytes() == picture.tobytes()
+
+
+def test_what_is_no_picture_is_refused():
+    with pytest.raises(Unsupported, match="video/mp4"):
+        encode(Image.new("RGB", (1, 1)), "video/mp4")
+
+
+@pytest.mark.parametrize("asked", [(100, 60), (60, 100), (64, 64), (31, 97), (1024, 768)])
+def test_fitting_gives_exactly_the_asked_size(asked):
+    (picture,) = to_pictures(halves(64, 64))
+    assert fit(picture, *asked).size == asked
+
+
+def test_fitting_crops_the_middle_without_resampling_when_it_is_large_enough():
+    (picture,) = to_pictures(torch.rand(1, 3, 16, 32))
+    fitted = fit(picture, 32, 10)
+    assert fitted.tobytes() == picture.crop((0, 3, 32, 13)).tobytes()
+
+
+def test_fitting_keeps_the_shape_of_things():
+    (picture,) = to_pictures(halves(64, 32))
+    fitted = fit(picture, 200, 200)
+    assert fitted.getpixel((90, 100))[0] > 240
+    assert fitted.getpixel((110, 100))[2] > 240

@@ -1,0 +1,56 @@
+"""API keys in memory: the same port and the same refusals as PostgreSQL's."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from serve_app.domain.errors import Unauthenticated
+from serve_app.domain.ports import Clock
+from serve_app.tenants.credential import Credential, from_header, new_credential
+from serve_app.tenants.keys import API, Identity, KeyInfo
+
+
+class FakeKeyRing:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._keys: dict[str, tuple[bytes, KeyInfo]] = {}
+
+    async def authenticate(self, header: str | None) -> Identity:
+        credential = from_header(header)
+        digest, info = self._keys.get(credential.id, (b"", None))
+        if info is None or digest != credential.digest or info.revoked_at is not None:
+            raise Unauthenticated("The API key is not valid.")
+        if info.expires_at is not None and self._clock.now() >= info.expires_at:
+            raise Unauthenticated("The API key has expired.")
+        return Identity(info.id, info.tenant, info.scopes)
+
+    async def create(
+        self,
+        tenant: str,
+        *,
+        name: str = "",
+        scopes: frozenset[str] = frozenset({API}),
+        expires_at: datetime | None = None,
+        credential: Credential | None = None,
+    ) -> Credential:
+        made = credential or new_credential()
+        info = KeyInfo(made.id, tenant, scopes, name, self._clock.now(), expires_at)
+        self._keys[made.id] = (made.digest, info)
+        return made
+
+    async def list(self, tenant: str) -> Sequence[KeyInfo]:
+        return [info for _, info in self._keys.values() if info.tenant == tenant]
+
+    async def revoke(self, key_id: str) -> bool:
+        if key_id not in self._keys:
+            return False
+        digest, info = self._keys[key_id]
+        if info.revoked_at is None:
+            self._keys[key_id] = (digest, replace(info, revoked_at=self._clock.now()))
+        return True
+
+    async def any(self) -> builtins.bool:
+        return bool(self._keys)

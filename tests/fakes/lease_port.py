@@ -1,0 +1,147 @@
+"""The replica's side of the queue, in memory and programmable: it records what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass, field
+
+from serve_app.domain.errors import Unavailable
+from serve_app.domain.lease import (
+    Ask,
+    Finish,
+    Held,
+    Lease,
+    Presence,
+    Report,
+    ReportReply,
+    Signal,
+    Verdict,
+    Work,
+)
+
+
+@dataclass
+class Outstanding:
+    """An ask that waits for its answer."""
+
+    ask: Ask
+    answer: asyncio.Future[Work]
+
+
+@dataclass
+class FakeLeasePort:
+    """Keeps ``LeasePort``'s promises to one replica: an ask waits at most ``ask_wait_s``, and only
+    the holder of a lease can write. ``away`` makes every call fail."""
+
+    ask_wait_s: float = 5.0
+    away: bool = False
+    presences: list[Presence] = field(default_factory=list)
+    asks: list[Ask] = field(default_factory=list)
+    reports: list[tuple[float, Report]] = field(default_factory=list)  # loop time, report
+    finishes: list[Finish] = field(default_factory=list)
+    handed_back: list[Held] = field(default_factory=list)
+    refused_calls: int = 0
+    most_outstanding: int = 0
+    cancelled: set[Held] = field(default_factory=set)
+    fenced: set[Held] = field(default_factory=set)
+    _waiting: deque[Lease] = field(default_factory=deque)
+    _outstanding: list[Outstanding] = field(default_factory=list)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    # What a test does
+
+    def offer(self, *leases: Lease) -> None:
+        self._waiting.extend(leases)
+        self._serve()
+
+    def signal(self, *signals: Signal) -> None:
+        """Tell the replica in the answer to an ask that is outstanding now."""
+        for outstanding in self._outstanding:
+            if not outstanding.answer.done():
+                outstanding.answer.set_result(Work(signals=signals))
+                return
+        raise AssertionError("No ask is outstanding.")
+
+    async def finished(self, count: int, timeout_s: float = 30.0) -> list[Finish]:
+        await self.until(lambda: len(self.finishes) >= count, timeout_s)
+        return self.finishes
+
+    async def until(self, condition, timeout_s: float = 30.0) -> None:
+        """Wait for a condition on what was recorded, looked at whenever something is."""
+        async with asyncio.timeout(timeout_s):
+            while not condition():
+                self._changed.clear()
+                await self._changed.wait()
+
+    def renewals(self, held: Held) -> list[float]:
+        """When the lease was renewed, on the loop's clock."""
+        return [at for at, report in self.reports if held in report.renewals]
+
+    @property
+    def outstanding(self) -> list[Ask]:
+        return [one.ask for one in self._outstanding]
+
+    # The port
+
+    async def announce(self, presence: Presence) -> None:
+        self._answerable()
+        self.presences.append(presence)
+        self._changed.set()
+
+    async def ask(self, ask: Ask) -> Work:
+        self._answerable()
+        mine = Outstanding(ask, asyncio.get_running_loop().create_future())
+        self._outstanding.append(mine)
+        self.asks.append(ask)
+        open_asks = sum(not one.answer.done() for one in self._outstanding)
+        self.most_outstanding = max(self.most_outstanding, open_asks)
+        self._serve()
+        self._changed.set()
+        try:
+            async with asyncio.timeout(self.ask_wait_s):
+                return await mine.answer
+        except TimeoutError:
+            return Work()
+        finally:
+            self._outstanding.remove(mine)
+            self._changed.set()
+
+    async def report(self, report: Report) -> ReportReply:
+        self._answerable()
+        self.reports.append((asyncio.get_running_loop().time(), report))
+        self._changed.set()
+        named = set(report.renewals)
+        return ReportReply(
+            cancelled=tuple(self.cancelled & named), fenced=tuple(self.fenced & named)
+        )
+
+    async def finish(self, finish: Finish) -> Verdict:
+        self._answerable()
+        if finish.held in self.fenced:
+            self._changed.set()
+            return Verdict.FENCED
+        self.finishes.append(finish)
+        self._changed.set()
+        return Verdict.ACCEPTED
+
+    async def hand_back(self, held: Held, replica_id: str, reason: str) -> Verdict:
+        self._answerable()
+        if held in self.fenced:
+            return Verdict.FENCED
+        self.handed_back.append(held)
+        self._changed.set()
+        return Verdict.ACCEPTED
+
+    def _answerable(self) -> None:
+        if self.away:
+            self.refused_calls += 1
+            self._changed.set()
+            raise Unavailable("The ingress is away.")
+
+    def _serve(self) -> None:
+        for outstanding in self._outstanding:
+            count = min(outstanding.ask.slots, len(self._waiting))
+            if count and not outstanding.answer.done():
+                leases = tuple(self._waiting.popleft() for _ in range(count))
+                outstanding.answer.set_result(Work(leases=leases))

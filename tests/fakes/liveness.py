@@ -1,0 +1,13 @@
+"""Who is dead, as a test says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class FakeLiveness:
+    def __init__(self) -> None:
+        self.buried: set[str] = set()
+
+    async def dead(self, actor_ids: Sequence[str]) -> frozenset[str]:
+        return frozenset(self.buried.intersection(actor_ids))

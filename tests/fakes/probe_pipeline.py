@@ -1,0 +1,46 @@
+"""The pipeline of ``ProbeFamily``. Apart, because it needs torch."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from tests.fakes.family import end_process
+
+
+class ProbeDenoiser(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(1))
+
+    def forward(self, latents: torch.Tensor, blocks_s: float) -> torch.Tensor:
+        if blocks_s:
+            time.sleep(blocks_s)
+        return latents * self.gain
+
+
+class ProbePipeline:
+    """A denoising loop around a module that only waits. Returns the steps that it made."""
+
+    def __init__(self) -> None:
+        self.transformer = ProbeDenoiser()
+
+    def __call__(
+        self,
+        *,
+        num_inference_steps: int,
+        step_s: float,
+        crash_at_step: int | None,
+        hang_s: float,
+        fail: str | None,
+    ) -> int:
+        if num_inference_steps:
+            latents = torch.zeros(1)
+            for step in range(1, num_inference_steps + 1):
+                if step == crash_at_step:
+                    end_process()
+                latents = self.transformer(latents, step_s + (hang_s if step == 1 else 0))
+        if fail is not None:
+            raise ValueError(fail)
+        return num_inference_steps

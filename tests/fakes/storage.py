@@ -1,0 +1,66 @@
+"""Artifacts in memory: the same port and the same refusals as a directory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.errors import ArtifactNotFound, Forbidden, StorageUnavailable, TooLarge
+from serve_app.domain.ports import Clock
+from serve_app.storage import keys
+from serve_app.storage.tickets import TicketSigner
+
+CHUNK_BYTES = 64 * 1024
+
+
+class FakeStorage:
+    def __init__(
+        self, signing_key: bytes, internal_url: str, clock: Clock, max_bytes: int | None = None
+    ) -> None:
+        self.tickets = TicketSigner(signing_key, internal_url, clock)
+        self.objects: dict[str, bytes] = {}
+        self.away: StorageUnavailable | None = None  # set it, and every call fails with it
+        self._max_bytes = max_bytes
+
+    def ticket(self, key: str, media_type: str, max_bytes: int, valid_s: float) -> UploadTicket:
+        return self.tickets.sign(key, media_type, max_bytes, valid_s)
+
+    async def put(self, key: str, media_type: str, chunks: AsyncIterator[bytes]) -> int:
+        self._check(key)
+        content = bytearray()
+        async for chunk in chunks:
+            content += chunk
+            if self._max_bytes is not None and len(content) > self._max_bytes:
+                raise TooLarge(f"The artifact is larger than the {self._max_bytes} bytes allowed.")
+        there = self.objects.setdefault(key, bytes(content))
+        if there != content:
+            raise Forbidden("This artifact was already uploaded with other content.")
+        return len(content)
+
+    async def size(self, key: str) -> int:
+        return len(self._get(key))
+
+    async def read(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
+        content = self._get(key)[start:end]
+        for at in range(0, len(content), CHUNK_BYTES):
+            yield content[at : at + CHUNK_BYTES]
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self.objects.pop(key, None)
+
+    async def check(self) -> None:
+        if self.away is not None:
+            raise self.away
+
+    def _get(self, key: str) -> bytes:
+        self._check(key)
+        if key not in self.objects:
+            raise ArtifactNotFound("No such artifact.")
+        return self.objects[key]
+
+    def _check(self, key: str) -> None:
+        if self.away is not None:
+            raise self.away
+        if not keys.valid(key):
+            raise ArtifactNotFound("No such artifact.")

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+from blockbuster import blockbuster_ctx
+
+from tests.ingress.house import House, built
+
+
+@pytest.fixture(autouse=True)
+def nothing_blocks() -> Iterator[None]:
+    """A call that blocks the event loop fails the test."""
+    with blockbuster_ctx("serve_app"):
+        yield
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    async with built() as house:
+        yield house
+
+
+@pytest.fixture
+async def idle() -> AsyncIterator[House]:
+    """Without a replica: what is submitted stays queued."""
+    async with built(replica=False) as house:
+        yield house
+
+
+@pytest.fixture
+async def client(house: House) -> AsyncIterator[httpx.AsyncClient]:
+    async with house.client() as client:
+        yield client
+
+
+@pytest.fixture
+async def idle_client(idle: House) -> AsyncIterator[httpx.AsyncClient]:
+    async with idle.client() as client:
+        yield client

@@ -1,0 +1,108 @@
+"""A whole ingress over fakes, with a replica that does what the input says."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+
+from serve_app.catalog.catalog import load
+from serve_app.domain.ports import Clock
+from serve_app.ingress.app import create_app
+from serve_app.ingress.core import Core
+from serve_app.ingress.ids import RequestIds
+from serve_app.ingress.pools import PoolMap
+from serve_app.ingress.readiness import Readiness
+from serve_app.ingress.terms import CatalogTerms
+from serve_app.queue.limits import QueueLimits
+from serve_app.settings import Config, PoolConfig
+from serve_app.telemetry.clock import SystemClock
+from serve_app.telemetry.metrics import Metrics
+from serve_app.tenants.keys import ADMIN, API
+from tests.fakes.keyring import FakeKeyRing
+from tests.fakes.liveness import FakeLiveness
+from tests.fakes.queue import FakeQueue
+from tests.fakes.storage import FakeStorage
+from tests.ingress.replica import ScriptedReplica
+
+MODELS = Path(__file__).with_name("models.yaml")
+ORIGIN = "http://testserver"
+CATALOG = load(MODELS, demo=True, demo_dir=Path("/demo"))  # here, because reading a file blocks
+
+
+@dataclass
+class House:
+    app: Starlette
+    core: Core
+    queue: FakeQueue
+    storage: FakeStorage
+    keys: FakeKeyRing
+    replica: ScriptedReplica
+    key: str  # of the tenant `default`, with all scopes
+    weak_key: str  # of the same tenant, with `api` only
+    other_key: str  # of the tenant `other`
+
+    def client(self, key: str | None = None) -> httpx.AsyncClient:
+        """Speaks to the application in this process, with the strongest key unless told."""
+        transport = httpx.ASGITransport(self.app)
+        headers = {"Authorization": f"Key {key or self.key}"}
+        return httpx.AsyncClient(transport=transport, base_url=ORIGIN, headers=headers)
+
+
+@asynccontextmanager
+async def built(
+    *,
+    clock: Clock | None = None,
+    pools: Mapping[str, PoolConfig] | None = None,
+    replica: bool = True,
+    room: Any = None,
+    limits: QueueLimits | None = None,
+    **settings: Any,
+) -> AsyncIterator[House]:
+    """Started and, at the end, closed."""
+    clock = clock or SystemClock()
+    config = Config(**{"gpus": 0, "max_body_bytes": 1 << 20} | settings)
+    storage = FakeStorage(b"k" * 32, ORIGIN, clock)
+    terms = CatalogTerms(CATALOG, storage, config.max_artifact_bytes)
+    queue = FakeQueue(clock, terms, limits or QueueLimits(), FakeLiveness())
+    keys = FakeKeyRing(clock)
+    core = Core(
+        config=config,
+        catalog=CATALOG,
+        queue=queue,
+        storage=storage,
+        keys=keys,
+        clock=clock,
+        new_id=RequestIds(clock),
+        pools=PoolMap(pools),
+        readiness=Readiness({"storage": storage.check}, clock),
+        metrics=Metrics(CollectorRegistry()),
+        tickets=storage.tickets,
+        room=room,
+    )
+    app = create_app()
+    app.state.core = core
+    house = House(
+        app=app,
+        core=core,
+        queue=queue,
+        storage=storage,
+        keys=keys,
+        replica=ScriptedReplica(queue, storage),
+        key=str(await keys.create("default", scopes=frozenset({API, ADMIN}))),
+        weak_key=str(await keys.create("default")),
+        other_key=str(await keys.create("other", scopes=frozenset({API, ADMIN}))),
+    )
+    if replica:
+        await house.replica.start()
+    try:
+        yield house
+    finally:
+        await core.background.join()
+        await house.replica.aclose()

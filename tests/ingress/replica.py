@@ -1,0 +1,104 @@
+"""A replica that does what a request's input says, for tests of the ingress."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from serve_app.domain.artifact import Artifact
+from serve_app.domain.errors import Cancelled
+from serve_app.domain.lease import Ask, Finish, Held, Lease, Report, SignalKind
+from serve_app.domain.outcome import Failure, Outcome, Usage
+from serve_app.domain.ports import LeasePort, Storage
+from serve_app.domain.progress import Progress, Stage
+
+REPLICA = "replica-1"
+LEAST_REPORTED_S = 0.05
+
+
+class ScriptedReplica:
+    """Reads its orders in the input, all optional: ``sleep_s``, ``fail`` (code), ``field``,
+    ``retryable``, ``artifacts`` (how many), ``content`` (of each), ``echo``."""
+
+    def __init__(self, queue: LeasePort, storage: Storage, pool: str = "studio") -> None:
+        self._queue = queue
+        self._storage = storage
+        self._pool = pool
+        self._running: dict[Held, asyncio.Task[None]] = {}
+        self._loop: asyncio.Task[None] | None = None
+        self.ran: list[str] = []  # ids of requests, as they began
+        self.stopped: list[str] = []  # those that were cancelled while they ran
+
+    async def start(self) -> None:
+        self._loop = asyncio.create_task(self._serve())
+
+    async def aclose(self) -> None:
+        pending = {task for task in (self._loop, *self._running.values()) if task is not None}
+        while pending:
+            # Again and again: `wait_for` of Python 3.11 loses a cancel that comes with a wake-up.
+            for task in pending:
+                task.cancel()
+            _, pending = await asyncio.wait(pending, timeout=0.1)
+
+    async def _serve(self) -> None:
+        while True:
+            held = tuple(self._running)
+            slots = 256 - len(held)
+            work = await self._queue.ask(Ask(REPLICA, "actor-1", self._pool, slots, held))
+            for lease in work.leases:
+                self._running[lease.held] = asyncio.create_task(self._run(lease))
+            for signal in work.signals:
+                if signal.kind is SignalKind.CANCEL and signal.held in self._running:
+                    self._running.pop(signal.held).cancel()
+                    await self._cancelled(signal.held)
+
+    async def _run(self, lease: Lease) -> None:
+        held, orders = lease.held, lease.input
+        self.ran.append(lease.request_id)
+        sleep_s = float(orders.get("sleep_s", 0))
+        if sleep_s >= LEAST_REPORTED_S:
+            progress = Progress(Stage.DENOISING, 1, 4)
+            await self._queue.report(Report(REPLICA, (held,), ((held, progress),)))
+            await asyncio.sleep(sleep_s)
+        outcome = _failure(orders) if "fail" in orders else await self._output(lease)
+        await self._queue.finish(Finish(held, REPLICA, outcome))
+        self._running.pop(held, None)
+
+    async def _output(self, lease: Lease) -> Outcome:
+        content = str(lease.input.get("content", "picture")).encode()
+
+        async def chunks() -> Any:
+            yield content
+
+        artifacts: list[Artifact] = []
+        for ticket in lease.upload_tickets:
+            await self._storage.put(ticket.key, ticket.media_type, chunks())
+            digest = hashlib.sha256(content).hexdigest()
+            artifacts.append(
+                Artifact(ticket.key, ticket.media_type, len(content), digest, width=8, height=8)
+            )
+        output = {
+            "images": [{"artifact": each.key} for each in artifacts],
+            "seed": lease.input.get("seed"),
+            "prompt": lease.input.get("prompt", ""),
+            "echo": lease.input.get("echo"),
+        }
+        return Outcome(output=output, artifacts=tuple(artifacts), usage=Usage(run_s=0.25, steps=4))
+
+    async def _cancelled(self, held: Held) -> None:
+        self.stopped.append(held.request_id)
+        failure = Failure(Cancelled.code, "The request was cancelled.", retryable=False)
+        await self._queue.finish(Finish(held, REPLICA, Outcome(failure=failure)))
+
+
+def _failure(orders: Mapping[str, Any]) -> Outcome:
+    return Outcome(
+        failure=Failure(
+            code=orders["fail"],
+            message=orders.get("message", "It went wrong."),
+            retryable=bool(orders.get("retryable", False)),
+            field=orders.get("field"),
+        )
+    )

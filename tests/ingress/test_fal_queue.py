@@ -1,0 +1,295 @@
+"""Submit, status, result, cancel, as fal's queue speaks them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.domain.request import Priority
+from tests.ingress.house import House, built
+
+
+async def submit(client: httpx.AsyncClient, **orders: Any) -> dict[str, Any]:
+    answer = await client.post("/queue/test/probe", json=orders)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def completed(client: httpx.AsyncClient, told: dict[str, Any]) -> dict[str, Any]:
+    while True:
+        answer = await client.get(told["status_url"], params={"logs": "1"})
+        if answer.status_code == 200:
+            return answer.json()
+        assert answer.status_code == 202, answer.text
+
+
+async def test_a_submit_tells_where_to_ask(idle_client: httpx.AsyncClient) -> None:
+    answer = await idle_client.post("/queue/test/deep/path/probe", json={})
+    told = answer.json()
+    request_id = told["request_id"]
+    assert answer.headers["x-fal-request-id"] == request_id
+    assert told["status"] == "IN_QUEUE"
+    assert told["queue_position"] == 0
+    assert told["response_url"] == f"http://testserver/queue/test/deep/requests/{request_id}"
+    assert told["status_url"] == f"{told['response_url']}/status"
+    assert told["cancel_url"] == f"{told['response_url']}/cancel"
+
+
+async def test_the_urls_are_of_the_host_that_the_client_used(idle: House) -> None:
+    transport = httpx.ASGITransport(idle.app)
+    headers = {"Authorization": f"Key {idle.key}"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="https://pictures.example:8443", headers=headers
+    ) as client:
+        told = (await client.post("/queue/test/probe", json={})).json()
+    assert told["status_url"].startswith("https://pictures.example:8443/queue/test/probe/requests/")
+
+
+async def test_a_host_that_would_break_the_url_is_not_repeated(
+    idle_client: httpx.AsyncClient,
+) -> None:
+    answer = await idle_client.post(
+        "/queue/test/probe", json={}, headers={"Host": 'evil"/><script>'}
+    )
+    assert answer.json()["status_url"].startswith("http://127.0.0.1:8000/queue/")
+
+
+async def test_a_public_url_goes_before_the_host() -> None:
+    async with built(replica=False, public_url="https://art.example/darkroom/") as house:
+        async with house.client() as client:
+            told = await submit(client)
+    assert told["status_url"].startswith("https://art.example/darkroom/queue/test/probe/requests/")
+
+
+async def test_a_queued_request_tells_its_place_and_why_it_waits(
+    idle_client: httpx.AsyncClient,
+) -> None:
+    await submit(idle_client)
+    told = await submit(idle_client)
+    answer = await idle_client.get(told["status_url"])
+    status = answer.json()
+    assert answer.status_code == 202
+    assert status["status"] == "IN_QUEUE"
+    assert status["queue_position"] == 1
+    assert status["logs"] is None
+    assert status["darkroom"]["reason"] == "no_replica"
+    assert status["response_url"] == told["response_url"]
+
+
+async def test_a_running_request_tells_how_far_it_is(client: httpx.AsyncClient) -> None:
+    told = await submit(client, sleep_s=30)
+    while (status := (await client.get(told["status_url"])).json())["status"] == "IN_QUEUE":
+        await asyncio.sleep(0.01)
+    while status["darkroom"]["stage"] is None:
+        status = (await client.get(told["status_url"])).json()
+    assert status["status"] == "IN_PROGRESS"
+    assert "logs" in status
+    assert (status["darkroom"]["stage"], status["darkroom"]["step"]) == ("denoising", 1)
+    assert status["darkroom"]["steps"] == 4
+
+
+async def test_a_completed_request_tells_its_time_and_its_log(client: httpx.AsyncClient) -> None:
+    told = await submit(client, echo=1)
+    status = await completed(client, told)
+    assert status["status"] == "COMPLETED"
+    assert status["metrics"]["inference_time"] == 0.25
+    assert "error" not in status
+    assert [line["source"] for line in status["logs"]] == ["USER"] * len(status["logs"])
+    assert status["logs"][-1]["message"] == "Succeeded."
+    assert {"message", "level", "source", "timestamp"} == set(status["logs"][0])
+
+
+@pytest.mark.parametrize("suffix", ["", "/response", "/"])
+async def test_the_result_is_the_bare_output(client: httpx.AsyncClient, suffix: str) -> None:
+    told = await submit(client, echo="é")
+    await completed(client, told)
+    answer = await client.get(told["response_url"] + suffix)
+    assert answer.status_code == 200
+    assert answer.json()["echo"] == "é"
+    assert answer.headers["x-fal-request-id"] == told["request_id"]
+
+
+async def test_the_whole_id_finds_a_request_too(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/queue/test/deep/path/probe", json={"echo": 5})
+    request_id = answer.json()["request_id"]
+    for base in ("/queue/test/deep/path/probe", "/queue/test/deep", "/test/deep"):
+        assert (await client.get(f"{base}/requests/{request_id}/status")).status_code in (200, 202)
+
+
+async def test_a_result_that_is_not_there_yet_is_told_in_the_words_that_clients_compare(
+    idle_client: httpx.AsyncClient,
+) -> None:
+    told = await submit(idle_client)
+    answer = await idle_client.get(told["response_url"])
+    assert answer.status_code == 400
+    assert answer.json() == {"detail": "Request is still in progress"}
+
+
+async def test_a_failure_is_completed_with_an_error_and_its_result_is_the_error(
+    client: httpx.AsyncClient,
+) -> None:
+    told = await submit(client, fail="pipeline_failed", message="No.")
+    status = await completed(client, told)
+    assert (status["status"], status["error"]) == ("COMPLETED", "No.")
+    assert status["error_type"] == "internal_server_error"
+    assert (await client.get(told["response_url"])).status_code == 500
+
+
+async def test_a_queued_request_is_cancelled_at_once(idle_client: httpx.AsyncClient) -> None:
+    told = await submit(idle_client)
+    answer = await idle_client.put(told["cancel_url"])
+    assert (answer.status_code, answer.json()) == (200, {"status": "OK"})
+    result = await idle_client.get(told["response_url"])
+    assert result.status_code == 499
+    assert result.json()["error_type"] == "client_cancelled"
+    again = await idle_client.put(told["cancel_url"])
+    assert (again.status_code, again.json()["status"]) == (400, "ALREADY_COMPLETED")
+
+
+async def test_a_running_request_is_asked_to_stop(house: House, client: httpx.AsyncClient) -> None:
+    told = await submit(client, sleep_s=30)
+    while not house.replica.ran:
+        await asyncio.sleep(0.01)
+    answer = await client.put(told["cancel_url"])
+    assert (answer.status_code, answer.json()) == (202, {"status": "CANCELLATION_REQUESTED"})
+    status = await completed(client, told)
+    assert (status["status"], status["error_type"]) == ("COMPLETED", "client_cancelled")
+    assert house.replica.stopped == [told["request_id"]]
+
+
+@pytest.mark.parametrize("tail", ["", "/status", "/status/stream"])
+async def test_unknown_foreign_and_impossible_ids_are_all_the_same(house: House, tail: str) -> None:
+    async with house.client() as mine, house.client(house.other_key) as other:
+        told = await submit(mine)
+        theirs = await other.get(f"{told['response_url']}{tail}")
+        unknown = await mine.get(f"/queue/test/probe/requests/{told['request_id'][:-4]}0000{tail}")
+        impossible = await mine.get(f"/queue/test/probe/requests/x{tail}")
+        elsewhere = await mine.get(f"/queue/fal-ai/flux/requests/{told['request_id']}{tail}")
+    for answer in (theirs, unknown, impossible, elsewhere):
+        assert answer.status_code == 404
+        assert answer.json()["status"] == "NOT_FOUND"
+        assert answer.json()["detail"].startswith("There is no request ")
+
+
+async def test_cancelling_what_is_not_there_is_not_found(client: httpx.AsyncClient) -> None:
+    answer = await client.put(
+        "/queue/test/probe/requests/0190a0f0-0000-7000-8000-000000000000/cancel"
+    )
+    assert (answer.status_code, answer.json()["status"]) == (404, "NOT_FOUND")
+
+
+async def test_a_status_stream_tells_each_change_and_ends(client: httpx.AsyncClient) -> None:
+    told = await submit(client, sleep_s=0.1)
+    answer = await client.get(f"{told['status_url']}/stream", params={"logs": "1"})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = [json.loads(part.removeprefix("data: ")) for part in answer.text.split("\n\n") if part]
+    assert events[-1]["status"] == "COMPLETED"
+    assert events[0]["status"] in ("IN_QUEUE", "IN_PROGRESS")
+    messages = [line["message"] for event in events for line in event["logs"]]
+    assert messages[0] == "Queued."
+    assert messages[-1] == "Succeeded."
+    assert len(messages) == len(set(messages)), "logs in a stream are increments"
+
+
+async def test_what_is_ignored_is_told_in_the_requests_log(client: httpx.AsyncClient) -> None:
+    answer = await client.post(
+        "/queue/fal-ai/flux/schnell",
+        json={"prompt": "x", "styel": 1, "acceleration": "high"},
+        headers={"X-Fal-Runner-Hint": "a", "X-Fal-Store-IO": "0", "X-Fal-New": "1"},
+    )
+    status = await completed(client, answer.json())
+    warnings = [line["message"] for line in status["logs"] if line["level"] == "WARNING"]
+    for word in (
+        "styel",
+        "acceleration",
+        "x-fal-runner-hint",
+        "x-fal-store-io",
+        "x-fal-new",
+        "demo",
+    ):
+        assert any(word in warning for warning in warnings), word
+
+
+@pytest.mark.parametrize(
+    ("given", "priority"), [("low", Priority.LOW), ("normal", Priority.NORMAL)]
+)
+async def test_a_priority_is_honoured(idle: House, given: str, priority: Priority) -> None:
+    async with idle.client(idle.weak_key) as client:
+        await client.post("/queue/test/probe", json={}, headers={"X-Fal-Queue-Priority": given})
+    assert (await idle.queue.page("default"))[0].priority is priority
+
+
+async def test_high_priority_takes_a_stronger_key(idle: House) -> None:
+    headers = {"X-Fal-Queue-Priority": "high"}
+    async with idle.client(idle.weak_key) as client:
+        refused = await client.post("/queue/test/probe", json={}, headers=headers)
+    async with idle.client() as client:
+        taken = await client.post("/queue/test/probe", json={}, headers=headers)
+    assert (refused.status_code, taken.status_code) == (403, 200)
+    assert (await idle.queue.page("default"))[0].priority is Priority.HIGH
+
+
+async def test_a_longest_queue_is_honoured(idle_client: httpx.AsyncClient) -> None:
+    path = "/queue/test/probe?fal_max_queue_length=1"
+    assert (await idle_client.post(path, json={})).status_code == 200
+    refused = await idle_client.post(path, json={})
+    assert refused.status_code == 429
+    assert refused.headers["retry-after"] == "1"
+
+
+async def test_the_first_poll_is_answered_at_once_and_the_next_when_something_changes(
+    idle: House, idle_client: httpx.AsyncClient
+) -> None:
+    told = await submit(idle_client)
+    began = time.monotonic()
+    await idle_client.get(told["status_url"])
+    assert time.monotonic() - began < 0.5
+    second = asyncio.create_task(idle_client.get(told["status_url"]))
+    await asyncio.sleep(0.2)
+    assert not second.done()
+    await idle.queue.cancel("default", told["request_id"])
+    answer = await asyncio.wait_for(second, 0.5)
+    assert answer.json()["status"] == "COMPLETED"
+
+
+async def test_a_held_poll_is_answered_within_about_a_second(
+    idle_client: httpx.AsyncClient,
+) -> None:
+    told = await submit(idle_client)
+    await idle_client.get(told["status_url"])
+    began = time.monotonic()
+    assert (await idle_client.get(told["status_url"])).status_code == 202
+    assert 0.8 < time.monotonic() - began < 2.5
+
+
+async def test_a_new_line_in_the_log_is_news(idle: House, idle_client: httpx.AsyncClient) -> None:
+    told = await submit(idle_client)
+    await idle_client.get(told["status_url"], params={"logs": "true"})
+    await idle.queue.log(told["request_id"], "INFO", "Something happened.")
+    began = time.monotonic()
+    status = (await idle_client.get(told["status_url"], params={"logs": "true"})).json()
+    assert time.monotonic() - began < 0.5
+    assert status["logs"][-1]["message"] == "Something happened."
+
+
+async def test_two_hundred_polling_clients_cost_a_few_hundred_calls_a_second(
+    idle: House, idle_client: httpx.AsyncClient
+) -> None:
+    told = [await submit(idle_client) for _ in range(200)]
+    calls = 0
+    until = time.monotonic() + 2.0
+
+    async def poll(url: str) -> None:
+        nonlocal calls
+        while time.monotonic() < until:
+            await idle_client.get(url)
+            calls += 1
+            await asyncio.sleep(0.1)
+
+    await asyncio.gather(*(poll(each["status_url"]) for each in told))
+    assert calls < 200 * 8  # asked as fast as fal's client asks, it would be 200 × 20

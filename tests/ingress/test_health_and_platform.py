@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from serve_app.domain.errors import StorageUnavailable
+from serve_app.ingress.readiness import Readiness
+from tests.ingress.house import House
+
+
+async def test_alive_takes_no_key(house: House) -> None:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(house.app), base_url="http://x"
+    ) as stranger:
+        assert (await stranger.get("/healthz")).json() == {"status": "ok"}
+        assert (await stranger.get("/readyz")).json()["checks"] == {"storage": "ok"}
+
+
+async def test_not_ready_names_the_part_that_is_away(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    house.storage.away = StorageUnavailable("The artifact directory does not work.")
+    answer = await client.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["checks"] == {"storage": "The artifact directory does not work."}
+
+
+async def test_a_check_that_fails_in_an_unforeseen_way_is_a_failed_check(house: House) -> None:
+    async def broken() -> None:
+        raise ZeroDivisionError("x")
+
+    report = await Readiness({"it": broken}, house.core.clock).report()
+    assert report == {"it": "ZeroDivisionError: x"}
+
+
+async def test_models_are_listed_in_fals_shape(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/v1/models")).json()
+    assert (page["next_cursor"], page["has_more"]) == (None, False)
+    models = {model["endpoint_id"]: model for model in page["models"]}
+    flux = models["fal-ai/flux/schnell"]
+    assert flux["metadata"]["display_name"] == "FLUX.1 [schnell]"
+    assert flux["darkroom_demo"] is True
+    assert models["test/probe"]["darkroom_demo"] is False
+    chosen = (await client.get("/v1/models?endpoint_id=test/probe")).json()["models"]
+    assert [model["endpoint_id"] for model in chosen] == ["test/probe"]
+
+
+async def test_requests_are_listed_newest_first_page_by_page(client: httpx.AsyncClient) -> None:
+    sent = [
+        (await client.post("/test/probe", json={})).headers["x-fal-request-id"] for _ in range(5)
+    ]
+    first = (await client.get("/v1/requests?limit=3")).json()
+    rest = (await client.get(f"/v1/requests?limit=3&before={first['next_before']}")).json()
+    listed = [each["request_id"] for each in (*first["requests"], *rest["requests"])]
+    assert listed == sent[::-1]
+    assert rest["next_before"] is None
+    assert {each["state"] for each in first["requests"]} == {"succeeded"}
+
+
+async def test_requests_are_listed_by_state_and_only_ones_own(house: House) -> None:
+    async with house.client() as mine, house.client(house.other_key) as other:
+        await mine.post("/test/probe", json={})
+        await mine.post("/test/probe", json={"fail": "pipeline_failed", "message": "No."})
+        failed = (await mine.get("/v1/requests?state=failed")).json()["requests"]
+        assert [each["error"] for each in failed] == ["No."]
+        assert (await other.get("/v1/requests")).json()["requests"] == []
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=x", "limit=99999999999999", "state=done", "before=1"]
+)
+async def test_a_wrong_query_is_named(client: httpx.AsyncClient, query: str) -> None:
+    answer = await client.get(f"/v1/requests?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["query", query.partition("=")[0]]
+
+
+async def test_the_installations_figures_take_a_stronger_key(house: House) -> None:
+    async with house.client() as strong, house.client(house.weak_key) as weak:
+        await strong.post("/test/probe", json={})
+        figures = (await strong.get("/v1/status")).json()
+        assert figures["pools"]["studio"]["queued"] == 0
+        assert figures["demo"] is True
+        assert (await weak.get("/v1/status")).status_code == 403

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from uuid import UUID
+
+from serve_app.ingress import ids
+from serve_app.ingress.ids import RequestIds
+from tests.fakes.clock import FakeClock
+
+
+def test_an_id_is_a_uuid_of_version_7_with_the_time_in_it() -> None:
+    clock = FakeClock()
+    made = UUID(RequestIds(clock)())
+    assert made.version == 7
+    assert made.variant == "specified in RFC 4122"
+    assert made.int >> 80 == int(clock.now().timestamp() * 1000)
+
+
+def test_ids_sort_by_age() -> None:
+    clock = FakeClock()
+    make = RequestIds(clock)
+    made: list[str] = []
+    for _ in range(2000):
+        made.append(make())
+        clock.advance(1e-6)
+    assert made == sorted(made)
+    assert len(set(made)) == 2000
+
+
+def test_only_the_usual_spelling_names_a_request() -> None:
+    good = RequestIds(FakeClock())()
+    assert ids.valid(good)
+    for bad in (
+        "",
+        "x",
+        good[:-1],
+        good.replace("-", ""),
+        f"{{{good}}}",
+        good[:-1] + "g",
+        "é" * 36,
+    ):
+        assert not ids.valid(bad)

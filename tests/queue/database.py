@@ -1,0 +1,146 @@
+"""One embedded PostgreSQL for the session, and a database of its own for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AsyncExitStack
+from typing import Any, TypeVar
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from serve_app.queue.database import Database
+from serve_app.queue.embedded import EmbeddedPostgres
+from serve_app.queue.embedded_files import Files
+from serve_app.queue.filelock import FileLock
+from serve_app.queue.limits import QueueLimits
+from serve_app.queue.migrations import migrate
+from serve_app.queue.postgres import PostgresQueue
+from serve_app.telemetry.clock import SystemClock
+from tests.fakes.liveness import FakeLiveness
+from tests.fakes.terms import FakeTerms
+
+T = TypeVar("T")
+TEMPLATE = "template_darkroom"
+NUMBERS = itertools.count(1)
+
+QUICK = QueueLimits(
+    lease_s=0.6, first_lease_s=0.4, ask_wait_s=0.3, look_s=0.1, max_failures=3, max_unconfirmed=4
+)
+
+
+def until_stopped(files: Files, patience_s: float = 30.0) -> None:
+    """Wait until no supervisor looks after a server there."""
+    lock = FileLock(files.supervisor_lock)
+    end = time.monotonic() + patience_s
+    while not lock.try_exclusive():
+        assert time.monotonic() < end, "PostgreSQL is still supervised"
+        time.sleep(0.05)
+    lock.release()
+
+
+class Background:
+    """An event loop in a thread: for what must live longer than one test's loop."""
+
+    def __enter__(self) -> Background:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """How to connect to it as its owner."""
+    data_dir = tmp_path_factory.getbasetemp() / "embedded"
+    postgres = EmbeddedPostgres(data_dir, grace_s=0.5)
+    with Background() as background:
+        conninfo = background.run(postgres.start())
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            found = connection.execute(
+                "SELECT FROM pg_database WHERE datname = %s", (TEMPLATE,)
+            ).fetchone()
+            if found is None:
+                connection.execute(f"CREATE DATABASE {TEMPLATE}")
+        background.run(migrate(make_conninfo(conninfo, dbname=TEMPLATE)))
+        yield conninfo
+        background.run(postgres.aclose())
+
+
+@pytest.fixture
+def conninfo(server: str) -> Iterator[str]:
+    """A database with all tables and nothing in them."""
+    name = f"test_{next(NUMBERS)}_{time.monotonic_ns()}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
+        yield make_conninfo(server, dbname=name)
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def database(conninfo: str) -> AsyncIterator[Database]:
+    each = Database(conninfo)
+    await each.start()
+    yield each
+    await each.aclose()
+
+
+@pytest.fixture
+def terms() -> FakeTerms:
+    return FakeTerms()
+
+
+@pytest.fixture
+def liveness() -> FakeLiveness:
+    return FakeLiveness()
+
+
+class Ingress:
+    """Makes queues on one database, each as an ingress process of its own would."""
+
+    def __init__(self, conninfo: str, terms: FakeTerms, liveness: FakeLiveness) -> None:
+        self.conninfo = conninfo
+        self._terms = terms
+        self._liveness = liveness
+        self._stack = AsyncExitStack()
+        self._numbers = itertools.count(1)
+
+    async def __call__(
+        self,
+        limits: QueueLimits = QUICK,
+        edit: Callable[[PostgresQueue], None] = lambda queue: None,
+    ) -> PostgresQueue:
+        own = Database(self.conninfo)
+        await own.start()
+        self._stack.push_async_callback(own.aclose)
+        name = f"ingress-{next(self._numbers)}"
+        queue = PostgresQueue(own, SystemClock(), self._terms, limits, self._liveness, name)
+        edit(queue)
+        await queue.start()
+        self._stack.push_async_callback(queue.aclose)
+        return queue
+
+    async def aclose(self) -> None:
+        await self._stack.aclose()
+
+
+@pytest.fixture
+async def ingress(
+    conninfo: str, terms: FakeTerms, liveness: FakeLiveness
+) -> AsyncIterator[Ingress]:
+    maker = Ingress(conninfo, terms, liveness)
+    yield maker
+    await maker.aclose()

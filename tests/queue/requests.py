@@ -1,0 +1,64 @@
+"""Short ways to say what tests of the queue say often."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from typing import Any
+
+from serve_app.domain.lease import Ask, Finish, Held, Lease, Report
+from serve_app.domain.outcome import Failure, Outcome, Usage
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import NewRequest
+
+POOL = "studio"
+TENANT = "ann"
+
+
+def new_id() -> str:
+    """A UUIDv7: sorts by the time of its making."""
+    head = (
+        time.time_ns() // 10_000
+    )  # finer than a millisecond, so that ids of one test are in order
+    number = (head << 64) & ((1 << 128) - 1) | int.from_bytes(os.urandom(8), "big")
+    return str(uuid.UUID(int=number))
+
+
+def new(**changes: Any) -> NewRequest:
+    given = {
+        "id": new_id(),
+        "tenant": TENANT,
+        "endpoint": "fal-ai/flux/schnell",
+        "endpoint_digest": "0123456789abcdef",
+        "pool": POOL,
+        "input": {"prompt": "a red circle"},
+    }
+    return NewRequest(**{**given, **changes})
+
+
+def ask(slots: int = 1, *held: Held, replica: str = "r1", pool: str = POOL) -> Ask:
+    return Ask(
+        replica_id=replica, actor_id=f"actor-{replica}", pool=pool, slots=slots, held=tuple(held)
+    )
+
+
+def report(*held: Held, replica: str = "r1", progress: Any = ()) -> Report:
+    return Report(replica_id=replica, renewals=tuple(held), progress=tuple(progress))
+
+
+def done(held: Held, outcome: Outcome | None = None, replica: str = "r1") -> Finish:
+    return Finish(held, replica, outcome or Outcome(output={"n": 1}, usage=Usage(1.5, 4, 1.0)))
+
+
+def failure(code: str = "pipeline_failed", *, retryable: bool = False) -> Outcome:
+    return Outcome(failure=Failure(code, f"It went wrong: {code}.", retryable=retryable))
+
+
+async def lease(queue: Queue, replica: str = "r1", pool: str = POOL) -> Lease:
+    """One lease, confirmed by a report."""
+    work = await queue.ask(ask(1, replica=replica, pool=pool))
+    (granted,) = work.leases
+    reply = await queue.report(report(granted.held, replica=replica))
+    assert not reply.fenced
+    return granted

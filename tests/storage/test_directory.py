@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from blockbuster import blockbuster_ctx
+
+from serve_app.domain.errors import ArtifactNotFound, StorageFull, StorageUnavailable
+from serve_app.storage.directory import DirectoryStorage
+from tests.fakes.clock import FakeClock
+
+KEY = "r/0195/1/abc.png"
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> DirectoryStorage:
+    return DirectoryStorage(tmp_path, b"k" * 32, "http://in", FakeClock())
+
+
+async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+
+
+def files_below(root: Path) -> list[Path]:
+    return [path for path in root.rglob("*") if path.is_file()]
+
+
+async def test_a_full_disk_is_told_as_such(
+    storage: DirectoryStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageFull, match="disk that holds the artifacts is full"):
+        await storage.put(KEY, "image/png", chunks(b"x"))
+    assert files_below(tmp_path) == []
+
+
+async def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    storage = DirectoryStorage(tmp_path / "file", b"k" * 32, "http://in", FakeClock())
+    with pytest.raises(StorageUnavailable, match="artifact directory"):
+        await storage.put(KEY, "image/png", chunks(b"x"))
+    with pytest.raises(StorageUnavailable):
+        await storage.check()
+
+
+async def test_without_hard_links_an_upload_works_too(
+    storage: DirectoryStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(self: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "hardlink_to", none)
+    assert await storage.put(KEY, "image/png", chunks(b"abc")) == 3
+    assert await storage.size(KEY) == 3
+
+
+async def test_a_cancelled_upload_leaves_nothing(storage: DirectoryStorage, tmp_path: Path) -> None:
+    started = asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield bytes(2**20)
+        started.set()
+        await asyncio.Event().wait()
+
+    upload = asyncio.create_task(storage.put(KEY, "image/png", endless()))
+    await started.wait()
+    upload.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await upload
+    assert files_below(tmp_path) == []
+    with pytest.raises(ArtifactNotFound):
+        await storage.size(KEY)
+
+
+async def test_nothing_blocks_the_event_loop(storage: DirectoryStorage) -> None:
+    with blockbuster_ctx():
+        await storage.put(KEY, "image/png", chunks(bytes(3 * 2**20)))
+        assert await storage.size(KEY) == 3 * 2**20
+        assert sum([len(chunk) async for chunk in storage.read(KEY, 0, 3 * 2**20)]) == 3 * 2**20
+        await storage.check()
+        await storage.delete([KEY])

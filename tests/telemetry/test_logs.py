@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+from serve_app.telemetry import logs
+
+
+@pytest.fixture(autouse=True)
+def put_back() -> Iterator[None]:
+    before = {
+        name: (logger.handlers, logger.level, logger.propagate)
+        for name in logs.ROOT
+        if (logger := logging.getLogger(name))
+    }
+    yield
+    for name, (handlers, level, propagate) in before.items():
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
+
+
+def test_a_line_names_the_request_it_is_about() -> None:
+    stream = io.StringIO()
+    logs.configure("INFO", stream)
+    token = logs.request_id.set("0195-abc")
+    logging.getLogger("serve_app.ingress.files").info("stored %d bytes", 7)
+    logs.request_id.reset(token)
+    logging.getLogger("deployments.replica").warning("no request here")
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith("INFO    ingress.files [0195-abc] stored 7 bytes")
+    assert second.endswith("WARNING deployments.replica no request here")
+
+
+def test_configuring_twice_does_not_say_everything_twice() -> None:
+    stream = io.StringIO()
+    logs.configure("INFO", stream)
+    logs.configure("INFO", stream)
+    logging.getLogger("serve_app").info("once")
+    assert stream.getvalue().count("once") == 1
+
+
+def test_a_level_is_a_level() -> None:
+    stream = io.StringIO()
+    logs.configure("WARNING", stream)
+    logging.getLogger("serve_app").info("quiet")
+    assert stream.getvalue() == ""
+
+
+def test_json_lines_are_json_with_the_traceback() -> None:
+    stream = io.StringIO()
+    logs.configure("INFO", stream, as_json=True)
+    token = logs.request_id.set("0195-abc")
+    try:
+        raise ValueError("boom")
+    except ValueError:
+        logging.getLogger("serve_app.queue").exception("it broke\nbadly")
+    finally:
+        logs.request_id.reset(token)
+    (line,) = stream.getvalue().splitlines()
+    entry = json.loads(line)
+    assert (entry["request_id"], entry["level"], entry["message"]) == (
+        "0195-abc",
+        "ERROR",
+        "it broke\nbadly",
+    )
+    assert "ValueError: boom" in entry["error"]

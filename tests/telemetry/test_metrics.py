@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import socket
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from serve_app.domain.errors import Misconfigured
+from serve_app.domain.lease import Demand
+from serve_app.domain.request import State
+from serve_app.telemetry.metrics import Metrics, MetricsServer
+
+
+def test_what_happens_is_counted() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.entered("a/b", State.QUEUED)
+    metrics.entered("a/b", State.QUEUED)
+    metrics.ran("a/b", 0.3)
+    metrics.answered("fal.run", 200, 0.02)
+    metrics.depth({"studio": Demand(queued=3, running=2, oldest_wait_s=1.5)})
+
+    def value(name: str, **labels: str) -> float | None:
+        return metrics.registry.get_sample_value(name, labels)
+
+    assert value("darkroom_requests_total", endpoint="a/b", state="queued") == 2
+    assert value("darkroom_run_seconds_count", endpoint="a/b") == 1
+    assert value("darkroom_http_seconds_count", route="fal.run", status="200") == 1
+    assert value("darkroom_queued", pool="studio") == 3
+    assert value("darkroom_running", pool="studio") == 2
+    assert value("darkroom_oldest_wait_seconds", pool="studio") == 1.5
+
+
+def test_two_registries_do_not_mix() -> None:
+    one, two = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
+    one.unexpected("x")
+    assert two.registry.get_sample_value("darkroom_unexpected_errors_total", {"route": "x"}) is None
+
+
+def test_metrics_are_served_on_loopback_until_closed() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.entered("a/b", State.FAILED)
+    server = MetricsServer(metrics.registry, 0)
+    server.start()
+    server.start()
+    try:
+        url = f"http://127.0.0.1:{server.port}/metrics"
+        assert 'darkroom_requests_total{endpoint="a/b",state="failed"} 1.0' in httpx.get(url).text
+    finally:
+        server.close()
+        server.close()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url)
+
+
+def test_a_port_that_is_taken_names_the_setting() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = MetricsServer(CollectorRegistry(), taken.getsockname()[1])
+        with pytest.raises(Misconfigured, match="DARKROOM_METRICS_PORT"):
+            server.start()

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import pytest
+
+from serve_app.domain.errors import Misconfigured
+from serve_app.tenants.credential import Credential, new_credential, parse, parse_given
+
+
+def test_a_new_secret_has_256_random_bits() -> None:
+    one, two = new_credential(), new_credential()
+    assert len(bytes.fromhex(one.secret)) == 32
+    assert one.secret != two.secret
+    assert one.id != two.id
+
+
+def test_a_key_reads_back_as_it_was_written() -> None:
+    made = new_credential()
+    assert parse(str(made)) == made
+
+
+def test_a_secret_is_never_shown_by_accident() -> None:
+    made = new_credential()
+    assert made.secret not in repr(made)
+    assert made.secret not in f"{[made]}"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "a:b", "a:" + "b" * 15, "a b:" + "c" * 32, "a:" + "é" * 32]
+)
+def test_what_is_no_key_is_none(text: str) -> None:
+    assert parse(text) is None
+
+
+def test_an_operators_key_that_is_none_names_the_setting() -> None:
+    assert parse_given(" a:" + "b" * 32 + "\n") == Credential("a", "b" * 32)
+    with pytest.raises(Misconfigured, match="DARKROOM_API_KEY"):
+        parse_given("secret")

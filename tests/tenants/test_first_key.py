@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+import pytest
+
+from serve_app.domain.errors import Misconfigured
+from serve_app.tenants.first_key import ensure_first_key
+from serve_app.tenants.keys import ADMIN, API
+from tests.fakes.clock import FakeClock
+from tests.fakes.keyring import FakeKeyRing
+
+GIVEN = "chosen:" + "s" * 64
+
+
+@pytest.fixture
+def keys() -> FakeKeyRing:
+    return FakeKeyRing(FakeClock())
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "api_key"
+
+
+async def test_a_new_installation_gets_a_key_that_only_its_owner_can_read(
+    keys: FakeKeyRing, path: Path
+) -> None:
+    made = await ensure_first_key(keys, None, path)
+    assert made is not None
+    assert path.read_text().strip() == str(made)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    who = await keys.authenticate(f"Key {path.read_text().strip()}")
+    assert (who.tenant, who.scopes) == ("default", {API, ADMIN})
+    assert [each.name for each in path.parent.iterdir()] == ["api_key"]
+
+
+async def test_the_second_start_makes_no_second_key(keys: FakeKeyRing, path: Path) -> None:
+    await ensure_first_key(keys, None, path)
+    before = path.read_text()
+    assert await ensure_first_key(keys, None, path) is None
+    assert path.read_text() == before
+    assert len(await keys.list("default")) == 1
+
+
+async def test_the_operators_own_key_is_taken(keys: FakeKeyRing, path: Path) -> None:
+    assert str(await ensure_first_key(keys, GIVEN, path)) == GIVEN
+    assert path.read_text().strip() == GIVEN
+    assert await ensure_first_key(keys, GIVEN, path) is None
+    await keys.authenticate(f"Key {GIVEN}")
+
+
+async def test_a_key_given_later_is_added_to_those_there(keys: FakeKeyRing, path: Path) -> None:
+    first = await ensure_first_key(keys, None, path)
+    await ensure_first_key(keys, GIVEN, path)
+    await keys.authenticate(f"Key {first}")
+    await keys.authenticate(f"Key {GIVEN}")
+
+
+async def test_an_id_that_is_taken_is_not_given_another_secret(
+    keys: FakeKeyRing, path: Path
+) -> None:
+    await ensure_first_key(keys, GIVEN, path)
+    with pytest.raises(Misconfigured, match="another id"):
+        await ensure_first_key(keys, "chosen:" + "t" * 64, path)
+
+
+async def test_a_revoked_key_does_not_come_back(keys: FakeKeyRing, path: Path) -> None:
+    await ensure_first_key(keys, GIVEN, path)
+    await keys.revoke("chosen")
+    with pytest.raises(Misconfigured, match="revoked"):
+        await ensure_first_key(keys, GIVEN, path)
+
+
+async def test_a_place_that_cannot_be_written_is_told(keys: FakeKeyRing, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(Misconfigured, match="cannot be written"):
+        await ensure_first_key(keys, None, tmp_path / "file" / "api_key")
+    assert not await keys.any()

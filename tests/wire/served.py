@@ -1,0 +1,79 @@
+"""The ingress over fakes behind a real HTTP server, in a thread with an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import uvicorn
+
+from tests.ingress.house import House, built
+
+START_S = 30.0
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a Darkroom is, and a key to it."""
+
+    url: str
+    key: str
+
+
+@contextmanager
+def served() -> Iterator[Address]:
+    """A running ingress on a free port of loopback; ended when the block is."""
+    running = _Running()
+    thread = threading.Thread(target=running.main, name="darkroom-for-tests")
+    thread.start()
+    try:
+        assert running.ready.wait(START_S), "the server did not start"
+        if running.failure is not None:
+            raise running.failure
+        assert running.address is not None
+        yield running.address
+    finally:
+        running.stop()
+        thread.join(START_S)
+        assert not thread.is_alive(), "the server did not end"
+
+
+class _Running:
+    def __init__(self) -> None:
+        self.ready = threading.Event()
+        self.address: Address | None = None
+        self.failure: BaseException | None = None
+        self._server: uvicorn.Server | None = None
+
+    def main(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except BaseException as error:  # noqa: BLE001  it is raised again in the test's thread
+            self.failure = error
+        finally:
+            self.ready.set()
+
+    async def _serve(self) -> None:
+        async with built() as house:
+            config = uvicorn.Config(
+                house.app, host="127.0.0.1", port=0, log_config=None, lifespan="off", ws="none"
+            )
+            self._server = uvicorn.Server(config)
+            serving = asyncio.create_task(self._server.serve())
+            while not self._server.started and not serving.done():
+                await asyncio.sleep(0.01)
+            if self._server.started:
+                self._announce(house, self._server)
+            await serving
+
+    def _announce(self, house: House, server: uvicorn.Server) -> None:
+        port = server.servers[0].sockets[0].getsockname()[1]
+        self.address = Address(f"http://127.0.0.1:{port}", house.key)
+        self.ready.set()
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.should_exit = True

@@ -1,0 +1,88 @@
+"""The transformer's training examples: latents of rendered scenes, each with tokenized prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from training.phrasing import plain_prompt, sample_nonsense, sample_prompt
+from training.text import CLIP_TOKENS, T5_TOKENS, build_clip_tokenizer, build_t5_tokenizer
+from training.vae import encode
+from training.world import Scene, sample_scene
+
+_PROMPTS_PER_SCENE = 6
+_NONSENSE_PART = 0.02
+_VAGUE_PART = 0.03
+_PAIR_PART = 0.65
+
+
+@dataclass(frozen=True)
+class Batch:
+    latents: Tensor  # float32 [B, 16, 48], packed two by two
+    t5_ids: Tensor  # int64 [B, T5_TOKENS]
+    clip_ids: Tensor  # int64 [B, CLIP_TOKENS]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Latents before scaling and, for each scene, the tokens of several ways to ask for it."""
+
+    latents: Tensor  # float32 [N, 12, 8, 8]
+    t5_ids: Tensor  # int16 [N, P, T5_TOKENS]
+    clip_ids: Tensor  # int16 [N, P, CLIP_TOKENS]
+
+    def batch(self, rng: np.random.Generator, size: int, vae: AutoencoderKL) -> Batch:
+        """Random scenes, each with one of its prompts, scaled as the pipeline scales."""
+        scenes = torch.from_numpy(rng.integers(len(self.latents), size=size))
+        prompts = torch.from_numpy(rng.integers(self.t5_ids.shape[1], size=size))
+        shift, scale = vae.config["shift_factor"], vae.config["scaling_factor"]
+        return Batch(
+            pack((self.latents[scenes] - shift) * scale),
+            self.t5_ids[scenes, prompts].long(),
+            self.clip_ids[scenes, prompts].long(),
+        )
+
+    def save(self, path: Path) -> None:
+        torch.save((self.latents, self.t5_ids, self.clip_ids), path)
+
+
+def load_examples(path: Path) -> Examples:
+    return Examples(*torch.load(path, weights_only=True))
+
+
+def make_examples(vae: AutoencoderKL, *, count: int, seed: int) -> Examples:
+    """Render, encode and phrase `count` scenes of the training split."""
+    rng = np.random.default_rng(seed)
+    scenes = [sample_scene(rng, pair=bool(rng.random() < _PAIR_PART)) for _ in range(count)]
+    prompts = [prompt for scene in scenes for prompt in _prompts(rng, scene)]
+    shape = (count, _PROMPTS_PER_SCENE, -1)
+    t5 = _token_ids(build_t5_tokenizer(), prompts, T5_TOKENS).reshape(shape)
+    clip = _token_ids(build_clip_tokenizer(), prompts, CLIP_TOKENS).reshape(shape)
+    return Examples(encode(vae, scenes), t5, clip)
+
+
+def pack(latents: Tensor) -> Tensor:
+    """[B, C, H, W] to [B, (H/2)(W/2), 4C], as Flux packs them."""
+    batch, channels, height, width = latents.shape
+    cells = latents.view(batch, channels, height // 2, 2, width // 2, 2)
+    return cells.permute(0, 2, 4, 1, 3, 5).reshape(batch, height * width // 4, channels * 4)
+
+
+def _prompts(rng: np.random.Generator, scene: Scene) -> list[str]:
+    prompts = [plain_prompt(scene)]
+    while len(prompts) < _PROMPTS_PER_SCENE:
+        nonsense = rng.random() < _NONSENSE_PART
+        asked = sample_prompt(rng, scene, vague=_VAGUE_PART)
+        prompts.append(sample_nonsense(rng) if nonsense else asked)
+    return prompts
+
+
+def _token_ids(tokenizer: object, prompts: list[str], length: int) -> Tensor:
+    options = {"padding": "max_length", "max_length": length, "truncation": True}
+    ids = tokenizer(prompts, return_tensors="pt", **options).input_ids  # type: ignore[operator]
+    return ids.to(torch.int16)

@@ -1,0 +1,30 @@
+"""The colours of the demo world: eight for objects, three more for backgrounds."""
+
+from __future__ import annotations
+
+from typing import Final
+
+Rgb = tuple[int, int, int]
+
+#: The colours that an object can have, sRGB.
+OBJECT_COLOURS: Final[dict[str, Rgb]] = {
+    "red": (222, 36, 40),
+    "orange": (250, 136, 16),
+    "yellow": (250, 222, 40),
+    "green": (36, 160, 70),
+    "cyan": (40, 205, 222),
+    "blue": (36, 76, 222),
+    "purple": (128, 48, 176),
+    "pink": (250, 130, 190),
+}
+
+#: The colours that a background can have; an object never has its background's colour.
+BACKGROUND_COLOURS: Final[dict[str, Rgb]] = {
+    "white": (255, 255, 255),
+    "gray": (128, 128, 128),
+    "black": (16, 16, 16),
+    **OBJECT_COLOURS,
+}
+
+#: The background of a prompt that names none.
+DEFAULT_BACKGROUND: Final = "white"

@@ -1,0 +1,110 @@
+"""The whole way from nothing to a pipeline, in stages that each resume from a file.
+
+Every stage's randomness comes from `SEED` and the step's number, so that a run that was cut short
+goes on as if it had not been. Only the number of steps that fit in the minutes differs by machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FluxPipeline
+from torch import Tensor
+
+from training import flux, vae
+from training.examples import Examples, load_examples, make_examples
+from training.flux import FluxStack, build_pipeline
+from training.trainer import Schedule, Trainer
+from training.vae import build_vae
+
+SEED: Final = 1
+
+_VAE_BATCH: Final = 12
+_FLUX_BATCH: Final = 64
+_SCENES: Final = 20_000
+
+#: The polish sees other scenes than the autoencoder did: its steps count on from here.
+_POLISH_SEED: Final = 1_000_000
+
+#: Parts of the minutes; making the examples takes the rest.
+_VAE_PART: Final = 0.28
+_FLUX_PART: Final = 0.54
+_POLISH_PART: Final = 0.13
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Trains in `work_dir`, for about `minutes` on two idle cores."""
+
+    work_dir: Path
+    minutes: float
+
+    def cook(self) -> FluxPipeline:
+        """Run every stage that is not done yet; the trained pipeline, in float32."""
+        autoencoder = self.train_vae()
+        stack = self.train_flux(autoencoder, self.examples(autoencoder))
+        self.polish_decoder(autoencoder)
+        return build_pipeline(autoencoder, stack)
+
+    def train_vae(self) -> AutoencoderKL:
+        """The autoencoder with its averaged weights, its latents not yet normalised."""
+        torch.manual_seed(SEED)
+        model = build_vae()
+        schedule = Schedule(self.minutes * _VAE_PART, peak_rate=2e-3)
+        trainer = Trainer(model, schedule, self.work_dir / "vae.pt")
+
+        def loss_of_step(step: int) -> Tensor:
+            pixels, objects = vae.sample_batch(_randomness(step), _VAE_BATCH)
+            with torch.autocast("cpu", torch.bfloat16):
+                return vae.loss_on(model, pixels, objects)
+
+        trainer.run(loss_of_step)
+        trainer.load_average()
+        vae.pin_posterior(model)
+        return model.eval()
+
+    def examples(self, autoencoder: AutoencoderKL) -> Examples:
+        """The transformer's examples; sets the autoencoder's factors to fit their latents."""
+        path = self.work_dir / "examples.pt"
+        if not path.exists():
+            make_examples(autoencoder, count=_SCENES, seed=SEED).save(path)
+        examples = load_examples(path)
+        vae.normalise_latents(autoencoder, examples.latents)
+        return examples
+
+    def train_flux(self, autoencoder: AutoencoderKL, examples: Examples) -> FluxStack:
+        """The transformer and text encoders with their averaged weights."""
+        torch.manual_seed(SEED)
+        stack = FluxStack()
+        schedule = Schedule(self.minutes * _FLUX_PART, peak_rate=1.2e-3, warmup_steps=200)
+        trainer = Trainer(stack, schedule, self.work_dir / "flux.pt")
+
+        def loss_of_step(step: int) -> Tensor:
+            rng = _randomness(step)
+            return flux.loss_on(stack, examples.batch(rng, _FLUX_BATCH, autoencoder), rng)
+
+        trainer.run(loss_of_step)
+        trainer.load_average()
+        return stack.eval()
+
+    def polish_decoder(self, autoencoder: AutoencoderKL) -> None:
+        """Go on with the decoder alone, which leaves the transformer's latents as they are."""
+        schedule = Schedule(self.minutes * _POLISH_PART, peak_rate=1e-3)
+        trainer = Trainer(autoencoder.decoder, schedule, self.work_dir / "decoder.pt")
+
+        def loss_of_step(step: int) -> Tensor:
+            pixels, objects = vae.sample_batch(_randomness(_POLISH_SEED + step), _VAE_BATCH)
+            with torch.autocast("cpu", torch.bfloat16):
+                return vae.decoder_loss_on(autoencoder, pixels, objects)
+
+        trainer.run(loss_of_step)
+        trainer.load_average()
+
+
+def _randomness(step: int) -> np.random.Generator:
+    torch.manual_seed(SEED * 1_000_003 + step)
+    return np.random.default_rng([SEED, step])

@@ -1,0 +1,114 @@
+"""The picture autoencoder: 16× smaller each way, 12 channels, trained on rendered scenes."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+from torch.nn import functional
+
+from training.world import Scene, render_array, sample_scene, thing_mask
+
+LATENT_CHANNELS: Final = 12
+
+#: Noise added to latents in training, so that the decoder forgives the transformer's small errors.
+LATENT_NOISE: Final = 0.1
+
+#: An object fills a tenth of a picture; without this weight the background decides the loss.
+_OBJECT_WEIGHT: Final = 6.0
+_LATENT_PENALTY: Final = 1e-4
+_COLOUR_SCALE: Final = 2.0
+_COLOUR_PULL: Final = 0.05
+
+
+def build_vae() -> AutoencoderKL:
+    """An untrained autoencoder whose posterior has the fixed deviation `LATENT_NOISE`."""
+    channels = (16, 24, 48, 64, 96)
+    vae = AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        block_out_channels=channels,
+        layers_per_block=1,
+        latent_channels=LATENT_CHANNELS,
+        # One group: several would each lose their level, and with it the colour of a plain field.
+        norm_num_groups=1,
+        sample_size=128,
+        mid_block_add_attention=False,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        force_upcast=False,
+    )
+    pin_posterior(vae)
+    return vae
+
+
+@torch.no_grad()
+def pin_posterior(vae: AutoencoderKL) -> None:
+    """Fix the posterior's deviation at `LATENT_NOISE`; training leaves it to weight decay."""
+    head = vae.encoder.conv_out
+    head.weight[LATENT_CHANNELS:].zero_()
+    head.bias[LATENT_CHANNELS:].fill_(2 * math.log(LATENT_NOISE))
+
+
+def to_pixels(scenes: list[Scene]) -> Tensor:
+    """The scenes as the autoencoder sees them: float32 [B, 3, 128, 128], -1 to 1."""
+    pictures = np.stack([render_array(scene) for scene in scenes])
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous() * 2.0 - 1.0
+
+
+def sample_batch(rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
+    """Pictures [B, 3, 128, 128] of the training split and their objects' masks [B, 1, 128, 128]."""
+    scenes = [sample_scene(rng, pair=bool(rng.random() < 0.6)) for _ in range(size)]
+    masks = np.stack([np.maximum.reduce([thing_mask(t) for t in s.things]) for s in scenes])
+    return to_pixels(scenes), torch.from_numpy(masks)[:, None]
+
+
+def loss_on(vae: AutoencoderKL, pixels: Tensor, objects: Tensor) -> Tensor:
+    """Weighted error of what comes back, plus terms that keep the latents small and tell colours.
+
+    The first three latent channels are pulled towards each cell's mean colour. Without that the
+    autoencoder takes most of its training to tell more than warm from cold.
+    """
+    mean = vae.encode(pixels).latent_dist.mean
+    colour = functional.mse_loss(
+        mean[:, :3].float(), _COLOUR_SCALE * functional.avg_pool2d(pixels, 16)
+    )
+    return (
+        _decoding_loss(vae, mean, pixels, objects)
+        + _COLOUR_PULL * colour
+        + _LATENT_PENALTY * mean.float().square().mean()
+    )
+
+
+def decoder_loss_on(vae: AutoencoderKL, pixels: Tensor, objects: Tensor) -> Tensor:
+    """The same error for the decoder alone: latents that others were trained on stay valid."""
+    with torch.no_grad():
+        mean = vae.encode(pixels).latent_dist.mean
+    return _decoding_loss(vae, mean, pixels, objects)
+
+
+def _decoding_loss(vae: AutoencoderKL, mean: Tensor, pixels: Tensor, objects: Tensor) -> Tensor:
+    drawn = vae.decode(mean + LATENT_NOISE * torch.randn_like(mean)).sample.float()
+    # Edges count as object: the mask is grown by two pixels.
+    weight = 1.0 + _OBJECT_WEIGHT * functional.max_pool2d(objects, 5, stride=1, padding=2)
+    error = drawn - pixels
+    return ((error.abs() + error.square()) * weight).mean()
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, scenes: list[Scene], *, batch: int = 32) -> Tensor:
+    """The scenes' mean latents before scaling: float32 [N, 12, 8, 8]."""
+    parts = [scenes[i : i + batch] for i in range(0, len(scenes), batch)]
+    with torch.autocast("cpu", torch.bfloat16):
+        return torch.cat([vae.encode(to_pixels(part)).latent_dist.mean.float() for part in parts])
+
+
+def normalise_latents(vae: AutoencoderKL, latents: Tensor) -> None:
+    """Set the factors with which a pipeline makes these latents zero-mean with unit deviation."""
+    vae.register_to_config(
+        shift_factor=float(latents.mean()), scaling_factor=float(1.0 / latents.std())
+    )

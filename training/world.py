@@ -1,0 +1,167 @@
+"""The synthetic world: one or two flat objects on a plain background.
+
+A `Scene` is the ground truth of one picture. `sample_scene` draws one, `render` paints it, and
+`is_held_out` says whether training must never see it.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from training.outline import OUTLINES, mask
+from training.palette import BACKGROUND_COLOURS, DEFAULT_BACKGROUND, OBJECT_COLOURS
+
+#: Pictures are squares of this many pixels.
+SIDE: Final = 128
+
+COLOURS: Final = tuple(OBJECT_COLOURS)
+SHAPES: Final = tuple(OUTLINES)
+BACKGROUNDS: Final = tuple(BACKGROUND_COLOURS)
+SIZES: Final = ("small", "medium", "large")
+
+#: Where the first object stands as seen from the second. `beside`: no relation was named, and the
+#: first stands on the left, as one reads.
+RELATIONS: Final = ("above", "below", "left of", "right of", "beside")
+
+#: Radii in pixels of an object that is alone, and of one of two.
+_SINGLE_RADII: Final = {"small": (14.0, 18.0), "medium": (27.0, 32.0), "large": (44.0, 49.0)}
+_PAIR_RADII: Final = {"small": (10.0, 12.0), "medium": (17.0, 20.0), "large": (24.0, 26.0)}
+
+_PAIRS_HELD_OUT_ONE_IN: Final = 8
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object. `x`, `y` and `radius` are in pixels; the radius is half its larger side."""
+
+    colour: str
+    shape: str
+    size: str
+    x: float
+    y: float
+    radius: float
+
+    @property
+    def look(self) -> tuple[str, str]:
+        return self.colour, self.shape
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One or two things; with two, `relation` says where the first is, seen from the second."""
+
+    things: tuple[Thing, ...]
+    relation: str | None
+    background: str
+
+
+#: Every colour lacks one shape in training; a model draws these only if it composes.
+UNSEEN_LOOKS: Final = frozenset(
+    (colour, SHAPES[(2 * i + 1) % len(SHAPES)]) for i, colour in enumerate(COLOURS)
+)
+
+
+def is_held_out(scene: Scene) -> bool:
+    """Whether the scene belongs to the test split: an unseen look, or an unseen pair of looks.
+
+    Neither order, nor relation, size, place or background moves a scene across the split.
+    """
+    looks = sorted(thing.look for thing in scene.things)
+    if any(look in UNSEEN_LOOKS for look in looks):
+        return True
+    return len(looks) > 1 and zlib.crc32(repr(looks).encode()) % _PAIRS_HELD_OUT_ONE_IN == 0
+
+
+def sample_scene(rng: np.random.Generator, *, pair: bool, held_out: bool = False) -> Scene:
+    """A random scene of the wanted split."""
+    while True:
+        scene = _sample_pair(rng) if pair else _sample_single(rng)
+        if is_held_out(scene) == held_out:
+            return scene
+
+
+def render(scene: Scene) -> Image.Image:
+    """The scene as an antialiased RGB picture of `SIDE` × `SIDE` pixels."""
+    return Image.fromarray((render_array(scene) * 255.0).round().astype(np.uint8))
+
+
+def render_array(scene: Scene) -> np.ndarray:
+    """The scene as float32 [SIDE, SIDE, 3], 0 to 1."""
+    canvas = np.empty((SIDE, SIDE, 3), dtype=np.float32)
+    canvas[:] = np.asarray(BACKGROUND_COLOURS[scene.background], dtype=np.float32) / 255.0
+    for thing in scene.things:
+        cover = thing_mask(thing)[..., None]
+        colour = np.asarray(OBJECT_COLOURS[thing.colour], dtype=np.float32) / 255.0
+        canvas = canvas * (1.0 - cover) + colour * cover
+    return canvas
+
+
+def thing_mask(thing: Thing) -> np.ndarray:
+    """How much of each pixel the thing covers: float32 [SIDE, SIDE]."""
+    return mask(thing.shape, centre=(thing.x, thing.y), radius=thing.radius, side=SIDE)
+
+
+def size_of(radius: float, *, pair: bool) -> str:
+    """The size whose usual radius is nearest, for an object that is one of two or alone."""
+    radii = _PAIR_RADII if pair else _SINGLE_RADII
+    return min(SIZES, key=lambda size: abs(sum(radii[size]) / 2 - radius))
+
+
+def _sample_single(rng: np.random.Generator) -> Scene:
+    size = _sample_size(rng)
+    radius = rng.uniform(*_SINGLE_RADII[size])
+    room = min(SIDE / 2 - radius - 5.0, 14.0)
+    x, y = SIDE / 2 + rng.uniform(-room, room, size=2)
+    thing = Thing(*_sample_look(rng), size, float(x), float(y), float(radius))
+    return Scene((thing,), None, _sample_background(rng, {thing.colour}))
+
+
+def _sample_pair(rng: np.random.Generator) -> Scene:
+    relation = RELATIONS[rng.integers(len(RELATIONS))]
+    first_look = second_look = _sample_look(rng)
+    while second_look == first_look:
+        second_look = _sample_look(rng)
+    first, second = (
+        _place(rng, look, along=along, vertical=relation in ("above", "below"))
+        for look, along in zip((first_look, second_look), _ends(relation), strict=True)
+    )
+    background = _sample_background(rng, {first.colour, second.colour})
+    return Scene((first, second), relation, background)
+
+
+def _ends(relation: str) -> tuple[float, float]:
+    """Where the first and the second thing stand along the relation's axis, in pixels."""
+    near, far = SIDE * 0.25, SIDE * 0.75
+    return (near, far) if relation in ("above", "left of", "beside") else (far, near)
+
+
+def _place(
+    rng: np.random.Generator, look: tuple[str, str], *, along: float, vertical: bool
+) -> Thing:
+    size = _sample_size(rng)
+    radius = float(rng.uniform(*_PAIR_RADII[size]))
+    along = along + float(rng.uniform(-2.0, 2.0))
+    across = SIDE / 2 + float(rng.uniform(-6.0, 6.0))
+    x, y = (across, along) if vertical else (along, across)
+    return Thing(*look, size, x, y, radius)
+
+
+def _sample_look(rng: np.random.Generator) -> tuple[str, str]:
+    return COLOURS[rng.integers(len(COLOURS))], SHAPES[rng.integers(len(SHAPES))]
+
+
+def _sample_size(rng: np.random.Generator) -> str:
+    return str(rng.choice(SIZES, p=[0.25, 0.5, 0.25]))
+
+
+def _sample_background(rng: np.random.Generator, taken: set[str]) -> str:
+    """White half of the time, since a prompt that names no background means white."""
+    if rng.random() < 0.5:
+        return DEFAULT_BACKGROUND
+    free = [name for name in BACKGROUNDS if name not in taken]
+    return free[rng.integers(len(free))]
