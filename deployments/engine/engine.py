@@ -140,8 +140,8 @@ class Engine:
                 self._admit()
                 self._take_turn()
         except BaseException:
+            # Nobody is there to catch it; ``alive`` tells, and the replica is replaced.
             log.critical("The engine's thread ended by a defect.", exc_info=True)
-            raise
         finally:
             self._closing = True
             self._end_all()

@@ -116,7 +116,7 @@ def load(path: Path | None, *, demo: bool, demo_dir: Path) -> Catalog:
     for endpoint_id, given in source.endpoints.items():
         try:
             _check_id(endpoint_id)
-            endpoint = _endpoint(endpoint_id, given, demo, demo_dir)
+            endpoint = _endpoint(endpoint_id, given, demo=demo, demo_dir=demo_dir)
             entries[endpoint_id] = _entry(endpoint)
         except ValueError as error:
             raise file.complaint(("endpoints", endpoint_id), str(error)) from error
@@ -133,7 +133,7 @@ def _check_id(endpoint_id: str) -> None:
         raise ValueError("`requests` cannot be part of an id: it begins a request's URL")
 
 
-def _endpoint(endpoint_id: str, given: EndpointSource, demo: bool, demo_dir: Path) -> Endpoint:  # noqa: FBT001
+def _endpoint(endpoint_id: str, given: EndpointSource, *, demo: bool, demo_dir: Path) -> Endpoint:
     endpoint = Endpoint(
         id=endpoint_id,
         family=given.family,

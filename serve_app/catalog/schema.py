@@ -14,8 +14,7 @@ class InputSchema(Protocol):
     """Checks inputs of one endpoint."""
 
     def validate(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """The input with defaults filled in, and warnings; ``InvalidInput`` names the fields at
-        fault."""
+        """The input with its defaults, and warnings; ``InvalidInput`` names the fields at fault."""
         ...
 
     def media_types(self, input: Mapping[str, Any]) -> tuple[str, ...]:
@@ -29,5 +28,4 @@ SCHEMAS: Mapping[str, Callable[[Endpoint], InputSchema]] = {
     "flux-text-to-image": FluxTextToImage,
     "open": OpenInput,
 }
-"""Name in the catalogue → how to build it. A builder raises ``ValueError`` for settings it cannot
-use."""
+"""Name in the catalogue → how to build it. ``ValueError`` for settings that it cannot use."""

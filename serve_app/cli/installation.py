@@ -11,7 +11,6 @@ from pathlib import Path
 
 from serve_app.domain.errors import Misconfigured
 
-
 SHORT_TEMPORARY = Path("/tmp")  # noqa: S108 a directory of ours is made in it, and checked
 
 

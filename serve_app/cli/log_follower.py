@@ -1,11 +1,12 @@
-"""Shows a growing log file on a stream: the processes of Darkroom append to one file, and a person
-who started them on a laptop reads it as it grows."""
+"""Shows a growing log file on the console: the processes of Darkroom append to one file, and a
+person who started them on a laptop reads it as it grows."""
 
 from __future__ import annotations
 
 import threading
 from pathlib import Path
-from typing import TextIO
+
+from serve_app.cli.console import Console
 
 ROTATE_AT_BYTES = 20 * 2**20
 LOOK_EVERY_S = 0.1
@@ -14,9 +15,9 @@ LOOK_EVERY_S = 0.1
 class LogFollower:
     """Copies what is appended to ``path`` from now on."""
 
-    def __init__(self, path: Path, stream: TextIO) -> None:
+    def __init__(self, path: Path, console: Console) -> None:
         self._path = path
-        self._stream = stream
+        self._console = console
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -43,8 +44,8 @@ class LogFollower:
                 ending = self._end.is_set()
                 text = log.read()
                 if text:
-                    self._stream.write(text)
-                    self._stream.flush()
+                    self._console.stream.write(text)
+                    self._console.stream.flush()
                 elif ending:
                     return
                 else:

@@ -71,7 +71,9 @@ def serve_command(
     server = Server(installation, host or config.host, port or config.port)
     server.check()
     settings = {"demo": True} if demo else {}
-    server.run(settings, after_start=lambda s: greet(installation, s.url, sample=sample))
+    server.run(
+        settings, after_start=lambda s: greet(installation, s.url, s.console.say, sample=sample)
+    )
 
 
 @main.command("env")

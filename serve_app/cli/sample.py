@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from serve_app.cli.client import Client
@@ -16,18 +16,20 @@ PROMPT = "a red circle above a blue square"
 KEY_SHOWN = "api_key.shown"  # a file next to the key: it has been printed once
 
 
-def greet(installation: Installation, url: str, *, sample: bool) -> None:
+def greet(
+    installation: Installation, url: str, say: Callable[[str], None], *, sample: bool
+) -> None:
     """Print the new key once, make a picture if asked to, and show fal's client the way."""
     marker = installation.data_dir / KEY_SHOWN
     if not marker.exists():
-        say(f"\nYour API key, shown once and kept in {installation.key_file}:\n\n")
-        say(f"    {installation.key()}\n\n")
+        say(f"\nYour API key, shown once and kept in {installation.key_file}:\n")
+        say(f"    {installation.key()}")
         marker.touch(mode=0o600)
     if sample:
         try:
-            _make_sample(installation)
+            say(_make_sample(installation))
         except DarkroomError as error:
-            say(f"The sample picture failed: {error.message}\n")
+            say(f"The sample picture failed: {error.message}")
     say(
         f"""
 Call it with fal's Python client (pip install fal-client), from this virtual environment:
@@ -40,20 +42,15 @@ Call it with fal's Python client (pip install fal-client), from this virtual env
 
 or from the shell: darkroom generate "{PROMPT}" -o out.png --data-dir {installation.data_dir}
 Ctrl-C stops it.
-
 """
     )
 
 
-def _make_sample(installation: Installation) -> None:
+def _make_sample(installation: Installation) -> str:
     started = time.monotonic()
     client = Client(installation)
     result = generate(client, MODEL, {"prompt": PROMPT, "output_format": "png"}, show=False)
     picture = Path(installation.data_dir / "sample.png")
     picture.write_bytes(client.download(result["images"][0]["url"]))
     took = time.monotonic() - started
-    say(f'"{PROMPT}" took {took:.1f} s: {picture}\n')
-
-
-def say(text: str) -> None:
-    print(text, end="", file=sys.stderr, flush=True)
+    return f'\n"{PROMPT}" took {took:.1f} s: {picture}'

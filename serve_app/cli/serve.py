@@ -16,7 +16,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
 
+import psutil
+
 from serve_app.cli import preflight, ray_flags
+from serve_app.cli.console import Console
 from serve_app.cli.installation import Installation
 from serve_app.cli.log_follower import LogFollower
 from serve_app.cli.run_record import RunRecord
@@ -24,6 +27,7 @@ from serve_app.domain.errors import Misconfigured
 
 RECORD_EVERY_S = 2.0
 STOP_WITHIN_S = 6.0  # for Serve's own, graceful end; what is left then is ended by pid
+SUPERVISOR = "serve_app.queue.supervisor"  # the module that it runs
 OBJECT_STORE_BYTES = 256 * 2**20  # artifacts go by ticket, so Ray's store stays nearly empty
 
 
@@ -43,7 +47,8 @@ class Server:
         self._host = host
         self._port = port
         self._record = RunRecord(installation.run_file)
-        self._log = LogFollower(installation.log_file, sys.stderr)
+        self.console = Console(installation.log_file.with_name("ray.log"))
+        self._log = LogFollower(installation.log_file, self.console)
         self._done = threading.Event()
 
     @property
@@ -61,10 +66,11 @@ class Server:
         with self._only_one():
             ended = self._record.end_leftovers()
             if ended:
-                say(f"Ended {ended} processes that an earlier run had left behind.")
+                self.console.say(f"Ended {ended} processes that an earlier run had left behind.")
             preflight.check_port(self._host, self._port)
             signal.signal(signal.SIGTERM, _raise_stop)
             signal.signal(signal.SIGINT, _raise_stop)
+            self.console.open()
             try:
                 self._start(settings)
                 if after_start is not None:
@@ -72,9 +78,10 @@ class Server:
                 while True:
                     signal.pause()
             except Stop:
-                say("Stopping.")
+                self.console.say("Stopping.")
             finally:
                 self._stop()
+                self.console.close()
 
     @contextlib.contextmanager
     def _only_one(self) -> Iterator[None]:
@@ -103,13 +110,12 @@ class Server:
         from serve_app.app import APPLICATION, build  # noqa: PLC0415
 
         started = time.monotonic()
-        say("Starting Ray …")
+        self.console.say("Starting Ray …")
         ray.init(
             address="local",
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.WARNING,
-            configure_logging=False,
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=str(self._installation.run_dir / "ray"),
         )
@@ -117,9 +123,12 @@ class Server:
         signal.signal(signal.SIGTERM, _raise_stop)
         signal.signal(signal.SIGINT, _raise_stop)
         self._record.write(self.url)
-        serve.start(http_options={"host": self._host, "port": self._port})
+        serve.start(
+            http_options={"host": self._host, "port": self._port},
+            logging_config={"log_level": "WARNING"},
+        )
         self._record.write(self.url)
-        say("Starting Darkroom …")
+        self.console.say("Starting Darkroom …")
         config = settings | {
             "data_dir": self._installation.data_dir,
             "host": self._host,
@@ -132,7 +141,7 @@ class Server:
             raise Misconfigured(_deploy_failure(error)) from None
         self._record.write(self.url)
         threading.Thread(target=self._keep_record, daemon=True, name="run-record").start()
-        say(f"Darkroom serves {self.url} after {time.monotonic() - started:.0f} s.")
+        self.console.say(f"Darkroom serves {self.url} after {time.monotonic() - started:.0f} s.")
 
     def _keep_record(self) -> None:
         while not self._done.wait(RECORD_EVERY_S):
@@ -147,8 +156,9 @@ class Server:
             graceful.start()
             graceful.join(STOP_WITHIN_S)
         self._record.end_all()
+        _end_database(self._installation.data_dir)
         self._log.aclose()
-        say("Stopped.")
+        self.console.say("Stopped.")
 
 
 def _shut_serve_down() -> None:
@@ -164,29 +174,33 @@ def _shut_serve_down() -> None:
         logging.getLogger(__name__).debug("Ray's own end failed: %r", error)
 
 
+def _end_database(data_dir: Path) -> None:
+    """Ask the embedded database's supervisor to stop now: left alone it would wait some seconds for
+    another Darkroom to take it over. It is detached, so no child of ours."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            command = process.cmdline()
+            if SUPERVISOR in command and str(data_dir) in command:
+                process.terminate()
+                psutil.wait_procs([process], timeout=STOP_WITHIN_S)
+
+
 def _owner(lock: TextIO) -> str:
     lock.seek(0)
     return lock.read().strip() or "pid unknown"
 
 
 def _deploy_failure(error: RuntimeError) -> str:
-    """The sentence of a ``Misconfigured`` that a deployment's start raised, out of Serve's report.
-    """
+    """The sentence of a ``Misconfigured`` that a deployment's start raised, out of Serve's report."""
     from ray import serve  # noqa: PLC0415 only where it was imported before
 
     said = [str(error)]
     for application in serve.status().applications.values():
         said += [deployment.message for deployment in application.deployments.values()]
     for message in said:
-        sentence = re.search(r"(?:Misconfigured|Unavailable)(?:\(|: )['\"]?(.+?)['\"]?\)?$", message, re.M)
+        sentence = re.search(
+            r"(?:Misconfigured|Unavailable)(?:\(|: )['\"]?(.+?)['\"]?\)?$", message, re.M
+        )
         if sentence:
             return sentence.group(1)
     return f"Darkroom did not start; the log above says why. Serve says: {said[-1]}"
-
-
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def log_path(data_dir: Path) -> Path:
-    return Installation(data_dir).log_file

@@ -12,8 +12,7 @@ log = logging.getLogger(__name__)
 
 
 class Background:
-    """Holds tasks until they end: the event loop alone would let them be collected in
-    mid-flight."""
+    """Holds tasks until they end: the event loop alone would let them be collected."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -12,8 +12,7 @@ from starlette.requests import Request as HttpRequest
 from serve_app.domain.errors import FieldProblem, InvalidInput, TooLarge
 
 THREAD_BYTES = 256 * 1024
-"""From this size on the body is parsed in a thread: it takes milliseconds, and all others would
-wait."""
+"""From this size on the body is parsed in a thread: others would wait for it."""
 
 
 def _refuse_constant(name: str) -> NoReturn:

@@ -26,9 +26,10 @@ SAFE_INLINE = frozenset({"image/png", "image/jpeg", "image/webp"})
 
 
 async def read(request: HttpRequest) -> Response:
-    """``GET``/``HEAD``: the file or one range of it. A key's content never changes, so it may be
-    cached
-    for ever and its ETag is strong."""
+    """``GET``/``HEAD``: the file or one range of it.
+
+    A key's content never changes, so it may be cached for ever, and its ETag is strong.
+    """
     exchange_of(request).route = "files.read"
     storage = core_of(request).storage
     key: str = request.path_params["key"]

@@ -14,8 +14,7 @@ HOLD_S = 1.0
 """How long an unchanged answer is held; below the timeout of every client known."""
 
 RECENT_S = 1.5
-"""Since the last answer. Who comes back later than this does not poll hard, and is answered at
-once."""
+"""Since the last answer. Who comes back later does not poll hard, and is answered at once."""
 
 MOST_REMEMBERED = 20_000
 

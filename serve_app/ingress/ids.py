@@ -10,8 +10,7 @@ from serve_app.domain.ports import Clock
 
 
 class RequestIds:
-    """Makes UUIDv7: the first 60 bits are the time to a quarter of a microsecond, so ids sort by
-    age."""
+    """Makes UUIDv7: they begin with the time to a quarter of a microsecond, so ids sort by age."""
 
     def __init__(self, clock: Clock, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
         self._clock = clock

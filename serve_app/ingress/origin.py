@@ -13,8 +13,7 @@ _HOST = re.compile(r"[A-Za-z0-9.-]+(:\d{1,5})?|\[[0-9A-Fa-f:.]+\](:\d{1,5})?")
 
 
 def origin_of(request: HttpRequest) -> str:
-    """The configured public URL, or the host by which this client reached us, without a final
-    slash."""
+    """The configured public URL, or the host by which this client reached us; no final slash."""
     config = core_of(request).config
     if config.public_url:
         return config.public_url.rstrip("/")

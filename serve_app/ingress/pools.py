@@ -13,8 +13,7 @@ STUDIO = "studio"
 
 
 class PoolMap:
-    """Family → pool. When several pools host a family, the first one configured takes its
-    requests."""
+    """Family → pool. Of several pools that host a family, the first configured is taken."""
 
     def __init__(self, pools: Mapping[str, PoolConfig] | None) -> None:
         self._by_family: dict[str, str] | None = None

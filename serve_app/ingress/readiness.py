@@ -19,8 +19,7 @@ PATIENCE_S = 5.0
 class Readiness:
     """Runs named checks, at most once a second however often it is asked.
 
-    A check passes by returning and fails by raising; one that takes longer than ``PATIENCE_S``
-    fails.
+    A check passes by returning and fails by raising, or by taking longer than ``PATIENCE_S``.
     """
 
     def __init__(self, checks: Mapping[str, Check], clock: Clock) -> None:

@@ -29,8 +29,7 @@ async def accept(
 ) -> NewRequest:
     """Check everything that can be checked before a request is stored.
 
-    ``EndpointNotFound``, ``InvalidInput``, ``StorageFull``, or ``Unavailable`` when no pool hosts
-    it.
+    ``EndpointNotFound``, ``InvalidInput``, ``StorageFull``; ``Unavailable`` without a pool for it.
     """
     entry = core.catalog.get(endpoint_id)
     valid = core.catalog.validate(endpoint_id, body)

@@ -247,10 +247,13 @@ class Cluster:
         return self.socket_dir / f".s.PGSQL.{PORT}"
 
     def _clear_the_way(self) -> None:
-        """After a crash: no orphan may be left, and no pid file that names somebody else's process."""
+        """After a crash: no orphan may be left, and no pid file that names somebody else's process
+        (or a dead one that nobody has reaped), which the server would take for another server."""
         if self._postmaster() is not None:
             return
         (self._files.cluster / "postmaster.pid").unlink(missing_ok=True)
+        for left in self.socket_dir.glob(".s.PGSQL.*"):
+            left.unlink(missing_ok=True)
         for number, patience_s in ((signal.SIGQUIT, ORPHANS_S), (signal.SIGKILL, ORPHANS_S)):
             orphans = self._orphans()
             if not orphans:

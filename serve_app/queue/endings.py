@@ -84,6 +84,8 @@ _OF_ACTORS = f"""{_NAMELESS}
 # A lease that was renewed after the snapshot was taken is not lost.
 _STILL_EXPIRED = "AND r.lease_until < now()"
 
+# `lease_until IS NOT NULL` is the same as `state = 'running'`, by a CHECK of the table. It is said so
+# where rows are looked up by id, because the other would let the planner read all that runs.
 _STATEMENT = """
 WITH ending AS ({source}),
 held AS (
@@ -93,7 +95,7 @@ held AS (
            (e.how = 'lost' AND NOT r.confirmed)::integer AS missed,
            r.failures, r.unconfirmed
     FROM ending e JOIN requests r ON r.id = e.id
-    WHERE r.state = 'running' AND r.attempt = e.attempt {still}
+    WHERE r.lease_until IS NOT NULL AND r.attempt = e.attempt {still}
     ORDER BY r.id
     FOR NO KEY UPDATE OF r
 ),

@@ -23,7 +23,7 @@ HOLDERS = "SELECT DISTINCT actor_id FROM requests WHERE state = 'running'"
 FORGET_PROGRESS = """
 DELETE FROM progress p WHERE NOT EXISTS (
     SELECT FROM requests r
-    WHERE r.id = p.request_id AND r.attempt = p.attempt AND r.state = 'running')
+    WHERE r.id = p.request_id AND r.attempt = p.attempt AND r.lease_until IS NOT NULL)
 """
 
 Chore = Callable[[], Awaitable[None]]

@@ -12,7 +12,8 @@ from serve_app.queue.limits import QueueLimits
 from serve_app.queue.watch import Watch
 
 # A lease is written again only when a quarter of it has passed: reports come twice a second, and each
-# such write is a new version of the row in every index.
+# such write is a new version of the row in every index. (For `lease_until IS NOT NULL` see
+# endings.py.)
 REPORT = """
 WITH named AS (
     SELECT DISTINCT id, attempt
@@ -20,7 +21,7 @@ WITH named AS (
 ),
 due AS (
     SELECT r.id FROM requests r JOIN named n ON n.id = r.id
-    WHERE r.state = 'running' AND r.attempt = n.attempt AND (
+    WHERE r.lease_until IS NOT NULL AND r.attempt = n.attempt AND (
         NOT r.confirmed OR r.lease_until < now() + make_interval(secs => 0.75 * %(lease_s)s))
     ORDER BY r.id
     FOR NO KEY UPDATE OF r
@@ -36,7 +37,8 @@ noted AS (
     SELECT DISTINCT ON (x.id) x.id, x.attempt, x.stage, x.step, x.steps
     FROM json_to_recordset(%(progress)s::json) AS x(
         id uuid, attempt integer, stage text, step integer, steps integer)
-    JOIN requests r ON r.id = x.id AND r.attempt = x.attempt AND r.state = 'running'
+    JOIN requests r ON r.id = x.id AND r.attempt = x.attempt
+        AND r.lease_until IS NOT NULL
     ORDER BY x.id
     ON CONFLICT (request_id) DO UPDATE SET
         attempt = excluded.attempt, stage = excluded.stage,

@@ -18,7 +18,7 @@ COLUMNS = """
 """
 SOURCE = """
     requests r LEFT JOIN progress p
-        ON p.request_id = r.id AND p.attempt = r.attempt AND r.state = 'running'
+        ON p.request_id = r.id AND p.attempt = r.attempt AND r.lease_until IS NOT NULL
 """
 
 

@@ -17,24 +17,26 @@ WITH new AS (
         n integer, id uuid, tenant text, endpoint text, digest text, pool text, priority smallint,
         input text, start_within_s double precision, warnings json, replica text, actor text)
 ),
+placed AS MATERIALIZED (
+    -- Leased at once only if nothing is queued before it.
+    SELECT n.*, (n.replica IS NOT NULL AND NOT EXISTS (
+        SELECT FROM requests q WHERE q.pool = n.pool AND q.state = 'queued'))::integer AS here
+    FROM new n
+),
 stored AS (
     INSERT INTO requests (
         id, tenant, endpoint, endpoint_digest, pool, priority, input, start_by, events,
         state, attempt, replica_id, actor_id, lease_until, started_at)
-    SELECT n.id, n.tenant, n.endpoint, n.digest, n.pool, n.priority, n.input::json,
-           now() + make_interval(secs => n.start_within_s),
-           1 + json_array_length(n.warnings) + lease.here,
-           CASE lease.here WHEN 1 THEN 'running' ELSE 'queued' END, lease.here,
-           CASE lease.here WHEN 1 THEN n.replica END,
-           CASE lease.here WHEN 1 THEN n.actor END,
-           CASE lease.here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
-           CASE lease.here WHEN 1 THEN now() END
-    FROM new n CROSS JOIN LATERAL (
-        -- Nothing may be queued before it.
-        SELECT (n.replica IS NOT NULL AND NOT EXISTS (
-            SELECT FROM requests q WHERE q.pool = n.pool AND q.state = 'queued'))::integer AS here
-    ) lease
-    ORDER BY n.n
+    SELECT id, tenant, endpoint, digest, pool, priority, input::json,
+           now() + make_interval(secs => start_within_s),
+           1 + json_array_length(warnings) + here,
+           CASE here WHEN 1 THEN 'running' ELSE 'queued' END, here,
+           CASE here WHEN 1 THEN replica END,
+           CASE here WHEN 1 THEN actor END,
+           CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
+           CASE here WHEN 1 THEN now() END
+    FROM placed
+    ORDER BY n
     RETURNING id, tenant, pool, priority, state, attempt, replica_id, actor_id, created_at, events
 ),
 leased AS (

@@ -25,8 +25,7 @@ def artifact_key(
     media_type: str,
     token: Callable[[int], str] = secrets.token_urlsafe,
 ) -> str:
-    """A fresh key, ``r/<request>/<attempt>/<128 random bits>.<extension>``: its URL is the
-    capability."""
+    """A fresh ``r/<request>/<attempt>/<128 random bits>.<extension>``: to know it is to read it."""
     return f"r/{request_id}/{attempt}/{token(16)}.{EXTENSIONS.get(media_type, 'bin')}"
 
 

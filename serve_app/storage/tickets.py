@@ -52,8 +52,7 @@ class TicketSigner:
         )
 
     def check(self, key: str, params: Mapping[str, str]) -> Grant:
-        """``Forbidden`` unless ``params`` are those of a ticket for ``key`` that has not
-        expired."""
+        """``Forbidden`` unless ``params`` are those of an unexpired ticket for ``key``."""
         try:
             media_type, signature = params["type"], params["signature"]
             max_bytes, expires = int(params["max"]), int(params["expires"])

@@ -32,8 +32,7 @@ class LineFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: ``at``, ``level``, ``logger``, ``request_id``, ``message``,
-    ``error``."""
+    """JSON lines: ``at``, ``level``, ``logger``, ``request_id``, ``message``, ``error``."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {

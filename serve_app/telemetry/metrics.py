@@ -1,5 +1,4 @@
-"""What Darkroom counts, for Prometheus. The registry is given, so that two of us can be in one
-process."""
+"""What Darkroom counts, for Prometheus. The registry is given: nothing global."""
 
 from __future__ import annotations
 

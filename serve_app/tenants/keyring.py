@@ -36,8 +36,7 @@ _NOBODY = _Stored(bytes(32), Identity("", "", frozenset()), None)
 
 
 class KeyRing:
-    """Implements ``Keys`` over the table ``api_keys``. The pool is its owner's to open and
-    close."""
+    """Implements ``Keys`` over the table ``api_keys``. Its owner opens and closes the pool."""
 
     def __init__(
         self,

@@ -56,8 +56,7 @@ class Keys(Protocol):
         expires_at: datetime | None = None,
         credential: Credential | None = None,
     ) -> Credential:
-        """Make a key; the tenant is made if it is new. The secret is given out here and never
-        again."""
+        """Make a key, and its tenant if new. The secret is given out here and never again."""
         ...
 
     async def list(self, tenant: str) -> Sequence[KeyInfo]:

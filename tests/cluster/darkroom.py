@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 
 import httpx
 import psutil
+import psycopg
 
 from serve_app.cli.installation import Installation
 from serve_app.cli.preflight import free_port
+from serve_app.queue.embedded_files import DATABASE, PORT, ROLE, Files
 
 ROOT = Path(__file__).parent.parent.parent
 MODELS = Path(__file__).parent / "models.yaml"
@@ -137,6 +139,53 @@ class Darkroom:
         pid_file = next(self.data_dir.rglob("postmaster.pid"))
         return psutil.Process(int(pid_file.read_text().splitlines()[0]))
 
+    def sql(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Look into the embedded database, which nothing of the product shows as it is."""
+        files = Files(self.data_dir)
+        note = files.read_note()
+        assert note is not None
+        with psycopg.connect(
+            host=note.socket_dir,
+            port=PORT,
+            user=ROLE,
+            password=files.read_password(),
+            dbname=DATABASE,
+        ) as connection:
+            return connection.execute(query, values).fetchall()
+
+    def usage_lines(self, request_id: str) -> int:
+        ((count,),) = self.sql("SELECT count(*) FROM usage WHERE request_id = %s", request_id)
+        return int(count)
+
+    def runner(self, request_id: str) -> psutil.Process:
+        """The process of the replica that runs a request and has said so: it has a log file open
+        that is named after the replica."""
+
+        def look() -> str | None:
+            seen = self.request(request_id)
+            return seen["replica_id"] if seen["progress"] else None
+
+        held = eventually(look, f"{request_id} makes progress")
+        for process in self.replicas():
+            if any(held in Path(file.path).name for file in process.open_files()):
+                return process
+        raise AssertionError(f"no process of replica {held}")
+
+    def all_ready(self, replicas: int = 2) -> None:
+        """Wait until so many replicas of `studio` ask for work."""
+
+        def look() -> bool:
+            try:
+                answer = self.http.get("/v1/status")
+            except httpx.TransportError:
+                return False
+            if answer.status_code != 200:
+                return False
+            fresh = [r for r in answer.json()["replicas"] if r["seen_s"] < 7]
+            return sum(r["stage"] == "ready" for r in fresh) >= replicas
+
+        eventually(look, f"{replicas} replicas are ready", within_s=90)
+
     def stop(self, number: int = signal.SIGINT) -> float:
         """End it as a person does; returns the seconds that it took."""
         assert self._process is not None
@@ -165,7 +214,7 @@ class Darkroom:
         run_dir = str(Installation(self.data_dir).run_dir)
         for process in psutil.process_iter():
             try:
-                told = " ".join([*process.cmdline(), *process.environ().values()])
+                told = " ".join([*process.cmdline(), *process.environ().values(), process.cwd()])
                 known = str(self.data_dir) in told or run_dir in told
             except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
                 continue

@@ -5,7 +5,6 @@ import signal
 import time
 
 import httpx
-import psutil
 import pytest
 
 from tests.cluster.darkroom import PROBE, Darkroom, eventually
@@ -13,29 +12,10 @@ from tests.cluster.darkroom import PROBE, Darkroom, eventually
 pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(240)]
 
 
-def _runner_of(darkroom: Darkroom, request_id: str) -> psutil.Process:
-    """The process of the replica that runs a request."""
-    held = darkroom.in_state(request_id, "running")["replica_id"]
-    replicas = darkroom.http.get("/v1/status").json()["replicas"]
-    actor = next(one for one in replicas if one["replica_id"] == held)
-    return psutil.Process(actor["pid"])
-
-
-def _both_ready(darkroom: Darkroom) -> None:
-    def look() -> bool:
-        try:
-            pool = darkroom.http.get("/v1/status").json()["pools"]["studio"]
-        except (httpx.TransportError, KeyError, ValueError):
-            return False
-        return bool(pool["replicas"].get("ready") == 2)
-
-    eventually(look, "both replicas are ready", within_s=90)
-
-
 def test_a_request_outlives_its_replica_and_one_failure_is_counted(darkroom: Darkroom) -> None:
-    _both_ready(darkroom)
+    darkroom.all_ready()
     request_id = darkroom.submit(steps=60, step_ms=50)
-    _runner_of(darkroom, request_id).kill()
+    darkroom.runner(request_id).kill()
     done = darkroom.in_state(request_id, "succeeded")
     assert done["failures"] == 1
     assert done["attempt"] == 2
@@ -45,18 +25,18 @@ def test_a_request_outlives_its_replica_and_one_failure_is_counted(darkroom: Dar
 def test_a_request_that_ends_its_replica_every_time_fails_with_that_reason(
     darkroom: Darkroom,
 ) -> None:
-    _both_ready(darkroom)
-    request_id = darkroom.submit(steps=10, step_ms=30, crash_at_step=3)
+    darkroom.all_ready()
+    request_id = darkroom.submit(steps=40, step_ms=50, crash_at_step=30)
     done = darkroom.in_state(request_id, "failed", within_s=180)
     assert done["failures"] == 3
     assert done["error"]["code"] == "poison"
-    _both_ready(darkroom)
+    darkroom.all_ready()
 
 
 def test_an_ingress_killed_loses_nothing_and_a_synchronous_run_stays_readable(
     darkroom: Darkroom,
 ) -> None:
-    _both_ready(darkroom)
+    darkroom.all_ready()
     waiting = [darkroom.submit(steps=20, step_ms=50) for _ in range(8)]
     with concurrent.futures.ThreadPoolExecutor(1) as threads:
         run = threads.submit(
@@ -73,51 +53,45 @@ def test_an_ingress_killed_loses_nothing_and_a_synchronous_run_stays_readable(
     assert isinstance(answer, httpx.TransportError) or answer.status_code >= 500
     found = eventually(lambda: _by_mark(darkroom, "synchronous"), "the run can be read")
     for request_id in [*waiting, found]:
-        assert darkroom.in_state(request_id, "succeeded")["usage_lines"] == 1
+        darkroom.in_state(request_id, "succeeded")
+        assert darkroom.usage_lines(request_id) == 1
 
 
 def _by_mark(darkroom: Darkroom, mark: str) -> str | None:
-    try:
-        answer = darkroom.http.get("/v1/requests", params={"limit": 50})
-    except httpx.TransportError:
-        return None
-    if answer.status_code != 200:
-        return None
-    for one in answer.json()["requests"]:
-        if one["input"].get("mark") == mark:
-            return str(one["request_id"])
-    return None
+    found = darkroom.sql("SELECT id FROM requests WHERE input ->> 'mark' = %s", mark)
+    return str(found[0][0]) if found else None
 
 
 def test_postgresql_killed_comes_back_and_nothing_is_lost(darkroom: Darkroom) -> None:
-    _both_ready(darkroom)
+    darkroom.all_ready()
     requests = [darkroom.submit(steps=20, step_ms=50) for _ in range(6)]
     before = darkroom.postgres()
     before.kill()
     for request_id in requests:
-        assert darkroom.in_state(request_id, "succeeded", within_s=90)["usage_lines"] == 1
+        darkroom.in_state(request_id, "succeeded", within_s=90)
+        assert darkroom.usage_lines(request_id) == 1
     assert darkroom.postgres().pid != before.pid
 
 
 def test_a_replica_that_stops_answering_loses_its_lease_and_cannot_write_later(
     darkroom: Darkroom,
 ) -> None:
-    _both_ready(darkroom)
+    darkroom.all_ready()
     request_id = darkroom.submit(steps=40, step_ms=50)
-    frozen = _runner_of(darkroom, request_id)
+    frozen = darkroom.runner(request_id)
     frozen.send_signal(signal.SIGSTOP)
     try:
         done = darkroom.in_state(request_id, "succeeded", within_s=90)
     finally:
         frozen.send_signal(signal.SIGCONT)
     assert done["attempt"] >= 2
-    eventually(lambda: _both_ready(darkroom) is None, "both replicas are ready")
-    assert darkroom.request(request_id)["usage_lines"] == 1
+    darkroom.all_ready()
+    assert darkroom.usage_lines(request_id) == 1
     assert darkroom.request(request_id)["attempt"] == done["attempt"]
 
 
 def test_an_engine_that_stands_still_keeps_its_lease(darkroom: Darkroom) -> None:
-    _both_ready(darkroom)
+    darkroom.all_ready()
     # Ten leases long: the lease is 6 s here.
     request_id = darkroom.submit(steps=2, step_ms=1, hang_s=60)
     done = darkroom.in_state(request_id, "succeeded", within_s=120)
@@ -139,7 +113,7 @@ def test_everything_killed_and_started_again_ends_everything_once(data_dir) -> N
         assert time.monotonic() - began < 60
         for request_id in requests:
             done = darkroom.in_state(request_id, "succeeded", within_s=120)
-            assert done["usage_lines"] == 1
+            assert darkroom.usage_lines(request_id) == 1
         assert darkroom.stop(signal.SIGTERM) < 10.0
         assert darkroom.leftovers() == []
     finally:
@@ -148,7 +122,7 @@ def test_everything_killed_and_started_again_ends_everything_once(data_dir) -> N
 
 
 def test_two_hundred_requests_with_random_kills_each_end_once(darkroom: Darkroom) -> None:
-    _both_ready(darkroom)
+    darkroom.all_ready()
     with httpx.Client(headers={"Authorization": f"Key {darkroom.key}"}, timeout=30) as http:
         requests = [
             http.post(f"{darkroom.url}{PROBE}", json={"steps": 3, "step_ms": 20}).json()[
@@ -165,4 +139,4 @@ def test_two_hundred_requests_with_random_kills_each_end_once(darkroom: Darkroom
     for request_id in requests:
         done = darkroom.in_state(request_id, "succeeded", "failed", within_s=120)
         assert done["state"] == "succeeded", done
-        assert done["usage_lines"] == 1
+        assert darkroom.usage_lines(request_id) == 1

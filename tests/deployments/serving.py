@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import tempfile
 from typing import Any
 
@@ -37,7 +36,7 @@ FAMILIES = {"probe": "tests.fakes.family:ProbeFamily"}
 class StubIngress:
     """The methods that replicas call, over the fake port."""
 
-    def __init__(self, *_pools: Any) -> None:
+    def __init__(self) -> None:
         self._port = FakeLeasePort(ask_wait_s=2.0)
 
     async def announce(self, presence: Presence) -> None:
@@ -86,36 +85,38 @@ def lease(name: str, **input: Any) -> Lease:
     return Lease(name, 1, 5.0, ENDPOINT, input, (), Priority.NORMAL)
 
 
-def application(replicas: int) -> serve.Application:
+def ingress() -> serve.Application:
+    return serve.deployment(
+        StubIngress, name="ingress", ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=1000
+    ).bind()
+
+
+def pool() -> serve.Application:
     config = ReplicaConfig(slots=2, threads=1, device="cpu", graceful_shutdown_timeout_s=10.0)
-    pool = serve.deployment(
+    return serve.deployment(
         Replica,
         name="pool",
-        num_replicas=replicas,
+        num_replicas=2,
         ray_actor_options={"num_cpus": 0.1},
         graceful_shutdown_timeout_s=10.0,
         graceful_shutdown_wait_loop_s=0.1,
-    ).bind("pool", config, FAMILIES, "ingress")
-    ingress = serve.deployment(
-        StubIngress, name="ingress", ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=1000
-    )
-    return ingress.bind(pool)
+    ).bind("pool", config, FAMILIES, "ingress", "front")
 
 
 async def scenario() -> dict[str, Any]:
-    ingress = serve.get_deployment_handle("ingress", "test")
-    await ingress.offer.remote([lease("ok", steps=3), lease("bad", fail="No.")])
-    ends = await ingress.finished.remote(2)
-    await ingress.offer.remote([lease("long", steps=100_000, step_ms=5)])
-    await ingress.until_reported.remote("long")
-    await ingress.cancel.remote(Held("long", 1))
-    ends = await ingress.finished.remote(3)
+    port = serve.get_deployment_handle("ingress", "front")
+    await port.offer.remote([lease("ok", steps=3), lease("bad", fail="No.")])
+    ends = await port.finished.remote(2)
+    await port.offer.remote([lease("long", steps=100_000, step_ms=5)])
+    await port.until_reported.remote("long")
+    await port.cancel.remote(Held("long", 1))
+    ends = await port.finished.remote(3)
     running = ["a", "b", "c", "d"]  # as many as both replicas have slots
-    await ingress.offer.remote([lease(name, steps=100_000, step_ms=5) for name in running])
+    await port.offer.remote([lease(name, steps=100_000, step_ms=5) for name in running])
     for name in running:
-        await ingress.until_reported.remote(name)
-    await asyncio.to_thread(serve.run, application(2), name="test", route_prefix=None)
-    seen = await ingress.until_handed_back.remote(4)
+        await port.until_reported.remote(name)
+    await asyncio.to_thread(serve.run, pool(), name="back", route_prefix=None)
+    seen = await port.until_handed_back.remote(4)
     codes = {
         end.held.request_id: end.outcome.failure.code if end.outcome.failure else "succeeded"
         for end in ends
@@ -134,8 +135,9 @@ def main() -> None:
         )
         try:
             serve.start(proxy_location="Disabled")
-            serve.run(application(2), name="test", route_prefix=None)
-            print(json.dumps(asyncio.run(scenario())), file=sys.stdout)  # noqa: T201
+            serve.run(ingress(), name="front", route_prefix=None)
+            serve.run(pool(), name="back", route_prefix=None)
+            print(json.dumps(asyncio.run(scenario())))  # noqa: T201
         finally:
             serve.shutdown()
             ray.shutdown()

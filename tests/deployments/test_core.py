@@ -44,7 +44,7 @@ async def test_without_a_seed_every_attempt_gets_the_same_and_each_request_its_o
 async def test_files_are_uploaded_before_the_outcome_names_them(rig):
     outcome = await rig.outcome(rig.offer("one", steps=1, artifact_bytes=1000))
     (artifact,) = outcome.artifacts
-    assert outcome.output["file"] == {"artifact": artifact.key}
+    assert outcome.output["images"] == [{"artifact": artifact.key}]
     assert rig.storage.objects[artifact.key] == b"\x89" * 1000
     assert artifact.size == 1000
     assert len(artifact.sha256) == 64

@@ -9,6 +9,7 @@ from diffusers import DPMSolverMultistepScheduler, HeunDiscreteScheduler
 from greenlet import GreenletExit
 
 from deployments.engine.engine import Engine
+from deployments.engine.step_batcher import StepBatcher
 from serve_app.domain.errors import (
     Cancelled,
     Misconfigured,
@@ -375,3 +376,23 @@ class Loop:
     def __call__(self, steps):
         for _ in range(steps):
             self.transformer(torch.zeros(1))
+
+
+class BrokenBatcher(StepBatcher):
+    """A defect of the engine itself."""
+
+    def choose(self, candidates, _turn):
+        if candidates:
+            raise ZeroDivisionError
+        return ()
+
+
+def test_a_defect_of_the_engine_ends_it_and_leaves_nobody_waiting(flux, caplog):
+    engine = Engine("cpu", step_batcher=BrokenBatcher())
+    engine.start()
+    engine.add("it", flux)
+    with pytest.raises(Cancelled):
+        engine.submit(pipeline="it", **call()).result(60)
+    engine.close(60)
+    assert not engine.alive
+    assert "defect" in caplog.text

@@ -1,13 +1,16 @@
 """A family without diffusers: its input says what goes well and what goes wrong.
 
-It runs through the real engine, so steps, progress and cancellation are the real ones. Input:
-``steps``, ``step_ms``, ``crash_at_step`` (the process kills itself), ``hang_s`` (one step blocks
-the engine's thread for that long), ``fail`` (a message to fail with), ``artifact_bytes`` (size of a
-file).
+It runs through the real engine: steps, progress and cancellation are the real ones. Input, all
+optional: ``steps``, ``step_ms``, ``sleep_s`` (in steps, so it can be cancelled), ``crash_at_step``
+(the process kills itself), ``hang_s`` (the first step blocks the engine's thread for that long),
+``fail`` (a message to fail with), ``artifacts`` (how many files), ``artifact_bytes`` (their size;
+one file if ``artifacts`` is not given), ``content`` (what they hold), ``echo`` (comes back),
+``seed``.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -23,12 +26,15 @@ if TYPE_CHECKING:
     from tests.fakes.probe_pipeline import ProbePipeline
 
 
+NAP_S = 0.02
+
+
 class ProbeFamily:
     """An endpoint whose weights' source is ``missing`` cannot be loaded; options: ``load_s``."""
 
     name = "probe"
 
-    def load(self, endpoint: Endpoint, device: str) -> ProbePipeline:
+    def load(self, endpoint: Endpoint, _device: str) -> ProbePipeline:
         from tests.fakes.probe_pipeline import ProbePipeline  # noqa: PLC0415
 
         time.sleep(float(endpoint.options.get("load_s", 0)))
@@ -37,33 +43,41 @@ class ProbeFamily:
         return ProbePipeline()
 
     def prepare(
-        self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
+        self, _endpoint: Endpoint, input: Mapping[str, Any], _pipeline: Any, seed: int
     ) -> GenerationCall:
-        steps = int(input.get("steps", 0))
-        size = int(input.get("artifact_bytes", 0))
+        sleep_s = float(input.get("sleep_s", 0))
         arguments = {
-            "num_inference_steps": steps,
-            "step_s": float(input.get("step_ms", 0)) / 1000,
+            "num_inference_steps": int(input.get("steps", math.ceil(sleep_s / NAP_S))),
+            "step_s": float(input.get("step_ms", NAP_S * 1000 if sleep_s else 0)) / 1000,
             "crash_at_step": input.get("crash_at_step"),
             "hang_s": float(input.get("hang_s", 0)),
             "fail": input.get("fail"),
         }
-        facts = {"seed": input.get("seed", seed), "artifact_bytes": size}
-        return GenerationCall(arguments, facts, makes_files=size > 0)
+        files = _files(input)
+        output = {"echo": input["echo"]} if "echo" in input else {}
+        facts = {"output": {**output, "seed": input.get("seed", seed)}, "files": files}
+        return GenerationCall(arguments, facts, makes_files=bool(files))
 
     def deliver(
         self,
-        endpoint: Endpoint,
+        _endpoint: Endpoint,
         call: GenerationCall,
         made: Made,
         tickets: Sequence[UploadTicket],
     ) -> Product:
-        output = {"steps": made.result, "seed": call.facts["seed"]}
-        size = call.facts["artifact_bytes"]
-        if not size:
+        output = {**call.facts["output"], "steps": made.result}
+        bodies = call.facts["files"]
+        if not bodies:
             return Product(output)
-        file = MediaFile(tickets[0], b"\x89" * size)
-        return Product({**output, "file": {"artifact": file.ticket.key}}, [file], units=1.0)
+        files = [MediaFile(*each) for each in zip(tickets, bodies, strict=False)]
+        images = [{"artifact": file.ticket.key} for file in files]
+        return Product({**output, "images": images}, files, units=float(len(files)))
+
+
+def _files(input: Mapping[str, Any]) -> list[bytes]:
+    size = int(input.get("artifact_bytes", 0))
+    body = b"\x89" * size or str(input.get("content", "picture")).encode()
+    return [body] * int(input.get("artifacts", 1 if size else 0))
 
 
 def end_process() -> None:

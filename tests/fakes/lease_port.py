@@ -40,7 +40,7 @@ class FakeLeasePort:
     asks: list[Ask] = field(default_factory=list)
     reports: list[tuple[float, Report]] = field(default_factory=list)  # loop time, report
     finishes: list[Finish] = field(default_factory=list)
-    handed_back: list[Held] = field(default_factory=list)
+    hand_backs: list[tuple[Held, str, str]] = field(default_factory=list)  # + replica, reason
     refused_calls: int = 0
     most_outstanding: int = 0
     cancelled: set[Held] = field(default_factory=set)
@@ -77,6 +77,10 @@ class FakeLeasePort:
     def renewals(self, held: Held) -> list[float]:
         """When the lease was renewed, on the loop's clock."""
         return [at for at, report in self.reports if held in report.renewals]
+
+    @property
+    def handed_back(self) -> list[Held]:
+        return [held for held, _, _ in self.hand_backs]
 
     @property
     def outstanding(self) -> list[Ask]:
@@ -128,8 +132,9 @@ class FakeLeasePort:
     async def hand_back(self, held: Held, replica_id: str, reason: str) -> Verdict:
         self._answerable()
         if held in self.fenced:
+            self._changed.set()
             return Verdict.FENCED
-        self.handed_back.append(held)
+        self.hand_backs.append((held, replica_id, reason))
         self._changed.set()
         return Verdict.ACCEPTED
 

@@ -10,6 +10,7 @@ import pytest
 from serve_app.domain import errors
 from serve_app.domain.errors import DarkroomError, StorageFull
 from serve_app.ingress.errors import TABLE, answer_for, body_for, headers_for
+from serve_app.queue.limits import QueueLimits
 from serve_app.settings import PoolConfig
 from tests.ingress.house import House, built
 
@@ -191,8 +192,6 @@ async def test_what_is_not_there_yet_says_so(client: httpx.AsyncClient) -> None:
 
 
 async def test_a_full_queue_says_when_to_come_again() -> None:
-    from serve_app.queue.limits import QueueLimits
-
     async with built(replica=False, limits=QueueLimits(max_waiting=1)) as house:
         async with house.client() as client:
             assert (await client.post("/queue/test/probe", json={})).status_code == 200

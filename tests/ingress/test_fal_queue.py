@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.domain.request import Priority
+from serve_app.domain.request import Priority, State
 from tests.ingress.house import House, built
 
 
@@ -83,9 +83,8 @@ async def test_a_queued_request_tells_its_place_and_why_it_waits(
 
 async def test_a_running_request_tells_how_far_it_is(client: httpx.AsyncClient) -> None:
     told = await submit(client, sleep_s=30)
-    while (status := (await client.get(told["status_url"])).json())["status"] == "IN_QUEUE":
-        await asyncio.sleep(0.01)
-    while status["darkroom"]["stage"] is None:
+    status = told
+    while status["darkroom"].get("stage") is None:  # each poll is held until something changes
         status = (await client.get(told["status_url"])).json()
     assert status["status"] == "IN_PROGRESS"
     assert "logs" in status
@@ -153,8 +152,8 @@ async def test_a_queued_request_is_cancelled_at_once(idle_client: httpx.AsyncCli
 
 async def test_a_running_request_is_asked_to_stop(house: House, client: httpx.AsyncClient) -> None:
     told = await submit(client, sleep_s=30)
-    while not house.replica.ran:
-        await asyncio.sleep(0.01)
+    while (await house.queue.get("default", told["request_id"])).state is State.QUEUED:
+        await house.queue.changed("default", told["request_id"], 1.0)
     answer = await client.put(told["cancel_url"])
     assert (answer.status_code, answer.json()) == (202, {"status": "CANCELLATION_REQUESTED"})
     status = await completed(client, told)

@@ -81,7 +81,7 @@ async def test_a_failure_is_told_with_its_kind(
     assert answer.headers["x-fal-error-type"] == type_
     assert answer.headers["x-fal-retryable"] == "false"
     assert answer.json()["message"] == "Out of paint."
-    assert answer.json()["detail"][0]["msg"] == "Out of paint."
+    assert answer.json()["detail"] == "Out of paint."
 
 
 async def test_a_field_that_only_the_pipeline_could_refuse_is_named(

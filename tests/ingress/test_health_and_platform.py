@@ -62,8 +62,29 @@ async def test_requests_are_listed_by_state_and_only_ones_own(house: House) -> N
         await mine.post("/test/probe", json={})
         await mine.post("/test/probe", json={"fail": "pipeline_failed", "message": "No."})
         failed = (await mine.get("/v1/requests?state=failed")).json()["requests"]
-        assert [each["error"] for each in failed] == ["No."]
+        assert [each["error"] for each in failed] == [{"code": "pipeline_failed", "message": "No."}]
         assert (await other.get("/v1/requests")).json()["requests"] == []
+
+
+async def test_a_request_is_shown_with_its_input_and_its_log_to_its_owner_only(
+    house: House,
+) -> None:
+    async with house.client() as mine, house.client(house.other_key) as other:
+        sent = await mine.post("/test/probe", json={"echo": "hello"})
+        path = f"/v1/requests/{sent.headers['x-fal-request-id']}"
+        shown = (await mine.get(path)).json()
+        assert shown["state"] == "succeeded"
+        assert shown["input"]["echo"] == "hello"
+        assert shown["log"][0]["message"] == "Queued."
+        assert (await other.get(path)).status_code == 404
+
+
+async def test_a_finished_request_cannot_be_cancelled_and_says_so(
+    client: httpx.AsyncClient,
+) -> None:
+    sent = await client.post("/test/probe", json={})
+    path = f"/v1/requests/{sent.headers['x-fal-request-id']}/cancel"
+    assert (await client.put(path)).json() == {"verdict": "already_final"}
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,18 @@ from tests.fakes.keyring import FakeKeyRing
 GIVEN = "chosen:" + "s" * 64
 
 
+def content(path: Path) -> str:
+    return path.read_text().strip()
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def beside(path: Path) -> list[str]:
+    return [each.name for each in path.parent.iterdir()]
+
+
 @pytest.fixture
 def keys() -> FakeKeyRing:
     return FakeKeyRing(FakeClock())
@@ -29,24 +41,24 @@ async def test_a_new_installation_gets_a_key_that_only_its_owner_can_read(
 ) -> None:
     made = await ensure_first_key(keys, None, path)
     assert made is not None
-    assert path.read_text().strip() == str(made)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    who = await keys.authenticate(f"Key {path.read_text().strip()}")
+    assert content(path) == str(made)
+    assert mode(path) == 0o600
+    who = await keys.authenticate(f"Key {content(path)}")
     assert (who.tenant, who.scopes) == ("default", {API, ADMIN})
-    assert [each.name for each in path.parent.iterdir()] == ["api_key"]
+    assert beside(path) == ["api_key"]
 
 
 async def test_the_second_start_makes_no_second_key(keys: FakeKeyRing, path: Path) -> None:
     await ensure_first_key(keys, None, path)
-    before = path.read_text()
+    before = content(path)
     assert await ensure_first_key(keys, None, path) is None
-    assert path.read_text() == before
+    assert content(path) == before
     assert len(await keys.list("default")) == 1
 
 
 async def test_the_operators_own_key_is_taken(keys: FakeKeyRing, path: Path) -> None:
     assert str(await ensure_first_key(keys, GIVEN, path)) == GIVEN
-    assert path.read_text().strip() == GIVEN
+    assert content(path) == GIVEN
     assert await ensure_first_key(keys, GIVEN, path) is None
     await keys.authenticate(f"Key {GIVEN}")
 

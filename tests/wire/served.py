@@ -51,7 +51,7 @@ class _Running:
     def main(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as error:  # noqa: BLE001  it is raised again in the test's thread
+        except BaseException as error:  # it is raised again in the test's thread
             self.failure = error
         finally:
             self.ready.set()
@@ -63,10 +63,12 @@ class _Running:
             )
             self._server = uvicorn.Server(config)
             serving = asyncio.create_task(self._server.serve())
-            while not self._server.started and not serving.done():
+            while True:
+                if self._server.started:
+                    self._announce(house, self._server)
+                if self._server.started or serving.done():
+                    break
                 await asyncio.sleep(0.01)
-            if self._server.started:
-                self._announce(house, self._server)
             await serving
 
     def _announce(self, house: House, server: uvicorn.Server) -> None:

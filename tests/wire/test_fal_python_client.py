@@ -6,7 +6,6 @@ The endpoint ``test/probe`` does what its input says: ``echo`` comes back, ``sle
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -135,10 +134,10 @@ def test_a_wrong_field_is_named(client: fal_client.SyncClient) -> None:
 
 def test_a_failed_request_raises_with_its_message(client: fal_client.SyncClient) -> None:
     orders = {"fail": "pipeline_failed", "message": "No paint."}
-    with pytest.raises(fal_client.FalClientHTTPError) as caught:
+    with pytest.raises(fal_client.FalClientHTTPError, match=r"^No paint\.$") as caught:
         client.subscribe(PROBE, orders)
     assert caught.value.status_code == 500
-    assert caught.value.response.json()["message"] == "No paint."
+    assert caught.value.error_type == "internal_server_error"
 
 
 def test_an_endpoint_that_is_not_there(client: fal_client.SyncClient) -> None:
@@ -169,20 +168,17 @@ async def test_a_client_timeout_cancels(async_client: fal_client.AsyncClient) ->
     assert ended.value.error_type == "client_cancelled"
 
 
-async def test_a_client_that_hangs_up_cancels_its_run(
-    async_client: fal_client.AsyncClient, darkroom_url: str, darkroom_key: str
-) -> None:
+def test_a_client_that_hangs_up_cancels_its_run(darkroom_url: str, darkroom_key: str) -> None:
+    headers = {"Authorization": f"Key {darkroom_key}"}
     with pytest.raises(httpx.ReadTimeout):
-        async with httpx.AsyncClient(headers={"Authorization": f"Key {darkroom_key}"}) as impatient:
-            url = f"{darkroom_url}/run/{PROBE}"
-            await impatient.post(url, json={"sleep_s": 60, "echo": "hang up"}, timeout=1.0)
-    async with httpx.AsyncClient(headers={"Authorization": f"Key {darkroom_key}"}) as viewer:
-        for _ in range(100):
-            page = (await viewer.get(f"{darkroom_url}/v1/requests?limit=1")).json()
-            if page["requests"][0]["state"] == "cancelled":
-                return
-            await asyncio.sleep(0.05)
-    raise AssertionError(page)
+        httpx.post(f"{darkroom_url}/run/{PROBE}", json={"sleep_s": 60}, headers=headers, timeout=1)
+    end = time.monotonic() + 10
+    while True:
+        page = httpx.get(f"{darkroom_url}/v1/requests?limit=1", headers=headers).json()
+        if page["requests"][0]["state"] == "cancelled":
+            return
+        assert time.monotonic() < end, page
+        time.sleep(0.05)
 
 
 def test_files_are_read_without_a_key(client: fal_client.SyncClient) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from serve_app.domain.errors import Cancelled, Expired, FieldProblem
+from serve_app.domain.errors import Expired, FieldProblem
 from serve_app.domain.outcome import Failure
 from serve_app.ingress.errors import BY_CODE, INTERNAL, Answer, problem_item
 from serve_app.ingress.reply import json_reply
@@ -27,11 +27,9 @@ def failure_reply(failure: Failure) -> Response:
     if failure.field is not None:
         loc = ("body", *failure.field.split("."))
         body["detail"] = [problem_item(FieldProblem(loc, failure.message, answer.type))]
-    elif failure.code in (Cancelled.code, Expired.code):
-        body |= {"detail": failure.message, "error_type": answer.type}
     else:
-        problem = FieldProblem(("body",), failure.message, answer.type)
-        body |= {"detail": [problem_item(problem)], "error_type": answer.type}
+        # Text, not a list of one: fal's Python client shows `detail` as it is.
+        body |= {"detail": failure.message, "error_type": answer.type}
     headers = {
         "x-fal-retryable": "true" if failure.retryable else "false",
         "x-fal-error-type": answer.type,

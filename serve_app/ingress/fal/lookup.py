@@ -21,6 +21,7 @@ from serve_app.ingress.fal.status import status_body, version
 from serve_app.ingress.held import HOLD_S
 from serve_app.ingress.origin import origin_of
 from serve_app.ingress.reply import error_reply, json_reply
+from serve_app.telemetry import logs
 
 STREAM_LOOK_S = 15.0
 """A stream says something at least this often, so that proxies keep it open."""
@@ -61,8 +62,7 @@ async def status(request: HttpRequest, path: RequestPath, prefix: str) -> Respon
 
 
 async def status_stream(request: HttpRequest, path: RequestPath, prefix: str) -> Response:
-    """Server-sent events: a status at once and at each change, until the end. Logs are
-    increments."""
+    """Events: a status at once and at each change, until the end. Logs are increments."""
     asked = await _find(request, path, prefix)
     headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
     return StreamingResponse(_events(asked), headers=headers, media_type="text/event-stream")
@@ -110,6 +110,7 @@ async def _find(request: HttpRequest, path: RequestPath, prefix: str) -> Asked:
     if not path.fits(found.endpoint):
         raise unknown
     exchange.request_id = found.id
+    logs.request_id.set(found.id)  # the edge puts it back
     return Asked(
         core=core,
         request=found,

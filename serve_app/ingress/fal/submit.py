@@ -27,8 +27,7 @@ WENT_AWAY = Failure(Cancelled.code, "The client went away before the end.", retr
 
 
 async def run(request: HttpRequest, endpoint_id: str) -> Response:
-    """``POST /{endpoint}``: 200 with the bare output, or the failure. The client's going away
-    cancels."""
+    """``POST /{endpoint}``: 200 with the bare output, or the failure. Hanging up cancels."""
     core = core_of(request)
     exchange_of(request).route = "fal.run"
     new = await _accept(request, core, endpoint_id)

@@ -1,0 +1,116 @@
+"""``/v1/requests``: a tenant's own requests, in Darkroom's words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+
+from serve_app.domain.errors import FieldProblem, InvalidInput
+from serve_app.domain.request import Request, State
+from serve_app.ingress import ids
+from serve_app.ingress.caller import caller_of
+from serve_app.ingress.core import core_of
+from serve_app.ingress.exchange import exchange_of
+from serve_app.ingress.reply import json_reply
+
+MAX_PAGE = 500
+
+
+async def listed(request: HttpRequest) -> Response:
+    """The tenant's requests, newest first: ``?limit=50&before=<id>&state=queued&state=running``."""
+    exchange_of(request).route = "v1.requests"
+    caller = await caller_of(request)
+    limit = _limit(request.query_params.get("limit", "50"))
+    states = tuple(_state(each) for each in request.query_params.getlist("state"))
+    before = request.query_params.get("before")
+    if before is not None and not ids.valid(before):
+        raise _invalid("before", "should be the id of a request", before)
+    page = await core_of(request).queue.page(
+        caller.tenant, states=states, before=before, limit=limit + 1
+    )
+    shown = page[:limit]
+    return json_reply(
+        {
+            "requests": [_summary(each) for each in shown],
+            "next_before": shown[-1].id if len(page) > limit else None,
+        }
+    )
+
+
+async def shown(request: HttpRequest) -> Response:
+    """One request, with its input, its log and, while it waits, its place and the reason."""
+    exchange_of(request).route = "v1.request"
+    caller = await caller_of(request)
+    queue = core_of(request).queue
+    found = await queue.get(caller.tenant, request.path_params["request_id"])
+    lines = await queue.lines(found.tenant, found.id)
+    body = _summary(found) | {"input": dict(found.input), "waiting": None, "progress": None}
+    if found.state is State.QUEUED:
+        body["waiting"] = asdict(await queue.waiting(found))
+    elif found.progress is not None:
+        body["progress"] = asdict(found.progress)
+    body["log"] = [
+        {"at": _iso(line.at), "level": line.level, "message": line.message} for line in lines
+    ]
+    return json_reply(body)
+
+
+async def cancelled(request: HttpRequest) -> Response:
+    """What the cancel did: ``cancelled``, ``requested`` or ``already_final``."""
+    exchange_of(request).route = "v1.request.cancel"
+    caller = await caller_of(request)
+    queue = core_of(request).queue
+    verdict = await queue.cancel(caller.tenant, request.path_params["request_id"])
+    return json_reply({"verdict": verdict.value})
+
+
+ROUTES = [
+    Route("/v1/requests", listed, methods=["GET"]),
+    Route("/v1/requests/{request_id}", shown, methods=["GET"]),
+    Route("/v1/requests/{request_id}/cancel", cancelled, methods=["PUT"]),
+]
+
+
+def _summary(request: Request) -> dict[str, Any]:
+    failure = request.outcome.failure if request.outcome else None
+    return {
+        "request_id": request.id,
+        "endpoint_id": request.endpoint,
+        "state": request.state.value,
+        "priority": request.priority.name.lower(),
+        "attempt": request.attempt,
+        "failures": request.failures,
+        "created_at": _iso(request.created_at),
+        "started_at": _iso(request.started_at),
+        "finished_at": _iso(request.finished_at),
+        "replica_id": request.replica_id,
+        "run_s": request.outcome.usage.run_s if request.outcome else None,
+        "error": {"code": failure.code, "message": failure.message} if failure else None,
+    }
+
+
+def _iso(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None
+
+
+def _limit(given: str) -> int:
+    if not (given.isascii() and given.isdecimal() and 1 <= int(given[:9]) <= MAX_PAGE):
+        raise _invalid("limit", f"should be from 1 to {MAX_PAGE}", given)
+    return int(given)
+
+
+def _state(given: str) -> State:
+    try:
+        return State(given)
+    except ValueError:
+        raise _invalid("state", f"should be one of {', '.join(State)}", given) from None
+
+
+def _invalid(name: str, what: str, value: str) -> InvalidInput:
+    problem = FieldProblem(("query", name), f"{name} {what}", "value_error", None, value)
+    return InvalidInput(f"The query parameter {name} {what}.", (problem,))

@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from serve_app.domain.errors import Unavailable
+from serve_app.ingress.pools import STUDIO, PoolMap
+from serve_app.ingress.terms import CatalogTerms
+from serve_app.settings import PoolConfig
+from tests.fakes.clock import FakeClock
+from tests.fakes.storage import FakeStorage
+from tests.ingress.house import CATALOG
+
+FLUX = CATALOG.get("fal-ai/flux/schnell").endpoint
+PROBE = CATALOG.get("test/probe").endpoint
+
+
+@pytest.fixture
+def terms() -> CatalogTerms:
+    return CatalogTerms(CATALOG, FakeStorage(b"k" * 32, "http://in", FakeClock()), 4096)
+
+
+def test_a_lease_gets_one_ticket_for_each_file_of_its_type(terms: CatalogTerms) -> None:
+    asked = {"num_images": 2, "output_format": "png"}
+    tickets = terms.tickets("0195-a", 3, FLUX, asked)
+    assert [ticket.media_type for ticket in tickets] == ["image/png"] * 2
+    assert all(ticket.key.startswith("r/0195-a/3/") for ticket in tickets)
+    assert all(ticket.max_bytes == 4096 for ticket in tickets)
+    assert len({ticket.key for ticket in tickets}) == 2
+
+
+def test_a_request_without_files_gets_no_ticket(terms: CatalogTerms) -> None:
+    assert terms.tickets("0195-a", 1, PROBE, {}) == ()
+
+
+def test_an_endpoint_that_left_the_catalogue_is_none(terms: CatalogTerms) -> None:
+    assert terms.endpoint("gone/away") is None
+    assert terms.endpoint(FLUX.id) == FLUX
+
+
+def test_without_pools_one_hosts_all() -> None:
+    assert PoolMap(None).pool_of(FLUX) == PoolMap(None).pool_of(PROBE) == STUDIO
+
+
+def test_the_first_pool_that_hosts_a_family_takes_it() -> None:
+    pools = {
+        "big": PoolConfig(families=("video",)),
+        "one": PoolConfig(families=("flux", "video")),
+        "two": PoolConfig(families=("flux",)),
+    }
+    assert PoolMap(pools).pool_of(FLUX) == "one"
+    with pytest.raises(Unavailable, match="`probe`"):
+        PoolMap(pools).pool_of(PROBE)
