@@ -1,9 +1,9 @@
 """How many no-op requests go through the queue each second: submit, lease, finish, wait.
 
-    python benchmarks/queue_lifecycle.py [--seconds 5] [--callers 1 16 64] [--data DIR | --database URL]
+    python benchmarks/queue_lifecycle.py [--seconds 5] [--callers 1 16 64] [--database URL]
 
-Callers and replicas live in this process; PostgreSQL is the embedded one unless told otherwise. Each
-replica keeps one ask outstanding and finishes at once what it gets.
+Callers and replicas live in this process; PostgreSQL is the embedded one unless told otherwise.
+Each replica keeps one ask outstanding and finishes at once what it gets.
 """
 
 from __future__ import annotations
@@ -34,14 +34,17 @@ OUTCOME = Outcome(output={"images": [{"url": "none"}]}, usage=Usage(0.001, 1, 1.
 
 class NoTerms:
     def endpoint(self, endpoint_id: str):
+        del endpoint_id
         return ENDPOINT
 
-    def tickets(self, request_id, attempt, endpoint, input):
+    def tickets(self, *terms):
+        del terms
         return ()
 
 
 class NobodyDies:
     async def dead(self, actor_ids):
+        del actor_ids
         return frozenset()
 
 

@@ -22,6 +22,18 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from training import exam, shelf
 from training.recipe import Recipe
 
+#: Free wording or not, steps, width, height.
+EXAMS = (
+    (False, 4, 128, 128),
+    (False, 28, 128, 128),
+    (True, 4, 128, 128),
+    (True, 28, 128, 128),
+    (False, 4, 128, 96),
+    (False, 4, 96, 128),
+    (False, 4, 128, 64),
+    (False, 4, 64, 128),
+)
+
 
 def main() -> None:
     arguments = _parse()
@@ -34,16 +46,18 @@ def main() -> None:
 
 
 def report(folder: Path, sheet: Path | None) -> None:
-    """Print the figures of the pipeline as loaded from disk; save the 4-step pictures."""
+    """Print the figures of the pipeline as loaded from disk; save the first exam's pictures."""
     pipeline = shelf.take(folder)
     results: dict[str, object] = {"bytes": shelf.size_bytes(folder)}
-    for wording in ("regular", "free"):
-        questions = exam.set_questions(200, seed=2024, free_wording=wording == "free")
-        for steps in (4, 28):
-            answers = exam.sit(pipeline, questions, steps=steps)
-            results[f"{wording} wording, {steps} steps"] = exam.figures(answers)
-            if sheet is not None and (wording, steps) == ("regular", 4):
-                exam.contact_sheet(answers, columns=20).save(sheet)
+    for free_wording, steps, width, height in EXAMS:
+        questions = exam.set_questions(
+            200, seed=2024, free_wording=free_wording, width=width, height=height
+        )
+        answers = exam.sit(pipeline, questions, steps=steps)
+        wording = "free" if free_wording else "regular"
+        results[f"{wording} wording, {steps} steps, {width}x{height}"] = exam.figures(answers)
+        if sheet is not None and len(results) == 2:
+            exam.contact_sheet(answers, columns=20).save(sheet)
     print(json.dumps(results, indent=2))
 
 

@@ -18,7 +18,7 @@ from deployments.replica import Replica, ReplicaConfig
 from serve_app.domain.errors import Misconfigured
 from serve_app.ingress.deployment import Ingress
 from serve_app.scaling.policy import PoolPolicy
-from serve_app.settings import SECRET_NAMES, Config, PoolConfig, Secrets, refuse_unknown
+from serve_app.settings import SECRET_NAMES, Config, PoolConfig, refuse_unknown
 
 APPLICATION = "darkroom"
 INGRESS = "ingress"
@@ -80,6 +80,7 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
 
 def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
     environment = dict.fromkeys(SECRET_NAMES, "")  # a replica holds no secret
+    environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if pool.threads:
         environment["OMP_NUM_THREADS"] = str(pool.threads)
     scaling: dict[str, Any] = {"num_replicas": pool.min_replicas}
@@ -126,10 +127,8 @@ def _autoscaling(config: Config, name: str, pool: PoolConfig) -> AutoscalingConf
 
 
 def _ingress(config: Config) -> Deployment:
-    options: dict[str, Any] = {"num_cpus": 0.1}
-    if Secrets().database_url is None:
-        # The embedded database and its files are on this node.
-        options["resources"] = {HEAD_NODE: 0.001}
+    # On the head node: there are the embedded database and the directory of artifacts.
+    options: dict[str, Any] = {"num_cpus": 0.1, "resources": {HEAD_NODE: 0.001}}
     return serve.deployment(
         serve.ingress()(Ingress),
         name=INGRESS,

@@ -98,7 +98,7 @@ class Config(BaseSettings):
         default=0, ge=0, le=65535, description="Prometheus metrics on loopback; 0: any free port."
     )
     log_file: Path | None = Field(
-        default=None, description="Every process appends its log here as well as to stderr."
+        default=None, description="Every process appends its log here, in place of stderr."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
@@ -106,11 +106,11 @@ class Config(BaseSettings):
     def serves_demo(self) -> bool:
         return self.gpus == 0 if self.demo is None else self.demo
 
-    @field_validator("data_dir")
+    @field_validator("data_dir", "models", "log_file")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
+    def _absolute(cls, value: Path | None) -> Path | None:
         # Serve may build the application in another process with another working directory.
-        return value.expanduser().absolute()
+        return value.expanduser().absolute() if value is not None else None
 
 
 class Secrets(BaseSettings):

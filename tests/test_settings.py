@@ -1,13 +1,18 @@
 """Every setting has a name, a bound and a place in the docs."""
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.settings import SECRET_NAMES, Config, refuse_unknown, setting_names
+from serve_app.settings import PREFIX, SECRET_NAMES, Config, refuse_unknown, setting_names
+from tests.docs.pages import DOCS
 
-ROOT = Path(__file__).parent.parent
+SETTINGS = (DOCS / "settings.md").read_text()
+ROW = re.compile(r"^\| `(DARKROOM_\w+)` \| (.*?) \|", re.M)
+MIB = " MiB"
 
 
 def test_a_typo_in_a_setting_is_refused_and_named() -> None:
@@ -19,9 +24,26 @@ def test_every_known_setting_is_accepted() -> None:
     refuse_unknown(dict.fromkeys(setting_names(), "x"))
 
 
-@pytest.mark.parametrize("name", sorted(setting_names()))
-def test_every_setting_is_documented(name: str) -> None:
-    assert f"`{name}`" in (ROOT / "docs" / "settings.md").read_text()
+def test_every_setting_is_documented_once_and_nothing_else_is() -> None:
+    told = [name for name, _ in ROW.findall(SETTINGS)]
+    assert sorted(told) == sorted(setting_names())
+
+
+@pytest.mark.parametrize(("name", "told"), ROW.findall(SETTINGS))
+def test_a_default_that_is_documented_as_a_value_is_that_value(name: str, told: str) -> None:
+    field = Config.model_fields.get(name.removeprefix(PREFIX).lower())
+    default = None if field is None or field.default_factory else field.default
+    if told.endswith(MIB):
+        assert int(told.removesuffix(MIB)) * 2**20 == default
+    elif told.startswith("`"):
+        expected: Any = {} if field and field.default_factory else default
+        assert told.strip("`") == _shown(expected)
+    else:  # in words: then there is no value, or it is looked up
+        assert default is None
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def test_the_data_directory_is_absolute_wherever_the_process_runs(

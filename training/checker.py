@@ -17,7 +17,7 @@ from PIL import Image
 from training.blobs import Blob, find_blobs
 from training.outline import OUTLINES, mask
 from training.palette import BACKGROUND_COLOURS, OBJECT_COLOURS, Rgb
-from training.world import SIDE, Scene, size_of
+from training.world import SIDE, Scene, radius_scale, size_of
 
 UNKNOWN: Final = "unknown"
 
@@ -28,7 +28,7 @@ _SMALLEST_OBJECT: Final = 60
 #: An object further than this from every palette colour has no colour's name.
 _COLOUR_TOLERANCE: Final = 60.0
 #: An outline that overlaps less than this with every shape is no shape.
-_SHAPE_OVERLAP: Final = 0.82
+_SHAPE_OVERLAP: Final = 0.8
 _TEMPLATE_SIDE: Final = 48
 
 
@@ -75,8 +75,10 @@ class Verdict:
 
 
 def read(picture: Image.Image) -> Reading:
-    """What a square picture of the world shows."""
-    pixels = np.asarray(picture.convert("RGB").resize((SIDE, SIDE)), dtype=np.float32)
+    """What a picture of the world shows; positions are those of a longer side of `SIDE` pixels."""
+    scale = SIDE / max(picture.size)
+    size = round(picture.width * scale), round(picture.height * scale)
+    pixels = np.asarray(picture.convert("RGB").resize(size), dtype=np.float32)
     ground = np.median(_border(pixels), axis=0)
     objects = np.linalg.norm(pixels - ground, axis=-1) > _FOREGROUND_DISTANCE
     blobs = find_blobs(objects, smallest=_SMALLEST_OBJECT)
@@ -92,11 +94,12 @@ def judge(picture: Image.Image, scene: Scene) -> Verdict:
     """
     reading = read(picture)
     seen, asked = reading.sightings, scene.things
+    scale = radius_scale(scene.relation, scene.width, scene.height)
     return Verdict(
         count=len(seen) == len(asked),
         colour=Counter(s.colour for s in seen) == Counter(t.colour for t in asked),
         shape=Counter(s.shape for s in seen) == Counter(t.shape for t in asked),
-        size=Counter(size_of(s.radius, pair=len(asked) > 1) for s in seen)
+        size=Counter(size_of(s.radius / scale, pair=len(asked) > 1) for s in seen)
         == Counter(t.size for t in asked),
         background=reading.background == scene.background,
         relation=None if scene.relation is None else _shows_relation(seen, scene),

@@ -32,10 +32,20 @@ class Answer:
     verdict: Verdict
 
 
-def set_questions(count: int, *, seed: int, free_wording: bool = False) -> list[Question]:
+def set_questions(
+    count: int,
+    *,
+    seed: int,
+    free_wording: bool = False,
+    width: int = SIDE,
+    height: int = SIDE,
+) -> list[Question]:
     """Held-out questions, singles and pairs in turn, in regular or in free and noisy wording."""
     rng = np.random.default_rng(seed)
-    scenes = [sample_scene(rng, pair=i % 2 == 1, held_out=True) for i in range(count)]
+    scenes = [
+        sample_scene(rng, pair=i % 2 == 1, held_out=True, width=width, height=height)
+        for i in range(count)
+    ]
     return [
         Question(sample_prompt(rng, scene) if free_wording else plain_prompt(scene), scene)
         for scene in scenes
@@ -45,12 +55,18 @@ def set_questions(count: int, *, seed: int, free_wording: bool = False) -> list[
 def sit(
     pipeline: FluxPipeline, questions: list[Question], *, steps: int, seed: int = 0
 ) -> list[Answer]:
-    """Every question drawn once, the i-th from `seed + i`, and judged."""
+    """Every question drawn once, the i-th from `seed + i`, and judged. All are of one size."""
     answers = []
     for start in range(0, len(questions), _PICTURES_AT_ONCE):
         asked = questions[start : start + _PICTURES_AT_ONCE]
         seeds = range(seed + start, seed + start + len(asked))
-        pictures = draw(pipeline, [q.prompt for q in asked], steps=steps, seeds=seeds)
+        pictures = draw(
+            pipeline,
+            [question.prompt for question in asked],
+            steps=steps,
+            seeds=seeds,
+            size=(asked[0].scene.width, asked[0].scene.height),
+        )
         answers += [
             Answer(question, picture, judge(picture, question.scene))
             for question, picture in zip(asked, pictures, strict=True)
@@ -59,14 +75,19 @@ def sit(
 
 
 def draw(
-    pipeline: FluxPipeline, prompts: list[str], *, steps: int, seeds: Sequence[int]
+    pipeline: FluxPipeline,
+    prompts: list[str],
+    *,
+    steps: int,
+    seeds: Sequence[int],
+    size: tuple[int, int] = (SIDE, SIDE),
 ) -> list[Image.Image]:
     """The prompts' pictures, called as Darkroom calls a Flux pipeline."""
     pipeline.set_progress_bar_config(disable=True)
     return pipeline(
         prompt=prompts,
-        height=SIDE,
-        width=SIDE,
+        width=size[0],
+        height=size[1],
         num_inference_steps=steps,
         guidance_scale=0.0,
         max_sequence_length=pipeline.tokenizer_2.model_max_length,
@@ -84,7 +105,7 @@ def figures(answers: list[Answer]) -> dict[str, float]:
 
 
 def contact_sheet(answers: list[Answer], *, columns: int = 10) -> Image.Image:
-    """The pictures in reading order."""
+    """The pictures in reading order, each in a square cell."""
     rows = -(-len(answers) // columns)
     sheet = Image.new("RGB", (columns * (SIDE + 4), rows * (SIDE + 4)), (90, 90, 90))
     for i, answer in enumerate(answers):

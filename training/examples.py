@@ -23,16 +23,18 @@ _PAIR_PART = 0.65
 
 @dataclass(frozen=True)
 class Batch:
-    latents: Tensor  # float32 [B, 16, 48], packed two by two
+    latents: Tensor  # float32 [B, rows × columns, 48], packed two by two
     t5_ids: Tensor  # int64 [B, T5_TOKENS]
     clip_ids: Tensor  # int64 [B, CLIP_TOKENS]
+    rows: int
+    columns: int
 
 
 @dataclass(frozen=True)
 class Examples:
     """Latents before scaling and, for each scene, the tokens of several ways to ask for it."""
 
-    latents: Tensor  # float32 [N, 12, 8, 8]
+    latents: Tensor  # float32 [N, 12, H/16, W/16]
     t5_ids: Tensor  # int16 [N, P, T5_TOKENS]
     clip_ids: Tensor  # int16 [N, P, CLIP_TOKENS]
 
@@ -45,6 +47,8 @@ class Examples:
             pack((self.latents[scenes] - shift) * scale),
             self.t5_ids[scenes, prompts].long(),
             self.clip_ids[scenes, prompts].long(),
+            rows=self.latents.shape[2] // 2,
+            columns=self.latents.shape[3] // 2,
         )
 
     def save(self, path: Path) -> None:
@@ -55,10 +59,15 @@ def load_examples(path: Path) -> Examples:
     return Examples(*torch.load(path, weights_only=True))
 
 
-def make_examples(vae: AutoencoderKL, *, count: int, seed: int) -> Examples:
-    """Render, encode and phrase `count` scenes of the training split."""
+def make_examples(
+    vae: AutoencoderKL, *, count: int, seed: int, width: int, height: int
+) -> Examples:
+    """Render, encode and phrase `count` scenes of the training split, all of one size."""
     rng = np.random.default_rng(seed)
-    scenes = [sample_scene(rng, pair=bool(rng.random() < _PAIR_PART)) for _ in range(count)]
+    scenes = [
+        sample_scene(rng, pair=bool(rng.random() < _PAIR_PART), width=width, height=height)
+        for _ in range(count)
+    ]
     prompts = [prompt for scene in scenes for prompt in _prompts(rng, scene)]
     shape = (count, _PROMPTS_PER_SCENE, -1)
     t5 = _token_ids(build_t5_tokenizer(), prompts, T5_TOKENS).reshape(shape)

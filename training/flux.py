@@ -59,23 +59,22 @@ class FluxStack(nn.Module):
         self.clip = build_clip_encoder(build_clip_tokenizer())
 
     def forward(self, noisy: Tensor, level: Tensor, batch: Batch) -> Tensor:
-        """The velocity, noise minus picture: [B, 16, 48]. `level` [B] is 1 for pure noise."""
-        side = int(noisy.shape[1] ** 0.5)
+        """The velocity, noise minus picture: as `noisy`. `level` [B] is 1 for pure noise."""
         return self.transformer(
             hidden_states=noisy,
             encoder_hidden_states=self.t5(batch.t5_ids)[0],
             pooled_projections=self.clip(batch.clip_ids).pooler_output,
             timestep=level,
-            img_ids=picture_ids(side),
+            img_ids=picture_ids(batch.rows, batch.columns),
             txt_ids=torch.zeros(T5_TOKENS, 3),
             return_dict=False,
         )[0]
 
 
-def picture_ids(side: int) -> Tensor:
-    """Where each picture token stands, as Flux counts: float32 [side², 3] of zero, row, column."""
-    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    ids = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1)
+def picture_ids(rows: int, columns: int) -> Tensor:
+    """Where each picture token stands, as Flux counts: float32 [rows × columns, 3]."""
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    ids = torch.stack([torch.zeros_like(row), row, column], dim=-1)
     return ids.reshape(-1, 3).float()
 
 

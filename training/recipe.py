@@ -25,15 +25,34 @@ SEED: Final = 1
 
 _VAE_BATCH: Final = 12
 _FLUX_BATCH: Final = 64
-_SCENES: Final = 20_000
 
 #: The polish sees other scenes than the autoencoder did: its steps count on from here.
 _POLISH_SEED: Final = 1_000_000
 
+
+@dataclass(frozen=True)
+class Format:
+    """A picture's size in pixels, and how much of the examples and the training it gets."""
+
+    width: int
+    height: int
+    scenes: int
+    share: float
+
+
+#: Square comes first: the autoencoder starts with it, and the latents' scale is taken from it.
+FORMATS: Final = (
+    Format(128, 128, scenes=20_000, share=0.64),
+    Format(128, 96, scenes=5_000, share=0.16),
+    Format(96, 128, scenes=2_500, share=0.08),
+    Format(128, 64, scenes=2_000, share=0.06),
+    Format(64, 128, scenes=2_000, share=0.06),
+)
+
 #: Parts of the minutes; making the examples takes the rest.
 _VAE_PART: Final = 0.28
-_FLUX_PART: Final = 0.54
-_POLISH_PART: Final = 0.13
+_FLUX_PART: Final = 0.6
+_POLISH_PART: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -67,16 +86,20 @@ class Recipe:
         vae.pin_posterior(model)
         return model.eval()
 
-    def examples(self, autoencoder: AutoencoderKL) -> Examples:
-        """The transformer's examples; sets the autoencoder's factors to fit their latents."""
-        path = self.work_dir / "examples.pt"
-        if not path.exists():
-            make_examples(autoencoder, count=_SCENES, seed=SEED).save(path)
-        examples = load_examples(path)
-        vae.normalise_latents(autoencoder, examples.latents)
-        return examples
+    def examples(self, autoencoder: AutoencoderKL) -> list[Examples]:
+        """The transformer's examples by format; sets the autoencoder's factors to fit them."""
+        made = [self._examples_of(autoencoder, one) for one in FORMATS]
+        vae.normalise_latents(autoencoder, made[0].latents)
+        return made
 
-    def train_flux(self, autoencoder: AutoencoderKL, examples: Examples) -> FluxStack:
+    def _examples_of(self, autoencoder: AutoencoderKL, chosen: Format) -> Examples:
+        path = self.work_dir / f"examples-{chosen.width}x{chosen.height}.pt"
+        if not path.exists():
+            size = {"width": chosen.width, "height": chosen.height}
+            make_examples(autoencoder, count=chosen.scenes, seed=SEED, **size).save(path)
+        return load_examples(path)
+
+    def train_flux(self, autoencoder: AutoencoderKL, examples: list[Examples]) -> FluxStack:
         """The transformer and text encoders with their averaged weights."""
         torch.manual_seed(SEED)
         stack = FluxStack()
@@ -85,7 +108,8 @@ class Recipe:
 
         def loss_of_step(step: int) -> Tensor:
             rng = _randomness(step)
-            return flux.loss_on(stack, examples.batch(rng, _FLUX_BATCH, autoencoder), rng)
+            chosen = examples[_pick_format(rng)]
+            return flux.loss_on(stack, chosen.batch(rng, _FLUX_BATCH, autoencoder), rng)
 
         trainer.run(loss_of_step)
         trainer.load_average()
@@ -97,12 +121,20 @@ class Recipe:
         trainer = Trainer(autoencoder.decoder, schedule, self.work_dir / "decoder.pt")
 
         def loss_of_step(step: int) -> Tensor:
-            pixels, objects = vae.sample_batch(_randomness(_POLISH_SEED + step), _VAE_BATCH)
+            rng = _randomness(_POLISH_SEED + step)
+            chosen = FORMATS[_pick_format(rng)]
+            pixels, objects = vae.sample_batch(
+                rng, _VAE_BATCH, width=chosen.width, height=chosen.height
+            )
             with torch.autocast("cpu", torch.bfloat16):
                 return vae.decoder_loss_on(autoencoder, pixels, objects)
 
         trainer.run(loss_of_step)
         trainer.load_average()
+
+
+def _pick_format(rng: np.random.Generator) -> int:
+    return int(rng.choice(len(FORMATS), p=[one.share for one in FORMATS]))
 
 
 def _randomness(step: int) -> np.random.Generator:

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
-from training.world import Scene, render_array, sample_scene, thing_mask
+from training.world import SIDE, Scene, masks, render_array, sample_scene
 
 LATENT_CHANNELS: Final = 12
 
@@ -55,16 +55,21 @@ def pin_posterior(vae: AutoencoderKL) -> None:
 
 
 def to_pixels(scenes: list[Scene]) -> Tensor:
-    """The scenes as the autoencoder sees them: float32 [B, 3, 128, 128], -1 to 1."""
+    """The scenes as the autoencoder sees them: float32 [B, 3, H, W], -1 to 1."""
     pictures = np.stack([render_array(scene) for scene in scenes])
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous() * 2.0 - 1.0
 
 
-def sample_batch(rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
-    """Pictures [B, 3, 128, 128] of the training split and their objects' masks [B, 1, 128, 128]."""
-    scenes = [sample_scene(rng, pair=bool(rng.random() < 0.6)) for _ in range(size)]
-    masks = np.stack([np.maximum.reduce([thing_mask(t) for t in s.things]) for s in scenes])
-    return to_pixels(scenes), torch.from_numpy(masks)[:, None]
+def sample_batch(
+    rng: np.random.Generator, size: int, *, width: int = SIDE, height: int = SIDE
+) -> tuple[Tensor, Tensor]:
+    """Pictures [B, 3, H, W] of the training split and their objects' masks [B, 1, H, W]."""
+    scenes = [
+        sample_scene(rng, pair=bool(rng.random() < 0.6), width=width, height=height)
+        for _ in range(size)
+    ]
+    objects = np.stack([masks(scene).max(axis=0) for scene in scenes])
+    return to_pixels(scenes), torch.from_numpy(objects)[:, None]
 
 
 def loss_on(vae: AutoencoderKL, pixels: Tensor, objects: Tensor) -> Tensor:
@@ -101,7 +106,7 @@ def _decoding_loss(vae: AutoencoderKL, mean: Tensor, pixels: Tensor, objects: Te
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, scenes: list[Scene], *, batch: int = 32) -> Tensor:
-    """The scenes' mean latents before scaling: float32 [N, 12, 8, 8]."""
+    """The scenes' mean latents before scaling: float32 [N, 12, H/16, W/16]."""
     parts = [scenes[i : i + batch] for i in range(0, len(scenes), batch)]
     with torch.autocast("cpu", torch.bfloat16):
         return torch.cat([vae.encode(to_pixels(part)).latent_dist.mean.float() for part in parts])

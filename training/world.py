@@ -16,7 +16,7 @@ from PIL import Image
 from training.outline import OUTLINES, mask
 from training.palette import BACKGROUND_COLOURS, DEFAULT_BACKGROUND, OBJECT_COLOURS
 
-#: Pictures are squares of this many pixels.
+#: The longer side of every picture, in pixels.
 SIDE: Final = 128
 
 COLOURS: Final = tuple(OBJECT_COLOURS)
@@ -31,6 +31,9 @@ RELATIONS: Final = ("above", "below", "left of", "right of", "beside")
 #: Radii in pixels of an object that is alone, and of one of two.
 _SINGLE_RADII: Final = {"small": (14.0, 18.0), "medium": (27.0, 32.0), "large": (44.0, 49.0)}
 _PAIR_RADII: Final = {"small": (10.0, 12.0), "medium": (17.0, 20.0), "large": (24.0, 26.0)}
+
+#: In a narrow picture things shrink, but no further than this, in pixels.
+_LEAST_RADIUS: Final = 9.0
 
 _PAIRS_HELD_OUT_ONE_IN: Final = 8
 
@@ -53,11 +56,16 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One or two things; with two, `relation` says where the first is, seen from the second."""
+    """One or two things; with two, `relation` says where the first is, seen from the second.
+
+    `width` and `height` are in pixels; the longer of them is `SIDE`.
+    """
 
     things: tuple[Thing, ...]
     relation: str | None
     background: str
+    width: int = SIDE
+    height: int = SIDE
 
 
 #: Every colour lacks one shape in training; a model draws these only if it composes.
@@ -77,33 +85,52 @@ def is_held_out(scene: Scene) -> bool:
     return len(looks) > 1 and zlib.crc32(repr(looks).encode()) % _PAIRS_HELD_OUT_ONE_IN == 0
 
 
-def sample_scene(rng: np.random.Generator, *, pair: bool, held_out: bool = False) -> Scene:
+def sample_scene(
+    rng: np.random.Generator,
+    *,
+    pair: bool,
+    held_out: bool = False,
+    width: int = SIDE,
+    height: int = SIDE,
+) -> Scene:
     """A random scene of the wanted split."""
+    sample = _sample_pair if pair else _sample_single
     while True:
-        scene = _sample_pair(rng) if pair else _sample_single(rng)
+        scene = sample(rng, width, height)
         if is_held_out(scene) == held_out:
             return scene
 
 
 def render(scene: Scene) -> Image.Image:
-    """The scene as an antialiased RGB picture of `SIDE` × `SIDE` pixels."""
+    """The scene as an antialiased RGB picture."""
     return Image.fromarray((render_array(scene) * 255.0).round().astype(np.uint8))
 
 
 def render_array(scene: Scene) -> np.ndarray:
-    """The scene as float32 [SIDE, SIDE, 3], 0 to 1."""
-    canvas = np.empty((SIDE, SIDE, 3), dtype=np.float32)
+    """The scene as float32 [height, width, 3], 0 to 1."""
+    canvas = np.empty((scene.height, scene.width, 3), dtype=np.float32)
     canvas[:] = np.asarray(BACKGROUND_COLOURS[scene.background], dtype=np.float32) / 255.0
-    for thing in scene.things:
-        cover = thing_mask(thing)[..., None]
+    for thing, cover in zip(scene.things, masks(scene)[..., None], strict=True):
         colour = np.asarray(OBJECT_COLOURS[thing.colour], dtype=np.float32) / 255.0
         canvas = canvas * (1.0 - cover) + colour * cover
     return canvas
 
 
-def thing_mask(thing: Thing) -> np.ndarray:
-    """How much of each pixel the thing covers: float32 [SIDE, SIDE]."""
-    return mask(thing.shape, centre=(thing.x, thing.y), radius=thing.radius, side=SIDE)
+def masks(scene: Scene) -> np.ndarray:
+    """How much of each pixel each thing covers: float32 [things, height, width]."""
+    drawn = [
+        mask(thing.shape, centre=(thing.x, thing.y), radius=thing.radius, side=SIDE)
+        for thing in scene.things
+    ]
+    return np.stack(drawn)[:, : scene.height, : scene.width]
+
+
+def radius_scale(relation: str | None, width: int, height: int) -> float:
+    """How much smaller things are than in a square picture, so that they keep apart."""
+    if relation is None:
+        return min(width, height) / SIDE
+    along, across = (height, width) if relation in ("above", "below") else (width, height)
+    return min(along / SIDE, across / 76)
 
 
 def size_of(radius: float, *, pair: bool) -> str:
@@ -112,43 +139,52 @@ def size_of(radius: float, *, pair: bool) -> str:
     return min(SIZES, key=lambda size: abs(sum(radii[size]) / 2 - radius))
 
 
-def _sample_single(rng: np.random.Generator) -> Scene:
+def _sample_single(rng: np.random.Generator, width: int, height: int) -> Scene:
     size = _sample_size(rng)
-    radius = rng.uniform(*_SINGLE_RADII[size])
-    room = min(SIDE / 2 - radius - 5.0, 14.0)
-    x, y = SIDE / 2 + rng.uniform(-room, room, size=2)
+    radius = rng.uniform(*_SINGLE_RADII[size]) * radius_scale(None, width, height)
+    radius = max(radius, _LEAST_RADIUS)
+    middle = np.array([width / 2, height / 2])
+    room = np.minimum(middle - radius - 5.0, 14.0)
+    x, y = middle + rng.uniform(-room, room)
     thing = Thing(*_sample_look(rng), size, float(x), float(y), float(radius))
-    return Scene((thing,), None, _sample_background(rng, {thing.colour}))
+    return Scene((thing,), None, _sample_background(rng, {thing.colour}), width, height)
 
 
-def _sample_pair(rng: np.random.Generator) -> Scene:
+def _sample_pair(rng: np.random.Generator, width: int, height: int) -> Scene:
     relation = RELATIONS[rng.integers(len(RELATIONS))]
     first_look = second_look = _sample_look(rng)
     while second_look == first_look:
         second_look = _sample_look(rng)
     first, second = (
-        _place(rng, look, along=along, vertical=relation in ("above", "below"))
+        _place(rng, look, relation, along, (width, height))
         for look, along in zip((first_look, second_look), _ends(relation), strict=True)
     )
     background = _sample_background(rng, {first.colour, second.colour})
-    return Scene((first, second), relation, background)
+    return Scene((first, second), relation, background, width, height)
 
 
 def _ends(relation: str) -> tuple[float, float]:
-    """Where the first and the second thing stand along the relation's axis, in pixels."""
-    near, far = SIDE * 0.25, SIDE * 0.75
-    return (near, far) if relation in ("above", "left of", "beside") else (far, near)
+    """Where the first and the second thing stand, as parts of the side that relates them."""
+    return (0.25, 0.75) if relation in ("above", "left of", "beside") else (0.75, 0.25)
 
 
 def _place(
-    rng: np.random.Generator, look: tuple[str, str], *, along: float, vertical: bool
+    rng: np.random.Generator,
+    look: tuple[str, str],
+    relation: str,
+    end: float,
+    sides: tuple[int, int],
 ) -> Thing:
     size = _sample_size(rng)
-    radius = float(rng.uniform(*_PAIR_RADII[size]))
-    along = along + float(rng.uniform(-2.0, 2.0))
-    across = SIDE / 2 + float(rng.uniform(-6.0, 6.0))
-    x, y = (across, along) if vertical else (along, across)
-    return Thing(*look, size, x, y, radius)
+    radius = float(rng.uniform(*_PAIR_RADII[size])) * radius_scale(relation, *sides)
+    stray = float(rng.uniform(-2.0, 2.0)), float(rng.uniform(-6.0, 6.0))
+    if relation in ("above", "below"):
+        y = sides[1] * (end + stray[0] / SIDE)
+        x = sides[0] * (0.5 + stray[1] / SIDE)
+    else:
+        x = sides[0] * (end + stray[0] / SIDE)
+        y = sides[1] * (0.5 + stray[1] / SIDE)
+    return Thing(*look, size, x, y, max(radius, _LEAST_RADIUS))
 
 
 def _sample_look(rng: np.random.Generator) -> tuple[str, str]:

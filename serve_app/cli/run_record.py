@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-END_WAIT_S = 3.0
+END_WAIT_S = 1.5
 START_TIME_SLACK_S = 0.05  # psutil computes it from the boot time, which moves by rounding
 
 
@@ -39,18 +39,23 @@ class RunRecord:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._started: dict[int, Started] = {}
-        self._url = ""
+        self._addresses = ("", "")
 
-    def write(self, url: str) -> None:
+    def write(self, url: str, ray_address: str = "") -> None:
         """Add the present descendants. A process once recorded stays: it may have been orphaned."""
         alive = {one.pid: one for one in descendants()}
         kept = {pid: one for pid, one in self._started.items() if _process(one) is not None}
         merged = kept | alive
-        if merged == self._started and url == self._url:
+        if merged == self._started and (url, ray_address) == self._addresses:
             return
-        self._started, self._url = merged, url
+        self._started, self._addresses = merged, (url, ray_address)
         me = Started(os.getpid(), psutil.Process().create_time())
-        content = {"url": url, "serve": asdict(me), "started": [asdict(s) for s in merged.values()]}
+        content = {
+            "url": url,
+            "ray_address": ray_address,
+            "serve": asdict(me),
+            "started": [asdict(one) for one in merged.values()],
+        }
         fresh = self._path.with_suffix(".tmp")
         fresh.write_text(json.dumps(content, indent=1))
         fresh.replace(self._path)

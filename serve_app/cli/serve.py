@@ -7,6 +7,7 @@ import fcntl
 import logging
 import os
 import re
+import shutil
 import signal
 import sys
 import threading
@@ -26,7 +27,7 @@ from serve_app.cli.run_record import RunRecord
 from serve_app.domain.errors import Misconfigured
 
 RECORD_EVERY_S = 2.0
-STOP_WITHIN_S = 6.0  # for Serve's own, graceful end; what is left then is ended by pid
+STOP_WITHIN_S = 4.0  # for Serve's own, graceful end; what is left then is ended by pid
 SUPERVISOR = "serve_app.queue.supervisor"  # the module that it runs
 OBJECT_STORE_BYTES = 256 * 2**20  # artifacts go by ticket, so Ray's store stays nearly empty
 
@@ -50,6 +51,7 @@ class Server:
         self.console = Console(installation.log_file.with_name("ray.log"))
         self._log = LogFollower(installation.log_file, self.console)
         self._done = threading.Event()
+        self._ray_address = ""  # host:port of the GCS, once it runs
 
     @property
     def url(self) -> str:
@@ -59,7 +61,6 @@ class Server:
     def check(self) -> None:
         """Raise ``Misconfigured`` for whatever would keep Darkroom from starting."""
         preflight.check_data_dir(self._installation.data_dir)
-        preflight.check_run_dir(self._installation.run_dir)
 
     def run(self, settings: dict[str, Any], after_start: Any = None) -> None:
         """Start, call ``after_start(self)`` once it answers, and serve until a signal."""
@@ -67,6 +68,10 @@ class Server:
             ended = self._record.end_leftovers()
             if ended:
                 self.console.say(f"Ended {ended} processes that an earlier run had left behind.")
+            shutil.rmtree(
+                self._installation.run_dir, ignore_errors=True
+            )  # an earlier run's sockets
+            preflight.check_run_dir(self._installation.run_dir)
             preflight.check_port(self._host, self._port)
             signal.signal(signal.SIGTERM, _raise_stop)
             signal.signal(signal.SIGINT, _raise_stop)
@@ -119,15 +124,16 @@ class Server:
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=str(self._installation.run_dir / "ray"),
         )
+        self._ray_address = ray.get_runtime_context().gcs_address
         # Ray puts its own handlers in ray.init.
         signal.signal(signal.SIGTERM, _raise_stop)
         signal.signal(signal.SIGINT, _raise_stop)
-        self._record.write(self.url)
+        self._record.write(self.url, self._ray_address)
         serve.start(
             http_options={"host": self._host, "port": self._port},
             logging_config={"log_level": "WARNING"},
         )
-        self._record.write(self.url)
+        self._record.write(self.url, self._ray_address)
         self.console.say("Starting Darkroom …")
         config = settings | {
             "data_dir": self._installation.data_dir,
@@ -139,13 +145,13 @@ class Server:
             serve.run(build(config), name=APPLICATION, route_prefix="/")
         except RuntimeError as error:
             raise Misconfigured(_deploy_failure(error)) from None
-        self._record.write(self.url)
+        self._record.write(self.url, self._ray_address)
         threading.Thread(target=self._keep_record, daemon=True, name="run-record").start()
         self.console.say(f"Darkroom serves {self.url} after {time.monotonic() - started:.0f} s.")
 
     def _keep_record(self) -> None:
         while not self._done.wait(RECORD_EVERY_S):
-            self._record.write(self.url)
+            self._record.write(self.url, self._ray_address)
 
     def _stop(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -157,6 +163,7 @@ class Server:
             graceful.join(STOP_WITHIN_S)
         self._record.end_all()
         _end_database(self._installation.data_dir)
+        shutil.rmtree(self._installation.run_dir, ignore_errors=True)
         self._log.aclose()
         self.console.say("Stopped.")
 

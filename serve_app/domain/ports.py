@@ -99,8 +99,8 @@ class Queue(LeasePort, Protocol):
     ) -> Request:
         """Return at the next change of state, attempt or progress, or after ``timeout_s``.
 
-        With ``since``, what the caller saw last: at once when it is not so any more, so that a change
-        between two calls is not missed. A final request returns at once.
+        With ``since``, what the caller saw last: at once when it is not so any more, so that a
+        change between two calls is not missed. A final request returns at once.
         """
         ...
 

@@ -1,4 +1,6 @@
-"""What follows a commit: this process's memory is set right, and whoever waits, here or elsewhere, is woken."""
+"""What follows a commit: this process's memory is set right, and whoever waits, here or elsewhere,
+is woken.
+"""
 
 from __future__ import annotations
 
@@ -33,8 +35,8 @@ class Aftermath:
         *,
         fenced: bool = False,
     ) -> None:
-        """Attempts ended. ``outcomes`` are those that replicas handed in; ``fenced``: the replicas do
-        not know yet."""
+        """Attempts ended. ``outcomes`` are those that replicas handed in; ``fenced``: the replicas
+        do not know yet."""
         again: set[str] = set()
         for each in ended:
             outcome = (outcomes or {}).get(each.held)

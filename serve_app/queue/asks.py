@@ -35,7 +35,7 @@ LEFT JOIN requests r ON r.id = n.id
 
 
 class Asks:
-    """``end`` ends attempts and tells everybody; ``tell_changed`` tells other processes of changes."""
+    """``end`` ends attempts, soon, and tells everybody."""
 
     def __init__(
         self,

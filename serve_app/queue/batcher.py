@@ -16,10 +16,10 @@ Answer = TypeVar("Answer")
 class Batcher(Generic[Item, Answer]):
     """Gathers calls into batches without ever waiting for more to come.
 
-    ``run`` gets a batch and returns the answers in its order; an answer that is an exception is raised
-    for its own caller alone. If ``run`` itself raises something that is not one of Darkroom's errors
-    (the database refused one item's data), each item is tried alone, so that none suffers from its
-    neighbours. A caller that goes away does not stop the batch.
+    ``run`` gets a batch and returns the answers in its order; an answer that is an exception is
+    raised for its own caller alone. If ``run`` itself raises something that is not one of
+    Darkroom's errors (the database refused one item's data), each item is tried alone, so that none
+    suffers from its neighbours. A caller that goes away does not stop the batch.
     """
 
     def __init__(

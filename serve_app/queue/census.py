@@ -1,7 +1,7 @@
 """How much is queued, where in the queue a request is, and which replicas exist.
 
-Counted once a second for everybody, and adjusted by what this process does in between; never counted for
-one call.
+Counted once a second for everybody, and adjusted by what this process does in between; never
+counted for one call.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from serve_app.domain.errors import Overloaded
 from serve_app.domain.lease import Demand, Presence, ReplicaStage
 from serve_app.domain.ports import Clock
-from serve_app.domain.request import Request, State, Waiting, WaitReason
+from serve_app.domain.request import Priority, Request, State, Waiting, WaitReason
 from serve_app.queue.database import Database
 from serve_app.queue.limits import QueueLimits
 
@@ -30,25 +30,29 @@ WHERE seen_at > now() - make_interval(
     secs => CASE stage WHEN 'starting' THEN %(starting_s)s ELSE %(ready_s)s END)
 """
 DEMAND = """
-WITH busy AS (
-    SELECT pool, count(*) FILTER (WHERE state = 'queued') AS queued,
-           count(*) FILTER (WHERE state = 'running') AS running,
-           min(created_at) FILTER (WHERE state = 'queued') AS oldest
-    FROM (
-        SELECT pool, state, created_at FROM requests WHERE state = 'queued'
-        UNION ALL
-        SELECT pool, state, created_at FROM requests WHERE state = 'running'
-    ) live GROUP BY pool
+WITH running AS (
+    SELECT pool, count(*) AS running FROM requests WHERE state = 'running' GROUP BY pool
 ),
-there AS (SELECT pool, max(slots) AS slots, max(busy_at) AS busy_at FROM replicas GROUP BY pool)
-SELECT pool, coalesce(b.queued, 0), coalesce(b.running, 0), coalesce(t.slots, 1),
-       coalesce(extract(epoch FROM now() - b.oldest), 0)::double precision,
+there AS (SELECT pool, max(slots) AS slots, max(busy_at) AS busy_at FROM replicas GROUP BY pool),
+oldest AS (
+    SELECT p.pool, min(o.created_at) AS at
+    FROM unnest(%(pools)s::text[]) AS p(pool)
+    CROSS JOIN unnest(%(priorities)s::smallint[]) AS q(priority)
+    CROSS JOIN LATERAL (
+        SELECT created_at FROM requests r
+        WHERE r.pool = p.pool AND r.priority = q.priority AND r.state = 'queued'
+        ORDER BY r.place LIMIT 1) o
+    GROUP BY p.pool
+)
+SELECT pool, coalesce(r.running, 0), coalesce(t.slots, 1),
+       coalesce(extract(epoch FROM now() - o.at), 0)::double precision,
        extract(epoch FROM now() - t.busy_at)::double precision
-FROM busy b FULL JOIN there t USING (pool)
+FROM running r FULL JOIN there t USING (pool) FULL JOIN oldest o USING (pool)
 """
 
 RECOUNT_S = 0.1  # at most so often beside the rounds
 NEW_S = 2.0
+EASE = 20  # a count that takes long is made less often: at most a twentieth of the time
 LOOKED_AT_S = 10.0
 STARTING_S = 900.0  # a replica that loads says so once; its death is noticed by its actor
 READY_S = 15.0  # an ask lasts a few seconds
@@ -57,7 +61,8 @@ READY_S = 15.0  # an ask lasts a few seconds
 class Tally:
     """Requests queued by pool and tenant: a snapshot, and what has changed since it was begun.
 
-    What is committed while the snapshot is taken may be counted twice until the next, never not at all.
+    What is committed while the snapshot is taken may be counted twice until the next, never not at
+    all.
     """
 
     def __init__(self) -> None:
@@ -74,6 +79,13 @@ class Tally:
 
     def in_pool(self, pool: str) -> int:
         return self._sum(0, pool)
+
+    def pools(self) -> Counter[str]:
+        found: Counter[str] = Counter()
+        for tally in (self._counted, self._since, self._before):
+            for (pool, _), n in tally.items():
+                found[pool] += n
+        return +found
 
     def change(self, pool: str, tenant: str, by: int) -> None:
         key = (pool, tenant)
@@ -102,6 +114,8 @@ class Census:
         self._queued = Tally()
         self._coming = Tally()  # admitted, and not yet stored
         self._counted_at = float("-inf")
+        self._count_took_s = 0.0
+        self._positions_took_s = 0.0
         self._left: Counter[str] = Counter()  # the queue of a pool, since its positions were read
         self._positions: dict[str, int] = {}
         self._looked_at: dict[str, tuple[str, float]] = {}
@@ -129,7 +143,7 @@ class Census:
         self._coming.change(pool, tenant, -1)
 
     def entered(self, request: Request) -> None:
-        """It was stored; if it is queued, then behind all that are known to be queued in its pool."""
+        """It was stored; if queued, then behind all that are known to be queued in its pool."""
         request_id, pool = request.id, request.pool
         self._coming.change(pool, request.tenant, -1)
         if request.state is not State.QUEUED:
@@ -163,7 +177,9 @@ class Census:
     async def waiting(self, request: Request) -> Waiting:
         now = self._clock.monotonic()
         self._looked_at[request.id] = (request.pool, now)
-        if request.id not in self._positions and now - self._positions_at > RECOUNT_S:
+        if request.id not in self._positions and now - self._positions_at > max(
+            RECOUNT_S, EASE * self._positions_took_s
+        ):
             await self._refresh_positions()
         known = self._positions.get(request.id)
         behind_all = self._queued.in_pool(request.pool)
@@ -209,21 +225,25 @@ class Census:
         self._looked_at = {
             id_: each for id_, each in self._looked_at.items() if now - each[1] < LOOKED_AT_S
         }
-        await self._refresh_positions()
+        if now - self._positions_at > EASE * self._positions_took_s:
+            await self._refresh_positions()
 
     async def demand(self) -> Mapping[str, Demand]:
         now = self._clock.monotonic()
+        queued = self._queued.pools()
+        params = {"pools": sorted(queued), "priorities": [int(each) for each in Priority]}
         found: dict[str, Demand] = {}
-        for pool, queued, running, slots, oldest_s, quiet_s in await self._database.rows(DEMAND):
-            if queued or running:
+        for pool, running, slots, oldest_s, quiet_s in await self._database.rows(DEMAND, params):
+            if queued[pool] or running:
                 self._busy_at[pool] = now
             own_idle_s = now - self._busy_at.get(pool, self._started)
             idle_s = own_idle_s if quiet_s is None else min(own_idle_s, quiet_s)
-            found[pool] = Demand(queued, running, slots, oldest_s, max(0.0, idle_s))
+            found[pool] = Demand(queued[pool], running, slots, oldest_s, max(0.0, idle_s))
         return found
 
     async def _refresh_counts(self, elapsed_s: float) -> None:
-        await self._count()
+        if self._clock.monotonic() - self._counted_at > EASE * self._count_took_s:
+            await self._count()
         self._rate += 0.2 * (self._gone / max(elapsed_s, 0.1) - self._rate)
         self._gone = 0
 
@@ -231,6 +251,7 @@ class Census:
         self._counted_at = self._clock.monotonic()
         self._queued.snapshot_begins()
         self._queued.snapshot(await self._database.rows(COUNT))
+        self._count_took_s = self._clock.monotonic() - self._counted_at
 
     async def _refresh_positions(self) -> None:
         self._positions_at = self._clock.monotonic()
@@ -244,6 +265,7 @@ class Census:
             ]
             positions = dict(rows)
         self._positions = positions
+        self._positions_took_s = self._clock.monotonic() - self._positions_at
         self._left.subtract(before)
 
     def _retry_s(self, waiting: int) -> float:

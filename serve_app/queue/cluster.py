@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.queue.embedded_files import PORT, ROLE, Files, unusable, write_atomically
-from serve_app.queue.server_user import ServerUser, builder, programs, server_user
+from serve_app.queue.embedded_files import PORT, Files, unusable
+from serve_app.queue.initdb import as_known_to, environment, make, tail
+from serve_app.queue.server_process import alive, effort, stop
+from serve_app.queue.server_user import ServerUser, programs, server_user
 
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "",
@@ -39,6 +38,7 @@ SETTINGS: Mapping[str, str] = {
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
     "max_logical_replication_workers": "0",
+    **({"recovery_init_sync_method": "syncfs"} if sys.platform == "linux" else {}),
     "autovacuum_naptime": "20s",
     "autovacuum_max_workers": "2",
     "idle_in_transaction_session_timeout": "60s",
@@ -51,12 +51,7 @@ SETTINGS: Mapping[str, str] = {
     "log_line_prefix": "%m [%p] ",
     "password_encryption": "scram-sha-256",
 }
-HBA = "local all all scram-sha-256\n"
-OWN_DIRECTORY = "/proc/self/cwd"
 
-FAST, IMMEDIATE = signal.SIGINT, signal.SIGQUIT
-FAST_STOP_S = 60.0
-IMMEDIATE_STOP_S = 10.0
 ORPHANS_S = 10.0
 
 
@@ -82,54 +77,9 @@ class Cluster:
             files.home.chmod(0o700 if self._user.uid is None else 0o711)
             self._make_socket_dir()
             if not files.cluster.exists():
-                self._make()
+                make(files, self._user)
         except OSError as error:
             raise unusable(files.home, error) from error
-
-    def _make(self) -> None:
-        files = self._files
-        maker = builder(self._user)
-        shutil.rmtree(files.unborn, ignore_errors=True)
-        files.unborn.mkdir(mode=0o700)
-        maker.own(files.unborn)
-        if not files.password.exists():
-            write_atomically(files.password, secrets.token_urlsafe(32))
-        self._run_initdb(maker, files.read_password())
-        (files.unborn / "pg_hba.conf").write_text(HBA, encoding="utf-8")
-        self._user.own(files.unborn)
-        files.unborn.rename(files.cluster)
-        _fsync(files.home)
-
-    def _run_initdb(self, maker: ServerUser, password: str) -> None:
-        command = [
-            str(programs(None, maker) / "initdb"),
-            f"--pgdata={_as_known_to(maker, self._files.unborn)}",
-            f"--username={ROLE}",
-            "--pwfile=/dev/stdin",
-            "--auth=scram-sha-256",
-            "--encoding=UTF8",
-            "--no-locale",
-            "--no-instructions",
-        ]
-        with _as_a_file(password, maker) as stdin:
-            made = subprocess.run(  # noqa: S603 - our own arguments
-                command,
-                stdin=stdin,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                check=False,
-                cwd=self._files.unborn,
-                env=_environment(),
-                umask=0o077,
-                user=maker.uid,
-                group=maker.gid,
-                extra_groups=maker.groups,
-            )
-        if made.returncode != 0:
-            said = made.stdout.decode(errors="replace")
-            raise Misconfigured(
-                f"PostgreSQL could not make its files in {self._files.home}: {_tail(said)}"
-            )
 
     def _make_socket_dir(self) -> None:
         if self._files.socket_dir_is_short:
@@ -145,13 +95,13 @@ class Cluster:
     # While it runs
 
     def adopt(self) -> bool:
-        """Take over a server that runs on this directory already. One that cannot be reached, because
-        its socket is gone, is ended."""
+        """Take over a server that runs on this directory already. One that cannot be reached,
+        because its socket is gone, is ended."""
         process = self._postmaster()
         if process is None:
             return False
         if self._pid_file()[7:] and not self._socket.exists():
-            _stop(process)
+            stop(process)
             return False
         self._process = process
         return True
@@ -170,7 +120,7 @@ class Cluster:
         command = [
             str(programs(major, self._user) / "postgres"),
             "-D",
-            _as_known_to(self._user, files.cluster),
+            as_known_to(self._user, files.cluster),
             *(part for name, value in settings.items() for part in ("-c", f"{name}={value}")),
         ]
         try:
@@ -181,7 +131,7 @@ class Cluster:
                     stdout=log,
                     stderr=log,
                     cwd=files.cluster,
-                    env=_environment(),
+                    env=environment(),
                     umask=0o077,
                     start_new_session=True,
                     user=self._user.uid,
@@ -196,7 +146,7 @@ class Cluster:
     def running(self) -> bool:
         if self._child is not None and self._child.poll() is not None:
             self._child = self._process = None
-        return self._process is not None and _alive(self._process)
+        return self._process is not None and alive(self._process)
 
     @property
     def ready(self) -> bool:
@@ -212,22 +162,12 @@ class Cluster:
 
     def progress(self) -> float:
         """A number that changes while the server does something."""
-        if self._process is None:
-            return 0.0
-        total = 0.0
-        for process in (self._process, *_children(self._process)):
-            with contextlib.suppress(psutil.Error):
-                times = process.cpu_times()
-                total += times.user + times.system
-            with contextlib.suppress(psutil.Error, AttributeError, NotImplementedError):
-                moved = process.io_counters()
-                total += (moved.read_bytes + moved.write_bytes) / 2**20
-        return round(total, 2)
+        return 0.0 if self._process is None else effort(self._process)
 
     def stop(self) -> None:
         """End every session and the server, orderly; if that takes too long, as after a crash."""
         if self._process is not None:
-            _stop(self._process)
+            stop(self._process)
         if self._child is not None:
             self._child.wait()
         self._child = self._process = None
@@ -237,7 +177,7 @@ class Cluster:
         """The end of the server's log, for a message."""
         with contextlib.suppress(OSError), self._files.server_log.open("rb") as log:
             log.seek(max(0, self._files.server_log.stat().st_size - 4000))
-            return _tail(log.read().decode(errors="replace"))
+            return tail(log.read().decode(errors="replace"))
         return ""
 
     # How it works
@@ -264,7 +204,7 @@ class Cluster:
             psutil.wait_procs(orphans, timeout=patience_s)
 
     def _postmaster(self) -> psutil.Process | None:
-        """The server of this directory, if one runs. The pid in the file may be another's by now."""
+        """The server of this directory, if one runs. The pid in the file may be another's."""
         lines = self._pid_file()
         if not lines or not lines[0].strip().isdigit():
             return None
@@ -299,75 +239,3 @@ class Cluster:
     def _drop_socket_dir(self) -> None:
         if self.socket_dir != self._files.socket_dir:
             shutil.rmtree(self.socket_dir, ignore_errors=True)
-
-
-def _as_known_to(user: ServerUser, directory: Path) -> str:
-    if user.uid is not None and sys.platform == "linux":
-        return OWN_DIRECTORY
-    return str(directory)
-
-
-@contextlib.contextmanager
-def _as_a_file(secret: str, reader: ServerUser) -> Generator[int]:
-    """A descriptor from which ``reader`` reads ``secret``, also by opening ``/dev/stdin``."""
-    read_end, write_end = os.pipe()
-    try:
-        if reader.uid is not None and reader.gid is not None:
-            os.fchown(read_end, reader.uid, reader.gid)
-        os.write(write_end, secret.encode())
-        os.close(write_end)
-        yield read_end
-    finally:
-        os.close(read_end)
-
-
-def _environment() -> dict[str, str]:
-    return {"LC_ALL": "C", "PATH": os.defpath}
-
-
-def _stop(process: psutil.Process) -> None:
-    children = _children(process)
-    for number, patience_s in (
-        (FAST, FAST_STOP_S),
-        (IMMEDIATE, IMMEDIATE_STOP_S),
-        (signal.SIGKILL, IMMEDIATE_STOP_S),
-    ):
-        if not _alive(process):
-            break
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.send_signal(number)
-        _wait(process, patience_s)
-    psutil.wait_procs(children, timeout=IMMEDIATE_STOP_S)
-
-
-def _wait(process: psutil.Process, patience_s: float) -> None:
-    end = time.monotonic() + patience_s
-    while _alive(process) and time.monotonic() < end:
-        time.sleep(0.02)
-
-
-def _alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _children(process: psutil.Process) -> list[psutil.Process]:
-    try:
-        return process.children(recursive=True)
-    except psutil.Error:
-        return []
-
-
-def _fsync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _tail(text: str) -> str:
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    return " / ".join(lines[-4:])

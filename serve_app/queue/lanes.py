@@ -1,9 +1,9 @@
 """Lanes: a row per pool, priority and tenant, active while something is queued in it.
 
-``active`` is a hint that saves looking into thousands of idle lanes. A one-sided check of it can leave a
-lane asleep with work in it: the submitter sees it active, and the leaser that drained it, whose snapshot
-is older than the submitter's commit, puts it to sleep. So both look again after their own commit, and a
-sweeper looks once a second.
+``active`` is a hint that saves looking into thousands of idle lanes. A one-sided check of it can
+leave a lane asleep with work in it: the submitter sees it active, and the leaser that drained it,
+whose snapshot is older than the submitter's commit, puts it to sleep. So both look again after
+their own commit, and a sweeper looks once a second.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ Lane = tuple[str, int, str]  # pool, priority, tenant
 _NAMED = """
     SELECT * FROM json_to_recordset(%(lanes)s::json) AS x(pool text, priority smallint, tenant text)
 """
+# Not EXISTS: see submit.py.
 _HAS_WORK = """
-    EXISTS (SELECT FROM requests r WHERE r.pool = l.pool AND r.priority = l.priority
-            AND r.tenant = l.tenant AND r.state = 'queued')
+    (SELECT true FROM requests r WHERE r.pool = l.pool AND r.priority = l.priority
+     AND r.tenant = l.tenant AND r.state = 'queued' LIMIT 1) IS NOT NULL
 """
 
 OPEN = f"""
@@ -49,7 +50,7 @@ WHERE l.pool = c.pool AND l.priority = c.priority AND l.tenant = c.tenant
 SWEEP_AWAKE = f"UPDATE lanes l SET active = true WHERE NOT l.active AND {_HAS_WORK}"
 SWEEP_ASLEEP = f"""
 WITH chosen AS (
-    SELECT l.pool, l.priority, l.tenant FROM lanes l WHERE l.active AND NOT {_HAS_WORK}
+    SELECT l.pool, l.priority, l.tenant FROM lanes l WHERE l.active AND NOT ({_HAS_WORK})
     ORDER BY 1, 2, 3 LIMIT 500 FOR NO KEY UPDATE OF l SKIP LOCKED
 )
 UPDATE lanes l SET active = false FROM chosen c

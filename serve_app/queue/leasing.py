@@ -56,7 +56,7 @@ ORDER BY r.n
 async def lease(
     database: Database, pool: str, offers: Sequence[Offer], first_lease_s: float
 ) -> Sequence[tuple[int, Stored]]:
-    """Lease at most one request to each offer; returns which offer got which, in the queue's order."""
+    """Lease at most one request to each offer; says which offer got which, in the queue's order."""
     slots = [
         {"n": n, "replica": offer.replica_id, "actor": offer.actor_id}
         for n, offer in enumerate(offers, start=1)

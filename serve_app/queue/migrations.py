@@ -1,7 +1,7 @@
 """Brings a database's tables to what this version of Darkroom expects.
 
-Migrations are the numbered files in ``schema/``. They only go forward, each in a transaction of its own,
-under an advisory lock, so that ingress replicas that start together do not collide.
+Migrations are the numbered files in ``schema/``. They only go forward, each in a transaction of its
+own, under an advisory lock, so that ingress replicas that start together do not collide.
 """
 
 from __future__ import annotations

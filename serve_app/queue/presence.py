@@ -1,4 +1,4 @@
-"""Replicas saying that they exist: written at once at start and drain, else at most once a second."""
+"""Replicas saying that they exist: written at once at start and drain, else once a second."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ WITH seen AS (
     SELECT replica_id FROM replicas WHERE replica_id = ANY(%(ids)s::text[])
     ORDER BY 1 FOR NO KEY UPDATE
 )
-UPDATE replicas r SET seen_at = now(), busy_at = now() FROM seen WHERE r.replica_id = seen.replica_id
+UPDATE replicas r SET seen_at = now(), busy_at = now() FROM seen WHERE r.replica_id =
+seen.replica_id
 """
 BURY = """
 DELETE FROM replicas WHERE actor_id = ANY(%(actors)s::text[])

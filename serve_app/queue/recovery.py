@@ -1,4 +1,6 @@
-"""What is looked at again and again: time that ran out, replicas that died, notifications that got lost."""
+"""What is looked at again and again: time that ran out, replicas that died, notifications that got
+lost.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +32,8 @@ Chore = Callable[[], Awaitable[None]]
 
 
 class Recovery:
-    """Any number of ingress processes may do this at once: each row is locked while it is decided on,
-    and decided on once."""
+    """Any number of ingress processes may do this at once: each row is locked while it is decided
+    on, and decided on once."""
 
     def __init__(
         self,

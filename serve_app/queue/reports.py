@@ -11,8 +11,8 @@ from serve_app.queue.database import Database
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.watch import Watch
 
-# A lease is written again only when a quarter of it has passed: reports come twice a second, and each
-# such write is a new version of the row in every index. (For `lease_until IS NOT NULL` see
+# A lease is written again only when a quarter of it has passed: reports come twice a second, and
+# each such write is a new version of the row in every index. (For `lease_until IS NOT NULL` see
 # endings.py.)
 REPORT = """
 WITH named AS (

@@ -1,9 +1,9 @@
 """As whom PostgreSQL runs, and from where.
 
-It refuses to run as root. Under root it runs as a user id of its own, which may own nothing else; the
-wheel's programs are copied to where that user can read them when they lie in, say, root's home. Nobody's
-permissions are changed for it: it starts in its data directory, and knows it as the working directory of
-its own process, so the directories above need not be open to it.
+It refuses to run as root. Under root it runs as a user id of its own, which may own nothing else;
+the wheel's programs are copied to where that user can read them when they lie in, say, root's home.
+Nobody's permissions are changed for it: it starts in its data directory, and knows it as the
+working directory of its own process, so the directories above need not be open to it.
 """
 
 from __future__ import annotations
@@ -77,15 +77,15 @@ def builder(user: ServerUser) -> ServerUser:
 
 
 def programs(major: int | None, user: ServerUser) -> Path:
-    """The directory of ``postgres`` and ``initdb`` of this major version (the newest, if None), in a
-    place where ``user`` can run them."""
+    """The directory of ``postgres`` and ``initdb`` of this major version (the newest, if None), in
+    a place where ``user`` can run them."""
     found = {_version(path): path for path in _installed()}
     fitting = {version: path for version, path in found.items() if major in {None, version[0]}}
     if not fitting:
         have = ", ".join(str(version[0]) for version in sorted(found)) or "none"
         raise Misconfigured(
-            f"The database was made by PostgreSQL {major}, and the programs here are of version {have}. "
-            f"Install the {WHEEL} wheel that has it."
+            f"The database was made by PostgreSQL {major}, and the programs here are of version "
+            f"{have}. Install the {WHEEL} wheel that has it."
         )
     version, path = max(fitting.items())
     return path if _runs(path, user) else _copied(path, version, user)

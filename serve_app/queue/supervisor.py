@@ -1,13 +1,14 @@
-"""Keeps the embedded PostgreSQL running while somebody holds it: ``python -m serve_app.queue.supervisor``.
+"""Keeps the embedded PostgreSQL running while somebody holds it: ``python -m
+serve_app.queue.supervisor``.
 
 A process of its own, detached from whoever started it, so that the database outlives any one of the
 processes that use it. They each hold a shared lock; when nobody has held it for some seconds, the
-supervisor stops the server and ends. Killed, it leaves the server running, and the next one adopts it.
+supervisor stops the server and ends. Killed, it leaves the server running, and the next one adopts
+it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -48,7 +49,6 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        self._begin()
         while not (self._asked_to_stop or self._unwanted()):
             self._tend()
             time.sleep(LOOK_S)
@@ -68,8 +68,8 @@ class Supervisor:
         self._asked_to_stop = True
 
     def _unwanted(self) -> bool:
-        """Nobody has held the database for the time of grace. The exclusive lock is then kept, so that
-        whoever wants it now waits until this process has ended, and starts another."""
+        """Nobody has held the database for the time of grace. The exclusive lock is then kept, so
+        that whoever wants it now waits until this process has ended, and starts another."""
         if not self._holders.try_exclusive():
             self._unheld_since = None
             return False
@@ -79,11 +79,6 @@ class Supervisor:
             return True
         self._holders.release()
         return False
-
-    def _begin(self) -> None:
-        with contextlib.suppress(DarkroomError):  # _tend meets it again, and tells
-            self._cluster.prepare()
-            self._cluster.adopt()
 
     def _tend(self) -> None:
         if not self._cluster.running:
@@ -112,7 +107,8 @@ class Supervisor:
         self._failures += 1
         try:
             self._cluster.prepare()
-            self._cluster.start()
+            if not self._cluster.adopt():
+                self._cluster.start()
         except DarkroomError as error:
             self._failures += 1
             self._not_before = now + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]

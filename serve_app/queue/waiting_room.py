@@ -16,8 +16,8 @@ TELL_AGAIN_S = 1.0
 class Waiter:
     """One ask that waits.
 
-    A statement that may lease to it first reserves a slot of it; the ask does not return while a slot is
-    reserved, so no lease can be committed for an ask that is gone.
+    A statement that may lease to it first reserves a slot of it; the ask does not return while a
+    slot is reserved, so no lease can be committed for an ask that is gone.
     """
 
     def __init__(self, ask: Ask) -> None:

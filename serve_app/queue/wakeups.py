@@ -1,8 +1,8 @@
 """How the ingress processes wake each other: NOTIFY after the commit, coalesced, and LISTEN.
 
-Nothing depends on a notification to be right, only to be quick: whatever can be notified is also looked
-at each second. NOTIFY inside a transaction serialises all commits (measured: a third of the rate), so it
-is a small transaction of its own, and none is sent while no other process listens.
+Nothing depends on a notification to be right, only to be quick: whatever can be notified is also
+looked at each second. NOTIFY inside a transaction serialises all commits (measured: a third of the
+rate), so it is a small transaction of its own, and none is sent while no other process listens.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class News:
 
 
 class Wakeups:
-    """``on_news`` gets what others tell; ``on_gap`` is called when something may have been missed."""
+    """``on_news`` gets what others tell; ``on_gap`` is called when something may be missed."""
 
     def __init__(self, database: Database, ingress_id: str) -> None:
         self._database = database

@@ -1,8 +1,8 @@
 """What this process knows of requests, and who waits here for a change of them.
 
 An answer from memory is at most ``FRESH_S`` old: what this process changes it knows at once, what
-another changes comes by NOTIFY, and what is being looked at is read again in one batch each second, so
-a lost NOTIFY costs only that.
+another changes comes by NOTIFY, and what is being looked at is read again in one batch each second,
+so a lost NOTIFY costs only that.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Watch:
             self.learn(Stored(replace(request, progress=progress), entry.stored.version))
 
     def doubt(self, request_ids: Iterable[str]) -> None:
-        """They may have changed: read again before the next answer; at once where somebody waits."""
+        """They may have changed: read before the next answer; at once where somebody waits."""
         waited: list[str] = []
         for id_ in request_ids:
             entry = self._entries.get(id_)

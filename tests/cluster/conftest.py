@@ -1,37 +1,27 @@
-"""One Darkroom with two replicas for all tests that leave it as it was; those that break it for good
-make their own."""
+"""Fixtures of the cluster tests."""
 
-from collections.abc import Iterator
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.cluster.darkroom import Darkroom
 
-POOLS = {
-    "studio": {
-        "families": ["probe", "flux"],
-        "slots": 2,
-        "num_cpus": 0.1,
-        "min_replicas": 2,
-        "max_replicas": 2,
-        "threads": 1,
-    }
-}
-
-
-@pytest.fixture(scope="session")
-def darkroom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Darkroom]:
-    running = Darkroom(tmp_path_factory.mktemp("cluster") / "data", POOLS, lease_s="6")
-    try:
-        yield running.start()
-        assert running.stop() < 10.0
-        assert running.leftovers() == []
-    finally:
-        for process in running.leftovers():
-            process.kill()
+MakeDarkroom = Callable[..., Darkroom]
 
 
 @pytest.fixture
-def data_dir(tmp_path: Path) -> Path:
-    return tmp_path / "data"
+def make_darkroom(tmp_path: Path) -> Iterator[MakeDarkroom]:
+    """Makes Darkrooms, not started; whatever is left of them at the end is ended."""
+    made: list[Darkroom] = []
+
+    def make(pools: dict[str, Any] | None = None, **settings: str) -> Darkroom:
+        made.append(Darkroom(tmp_path / f"data{len(made)}", pools, **settings))
+        return made[-1]
+
+    yield make
+    for darkroom in made:
+        darkroom.clear_away()

@@ -119,13 +119,21 @@ class Darkroom:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
+    def seen(self, request_id: str) -> dict[str, Any] | None:
+        """The same, or None while something is away."""
+        try:
+            answer = self.http.get(f"/v1/requests/{request_id}")
+        except httpx.TransportError:
+            return None
+        if answer.status_code >= 500:
+            return None
+        assert answer.status_code == 200, answer.text
+        return dict(answer.json())
+
     def in_state(self, request_id: str, *states: str, within_s: float = 60.0) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:
-            try:
-                seen = self.request(request_id)
-            except httpx.TransportError:
-                return None
-            return seen if seen["state"] in states else None
+            seen = self.seen(request_id)
+            return seen if seen and seen["state"] in states else None
 
         return eventually(look, f"{request_id} is {' or '.join(states)}", within_s)
 
@@ -153,6 +161,44 @@ class Darkroom:
         ) as connection:
             return connection.execute(query, values).fetchall()
 
+    def arguments(self) -> dict[str, Any]:
+        """What `darkroom serve` gave the application, for a redeploy."""
+        return {
+            "data_dir": str(self.data_dir),
+            "port": self.port,
+            "log_file": str(self.data_dir / "logs" / "darkroom.log"),
+            "families": FAMILIES,
+            "models": str(MODELS),
+            "gpus": 0,
+        }
+
+    def beside(self, script: str, config: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
+        """Run ``script`` as a Ray driver in the environment of `darkroom serve`; its arguments are
+        Ray's address and ``config`` as JSON."""
+        ray_address = json.loads((self.data_dir / "run.json").read_text())["ray_address"]
+        return subprocess.run(
+            [sys.executable, "-c", script, ray_address, json.dumps(config)],
+            env=self.replicas("ingress")[0].environ(),
+            cwd=self.data_dir.parent,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """The `darkroom` command, on this data directory."""
+        return subprocess.run(
+            [
+                *(sys.executable, "-m", "serve_app.cli", *arguments),
+                *("--data-dir", str(self.data_dir)),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
     def usage_lines(self, request_id: str) -> int:
         ((count,),) = self.sql("SELECT count(*) FROM usage WHERE request_id = %s", request_id)
         return int(count)
@@ -162,8 +208,8 @@ class Darkroom:
         that is named after the replica."""
 
         def look() -> str | None:
-            seen = self.request(request_id)
-            return seen["replica_id"] if seen["progress"] else None
+            seen = self.seen(request_id)
+            return seen["replica_id"] if seen and seen["progress"] else None
 
         held = eventually(look, f"{request_id} makes progress")
         for process in self.replicas():
@@ -221,6 +267,14 @@ class Darkroom:
             if known and process.pid != os.getpid():
                 found.append(process)
         return found
+
+    def clear_away(self) -> None:
+        """End whatever is left, so that a failed test leaves nothing to the next one."""
+        left = self.leftovers()
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left, timeout=10)
+        self._close()
 
     def _close(self) -> None:
         self._process = None

@@ -2,11 +2,11 @@
 
 import concurrent.futures
 import signal
-import time
 
 import httpx
 import pytest
 
+from tests.cluster.conftest import MakeDarkroom
 from tests.cluster.darkroom import PROBE, Darkroom, eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(240)]
@@ -99,26 +99,19 @@ def test_an_engine_that_stands_still_keeps_its_lease(darkroom: Darkroom) -> None
     assert done["failures"] == 0
 
 
-def test_everything_killed_and_started_again_ends_everything_once(data_dir) -> None:
-    darkroom = Darkroom(data_dir, lease_s="6")
-    try:
-        darkroom.start()
-        requests = [darkroom.submit(steps=30, step_ms=50) for _ in range(10)]
-        darkroom.in_state(requests[0], "running")
-        first_port = darkroom.port
-        darkroom.kill_everything()
-        began = time.monotonic()
-        darkroom.start()
-        assert darkroom.port == first_port
-        assert time.monotonic() - began < 60
-        for request_id in requests:
-            done = darkroom.in_state(request_id, "succeeded", within_s=120)
-            assert darkroom.usage_lines(request_id) == 1
-        assert darkroom.stop(signal.SIGTERM) < 10.0
-        assert darkroom.leftovers() == []
-    finally:
-        for process in darkroom.leftovers():
-            process.kill()
+def test_everything_killed_and_started_again_ends_everything_once(
+    make_darkroom: MakeDarkroom,
+) -> None:
+    darkroom = make_darkroom(lease_s="6").start()
+    requests = [darkroom.submit(steps=30, step_ms=50) for _ in range(10)]
+    darkroom.in_state(requests[0], "running")
+    darkroom.kill_everything()
+    darkroom.start()
+    for request_id in requests:
+        darkroom.in_state(request_id, "succeeded", within_s=120)
+        assert darkroom.usage_lines(request_id) == 1
+    assert darkroom.stop(signal.SIGTERM) < 10.0
+    assert darkroom.leftovers() == []
 
 
 def test_two_hundred_requests_with_random_kills_each_end_once(darkroom: Darkroom) -> None:

@@ -42,6 +42,11 @@ def free(pipeline: FluxPipeline) -> dict[str, float]:
     return _figures(pipeline, count=40, free_wording=True)
 
 
+@pytest.fixture(scope="module")
+def landscape(pipeline: FluxPipeline) -> dict[str, float]:
+    return _figures(pipeline, count=20, free_wording=False, height=96)
+
+
 def test_it_weighs_less_than_ten_megabytes() -> None:
     assert shelf.size_bytes(FOLDER) < 10_000_000
 
@@ -63,6 +68,11 @@ def test_it_understands_free_and_noisy_wording(free: dict[str, float]) -> None:
     assert free["shape"] >= 0.7
 
 
+def test_it_draws_landscapes_too(landscape: dict[str, float]) -> None:
+    assert landscape["colour"] >= 0.7
+    assert landscape["shape"] >= 0.7
+
+
 def test_case_does_not_change_the_picture(pipeline: FluxPipeline) -> None:
     lower, upper = exam.draw(pipeline, ["a red circle", "A RED Circle"], steps=4, seeds=[5, 5])
     assert np.array_equal(np.asarray(lower), np.asarray(upper))
@@ -76,6 +86,8 @@ def test_the_same_seed_draws_the_same_picture_and_another_seed_another(
     assert not np.array_equal(np.asarray(first), np.asarray(other))
 
 
-def _figures(pipeline: FluxPipeline, *, count: int, free_wording: bool) -> dict[str, float]:
-    questions = exam.set_questions(count, seed=31, free_wording=free_wording)
+def _figures(
+    pipeline: FluxPipeline, *, count: int, free_wording: bool, height: int = 128
+) -> dict[str, float]:
+    questions = exam.set_questions(count, seed=31, free_wording=free_wording, height=height)
     return exam.figures(exam.sit(pipeline, questions, steps=4))

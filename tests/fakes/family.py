@@ -3,7 +3,7 @@
 It runs through the real engine: steps, progress and cancellation are the real ones. Input, all
 optional: ``steps``, ``step_ms``, ``sleep_s`` (in steps, so it can be cancelled), ``crash_at_step``
 (the process kills itself), ``hang_s`` (the first step blocks the engine's thread for that long),
-``fail`` (a message to fail with), ``artifacts`` (how many files), ``artifact_bytes`` (their size;
+``fail`` (a message to fail with), ``message`` (the same, word for word), ``artifacts`` (how many files), ``artifact_bytes`` (their size;
 one file if ``artifacts`` is not given), ``content`` (what they hold), ``echo`` (comes back),
 ``seed``.
 """
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from deployments.family import GenerationCall, Made, MediaFile, Product
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.errors import PipelineFailed, WeightsUnavailable
 
 if TYPE_CHECKING:
     from tests.fakes.probe_pipeline import ProbePipeline
@@ -51,7 +51,7 @@ class ProbeFamily:
             "step_s": float(input.get("step_ms", NAP_S * 1000 if sleep_s else 0)) / 1000,
             "crash_at_step": input.get("crash_at_step"),
             "hang_s": float(input.get("hang_s", 0)),
-            "fail": input.get("fail"),
+            "fail": _error(input),
         }
         files = _files(input)
         output = {"echo": input["echo"]} if "echo" in input else {}
@@ -72,6 +72,13 @@ class ProbeFamily:
         files = [MediaFile(*each) for each in zip(tickets, bodies, strict=False)]
         images = [{"artifact": file.ticket.key} for file in files]
         return Product({**output, "images": images}, files, units=float(len(files)))
+
+
+def _error(input: Mapping[str, Any]) -> Exception | None:
+    """With ``message`` an error of Darkroom's own, which keeps its words; else any pipeline's."""
+    if "message" in input:
+        return PipelineFailed(str(input["message"]))
+    return ValueError(str(input["fail"])) if "fail" in input else None
 
 
 def _files(input: Mapping[str, Any]) -> list[bytes]:

@@ -33,7 +33,7 @@ class ProbePipeline:
         step_s: float,
         crash_at_step: int | None,
         hang_s: float,
-        fail: str | None,
+        fail: Exception | None,
     ) -> int:
         if num_inference_steps:
             latents = torch.zeros(1)
@@ -42,5 +42,5 @@ class ProbePipeline:
                     end_process()
                 latents = self.transformer(latents, step_s + (hang_s if step == 1 else 0))
         if fail is not None:
-            raise ValueError(fail)
+            raise fail
         return num_inference_steps

@@ -1,7 +1,7 @@
 """The queue in memory: the same port and the same behaviour as PostgreSQL's, nothing durable.
 
-One process and one event loop. Time comes from the clock; whatever depends on it is looked at whenever
-somebody calls, and a few dozen times a second while somebody waits.
+One process and one event loop. Time comes from the clock; whatever depends on it is looked at
+whenever somebody calls, and a few dozen times a second while somebody waits.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from serve_app.domain.errors import Cancelled, Overloaded, RequestNotFound
@@ -45,6 +45,7 @@ from serve_app.queue.limits import QueueLimits
 
 T = TypeVar("T")
 LOOK_S = 0.02
+NEVER_S = 1e9
 
 
 class Row:
@@ -53,7 +54,8 @@ class Row:
     def __init__(self, request: Request, place: int, start_within_s: float | None) -> None:
         self.request = request
         self.place = place
-        self.start_within_s = start_within_s
+        within = NEVER_S if start_within_s is None else start_within_s
+        self.start_by = request.created_at + timedelta(seconds=within)
         self.actor_id = ""
         self.confirmed = False
         self.lease_until = 0.0  # monotonic
@@ -210,7 +212,7 @@ class FakeQueue:
                 fenced.append(held)
                 continue
             row.confirmed = True
-            row.start_within_s = None
+            row.start_by = datetime.max.replace(tzinfo=UTC)
             row.lease_until = self._clock.monotonic() + self._limits.lease_s
             if row.request.cancel_requested:
                 cancelled.append(held)
@@ -234,8 +236,6 @@ class FakeQueue:
             self._end(row, State.CANCELLED, finish.outcome)
         elif not failure.retryable:
             self._end(row, State.FAILED, finish.outcome)
-        elif row.request.cancel_requested:
-            self._end(row, State.CANCELLED, wording.cancelled())
         else:
             self._failed_once(row, finish.outcome, f"Failed: {failure.message}")
         return Verdict.ACCEPTED
@@ -316,28 +316,25 @@ class FakeQueue:
             ):
                 self._lost(row)
         for row in self._rows.values():
-            within = row.start_within_s
-            if row.request.state is State.QUEUED and within is not None:
-                if self._clock.now() >= row.request.created_at + timedelta(seconds=within):
-                    self._end(row, State.EXPIRED, wording.expired())
+            if row.request.state is State.QUEUED and row.start_by <= self._clock.now():
+                self._end(row, State.EXPIRED, wording.expired())
 
     def _lost(self, row: Row) -> None:
         row.ended[row.request.attempt] = "lost"
-        if row.request.cancel_requested:
-            self._end(row, State.CANCELLED, wording.cancelled())
-        elif row.confirmed:
+        if row.confirmed:
             poison = wording.ended_its_replica(row.request.failures + 1)
             self._failed_once(row, poison, f"Replica {row.request.replica_id} died")
+            return
+        row.unconfirmed += 1
+        if row.unconfirmed >= self._limits.max_unconfirmed and not row.request.cancel_requested:
+            self._end(row, State.FAILED, wording.never_confirmed(row.unconfirmed))
         else:
-            row.unconfirmed += 1
-            if row.unconfirmed >= self._limits.max_unconfirmed:
-                self._end(row, State.FAILED, wording.never_confirmed(row.unconfirmed))
-            else:
-                self._requeue(row, f"Replica {row.request.replica_id} never confirmed it")
+            self._requeue(row, f"Replica {row.request.replica_id} never confirmed it")
 
     def _failed_once(self, row: Row, outcome: Outcome, why: str) -> None:
         row.request = replace(row.request, failures=row.request.failures + 1)
-        if row.request.failures >= self._limits.max_failures:
+        spent = row.request.failures >= self._limits.max_failures
+        if spent and not row.request.cancel_requested:
             self._end(row, State.FAILED, outcome)
         else:
             self._requeue(row, why)

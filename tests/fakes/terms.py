@@ -25,5 +25,6 @@ class FakeTerms:
     def tickets(
         self, request_id: str, attempt: int, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
+        del endpoint, input
         key = f"{request_id}/{attempt}/0.png"
         return (UploadTicket(key, f"memory://{key}", "image/png", max_bytes=2**20),)

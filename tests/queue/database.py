@@ -118,7 +118,7 @@ class Ingress:
     async def __call__(
         self,
         limits: QueueLimits = QUICK,
-        edit: Callable[[PostgresQueue], None] = lambda queue: None,
+        edit: Callable[[PostgresQueue], None] = lambda _: None,
     ) -> PostgresQueue:
         own = Database(self.conninfo)
         await own.start()

@@ -118,6 +118,24 @@ def kill(process: subprocess.Popen[str]) -> None:
     process.stdout.close()
 
 
+def place_of(conninfo: str) -> Path:
+    """The directory of its socket."""
+    return Path(str(conninfo_to_dict(conninfo)["host"]))
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def sleeper(uid: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(["sleep", "60"], user=uid if os.geteuid() == 0 else None)
+
+
+def copy(data_dir: Path, to: Path) -> None:
+    """The server's files keep their owner, which `shutil.copytree` would not do."""
+    subprocess.run(["cp", "-a", str(data_dir), str(to)], check=True)
+
+
 STARTED = "SELECT pg_postmaster_start_time()"
 
 
@@ -125,9 +143,8 @@ async def test_it_listens_on_a_private_socket_and_asks_for_a_password(data_dir: 
     async with held(data_dir) as conninfo:
         assert await value(conninfo, "SHOW listen_addresses") == ""
         assert await value(conninfo, "SHOW fsync") == "on"
-        place = Path(str(conninfo_to_dict(conninfo)["host"]))
-        assert place.stat().st_mode & 0o777 == 0o700
-        assert Files(data_dir).password.stat().st_mode & 0o777 == 0o600
+        assert mode(place_of(conninfo)) == 0o700
+        assert mode(Files(data_dir).password) == 0o600
         with pytest.raises(psycopg.OperationalError, match="password"):
             await value(make_conninfo(conninfo, password="guess"), "SELECT 1")
         connections = postmaster(data_dir).net_connections(kind="inet")
@@ -231,7 +248,7 @@ async def test_a_pid_file_that_names_somebody_else_s_process_is_no_server(data_d
         each.kill()
     kill(process)
     # A live process of the same user, which PostgreSQL itself would take for a running server.
-    stranger = subprocess.Popen(["sleep", "60"], user=Files(data_dir).cluster.stat().st_uid)
+    stranger = sleeper(Files(data_dir).cluster.stat().st_uid)
     lines = pid_file.read_text().splitlines()
     pid_file.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n")
     try:
@@ -259,16 +276,15 @@ async def test_a_path_that_is_too_long_for_a_socket_gets_a_private_directory_els
 ) -> None:
     until_stopped(Files(data_dir))
     own = tmp_path / ("a-long-name-" * 12)
-    # The server's files keep their owner, which `shutil.copytree` would not do.
-    subprocess.run(["cp", "-a", str(data_dir), str(own)], check=True)
+    copy(data_dir, own)
     async with held(own) as conninfo:
-        place = Path(str(conninfo_to_dict(conninfo)["host"]))
+        place = place_of(conninfo)
         assert not place.is_relative_to(own)
-        assert place.stat().st_mode & 0o777 == 0o700
+        assert mode(place) == 0o700
         postmaster(own).kill()
         assert await when_it_answers(conninfo, "SELECT 1") == 1
     until_stopped(Files(own))
-    assert not place.exists()
+    assert not await asyncio.to_thread(place.exists)
     shutil.rmtree(own)
 
 

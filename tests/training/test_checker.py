@@ -26,6 +26,16 @@ def test_it_judges_at_least_99_of_100_rendered_scenes_right() -> None:
     assert sum(verdict.size for verdict in verdicts) >= 0.97 * len(scenes)
 
 
+@pytest.mark.parametrize(("width", "height"), [(128, 96), (96, 128), (128, 64), (64, 128)])
+def test_it_judges_at_least_97_of_100_scenes_that_are_not_square_right(
+    width: int, height: int
+) -> None:
+    rng = np.random.default_rng(13)
+    size = {"width": width, "height": height}
+    scenes = [sample_scene(rng, pair=i % 2 == 1, **size) for i in range(100)]
+    assert sum(judge(render(scene), scene).everything for scene in scenes) >= 97
+
+
 def test_it_judges_at_least_95_of_100_blurred_and_noisy_scenes_right() -> None:
     rng = np.random.default_rng(12)
     scenes = [sample_scene(rng, pair=i % 2 == 1) for i in range(100)]

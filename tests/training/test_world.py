@@ -18,11 +18,13 @@ from training.world import (
     Scene,
     Thing,
     is_held_out,
+    masks,
     render,
     render_array,
     sample_scene,
-    thing_mask,
 )
+
+SIZES_PX = [(128, 128), (128, 96), (96, 128), (128, 64), (64, 128)]
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -54,13 +56,17 @@ def test_the_order_of_a_pair_does_not_move_it_across_the_split(seed: int) -> Non
 
 
 @given(seed=seeds, pair=st.booleans())
-def test_things_lie_inside_the_picture_and_apart(seed: int, pair: bool) -> None:
-    scene = sample_scene(np.random.default_rng(seed), pair=pair)
+@pytest.mark.parametrize(("width", "height"), SIZES_PX)
+def test_things_lie_inside_the_picture_and_apart(
+    seed: int, pair: bool, width: int, height: int
+) -> None:
+    scene = sample_scene(np.random.default_rng(seed), pair=pair, width=width, height=height)
     for thing in scene.things:
         assert thing.radius <= min(thing.x, thing.y)
-        assert max(thing.x, thing.y) + thing.radius <= SIDE
+        assert thing.x + thing.radius <= width
+        assert thing.y + thing.radius <= height
     if pair:
-        first, second = (thing_mask(thing) > 0 for thing in scene.things)
+        first, second = (cover > 0 for cover in masks(scene))
         assert not (first & second).any()
 
 

@@ -1,5 +1,4 @@
-"""Where the wire tests find a Darkroom: here over fakes; another conftest can point the same tests
-at a real cluster by overriding ``darkroom_url`` and ``darkroom_key``."""
+"""The wire tests run twice: over fakes, where everything else is left out, and on a real cluster."""
 
 from __future__ import annotations
 
@@ -7,13 +6,21 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.darkroom import Darkroom
 from tests.wire.served import Address, served
 
 
-@pytest.fixture(scope="session")
-def darkroom_address() -> Iterator[Address]:
-    with served() as address:
-        yield address
+@pytest.fixture(
+    scope="session", params=["fakes", pytest.param("cluster", marks=pytest.mark.cluster)]
+)
+def darkroom_address(request: pytest.FixtureRequest) -> Iterator[Address]:
+    if request.param == "fakes":
+        with served() as address:
+            yield address
+        return
+    darkroom: Darkroom = request.getfixturevalue("darkroom")
+    darkroom.all_ready()
+    yield Address(darkroom.url, darkroom.key)
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ CREATE TABLE requests (
     autovacuum_analyze_scale_factor = 0.02
 );
 CREATE INDEX requests_queued ON requests (pool, priority DESC, place) WHERE state = 'queued';
+CREATE INDEX requests_of_lane ON requests (pool, priority, tenant, place) WHERE state = 'queued';
 CREATE INDEX requests_start_by ON requests (start_by) WHERE state = 'queued' AND start_by IS NOT NULL;
 CREATE INDEX requests_leased ON requests (lease_until) WHERE state = 'running';
 CREATE INDEX requests_of_tenant ON requests (tenant, id DESC);

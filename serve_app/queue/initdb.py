@@ -1,0 +1,104 @@
+"""Making the files of a new PostgreSQL cluster: whole, or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+from serve_app.domain.errors import Misconfigured
+from serve_app.queue.embedded_files import ROLE, Files, write_atomically
+from serve_app.queue.server_user import ServerUser, builder, programs
+
+HBA = "local all all scram-sha-256\n"
+OWN_DIRECTORY = "/proc/self/cwd"
+
+
+def make(files: Files, user: ServerUser) -> None:
+    """A cluster that belongs to ``user``, in its place; ``Misconfigured`` if that fails."""
+    maker = builder(user)
+    shutil.rmtree(files.unborn, ignore_errors=True)
+    files.unborn.mkdir(mode=0o700)
+    maker.own(files.unborn)
+    if not files.password.exists():
+        write_atomically(files.password, secrets.token_urlsafe(32))
+    _run_initdb(files, maker)
+    (files.unborn / "pg_hba.conf").write_text(HBA, encoding="utf-8")
+    user.own(files.unborn)
+    files.unborn.rename(files.cluster)
+    _fsync(files.home)
+
+
+def as_known_to(user: ServerUser, directory: Path) -> str:
+    """The directory that is the server's working directory, as it can reach it."""
+    if user.uid is not None and sys.platform == "linux":
+        return OWN_DIRECTORY
+    return str(directory)
+
+
+def environment() -> dict[str, str]:
+    """Nothing of ours, which holds secrets."""
+    return {"LC_ALL": "C", "PATH": os.defpath}
+
+
+def tail(text: str) -> str:
+    """The last lines, in one."""
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    return " / ".join(lines[-4:])
+
+
+def _run_initdb(files: Files, maker: ServerUser) -> None:
+    command = [
+        str(programs(None, maker) / "initdb"),
+        f"--pgdata={as_known_to(maker, files.unborn)}",
+        f"--username={ROLE}",
+        "--pwfile=/dev/stdin",
+        "--auth=scram-sha-256",
+        "--encoding=UTF8",
+        "--no-locale",
+        "--no-instructions",
+    ]
+    with _as_a_file(files.read_password(), maker) as stdin:
+        made = subprocess.run(  # noqa: S603 - our own arguments
+            command,
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+            cwd=files.unborn,
+            env=environment(),
+            umask=0o077,
+            user=maker.uid,
+            group=maker.gid,
+            extra_groups=maker.groups,
+        )
+    if made.returncode != 0:
+        said = tail(made.stdout.decode(errors="replace"))
+        raise Misconfigured(f"PostgreSQL could not make its files in {files.home}: {said}")
+
+
+@contextlib.contextmanager
+def _as_a_file(secret: str, reader: ServerUser) -> Generator[int]:
+    """A descriptor from which ``reader`` reads ``secret``, also by opening ``/dev/stdin``."""
+    read_end, write_end = os.pipe()
+    try:
+        if reader.uid is not None and reader.gid is not None:
+            os.fchown(read_end, reader.uid, reader.gid)
+        os.write(write_end, secret.encode())
+        os.close(write_end)
+        yield read_end
+    finally:
+        os.close(read_end)
+
+
+def _fsync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

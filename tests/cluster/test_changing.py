@@ -1,0 +1,188 @@
+"""Scaling and redeploying while requests run."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+
+from serve_app.cli.preflight import free_port
+from tests.cluster.conftest import MakeDarkroom
+from tests.cluster.darkroom import FAMILIES, MODELS, ROOT, Darkroom, eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+REDEPLOY = """
+import json, sys
+import ray
+from ray import serve
+from serve_app.app import APPLICATION, build
+address, config = sys.argv[1], json.loads(sys.argv[2])
+ray.init(address=address, namespace="serve", log_to_driver=False)
+serve.run(build(config), name=APPLICATION, route_prefix="/")
+"""
+
+
+def _pool(replicas: int) -> dict[str, object]:
+    return {
+        "studio": {
+            "families": ["probe"],
+            "slots": 2,
+            "num_cpus": 0.1,
+            "min_replicas": replicas,
+            "max_replicas": replicas,
+        }
+    }
+
+
+def _no_request_failed(darkroom: Darkroom, requests: list[str]) -> None:
+    for request_id in requests:
+        done = darkroom.in_state(request_id, "succeeded", "failed", within_s=120)
+        assert done["state"] == "succeeded", done
+        assert done["failures"] == 0, done
+        assert darkroom.usage_lines(request_id) == 1
+
+
+def test_scale_down_and_redeploy_under_load_fail_nothing(make_darkroom: MakeDarkroom) -> None:
+    darkroom = make_darkroom(_pool(2)).start()
+    darkroom.all_ready(2)
+    requests = [darkroom.submit(steps=20, step_ms=50) for _ in range(12)]
+    darkroom.in_state(requests[3], "running")
+    _redeploy(darkroom, _pool(1))
+    requests += [darkroom.submit(steps=20, step_ms=50) for _ in range(4)]
+    eventually(lambda: len(darkroom.replicas()) == 1, "one replica is left", within_s=60)
+    # Another number of slots is another configuration of the replica: it is replaced.
+    changed = _pool(1)
+    changed["studio"]["slots"] = 3  # type: ignore[index]
+    _redeploy(darkroom, changed)
+    _no_request_failed(darkroom, requests)
+    assert darkroom.stop() < 10
+    assert darkroom.leftovers() == []
+
+
+def _redeploy(darkroom: Darkroom, pools: dict[str, object]) -> None:
+    config = darkroom.arguments() | {"pools": pools}
+    done = darkroom.beside(REDEPLOY, config)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_pool_goes_to_zero_when_idle_and_comes_back_for_a_request(
+    make_darkroom: MakeDarkroom,
+) -> None:
+    pool = {
+        "families": ["probe"],
+        "num_cpus": 0.1,
+        "min_replicas": 0,
+        "max_replicas": 2,
+        "keep_alive_s": 3,
+    }
+    darkroom = make_darkroom({"studio": pool}).start()
+    eventually(lambda: darkroom.replicas() == [], "the idle pool has no replica", within_s=60)
+    request_id = darkroom.submit(steps=20, step_ms=50)
+    seen = darkroom.request(request_id)
+    assert seen["state"] == "queued"
+    assert seen["waiting"]["reason"] in {"no_replica", "cold_start"}
+    eventually(
+        lambda: (darkroom.request(request_id)["waiting"] or {}).get("reason") != "no_replica",
+        "the request says that a replica starts",
+    )
+    darkroom.in_state(request_id, "succeeded", within_s=60)
+    eventually(lambda: darkroom.replicas() == [], "it goes back to zero", within_s=60)
+    assert darkroom.stop() < 10
+
+
+SERVE_RUN = """
+import sys
+import ray
+from ray import serve
+from ray.serve.scripts import cli
+temporary, port, *arguments = sys.argv[1:]
+ray.init(address="local", _temp_dir=temporary, include_dashboard=False)
+serve.start(http_options={"port": int(port)})
+cli(["run", *arguments])
+"""
+
+
+@pytest.fixture
+def serve_run(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
+    """`serve run` with these arguments on a Ray and a port of its own."""
+
+    def run(port: int, *arguments: str) -> subprocess.Popen[bytes]:
+        clean = {k: v for k, v in os.environ.items() if not k.startswith(("DARKROOM_", "RAY_"))}
+        switches = {
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PYTHONPATH": str(ROOT),
+        }
+        with (tmp_path / "serve-run.out").open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-c", SERVE_RUN, f"/tmp/dr{port}", str(port), *arguments],
+                env=clean | switches,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=tmp_path,
+                start_new_session=True,
+            )
+
+    return run
+
+
+@pytest.mark.parametrize("with_yaml", [False, True], ids=["arguments", "yaml"])
+def test_serve_run_serves_from_any_directory(
+    with_yaml: bool,
+    serve_run: Callable[..., subprocess.Popen[bytes]],
+    tmp_path: Path,
+) -> None:
+    port = free_port()
+    there = Darkroom(tmp_path / "data")
+    there.port, there.url = port, f"http://127.0.0.1:{port}"
+    settings = {
+        "data_dir": str(there.data_dir),
+        "models": str(MODELS),
+        "families": FAMILIES,
+        "pools": {"studio": {"families": ["probe"], "num_cpus": 0.1}},
+        "gpus": 0,
+    }
+    if with_yaml:
+        config = tmp_path / "darkroom.yaml"
+        application = {
+            "name": "darkroom",
+            "import_path": "serve_app.app:build",
+            "route_prefix": "/",
+            "args": settings,
+        }
+        config.write_text(yaml.safe_dump({"applications": [application]}))
+        process = serve_run(port, str(config))
+    else:
+        # `serve run` takes flat arguments only; the rest of the world is the demo's.
+        process = serve_run(port, "serve_app.app:build", f"data_dir={there.data_dir}", "gpus=0")
+    try:
+        eventually(lambda: _answers(there), f"it answers; {_said(tmp_path)}", within_s=90)
+        if with_yaml:
+            assert there.http.post("/run/test/probe", json={"echo": 5}).json()["echo"] == 5
+        models = there.http.get("/v1/models").json()["models"]
+        assert models
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=60)
+        eventually(lambda: there.leftovers() == [], "nothing is left", within_s=20)
+    finally:
+        process.kill()
+        process.wait()
+        there.clear_away()
+
+
+def _answers(there: Darkroom) -> bool:
+    try:
+        return httpx.get(f"{there.url}/readyz", timeout=2).status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def _said(tmp_path: Path) -> str:
+    return textwrap.shorten((tmp_path / "serve-run.out").read_text(), 3000)

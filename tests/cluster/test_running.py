@@ -1,0 +1,178 @@
+"""What a running Darkroom does, seen from outside."""
+
+import concurrent.futures
+import re
+import socket
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.cluster.darkroom import PROBE, Darkroom, eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+
+
+def test_two_replicas_share_the_work(darkroom: Darkroom) -> None:
+    darkroom.all_ready()
+    requests = [darkroom.submit(steps=10, step_ms=50) for _ in range(8)]
+    replicas = {darkroom.in_state(one, "succeeded")["replica_id"] for one in requests}
+    assert len(replicas) == 2
+
+
+def test_a_running_request_that_is_cancelled_frees_its_slot_at_its_next_step(
+    darkroom: Darkroom,
+) -> None:
+    darkroom.all_ready()
+    # Every slot is taken, for longer than this test may last.
+    running = [darkroom.submit(steps=10_000, step_ms=20) for _ in range(4)]
+    for request_id in running:
+        darkroom.in_state(request_id, "running")
+    next_one = darkroom.submit(steps=1)
+    waiting = darkroom.request(next_one)
+    assert waiting["state"] == "queued"
+    assert waiting["waiting"]["reason"] == "busy"
+    answer = darkroom.http.put(f"{PROBE}/requests/{running[0]}/cancel")
+    assert answer.json() == {"status": "CANCELLATION_REQUESTED"}
+    darkroom.in_state(next_one, "succeeded", within_s=5)
+    assert darkroom.in_state(running[0], "cancelled")["attempt"] == 1
+    for request_id in running[1:]:
+        darkroom.http.put(f"{PROBE}/requests/{request_id}/cancel")
+        darkroom.in_state(request_id, "cancelled")
+
+
+def test_a_queued_request_that_is_cancelled_never_starts(darkroom: Darkroom) -> None:
+    darkroom.all_ready()
+    running = [darkroom.submit(steps=10_000, step_ms=20) for _ in range(4)]
+    for request_id in running:
+        darkroom.in_state(request_id, "running")
+    queued = darkroom.submit(steps=1)
+    assert darkroom.http.put(f"{PROBE}/requests/{queued}/cancel").json() == {"status": "OK"}
+    cancelled = darkroom.in_state(queued, "cancelled")
+    assert cancelled["attempt"] == 0
+    for request_id in running:
+        darkroom.http.put(f"{PROBE}/requests/{request_id}/cancel")
+        darkroom.in_state(request_id, "cancelled")
+
+
+def test_an_artifact_has_a_stable_url_with_type_length_etag_and_ranges(darkroom: Darkroom) -> None:
+    body = {"artifacts": 1, "content": "0123456789"}
+    output = darkroom.http.post("/run/test/probe", json=body).json()
+    url = output["images"][0]["url"]
+    whole = httpx.get(url)
+    assert whole.content == b"0123456789"
+    assert whole.headers["content-length"] == "10"
+    assert httpx.get(url, headers={"range": "bytes=2-4"}).content == b"234"
+    again = httpx.get(url, headers={"if-none-match": whole.headers["etag"]})
+    assert again.status_code == 304
+    directory, _, name = url.rpartition("/")
+    assert len(name.partition(".")[0]) >= 22  # 128 random bits
+    assert httpx.get(f"{directory}/{'A' * 22}.bin").status_code == 404
+
+
+def test_nothing_listens_outside_loopback(darkroom: Darkroom) -> None:
+    darkroom.all_ready()
+    outside = [
+        (process.name(), listening.laddr)
+        for process in [*darkroom.leftovers(), *darkroom.process.children(recursive=True)]
+        for listening in process.net_connections("inet")
+        if listening.status == psutil.CONN_LISTEN and not _loopback(listening.laddr.ip)
+    ]
+    assert outside == []
+
+
+def _loopback(address: str) -> bool:
+    return address.removeprefix("::ffff:").startswith("127.") or address == "::1"
+
+
+def test_the_processes_of_a_pool_hold_no_secret(make_darkroom) -> None:
+    secret = "first:" + "ab" * 32
+    darkroom = make_darkroom(api_key=secret).start()
+    assert darkroom.key == secret
+    darkroom.all_ready(1)
+    for process in darkroom.replicas():
+        environment = " ".join(process.environ().values())
+        assert secret not in environment
+        assert (darkroom.data_dir / "postgres" / "password").read_text() not in environment
+        descriptors = [file.path for file in process.open_files()]
+        assert not [path for path in descriptors if "postgres" in path or "api_key" in path]
+        # No connection to the database either: its socket is the only way in.
+        unix = [one.laddr for one in process.net_connections("unix")]
+        assert not [path for path in unix if ".s.PGSQL" in str(path)]
+    assert darkroom.stop() < 10
+
+
+def test_the_first_key_is_readable_by_its_owner_only_and_printed_once(darkroom: Darkroom) -> None:
+    assert (darkroom.data_dir / "api_key").stat().st_mode & 0o077 == 0
+    assert darkroom.output.read_text().count(darkroom.key) == 1
+
+
+def test_metrics_are_served_on_loopback(darkroom: Darkroom) -> None:
+    log = (darkroom.data_dir / "logs" / "darkroom.log").read_text()
+    address = re.findall(r"metrics are at (http://127\.0\.0\.1:\d+/metrics)", log)[-1]
+    darkroom.http.post("/run/test/probe", json={})
+    text = httpx.get(address).text
+    assert "darkroom_http_seconds_count" in text
+    assert re.search(r'darkroom_requests_total\{endpoint="test/probe",state="succeeded"\}', text)
+
+
+def test_one_request_id_runs_through_every_log_line_of_a_request(darkroom: Darkroom) -> None:
+    answer = darkroom.http.post("/run/test/probe", json={"fail": "No paint."})
+    request_id = answer.headers["x-fal-request-id"]
+    log = darkroom.data_dir / "logs" / "darkroom.log"
+    lines = eventually(
+        lambda: [line for line in log.read_text().splitlines() if request_id in line],
+        "the replica's lines name the request",
+    )
+    assert any("deployments" in line for line in lines)
+
+
+def test_many_clients_at_once_all_get_their_own_answer(darkroom: Darkroom) -> None:
+    darkroom.all_ready()
+    headers = {"Authorization": f"Key {darkroom.key}"}
+
+    def call(number: int) -> int:
+        answer = httpx.post(
+            f"{darkroom.url}/run/test/probe", json={"echo": number}, headers=headers, timeout=60
+        )
+        return int(answer.json()["echo"])
+
+    with concurrent.futures.ThreadPoolExecutor(16) as threads:
+        assert list(threads.map(call, range(200))) == list(range(200))
+
+
+def test_a_second_start_on_the_same_directory_is_refused_in_a_sentence(
+    darkroom: Darkroom,
+) -> None:
+    said = darkroom.command("serve")
+    assert said.returncode == 1
+    assert "Another Darkroom" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_a_taken_port_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        other = Darkroom(tmp_path / "data")
+        said = other.command("serve", "--port", str(taken.getsockname()[1]))
+    assert said.returncode == 1
+    assert "is taken by another program" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_the_command_line_shows_lists_and_cancels(darkroom: Darkroom) -> None:
+    darkroom.all_ready()
+    assert "is ready" in darkroom.command("doctor").stdout
+    assert "test/probe" in darkroom.command("models").stdout
+    assert "2 ready" in darkroom.command("status").stdout
+    request_id = darkroom.submit(steps=10_000, step_ms=20)
+    darkroom.in_state(request_id, "running")
+    assert request_id in darkroom.command("requests", "list", "--state", "running").stdout
+    assert darkroom.command("requests", "cancel", request_id).stdout.strip() == "requested"
+    darkroom.in_state(request_id, "cancelled")
+    assert "Queued." in darkroom.command("requests", "show", request_id).stdout
+    environment = darkroom.command("env").stdout
+    assert f"export FAL_KEY='{darkroom.key}'" in environment
+    assert f"fal_plain_http.use('{darkroom.url}')" in environment

@@ -1,0 +1,33 @@
+"""The one real Darkroom that all tests share which leave it as it was; a test that breaks one for
+good makes its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.cluster.darkroom import Darkroom
+
+POOLS = {
+    "studio": {
+        "families": ["probe", "flux"],
+        "slots": 2,
+        "num_cpus": 0.1,
+        "min_replicas": 2,
+        "max_replicas": 2,
+        "threads": 1,
+    }
+}
+
+
+@pytest.fixture(scope="session")
+def darkroom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Darkroom]:
+    """Two replicas of two slots each; leases of 6 s."""
+    running = Darkroom(tmp_path_factory.mktemp("cluster") / "data", POOLS, lease_s="6")
+    try:
+        yield running.start()
+        assert running.stop() < 10.0
+        assert running.leftovers() == []
+    finally:
+        running.clear_away()

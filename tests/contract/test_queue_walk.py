@@ -1,0 +1,262 @@
+"""A random walk of operations, compared with what must hold whatever happens.
+
+The same walk goes over the fake and over PostgreSQL. Time does not move in it: leases do not run
+out by themselves, and replicas die when the walk says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    invariant,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from serve_app.domain.lease import Held, Verdict
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import CancelVerdict, Priority, Request, State
+from serve_app.queue.limits import QueueLimits
+from serve_app.telemetry.clock import SystemClock
+from tests.fakes.liveness import FakeLiveness
+from tests.fakes.queue import FakeQueue
+from tests.fakes.terms import FakeTerms
+from tests.queue.database import Background, Ingress
+from tests.queue.requests import TENANT, ask, done, failure, new, report
+
+LIMITS = QueueLimits(
+    lease_s=600.0, first_lease_s=600.0, ask_wait_s=0.02, look_s=0.05, max_failures=2
+)
+POOLS = ("studio", "other")
+WALKS = settings(
+    max_examples=20,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+
+
+class Walk(RuleBasedStateMachine):
+    """``begin`` and ``end`` are set by the test that runs it."""
+
+    background: Background
+    begin: Callable[[FakeLiveness], Any]
+    end: Callable[[], Any]
+
+    submitted = Bundle("submitted")
+    leased = Bundle("leased")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.liveness = FakeLiveness()
+        self.queue: Queue = self.background.run(type(self).begin(self.liveness))
+        self.pools: dict[str, str] = {}
+        self.holder: dict[str, Held] = {}  # by request: who may write
+        self.confirmed: set[Held] = set()
+        self.accepted: dict[Held, str] = {}  # by attempt: the act that ended it
+        self.finals: dict[str, Request] = {}
+        self.failures: dict[str, int] = {}
+        self.dead = 0
+
+    def do(self, act: Any) -> Any:
+        return self.background.run(act)
+
+    def look(self, request_id: str) -> Request:
+        return self.do(self.queue.get(TENANT, request_id))
+
+    @rule(target=submitted, pool=st.sampled_from(POOLS), priority=st.sampled_from(Priority))
+    def submit(self, pool: str, priority: Priority) -> str:
+        request = self.do(self.queue.submit(new(pool=pool, priority=priority)))
+        self.pools[request.id] = pool
+        self.failures[request.id] = 0
+        return request.id
+
+    @rule(target=leased, pool=st.sampled_from(POOLS), slots=st.integers(1, 3))
+    def lease(self, pool: str, slots: int) -> Any:
+        waiting = [
+            id_
+            for id_, where in self.pools.items()
+            if where == pool and id_ not in self.holder and id_ not in self.finals
+        ]
+        work = self.do(self.queue.ask(ask(slots, replica=f"r{self.dead}", pool=pool)))
+        assert len(work.leases) == min(slots, len(waiting))
+        for granted in work.leases:
+            assert granted.request_id in waiting
+            assert granted.held not in self.accepted
+            self.holder[granted.request_id] = granted.held
+        return multiple(*(granted.held for granted in work.leases))
+
+    @rule(held=leased)
+    def confirm(self, held: Held) -> None:
+        reply = self.do(self.queue.report(report(held)))
+        if self.holder.get(held.request_id) == held:
+            assert not reply.fenced
+            self.confirmed.add(held)
+        else:
+            assert reply.fenced == (held,)
+
+    @rule(held=leased, how=st.sampled_from(["succeeded", "failed", "retry", "cancelled"]))
+    def finish(self, held: Held, how: str) -> None:
+        outcome = {
+            "succeeded": None,
+            "failed": failure(),
+            "retry": failure("out_of_memory", retryable=True),
+            "cancelled": failure("cancelled"),
+        }[how]
+        verdict = self.do(self.queue.finish(done(held, outcome)))
+        if self.holder.get(held.request_id) != held:
+            repeated = self.accepted.get(held) == "finish"
+            assert verdict is (Verdict.ACCEPTED if repeated else Verdict.FENCED)
+            return
+        assert verdict is Verdict.ACCEPTED
+        self.ended(held, "finish", counts=how == "retry")
+        request = self.look(held.request_id)
+        if how != "retry":
+            assert request.state == how
+        else:
+            spent = self.failures[request.id] >= LIMITS.max_failures
+            if request.cancel_requested:
+                assert request.state is State.CANCELLED
+            else:
+                assert request.state is (State.FAILED if spent else State.QUEUED)
+
+    @rule(held=leased)
+    def hand_back(self, held: Held) -> None:
+        verdict = self.do(self.queue.hand_back(held, "r", "draining"))
+        if self.holder.get(held.request_id) != held:
+            repeated = self.accepted.get(held) == "hand_back"
+            assert verdict is (Verdict.ACCEPTED if repeated else Verdict.FENCED)
+            return
+        assert verdict is Verdict.ACCEPTED
+        self.ended(held, "hand_back", counts=False)
+
+    @rule(held=leased)
+    def an_attempt_that_was_overtaken_is_refused(self, held: Held) -> None:
+        if self.holder.get(held.request_id) != held:
+            return
+        self.hand_back(held)
+        if self.look(held.request_id).state is State.CANCELLED:
+            return
+        pool = self.pools[held.request_id]
+        work = self.do(self.queue.ask(ask(1000, replica=f"r{self.dead}", pool=pool)))
+        for granted in work.leases:
+            self.holder[granted.request_id] = granted.held
+        for act in (
+            lambda: self.queue.finish(done(held)),
+            lambda: self.queue.finish(done(held, failure("out_of_memory", retryable=True))),
+        ):
+            assert self.do(act()) is Verdict.FENCED
+        assert self.do(self.queue.report(report(held))).fenced == (held,)
+
+    @rule(held=leased)
+    def an_attempt_that_fails_after_a_cancel_is_the_last(self, held: Held) -> None:
+        if self.holder.get(held.request_id) != held:
+            return
+        self.cancel(held.request_id)
+        self.finish(held, "retry")
+
+    @rule(request_id=submitted)
+    def cancel(self, request_id: str) -> None:
+        verdict = self.do(self.queue.cancel(TENANT, request_id))
+        if request_id in self.finals:
+            assert verdict is CancelVerdict.ALREADY_FINAL
+        elif request_id in self.holder:
+            assert verdict is CancelVerdict.REQUESTED
+        else:
+            assert verdict is CancelVerdict.CANCELLED
+            assert self.look(request_id).state is State.CANCELLED
+
+    @rule()
+    def every_replica_dies(self) -> None:
+        self.liveness.buried.add(f"actor-r{self.dead}")
+        self.dead += 1
+        for held in [*self.holder.values()]:
+            self.do(self.until_it_ended(held))
+            self.ended(held, "death", counts=held in self.confirmed)
+
+    async def until_it_ended(self, held: Held) -> None:
+        async with asyncio.timeout(10):
+            while True:
+                request = await self.queue.get(TENANT, held.request_id)
+                if request.state is not State.RUNNING:
+                    return
+                await asyncio.sleep(0.01)
+
+    def ended(self, held: Held, act: str, *, counts: bool) -> None:
+        del self.holder[held.request_id]
+        self.accepted[held] = act
+        self.failures[held.request_id] += counts
+
+    @invariant()
+    def every_request_is_somewhere_and_a_final_one_stays(self) -> None:
+        for id_ in self.pools:
+            request = self.look(id_)
+            assert request.failures == self.failures[id_]
+            assert (request.outcome is not None) == request.state.final
+            assert (request.state is State.RUNNING) == (id_ in self.holder)
+            if id_ in self.finals:
+                assert request == self.finals[id_]
+            elif request.state.final:
+                self.finals[id_] = request
+
+    def teardown(self) -> None:
+        for id_ in self.pools:
+            lines = self.do(self.queue.lines(TENANT, id_))
+            assert [line.sequence for line in lines] == list(range(1, len(lines) + 1))
+        billed = self.do(type(self).end())
+        assert sorted(billed) == sorted(self.finals)
+
+
+def test_a_random_walk_over_the_fake() -> None:
+    queues: list[FakeQueue] = []
+
+    async def begin(liveness: FakeLiveness) -> Queue:
+        queues.append(FakeQueue(SystemClock(), FakeTerms(), LIMITS, liveness))
+        return queues[-1]
+
+    async def end() -> list[str]:
+        return queues[-1].usage
+
+    with Background() as background:
+        run(background, begin, end)
+
+
+def test_a_random_walk_over_postgresql(
+    conninfo: str,
+) -> None:
+    ingresses: list[Ingress] = []
+    databases: list[Any] = []
+
+    async def begin(liveness: FakeLiveness) -> Queue:
+        ingress = Ingress(conninfo, FakeTerms(), liveness)
+        ingresses.append(ingress)
+        queue = await ingress(LIMITS)
+        databases.append(queue._database)
+        await databases[-1].rows("TRUNCATE requests, attempts, events, usage, progress, lanes")
+        return queue
+
+    async def end() -> list[str]:
+        rows = await databases[-1].rows("SELECT request_id::text FROM usage")
+        await ingresses[-1].aclose()
+        return [row[0] for row in rows]
+
+    with Background() as background:
+        run(background, begin, end)
+
+
+def run(background: Background, begin: Any, end: Any) -> None:
+    walk = type(
+        "ThisWalk",
+        (Walk,),
+        {"background": background, "begin": staticmethod(begin), "end": staticmethod(end)},
+    )
+    run_state_machine_as_test(walk, settings=WALKS)

@@ -1,0 +1,89 @@
+"""The project's pages, taken apart."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = tuple(
+    sorted(
+        [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *DOCS.rglob("*.md")]
+    )
+)
+
+_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+_INDENTED = re.compile(r"(?:(?<=\n\n)|\A)(?:(?: {4}.*)?\n)*(?: {4}.+\n)+", re.M)
+_INLINE = re.compile(r"`([^`\n]+)`")
+_LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+_HEADING = re.compile(r"^#+ (.+)$", re.M)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of code. ``language`` may be empty."""
+
+    page: Path
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.text.splitlines()[0]}"
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(page: Path, language: str) -> list[Block]:
+    found = _FENCE.findall(page.read_text())
+    return [Block(page, of, text) for of, text in found if of == language]
+
+
+def block(page: Path, language: str) -> str:
+    """The only one of its language."""
+    (only,) = blocks(page, language)
+    return only.text
+
+
+def indented(page: Path) -> list[str]:
+    """Blocks of shell commands: what is indented by four spaces."""
+    return [
+        "\n".join(line[4:] for line in each.strip("\n").splitlines())
+        for each in _INDENTED.findall(_FENCE.sub("", page.read_text()))
+    ]
+
+
+def inline(page: Path) -> list[str]:
+    return _INLINE.findall(_FENCE.sub("", page.read_text()))
+
+
+def links(page: Path) -> list[str]:
+    return _LINK.findall(_FENCE.sub("", page.read_text()))
+
+
+def anchors(page: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in _HEADING.findall(_FENCE.sub("", page.read_text()))
+    }
+
+
+def table(page: Path, first_column: str) -> list[list[str]]:
+    """The rows of the only table whose first heading is that."""
+    lines = page.read_text().splitlines()
+    (start,) = (n for n, line in enumerate(lines) if line.startswith(f"| {first_column} |"))
+    rows: list[list[str]] = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def code(cell: str) -> list[str]:
+    """What a cell has in backticks."""
+    return _INLINE.findall(cell)

@@ -1,0 +1,61 @@
+"""The examples of the docs do what is said of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from pydantic import TypeAdapter
+
+from serve_app.settings import Config, PoolConfig
+from tests.docs.pages import DOCS, PAGES, ROOT, Block, block, blocks
+from tests.wire.served import served
+
+Build = Callable[[dict[str, Any]], Any]
+ADDRESS = "http://127.0.0.1:8000"
+PYTHON = [each for page in PAGES for each in blocks(page, "python")]
+
+
+@pytest.mark.parametrize("example", PYTHON, ids=str)
+def test_python_compiles(example: Block) -> None:
+    compile(example.text, str(example.page), "exec")
+
+
+@pytest.mark.wire
+def test_the_readme_s_call_gets_a_picture(tmp_path: Path) -> None:
+    example = block(ROOT / "README.md", "python")
+    assert ADDRESS in example
+    with served() as here:
+        script = tmp_path / "call.py"
+        script.write_text(example.replace(ADDRESS, here.url))
+        ran = subprocess.run(
+            [sys.executable, str(script)],
+            cwd=ROOT,
+            env={"FAL_KEY": here.key, "PATH": os.defpath, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        picture = httpx.get(ran.stdout.strip(), trust_env=False)
+    assert picture.status_code == 200
+    assert picture.headers["content-type"] == "image/jpeg"
+
+
+def test_the_cluster_s_configuration_builds(build: Build) -> None:
+    (application,) = yaml.safe_load(block(DOCS / "06-pools-and-scaling.md", "yaml"))["applications"]
+    module, _, name = application["import_path"].partition(":")
+    assert (module, name) == (build.__module__, build.__name__)
+    build(application["args"])
+    given = Config(**application["args"])
+    wanted = TypeAdapter(dict[str, PoolConfig]).validate_python(application["args"]["pools"])
+    assert given.pools == wanted
+    assert not given.serves_demo

@@ -1,0 +1,50 @@
+"""What a page points at is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from serve_app.settings import setting_names
+from tests.docs.pages import DOCS, PAGES, ROOT, anchors, inline, links, name
+
+OURS = re.compile(r"(?:\.ci|benchmarks|deployments|docs|scripts|serve_app|tests|training)/[\w./-]+")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    broken: list[str] = []
+    for link in links(page):
+        if re.match(r"https?://|mailto:", link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        found = target.exists() and (not anchor or anchor in anchors(target))
+        if not found:
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_file_that_is_named_is_there(page: Path) -> None:
+    # A sentence may end after the name, or name one below it.
+    named = [found for each in inline(page) if (found := OURS.match(each))]
+    assert [each[0] for each in named if not (ROOT / each[0].rstrip(".")).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_setting_that_is_named_is_one(page: Path) -> None:
+    named = set(re.findall(r"DARKROOM_[A-Z_]*[A-Z]", page.read_text()))
+    assert named - setting_names() == set()
+
+
+def test_every_page_is_in_the_index() -> None:
+    index = {(DOCS / link).resolve() for link in links(DOCS / "README.md")}
+    assert {page for page in DOCS.glob("*.md") if page.name != "README.md"} <= index
+
+
+def test_every_decision_is_in_its_index() -> None:
+    index = {(DOCS / "adr" / link).resolve() for link in links(DOCS / "adr" / "README.md")}
+    assert set((DOCS / "adr").glob("0*.md")) == index

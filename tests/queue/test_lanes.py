@@ -1,0 +1,50 @@
+"""A lane with work in it is never asleep for long, and one without does not stay awake."""
+
+from __future__ import annotations
+
+import asyncio
+
+import psycopg
+
+from serve_app.queue.database import Database
+from serve_app.queue.lanes import Lanes
+from tests.queue.database import Ingress
+from tests.queue.requests import POOL, TENANT, ask, done, lease, new
+
+LANE = (POOL, 1, TENANT)
+
+
+async def active(database: Database) -> dict[tuple[str, int, str], bool]:
+    rows = await database.rows("SELECT pool, priority, tenant, active FROM lanes")
+    return {(pool, priority, tenant): awake for pool, priority, tenant, awake in rows}
+
+
+async def test_a_submit_wakes_its_lane_and_the_sweeper_puts_it_to_sleep(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
+    await queue.submit(new())
+    assert await active(database) == {LANE: True}
+    granted = await lease(queue)
+    await queue.finish(done(granted.held))
+    await asyncio.sleep(0.5)
+    assert await active(database) == {LANE: False}
+    held = None
+    await queue.submit(new())
+    assert await active(database) == {LANE: True}
+    held = (await queue.ask(ask(1))).leases[0].held
+    await asyncio.sleep(0.3)
+    await queue.hand_back(held, "r1", "draining")
+    assert await active(database) == {LANE: True}
+
+
+async def test_a_lane_that_was_put_to_sleep_with_work_in_it_is_woken(
+    ingress: Ingress, database: Database, conninfo: str
+) -> None:
+    queue = await ingress()
+    await queue.submit(new())
+    for wake in (Lanes(database).sweep, lambda: Lanes(database).look_again([LANE])):
+        with psycopg.connect(conninfo) as connection:
+            connection.execute("UPDATE lanes SET active = false")
+        await wake()
+        assert await active(database) == {LANE: True}

@@ -1,0 +1,123 @@
+"""Two ingress processes on one database share work and wake each other."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+from serve_app.domain.lease import Signal, SignalKind, Verdict
+from serve_app.domain.request import CancelVerdict, State
+from serve_app.queue.postgres import PostgresQueue
+from tests.queue.database import QUICK, Ingress
+from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
+
+# Nothing is looked at by itself within a test: what is quick here came by a notification.
+PATIENT = replace(QUICK, look_s=30.0, ask_wait_s=5.0, lease_s=60.0, first_lease_s=60.0)
+
+
+async def test_an_ask_here_gets_what_is_submitted_there(ingress: Ingress) -> None:
+    here, there = await ingress(PATIENT), await ingress(PATIENT)
+    asking = asyncio.create_task(here.ask(ask(1)))
+    await asyncio.sleep(0.2)
+    began = time.monotonic()
+    request = await there.submit(new())
+    work = await asking
+    assert [each.request_id for each in work.leases] == [request.id]
+    assert time.monotonic() - began < 1.0
+
+
+async def test_a_wait_here_ends_with_a_finish_there(ingress: Ingress) -> None:
+    here, there = await ingress(PATIENT), await ingress(PATIENT)
+    request = await here.submit(new())
+    granted = await lease(there)
+    waiting = asyncio.create_task(here.wait(TENANT, request.id, 10.0))
+    await asyncio.sleep(0.2)
+    began = time.monotonic()
+    await there.finish(done(granted.held))
+    assert (await waiting).state is State.SUCCEEDED
+    assert time.monotonic() - began < 1.0
+
+
+async def test_a_cancel_there_ends_an_ask_here(ingress: Ingress) -> None:
+    here, there = await ingress(PATIENT), await ingress(PATIENT)
+    request = await there.submit(new())
+    held = (await lease(here)).held
+    asking = asyncio.create_task(here.ask(ask(0, held)))
+    await asyncio.sleep(0.2)
+    began = time.monotonic()
+    assert await there.cancel(TENANT, request.id) is CancelVerdict.REQUESTED
+    assert (await asking).signals == (Signal(SignalKind.CANCEL, held),)
+    assert time.monotonic() - began < 1.0
+
+
+async def test_lost_notifications_cost_only_time(ingress: Ingress) -> None:
+    def deaf(queue: PostgresQueue) -> None:
+        queue._wakeups._heard = lambda _: None  # type: ignore[method-assign]
+
+    patient = replace(QUICK, ask_wait_s=5.0, lease_s=60.0, first_lease_s=60.0)
+    here, there = await ingress(patient, deaf), await ingress(patient, deaf)
+    asking = asyncio.create_task(here.ask(ask(1)))
+    await asyncio.sleep(0.2)
+    request = await there.submit(new())
+    waiting = asyncio.create_task(there.wait(TENANT, request.id, 10.0))
+    (granted,) = (await asking).leases
+    held = granted.held
+    asking = asyncio.create_task(here.ask(ask(0, held)))
+    await asyncio.sleep(0.1)
+    await there.cancel(TENANT, request.id)
+    assert (await asking).signals == (Signal(SignalKind.CANCEL, held),)
+    await here.finish(done(held, failure("cancelled")))
+    assert (await waiting).state is State.CANCELLED
+
+
+async def test_a_status_here_is_right_soon_after_a_change_there(ingress: Ingress) -> None:
+    here, there = await ingress(PATIENT), await ingress(PATIENT)
+    request = await here.submit(new())
+    granted = await lease(there)
+    await there.finish(done(granted.held))
+    end = time.monotonic() + 1.0
+    while (await here.get(TENANT, request.id)).state is not State.SUCCEEDED:
+        assert time.monotonic() < end
+        await asyncio.sleep(0.01)
+
+
+async def test_work_is_shared_and_nothing_is_leased_twice(ingress: Ingress) -> None:
+    queues = [await ingress(replace(QUICK, lease_s=60.0, first_lease_s=60.0)) for _ in range(2)]
+    finished: list[str] = []
+
+    async def replica(queue: PostgresQueue, name: str) -> None:
+        while len(finished) < 120:
+            for granted in (await queue.ask(ask(4, replica=name))).leases:
+                assert await queue.finish(done(granted.held, replica=name)) is Verdict.ACCEPTED
+                finished.append(granted.request_id)
+
+    async def client(queue: PostgresQueue) -> list[str]:
+        return [(await queue.submit(new())).id for _ in range(30)]
+
+    replicas = [replica(queue, f"r{n}") for n, queue in enumerate(queues * 3)]
+    clients = [client(queue) for queue in queues * 2]
+    ids, *_ = await asyncio.gather(asyncio.gather(*clients), *replicas)
+    assert sorted(finished) == sorted(id_ for each in ids for id_ in each)
+
+
+async def test_several_reapers_end_a_lease_once(ingress: Ingress) -> None:
+    queues = [await ingress() for _ in range(3)]
+    request = await queues[0].submit(new())
+    held = (await lease(queues[1])).held
+    await asyncio.sleep(2 * QUICK.lease_s + 0.3)
+    assert (await queues[2].get(TENANT, request.id)).failures == 1
+    assert (await queues[2].report(report(held))).fenced == (held,)
+
+
+async def test_an_ingress_that_has_just_started_ends_no_lease(ingress: Ingress) -> None:
+    old = await ingress(replace(QUICK, lease_s=0.3))
+    request = await old.submit(new())
+    await lease(old)
+    await ingress.aclose()
+    await asyncio.sleep(0.5)
+    young = await ingress(replace(QUICK, lease_s=1.5))
+    await asyncio.sleep(0.7)
+    assert (await young.get(TENANT, request.id)).state is State.RUNNING
+    await asyncio.sleep(1.5)
+    assert (await young.get(TENANT, request.id)).state is State.QUEUED

@@ -1,0 +1,165 @@
+"""The queue while PostgreSQL is away."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.lease import Finish, Verdict
+from serve_app.domain.request import State
+from serve_app.queue.database import Database
+from serve_app.queue.embedded import EmbeddedPostgres
+from serve_app.queue.embedded_files import Files
+from serve_app.queue.limits import QueueLimits
+from serve_app.queue.migrations import migrate
+from serve_app.queue.postgres import PostgresQueue
+from serve_app.telemetry.clock import SystemClock
+from tests.fakes.liveness import FakeLiveness
+from tests.fakes.terms import FakeTerms
+from tests.queue.database import QUICK, until_stopped
+from tests.queue.requests import TENANT, ask, done, new, report
+
+pytestmark = pytest.mark.crash
+LIMITS = replace(QUICK, lease_s=60.0, first_lease_s=60.0)
+
+
+@pytest.fixture
+def own_dir(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    until_stopped(Files(tmp_path))
+
+
+async def start(conninfo: str, limits: QueueLimits = LIMITS) -> tuple[Database, PostgresQueue]:
+    database = Database(conninfo)
+    await database.start()
+    queue = PostgresQueue(database, SystemClock(), FakeTerms(), limits, FakeLiveness(), "one")
+    await queue.start()
+    return database, queue
+
+
+class Clients:
+    """Submit until they are told to stop, and keep what was acknowledged."""
+
+    def __init__(self, queue: PostgresQueue, count: int) -> None:
+        self._queue = queue
+        self._stopping = asyncio.Event()
+        self.acknowledged: list[str] = []
+        self._tasks = [asyncio.create_task(self._submit()) for _ in range(count)]
+
+    async def stop(self) -> None:
+        self._stopping.set()
+        await asyncio.gather(*self._tasks)
+
+    async def go_on(self, patience_s: float = 30.0) -> None:
+        """Wait until some more were acknowledged."""
+        count = len(self.acknowledged)
+        async with asyncio.timeout(patience_s):
+            while len(self.acknowledged) < count + 20:  # noqa: ASYNC110 - any number of tasks add
+                await asyncio.sleep(0.05)
+
+    async def _submit(self) -> None:
+        while not self._stopping.is_set():
+            given = new()
+            try:
+                await self._queue.submit(given)
+            except DatabaseUnavailable:
+                await asyncio.sleep(0.1)
+                continue
+            self.acknowledged.append(given.id)
+            await asyncio.sleep(0.005)
+
+
+async def replica(queue: PostgresQueue, name: str) -> None:
+    """Finishes at once what it gets, and tries until that is answered."""
+    while True:
+        work = await queue.ask(ask(4, replica=name))
+        for granted in work.leases:
+            await until_answered(queue, done(granted.held, replica=name))
+
+
+async def until_answered(queue: PostgresQueue, finish: Finish) -> Verdict:
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await queue.finish(finish)
+            except DatabaseUnavailable:
+                await asyncio.sleep(0.1)
+
+
+def kill_server(data_dir: Path) -> None:
+    lines = (Files(data_dir).cluster / "postmaster.pid").read_text().splitlines()
+    psutil.Process(int(lines[0])).kill()
+
+
+async def test_acknowledged_requests_survive_a_killed_server_and_end_once(own_dir: Path) -> None:
+    embedded = EmbeddedPostgres(own_dir, grace_s=0.2)
+    conninfo = await embedded.start()
+    await migrate(conninfo)
+    database, queue = await start(conninfo)
+    clients = Clients(queue, 4)
+    replicas = [asyncio.create_task(replica(queue, f"r{n}")) for n in range(2)]
+    for _ in range(2):
+        await asyncio.sleep(0.7)
+        kill_server(own_dir)
+        await clients.go_on()
+    await clients.stop()
+    for id_ in clients.acknowledged:
+        assert (await queue.wait(TENANT, id_, 60.0)).state is State.SUCCEEDED
+    for task in replicas:
+        task.cancel()
+    await asyncio.gather(*replicas, return_exceptions=True)
+    ((billed, succeeded),) = await database.rows(
+        "SELECT (SELECT count(*) FROM usage),"
+        " (SELECT count(*) FROM requests WHERE state = 'succeeded')"
+    )
+    assert billed == succeeded >= len(clients.acknowledged)
+    await queue.aclose()
+    await database.aclose()
+    await embedded.aclose()
+
+
+async def test_while_the_database_is_away_acts_say_so_quickly(own_dir: Path) -> None:
+    embedded = EmbeddedPostgres(own_dir, grace_s=0.0)
+    conninfo = await embedded.start()
+    await migrate(conninfo)
+    database, queue = await start(conninfo)
+    request = await queue.submit(new())
+    (granted,) = (await queue.ask(ask(1))).leases
+    await embedded.aclose()
+    await asyncio.to_thread(until_stopped, Files(own_dir))
+    for act in (
+        queue.submit(new()),
+        queue.finish(done(granted.held)),
+        queue.report(report(granted.held)),
+        queue.cancel(TENANT, request.id),
+        queue.demand(),
+    ):
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnavailable):
+            await act
+        assert time.monotonic() - began < 5.0
+    assert not (await queue.ask(ask(1))).leases  # an ask waits in peace
+    await embedded.start()
+    assert await until_answered(queue, done(granted.held)) is Verdict.ACCEPTED
+    assert (await queue.wait(TENANT, request.id, 5.0)).state is State.SUCCEEDED
+    await queue.aclose()
+    await database.aclose()
+    await embedded.aclose()
+
+
+async def test_a_session_left_open_in_a_transaction_is_ended(conninfo: str) -> None:
+    database = Database(conninfo, connections=1)
+    await database.start()
+    rows = await database.rows("SHOW idle_in_transaction_session_timeout")
+    await database.aclose()
+    assert rows == [("10s",)]
+    with psycopg.connect(conninfo) as connection:
+        connection.execute("SELECT 1")
