@@ -14,14 +14,14 @@ import importlib.util
 import shlex
 from pathlib import Path
 
-SCRIPT = """#!/bin/sh
+SCRIPT = r"""#!/bin/sh
 # Written at each start of `darkroom serve`; see serve_app/cli/haproxy.py.
 for argument; do
     case $argument in
     *.cfg)
         # These two ports alone: where Darkroom itself listens is --host and --port.
         for port in "$RAY_SERVE_HAPROXY_METRICS_PORT" "$RAY_SERVE_HAPROXY_STATS_PORT"; do
-            sed -i.ray -e "s/^\\( *bind \\)\\*\\{{0,1\\}}:$port\\$/\\1127.0.0.1:$port/" "$argument"
+            sed -i.ray -e "s/^\( *bind \)\*\{{0,1\}}:$port\$/\1127.0.0.1:$port/" "$argument"
         done
         ;;
     esac

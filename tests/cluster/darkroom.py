@@ -61,7 +61,7 @@ class Darkroom:
         self._http: httpx.Client | None = None
 
     def start(self, within_s: float = 120.0) -> Darkroom:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("DARKROOM_", "RAY_"))}  # noqa: TID251
+        clean = clean_environment()
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
                 [
@@ -281,6 +281,12 @@ class Darkroom:
         if self._http is not None:
             self._http.close()
             self._http = None
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's, without settings of Darkroom's and switches of Ray's."""
+    given = os.environ  # noqa: TID251 a child's environment is made of it
+    return {k: v for k, v in given.items() if not k.startswith(("DARKROOM_", "RAY_"))}
 
 
 def _title(process: psutil.Process) -> str:

@@ -1,6 +1,5 @@
 """Scaling and redeploying while requests run."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -12,9 +11,17 @@ import httpx
 import pytest
 import yaml
 
+from serve_app.cli.installation import SHORT_TEMPORARY
 from serve_app.cli.preflight import free_port
 from tests.cluster.conftest import MakeDarkroom
-from tests.cluster.darkroom import FAMILIES, MODELS, ROOT, Darkroom, eventually
+from tests.cluster.darkroom import (
+    FAMILIES,
+    MODELS,
+    ROOT,
+    Darkroom,
+    clean_environment,
+    eventually,
+)
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
@@ -114,7 +121,6 @@ def serve_run(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
     """`serve run` with these arguments on a Ray and a port of its own."""
 
     def run(port: int, *arguments: str) -> subprocess.Popen[bytes]:
-        clean = {k: v for k, v in os.environ.items() if not k.startswith(("DARKROOM_", "RAY_"))}
         switches = {
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -122,8 +128,15 @@ def serve_run(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
         }
         with (tmp_path / "serve-run.out").open("ab") as output:
             return subprocess.Popen(
-                [sys.executable, "-c", SERVE_RUN, f"/tmp/dr{port}", str(port), *arguments],
-                env=clean | switches,
+                [
+                    sys.executable,
+                    "-c",
+                    SERVE_RUN,
+                    f"{SHORT_TEMPORARY}/darkroom-test-{port}",
+                    str(port),
+                    *arguments,
+                ],
+                env=clean_environment() | switches,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=tmp_path,
