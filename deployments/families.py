@@ -1,4 +1,4 @@
-"""The families that Darkroom brings along: name to import path, so that naming one imports nothing."""
+"""The families that Darkroom brings along, by import path: naming one imports nothing."""
 
 FAMILIES: dict[str, str] = {
     "flux": "deployments.flux:FluxFamily",

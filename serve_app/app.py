@@ -86,7 +86,8 @@ def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
     scaling: dict[str, Any] = {"num_replicas": pool.min_replicas}
     if pool.max_replicas > pool.min_replicas:
         scaling = {"autoscaling_config": _autoscaling(config, name, pool)}
-    return serve.deployment(
+    deployment: Any = serve.deployment  # its overloads do not know an async constructor
+    return deployment(
         Replica,
         name=name,
         ray_actor_options={
@@ -129,7 +130,8 @@ def _autoscaling(config: Config, name: str, pool: PoolConfig) -> AutoscalingConf
 def _ingress(config: Config) -> Deployment:
     # On the head node: there are the embedded database and the directory of artifacts.
     options: dict[str, Any] = {"num_cpus": 0.1, "resources": {HEAD_NODE: 0.001}}
-    return serve.deployment(
+    deployment: Any = serve.deployment
+    return deployment(
         serve.ingress()(Ingress),
         name=INGRESS,
         num_replicas=config.ingress_replicas,

@@ -42,11 +42,11 @@ class Format:
 
 #: Square comes first: the autoencoder starts with it, and the latents' scale is taken from it.
 FORMATS: Final = (
-    Format(128, 128, scenes=20_000, share=0.64),
-    Format(128, 96, scenes=5_000, share=0.16),
-    Format(96, 128, scenes=2_500, share=0.08),
-    Format(128, 64, scenes=2_000, share=0.06),
-    Format(64, 128, scenes=2_000, share=0.06),
+    Format(128, 128, scenes=8_000, share=0.62),
+    Format(128, 96, scenes=2_400, share=0.18),
+    Format(96, 128, scenes=1_200, share=0.08),
+    Format(128, 64, scenes=1_200, share=0.06),
+    Format(64, 128, scenes=1_200, share=0.06),
 )
 
 #: Parts of the minutes; making the examples takes the rest.

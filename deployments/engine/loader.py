@@ -97,6 +97,8 @@ def _components(index: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         match value:
             case [str(library), str(class_name)] if not component.startswith("_"):
                 yield component, library, class_name
+            case _:
+                continue  # settings of the pipeline, not a component
 
 
 def _check_component(folder: Path, component: str, library: str, class_name: str) -> None:

@@ -43,7 +43,7 @@ class Client:
             response = self._http.get("/readyz")
         except httpx.TransportError as error:
             raise Misconfigured(f"Nothing answers at {self.url} ({error}).") from None
-        return response.status_code == httpx.codes.OK, response.json()
+        return response.is_success, response.json()
 
     def submit(self, endpoint: str, body: dict[str, Any]) -> dict[str, Any]:
         return dict(self._call("POST", f"/queue/{endpoint}", json=body))

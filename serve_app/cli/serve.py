@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from types import FrameType
 from typing import Any, TextIO
@@ -89,7 +89,7 @@ class Server:
                 self.console.close()
 
     @contextlib.contextmanager
-    def _only_one(self) -> Iterator[None]:
+    def _only_one(self) -> Generator[None]:
         with self._installation.lock_file.open("a+") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -198,7 +198,7 @@ def _owner(lock: TextIO) -> str:
 
 
 def _deploy_failure(error: RuntimeError) -> str:
-    """The sentence of a ``Misconfigured`` that a deployment's start raised, out of Serve's report."""
+    """The sentence of the error that a deployment's start raised, out of Serve's report."""
     from ray import serve  # noqa: PLC0415 only where it was imported before
 
     said = [str(error)]

@@ -141,6 +141,11 @@ class Liveness(Protocol):
         """Those that are certainly dead. Unknown is not dead."""
         ...
 
+    async def bygone(self, actor_ids: Sequence[str]) -> frozenset[str]:
+        """Those of an earlier run of the whole installation: it was stopped under them, or killed,
+        which is no failure of what they ran."""
+        ...
+
 
 class Storage(Protocol):
     """Artifacts by key."""

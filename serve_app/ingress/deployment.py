@@ -85,7 +85,7 @@ class Ingress:
         return app
 
     async def start(self) -> None:
-        """Raises ``Misconfigured`` or ``Unavailable`` with everything closed that it had started."""
+        """Raises ``Misconfigured`` or ``Unavailable``, with everything closed that was started."""
         if self._closing is not None:
             return
         async with AsyncExitStack() as starting:
@@ -151,6 +151,7 @@ class Ingress:
             QueueLimits.of(config),
             RayLiveness(sole_cluster=embedded),
             serve.get_replica_context().replica_id.unique_id,
+            self._metrics,
         )
         await queue.start()
         stack.push_async_callback(queue.aclose)

@@ -15,6 +15,7 @@ from serve_app.queue.asks import Asks
 from serve_app.queue.census import Census
 from serve_app.queue.endings import Ended
 from serve_app.queue.leaving import Left
+from serve_app.queue.observer import Observer
 from serve_app.queue.waiting_room import WaitingRoom
 from serve_app.queue.wakeups import News, Wakeups
 from serve_app.queue.watch import Watch
@@ -27,6 +28,7 @@ class Aftermath:
     watch: Watch
     census: Census
     wakeups: Wakeups
+    observer: Observer
 
     def ended(
         self,
@@ -39,6 +41,7 @@ class Aftermath:
         do not know yet."""
         again: set[str] = set()
         for each in ended:
+            self.observer.ended(each.endpoint, each.state, each.run_s)
             outcome = (outcomes or {}).get(each.held)
             if each.state is State.QUEUED:
                 again.add(each.pool)
@@ -70,6 +73,7 @@ class Aftermath:
                     self.watch.learn_change(id_, each.version, cancel_requested=True)
                 continue
             self.census.left(each.pool, each.tenant)
+            self.observer.ended(each.endpoint, each.state, 0.0)
             self.watch.learn_change(
                 id_,
                 each.version,

@@ -85,6 +85,8 @@ class Database:
                 # Nothing of the statement was done, so doing it again is safe.
                 if attempt == TRIES - 1:
                     raise
+            except pg.DiskFull as error:
+                raise DatabaseUnavailable(f"PostgreSQL's disk is full: {error}") from error
             except (psycopg.OperationalError, psycopg.InterfaceError, PoolClosed, OSError) as error:
                 # PoolTimeout is an OperationalError, TimeoutError an OSError.
                 self._mend()

@@ -32,6 +32,7 @@ class How(StrEnum):
     HAND_BACK = "hand_back"
     UNDO = "undo"  # the lease never reached the replica
     LOST = "lost"  # the lease ran out, or the replica is dead
+    STOPPED = "stopped"  # the whole installation was, and everything that ran in it
 
 
 BY_FINISH = (How.SUCCEEDED, How.FAILED, How.CANCELLED, How.RETRY)
@@ -59,6 +60,8 @@ class Ended:
     failures: int
     version: int
     finished_at: datetime | None
+    endpoint: str
+    run_s: float
 
 
 # Which attempts, of all that are named: three ways to name them.
@@ -68,7 +71,8 @@ _NAMED = """
         run_s double precision, steps integer, units double precision)
 """
 _NAMELESS = """
-    SELECT id, attempt, 'lost' AS how, %(message)s::text || coalesce(replica_id, '?') AS message,
+    SELECT id, attempt, %(how)s::text AS how,
+           %(message)s::text || coalesce(replica_id, '?') AS message,
            NULL::text AS outcome, NULL::json AS artifacts,
            0::double precision AS run_s, 0 AS steps, 0::double precision AS units
     FROM requests
@@ -92,7 +96,7 @@ held AS (
     SELECT r.id, e.attempt, e.how, e.message, e.outcome AS own, e.artifacts,
            e.run_s, e.steps, e.units, r.cancel_requested, r.confirmed,
            (e.how = 'retry' OR e.how = 'lost' AND r.confirmed)::integer AS failed,
-           (e.how = 'lost' AND NOT r.confirmed)::integer AS missed,
+           (e.how = 'stopped' OR e.how = 'lost' AND NOT r.confirmed)::integer AS missed,
            r.failures, r.unconfirmed
     FROM ending e JOIN requests r ON r.id = e.id
     WHERE r.lease_until IS NOT NULL AND r.attempt = e.attempt {still}
@@ -113,7 +117,7 @@ judged AS (
         WHEN next = 'queued' THEN NULL
         WHEN next = 'cancelled' AND how <> 'cancelled' THEN %(cancelled)s::text
         WHEN how = 'lost' AND confirmed THEN %(ended_its_replica)s::text
-        WHEN how = 'lost' THEN %(never_confirmed)s::text
+        WHEN how IN ('lost', 'stopped') THEN %(never_confirmed)s::text
         ELSE own END AS final,
         how IN ('succeeded', 'failed', 'cancelled') OR how = 'retry' AND NOT cancel_requested
             AS says_itself
@@ -146,7 +150,8 @@ closed AS (
 told AS (
     INSERT INTO events (request_id, sequence, level, state, message)
     SELECT id, events, CASE
-               WHEN state = 'failed' THEN 'ERROR' WHEN how IN ('lost', 'retry') THEN 'WARNING'
+               WHEN state = 'failed' THEN 'ERROR'
+               WHEN how IN ('lost', 'stopped', 'retry') THEN 'WARNING'
                ELSE 'INFO' END,
            state,
            CASE WHEN state = 'queued' THEN message || '; queued again.'
@@ -179,7 +184,7 @@ woken AS (
     WHERE l.pool = e.pool AND l.priority = e.priority AND l.tenant = e.tenant AND NOT l.active
 )
 SELECT e.id::text, e.attempt, e.state, e.pool, e.tenant, c.replica_id, e.failures,
-       e.events, e.finished_at
+       e.events, e.finished_at, e.endpoint, e.run_s
 FROM ended e LEFT JOIN closed c ON c.request_id = e.id
 """
 
@@ -187,6 +192,10 @@ END_NAMED = _STATEMENT.format(source=_NAMED, still="")
 END_EXPIRED = _STATEMENT.format(source=_EXPIRED, still=_STILL_EXPIRED)
 END_OF_ACTORS = _STATEMENT.format(source=_OF_ACTORS, still="")
 
+GONE = {
+    How.LOST: "The process ended of replica ",
+    How.STOPPED: "Darkroom was stopped, and with it replica ",
+}
 ENDED_BY = """
 SELECT a.request_id::text, a.attempt
 FROM json_to_recordset(%(held)s::json) AS h(id uuid, attempt integer)
@@ -215,11 +224,13 @@ class Endings:
 
     async def end_expired(self) -> Sequence[Ended]:
         """Some of the attempts whose lease has run out; all, when called until none is left."""
-        return await self._run(END_EXPIRED, {"message": "The lease ran out on replica "})
+        return await self._run(
+            END_EXPIRED, {"how": How.LOST, "message": "The lease ran out on replica "}
+        )
 
-    async def end_of_actors(self, actor_ids: Sequence[str]) -> Sequence[Ended]:
-        """The attempts of replicas that are known to be dead."""
-        params = {"message": "The process ended of replica ", "actors": list(actor_ids)}
+    async def end_of_actors(self, actor_ids: Sequence[str], how: How) -> Sequence[Ended]:
+        """The attempts of replicas that are known to be dead. ``how``: ``LOST`` or ``STOPPED``."""
+        params = {"how": how, "message": GONE[how], "actors": list(actor_ids)}
         return await self._run(END_OF_ACTORS, params)
 
     async def ended_by(self, held: Sequence[Held], how: Sequence[How]) -> frozenset[Held]:

@@ -1,9 +1,9 @@
-"""Who of several ingress replicas acts, where one is enough: PostgreSQL's session advisory locks."""
+"""Who of several ingress replicas acts where one is enough: session advisory locks."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -45,7 +45,7 @@ class Leadership:
         return name in self._held
 
     @asynccontextmanager
-    async def alone(self, name: str) -> AsyncIterator[None]:
+    async def alone(self, name: str) -> AsyncGenerator[None]:
         """Wait for the lock ``name`` and hold it inside: one process at a time."""
         try:
             async with await psycopg.AsyncConnection.connect(

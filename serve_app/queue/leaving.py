@@ -26,7 +26,8 @@ outbox AS (
     INSERT INTO webhook_deliveries (request_id, tenant, url)
     SELECT id, tenant, webhook_url FROM gone WHERE state <> 'running' AND webhook_url IS NOT NULL
 )
-SELECT id::text, attempt, state, pool, tenant, replica_id, events, finished_at, news FROM gone
+SELECT id::text, attempt, state, pool, tenant, replica_id, events, finished_at, news, endpoint
+FROM gone
 """
 _RETURNING = """
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.replica_id,
@@ -78,6 +79,7 @@ class Left:
     version: int
     finished_at: datetime | None
     news: bool
+    endpoint: str
 
 
 async def cancel(database: Database, tenant: str, request_id: str) -> Left | None:

@@ -32,6 +32,7 @@ from serve_app.queue.history import History
 from serve_app.queue.intake import Intake
 from serve_app.queue.lanes import Lanes
 from serve_app.queue.limits import QueueLimits
+from serve_app.queue.observer import Nobody, Observer
 from serve_app.queue.presence import PresenceBook
 from serve_app.queue.recovery import Recovery, Rounds
 from serve_app.queue.reports import Reports
@@ -57,6 +58,7 @@ class PostgresQueue:
         limits: QueueLimits,
         liveness: Liveness,
         ingress_id: str,
+        observer: Observer | None = None,
     ) -> None:
         self._database = database
         self._limits = limits
@@ -71,7 +73,12 @@ class PostgresQueue:
             database, terms, limits, self._room, self._watch, self._census, self._end_soon
         )
         self._aftermath = Aftermath(
-            self._room, self._asks, self._watch, self._census, self._wakeups
+            self._room,
+            self._asks,
+            self._watch,
+            self._census,
+            self._wakeups,
+            observer or Nobody(),
         )
         self._intake = Intake(
             database,

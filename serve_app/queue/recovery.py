@@ -14,7 +14,7 @@ from serve_app.queue import wording
 from serve_app.queue.aftermath import Aftermath
 from serve_app.queue.census import Census
 from serve_app.queue.database import Database
-from serve_app.queue.endings import Endings
+from serve_app.queue.endings import Endings, How
 from serve_app.queue.leaving import expire
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.presence import PresenceBook
@@ -90,17 +90,20 @@ class Recovery:
         actors = sorted({str(row[0]) for row in rows} | self._census.actors())
         if not actors:
             return
-        dead = await self._liveness.dead(actors)
-        if not dead:
-            return
-        while ended := await self._endings.end_of_actors(sorted(dead)):
+        bygone = await self._liveness.bygone(actors)
+        dead = await self._liveness.dead(actors) - bygone
+        await self._end_of(bygone, How.STOPPED, aftermath)
+        await self._end_of(dead, How.LOST, aftermath)
+        await self._presence.bury(dead | bygone)
+
+    async def _end_of(self, actors: frozenset[str], how: How, aftermath: Aftermath) -> None:
+        while actors and (ended := await self._endings.end_of_actors(sorted(actors), how)):
             for each in ended:
                 log.warning(
-                    "Replica %s died; request %s, attempt %s, ends",
-                    each.replica_id, each.held.request_id, each.held.attempt,
+                    "Replica %s is gone (%s); request %s, attempt %s, ends",
+                    each.replica_id, how, each.held.request_id, each.held.attempt,
                 )  # fmt: skip
             aftermath.ended(ended)
-        await self._presence.bury(dead)
 
     async def expire(self, aftermath: Aftermath) -> None:
         """End requests that did not start in time."""

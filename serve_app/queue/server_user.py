@@ -65,6 +65,11 @@ def server_user(cluster: Path) -> ServerUser:
 def builder(user: ServerUser) -> ServerUser:
     """Who may run ``initdb``: it wants its user to have a name, the server does not."""
     if user.uid is None and os.geteuid() != 0:
+        if not _known(os.geteuid()):
+            raise Misconfigured(
+                f"PostgreSQL wants its user to have a name, and user id {os.geteuid()} has none on "
+                "this machine. Add it to /etc/passwd, or set DARKROOM_DATABASE_URL."
+            )
         return user
     named = sorted(pwd.getpwall(), key=lambda each: each.pw_name not in {"postgres", "nobody"})
     for entry in named:

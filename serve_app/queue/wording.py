@@ -39,8 +39,8 @@ def ended_its_replica(times: int) -> Outcome:
 
 def never_confirmed(times: int) -> Outcome:
     message = (
-        f"The request was given to replicas {times} times, and none of them ever confirmed it; "
-        "it is not tried again."
+        f"The request was given to replicas {times} times in vain: they never confirmed it, or "
+        "Darkroom was stopped under them. It is not tried again."
     )
     return _failed(Poison(message))
 

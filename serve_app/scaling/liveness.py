@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from typing import Any
 
 import ray
 from ray._private.state import actors
@@ -12,8 +13,8 @@ from ray._private.state import actors
 class RayLiveness:
     """The ``Liveness`` port over Ray's actor table.
 
-    With ``sole_cluster`` an actor that the table does not know is dead as well: the embedded
-    database belongs to one Ray cluster, so a lease of an unknown actor is one of an earlier run.
+    With ``sole_cluster`` an actor that the table does not know is one of an earlier run: the
+    embedded database belongs to one Ray cluster at a time.
     """
 
     def __init__(self, *, sole_cluster: bool) -> None:
@@ -22,12 +23,17 @@ class RayLiveness:
     async def dead(self, actor_ids: Sequence[str]) -> frozenset[str]:
         if not ray.is_initialized():
             return frozenset()
-        return frozenset(await asyncio.to_thread(self._dead, tuple(actor_ids)))
+        states = await asyncio.to_thread(_states, tuple(actor_ids))
+        return frozenset(one for one, state in states.items() if state == "DEAD")
 
-    def _dead(self, actor_ids: tuple[str, ...]) -> list[str]:
-        found: list[str] = []
-        for actor_id in actor_ids:
-            known = actors(actor_id=actor_id)
-            if known.get("State") == "DEAD" or (not known and self._sole_cluster):
-                found.append(actor_id)
-        return found
+    async def bygone(self, actor_ids: Sequence[str]) -> frozenset[str]:
+        if not self._sole_cluster or not ray.is_initialized():
+            return frozenset()
+        states = await asyncio.to_thread(_states, tuple(actor_ids))
+        return frozenset(one for one, state in states.items() if state is None)
+
+
+def _states(actor_ids: tuple[str, ...]) -> dict[str, str | None]:
+    """Ray's word for each; None for one that it does not know."""
+    known: dict[str, Any] = {one: actors(actor_id=one) for one in actor_ids}
+    return {one: record.get("State") for one, record in known.items()}

@@ -63,9 +63,11 @@ class Metrics:
         """A request reached ``state``."""
         self._requests.labels(endpoint, state.value).inc()
 
-    def ran(self, endpoint: str, run_s: float) -> None:
-        """An attempt of ``endpoint`` ended after ``run_s``."""
-        self._run.labels(endpoint).observe(run_s)
+    def ended(self, endpoint: str, state: State, run_s: float) -> None:
+        """An attempt of ``endpoint`` ended after ``run_s``, or a queued request left the queue."""
+        self.entered(endpoint, state)
+        if run_s:
+            self._run.labels(endpoint).observe(run_s)
 
     def answered(self, route: str, status: int, elapsed_s: float) -> None:
         """A call was answered. ``route`` is a name of ours, never a path that a client chose."""

@@ -1,4 +1,4 @@
-"""A real Darkroom for tests: `darkroom serve` as a process, on a directory and a port of its own."""
+"""A real Darkroom for tests: `darkroom serve`, on a directory and a port of its own."""
 
 from __future__ import annotations
 
@@ -255,7 +255,7 @@ class Darkroom:
         self._close()
 
     def leftovers(self) -> list[psutil.Process]:
-        """Processes that have this data directory or its sockets in their command or environment."""
+        """Processes that this data directory or its sockets are known to."""
         found: list[psutil.Process] = []
         run_dir = str(Installation(self.data_dir).run_dir)
         for process in psutil.process_iter():

@@ -474,6 +474,22 @@ async def test_the_leases_of_a_dead_replica_end_at_once(make: Make, liveness: Fa
     assert (await queue.get(TENANT, request.id)).failures == 1
 
 
+async def test_what_ran_when_the_whole_installation_was_stopped_has_not_failed(
+    make: Make, liveness: FakeLiveness
+) -> None:
+    queue = await make(replace(QUICK, lease_s=600.0))
+    request = await queue.submit(new())
+    leased = await lease(queue)
+    await queue.report(report(leased.held))
+    liveness.stopped.add("actor-r1")
+
+    async def queued_again() -> bool:
+        return (await queue.get(TENANT, request.id)).state is State.QUEUED
+
+    await eventually(queued_again)
+    assert (await queue.get(TENANT, request.id)).failures == 0
+
+
 async def test_a_request_that_ends_its_replica_each_time_is_poison(
     make: Make, liveness: FakeLiveness
 ) -> None:

@@ -1,11 +1,11 @@
 """A family without diffusers: its input says what goes well and what goes wrong.
 
 It runs through the real engine: steps, progress and cancellation are the real ones. Input, all
-optional: ``steps``, ``step_ms``, ``sleep_s`` (in steps, so it can be cancelled), ``crash_at_step``
-(the process kills itself), ``hang_s`` (the first step blocks the engine's thread for that long),
-``fail`` (a message to fail with), ``message`` (the same, word for word), ``artifacts`` (how many files), ``artifact_bytes`` (their size;
-one file if ``artifacts`` is not given), ``content`` (what they hold), ``echo`` (comes back),
-``seed``.
+optional: ``steps``, ``step_ms``, ``sleep_s`` (in steps, so it can be cancelled),
+``crash_at_step`` (the process kills itself), ``hang_s`` (the first step blocks the engine's
+thread for that long), ``fail`` (a message to fail with), ``message`` (the same, word for word),
+``artifacts`` (how many files), ``artifact_bytes`` (their size; one file if ``artifacts`` is not
+given), ``content`` (what they hold), ``echo`` (comes back), ``seed``.
 """
 
 from __future__ import annotations

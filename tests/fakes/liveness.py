@@ -8,6 +8,10 @@ from collections.abc import Sequence
 class FakeLiveness:
     def __init__(self) -> None:
         self.buried: set[str] = set()
+        self.stopped: set[str] = set()  # with the whole installation
 
     async def dead(self, actor_ids: Sequence[str]) -> frozenset[str]:
         return frozenset(self.buried.intersection(actor_ids))
+
+    async def bygone(self, actor_ids: Sequence[str]) -> frozenset[str]:
+        return frozenset(self.stopped.intersection(actor_ids))

@@ -309,19 +309,23 @@ class FakeQueue:
         """End what time or death has ended."""
         now = self._clock.monotonic()
         running = [row for row in self._rows.values() if row.request.state is State.RUNNING]
-        dead = await self._liveness.dead([row.actor_id for row in running])
+        holders = [row.actor_id for row in running]
+        dead = await self._liveness.dead(holders)
+        bygone = await self._liveness.bygone(holders)
         for row in running:
-            if row.request.state is State.RUNNING and (
-                row.lease_until < now or row.actor_id in dead
-            ):
+            if row.request.state is not State.RUNNING:
+                continue
+            if row.actor_id in bygone:
+                self._lost(row, stopped=True)
+            elif row.lease_until < now or row.actor_id in dead:
                 self._lost(row)
         for row in self._rows.values():
             if row.request.state is State.QUEUED and row.start_by <= self._clock.now():
                 self._end(row, State.EXPIRED, wording.expired())
 
-    def _lost(self, row: Row) -> None:
-        row.ended[row.request.attempt] = "lost"
-        if row.confirmed:
+    def _lost(self, row: Row, *, stopped: bool = False) -> None:
+        row.ended[row.request.attempt] = "stopped" if stopped else "lost"
+        if row.confirmed and not stopped:
             poison = wording.ended_its_replica(row.request.failures + 1)
             self._failed_once(row, poison, f"Replica {row.request.replica_id} died")
             return

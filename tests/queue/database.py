@@ -30,6 +30,9 @@ TABLES = (
     "replicas", "lanes", "audit", "api_keys", "tenants", "installation",
 )  # fmt: skip
 
+HOLDING: list[EmbeddedPostgres] = []
+"""Each folder that imports the fixture below has an instance of it; they share one server."""
+
 QUICK = QueueLimits(
     lease_s=0.6, first_lease_s=0.4, ask_wait_s=0.3, look_s=0.1, max_failures=3, max_unconfirmed=4
 )
@@ -68,6 +71,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """How to connect to it as its owner."""
     data_dir = tmp_path_factory.getbasetemp() / "embedded"
     postgres = EmbeddedPostgres(data_dir, grace_s=0.5)
+    HOLDING.append(postgres)
     with Background() as background:
         conninfo = background.run(postgres.start())
         background.run(migrate(conninfo))
@@ -76,6 +80,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             connection.execute(f"ALTER ROLE {ROLE} SET synchronous_commit = off")
         yield conninfo
         background.run(postgres.aclose())
+    HOLDING.pop()
+    if not HOLDING:
+        until_stopped(Files(data_dir))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ def test_what_happens_is_counted() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.entered("a/b", State.QUEUED)
     metrics.entered("a/b", State.QUEUED)
-    metrics.ran("a/b", 0.3)
+    metrics.ended("a/b", State.SUCCEEDED, 0.3)
     metrics.answered("fal.run", 200, 0.02)
     metrics.depth({"studio": Demand(queued=3, running=2, oldest_wait_s=1.5)})
 

@@ -1,4 +1,4 @@
-"""The wire tests run twice: over fakes, where everything else is left out, and on a real cluster."""
+"""The wire tests run twice: over fakes of all but the wire, and on a real cluster."""
 
 from __future__ import annotations
 

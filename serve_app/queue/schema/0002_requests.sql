@@ -53,7 +53,8 @@ CREATE TABLE attempts (
     started_at timestamptz NOT NULL DEFAULT now(),
     ended_at   timestamptz,
     ended      text CHECK (
-        ended IN ('succeeded', 'failed', 'cancelled', 'retry', 'lost', 'hand_back', 'undo')),
+        ended IN (
+            'succeeded', 'failed', 'cancelled', 'retry', 'lost', 'stopped', 'hand_back', 'undo')),
     message    text NOT NULL DEFAULT '',
     run_s      double precision NOT NULL DEFAULT 0,
     steps      integer NOT NULL DEFAULT 0,

@@ -1,0 +1,197 @@
+"""What Darkroom adds to Ray Serve, and what waiting clients cost: ratios within one run.
+
+    python -m benchmarks.overhead [--seconds 4] [--rounds 3] [--only run submit subscribers]
+
+One `darkroom serve` as it comes, and beside it in the same Ray cluster, behind the same HAProxy, a
+bare FastAPI route (`benchmarks/bare.py`). Each pair is measured in turns, A B A B …, from one
+process of load; what is compared are the medians of the rounds. The machine may be busy with other
+things, so each line has its load average, and only the ratios mean anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks import bare
+from benchmarks.load import Figures, measure, post
+from tests.cluster.darkroom import ROOT, Darkroom, clean_environment, eventually
+
+MODELS = Path(__file__).parent / "models.yaml"
+PROBE = "tests.fakes.family:ProbeFamily"
+POOLS = {
+    "noop": {"families": ["probe"], "slots": 64, "num_cpus": 0.1},
+    "long": {"families": ["long"], "slots": 4, "num_cpus": 0.1},
+    "parked": {"families": ["parked"], "slots": 1, "num_cpus": 0.1},
+}
+CLIENTS = (1, 16, 64)
+SUBSCRIBERS, PROCESSES, SUBMITTERS = 200, 2, 8
+
+Measured = Callable[[], Figures]
+
+
+class Bench:
+    """A running Darkroom with the bare route beside it."""
+
+    def __init__(self, darkroom: Darkroom, seconds: float, rounds: int) -> None:
+        self._darkroom = darkroom
+        self._seconds = seconds
+        self._rounds = rounds
+        self._host = f"127.0.0.1:{darkroom.port}"
+
+    def post(self, path: str, clients: int, body: object) -> Figures:
+        """One measurement of POSTs to ``path``."""
+        request = post(
+            path, self._host, json.dumps(body).encode(), Authorization=f"Key {self._darkroom.key}"
+        )
+        figures = measure("127.0.0.1", self._darkroom.port, request, clients, self._seconds)
+        if figures.errors:
+            raise RuntimeError(f"{figures.errors} calls of {path} failed")
+        return figures
+
+    def in_turns(self, first: Measured, second: Measured) -> tuple[Figures, Figures]:
+        """The medians of both, measured alternately."""
+        pairs = [(first(), second()) for _ in range(self._rounds)]
+        return _median([a for a, _ in pairs]), _median([b for _, b in pairs])
+
+    def run(self) -> None:
+        """`run` of an endpoint that does nothing, the whole durable way, against the bare route."""
+        for clients in CLIENTS:
+            a, b = self.in_turns(
+                lambda n=clients: self.post(f"{bare.PREFIX}/noop", n, {"steps": 0}),
+                lambda n=clients: self.post("/run/test/noop", n, {"steps": 0}),
+            )
+            show(f"bare route, {clients} clients", a)
+            show(f"run, {clients} clients", b, a)
+
+    def submit(self) -> None:
+        """`submit` to a pool that is busy, against the bare route."""
+        self._darkroom.http.post("/queue/test/parked", json={"sleep_s": 3600})
+        for clients in CLIENTS:
+            a, b = self.in_turns(
+                lambda n=clients: self.post(f"{bare.PREFIX}/noop", n, {"steps": 0}),
+                lambda n=clients: self.post("/queue/test/parked", n, {"steps": 0}),
+            )
+            show(f"bare route, {clients} clients", a)
+            show(f"submit, {clients} clients", b, a)
+
+    def subscribers(self) -> None:
+        """Submits that run, with and without clients of fal's that poll for other requests."""
+
+        def submits() -> Figures:
+            return self.post("/queue/test/noop", SUBMITTERS, {"steps": 0})
+
+        def among_subscribers() -> Figures:
+            with self._subscribed():
+                return submits()
+
+        a, b = self.in_turns(submits, among_subscribers)
+        show(f"submit, {SUBMITTERS} clients", a)
+        show(f"the same, {SUBSCRIBERS} subscribers", b, a)
+
+    @contextmanager
+    def _subscribed(self) -> Iterator[None]:
+        command = [sys.executable, "-m", "benchmarks.subscribers", self._darkroom.url, "test/long"]
+        processes = [
+            subprocess.Popen(
+                [*command, str(SUBSCRIBERS // PROCESSES)],
+                env=clean_environment() | {"FAL_KEY": self._darkroom.key},
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(PROCESSES)
+        ]
+        try:
+            for process in processes:
+                _line(process, "waiting")
+            yield
+        finally:
+            for process in processes:
+                process.terminate()
+            said = [_line(process).split() for process in processes]
+            for process in processes:
+                process.wait(timeout=60)
+        rate, share = (sum(float(one[n]) for one in said) for n in (0, 1))
+        print(f"    {rate:.0f} statuses a second; {share:.2f} of a CPU in the subscribers")
+
+
+def _line(process: subprocess.Popen[str], wanted: str = "") -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline().strip()
+    if not line or (wanted and line != wanted):
+        raise RuntimeError(f"A process of subscribers said {line!r}")
+    return line
+
+
+def _median(of: Sequence[Figures]) -> Figures:
+    return Figures(
+        rate=statistics.median(one.rate for one in of),
+        p50_ms=statistics.median(one.p50_ms for one in of),
+        p99_ms=statistics.median(one.p99_ms for one in of),
+        errors=sum(one.errors for one in of),
+    )
+
+
+def show(what: str, figures: Figures, against: Figures | None = None) -> None:
+    """One line of the table; ``against``: what the ratio and the difference are to."""
+    line = f"{what:<36}{figures.rate:9.0f}{figures.p50_ms:9.2f}{figures.p99_ms:9.2f}"
+    if against is not None:
+        added_ms = figures.p50_ms - against.p50_ms
+        line += f"{figures.rate / against.rate:8.2f}{added_ms:+9.2f}"
+    else:
+        line += " " * 17
+    print(f"{line}{os.getloadavg()[0]:7.1f}", flush=True)
+
+
+def serve(directory: Path) -> Darkroom:
+    """A Darkroom with the bare route beside it, all its replicas ready."""
+    families = {"probe": PROBE, "long": PROBE, "parked": PROBE}
+    darkroom = Darkroom(
+        directory / "data", POOLS, families=json.dumps(families), models=str(MODELS)
+    ).start()
+    script = "import sys; from benchmarks.bare import deploy; deploy(sys.argv[1])"
+    deployed = darkroom.beside(script, {})
+    if deployed.returncode:
+        raise RuntimeError(deployed.stderr)
+    everyone = darkroom.http
+    eventually(
+        lambda: everyone.post(f"{bare.PREFIX}/noop", json={}).status_code == 200, "the bare route"
+    )
+    for pool in POOLS:
+        endpoint = f"test/{pool}"
+        answer = everyone.post(f"/run/{endpoint}", json={"steps": 0})
+        assert answer.status_code == 200, answer.text
+    return darkroom
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parts = ("run", "subscribers", "submit")  # the last leaves a long queue behind
+    parser.add_argument("--only", nargs="*", choices=parts, default=parts)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        darkroom = serve(Path(scratch))
+        try:
+            bench = Bench(darkroom, given.seconds, given.rounds)
+            print(f"{'':36}{'calls/s':>9}{'p50 ms':>9}{'p99 ms':>9}{'ratio':>8}{'p50 +':>9}  load")
+            for part in parts:
+                if part in given.only:
+                    getattr(bench, part)()
+            darkroom.stop()
+        finally:
+            darkroom.clear_away()
+
+
+if __name__ == "__main__":
+    main()
