@@ -44,6 +44,7 @@ class Replica:
         """``app_name``: where the ingress is; None: in this replica's own application."""
         keep_to_loopback()
         logs.configure(config.log_level, logs.stream(config.log_file))
+        logs.quiet_serve()
         context = serve.get_replica_context()
         identity = Identity(
             replica_id=context.replica_id.unique_id,

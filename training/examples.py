@@ -16,6 +16,7 @@ from training.vae import encode
 from training.world import Scene, sample_scene
 
 _PROMPTS_PER_SCENE = 6
+_PLAIN_PART = 0.5
 _NONSENSE_PART = 0.02
 _VAGUE_PART = 0.03
 _PAIR_PART = 0.65
@@ -32,7 +33,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Examples:
-    """Latents before scaling and, for each scene, the tokens of several ways to ask for it."""
+    """Latents before scaling and, for each scene, the tokens of several ways to ask for it.
+
+    The first way is the regular wording.
+    """
 
     latents: Tensor  # float32 [N, 12, H/16, W/16]
     t5_ids: Tensor  # int16 [N, P, T5_TOKENS]
@@ -41,7 +45,8 @@ class Examples:
     def batch(self, rng: np.random.Generator, size: int, vae: AutoencoderKL) -> Batch:
         """Random scenes, each with one of its prompts, scaled as the pipeline scales."""
         scenes = torch.from_numpy(rng.integers(len(self.latents), size=size))
-        prompts = torch.from_numpy(rng.integers(self.t5_ids.shape[1], size=size))
+        prompts = rng.integers(self.t5_ids.shape[1], size=size)
+        prompts = torch.from_numpy(np.where(rng.random(size) < _PLAIN_PART, 0, prompts))
         shift, scale = vae.config["shift_factor"], vae.config["scaling_factor"]
         return Batch(
             pack((self.latents[scenes] - shift) * scale),

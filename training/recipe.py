@@ -24,7 +24,7 @@ from training.vae import build_vae
 SEED: Final = 1
 
 _VAE_BATCH: Final = 12
-_FLUX_BATCH: Final = 64
+_FLUX_BATCH: Final = 32
 
 #: The polish sees other scenes than the autoencoder did: its steps count on from here.
 _POLISH_SEED: Final = 1_000_000
@@ -42,11 +42,11 @@ class Format:
 
 #: Square comes first: the autoencoder starts with it, and the latents' scale is taken from it.
 FORMATS: Final = (
-    Format(128, 128, scenes=8_000, share=0.62),
-    Format(128, 96, scenes=2_400, share=0.18),
-    Format(96, 128, scenes=1_200, share=0.08),
-    Format(128, 64, scenes=1_200, share=0.06),
-    Format(64, 128, scenes=1_200, share=0.06),
+    Format(128, 128, scenes=8_000, share=0.66),
+    Format(128, 96, scenes=2_400, share=0.2),
+    Format(96, 128, scenes=1_200, share=0.06),
+    Format(128, 64, scenes=1_200, share=0.04),
+    Format(64, 128, scenes=1_200, share=0.04),
 )
 
 #: Parts of the minutes; making the examples takes the rest.

@@ -21,7 +21,7 @@ from transformers import T5TokenizerFast as T5Tokenizer
 
 from training.phrasing import COLOUR_WORDS, RELATION_WORDS, SHAPE_WORDS, SIZE_WORDS
 
-T5_TOKENS: Final = 32
+T5_TOKENS: Final = 24
 CLIP_TOKENS: Final = 48
 T5_WIDTH: Final = 128
 CLIP_WIDTH: Final = 64

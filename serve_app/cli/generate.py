@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,7 @@ def generate(client: Client, model: str, body: dict[str, Any], *, show: bool) ->
         for _ in client.follow(submitted):
             pass
         return dict(client.get(submitted["response_url"]))
-    stderr = click.get_text_stream("stderr")
-    progress_bar: Any = click.progressbar  # generic in a way that a checker cannot follow
-    with progress_bar(length=100, label="queued", file=stderr) as bar:
+    with click.progressbar(length=100, label="queued", file=sys.stderr) as bar:
         for status in client.follow(submitted):
             _show(bar, status)
     return dict(client.get(submitted["response_url"]))

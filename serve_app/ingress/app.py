@@ -18,7 +18,9 @@ from serve_app.ingress.reply import error_reply, json_reply
 def create_app() -> Starlette:
     """The application without its collaborators: set ``app.state.core`` before it is called."""
     app = Starlette(
-        routes=[*health.ROUTES, *files.ROUTES, *platform.ROUTES, *fal.ROUTES, fal.UNPREFIXED],
+        # Each call tries them in this order, twice (Serve's metrics want the name), so what is
+        # called most goes first.
+        routes=[*fal.ROUTES, *files.ROUTES, *platform.ROUTES, *health.ROUTES, fal.UNPREFIXED],
         middleware=[Middleware(Edge)],
         exception_handlers={DarkroomError: _refused, HTTPException: _no_route},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from importlib.util import find_spec
 from pathlib import Path
@@ -74,6 +74,7 @@ class Ingress:
         del pools
         keep_to_loopback()
         logs.configure(config.log_level, logs.stream(config.log_file))
+        logs.quiet_serve()
         self._config = config
         self._clock = SystemClock()
         self._metrics = Metrics(CollectorRegistry())
@@ -121,6 +122,12 @@ class Ingress:
 
     async def finish(self, finish: Finish) -> Verdict:
         return await self._queue.finish(finish)
+
+    async def finish_all(self, finishes: Sequence[Finish]) -> Sequence[Verdict | BaseException]:
+        """Each as if it had come alone; an error is the answer to its own."""
+        calls = (self._queue.finish(each) for each in finishes)
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        return [_portable(answer) for answer in answers]
 
     async def hand_back(self, held: Held, replica_id: str, reason: str) -> Verdict:
         return await self._queue.hand_back(held, replica_id, reason)
@@ -250,6 +257,13 @@ def _demo_dir() -> Path:
     if found is None or not found.submodule_search_locations:
         raise Misconfigured("The package `deployments` is not installed beside `serve_app`.")
     return Path(next(iter(found.submodule_search_locations))) / "demo"
+
+
+def _portable(answer: Verdict | BaseException) -> Verdict | BaseException:
+    """One answer that cannot be pickled would take the others with it."""
+    if isinstance(answer, (Verdict, DarkroomError)):
+        return answer
+    return DarkroomError(f"Unexpected {type(answer).__name__}: {answer}")
 
 
 async def refuse_second_node() -> None:

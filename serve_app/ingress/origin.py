@@ -21,7 +21,8 @@ def origin_of(request: HttpRequest) -> str:
     if not _HOST.fullmatch(host):
         # Absent, or with characters that would break out of the URL.
         host = f"{config.host}:{config.port}"
-    return f"{request.url.scheme}://{host}{request.scope.get('root_path', '')}"
+    scope = request.scope  # `request.url` would put a whole URL together and take it apart again
+    return f"{scope.get('scheme', 'http')}://{host}{scope.get('root_path', '')}"
 
 
 def file_url(origin: str, key: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from serve_app.domain.errors import DarkroomError
@@ -14,6 +15,10 @@ log = logging.getLogger(__name__)
 
 WAIT_S = 30.0
 """One wait on the queue; it is repeated until the request has ended."""
+
+QUICK_S = 0.05
+"""A request that ends within this time needs nobody who watches whether its client is still there:
+that takes two tasks more."""
 
 
 async def accept(
@@ -54,8 +59,11 @@ async def submit(core: Core, new: NewRequest) -> Request:
     return await asyncio.shield(core.background.hold(_store(core, new)))
 
 
-async def run(core: Core, new: NewRequest, gone: asyncio.Future[Any]) -> Request | None:
-    """Store and wait for the end. None when ``gone`` came first: then the request is cancelled.
+async def run(
+    core: Core, new: NewRequest, client_gone: Callable[[], Coroutine[Any, Any, None]]
+) -> Request | None:
+    """Store and wait for the end. None when ``client_gone`` returned first: then the request is
+    cancelled.
 
     It is cancelled too when the calling task is (Serve does so when it sees a client disconnect):
     nobody waits for it any more.
@@ -63,15 +71,15 @@ async def run(core: Core, new: NewRequest, gone: asyncio.Future[Any]) -> Request
     storing = core.background.hold(_store(core, new))
     try:
         stored = await asyncio.shield(storing)
-        while not stored.state.final:
-            if gone.done():
-                core.background.leave(_cancel(core, new, storing), f"cancel of {new.id}")
-                return None
-            stored = await _wait(core, stored, gone)
+        if not stored.state.final:
+            stored = await core.queue.wait(stored.tenant, stored.id, QUICK_S)
+        ended = stored if stored.state.final else await _watched(core, stored, client_gone)
     except asyncio.CancelledError:
         core.background.leave(_cancel(core, new, storing), f"cancel of {new.id}")
         raise
-    return stored
+    if ended is None:
+        core.background.leave(_cancel(core, new, storing), f"cancel of {new.id}")
+    return ended
 
 
 async def _store(core: Core, new: NewRequest) -> Request:
@@ -80,7 +88,21 @@ async def _store(core: Core, new: NewRequest) -> Request:
     return stored
 
 
-async def _wait(core: Core, stored: Request, gone: asyncio.Future[Any]) -> Request:
+async def _watched(
+    core: Core, stored: Request, client_gone: Callable[[], Coroutine[Any, Any, None]]
+) -> Request | None:
+    gone = asyncio.ensure_future(client_gone())
+    try:
+        while not stored.state.final:
+            if gone.done():
+                return None
+            stored = await _wait(core, stored, gone)
+    finally:
+        gone.cancel()
+    return stored
+
+
+async def _wait(core: Core, stored: Request, gone: asyncio.Future[None]) -> Request:
     """The request at its end, or as it was when ``gone`` or the wait's own time came first."""
     waiting = asyncio.ensure_future(core.queue.wait(stored.tenant, stored.id, WAIT_S))
     try:

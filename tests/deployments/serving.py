@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -50,6 +51,10 @@ class StubIngress:
 
     async def finish(self, finish: Finish) -> Verdict:
         return await self._port.finish(finish)
+
+    async def finish_all(self, finishes: Sequence[Finish]) -> Sequence[Verdict | BaseException]:
+        calls = (self._port.finish(each) for each in finishes)
+        return await asyncio.gather(*calls, return_exceptions=True)
 
     async def hand_back(self, held: Held, replica_id: str, reason: str) -> Verdict:
         return await self._port.hand_back(held, replica_id, reason)

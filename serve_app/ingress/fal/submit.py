@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -31,11 +30,7 @@ async def run(request: HttpRequest, endpoint_id: str) -> Response:
     core = core_of(request)
     exchange_of(request).route = "fal.run"
     new = await _accept(request, core, endpoint_id)
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        ended = await submission.run(core, new, gone)
-    finally:
-        gone.cancel()
+    ended = await submission.run(core, new, lambda: _gone(request))
     if ended is None:
         return failure_reply(WENT_AWAY)
     return await outcome_reply(ended, core.storage, origin_of(request))
