@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -274,6 +275,7 @@ class Darkroom:
         for process in left:
             process.kill()
         psutil.wait_procs(left, timeout=10)
+        shutil.rmtree(Installation(self.data_dir).run_dir, ignore_errors=True)
         self._close()
 
     def _close(self) -> None:

@@ -99,6 +99,31 @@ def test_an_engine_that_stands_still_keeps_its_lease(darkroom: Darkroom) -> None
     assert done["failures"] == 0
 
 
+def test_two_ingress_replicas_share_one_queue_and_one_may_die(make_darkroom: MakeDarkroom) -> None:
+    darkroom = make_darkroom(ingress_replicas="2", lease_s="6").start()
+    eventually(lambda: len(darkroom.replicas("ingress")) == 2, "both ingress replicas are there")
+    darkroom.all_ready(1)
+    headers = {"Authorization": f"Key {darkroom.key}"}
+
+    def call(number: int) -> int:
+        # A connection each, so that the calls go to both.
+        body = {"echo": number, "steps": 2, "step_ms": 5}
+        answer = httpx.post(
+            f"{darkroom.url}/run/test/probe", json=body, headers=headers, timeout=60
+        )
+        return int(answer.json()["echo"])
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(call, range(40))) == list(range(40))
+    requests = [darkroom.submit(steps=10, step_ms=50) for _ in range(8)]
+    darkroom.replicas("ingress")[0].kill()
+    for request_id in requests:
+        done = darkroom.in_state(request_id, "succeeded")
+        assert done["failures"] == 0
+        assert darkroom.usage_lines(request_id) == 1
+    assert darkroom.stop() < 10
+
+
 def test_everything_killed_and_started_again_ends_everything_once(
     make_darkroom: MakeDarkroom,
 ) -> None:
