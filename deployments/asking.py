@@ -117,6 +117,4 @@ class Asker:
                     return
             else:
                 self._on_work(work)
-                if work.leases:
-                    await asyncio.sleep(0.003)
                 return

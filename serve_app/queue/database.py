@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any, LiteralString, cast
 
@@ -47,6 +48,9 @@ CONNECT: Mapping[str, Any] = {
 }
 
 
+_NAME = re.compile(r"%\((\w+)\)s")
+
+
 class Database:
     """A pool of connections; every statement is its own transaction.
 
@@ -58,6 +62,7 @@ class Database:
         self.conninfo = conninfo
         self._connections = connections
         self._pool: AsyncConnectionPool | None = None
+        self._statements: dict[str, tuple[str, tuple[str, ...]]] = {}
         self._away: str | None = None  # why, while it is
         self._mending: asyncio.Task[None] | None = None
 
@@ -99,13 +104,26 @@ class Database:
         if self._away is not None:
             raise DatabaseUnavailable(f"PostgreSQL is away: {self._away}")
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(cast("LiteralString", sql), params, prepare=True)
-            return await cursor.fetchall() if cursor.description else []
+            numbered, names = self._numbered(sql)
+            values = [params[name] for name in names] if params else ()
+            cursor = await connection.execute(cast("LiteralString", numbered), values, prepare=True)
+            return await cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []
+
+    def _numbered(self, sql: str) -> tuple[str, tuple[str, ...]]:
+        """``sql`` with ``$1`` for the first ``%(name)s`` and so on, and the names. Done once for
+        each statement: psycopg does it at each call for those as long as ours."""
+        known = self._statements.get(sql)
+        if known is None:
+            names = tuple(dict.fromkeys(_NAME.findall(sql)))
+            numbers = {name: f"${n}" for n, name in enumerate(names, start=1)}
+            known = _NAME.sub(lambda found: numbers[found[1]], sql), names
+            self._statements[sql] = known
+        return known
 
     async def _open(self) -> AsyncConnectionPool:
         pool: AsyncConnectionPool = AsyncConnectionPool(
             self.conninfo,
-            kwargs=dict(CONNECT),
+            kwargs={**CONNECT, "cursor_factory": psycopg.AsyncRawCursor},
             min_size=min(4, self._connections),
             max_size=self._connections,
             timeout=POOL_WAIT_S,

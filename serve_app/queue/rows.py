@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -20,6 +21,9 @@ SOURCE = """
     requests r LEFT JOIN progress p
         ON p.request_id = r.id AND p.attempt = r.attempt AND r.lease_until IS NOT NULL
 """
+
+
+_CANONICAL = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII).fullmatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ def stored(row: tuple[Any, ...]) -> Stored:
 
 def known_id(request_id: str) -> str:
     """The id in its canonical form; ``RequestNotFound`` for what cannot be one."""
+    if _CANONICAL(request_id):  # nearly always, and a tenth of what parsing costs
+        return request_id
     try:
         return str(UUID(request_id))
     except ValueError:

@@ -38,6 +38,11 @@ class Waiter:
     def ready(self) -> bool:
         return self.reserved == 0 and (self.served or not self.open)
 
+    @property
+    def takes(self) -> bool:
+        """Whether a slot of it may be reserved."""
+        return self.open and self.free > 0 and not self.leases
+
 
 class WaitingRoom:
     """Owned by one event loop; nothing here waits."""
@@ -90,18 +95,20 @@ class WaitingRoom:
     def pools(self) -> frozenset[str]:
         """Those for which somebody waits with a free slot."""
         return frozenset(
-            name
-            for name, waiters in self._pools.items()
-            if any(each.open and each.free > 0 for each in waiters)
+            name for name, waiters in self._pools.items() if any(each.takes for each in waiters)
         )
 
     def wanted(self, pool: str) -> bool:
-        return any(each.open and each.free > 0 for each in self._pools.get(pool, ()))
+        return any(each.takes for each in self._pools.get(pool, ()))
 
     def reserve(self, pool: str, most: int) -> list[Waiter]:
-        """Up to ``most`` free slots, one each in turn from those who wait longest."""
+        """Up to ``most`` free slots, one each in turn from those who wait longest.
+
+        None of who has been given something: it returns as soon as nothing is reserved, and with a
+        reservation by each statement that comes it would not for as long as they do.
+        """
         slots: list[Waiter] = []
-        waiters = [each for each in self._pools.get(pool, ()) if each.open and each.free > 0]
+        waiters = [each for each in self._pools.get(pool, ()) if each.takes]
         while waiters and len(slots) < most:
             for waiter in waiters[: most - len(slots)]:
                 waiter.free -= 1

@@ -104,7 +104,8 @@ class Watch:
 
     def learn_new(self, request: Request, version: int) -> None:
         """One that this process has just stored."""
-        self.learn(Stored(replace(request, id=known_id(request.id)), version))
+        id_ = known_id(request.id)
+        self.learn(Stored(request if id_ == request.id else replace(request, id=id_), version))
 
     def learn_change(self, request_id: str, version: int, **changes: Any) -> None:
         """A commit by this process made it so. Where the state before is not known, it is read."""
@@ -170,20 +171,22 @@ class Watch:
         return entry.stored if entry is not None else read
 
     async def _stirred(self, id_: str, timeout_s: float) -> None:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
         futures = self._futures.setdefault(id_, set())
         futures.add(future)
+        timer = loop.call_later(timeout_s, _end_wait, future)
         try:
-            await asyncio.wait((future,), timeout=timeout_s)
+            await future
         finally:
+            timer.cancel()
             futures.discard(future)
             if not futures and self._futures.get(id_) is futures:
                 del self._futures[id_]
 
     def _wake(self, id_: str) -> None:
         for future in self._futures.pop(id_, ()):
-            if not future.done():
-                future.set_result(None)
+            _end_wait(future)
 
     def _spawn_refresh(self, ids: Sequence[str]) -> None:
         task = asyncio.create_task(self._refresh(ids))
@@ -192,6 +195,11 @@ class Watch:
 
     async def _refresh(self, ids: Sequence[str]) -> None:
         await asyncio.gather(*(self._reads.put(id_) for id_ in ids), return_exceptions=True)
+
+
+def _end_wait(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def visible(request: Request) -> tuple[Any, ...]:

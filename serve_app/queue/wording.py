@@ -19,6 +19,8 @@ QUEUED = "Queued."
 CANCEL_REQUESTED = "A cancel was asked for; it stops at its next step."
 SUCCEEDED = "Succeeded."
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 def cancelled() -> Outcome:
     """Of a request that was cancelled while no attempt could answer for it."""
@@ -71,7 +73,7 @@ def clean(text: str) -> str:
 
 def compact(value: object) -> str:
     """JSON in ASCII, so that every string of Python's, also an ill-formed one, survives."""
-    return json.dumps(value, separators=(",", ":"))
+    return _encode(value)
 
 
 def is_cancel(failure: Failure) -> bool:

@@ -1,0 +1,57 @@
+"""`darkroom doctor` on a database of the operator's own."""
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
+from serve_app.queue import examination
+from serve_app.queue.examination import examine
+
+
+async def test_a_fit_database_is_named_with_its_version(conninfo: str) -> None:
+    assert (await examine(conninfo)).startswith("PostgreSQL 1")
+
+
+async def test_a_database_that_does_not_answer_is_said() -> None:
+    with pytest.raises(DatabaseUnavailable, match="does not answer"):
+        await examine("host=127.0.0.1 port=1 user=nobody")
+
+
+async def test_a_role_that_may_not_make_tables_is_told_what_to_run(conninfo: str) -> None:
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+        await connection.execute("DROP ROLE IF EXISTS poor")
+        await connection.execute("CREATE ROLE poor LOGIN PASSWORD 'poor'")
+        await connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    try:
+        with pytest.raises(Misconfigured, match="GRANT CREATE ON SCHEMA public TO poor"):
+            await examine(make_conninfo(conninfo, user="poor", password="poor"))
+    finally:
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+            await connection.execute("DROP ROLE poor")
+
+
+async def test_a_pooler_that_loses_notifications_is_found_out(
+    conninfo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with (
+        await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as one,
+        await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as other,
+    ):
+        # As through a transaction-pooling pgbouncer: the LISTEN went to another server connection.
+        monkeypatch.setattr(examination, "HEARD_WITHIN_S", 0.2)
+        deaf = psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+        async with await deaf as third:
+            await one.execute("SELECT 1")
+            with pytest.raises(Misconfigured, match="pool_mode = session"):
+                await examination._hears(_Switched(third, one), other)  # type: ignore[arg-type]
+
+
+class _Switched:
+    """Statements go to one connection, and notifications are awaited on another."""
+
+    def __init__(
+        self, statements: psycopg.AsyncConnection, notifications: psycopg.AsyncConnection
+    ) -> None:
+        self.execute = statements.execute
+        self.notifies = notifications.notifies
