@@ -2,9 +2,8 @@
 setting for two things that matter. So Ray is given a small script in place of the binary.
 
 - ``-dS``, no splicing. With ``option splice-request`` HAProxy 2.8 now and then does not read the
-end
-  of a connection whose client has gone (6 of 48 here, none of 24 without), and then nobody
-  cancels what that client asked for.
+  end of a connection whose client has gone (7 of 72 tries here, none of 24 without), and then
+  nobody cancels what that client asked for.
 - Its metrics and statistics are bound on all interfaces; here they are for loopback.
 """
 
