@@ -84,25 +84,51 @@ class Bench:
             show(f"submit, {clients} clients", b, a)
 
     def subscribers(self) -> None:
-        """Submits that run, with and without clients of fal's that poll for other requests."""
+        """Submits that run, with and without clients of fal's that poll for other requests.
 
-        def submits() -> Figures:
-            return self.post("/queue/test/noop", SUBMITTERS, {"steps": 0})
+        The subscribers live on the same cores. So there is a third measurement, with processes that
+        burn as much CPU as the subscribers did: against it stands what they cost the server.
+        """
+        alone, burnt, subscribed = [], [], []
+        for _ in range(self._rounds):
+            alone.append(self._submits())
+            figures, share = self._among_subscribers()
+            subscribed.append(figures)
+            burnt.append(self._among_burners(share))
+        first, second, third = _median(alone), _median(burnt), _median(subscribed)
+        show(f"submit, {SUBMITTERS} clients", first)
+        show("the same, as much CPU burnt beside", second, first)
+        show(f"the same, {SUBSCRIBERS} subscribers", third, first)
+        print(f"{'subscribers against CPU burnt':<36}{third.rate / second.rate:35.2f}")
 
-        def among_subscribers() -> Figures:
-            with self._subscribed():
-                return submits()
+    def _submits(self) -> Figures:
+        return self.post("/queue/test/noop", SUBMITTERS, {"steps": 0})
 
-        a, b = self.in_turns(submits, among_subscribers)
-        show(f"submit, {SUBMITTERS} clients", a)
-        show(f"the same, {SUBSCRIBERS} subscribers", b, a)
+    def _among_subscribers(self) -> tuple[Figures, float]:
+        """Also the share of a CPU that the subscribers took."""
+        number = str(SUBSCRIBERS // PROCESSES)
+        with self._processes("subscribers", self._darkroom.url, "test/long", number) as processes:
+            for process in processes:
+                _line(process, "waiting")
+            figures = self._submits()
+            for process in processes:
+                process.terminate()
+            said = [_line(process).split() for process in processes]
+        rate, share = (sum(float(one[n]) for one in said) for n in (0, 1))
+        print(f"    {rate:.0f} statuses a second; {share:.2f} of a CPU in the subscribers")
+        return figures, share
+
+    def _among_burners(self, share: float) -> Figures:
+        with self._processes("burner", str(share / PROCESSES)) as processes:
+            for process in processes:
+                _line(process, "burning")
+            return self._submits()
 
     @contextmanager
-    def _subscribed(self) -> Iterator[None]:
-        command = [sys.executable, "-m", "benchmarks.subscribers", self._darkroom.url, "test/long"]
+    def _processes(self, module: str, *arguments: str) -> Iterator[list[subprocess.Popen[str]]]:
         processes = [
             subprocess.Popen(  # noqa: S603 our own module
-                [*command, str(SUBSCRIBERS // PROCESSES)],
+                [sys.executable, "-m", f"benchmarks.{module}", *arguments],
                 env=clean_environment() | {"FAL_KEY": self._darkroom.key},
                 cwd=ROOT,
                 stdout=subprocess.PIPE,
@@ -111,17 +137,11 @@ class Bench:
             for _ in range(PROCESSES)
         ]
         try:
-            for process in processes:
-                _line(process, "waiting")
-            yield
+            yield processes
         finally:
             for process in processes:
                 process.terminate()
-            said = [_line(process).split() for process in processes]
-            for process in processes:
                 process.wait(timeout=60)
-        rate, share = (sum(float(one[n]) for one in said) for n in (0, 1))
-        print(f"    {rate:.0f} statuses a second; {share:.2f} of a CPU in the subscribers")
 
 
 def _line(process: subprocess.Popen[str], wanted: str = "") -> str:

@@ -12,7 +12,7 @@ from serve_app.cli.installation import Installation
 from serve_app.domain.errors import DarkroomError
 
 MODEL = "fal-ai/flux/schnell"
-PROMPT = "a red circle above a blue square"
+PROMPT = "a cyan heart"
 KEY_SHOWN = "api_key.shown"  # a file next to the key: it has been printed once
 
 
@@ -49,7 +49,8 @@ Ctrl-C stops it.
 def _make_sample(installation: Installation) -> str:
     started = time.monotonic()
     client = Client(installation)
-    result = generate(client, MODEL, {"prompt": PROMPT, "output_format": "png"}, show=False)
+    body = {"prompt": PROMPT, "image_size": "square", "output_format": "png"}
+    result = generate(client, MODEL, body, show=False)
     picture = Path(installation.data_dir / "sample.png")
     picture.write_bytes(client.download(result["images"][0]["url"]))
     took = time.monotonic() - started

@@ -27,7 +27,7 @@ from serve_app.cli.run_record import RunRecord
 from serve_app.domain.errors import Misconfigured
 
 RECORD_EVERY_S = 2.0
-STOP_WITHIN_S = 4.0  # for Serve's own, graceful end; what is left then is ended by pid
+STOP_WITHIN_S = 3.0  # for Serve's own, graceful end; what is left then is ended by pid
 SUPERVISOR = "serve_app.queue.supervisor"  # the module that it runs
 OBJECT_STORE_BYTES = 256 * 2**20  # artifacts go by ticket, so Ray's store stays nearly empty
 
@@ -161,8 +161,9 @@ class Server:
             graceful = threading.Thread(target=_shut_serve_down, daemon=True)
             graceful.start()
             graceful.join(STOP_WITHIN_S)
+        supervisors = _end_database(self._installation.data_dir)
         self._record.end_all()
-        _end_database(self._installation.data_dir)
+        psutil.wait_procs(supervisors, timeout=STOP_WITHIN_S)
         shutil.rmtree(self._installation.run_dir, ignore_errors=True)
         self._log.aclose()
         self.console.say("Stopped.")
@@ -181,15 +182,17 @@ def _shut_serve_down() -> None:
         logging.getLogger(__name__).debug("Ray's own end failed: %r", error)
 
 
-def _end_database(data_dir: Path) -> None:
+def _end_database(data_dir: Path) -> list[psutil.Process]:
     """Ask the embedded database's supervisor to stop now: left alone it would wait some seconds for
     another Darkroom to take it over. It is detached, so no child of ours."""
+    asked: list[psutil.Process] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             command = process.cmdline()
             if SUPERVISOR in command and str(data_dir) in command:
                 process.terminate()
-                psutil.wait_procs([process], timeout=STOP_WITHIN_S)
+                asked.append(process)
+    return asked
 
 
 def _owner(lock: TextIO) -> str:
