@@ -101,7 +101,7 @@ class Supervisor:
         now = time.monotonic()
         if now < self._not_before:
             return
-        if self._failures > 1:  # the first is a crash; from the second on, it cannot start
+        if self._failures > 4:  # crashes may come in a row; after so many it cannot start
             self._tell(Note(Stage.FAILED, f"PostgreSQL ends: {self._cluster.last_words()}"))
         self._not_before = now + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
         self._failures += 1
