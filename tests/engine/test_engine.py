@@ -211,10 +211,11 @@ def test_hundreds_of_aborted_generations_leave_memory_flat(engine):
 
     def abort(count):
         for seed in range(count):
-            doomed = engine.submit(pipeline="it", **call(seed=seed, steps=50))
+            stepped = Stepped()
+            doomed = engine.submit(pipeline="it", on_progress=stepped, **call(seed=seed, steps=50))
             doomed.add_done_callback(lambda _: None)
             if seed % 2:
-                until_it_steps(doomed)
+                stepped.wait()
             doomed.cancel()
             with pytest.raises(Cancelled):
                 doomed.result(60)
@@ -243,10 +244,18 @@ def test_failed_generations_let_go_of_their_tensors_while_the_error_is_kept(engi
     assert live_tensors() <= before + 5
 
 
-def until_it_steps(generation):
-    while generation.steps_done == 0:
-        if generation.done():
-            return
+class Stepped:
+    """A listener that can be waited for: a loop that asks would starve the engine's thread."""
+
+    def __init__(self):
+        self._event = threading.Event()
+
+    def __call__(self, progress):
+        if progress.stage is not Stage.ENCODING_TEXT and progress.step > 0:
+            self._event.set()
+
+    def wait(self):
+        assert self._event.wait(60), "The generation took no step."
 
 
 def live_tensors():
@@ -318,9 +327,10 @@ class Stubborn:
 def test_a_pipeline_that_catches_everything_can_be_cancelled(engine, flux):
     engine.add("it", flux)
     engine.add("stubborn", Stubborn())
-    stubborn = engine.submit(pipeline="stubborn")
+    stepped = Stepped()
+    stubborn = engine.submit(pipeline="stubborn", on_progress=stepped)
     other = engine.submit(pipeline="it", **call())
-    until_it_steps(stubborn)
+    stepped.wait()
     stubborn.cancel()
     with pytest.raises(Cancelled):
         stubborn.result(60)
