@@ -11,7 +11,13 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from training.phrasing import plain_prompt, sample_nonsense, sample_prompt
-from training.text import CLIP_TOKENS, T5_TOKENS, build_clip_tokenizer, build_t5_tokenizer
+from training.text import (
+    CLIP_TOKENS,
+    T5_TOKENS,
+    build_clip_tokenizer,
+    build_t5_tokenizer,
+    token_ids,
+)
 from training.vae import encode
 from training.world import Scene, sample_scene
 
@@ -75,8 +81,8 @@ def make_examples(
     ]
     prompts = [prompt for scene in scenes for prompt in _prompts(rng, scene)]
     shape = (count, _PROMPTS_PER_SCENE, -1)
-    t5 = _token_ids(build_t5_tokenizer(), prompts, T5_TOKENS).reshape(shape)
-    clip = _token_ids(build_clip_tokenizer(), prompts, CLIP_TOKENS).reshape(shape)
+    t5 = token_ids(build_t5_tokenizer(), prompts, T5_TOKENS).reshape(shape)
+    clip = token_ids(build_clip_tokenizer(), prompts, CLIP_TOKENS).reshape(shape)
     return Examples(encode(vae, scenes), t5, clip)
 
 
@@ -94,9 +100,3 @@ def _prompts(rng: np.random.Generator, scene: Scene) -> list[str]:
         asked = sample_prompt(rng, scene, vague=_VAGUE_PART)
         prompts.append(sample_nonsense(rng) if nonsense else asked)
     return prompts
-
-
-def _token_ids(tokenizer: object, prompts: list[str], length: int) -> Tensor:
-    options = {"padding": "max_length", "max_length": length, "truncation": True}
-    ids = tokenizer(prompts, return_tensors="pt", **options).input_ids  # type: ignore[operator]
-    return ids.to(torch.int16)

@@ -18,10 +18,11 @@ OBJECT_COLOURS: Final[dict[str, Rgb]] = {
     "pink": (250, 130, 190),
 }
 
-#: The colours that a background can have; an object never has its background's colour.
+#: The colours that a background can have; an object never has its background's colour. Gray is a
+#: light one: a field of middle gray is all zeros to an autoencoder, whose norms then amplify noise.
 BACKGROUND_COLOURS: Final[dict[str, Rgb]] = {
     "white": (255, 255, 255),
-    "gray": (128, 128, 128),
+    "gray": (184, 184, 184),
     "black": (16, 16, 16),
     **OBJECT_COLOURS,
 }

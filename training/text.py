@@ -12,10 +12,12 @@ import re
 import struct
 from typing import Final
 
+import torch
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.trainers import BpeTrainer
+from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel
 from transformers import T5TokenizerFast as T5Tokenizer
 
@@ -96,6 +98,13 @@ def build_clip_tokenizer() -> CLIPTokenizer:
         unk_token=_UNKNOWN,
         model_max_length=CLIP_TOKENS,
     )
+
+
+def token_ids(tokenizer: object, prompts: list[str], length: int) -> Tensor:
+    """The prompts as a pipeline tokenizes them: int16 [B, length]."""
+    options = {"padding": "max_length", "max_length": length, "truncation": True}
+    ids = tokenizer(prompts, return_tensors="pt", **options).input_ids  # type: ignore[operator]
+    return ids.to(torch.int16)
 
 
 def build_t5_encoder(tokenizer: T5Tokenizer) -> T5EncoderModel:

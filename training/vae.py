@@ -11,6 +11,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from torch.nn import functional
 
+from training.palette import BACKGROUND_COLOURS, OBJECT_COLOURS
 from training.world import SIDE, Scene, masks, render_array, sample_scene
 
 LATENT_CHANNELS: Final = 12
@@ -20,6 +21,11 @@ LATENT_NOISE: Final = 0.1
 
 #: An object fills a tenth of a picture; without this weight the background decides the loss.
 _OBJECT_WEIGHT: Final = 6.0
+#: The distance to its background, in RGB, and the radius, in pixels, of an object with that weight.
+#: A fainter or smaller one weighs more, or the loss would hardly know its outline; up to so often.
+_USUAL_DISTANCE: Final = 200.0
+_USUAL_RADIUS: Final = 20.0
+_MOST_OFTEN: Final = 4.0
 _LATENT_PENALTY: Final = 1e-4
 _COLOUR_SCALE: Final = 2.0
 _COLOUR_PULL: Final = 0.05
@@ -55,24 +61,37 @@ def pin_posterior(vae: AutoencoderKL) -> None:
 
 
 def to_pixels(scenes: list[Scene]) -> Tensor:
-    """The scenes as the autoencoder sees them: float32 [B, 3, H, W], -1 to 1."""
+    """The scenes as the autoencoder sees them: float32 [B, 3, H, W], channels last, -1 to 1."""
     pictures = np.stack([render_array(scene) for scene in scenes])
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous() * 2.0 - 1.0
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2) * 2.0 - 1.0
 
 
 def sample_batch(
     rng: np.random.Generator, size: int, *, width: int = SIDE, height: int = SIDE
 ) -> tuple[Tensor, Tensor]:
-    """Pictures [B, 3, H, W] of the training split and their objects' masks [B, 1, H, W]."""
+    """Pictures [B, 3, H, W] of the training split and what their pixels weigh [B, 1, H, W].
+
+    The weight is 0 off the objects, about 1 on a usual one, more on a faint or a small one.
+    """
     scenes = [
         sample_scene(rng, pair=bool(rng.random() < 0.6), width=width, height=height)
         for _ in range(size)
     ]
-    objects = np.stack([masks(scene).max(axis=0) for scene in scenes])
-    return to_pixels(scenes), torch.from_numpy(objects)[:, None]
+    weights = np.stack([_weights_of(scene) for scene in scenes])
+    return to_pixels(scenes), torch.from_numpy(weights)[:, None]
 
 
-def loss_on(vae: AutoencoderKL, pixels: Tensor, objects: Tensor) -> Tensor:
+def _weights_of(scene: Scene) -> np.ndarray:
+    ground = np.array(BACKGROUND_COLOURS[scene.background], dtype=np.float32)
+    weighed = [
+        cover * min(_MOST_OFTEN, _USUAL_DISTANCE / distance * _USUAL_RADIUS / thing.radius)
+        for thing, cover in zip(scene.things, masks(scene), strict=True)
+        for distance in [np.linalg.norm(OBJECT_COLOURS[thing.colour] - ground)]
+    ]
+    return np.stack(weighed).max(axis=0).astype(np.float32)
+
+
+def loss_on(vae: AutoencoderKL, pixels: Tensor, weights: Tensor) -> Tensor:
     """Weighted error of what comes back, plus terms that keep the latents small and tell colours.
 
     The first three latent channels are pulled towards each cell's mean colour. Without that the
@@ -83,23 +102,23 @@ def loss_on(vae: AutoencoderKL, pixels: Tensor, objects: Tensor) -> Tensor:
         mean[:, :3].float(), _COLOUR_SCALE * functional.avg_pool2d(pixels, 16)
     )
     return (
-        _decoding_loss(vae, mean, pixels, objects)
+        _decoding_loss(vae, mean, pixels, weights)
         + _COLOUR_PULL * colour
         + _LATENT_PENALTY * mean.float().square().mean()
     )
 
 
-def decoder_loss_on(vae: AutoencoderKL, pixels: Tensor, objects: Tensor) -> Tensor:
+def decoder_loss_on(vae: AutoencoderKL, pixels: Tensor, weights: Tensor) -> Tensor:
     """The same error for the decoder alone: latents that others were trained on stay valid."""
     with torch.no_grad():
         mean = vae.encode(pixels).latent_dist.mean
-    return _decoding_loss(vae, mean, pixels, objects)
+    return _decoding_loss(vae, mean, pixels, weights)
 
 
-def _decoding_loss(vae: AutoencoderKL, mean: Tensor, pixels: Tensor, objects: Tensor) -> Tensor:
+def _decoding_loss(vae: AutoencoderKL, mean: Tensor, pixels: Tensor, weights: Tensor) -> Tensor:
     drawn = vae.decode(mean + LATENT_NOISE * torch.randn_like(mean)).sample.float()
-    # Edges count as object: the mask is grown by two pixels.
-    weight = 1.0 + _OBJECT_WEIGHT * functional.max_pool2d(objects, 5, stride=1, padding=2)
+    # Edges count as object: the weights are grown by two pixels.
+    weight = 1.0 + _OBJECT_WEIGHT * functional.max_pool2d(weights, 5, stride=1, padding=2)
     error = drawn - pixels
     return ((error.abs() + error.square()) * weight).mean()
 
