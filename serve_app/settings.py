@@ -13,7 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serve_app.domain.errors import Misconfigured
@@ -134,6 +141,17 @@ class Secrets(BaseSettings):
 
 SECRET_NAMES = tuple(PREFIX + name.upper() for name in Secrets.model_fields)
 """Variables that are blanked in the processes of replicas."""
+
+
+def read_config(arguments: Mapping[str, object]) -> Config:
+    """``arguments`` over the environment. ``Misconfigured`` with every problem in a sentence."""
+    try:
+        return Config(**dict(arguments))  # pyright: ignore[reportArgumentType]  # checked by it
+    except ValidationError as error:
+        problems = (
+            f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()
+        )
+        raise Misconfigured(f"The configuration is not valid. {'; '.join(problems)}.") from None
 
 
 def setting_names() -> frozenset[str]:
