@@ -86,17 +86,23 @@ def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
     return deployment(
         Replica,
         name=name,
-        ray_actor_options={
-            "num_cpus": pool.num_cpus,
-            "num_gpus": pool.num_gpus,
-            "runtime_env": {"env_vars": environment},
-        },
+        ray_actor_options=_place(pool) | {"runtime_env": {"env_vars": environment}},
         max_ongoing_requests=100,
         graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=5,
         **scaling,
     )
+
+
+def _place(pool: PoolConfig) -> dict[str, Any]:
+    """What a node must have for a replica."""
+    place: dict[str, Any] = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus}
+    if pool.accelerator is not None:
+        place["accelerator_type"] = pool.accelerator
+    if pool.resources:
+        place["resources"] = pool.resources
+    return place
 
 
 def _autoscaling(config: Config, name: str, pool: PoolConfig) -> AutoscalingConfig:

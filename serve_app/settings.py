@@ -46,6 +46,12 @@ class PoolConfig(BaseModel):
     keep_alive_s: float = Field(default=60.0, ge=0, description="Idle time before scaling down.")
     num_cpus: float = Field(default=0.1, ge=0)
     num_gpus: float = Field(default=0.0, ge=0)
+    accelerator: str | None = Field(
+        default=None, description="Only on this class of GPU, as Ray calls it: L4, A10G, H100 …"
+    )
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="Custom resources that a node must have."
+    )
     threads: int = Field(default=0, ge=0, description="Torch threads; 0 leaves torch's own choice.")
     graceful_shutdown_timeout_s: float = Field(default=20.0, ge=6)
 
