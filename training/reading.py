@@ -8,6 +8,7 @@ their values what stands there.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 import numpy as np
@@ -17,10 +18,13 @@ from torch.nn import functional
 
 from training.phrasing import plain_prompt, sample_prompt
 from training.text import T5_TOKENS, T5_WIDTH, build_t5_tokenizer, token_ids
-from training.world import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, sample_scene
+from training.world import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, SIZES, Scene, sample_scene
 
-#: The only object, the upper or left one of two, and the other.
-PLACES: Final = 3
+#: The only object, the upper or left one of two, and the other; then the one of two that is named
+#: first, and the other. The last two are no end in themselves: which of two stands in a place
+#: depends on the order and on the relation together, and neither alone says anything about it, so
+#: that without these steps training stands still for long.
+PLACES: Final = 5
 
 #: What is asked of each place (the last class: nothing stands there), then of the whole.
 _ASKED_OF_PLACE: Final = {
@@ -44,7 +48,7 @@ class Reader(nn.Module):
             {name: nn.Linear(T5_WIDTH, classes) for name, classes in _ASKED_OF_PLACE.items()}
         )
         self.background = nn.Linear(T5_WIDTH, len(BACKGROUNDS))
-        self.axis = nn.Linear(T5_WIDTH, 3)
+        self.relation = nn.Linear(T5_WIDTH, len(RELATIONS) + 1)
 
     def forward(self, ids: Tensor) -> dict[str, Tensor]:
         """Logits by question: [B, PLACES, classes] of places, [B, classes] of the whole."""
@@ -53,7 +57,7 @@ class Reader(nn.Module):
         seen = scores.softmax(dim=-1) @ tokens
         answers = {name: head(seen[:, :PLACES]) for name, head in self.of_place.items()}
         answers["background"] = self.background(seen[:, PLACES])
-        answers["axis"] = self.axis(seen[:, PLACES + 1])
+        answers["relation"] = self.relation(seen[:, PLACES + 1])
         return answers
 
 
@@ -66,7 +70,7 @@ def sample_reading(rng: np.random.Generator, size: int) -> tuple[Tensor, dict[st
     ]
     answers = [_answers(scene) for scene in scenes]
     truth = {name: torch.tensor([one[name] for one in answers]) for name in answers[0]}
-    return token_ids(build_t5_tokenizer(), prompts, T5_TOKENS).long(), truth
+    return token_ids(_tokenizer(), prompts, T5_TOKENS).long(), truth
 
 
 def loss_on(reader: Reader, ids: Tensor, truth: dict[str, Tensor]) -> Tensor:
@@ -80,9 +84,12 @@ def loss_on(reader: Reader, ids: Tensor, truth: dict[str, Tensor]) -> Tensor:
     ).mean()
 
 
+_tokenizer = cache(build_t5_tokenizer)
+
+
 def _answers(scene: Scene) -> dict[str, list[int] | int]:
     places = _places(scene)
-    axis = 0 if scene.relation is None else 1 + (scene.relation in ("above", "below"))
+    relation = len(RELATIONS) if scene.relation is None else RELATIONS.index(scene.relation)
     by_place: dict[str, list[int] | int] = {
         name: [
             len(names) if thing is None else names.index(getattr(scene.things[thing], name))
@@ -90,12 +97,12 @@ def _answers(scene: Scene) -> dict[str, list[int] | int]:
         ]
         for name, names in (("colour", COLOURS), ("shape", SHAPES), ("size", SIZES))
     }
-    return {**by_place, "background": BACKGROUNDS.index(scene.background), "axis": axis}
+    return {**by_place, "background": BACKGROUNDS.index(scene.background), "relation": relation}
 
 
-def _places(scene: Scene) -> tuple[int | None, int | None, int | None]:
-    """Which thing stands in each place."""
+def _places(scene: Scene) -> tuple[int | None, ...]:
+    """Which thing stands in each of `PLACES`."""
     if scene.relation is None:
-        return 0, None, None
-    first_leads = scene.relation in ("above", "left of", "beside")
-    return None, 0 if first_leads else 1, 1 if first_leads else 0
+        return 0, None, None, None, None
+    leads, follows = (0, 1) if scene.relation in ("above", "left of", "beside") else (1, 0)
+    return None, leads, follows, 0, 1

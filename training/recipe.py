@@ -54,8 +54,8 @@ FORMATS: Final = (
 
 #: Parts of the minutes; making the examples takes the rest.
 _VAE_PART: Final = 0.28
-_READING_PART: Final = 0.04
-_FLUX_PART: Final = 0.56
+_READING_PART: Final = 0.02
+_FLUX_PART: Final = 0.58
 _POLISH_PART: Final = 0.05
 
 
@@ -124,7 +124,7 @@ class Recipe:
     def teach_reading(self, stack: FluxStack) -> None:
         """Train the T5 encoder alone, on text."""
         reader = Reader(stack.t5)
-        schedule = Schedule(self.minutes * _READING_PART, peak_rate=1e-3)
+        schedule = Schedule(self.minutes * _READING_PART, peak_rate=2e-3)
         trainer = Trainer(reader, schedule, self.work_dir / "reading.pt")
 
         def loss_of_step(step: int) -> Tensor:
