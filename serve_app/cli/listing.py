@@ -11,13 +11,6 @@ from serve_app.cli.client import Client
 from serve_app.cli.installation import Installation
 
 
-def models(installation: Installation) -> None:
-    for model in Client(installation).get("/v1/models")["models"]:
-        metadata = model["metadata"]
-        demo = "demo" if model.get("darkroom_demo") or metadata.get("darkroom_demo") else ""
-        click.echo(f"{model['endpoint_id']:<32} {metadata['category']:<16} {demo}")
-
-
 def status(installation: Installation) -> None:
     client = Client(installation)
     ready, parts = client.readiness()

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
-from serve_app.cli import doctor, environment, generate, listing
+from serve_app.cli import doctor, environment, generate, listing, models
 from serve_app.cli.installation import Installation
 from serve_app.domain.errors import DarkroomError
 from serve_app.settings import Config, refuse_unknown
@@ -99,9 +99,10 @@ def generate_command(installation: Installation, prompt: str, output: Path, **op
 
 @main.command("models")
 @_data_dir
-def models_command(installation: Installation) -> None:
-    """List the endpoints that this Darkroom serves."""
-    listing.models(installation)
+@click.option("--json", "as_json", is_flag=True, help="One JSON document, for programs.")
+def models_command(installation: Installation, *, as_json: bool) -> None:
+    """List the endpoints, their weights, and the recipe that fits this machine."""
+    models.run(installation, as_json=as_json)
 
 
 @main.command("status")
