@@ -201,7 +201,7 @@ def _no_family(given: EndpointSource) -> str:
 
 
 def _no_demo(given: EndpointSource, endpoint: Endpoint) -> str:
-    real = "On a machine with a GPU, DARKROOM_DEMO=false serves the real one."
+    real = "DARKROOM_DEMO=false serves the real one, which wants a GPU."
     if given.demo is not None:
         if (Path(endpoint.weights.source) / DEMO_MARK).is_file():
             return ""

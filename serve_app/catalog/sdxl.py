@@ -66,10 +66,10 @@ class SdxlImageToImageInput(SdxlTextToImageInput):
     strength: Strength = 0.95
     image_size: Size = preset("square")
     preserve_aspect_ratio: bool = Field(
-        default=False, description="Fit the given picture into the size instead of stretching it."
+        default=False, description="Keep the given picture's shape, within the size."
     )
     crop_output: bool = Field(
-        default=False, description="Cut the result to the given picture's shape."
+        default=False, description="Give the result the given picture's shape."
     )
 
 
