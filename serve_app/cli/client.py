@@ -20,7 +20,7 @@ class ApiFailure(DarkroomError):
 
 
 class Client:
-    """Calls a Darkroom with its own key. ``httpx`` errors become sentences."""
+    """Calls a Darkroom with its own key; for a ``with``. ``httpx`` errors become sentences."""
 
     def __init__(self, installation: Installation) -> None:
         self.url = installation.url()
