@@ -28,18 +28,33 @@ class NotHere:
     because: str
 
 
-def warnings(model: type[BaseModel], body: Mapping[str, Any]) -> Iterator[str]:
+Marks = Mapping[str, NoEffect | NotHere]
+"""Field → its mark."""
+
+
+def marks(model: type[BaseModel]) -> Marks:
+    """Those of an input model; looked up once, since every request needs them."""
+    return {
+        name: mark
+        for name, field in model.model_fields.items()
+        for mark in field.metadata
+        if isinstance(mark, (NoEffect, NotHere))
+    }
+
+
+def warnings(marked: Marks, body: Mapping[str, Any]) -> Iterator[str]:
     """A sentence for each field of ``body`` that was sent in vain."""
-    for name, mark in _marked(model):
-        if isinstance(mark, NoEffect) and name in body and body[name] not in mark.granted:
+    for name in sorted(marked.keys() & body.keys()):
+        mark = marked[name]
+        if isinstance(mark, NoEffect) and body[name] not in mark.granted:
             yield f"{name} has no effect: {mark.because}."
 
 
-def refuse(model: type[BaseModel], checked: Mapping[str, Any]) -> None:
+def refuse(marked: Marks, checked: Mapping[str, Any]) -> None:
     """``InvalidInput`` for the fields that ask for what is not here."""
     problems = tuple(
         FieldProblem(("body", name), f"Not supported here: {mark.because}", "feature_not_supported")
-        for name, mark in _marked(model)
+        for name, mark in marked.items()
         if isinstance(mark, NotHere) and checked.get(name)
     )
     if problems:
@@ -47,9 +62,9 @@ def refuse(model: type[BaseModel], checked: Mapping[str, Any]) -> None:
         raise InvalidInput(f"{first.loc[1]}: {first.message}", problems)
 
 
-def described(model: type[BaseModel], schema: dict[str, Any]) -> dict[str, Any]:
-    """``schema``, the JSON schema of ``model``, with the marks in it."""
-    for name, mark in _marked(model):
+def described(marked: Marks, schema: dict[str, Any]) -> dict[str, Any]:
+    """``schema``, the JSON schema of the model with these marks, with the marks in it."""
+    for name, mark in marked.items():
         field: dict[str, Any] = schema["properties"][name]
         said = field.get("description", "")
         if isinstance(mark, NoEffect):
@@ -59,10 +74,3 @@ def described(model: type[BaseModel], schema: dict[str, Any]) -> dict[str, Any]:
             field["x-darkroom-not-supported"] = True
             field["description"] = f"{said} Refused unless empty: {mark.because}.".strip()
     return schema
-
-
-def _marked(model: type[BaseModel]) -> Iterator[tuple[str, NoEffect | NotHere]]:
-    for name, field in model.model_fields.items():
-        for mark in field.metadata:
-            if isinstance(mark, (NoEffect, NotHere)):
-                yield name, mark

@@ -41,6 +41,7 @@ class PydanticSchema:
         self._most_megapixels = bounds.pop("megapixels", (0.0, float("inf")))[1]
         self._model = narrowed(shape.input, endpoint.defaults, bounds)
         self._known = frozenset(self._model.model_fields)
+        self._marks = effects.marks(self._model)
         self._check_defaults()
 
     def validate(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -48,7 +49,7 @@ class PydanticSchema:
             checked = self._model.model_validate(body).model_dump()
         except ValidationError as error:
             raise invalid_input(error) from None
-        effects.refuse(self._model, checked)
+        effects.refuse(self._marks, checked)
         if "image_size" in checked:
             self._check_megapixels(checked["image_size"])
         return checked, self._warnings(body)
@@ -59,7 +60,7 @@ class PydanticSchema:
         return (MEDIA_TYPES[input[self._shape.format_field]],) * int(input.get("num_images", 1))
 
     def json_schema(self) -> dict[str, Any]:
-        schema = effects.described(self._model, self._model.model_json_schema())
+        schema = effects.described(self._marks, self._model.model_json_schema())
         return {**schema, "x-fal-order-properties": list(schema["properties"])}
 
     def output_schema(self) -> dict[str, Any]:
@@ -96,4 +97,4 @@ class PydanticSchema:
         unknown = sorted(str(name) for name in body if name not in self._known)
         if unknown:
             found.append(f"Ignored, because this endpoint has no such field: {', '.join(unknown)}.")
-        return (*found, *effects.warnings(self._model, body))
+        return (*found, *effects.warnings(self._marks, body))
