@@ -13,15 +13,6 @@ from serve_app.cli.installation import Installation
 from serve_app.cli.request_log import line_of
 
 
-def models(installation: Installation) -> None:
-    with Client(installation) as client:
-        answer = client.get("/v1/models")
-    for model in answer["models"]:
-        metadata = model["metadata"]
-        demo = "demo" if model.get("darkroom_demo") or metadata.get("darkroom_demo") else ""
-        click.echo(f"{model['endpoint_id']:<32} {metadata['category']:<16} {demo}")
-
-
 def status(installation: Installation, *, as_json: bool) -> None:
     answer: dict[str, Any] = {"pools": {}, "replicas": []}
     with Client(installation) as client:

@@ -9,7 +9,15 @@ from typing import Any, TypeVar
 
 import click
 
-from serve_app.cli import completion, doctor, environment, generate, listing, request_log
+from serve_app.cli import (
+    completion,
+    doctor,
+    environment,
+    generate,
+    listing,
+    models,
+    request_log,
+)
 from serve_app.cli.installation import Installation
 from serve_app.domain.errors import DarkroomError
 from serve_app.settings import read_config, refuse_unknown
@@ -172,9 +180,10 @@ def completion_command(shell: str) -> None:
 
 @main.command("models")
 @_data_dir
-def models_command(installation: Installation) -> None:
-    """List the endpoints that this Darkroom serves."""
-    listing.models(installation)
+@_json
+def models_command(installation: Installation, *, as_json: bool) -> None:
+    """List the endpoints, their weights, and the recipe that fits this machine."""
+    models.run(installation, as_json=as_json)
 
 
 @main.command("status")
