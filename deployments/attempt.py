@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deployments.family import Family, GenerationCall, Made, Product, weights_name
+from deployments.fetching import Fetcher
+from deployments.picture_input import picture_fields
 from deployments.upload import Uploader
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import (
@@ -42,7 +45,8 @@ class Workshop:
     engine: Engine
     residency: Residency
     uploader: Uploader
-    encoders: Executor  # for ``Family.deliver``
+    fetcher: Fetcher
+    encoders: Executor  # for ``Family.deliver``, and for reading pictures
     clock: Clock
 
 
@@ -147,10 +151,24 @@ class Attempt:
         family = self._family
         if family is None:
             raise Misconfigured(f"This pool does not host the family {lease.endpoint.family!r}.")
+        fields = picture_fields(lease.endpoint)
+        bodies = [await self._fetch(field) for field in fields]
         pipeline = await self._load(family)
-        call = family.prepare(lease.endpoint, lease.input, pipeline, _seed(lease.request_id))
+        seed = _seed(lease.request_id)
+        if bodies:
+            files = dict(zip(fields, bodies, strict=True))
+            work = partial(_prepared, family, lease, pipeline, seed, files)
+            loop = asyncio.get_running_loop()
+            call = await loop.run_in_executor(self._workshop.encoders, work)
+        else:
+            call = family.prepare(lease.endpoint, lease.input, pipeline, seed)
         made = await self._generate(call)
         return await self._deliver(family, call, made)
+
+    async def _fetch(self, field: str) -> bytes:
+        self.progress = Progress(Stage.FETCHING)
+        url = str(self.lease.input[field])
+        return await self._workshop.fetcher.fetch(url, field, self.lease.files_url)
 
     async def _load(self, family: Family) -> Any:
         endpoint, residency = self.lease.endpoint, self._workshop.residency
@@ -171,6 +189,7 @@ class Attempt:
         self._enter(Phase.IN_ENGINE)
         self._generation = generation = self._workshop.engine.submit(
             pipeline=weights_name(self.lease.endpoint),
+            view=call.view,
             on_progress=self._on_progress,
             priority=int(self.lease.priority),
             **call.arguments,
@@ -224,6 +243,16 @@ class Attempt:
         if not isinstance(error, Cancelled):
             log.warning("The attempt failed.", exc_info=error)
         return Outcome(failure=as_failure(error), usage=self._usage())
+
+
+def _prepared(
+    family: Family, lease: Lease, pipeline: Any, seed: int, bodies: Mapping[str, bytes]
+) -> GenerationCall:
+    """The call, of an input with pictures in place of their URLs."""
+    from deployments.engine.picture_reading import read_picture  # noqa: PLC0415
+
+    pictures = {field: read_picture(body, field) for field, body in bodies.items()}
+    return family.prepare(lease.endpoint, {**lease.input, **pictures}, pipeline, seed)
 
 
 def as_failure(error: Exception) -> Failure:

@@ -246,6 +246,7 @@ class ReplicaCore:
         await asyncio.to_thread(self._workshop.engine.close, within_s)
         self._workshop.encoders.shutdown(wait=False, cancel_futures=True)
         await self._workshop.uploader.aclose()
+        await self._workshop.fetcher.aclose()
 
 
 _STOPS = {SignalKind.CANCEL: Stop.CANCELLED, SignalKind.FENCED: Stop.FENCED}

@@ -39,9 +39,10 @@ def deliver_pictures(
 ) -> Product:
     """The pictures of a pipeline that was asked for tensors.
 
-    The call's facts are the ``size`` to deliver, the ``seed`` and the ``prompt``.
+    The call's facts are the ``size`` to deliver, the ``seed`` and the ``prompt``; with
+    ``stretched``, the whole of what was rendered is delivered, else the middle in the size's shape.
     """
-    from deployments.engine.media import encode, fit, to_pictures  # noqa: PLC0415
+    from deployments.engine.media import encode, fit, stretch, to_pictures  # noqa: PLC0415
 
     pictures = to_pictures(made.result.images)
     if len(tickets) < len(pictures):
@@ -49,10 +50,11 @@ def deliver_pictures(
             f"{len(pictures)} pictures were made, but the lease came with {len(tickets)} tickets."
         )
     size = call.facts["size"]
+    resize = stretch if call.facts.get("stretched") else fit
     files = [
         MediaFile(
             ticket=ticket,
-            body=encode(fit(picture, size.width, size.height), ticket.media_type),
+            body=encode(resize(picture, size.width, size.height), ticket.media_type),
             width=size.width,
             height=size.height,
         )

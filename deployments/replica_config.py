@@ -24,6 +24,9 @@ class ReplicaConfig:
     ask_timeout_s: float = 30.0  # far beyond what an ask waits there
     finish_give_up_s: float = 600.0
     upload_give_up_s: float = 300.0
+    max_input_bytes: int = 64 * 2**20  # of a file that an input names
+    fetch_timeout_s: float = 60.0  # for one such file
+    allow_private_urls: bool = False  # of such files
     log_level: str = "INFO"
     log_file: Path | None = None  # None: stderr
 

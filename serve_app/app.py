@@ -73,6 +73,7 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
         slots=pool.slots,
         threads=pool.threads,
         graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
+        allow_private_urls=config.allow_private_urls,
         log_level=config.log_level,
         log_file=config.log_file,
     )

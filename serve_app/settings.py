@@ -94,6 +94,9 @@ class Config(BaseSettings):
     min_free_disk_bytes: int = Field(
         default=512 * 2**20, ge=0, description="Below this much free disk, submits are refused."
     )
+    allow_private_urls: bool = Field(
+        default=False, description="URLs in inputs may lead to private addresses."
+    )
     metrics_port: int = Field(
         default=0, ge=0, le=65535, description="Prometheus metrics on loopback; 0: any free port."
     )

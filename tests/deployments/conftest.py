@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 
+from deployments import fetching
 from deployments.attempt import Workshop
 from deployments.backoff import Backoff
 from deployments.core import ReplicaCore
 from deployments.engine.engine import Engine
 from deployments.engine.residency import Residency
 from deployments.family import load_families
+from deployments.fetching import Fetcher
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.upload import Uploader
 from serve_app.domain.endpoint import Endpoint, Weights
@@ -97,6 +99,13 @@ async def make_rig():
             engine=engine,
             residency=Residency(engine),
             uploader=Uploader(storage.client(), clock, backoff, config.upload_give_up_s),
+            fetcher=Fetcher(
+                storage.client(),
+                fetching.resolve,
+                max_bytes=10**6,
+                timeout_s=5.0,
+                allow_private=False,
+            ),
             encoders=ThreadPoolExecutor(2),
             clock=clock,
         )
