@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ from serve_app.domain.progress import Progress, Stage
 if TYPE_CHECKING:  # they import torch
     from deployments.engine.engine import Engine
     from deployments.engine.generation import Generation
-    from deployments.engine.residency import Residency
+    from deployments.engine.residency import Loan, Residency
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,7 @@ class Attempt:
         self._on_engine_left = on_engine_left
         self._task: asyncio.Task[Any] | None = None
         self._generation: Generation | None = None
+        self._loan: Loan | None = None
         self._uploaded: list[UploadTicket] = []
 
     @property
@@ -118,6 +119,7 @@ class Attempt:
             return self._failed(error)
         finally:
             self._generation = None
+            self._give_back()
             self._enter(Phase.ENDED)
 
     def stop(self, why: Stop) -> None:
@@ -151,18 +153,12 @@ class Attempt:
         family = self._family
         if family is None:
             raise Misconfigured(f"This pool does not host the family {lease.endpoint.family!r}.")
-        fields = picture_fields(lease.endpoint)
-        bodies = [await self._fetch(field) for field in fields]
-        pipeline = await self._load(family)
-        seed = _seed(lease.request_id)
-        if bodies:
-            files = dict(zip(fields, bodies, strict=True))
-            work = partial(_prepared, family, lease, pipeline, seed, files)
-            loop = asyncio.get_running_loop()
-            call = await loop.run_in_executor(self._workshop.encoders, work)
-        else:
-            call = family.prepare(lease.endpoint, lease.input, pipeline, seed)
+        files = {field: await self._fetch(field) for field in picture_fields(lease.endpoint)}
+        call = await self._prepare(family, files)
         made = await self._generate(call)
+        # A view keeps the weights in memory, and delivering takes a while.
+        call = replace(call, view=None)
+        self._give_back()
         return await self._deliver(family, call, made)
 
     async def _fetch(self, field: str) -> bytes:
@@ -170,16 +166,27 @@ class Attempt:
         url = str(self.lease.input[field])
         return await self._workshop.fetcher.fetch(url, field, self.lease.files_url)
 
+    async def _prepare(self, family: Family, files: Mapping[str, bytes]) -> GenerationCall:
+        pipeline = await self._load(family)
+        lease, seed = self.lease, _seed(self.lease.request_id)
+        if not files:
+            return family.prepare(lease.endpoint, lease.input, pipeline, seed)
+        work = partial(_prepared, family, lease, pipeline, seed, files)
+        return await asyncio.get_running_loop().run_in_executor(self._workshop.encoders, work)
+
     async def _load(self, family: Family) -> Any:
-        endpoint, residency = self.lease.endpoint, self._workshop.residency
+        endpoint, device = self.lease.endpoint, self._workshop.engine.device
         name = weights_name(endpoint)
-        if (pipeline := residency.find(name)) is not None:
-            return pipeline
-        self.progress = Progress(Stage.LOADING)
-        device = self._workshop.engine.device
-        loading = residency.load(name, lambda: family.load(endpoint, device))
-        # Shielded: others wait for the same weights.
-        return await asyncio.shield(asyncio.wrap_future(loading))
+        self._loan = self._workshop.residency.borrow(name, lambda: family.load(endpoint, device))
+        if not self._loan.future.done():
+            self.progress = Progress(Stage.LOADING)
+        return await asyncio.wrap_future(self._loan.future)
+
+    def _give_back(self) -> None:
+        """Others may have the memory that the weights take."""
+        loan, self._loan = self._loan, None
+        if loan is not None:
+            self._workshop.residency.give_back(loan)
 
     async def _generate(self, call: GenerationCall) -> Made:
         loop = asyncio.get_running_loop()

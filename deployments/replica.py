@@ -86,7 +86,7 @@ def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Work
     engine = Engine(device, max_generations=config.slots, threads=config.threads)
     return Workshop(
         engine=engine,
-        residency=Residency(engine),
+        residency=Residency(engine, config.weights_bytes),
         uploader=Uploader(http_client(), clock, backoff, config.upload_give_up_s),
         fetcher=fetching.Fetcher(
             fetching.http_client(),

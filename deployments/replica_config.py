@@ -15,6 +15,7 @@ class ReplicaConfig:
     slots: int = 2  # generations that the engine interleaves
     threads: int = 0  # torch's, on a CPU; 0: torch's own choice
     device: str = ""  # empty: the GPU where there is one, else the CPU
+    weights_bytes: int = 0  # what may be loaded at once; 0: by the device's memory
     preload: tuple[Endpoint, ...] = ()  # loaded before the replica says that it is ready
     graceful_shutdown_timeout_s: float = 20.0
     report_interval_s: float = 0.5

@@ -40,6 +40,9 @@ class PoolConfig(BaseModel):
     num_cpus: float = Field(default=0.1, ge=0)
     num_gpus: float = Field(default=0.0, ge=0)
     threads: int = Field(default=0, ge=0, description="Torch threads; 0 leaves torch's own choice.")
+    weights_bytes: int = Field(
+        default=0, ge=0, description="Weights that a replica keeps loaded; 0: by the device."
+    )
     graceful_shutdown_timeout_s: float = Field(default=20.0, ge=6)
 
 

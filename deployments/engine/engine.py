@@ -95,6 +95,10 @@ class Engine:
             )
         self._pipelines[name] = intercepted
 
+    def remove(self, name: str) -> None:
+        """Forget a pipeline. Generations that run with it keep it until they end."""
+        del self._pipelines[name]
+
     def submit(
         self,
         *,

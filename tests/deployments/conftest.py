@@ -17,6 +17,7 @@ from deployments.backoff import Backoff
 from deployments.core import ReplicaCore
 from deployments.engine.engine import Engine
 from deployments.engine.residency import Residency
+from deployments.families import FAMILIES
 from deployments.family import load_families
 from deployments.fetching import Fetcher
 from deployments.replica_config import Identity, ReplicaConfig
@@ -97,7 +98,7 @@ async def make_rig():
         engine = Engine("cpu", max_generations=config.slots, threads=config.threads)
         workshop = Workshop(
             engine=engine,
-            residency=Residency(engine),
+            residency=Residency(engine, config.weights_bytes),
             uploader=Uploader(storage.client(), clock, backoff, config.upload_give_up_s),
             fetcher=Fetcher(
                 storage.client(),
@@ -109,7 +110,7 @@ async def make_rig():
             encoders=ThreadPoolExecutor(2),
             clock=clock,
         )
-        families = load_families({"probe": "tests.fakes.family:ProbeFamily"})
+        families = load_families({**FAMILIES, "probe": "tests.fakes.family:ProbeFamily"})
         core = ReplicaCore(port, families, lambda: workshop, config, IDENTITY, clock, backoff)
         rig = Rig(core, port, storage, workshop)
         rigs.append(rig)
