@@ -10,6 +10,8 @@ from training import exam, sdxl, shelf, vae  # noqa: E402
 from training.clip_pair import POOLED_WIDTH, STATE_WIDTH  # noqa: E402
 from training.examples import make_examples  # noqa: E402
 from training.reading import PooledReader, loss_on, sample_reading  # noqa: E402
+from training.recipe import FORMATS  # noqa: E402
+from training.sdxl_recipe import SdxlRecipe  # noqa: E402
 from training.text import CLIP_TOKENS, build_clip_tokenizer  # noqa: E402
 
 pytestmark = [
@@ -121,3 +123,24 @@ def test_it_is_put_on_the_shelf_small_and_draws_when_taken_down(
     answers = exam.sit(pipeline, questions, steps=2, guidance=7.5)
     assert [answer.picture.size for answer in answers] == [(128, 64)] * 2
     stack.float()
+
+
+def test_the_recipe_goes_from_the_flux_recipes_files_to_a_pipeline(autoencoder, tmp_path):
+    flux_dir, work_dir = tmp_path / "flux", tmp_path / "sdxl"
+    flux_dir.mkdir()
+    work_dir.mkdir()
+    torch.save({"average": autoencoder.state_dict()}, flux_dir / "vae.pt")
+    torch.save({"average": autoencoder.decoder.state_dict()}, flux_dir / "decoder.pt")
+    for number, one in enumerate(FORMATS):
+        size = {"width": one.width, "height": one.height}
+        few = make_examples(autoencoder, count=4, seed=number, **size)
+        few.save(flux_dir / one.examples_file)
+    before = {path: path.stat().st_mtime_ns for path in flux_dir.iterdir()}
+    recipe = SdxlRecipe(work_dir, minutes=2 / 60, flux_dir=flux_dir)
+    pipeline = recipe.cook()
+    assert exam.draw(pipeline, ["a red circle"], steps=2, guidance=7.5, seeds=[1])
+    # Done stages are not done again.
+    again = recipe.cook()
+    weights = pipeline.unet.state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in again.unet.state_dict().items())
+    assert {path: path.stat().st_mtime_ns for path in flux_dir.iterdir()} == before
