@@ -210,13 +210,16 @@ class ReplicaCore:
             log.error("%s cannot be loaded: no family %s here.", endpoint.id, endpoint.family)
             return
         name, device = weights_name(endpoint), self._workshop.engine.device
-        loading = self._workshop.residency.load(name, lambda: family.load(endpoint, device))
+        residency = self._workshop.residency
+        loan = residency.borrow(name, lambda: family.load(endpoint, device))
         try:
-            await asyncio.wrap_future(loading)
+            await asyncio.wrap_future(loan.future)
         except Exception as error:
             log.error("%s cannot be loaded: %s", endpoint.id, as_failure(error).message)
         else:
             self._served[endpoint.id] = name
+        finally:
+            residency.give_back(loan)
 
     async def _announce(self, stage: ReplicaStage) -> None:
         who = self._identity
@@ -246,6 +249,7 @@ class ReplicaCore:
         await asyncio.to_thread(self._workshop.engine.close, within_s)
         self._workshop.encoders.shutdown(wait=False, cancel_futures=True)
         await self._workshop.uploader.aclose()
+        await self._workshop.fetcher.aclose()
 
 
 _STOPS = {SignalKind.CANCEL: Stop.CANCELLED, SignalKind.FENCED: Stop.FENCED}

@@ -68,7 +68,9 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
     return ReplicaConfig(
         slots=pool.slots,
         threads=pool.threads,
+        weights_bytes=pool.weights_bytes,
         graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
+        allow_private_urls=config.allow_private_urls,
         log_level=config.log_level,
         log_file=config.log_file,
     )

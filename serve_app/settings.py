@@ -53,6 +53,9 @@ class PoolConfig(BaseModel):
         default_factory=dict, description="Custom resources that a node must have."
     )
     threads: int = Field(default=0, ge=0, description="Torch threads; 0 leaves torch's own choice.")
+    weights_bytes: int = Field(
+        default=0, ge=0, description="Weights that a replica keeps loaded; 0: by the device."
+    )
     graceful_shutdown_timeout_s: float = Field(default=20.0, ge=6)
 
 
@@ -106,6 +109,9 @@ class Config(BaseSettings):
     max_artifact_bytes: int = Field(default=256 * 2**20, ge=1, description="Size of one artifact.")
     min_free_disk_bytes: int = Field(
         default=512 * 2**20, ge=0, description="Below this much free disk, submits are refused."
+    )
+    allow_private_urls: bool = Field(
+        default=False, description="URLs in inputs may lead to private addresses."
     )
     metrics_port: int = Field(
         default=0, ge=0, le=65535, description="Prometheus metrics on loopback; 0: any free port."

@@ -64,6 +64,11 @@ class LeasePort(Protocol):
 class LeaseTerms(Protocol):
     """What the catalogue and storage add to a stored request to make a lease of it."""
 
+    @property
+    def files_url(self) -> str:
+        """As ``Lease.files_url``."""
+        ...
+
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
         """Today's specification; None when the catalogue no longer has it."""
         ...

@@ -150,17 +150,18 @@ class Ingress:
         leadership = Leadership(conninfo)
         stack.push_async_callback(leadership.aclose)
         keys = await self._keys(stack, database, leadership, secrets)
+        origin = config.internal_url or internal_origin()
         storage = DirectoryStorage(
             config.data_dir / "artifacts",
             await shared_secret(database, "upload_tickets"),
-            config.internal_url or internal_origin(),
+            origin,
             self._clock,
             config.max_artifact_bytes,
         )
         queue = self._queue = PostgresQueue(
             database,
             self._clock,
-            CatalogTerms(catalog, storage, config.max_artifact_bytes),
+            CatalogTerms(catalog, storage, config.max_artifact_bytes, files_url=origin),
             QueueLimits.of(config),
             RayLiveness(sole_cluster=embedded),
             serve.get_replica_context().replica_id.unique_id,
