@@ -31,6 +31,7 @@ from serve_app.domain.lease import (
     Verdict,
     Work,
 )
+from serve_app.domain.ports import Storage
 from serve_app.ingress.app import create_app
 from serve_app.ingress.core import Core
 from serve_app.ingress.ids import RequestIds
@@ -50,8 +51,9 @@ from serve_app.queue.shared_secret import shared_secret
 from serve_app.scaling.demand import DemandWriter
 from serve_app.scaling.liveness import RayLiveness
 from serve_app.settings import Config, Secrets
-from serve_app.storage.directory import DirectoryStorage
+from serve_app.storage.choice import chosen as chosen_storage
 from serve_app.storage.disk import DiskGuard
+from serve_app.storage.tickets import TicketSigner
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics, MetricsServer
@@ -144,13 +146,15 @@ class Ingress:
         leadership = Leadership(conninfo)
         stack.push_async_callback(leadership.aclose)
         keys = await self._keys(stack, database, leadership, secrets)
-        storage = DirectoryStorage(
-            config.data_dir / "artifacts",
+        storage = chosen_storage(
+            config,
+            secrets,
             await shared_secret(database, "upload_tickets"),
             config.internal_url or internal_origin(),
             self._clock,
-            config.max_artifact_bytes,
         )
+        await storage.start()
+        stack.push_async_callback(storage.aclose)
         queue = self._queue = PostgresQueue(
             database,
             self._clock,
@@ -162,7 +166,9 @@ class Ingress:
         )
         await queue.start()
         stack.push_async_callback(queue.aclose)
-        self._core = self._make_core(catalog, storage, keys, database, embedded=embedded)
+        self._core = self._make_core(
+            catalog, storage, storage.tickets, keys, database, embedded=embedded
+        )
         stack.push_async_callback(self._core.background.join)
         await self._tell_demand(stack, leadership)
         self._serve_metrics(stack)
@@ -197,7 +203,8 @@ class Ingress:
     def _make_core(
         self,
         catalog: Catalog,
-        storage: DirectoryStorage,
+        storage: Storage,
+        tickets: TicketSigner | None,
         keys: KeyRing,
         database: Database,
         *,
@@ -223,7 +230,7 @@ class Ingress:
             pools=PoolMap(config.pools),
             readiness=Readiness(checks, clock),
             metrics=self._metrics,
-            tickets=storage.tickets,
+            tickets=tickets,
             room=DiskGuard(config.data_dir, config.min_free_disk_bytes, clock).check,
             replicas=lambda: roster(database),
         )
