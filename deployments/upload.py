@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import logging
+import re
 from collections.abc import Mapping
 
 import httpx
@@ -17,6 +18,8 @@ from serve_app.domain.errors import StorageUnavailable, TooLarge
 from serve_app.domain.ports import Clock
 
 log = logging.getLogger(__name__)
+
+_XML = re.compile(r"<(?:Code|Message)>([^<]*)<")
 
 _TRY_AGAIN = frozenset({408, 409, 425, 429})  # 409: S3, when another PUT of the key is under way
 _EXISTS = 412  # to a PUT on condition that nothing is there
@@ -98,7 +101,7 @@ class Uploader:
             return f"storage answered {status}"
         if status == 413:
             raise TooLarge(f"Storage refused a file of {len(file.body)} bytes as too large.")
-        raise StorageUnavailable(f"Storage refused the upload: {status} {response.text[:200]}")
+        raise StorageUnavailable(f"Storage refused the upload: {status} {_reason(response.text)}")
 
 
 async def _headers(file: MediaFile) -> dict[str, str]:
@@ -107,6 +110,11 @@ async def _headers(file: MediaFile) -> dict[str, str]:
         # A large file takes longer than the event loop has.
         headers["content-md5"] = await asyncio.to_thread(_md5, file.body)
     return headers
+
+
+def _reason(answer: str) -> str:
+    """Of S3's XML the code and the message alone: the rest names the access key."""
+    return ": ".join(_XML.findall(answer)) or answer[:200]
 
 
 def _md5(body: bytes) -> str:

@@ -77,6 +77,16 @@ def test_all_that_is_done_with_s3_is_tried_and_nothing_stays(
     assert server.client().list_objects_v2(Bucket=location.bucket)["KeyCount"] == 0
 
 
+def test_the_whole_examination_looks_at_the_storage_too(
+    typed: Typed, moto_server: S3Server
+) -> None:
+    location = moto_server.new_bucket()
+    _, said = typed("doctor", **reaching(moto_server, location))
+    assert f"ok storage: {location.there}" in said
+    _, said = typed("doctor", **reaching(moto_server, location, bucket="nowhere"))
+    assert "PROBLEM storage: There is no bucket nowhere" in said
+
+
 def test_a_store_that_knows_no_conditions_is_named_as_such(
     typed: Typed, s3rver_server: S3Server
 ) -> None:

@@ -61,6 +61,18 @@ async def test_a_refusal_is_not_taken_for_a_storage_that_is_away(storage, upload
     assert not isinstance(caught.value, StorageAway)
 
 
+async def test_a_refusal_of_s3_is_told_without_the_key_that_it_names():
+    async def refused(request):
+        xml = "<Error><Code>AccessDenied</Code><Message>No</Message><KeyId>AKID</KeyId></Error>"
+        return httpx.Response(403, text=xml)
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(refused))
+    uploader = Uploader(client, SystemClock(), Backoff(Random(1)), give_up_s=1.0)  # noqa: S311
+    with pytest.raises(StorageUnavailable, match=r"403 AccessDenied: No$"):
+        await uploader.put(MediaFile(HttpStorage().ticket("key"), b"body"))
+    await uploader.aclose()
+
+
 async def test_an_upload_whose_answer_was_lost_is_known_again(storage, uploader):
     storage.problems.extend([httpx.ReadError, 412])
     await uploader.put(MediaFile(storage.ticket("key"), b"body"))

@@ -24,6 +24,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 THREADS = 32  # calls under way at once; each waits for the network
+CHECK_THREADS = 4
 CONNECT_S = 5.0
 ANSWER_S = 20.0  # without a byte
 ATTEMPTS = 3  # of one call, the first included
@@ -51,6 +52,7 @@ class S3Clients:
         self._location = location
         self._key = key
         self._pool: ThreadPoolExecutor | None = None
+        self._check_pool: ThreadPoolExecutor | None = None  # so that a check waits for no call
         self._refreshing: asyncio.Task[None] | None = None
         self._session: Any = None
         self._copied: Any = None  # the credentials that the signing clients have
@@ -65,6 +67,7 @@ class S3Clients:
         if self._pool is not None:
             return
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
+        self._check_pool = ThreadPoolExecutor(CHECK_THREADS, thread_name_prefix="s3 check")
         try:
             await self.in_thread("finding credentials", self._make)
         except BaseException:
@@ -73,14 +76,16 @@ class S3Clients:
         self._refreshing = asyncio.create_task(self._keep_fresh(), name="s3 credentials")
 
     async def aclose(self) -> None:
-        pool, self._pool = self._pool, None
+        pools = self._pool, self._check_pool
+        self._pool = self._check_pool = None
         if self._refreshing is not None:
             self._refreshing.cancel()
             await asyncio.gather(self._refreshing, return_exceptions=True)
             self._refreshing = None
-        if pool is not None:
-            # Not waited for: a call to a store that hangs ends by its own time limit.
-            pool.shutdown(wait=False, cancel_futures=True)
+        for pool in pools:
+            if pool is not None:
+                # Not waited for: a call to a store that hangs ends by its own time limit.
+                pool.shutdown(wait=False, cancel_futures=True)
         for client in (self.calls, self.checks):
             if client is not None:
                 client.close()
@@ -89,18 +94,24 @@ class S3Clients:
         self, doing: str, work: Callable[P, T], *arguments: P.args, **named: P.kwargs
     ) -> T:
         """Run ``work``, which blocks; what goes wrong with S3 becomes an error of ours."""
-        if self._pool is None:
-            raise StorageUnavailable("The storage is closed.")
-        loop = asyncio.get_running_loop()
-        try:
-            return await loop.run_in_executor(self._pool, lambda: work(*arguments, **named))
-        except (BotoCoreError, ClientError, OSError) as error:
-            raise troubles.explain(error, self._location, doing) from error
+        return await self._run(self._pool, doing, lambda: work(*arguments, **named))
+
+    async def check(self, action: str, work: Callable[..., T], **named: Any) -> T:
+        """The same for a quick look, on threads that nothing else takes."""
+        return await self._run(self._check_pool, action, lambda: work(**named))
 
     async def call(self, action: str, operation: str, **parameters: Any) -> Any:
         """One operation of boto3's client on the bucket; ``action`` is what a policy calls it."""
         method = getattr(self.calls, operation)
         return await self.in_thread(action, method, Bucket=self._location.bucket, **parameters)
+
+    async def _run(self, pool: ThreadPoolExecutor | None, doing: str, work: Callable[[], T]) -> T:
+        if pool is None:
+            raise StorageUnavailable("The storage is closed.")
+        try:
+            return await asyncio.get_running_loop().run_in_executor(pool, work)
+        except (BotoCoreError, ClientError, OSError) as error:
+            raise troubles.explain(error, self._location, doing) from error
 
     def _make(self) -> None:
         session = self._session = boto3.Session(

@@ -13,6 +13,7 @@ from serve_app.storage import keys
 MOST_BYTES_AT_ONCE = 5 * 2**30
 """S3 takes no more in one PUT, and a ticket is for one PUT."""
 
+_REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
@@ -47,6 +48,11 @@ def location_of(config: Config) -> S3Location | None:
         raise Misconfigured(
             f"DARKROOM_S3_BUCKET is {config.s3_bucket!r}, which no bucket can be called: it takes "
             "the bare name, 3 to 63 small letters, digits, dots and hyphens."
+        )
+    if config.s3_region and _REGION.fullmatch(config.s3_region) is None:
+        raise Misconfigured(
+            f"DARKROOM_S3_REGION is {config.s3_region!r}, which no region is called: it takes a "
+            "name such as eu-west-1."
         )
     if config.max_artifact_bytes > MOST_BYTES_AT_ONCE:
         raise Misconfigured(

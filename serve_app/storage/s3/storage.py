@@ -131,7 +131,7 @@ class S3Storage:
         named = self._named(f"check/{secrets.token_hex(8)}.bin")
         content = secrets.token_bytes(32)
         client = self._clients.checks
-        run = self._clients.in_thread
+        run = self._clients.check
         await run("s3:PutObject", client.put_object, **named, Body=content, ContentMD5=md5(content))
         try:
             answer = await run("s3:GetObject", client.get_object, **named)

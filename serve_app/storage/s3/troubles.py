@@ -13,9 +13,12 @@ from botocore.exceptions import (
     EndpointConnectionError,
     NoCredentialsError,
     PartialCredentialsError,
+    ProfileNotFound,
     ProxyConnectionError,
     ReadTimeoutError,
     SSLError,
+    SSOError,
+    TokenRetrievalError,
 )
 
 from serve_app.domain.errors import (
@@ -32,6 +35,14 @@ CREDENTIALS = (
     "(AWS_ACCESS_KEY_ID …, a profile, a role of the machine)"
 )
 
+_NO_CREDENTIALS = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    CredentialRetrievalError,
+    ProfileNotFound,
+    SSOError,
+    TokenRetrievalError,
+)
 _MISSING = frozenset({"NoSuchKey", "404", "NotFound"})
 _FULL = frozenset({"QuotaExceeded", "InsufficientCapacity", "XMinioStorageFull", "507"})
 _REGION = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "301", "400"})
@@ -105,8 +116,9 @@ def explain(error: BaseException, location: S3Location, doing: str) -> DarkroomE
         return error
     if isinstance(error, ClientError):
         return _refused(error, location, doing)
-    if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
-        return StorageUnavailable(f"No credentials for S3 were found: set {CREDENTIALS}.")
+    if isinstance(error, _NO_CREDENTIALS):
+        said = str(error).rstrip(".")
+        return StorageUnavailable(f"No credentials for S3 were found ({said}): set {CREDENTIALS}.")
     if isinstance(error, (BotoCoreError, OSError)):
         return _unreached(error, location)
     return StorageUnavailable(f"{doing} failed unexpectedly: {type(error).__name__}: {error}")

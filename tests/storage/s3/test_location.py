@@ -60,6 +60,7 @@ def test_a_location_is_what_the_settings_say() -> None:
         ({"s3_bucket": "s3://pics"}, "takes the bare name"),
         ({"s3_bucket": "pics", "s3_endpoint_url": "minio:9000"}, "takes a URL"),
         ({"s3_bucket": "pics", "s3_endpoint_url": "http://m/pics"}, "host and port alone"),
+        ({"s3_bucket": "pics", "s3_region": "eu west"}, "S3_REGION"),
         ({"s3_bucket": "pics", "s3_prefix": "a/../b"}, "S3_PREFIX"),
         ({"s3_bucket": "pics", "s3_public_endpoint_url": "http://p"}, "S3_DOWNLOADS=redirect"),
         ({"s3_bucket": "pics", "max_artifact_bytes": 6 * 2**30}, "MAX_ARTIFACT_BYTES"),

@@ -194,15 +194,15 @@ async def test_a_missing_object_is_no_trouble(broken: BrokenS3, storage: S3Stora
         await content(storage, KEY)
 
 
-async def test_a_store_that_hangs_holds_up_no_other_caller_of_the_loop(
+async def test_a_store_that_hangs_is_said_also_when_every_call_waits_for_it(
     broken: BrokenS3, storage: S3Storage
 ) -> None:
     broken.after = HANG
     reads = [asyncio.create_task(storage.size(KEY)) for _ in range(40)]
-    await asyncio.sleep(0.2)
-    began = time.monotonic()
-    await asyncio.to_thread(time.sleep, 0)  # the loop's own threads are free
-    assert time.monotonic() - began < 1.0
+    await until(lambda: len(broken.seen) >= clients.THREADS)
+    with pytest.raises(StorageUnavailable, match="does not answer in time"):
+        await storage.check()
+    await asyncio.to_thread(int)  # and the loop's own threads are free
     for task in reads:
         task.cancel()
     broken.closing.set()
@@ -219,6 +219,12 @@ async def test_without_credentials_it_does_not_start(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     with pytest.raises(Misconfigured, match="DARKROOM_S3_ACCESS_KEY_ID"):
+        await S3Storage(location("http://127.0.0.1:1"), None).start()
+
+
+async def test_a_profile_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    with pytest.raises(StorageUnavailable, match=r"nobody.*DARKROOM_S3_ACCESS_KEY_ID"):
         await S3Storage(location("http://127.0.0.1:1"), None).start()
 
 
