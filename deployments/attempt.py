@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from deployments.family import Family, GenerationCall, Made, Product, weights_name
 from deployments.fetching import Fetcher
 from deployments.picture_input import picture_fields
-from deployments.upload import Uploader
+from deployments.upload import StorageAway, Uploader
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import (
     Cancelled,
@@ -80,6 +80,7 @@ class Attempt:
         self.lease = lease
         self.phase = Phase.LOADING
         self.stopped: Stop | None = None
+        self.storage_away: str | None = None  # why it hands itself back
         self.confirmed = False
         self.leased_at = workshop.clock.monotonic()
         self.progress: Progress | None = None
@@ -115,6 +116,11 @@ class Attempt:
                 raise
             self._task.uncancel()
             return self._failed(Cancelled("The request was cancelled."))
+        except StorageAway as error:
+            # What was made can be put nowhere, which is no failure of the request.
+            self.stopped = self.stopped or Stop.HANDED_BACK
+            self.storage_away = error.message
+            return self._failed(error)
         except Exception as error:
             return self._failed(error)
         finally:

@@ -192,7 +192,8 @@ class ReplicaCore:
                 verdict: Verdict | None = Verdict.FENCED
             elif attempt.stopped is Stop.HANDED_BACK:
                 log.info("Handing back attempt %d.", attempt.lease.attempt)
-                verdict = await self._hand_in.hand_back(attempt, CLOSING)
+                reason = attempt.storage_away or CLOSING
+                verdict = await self._hand_in.hand_back(attempt, reason)
             else:
                 verdict = await self._hand_in.finish(attempt, outcome)
                 _log_end(attempt, outcome)
@@ -201,6 +202,7 @@ class ReplicaCore:
             self._asker.slot_freed()
         if verdict is Verdict.FENCED:
             log.info("Attempt %d lost its lease; its work is dropped.", attempt.lease.attempt)
+        if verdict is Verdict.FENCED or attempt.storage_away is not None:
             await attempt.discard()
 
     async def _preload(self, endpoint: Endpoint) -> None:

@@ -115,12 +115,12 @@ class Recipe:
         return load_examples(path)
 
     def train_flux(self, autoencoder: AutoencoderKL, examples: list[Examples]) -> FluxStack:
-        """The transformer and text encoders with their averaged weights. T5 is taught alone, first."""
+        """The transformer and CLIP with their averaged weights, over a T5 that can read."""
         torch.manual_seed(SEED)
         stack = FluxStack()
         self.teach_reading(stack)
         # As it is now: pictures teach it nothing about words, and at first they unteach it.
-        stack.t5.requires_grad_(False)
+        stack.t5.requires_grad_(requires_grad=False)
         schedule = Schedule(self.minutes * _FLUX_PART, peak_rate=1.2e-3, warmup_steps=200)
         trainer = Trainer(stack, schedule, self.work_dir / "flux.pt")
 

@@ -157,6 +157,11 @@ class Storage(Protocol):
 
     def ticket(self, key: str, media_type: str, max_bytes: int, valid_s: float) -> UploadTicket: ...
 
+    def link(self, key: str, media_type: str, disposition: str, valid_s: float) -> str | None:
+        """A URL at which storage itself serves the object, with this type and disposition; None:
+        ``read`` it."""
+        ...
+
     async def put(self, key: str, media_type: str, chunks: AsyncIterator[bytes]) -> int:
         """Store the whole or nothing; returns bytes. ``StorageUnavailable`` when full or away."""
         ...
