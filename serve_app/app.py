@@ -8,7 +8,6 @@ the only code of ``serve_app`` that imports the data plane.
 
 from typing import Any
 
-from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
@@ -18,7 +17,7 @@ from deployments.replica import Replica, ReplicaConfig
 from serve_app.domain.errors import Misconfigured
 from serve_app.ingress.deployment import Ingress
 from serve_app.scaling.policy import PoolPolicy
-from serve_app.settings import SECRET_NAMES, Config, PoolConfig, refuse_unknown
+from serve_app.settings import SECRET_NAMES, Config, PoolConfig, read_config, refuse_unknown
 
 APPLICATION = "darkroom"
 INGRESS = "ingress"
@@ -32,10 +31,7 @@ def build(args: dict[str, Any]) -> Application:
     Raises ``Misconfigured`` with a sentence that names the setting.
     """
     refuse_unknown()
-    try:
-        config = Config(**args)
-    except ValidationError as error:
-        raise Misconfigured(_readable(error)) from None
+    config = read_config(args)
     families = {**FAMILIES, **config.families}
     pools = config.pools or {"studio": _studio(config, families)}
     _check_pools(pools, families)
@@ -90,17 +86,23 @@ def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
     return deployment(
         Replica,
         name=name,
-        ray_actor_options={
-            "num_cpus": pool.num_cpus,
-            "num_gpus": pool.num_gpus,
-            "runtime_env": {"env_vars": environment},
-        },
+        ray_actor_options=_place(pool) | {"runtime_env": {"env_vars": environment}},
         max_ongoing_requests=100,
         graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=5,
         **scaling,
     )
+
+
+def _place(pool: PoolConfig) -> dict[str, Any]:
+    """What a node must have for a replica."""
+    place: dict[str, Any] = {"num_cpus": pool.num_cpus, "num_gpus": pool.num_gpus}
+    if pool.accelerator is not None:
+        place["accelerator_type"] = pool.accelerator
+    if pool.resources:
+        place["resources"] = pool.resources
+    return place
 
 
 def _autoscaling(config: Config, name: str, pool: PoolConfig) -> AutoscalingConfig:
@@ -141,10 +143,3 @@ def _ingress(config: Config) -> Deployment:
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=5,
     )
-
-
-def _readable(error: ValidationError) -> str:
-    problems = (
-        f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()
-    )
-    return "The configuration is not valid. " + "; ".join(problems) + "."

@@ -13,7 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serve_app.domain.errors import Misconfigured
@@ -39,6 +46,12 @@ class PoolConfig(BaseModel):
     keep_alive_s: float = Field(default=60.0, ge=0, description="Idle time before scaling down.")
     num_cpus: float = Field(default=0.1, ge=0)
     num_gpus: float = Field(default=0.0, ge=0)
+    accelerator: str | None = Field(
+        default=None, description="Only on this class of GPU, as Ray calls it: L4, A10G, H100 …"
+    )
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="Custom resources that a node must have."
+    )
     threads: int = Field(default=0, ge=0, description="Torch threads; 0 leaves torch's own choice.")
     graceful_shutdown_timeout_s: float = Field(default=20.0, ge=6)
 
@@ -134,6 +147,17 @@ class Secrets(BaseSettings):
 
 SECRET_NAMES = tuple(PREFIX + name.upper() for name in Secrets.model_fields)
 """Variables that are blanked in the processes of replicas."""
+
+
+def read_config(arguments: Mapping[str, object]) -> Config:
+    """``arguments`` over the environment. ``Misconfigured`` with every problem in a sentence."""
+    try:
+        return Config(**dict(arguments))  # pyright: ignore[reportArgumentType]  # checked by it
+    except ValidationError as error:
+        problems = (
+            f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()
+        )
+        raise Misconfigured(f"The configuration is not valid. {'; '.join(problems)}.") from None
 
 
 def setting_names() -> frozenset[str]:

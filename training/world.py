@@ -31,7 +31,7 @@ RELATIONS: Final = ("above", "below", "left of", "right of", "beside")
 #: Radii in pixels of an object that is alone, and of one of two. Like the strays below they vary
 #: little: a tiny model learns soonest to draw crisply what its prompt does not leave open.
 _SINGLE_RADII: Final = {"small": (15.7, 16.3), "medium": (29.5, 30.5), "large": (45.5, 46.5)}
-_PAIR_RADII: Final = {"small": (11.0, 11.3), "medium": (18.3, 18.7), "large": (24.8, 25.2)}
+_PAIR_RADII: Final = {"small": (13.8, 14.2), "medium": (19.8, 20.2), "large": (25.8, 26.2)}
 
 #: How far an object may be from its regular place, each way, in pixels of a square picture.
 _SINGLE_STRAY: Final = 3.0

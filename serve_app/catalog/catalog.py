@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+from serve_app.catalog import stranger
 from serve_app.catalog.schema import SCHEMAS, InputSchema
 from serve_app.catalog.source import EndpointSource, SourceFile
-from serve_app.domain.endpoint import Endpoint, Weights
-from serve_app.domain.errors import EndpointNotFound, InvalidInput, Misconfigured
+from serve_app.domain.endpoint import Endpoint, Recipe, Weights
+from serve_app.domain.errors import (
+    EndpointNotFound,
+    EndpointNotServed,
+    InvalidInput,
+    Misconfigured,
+)
 
 BUILT_IN = Path(__file__).with_name("models.yaml")
 
 RESERVED_OWNERS = frozenset(
     {
         ".well-known",
+        "api",
         "cdn",
         "docs",
         "fal",
@@ -38,6 +44,9 @@ RESERVED_OWNERS = frozenset(
 )
 """First segments that the HTTP side keeps for itself."""
 
+DEMO_MARK = "model_index.json"
+"""What a folder of demo weights has: they are a diffusers pipeline."""
+
 RESERVED_SEGMENTS = frozenset({"requests"})
 """Would be read as the start of a request's URL."""
 
@@ -48,6 +57,7 @@ class CatalogEntry:
 
     endpoint: Endpoint
     schema: InputSchema
+    missing: str = ""  # what it lacks to be served, as a sentence; empty: it is served
 
     @property
     def demo(self) -> bool:
@@ -65,20 +75,33 @@ class ValidInput:
 class Catalog:
     """Endpoints by id; made by ``load``."""
 
-    def __init__(self, entries: Mapping[str, CatalogEntry]) -> None:
+    def __init__(self, entries: Mapping[str, CatalogEntry], fal_ids: Container[str] = ()) -> None:
+        """``fal_ids`` are those of fal's endpoints, of which most are not here."""
         self._entries = dict(entries)
+        self._fal_ids = fal_ids
 
     def __iter__(self) -> Iterator[CatalogEntry]:
+        """All that are listed, served or not."""
         return iter(self._entries.values())
 
     def find(self, endpoint_id: str) -> CatalogEntry | None:
+        """Listed, served or not."""
         return self._entries.get(endpoint_id)
 
-    def get(self, endpoint_id: str) -> CatalogEntry:
-        """``EndpointNotFound`` names the ids that are nearest."""
+    def listed(self, endpoint_id: str) -> CatalogEntry:
+        """Served or not; ``EndpointNotFound`` names the ids that are nearest."""
         entry = self._entries.get(endpoint_id)
         if entry is None:
-            raise EndpointNotFound(self._not_found(endpoint_id))
+            raise EndpointNotFound(
+                stranger.sentence(endpoint_id, list(self._entries), self._fal_ids)
+            )
+        return entry
+
+    def get(self, endpoint_id: str) -> CatalogEntry:
+        """One that is served; ``EndpointNotFound`` as above, ``EndpointNotServed`` tells why."""
+        entry = self.listed(endpoint_id)
+        if entry.missing:
+            raise EndpointNotServed(f"{endpoint_id} is not served here. {entry.missing}")
         return entry
 
     def validate(self, endpoint_id: str, body: object) -> ValidInput:
@@ -95,21 +118,16 @@ class Catalog:
     def families(self) -> frozenset[str]:
         return frozenset(entry.endpoint.family for entry in self)
 
-    def _not_found(self, endpoint_id: str) -> str:
-        near = difflib.get_close_matches(endpoint_id[:200], self._entries, n=3, cutoff=0.5)
-        if near:
-            return f"There is no endpoint `{endpoint_id[:200]}`. Did you mean {', '.join(near)}?"
-        return (
-            f"There is no endpoint `{endpoint_id[:200]}`. "
-            f"This installation serves {', '.join(sorted(self._entries)) or 'none'}."
-        )
 
-
-def load(path: Path | None, *, demo: bool, demo_dir: Path) -> Catalog:
+def load(
+    path: Path | None, *, demo: bool, demo_dir: Path, families: Container[str] | None = None
+) -> Catalog:
     """The catalogue of ``path``, or the one that comes with Darkroom.
 
-    With ``demo``, entries that have a demo model use it, from ``demo_dir`` (absolute); the others
-    keep their own weights. Every complaint is ``Misconfigured`` and names file and line.
+    With ``demo``, entries that name a demo model use it, from ``demo_dir`` (absolute). ``families``
+    are those that some pool hosts; None: all. An entry that lacks its family, its demo model or the
+    revision of its weights is listed without being served. Every complaint is ``Misconfigured`` and
+    names file and line.
     """
     file = SourceFile(path or BUILT_IN)
     source = file.read()
@@ -117,13 +135,16 @@ def load(path: Path | None, *, demo: bool, demo_dir: Path) -> Catalog:
     for endpoint_id, given in source.endpoints.items():
         try:
             _check_id(endpoint_id)
-            endpoint = _endpoint(endpoint_id, given, demo=demo, demo_dir=demo_dir)
-            entries[endpoint_id] = _entry(endpoint)
+            endpoint = _demo(endpoint_id, given, demo_dir) if demo else _real(endpoint_id, given)
+            missing = _no_demo(given, endpoint) if demo else _no_revision(given)
+            if families is not None and given.family not in families:
+                missing = _no_family(given)  # without it the other reasons are no way out
+            entries[endpoint_id] = CatalogEntry(endpoint, _schema(endpoint), missing)
         except ValueError as error:
             raise file.complaint(("endpoints", endpoint_id), str(error)) from error
     if not entries:
         raise Misconfigured(f"The catalogue {path or BUILT_IN} lists no endpoint: add one.")
-    return Catalog(entries)
+    return Catalog(entries, stranger.read_fal_ids())
 
 
 def _check_id(endpoint_id: str) -> None:
@@ -134,8 +155,8 @@ def _check_id(endpoint_id: str) -> None:
         raise ValueError("`requests` cannot be part of an id: it begins a request's URL")
 
 
-def _endpoint(endpoint_id: str, given: EndpointSource, *, demo: bool, demo_dir: Path) -> Endpoint:
-    endpoint = Endpoint(
+def _real(endpoint_id: str, given: EndpointSource) -> Endpoint:
+    return Endpoint(
         id=endpoint_id,
         family=given.family,
         weights=_weights(given),
@@ -147,13 +168,20 @@ def _endpoint(endpoint_id: str, given: EndpointSource, *, demo: bool, demo_dir: 
         description=given.description,
         category=given.category,
         licence=given.licence,
+        recipes=tuple(Recipe(**dict(each)) for each in given.recipes),
     )
-    if not demo or given.demo is None:
+
+
+def _demo(endpoint_id: str, given: EndpointSource, demo_dir: Path) -> Endpoint:
+    """The demo model is small enough for every device, so it has no recipes."""
+    endpoint = _real(endpoint_id, given)
+    if given.demo is None:
         return endpoint
     return replace(
         endpoint,
         weights=Weights(source=str(demo_dir / given.demo.weights), demo=True),
         options={**given.options, **given.demo.options},
+        recipes=(),
     )
 
 
@@ -165,8 +193,37 @@ def _weights(given: EndpointSource) -> Weights:
     return Weights(source=str(given.weights.directory))
 
 
-def _entry(endpoint: Endpoint) -> CatalogEntry:
+def _no_family(given: EndpointSource) -> str:
+    return (
+        f"No pool of this installation hosts its family `{given.family}`: add it to one in "
+        "DARKROOM_POOLS. A family that does not come with Darkroom is code of your own, named in "
+        "DARKROOM_FAMILIES (docs/04-replicas.md)."
+    )
+
+
+def _no_demo(given: EndpointSource, endpoint: Endpoint) -> str:
+    real = "DARKROOM_DEMO=false serves the real one, which wants a GPU."
+    if given.demo is not None:
+        if (Path(endpoint.weights.source) / DEMO_MARK).is_file():
+            return ""
+        return f"Its demo weights `{given.demo.weights}` do not come with this Darkroom. {real}"
+    if given.weights is not None and given.weights.hub is not None:
+        return f"It has no demo model, and this installation serves demo models. {real}"
+    return ""
+
+
+def _no_revision(given: EndpointSource) -> str:
+    weights = given.weights
+    if weights is None or weights.hub is None or weights.revision is not None:
+        return ""
+    return (
+        f"Its weights {weights.hub} are not pinned: set `weights.revision` to a commit of that "
+        "repository (40 hex digits) in a catalogue of your own (DARKROOM_MODELS)."
+    )
+
+
+def _schema(endpoint: Endpoint) -> InputSchema:
     build = SCHEMAS.get(endpoint.schema)
     if build is None:
         raise ValueError(f"there is no schema `{endpoint.schema}`; known are {', '.join(SCHEMAS)}")
-    return CatalogEntry(endpoint, build(endpoint))
+    return build(endpoint)

@@ -39,6 +39,9 @@ class OpenInput:
     def json_schema(self) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": True}
 
+    def output_schema(self) -> dict[str, Any]:
+        return {"type": "object", "additionalProperties": True}
+
     def _check_count(self, name: str, count: object) -> None:
         if isinstance(count, bool) or not isinstance(count, int):
             message, type_, context = "Input should be a whole number", "int_type", None

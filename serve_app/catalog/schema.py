@@ -1,17 +1,19 @@
-"""What the input of an endpoint may look like. Each schema is built once per endpoint, at start."""
+"""What inputs and outputs of an endpoint look like. Built once per endpoint, at start."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
-from serve_app.catalog.flux import FluxTextToImage
+from serve_app.catalog import flux, flux2, qwen_image, sdxl, upscaling, z_image
 from serve_app.catalog.open import OpenInput
+from serve_app.catalog.pydantic_schema import PydanticSchema
 from serve_app.domain.endpoint import Endpoint
 
 
 class InputSchema(Protocol):
-    """Checks inputs of one endpoint."""
+    """Checks inputs of one endpoint, and describes both sides."""
 
     def validate(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
         """The input with its defaults, and warnings; ``InvalidInput`` names the fields at fault."""
@@ -21,11 +23,27 @@ class InputSchema(Protocol):
         """One media type for each file that a valid input may produce."""
         ...
 
-    def json_schema(self) -> dict[str, Any]: ...
+    def json_schema(self) -> dict[str, Any]:
+        """Of the input, as JSON Schema 2020-12; definitions are under ``$defs``."""
+        ...
+
+    def output_schema(self) -> dict[str, Any]:
+        """Of the output, likewise."""
+        ...
 
 
 SCHEMAS: Mapping[str, Callable[[Endpoint], InputSchema]] = {
-    "flux-text-to-image": FluxTextToImage,
+    "flux-text-to-image": partial(PydanticSchema, flux.TEXT_TO_IMAGE),
+    "flux-image-to-image": partial(PydanticSchema, flux.IMAGE_TO_IMAGE),
+    "flux-lora": partial(PydanticSchema, flux.LORA),
+    "flux2-realtime": partial(PydanticSchema, flux2.REALTIME),
+    "lcm-text-to-image": partial(PydanticSchema, sdxl.LCM),
     "open": OpenInput,
+    "qwen-image-text-to-image": partial(PydanticSchema, qwen_image.TEXT_TO_IMAGE),
+    "sdxl-image-to-image": partial(PydanticSchema, sdxl.IMAGE_TO_IMAGE),
+    "sdxl-inpainting": partial(PydanticSchema, sdxl.INPAINTING),
+    "sdxl-text-to-image": partial(PydanticSchema, sdxl.TEXT_TO_IMAGE),
+    "upscaling": partial(PydanticSchema, upscaling.UPSCALING),
+    "z-image-text-to-image": partial(PydanticSchema, z_image.TEXT_TO_IMAGE),
 }
 """Name in the catalogue → how to build it. ``ValueError`` for settings that it cannot use."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from serve_app.domain.errors import Misconfigured
 
@@ -14,7 +14,10 @@ Path_ = tuple[str | int, ...]
 
 
 class WeightsSource(BaseModel):
-    """Where the files are: ``hub`` with a pinned ``revision``, or a ``directory``."""
+    """Where the files are: ``hub`` with a pinned ``revision``, or a ``directory``.
+
+    A ``hub`` repository without ``revision`` is listed and not served: a branch can change.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -26,10 +29,8 @@ class WeightsSource(BaseModel):
     def _one_place(self) -> WeightsSource:
         if (self.hub is None) == (self.directory is None):
             raise ValueError("give either `hub` with `revision`, or `directory`")
-        if self.hub is not None and self.revision is None:
-            raise ValueError(
-                "a hub repository needs `revision`, a commit of 40 hex digits: a branch can change"
-            )
+        if self.directory is not None and self.revision is not None:
+            raise ValueError("`revision` is of a `hub` repository; a directory has none")
         if self.directory is not None and not self.directory.is_absolute():
             raise ValueError("`directory` must be an absolute path")
         return self
@@ -44,6 +45,17 @@ class DemoSource(BaseModel):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class RecipeSource(BaseModel):
+    """How the weights are held on a device with at least so much memory."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    memory_gb: float = Field(gt=0)
+    precision: Literal["float32", "float16", "bfloat16", "float8"]
+    offload: Literal["none", "components", "blocks"] = "none"
+    hot: tuple[str, ...] = ()
+
+
 class EndpointSource(BaseModel):
     """One entry of the file."""
 
@@ -56,6 +68,7 @@ class EndpointSource(BaseModel):
     defaults: dict[str, Any] = Field(default_factory=dict)
     bounds: dict[str, tuple[float, float]] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
+    recipes: tuple[RecipeSource, ...] = ()
     display_name: str = ""
     description: str = ""
     category: str = "text-to-image"
@@ -67,6 +80,14 @@ class EndpointSource(BaseModel):
             if least > most:
                 raise ValueError(f"bounds of {name}: {least:g} is more than {most:g}")
         return self
+
+    @field_validator("recipes")
+    @classmethod
+    def _recipes_in_order(cls, value: tuple[RecipeSource, ...]) -> tuple[RecipeSource, ...]:
+        sizes = [each.memory_gb for each in value]
+        if sizes != sorted(set(sizes)):
+            raise ValueError("list recipes from the least memory_gb to the most, each once")
+        return value
 
 
 EndpointId = Annotated[

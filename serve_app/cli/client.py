@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -20,7 +20,7 @@ class ApiFailure(DarkroomError):
 
 
 class Client:
-    """Calls a Darkroom with its own key. ``httpx`` errors become sentences."""
+    """Calls a Darkroom with its own key; for a ``with``. ``httpx`` errors become sentences."""
 
     def __init__(self, installation: Installation) -> None:
         self.url = installation.url()
@@ -30,6 +30,12 @@ class Client:
             timeout=30,
             trust_env=False,  # it runs here; a proxy of the environment has no part in it
         )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
 
     def get(self, path: str, **query: Any) -> Any:
         return self._call("GET", path, params={k: v for k, v in query.items() if v is not None})

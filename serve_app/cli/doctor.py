@@ -122,8 +122,8 @@ def _key(installation: Installation) -> str:
 
 
 def _server(installation: Installation) -> str:
-    client = Client(installation)
-    ready, parts = client.readiness()
+    with Client(installation) as client:
+        ready, parts = client.readiness()
     if not ready:
         raise Misconfigured(
             f"Darkroom at {client.url} is not ready: {json.dumps(parts['checks'])}."
@@ -132,7 +132,8 @@ def _server(installation: Installation) -> str:
 
 
 def _pools(installation: Installation) -> str:
-    answer = Client(installation).get("/v1/status")
+    with Client(installation) as client:
+        answer = client.get("/v1/status")
     hosted = {replica["pool"] for replica in answer["replicas"]}
     for name, pool in answer["pools"].items():
         if pool["queued"] and name not in hosted:

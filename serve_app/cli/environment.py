@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 from serve_app.cli.installation import Installation
+
+
+def as_json(installation: Installation) -> str:
+    return json.dumps({"url": installation.url(), "key": installation.key()})
 
 
 def lines(installation: Installation) -> str:

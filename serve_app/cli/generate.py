@@ -1,17 +1,20 @@
-"""``darkroom generate``: a prompt becomes a file, with a bar that shows how far it is."""
+"""``darkroom generate``: a prompt becomes files, with a bar that shows how far it is."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
 from serve_app.cli.client import ApiFailure, Client
+from serve_app.cli.files import as_input, numbered, outputs, write
 from serve_app.cli.installation import Installation
-from serve_app.domain.errors import InvalidInput, Misconfigured
+from serve_app.domain.errors import InvalidInput
 
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 WAITING = {
@@ -19,38 +22,73 @@ WAITING = {
     "cold_start": "waiting for a replica to start",
     "no_replica": "waiting for a replica",
 }
+FROM_PROMPT = "fal-ai/flux/schnell"
+FROM_IMAGE = "fal-ai/flux/dev/image-to-image"
+FROM_MASK = "fal-ai/fast-sdxl/inpainting"
 
 
-def run(
-    installation: Installation,
-    prompt: str,
-    output: Path,
-    *,
-    model: str,
-    seed: int | None,
-    steps: int | None,
-    size: str | None,
-    fields: tuple[str, ...],
-) -> None:
-    """Submit, show progress, and write the picture to ``output``."""
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What was asked for on the command line; what is None or empty is left to the endpoint."""
+
+    prompt: str
+    model: str | None = None
+    seed: int | None = None
+    steps: int | None = None
+    size: str | None = None
+    count: int | None = None
+    image: str | None = None
+    mask: str | None = None
+    strength: float | None = None
+    fields: tuple[str, ...] = ()
+
+    def endpoint(self) -> str:
+        if self.model:
+            return self.model
+        if self.mask:
+            return FROM_MASK
+        return FROM_IMAGE if self.image else FROM_PROMPT
+
+    def body(self, output_format: str) -> dict[str, Any]:
+        """The input. ``InvalidInput`` names the option that is wrong."""
+        body: dict[str, Any] = {"prompt": self.prompt}
+        # fast-sdxl calls it `format`, and each endpoint ignores the other's name.
+        name = "format" if self.endpoint().startswith("fal-ai/fast-sdxl") else "output_format"
+        body[name] = output_format
+        given = {
+            "seed": self.seed,
+            "num_inference_steps": self.steps,
+            "image_size": None if self.size is None else _size(self.size),
+            "num_images": self.count,
+            "image_url": self.image and as_input(self.image),
+            "mask_url": self.mask and as_input(self.mask),
+            "strength": self.strength,
+        }
+        body |= {name: value for name, value in given.items() if value is not None}
+        return body | dict(_field(one) for one in self.fields)
+
+
+def run(installation: Installation, wish: Wish, output: Path, *, as_json: bool, show: bool) -> None:
+    """Submit, follow, and write every file that was made to ``output`` and, numbered, beside it.
+
+    ``as_json`` prints the endpoint's output and where its files lie; ``show`` opens them.
+    """
     output_format = FORMATS.get(output.suffix.lower())
     if output_format is None:
         raise InvalidInput(f"{output} should end in one of {', '.join(FORMATS)}.")
-    body: dict[str, Any] = {"prompt": prompt, "output_format": output_format}
-    body |= {} if seed is None else {"seed": seed}
-    body |= {} if steps is None else {"num_inference_steps": steps}
-    body |= {} if size is None else {"image_size": _size(size)}
-    body |= dict(_field(one) for one in fields)
-    client = Client(installation)
-    result = generate(client, model, body, show=True)
-    images = result.get("images") or []
-    if not images:
-        raise ApiFailure(f"{model} made no picture: {json.dumps(result)[:200]}")
-    for number, image in enumerate(images):
-        _write(_numbered(output, number), client.download(image["url"]))
-        click.echo(f"{_numbered(output, number)}  {image.get('width')}×{image.get('height')}")
-    demo = ", made by the demo model" if result.get("darkroom_demo") else ""
-    click.echo(f"seed {result.get('seed')}{demo}")
+    body = wish.body(output_format)
+    with Client(installation) as client:
+        result = generate(client, wish.endpoint(), body, show=not as_json)
+        files = list(outputs(result))
+        if not files:
+            raise ApiFailure(f"{wish.endpoint()} made no file: {json.dumps(result)[:200]}")
+        saved = [_save(client, numbered(output, n), file) for n, file in enumerate(files)]
+    if as_json:
+        click.echo(json.dumps(result | {"saved": [str(path.absolute()) for path in saved]}))
+    else:
+        _tell(result, files, saved)
+    for path in saved if show else ():
+        click.launch(str(path))
 
 
 def generate(client: Client, model: str, body: dict[str, Any], *, show: bool) -> dict[str, Any]:
@@ -64,6 +102,20 @@ def generate(client: Client, model: str, body: dict[str, Any], *, show: bool) ->
         for status in client.follow(submitted):
             _show(bar, status)
     return dict(client.get(submitted["response_url"]))
+
+
+def _save(client: Client, path: Path, file: Mapping[str, Any]) -> Path:
+    write(path, client.download(file["url"]))
+    return path
+
+
+def _tell(result: Mapping[str, Any], files: list[Mapping[str, Any]], saved: list[Path]) -> None:
+    for file, path in zip(files, saved, strict=True):
+        sized = f"  {file['width']}×{file['height']}" if "width" in file else ""
+        click.echo(f"{path}{sized}")
+    seed = f"seed {result['seed']}" if "seed" in result else "done"
+    demo = ", made by the demo model" if result.get("darkroom_demo") else ""
+    click.echo(f"{seed}{demo}")
 
 
 def _show(bar: Any, status: dict[str, Any]) -> None:
@@ -97,14 +149,3 @@ def _field(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value  # a bare word is a string
-
-
-def _numbered(output: Path, number: int) -> Path:
-    return output if number == 0 else output.with_stem(f"{output.stem}-{number + 1}")
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise Misconfigured(f"{path} cannot be written: {error.strerror}.") from None

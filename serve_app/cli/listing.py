@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from typing import Any
 
 import click
 
 from serve_app.cli.client import Client
 from serve_app.cli.installation import Installation
+from serve_app.cli.request_log import line_of
 
 
-def models(installation: Installation) -> None:
-    for model in Client(installation).get("/v1/models")["models"]:
-        metadata = model["metadata"]
-        demo = "demo" if model.get("darkroom_demo") or metadata.get("darkroom_demo") else ""
-        click.echo(f"{model['endpoint_id']:<32} {metadata['category']:<16} {demo}")
-
-
-def status(installation: Installation) -> None:
-    client = Client(installation)
-    ready, parts = client.readiness()
+def status(installation: Installation, *, as_json: bool) -> None:
+    answer: dict[str, Any] = {"pools": {}, "replicas": []}
+    with Client(installation) as client:
+        ready, parts = client.readiness()
+        if ready:
+            answer = client.get("/v1/status")
+    if as_json:
+        click.echo(json.dumps({"url": client.url, "ready": ready, **parts, **answer}))
+        return
     click.echo(f"{client.url}: {'ready' if ready else 'not ready'}")
     for name, state in parts["checks"].items():
         click.echo(f"  {name}: {state}")
-    if not ready:
-        return
-    answer = client.get("/v1/status")
     for name, pool in answer["pools"].items():
         stages = Counter(one["stage"] for one in answer["replicas"] if one["pool"] == name)
         shown = ", ".join(f"{count} {stage}" for stage, count in stages.items()) or "none"
@@ -35,8 +33,14 @@ def status(installation: Installation) -> None:
         )
 
 
-def requests(installation: Installation, states: tuple[str, ...], limit: int) -> None:
-    answer = Client(installation).get("/v1/requests", state=list(states) or None, limit=limit)
+def requests(
+    installation: Installation, states: tuple[str, ...], limit: int, *, as_json: bool
+) -> None:
+    with Client(installation) as client:
+        answer = client.get("/v1/requests", state=list(states) or None, limit=limit)
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
     for one in answer["requests"]:
         click.echo(
             f"{one['request_id']}  {one['state']:<9}  {one['created_at'][:19]}  "
@@ -44,14 +48,19 @@ def requests(installation: Installation, states: tuple[str, ...], limit: int) ->
         )
 
 
-def request(installation: Installation, request_id: str) -> None:
-    one = Client(installation).get(f"/v1/requests/{request_id}")
+def request(installation: Installation, request_id: str, *, as_json: bool) -> None:
+    with Client(installation) as client:
+        one = client.get(f"/v1/requests/{request_id}")
+    if as_json:
+        click.echo(json.dumps(one))
+        return
     log = one.pop("log", [])
     click.echo(json.dumps(one, indent=2))
     for line in log:
-        click.echo(f"{line['at'][:23]} {line['level']:<7} {line['message']}")
+        click.echo(line_of(line))
 
 
-def cancel(installation: Installation, request_id: str) -> None:
-    answer = Client(installation).put(f"/v1/requests/{request_id}/cancel")
-    click.echo(answer["verdict"])
+def cancel(installation: Installation, request_id: str, *, as_json: bool) -> None:
+    with Client(installation) as client:
+        answer = client.put(f"/v1/requests/{request_id}/cancel")
+    click.echo(json.dumps(answer) if as_json else answer["verdict"])

@@ -9,10 +9,18 @@ from typing import Any, TypeVar
 
 import click
 
-from serve_app.cli import doctor, environment, generate, listing
+from serve_app.cli import (
+    completion,
+    doctor,
+    environment,
+    generate,
+    listing,
+    models,
+    request_log,
+)
 from serve_app.cli.installation import Installation
 from serve_app.domain.errors import DarkroomError
-from serve_app.settings import Config, refuse_unknown
+from serve_app.settings import read_config, refuse_unknown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -28,10 +36,15 @@ def _data_dir(command: Command) -> Command:
     )(command)
 
 
+def _json(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(
+        command
+    )
+
+
 def _installation(data_dir: Path | None) -> Installation:
     refuse_unknown()
-    config = Config() if data_dir is None else Config(data_dir=data_dir)
-    return Installation(config.data_dir)
+    return Installation(read_config({} if data_dir is None else {"data_dir": data_dir}).data_dir)
 
 
 class _Sentences(click.Group):
@@ -52,7 +65,19 @@ def main() -> None:
 
 
 @main.command("serve")
-@_data_dir
+@click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="Where Darkroom keeps its things. Default: DARKROOM_DATA_DIR, or ~/.darkroom.",
+)
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    default=None,
+    help="The file that `serve deploy` takes; options given here win over it.",
+)
 @click.option("--host", default=None, help="Address to listen on. Default: 127.0.0.1.")
 @click.option("--port", type=click.IntRange(1, 65535), default=None, help="Default: 8000.")
 @click.option("--demo", is_flag=True, help="Serve the demo models, also on a machine with a GPU.")
@@ -60,17 +85,31 @@ def main() -> None:
     "--sample", is_flag=True, help="Make one picture once it answers, and say where it is."
 )
 def serve_command(
-    installation: Installation, host: str | None, port: int | None, *, demo: bool, sample: bool
+    data_dir: Path | None,
+    config_path: Path | None,
+    host: str | None,
+    port: int | None,
+    *,
+    demo: bool,
+    sample: bool,
 ) -> None:
     """Start everything on this machine and serve until Ctrl-C."""
     # Ray reads its flags when it is imported, so nothing on this path may import it early.
+    from serve_app.cli.config_file import ConfigFile, read  # noqa: PLC0415
     from serve_app.cli.sample import greet  # noqa: PLC0415
     from serve_app.cli.serve import Server  # noqa: PLC0415
 
-    config = Config(data_dir=installation.data_dir)
-    server = Server(installation, host or config.host, port or config.port)
+    refuse_unknown()
+    file = ConfigFile({}, None, None) if config_path is None else read(config_path)
+    settings = dict(file.arguments)
+    settings |= {} if data_dir is None else {"data_dir": data_dir}
+    settings |= {"demo": True} if demo else {}
+    config = read_config(settings)
+    installation = Installation(config.data_dir)
+    server = Server(
+        installation, host or file.host or config.host, port or file.port or config.port
+    )
     server.check()
-    settings = {"demo": True} if demo else {}
     server.run(
         settings, after_start=lambda s: greet(installation, s.url, s.console.say, sample=sample)
     )
@@ -78,37 +117,81 @@ def serve_command(
 
 @main.command("env")
 @_data_dir
-def env_command(installation: Installation) -> None:
+@_json
+def env_command(installation: Installation, *, as_json: bool) -> None:
     """Print what points fal's clients at this Darkroom."""
-    click.echo(environment.lines(installation))
+    click.echo((environment.as_json if as_json else environment.lines)(installation))
 
 
 @main.command("generate")
 @_data_dir
 @click.argument("prompt")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="out.png")
-@click.option("-m", "--model", default="fal-ai/flux/schnell", show_default=True)
+@click.option(
+    "-m",
+    "--model",
+    default=None,
+    shell_complete=completion.endpoints,
+    help=f"An endpoint's id. Default: {generate.FROM_PROMPT}, or one that takes your --image.",
+)
 @click.option("--seed", type=int, default=None)
 @click.option("--steps", type=int, default=None)
 @click.option("--size", default=None, help="Such as square, landscape_4_3, or 512x512.")
+@click.option("-n", "--count", type=int, default=None, help="How many pictures.")
+@click.option("--image", default=None, help="A picture to start from: a file or a URL.")
+@click.option("--mask", default=None, help="What to paint anew in --image: white where.")
+@click.option("--strength", type=float, default=None, help="How far to leave --image, 0 to 1.")
 @click.option("--field", "fields", multiple=True, help="Any other input field: NAME=JSON.")
-def generate_command(installation: Installation, prompt: str, output: Path, **options: Any) -> None:
+@click.option("--open", "show", is_flag=True, help="Open what was made in a viewer.")
+@_json
+def generate_command(
+    installation: Installation, output: Path, *, as_json: bool, show: bool, **wish: Any
+) -> None:
     """Make a picture from PROMPT."""
-    generate.run(installation, prompt, output, **options)
+    generate.run(installation, generate.Wish(**wish), output, as_json=as_json, show=show)
+
+
+@main.command("logs")
+@_data_dir
+@click.argument("request_id", shell_complete=completion.requests)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the request has ended.")
+@_json
+def logs_command(
+    installation: Installation, request_id: str, *, follow: bool, as_json: bool
+) -> None:
+    """Show a request's log."""
+    request_log.show(installation, request_id, follow=follow, as_json=as_json)
+
+
+@main.command("open")
+@_data_dir
+@click.argument("request_id", shell_complete=completion.requests)
+def open_command(installation: Installation, request_id: str) -> None:
+    """Open what a request made, and print its URLs."""
+    request_log.open_files(installation, request_id)
+
+
+@main.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion_command(shell: str) -> None:
+    """Print what makes SHELL complete this command: eval "$(darkroom completion bash)"."""
+    click.echo(completion.script(main, shell))
 
 
 @main.command("models")
 @_data_dir
-def models_command(installation: Installation) -> None:
-    """List the endpoints that this Darkroom serves."""
-    listing.models(installation)
+@_json
+def models_command(installation: Installation, *, as_json: bool) -> None:
+    """List the endpoints, their weights, and the recipe that fits this machine."""
+    models.run(installation, as_json=as_json)
 
 
 @main.command("status")
 @_data_dir
-def status_command(installation: Installation) -> None:
+@_json
+def status_command(installation: Installation, *, as_json: bool) -> None:
     """Show whether Darkroom is ready, its pools and its queue."""
-    listing.status(installation)
+    listing.status(installation, as_json=as_json)
 
 
 @main.command("doctor")
@@ -127,22 +210,27 @@ def requests_group() -> None:
 @_data_dir
 @click.option("--state", "states", multiple=True, help="Only these states; may be repeated.")
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
-def requests_list(installation: Installation, states: tuple[str, ...], limit: int) -> None:
+@_json
+def requests_list(
+    installation: Installation, states: tuple[str, ...], limit: int, *, as_json: bool
+) -> None:
     """List the latest requests, newest first."""
-    listing.requests(installation, states, limit)
+    listing.requests(installation, states, limit, as_json=as_json)
 
 
 @requests_group.command("show")
 @_data_dir
-@click.argument("request_id")
-def requests_show(installation: Installation, request_id: str) -> None:
+@click.argument("request_id", shell_complete=completion.requests)
+@_json
+def requests_show(installation: Installation, request_id: str, *, as_json: bool) -> None:
     """Show one request with its log."""
-    listing.request(installation, request_id)
+    listing.request(installation, request_id, as_json=as_json)
 
 
 @requests_group.command("cancel")
 @_data_dir
-@click.argument("request_id")
-def requests_cancel(installation: Installation, request_id: str) -> None:
+@click.argument("request_id", shell_complete=completion.requests)
+@_json
+def requests_cancel(installation: Installation, request_id: str, *, as_json: bool) -> None:
     """Cancel a queued or running request."""
-    listing.cancel(installation, request_id)
+    listing.cancel(installation, request_id, as_json=as_json)

@@ -48,10 +48,10 @@ Ctrl-C stops it.
 
 def _make_sample(installation: Installation) -> str:
     started = time.monotonic()
-    client = Client(installation)
     body = {"prompt": PROMPT, "image_size": "square", "output_format": "png"}
-    result = generate(client, MODEL, body, show=False)
     picture = Path(installation.data_dir / "sample.png")
-    picture.write_bytes(client.download(result["images"][0]["url"]))
+    with Client(installation) as client:
+        result = generate(client, MODEL, body, show=False)
+        picture.write_bytes(client.download(result["images"][0]["url"]))
     took = time.monotonic() - started
     return f'\n"{PROMPT}" took {took:.1f} s: {picture}'

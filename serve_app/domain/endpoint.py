@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
@@ -17,6 +17,25 @@ class Weights:
     source: str  # absolute directory, or ``owner/name`` on the hub
     revision: str | None = None  # commit hash; required for the hub
     demo: bool = False  # Darkroom's own tiny model, never passed off as the real one
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a model's weights are held on a device that has at least so much memory."""
+
+    memory_gb: float  # of the device, in 10^9 bytes: a card sold as 24 GB has at least 24 of them
+    precision: str  # of the stored weights: float32, float16, bfloat16 or float8
+    offload: str = (
+        "none"  # "components" and "blocks": what waits in host memory, moved whole or not
+    )
+    hot: tuple[str, ...] = ()  # components of the pipeline that stay on the device
+
+
+def fitting(recipes: Sequence[Recipe], device_bytes: int) -> Recipe | None:
+    """Of ``recipes``, which ascend by memory, the last that a device with ``device_bytes`` takes;
+    None: it is too small for all."""
+    enough = [each for each in recipes if each.memory_gb * 1e9 <= device_bytes]
+    return enough[-1] if enough else None
 
 
 @dataclass(frozen=True)
@@ -38,6 +57,12 @@ class Endpoint:
     description: str = ""
     category: str = "text-to-image"
     licence: str = ""
+    recipes: tuple[Recipe, ...] = ()  # ascending by memory
+
+    def recipe_for(self, device_bytes: int) -> Recipe | None:
+        """How to hold the weights on a device with ``device_bytes``; None: it is too small, or the
+        endpoint has no recipes."""
+        return fitting(self.recipes, device_bytes)
 
     @cached_property
     def digest(self) -> str:

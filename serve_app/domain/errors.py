@@ -3,6 +3,7 @@
 DarkroomError
 ├── InvalidInput              a field of the request's input is wrong; names the field
 ├── Unsupported               asked for something this installation does not do (names it)
+│   └── EndpointNotServed     listed in the catalogue, but it lacks something; says what
 ├── Unauthenticated           no key, or one that is not known
 ├── Forbidden                 a known key that may not do this
 ├── NotFound
@@ -80,6 +81,10 @@ class Unsupported(DarkroomError):
     """Asked for something that this installation does not do. It is refused, never ignored."""
 
     code = "feature_not_supported"
+
+
+class EndpointNotServed(Unsupported):
+    code = "endpoint_not_served"
 
 
 class Unauthenticated(DarkroomError):

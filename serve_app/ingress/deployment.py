@@ -31,6 +31,7 @@ from serve_app.domain.lease import (
     Verdict,
     Work,
 )
+from serve_app.ingress import announcement
 from serve_app.ingress.app import create_app
 from serve_app.ingress.core import Core
 from serve_app.ingress.ids import RequestIds
@@ -134,7 +135,12 @@ class Ingress:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config, secrets = self._config, Secrets()
-        catalog = load_catalog(config.models, demo=config.serves_demo, demo_dir=_demo_dir())
+        catalog = load_catalog(
+            config.models,
+            demo=config.serves_demo,
+            demo_dir=_demo_dir(),
+            families=_hosted(config),
+        )
         embedded = secrets.database_url is None
         conninfo = await self._database_server(stack, secrets)
         await migrate(conninfo)
@@ -166,7 +172,8 @@ class Ingress:
         stack.push_async_callback(self._core.background.join)
         await self._tell_demand(stack, leadership)
         self._serve_metrics(stack)
-        self._say_what_is_served(catalog)
+        for line in announcement.lines(catalog):
+            log.info("%s", line)
 
     async def _database_server(self, stack: AsyncExitStack, secrets: Secrets) -> str:
         if secrets.database_url is not None:
@@ -245,10 +252,12 @@ class Ingress:
         stack.callback(server.close)
         log.info("Prometheus metrics are at http://127.0.0.1:%d/metrics.", server.port)
 
-    def _say_what_is_served(self, catalog: Catalog) -> None:
-        for entry in catalog:
-            demo = " (Darkroom's own demo model, not the real one)" if entry.demo else ""
-            log.info("Serving %s%s.", entry.endpoint.id, demo)
+
+def _hosted(config: Config) -> frozenset[str] | None:
+    """The families that some pool hosts; None: every one."""
+    if config.pools is None:
+        return None
+    return frozenset(family for pool in config.pools.values() for family in pool.families)
 
 
 def _demo_dir() -> Path:

@@ -11,9 +11,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serve_app.domain.errors import FieldProblem, InvalidInput
 from serve_app.domain.request import Request, State
-from serve_app.ingress import ids
+from serve_app.ingress import ids, query
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
@@ -27,11 +26,11 @@ async def listed(request: HttpRequest) -> Response:
     """The tenant's requests, newest first: ``?limit=50&before=<id>&state=queued&state=running``."""
     exchange_of(request).route = "v1.requests"
     caller = await caller_of(request)
-    limit = _limit(request.query_params.get("limit", "50"))
+    limit = query.page_size(request, default=50, most=MAX_PAGE)
     states = tuple(_state(each) for each in request.query_params.getlist("state"))
     before = request.query_params.get("before")
     if before is not None and not ids.valid(before):
-        raise _invalid("before", "should be the id of a request", before)
+        raise query.invalid("before", "should be the id of a request", before)
     page = await core_of(request).queue.page(
         caller.tenant, states=states, before=before, limit=limit + 1
     )
@@ -107,19 +106,8 @@ def _iso(at: datetime | None) -> str | None:
     return at.isoformat() if at else None
 
 
-def _limit(given: str) -> int:
-    if not (given.isascii() and given.isdecimal() and 1 <= int(given[:9]) <= MAX_PAGE):
-        raise _invalid("limit", f"should be from 1 to {MAX_PAGE}", given)
-    return int(given)
-
-
 def _state(given: str) -> State:
     try:
         return State(given)
     except ValueError:
-        raise _invalid("state", f"should be one of {', '.join(State)}", given) from None
-
-
-def _invalid(name: str, what: str, value: str) -> InvalidInput:
-    problem = FieldProblem(("query", name), f"{name} {what}", "value_error", None, value)
-    return InvalidInput(f"The query parameter {name} {what}.", (problem,))
+        raise query.invalid("state", f"should be one of {', '.join(State)}", given) from None

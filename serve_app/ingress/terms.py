@@ -32,7 +32,7 @@ class CatalogTerms:
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
         entry = self._catalog.find(endpoint_id)
-        return entry.endpoint if entry else None
+        return entry.endpoint if entry and not entry.missing else None
 
     def tickets(
         self, request_id: str, attempt: int, endpoint: Endpoint, input: Mapping[str, Any]

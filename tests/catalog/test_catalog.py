@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from serve_app.catalog.catalog import RESERVED_OWNERS, Catalog, load
-from serve_app.domain.errors import EndpointNotFound, InvalidInput, Misconfigured
+from serve_app.domain.errors import InvalidInput, Misconfigured
+from tests.catalog.conftest import DEMO
 
-DEMO = Path("/demo")
 SCHNELL, DEV = "fal-ai/flux/schnell", "fal-ai/flux/dev"
 
 GOOD = """
@@ -18,10 +18,7 @@ endpoints:
     schema: open
 """
 
-
-@pytest.fixture
-def catalog() -> Catalog:
-    return load(None, demo=False, demo_dir=DEMO)
+RECIPE = "{memory_gb: 12, precision: float16}"
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -49,7 +46,7 @@ def test_demo_models_stand_in_and_say_so() -> None:
     catalog = load(None, demo=True, demo_dir=DEMO)
     entry = catalog.get(SCHNELL)
     assert entry.demo
-    assert entry.endpoint.weights.source == "/demo/flux"
+    assert entry.endpoint.weights.source == str(DEMO / "flux")
     assert entry.endpoint.options["native_size"] == 128
     warnings = catalog.validate(SCHNELL, {"prompt": "x"}).warnings
     assert "demo" in warnings[0]
@@ -143,13 +140,6 @@ def test_an_input_is_an_object(catalog: Catalog, body: object) -> None:
         catalog.validate(SCHNELL, body)
 
 
-def test_an_unknown_endpoint_names_the_nearest(catalog: Catalog) -> None:
-    with pytest.raises(EndpointNotFound, match="Did you mean fal-ai/flux/schnell"):
-        catalog.get("fal-ai/flux/schnel")
-    with pytest.raises(EndpointNotFound, match="serves fal-ai/flux/dev"):
-        catalog.get("zzz")
-
-
 def test_an_open_endpoint_takes_any_object_and_counts_its_files(tmp_path: Path) -> None:
     text = GOOD + "    options: {artifacts_field: artifacts}\n    defaults: {colour: red}\n"
     catalog = load(written(tmp_path, text), demo=False, demo_dir=DEMO)
@@ -181,7 +171,13 @@ def test_every_schema_describes_itself(catalog: Catalog) -> None:
         (GOOD.replace("me/mine", "queue/mine"), 3, "choose another owner"),
         (GOOD.replace("me/mine", "me/requests"), 3, "begins a request's URL"),
         (GOOD + "    family: x\n", 6, "twice"),
-        (GOOD + "    weights: {hub: a/b}\n", 6, "needs `revision`"),
+        (
+            GOOD + f"    weights: {{directory: /a, revision: {'a' * 40}}}\n",
+            6,
+            "a directory has none",
+        ),
+        (GOOD + "    recipes: [{memory_gb: 12, precision: int8}]\n", 6, "float16"),
+        (GOOD + f"    recipes: [{RECIPE}, {RECIPE}]\n", 6, "from the least memory_gb to the most"),
         (GOOD + "    weights: {hub: a/b, revision: main}\n", 6, "should match pattern"),
         (GOOD + "    weights: {directory: weights}\n", 6, "must be an absolute path"),
         (GOOD + "    weights: {}\n", 6, "give either"),

@@ -10,7 +10,7 @@ import pytest
 
 from serve_app.cli.main import main
 from serve_app.settings import Config
-from tests.docs.pages import DOCS, PAGES, blocks, code, indented, inline, table
+from tests.docs.pages import DOCS, PAGES, ROOT, blocks, code, indented, inline, table
 
 DARKROOM = re.compile(r"(?:^|(\$\()|[;&] |bin/)darkroom (\S.*)", re.M)
 SERVE_RUN = re.compile(r"^serve run (\S+)(.*)$", re.M)
@@ -72,7 +72,11 @@ def test_every_option_is_shown() -> None:
         command = main.get_command(context, name)
         assert command is not None
         options = {option.opts[0] for option in command.params if isinstance(option, click.Option)}
-        missing = {each for each in options - {"--data-dir", "-m"} if f"{each} " not in f"{text} "}
+        missing = {
+            each
+            for each in options - {"--data-dir", "--json", "-m"}
+            if f"{each} " not in f"{text} "
+        }
         assert {each for each in missing if f"{each}]" not in text} == set()
 
 
@@ -80,6 +84,9 @@ def test_what_serve_run_is_shown_with_is_there() -> None:
     found = [match for text in shown() for match in SERVE_RUN.finditer(text)]
     assert found
     for path, arguments in (match.groups() for match in found):
+        if path.endswith(".yaml"):
+            assert (ROOT / path).is_file()
+            continue
         assert path == "serve_app.app:build"
         given = {each.partition("=")[0] for each in arguments.split()}
         assert given <= Config.model_fields.keys()

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
+from pydantic.fields import FieldInfo
 
 from serve_app.cli.installation import Installation
 from serve_app.domain.progress import Stage
@@ -92,10 +93,14 @@ def test_how_often_a_lease_may_stay_unconfirmed_is_told() -> None:
 
 def test_every_key_of_a_pool_is_told_with_its_default() -> None:
     told = {code(key)[0]: default for key, default, _ in table(POOLS, "key")}
-    assert told == {
-        name: "required" if field.is_required() else f"{field.default:g}"
-        for name, field in PoolConfig.model_fields.items()
-    }
+    assert told == {name: _told(field) for name, field in PoolConfig.model_fields.items()}
+
+
+def _told(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    default = field.get_default(call_default_factory=True, validated_data={})
+    return {"None": "any", "{}": "none"}.get(str(default)) or f"{default:g}"
 
 
 def test_the_metrics_are_told() -> None:

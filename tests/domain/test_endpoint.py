@@ -3,7 +3,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import replace
 
-from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.endpoint import Endpoint, Recipe, Weights
 
 FLUX = Endpoint(id="a/b", family="flux", weights=Weights("o/n", "f" * 40), schema="s")
 
@@ -27,3 +27,14 @@ def test_any_change_changes_the_digest() -> None:
 
 def test_a_specification_crosses_processes() -> None:
     assert pickle.loads(pickle.dumps(FLUX)).digest == FLUX.digest  # noqa: S301
+
+
+def test_a_device_gets_the_recipe_for_the_most_memory_that_it_has() -> None:
+    small, large = Recipe(12, "float8", "blocks", ("vae",)), Recipe(24, "float16")
+    endpoint = replace(FLUX, recipes=(small, large))
+    assert endpoint.recipe_for(24_564 * 2**20) == large  # what a card sold as 24 GB says it has
+    assert endpoint.recipe_for(16 * 10**9) == small
+    assert endpoint.recipe_for(12 * 10**9) == small
+    assert endpoint.recipe_for(8 * 10**9) is None
+    assert FLUX.recipe_for(10**12) is None
+    assert endpoint.digest != FLUX.digest

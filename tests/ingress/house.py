@@ -33,7 +33,8 @@ from tests.ingress.replica import ScriptedReplica
 
 MODELS = Path(__file__).with_name("models.yaml")
 ORIGIN = "http://testserver"
-CATALOG = load(MODELS, demo=True, demo_dir=Path("/demo"))  # here, because reading a file blocks
+DEMO = Path(__file__).parents[2] / "deployments" / "demo"
+CATALOG = load(MODELS, demo=True, demo_dir=DEMO)  # here, because reading a file blocks
 
 
 @dataclass

@@ -33,18 +33,6 @@ async def test_a_check_that_fails_in_an_unforeseen_way_is_a_failed_check(house: 
     assert report == {"it": "ZeroDivisionError: x"}
 
 
-async def test_models_are_listed_in_fals_shape(client: httpx.AsyncClient) -> None:
-    page = (await client.get("/v1/models")).json()
-    assert (page["next_cursor"], page["has_more"]) == (None, False)
-    models = {model["endpoint_id"]: model for model in page["models"]}
-    flux = models["fal-ai/flux/schnell"]
-    assert flux["metadata"]["display_name"] == "FLUX.1 [schnell]"
-    assert flux["darkroom_demo"] is True
-    assert models["test/probe"]["darkroom_demo"] is False
-    chosen = (await client.get("/v1/models?endpoint_id=test/probe")).json()["models"]
-    assert [model["endpoint_id"] for model in chosen] == ["test/probe"]
-
-
 async def test_requests_are_listed_newest_first_page_by_page(client: httpx.AsyncClient) -> None:
     sent = [
         (await client.post("/test/probe", json={})).headers["x-fal-request-id"] for _ in range(5)

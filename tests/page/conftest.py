@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Route, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
-from tests.ingress.house import CATALOG
 from tests.page.darkroom import PageDarkroom, page_darkroom
 from tests.page.reader import Reader
 
@@ -61,7 +60,6 @@ def open_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
 
     def open_one(**options: Any) -> BrowserContext:
         context = browser.new_context(**options)
-        context.route("**/v1/models?endpoint_id=*", add_schema)
         opened.append(context)
         return context
 
@@ -74,21 +72,6 @@ def open_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
 @pytest.fixture
 def context(open_context: Callable[..., BrowserContext]) -> BrowserContext:
     return open_context(viewport={"width": 1280, "height": 900})
-
-
-def add_schema(route: Route) -> None:
-    """The schema that fal's list of models has and ours does not have yet."""
-    answer = route.fetch()
-    if answer.status == 200:
-        told = answer.json()
-        for model in told["models"]:
-            schema = CATALOG.get(model["endpoint_id"]).schema.json_schema()
-            post = {"requestBody": {"content": {"application/json": {"schema": schema}}}}
-            paths = {f"/{model['endpoint_id']}": {"post": post}}
-            model.setdefault("openapi", {"paths": paths, "$defs": schema.get("$defs", {})})
-        route.fulfill(response=answer, json=told)
-    else:
-        route.fulfill(response=answer)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from serve_app.tenants.keys import ADMIN, Identity
 TIMEOUT, PRIORITY = b"x-fal-request-timeout", b"x-fal-queue-priority"
 
 NO_EFFECT: Mapping[bytes, str] = {
-    b"x-fal-runner-hint": "replicas are chosen by what they have loaded, not by hint",
+    b"x-fal-runner-hint": "the replica with a free slot that asks first takes the request",
     b"x-fal-object-lifecycle-preference": "artifacts are kept until they are deleted",
     b"x-fal-object-lifecycle": "artifacts are kept until they are deleted",
     b"x-fal-store-io": "inputs and outcomes are stored, because the queue is durable",

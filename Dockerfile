@@ -1,0 +1,26 @@
+# Darkroom with everything that it needs but weights, a database and storage; see compose.yaml.
+# With NVIDIA's container toolkit on the host: torch's own wheels bring CUDA.
+FROM python:3.11-slim-bookworm
+
+RUN useradd --create-home --uid 1000 darkroom \
+    && install -d -o darkroom -g darkroom /var/lib/darkroom /opt/darkroom
+WORKDIR /opt/darkroom
+
+# First what changes seldom: the packages stay in their layer when only code has changed.
+COPY constraints.txt pyproject.toml README.md ./
+COPY serve_app/__init__.py serve_app/
+COPY deployments/__init__.py deployments/
+RUN pip install --no-cache-dir --constraint constraints.txt .
+COPY serve_app serve_app
+COPY deployments deployments
+RUN pip install --no-cache-dir --no-deps --force-reinstall .
+
+USER darkroom
+WORKDIR /var/lib/darkroom
+ENV DARKROOM_DATA_DIR=/var/lib/darkroom DARKROOM_HOST=0.0.0.0 PYTHONUNBUFFERED=1
+EXPOSE 8000
+HEALTHCHECK --start-period=60s --interval=10s CMD ["python", "-c", \
+    "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=5)"]
+# SIGTERM ends everything that it started; running work goes back to the queue.
+ENTRYPOINT ["darkroom"]
+CMD ["serve"]

@@ -1,0 +1,76 @@
+"""Marks on the fields of an input whose effect differs from fal's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from serve_app.domain.errors import FieldProblem, InvalidInput
+
+
+@dataclass(frozen=True, slots=True)
+class NoEffect:
+    """The field is accepted and changes nothing. The request's own log says so, unless the value
+    that was sent is one of ``granted``: then what it asks for is what happens anyway."""
+
+    because: str
+    granted: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NotHere:
+    """The field would change the outcome, and nothing here can do it: any value that is not empty
+    is refused, because leaving it out would give something else than was asked for."""
+
+    because: str
+
+
+Marks = Mapping[str, NoEffect | NotHere]
+"""Field → its mark."""
+
+
+def marks(model: type[BaseModel]) -> Marks:
+    """Those of an input model; looked up once, since every request needs them."""
+    return {
+        name: mark
+        for name, field in model.model_fields.items()
+        for mark in field.metadata
+        if isinstance(mark, (NoEffect, NotHere))
+    }
+
+
+def warnings(marked: Marks, body: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each field of ``body`` that was sent in vain."""
+    for name in sorted(marked.keys() & body.keys()):
+        mark = marked[name]
+        if isinstance(mark, NoEffect) and body[name] not in mark.granted:
+            yield f"{name} has no effect: {mark.because}."
+
+
+def refuse(marked: Marks, checked: Mapping[str, Any]) -> None:
+    """``InvalidInput`` for the fields that ask for what is not here."""
+    problems = tuple(
+        FieldProblem(("body", name), f"Not supported here: {mark.because}", "feature_not_supported")
+        for name, mark in marked.items()
+        if isinstance(mark, NotHere) and checked.get(name)
+    )
+    if problems:
+        first = problems[0]
+        raise InvalidInput(f"{first.loc[1]}: {first.message}", problems)
+
+
+def described(marked: Marks, schema: dict[str, Any]) -> dict[str, Any]:
+    """``schema``, the JSON schema of the model with these marks, with the marks in it."""
+    for name, mark in marked.items():
+        field: dict[str, Any] = schema["properties"][name]
+        said = field.get("description", "")
+        if isinstance(mark, NoEffect):
+            field["x-darkroom-no-effect"] = True
+            field["description"] = f"{said} Has no effect here: {mark.because}.".strip()
+        else:
+            field["x-darkroom-not-supported"] = True
+            field["description"] = f"{said} Refused unless empty: {mark.because}.".strip()
+    return schema

@@ -1,0 +1,55 @@
+"""FLUX.2 [klein], as a realtime edit: each message brings a picture and gets one back."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from serve_app.catalog.fields import (
+    ImageInput,
+    ImageSize,
+    PictureUrl,
+    Prompt,
+    Seed,
+    Steps,
+    one_of,
+    preset,
+    preset_to_size,
+)
+from serve_app.catalog.outputs import FramesOutput
+from serve_app.catalog.pydantic_schema import Shape
+
+SquareName = Literal["square", "square_hd"]
+
+
+def _square(value: object) -> object:
+    if value not in get_args(SquareName):
+        raise one_of(get_args(SquareName))
+    return preset_to_size(value)
+
+
+SquareSize = Annotated[ImageSize, BeforeValidator(_square, json_schema_input_type=SquareName)]
+
+
+class Flux2RealtimeInput(ImageInput):
+    model_config = ConfigDict(title="Flux2RealtimeInput")
+
+    image_url: PictureUrl
+    prompt: Prompt = 'Turn this into "Living oil painting, melting gold and sapphire"'
+    image_size: SquareSize = preset("square")
+    num_inference_steps: Steps = 3
+    seed: Seed = 35
+    schedule_mu: float = Field(
+        default=2.3, allow_inf_nan=False, description="Shift of the noise schedule."
+    )
+    output_feedback_strength: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="How much of the last output goes into the next; 1 is none of it.",
+    )
+    enable_interpolation: bool = Field(default=False, description="A picture between every two.")
+
+
+REALTIME = Shape(Flux2RealtimeInput, FramesOutput, format_field=None)

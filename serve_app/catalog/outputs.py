@@ -1,0 +1,60 @@
+"""What endpoints answer, as the client sees it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field
+
+
+class File(BaseModel):
+    """A produced file."""
+
+    url: str = Field(description="Where it is, or with `sync_mode` the file itself as a data URI.")
+    content_type: str | None = Field(default=None, description="Media type.")
+    file_name: str | None = None
+    file_size: int | None = Field(default=None, description="Bytes.")
+
+
+class Image(File):
+    """A produced picture."""
+
+    width: int | None = Field(default=None, description="Pixels.")
+    height: int | None = Field(default=None, description="Pixels.")
+
+
+class Timings(BaseModel):
+    inference: float = Field(description="Seconds on the device.")
+
+
+class Output(BaseModel):
+    darkroom_demo: bool | None = Field(
+        default=None,
+        description="True: made by Darkroom's own tiny demo model. Absent otherwise.",
+    )
+
+
+class PicturesOutput(Output):
+    images: list[Image]
+    timings: Timings
+    seed: int = Field(description="With it and the same input the same pictures come out.")
+    has_nsfw_concepts: list[bool] = Field(
+        description="One for each picture; always false, since nothing looks for them here."
+    )
+    prompt: str = Field(description="As it was used.")
+
+
+class PictureOutput(Output):
+    image: Image
+
+
+class RawImage(BaseModel):
+    """A picture inside the message that brings it."""
+
+    content: str = Field(description="The file.")
+    content_type: str = "image/jpeg"
+    width: int = Field(description="Pixels.")
+    height: int = Field(description="Pixels.")
+
+
+class FramesOutput(Output):
+    images: list[RawImage]
+    seed: int

@@ -1,0 +1,54 @@
+"""What is said of an endpoint that this installation does not have."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Container, Sequence
+from pathlib import Path
+
+FAL_ENDPOINTS = Path(__file__).with_name("fal_endpoints.txt")
+
+WORKFLOWS = frozenset({"workflows", "comfy"})
+"""Namespaces under which fal runs graphs of its customers, not models."""
+
+_TRAINS = re.compile(r"(?:^|[-/_])train(?:er|ing)(?:$|[-/_])")
+HOW_TO_ADD = (
+    "To add it, list it with its weights and a family in a catalogue of your own "
+    "(DARKROOM_MODELS); docs/11-catalogue.md says how."
+)
+MOST_SHOWN = 200  # characters of an id
+
+
+def read_fal_ids() -> frozenset[str]:
+    """The endpoints that fal's JavaScript client 1.10.1 knows."""
+    return frozenset(FAL_ENDPOINTS.read_text(encoding="utf-8").split())
+
+
+def sentence(endpoint_id: str, here: Sequence[str], fal_ids: Container[str]) -> str:
+    """Why there is no such endpoint, what is nearest of those ``here``, and what to do."""
+    shown = endpoint_id[:MOST_SHOWN]
+    if shown.partition("/")[0] in WORKFLOWS:
+        return (
+            f"`{shown}` is a workflow, and Darkroom runs none: it serves single models. Call the "
+            "endpoints that the workflow is made of one after the other."
+        )
+    if _TRAINS.search(shown):
+        return (
+            f"`{shown}` trains a model, and Darkroom trains none: it serves models. Train "
+            "elsewhere, and serve the weights from a catalogue of your own (DARKROOM_MODELS)."
+        )
+    near = difflib.get_close_matches(shown, here, n=3, cutoff=0.5)
+    if shown in fal_ids:
+        nearest = f"Nearest here: {', '.join(near)}." if near else _all(here)
+        return (
+            f"`{shown}` is an endpoint of fal's that this installation does not have. {nearest} "
+            f"{HOW_TO_ADD}"
+        )
+    if near:
+        return f"There is no endpoint `{shown}`. Did you mean {', '.join(near)}?"
+    return f"There is no endpoint `{shown}`. {_all(here)}"
+
+
+def _all(here: Sequence[str]) -> str:
+    return f"This installation serves {', '.join(sorted(here)) or 'none'}."

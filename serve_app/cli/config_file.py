@@ -1,0 +1,70 @@
+"""One file for an installation: what ``serve deploy`` takes, ``darkroom serve --config`` takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from serve_app.domain.errors import Misconfigured
+
+IMPORT_PATH = "serve_app.app:build"
+
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFile:
+    """A Serve configuration with Darkroom among its applications."""
+
+    arguments: dict[str, Any]  # of the application: names of ``Config``
+    host: str | None
+    port: int | None
+
+
+def read(path: Path) -> ConfigFile:
+    """Raises ``Misconfigured`` with the file, and the line where YAML names one."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise Misconfigured(f"{path} cannot be read: {error}.") from None
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise Misconfigured(f"{path}{line} is not YAML: {error.problem}.") from None
+    except yaml.YAMLError as error:
+        raise Misconfigured(f"{path} is not YAML: {error}.") from None
+    applications = _fields(content, path, "").get("applications")
+    if not isinstance(applications, list):
+        raise Misconfigured(f"{path} has no list of `applications`, as `serve deploy` wants it.")
+    ours = [
+        fields
+        for one in cast("list[object]", applications)
+        if (fields := _fields(one, path, "An application of ")).get("import_path") == IMPORT_PATH
+    ]
+    if len(ours) != 1:
+        raise Misconfigured(
+            f"{path} should have one application with `import_path: {IMPORT_PATH}`; "
+            f"it has {len(ours)}."
+        )
+    http = _fields(cast("Fields", content).get("http_options") or {}, path, "http_options of ")
+    return ConfigFile(
+        arguments=dict(_fields(ours[0].get("args") or {}, path, "args of ")),
+        host=_typed(http, "host", str, path),
+        port=_typed(http, "port", int, path),
+    )
+
+
+def _fields(value: object, path: Path, what: str) -> Fields:
+    if not isinstance(value, dict):
+        raise Misconfigured(f"{what}{path} should be a mapping, not {type(value).__name__}.")
+    return cast("Fields", value)
+
+
+def _typed(http: Fields, name: str, wanted: type, path: Path) -> Any:
+    value = http.get(name)
+    if value is not None and not isinstance(value, wanted):
+        raise Misconfigured(f"http_options.{name} of {path} should be {wanted.__name__}.")
+    return value

@@ -1,0 +1,55 @@
+"""Files in and out of the command line: inputs become data URIs, outputs land beside their name."""
+
+from __future__ import annotations
+
+import base64
+import mimetypes
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from serve_app.domain.errors import InvalidInput, Misconfigured
+
+IMAGES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/bmp")
+
+
+def as_input(given: str) -> str:
+    """A URL as it is; a file's content as a data URI. ``InvalidInput`` if it is no picture."""
+    if urlsplit(given).scheme in ("http", "https", "data"):
+        return given
+    path = Path(given).expanduser()
+    media_type = mimetypes.guess_type(path.name)[0]
+    if media_type not in IMAGES:
+        raise InvalidInput(f"{path} should be a picture: a PNG, JPEG, WebP, GIF, AVIF or BMP.")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}.") from None
+    return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def outputs(output: object) -> Iterator[Mapping[str, Any]]:
+    """Every file in an endpoint's output, wherever it stands: what has a URL and a media type."""
+    if isinstance(output, Mapping):
+        fields = cast("Mapping[str, Any]", output)
+        if isinstance(fields.get("url"), str) and "content_type" in fields:
+            yield fields
+            return
+        for value in fields.values():
+            yield from outputs(value)
+    elif isinstance(output, Sequence) and not isinstance(output, str):
+        for value in cast("Sequence[object]", output):
+            yield from outputs(value)
+
+
+def numbered(path: Path, number: int) -> Path:
+    """``out.png``, ``out-2.png``, …"""
+    return path if number == 0 else path.with_stem(f"{path.stem}-{number + 1}")
+
+
+def write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise Misconfigured(f"{path} cannot be written: {error.strerror}.") from None

@@ -1,0 +1,86 @@
+"""What the catalogue that comes with Darkroom promises."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from serve_app.catalog.catalog import Catalog, load
+from serve_app.domain.errors import EndpointNotServed
+from tests.catalog.conftest import DEMO
+
+SCHNELL, SDXL, ESRGAN = "fal-ai/flux/schnell", "fal-ai/fast-sdxl", "fal-ai/esrgan"
+TASKS = {"text-to-image", "image-to-image", "inpainting", "realtime", "upscaling"}
+MEMORIES_GB = [12, 24, 48, 80]
+
+
+def missing(catalog: Catalog, endpoint_id: str) -> str:
+    with pytest.raises(EndpointNotServed, match=endpoint_id) as caught:
+        catalog.validate(endpoint_id, {"prompt": "x"})
+    return caught.value.message
+
+
+def test_every_endpoint_has_a_licence_a_task_and_a_recipe_for_each_size_of_device(
+    catalog: Catalog,
+) -> None:
+    for entry in catalog:
+        endpoint = entry.endpoint
+        assert endpoint.licence, endpoint.id
+        assert endpoint.description, endpoint.id
+        assert endpoint.options["task"] in TASKS, endpoint.id
+        assert [recipe.memory_gb for recipe in endpoint.recipes] == MEMORIES_GB, endpoint.id
+        for recipe in endpoint.recipes:
+            assert len(set(recipe.hot)) == len(recipe.hot) > 0
+
+
+def test_more_memory_never_makes_a_recipe_worse(catalog: Catalog) -> None:
+    precisions = ["float8", "float16", "bfloat16", "float32"]
+    offloads = ["blocks", "components", "none"]
+    for entry in catalog:
+        recipes = entry.endpoint.recipes
+        for less, more in pairwise(recipes):
+            worse = offloads.index(more.offload) < offloads.index(less.offload)
+            coarser = precisions.index(more.precision) < precisions.index(less.precision)
+            assert not worse, entry.endpoint.id
+            assert not coarser, entry.endpoint.id
+
+
+def test_weights_are_pinned_or_the_endpoint_is_not_served(catalog: Catalog) -> None:
+    unpinned = {each.endpoint.id for each in catalog if each.endpoint.weights.revision is None}
+    assert unpinned == {ESRGAN}
+    assert "`weights.revision`" in missing(catalog, ESRGAN)
+    assert all(not each.missing for each in catalog if each.endpoint.id not in unpinned)
+
+
+def test_endpoints_of_one_model_share_its_weights(catalog: Catalog) -> None:
+    def weights(*names: str) -> int:
+        return len({catalog.get(f"fal-ai/{name}").endpoint.weights for name in names})
+
+    assert weights("flux/dev", "flux/dev/image-to-image", "flux-lora") == 1
+    assert weights("fast-sdxl", "fast-sdxl/image-to-image", "fast-sdxl/inpainting") == 1
+    assert weights("flux/dev", "flux/schnell", "fast-sdxl") == 3
+
+
+def test_in_demo_mode_what_has_no_demo_model_is_listed_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "flux").mkdir()
+    (tmp_path / "flux" / "model_index.json").write_text("{}")
+    catalog = load(None, demo=True, demo_dir=tmp_path)
+    assert catalog.get(SCHNELL).demo
+    assert "demo weights `sdxl`" in missing(catalog, SDXL)
+    assert "no demo model" in missing(catalog, "fal-ai/qwen-image")
+    assert "DARKROOM_DEMO=false" in missing(catalog, SDXL)
+
+
+def test_a_demo_model_needs_no_recipe() -> None:
+    assert load(None, demo=True, demo_dir=DEMO).get(SCHNELL).endpoint.recipes == ()
+
+
+def test_without_its_family_an_endpoint_is_listed_with_the_reason() -> None:
+    catalog = load(None, demo=True, demo_dir=DEMO, families={"flux"})
+    assert not catalog.get(SCHNELL).missing
+    said = missing(catalog, "fal-ai/qwen-image")
+    assert "family `qwen-image`" in said
+    assert "DARKROOM_POOLS" in said
+    assert "DARKROOM_DEMO" not in said  # it would not help

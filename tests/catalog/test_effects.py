@@ -1,0 +1,79 @@
+"""Fields of fal's that have no effect here, and those that are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from serve_app.catalog.catalog import Catalog
+from serve_app.domain.errors import InvalidInput
+
+SDXL = "fal-ai/fast-sdxl"
+
+
+def warnings(catalog: Catalog, endpoint_id: str = SDXL, **fields: Any) -> tuple[str, ...]:
+    return catalog.validate(endpoint_id, {"prompt": "x"} | fields).warnings
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("enable_safety_checker", True),
+        ("safety_checker_version", "v2"),
+        ("expand_prompt", True),
+        ("request_id", "mine"),
+    ],
+)
+def test_a_field_without_effect_is_told_in_the_log_and_in_the_schema(
+    catalog: Catalog, name: str, value: Any
+) -> None:
+    (told,) = warnings(catalog, **{name: value})
+    assert told.startswith(f"{name} has no effect: ")
+    shown = catalog.get(SDXL).schema.json_schema()["properties"][name]
+    assert shown["x-darkroom-no-effect"] is True
+    assert "Has no effect here: " in shown["description"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("enable_safety_checker", False), ("expand_prompt", False), ("request_id", "")],
+)
+def test_who_asks_for_what_is_done_anyway_is_told_nothing(
+    catalog: Catalog, name: str, value: Any
+) -> None:
+    assert warnings(catalog, **{name: value}) == ()
+
+
+def test_a_default_without_effect_is_told_to_nobody(catalog: Catalog) -> None:
+    assert warnings(catalog, "fal-ai/z-image/turbo") == ()
+
+
+def test_fields_with_an_effect_are_not_marked(catalog: Catalog) -> None:
+    shown = catalog.get(SDXL).schema.json_schema()["properties"]
+    marked = {name for name, field in shown.items() if "x-darkroom-no-effect" in field}
+    assert marked == {
+        "enable_safety_checker",
+        "safety_checker_version",
+        "expand_prompt",
+        "request_id",
+    }
+
+
+@pytest.mark.parametrize("name", ["loras", "embeddings"])
+def test_what_would_change_the_picture_is_refused_and_not_left_out(
+    catalog: Catalog, name: str
+) -> None:
+    with pytest.raises(InvalidInput, match=f"{name}: Not supported here") as caught:
+        warnings(catalog, **{name: [{"path": "https://example.org/style.safetensors"}]})
+    (problem,) = caught.value.problems
+    assert (problem.loc, problem.type) == (("body", name), "feature_not_supported")
+    assert warnings(catalog, **{name: []}) == ()
+    shown = catalog.get(SDXL).schema.json_schema()["properties"][name]
+    assert shown["x-darkroom-not-supported"] is True
+
+
+def test_a_lora_that_is_wrong_in_itself_is_told_as_such(catalog: Catalog) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        warnings(catalog, "fal-ai/flux-lora", loras=[{"scale": 1}])
+    assert caught.value.problems[0].loc == ("body", "loras", 0, "path")

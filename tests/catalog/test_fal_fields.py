@@ -1,0 +1,232 @@
+"""Each endpoint takes fal's documented body: its fields, defaults, choices and bounds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from serve_app.catalog.catalog import Catalog
+from serve_app.domain.errors import InvalidInput
+
+NEEDED = object()
+OPTIONAL = object()  # left out means none
+
+SIZES = ["square_hd", "square", "portrait_4_3", "portrait_16_9", "landscape_4_3", "landscape_16_9"]
+PICTURE = "https://example.org/cat.png"
+
+FLUX: dict[str, Any] = {
+    "acceleration": "none",
+    "enable_safety_checker": True,
+    "guidance_scale": 3.5,
+    "image_size": "landscape_4_3",
+    "num_images": 1,
+    "num_inference_steps": 28,
+    "output_format": "jpeg",
+    "prompt": NEEDED,
+    "seed": OPTIONAL,
+    "sync_mode": False,
+}
+SDXL: dict[str, Any] = {
+    "embeddings": [],
+    "enable_safety_checker": True,
+    "expand_prompt": False,
+    "format": "jpeg",
+    "guidance_scale": 7.5,
+    "image_size": "square_hd",
+    "loras": [],
+    "negative_prompt": "",
+    "num_images": 1,
+    "num_inference_steps": 25,
+    "prompt": NEEDED,
+    "request_id": "",
+    "safety_checker_version": "v1",
+    "seed": OPTIONAL,
+    "sync_mode": False,
+}
+FIELDS: dict[str, dict[str, Any]] = {
+    "fal-ai/flux/schnell": FLUX | {"num_inference_steps": 4},
+    "fal-ai/flux/dev": FLUX,
+    "fal-ai/flux-lora": FLUX | {"loras": []},
+    "fal-ai/flux/dev/image-to-image": {
+        **{name: value for name, value in FLUX.items() if name != "image_size"},
+        "image_url": NEEDED,
+        "num_inference_steps": 40,
+        "strength": 0.95,
+    },
+    "fal-ai/fast-sdxl": SDXL,
+    "fal-ai/fast-sdxl/image-to-image": SDXL
+    | {
+        "crop_output": False,
+        "image_size": "square",
+        "image_url": NEEDED,
+        "preserve_aspect_ratio": False,
+        "strength": 0.95,
+    },
+    "fal-ai/fast-sdxl/inpainting": SDXL
+    | {"image_url": NEEDED, "mask_url": NEEDED, "strength": 0.95},
+    "fal-ai/esrgan": {
+        "face": False,
+        "image_url": NEEDED,
+        "model": "RealESRGAN_x4plus",
+        "output_format": "png",
+        "scale": 2,
+        "tile": 0,
+    },
+    "fal-ai/z-image/turbo": {
+        "acceleration": "regular",
+        "enable_prompt_expansion": False,
+        "enable_safety_checker": True,
+        "image_size": "landscape_4_3",
+        "num_images": 1,
+        "num_inference_steps": 8,
+        "output_format": "png",
+        "prompt": NEEDED,
+        "seed": OPTIONAL,
+        "sync_mode": False,
+    },
+    "fal-ai/qwen-image": FLUX
+    | {
+        "guidance_scale": 2.5,
+        "loras": [],
+        "negative_prompt": " ",
+        "num_inference_steps": 30,
+        "output_format": "png",
+        "use_turbo": False,
+    },
+    "fal-ai/flux-2/klein/realtime": {
+        "enable_interpolation": False,
+        "image_size": "square",
+        "image_url": NEEDED,
+        "num_inference_steps": 3,
+        "output_feedback_strength": 1,
+        "prompt": 'Turn this into "Living oil painting, melting gold and sapphire"',
+        "schedule_mu": 2.3,
+        "seed": 35,
+    },
+    "fal-ai/fast-lcm-diffusion": {
+        **{name: value for name, value in SDXL.items() if name not in ("loras", "embeddings")},
+        "guidance_rescale": 0,
+        "guidance_scale": 1.5,
+        "model_name": "stabilityai/stable-diffusion-xl-base-1.0",
+        "num_inference_steps": 6,
+        "sync_mode": True,
+    },
+}
+"""As fal documents them: name → default."""
+
+EACH = pytest.mark.parametrize("endpoint_id", FIELDS)
+
+
+def properties(catalog: Catalog, endpoint_id: str) -> dict[str, dict[str, Any]]:
+    return catalog.listed(endpoint_id).schema.json_schema()["properties"]
+
+
+def least(endpoint_id: str) -> dict[str, Any]:
+    """A body with what is needed and nothing else."""
+    needed = [name for name, value in FIELDS[endpoint_id].items() if value is NEEDED]
+    return {name: PICTURE if name.endswith("_url") else "a cat" for name in needed}
+
+
+def check(catalog: Catalog, endpoint_id: str, **fields: Any) -> dict[str, Any]:
+    """The checked input; of endpoints that are not served, too."""
+    checked, _ = catalog.listed(endpoint_id).schema.validate(least(endpoint_id) | fields)
+    return checked
+
+
+def test_every_endpoint_of_the_catalogue_is_looked_at(catalog: Catalog) -> None:
+    assert {entry.endpoint.id for entry in catalog} == FIELDS.keys()
+
+
+@EACH
+def test_it_has_fals_fields_and_no_others(catalog: Catalog, endpoint_id: str) -> None:
+    schema = catalog.listed(endpoint_id).schema.json_schema()
+    assert schema["properties"].keys() == FIELDS[endpoint_id].keys()
+    assert set(schema["required"]) == least(endpoint_id).keys()
+    assert set(schema["x-fal-order-properties"]) == FIELDS[endpoint_id].keys()
+
+
+@EACH
+def test_its_defaults_are_fals(catalog: Catalog, endpoint_id: str) -> None:
+    shown = properties(catalog, endpoint_id)
+    for name, value in FIELDS[endpoint_id].items():
+        if value in (NEEDED, OPTIONAL, []):
+            continue
+        assert shown[name]["default"] == value, name
+    # And they are what a body without the fields amounts to.
+    filled = {name: value for name, value in FIELDS[endpoint_id].items() if value is not NEEDED}
+    filled = {name: None if value is OPTIONAL else value for name, value in filled.items()}
+    assert check(catalog, endpoint_id) == check(catalog, endpoint_id, **filled)
+
+
+@EACH
+def test_every_choice_that_is_shown_is_taken(catalog: Catalog, endpoint_id: str) -> None:
+    for name, shown in properties(catalog, endpoint_id).items():
+        for value in shown.get("enum", ()):
+            assert check(catalog, endpoint_id, **{name: value})
+        if "enum" in shown:
+            assert refusal(catalog, endpoint_id, name, "none of them") == "one_of"
+
+
+@EACH
+def test_numbers_are_taken_up_to_their_bounds_and_not_beyond(
+    catalog: Catalog, endpoint_id: str
+) -> None:
+    looked_at = 0
+    for name, shown in properties(catalog, endpoint_id).items():
+        for end, step, complaint in (
+            ("minimum", -1, "greater_than_equal"),
+            ("maximum", 1, "less_than_equal"),
+        ):
+            if end in shown:
+                looked_at += 1
+                assert check(catalog, endpoint_id, **{name: shown[end]})[name] == shown[end]
+                assert refusal(catalog, endpoint_id, name, shown[end] + step) == complaint
+    assert looked_at
+
+
+@EACH
+def test_a_needed_field_that_is_left_out_is_named(catalog: Catalog, endpoint_id: str) -> None:
+    for name in least(endpoint_id):
+        body = {key: value for key, value in least(endpoint_id).items() if key != name}
+        with pytest.raises(InvalidInput) as caught:
+            catalog.listed(endpoint_id).schema.validate(body)
+        assert [(each.loc, each.type) for each in caught.value.problems] == [
+            (("body", name), "missing")
+        ]
+
+
+@EACH
+def test_sizes_are_names_or_pixels(catalog: Catalog, endpoint_id: str) -> None:
+    if "image_size" not in FIELDS[endpoint_id]:
+        return
+    realtime = endpoint_id.endswith("/realtime")  # takes two of the names, and no pixels
+    for name in ("square", "square_hd") if realtime else SIZES:
+        size = check(catalog, endpoint_id, image_size=name)["image_size"]
+        assert size.keys() == {"width", "height"}
+    assert refusal(catalog, endpoint_id, "image_size", "huge") == "one_of"
+    if realtime:
+        assert refusal(catalog, endpoint_id, "image_size", {"width": 512}) == "one_of"
+    else:
+        pixels = {"width": 640, "height": 320}
+        assert check(catalog, endpoint_id, image_size=pixels)["image_size"] == pixels
+
+
+@EACH
+@pytest.mark.parametrize("url", ["cat.png", "/etc/passwd", "file:///etc/passwd", "ftp://x/y", ""])
+def test_a_picture_is_given_by_web_address_or_inline(
+    catalog: Catalog, endpoint_id: str, url: str
+) -> None:
+    for name in (each for each in least(endpoint_id) if each.endswith("_url")):
+        assert refusal(catalog, endpoint_id, name, url) == "url_scheme"
+        for good in ("HTTP://example.org:8000/a?b=c", "data:image/png;base64,iVBORw0KGgo="):
+            assert check(catalog, endpoint_id, **{name: good})[name] == good
+
+
+def refusal(catalog: Catalog, endpoint_id: str, name: str, value: Any) -> str:
+    """The type of the one problem, which is the field's."""
+    with pytest.raises(InvalidInput) as caught:
+        check(catalog, endpoint_id, **{name: value})
+    (problem,) = caught.value.problems
+    assert problem.loc == ("body", name)
+    return problem.type

@@ -1,0 +1,196 @@
+"""The commands as they are typed, against a Darkroom over fakes behind real HTTP."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from serve_app.cli import request_log
+from serve_app.cli.client import Client
+from serve_app.cli.generate import Wish
+from serve_app.cli.installation import Installation
+from serve_app.cli.main import main
+from serve_app.domain.errors import DarkroomError, InvalidInput
+from tests.wire.served import Address, served
+
+PIXEL = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with served() as address:
+        yield address
+
+
+@pytest.fixture
+def data_dir(address: Address, tmp_path: Path) -> Path:
+    data_dir = tmp_path / "data"
+    data_dir.mkdir()
+    (data_dir / "run.json").write_text(json.dumps({"url": address.url}))
+    (data_dir / "api_key").write_text(address.key)
+    return data_dir
+
+
+@pytest.fixture
+def darkroom(data_dir: Path) -> Any:
+    def run(*words: str, fails: bool = False) -> Result:
+        result = CliRunner().invoke(main, [*words, "--data-dir", str(data_dir)])
+        assert (result.exit_code != 0) == fails, result.output
+        return result
+
+    return run
+
+
+def probe(darkroom: Any, output: Path, *more: str) -> dict[str, Any]:
+    words = ("generate", "hello", "-m", "test/probe", "-o", str(output), "--json")
+    return dict(json.loads(darkroom(*words, "--field", "artifacts=2", *more).stdout))
+
+
+def last_request(darkroom: Any) -> str:
+    listed = json.loads(darkroom("requests", "list", "--json").stdout)
+    return str(listed["requests"][0]["request_id"])
+
+
+def test_generate_writes_every_file_and_says_where(darkroom: Any, tmp_path: Path) -> None:
+    made = probe(darkroom, tmp_path / "out.png", "--field", "content=picture")
+    assert made["saved"] == [str(tmp_path / "out.png"), str(tmp_path / "out-2.png")]
+    assert all(Path(path).read_bytes() == b"picture" for path in made["saved"])
+
+
+def test_generate_says_for_people_what_it_made(darkroom: Any, tmp_path: Path) -> None:
+    output = tmp_path / "out.png"
+    words = ("generate", "hello", "-m", "test/probe", "-o", str(output), "--field", "artifacts=1")
+    assert f"{output}  8×8" in darkroom(*words).output
+
+
+def test_a_wish_with_an_image_or_a_mask_goes_to_an_endpoint_that_takes_them(
+    tmp_path: Path,
+) -> None:
+    picture = tmp_path / "in.png"
+    picture.write_bytes(PIXEL)
+    assert Wish("a").endpoint() == "fal-ai/flux/schnell"
+    from_image = Wish("a", image=str(picture), strength=0.6)
+    assert from_image.endpoint() == "fal-ai/flux/dev/image-to-image"
+    uri = f"data:image/png;base64,{base64.b64encode(PIXEL).decode()}"
+    assert from_image.body("png") == {
+        "prompt": "a",
+        "output_format": "png",
+        "image_url": uri,
+        "strength": 0.6,
+    }
+    masked = Wish("a", image="https://example.test/a.png", mask=str(picture), count=2)
+    assert masked.endpoint() == "fal-ai/fast-sdxl/inpainting"
+    assert masked.body("jpeg") == {
+        "prompt": "a",
+        "format": "jpeg",
+        "image_url": "https://example.test/a.png",
+        "mask_url": uri,
+        "num_images": 2,
+    }
+
+
+def test_an_image_that_is_none_or_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"notes\.txt should be a picture"):
+        Wish("a", image=str(tmp_path / "notes.txt")).body("png")
+    with pytest.raises(InvalidInput, match=r"gone\.png cannot be read"):
+        Wish("a", image=str(tmp_path / "gone.png")).body("png")
+
+
+def test_logs_shows_and_follows_a_request_to_its_end(darkroom: Any, tmp_path: Path) -> None:
+    probe(darkroom, tmp_path / "out.png")
+    shown = darkroom("logs", last_request(darkroom)).output
+    assert "queued" in shown.lower()
+    followed = darkroom("logs", last_request(darkroom), "-f", "--json").stdout.splitlines()
+    assert [json.loads(line)["level"] for line in followed]
+
+
+def test_following_prints_each_line_once(
+    darkroom: Any, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    installation = Installation(data_dir)
+    request_id = _submit(installation, {"sleep_s": 1.2})
+    request_log.show(installation, request_id, follow=True, as_json=True, sleep=lambda _: None)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(set(lines)) >= 3
+    assert "succeeded" in lines[-1].lower() or "finished" in lines[-1].lower()
+
+
+def test_open_opens_what_was_made_and_prints_where_it_is(
+    darkroom: Any, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = probe(darkroom, tmp_path / "out.png")
+    opened: list[str] = []
+    request_log.open_files(
+        Installation(data_dir), last_request(darkroom), launch=lambda url: opened.append(url) or 0
+    )
+    assert len(opened) == len(made["saved"]) == 2
+    assert capsys.readouterr().out.splitlines() == opened
+
+
+def test_open_says_why_there_is_nothing_to_open(data_dir: Path) -> None:
+    installation = Installation(data_dir)
+    request_id = _submit(installation, {"sleep_s": 30})
+    with pytest.raises(DarkroomError, match="nothing to open"):
+        request_log.open_files(installation, request_id)
+    cancelled = CliRunner().invoke(
+        main, ["requests", "cancel", request_id, "--json", "--data-dir", str(data_dir)]
+    )
+    assert json.loads(cancelled.stdout)["verdict"] in ("cancelled", "requested")
+
+
+@pytest.mark.parametrize("words", [["status"], ["requests", "list"], ["env"]], ids=" ".join)
+def test_json_is_printed_for_programs(darkroom: Any, words: list[str]) -> None:
+    assert json.loads(darkroom(*words, "--json").stdout)
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_printed_for_the_usual_shells(shell: str) -> None:
+    result = CliRunner().invoke(main, ["completion", shell])
+    assert result.exit_code == 0
+    assert "_DARKROOM_COMPLETE" in result.output
+
+
+def test_endpoints_and_requests_are_completed_from_what_runs(
+    darkroom: Any, data_dir: Path, tmp_path: Path
+) -> None:
+    probe(darkroom, tmp_path / "out.png")
+    typed = f"darkroom generate --data-dir {data_dir} -m fal-ai/fl"
+    assert "fal-ai/flux/schnell" in _completed(typed)
+    latest = last_request(darkroom)
+    assert latest in _completed(f"darkroom logs --data-dir {data_dir} {latest[:8]}")
+
+
+def test_completion_is_silent_where_nothing_runs(tmp_path: Path) -> None:
+    assert _completed(f"darkroom logs --data-dir {tmp_path} 0") == ""
+
+
+def test_a_darkroom_that_does_not_run_is_a_sentence(tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["logs", "x", "--data-dir", str(tmp_path)])
+    assert result.exit_code == 1
+    assert "Start one with `darkroom serve`" in result.output
+
+
+def test_a_setting_that_is_wrong_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKROOM_PORT", "many")
+    result = CliRunner().invoke(main, ["status"])
+    assert result.exit_code == 1
+    assert "port: Input should be a valid integer" in result.output
+
+
+def _submit(installation: Installation, body: dict[str, Any]) -> str:
+    with Client(installation) as client:
+        return str(client.submit("test/probe", body)["request_id"])
+
+
+def _completed(line: str) -> str:
+    environment = {
+        "_DARKROOM_COMPLETE": "bash_complete",
+        "COMP_WORDS": line,
+        "COMP_CWORD": str(len(line.split()) - 1),
+    }
+    result = CliRunner().invoke(main, prog_name="darkroom", env=environment)
+    return "\n".join(each.partition(",")[2] for each in result.output.splitlines())

@@ -1,0 +1,35 @@
+"""How much memory the GPUs of this machine have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from serve_app.cli import gpu
+
+
+def with_tool(monkeypatch: pytest.MonkeyPatch, directory: Path, script: str) -> None:
+    """NVIDIA's tool is a script that does so; there is no other on the path."""
+    tool = directory / gpu.NVIDIA_SMI
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
+
+
+def test_the_smallest_gpu_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with_tool(monkeypatch, tmp_path, "echo 81559; echo 24564")
+    assert gpu.least_memory_bytes() == 24564 * 2**20
+
+
+@pytest.mark.parametrize("script", ["echo No devices were found; exit 6", "echo '[N/A]'", "exit 0"])
+def test_a_tool_that_finds_none_means_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str
+) -> None:
+    with_tool(monkeypatch, tmp_path, script)
+    assert gpu.least_memory_bytes() is None
+
+
+def test_without_the_tool_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu.least_memory_bytes() is None

@@ -1,0 +1,86 @@
+"""``darkroom models``, against a running ingress."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from serve_app.cli import gpu, models
+from serve_app.cli.main import main
+from tests.wire.served import served
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Of a Darkroom that runs."""
+    directory = tmp_path_factory.mktemp("data")
+    with served() as here:
+        (directory / "run.json").write_text(json.dumps({"url": here.url}))
+        (directory / "api_key").write_text(here.key)
+        yield directory
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Its GPU says in this file how many MiB it has."""
+    says = tmp_path / "says"
+    says.write_text("")
+    tool = tmp_path / gpu.NVIDIA_SMI
+    tool.write_text(f"#!/bin/sh\ncat {says}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return says
+
+
+def shown(data_dir: Path, *options: str) -> str:
+    ran = CliRunner().invoke(main, ["models", "--data-dir", str(data_dir), *options])
+    assert ran.exit_code == 0, ran.output
+    return ran.output
+
+
+def test_each_is_shown_with_its_family_licence_and_weights(data_dir: Path, machine: Path) -> None:
+    lines = shown(data_dir).splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("fal-ai/flux/schnell"))
+    assert lines[at].split() == ["fal-ai/flux/schnell", "flux", "demo", "Apache-2.0"]
+    assert lines[at + 1].endswith("deployments/demo/flux")
+    unserved = next(n for n, line in enumerate(lines) if line.startswith("test/unserved"))
+    assert "not served" in lines[unserved]
+    assert "black-forest-labs/FLUX.1-dev@3de623fc3c33" in lines[unserved + 1]
+    assert "no demo model" in lines[unserved + 3]
+
+
+@pytest.mark.parametrize(
+    ("mib", "words"),
+    [
+        ("24564", "float8, offload components, hot: transformer (for 24 GB; this machine has 26)"),
+        ("8192", "this machine's GPU has 9 GB, and it takes 24 GB"),
+        ("", "no GPU is found on this machine; from 24 GB on there is one"),
+    ],
+)
+def test_the_recipe_is_the_one_that_fits_this_machine(
+    data_dir: Path, machine: Path, mib: str, words: str
+) -> None:
+    machine.write_text(mib)
+    assert words in shown(data_dir)
+
+
+def test_programs_get_one_json_document(data_dir: Path, machine: Path) -> None:
+    machine.write_text("24564")
+    document = json.loads(shown(data_dir, "--json"))
+    assert document["device_memory_bytes"] == 24564 * 2**20
+    found = {each["endpoint_id"]: each for each in document["models"]}
+    assert found["test/unserved"]["recipe"]["memory_gb"] == 24
+    assert found["fal-ai/flux/schnell"]["recipe"] is None
+    assert found["fal-ai/flux/schnell"]["darkroom_demo"] is True
+
+
+def test_all_pages_are_shown(
+    data_dir: Path, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = shown(data_dir)
+    monkeypatch.setattr(models, "PAGE", 1)
+    assert shown(data_dir) == whole

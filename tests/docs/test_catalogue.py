@@ -1,0 +1,54 @@
+"""The page of the catalogue says what is in the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from serve_app.catalog.catalog import BUILT_IN, load
+from serve_app.catalog.schema import SCHEMAS
+from serve_app.catalog.source import EndpointSource, RecipeSource
+from tests.docs.pages import DOCS, ROOT, block, code, table
+
+PAGE = DOCS / "11-catalogue.md"
+DEMO = ROOT / "deployments" / "demo"
+
+
+def test_the_endpoints_are_told() -> None:
+    written = yaml.safe_load(BUILT_IN.read_text())["endpoints"]
+    told = {
+        code(endpoint)[0]: (code(family)[0], code(weights)[0], licence, (code(demo) or [None])[0])
+        for endpoint, family, weights, licence, demo in table(PAGE, "endpoint")
+    }
+    assert told == {
+        endpoint_id: (
+            entry["family"],
+            entry["weights"]["hub"],
+            entry["licence"],
+            entry.get("demo", {}).get("weights"),
+        )
+        for endpoint_id, entry in written.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("column", "source"), [("key of an entry", EndpointSource), ("key of a recipe", RecipeSource)]
+)
+def test_every_key_is_told(column: str, source: type[EndpointSource | RecipeSource]) -> None:
+    told = {key for cells in table(PAGE, column) for key in code(cells[0])}
+    assert told == {field.alias or name for name, field in source.model_fields.items()}
+
+
+def test_the_schemas_are_told() -> None:
+    assert {name for cells in table(PAGE, "schema") for name in code(cells[0])} == SCHEMAS.keys()
+
+
+def test_the_example_is_a_catalogue(tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text(block(PAGE, "yaml"))
+    (entry,) = load(path, demo=True, demo_dir=DEMO, families={"flux"})
+    assert not entry.missing
+    assert len(entry.endpoint.recipes) == 2
+    assert entry.schema.validate({"prompt": "x"})[0]["num_inference_steps"] == 20

@@ -1,0 +1,59 @@
+"""The files for a cluster are what Ray, Serve and Darkroom take."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serve_app.cli.config_file import read
+from tests.docs.pages import ROOT
+
+CLUSTER = ROOT / "cluster.yaml"
+CONFIGURATION = ROOT / "darkroom.yaml"
+
+
+pytestmark = [
+    # in Ray's own code
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+def loaded(path: Path) -> dict[str, Any]:
+    return dict(yaml.safe_load(path.read_text()))
+
+
+def test_the_cluster_is_valid_for_rays_launcher() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config  # noqa: PLC0415
+
+    validate_config(prepare_config(loaded(CLUSTER)))
+
+
+def test_the_head_is_alone_and_every_group_of_workers_can_go_to_zero() -> None:
+    cluster = loaded(CLUSTER)
+    groups = dict(cluster["available_node_types"])
+    assert groups.pop(cluster["head_node_type"])["max_workers"] == 0
+    assert groups
+    assert all(group["min_workers"] == 0 for group in groups.values())
+    assert sum(group["max_workers"] for group in groups.values()) <= cluster["max_workers"]
+
+
+def test_the_configuration_is_valid_for_serve_deploy() -> None:
+    from ray.serve.schema import ServeDeploySchema  # noqa: PLC0415
+
+    ServeDeploySchema.model_validate(loaded(CONFIGURATION))
+
+
+def test_the_configuration_builds(build: Callable[[dict[str, Any]], Any]) -> None:
+    file = read(CONFIGURATION)
+    assert build(file.arguments)
+    assert file.port == 8000
+
+
+def test_every_pool_asks_for_a_class_of_gpu_that_the_cluster_has() -> None:
+    groups = loaded(CLUSTER)["available_node_types"].values()
+    there = {name for group in groups for name in group["resources"]}
+    pools = read(CONFIGURATION).arguments["pools"].values()
+    assert {f"accelerator_type:{pool['accelerator']}" for pool in pools} <= there

@@ -1,0 +1,126 @@
+"""``/v1/models``, in fal's shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+from openapi_spec_validator import validate
+
+from tests.ingress.house import House
+
+SCHNELL, PROBE, UNSERVED = "fal-ai/flux/schnell", "test/probe", "test/unserved"
+
+
+async def ids(client: httpx.AsyncClient, **query: Any) -> list[str]:
+    answer = await client.get("/v1/models", params=query)
+    assert answer.status_code == 200, answer.text
+    return [model["endpoint_id"] for model in answer.json()["models"]]
+
+
+async def model(client: httpx.AsyncClient, endpoint_id: str, **query: Any) -> dict[str, Any]:
+    answer = await client.get("/v1/models", params={"endpoint_id": endpoint_id, **query})
+    (found,) = answer.json()["models"]
+    return dict(found)
+
+
+async def test_models_are_listed_in_fals_shape(client: httpx.AsyncClient) -> None:
+    page = (await client.get("/v1/models")).json()
+    assert (page["next_cursor"], page["has_more"]) == (None, False)
+    models = {each["endpoint_id"]: each for each in page["models"]}
+    assert models.keys() == {SCHNELL, PROBE, "test/deep/path/probe", UNSERVED}
+    assert models[SCHNELL]["metadata"] == {
+        "display_name": "FLUX.1 [schnell]",
+        "category": "text-to-image",
+        "description": "",
+        "status": "active",
+        "tags": [],
+        "license": "Apache-2.0",
+    }
+    assert all("openapi" not in each for each in page["models"])
+
+
+async def test_demo_models_are_told_from_others(client: httpx.AsyncClient) -> None:
+    assert (await model(client, SCHNELL))["darkroom_demo"] is True
+    assert (await model(client, PROBE))["darkroom_demo"] is False
+
+
+async def test_what_is_not_served_is_listed_with_its_reason(client: httpx.AsyncClient) -> None:
+    found = await model(client, UNSERVED)
+    assert found["metadata"]["status"] == "inactive"
+    assert found["darkroom"]["served"] is False
+    assert "no demo model" in found["darkroom"]["reason"]
+    assert (await model(client, PROBE))["darkroom"]["reason"] is None
+    refused = await client.post(f"/{UNSERVED}", json={"prompt": "x", "image_url": "http://x/y"})
+    assert (refused.status_code, refused.json()["code"]) == (400, "endpoint_not_served")
+    assert found["darkroom"]["reason"] in refused.json()["message"]
+
+
+async def test_weights_and_recipes_are_told(client: httpx.AsyncClient) -> None:
+    ours = (await model(client, UNSERVED))["darkroom"]
+    assert ours["family"] == "flux"
+    assert ours["weights"] == {
+        "source": "black-forest-labs/FLUX.1-dev",
+        "revision": "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",
+    }
+    assert ours["recipes"] == [
+        {"memory_gb": 24.0, "precision": "float8", "offload": "components", "hot": ["transformer"]}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("query", "wanted"),
+    [
+        ({"endpoint_id": [PROBE, SCHNELL]}, [PROBE, SCHNELL]),
+        ({"endpoint_id": f"{PROBE},{SCHNELL}"}, [PROBE, SCHNELL]),
+        ({"endpoint_id": "gone/away"}, []),
+        ({"q": "flux SCHNELL"}, [SCHNELL]),
+        ({"q": "nowhere"}, []),
+        ({"category": "image-to-image"}, [UNSERVED]),
+        ({"status": "inactive"}, [UNSERVED]),
+        ({"status": "active", "q": "deep"}, ["test/deep/path/probe"]),
+        ({"status": "deprecated"}, []),
+    ],
+)
+async def test_the_list_is_filtered(
+    client: httpx.AsyncClient, query: dict[str, Any], wanted: list[str]
+) -> None:
+    assert await ids(client, **query) == wanted
+
+
+async def test_the_list_comes_page_by_page(client: httpx.AsyncClient) -> None:
+    whole = await ids(client)
+    first = (await client.get("/v1/models", params={"limit": 3})).json()
+    assert first["has_more"] is True
+    query = {"limit": 3, "cursor": first["next_cursor"]}
+    rest = (await client.get("/v1/models", params=query)).json()
+    assert (rest["has_more"], rest["next_cursor"]) == (False, None)
+    listed = [each["endpoint_id"] for each in (*first["models"], *rest["models"])]
+    assert listed == whole
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=101", "status=gone", "expand=everything", "cursor=no/such"]
+)
+async def test_a_wrong_query_is_named(client: httpx.AsyncClient, query: str) -> None:
+    answer = await client.get(f"/v1/models?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["query", query.partition("=")[0]]
+
+
+async def test_each_comes_with_its_description_when_asked(client: httpx.AsyncClient) -> None:
+    document = (await model(client, SCHNELL, expand="openapi-3.0"))["openapi"]
+    validate(document)
+    assert document["info"]["title"] == f"Queue OpenAPI for {SCHNELL}"
+    assert document["info"]["x-fal-metadata"]["endpointId"] == SCHNELL
+    assert document["servers"] == [{"url": "http://testserver/queue"}]
+    fields = document["components"]["schemas"]["FalAiFluxSchnellInput"]["properties"]
+    assert fields["num_inference_steps"]["maximum"] == 12
+
+
+async def test_the_list_takes_a_key(house: House) -> None:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(house.app), base_url="http://x"
+    ) as stranger:
+        assert (await stranger.get("/v1/models")).status_code == 401
