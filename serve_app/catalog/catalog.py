@@ -33,6 +33,7 @@ RESERVED_OWNERS = frozenset(
         "metrics",
         "openai",
         "openapi.json",
+        "page",
         "queue",
         "readyz",
         "replicate",

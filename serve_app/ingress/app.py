@@ -9,7 +9,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from serve_app.domain.errors import DarkroomError
-from serve_app.ingress import files, health, platform
+from serve_app.ingress import files, health, page, platform
 from serve_app.ingress.edge import Edge
 from serve_app.ingress.fal import routes as fal
 from serve_app.ingress.reply import error_reply, json_reply
@@ -20,7 +20,14 @@ def create_app() -> Starlette:
     app = Starlette(
         # Each call tries them in this order, twice (Serve's metrics want the name), so what is
         # called most goes first.
-        routes=[*fal.ROUTES, *files.ROUTES, *platform.ROUTES, *health.ROUTES, fal.UNPREFIXED],
+        routes=[
+            *fal.ROUTES,
+            *files.ROUTES,
+            *platform.ROUTES,
+            *health.ROUTES,
+            *page.ROUTES,
+            fal.UNPREFIXED,
+        ],
         middleware=[Middleware(Edge)],
         exception_handlers={DarkroomError: _refused, HTTPException: _no_route},
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -18,6 +19,7 @@ from serve_app.ingress.exchange import exchange_of
 from serve_app.ingress.reply import json_reply
 
 MAX_PAGE = 500
+MAX_LISTED_PROMPT = 200
 
 
 async def listed(request: HttpRequest) -> Response:
@@ -80,6 +82,7 @@ def _summary(request: Request) -> dict[str, Any]:
     return {
         "request_id": request.id,
         "endpoint_id": request.endpoint,
+        "prompt": _prompt(request.input),
         "state": request.state.value,
         "priority": request.priority.name.lower(),
         "attempt": request.attempt,
@@ -91,6 +94,12 @@ def _summary(request: Request) -> dict[str, Any]:
         "run_s": request.outcome.usage.run_s if request.outcome else None,
         "error": {"code": failure.code, "message": failure.message} if failure else None,
     }
+
+
+def _prompt(input: Mapping[str, Any]) -> str | None:
+    """Its beginning, by which a person knows the request again in a list."""
+    prompt = input.get("prompt")
+    return prompt[:MAX_LISTED_PROMPT] if isinstance(prompt, str) else None
 
 
 def _iso(at: datetime | None) -> str | None:

@@ -45,6 +45,15 @@ async def test_requests_are_listed_newest_first_page_by_page(client: httpx.Async
     assert {each["state"] for each in first["requests"]} == {"succeeded"}
 
 
+async def test_a_listed_request_is_known_again_by_the_beginning_of_its_prompt(
+    client: httpx.AsyncClient,
+) -> None:
+    await client.post("/test/probe", json={"prompt": "a heart " * 100})
+    await client.post("/test/probe", json={"prompt": 7})
+    listed = (await client.get("/v1/requests")).json()["requests"]
+    assert [each["prompt"] for each in listed] == [None, ("a heart " * 100)[:200]]
+
+
 async def test_requests_are_listed_by_state_and_only_ones_own(house: House) -> None:
     async with house.client() as mine, house.client(house.other_key) as other:
         await mine.post("/test/probe", json={})

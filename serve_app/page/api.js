@@ -1,0 +1,125 @@
+// Calls to this Darkroom, with the key.
+
+import * as json from "./json.js";
+
+/** Where Darkroom is: the page's own folder, so that a prefix of a proxy is part of it. */
+export const BASE = new URL(".", document.baseURI);
+
+/** Longer than the pause between two events of a stream (15 s) can be. */
+const SILENCE_MS = 40_000;
+const CALL_MS = 60_000;
+
+/** Nobody answered, or not a Darkroom. Asking again later may help. */
+export class Unreachable extends Error {}
+
+/** Darkroom answered, and refused. */
+export class Refused extends Error {
+  constructor(status, body) {
+    const detail = typeof body.detail === "string" ? body.detail : null;
+    super(body.message ?? detail ?? `Darkroom answered ${status}.`);
+    this.status = status;
+    this.body = body;
+    /** What is wrong with which field: `{loc, msg}`. */
+    this.problems = Array.isArray(body.detail) ? body.detail : [];
+  }
+
+  /** Whether it is about the moment and not about the call. */
+  get passing() {
+    return this.status >= 500 || this.status === 429;
+  }
+}
+
+/** Announces `reached`, `unreachable` and `locked` (the key was refused) as events. */
+export class Api extends EventTarget {
+  #key;
+
+  constructor(key) {
+    super();
+    this.#key = key;
+  }
+
+  /** The JSON that answers; `Refused` or `Unreachable`. */
+  async call(method, path, body) {
+    const signal = AbortSignal.timeout(CALL_MS);
+    const answer = await this.#fetch(method, path, { body, signal });
+    return await this.#read(answer);
+  }
+
+  /** The events of a stream, as they come, until it ends. */
+  async *stream(path) {
+    const silence = new AbortController();
+    const still = () => setTimeout(() => silence.abort(), SILENCE_MS);
+    let timer = still();
+    try {
+      const answer = await this.#fetch("GET", path, { signal: silence.signal });
+      if (!answer.ok || !/^text\/event-stream/.test(answer.headers.get("content-type") ?? "")) {
+        yield await this.#read(answer);
+        return;
+      }
+      const text = answer.body.pipeThrough(new TextDecoderStream());
+      for await (const event of events(text)) {
+        clearTimeout(timer);
+        timer = still();
+        yield json.parse(event);
+      }
+    } catch (error) {
+      if (error instanceof Refused) throw error;
+      throw this.#lost(error);
+    } finally {
+      clearTimeout(timer);
+      silence.abort();
+    }
+  }
+
+  async #fetch(method, path, { body, signal }) {
+    const headers = { authorization: `Key ${this.#key.value ?? ""}` };
+    if (body !== undefined) headers["content-type"] = "application/json";
+    const given = body === undefined ? undefined : json.write(body);
+    try {
+      return await fetch(new URL(path, BASE), { method, headers, body: given, signal });
+    } catch (error) {
+      throw this.#lost(error);
+    }
+  }
+
+  async #read(answer) {
+    let body;
+    try {
+      body = json.parse(await answer.text());
+    } catch (error) {
+      // A proxy's page, or the end of the connection.
+      throw this.#lost(error);
+    }
+    this.dispatchEvent(new Event("reached"));
+    if (answer.ok) return body;
+    const refused = new Refused(answer.status, body ?? {});
+    if (answer.status === 401) this.dispatchEvent(new Event("locked"));
+    throw refused;
+  }
+
+  #lost(error) {
+    this.dispatchEvent(new Event("unreachable"));
+    return new Unreachable("Darkroom does not answer.", { cause: error });
+  }
+}
+
+/** The data of each server-sent event in a stream of text. */
+async function* events(text) {
+  const reader = text.getReader();
+  let pending = "";
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      pending += value;
+      const parts = pending.split(/\r?\n\r?\n/);
+      pending = parts.pop();
+      for (const part of parts) {
+        const lines = part.split(/\r?\n/).filter((line) => line.startsWith("data:"));
+        if (lines.length) yield lines.map((line) => line.slice(5)).join("\n");
+      }
+    }
+  } finally {
+    reader.cancel().catch(() => {});
+  }
+}

@@ -1,0 +1,160 @@
+// What a value is entered with: one maker for each kind of field.
+
+import { element } from "./element.js";
+import * as json from "./json.js";
+import { mediaControl, mediaListControl } from "./media_input.js";
+import { sizeControl } from "./size.js";
+
+/** What stands in a control is not what the field takes. The message is for who wrote it. */
+export class Unreadable extends Error {}
+
+const MAKERS = {
+  prompt: textControl,
+  text: textControl,
+  whole: numberControl,
+  decimal: numberControl,
+  choice: choiceControl,
+  switch: switchControl,
+  json: jsonControl,
+  size: sizeControl,
+  media: mediaControl,
+  "media-list": mediaListControl,
+};
+
+/**
+ * A control: `{node, target, read, write}`. `target` is what a label names; `read()` is undefined
+ * while the field's default holds, and may throw `Unreadable`; `write(undefined)` goes back to the
+ * default.
+ */
+export function controlFor(field, id) {
+  return MAKERS[field.kind](field, id);
+}
+
+function textControl(field, id) {
+  const placeholder = typeof field.fallback === "string" ? field.fallback : "";
+  const target =
+    field.kind === "prompt"
+      ? element("textarea", { id, rows: field.required ? 4 : 2, placeholder, spellcheck: true })
+      : element("input", { id, type: "text", placeholder, autocomplete: "off" });
+  return {
+    node: target,
+    target,
+    read: () => (target.value === "" ? undefined : target.value),
+    write: (value) => (target.value = value ?? ""),
+  };
+}
+
+function numberControl(field, id) {
+  const { least, most, fallback } = field;
+  const step = field.step ?? (field.kind === "whole" ? 1 : "any");
+  const placeholder = fallback ?? (field.name === "seed" ? "random" : "");
+  const bounds = { min: least, max: most, step };
+  const target = element("input", {
+    id,
+    type: "number",
+    inputmode: "decimal",
+    placeholder,
+    ...bounds,
+  });
+  const read = () => readNumber(field, target);
+  if (!isSlid(field)) {
+    return { node: target, target, read, write: (value) => (target.value = value ?? "") };
+  }
+  const slider = element("input", {
+    type: "range",
+    min: least,
+    max: most,
+    step: field.kind === "whole" ? step : (field.step ?? fineStep(least, most)),
+    "aria-label": `${field.title}, slider`,
+    input: () => (target.value = slider.value),
+  });
+  const follow = () => (slider.value = target.value === "" ? (fallback ?? least) : target.value);
+  target.addEventListener("input", follow);
+  follow();
+  const write = (value) => {
+    target.value = value ?? "";
+    follow();
+  };
+  return { node: element("div", { class: "slid" }, slider, target), target, read, write };
+}
+
+function readNumber(field, target) {
+  if (target.validity.badInput) throw new Unreadable("This is no number.");
+  if (target.value === "") return undefined;
+  if (/^-?\d+$/.test(target.value)) return json.whole(target.value);
+  if (field.kind === "whole") throw new Unreadable("This should be a whole number.");
+  return Number(target.value);
+}
+
+/** Bounds that a hand can aim between. */
+function isSlid({ least, most, kind }) {
+  const both = typeof least === "number" && typeof most === "number";
+  return both && most > least && (kind === "decimal" ? most - least <= 1000 : most - least <= 400);
+}
+
+function fineStep(least, most) {
+  return most - least > 5 ? 0.1 : 0.01;
+}
+
+function choiceControl(field, id) {
+  const { choices, fallback } = field;
+  const none = fallback === undefined || fallback === null;
+  const options = choices.map((each, at) => element("option", { value: at }, spoken(each)));
+  if (none) options.unshift(element("option", { value: "" }, field.required ? "Choose …" : "–"));
+  const target = element("select", { id }, options);
+  const write = (value) => {
+    const at = choices.indexOf(value ?? fallback);
+    target.value = at < 0 ? "" : String(at);
+  };
+  write(undefined);
+  return {
+    node: target,
+    target,
+    read: () => {
+      const chosen = target.value === "" ? undefined : choices[Number(target.value)];
+      return chosen === fallback ? undefined : chosen;
+    },
+    write,
+  };
+}
+
+function spoken(choice) {
+  return choice === null ? "none" : String(choice).replaceAll("_", " ");
+}
+
+function switchControl(field, id) {
+  const target = element("input", { id, type: "checkbox" });
+  const usual = field.fallback === true;
+  target.checked = usual;
+  return {
+    node: target,
+    target,
+    read: () => (target.checked === usual ? undefined : target.checked),
+    write: (value) => (target.checked = value ?? usual),
+  };
+}
+
+function jsonControl(field, id) {
+  const shown =
+    field.fallback === undefined || field.fallback === null ? "" : json.write(field.fallback);
+  const target = element("textarea", {
+    id,
+    rows: 3,
+    class: "code",
+    placeholder: shown,
+    spellcheck: "false",
+  });
+  return {
+    node: target,
+    target,
+    read: () => {
+      if (target.value.trim() === "") return undefined;
+      try {
+        return json.parse(target.value);
+      } catch (error) {
+        throw new Unreadable(`This is no JSON: ${error.message}`);
+      }
+    },
+    write: (value) => (target.value = value === undefined ? "" : json.write(value, 2)),
+  };
+}

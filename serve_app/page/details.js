@@ -1,0 +1,136 @@
+// One request, with all that is known of it.
+
+import { open, makeClosable } from "./dialog.js";
+import { byId, element } from "./element.js";
+import * as json from "./json.js";
+import { fileFigure, filesIn } from "./media.js";
+import { promptOf } from "./sheet.js";
+import { requestPath, resultOf } from "./watch.js";
+import { clock, runningWords, seconds, STATES, waitingWords } from "./words.js";
+
+const LOOK_MS = 1500;
+
+/** `act` has `again` (use this input) and `cancel`, each with the request. */
+export class Details {
+  #api;
+  #act;
+  #dialog = byId("details");
+  #shown = null; // what is open: an object of its own for each time
+  #outcome = null;
+
+  constructor(api, act) {
+    this.#api = api;
+    this.#act = act;
+    makeClosable(this.#dialog);
+    this.#dialog.addEventListener("close", () => (this.#shown = null));
+  }
+
+  async show(id) {
+    const shown = { id };
+    this.#shown = shown;
+    this.#outcome = null;
+    byId("details-body").replaceChildren(element("p", { class: "help" }, "Looking …"));
+    open(this.#dialog);
+    while (this.#shown === shown) {
+      const final = await this.#look(shown);
+      if (final) return;
+      await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+    }
+  }
+
+  async #look(shown) {
+    const { id } = shown;
+    try {
+      const request = await this.#api.call("GET", `v1/requests/${encodeURIComponent(id)}`);
+      const final = !["queued", "running"].includes(request.state);
+      if (final && request.state === "succeeded" && this.#outcome === null) {
+        this.#outcome = await resultOf(this.#api, requestPath(request.endpoint_id, id));
+      }
+      if (this.#shown === shown) this.#draw(request, final);
+      return final;
+    } catch (error) {
+      if (this.#shown === shown)
+        byId("details-body").replaceChildren(element("p", { class: "bad" }, error.message));
+      return error.body !== undefined && !error.passing;
+    }
+  }
+
+  #draw(request, final) {
+    const output = this.#outcome?.output;
+    const known = { id: request.request_id, endpoint: request.endpoint_id, input: request.input };
+    const button = (name, what) =>
+      element("button", { type: "button", class: "quiet", click: () => what(known) }, name);
+    const again = () => {
+      this.#dialog.close();
+      this.#act.again(known);
+    };
+    byId("details-body").replaceChildren(
+      element("h2", { id: "details-title" }, promptOf(request.input) || request.endpoint_id),
+      element("p", { class: `state ${request.state}` }, this.#standing(request)),
+      element(
+        "div",
+        { class: "made", "data-files": filesIn(output).length },
+        ...this.#figures(output, request),
+      ),
+      element("dl", { class: "rows" }, ...rows(request)),
+      element(
+        "div",
+        { class: "buttons" },
+        final ? null : button("Cancel", this.#act.cancel),
+        button("Use this input", again),
+      ),
+      section("Log", element("ol", { class: "log" }, ...(request.log ?? []).map(logLine))),
+      section("Input", element("pre", { tabindex: 0 }, short(request.input))),
+      output === undefined
+        ? null
+        : section("Output", element("pre", { tabindex: 0 }, short(output))),
+    );
+  }
+
+  #standing({ state, waiting, progress, error }) {
+    if (state === "queued" && waiting) return waitingWords(waiting.position, waiting);
+    if (state === "running") return runningWords(progress ?? {});
+    return error ? `${STATES[state]}. ${error.message}` : (STATES[state] ?? state);
+  }
+
+  #figures(output, { input }) {
+    return filesIn(output).map((file) => fileFigure(file, promptOf(input)));
+  }
+}
+
+function rows(request) {
+  const facts = {
+    Request: request.request_id,
+    Model: request.endpoint_id,
+    Submitted: clock(request.created_at),
+    Started: clock(request.started_at),
+    Ended: clock(request.finished_at),
+    Ran: seconds(request.run_s),
+    Attempts: request.attempt,
+    Priority: request.priority === "normal" ? "" : request.priority,
+  };
+  return Object.entries(facts)
+    .filter(([, value]) => value !== "" && value !== undefined && value !== null)
+    .map(([name, value]) =>
+      element("div", {}, element("dt", {}, name), element("dd", {}, String(value))),
+    );
+}
+
+function section(title, ...content) {
+  return element("section", {}, element("h3", {}, title), ...content);
+}
+
+function logLine({ at, level, message }) {
+  return element(
+    "li",
+    { class: level?.toLowerCase() },
+    element("time", {}, clock(at)),
+    " ",
+    message,
+  );
+}
+
+/** JSON to read: a data URI is told by its beginning. */
+function short(value) {
+  return json.write(value, 2).replace(/"(data:[^"]{60})[^"]{40,}"/g, '"$1…"');
+}

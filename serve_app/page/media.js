@@ -1,0 +1,125 @@
+// The files in an output.
+
+import { BASE } from "./api.js";
+import { element } from "./element.js";
+import { bytes } from "./words.js";
+
+/** What a browser shows and does not run, so that it may be opened from this origin. */
+const SHOWN =
+  /^(?:image\/(?:png|jpeg|webp|gif|avif)|video\/(?:mp4|webm)|audio\/(?:mpeg|mp4|wav|x-wav|ogg|flac|webm))$/;
+
+const BY_EXTENSION = {
+  png: "image/png",
+  jpg: "image/jpeg",
+  jpeg: "image/jpeg",
+  webp: "image/webp",
+  gif: "image/gif",
+  mp4: "video/mp4",
+  webm: "video/webm",
+  mp3: "audio/mpeg",
+  wav: "audio/wav",
+  ogg: "audio/ogg",
+  flac: "audio/flac",
+};
+
+/** Every `{url, …}` in `output`: `{url, type, kind, name, width, height, size}`, in order. */
+export function filesIn(output) {
+  if (output === null || typeof output !== "object") return [];
+  if (typeof output.url === "string") return [readFile(output)].filter(Boolean);
+  return Object.values(output).flatMap(filesIn);
+}
+
+function readFile(given) {
+  try {
+    return described(given, new URL(given.url, BASE));
+  } catch {
+    return null; // no address, or one that cannot be decoded
+  }
+}
+
+function described(given, url) {
+  if (!["http:", "https:", "data:"].includes(url.protocol)) return null;
+  const inline = url.protocol === "data:";
+  const last = inline ? "" : decodeURIComponent(url.pathname.split("/").pop());
+  const declared = inline ? /^data:([^;,]*)/i.exec(given.url)[1] : given.content_type;
+  const guessed = BY_EXTENSION[last.split(".").pop().toLowerCase()];
+  const type = declared || guessed || "application/octet-stream";
+  const kind = SHOWN.test(type) ? type.split("/")[0] : "file";
+  return {
+    url: inline ? blobUrl(given.url, kind === "file" ? "" : type) : url.href,
+    type,
+    kind,
+    name: given.file_name || last || `file.${type.split("/")[1]}`,
+    width: given.width,
+    height: given.height,
+    size: given.file_size,
+  };
+}
+
+/** A data URI as an address that can be opened and saved; browsers open no data URI. */
+function blobUrl(uri, type) {
+  const comma = uri.indexOf(",");
+  const text = decodeURIComponent(uri.slice(comma + 1));
+  const raw = uri.slice(0, comma).endsWith(";base64") ? atob(text) : text;
+  const content = Uint8Array.from(raw, (character) => character.charCodeAt(0));
+  return URL.createObjectURL(new Blob([content], { type: type || "application/octet-stream" }));
+}
+
+/** The file as a picture, a player, or a link; with its own links to save and to open it. */
+export function fileFigure(file, words) {
+  const save = element("a", { href: file.url, download: file.name, class: "action" }, "Download");
+  const open = element(
+    "a",
+    { href: file.url, target: "_blank", rel: "noopener", class: "action" },
+    "Open",
+  );
+  const facts = [
+    file.width && file.height ? `${file.width} × ${file.height}` : "",
+    bytes(file.size),
+  ];
+  return element(
+    "figure",
+    { class: `print ${file.kind}` },
+    shown(file, words),
+    element(
+      "figcaption",
+      {},
+      element("span", { class: "facts" }, facts.filter(Boolean).join(" · ")),
+      element("span", { class: "actions" }, save, file.kind === "file" ? null : open),
+    ),
+  );
+}
+
+function shown(file, words) {
+  if (file.kind === "image") {
+    const { width, height } = file;
+    const picture = element("img", { src: file.url, alt: words, width, height });
+    const link = element(
+      "a",
+      { href: file.url, target: "_blank", rel: "noopener", class: "paper" },
+      picture,
+    );
+    link.setAttribute("aria-label", `Open: ${words || file.name}`);
+    return link;
+  }
+  if (file.kind === "video") {
+    const settings = {
+      src: file.url,
+      controls: true,
+      loop: true,
+      muted: true,
+      playsinline: true,
+      preload: "metadata",
+    };
+    return element("video", { ...settings, "aria-label": words || file.name, class: "paper" });
+  }
+  if (file.kind === "audio") {
+    return element("audio", {
+      src: file.url,
+      controls: true,
+      preload: "metadata",
+      "aria-label": words || file.name,
+    });
+  }
+  return element("p", { class: "file-name" }, file.name);
+}

@@ -1,0 +1,100 @@
+// The last requests of this key, whoever sent them.
+
+import { byId, element } from "./element.js";
+import { clock, seconds, STATES } from "./words.js";
+
+const PAGE = 15;
+const BUSY_MS = 2000;
+const IDLE_MS = 4000;
+
+/** `act` has `details` and `cancel`, each with `{id, endpoint}`. */
+export class Recent {
+  #api;
+  #act;
+  #limit = PAGE;
+  #timer = null;
+  #drawn = "";
+
+  constructor(api, act) {
+    this.#api = api;
+    this.#act = act;
+    byId("older").addEventListener("click", () => {
+      this.#limit = Math.min(500, this.#limit + PAGE);
+      this.look();
+    });
+    document.addEventListener("visibilitychange", () => {
+      if (!document.hidden) this.look();
+    });
+  }
+
+  /** Look now, and then again and again; not while the key is asked for. */
+  async look() {
+    clearTimeout(this.#timer);
+    const busy = byId("work").hidden ? false : await this.#look();
+    clearTimeout(this.#timer); // two looks may have crossed
+    if (!document.hidden) this.#timer = setTimeout(() => this.look(), busy ? BUSY_MS : IDLE_MS);
+  }
+
+  async #look() {
+    try {
+      const page = await this.#api.call("GET", `v1/requests?limit=${this.#limit}`);
+      this.#draw(page);
+      return page.requests.some(isActive);
+    } catch {
+      return false; // the connection's own line says so; what is shown stays
+    }
+  }
+
+  stop() {
+    clearTimeout(this.#timer);
+  }
+
+  #draw({ requests, next_before: more }) {
+    byId("older").hidden = !more || this.#limit >= 500;
+    byId("no-requests").hidden = requests.length > 0;
+    const now = JSON.stringify(requests);
+    if (now === this.#drawn) return; // the focus stays where it is
+    this.#drawn = now;
+    const focused = document.activeElement?.closest("#requests li")?.dataset.request;
+    byId("requests").replaceChildren(...requests.map((each) => this.#row(each)));
+    if (focused)
+      byId("requests")
+        .querySelector(`[data-request="${CSS.escape(focused)}"] button`)
+        ?.focus();
+  }
+
+  #row(request) {
+    const { request_id: id, endpoint_id: endpoint, state } = request;
+    const known = { id, endpoint };
+    const words = request.prompt || endpoint;
+    const time = isActive(request) ? "" : seconds(request.run_s);
+    const shown = element(
+      "button",
+      { type: "button", class: "request", click: () => this.#act.details(known) },
+      element("span", { class: `dot ${state}`, "aria-hidden": "true" }),
+      element("span", { class: "words" }, words),
+      element(
+        "span",
+        { class: "facts" },
+        [STATES[state] ?? state, time, clock(request.created_at)].filter(Boolean).join(" · "),
+      ),
+    );
+    const cancel = isActive(request)
+      ? element(
+          "button",
+          {
+            type: "button",
+            class: "quiet",
+            "aria-label": `Cancel ${words}`,
+            click: () => this.#act.cancel(known),
+          },
+          "Cancel",
+        )
+      : null;
+    return element("li", { "data-request": id, "data-state": state }, shown, cancel);
+  }
+}
+
+function isActive({ state }) {
+  return state === "queued" || state === "running";
+}

@@ -1,0 +1,137 @@
+// From a JSON schema to the fields of a form.
+
+const FIRST = new Set(
+  "image_size aspect_ratio resolution num_images duration seconds_total num_frames".split(" "),
+);
+const MEDIA = /(?:^|_)(image|mask|video|audio|file)s?_urls?$/;
+const NO_EFFECT = /\b(?:has|have|had) no effect\b|\bwithout effect\b|\bis ignored\b/i;
+
+/**
+ * The fields of an object's schema, in the order to show them: `{name, title, description, kind,
+ * required, fallback, least, most, step, choices, media, first}`. `fallback` is the default. Fields
+ * that have no effect here, or that are not supported, are left out.
+ *
+ * Kinds: prompt, text, whole, decimal, choice, switch, size, media, media-list, json.
+ */
+export function fieldsOf({ schema, document }) {
+  const whole = plain(schema, document);
+  const properties = Object.entries(whole.properties ?? {});
+  const order = whole["x-fal-order-properties"] ?? [];
+  const required = new Set(whole.required ?? []);
+  const place = ([name]) => (order.includes(name) ? order.indexOf(name) : order.length);
+  return properties
+    .sort((one, other) => place(one) - place(other))
+    .map(([name, property]) => readField(name, property, required.has(name), document))
+    .filter((field) => field !== null);
+}
+
+/** Whether more than the fields that are named may be given. */
+export function isOpen({ schema, document }) {
+  const whole = plain(schema, document);
+  return Object.keys(whole.properties ?? {}).length === 0;
+}
+
+function readField(name, property, required, document) {
+  const spec = plain(property, document);
+  if (!required && (isVain(spec) || "const" in spec)) return null;
+  const media = mediaOf(name, spec, document);
+  const kind = kindOf(name, spec, media, document);
+  return {
+    name,
+    title: titleOf(name),
+    description: spec.description ?? "",
+    kind,
+    required,
+    fallback: spec.default,
+    least: spec.minimum ?? above(spec.exclusiveMinimum, kind),
+    most: spec.maximum ?? below(spec.exclusiveMaximum, kind),
+    step: spec.multipleOf,
+    choices: choicesOf(spec, document),
+    media,
+    first: required || kind === "prompt" || kind.startsWith("media") || FIRST.has(name),
+  };
+}
+
+/** `property` without references, wrappers of one, and "or null". */
+function plain(property, document, depth = 0) {
+  if (!property || typeof property !== "object" || depth > 20) return {};
+  const { $ref, ...rest } = property;
+  if ($ref) return plain({ ...target($ref, document), ...rest }, document, depth + 1);
+  for (const wrapper of ["allOf", "anyOf", "oneOf"]) {
+    const inner = property[wrapper]?.filter((each) => each.type !== "null");
+    if (inner?.length === 1) {
+      const { [wrapper]: _, ...around } = property;
+      return plain({ ...plain(inner[0], document, depth + 1), ...around }, document, depth + 1);
+    }
+  }
+  if (Array.isArray(property.type)) {
+    const types = property.type.filter((each) => each !== "null");
+    if (types.length === 1) return { ...property, type: types[0] };
+  }
+  return property;
+}
+
+function target(reference, document) {
+  let found = document;
+  for (const part of reference.replace(/^#\//, "").split("/")) {
+    found = found?.[decodeURIComponent(part).replaceAll("~1", "/").replaceAll("~0", "~")];
+  }
+  return found ?? {};
+}
+
+function branches(spec, document) {
+  const all = spec.anyOf ?? spec.oneOf ?? [spec];
+  return all.map((each) => plain(each, document)).filter((each) => each.type !== "null");
+}
+
+function kindOf(name, spec, media, document) {
+  const ways = branches(spec, document);
+  if (ways.some((way) => way.properties?.width && way.properties?.height)) return "size";
+  if (media !== null) return spec.type === "array" ? "media-list" : "media";
+  if (choicesOf(spec, document).length > 0) return "choice";
+  const types = new Set(ways.map((way) => way.type));
+  if (types.size > 1 && !(types.size === 2 && types.has("integer") && types.has("number")))
+    return "json";
+  if (types.has("boolean")) return "switch";
+  if (types.has("number")) return "decimal";
+  if (types.has("integer")) return "whole";
+  if (types.has("string")) return /(?:^|_)prompt$|^text$/.test(name) ? "prompt" : "text";
+  return "json";
+}
+
+function choicesOf(spec, document) {
+  return branches(spec, document).flatMap((way) => way.enum ?? ("const" in way ? [way.const] : []));
+}
+
+/** What kind of file the field takes the URL of: image, video, audio, file; null: it is no URL. */
+function mediaOf(name, spec, document) {
+  const hint = spec.ui?.field ?? spec["x-ui"]?.field ?? spec._fal_ui_field;
+  const item = spec.type === "array" ? plain(spec.items, document) : spec;
+  if (item.type !== "string" || item.enum) return null;
+  const named = MEDIA.exec(name)?.[1];
+  const told = /^(image|mask|video|audio|file)/.exec(hint ?? item.contentMediaType ?? "")?.[1];
+  const kind = told ?? named ?? (/^ur[il]$/.test(item.format ?? "") ? "file" : undefined);
+  return kind === "mask" ? "image" : (kind ?? null);
+}
+
+/** Accepted without effect, or refused unless empty. */
+function isVain(spec) {
+  const marked = spec["x-darkroom-no-effect"] === true || spec["x-darkroom-not-supported"] === true;
+  return marked || NO_EFFECT.test(spec.description ?? "");
+}
+
+function titleOf(name) {
+  const words = name
+    .replace(/_urls?$/, "")
+    .replace(/^num_/, "number_of_")
+    .replaceAll("_", " ");
+  return words.charAt(0).toUpperCase() + words.slice(1);
+}
+
+function above(bound, kind) {
+  return typeof bound === "number" && kind === "whole" ? bound + 1 : undefined;
+}
+
+function below(bound, kind) {
+  return typeof bound === "number" && kind === "whole" ? bound - 1 : undefined;
+}

@@ -1,0 +1,180 @@
+// One request on the stage: how it stands, and then what it made.
+
+import { element } from "./element.js";
+import * as json from "./json.js";
+import { fileFigure, filesIn } from "./media.js";
+import { pixelsOf } from "./size.js";
+import { runningWords, seconds, STATES, waitingWords } from "./words.js";
+
+/** Safe to show as a preview: pictures, from here. */
+const PREVIEW = /^(?:data:image\/(?:png|jpeg|webp);|https?:\/\/|\/)/;
+
+/** `act` has what its buttons do: `cancel`, `again`, `details`, `code`, each with the request. */
+export class Sheet {
+  #request;
+  #began = performance.now();
+  #final = false;
+  #standing = element("p", { class: "standing" }, "Sending …");
+  #bar = element(
+    "div",
+    {
+      class: "bar",
+      role: "progressbar",
+      "aria-label": "Progress",
+      "aria-valuemin": 0,
+      "aria-valuemax": 100,
+    },
+    element("span"),
+  );
+  #elapsed = element("span", { class: "elapsed" });
+  #developing;
+  #body = element("div", { class: "made" });
+  #cancel;
+
+  constructor(request, act) {
+    this.#request = request;
+    const prompt = promptOf(request.input);
+    const button = (name, what) =>
+      element("button", { type: "button", class: "quiet", click: () => what(request) }, name);
+    this.#developing = element("div", { class: "developing", "aria-hidden": "true" });
+    const [width, height] = pixelsOf(request.input?.image_size ?? request.usualSize) ?? [4, 3];
+    this.#developing.style.aspectRatio = `${width} / ${height}`;
+    this.#cancel = button("Cancel", act.cancel);
+    this.#body.append(this.#developing);
+    const title = element(
+      "h3",
+      { class: prompt ? "prompt-words" : "prompt-words none" },
+      prompt || request.endpoint,
+    );
+    const demo = request.demo ? element("span", { class: "demo" }, "demo model") : null;
+    this.node = element(
+      "article",
+      {
+        class: "sheet",
+        "data-phase": "sending",
+        "data-request": request.id,
+        "aria-label": prompt || request.endpoint,
+      },
+      this.#body,
+      element(
+        "div",
+        { class: "caption" },
+        title,
+        element("p", { class: "origin" }, request.name ?? request.endpoint, " ", demo),
+        element("div", { class: "progress" }, this.#standing, this.#elapsed, this.#bar),
+        element("dl", { class: "facts" }),
+        element(
+          "div",
+          { class: "buttons" },
+          this.#cancel,
+          button("Use again", act.again),
+          button("Details", act.details),
+          button("Code", act.code),
+        ),
+      ),
+    );
+  }
+
+  get final() {
+    return this.#final;
+  }
+
+  /** A moment as a `Watch` tells it. */
+  show({ phase, status = {}, output, error }) {
+    this.node.dataset.phase = phase;
+    if (phase === "queued")
+      this.#stand(waitingWords(status.queue_position ?? 0, status.darkroom), null);
+    else if (phase === "running") this.#run(status.darkroom ?? {});
+    else this.#end(phase, status, output, error);
+  }
+
+  /** Once a second. */
+  tick() {
+    if (!this.#final)
+      this.#elapsed.textContent = seconds(
+        Math.floor((performance.now() - this.#began) / 1000) + 0.001,
+      ).replace(/\.0/, "");
+  }
+
+  #run(progress) {
+    const { step, steps, preview } = progress;
+    const part = steps > 0 ? Math.min(1, step / steps) : null;
+    this.#stand(runningWords(progress), part);
+    this.#cancel.disabled = progress.cancel_requested === true;
+    const url = typeof preview === "string" ? preview : preview?.url;
+    if (typeof url === "string" && PREVIEW.test(url)) this.#preview(url);
+  }
+
+  #preview(url) {
+    let picture = this.#developing.querySelector("img");
+    if (picture === null) {
+      picture = element("img", { alt: "" });
+      this.#developing.append(picture);
+    }
+    picture.src = url;
+  }
+
+  #stand(words, part) {
+    this.#standing.textContent = words;
+    const done = part === null ? null : Math.round(part * 100);
+    this.#bar.classList.toggle("unknown", done === null);
+    if (done === null) this.#bar.removeAttribute("aria-valuenow");
+    else this.#bar.setAttribute("aria-valuenow", done);
+    this.#bar.firstChild.style.width = `${done ?? 0}%`;
+    this.#bar.setAttribute("aria-valuetext", words);
+  }
+
+  #end(phase, status, output, error) {
+    this.#final = true;
+    this.#cancel.remove();
+    this.#bar.remove();
+    this.#elapsed.remove();
+    this.#developing.remove();
+    if (error !== undefined) {
+      this.#standing.textContent = `${STATES[phase] ?? "Lost"}. ${said(error)}`;
+      this.#standing.classList.add("bad");
+      return;
+    }
+    this.#standing.remove();
+    const prompt = promptOf(this.#request.input);
+    const files = filesIn(output);
+    const figures = files.map((file, at) =>
+      fileFigure(file, files.length > 1 ? `${prompt} (${at + 1})` : prompt),
+    );
+    this.#body.replaceChildren(...figures);
+    if (files.length === 0) this.#body.append(element("pre", {}, json.write(output, 2)));
+    this.#body.dataset.files = files.length;
+    this.#facts(status, output);
+  }
+
+  #facts(status, output) {
+    const ran = status.metrics?.inference_time ?? output?.timings?.inference;
+    const facts = {
+      Seed: output?.seed,
+      Ran: seconds(ran),
+      "In all": this.#request.restored ? "" : seconds((performance.now() - this.#began) / 1000),
+    };
+    const rows = Object.entries(facts)
+      .filter(([, value]) => value !== undefined && value !== null && value !== "")
+      .map(([name, value]) =>
+        element("div", {}, element("dt", {}, name), element("dd", {}, String(value))),
+      );
+    this.node.querySelector("dl.facts").replaceChildren(...rows);
+    if (output?.darkroom_demo === true && !this.#request.demo) {
+      this.node.querySelector(".origin").append(element("span", { class: "demo" }, "demo model"));
+    }
+  }
+}
+
+function said({ message, problems }) {
+  const named = problems.map(({ loc = [], msg }) =>
+    [loc.slice(1).join("."), msg].filter(Boolean).join(": "),
+  );
+  return named.length ? named.join(" ") : message;
+}
+
+/** The words that a request is known by. */
+export function promptOf(input) {
+  const words = input?.prompt ?? input?.text ?? "";
+  return typeof words === "string" ? words : "";
+}

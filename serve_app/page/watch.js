@@ -1,0 +1,110 @@
+// Following a request by fal's queue protocol, until its end, whatever happens to the server.
+
+import { Refused } from "./api.js";
+
+/** A browser opens six connections to a server: streams must leave some for everything else. */
+const MOST_STREAMS = 2;
+const POLL_MS = 1800; // later than that Darkroom answers at once, and holds no connection
+const LEAST_PAUSE_MS = 400;
+const MOST_PAUSE_MS = 5000;
+
+let streams = 0;
+
+/** The path of a request's calls, from the base. */
+export function requestPath(endpoint, id) {
+  return `queue/${endpoint.split("/").map(encodeURIComponent).join("/")}/requests/${encodeURIComponent(id)}`;
+}
+
+/**
+ * Tells `tell` each moment of a request: `{phase, status}` while it is `queued` or `running`; at the
+ * end `{phase, status, output}` or `{phase, status, error: {message, type, problems}}`, where the
+ * phase is the final state, or `lost` when Darkroom does not know the request.
+ */
+export class Watch {
+  #api;
+  #path;
+  #tell;
+  #stopped = false;
+
+  constructor(api, { id, endpoint }, tell) {
+    this.#api = api;
+    this.#path = requestPath(endpoint, id);
+    this.#tell = tell;
+  }
+
+  async follow() {
+    let failures = 0;
+    while (!this.#stopped) {
+      try {
+        for await (const status of this.#statuses()) {
+          failures = 0;
+          if (this.#stopped) return;
+          if (status.status === "COMPLETED") return this.#tell(await this.#end(status));
+          this.#tell({ phase: status.status === "IN_QUEUE" ? "queued" : "running", status });
+        }
+      } catch (error) {
+        if (isLost(error))
+          return this.#tell({ phase: "lost", error: { message: error.message, problems: [] } });
+        failures += 1;
+      }
+      await pause(Math.min(MOST_PAUSE_MS, LEAST_PAUSE_MS * 2 ** failures));
+    }
+  }
+
+  stop() {
+    this.#stopped = true;
+  }
+
+  async cancel() {
+    try {
+      await this.#api.call("PUT", `${this.#path}/cancel`);
+    } catch (error) {
+      const ended = error instanceof Refused && error.body.status === "ALREADY_COMPLETED";
+      if (!ended) throw error;
+    }
+  }
+
+  async *#statuses() {
+    if (streams >= MOST_STREAMS || document.hidden) {
+      yield await this.#api.call("GET", `${this.#path}/status`);
+      await pause(POLL_MS);
+      return;
+    }
+    streams += 1;
+    try {
+      yield* this.#api.stream(`${this.#path}/status/stream`);
+    } finally {
+      streams -= 1;
+    }
+  }
+
+  async #end(status) {
+    const state = status.darkroom?.state ?? (status.error ? "failed" : "succeeded");
+    if (status.error && status.error_type !== "value_error") {
+      const error = { message: status.error, type: status.error_type, problems: [] };
+      return { phase: state, status, error };
+    }
+    return { phase: state, status, ...(await resultOf(this.#api, this.#path)) };
+  }
+}
+
+/** `{output}` or `{error}` of a request that has ended. */
+export async function resultOf(api, path) {
+  try {
+    return { output: await api.call("GET", path) };
+  } catch (error) {
+    if (!(error instanceof Refused) || error.passing || error.status === 401) throw error;
+    return {
+      error: { message: error.message, type: error.body.error_type, problems: error.problems },
+    };
+  }
+}
+
+function isLost(error) {
+  if (!(error instanceof Refused)) return false;
+  return error.body.status === "NOT_FOUND" || error.status === 403;
+}
+
+function pause(ms) {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}

@@ -1,0 +1,101 @@
+"""The page's files, as a browser gets them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+
+from serve_app.ingress.page import FOLDER, TYPES
+from tests.ingress.house import ORIGIN, House, built
+
+FILES = sorted(FOLDER.iterdir())
+ELSEWHERE = re.compile(r"""(?:src|href|import|from|url\()\s*[=(]?\s*["']?(?:https?:)?//""")
+MARKUP = re.compile(
+    r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function|srcdoc|DOMParser"
+)
+
+
+@pytest.fixture
+async def stranger(house: House) -> AsyncIterator[httpx.AsyncClient]:
+    """Without a key."""
+    transport = httpx.ASGITransport(house.app)
+    async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
+        yield client
+
+
+async def test_the_page_takes_no_key(stranger: httpx.AsyncClient) -> None:
+    answer = await stranger.get("/")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert "<title>Darkroom</title>" in answer.text
+
+
+@pytest.mark.parametrize("name", [each.name for each in FILES])
+async def test_every_file_of_the_page_is_served_with_its_type(
+    stranger: httpx.AsyncClient, name: str
+) -> None:
+    answer = await stranger.get(f"/page/{name}")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == TYPES[f".{name.rpartition('.')[2]}"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    head = await stranger.head(f"/page/{name}")
+    assert (head.status_code, head.content) == (200, b"")
+
+
+async def test_a_file_that_did_not_change_is_not_sent_again(stranger: httpx.AsyncClient) -> None:
+    first = await stranger.get("/page/app.js")
+    assert first.headers["cache-control"] == "no-cache"
+    again = await stranger.get("/page/app.js", headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert "content-security-policy" in again.headers
+
+
+@pytest.mark.parametrize("name", ["nothing.js", "..%2fsettings.py", "%2e%2e", ".", "app.js/x"])
+async def test_nothing_else_is_served(stranger: httpx.AsyncClient, name: str) -> None:
+    assert (await stranger.get(f"/page/{name}")).status_code == 404
+
+
+async def test_the_page_may_run_its_own_scripts_and_call_its_own_origin_only(
+    stranger: httpx.AsyncClient,
+) -> None:
+    rules = _rules((await stranger.get("/")).headers["content-security-policy"])
+    assert rules["default-src"] == "'none'"
+    assert rules["script-src"] == rules["style-src"] == rules["connect-src"] == "'self'"
+    assert rules["img-src"] == rules["media-src"] == "'self' data: blob:"
+    assert rules["frame-ancestors"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert rules["require-trusted-types-for"] == "'script'"
+
+
+async def test_pictures_may_come_from_the_public_url() -> None:
+    async with built(public_url="https://art.example:8443/darkroom/") as house:
+        async with house.client() as client:
+            rules = _rules((await client.get("/")).headers["content-security-policy"])
+    assert rules["img-src"] == "'self' data: blob: https://art.example:8443"
+    assert rules["connect-src"] == "'self'"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_nothing_is_loaded_from_elsewhere_and_no_text_becomes_markup(path: object) -> None:
+    text = path.read_text()  # type: ignore[attr-defined]
+    assert ELSEWHERE.findall(text) == []
+    assert MARKUP.findall(text) == []
+
+
+def test_the_page_s_addresses_are_relative_so_that_a_proxy_may_put_it_under_a_prefix() -> None:
+    index = (FOLDER / "index.html").read_text()
+    named = re.findall(r'(?:href|src)="([^"#]+)"', index)
+    assert named
+    assert all(each.startswith("page/") and (FOLDER / each[5:]).exists() for each in named)
+
+
+async def test_the_root_still_answers_calls_as_fal_does(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/", json={})
+    assert answer.status_code == 404
+    assert answer.json()["code"] == "endpoint_not_found"
+
+
+def _rules(policy: str) -> dict[str, str]:
+    return dict(rule.split(" ", 1) for rule in policy.split("; "))

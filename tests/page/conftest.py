@@ -1,0 +1,105 @@
+"""A real Chromium, driven by Playwright, and a Darkroom to look at."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from tests.page.darkroom import PageDarkroom, page_darkroom
+from tests.page.reader import Reader
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NONE = (
+    "There is no Chromium. On Debian: apt-get update && apt-get install -y chromium "
+    "(scripts/test does so when it runs as root)."
+)
+
+expect.set_options(timeout=30_000)
+
+
+@pytest.fixture(scope="package")
+def browser() -> Iterator[Browser]:
+    # For this package only: while Playwright runs, no other event loop can in this thread.
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip(NONE)
+    arguments = [
+        "--no-sandbox",  # which needs privileges that a container lacks
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--no-first-run",
+    ]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def served() -> Iterator[PageDarkroom]:
+    """The ingress over fakes, with somebody who paints."""
+    with page_darkroom() as darkroom:
+        yield darkroom
+
+
+@pytest.fixture
+def idle() -> Iterator[PageDarkroom]:
+    """Nobody paints until the test says so."""
+    with page_darkroom(painting=False) as darkroom:
+        yield darkroom
+
+
+@pytest.fixture
+def open_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
+    """Opens a context with options of the test's own."""
+    opened: list[BrowserContext] = []
+
+    def open_one(**options: Any) -> BrowserContext:
+        context = browser.new_context(**options)
+        opened.append(context)
+        return context
+
+    yield open_one
+    for context in opened:
+        context.unroute_all(behavior="ignoreErrors")
+        context.close()
+
+
+@pytest.fixture
+def context(open_context: Callable[..., BrowserContext]) -> BrowserContext:
+    return open_context(viewport={"width": 1280, "height": 900})
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """What goes wrong in the page's own scripts fails the test."""
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on(
+        "console",
+        lambda said: errors.append(said.text) if "Content Security Policy" in said.text else None,
+    )
+    yield page
+    assert errors == []
+
+
+@pytest.fixture
+def reader(page: Page, served: PageDarkroom) -> Reader:
+    """Somebody who has opened the page with the key."""
+    reader = Reader(page, served)
+    reader.enter()
+    return reader
+
+
+@pytest.fixture
+def waiting(page: Page, idle: PageDarkroom) -> Reader:
+    """The same, while nobody paints."""
+    reader = Reader(page, idle)
+    reader.enter()
+    return reader

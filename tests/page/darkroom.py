@@ -1,0 +1,113 @@
+"""The ingress over fakes behind a real HTTP server that can be stopped and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import Any
+
+import uvicorn
+
+from tests.ingress.house import House, built
+from tests.page.painter import Painter
+
+WITHIN_S = 20.0
+
+
+class PageDarkroom:
+    """Runs in a thread with an event loop of its own; its methods are called from the test's. What
+    is queued outlives the HTTP server, as with PostgreSQL."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="page-darkroom")
+        self._closing = AsyncExitStack()
+        self._server: uvicorn.Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._port = 0
+        self._painter: Painter | None = None
+        self.house: House
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def key(self) -> str:
+        return self.house.key
+
+    def open(self) -> None:
+        self._thread.start()
+        self._do(self._open())
+        self.start_http()
+
+    def close(self) -> None:
+        self.stop_http()
+        self._do(self._closing.aclose())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(WITHIN_S)
+        self._loop.close()
+
+    def start_http(self) -> None:
+        self._do(self._start_http())
+
+    def stop_http(self) -> None:
+        """Every connection ends, and nothing listens any more."""
+        self._do(self._stop_http())
+
+    def start_painting(self) -> None:
+        """Until then what is submitted stays queued."""
+        self._do(self._start_painting())
+
+    def ran(self) -> list[str]:
+        assert self._painter is not None
+        return list(self._painter.ran)
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(WITHIN_S)
+
+    async def _open(self) -> None:
+        self.house = await self._closing.enter_async_context(built(replica=False))
+        self._painter = Painter(self.house.queue, self.house.storage)
+        self._closing.push_async_callback(self._painter.aclose)
+
+    async def _start_painting(self) -> None:
+        assert self._painter is not None
+        await self._painter.start()
+
+    async def _start_http(self) -> None:
+        config = uvicorn.Config(
+            self.house.app,
+            host="127.0.0.1",
+            port=self._port,
+            log_config=None,
+            lifespan="off",
+            ws="none",
+            timeout_graceful_shutdown=0,
+        )
+        self._server = uvicorn.Server(config)
+        self._serving = asyncio.create_task(self._server._serve())
+        while not self._server.started:
+            assert not self._serving.done(), "the server did not start"
+            await asyncio.sleep(0.01)
+        self._port = self._server.servers[0].sockets[0].getsockname()[1]
+
+    async def _stop_http(self) -> None:
+        if self._server is not None and self._serving is not None:
+            self._server.should_exit = True
+            await self._serving
+        self._server = None
+
+
+@contextmanager
+def page_darkroom(*, painting: bool = True) -> Iterator[PageDarkroom]:
+    darkroom = PageDarkroom()
+    darkroom.open()
+    try:
+        if painting:
+            darkroom.start_painting()
+        yield darkroom
+    finally:
+        darkroom.close()

@@ -1,0 +1,14 @@
+// Every control that has no name for who does not see it.
+() =>
+  [...document.querySelectorAll("button, a[href], input, select, textarea, video, audio")]
+    .filter((each) => each.checkVisibility())
+    .filter(
+      (each) =>
+        !(
+          each.ariaLabel ||
+          each.labels?.length ||
+          (each.textContent.trim() && !each.matches("input, select, textarea")) ||
+          each.querySelector("img[alt]:not([alt=''])")
+        ),
+    )
+    .map((each) => each.outerHTML.slice(0, 120));

@@ -1,0 +1,95 @@
+"""A replica that paints real pictures, for tests that look at a page."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+from typing import Any
+
+from PIL import Image
+
+from serve_app.domain.artifact import Artifact
+from serve_app.domain.lease import Finish, Held, Lease, Report
+from serve_app.domain.outcome import Failure, Outcome, Usage
+from serve_app.domain.progress import Progress, Stage
+from tests.ingress.replica import REPLICA, ScriptedReplica
+
+STEP_S = 0.02
+SLOW_STEP_S = 0.4
+
+
+class Painter(ScriptedReplica):
+    """Does what the prompt says: with ``slow`` in it, it takes its time; with ``fail``, it fails;
+    with ``bad seed``, it finds fault with the seed. What takes no steps is done as by its parent.
+    """
+
+    async def _run(self, lease: Lease) -> None:
+        if "num_inference_steps" not in lease.input:
+            await super()._run(lease)
+            return
+        prompt = str(lease.input["prompt"])
+        self.ran.append(lease.request_id)
+        steps = int(lease.input["num_inference_steps"])
+        step_s = SLOW_STEP_S if "slow" in prompt else STEP_S
+        await self._report(lease.held, Progress(Stage.LOADING))
+        await asyncio.sleep(step_s)
+        for step in range(steps):
+            await self._report(lease.held, Progress(Stage.DENOISING, step, steps))
+            await asyncio.sleep(step_s)
+        outcome = _refusal(prompt) or await self._painted(lease, steps)
+        await self._queue.finish(Finish(lease.held, REPLICA, outcome))
+        self._running.pop(lease.held, None)
+
+    async def _report(self, held: Held, progress: Progress) -> None:
+        await self._queue.report(Report(REPLICA, (held,), ((held, progress),)))
+
+    async def _painted(self, lease: Lease, steps: int) -> Outcome:
+        size = lease.input["image_size"]
+        width, height = size["width"], size["height"]
+        seed = lease.input.get("seed")
+        seed = 1234567 if seed is None else seed
+        artifacts: list[Artifact] = []
+        for number, ticket in enumerate(lease.upload_tickets):
+            content = picture(width, height, seed + number, ticket.media_type)
+            await self._storage.put(ticket.key, ticket.media_type, _chunks(content))
+            digest = hashlib.sha256(content).hexdigest()
+            artifacts.append(
+                Artifact(ticket.key, ticket.media_type, len(content), digest, width, height)
+            )
+        output = {
+            "images": [{"artifact": each.key} for each in artifacts],
+            "timings": {"inference": steps * STEP_S},
+            "seed": seed,
+            "has_nsfw_concepts": [False] * len(artifacts),
+            "prompt": lease.input["prompt"],
+            "darkroom_demo": True,
+        }
+        return Outcome(output=output, artifacts=tuple(artifacts), usage=Usage(run_s=0.25, steps=4))
+
+
+def picture(width: int, height: int, seed: int, media_type: str) -> bytes:
+    """A soft landscape, of other tones for another seed."""
+    hues = [(seed * 47 + offset) % 256 for offset in (0, 24)]
+    sky = Image.linear_gradient("L").resize((width, height)).rotate(180)
+    hill = Image.radial_gradient("L").resize((width, height))
+    flat = Image.new("L", (width, height), hues[0])
+    hue = Image.blend(flat, hill.point(lambda v: hues[1] + v // 8), 0.5)
+    painted = Image.merge(
+        "HSV", (hue, hill.point(lambda v: 60 + v // 3), sky.point(lambda v: 90 + v // 2))
+    )
+    out = io.BytesIO()
+    painted.convert("RGB").save(out, format=media_type.removeprefix("image/"))
+    return out.getvalue()
+
+
+async def _chunks(content: bytes) -> Any:
+    yield content
+
+
+def _refusal(prompt: str) -> Outcome | None:
+    if "bad seed" in prompt:
+        return Outcome(failure=Failure("pipeline_failed", "This seed is unlucky.", False, "seed"))
+    if "fail" in prompt:
+        return Outcome(failure=Failure("pipeline_failed", "The paint has run out.", False))
+    return None

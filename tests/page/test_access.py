@@ -1,0 +1,139 @@
+"""Everybody can use the page, and nobody can abuse it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, Page, expect
+
+from tests.page.darkroom import PageDarkroom
+from tests.page.reader import PROBE, Reader, expect_phase, expect_pictures
+
+OpenContext = Callable[..., BrowserContext]
+
+SCRIPT = "<img src=x onerror=\"document.title='broken'\"><script>document.title='broken'</script>"
+
+FAINT = Path(__file__).with_name("faint.js").read_text()
+NAMELESS = Path(__file__).with_name("nameless.js").read_text()
+
+
+@pytest.fixture(params=["light", "dark"])
+def toned(
+    request: pytest.FixtureRequest, open_context: OpenContext, served: PageDarkroom
+) -> Reader:
+    return Reader(open_context(color_scheme=request.param).new_page(), served)
+
+
+def test_every_text_can_be_read_and_every_control_has_a_name(toned: Reader) -> None:
+    page = toned.page
+
+    def look() -> None:
+        assert page.evaluate(FAINT) == []
+        assert page.evaluate(NAMELESS) == []
+
+    page.goto(toned.darkroom.url)
+    toned.give_key(f"dk_0123:{'0' * 64}")
+    expect(page.get_by_role("alert")).to_be_visible()
+    look()
+    toned.enter()
+    look()
+    expect_pictures(toned.generate("a hill"), 1)
+    expect_phase(toned.generate("this will fail"), "failed")
+    expect_phase(toned.generate("a slow hill"), "running")
+    page.get_by_text("More settings").click()
+    page.get_by_role("button", name="Generate").click()
+    toned.field("prompt").fill("")
+    page.get_by_role("button", name="Generate").click()
+    expect(toned.problem_of("prompt")).to_be_visible()
+    look()
+    page.locator("#code-button").click()
+    look()
+    page.keyboard.press("Escape")
+    toned.listed.last.locator(".request").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Log")
+    look()
+
+
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(
+    open_context: OpenContext, served: PageDarkroom
+) -> None:
+    phone = open_context(viewport={"width": 360, "height": 740}, has_touch=True)
+    reader = Reader(phone.new_page(), served)
+    wide = "() => document.documentElement.scrollWidth"
+    reader.page.goto(served.url)
+    assert reader.page.evaluate(wide) == 360
+    reader.enter()
+    reader.unfold()
+    expect_pictures(reader.generate("a" * 300, num_images=4), 4)
+    expect_phase(reader.generate("this will fail"), "failed")
+    assert reader.page.evaluate(wide) == 360
+    reader.listed.first.locator(".request").click()
+    dialog = reader.page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Log")
+    assert dialog.bounding_box()["width"] <= 360  # type: ignore[index]
+
+
+def test_the_keyboard_reaches_everything_in_order(reader: Reader) -> None:
+    page = reader.page
+    page.reload()
+    expect(reader.field("prompt")).to_be_visible()
+    met: list[str] = []
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        met.append(page.evaluate("() => document.activeElement.id.replace(/-\\d+$/, '')"))
+    wanted = ["key-button", "model", "field-prompt", "field-image_size", "field-num_images"]
+    places = [met.index(each) for each in [*wanted, "generate", "code-button"]]
+    assert places == sorted(places)
+
+
+def test_escape_closes_what_is_open_and_gives_the_focus_back(reader: Reader) -> None:
+    page = reader.page
+    page.locator("#code-button").focus()
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    expect(page.locator("#code-button")).to_be_focused()
+
+
+def test_the_end_of_a_request_is_announced(reader: Reader) -> None:
+    expect_pictures(reader.generate("a hill"), 1)
+    expect(reader.page.locator("#announcer")).to_have_text("Finished: a hill")
+
+
+def test_text_never_becomes_markup(reader: Reader) -> None:
+    expect_pictures(reader.generate(SCRIPT), 1)
+    reader.choose(PROBE)
+    box = reader.page.get_by_label("Input", exact=True)
+    orders = {"fail": "pipeline_failed", "message": SCRIPT, "prompt": SCRIPT}
+    box.fill(json.dumps(orders))
+    reader.page.get_by_role("button", name="Generate").click()
+    expect_phase(reader.sheets.first, "failed")
+    expect(reader.sheets.first).to_contain_text(SCRIPT)
+    reader.listed.first.locator(".request").click()
+    expect(reader.page.get_by_role("dialog")).to_contain_text("Log")
+    assert reader.page.title() == "Darkroom"
+    assert reader.page.locator("img[src='x']").count() == 0
+
+
+@pytest.mark.parametrize("url", ["javascript:document.title='broken'", "file:///etc/passwd"])
+def test_an_address_in_an_output_that_is_no_file_s_is_no_link(reader: Reader, url: str) -> None:
+    reader.choose(PROBE)
+    reader.page.get_by_label("Input", exact=True).fill(json.dumps({"echo": {"url": url}}))
+    reader.page.get_by_role("button", name="Generate").click()
+    expect_phase(reader.sheets.first, "succeeded")
+    assert reader.sheets.first.locator("a").count() == 0
+    expect(reader.sheets.first.locator("pre")).to_contain_text(url.split(":", maxsplit=1)[0])
+
+
+def test_nothing_is_asked_of_anybody_else(page: Page, served: PageDarkroom) -> None:
+    asked: set[str] = set()
+    page.on("request", lambda request: asked.add(request.url))
+    reader = Reader(page, served)
+    reader.enter()
+    expect_pictures(reader.generate("a hill"), 1)
+    assert len(asked) > 20
+    assert {each for each in asked if not each.startswith(served.url)} == set()

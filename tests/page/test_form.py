@@ -1,0 +1,224 @@
+"""The form follows the schema, whatever endpoint it is of."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.page.painter import picture
+from tests.page.reader import Reader
+
+SIZES = ["square_hd", "square", "portrait_4_3", "portrait_16_9", "landscape_4_3", "landscape_16_9"]
+
+DOCUMENT: dict[str, Any] = {
+    "openapi": "3.0.4",
+    "paths": {
+        "/some/model": {
+            "post": {
+                "requestBody": {
+                    "content": {
+                        "application/json": {
+                            "schema": {"$ref": "#/components/schemas/SomeModelInput"}
+                        }
+                    }
+                }
+            }
+        }
+    },
+    "components": {
+        "schemas": {
+            "ImageSize": {
+                "type": "object",
+                "properties": {"width": {"type": "integer"}, "height": {"type": "integer"}},
+            },
+            "SomeModelInput": {
+                "type": "object",
+                "required": ["prompt", "image_url", "voice"],
+                "x-fal-order-properties": ["image_url", "prompt"],
+                "properties": {
+                    "prompt": {"type": "string", "title": "Prompt"},
+                    "negative_prompt": {"type": "string", "default": "blur"},
+                    "image_url": {"type": "string", "description": "Where to begin."},
+                    "mask_url": {"type": "string", "nullable": True},
+                    "reference_image_urls": {"type": "array", "items": {"type": "string"}},
+                    "clip": {"type": "string", "ui": {"field": "video"}},
+                    "image_size": {
+                        "description": "How large.",
+                        "default": "portrait_4_3",
+                        "anyOf": [
+                            {"$ref": "#/components/schemas/ImageSize"},
+                            {"type": "string", "enum": SIZES},
+                        ],
+                    },
+                    "voice": {"type": "string", "enum": ["alto", "bass"]},
+                    "strength": {"type": "number", "minimum": 0.01, "maximum": 1, "default": 0.95},
+                    "num_images": {"type": "integer", "minimum": 1, "maximum": 4, "default": 1},
+                    "seed": {"anyOf": [{"type": "integer"}, {"type": "null"}]},
+                    "crop": {"type": "boolean", "default": True},
+                    "output_format": {
+                        "allOf": [{"enum": ["png", "jpeg"], "type": "string"}],
+                        "default": "png",
+                    },
+                    "loras": {"type": "array", "items": {"type": "object"}},
+                    "acceleration": {"type": "string", "description": "Has no effect here: x."},
+                    "checker": {"type": "boolean", "x-darkroom-no-effect": True},
+                    "embeddings": {"type": "array", "x-darkroom-not-supported": True},
+                },
+            },
+        }
+    },
+}
+
+
+def model(document: dict[str, Any], **more: Any) -> dict[str, Any]:
+    metadata = {"display_name": "Some model", "category": "image-to-image"}
+    return {"endpoint_id": "some/model", "metadata": metadata, "openapi": document, **more}
+
+
+@pytest.fixture
+def strange(page: Page, idle: Any) -> Reader:
+    """At the form of an endpoint that only its document is known of."""
+    listed = {"models": [model(DOCUMENT)], "next_cursor": None, "has_more": False}
+    page.route("**/v1/models*", lambda route: route.fulfill(json=listed))
+    reader = Reader(page, idle)
+    reader.enter("some/model")
+    return reader
+
+
+def sent(reader: Reader) -> dict[str, Any]:
+    """What is submitted by the form as it stands."""
+    reader.page.route("**/queue/some/model", lambda route: route.abort())
+    with reader.page.expect_request("**/queue/some/model") as submitting:
+        reader.page.get_by_role("button", name="Generate").click()
+    return submitting.value.post_data_json
+
+
+def fill_required(reader: Reader) -> None:
+    reader.field("prompt").fill("a hill")
+    reader.field("image_url").fill("https://example.org/hill.png")
+    reader.field("voice").select_option("alto")
+
+
+def test_each_kind_of_field_has_its_control(strange: Reader) -> None:
+    strange.unfold()
+    kinds = {
+        name: strange.field(name).evaluate("it => it.type ?? it.tagName.toLowerCase()")
+        for name in DOCUMENT["components"]["schemas"]["SomeModelInput"]["properties"]
+        if strange.field(name).count()
+    }
+    assert kinds == {
+        "prompt": "textarea",
+        "negative_prompt": "textarea",
+        "image_url": "text",
+        "mask_url": "text",
+        "reference_image_urls": "textarea",
+        "clip": "text",
+        "image_size": "select-one",
+        "voice": "select-one",
+        "strength": "number",
+        "num_images": "number",
+        "seed": "number",
+        "crop": "checkbox",
+        "output_format": "select-one",
+        "loras": "textarea",
+    }
+
+
+def test_required_fields_are_marked_and_come_in_the_schema_s_order(strange: Reader) -> None:
+    labels = strange.page.locator("#fields label").all_inner_texts()
+    assert [each.split()[0] for each in labels[:2]] == ["Image", "Prompt"]
+    expect(strange.field("image_url")).to_have_attribute("aria-required", "true")
+    expect(strange.page.locator("#fields .mark")).to_have_count(3)
+
+
+def test_settings_that_few_change_are_folded_away(strange: Reader) -> None:
+    expect(strange.field("image_size")).to_be_visible()
+    expect(strange.field("strength")).to_be_hidden()
+    strange.unfold()
+    expect(strange.field("strength")).to_be_visible()
+
+
+def test_defaults_are_shown_and_not_sent(strange: Reader) -> None:
+    expect(strange.field("negative_prompt")).to_have_attribute("placeholder", "blur")
+    expect(strange.field("num_images")).to_have_attribute("placeholder", "1")
+    expect(strange.field("image_size")).to_have_value("portrait_4_3")
+    fill_required(strange)
+    assert sent(strange) == {
+        "prompt": "a hill",
+        "image_url": "https://example.org/hill.png",
+        "voice": "alto",
+    }
+
+
+def test_what_is_changed_is_sent_as_its_type(strange: Reader) -> None:
+    fill_required(strange)
+    strange.unfold()
+    strange.page.get_by_label("Number of images, slider").fill("3")
+    strange.field("strength").fill("0.5")
+    strange.field("seed").fill("-7")
+    strange.field("crop").uncheck()
+    strange.field("output_format").select_option("jpeg")
+    strange.field("loras").fill('[{"path": "x"}]')
+    strange.field("image_size").select_option("own")
+    strange.page.get_by_label("Width in pixels").fill("640")
+    strange.page.get_by_label("Height in pixels").fill("320")
+    strange.field("reference_image_urls").fill("https://a.example/1.png\nhttps://a.example/2.png")
+    changed = {
+        "num_images": 3,
+        "strength": 0.5,
+        "seed": -7,
+        "crop": False,
+        "output_format": "jpeg",
+        "loras": [{"path": "x"}],
+        "image_size": {"width": 640, "height": 320},
+        "reference_image_urls": ["https://a.example/1.png", "https://a.example/2.png"],
+    }
+    given = sent(strange)
+    assert {name: given[name] for name in changed} == changed
+
+
+def test_a_file_goes_in_as_a_data_uri(strange: Reader, tmp_path: Path) -> None:
+    file = tmp_path / "hill.png"
+    file.write_bytes(picture(8, 8, 1, "image/png"))
+    fill_required(strange)
+    strange.page.get_by_label("Image: choose a file").set_input_files(file)
+    expect(strange.page.locator(".media-preview img")).to_be_visible()
+    strange.page.get_by_label("Reference image: choose files").set_input_files([file, file])
+    given = sent(strange)
+    assert given["image_url"].startswith("data:image/png;base64,iVBOR")
+    assert given["reference_image_urls"] == [given["image_url"]] * 2
+    strange.page.get_by_role("button", name="Remove hill.png").first.click()
+    assert sent(strange)["image_url"] == "https://example.org/hill.png"
+
+
+def test_a_model_that_is_not_served_cannot_be_chosen(page: Page, idle: Any) -> None:
+    away = model(DOCUMENT, darkroom={"served": False, "reason": "Its weights are not here."})
+    both = [away | {"endpoint_id": "other/model"}, model(DOCUMENT)]
+    page.route("**/v1/models*", lambda route: route.fulfill(json={"models": both}))
+    Reader(page, idle).enter("some/model")
+    option = page.locator('#model option[value="other/model"]')
+    expect(option).to_be_disabled()
+    expect(option).to_have_attribute("title", "Its weights are not here.")
+
+
+def test_a_model_without_a_schema_still_takes_a_prompt(page: Page, idle: Any) -> None:
+    bare = {"models": [{"endpoint_id": "some/model"}]}
+    page.route("**/v1/models*", lambda route: route.fulfill(json=bare))
+    reader = Reader(page, idle)
+    reader.enter("some/model")
+    reader.field("prompt").fill("a hill")
+    assert sent(reader) == {"prompt": "a hill"}
+
+
+def test_the_list_of_models_is_read_page_by_page(page: Page, idle: Any) -> None:
+    first = {"models": [model(DOCUMENT)], "next_cursor": "some/model", "has_more": True}
+    rest = {"models": [model(DOCUMENT) | {"endpoint_id": "z/z"}], "next_cursor": None}
+    page.route(
+        "**/v1/models*",
+        lambda route: route.fulfill(json=rest if "cursor=" in route.request.url else first),
+    )
+    Reader(page, idle).enter("some/model")
+    expect(page.locator("#model option")).to_have_count(2)

@@ -1,0 +1,190 @@
+"""From a prompt to a picture, and everything between."""
+
+from __future__ import annotations
+
+import httpx
+from playwright.sync_api import Page, expect
+
+from tests.page.reader import FLUX, PROBE, Reader, expect_phase, expect_pictures
+
+
+def test_a_prompt_becomes_a_picture_with_its_seed_and_its_times(reader: Reader) -> None:
+    sheet = reader.generate("a quiet harbour")
+    expect_pictures(sheet, 1)
+    expect(sheet.get_by_role("img", name="a quiet harbour")).to_be_visible()
+    facts = sheet.locator("dl.facts")
+    expect(facts).to_contain_text("1234567")
+    expect(facts).to_contain_text("Ran")
+    expect(sheet.locator("figcaption")).to_contain_text("1024 × 768")
+
+
+def test_several_pictures_of_one_request_are_all_shown(reader: Reader) -> None:
+    expect_pictures(reader.generate("four hills", num_images=4), 4)
+
+
+def test_a_picture_can_be_saved_and_opened(reader: Reader) -> None:
+    sheet = reader.generate("a hill")
+    with reader.page.expect_download() as saving:
+        sheet.get_by_role("link", name="Download").click()
+    assert saving.value.suggested_filename.endswith(".jpg")
+    address = sheet.get_by_role("link", name="Open", exact=True).get_attribute("href")
+    assert httpx.get(str(address), trust_env=False).content == saving.value.path().read_bytes()
+
+
+def test_a_picture_inside_the_answer_is_shown_and_saved_as_well(reader: Reader) -> None:
+    reader.unfold()
+    reader.field("sync_mode").check()
+    sheet = reader.generate("a hill")
+    expect_pictures(sheet, 1)
+    with reader.page.expect_download() as saving:
+        sheet.get_by_role("link", name="Download").click()
+    assert saving.value.path().read_bytes()[:3] == b"\xff\xd8\xff"
+
+
+def test_control_and_enter_generate(reader: Reader) -> None:
+    reader.field("prompt").fill("a hill")
+    reader.field("prompt").press("Control+Enter")
+    expect_pictures(reader.sheets.first, 1)
+
+
+def test_the_steps_are_told_while_it_runs(reader: Reader) -> None:
+    sheet = reader.generate("a slow hill")
+    bar = sheet.get_by_role("progressbar")
+    expect(sheet).to_contain_text("Developing · step 2 of 4")
+    expect(bar).to_have_attribute("aria-valuenow", "50")
+    expect_pictures(sheet, 1)
+    expect(bar).to_have_count(0)
+
+
+def test_who_waits_is_told_the_place_and_the_reason(waiting: Reader) -> None:
+    first = waiting.generate("first")
+    second = waiting.generate("second")
+    third = waiting.generate("third, which is polled: two are streamed")
+    expect(first).to_contain_text("Next in line. No replica is there yet.")
+    expect(second).to_contain_text("1 before this one.")
+    expect(third).to_contain_text("2 before this one.")
+    waiting.darkroom.start_painting()
+    for sheet in (first, second, third):
+        expect_pictures(sheet, 1)
+
+
+def test_a_waiting_request_can_be_cancelled(waiting: Reader) -> None:
+    sheet = waiting.generate("never mind")
+    expect_phase(sheet, "queued")
+    sheet.get_by_role("button", name="Cancel").click()
+    expect_phase(sheet, "cancelled")
+    expect(sheet).to_contain_text("Cancelled.")
+    waiting.darkroom.start_painting()
+    expect_pictures(waiting.generate("another"), 1)
+    assert sheet.get_attribute("data-request") not in waiting.darkroom.ran()
+
+
+def test_a_running_request_can_be_cancelled(reader: Reader) -> None:
+    reader.unfold()
+    sheet = reader.generate("a slow hill", num_inference_steps=12)
+    expect_phase(sheet, "running")
+    sheet.get_by_role("button", name="Cancel").click()
+    expect_phase(sheet, "cancelled")
+
+
+def test_many_at_once_all_end(reader: Reader) -> None:
+    sheets = [reader.generate(f"hill number {number}") for number in range(8)]
+    for sheet in sheets:
+        expect_pictures(sheet, 1)
+
+
+def test_a_failure_says_what_went_wrong(reader: Reader) -> None:
+    sheet = reader.generate("this will fail")
+    expect_phase(sheet, "failed")
+    expect(sheet).to_contain_text("Failed. The paint has run out.")
+
+
+def test_a_wrong_value_is_told_at_its_field(reader: Reader) -> None:
+    reader.field("prompt").fill("a hill")
+    reader.unfold()
+    reader.field("num_inference_steps").fill("99")
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.problem_of("num_inference_steps")).to_contain_text("less than or equal to 12")
+    expect(reader.field("num_inference_steps")).to_be_focused()
+    expect(reader.field("num_inference_steps")).to_have_attribute("aria-invalid", "true")
+    reader.field("num_inference_steps").fill("3")
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.problem_of("num_inference_steps")).to_be_hidden()
+    expect_pictures(reader.sheets.first, 1)
+
+
+def test_a_wrong_value_in_a_folded_field_unfolds_it(reader: Reader) -> None:
+    reader.unfold()
+    reader.field("num_inference_steps").fill("99")
+    reader.unfold()
+    expect(reader.field("num_inference_steps")).to_be_hidden()
+    reader.field("prompt").fill("a hill")
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.field("num_inference_steps")).to_be_visible()
+
+
+def test_a_side_that_is_too_long_is_told_at_the_size(reader: Reader) -> None:
+    reader.field("image_size").select_option("own")
+    reader.page.get_by_label("Width in pixels").fill("99999")
+    reader.field("prompt").fill("a hill")
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.problem_of("image_size")).to_contain_text("width: ")
+
+
+def test_a_field_that_only_the_pipeline_could_refuse_is_told_at_it_too(reader: Reader) -> None:
+    sheet = reader.generate("a bad seed")
+    expect_phase(sheet, "failed")
+    expect(sheet).to_contain_text("seed: This seed is unlucky.")
+    expect(reader.problem_of("seed")).to_have_text("This seed is unlucky.")
+
+
+def test_a_prompt_that_is_missing_is_asked_for(reader: Reader) -> None:
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.problem_of("prompt")).to_have_text("This is needed.")
+    expect(reader.field("prompt")).to_be_focused()
+
+
+def test_a_seed_of_64_bits_arrives_with_all_its_digits_and_comes_back_so(reader: Reader) -> None:
+    seed = "18446744073709551557"
+    reader.unfold()
+    sheet = reader.generate("a hill", seed=seed)
+    expect(sheet.locator("dl.facts")).to_contain_text(seed)
+    sheet.get_by_role("button", name="Use again").click()
+    expect(reader.field("seed")).to_have_value(seed)
+
+
+def test_an_endpoint_that_takes_any_object_is_given_json(reader: Reader) -> None:
+    reader.choose(PROBE)
+    box = reader.page.get_by_label("Input", exact=True)
+    box.fill("{echo: 1}")
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.page.get_by_text("This is no JSON")).to_be_visible()
+    box.fill('{"echo": {"a": [1, 12345678901234567890]}}')
+    reader.page.get_by_role("button", name="Generate").click()
+    expect_phase(reader.sheets.first, "succeeded")
+    expect(reader.sheets.first.locator("pre")).to_contain_text("12345678901234567890")
+
+
+def test_what_was_written_stays_when_the_model_changes(reader: Reader) -> None:
+    reader.field("prompt").fill("a hill")
+    reader.choose(PROBE)
+    reader.choose(FLUX)
+    expect(reader.field("prompt")).to_have_value("a hill")
+
+
+def test_a_demo_model_is_named_as_such(reader: Reader) -> None:
+    expect(reader.page.locator("#model-demo")).to_contain_text("tiny demo model stands in for")
+    sheet = reader.generate("a hill")
+    expect(sheet.get_by_text("demo model")).to_be_visible()
+
+
+def test_a_reload_shows_again_what_this_tab_made_and_goes_on_with_what_runs(
+    waiting: Reader, page: Page
+) -> None:
+    waiting.generate("first")
+    page.reload()
+    expect(waiting.sheets).to_have_count(1)
+    waiting.darkroom.start_painting()
+    expect_pictures(waiting.sheets.first, 1)
+    page.reload()
+    expect_pictures(waiting.sheets.first, 1)

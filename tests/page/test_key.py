@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from tests.page.darkroom import PageDarkroom
+from tests.page.reader import Reader
+
+
+def test_without_a_key_the_page_asks_for_it_and_says_where_to_find_it(
+    page: Page, served: PageDarkroom
+) -> None:
+    page.goto(served.url)
+    expect(page.get_by_role("heading", name="Your API key")).to_be_visible()
+    expect(page.get_by_text("darkroom env")).to_be_visible()
+    expect(page.get_by_label("API key", exact=True)).to_be_focused()
+    expect(page.locator("#work")).to_be_hidden()
+
+
+@pytest.mark.parametrize("pasted", ["{}", "  {}\n", "export FAL_KEY='{}'", "Authorization: Key {}"])
+def test_a_key_is_found_in_what_was_pasted(page: Page, served: PageDarkroom, pasted: str) -> None:
+    page.goto(served.url)
+    Reader(page, served).give_key(pasted.format(served.key))
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+
+
+def test_what_is_no_key_is_told_before_it_is_sent(page: Page, served: PageDarkroom) -> None:
+    page.goto(served.url)
+    Reader(page, served).give_key("hello")
+    expect(page.get_by_role("alert")).to_contain_text("This is no key of Darkroom")
+
+
+def test_a_wrong_key_says_so(page: Page, served: PageDarkroom) -> None:
+    page.goto(served.url)
+    Reader(page, served).give_key(f"dk_0123:{'0' * 64}")
+    expect(page.get_by_role("alert")).to_contain_text("This key is not valid here")
+    Reader(page, served).give_key(served.key)
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+
+
+def test_the_key_is_kept_until_it_is_forgotten(reader: Reader) -> None:
+    page = reader.page
+    page.reload()
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+    page.get_by_role("button", name="API key").click()
+    page.get_by_role("button", name="Back").click()
+    page.get_by_role("button", name="API key").click()
+    page.get_by_role("button", name="Forget this key").click()
+    page.reload()
+    expect(page.get_by_role("heading", name="Your API key")).to_be_visible()
+
+
+def test_a_kept_key_that_is_not_valid_any_more_is_asked_for_again(
+    page: Page, served: PageDarkroom
+) -> None:
+    page.goto(served.url)
+    page.evaluate("localStorage.setItem('darkroom.key', 'dk_old:' + '0'.repeat(64))")
+    page.reload()
+    expect(page.get_by_role("alert")).to_contain_text("not valid")
+
+
+def test_the_key_is_in_no_address_and_in_no_text(reader: Reader) -> None:
+    reader.page.get_by_role("button", name="Code").first.click()
+    assert reader.darkroom.key not in reader.page.content()
+    assert reader.darkroom.key not in reader.page.url

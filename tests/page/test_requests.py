@@ -1,0 +1,74 @@
+"""The list of the last requests, and one of them with all that is known of it."""
+
+from __future__ import annotations
+
+import httpx
+from playwright.sync_api import expect
+
+from tests.page.reader import PROBE, Reader, expect_pictures
+
+
+def submit(reader: Reader, endpoint: str, **input: object) -> str:
+    """As another program does."""
+    answer = httpx.post(
+        f"{reader.darkroom.url}/queue/{endpoint}",
+        json=input,
+        headers={"Authorization": f"Key {reader.darkroom.key}"},
+        trust_env=False,
+    )
+    return answer.json()["request_id"]
+
+
+def test_requests_of_others_with_the_same_key_are_listed_with_their_states(
+    reader: Reader,
+) -> None:
+    expect(reader.page.get_by_text("None yet.")).to_be_visible()
+    submit(reader, PROBE, prompt="by a program", sleep_s=0.5)
+    row = reader.listed.first
+    expect(row).to_contain_text("by a program")
+    expect(row).to_have_attribute("data-state", "succeeded")
+
+
+def test_one_is_shown_with_its_log_its_input_and_its_output(reader: Reader) -> None:
+    expect_pictures(reader.generate("a long stair"), 1)
+    reader.listed.first.locator(".request").click()
+    dialog = reader.page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Queued.")
+    expect(dialog).to_contain_text("demo model, not the real FLUX.1 [schnell]")
+    expect(dialog).to_contain_text('"num_inference_steps": 4')
+    expect(dialog).to_contain_text('"has_nsfw_concepts"')
+    expect(dialog.get_by_role("img", name="a long stair")).to_be_visible()
+    reader.page.keyboard.press("Escape")
+    expect(dialog).to_be_hidden()
+
+
+def test_what_is_shown_of_a_running_one_goes_on(waiting: Reader) -> None:
+    submit(waiting, PROBE, prompt="by a program", sleep_s=0.3)
+    waiting.listed.first.locator(".request").click()
+    dialog = waiting.page.get_by_role("dialog")
+    expect(dialog).to_contain_text("Next in line.")
+    waiting.darkroom.start_painting()
+    expect(dialog).to_contain_text("Done")
+
+
+def test_one_can_be_cancelled_from_the_list(waiting: Reader) -> None:
+    submit(waiting, PROBE, prompt="by a program")
+    waiting.page.get_by_role("button", name="Cancel by a program").click()
+    expect(waiting.listed.first).to_have_attribute("data-state", "cancelled")
+
+
+def test_its_input_can_be_used_again(reader: Reader) -> None:
+    submit(reader, "fal-ai/flux/schnell", prompt="by a program", num_images=3, image_size="square")
+    reader.listed.first.locator(".request").click()
+    reader.page.get_by_role("dialog").get_by_role("button", name="Use this input").click()
+    expect(reader.field("prompt")).to_have_value("by a program")
+    expect(reader.field("num_images")).to_have_value("3")
+    expect(reader.field("image_size")).to_have_value("square")
+
+
+def test_older_ones_come_when_asked_for(reader: Reader) -> None:
+    for number in range(17):
+        submit(reader, PROBE, prompt=f"number {number}")
+    expect(reader.listed).to_have_count(15)
+    reader.page.get_by_role("button", name="Older ones").click()
+    expect(reader.listed).to_have_count(17)

@@ -1,0 +1,60 @@
+"""The server goes away and comes back."""
+
+from __future__ import annotations
+
+from playwright.sync_api import Page, expect
+
+from tests.page.darkroom import PageDarkroom
+from tests.page.reader import Reader, expect_phase, expect_pictures
+
+AWAY = "Darkroom does not answer. Trying again"
+
+
+def test_a_restart_while_requests_wait_is_told_and_survived(waiting: Reader) -> None:
+    sheets = [waiting.generate(f"hill {number}") for number in range(3)]
+    expect_phase(sheets[0], "queued")
+    waiting.darkroom.stop_http()
+    expect(waiting.page.get_by_text(AWAY)).to_be_visible()
+    waiting.darkroom.start_painting()
+    waiting.darkroom.start_http()
+    for sheet in sheets:
+        expect_pictures(sheet, 1)
+    expect(waiting.page.get_by_text(AWAY)).to_be_hidden()
+
+
+def test_a_submit_that_nobody_answers_keeps_the_input_and_says_so(reader: Reader) -> None:
+    reader.darkroom.stop_http()
+    reader.field("prompt").fill("a hill")
+    reader.page.get_by_role("button", name="Generate").click()
+    expect(reader.page.get_by_text("may or may not have been accepted")).to_be_visible()
+    expect(reader.field("prompt")).to_have_value("a hill")
+    reader.darkroom.start_http()
+    reader.page.get_by_role("button", name="Generate").click()
+    expect_pictures(reader.sheets.first, 1)
+
+
+def test_a_page_that_was_opened_too_early_comes_up_by_itself(
+    page: Page, served: PageDarkroom
+) -> None:
+    page.goto(served.url)
+    page.route("**/v1/models*", lambda route: route.fulfill(status=502, body="<h1>Bad gateway"))
+    Reader(page, served).give_key(served.key)
+    expect(page.get_by_text(AWAY)).to_be_visible()
+    page.unroute("**/v1/models*")
+    expect(page.get_by_role("button", name="Generate")).to_be_visible()
+
+
+def test_a_request_that_darkroom_does_not_know_any_more_is_told_as_lost(
+    reader: Reader, page: Page
+) -> None:
+    reader.generate("a hill")
+    page.evaluate(
+        """() => {
+            const kept = JSON.parse(sessionStorage.getItem("darkroom.requests"));
+            kept[0].id = "0195a1b2-0000-7000-8000-000000000000";
+            sessionStorage.setItem("darkroom.requests", JSON.stringify(kept));
+        }"""
+    )
+    page.reload()
+    expect_phase(reader.sheets.first, "lost")
+    expect(reader.sheets.first).to_contain_text("There is no request")
