@@ -28,7 +28,7 @@ SEED: Final = 1
 
 _VAE_BATCH: Final = 12
 #: Reading takes a minute or two, and what does not read well cannot draw what is meant.
-_READING_STEPS: Final = 800
+READING_STEPS: Final = 800
 _READING_BATCH: Final = 128
 _FLUX_BATCH: Final = 32
 
@@ -136,7 +136,7 @@ class Recipe:
     def teach_reading(self, stack: FluxStack) -> None:
         """Train the T5 encoder alone, on text."""
         reader, tokenizer = Reader(stack.t5, T5_WIDTH), build_t5_tokenizer()
-        schedule = Schedule(math.inf, peak_rate=2e-3, steps=_READING_STEPS)
+        schedule = Schedule(math.inf, peak_rate=2e-3, steps=READING_STEPS)
         trainer = Trainer(reader, schedule, self.work_dir / "reading.pt")
 
         def loss_of_step(step: int) -> Tensor:

@@ -15,7 +15,7 @@ from training import reading, sdxl, vae
 from training.clip_pair import POOLED_WIDTH, STATE_WIDTH, ClipPair
 from training.examples import Examples, load_examples
 from training.reading import PooledReader
-from training.recipe import FORMATS, SEED, Format, pick_format, randomness
+from training.recipe import FORMATS, READING_STEPS, SEED, Format, pick_format, randomness
 from training.sdxl import Scale, SdxlStack
 from training.text import CLIP_TOKENS, build_clip_tokenizer
 from training.trainer import Schedule, Trainer
@@ -26,9 +26,6 @@ _BATCH: Final = 32
 #: Its steps count on from here, as those of the Flux recipe's stages do from elsewhere.
 _READING_SEED: Final = 4_000_000
 _SEED: Final = 5_000_000
-
-#: A minute or three.
-_READING_STEPS: Final = 800
 
 
 @dataclass(frozen=True)
@@ -42,6 +39,7 @@ class SdxlRecipe:
     work_dir: Path
     minutes: float
     flux_dir: Path
+    reading_steps: int = READING_STEPS
 
     def cook(self) -> StableDiffusionXLPipeline:
         """Run every stage that is not done yet; the trained pipeline, in float32."""
@@ -86,7 +84,7 @@ class SdxlRecipe:
     def teach_reading(self, texts: ClipPair) -> None:
         """Train the text encoders alone, on text."""
         reader, tokenizer = PooledReader(texts, STATE_WIDTH, POOLED_WIDTH), build_clip_tokenizer()
-        schedule = Schedule(math.inf, peak_rate=1e-3, steps=_READING_STEPS)
+        schedule = Schedule(math.inf, peak_rate=1e-3, steps=self.reading_steps)
         trainer = Trainer(reader, schedule, self.work_dir / "sdxl-reading.pt")
 
         def loss_of_step(step: int) -> Tensor:

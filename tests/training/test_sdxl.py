@@ -136,7 +136,7 @@ def test_the_recipe_goes_from_the_flux_recipes_files_to_a_pipeline(autoencoder, 
         few = make_examples(autoencoder, count=4, seed=number, **size)
         few.save(flux_dir / one.examples_file)
     before = {path: path.stat().st_mtime_ns for path in flux_dir.iterdir()}
-    recipe = SdxlRecipe(work_dir, minutes=2 / 60, flux_dir=flux_dir)
+    recipe = SdxlRecipe(work_dir, minutes=2 / 60, flux_dir=flux_dir, reading_steps=2)
     pipeline = recipe.cook()
     assert exam.draw(pipeline, ["a red circle"], steps=2, guidance=7.5, seeds=[1])
     # Done stages are not done again.
