@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -24,7 +25,10 @@ WORKERS = ("A10G", "L4")
 
 
 def cluster(temporary: str) -> tuple[Cluster, dict[str, str]]:
-    """And the names of the nodes by their ids."""
+    """And the names of the nodes by their ids. RAY_TMPDIR should be ``temporary``: there Ray notes
+    the address of the last cluster, which is no one else's business."""
+    home = Path(temporary) / "ray"
+    home.mkdir(parents=True)
     made = Cluster(
         initialize_head=True,
         head_node_args={
@@ -32,7 +36,7 @@ def cluster(temporary: str) -> tuple[Cluster, dict[str, str]]:
             "num_gpus": 0,
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
-            "temp_dir": temporary,
+            "temp_dir": str(home),
         },
     )
     names = {made.head_node.node_id: "head"}

@@ -25,7 +25,7 @@ __all__ = ["conninfo", "moto_server", "server"]
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
 
-KEY = "several-nodes:secret"
+KEY = "several-nodes:a-secret-for-tests-only"
 CATALOGUE = """
 endpoints:
   test/small: {family: small, schema: open, options: {artifacts_field: artifacts}}
@@ -61,6 +61,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         switches = {
             "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_TMPDIR": str(temporary),
             "PYTHONPATH": str(ROOT),
         }
         with (tmp_path / "nodes.err").open("ab") as errors:
