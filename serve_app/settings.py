@@ -75,6 +75,9 @@ class Config(BaseSettings):
     public_url: str | None = Field(
         default=None, description="Origin of every URL handed out; otherwise the client's own Host."
     )
+    trusted_hosts: tuple[str, ...] = Field(
+        default=(), description="Names that clients reach Darkroom by, besides this machine's own."
+    )
     internal_url: str | None = Field(
         default=None, description="Origin at which replicas reach the ingress to upload."
     )

@@ -88,6 +88,12 @@ class Unsupported(DarkroomError):
     code = "feature_not_supported"
 
 
+class UntrustedHost(DarkroomError):
+    """The Host header names a machine that is not ours."""
+
+    code = "untrusted_host"
+
+
 class EndpointNotServed(Unsupported):
     code = "endpoint_not_served"
 

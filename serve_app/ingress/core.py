@@ -39,6 +39,7 @@ class Core:
     new_id: Callable[[], str]
     pools: PoolMap
     readiness: Readiness
+    host_names: frozenset[str]  # that may stand in a Host header and get into URLs
     metrics: Metrics
     tickets: TicketSigner | None = None  # None: storage takes uploads itself
     room: Callable[[], Awaitable[None]] | None = None  # raises when the disk is nearly full

@@ -34,6 +34,7 @@ from serve_app.domain.ports import Storage
 from serve_app.ingress import announcement
 from serve_app.ingress.app import create_app
 from serve_app.ingress.core import Core
+from serve_app.ingress.host_names import trusted_names
 from serve_app.ingress.ids import RequestIds
 from serve_app.ingress.internal import internal_origin
 from serve_app.ingress.one_node import OneNode
@@ -234,6 +235,7 @@ class Ingress:
             new_id=RequestIds(clock),
             pools=PoolMap(config.pools),
             readiness=Readiness(checks, clock),
+            host_names=trusted_names(config.host, config.trusted_hosts),
             metrics=self._metrics,
             tickets=tickets,
             room=DiskGuard(config.data_dir, config.min_free_disk_bytes, clock).check,

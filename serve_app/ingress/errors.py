@@ -30,6 +30,7 @@ class Answer:
 TABLE: Mapping[type[DarkroomError], Answer] = {
     errors.InvalidInput: Answer(422, "invalid_input"),
     errors.Unsupported: Answer(400, "feature_not_supported"),
+    errors.UntrustedHost: Answer(400, "untrusted_host"),
     errors.Unauthenticated: Answer(401, "unauthorized"),
     errors.Forbidden: Answer(403, "forbidden"),
     errors.NotFound: Answer(404, "not_found"),

@@ -8,10 +8,13 @@ import pytest
 import yaml
 
 from serve_app.cli.config_file import read
+from serve_app.settings import setting_names
 from tests.docs.pages import ROOT
 
 CLUSTER = ROOT / "cluster.yaml"
 CONFIGURATION = ROOT / "darkroom.yaml"
+COMPOSE = ROOT / "compose.yaml"
+DOCKERFILE = ROOT / "Dockerfile"
 
 
 pytestmark = [
@@ -57,3 +60,47 @@ def test_every_pool_asks_for_a_class_of_gpu_that_the_cluster_has() -> None:
     there = {name for group in groups for name in group["resources"]}
     pools = read(CONFIGURATION).arguments["pools"].values()
     assert {f"accelerator_type:{pool['accelerator']}" for pool in pools} <= there
+
+
+def test_compose_sets_only_what_darkroom_reads() -> None:
+    environment = loaded(COMPOSE)["services"]["darkroom"]["environment"]
+    given = {name for name in environment if name.startswith("DARKROOM_")}
+    assert given
+    assert given <= setting_names()
+
+
+def test_compose_names_nothing_that_it_does_not_have() -> None:
+    compose = loaded(COMPOSE)
+    services = compose["services"]
+    for name, service in services.items():
+        assert set(service.get("depends_on", ())) <= services.keys(), name
+        volumes = {each.partition(":")[0] for each in service.get("volumes", ())}
+        assert volumes <= compose["volumes"].keys(), name
+        configs = {each["source"] for each in service.get("configs", ())}
+        assert configs <= compose["configs"].keys(), name
+
+
+def test_compose_takes_other_peoples_images_at_a_version() -> None:
+    images = [one["image"] for one in loaded(COMPOSE)["services"].values() if "image" in one]
+    assert images
+    for image in images:
+        version = image.partition(":")[2]
+        assert version[:1].isdigit(), image
+
+
+def test_the_image_is_made_of_what_its_context_has() -> None:
+    let_in = {
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line.startswith("!")
+    }
+    copied = {
+        part
+        for line in DOCKERFILE.read_text().splitlines()
+        if line.startswith("COPY ")
+        for part in line.split()[1:-1]
+    }
+    assert copied
+    for part in copied:
+        assert (ROOT / part).exists(), part
+        assert part.split("/")[0] in let_in, part

@@ -16,6 +16,7 @@ from serve_app.catalog.catalog import load
 from serve_app.domain.ports import Clock
 from serve_app.ingress.app import create_app
 from serve_app.ingress.core import Core
+from serve_app.ingress.host_names import trusted_names
 from serve_app.ingress.ids import RequestIds
 from serve_app.ingress.pools import PoolMap
 from serve_app.ingress.readiness import Readiness
@@ -32,7 +33,8 @@ from tests.fakes.storage import FakeStorage
 from tests.ingress.replica import ScriptedReplica
 
 MODELS = Path(__file__).with_name("models.yaml")
-ORIGIN = "http://testserver"
+HOST = "testserver"
+ORIGIN = f"http://{HOST}"
 DEMO = Path(__file__).parents[2] / "deployments" / "demo"
 CATALOG = load(MODELS, demo=True, demo_dir=DEMO)  # here, because reading a file blocks
 
@@ -68,7 +70,7 @@ async def built(
 ) -> AsyncIterator[House]:
     """Started and, at the end, closed."""
     clock = clock or SystemClock()
-    config = Config(**{"gpus": 0, "max_body_bytes": 1 << 20} | settings)
+    config = Config(**{"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)} | settings)
     storage = FakeStorage(b"k" * 32, ORIGIN, clock)
     terms = CatalogTerms(CATALOG, storage, config.max_artifact_bytes)
     queue = FakeQueue(clock, terms, limits or QueueLimits(), FakeLiveness())
@@ -83,6 +85,7 @@ async def built(
         new_id=RequestIds(clock),
         pools=PoolMap(pools),
         readiness=Readiness({"storage": storage.check}, clock),
+        host_names=trusted_names(config.host, config.trusted_hosts),
         metrics=Metrics(CollectorRegistry()),
         tickets=storage.tickets,
         room=room,

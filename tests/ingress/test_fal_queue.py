@@ -40,23 +40,46 @@ async def test_a_submit_tells_where_to_ask(idle_client: httpx.AsyncClient) -> No
     assert told["cancel_url"] == f"{told['response_url']}/cancel"
 
 
-async def test_the_urls_are_of_the_host_that_the_client_used(idle: House) -> None:
-    transport = httpx.ASGITransport(idle.app)
-    headers = {"Authorization": f"Key {idle.key}"}
-    async with httpx.AsyncClient(
-        transport=transport, base_url="https://pictures.example:8443", headers=headers
-    ) as client:
-        told = (await client.post("/queue/test/probe", json={})).json()
+async def test_the_urls_are_of_the_trusted_host_that_the_client_used() -> None:
+    async with built(replica=False, trusted_hosts=("pictures.example",)) as house:
+        transport = httpx.ASGITransport(house.app)
+        headers = {"Authorization": f"Key {house.key}"}
+        async with httpx.AsyncClient(
+            transport=transport, base_url="https://pictures.example:8443", headers=headers
+        ) as client:
+            told = (await client.post("/queue/test/probe", json={})).json()
     assert told["status_url"].startswith("https://pictures.example:8443/queue/test/probe/requests/")
 
 
-async def test_a_host_that_would_break_the_url_is_not_repeated(
-    idle_client: httpx.AsyncClient,
+@pytest.mark.parametrize("host", ['evil"/><script>', "evil.example", "evil.example:8000", "a b"])
+@pytest.mark.parametrize("path", ["/queue/test/probe", "/run/test/probe"])
+async def test_a_host_that_is_none_of_ours_gets_into_no_url_and_nothing_is_stored(
+    idle_client: httpx.AsyncClient, host: str, path: str
 ) -> None:
-    answer = await idle_client.post(
-        "/queue/test/probe", json={}, headers={"Host": 'evil"/><script>'}
-    )
-    assert answer.json()["status_url"].startswith("http://127.0.0.1:8000/queue/")
+    answer = await idle_client.post(path, json={}, headers={"Host": host})
+    assert answer.status_code == 400
+    assert answer.headers["x-fal-error-type"] == "untrusted_host"
+    assert "DARKROOM_PUBLIC_URL" in answer.json()["detail"]
+    assert (await idle_client.get("/v1/requests")).json()["requests"] == []
+
+
+async def test_forwarded_headers_change_no_url(idle_client: httpx.AsyncClient) -> None:
+    forged = {
+        "X-Forwarded-Host": "evil.example",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Prefix": "/evil",
+        "Forwarded": "host=evil.example;proto=https",
+    }
+    answer = await idle_client.post("/queue/test/probe", json={}, headers=forged)
+    assert answer.json()["status_url"].startswith("http://testserver/queue/test/probe/")
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1", "[::1]:9"])
+async def test_a_machines_own_names_need_no_setting(
+    idle_client: httpx.AsyncClient, host: str
+) -> None:
+    answer = await idle_client.post("/queue/test/probe", json={}, headers={"Host": host})
+    assert answer.json()["status_url"].startswith(f"http://{host}/queue/test/probe/")
 
 
 async def test_a_public_url_goes_before_the_host() -> None:
