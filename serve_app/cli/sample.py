@@ -32,7 +32,8 @@ def greet(
             say(f"The sample picture failed: {error.message}")
     say(
         f"""
-Call it with fal's Python client (pip install fal-client), from this virtual environment:
+Open {url} in a browser. Or call it with fal's Python client (pip install fal-client), from this
+virtual environment:
 
     eval "$(darkroom env --data-dir {installation.data_dir})"
     python -c "

@@ -1,12 +1,13 @@
 // The page: its parts, put together.
 
 import { Api, Refused } from "./api.js";
-import { CodeDialog, Details } from "./dialogs.js";
+import { Details } from "./details.js";
 import { Door } from "./door.js";
 import { byId, element } from "./element.js";
 import { InputForm } from "./form.js";
 import { KeptKey } from "./key.js";
 import { Models } from "./models.js";
+import { ProgramDialog } from "./program.js";
 import { Recent } from "./recent.js";
 import { fieldsOf } from "./schema.js";
 import { promptOf } from "./sheet.js";
@@ -20,7 +21,7 @@ const key = new KeptKey();
 const api = new Api(key);
 const models = new Models(api);
 const form = new InputForm();
-const code = new CodeDialog();
+const program = new ProgramDialog();
 let model = null; // the chosen one, with its schema
 let listed = [];
 
@@ -28,7 +29,7 @@ const act = {
   again: useAgain,
   cancel,
   details: ({ id }) => details.show(id),
-  code: ({ endpoint, input }) => code.show({ endpoint, input }),
+  code: ({ endpoint, input }) => program.show({ endpoint, input }),
   ended,
 };
 const details = new Details(api, act);
@@ -209,7 +210,7 @@ document.addEventListener("keydown", (event) => {
   generate();
 });
 byId("code-button").addEventListener("click", () => {
-  if (model !== null) code.show({ endpoint: model.id, input: form.read({ draft: true }) });
+  if (model !== null) program.show({ endpoint: model.id, input: form.read({ draft: true }) });
 });
 
 if (key.value === null) door.open();

@@ -142,7 +142,7 @@ function jsonControl(field, id) {
     rows: 3,
     class: "code",
     placeholder: shown,
-    spellcheck: false,
+    spellcheck: "false",
   });
   return {
     node: target,

@@ -30,28 +30,26 @@ export function filesIn(output) {
 }
 
 function readFile(given) {
-  let url;
   try {
-    url = new URL(given.url, BASE);
+    return described(given, new URL(given.url, BASE));
   } catch {
-    return null;
+    return null; // no address, or one that cannot be decoded
   }
+}
+
+function described(given, url) {
   if (!["http:", "https:", "data:"].includes(url.protocol)) return null;
-  const path = url.protocol === "data:" ? "" : url.pathname;
-  const declared =
-    url.protocol === "data:" ? /^data:([^;,]*)/.exec(given.url)[1] : given.content_type;
-  const type =
-    declared || BY_EXTENSION[path.split(".").pop().toLowerCase()] || "application/octet-stream";
+  const inline = url.protocol === "data:";
+  const last = inline ? "" : decodeURIComponent(url.pathname.split("/").pop());
+  const declared = inline ? /^data:([^;,]*)/i.exec(given.url)[1] : given.content_type;
+  const guessed = BY_EXTENSION[last.split(".").pop().toLowerCase()];
+  const type = declared || guessed || "application/octet-stream";
   const kind = SHOWN.test(type) ? type.split("/")[0] : "file";
-  const name =
-    given.file_name ?? decodeURIComponent(path.split("/").pop() || `file.${type.split("/")[1]}`);
-  const address =
-    url.protocol === "data:" ? blobUrl(given.url, kind === "file" ? "" : type) : url.href;
   return {
-    url: address,
+    url: inline ? blobUrl(given.url, kind === "file" ? "" : type) : url.href,
     type,
     kind,
-    name,
+    name: given.file_name || last || `file.${type.split("/")[1]}`,
     width: given.width,
     height: given.height,
     size: given.file_size,

@@ -27,19 +27,22 @@ export class Recent {
     });
   }
 
-  /** Look now, and then again and again. */
+  /** Look now, and then again and again; not while the key is asked for. */
   async look() {
     clearTimeout(this.#timer);
-    let busy = false;
-    try {
-      const page = await this.#api.call("GET", `v1/requests?limit=${this.#limit}`);
-      busy = page.requests.some(isActive);
-      this.#draw(page);
-    } catch {
-      // The connection's own line says so; what is shown stays.
-    }
+    const busy = byId("work").hidden ? false : await this.#look();
     clearTimeout(this.#timer); // two looks may have crossed
     if (!document.hidden) this.#timer = setTimeout(() => this.look(), busy ? BUSY_MS : IDLE_MS);
+  }
+
+  async #look() {
+    try {
+      const page = await this.#api.call("GET", `v1/requests?limit=${this.#limit}`);
+      this.#draw(page);
+      return page.requests.some(isActive);
+    } catch {
+      return false; // the connection's own line says so; what is shown stays
+    }
   }
 
   stop() {

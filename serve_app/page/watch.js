@@ -65,7 +65,7 @@ export class Watch {
   }
 
   async *#statuses() {
-    if (streams >= MOST_STREAMS) {
+    if (streams >= MOST_STREAMS || document.hidden) {
       yield await this.#api.call("GET", `${this.#path}/status`);
       await pause(POLL_MS);
       return;
@@ -93,7 +93,7 @@ export async function resultOf(api, path) {
   try {
     return { output: await api.call("GET", path) };
   } catch (error) {
-    if (!(error instanceof Refused) || error.status === 401 || error.status === 429) throw error;
+    if (!(error instanceof Refused) || error.passing || error.status === 401) throw error;
     return {
       error: { message: error.message, type: error.body.error_type, problems: error.problems },
     };

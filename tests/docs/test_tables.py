@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 
 from serve_app.cli.installation import Installation
 from serve_app.domain.progress import Stage
-from serve_app.ingress import health, platform
+from serve_app.ingress import health, page, platform
 from serve_app.ingress.errors import TABLE
 from serve_app.ingress.fal.headers import NO_EFFECT, PRIORITY, REFUSED, TIMEOUT
 from serve_app.queue.embedded_files import Files
@@ -66,7 +66,7 @@ def test_own_paths_are_told() -> None:
     told = {tuple(code(cells[0])[0].split()) for cells in table(INGRESS, "path")}
     assert told == {
         (method, route.path)
-        for route in (*platform.ROUTES, *health.ROUTES)
+        for route in (*platform.ROUTES, *health.ROUTES, *page.ROUTES)
         for method in (route.methods or ())
         if method != "HEAD" and route.endpoint is not platform.unknown
     }

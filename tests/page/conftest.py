@@ -18,7 +18,7 @@ NONE = (
     "(scripts/test does so when it runs as root)."
 )
 
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="package")
@@ -41,7 +41,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def darkroom() -> Iterator[PageDarkroom]:
+def served() -> Iterator[PageDarkroom]:
+    """The ingress over fakes, with somebody who paints."""
     with page_darkroom() as darkroom:
         yield darkroom
 
@@ -89,9 +90,9 @@ def page(context: BrowserContext) -> Iterator[Page]:
 
 
 @pytest.fixture
-def reader(page: Page, darkroom: PageDarkroom) -> Reader:
+def reader(page: Page, served: PageDarkroom) -> Reader:
     """Somebody who has opened the page with the key."""
-    reader = Reader(page, darkroom)
+    reader = Reader(page, served)
     reader.enter()
     return reader
 

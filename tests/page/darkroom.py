@@ -34,6 +34,10 @@ class PageDarkroom:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._port}"
 
+    @property
+    def key(self) -> str:
+        return self.house.key
+
     def open(self) -> None:
         self._thread.start()
         self._do(self._open())

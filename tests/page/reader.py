@@ -6,6 +6,7 @@ from typing import Any
 
 from playwright.sync_api import Locator, Page, expect
 
+from tests.cluster.darkroom import Darkroom
 from tests.page.darkroom import PageDarkroom
 
 FLUX = "fal-ai/flux/schnell"
@@ -15,13 +16,13 @@ PROBE = "test/probe"
 class Reader:
     """Finds things by what they are called, as a person or a screen reader does."""
 
-    def __init__(self, page: Page, darkroom: PageDarkroom) -> None:
+    def __init__(self, page: Page, darkroom: PageDarkroom | Darkroom) -> None:
         self.page = page
         self.darkroom = darkroom
 
     def enter(self, model: str = FLUX) -> None:
         self.page.goto(f"{self.darkroom.url}/#model={model}")
-        self.give_key(self.darkroom.house.key)
+        self.give_key(self.darkroom.key)
         expect(self.page.get_by_role("button", name="Generate")).to_be_visible()
         self.choose(model)
 

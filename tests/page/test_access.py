@@ -22,9 +22,9 @@ NAMELESS = Path(__file__).with_name("nameless.js").read_text()
 
 @pytest.fixture(params=["light", "dark"])
 def toned(
-    request: pytest.FixtureRequest, open_context: OpenContext, darkroom: PageDarkroom
+    request: pytest.FixtureRequest, open_context: OpenContext, served: PageDarkroom
 ) -> Reader:
-    return Reader(open_context(color_scheme=request.param).new_page(), darkroom)
+    return Reader(open_context(color_scheme=request.param).new_page(), served)
 
 
 def test_every_text_can_be_read_and_every_control_has_a_name(toned: Reader) -> None:
@@ -58,12 +58,12 @@ def test_every_text_can_be_read_and_every_control_has_a_name(toned: Reader) -> N
 
 
 def test_a_phone_shows_all_of_it_without_scrolling_sideways(
-    open_context: OpenContext, darkroom: PageDarkroom
+    open_context: OpenContext, served: PageDarkroom
 ) -> None:
     phone = open_context(viewport={"width": 360, "height": 740}, has_touch=True)
-    reader = Reader(phone.new_page(), darkroom)
+    reader = Reader(phone.new_page(), served)
     wide = "() => document.documentElement.scrollWidth"
-    reader.page.goto(darkroom.url)
+    reader.page.goto(served.url)
     assert reader.page.evaluate(wide) == 360
     reader.enter()
     reader.unfold()
@@ -129,11 +129,11 @@ def test_an_address_in_an_output_that_is_no_file_s_is_no_link(reader: Reader, ur
     expect(reader.sheets.first.locator("pre")).to_contain_text(url.split(":", maxsplit=1)[0])
 
 
-def test_nothing_is_asked_of_anybody_else(page: Page, darkroom: PageDarkroom) -> None:
+def test_nothing_is_asked_of_anybody_else(page: Page, served: PageDarkroom) -> None:
     asked: set[str] = set()
     page.on("request", lambda request: asked.add(request.url))
-    reader = Reader(page, darkroom)
+    reader = Reader(page, served)
     reader.enter()
     expect_pictures(reader.generate("a hill"), 1)
     assert len(asked) > 20
-    assert {each for each in asked if not each.startswith(darkroom.url)} == set()
+    assert {each for each in asked if not each.startswith(served.url)} == set()

@@ -42,7 +42,7 @@ def ran(reader: Reader, command: list[str], cwd: Path) -> str:
     done = subprocess.run(
         command,
         cwd=cwd,
-        env={"PATH": os.environ["PATH"], "FAL_KEY": reader.darkroom.house.key},  # noqa: TID251
+        env={"PATH": os.environ["PATH"], "FAL_KEY": reader.darkroom.key},  # noqa: TID251
         capture_output=True,
         text=True,
         timeout=60,

@@ -8,9 +8,9 @@ from tests.page.reader import Reader
 
 
 def test_without_a_key_the_page_asks_for_it_and_says_where_to_find_it(
-    page: Page, darkroom: PageDarkroom
+    page: Page, served: PageDarkroom
 ) -> None:
-    page.goto(darkroom.url)
+    page.goto(served.url)
     expect(page.get_by_role("heading", name="Your API key")).to_be_visible()
     expect(page.get_by_text("darkroom env")).to_be_visible()
     expect(page.get_by_label("API key", exact=True)).to_be_focused()
@@ -18,23 +18,23 @@ def test_without_a_key_the_page_asks_for_it_and_says_where_to_find_it(
 
 
 @pytest.mark.parametrize("pasted", ["{}", "  {}\n", "export FAL_KEY='{}'", "Authorization: Key {}"])
-def test_a_key_is_found_in_what_was_pasted(page: Page, darkroom: PageDarkroom, pasted: str) -> None:
-    page.goto(darkroom.url)
-    Reader(page, darkroom).give_key(pasted.format(darkroom.house.key))
+def test_a_key_is_found_in_what_was_pasted(page: Page, served: PageDarkroom, pasted: str) -> None:
+    page.goto(served.url)
+    Reader(page, served).give_key(pasted.format(served.key))
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
-def test_what_is_no_key_is_told_before_it_is_sent(page: Page, darkroom: PageDarkroom) -> None:
-    page.goto(darkroom.url)
-    Reader(page, darkroom).give_key("hello")
+def test_what_is_no_key_is_told_before_it_is_sent(page: Page, served: PageDarkroom) -> None:
+    page.goto(served.url)
+    Reader(page, served).give_key("hello")
     expect(page.get_by_role("alert")).to_contain_text("This is no key of Darkroom")
 
 
-def test_a_wrong_key_says_so(page: Page, darkroom: PageDarkroom) -> None:
-    page.goto(darkroom.url)
-    Reader(page, darkroom).give_key(f"dk_0123:{'0' * 64}")
+def test_a_wrong_key_says_so(page: Page, served: PageDarkroom) -> None:
+    page.goto(served.url)
+    Reader(page, served).give_key(f"dk_0123:{'0' * 64}")
     expect(page.get_by_role("alert")).to_contain_text("This key is not valid here")
-    Reader(page, darkroom).give_key(darkroom.house.key)
+    Reader(page, served).give_key(served.key)
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
@@ -51,9 +51,9 @@ def test_the_key_is_kept_until_it_is_forgotten(reader: Reader) -> None:
 
 
 def test_a_kept_key_that_is_not_valid_any_more_is_asked_for_again(
-    page: Page, darkroom: PageDarkroom
+    page: Page, served: PageDarkroom
 ) -> None:
-    page.goto(darkroom.url)
+    page.goto(served.url)
     page.evaluate("localStorage.setItem('darkroom.key', 'dk_old:' + '0'.repeat(64))")
     page.reload()
     expect(page.get_by_role("alert")).to_contain_text("not valid")
@@ -61,5 +61,5 @@ def test_a_kept_key_that_is_not_valid_any_more_is_asked_for_again(
 
 def test_the_key_is_in_no_address_and_in_no_text(reader: Reader) -> None:
     reader.page.get_by_role("button", name="Code").first.click()
-    assert reader.darkroom.house.key not in reader.page.content()
-    assert reader.darkroom.house.key not in reader.page.url
+    assert reader.darkroom.key not in reader.page.content()
+    assert reader.darkroom.key not in reader.page.url

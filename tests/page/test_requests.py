@@ -13,7 +13,7 @@ def submit(reader: Reader, endpoint: str, **input: object) -> str:
     answer = httpx.post(
         f"{reader.darkroom.url}/queue/{endpoint}",
         json=input,
-        headers={"Authorization": f"Key {reader.darkroom.house.key}"},
+        headers={"Authorization": f"Key {reader.darkroom.key}"},
         trust_env=False,
     )
     return answer.json()["request_id"]

@@ -34,11 +34,11 @@ def test_a_submit_that_nobody_answers_keeps_the_input_and_says_so(reader: Reader
 
 
 def test_a_page_that_was_opened_too_early_comes_up_by_itself(
-    page: Page, darkroom: PageDarkroom
+    page: Page, served: PageDarkroom
 ) -> None:
-    page.goto(darkroom.url)
+    page.goto(served.url)
     page.route("**/v1/models*", lambda route: route.fulfill(status=502, body="<h1>Bad gateway"))
-    Reader(page, darkroom).give_key(darkroom.house.key)
+    Reader(page, served).give_key(served.key)
     expect(page.get_by_text(AWAY)).to_be_visible()
     page.unroute("**/v1/models*")
     expect(page.get_by_role("button", name="Generate")).to_be_visible()

@@ -68,6 +68,7 @@ SCHEMAS: Json = {
         {
             "request_id": TEXT,
             "endpoint_id": TEXT,
+            "prompt": nullable(TEXT),
             "state": one_of(*State),
             "priority": TEXT,
             "attempt": WHOLE,

@@ -1,35 +1,21 @@
-// What opens over the page: a request with all that is known of it, and the code for an input.
+// One request, with all that is known of it.
 
-import { BASE } from "./api.js";
-import { codeFor, LANGUAGES } from "./code.js";
+import { open, makeClosable } from "./dialog.js";
 import { byId, element } from "./element.js";
 import * as json from "./json.js";
 import { fileFigure, filesIn } from "./media.js";
-import { requestPath, resultOf } from "./watch.js";
 import { promptOf } from "./sheet.js";
+import { requestPath, resultOf } from "./watch.js";
 import { clock, runningWords, seconds, STATES, waitingWords } from "./words.js";
 
 const LOOK_MS = 1500;
-const PREFERRED = "darkroom.language";
-
-/** Opens a dialog of the page; Escape, its button and a click beside it close it. */
-function open(dialog) {
-  if (!dialog.open) dialog.showModal();
-}
-
-export function makeClosable(dialog) {
-  dialog.querySelector(".close").addEventListener("click", () => dialog.close());
-  dialog.addEventListener("click", (event) => {
-    if (event.target === dialog) dialog.close();
-  });
-}
 
 /** `act` has `again` (use this input) and `cancel`, each with the request. */
 export class Details {
   #api;
   #act;
   #dialog = byId("details");
-  #shown = null; // the id that is open
+  #shown = null; // what is open: an object of its own for each time
   #outcome = null;
 
   constructor(api, act) {
@@ -40,28 +26,30 @@ export class Details {
   }
 
   async show(id) {
-    this.#shown = id;
+    const shown = { id };
+    this.#shown = shown;
     this.#outcome = null;
     byId("details-body").replaceChildren(element("p", { class: "help" }, "Looking …"));
     open(this.#dialog);
-    while (this.#shown === id) {
-      const final = await this.#look(id);
+    while (this.#shown === shown) {
+      const final = await this.#look(shown);
       if (final) return;
       await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
     }
   }
 
-  async #look(id) {
+  async #look(shown) {
+    const { id } = shown;
     try {
       const request = await this.#api.call("GET", `v1/requests/${encodeURIComponent(id)}`);
       const final = !["queued", "running"].includes(request.state);
       if (final && request.state === "succeeded" && this.#outcome === null) {
         this.#outcome = await resultOf(this.#api, requestPath(request.endpoint_id, id));
       }
-      if (this.#shown === id) this.#draw(request, final);
+      if (this.#shown === shown) this.#draw(request, final);
       return final;
     } catch (error) {
-      if (this.#shown === id)
+      if (this.#shown === shown)
         byId("details-body").replaceChildren(element("p", { class: "bad" }, error.message));
       return error.body !== undefined && !error.passing;
     }
@@ -145,71 +133,4 @@ function logLine({ at, level, message }) {
 /** JSON to read: a data URI is told by its beginning. */
 function short(value) {
   return json.write(value, 2).replace(/"(data:[^"]{60})[^"]{40,}"/g, '"$1…"');
-}
-
-/** The code for one input, in three languages. */
-export class CodeDialog {
-  #dialog = byId("code");
-  #call = null;
-  #language;
-
-  constructor() {
-    makeClosable(this.#dialog);
-    try {
-      this.#language = localStorage.getItem(PREFERRED);
-    } catch {
-      this.#language = null;
-    }
-    if (!(this.#language in LANGUAGES)) this.#language = "python";
-    const tabs = Object.entries(LANGUAGES).map(([language, name]) =>
-      element(
-        "button",
-        {
-          type: "button",
-          "data-language": language,
-          "aria-pressed": "false",
-          click: () => this.#choose(language),
-        },
-        name,
-      ),
-    );
-    byId("languages").replaceChildren(...tabs);
-    byId("copy").addEventListener("click", () => this.#copy());
-  }
-
-  show({ endpoint, input }) {
-    this.#call = { endpoint, input, base: BASE.href.replace(/\/$/, "") };
-    this.#draw();
-    open(this.#dialog);
-  }
-
-  #choose(language) {
-    this.#language = language;
-    try {
-      localStorage.setItem(PREFERRED, language);
-    } catch {
-      // It holds until the page is left.
-    }
-    this.#draw();
-  }
-
-  #draw() {
-    byId("program").textContent = codeFor(this.#language, this.#call);
-    byId("copy").textContent = "Copy";
-    for (const tab of byId("languages").children) {
-      tab.setAttribute("aria-pressed", String(tab.dataset.language === this.#language));
-    }
-  }
-
-  async #copy() {
-    const program = byId("program");
-    try {
-      await navigator.clipboard.writeText(program.textContent);
-    } catch {
-      // Over plain HTTP from another machine there is no clipboard to call: the older way.
-      getSelection().selectAllChildren(program);
-      document.execCommand("copy");
-    }
-    byId("copy").textContent = "Copied";
-  }
 }
