@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deployments.family import Family, GenerationCall, Made, Product, weights_name
-from deployments.upload import Uploader
+from deployments.fetching import Fetcher
+from deployments.picture_input import picture_fields
+from deployments.upload import StorageAway, Uploader
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import (
     Cancelled,
@@ -30,7 +33,7 @@ from serve_app.domain.progress import Progress, Stage
 if TYPE_CHECKING:  # they import torch
     from deployments.engine.engine import Engine
     from deployments.engine.generation import Generation
-    from deployments.engine.residency import Residency
+    from deployments.engine.residency import Loan, Residency
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +45,8 @@ class Workshop:
     engine: Engine
     residency: Residency
     uploader: Uploader
-    encoders: Executor  # for ``Family.deliver``
+    fetcher: Fetcher
+    encoders: Executor  # for ``Family.deliver``, and for reading pictures
     clock: Clock
 
 
@@ -76,6 +80,7 @@ class Attempt:
         self.lease = lease
         self.phase = Phase.LOADING
         self.stopped: Stop | None = None
+        self.storage_away: str | None = None  # why it hands itself back
         self.confirmed = False
         self.leased_at = workshop.clock.monotonic()
         self.progress: Progress | None = None
@@ -84,6 +89,7 @@ class Attempt:
         self._on_engine_left = on_engine_left
         self._task: asyncio.Task[Any] | None = None
         self._generation: Generation | None = None
+        self._loan: Loan | None = None
         self._uploaded: list[UploadTicket] = []
 
     @property
@@ -110,10 +116,16 @@ class Attempt:
                 raise
             self._task.uncancel()
             return self._failed(Cancelled("The request was cancelled."))
+        except StorageAway as error:
+            # What was made can be put nowhere, which is no failure of the request.
+            self.stopped = self.stopped or Stop.HANDED_BACK
+            self.storage_away = error.message
+            return self._failed(error)
         except Exception as error:
             return self._failed(error)
         finally:
             self._generation = None
+            self._give_back()
             self._enter(Phase.ENDED)
 
     def stop(self, why: Stop) -> None:
@@ -147,21 +159,40 @@ class Attempt:
         family = self._family
         if family is None:
             raise Misconfigured(f"This pool does not host the family {lease.endpoint.family!r}.")
-        pipeline = await self._load(family)
-        call = family.prepare(lease.endpoint, lease.input, pipeline, _seed(lease.request_id))
+        files = {field: await self._fetch(field) for field in picture_fields(lease.endpoint)}
+        call = await self._prepare(family, files)
         made = await self._generate(call)
+        # A view keeps the weights in memory, and delivering takes a while.
+        call = replace(call, view=None)
+        self._give_back()
         return await self._deliver(family, call, made)
 
+    async def _fetch(self, field: str) -> bytes:
+        self.progress = Progress(Stage.FETCHING)
+        url = str(self.lease.input[field])
+        return await self._workshop.fetcher.fetch(url, field, self.lease.files_url)
+
+    async def _prepare(self, family: Family, files: Mapping[str, bytes]) -> GenerationCall:
+        pipeline = await self._load(family)
+        lease, seed = self.lease, _seed(self.lease.request_id)
+        if not files:
+            return family.prepare(lease.endpoint, lease.input, pipeline, seed)
+        work = partial(_prepared, family, lease, pipeline, seed, files)
+        return await asyncio.get_running_loop().run_in_executor(self._workshop.encoders, work)
+
     async def _load(self, family: Family) -> Any:
-        endpoint, residency = self.lease.endpoint, self._workshop.residency
+        endpoint, device = self.lease.endpoint, self._workshop.engine.device
         name = weights_name(endpoint)
-        if (pipeline := residency.find(name)) is not None:
-            return pipeline
-        self.progress = Progress(Stage.LOADING)
-        device = self._workshop.engine.device
-        loading = residency.load(name, lambda: family.load(endpoint, device))
-        # Shielded: others wait for the same weights.
-        return await asyncio.shield(asyncio.wrap_future(loading))
+        self._loan = self._workshop.residency.borrow(name, lambda: family.load(endpoint, device))
+        if not self._loan.future.done():
+            self.progress = Progress(Stage.LOADING)
+        return await asyncio.wrap_future(self._loan.future)
+
+    def _give_back(self) -> None:
+        """Others may have the memory that the weights take."""
+        loan, self._loan = self._loan, None
+        if loan is not None:
+            self._workshop.residency.give_back(loan)
 
     async def _generate(self, call: GenerationCall) -> Made:
         loop = asyncio.get_running_loop()
@@ -171,6 +202,7 @@ class Attempt:
         self._enter(Phase.IN_ENGINE)
         self._generation = generation = self._workshop.engine.submit(
             pipeline=weights_name(self.lease.endpoint),
+            view=call.view,
             on_progress=self._on_progress,
             priority=int(self.lease.priority),
             **call.arguments,
@@ -224,6 +256,16 @@ class Attempt:
         if not isinstance(error, Cancelled):
             log.warning("The attempt failed.", exc_info=error)
         return Outcome(failure=as_failure(error), usage=self._usage())
+
+
+def _prepared(
+    family: Family, lease: Lease, pipeline: Any, seed: int, bodies: Mapping[str, bytes]
+) -> GenerationCall:
+    """The call, of an input with pictures in place of their URLs."""
+    from deployments.engine.picture_reading import read_picture  # noqa: PLC0415
+
+    pictures = {field: read_picture(body, field) for field, body in bodies.items()}
+    return family.prepare(lease.endpoint, {**lease.input, **pictures}, pipeline, seed)
 
 
 def as_failure(error: Exception) -> Failure:

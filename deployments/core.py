@@ -192,7 +192,8 @@ class ReplicaCore:
                 verdict: Verdict | None = Verdict.FENCED
             elif attempt.stopped is Stop.HANDED_BACK:
                 log.info("Handing back attempt %d.", attempt.lease.attempt)
-                verdict = await self._hand_in.hand_back(attempt, CLOSING)
+                reason = attempt.storage_away or CLOSING
+                verdict = await self._hand_in.hand_back(attempt, reason)
             else:
                 verdict = await self._hand_in.finish(attempt, outcome)
                 _log_end(attempt, outcome)
@@ -201,6 +202,7 @@ class ReplicaCore:
             self._asker.slot_freed()
         if verdict is Verdict.FENCED:
             log.info("Attempt %d lost its lease; its work is dropped.", attempt.lease.attempt)
+        if verdict is Verdict.FENCED or attempt.storage_away is not None:
             await attempt.discard()
 
     async def _preload(self, endpoint: Endpoint) -> None:
@@ -210,13 +212,16 @@ class ReplicaCore:
             log.error("%s cannot be loaded: no family %s here.", endpoint.id, endpoint.family)
             return
         name, device = weights_name(endpoint), self._workshop.engine.device
-        loading = self._workshop.residency.load(name, lambda: family.load(endpoint, device))
+        residency = self._workshop.residency
+        loan = residency.borrow(name, lambda: family.load(endpoint, device))
         try:
-            await asyncio.wrap_future(loading)
+            await asyncio.wrap_future(loan.future)
         except Exception as error:
             log.error("%s cannot be loaded: %s", endpoint.id, as_failure(error).message)
         else:
             self._served[endpoint.id] = name
+        finally:
+            residency.give_back(loan)
 
     async def _announce(self, stage: ReplicaStage) -> None:
         who = self._identity
@@ -246,6 +251,7 @@ class ReplicaCore:
         await asyncio.to_thread(self._workshop.engine.close, within_s)
         self._workshop.encoders.shutdown(wait=False, cancel_futures=True)
         await self._workshop.uploader.aclose()
+        await self._workshop.fetcher.aclose()
 
 
 _STOPS = {SignalKind.CANCEL: Stop.CANCELLED, SignalKind.FENCED: Stop.FENCED}

@@ -2,4 +2,5 @@
 
 FAMILIES: dict[str, str] = {
     "flux": "deployments.flux:FluxFamily",
+    "sdxl": "deployments.sdxl:SdxlFamily",
 }

@@ -24,6 +24,7 @@ class GenerationCall:
     arguments: Mapping[str, Any]  # of the pipeline's ``__call__``
     facts: Mapping[str, Any] = field(default_factory=dict)  # for ``deliver``
     makes_files: bool = True  # False: ``deliver`` is quick, and runs on the event loop
+    view: Any = None  # a pipeline over the loaded one's weights to call in its place
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,11 @@ class Family(Protocol):
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
     ) -> GenerationCall:
-        """The call for a validated input. ``seed`` is for inputs that have none. Quick."""
+        """The call for a validated input. ``seed`` is for inputs that have none. Quick.
+
+        Where the endpoint's ``task`` begins with a picture (``picture_input.PICTURE_FIELDS``), the
+        input has the picture itself (Pillow's, RGB) in place of its URL, and this runs on a thread.
+        """
         ...
 
     def deliver(

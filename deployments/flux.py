@@ -1,57 +1,66 @@
-"""The Flux family: text to picture."""
+"""The Flux family: text to picture, and picture to picture."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deployments.family import GenerationCall, Made, MediaFile, Product
-from deployments.picture_size import asked_size, rendered_size
+from deployments.family import GenerationCall, Made, Product
+from deployments.picture_input import (
+    IMAGE_TO_IMAGE,
+    TEXT_TO_IMAGE,
+    as_pixels,
+    strength_of,
+    task_of,
+)
+from deployments.picture_output import deliver_pictures, generators, own_dtype, seed_of
+from deployments.picture_size import Size, asked_size, at_most, rendered_size
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import Misconfigured
 
 MAX_TEXT_TOKENS = 512
+MOST_MEGAPIXELS = 4.2
+"""A given picture with more of them is made smaller, unless the endpoint's bounds say otherwise."""
 
 
 class FluxFamily:
-    """Options of its endpoints: ``dtype``, ``native_size`` (pixels), ``max_sequence_length``."""
+    """Options of its endpoints: ``task`` (text-to-image or image-to-image), ``dtype``,
+    ``native_size`` (pixels), ``max_sequence_length``."""
 
     name = "flux"
 
     def load(self, endpoint: Endpoint, device: str) -> Any:
         from deployments.engine.loader import load_pipeline  # noqa: PLC0415
 
-        own_choice = "float32" if device == "cpu" else "bfloat16"
-        return load_pipeline(endpoint.weights, dtype=endpoint.options.get("dtype", own_choice))
+        return load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "bfloat16"))
 
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
     ) -> GenerationCall:
-        import torch  # noqa: PLC0415
-
-        asked = asked_size(input["image_size"])
+        redraws = task_of(endpoint, (TEXT_TO_IMAGE, IMAGE_TO_IMAGE)) == IMAGE_TO_IMAGE
+        asked = _given_size(endpoint, input) if redraws else asked_size(input["image_size"])
         # Latents are packed two by two, so a side in tokens is this many pixels.
         multiple = pipeline.vae_scale_factor * 2
         rendered = rendered_size(asked, multiple, endpoint.options.get("native_size"))
-        given = input.get("seed")
-        seed = seed if given is None else int(given)
-        count = int(input.get("num_images") or 1)
+        seed = seed_of(input, seed)
+        count, steps = int(input.get("num_images") or 1), int(input["num_inference_steps"])
         arguments = {
             "prompt": input["prompt"],
             "width": rendered.width,
             "height": rendered.height,
-            "num_inference_steps": int(input["num_inference_steps"]),
+            "num_inference_steps": steps,
             "guidance_scale": float(input["guidance_scale"]),
             "num_images_per_prompt": count,
-            # One generator per picture: the first of four is the one that is made alone.
-            "generator": [torch.Generator("cpu").manual_seed(seed + i) for i in range(count)],
+            "generator": generators(seed, count),
             "max_sequence_length": _text_tokens(endpoint, pipeline),
             "output_type": "pt",
         }
-        return GenerationCall(
-            arguments, facts={"seed": seed, "size": asked, "prompt": input["prompt"]}
-        )
+        facts = {"seed": seed, "size": asked, "prompt": input["prompt"], "stretched": redraws}
+        if not redraws:
+            return GenerationCall(arguments, facts)
+        arguments["image"] = as_pixels(input["image_url"], rendered)
+        arguments["strength"] = strength_of(input, steps)
+        return GenerationCall(arguments, facts, view=_redrawing(pipeline))
 
     def deliver(
         self,
@@ -60,47 +69,24 @@ class FluxFamily:
         made: Made,
         tickets: Sequence[UploadTicket],
     ) -> Product:
-        from deployments.engine.media import encode, fit, to_pictures  # noqa: PLC0415
+        return deliver_pictures(endpoint, call, made, tickets)
 
-        pictures = to_pictures(made.result.images)
-        if len(tickets) < len(pictures):
-            raise Misconfigured(
-                f"{len(pictures)} pictures were made, but the lease came with {len(tickets)} "
-                "tickets."
-            )
-        size = call.facts["size"]
-        files = [
-            MediaFile(
-                ticket=ticket,
-                body=encode(fit(picture, size.width, size.height), ticket.media_type),
-                width=size.width,
-                height=size.height,
-            )
-            for picture, ticket in zip(pictures, tickets, strict=False)
-        ]
-        output: dict[str, Any] = {
-            "images": [_image(file) for file in files],
-            "timings": {"inference": round(made.inference_s, 4)},
-            "seed": call.facts["seed"],
-            "has_nsfw_concepts": [False] * len(files),
-            "prompt": call.facts["prompt"],
-        }
-        if endpoint.weights.demo:
-            output["darkroom_demo"] = True
-        return Product(output, files, units=size.megapixels * len(files))
+
+def _given_size(endpoint: Endpoint, input: Mapping[str, Any]) -> Size:
+    """That of the given picture."""
+    most = endpoint.bounds.get("megapixels", (0.0, MOST_MEGAPIXELS))[1]
+    return at_most(Size(*input["image_url"].size), most)
+
+
+def _redrawing(pipeline: Any) -> Any:
+    from diffusers import FluxImg2ImgPipeline  # noqa: PLC0415
+
+    from deployments.engine.views import view_of  # noqa: PLC0415
+
+    return view_of(pipeline, FluxImg2ImgPipeline)
 
 
 def _text_tokens(endpoint: Endpoint, pipeline: Any) -> int:
     """Flux masks no padding, so a model has to be given the length that it was trained with."""
     own = int(pipeline.tokenizer_2.model_max_length)
     return int(endpoint.options.get("max_sequence_length") or min(MAX_TEXT_TOKENS, own))
-
-
-def _image(file: MediaFile) -> dict[str, Any]:
-    return {
-        "artifact": file.ticket.key,
-        "width": file.width,
-        "height": file.height,
-        "content_type": file.ticket.media_type,
-        "file_size": len(file.body),
-    }

@@ -41,6 +41,20 @@ def asked_size(value: str | Mapping[str, Any]) -> Size:
     return PRESETS[value]
 
 
+def within(shape: Size, box: Size) -> Size:
+    """The largest size of the shape's proportions that fits into the box."""
+    scale = min(box.width / shape.width, box.height / shape.height)
+    return Size(max(1, round(shape.width * scale)), max(1, round(shape.height * scale)))
+
+
+def at_most(size: Size, megapixels: float) -> Size:
+    """``size``, or one of its proportions with so many megapixels."""
+    if size.megapixels <= megapixels:
+        return size
+    scale = math.sqrt(megapixels / size.megapixels)
+    return Size(max(1, int(size.width * scale)), max(1, int(size.height * scale)))
+
+
 def rendered_size(asked: Size, multiple: int, native: int | None) -> Size:
     """Both sides are multiples of ``multiple``.
 

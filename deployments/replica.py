@@ -10,6 +10,7 @@ from random import SystemRandom
 import ray
 from ray import serve
 
+from deployments import fetching
 from deployments.attempt import Workshop
 from deployments.backoff import Backoff
 from deployments.core import ReplicaCore
@@ -85,8 +86,15 @@ def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Work
     engine = Engine(device, max_generations=config.slots, threads=config.threads)
     return Workshop(
         engine=engine,
-        residency=Residency(engine),
+        residency=Residency(engine, config.weights_bytes),
         uploader=Uploader(http_client(), clock, backoff, config.upload_give_up_s),
+        fetcher=fetching.Fetcher(
+            fetching.http_client(),
+            fetching.resolve,
+            max_bytes=config.max_input_bytes,
+            timeout_s=config.fetch_timeout_s,
+            allow_private=config.allow_private_urls,
+        ),
         encoders=ThreadPoolExecutor(ENCODERS, thread_name_prefix="encoder"),
         clock=clock,
     )

@@ -15,6 +15,7 @@ class ReplicaConfig:
     slots: int = 2  # generations that the engine interleaves
     threads: int = 0  # torch's, on a CPU; 0: torch's own choice
     device: str = ""  # empty: the GPU where there is one, else the CPU
+    weights_bytes: int = 0  # what may be loaded at once; 0: by the device's memory
     preload: tuple[Endpoint, ...] = ()  # loaded before the replica says that it is ready
     graceful_shutdown_timeout_s: float = 20.0
     report_interval_s: float = 0.5
@@ -24,6 +25,9 @@ class ReplicaConfig:
     ask_timeout_s: float = 30.0  # far beyond what an ask waits there
     finish_give_up_s: float = 600.0
     upload_give_up_s: float = 300.0
+    max_input_bytes: int = 64 * 2**20  # of a file that an input names
+    fetch_timeout_s: float = 60.0  # for one such file
+    allow_private_urls: bool = False  # of such files
     log_level: str = "INFO"
     log_file: Path | None = None  # None: stderr
 

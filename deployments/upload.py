@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import logging
+import re
+from collections.abc import Mapping
 
 import httpx
 
@@ -15,7 +19,16 @@ from serve_app.domain.ports import Clock
 
 log = logging.getLogger(__name__)
 
-_TRY_AGAIN = frozenset({408, 425, 429})
+_XML = re.compile(r"<(?:Code|Message)>([^<]*)<")
+
+_TRY_AGAIN = frozenset({408, 409, 425, 429})  # 409: S3, when another PUT of the key is under way
+_EXISTS = 412  # to a PUT on condition that nothing is there
+_NEVER = 501  # storage does not know a part of the request, and will not learn it
+
+
+class StorageAway(StorageUnavailable):
+    """Storage has not answered for so long that it is given up. Does not leave the replica: the
+    attempt is handed back."""
 
 
 class Uploader:
@@ -33,50 +46,79 @@ class Uploader:
         """Upload, again and again while storage does not answer.
 
         ``TooLarge`` when the file is over its ticket's limit, ``StorageUnavailable`` when storage
-        refuses it or has not taken it within ``give_up_s``.
+        refuses it, ``StorageAway`` when it has not taken it within ``give_up_s``, however slow.
         """
         ticket = file.ticket
         if len(file.body) > ticket.max_bytes:
             raise TooLarge(
                 f"A file of {len(file.body)} bytes was made, and {ticket.max_bytes} are allowed."
             )
+        headers = await _headers(file)
         give_up_at = self._clock.monotonic() + self._give_up_s
-        for delay_s in self._backoff.delays():
-            problem = await self._try(file)
+        for number, delay_s in enumerate(self._backoff.delays()):
+            left_s = give_up_at - self._clock.monotonic()
+            problem = await self._try(file, headers, left_s, again=number > 0)
             if problem is None:
                 return
-            if self._clock.monotonic() + delay_s > give_up_at:
-                raise StorageUnavailable(f"The upload did not succeed in time: {problem}")
+            if self._clock.monotonic() + delay_s >= give_up_at:
+                raise StorageAway(f"The upload did not succeed in time: {problem}")
             log.info("An upload failed (%s) and is tried again in %.1f s.", problem, delay_s)
             await asyncio.sleep(delay_s)
 
     async def delete(self, ticket: UploadTicket) -> None:
         """Best effort: storage may refuse, and retention removes what is left."""
         try:
-            await self._client.delete(ticket.url, headers=dict(ticket.headers))
+            if ticket.delete_url is not None:
+                await self._client.delete(ticket.delete_url)
+            else:
+                await self._client.delete(ticket.url, headers=dict(ticket.headers))
         except httpx.HTTPError as error:
             log.info("An upload that nobody wants could not be deleted: %r", error)
 
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    async def _try(self, file: MediaFile) -> str | None:
+    async def _try(
+        self, file: MediaFile, headers: Mapping[str, str], left_s: float, *, again: bool
+    ) -> str | None:
         """What went wrong and may go right later; None when the file is stored."""
-        ticket = file.ticket
-        headers = {**dict(ticket.headers), "content-type": ticket.media_type}
         try:
-            response = await self._client.put(ticket.url, content=file.body, headers=headers)
+            async with asyncio.timeout(left_s):
+                response = await self._client.put(
+                    file.ticket.url, content=file.body, headers=headers
+                )
         except httpx.HTTPError as error:
             return repr(error)
+        except TimeoutError:
+            return "storage was too slow"
+        status = response.status_code
         if response.is_success:
             return None
-        if response.status_code >= 500 or response.status_code in _TRY_AGAIN:
-            return f"storage answered {response.status_code}"
-        if response.status_code == 413:
+        if again and status == _EXISTS:
+            # The try before arrived, and its answer was lost: nobody else has this ticket.
+            return None
+        if (status >= 500 and status != _NEVER) or status in _TRY_AGAIN:
+            return f"storage answered {status}"
+        if status == 413:
             raise TooLarge(f"Storage refused a file of {len(file.body)} bytes as too large.")
-        raise StorageUnavailable(
-            f"Storage refused the upload: {response.status_code} {response.text[:200]}"
-        )
+        raise StorageUnavailable(f"Storage refused the upload: {status} {_reason(response.text)}")
+
+
+async def _headers(file: MediaFile) -> dict[str, str]:
+    headers = {**dict(file.ticket.headers), "content-type": file.ticket.media_type}
+    if file.ticket.takes_md5:
+        # A large file takes longer than the event loop has.
+        headers["content-md5"] = await asyncio.to_thread(_md5, file.body)
+    return headers
+
+
+def _reason(answer: str) -> str:
+    """Of S3's XML the code and the message alone: the rest names the access key."""
+    return ": ".join(_XML.findall(answer)) or answer[:200]
+
+
+def _md5(body: bytes) -> str:
+    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
 
 def http_client() -> httpx.AsyncClient:

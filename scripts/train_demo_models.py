@@ -1,10 +1,13 @@
 #!/usr/bin/env python3
-"""Make the demo Flux model from nothing on a CPU, or examine one that is made.
+"""Make a demo model from nothing on a CPU, or examine one that is made.
 
     scripts/train_demo_models.py --out deployments/demo/flux --work-dir /tmp/training --minutes 90
+    scripts/train_demo_models.py --model sdxl --out deployments/demo/sdxl --work-dir /tmp/sdxl \\
+        --flux-dir /tmp/training --minutes 40
     scripts/train_demo_models.py --out deployments/demo/flux --evaluate --sheet sheet.png
 
-Training resumes from the files in --work-dir. --evaluate prints the held-out figures as JSON.
+Training resumes from the files in --work-dir. The SDXL model takes its autoencoder and its examples
+from the work directory of the Flux model. --evaluate prints the held-out figures as JSON.
 """
 
 from __future__ import annotations
@@ -13,25 +16,53 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from diffusers import FluxPipeline
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training import exam, shelf
 from training.recipe import Recipe
+from training.sdxl_recipe import SdxlRecipe
 
-#: Free wording or not, steps, width, height.
-EXAMS = (
-    (False, 4, 128, 128),
-    (False, 28, 128, 128),
-    (True, 4, 128, 128),
-    (True, 28, 128, 128),
-    (False, 4, 128, 96),
-    (False, 4, 96, 128),
-    (False, 4, 128, 64),
-    (False, 4, 64, 128),
+
+@dataclass(frozen=True)
+class Sitting:
+    """How the questions are worded and drawn."""
+
+    free_wording: bool
+    steps: int
+    width: int = 128
+    height: int = 128
+    guidance: float = 0.0
+
+    def __str__(self) -> str:
+        wording = "free" if self.free_wording else "regular"
+        guided = f", guidance {self.guidance:g}" if self.guidance else ""
+        return f"{wording} wording, {self.steps} steps, {self.width}x{self.height}{guided}"
+
+
+FLUX_SITTINGS = (
+    Sitting(free_wording=False, steps=4),
+    Sitting(free_wording=False, steps=28),
+    Sitting(free_wording=True, steps=4),
+    Sitting(free_wording=True, steps=28),
+    Sitting(free_wording=False, steps=4, height=96),
+    Sitting(free_wording=False, steps=4, width=96),
+    Sitting(free_wording=False, steps=4, height=64),
+    Sitting(free_wording=False, steps=4, width=64),
+)
+SDXL_SITTINGS = (
+    Sitting(free_wording=False, steps=25, guidance=7.5),
+    Sitting(free_wording=False, steps=25, guidance=1.0),
+    Sitting(free_wording=False, steps=8, guidance=7.5),
+    Sitting(free_wording=False, steps=8, guidance=2.0),
+    Sitting(free_wording=True, steps=25, guidance=7.5),
+    Sitting(free_wording=False, steps=25, height=96, guidance=7.5),
+    Sitting(free_wording=False, steps=25, width=96, guidance=7.5),
 )
 
 
@@ -41,35 +72,52 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if not arguments.evaluate:
         arguments.work_dir.mkdir(parents=True, exist_ok=True)
-        shelf.put(Recipe(arguments.work_dir, arguments.minutes).cook(), arguments.out)
+        shelf.put(_recipe(arguments).cook(), arguments.out)
     report(arguments.out, arguments.sheet)
 
 
 def report(folder: Path, sheet: Path | None) -> None:
-    """Print the figures of the pipeline as loaded from disk; save the first exam's pictures."""
+    """Print the figures of the pipeline as loaded from disk; save the first sitting's pictures."""
     pipeline = shelf.take(folder)
     results: dict[str, object] = {"bytes": shelf.size_bytes(folder)}
-    for free_wording, steps, width, height in EXAMS:
+    sittings = FLUX_SITTINGS if isinstance(pipeline, FluxPipeline) else SDXL_SITTINGS
+    for sitting in sittings:
         questions = exam.set_questions(
-            200, seed=2024, free_wording=free_wording, width=width, height=height
+            200,
+            seed=2024,
+            free_wording=sitting.free_wording,
+            width=sitting.width,
+            height=sitting.height,
         )
-        answers = exam.sit(pipeline, questions, steps=steps)
-        wording = "free" if free_wording else "regular"
-        results[f"{wording} wording, {steps} steps, {width}x{height}"] = exam.figures(answers)
-        if sheet is not None and len(results) == 2:
+        answers = exam.sit(pipeline, questions, steps=sitting.steps, guidance=sitting.guidance)
+        results[str(sitting)] = exam.figures(answers)
+        if sheet is not None and sitting is sittings[0]:
             exam.contact_sheet(answers, columns=20).save(sheet)
     print(json.dumps(results, indent=2))
 
 
+def _recipe(arguments: argparse.Namespace) -> Recipe | SdxlRecipe:
+    if arguments.model == "flux":
+        return Recipe(arguments.work_dir, arguments.minutes)
+    return SdxlRecipe(arguments.work_dir, arguments.minutes, arguments.flux_dir)
+
+
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=("flux", "sdxl"), default="flux", help="what to make")
     parser.add_argument("--out", type=Path, required=True, help="the pipeline's folder")
     parser.add_argument("--work-dir", type=Path, default=Path("demo-training"))
+    parser.add_argument(
+        "--flux-dir", type=Path, help="for SDXL: the Flux model's --work-dir, which is only read"
+    )
     parser.add_argument("--minutes", type=float, default=90.0, help="of training, in all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--evaluate", action="store_true", help="only examine what --out holds")
     parser.add_argument("--sheet", type=Path, help="where to save a contact sheet (PNG)")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.model == "sdxl" and not (arguments.evaluate or arguments.flux_dir):
+        parser.error("--model sdxl needs --flux-dir, where the Flux model was trained.")
+    return arguments
 
 
 if __name__ == "__main__":

@@ -17,7 +17,15 @@ from deployments.replica import Replica, ReplicaConfig
 from serve_app.domain.errors import Misconfigured
 from serve_app.ingress.deployment import Ingress
 from serve_app.scaling.policy import PoolPolicy
-from serve_app.settings import SECRET_NAMES, Config, PoolConfig, read_config, refuse_unknown
+from serve_app.settings import (
+    AWS_SECRET_NAMES,
+    SECRET_NAMES,
+    Config,
+    PoolConfig,
+    read_config,
+    refuse_unknown,
+)
+from serve_app.storage.s3.location import location_of
 
 APPLICATION = "darkroom"
 INGRESS = "ingress"
@@ -33,6 +41,7 @@ def build(args: dict[str, Any]) -> Application:
     refuse_unknown()
     config = read_config(args)
     families = {**FAMILIES, **config.families}
+    location_of(config)  # says what contradicts itself before anything starts
     pools = config.pools or {"studio": _studio(config, families)}
     _check_pools(pools, families)
     config = config.model_copy(update={"pools": pools})
@@ -68,14 +77,17 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
     return ReplicaConfig(
         slots=pool.slots,
         threads=pool.threads,
+        weights_bytes=pool.weights_bytes,
         graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
+        allow_private_urls=config.allow_private_urls,
         log_level=config.log_level,
         log_file=config.log_file,
     )
 
 
 def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
-    environment = dict.fromkeys(SECRET_NAMES, "")  # a replica holds no secret
+    secrets = (*SECRET_NAMES, *(AWS_SECRET_NAMES if config.s3_bucket else ()))
+    environment = dict.fromkeys(secrets, "")  # a replica holds no secret
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if pool.threads:
         environment["OMP_NUM_THREADS"] = str(pool.threads)

@@ -53,6 +53,9 @@ class PoolConfig(BaseModel):
         default_factory=dict, description="Custom resources that a node must have."
     )
     threads: int = Field(default=0, ge=0, description="Torch threads; 0 leaves torch's own choice.")
+    weights_bytes: int = Field(
+        default=0, ge=0, description="Weights that a replica keeps loaded; 0: by the device."
+    )
     graceful_shutdown_timeout_s: float = Field(default=20.0, ge=6)
 
 
@@ -107,6 +110,32 @@ class Config(BaseSettings):
     min_free_disk_bytes: int = Field(
         default=512 * 2**20, ge=0, description="Below this much free disk, submits are refused."
     )
+    allow_private_urls: bool = Field(
+        default=False, description="URLs in inputs may lead to private addresses."
+    )
+    s3_bucket: str | None = Field(
+        default=None, description="Artifacts go to this bucket. Unset: to the data directory."
+    )
+    s3_endpoint_url: str | None = Field(
+        default=None, description="Where the ingress and the replicas reach S3. Unset: AWS."
+    )
+    s3_region: str | None = Field(
+        default=None, description="Region of the bucket. Unset: as AWS's own settings say."
+    )
+    s3_prefix: str | None = Field(default=None, description="Put before every key.")
+    s3_path_style: bool | None = Field(
+        default=None,
+        description="The bucket is named in the path, not in the host. Unset: with an endpoint.",
+    )
+    s3_downloads: Literal["through", "redirect"] = Field(
+        default="through", description="Files go through the ingress, or clients are sent to S3."
+    )
+    s3_public_endpoint_url: str | None = Field(
+        default=None, description="Where clients reach S3. Unset: where the ingress does."
+    )
+    s3_conditional_writes: bool = Field(
+        default=True, description="Uploads say `If-None-Match: *`; not every store takes it."
+    )
     metrics_port: int = Field(
         default=0, ge=0, le=65535, description="Prometheus metrics on loopback; 0: any free port."
     )
@@ -137,8 +166,12 @@ class Secrets(BaseSettings):
     api_key: SecretStr | None = Field(
         default=None, description="`id:secret` of the first key. Unset: one is made."
     )
+    s3_access_key_id: SecretStr | None = Field(
+        default=None, description="Unset: AWS's own chain of environment, files and roles."
+    )
+    s3_secret_access_key: SecretStr | None = Field(default=None)
 
-    @field_validator("database_url", "api_key", mode="before")
+    @field_validator("*", mode="before")
     @classmethod
     def _empty_is_unset(cls, value: object) -> object:
         # Replicas get these variables blanked; see SECRET_NAMES.
@@ -147,6 +180,9 @@ class Secrets(BaseSettings):
 
 SECRET_NAMES = tuple(PREFIX + name.upper() for name in Secrets.model_fields)
 """Variables that are blanked in the processes of replicas."""
+
+AWS_SECRET_NAMES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+"""Blanked too when artifacts go to S3: these open the bucket."""
 
 
 def read_config(arguments: Mapping[str, object]) -> Config:

@@ -1,5 +1,6 @@
 """Makes the demo models: tiny real diffusers pipelines, trained from nothing on a synthetic world.
 
 `palette`, `outline` and `world` say what exists in that world, `phrasing` how people ask for it,
-`checker` judges a picture by its pixels alone. `vae`, `text`, `flux` and `trainer` make the model.
+`checker` judges a picture by its pixels alone. `vae`, `text`, `reading` and `trainer` make what the
+models share, `flux` and `recipe` the one, `clip_pair`, `sdxl` and `sdxl_recipe` the other.
 """

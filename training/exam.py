@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, StableDiffusionXLPipeline
 from PIL import Image
 
 from training.checker import Verdict, judge
@@ -15,6 +15,8 @@ from training.phrasing import plain_prompt, sample_prompt
 from training.world import SIDE, Scene, sample_scene
 
 _PICTURES_AT_ONCE = 25
+
+Pipeline = FluxPipeline | StableDiffusionXLPipeline
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,12 @@ def set_questions(
 
 
 def sit(
-    pipeline: FluxPipeline, questions: list[Question], *, steps: int, seed: int = 0
+    pipeline: Pipeline,
+    questions: list[Question],
+    *,
+    steps: int,
+    guidance: float = 0.0,
+    seed: int = 0,
 ) -> list[Answer]:
     """Every question drawn once, the i-th from `seed + i`, and judged. All are of one size."""
     answers = []
@@ -64,6 +71,7 @@ def sit(
             pipeline,
             [question.prompt for question in asked],
             steps=steps,
+            guidance=guidance,
             seeds=seeds,
             size=(asked[0].scene.width, asked[0].scene.height),
         )
@@ -75,23 +83,27 @@ def sit(
 
 
 def draw(
-    pipeline: FluxPipeline,
+    pipeline: Pipeline,
     prompts: list[str],
     *,
     steps: int,
+    guidance: float = 0.0,
     seeds: Sequence[int],
     size: tuple[int, int] = (SIDE, SIDE),
 ) -> list[Image.Image]:
-    """The prompts' pictures, called as Darkroom calls a Flux pipeline."""
+    """The prompts' pictures, called as Darkroom calls such a pipeline."""
     pipeline.set_progress_bar_config(disable=True)
+    own = {}
+    if isinstance(pipeline, FluxPipeline):
+        own["max_sequence_length"] = pipeline.tokenizer_2.model_max_length
     return pipeline(
         prompt=prompts,
         width=size[0],
         height=size[1],
         num_inference_steps=steps,
-        guidance_scale=0.0,
-        max_sequence_length=pipeline.tokenizer_2.model_max_length,
+        guidance_scale=guidance,
         generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        **own,
     ).images
 
 

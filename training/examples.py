@@ -48,11 +48,15 @@ class Examples:
     t5_ids: Tensor  # int16 [N, P, T5_TOKENS]
     clip_ids: Tensor  # int16 [N, P, CLIP_TOKENS]
 
-    def batch(self, rng: np.random.Generator, size: int, vae: AutoencoderKL) -> Batch:
-        """Random scenes, each with one of its prompts, scaled as the pipeline scales."""
+    def pick(self, rng: np.random.Generator, size: int) -> tuple[Tensor, Tensor]:
+        """Random scenes, and one prompt of each: two int64 [B]."""
         scenes = torch.from_numpy(rng.integers(len(self.latents), size=size))
         prompts = rng.integers(self.t5_ids.shape[1], size=size)
-        prompts = torch.from_numpy(np.where(rng.random(size) < _PLAIN_PART, 0, prompts))
+        return scenes, torch.from_numpy(np.where(rng.random(size) < _PLAIN_PART, 0, prompts))
+
+    def batch(self, rng: np.random.Generator, size: int, vae: AutoencoderKL) -> Batch:
+        """Random scenes, each with one of its prompts, scaled as the pipeline scales."""
+        scenes, prompts = self.pick(rng, size)
         shift, scale = vae.config["shift_factor"], vae.config["scaling_factor"]
         return Batch(
             pack((self.latents[scenes] - shift) * scale),

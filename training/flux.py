@@ -1,4 +1,4 @@
-"""The transformer and its text encoders, trained jointly by flow matching."""
+"""The transformer and its text encoders, trained by flow matching."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from training.vae import LATENT_CHANNELS
 FOUR_STEP_LEVELS: Final = (1.0, 0.75, 0.5, 0.25)
 
 #: Part of the training examples drawn at those levels; the rest is uniform, for longer runs.
-_FOUR_STEP_PART: Final = 0.4
+_FOUR_STEP_PART: Final = 0.6
 
 
 def build_transformer() -> FluxTransformer2DModel:

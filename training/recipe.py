@@ -1,4 +1,4 @@
-"""The whole way from nothing to a pipeline, in stages that each resume from a file.
+"""The whole way from nothing to a Flux pipeline, in stages that each resume from a file.
 
 Every stage's randomness comes from `SEED` and the step's number, so that a run that was cut short
 goes on as if it had not been. Only the number of steps that fit in the minutes differs by machine.
@@ -6,6 +6,7 @@ goes on as if it had not been. Only the number of steps that fit in the minutes 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -19,12 +20,15 @@ from training import flux, reading, vae
 from training.examples import Examples, load_examples, make_examples
 from training.flux import FluxStack, build_pipeline
 from training.reading import Reader
+from training.text import T5_TOKENS, T5_WIDTH, build_t5_tokenizer
 from training.trainer import Schedule, Trainer
 from training.vae import build_vae
 
 SEED: Final = 1
 
 _VAE_BATCH: Final = 12
+#: Reading takes a minute or two, and what does not read well cannot draw what is meant.
+READING_STEPS: Final = 800
 _READING_BATCH: Final = 128
 _FLUX_BATCH: Final = 32
 
@@ -42,6 +46,14 @@ class Format:
     scenes: int
     share: float
 
+    @property
+    def examples_file(self) -> str:
+        return f"examples-{self.width}x{self.height}.pt"
+
+    def make_examples(self, autoencoder: AutoencoderKL) -> Examples:
+        size = {"width": self.width, "height": self.height}
+        return make_examples(autoencoder, count=self.scenes, seed=SEED, **size)
+
 
 #: Square comes first: the autoencoder starts with it, and the latents' scale is taken from it.
 FORMATS: Final = (
@@ -54,8 +66,7 @@ FORMATS: Final = (
 
 #: Parts of the minutes; making the examples takes the rest.
 _VAE_PART: Final = 0.28
-_READING_PART: Final = 0.04
-_FLUX_PART: Final = 0.56
+_FLUX_PART: Final = 0.6
 _POLISH_PART: Final = 0.05
 
 
@@ -82,7 +93,7 @@ class Recipe:
         trainer = Trainer(model, schedule, self.work_dir / "vae.pt")
 
         def loss_of_step(step: int) -> Tensor:
-            pixels, weights = vae.sample_batch(_randomness(step), _VAE_BATCH)
+            pixels, weights = vae.sample_batch(randomness(step), _VAE_BATCH)
             with torch.autocast("cpu", torch.bfloat16):
                 return vae.loss_on(model, pixels, weights)
 
@@ -98,23 +109,24 @@ class Recipe:
         return made
 
     def _examples_of(self, autoencoder: AutoencoderKL, chosen: Format) -> Examples:
-        path = self.work_dir / f"examples-{chosen.width}x{chosen.height}.pt"
+        path = self.work_dir / chosen.examples_file
         if not path.exists():
-            size = {"width": chosen.width, "height": chosen.height}
-            make_examples(autoencoder, count=chosen.scenes, seed=SEED, **size).save(path)
+            chosen.make_examples(autoencoder).save(path)
         return load_examples(path)
 
     def train_flux(self, autoencoder: AutoencoderKL, examples: list[Examples]) -> FluxStack:
-        """The transformer and text encoders with their averaged weights."""
+        """The transformer and CLIP with their averaged weights, over a T5 that can read."""
         torch.manual_seed(SEED)
         stack = FluxStack()
         self.teach_reading(stack)
+        # As it is now: pictures teach it nothing about words, and at first they unteach it.
+        stack.t5.requires_grad_(requires_grad=False)
         schedule = Schedule(self.minutes * _FLUX_PART, peak_rate=1.2e-3, warmup_steps=200)
         trainer = Trainer(stack, schedule, self.work_dir / "flux.pt")
 
         def loss_of_step(step: int) -> Tensor:
-            rng = _randomness(step)
-            chosen = examples[_pick_format(rng)]
+            rng = randomness(step)
+            chosen = examples[pick_format(rng)]
             return flux.loss_on(stack, chosen.batch(rng, _FLUX_BATCH, autoencoder), rng)
 
         trainer.run(loss_of_step)
@@ -123,13 +135,14 @@ class Recipe:
 
     def teach_reading(self, stack: FluxStack) -> None:
         """Train the T5 encoder alone, on text."""
-        reader = Reader(stack.t5)
-        schedule = Schedule(self.minutes * _READING_PART, peak_rate=1e-3)
+        reader, tokenizer = Reader(stack.t5, T5_WIDTH), build_t5_tokenizer()
+        schedule = Schedule(math.inf, peak_rate=2e-3, steps=READING_STEPS)
         trainer = Trainer(reader, schedule, self.work_dir / "reading.pt")
 
         def loss_of_step(step: int) -> Tensor:
-            rng = _randomness(_READING_SEED + step)
-            return reading.loss_on(reader, *reading.sample_reading(rng, _READING_BATCH))
+            rng = randomness(_READING_SEED + step)
+            asked = reading.sample_reading(rng, _READING_BATCH, tokenizer, T5_TOKENS)
+            return reading.loss_on(reader, *asked)
 
         trainer.run(loss_of_step)
         trainer.load_average()
@@ -140,8 +153,8 @@ class Recipe:
         trainer = Trainer(autoencoder.decoder, schedule, self.work_dir / "decoder.pt")
 
         def loss_of_step(step: int) -> Tensor:
-            rng = _randomness(_POLISH_SEED + step)
-            chosen = FORMATS[_pick_format(rng)]
+            rng = randomness(_POLISH_SEED + step)
+            chosen = FORMATS[pick_format(rng)]
             pixels, weights = vae.sample_batch(
                 rng, _VAE_BATCH, width=chosen.width, height=chosen.height
             )
@@ -152,10 +165,12 @@ class Recipe:
         trainer.load_average()
 
 
-def _pick_format(rng: np.random.Generator) -> int:
+def pick_format(rng: np.random.Generator) -> int:
+    """The number of a format in `FORMATS`, as often as its share says."""
     return int(rng.choice(len(FORMATS), p=[one.share for one in FORMATS]))
 
 
-def _randomness(step: int) -> np.random.Generator:
+def randomness(step: int) -> np.random.Generator:
+    """All that a step draws by chance; seeds torch as well."""
     torch.manual_seed(SEED * 1_000_003 + step)
     return np.random.default_rng([SEED, step])

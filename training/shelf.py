@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline
 
 
-def put(pipeline: FluxPipeline, folder: Path) -> None:
+def put(pipeline: DiffusionPipeline, folder: Path) -> None:
     """Write the pipeline in bf16 in place of what the folder held; other files in it are kept.
 
     The new folder is complete before it is moved in, so a reader finds the old pipeline or the new.
@@ -27,9 +27,9 @@ def put(pipeline: FluxPipeline, folder: Path) -> None:
     shutil.rmtree(going, ignore_errors=True)
 
 
-def take(folder: Path) -> FluxPipeline:
+def take(folder: Path) -> DiffusionPipeline:
     """The folder's pipeline in float32, as Darkroom loads it on a CPU."""
-    return FluxPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return DiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
 
 
 def size_bytes(folder: Path) -> int:

@@ -30,6 +30,9 @@ CLIP_WIDTH: Final = 64
 
 _UNKNOWN: Final = "<unk>"
 
+#: How far a head prefers its direction at the start, as a logit of attention.
+_LOOK: Final = 4.0
+
 _GLUE_WORDS: Final = (
     "a", "an", "the", "of", "on", "in", "is", "that", "which", "with", "against", "front",
     "background", "backdrop", "colored", "coloured", "color", "colour",
@@ -120,7 +123,25 @@ def build_t5_encoder(tokenizer: T5Tokenizer) -> T5EncoderModel:
         feed_forward_proj="gated-gelu",
         dropout_rate=0.0,
     )
-    return T5EncoderModel(config)
+    encoder = T5EncoderModel(config)
+    _look_around(encoder)
+    return encoder
+
+
+@torch.no_grad()
+def _look_around(encoder: T5EncoderModel) -> None:
+    """Begin with a head that looks back, one that looks ahead and one that looks at neighbours.
+
+    The bias of a distance has to reach several units to matter, and an optimiser's small steps need
+    thousands of them: until then the order of words, and with it which object is meant, is not
+    read. (After 1,500 steps from the usual start, still at chance.)
+    """
+    bias = encoder.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight
+    half = bias.shape[0] // 2  # buckets of keys that stand before come first, 0 is the token itself
+    bias[half:, 0] -= _LOOK
+    bias[:half, 1] -= _LOOK
+    near = torch.tensor([1, 2, half + 1, half + 2])
+    bias[near, 2] += _LOOK / 2
 
 
 def build_clip_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:

@@ -1,4 +1,4 @@
-"""The training loop: cosine decay by wall-clock, averaged weights, checkpoints every minutes."""
+"""The training loop: cosine decay by progress, averaged weights, checkpoints every minutes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast to train. `minutes` count over all runs that share a checkpoint."""
+    """How long and how fast to train: for `minutes`, counted over all runs that share a checkpoint,
+    or for a number of steps where a stage has to be done before the next can begin."""
 
     minutes: float
     peak_rate: float
+    steps: float = math.inf
     warmup_steps: int = 100
     average_decay: float = 0.998
     checkpoint_every_s: float = 120.0
@@ -61,8 +63,9 @@ class Trainer:
         self.save()
 
     def progress(self) -> float:
-        """The part of the minutes that is spent."""
-        return self.spent_s / (60.0 * self.schedule.minutes)
+        """The part of the minutes that is spent, or of the steps that are done."""
+        schedule = self.schedule
+        return max(self.spent_s / (60.0 * schedule.minutes), self.step / schedule.steps)
 
     def resume(self) -> None:
         """Take up the checkpoint, if there is one."""

@@ -95,15 +95,23 @@ class Engine:
             )
         self._pipelines[name] = intercepted
 
+    def remove(self, name: str) -> None:
+        """Forget a pipeline. Generations that run with it keep it until they end."""
+        del self._pipelines[name]
+
     def submit(
         self,
         *,
         pipeline: str,
+        view: Any = None,
         on_progress: OnProgress | None = None,
         priority: int = 0,
         **arguments: Any,
     ) -> Generation:
-        """Run ``pipeline(**arguments)`` among the others. Higher ``priority`` goes first."""
+        """Run ``pipeline(**arguments)`` among the others. Higher ``priority`` goes first.
+
+        ``view``: a pipeline over the same weights to call in its place (``views.view_of``).
+        """
         if pipeline not in self._pipelines:
             raise Misconfigured(f"The engine has no pipeline {pipeline!r}.")
         if self._closing or not self.alive:
@@ -111,6 +119,7 @@ class Engine:
         generation = Generation(
             pipeline,
             arguments,
+            view=view,
             priority=priority,
             on_progress=on_progress,
             wake_engine=self._wake,
@@ -187,7 +196,7 @@ class Engine:
         run.last_turn = self._turn
         try:
             if run.pending is None:
-                run.begin(self._pipelines[run.generation.pipeline])
+                run.begin(self._called_by(run.generation))
             else:
                 self._step(run)
         except BaseException as error:
@@ -198,6 +207,11 @@ class Engine:
             output = run.output
             run.close()
             run.generation.succeed(output)
+
+    def _called_by(self, generation: Generation) -> InterceptedPipeline:
+        if (view := generation.take_view()) is not None:
+            return InterceptedPipeline(view)
+        return self._pipelines[generation.pipeline]
 
     def _step(self, run: Run) -> None:
         try:

@@ -22,6 +22,7 @@ class Generation:
         pipeline: str,
         arguments: dict[str, Any],
         *,
+        view: Any = None,
         priority: int,
         on_progress: OnProgress | None,
         wake_engine: Callable[[], None],
@@ -31,6 +32,7 @@ class Generation:
         self.progress: Progress | None = None
         self.cancel_requested = False
         self._arguments: dict[str, Any] | None = arguments
+        self._view = view
         self._on_progress = on_progress
         self._wake_engine = wake_engine
         self._future: Future[Any] = Future()
@@ -67,6 +69,11 @@ class Generation:
         arguments, self._arguments = self._arguments, None
         return arguments or {}
 
+    def take_view(self) -> Any:
+        """For the engine, once: the pipeline to call in place of the added one, or None."""
+        view, self._view = self._view, None
+        return view
+
     def report(self, progress: Progress) -> None:
         """For the engine: tell the caller how far it is."""
         self.progress = progress
@@ -89,5 +96,5 @@ class Generation:
         self._future.set_exception(error)
 
     def _end(self) -> None:
-        self._arguments = None
+        self._arguments = self._view = None
         self._on_progress = None

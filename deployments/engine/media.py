@@ -39,6 +39,13 @@ def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
     return picture.resize((width, height), Image.Resampling.LANCZOS, box=box)
 
 
+def stretch(picture: Image.Image, width: int, height: int) -> Image.Image:
+    """All of ``picture``, in width × height."""
+    if picture.size == (width, height):
+        return picture
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
+
+
 def encode(picture: Image.Image, media_type: str) -> bytes:
     """A file without any metadata. ``Unsupported`` for a type that is no picture's."""
     if media_type not in _ENCODERS:

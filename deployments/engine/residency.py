@@ -1,67 +1,170 @@
-"""Which pipelines are loaded, and loading more on demand.
+"""Which pipelines are loaded: loading more on demand, and evicting idle ones to make room.
 
-Everything that was loaded stays. Loading happens on a thread of its own, one pipeline at a time, so
-that running generations keep their steps and memory peaks do not add up.
+Loading happens on a thread of its own, one pipeline at a time, so that running generations keep
+their steps and memory peaks do not add up. What was evicted is cold: it is read from disk again.
 """
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from deployments.engine.engine import Engine
+from deployments.engine.eviction import Resident, idle_to_evict
 from deployments.engine.failures import as_callers_error
+from deployments.engine.weight_bytes import own_budget, weight_bytes
+from serve_app.domain.errors import Cancelled, WeightsUnavailable
 
 log = logging.getLogger(__name__)
+
+
+class Loan:
+    """A pipeline that is not evicted before it is given back. ``future`` is the pipeline, now or
+    later; it cannot be cancelled: give the loan back instead."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.held = False
+        self.future: Future[Any] = Future()
+        self.future.set_running_or_notify_cancel()
+
+
+@dataclass(slots=True)
+class _Loaded:
+    pipeline: Any
+    size: int  # bytes
+    users: int = 0
+    last_used: int = 0
 
 
 class Residency:
     """Pipelines by name, each loaded once however many ask for it. Thread-safe."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, budget_bytes: int = 0) -> None:
+        """``budget_bytes``: of weights; 0: what suits the device."""
         self._engine = engine
-        self._loaded: dict[str, Any] = {}
-        self._loading: dict[str, Future[Any]] = {}
-        self._lock = threading.Lock()
+        self._budget = budget_bytes
+        self._loaded: dict[str, _Loaded] = {}
+        self._waiting: dict[str, list[Loan]] = {}
+        self._makes_room = False
+        self._closed = False
+        self._uses = 0
+        self._changed = threading.Condition()
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
 
     def find(self, name: str) -> Any | None:
         """The loaded pipeline, or None."""
-        return self._loaded.get(name)
+        loaded = self._loaded.get(name)
+        return None if loaded is None else loaded.pipeline
 
-    def load(self, name: str, load: Callable[[], Any]) -> Future[Any]:
-        """The pipeline, now or later. A failed load is that of everybody who waits for it, and is
-        forgotten: who asks afterwards tries again."""
-        with self._lock:
-            if (pipeline := self._loaded.get(name)) is not None:
-                ready: Future[Any] = Future()
-                ready.set_result(pipeline)
-                return ready
-            if name not in self._loading:
-                self._loading[name] = self._loader.submit(self._load, name, load)
-            return self._loading[name]
+    def borrow(self, name: str, load: Callable[[], Any]) -> Loan:
+        """The pipeline, now or later, until ``give_back``.
+
+        A failed load is that of everybody who waits for it, and is forgotten: who asks afterwards
+        tries again. ``WeightsUnavailable`` for weights that alone pass the budget.
+        """
+        loan = Loan(name)
+        with self._changed:
+            loaded = self._loaded.get(name)
+            # While others wait until there is room, new loans wait behind them: weights for which
+            # requests keep coming would never be idle.
+            if loaded is not None and not self._makes_room:
+                self._hand_over(loan, loaded)
+            elif name in self._waiting:
+                self._waiting[name].append(loan)
+            else:
+                self._waiting[name] = [loan]
+                self._loader.submit(self._obtain, name, load)
+        return loan
+
+    def give_back(self, loan: Loan) -> None:
+        """Nothing happens the second time. A loan that still waits is given up."""
+        with self._changed:
+            if loan.held:
+                loan.held = False
+                self._uses += 1
+                loaded = self._loaded[loan.name]
+                loaded.users -= 1
+                loaded.last_used = self._uses
+            elif loan in self._waiting.get(loan.name, ()):
+                self._waiting[loan.name].remove(loan)
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Start no more loads. One that has begun is not waited for."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
         self._loader.shutdown(wait=False, cancel_futures=True)
 
-    def _load(self, name: str, load: Callable[[], Any]) -> Any:
-        log.info("Loading %s.", name)
-        try:
-            pipeline = load()
-            self._engine.add(name, pipeline)
-        except BaseException as error:
-            self._forget(name)
-            raise as_callers_error(error) from error
-        with self._lock:
-            self._loaded[name] = pipeline
-            del self._loading[name]
-        log.info("Loaded %s.", name)
-        return pipeline
+    def _hand_over(self, loan: Loan, loaded: _Loaded) -> None:
+        loaded.users += 1
+        loan.held = True
+        loan.future.set_result(loaded.pipeline)
 
-    def _forget(self, name: str) -> None:
-        with self._lock:
-            del self._loading[name]
+    def _obtain(self, name: str, load: Callable[[], Any]) -> None:
+        """On the loader's thread: for all who wait for ``name``."""
+        try:
+            if name not in self._loaded:
+                self._load(name, load)
+        except BaseException as error:
+            problem = as_callers_error(error)
+            with self._changed:
+                for loan in self._waiting.pop(name):
+                    loan.future.set_exception(problem)
+            return
+        with self._changed:
+            for loan in self._waiting.pop(name):
+                self._hand_over(loan, self._loaded[name])
+
+    def _load(self, name: str, load: Callable[[], Any]) -> None:
+        log.info("Loading %s.", name)
+        pipeline = load()
+        size = weight_bytes(pipeline)
+        self._make_room(name, size)
+        self._engine.add(name, pipeline)
+        with self._changed:
+            self._loaded[name] = _Loaded(pipeline, size, last_used=self._uses)
+        log.info("Loaded %s: %.2f GB.", name, size / 1e9)
+
+    def _make_room(self, name: str, size: int) -> None:
+        budget = self._budget or own_budget(self._engine.device)
+        if size > budget:
+            raise WeightsUnavailable(
+                f"{name} has {size / 1e9:.2f} GB of weights, and a replica of this pool may keep "
+                f"{budget / 1e9:.2f} GB loaded (weights_bytes of the pool, or a larger GPU)."
+            )
+        with self._changed:
+            try:
+                while (evicted := idle_to_evict(self._residents(), size, budget)) is None:
+                    if self._closed or not self._waiting[name]:
+                        raise Cancelled("Nobody waits for these weights any more.")
+                    self._makes_room = True
+                    self._changed.wait()
+            finally:
+                self._makes_room = False
+            for resident in evicted:
+                log.info("Evicting %s: %.2f GB.", resident.name, resident.size / 1e9)
+                self._engine.remove(resident.name)
+                del self._loaded[resident.name]
+        if evicted:
+            self._free()
+
+    def _residents(self) -> Sequence[Resident]:
+        return [
+            Resident(name, each.size, each.users, each.last_used)
+            for name, each in self._loaded.items()
+        ]
+
+    def _free(self) -> None:
+        """Return what nobody refers to any more: pipelines are in circles of references."""
+        gc.collect()
+        if self._engine.device.startswith("cuda"):
+            torch.cuda.empty_cache()

@@ -17,6 +17,7 @@ from serve_app.cli import (
     listing,
     models,
     request_log,
+    storage_doctor,
 )
 from serve_app.cli.installation import Installation
 from serve_app.domain.errors import DarkroomError
@@ -196,9 +197,14 @@ def status_command(installation: Installation, *, as_json: bool) -> None:
 
 @main.command("doctor")
 @_data_dir
-def doctor_command(installation: Installation) -> None:
-    """Say what is wrong with this machine or installation, in sentences."""
-    sys.exit(doctor.examine(installation))
+@click.argument("part", type=click.Choice(["storage"]), required=False)
+def doctor_command(installation: Installation, part: str | None) -> None:
+    """Say what is wrong with this machine or installation, in sentences.
+
+    With `storage`, try all that Darkroom does with the storage of the artifacts.
+    """
+    examine = storage_doctor.examine if part else doctor.examine
+    sys.exit(examine(installation))
 
 
 @main.group("requests")

@@ -12,7 +12,7 @@ from serve_app.cli.installation import Installation
 from serve_app.domain.errors import DarkroomError
 
 MODEL = "fal-ai/flux/schnell"
-PROMPT = "a cyan heart"
+PROMPT = "a red circle above a blue square"
 KEY_SHOWN = "api_key.shown"  # a file next to the key: it has been printed once
 
 

@@ -30,6 +30,8 @@ class UploadTicket:
     media_type: str
     max_bytes: int
     headers: tuple[tuple[str, str], ...] = ()  # to send with the PUT
+    delete_url: str | None = None  # to DELETE the same object; None: ``url`` does that too
+    takes_md5: bool = False  # storage checks the header ``Content-MD5``
 
 
 MEDIA_TYPES = {

@@ -73,6 +73,11 @@ class InvalidInput(DarkroomError):
         super().__init__(message)
         self.problems = problems
 
+    @classmethod
+    def of_field(cls, field: str, message: str, type: str = "value_error") -> InvalidInput:
+        """One problem, with a field of the body itself."""
+        return cls(f"{field}: {message}", (FieldProblem(("body", field), message, type),))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message, self.problems)
 

@@ -55,6 +55,7 @@ class Lease:
     priority: Priority
     deadline: datetime | None = None
     snapshot: str | None = None  # key of a half-done generation to go on from
+    files_url: str = ""  # origin at which replicas read our own ``/files/…``
 
     @property
     def held(self) -> Held:

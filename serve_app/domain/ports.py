@@ -64,6 +64,11 @@ class LeasePort(Protocol):
 class LeaseTerms(Protocol):
     """What the catalogue and storage add to a stored request to make a lease of it."""
 
+    @property
+    def files_url(self) -> str:
+        """As ``Lease.files_url``."""
+        ...
+
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
         """Today's specification; None when the catalogue no longer has it."""
         ...
@@ -151,6 +156,11 @@ class Storage(Protocol):
     """Artifacts by key."""
 
     def ticket(self, key: str, media_type: str, max_bytes: int, valid_s: float) -> UploadTicket: ...
+
+    def link(self, key: str, media_type: str, disposition: str, valid_s: float) -> str | None:
+        """A URL at which storage itself serves the object, with this type and disposition; None:
+        ``read`` it."""
+        ...
 
     async def put(self, key: str, media_type: str, chunks: AsyncIterator[bytes]) -> int:
         """Store the whole or nothing; returns bytes. ``StorageUnavailable`` when full or away."""

@@ -9,6 +9,7 @@ from enum import StrEnum
 class Stage(StrEnum):
     """What a running attempt is doing, in this order."""
 
+    FETCHING = "fetching"  # files that the input names
     LOADING = "loading"
     ENCODING_TEXT = "encoding_text"
     DENOISING = "denoising"

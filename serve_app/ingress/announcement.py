@@ -8,11 +8,11 @@ from serve_app.catalog.catalog import Catalog
 
 
 def lines(catalog: Catalog) -> Iterator[str]:
-    """One sentence an endpoint. A demo model is called one, and what is not served has a reason."""
-    for entry in catalog:
-        if entry.missing:
-            yield f"Not serving {entry.endpoint.id}. {entry.missing}"
-        elif entry.demo:
-            yield f"Serving {entry.endpoint.id} (Darkroom's own demo model, not the real one)."
-        else:
-            yield f"Serving {entry.endpoint.id}."
+    """A sentence for each way of serving: real, by a demo model, which is called one, and not."""
+    served = [entry for entry in catalog if not entry.missing]
+    if real := [entry.endpoint.id for entry in served if not entry.demo]:
+        yield f"Serving {', '.join(real)}."
+    if demo := [entry.endpoint.id for entry in served if entry.demo]:
+        yield f"Serving {', '.join(demo)} by Darkroom's own demo model, not the real ones."
+    if missing := [entry.endpoint.id for entry in catalog if entry.missing]:
+        yield f"Not serving {', '.join(missing)}: `darkroom models` says why."

@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import ray
 from prometheus_client import CollectorRegistry
 from psycopg_pool import AsyncConnectionPool
 from ray import serve
@@ -31,11 +30,13 @@ from serve_app.domain.lease import (
     Verdict,
     Work,
 )
+from serve_app.domain.ports import Storage
 from serve_app.ingress import announcement
 from serve_app.ingress.app import create_app
 from serve_app.ingress.core import Core
 from serve_app.ingress.ids import RequestIds
 from serve_app.ingress.internal import internal_origin
+from serve_app.ingress.one_node import OneNode
 from serve_app.ingress.pools import PoolMap
 from serve_app.ingress.readiness import Readiness
 from serve_app.ingress.terms import CatalogTerms
@@ -51,8 +52,10 @@ from serve_app.queue.shared_secret import shared_secret
 from serve_app.scaling.demand import DemandWriter
 from serve_app.scaling.liveness import RayLiveness
 from serve_app.settings import Config, Secrets
-from serve_app.storage.directory import DirectoryStorage
+from serve_app.storage.choice import chosen as chosen_storage
+from serve_app.storage.choice import s3_location
 from serve_app.storage.disk import DiskGuard
+from serve_app.storage.tickets import TicketSigner
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics, MetricsServer
@@ -142,6 +145,8 @@ class Ingress:
             families=_hosted(config),
         )
         embedded = secrets.database_url is None
+        one_node = OneNode(database=embedded, storage=s3_location(config, secrets) is None)
+        await one_node.check()
         conninfo = await self._database_server(stack, secrets)
         await migrate(conninfo)
         database = Database(conninfo)
@@ -150,17 +155,20 @@ class Ingress:
         leadership = Leadership(conninfo)
         stack.push_async_callback(leadership.aclose)
         keys = await self._keys(stack, database, leadership, secrets)
-        storage = DirectoryStorage(
-            config.data_dir / "artifacts",
+        origin = config.internal_url or internal_origin()
+        storage = chosen_storage(
+            config,
+            secrets,
             await shared_secret(database, "upload_tickets"),
-            config.internal_url or internal_origin(),
+            origin,
             self._clock,
-            config.max_artifact_bytes,
         )
+        await storage.start()
+        stack.push_async_callback(storage.aclose)
         queue = self._queue = PostgresQueue(
             database,
             self._clock,
-            CatalogTerms(catalog, storage, config.max_artifact_bytes),
+            CatalogTerms(catalog, storage, config.max_artifact_bytes, files_url=origin),
             QueueLimits.of(config),
             RayLiveness(sole_cluster=embedded),
             serve.get_replica_context().replica_id.unique_id,
@@ -168,7 +176,7 @@ class Ingress:
         )
         await queue.start()
         stack.push_async_callback(queue.aclose)
-        self._core = self._make_core(catalog, storage, keys, database, embedded=embedded)
+        self._core = self._make_core(catalog, storage, storage.tickets, keys, database, one_node)
         stack.push_async_callback(self._core.background.join)
         await self._tell_demand(stack, leadership)
         self._serve_metrics(stack)
@@ -178,7 +186,6 @@ class Ingress:
     async def _database_server(self, stack: AsyncExitStack, secrets: Secrets) -> str:
         if secrets.database_url is not None:
             return secrets.database_url.get_secret_value()
-        await refuse_second_node()
         postgres = EmbeddedPostgres(self._config.data_dir)
         stack.push_async_callback(postgres.aclose)
         return await postgres.start()
@@ -204,20 +211,18 @@ class Ingress:
     def _make_core(
         self,
         catalog: Catalog,
-        storage: DirectoryStorage,
+        storage: Storage,
+        tickets: TicketSigner | None,
         keys: KeyRing,
         database: Database,
-        *,
-        embedded: bool,
+        one_node: OneNode,
     ) -> Core:
         config, clock = self._config, self._clock
 
         async def reachable() -> None:
             await database.rows("SELECT 1 FROM requests LIMIT 1")
 
-        checks = {"database": reachable, "storage": storage.check}
-        if embedded:
-            checks["nodes"] = refuse_second_node
+        checks = {"database": reachable, "storage": storage.check, "nodes": one_node.check}
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Core(
             config=config,
@@ -230,7 +235,7 @@ class Ingress:
             pools=PoolMap(config.pools),
             readiness=Readiness(checks, clock),
             metrics=self._metrics,
-            tickets=storage.tickets,
+            tickets=tickets,
             room=DiskGuard(config.data_dir, config.min_free_disk_bytes, clock).check,
             replicas=lambda: roster(database),
         )
@@ -273,13 +278,3 @@ def _portable(answer: Verdict | BaseException) -> Verdict | BaseException:
     if isinstance(answer, (Verdict, DarkroomError)):
         return answer
     return DarkroomError(f"Unexpected {type(answer).__name__}: {answer}")
-
-
-async def refuse_second_node() -> None:
-    """``Misconfigured`` when this Ray cluster is more than the embedded database's own machine."""
-    nodes = [node for node in await asyncio.to_thread(ray.nodes) if node["Alive"]]
-    if len(nodes) > 1:
-        raise Misconfigured(
-            f"This Ray cluster has {len(nodes)} nodes, and the embedded PostgreSQL serves one. "
-            "Set DARKROOM_DATABASE_URL to a PostgreSQL of yours."
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect
@@ -13,6 +13,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from serve_app.domain.errors import ArtifactNotFound, Forbidden, InvalidInput, TooLarge
+from serve_app.domain.ports import Storage
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
 from serve_app.ingress.reply import json_reply
@@ -25,10 +26,18 @@ SAFE_INLINE = frozenset({"image/png", "image/jpeg", "image/webp"})
 """Shown by browsers and run by none. Everything else is offered as a download."""
 
 
+LINK_VALID_S = 600.0
+"""Of a link to storage. Less than the 15 minutes that a role's credentials have left at least."""
+
+LINK_CACHED = "private, max-age=300"
+"""A client that goes by an answer it kept has five minutes left to follow it."""
+
+
 async def read(request: HttpRequest) -> Response:
     """``GET``/``HEAD``: the file or one range of it.
 
-    A key's content never changes, so it may be cached for ever, and its ETag is strong.
+    A key's content never changes, so it may be cached for ever, and its ETag is strong. Where
+    clients are to be sent to storage, a ``GET`` is answered with a short-lived link to it.
     """
     exchange_of(request).route = "files.read"
     storage = core_of(request).storage
@@ -39,6 +48,8 @@ async def read(request: HttpRequest) -> Response:
     headers = _headers(key)
     if _matches(request.headers.get("if-none-match"), headers["etag"]):
         return Response(status_code=304, headers=headers)
+    if request.method == "GET" and (link := _link(storage, key, headers)) is not None:
+        return Response(status_code=307, headers={"location": link, "cache-control": LINK_CACHED})
     part = _range(request, headers["etag"], size)
     if part is None:
         headers["content-range"] = f"bytes */{size}"
@@ -121,6 +132,11 @@ def _headers(key: str) -> dict[str, str]:
         "x-content-type-options": "nosniff",
         "cross-origin-resource-policy": "cross-origin",
     }
+
+
+def _link(storage: Storage, key: str, headers: Mapping[str, str]) -> str | None:
+    """Where storage itself serves the file, if it is to."""
+    return storage.link(key, headers["content-type"], headers["content-disposition"], LINK_VALID_S)
 
 
 def _matches(header: str | None, etag: str) -> bool:

@@ -24,7 +24,10 @@ class CatalogTerms:
         storage: Storage,
         max_artifact_bytes: int,
         valid_s: float = TICKET_VALID_S,
+        *,
+        files_url: str = "",
     ) -> None:
+        self.files_url = files_url
         self._catalog = catalog
         self._storage = storage
         self._max_artifact_bytes = max_artifact_bytes

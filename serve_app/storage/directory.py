@@ -57,6 +57,9 @@ class DirectoryStorage:
     def ticket(self, key: str, media_type: str, max_bytes: int, valid_s: float) -> UploadTicket:
         return self.tickets.sign(key, media_type, max_bytes, valid_s)
 
+    def link(self, key: str, media_type: str, disposition: str, valid_s: float) -> None:
+        """None: only the ingress can read the directory."""
+
     async def put(self, key: str, media_type: str, chunks: AsyncIterator[bytes]) -> int:
         """Store the whole or nothing; returns bytes. ``StorageFull``, ``StorageUnavailable``."""
         del media_type  # kept by the key's extension
@@ -103,6 +106,12 @@ class DirectoryStorage:
     async def delete(self, keys: Sequence[str]) -> None:
         paths = [self.root / key for key in keys if key_names.valid(key)]
         await _in_thread(_delete, paths)
+
+    async def start(self) -> None:
+        """Nothing to do: directories are made as they are needed."""
+
+    async def aclose(self) -> None:
+        """Nothing to do."""
 
     async def check(self) -> None:
         key = f"check/{secrets.token_hex(8)}.bin"

@@ -41,9 +41,21 @@ def test_a_prompt_becomes_a_picture_that_shows_it(darkroom: Darkroom) -> None:
         picture = _picture(output)
         assert picture.size == (512, 512)
         seen = read(picture).sightings
-        right += [sighting.colour for sighting in seen] == [colour]
+        right += [(one.colour, one.shape) for one in seen] == [(colour, shape)]
     # The model card has its figures on many more; here it matters that it is the model's answer.
     assert right >= 5
+
+
+def test_two_objects_stand_as_the_prompt_says(darkroom: Darkroom) -> None:
+    darkroom.all_ready()
+    prompt = "a red circle above a blue square"
+    right = 0
+    for seed in range(3):
+        output = _ask(darkroom, prompt=prompt, output_format="png", seed=seed)
+        seen = sorted(read(_picture(output)).sightings, key=lambda one: one.y)
+        looks = [(one.colour, one.shape) for one in seen]
+        right += looks == [("red", "circle"), ("blue", "square")]
+    assert right >= 2
 
 
 def test_the_demo_model_says_that_it_is_one(darkroom: Darkroom) -> None:

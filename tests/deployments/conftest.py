@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 
+from deployments import fetching
 from deployments.attempt import Workshop
 from deployments.backoff import Backoff
 from deployments.core import ReplicaCore
 from deployments.engine.engine import Engine
 from deployments.engine.residency import Residency
+from deployments.families import FAMILIES
 from deployments.family import load_families
+from deployments.fetching import Fetcher
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.upload import Uploader
 from serve_app.domain.endpoint import Endpoint, Weights
@@ -95,12 +98,19 @@ async def make_rig():
         engine = Engine("cpu", max_generations=config.slots, threads=config.threads)
         workshop = Workshop(
             engine=engine,
-            residency=Residency(engine),
+            residency=Residency(engine, config.weights_bytes),
             uploader=Uploader(storage.client(), clock, backoff, config.upload_give_up_s),
+            fetcher=Fetcher(
+                storage.client(),
+                fetching.resolve,
+                max_bytes=10**6,
+                timeout_s=5.0,
+                allow_private=False,
+            ),
             encoders=ThreadPoolExecutor(2),
             clock=clock,
         )
-        families = load_families({"probe": "tests.fakes.family:ProbeFamily"})
+        families = load_families({**FAMILIES, "probe": "tests.fakes.family:ProbeFamily"})
         core = ReplicaCore(port, families, lambda: workshop, config, IDENTITY, clock, backoff)
         rig = Rig(core, port, storage, workshop)
         rigs.append(rig)

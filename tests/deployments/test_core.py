@@ -54,6 +54,53 @@ async def test_files_are_uploaded_before_the_outcome_names_them(rig):
     assert outcome.usage.units == 1.0
 
 
+async def test_with_storage_away_the_lease_lives_and_the_attempt_is_handed_back(make_rig):
+    rig = await make_rig(upload_give_up_s=1.0)
+    rig.storage.problems.extend([503] * 10_000)
+    held = rig.offer("one", steps=1, artifact_bytes=100)
+    await rig.port.until(lambda: rig.port.handed_back == [held])
+    ((_, _, reason),) = rig.port.hand_backs
+    assert "503" in reason
+    assert rig.port.finishes == []
+    # Meanwhile it was renewed, and it was said what it waits for.
+    assert len(rig.port.renewals(held)) > 3
+    last = [p for _, report in rig.port.reports for of, p in report.progress if of == held][-1]
+    assert last.stage is Stage.UPLOADING
+    # What may have arrived all the same is taken back.
+    await until(lambda: rig.storage.requests[-1].method == "DELETE")
+
+
+async def test_a_storage_that_hangs_is_given_up_too_and_the_next_attempt_succeeds(make_rig):
+    rig = await make_rig(upload_give_up_s=0.5)
+    rig.storage.closed = asyncio.Event()
+    held = rig.offer("one", steps=1, artifact_bytes=100)
+    await rig.port.until(lambda: rig.port.handed_back == [held])
+    rig.storage.closed.set()
+    again = rig.lease("one", attempt=2, steps=1, artifact_bytes=100)
+    rig.port.offer(again)
+    assert (await rig.outcome(again.held)).succeeded
+
+
+async def test_a_refused_upload_is_a_failure_worth_another_try(rig):
+    rig.storage.problems.append(403)
+    outcome = await rig.outcome(rig.offer("one", steps=1, artifact_bytes=100))
+    assert outcome.failure.code == "storage_unavailable"
+    assert outcome.failure.retryable
+    assert rig.port.handed_back == []
+
+
+async def test_a_request_can_be_cancelled_while_storage_is_away(rig):
+    rig.storage.problems.extend([503] * 10_000)
+    held = rig.offer("one", steps=1, artifact_bytes=100)
+    await rig.port.until(
+        lambda: any(
+            p.stage is Stage.UPLOADING for _, report in rig.port.reports for _, p in report.progress
+        )
+    )
+    rig.port.cancelled.add(held)
+    assert (await rig.outcome(held)).failure.code == "cancelled"
+
+
 async def test_an_error_of_the_pipeline_is_final_and_shows_no_traceback(rig):
     outcome = await rig.outcome(rig.offer("one", steps=2, fail="This cannot work."))
     assert outcome.failure.code == "pipeline_failed"

@@ -34,7 +34,8 @@ def test_endpoints_share_weights_of_the_same_source_revision_and_type():
 
 
 def test_binding_a_pool_imports_no_torch():
-    modules = "deployments.replica, deployments.family, deployments.flux, tests.fakes.family"
+    families = "deployments.flux, deployments.sdxl, tests.fakes.family"
+    modules = f"deployments.replica, deployments.family, {families}"
     code = f"""
 import sys
 import {modules}

@@ -1,5 +1,7 @@
 """Uploads by ticket."""
 
+import time
+from dataclasses import replace
 from random import Random
 
 import httpx
@@ -7,10 +9,12 @@ import pytest
 
 from deployments.backoff import Backoff
 from deployments.family import MediaFile
-from deployments.upload import Uploader, http_client
+from deployments.upload import StorageAway, Uploader, http_client
+from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import StorageUnavailable, TooLarge
 from serve_app.telemetry.clock import SystemClock
 from tests.deployments.storage import HttpStorage
+from tests.fakes.broken_s3 import DROP, HANG, Says, broken_s3
 
 
 @pytest.fixture
@@ -26,7 +30,9 @@ async def uploader(storage):
     await uploader.aclose()
 
 
-@pytest.mark.parametrize("problem", [500, 503, 429, 408, httpx.ConnectError, httpx.ReadTimeout])
+@pytest.mark.parametrize(
+    "problem", [500, 503, 429, 409, 408, httpx.ConnectError, httpx.ReadTimeout]
+)
 async def test_what_may_pass_is_tried_again(storage, uploader, problem):
     storage.problems.extend([problem] * 3)
     await uploader.put(MediaFile(storage.ticket("key"), b"body"))
@@ -34,7 +40,7 @@ async def test_what_may_pass_is_tried_again(storage, uploader, problem):
     assert len(storage.requests) == 4
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 302])
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 412, 501, 302])
 async def test_a_refusal_is_not_tried_again(storage, uploader, status):
     storage.problems.append(status)
     with pytest.raises(StorageUnavailable, match=str(status)):
@@ -44,8 +50,85 @@ async def test_a_refusal_is_not_tried_again(storage, uploader, status):
 
 async def test_it_gives_up_in_the_end(storage, uploader):
     storage.problems.extend([503] * 10_000)
-    with pytest.raises(StorageUnavailable, match="503"):
+    with pytest.raises(StorageAway, match="503"):
         await uploader.put(MediaFile(storage.ticket("key"), b"body"))
+
+
+async def test_a_refusal_is_not_taken_for_a_storage_that_is_away(storage, uploader):
+    storage.problems.append(403)
+    with pytest.raises(StorageUnavailable) as caught:
+        await uploader.put(MediaFile(storage.ticket("key"), b"body"))
+    assert not isinstance(caught.value, StorageAway)
+
+
+async def test_a_refusal_of_s3_is_told_without_the_key_that_it_names():
+    async def refused(request):
+        xml = "<Error><Code>AccessDenied</Code><Message>No</Message><KeyId>AKID</KeyId></Error>"
+        return httpx.Response(403, text=xml)
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(refused))
+    uploader = Uploader(client, SystemClock(), Backoff(Random(1)), give_up_s=1.0)  # noqa: S311
+    with pytest.raises(StorageUnavailable, match=r"403 AccessDenied: No$"):
+        await uploader.put(MediaFile(HttpStorage().ticket("key"), b"body"))
+    await uploader.aclose()
+
+
+async def test_an_upload_whose_answer_was_lost_is_known_again(storage, uploader):
+    storage.problems.extend([httpx.ReadError, 412])
+    await uploader.put(MediaFile(storage.ticket("key"), b"body"))
+    assert len(storage.requests) == 2
+
+
+async def test_a_checksum_goes_along_where_storage_takes_it(storage, uploader):
+    await uploader.put(MediaFile(storage.ticket("one"), b"body"))
+    await uploader.put(MediaFile(replace(storage.ticket("two"), takes_md5=True), b"body"))
+    given = [request.headers.get("content-md5") for request in storage.requests]
+    assert given == [None, "hBotaJrYa9FhFEdFPCLG/A=="]
+
+
+async def test_deleting_goes_where_the_ticket_says(storage, uploader):
+    ticket = replace(storage.ticket("key"), delete_url="http://storage/elsewhere")
+    await uploader.delete(ticket)
+    (request,) = storage.requests
+    assert (request.method, request.url.path) == ("DELETE", "/elsewhere")
+    assert "x-ticket" not in request.headers  # it was signed for the PUT
+
+
+async def real(url, give_up_s, test):
+    """``test`` with an uploader over real sockets."""
+    uploader = Uploader(
+        http_client(),
+        SystemClock(),
+        Backoff(Random(1), first_s=0.01, most_s=0.05),  # noqa: S311
+        give_up_s,
+    )
+    ticket = UploadTicket("key", f"{url}/key", "image/png", 100)
+    try:
+        await test(uploader, MediaFile(ticket, b"body"))
+    finally:
+        await uploader.aclose()
+
+
+async def test_a_storage_that_comes_back_gets_the_file():
+    async def test(uploader, file):
+        await uploader.put(file)
+
+    with broken_s3(after=Says(200)) as broken:
+        broken.planned.extend([DROP, Says(503, "SlowDown"), DROP])
+        await real(broken.url, 10.0, test)
+        assert [method for method, _ in broken.seen] == ["PUT"] * 4
+
+
+@pytest.mark.parametrize("answer", [HANG, DROP, Says(500, "InternalError")])
+async def test_a_storage_that_stays_away_is_given_up_in_time(answer):
+    async def test(uploader, file):
+        with pytest.raises(StorageAway):
+            await uploader.put(file)
+
+    with broken_s3(after=answer) as broken:
+        began = time.monotonic()
+        await real(broken.url, 0.5, test)
+        assert time.monotonic() - began < 3.0
 
 
 async def test_a_file_over_the_limit_is_not_sent(storage, uploader):

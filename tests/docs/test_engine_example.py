@@ -23,6 +23,7 @@ from deployments.core import ReplicaCore
 from deployments.engine.engine import Engine
 from deployments.engine.residency import Residency
 from deployments.family import Family, load_families
+from deployments.fetching import Fetcher, resolve
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.upload import Uploader
 from serve_app.catalog.catalog import Catalog, load
@@ -96,6 +97,9 @@ class Running:
             engine=engine,
             residency=Residency(engine),
             uploader=Uploader(self.storage.client(), clock, backoff, 5.0),
+            fetcher=Fetcher(
+                self.storage.client(), resolve, max_bytes=0, timeout_s=5.0, allow_private=False
+            ),
             encoders=ThreadPoolExecutor(1),
             clock=clock,
         )

@@ -36,7 +36,7 @@ def test_every_file_that_is_named_is_there(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_setting_that_is_named_is_one(page: Path) -> None:
-    named = set(re.findall(r"DARKROOM_[A-Z_]*[A-Z]", page.read_text()))
+    named = set(re.findall(r"DARKROOM_[A-Z0-9_]*[A-Z0-9]", page.read_text()))
     assert named - setting_names() == set()
 
 

@@ -1,12 +1,15 @@
-"""Loading on demand."""
+"""Loading on demand, and eviction."""
 
 import threading
+import weakref
 
 import pytest
+import torch
 
 from deployments.engine.engine import Engine
 from deployments.engine.residency import Residency
-from serve_app.domain.errors import WeightsUnavailable
+from deployments.engine.weight_bytes import own_budget
+from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 
 pytestmark = pytest.mark.engine
 
@@ -25,6 +28,12 @@ def residency(engine):
 
 
 class Pipeline:
+    """Weights of so many bytes that take none."""
+
+    def __init__(self, size=4):
+        self.unet = torch.nn.Linear(size // 4, 1, bias=False, device="meta")
+        self.vae = self.unet  # shared parts count once
+
     def __call__(self):
         return "made"
 
@@ -37,12 +46,12 @@ def test_many_who_ask_for_one_pipeline_load_it_once(engine, residency):
         loads.append(1)
         return Pipeline()
 
-    waiting = [residency.load("it", load) for _ in range(5)]
+    waiting = [residency.borrow("it", load).future for _ in range(5)]
     assert residency.find("it") is None
     go.set()
     pipelines = {future.result(30) for future in waiting}
     assert len(pipelines) == len(loads) == 1
-    assert residency.load("it", load).result(30) in pipelines
+    assert residency.borrow("it", load).future.result(30) in pipelines
     assert residency.find("it") in pipelines
     assert engine.submit(pipeline="it").result(30) == "made"
 
@@ -57,16 +66,138 @@ def test_a_failed_load_is_told_to_those_who_wait_and_tried_again_for_the_next(re
         return Pipeline()
 
     with pytest.raises(WeightsUnavailable, match="Not yet"):
-        residency.load("it", load).result(30)
-    assert residency.load("it", load).result(30) is residency.find("it")
+        residency.borrow("it", load).future.result(30)
+    assert residency.borrow("it", load).future.result(30) is residency.find("it")
 
 
 def test_one_failed_load_leaves_the_others_alone(residency):
     def fail():
         raise WeightsUnavailable("Never.")
 
-    failing, loading = residency.load("bad", fail), residency.load("good", Pipeline)
+    failing, loading = (
+        residency.borrow(name, load).future for name, load in (("bad", fail), ("good", Pipeline))
+    )
     assert isinstance(loading.result(30), Pipeline)
     with pytest.raises(WeightsUnavailable):
         failing.result(30)
     assert residency.find("bad") is None
+
+
+# Eviction
+
+
+@pytest.fixture
+def small(engine):
+    residency = Residency(engine, budget_bytes=1000)
+    yield residency
+    residency.close()
+
+
+def loaded(residency, *names):
+    return [name for name in names if residency.find(name) is not None]
+
+
+def use(residency, name, size):
+    """Borrow it, run it, give it back."""
+    loan = residency.borrow(name, lambda: Pipeline(size))
+    loan.future.result(30)
+    residency.give_back(loan)
+
+
+def test_idle_weights_make_room_the_longest_unused_first(engine, small):
+    for name in ("a", "b", "c"):
+        use(small, name, 300)
+    use(small, "a", 300)
+    use(small, "d", 400)
+    assert loaded(small, "a", "b", "c", "d") == ["a", "c", "d"]
+    use(small, "e", 1000)
+    assert loaded(small, "a", "c", "d", "e") == ["e"]
+    with pytest.raises(Misconfigured):
+        engine.submit(pipeline="a")
+
+
+def test_what_was_evicted_is_let_go_of_and_loaded_again_when_asked_for(small):
+    use(small, "a", 600)
+    gone = weakref.ref(small.find("a"))
+    use(small, "b", 600)
+    assert gone() is None
+    use(small, "a", 600)
+    assert loaded(small, "a", "b") == ["a"]
+
+
+def test_weights_in_use_are_never_evicted_and_the_load_waits(small):
+    use(small, "idle", 300)
+    held = small.borrow("held", lambda: Pipeline(600))
+    held.future.result(30)
+    coming = small.borrow("coming", lambda: Pipeline(700))
+    with pytest.raises(TimeoutError):
+        coming.future.result(0.2)
+    assert small.find("held") is held.future.result()
+    small.give_back(held)
+    assert isinstance(coming.future.result(30), Pipeline)
+    assert loaded(small, "idle", "held", "coming") == ["coming"]
+
+
+def test_who_comes_later_waits_behind_a_load_that_waits_for_room(small):
+    first = small.borrow("a", lambda: Pipeline(600))
+    first.future.result(30)
+    other = small.borrow("b", lambda: Pipeline(600))
+    with pytest.raises(TimeoutError):
+        other.future.result(0.2)
+    late = small.borrow("a", lambda: Pipeline(600))
+    small.give_back(first)
+    other.future.result(30)
+    assert not late.future.done()
+    small.give_back(other)
+    late.future.result(30)
+
+
+def test_alternating_loans_from_many_threads_all_end(small):
+    done = []
+
+    def work(name):
+        for _ in range(20):
+            use(small, name, 600)
+            done.append(name)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "aabbc"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(done) == 100
+
+
+def test_a_load_that_nobody_waits_for_any_more_ends(small):
+    held = small.borrow("held", lambda: Pipeline(600))
+    held.future.result(30)
+    given_up = small.borrow("coming", lambda: Pipeline(600))
+    with pytest.raises(TimeoutError):
+        given_up.future.result(0.2)
+    small.give_back(given_up)
+    again = small.borrow("held", lambda: Pipeline(600))
+    again.future.result(30)
+    assert loaded(small, "held", "coming") == ["held"]
+
+
+def test_giving_back_twice_is_giving_back_once(small):
+    one, two = (small.borrow("a", lambda: Pipeline(600)) for _ in range(2))
+    two.future.result(30)
+    small.give_back(one)
+    small.give_back(one)
+    coming = small.borrow("b", lambda: Pipeline(600))
+    with pytest.raises(TimeoutError):
+        coming.future.result(0.2)
+    small.give_back(two)
+    coming.future.result(30)
+
+
+def test_weights_that_never_fit_are_refused_in_words(small):
+    use(small, "a", 300)
+    with pytest.raises(WeightsUnavailable, match="weights_bytes"):
+        small.borrow("huge", lambda: Pipeline(1200)).future.result(30)
+    assert loaded(small, "a", "huge") == ["a"]
+
+
+def test_a_replica_has_a_budget_of_its_own():
+    assert own_budget("cpu") > 10**8

@@ -303,6 +303,7 @@ class FakeQueue:
             input=request.input,
             upload_tickets=self._terms.tickets(request.id, attempt, endpoint, request.input),
             priority=request.priority,
+            files_url=self._terms.files_url,
         )
 
     async def _look(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from urllib.parse import urlencode
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import ArtifactNotFound, Forbidden, StorageUnavailable, TooLarge
@@ -19,11 +20,17 @@ class FakeStorage:
     ) -> None:
         self.tickets = TicketSigner(signing_key, internal_url, clock)
         self.objects: dict[str, bytes] = {}
+        self.links: str | None = None  # set it to an origin, and clients are sent there
         self.away: StorageUnavailable | None = None  # set it, and every call fails with it
         self._max_bytes = max_bytes
 
     def ticket(self, key: str, media_type: str, max_bytes: int, valid_s: float) -> UploadTicket:
         return self.tickets.sign(key, media_type, max_bytes, valid_s)
+
+    def link(self, key: str, media_type: str, disposition: str, valid_s: float) -> str | None:
+        if self.links is None:
+            return None
+        return f"{self.links}/{key}?{urlencode({'type': media_type, 'disposition': disposition})}"
 
     async def put(self, key: str, media_type: str, chunks: AsyncIterator[bytes]) -> int:
         del media_type  # kept by the key's extension

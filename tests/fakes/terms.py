@@ -12,6 +12,8 @@ from serve_app.domain.endpoint import Endpoint, Weights
 class FakeTerms:
     """Knows every endpoint but those in ``gone``; one ticket for an attempt."""
 
+    files_url = "memory://files"
+
     def __init__(self) -> None:
         self.gone: set[str] = set()
 

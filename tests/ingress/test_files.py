@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from serve_app.domain.errors import StorageFull
+from serve_app.ingress.files import LINK_VALID_S
 from tests.fakes.clock import FakeClock
 from tests.ingress.house import House, built
 
@@ -97,6 +98,32 @@ async def test_a_range_of_another_version_is_the_whole(
 ) -> None:
     headers = {"Range": "bytes=0-1", "If-Range": '"other"'}
     assert (await client.get(stored, headers=headers)).status_code == 200
+
+
+async def test_where_storage_serves_itself_clients_are_sent_there(
+    house: House, client: httpx.AsyncClient, stored: str
+) -> None:
+    house.storage.links = "https://bucket.example"
+    answer = await client.get(stored, headers={"Range": "bytes=0-1"})
+    assert answer.status_code == 307
+    link = httpx.URL(answer.headers["location"])
+    assert (link.host, link.path) == ("bucket.example", f"/{KEY}")
+    assert link.params["type"] == "image/png"
+    assert link.params["disposition"].startswith("inline")
+    # The link ends; what is kept of this answer must end before it.
+    assert answer.headers["cache-control"] == "private, max-age=300"
+    assert LINK_VALID_S > 300
+
+
+async def test_what_needs_no_content_is_answered_here_all_the_same(
+    house: House, client: httpx.AsyncClient, stored: str
+) -> None:
+    house.storage.links = "https://bucket.example"
+    head = await client.head(stored)
+    assert (head.status_code, head.headers["content-length"]) == (200, "100")
+    known = await client.get(stored, headers={"If-None-Match": head.headers["etag"]})
+    assert known.status_code == 304
+    assert (await client.get("/files/nothing.png")).status_code == 404
 
 
 @pytest.mark.parametrize("key", ["nothing.png", "%2e%2e/x", "a//b", ".hidden", ""])

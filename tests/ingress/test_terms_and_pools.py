@@ -19,6 +19,11 @@ def terms() -> CatalogTerms:
     return CatalogTerms(CATALOG, FakeStorage(b"k" * 32, "http://in", FakeClock()), 4096)
 
 
+def test_a_lease_says_where_our_own_files_are_read() -> None:
+    storage = FakeStorage(b"k" * 32, "http://in", FakeClock())
+    assert CatalogTerms(CATALOG, storage, 1, files_url="http://in").files_url == "http://in"
+
+
 def test_a_lease_gets_one_ticket_for_each_file_of_its_type(terms: CatalogTerms) -> None:
     asked = {"num_images": 2, "output_format": "png"}
     tickets = terms.tickets("0195-a", 3, FLUX, asked)

@@ -1,0 +1,189 @@
+"""Fetches the files that an input names: by URL, from our own storage, or inside the input."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from base64 import b64decode
+from collections.abc import Awaitable, Callable, Sequence
+from urllib.parse import unquote_to_bytes
+
+import httpx
+
+from serve_app.domain.addresses import is_public
+from serve_app.domain.errors import InvalidInput
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Host and port → its addresses; ``OSError`` where there is none."""
+
+MOST_REDIRECTS = 3
+_OWN_PATH = re.compile(r"/files(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+")
+
+
+class Fetcher:
+    """Gives what is at a URL, or ``InvalidInput`` that names the field. Give it to one event loop.
+
+    No URL reaches a private address, also not by a redirect or by a name that resolves anew: the
+    address that was checked is the one that is connected to. Only files of our own storage come
+    from wherever that is.
+    """
+
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        resolve: Resolve,
+        *,
+        max_bytes: int,
+        timeout_s: float,
+        allow_private: bool,
+    ) -> None:
+        """The client must follow no redirects and take no proxy from the environment."""
+        self._client = client
+        self._resolve = resolve
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+        self._allow_private = allow_private
+
+    async def fetch(self, url: str, field: str, files_url: str = "") -> bytes:
+        """``files_url``: the origin at which our own files are read; empty: there is none."""
+        if url[:5].lower() == "data:":
+            return self._inline(url, field)
+        parsed = _parsed(url, field)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                body = await self._own(parsed, field, files_url)
+                return await self._foreign(parsed, field) if body is None else body
+        except TimeoutError:
+            raise _unread(field, f"the file did not come within {self._timeout_s:g} s") from None
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            what = str(error) or type(error).__name__
+            raise _unread(field, f"the file could not be fetched: {what}") from None
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    def _inline(self, url: str, field: str) -> bytes:
+        head, comma, body = url.partition(",")
+        if not comma:
+            raise _unread(field, "the data: URI has no comma")
+        plain = unquote_to_bytes(body)
+        try:
+            made = _from_base64(plain) if head.lower().endswith(";base64") else plain
+        except ValueError as error:
+            raise _unread(field, f"the data: URI cannot be read: {error}") from None
+        self._check_size(len(made), field)
+        return made
+
+    async def _own(self, url: httpx.URL, field: str, files_url: str) -> bytes | None:
+        """A file of ours, by the path that we gave it, whatever name the client knows us by.
+
+        Whoever knows the path may read the file, so asking for it gives nothing away.
+        """
+        path = url.raw_path.decode("ascii").partition("?")[0]
+        if not files_url or _OWN_PATH.fullmatch(path) is None:
+            return None
+        place = httpx.URL(files_url.rstrip("/") + path)
+        for _ in range(MOST_REDIRECTS + 1):
+            async with self._client.stream("GET", place) as response:
+                if response.is_success:
+                    return await self._body(response, field)
+                if not response.has_redirect_location:
+                    return None
+                # To where storage keeps the file.
+                place = place.join(response.headers["location"])
+        return None
+
+    async def _foreign(self, url: httpx.URL, field: str) -> bytes:
+        for _ in range(MOST_REDIRECTS + 1):
+            response = await self._client.send(await self._request(url, field), stream=True)
+            try:
+                if response.is_success:
+                    return await self._body(response, field)
+                if not response.has_redirect_location:
+                    status = response.status_code
+                    raise _unread(field, f"the server of the file answered {status}")
+                url = _parsed(str(url.join(response.headers["location"])), field)
+            finally:
+                await response.aclose()
+        raise _unread(field, f"the URL redirects more than {MOST_REDIRECTS} times")
+
+    async def _request(self, url: httpx.URL, field: str) -> httpx.Request:
+        """To the very address that was checked, under the name that was asked for."""
+        address = await self._address(url, field)
+        request = self._client.build_request(
+            "GET",
+            url.copy_with(host=address, username=None, password=None),
+            headers={"host": url.netloc.decode("ascii"), "accept": "*/*"},
+        )
+        request.extensions["sni_hostname"] = url.host  # also what the certificate is checked for
+        return request
+
+    async def _address(self, url: httpx.URL, field: str) -> str:
+        port = url.port or (443 if url.scheme == "https" else 80)
+        try:
+            found = await self._resolve(url.host, port)
+        except (OSError, UnicodeError):
+            found = ()
+        if not found:
+            raise _unread(field, f"the host {url.host} is not known")
+        if not self._allow_private and not all(is_public(address) for address in found):
+            raise _unread(
+                field,
+                f"the host {url.host} has a private address, and those are not fetched from "
+                "here unless DARKROOM_ALLOW_PRIVATE_URLS is set",
+            )
+        return found[0]
+
+    async def _body(self, response: httpx.Response, field: str) -> bytes:
+        declared = response.headers.get("content-length", "")
+        if declared.isdecimal():
+            self._check_size(int(declared), field)
+        body = bytearray()
+        async for part in response.aiter_bytes():
+            body += part
+            self._check_size(len(body), field)
+        return bytes(body)
+
+    def _check_size(self, size: int, field: str) -> None:
+        if size > self._max_bytes:
+            message = f"the file is larger than {self._max_bytes} bytes"
+            raise InvalidInput.of_field(field, message, "file_too_large")
+
+
+async def resolve(host: str, port: int) -> Sequence[str]:
+    """All addresses of a name, as the system knows them."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(place[0]).partition("%")[0] for *_, place in found]
+
+
+def http_client() -> httpx.AsyncClient:
+    """For the URLs of inputs."""
+    return httpx.AsyncClient(
+        trust_env=False,
+        follow_redirects=False,
+        timeout=httpx.Timeout(30.0, connect=10.0),
+        # Connections are to addresses, and no other name may find one open.
+        limits=httpx.Limits(max_connections=32, max_keepalive_connections=0),
+    )
+
+
+def _parsed(url: str, field: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError):
+        parsed = httpx.URL("")
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise _unread(field, "Input should be an http:, https: or data: URL of a file")
+    return parsed
+
+
+def _from_base64(text: bytes) -> bytes:
+    """Of either alphabet; clients break lines, and leave the padding out."""
+    compact = b"".join(text.split()).rstrip(b"=").translate(bytes.maketrans(b"-_", b"+/"))
+    return b64decode(compact + b"=" * (-len(compact) % 4), validate=True)
+
+
+def _unread(field: str, message: str) -> InvalidInput:
+    return InvalidInput.of_field(field, message, "file_download_error")

@@ -1,0 +1,61 @@
+"""What the tasks that begin with a picture have in common. Importing it imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from deployments.picture_size import Size
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import InvalidInput, Misconfigured
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+TEXT_TO_IMAGE, IMAGE_TO_IMAGE, INPAINTING = "text-to-image", "image-to-image", "inpainting"
+
+PICTURE_FIELDS: Mapping[str, tuple[str, ...]] = {
+    IMAGE_TO_IMAGE: ("image_url",),
+    INPAINTING: ("image_url", "mask_url"),
+}
+"""Task → fields of its input that name a picture."""
+
+
+def task_of(endpoint: Endpoint, known: tuple[str, ...]) -> str:
+    """The ``task`` of the endpoint's options. ``Misconfigured`` for one that is not ``known``."""
+    task = endpoint.options.get("task", TEXT_TO_IMAGE)
+    if task not in known:
+        raise Misconfigured(
+            f"The family {endpoint.family} does not know the task {task!r} of {endpoint.id}; "
+            f"it knows {', '.join(known)} (`options` in the catalogue)."
+        )
+    return task
+
+
+def picture_fields(endpoint: Endpoint) -> tuple[str, ...]:
+    """The fields whose pictures are fetched before the family prepares its call."""
+    return PICTURE_FIELDS.get(str(endpoint.options.get("task", "")), ())
+
+
+def as_pixels(picture: Image, size: Size) -> Tensor:
+    """The whole picture, stretched to ``size``: float32 [1, channels, height, width], 0 to 1."""
+    import numpy as np  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+    from PIL.Image import Resampling  # noqa: PLC0415
+
+    stretched = picture.resize((size.width, size.height), Resampling.LANCZOS, reducing_gap=3.0)
+    levels = np.asarray(stretched, dtype=np.float32) / 255.0
+    pixels = torch.from_numpy(np.atleast_3d(levels))
+    return pixels.permute(2, 0, 1)[None].contiguous()
+
+
+def strength_of(input: Mapping[str, Any], steps: int) -> float:
+    """How much of the picture is drawn anew, such that at least one of the steps is left."""
+    strength = float(input["strength"])
+    if int(steps * strength) < 1:
+        raise InvalidInput.of_field(
+            "strength",
+            f"{strength:g} of {steps} steps leaves none: raise strength or num_inference_steps",
+        )
+    return strength

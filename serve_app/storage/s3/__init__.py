@@ -1,0 +1,1 @@
+"""Artifacts in a bucket of an S3-compatible store."""

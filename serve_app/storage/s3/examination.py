@@ -1,0 +1,143 @@
+"""What S3 must do beyond what any storage does: parts, and URLs that others use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from functools import cached_property
+from urllib.parse import urlsplit
+
+import httpx
+from botocore.exceptions import ClientError
+
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.errors import StorageUnavailable
+from serve_app.storage.examination import MEDIA_TYPE, Step, Trial, fresh_key, whole
+from serve_app.storage.s3 import troubles
+from serve_app.storage.s3.storage import S3Storage
+from serve_app.storage.s3.upload import PART_BYTES
+
+PATIENCE_S = 10.0
+URL_VALID_S = 120.0
+
+_CODE = re.compile(r"<Code>([^<]+)</Code>")
+_MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
+
+
+class S3Trial(Trial):
+    """With a plain HTTP client for the presigned URLs, as replicas and clients have."""
+
+    def __init__(self, storage: S3Storage) -> None:
+        super().__init__(storage)
+        self.s3 = storage
+
+    def steps(self) -> list[Step]:
+        return [
+            Step("bucket", self.bucket, needed=True),
+            *super().steps(),
+            Step("multipart", self.multipart),
+            Step("presigned put", self.presigned_put),
+            Step("presigned get", self.presigned_get),
+            Step("presigned delete", self.presigned_delete),
+        ]
+
+    @cached_property
+    def ticket(self) -> UploadTicket:
+        return self.s3.ticket(fresh_key(), MEDIA_TYPE, len(self.content), URL_VALID_S)
+
+    async def bucket(self) -> str:
+        # First with a PUT: the answer to a HEAD has no body that says why it was refused.
+        await self.s3.check()
+        region = await self.s3.bucket_region()
+        return self.s3.location.there + (f", region {region}" if region else "")
+
+    async def multipart(self) -> str:
+        key, size = fresh_key(), PART_BYTES + 1000
+
+        async def parts() -> AsyncIterator[bytes]:
+            yield bytes(PART_BYTES)
+            yield self.content
+
+        try:
+            await self.storage.put(key, MEDIA_TYPE, parts())
+            self._compare(await whole(self.storage, key, PART_BYTES, size), self.content)
+        finally:
+            await self.storage.delete([key])
+        return f"{size} bytes went in two parts"
+
+    async def presigned_put(self) -> str:
+        await self._call("PUT", self.ticket.url, content=self.content)
+        there = await whole(self.storage, self.ticket.key, 0, len(self.content))
+        self._compare(there, self.content)
+        can = f"replicas can upload to {_origin(self.ticket.url)}"
+        if not self.s3.location.conditional_writes:
+            return f"{can}, and write again until their ticket ends"
+        try:
+            await self._call("PUT", self.ticket.url, content=self.content)
+        except StorageUnavailable as error:
+            if error.__cause__ is not None and troubles.is_conflict(error.__cause__):
+                return f"{can}, once for a ticket"
+            raise
+        return f"{can}; the store ignores If-None-Match, so they can write again"
+
+    async def presigned_get(self) -> str:
+        url = self.s3.presigned_get(self.key, "image/png", "inline", URL_VALID_S)
+        answer = await self._call("GET", url)
+        self._compare(answer.content, self.content)
+        if answer.headers.get("content-type") != "image/png":
+            raise StorageUnavailable(
+                "The store does not give the content type that a presigned URL asks for: set "
+                "DARKROOM_S3_DOWNLOADS=through."
+            )
+        sent = "clients are sent to" if self.s3.location.redirect else "works at"
+        return f"{sent} {_origin(url)}"
+
+    async def presigned_delete(self) -> str:
+        try:
+            await self._call("DELETE", self.ticket.delete_url or self.ticket.url)
+        finally:
+            await self.storage.delete([self.ticket.key])
+        return "replicas can take back what they uploaded"
+
+    async def _call(self, method: str, url: str, content: bytes | None = None) -> httpx.Response:
+        headers = dict(self.ticket.headers) if method == "PUT" else {}
+        try:
+            async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
+                answer = await client.request(method, url, headers=headers, content=content)
+        except httpx.HTTPError as error:
+            raise StorageUnavailable(self._unreached(method, url, error)) from error
+        if not answer.is_success:
+            refusal = _as_client_error(answer, method)
+            action = {"PUT": "s3:PutObject", "GET": "s3:GetObject"}.get(method, "s3:DeleteObject")
+            raise troubles.explain(refusal, self.s3.location, action) from refusal
+        return answer
+
+    def _unreached(self, method: str, url: str, error: httpx.HTTPError) -> str:
+        who, setting = ("Replicas upload", "DARKROOM_S3_ENDPOINT_URL")
+        if method == "GET" and self.s3.location.public_endpoint_url:
+            who, setting = ("Clients are sent", "DARKROOM_S3_PUBLIC_ENDPOINT_URL")
+        return (
+            f"{_origin(url)} cannot be reached from here ({type(error).__name__}). {who} there: "
+            f"correct {setting}, or see what is in the way."
+        )
+
+
+def _as_client_error(answer: httpx.Response, method: str) -> ClientError:
+    """What boto3 would have raised for the same answer."""
+    code, message = _CODE.search(answer.text), _MESSAGE.search(answer.text)
+    response = {
+        "Error": {
+            "Code": code.group(1) if code else str(answer.status_code),
+            "Message": message.group(1) if message else "",
+        },
+        "ResponseMetadata": {
+            "HTTPStatusCode": answer.status_code,
+            "HTTPHeaders": dict(answer.headers),
+        },
+    }
+    return ClientError(response, f"presigned {method}")  # pyright: ignore[reportArgumentType]
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"

@@ -1,0 +1,94 @@
+"""Runs Darkroom on a Ray cluster of several nodes on this machine: a driver for test_nodes.py.
+
+    python -m tests.cluster.several_nodes TEMPORARY_DIRECTORY PORT ARGUMENTS_AS_JSON
+
+A head without GPUs, and two nodes that say that they have one. A line ``placed`` with JSON tells
+the nodes and on which of them each deployment's replicas are; a line ``refused`` why nothing
+started. Ends when its input is closed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import ray
+from ray import serve
+from ray.cluster_utils import Cluster
+
+from serve_app.app import APPLICATION, build
+
+OBJECT_STORE_BYTES = 80 * 2**20
+WORKERS = ("A10G", "L4")
+
+
+def cluster(temporary: str) -> tuple[Cluster, dict[str, str]]:
+    """And the names of the nodes by their ids."""
+    made = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 1,
+            "num_gpus": 0,
+            "include_dashboard": False,
+            "object_store_memory": OBJECT_STORE_BYTES,
+            "temp_dir": temporary,
+        },
+    )
+    names = {made.head_node.node_id: "head"}
+    for accelerator in WORKERS:
+        node = made.add_node(
+            num_cpus=1,
+            num_gpus=1,
+            resources={f"accelerator_type:{accelerator}": 1},
+            object_store_memory=OBJECT_STORE_BYTES,
+        )
+        names[node.node_id] = accelerator
+    return made, names
+
+
+def placed(names: dict[str, str]) -> dict[str, list[str]]:
+    """Deployment → the nodes of its replicas."""
+    from ray.serve.context import _get_global_client  # noqa: PLC0415  # what `serve status` uses
+
+    client = _get_global_client()
+    assert client is not None
+    details: dict[str, Any] = client.get_serve_details()
+    deployments = details["applications"][APPLICATION]["deployments"]
+    return {
+        name: [names[replica["node_id"]] for replica in one["replicas"]]
+        for name, one in deployments.items()
+    }
+
+
+def main() -> None:
+    temporary, port, arguments = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
+    made, names = cluster(temporary)
+    try:
+        ray.init(address=made.address, namespace="serve", log_to_driver=False)
+        serve.start(http_options={"host": "127.0.0.1", "port": port, "location": "HeadOnly"})
+        try:
+            serve.run(build(arguments), name=APPLICATION, route_prefix="/")
+        except RuntimeError:
+            messages = [
+                deployment.message
+                for application in serve.status().applications.values()
+                for deployment in application.deployments.values()
+            ]
+            _say("refused", messages)
+        else:
+            _say("placed", placed(names))
+        sys.stdin.read()
+        serve.shutdown()
+        ray.shutdown()
+    finally:
+        made.shutdown()
+
+
+def _say(word: str, told: object) -> None:
+    sys.stdout.write(f"{word} {json.dumps(told)}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

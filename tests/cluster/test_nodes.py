@@ -1,0 +1,127 @@
+"""Darkroom on a Ray cluster of several nodes, on this machine and with GPUs in name only."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.cli.files import outputs
+from serve_app.cli.installation import SHORT_TEMPORARY
+from serve_app.cli.preflight import free_port
+from tests.cluster.darkroom import ROOT, clean_environment
+from tests.queue.database import conninfo, server
+from tests.storage.conftest import moto_server
+from tests.storage.s3_servers import S3Server
+
+__all__ = ["conninfo", "moto_server", "server"]
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+
+KEY = "several-nodes:secret"
+CATALOGUE = """
+endpoints:
+  test/small: {family: small, schema: open, options: {artifacts_field: artifacts}}
+  test/large: {family: large, schema: open, options: {artifacts_field: artifacts}}
+"""
+PROBE = "tests.fakes.family:ProbeFamily"
+POOLS = {
+    "small": {"families": ["small"], "num_gpus": 1, "num_cpus": 0.1, "accelerator": "L4"},
+    "large": {"families": ["large"], "num_gpus": 1, "num_cpus": 0.1, "accelerator": "A10G"},
+}
+
+Start = Callable[[dict[str, str]], tuple[str, Any, int]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts the cluster with these secrets: what it says of itself, and its port."""
+    port = free_port()
+    temporary = SHORT_TEMPORARY / f"darkroom-test-{port}"
+    running: list[subprocess.Popen[str]] = []
+
+    def run(secrets: dict[str, str], **more: Any) -> tuple[str, Any, int]:
+        models = tmp_path / "models.yaml"
+        models.write_text(CATALOGUE)
+        arguments = {
+            "data_dir": str(tmp_path / "data"),
+            "models": str(models),
+            "families": {"small": PROBE, "large": PROBE},
+            "pools": POOLS,
+            "demo": False,
+            **more,
+        }
+        switches = {
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "PYTHONPATH": str(ROOT),
+        }
+        with (tmp_path / "nodes.err").open("ab") as errors:
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "tests.cluster.several_nodes"),
+                    *(str(temporary), str(port), json.dumps(arguments)),
+                ],
+                env=clean_environment() | switches | secrets,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+        running.append(process)
+        assert process.stdout is not None
+        for line in process.stdout:
+            word, _, told = line.partition(" ")
+            if word in ("placed", "refused"):
+                return word, json.loads(told), port
+        raise AssertionError((tmp_path / "nodes.err").read_text()[-4000:])
+
+    yield run
+    for process in running:
+        process.communicate(timeout=60)
+    shutil.rmtree(temporary, ignore_errors=True)
+
+
+def test_pools_land_on_the_class_of_gpu_that_they_ask_for_and_work_there(
+    start: Start, conninfo: str, moto_server: S3Server
+) -> None:
+    location = moto_server.new_bucket()
+    word, told, port = start(
+        {
+            "DARKROOM_DATABASE_URL": conninfo,
+            "DARKROOM_API_KEY": KEY,
+            "DARKROOM_S3_ACCESS_KEY_ID": moto_server.key.access_key_id,
+            "DARKROOM_S3_SECRET_ACCESS_KEY": moto_server.key.secret_access_key,
+        },
+        s3_bucket=location.bucket,
+        s3_endpoint_url=location.endpoint_url,
+        s3_region=location.region,
+    )
+    assert word == "placed", told
+    assert told == {"ingress": ["head"], "small": ["L4"], "large": ["A10G"]}
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Key {KEY}"}, timeout=60
+    ) as client:
+        for endpoint in ("test/small", "test/large"):
+            answer = client.post(f"/run/{endpoint}", json={"artifacts": 1, "content": "picture"})
+            assert answer.status_code == 200, answer.text
+            (file,) = outputs(answer.json())
+            assert client.get(file["url"]).content == b"picture"
+
+
+def test_what_is_kept_on_one_node_refuses_the_others_with_the_settings_to_set(
+    start: Start,
+) -> None:
+    word, told, _ = start({"DARKROOM_API_KEY": KEY})
+    assert word == "refused", told
+    said = " ".join(told)
+    assert "3 nodes" in said
+    assert "DARKROOM_DATABASE_URL" in said
+    assert "DARKROOM_S3_BUCKET" in said

@@ -1,0 +1,214 @@
+"""Files that inputs name: where from, and where never from."""
+
+import asyncio
+import base64
+
+import httpx
+import pytest
+
+from deployments.fetching import Fetcher, http_client, resolve
+from serve_app.domain.errors import InvalidInput
+
+FIELD = "image_url"
+PUBLIC, PRIVATE = "93.184.216.34", "10.0.0.7"
+BODY = b"a picture's bytes"
+
+
+class Web:
+    """Names, and what is at their URLs; requests arrive as they would at the servers."""
+
+    def __init__(self):
+        self.names = {"example.com": [PUBLIC], "inside.example.com": [PRIVATE]}
+        self.answers = {}
+        self.requests = []
+
+    async def resolve(self, host, port):
+        found = self.names.get(host, [host] if host[0].isdigit() or ":" in host else None)
+        if not found:
+            raise OSError("not known")
+        return found.pop(0) if isinstance(found[0], list) else found
+
+    async def answer(self, request):
+        self.requests.append(request)
+        name = request.headers["host"] + request.url.path
+        answer = self.answers.get(name, httpx.Response(404))
+        if isinstance(answer, Exception):
+            raise answer
+        if callable(answer):
+            return await answer()
+        return answer
+
+    def fetcher(self, **changes):
+        client = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
+        options = {"max_bytes": 1000, "timeout_s": 5.0, "allow_private": False, **changes}
+        return Fetcher(client, self.resolve, **options)
+
+
+@pytest.fixture
+def web():
+    return Web()
+
+
+async def refused(fetcher, url, match, **more):
+    with pytest.raises(InvalidInput, match=match) as caught:
+        await fetcher.fetch(url, FIELD, **more)
+    assert caught.value.problems[0].loc == ("body", FIELD)
+
+
+async def test_a_file_is_fetched_from_the_address_that_was_checked(web):
+    web.answers["example.com/a.png"] = httpx.Response(200, content=BODY)
+    assert await web.fetcher().fetch("https://example.com/a.png?x=1", FIELD) == BODY
+    (request,) = web.requests
+    assert str(request.url) == f"https://{PUBLIC}/a.png?x=1"
+    assert request.headers["host"] == "example.com"
+    assert request.extensions["sni_hostname"] == "example.com"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://inside.example.com/",
+        "http://127.0.0.1/",
+        "http://[::1]:8000/",
+        "http://[::ffff:10.0.0.1]/",
+        "http://169.254.169.254/latest/meta-data/",
+    ],
+)
+async def test_private_addresses_are_refused_unless_allowed(web, url):
+    await refused(web.fetcher(), url, "DARKROOM_ALLOW_PRIVATE_URLS")
+    assert web.requests == []
+    await refused(web.fetcher(allow_private=True), url, "404")
+    assert len(web.requests) == 1
+
+
+async def test_one_private_address_among_public_ones_is_enough_to_refuse(web):
+    web.names["example.com"] = [PUBLIC, PRIVATE]
+    await refused(web.fetcher(), "http://example.com/", "private")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://0x7f000001/", "http://2130706433/", "http://017700000001/", "http://localhost/"]
+)
+async def test_other_spellings_of_loopback_are_refused(web, url):
+    client = httpx.AsyncClient(transport=httpx.MockTransport(web.answer))
+    fetcher = Fetcher(client, resolve, max_bytes=1000, timeout_s=5.0, allow_private=False)
+    await refused(fetcher, url, "private|not known")
+    assert web.requests == []
+
+
+async def test_a_redirect_is_followed_and_checked_anew(web):
+    web.answers["example.com/a"] = httpx.Response(302, headers={"location": "/b"})
+    web.answers["example.com/b"] = httpx.Response(200, content=BODY)
+    assert await web.fetcher().fetch("http://example.com/a", FIELD) == BODY
+    web.answers["example.com/b"] = httpx.Response(
+        302, headers={"location": "http://inside.example.com/"}
+    )
+    await refused(web.fetcher(), "http://example.com/a", "private")
+    web.answers["example.com/b"] = httpx.Response(302, headers={"location": "file:///etc/passwd"})
+    await refused(web.fetcher(), "http://example.com/a", "http")
+
+
+async def test_a_name_that_resolves_anew_does_not_get_past_the_check(web):
+    web.names["example.com"] = [[PUBLIC], [PRIVATE]]
+    web.answers["example.com/a"] = httpx.Response(200, content=BODY)
+    assert await web.fetcher().fetch("http://example.com/a", FIELD) == BODY
+    assert {request.url.host for request in web.requests} == {PUBLIC}
+
+
+async def test_redirects_in_a_circle_end(web):
+    web.answers["example.com/a"] = httpx.Response(302, headers={"location": "/a"})
+    await refused(web.fetcher(), "http://example.com/a", "redirects")
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://example.com/", "file:///etc/passwd", "picture.png", "", "http://", "http://a:b"]
+)
+async def test_what_is_no_url_of_the_web_is_refused(web, url):
+    await refused(web.fetcher(), url, "http:, https: or data:")
+
+
+async def test_problems_are_told(web):
+    await refused(web.fetcher(), "http://nowhere.example/", "nowhere.example is not known")
+    await refused(web.fetcher(), "http://example.com/", "answered 404")
+    web.answers["example.com/cut"] = httpx.ReadError("the line is dead")
+    await refused(web.fetcher(), "http://example.com/cut", "the line is dead")
+
+
+async def test_a_file_over_the_limit_is_not_read_to_its_end(web):
+    read = []
+
+    async def endless():
+        while True:
+            read.append(1)
+            yield b"x" * 100
+
+    web.answers["example.com/a"] = httpx.Response(200, content=endless())
+    await refused(web.fetcher(), "http://example.com/a", "larger than 1000 bytes")
+    assert len(read) <= 12
+
+
+async def test_a_server_that_never_ends_is_given_up(web):
+    async def hang():
+        await asyncio.sleep(60)
+
+    web.answers["example.com/a"] = hang
+    await refused(web.fetcher(timeout_s=0.05), "http://example.com/a", "within 0.05 s")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "data:image/png;base64," + base64.b64encode(BODY).decode(),
+        "data:image/png;base64," + base64.b64encode(BODY).decode().rstrip("="),
+        "DATA:;base64," + base64.b64encode(BODY).decode().replace("+", "%2B"),
+        "data:image/png;base64," + base64.encodebytes(BODY * 9).decode(),
+        "data:image/png," + BODY.decode().replace(" ", "%20"),
+    ],
+)
+async def test_data_uris_are_read(web, uri):
+    assert (await web.fetcher().fetch(uri, FIELD)).startswith(BODY)
+
+
+async def test_broken_and_large_data_uris_are_refused(web):
+    await refused(web.fetcher(), "data:image/png;base64,!!!", "data: URI")
+    await refused(web.fetcher(), "data:image/png", "comma")
+    await refused(web.fetcher(max_bytes=3), "data:,four", "larger than 3")
+
+
+KEY = "r/0195-a/1/secret.png"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "darkroom.example", "example.com"])
+async def test_our_own_files_come_from_our_own_storage_by_any_name(web, host):
+    web.answers[f"ingress:8000/files/{KEY}"] = httpx.Response(200, content=BODY)
+    url = f"http://{host}/files/{KEY}"
+    assert await web.fetcher().fetch(url, FIELD, "http://ingress:8000") == BODY
+    assert [request.url.host for request in web.requests] == ["ingress"]
+
+
+async def test_storage_may_send_on_to_where_it_keeps_our_files(web):
+    web.answers[f"ingress:8000/files/{KEY}"] = httpx.Response(
+        307, headers={"location": "http://10.0.0.9/bucket/key"}
+    )
+    web.answers["10.0.0.9/bucket/key"] = httpx.Response(200, content=BODY)
+    url = f"http://localhost/files/{KEY}"
+    assert await web.fetcher().fetch(url, FIELD, "http://ingress:8000") == BODY
+
+
+async def test_a_file_that_is_not_ours_is_fetched_as_any_other(web):
+    web.answers["example.com/files/a.png"] = httpx.Response(200, content=BODY)
+    url = "https://example.com/files/a.png"
+    assert await web.fetcher().fetch(url, FIELD, "http://ingress:8000") == BODY
+    assert [request.url.host for request in web.requests] == ["ingress", PUBLIC]
+
+
+@pytest.mark.parametrize("path", ["/files/../metrics", "/files/%2e%2e/metrics", "/files//a", "/v1"])
+async def test_nothing_but_files_is_asked_of_the_ingress(web, path):
+    await refused(web.fetcher(), f"http://10.0.0.1{path}", "private", files_url="http://ingress")
+    assert web.requests == []
+
+
+async def test_the_real_client_follows_nothing_and_takes_no_proxy():
+    async with http_client() as client:
+        assert not client.trust_env
+        assert not client.follow_redirects

