@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,6 +17,7 @@ from starlette.routing import Route
 from serve_app.domain.errors import NotFound
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
+from serve_app.settings import Config
 
 FOLDER = Path(__file__).parents[1] / "page"
 INDEX = "index.html"
@@ -66,7 +67,7 @@ async def _answer(request: HttpRequest, name: str) -> Response:
         # Asked for anew each time, and answered with 304: a page never runs on parts of another
         # version of Darkroom.
         "cache-control": "no-cache",
-        "content-security-policy": policy(core_of(request).config.public_url),
+        "content-security-policy": policy(core_of(request).config),
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
         "cross-origin-opener-policy": "same-origin",
@@ -76,14 +77,10 @@ async def _answer(request: HttpRequest, name: str) -> Response:
     return Response(found.content, headers=headers)
 
 
-def policy(public_url: str | None) -> str:
+def policy(config: Config) -> str:
     """The Content-Security-Policy: scripts and calls of this origin only, none of them inline, and
-    no text that becomes markup. Artifacts may come from ``public_url``, whose origin can be another
-    than the one by which the page was reached."""
-    media = "'self' data: blob:"
-    if public_url:
-        parts = urlsplit(public_url)
-        media += f" {parts.scheme}://{parts.netloc}"
+    no text that becomes markup. Artifacts may come from elsewhere: see ``_origins``."""
+    media = " ".join(("'self' data: blob:", *_origins(config)))
     rules = {
         "default-src": "'none'",
         "script-src": "'self'",
@@ -98,6 +95,24 @@ def policy(public_url: str | None) -> str:
         "trusted-types": "'none'",
     }
     return "; ".join(f"{name} {value}" for name, value in rules.items())
+
+
+def _origins(config: Config) -> Iterator[str]:
+    """Where artifacts come from besides the page's own origin: ``public_url``, which can be another
+    than the one by which the page was reached, and the store to which downloads are redirected."""
+    if config.public_url:
+        parts = urlsplit(config.public_url)
+        yield f"{parts.scheme}://{parts.netloc}"
+    if not config.s3_bucket or config.s3_downloads != "redirect":
+        return
+    endpoint = config.s3_public_endpoint_url or config.s3_endpoint_url
+    if endpoint is None:
+        yield "https://*.amazonaws.com"
+        return
+    parts = urlsplit(endpoint)
+    in_path = config.s3_path_style is not False
+    host = parts.netloc if in_path else f"{config.s3_bucket}.{parts.netloc}"
+    yield f"{parts.scheme}://{host}"
 
 
 @functools.cache

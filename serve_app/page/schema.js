@@ -1,8 +1,8 @@
 // From a JSON schema to the fields of a form.
 
-const FIRST = new Set(
-  "image_size aspect_ratio resolution num_images duration seconds_total num_frames".split(" "),
-);
+/** What many change, in the order to show it, after the fields that say what to make. */
+const FIRST =
+  "image_size aspect_ratio resolution num_images duration seconds_total num_frames".split(" ");
 const MEDIA = /(?:^|_)(image|mask|video|audio|file)s?_urls?$/;
 const NO_EFFECT = /\b(?:has|have|had) no effect\b|\bwithout effect\b|\bis ignored\b/i;
 
@@ -22,7 +22,8 @@ export function fieldsOf({ schema, document }) {
   return properties
     .sort((one, other) => place(one) - place(other))
     .map(([name, property]) => readField(name, property, required.has(name), document))
-    .filter((field) => field !== null);
+    .filter((field) => field !== null)
+    .sort((one, other) => FIRST.indexOf(one.name) - FIRST.indexOf(other.name));
 }
 
 /** Whether more than the fields that are named may be given. */
@@ -48,7 +49,7 @@ function readField(name, property, required, document) {
     step: spec.multipleOf,
     choices: choicesOf(spec, document),
     media,
-    first: required || kind === "prompt" || kind.startsWith("media") || FIRST.has(name),
+    first: required || kind === "prompt" || kind.startsWith("media") || FIRST.includes(name),
   };
 }
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
-from serve_app.ingress.page import FOLDER, TYPES
+from serve_app.ingress.page import FOLDER, TYPES, policy
+from serve_app.settings import Config
 from tests.ingress.house import ORIGIN, House, built
 
 FILES = sorted(FOLDER.iterdir())
@@ -77,9 +80,41 @@ async def test_pictures_may_come_from_the_public_url() -> None:
     assert rules["connect-src"] == "'self'"
 
 
+STORE = {"s3_bucket": "art", "s3_downloads": "redirect"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "origin"),
+    [
+        (STORE, "https://*.amazonaws.com"),
+        (STORE | {"s3_endpoint_url": "http://minio:9000"}, "http://minio:9000"),
+        (
+            STORE
+            | {
+                "s3_endpoint_url": "http://minio:9000",
+                "s3_public_endpoint_url": "https://s3.example",
+            },
+            "https://s3.example",
+        ),
+        (
+            STORE | {"s3_endpoint_url": "https://s3.example", "s3_path_style": False},
+            "https://art.s3.example",
+        ),
+    ],
+)
+def test_pictures_may_come_from_the_store_to_which_downloads_are_redirected(
+    settings: dict[str, Any], origin: str
+) -> None:
+    rules = _rules(policy(Config(**settings)))
+    assert rules["img-src"] == rules["media-src"] == f"'self' data: blob: {origin}"
+    assert _rules(policy(Config(**settings | {"s3_downloads": "through"})))["img-src"] == (
+        "'self' data: blob:"
+    )
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
-def test_nothing_is_loaded_from_elsewhere_and_no_text_becomes_markup(path: object) -> None:
-    text = path.read_text()  # type: ignore[attr-defined]
+def test_nothing_is_loaded_from_elsewhere_and_no_text_becomes_markup(path: Path) -> None:
+    text = path.read_text()
     assert ELSEWHERE.findall(text) == []
     assert MARKUP.findall(text) == []
 
