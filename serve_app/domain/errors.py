@@ -4,6 +4,7 @@ DarkroomError
 ├── InvalidInput              a field of the request's input is wrong; names the field
 ├── Unsupported               asked for something this installation does not do (names it)
 │   └── EndpointNotServed     listed in the catalogue, but it lacks something; says what
+├── UntrustedHost             the Host header names a machine that is not ours
 ├── Unauthenticated           no key, or one that is not known
 ├── Forbidden                 a known key that may not do this
 ├── NotFound

@@ -103,7 +103,7 @@ async def test_a_large_body_is_read_without_blocking(client: httpx.AsyncClient) 
 async def test_without_a_valid_key_nothing_is_done(house: House, header: str, path: str) -> None:
     headers = {} if header is None else {"Authorization": header}
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(house.app), base_url="http://x"
+        transport=httpx.ASGITransport(house.app), base_url="http://localhost"
     ) as client:
         answer = await client.post(path, json={}, headers=headers)
     assert answer.status_code == 401
@@ -114,7 +114,7 @@ async def test_without_a_valid_key_nothing_is_done(house: House, header: str, pa
 
 async def test_bearer_works_like_key(house: House) -> None:
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(house.app), base_url="http://x"
+        transport=httpx.ASGITransport(house.app), base_url="http://localhost"
     ) as client:
         headers = {"Authorization": f"Bearer {house.key}"}
         assert (await client.post("/test/probe", json={}, headers=headers)).status_code == 200

@@ -10,7 +10,7 @@ from tests.ingress.house import House
 
 async def test_alive_takes_no_key(house: House) -> None:
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(house.app), base_url="http://x"
+        transport=httpx.ASGITransport(house.app), base_url="http://localhost"
     ) as stranger:
         assert (await stranger.get("/healthz")).json() == {"status": "ok"}
         assert (await stranger.get("/readyz")).json()["checks"] == {"storage": "ok"}

@@ -121,6 +121,6 @@ async def test_each_comes_with_its_description_when_asked(client: httpx.AsyncCli
 
 async def test_the_list_takes_a_key(house: House) -> None:
     async with httpx.AsyncClient(
-        transport=httpx.ASGITransport(house.app), base_url="http://x"
+        transport=httpx.ASGITransport(house.app), base_url="http://localhost"
     ) as stranger:
         assert (await stranger.get("/v1/models")).status_code == 401

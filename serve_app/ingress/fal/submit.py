@@ -29,19 +29,17 @@ async def run(request: HttpRequest, endpoint_id: str) -> Response:
     """``POST /{endpoint}``: 200 with the bare output, or the failure. Hanging up cancels."""
     core = core_of(request)
     exchange_of(request).route = "fal.run"
-    origin = origin_of(request)  # first, for it may be refused
     new = await _accept(request, core, endpoint_id)
     ended = await submission.run(core, new, lambda: _gone(request))
     if ended is None:
         return failure_reply(WENT_AWAY)
-    return await outcome_reply(ended, core.storage, origin)
+    return await outcome_reply(ended, core.storage, origin_of(request))
 
 
 async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Response:
     """``POST /queue/{endpoint}``: 200 once the request is stored."""
     core = core_of(request)
     exchange_of(request).route = "fal.submit"
-    origin = origin_of(request)
     new = await _accept(request, core, endpoint_id)
     await _refuse_long_queue(request, core, new.pool)
     stored = await submission.submit(core, new)
@@ -51,7 +49,7 @@ async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Respons
             "status": "IN_QUEUE",
             "request_id": stored.id,
             "gateway_request_id": stored.id,
-            **request_urls(origin + prefix, endpoint_id, stored.id),
+            **request_urls(origin_of(request) + prefix, endpoint_id, stored.id),
             "queue_position": waiting.position,
             "logs": None,
             "metrics": {},
@@ -62,6 +60,7 @@ async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Respons
 
 async def _accept(request: HttpRequest, core: Core, endpoint_id: str) -> NewRequest:
     caller = await caller_of(request)
+    origin_of(request)  # may be refused, and then nothing is to be stored
     core.catalog.get(endpoint_id)  # before the body: a wrong id is the likelier mistake
     if "fal_webhook" in request.query_params:
         raise _no_webhooks()
