@@ -104,8 +104,11 @@ def test_a_pool_goes_to_zero_when_idle_and_comes_back_for_a_request(
     assert darkroom.stop() < 10
 
 
+# With Ctrl-C as Python has it: a shell without job control has it ignored in what it starts behind.
 SERVE_RUN = """
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import ray
 from ray import serve
 from ray.serve.scripts import cli
