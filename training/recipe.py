@@ -135,17 +135,9 @@ class Recipe:
 
     def teach_reading(self, stack: FluxStack) -> None:
         """Train the T5 encoder alone, on text."""
-        reader, tokenizer = Reader(stack.t5, T5_WIDTH), build_t5_tokenizer()
         schedule = Schedule(math.inf, peak_rate=2e-3, steps=READING_STEPS)
-        trainer = Trainer(reader, schedule, self.work_dir / "reading.pt")
-
-        def loss_of_step(step: int) -> Tensor:
-            rng = randomness(_READING_SEED + step)
-            asked = reading.sample_reading(rng, _READING_BATCH, tokenizer, T5_TOKENS)
-            return reading.loss_on(reader, *asked)
-
-        trainer.run(loss_of_step)
-        trainer.load_average()
+        trainer = Trainer(Reader(stack.t5, T5_WIDTH), schedule, self.work_dir / "reading.pt")
+        teach_reading(trainer, _READING_SEED, build_t5_tokenizer(), T5_TOKENS)
 
     def polish_decoder(self, autoencoder: AutoencoderKL) -> None:
         """Go on with the decoder alone, which leaves the transformer's latents as they are."""
@@ -163,6 +155,19 @@ class Recipe:
 
         trainer.run(loss_of_step)
         trainer.load_average()
+
+
+def teach_reading(trainer: Trainer, first_step: int, tokenizer: object, length: int) -> None:
+    """Train a `Reader` on prompts of ``length`` tokens; chance is that of the steps from
+    ``first_step`` on."""
+
+    def loss_of_step(step: int) -> Tensor:
+        rng = randomness(first_step + step)
+        asked = reading.sample_reading(rng, _READING_BATCH, tokenizer, length)
+        return reading.loss_on(trainer.module, *asked)
+
+    trainer.run(loss_of_step)
+    trainer.load_average()
 
 
 def pick_format(rng: np.random.Generator) -> int:

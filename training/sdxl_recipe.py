@@ -11,16 +11,23 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch import Tensor
 
-from training import reading, sdxl, vae
+from training import sdxl, vae
 from training.clip_pair import POOLED_WIDTH, STATE_WIDTH, ClipPair
 from training.examples import Examples, load_examples
 from training.reading import PooledReader
-from training.recipe import FORMATS, READING_STEPS, SEED, Format, pick_format, randomness
+from training.recipe import (
+    FORMATS,
+    READING_STEPS,
+    SEED,
+    Format,
+    pick_format,
+    randomness,
+    teach_reading,
+)
 from training.sdxl import Scale, SdxlStack
 from training.text import CLIP_TOKENS, build_clip_tokenizer
 from training.trainer import Schedule, Trainer
 
-_READING_BATCH: Final = 128
 _BATCH: Final = 32
 
 #: Its steps count on from here, as those of the Flux recipe's stages do from elsewhere.
@@ -83,17 +90,10 @@ class SdxlRecipe:
 
     def teach_reading(self, texts: ClipPair) -> None:
         """Train the text encoders alone, on text."""
-        reader, tokenizer = PooledReader(texts, STATE_WIDTH, POOLED_WIDTH), build_clip_tokenizer()
+        reader = PooledReader(texts, STATE_WIDTH, POOLED_WIDTH)
         schedule = Schedule(math.inf, peak_rate=1e-3, steps=self.reading_steps)
         trainer = Trainer(reader, schedule, self.work_dir / "sdxl-reading.pt")
-
-        def loss_of_step(step: int) -> Tensor:
-            rng = randomness(_READING_SEED + step)
-            asked = reading.sample_reading(rng, _READING_BATCH, tokenizer, CLIP_TOKENS)
-            return reading.loss_on(reader, *asked)
-
-        trainer.run(loss_of_step)
-        trainer.load_average()
+        teach_reading(trainer, _READING_SEED, build_clip_tokenizer(), CLIP_TOKENS)
 
     def _examples_of(self, autoencoder: AutoencoderKL, chosen: Format) -> Examples:
         own = self.work_dir / chosen.examples_file

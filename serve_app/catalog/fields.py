@@ -165,6 +165,11 @@ Embeddings = Annotated[
 ]
 
 
+def number_of_pictures(most: int) -> Any:
+    """The field ``num_images``."""
+    return Field(default=1, ge=1, le=most, description="How many pictures to make.")
+
+
 def preset(name: PresetName) -> Any:
     """The default of a ``Size``."""
     return Field(default=name, description="A preset's name, or width and height in pixels.")

@@ -18,6 +18,7 @@ from serve_app.catalog.fields import (
     Steps,
     Strength,
     SyncMode,
+    number_of_pictures,
     preset,
 )
 from serve_app.catalog.outputs import PicturesOutput
@@ -31,9 +32,7 @@ class _FluxInput(ImageInput):
     num_inference_steps: Steps = 28
     guidance_scale: Guidance = 3.5
     seed: Seed = None
-    num_images: int = Field(
-        default=1, ge=1, le=MOST_PICTURES, description="How many pictures to make."
-    )
+    num_images: int = number_of_pictures(MOST_PICTURES)
     output_format: PictureFormat = "jpeg"
     sync_mode: SyncMode = False
     enable_safety_checker: SafetyChecker = True

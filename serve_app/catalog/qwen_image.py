@@ -20,6 +20,7 @@ from serve_app.catalog.fields import (
     Size,
     Steps,
     SyncMode,
+    number_of_pictures,
     preset,
 )
 from serve_app.catalog.outputs import PicturesOutput
@@ -41,7 +42,7 @@ class QwenImageInput(ImageInput):
     num_inference_steps: Steps = 30
     guidance_scale: Guidance = 2.5
     seed: Seed = None
-    num_images: int = Field(default=1, ge=1, le=4, description="How many pictures to make.")
+    num_images: int = number_of_pictures(4)
     output_format: PictureFormat = "png"
     sync_mode: SyncMode = False
     enable_safety_checker: SafetyChecker = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict
 
 from serve_app.catalog.fields import (
     Acceleration,
@@ -15,6 +15,7 @@ from serve_app.catalog.fields import (
     Size,
     Steps,
     SyncMode,
+    number_of_pictures,
     preset,
 )
 from serve_app.catalog.outputs import PicturesOutput
@@ -28,7 +29,7 @@ class ZImageInput(ImageInput):
     image_size: Size = preset("landscape_4_3")
     num_inference_steps: Steps = 8
     seed: Seed = None
-    num_images: int = Field(default=1, ge=1, le=4, description="How many pictures to make.")
+    num_images: int = number_of_pictures(4)
     output_format: PictureFormat = "png"
     sync_mode: SyncMode = False
     enable_safety_checker: SafetyChecker = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 
 import click
 import httpx
@@ -12,7 +11,6 @@ from click.shell_completion import get_completion_class
 from serve_app.cli.client import Client
 from serve_app.cli.installation import Installation
 from serve_app.domain.errors import DarkroomError, Misconfigured
-from serve_app.settings import read_config
 
 PROGRAM = "darkroom"
 VARIABLE = "_DARKROOM_COMPLETE"
@@ -41,13 +39,10 @@ def requests(context: click.Context, parameter: click.Parameter, typed: str) -> 
 
 
 def _answer(context: click.Context, path: str, name: str) -> list[dict[str, object]]:
-    given = context.params.get("installation")
+    installation = context.params.get("installation")
+    if not isinstance(installation, Installation):
+        return []  # the settings are wrong, and a command will say so
     with contextlib.suppress(DarkroomError, httpx.HTTPError, OSError, KeyError, ValueError):
-        installation = (
-            given
-            if isinstance(given, Installation)
-            else Installation(Path(read_config({}).data_dir))
-        )
         with Client(installation) as client:
             return list(client.get(path)[name])
     return []

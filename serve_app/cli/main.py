@@ -26,14 +26,20 @@ from serve_app.settings import read_config, refuse_unknown
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def _data_dir(command: Command) -> Command:
+def _data_dir_option(name: str, **more: Any) -> Callable[[Command], Command]:
     return click.option(
         "--data-dir",
-        "installation",
-        type=click.Path(file_okay=True, path_type=Path),
+        name,
+        type=click.Path(path_type=Path),
         default=None,
-        callback=lambda _context, _parameter, value: _installation(value),
         help="Where Darkroom keeps its things. Default: DARKROOM_DATA_DIR, or ~/.darkroom.",
+        **more,
+    )
+
+
+def _data_dir(command: Command) -> Command:
+    return _data_dir_option(
+        "installation", callback=lambda _context, _parameter, value: _installation(value)
     )(command)
 
 
@@ -66,12 +72,7 @@ def main() -> None:
 
 
 @main.command("serve")
-@click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="Where Darkroom keeps its things. Default: DARKROOM_DATA_DIR, or ~/.darkroom.",
-)
+@_data_dir_option("data_dir")
 @click.option(
     "--config",
     "config_path",

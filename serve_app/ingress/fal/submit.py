@@ -29,18 +29,18 @@ async def run(request: HttpRequest, endpoint_id: str) -> Response:
     """``POST /{endpoint}``: 200 with the bare output, or the failure. Hanging up cancels."""
     core = core_of(request)
     exchange_of(request).route = "fal.run"
-    new = await _accept(request, core, endpoint_id)
+    new, origin = await _accept(request, core, endpoint_id)
     ended = await submission.run(core, new, lambda: _gone(request))
     if ended is None:
         return failure_reply(WENT_AWAY)
-    return await outcome_reply(ended, core.storage, origin_of(request))
+    return await outcome_reply(ended, core.storage, origin)
 
 
 async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Response:
     """``POST /queue/{endpoint}``: 200 once the request is stored."""
     core = core_of(request)
     exchange_of(request).route = "fal.submit"
-    new = await _accept(request, core, endpoint_id)
+    new, origin = await _accept(request, core, endpoint_id)
     await _refuse_long_queue(request, core, new.pool)
     stored = await submission.submit(core, new)
     waiting = await core.queue.waiting(stored)
@@ -49,7 +49,7 @@ async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Respons
             "status": "IN_QUEUE",
             "request_id": stored.id,
             "gateway_request_id": stored.id,
-            **request_urls(origin_of(request) + prefix, endpoint_id, stored.id),
+            **request_urls(origin + prefix, endpoint_id, stored.id),
             "queue_position": waiting.position,
             "logs": None,
             "metrics": {},
@@ -58,15 +58,16 @@ async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Respons
     )
 
 
-async def _accept(request: HttpRequest, core: Core, endpoint_id: str) -> NewRequest:
+async def _accept(request: HttpRequest, core: Core, endpoint_id: str) -> tuple[NewRequest, str]:
+    """And the origin of the URLs to hand out."""
     caller = await caller_of(request)
-    origin_of(request)  # may be refused, and then nothing is to be stored
+    origin = origin_of(request)  # may be refused, and then nothing is to be stored
     core.catalog.get(endpoint_id)  # before the body: a wrong id is the likelier mistake
     if "fal_webhook" in request.query_params:
         raise _no_webhooks()
     wishes = wishes_of(request, caller)
     body = await read_json(request, core.config.max_body_bytes)
-    return await submission.accept(
+    new = await submission.accept(
         core,
         request_id=exchange_of(request).request_id,
         tenant=caller.tenant,
@@ -76,6 +77,7 @@ async def _accept(request: HttpRequest, core: Core, endpoint_id: str) -> NewRequ
         start_within_s=wishes.start_within_s,
         warnings=wishes.warnings,
     )
+    return new, origin
 
 
 async def _refuse_long_queue(request: HttpRequest, core: Core, pool: str) -> None:

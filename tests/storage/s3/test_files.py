@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import httpx
-import pytest
 from blockbuster import blockbuster_ctx
 
 from serve_app.storage.s3.storage import S3Storage
@@ -18,11 +17,6 @@ from tests.storage.s3_servers import S3Server
 
 KEY = "r/0195/1/abcdefgh.png"
 CONTENT = bytes(range(100))
-
-
-@pytest.fixture(params=["moto", "s3rver"])
-def server(request: pytest.FixtureRequest) -> S3Server:
-    return request.getfixturevalue(f"{request.param}_server")
 
 
 @asynccontextmanager

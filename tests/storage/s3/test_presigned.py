@@ -22,17 +22,6 @@ KEY = "r/0195/1/abc.png"
 PNG = "image/png"
 
 
-@pytest.fixture(params=["moto", "s3rver"])
-def server(request: pytest.FixtureRequest) -> S3Server:
-    return request.getfixturevalue(f"{request.param}_server")
-
-
-@pytest.fixture
-async def storage(server: S3Server) -> AsyncIterator[S3Storage]:
-    async with server.storage(server.new_bucket()) as storage:
-        yield storage
-
-
 @pytest.fixture
 async def uploader() -> AsyncIterator[Uploader]:
     uploader = Uploader(http_client(), SystemClock(), Backoff(Random(1)), 5.0)  # noqa: S311

@@ -21,17 +21,6 @@ KEY = "r/0195/1/abc.png"
 PNG = "image/png"
 
 
-@pytest.fixture(params=["moto", "s3rver"])
-def server(request: pytest.FixtureRequest) -> S3Server:
-    return request.getfixturevalue(f"{request.param}_server")
-
-
-@pytest.fixture
-async def storage(server: S3Server) -> AsyncIterator[S3Storage]:
-    async with server.storage(server.new_bucket()) as storage:
-        yield storage
-
-
 def stored(server: S3Server, storage: S3Storage) -> Any:
     """The object as the store describes it."""
     name = storage.location.name(KEY)
