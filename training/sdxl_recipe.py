@@ -71,10 +71,12 @@ class SdxlRecipe:
         return autoencoder
 
     def train(self, examples: list[Examples], scale: Scale) -> SdxlStack:
-        """The UNet and text encoders with their averaged weights."""
+        """The UNet with its averaged weights, over text encoders that can read."""
         torch.manual_seed(SEED)
         stack = SdxlStack()
         self.teach_reading(stack.texts)
+        # As the Flux recipe does with its T5: drawing would first unteach them.
+        stack.texts.requires_grad_(requires_grad=False)
         schedule = Schedule(self.minutes, peak_rate=1.2e-3, warmup_steps=200)
         trainer = Trainer(stack, schedule, self.work_dir / "sdxl.pt")
         noise = sdxl.Noise()

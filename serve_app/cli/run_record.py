@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import psutil
 
 END_WAIT_S = 1.5
+STRAY_ROUNDS = 3
 START_TIME_SLACK_S = 0.05  # psutil computes it from the boot time, which moves by rounding
 
 
@@ -33,11 +35,27 @@ def descendants() -> list[Started]:
     return found
 
 
-class RunRecord:
-    """``run.json``: where this Darkroom listens and what it has started."""
+def strays(run_dir: Path) -> list[Started]:
+    """Processes with ``run_dir`` in their command or environment. Ray may have been starting one
+    while its parent was ended: that is nobody's child, and no record has it."""
+    found: list[Started] = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            told = [*process.cmdline(), *process.environ().values()]
+            if process.pid != os.getpid() and any(str(run_dir) in one for one in told):
+                found.append(Started(process.pid, process.create_time()))
+    return found
 
-    def __init__(self, path: Path) -> None:
+
+class RunRecord:
+    """``run.json``: where this Darkroom listens and what it has started.
+
+    ``run_dir``, whose name is in what it gives to its processes, tells those that it missed.
+    """
+
+    def __init__(self, path: Path, run_dir: Path) -> None:
         self._path = path
+        self._run_dir = run_dir
         self._started: dict[int, Started] = {}
         self._addresses = ("", "")
 
@@ -66,13 +84,23 @@ class RunRecord:
             content: dict[str, Any] = json.loads(self._path.read_text())
             recorded = [Started(**one) for one in [*content["started"], content["serve"]]]
         except (OSError, ValueError, KeyError, TypeError):
-            return 0
-        return end(recorded)
+            recorded = []
+        return end(recorded) + self._end_strays()
 
     def end_all(self) -> None:
         """End everything that this run started and that is still there."""
         end([*self._started.values(), *descendants()])
+        self._end_strays()
         self._path.unlink(missing_ok=True)
+
+    def _end_strays(self) -> int:
+        ended = 0
+        for _ in range(STRAY_ROUNDS):  # one that is being started may start another
+            found = strays(self._run_dir)
+            if not found:
+                break
+            ended += end(found)
+        return ended
 
 
 def _process(started: Started) -> psutil.Process | None:

@@ -47,7 +47,7 @@ class Server:
         self._installation = installation
         self._host = host
         self._port = port
-        self._record = RunRecord(installation.run_file)
+        self._record = RunRecord(installation.run_file, installation.run_dir)
         self.console = Console(installation.log_file.with_name("ray.log"))
         self._log = LogFollower(installation.log_file, self.console)
         self._done = threading.Event()
@@ -161,8 +161,9 @@ class Server:
             graceful = threading.Thread(target=_shut_serve_down, daemon=True)
             graceful.start()
             graceful.join(STOP_WITHIN_S)
-        supervisors = _end_database(self._installation.data_dir)
         self._record.end_all()
+        # Not before: whoever still holds the database has a supervisor that ends replaced.
+        supervisors = _end_database(self._installation.data_dir)
         psutil.wait_procs(supervisors, timeout=STOP_WITHIN_S)
         shutil.rmtree(self._installation.run_dir, ignore_errors=True)
         self._log.aclose()

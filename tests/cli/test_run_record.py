@@ -31,8 +31,8 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 def test_the_next_start_ends_what_the_last_one_started(
     tmp_path: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
-    RunRecord(tmp_path / "run.json").write("http://127.0.0.1:1")
-    assert RunRecord(tmp_path / "run.json").end_leftovers() >= 1
+    RunRecord(tmp_path / "run.json", tmp_path / "run").write("http://127.0.0.1:1")
+    assert RunRecord(tmp_path / "run.json", tmp_path / "run").end_leftovers() >= 1
     assert not psutil.pid_exists(sleeper.pid)
 
 
@@ -40,21 +40,37 @@ def test_a_process_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> 
     with subprocess.Popen([sys.executable, "-c", DEAF], stdout=subprocess.PIPE) as deaf:
         assert deaf.stdout is not None
         deaf.stdout.readline()
-        RunRecord(tmp_path / "run.json").write("")
-        RunRecord(tmp_path / "run.json").end_leftovers()
+        RunRecord(tmp_path / "run.json", tmp_path / "run").write("")
+        RunRecord(tmp_path / "run.json", tmp_path / "run").end_leftovers()
         assert not psutil.pid_exists(deaf.pid)
+
+
+def test_a_process_that_no_record_has_is_known_by_the_run_directory(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    # As Ray's workers have it; its parent is gone, and it is nobody's child.
+    start = (
+        "import subprocess, sys;"
+        f"command = [sys.executable, '-c', {SLEEPER!r}, '--sockets={run_dir}/ray'];"
+        "one = subprocess.Popen(command, stdout=subprocess.DEVNULL);"
+        "print(one.pid)"
+    )
+    said = subprocess.run([sys.executable, "-c", start], stdout=subprocess.PIPE, check=True)
+    stray = psutil.Process(int(said.stdout))
+    assert stray not in psutil.Process().children(recursive=True)
+    assert RunRecord(tmp_path / "run.json", run_dir).end_leftovers() == 1
+    assert not stray.is_running()
 
 
 def test_a_process_that_got_the_pid_later_is_left_alone(
     tmp_path: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
     path = tmp_path / "run.json"
-    RunRecord(path).write("")
+    RunRecord(path, tmp_path / "run").write("")
     content = json.loads(path.read_text())
     for one in content["started"]:
         one["start_time"] -= 1000
     path.write_text(json.dumps(content))
-    assert RunRecord(path).end_leftovers() == 0
+    assert RunRecord(path, tmp_path / "run").end_leftovers() == 0
     assert psutil.pid_exists(sleeper.pid)
     assert sleeper.poll() is None
 
@@ -63,4 +79,4 @@ def test_a_process_that_got_the_pid_later_is_left_alone(
 def test_a_broken_record_ends_nothing_and_stops_nothing(tmp_path: Path, content: str) -> None:
     path = tmp_path / "run.json"
     path.write_text(content)
-    assert RunRecord(path).end_leftovers() == 0
+    assert RunRecord(path, tmp_path / "run").end_leftovers() == 0

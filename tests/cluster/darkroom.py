@@ -244,15 +244,18 @@ class Darkroom:
 
     def kill_everything(self) -> None:
         """SIGKILL to all of it at once, as when the power goes."""
-        doomed = [*self.process.children(recursive=True), self.process, *self.leftovers()]
-        for process in doomed:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
         assert self._process is not None
-        self._process.wait(timeout=10)
-        psutil.wait_procs(doomed, timeout=10)
+        doomed = [*self.process.children(recursive=True), self.process, *self.leftovers()]
+        # More than once: the kills are not one moment, and between them something may start.
+        while doomed:
+            for process in doomed:
+                try:
+                    process.kill()
+                except psutil.NoSuchProcess:
+                    continue
+            self._process.wait(timeout=10)
+            psutil.wait_procs(doomed, timeout=10)
+            doomed = self.leftovers()
         self._close()
 
     def leftovers(self) -> list[psutil.Process]:
