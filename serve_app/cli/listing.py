@@ -14,7 +14,7 @@ from serve_app.cli.request_log import line_of
 
 
 def status(installation: Installation, *, as_json: bool) -> None:
-    answer: dict[str, Any] = {"pools": {}, "replicas": []}
+    answer: dict[str, Any] = {"pools": {}, "replicas": [], "unplaceable": {}}
     with Client(installation) as client:
         ready, parts = client.readiness()
         if ready:
@@ -31,6 +31,8 @@ def status(installation: Installation, *, as_json: bool) -> None:
         click.echo(
             f"pool {name}: {pool['queued']} queued, {pool['running']} running; replicas: {shown}"
         )
+    for problem in answer["unplaceable"].values():
+        click.echo(problem)
 
 
 def requests(

@@ -199,13 +199,14 @@ def status_command(installation: Installation, *, as_json: bool) -> None:
 @main.command("doctor")
 @_data_dir
 @click.argument("part", type=click.Choice(["storage"]), required=False)
-def doctor_command(installation: Installation, part: str | None) -> None:
+@_json
+def doctor_command(installation: Installation, part: str | None, *, as_json: bool) -> None:
     """Say what is wrong with this machine or installation, in sentences.
 
     With `storage`, try all that Darkroom does with the storage of the artifacts.
     """
-    examine = storage_doctor.examine if part else doctor.examine
-    sys.exit(examine(installation))
+    findings = storage_doctor.findings if part else doctor.findings
+    sys.exit(doctor.report(findings(installation), as_json=as_json))
 
 
 @main.group("requests")

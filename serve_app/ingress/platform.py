@@ -23,10 +23,12 @@ async def status(request: HttpRequest) -> Response:
     await caller_of(request, ADMIN)
     core = core_of(request)
     demand = await core.queue.demand()
+    replicas = list(await core.replicas())
     return json_reply(
         {
             "pools": {name: asdict(now) for name, now in sorted(demand.items())},
-            "replicas": list(await core.replicas()),
+            "replicas": replicas,
+            "unplaceable": dict(await core.unplaceable({one["pool"] for one in replicas})),
             "endpoints": len(list(core.catalog)),
             "demo": any(entry.demo for entry in core.catalog),
             "checks": await core.readiness.report(),
