@@ -14,6 +14,7 @@ from serve_app.cli import (
     doctor,
     environment,
     generate,
+    keys,
     listing,
     models,
     request_log,
@@ -242,3 +243,46 @@ def requests_show(installation: Installation, request_id: str, *, as_json: bool)
 def requests_cancel(installation: Installation, request_id: str, *, as_json: bool) -> None:
     """Cancel a queued or running request."""
     listing.cancel(installation, request_id, as_json=as_json)
+
+
+@main.group("keys")
+def keys_group() -> None:
+    """Make, list and revoke API keys."""
+
+
+@keys_group.command("list")
+@_data_dir
+@click.option("--tenant", default=None, help="Default: that of the first key.")
+@_json
+def keys_list(installation: Installation, tenant: str | None, *, as_json: bool) -> None:
+    """List a tenant's keys; their secrets are nowhere."""
+    keys.listed(installation, tenant, as_json=as_json)
+
+
+@keys_group.command("create")
+@_data_dir
+@click.argument("name", default="")
+@click.option("--tenant", default=None, help="Whose it is; made if it is new.")
+@click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice(["api", "admin"]),
+    multiple=True,
+    default=("api",),
+    show_default=True,
+    help="May be repeated.",
+)
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), default=None, help="It lasts.")
+@_json
+def keys_create(installation: Installation, *, as_json: bool, **wish: Any) -> None:
+    """Make a key called NAME and print it, this once."""
+    keys.create(installation, **wish, as_json=as_json)
+
+
+@keys_group.command("revoke")
+@_data_dir
+@click.argument("key_id")
+@_json
+def keys_revoke(installation: Installation, key_id: str, *, as_json: bool) -> None:
+    """End a key for good."""
+    keys.revoke(installation, key_id, as_json=as_json)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app.domain.errors import NotFound
-from serve_app.ingress import description, models, requests
+from serve_app.ingress import description, keys, models, requests
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
@@ -43,6 +43,7 @@ async def unknown(request: HttpRequest) -> Response:
 ROUTES = [
     *requests.ROUTES,
     *models.ROUTES,
+    *keys.ROUTES,
     *description.ROUTES,
     Route("/v1/status", status, methods=["GET"]),
     Route("/v1/{rest:path}", unknown),
