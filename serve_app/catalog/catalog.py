@@ -180,6 +180,7 @@ def _demo(endpoint_id: str, given: EndpointSource, demo_dir: Path) -> Endpoint:
     return replace(
         endpoint,
         weights=Weights(source=str(demo_dir / given.demo.weights), demo=True),
+        defaults={**given.defaults, **given.demo.defaults},
         options={**given.options, **given.demo.options},
         recipes=(),
     )

@@ -77,6 +77,12 @@ def test_a_demo_model_needs_no_recipe() -> None:
     assert load(None, demo=True, demo_dir=DEMO).get(SCHNELL).endpoint.recipes == ()
 
 
+def test_a_demo_model_may_have_defaults_of_its_own() -> None:
+    for demo, guidance in ((False, 7.5), (True, 2.0)):
+        catalog = load(None, demo=demo, demo_dir=DEMO)
+        assert catalog.validate(SDXL, {"prompt": "x"}).input["guidance_scale"] == guidance
+
+
 def test_without_its_family_an_endpoint_is_listed_with_the_reason() -> None:
     catalog = load(None, demo=True, demo_dir=DEMO, families={"flux"})
     assert not catalog.get(SCHNELL).missing
