@@ -59,7 +59,9 @@ class Flux2Family:
         }
         if input.get("schedule_mu") is not None:
             steps, mu = int(input["num_inference_steps"]), float(input["schedule_mu"])
-            arguments["sigmas"] = shifted_sigmas(mu, steps, rendered, side_multiple(pipeline))
+            token = side_multiple(pipeline)
+            tokens = (rendered.width // token) * (rendered.height // token)
+            arguments["sigmas"] = shifted_sigmas(mu, steps, tokens, pipeline.scheduler.config)
         return GenerationCall(arguments, picture_facts(input, seed, asked))
 
     def deliver(
@@ -88,17 +90,24 @@ class Flux2Family:
         return Product(output, units=size.megapixels * len(frames))
 
 
-def shifted_sigmas(mu: float, steps: int, rendered: Size, token: int) -> list[float]:
+def shifted_sigmas(mu: float, steps: int, tokens: int, solver: Mapping[str, Any]) -> list[float]:
     """The noise levels to hand the pipeline so that it steps through those of the shift ``mu``.
 
-    It shifts what it is given once more, by a number of its own choosing for ``rendered`` at
-    ``token`` pixels of a token's side; shifts add up, so what is handed over lacks that much.
+    ``solver``: its configuration. The solver shifts what it is given once more, for a picture of
+    ``tokens`` by a number of the pipeline's choosing. A shift multiplies the odds of noise, so what
+    is handed over lacks that factor.
     """
+    odds = math.exp(mu) / _own_odds(steps, tokens, solver)
+    levels = [1 - number / steps for number in range(steps)]
+    return [odds * level / (odds * level + 1 - level) for level in levels]
+
+
+def _own_odds(steps: int, tokens: int, solver: Mapping[str, Any]) -> float:
     from diffusers.pipelines.flux2.pipeline_flux2_klein import (  # noqa: PLC0415
         compute_empirical_mu,
     )
 
-    tokens = (rendered.width // token) * (rendered.height // token)
-    odds = math.exp(mu - compute_empirical_mu(image_seq_len=tokens, num_steps=steps))
-    levels = [1 - number / steps for number in range(steps)]
-    return [odds * level / (odds * level + 1 - level) for level in levels]
+    if not solver["use_dynamic_shifting"]:
+        return float(solver["shift"])
+    mu = compute_empirical_mu(image_seq_len=tokens, num_steps=steps)
+    return mu if solver["time_shift_type"] == "linear" else math.exp(mu)

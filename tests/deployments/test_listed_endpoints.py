@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import LCMScheduler
+from diffusers import FlowMatchEulerDiscreteScheduler, LCMScheduler
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from PIL import Image, ImageDraw
 
 from deployments.engine.engine import Engine
+from deployments.flux2 import shifted_sigmas
 from serve_app.domain.errors import InvalidInput
 from tests.deployments.served import CATALOG, SEED, Served
 from tests.engine.tiny import tiny_sdxl
@@ -219,6 +221,23 @@ def test_a_frame_is_drawn_in_the_noise_levels_that_schedule_mu_asks_for(realtime
         output_type="pt",
     ).images
     assert torch.allclose(made, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"use_dynamic_shifting": True},
+        {"use_dynamic_shifting": True, "time_shift_type": "linear"},
+        {"shift": 3.0},
+    ],
+)
+def test_every_kind_of_solver_steps_through_the_levels_that_are_asked_for(config):
+    wanted = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    wanted.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25], mu=1.5)
+    solver = FlowMatchEulerDiscreteScheduler(**config)
+    own = compute_empirical_mu(image_seq_len=256, num_steps=4)
+    solver.set_timesteps(sigmas=shifted_sigmas(1.5, 4, 256, solver.config), mu=own)
+    assert torch.allclose(solver.sigmas, wanted.sigmas, atol=1e-6)
 
 
 @pytest.mark.parametrize(
