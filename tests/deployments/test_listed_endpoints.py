@@ -249,6 +249,11 @@ def test_every_field_of_a_frame_has_its_effect(realtime, fields):
     assert not torch.equal(realtime.run(frame(realtime, **fields)).images, first)
 
 
+def test_a_frame_is_what_the_plain_pipeline_draws_bit_for_bit(realtime, klein):
+    made = realtime.run(frame(realtime)).images
+    assert torch.equal(made, klein(**frame(realtime).arguments).images)
+
+
 def test_a_frame_follows_the_given_picture(realtime):
     first = realtime.run(frame(realtime)).images
     other = realtime.run(frame(realtime, Image.new("RGB", (96, 80)))).images
