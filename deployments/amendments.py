@@ -75,10 +75,19 @@ def _check_adapter(endpoint: Endpoint, adapter: Mapping[str, Any]) -> None:
             f"{endpoint.id}: `options.adapter` takes `hub` with `revision` or `directory`, and "
             f"`file` and `scale`; given: {', '.join(sorted(adapter)) or 'nothing'}."
         )
+    if not _name(adapter).endswith(".safetensors"):
+        raise Misconfigured(
+            f"{endpoint.id}: `options.adapter` names {_name(adapter)}, which is no *.safetensors; "
+            "a pickle can run code and is never loaded."
+        )
+
+
+def _name(adapter: Mapping[str, Any]) -> str:
+    return str(adapter.get("file", ADAPTER_FILE))
 
 
 def _file(adapter: Mapping[str, Any]) -> Path:
-    name = str(adapter.get("file", ADAPTER_FILE))
+    name = _name(adapter)
     if "directory" in adapter:
         return Path(adapter["directory"]) / name
     from deployments.engine.hub import download_file  # noqa: PLC0415

@@ -117,7 +117,7 @@ def _need(input: Mapping[str, Any], *names: str) -> None:
 
 def _mapped(mapping: PictureMapping, input: Mapping[str, Any]) -> dict[str, Any]:
     """What comes from fields by their names. Those without a value are the pipeline's to choose."""
-    if "strength" in mapping.arguments:
+    if "strength" in mapping.arguments and input.get("strength") is not None:
         strength_of(input, int(input["num_inference_steps"]))
     return {
         argument: input[name]

@@ -33,9 +33,7 @@ def download(weights: Weights) -> Path:
 
 
 def download_file(weights: Weights, file: str) -> Path:
-    """One safetensors file of the repository, likewise."""
-    if not file.endswith(".safetensors"):
-        raise Misconfigured(f"{file} of {weights.source} is no *.safetensors, and is not loaded.")
+    """One file of the repository, likewise."""
     with _told(weights) as (name, revision):
         return Path(hf_hub_download(name, file, revision=revision))
 

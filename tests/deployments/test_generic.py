@@ -177,6 +177,17 @@ def test_an_open_endpoint_misses_what_the_pipeline_needs(engine, sd3, tmp_path):
             served.call({key: value for key, value in whole.items() if key != name})
 
 
+def test_a_strength_that_nobody_gave_is_the_pipelines_to_choose(sd3):
+    options = {
+        "task": "image-to-image",
+        "pipeline": "StableDiffusion3Img2ImgPipeline",
+        "arguments": {"strength": "strength"},
+    }
+    whole = Endpoint("me/mine", "generic", Weights("/"), "open", options=options)
+    body = {"prompt": "a", "num_inference_steps": 2, "image_url": given()}
+    assert "strength" not in GenericFamily().prepare(whole, body, sd3, 1).arguments
+
+
 class OnePicture:
     """A pipeline with a size of its own, that makes one picture at a time."""
 
@@ -216,6 +227,7 @@ WRONG = [
     ({"solver": {"beta_end": 1}}, "`options.solver`: .*name"),
     ({"adapter": {"hub": "a/b"}}, "need a revision"),
     ({"adapter": {"scale": 1}}, "`options.adapter` takes `hub` with `revision` or `directory`"),
+    ({"adapter": {"directory": "/none", "file": "lora.bin"}}, "lora.bin, which is no"),
     ({"adapter": {"directory": "/none", "rank": 1}}, "given: directory, rank"),
 ]
 
