@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol
 
+from deployments.amendments import amendments_name
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
@@ -116,5 +117,5 @@ def weights_name(endpoint: Endpoint) -> str:
     """Endpoints with the same name here share one loaded pipeline."""
     weights = endpoint.weights
     revision = f"@{weights.revision}" if weights.revision else ""
-    dtype = endpoint.options.get("dtype")
-    return f"{endpoint.family}:{weights.source}{revision}" + (f":{dtype}" if dtype else "")
+    amendments = amendments_name(endpoint.options)
+    return f"{endpoint.family}:{weights.source}{revision}{amendments}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -25,6 +28,19 @@ def download(weights: Weights) -> Path:
     ``Misconfigured`` without a full commit hash: a branch can change under a running installation,
     and with it every picture. ``WeightsUnavailable`` when the hub does not give them.
     """
+    with _told(weights) as (name, revision):
+        return Path(DiffusionPipeline.download(name, revision=revision, use_safetensors=True))
+
+
+def download_file(weights: Weights, file: str) -> Path:
+    """One file of the repository, likewise."""
+    with _told(weights) as (name, revision):
+        return Path(hf_hub_download(name, file, revision=revision))
+
+
+@contextmanager
+def _told(weights: Weights) -> Generator[tuple[str, str]]:
+    """The repository and its revision; what the hub answers to them as errors of ours."""
     name, revision = weights.source, weights.revision or ""
     if not _COMMIT.fullmatch(revision):
         raise Misconfigured(
@@ -32,7 +48,7 @@ def download(weights: Weights) -> Path:
             f"the hub's page of commits shows it. Given: {weights.revision!r}."
         )
     try:
-        return Path(DiffusionPipeline.download(name, revision=revision, use_safetensors=True))
+        yield name, revision
     except GatedRepoError as error:
         raise WeightsUnavailable(
             f"{name} is gated: accept its licence on the hub and give the replica a token "

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from serve_app.cli.client import ApiFailure, Client
-from serve_app.cli.files import as_input, numbered, outputs, write
+from serve_app.cli.files import as_input, inside, numbered, outputs, write
 from serve_app.cli.installation import Installation
 from serve_app.domain.errors import InvalidInput
 
@@ -105,7 +105,8 @@ def generate(client: Client, model: str, body: dict[str, Any], *, show: bool) ->
 
 
 def _save(client: Client, path: Path, file: Mapping[str, Any]) -> Path:
-    write(path, client.download(file["url"]))
+    content = inside(file["url"])
+    write(path, client.download(file["url"]) if content is None else content)
     return path
 
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from serve_app.cli import request_log
 from serve_app.cli.client import Client
+from serve_app.cli.files import inside, outputs
 from serve_app.cli.generate import Wish
 from serve_app.cli.installation import Installation
 from serve_app.cli.main import main
@@ -59,6 +60,19 @@ def test_generate_writes_every_file_and_says_where(darkroom: Any, tmp_path: Path
     made = probe(darkroom, tmp_path / "out.png", "--field", "content=picture")
     assert made["saved"] == [str(tmp_path / "out.png"), str(tmp_path / "out-2.png")]
     assert all(Path(path).read_bytes() == b"picture" for path in made["saved"])
+
+
+def test_generate_writes_files_that_come_inside_the_output(darkroom: Any, tmp_path: Path) -> None:
+    made = probe(darkroom, tmp_path / "o.png", "--field", "content=a", "--field", "sync_mode=true")
+    assert all(each["url"].startswith("data:") for each in made["images"])
+    assert [Path(path).read_bytes() for path in made["saved"]] == [b"a", b"a"]
+
+
+def test_a_frame_without_an_address_is_a_file() -> None:
+    content = base64.b64encode(b"frame").decode()
+    frame = {"content": content, "content_type": "image/jpeg", "width": 8, "height": 8}
+    (found,) = outputs({"images": [frame], "seed": 1})
+    assert inside(found["url"]) == b"frame"
 
 
 def test_generate_says_for_people_what_it_made(darkroom: Any, tmp_path: Path) -> None:

@@ -30,11 +30,24 @@ def test_endpoints_share_weights_of_the_same_source_revision_and_type():
         return weights_name(Endpoint("e", "flux", Weights(source, revision), "s", options=options))
 
     assert name() == name(native_size=128)
-    assert len({name(), name("a/c"), name(revision="2"), name(dtype="float16")}) == 4
+    adapter, solver = {"hub": "a/lora", "revision": "1"}, {"name": "LCMScheduler"}
+    others = [
+        name("a/c"),
+        name(revision="2"),
+        name(dtype="float16"),
+        name(adapter=adapter),
+        name(adapter=adapter | {"scale": 0.5}),
+        name(solver=solver),
+        name(adapter=adapter, solver=solver),
+    ]
+    assert len({name(), *others}) == 1 + len(others)
+    assert name(adapter=adapter) == name(adapter=dict(reversed(adapter.items())))
 
 
 def test_binding_a_pool_imports_no_torch():
-    families = "deployments.flux, deployments.sdxl, tests.fakes.family"
+    families = ", ".join(
+        [*(path.partition(":")[0] for path in FAMILIES.values()), "tests.fakes.family"]
+    )
     modules = f"deployments.replica, deployments.family, {families}"
     code = f"""
 import sys
