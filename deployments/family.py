@@ -74,7 +74,8 @@ class Family(Protocol):
         ...
 
     def load(self, endpoint: Endpoint, device: str) -> Any:
-        """The pipeline for ``endpoint.weights``. Runs on the loader's thread; may take minutes."""
+        """The pipeline for ``endpoint.weights``, on the CPU, in the ``dtype`` of the options, which
+        is the recipe's where there is one. Runs on the loader's thread; may take minutes."""
         ...
 
     def prepare(
@@ -110,11 +111,3 @@ def load_families(paths: Mapping[str, str]) -> dict[str, Family]:
                 f"The family {name!r} cannot be found at {path!r} (module:Class): {error}"
             ) from error
     return families
-
-
-def weights_name(endpoint: Endpoint) -> str:
-    """Endpoints with the same name here share one loaded pipeline."""
-    weights = endpoint.weights
-    revision = f"@{weights.revision}" if weights.revision else ""
-    dtype = endpoint.options.get("dtype")
-    return f"{endpoint.family}:{weights.source}{revision}" + (f":{dtype}" if dtype else "")

@@ -19,7 +19,9 @@ import torch
 from deployments.engine.engine import Engine
 from deployments.engine.eviction import Resident, idle_to_evict
 from deployments.engine.failures import as_callers_error
-from deployments.engine.weight_bytes import own_budget, weight_bytes
+from deployments.engine.placement import placed_by
+from deployments.engine.weight_bytes import own_budget
+from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Cancelled, WeightsUnavailable
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ class Loan:
 @dataclass(slots=True)
 class _Loaded:
     pipeline: Any
-    size: int  # bytes
+    size: int  # bytes of weights on the device
     users: int = 0
     last_used: int = 0
 
@@ -64,8 +66,9 @@ class Residency:
         loaded = self._loaded.get(name)
         return None if loaded is None else loaded.pipeline
 
-    def borrow(self, name: str, load: Callable[[], Any]) -> Loan:
-        """The pipeline, now or later, until ``give_back``.
+    def borrow(self, name: str, load: Callable[[], Any], recipe: Recipe | None = None) -> Loan:
+        """The pipeline, now or later, until ``give_back``. It is held by ``recipe``, which is the
+        same for all who use the name.
 
         A failed load is that of everybody who waits for it, and is forgotten: who asks afterwards
         tries again. ``WeightsUnavailable`` for weights that alone pass the budget.
@@ -81,7 +84,7 @@ class Residency:
                 self._waiting[name].append(loan)
             else:
                 self._waiting[name] = [loan]
-                self._loader.submit(self._obtain, name, load)
+                self._loader.submit(self._obtain, name, load, recipe)
         return loan
 
     def give_back(self, loan: Loan) -> None:
@@ -109,11 +112,11 @@ class Residency:
         loan.held = True
         loan.future.set_result(loaded.pipeline)
 
-    def _obtain(self, name: str, load: Callable[[], Any]) -> None:
+    def _obtain(self, name: str, load: Callable[[], Any], recipe: Recipe | None) -> None:
         """On the loader's thread: for all who wait for ``name``."""
         try:
             if name not in self._loaded:
-                self._load(name, load)
+                self._load(name, load, recipe)
         except BaseException as error:
             problem = as_callers_error(error)
             with self._changed:
@@ -124,18 +127,21 @@ class Residency:
             for loan in self._waiting.pop(name):
                 self._hand_over(loan, self._loaded[name])
 
-    def _load(self, name: str, load: Callable[[], Any]) -> None:
+    def _load(self, name: str, load: Callable[[], Any], recipe: Recipe | None) -> None:
         log.info("Loading %s.", name)
         pipeline = load()
-        size = weight_bytes(pipeline)
-        self._make_room(name, size)
-        self._engine.add(name, pipeline)
+        placement = placed_by(recipe, pipeline)
+        size = placement.device_bytes
+        self._make_room(name, size, planned=recipe is not None)
+        self._engine.add_placed(name, placement)
         with self._changed:
             self._loaded[name] = _Loaded(pipeline, size, last_used=self._uses)
         log.info("Loaded %s: %.2f GB.", name, size / 1e9)
 
-    def _make_room(self, name: str, size: int) -> None:
+    def _make_room(self, name: str, size: int, *, planned: bool) -> None:
         budget = self._budget or own_budget(self._engine.device)
+        if planned and not self._budget:
+            budget = max(budget, size)  # The recipe knows better, when they are there alone.
         if size > budget:
             raise WeightsUnavailable(
                 f"{name} has {size / 1e9:.2f} GB of weights, and a replica of this pool may keep "

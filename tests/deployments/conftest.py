@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from deployments import fetching
-from deployments.attempt import Workshop
 from deployments.backoff import Backoff
 from deployments.core import ReplicaCore
 from deployments.engine.engine import Engine
@@ -22,6 +21,7 @@ from deployments.family import load_families
 from deployments.fetching import Fetcher
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.upload import Uploader
+from deployments.workshop import Workshop
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import Held, Lease
 from serve_app.domain.request import Priority
