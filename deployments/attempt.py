@@ -51,7 +51,7 @@ class Phase(StrEnum):
 
 
 class Attempt:
-    """Use on one event loop; ``progress`` alone is written by the engine's thread."""
+    """Use on one event loop; the engine's thread and the loader's write ``progress`` alone."""
 
     def __init__(
         self,
@@ -145,8 +145,9 @@ class Attempt:
         if family is None:
             raise Misconfigured(f"This pool does not host the family {lease.endpoint.family!r}.")
         files = {field: await self._fetch(field) for field in picture_fields(lease.endpoint)}
-        self._loan = loan = self._workshop.borrow(family, lease.endpoint)
-        call = await self._prepare(family, await self._loaded(loan), files)
+        self._loan = loan = self._workshop.borrow(family, lease.endpoint, self._on_progress)
+        pipeline = await asyncio.wrap_future(loan.future)
+        call = await self._prepare(family, pipeline, files)
         made = await self._generate(loan, call)
         # A view keeps the weights in memory, and delivering takes a while.
         call = replace(call, view=None)
@@ -166,11 +167,6 @@ class Attempt:
             return family.prepare(lease.endpoint, lease.input, pipeline, seed)
         work = partial(_prepared, family, lease, pipeline, seed, files)
         return await asyncio.get_running_loop().run_in_executor(self._workshop.encoders, work)
-
-    async def _loaded(self, loan: Loan) -> Any:
-        if not loan.future.done():
-            self.progress = Progress(Stage.LOADING)
-        return await asyncio.wrap_future(loan.future)
 
     def _give_back(self) -> None:
         """Others may have the memory that the weights take."""

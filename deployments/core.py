@@ -69,17 +69,21 @@ class ReplicaCore:
         self._draining = False
         self._closed = False
         self._asker = Asker(port, self._make_ask, self._on_work, config, backoff)
-        self._reporter = Reporter(port, identity, self._attempts, self._on_reply, config, clock)
+        self._reporter = Reporter(
+            port, identity, self._attempts, self._on_reply, self._loading, config, clock
+        )
         self._hand_in = HandIn(port, identity, config, clock, backoff)
 
     async def start(self) -> None:
         """Returns when the replica is ready, that is when what it preloads is loaded."""
-        announced = asyncio.create_task(self._announce(ReplicaStage.STARTING))
+        ready = asyncio.Event()
+        announced = asyncio.create_task(self._announce_start(ready))
         # Importing torch and diffusers takes seconds, and the loop has Serve's calls to answer.
         self._made = await asyncio.to_thread(self._make_workshop)
         self._made.engine.start()
         for endpoint in self._config.preload:
             await self._preload(endpoint)
+        ready.set()
         await announced  # An ask says that it is ready, and must not be overtaken.
         self._reporter.start()
         self._asker.start()
@@ -143,6 +147,7 @@ class ReplicaCore:
             held=tuple(self._attempts),
             hot=self._workshop.hot,
             free_bytes=self._workshop.engine.free_bytes(),
+            detail=self._loading(),
         )
 
     def _free_slots(self) -> int:
@@ -218,9 +223,23 @@ class ReplicaCore:
             if loan is not None:
                 self._workshop.residency.give_back(loan)
 
-    async def _announce(self, stage: ReplicaStage) -> None:
+    def _loading(self) -> str:
+        return "" if self._made is None else self._made.loading
+
+    async def _announce_start(self, ready: asyncio.Event) -> None:
+        """Say what is loaded, until all is."""
+        while True:
+            await self._announce(ReplicaStage.STARTING, self._loading())
+            try:
+                async with asyncio.timeout(self._config.start_interval_s):
+                    await ready.wait()
+                    return
+            except TimeoutError:
+                continue
+
+    async def _announce(self, stage: ReplicaStage, detail: str = "") -> None:
         who = self._identity
-        presence = Presence(who.replica_id, who.actor_id, who.pool, stage)
+        presence = Presence(who.replica_id, who.actor_id, who.pool, stage, detail)
         try:
             async with asyncio.timeout(min(2.0, self._config.call_timeout_s)):
                 await self._port.announce(presence)

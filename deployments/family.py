@@ -10,11 +10,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.progress import OnDownload
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +74,10 @@ class Family(Protocol):
         """As endpoints name it."""
         ...
 
-    def load(self, endpoint: Endpoint, device: str) -> Any:
+    def load(self, endpoint: Endpoint, device: str, on_download: OnDownload) -> Any:
         """The pipeline for ``endpoint.weights``, on the CPU, in the ``dtype`` of the options, which
-        is the recipe's where there is one. Runs on the loader's thread; may take minutes."""
+        is the recipe's where there is one. ``on_download`` is told how far a download is. Runs on
+        the loader's thread; may take minutes."""
         ...
 
     def prepare(
@@ -96,6 +98,15 @@ class Family(Protocol):
         tickets: Sequence[UploadTicket],
     ) -> Product:
         """The files, one per ticket used, and the output. On a thread of its own."""
+        ...
+
+
+@runtime_checkable
+class WarmsUp(Protocol):
+    """A family that can make a short generation: on a GPU the first is slow, so no user's."""
+
+    def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
+        """One step at the usual size. Runs on the loader's thread."""
         ...
 
 

@@ -10,6 +10,7 @@ from deployments.picture_input import (
     IMAGE_TO_IMAGE,
     TEXT_TO_IMAGE,
     as_pixels,
+    from_words_alone,
     strength_of,
     task_of,
 )
@@ -17,10 +18,18 @@ from deployments.picture_output import deliver_pictures, generators, own_dtype, 
 from deployments.picture_size import Size, asked_size, at_most, rendered_size
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.progress import OnDownload
 
 MAX_TEXT_TOKENS = 512
 MOST_MEGAPIXELS = 4.2
 """A given picture with more of them is made smaller, unless the endpoint's bounds say otherwise."""
+
+WARM_UP = {
+    "prompt": "a lighthouse",
+    "image_size": "landscape_4_3",
+    "num_inference_steps": 1,
+    "guidance_scale": 3.5,
+}
 
 
 class FluxFamily:
@@ -29,10 +38,14 @@ class FluxFamily:
 
     name = "flux"
 
-    def load(self, endpoint: Endpoint, device: str) -> Any:
+    def load(self, endpoint: Endpoint, device: str, on_download: OnDownload | None = None) -> Any:
         from deployments.engine.loader import load_pipeline  # noqa: PLC0415
 
-        return load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "bfloat16"))
+        dtype = own_dtype(endpoint, device, "bfloat16")
+        return load_pipeline(endpoint.weights, dtype=dtype, on_download=on_download)
+
+    def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
+        return self.prepare(from_words_alone(endpoint), WARM_UP, pipeline, seed=0)
 
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int

@@ -97,4 +97,6 @@ def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Work
         ),
         encoders=ThreadPoolExecutor(ENCODERS, thread_name_prefix="encoder"),
         clock=clock,
+        # On a CPU it would take as long as a picture does, and save nobody anything.
+        warms_up=config.warm_up and device != "cpu",
     )

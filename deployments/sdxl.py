@@ -13,6 +13,7 @@ from deployments.picture_input import (
     INPAINTING,
     TEXT_TO_IMAGE,
     as_pixels,
+    from_words_alone,
     strength_of,
     task_of,
 )
@@ -20,10 +21,18 @@ from deployments.picture_output import deliver_pictures, generators, own_dtype, 
 from deployments.picture_size import Size, asked_size, rendered_size, within
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.progress import OnDownload
 
 LATENT_CHANNELS = 4
 CHECKED_MULTIPLE = 8
 """The pipeline refuses sides in pixels that are no multiple of this, whatever its autoencoder."""
+
+WARM_UP = {
+    "prompt": "a lighthouse",
+    "image_size": "square_hd",
+    "num_inference_steps": 1,
+    "guidance_scale": 7.5,
+}
 
 
 class SdxlFamily:
@@ -32,11 +41,15 @@ class SdxlFamily:
 
     name = "sdxl"
 
-    def load(self, endpoint: Endpoint, device: str) -> Any:
+    def load(self, endpoint: Endpoint, device: str, on_download: OnDownload | None = None) -> Any:
         from deployments.engine.loader import load_pipeline  # noqa: PLC0415
 
         # In float16 the pipeline itself decodes in float32 where the autoencoder would overflow.
-        return load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "float16"))
+        dtype = own_dtype(endpoint, device, "float16")
+        return load_pipeline(endpoint.weights, dtype=dtype, on_download=on_download)
+
+    def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
+        return self.prepare(from_words_alone(endpoint), WARM_UP, pipeline, seed=0)
 
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int

@@ -15,12 +15,14 @@ from huggingface_hub.errors import (
 
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+from serve_app.domain.progress import OnDownload
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def download(weights: Weights) -> Path:
+def download(weights: Weights, on_download: OnDownload | None = None) -> Path:
     """The directory of the repository in the local cache, filled if need be with its safetensors.
+    ``on_download`` is told when all of it is there.
 
     ``Misconfigured`` without a full commit hash: a branch can change under a running installation,
     and with it every picture. ``WeightsUnavailable`` when the hub does not give them.
@@ -32,7 +34,7 @@ def download(weights: Weights) -> Path:
             f"the hub's page of commits shows it. Given: {weights.revision!r}."
         )
     try:
-        return Path(DiffusionPipeline.download(name, revision=revision, use_safetensors=True))
+        folder = Path(DiffusionPipeline.download(name, revision=revision, use_safetensors=True))
     except GatedRepoError as error:
         raise WeightsUnavailable(
             f"{name} is gated: accept its licence on the hub and give the replica a token "
@@ -51,3 +53,7 @@ def download(weights: Weights) -> Path:
             f"{name} is not in the local cache and the hub cannot be reached, or it has no "
             f"safetensors: {error}"
         ) from error
+    if on_download is not None:
+        size = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+        on_download(size, size)
+    return folder

@@ -20,6 +20,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from deployments.engine.hub import download
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+from serve_app.domain.progress import OnDownload
 
 _DTYPES = {
     "float32": torch.float32,
@@ -30,15 +31,17 @@ _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def load_pipeline(weights: Weights, *, dtype: str = "float32") -> Any:
-    """The pipeline on the CPU, in evaluation mode.
+def load_pipeline(
+    weights: Weights, *, dtype: str = "float32", on_download: OnDownload | None = None
+) -> Any:
+    """The pipeline on the CPU, in evaluation mode. ``on_download`` is told how far a download is.
 
     ``WeightsUnavailable`` when there is nothing usable, ``Misconfigured`` for an unpinned revision
     or an unknown dtype; the messages say what to do. Slow: call it on a thread of its own.
     """
     if dtype not in _DTYPES:
         raise Misconfigured(f"dtype {dtype!r} is none of {', '.join(_DTYPES)}.")
-    folder = _folder_of(weights)
+    folder = _folder_of(weights, on_download)
     _check(folder)
     try:
         # Without bars: several processes write to one log.
@@ -51,7 +54,7 @@ def load_pipeline(weights: Weights, *, dtype: str = "float32") -> Any:
         raise WeightsUnavailable(f"{weights.source} cannot be loaded: {error}") from error
 
 
-def _folder_of(weights: Weights) -> Path:
+def _folder_of(weights: Weights, on_download: OnDownload | None) -> Path:
     path = Path(weights.source)
     if path.is_dir():
         return path
@@ -60,7 +63,7 @@ def _folder_of(weights: Weights) -> Path:
             f"The directory {weights.source} does not exist on this node. Put the pipeline there, "
             "or name a hub repository as owner/name with a revision."
         )
-    return download(weights)
+    return download(weights, on_download)
 
 
 def _check(folder: Path) -> None:

@@ -22,6 +22,7 @@ WAITING = {
     "cold_start": "waiting for a replica to start",
     "no_replica": "waiting for a replica",
 }
+DOWNLOADING = "downloading"  # the stage whose steps are bytes
 FROM_PROMPT = "fal-ai/flux/schnell"
 FROM_IMAGE = "fal-ai/flux/dev/image-to-image"
 FROM_MASK = "fal-ai/fast-sdxl/inpainting"
@@ -119,19 +120,25 @@ def _tell(result: Mapping[str, Any], files: list[Mapping[str, Any]], saved: list
 
 
 def _show(bar: Any, status: dict[str, Any]) -> None:
+    bar.label, done = standing(status)
+    bar.update(max(0, done - bar.pos))
+    bar.render_progress()
+
+
+def standing(status: Mapping[str, Any]) -> tuple[str, int]:
+    """A status in words, and how much of the bar is filled, in hundredths."""
     ours = status.get("darkroom") or {}
     if status["status"] == "IN_QUEUE":
         reason = WAITING.get(ours.get("reason", ""), "queued")
-        bar.label = f"{reason} (place {status['queue_position'] + 1})"
-    elif status["status"] == "IN_PROGRESS":
-        stage, step, steps = ours.get("stage"), ours.get("step", 0), ours.get("steps", 0)
-        bar.label = (stage or "running").replace("_", " ")
-        done = int(95 * step / steps) if steps else 0
-        bar.update(max(0, done - bar.pos))
-    else:
-        bar.label = "done" if not status.get("error") else "failed"
-        bar.update(100 - bar.pos)
-    bar.render_progress()
+        doing = f": {detail}" if (detail := ours.get("detail")) else ""
+        return f"{reason}{doing} (place {status['queue_position'] + 1})", 0
+    if status["status"] != "IN_PROGRESS":
+        return "failed" if status.get("error") else "done", 100
+    stage, step, steps = ours.get("stage"), ours.get("step", 0), ours.get("steps", 0)
+    words = (stage or "running").replace("_", " ")
+    if stage == DOWNLOADING:  # The bar is for what comes after.
+        return f"{words} weights, {step / 1e9:.1f} of {steps / 1e9:.1f} GB", 0
+    return words, int(95 * step / steps) if steps else 0
 
 
 def _size(text: str) -> str | dict[str, int]:

@@ -90,7 +90,9 @@ async def make_rig():
     """``await make_rig(port=…, **changes of the configuration)``: a started replica."""
     rigs: list[Rig] = []
 
-    async def make(port: FakeLeasePort | None = None, **changes: Any) -> Rig:
+    async def make(
+        port: FakeLeasePort | None = None, *, warms_up: bool = False, **changes: Any
+    ) -> Rig:
         config = replace(QUICK, **changes)
         port = port or FakeLeasePort(ask_wait_s=1.0)
         backoff = Backoff(Random(1), first_s=0.02, most_s=0.1)  # noqa: S311
@@ -109,6 +111,7 @@ async def make_rig():
             ),
             encoders=ThreadPoolExecutor(2),
             clock=clock,
+            warms_up=warms_up,
         )
         families = load_families({**FAMILIES, "probe": "tests.fakes.family:ProbeFamily"})
         core = ReplicaCore(port, families, lambda: workshop, config, IDENTITY, clock, backoff)
