@@ -13,6 +13,7 @@ import click
 
 from serve_app.cli.client import ApiFailure, Client
 from serve_app.cli.files import as_input, numbered, outputs, write
+from serve_app.cli.format_field import format_field
 from serve_app.cli.installation import Installation
 from serve_app.domain.errors import InvalidInput
 
@@ -50,12 +51,9 @@ class Wish:
             return FROM_MASK
         return FROM_IMAGE if self.image else FROM_PROMPT
 
-    def body(self, output_format: str) -> dict[str, Any]:
-        """The input. ``InvalidInput`` names the option that is wrong."""
-        body: dict[str, Any] = {"prompt": self.prompt}
-        # fast-sdxl calls it `format`, and each endpoint ignores the other's name.
-        name = "format" if self.endpoint().startswith("fal-ai/fast-sdxl") else "output_format"
-        body[name] = output_format
+    def body(self, **more: Any) -> dict[str, Any]:
+        """The input, with ``more`` in it. ``InvalidInput`` names the option that is wrong."""
+        body: dict[str, Any] = {"prompt": self.prompt, **more}
         given = {
             "seed": self.seed,
             "num_inference_steps": self.steps,
@@ -77,8 +75,10 @@ def run(installation: Installation, wish: Wish, output: Path, *, as_json: bool, 
     output_format = FORMATS.get(output.suffix.lower())
     if output_format is None:
         raise InvalidInput(f"{output} should end in one of {', '.join(FORMATS)}.")
-    body = wish.body(output_format)
+    wish.body()  # What is wrong with it is wrong before anything is asked.
     with Client(installation) as client:
+        name = format_field(client, wish.endpoint())
+        body = wish.body(**({name: output_format} if name else {}))
         result = generate(client, wish.endpoint(), body, show=not as_json)
         files = list(outputs(result))
         if not files:
