@@ -3,15 +3,18 @@
 Without a GPU the device is the CPU: the hooks are all there, and what they move stays where it is.
 """
 
+import copy
 import gc
 from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import StableDiffusionXLImg2ImgPipeline
 
 from deployments.engine.berth import Berth
 from deployments.engine.engine import Engine
 from deployments.engine.placement import placed_by
+from deployments.engine.views import view_of
 from deployments.engine.weight_bytes import bytes_of
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured
@@ -59,6 +62,24 @@ def test_wherever_the_weights_wait_the_pictures_are_the_same(make, device):
     plain = pictures(make(), None, device)
     for recipe in (COMPONENTS, BLOCKS):
         assert torch.equal(pictures(make(), recipe, device), plain), recipe
+
+
+@pytest.mark.parametrize("recipe", [COMPONENTS, BLOCKS])
+def test_views_are_over_weights_that_wait(recipe):
+    """Also with a copy of the denoiser in them, as for inpainting."""
+
+    def redrawn(recipe):
+        pipeline = tiny_sdxl()
+        with Engine(threads=1) as engine:
+            engine.add("it", pipeline, recipe)
+            view = view_of(pipeline, StableDiffusionXLImg2ImgPipeline)
+            view.unet = copy.copy(view.unet)
+            given = {"image": torch.full((1, 3, 32, 32), 0.5), "strength": 0.6}
+            fields = {**wish("a red circle", 1), **given, "num_inference_steps": 4}
+            del fields["width"], fields["height"]
+            return engine.submit(pipeline="it", view=view, **fields).result(60).images
+
+    assert torch.equal(redrawn(recipe), redrawn(None))
 
 
 @pytest.mark.parametrize("offload", ["none", "blocks"])
