@@ -1,10 +1,11 @@
-"""What `darkroom generate` says while one waits."""
+"""What `darkroom generate` and `darkroom status` say while one waits."""
 
 from typing import Any
 
 import pytest
 
 from serve_app.cli.generate import standing
+from serve_app.cli.listing import pool_lines
 
 
 def running(**ours: Any) -> dict[str, Any]:
@@ -41,3 +42,14 @@ def running(**ours: Any) -> dict[str, Any]:
 )
 def test_a_status_is_told_in_words(status: dict[str, Any], words: str, done: int) -> None:
     assert standing(status) == (words, done)
+
+
+def test_a_pool_tells_what_its_replicas_load() -> None:
+    replicas = [
+        {"replica_id": "r1", "stage": "ready", "detail": ""},
+        {"replica_id": "r2", "stage": "starting", "detail": "loading a/b"},
+    ]
+    assert list(pool_lines("flux", {"queued": 1, "running": 2}, replicas)) == [
+        "pool flux: 1 queued, 2 running; replicas: 1 ready, 1 starting",
+        "  r2: loading a/b",
+    ]
