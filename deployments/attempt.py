@@ -7,11 +7,12 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from deployments import loading
 from deployments.family import Family, GenerationCall, Made, Product, weights_name
 from deployments.fetching import Fetcher
 from deployments.picture_input import picture_fields
@@ -29,6 +30,8 @@ from serve_app.domain.lease import Held, Lease
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.store_config import StoreConfig
+from weights.store import Store
 
 if TYPE_CHECKING:  # they import torch
     from deployments.engine.engine import Engine
@@ -48,6 +51,7 @@ class Workshop:
     fetcher: Fetcher
     encoders: Executor  # for ``Family.deliver``, and for reading pictures
     clock: Clock
+    store: Store = field(default_factory=lambda: Store(StoreConfig()))  # of weights
 
 
 class Stop(StrEnum):
@@ -183,7 +187,10 @@ class Attempt:
     async def _load(self, family: Family) -> Any:
         endpoint, device = self.lease.endpoint, self._workshop.engine.device
         name = weights_name(endpoint)
-        self._loan = self._workshop.residency.borrow(name, lambda: family.load(endpoint, device))
+        store = self._workshop.store
+        self._loan = self._workshop.residency.borrow(
+            name, lambda: loading.load(store, family, endpoint, device)
+        )
         if not self._loan.future.done():
             self.progress = Progress(Stage.LOADING)
         return await asyncio.wrap_future(self._loan.future)

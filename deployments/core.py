@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
+from deployments import loading
 from deployments.asking import Asker
 from deployments.attempt import Attempt, Stop, Workshop, as_failure
 from deployments.backoff import Backoff
@@ -212,8 +213,8 @@ class ReplicaCore:
             log.error("%s cannot be loaded: no family %s here.", endpoint.id, endpoint.family)
             return
         name, device = weights_name(endpoint), self._workshop.engine.device
-        residency = self._workshop.residency
-        loan = residency.borrow(name, lambda: family.load(endpoint, device))
+        residency, store = self._workshop.residency, self._workshop.store
+        loan = residency.borrow(name, lambda: loading.load(store, family, endpoint, device))
         try:
             await asyncio.wrap_future(loan.future)
         except Exception as error:

@@ -22,6 +22,7 @@ from serve_app.domain.ports import Clock
 from serve_app.loopback import keep_to_loopback
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
+from weights.store import Store
 
 __all__ = ["Replica", "ReplicaConfig"]
 
@@ -97,4 +98,5 @@ def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Work
         ),
         encoders=ThreadPoolExecutor(ENCODERS, thread_name_prefix="encoder"),
         clock=clock,
+        store=Store(config.weights),
     )

@@ -80,6 +80,7 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
         weights_bytes=pool.weights_bytes,
         graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
         allow_private_urls=config.allow_private_urls,
+        weights=config.weights_store(),
         log_level=config.log_level,
         log_file=config.log_file,
     )
@@ -89,6 +90,11 @@ def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
     secrets = (*SECRET_NAMES, *(AWS_SECRET_NAMES if config.s3_bucket else ()))
     environment = dict.fromkeys(secrets, "")  # a replica holds no secret
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    # So that whatever asks the hub's library itself looks into the same store, or calls nobody.
+    if config.weights_dir is not None:
+        environment["HF_HUB_CACHE"] = str(config.weights_dir)
+    if config.offline:
+        environment["HF_HUB_OFFLINE"] = "1"
     if pool.threads:
         environment["OMP_NUM_THREADS"] = str(pool.threads)
     scaling: dict[str, Any] = {"num_replicas": pool.min_replicas}
