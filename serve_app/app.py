@@ -54,6 +54,13 @@ def build(args: dict[str, Any]) -> Application:
     return _ingress(config).bind(config, children)
 
 
+def hosted_families(config: Config) -> frozenset[str]:
+    """Those that some pool of this configuration hosts."""
+    if config.pools is None:
+        return frozenset({**FAMILIES, **config.families})
+    return frozenset(family for pool in config.pools.values() for family in pool.families)
+
+
 def _studio(config: Config, families: dict[str, str]) -> PoolConfig:
     """One pool for every family: one process, one engine, one memory budget."""
     return PoolConfig(families=tuple(families), num_gpus=1 if config.gpus else 0)

@@ -19,7 +19,7 @@ from huggingface_hub import HfApi, constants, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.file_download import http_get
 from huggingface_hub.hf_api import RepoSibling
-from huggingface_hub.utils import build_hf_headers
+from huggingface_hub.utils import build_hf_headers, get_session
 from tqdm import tqdm
 
 from weights import hub_troubles
@@ -32,6 +32,10 @@ ANSWER_S = 10.0  # of a question about a repository
 TRIES = 5  # of one call, without a byte in between
 MOST_WAIT_S = 300.0  # that the hub may ask for
 FIRST_WAIT_S = 1.0
+
+# Else the library tells what else is installed, and fetches a list of programs that it may have
+# been started by: nothing leaves the installation but what is asked for.
+constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
 class Hub:
@@ -82,6 +86,18 @@ class Hub:
             self._get(listing.repository, listing.revision, file, part, part.size)
 
         self._patiently(get, listing.repository, listing.revision, lambda: part.size)
+
+    def account(self) -> str | None:
+        """Whose token it is; None: there is none, and the hub answers. ``WeightsUnavailable``."""
+        token = self.token()
+
+        def ask() -> str | None:
+            if token is None:
+                get_session().head(self.endpoint, timeout=self._answer_s)
+                return None
+            return str(HfApi(endpoint=self.endpoint, token=token).whoami()["name"])
+
+        return self._patiently(ask, "what you ask for", "", lambda: 0)
 
     def token(self) -> str | None:
         return self._token or get_token()

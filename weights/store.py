@@ -100,6 +100,12 @@ class Store:
         finally:
             lock.release()
 
+    def is_here(self, weights: Weights) -> bool:
+        """Whether ``open`` would fetch nothing."""
+        folder = self._folder(weights)
+        listing = folder.listing(_revision(weights))
+        return listing is not None and _is_ready(folder, listing, weights.variant)
+
     def verify(self, repository: str | None = None) -> Iterator[tuple[str, str, bool]]:
         """Read every file again that is here: repository, path, and whether its digest is right. A
         damaged one is fetched again when it is next needed."""

@@ -217,6 +217,13 @@ def test_the_token_goes_to_the_hub_and_not_to_its_cdn(make_store, hub):
     assert {each.authorization for each in hub.asked if each.of_cdn} == {None}
 
 
+def test_nothing_is_asked_of_the_hub_but_what_is_needed(store, hub):
+    pull(store)
+    called = {each.path.split("?")[0] for each in hub.asked if not each.of_cdn}
+    resolved = {f"/{NAME}/resolve/{COMMIT}/{each}" for each in NEEDED}
+    assert called == {f"/api/models/{NAME}/revision/{COMMIT}", *resolved}
+
+
 def test_the_files_of_a_commit_are_noted_with_their_digests(store, repository):
     folder = pull(store)
     (noted,) = (folder.parents[1] / ".darkroom").glob("listing-*.json")
