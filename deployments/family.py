@@ -15,7 +15,6 @@ from typing import Any, Protocol, runtime_checkable
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
-from serve_app.domain.progress import OnDownload
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +73,9 @@ class Family(Protocol):
         """As endpoints name it."""
         ...
 
-    def load(self, endpoint: Endpoint, device: str, on_download: OnDownload) -> Any:
+    def load(self, endpoint: Endpoint, device: str) -> Any:
         """The pipeline for ``endpoint.weights``, on the CPU, in the ``dtype`` of the options, which
-        is the recipe's where there is one. ``on_download`` is told how far a download is. Runs on
+        is the recipe's where there is one. Weights of the hub lie in a directory by then. Runs on
         the loader's thread; may take minutes."""
         ...
 

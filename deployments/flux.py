@@ -18,7 +18,6 @@ from deployments.picture_output import deliver_pictures, generators, own_dtype, 
 from deployments.picture_size import Size, asked_size, at_most, rendered_size
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.progress import OnDownload
 
 MAX_TEXT_TOKENS = 512
 MOST_MEGAPIXELS = 4.2
@@ -38,11 +37,10 @@ class FluxFamily:
 
     name = "flux"
 
-    def load(self, endpoint: Endpoint, device: str, on_download: OnDownload | None = None) -> Any:
+    def load(self, endpoint: Endpoint, device: str) -> Any:
         from deployments.engine.loader import load_pipeline  # noqa: PLC0415
 
-        dtype = own_dtype(endpoint, device, "bfloat16")
-        return load_pipeline(endpoint.weights, dtype=dtype, on_download=on_download)
+        return load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "bfloat16"))
 
     def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
         return self.prepare(from_words_alone(endpoint), WARM_UP, pipeline, seed=0)

@@ -22,6 +22,7 @@ from serve_app.domain.ports import Clock
 from serve_app.loopback import keep_to_loopback
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
+from weights.store import Store
 
 __all__ = ["Replica", "ReplicaConfig"]
 
@@ -99,4 +100,5 @@ def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Work
         clock=clock,
         # On a CPU it would take as long as a picture does, and save nobody anything.
         warms_up=config.warm_up and device != "cpu",
+        store=Store(config.weights),
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.store_config import StoreConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class ReplicaConfig:
     max_input_bytes: int = 64 * 2**20  # of a file that an input names
     fetch_timeout_s: float = 60.0  # for one such file
     allow_private_urls: bool = False  # of such files
+    weights: StoreConfig = field(default_factory=StoreConfig)  # where they lie and come from
     log_level: str = "INFO"
     log_file: Path | None = None  # None: stderr
 

@@ -21,7 +21,6 @@ from deployments.picture_output import deliver_pictures, generators, own_dtype, 
 from deployments.picture_size import Size, asked_size, rendered_size, within
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.progress import OnDownload
 
 LATENT_CHANNELS = 4
 CHECKED_MULTIPLE = 8
@@ -41,12 +40,11 @@ class SdxlFamily:
 
     name = "sdxl"
 
-    def load(self, endpoint: Endpoint, device: str, on_download: OnDownload | None = None) -> Any:
+    def load(self, endpoint: Endpoint, device: str) -> Any:
         from deployments.engine.loader import load_pipeline  # noqa: PLC0415
 
         # In float16 the pipeline itself decodes in float32 where the autoencoder would overflow.
-        dtype = own_dtype(endpoint, device, "float16")
-        return load_pipeline(endpoint.weights, dtype=dtype, on_download=on_download)
+        return load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "float16"))
 
     def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
         return self.prepare(from_words_alone(endpoint), WARM_UP, pipeline, seed=0)

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from deployments import loading
 from deployments.family import Family, WarmsUp
 from deployments.fetching import Fetcher
+from deployments.recipe import as_held, recipe_on, weights_name
 from deployments.upload import Uploader
-from deployments.weights import as_held, recipe_on, weights_name
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.store_config import StoreConfig
+from weights.store import Store
 
 if TYPE_CHECKING:  # they import torch
     from deployments.engine.engine import Engine
@@ -32,6 +35,7 @@ class Workshop:
     fetcher: Fetcher
     encoders: Executor  # for ``Family.deliver``, and for reading pictures
     clock: Clock
+    store: Store = field(default_factory=lambda: Store(StoreConfig()))  # of weights
     warms_up: bool = False  # families that can, make a short generation after loading
     served: dict[str, str] = field(default_factory=dict)  # endpoint id → name of its weights
 
@@ -48,7 +52,7 @@ class Workshop:
         held = as_held(endpoint, recipe)
         name = self.served[endpoint.id] = weights_name(endpoint, recipe)
         plan = LoadPlan(
-            lambda on_download: family.load(held, device, on_download),
+            lambda on_download: loading.load(self.store, family, held, device, on_download),
             recipe,
             partial(_short_call, family, held)
             if self.warms_up and isinstance(family, WarmsUp)

@@ -17,6 +17,7 @@ class Weights:
     source: str  # absolute directory, or ``owner/name`` on the hub
     revision: str | None = None  # commit hash; required for the hub
     demo: bool = False  # Darkroom's own tiny model, never passed off as the real one
+    variant: str | None = None  # such as fp16: which files of a component, where it has several
 
 
 @dataclass(frozen=True, slots=True)

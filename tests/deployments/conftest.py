@@ -25,9 +25,11 @@ from deployments.workshop import Workshop
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import Held, Lease
 from serve_app.domain.request import Priority
+from serve_app.domain.store_config import StoreConfig
 from serve_app.telemetry.clock import SystemClock
 from tests.deployments.storage import HttpStorage
 from tests.fakes.lease_port import FakeLeasePort
+from weights.store import Store
 
 PROBE = Endpoint("probe", "probe", Weights("probe"), "probe")
 QUICK = ReplicaConfig(
@@ -91,7 +93,11 @@ async def make_rig():
     rigs: list[Rig] = []
 
     async def make(
-        port: FakeLeasePort | None = None, *, warms_up: bool = False, **changes: Any
+        port: FakeLeasePort | None = None,
+        *,
+        warms_up: bool = False,
+        store: Store | None = None,
+        **changes: Any,
     ) -> Rig:
         config = replace(QUICK, **changes)
         port = port or FakeLeasePort(ask_wait_s=1.0)
@@ -112,6 +118,7 @@ async def make_rig():
             encoders=ThreadPoolExecutor(2),
             clock=clock,
             warms_up=warms_up,
+            store=store or Store(StoreConfig()),
         )
         families = load_families({**FAMILIES, "probe": "tests.fakes.family:ProbeFamily"})
         core = ReplicaCore(port, families, lambda: workshop, config, IDENTITY, clock, backoff)

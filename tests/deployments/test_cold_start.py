@@ -1,5 +1,7 @@
 """What those see who wait for weights, and what waiting does not cost them."""
 
+import asyncio
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -12,17 +14,29 @@ from serve_app.domain.progress import Progress, Stage
 from tests.deployments.conftest import PROBE
 from tests.deployments.waiting import until
 from tests.engine.tiny import save_tiny_flux, tiny_flux, tiny_sdxl
+from tests.fakes.lease_port import FakeLeasePort
+from tests.weights.conftest import WEIGHTS, hub, make_store, repository, store, waits
+
+__all__ = ["hub", "make_store", "repository", "store", "waits"]
 
 pytestmark = pytest.mark.engine
 
-GB = 10**9
+UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
 def slow(name="slow", **options):
     return Endpoint(name, "probe", Weights("slow"), "probe", options=options)
 
 
-COMING = slow(download_bytes=10 * GB, download_s=1.0, load_s=0.5)
+COMING = Endpoint("coming", "probe", WEIGHTS, "probe", options={"load_s": 0.5})
+
+
+@pytest.fixture
+def halfway(hub):
+    """The hub stops in the middle of a file until ``hub.go``."""
+    hub.hold_after[UNET] = 100_000
+    yield hub
+    hub.go.set()
 
 
 def told(rig, held):
@@ -31,21 +45,21 @@ def told(rig, held):
     return [one for one, before in zip(every, [None, *every], strict=False) if one != before]
 
 
-async def test_all_who_wait_see_the_download_and_the_load(rig):
-    first = rig.offer("one", endpoint=COMING)
-    second = rig.offer("two", endpoint=slow("same", load_s=100))  # the first to come loads
-    await rig.outcome(first)
-    await rig.outcome(second)
-    for held in (first, second):
+async def test_all_who_wait_see_the_download_and_the_load(make_rig, halfway, store):
+    rig = await make_rig(store=store)
+    both = rig.offer("one", endpoint=COMING), rig.offer("two", endpoint=replace(COMING, id="same"))
+
+    def downloading(held):
+        return [p for p in told(rig, held) if p.stage is Stage.DOWNLOADING and p.step > 0]
+
+    await rig.port.until(lambda: all(map(downloading, both)))
+    assert all(p.step < p.steps > 550_000 for held in both for p in downloading(held))
+    assert any(r.detail.startswith("downloading coming, 0.0 of") for _, r in rig.port.reports)
+    halfway.go.set()
+    for held in both:
+        assert (await rig.outcome(held)).succeeded
         seen = told(rig, held)
-        loading = [p for p in seen if p.stage is Stage.DOWNLOADING]
-        assert len(loading) > 2
-        assert {p.steps for p in loading} == {10 * GB}
-        assert [p.step for p in loading] == sorted(p.step for p in loading)
-        after = seen[seen.index(loading[-1]) + 1]
-        assert after == Progress(Stage.LOADING)
-    words = [report.detail for _, report in rig.port.reports]
-    assert any(each.startswith("downloading slow") and "of 10.0 GB" in each for each in words)
+        assert Progress(Stage.LOADING) in seen[seen.index(downloading(held)[-1]) :]
 
 
 async def test_a_lease_is_renewed_all_through_a_long_load(rig):
@@ -68,16 +82,24 @@ async def test_a_cancel_during_a_load_frees_the_slot_at_once(make_rig):
     assert rig.workshop.residency.loading()  # It had not come to its end.
 
 
-async def test_a_replica_says_what_it_loads_before_it_is_ready(make_rig):
-    rig = await make_rig(preload=(COMING, PROBE), start_interval_s=0.05)
-    await rig.port.until(lambda: rig.port.asks)
-    assert {each.stage for each in rig.port.presences} == {ReplicaStage.STARTING}
-    details = [each.detail for each in rig.port.presences]
-    downloading = [each for each in details if each.startswith("downloading slow, ")]
-    assert all(each.endswith(" of 10.0 GB") for each in downloading)
-    assert "loading slow" in details[details.index(downloading[-1]) :]
-    assert set(rig.port.asks[0].hot) == {"slow", "probe"}
-    assert rig.port.asks[0].detail == ""
+async def test_a_replica_says_what_it_loads_before_it_is_ready(make_rig, halfway, store):
+    port = FakeLeasePort(ask_wait_s=1.0)
+    starting = asyncio.create_task(
+        make_rig(port=port, preload=(COMING, PROBE), start_interval_s=0.05, store=store)
+    )
+
+    def said(beginning):
+        return any(each.detail.startswith(beginning) for each in port.presences)
+
+    await port.until(lambda: said("downloading coming, "))
+    assert port.asks == []
+    halfway.go.set()
+    await port.until(lambda: said("loading coming"))
+    await starting
+    await port.until(lambda: port.asks)
+    assert {each.stage for each in port.presences} == {ReplicaStage.STARTING}
+    assert set(port.asks[0].hot) == {"coming", "probe"}
+    assert port.asks[0].detail == ""
 
 
 async def test_the_first_request_waits_for_a_generation_that_warms_up(make_rig, tmp_path):

@@ -21,7 +21,6 @@ from deployments.family import GenerationCall, Made, MediaFile, Product
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import PipelineFailed, WeightsUnavailable
-from serve_app.domain.progress import OnDownload
 
 if TYPE_CHECKING:
     from tests.fakes.probe_pipeline import ProbePipeline
@@ -31,15 +30,13 @@ NAP_S = 0.02
 
 
 class ProbeFamily:
-    """An endpoint whose weights' source is ``missing`` cannot be loaded. Options: ``load_s``;
-    ``download_bytes``, which come in ten parts within ``download_s``."""
+    """An endpoint whose weights' source is ``missing`` cannot be loaded. Options: ``load_s``."""
 
     name = "probe"
 
-    def load(self, endpoint: Endpoint, _device: str, on_download: OnDownload) -> ProbePipeline:
+    def load(self, endpoint: Endpoint, _device: str) -> ProbePipeline:
         from tests.fakes.probe_pipeline import ProbePipeline  # noqa: PLC0415
 
-        _download(endpoint, on_download)
         time.sleep(float(endpoint.options.get("load_s", 0)))
         if endpoint.weights.source == "missing":
             raise WeightsUnavailable("The probe's weights are missing, as asked.")
@@ -75,14 +72,6 @@ class ProbeFamily:
         files = [MediaFile(*each) for each in zip(tickets, bodies, strict=False)]
         images = [{"artifact": file.ticket.key} for file in files]
         return Product({**output, "images": images}, files, units=float(len(files)))
-
-
-def _download(endpoint: Endpoint, on_download: OnDownload) -> None:
-    size = int(endpoint.options.get("download_bytes", 0))
-    for part in range(10 if size else 0):
-        on_download(size * part // 10, size)
-        time.sleep(float(endpoint.options["download_s"]) / 10)
-    on_download(size, size)
 
 
 def _error(input: Mapping[str, Any]) -> Exception | None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deployments.weights import as_held, recipe_on, weights_name
+from deployments.recipe import as_held, recipe_on, weights_name
 from serve_app.domain.endpoint import Endpoint, Recipe, Weights
 from serve_app.domain.errors import WeightsUnavailable
 from tests.engine.tiny import save_tiny_flux
