@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
 
 AMENDMENTS = ("dtype", "adapter", "solver")
@@ -25,17 +25,18 @@ ADAPTER_KEYS = {"hub", "revision", "directory", "file", "scale"}
 def amended(pipeline: Any, endpoint: Endpoint) -> Any:
     """``pipeline``, changed for good as the options say. On the loader's thread.
 
-    ``adapter``: ``{hub, revision}`` or ``{directory}``, with ``file`` and ``scale`` if they are
-    not diffusers' own name and 1. ``solver``: ``{name, …}``, a scheduler class of diffusers and
-    what differs from the configuration that came with the weights. ``Misconfigured`` names the
-    endpoint; ``WeightsUnavailable`` where the adapter cannot be had.
+    ``adapter``: ``{directory}``, which one of the hub (``{hub, revision}``) lies in by then, with
+    ``file`` and ``scale`` if they are not diffusers' own name and 1. ``solver``: ``{name, …}``, a
+    scheduler class of diffusers and what differs from the configuration that came with the weights.
+    ``Misconfigured`` names the endpoint; ``WeightsUnavailable`` where the adapter cannot be had.
     """
     if (adapter := _option(endpoint, "adapter")) is not None:
         from deployments.engine.adapter import merge_adapter  # noqa: PLC0415
 
         _check_adapter(endpoint, adapter)
+        file = Path(adapter["directory"]) / _name(adapter)
         try:
-            merge_adapter(pipeline, _file(adapter), float(adapter.get("scale", 1.0)))
+            merge_adapter(pipeline, file, float(adapter.get("scale", 1.0)))
         except Misconfigured as error:
             raise Misconfigured(f"{endpoint.id}: {error.message}") from error
     if (solver := _option(endpoint, "solver")) is not None:
@@ -84,12 +85,3 @@ def _check_adapter(endpoint: Endpoint, adapter: Mapping[str, Any]) -> None:
 
 def _name(adapter: Mapping[str, Any]) -> str:
     return str(adapter.get("file", ADAPTER_FILE))
-
-
-def _file(adapter: Mapping[str, Any]) -> Path:
-    name = _name(adapter)
-    if "directory" in adapter:
-        return Path(adapter["directory"]) / name
-    from deployments.engine.hub import download_file  # noqa: PLC0415
-
-    return download_file(Weights(adapter["hub"], adapter.get("revision")), name)

@@ -8,7 +8,13 @@ from typing import Any
 from deployments.amendments import amended
 from deployments.family import GenerationCall, Made, Product
 from deployments.picture_call import drawing, picture_facts, redrawing, sides
-from deployments.picture_input import IMAGE_TO_IMAGE, TEXT_TO_IMAGE, given_size, task_of
+from deployments.picture_input import (
+    IMAGE_TO_IMAGE,
+    TEXT_TO_IMAGE,
+    from_words_alone,
+    given_size,
+    task_of,
+)
 from deployments.picture_output import deliver_pictures, own_dtype
 from deployments.picture_size import asked_size, rendered_size
 from deployments.side_multiple import side_multiple
@@ -16,6 +22,13 @@ from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 
 MAX_TEXT_TOKENS = 512
+
+WARM_UP = {
+    "prompt": "a lighthouse",
+    "image_size": "landscape_4_3",
+    "num_inference_steps": 1,
+    "guidance_scale": 3.5,
+}
 
 
 class FluxFamily:
@@ -29,6 +42,9 @@ class FluxFamily:
 
         pipeline = load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "bfloat16"))
         return amended(pipeline, endpoint)
+
+    def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
+        return self.prepare(from_words_alone(endpoint), WARM_UP, pipeline, seed=0)
 
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int

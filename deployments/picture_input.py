@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deployments.picture_size import Size, at_most
@@ -36,6 +37,11 @@ def task_of(endpoint: Endpoint, known: tuple[str, ...]) -> str:
             f"it knows {', '.join(known)} (`options` in the catalogue)."
         )
     return task
+
+
+def from_words_alone(endpoint: Endpoint) -> Endpoint:
+    """The same weights, asked for a picture from a prompt."""
+    return replace(endpoint, options={**endpoint.options, "task": TEXT_TO_IMAGE})
 
 
 def picture_fields(endpoint: Endpoint) -> tuple[str, ...]:

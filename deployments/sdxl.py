@@ -14,6 +14,7 @@ from deployments.picture_input import (
     INPAINTING,
     TEXT_TO_IMAGE,
     as_pixels,
+    from_words_alone,
     task_of,
 )
 from deployments.picture_output import deliver_pictures, own_dtype
@@ -23,6 +24,13 @@ from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 
 LATENT_CHANNELS = 4
+
+WARM_UP = {
+    "prompt": "a lighthouse",
+    "image_size": "square_hd",
+    "num_inference_steps": 1,
+    "guidance_scale": 7.5,
+}
 
 
 class SdxlFamily:
@@ -37,6 +45,9 @@ class SdxlFamily:
         # In float16 the pipeline itself decodes in float32 where the autoencoder would overflow.
         pipeline = load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "float16"))
         return amended(pipeline, endpoint)
+
+    def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
+        return self.prepare(from_words_alone(endpoint), WARM_UP, pipeline, seed=0)
 
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int

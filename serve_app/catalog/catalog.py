@@ -192,8 +192,8 @@ def _weights(given: EndpointSource) -> Weights:
     if given.weights is None:
         return Weights(source="")
     if given.weights.hub is not None:
-        return Weights(source=given.weights.hub, revision=given.weights.revision)
-    return Weights(source=str(given.weights.directory))
+        return Weights(given.weights.hub, given.weights.revision, variant=given.weights.variant)
+    return Weights(str(given.weights.directory), variant=given.weights.variant)
 
 
 def _no_family(given: EndpointSource) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import click
 
-from serve_app.cli import haproxy, preflight, storage_doctor
+from serve_app.cli import haproxy, preflight, storage_doctor, weights_doctor
 from serve_app.cli.client import Client
 from serve_app.cli.installation import Installation
 from serve_app.domain.errors import DarkroomError, Misconfigured
@@ -60,6 +60,7 @@ def _checks(installation: Installation) -> list[tuple[str, Callable[[], str]]]:
         ("storage", lambda: storage_doctor.check(installation)),
         ("proxy", _proxy),
         ("models", _models),
+        *weights_doctor.checks(Config()),
     ]
     if installation.run_file.exists():
         return [

@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from deployments.families import FAMILIES
-from deployments.family import load_families, weights_name
-from serve_app.domain.endpoint import Endpoint, Weights
+from deployments.family import load_families
 from serve_app.domain.errors import Misconfigured
 
 
@@ -23,25 +22,6 @@ def test_families_are_found_by_their_path():
 def test_a_family_that_is_not_there_is_named(path):
     with pytest.raises(Misconfigured, match="mine"):
         load_families({"mine": path})
-
-
-def test_endpoints_share_weights_of_the_same_source_revision_and_type():
-    def name(source="a/b", revision="1", **options):
-        return weights_name(Endpoint("e", "flux", Weights(source, revision), "s", options=options))
-
-    assert name() == name(native_size=128)
-    adapter, solver = {"hub": "a/lora", "revision": "1"}, {"name": "LCMScheduler"}
-    others = [
-        name("a/c"),
-        name(revision="2"),
-        name(dtype="float16"),
-        name(adapter=adapter),
-        name(adapter=adapter | {"scale": 0.5}),
-        name(solver=solver),
-        name(adapter=adapter, solver=solver),
-    ]
-    assert len({name(), *others}) == 1 + len(others)
-    assert name(adapter=adapter) == name(adapter=dict(reversed(adapter.items())))
 
 
 def test_binding_a_pool_imports_no_torch():

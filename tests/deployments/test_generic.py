@@ -12,6 +12,7 @@ import yaml
 from diffusers import StableDiffusion3Img2ImgPipeline, ZImageInpaintPipeline
 from PIL import Image, ImageDraw
 
+from deployments import loading
 from deployments.engine.engine import Engine
 from deployments.families import FAMILIES
 from deployments.generic import GenericFamily
@@ -20,10 +21,12 @@ from deployments.picture_size import Size
 from serve_app.catalog.catalog import load
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput, Misconfigured
+from serve_app.domain.store_config import StoreConfig
 from tests.deployments.served import Served
 from tests.docs.pages import DOCS, blocks
 from tests.engine.tiny import tiny_sd3, tiny_sdxl
 from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_z_image
+from weights.store import Store
 
 pytestmark = [
     pytest.mark.engine,
@@ -225,7 +228,6 @@ WRONG = [
     ({"solver": "LCMScheduler"}, "`options.solver` is 'LCMScheduler'; it has to be a mapping"),
     ({"solver": {"name": "Lcm"}}, "`options.solver`: diffusers .* has no solver 'Lcm'"),
     ({"solver": {"beta_end": 1}}, "`options.solver`: .*name"),
-    ({"adapter": {"hub": "a/b"}}, "need a revision"),
     ({"adapter": {"scale": 1}}, "`options.adapter` takes `hub` with `revision` or `directory`"),
     ({"adapter": {"directory": "/none", "file": "lora.bin"}}, "lora.bin, which is no"),
     ({"adapter": {"directory": "/none", "rank": 1}}, "given: directory, rank"),
@@ -243,8 +245,15 @@ def saved_sd3(tmp_path_factory, sd3):
 def test_a_mistake_in_the_options_is_told_when_the_weights_are_loaded(saved_sd3, options, says):
     whole = Endpoint("me/mine", "generic", Weights(str(saved_sd3)), "open", options=options)
     with pytest.raises(Misconfigured, match=says) as caught:
-        GenericFamily().load(whole, "cpu")
+        loading.load(Store(StoreConfig()), GenericFamily(), whole, "cpu")
     assert "me/mine" in caught.value.message
+
+
+def test_an_adapter_of_the_hub_has_to_be_pinned(saved_sd3):
+    options = {"adapter": {"hub": "a/b"}}
+    whole = Endpoint("me/mine", "generic", Weights(str(saved_sd3)), "open", options=options)
+    with pytest.raises(Misconfigured, match="a/b need a revision"):
+        loading.load(Store(StoreConfig()), GenericFamily(), whole, "cpu")
 
 
 def test_a_class_that_needs_other_parts_is_told(sd3):
