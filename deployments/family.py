@@ -74,7 +74,8 @@ class Family(Protocol):
         ...
 
     def load(self, endpoint: Endpoint, device: str) -> Any:
-        """The pipeline for ``endpoint.weights``. Runs on the loader's thread; may take minutes."""
+        """The pipeline for ``endpoint.weights``, which are a directory by now, also those of the
+        hub. Runs on the loader's thread; may take minutes."""
         ...
 
     def prepare(
@@ -116,5 +117,7 @@ def weights_name(endpoint: Endpoint) -> str:
     """Endpoints with the same name here share one loaded pipeline."""
     weights = endpoint.weights
     revision = f"@{weights.revision}" if weights.revision else ""
-    dtype = endpoint.options.get("dtype")
-    return f"{endpoint.family}:{weights.source}{revision}" + (f":{dtype}" if dtype else "")
+    kinds = (weights.variant, endpoint.options.get("dtype"))
+    return ":".join(
+        str(each) for each in (endpoint.family, weights.source + revision, *kinds) if each
+    )
