@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from deployments.family import Family
-from serve_app.domain.endpoint import Endpoint
-from weights.store import Store, is_of_hub, repositories_of
+from serve_app.domain.endpoint import Endpoint, Weights
+from weights.store import Store, adapter_of, repositories_of
 
 
 def load(
@@ -29,8 +30,15 @@ def load(
             each: opened.enter_context(store.open(each, on_download))
             for each in repositories_of(endpoint)
         }
-        weights = endpoint.weights
-        if is_of_hub(weights):
-            local = replace(weights, source=str(folders[weights]), revision=None)
-            endpoint = replace(endpoint, weights=local)
-        return family.load(endpoint, device)
+        return family.load(_with_folders(endpoint, folders), device)
+
+
+def _with_folders(endpoint: Endpoint, folders: Mapping[Weights, Path]) -> Endpoint:
+    """The endpoint with directories in place of repositories."""
+    weights, options = endpoint.weights, dict(endpoint.options)
+    if weights in folders:
+        weights = replace(weights, source=str(folders[weights]), revision=None)
+    if (adapter := adapter_of(endpoint)) is not None:
+        given = {k: v for k, v in options["adapter"].items() if k not in ("hub", "revision")}
+        options["adapter"] = {**given, "directory": str(folders[adapter])}
+    return replace(endpoint, weights=weights, options=options)

@@ -17,8 +17,10 @@ class ReplicaConfig:
     threads: int = 0  # torch's, on a CPU; 0: torch's own choice
     device: str = ""  # empty: the GPU where there is one, else the CPU
     weights_bytes: int = 0  # what may be loaded at once; 0: by the device's memory
+    warm_up: bool = True  # on a GPU: a short generation after loading
     preload: tuple[Endpoint, ...] = ()  # loaded before the replica says that it is ready
     graceful_shutdown_timeout_s: float = 20.0
+    start_interval_s: float = 2.0  # how often a replica that starts says what it loads
     report_interval_s: float = 0.5
     confirm_within_s: float = 0.05  # a lease that still runs then is confirmed out of turn
     full_grace_s: float = 0.02  # how long all slots are taken before an ask says so

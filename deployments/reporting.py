@@ -26,13 +26,16 @@ class Reporter:
         identity: Identity,
         attempts: Mapping[Held, Attempt],
         on_reply: Callable[[ReportReply], None],
+        loading: Callable[[], str],
         config: ReplicaConfig,
         clock: Clock,
     ) -> None:
+        """``loading`` says in words what the replica loads now."""
         self._port = port
         self._identity = identity
         self._attempts = attempts
         self._on_reply = on_reply
+        self._loading = loading
         self._config = config
         self._clock = clock
         self._leased = asyncio.Event()
@@ -89,6 +92,7 @@ class Reporter:
                 for attempt in attempts
                 if attempt.progress is not None
             ),
+            detail=self._loading(),
         )
         for attempt in attempts:
             # Said once is enough: if this report is lost, the next regular one renews in time.

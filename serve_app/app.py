@@ -88,6 +88,7 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
         slots=pool.slots,
         threads=pool.threads,
         weights_bytes=pool.weights_bytes,
+        warm_up=pool.warm_up,
         graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
         allow_private_urls=config.allow_private_urls,
         weights=config.weights_store(),

@@ -57,6 +57,9 @@ class PoolConfig(BaseModel):
     weights_bytes: int = Field(
         default=0, ge=0, description="Weights that a replica keeps loaded; 0: by the device."
     )
+    warm_up: bool = Field(
+        default=True, description="On a GPU: a short generation after weights are loaded."
+    )
     graceful_shutdown_timeout_s: float = Field(default=20.0, ge=6)
 
 

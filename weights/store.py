@@ -43,12 +43,18 @@ def is_of_hub(weights: Weights) -> bool:
 def repositories_of(endpoint: Endpoint) -> tuple[Weights, ...]:
     """All that an endpoint stands on, each once: its weights, and the adapter of its options."""
     found = [endpoint.weights] if is_of_hub(endpoint.weights) else []
-    match endpoint.options.get("adapter"):
-        case {"hub": str(source), "revision": str(revision)}:
-            found.append(Weights(source, revision))
-        case _:
-            pass
+    if (adapter := adapter_of(endpoint)) is not None:
+        found.append(adapter)
     return tuple(dict.fromkeys(found))
+
+
+def adapter_of(endpoint: Endpoint) -> Weights | None:
+    """The repository of the adapter in its options, if it names one."""
+    match endpoint.options.get("adapter"):
+        case {"hub": str(source), **others} if "directory" not in others:
+            return Weights(source, others.get("revision"))
+        case _:
+            return None
 
 
 class Store:

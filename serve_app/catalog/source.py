@@ -44,6 +44,7 @@ class DemoSource(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weights: str = Field(pattern=r"^[\w-]+$", description="A directory among the demo models.")
+    defaults: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
 
 

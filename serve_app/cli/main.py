@@ -13,6 +13,7 @@ from serve_app.cli import (
     doctor,
     environment,
     generate,
+    keys,
     listing,
     options,
     request_log,
@@ -162,13 +163,14 @@ def status_command(installation: Installation, *, as_json: bool) -> None:
 @main.command("doctor")
 @options.installation
 @click.argument("part", type=click.Choice(["storage"]), required=False)
-def doctor_command(installation: Installation, part: str | None) -> None:
+@options.as_json
+def doctor_command(installation: Installation, part: str | None, *, as_json: bool) -> None:
     """Say what is wrong with this machine or installation, in sentences.
 
     With `storage`, try all that Darkroom does with the storage of the artifacts.
     """
-    examine = storage_doctor.examine if part else doctor.examine
-    sys.exit(examine(installation))
+    findings = storage_doctor.findings if part else doctor.findings
+    sys.exit(doctor.report(findings(installation), as_json=as_json))
 
 
 @main.group("requests")
@@ -204,3 +206,46 @@ def requests_show(installation: Installation, request_id: str, *, as_json: bool)
 def requests_cancel(installation: Installation, request_id: str, *, as_json: bool) -> None:
     """Cancel a queued or running request."""
     listing.cancel(installation, request_id, as_json=as_json)
+
+
+@main.group("keys")
+def keys_group() -> None:
+    """Make, list and revoke API keys."""
+
+
+@keys_group.command("list")
+@options.installation
+@click.option("--tenant", default=None, help="Default: that of the first key.")
+@options.as_json
+def keys_list(installation: Installation, tenant: str | None, *, as_json: bool) -> None:
+    """List a tenant's keys; their secrets are nowhere."""
+    keys.listed(installation, tenant, as_json=as_json)
+
+
+@keys_group.command("create")
+@options.installation
+@click.argument("name", default="")
+@click.option("--tenant", default=None, help="Whose it is; made if it is new.")
+@click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice(["api", "admin"]),
+    multiple=True,
+    default=("api",),
+    show_default=True,
+    help="May be repeated.",
+)
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), default=None, help="It lasts.")
+@options.as_json
+def keys_create(installation: Installation, *, as_json: bool, **wish: Any) -> None:
+    """Make a key called NAME and print it, this once."""
+    keys.create(installation, **wish, as_json=as_json)
+
+
+@keys_group.command("revoke")
+@options.installation
+@click.argument("key_id")
+@options.as_json
+def keys_revoke(installation: Installation, key_id: str, *, as_json: bool) -> None:
+    """End a key for good."""
+    keys.revoke(installation, key_id, as_json=as_json)
