@@ -41,6 +41,8 @@ def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
     """Endpoints with the same name here share one loaded pipeline."""
     weights, held = endpoint.weights, as_held(endpoint, recipe)
     parts = [endpoint.family, weights.source + (f"@{weights.revision}" if weights.revision else "")]
+    if weights.variant:
+        parts.append(weights.variant)
     if recipe is not None:
         parts += [recipe.precision, recipe.offload, "+".join(recipe.hot)]
     return ":".join(parts) + amendments_name(held.options)

@@ -26,6 +26,7 @@ from serve_app.settings import (
     refuse_unknown,
 )
 from serve_app.storage.s3.location import location_of
+from weights.mirror import bucket_of
 
 APPLICATION = "darkroom"
 INGRESS = "ingress"
@@ -42,6 +43,8 @@ def build(args: dict[str, Any]) -> Application:
     config = read_config(args)
     families = {**FAMILIES, **config.families}
     location_of(config)  # says what contradicts itself before anything starts
+    if config.weights_mirror:
+        bucket_of(config.weights_mirror)
     pools = config.pools or {"studio": _studio(config, families)}
     _check_pools(pools, families)
     config = config.model_copy(update={"pools": pools})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,9 @@ WAY_OUT = (
     "Free some space, or choose a directory on a larger disk (DARKROOM_WEIGHTS_DIR; without it "
     "HF_HOME decides)."
 )
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def gigabytes(size: float) -> str:
@@ -38,3 +42,15 @@ def check_room(directory: Path, repository: str, missing_bytes: int) -> None:
             f"{gigabytes(free)} are free: with {gigabytes(SPARE_BYTES)} to spare, "
             f"{gigabytes(lacking)} are missing. {WAY_OUT}"
         )
+
+
+def explain(error: OSError, directory: Path, repository: str) -> WeightsUnavailable:
+    """What the file system said while ``repository`` was brought to ``directory``."""
+    if error.errno in NO_ROOM:
+        return WeightsUnavailable(
+            f"The disk of {directory} became full while {repository} was downloaded. {WAY_OUT}"
+        )
+    return WeightsUnavailable(
+        f"{repository} cannot be written to {directory} ({error.strerror or error}). Change its "
+        "owner, or choose another directory (DARKROOM_WEIGHTS_DIR)."
+    )

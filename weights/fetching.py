@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import threading
 from collections.abc import Sequence
@@ -19,7 +18,6 @@ log = logging.getLogger(__name__)
 
 STREAMS = 4  # files at once: one connection alone seldom fills a line
 TURNS = 2  # for a file that comes with other bytes than its digest says
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Fetching:
@@ -53,6 +51,8 @@ class Fetching:
         self._done = self._folder.bytes_of(revision, self._files)
         wanted = [each for each in self._files if not self._folder.is_checked(revision, each)]
         if self._done < self._total:
+            left = disk.gigabytes(self._total - self._done)
+            log.info("Downloading %s: %s.", self._folder.repository, left)
             self._grown(0)
         with ThreadPoolExecutor(STREAMS, thread_name_prefix="weights") as threads:
             working = [threads.submit(self._bring, each) for each in wanted]
@@ -66,7 +66,9 @@ class Fetching:
                 if self._refusal is not None:
                     raise self._refusal from None
                 if isinstance(error, OSError):
-                    raise self._of_disk(error) from error
+                    raise disk.explain(
+                        error, self._folder.path.parent, self._folder.repository
+                    ) from error
                 raise
 
     def _bring(self, file: ListedFile) -> None:
@@ -123,7 +125,7 @@ class Fetching:
                 log.warning("%s", error)
                 trouble = error
             except OSError as error:
-                if error.errno in NO_ROOM:
+                if error.errno in disk.NO_ROOM:
                     path.unlink(missing_ok=True)  # others on this disk need the room more
                 raise
             else:
@@ -141,15 +143,3 @@ class Fetching:
                 self._refusal = error
                 self._stop.set()
                 raise Stopped from error
-
-    def _of_disk(self, error: OSError) -> WeightsUnavailable:
-        root = self._folder.path.parent
-        if error.errno in NO_ROOM:
-            return WeightsUnavailable(
-                f"The disk of {root} became full while {self._folder.repository} was downloaded. "
-                f"{disk.WAY_OUT}"
-            )
-        return WeightsUnavailable(
-            f"{self._folder.repository} cannot be written to {root} ({error.strerror or error}). "
-            "Change its owner, or choose another directory (DARKROOM_WEIGHTS_DIR)."
-        )

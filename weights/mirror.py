@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,16 @@ ABSENT = ("NoSuchKey", "404", "NotFound")
 _ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([\w./-]*))?")
 
 
+def bucket_of(address: str) -> tuple[str, str]:
+    """Its name, and what comes before the keys. ``Misconfigured`` for what is no such address."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None:
+        raise Misconfigured(
+            f"{SETTING} is {address!r}: it takes an address such as s3://bucket/prefix."
+        )
+    return found[1], (found[2] or "").strip("/")
+
+
 class Mirror:
     """``config.mirror`` names the bucket. Credentials are found by AWS's own rules, or those of
     ``config.mirror_profile``; without any the bucket is read as anybody may."""
@@ -35,13 +44,7 @@ class Mirror:
     def __init__(self, config: StoreConfig) -> None:
         self._config = config
         self._client: Any = None
-        found = _ADDRESS.fullmatch(config.mirror)
-        if found is None:
-            raise Misconfigured(
-                f"{SETTING} is {config.mirror!r}: it takes an address such as s3://bucket/prefix."
-            )
-        self._bucket = found[1]
-        self._prefix = (found[2] or "").strip("/")
+        self._bucket, self._prefix = bucket_of(config.mirror)
 
     def listing(self, repository: str, revision: str) -> Listing | None:
         """None: the mirror does not have it."""
@@ -96,7 +99,6 @@ class Mirror:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
         done, sent, total = 0, 0, sum(each.size for each in files)
-        before = self.listing(listing.repository, listing.revision)
         client = self._made()
         try:
             for file in files:
@@ -110,13 +112,11 @@ class Mirror:
                 done += file.size
                 if on_progress is not None:
                     on_progress(done, total)
-            # It may have another variant already.
-            known = {each.path: each for each in (*(before.files if before else ()), *files)}
-            kept = replace(listing, files=tuple(known.values()))
+            # All files, also those that are not sent: for them it leads on to the hub.
             client.put_object(
                 Bucket=self._bucket,
                 Key=self._key(listing.repository, listing.revision, LISTING),
-                Body=kept.to_json().encode(),
+                Body=listing.to_json().encode(),
                 ContentType="application/json",
             )
         except (Boto3Error, BotoCoreError, ClientError) as error:

@@ -99,7 +99,10 @@ class Store:
         lock = RepositoryLock(folder.lock_path)
         try:
             if self._can_lock(folder, lock):
-                self._have(weights, folder, lock, on_progress)
+                try:
+                    self._have(weights, folder, lock, on_progress)
+                except OSError as error:
+                    raise disk.explain(error, self.directory, weights.source) from error
             else:
                 self._refuse_incomplete(weights, folder)
             yield folder.snapshot(_revision(weights))
@@ -251,14 +254,17 @@ class Store:
 
     def _verify(self, folder: RepositoryFolder) -> Iterator[tuple[str, str, bool]]:
         lock = RepositoryLock(folder.lock_path)
-        lock.take()
         try:
+            # A volume that is mounted to be read has neither locks nor anything thrown away.
+            with contextlib.suppress(OSError):
+                lock.take()
             for listing in folder.listings():
                 for file in listing.files:
                     if folder.is_there(listing.revision, file):
                         right = folder.check(listing.revision, file)
                         if not right:
-                            folder.discard(listing.revision, file)
+                            with contextlib.suppress(OSError):
+                                folder.discard(listing.revision, file)
                         yield folder.repository, file.path, right
         finally:
             lock.release()

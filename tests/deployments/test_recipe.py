@@ -51,6 +51,12 @@ def test_endpoints_share_weights_of_the_same_source_revision_type_and_recipe():
     assert len(names | {name(recipe=each) for each in RECIPES}) == 6
 
 
+def test_another_variant_of_the_weights_is_another_pipeline():
+    plain = Endpoint("e", "flux", Weights("a/b", "1"), "s")
+    half = Endpoint("e", "flux", Weights("a/b", "1", variant="fp16"), "s")
+    assert weights_name(plain, None) != weights_name(half, None)
+
+
 def test_endpoints_with_other_amendments_hold_weights_of_their_own():
     def name(**options):
         endpoint = Endpoint("e", "flux", Weights("a/b", "1"), "s", options=options)

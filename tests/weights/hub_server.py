@@ -48,6 +48,7 @@ class HubServer:
     cdn_statuses: list[int] = field(default_factory=list)
     cut_after: dict[str, list[int]] = field(default_factory=dict)  # path → bytes until a break
     hold_after: dict[str, int] = field(default_factory=dict)  # path → bytes until ``go``
+    ranges: bool = True  # whether the CDN knows them
     wrong: Counter[str] = field(default_factory=Counter)  # path → how often with wrong bytes
     go: threading.Event = field(default_factory=threading.Event)
     held: threading.Event = field(default_factory=threading.Event)
@@ -128,13 +129,14 @@ class _Base(BaseHTTPRequestHandler):
         """With what is to go wrong."""
         hub = self.server_hub
         start = 0
-        if asked := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or ""):
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
+        if asked and hub.ranges:
             start = int(asked[1])
         if start > len(content):
             self._say(416)
             return
-        self.send_response(206 if asked else 200)
-        if asked:
+        self.send_response(206 if start else 200)
+        if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)

@@ -96,6 +96,16 @@ def test_a_broken_connection_goes_on_where_it_ended(store, hub, monkeypatch):
     assert sha256(folder / UNET) == sha256(hub.repositories[NAME][1] / UNET)
 
 
+def test_a_place_that_knows_no_ranges_sends_it_all_again(store, hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)
+    hub.ranges = False
+    hub.cut_after[UNET] = [250_000]
+    told = []
+    folder = pull(store, on_progress=lambda *how: told.append(how))
+    assert sha256(folder / UNET) == sha256(hub.repositories[NAME][1] / UNET)
+    assert told[-1][0] == told[-1][1]
+
+
 def test_wrong_bytes_are_thrown_away_and_fetched_once_more(store, hub):
     hub.wrong[UNET] = 1
     folder = pull(store)
