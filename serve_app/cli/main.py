@@ -81,7 +81,8 @@ def serve_command(
 
     def after_start(server: Server) -> None:
         weights_notice.say(config, server.console.say)
-        greet(installation, server.url, server.console.say, sample=sample)
+        say, demo = server.console.say, config.serves_demo
+        greet(installation, server.url, say, sample=sample, demo=demo)
 
     server.run(settings, after_start=after_start)
 
