@@ -1,0 +1,171 @@
+"""What must hold for a pipeline inside the engine, and what was found for one.
+
+Not checked as yet: a generation that is resumed from a snapshot, which the engine does not have.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from deployments.engine.engine import Engine
+from deployments.engine.generation import Generation
+from serve_app.domain.errors import Cancelled
+from serve_app.domain.progress import Progress, Stage
+from tests.engine.conformance.case import WISHES, Case, Wish
+from tests.engine.conformance.outputs import difference, same_bits
+
+TOLERANCE = 1e-4  # of the output's range, in float32
+NUDGE = 1e-7  # relative; what another order of summing does to a module's output
+AMPLIFIED = 20.0  # times the noise floor: one nudge moves a result, merging nudges every call
+_PATIENCE_S = 300.0
+
+
+@dataclass(slots=True)
+class Finding:
+    """``wrong`` is empty when all that was checked holds."""
+
+    case: Case
+    alone: bool = False  # bit for bit what the plain call gives
+    cancelled: bool = False  # at a step, with nothing changed for others
+    stepped: bool = False  # the engine saw its steps
+    own_randomness: bool = True  # False: draws from torch's global state beside its generator
+    apart: float = 0.0  # largest difference to the plain call, three at a time
+    floor: float | None = None  # what a nudge does, where `apart` is above the tolerance
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        told: list[str] = []
+        if not self.own_randomness:
+            told.append("Draws from torch's global random state, which generations share.")
+        if not self.stepped:
+            told.append("Runs in one go: no denoiser is seen.")
+        if self.floor is not None:
+            told.append(f"Its noise floor is {self.floor:.1e}.")
+        return told
+
+    @property
+    def together(self) -> str:
+        if not self.own_randomness:
+            return "not comparable"
+        return f"{self.apart:.1e}" if self.apart else "the same bits"
+
+    def require(self, holds: bool, otherwise: str) -> bool:
+        if not holds:
+            self.wrong.append(otherwise)
+        return holds
+
+
+def examine(case: Case) -> Finding:
+    """Run everything. A pipeline that fails by itself raises its own error."""
+    finding = Finding(case)
+    pipeline = case.build()
+    plain = [_plain(case, pipeline, wish) for wish in WISHES]
+    finding.own_randomness = same_bits(_plain(case, pipeline, WISHES[0], elsewhere=1), plain[0])
+    if not finding.own_randomness and not same_bits(_plain(case, pipeline, WISHES[0]), plain[0]):
+        finding.wrong.append("Two plain calls with the same arguments differ.")
+        return finding
+    finding.require(difference(plain[1], plain[0]) > 10 * TOLERANCE, "Its wishes look the same.")
+    with Engine("cpu", threads=1, max_generations=len(WISHES)) as engine:
+        engine.add(case.name, pipeline)
+        _alone(finding, engine, plain)
+        _cancelled(finding, engine, plain)
+        _together(finding, engine, pipeline, plain)
+    finding.require(
+        same_bits(_plain(case, pipeline, WISHES[0]), plain[0]),
+        "Afterwards, a plain call gives something else.",
+    )
+    return finding
+
+
+def _alone(finding: Finding, engine: Engine, plain: list[Any]) -> None:
+    generation = _submit(finding.case, engine, WISHES[0])
+    output = generation.result(_PATIENCE_S)
+    finding.stepped = generation.steps_done > 0
+    finding.alone = finding.require(
+        same_bits(output, plain[0]),
+        f"Alone, it differs from the plain call by {difference(output, plain[0]):.1e}.",
+    )
+
+
+def _cancelled(finding: Finding, engine: Engine, plain: list[Any]) -> None:
+    ready = threading.Event()
+    victims: list[Generation] = []
+
+    def cancel(progress: Progress) -> None:  # on the engine's thread
+        if progress.stage is Stage.DENOISING and progress.step >= 1 and ready.wait(_PATIENCE_S):
+            victims[0].cancel()
+
+    victims.append(_submit(finding.case, engine, WISHES[1], on_progress=cancel))
+    beside = _submit(finding.case, engine, WISHES[2])
+    ready.set()
+    try:
+        victims[0].result(_PATIENCE_S)
+    except Cancelled:
+        finding.cancelled = True
+    finished = beside.result(_PATIENCE_S)
+    apart = difference(finished, plain[2]) if finding.own_randomness else 0.0
+    finding.require(
+        finding.cancelled or not finding.stepped, "Cancelled at a step, it ran to its end."
+    )
+    finding.cancelled &= finding.require(
+        apart <= TOLERANCE, f"Beside a cancelled one, another differs by {apart:.1e}."
+    )
+
+
+def _together(finding: Finding, engine: Engine, pipeline: Any, plain: list[Any]) -> None:
+    generations = [_submit(finding.case, engine, wish) for wish in WISHES]
+    outputs = [generation.result(_PATIENCE_S) for generation in generations]
+    if not finding.own_randomness:
+        return
+    apart = [difference(*pair) for pair in zip(outputs, plain, strict=True)]
+    finding.apart = max(apart)
+    if finding.apart <= TOLERANCE:
+        return
+    worst = apart.index(finding.apart)
+    finding.floor = noise_floor(finding.case, pipeline, WISHES[worst], plain[worst])
+    finding.require(
+        finding.apart <= AMPLIFIED * finding.floor,
+        f"Three at a time, one differs by {finding.apart:.1e}; "
+        f"its noise floor is {finding.floor:.1e}.",
+    )
+
+
+def noise_floor(case: Case, pipeline: Any, wish: Wish, plain: Any) -> float:
+    """How far a plain call moves when all that its modules give is nudged by ``NUDGE``."""
+    random = torch.Generator().manual_seed(0)
+
+    def nudge(_module: Any, _inputs: Any, output: Any) -> None:
+        for tensor in _floats(output):
+            tensor.mul_(1 + NUDGE * torch.randn(tensor.shape, generator=random).to(tensor))
+
+    with ExitStack() as stack:
+        for module in pipeline.components.values():
+            if isinstance(module, torch.nn.Module):
+                stack.callback(module.register_forward_hook(nudge).remove)
+        return difference(_plain(case, pipeline, wish), plain)
+
+
+def _floats(output: Any) -> Iterable[torch.Tensor]:
+    values = output.values() if hasattr(output, "values") else output
+    for value in [values] if isinstance(values, torch.Tensor) else values:
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            yield value
+
+
+def _plain(case: Case, pipeline: Any, wish: Wish, elsewhere: int = 0) -> Any:
+    """``elsewhere``: another value, another global random state."""
+    with torch.no_grad():
+        torch.manual_seed(wish.seed + 1000 * elsewhere)
+        return pipeline(**case.arguments(wish))
+
+
+def _submit(case: Case, engine: Engine, wish: Wish, **more: Any) -> Generation:
+    torch.manual_seed(wish.seed)
+    return engine.submit(pipeline=case.name, **more, **case.arguments(wish))
