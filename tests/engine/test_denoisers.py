@@ -103,7 +103,7 @@ def test_controlnets_are_merged_as_denoisers_are():
 class Inner(DiffusionPipeline):
     def __init__(self, unet):
         super().__init__()
-        self.unet = unet
+        self.register_modules(unet=unet)
 
     def __call__(self, start, steps):
         self.seen = steps
