@@ -1,0 +1,34 @@
+"""What merging has to be told about some denoisers. Data, by class; most need none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    shared: frozenset[str] = frozenset()  # further arguments that hold positions
+    repeated: frozenset[str] = frozenset()  # lists with one plain value per row
+    pad: Mapping[str, int] = field(default_factory=dict)  # argument -> dimension of its length
+    mask: str = ""  # the argument [rows, length] by which the model ignores what was padded
+    solo: str = ""  # why its calls are never merged
+
+
+NOTHING = Declaration()
+
+DECLARATIONS: Mapping[str, Declaration] = {
+    "QwenImageTransformer2DModel": Declaration(
+        repeated=frozenset({"img_shapes", "txt_seq_lens"}),
+        pad={"encoder_hidden_states": 1},
+        mask="encoder_hidden_states_mask",
+    ),
+}
+
+
+def declared(kind: type) -> Declaration:
+    """For a denoiser's class."""
+    for each in kind.__mro__:
+        if (found := DECLARATIONS.get(each.__name__)) is not None:
+            return found
+    return NOTHING
