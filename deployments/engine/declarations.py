@@ -18,6 +18,12 @@ class Declaration:
 NOTHING = Declaration()
 
 DECLARATIONS: Mapping[str, Declaration] = {
+    "ControlNetUnionModel": Declaration(solo="its rows attend to one another"),
+    "MultiControlNetUnionModel": Declaration(solo="its rows attend to one another"),
+    "HiDreamImageTransformer2DModel": Declaration(
+        solo="one of its texts has a row in its second dimension"
+    ),
+    "WanVACETransformer3DModel": Declaration(shared=frozenset({"control_hidden_states_scale"})),
     "QwenImageTransformer2DModel": Declaration(
         repeated=frozenset({"img_shapes", "txt_seq_lens"}),
         pad={"encoder_hidden_states": 1},

@@ -37,11 +37,13 @@ def main() -> int:
             _tell(f"{name}: {failed[name]}")
             continue
         findings.append(finding)
-        verdict = " ".join(finding.wrong) or f"ok, together {finding.together}"
+        alike = f"ok, merged {finding.together}, shared {finding.shared:.2f}"
+        verdict = " ".join(finding.wrong or [alike, *finding.notes])
         _tell(f"{name}: {verdict} ({time.monotonic() - began:.1f} s)")
     if given.out:
+        built = {case.name for case in cases.values()}
         absent = {
-            name: classes.why_absent(name) for name in classes.exported() if name not in cases
+            name: classes.why_absent(name) for name in classes.exported() if name not in built
         }
         given.out.write_text(table.page(findings, failed, absent))
     return 1 if failed or any(finding.wrong for finding in findings) else 0

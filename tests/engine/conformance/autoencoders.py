@@ -196,7 +196,7 @@ def ltx2_video(latent_channels: int = 4) -> Any:
 
 def ltx2_audio() -> Any:
     return df.AutoencoderKLLTX2Audio(
-        base_channels=4,
+        base_channels=8,
         output_channels=2,
         ch_mult=(1,),
         num_res_blocks=1,
@@ -280,4 +280,15 @@ def hunyuan_image(latent_channels: int = 4) -> Any:
         spatial_compression_ratio=2,
         sample_size=16,
         scaling_factor=0.5,
+    )
+
+
+def hunyuan_video_15(latent_channels: int = 4) -> Any:
+    """2 times smaller and shorter."""
+    return df.AutoencoderKLHunyuanVideo15(
+        latent_channels=latent_channels,
+        block_out_channels=(32, 32),
+        layers_per_block=1,
+        spatial_compression_ratio=2,
+        temporal_compression_ratio=2,
     )

@@ -45,7 +45,12 @@ class Case:
     parts: Parts
     call: Callable[[Wish], Mapping[str, Any]]
     attributes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    variant: str = ""  # in words, where a class has a second case
     heavy: bool = False  # takes half a minute or more: in whole runs only
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}, {self.variant}" if self.variant else self.name
 
     @property
     def kind(self) -> type:

@@ -14,6 +14,7 @@ REASONS = {
     "LTXLatentUpsamplePipeline": "no denoiser: one call enlarges latents",
     "LTX2LatentUpsamplePipeline": "no denoiser: one call enlarges latents",
     "OmniGenPipeline": "its processor needs `torchvision`",
+    "Kandinsky5I2VPipeline": "with random weights it gives no numbers",
     "KolorsPipeline": "its text encoder is written for older versions of transformers",
     "KolorsImg2ImgPipeline": "its text encoder is written for older versions of transformers",
     "KolorsPAGPipeline": "its text encoder is written for older versions of transformers",

@@ -15,8 +15,8 @@ def sample(cases: Sequence[Case], seed: int, size: int) -> list[Case]:
     """``size`` of ``cases``, in their order; the same for the same seed."""
     dice = random.Random(seed)  # noqa: S311 - not for secrets
     chosen = {
-        dice.choice([case.name for case in cases if case.family == family]) for family in ALWAYS
+        dice.choice([case.title for case in cases if case.family == family]) for family in ALWAYS
     }
-    rest = [case.name for case in cases if case.name not in chosen]
+    rest = [case.title for case in cases if case.title not in chosen]
     chosen.update(dice.sample(rest, min(size - len(chosen), len(rest))))
-    return [case for case in cases if case.name in chosen]
+    return [case for case in cases if case.title in chosen]

@@ -20,9 +20,11 @@ For each class, three generations with prompts, seeds and numbers of steps of th
 - **alone**: in the engine, one gives bit for bit what the plain call of the pipeline gives.
 - **cancelled**: one is cancelled after its first step. Another beside it gives what it gives alone,
   and a plain call afterwards gives the same bits as before.
-- **together**: all three at once; the largest difference to the plain calls, relative to the
+- **merged**: all three at once; the largest difference to the plain calls, relative to the
   output's range. It may be {tolerance:g}, or {amplified:g} times the pipeline's own noise floor:
   how far a plain call moves when the output of each of its components is nudged by {nudge:g}.
+- **shared**: of the denoiser calls of these three, the part that shared a forward. The last step of
+  the longest cannot.
 """
 
 
@@ -33,25 +35,27 @@ def page(findings: Sequence[Finding], failed: Mapping[str, str], absent: Mapping
     total = len(findings) + len(failed) + len(absent)
     figures = (
         f"Run with diffusers {diffusers.__version__} and torch {torch.__version__}: of {total} "
-        f"classes, {len(findings)} ran and {wrong} of them were wrong; {len(failed)} failed by "
+        f"cases, {len(findings)} ran and {wrong} of them were wrong; {len(failed)} failed by "
         f"themselves and {len(absent)} are absent."
     )
-    rows = [_row(each) for each in sorted(findings, key=lambda f: (f.case.family, f.case.name))]
-    ran = _table(("class", "family", "alone", "cancelled", "together", "note"), rows)
+    rows = [_row(each) for each in sorted(findings, key=lambda f: (f.case.family, f.case.title))]
+    ran = _table(("class", "family", "alone", "cancelled", "merged", "shared", "note"), rows)
     reasons = [(f"`{name}`", why) for name, why in {**absent, **failed}.items()]
     missing = _table(("absent class", "why"), reasons)
     return f"{head}\n{figures}\n\n{ran}\n\n## Absent\n\n{missing}\n"
 
 
 def _row(finding: Finding) -> tuple[str, ...]:
+    variant = f", {finding.case.variant}" if finding.case.variant else ""
     alone = "the same bits" if finding.alone else "**differs**"
     cancelled = "at a step" if finding.cancelled else "not in the middle"
     return (
-        f"`{finding.case.name}`",
+        f"`{finding.case.name}`{variant}",
         finding.case.family,
         alone,
         cancelled,
         finding.together,
+        f"{finding.shared:.2f}",
         " ".join([*finding.wrong, *finding.notes]),
     )
 

@@ -48,11 +48,12 @@ def t5(tokens: int = TEXT_TOKENS) -> T5TokenizerFast:
     return T5TokenizerFast(vocab=vocab, extra_ids=0, model_max_length=tokens)
 
 
-def words(tokens: int = 512, *, side: str = "right", ends: bool = False, **special: Any) -> Any:
+def words(tokens: int = 512, *, side: str = "right", ends: bool = False, lead: int = 0) -> Any:
     """For the language models: a token for a word, a mark or a special token.
 
     Pipelines cut the beginning of their templates off by a count of tokens, which is about that of
     words, not of letters. ``ends``: begins with <bos> and ends with <eos>.
+    ``lead``: words before a chat, where more would be cut off than the template has.
     """
     letters, marks = string.ascii_letters, string.punctuation
     names = list(dict.fromkeys([*_SPECIAL, "\n", *WORDS, *letters, *marks]))
@@ -74,9 +75,8 @@ def words(tokens: int = 512, *, side: str = "right", ends: bool = False, **speci
         additional_special_tokens=_SPECIAL[4:],
         model_max_length=tokens,
         padding_side=side,
-        **special,
     )
-    tokenizer.chat_template = _CHAT
+    tokenizer.chat_template = "a " * lead + _CHAT
     return tokenizer
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import diffusers as df
 import transformers as tf
+from diffusers.pipelines.ace_step import AceStepConditionEncoder
 from diffusers.pipelines.stable_audio.modeling_stable_audio import StableAudioProjectionModel
 
-from tests.engine.conformance import autoencoders, text_encoders, tokenizers
+from tests.engine.conformance import autoencoders, language_models, text_encoders, tokenizers
 from tests.engine.conformance.case import Case
 
 
@@ -126,7 +127,82 @@ def _audioldm2() -> dict[str, Any]:
     }
 
 
+def _ace_step() -> dict[str, Any]:
+    shape = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "sliding_window": 8,
+    }
+    transformer = df.AceStepTransformer1DModel(
+        **shape, num_hidden_layers=2, in_channels=12, audio_acoustic_hidden_dim=4
+    )
+    encoder = AceStepConditionEncoder(
+        **shape,
+        text_hidden_dim=language_models.WIDTH,
+        timbre_hidden_dim=4,
+        num_lyric_encoder_hidden_layers=1,
+        num_timbre_encoder_hidden_layers=1,
+    )
+    return {
+        "vae": autoencoders.oobleck(),
+        "text_encoder": language_models.qwen3(),
+        "tokenizer": tokenizers.words(),
+        "transformer": transformer,
+        "condition_encoder": encoder,
+        "scheduler": df.FlowMatchEulerDiscreteScheduler(num_train_timesteps=1, shift=1.0),
+    }
+
+
+def _stable_audio_3() -> dict[str, Any]:
+    transformer = df.StableAudio3DiTModel(
+        io_channels=4,
+        embed_dim=16,
+        depth=1,
+        num_heads=2,
+        cond_token_dim=language_models.WIDTH,
+        global_cond_dim=language_models.WIDTH,
+        local_add_cond_dim=5,
+        timestep_features_dim=16,
+        num_memory_tokens=4,
+    )
+    vae = df.AutoencoderSAME(
+        patch_size=8,
+        encoder_channels=16,
+        encoder_c_mults=(1,),
+        encoder_strides=(2,),
+        encoder_transformer_depths=(1,),
+        latent_dim=4,
+        dim_heads=8,
+        sampling_rate=400,
+    )
+    return {
+        "vae": vae,
+        "text_encoder": language_models.gemma2(),
+        "tokenizer": tokenizers.words(24, ends=True),
+        "duration_embedder": df.StableAudio3DurationEmbedder(
+            output_dim=language_models.WIDTH, fourier_dim=16
+        ),
+        "transformer": transformer,
+        "scheduler": df.FlowMatchEulerDiscreteScheduler(),
+    }
+
+
 CASES = (
+    Case(
+        "audio",
+        "AceStepPipeline",
+        _ace_step,
+        lambda _: {"audio_duration": 0.4, "lyrics": "a dog", "max_text_length": 64},
+    ),
+    Case(
+        "audio",
+        "StableAudio3Pipeline",
+        _stable_audio_3,
+        lambda _: {"duration": 0.4, "output_type": "latent"},
+    ),
     Case(
         "audio",
         "StableAudioPipeline",

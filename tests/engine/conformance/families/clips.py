@@ -123,13 +123,6 @@ CASES = (
     ),
     Case(
         "kandinsky5",
-        "Kandinsky5I2VPipeline",
-        lambda: _kandinsky5(clips=True, seen=True),
-        lambda wish: {**_seen(wish), "num_frames": 13},
-        {"prompt_template_encode_start_idx": 2},
-    ),
-    Case(
-        "kandinsky5",
         "Kandinsky5T2IPipeline",
         lambda: _kandinsky5(clips=False, seen=False),
         _text,

@@ -108,6 +108,24 @@ CASES = (
     Case("flux", "FluxControlNetPipeline", parts, _control),
     Case(
         "flux",
+        "FluxControlNetPipeline",
+        lambda: {**parts(), "controlnet": [controlnet(), controlnet()]},
+        lambda wish: {
+            **_SIZE,
+            "control_image": [inputs.picture(wish), inputs.mask(wish).convert("RGB")],
+            "controlnet_conditioning_scale": [0.5, 1.0],
+        },
+        variant="two ControlNets",
+    ),
+    Case(
+        "flux",
+        "FluxPipeline",
+        parts,
+        lambda _: {**_SIZE, "true_cfg_scale": 3.0, "negative_prompt": "a dog"},
+        variant="true guidance",
+    ),
+    Case(
+        "flux",
         "FluxControlNetImg2ImgPipeline",
         parts,
         lambda wish: {**_from_picture(wish), **_control(wish)},

@@ -167,6 +167,16 @@ CASES = (
     Case("sd", "LatentConsistencyModelImg2ImgPipeline", _lcm, from_picture),
     Case("sd", "StableDiffusionAdapterPipeline", _adapter, _picture),
     Case("sd", "StableDiffusionControlNetPipeline", parts, _control),
+    Case(
+        "sd",
+        "StableDiffusionControlNetPipeline",
+        lambda: parts(controlnet=[unets.controlnet(), unets.controlnet()]),
+        lambda wish: {
+            "image": [inputs.picture(wish), inputs.mask(wish)],
+            "controlnet_conditioning_scale": [0.5, 1.0],
+        },
+        variant="two ControlNets",
+    ),
     Case("sd", "StableDiffusionControlNetImg2ImgPipeline", parts, _picture_and_control),
     Case("sd", "StableDiffusionControlNetInpaintPipeline", parts, _inpaint_and_control),
     Case("sd", "StableDiffusionPAGPipeline", _pag, text),

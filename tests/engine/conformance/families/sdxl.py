@@ -6,7 +6,14 @@ from typing import Any
 
 import diffusers as df
 
-from tests.engine.conformance import autoencoders, inputs, text_encoders, tokenizers, unets
+from tests.engine.conformance import (
+    autoencoders,
+    inputs,
+    text_encoders,
+    tokenizers,
+    unets,
+    vision_encoders,
+)
 from tests.engine.conformance.case import Case, Wish
 from tests.engine.conformance.families import sd
 
@@ -81,6 +88,22 @@ CASES = (
     Case("sdxl", "StableDiffusionXLInstructPix2PixPipeline", lambda: parts(8), _sized),
     Case("sdxl", "StableDiffusionXLAdapterPipeline", _adapter, _sized),
     Case("sdxl", "StableDiffusionXLControlNetPipeline", parts, _sized),
+    Case(
+        "sdxl",
+        "StableDiffusionXLControlNetPipeline",
+        lambda: parts(controlnet=[unets.controlnet_xl(), unets.controlnet_xl()]),
+        lambda wish: {**sd.text(wish), "image": [inputs.picture(wish), inputs.mask(wish)]},
+        variant="two ControlNets",
+    ),
+    Case(
+        "sdxl",
+        "StableDiffusionXLPipeline",
+        lambda: parts(
+            image_encoder=vision_encoders.clip(), feature_extractor=vision_encoders.clip_processor()
+        ),
+        lambda wish: {**sd.text(wish), "num_images_per_prompt": 2, "guidance_rescale": 0.5},
+        variant="two pictures",
+    ),
     Case("sdxl", "StableDiffusionXLControlNetImg2ImgPipeline", _scored, _picture_and_control),
     Case("sdxl", "StableDiffusionXLControlNetInpaintPipeline", _scored, _inpaint_and_control),
     Case("sdxl", "StableDiffusionXLControlNetUnionPipeline", _union, _union_call),

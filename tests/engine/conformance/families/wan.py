@@ -123,6 +123,14 @@ def _forcing_size(wish: Wish) -> dict[str, Any]:
 
 CASES = (
     Case("wan", "WanPipeline", _two_experts, size),
+    Case("wan", "WanPipeline", parts, size, variant="one expert"),
+    Case(
+        "wan",
+        "WanPipeline",
+        lambda: parts(expand_timesteps=True),
+        size,
+        variant="a timestep for each token",
+    ),
     Case(
         "wan",
         "WanImageToVideoPipeline",
