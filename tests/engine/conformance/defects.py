@@ -13,7 +13,6 @@ DEFECTS = {
     "LTX2ConditionPipeline": _COPIES,
     "LTX2ImageToVideoPipeline": _COPIES,
     "LTX2Pipeline": _COPIES,
-    "SkyReelsV2DiffusionForcingImageToVideoPipeline": _COPIES,
     "SkyReelsV2DiffusionForcingPipeline": _COPIES,
     "SkyReelsV2DiffusionForcingVideoToVideoPipeline": _COPIES,
 }
