@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 class Declaration:
     shared: frozenset[str] = frozenset()  # further arguments that hold positions
     repeated: frozenset[str] = frozenset()  # lists with one plain value per row
+    ragged: frozenset[str] = frozenset()  # lists whose tensors may have other lengths in each row
     pad: Mapping[str, int] = field(default_factory=dict)  # argument -> dimension of its length
     mask: str = ""  # the argument [rows, length] by which the model ignores what was padded
     solo: str = ""  # why its calls are never merged
@@ -29,6 +30,7 @@ DECLARATIONS: Mapping[str, Declaration] = {
         pad={"encoder_hidden_states": 1},
         mask="encoder_hidden_states_mask",
     ),
+    "ZImageTransformer2DModel": Declaration(ragged=frozenset({"cap_feats"})),
 }
 
 

@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
-from queue import Empty, SimpleQueue
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +24,7 @@ from deployments.engine.denoisers import KnownDenoisers
 from deployments.engine.failures import as_callers_error
 from deployments.engine.forwards import Forwards
 from deployments.engine.generation import Generation, OnProgress
+from deployments.engine.inbox import Inbox
 from deployments.engine.interception import InterceptedPipeline
 from deployments.engine.run import Run
 from deployments.engine.step_batcher import Candidate, StepBatcher
@@ -74,7 +74,7 @@ class Engine:
         )
         self._known = KnownDenoisers()
         self._pipelines: dict[str, InterceptedPipeline] = {}
-        self._inbox: SimpleQueue[Generation | None] = SimpleQueue()  # None: look around
+        self._inbox = Inbox()
         self._waiting: list[Run] = []
         self._running: list[Run] = []
         self._turn = 0
@@ -105,7 +105,7 @@ class Engine:
         """End all generations with ``Cancelled`` and stop the thread. A forward that computes is
         waited for, at most ``timeout`` seconds."""
         self._closing = True
-        self._inbox.put(None)
+        self._inbox.wake()
         if self._thread is not None:
             self._thread.join(timeout)
 
@@ -161,11 +161,11 @@ class Engine:
             deadline=inf if deadline_s is None else self._monotonic() + deadline_s,
             deterministic=deterministic,
             on_progress=on_progress,
-            wake_engine=self._wake,
+            wake_engine=self._inbox.wake,
         )
         self._inbox.put(generation)
         if self._closing:  # The loop may have emptied its inbox already.
-            self._refuse_submitted()
+            self._inbox.refuse(_STOPPED)
         return generation
 
     def counts(self) -> Mapping[str, Any]:
@@ -179,9 +179,6 @@ class Engine:
         if not self.device.startswith("cuda"):
             return 0
         return torch.cuda.mem_get_info(self.device)[0]
-
-    def _wake(self) -> None:
-        self._inbox.put(None)
 
     def _loop(self) -> None:
         torch.set_grad_enabled(mode=False)  # per thread
@@ -202,13 +199,12 @@ class Engine:
 
     def _receive(self) -> None:
         """Take what was submitted; wait for it when there is nothing else to do."""
-        while not self._inbox.empty() or not (self._running or self._waiting or self._closing):
-            generation = self._inbox.get()
-            if generation is not None:
-                self._submitted += 1
-                self._waiting.append(self._run_of(generation))
-            elif not (self._running or self._waiting):
-                return
+        idle = not (self._running or self._waiting or self._closing)
+        for generation in self._inbox.take(wait=idle):
+            self._submitted += 1
+            self._waiting.append(
+                Run(generation, self._submitted, self._turn, self._forwards, self._counts)
+            )
 
     def _end_cancelled(self) -> None:
         for run in [*self._running, *self._waiting]:
@@ -221,9 +217,6 @@ class Engine:
             self._waiting.remove(best)
             best.last_turn = self._turn
             self._running.append(best)
-
-    def _run_of(self, generation: Generation) -> Run:
-        return Run(generation, self._submitted, self._turn, self._forwards, self._counts)
 
     def _take_turn(self) -> None:
         self._turn += 1
@@ -298,20 +291,9 @@ class Engine:
         run.generation.fail(error)
 
     def _end_all(self) -> None:
-        self._refuse_submitted()
+        self._inbox.refuse(_STOPPED)
         for run in [*self._running, *self._waiting]:
             self._end(run, Cancelled(_STOPPED))
-
-    def _refuse_submitted(self) -> None:
-        """End what nobody will take from the inbox any more. Called after ``_closing`` was set, by
-        the loop and by late callers; each generation is met by exactly one of them."""
-        while True:
-            try:
-                generation = self._inbox.get_nowait()
-            except Empty:
-                return
-            if generation is not None:
-                generation.fail(Cancelled(_STOPPED))
 
 
 _STOPPED = "The engine was stopped."

@@ -97,7 +97,8 @@ class RoleFinder:
     def _of_sequence(self, name: str, value: list[Any] | tuple[Any, ...]) -> tuple[Roles, Key]:
         count = self.rows.count
         if self.rows.listed and len(value) == count and _are_tensors(value):
-            shapes = tuple((tuple(each.shape), each.dtype, each.device) for each in value)
+            ragged = name in self.declared.ragged
+            shapes = tuple((tuple(each.shape[ragged:]), each.dtype, each.device) for each in value)
             return Leaf(Role.LISTED), (("listed", shapes), None)
         if name in self.declared.repeated and len(value) == count:
             _, (kinds, contents) = self._of_many(type(value), _numbered(name, value))

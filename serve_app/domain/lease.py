@@ -53,6 +53,7 @@ class Lease:
     input: Mapping[str, Any]
     upload_tickets: tuple[UploadTicket, ...]
     priority: Priority
+    alone: bool = False  # its forwards are shared with nobody
     deadline: datetime | None = None
     snapshot: str | None = None  # key of a half-done generation to go on from
     files_url: str = ""  # origin at which replicas read our own ``/files/…``
