@@ -17,6 +17,7 @@ import transformers
 
 from tests.engine.conformance import classes, table, zoo
 from tests.engine.conformance.checks import Finding, examine
+from tests.engine.conformance.defects import DEFECTS
 
 
 def main() -> int:
@@ -46,7 +47,8 @@ def main() -> int:
             name: classes.why_absent(name) for name in classes.exported() if name not in built
         }
         given.out.write_text(table.page(findings, failed, absent))
-    return 1 if failed or any(finding.wrong for finding in findings) else 0
+    surprises = [each for each in findings if bool(each.wrong) != (each.case.title in DEFECTS)]
+    return 1 if failed or surprises else 0
 
 
 def _tell(line: str) -> None:

@@ -23,6 +23,7 @@ from tests.engine.conformance.outputs import difference, same_bits
 TOLERANCE = 1e-4  # of the output's range, in float32
 NUDGE = 1e-7  # relative; what another order of summing does to a module's output
 AMPLIFIED = 20.0  # times the noise floor: one nudge moves a result, merging nudges every call
+_NOBODY = "nobody else"  # the reason of a call that met no other, which is none
 _PATIENCE_S = 300.0
 
 
@@ -48,7 +49,11 @@ class Finding:
             told.append("Draws from torch's global random state, which generations share.")
         if not self.stepped:
             told.append("Its steps are not counted.")
-        told += [f"{calls} × {why}." for why, calls in self.single.items()]
+        reasons = {why: calls for why, calls in self.single.items() if why != _NOBODY}
+        if reasons:
+            told.append(
+                "Not merged: " + ", ".join(f"{n} × {why}" for why, n in reasons.items()) + "."
+            )
         if self.floor is not None:
             told.append(f"Its noise floor is {self.floor:.1e}.")
         return told

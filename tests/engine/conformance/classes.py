@@ -11,9 +11,11 @@ from diffusers import DiffusionPipeline
 #: Where nothing but a look at the class itself tells why it is absent.
 REASONS = {
     "FluxPriorReduxPipeline": "no denoiser: it only reads pictures",
+    "LongCatImageEditPipeline": "works on a million pixels whatever it is given: minutes here",
     "LTXLatentUpsamplePipeline": "no denoiser: one call enlarges latents",
     "LTX2LatentUpsamplePipeline": "no denoiser: one call enlarges latents",
     "OmniGenPipeline": "its processor needs `torchvision`",
+    "EasyAnimateControlPipeline": "raises TypeError: it passes an argument that it does not take",
     "Kandinsky5I2VPipeline": "with random weights it gives no numbers",
     "KolorsPipeline": "its text encoder is written for older versions of transformers",
     "KolorsImg2ImgPipeline": "its text encoder is written for older versions of transformers",

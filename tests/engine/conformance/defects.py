@@ -12,6 +12,7 @@ DEFECTS = {
     "HunyuanImagePipeline": "Generations share its guider, which keeps a momentum between steps.",
     "LTX2ConditionPipeline": _COPIES,
     "LTX2ImageToVideoPipeline": _COPIES,
+    "LTX2InContextPipeline": _COPIES,
     "LTX2Pipeline": _COPIES,
     "SkyReelsV2DiffusionForcingPipeline": _COPIES,
     "SkyReelsV2DiffusionForcingVideoToVideoPipeline": _COPIES,

@@ -8,6 +8,7 @@ import diffusers
 import torch
 
 from tests.engine.conformance.checks import AMPLIFIED, NUDGE, TOLERANCE, Finding
+from tests.engine.conformance.defects import DEFECTS
 
 _HEAD = """# Conformance
 
@@ -56,7 +57,7 @@ def _row(finding: Finding) -> tuple[str, ...]:
         cancelled,
         finding.together,
         f"{finding.shared:.2f}",
-        " ".join([*finding.wrong, *finding.notes]),
+        " ".join([*finding.wrong, *finding.notes, DEFECTS.get(finding.case.title, "")]).strip(),
     )
 
 

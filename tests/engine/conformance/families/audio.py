@@ -9,7 +9,13 @@ import transformers as tf
 from diffusers.pipelines.ace_step import AceStepConditionEncoder
 from diffusers.pipelines.stable_audio.modeling_stable_audio import StableAudioProjectionModel
 
-from tests.engine.conformance import autoencoders, language_models, text_encoders, tokenizers
+from tests.engine.conformance import (
+    autoencoders,
+    inputs,
+    language_models,
+    text_encoders,
+    tokenizers,
+)
 from tests.engine.conformance.case import Case
 
 
@@ -202,6 +208,29 @@ CASES = (
         "StableAudio3Pipeline",
         _stable_audio_3,
         lambda _: {"duration": 0.4, "output_type": "latent"},
+    ),
+    Case(
+        "audio",
+        "StableAudio3AudioToAudioPipeline",
+        _stable_audio_3,
+        lambda wish: {
+            "duration": 0.4,
+            "audio": inputs.noise(wish, 1, 2, 160),
+            "init_noise_level": 0.8,
+            "output_type": "latent",
+        },
+    ),
+    Case(
+        "audio",
+        "StableAudio3InpaintPipeline",
+        _stable_audio_3,
+        lambda wish: {
+            "duration": 0.4,
+            "audio": inputs.noise(wish, 1, 2, 160),
+            "mask_start_seconds": 0.1,
+            "mask_end_seconds": 0.3,
+            "output_type": "latent",
+        },
     ),
     Case(
         "audio",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import diffusers as df
+from diffusers.guiders import ClassifierFreeGuidance
 
 from tests.engine.conformance import (
     autoencoders,
@@ -79,6 +80,24 @@ def _anyflow() -> dict[str, Any]:
     )
 
 
+def _motif() -> dict[str, Any]:
+    """The texts are read by an UMT5 in place of a T5Gemma 2."""
+    transformer = df.MotifVideoTransformer3DModel(
+        in_channels=33,
+        out_channels=16,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        num_layers=1,
+        num_single_layers=1,
+        text_embed_dim=32,
+        rope_axes_dim=(4, 6, 6),
+    )
+    return wan.parts(
+        transformer=transformer,
+        guider=ClassifierFreeGuidance(guidance_scale=2.0),
+    )
+
+
 def _chronoedit() -> dict[str, Any]:
     return wan.parts(
         transformer=df.ChronoEditTransformer3DModel(**wan.SHAPE, in_channels=36, image_dim=32),
@@ -142,6 +161,7 @@ CASES = (
         _sana_video,
         lambda wish: {**_sana_call(wish), "image": inputs.picture(wish, 32)},
     ),
+    Case("motif", "MotifVideoPipeline", _motif, wan.size),
     Case("anyflow", "AnyFlowPipeline", _anyflow, wan.size),
     Case(
         "chronoedit",

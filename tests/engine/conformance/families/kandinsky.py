@@ -16,7 +16,7 @@ from tests.engine.conformance import (
 )
 from tests.engine.conformance.case import Case, Wish
 
-_WIDTH = 32
+WIDTH = 32
 
 
 def _unet(in_channels: int, **more: Any) -> Any:
@@ -28,7 +28,7 @@ def _unet(in_channels: int, **more: Any) -> Any:
             "down_block_types": ("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
             "up_block_types": ("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
             "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
-            "encoder_hid_dim": _WIDTH,
+            "encoder_hid_dim": WIDTH,
             "encoder_hid_dim_type": "image_proj",
             "cross_attention_dim": 16,
             "resnet_time_scale_shift": "scale_shift",
@@ -48,18 +48,18 @@ def _movq() -> Any:
     )
 
 
-def _prior() -> dict[str, Any]:
+def prior() -> dict[str, Any]:
     prior = df.PriorTransformer(
         num_attention_heads=2,
         attention_head_dim=8,
-        embedding_dim=_WIDTH,
+        embedding_dim=WIDTH,
         num_embeddings=tokenizers.TEXT_TOKENS,
         num_layers=1,
     )
     return {
         "prior": prior,
-        "image_encoder": vision_encoders.clip(width=_WIDTH),
-        "text_encoder": text_encoders.clip_projected(_WIDTH),
+        "image_encoder": vision_encoders.clip(width=WIDTH),
+        "text_encoder": text_encoders.clip_projected(WIDTH),
         "tokenizer": tokenizers.clip(),
         "scheduler": df.UnCLIPScheduler(
             variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=10.0
@@ -81,21 +81,21 @@ def _hinted() -> dict[str, Any]:
 
 
 def _combined(in_channels: int = 4) -> dict[str, Any]:
-    priors = {f"prior_{name}": part for name, part in _prior().items()}
+    priors = {f"prior_{name}": part for name, part in prior().items()}
     return {**parts(in_channels), **priors}
 
 
-def _embedded(wish: Wish) -> dict[str, Any]:
+def embedded(wish: Wish) -> dict[str, Any]:
     return {
-        "image_embeds": inputs.noise(wish, 1, _WIDTH),
-        "negative_image_embeds": inputs.noise(wish, 1, _WIDTH) * 0.5,
+        "image_embeds": inputs.noise(wish, 1, WIDTH),
+        "negative_image_embeds": inputs.noise(wish, 1, WIDTH) * 0.5,
         "height": 16,
         "width": 16,
     }
 
 
 def _from_picture(wish: Wish) -> dict[str, Any]:
-    return {**_embedded(wish), "image": inputs.picture(wish), "strength": 0.8}
+    return {**embedded(wish), "image": inputs.picture(wish), "strength": 0.8}
 
 
 def _hint(wish: Wish) -> dict[str, Any]:
@@ -104,13 +104,13 @@ def _hint(wish: Wish) -> dict[str, Any]:
 
 def _inpaint(wish: Wish) -> dict[str, Any]:
     return {
-        **_embedded(wish),
+        **embedded(wish),
         "image": inputs.picture(wish),
         "mask_image": inputs.mask(wish),
     }
 
 
-def _both(wish: Wish) -> dict[str, Any]:
+def both(wish: Wish) -> dict[str, Any]:
     return {"height": 16, "width": 16, "prior_num_inference_steps": wish.steps}
 
 
@@ -135,14 +135,14 @@ def _three() -> dict[str, Any]:
 
 
 CASES = (
-    Case("kandinsky", "KandinskyV22Pipeline", parts, _embedded),
+    Case("kandinsky", "KandinskyV22Pipeline", parts, embedded),
     Case("kandinsky", "KandinskyV22Img2ImgPipeline", parts, _from_picture),
     Case("kandinsky", "KandinskyV22InpaintPipeline", lambda: parts(9), _inpaint),
     Case(
         "kandinsky",
         "KandinskyV22ControlnetPipeline",
         _hinted,
-        lambda wish: {**_embedded(wish), **_hint(wish)},
+        lambda wish: {**embedded(wish), **_hint(wish)},
     ),
     Case(
         "kandinsky",
@@ -150,27 +150,27 @@ CASES = (
         _hinted,
         lambda wish: {**_from_picture(wish), **_hint(wish)},
     ),
-    Case("kandinsky", "KandinskyV22PriorPipeline", _prior, lambda _: {}),
+    Case("kandinsky", "KandinskyV22PriorPipeline", prior, lambda _: {}),
     Case(
         "kandinsky",
         "KandinskyV22PriorEmb2EmbPipeline",
-        _prior,
+        prior,
         lambda wish: {"image": inputs.picture(wish), "strength": 0.8},
     ),
-    Case("kandinsky", "KandinskyPriorPipeline", _prior, lambda _: {}),
-    Case("kandinsky", "KandinskyV22CombinedPipeline", _combined, _both),
+    Case("kandinsky", "KandinskyPriorPipeline", prior, lambda _: {}),
+    Case("kandinsky", "KandinskyV22CombinedPipeline", _combined, both),
     Case(
         "kandinsky",
         "KandinskyV22Img2ImgCombinedPipeline",
         _combined,
-        lambda wish: {**_both(wish), "image": inputs.picture(wish), "strength": 0.8},
+        lambda wish: {**both(wish), "image": inputs.picture(wish), "strength": 0.8},
     ),
     Case(
         "kandinsky",
         "KandinskyV22InpaintCombinedPipeline",
         lambda: _combined(9),
         lambda wish: {
-            **_both(wish),
+            **both(wish),
             "image": inputs.picture(wish),
             "mask_image": inputs.mask(wish),
         },

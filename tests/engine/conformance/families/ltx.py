@@ -43,6 +43,17 @@ CASES = (
     ),
     Case(
         "ltx",
+        "LTXI2VLongMultiPromptPipeline",
+        parts,
+        lambda wish: {
+            **_size(wish),
+            "cond_image": inputs.picture(wish, 32),
+            "temporal_tile_size": 16,
+            "temporal_overlap": 8,
+        },
+    ),
+    Case(
+        "ltx",
         "LTXConditionPipeline",
         parts,
         lambda wish: {**_size(wish), "image": inputs.picture(wish, 32), "strength": 0.8},

@@ -86,4 +86,5 @@ CASES = (
     Case("ltx2", "LTX2Pipeline", parts, _size),
     Case("ltx2", "LTX2ImageToVideoPipeline", parts, _from_picture),
     Case("ltx2", "LTX2ConditionPipeline", parts, _size),
+    Case("ltx2", "LTX2InContextPipeline", parts, _size),
 )

@@ -79,6 +79,26 @@ def _longcat() -> dict[str, Any]:
     )
 
 
+def _nucleus() -> dict[str, Any]:
+    return _flow(
+        transformer=df.NucleusMoEImageTransformer2DModel(
+            in_channels=16,
+            out_channels=4,
+            num_layers=4,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=_LLM,
+            axes_dims_rope=(8, 4, 4),
+            num_experts=4,
+            moe_intermediate_dim=16,
+            capacity_factors=2.0,
+        ),
+        vae=autoencoders.qwen_image(),
+        text_encoder=language_models.qwen3_vl(),
+        processor=processors.TextsAndPictures(),
+    )
+
+
 def _krea() -> dict[str, Any]:
     return _flow(
         transformer=df.Krea2Transformer2DModel(
@@ -188,6 +208,12 @@ CASES = (
         "BriaFiboPipeline",
         _fibo,
         lambda wish: {**_text(wish), "height": 32, "width": 32, "negative_prompt": "a dog"},
+    ),
+    Case(
+        "nucleus",
+        "NucleusMoEImagePipeline",
+        _nucleus,
+        lambda wish: {**_large(wish), "max_sequence_length": 64, "return_index": -1},
     ),
     Case("ovis", "OvisImagePipeline", _ovis, _text),
     Case(

@@ -120,6 +120,13 @@ def _unclip() -> dict[str, Any]:
     )
 
 
+_INTRINSICS = {
+    "target_names": ["albedo", "roughness"],
+    "albedo": {"prediction_space": "srgb"},
+    "roughness": {"prediction_space": "linear"},
+}
+
+
 def _marigold(wish: Wish) -> dict[str, Any]:
     return {
         "image": inputs.picture_tensor(wish),
@@ -185,5 +192,11 @@ CASES = (
     Case("sd", "StableDiffusionControlNetPAGPipeline", _pag, _control),
     Case("sd", "StableDiffusionControlNetPAGInpaintPipeline", _pag, _inpaint_and_control),
     Case("marigold", "MarigoldDepthPipeline", lambda: parts(8), _marigold),
+    Case(
+        "marigold",
+        "MarigoldIntrinsicsPipeline",
+        lambda: parts(12, unet=unets.sd(12, out_channels=8), target_properties=_INTRINSICS),
+        _marigold,
+    ),
     Case("marigold", "MarigoldNormalsPipeline", lambda: parts(8), _marigold),
 )
