@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from deployments.attempt import Attempt
 from deployments.replica_config import Identity, ReplicaConfig
+from deployments.tally import Tally
 from serve_app.domain.lease import Held, Report, ReportReply
 from serve_app.domain.ports import Clock, LeasePort
 
@@ -28,6 +29,7 @@ class Reporter:
         on_reply: Callable[[ReportReply], None],
         config: ReplicaConfig,
         clock: Clock,
+        tally: Tally,
     ) -> None:
         self._port = port
         self._identity = identity
@@ -35,6 +37,7 @@ class Reporter:
         self._on_reply = on_reply
         self._config = config
         self._clock = clock
+        self._tally = tally
         self._leased = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -89,6 +92,8 @@ class Reporter:
                 for attempt in attempts
                 if attempt.progress is not None
             ),
+            pool=self._identity.pool,
+            computed=self._tally.take(),
         )
         for attempt in attempts:
             # Said once is enough: if this report is lost, the next regular one renews in time.

@@ -15,15 +15,27 @@ class CallArguments:
     a default means what the module means by it."""
 
     named: dict[str, Any]  # in the order of the signature
+    positional: int  # so many were given by their place; wrappers of ``forward`` look for the rest
     signature: inspect.Signature
 
     def with_values(self, named: Mapping[str, Any]) -> CallArguments:
-        return CallArguments(dict(named), self.signature)
+        return CallArguments(dict(named), self.positional, self.signature)
 
     def call(self, module: Any) -> Any:
-        """``module``'s output for them."""
-        bound = inspect.BoundArguments(self.signature, self.named)  # pyright: ignore[reportArgumentType]
-        return module(*bound.args, **bound.kwargs)
+        """``module``'s output for them, given as they were."""
+        places: list[Any] = []
+        keywords: dict[str, Any] = {}
+        for name, value in self.named.items():
+            kind = self.signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                places += value
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                keywords |= value
+            elif len(places) < self.positional:
+                places.append(value)
+            else:
+                keywords[name] = value
+        return module(*places, **keywords)
 
     def main(self) -> Any:
         """The first argument: by convention what is computed on, and what has the rows."""
@@ -33,7 +45,8 @@ class CallArguments:
 def bind(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> CallArguments:
     """``TypeError`` when ``forward`` does not take them."""
     signature = _signature(type(module))
-    return CallArguments(signature.bind(*arguments, **keywords).arguments, signature)
+    named = signature.bind(*arguments, **keywords).arguments
+    return CallArguments(named, len(arguments), signature)
 
 
 @cache

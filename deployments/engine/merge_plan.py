@@ -51,9 +51,8 @@ def plan_of(call: DenoiserCall, digests: Digests) -> MergePlan:
         if name != declaration.mask:
             kinds.append((name, kind))
             contents.append(content)
-    return MergePlan(
-        arguments, roles, rows, declaration, (rows.count, tuple(kinds)), tuple(contents)
-    )
+    signature = (rows.count, arguments.positional, tuple(kinds))
+    return MergePlan(arguments, roles, rows, declaration, signature, tuple(contents))
 
 
 def woven(plans: Sequence[MergePlan]) -> CallArguments:

@@ -8,7 +8,7 @@ carries the request's id and the attempt that it holds; a write by another attem
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -84,6 +84,15 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Computed:
+    """What a replica's engine did since its last report. May be lost, is never told twice."""
+
+    steps: int = 0  # denoising steps of all generations
+    forwards: Mapping[int, int] = field(default_factory=dict[int, int])  # by calls in each
+    not_merged: Mapping[str, int] = field(default_factory=dict[str, int])  # calls, by reason
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """All of a replica's running generations in one call, at most twice a second.
 
@@ -93,6 +102,8 @@ class Report:
     replica_id: str
     renewals: tuple[Held, ...]
     progress: tuple[tuple[Held, Progress], ...] = ()
+    pool: str = ""
+    computed: Computed = Computed()
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,17 @@ async def test_a_lease_to_run_alone_shares_no_forward(rig):
     assert rig.workshop.engine.counts()["not_merged"] == {"deterministic": 3}
 
 
+async def test_reports_tell_what_the_engine_did(rig):
+    held = rig.offer("one", steps=20, step_ms=20)
+    await rig.outcome(held)
+    computed = [report.computed for _, report in rig.port.reports]
+    steps = sum(each.steps for each in computed)
+    forwards = sum(each.forwards.get(1, 0) for each in computed)
+    assert 0 < steps <= forwards <= 20
+    assert forwards - steps <= 1  # it was told between a forward and the end of its step
+    assert {report.pool for _, report in rig.port.reports} == {"pool"}
+
+
 async def test_without_a_seed_every_attempt_gets_the_same_and_each_request_its_own(rig):
     seeds = []
     for name, attempt in [("one", 1), ("one", 2), ("two", 1)]:

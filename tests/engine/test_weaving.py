@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployments.engine.call_arguments import bind
 from deployments.engine.content import Digests
 from deployments.engine.merge_plan import parting, plan_of, woven
 from deployments.engine.roles import Refused
@@ -224,6 +225,29 @@ def test_an_output_without_the_rows_cannot_come_apart(output):
     plans = [plan(numbers(1, 2)), plan(numbers(1, 2))]
     with pytest.raises(CannotPart):
         parting(plans).apart(output)
+
+
+class Wrapped(torch.nn.Module):
+    """Looks for one argument among the keywords, as diffusers' wrapper for LoRA scales does."""
+
+    def forward(self, hidden_states, timestep=None, scale=1.0, *rest, **more):
+        return hidden_states, timestep, scale, rest, more
+
+    def __call__(self, *places, **keywords):
+        return len(places), sorted(keywords), super().__call__(*places, **keywords)
+
+
+@pytest.mark.parametrize(
+    ("places", "keywords"),
+    [
+        ((), {"hidden_states": 0, "timestep": 1, "scale": 2.0}),
+        ((0,), {"scale": 2.0}),
+        ((0, 1), {"other": 3}),
+        ((0, 1, 2.0, 4, 5), {"other": 3}),
+    ],
+)
+def test_arguments_are_given_by_place_or_by_name_as_they_were(places, keywords):
+    assert bind(Wrapped(), places, keywords).call(Wrapped()) == Wrapped()(*places, **keywords)
 
 
 class QwenImageTransformer2DModel(torch.nn.Module):
