@@ -185,6 +185,7 @@ class Attempt:
             view=call.view,
             on_progress=self._on_progress,
             priority=int(self.lease.priority),
+            deterministic=self.lease.alone,
             **call.arguments,
         )
         generation.add_done_callback(lambda _: loop.call_soon_threadsafe(_resolve, ended))

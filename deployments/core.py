@@ -14,6 +14,7 @@ from deployments.family import Family
 from deployments.handing_in import HandIn
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.reporting import Reporter
+from deployments.tally import Tally
 from deployments.workshop import Workshop
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
@@ -70,7 +71,14 @@ class ReplicaCore:
         self._closed = False
         self._asker = Asker(port, self._make_ask, self._on_work, config, backoff)
         self._reporter = Reporter(
-            port, identity, self._attempts, self._on_reply, self._loading, config, clock
+            port,
+            identity,
+            self._attempts,
+            self._on_reply,
+            self._loading,
+            config,
+            clock,
+            Tally(self._counts),
         )
         self._hand_in = HandIn(port, identity, config, clock, backoff)
 
@@ -137,6 +145,9 @@ class ReplicaCore:
         ]
         if ended and not self._closed:
             raise Misconfigured(f"Ended by a defect: {', '.join(ended)}. The log says why.")
+
+    def _counts(self) -> Mapping[str, Any]:
+        return self._workshop.engine.counts()
 
     def _make_ask(self) -> Ask:
         return Ask(

@@ -84,7 +84,12 @@ def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Work
     from deployments.engine.residency import Residency  # noqa: PLC0415
 
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    engine = Engine(device, max_generations=config.slots, threads=config.threads)
+    engine = Engine(
+        device=device,
+        max_generations=config.slots,
+        threads=config.threads,
+        verify_merges=True,  # once per signature, against a picture that is silently wrong
+    )
     return Workshop(
         engine=engine,
         residency=Residency(engine, config.weights_bytes),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from deployments.attempt import Attempt
 from deployments.replica_config import Identity, ReplicaConfig
+from deployments.tally import Tally
 from serve_app.domain.lease import Held, Report, ReportReply
 from serve_app.domain.ports import Clock, LeasePort
 
@@ -29,6 +30,7 @@ class Reporter:
         loading: Callable[[], str],
         config: ReplicaConfig,
         clock: Clock,
+        tally: Tally,
     ) -> None:
         """``loading`` says in words what the replica loads now."""
         self._port = port
@@ -38,6 +40,7 @@ class Reporter:
         self._loading = loading
         self._config = config
         self._clock = clock
+        self._tally = tally
         self._leased = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -93,6 +96,8 @@ class Reporter:
                 if attempt.progress is not None
             ),
             detail=self._loading(),
+            pool=self._identity.pool,
+            computed=self._tally.take(),
         )
         for attempt in attempts:
             # Said once is enough: if this report is lost, the next regular one renews in time.

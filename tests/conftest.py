@@ -21,6 +21,14 @@ POOLS = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--conformance-seed",
+        type=int,
+        help="Repeat the sample of pipeline classes that a run of the tests took.",
+    )
+
+
 @pytest.fixture(scope="session")
 def darkroom(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Darkroom]:
     """Two replicas of two slots each; leases of 6 s."""

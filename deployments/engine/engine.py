@@ -2,22 +2,29 @@
 
 Each generation runs the unmodified ``__call__`` of its pipeline as a greenlet. Where the pipeline
 calls its denoiser, the greenlet is suspended and the call handed to the engine, which computes it
-when it is that generation's turn. So generations interleave step by step, a cancelled one ends at
-its next step, and the failure of one is nobody else's.
+when it is that generation's turn, together with others that can share a forward. So generations
+join and leave a batch at every step, a cancelled one ends at its next step, and the failure of one
+is nobody else's.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from queue import Empty, SimpleQueue
+import time
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from types import TracebackType
 from typing import Any
 
 import torch
 
+from deployments.engine.counts import Counts
+from deployments.engine.denoisers import KnownDenoisers
 from deployments.engine.failures import as_callers_error
+from deployments.engine.forwards import Forwards
 from deployments.engine.generation import Generation, OnProgress
+from deployments.engine.inbox import Inbox
 from deployments.engine.interception import InterceptedPipeline
 from deployments.engine.placement import Placement, placed_by
 from deployments.engine.run import Run
@@ -27,6 +34,8 @@ from serve_app.domain.errors import Cancelled, DarkroomError, Misconfigured, Rep
 
 log = logging.getLogger(__name__)
 
+_ONLY = "pipeline"  # the name of the one that the engine was made with
+
 
 class Engine:
     """One device, one thread, any number of pipelines. ``submit``, ``add`` and ``close`` are
@@ -34,19 +43,40 @@ class Engine:
 
     def __init__(
         self,
+        pipeline: Any = None,
         device: str = "cpu",
         *,
-        max_generations: int = 4,
+        max_batch: int = 8,
+        max_generations: int = 0,
         threads: int = 0,
+        verify_merges: bool = False,
         step_batcher: StepBatcher | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``threads``: torch's threads on a CPU; 0 leaves torch's own choice."""
+        """``pipeline``: for the calls of ``submit`` that name none; more can be added.
+
+        ``max_batch``: most calls that share a forward; 1: each runs alone, bit for bit as without
+        the engine. ``max_generations``: how many run at a time, the others wait; 0: ``max_batch``.
+        ``threads``: torch's on a CPU; 0: torch's own choice. ``verify_merges``: compare the first
+        merge of each signature with what its calls give alone, and do not merge what differs.
+        """
+        if isinstance(pipeline, str):
+            raise Misconfigured(
+                f"The engine's first argument is a pipeline. Write device={pipeline!r}."
+            )
         self.device = device
-        self.max_generations = max_generations
+        self.max_generations = max_generations or max_batch
+        self._pipeline = pipeline
         self._threads = threads
         self._step_batcher = step_batcher or StepBatcher()
+        self._monotonic = monotonic
+        self._counts = Counts()
+        self._forwards = Forwards(
+            self._counts, max_batch=max_batch, verify=verify_merges, device=device
+        )
+        self._known = KnownDenoisers()
         self._pipelines: dict[str, InterceptedPipeline] = {}
-        self._inbox: SimpleQueue[Generation | None] = SimpleQueue()  # None: look around
+        self._inbox = Inbox()
         self._waiting: list[Run] = []
         self._running: list[Run] = []
         self._turn = 0
@@ -68,6 +98,8 @@ class Engine:
 
     def start(self) -> None:
         if self._thread is None:
+            if self._pipeline is not None:
+                self.add(_ONLY, self._pipeline)
             self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
             self._thread.start()
 
@@ -75,7 +107,7 @@ class Engine:
         """End all generations with ``Cancelled`` and stop the thread. A forward that computes is
         waited for, at most ``timeout`` seconds."""
         self._closing = True
-        self._inbox.put(None)
+        self._inbox.wake()
         if self._thread is not None:
             self._thread.join(timeout)
 
@@ -93,10 +125,10 @@ class Engine:
         """As ``add``, for one who has looked first at what the placement takes."""
         pipeline = placement.pipeline
         placement.apply(self.device)
-        intercepted = InterceptedPipeline(pipeline)
-        if not intercepted.steps_are_visible:
+        self._pipelines[name] = intercepted = InterceptedPipeline(pipeline, self._known)
+        if not intercepted.denoisers:
             log.warning(
-                "No denoiser was found in %s (%s): its generations run in one go.",
+                "No denoiser was found in %s (%s) as yet: its first generation runs in one go.",
                 name,
                 type(pipeline).__name__,
             )
@@ -109,15 +141,20 @@ class Engine:
     def submit(
         self,
         *,
-        pipeline: str,
+        pipeline: str = _ONLY,
         view: Any = None,
         on_progress: OnProgress | None = None,
         priority: int = 0,
+        deadline_s: float | None = None,
+        deterministic: bool = False,
         **arguments: Any,
     ) -> Generation:
-        """Run ``pipeline(**arguments)`` among the others. Higher ``priority`` goes first.
+        """Run ``pipeline(**arguments)`` among the others.
 
-        ``view``: a pipeline over the same weights to call in its place (``views.view_of``).
+        ``priority``: higher goes first. ``deadline_s``: seconds from now; of equal priority, the
+        earliest goes first. Nothing happens when it has passed. ``deterministic``: none of its
+        calls share a forward, so that others cannot change a bit of it. ``view``: a pipeline over
+        the same weights to call in place of the added one (``views.view_of``).
         """
         if pipeline not in self._pipelines:
             raise Misconfigured(f"The engine has no pipeline {pipeline!r}.")
@@ -128,13 +165,21 @@ class Engine:
             arguments,
             view=view,
             priority=priority,
+            deadline=inf if deadline_s is None else self._monotonic() + deadline_s,
+            deterministic=deterministic,
             on_progress=on_progress,
-            wake_engine=self._wake,
+            wake_engine=self._inbox.wake,
         )
         self._inbox.put(generation)
         if self._closing:  # The loop may have emptied its inbox already.
-            self._refuse_submitted()
+            self._inbox.refuse(_STOPPED)
         return generation
+
+    def counts(self) -> Mapping[str, Any]:
+        """What was done so far, as numbers that only grow: ``forwards``, ``merged_calls``,
+        ``single_calls``, ``trial_forwards``, ``steps``, ``batch_sizes`` (calls per forward ->
+        forwards) and ``not_merged`` (why a call had a forward to itself -> calls)."""
+        return self._counts.copy()
 
     def free_bytes(self) -> int:
         """Free device memory; 0 where the device is the CPU."""
@@ -148,9 +193,6 @@ class Engine:
         if not self.device.startswith("cuda"):
             return 0, 0
         return torch.cuda.mem_get_info(self.device)
-
-    def _wake(self) -> None:
-        self._inbox.put(None)
 
     def _loop(self) -> None:
         torch.set_grad_enabled(mode=False)  # per thread
@@ -171,13 +213,12 @@ class Engine:
 
     def _receive(self) -> None:
         """Take what was submitted; wait for it when there is nothing else to do."""
-        while not self._inbox.empty() or not (self._running or self._waiting or self._closing):
-            generation = self._inbox.get()
-            if generation is not None:
-                self._submitted += 1
-                self._waiting.append(Run(generation, self._submitted, self._turn))
-            elif not (self._running or self._waiting):
-                return
+        idle = not (self._running or self._waiting or self._closing)
+        for generation in self._inbox.take(wait=idle):
+            self._submitted += 1
+            self._waiting.append(
+                Run(generation, self._submitted, self._turn, self._forwards, self._counts)
+            )
 
     def _end_cancelled(self) -> None:
         for run in [*self._running, *self._waiting]:
@@ -192,27 +233,53 @@ class Engine:
             self._running.append(best)
 
     def _take_turn(self) -> None:
-        runs = {run.number: run for run in self._running}
-        candidates = [
-            Candidate(
-                generation=run.number,
-                priority=run.generation.priority,
-                last_turn=run.last_turn,
-                key=run.pending.key if run.pending is not None else None,
-            )
-            for run in self._running
-        ]
         self._turn += 1
-        for chosen in self._step_batcher.choose(candidates, self._turn):
-            self._advance(runs[chosen.generation])
+        runs = {run.number: run for run in self._running}
+        candidates = [self._candidate(run) for run in self._running]
+        chosen = self._step_batcher.choose(candidates, self._turn)
+        going = [runs[each.generation] for each in chosen]
+        for run in going:
+            run.last_turn = self._turn
+        self._compute(going)
+        for run in going:
+            self._go_on(run)
 
-    def _advance(self, run: Run) -> None:
-        run.last_turn = self._turn
+    def _compute(self, going: Sequence[Run]) -> None:
+        """The answers stay with the runs: an error's traceback keeps the frames of this thread."""
+        calls = [run.pending for run in going if run.pending is not None]
+        if not calls:
+            return
+        answers = self._forwards.compute(calls, in_company=self._in_company(going))
+        for run, answer in zip(going, answers, strict=True):
+            run.given = answer
+
+    def _candidate(self, run: Run) -> Candidate:
+        pending = run.pending
+        return Candidate(
+            generation=run.number,
+            priority=run.generation.priority,
+            last_turn=run.last_turn,
+            key=None if pending is None else pending.key,
+            deadline=run.generation.deadline,
+            remaining=run.remaining,
+            most=1 if pending is None else self._forwards.most(pending),
+        )
+
+    def _in_company(self, going: Sequence[Run]) -> bool:
+        """Whether somebody waits for the same denoiser and does not go."""
+        modules = [run.pending.call.module for run in going if run.pending is not None]
+        return any(
+            run.pending is not None and run.pending.call.module is modules[0]
+            for run in self._running
+            if run not in going
+        )
+
+    def _go_on(self, run: Run) -> None:
         try:
-            if run.pending is None:
+            if run.given is None:
                 run.begin(self._called_by(run.generation))
             else:
-                self._step(run)
+                run.go_on()
         except BaseException as error:
             self._end(run, error)
             return
@@ -224,18 +291,8 @@ class Engine:
 
     def _called_by(self, generation: Generation) -> InterceptedPipeline:
         if (view := generation.take_view()) is not None:
-            return InterceptedPipeline(view)
+            return InterceptedPipeline(view, self._known)
         return self._pipelines[generation.pipeline]
-
-    def _step(self, run: Run) -> None:
-        try:
-            output = run.forward()
-        except BaseException as error:
-            # The pipeline gets it where it called, so that it can clean up.
-            run.throw(error)
-            return
-        run.answered()
-        run.answer(output)
 
     def _end(self, run: Run, error: BaseException) -> None:
         (self._running if run in self._running else self._waiting).remove(run)
@@ -248,20 +305,9 @@ class Engine:
         run.generation.fail(error)
 
     def _end_all(self) -> None:
-        self._refuse_submitted()
+        self._inbox.refuse(_STOPPED)
         for run in [*self._running, *self._waiting]:
             self._end(run, Cancelled(_STOPPED))
-
-    def _refuse_submitted(self) -> None:
-        """End what nobody will take from the inbox any more. Called after ``_closing`` was set, by
-        the loop and by late callers; each generation is met by exactly one of them."""
-        while True:
-            try:
-                generation = self._inbox.get_nowait()
-            except Empty:
-                return
-            if generation is not None:
-                generation.fail(Cancelled(_STOPPED))
 
 
 _STOPPED = "The engine was stopped."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future
+from math import inf
 from typing import Any
 
 from serve_app.domain.progress import Progress, Stage
@@ -24,11 +25,15 @@ class Generation:
         *,
         view: Any = None,
         priority: int,
+        deadline: float = inf,
+        deterministic: bool = False,
         on_progress: OnProgress | None,
         wake_engine: Callable[[], None],
     ) -> None:
         self.pipeline = pipeline
         self.priority = priority
+        self.deadline = deadline  # on the engine's clock
+        self.deterministic = deterministic
         self.progress: Progress | None = None
         self.cancel_requested = False
         self._arguments: dict[str, Any] | None = arguments

@@ -4,54 +4,83 @@ from __future__ import annotations
 
 import copy
 import functools
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from deployments.engine.stand_in import stand_in_for
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-log = logging.getLogger(__name__)
-
-DENOISERS = ("transformer", "transformer_2", "unet")
-"""Attributes under which diffusers pipelines keep what they call in each step."""
+from deployments.engine.denoisers import KnownDenoisers
+from deployments.engine.processors import ProcessorOwners
+from deployments.engine.stand_in import let_suspend, stand_in_for
 
 
 class InterceptedPipeline:
     """A loaded pipeline from which every generation gets a copy of its own.
 
     The copies share the weights. What a call changes is per copy: the solvers are deep copies, and
-    attributes that the pipeline sets on itself land on the copy. The pipeline itself is never
-    called.
+    attributes that the pipeline sets on itself land on the copy. So are pipelines inside the
+    pipeline. The pipeline itself is never called.
     """
 
-    def __init__(self, pipeline: Any) -> None:
+    def __init__(self, pipeline: Any, known: KnownDenoisers) -> None:
         self.pipeline = pipeline
-        self.stand_ins = {
-            name: stand_in_for(module)
-            for name in DENOISERS
-            if (module := vars(pipeline).get(name)) is not None
+        self._known = known
+        kind = type(pipeline)
+        self._stand_ins = {
+            name: stand_in_for(module, name, suspends=known.is_denoiser(kind, name, module))
+            for name, module in _modules_of(pipeline, "")
         }
+        self.owners = ProcessorOwners(each.real_module for each in self.denoisers)
 
     @property
-    def steps_are_visible(self) -> bool:
-        return bool(self.stand_ins)
+    def denoisers(self) -> list[Any]:
+        """Their stand-ins."""
+        return [each for each in self._stand_ins.values() if each.suspends]
+
+    def learn(self, calls: Mapping[str, int], steps: int) -> None:
+        """Look at how often each component was called in a generation of ``steps`` steps."""
+        found = self._known.learn(type(self.pipeline), calls, steps)
+        if new := [name for name in found if not self._stand_ins[name].suspends]:
+            for name in new:
+                let_suspend(self._stand_ins[name])
+            self.owners = ProcessorOwners(each.real_module for each in self.denoisers)
 
     def copy(self, on_step: Callable[[], None]) -> Any:
         """A pipeline to call once, inside a generation. ``on_step`` runs after each step."""
-        twin = copy.copy(self.pipeline)
+        twin = self._copy(self.pipeline, "", {})
+        if (solver := main_solver(twin)) is not None:
+            _count_steps(solver, on_step)
+        return twin
+
+    def _copy(self, pipeline: Any, prefix: str, solvers: dict[int, Any]) -> Any:
+        """``solvers``: copies by the id of the original; pipelines inside share the outer's."""
+        twin = copy.copy(pipeline)
         own = vars(twin)
         for name, component in list(own.items()):
             if is_solver(component):
-                own[name] = copy.deepcopy(component)
-        own.update(self.stand_ins)
-        if (solver := main_solver(twin)) is not None:
-            _count_steps(solver, on_step)
+                if id(component) not in solvers:
+                    solvers[id(component)] = copy.deepcopy(component)
+                own[name] = solvers[id(component)]
+            elif isinstance(component, DiffusionPipeline):
+                own[name] = self._copy(component, f"{prefix}{name}.", solvers)
+            elif (stand_in := self._stand_ins.get(prefix + name)) is not None:
+                own[name] = stand_in
         if hasattr(twin, "maybe_free_model_hooks"):
             # It resets step caches and offloads modules that other generations are using.
             own["maybe_free_model_hooks"] = _do_nothing
         if hasattr(twin, "set_progress_bar_config"):
             twin.set_progress_bar_config(disable=True)
         return twin
+
+
+def _modules_of(pipeline: Any, prefix: str) -> Iterator[tuple[str, torch.nn.Module]]:
+    # Whatever can be called with arguments may be added, also what has no attributes.
+    for name, component in getattr(pipeline, "__dict__", {}).items():
+        if isinstance(component, torch.nn.Module):
+            yield prefix + name, component
+        elif isinstance(component, DiffusionPipeline):
+            yield from _modules_of(component, f"{prefix}{name}.")
 
 
 def is_solver(component: Any) -> bool:

@@ -10,8 +10,8 @@ import torch
 from diffusers.hooks import apply_group_offloading
 
 from deployments.engine.berth import Berth
+from deployments.engine.denoisers import DENOISERS
 from deployments.engine.float8 import store_in_float8
-from deployments.engine.interception import DENOISERS
 from deployments.engine.weight_bytes import bytes_of
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from functools import partial
+from math import inf
 from typing import Any
 
 from greenlet import GreenletExit, getcurrent
 
+from deployments.engine.counts import Counts
+from deployments.engine.forwards import Answer, Forwards, PendingCall
 from deployments.engine.generation import Generation
 from deployments.engine.interception import InterceptedPipeline, main_solver, steps_ahead
 from deployments.engine.stand_in import DenoiserCall, GenerationGreenlet
-from deployments.engine.thread_state import ThreadState
+from deployments.engine.step_caches import forget
+from deployments.engine.surroundings import Surroundings
 from serve_app.domain.errors import PipelineFailed
 from serve_app.domain.progress import Progress, Stage
 
@@ -22,26 +26,39 @@ class Interrupted(BaseException):
 class Run:
     """Drives one generation from denoiser call to denoiser call.
 
-    ``pending`` is the call it waits for, None before the beginning and after the end. All methods
-    are for the engine's thread.
+    ``pending`` is the call it waits for, None before the beginning and after the end; ``given`` the
+    answer to it. All methods are for the engine's thread.
     """
 
-    def __init__(self, generation: Generation, number: int, turn: int) -> None:
+    def __init__(
+        self, generation: Generation, number: int, turn: int, forwards: Forwards, counts: Counts
+    ) -> None:
         self.generation = generation
         self.number = number
         self.last_turn = turn
-        self.pending: DenoiserCall | None = None
+        self.pending: PendingCall | None = None
+        self.given: Answer | None = None
         self.ended = False
         self.output: Any = None
+        self._forwards = forwards
+        self._counts = counts
         self._greenlet: GenerationGreenlet | None = None
-        self._state: ThreadState | None = None
+        self._surroundings: Surroundings | None = None
+        self._intercepted: InterceptedPipeline | None = None
+        self._pipeline: Any = None
         self._step = 0
         self._steps = 0
         self._solver_counts = False
-        self._pipeline: Any = None
+
+    @property
+    def remaining(self) -> float:
+        """Steps that are left; infinite where that is not known."""
+        return self._steps - self._step if self._steps else inf
 
     def begin(self, intercepted: InterceptedPipeline) -> None:
         """Run up to the first denoiser call, or to the end."""
+        self._intercepted = intercepted
+        self._surroundings = Surroundings(intercepted.owners)
         self._pipeline = pipeline = intercepted.copy(self._on_step)
         self._solver_counts = main_solver(pipeline) is not None
         arguments = self.generation.take_arguments()
@@ -51,30 +68,23 @@ class Run:
         self.generation.report(Progress(Stage.ENCODING_TEXT))
         self._go_on(self._greenlet.switch)
 
-    def answer(self, output: Any) -> None:
-        """Give the pending call its output and run up to the next one."""
-        self._go_on(self._greenlet_alive().switch, output)
+    def go_on(self) -> None:
+        """Take what was given: let the pending call return its output or raise its error, and run
+        up to the next one."""
+        given, self.given = self.given, None
+        if given is None:
+            raise RuntimeError("The pending call has no answer.")
+        if given.error is not None:
+            # The pipeline gets it where it called, so that it can clean up.
+            self.throw(given.error)
+            return
+        if not self._solver_counts:
+            self._on_step()
+        self._go_on(self._greenlet_alive().switch, given.output)
 
     def throw(self, error: BaseException) -> None:
         """Let the pending call raise ``error``, and run up to the next one."""
         self._go_on(self._greenlet_alive().throw, error)
-
-    def answered(self) -> None:
-        """Count a step where no solver does."""
-        if not self._solver_counts:
-            self._on_step()
-
-    def forward(self) -> Any:
-        """The output of the pending call, computed under the generation's own thread state."""
-        call = self.pending
-        if call is None or self._state is None:
-            raise RuntimeError("No call is pending.")
-        engine_state = ThreadState.of_this_thread()
-        self._state.apply()
-        try:
-            return call.run()
-        finally:
-            engine_state.apply()
 
     def interrupt(self) -> None:
         """End it now. Its pipeline's own ``finally`` blocks run; it gets no further step."""
@@ -90,9 +100,14 @@ class Run:
 
     def close(self) -> None:
         """Let go of everything that the run kept alive."""
+        for denoiser in self._intercepted.denoisers if self._intercepted is not None else ():
+            forget(denoiser.real_module, self.number)
         self.ended = True
         self.pending = None
+        self.given = None
         self._greenlet = None
+        self._surroundings = None
+        self._intercepted = None
         self._pipeline = None
         self.output = None
 
@@ -103,32 +118,40 @@ class Run:
 
     def _go_on(self, resume: Any, *values: Any) -> None:
         self.pending = None
-        engine_state = ThreadState.of_this_thread()
-        if self._state is not None:
-            self._state.apply()
-        try:
+        with self._surroundings_alive().in_place(keep=True):
             outcome = resume(*values)
-            self._state = ThreadState.of_this_thread()
-        finally:
-            engine_state.apply()
-        if not self._greenlet_alive().dead:
+        running = self._greenlet_alive()
+        if not running.dead:
             self._suspended(outcome)
         elif isinstance(outcome, GreenletExit):  # greenlets return this one instead of raising it
             raise PipelineFailed("The pipeline raised GreenletExit.")
         else:
+            self._learn(running)
             self.output = outcome
             self.ended = True
 
     def _suspended(self, call: DenoiserCall) -> None:
-        self.pending = call
+        self.pending = self._forwards.pending(
+            call, self.number, self._surroundings_alive(), alone=self.generation.deterministic
+        )
         if self.generation.progress != Progress(Stage.ENCODING_TEXT):
             return
         if self._solver_counts:
             self._steps = steps_ahead(self._pipeline) or self._steps
         self.generation.report(Progress(Stage.DENOISING, 0, self._steps))
 
+    def _learn(self, ended: GenerationGreenlet) -> None:
+        if self._intercepted is not None:
+            self._intercepted.learn(ended.calls, self._step if self._solver_counts else self._steps)
+
+    def _surroundings_alive(self) -> Surroundings:
+        if self._surroundings is None:
+            raise RuntimeError("The generation has not begun, or has ended.")
+        return self._surroundings
+
     def _on_step(self) -> None:
         self._step += 1
+        self._counts.steps += 1
         if self._step > self._steps:
             self._steps = 0  # It was a guess, and a wrong one.
         self.generation.report(Progress(Stage.DENOISING, self._step, self._steps))

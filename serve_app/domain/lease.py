@@ -8,7 +8,7 @@ carries the request's id and the attempt that it holds; a write by another attem
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -54,6 +54,7 @@ class Lease:
     input: Mapping[str, Any]
     upload_tickets: tuple[UploadTicket, ...]
     priority: Priority
+    alone: bool = False  # its forwards are shared with nobody
     deadline: datetime | None = None
     snapshot: str | None = None  # key of a half-done generation to go on from
     files_url: str = ""  # origin at which replicas read our own ``/files/…``
@@ -84,6 +85,15 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Computed:
+    """What a replica's engine did since its last report. May be lost, is never told twice."""
+
+    steps: int = 0  # denoising steps of all generations
+    forwards: Mapping[int, int] = field(default_factory=dict[int, int])  # by calls in each
+    not_merged: Mapping[str, int] = field(default_factory=dict[str, int])  # calls, by reason
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """All of a replica's running generations in one call, at most twice a second.
 
@@ -94,6 +104,8 @@ class Report:
     renewals: tuple[Held, ...]
     progress: tuple[tuple[Held, Progress], ...] = ()
     detail: str = ""  # what the replica loads now, in words
+    pool: str = ""
+    computed: Computed = Computed()
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ class NewRequest:
     input: Mapping[str, Any]
     priority: Priority = Priority.NORMAL
     start_within_s: float | None = None  # not started by then: expired
+    alone: bool = False  # it shares no forward with others
     warnings: tuple[str, ...] = ()  # go into the request's own log
 
 
@@ -98,6 +99,7 @@ class Request:
     started_at: datetime | None = None  # start of the latest attempt
     finished_at: datetime | None = None
     cancel_requested: bool = False
+    alone: bool = False  # asked for, or since a replica died that ran it
     replica_id: str | None = None
     outcome: Outcome | None = None  # exactly when the state is final
     progress: Progress | None = None  # of the running attempt; may be lost, never wrong

@@ -124,6 +124,7 @@ class Ingress:
         return await self._queue.ask(ask)
 
     async def report(self, report: Report) -> ReportReply:
+        self._metrics.computed(report.pool, report.computed)
         return await self._queue.report(report)
 
     async def finish(self, finish: Finish) -> Verdict:

@@ -30,6 +30,7 @@ async def accept(
     body: object,
     priority: Priority = Priority.NORMAL,
     start_within_s: float | None = None,
+    alone: bool = False,
     warnings: tuple[str, ...] = (),
 ) -> NewRequest:
     """Check everything that can be checked before a request is stored.
@@ -50,6 +51,7 @@ async def accept(
         input=valid.input,
         priority=priority,
         start_within_s=start_within_s,
+        alone=alone,
         warnings=(*valid.warnings, *warnings),
     )
 

@@ -136,6 +136,7 @@ class Asks:
                 request.id, request.attempt, endpoint, request.input
             ),
             priority=request.priority,
+            alone=request.alone,
             files_url=self._terms.files_url,
         )
 

@@ -15,7 +15,7 @@ from serve_app.queue import outcomes
 COLUMNS = """
     r.id::text, r.tenant, r.endpoint, r.pool, r.state, r.input, r.priority, r.attempt, r.failures,
     r.created_at, r.started_at, r.finished_at, r.cancel_requested, r.replica_id, r.outcome,
-    p.stage, p.step, p.steps, r.events
+    p.stage, p.step, p.steps, r.events, r.alone
 """
 SOURCE = """
     requests r LEFT JOIN progress p
@@ -38,7 +38,7 @@ def stored(row: tuple[Any, ...]) -> Stored:
     """From a row of ``COLUMNS``."""
     (id_, tenant, endpoint, pool, state, input_, priority, attempt, failures) = row[:9]
     (created_at, started_at, finished_at, cancel_requested, replica_id, outcome) = row[9:15]
-    (stage, step, steps, version) = row[15:19]
+    (stage, step, steps, version, alone) = row[15:20]
     request = Request(
         id=id_,
         tenant=tenant,
@@ -53,6 +53,7 @@ def stored(row: tuple[Any, ...]) -> Stored:
         started_at=started_at,
         finished_at=finished_at,
         cancel_requested=cancel_requested,
+        alone=alone,
         replica_id=replica_id,
         outcome=None if outcome is None else outcomes.from_json(outcome),
         progress=None if stage is None else Progress(Stage(stage), step, steps),

@@ -15,7 +15,8 @@ SUBMIT = """
 WITH new AS (
     SELECT * FROM json_to_recordset(%(new)s::json) AS x(
         n integer, id uuid, tenant text, endpoint text, digest text, pool text, priority smallint,
-        input text, start_within_s double precision, warnings json, replica text, actor text)
+        input text, start_within_s double precision, alone boolean, warnings json, replica text,
+        actor text)
 ),
 placed AS MATERIALIZED (
     -- Leased at once only if nothing is queued before it. (Not EXISTS: the planner makes a hash
@@ -27,10 +28,10 @@ placed AS MATERIALIZED (
 ),
 stored AS (
     INSERT INTO requests (
-        id, tenant, endpoint, endpoint_digest, pool, priority, input, start_by, events,
+        id, tenant, endpoint, endpoint_digest, pool, priority, input, start_by, alone, events,
         state, attempt, replica_id, actor_id, lease_until, started_at)
     SELECT id, tenant, endpoint, digest, pool, priority, input::json,
-           now() + make_interval(secs => start_within_s),
+           now() + make_interval(secs => start_within_s), alone,
            1 + json_array_length(warnings) + here,
            CASE here WHEN 1 THEN 'running' ELSE 'queued' END, here,
            CASE here WHEN 1 THEN replica END,
@@ -107,6 +108,7 @@ def _row(n: int, new: NewRequest, offer: Offer | None) -> Mapping[str, Any]:
         # A string within JSON: see endings.py.
         "input": wording.compact(new.input),
         "start_within_s": new.start_within_s,
+        "alone": new.alone,
         "warnings": [wording.clean(warning) for warning in new.warnings],
         "replica": offer.replica_id if offer else None,
         "actor": offer.actor_id if offer else None,
@@ -127,6 +129,7 @@ def _accepted(
         priority=new.priority,
         attempt=1 if leased else 0,
         failures=0,
+        alone=new.alone,
         created_at=created_at,
         started_at=created_at if leased else None,
         replica_id=offer.replica_id if offer and leased else None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.domain.lease import Demand
+from serve_app.domain.lease import Computed, Demand
 from serve_app.domain.request import State
 
 if TYPE_CHECKING:
@@ -52,6 +52,21 @@ class Metrics:
         )
         self._queued = Gauge("darkroom_queued", "Waiting requests.", ("pool",), registry=registry)
         self._running = Gauge("darkroom_running", "Leases held.", ("pool",), registry=registry)
+        self._steps = Counter(
+            "darkroom_steps", "Denoising steps of all generations.", ("pool",), registry=registry
+        )
+        self._forwards = Counter(
+            "darkroom_forwards",
+            "Forwards of denoisers, by how many generations' calls they served.",
+            ("pool", "calls"),
+            registry=registry,
+        )
+        self._not_merged = Counter(
+            "darkroom_not_merged_calls",
+            "Calls of denoisers that had a forward to themselves, by the reason.",
+            ("pool", "reason"),
+            registry=registry,
+        )
         self._oldest = Gauge(
             "darkroom_oldest_wait_seconds",
             "Age of the oldest waiting request.",
@@ -72,6 +87,14 @@ class Metrics:
     def answered(self, route: str, status: int, elapsed_s: float) -> None:
         """A call was answered. ``route`` is a name of ours, never a path that a client chose."""
         self._http.labels(route, str(status)).observe(elapsed_s)
+
+    def computed(self, pool: str, done: Computed) -> None:
+        """A replica of ``pool`` told what its engine has done."""
+        self._steps.labels(pool).inc(done.steps)
+        for calls, forwards in done.forwards.items():
+            self._forwards.labels(pool, str(calls)).inc(forwards)
+        for reason, calls in done.not_merged.items():
+            self._not_merged.labels(pool, reason).inc(calls)
 
     def unexpected(self, route: str) -> None:
         self._unexpected.labels(route).inc()

@@ -174,6 +174,16 @@ async def test_a_lease_carries_all_that_running_it_takes(queue: Queue) -> None:
     assert running.started_at is not None
 
 
+@pytest.mark.parametrize("alone", [True, False])
+async def test_who_is_to_run_alone_is_leased_so_each_time(queue: Queue, alone: bool) -> None:
+    request = await queue.submit(new(alone=alone))
+    for _ in range(2):
+        granted = await lease(queue)
+        assert granted.alone is alone
+        await queue.hand_back(granted.held, "r1", "draining")
+    assert (await queue.get(TENANT, request.id)).alone is alone
+
+
 async def test_a_waiting_ask_gets_a_request_as_it_is_submitted(queue: Queue) -> None:
     asking = asyncio.create_task(queue.ask(ask(1)))
     await asyncio.sleep(0.1)
@@ -432,7 +442,9 @@ async def test_a_lease_that_runs_out_is_a_failure_and_tried_again(queue: Queue) 
     await eventually(queued_again)
     assert (await queue.get(TENANT, request.id)).failures == 1
     assert await queue.finish(done(old)) is Verdict.FENCED
-    assert (await lease(queue, "r2")).attempt == 2
+    again = await lease(queue, "r2")
+    assert again.attempt == 2
+    assert again.alone  # it may have been what ended its replica
 
 
 async def test_a_lease_that_is_renewed_lasts(queue: Queue) -> None:

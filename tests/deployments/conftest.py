@@ -103,7 +103,7 @@ async def make_rig():
         port = port or FakeLeasePort(ask_wait_s=1.0)
         backoff = Backoff(Random(1), first_s=0.02, most_s=0.1)  # noqa: S311
         storage, clock = HttpStorage(), SystemClock()
-        engine = Engine("cpu", max_generations=config.slots, threads=config.threads)
+        engine = Engine(device="cpu", max_generations=config.slots, threads=config.threads)
         workshop = Workshop(
             engine=engine,
             residency=Residency(engine, config.weights_bytes),

@@ -40,7 +40,7 @@ PICTURE = "https://example.org/a.png"
 
 @pytest.fixture(scope="module")
 def engine():
-    with Engine("cpu", threads=1) as engine:
+    with Engine(device="cpu", threads=1) as engine:
         yield engine
 
 

@@ -67,7 +67,7 @@ EACH = pytest.mark.parametrize("endpoint_id", CASES)
 
 @pytest.fixture(scope="module")
 def engine():
-    with Engine("cpu", threads=1) as engine:
+    with Engine(device="cpu", threads=1) as engine:
         yield engine
 
 

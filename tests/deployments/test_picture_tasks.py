@@ -38,7 +38,7 @@ def pipelines():
 
 @pytest.fixture(scope="module")
 def engine(pipelines):
-    with Engine("cpu", threads=1) as engine:
+    with Engine(device="cpu", threads=1) as engine:
         for name, pipeline in pipelines.items():
             engine.add(name, pipeline)
         yield engine

@@ -32,7 +32,7 @@ def pipeline():
 
 @pytest.fixture(scope="module")
 def engine(pipeline):
-    with Engine("cpu", threads=1) as engine:
+    with Engine(device="cpu", threads=1) as engine:
         engine.add("sdxl", pipeline)
         yield engine
 

@@ -92,7 +92,7 @@ class Running:
         )
         self._catalog = catalog
         backoff = Backoff(Random(1))  # noqa: S311
-        engine = Engine("cpu", max_generations=1, threads=1)
+        engine = Engine(device="cpu", max_generations=1, threads=1)
         workshop = Workshop(
             engine=engine,
             residency=Residency(engine),

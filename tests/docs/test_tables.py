@@ -12,7 +12,7 @@ from serve_app.cli.installation import Installation
 from serve_app.domain.progress import Stage
 from serve_app.ingress import health, page, platform
 from serve_app.ingress.errors import TABLE
-from serve_app.ingress.fal.headers import NO_EFFECT, PRIORITY, REFUSED, TIMEOUT
+from serve_app.ingress.fal.headers import DETERMINISTIC, NO_EFFECT, PRIORITY, REFUSED, TIMEOUT
 from serve_app.queue.embedded_files import Files
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.migrations import shipped
@@ -44,7 +44,8 @@ def test_ignored_headers_are_told_with_their_reasons() -> None:
 
 def test_honoured_and_refused_headers_are_told() -> None:
     honoured, _ = _header_tables()
-    assert honoured.keys() == {"authorization", TIMEOUT.decode(), PRIORITY.decode()}
+    headers = {each.decode() for each in (TIMEOUT, PRIORITY, DETERMINISTIC)}
+    assert honoured.keys() == {"authorization"} | headers
     assert {header.decode() for header in REFUSED} <= {each.lower() for each in inline(INGRESS)}
 
 

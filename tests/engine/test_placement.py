@@ -47,7 +47,7 @@ def wish(prompt, seed):
 
 def pictures(pipeline, recipe, device="cpu"):
     """Two generations that interleave."""
-    with Engine(device, threads=1) as engine:
+    with Engine(device=device, threads=1, max_batch=1, max_generations=2) as engine:
         engine.add("it", pipeline, recipe)
         made = [
             engine.submit(pipeline="it", **wish(prompt, seed))

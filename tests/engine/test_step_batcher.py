@@ -1,28 +1,48 @@
-"""Whose turn it is: properties over any mix of generations."""
+"""Whose turn it is, and who shares it: properties over any mix of generations."""
 
 from collections import Counter
+from dataclasses import replace
+from itertools import chain
+from math import inf
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.engine.step_batcher import Candidate, StepBatcher
 
+MOST = 3
 priorities = st.lists(st.integers(0, 2), min_size=1, max_size=8)
+candidates = st.builds(
+    Candidate,
+    generation=st.just(0),
+    priority=st.integers(0, 2),
+    last_turn=st.just(0),
+    key=st.sampled_from([None, "a", "b", "c"]),
+    deadline=st.sampled_from([inf, 1.0, 2.0]),
+    remaining=st.sampled_from([inf, 1.0, 5.0, 50.0]),
+    most=st.just(MOST),
+)
+mixes = st.lists(candidates, min_size=1, max_size=8).map(
+    lambda those: [replace(each, generation=n) for n, each in enumerate(those)]
+)
 
 
-def turns(priorities, count, batcher=None):
-    """Which generation goes on in each of ``count`` turns, when none ends."""
+def turns(waiting, count, batcher=None):
+    """Which generations go on in each of ``count`` turns, when none ends or comes nearer to it."""
     batcher = batcher or StepBatcher()
-    last = dict.fromkeys(range(len(priorities)), 0)
+    waiting = {each.generation: each for each in waiting}
     chosen = []
     for turn in range(1, count + 1):
-        candidates = [
-            Candidate(n, priority, last[n], None) for n, priority in enumerate(priorities)
-        ]
-        (candidate,) = batcher.choose(candidates, turn)
-        last[candidate.generation] = turn
-        chosen.append(candidate.generation)
+        going = [each.generation for each in batcher.choose(list(waiting.values()), turn)]
+        for generation in going:
+            waiting[generation] = replace(waiting[generation], last_turn=turn)
+        chosen.append(going)
     return chosen
+
+
+def of_priorities(priorities):
+    """None shares its call with another."""
+    return [Candidate(n, priority, 0, f"key {n}") for n, priority in enumerate(priorities)]
 
 
 def test_nobody_to_choose_from_is_nobody_chosen():
@@ -31,27 +51,84 @@ def test_nobody_to_choose_from_is_nobody_chosen():
 
 @given(st.integers(1, 8), st.integers(1, 50))
 def test_equals_get_turns_that_differ_by_one_at_most(generations, count):
-    steps = Counter(turns([1] * generations, count))
+    steps = Counter(chain(*turns(of_priorities([1] * generations), count)))
     assert max(steps.values()) - min(steps[n] for n in range(generations)) <= 1
 
 
-@given(priorities)
-def test_the_highest_priority_goes_first(priorities):
-    (first,) = turns(priorities, 1)
-    assert priorities[first] == max(priorities)
+@given(mixes, st.integers(1, 10))
+def test_the_highest_priority_goes_first(mix, turn):
+    leader, *_ = StepBatcher().choose(mix, turn)
+    assert leader.priority == max(each.priority for each in mix)
 
 
-@given(priorities, st.integers(1, 40))
-def test_nothing_starves(priorities, patience):
-    count = len(priorities)
-    chosen = turns(priorities, 3 * (patience + count + 1), StepBatcher(patience))
+@given(mixes, st.integers(1, 60))
+def test_those_that_go_together_have_one_key_and_are_no_more_than_may(mix, turn):
+    chosen = StepBatcher().choose(mix, turn)
+    assert len({each.key for each in chosen}) == 1
+    assert len(chosen) <= MOST
+    assert len(chosen) == 1 or chosen[0].key is not None
+    assert len({each.generation for each in chosen}) == len(chosen)
+
+
+@given(mixes, st.integers(1, 60))
+def test_nobody_is_left_behind_who_could_have_come_along(mix, turn):
+    chosen = StepBatcher().choose(mix, turn)
+    same = [each for each in mix if each.key == chosen[0].key]
+    if chosen[0].key is not None:
+        assert len(chosen) == min(MOST, len(same))
+
+
+@given(mixes, st.integers(1, 40), st.integers(1, 10))
+def test_nothing_starves(mix, patience, standstill):
+    count = len(mix)
+    bound = patience + count + 1
+    chosen = turns(mix, 3 * bound, StepBatcher(patience, standstill))
     for generation in range(count):
-        waits = [turn for turn, n in enumerate(chosen) if n == generation]
+        waits = [turn for turn, going in enumerate(chosen) if generation in going]
         gaps = [after - before for before, after in zip([-1, *waits], waits, strict=False)]
         assert waits
-        assert max(gaps) <= patience + count + 1
+        assert max(gaps) <= bound
 
 
-@given(priorities)
-def test_the_order_is_always_the_same(priorities):
-    assert turns(priorities, 30) == turns(priorities, 30)
+@given(mixes)
+def test_within_a_priority_nobody_stands_still(mix):
+    equals = [replace(each, priority=1) for each in mix]
+    span = 8 + len(mix)
+    chosen = turns(equals, 10 * span, StepBatcher(standstill=8))
+    for start in range(0, len(chosen), span):
+        assert set(chain(*chosen[start : start + span])) == set(range(len(mix)))
+
+
+@given(mixes)
+def test_the_order_is_always_the_same(mix):
+    assert turns(mix, 30) == turns(mix, 30)
+
+
+def first_of(*mix):
+    return StepBatcher().choose(mix, 1)[0].generation
+
+
+def test_an_earlier_deadline_goes_before_fewer_steps():
+    soon = Candidate(1, 0, 0, "a", deadline=5.0, remaining=50)
+    short = Candidate(2, 0, 0, "b", remaining=1)
+    assert first_of(short, soon) == 1
+
+
+def test_fewer_steps_go_before_a_fuller_batch():
+    short = Candidate(1, 0, 0, "a", remaining=1, most=8)
+    full = [Candidate(n, 0, 0, "b", remaining=2, most=8) for n in (2, 3, 4)]
+    assert first_of(*full, short) == 1
+
+
+def test_the_fuller_batch_goes_before_who_has_waited_longer():
+    lonely = Candidate(1, 0, 0, "a", remaining=2, most=8)
+    full = [Candidate(n, 0, 0, "b", remaining=2, most=8) for n in (2, 3)]
+    assert first_of(lonely, *full) == 2
+
+
+def test_who_has_not_begun_does_so_before_others_of_its_priority_step():
+    stepping = Candidate(1, 0, 0, "a", remaining=1)
+    new = Candidate(2, 0, 0, None, remaining=50)
+    urgent = Candidate(3, 1, 0, "b", remaining=9)
+    assert first_of(stepping, new) == 2
+    assert first_of(stepping, new, urgent) == 3

@@ -29,7 +29,7 @@ KINDS = {
 
 @pytest.fixture
 def engine():
-    with Engine("cpu", max_generations=4, threads=1) as engine:
+    with Engine(max_batch=1, max_generations=4, threads=1) as engine:
         yield engine
 
 

@@ -99,6 +99,7 @@ class FakeQueue:
             state=State.QUEUED,
             input=dict(new.input),
             priority=new.priority,
+            alone=new.alone,
             attempt=0,
             failures=0,
             created_at=self._clock.now(),
@@ -306,6 +307,7 @@ class FakeQueue:
             input=request.input,
             upload_tickets=self._terms.tickets(request.id, attempt, endpoint, request.input),
             priority=request.priority,
+            alone=request.alone,
             files_url=self._terms.files_url,
         )
 
@@ -330,6 +332,7 @@ class FakeQueue:
     def _lost(self, row: Row, *, stopped: bool = False) -> None:
         row.ended[row.request.attempt] = "stopped" if stopped else "lost"
         if row.confirmed and not stopped:
+            row.request = replace(row.request, alone=True)
             poison = wording.ended_its_replica(row.request.failures + 1)
             self._failed_once(row, poison, f"Replica {row.request.replica_id} died")
             return

@@ -132,13 +132,10 @@ async def test_a_webhook_is_refused_by_name(client: httpx.AsyncClient) -> None:
     assert answer.json()["detail"][0]["loc"] == ["query", "fal_webhook"]
 
 
-@pytest.mark.parametrize("header", ["Idempotency-Key", "X-Darkroom-Deterministic"])
-async def test_a_promise_that_is_not_kept_yet_is_refused(
-    client: httpx.AsyncClient, header: str
-) -> None:
-    answer = await client.post("/queue/test/probe", json={}, headers={header: "1"})
+async def test_a_promise_that_is_not_kept_yet_is_refused(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/queue/test/probe", json={}, headers={"Idempotency-Key": "1"})
     assert answer.status_code == 400
-    assert header.lower() in answer.json()["message"].lower()
+    assert "Idempotency-Key" in answer.json()["message"]
 
 
 @pytest.mark.parametrize(
@@ -149,6 +146,7 @@ async def test_a_promise_that_is_not_kept_yet_is_refused(
         ("X-Fal-Request-Timeout", "nan"),
         ("X-Fal-Request-Timeout", "inf"),
         ("X-Fal-Queue-Priority", "urgent"),
+        ("X-Darkroom-Deterministic", "perhaps"),
     ],
 )
 async def test_a_header_with_a_wrong_value_is_named(

@@ -246,6 +246,15 @@ async def test_a_priority_is_honoured(idle: House, given: str, priority: Priorit
     assert (await idle.queue.page("default"))[0].priority is priority
 
 
+@pytest.mark.parametrize(("given", "alone"), [("1", True), ("true", True), ("0", False)])
+async def test_a_deterministic_request_is_stored_as_one_to_run_alone(
+    idle: House, given: str, alone: bool
+) -> None:
+    async with idle.client(idle.weak_key) as client:
+        await client.post("/queue/test/probe", json={}, headers={"X-Darkroom-Deterministic": given})
+    assert (await idle.queue.page("default"))[0].alone is alone
+
+
 async def test_high_priority_takes_a_stronger_key(idle: House) -> None:
     headers = {"X-Fal-Queue-Priority": "high"}
     async with idle.client(idle.weak_key) as client:

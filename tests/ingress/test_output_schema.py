@@ -29,7 +29,7 @@ def answer() -> dict[str, Any]:
     small = replace(endpoint, options={"native_size": 32})
     asked = {"prompt": "x", "image_size": {"width": 64, "height": 64}, "num_inference_steps": 1}
     wish = CATALOG.validate(SCHNELL, asked).input
-    with Engine("cpu", threads=1) as engine:
+    with Engine(device="cpu", threads=1) as engine:
         pipeline = tiny_flux()
         engine.add("flux", pipeline)
         call = family.prepare(small, wish, pipeline, seed=7)

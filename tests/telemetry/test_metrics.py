@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.domain.lease import Demand
+from serve_app.domain.lease import Computed, Demand
 from serve_app.domain.request import State
 from serve_app.telemetry.metrics import Metrics, MetricsServer
 
@@ -19,6 +19,8 @@ def test_what_happens_is_counted() -> None:
     metrics.ended("a/b", State.SUCCEEDED, 0.3)
     metrics.answered("fal.run", 200, 0.02)
     metrics.depth({"studio": Demand(queued=3, running=2, oldest_wait_s=1.5)})
+    for _ in range(2):
+        metrics.computed("studio", Computed(7, {1: 1, 3: 2}, {"nobody else": 1}))
 
     def value(name: str, **labels: str) -> float | None:
         return metrics.registry.get_sample_value(name, labels)
@@ -28,6 +30,9 @@ def test_what_happens_is_counted() -> None:
     assert value("darkroom_http_seconds_count", route="fal.run", status="200") == 1
     assert value("darkroom_queued", pool="studio") == 3
     assert value("darkroom_running", pool="studio") == 2
+    assert value("darkroom_steps_total", pool="studio") == 14
+    assert value("darkroom_forwards_total", pool="studio", calls="3") == 4
+    assert value("darkroom_not_merged_calls_total", pool="studio", reason="nobody else") == 2
     assert value("darkroom_oldest_wait_seconds", pool="studio") == 1.5
 
 

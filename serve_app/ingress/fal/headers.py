@@ -13,6 +13,7 @@ from serve_app.domain.request import Priority
 from serve_app.tenants.keys import ADMIN, Identity
 
 TIMEOUT, PRIORITY = b"x-fal-request-timeout", b"x-fal-queue-priority"
+DETERMINISTIC = b"x-darkroom-deterministic"
 
 NO_EFFECT: Mapping[bytes, str] = {
     b"x-fal-runner-hint": "the replica with a free slot that asks first takes the request",
@@ -34,7 +35,6 @@ SILENT = frozenset({TIMEOUT, PRIORITY, b"x-fal-target-url"})
 
 REFUSED: Mapping[bytes, str] = {
     b"idempotency-key": "Idempotency-Key is not supported yet: send the request without it",
-    b"x-darkroom-deterministic": "X-Darkroom-Deterministic is not supported yet",
 }
 """Ignoring these would break a promise that the client relies on."""
 
@@ -47,6 +47,7 @@ class Wishes:
 
     priority: Priority = Priority.NORMAL
     start_within_s: float | None = None
+    deterministic: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -58,11 +59,11 @@ def wishes_of(request: HttpRequest, identity: Identity) -> Wishes:
     found = [
         (name, value)
         for name, value in request.scope["headers"]
-        if name.startswith((b"x-fal-", b"x-app-fal-")) or name in REFUSED
+        if name.startswith((b"x-fal-", b"x-app-fal-")) or name in REFUSED or name == DETERMINISTIC
     ]
     if not found:
         return _NONE
-    priority, start_within_s = Priority.NORMAL, None
+    priority, start_within_s, deterministic = Priority.NORMAL, None, False
     warnings: list[str] = []
     for name, value in found:
         if name in REFUSED:
@@ -71,10 +72,12 @@ def wishes_of(request: HttpRequest, identity: Identity) -> Wishes:
             priority = _priority(value, identity)
         elif name == TIMEOUT:
             start_within_s = _timeout(value)
+        elif name == DETERMINISTIC:
+            deterministic = _flag("X-Darkroom-Deterministic", value)
         elif name not in SILENT:
             reason = NO_EFFECT.get(name, "it is not known here")
             warnings.append(f"The header {name.decode('latin-1')} has no effect: {reason}.")
-    return Wishes(priority, start_within_s, tuple(warnings))
+    return Wishes(priority, start_within_s, deterministic, tuple(warnings))
 
 
 def _priority(value: bytes, identity: Identity) -> Priority:
@@ -99,6 +102,16 @@ def _timeout(value: bytes) -> float:
     if not 0 < seconds <= MAX_TIMEOUT_S:
         raise _invalid("X-Fal-Request-Timeout", "should be seconds, more than 0", value)
     return seconds
+
+
+def _flag(name: str, value: bytes) -> bool:
+    match value.strip().lower():
+        case b"1" | b"true":
+            return True
+        case b"0" | b"false":
+            return False
+        case _:
+            raise _invalid(name, "should be `1` or `0`", value)
 
 
 def _invalid(name: str, what: str, value: bytes) -> InvalidInput:

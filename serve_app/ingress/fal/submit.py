@@ -75,6 +75,7 @@ async def _accept(request: HttpRequest, core: Core, endpoint_id: str) -> tuple[N
         body=body,
         priority=wishes.priority,
         start_within_s=wishes.start_within_s,
+        alone=wishes.deterministic,
         warnings=wishes.warnings,
     )
     return new, origin

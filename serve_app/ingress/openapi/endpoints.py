@@ -30,6 +30,11 @@ HEADERS = (
         "`high` takes a key with the scope `admin`.",
         one_of("low", "normal", "high"),
     ),
+    in_header(
+        "X-Darkroom-Deterministic",
+        "`1`: it shares no forward with other requests; the same seed gives the same bytes.",
+        one_of("0", "1"),
+    ),
 )
 REQUEST_ID = in_path("request_id", "As the submit answered.")
 WITH_LOGS = in_query("logs", "Add the request's own log.", YES_NO)

@@ -1,0 +1,41 @@
+"""What the engine has done, as plain numbers that only grow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(slots=True)
+class Counts:
+    """Written by the engine's thread alone."""
+
+    steps: int = 0  # solver steps of all generations
+    forwards: int = 0  # that gave somebody an output
+    trial_forwards: int = 0  # run to verify a merge, or lost to one that failed
+    merged_calls: int = 0  # calls that shared a forward
+    single_calls: int = 0  # calls that had one to themselves
+    batch_sizes: Counter[int] = field(default_factory=Counter[int])  # calls per forward
+    not_merged: Counter[str] = field(default_factory=Counter[str])  # why a call was single
+
+    def forward(self, calls: int) -> None:
+        self.forwards += 1
+        self.batch_sizes[calls] += 1
+        if calls > 1:
+            self.merged_calls += calls
+        else:
+            self.single_calls += calls
+
+    def copy(self) -> Mapping[str, Any]:
+        """By name; may be taken on any thread."""
+        return {
+            "steps": self.steps,
+            "forwards": self.forwards,
+            "trial_forwards": self.trial_forwards,
+            "merged_calls": self.merged_calls,
+            "single_calls": self.single_calls,
+            "batch_sizes": dict(self.batch_sizes),
+            "not_merged": dict(self.not_merged),
+        }

@@ -1,0 +1,42 @@
+"""What merging has to be told about some denoisers. Data, by class; most need none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    shared: frozenset[str] = frozenset()  # further arguments that hold positions
+    repeated: frozenset[str] = frozenset()  # lists with one plain value per row
+    ragged: frozenset[str] = frozenset()  # lists whose tensors may have other lengths in each row
+    pad: Mapping[str, int] = field(default_factory=dict)  # argument -> dimension of its length
+    mask: str = ""  # the argument [rows, length] by which the model ignores what was padded
+    solo: str = ""  # why its calls are never merged
+
+
+NOTHING = Declaration()
+
+DECLARATIONS: Mapping[str, Declaration] = {
+    "ControlNetUnionModel": Declaration(solo="its rows attend to one another"),
+    "MultiControlNetUnionModel": Declaration(solo="its rows attend to one another"),
+    "HiDreamImageTransformer2DModel": Declaration(
+        solo="one of its texts has a row in its second dimension"
+    ),
+    "WanVACETransformer3DModel": Declaration(shared=frozenset({"control_hidden_states_scale"})),
+    "QwenImageTransformer2DModel": Declaration(
+        repeated=frozenset({"img_shapes", "txt_seq_lens"}),
+        pad={"encoder_hidden_states": 1},
+        mask="encoder_hidden_states_mask",
+    ),
+    "ZImageTransformer2DModel": Declaration(ragged=frozenset({"cap_feats"})),
+}
+
+
+def declared(kind: type) -> Declaration:
+    """For a denoiser's class."""
+    for each in kind.__mro__:
+        if (found := DECLARATIONS.get(each.__name__)) is not None:
+            return found
+    return NOTHING

@@ -1,0 +1,195 @@
+"""What must hold for a pipeline inside the engine, and what was found for one.
+
+Not checked as yet: a generation that is resumed from a snapshot, which the engine does not have.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from deployments.engine.engine import Engine
+from deployments.engine.generation import Generation
+from serve_app.domain.errors import Cancelled
+from serve_app.domain.progress import Progress, Stage
+from tests.engine.conformance.case import WISHES, Case, Wish
+from tests.engine.conformance.outputs import difference, same_bits
+
+TOLERANCE = 1e-4  # of the output's range, in float32
+NUDGE = 1e-7  # relative; what another order of summing does to a module's output
+AMPLIFIED = 20.0  # times the noise floor: one nudge moves a result, merging nudges every call
+_NOBODY = "nobody else"  # the reason of a call that met no other, which is none
+_PATIENCE_S = 300.0
+
+
+@dataclass(slots=True)
+class Finding:
+    """``wrong`` is empty when all that was checked holds."""
+
+    case: Case
+    alone: bool = False  # bit for bit what the plain call gives
+    cancelled: bool = False  # at a step, with nothing changed for others
+    stepped: bool = False  # the engine counted its steps
+    own_randomness: bool = True  # False: draws from torch's global state beside its generator
+    apart: float = 0.0  # largest difference to the plain call, three at a time
+    floor: float | None = None  # what a nudge does, where `apart` is above the tolerance
+    shared: float = 0.0  # of the denoiser calls of three at a time, those that shared a forward
+    single: Mapping[str, int] = field(default_factory=dict[str, int])  # why others did not
+    wrong: list[str] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        told: list[str] = []
+        if not self.own_randomness:
+            told.append("Draws from torch's global random state, which generations share.")
+        if not self.stepped:
+            told.append("Its steps are not counted.")
+        reasons = {why: calls for why, calls in self.single.items() if why != _NOBODY}
+        if reasons:
+            told.append(
+                "Not merged: " + ", ".join(f"{n} × {why}" for why, n in reasons.items()) + "."
+            )
+        if self.floor is not None:
+            told.append(f"Its noise floor is {self.floor:.1e}.")
+        return told
+
+    @property
+    def together(self) -> str:
+        if not self.own_randomness:
+            return "not comparable"
+        return f"{self.apart:.1e}" if self.apart else "the same bits"
+
+    def require(self, holds: bool, otherwise: str) -> bool:
+        if not holds:
+            self.wrong.append(otherwise)
+        return holds
+
+
+def examine(case: Case) -> Finding:
+    """Run everything. A pipeline that fails by itself raises its own error."""
+    finding = Finding(case)
+    pipeline = case.build()
+    plain = [_plain(case, pipeline, wish) for wish in WISHES]
+    finding.own_randomness = same_bits(_plain(case, pipeline, WISHES[0], elsewhere=1), plain[0])
+    if not finding.own_randomness and not same_bits(_plain(case, pipeline, WISHES[0]), plain[0]):
+        finding.wrong.append("Two plain calls with the same arguments differ.")
+        return finding
+    finding.require(difference(plain[1], plain[0]) > 10 * TOLERANCE, "Its wishes look the same.")
+    try:
+        with Engine(pipeline, "cpu", threads=1, max_batch=8) as engine:
+            _alone(finding, engine, plain)
+            _cancelled(finding, engine, pipeline, plain)
+            _together(finding, engine, pipeline, plain)
+    except Exception as error:  # of a pipeline whose plain calls have ended well
+        finding.wrong.append(f"In the engine it raises {type(error).__name__}: {error}.")
+    finding.require(
+        same_bits(_plain(case, pipeline, WISHES[0]), plain[0]),
+        "Afterwards, a plain call gives something else.",
+    )
+    return finding
+
+
+def _alone(finding: Finding, engine: Engine, plain: list[Any]) -> None:
+    generation = _submit(finding.case, engine, WISHES[0])
+    output = generation.result(_PATIENCE_S)
+    finding.stepped = generation.steps_done > 0
+    finding.alone = finding.require(
+        same_bits(output, plain[0]),
+        f"Alone, it differs from the plain call by {difference(output, plain[0]):.1e}.",
+    )
+
+
+def _cancelled(finding: Finding, engine: Engine, pipeline: Any, plain: list[Any]) -> None:
+    ready = threading.Event()
+    victims: list[Generation] = []
+
+    def cancel(progress: Progress) -> None:  # on the engine's thread
+        if progress.stage is Stage.DENOISING and progress.step >= 1 and ready.wait(_PATIENCE_S):
+            victims[0].cancel()
+
+    victims.append(_submit(finding.case, engine, WISHES[1], on_progress=cancel))
+    beside = _submit(finding.case, engine, WISHES[2])
+    ready.set()
+    try:
+        victims[0].result(_PATIENCE_S)
+    except Cancelled:
+        finding.cancelled = True
+    finished = beside.result(_PATIENCE_S)
+    finding.require(
+        finding.cancelled or not finding.stepped, "Cancelled at a step, it ran to its end."
+    )
+    if finding.own_randomness:
+        _judged(finding, pipeline, "Beside a cancelled one, another", 2, finished, plain[2])
+
+
+def _together(finding: Finding, engine: Engine, pipeline: Any, plain: list[Any]) -> None:
+    before = engine.counts()
+    generations = [_submit(finding.case, engine, wish) for wish in WISHES]
+    outputs = [generation.result(_PATIENCE_S) for generation in generations]
+    counts = engine.counts()
+    calls = {name: counts[name] - before[name] for name in ("merged_calls", "single_calls")}
+    finding.shared = calls["merged_calls"] / max(1, sum(calls.values()))
+    finding.single = _more(counts["not_merged"], before["not_merged"])
+    if finding.own_randomness:
+        for number, (output, alone) in enumerate(zip(outputs, plain, strict=True)):
+            apart = _judged(finding, pipeline, "Three at a time, one", number, output, alone)
+            finding.apart = max(finding.apart, apart)
+
+
+def _more(counts: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
+    grown = {name: count - before.get(name, 0) for name, count in counts.items()}
+    return {name: count for name, count in grown.items() if count}
+
+
+def _judged(
+    finding: Finding, pipeline: Any, who: str, number: int, output: Any, plain: Any
+) -> float:
+    """How far apart; held against the tolerance, and where it is above, the noise floor."""
+    apart = difference(output, plain)
+    if apart > TOLERANCE:
+        floor = noise_floor(finding.case, pipeline, WISHES[number], plain)
+        finding.floor = max(finding.floor or 0.0, floor)
+        finding.require(
+            apart <= AMPLIFIED * floor,
+            f"{who} differs by {apart:.1e}; its noise floor is {floor:.1e}.",
+        )
+    return apart
+
+
+def noise_floor(case: Case, pipeline: Any, wish: Wish, plain: Any) -> float:
+    """How far a plain call moves when all that its modules give is nudged by ``NUDGE``."""
+    random = torch.Generator().manual_seed(0)
+
+    def nudge(_module: Any, _inputs: Any, output: Any) -> None:
+        for tensor in _floats(output):
+            tensor.mul_(1 + NUDGE * torch.randn(tensor.shape, generator=random).to(tensor))
+
+    with ExitStack() as stack:
+        for module in pipeline.components.values():
+            if isinstance(module, torch.nn.Module):
+                stack.callback(module.register_forward_hook(nudge).remove)
+        return difference(_plain(case, pipeline, wish), plain)
+
+
+def _floats(output: Any) -> Iterable[torch.Tensor]:
+    values = output.values() if hasattr(output, "values") else output
+    for value in [values] if isinstance(values, torch.Tensor) else values:
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            yield value
+
+
+def _plain(case: Case, pipeline: Any, wish: Wish, elsewhere: int = 0) -> Any:
+    """``elsewhere``: another value, another global random state."""
+    with torch.no_grad():
+        torch.manual_seed(wish.seed + 1000 * elsewhere)
+        return pipeline(**case.arguments(wish))
+
+
+def _submit(case: Case, engine: Engine, wish: Wish, **more: Any) -> Generation:
+    torch.manual_seed(wish.seed)
+    return engine.submit(**more, **case.arguments(wish))

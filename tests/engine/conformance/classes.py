@@ -1,0 +1,51 @@
+"""The pipeline classes that diffusers exports, and why some are not run here."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import diffusers
+from diffusers import DiffusionPipeline
+
+#: Where nothing but a look at the class itself tells why it is absent.
+REASONS = {
+    "FluxPriorReduxPipeline": "no denoiser: it only reads pictures",
+    "LongCatImageEditPipeline": "works on a million pixels whatever it is given: minutes here",
+    "LTXLatentUpsamplePipeline": "no denoiser: one call enlarges latents",
+    "LTX2LatentUpsamplePipeline": "no denoiser: one call enlarges latents",
+    "OmniGenPipeline": "its processor needs `torchvision`",
+    "EasyAnimateControlPipeline": "raises TypeError: it passes an argument that it does not take",
+    "Kandinsky5I2VPipeline": "with random weights it gives no numbers",
+    "KolorsPipeline": "its text encoder is written for older versions of transformers",
+    "KolorsImg2ImgPipeline": "its text encoder is written for older versions of transformers",
+    "KolorsPAGPipeline": "its text encoder is written for older versions of transformers",
+}
+NOT_BUILT = "tiny components are not built here as yet"
+
+
+@cache
+def exported() -> dict[str, type]:
+    """Every class of a whole pipeline; those made of interchangeable blocks are another kind."""
+    named = {name: getattr(diffusers, name) for name in dir(diffusers) if "Pipeline" in name}
+    return {name: kind for name, kind in sorted(named.items()) if _is_pipeline(kind)}
+
+
+def why_absent(name: str) -> str:
+    """Of a class without a case."""
+    kind: Any = exported()[name]
+    if needs := getattr(kind, "_backends", None):
+        missing = ", ".join(f"`{each}`" for each in needs if each not in {"torch", "transformers"})
+        return f"needs {missing}"
+    deprecated = any("Deprecated" in one.__name__ for one in kind.__mro__)
+    if deprecated or ".deprecated." in kind.__module__:
+        return "deprecated by diffusers"
+    return REASONS.get(name, NOT_BUILT)
+
+
+def _is_pipeline(kind: Any) -> bool:
+    if hasattr(kind, "_backends"):  # a placeholder for what cannot be imported here
+        return kind.__name__.endswith("Pipeline") and hasattr(kind, "from_pretrained")
+    if not isinstance(kind, type) or kind is DiffusionPipeline:
+        return False
+    return issubclass(kind, DiffusionPipeline)

@@ -1,0 +1,139 @@
+"""Flux: text to picture and its variants over one transformer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import diffusers as df
+
+from tests.engine.conformance import autoencoders, inputs, text_encoders, tokenizers
+from tests.engine.conformance.case import Case, Wish
+
+_SIZE = {"height": 16, "width": 16, "max_sequence_length": 16}
+_ROPE = (4, 4, 8)
+
+
+def transformer(in_channels: int = 16, **more: Any) -> Any:
+    return df.FluxTransformer2DModel(
+        **{
+            "in_channels": in_channels,
+            "out_channels": 16,
+            "num_layers": 1,
+            "num_single_layers": 1,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 32,
+            "pooled_projection_dim": 32,
+            "axes_dims_rope": _ROPE,
+            **more,
+        }
+    )
+
+
+def controlnet() -> Any:
+    return df.FluxControlNetModel(
+        in_channels=16,
+        num_layers=1,
+        num_single_layers=1,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        pooled_projection_dim=32,
+        axes_dims_rope=_ROPE,
+    )
+
+
+def parts(in_channels: int = 16, *, guidance: bool = True) -> dict[str, Any]:
+    return {
+        "scheduler": df.FlowMatchEulerDiscreteScheduler(),
+        "vae": autoencoders.kl_flow(),
+        "text_encoder": text_encoders.clip(),
+        "tokenizer": tokenizers.clip(),
+        "text_encoder_2": text_encoders.t5(),
+        "tokenizer_2": tokenizers.t5(),
+        "transformer": transformer(in_channels, guidance_embeds=guidance),
+        "controlnet": controlnet(),
+        "resolution": 16,
+    }
+
+
+def _text(_: Wish) -> dict[str, Any]:
+    return _SIZE
+
+
+def _from_picture(wish: Wish) -> dict[str, Any]:
+    return {**_SIZE, "image": inputs.picture(wish), "strength": 0.8}
+
+
+def _inpaint(wish: Wish) -> dict[str, Any]:
+    return {**_from_picture(wish), "mask_image": inputs.mask(wish)}
+
+
+def _fill(wish: Wish) -> dict[str, Any]:
+    return {**_SIZE, "image": inputs.picture(wish), "mask_image": inputs.mask(wish)}
+
+
+def _control(wish: Wish) -> dict[str, Any]:
+    return {**_SIZE, "control_image": inputs.picture(wish)}
+
+
+def _kontext(wish: Wish) -> dict[str, Any]:
+    return {**_SIZE, "image": inputs.picture(wish), "max_area": 16 * 16, "_auto_resize": False}
+
+
+def _kontext_inpaint(wish: Wish) -> dict[str, Any]:
+    return {**_kontext(wish), "mask_image": inputs.mask(wish), "strength": 0.8}
+
+
+CASES = (
+    Case("flux", "FluxPipeline", parts, _text),
+    Case("flux", "FluxImg2ImgPipeline", parts, _from_picture),
+    Case("flux", "FluxInpaintPipeline", parts, _inpaint),
+    Case("flux", "FluxKontextPipeline", parts, _kontext),
+    Case("flux", "FluxKontextInpaintPipeline", parts, _kontext_inpaint),
+    Case("flux", "FluxFillPipeline", lambda: parts(48), _fill),
+    Case("flux", "FluxControlPipeline", lambda: parts(32), _control),
+    Case(
+        "flux",
+        "FluxControlImg2ImgPipeline",
+        lambda: parts(32),
+        lambda wish: {**_from_picture(wish), **_control(wish)},
+    ),
+    Case(
+        "flux",
+        "FluxControlInpaintPipeline",
+        lambda: parts(32),
+        lambda wish: {**_inpaint(wish), **_control(wish)},
+    ),
+    Case("flux", "FluxControlNetPipeline", parts, _control),
+    Case(
+        "flux",
+        "FluxControlNetPipeline",
+        lambda: {**parts(), "controlnet": [controlnet(), controlnet()]},
+        lambda wish: {
+            **_SIZE,
+            "control_image": [inputs.picture(wish), inputs.mask(wish).convert("RGB")],
+            "controlnet_conditioning_scale": [0.5, 1.0],
+        },
+        variant="two ControlNets",
+    ),
+    Case(
+        "flux",
+        "FluxPipeline",
+        parts,
+        lambda _: {**_SIZE, "true_cfg_scale": 3.0, "negative_prompt": "a dog"},
+        variant="true guidance",
+    ),
+    Case(
+        "flux",
+        "FluxControlNetImg2ImgPipeline",
+        parts,
+        lambda wish: {**_from_picture(wish), **_control(wish)},
+    ),
+    Case(
+        "flux",
+        "FluxControlNetInpaintPipeline",
+        parts,
+        lambda wish: {**_inpaint(wish), **_control(wish)},
+    ),
+)

@@ -1,0 +1,118 @@
+"""Tiny language models that pipelines read texts with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import transformers as tf
+
+from tests.engine.conformance.tokenizers import VOCABULARY
+
+WIDTH = 32
+HEAD = 8  # times 4 heads
+
+
+def _decoder(**more: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": VOCABULARY,
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": HEAD,
+        "max_position_embeddings": 2048,
+        "pad_token_id": 0,
+        "eos_token_id": 1,
+        "bos_token_id": 2,
+        **more,
+    }
+
+
+def llama(kind: str = "LlamaModel", **more: Any) -> Any:
+    return getattr(tf, kind)(tf.LlamaConfig(**_decoder(**more)))
+
+
+def qwen3(kind: str = "Qwen3Model", **more: Any) -> Any:
+    return getattr(tf, kind)(tf.Qwen3Config(**_decoder(**more)))
+
+
+def gemma(**more: Any) -> Any:
+    return tf.GemmaModel(tf.GemmaConfig(**_decoder(**more)))
+
+
+def gemma2(**more: Any) -> Any:
+    return tf.Gemma2Model(tf.Gemma2Config(**_decoder(query_pre_attn_scalar=HEAD, **more)))
+
+
+def glm(**more: Any) -> Any:
+    return tf.GlmModel(tf.GlmConfig(**_decoder(**more)))
+
+
+def smollm3(**more: Any) -> Any:
+    return tf.SmolLM3ForCausalLM(tf.SmolLM3Config(**_decoder(**more)))
+
+
+def _vision(width: int = WIDTH) -> dict[str, Any]:
+    return {
+        "depth": 1,
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "patch_size": 4,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "window_size": 8,
+        "fullatt_block_indexes": [0],
+        "out_hidden_size": width,
+    }
+
+
+_ROPE = {"type": "default", "rope_type": "default", "mrope_section": [1, 1, 2]}
+_IDS = {
+    "vision_start_token_id": 7,
+    "vision_end_token_id": 8,
+    "image_token_id": 9,
+    "video_token_id": 10,
+}
+
+
+def qwen25_vl(**more: Any) -> Any:
+    text = _decoder(**more)
+    del text["head_dim"]
+    config = tf.Qwen2_5_VLConfig(
+        text_config={
+            **text,
+            "rope_scaling": _ROPE,
+            "rope_parameters": {**_ROPE, "rope_theta": 1e4},
+        },
+        vision_config=_vision(text["hidden_size"]),
+        **_IDS,
+    )
+    return tf.Qwen2_5_VLForConditionalGeneration(config)
+
+
+def qwen3_vl(kind: str = "Qwen3VLForConditionalGeneration", **more: Any) -> Any:
+    text = _decoder(**more)
+    vision = {
+        "depth": 1,
+        "hidden_size": WIDTH,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "patch_size": 4,
+        "spatial_merge_size": 2,
+        "temporal_patch_size": 2,
+        "num_position_embeddings": 16,
+        "out_hidden_size": text["hidden_size"],
+        "deepstack_visual_indexes": [0],
+    }
+    config = tf.Qwen3VLConfig(
+        text_config={
+            **text,
+            "rope_scaling": _ROPE,
+            "rope_parameters": {**_ROPE, "rope_theta": 1e4},
+        },
+        vision_config=vision,
+        **_IDS,
+    )
+    return getattr(tf, kind)(config)

@@ -1,0 +1,58 @@
+"""What gives vision-language models texts and pictures together.
+
+The processors of transformers need torchvision, for clips that no pipeline here gives them. This
+one does for texts and pictures what they do, with the same calls.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import BatchFeature, Qwen2VLImageProcessor
+
+from tests.engine.conformance import tokenizers
+
+_PICTURE = "<|image_pad|>"
+_MERGE = 2  # patches on a side that become one token
+
+
+class TextsAndPictures:
+    """A Qwen2-VL or Qwen3-VL processor without clips."""
+
+    def __init__(self, tokens: int = 1024, side: str = "right") -> None:
+        self.tokenizer = tokenizers.words(tokens, side=side)
+        self.image_processor = Qwen2VLImageProcessor(
+            patch_size=4,
+            merge_size=_MERGE,
+            size={"shortest_edge": 8 * 8, "longest_edge": 32 * 32},
+        )
+        self.image_token = _PICTURE
+        self.image_token_id = self.tokenizer.convert_tokens_to_ids(_PICTURE)
+
+    def __call__(self, text: Any = None, images: Any = None, **options: Any) -> BatchFeature:
+        """Tokens, with as many marks for each picture as it has patches; and the patches."""
+        texts = [text] if isinstance(text, str) else list(text)
+        for name in ("videos", "do_resize", "images_kwargs", "videos_kwargs"):
+            options.pop(name, None)
+        seen: dict[str, Any] = {}
+        if images is not None:
+            seen = dict(self.image_processor(images, return_tensors="pt"))
+            marks = [int(grid.prod()) // _MERGE**2 for grid in seen["image_grid_thw"]]
+            texts = [_spread(each, marks) for each in texts]
+        tokens = self.tokenizer(texts, **options)
+        return BatchFeature({**tokens, **seen})
+
+    def apply_chat_template(self, messages: Any, **options: Any) -> Any:
+        return self.tokenizer.apply_chat_template(messages, **options)
+
+    def batch_decode(self, tokens: Any, **options: Any) -> list[str]:
+        return self.tokenizer.batch_decode(tokens, **options)
+
+
+def _spread(text: str, marks: list[int]) -> str:
+    """One mark for a picture becomes as many as it has tokens."""
+    before, *rest = text.split(_PICTURE)
+    filled = before
+    for each in rest:
+        filled += " ".join([_PICTURE] * marks.pop(0)) + each
+    return filled

@@ -1,0 +1,34 @@
+"""A sample of all pipeline classes; `scripts/conformance` runs them all."""
+
+import pytest
+
+from tests.engine.conformance import classes
+from tests.engine.conformance.case import WISHES
+from tests.engine.conformance.checks import examine
+from tests.engine.conformance.sample import ALWAYS, sample
+from tests.engine.conformance.zoo import cases
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+
+def test_a_pipeline_gives_the_same_in_the_engine_alone_beside_a_cancelled_one_and_together(case):
+    assert examine(case).wrong == []
+
+
+def test_every_case_is_a_class_that_diffusers_exports():
+    assert {case.name for case in cases().values()} <= classes.exported().keys()
+
+
+def test_a_sample_is_repeated_by_its_seed_and_holds_the_big_families():
+    everything = list(cases().values())
+    one = sample(everything, seed=7, size=12)
+    assert one == sample(everything, seed=7, size=12)
+    assert one != sample(everything, seed=8, size=12)
+    assert len(one) == 12
+    assert {*ALWAYS} <= {case.family for case in one}
+
+
+def test_the_wishes_differ_in_all_but_the_length_of_their_prompts():
+    assert len({wish.seed for wish in WISHES}) == len({wish.steps for wish in WISHES}) == 3
+    assert len({wish.prompt for wish in WISHES}) == 3
+    assert len({tuple(map(len, wish.prompt.split())) for wish in WISHES}) == 1

@@ -1,0 +1,128 @@
+"""What is declared about denoisers holds for the real ones."""
+
+import diffusers
+import pytest
+import torch
+from diffusers import QwenImageTransformer2DModel, ZImageTransformer2DModel
+
+from deployments.engine.declarations import DECLARATIONS
+from deployments.engine.engine import Engine
+from tests.engine.gate import Gate
+
+pytestmark = pytest.mark.engine
+
+
+class Calls:
+    """A pipeline that calls its transformer twice with what it is given."""
+
+    def __init__(self, transformer):
+        self.transformer = transformer
+
+    def __call__(self, latents, **arguments):
+        for step in (0.9, 0.4):
+            timestep = torch.full((len(latents),), step)
+            output = self.transformer(latents, timestep=timestep, return_dict=False, **arguments)
+            latents = latents - 0.5 * output[0]
+        return latents
+
+
+@pytest.fixture(scope="module")
+def qwen():
+    torch.manual_seed(0)
+    return QwenImageTransformer2DModel(
+        patch_size=2,
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=3,
+        joint_attention_dim=16,
+        axes_dims_rope=(8, 4, 4),
+    ).eval()
+
+
+def qwen_call(tokens, mask=None):
+    return {
+        "latents": torch.randn(1, 16, 16),
+        "encoder_hidden_states": torch.randn(1, tokens, 16),
+        "encoder_hidden_states_mask": mask,
+        "img_shapes": [[(1, 4, 4)]],
+    }
+
+
+def test_prompts_of_other_lengths_merge_in_qwen_image(qwen):
+    torch.manual_seed(1)
+    partly = torch.ones(1, 7, dtype=torch.bool)
+    partly[:, 5:] = False
+    calls = [qwen_call(3), qwen_call(11), qwen_call(7, partly)]
+    pipeline = Calls(qwen)
+    with Engine(pipeline, verify_merges=True, threads=1) as engine:
+        gate = Gate(engine)
+        running = [engine.submit(**each) for each in calls]
+        gate.open()
+        made = [generation.result(60) for generation in running]
+        assert engine.counts()["merged_calls"] == 6
+    with torch.no_grad():
+        for each, one in zip(calls, made, strict=True):
+            assert (pipeline(**each) - one).abs().max() < 1e-5
+
+
+@pytest.fixture(scope="module")
+def z_image():
+    torch.manual_seed(0)
+    model = ZImageTransformer2DModel(
+        all_patch_size=(2,),
+        all_f_patch_size=(1,),
+        in_channels=4,
+        dim=32,
+        n_layers=2,
+        n_refiner_layers=1,
+        n_heads=2,
+        n_kv_heads=2,
+        cap_feat_dim=16,
+        axes_dims=[8, 4, 4],
+        axes_lens=[256, 32, 32],
+    )
+    for parameter in model.parameters():  # some begin as they come out of the allocator
+        torch.nn.init.normal_(parameter, std=0.1)
+    return model.eval()
+
+
+class ListCalls:
+    """As ``Calls``, around a transformer that takes and gives lists."""
+
+    def __init__(self, transformer):
+        self.transformer = transformer
+
+    def __call__(self, latents, prompts):
+        for step in (0.9, 0.4):
+            timestep = torch.full((len(latents),), step)
+            output = self.transformer(list(latents), timestep, prompts, return_dict=False)
+            latents = latents - 0.5 * torch.stack(output[0])
+        return latents
+
+
+def test_prompts_of_other_lengths_merge_in_z_image_with_guidance(z_image):
+    torch.manual_seed(1)
+    calls = [
+        {
+            "latents": torch.randn(2, 4, 1, 8, 8),
+            "prompts": [torch.randn(tokens, 16), torch.randn(5, 16)],
+        }
+        for tokens in (3, 40, 70)
+    ]
+    pipeline = ListCalls(z_image)
+    with Engine(pipeline, verify_merges=True, threads=1) as engine:
+        gate = Gate(engine)
+        running = [engine.submit(**each) for each in calls]
+        gate.open()
+        made = [generation.result(60) for generation in running]
+        assert engine.counts()["merged_calls"] == 6
+    with torch.no_grad():
+        for each, one in zip(calls, made, strict=True):
+            assert (pipeline(**each) - one).abs().max() < 1e-4
+
+
+def test_each_declared_class_is_one_of_diffusers():
+    homes = (diffusers, diffusers.models.controlnets)  # the second has what is not exported
+    assert all(any(hasattr(home, name) for home in homes) for name in DECLARATIONS)

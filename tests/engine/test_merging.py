@@ -1,0 +1,94 @@
+"""Several generations in one forward: each gets what it gets alone, within rounding."""
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+
+from deployments.engine.engine import Engine
+from deployments.engine.loader import load_pipeline
+from serve_app.domain.endpoint import Weights
+from tests.engine.calls import call
+from tests.engine.gate import Gate
+
+pytestmark = [
+    pytest.mark.engine,
+    # diffusers' discrete solvers and numpy 2
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+DEMO = Path(__file__).parents[2] / "deployments" / "demo" / "flux"
+WISHES = (
+    {"prompt": "a red circle", "seed": 1, "steps": 4},
+    {"prompt": "a blue square", "seed": 2, "steps": 6},
+    {"prompt": "a green circle", "seed": 3, "steps": 5},
+)
+
+
+@pytest.fixture(scope="session")
+def demo():
+    return load_pipeline(Weights(str(DEMO)))
+
+
+@pytest.fixture(params=["flux", "sdxl", "sd3", "demo"])
+def pipeline(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def wish(pipeline, demo):
+    """Arguments of a call that is small, and not smaller than the pipeline takes."""
+    size = {"width": 64, "height": 64} if pipeline is demo else {}
+    return partial(call, **size)
+
+
+@pytest.fixture
+def engine(pipeline):
+    with Engine(pipeline, max_batch=4, threads=1, verify_merges=True) as engine:
+        yield engine
+
+
+def together(engine, calls):
+    """Results of generations that all begin before one goes on."""
+    gate = Gate(engine)
+    running = [engine.submit(**each) for each in calls]
+    gate.open()
+    return [generation.result(60).images for generation in running]
+
+
+def close(one, other):
+    return (one - other).abs().max() <= 1e-4
+
+
+def test_generations_with_other_prompts_seeds_and_steps_share_their_forwards(
+    engine, pipeline, wish
+):
+    wishes = [wish(**each) for each in WISHES]
+    made = together(engine, wishes)
+    for each, images in zip(WISHES, made, strict=True):
+        assert close(images, pipeline(**wish(**each)).images)
+    counts = engine.counts()
+    calls = counts["merged_calls"] + counts["single_calls"]
+    assert calls == 15
+    assert counts["merged_calls"] / calls >= 0.8
+    assert counts["batch_sizes"] == {3: 4, 2: 1, 1: 1}
+    assert counts["not_merged"] == {"nobody else": 1}
+
+
+def test_alone_and_after_a_merge_it_makes_bit_for_bit_what_a_plain_call_makes(
+    engine, pipeline, wish
+):
+    plain = pipeline(**wish()).images
+    assert torch.equal(engine.submit(**wish()).result(60).images, plain)
+    together(engine, [wish(seed=2), wish(seed=3)])
+    assert torch.equal(engine.submit(**wish()).result(60).images, plain)
+    assert torch.equal(pipeline(**wish()).images, plain)
+
+
+def test_a_deterministic_generation_is_bit_for_bit_the_same_among_others(engine, pipeline, wish):
+    wishes = [wish(seed=2), wish(seed=3), {**wish(), "deterministic": True}]
+    *_, made = together(engine, wishes)
+    assert torch.equal(made, pipeline(**wish()).images)
+    assert engine.counts()["not_merged"]["deterministic"] == 3
+    assert engine.counts()["merged_calls"] == 6
