@@ -17,6 +17,7 @@ import torch
 from deployments.engine.call_arguments import tensors_in
 from deployments.engine.content import Digests, version_of
 from deployments.engine.counts import Counts
+from deployments.engine.denoisers import is_of_transformers
 from deployments.engine.outputs import CannotCopy, copied
 from deployments.engine.thread_state import ThreadState
 
@@ -98,7 +99,7 @@ def _is_text_encoder(module: Any) -> bool:
     """One of transformers' models as it was loaded: no adapters or hooks, which have a state of
     their own, and nothing random."""
     return (
-        type(module).__module__.startswith("transformers.")
+        is_of_transformers(module)
         and not module.training
         and not hasattr(module, "peft_config")
         and not module._forward_hooks  # noqa: SLF001
