@@ -10,9 +10,11 @@ WORKDIR /opt/darkroom
 COPY constraints.txt pyproject.toml README.md ./
 COPY serve_app/__init__.py serve_app/
 COPY deployments/__init__.py deployments/
+COPY weights/__init__.py weights/
 RUN pip install --no-cache-dir --constraint constraints.txt .
 COPY serve_app serve_app
 COPY deployments deployments
+COPY weights weights
 RUN pip install --no-cache-dir --no-deps --force-reinstall .
 
 USER darkroom

@@ -6,16 +6,15 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from deployments.family import Family, GenerationCall, Made, Product, weights_name
-from deployments.fetching import Fetcher
+from deployments.family import Family, GenerationCall, Made, Product
 from deployments.picture_input import picture_fields
-from deployments.upload import StorageAway, Uploader
+from deployments.upload import StorageAway
+from deployments.workshop import Workshop
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import (
     Cancelled,
@@ -27,27 +26,13 @@ from serve_app.domain.errors import (
 )
 from serve_app.domain.lease import Held, Lease
 from serve_app.domain.outcome import Failure, Outcome, Usage
-from serve_app.domain.ports import Clock
 from serve_app.domain.progress import Progress, Stage
 
 if TYPE_CHECKING:  # they import torch
-    from deployments.engine.engine import Engine
     from deployments.engine.generation import Generation
-    from deployments.engine.residency import Loan, Residency
+    from deployments.engine.residency import Loan
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """What all attempts of a replica share."""
-
-    engine: Engine
-    residency: Residency
-    uploader: Uploader
-    fetcher: Fetcher
-    encoders: Executor  # for ``Family.deliver``, and for reading pictures
-    clock: Clock
 
 
 class Stop(StrEnum):
@@ -66,7 +51,7 @@ class Phase(StrEnum):
 
 
 class Attempt:
-    """Use on one event loop; ``progress`` alone is written by the engine's thread."""
+    """Use on one event loop; the engine's thread and the loader's write ``progress`` alone."""
 
     def __init__(
         self,
@@ -160,8 +145,10 @@ class Attempt:
         if family is None:
             raise Misconfigured(f"This pool does not host the family {lease.endpoint.family!r}.")
         files = {field: await self._fetch(field) for field in picture_fields(lease.endpoint)}
-        call = await self._prepare(family, files)
-        made = await self._generate(call)
+        self._loan = loan = self._workshop.borrow(family, lease.endpoint, self._on_progress)
+        pipeline = await asyncio.wrap_future(loan.future)
+        call = await self._prepare(family, pipeline, files)
+        made = await self._generate(loan, call)
         # A view keeps the weights in memory, and delivering takes a while.
         call = replace(call, view=None)
         self._give_back()
@@ -172,21 +159,14 @@ class Attempt:
         url = str(self.lease.input[field])
         return await self._workshop.fetcher.fetch(url, field, self.lease.files_url)
 
-    async def _prepare(self, family: Family, files: Mapping[str, bytes]) -> GenerationCall:
-        pipeline = await self._load(family)
+    async def _prepare(
+        self, family: Family, pipeline: Any, files: Mapping[str, bytes]
+    ) -> GenerationCall:
         lease, seed = self.lease, _seed(self.lease.request_id)
         if not files:
             return family.prepare(lease.endpoint, lease.input, pipeline, seed)
         work = partial(_prepared, family, lease, pipeline, seed, files)
         return await asyncio.get_running_loop().run_in_executor(self._workshop.encoders, work)
-
-    async def _load(self, family: Family) -> Any:
-        endpoint, device = self.lease.endpoint, self._workshop.engine.device
-        name = weights_name(endpoint)
-        self._loan = self._workshop.residency.borrow(name, lambda: family.load(endpoint, device))
-        if not self._loan.future.done():
-            self.progress = Progress(Stage.LOADING)
-        return await asyncio.wrap_future(self._loan.future)
 
     def _give_back(self) -> None:
         """Others may have the memory that the weights take."""
@@ -194,14 +174,14 @@ class Attempt:
         if loan is not None:
             self._workshop.residency.give_back(loan)
 
-    async def _generate(self, call: GenerationCall) -> Made:
+    async def _generate(self, loan: Loan, call: GenerationCall) -> Made:
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
         clock = self._workshop.clock
         started = clock.monotonic()
         self._enter(Phase.IN_ENGINE)
         self._generation = generation = self._workshop.engine.submit(
-            pipeline=weights_name(self.lease.endpoint),
+            pipeline=loan.name,
             view=call.view,
             on_progress=self._on_progress,
             priority=int(self.lease.priority),

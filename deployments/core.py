@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from deployments.asking import Asker
-from deployments.attempt import Attempt, Stop, Workshop, as_failure
+from deployments.attempt import Attempt, Stop, as_failure
 from deployments.backoff import Backoff
-from deployments.family import Family, weights_name
+from deployments.family import Family
 from deployments.handing_in import HandIn
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.reporting import Reporter
 from deployments.tally import Tally
+from deployments.workshop import Workshop
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.lease import (
@@ -31,6 +32,9 @@ from serve_app.domain.lease import (
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock, LeasePort
 from serve_app.telemetry.logs import request_id
+
+if TYPE_CHECKING:  # it imports torch
+    from deployments.engine.residency import Loan
 
 log = logging.getLogger(__name__)
 
@@ -63,23 +67,31 @@ class ReplicaCore:
         self._identity = identity
         self._attempts: dict[Held, Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._served: dict[str, str] = {}  # endpoint id → name of its weights
         self._draining = False
         self._closed = False
         self._asker = Asker(port, self._make_ask, self._on_work, config, backoff)
         self._reporter = Reporter(
-            port, identity, self._attempts, self._on_reply, config, clock, Tally(self._counts)
+            port,
+            identity,
+            self._attempts,
+            self._on_reply,
+            self._loading,
+            config,
+            clock,
+            Tally(self._counts),
         )
         self._hand_in = HandIn(port, identity, config, clock, backoff)
 
     async def start(self) -> None:
         """Returns when the replica is ready, that is when what it preloads is loaded."""
-        announced = asyncio.create_task(self._announce(ReplicaStage.STARTING))
+        ready = asyncio.Event()
+        announced = asyncio.create_task(self._announce_start(ready))
         # Importing torch and diffusers takes seconds, and the loop has Serve's calls to answer.
         self._made = await asyncio.to_thread(self._make_workshop)
         self._made.engine.start()
         for endpoint in self._config.preload:
             await self._preload(endpoint)
+        ready.set()
         await announced  # An ask says that it is ready, and must not be overtaken.
         self._reporter.start()
         self._asker.start()
@@ -138,19 +150,15 @@ class ReplicaCore:
         return self._workshop.engine.counts()
 
     def _make_ask(self) -> Ask:
-        hot = tuple(
-            endpoint_id
-            for endpoint_id, name in self._served.items()
-            if self._workshop.residency.find(name) is not None
-        )
         return Ask(
             replica_id=self._identity.replica_id,
             actor_id=self._identity.actor_id,
             pool=self._identity.pool,
             slots=self._free_slots(),
             held=tuple(self._attempts),
-            hot=hot,
+            hot=self._workshop.hot,
             free_bytes=self._workshop.engine.free_bytes(),
+            detail=self._loading(),
         )
 
     def _free_slots(self) -> int:
@@ -185,7 +193,6 @@ class ReplicaCore:
         family = self._families.get(lease.endpoint.family)
         attempt = Attempt(lease, family, self._workshop, self._asker.slot_freed)
         self._attempts[lease.held] = attempt
-        self._served[lease.endpoint.id] = weights_name(lease.endpoint)
         if self._closed:
             attempt.stop(Stop.HANDED_BACK)
         self._spawn(self._see_through(attempt))
@@ -217,21 +224,33 @@ class ReplicaCore:
         if family is None:
             log.error("%s cannot be loaded: no family %s here.", endpoint.id, endpoint.family)
             return
-        name, device = weights_name(endpoint), self._workshop.engine.device
-        residency = self._workshop.residency
-        loan = residency.borrow(name, lambda: family.load(endpoint, device))
+        loan: Loan | None = None
         try:
+            loan = self._workshop.borrow(family, endpoint)
             await asyncio.wrap_future(loan.future)
         except Exception as error:
             log.error("%s cannot be loaded: %s", endpoint.id, as_failure(error).message)
-        else:
-            self._served[endpoint.id] = name
         finally:
-            residency.give_back(loan)
+            if loan is not None:
+                self._workshop.residency.give_back(loan)
 
-    async def _announce(self, stage: ReplicaStage) -> None:
+    def _loading(self) -> str:
+        return "" if self._made is None else self._made.loading
+
+    async def _announce_start(self, ready: asyncio.Event) -> None:
+        """Say what is loaded, until all is."""
+        while True:
+            await self._announce(ReplicaStage.STARTING, self._loading())
+            try:
+                async with asyncio.timeout(self._config.start_interval_s):
+                    await ready.wait()
+                    return
+            except TimeoutError:
+                continue
+
+    async def _announce(self, stage: ReplicaStage, detail: str = "") -> None:
         who = self._identity
-        presence = Presence(who.replica_id, who.actor_id, who.pool, stage)
+        presence = Presence(who.replica_id, who.actor_id, who.pool, stage, detail)
         try:
             async with asyncio.timeout(min(2.0, self._config.call_timeout_s)):
                 await self._port.announce(presence)

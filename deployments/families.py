@@ -2,5 +2,7 @@
 
 FAMILIES: dict[str, str] = {
     "flux": "deployments.flux:FluxFamily",
+    "flux2": "deployments.flux2:Flux2Family",
+    "generic": "deployments.generic:GenericFamily",
     "sdxl": "deployments.sdxl:SdxlFamily",
 }

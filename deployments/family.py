@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint
@@ -74,7 +74,9 @@ class Family(Protocol):
         ...
 
     def load(self, endpoint: Endpoint, device: str) -> Any:
-        """The pipeline for ``endpoint.weights``. Runs on the loader's thread; may take minutes."""
+        """The pipeline for ``endpoint.weights``, on the CPU, in the ``dtype`` of the options, which
+        is the recipe's where there is one. Weights of the hub lie in a directory by then. Runs on
+        the loader's thread; may take minutes."""
         ...
 
     def prepare(
@@ -98,6 +100,15 @@ class Family(Protocol):
         ...
 
 
+@runtime_checkable
+class WarmsUp(Protocol):
+    """A family that can make a short generation: on a GPU the first is slow, so no user's."""
+
+    def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
+        """One step at the usual size. Runs on the loader's thread."""
+        ...
+
+
 def load_families(paths: Mapping[str, str]) -> dict[str, Family]:
     """Families by name, from ``module:Class`` paths. ``Misconfigured`` when one is not there."""
     families: dict[str, Family] = {}
@@ -110,11 +121,3 @@ def load_families(paths: Mapping[str, str]) -> dict[str, Family]:
                 f"The family {name!r} cannot be found at {path!r} (module:Class): {error}"
             ) from error
     return families
-
-
-def weights_name(endpoint: Endpoint) -> str:
-    """Endpoints with the same name here share one loaded pipeline."""
-    weights = endpoint.weights
-    revision = f"@{weights.revision}" if weights.revision else ""
-    dtype = endpoint.options.get("dtype")
-    return f"{endpoint.family}:{weights.source}{revision}" + (f":{dtype}" if dtype else "")

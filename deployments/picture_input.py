@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from deployments.picture_size import Size
+from deployments.picture_size import Size, at_most
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
 
@@ -14,12 +15,17 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 TEXT_TO_IMAGE, IMAGE_TO_IMAGE, INPAINTING = "text-to-image", "image-to-image", "inpainting"
+REALTIME = "realtime"
 
 PICTURE_FIELDS: Mapping[str, tuple[str, ...]] = {
     IMAGE_TO_IMAGE: ("image_url",),
     INPAINTING: ("image_url", "mask_url"),
+    REALTIME: ("image_url",),
 }
 """Task → fields of its input that name a picture."""
+
+MOST_MEGAPIXELS = 4.2
+"""A given picture with more of them is made smaller, unless the endpoint's bounds say otherwise."""
 
 
 def task_of(endpoint: Endpoint, known: tuple[str, ...]) -> str:
@@ -33,19 +39,35 @@ def task_of(endpoint: Endpoint, known: tuple[str, ...]) -> str:
     return task
 
 
+def from_words_alone(endpoint: Endpoint) -> Endpoint:
+    """The same weights, asked for a picture from a prompt."""
+    return replace(endpoint, options={**endpoint.options, "task": TEXT_TO_IMAGE})
+
+
 def picture_fields(endpoint: Endpoint) -> tuple[str, ...]:
     """The fields whose pictures are fetched before the family prepares its call."""
     return PICTURE_FIELDS.get(str(endpoint.options.get("task", "")), ())
+
+
+def given_size(endpoint: Endpoint, input: Mapping[str, Any]) -> Size:
+    """That of the given picture."""
+    most = endpoint.bounds.get("megapixels", (0.0, MOST_MEGAPIXELS))[1]
+    return at_most(Size(*input["image_url"].size), most)
+
+
+def stretched_to(picture: Image, size: Size) -> Image:
+    """The whole picture in ``size``."""
+    from PIL.Image import Resampling  # noqa: PLC0415
+
+    return picture.resize((size.width, size.height), Resampling.LANCZOS, reducing_gap=3.0)
 
 
 def as_pixels(picture: Image, size: Size) -> Tensor:
     """The whole picture, stretched to ``size``: float32 [1, channels, height, width], 0 to 1."""
     import numpy as np  # noqa: PLC0415
     import torch  # noqa: PLC0415
-    from PIL.Image import Resampling  # noqa: PLC0415
 
-    stretched = picture.resize((size.width, size.height), Resampling.LANCZOS, reducing_gap=3.0)
-    levels = np.asarray(stretched, dtype=np.float32) / 255.0
+    levels = np.asarray(stretched_to(picture, size), dtype=np.float32) / 255.0
     pixels = torch.from_numpy(np.atleast_3d(levels))
     return pixels.permute(2, 0, 1)[None].contiguous()
 

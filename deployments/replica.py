@@ -11,17 +11,18 @@ import ray
 from ray import serve
 
 from deployments import fetching
-from deployments.attempt import Workshop
 from deployments.backoff import Backoff
 from deployments.core import ReplicaCore
 from deployments.family import load_families
 from deployments.handle_port import HandleLeasePort
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.upload import Uploader, http_client
+from deployments.workshop import Workshop
 from serve_app.domain.ports import Clock
 from serve_app.loopback import keep_to_loopback
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
+from weights.store import Store
 
 __all__ = ["Replica", "ReplicaConfig"]
 
@@ -102,4 +103,7 @@ def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Work
         ),
         encoders=ThreadPoolExecutor(ENCODERS, thread_name_prefix="encoder"),
         clock=clock,
+        # On a CPU it would take as long as a picture does, and save nobody anything.
+        warms_up=config.warm_up and device != "cpu",
+        store=Store(config.weights),
     )

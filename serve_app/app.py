@@ -26,6 +26,7 @@ from serve_app.settings import (
     refuse_unknown,
 )
 from serve_app.storage.s3.location import location_of
+from weights.mirror import bucket_of
 
 APPLICATION = "darkroom"
 INGRESS = "ingress"
@@ -42,6 +43,8 @@ def build(args: dict[str, Any]) -> Application:
     config = read_config(args)
     families = {**FAMILIES, **config.families}
     location_of(config)  # says what contradicts itself before anything starts
+    if config.weights_mirror:
+        bucket_of(config.weights_mirror)
     pools = config.pools or {"studio": _studio(config, families)}
     _check_pools(pools, families)
     config = config.model_copy(update={"pools": pools})
@@ -52,6 +55,13 @@ def build(args: dict[str, Any]) -> Application:
         for name, pool in pools.items()
     ]
     return _ingress(config).bind(config, children)
+
+
+def hosted_families(config: Config) -> frozenset[str]:
+    """Those that some pool of this configuration hosts."""
+    if config.pools is None:
+        return frozenset({**FAMILIES, **config.families})
+    return frozenset(family for pool in config.pools.values() for family in pool.families)
 
 
 def _studio(config: Config, families: dict[str, str]) -> PoolConfig:
@@ -78,8 +88,10 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
         slots=pool.slots,
         threads=pool.threads,
         weights_bytes=pool.weights_bytes,
+        warm_up=pool.warm_up,
         graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
         allow_private_urls=config.allow_private_urls,
+        weights=config.weights_store(),
         log_level=config.log_level,
         log_file=config.log_file,
     )
@@ -89,6 +101,11 @@ def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
     secrets = (*SECRET_NAMES, *(AWS_SECRET_NAMES if config.s3_bucket else ()))
     environment = dict.fromkeys(secrets, "")  # a replica holds no secret
     environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    # So that whatever asks the hub's library itself looks into the same store, or calls nobody.
+    if config.weights_dir is not None:
+        environment["HF_HUB_CACHE"] = str(config.weights_dir)
+    if config.offline:
+        environment["HF_HUB_OFFLINE"] = "1"
     if pool.threads:
         environment["OMP_NUM_THREADS"] = str(pool.threads)
     scaling: dict[str, Any] = {"num_replicas": pool.min_replicas}

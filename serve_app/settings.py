@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.store_config import StoreConfig
 
 PREFIX = "DARKROOM_"
 
@@ -55,6 +56,9 @@ class PoolConfig(BaseModel):
     threads: int = Field(default=0, ge=0, description="Torch threads; 0 leaves torch's own choice.")
     weights_bytes: int = Field(
         default=0, ge=0, description="Weights that a replica keeps loaded; 0: by the device."
+    )
+    warm_up: bool = Field(
+        default=True, description="On a GPU: a short generation after weights are loaded."
     )
     graceful_shutdown_timeout_s: float = Field(default=20.0, ge=6)
 
@@ -139,6 +143,22 @@ class Config(BaseSettings):
     s3_conditional_writes: bool = Field(
         default=True, description="Uploads say `If-None-Match: *`; not every store takes it."
     )
+    weights_dir: Path | None = Field(
+        default=None, description="Where weights are kept. Unset: the hub's own cache, HF_HOME."
+    )
+    weights_max_bytes: int = Field(
+        default=0, ge=0, description="What downloaded weights may take on the disk; 0: no cap."
+    )
+    weights_mirror: str | None = Field(
+        default=None, description="`s3://bucket/prefix`: asked for weights before the hub."
+    )
+    weights_mirror_endpoint_url: str | None = Field(
+        default=None, description="Where that bucket is. Unset: AWS."
+    )
+    weights_mirror_profile: str | None = Field(
+        default=None, description="Profile in AWS's own files whose credentials open it."
+    )
+    offline: bool = Field(default=False, description="Weights are never fetched from anywhere.")
     metrics_port: int = Field(
         default=0, ge=0, le=65535, description="Prometheus metrics on loopback; 0: any free port."
     )
@@ -151,7 +171,18 @@ class Config(BaseSettings):
     def serves_demo(self) -> bool:
         return self.gpus == 0 if self.demo is None else self.demo
 
-    @field_validator("data_dir", "models", "log_file")
+    def weights_store(self) -> StoreConfig:
+        """What whoever needs weights is told."""
+        return StoreConfig(
+            directory=self.weights_dir,
+            max_bytes=self.weights_max_bytes,
+            mirror=self.weights_mirror or "",
+            mirror_endpoint_url=self.weights_mirror_endpoint_url or "",
+            mirror_profile=self.weights_mirror_profile or "",
+            offline=self.offline,
+        )
+
+    @field_validator("data_dir", "models", "log_file", "weights_dir")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         # Serve may build the application in another process with another working directory.

@@ -11,7 +11,7 @@ from tests.cluster.darkroom import Darkroom
 
 POOLS = {
     "studio": {
-        "families": ["probe", "flux"],
+        "families": ["probe", "flux", "sdxl"],
         "slots": 2,
         "num_cpus": 0.1,
         "min_replicas": 2,

@@ -26,9 +26,11 @@ from deployments.engine.forwards import Forwards
 from deployments.engine.generation import Generation, OnProgress
 from deployments.engine.inbox import Inbox
 from deployments.engine.interception import InterceptedPipeline
+from deployments.engine.placement import Placement, placed_by
 from deployments.engine.prompt_cache import PromptCache
 from deployments.engine.run import Run
 from deployments.engine.step_batcher import Candidate, StepBatcher
+from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Cancelled, DarkroomError, Misconfigured, ReplicaDied
 
 log = logging.getLogger(__name__)
@@ -118,10 +120,15 @@ class Engine:
         """Whether the thread runs. It ends only with ``close()``; anything else is a defect."""
         return self._thread is not None and self._thread.is_alive()
 
-    def add(self, name: str, pipeline: Any) -> None:
-        """Make ``pipeline`` known, on the engine's device. The name is free to choose."""
-        if hasattr(pipeline, "to"):
-            pipeline.to(self.device)
+    def add(self, name: str, pipeline: Any, recipe: Recipe | None = None) -> None:
+        """Make ``pipeline`` known, and move it to the engine's device, as far as ``recipe`` says.
+        The name is free to choose."""
+        self.add_placed(name, placed_by(recipe, pipeline))
+
+    def add_placed(self, name: str, placement: Placement) -> None:
+        """As ``add``, for one who has looked first at what the placement takes."""
+        pipeline = placement.pipeline
+        placement.apply(self.device)
         self._pipelines[name] = intercepted = InterceptedPipeline(pipeline, self._known)
         if not intercepted.denoisers:
             log.warning(
@@ -178,9 +185,16 @@ class Engine:
 
     def free_bytes(self) -> int:
         """Free device memory; 0 where the device is the CPU."""
+        return self._memory()[0]
+
+    def device_bytes(self) -> int:
+        """The device's memory in all; 0 where the device is the CPU."""
+        return self._memory()[1]
+
+    def _memory(self) -> tuple[int, int]:
         if not self.device.startswith("cuda"):
-            return 0
-        return torch.cuda.mem_get_info(self.device)[0]
+            return 0, 0
+        return torch.cuda.mem_get_info(self.device)
 
     def _loop(self) -> None:
         torch.set_grad_enabled(mode=False)  # per thread

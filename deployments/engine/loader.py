@@ -1,4 +1,4 @@
-"""Loads any diffusers pipeline from a directory or from the hub, and no code with it.
+"""Loads any diffusers pipeline from a directory or from the store of weights, and no code with it.
 
 Only safetensors are read, because a pickle runs code when it is loaded; and only classes that
 diffusers and transformers ship, because a repository may name its own.
@@ -6,9 +6,9 @@ diffusers and transformers ship, because a repository may name its own.
 
 from __future__ import annotations
 
+import contextlib
 import json
-import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ import torch
 import transformers
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from deployments.engine.hub import download
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+from serve_app.domain.store_config import StoreConfig
+from weights.store import Store, is_of_hub
 
 _DTYPES = {
     "float32": torch.float32,
@@ -27,40 +28,54 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 _PICKLES = ("*.bin", "*.ckpt", "*.pt", "*.pth", "*.pkl")
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def load_pipeline(weights: Weights, *, dtype: str = "float32") -> Any:
+def load_pipeline(
+    weights: Weights,
+    *,
+    dtype: str = "float32",
+    on_download: Callable[[int, int], None] | None = None,
+    store: Store | None = None,
+) -> Any:
     """The pipeline on the CPU, in evaluation mode.
+
+    ``on_download`` gets bytes done and bytes in all while the weights are fetched, on another
+    thread; what it raises ends the download. Without a ``store`` the hub's own cache is used.
 
     ``WeightsUnavailable`` when there is nothing usable, ``Misconfigured`` for an unpinned revision
     or an unknown dtype; the messages say what to do. Slow: call it on a thread of its own.
     """
     if dtype not in _DTYPES:
         raise Misconfigured(f"dtype {dtype!r} is none of {', '.join(_DTYPES)}.")
-    folder = _folder_of(weights)
-    _check(folder)
-    try:
-        # Without bars: several processes write to one log.
-        diffusers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.disable_progress_bar()
-        return DiffusionPipeline.from_pretrained(
-            str(folder), dtype=_DTYPES[dtype], use_safetensors=True, local_files_only=True
-        )
-    except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError) as error:
-        raise WeightsUnavailable(f"{weights.source} cannot be loaded: {error}") from error
+    with _folder_of(weights, store, on_download) as folder:
+        _check(folder)
+        try:
+            # Without bars: several processes write to one log.
+            diffusers.utils.logging.disable_progress_bar()
+            transformers.utils.logging.disable_progress_bar()
+            return DiffusionPipeline.from_pretrained(
+                str(folder),
+                dtype=_DTYPES[dtype],
+                variant=weights.variant,
+                use_safetensors=True,
+                local_files_only=True,
+            )
+        except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError) as error:
+            raise WeightsUnavailable(f"{weights.source} cannot be loaded: {error}") from error
 
 
-def _folder_of(weights: Weights) -> Path:
+def _folder_of(
+    weights: Weights, store: Store | None, on_download: Callable[[int, int], None] | None
+) -> contextlib.AbstractContextManager[Path]:
+    if is_of_hub(weights):
+        return (store or Store(StoreConfig())).open(weights, on_download)
     path = Path(weights.source)
     if path.is_dir():
-        return path
-    if path.is_absolute() or not _HUB_NAME.fullmatch(weights.source):
-        raise WeightsUnavailable(
-            f"The directory {weights.source} does not exist on this node. Put the pipeline there, "
-            "or name a hub repository as owner/name with a revision."
-        )
-    return download(weights)
+        return contextlib.nullcontext(path)
+    raise WeightsUnavailable(
+        f"The directory {weights.source} does not exist on this node. Put the pipeline there, or "
+        "name a hub repository as owner/name with a revision."
+    )
 
 
 def _check(folder: Path) -> None:

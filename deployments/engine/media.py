@@ -30,7 +30,8 @@ def to_pictures(pixels: torch.Tensor) -> list[Image.Image]:
 def fit(picture: Image.Image, width: int, height: int) -> Image.Image:
     """The middle of ``picture`` in the shape of width × height, resized to exactly that."""
     scale = min(picture.width / width, picture.height / height)
-    across, down = width * scale, height * scale
+    # Both fit; what rounding adds to one of them would be refused as outside of the picture.
+    across, down = min(width * scale, picture.width), min(height * scale, picture.height)
     left, top = (picture.width - across) / 2, (picture.height - down) / 2
     if scale == 1:
         left, top = int(left), int(top)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import gc
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,19 +20,33 @@ import torch
 from deployments.engine.engine import Engine
 from deployments.engine.eviction import Resident, idle_to_evict
 from deployments.engine.failures import as_callers_error
-from deployments.engine.weight_bytes import own_budget, weight_bytes
+from deployments.engine.generation import OnProgress
+from deployments.engine.placement import placed_by
+from deployments.engine.weight_bytes import own_budget
+from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Cancelled, WeightsUnavailable
+from serve_app.domain.progress import OnDownload, Progress, Stage
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """How weights get onto the device. The functions are called on the loader's thread."""
+
+    load: Callable[[OnDownload], Any]  # the pipeline, on the CPU
+    recipe: Recipe | None = None
+    warm_up: Callable[[Any], Mapping[str, Any]] | None = None  # arguments of a short call of it
 
 
 class Loan:
     """A pipeline that is not evicted before it is given back. ``future`` is the pipeline, now or
     later; it cannot be cancelled: give the loan back instead."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, on_progress: OnProgress | None) -> None:
         self.name = name
         self.held = False
+        self.on_progress = on_progress
         self.future: Future[Any] = Future()
         self.future.set_running_or_notify_cancel()
 
@@ -39,7 +54,7 @@ class Loan:
 @dataclass(slots=True)
 class _Loaded:
     pipeline: Any
-    size: int  # bytes
+    size: int  # bytes of weights on the device
     users: int = 0
     last_used: int = 0
 
@@ -53,6 +68,7 @@ class Residency:
         self._budget = budget_bytes
         self._loaded: dict[str, _Loaded] = {}
         self._waiting: dict[str, list[Loan]] = {}
+        self._progress: dict[str, Progress] = {}  # of what is waited for
         self._makes_room = False
         self._closed = False
         self._uses = 0
@@ -64,13 +80,19 @@ class Residency:
         loaded = self._loaded.get(name)
         return None if loaded is None else loaded.pipeline
 
-    def borrow(self, name: str, load: Callable[[], Any]) -> Loan:
-        """The pipeline, now or later, until ``give_back``.
+    def loading(self) -> Mapping[str, Progress]:
+        """What is waited for, by name, and how far it is."""
+        return dict(self._progress)
+
+    def borrow(self, name: str, plan: LoadPlan, on_progress: OnProgress | None = None) -> Loan:
+        """The pipeline, now or later, until ``give_back``. The plan is the same for all who use the
+        name. ``on_progress`` is told the stages of a load, also of one that has begun; it comes on
+        this thread or the loader's, under a lock: it must be quick.
 
         A failed load is that of everybody who waits for it, and is forgotten: who asks afterwards
         tries again. ``WeightsUnavailable`` for weights that alone pass the budget.
         """
-        loan = Loan(name)
+        loan = Loan(name, on_progress)
         with self._changed:
             loaded = self._loaded.get(name)
             # While others wait until there is room, new loans wait behind them: weights for which
@@ -79,9 +101,11 @@ class Residency:
                 self._hand_over(loan, loaded)
             elif name in self._waiting:
                 self._waiting[name].append(loan)
+                _tell(loan, self._progress[name])
             else:
                 self._waiting[name] = [loan]
-                self._loader.submit(self._obtain, name, load)
+                self._tell_all(name, Progress(Stage.LOADING))
+                self._loader.submit(self._obtain, name, plan)
         return loan
 
     def give_back(self, loan: Loan) -> None:
@@ -109,33 +133,64 @@ class Residency:
         loan.held = True
         loan.future.set_result(loaded.pipeline)
 
-    def _obtain(self, name: str, load: Callable[[], Any]) -> None:
+    def _obtain(self, name: str, plan: LoadPlan) -> None:
         """On the loader's thread: for all who wait for ``name``."""
         try:
             if name not in self._loaded:
-                self._load(name, load)
+                self._load(name, plan)
         except BaseException as error:
             problem = as_callers_error(error)
             with self._changed:
-                for loan in self._waiting.pop(name):
+                for loan in self._no_longer_waiting(name):
                     loan.future.set_exception(problem)
             return
         with self._changed:
-            for loan in self._waiting.pop(name):
+            for loan in self._no_longer_waiting(name):
                 self._hand_over(loan, self._loaded[name])
 
-    def _load(self, name: str, load: Callable[[], Any]) -> None:
+    def _no_longer_waiting(self, name: str) -> Sequence[Loan]:
+        self._progress.pop(name)
+        return self._waiting.pop(name)
+
+    def _tell_all(self, name: str, progress: Progress) -> None:
+        with self._changed:
+            if name not in self._waiting:  # a download's late word
+                return
+            self._progress[name] = progress
+            for loan in self._waiting[name]:
+                _tell(loan, progress)
+
+    def _on_download(self, name: str, done: int, in_all: int) -> None:
+        there = done >= in_all
+        self._tell_all(
+            name, Progress(Stage.LOADING) if there else Progress(Stage.DOWNLOADING, done, in_all)
+        )
+
+    def _warm_up(self, name: str, arguments: Callable[[], Mapping[str, Any]]) -> None:
+        """One call, among those of others. That it fails is for the next to be told."""
+        try:
+            self._engine.submit(pipeline=name, **arguments()).result()
+        except Exception:
+            log.warning("%s could not be warmed up.", name, exc_info=True)
+
+    def _load(self, name: str, plan: LoadPlan) -> None:
         log.info("Loading %s.", name)
-        pipeline = load()
-        size = weight_bytes(pipeline)
-        self._make_room(name, size)
-        self._engine.add(name, pipeline)
+        pipeline = plan.load(partial(self._on_download, name))
+        placement = placed_by(plan.recipe, pipeline)
+        size = placement.device_bytes
+        self._make_room(name, size, planned=plan.recipe is not None)
+        self._engine.add_placed(name, placement)
+        if plan.warm_up is not None:
+            self._tell_all(name, Progress(Stage.WARMING_UP))
+            self._warm_up(name, partial(plan.warm_up, pipeline))
         with self._changed:
             self._loaded[name] = _Loaded(pipeline, size, last_used=self._uses)
         log.info("Loaded %s: %.2f GB.", name, size / 1e9)
 
-    def _make_room(self, name: str, size: int) -> None:
+    def _make_room(self, name: str, size: int, *, planned: bool) -> None:
         budget = self._budget or own_budget(self._engine.device)
+        if planned and not self._budget:
+            budget = max(budget, size)  # The recipe knows better, when they are there alone.
         if size > budget:
             raise WeightsUnavailable(
                 f"{name} has {size / 1e9:.2f} GB of weights, and a replica of this pool may keep "
@@ -168,3 +223,8 @@ class Residency:
         gc.collect()
         if self._engine.device.startswith("cuda"):
             torch.cuda.empty_cache()
+
+
+def _tell(loan: Loan, progress: Progress) -> None:
+    if loan.on_progress is not None:
+        loan.on_progress(progress)

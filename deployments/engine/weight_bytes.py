@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import psutil
 import torch
@@ -11,9 +11,8 @@ _OF_GPU = 0.85  # the rest is for what computing takes
 _OF_HOST = 0.5
 
 
-def weight_bytes(pipeline: Any) -> int:
-    """Of all its components; what two of them share counts once."""
-    modules = [each for each in vars(pipeline).values() if isinstance(each, torch.nn.Module)]
+def bytes_of(modules: Iterable[torch.nn.Module]) -> int:
+    """Of all their weights; what two of them share counts once."""
     tensors = {
         id(tensor): tensor.numel() * tensor.element_size()
         for module in modules

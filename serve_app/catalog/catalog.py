@@ -139,7 +139,9 @@ def load(
             missing = _no_demo(given, endpoint) if demo else _no_revision(given)
             if families is not None and given.family not in families:
                 missing = _no_family(given)  # without it the other reasons are no way out
-            entries[endpoint_id] = CatalogEntry(endpoint, _schema(endpoint), missing)
+            schema = _schema(endpoint)
+            _check_arguments(endpoint, schema)
+            entries[endpoint_id] = CatalogEntry(endpoint, schema, missing)
         except ValueError as error:
             raise file.complaint(("endpoints", endpoint_id), str(error)) from error
     if not entries:
@@ -180,6 +182,7 @@ def _demo(endpoint_id: str, given: EndpointSource, demo_dir: Path) -> Endpoint:
     return replace(
         endpoint,
         weights=Weights(source=str(demo_dir / given.demo.weights), demo=True),
+        defaults={**given.defaults, **given.demo.defaults},
         options={**given.options, **given.demo.options},
         recipes=(),
     )
@@ -189,8 +192,8 @@ def _weights(given: EndpointSource) -> Weights:
     if given.weights is None:
         return Weights(source="")
     if given.weights.hub is not None:
-        return Weights(source=given.weights.hub, revision=given.weights.revision)
-    return Weights(source=str(given.weights.directory))
+        return Weights(given.weights.hub, given.weights.revision, variant=given.weights.variant)
+    return Weights(str(given.weights.directory), variant=given.weights.variant)
 
 
 def _no_family(given: EndpointSource) -> str:
@@ -227,3 +230,18 @@ def _schema(endpoint: Endpoint) -> InputSchema:
     if build is None:
         raise ValueError(f"there is no schema `{endpoint.schema}`; known are {', '.join(SCHEMAS)}")
     return build(endpoint)
+
+
+def _check_arguments(endpoint: Endpoint, schema: InputSchema) -> None:
+    """A field that no input has would be left out without a word. The schema `open` has none."""
+    arguments = endpoint.options.get("arguments")
+    fields = schema.json_schema().get("properties")
+    if isinstance(arguments, Mapping) and fields:
+        unknown = sorted(
+            str(name) for name in cast("Mapping[Any, Any]", arguments) if name not in fields
+        )
+        if unknown:
+            raise ValueError(
+                f"`options.arguments` names {', '.join(unknown)}, which the schema "
+                f"{endpoint.schema} does not have"
+            )

@@ -22,10 +22,15 @@ class NoEffect:
 
 @dataclass(frozen=True, slots=True)
 class NotHere:
-    """The field would change the outcome, and nothing here can do it: any value that is not empty
-    is refused, because leaving it out would give something else than was asked for."""
+    """The field would change the outcome, and nothing here can do it: any value that is neither
+    empty nor one of ``granted`` is refused, because leaving it out would give something else than
+    was asked for."""
 
     because: str
+    granted: tuple[Any, ...] = ()
+
+    def refuses(self, value: Any) -> bool:
+        return bool(value) and value not in self.granted
 
 
 Marks = Mapping[str, NoEffect | NotHere]
@@ -55,7 +60,7 @@ def refuse(marked: Marks, checked: Mapping[str, Any]) -> None:
     problems = tuple(
         FieldProblem(("body", name), f"Not supported here: {mark.because}", "feature_not_supported")
         for name, mark in marked.items()
-        if isinstance(mark, NotHere) and checked.get(name)
+        if isinstance(mark, NotHere) and mark.refuses(checked.get(name))
     )
     if problems:
         first = problems[0]
@@ -72,5 +77,6 @@ def described(marked: Marks, schema: dict[str, Any]) -> dict[str, Any]:
             field["description"] = f"{said} Has no effect here: {mark.because}.".strip()
         else:
             field["x-darkroom-not-supported"] = True
-            field["description"] = f"{said} Refused unless empty: {mark.because}.".strip()
+            allowed = " or ".join(str(value) for value in mark.granted) or "empty"
+            field["description"] = f"{said} Refused unless {allowed}: {mark.because}.".strip()
     return schema

@@ -1,4 +1,4 @@
-"""FLUX.2 [klein], as a realtime edit: each message brings a picture and gets one back."""
+"""FLUX.2 [klein], as a realtime edit: each request brings a picture and gets one back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
+from serve_app.catalog.effects import NoEffect
 from serve_app.catalog.fields import (
     ImageInput,
     ImageSize,
@@ -32,6 +33,19 @@ def _square(value: object) -> object:
 SquareSize = Annotated[ImageSize, BeforeValidator(_square, json_schema_input_type=SquareName)]
 
 
+ON_ITS_OWN = "each request is on its own here: there are no realtime sessions yet"
+Feedback = Annotated[
+    float,
+    NoEffect(ON_ITS_OWN, granted=(1,)),
+    Field(ge=0, le=1, description="How much of the last output goes into the next; 1: nothing."),
+]
+Interpolation = Annotated[
+    bool,
+    NoEffect(ON_ITS_OWN, granted=(False,)),
+    Field(description="A picture between every two."),
+]
+
+
 class Flux2RealtimeInput(ImageInput):
     model_config = ConfigDict(title="Flux2RealtimeInput")
 
@@ -43,13 +57,8 @@ class Flux2RealtimeInput(ImageInput):
     schedule_mu: float = Field(
         default=2.3, allow_inf_nan=False, description="Shift of the noise schedule."
     )
-    output_feedback_strength: float = Field(
-        default=1.0,
-        ge=0,
-        le=1,
-        description="How much of the last output goes into the next; 1 is none of it.",
-    )
-    enable_interpolation: bool = Field(default=False, description="A picture between every two.")
+    output_feedback_strength: Feedback = 1.0
+    enable_interpolation: Interpolation = False
 
 
 REALTIME = Shape(Flux2RealtimeInput, FramesOutput, format_field=None)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
+from serve_app.catalog.effects import NotHere
 from serve_app.catalog.fields import (
     Embeddings,
     ExpandPrompt,
@@ -33,6 +34,14 @@ from serve_app.catalog.pydantic_schema import Shape
 
 MOST_PICTURES = 8
 FORMAT_FIELD = "format"  # what the other families call output_format
+
+
+SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
+LcmModel = Annotated[
+    Literal["stabilityai/stable-diffusion-xl-base-1.0", "runwayml/stable-diffusion-v1-5"],
+    NotHere("this endpoint stands on one model's weights", granted=(SDXL,)),
+    Field(description="Which model draws in a few steps."),
+]
 
 
 class _SdxlInput(ImageInput):
@@ -85,12 +94,7 @@ class LcmTextToImageInput(_SdxlInput):
 
     model_config = ConfigDict(title="LcmTextToImageInput")
 
-    model_name: Literal[
-        "stabilityai/stable-diffusion-xl-base-1.0", "runwayml/stable-diffusion-v1-5"
-    ] = Field(
-        default="stabilityai/stable-diffusion-xl-base-1.0",
-        description="Which model draws in a few steps.",
-    )
+    model_name: LcmModel = SDXL
     num_inference_steps: Steps = 6
     guidance_scale: Guidance = 1.5
     guidance_rescale: float = Field(

@@ -17,12 +17,14 @@ class WeightsSource(BaseModel):
     """Where the files are: ``hub`` with a pinned ``revision``, or a ``directory``.
 
     A ``hub`` repository without ``revision`` is listed and not served: a branch can change.
+    ``variant`` chooses among several files of a component, as diffusers does.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     hub: str | None = Field(default=None, pattern=r"^[\w.-]+/[\w.-]+$")
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    variant: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_]+$")
     directory: Path | None = None
 
     @model_validator(mode="after")
@@ -42,6 +44,7 @@ class DemoSource(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     weights: str = Field(pattern=r"^[\w-]+$", description="A directory among the demo models.")
+    defaults: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
 
 

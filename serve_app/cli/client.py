@@ -43,6 +43,12 @@ class Client:
     def put(self, path: str) -> Any:
         return self._call("PUT", path)
 
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        return self._call("POST", path, json=body)
+
+    def delete(self, path: str) -> None:
+        self._call("DELETE", path)
+
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether Darkroom is ready, and what its parts say."""
         try:
@@ -74,7 +80,7 @@ class Client:
             raise Misconfigured(f"Nothing answers at {self.url} ({error}).") from None
         if response.is_error:
             raise ApiFailure(_message(response))
-        return response.json()
+        return response.json() if response.content else None
 
 
 def _message(response: httpx.Response) -> str:

@@ -8,32 +8,47 @@ import importlib.util
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import click
 
-from serve_app.cli import haproxy, preflight, storage_doctor
+from serve_app.cli import haproxy, preflight, storage_doctor, weights_doctor
 from serve_app.cli.client import Client
 from serve_app.cli.installation import Installation
 from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.queue import examination
 from serve_app.settings import Config, Secrets
+from serve_app.storage.examination import Finding
 
 LEAST_MEMORY_BYTES = 4 * 2**30
+MOST_EXIT_STATUS = 100  # above 125 a shell's own meanings begin
 
 
-def examine(installation: Installation) -> int:
-    """Print a line a check; returns the number of problems, which is the exit status."""
-    problems = 0
+def findings(installation: Installation) -> Iterator[Finding]:
+    """Look at one thing after the other; each as soon as it is known."""
     for name, check in _checks(installation):
         try:
-            said = check()
-            click.echo(f"ok       {name}: {said}")
+            yield Finding(name, check())
         except DarkroomError as error:
-            problems += 1
-            click.echo(f"PROBLEM  {name}: {error.message}")
-    click.echo("Nothing is wrong." if not problems else f"{problems} to mend.")
-    return min(problems, 100)
+            yield Finding(name, error.message, problem=True)
+
+
+def report(found: Iterable[Finding], *, as_json: bool) -> int:
+    """Print a line for each finding, or all as one JSON document; returns the number of problems,
+    which is the exit status."""
+    seen: list[Finding] = []
+    for finding in found:
+        seen.append(finding)
+        if not as_json:
+            word = "PROBLEM " if finding.problem else "ok      "
+            click.echo(f"{word} {finding.name}: {finding.said}")
+    problems = sum(finding.problem for finding in seen)
+    if as_json:
+        told = [{"name": each.name, "ok": not each.problem, "said": each.said} for each in seen]
+        click.echo(json.dumps({"problems": problems, "findings": told}, indent=2))
+    else:
+        click.echo("Nothing is wrong." if not problems else f"{problems} to mend.")
+    return min(problems, MOST_EXIT_STATUS)
 
 
 def _checks(installation: Installation) -> list[tuple[str, Callable[[], str]]]:
@@ -45,6 +60,7 @@ def _checks(installation: Installation) -> list[tuple[str, Callable[[], str]]]:
         ("storage", lambda: storage_doctor.check(installation)),
         ("proxy", _proxy),
         ("models", _models),
+        *weights_doctor.checks(Config()),
     ]
     if installation.run_file.exists():
         return [
@@ -135,13 +151,14 @@ def _server(installation: Installation) -> str:
 def _pools(installation: Installation) -> str:
     with Client(installation) as client:
         answer = client.get("/v1/status")
+    if answer["unplaceable"]:
+        raise Misconfigured(" ".join(answer["unplaceable"].values()))
     hosted = {replica["pool"] for replica in answer["replicas"]}
     for name, pool in answer["pools"].items():
         if pool["queued"] and name not in hosted:
             raise Misconfigured(
-                f"Pool {name} has {pool['queued']} requests and no replica. Either Ray cannot "
-                "place one (look for free CPUs and GPUs with `ray status`), or its start fails "
-                f"(see {installation.log_file})."
+                f"Pool {name} has {pool['queued']} requests and no replica, though there is room "
+                f"for one: it is starting, or its start fails (see {installation.log_file})."
             )
     return ", ".join(answer["pools"]) or "none has been asked for anything yet"
 

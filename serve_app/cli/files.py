@@ -30,9 +30,12 @@ def as_input(given: str) -> str:
 
 
 def outputs(output: object) -> Iterator[Mapping[str, Any]]:
-    """Every file in an endpoint's output, wherever it stands: what has a URL and a media type."""
+    """Every file in an endpoint's output, wherever it stands: what has a URL and a media type. One
+    whose content is in the output has a data URI."""
     if isinstance(output, Mapping):
         fields = cast("Mapping[str, Any]", output)
+        if "content_type" in fields and isinstance(fields.get("content"), str):
+            fields = {**fields, "url": f"data:{fields['content_type']};base64,{fields['content']}"}
         if isinstance(fields.get("url"), str) and "content_type" in fields:
             yield fields
             return
@@ -41,6 +44,12 @@ def outputs(output: object) -> Iterator[Mapping[str, Any]]:
     elif isinstance(output, Sequence) and not isinstance(output, str):
         for value in cast("Sequence[object]", output):
             yield from outputs(value)
+
+
+def inside(url: str) -> bytes | None:
+    """The content of a data URI as outputs have them; None for another URL."""
+    head, _, content = url.partition(",")
+    return base64.b64decode(content) if head.startswith("data:") else None
 
 
 def numbered(path: Path, number: int) -> Path:

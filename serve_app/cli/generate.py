@@ -12,7 +12,8 @@ from typing import Any
 import click
 
 from serve_app.cli.client import ApiFailure, Client
-from serve_app.cli.files import as_input, numbered, outputs, write
+from serve_app.cli.files import as_input, inside, numbered, outputs, write
+from serve_app.cli.format_field import format_field
 from serve_app.cli.installation import Installation
 from serve_app.domain.errors import InvalidInput
 
@@ -22,6 +23,7 @@ WAITING = {
     "cold_start": "waiting for a replica to start",
     "no_replica": "waiting for a replica",
 }
+DOWNLOADING = "downloading"  # the stage whose steps are bytes
 FROM_PROMPT = "fal-ai/flux/schnell"
 FROM_IMAGE = "fal-ai/flux/dev/image-to-image"
 FROM_MASK = "fal-ai/fast-sdxl/inpainting"
@@ -49,12 +51,9 @@ class Wish:
             return FROM_MASK
         return FROM_IMAGE if self.image else FROM_PROMPT
 
-    def body(self, output_format: str) -> dict[str, Any]:
-        """The input. ``InvalidInput`` names the option that is wrong."""
-        body: dict[str, Any] = {"prompt": self.prompt}
-        # fast-sdxl calls it `format`, and each endpoint ignores the other's name.
-        name = "format" if self.endpoint().startswith("fal-ai/fast-sdxl") else "output_format"
-        body[name] = output_format
+    def body(self, **more: Any) -> dict[str, Any]:
+        """The input, with ``more`` in it. ``InvalidInput`` names the option that is wrong."""
+        body: dict[str, Any] = {"prompt": self.prompt, **more}
         given = {
             "seed": self.seed,
             "num_inference_steps": self.steps,
@@ -76,8 +75,10 @@ def run(installation: Installation, wish: Wish, output: Path, *, as_json: bool, 
     output_format = FORMATS.get(output.suffix.lower())
     if output_format is None:
         raise InvalidInput(f"{output} should end in one of {', '.join(FORMATS)}.")
-    body = wish.body(output_format)
+    wish.body()  # What is wrong with it is wrong before anything is asked.
     with Client(installation) as client:
+        name = format_field(client, wish.endpoint())
+        body = wish.body(**({name: output_format} if name else {}))
         result = generate(client, wish.endpoint(), body, show=not as_json)
         files = list(outputs(result))
         if not files:
@@ -105,7 +106,8 @@ def generate(client: Client, model: str, body: dict[str, Any], *, show: bool) ->
 
 
 def _save(client: Client, path: Path, file: Mapping[str, Any]) -> Path:
-    write(path, client.download(file["url"]))
+    content = inside(file["url"])
+    write(path, client.download(file["url"]) if content is None else content)
     return path
 
 
@@ -119,19 +121,25 @@ def _tell(result: Mapping[str, Any], files: list[Mapping[str, Any]], saved: list
 
 
 def _show(bar: Any, status: dict[str, Any]) -> None:
+    bar.label, done = standing(status)
+    bar.update(max(0, done - bar.pos))
+    bar.render_progress()
+
+
+def standing(status: Mapping[str, Any]) -> tuple[str, int]:
+    """A status in words, and how much of the bar is filled, in hundredths."""
     ours = status.get("darkroom") or {}
     if status["status"] == "IN_QUEUE":
         reason = WAITING.get(ours.get("reason", ""), "queued")
-        bar.label = f"{reason} (place {status['queue_position'] + 1})"
-    elif status["status"] == "IN_PROGRESS":
-        stage, step, steps = ours.get("stage"), ours.get("step", 0), ours.get("steps", 0)
-        bar.label = (stage or "running").replace("_", " ")
-        done = int(95 * step / steps) if steps else 0
-        bar.update(max(0, done - bar.pos))
-    else:
-        bar.label = "done" if not status.get("error") else "failed"
-        bar.update(100 - bar.pos)
-    bar.render_progress()
+        doing = f": {detail}" if (detail := ours.get("detail")) else ""
+        return f"{reason}{doing} (place {status['queue_position'] + 1})", 0
+    if status["status"] != "IN_PROGRESS":
+        return "failed" if status.get("error") else "done", 100
+    stage, step, steps = ours.get("stage"), ours.get("step", 0), ours.get("steps", 0)
+    words = (stage or "running").replace("_", " ")
+    if stage == DOWNLOADING:  # The bar is for what comes after.
+        return f"{words} weights, {step / 1e9:.1f} of {steps / 1e9:.1f} GB", 0
+    return words, int(95 * step / steps) if steps else 0
 
 
 def _size(text: str) -> str | dict[str, int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from serve_app.cli.request_log import line_of
 
 
 def status(installation: Installation, *, as_json: bool) -> None:
-    answer: dict[str, Any] = {"pools": {}, "replicas": []}
+    answer: dict[str, Any] = {"pools": {}, "replicas": [], "unplaceable": {}}
     with Client(installation) as client:
         ready, parts = client.readiness()
         if ready:
@@ -26,11 +27,21 @@ def status(installation: Installation, *, as_json: bool) -> None:
     for name, state in parts["checks"].items():
         click.echo(f"  {name}: {state}")
     for name, pool in answer["pools"].items():
-        stages = Counter(one["stage"] for one in answer["replicas"] if one["pool"] == name)
-        shown = ", ".join(f"{count} {stage}" for stage, count in stages.items()) or "none"
-        click.echo(
-            f"pool {name}: {pool['queued']} queued, {pool['running']} running; replicas: {shown}"
-        )
+        replicas = [one for one in answer["replicas"] if one["pool"] == name]
+        for line in pool_lines(name, pool, replicas):
+            click.echo(line)
+    for problem in answer["unplaceable"].values():
+        click.echo(problem)
+
+
+def pool_lines(
+    name: str, pool: Mapping[str, Any], replicas: Sequence[Mapping[str, Any]]
+) -> Iterator[str]:
+    """A pool, and what its replicas load."""
+    stages = Counter(one["stage"] for one in replicas)
+    shown = ", ".join(f"{count} {stage}" for stage, count in stages.items()) or "none"
+    yield f"pool {name}: {pool['queued']} queued, {pool['running']} running; replicas: {shown}"
+    yield from (f"  {one['replica_id']}: {one['detail']}" for one in replicas if one["detail"])
 
 
 def requests(

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -14,44 +13,17 @@ from serve_app.cli import (
     doctor,
     environment,
     generate,
+    keys,
     listing,
-    models,
+    options,
     request_log,
     storage_doctor,
+    weights_notice,
 )
 from serve_app.cli.installation import Installation
+from serve_app.cli.models_group import models_group
 from serve_app.domain.errors import DarkroomError
 from serve_app.settings import read_config, refuse_unknown
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-
-def _data_dir_option(name: str, **more: Any) -> Callable[[Command], Command]:
-    return click.option(
-        "--data-dir",
-        name,
-        type=click.Path(path_type=Path),
-        default=None,
-        help="Where Darkroom keeps its things. Default: DARKROOM_DATA_DIR, or ~/.darkroom.",
-        **more,
-    )
-
-
-def _data_dir(command: Command) -> Command:
-    return _data_dir_option(
-        "installation", callback=lambda _context, _parameter, value: _installation(value)
-    )(command)
-
-
-def _json(command: Command) -> Command:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(
-        command
-    )
-
-
-def _installation(data_dir: Path | None) -> Installation:
-    refuse_unknown()
-    return Installation(read_config({} if data_dir is None else {"data_dir": data_dir}).data_dir)
 
 
 class _Sentences(click.Group):
@@ -72,14 +44,8 @@ def main() -> None:
 
 
 @main.command("serve")
-@_data_dir_option("data_dir")
-@click.option(
-    "--config",
-    "config_path",
-    type=click.Path(path_type=Path),
-    default=None,
-    help="The file that `serve deploy` takes; options given here win over it.",
-)
+@options.data_dir("data_dir")
+@options.config_file("config_path")
 @click.option("--host", default=None, help="Address to listen on. Default: 127.0.0.1.")
 @click.option("--port", type=click.IntRange(1, 65535), default=None, help="Default: 8000.")
 @click.option("--demo", is_flag=True, help="Serve the demo models, also on a machine with a GPU.")
@@ -112,21 +78,25 @@ def serve_command(
         installation, host or file.host or config.host, port or file.port or config.port
     )
     server.check()
-    server.run(
-        settings, after_start=lambda s: greet(installation, s.url, s.console.say, sample=sample)
-    )
+
+    def after_start(server: Server) -> None:
+        weights_notice.say(config, server.console.say)
+        say, demo = server.console.say, config.serves_demo
+        greet(installation, server.url, say, sample=sample, demo=demo)
+
+    server.run(settings, after_start=after_start)
 
 
 @main.command("env")
-@_data_dir
-@_json
+@options.installation
+@options.as_json
 def env_command(installation: Installation, *, as_json: bool) -> None:
     """Print what points fal's clients at this Darkroom."""
     click.echo((environment.as_json if as_json else environment.lines)(installation))
 
 
 @main.command("generate")
-@_data_dir
+@options.installation
 @click.argument("prompt")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default="out.png")
 @click.option(
@@ -145,7 +115,7 @@ def env_command(installation: Installation, *, as_json: bool) -> None:
 @click.option("--strength", type=float, default=None, help="How far to leave --image, 0 to 1.")
 @click.option("--field", "fields", multiple=True, help="Any other input field: NAME=JSON.")
 @click.option("--open", "show", is_flag=True, help="Open what was made in a viewer.")
-@_json
+@options.as_json
 def generate_command(
     installation: Installation, output: Path, *, as_json: bool, show: bool, **wish: Any
 ) -> None:
@@ -154,10 +124,10 @@ def generate_command(
 
 
 @main.command("logs")
-@_data_dir
+@options.installation
 @click.argument("request_id", shell_complete=completion.requests)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the request has ended.")
-@_json
+@options.as_json
 def logs_command(
     installation: Installation, request_id: str, *, follow: bool, as_json: bool
 ) -> None:
@@ -166,7 +136,7 @@ def logs_command(
 
 
 @main.command("open")
-@_data_dir
+@options.installation
 @click.argument("request_id", shell_complete=completion.requests)
 def open_command(installation: Installation, request_id: str) -> None:
     """Open what a request made, and print its URLs."""
@@ -180,32 +150,28 @@ def completion_command(shell: str) -> None:
     click.echo(completion.script(main, shell))
 
 
-@main.command("models")
-@_data_dir
-@_json
-def models_command(installation: Installation, *, as_json: bool) -> None:
-    """List the endpoints, their weights, and the recipe that fits this machine."""
-    models.run(installation, as_json=as_json)
+main.add_command(models_group)
 
 
 @main.command("status")
-@_data_dir
-@_json
+@options.installation
+@options.as_json
 def status_command(installation: Installation, *, as_json: bool) -> None:
     """Show whether Darkroom is ready, its pools and its queue."""
     listing.status(installation, as_json=as_json)
 
 
 @main.command("doctor")
-@_data_dir
+@options.installation
 @click.argument("part", type=click.Choice(["storage"]), required=False)
-def doctor_command(installation: Installation, part: str | None) -> None:
+@options.as_json
+def doctor_command(installation: Installation, part: str | None, *, as_json: bool) -> None:
     """Say what is wrong with this machine or installation, in sentences.
 
     With `storage`, try all that Darkroom does with the storage of the artifacts.
     """
-    examine = storage_doctor.examine if part else doctor.examine
-    sys.exit(examine(installation))
+    findings = storage_doctor.findings if part else doctor.findings
+    sys.exit(doctor.report(findings(installation), as_json=as_json))
 
 
 @main.group("requests")
@@ -214,10 +180,10 @@ def requests_group() -> None:
 
 
 @requests_group.command("list")
-@_data_dir
+@options.installation
 @click.option("--state", "states", multiple=True, help="Only these states; may be repeated.")
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
-@_json
+@options.as_json
 def requests_list(
     installation: Installation, states: tuple[str, ...], limit: int, *, as_json: bool
 ) -> None:
@@ -226,18 +192,61 @@ def requests_list(
 
 
 @requests_group.command("show")
-@_data_dir
+@options.installation
 @click.argument("request_id", shell_complete=completion.requests)
-@_json
+@options.as_json
 def requests_show(installation: Installation, request_id: str, *, as_json: bool) -> None:
     """Show one request with its log."""
     listing.request(installation, request_id, as_json=as_json)
 
 
 @requests_group.command("cancel")
-@_data_dir
+@options.installation
 @click.argument("request_id", shell_complete=completion.requests)
-@_json
+@options.as_json
 def requests_cancel(installation: Installation, request_id: str, *, as_json: bool) -> None:
     """Cancel a queued or running request."""
     listing.cancel(installation, request_id, as_json=as_json)
+
+
+@main.group("keys")
+def keys_group() -> None:
+    """Make, list and revoke API keys."""
+
+
+@keys_group.command("list")
+@options.installation
+@click.option("--tenant", default=None, help="Default: that of the first key.")
+@options.as_json
+def keys_list(installation: Installation, tenant: str | None, *, as_json: bool) -> None:
+    """List a tenant's keys; their secrets are nowhere."""
+    keys.listed(installation, tenant, as_json=as_json)
+
+
+@keys_group.command("create")
+@options.installation
+@click.argument("name", default="")
+@click.option("--tenant", default=None, help="Whose it is; made if it is new.")
+@click.option(
+    "--scope",
+    "scopes",
+    type=click.Choice(["api", "admin"]),
+    multiple=True,
+    default=("api",),
+    show_default=True,
+    help="May be repeated.",
+)
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), default=None, help="It lasts.")
+@options.as_json
+def keys_create(installation: Installation, *, as_json: bool, **wish: Any) -> None:
+    """Make a key called NAME and print it, this once."""
+    keys.create(installation, **wish, as_json=as_json)
+
+
+@keys_group.command("revoke")
+@options.installation
+@click.argument("key_id")
+@options.as_json
+def keys_revoke(installation: Installation, key_id: str, *, as_json: bool) -> None:
+    """End a key for good."""
+    keys.revoke(installation, key_id, as_json=as_json)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from serve_app.cli import gpu
+from serve_app.cli import gpu, recipe
 from serve_app.cli.client import Client
 from serve_app.cli.installation import Installation
 from serve_app.domain.endpoint import Recipe, fitting
@@ -37,7 +37,7 @@ def lines(model: dict[str, Any], memory: int | None) -> Iterator[str]:
     yield f"{model['endpoint_id']:<34} {ours['family']:<12} {kind:<11} {metadata['license']}"
     yield f"    weights  {_weights(ours['weights'])}"
     if ours["recipes"]:
-        yield f"    recipe   {_said(model, memory)}"
+        yield f"    recipe   {recipe.said(_recipes(model), memory)}"
     if not ours["served"]:
         yield f"    {ours['reason']}"
 
@@ -57,25 +57,15 @@ def _recipe(model: dict[str, Any], memory: int | None) -> dict[str, Any] | None:
     if memory is None:
         return None
     told: list[dict[str, Any]] = model["darkroom"]["recipes"]
-    recipes = [
-        Recipe(each["memory_gb"], each["precision"], each["offload"], tuple(each["hot"]))
-        for each in told
-    ]
-    chosen = fitting(recipes, memory)
+    chosen = fitting(_recipes(model), memory)
     return next((each for each in told if chosen and each["memory_gb"] == chosen.memory_gb), None)
 
 
-def _said(model: dict[str, Any], memory: int | None) -> str:
-    least = model["darkroom"]["recipes"][0]["memory_gb"]
-    if memory is None:
-        return f"none: no GPU is found on this machine; from {least:g} GB on there is one"
-    recipe = model["recipe"]
-    if recipe is None:
-        return f"none: this machine's GPU has {memory / 1e9:.0f} GB, and it takes {least:g} GB"
-    return (
-        f"{recipe['precision']}, offload {recipe['offload']}, hot: {', '.join(recipe['hot'])} "
-        f"(for {recipe['memory_gb']:g} GB; this machine has {memory / 1e9:.0f})"
-    )
+def _recipes(model: dict[str, Any]) -> list[Recipe]:
+    return [
+        Recipe(each["memory_gb"], each["precision"], each["offload"], tuple(each["hot"]))
+        for each in model["darkroom"]["recipes"]
+    ]
 
 
 def _weights(weights: dict[str, Any]) -> str:

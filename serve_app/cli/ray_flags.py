@@ -29,6 +29,8 @@ def flags(run_dir: Path) -> dict[str, str]:
         # With the defaults Ctrl-C holds for half a minute.
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
+        # Ray's default, 15, is for work that may wait. Whoever asks for a picture waits as well.
+        "RAY_worker_niceness": "0",
         "PYTHONUNBUFFERED": "1",
     }
     if not haproxy.available():

@@ -1,4 +1,4 @@
-"""What ``darkroom serve`` says once it answers: the key, the first picture, how to call it."""
+"""What ``darkroom serve`` says once it answers: the key, how to call it, the first picture."""
 
 from __future__ import annotations
 
@@ -17,19 +17,17 @@ KEY_SHOWN = "api_key.shown"  # a file next to the key: it has been printed once
 
 
 def greet(
-    installation: Installation, url: str, say: Callable[[str], None], *, sample: bool
+    installation: Installation, url: str, say: Callable[[str], None], *, sample: bool, demo: bool
 ) -> None:
-    """Print the new key once, make a picture if asked to, and show fal's client the way."""
+    """Print the new key once and how to call, and make a picture if asked to.
+
+    Without ``demo`` its weights may have to be downloaded first: then all of the way is shown.
+    """
     marker = installation.data_dir / KEY_SHOWN
     if not marker.exists():
         say(f"\nYour API key, shown once and kept in {installation.key_file}:\n")
         say(f"    {installation.key()}")
         marker.touch(mode=0o600)
-    if sample:
-        try:
-            say(_make_sample(installation))
-        except DarkroomError as error:
-            say(f"The sample picture failed: {error.message}")
     say(
         f"""
 Open {url} in a browser. Or call it with fal's Python client (pip install fal-client), from this
@@ -45,14 +43,19 @@ or from the shell: darkroom generate "{PROMPT}" -o out.png --data-dir {installat
 Ctrl-C stops it.
 """
     )
+    if sample:
+        try:
+            say(_make_sample(installation, show=not demo))
+        except DarkroomError as error:
+            say(f"The sample picture failed: {error.message}")
 
 
-def _make_sample(installation: Installation) -> str:
+def _make_sample(installation: Installation, *, show: bool) -> str:
     started = time.monotonic()
     body = {"prompt": PROMPT, "image_size": "square", "output_format": "png"}
     picture = Path(installation.data_dir / "sample.png")
     with Client(installation) as client:
-        result = generate(client, MODEL, body, show=False)
+        result = generate(client, MODEL, body, show=show)
         picture.write_bytes(client.download(result["images"][0]["url"]))
     took = time.monotonic() - started
-    return f'\n"{PROMPT}" took {took:.1f} s: {picture}'
+    return f'"{PROMPT}" took {took:.1f} s: {picture}'

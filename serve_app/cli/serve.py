@@ -161,9 +161,10 @@ class Server:
             graceful = threading.Thread(target=_shut_serve_down, daemon=True)
             graceful.start()
             graceful.join(STOP_WITHIN_S)
-        self._record.end_all()
-        # Not before: whoever still holds the database has a supervisor that ends replaced.
         supervisors = _end_database(self._installation.data_dir)
+        self._record.end_all()
+        # Once more: who still held the database a moment ago may have had its supervisor replaced.
+        supervisors += _end_database(self._installation.data_dir)
         psutil.wait_procs(supervisors, timeout=STOP_WITHIN_S)
         shutil.rmtree(self._installation.run_dir, ignore_errors=True)
         self._log.aclose()

@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-
-import click
+from collections.abc import AsyncIterator, Iterator
 
 from serve_app.cli.installation import Installation
 from serve_app.domain.errors import DarkroomError
 from serve_app.settings import Config, Secrets
+from serve_app.storage import examination
 from serve_app.storage.choice import s3_location, s3_storage
 from serve_app.storage.directory import DirectoryStorage
-from serve_app.storage.examination import Finding, Trial, findings
+from serve_app.storage.examination import Finding, Trial
 from serve_app.telemetry.clock import SystemClock
 
 
-def examine(installation: Installation) -> int:
-    """Print a line a step; returns the number of problems."""
-    return asyncio.run(_print(installation))
+def findings(installation: Installation) -> Iterator[Finding]:
+    """Try one thing after the other; each as soon as it is known."""
+    found = _findings(installation)
+
+    async def following() -> Finding | None:
+        return await anext(found, None)
+
+    with asyncio.Runner() as runner:
+        while (finding := runner.run(following())) is not None:
+            yield finding
 
 
 def check(installation: Installation) -> str:
     """One look for the whole examination: where the artifacts lie, or why they cannot."""
     return asyncio.run(_check(installation))
-
-
-async def _print(installation: Installation) -> int:
-    problems = 0
-    async for finding in _findings(installation):
-        problems += finding.problem
-        click.echo(
-            f"{'PROBLEM ' if finding.problem else 'ok      '} {finding.name}: {finding.said}"
-        )
-    click.echo("Nothing is wrong." if not problems else f"{problems} to mend.")
-    return problems
 
 
 async def _findings(installation: Installation) -> AsyncIterator[Finding]:
@@ -43,7 +38,7 @@ async def _findings(installation: Installation) -> AsyncIterator[Finding]:
         location = s3_location(config, secrets)
         if location is None:
             trial = Trial(_directory(config))
-            async for finding in findings([*trial.steps(), *trial.last_steps()]):
+            async for finding in examination.findings([*trial.steps(), *trial.last_steps()]):
                 yield finding
             return
         storage = s3_storage(config, secrets, location)
@@ -55,7 +50,7 @@ async def _findings(installation: Installation) -> AsyncIterator[Finding]:
 
     try:
         s3_trial = S3Trial(storage)
-        async for finding in findings([*s3_trial.steps(), *s3_trial.last_steps()]):
+        async for finding in examination.findings([*s3_trial.steps(), *s3_trial.last_steps()]):
             yield finding
     finally:
         await storage.aclose()

@@ -17,13 +17,14 @@ class Weights:
     source: str  # absolute directory, or ``owner/name`` on the hub
     revision: str | None = None  # commit hash; required for the hub
     demo: bool = False  # Darkroom's own tiny model, never passed off as the real one
+    variant: str | None = None  # such as fp16: which files of a component, where it has several
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How a model's weights are held on a device that has at least so much memory."""
 
-    memory_gb: float  # of the device, in 10^9 bytes: a card sold as 24 GB has at least 24 of them
+    memory_gb: float  # of the device, as it is sold
     precision: str  # of the stored weights: float32, float16, bfloat16 or float8
     offload: str = (
         "none"  # "components" and "blocks": what waits in host memory, moved whole or not
@@ -31,10 +32,15 @@ class Recipe:
     hot: tuple[str, ...] = ()  # components of the pipeline that stay on the device
 
 
+WITHHELD = 0.03
+"""The share of a card's memory that its driver and its error correction may keep: of the 24 GB of
+an L4, programs see 23.6."""
+
+
 def fitting(recipes: Sequence[Recipe], device_bytes: int) -> Recipe | None:
     """Of ``recipes``, which ascend by memory, the last that a device with ``device_bytes`` takes;
     None: it is too small for all."""
-    enough = [each for each in recipes if each.memory_gb * 1e9 <= device_bytes]
+    enough = [each for each in recipes if each.memory_gb * (1 - WITHHELD) * 1e9 <= device_bytes]
     return enough[-1] if enough else None
 
 

@@ -40,6 +40,7 @@ class Ask:
     hot: tuple[str, ...] = ()  # weights on the GPU, by endpoint id
     warm: tuple[str, ...] = ()  # weights in host memory
     free_bytes: int = 0  # device memory
+    detail: str = ""  # what it loads now, in words
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,7 @@ class Report:
     replica_id: str
     renewals: tuple[Held, ...]
     progress: tuple[tuple[Held, Progress], ...] = ()
+    detail: str = ""  # what the replica loads now, in words
     pool: str = ""
     computed: Computed = Computed()
 
@@ -138,13 +140,14 @@ class ReplicaStage(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A replica saying that it exists. Sent at start and at drain; every ask implies READY."""
+    """A replica saying that it exists. Sent at drain, and while it starts every few seconds; every
+    ask implies READY."""
 
     replica_id: str
     actor_id: str
     pool: str
     stage: ReplicaStage
-    detail: str = ""
+    detail: str = ""  # what it loads now, in words
 
 
 @dataclass(frozen=True, slots=True)

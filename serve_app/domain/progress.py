@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -10,7 +11,9 @@ class Stage(StrEnum):
     """What a running attempt is doing, in this order."""
 
     FETCHING = "fetching"  # files that the input names
-    LOADING = "loading"
+    DOWNLOADING = "downloading"  # weights; its steps are bytes
+    LOADING = "loading"  # weights, from disk; also waiting for room for them
+    WARMING_UP = "warming_up"  # a first short generation, which is slow for all that follow
     ENCODING_TEXT = "encoding_text"
     DENOISING = "denoising"
     DECODING = "decoding"
@@ -23,5 +26,9 @@ class Progress:
     """Where one attempt is. Not durable: it may be lost, it is never ahead of the truth."""
 
     stage: Stage
-    step: int = 0  # steps done in the stage
+    step: int = 0  # steps done in the stage; of DOWNLOADING: bytes
     steps: int = 0  # steps in all; 0: not known
+
+
+OnDownload = Callable[[int, int], None]
+"""Told the bytes that are there, and those that there will be."""

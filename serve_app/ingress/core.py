@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -20,10 +20,15 @@ from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.keys import Keys
 
 Figures = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
+Problems = Callable[[Collection[str]], Awaitable[Mapping[str, str]]]
 
 
 async def _no_figures() -> Sequence[Mapping[str, Any]]:
     return ()
+
+
+async def _no_problems(hosted: Collection[str]) -> Mapping[str, str]:  # noqa: ARG001 the port's own
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,7 @@ class Core:
     tickets: TicketSigner | None = None  # None: storage takes uploads itself
     room: Callable[[], Awaitable[None]] | None = None  # raises when the disk is nearly full
     replicas: Figures = _no_figures  # for the status page: one JSON object each
+    unplaceable: Problems = _no_problems  # a sentence by pool, of those that are not hosted
     answers: LastAnswers = field(default_factory=LastAnswers)
     background: Background = field(default_factory=Background)
 

@@ -38,6 +38,7 @@ from serve_app.ingress.host_names import trusted_names
 from serve_app.ingress.ids import RequestIds
 from serve_app.ingress.internal import internal_origin
 from serve_app.ingress.one_node import OneNode
+from serve_app.ingress.placement import Placement
 from serve_app.ingress.pools import PoolMap
 from serve_app.ingress.readiness import Readiness
 from serve_app.ingress.terms import CatalogTerms
@@ -241,6 +242,7 @@ class Ingress:
             tickets=tickets,
             room=DiskGuard(config.data_dir, config.min_free_disk_bytes, clock).check,
             replicas=lambda: roster(database),
+            unplaceable=Placement(config.pools or {}).problems,
         )
 
     async def _tell_demand(self, stack: AsyncExitStack, leadership: Leadership) -> None:

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app.domain.errors import NotFound
-from serve_app.ingress import description, models, requests
+from serve_app.ingress import description, keys, models, requests
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
@@ -23,10 +23,12 @@ async def status(request: HttpRequest) -> Response:
     await caller_of(request, ADMIN)
     core = core_of(request)
     demand = await core.queue.demand()
+    replicas = list(await core.replicas())
     return json_reply(
         {
             "pools": {name: asdict(now) for name, now in sorted(demand.items())},
-            "replicas": list(await core.replicas()),
+            "replicas": replicas,
+            "unplaceable": dict(await core.unplaceable({one["pool"] for one in replicas})),
             "endpoints": len(list(core.catalog)),
             "demo": any(entry.demo for entry in core.catalog),
             "checks": await core.readiness.report(),
@@ -41,6 +43,7 @@ async def unknown(request: HttpRequest) -> Response:
 ROUTES = [
     *requests.ROUTES,
     *models.ROUTES,
+    *keys.ROUTES,
     *description.ROUTES,
     Route("/v1/status", status, methods=["GET"]),
     Route("/v1/{rest:path}", unknown),

@@ -22,9 +22,15 @@ const BY_EXTENSION = {
   flac: "audio/flac",
 };
 
-/** Every `{url, …}` in `output`: `{url, type, kind, name, width, height, size}`, in order. */
+/**
+ * Every `{url, …}` in `output`: `{url, type, kind, name, width, height, size}`, in order. A file
+ * may also be inside: `{content, content_type, …}`, in base64.
+ */
 export function filesIn(output) {
   if (output === null || typeof output !== "object") return [];
+  const { content, content_type: type } = output;
+  if (typeof content === "string" && typeof type === "string")
+    return filesIn({ ...output, content: null, url: `data:${type};base64,${content}` });
   if (typeof output.url === "string") return [readFile(output)].filter(Boolean);
   return Object.values(output).flatMap(filesIn);
 }

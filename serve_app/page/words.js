@@ -7,7 +7,10 @@ const REASONS = {
 };
 
 const STAGES = {
+  fetching: "Fetching the picture",
+  downloading: "Downloading the weights",
   loading: "Loading the weights",
+  warming_up: "Warming up",
   encoding_text: "Reading the prompt",
   denoising: "Developing",
   decoding: "Fixing the picture",
@@ -27,16 +30,22 @@ export const STATES = {
 /** Of a queued request: its place, and the reason of the wait. */
 export function waitingWords(position, { reason, detail } = {}) {
   const place = position > 0 ? `${position} before this one.` : "Next in line.";
-  return [place, detail || REASONS[reason] || ""].filter(Boolean).join(" ");
+  const doing = detail ? `A replica is ${detail}.` : "";
+  return [place, doing || REASONS[reason] || ""].filter(Boolean).join(" ");
 }
 
 /** Of a running request: its stage and its step. */
 export function runningWords({ stage, step, steps, attempt, cancel_requested: stopping } = {}) {
   if (stopping) return "Stopping at the next step.";
   const name = STAGES[stage] ?? (stage ? stage.replaceAll("_", " ") : "Starting");
-  const place = steps > 0 ? ` · step ${step} of ${steps}` : "";
+  const place = steps > 0 ? ` · ${howFar(stage, step, steps)}` : "";
   const again = attempt > 1 ? ` · attempt ${attempt}` : "";
   return name + place + again;
+}
+
+function howFar(stage, step, steps) {
+  if (stage !== "downloading") return `step ${step} of ${steps}`;
+  return `${(step / 1e9).toFixed(1)} of ${(steps / 1e9).toFixed(1)} GB`;
 }
 
 export function seconds(value) {

@@ -54,7 +54,7 @@ RECOUNT_S = 0.1  # at most so often beside the rounds
 NEW_S = 2.0
 EASE = 20  # a count that takes long is made less often: at most a twentieth of the time
 LOOKED_AT_S = 10.0
-STARTING_S = 900.0  # a replica that loads says so once; its death is noticed by its actor
+STARTING_S = 900.0  # imports may block one that starts; its death is noticed by its actor
 READY_S = 15.0  # an ask lasts a few seconds
 
 
@@ -188,8 +188,9 @@ class Census:
 
     def _reason(self, pool: str) -> tuple[WaitReason, str]:
         here = [each for each in self._present.values() if each.pool == pool]
-        if any(each.stage is ReplicaStage.READY for each in here):
-            return WaitReason.BUSY, ""
+        ready = [each.detail for each in here if each.stage is ReplicaStage.READY]
+        if ready:
+            return WaitReason.BUSY, next(filter(None, ready), "")
         for each in here:
             if each.stage is ReplicaStage.STARTING:
                 return WaitReason.COLD_START, each.detail

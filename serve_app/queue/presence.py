@@ -1,4 +1,5 @@
-"""Replicas saying that they exist: written at once at start and drain, else once a second."""
+"""Replicas saying that they exist and what they load: written at once at start and drain, else once
+a second."""
 
 from __future__ import annotations
 
@@ -27,11 +28,13 @@ ON CONFLICT (replica_id) DO UPDATE SET
 """
 TOUCH = """
 WITH seen AS (
-    SELECT replica_id FROM replicas WHERE replica_id = ANY(%(ids)s::text[])
-    ORDER BY 1 FOR NO KEY UPDATE
+    SELECT r.replica_id, x.detail
+    FROM json_to_recordset(%(seen)s::json) AS x(replica text, detail text)
+    JOIN replicas r ON r.replica_id = x.replica
+    ORDER BY 1 FOR NO KEY UPDATE OF r
 )
-UPDATE replicas r SET seen_at = now(), busy_at = now() FROM seen WHERE r.replica_id =
-seen.replica_id
+UPDATE replicas r SET seen_at = now(), busy_at = now(), detail = seen.detail
+FROM seen WHERE r.replica_id = seen.replica_id
 """
 BURY = """
 DELETE FROM replicas WHERE actor_id = ANY(%(actors)s::text[])
@@ -44,7 +47,7 @@ class PresenceBook:
         self._database = database
         self._census = census
         self._asked: dict[str, Mapping[str, Any]] = {}
-        self._reported: set[str] = set()
+        self._reported: dict[str, str] = {}  # replica → what it loads
 
     async def announce(self, presence: Presence) -> None:
         self._census.present(presence)
@@ -55,8 +58,10 @@ class PresenceBook:
         """Every ask says READY, but one for signals only does not end a drain."""
         draining = self._census.stage(ask.replica_id) is ReplicaStage.DRAINING and ask.slots == 0
         stage = ReplicaStage.DRAINING if draining else ReplicaStage.READY
-        presence = Presence(ask.replica_id, ask.actor_id, ask.pool, stage)
+        presence = Presence(ask.replica_id, ask.actor_id, ask.pool, stage, ask.detail)
         self._census.present(presence)
+        if ask.replica_id in self._reported:
+            self._reported[ask.replica_id] = wording.clean(ask.detail)  # the newer word
         self._asked[ask.replica_id] = {
             **_row(presence),
             "slots": max(1, ask.slots + len(ask.held)),
@@ -65,7 +70,7 @@ class PresenceBook:
 
     def reported(self, report: Report) -> None:
         if report.renewals:
-            self._reported.add(report.replica_id)
+            self._reported[report.replica_id] = wording.clean(report.detail)
 
     async def bury(self, dead_actors: frozenset[str]) -> None:
         self._census.bury(dead_actors)
@@ -74,11 +79,12 @@ class PresenceBook:
     async def flush(self) -> None:
         """Write what was seen since the last time."""
         asked, self._asked = self._asked, {}
-        reported, self._reported = self._reported, set()
+        reported, self._reported = self._reported, {}
         if asked:
             await self._write([*asked.values()])
         if reported:
-            await self._database.rows(TOUCH, {"ids": sorted(reported)})
+            seen = [{"replica": id_, "detail": detail} for id_, detail in sorted(reported.items())]
+            await self._database.rows(TOUCH, {"seen": wording.compact(seen)})
 
     async def _write(self, rows: list[Mapping[str, Any]]) -> None:
         await self._database.rows(UPSERT, {"seen": wording.compact(rows)})

@@ -36,7 +36,7 @@ noted AS (
     INSERT INTO progress AS p (request_id, attempt, stage, step, steps)
     SELECT DISTINCT ON (x.id) x.id, x.attempt, x.stage, x.step, x.steps
     FROM json_to_recordset(%(progress)s::json) AS x(
-        id uuid, attempt integer, stage text, step integer, steps integer)
+        id uuid, attempt integer, stage text, step bigint, steps bigint)
     JOIN requests r ON r.id = x.id AND r.attempt = x.attempt
         AND r.lease_until IS NOT NULL
     ORDER BY x.id

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from deployments.families import FAMILIES
 from serve_app.catalog.catalog import Catalog, load
 from serve_app.domain.errors import EndpointNotServed
 from tests.catalog.conftest import DEMO
@@ -54,6 +55,16 @@ def test_weights_are_pinned_or_the_endpoint_is_not_served(catalog: Catalog) -> N
     assert all(not each.missing for each in catalog if each.endpoint.id not in unpinned)
 
 
+def test_real_weights_draw_at_the_size_that_is_asked_for(catalog: Catalog) -> None:
+    assert [each.endpoint.id for each in catalog if "native_size" in each.endpoint.options] == []
+
+
+def test_what_comes_along_has_families_for_all_but_the_upscaler() -> None:
+    catalog = load(None, demo=False, demo_dir=DEMO, families=FAMILIES)
+    assert [each.endpoint.id for each in catalog if each.missing] == [ESRGAN]
+    assert "family `upscaling`" in missing(catalog, ESRGAN)
+
+
 def test_endpoints_of_one_model_share_its_weights(catalog: Catalog) -> None:
     def weights(*names: str) -> int:
         return len({catalog.get(f"fal-ai/{name}").endpoint.weights for name in names})
@@ -77,10 +88,16 @@ def test_a_demo_model_needs_no_recipe() -> None:
     assert load(None, demo=True, demo_dir=DEMO).get(SCHNELL).endpoint.recipes == ()
 
 
+def test_a_demo_model_may_have_defaults_of_its_own() -> None:
+    for demo, guidance in ((False, 7.5), (True, 2.0)):
+        catalog = load(None, demo=demo, demo_dir=DEMO)
+        assert catalog.validate(SDXL, {"prompt": "x"}).input["guidance_scale"] == guidance
+
+
 def test_without_its_family_an_endpoint_is_listed_with_the_reason() -> None:
     catalog = load(None, demo=True, demo_dir=DEMO, families={"flux"})
     assert not catalog.get(SCHNELL).missing
     said = missing(catalog, "fal-ai/qwen-image")
-    assert "family `qwen-image`" in said
+    assert "family `generic`" in said
     assert "DARKROOM_POOLS" in said
     assert "DARKROOM_DEMO" not in said  # it would not help

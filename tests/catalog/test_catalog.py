@@ -196,6 +196,7 @@ def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, line: int, w
         ("bounds: {num_inference_steps: [9, 2]}", "9 is more than 2"),
         ("bounds: {stpes: [1, 2]}", "no field stpes"),
         ("defaults: {num_images: 9}", "a default is not allowed: num_images"),
+        ("options: {arguments: {negativ_prompt: negative_prompt}}", "names negativ_prompt"),
     ],
 )
 def test_settings_that_the_schema_cannot_take_are_told(
@@ -212,6 +213,12 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 def test_an_empty_catalogue_is_refused(tmp_path: Path) -> None:
     assert "lists no endpoint" in refused(tmp_path, "endpoints: {}\n")
+
+
+def test_an_open_endpoint_names_whatever_fields_it_likes(tmp_path: Path) -> None:
+    text = GOOD + "    options: {arguments: {wetness: strength}}\n"
+    catalog = load(written(tmp_path, text), demo=False, demo_dir=DEMO)
+    assert not catalog.get("me/mine").missing
 
 
 def test_ones_own_weights_are_a_directory(tmp_path: Path) -> None:

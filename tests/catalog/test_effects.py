@@ -77,3 +77,13 @@ def test_a_lora_that_is_wrong_in_itself_is_told_as_such(catalog: Catalog) -> Non
     with pytest.raises(InvalidInput) as caught:
         warnings(catalog, "fal-ai/flux-lora", loras=[{"scale": 1}])
     assert caught.value.problems[0].loc == ("body", "loras", 0, "path")
+
+
+def test_of_a_choice_that_is_served_in_part_the_rest_is_refused(catalog: Catalog) -> None:
+    lcm, other = "fal-ai/fast-lcm-diffusion", "runwayml/stable-diffusion-v1-5"
+    with pytest.raises(InvalidInput, match="model_name: Not supported here"):
+        warnings(catalog, lcm, model_name=other)
+    served = "stabilityai/stable-diffusion-xl-base-1.0"
+    assert warnings(catalog, lcm, model_name=served) == ()
+    shown = catalog.get(lcm).schema.json_schema()["properties"]["model_name"]
+    assert f"Refused unless {served}: " in shown["description"]

@@ -11,6 +11,8 @@ from click.testing import CliRunner, Result
 
 from serve_app.cli import request_log
 from serve_app.cli.client import Client
+from serve_app.cli.files import inside, outputs
+from serve_app.cli.format_field import format_field
 from serve_app.cli.generate import Wish
 from serve_app.cli.installation import Installation
 from serve_app.cli.main import main
@@ -61,6 +63,19 @@ def test_generate_writes_every_file_and_says_where(darkroom: Any, tmp_path: Path
     assert all(Path(path).read_bytes() == b"picture" for path in made["saved"])
 
 
+def test_generate_writes_files_that_come_inside_the_output(darkroom: Any, tmp_path: Path) -> None:
+    made = probe(darkroom, tmp_path / "o.png", "--field", "content=a", "--field", "sync_mode=true")
+    assert all(each["url"].startswith("data:") for each in made["images"])
+    assert [Path(path).read_bytes() for path in made["saved"]] == [b"a", b"a"]
+
+
+def test_a_frame_without_an_address_is_a_file() -> None:
+    content = base64.b64encode(b"frame").decode()
+    frame = {"content": content, "content_type": "image/jpeg", "width": 8, "height": 8}
+    (found,) = outputs({"images": [frame], "seed": 1})
+    assert inside(found["url"]) == b"frame"
+
+
 def test_generate_says_for_people_what_it_made(darkroom: Any, tmp_path: Path) -> None:
     output = tmp_path / "out.png"
     words = ("generate", "hello", "-m", "test/probe", "-o", str(output), "--field", "artifacts=1")
@@ -76,7 +91,7 @@ def test_a_wish_with_an_image_or_a_mask_goes_to_an_endpoint_that_takes_them(
     from_image = Wish("a", image=str(picture), strength=0.6)
     assert from_image.endpoint() == "fal-ai/flux/dev/image-to-image"
     uri = f"data:image/png;base64,{base64.b64encode(PIXEL).decode()}"
-    assert from_image.body("png") == {
+    assert from_image.body(output_format="png") == {
         "prompt": "a",
         "output_format": "png",
         "image_url": uri,
@@ -84,7 +99,7 @@ def test_a_wish_with_an_image_or_a_mask_goes_to_an_endpoint_that_takes_them(
     }
     masked = Wish("a", image="https://example.test/a.png", mask=str(picture), count=2)
     assert masked.endpoint() == "fal-ai/fast-sdxl/inpainting"
-    assert masked.body("jpeg") == {
+    assert masked.body(format="jpeg") == {
         "prompt": "a",
         "format": "jpeg",
         "image_url": "https://example.test/a.png",
@@ -93,11 +108,17 @@ def test_a_wish_with_an_image_or_a_mask_goes_to_an_endpoint_that_takes_them(
     }
 
 
+@pytest.mark.parametrize("model", ["fal-ai/flux/schnell", "test/probe", "nobody/nothing"])
+def test_the_field_for_the_format_is_looked_up(data_dir: Path, model: str) -> None:
+    with Client(Installation(data_dir)) as client:
+        assert format_field(client, model) == "output_format"
+
+
 def test_an_image_that_is_none_or_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"notes\.txt should be a picture"):
-        Wish("a", image=str(tmp_path / "notes.txt")).body("png")
+        Wish("a", image=str(tmp_path / "notes.txt")).body()
     with pytest.raises(InvalidInput, match=r"gone\.png cannot be read"):
-        Wish("a", image=str(tmp_path / "gone.png")).body("png")
+        Wish("a", image=str(tmp_path / "gone.png")).body()
 
 
 def test_logs_shows_and_follows_a_request_to_its_end(darkroom: Any, tmp_path: Path) -> None:

@@ -51,7 +51,9 @@ class Darkroom:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = data_dir.parent / f"{data_dir.name}.out"
-        pools = pools or {"studio": {"families": ["probe", "flux"], "slots": 2, "num_cpus": 0.1}}
+        pools = pools or {
+            "studio": {"families": ["probe", "flux", "sdxl"], "slots": 2, "num_cpus": 0.1}
+        }
         self._settings = {
             "DARKROOM_FAMILIES": json.dumps(FAMILIES),
             "DARKROOM_MODELS": str(MODELS),

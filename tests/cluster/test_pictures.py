@@ -1,5 +1,6 @@
 """The whole way: a prompt through the public API becomes a picture that shows it."""
 
+import concurrent.futures
 import io
 
 import httpx
@@ -12,6 +13,7 @@ from training.checker import read
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
 FLUX = "/run/fal-ai/flux/schnell"
+SDXL = "/run/fal-ai/fast-sdxl"
 WANTED = [
     ("red", "circle"),
     ("blue", "square"),
@@ -22,8 +24,8 @@ WANTED = [
 ]
 
 
-def _ask(darkroom: Darkroom, **body: object) -> dict[str, object]:
-    answer = darkroom.http.post(FLUX, json={"image_size": "square", **body})
+def _ask(darkroom: Darkroom, path: str = FLUX, **body: object) -> dict[str, object]:
+    answer = darkroom.http.post(path, json={"image_size": "square", **body})
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -56,6 +58,22 @@ def test_two_objects_stand_as_the_prompt_says(darkroom: Darkroom) -> None:
         looks = [(one.colour, one.shape) for one in seen]
         right += looks == [("red", "circle"), ("blue", "square")]
     assert right >= 2
+
+
+def test_two_families_in_one_process_draw_by_turns(darkroom: Darkroom) -> None:
+    darkroom.all_ready()
+
+    def draw(number: int) -> bool:
+        path = FLUX if number % 2 else SDXL
+        asked = {"output_format" if path == FLUX else "format": "png"}
+        colour, shape = WANTED[number % len(WANTED)]
+        output = _ask(darkroom, path, prompt=f"a {colour} {shape}", seed=number, **asked)
+        seen = read(_picture(output)).sightings
+        return [(one.colour, one.shape) for one in seen] == [(colour, shape)]
+
+    darkroom.http  # noqa: B018 made here, once, for all threads
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(draw, range(12))) >= 10
 
 
 def test_the_demo_model_says_that_it_is_one(darkroom: Darkroom) -> None:

@@ -162,6 +162,17 @@ def test_a_taken_port_is_refused_in_a_sentence(tmp_path: Path) -> None:
     assert "Traceback" not in said.stderr
 
 
+def test_the_command_line_makes_and_revokes_keys(darkroom: Darkroom) -> None:
+    made = darkroom.command("keys", "create", "the web app", "--days", "1").stdout.strip()
+    answer = httpx.get(f"{darkroom.url}/v1/requests", headers={"Authorization": f"Key {made}"})
+    assert answer.status_code == 200
+    key_id = made.partition(":")[0]
+    assert "the web app" in darkroom.command("keys", "list").stdout
+    assert "is revoked" in darkroom.command("keys", "revoke", key_id).stdout
+    shown = darkroom.command("keys", "list").stdout.splitlines()
+    assert "revoked" in next(line for line in shown if line.startswith(key_id))
+
+
 def test_the_command_line_shows_lists_and_cancels(darkroom: Darkroom) -> None:
     darkroom.all_ready()
     assert "is ready" in darkroom.command("doctor").stdout

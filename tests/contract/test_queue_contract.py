@@ -324,6 +324,14 @@ async def test_progress_is_shown_while_it_runs(queue: Queue) -> None:
     assert (await queue.get(TENANT, request.id)).progress == progress
 
 
+async def test_a_download_is_told_in_bytes(queue: Queue) -> None:
+    request = await queue.submit(new())
+    granted = await lease(queue)
+    downloading = Progress(Stage.DOWNLOADING, 3 * 10**9, 33 * 10**9)
+    await queue.report(report(granted.held, progress=[(granted.held, downloading)]))
+    assert (await queue.get(TENANT, request.id)).progress == downloading
+
+
 async def test_changed_returns_at_once_when_the_caller_saw_something_older(queue: Queue) -> None:
     seen = await queue.submit(new())
     granted = await lease(queue)
@@ -567,6 +575,25 @@ async def test_the_reason_names_what_it_waits_for(queue: Queue) -> None:
     assert (waiting.reason, waiting.detail) == (WaitReason.COLD_START, "Loading weights")
     await queue.ask(ask(0))
     assert (await queue.waiting(request)).reason is WaitReason.BUSY
+
+
+async def test_who_waits_is_told_what_the_replica_loads(queue: Queue) -> None:
+    await queue.submit(new())
+    held = (await lease(queue)).held
+    waits = await queue.submit(new())
+    await queue.report(replace(report(held), detail="downloading flux, 1.0 of 33.7 GB"))
+
+    async def told() -> bool:
+        waiting = await queue.waiting(waits)
+        return waiting.detail.startswith("downloading") and waiting.reason is WaitReason.BUSY
+
+    await eventually(told)
+    await queue.ask(ask(0, held))
+
+    async def no_longer() -> bool:
+        return not (await queue.waiting(waits)).detail
+
+    await eventually(no_longer)
 
 
 async def test_demand_counts_by_pool(queue: Queue) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from deployments import fetching
-from deployments.attempt import Workshop
 from deployments.backoff import Backoff
 from deployments.core import ReplicaCore
 from deployments.engine.engine import Engine
@@ -22,12 +21,15 @@ from deployments.family import load_families
 from deployments.fetching import Fetcher
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.upload import Uploader
+from deployments.workshop import Workshop
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import Held, Lease
 from serve_app.domain.request import Priority
+from serve_app.domain.store_config import StoreConfig
 from serve_app.telemetry.clock import SystemClock
 from tests.deployments.storage import HttpStorage
 from tests.fakes.lease_port import FakeLeasePort
+from weights.store import Store
 
 PROBE = Endpoint("probe", "probe", Weights("probe"), "probe")
 QUICK = ReplicaConfig(
@@ -90,7 +92,13 @@ async def make_rig():
     """``await make_rig(port=…, **changes of the configuration)``: a started replica."""
     rigs: list[Rig] = []
 
-    async def make(port: FakeLeasePort | None = None, **changes: Any) -> Rig:
+    async def make(
+        port: FakeLeasePort | None = None,
+        *,
+        warms_up: bool = False,
+        store: Store | None = None,
+        **changes: Any,
+    ) -> Rig:
         config = replace(QUICK, **changes)
         port = port or FakeLeasePort(ask_wait_s=1.0)
         backoff = Backoff(Random(1), first_s=0.02, most_s=0.1)  # noqa: S311
@@ -109,6 +117,8 @@ async def make_rig():
             ),
             encoders=ThreadPoolExecutor(2),
             clock=clock,
+            warms_up=warms_up,
+            store=store or Store(StoreConfig()),
         )
         families = load_families({**FAMILIES, "probe": "tests.fakes.family:ProbeFamily"})
         core = ReplicaCore(port, families, lambda: workshop, config, IDENTITY, clock, backoff)

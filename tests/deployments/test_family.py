@@ -6,8 +6,7 @@ import sys
 import pytest
 
 from deployments.families import FAMILIES
-from deployments.family import load_families, weights_name
-from serve_app.domain.endpoint import Endpoint, Weights
+from deployments.family import load_families
 from serve_app.domain.errors import Misconfigured
 
 
@@ -25,16 +24,10 @@ def test_a_family_that_is_not_there_is_named(path):
         load_families({"mine": path})
 
 
-def test_endpoints_share_weights_of_the_same_source_revision_and_type():
-    def name(source="a/b", revision="1", **options):
-        return weights_name(Endpoint("e", "flux", Weights(source, revision), "s", options=options))
-
-    assert name() == name(native_size=128)
-    assert len({name(), name("a/c"), name(revision="2"), name(dtype="float16")}) == 4
-
-
 def test_binding_a_pool_imports_no_torch():
-    families = "deployments.flux, deployments.sdxl, tests.fakes.family"
+    families = ", ".join(
+        [*(path.partition(":")[0] for path in FAMILIES.values()), "tests.fakes.family"]
+    )
     modules = f"deployments.replica, deployments.family, {families}"
     code = f"""
 import sys

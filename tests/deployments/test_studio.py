@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from deployments.engine.weight_bytes import weight_bytes
+from deployments.engine.placement import placed_by
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import Held
 from tests.engine.tiny import tiny_flux, tiny_sdxl
@@ -35,7 +35,7 @@ def endpoints(tmp_path_factory):
 @pytest.fixture
 def budget():
     """Enough for either, not for both."""
-    sizes = [weight_bytes(pipeline) for pipeline in (tiny_flux(), tiny_sdxl())]
+    sizes = [placed_by(None, pipeline).device_bytes for pipeline in (tiny_flux(), tiny_sdxl())]
     return max(sizes) + min(sizes) // 2
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import yaml
 
+from deployments.amendments import AMENDMENTS
+from deployments.picture_mapping import PictureMapping
 from serve_app.catalog.catalog import BUILT_IN, load
 from serve_app.catalog.schema import SCHEMAS
 from serve_app.catalog.source import EndpointSource, RecipeSource
-from tests.docs.pages import DOCS, ROOT, block, code, table
+from tests.docs.pages import DOCS, ROOT, blocks, code, table
 
 PAGE = DOCS / "11-catalogue.md"
 DEMO = ROOT / "deployments" / "demo"
@@ -47,8 +50,15 @@ def test_the_schemas_are_told() -> None:
 
 def test_the_example_is_a_catalogue(tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
-    path.write_text(block(PAGE, "yaml"))
+    path.write_text(blocks(PAGE, "yaml")[0].text)
     (entry,) = load(path, demo=True, demo_dir=DEMO, families={"flux"})
     assert not entry.missing
     assert len(entry.endpoint.recipes) == 2
     assert entry.schema.validate({"prompt": "x"})[0]["num_inference_steps"] == 20
+
+
+def test_the_options_of_the_generic_family_are_told() -> None:
+    told = {name for cells in table(PAGE, "option") for name in code(cells[0])}
+    assert told == {each.name for each in fields(PictureMapping)} | {"dtype"}
+    amendments = {name for cells in table(PAGE, "amendment") for name in code(cells[0])}
+    assert amendments | {"dtype"} == set(AMENDMENTS)

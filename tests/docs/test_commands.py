@@ -33,7 +33,7 @@ def darkroom_commands() -> list[str]:
 def parse(words: list[str]) -> click.Command:
     """The command that ``words`` mean; an option that it lacks raises."""
     command: click.Command = main
-    while isinstance(command, click.Group) and words:
+    while isinstance(command, click.Group) and words and not words[0].startswith("-"):
         found = command.get_command(click.Context(command), words[0])
         assert found is not None, f"There is no command {words[0]}."
         command, words = found, words[1:]

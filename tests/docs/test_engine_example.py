@@ -17,7 +17,6 @@ import pytest
 import yaml
 from PIL import Image
 
-from deployments.attempt import Workshop
 from deployments.backoff import Backoff
 from deployments.core import ReplicaCore
 from deployments.engine.engine import Engine
@@ -26,6 +25,7 @@ from deployments.family import Family, load_families
 from deployments.fetching import Fetcher, resolve
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.upload import Uploader
+from deployments.workshop import Workshop
 from serve_app.catalog.catalog import Catalog, load
 from serve_app.domain.lease import Held, Lease
 from serve_app.domain.outcome import Outcome

@@ -10,7 +10,9 @@ import pytest
 from serve_app.settings import setting_names
 from tests.docs.pages import DOCS, PAGES, ROOT, anchors, inline, links, name
 
-OURS = re.compile(r"(?:\.ci|benchmarks|deployments|docs|scripts|serve_app|tests|training)/[\w./-]+")
+OURS = re.compile(
+    r"(?:\.ci|benchmarks|deployments|docs|scripts|serve_app|tests|training|weights)/[\w./-]+"
+)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -101,7 +101,7 @@ def _told(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     default = field.get_default(call_default_factory=True, validated_data={})
-    return {"None": "any", "{}": "none"}.get(str(default)) or f"{default:g}"
+    return {"None": "any", "{}": "none", "True": "yes"}.get(str(default)) or f"{default:g}"
 
 
 def test_the_metrics_are_told() -> None:

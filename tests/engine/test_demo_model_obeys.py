@@ -15,7 +15,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from diffusers import FluxPipeline  # noqa: E402
+from PIL import Image  # noqa: E402
 
+from deployments.flux import FluxFamily  # noqa: E402
+from serve_app.domain.endpoint import Endpoint, Weights  # noqa: E402
 from training import exam, shelf  # noqa: E402
 from training.checker import read  # noqa: E402
 
@@ -98,6 +101,40 @@ def test_it_draws_landscapes_too(landscape: dict[str, float]) -> None:
     assert landscape["background"] >= 0.95
     assert landscape["colour"] >= 0.9
     assert landscape["shape"] >= 0.45
+
+
+def test_a_picture_redrawn_keeps_its_layout_and_takes_the_new_colour(
+    pipeline: FluxPipeline,
+) -> None:
+    drawn = exam.draw(pipeline, ["a red circle above a blue square"], steps=4, seeds=[3])[0]
+    before = read(drawn)
+    assert {one.colour for one in before.sightings} == {"red", "blue"}
+    rights = 0
+    for seed in range(6):
+        endpoint = Endpoint(
+            "demo",
+            "flux",
+            Weights(str(FOLDER), demo=True),
+            "flux",
+            options={"task": "image-to-image", "native_size": 128},
+        )
+        asked = {
+            "prompt": "a green circle above a blue square",
+            "image_url": drawn,
+            "strength": 0.8,
+            "num_inference_steps": 10,
+            "guidance_scale": 0.0,
+            "seed": seed,
+        }
+        call = FluxFamily().prepare(endpoint, asked, pipeline, seed=0)
+        (made,) = call.view(**call.arguments).images
+        picture = Image.fromarray((made.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+        after = read(picture)
+        far = [
+            min(np.hypot(a.x - b.x, a.y - b.y) for a in after.sightings) for b in before.sightings
+        ]
+        rights += {one.colour for one in after.sightings} == {"green", "blue"} and max(far) < 20
+    assert rights >= 4
 
 
 def test_case_does_not_change_the_picture(pipeline: FluxPipeline) -> None:

@@ -4,6 +4,8 @@ from io import BytesIO
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from deployments.engine.media import encode, fit, to_pictures
@@ -82,3 +84,17 @@ def test_fitting_keeps_the_shape_of_things():
     fitted = fit(picture, 200, 200)
     assert fitted.getpixel((90, 100))[0] > 240
     assert fitted.getpixel((110, 100))[2] > 240
+
+
+sides = st.integers(1, 300)
+
+
+@given(sides, sides, sides, sides)
+def test_a_picture_of_any_size_is_fitted_to_any_other(width, height, to_width, to_height):
+    fitted = fit(Image.new("L", (width, height), 200), to_width, to_height)
+    assert fitted.size == (to_width, to_height)
+    assert fitted.getextrema() == (200, 200)
+
+
+def test_what_rounding_adds_is_not_asked_of_a_picture():
+    assert fit(Image.new("L", (104, 72)), 99, 65).size == (99, 65)

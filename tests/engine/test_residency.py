@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from deployments.engine.engine import Engine
-from deployments.engine.residency import Residency
+from deployments.engine.residency import LoadPlan, Residency
 from deployments.engine.weight_bytes import own_budget
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+from serve_app.domain.progress import Progress, Stage
 
 pytestmark = pytest.mark.engine
 
@@ -38,20 +39,24 @@ class Pipeline:
         return "made"
 
 
+def plan(size):
+    return LoadPlan(lambda _: Pipeline(size))
+
+
 def test_many_who_ask_for_one_pipeline_load_it_once(engine, residency):
     go, loads = threading.Event(), []
 
-    def load():
+    def load(_):
         go.wait(30)
         loads.append(1)
         return Pipeline()
 
-    waiting = [residency.borrow("it", load).future for _ in range(5)]
+    waiting = [residency.borrow("it", LoadPlan(load)).future for _ in range(5)]
     assert residency.find("it") is None
     go.set()
     pipelines = {future.result(30) for future in waiting}
     assert len(pipelines) == len(loads) == 1
-    assert residency.borrow("it", load).future.result(30) in pipelines
+    assert residency.borrow("it", LoadPlan(load)).future.result(30) in pipelines
     assert residency.find("it") in pipelines
     assert engine.submit(pipeline="it").result(30) == "made"
 
@@ -59,28 +64,85 @@ def test_many_who_ask_for_one_pipeline_load_it_once(engine, residency):
 def test_a_failed_load_is_told_to_those_who_wait_and_tried_again_for_the_next(residency):
     attempts = []
 
-    def load():
+    def load(_):
         attempts.append(1)
         if len(attempts) == 1:
             raise WeightsUnavailable("Not yet.")
         return Pipeline()
 
     with pytest.raises(WeightsUnavailable, match="Not yet"):
-        residency.borrow("it", load).future.result(30)
-    assert residency.borrow("it", load).future.result(30) is residency.find("it")
+        residency.borrow("it", LoadPlan(load)).future.result(30)
+    assert residency.borrow("it", LoadPlan(load)).future.result(30) is residency.find("it")
 
 
 def test_one_failed_load_leaves_the_others_alone(residency):
-    def fail():
+    def fail(_):
         raise WeightsUnavailable("Never.")
 
     failing, loading = (
-        residency.borrow(name, load).future for name, load in (("bad", fail), ("good", Pipeline))
+        residency.borrow(name, load).future
+        for name, load in (("bad", LoadPlan(fail)), ("good", plan(4)))
     )
     assert isinstance(loading.result(30), Pipeline)
     with pytest.raises(WeightsUnavailable):
         failing.result(30)
     assert residency.find("bad") is None
+
+
+# Stages
+
+
+def test_everybody_who_waits_is_told_the_stages_also_who_comes_in_the_middle(residency):
+    halfway, go, told = threading.Event(), threading.Event(), {"first": [], "late": []}
+
+    def load(on_download):
+        on_download(5 * 10**9, 10**10)
+        halfway.set()
+        go.wait(30)
+        on_download(10**10, 10**10)
+        return Pipeline()
+
+    first = residency.borrow("it", LoadPlan(load), told["first"].append)
+    halfway.wait(30)
+    downloading = Progress(Stage.DOWNLOADING, 5 * 10**9, 10**10)
+    assert residency.loading() == {"it": downloading}
+    late = residency.borrow("it", LoadPlan(load), told["late"].append)
+    go.set()
+    assert late.future.result(30) is first.future.result(30)
+    assert told["late"] == [downloading, Progress(Stage.LOADING)]
+    assert told["first"] == [Progress(Stage.LOADING), *told["late"]]
+    assert residency.loading() == {}
+
+
+def test_the_late_word_of_a_download_is_passed_over(residency):
+    words = []
+
+    def load(on_download):
+        words.append(on_download)
+        return Pipeline()
+
+    residency.borrow("it", LoadPlan(load)).future.result(30)
+    words[0](1, 2)
+    assert residency.loading() == {}
+
+
+def test_nobody_gets_what_is_not_warm_yet(residency):
+    calls, told = [], []
+
+    class Warm(Pipeline):
+        def __call__(self, steps):
+            calls.append(steps)
+
+    warm = LoadPlan(lambda _: Warm(), warm_up=lambda _: {"steps": 1})
+    residency.borrow("it", warm, told.append).future.result(30)
+    assert calls == [1]
+    assert [each.stage for each in told] == [Stage.LOADING, Stage.WARMING_UP]
+
+
+def test_a_failed_warm_up_is_for_the_next_generation_to_tell(residency, caplog):
+    cold = LoadPlan(lambda _: Pipeline(), warm_up=lambda _: {"unknown": 1})
+    assert residency.borrow("it", cold).future.result(30) is residency.find("it")
+    assert "it could not be warmed up" in caplog.text
 
 
 # Eviction
@@ -99,7 +161,7 @@ def loaded(residency, *names):
 
 def use(residency, name, size):
     """Borrow it, run it, give it back."""
-    loan = residency.borrow(name, lambda: Pipeline(size))
+    loan = residency.borrow(name, plan(size))
     loan.future.result(30)
     residency.give_back(loan)
 
@@ -127,9 +189,9 @@ def test_what_was_evicted_is_let_go_of_and_loaded_again_when_asked_for(small):
 
 def test_weights_in_use_are_never_evicted_and_the_load_waits(small):
     use(small, "idle", 300)
-    held = small.borrow("held", lambda: Pipeline(600))
+    held = small.borrow("held", plan(600))
     held.future.result(30)
-    coming = small.borrow("coming", lambda: Pipeline(700))
+    coming = small.borrow("coming", plan(700))
     with pytest.raises(TimeoutError):
         coming.future.result(0.2)
     assert small.find("held") is held.future.result()
@@ -139,12 +201,12 @@ def test_weights_in_use_are_never_evicted_and_the_load_waits(small):
 
 
 def test_who_comes_later_waits_behind_a_load_that_waits_for_room(small):
-    first = small.borrow("a", lambda: Pipeline(600))
+    first = small.borrow("a", plan(600))
     first.future.result(30)
-    other = small.borrow("b", lambda: Pipeline(600))
+    other = small.borrow("b", plan(600))
     with pytest.raises(TimeoutError):
         other.future.result(0.2)
-    late = small.borrow("a", lambda: Pipeline(600))
+    late = small.borrow("a", plan(600))
     small.give_back(first)
     other.future.result(30)
     assert not late.future.done()
@@ -169,23 +231,23 @@ def test_alternating_loans_from_many_threads_all_end(small):
 
 
 def test_a_load_that_nobody_waits_for_any_more_ends(small):
-    held = small.borrow("held", lambda: Pipeline(600))
+    held = small.borrow("held", plan(600))
     held.future.result(30)
-    given_up = small.borrow("coming", lambda: Pipeline(600))
+    given_up = small.borrow("coming", plan(600))
     with pytest.raises(TimeoutError):
         given_up.future.result(0.2)
     small.give_back(given_up)
-    again = small.borrow("held", lambda: Pipeline(600))
+    again = small.borrow("held", plan(600))
     again.future.result(30)
     assert loaded(small, "held", "coming") == ["held"]
 
 
 def test_giving_back_twice_is_giving_back_once(small):
-    one, two = (small.borrow("a", lambda: Pipeline(600)) for _ in range(2))
+    one, two = (small.borrow("a", plan(600)) for _ in range(2))
     two.future.result(30)
     small.give_back(one)
     small.give_back(one)
-    coming = small.borrow("b", lambda: Pipeline(600))
+    coming = small.borrow("b", plan(600))
     with pytest.raises(TimeoutError):
         coming.future.result(0.2)
     small.give_back(two)
@@ -195,7 +257,7 @@ def test_giving_back_twice_is_giving_back_once(small):
 def test_weights_that_never_fit_are_refused_in_words(small):
     use(small, "a", 300)
     with pytest.raises(WeightsUnavailable, match="weights_bytes"):
-        small.borrow("huge", lambda: Pipeline(1200)).future.result(30)
+        small.borrow("huge", plan(1200)).future.result(30)
     assert loaded(small, "a", "huge") == ["a"]
 
 

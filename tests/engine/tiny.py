@@ -48,14 +48,14 @@ def tiny_flux(*, guidance: bool = False) -> FluxPipeline:
     )
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=_vae(latent_channels=4),
+        vae=tiny_vae(latent_channels=4),
         text_encoder=_clip(CLIPTextModel),
         tokenizer=_clip_tokenizer(),
         text_encoder_2=_t5(),
         tokenizer_2=_t5_tokenizer(),
         transformer=transformer,
     )
-    return _ready(pipeline)
+    return ready(pipeline)
 
 
 def tiny_sd3() -> StableDiffusion3Pipeline:
@@ -74,7 +74,7 @@ def tiny_sd3() -> StableDiffusion3Pipeline:
     )
     pipeline = StableDiffusion3Pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=_vae(latent_channels=4),
+        vae=tiny_vae(latent_channels=4),
         text_encoder=_clip(CLIPTextModelWithProjection),
         tokenizer=_clip_tokenizer(),
         text_encoder_2=_clip(CLIPTextModelWithProjection),
@@ -83,7 +83,7 @@ def tiny_sd3() -> StableDiffusion3Pipeline:
         tokenizer_3=_t5_tokenizer(),
         transformer=transformer,
     )
-    return _ready(pipeline)
+    return ready(pipeline)
 
 
 def tiny_sdxl(solver: Any = None) -> StableDiffusionXLPipeline:
@@ -106,7 +106,7 @@ def tiny_sdxl(solver: Any = None) -> StableDiffusionXLPipeline:
     )
     pipeline = StableDiffusionXLPipeline(
         scheduler=solver or EulerDiscreteScheduler(),
-        vae=_vae(latent_channels=4),
+        vae=tiny_vae(latent_channels=4),
         text_encoder=_clip(CLIPTextModel),
         tokenizer=_clip_tokenizer(),
         text_encoder_2=_clip(CLIPTextModelWithProjection),
@@ -114,7 +114,7 @@ def tiny_sdxl(solver: Any = None) -> StableDiffusionXLPipeline:
         unet=unet,
         add_watermarker=False,
     )
-    return _ready(pipeline)
+    return ready(pipeline)
 
 
 def save_tiny_flux(folder: Path) -> Path:
@@ -123,7 +123,7 @@ def save_tiny_flux(folder: Path) -> Path:
     return folder
 
 
-def _ready(pipeline: Any) -> Any:
+def ready(pipeline: Any) -> Any:
     pipeline.set_progress_bar_config(disable=True)
     for component in pipeline.components.values():
         if isinstance(component, torch.nn.Module):
@@ -131,7 +131,7 @@ def _ready(pipeline: Any) -> Any:
     return pipeline
 
 
-def _vae(latent_channels: int) -> AutoencoderKL:
+def tiny_vae(latent_channels: int) -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(16, 32),
         layers_per_block=1,

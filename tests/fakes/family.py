@@ -30,7 +30,7 @@ NAP_S = 0.02
 
 
 class ProbeFamily:
-    """An endpoint whose weights' source is ``missing`` cannot be loaded; options: ``load_s``."""
+    """An endpoint whose weights' source is ``missing`` cannot be loaded. Options: ``load_s``."""
 
     name = "probe"
 

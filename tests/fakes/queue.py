@@ -138,8 +138,9 @@ class FakeQueue:
         order = [row.request.id for row in self._queue(request.pool)]
         position = order.index(request.id) if request.id in order else 0
         here = [each for each in self._presence.values() if each.pool == request.pool]
-        if any(each.stage is ReplicaStage.READY for each in here):
-            return Waiting(position, WaitReason.BUSY)
+        ready = [each.detail for each in here if each.stage is ReplicaStage.READY]
+        if ready:
+            return Waiting(position, WaitReason.BUSY, next(filter(None, ready), ""))
         for each in here:
             if each.stage is ReplicaStage.STARTING:
                 return Waiting(position, WaitReason.COLD_START, each.detail)
@@ -197,13 +198,15 @@ class FakeQueue:
 
     async def ask(self, ask: Ask) -> Work:
         self._presence[ask.replica_id] = Presence(
-            ask.replica_id, ask.actor_id, ask.pool, ReplicaStage.READY
+            ask.replica_id, ask.actor_id, ask.pool, ReplicaStage.READY, ask.detail
         )
         self._slots[ask.pool] = max(ask.slots + len(ask.held), self._slots.get(ask.pool, 1))
         work = await self._until(lambda: self._work(ask), self._limits.ask_wait_s)
         return work or Work()
 
     async def report(self, report: Report) -> ReportReply:
+        if (known := self._presence.get(report.replica_id)) is not None:
+            self._presence[report.replica_id] = replace(known, detail=report.detail)
         await self._look()
         cancelled: list[Held] = []
         fenced: list[Held] = []

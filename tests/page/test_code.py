@@ -14,8 +14,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
+from tests.node import node, packages
 from tests.page.reader import Reader
 
+JAVASCRIPT = Path(__file__).parents[1] / "wire" / "javascript"
+PRINT_JSON = "console.log(JSON.stringify(data))"  # Node's own form is no JSON
 AWKWARD = 'it\'s "$HOME" `date` \\ $(id) ünï 😀'
 
 
@@ -69,6 +72,18 @@ def test_the_curl_call_makes_the_same_picture(filled: Reader, tmp_path: Path) ->
     script = tmp_path / "call.sh"
     script.write_text(shown(filled, "curl"))
     assert_made(json.loads(ran(filled, ["sh", str(script)], tmp_path)))
+
+
+def test_the_javascript_program_makes_such_a_picture(reader: Reader, tmp_path: Path) -> None:
+    reader.field("prompt").fill(AWKWARD)
+    reader.page.locator("#code-button").click()
+    (tmp_path / "node_modules").symlink_to(packages(JAVASCRIPT))
+    program = shown(reader, "JavaScript").replace("console.log(data)", PRINT_JSON)
+    assert PRINT_JSON in program
+    (tmp_path / "call.mjs").write_text(program)
+    output = json.loads(ran(reader, [node(), "call.mjs"], tmp_path))
+    assert output["prompt"] == AWKWARD
+    assert output["images"][0]["url"].startswith(reader.darkroom.url)
 
 
 def test_the_javascript_program_names_this_address_and_warns_of_the_seed(filled: Reader) -> None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+from io import BytesIO
+
 import httpx
+from PIL import Image
 from playwright.sync_api import Page, expect
 
 from tests.page.reader import FLUX, PROBE, Reader, expect_phase, expect_pictures
@@ -39,6 +43,24 @@ def test_a_picture_inside_the_answer_is_shown_and_saved_as_well(reader: Reader) 
     with reader.page.expect_download() as saving:
         sheet.get_by_role("link", name="Download").click()
     assert saving.value.path().read_bytes()[:3] == b"\xff\xd8\xff"
+
+
+def test_a_frame_without_an_address_is_a_picture_too(reader: Reader) -> None:
+    buffer = BytesIO()
+    Image.new("RGB", (8, 4)).save(buffer, "JPEG")
+    content = base64.b64encode(buffer.getvalue()).decode()
+    seen = reader.page.evaluate(
+        """async (output) => {
+            const { filesIn } = await import("/page/media.js");
+            const [file] = filesIn(output);
+            const picture = new Image();
+            picture.src = file.url;
+            await picture.decode();
+            return [file.kind, file.type, picture.naturalWidth, picture.naturalHeight];
+        }""",
+        {"images": [{"content": content, "content_type": "image/jpeg"}], "seed": 1},
+    )
+    assert seen == ["image", "image/jpeg", 8, 4]
 
 
 def test_control_and_enter_generate(reader: Reader) -> None:

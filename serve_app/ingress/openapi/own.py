@@ -23,6 +23,7 @@ from serve_app.ingress.openapi.parts import (
     reference,
     refusals,
 )
+from serve_app.tenants.keys import ADMIN, API
 
 TAG = "darkroom"
 BINARY: Json = {"type": "string", "format": "binary"}
@@ -85,13 +86,31 @@ SCHEMAS: Json = {
         progress=nullable(OBJECT),
         log=listed(record({"at": TIME, "level": TEXT, "message": TEXT})),
     ),
+    "ApiKey": record(
+        {
+            "key_id": TEXT,
+            "alias": TEXT,
+            "tenant": TEXT,
+            "scopes": listed(one_of(API, ADMIN)),
+            "created_at": TIME,
+            "expires_at": nullable(TIME),
+            "revoked_at": nullable(TIME),
+        }
+    ),
     "Ready": record({"status": one_of("ok", "unavailable"), "checks": OBJECT}),
     "Document": {"type": "object", "description": "An OpenAPI 3.0 document."},
 }
 
 
 def paths() -> Json:
-    return {**_catalogue(), **_requests(), **_installation(), **_files(), **_refused()}
+    return {
+        **_catalogue(),
+        **_requests(),
+        **_keys(),
+        **_installation(),
+        **_files(),
+        **_refused(),
+    }
 
 
 def _catalogue() -> Json:
@@ -181,11 +200,53 @@ def _requests() -> Json:
     }
 
 
+def _keys() -> Json:
+    page = record(
+        {"keys": listed(reference("ApiKey")), "next_cursor": nullable(TEXT), "has_more": YES_NO}
+    )
+    wish = record(
+        {},
+        alias=TEXT,
+        tenant={**TEXT, "description": "The caller's own unless given."},
+        scopes=listed(one_of(API, ADMIN)),
+        expires_at=TIME,
+    )
+    fresh = record({"key_id": TEXT, "key_secret": TEXT, "key": TEXT})
+    return {
+        "/v1/keys": {
+            "get": operation(
+                "listKeys",
+                "A tenant's API keys; takes the scope `admin`",
+                {"200": answer("They, without secrets.", page), **refusals(403)},
+                tag=TAG,
+                parameters=(in_query("tenant", "The caller's own unless given.", TEXT),),
+            ),
+            "post": operation(
+                "createKey",
+                "Make an API key; takes the scope `admin`",
+                {"201": answer("It; the secret is told this once.", fresh), **refusals(403, 422)},
+                tag=TAG,
+                body=wish,
+            ),
+        },
+        "/v1/keys/{key_id}": {
+            "delete": operation(
+                "revokeKey",
+                "End an API key; takes the scope `admin`",
+                {"204": {"description": "It is revoked."}, **refusals(403, 404)},
+                tag=TAG,
+                parameters=(in_path("key_id", "The part of the key before the colon."),),
+            )
+        },
+    }
+
+
 def _installation() -> Json:
     figures = record(
         {
             "pools": OBJECT,
             "replicas": listed(OBJECT),
+            "unplaceable": OBJECT,
             "endpoints": WHOLE,
             "demo": YES_NO,
             "checks": OBJECT,

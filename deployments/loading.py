@@ -1,0 +1,44 @@
+"""A family's pipeline, from weights that are brought here first if need be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deployments.family import Family
+from serve_app.domain.endpoint import Endpoint, Weights
+from weights.store import Store, adapter_of, repositories_of
+
+
+def load(
+    store: Store,
+    family: Family,
+    endpoint: Endpoint,
+    device: str,
+    on_download: Callable[[int, int], None] | None = None,
+) -> Any:
+    """What ``Family.load`` gives, for weights that lie in a directory by then. They are not evicted
+    meanwhile. ``on_download`` gets bytes done and bytes in all, on another thread.
+
+    ``WeightsUnavailable`` in a sentence. Slow: for the loader's thread.
+    """
+    with ExitStack() as opened:
+        folders = {
+            each: opened.enter_context(store.open(each, on_download))
+            for each in repositories_of(endpoint)
+        }
+        return family.load(_with_folders(endpoint, folders), device)
+
+
+def _with_folders(endpoint: Endpoint, folders: Mapping[Weights, Path]) -> Endpoint:
+    """The endpoint with directories in place of repositories."""
+    weights, options = endpoint.weights, dict(endpoint.options)
+    if weights in folders:
+        weights = replace(weights, source=str(folders[weights]), revision=None)
+    if (adapter := adapter_of(endpoint)) is not None:
+        given = {k: v for k, v in options["adapter"].items() if k not in ("hub", "revision")}
+        options["adapter"] = {**given, "directory": str(folders[adapter])}
+    return replace(endpoint, weights=weights, options=options)

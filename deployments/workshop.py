@@ -1,0 +1,85 @@
+"""What all attempts of a replica share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from deployments import loading
+from deployments.family import Family, WarmsUp
+from deployments.fetching import Fetcher
+from deployments.recipe import as_held, recipe_on, weights_name
+from deployments.upload import Uploader
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.ports import Clock
+from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.store_config import StoreConfig
+from weights.store import Store
+
+if TYPE_CHECKING:  # they import torch
+    from deployments.engine.engine import Engine
+    from deployments.engine.generation import OnProgress
+    from deployments.engine.residency import Loan, Residency
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Made once for each replica."""
+
+    engine: Engine
+    residency: Residency
+    uploader: Uploader
+    fetcher: Fetcher
+    encoders: Executor  # for ``Family.deliver``, and for reading pictures
+    clock: Clock
+    store: Store = field(default_factory=lambda: Store(StoreConfig()))  # of weights
+    warms_up: bool = False  # families that can, make a short generation after loading
+    served: dict[str, str] = field(default_factory=dict)  # endpoint id → name of its weights
+
+    def borrow(
+        self, family: Family, endpoint: Endpoint, on_progress: OnProgress | None = None
+    ) -> Loan:
+        """The endpoint's weights, held by the recipe for this device; ``on_progress`` is told the
+        stages of their way there. ``WeightsUnavailable`` where no recipe fits: nothing is loaded
+        then."""
+        from deployments.engine.residency import LoadPlan  # noqa: PLC0415
+
+        device = self.engine.device
+        recipe = recipe_on(endpoint, self.engine.device_bytes())
+        held = as_held(endpoint, recipe)
+        name = self.served[endpoint.id] = weights_name(endpoint, recipe)
+        plan = LoadPlan(
+            lambda on_download: loading.load(self.store, family, held, device, on_download),
+            recipe,
+            partial(_short_call, family, held)
+            if self.warms_up and isinstance(family, WarmsUp)
+            else None,
+        )
+        return self.residency.borrow(name, plan, on_progress)
+
+    @property
+    def loading(self) -> str:
+        """What is being loaded and how far it is, in words; empty: nothing."""
+        endpoints = {name: id_ for id_, name in reversed(self.served.items())}  # the first to ask
+        now = self.residency.loading().items()
+        return "; ".join(_in_words(endpoints.get(name, name), progress) for name, progress in now)
+
+    @property
+    def hot(self) -> tuple[str, ...]:
+        """Ids of the endpoints whose weights are loaded."""
+        return tuple(id_ for id_, name in self.served.items() if self.residency.find(name))
+
+
+def _short_call(family: WarmsUp, endpoint: Endpoint, pipeline: Any) -> Mapping[str, Any]:
+    return family.warm_up(endpoint, pipeline).arguments
+
+
+def _in_words(endpoint_id: str, progress: Progress) -> str:
+    """Such as ``downloading fal-ai/flux/dev, 3.2 of 33.7 GB``."""
+    words = f"{progress.stage.value.replace('_', ' ')} {endpoint_id}"
+    if progress.stage is not Stage.DOWNLOADING:
+        return words
+    return f"{words}, {progress.step / 1e9:.1f} of {progress.steps / 1e9:.1f} GB"

@@ -1,0 +1,107 @@
+"""What real weights an installation stands on, and what of them is to be downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serve_app.catalog import catalog
+from serve_app.cli import recipe
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.errors import DarkroomError
+from serve_app.settings import Config
+from weights.disk import gigabytes
+from weights.plan import Plan
+from weights.store import Store, repositories_of
+
+SHOWN_REVISION = 12  # digits of a commit
+QUESTIONS = 8  # to the hub at once
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """One repository, with what is to be said before it is fetched."""
+
+    weights: Weights
+    endpoints: tuple[Endpoint, ...]  # that stand on it
+    plan: Plan | None
+    trouble: str = ""  # why there is no plan
+
+    @property
+    def missing_bytes(self) -> int:
+        return self.plan.missing_bytes if self.plan else 0
+
+    @property
+    def name(self) -> str:
+        variant = f" ({self.weights.variant})" if self.weights.variant else ""
+        return f"{self.weights.source}@{(self.weights.revision or '')[:SHOWN_REVISION]}{variant}"
+
+    @property
+    def licence(self) -> str:
+        return ", ".join(dict.fromkeys(each.licence or "unknown" for each in self.endpoints))
+
+    def lines(self, memory: int | None) -> Iterator[str]:
+        """``memory``: of the smallest GPU, bytes; None: there is none."""
+        yield f"{self.name}: {self.size()}"
+        yield f"    for      {', '.join(each.id for each in self.endpoints)}"
+        yield f"    licence  {self.licence}"
+        for words in dict.fromkeys(
+            recipe.said(each.recipes, memory) for each in self.endpoints if each.recipes
+        ):
+            yield f"    recipe   {words}"
+
+    def size(self) -> str:
+        if self.plan is None:
+            return self.trouble
+        total = f"{gigabytes(self.plan.total_bytes)} in {len(self.plan.files)} files"
+        if not self.plan.missing:
+            return f"{total}, all here"
+        return f"{gigabytes(self.missing_bytes)} to download, of {total}"
+
+    def as_json(self, memory: int | None) -> dict[str, Any]:
+        recipes = {each.id: each.recipe_for(memory) for each in self.endpoints if memory}
+        return {
+            "repository": self.weights.source,
+            "revision": self.weights.revision,
+            "variant": self.weights.variant,
+            "endpoints": [each.id for each in self.endpoints],
+            "licence": self.licence,
+            "recipes": {of: chosen.memory_gb for of, chosen in recipes.items() if chosen},
+            "files": len(self.plan.files) if self.plan else None,
+            "total_bytes": self.plan.total_bytes if self.plan else None,
+            "missing_bytes": self.plan.missing_bytes if self.plan else None,
+            "error": self.trouble or None,
+        }
+
+
+def chosen_endpoints(config: Config, ids: Sequence[str]) -> list[Endpoint]:
+    """Those of ``ids``, or all that real weights would serve here. ``EndpointNotFound``."""
+    # It imports ray, which reads its flags when it is imported.
+    from serve_app.app import hosted_families  # noqa: PLC0415
+
+    families = None if ids else hosted_families(config)
+    listed = catalog.load(config.models, demo=False, demo_dir=Path("/"), families=families)
+    if ids:
+        return [listed.listed(each).endpoint for each in dict.fromkeys(ids)]
+    return [each.endpoint for each in listed if not each.missing]
+
+
+def downloads(store: Store, endpoints: Sequence[Endpoint]) -> list[Download]:
+    """One a repository, however many endpoints share it; asks the hub about all at once."""
+    sharers: dict[Weights, list[Endpoint]] = {}
+    for endpoint in endpoints:
+        for weights in repositories_of(endpoint):
+            sharers.setdefault(weights, []).append(endpoint)
+
+    def look(weights: Weights) -> Download:
+        sharing = tuple(sharers[weights])
+        try:
+            return Download(weights, sharing, store.plan(weights))
+        except DarkroomError as error:
+            return Download(weights, sharing, None, error.message)
+
+    with ThreadPoolExecutor(QUESTIONS, thread_name_prefix="plan") as threads:
+        return list(threads.map(look, sharers))

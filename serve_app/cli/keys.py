@@ -1,0 +1,68 @@
+"""``darkroom keys``: API keys for a team."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import click
+
+from serve_app.cli.client import Client
+from serve_app.cli.installation import Installation
+
+
+def listed(installation: Installation, tenant: str | None, *, as_json: bool) -> None:
+    """A line a key: id, scopes, since when, and what became of it."""
+    with Client(installation) as client:
+        answer = client.get("/v1/keys", tenant=tenant)
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    for key in answer["keys"]:
+        scopes = ",".join(key["scopes"])
+        click.echo(
+            f"{key['key_id']:<24} {scopes:<10} {key['created_at'][:10]}  {_standing(key):<20} "
+            f"{key['alias']}".rstrip()
+        )
+
+
+def create(
+    installation: Installation,
+    *,
+    name: str,
+    tenant: str | None,
+    scopes: tuple[str, ...],
+    days: float | None,
+    as_json: bool,
+) -> None:
+    """Make a key and print it, this once."""
+    wish: dict[str, Any] = {"alias": name, "scopes": list(scopes)}
+    if tenant is not None:
+        wish["tenant"] = tenant
+    if days is not None:
+        wish["expires_at"] = (datetime.now(UTC) + timedelta(days=days)).isoformat()
+    with Client(installation) as client:
+        answer = client.post("/v1/keys", wish)
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    # The key alone on standard output, so that it can be piped.
+    click.echo(answer["key"])
+    click.echo("It is shown this once; only its digest is kept.", err=True)
+
+
+def revoke(installation: Installation, key_id: str, *, as_json: bool) -> None:
+    with Client(installation) as client:
+        client.delete(f"/v1/keys/{key_id}")
+    said = {"key_id": key_id, "revoked": True}
+    click.echo(json.dumps(said) if as_json else f"{key_id} is revoked, within 5 s everywhere.")
+
+
+def _standing(key: dict[str, Any]) -> str:
+    if key["revoked_at"]:
+        return f"revoked {key['revoked_at'][:10]}"
+    if key["expires_at"]:
+        gone = datetime.fromisoformat(key["expires_at"]) <= datetime.now(UTC)
+        return f"{'expired' if gone else 'until'} {key['expires_at'][:10]}"
+    return "valid"

@@ -1,0 +1,67 @@
+"""Options that several commands take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from serve_app.cli.config_file import read
+from serve_app.cli.installation import Installation
+from serve_app.settings import Config, read_config, refuse_unknown
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def data_dir(name: str, **more: Any) -> Callable[[Command], Command]:
+    return click.option(
+        "--data-dir",
+        name,
+        type=click.Path(path_type=Path),
+        default=None,
+        help="Where Darkroom keeps its things. Default: DARKROOM_DATA_DIR, or ~/.darkroom.",
+        **more,
+    )
+
+
+def installation(command: Command) -> Command:
+    """Where Darkroom keeps its things, as ``installation``."""
+    return data_dir(
+        "installation", callback=lambda _context, _parameter, value: _installation(value)
+    )(command)
+
+
+def config_file(name: str, **more: Any) -> Callable[[Command], Command]:
+    return click.option(
+        "--config",
+        name,
+        type=click.Path(path_type=Path),
+        default=None,
+        help="The file that `serve deploy` takes; options given here win over it.",
+        **more,
+    )
+
+
+def config(command: Command) -> Command:
+    """The settings, as ``config``: for what needs no Darkroom that runs."""
+    return config_file("config", callback=lambda _context, _parameter, value: _config(value))(
+        command
+    )
+
+
+def as_json(command: Command) -> Command:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(
+        command
+    )
+
+
+def _installation(data_dir: Path | None) -> Installation:
+    refuse_unknown()
+    return Installation(read_config({} if data_dir is None else {"data_dir": data_dir}).data_dir)
+
+
+def _config(path: Path | None) -> Config:
+    refuse_unknown()
+    return read_config({} if path is None else read(path).arguments)

@@ -1,0 +1,204 @@
+"""``darkroom models pull``, ``verify``, ``push-mirror``, what the start says, and the doctor's
+part, against a hub of our own and without a running Darkroom."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from serve_app.cli import gpu, weights_doctor, weights_notice
+from serve_app.cli.main import main
+from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+from serve_app.settings import Config
+from tests.weights.conftest import COMMIT, NAME, NEEDED, write_repository
+from tests.weights.hub_server import HubServer, serving
+
+# Ray's own, where it is imported first.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+SIZE = 0.6  # MB that a pipeline needs
+CATALOGUE = f"""
+endpoints:
+  house/draw: &entry
+    family: flux
+    schema: open
+    licence: House Licence 1
+    weights: {{hub: {NAME}, revision: {COMMIT}}}
+    recipes:
+      - {{memory_gb: 12, precision: float8, hot: [unet]}}
+      - {{memory_gb: 24, precision: bfloat16, hot: [unet, vae]}}
+  house/redraw: *entry
+  house/other:
+    family: nobodys
+    schema: open
+    weights: {{hub: house/other, revision: {"f" * 40}}}
+"""
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """In place of the hub's library's own, with a GPU of 24 GB, a catalogue and an empty store."""
+    server = HubServer()
+    server.add(NAME, COMMIT, write_repository(tmp_path / "published"))
+    with serving(server):
+        constants = "huggingface_hub.constants"
+        monkeypatch.setattr(f"{constants}.ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(f"{constants}.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+        monkeypatch.setattr(gpu, "least_memory_bytes", lambda: 24 * 10**9)
+        (tmp_path / "models.yaml").write_text(CATALOGUE)
+        for name, value in {
+            "HF_TOKEN": "",
+            "DARKROOM_MODELS": str(tmp_path / "models.yaml"),
+            "DARKROOM_WEIGHTS_DIR": str(tmp_path / "store"),
+            "DARKROOM_GPUS": "1",
+        }.items():
+            monkeypatch.setenv(name, value)
+        yield server
+
+
+def typed(*words: str) -> Result:
+    return CliRunner().invoke(main, ["models", *words])
+
+
+def test_pull_says_what_it_will_bring_and_brings_it(hub: HubServer, tmp_path: Path) -> None:
+    ran = typed("pull")
+    assert ran.exit_code == 0, ran.output
+    assert f"{NAME}@{COMMIT[:12]}: {SIZE} MB to download, of {SIZE} MB in 7 files" in ran.output
+    assert "for      house/draw, house/redraw\n" in ran.output
+    assert "licence  House Licence 1\n" in ran.output
+    assert ran.output.count("recipe   bfloat16") == 1
+    assert f"In all {SIZE} MB to download to {tmp_path / 'store'}, where " in ran.output
+    folder = Path(ran.output.rsplit("ok       house/small: ", 1)[1].strip())
+    assert {p.relative_to(folder).as_posix() for p in folder.rglob("*.*")} == set(NEEDED)
+    assert "nobodys" not in ran.output
+
+
+def test_what_is_here_is_not_downloaded_again(hub: HubServer) -> None:
+    typed("pull")
+    hub.asked.clear()
+    ran = typed("pull", "house/redraw")
+    assert f"{SIZE} MB in 7 files, all here" in ran.output
+    assert hub.asked == []
+
+
+def test_programs_get_one_json_document(hub: HubServer) -> None:
+    told = json.loads(typed("pull", "house/draw", "--json").output)
+    (one,) = told["downloads"]
+    assert (one["repository"], one["endpoints"]) == (NAME, ["house/draw"])
+    assert (one["licence"], one["recipes"]) == ("House Licence 1", {"house/draw": 24.0})
+    assert one["missing_bytes"] == one["total_bytes"] > 500_000
+    assert Path(one["path"]).is_dir()
+    assert one["error"] is None
+
+
+def test_on_a_terminal_no_is_an_answer(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+    ran = CliRunner().invoke(main, ["models", "pull"], input="n\n")
+    assert "Download?" in ran.output
+    assert ran.exit_code == 1
+    assert hub.downloads(UNET) == []
+
+
+def test_one_that_cannot_be_had_keeps_the_others_from_nothing(hub: HubServer) -> None:
+    ran = typed("pull", "house/other", "house/draw")
+    assert ran.exit_code == 1
+    assert "PROBLEM  house/other: The hub" in ran.output
+    assert "ok       house/small: " in ran.output
+
+
+def test_an_endpoint_that_is_not_there_is_told(hub: HubServer) -> None:
+    ran = typed("pull", "house/drawn")
+    assert ran.exit_code == 1
+    assert "house/draw" in ran.output
+
+
+def test_a_gated_repository_says_where_to_accept_its_licence(hub: HubServer) -> None:
+    hub.gated.add(NAME)
+    ran = typed("pull")
+    assert ran.exit_code == 1
+    assert f"accept its licence at {hub.url}/{NAME}" in ran.output
+
+
+def test_verify_counts_the_damaged(hub: HubServer, tmp_path: Path) -> None:
+    typed("pull")
+    assert typed("verify").exit_code == 0
+    (link,) = (tmp_path / "store").rglob(UNET)
+    link.resolve().write_bytes(bytes(link.stat().st_size))
+    ran = typed("verify")
+    assert ran.exit_code == 1
+    assert f"PROBLEM  {NAME}: {UNET} was damaged" in ran.output
+
+
+def test_a_mirror_that_is_not_set_is_told(hub: HubServer) -> None:
+    typed("pull")
+    ran = typed("push-mirror")
+    assert ran.exit_code == 1
+    assert "DARKROOM_WEIGHTS_MIRROR" in ran.output
+
+
+def test_the_start_says_what_is_not_here_yet(hub: HubServer, tmp_path: Path) -> None:
+    said: list[str] = []
+    weights_notice.say(Config(), said.append)
+    text = "\n".join(said)
+    assert f"{NAME}@{COMMIT[:12]}: {SIZE} MB to download" in text
+    assert "licence  House Licence 1" in text
+    assert "recipe   bfloat16" in text
+    assert "GB are free. `darkroom models pull`" in text
+    typed("pull")
+    said.clear()
+    weights_notice.say(Config(), said.append)
+    assert said == []
+
+
+def test_the_start_says_of_gated_weights_where_to_accept(hub: HubServer) -> None:
+    hub.gated.add(NAME)
+    said: list[str] = []
+    weights_notice.say(Config(), said.append)
+    assert f"accept its licence at {hub.url}/{NAME}" in "\n".join(said)
+
+
+def test_a_hub_that_does_not_answer_does_not_hold_the_start_up(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights_notice, "PATIENCE_S", 0.3)
+    hub.hold_after["model_index.json"] = 0
+    said: list[str] = []
+    weights_notice.say(Config(), said.append)
+    assert said == [weights_notice.SLOW]
+
+
+def test_demo_models_need_no_notice(hub: HubServer) -> None:
+    said: list[str] = []
+    weights_notice.say(Config(demo=True), said.append)
+    assert said == []
+    assert weights_doctor.checks(Config(demo=True)) == []
+    assert hub.asked == []
+
+
+def test_the_doctor_looks_at_directory_hub_and_disk(hub: HubServer, tmp_path: Path) -> None:
+    said = {name: check() for name, check in weights_doctor.checks(Config())}
+    assert said["weights"].startswith(f"{tmp_path / 'store'}, ")
+    assert said["hub"] == f"{hub.url} answers; no HF_TOKEN is set, which gated repositories need"
+    assert said["downloads"].startswith(f"{SIZE} MB are to come")
+
+
+def test_the_doctor_says_why_weights_cannot_be_had(hub: HubServer) -> None:
+    hub.gated.add(NAME)
+    with pytest.raises(Misconfigured, match="accept its licence"):
+        dict(weights_doctor.checks(Config()))["downloads"]()
+
+
+def test_the_doctor_notices_a_token_that_is_not_known(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "old")
+    hub.statuses.append((401, {}))
+    with pytest.raises(WeightsUnavailable, match="does not know the token"):
+        dict(weights_doctor.checks(Config()))["hub"]()

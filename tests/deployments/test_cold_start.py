@@ -1,0 +1,134 @@
+"""What those see who wait for weights, and what waiting does not cost them."""
+
+import asyncio
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from deployments.families import FAMILIES
+from deployments.family import WarmsUp, load_families
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.lease import ReplicaStage
+from serve_app.domain.progress import Progress, Stage
+from tests.deployments.conftest import PROBE
+from tests.deployments.waiting import until
+from tests.engine.tiny import save_tiny_flux, tiny_flux, tiny_sdxl
+from tests.fakes.lease_port import FakeLeasePort
+from tests.weights.conftest import WEIGHTS, hub, make_store, repository, store, waits
+
+__all__ = ["hub", "make_store", "repository", "store", "waits"]
+
+pytestmark = pytest.mark.engine
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+def slow(name="slow", **options):
+    return Endpoint(name, "probe", Weights("slow"), "probe", options=options)
+
+
+COMING = Endpoint("coming", "probe", WEIGHTS, "probe", options={"load_s": 0.5})
+
+
+@pytest.fixture
+def halfway(hub):
+    """The hub stops in the middle of a file until ``hub.go``."""
+    hub.hold_after[UNET] = 100_000
+    yield hub
+    hub.go.set()
+
+
+def told(rig, held):
+    """The progress that reports told, each once."""
+    every = [p for _, report in rig.port.reports for of, p in report.progress if of == held]
+    return [one for one, before in zip(every, [None, *every], strict=False) if one != before]
+
+
+async def test_all_who_wait_see_the_download_and_the_load(make_rig, halfway, store):
+    rig = await make_rig(store=store)
+    both = rig.offer("one", endpoint=COMING), rig.offer("two", endpoint=replace(COMING, id="same"))
+
+    def downloading(held):
+        return [p for p in told(rig, held) if p.stage is Stage.DOWNLOADING and p.step > 0]
+
+    await rig.port.until(lambda: all(map(downloading, both)))
+    assert all(p.step < p.steps > 550_000 for held in both for p in downloading(held))
+    assert any(r.detail.startswith("downloading coming, 0.0 of") for _, r in rig.port.reports)
+    halfway.go.set()
+    for held in both:
+        assert (await rig.outcome(held)).succeeded
+        seen = told(rig, held)
+        assert Progress(Stage.LOADING) in seen[seen.index(downloading(held)[-1]) :]
+
+
+async def test_a_lease_is_renewed_all_through_a_long_load(rig):
+    """As with one of ten minutes: a report in every interval, each within the lease's time."""
+    held = rig.offer("one", endpoint=slow(load_s=1.5))
+    assert (await rig.outcome(held)).succeeded
+    gaps = [after - before for before, after in pairwise(rig.port.renewals(held))]
+    assert len(gaps) >= 4
+    assert max(gaps) < 2.0  # of the 5 s that the lease lasts
+
+
+async def test_a_cancel_during_a_load_frees_the_slot_at_once(make_rig):
+    rig = await make_rig(slots=1)
+    assert (await rig.outcome(rig.offer("warm", steps=1))).succeeded
+    held = rig.offer("one", endpoint=slow(load_s=8.0))
+    await rig.port.until(lambda: Progress(Stage.LOADING) in told(rig, held))
+    rig.port.cancelled.add(held)
+    assert (await rig.outcome(held)).failure.code == "cancelled"
+    assert (await rig.outcome(rig.offer("two", steps=1))).succeeded
+    assert rig.workshop.residency.loading()  # It had not come to its end.
+
+
+async def test_a_replica_says_what_it_loads_before_it_is_ready(make_rig, halfway, store):
+    port = FakeLeasePort(ask_wait_s=1.0)
+    starting = asyncio.create_task(
+        make_rig(port=port, preload=(COMING, PROBE), start_interval_s=0.05, store=store)
+    )
+
+    def said(beginning):
+        return any(each.detail.startswith(beginning) for each in port.presences)
+
+    await port.until(lambda: said("downloading coming, "))
+    assert port.asks == []
+    halfway.go.set()
+    await port.until(lambda: said("loading coming"))
+    await starting
+    await port.until(lambda: port.asks)
+    assert {each.stage for each in port.presences} == {ReplicaStage.STARTING}
+    assert set(port.asks[0].hot) == {"coming", "probe"}
+    assert port.asks[0].detail == ""
+
+
+async def test_weights_are_handed_over_after_a_generation_that_warms_them_up(make_rig, tmp_path):
+    rig = await make_rig(warms_up=True)
+    weights = Weights(str(save_tiny_flux(tmp_path)))
+    tiny = Endpoint("tiny", "flux", weights, "s", options={"native_size": 64})
+    stages = []
+    # Asked for without a request: what happens between two reports, no request would tell.
+    loan = rig.workshop.borrow(
+        load_families(FAMILIES)["flux"], tiny, lambda progress: stages.append(progress.stage)
+    )
+    await asyncio.wrap_future(loan.future)
+    rig.workshop.residency.give_back(loan)
+    assert stages == [Stage.LOADING, Stage.WARMING_UP]
+
+
+@pytest.mark.parametrize(("name", "make"), [("flux", tiny_flux), ("sdxl", tiny_sdxl)])
+@pytest.mark.parametrize("task", ["text-to-image", "image-to-image"])
+def test_families_warm_up_with_one_step_at_their_usual_size(name, make, task):
+    family = load_families(FAMILIES)[name]
+    assert isinstance(family, WarmsUp)
+    endpoint = Endpoint("e", name, Weights("w"), "s", options={"task": task})
+    call = family.warm_up(endpoint, make())
+    assert call.arguments["num_inference_steps"] == 1
+    assert call.arguments["width"] * call.arguments["height"] >= 1024 * 768
+    assert call.view is None
+
+
+async def test_a_failed_load_ends_the_waiting_and_the_telling(rig):
+    missing = Endpoint("gone", "probe", Weights("missing"), "probe")
+    assert (await rig.outcome(rig.offer("one", endpoint=missing))).failure is not None
+    await until(lambda: not rig.workshop.loading)

@@ -1,0 +1,275 @@
+"""Any picture pipeline of diffusers, served by an entry of a catalogue."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from diffusers import StableDiffusion3Img2ImgPipeline, ZImageInpaintPipeline
+from PIL import Image, ImageDraw
+
+from deployments import loading
+from deployments.engine.engine import Engine
+from deployments.families import FAMILIES
+from deployments.generic import GenericFamily
+from deployments.picture_input import as_pixels
+from deployments.picture_size import Size
+from serve_app.catalog.catalog import load
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.errors import InvalidInput, Misconfigured
+from serve_app.domain.store_config import StoreConfig
+from tests.deployments.served import Served
+from tests.docs.pages import DOCS, blocks
+from tests.engine.tiny import tiny_sd3, tiny_sdxl
+from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_z_image
+from weights.store import Store
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+SIZE = Size(64, 96)
+ASKED = {"width": SIZE.width, "height": SIZE.height}
+PICTURE = "https://example.org/a.png"
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with Engine(device="cpu", threads=1) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def sd3():
+    return tiny_sd3()
+
+
+def entry(folder: Path, **written: Any) -> Any:
+    """Of a catalogue with this one endpoint."""
+    whole = {
+        "family": "generic",
+        "schema": "qwen-image-text-to-image",
+        "weights": {"directory": "/weights"},
+        **written,
+    }
+    path = folder / "models.yaml"
+    path.write_text(yaml.safe_dump({"endpoints": {"me/mine": whole}}))
+    return load(path, demo=False, demo_dir=folder, families=FAMILIES).get("me/mine")
+
+
+def given(width: int = 64, height: int = 96) -> Image.Image:
+    picture = Image.new("RGB", (width, height), (240, 240, 240))
+    ImageDraw.Draw(picture).rectangle((0, 0, width // 2, height), fill=(200, 30, 30))
+    return picture
+
+
+def generator(seed: int = 7) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_the_entry_of_the_docs_serves_stable_diffusion_3(engine, sd3, tmp_path):
+    """Text to picture, and picture to picture over the same weights."""
+    (text,) = [
+        each.text for each in blocks(DOCS / "11-catalogue.md", "yaml") if "generic" in each.text
+    ]
+    path = tmp_path / "models.yaml"
+    path.write_text(text)
+    catalog = load(path, demo=False, demo_dir=tmp_path, families=FAMILIES)
+    drawing, redrawing = (Served(each, sd3, engine) for each in catalog)
+    common = {"prompt": "a red circle", "num_inference_steps": 4, "seed": 7, "guidance_scale": 3.0}
+    plain = {key: value for key, value in common.items() if key != "seed"}
+
+    call = drawing.call(common | {"image_size": ASKED, "negative_prompt": "blue"})
+    expected = sd3(
+        **plain, **ASKED, negative_prompt="blue", generator=generator(), output_type="pt"
+    )
+    assert torch.equal(drawing.run(call).images, expected.images)
+
+    call = redrawing.call(common | {"image_url": PICTURE, "strength": 0.5}, image_url=given())
+    expected = StableDiffusion3Img2ImgPipeline(**sd3.components)(
+        **plain,
+        **ASKED,
+        image=as_pixels(given(), SIZE),
+        strength=0.5,
+        generator=generator(),
+        output_type="pt",
+    )
+    assert torch.equal(redrawing.run(call).images, expected.images)
+
+
+def test_inpainting_takes_its_mask_as_well(engine, tmp_path):
+    pipeline = tiny_z_image()
+    mask = Image.new("RGB", (64, 96))
+    ImageDraw.Draw(mask).rectangle((32, 0, 64, 96), fill=(255, 255, 255))
+    options = {
+        "task": "inpainting",
+        "pipeline": "ZImageInpaintPipeline",
+        "arguments": {"strength": "strength"},
+        "fixed": {"guidance_scale": 0.0},
+    }
+    served = Served(entry(tmp_path, schema="sdxl-inpainting", options=options), pipeline, engine)
+    body = {"prompt": "a", "image_url": PICTURE, "mask_url": PICTURE, "image_size": ASKED}
+    pictures = {"image_url": given(), "mask_url": mask}
+    call = served.call(body | {"seed": 7, "num_inference_steps": 4, "strength": 0.6}, **pictures)
+    expected = ZImageInpaintPipeline(**pipeline.components)(
+        prompt="a",
+        **ASKED,
+        image=as_pixels(given(), SIZE),
+        mask_image=as_pixels(mask.convert("L"), SIZE),
+        strength=0.6,
+        num_inference_steps=4,
+        guidance_scale=0.0,
+        generator=generator(),
+        output_type="pt",
+    )
+    assert torch.equal(served.run(call).images, expected.images)
+    with pytest.raises(InvalidInput, match="leaves none"):
+        served.call(body | {"num_inference_steps": 4, "strength": 0.2}, **pictures)
+
+
+def test_a_pipeline_that_wants_pictures_as_pillows_gets_them(engine, tmp_path):
+    pipeline = tiny_flux2_klein()
+    options = {"task": "image-to-image", "pictures": "pillow", "fixed": {"guidance_scale": 1.0}}
+    served = Served(
+        entry(tmp_path, schema="flux-image-to-image", options=options), pipeline, engine
+    )
+    body = {"prompt": "a", "image_url": PICTURE, "num_inference_steps": 2, "seed": 7}
+    call = served.call(body, image_url=given(90, 70))
+    made = served.run(call).images
+    plain = pipeline(
+        prompt="a",
+        image=given(90, 70).resize((92, 72), Image.Resampling.LANCZOS, reducing_gap=3.0),
+        width=92,
+        height=72,
+        num_inference_steps=2,
+        guidance_scale=1.0,
+        generator=generator(),
+        output_type="pt",
+    )
+    assert torch.equal(made, plain.images)
+    (file,) = served.deliver(call, served.run(call), 1).files
+    assert Image.open(BytesIO(file.body)).size == (90, 70)  # that of the given picture
+
+
+def test_empty_fields_can_be_left_out_and_sides_set_by_hand(engine, sd3, tmp_path):
+    options = {
+        "arguments": {"negative_prompt": "negative_prompt"},
+        "unless_empty": ["negative_prompt"],
+        "multiple": 32,
+    }
+    served = Served(entry(tmp_path, options=options), sd3, engine)
+    size = {"width": 70, "height": 64}
+    body = {"prompt": "a", "image_size": size}
+    passed = served.call(body | {"negative_prompt": ""}).arguments
+    assert "negative_prompt" not in passed
+    assert (passed["width"], passed["height"]) == (96, 64)
+    assert served.call(body | {"negative_prompt": "b"}).arguments["negative_prompt"] == "b"
+
+
+def test_an_open_endpoint_misses_what_the_pipeline_needs(engine, sd3, tmp_path):
+    served = Served(entry(tmp_path, schema="open"), sd3, engine)
+    whole = {"prompt": "a", "num_inference_steps": 2, "image_size": "square"}
+    served.call(whole)
+    for name in whole:
+        with pytest.raises(InvalidInput, match=f"{name}: Field required"):
+            served.call({key: value for key, value in whole.items() if key != name})
+
+
+def test_a_strength_that_nobody_gave_is_the_pipelines_to_choose(sd3):
+    options = {
+        "task": "image-to-image",
+        "pipeline": "StableDiffusion3Img2ImgPipeline",
+        "arguments": {"strength": "strength"},
+    }
+    whole = Endpoint("me/mine", "generic", Weights("/"), "open", options=options)
+    body = {"prompt": "a", "num_inference_steps": 2, "image_url": given()}
+    assert "strength" not in GenericFamily().prepare(whole, body, sd3, 1).arguments
+
+
+class OnePicture:
+    """A pipeline with a size of its own, that makes one picture at a time."""
+
+    vae_scale_factor = 8
+
+    def __call__(self, prompt, num_inference_steps, generator, output_type):
+        raise NotImplementedError
+
+
+def test_what_a_pipeline_does_not_leave_to_choose_is_not_passed(engine, tmp_path):
+    served = Served(entry(tmp_path), OnePicture(), engine)
+    body = {"prompt": "a", "image_size": ASKED}
+    assert served.call(body).arguments.keys() == {
+        "prompt",
+        "num_inference_steps",
+        "generator",
+        "output_type",
+    }
+    with pytest.raises(InvalidInput, match="num_images: me/mine makes one picture at a time"):
+        served.call(body | {"num_images": 2})
+
+
+WRONG = [
+    ({"arguments": {"guidance_scale": "guidance"}}, "StableDiffusion3Pipeline takes no guidance. "),
+    ({"fixed": {"cfg": 1}}, "takes no cfg. Its arguments are .*guidance_scale"),
+    ({"task": "image-to-image"}, "StableDiffusion3Pipeline takes no image. "),
+    ({"pipeline": "NoPipeline"}, "has no pipeline 'NoPipeline'"),
+    ({"pipeline": "FluxTransformer2DModel"}, "has no pipeline 'FluxTransformer2DModel'"),
+    ({"task": "upscaling"}, "does not know the task 'upscaling'"),
+    ({"fixed": {"prompt": "a"}}, "prompt cannot be under `options.fixed`"),
+    ({"arguments": ["a"]}, r"`options.arguments` is \['a'\].*has to be a mapping"),
+    ({"arguments": {"strength": 1}}, "from fields to arguments"),
+    ({"pictures": "png"}, "has to be pixels or pillow"),
+    ({"multiple": "16"}, "has to be a number of pixels"),
+    ({"solver": "LCMScheduler"}, "`options.solver` is 'LCMScheduler'; it has to be a mapping"),
+    ({"solver": {"name": "Lcm"}}, "`options.solver`: diffusers .* has no solver 'Lcm'"),
+    ({"solver": {"beta_end": 1}}, "`options.solver`: .*name"),
+    ({"adapter": {"scale": 1}}, "`options.adapter` takes `hub` with `revision` or `directory`"),
+    ({"adapter": {"directory": "/none", "file": "lora.bin"}}, "lora.bin, which is no"),
+    ({"adapter": {"directory": "/none", "rank": 1}}, "given: directory, rank"),
+]
+
+
+@pytest.fixture(scope="module")
+def saved_sd3(tmp_path_factory, sd3):
+    folder = tmp_path_factory.mktemp("sd3")
+    sd3.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+@pytest.mark.parametrize(("options", "says"), WRONG)
+def test_a_mistake_in_the_options_is_told_when_the_weights_are_loaded(saved_sd3, options, says):
+    whole = Endpoint("me/mine", "generic", Weights(str(saved_sd3)), "open", options=options)
+    with pytest.raises(Misconfigured, match=says) as caught:
+        loading.load(Store(StoreConfig()), GenericFamily(), whole, "cpu")
+    assert "me/mine" in caught.value.message
+
+
+def test_an_adapter_of_the_hub_has_to_be_pinned(saved_sd3):
+    options = {"adapter": {"hub": "a/b"}}
+    whole = Endpoint("me/mine", "generic", Weights(str(saved_sd3)), "open", options=options)
+    with pytest.raises(Misconfigured, match="a/b need a revision"):
+        loading.load(Store(StoreConfig()), GenericFamily(), whole, "cpu")
+
+
+def test_a_class_that_needs_other_parts_is_told(sd3):
+    options = {"pipeline": "StableDiffusionXLPipeline"}
+    whole = Endpoint("me/mine", "generic", Weights("/"), "open", options=options)
+    body = {"prompt": "a", "num_inference_steps": 2, "image_size": ASKED}
+    with pytest.raises(
+        Misconfigured, match=r"me/mine: StableDiffusionXLPipeline .* cannot be made"
+    ):
+        GenericFamily().prepare(whole, body, sd3, 1)
+
+
+def test_endpoints_with_other_amendments_do_not_share_a_pipeline(tmp_path):
+    folder = tmp_path / "sdxl"
+    tiny_sdxl().save_pretrained(folder, safe_serialization=True)
+    options = {"solver": {"name": "EulerDiscreteScheduler", "timestep_spacing": "trailing"}}
+    whole = Endpoint("me/mine", "generic", Weights(str(folder)), "open", options=options)
+    pipeline = GenericFamily().load(whole, "cpu")
+    assert pipeline.scheduler.config["timestep_spacing"] == "trailing"

@@ -1,0 +1,94 @@
+"""By which recipe a replica holds weights, and what it says where none fits."""
+
+import pytest
+import torch
+
+from deployments.recipe import as_held, recipe_on, weights_name
+from serve_app.domain.endpoint import Endpoint, Recipe, Weights
+from serve_app.domain.errors import WeightsUnavailable
+from tests.engine.tiny import save_tiny_flux
+
+pytestmark = pytest.mark.engine
+
+RECIPES = (
+    Recipe(12, "float8", "blocks", ("vae",)),
+    Recipe(24, "bfloat16", "components", ("transformer", "vae")),
+)
+ENDPOINT = Endpoint(
+    "e", "flux", Weights("a/b", "1"), "s", options={"dtype": "float16"}, recipes=RECIPES
+)
+PROMPT = {
+    "prompt": "a red circle",
+    "image_size": {"width": 64, "height": 64},
+    "num_inference_steps": 2,
+    "guidance_scale": 3.5,
+}
+
+
+def test_a_gpu_that_is_too_small_is_told_what_the_endpoint_takes():
+    assert recipe_on(ENDPOINT, 16 * 10**9) == RECIPES[0]
+    with pytest.raises(WeightsUnavailable, match=r"at least 12 GB.* has 8\.0 GB"):
+        recipe_on(ENDPOINT, 8 * 10**9)
+
+
+def test_there_are_no_recipes_on_a_cpu_and_for_an_endpoint_without():
+    assert recipe_on(ENDPOINT, 0) is None
+    assert recipe_on(Endpoint("e", "flux", Weights("a/b"), "s"), 8 * 10**9) is None
+
+
+def test_the_recipe_says_what_is_loaded_unless_it_is_for_storing_alone():
+    assert as_held(ENDPOINT, RECIPES[1]).options == {"dtype": "bfloat16"}
+    assert as_held(ENDPOINT, RECIPES[0]) == as_held(ENDPOINT, None) == ENDPOINT
+
+
+def test_endpoints_share_weights_of_the_same_source_revision_type_and_recipe():
+    def name(source="a/b", revision="1", recipe=None, **options):
+        endpoint = Endpoint("e", "flux", Weights(source, revision), "s", options=options)
+        return weights_name(endpoint, recipe)
+
+    assert name() == name(native_size=128)
+    names = {name(), name("a/c"), name(revision="2"), name(dtype="float16")}
+    assert len(names | {name(recipe=each) for each in RECIPES}) == 6
+
+
+def test_another_variant_of_the_weights_is_another_pipeline():
+    plain = Endpoint("e", "flux", Weights("a/b", "1"), "s")
+    half = Endpoint("e", "flux", Weights("a/b", "1", variant="fp16"), "s")
+    assert weights_name(plain, None) != weights_name(half, None)
+
+
+def test_endpoints_with_other_amendments_hold_weights_of_their_own():
+    def name(**options):
+        endpoint = Endpoint("e", "flux", Weights("a/b", "1"), "s", options=options)
+        return weights_name(endpoint, None)
+
+    adapter, solver = {"hub": "a/lora", "revision": "1"}, {"name": "LCMScheduler"}
+    others = [
+        name(adapter=adapter),
+        name(adapter=adapter | {"scale": 0.5}),
+        name(solver=solver),
+        name(adapter=adapter, solver=solver),
+    ]
+    assert len({name(), *others}) == 1 + len(others)
+    assert name(adapter=adapter) == name(adapter=dict(reversed(adapter.items())))
+
+
+async def test_where_no_recipe_fits_nothing_is_loaded(rig, monkeypatch):
+    monkeypatch.setattr(rig.workshop.engine, "device_bytes", lambda: 8 * 10**9)
+    endpoint = Endpoint("big", "flux", Weights("nobody/nothing"), "s", recipes=RECIPES)
+    outcome = await rig.outcome(rig.offer("one", endpoint=endpoint, **PROMPT))
+    assert outcome.failure.code == "weights_unavailable"
+    assert "at least 12 GB" in outcome.failure.message
+
+
+async def test_a_replica_on_a_gpu_holds_the_weights_by_its_recipe(rig, monkeypatch, tmp_path):
+    """Here the device is the CPU, which says that it is a GPU of 24 GB."""
+    monkeypatch.setattr(rig.workshop.engine, "device_bytes", lambda: 24 * 10**9)
+    weights = Weights(str(save_tiny_flux(tmp_path)))
+    endpoint = Endpoint("tiny", "flux", weights, "s", recipes=RECIPES)
+    outcome = await rig.outcome(rig.offer("one", endpoint=endpoint, **PROMPT))
+    assert outcome.failure is None
+    pipeline = rig.workshop.residency.find(weights_name(endpoint, RECIPES[1]))
+    assert pipeline.transformer.dtype is torch.bfloat16
+    assert not hasattr(pipeline.transformer, "_hf_hook")
+    assert hasattr(pipeline.text_encoder_2, "_hf_hook")

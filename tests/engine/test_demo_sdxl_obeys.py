@@ -1,0 +1,157 @@
+"""The shipped SDXL pipeline draws, redraws and paints in what prompts ask that its training never
+saw.
+
+The thresholds lie well below the measured figures in deployments/demo/sdxl/README.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from diffusers import StableDiffusionXLPipeline  # noqa: E402
+from PIL import Image, ImageDraw  # noqa: E402
+
+from deployments.sdxl import SdxlFamily  # noqa: E402
+from serve_app.domain.endpoint import Endpoint, Weights  # noqa: E402
+from training import exam, shelf  # noqa: E402
+from training.checker import Reading, read  # noqa: E402
+from training.palette import OBJECT_COLOURS  # noqa: E402
+
+FOLDER = Path(__file__).parents[2] / "deployments" / "demo" / "sdxl"
+STEPS, GUIDANCE = 10, 2.0
+
+pytestmark = [
+    pytest.mark.engine,
+    # transformers and diffusers deprecate names of their own while they load.
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StableDiffusionXLPipeline:
+    return shelf.take(FOLDER)
+
+
+@pytest.fixture(scope="module")
+def regular(pipeline: StableDiffusionXLPipeline) -> dict[str, float]:
+    questions = exam.set_questions(40, seed=31)
+    return exam.figures(exam.sit(pipeline, questions, steps=STEPS, guidance=GUIDANCE))
+
+
+def test_it_weighs_less_than_twelve_megabytes() -> None:
+    assert shelf.size_bytes(FOLDER) < 12_000_000
+
+
+def test_it_is_a_plain_sdxl_pipeline(pipeline: StableDiffusionXLPipeline) -> None:
+    assert type(pipeline) is StableDiffusionXLPipeline
+
+
+def test_it_draws_the_background_number_colours_and_shapes_asked_for(
+    regular: dict[str, float],
+) -> None:
+    assert regular["background"] >= 0.95
+    assert regular["count"] >= 0.9
+    assert regular["colour"] >= 0.9
+    assert regular["shape"] >= 0.7
+
+
+def test_it_draws_each_of_two_objects_where_the_prompt_says(regular: dict[str, float]) -> None:
+    assert regular["relation"] >= 0.65
+
+
+def test_the_endpoints_own_defaults_draw_as_well(pipeline: StableDiffusionXLPipeline) -> None:
+    questions = exam.set_questions(20, seed=33)
+    seen = exam.figures(exam.sit(pipeline, questions, steps=25, guidance=7.5))
+    assert seen["background"] >= 0.9
+    assert seen["colour"] >= 0.75
+
+
+def test_what_is_not_wanted_is_not_drawn(pipeline: StableDiffusionXLPipeline) -> None:
+    asked = {"num_inference_steps": 10, "guidance_scale": 4.0, "width": 128, "height": 128}
+    seeds = [torch.Generator().manual_seed(seed) for seed in range(8)]
+    pictures = pipeline(
+        prompt=["a circle"] * 8, negative_prompt=["a red circle"] * 8, generator=seeds, **asked
+    ).images
+    assert sum("red" in _colours(read(picture)) for picture in pictures) == 0
+
+
+def test_a_picture_redrawn_keeps_its_layout_and_takes_the_new_colour(
+    pipeline: StableDiffusionXLPipeline,
+) -> None:
+    rights = 0
+    for seed in range(6):
+        drawn = _scene("red", (64, 40), "blue", (64, 92))
+        redrawn = _made(
+            pipeline,
+            "image-to-image",
+            prompt="a green circle above a blue square",
+            image_url=drawn,
+            strength=0.7,
+            seed=seed,
+        )
+        before, after = read(drawn), read(redrawn)
+        places = [min(_far(a, b) for a in after.sightings) for b in before.sightings]
+        rights += _colours(after) == {"green", "blue"} and max(places) < 20
+    assert rights >= 4
+
+
+def test_only_what_the_mask_shows_is_painted_anew(pipeline: StableDiffusionXLPipeline) -> None:
+    rights = 0
+    for seed in range(6):
+        drawn = _scene("red", (32, 64), "blue", (96, 64))
+        mask = Image.new("L", (128, 128))
+        ImageDraw.Draw(mask).rectangle((64, 0, 128, 128), fill=255)
+        painted = _made(
+            pipeline,
+            "inpainting",
+            prompt="a red circle to the left of a yellow square",
+            image_url=drawn,
+            mask_url=mask,
+            strength=1.0,
+            seed=seed,
+        )
+        left = (0, 0, 60, 128)
+        kept = np.asarray(painted.crop(left), float) - np.asarray(drawn.crop(left), float)
+        assert np.abs(kept).mean() < 12.0
+        rights += _colours(read(painted)) == {"red", "yellow"}
+    assert rights >= 4
+
+
+def _made(pipeline: StableDiffusionXLPipeline, task: str, **input: object) -> Image.Image:
+    """As the family calls it for a request, without the engine around it."""
+    endpoint = Endpoint(
+        "demo",
+        "sdxl",
+        Weights(str(FOLDER), demo=True),
+        "sdxl",
+        options={"task": task, "native_size": 128},
+    )
+    asked = {"num_inference_steps": 20, "guidance_scale": 3.0, "image_size": "square", **input}
+    call = SdxlFamily().prepare(endpoint, asked, pipeline, seed=0)
+    (made,) = call.view(**call.arguments).images
+    return Image.fromarray((made.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+
+
+def _scene(first: str, at: tuple[int, int], second: str, other: tuple[int, int]) -> Image.Image:
+    """A circle and a square."""
+    picture = Image.new("RGB", (128, 128), "white")
+    pen = ImageDraw.Draw(picture)
+    pen.ellipse((at[0] - 22, at[1] - 22, at[0] + 22, at[1] + 22), fill=OBJECT_COLOURS[first])
+    pen.rectangle(
+        (other[0] - 20, other[1] - 20, other[0] + 20, other[1] + 20), fill=OBJECT_COLOURS[second]
+    )
+    return picture
+
+
+def _colours(reading: Reading) -> set[str]:
+    return {one.colour for one in reading.sightings}
+
+
+def _far(one: object, other: object) -> float:
+    return float(np.hypot(one.x - other.x, one.y - other.y))

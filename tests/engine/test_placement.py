@@ -1,0 +1,201 @@
+"""Weights by recipe: what is where, and that the pictures are the same.
+
+Without a GPU the device is the CPU: the hooks are all there, and what they move stays where it is.
+"""
+
+import copy
+import gc
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import StableDiffusionXLImg2ImgPipeline
+
+from deployments.engine.berth import Berth
+from deployments.engine.engine import Engine
+from deployments.engine.placement import placed_by
+from deployments.engine.views import view_of
+from deployments.engine.weight_bytes import bytes_of
+from serve_app.domain.endpoint import Recipe
+from serve_app.domain.errors import Misconfigured
+from tests.engine.tiny import tiny_flux, tiny_sdxl
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
+
+PLAIN = Recipe(80, "float32")
+COMPONENTS = Recipe(24, "float32", "components")  # all of them wait
+BLOCKS = Recipe(12, "float32", "blocks", ("vae",))
+CUDA = pytest.param(
+    "cuda",
+    marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of NVIDIA's"),
+)
+
+
+def wish(prompt, seed):
+    return {
+        "prompt": prompt,
+        "width": 32,
+        "height": 32,
+        "num_inference_steps": 2,
+        "generator": torch.Generator("cpu").manual_seed(seed),
+        "output_type": "pt",
+    }
+
+
+def pictures(pipeline, recipe, device="cpu"):
+    """Two generations that interleave."""
+    with Engine(device=device, threads=1) as engine:
+        engine.add("it", pipeline, recipe)
+        made = [
+            engine.submit(pipeline="it", **wish(prompt, seed))
+            for prompt, seed in (("a red circle", 1), ("a blue square", 2))
+        ]
+        return torch.cat([each.result(60).images.cpu() for each in made])
+
+
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+@pytest.mark.parametrize("make", [tiny_flux, tiny_sdxl])
+def test_wherever_the_weights_wait_the_pictures_are_the_same(make, device):
+    plain = pictures(make(), None, device)
+    for recipe in (COMPONENTS, BLOCKS):
+        assert torch.equal(pictures(make(), recipe, device), plain), recipe
+
+
+@pytest.mark.parametrize("recipe", [COMPONENTS, BLOCKS])
+def test_views_are_over_weights_that_wait(recipe):
+    """Also with a copy of the denoiser in them, as for inpainting."""
+
+    def redrawn(recipe):
+        pipeline = tiny_sdxl()
+        with Engine(threads=1) as engine:
+            engine.add("it", pipeline, recipe)
+            view = view_of(pipeline, StableDiffusionXLImg2ImgPipeline)
+            view.unet = copy.copy(view.unet)
+            given = {"image": torch.full((1, 3, 32, 32), 0.5), "strength": 0.6}
+            fields = {**wish("a red circle", 1), **given, "num_inference_steps": 4}
+            del fields["width"], fields["height"]
+            return engine.submit(pipeline="it", view=view, **fields).result(60).images
+
+    assert torch.equal(redrawn(recipe), redrawn(None))
+
+
+@pytest.mark.parametrize("offload", ["none", "blocks"])
+@pytest.mark.parametrize("device", ["cpu", CUDA])
+def test_float8_computes_with_the_rounded_weights(offload, device):
+    stored = tiny_flux()
+    picture = pictures(stored, Recipe(12, "float8", offload, ("vae",)), device)
+    rounded = tiny_flux()
+    for name in ("transformer", "text_encoder", "text_encoder_2"):
+        small = getattr(stored, name).state_dict()
+        with torch.no_grad():
+            for key, tensor in getattr(rounded, name).state_dict().items():
+                if small[key].dtype is torch.float8_e4m3fn:
+                    tensor.copy_(tensor.to(torch.float8_e4m3fn).to(tensor.dtype))
+    assert torch.equal(picture, pictures(rounded, None, device))
+    assert not torch.equal(picture, pictures(tiny_flux(), None, device))
+
+
+def test_float8_spares_norms_embeddings_autoencoders_and_what_code_looks_at():
+    pipeline = tiny_flux()
+    before = bytes_of([pipeline.transformer])
+    placed_by(Recipe(12, "float8"), pipeline)
+    assert bytes_of([pipeline.transformer]) < 0.5 * before
+    assert {each.dtype for each in pipeline.vae.parameters()} == {torch.float32}
+    assert pipeline.transformer.dtype is pipeline.text_encoder.dtype is torch.float32
+    t5 = tiny_flux().text_encoder_2
+    placed_by(Recipe(12, "float8"), SimpleNamespace(text_encoder=t5))
+    assert t5.shared.weight.dtype is torch.float32
+    assert t5.encoder.block[0].layer[1].DenseReluDense.wo.weight.dtype is torch.float32
+    assert t5.encoder.block[0].layer[0].SelfAttention.q.weight.dtype is torch.float8_e4m3fn
+    tokens = torch.arange(2, 8)[None]
+    with torch.no_grad():
+        small, full = (each(tokens)[0] for each in (t5, tiny_flux().text_encoder_2))
+    assert 0 < (small - full).abs().max() < 0.1 * full.abs().max()
+
+
+def test_what_counts_is_what_is_on_the_device():
+    pipeline = tiny_flux()
+    parts = {name: bytes_of([getattr(pipeline, name)]) for name in ("transformer", "vae")}
+    encoders = [bytes_of([pipeline.text_encoder]), bytes_of([pipeline.text_encoder_2])]
+    everything = sum(parts.values()) + sum(encoders)
+    assert placed_by(PLAIN, pipeline).device_bytes == everything
+    hot = Recipe(24, "float32", "components", ("transformer", "vae"))
+    assert placed_by(hot, pipeline).device_bytes == sum(parts.values()) + max(encoders)
+    blocks = [
+        *pipeline.transformer.transformer_blocks,
+        *pipeline.transformer.single_transformer_blocks,
+    ]
+    most = max(bytes_of([each]) for each in blocks)
+    rest = parts["transformer"] - bytes_of(blocks)
+    passing = rest + min(2 * most, bytes_of(blocks))
+    assert placed_by(BLOCKS, pipeline).device_bytes == parts["vae"] + passing + max(encoders)
+
+
+def test_a_recipe_that_names_a_component_that_is_not_there_is_refused_in_words():
+    with pytest.raises(Misconfigured, match="unet on the device, which FluxPipeline does not have"):
+        placed_by(Recipe(24, "float32", "components", ("unet",)), tiny_flux())
+
+
+class OtherMemory(Berth):
+    """On the CPU, a device of its own all the same: what comes in is a copy."""
+
+    def copied_in(self, tensor):
+        return tensor.clone()
+
+
+def test_one_component_at_a_time_is_on_the_device_and_goes_back_as_it_came():
+    def places(module):
+        return [each.data_ptr() for each in (*module.parameters(), *module.buffers())]
+
+    one, two = torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2)
+    at_home = {module: places(module) for module in (one, two)}
+    berth = OtherMemory("cpu")
+    berth.admit(one)
+    assert not set(places(one)) & set(at_home[one])
+    berth.admit(two)
+    assert places(one) == at_home[one]
+    assert not set(places(two)) & set(at_home[two])
+
+
+def test_a_component_that_does_not_fit_in_is_not_left_halfway():
+    class Full(Berth):
+        def copied_in(self, tensor):
+            if tensor.ndim == 1:
+                raise torch.OutOfMemoryError("No room.")
+            return tensor.clone()
+
+    module = torch.nn.Linear(2, 2)
+    at_home = [each.data_ptr() for each in module.parameters()]
+    with pytest.raises(torch.OutOfMemoryError):
+        Full("cpu").admit(module)
+    assert [each.data_ptr() for each in module.parameters()] == at_home
+
+
+def test_what_was_cast_on_the_device_stays_cast():
+    """As pipelines do with an autoencoder that would overflow in 16 bits."""
+    vae, other = torch.nn.Linear(2, 2).half(), torch.nn.Linear(2, 2)
+    berth = Berth("cpu")
+    berth.admit(vae)
+    vae.float()
+    berth.admit(other)
+    assert vae.weight.dtype is torch.float32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU of NVIDIA's")
+@pytest.mark.parametrize("recipe", [COMPONENTS, BLOCKS])
+def test_on_a_gpu_no_more_weights_are_there_than_the_placement_says(recipe):
+    pipeline = tiny_flux()
+    said = placed_by(recipe, pipeline).device_bytes
+    pictures(pipeline, recipe, "cuda")
+    gc.collect()
+    there = [
+        tensor
+        for module in vars(pipeline).values()
+        if isinstance(module, torch.nn.Module)
+        for tensor in (*module.parameters(), *module.buffers())
+        if tensor.is_cuda
+    ]
+    assert sum(each.numel() * each.element_size() for each in there) <= said

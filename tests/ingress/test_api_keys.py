@@ -1,0 +1,78 @@
+"""Keys are made, listed and revoked over HTTP, by whoever may."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import httpx
+import pytest
+
+from tests.ingress.house import House
+
+
+async def make(client: httpx.AsyncClient, **wish: object) -> dict[str, str]:
+    answer = await client.post("/v1/keys", json=wish)
+    assert answer.status_code == 201, answer.text
+    return dict(answer.json())
+
+
+async def test_a_new_key_works_until_it_is_revoked(house: House) -> None:
+    async with house.client() as admin:
+        made = await make(admin, alias="the web app")
+        assert made["key"] == f"{made['key_id']}:{made['key_secret']}"
+        async with house.client(made["key"]) as fresh:
+            assert (await fresh.get("/v1/requests")).status_code == 200
+            assert (await fresh.get("/v1/keys")).status_code == 403
+            assert (await admin.delete(f"/v1/keys/{made['key_id']}")).status_code == 204
+            assert (await fresh.get("/v1/requests")).status_code == 401
+
+
+async def test_the_list_tells_everything_but_secrets(house: House) -> None:
+    async with house.client() as admin:
+        end = datetime.now(UTC) + timedelta(days=1)
+        made = await make(
+            admin, alias="a", tenant="lab", scopes=["api", "admin"], expires_at=end.isoformat()
+        )
+        answer = await admin.get("/v1/keys?tenant=lab")
+        (told,) = answer.json()["keys"]
+        assert (told["key_id"], told["alias"], told["tenant"]) == (made["key_id"], "a", "lab")
+        assert told["scopes"] == ["admin", "api"]
+        assert datetime.fromisoformat(told["expires_at"]) == end
+        assert made["key_secret"] not in answer.text
+
+
+async def test_a_key_cannot_revoke_itself(house: House) -> None:
+    async with house.client() as admin:
+        answer = await admin.delete(f"/v1/keys/{house.key.partition(':')[0]}")
+        assert answer.status_code == 403
+        assert (await admin.get("/v1/keys")).status_code == 200
+
+
+async def test_a_key_that_is_not_there_is_not_revoked(house: House) -> None:
+    async with house.client() as admin:
+        assert (await admin.delete("/v1/keys/dk_nobody")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("wish", "field"),
+    [
+        ({"tenant": "Lab 1"}, "tenant"),
+        ({"scopes": ["root"]}, "scopes"),
+        ({"scopes": []}, "scopes"),
+        ({"expires_at": "tomorrow"}, "expires_at"),
+        ({"expires_at": "2030-01-01T00:00:00"}, "expires_at"),
+        ({"name": "x"}, "name"),
+    ],
+)
+async def test_a_wrong_field_is_named(house: House, wish: dict[str, object], field: str) -> None:
+    async with house.client() as admin:
+        answer = await admin.post("/v1/keys", json=wish)
+        assert answer.status_code == 422
+        assert answer.json()["detail"][0]["loc"][:2] == ["body", field]
+
+
+@pytest.mark.parametrize("call", ["GET /v1/keys", "POST /v1/keys", "DELETE /v1/keys/dk_x"])
+async def test_keys_take_a_stronger_key(house: House, call: str) -> None:
+    method, path = call.split()
+    async with house.client(house.weak_key) as weak:
+        assert (await weak.request(method, path, json={})).status_code == 403

@@ -1,0 +1,58 @@
+"""A pool that no node can take is told with what is missing."""
+
+import pytest
+
+from serve_app.ingress.placement import Placement, Resources
+from serve_app.settings import PoolConfig
+
+SMALL: Resources = {"CPU": 4.0, "memory": 1e9}
+L4: Resources = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:L4": 1.0}
+
+
+def placement(pool: PoolConfig, *nodes: Resources, free: Resources | None = None) -> Placement:
+    whole: dict[str, float] = {}
+    for node in nodes:
+        for name, amount in node.items():
+            whole[name] = whole.get(name, 0.0) + amount
+    return Placement({"flux": pool}, lambda: nodes, lambda: whole if free is None else free)
+
+
+@pytest.mark.parametrize(
+    ("pool", "said"),
+    [
+        (
+            PoolConfig(families=("flux",), num_gpus=2),
+            "a replica needs 2 GPU, and the most that one of 2 nodes has is 1 GPU",
+        ),
+        (
+            PoolConfig(families=("flux",), num_gpus=1, accelerator="H100"),
+            "a replica needs a GPU of the class H100, and none of 2 nodes has one",
+        ),
+        (
+            PoolConfig(families=("flux",), resources={"fast_disk": 1}),
+            "a replica needs 1 fast_disk, and the most that one of 2 nodes has is 0 fast_disk",
+        ),
+    ],
+)
+async def test_what_no_node_has_enough_of_is_named(pool: PoolConfig, said: str) -> None:
+    problems = await placement(pool, SMALL, L4).problems([])
+    assert said in problems["flux"]
+
+
+async def test_what_is_there_but_on_no_single_node_is_said() -> None:
+    pool = PoolConfig(families=("flux",), num_gpus=1, resources={"fast_disk": 1})
+    problems = await placement(pool, {**SMALL, "fast_disk": 1.0}, L4).problems([])
+    assert "needs 0.1 CPU, 1 GPU, 1 fast_disk on one node" in problems["flux"]
+
+
+async def test_what_others_hold_is_said() -> None:
+    pool = PoolConfig(families=("flux",), num_gpus=1)
+    problems = await placement(pool, L4, free={"CPU": 7.0}).problems([])
+    assert "a replica needs 1 GPU, and 0 GPU is free in the whole cluster" in problems["flux"]
+
+
+async def test_a_pool_that_fits_or_has_a_replica_is_no_problem() -> None:
+    pool = PoolConfig(families=("flux",), num_gpus=1)
+    assert await placement(pool, SMALL, L4).problems([]) == {}
+    assert await placement(pool, SMALL).problems(["flux"]) == {}
+    assert "flux" in await placement(pool, SMALL).problems([])

@@ -1,0 +1,100 @@
+"""What the hub refuses, as sentences that say what to do."""
+
+import pytest
+from huggingface_hub.utils import close_session
+
+from serve_app.domain.endpoint import Weights
+from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.store_config import StoreConfig
+from tests.weights.conftest import COMMIT, NAME, WEIGHTS
+from weights.hub import Hub
+from weights.store import Store
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+def refused(store, weights=WEIGHTS):
+    with pytest.raises(WeightsUnavailable) as caught:
+        with store.open(weights):
+            pass
+    return caught.value.message
+
+
+def test_a_gated_repository_without_a_token_names_the_address_and_the_setting(store, hub):
+    hub.gated.add(NAME)
+    said = refused(store)
+    assert f"accept its licence at {hub.url}/{NAME}" in said
+    assert "HF_TOKEN" in said
+
+
+def test_a_token_whose_account_has_not_accepted_is_told_so(make_store, hub):
+    hub.gated.add(NAME)
+    hub.tokens["mine"] = set()
+    said = refused(make_store(token="mine"))
+    assert "account of HF_TOKEN has no access" in said
+    assert f"{hub.url}/{NAME}" in said
+
+
+def test_a_gated_repository_with_the_right_token_is_fetched(make_store, hub):
+    hub.gated.add(NAME)
+    hub.tokens["mine"] = {NAME}
+    with make_store(token="mine").open(WEIGHTS) as folder:
+        assert (folder / UNET).is_file()
+
+
+def test_a_token_that_the_hub_does_not_know_is_told(make_store, hub):
+    assert "does not know the token" in refused(make_store(token="old"))
+
+
+def test_a_repository_that_is_not_there_is_told(store):
+    assert "has no house/nothing" in refused(store, Weights("house/nothing", COMMIT))
+
+
+def test_a_revision_that_is_not_there_is_told(store):
+    said = refused(store, Weights(NAME, "f" * 40))
+    assert f"no revision {'f' * 40}" in said
+
+
+def test_a_hub_that_is_not_reached_is_told_with_what_to_look_at(tmp_path):
+    nowhere = Hub("http://127.0.0.1:9", tries=1)
+    said = refused(Store(StoreConfig(directory=tmp_path), lambda: nowhere))
+    assert "http://127.0.0.1:9 is not reached" in said
+    assert "HTTPS_PROXY" in said
+    assert "models pull" in said
+
+
+def test_a_proxy_that_does_not_let_through_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    close_session()  # it keeps what the environment said
+    try:
+        away = Hub("https://hub.invalid", tries=1)
+        said = refused(Store(StoreConfig(directory=tmp_path), lambda: away))
+    finally:
+        close_session()
+    assert "HTTPS_PROXY" in said
+
+
+def test_server_errors_are_tried_again(store, hub, waits):
+    hub.statuses += [(503, {}), (502, {})]
+    hub.cdn_statuses += [500]
+    with store.open(WEIGHTS) as folder:
+        assert (folder / UNET).is_file()
+    assert waits[:2] == [1.0, 2.0]
+
+
+def test_server_errors_that_stay_are_told(store, hub):
+    hub.statuses += [(503, {})] * 5
+    assert "answers 503" in refused(store)
+
+
+def test_too_many_calls_wait_as_long_as_the_hub_asks(store, hub, waits):
+    hub.statuses.append((429, {"Retry-After": "7"}))
+    with store.open(WEIGHTS):
+        pass
+    assert waits == [7.0]
+
+
+def test_a_wait_without_measure_is_not_waited(store, hub, waits):
+    hub.statuses.append((429, {"Retry-After": "86400"}))
+    assert "429" in refused(store)
+    assert waits == []

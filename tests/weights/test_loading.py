@@ -1,0 +1,87 @@
+"""From the hub through the store to a pipeline that draws."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from deployments import loading
+from deployments.engine.loader import load_pipeline
+from serve_app.domain.endpoint import Endpoint, Weights
+from tests.engine.calls import alone
+from tests.engine.tiny import save_tiny_flux, tiny_flux
+from tests.weights.hub_server import HubServer, serving
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+FLUX = Weights("house/tiny-flux", "ab" * 20)
+
+
+@pytest.fixture(scope="module")
+def flux():
+    return tiny_flux()
+
+
+@pytest.fixture
+def hub(tmp_path_factory):
+    server = HubServer()
+    folder = tmp_path_factory.mktemp("flux") / "flux"
+    server.add(FLUX.source, FLUX.revision, save_tiny_flux(folder))
+    tiny_flux().save_pretrained(folder, variant="fp16")
+    with serving(server):
+        yield server
+
+
+def same(loaded, pipeline):
+    loaded.set_progress_bar_config(disable=True)
+    torch.testing.assert_close(alone(loaded), alone(pipeline))
+
+
+def test_a_pipeline_from_the_hub_draws_as_it_did_before_it_was_saved(hub, store, flux):
+    told = []
+    loaded = load_pipeline(FLUX, on_download=lambda *how: told.append(how), store=store)
+    same(loaded, flux)
+    assert told[-1][0] == told[-1][1] == store.plan(FLUX).total_bytes
+    assert not any("fp16" in each.path for each in hub.asked)
+
+
+def test_a_variant_is_loaded_from_its_own_files(hub, store, flux):
+    loaded = load_pipeline(Weights(FLUX.source, FLUX.revision, variant="fp16"), store=store)
+    same(loaded, flux)
+    assert {each.path.endswith(".fp16.safetensors") for each in hub.asked if each.of_cdn} == {True}
+
+
+@dataclass
+class Notes:
+    """A family that notes what it is given."""
+
+    name: str = "notes"
+    given: Any = None
+
+    def load(self, endpoint, device):
+        self.given = endpoint
+        return load_pipeline(endpoint.weights)
+
+
+def test_a_family_gets_weights_of_the_hub_as_a_directory(hub, store, flux):
+    notes = Notes()
+    endpoint = Endpoint("house/flux", "notes", FLUX, "open")
+    same(loading.load(store, notes, endpoint, "cpu"), flux)
+    assert notes.given.weights.source == str(store.plan(FLUX).directory / _snapshot(FLUX))
+    assert notes.given.weights.revision is None
+
+
+def test_a_family_gets_a_directory_as_it_is(store, tmp_path, flux):
+    folder = save_tiny_flux(tmp_path / "flux")
+    endpoint = Endpoint("house/flux", "notes", Weights(str(folder)), "open")
+    same(loading.load(store, Notes(), endpoint, "cpu"), flux)
+    assert not store.directory.exists()
+
+
+def _snapshot(weights):
+    return f"models--{weights.source.replace('/', '--')}/snapshots/{weights.revision}"

@@ -1,0 +1,241 @@
+"""The store against a hub of our own: what is fetched, checked, shared, resumed and told."""
+
+import json
+import os
+import threading
+
+import pytest
+from huggingface_hub import hf_hub_download
+
+from serve_app.domain.endpoint import Weights
+from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+from tests.weights.conftest import COMMIT, NAME, NEEDED, WEIGHTS
+from tests.weights.hub_server import sha256
+from weights import disk
+from weights.source import Part
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+
+
+def pull(store, weights=WEIGHTS, on_progress=None):
+    with store.open(weights, on_progress) as folder:
+        return folder
+
+
+def names(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_what_a_pipeline_needs_is_fetched_and_nothing_else(store, hub, repository):
+    folder = pull(store)
+    assert names(folder) == sorted(NEEDED)
+    assert all((folder / each).read_bytes() == (repository / each).read_bytes() for each in NEEDED)
+
+
+def test_what_is_here_is_not_asked_for_again(store, hub):
+    pull(store)
+    hub.asked.clear()
+    told = []
+    pull(store, on_progress=lambda *how: told.append(how))
+    assert hub.asked == []
+    assert told == []
+
+
+def test_the_plan_says_what_is_missing_and_writes_nothing(store, hub, tmp_path):
+    plan = store.plan(WEIGHTS)
+    assert sorted(each.path for each in plan.files) == sorted(NEEDED)
+    assert plan.missing_bytes == plan.total_bytes == sum(each.size for each in plan.files)
+    assert plan.files[0].size == 400_000
+    assert len(plan.files[0].digest) == 64
+    assert plan.free_bytes > 0
+    assert not (tmp_path / "store").exists()
+    pull(store)
+    plan = store.plan(WEIGHTS)
+    assert (plan.missing_bytes, plan.missing) == (0, ())
+
+
+def test_a_variant_is_fetched_beside_what_is_here(store, hub):
+    pull(store)
+    folder = pull(store, Weights(NAME, COMMIT, variant="fp16"))
+    assert (folder / "unet/diffusion_pytorch_model.fp16.safetensors").is_file()
+    assert len(hub.downloads(UNET)) == 1
+
+
+def test_progress_rises_from_nothing_to_all(store):
+    told = []
+    pull(store, on_progress=lambda done, total: told.append((done, total)))
+    total = store.plan(WEIGHTS).total_bytes
+    assert told[0] == (0, total)
+    assert told[-1] == (total, total)
+    assert told == sorted(told)
+
+
+def test_what_the_callback_raises_ends_the_download_and_what_came_stays(store, hub, tmp_path):
+    class Enough(Exception):
+        pass
+
+    def stop(done, total):
+        if done > 100_000:
+            raise Enough
+
+    with pytest.raises(Enough):
+        pull(store, on_progress=stop)
+    told = []
+    pull(store, on_progress=lambda *how: told.append(how[0]))
+    assert told[0] > 100_000
+
+
+def test_a_broken_connection_goes_on_where_it_ended(store, hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)
+    hub.cut_after[UNET] = [250_000]
+    folder = pull(store)
+    first, second = hub.downloads(UNET)
+    assert first.range is None
+    assert second.range == "bytes=250000-"
+    assert sha256(folder / UNET) == sha256(hub.repositories[NAME][1] / UNET)
+
+
+def test_a_place_that_knows_no_ranges_sends_it_all_again(store, hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)
+    hub.ranges = False
+    hub.cut_after[UNET] = [250_000]
+    told = []
+    folder = pull(store, on_progress=lambda *how: told.append(how))
+    assert sha256(folder / UNET) == sha256(hub.repositories[NAME][1] / UNET)
+    assert told[-1][0] == told[-1][1]
+
+
+def test_wrong_bytes_are_thrown_away_and_fetched_once_more(store, hub):
+    hub.wrong[UNET] = 1
+    folder = pull(store)
+    assert sha256(folder / UNET) == sha256(hub.repositories[NAME][1] / UNET)
+    assert len(hub.downloads(UNET)) == 2
+
+
+def test_bytes_that_stay_wrong_are_an_error_and_leave_nothing(store, hub):
+    hub.wrong[UNET] = 2
+    with pytest.raises(WeightsUnavailable, match=r"2 times with other bytes"):
+        pull(store)
+    assert not list((store.directory).rglob(f"{sha256(hub.repositories[NAME][1] / UNET)}*"))
+
+
+def test_a_small_file_is_checked_by_its_git_id(store, hub):
+    hub.wrong["vae/config.json"] = 2
+    with pytest.raises(WeightsUnavailable, match=r"vae/config\.json"):
+        pull(store)
+
+
+def test_a_file_that_was_written_later_is_checked_again_and_fetched(store, hub):
+    blob = (pull(store) / UNET).resolve()
+    damaged = bytearray(blob.read_bytes())
+    damaged[1000] ^= 1
+    blob.write_bytes(damaged)
+    os.utime(blob, (1, 1))
+    folder = pull(store)
+    assert sha256(folder / UNET) == sha256(hub.repositories[NAME][1] / UNET)
+
+
+def test_verify_reads_everything_and_throws_the_damaged_away(store, hub):
+    blob = (pull(store) / VAE).resolve()
+    before = blob.stat()
+    damaged = bytearray(blob.read_bytes())
+    damaged[7] ^= 1
+    blob.write_bytes(damaged)
+    os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a disk does it
+    found = list(store.verify())
+    assert {path for _, path, _ in found} == set(NEEDED)
+    assert [path for _, path, right in found if not right] == [VAE]
+    pull(store)
+    assert all(right for _, _, right in store.verify())
+
+
+def test_what_other_programs_have_downloaded_is_checked_and_used(store, hub, tmp_path):
+    for each in NEEDED:
+        hf_hub_download(NAME, each, revision=COMMIT, cache_dir=tmp_path / "store", endpoint=hub.url)
+    hub.asked.clear()
+    told = []
+    pull(store, on_progress=lambda *how: told.append(how))
+    assert told == []
+    assert hub.downloads(UNET) == []
+
+
+def test_other_programs_use_what_the_store_has_fetched(store, hub):
+    folder = pull(store)
+    found = hf_hub_download(
+        NAME, UNET, revision=COMMIT, cache_dir=store.directory, endpoint=hub.url
+    )
+    assert found == str(folder / UNET)
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(store, hub, monkeypatch):
+    monkeypatch.setattr(disk, "free_bytes", lambda _: disk.SPARE_BYTES + 100_000)
+    with pytest.raises(WeightsUnavailable, match=r"0\.5 MB are missing.*DARKROOM_WEIGHTS_DIR"):
+        pull(store)
+    assert hub.downloads(UNET) == []
+
+
+def test_a_disk_that_becomes_full_is_told_and_the_room_is_given_back(store, monkeypatch):
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Part, "write", full)
+    with pytest.raises(WeightsUnavailable, match=r"became full.*DARKROOM_WEIGHTS_DIR"):
+        pull(store)
+    assert not list(store.directory.rglob("*.part"))
+
+
+def test_a_directory_that_cannot_be_made_is_told(make_store, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(WeightsUnavailable, match="DARKROOM_WEIGHTS_DIR"):
+        pull(make_store(directory=tmp_path / "file" / "below"))
+
+
+@pytest.mark.parametrize("revision", [None, "main", "abc123"])
+def test_a_revision_is_a_whole_commit(store, revision):
+    with pytest.raises(Misconfigured, match="full commit hash"):
+        pull(store, Weights(NAME, revision))
+
+
+def test_one_fetches_and_the_others_wait_and_see_how_far_it_is(make_store, hub, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)
+    hub.hold_after[UNET] = 200_000
+    told, waiting = [], threading.Event()
+
+    def watch(done, total):
+        told.append((done, total))
+        if done >= 200_000:
+            waiting.set()
+
+    first = threading.Thread(target=pull, args=(make_store(),))
+    first.start()
+    assert hub.held.wait(20)
+    second = threading.Thread(target=pull, args=(make_store(),), kwargs={"on_progress": watch})
+    second.start()
+    assert waiting.wait(20)
+    hub.go.set()
+    first.join(20)
+    second.join(20)
+    assert len(hub.downloads(UNET)) == 1
+    assert not second.is_alive()
+
+
+def test_the_token_goes_to_the_hub_and_not_to_its_cdn(make_store, hub):
+    hub.tokens["secret"] = {NAME}
+    pull(make_store(token="secret"))
+    assert {each.authorization for each in hub.asked if not each.of_cdn} == {"Bearer secret"}
+    assert {each.authorization for each in hub.asked if each.of_cdn} == {None}
+
+
+def test_nothing_is_asked_of_the_hub_but_what_is_needed(store, hub):
+    pull(store)
+    called = {each.path.split("?")[0] for each in hub.asked if not each.of_cdn}
+    resolved = {f"/{NAME}/resolve/{COMMIT}/{each}" for each in NEEDED}
+    assert called == {f"/api/models/{NAME}/revision/{COMMIT}", *resolved}
+
+
+def test_the_files_of_a_commit_are_noted_with_their_digests(store, repository):
+    folder = pull(store)
+    (noted,) = (folder.parents[1] / ".darkroom").glob("listing-*.json")
+    digests = {each["path"]: each["digest"] for each in json.loads(noted.read_text())["files"]}
+    assert digests[UNET] == sha256(repository / UNET)

@@ -1,0 +1,64 @@
+// What a user of fal's JavaScript client does, one line of JSON for each on standard output.
+// usage: node calls.mjs SETUP KEY, where the module SETUP has pointed the client at Darkroom.
+import { argv } from "node:process";
+import { pathToFileURL } from "node:url";
+
+import { fal } from "@fal-ai/client";
+
+await import(pathToFileURL(argv[2]));
+const PROBE = "test/probe";
+
+async function told(name, call) {
+  let line;
+  try {
+    line = { value: await call() };
+  } catch (error) {
+    line = { error: { name: error.name, status: error.status, body: error.body, said: String(error) } };
+  }
+  console.log(JSON.stringify({ name, ...line }));
+}
+
+await told("run", async () => (await fal.run(PROBE, { input: { echo: { a: "é" } } })).data);
+await told("subscribe", async () => {
+  const updates = [];
+  const ids = [];
+  const result = await fal.subscribe(PROBE, {
+    input: { echo: 9, sleep_s: 0.3 },
+    logs: true,
+    onEnqueue: (id) => ids.push(id),
+    onQueueUpdate: (update) => updates.push(update.status),
+  });
+  return { ...result.data, ids, requestId: result.requestId, last: updates.at(-1) };
+});
+await told("streamed status", async () => {
+  const updates = [];
+  const result = await fal.subscribe(PROBE, {
+    mode: "streaming",
+    input: { echo: 10, sleep_s: 0.3 },
+    onQueueUpdate: (update) => updates.push(update.status),
+  });
+  return { ...result.data, last: updates.at(-1) };
+});
+await told("queue", async () => {
+  const { request_id: requestId } = await fal.queue.submit(PROBE, {
+    input: { echo: 11 },
+    priority: "low",
+  });
+  await fal.queue.subscribeToStatus(PROBE, { requestId, pollInterval: 50 });
+  const status = await fal.queue.status(PROBE, { requestId, logs: true });
+  const result = await fal.queue.result(PROBE, { requestId });
+  return { status: status.status, logged: status.logs.length > 0, ...result.data };
+});
+await told("cancel", async () => {
+  const { request_id: requestId } = await fal.queue.submit(PROBE, { input: { sleep_s: 60 } });
+  await fal.queue.cancel(PROBE, { requestId });
+  await fal.queue.subscribeToStatus(PROBE, { requestId, pollInterval: 50 });
+  return (await fal.queue.result(PROBE, { requestId })).data;
+});
+await told("wrong field", async () =>
+  fal.run("fal-ai/flux/schnell", { input: { prompt: "x", num_inference_steps: 99 } }),
+);
+await told("failed", async () =>
+  fal.subscribe(PROBE, { input: { fail: "pipeline_failed", message: "No paint." } }),
+);
+await told("upload", async () => fal.storage.upload(new Blob(["abc"], { type: "image/png" })));

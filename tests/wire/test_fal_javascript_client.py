@@ -1,0 +1,107 @@
+"""fal's own JavaScript client, unmodified, pointed at Darkroom as docs/02 shows."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.node import node, packages
+from tests.wire.served import Address
+
+pytestmark = pytest.mark.wire
+
+HERE = Path(__file__).with_name("javascript")
+DOC = Path(__file__).parents[2] / "docs" / "02-ingress-and-fal-protocol.md"
+TIMEOUT_S = 60.0
+
+BY_FETCH = (
+    "fal.config({{ fetch: (url, init) => fetch(here(String(url)), init), credentials: {} }});"
+)
+
+
+def shown(address: Address) -> str:
+    """The program of the documentation, for this installation."""
+    section = DOC.read_text().partition("## fal's JavaScript client")[2]
+    found = re.search(r"```javascript\n(.+?)```", section, re.S)
+    assert found is not None
+    program = found[1]
+    for stands_for, what in (("http://127.0.0.1:8000", address.url), ("id:secret", address.key)):
+        assert stands_for in program
+        program = program.replace(stands_for, what)
+    return program
+
+
+@pytest.fixture(scope="module", params=["middleware", "fetch"])
+def said(
+    request: pytest.FixtureRequest,
+    darkroom_address: Address,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
+    """What each of the calls came to."""
+    folder = tmp_path_factory.mktemp("javascript")
+    (folder / "node_modules").symlink_to(packages(HERE))
+    program = shown(darkroom_address)
+    if request.param == "fetch":
+        program = program.partition("fal.config(")[0] + BY_FETCH.replace(
+            "KEY", json.dumps(darkroom_address.key)
+        )
+    setup = folder / "setup.mjs"
+    setup.write_text(program)
+    done = subprocess.run(
+        [node(), HERE / "calls.mjs", setup],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return {line["name"]: line for line in lines}
+
+
+def test_run(said: dict[str, Any]) -> None:
+    assert said["run"]["value"]["echo"] == {"a": "é"}
+
+
+def test_subscribe(said: dict[str, Any]) -> None:
+    value = said["subscribe"]["value"]
+    assert value["echo"] == 9
+    assert value["ids"] == [value["requestId"]]
+    assert value["last"] == "COMPLETED"
+
+
+def test_subscribe_by_a_stream_of_statuses(said: dict[str, Any]) -> None:
+    value = said["streamed status"]["value"]
+    assert (value["echo"], value["last"]) == (10, "COMPLETED")
+
+
+def test_submit_status_and_result(said: dict[str, Any]) -> None:
+    value = said["queue"]["value"]
+    assert (value["status"], value["logged"], value["echo"]) == ("COMPLETED", True, 11)
+
+
+def test_cancel(said: dict[str, Any]) -> None:
+    assert said["cancel"]["error"]["status"] == 499
+
+
+def test_a_wrong_field_is_a_validation_error_of_the_client(said: dict[str, Any]) -> None:
+    error = said["wrong field"]["error"]
+    assert (error["name"], error["status"]) == ("ValidationError", 422)
+    assert error["body"]["detail"][0]["loc"] == ["body", "num_inference_steps"]
+
+
+def test_a_failed_request_rejects_with_its_message(said: dict[str, Any]) -> None:
+    error = said["failed"]["error"]
+    assert (error["name"], error["status"]) == ("ApiError", 500)
+    assert "No paint." in json.dumps(error["body"])
+
+
+def test_an_upload_is_refused_here_and_does_not_go_to_fal(said: dict[str, Any]) -> None:
+    error = said["upload"]["error"]
+    assert error["status"] == 400
+    assert "Uploads" in json.dumps(error["body"])

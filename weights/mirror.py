@@ -1,0 +1,180 @@
+"""Weights from a bucket of one's own, in S3 or a store like it.
+
+    <prefix>/<owner>/<name>/<commit>/<path>
+    <prefix>/<owner>/<name>/<commit>/darkroom-listing.json       written last
+
+The listing there has the hub's digests, so a mirror alone is enough, and a damaged one is noticed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+from serve_app.domain.store_config import StoreConfig
+from weights.listing import ListedFile, Listing
+from weights.source import OnProgress, Part
+
+LISTING = "darkroom-listing.json"
+SETTING = "DARKROOM_WEIGHTS_MIRROR"
+CHUNK_BYTES = 2**20
+CONNECT_S, ANSWER_S, TRIES = 5.0, 20.0, 4
+ABSENT = ("NoSuchKey", "404", "NotFound")
+
+_ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([\w./-]*))?")
+
+
+def bucket_of(address: str) -> tuple[str, str]:
+    """Its name, and what comes before the keys. ``Misconfigured`` for what is no such address."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None:
+        raise Misconfigured(
+            f"{SETTING} is {address!r}: it takes an address such as s3://bucket/prefix."
+        )
+    return found[1], (found[2] or "").strip("/")
+
+
+class Mirror:
+    """``config.mirror`` names the bucket. Credentials are found by AWS's own rules, or those of
+    ``config.mirror_profile``; without any the bucket is read as anybody may."""
+
+    def __init__(self, config: StoreConfig) -> None:
+        self._config = config
+        self._client: Any = None
+        self._bucket, self._prefix = bucket_of(config.mirror)
+
+    def listing(self, repository: str, revision: str) -> Listing | None:
+        """None: the mirror does not have it."""
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+        key = self._key(repository, revision, LISTING)
+        try:
+            body = self._made().get_object(Bucket=self._bucket, Key=key)["Body"].read()
+            return Listing.from_json(body)
+        except ClientError as error:
+            if error.response["Error"].get("Code") in ABSENT:
+                return None
+            raise self._trouble(repository, error) from error
+        except (BotoCoreError, ValueError) as error:
+            raise self._trouble(repository, error) from error
+
+    def fetch(self, listing: Listing, file: ListedFile, part: Part) -> None:
+        """See ``Source``. Once: the client itself tries again, and behind it is the hub."""
+        if part.size > file.size:
+            part.clear()
+        if part.size == file.size:
+            return
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+        ask = {
+            "Bucket": self._bucket,
+            "Key": self._key(listing.repository, listing.revision, file.path),
+            **({"Range": f"bytes={part.size}-"} if part.size else {}),
+        }
+        try:
+            answer = self._made().get_object(**ask)
+            if "Range" in ask and "ContentRange" not in answer:
+                part.clear()  # all of it is sent
+            for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
+                part.write(chunk)
+        except (BotoCoreError, ClientError) as error:
+            raise self._trouble(listing.repository, error) from error
+        if part.size != file.size:
+            raise WeightsUnavailable(
+                f"The mirror gave {part.size} bytes of {file.path}, which has {file.size}."
+            )
+
+    def push(
+        self,
+        listing: Listing,
+        files: Sequence[ListedFile],
+        snapshot: Path,
+        on_progress: OnProgress | None = None,
+    ) -> int:
+        """Bring what it lacks of ``files`` there; returns the bytes that were sent."""
+        from boto3.exceptions import Boto3Error  # noqa: PLC0415
+        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
+
+        done, sent, total = 0, 0, sum(each.size for each in files)
+        client = self._made()
+        try:
+            for file in files:
+                key = self._key(listing.repository, listing.revision, file.path)
+                if not self._has(key, file):
+                    metadata = {"Metadata": {"digest": file.digest}}
+                    client.upload_file(
+                        str(snapshot / file.path), self._bucket, key, ExtraArgs=metadata
+                    )
+                    sent += file.size
+                done += file.size
+                if on_progress is not None:
+                    on_progress(done, total)
+            # All files, also those that are not sent: for them it leads on to the hub.
+            client.put_object(
+                Bucket=self._bucket,
+                Key=self._key(listing.repository, listing.revision, LISTING),
+                Body=listing.to_json().encode(),
+                ContentType="application/json",
+            )
+        except (Boto3Error, BotoCoreError, ClientError) as error:
+            raise self._trouble(listing.repository, error) from error
+        return sent
+
+    def _has(self, key: str, file: ListedFile) -> bool:
+        from botocore.exceptions import ClientError  # noqa: PLC0415
+
+        try:
+            found = self._made().head_object(Bucket=self._bucket, Key=key)
+        except ClientError as error:
+            if error.response["Error"].get("Code") in ABSENT:
+                return False
+            raise
+        same = found.get("Metadata", {}).get("digest") == file.digest
+        return same and found["ContentLength"] == file.size
+
+    def _key(self, repository: str, revision: str, path: str) -> str:
+        return "/".join(each for each in (self._prefix, repository, revision, path) if each)
+
+    def _made(self) -> Any:
+        if self._client is None:
+            self._client = self._make()
+        return self._client
+
+    def _make(self) -> Any:
+        import boto3  # noqa: PLC0415  # not where there is no mirror
+        from botocore import UNSIGNED  # noqa: PLC0415
+        from botocore.config import Config  # noqa: PLC0415
+        from botocore.exceptions import BotoCoreError  # noqa: PLC0415
+
+        endpoint = self._config.mirror_endpoint_url or None
+        try:
+            session = boto3.Session(profile_name=self._config.mirror_profile or None)
+            options: dict[str, Any] = {
+                "connect_timeout": CONNECT_S,
+                "read_timeout": ANSWER_S,
+                "retries": {"total_max_attempts": TRIES, "mode": "standard"},
+                "s3": {"addressing_style": "path" if endpoint else "auto"},
+                # boto3's own checksums come as trailers that older stores write into the object.
+                "request_checksum_calculation": "when_required",
+                "response_checksum_validation": "when_required",
+            }
+            if session.get_credentials() is None:
+                options["signature_version"] = UNSIGNED
+            return session.client(
+                "s3",
+                endpoint_url=endpoint,
+                region_name=session.region_name or "us-east-1",
+                config=Config(**options),
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise Misconfigured(f"The mirror {self._config.mirror}: {error}") from error
+
+    def _trouble(self, repository: str, error: Exception) -> WeightsUnavailable:
+        return WeightsUnavailable(
+            f"The mirror {self._config.mirror} does not give or take {repository}: {error}. See "
+            f"{SETTING}, its endpoint and its profile; credentials are looked for by AWS's own "
+            "rules."
+        )

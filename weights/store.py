@@ -1,0 +1,308 @@
+"""The weights of this node: what is here, and bringing what is not.
+
+However many replicas of a node want a repository, and `darkroom models pull` beside them, one
+fetches it and the others wait for it. What was fetched is checked by its digest before anybody
+loads it; what was broken off goes on where it ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+
+from huggingface_hub import constants
+
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+from serve_app.domain.store_config import StoreConfig
+from weights import disk, eviction
+from weights.fetching import Fetching
+from weights.folder import RepositoryFolder, default_directory, repositories
+from weights.hub import Hub
+from weights.listing import ListedFile, Listing
+from weights.lock import RepositoryLock
+from weights.mirror import Mirror
+from weights.plan import Plan, PlannedFile
+from weights.source import OnProgress, Source
+
+log = logging.getLogger(__name__)
+
+NAMED_FILES = 5  # in a message
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_of_hub(weights: Weights) -> bool:
+    """Whether ``weights`` are a repository, and no directory."""
+    return _HUB_NAME.fullmatch(weights.source) is not None and not Path(weights.source).is_dir()
+
+
+def repositories_of(endpoint: Endpoint) -> tuple[Weights, ...]:
+    """All that an endpoint stands on, each once: its weights, and the adapter of its options."""
+    found = [endpoint.weights] if is_of_hub(endpoint.weights) else []
+    if (adapter := adapter_of(endpoint)) is not None:
+        found.append(adapter)
+    return tuple(dict.fromkeys(found))
+
+
+def adapter_of(endpoint: Endpoint) -> Weights | None:
+    """The repository of the adapter in its options, if it names one."""
+    match endpoint.options.get("adapter"):
+        case {"hub": str(source), **others} if "directory" not in others:
+            return Weights(source, others.get("revision"))
+        case _:
+            return None
+
+
+class Store:
+    """Use from any thread; holds nothing but its settings. Every failure is ``WeightsUnavailable``
+    or ``Misconfigured``, in a sentence."""
+
+    def __init__(self, config: StoreConfig, make_hub: Callable[[], Hub] = Hub) -> None:
+        self._config = config
+        self._make_hub = make_hub
+
+    @property
+    def directory(self) -> Path:
+        return self._config.directory or default_directory()
+
+    @property
+    def offline(self) -> bool:
+        """By our setting, or by the hub's own (HF_HUB_OFFLINE)."""
+        return self._config.offline or constants.is_offline_mode()
+
+    def plan(self, weights: Weights) -> Plan:
+        """Asks where it must, writes nothing."""
+        folder = self._folder(weights)
+        listing, _ = self._listing(weights, folder)
+        files = tuple(
+            PlannedFile(
+                each.path, each.size, each.digest, folder.bytes_of(listing.revision, [each])
+            )
+            for each in listing.needed(weights.variant)
+        )
+        free = disk.free_bytes(self.directory)
+        return Plan(weights.source, listing.revision, self.directory, files, free)
+
+    @contextlib.contextmanager
+    def open(self, weights: Weights, on_progress: OnProgress | None = None) -> Generator[Path]:
+        """The directory with the weights, fetched if need be; not evicted while it is open.
+
+        ``on_progress`` gets bytes done and bytes in all, also while another process fetches them,
+        and not at all when everything is here. It is called on other threads, one at a time; what
+        it raises ends the download, and what has come stays for the next.
+        """
+        folder = self._folder(weights)
+        lock = RepositoryLock(folder.lock_path)
+        try:
+            if self._can_lock(folder, lock):
+                try:
+                    self._have(weights, folder, lock, on_progress)
+                except OSError as error:
+                    raise disk.explain(error, self.directory, weights.source) from error
+            else:
+                self._refuse_incomplete(weights, folder)
+            yield folder.snapshot(_revision(weights))
+        finally:
+            lock.release()
+
+    def is_here(self, weights: Weights) -> bool:
+        """Whether ``open`` would fetch nothing."""
+        folder = self._folder(weights)
+        listing = folder.listing(_revision(weights))
+        return listing is not None and _is_ready(folder, listing, weights.variant)
+
+    def verify(self, repository: str | None = None) -> Iterator[tuple[str, str, bool]]:
+        """Read every file again that is here: repository, path, and whether its digest is right. A
+        damaged one is fetched again when it is next needed."""
+        for path in repositories(self.directory):
+            folder = RepositoryFolder(self.directory, eviction.repository_of(path))
+            if repository in (None, folder.repository):
+                yield from self._verify(folder)
+
+    def push(self, weights: Weights, on_progress: OnProgress | None = None) -> int:
+        """Fill the mirror from what is here; returns the bytes that were sent."""
+        if not self._config.mirror:
+            raise Misconfigured("There is no mirror: set DARKROOM_WEIGHTS_MIRROR.")
+        with self.open(weights) as snapshot:
+            folder = self._folder(weights)
+            listing = folder.listing(_revision(weights))
+            if listing is None:
+                raise WeightsUnavailable(
+                    f"{weights.source} is here and its digests are not known: pull it where the "
+                    "hub can be reached."
+                )
+            files = listing.needed(weights.variant)
+            return Mirror(self._config).push(listing, files, snapshot, on_progress)
+
+    def _folder(self, weights: Weights) -> RepositoryFolder:
+        _revision(weights)
+        return RepositoryFolder(self.directory, weights.source)
+
+    def _can_lock(self, folder: RepositoryFolder, lock: RepositoryLock) -> bool:
+        """False: the directory cannot be written (a volume that is mounted to be read), or nothing
+        is here and nothing may be fetched."""
+        if self.offline and not folder.path.is_dir():
+            return False
+        try:
+            lock.reach()
+        except OSError as error:
+            if folder.path.is_dir():
+                return False
+            raise WeightsUnavailable(
+                f"The directory of the weights, {self.directory}, cannot be written "
+                f"({error.strerror}), and {folder.repository} is not in it. Change its owner, or "
+                "choose another (DARKROOM_WEIGHTS_DIR)."
+            ) from error
+        return True
+
+    def _have(
+        self,
+        weights: Weights,
+        folder: RepositoryFolder,
+        lock: RepositoryLock,
+        on_progress: OnProgress | None,
+    ) -> None:
+        """Returns holding the lock shared, with everything here and checked."""
+        watch = self._watch(weights, folder, on_progress)
+        lock.share(watch)
+        listing = folder.listing(_revision(weights))
+        while listing is None or not _is_ready(folder, listing, weights.variant):
+            lock.take(watch)
+            listing = self._make_ready(weights, folder, on_progress)
+            lock.share(watch)  # for a moment it was nobody's: hence the loop
+        folder.touch()
+
+    def _make_ready(
+        self, weights: Weights, folder: RepositoryFolder, on_progress: OnProgress | None
+    ) -> Listing:
+        listing, told = self._listing(weights, folder)
+        files = listing.needed(weights.variant)
+        if self.offline or not told:
+            self._refuse_missing(folder, listing, files)
+            Fetching(folder, listing, files, (), on_progress).run()
+            return listing
+        folder.keep_listing(listing)
+        here = folder.bytes_of(listing.revision, files)
+        missing = sum(each.size for each in files) - here
+        eviction.make_room(self.directory, folder, missing, self._config.max_bytes)
+        disk.check_room(self.directory, weights.source, missing)
+        Fetching(folder, listing, files, self._sources(), on_progress).run()
+        eviction.keep_promise(folder)
+        return listing
+
+    def _listing(self, weights: Weights, folder: RepositoryFolder) -> tuple[Listing, bool]:
+        """And whether it was told by somebody who knows, or is made of what is here."""
+        revision = _revision(weights)
+        known = folder.listing(revision)
+        if known is not None:
+            return known, True
+        trouble = _absent(weights, self.directory)
+        for source in [] if self.offline else self._sources():
+            try:
+                found = source.listing(weights.source, revision)
+            except WeightsUnavailable as error:
+                trouble = error
+            else:
+                if found is not None:
+                    return found, True
+        on_disk = folder.listing_from_disk(revision)
+        if on_disk is None:
+            raise trouble
+        if not self.offline:
+            log.warning("%s What is here of it is used as it is.", trouble.message)
+        return on_disk, False
+
+    def _sources(self) -> list[Source]:
+        mirrors: list[Source] = [Mirror(self._config)] if self._config.mirror else []
+        return [*mirrors, self._make_hub()]
+
+    def _refuse_incomplete(self, weights: Weights, folder: RepositoryFolder) -> None:
+        """For a directory that cannot be written: it is used as it is, or not."""
+        revision = _revision(weights)
+        listing = folder.listing(revision) or folder.listing_from_disk(revision)
+        if listing is None:
+            raise _absent(weights, self.directory)
+        self._refuse_missing(folder, listing, listing.needed(weights.variant))
+
+    def _refuse_missing(
+        self, folder: RepositoryFolder, listing: Listing, files: Sequence[ListedFile]
+    ) -> None:
+        missing = [each.path for each in files if not folder.is_there(listing.revision, each)]
+        if missing:
+            raise WeightsUnavailable(
+                f"{folder.repository} is not complete in {self.directory}: {_named(missing)} "
+                f"missing. {_how_to_bring(folder.path.name)}"
+            )
+
+    def _watch(
+        self, weights: Weights, folder: RepositoryFolder, on_progress: OnProgress | None
+    ) -> Callable[[], None]:
+        """What is told while another process has the lock: how far it is."""
+
+        def look() -> None:
+            listing = folder.listing(_revision(weights))
+            if on_progress is None or listing is None:
+                return
+            files = listing.needed(weights.variant)
+            on_progress(folder.bytes_of(listing.revision, files), sum(f.size for f in files))
+
+        return look
+
+    def _verify(self, folder: RepositoryFolder) -> Iterator[tuple[str, str, bool]]:
+        lock = RepositoryLock(folder.lock_path)
+        try:
+            # A volume that is mounted to be read has neither locks nor anything thrown away.
+            with contextlib.suppress(OSError):
+                lock.take()
+            for listing in folder.listings():
+                for file in listing.files:
+                    if folder.is_there(listing.revision, file):
+                        right = folder.check(listing.revision, file)
+                        if not right:
+                            with contextlib.suppress(OSError):
+                                folder.discard(listing.revision, file)
+                        yield folder.repository, file.path, right
+        finally:
+            lock.release()
+
+
+def _is_ready(folder: RepositoryFolder, listing: Listing, variant: str | None) -> bool:
+    return all(folder.is_checked(listing.revision, each) for each in listing.needed(variant))
+
+
+def _revision(weights: Weights) -> str:
+    """``Misconfigured`` without a full commit hash: a branch can change under a running
+    installation, and with it every picture."""
+    revision = weights.revision or ""
+    if not _COMMIT.fullmatch(revision):
+        raise Misconfigured(
+            f"The weights {weights.source} need a revision: the full commit hash, 40 hexadecimal "
+            f"digits, as the hub's page of commits shows it. Given: {weights.revision!r}."
+        )
+    return revision
+
+
+def _absent(weights: Weights, directory: Path) -> WeightsUnavailable:
+    name = RepositoryFolder(directory, weights.source).path.name
+    return WeightsUnavailable(
+        f"{weights.source} is not in {directory}, and nothing may be fetched (DARKROOM_OFFLINE, or "
+        f"the hub's own HF_HUB_OFFLINE). {_how_to_bring(name)}"
+    )
+
+
+def _how_to_bring(folder: str) -> str:
+    return (
+        "Run `darkroom models pull` on a machine that reaches the hub, and copy the directory "
+        f"{folder} from its store to here, with its links (cp -a, rsync -a, tar)."
+    )
+
+
+def _named(paths: Sequence[str]) -> str:
+    shown = ", ".join(paths[:NAMED_FILES])
+    if len(paths) > NAMED_FILES:
+        return f"{shown} and {len(paths) - NAMED_FILES} more are"
+    return f"{shown} is" if len(paths) == 1 else f"{shown} are"
