@@ -11,6 +11,7 @@ from deployments.engine.loader import load_pipeline
 from serve_app.domain.endpoint import Weights
 from tests.engine.calls import call
 from tests.engine.gate import Gate
+from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
 
 pytestmark = [
     pytest.mark.engine,
@@ -31,15 +32,25 @@ def demo():
     return load_pipeline(Weights(str(DEMO)))
 
 
-@pytest.fixture(params=["flux", "sdxl", "sd3", "demo"])
+LATER_FAMILIES = {
+    "flux2": tiny_flux2_klein,
+    "qwen_image": tiny_qwen_image,
+    "z_image": tiny_z_image,
+}
+
+
+@pytest.fixture(params=["flux", "sdxl", "sd3", "demo", *LATER_FAMILIES], scope="module")
 def pipeline(request):
+    if request.param in LATER_FAMILIES:
+        return LATER_FAMILIES[request.param]()
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
 def wish(pipeline, demo):
     """Arguments of a call that is small, and not smaller than the pipeline takes."""
-    size = {"width": 64, "height": 64} if pipeline is demo else {}
+    side = 64 if pipeline is demo else 32
+    size = {"width": side, "height": side}
     return partial(call, **size)
 
 
