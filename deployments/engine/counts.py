@@ -17,6 +17,8 @@ class Counts:
     trial_forwards: int = 0  # run to verify a merge, or lost to one that failed
     merged_calls: int = 0  # calls that shared a forward
     single_calls: int = 0  # calls that had one to themselves
+    prompts_encoded: int = 0  # calls of text encoders that may be remembered
+    prompts_remembered: int = 0  # such calls that were answered without computing
     batch_sizes: Counter[int] = field(default_factory=Counter[int])  # calls per forward
     not_merged: Counter[str] = field(default_factory=Counter[str])  # why a call was single
 
@@ -36,6 +38,8 @@ class Counts:
             "trial_forwards": self.trial_forwards,
             "merged_calls": self.merged_calls,
             "single_calls": self.single_calls,
+            "prompts_encoded": self.prompts_encoded,
+            "prompts_remembered": self.prompts_remembered,
             "batch_sizes": dict(self.batch_sizes),
             "not_merged": dict(self.not_merged),
         }

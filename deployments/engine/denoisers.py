@@ -32,6 +32,12 @@ class KnownDenoisers:
         return found
 
 
+def is_of_transformers(module: Any) -> bool:
+    """Text encoders and the like. They are no denoisers, however often they are called: a language
+    model that writes calls itself for each word."""
+    return type(module).__module__.startswith("transformers.")
+
+
 def _looks_like_one(name: str, module: Any) -> bool:
     """By its name, or because diffusers defines it and it is no autoencoder: ControlNets, priors,
     motion modules. Text encoders are of transformers."""

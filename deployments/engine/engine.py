@@ -27,6 +27,7 @@ from deployments.engine.generation import Generation, OnProgress
 from deployments.engine.inbox import Inbox
 from deployments.engine.interception import InterceptedPipeline
 from deployments.engine.placement import Placement, placed_by
+from deployments.engine.prompt_cache import PromptCache
 from deployments.engine.run import Run
 from deployments.engine.step_batcher import Candidate, StepBatcher
 from serve_app.domain.endpoint import Recipe
@@ -50,6 +51,7 @@ class Engine:
         max_generations: int = 0,
         threads: int = 0,
         verify_merges: bool = False,
+        prompt_cache_bytes: int = 64 * 2**20,
         step_batcher: StepBatcher | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -59,6 +61,7 @@ class Engine:
         the engine. ``max_generations``: how many run at a time, the others wait; 0: ``max_batch``.
         ``threads``: torch's on a CPU; 0: torch's own choice. ``verify_merges``: compare the first
         merge of each signature with what its calls give alone, and do not merge what differs.
+        ``prompt_cache_bytes``: of what text encoders made, on the device; 0: nothing is kept.
         """
         if isinstance(pipeline, str):
             raise Misconfigured(
@@ -74,6 +77,7 @@ class Engine:
         self._forwards = Forwards(
             self._counts, max_batch=max_batch, verify=verify_merges, device=device
         )
+        self._prompts = PromptCache(prompt_cache_bytes, self._counts)
         self._known = KnownDenoisers()
         self._pipelines: dict[str, InterceptedPipeline] = {}
         self._inbox = Inbox()
@@ -132,7 +136,6 @@ class Engine:
                 name,
                 type(pipeline).__name__,
             )
-        self._pipelines[name] = intercepted
 
     def remove(self, name: str) -> None:
         """Forget a pipeline. Generations that run with it keep it until they end."""
@@ -176,9 +179,8 @@ class Engine:
         return generation
 
     def counts(self) -> Mapping[str, Any]:
-        """What was done so far, as numbers that only grow: ``forwards``, ``merged_calls``,
-        ``single_calls``, ``trial_forwards``, ``steps``, ``batch_sizes`` (calls per forward ->
-        forwards) and ``not_merged`` (why a call had a forward to itself -> calls)."""
+        """What was done so far, as numbers that only grow (``counts.py`` says what each is):
+        ``forwards``, ``merged_calls``, ``single_calls``, ``batch_sizes``, ``not_merged`` …"""
         return self._counts.copy()
 
     def free_bytes(self) -> int:
@@ -216,9 +218,8 @@ class Engine:
         idle = not (self._running or self._waiting or self._closing)
         for generation in self._inbox.take(wait=idle):
             self._submitted += 1
-            self._waiting.append(
-                Run(generation, self._submitted, self._turn, self._forwards, self._counts)
-            )
+            run = Run(generation, self._submitted, self._turn, self._forwards, self._prompts)
+            self._waiting.append(run)
 
     def _end_cancelled(self) -> None:
         for run in [*self._running, *self._waiting]:

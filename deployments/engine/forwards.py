@@ -74,7 +74,7 @@ class Forwards:
 
     def __init__(self, counts: Counts, *, max_batch: int, verify: bool, device: str) -> None:
         """``verify``: compare the first merge of each signature with what each call gives alone."""
-        self._counts = counts
+        self.counts = counts
         self._max_batch = max_batch
         self._verify = verify
         self._device = device
@@ -126,15 +126,15 @@ class Forwards:
                 self._refuse(calls[0], finding, str(error))
             except BaseException as error:
                 release_frames(error)
-                self._counts.trial_forwards += 1
+                self.counts.trial_forwards += 1
                 if is_out_of_memory(error):
                     return self._halves(calls, finding)
                 self._refuse(calls[0], finding, "failed when merged", error)
         return [self._single(each, finding.refused) for each in calls]
 
     def _single(self, pending: PendingCall, reason: str) -> Answer:
-        self._counts.forward(1)
-        self._counts.not_merged[reason] += 1
+        self.counts.forward(1)
+        self.counts.not_merged[reason] += 1
         return _alone(pending)
 
     def _merged(self, calls: Sequence[PendingCall], finding: _Finding) -> list[Answer]:
@@ -147,21 +147,21 @@ class Forwards:
         with calls[0].surroundings.in_place():
             output = arguments.call(calls[0].call.module)
         if _versions(arguments) != versions:
-            self._counts.trial_forwards += 1
+            self.counts.trial_forwards += 1
             raise _Unmergeable("writes into its inputs")
         answers = [Answer(each) for each in parting(plans).apart(output)]
         if self._verify and not finding.trusted:
             alone = [_alone(each) for each in calls]
-            self._counts.trial_forwards += 1
+            self.counts.trial_forwards += 1
             if not _all_agree(answers, alone):
                 self._refuse(calls[0], finding, "differs when merged")
                 for _ in calls:
-                    self._counts.forward(1)
-                    self._counts.not_merged[finding.refused] += 1
+                    self.counts.forward(1)
+                    self.counts.not_merged[finding.refused] += 1
                 return alone
-            self._counts.trial_forwards += len(calls) - 1
+            self.counts.trial_forwards += len(calls) - 1
         finding.trusted = True
-        self._counts.forward(len(calls))
+        self.counts.forward(len(calls))
         return answers
 
     def _halves(self, calls: Sequence[PendingCall], finding: _Finding) -> list[Answer]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from deployments.engine.denoisers import KnownDenoisers
+from deployments.engine.denoisers import KnownDenoisers, is_of_transformers
 from deployments.engine.processors import ProcessorOwners
 from deployments.engine.stand_in import let_suspend, stand_in_for
 
@@ -40,7 +40,12 @@ class InterceptedPipeline:
 
     def learn(self, calls: Mapping[str, int], steps: int) -> None:
         """Look at how often each component was called in a generation of ``steps`` steps."""
-        found = self._known.learn(type(self.pipeline), calls, steps)
+        may_be = {
+            name: count
+            for name, count in calls.items()
+            if not is_of_transformers(self._stand_ins[name].real_module)
+        }
+        found = self._known.learn(type(self.pipeline), may_be, steps)
         if new := [name for name in found if not self._stand_ins[name].suspends]:
             for name in new:
                 let_suspend(self._stand_ins[name])

@@ -8,10 +8,10 @@ from typing import Any
 
 from greenlet import GreenletExit, getcurrent
 
-from deployments.engine.counts import Counts
 from deployments.engine.forwards import Answer, Forwards, PendingCall
 from deployments.engine.generation import Generation
 from deployments.engine.interception import InterceptedPipeline, main_solver, steps_ahead
+from deployments.engine.prompt_cache import PromptCache
 from deployments.engine.stand_in import DenoiserCall, GenerationGreenlet
 from deployments.engine.step_caches import forget
 from deployments.engine.surroundings import Surroundings
@@ -31,7 +31,12 @@ class Run:
     """
 
     def __init__(
-        self, generation: Generation, number: int, turn: int, forwards: Forwards, counts: Counts
+        self,
+        generation: Generation,
+        number: int,
+        turn: int,
+        forwards: Forwards,
+        prompts: PromptCache,
     ) -> None:
         self.generation = generation
         self.number = number
@@ -41,7 +46,8 @@ class Run:
         self.ended = False
         self.output: Any = None
         self._forwards = forwards
-        self._counts = counts
+        self._prompts = prompts
+        self._counts = forwards.counts
         self._greenlet: GenerationGreenlet | None = None
         self._surroundings: Surroundings | None = None
         self._intercepted: InterceptedPipeline | None = None
@@ -64,7 +70,9 @@ class Run:
         arguments = self.generation.take_arguments()
         self._steps = arguments.get("num_inference_steps") or 0
         # No closure: the traceback of an error would keep it, and with it the pipeline's tensors.
-        self._greenlet = GenerationGreenlet(partial(pipeline, **arguments), getcurrent())
+        self._greenlet = GenerationGreenlet(
+            partial(pipeline, **arguments), getcurrent(), self._prompts.call
+        )
         self.generation.report(Progress(Stage.ENCODING_TEXT))
         self._go_on(self._greenlet.switch)
 

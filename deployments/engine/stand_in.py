@@ -33,8 +33,12 @@ class DenoiserCall:
 class GenerationGreenlet(greenlet):
     """The coroutine that a generation's pipeline call runs in. Its parent is the engine's loop."""
 
-    def __init__(self, run: Callable[[], Any], parent: greenlet) -> None:
+    def __init__(
+        self, run: Callable[[], Any], parent: greenlet, encode: Callable[..., Any]
+    ) -> None:
+        """``encode``: computes a module that is no denoiser, of its arguments."""
         super().__init__(run, parent)
+        self.encode = encode
         self.calls: Counter[str] = Counter()  # of each component, by name
         self.cache: CacheContext | None = None
 
@@ -82,7 +86,7 @@ def _call(self: Any, *arguments: Any, **keywords: Any) -> Any:
         return self.real_module(*arguments, **keywords)
     current.calls[self.component] += 1
     if not self.suspends:
-        return self.real_module(*arguments, **keywords)
+        return current.encode(self.real_module, arguments, keywords)
     return current.suspend(DenoiserCall(self.real_module, arguments, keywords, current.cache))
 
 

@@ -9,7 +9,7 @@ from deployments.engine.engine import Engine
 from tests.engine.calls import SIDE, call
 from tests.engine.gate import Gate
 from tests.engine.loops import Denoiser
-from tests.engine.tiny import tiny_sdxl
+from tests.engine.tiny import tiny_flux, tiny_sdxl
 
 pytestmark = [
     pytest.mark.engine,
@@ -67,6 +67,24 @@ def test_what_is_called_fewer_times_than_there_are_steps_is_none():
     assert not known.is_denoiser(Unusual, "encoder", torch.nn.Identity())
     assert known.is_denoiser(Unusual, "dreamer", torch.nn.Identity())
     assert not known.is_denoiser(Denoiser, "dreamer", torch.nn.Identity())
+
+
+class Writer:
+    """Lets a language model write, which calls it for each word."""
+
+    def __init__(self):
+        self.text_encoder = tiny_flux().text_encoder_2
+
+    def __call__(self, num_inference_steps):
+        for word in range(num_inference_steps):
+            self.text_encoder(torch.tensor([[word]]))
+
+
+def test_a_text_encoder_is_none_however_often_it_is_called():
+    with Engine(Writer()) as engine:
+        for _ in range(2):
+            engine.submit(num_inference_steps=5).result(60)
+        assert engine.counts()["forwards"] == 0
 
 
 def test_a_generation_of_few_steps_proves_nothing():

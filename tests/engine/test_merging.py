@@ -11,6 +11,7 @@ from deployments.engine.loader import load_pipeline
 from serve_app.domain.endpoint import Weights
 from tests.engine.calls import call
 from tests.engine.gate import Gate
+from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
 
 pytestmark = [
     pytest.mark.engine,
@@ -31,15 +32,25 @@ def demo():
     return load_pipeline(Weights(str(DEMO)))
 
 
-@pytest.fixture(params=["flux", "sdxl", "sd3", "demo"])
+LATER_FAMILIES = {
+    "flux2": tiny_flux2_klein,
+    "qwen_image": tiny_qwen_image,
+    "z_image": tiny_z_image,
+}
+
+
+@pytest.fixture(params=["flux", "sdxl", "sd3", "demo", *LATER_FAMILIES], scope="module")
 def pipeline(request):
+    if request.param in LATER_FAMILIES:
+        return LATER_FAMILIES[request.param]()
     return request.getfixturevalue(request.param)
 
 
 @pytest.fixture
 def wish(pipeline, demo):
     """Arguments of a call that is small, and not smaller than the pipeline takes."""
-    size = {"width": 64, "height": 64} if pipeline is demo else {}
+    side = 64 if pipeline is demo else 32
+    size = {"width": side, "height": side}
     return partial(call, **size)
 
 
@@ -92,3 +103,15 @@ def test_a_deterministic_generation_is_bit_for_bit_the_same_among_others(engine,
     assert torch.equal(made, pipeline(**wish()).images)
     assert engine.counts()["not_merged"]["deterministic"] == 3
     assert engine.counts()["merged_calls"] == 6
+
+
+def test_in_half_precision_the_demo_merges_and_each_gets_what_it_gets_alone():
+    pipeline = load_pipeline(Weights(str(DEMO)), dtype="bfloat16")
+    wishes = [{"width": 64, "height": 64, **each} for each in WISHES]
+    with Engine(pipeline, max_batch=4, threads=1, verify_merges=True) as engine:
+        made = together(engine, [call(**each) for each in wishes])
+        counts = engine.counts()
+    for each, images in zip(wishes, made, strict=True):
+        # Two of the steps of 1/256 that a bfloat16 has between a half and one.
+        assert (images - pipeline(**call(**each)).images).abs().max() <= 2 / 256
+    assert counts["not_merged"] == {"nobody else": 1}
