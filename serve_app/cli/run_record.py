@@ -99,7 +99,7 @@ class RunRecord:
             found = strays(self._run_dir)
             if not found:
                 break
-            ended += end(found)
+            ended += end(found, kill=True)  # nobody's children have nothing to bring to an end
         return ended
 
 
@@ -114,12 +114,13 @@ def _process(started: Started) -> psutil.Process | None:
     return None
 
 
-def end(recorded: list[Started]) -> int:
-    """SIGTERM, then SIGKILL for those that stay; never a process that is not the recorded one."""
+def end(recorded: list[Started], *, kill: bool = False) -> int:
+    """SIGTERM, then SIGKILL for those that stay, or at once; never a process that is not the
+    recorded one."""
     unique = {one.pid: one for one in recorded if one.pid != os.getpid()}
     found = [process for one in unique.values() if (process := _process(one)) is not None]
     for process in found:
-        _signal(process, kill=False)
+        _signal(process, kill=kill)
     _, stubborn = psutil.wait_procs(found, timeout=END_WAIT_S)
     for process in stubborn:
         _signal(process, kill=True)

@@ -19,9 +19,9 @@ HERE = Path(__file__).with_name("javascript")
 DOC = Path(__file__).parents[2] / "docs" / "02-ingress-and-fal-protocol.md"
 TIMEOUT_S = 60.0
 
-BY_FETCH = (
-    "fal.config({{ fetch: (url, init) => fetch(here(String(url)), init), credentials: {} }});"
-)
+BY_FETCH = """
+fal.config({ credentials: KEY, fetch: (url, init) => fetch(here(String(url)), init) });
+"""
 
 
 def shown(address: Address) -> str:
