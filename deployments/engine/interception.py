@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from types import MethodType
 from typing import Any
 
 import torch
+from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from deployments.engine.denoisers import KnownDenoisers, is_of_transformers
@@ -63,7 +65,7 @@ class InterceptedPipeline:
         twin = copy.copy(pipeline)
         own = vars(twin)
         for name, component in list(own.items()):
-            if is_solver(component):
+            if is_solver(component) or isinstance(component, BaseGuidance):
                 if id(component) not in solvers:
                     solvers[id(component)] = copy.deepcopy(component)
                 own[name] = solvers[id(component)]
@@ -111,15 +113,26 @@ def steps_ahead(pipeline: Any) -> int:
 
 
 def _count_steps(solver: Any, on_step: Callable[[], None]) -> None:
-    original = solver.step
+    vars(solver)["step"] = _CountedStep(solver, on_step)
 
-    @functools.wraps(original)  # pipelines read the signature of `step`
-    def step(*arguments: Any, **keywords: Any) -> Any:
-        output = original(*arguments, **keywords)
-        on_step()
+
+class _CountedStep:
+    """A solver's ``step`` that is counted. Copies that a pipeline makes of its solver during a call
+    (LTX-2 for the sound, SkyReels-V2 for each frame) have a ``step`` of their own, uncounted."""
+
+    def __init__(self, solver: Any, on_step: Callable[[], None]) -> None:
+        self._step = solver.step
+        self._on_step = on_step
+        functools.update_wrapper(self, self._step)  # pipelines read the signature of `step`
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        output = self._step(*arguments, **keywords)
+        self._on_step()
         return output
 
-    vars(solver)["step"] = step
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        solver = memo[id(self._step.__self__)]
+        return MethodType(type(solver).step, solver)
 
 
 def _do_nothing() -> None:
