@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,8 +29,11 @@ from serve_app.domain.request import Priority
 from serve_app.domain.store_config import StoreConfig
 from serve_app.telemetry.clock import SystemClock
 from tests.deployments.storage import HttpStorage
+from tests.engine.threads import one_torch_thread
 from tests.fakes.lease_port import FakeLeasePort
 from weights.store import Store
+
+__all__ = ["one_torch_thread"]
 
 PROBE = Endpoint("probe", "probe", Weights("probe"), "probe")
 QUICK = ReplicaConfig(
@@ -129,6 +133,10 @@ async def make_rig():
 
     yield make
     await asyncio.gather(*(rig.core.aclose() for rig in rigs))
+    # A load that has begun goes on, and what transformers patches meanwhile holds for all threads.
+    for thread in threading.enumerate():
+        if thread.name.startswith("loader"):
+            await asyncio.to_thread(thread.join)
 
 
 @pytest.fixture
