@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import random
 import shutil
 import socket
 import uuid
@@ -11,6 +13,7 @@ from pathlib import Path
 
 from serve_app.domain.errors import Misconfigured
 
+PORTS = range(20_000, 30_000)
 LEAST_FREE_BYTES = 512 * 2**20  # the database alone takes some 60 MB at its first start
 
 
@@ -72,6 +75,22 @@ def check_run_dir(run_dir: Path) -> None:
 
 def free_port() -> int:
     """A port that nothing listens on now, on any interface."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.bind(("", 0))
-        return int(listener.getsockname()[1])
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """As many different ones.
+
+    They lie below those that the kernel gives to whoever asks for any, or else one of Ray's many
+    processes might have got it before it is used, and off those that Ray chooses from itself.
+    """
+    with contextlib.ExitStack() as held:
+        found: list[int] = []
+        for port in random.sample(PORTS, len(PORTS)):
+            listener = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            with contextlib.suppress(OSError):
+                listener.bind(("", port))
+                found.append(port)
+            if len(found) == count:
+                return found
+    raise Misconfigured(f"No {count} ports are free from {PORTS.start} to {PORTS.stop - 1}.")

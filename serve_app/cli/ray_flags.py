@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from serve_app.cli import haproxy
-from serve_app.cli.preflight import free_port
+from serve_app.cli.preflight import free_ports
 
 
 def flags(run_dir: Path) -> dict[str, str]:
@@ -35,6 +35,7 @@ def flags(run_dir: Path) -> dict[str, str]:
     }
     if not haproxy.available():
         return common
+    metrics, stats, fallback = free_ports(3)  # so that two Darkrooms on one machine do not meet
     sockets = run_dir / "h"  # HAProxy takes 97 characters of a path, 69 of which are not ours
     return common | {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -48,10 +49,9 @@ def flags(run_dir: Path) -> dict[str, str]:
         # synchronous run may take long.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
         "RAY_SERVE_PORT_QUARANTINE_S": "30",
-        # Free ports, so that two Darkrooms on one machine do not meet.
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(stats),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(fallback),
     }
 
 

@@ -111,6 +111,7 @@ class Server:
         # Ray reads its flags when it is imported; hence here.
         import ray  # noqa: PLC0415
         from ray import serve  # noqa: PLC0415
+        from ray.exceptions import RayError  # noqa: PLC0415
 
         from serve_app.app import APPLICATION, build  # noqa: PLC0415
 
@@ -129,10 +130,15 @@ class Server:
         signal.signal(signal.SIGTERM, _raise_stop)
         signal.signal(signal.SIGINT, _raise_stop)
         self._record.write(self.url, self._ray_address)
-        serve.start(
-            http_options={"host": self._host, "port": self._port},
-            logging_config={"log_level": "WARNING"},
-        )
+        try:
+            serve.start(
+                http_options={"host": self._host, "port": self._port},
+                logging_config={"log_level": "WARNING"},
+            )
+        except RayError as error:
+            raise Misconfigured(
+                f"Ray Serve's proxy did not start; it says: {str(error).splitlines()[-1]}"
+            ) from error
         self._record.write(self.url, self._ray_address)
         self.console.say("Starting Darkroom …")
         config = settings | {

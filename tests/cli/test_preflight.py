@@ -45,6 +45,22 @@ def test_a_taken_port_is_named() -> None:
             preflight.check_port("127.0.0.1", port)
 
 
+def test_free_ports_are_different_and_not_those_that_the_kernel_gives_to_anybody() -> None:
+    found = preflight.free_ports(50)
+    assert len(set(found)) == 50
+    assert max(found) < 32_768  # where Linux begins
+
+
+def test_a_taken_port_is_not_given_out_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        monkeypatch.setattr(preflight, "PORTS", range(port, port + 1))
+        with pytest.raises(Misconfigured, match="ports are free"):
+            preflight.free_port()
+
+
 def test_a_free_port_passes() -> None:
     preflight.check_port("127.0.0.1", preflight.free_port())
 
