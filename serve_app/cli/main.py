@@ -138,9 +138,10 @@ def logs_command(
 @main.command("open")
 @options.installation
 @click.argument("request_id", shell_complete=completion.requests)
-def open_command(installation: Installation, request_id: str) -> None:
+@options.as_json
+def open_command(installation: Installation, request_id: str, *, as_json: bool) -> None:
     """Open what a request made, and print its URLs."""
-    request_log.open_files(installation, request_id)
+    request_log.open_files(installation, request_id, as_json=as_json)
 
 
 @main.command("completion")

@@ -43,7 +43,11 @@ def show(
 
 
 def open_files(
-    installation: Installation, request_id: str, launch: Callable[[str], int] = click.launch
+    installation: Installation,
+    request_id: str,
+    launch: Callable[[str], int] = click.launch,
+    *,
+    as_json: bool = False,
 ) -> None:
     """Open what a request made in the viewer of the desktop, and print where each file is."""
     with Client(installation) as client:
@@ -57,6 +61,7 @@ def open_files(
     files = list(outputs(output))
     if not files:
         raise ApiFailure("The request made no file; `darkroom requests show` has its output.")
-    for file in files:
-        click.echo(file["url"])
-        launch(file["url"])
+    urls = [file["url"] for file in files]
+    click.echo(json.dumps({"request_id": request_id, "urls": urls}) if as_json else "\n".join(urls))
+    for url in urls:
+        launch(url)

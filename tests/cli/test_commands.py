@@ -152,6 +152,17 @@ def test_open_opens_what_was_made_and_prints_where_it_is(
     assert capsys.readouterr().out.splitlines() == opened
 
 
+def test_open_tells_programs_the_same(
+    darkroom: Any, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probe(darkroom, tmp_path / "out.png")
+    installation, request_id = Installation(data_dir), last_request(darkroom)
+    request_log.open_files(installation, request_id, launch=lambda _: 0)
+    urls = capsys.readouterr().out.splitlines()
+    request_log.open_files(installation, request_id, launch=lambda _: 0, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {"request_id": request_id, "urls": urls}
+
+
 def test_open_says_why_there_is_nothing_to_open(data_dir: Path) -> None:
     installation = Installation(data_dir)
     request_id = _submit(installation, {"sleep_s": 30})
