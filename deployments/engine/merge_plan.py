@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
@@ -77,7 +76,3 @@ def woven(plans: Sequence[MergePlan]) -> CallArguments:
 def parting(plans: Sequence[MergePlan]) -> Parting:
     rows = plans[0].rows
     return Parting(len(plans), rows.count, rows.listed)
-
-
-def tensors_of(arguments: CallArguments) -> list[Any]:
-    return list(tensors_in(arguments.named))

@@ -38,7 +38,7 @@ class Placement:
         nodes: Nodes = alive_nodes,
         free: Callable[[], Resources] = free_resources,
     ) -> None:
-        self._needs = {name: _needs(pool) for name, pool in pools.items() if pool.max_replicas}
+        self._needs = {name: _needs(pool) for name, pool in pools.items()}
         self._nodes = nodes
         self._free = free
 
