@@ -1,6 +1,10 @@
 """How many no-op requests go through the queue each second: submit, lease, finish, wait.
 
     python benchmarks/queue_lifecycle.py [--seconds 5] [--callers 1 16 64] [--database URL]
+    python benchmarks/queue_lifecycle.py --waiting 1000 100000 [--tenants 1 1000]
+
+With ``--waiting`` it measures submits, leases and finishes while so many are queued, of so many
+tenants.
 
 Callers and replicas live in this process; PostgreSQL is the embedded one unless told otherwise.
 Each replica keeps one ask outstanding and finishes at once what it gets.
@@ -33,6 +37,8 @@ OUTCOME = Outcome(output={"images": [{"url": "none"}]}, usage=Usage(0.001, 1, 1.
 
 
 class NoTerms:
+    files_url = ""
+
     def endpoint(self, endpoint_id: str):
         del endpoint_id
         return ENDPOINT
@@ -44,6 +50,10 @@ class NoTerms:
 
 class NobodyDies:
     async def dead(self, actor_ids):
+        del actor_ids
+        return frozenset()
+
+    async def bygone(self, actor_ids):
         del actor_ids
         return frozenset()
 
@@ -108,10 +118,54 @@ async def measure(queue: PostgresQueue, callers: int, seconds: float) -> None:
     )
 
 
+FILL = """
+INSERT INTO requests (id, tenant, endpoint, endpoint_digest, pool, priority, state, input, events)
+SELECT gen_random_uuid(), 'tenant-' || n % %(tenants)s::integer, 'noop', '0', %(pool)s, 1,
+       'queued', '{"prompt":"a red circle"}', 1
+FROM generate_series(1, %(count)s::integer) n
+"""
+
+
+async def fill(database: Database, waiting: int, tenants: int) -> None:
+    await database.rows("TRUNCATE requests")
+    for start in range(0, waiting, 4_000):
+        count = min(4_000, waiting - start)
+        await database.rows(FILL, {"count": count, "tenants": tenants, "pool": POOL})
+
+
+async def measure_waiting(queue: PostgresQueue, seconds: float, waiting: int, tenants: int) -> None:
+    """Submits one after the other; then one replica that leases eight at once and finishes them."""
+    submits: list[float] = []
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        new = NewRequest(str(uuid.uuid4()), "tenant", "noop", "0" * 16, POOL, {"prompt": "a"})
+        began = time.perf_counter()
+        await queue.submit(new)
+        submits.append(time.perf_counter() - began)
+    leases: list[float] = []
+    count = 0
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        began = time.perf_counter()
+        work = await queue.ask(Ask("r0", "r0", POOL, 8))
+        leases.append(time.perf_counter() - began)
+        await asyncio.gather(
+            *(queue.finish(Finish(lease.held, "r0", OUTCOME)) for lease in work.leases)
+        )
+        count += len(work.leases)
+    print(
+        f"{waiting:8d} waiting of {tenants:5d} tenants: submit p50 "
+        f"{statistics.median(submits) * 1e3:6.2f} ms, lease of 8 p50 "
+        f"{statistics.median(leases) * 1e3:6.2f} ms, {count / seconds:6.0f} leased and finished/s"
+    )
+
+
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--callers", type=int, nargs="*", default=[1, 16, 64])
+    parser.add_argument("--waiting", type=int, nargs="*", default=[])
+    parser.add_argument("--tenants", type=int, nargs="*", default=[1, 1000])
     parser.add_argument("--data", type=Path)
     parser.add_argument("--database")
     given = parser.parse_args()
@@ -125,7 +179,12 @@ async def main() -> None:
             database, SystemClock(), NoTerms(), QueueLimits(), NobodyDies(), "benchmark"
         )
         await queue.start()
-        for callers in given.callers:
+        for waiting in given.waiting:
+            for tenants in given.tenants:
+                await fill(database, waiting, tenants)
+                await asyncio.sleep(2.5)  # counted, and lanes opened
+                await measure_waiting(queue, given.seconds, waiting, tenants)
+        for callers in () if given.waiting else given.callers:
             await measure(queue, callers, given.seconds)
         await queue.aclose()
         await database.aclose()

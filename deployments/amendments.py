@@ -12,12 +12,10 @@ from typing import Any, cast
 
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
+from weights.selection import ADAPTER_FILE
 
 AMENDMENTS = ("dtype", "adapter", "solver")
 """Options that make another pipeline of the same weights."""
-
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"
-"""What diffusers calls the file when it saves an adapter."""
 
 ADAPTER_KEYS = {"hub", "revision", "directory", "file", "scale"}
 
@@ -31,7 +29,7 @@ def amended(pipeline: Any, endpoint: Endpoint) -> Any:
     ``Misconfigured`` names the endpoint; ``WeightsUnavailable`` where the adapter cannot be had.
     """
     if (adapter := _option(endpoint, "adapter")) is not None:
-        from deployments.engine.adapter import merge_adapter  # noqa: PLC0415
+        from deployments.engine.adapter_merge import merge_adapter  # noqa: PLC0415
 
         _check_adapter(endpoint, adapter)
         file = Path(adapter["directory"]) / _name(adapter)

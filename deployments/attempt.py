@@ -7,25 +7,31 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from deployments.family import Family, GenerationCall, Made, Product
+from deployments.adapter_use import AdapterUse
+from deployments.failure import as_failure
+from deployments.family import Family, GenerationCall, Made, Product, TakesAdapters
+from deployments.pace import Pace
+from deployments.phase import Phase, Stop
 from deployments.picture_input import picture_fields
+from deployments.previewer import Previewer
 from deployments.upload import StorageAway
 from deployments.workshop import Workshop
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import (
+    TOO_LATE,
+    AdapterRefused,
     Cancelled,
     DarkroomError,
-    InvalidInput,
+    Expired,
     Misconfigured,
-    PipelineFailed,
     ReplicaDied,
+    SnapshotRefused,
 )
 from serve_app.domain.lease import Held, Lease
-from serve_app.domain.outcome import Failure, Outcome, Usage
+from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Progress, Stage
 
 if TYPE_CHECKING:  # they import torch
@@ -33,21 +39,6 @@ if TYPE_CHECKING:  # they import torch
     from deployments.engine.residency import Loan
 
 log = logging.getLogger(__name__)
-
-
-class Stop(StrEnum):
-    """Why an attempt ends before its time."""
-
-    CANCELLED = "cancelled"
-    FENCED = "fenced"
-    HANDED_BACK = "handed_back"
-
-
-class Phase(StrEnum):
-    LOADING = "loading"
-    IN_ENGINE = "in_engine"
-    DELIVERING = "delivering"
-    ENDED = "ended"
 
 
 class Attempt:
@@ -69,12 +60,16 @@ class Attempt:
         self.confirmed = False
         self.leased_at = workshop.clock.monotonic()
         self.progress: Progress | None = None
+        self.previewer = Previewer(workshop.encoders)
+        self._pace = Pace(workshop.clock)
         self._family = family
         self._workshop = workshop
         self._on_engine_left = on_engine_left
         self._task: asyncio.Task[Any] | None = None
         self._generation: Generation | None = None
+        self.in_engine_since = 0.0  # on the workshop's clock
         self._loan: Loan | None = None
+        self._adapters = AdapterUse(workshop.adapters)
         self._uploaded: list[UploadTicket] = []
 
     @property
@@ -85,10 +80,16 @@ class Attempt:
     def needs_engine(self) -> bool:
         return self.phase in (Phase.LOADING, Phase.IN_ENGINE)
 
+    @property
+    def generation(self) -> Generation | None:
+        """What runs in the engine; None before and after."""
+        return self._generation if self.phase is Phase.IN_ENGINE else None
+
     async def run(self) -> Outcome:
         """How it ended. Raises nothing but ``CancelledError``, and that only when its task is
         cancelled by somebody else than ``stop``."""
         self._task = asyncio.current_task()
+        timer = self._until_out_of_time()
         try:
             product = await self._produce()
             return Outcome(
@@ -106,11 +107,17 @@ class Attempt:
             self.stopped = self.stopped or Stop.HANDED_BACK
             self.storage_away = error.message
             return self._failed(error)
+        except AdapterRefused as error:
+            return self._failed(self._adapters.as_owners_error(error))
         except Exception as error:
             return self._failed(error)
         finally:
+            if timer is not None:
+                timer.cancel()
             self._generation = None
+            self.previewer.unfollow()
             self._give_back()
+            self._adapters.release()
             self._enter(Phase.ENDED)
 
     def stop(self, why: Stop) -> None:
@@ -145,10 +152,20 @@ class Attempt:
         if family is None:
             raise Misconfigured(f"This pool does not host the family {lease.endpoint.family!r}.")
         files = {field: await self._fetch(field) for field in picture_fields(lease.endpoint)}
+        if isinstance(family, TakesAdapters) and (asked := family.adapters(lease.input)):
+            self.progress = Progress(Stage.FETCHING)
+            await self._adapters.fetch(asked, lease.files_url)
         self._loan = loan = self._workshop.borrow(family, lease.endpoint, self._on_progress)
-        pipeline = await asyncio.wrap_future(loan.future)
+        pipeline = await _lent(loan)
+        snapshot = await self._snapshot()
         call = await self._prepare(family, pipeline, files)
-        made = await self._generate(loan, call)
+        try:
+            made = await self._generate(loan, call, snapshot)
+        except SnapshotRefused as error:
+            # Such as that of another version of torch, during an update.
+            log.warning("Attempt %d starts anew. %s", lease.attempt, error.message)
+            # What the call was prepared with may be used up.
+            made = await self._generate(loan, await self._prepare(family, pipeline, files), None)
         # A view keeps the weights in memory, and delivering takes a while.
         call = replace(call, view=None)
         self._give_back()
@@ -159,14 +176,28 @@ class Attempt:
         url = str(self.lease.input[field])
         return await self._workshop.fetcher.fetch(url, field, self.lease.files_url)
 
+    async def _snapshot(self) -> bytes | None:
+        """To go on from; None: start anew."""
+        url, lease = self.lease.snapshot_url, self.lease
+        if url is None:
+            return None
+        try:
+            return await self._workshop.snapshot_fetcher.fetch(url, "snapshot", lease.files_url)
+        except DarkroomError as error:
+            log.warning("The snapshot cannot be read, so it starts anew. %s", error.message)
+            return None
+
     async def _prepare(
         self, family: Family, pipeline: Any, files: Mapping[str, bytes]
     ) -> GenerationCall:
         lease, seed = self.lease, _seed(self.lease.request_id)
-        if not files:
-            return family.prepare(lease.endpoint, lease.input, pipeline, seed)
-        work = partial(_prepared, family, lease, pipeline, seed, files)
-        return await asyncio.get_running_loop().run_in_executor(self._workshop.encoders, work)
+        if files:
+            work = partial(_prepared, family, lease, pipeline, seed, files)
+            loop = asyncio.get_running_loop()
+            call = await loop.run_in_executor(self._workshop.encoders, work)
+        else:
+            call = family.prepare(lease.endpoint, lease.input, pipeline, seed)
+        return replace(call, adapters=[*call.adapters, *self._adapters.adapters()])
 
     def _give_back(self) -> None:
         """Others may have the memory that the weights take."""
@@ -174,20 +205,24 @@ class Attempt:
         if loan is not None:
             self._workshop.residency.give_back(loan)
 
-    async def _generate(self, loan: Loan, call: GenerationCall) -> Made:
+    async def _generate(self, loan: Loan, call: GenerationCall, snapshot: bytes | None) -> Made:
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
         clock = self._workshop.clock
-        started = clock.monotonic()
+        started = self.in_engine_since = clock.monotonic()
         self._enter(Phase.IN_ENGINE)
         self._generation = generation = self._workshop.engine.submit(
             pipeline=loan.name,
             view=call.view,
+            adapters=call.adapters,
             on_progress=self._on_progress,
             priority=int(self.lease.priority),
+            deadline_s=self._remains_s(),
             deterministic=self.lease.alone,
+            snapshot=snapshot,
             **call.arguments,
         )
+        self.previewer.follow(generation)
         generation.add_done_callback(lambda _: loop.call_soon_threadsafe(_resolve, ended))
         try:
             await ended
@@ -216,8 +251,21 @@ class Attempt:
             await self._workshop.uploader.put(file)
         return product
 
+    def _until_out_of_time(self) -> asyncio.TimerHandle | None:
+        remains_s = self._remains_s()
+        if remains_s is None:
+            return None
+        loop = asyncio.get_running_loop()
+        return loop.call_later(max(remains_s, 0.0), self.stop, Stop.OUT_OF_TIME)
+
+    def _remains_s(self) -> float | None:
+        """Of the request's time in all; None: it may take any."""
+        if self.lease.deadline_s is None:
+            return None
+        return self.leased_at + self.lease.deadline_s - self._workshop.clock.monotonic()
+
     def _on_progress(self, progress: Progress) -> None:
-        self.progress = progress
+        self.progress = self._pace.of(progress)
 
     def _enter(self, phase: Phase) -> None:
         needed = self.needs_engine
@@ -234,9 +282,18 @@ class Attempt:
         if isinstance(error, Cancelled) and self.stopped is None:
             # Nobody asked for it: the engine ended under it, and another attempt can succeed.
             error = ReplicaDied("The engine was stopped.")
-        if not isinstance(error, Cancelled):
+        if isinstance(error, Cancelled) and self.stopped is Stop.OUT_OF_TIME:
+            error = Expired(TOO_LATE)
+        elif not isinstance(error, Cancelled):
             log.warning("The attempt failed.", exc_info=error)
         return Outcome(failure=as_failure(error), usage=self._usage())
+
+
+async def _lent(loan: Loan) -> Any:
+    """The pipeline, in this very turn of the event loop when it is loaded."""
+    if loan.future.done():
+        return loan.future.result()
+    return await asyncio.wrap_future(loan.future)
 
 
 def _prepared(
@@ -247,16 +304,6 @@ def _prepared(
 
     pictures = {field: read_picture(body, field) for field, body in bodies.items()}
     return family.prepare(lease.endpoint, {**lease.input, **pictures}, pipeline, seed)
-
-
-def as_failure(error: Exception) -> Failure:
-    """What the owner of the request reads: never a traceback."""
-    if not isinstance(error, DarkroomError):
-        error = PipelineFailed(f"{type(error).__name__}: {error}")
-    field = None
-    if isinstance(error, InvalidInput) and error.problems:
-        field = str(error.problems[0].loc[-1])
-    return Failure(error.code, error.message, error.retryable, field)
 
 
 def _seed(request_id: str) -> int:

@@ -8,10 +8,13 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
 
 from deployments.asking import Asker
-from deployments.attempt import Attempt, Stop, as_failure
+from deployments.attempt import Attempt
 from deployments.backoff import Backoff
+from deployments.failure import as_failure
 from deployments.family import Family
 from deployments.handing_in import HandIn
+from deployments.keeping import Keeper
+from deployments.phase import Stop
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.reporting import Reporter
 from deployments.tally import Tally
@@ -70,6 +73,7 @@ class ReplicaCore:
         self._draining = False
         self._closed = False
         self._asker = Asker(port, self._make_ask, self._on_work, config, backoff)
+        self._keeper = Keeper(self._attempts, lambda: self._workshop, config)
         self._reporter = Reporter(
             port,
             identity,
@@ -79,6 +83,7 @@ class ReplicaCore:
             config,
             clock,
             Tally(self._counts),
+            self._keeper,
         )
         self._hand_in = HandIn(port, identity, config, clock, backoff)
 
@@ -106,6 +111,9 @@ class ReplicaCore:
         close_by = loop.time() + self._config.close_within_s
         await self.drain()
         await self._asker.aclose()
+        if self._keeper.wants_now():
+            await self._reporter.last()
+            await self._keeper.taken(loop.time() + (close_by - loop.time()) / 2)
         for attempt in list(self._attempts.values()):
             attempt.stop(Stop.HANDED_BACK)
         await self._end_tasks(loop.time() + (close_by - loop.time()) / 2)
@@ -115,6 +123,7 @@ class ReplicaCore:
         for task in self._tasks:
             task.cancel()
         await self._reporter.aclose()
+        await self._keeper.aclose()
         await self._close_workshop(max(close_by - loop.time(), 0.2))
         log.info("Replica %s is closed.", self._identity.replica_id)
 
@@ -134,6 +143,12 @@ class ReplicaCore:
 
     def check(self) -> None:
         """``Misconfigured`` when a part that must live has ended: the replica is to be replaced."""
+        stuck_s = self._workshop.engine.stuck_s
+        if stuck_s > self._config.stuck_after_s and not self._closed:
+            raise Misconfigured(
+                f"One turn of the engine takes {stuck_s:.0f} s by now, ten times as long as any "
+                "before: it hangs, and the replica is replaced."
+            )
         ended = [
             name
             for name, alive in (
@@ -184,6 +199,9 @@ class ReplicaCore:
             self._stop(held, Stop.CANCELLED)
         for held in reply.fenced:
             self._stop(held, Stop.FENCED)
+        for held in reply.watched:
+            if (attempt := self._attempts.get(held)) is not None:
+                attempt.previewer.want()
 
     def _stop(self, held: Held, why: Stop) -> None:
         if (attempt := self._attempts.get(held)) is not None:
@@ -206,7 +224,8 @@ class ReplicaCore:
             elif attempt.stopped is Stop.HANDED_BACK:
                 log.info("Handing back attempt %d.", attempt.lease.attempt)
                 reason = attempt.storage_away or CLOSING
-                verdict = await self._hand_in.hand_back(attempt, reason)
+                snapshot = self._keeper.latest(attempt.held)
+                verdict = await self._hand_in.hand_back(attempt, reason, snapshot)
             else:
                 verdict = await self._hand_in.finish(attempt, outcome)
                 _log_end(attempt, outcome)
@@ -277,6 +296,8 @@ class ReplicaCore:
         self._workshop.encoders.shutdown(wait=False, cancel_futures=True)
         await self._workshop.uploader.aclose()
         await self._workshop.fetcher.aclose()
+        await self._workshop.snapshot_fetcher.aclose()
+        await self._workshop.adapters.aclose()
 
 
 _STOPS = {SignalKind.CANCEL: Stop.CANCELLED, SignalKind.FENCED: Stop.FENCED}

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
+from deployments.adapter_input import AskedAdapter
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
@@ -25,6 +26,7 @@ class GenerationCall:
     facts: Mapping[str, Any] = field(default_factory=dict)  # for ``deliver``
     makes_files: bool = True  # False: ``deliver`` is quick, and runs on the event loop
     view: Any = None  # a pipeline over the loaded one's weights to call in its place
+    adapters: Sequence[Any] = ()  # ``engine.adapter.Adapter``, for this generation alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +108,16 @@ class WarmsUp(Protocol):
 
     def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
         """One step at the usual size. Runs on the loader's thread."""
+        ...
+
+
+@runtime_checkable
+class TakesAdapters(Protocol):
+    """A family whose inputs may ask for adapters. They are fetched before ``prepare``, and added to
+    the call that it makes."""
+
+    def adapters(self, input: Mapping[str, Any]) -> Sequence[AskedAdapter]:
+        """``InvalidInput`` for what is wrong with the field."""
         ...
 
 

@@ -7,6 +7,7 @@ import re
 import socket
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 import httpx
@@ -14,11 +15,28 @@ import httpx
 from serve_app.domain.addresses import is_public
 from serve_app.domain.errors import InvalidInput
 
+Sink = Callable[[bytes], object]
+"""Takes the parts of a file, in their order. What it raises ends the fetch."""
+
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host and port → its addresses; ``OSError`` where there is none."""
 
 MOST_REDIRECTS = 3
+NOT_MODIFIED = 304
 _OWN_PATH = re.compile(r"/files(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+")
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """What a server says by which a file's content is known again; empty: it does not say it."""
+
+    etag: str = ""
+    last_modified: str = ""
+
+    def asks(self) -> dict[str, str]:
+        """Headers that ask for another version only."""
+        both = {"if-none-match": self.etag, "if-modified-since": self.last_modified}
+        return {name: value for name, value in both.items() if value}
 
 
 class Fetcher:
@@ -37,23 +55,38 @@ class Fetcher:
         max_bytes: int,
         timeout_s: float,
         allow_private: bool,
+        offline: bool = False,
     ) -> None:
-        """The client must follow no redirects and take no proxy from the environment."""
+        """The client must follow no redirects and take no proxy from the environment. ``offline``:
+        only our own files are fetched."""
         self._client = client
         self._resolve = resolve
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self._allow_private = allow_private
+        self._offline = offline
 
     async def fetch(self, url: str, field: str, files_url: str = "") -> bytes:
         """``files_url``: the origin at which our own files are read; empty: there is none."""
+        body = bytearray()
+        await self.stream(url, field, body.extend, files_url)
+        return bytes(body)
+
+    async def stream(
+        self, url: str, field: str, sink: Sink, files_url: str = "", known: Version | None = None
+    ) -> Version | None:
+        """The same, part by part to ``sink``. None, and nothing to ``sink``: the file is still of
+        the version ``known``."""
         if url[:5].lower() == "data:":
-            return self._inline(url, field)
+            sink(self._inline(url, field))
+            return Version()
+        download = _Download(field, sink, known or Version())
         parsed = _parsed(url, field)
         try:
             async with asyncio.timeout(self._timeout_s):
-                body = await self._own(parsed, field, files_url)
-                return await self._foreign(parsed, field) if body is None else body
+                if not await self._own(parsed, download, files_url):
+                    await self._foreign(parsed, download)
+                return download.version
         except TimeoutError:
             raise _unread(field, f"the file did not come within {self._timeout_s:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -75,31 +108,38 @@ class Fetcher:
         self._check_size(len(made), field)
         return made
 
-    async def _own(self, url: httpx.URL, field: str, files_url: str) -> bytes | None:
+    async def _own(self, url: httpx.URL, download: _Download, files_url: str) -> bool:
         """A file of ours, by the path that we gave it, whatever name the client knows us by.
+        False: it is none.
 
         Whoever knows the path may read the file, so asking for it gives nothing away.
         """
         path = url.raw_path.decode("ascii").partition("?")[0]
         if not files_url or _OWN_PATH.fullmatch(path) is None:
-            return None
+            return False
         place = httpx.URL(files_url.rstrip("/") + path)
         for _ in range(MOST_REDIRECTS + 1):
-            async with self._client.stream("GET", place) as response:
-                if response.is_success:
-                    return await self._body(response, field)
+            headers = download.known.asks()
+            async with self._client.stream("GET", place, headers=headers) as response:
+                if await self._received(response, download):
+                    return True
                 if not response.has_redirect_location:
-                    return None
+                    return False
                 # To where storage keeps the file.
                 place = place.join(response.headers["location"])
-        return None
+        return False
 
-    async def _foreign(self, url: httpx.URL, field: str) -> bytes:
+    async def _foreign(self, url: httpx.URL, download: _Download) -> None:
+        field = download.field
+        if self._offline:
+            raise _unread(field, "nothing is fetched from elsewhere here (DARKROOM_OFFLINE)")
         for _ in range(MOST_REDIRECTS + 1):
-            response = await self._client.send(await self._request(url, field), stream=True)
+            request = await self._request(url, field)
+            request.headers.update(download.known.asks())
+            response = await self._client.send(request, stream=True)
             try:
-                if response.is_success:
-                    return await self._body(response, field)
+                if await self._received(response, download):
+                    return
                 if not response.has_redirect_location:
                     status = response.status_code
                     raise _unread(field, f"the server of the file answered {status}")
@@ -135,20 +175,36 @@ class Fetcher:
             )
         return found[0]
 
-    async def _body(self, response: httpx.Response, field: str) -> bytes:
-        declared = response.headers.get("content-length", "")
+    async def _received(self, response: httpx.Response, download: _Download) -> bool:
+        """False: the answer has no file."""
+        if response.status_code == NOT_MODIFIED and download.known.asks():
+            return True
+        if not response.is_success:
+            return False
+        field, headers = download.field, response.headers
+        declared = headers.get("content-length", "")
         if declared.isdecimal():
             self._check_size(int(declared), field)
-        body = bytearray()
+        size = 0
         async for part in response.aiter_bytes():
-            body += part
-            self._check_size(len(body), field)
-        return bytes(body)
+            size += len(part)
+            self._check_size(size, field)
+            download.sink(part)
+        download.version = Version(headers.get("etag", ""), headers.get("last-modified", ""))
+        return True
 
     def _check_size(self, size: int, field: str) -> None:
         if size > self._max_bytes:
             message = f"the file is larger than {self._max_bytes} bytes"
             raise InvalidInput.of_field(field, message, "file_too_large")
+
+
+@dataclass(slots=True)
+class _Download:
+    field: str
+    sink: Sink
+    known: Version
+    version: Version | None = None  # of what has come; None: nothing has
 
 
 async def resolve(host: str, port: int) -> Sequence[str]:

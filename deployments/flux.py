@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deployments.adapter_input import AskedAdapter, asked_adapters
 from deployments.amendments import amended
 from deployments.family import GenerationCall, Made, Product
 from deployments.picture_call import drawing, picture_facts, redrawing, sides
@@ -64,6 +65,9 @@ class FluxFamily:
             return GenerationCall(arguments, facts)
         arguments |= redrawing(input, rendered)
         return GenerationCall(arguments, facts, view=_redrawing(pipeline))
+
+    def adapters(self, input: Mapping[str, Any]) -> Sequence[AskedAdapter]:
+        return asked_adapters(input)
 
     def deliver(
         self,

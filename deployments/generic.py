@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deployments.adapter_input import AskedAdapter, asked_adapters
 from deployments.amendments import amended
 from deployments.family import GenerationCall, Made, Product
 from deployments.picture_call import drawing, picture_facts, sides
@@ -63,6 +64,9 @@ class GenericFamily:
         redraws = mapping.task != TEXT_TO_IMAGE
         facts = picture_facts(input, seed, asked, stretched=redraws)
         return GenerationCall(arguments, facts, view=view)
+
+    def adapters(self, input: Mapping[str, Any]) -> Sequence[AskedAdapter]:
+        return asked_adapters(input)
 
     def deliver(
         self,

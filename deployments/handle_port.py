@@ -8,6 +8,7 @@ from typing import Any
 
 from deployments.gathering import Gathering
 from serve_app.domain.lease import Ask, Finish, Held, Presence, Report, ReportReply, Verdict, Work
+from serve_app.domain.snapshot import StoredSnapshot
 
 
 class HandleLeasePort:
@@ -23,6 +24,10 @@ class HandleLeasePort:
         self._methods: dict[str, Any] = {}
         self._finishes: Gathering[Finish, Verdict] = Gathering(self._finish, self._finish_all)
 
+    async def line(self) -> str:
+        """The path of some ingress process's socket for lines; empty: it has none."""
+        return await self._call("line")
+
     async def announce(self, presence: Presence) -> None:
         await self._call("announce", presence)
 
@@ -35,8 +40,10 @@ class HandleLeasePort:
     async def finish(self, finish: Finish) -> Verdict:
         return await self._finishes.call(finish)
 
-    async def hand_back(self, held: Held, replica_id: str, reason: str) -> Verdict:
-        return await self._call("hand_back", held, replica_id, reason)
+    async def hand_back(
+        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+    ) -> Verdict:
+        return await self._call("hand_back", held, replica_id, reason, snapshot)
 
     async def _finish(self, finish: Finish) -> Verdict:
         return await self._call("finish", finish)

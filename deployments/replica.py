@@ -11,10 +11,13 @@ import ray
 from ray import serve
 
 from deployments import fetching
+from deployments.adapter_cache import AdapterCache
+from deployments.adapter_fetching import AdapterFetcher
 from deployments.backoff import Backoff
 from deployments.core import ReplicaCore
 from deployments.family import load_families
 from deployments.handle_port import HandleLeasePort
+from deployments.line_port import LineLeasePort
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.upload import Uploader, http_client
 from deployments.workshop import Workshop
@@ -22,6 +25,8 @@ from serve_app.domain.ports import Clock
 from serve_app.loopback import keep_to_loopback
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
+from weights.hub import Hub
+from weights.repository_files import RepositoryFiles
 from weights.store import Store
 
 __all__ = ["Replica", "ReplicaConfig"]
@@ -34,6 +39,7 @@ class Replica:
     makes."""
 
     _core: ReplicaCore | None = None
+    _port: LineLeasePort | None = None
 
     async def __init__(  # pyright: ignore[reportGeneralTypeIssues]  # Serve awaits it
         self,
@@ -55,8 +61,10 @@ class Replica:
         )
         clock, backoff = SystemClock(), Backoff(SystemRandom())
         handle = serve.get_deployment_handle(ingress_name, app_name or context.app_name)
+        handle_port = HandleLeasePort(handle)
+        self._port = LineLeasePort(handle_port, handle_port.line)
         self._core = ReplicaCore(
-            HandleLeasePort(handle),
+            self._port,
             load_families(family_paths),
             partial(make_workshop, config, clock, backoff),
             config,
@@ -74,6 +82,8 @@ class Replica:
     async def __del__(self) -> None:
         if self._core is not None:
             await self._core.aclose()
+        if self._port is not None:
+            await self._port.aclose()
 
 
 def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Workshop:
@@ -84,26 +94,44 @@ def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Work
     from deployments.engine.residency import Residency  # noqa: PLC0415
 
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    store = Store(config.weights)
+
+    def fetcher(max_bytes: int, *, of_weights: bool = False) -> fetching.Fetcher:
+        return fetching.Fetcher(
+            fetching.http_client(),
+            fetching.resolve,
+            max_bytes=max_bytes,
+            timeout_s=config.adapter_timeout_s if of_weights else config.fetch_timeout_s,
+            allow_private=config.allow_private_urls,
+            offline=of_weights and store.offline,
+        )
+
     engine = Engine(
         device=device,
         max_generations=config.slots,
         threads=config.threads,
         verify_merges=True,  # once per signature, against a picture that is silently wrong
+        adapter_bytes=config.adapter_bytes,
     )
+    # A request does not wait through all the tries that a model's weights are worth.
+    adapter_store = Store(config.weights, lambda: Hub(tries=2))
     return Workshop(
         engine=engine,
         residency=Residency(engine, config.weights_bytes),
         uploader=Uploader(http_client(), clock, backoff, config.upload_give_up_s),
-        fetcher=fetching.Fetcher(
-            fetching.http_client(),
-            fetching.resolve,
-            max_bytes=config.max_input_bytes,
-            timeout_s=config.fetch_timeout_s,
-            allow_private=config.allow_private_urls,
+        fetcher=fetcher(config.max_input_bytes),
+        snapshot_fetcher=fetcher(config.max_snapshot_bytes),
+        adapters=AdapterFetcher(
+            fetcher(config.max_adapter_bytes, of_weights=True),
+            RepositoryFiles(adapter_store),
+            AdapterCache(config.adapters_dir, config.adapters_max_bytes, clock.now),
+            clock,
+            config.max_adapter_bytes,
         ),
         encoders=ThreadPoolExecutor(ENCODERS, thread_name_prefix="encoder"),
         clock=clock,
         # On a CPU it would take as long as a picture does, and save nobody anything.
         warms_up=config.warm_up and device != "cpu",
-        store=Store(config.weights),
+        store=store,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import gettempdir
 
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.store_config import StoreConfig
@@ -22,6 +23,10 @@ class ReplicaConfig:
     graceful_shutdown_timeout_s: float = 20.0
     start_interval_s: float = 2.0  # how often a replica that starts says what it loads
     report_interval_s: float = 0.5
+    snapshot_interval_s: float = 10.0  # between two of one generation; 0: only at the end
+    snapshot_worth_s: float = 1.0  # when closing: of what has run as long since its last one
+    max_snapshot_bytes: int = 2 * 2**30
+    stuck_after_s: float = 900.0  # of one turn of the engine, or ten times its longest
     confirm_within_s: float = 0.05  # a lease that still runs then is confirmed out of turn
     full_grace_s: float = 0.02  # how long all slots are taken before an ask says so
     call_timeout_s: float = 10.0  # for each call of the ingress but ``ask``
@@ -31,6 +36,11 @@ class ReplicaConfig:
     max_input_bytes: int = 64 * 2**20  # of a file that an input names
     fetch_timeout_s: float = 60.0  # for one such file
     allow_private_urls: bool = False  # of such files
+    adapter_bytes: int = 2**30  # of adapters on the device, in use or kept
+    adapters_dir: Path = Path(gettempdir()) / "darkroom-adapters"  # on this node
+    adapters_max_bytes: int = 10 * 2**30  # of what is kept there
+    max_adapter_bytes: int = 2 * 2**30  # of one that an input names
+    adapter_timeout_s: float = 600.0  # for one such file
     weights: StoreConfig = field(default_factory=StoreConfig)  # where they lie and come from
     log_level: str = "INFO"
     log_file: Path | None = None  # None: stderr

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 
 from deployments.attempt import Attempt
+from deployments.keeping import Keeper
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.tally import Tally
 from serve_app.domain.lease import Held, Report, ReportReply
@@ -31,6 +32,7 @@ class Reporter:
         config: ReplicaConfig,
         clock: Clock,
         tally: Tally,
+        keeper: Keeper,
     ) -> None:
         """``loading`` says in words what the replica loads now."""
         self._port = port
@@ -41,6 +43,7 @@ class Reporter:
         self._config = config
         self._clock = clock
         self._tally = tally
+        self._keeper = keeper
         self._leased = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -54,6 +57,10 @@ class Reporter:
     def leased(self) -> None:
         """There are new attempts."""
         self._leased.set()
+
+    async def last(self) -> None:
+        """Report at once, and ask for tickets for all that would be lost."""
+        await self._report(list(self._attempts.values()), self._keeper.wants_now())
 
     async def aclose(self) -> None:
         if self._task is not None:
@@ -73,9 +80,9 @@ class Reporter:
             now = self._clock.monotonic()
             if now - reported_at >= self._config.report_interval_s:
                 reported_at = now
-                await self._report(list(self._attempts.values()))
+                await self._report(list(self._attempts.values()), self._keeper.wants())
             else:
-                await self._report(self._unconfirmed(now - look_s))
+                await self._report(self._unconfirmed(now - look_s), ())
 
     def _unconfirmed(self, leased_before: float) -> list[Attempt]:
         return [
@@ -84,9 +91,10 @@ class Reporter:
             if not attempt.confirmed and attempt.leased_at <= leased_before
         ]
 
-    async def _report(self, attempts: Sequence[Attempt]) -> None:
+    async def _report(self, attempts: Sequence[Attempt], wants: tuple[Held, ...]) -> None:
         if not attempts:
             return
+        snapshots = self._keeper.untold()
         report = Report(
             replica_id=self._identity.replica_id,
             renewals=tuple(attempt.held for attempt in attempts),
@@ -95,9 +103,16 @@ class Reporter:
                 for attempt in attempts
                 if attempt.progress is not None
             ),
+            previews=tuple(
+                (attempt.held, preview)
+                for attempt in attempts
+                if (preview := attempt.previewer.take()) is not None
+            ),
             detail=self._loading(),
             pool=self._identity.pool,
             computed=self._tally.take(),
+            snapshots=snapshots,
+            wants_tickets=wants,
         )
         for attempt in attempts:
             # Said once is enough: if this report is lost, the next regular one renews in time.
@@ -109,4 +124,6 @@ class Reporter:
             # The generations go on; the leases live for a while without renewal.
             log.warning("The ingress did not take a report (%r).", error)
             return
+        self._keeper.told(snapshots)
+        self._keeper.take(reply.snapshot_tickets)
         self._on_reply(reply)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deployments.adapter_input import AskedAdapter, asked_adapters
 from deployments.amendments import amended
 from deployments.family import GenerationCall, Made, Product
 from deployments.picture_call import drawing, picture_facts, redrawing, sides
@@ -71,6 +72,9 @@ class SdxlFamily:
             return GenerationCall(arguments, facts, view=_redrawing(pipeline))
         arguments["mask_image"] = as_pixels(input["mask_url"].convert("L"), rendered)
         return GenerationCall(arguments | sides(rendered), facts, view=_inpainting(pipeline))
+
+    def adapters(self, input: Mapping[str, Any]) -> Sequence[AskedAdapter]:
+        return asked_adapters(input)
 
     def deliver(
         self,

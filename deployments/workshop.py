@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deployments import loading
+from deployments.adapter_fetching import AdapterFetcher
 from deployments.family import Family, WarmsUp
 from deployments.fetching import Fetcher
 from deployments.recipe import as_held, recipe_on, weights_name
@@ -33,6 +34,8 @@ class Workshop:
     residency: Residency
     uploader: Uploader
     fetcher: Fetcher
+    snapshot_fetcher: Fetcher
+    adapters: AdapterFetcher  # of those that inputs name
     encoders: Executor  # for ``Family.deliver``, and for reading pictures
     clock: Clock
     store: Store = field(default_factory=lambda: Store(StoreConfig()))  # of weights

@@ -57,10 +57,41 @@ class PoolConfig(BaseModel):
     weights_bytes: int = Field(
         default=0, ge=0, description="Weights that a replica keeps loaded; 0: by the device."
     )
+    adapter_bytes: int = Field(
+        default=2**30, ge=1, description="Adapters that a replica keeps on the device."
+    )
     warm_up: bool = Field(
         default=True, description="On a GPU: a short generation after weights are loaded."
     )
     graceful_shutdown_timeout_s: float = Field(default=20.0, ge=6)
+    snapshot_interval_s: float = Field(
+        default=10.0, ge=0, description="Between two snapshots of what runs; 0: only at the end."
+    )
+    stuck_after_s: float = Field(
+        default=900.0, gt=0, description="One step that takes longer ends the replica."
+    )
+
+
+class TenantLimits(BaseModel):
+    """A tenant's share and limits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: float = Field(default=1.0, gt=0, le=1000, description="Its share against the others'.")
+    max_running: int | None = Field(default=None, ge=1, description="Requests at once.")
+    max_waiting: int | None = Field(default=None, ge=1, description="Queued requests.")
+    retention_days: float | None = Field(
+        default=None, gt=0, description="Its ended requests are deleted after so many days."
+    )
+
+
+class EndpointLimits(BaseModel):
+    """An endpoint's limits, of all tenants together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_running: int | None = Field(default=None, ge=1, description="Requests at once.")
+    max_waiting: int | None = Field(default=None, ge=1, description="Queued requests.")
 
 
 class Config(BaseSettings):
@@ -110,6 +141,18 @@ class Config(BaseSettings):
     )
     max_waiting: int = Field(default=100_000, ge=1, description="Queued requests in all.")
     max_waiting_per_tenant: int = Field(default=50_000, ge=1)
+    max_running_per_tenant: int | None = Field(
+        default=None, ge=1, description="Requests of a tenant that run at once. Unset: no limit."
+    )
+    tenant_limits: dict[str, TenantLimits] = Field(
+        default_factory=dict, description="Weight and limits of single tenants, by their id."
+    )
+    endpoint_limits: dict[str, EndpointLimits] = Field(
+        default_factory=dict, description="Limits of single endpoints, by their id."
+    )
+    retention_days: float | None = Field(
+        default=None, gt=0, description="Ended requests are deleted after so long. Unset: never."
+    )
     max_body_bytes: int = Field(
         default=16 * 2**20, ge=1024, description="Size of a request's body."
     )
@@ -119,6 +162,20 @@ class Config(BaseSettings):
     )
     allow_private_urls: bool = Field(
         default=False, description="URLs in inputs may lead to private addresses."
+    )
+    previews: bool = Field(
+        default=True, description="Pictures of running requests, made while somebody looks."
+    )
+    adapters_dir: Path | None = Field(
+        default=None,
+        description="Where each node keeps adapters that requests name. Unset: in the data "
+        "directory.",
+    )
+    adapters_max_bytes: int = Field(
+        default=10 * 2**30, ge=1, description="What those may take on the disk."
+    )
+    max_adapter_bytes: int = Field(
+        default=2 * 2**30, ge=1, description="Size of one adapter that a request names."
     )
     s3_bucket: str | None = Field(
         default=None, description="Artifacts go to this bucket. Unset: to the data directory."
@@ -182,7 +239,7 @@ class Config(BaseSettings):
             offline=self.offline,
         )
 
-    @field_validator("data_dir", "models", "log_file", "weights_dir")
+    @field_validator("data_dir", "models", "log_file", "weights_dir", "adapters_dir")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         # Serve may build the application in another process with another working directory.

@@ -4,6 +4,7 @@ good makes its own."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ POOLS = {
         "slots": 2,
         "num_cpus": 0.1,
         "min_replicas": 2,
+        "snapshot_interval_s": 0.5,
         "max_replicas": 2,
         "threads": 1,
     }
@@ -26,6 +28,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--conformance-seed",
         type=int,
         help="Repeat the sample of pipeline classes that a run of the tests took.",
+    )
+    parser.addoption("--crash-seed", type=int, help="Repeat what chance did in tests/crash.")
+    parser.addoption(
+        "--crash-tally", type=Path, help="A file to which checks of tests/crash add a line each."
     )
 
 

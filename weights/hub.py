@@ -77,6 +77,16 @@ class Hub:
 
         return self._patiently(ask, repository, revision, lambda: 0)
 
+    def commit_of(self, repository: str, revision: str) -> str:
+        """What a branch or a tag is now. ``WeightsUnavailable`` in a sentence."""
+        api = HfApi(endpoint=self.endpoint, token=self.token() or False)
+
+        def ask() -> str:
+            info = api.model_info(repository, revision=revision, timeout=self._answer_s)
+            return str(info.sha)
+
+        return self._patiently(ask, repository, revision, lambda: 0)
+
     def fetch(self, listing: Listing, file: ListedFile, part: Part) -> None:
         """See ``Source``."""
 

@@ -17,6 +17,8 @@ SETTINGS = (".json", ".txt", ".model", ".jinja", ".spm", ".tiktoken")
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
+NAMED_FILES = 20  # in a message
+
 _SHARD = r"-\d{5}-of-\d{5}"
 _STEM = r"(?:diffusion_pytorch_model|model)"
 
@@ -44,6 +46,33 @@ def select(
             "and is never loaded; a single file has to be converted with save_pretrained first."
         )
     return found
+
+
+ADAPTER_FILE = "pytorch_lora_weights.safetensors"
+"""What diffusers calls the file when it saves an adapter."""
+
+
+def select_adapter(names: Sequence[str], repository: str, file: str | None = None) -> str:
+    """``file`` of an adapter's repository, or the one that is meant when none is named: diffusers'
+    own name, or the only safetensors. ``WeightsUnavailable`` lists those that there are."""
+    found = sorted(name for name in names if name.endswith(".safetensors"))
+    if file in found:
+        return file
+    if file is None and ADAPTER_FILE in found:
+        return ADAPTER_FILE
+    if file is None and len(found) == 1:
+        return found[0]
+    if not found:
+        raise WeightsUnavailable(
+            f"{repository} has no safetensors. A pickle can run code and is never loaded."
+        )
+    shown = ", ".join(found[:NAMED_FILES]) + (" …" if len(found) > NAMED_FILES else "")
+    if file is not None:
+        raise WeightsUnavailable(f"{repository} has no file {file}. Its safetensors: {shown}")
+    raise WeightsUnavailable(
+        f"{repository} has {len(found)} safetensors: name the one that is meant, as "
+        f"{repository}/file.safetensors. They are {shown}"
+    )
 
 
 def components(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -63,7 +63,7 @@ class Store:
 
     def __init__(self, config: StoreConfig, make_hub: Callable[[], Hub] = Hub) -> None:
         self._config = config
-        self._make_hub = make_hub
+        self.make_hub = make_hub
 
     @property
     def directory(self) -> Path:
@@ -108,6 +108,17 @@ class Store:
             yield folder.snapshot(_revision(weights))
         finally:
             lock.release()
+
+    def listing(self, weights: Weights) -> Listing:
+        """All that the repository has. Asks where it must, writes nothing."""
+        return self._listing(weights, self._folder(weights))[0]
+
+    def sources(self) -> list[Source]:
+        """Where files come from, in this order; none where nothing may be fetched."""
+        if self.offline:
+            return []
+        mirrors: list[Source] = [Mirror(self._config)] if self._config.mirror else []
+        return [*mirrors, self.make_hub()]
 
     def is_here(self, weights: Weights) -> bool:
         """Whether ``open`` would fetch nothing."""
@@ -190,7 +201,7 @@ class Store:
         missing = sum(each.size for each in files) - here
         eviction.make_room(self.directory, folder, missing, self._config.max_bytes)
         disk.check_room(self.directory, weights.source, missing)
-        Fetching(folder, listing, files, self._sources(), on_progress).run()
+        Fetching(folder, listing, files, self.sources(), on_progress).run()
         eviction.keep_promise(folder)
         return listing
 
@@ -201,7 +212,7 @@ class Store:
         if known is not None:
             return known, True
         trouble = _absent(weights, self.directory)
-        for source in [] if self.offline else self._sources():
+        for source in self.sources():
             try:
                 found = source.listing(weights.source, revision)
             except WeightsUnavailable as error:
@@ -215,10 +226,6 @@ class Store:
         if not self.offline:
             log.warning("%s What is here of it is used as it is.", trouble.message)
         return on_disk, False
-
-    def _sources(self) -> list[Source]:
-        mirrors: list[Source] = [Mirror(self._config)] if self._config.mirror else []
-        return [*mirrors, self._make_hub()]
 
     def _refuse_incomplete(self, weights: Weights, folder: RepositoryFolder) -> None:
         """For a directory that cannot be written: it is used as it is, or not."""

@@ -1,10 +1,9 @@
-"""Adapters (LoRA) that are part of an endpoint: added into the weights once, when they are loaded.
-
-What a generation costs stays the same, and nothing needs to be switched between generations.
-"""
+"""Adapters (LoRA) as they come in files: read as low-rank pairs, and checked against the model."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,66 +11,100 @@ from typing import Any
 
 import torch
 from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
-from safetensors import SafetensorError
+from peft.utils.other import get_pattern_key
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from deployments.engine.denoisers import is_of_transformers
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
-
-_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
-
-
-def merge_adapter(pipeline: Any, file: Path, scale: float = 1.0) -> None:
-    """Add the adapter in ``file`` to ``pipeline``, in any layout that diffusers reads for it.
-
-    ``Misconfigured`` when it is for another model or is no plain LoRA, ``WeightsUnavailable`` when
-    the file cannot be read. In both cases the pipeline is unchanged.
-    """
-    merges = [
-        _Merge(_layer(pipeline, name, file), *pair)
-        for name, pair in _pairs(_read(pipeline, file), file).items()
-    ]
-    for merge in merges:
-        merge.check(file)
-    for merge in merges:  # one by one: together they would be as large as the model, in 32 bits
-        merge.apply(scale)
 
 
 @dataclass(frozen=True, slots=True)
-class _Merge:
-    layer: Any  # linear or convolution
+class Adapter:
+    """An adapter that a generation asks for."""
+
+    file: Path  # *.safetensors, in any layout that diffusers reads for the pipeline
+    scale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class LowRank:
+    """What an adapter adds to one layer: ``factor * up @ down``."""
+
     down: Tensor  # [rank, in, …]
     up: Tensor  # [out, rank, …]; of a convolution with a kernel of one
-    factor: float  # by which their product counts
+    factor: float
 
-    def check(self, file: Path) -> None:
-        weight, rank = self.layer.weight, self.down.shape[0]
-        fits = (
-            self.down.shape[1:] == weight.shape[1:]
-            and self.up.shape[0] == weight.shape[0]
-            and self.up[0].numel() == rank
+    @property
+    def rank(self) -> int:
+        return self.down.shape[0]
+
+
+def read_adapter(pipeline: Any, file: Path, *, text_encoders: bool = True) -> dict[str, LowRank]:
+    """What the adapter in ``file`` adds, by ``component.layer`` of ``pipeline``; on the CPU.
+    ``text_encoders``: whether it may change them as well.
+
+    ``Misconfigured`` when it is for another model or is no plain LoRA, ``WeightsUnavailable`` when
+    the file cannot be read.
+    """
+    pairs = _pairs(*_read(pipeline, file), file)
+    for name, pair in pairs.items():
+        if not text_encoders:
+            _check_denoiser(pipeline, name, file)
+        _check(pair, layer_of(pipeline, name, file).weight, file)
+    return pairs
+
+
+def layer_of(pipeline: Any, name: str, file: Path) -> Any:
+    """The layer ``component.layer``, without the adapters that it may have by now."""
+    component, _, path = name.partition(".")
+    try:
+        layer = getattr(pipeline, component).get_submodule(path)
+    except AttributeError as error:
+        raise Misconfigured(
+            f"The adapter {file} is for another model: "
+            f"this {type(pipeline).__name__} has no {name}."
+        ) from error
+    layer = getattr(layer, "base_layer", layer)
+    if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+        raise Misconfigured(f"The adapter {file} changes {name}, a {type(layer).__name__}.")
+    return layer
+
+
+def _check_denoiser(pipeline: Any, name: str, file: Path) -> None:
+    component = name.partition(".")[0]
+    if is_of_transformers(getattr(pipeline, component, None)):
+        raise Misconfigured(
+            f"The adapter {file} changes the {component} too, which cannot differ between "
+            "generations. Take one that changes the denoiser alone, or an endpoint with the "
+            "adapter in its options (docs/11-catalogue.md)."
         )
-        if not fits:
-            raise Misconfigured(
-                f"The adapter {file} is for a model of another size: {tuple(self.up.shape)} and "
-                f"{tuple(self.down.shape)} do not make {tuple(weight.shape)}."
-            )
-
-    def apply(self, scale: float) -> None:
-        weight = self.layer.weight
-        # In 32 bits: an adapter's share may be less than what half of them can tell apart.
-        addition = self.up.float().flatten(1) @ self.down.float().flatten(1)
-        addition = addition.reshape(weight.shape).to(weight.device)
-        weight.data = (weight.float() + scale * self.factor * addition).to(weight.dtype)
 
 
-def _read(pipeline: Any, file: Path) -> dict[str, Tensor]:
-    """In diffusers' own names, ``component.layer.lora_A.weight``, with ``….alpha`` beside them."""
+def _check(pair: LowRank, weight: Tensor, file: Path) -> None:
+    fits = (
+        pair.down.shape[1:] == weight.shape[1:]
+        and pair.up.shape[0] == weight.shape[0]
+        and pair.up[0].numel() == pair.rank
+    )
+    if not fits:
+        raise Misconfigured(
+            f"The adapter {file} is for a model of another size: {tuple(pair.up.shape)} and "
+            f"{tuple(pair.down.shape)} do not make {tuple(weight.shape)}."
+        )
+
+
+def _read(pipeline: Any, file: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """In diffusers' own names, ``component.layer.lora_A.weight``, with ``….alpha`` beside them; and
+    the settings that the file was saved with, if any."""
     if not hasattr(pipeline, "lora_state_dict"):
         raise Misconfigured(f"{type(pipeline).__name__} takes no adapter ({file}).")
     try:
         given = load_file(file)
-    except (OSError, SafetensorError) as error:
+        with safe_open(file, framework="pt") as opened:
+            settings = json.loads((opened.metadata() or {}).get(_SETTINGS, "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
         raise WeightsUnavailable(f"The adapter {file} cannot be read: {error}") from error
     unet = getattr(pipeline, "unet", None)
     try:
@@ -82,11 +115,10 @@ def _read(pipeline: Any, file: Path) -> dict[str, Tensor]:
         raise Misconfigured(f"The adapter {file} is of no layout that is known: {error}") from error
     state, alphas = found if isinstance(found, tuple) else (found, None)
     named: dict[str, Any] = {**state, **(alphas or {})}
-    return convert_unet_state_dict_to_peft(named)
+    return convert_unet_state_dict_to_peft(named), settings
 
 
-def _pairs(state: Mapping[str, Any], file: Path) -> dict[str, tuple[Tensor, Tensor, float]]:
-    """Layer → the rest of its ``_Merge``."""
+def _pairs(state: Mapping[str, Any], settings: Mapping[str, Any], file: Path) -> dict[str, LowRank]:
     alphas = {
         name.removesuffix(".alpha").partition(".lora_A")[0]: float(value)
         for name, value in state.items()
@@ -97,23 +129,24 @@ def _pairs(state: Mapping[str, Any], file: Path) -> dict[str, tuple[Tensor, Tens
     odd = {name for name in state if not name.endswith(".alpha")} ^ expected
     if odd or not names:
         raise Misconfigured(f"The adapter {file} is no plain LoRA: {', '.join(sorted(odd)[:3])}.")
-    pairs: dict[str, tuple[Tensor, Tensor, float]] = {}
+    pairs: dict[str, LowRank] = {}
     for name in names:
         down, up = state[f"{name}{_DOWN}"], state[f"{name}{_UP}"]
         rank = down.shape[0]
-        pairs[name] = (down, up, alphas.get(name, rank) / rank)
+        factor = alphas[name] / rank if name in alphas else _factor(name, rank, settings)
+        pairs[name] = LowRank(down, up, factor)
     return pairs
 
 
-def _layer(pipeline: Any, name: str, file: Path) -> Any:
+def _factor(name: str, rank: int, settings: Mapping[str, Any]) -> float:
+    """By the settings that diffusers saves beside the weights, each with its component's name in
+    front; 1 where there are none."""
     component, _, path = name.partition(".")
-    try:
-        layer = getattr(pipeline, component).get_submodule(path)
-    except AttributeError as error:
-        raise Misconfigured(
-            f"The adapter {file} is for another model: "
-            f"this {type(pipeline).__name__} has no {name}."
-        ) from error
-    if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
-        raise Misconfigured(f"The adapter {file} changes {name}, a {type(layer).__name__}.")
-    return layer
+    patterns: dict[str, float] = settings.get(f"{component}.alpha_pattern") or {}
+    usual: float = settings.get(f"{component}.lora_alpha", rank)
+    alpha = patterns.get(get_pattern_key(list(patterns), path), usual)
+    return alpha / (math.sqrt(rank) if settings.get(f"{component}.use_rslora") else rank)
+
+
+_DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
+_SETTINGS = "lora_adapter_metadata"  # diffusers' name for them in the file's header

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from deployments.engine.outputs import held_in
+
 TOLERANCES: Mapping[torch.dtype, float] = {
     torch.float64: 1e-8,
     torch.float32: 1e-4,
@@ -32,7 +34,8 @@ def agree(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(agree(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(agree, one, other))
-    return one == other
+    held = held_in(one)
+    return one == other if held is None else agree(held, held_in(other))
 
 
 def _tensors_agree(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class CallArguments:
-    """Arguments bound to the names that ``forward`` gives them. Those that were left out stay out:
+    """Arguments bound to the names that the method gives them. Those that were left out stay out:
     a default means what the module means by it."""
 
     named: dict[str, Any]  # in the order of the signature
@@ -21,8 +21,8 @@ class CallArguments:
     def with_values(self, named: Mapping[str, Any]) -> CallArguments:
         return CallArguments(dict(named), self.positional, self.signature)
 
-    def call(self, module: Any) -> Any:
-        """``module``'s output for them, given as they were."""
+    def call(self, function: Callable[..., Any]) -> Any:
+        """``function``'s output for them, given as they were."""
         places: list[Any] = []
         keywords: dict[str, Any] = {}
         for name, value in self.named.items():
@@ -35,24 +35,29 @@ class CallArguments:
                 places.append(value)
             else:
                 keywords[name] = value
-        return module(*places, **keywords)
+        return function(*places, **keywords)
 
     def main(self) -> Any:
         """The first argument: by convention what is computed on, and what has the rows."""
         return next(iter(self.named.values()), None)
 
 
-def bind(module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> CallArguments:
-    """``TypeError`` when ``forward`` does not take them."""
-    signature = _signature(type(module))
+def bind(
+    module: Any,
+    arguments: tuple[Any, ...],
+    keywords: Mapping[str, Any],
+    method: str = "__call__",
+) -> CallArguments:
+    """``TypeError`` when the method does not take them."""
+    signature = _signature(type(module), "forward" if method == "__call__" else method)
     named = signature.bind(*arguments, **keywords).arguments
     return CallArguments(named, len(arguments), signature)
 
 
 @cache
-def _signature(kind: type) -> inspect.Signature:
+def _signature(kind: type, method: str) -> inspect.Signature:
     """Of the class, because hooks may have wrapped the instance's own ``forward``."""
-    signature = inspect.signature(kind.forward)  # pyright: ignore[reportAttributeAccessIssue]
+    signature = inspect.signature(getattr(kind, method))
     return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 

@@ -32,7 +32,7 @@ class Digests:
         known = self._known.get(id(tensor))
         if known is not None and known.tensor() is tensor and known.version == version:
             return known.digest
-        digest = _digest(tensor)
+        digest = digest_of(tensor)
         if version is not None:
             if len(self._known) >= _MOST_KNOWN:
                 self._known.clear()
@@ -45,12 +45,18 @@ def version_of(tensor: torch.Tensor) -> int | None:
     return None if tensor.is_inference() else tensor._version  # noqa: SLF001
 
 
-def _digest(tensor: torch.Tensor) -> bytes:
+def digest_of(tensor: torch.Tensor) -> bytes:
+    """Equal for equal shape, dtype and bytes."""
     hashed = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-    # As bytes, because numpy has no bfloat16.
-    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    hashed.update(flat.numpy().data)
+    hashed.update(bytes_of(tensor).numpy().data)
     return hashed.digest()
+
+
+def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
+    """uint8 [bytes], on the CPU: its contents in the order of its places. numpy has no bfloat16."""
+    flat = torch.empty(tensor.numel(), dtype=tensor.dtype)
+    # A single number may have a stride of 0, and then counts as contiguous, but is not viewed.
+    return flat.copy_(tensor.detach().reshape(-1)).view(torch.uint8)
 
 
 _MOST_KNOWN = 4096

@@ -1,4 +1,4 @@
-"""What merging has to be told about some denoisers. Data, by class; most need none."""
+"""What merging has to be told about some modules. Data, by class; most need none."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ class Declaration:
     ragged: frozenset[str] = frozenset()  # lists whose tensors may have other lengths in each row
     pad: Mapping[str, int] = field(default_factory=dict)  # argument -> dimension of its length
     mask: str = ""  # the argument [rows, length] by which the model ignores what was padded
+    unused: frozenset[str] = frozenset()  # arguments that it takes and does not look at
     solo: str = ""  # why its calls are never merged
 
 
@@ -30,12 +31,24 @@ DECLARATIONS: Mapping[str, Declaration] = {
         pad={"encoder_hidden_states": 1},
         mask="encoder_hidden_states_mask",
     ),
+    "AutoencoderKL": Declaration(unused=frozenset({"generator"})),
+    "AutoencoderKLFlux2": Declaration(unused=frozenset({"generator"})),
+    "AutoencoderKLTemporalDecoder": Declaration(solo="its rows are frames of one clip"),
+    **dict.fromkeys(
+        (
+            *("WanDecoder3d", "WanEncoder3d", "CogVideoXDecoder3D", "CogVideoXEncoder3D"),
+            *("HunyuanVideoDecoder3D", "HunyuanVideoEncoder3D"),
+            *("LTXVideoDecoder3d", "LTXVideoEncoder3d"),
+        ),
+        Declaration(solo="it goes on from the chunk before"),
+    ),
+    "ConsistencyDecoderVAE": Declaration(solo="it draws random numbers"),
     "ZImageTransformer2DModel": Declaration(ragged=frozenset({"cap_feats"})),
 }
 
 
 def declared(kind: type) -> Declaration:
-    """For a denoiser's class."""
+    """For a module's class."""
     for each in kind.__mro__:
         if (found := DECLARATIONS.get(each.__name__)) is not None:
             return found

@@ -1,10 +1,11 @@
 """The engine: steps several generations together, on one thread, without locks.
 
 Each generation runs the unmodified ``__call__`` of its pipeline as a greenlet. Where the pipeline
-calls its denoiser, the greenlet is suspended and the call handed to the engine, which computes it
-when it is that generation's turn, together with others that can share a forward. So generations
-join and leave a batch at every step, a cancelled one ends at its next step, and the failure of one
-is nobody else's.
+calls its denoiser, a text encoder or its autoencoder, it is suspended and the call handed to the
+engine, which computes it when it is that generation's turn, together with others that can share a
+forward.
+So generations join and leave a batch at every step, a cancelled one ends at its next step, and the
+failure of one is nobody else's.
 """
 
 from __future__ import annotations
@@ -13,25 +14,36 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from math import inf
 from types import TracebackType
 from typing import Any
 
 import torch
 
+from deployments.engine.adapter import Adapter
+from deployments.engine.adapter_residency import AdapterResidency
+from deployments.engine.admission import Admission, bytes_in
+from deployments.engine.codec import Codec
 from deployments.engine.counts import Counts
 from deployments.engine.denoisers import KnownDenoisers
-from deployments.engine.failures import as_callers_error
+from deployments.engine.device_memory import DeviceMemory, memory_of
+from deployments.engine.failures import is_out_of_memory
 from deployments.engine.forwards import Forwards
 from deployments.engine.generation import Generation, OnProgress
 from deployments.engine.inbox import Inbox
 from deployments.engine.interception import InterceptedPipeline
 from deployments.engine.placement import Placement, placed_by
+from deployments.engine.preview import Previews
 from deployments.engine.prompt_cache import PromptCache
 from deployments.engine.run import Run
-from deployments.engine.step_batcher import Candidate, StepBatcher
+from deployments.engine.runs import Runs
+from deployments.engine.shortage import Shortage
+from deployments.engine.snapshot import Origin, Snapshot
+from deployments.engine.step_batcher import StepBatcher
+from deployments.engine.turns import Turns
 from serve_app.domain.endpoint import Recipe
-from serve_app.domain.errors import Cancelled, DarkroomError, Misconfigured, ReplicaDied
+from serve_app.domain.errors import Cancelled, Misconfigured, ReplicaDied
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +64,8 @@ class Engine:
         threads: int = 0,
         verify_merges: bool = False,
         prompt_cache_bytes: int = 64 * 2**20,
+        adapter_bytes: int = 2**30,
+        memory: DeviceMemory | None = None,
         step_batcher: StepBatcher | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -62,6 +76,8 @@ class Engine:
         ``threads``: torch's on a CPU; 0: torch's own choice. ``verify_merges``: compare the first
         merge of each signature with what its calls give alone, and do not merge what differs.
         ``prompt_cache_bytes``: of what text encoders made, on the device; 0: nothing is kept.
+        ``adapter_bytes``: of adapters on the device, in use or kept for the next. ``memory``: what
+        says how much is free; None: the device, and on a CPU nothing is limited.
         """
         if isinstance(pipeline, str):
             raise Misconfigured(
@@ -71,19 +87,38 @@ class Engine:
         self.max_generations = max_generations or max_batch
         self._pipeline = pipeline
         self._threads = threads
-        self._step_batcher = step_batcher or StepBatcher()
         self._monotonic = monotonic
         self._counts = Counts()
+        self._inbox = Inbox()
+        self._adapters = AdapterResidency(adapter_bytes, device, self._inbox.wake)
+        self._memory = memory or memory_of(device)
+        self._shortage = Shortage(self._memory)
+        self._admission = Admission(self._memory)
         self._forwards = Forwards(
-            self._counts, max_batch=max_batch, verify=verify_merges, device=device
+            self._counts,
+            self._adapters.rows,
+            max_batch=max_batch,
+            verify=verify_merges,
+            memory=self._memory,
+            shortage=self._shortage,
+            company=self._company,
         )
-        self._prompts = PromptCache(prompt_cache_bytes, self._counts)
+        prompts = PromptCache(prompt_cache_bytes, self._counts)
+        self._previews = Previews()
+        self.may_drop(prompts.clear)
+        self.may_drop(self._adapters.evict_idle)
         self._known = KnownDenoisers()
         self._pipelines: dict[str, InterceptedPipeline] = {}
-        self._inbox = Inbox()
-        self._waiting: list[Run] = []
-        self._running: list[Run] = []
-        self._turn = 0
+        self._runs = Runs(self.max_generations, self._fits)
+        self._codec = Codec(self._forwards, prompts, self._company)
+        self._turns = Turns(
+            self._runs,
+            self._codec,
+            self._memory,
+            step_batcher or StepBatcher(),
+            self._go_on,
+            monotonic,
+        )
         self._submitted = 0
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -120,6 +155,11 @@ class Engine:
         """Whether the thread runs. It ends only with ``close()``; anything else is a defect."""
         return self._thread is not None and self._thread.is_alive()
 
+    @property
+    def stuck_s(self) -> float:
+        """For how long the present turn takes, if that is ten times the longest before; else 0."""
+        return self._turns.stuck_s
+
     def add(self, name: str, pipeline: Any, recipe: Recipe | None = None) -> None:
         """Make ``pipeline`` known, and move it to the engine's device, as far as ``recipe`` says.
         The name is free to choose."""
@@ -141,15 +181,23 @@ class Engine:
         """Forget a pipeline. Generations that run with it keep it until they end."""
         del self._pipelines[name]
 
+    def may_drop(self, drop: Callable[[], None]) -> None:
+        """``drop``: lets go of device memory that nobody uses at the moment. It is called, on the
+        engine's thread, when a generation does not fit otherwise."""
+        self._shortage.may_drop(drop)
+
     def submit(
         self,
         *,
         pipeline: str = _ONLY,
         view: Any = None,
+        adapters: Sequence[Adapter] = (),
         on_progress: OnProgress | None = None,
         priority: int = 0,
         deadline_s: float | None = None,
         deterministic: bool = False,
+        snapshot: bytes | None = None,
+        keep_outputs_bytes: int = 0,
         **arguments: Any,
     ) -> Generation:
         """Run ``pipeline(**arguments)`` among the others.
@@ -157,19 +205,31 @@ class Engine:
         ``priority``: higher goes first. ``deadline_s``: seconds from now; of equal priority, the
         earliest goes first. Nothing happens when it has passed. ``deterministic``: none of its
         calls share a forward, so that others cannot change a bit of it. ``view``: a pipeline over
-        the same weights to call in place of the added one (``views.view_of``).
+        the same weights to call in place of the added one (``views.view_of``). ``adapters``: for
+        this generation alone; they may differ among those that share a forward. ``snapshot``: of a
+        generation with the same arguments and adapters, to go on from; ``SnapshotRefused`` for one
+        that does not fit, here or by the result. ``keep_outputs_bytes``: so much of the denoiser's
+        outputs is kept for snapshots, which then work for any pipeline.
         """
         if pipeline not in self._pipelines:
             raise Misconfigured(f"The engine has no pipeline {pipeline!r}.")
         if self._closing or not self.alive:
             raise ReplicaDied("The engine is not running.")
+        added = self._pipelines[pipeline].pipeline
+        begin_with = None if snapshot is None else Snapshot.of_bytes(snapshot)
+        if begin_with is not None:
+            called = added if view is None else view
+            begin_with.require(Origin.here(called, arguments, self.device))
         generation = Generation(
             pipeline,
             arguments,
             view=view,
+            adapters=self._adapters.borrow(added, adapters) if adapters else None,
             priority=priority,
             deadline=inf if deadline_s is None else self._monotonic() + deadline_s,
             deterministic=deterministic,
+            snapshot=begin_with,
+            keep_outputs_bytes=keep_outputs_bytes,
             on_progress=on_progress,
             wake_engine=self._inbox.wake,
         )
@@ -185,16 +245,11 @@ class Engine:
 
     def free_bytes(self) -> int:
         """Free device memory; 0 where the device is the CPU."""
-        return self._memory()[0]
+        return self._memory.free() or 0
 
     def device_bytes(self) -> int:
         """The device's memory in all; 0 where the device is the CPU."""
-        return self._memory()[1]
-
-    def _memory(self) -> tuple[int, int]:
-        if not self.device.startswith("cuda"):
-            return 0, 0
-        return torch.cuda.mem_get_info(self.device)
+        return self._memory.total() or 0
 
     def _loop(self) -> None:
         torch.set_grad_enabled(mode=False)  # per thread
@@ -203,111 +258,79 @@ class Engine:
         try:
             while not self._closing:
                 self._receive()
+                self._give_snapshots()
+                self._give_previews()
                 self._end_cancelled()
-                self._admit()
-                self._take_turn()
+                self._runs.admit(self._turns.number)
+                self._turns.take()
         except BaseException:
             # Nobody is there to catch it; ``alive`` tells, and the replica is replaced.
             log.critical("The engine's thread ended by a defect.", exc_info=True)
         finally:
             self._closing = True
             self._end_all()
+            self._adapters.close()
 
     def _receive(self) -> None:
         """Take what was submitted; wait for it when there is nothing else to do."""
-        idle = not (self._running or self._waiting or self._closing)
-        for generation in self._inbox.take(wait=idle):
+        for generation in self._inbox.take(wait=self._runs.idle() and not self._closing):
             self._submitted += 1
-            run = Run(generation, self._submitted, self._turn, self._forwards, self._prompts)
-            self._waiting.append(run)
+            run = Run(generation, self._submitted, self._turns.number, self._forwards, self._codec)
+            self._runs.add(run)
+
+    def _give_snapshots(self) -> None:
+        for run in self._runs:
+            if run.generation.asked_for_snapshot and run.can_be_asked:
+                run.generation.give_snapshots(partial(run.snapshot, self.device))
+
+    def _give_previews(self) -> None:
+        for run in self._runs:
+            # Past its last step, what it calls latents is something else.
+            if (step := run.generation.steps_denoised) > 0:
+                run.generation.previews.give(step, partial(run.preview, self._previews))
 
     def _end_cancelled(self) -> None:
-        for run in [*self._running, *self._waiting]:
+        for run in self._runs:
             if run.generation.cancel_requested:
                 self._end(run, Cancelled("The generation was cancelled."))
 
-    def _admit(self) -> None:
-        while self._waiting and len(self._running) < self.max_generations:
-            best = min(self._waiting, key=lambda run: (-run.generation.priority, run.number))
-            self._waiting.remove(best)
-            best.last_turn = self._turn
-            self._running.append(best)
+    def _company(self) -> bool:
+        """Whether there is more than one generation."""
+        return len(self._runs) > 1
 
-    def _take_turn(self) -> None:
-        self._turn += 1
-        runs = {run.number: run for run in self._running}
-        candidates = [self._candidate(run) for run in self._running]
-        chosen = self._step_batcher.choose(candidates, self._turn)
-        going = [runs[each.generation] for each in chosen]
-        for run in going:
-            run.last_turn = self._turn
-        self._compute(going)
-        for run in going:
-            self._go_on(run)
-
-    def _compute(self, going: Sequence[Run]) -> None:
-        """The answers stay with the runs: an error's traceback keeps the frames of this thread."""
-        calls = [run.pending for run in going if run.pending is not None]
-        if not calls:
-            return
-        answers = self._forwards.compute(calls, in_company=self._in_company(going))
-        for run, answer in zip(going, answers, strict=True):
-            run.given = answer
-
-    def _candidate(self, run: Run) -> Candidate:
-        pending = run.pending
-        return Candidate(
-            generation=run.number,
-            priority=run.generation.priority,
-            last_turn=run.last_turn,
-            key=None if pending is None else pending.key,
-            deadline=run.generation.deadline,
-            remaining=run.remaining,
-            most=1 if pending is None else self._forwards.most(pending),
-        )
-
-    def _in_company(self, going: Sequence[Run]) -> bool:
-        """Whether somebody waits for the same denoiser and does not go."""
-        modules = [run.pending.call.module for run in going if run.pending is not None]
-        return any(
-            run.pending is not None and run.pending.call.module is modules[0]
-            for run in self._running
-            if run not in going
-        )
+    def _fits(self, run: Run, going: Sequence[Run]) -> bool:
+        kinds = {each.number: each.generation.kind for each in going}
+        return self._admission.fits(run.generation.kind, kinds)
 
     def _go_on(self, run: Run) -> None:
+        given = 0 if run.given is None else bytes_in(run.given.output)
         try:
-            if run.given is None:
-                run.begin(self._called_by(run.generation))
-            else:
-                run.go_on()
+            with self._admission.watching(run.number, given):
+                if run.given is None:
+                    run.begin(self._called_by(run.generation), self.device)
+                else:
+                    run.go_on()
         except BaseException as error:
+            if is_out_of_memory(error):
+                self._shortage.explain(error, f"a generation of {run.generation.pipeline!r}")
             self._end(run, error)
             return
         if run.ended:
-            self._running.remove(run)
-            output = run.output
-            run.close()
-            run.generation.succeed(output)
+            self._runs.succeed(run)
+            self._admission.ended(run.number, run.generation.kind, well=True)
+
+    def _end(self, run: Run, error: BaseException) -> None:
+        self._runs.end(run, error)
+        self._admission.ended(run.number, run.generation.kind, well=False)
 
     def _called_by(self, generation: Generation) -> InterceptedPipeline:
         if (view := generation.take_view()) is not None:
             return InterceptedPipeline(view, self._known)
         return self._pipelines[generation.pipeline]
 
-    def _end(self, run: Run, error: BaseException) -> None:
-        (self._running if run in self._running else self._waiting).remove(run)
-        try:
-            run.interrupt()
-        except BaseException:
-            log.exception("A pipeline failed while it was being ended.")
-        if not isinstance(error, DarkroomError):
-            error = as_callers_error(error)
-        run.generation.fail(error)
-
     def _end_all(self) -> None:
         self._inbox.refuse(_STOPPED)
-        for run in [*self._running, *self._waiting]:
+        for run in self._runs:
             self._end(run, Cancelled(_STOPPED))
 
 

@@ -24,7 +24,8 @@ def as_callers_error(error: BaseException) -> Exception:
     end a thread or a process (``SystemExit``, ``KeyboardInterrupt`` …)."""
     release_frames(error)
     if is_out_of_memory(error):
-        translated = OutOfMemory(f"The generation does not fit in memory: {error}")
+        told = " ".join([str(error), *getattr(error, "__notes__", [])])
+        translated = OutOfMemory(f"The generation does not fit in memory: {told}")
         translated.__cause__ = error
         return translated
     if isinstance(error, Exception):

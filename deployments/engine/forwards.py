@@ -1,4 +1,4 @@
-"""Computes denoiser calls, one by one or several in one forward, so that nobody is worse off.
+"""Computes suspended calls, one by one or several in one forward, so that nobody is worse off.
 
 A forward that fails for several is run for each alone, and calls of that signature are not merged
 again. One that does not fit in memory is halved. A denoiser that writes into its inputs gets its
@@ -8,61 +8,30 @@ own. What was found out is kept per denoiser, as long as it lives.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 
+from deployments.engine.adapter_layers import AdapterRows
 from deployments.engine.agreement import agree
 from deployments.engine.call_arguments import CallArguments, tensors_in
 from deployments.engine.content import Digests, version_of
-from deployments.engine.counts import Counts
+from deployments.engine.counts import Counts, PartCounts
+from deployments.engine.device_memory import DeviceMemory
 from deployments.engine.failures import is_out_of_memory, release_frames
+from deployments.engine.finding import Finding, Findings
 from deployments.engine.merge_plan import MergePlan, parting, plan_of, woven
+from deployments.engine.merged_caches import Keep, Parted, key_of, may_merge, together
+from deployments.engine.pending_call import DETERMINISTIC, Answer, PendingCall
 from deployments.engine.roles import Refused
+from deployments.engine.shortage import Shortage
 from deployments.engine.stand_in import DenoiserCall
-from deployments.engine.step_caches import caches_steps, entered
+from deployments.engine.step_caches import caches_steps
 from deployments.engine.surroundings import Surroundings
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class PendingCall:
-    """A call that waits for its turn, and what is known about merging it."""
-
-    call: DenoiserCall
-    generation: int  # its number in the engine
-    surroundings: Surroundings
-    plan: MergePlan | None  # None: it runs alone
-    key: Hashable  # the batch key; of nobody else where there is no plan
-    alone_because: str = ""
-
-    def run(self) -> Any:
-        """The real denoiser's output for this generation alone, under what it set up."""
-        call = self.call
-        with (
-            self.surroundings.in_place(),
-            entered(call.module, self.generation, call.cache),
-        ):
-            return call.module(*call.arguments, **call.keywords)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    output: Any = None
-    error: BaseException | None = None
-
-
-@dataclass(slots=True)
-class _Finding:
-    """About calls of one signature."""
-
-    most: int  # calls per forward that fit in memory
-    trusted: bool = False  # a merge has gone well
-    refused: str = ""  # why they are not merged any more
 
 
 class _Unmergeable(Exception):
@@ -72,32 +41,58 @@ class _Unmergeable(Exception):
 class Forwards:
     """For the engine's thread alone."""
 
-    def __init__(self, counts: Counts, *, max_batch: int, verify: bool, device: str) -> None:
-        """``verify``: compare the first merge of each signature with what each call gives alone."""
+    def __init__(
+        self,
+        counts: Counts,
+        rows: AdapterRows,
+        *,
+        max_batch: int,
+        verify: bool,
+        memory: DeviceMemory,
+        shortage: Shortage,
+        company: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """``verify``: compare the first merge of each signature with what each call gives alone.
+        ``company``: whether there is more than one generation. Whoever is alone is spared the
+        planning."""
         self.counts = counts
+        self._rows = rows
         self._max_batch = max_batch
         self._verify = verify
-        self._device = device
+        self._memory = memory
+        self._shortage = shortage
+        self._company = company
         self._digests = Digests()
-        self._findings: WeakKeyDictionary[torch.nn.Module, dict[Hashable, _Finding]] = (
-            WeakKeyDictionary()
-        )
+        self._findings = Findings(max_batch)
 
     def pending(
-        self, call: DenoiserCall, generation: int, surroundings: Surroundings, *, alone: bool
+        self,
+        call: DenoiserCall,
+        generation: int,
+        surroundings: Surroundings,
+        *,
+        alone: bool,
+        mix: str = "",
     ) -> PendingCall:
-        """``alone``: its caller asked for no merging."""
-        planned = "deterministic" if alone else self._planned(call)
+        """``alone``: its caller asked for no merging. ``mix``: the adapters of the generation."""
+        if alone:
+            planned = DETERMINISTIC
+        else:
+            planned = self._planned(call, mix) if self._company() else _NOBODY_ELSE
         if isinstance(planned, str):
-            return PendingCall(call, generation, surroundings, None, object(), planned)
-        key = (id(call.module), surroundings.key(), planned.signature, planned.contents)
-        return PendingCall(call, generation, surroundings, planned, key)
+            return PendingCall(call, generation, surroundings, None, object(), planned, mix)
+        # Models that take lists lay all rows end to end: which are whose, a layer cannot tell.
+        unlike = mix if planned.rows.listed else ""
+        key = (id(call.module), surroundings.key(), planned.signature, planned.contents, unlike)
+        if (cached := key_of(call, generation, planned)) is not None:
+            key = (*key, cached)
+        return PendingCall(call, generation, surroundings, planned, key, mix=mix)
 
-    def _planned(self, call: DenoiserCall) -> MergePlan | str:
+    def _planned(self, call: DenoiserCall, mix: str) -> MergePlan | str:
         """How it may be merged, or why it is not."""
         if self._max_batch == 1:
             return "max_batch is 1"
-        if caches_steps(call.module):
+        if not may_merge(call):
             return "step cache"
         try:
             plan = plan_of(call, self._digests)
@@ -107,77 +102,146 @@ class Forwards:
             # Arguments can be anything at all, and running alone is always right.
             log.exception("A call of %s cannot be planned.", type(call.module).__name__)
             return "planning failed"
-        return self._finding(call, plan).refused or plan
+        if plan.rows.listed and caches_steps(call.module):
+            return "step cache"  # what is kept has the length of the longest row
+        return self._findings.of(call.module, plan, mixed=bool(mix)).refused or plan
 
-    def most(self, pending: PendingCall) -> int:
-        """How many calls may share a forward with it, itself among them."""
-        return 1 if pending.plan is None else self._finding(pending.call, pending.plan).most
+    def most(self, pending: PendingCall, free: int | None) -> int:
+        """How many calls may share a forward with it, itself among them. ``free``: bytes; None:
+        nobody counts them."""
+        finding = self._findings.of_call(pending)
+        return 1 if finding is None else finding.most(free)
 
-    def compute(self, calls: Sequence[PendingCall], *, in_company: bool) -> list[Answer]:
+    def compute(
+        self, calls: Sequence[PendingCall], *, in_company: bool, computes: bool | None = None
+    ) -> list[Answer]:
         """The answer to each; all have the same key. ``in_company``: others wait for the same
-        denoiser with another key."""
+        denoiser with another key. ``computes``: what a step cache says about all of them."""
         if len(calls) == 1:
-            return [self._single(calls[0], _reason(calls[0], in_company=in_company))]
-        finding = self._finding(calls[0].call, _plan(calls[0]))
+            reason = self._reason(calls[0], in_company=in_company)
+            return [self._single(calls[0], reason if computes is None else "step cache")]
+        mixed = any(each.mix for each in calls)
+        finding = self._findings.of(calls[0].call.module, calls[0].required_plan(), mixed=mixed)
         if not finding.refused:
             try:
-                return self._merged(calls, finding)
+                return self._merged(calls, finding, computes=computes)
+            except Parted as parted:
+                return self._both_ways(calls, parted.computes)
             except _Unmergeable as error:
                 self._refuse(calls[0], finding, str(error))
             except BaseException as error:
                 release_frames(error)
-                self.counts.trial_forwards += 1
+                self._counts_of(calls[0]).trial_forwards += 1
                 if is_out_of_memory(error):
                     return self._halves(calls, finding)
                 self._refuse(calls[0], finding, "failed when merged", error)
         return [self._single(each, finding.refused) for each in calls]
 
     def _single(self, pending: PendingCall, reason: str) -> Answer:
-        self.counts.forward(1)
-        self.counts.not_merged[reason] += 1
-        return _alone(pending)
+        counts = self._counts_of(pending)
+        counts.forward(1)
+        counts.not_merged[reason] += 1
+        return self._alone(pending)
 
-    def _merged(self, calls: Sequence[PendingCall], finding: _Finding) -> list[Answer]:
-        plans = [_plan(each) for each in calls]
-        arguments = woven(plans)
+    def _counts_of(self, pending: PendingCall) -> PartCounts:
+        return self.counts.parts[pending.call.part]
+
+    def _reason(self, pending: PendingCall, *, in_company: bool) -> str:
+        if pending.alone_because:
+            return pending.alone_because
+        if in_company and self._max_batch > 1 and self.most(pending, self._memory.free()) == 1:
+            return "memory"
+        return "other shapes or values" if in_company else _NOBODY_ELSE
+
+    def _alone(self, pending: PendingCall) -> Answer:
+        answer = self._tried(pending)
+        if answer.did_not_fit:
+            self._shortage.relieve()
+            answer = self._tried(pending)
+        return answer
+
+    def _tried(self, pending: PendingCall) -> Answer:
+        call, finding = pending.call, self._findings.of_call(pending)
+        before = pending.versions()
+        try:
+            with nullcontext() if finding is None else finding.forward(1, self._memory):
+                return Answer(pending.run(self._rows))
+        except BaseException as error:
+            if not is_out_of_memory(error):
+                return Answer(error=error)
+            release_frames(error)
+            self._shortage.explain(
+                error, pending.told(), None if finding is None else finding.takes.expected(1)
+            )
+            # What a step cache has kept of it cannot be taken back.
+            same = before == pending.versions() and not caches_steps(call.module)
+            return Answer(error=error, did_not_fit=same)
+
+    def _both_ways(self, calls: Sequence[PendingCall], computes: Sequence[bool]) -> list[Answer]:
+        """Those that a step cache lets compute in one forward, and the others in another."""
+        answers = dict[int, Answer]()
+        for way in (True, False):
+            those = [number for number, its in enumerate(computes) if its is way]
+            made = self.compute([calls[each] for each in those], in_company=True, computes=way)
+            answers |= zip(those, made, strict=True)
+        return [answers[number] for number in range(len(calls))]
+
+    def _merged(
+        self, calls: Sequence[PendingCall], finding: Finding, *, computes: bool | None
+    ) -> list[Answer]:
+        counts = self._counts_of(calls[0])
+        with finding.forward(len(calls), self._memory):
+            answers, keep = self._woven(calls, finding, computes=computes)
+        if self._verify and not finding.trusted:
+            alone = [self._alone(each) for each in calls]
+            counts.trial_forwards += 1
+            if not _all_agree(answers, alone):
+                self._refuse(calls[0], finding, "differs when merged")
+                for _ in calls:
+                    counts.forward(1)
+                    counts.not_merged[finding.refused] += 1
+                return alone
+            counts.trial_forwards += len(calls) - 1
+        else:
+            keep()  # those that ran alone have kept it themselves
+        finding.trusted = True
+        counts.forward(len(calls))
+        return answers
+
+    def _woven(
+        self, calls: Sequence[PendingCall], finding: Finding, *, computes: bool | None
+    ) -> tuple[list[Answer], Keep]:
+        plans = [each.required_plan() for each in calls]
+        arguments, parts = woven(plans), parting(plans)
         if not finding.trusted:
             # What is shared is the first generation's own: not before it is known to stay whole.
             arguments = arguments.with_values(_mapped(torch.clone, arguments.named))
         versions = _versions(arguments)
-        with calls[0].surroundings.in_place():
-            output = arguments.call(calls[0].call.module)
+        mixes = [each.mix for _ in range(plans[0].rows.count) for each in calls]
+        cached = together(
+            [(each.call, each.generation) for each in calls], parts, computes=computes
+        )
+        with calls[0].surroundings.in_place(), self._rows.having(mixes), cached as keep:
+            output = arguments.call(calls[0].call.function)
         if _versions(arguments) != versions:
-            self.counts.trial_forwards += 1
+            self._counts_of(calls[0]).trial_forwards += 1
             raise _Unmergeable("writes into its inputs")
-        answers = [Answer(each) for each in parting(plans).apart(output)]
-        if self._verify and not finding.trusted:
-            alone = [_alone(each) for each in calls]
-            self.counts.trial_forwards += 1
-            if not _all_agree(answers, alone):
-                self._refuse(calls[0], finding, "differs when merged")
-                for _ in calls:
-                    self.counts.forward(1)
-                    self.counts.not_merged[finding.refused] += 1
-                return alone
-            self.counts.trial_forwards += len(calls) - 1
-        finding.trusted = True
-        self.counts.forward(len(calls))
-        return answers
+        return [Answer(each) for each in parts.apart(output)], keep
 
-    def _halves(self, calls: Sequence[PendingCall], finding: _Finding) -> list[Answer]:
-        half = len(calls) // 2
-        finding.most = max(1, min(finding.most, half))
+    def _halves(self, calls: Sequence[PendingCall], finding: Finding) -> list[Answer]:
+        finding.limit.ran_out(len(calls), self._memory.free())
+        most = finding.limit.most
         log.warning(
-            "%d calls of %s did not fit in memory together; from now on at most %d are merged.",
+            "%d calls of %s did not fit in memory together; for now at most %d are merged.",
             len(calls),
             type(calls[0].call.module).__name__,
-            finding.most,
+            most,
         )
-        if self._device.startswith("cuda"):
-            torch.cuda.empty_cache()
+        self._memory.release()
         waiting, answers = list(calls), list[Answer]()
         while waiting:
-            part, waiting = waiting[: finding.most], waiting[finding.most :]
+            most = min(most, finding.limit.most)
+            part, waiting = waiting[:most], waiting[most:]
             if len(part) == 1:
                 answers.append(self._single(part[0], "out of memory"))
             else:
@@ -187,7 +251,7 @@ class Forwards:
     def _refuse(
         self,
         pending: PendingCall,
-        finding: _Finding,
+        finding: Finding,
         reason: str,
         error: BaseException | None = None,
     ) -> None:
@@ -199,34 +263,6 @@ class Forwards:
             reason,
             exc_info=error,
         )
-
-    def _finding(self, call: DenoiserCall, plan: MergePlan) -> _Finding:
-        findings = self._findings.setdefault(call.module, {})
-        found = findings.get(plan.signature)
-        if found is None:
-            if len(findings) >= _MOST_FINDINGS:
-                findings.clear()
-            found = findings[plan.signature] = _Finding(self._max_batch)
-        return found
-
-
-def _plan(pending: PendingCall) -> MergePlan:
-    if pending.plan is None:
-        raise RuntimeError("A call that runs alone was to be merged.")
-    return pending.plan
-
-
-def _alone(pending: PendingCall) -> Answer:
-    try:
-        return Answer(pending.run())
-    except BaseException as error:
-        return Answer(error=error)
-
-
-def _reason(pending: PendingCall, *, in_company: bool) -> str:
-    if pending.alone_because:
-        return pending.alone_because
-    return "other shapes or values" if in_company else "nobody else"
 
 
 def _versions(arguments: CallArguments) -> list[int | None]:
@@ -251,4 +287,4 @@ def _mapped(change: Callable[[Any], Any], value: Any) -> Any:
     return value
 
 
-_MOST_FINDINGS = 4096  # per denoiser
+_NOBODY_ELSE = "nobody else"

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from math import inf
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from deployments.engine.admission import kind_of
+from deployments.engine.failures import release_frames
+from deployments.engine.preview_asks import PreviewAsks
+from deployments.engine.snapshot import Snapshot
+from serve_app.domain.errors import SnapshotRefused
 from serve_app.domain.progress import Progress, Stage
+
+if TYPE_CHECKING:
+    from deployments.engine.adapter_residency import AdapterLoan
+    from deployments.engine.preview import Preview
 
 log = logging.getLogger(__name__)
 
@@ -24,22 +35,32 @@ class Generation:
         arguments: dict[str, Any],
         *,
         view: Any = None,
+        adapters: AdapterLoan | None = None,
         priority: int,
         deadline: float = inf,
         deterministic: bool = False,
+        snapshot: Snapshot | None = None,
+        keep_outputs_bytes: int = 0,
         on_progress: OnProgress | None,
         wake_engine: Callable[[], None],
     ) -> None:
         self.pipeline = pipeline
+        self.kind = kind_of(pipeline, view, arguments)  # those of a kind take the same memory
         self.priority = priority
         self.deadline = deadline  # on the engine's clock
         self.deterministic = deterministic
+        self.keep_outputs_bytes = keep_outputs_bytes
+        self.snapshot_to_begin_with = snapshot
         self.progress: Progress | None = None
         self.cancel_requested = False
+        self.paused = False
         self._arguments: dict[str, Any] | None = arguments
         self._view = view
+        self._adapters = adapters
         self._on_progress = on_progress
         self._wake_engine = wake_engine
+        self._asked: deque[Future[Snapshot]] = deque()
+        self.previews = PreviewAsks()  # for the engine
         self._future: Future[Any] = Future()
         # It is not for the future to be cancelled: only the engine knows when the run has ended.
         self._future.set_running_or_notify_cancel()
@@ -51,6 +72,12 @@ class Generation:
         if progress is None or progress.stage is Stage.ENCODING_TEXT:
             return 0
         return progress.step
+
+    @property
+    def steps_denoised(self) -> int:
+        """The same while it denoises, else 0."""
+        progress = self.progress
+        return progress.step if progress and progress.stage is Stage.DENOISING else 0
 
     def result(self, timeout: float | None = None) -> Any:
         """What the pipeline returned. Raises what it raised, ``Cancelled``, ``OutOfMemory``, or
@@ -65,6 +92,46 @@ class Generation:
         self.cancel_requested = True
         self._wake_engine()
 
+    def pause(self) -> None:
+        """Stand still from the next step on, until ``unpause``. It keeps its place and its memory,
+        and gives snapshots; one that has not begun does not begin."""
+        self.paused = True
+        self._wake_engine()
+
+    def unpause(self) -> None:
+        """Go on. Nothing happens when it was not paused."""
+        self.paused = False
+        self._wake_engine()
+
+    def snapshot(self, timeout: float | None = None) -> bytes:
+        """What ``submit(snapshot=…)`` with the same arguments goes on from, on this or another
+        engine. It is taken where the generation is suspended next, and goes on undisturbed.
+
+        ``SnapshotRefused`` where it has ended or not begun, or holds what a snapshot cannot;
+        ``TimeoutError`` after ``timeout`` seconds. Never call it on the engine's thread, where
+        callbacks come: it would wait for itself. ``ask_for_snapshot`` does not wait."""
+        return self.ask_for_snapshot().result(timeout).to_bytes()
+
+    def ask_for_snapshot(self) -> Future[Snapshot]:
+        """As ``snapshot``, at once, from any thread."""
+        asked: Future[Snapshot] = Future()
+        self._asked.append(asked)
+        self._wake_engine()
+        if self.done():  # It may have ended before it was asked.
+            self._refuse_snapshots()
+        return asked
+
+    def ask_for_preview(self, after: int = 0) -> Future[Preview]:
+        """A small picture of what it makes, as soon as more than ``after`` steps are done; at once,
+        from any thread. Nothing is computed for who does not ask.
+
+        The future raises ``Unsupported`` where the pipeline shows no picture, or has ended."""
+        asked = self.previews.add(after)
+        self._wake_engine()
+        if self.done():  # It may have ended before it was asked.
+            self.previews.refuse()
+        return asked
+
     def add_done_callback(self, callback: Callable[[Generation], object]) -> None:
         """Call back once when it has ended, on the engine's thread: be quick, and do not block."""
         self._future.add_done_callback(lambda _: callback(self))
@@ -74,10 +141,38 @@ class Generation:
         arguments, self._arguments = self._arguments, None
         return arguments or {}
 
+    @property
+    def asked_for_snapshot(self) -> bool:
+        return bool(self._asked)
+
+    def take_snapshot(self) -> Snapshot | None:
+        """For the engine, once: where to go on from, or None."""
+        snapshot, self.snapshot_to_begin_with = self.snapshot_to_begin_with, None
+        return snapshot
+
+    def give_snapshots(self, take: Callable[[], Snapshot]) -> None:
+        """For the engine: answer who has asked for one."""
+        while self._asked:
+            asked = self._asked.popleft()
+            if not asked.set_running_or_notify_cancel():
+                continue
+            try:
+                asked.set_result(take())
+            except Exception as error:
+                if not isinstance(error, SnapshotRefused):
+                    log.exception("A snapshot could not be taken.")
+                release_frames(error)
+                asked.set_exception(error.with_traceback(None))  # it would keep the generation
+
     def take_view(self) -> Any:
         """For the engine, once: the pipeline to call in place of the added one, or None."""
         view, self._view = self._view, None
         return view
+
+    def take_adapters(self) -> AdapterLoan | None:
+        """For the engine, once: what keeps its adapters loaded, or None without any."""
+        adapters, self._adapters = self._adapters, None
+        return adapters
 
     def report(self, progress: Progress) -> None:
         """For the engine: tell the caller how far it is."""
@@ -94,12 +189,22 @@ class Generation:
         """For the engine."""
         self._end()
         self._future.set_result(output)
+        self._refuse_snapshots()
 
     def fail(self, error: BaseException) -> None:
         """For the engine."""
         self._end()
         self._future.set_exception(error)
+        self._refuse_snapshots()
+
+    def _refuse_snapshots(self) -> None:
+        self.previews.refuse()
+        with contextlib.suppress(IndexError):  # the engine and callers meet here
+            while True:
+                asked = self._asked.popleft()
+                if asked.set_running_or_notify_cancel():
+                    asked.set_exception(SnapshotRefused("The generation has ended."))
 
     def _end(self) -> None:
-        self._arguments = self._view = None
+        self._arguments = self._view = self._adapters = self.snapshot_to_begin_with = None
         self._on_progress = None

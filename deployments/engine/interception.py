@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import MethodType
 from typing import Any
 
@@ -47,10 +47,14 @@ class InterceptedPipeline:
             for name, count in calls.items()
             if not is_of_transformers(self._stand_ins[name].real_module)
         }
-        found = self._known.learn(type(self.pipeline), may_be, steps)
-        if new := [name for name in found if not self._stand_ins[name].suspends]:
-            for name in new:
-                let_suspend(self._stand_ins[name])
+        self.let_suspend(self._known.learn(type(self.pipeline), may_be, steps))
+
+    def let_suspend(self, names: Iterable[str]) -> None:
+        """From now on these components are denoisers."""
+        inert = [self._stand_ins[name] for name in names if name in self._stand_ins]
+        if new := [stand_in for stand_in in inert if not stand_in.suspends]:
+            for stand_in in new:
+                let_suspend(stand_in)
             self.owners = ProcessorOwners(each.real_module for each in self.denoisers)
 
     def copy(self, on_step: Callable[[], None]) -> Any:

@@ -17,6 +17,7 @@ import torch
 import transformers
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+from deployments.engine.module_building import ONE_BUILDER
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from serve_app.domain.store_config import StoreConfig
@@ -53,13 +54,14 @@ def load_pipeline(
             # Without bars: several processes write to one log.
             diffusers.utils.logging.disable_progress_bar()
             transformers.utils.logging.disable_progress_bar()
-            return DiffusionPipeline.from_pretrained(
-                str(folder),
-                dtype=_DTYPES[dtype],
-                variant=weights.variant,
-                use_safetensors=True,
-                local_files_only=True,
-            )
+            with ONE_BUILDER:
+                return DiffusionPipeline.from_pretrained(
+                    str(folder),
+                    dtype=_DTYPES[dtype],
+                    variant=weights.variant,
+                    use_safetensors=True,
+                    local_files_only=True,
+                )
         except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError) as error:
             raise WeightsUnavailable(f"{weights.source} cannot be loaded: {error}") from error
 

@@ -10,7 +10,7 @@ import torch
 from deployments.engine.call_arguments import CallArguments, bind, tensors_in
 from deployments.engine.content import Digests
 from deployments.engine.declarations import Declaration, declared
-from deployments.engine.roles import Refused, RoleFinder, Roles, Rows
+from deployments.engine.roles import Leaf, Refused, Role, RoleFinder, Roles, Rows
 from deployments.engine.stand_in import DenoiserCall
 from deployments.engine.weaving import Parting, masks, weave
 
@@ -37,21 +37,28 @@ def plan_of(call: DenoiserCall, digests: Digests) -> MergePlan:
     if declaration.solo:
         raise Refused(declaration.solo)
     try:
-        arguments = bind(call.module, call.arguments, call.keywords)
+        arguments = bind(call.module, call.arguments, call.keywords, call.method)
     except TypeError as error:
-        raise Refused("arguments that forward does not take") from error
+        raise Refused(f"arguments that {_name(call)} does not take") from error
     rows = Rows.of(arguments.main())
     finder = RoleFinder(rows, declaration, digests)
     roles: dict[str, Roles] = {}
     kinds: list[Hashable] = []
     contents: list[Hashable] = []
     for name, value in arguments.named.items():
-        roles[name], (kind, content) = finder.find(name, value)
+        if name in declaration.unused:
+            roles[name], kind, content = Leaf(Role.CONSTANT), "unused", None
+        else:
+            roles[name], (kind, content) = finder.find(name, value)
         if name != declaration.mask:
             kinds.append((name, kind))
             contents.append(content)
-    signature = (rows.count, arguments.positional, tuple(kinds))
+    signature = (call.method, rows.count, arguments.positional, tuple(kinds))
     return MergePlan(arguments, roles, rows, declaration, signature, tuple(contents))
+
+
+def _name(call: DenoiserCall) -> str:
+    return "forward" if call.method == "__call__" else call.method
 
 
 def woven(plans: Sequence[MergePlan]) -> CallArguments:

@@ -1,7 +1,8 @@
 """Remembers what text encoders made of prompts, exactly.
 
 Many requests have the same prompt or the same negative prompt. An encoder gives the same bits for
-the same input, so its output is kept by a digest of everything that it was called with.
+the same input, so its output is kept by a digest of everything that it was called with. One that
+was computed together with others is right within rounding, and kept as such.
 """
 
 from __future__ import annotations
@@ -14,11 +15,10 @@ from typing import Any
 
 import torch
 
-from deployments.engine.call_arguments import tensors_in
 from deployments.engine.content import Digests, version_of
 from deployments.engine.counts import Counts
-from deployments.engine.denoisers import is_of_transformers
-from deployments.engine.outputs import CannotCopy, copied
+from deployments.engine.outputs import CannotCopy, copied, size_of
+from deployments.engine.part import is_plain_encoder
 from deployments.engine.thread_state import ThreadState
 
 
@@ -26,6 +26,7 @@ from deployments.engine.thread_state import ThreadState
 class _Entry:
     output: Any
     size: int  # bytes, on the encoder's device
+    exact: bool  # it was computed alone
 
 
 class PromptCache:
@@ -39,31 +40,60 @@ class PromptCache:
         self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
         self._size = 0
 
-    def call(self, module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]) -> Any:
-        """``module``'s output, computed or remembered; nobody else has the same tensors."""
-        key = self._key(module, arguments, keywords)
-        if key is None:
-            return module(*arguments, **keywords)
-        if (entry := self._entries.get(key)) is not None:
-            self._entries.move_to_end(key)
-            self._counts.prompts_remembered += 1
-            return copied(entry.output)
-        output = module(*arguments, **keywords)
-        self._counts.prompts_encoded += 1
-        self._keep(key, output)
-        return output
+    def clear(self) -> None:
+        """Forget all."""
+        self._entries.clear()
+        self._size = 0
 
-    def _key(
+    def key(
         self, module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
     ) -> Hashable | None:
-        """None where equal calls may differ, or cannot be told from others."""
-        if not self._most_bytes or not _is_text_encoder(module):
+        """Equal for calls that give the same bits. None where equal calls may differ, or cannot be
+        told from others."""
+        if not self._most_bytes or not is_plain_encoder(module):
             return None
         try:
             given = (self._content(arguments), self._content(keywords))
         except _Opaque:
             return None
         return weakref.ref(module), _weights(module), ThreadState.of_this_thread(), given
+
+    def recall(self, key: Hashable | None, *, exact: bool = False) -> Any:
+        """The output that was kept, as tensors that nobody else has; None where there is none.
+        ``exact``: only one that was computed alone."""
+        entry = None if key is None else self._entries.get(key)
+        if entry is None or (exact and not entry.exact):
+            return None
+        self._entries.move_to_end(key)
+        return self.shared(entry.output)
+
+    def shared(self, output: Any) -> Any:
+        """A copy for another who has asked for the same. ``CannotCopy`` where there is none."""
+        copy = copied(output)
+        self._counts.prompts_remembered += 1
+        return copy
+
+    def keep(self, key: Hashable | None, output: Any, *, exact: bool = True) -> None:
+        """``exact``: it was computed alone, and not merged with others."""
+        if key is None:
+            return
+        self._counts.prompts_encoded += 1
+        try:
+            kept = copied(output)
+        except CannotCopy:
+            return
+        size = size_of(kept)
+        if size > self._most_bytes:
+            return
+        self._drop(key)
+        self._entries[key] = _Entry(kept, size, exact)
+        self._size += size
+        while self._size > self._most_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: Hashable) -> None:
+        if (gone := self._entries.pop(key, None)) is not None:
+            self._size -= gone.size
 
     def _content(self, value: Any) -> Hashable:
         if isinstance(value, torch.Tensor):
@@ -76,35 +106,9 @@ class PromptCache:
             return type(value), value
         raise _Opaque
 
-    def _keep(self, key: Hashable, output: Any) -> None:
-        try:
-            kept = copied(output)
-        except CannotCopy:
-            return
-        size = sum(each.numel() * each.element_size() for each in tensors_in(kept))
-        if size > self._most_bytes:
-            return
-        self._entries[key] = _Entry(kept, size)
-        self._size += size
-        while self._size > self._most_bytes:
-            _, gone = self._entries.popitem(last=False)
-            self._size -= gone.size
-
 
 class _Opaque(Exception):
     """An argument cannot be told from others."""
-
-
-def _is_text_encoder(module: Any) -> bool:
-    """One of transformers' models as it was loaded: no adapters or hooks, which have a state of
-    their own, and nothing random."""
-    return (
-        is_of_transformers(module)
-        and not module.training
-        and not hasattr(module, "peft_config")
-        and not module._forward_hooks  # noqa: SLF001
-        and not module._forward_pre_hooks  # noqa: SLF001
-    )
 
 
 def _weights(module: torch.nn.Module) -> Hashable:

@@ -74,6 +74,7 @@ class Residency:
         self._uses = 0
         self._changed = threading.Condition()
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
+        engine.may_drop(self.drop_idle)
 
     def find(self, name: str) -> Any | None:
         """The loaded pipeline, or None."""
@@ -119,6 +120,13 @@ class Residency:
                 loaded.last_used = self._uses
             elif loan in self._waiting.get(loan.name, ()):
                 self._waiting[loan.name].remove(loan)
+            self._changed.notify_all()
+
+    def drop_idle(self) -> None:
+        """Evict all weights that nobody has borrowed, because memory has run out."""
+        with self._changed:
+            for name in [name for name, each in self._loaded.items() if not each.users]:
+                self._evict(name)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -206,11 +214,14 @@ class Residency:
             finally:
                 self._makes_room = False
             for resident in evicted:
-                log.info("Evicting %s: %.2f GB.", resident.name, resident.size / 1e9)
-                self._engine.remove(resident.name)
-                del self._loaded[resident.name]
+                self._evict(resident.name)
         if evicted:
             self._free()
+
+    def _evict(self, name: str) -> None:
+        log.info("Evicting %s: %.2f GB.", name, self._loaded[name].size / 1e9)
+        self._engine.remove(name)
+        del self._loaded[name]
 
     def _residents(self) -> Sequence[Resident]:
         return [

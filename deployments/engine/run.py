@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from math import inf
 from typing import Any
 
 from greenlet import GreenletExit, getcurrent
 
-from deployments.engine.forwards import Answer, Forwards, PendingCall
+from deployments.engine.call_log import CallLog
+from deployments.engine.codec import Codec
+from deployments.engine.failures import is_out_of_memory
+from deployments.engine.forwards import Forwards
 from deployments.engine.generation import Generation
 from deployments.engine.interception import InterceptedPipeline, main_solver, steps_ahead
-from deployments.engine.prompt_cache import PromptCache
+from deployments.engine.part import Part
+from deployments.engine.pending_call import Answer, PendingCall
+from deployments.engine.place import Place, is_place, place_after
+from deployments.engine.preview import Preview, Previews
+from deployments.engine.randomness import Randomness
+from deployments.engine.resumption import Resumption
+from deployments.engine.snapshot import Origin, Snapshot
 from deployments.engine.stand_in import DenoiserCall, GenerationGreenlet
 from deployments.engine.step_caches import forget
 from deployments.engine.surroundings import Surroundings
-from serve_app.domain.errors import PipelineFailed
+from deployments.engine.taking import take
+from serve_app.domain.errors import PipelineFailed, SnapshotRefused
 from serve_app.domain.progress import Progress, Stage
 
 
@@ -24,7 +35,7 @@ class Interrupted(BaseException):
 
 
 class Run:
-    """Drives one generation from denoiser call to denoiser call.
+    """Drives one generation from one call that suspends it to the next.
 
     ``pending`` is the call it waits for, None before the beginning and after the end; ``given`` the
     answer to it. All methods are for the engine's thread.
@@ -36,7 +47,7 @@ class Run:
         number: int,
         turn: int,
         forwards: Forwards,
-        prompts: PromptCache,
+        codec: Codec,
     ) -> None:
         self.generation = generation
         self.number = number
@@ -44,14 +55,21 @@ class Run:
         self.pending: PendingCall | None = None
         self.given: Answer | None = None
         self.ended = False
+        self.short_of_memory = False  # its pending call did not fit, and waits
         self.output: Any = None
+        self.adapters = generation.take_adapters()
         self._forwards = forwards
-        self._prompts = prompts
+        self._codec = codec
         self._counts = forwards.counts
         self._greenlet: GenerationGreenlet | None = None
         self._surroundings: Surroundings | None = None
+        self._randomness = Randomness()
         self._intercepted: InterceptedPipeline | None = None
         self._pipeline: Any = None
+        self._arguments: dict[str, Any] = {}
+        self._log = CallLog(generation.keep_outputs_bytes)
+        self._resumption: Resumption | None = None  # until it has come to its place
+        self._place: Place = None
         self._step = 0
         self._steps = 0
         self._solver_counts = False
@@ -61,17 +79,29 @@ class Run:
         """Steps that are left; infinite where that is not known."""
         return self._steps - self._step if self._steps else inf
 
-    def begin(self, intercepted: InterceptedPipeline) -> None:
-        """Run up to the first denoiser call, or to the end."""
+    @property
+    def fresh(self) -> bool:
+        """Whether it has not taken a step yet."""
+        return self._step == 0
+
+    def begin(self, intercepted: InterceptedPipeline, device: str) -> None:
+        """Run up to the first call that suspends it, or to the end.
+        ``device``: where denoisers give their outputs."""
+        if (snapshot := self.generation.take_snapshot()) is not None:
+            snapshot.require_adapters(self._told_adapters())
+            intercepted.let_suspend(snapshot.denoisers)
+            self._resumption = Resumption(snapshot, device)
         self._intercepted = intercepted
         self._surroundings = Surroundings(intercepted.owners)
         self._pipeline = pipeline = intercepted.copy(self._on_step)
         self._solver_counts = main_solver(pipeline) is not None
-        arguments = self.generation.take_arguments()
+        # The frames of the call keep them anyway.
+        self._arguments = arguments = self.generation.take_arguments()
+        self._randomness = Randomness.of(pipeline, arguments, device)
         self._steps = arguments.get("num_inference_steps") or 0
         # No closure: the traceback of an error would keep it, and with it the pipeline's tensors.
         self._greenlet = GenerationGreenlet(
-            partial(pipeline, **arguments), getcurrent(), self._prompts.call
+            partial(pipeline, **arguments), getcurrent(), self._answer
         )
         self.generation.report(Progress(Stage.ENCODING_TEXT))
         self._go_on(self._greenlet.switch)
@@ -86,9 +116,46 @@ class Run:
             # The pipeline gets it where it called, so that it can clean up.
             self.throw(given.error)
             return
-        if not self._solver_counts:
-            self._on_step()
+        if self.pending is not None:
+            self._place = place_after(self.pending.call, self._place)
+            if self.pending.call.part is Part.DENOISER:
+                self._log.add(self.pending.call.component, given.output)
+                if not self._solver_counts:
+                    self._on_step()
         self._go_on(self._greenlet_alive().switch, given.output)
+
+    @property
+    def can_be_asked(self) -> bool:
+        """Whether it can say now what it gives as a snapshot; else at a step to come."""
+        if self.pending is None or self._resumption is not None or self.generation.paused:
+            return True
+        return is_place(self.pending.call, self._place)
+
+    def snapshot(self, device: str) -> Snapshot:
+        """Of where it is. ``SnapshotRefused`` where that cannot be taken along."""
+        if self._intercepted is None or self.pending is None:
+            if (unused := self.generation.snapshot_to_begin_with) is not None:
+                return unused
+            raise SnapshotRefused("The generation has not begun; there is nothing to take along.")
+        if self._resumption is not None:  # it is on its way to where it was
+            return self._resumption.snapshot
+        if not is_place(self.pending.call, self._place):
+            raise SnapshotRefused("The generation stands still before a step. Unpause it first.")
+        pipeline = self._intercepted.pipeline
+        return take(
+            self._greenlet_alive(),
+            self.pending.call,
+            self._log,
+            origin=partial(Origin.here, pipeline, self._arguments, device),
+            adapters=self._told_adapters(),
+            step=self._step,
+            stand_ins=self._intercepted.denoisers,
+            arguments=self._arguments,
+        )
+
+    def preview(self, previews: Previews) -> Preview:
+        """Of where it is. ``Unsupported`` where nothing shows a picture."""
+        return previews.of(self._greenlet_alive(), self._step)
 
     def throw(self, error: BaseException) -> None:
         """Let the pending call raise ``error``, and run up to the next one."""
@@ -96,6 +163,7 @@ class Run:
 
     def interrupt(self) -> None:
         """End it now. Its pipeline's own ``finally`` blocks run; it gets no further step."""
+        self._resumption = None
         try:
             for _ in range(_INTERRUPTIONS):
                 if self.ended or self._greenlet is None:
@@ -110,14 +178,29 @@ class Run:
         """Let go of everything that the run kept alive."""
         for denoiser in self._intercepted.denoisers if self._intercepted is not None else ():
             forget(denoiser.real_module, self.number)
+        if self.adapters is not None:
+            self.adapters.give_back()
         self.ended = True
+        self.adapters = None
         self.pending = None
         self.given = None
         self._greenlet = None
         self._surroundings = None
         self._intercepted = None
         self._pipeline = None
+        self._resumption = None
+        self._arguments = {}
+        self._log = CallLog()
         self.output = None
+
+    def _mix_of(self, call: DenoiserCall) -> str:
+        """Its adapters, where they change the module."""
+        if self.adapters is None or call.part is not Part.DENOISER:
+            return ""
+        return self.adapters.mix
+
+    def _told_adapters(self) -> Sequence[str]:
+        return self.adapters.told if self.adapters is not None else []
 
     def _greenlet_alive(self) -> GenerationGreenlet:
         if self._greenlet is None:
@@ -126,8 +209,11 @@ class Run:
 
     def _go_on(self, resume: Any, *values: Any) -> None:
         self.pending = None
-        with self._surroundings_alive().in_place(keep=True):
-            outcome = resume(*values)
+        with self._surroundings_alive().in_place(keep=True), self._randomness.in_place():
+            if self._resumption is None:
+                outcome = resume(*values)
+            else:
+                outcome = self._on_its_way(self._resumption, resume, *values)
         running = self._greenlet_alive()
         if not running.dead:
             self._suspended(outcome)
@@ -138,15 +224,56 @@ class Run:
             self.output = outcome
             self.ended = True
 
+    def _answer(self, call: DenoiserCall) -> Any:
+        """Of a component that is no denoiser, inside of the generation."""
+        return self._codec.answer(
+            call, self._greenlet_alive(), deterministic=self.generation.deterministic
+        )
+
+    def _on_its_way(self, resumption: Resumption, resume: Any, *values: Any) -> DenoiserCall:
+        """To the call of the snapshot, or to one before that it has no output for."""
+        running = self._greenlet_alive()
+        try:
+            call = resume(*values)
+            while not running.dead and not resumption.arrived(call):
+                if call.part is not Part.DENOISER:
+                    return call
+                output = resumption.answer(call, self._log)
+                self._place = place_after(call, self._place)
+                if not self._solver_counts:
+                    self._on_step()
+                call = running.switch(output)
+            call = resumption.restored(running, call)
+        except SnapshotRefused:
+            raise
+        except Exception as error:
+            if not resumption.has_answered or is_out_of_memory(error):
+                raise
+            # With outputs that are not the real ones, a pipeline may fail where it did not.
+            raise SnapshotRefused(
+                f"On the way to the snapshot's place it raised {type(error).__name__}: {error}"
+            ) from error
+        self._resumption = None
+        return call
+
     def _suspended(self, call: DenoiserCall) -> None:
         self.pending = self._forwards.pending(
-            call, self.number, self._surroundings_alive(), alone=self.generation.deterministic
+            call,
+            self.number,
+            self._surroundings_alive(),
+            alone=self.generation.deterministic,
+            mix=self._mix_of(call),
         )
-        if self.generation.progress != Progress(Stage.ENCODING_TEXT):
+        told = self.generation.progress
+        if self._resumption is not None or not is_place(call, self._place):
             return
-        if self._solver_counts:
-            self._steps = steps_ahead(self._pipeline) or self._steps
-        self.generation.report(Progress(Stage.DENOISING, 0, self._steps))
+        if told == Progress(Stage.ENCODING_TEXT):
+            if self._solver_counts:
+                self._steps = steps_ahead(self._pipeline) or self._steps
+            self.generation.report(Progress(Stage.DENOISING, self._step, self._steps))
+        decoding = Progress(Stage.DECODING, self._step, self._steps)
+        if call.method == "decode" and self._step >= self._steps and told != decoding:
+            self.generation.report(decoding)
 
     def _learn(self, ended: GenerationGreenlet) -> None:
         if self._intercepted is not None:
@@ -159,6 +286,8 @@ class Run:
 
     def _on_step(self) -> None:
         self._step += 1
+        if self._resumption is not None:
+            return  # It was counted and told the first time.
         self._counts.steps += 1
         if self._step > self._steps:
             self._steps = 0  # It was a guess, and a wrong one.

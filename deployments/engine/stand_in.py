@@ -3,42 +3,79 @@
 A stand-in is an instance of a dynamic subclass of the real module's class and shares the real
 module's ``__dict__``, so ``isinstance``, ``.config``, ``.dtype``, parameters and hooks are the real
 ones. Inside a generation it counts its calls, and if it stands for a denoiser, each suspends the
-generation instead of computing. What would change the denoiser for everybody is kept from it.
+generation instead of computing; ``codec.py`` says which others do. What would change the denoiser
+for everybody is kept from it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Hashable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 from greenlet import getcurrent, greenlet
 
+from deployments.engine.part import Part, is_autoencoder
 from deployments.engine.step_caches import CacheContext
+from serve_app.domain.errors import SnapshotRefused
 
 
 @dataclass(frozen=True, slots=True)
 class DenoiserCall:
     """A call that a suspended generation waits for."""
 
-    module: Any  # the real denoiser
+    module: Any  # the real one
     arguments: tuple[Any, ...]
     keywords: dict[str, Any]
     cache: CacheContext | None = None  # what the pipeline said about it
+    component: str = ""  # the pipeline's name for the module
+    part: Part = Part.DENOISER
+    method: str = "__call__"  # of the module, that was called
+    content: Hashable = None  # equal: the output is, bit for bit; None: that cannot be told
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        return self.module if self.method == "__call__" else getattr(self.module, self.method)
+
+    def compute(self) -> Any:
+        return self.function(*self.arguments, **self.keywords)
+
+
+class Look:
+    """Given to a suspended generation in place of an answer: it runs ``find`` where it stands,
+    among its own frames, and is suspended again."""
+
+    def __init__(self, find: Callable[[], Any]) -> None:
+        self._find = find
+        self._found: Any = None
+        self._failed = ""
+
+    def look(self) -> None:
+        try:
+            self._found = self._find()
+        except Exception as error:
+            # Not the error itself: its traceback would keep the pipeline's frames.
+            self._failed = str(error) or type(error).__name__
+
+    def found(self) -> Any:
+        """``SnapshotRefused`` where ``find`` raised."""
+        if self._failed:
+            raise SnapshotRefused(self._failed)
+        return self._found
 
 
 class GenerationGreenlet(greenlet):
     """The coroutine that a generation's pipeline call runs in. Its parent is the engine's loop."""
 
     def __init__(
-        self, run: Callable[[], Any], parent: greenlet, encode: Callable[..., Any]
+        self, run: Callable[[], Any], parent: greenlet, answer: Callable[[DenoiserCall], Any]
     ) -> None:
-        """``encode``: computes a module that is no denoiser, of its arguments."""
+        """``answer``: what a call of a module that is no denoiser gives."""
         super().__init__(run, parent)
-        self.encode = encode
+        self.answer = answer
         self.calls: Counter[str] = Counter()  # of each component, by name
         self.cache: CacheContext | None = None
 
@@ -47,7 +84,17 @@ class GenerationGreenlet(greenlet):
         parent = self.parent
         if parent is None:  # only a main greenlet has none
             raise RuntimeError("A generation runs outside of an engine.")
-        return parent.switch(call)
+        answer = parent.switch(call)
+        while isinstance(answer, Look):
+            answer.look()
+            answer = parent.switch(answer)
+        return answer
+
+    def look(self, find: Callable[[], Any]) -> Any:
+        """For the engine, while it is suspended: what ``find`` returns, called in its place."""
+        look = Look(find)
+        self.switch(look)
+        return look.found()
 
 
 def stand_in_for(module: Any, name: str, *, suspends: bool) -> Any:
@@ -59,6 +106,7 @@ def stand_in_for(module: Any, name: str, *, suspends: bool) -> Any:
     object.__setattr__(twin, "real_module", module)
     object.__setattr__(twin, "component", name)
     object.__setattr__(twin, "suspends", suspends)
+    object.__setattr__(twin, "usual_dtype", getattr(module, "dtype", None))
     return twin
 
 
@@ -71,12 +119,15 @@ def let_suspend(stand_in: Any) -> None:
 def _stand_in_class(real_class: type) -> type:
     # The slots lie outside of the shared ``__dict__``.
     body: dict[str, Any] = {
-        "__slots__": ("component", "real_module", "suspends"),
+        "__slots__": ("component", "real_module", "suspends", "usual_dtype"),
         "__call__": _call,
         "__module__": real_class.__module__,
     }
     if hasattr(real_class, "cache_context"):
         body |= {"cache_context": _cache_context, "_reset_stateful_cache": _keep_caches}
+    if is_autoencoder(real_class):
+        methods = [name for name in _CODES if hasattr(real_class, name)]
+        body |= {name: _handing_over(getattr(real_class, name)) for name in methods}
     return type(real_class.__name__, (real_class,), body)
 
 
@@ -85,9 +136,26 @@ def _call(self: Any, *arguments: Any, **keywords: Any) -> Any:
     if not isinstance(current, GenerationGreenlet):
         return self.real_module(*arguments, **keywords)
     current.calls[self.component] += 1
-    if not self.suspends:
-        return current.encode(self.real_module, arguments, keywords)
-    return current.suspend(DenoiserCall(self.real_module, arguments, keywords, current.cache))
+    call = DenoiserCall(self.real_module, arguments, keywords, current.cache, self.component)
+    return current.suspend(call) if self.suspends else current.answer(call)
+
+
+def _handing_over(real: Callable[..., Any]) -> Callable[..., Any]:
+    """In place of a method that computes."""
+    name = real.__name__
+
+    @wraps(real)
+    def handed_over(self: Any, *arguments: Any, **keywords: Any) -> Any:
+        current = getcurrent()
+        own = self.real_module
+        # What a pipeline has upcast is to be as usual again before anybody else calls it.
+        if not isinstance(current, GenerationGreenlet) or own.dtype != self.usual_dtype:
+            return getattr(own, name)(*arguments, **keywords)
+        return current.answer(
+            DenoiserCall(own, arguments, keywords, component=self.component, method=name)
+        )
+
+    return handed_over
 
 
 @contextmanager
@@ -109,3 +177,6 @@ def _keep_caches(self: Any, *arguments: Any, **keywords: Any) -> None:
     """Outside of a generation as the real one. Inside, the others' caches are not to be reset."""
     if not isinstance(getcurrent(), GenerationGreenlet):
         self.real_module._reset_stateful_cache(*arguments, **keywords)  # noqa: SLF001
+
+
+_CODES = ("encode", "decode")

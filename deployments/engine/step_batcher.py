@@ -1,9 +1,9 @@
-"""Decides which generations share the next denoiser call. Pure: no torch, no threads, no clock."""
+"""Decides which generations share the next call. Pure: no torch, no threads, no clock."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Container, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -19,6 +19,14 @@ class Candidate:
     deadline: float = inf  # seconds, on a clock that only grows
     remaining: float = inf  # steps; infinite where that is not known
     most: int = 1  # generations that may share its call
+    steps: bool = True  # it waits for its denoiser; False: for a text encoder or an autoencoder
+    fresh: bool = False  # it has not taken a step yet
+    pipeline: str = ""
+
+    @property
+    def company(self) -> Hashable:
+        """Of those that may share their steps with it."""
+        return self.pipeline, self.priority
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +36,11 @@ class StepBatcher:
     The leader is of the highest priority. Among equals: who has stood still for ``standstill``
     turns; who has not begun, because afterwards it may share; the earliest deadline; the fewest
     steps left, so that short ones do not wait for long ones; the key with most to share it; who has
-    waited longest.
+    waited longest. A first step waits for others of its pipeline that are on their way to theirs.
+
+    Steps and other calls take turns: where the leader has just gone, those of its priority that
+    wait for the other kind of call go in between. So the steps of short generations do not wait for
+    a queue of prompts, and prompts do not wait until others have ended.
 
     Whoever was passed over for ``patience`` turns goes first whatever its priority, so nothing
     starves: nobody waits for more than ``patience`` turns and as many as there are generations.
@@ -45,14 +57,31 @@ class StepBatcher:
         if not candidates:
             return ()
         fill = Counter(each.key for each in candidates)
-        ranked = sorted(candidates, key=lambda each: self._rank(each, turn, fill))
-        leader = ranked[0]
+        on_their_way = {each.company for each in candidates if each.fresh and not each.steps}
+        ranked = sorted(
+            candidates,
+            key=lambda each: self._rank(each, turn, fill, waits=_waits(each, on_their_way)),
+        )
+        leader = self._in_between(ranked, turn, on_their_way) or ranked[0]
         if leader.key is None:
             return (leader,)
         return tuple([each for each in ranked if each.key == leader.key][: max(1, leader.most)])
 
+    def _in_between(
+        self, ranked: Sequence[Candidate], turn: int, on_their_way: Container[Hashable]
+    ) -> Candidate | None:
+        """Who goes in place of the first, which has just gone."""
+        first = ranked[0]
+        if first.key is None or turn - first.last_turn > 1:
+            return None
+        for each in ranked:
+            of_its_priority = each.key is not None and each.priority == first.priority
+            if of_its_priority and each.steps != first.steps and not _waits(each, on_their_way):
+                return each
+        return None
+
     def _rank(
-        self, candidate: Candidate, turn: int, fill: Mapping[Hashable | None, int]
+        self, candidate: Candidate, turn: int, fill: Mapping[Hashable | None, int], *, waits: bool
     ) -> tuple[float, ...]:
         waited = turn - candidate.last_turn
         longest_wait = (candidate.last_turn, candidate.generation)
@@ -66,8 +95,14 @@ class StepBatcher:
             not stands_still,
             candidate.last_turn if stands_still else 0,
             not begins,
+            waits,
             candidate.deadline,
             candidate.remaining,
             -min(fill[candidate.key], candidate.most),
             *longest_wait,
         )
+
+
+def _waits(candidate: Candidate, on_their_way: Container[Hashable]) -> bool:
+    """Whether it is to take its first step together with others that will be there soon."""
+    return candidate.fresh and candidate.steps and candidate.company in on_their_way

@@ -29,9 +29,19 @@ def entered(
     module: Any, generation: int, context: CacheContext | None
 ) -> AbstractContextManager[Any]:
     """``context``, for this generation alone."""
-    if context is None or not caches_steps(module):
+    if not caches_steps(module):
         return nullcontext()
-    return module.cache_context(f"{generation}:{context.name}", **context.more)
+    if context is not None:
+        return module.cache_context(name_of(generation, context), **context.more)
+    # Some take a name of their own where the pipeline gives none, one for all; others raise.
+    if any(type(hook).__module__ in _NAME_THEMSELVES for _, hook in hooks_with_state(module)):
+        return module.cache_context(name_of(generation, None))
+    return nullcontext()
+
+
+def name_of(generation: int, context: CacheContext | None) -> str:
+    """Under which the caches keep what belongs to the call."""
+    return f"{generation}:{context.name if context is not None else ''}"
 
 
 def forget(module: Any, generation: int) -> None:
@@ -43,12 +53,27 @@ def forget(module: Any, generation: int) -> None:
             del states[name]
 
 
-def _states(module: Any) -> Iterator[dict[str, Any]]:
+def hooks_with_state(module: Any) -> list[tuple[Any, Any]]:
+    """diffusers' hooks on ``module`` and below that keep something by name, each with the registry
+    that it is in."""
     from diffusers.hooks.hooks import HookRegistry, StateManager  # noqa: PLC0415
 
     registry = HookRegistry.check_if_exists_or_initialize(module)
-    for each in (registry, *registry._get_child_registries()):  # noqa: SLF001
-        for hook in each.hooks.values():
-            for value in vars(hook).values():
-                if isinstance(value, StateManager):
-                    yield value._state_cache  # noqa: SLF001
+    return [
+        (each, hook)
+        for each in (registry, *registry._get_child_registries())  # noqa: SLF001
+        for hook in each.hooks.values()
+        if any(isinstance(value, StateManager) for value in vars(hook).values())
+    ]
+
+
+def _states(module: Any) -> Iterator[dict[str, Any]]:
+    from diffusers.hooks.hooks import StateManager  # noqa: PLC0415
+
+    for _, hook in hooks_with_state(module):
+        for value in vars(hook).values():
+            if isinstance(value, StateManager):
+                yield value._state_cache  # noqa: SLF001
+
+
+_NAME_THEMSELVES = ("diffusers.hooks.mag_cache", "diffusers.hooks.text_kv_cache")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
+from deployments.engine.outputs import held_in, refilled
 from deployments.engine.roles import Leaf, Many, Role, Roles
 
 
@@ -76,6 +77,15 @@ class Parting:
     rows: int  # of each generation
     listed: bool  # the model takes and gives lists with one tensor per row
 
+    def together(self, values: Sequence[Any]) -> Any:
+        """One of what each generation has, in the order in which they are woven; tensors with its
+        rows, tuples of them, or None."""
+        if values[0] is None:
+            return None
+        if isinstance(values[0], tuple):
+            return tuple(map(self.together, zip(*values, strict=True)))
+        return _interleave(values, self.rows)
+
     def apart(self, output: Any) -> list[Any]:
         """Each generation's own output, in the order in which they were woven.
 
@@ -92,6 +102,8 @@ class Parting:
             return self._sequence(output)
         if output is None or isinstance(output, bool | int | float | str):
             return [output] * self.generations
+        if (held := held_in(output)) is not None:
+            return [refilled(output, each) for each in self.apart(held)]
         raise CannotPart(f"the output holds a {type(output).__name__}")
 
     def _by_name(self, named: Mapping[str, Any]) -> list[dict[str, Any]]:

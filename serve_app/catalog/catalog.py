@@ -58,6 +58,7 @@ class CatalogEntry:
     endpoint: Endpoint
     schema: InputSchema
     missing: str = ""  # what it lacks to be served, as a sentence; empty: it is served
+    cache: bool = False  # whether requests with the same input and seed share an outcome
 
     @property
     def demo(self) -> bool:
@@ -141,7 +142,7 @@ def load(
                 missing = _no_family(given)  # without it the other reasons are no way out
             schema = _schema(endpoint)
             _check_arguments(endpoint, schema)
-            entries[endpoint_id] = CatalogEntry(endpoint, schema, missing)
+            entries[endpoint_id] = CatalogEntry(endpoint, schema, missing, given.cache)
         except ValueError as error:
             raise file.complaint(("endpoints", endpoint_id), str(error)) from error
     if not entries:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
@@ -47,12 +47,23 @@ def marks(model: type[BaseModel]) -> Marks:
     }
 
 
-def warnings(marked: Marks, body: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence for each field of ``body`` that was sent in vain."""
+def marks_of_items(model: type[BaseModel]) -> Mapping[str, tuple[str, Marks]]:
+    """Of its fields that are lists of objects: the name of the objects' model, and its marks."""
+    found: dict[str, tuple[str, Marks]] = {}
+    for name, field in model.model_fields.items():
+        inside = get_args(field.annotation) if get_origin(field.annotation) is list else ()
+        if inside and isinstance(inside[0], type) and issubclass(inside[0], BaseModel):
+            found[name] = inside[0].__name__, marks(inside[0])
+    return found
+
+
+def warnings(marked: Marks, body: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """A sentence for each field of ``body`` that was sent in vain. ``within``: what is put before
+    their names."""
     for name in sorted(marked.keys() & body.keys()):
         mark = marked[name]
         if isinstance(mark, NoEffect) and body[name] not in mark.granted:
-            yield f"{name} has no effect: {mark.because}."
+            yield f"{within}{name} has no effect: {mark.because}."
 
 
 def refuse(marked: Marks, checked: Mapping[str, Any]) -> None:

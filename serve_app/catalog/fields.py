@@ -10,6 +10,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from serve_app.catalog.effects import NoEffect, NotHere
+from serve_app.domain.adapter_path import (
+    FORMS,
+    MOST_ADAPTERS,
+    MOST_SCALE,
+    parse_adapter_path,
+)
 
 PRESETS: Mapping[str, tuple[int, int]] = {
     "square_hd": (1024, 1024),
@@ -38,14 +44,34 @@ class ImageSize(BaseModel):
     height: int = Field(default=512, ge=LEAST_SIDE, le=MOST_SIDE, description="Pixels.")
 
 
+def _adapter_path(value: str) -> str:
+    try:
+        parse_adapter_path(value)
+    except ValueError as error:
+        raise PydanticCustomError("adapter_path", "{why}", {"why": str(error)}) from None
+    return value
+
+
 class LoraWeight(BaseModel):
     """An adapter and how strongly it counts."""
 
     model_config = ConfigDict(extra="ignore")
 
-    path: str = Field(description="Where its weights are.")
-    scale: float = Field(default=1.0, allow_inf_nan=False, description="How strongly it counts.")
-    force: bool = Field(default=False, description="Load it even if it seems not to fit.")
+    path: Annotated[str, AfterValidator(_adapter_path)] = Field(
+        description=f"Where its weights are: {FORMS}."
+    )
+    scale: float = Field(
+        default=1.0,
+        ge=-MOST_SCALE,
+        le=MOST_SCALE,
+        allow_inf_nan=False,
+        description="How strongly it counts.",
+    )
+    force: Annotated[
+        bool,
+        NoEffect("an adapter either fits the model or is refused", granted=(False,)),
+        Field(description="Load it even if it seems not to fit."),
+    ] = False
 
 
 class Embedding(BaseModel):
@@ -155,8 +181,7 @@ OwnRequestId = Annotated[
 ]
 Loras = Annotated[
     list[LoraWeight],
-    NotHere("adapters are not served yet"),
-    Field(description="Adapters on the denoiser."),
+    Field(max_length=MOST_ADAPTERS, description="Adapters on the denoiser; they add up."),
 ]
 Embeddings = Annotated[
     list[Embedding],

@@ -29,8 +29,8 @@ def _problem(detail: ErrorDetails) -> FieldProblem:
         type_ = "one_of"
     # A raised ValueError object is of no use to the client, and its text is in the message.
     context.pop("error", None)
-    context.pop("names", None)  # these two are only there to fill the message in
-    context.pop("more", None)
+    for only_in_message in ("names", "more", "why"):
+        context.pop(only_in_message, None)
     return FieldProblem(
         loc=("body", *detail["loc"]),
         message=detail["msg"],

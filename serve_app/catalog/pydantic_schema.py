@@ -42,6 +42,7 @@ class PydanticSchema:
         self._model = narrowed(shape.input, endpoint.defaults, bounds)
         self._known = frozenset(self._model.model_fields)
         self._marks = effects.marks(self._model)
+        self._item_marks = effects.marks_of_items(self._model)
         self._check_defaults()
 
     def validate(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -61,6 +62,8 @@ class PydanticSchema:
 
     def json_schema(self) -> dict[str, Any]:
         schema = effects.described(self._marks, self._model.model_json_schema())
+        for model, marks in self._item_marks.values():
+            effects.described(marks, schema["$defs"][model])
         return {**schema, "x-fal-order-properties": list(schema["properties"])}
 
     def output_schema(self) -> dict[str, Any]:
@@ -97,4 +100,8 @@ class PydanticSchema:
         unknown = sorted(str(name) for name in body if name not in self._known)
         if unknown:
             found.append(f"Ignored, because this endpoint has no such field: {', '.join(unknown)}.")
-        return (*found, *effects.warnings(self._marks, body))
+        found += effects.warnings(self._marks, body)
+        for name, (_, marks) in self._item_marks.items():
+            for number, item in enumerate(body.get(name) or ()):
+                found += effects.warnings(marks, item, f"{name}.{number}.")
+        return tuple(found)

@@ -72,6 +72,7 @@ class EndpointSource(BaseModel):
     bounds: dict[str, tuple[float, float]] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
     recipes: tuple[RecipeSource, ...] = ()
+    cache: bool = False
     display_name: str = ""
     description: str = ""
     category: str = "text-to-image"

@@ -46,8 +46,8 @@ class Client:
     def post(self, path: str, body: dict[str, Any]) -> Any:
         return self._call("POST", path, json=body)
 
-    def delete(self, path: str) -> None:
-        self._call("DELETE", path)
+    def delete(self, path: str) -> Any:
+        return self._call("DELETE", path)
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether Darkroom is ready, and what its parts say."""
@@ -72,6 +72,11 @@ class Client:
         response = self._http.get(url)
         response.raise_for_status()
         return response.content
+
+    def preview(self, url: str) -> bytes | None:
+        """A picture of a running request; None while there is none, or no more."""
+        response = self._http.get(url)
+        return response.content if response.status_code == 200 else None  # or 204, or 404
 
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
         try:

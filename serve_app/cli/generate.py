@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from serve_app.cli.client import ApiFailure, Client
 from serve_app.cli.files import as_input, inside, numbered, outputs, write
 from serve_app.cli.format_field import format_field
 from serve_app.cli.installation import Installation
+from serve_app.cli.preview_file import PreviewFile
 from serve_app.domain.errors import InvalidInput
 
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
@@ -22,6 +25,8 @@ WAITING = {
     "busy": "waiting for a free slot",
     "cold_start": "waiting for a replica to start",
     "no_replica": "waiting for a replica",
+    "limit": "waiting for a limit on what runs",
+    "paused": "waiting for an operator to resume the endpoint",
 }
 DOWNLOADING = "downloading"  # the stage whose steps are bytes
 FROM_PROMPT = "fal-ai/flux/schnell"
@@ -67,10 +72,19 @@ class Wish:
         return body | dict(_field(one) for one in self.fields)
 
 
-def run(installation: Installation, wish: Wish, output: Path, *, as_json: bool, show: bool) -> None:
+def run(
+    installation: Installation,
+    wish: Wish,
+    output: Path,
+    *,
+    preview: Path | None = None,
+    as_json: bool,
+    show: bool,
+) -> None:
     """Submit, follow, and write every file that was made to ``output`` and, numbered, beside it.
 
-    ``as_json`` prints the endpoint's output and where its files lie; ``show`` opens them.
+    ``preview`` is written anew while it is made. ``as_json`` prints the endpoint's output and where
+    its files lie; ``show`` opens them.
     """
     output_format = FORMATS.get(output.suffix.lower())
     if output_format is None:
@@ -79,7 +93,8 @@ def run(installation: Installation, wish: Wish, output: Path, *, as_json: bool, 
     with Client(installation) as client:
         name = format_field(client, wish.endpoint())
         body = wish.body(**({name: output_format} if name else {}))
-        result = generate(client, wish.endpoint(), body, show=not as_json)
+        look = PreviewFile(client.preview, preview).look if preview else _nothing
+        result = generate(client, wish.endpoint(), body, show=not as_json, look=look)
         files = list(outputs(result))
         if not files:
             raise ApiFailure(f"{wish.endpoint()} made no file: {json.dumps(result)[:200]}")
@@ -92,16 +107,29 @@ def run(installation: Installation, wish: Wish, output: Path, *, as_json: bool, 
         click.launch(str(path))
 
 
-def generate(client: Client, model: str, body: dict[str, Any], *, show: bool) -> dict[str, Any]:
-    """Submit and follow to the end; returns the output. ``ApiFailure`` with the server's reason."""
+def _nothing(status: Mapping[str, Any]) -> None:
+    """Nobody wants to see a preview."""
+
+
+def generate(
+    client: Client,
+    model: str,
+    body: dict[str, Any],
+    *,
+    show: bool,
+    look: Callable[[Mapping[str, Any]], None] = _nothing,
+) -> dict[str, Any]:
+    """Submit and follow to the end; returns the output. ``ApiFailure`` with the server's reason.
+    ``look`` is told each status."""
     submitted = client.submit(model, body)
     if not show:
-        for _ in client.follow(submitted):
-            pass
+        for status in client.follow(submitted):
+            look(status)
         return dict(client.get(submitted["response_url"]))
     with click.progressbar(length=100, label="queued", file=sys.stderr) as bar:
         for status in client.follow(submitted):
             _show(bar, status)
+            look(status)
     return dict(client.get(submitted["response_url"]))
 
 
@@ -132,14 +160,45 @@ def standing(status: Mapping[str, Any]) -> tuple[str, int]:
     if status["status"] == "IN_QUEUE":
         reason = WAITING.get(ours.get("reason", ""), "queued")
         doing = f": {detail}" if (detail := ours.get("detail")) else ""
-        return f"{reason}{doing} (place {status['queue_position'] + 1})", 0
+        return f"{reason}{doing} (place {status['queue_position'] + 1}{_starts(ours)})", 0
     if status["status"] != "IN_PROGRESS":
         return "failed" if status.get("error") else "done", 100
     stage, step, steps = ours.get("stage"), ours.get("step", 0), ours.get("steps", 0)
     words = (stage or "running").replace("_", " ")
     if stage == DOWNLOADING:  # The bar is for what comes after.
-        return f"{words} weights, {step / 1e9:.1f} of {steps / 1e9:.1f} GB", 0
-    return words, int(95 * step / steps) if steps else 0
+        left = f", {_duration(left_s)} left" if (left_s := ours.get("left_s")) is not None else ""
+        return f"{words} weights, {step / 1e9:.1f} of {steps / 1e9:.1f} GB{left}", 0
+    return f"{words}{_pace(ours)}", int(95 * step / steps) if steps else 0
+
+
+def _pace(ours: Mapping[str, Any]) -> str:
+    """Such as `` 12/40, 3.1 steps/s, 9 s left``."""
+    step, steps, rate, left_s = (ours.get(name) for name in ("step", "steps", "rate", "left_s"))
+    if not steps:
+        return ""
+    if not rate or left_s is None:
+        return f" {step}/{steps}"
+    speed = f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s a step"
+    return f" {step}/{steps}, {speed}, {_duration(left_s)} left"
+
+
+def _duration(seconds: float) -> str:
+    whole = math.ceil(seconds)
+    return f"{whole} s" if whole < 90 else f"{whole // 60} min {whole % 60} s"
+
+
+def _starts(ours: Mapping[str, Any]) -> str:
+    """When it should start, as far as one can tell. The clocks of two machines may differ, so it is
+    never said to be over."""
+    if not (at := ours.get("starts_at")):
+        return ""
+    seconds = (datetime.fromisoformat(at) - datetime.now(UTC)).total_seconds()
+    return f", starts in about {duration(max(1.0, seconds))}"
+
+
+def duration(seconds: float) -> str:
+    """Such as ``40 s`` or ``3 min``."""
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def _size(text: str) -> str | dict[str, int]:

@@ -34,6 +34,7 @@ def create(
     tenant: str | None,
     scopes: tuple[str, ...],
     days: float | None,
+    replay_undelivered: bool,
     as_json: bool,
 ) -> None:
     """Make a key and print it, this once."""
@@ -42,6 +43,8 @@ def create(
         wish["tenant"] = tenant
     if days is not None:
         wish["expires_at"] = (datetime.now(UTC) + timedelta(days=days)).isoformat()
+    if replay_undelivered:
+        wish["replay_undelivered"] = True
     with Client(installation) as client:
         answer = client.post("/v1/keys", wish)
     if as_json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import click
@@ -45,10 +46,27 @@ def pool_lines(
 
 
 def requests(
-    installation: Installation, states: tuple[str, ...], limit: int, *, as_json: bool
+    installation: Installation,
+    *,
+    states: tuple[str, ...],
+    endpoint_id: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    before: str | None,
+    limit: int,
+    as_json: bool,
 ) -> None:
+    """Times without a zone are of this machine's."""
     with Client(installation) as client:
-        answer = client.get("/v1/requests", state=list(states) or None, limit=limit)
+        answer = client.get(
+            "/v1/requests",
+            state=list(states) or None,
+            endpoint_id=endpoint_id,
+            since=since and since.astimezone().isoformat(),
+            until=until and until.astimezone().isoformat(),
+            before=before,
+            limit=limit,
+        )
     if as_json:
         click.echo(json.dumps(answer))
         return
@@ -75,3 +93,9 @@ def cancel(installation: Installation, request_id: str, *, as_json: bool) -> Non
     with Client(installation) as client:
         answer = client.put(f"/v1/requests/{request_id}/cancel")
     click.echo(json.dumps(answer) if as_json else answer["verdict"])
+
+
+def delete(installation: Installation, request_id: str, *, as_json: bool) -> None:
+    with Client(installation) as client:
+        answer = client.delete(f"/v1/requests/{request_id}")
+    click.echo(json.dumps(answer) if as_json else f"Deleted, with {answer['deleted_files']} files.")

@@ -15,6 +15,7 @@ from serve_app.cli import (
     generate,
     keys,
     listing,
+    operations,
     options,
     request_log,
     storage_doctor,
@@ -114,13 +115,26 @@ def env_command(installation: Installation, *, as_json: bool) -> None:
 @click.option("--mask", default=None, help="What to paint anew in --image: white where.")
 @click.option("--strength", type=float, default=None, help="How far to leave --image, 0 to 1.")
 @click.option("--field", "fields", multiple=True, help="Any other input field: NAME=JSON.")
+@click.option(
+    "--preview",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    help="A JPEG that shows what is being made, written anew while it is.",
+)
 @click.option("--open", "show", is_flag=True, help="Open what was made in a viewer.")
 @options.as_json
 def generate_command(
-    installation: Installation, output: Path, *, as_json: bool, show: bool, **wish: Any
+    installation: Installation,
+    output: Path,
+    preview: Path | None,
+    *,
+    as_json: bool,
+    show: bool,
+    **wish: Any,
 ) -> None:
     """Make a picture from PROMPT."""
-    generate.run(installation, generate.Wish(**wish), output, as_json=as_json, show=show)
+    asked = generate.Wish(**wish)
+    generate.run(installation, asked, output, preview=preview, as_json=as_json, show=show)
 
 
 @main.command("logs")
@@ -152,6 +166,9 @@ def completion_command(shell: str) -> None:
 
 
 main.add_command(models_group)
+main.add_command(operations.queue_command)
+main.add_command(operations.audit_command)
+main.add_command(operations.endpoints_group)
 
 
 @main.command("status")
@@ -177,19 +194,21 @@ def doctor_command(installation: Installation, part: str | None, *, as_json: boo
 
 @main.group("requests")
 def requests_group() -> None:
-    """Look at requests and cancel them."""
+    """Look at requests, cancel and delete them."""
 
 
 @requests_group.command("list")
 @options.installation
 @click.option("--state", "states", multiple=True, help="Only these states; may be repeated.")
+@click.option("--endpoint", "endpoint_id", help="Only this endpoint's.")
+@click.option("--since", type=click.DateTime(), help="Submitted then or later.")
+@click.option("--until", type=click.DateTime(), help="Submitted before then.")
+@click.option("--before", help="Older than the request with this id: the next page.")
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
 @options.as_json
-def requests_list(
-    installation: Installation, states: tuple[str, ...], limit: int, *, as_json: bool
-) -> None:
+def requests_list(installation: Installation, *, as_json: bool, **wish: Any) -> None:
     """List the latest requests, newest first."""
-    listing.requests(installation, states, limit, as_json=as_json)
+    listing.requests(installation, **wish, as_json=as_json)
 
 
 @requests_group.command("show")
@@ -208,6 +227,19 @@ def requests_show(installation: Installation, request_id: str, *, as_json: bool)
 def requests_cancel(installation: Installation, request_id: str, *, as_json: bool) -> None:
     """Cancel a queued or running request."""
     listing.cancel(installation, request_id, as_json=as_json)
+
+
+@requests_group.command("delete")
+@options.installation
+@click.argument("request_id", shell_complete=completion.requests)
+@options.as_json
+def requests_delete(installation: Installation, request_id: str, *, as_json: bool) -> None:
+    """Delete an ended request with its input, outcome, log and files."""
+    listing.delete(installation, request_id, as_json=as_json)
+
+
+requests_group.add_command(operations.requeue_command)
+requests_group.add_command(operations.fail_command)
 
 
 @main.group("keys")
@@ -231,13 +263,18 @@ def keys_list(installation: Installation, tenant: str | None, *, as_json: bool) 
 @click.option(
     "--scope",
     "scopes",
-    type=click.Choice(["api", "admin"]),
+    type=click.Choice(["api", "priority", "admin"]),
     multiple=True,
     default=("api",),
     show_default=True,
     help="May be repeated.",
 )
 @click.option("--days", type=click.FloatRange(min=0, min_open=True), default=None, help="It lasts.")
+@click.option(
+    "--replay-undelivered",
+    is_flag=True,
+    help="When the answer to a submit is lost, the client's next try gets it: billed once.",
+)
 @options.as_json
 def keys_create(installation: Installation, *, as_json: bool, **wish: Any) -> None:
     """Make a key called NAME and print it, this once."""

@@ -12,9 +12,14 @@ DarkroomError
 │   ├── RequestNotFound
 │   └── ArtifactNotFound
 ├── NotFinished               the outcome was read before there is one
+├── RequestActive             what was asked for can be done only after the request's end
+├── RequestDeleted            the request of this idempotency key was deleted
+├── OutcomeForgotten          it was not to be kept, and the time to fetch it is over
+├── AlreadyFinal              an act on a request that has ended
 ├── TooLarge                  a body, an upload or an input over its limit
 ├── Overloaded                try again after ``retry_after_s``
 ├── Unavailable               a part that Darkroom stands on does not answer
+│   ├── EndpointDraining      an operator lets it run empty
 │   ├── DatabaseUnavailable
 │   └── StorageUnavailable
 │       └── StorageFull       no room for another artifact
@@ -22,12 +27,15 @@ DarkroomError
 ├── GenerationError           how an attempt can fail
 │   ├── PipelineFailed        the pipeline raised; trying again would raise again
 │   ├── WeightsUnavailable    the weights are missing or cannot be loaded
+│   ├── SnapshotRefused       it cannot be taken, or nothing can go on from it here; says why
 │   ├── OutOfMemory           the generation does not fit this replica
 │   ├── ReplicaDied           the process ended while it held the lease
 │   ├── Poison                the request ended its replica too many times
+│   ├── FailedByHand          an operator ended it
 │   ├── Cancelled             somebody asked for it
 │   └── Expired               its time to start or to end has passed
 └── Misconfigured             a setting, a file or the machine; the message says what to change
+    └── AdapterRefused        an adapter cannot be read, or does not fit the model; says which
 
 Each carries a stable ``code``, whether trying the same thing again can help, and a message written
 for the person who meets it. Every error survives pickle, because it crosses processes.
@@ -54,6 +62,11 @@ class FieldProblem:
     value: Any = None
 
 
+def field_loc(field: str) -> tuple[str | int, ...]:
+    """The path of a field from the body: of ``loras.0.path``, ``("body", "loras", 0, "path")``."""
+    return ("body", *(int(part) if part.isdecimal() else part for part in field.split(".")))
+
+
 class DarkroomError(Exception):
     """Root of all errors of Darkroom."""
 
@@ -76,8 +89,9 @@ class InvalidInput(DarkroomError):
 
     @classmethod
     def of_field(cls, field: str, message: str, type: str = "value_error") -> InvalidInput:
-        """One problem, with a field of the body itself."""
-        return cls(f"{field}: {message}", (FieldProblem(("body", field), message, type),))
+        """One problem, with the field ``field``: of the body itself, or inside one of its fields
+        (``loras.0.path``)."""
+        return cls(f"{field}: {message}", (FieldProblem(field_loc(field), message, type),))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message, self.problems)
@@ -128,6 +142,23 @@ class NotFinished(DarkroomError):
     retryable = True
 
 
+class RequestActive(DarkroomError):
+    code = "request_active"
+    retryable = True
+
+
+class RequestDeleted(DarkroomError):
+    code = "request_deleted"
+
+
+class OutcomeForgotten(DarkroomError):
+    code = "outcome_forgotten"
+
+
+class AlreadyFinal(DarkroomError):
+    code = "already_final"
+
+
 class TooLarge(DarkroomError):
     code = "too_large"
 
@@ -149,6 +180,12 @@ class Overloaded(DarkroomError):
 class Unavailable(DarkroomError):
     code = "unavailable"
     retryable = True
+    retry_after_s: ClassVar[int] = 1
+
+
+class EndpointDraining(Unavailable):
+    code = "endpoint_draining"
+    retry_after_s = 30
 
 
 class DatabaseUnavailable(Unavailable):
@@ -183,6 +220,10 @@ class WeightsUnavailable(GenerationError):
     code = "weights_unavailable"
 
 
+class SnapshotRefused(GenerationError):
+    code = "snapshot_refused"
+
+
 class OutOfMemory(GenerationError):
     code = "out_of_memory"
     retryable = True
@@ -197,6 +238,10 @@ class Poison(GenerationError):
     code = "poison"
 
 
+class FailedByHand(GenerationError):
+    code = "failed_by_hand"
+
+
 class Cancelled(GenerationError):
     code = "cancelled"
 
@@ -205,7 +250,25 @@ class Expired(GenerationError):
     code = "expired"
 
 
+TOO_LATE = "The request did not end within the time that its X-Darkroom-Deadline allowed."
+"""Said by whoever notices it, replica or queue."""
+
+
 class Misconfigured(DarkroomError):
     """Something on this machine or in its settings. The message says what, and what to change."""
 
     code = "misconfigured"
+
+
+class AdapterRefused(Misconfigured):
+    """An adapter that a generation asks for. ``number``: which of its adapters, from 0; None: all
+    of them together."""
+
+    code = "adapter_refused"
+
+    def __init__(self, message: str, number: int | None = None) -> None:
+        super().__init__(message)
+        self.number = number
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, self.number)

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.outcome import Outcome
-from serve_app.domain.progress import Progress
+from serve_app.domain.progress import Preview, Progress
 from serve_app.domain.request import Priority
+from serve_app.domain.snapshot import StoredSnapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +55,8 @@ class Lease:
     upload_tickets: tuple[UploadTicket, ...]
     priority: Priority
     alone: bool = False  # its forwards are shared with nobody
-    deadline: datetime | None = None
-    snapshot: str | None = None  # key of a half-done generation to go on from
+    deadline_s: float | None = None  # what remains of its time in all, when it was leased
+    snapshot_url: str | None = None  # of a half-done generation to go on from
     files_url: str = ""  # origin at which replicas read our own ``/files/…``
 
     @property
@@ -86,11 +86,18 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """What a replica's engine did since its last report. May be lost, is never told twice."""
+    """What a replica's engine did since its last report. May be lost, is never told twice.
+
+    A part is what was called: ``denoiser``, ``encoder`` or ``autoencoder``.
+    """
 
     steps: int = 0  # denoising steps of all generations
-    forwards: Mapping[int, int] = field(default_factory=dict[int, int])  # by calls in each
-    not_merged: Mapping[str, int] = field(default_factory=dict[str, int])  # calls, by reason
+    forwards: Mapping[tuple[str, int], int] = field(  # by part and calls in each
+        default_factory=dict[tuple[str, int], int]
+    )
+    not_merged: Mapping[tuple[str, str], int] = field(  # calls, by part and reason
+        default_factory=dict[tuple[str, str], int]
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +110,20 @@ class Report:
     replica_id: str
     renewals: tuple[Held, ...]
     progress: tuple[tuple[Held, Progress], ...] = ()
+    previews: tuple[tuple[Held, Preview], ...] = ()  # new, progress told too
     detail: str = ""  # what the replica loads now, in words
     pool: str = ""
     computed: Computed = Computed()
+    snapshots: tuple[tuple[Held, StoredSnapshot], ...] = ()  # uploaded since the last report
+    wants_tickets: tuple[Held, ...] = ()  # for a snapshot each
 
 
 @dataclass(frozen=True, slots=True)
 class ReportReply:
     cancelled: tuple[Held, ...] = ()
     fenced: tuple[Held, ...] = ()
+    snapshot_tickets: tuple[tuple[Held, UploadTicket], ...] = ()  # of those wanted that hold
+    watched: tuple[Held, ...] = ()  # somebody looks at their previews: make the next one
 
 
 @dataclass(frozen=True, slots=True)

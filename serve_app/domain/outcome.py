@@ -14,7 +14,7 @@ class Failure:
     """An error as it is stored and shown: the code and message of a ``GenerationError``.
 
     ``field`` names the input field at fault, if one is (an input that only the pipeline could
-    refuse).
+    refuse); inside another one with dots, as ``loras.0.path``.
     """
 
     code: str

@@ -21,6 +21,8 @@ from serve_app.domain.lease import (
     Verdict,
     Work,
 )
+from serve_app.domain.operations import Operations
+from serve_app.domain.progress import Preview
 from serve_app.domain.request import (
     CancelVerdict,
     LogLine,
@@ -29,6 +31,7 @@ from serve_app.domain.request import (
     State,
     Waiting,
 )
+from serve_app.domain.snapshot import StoredSnapshot
 
 
 class Clock(Protocol):
@@ -56,8 +59,11 @@ class LeasePort(Protocol):
         """Hand in the outcome. Idempotent: send it until it is answered."""
         ...
 
-    async def hand_back(self, held: Held, replica_id: str, reason: str) -> Verdict:
-        """Give the lease up without a failure: the request is queued again, at its old place."""
+    async def hand_back(
+        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+    ) -> Verdict:
+        """Give the lease up without a failure: the request is queued again, at its old place. Its
+        next attempt goes on from ``snapshot``, or from the last one that a report named."""
         ...
 
 
@@ -79,16 +85,51 @@ class LeaseTerms(Protocol):
         """One ticket per file that the attempt may produce."""
         ...
 
+    def snapshot_ticket(self, held: Held) -> UploadTicket:
+        """For one snapshot of the attempt; each has another key."""
+        ...
+
+    def snapshot_url(self, key: str) -> str:
+        """Where a replica reads the snapshot."""
+        ...
+
 
 class Queue(LeasePort, Protocol):
     """The durable core. All errors are of the tree in ``errors.py``; when the database is away,
     ``DatabaseUnavailable``.
     """
 
+    @property
+    def operations(self) -> Operations:
+        """What an operator sees of it, and does to it by hand."""
+        ...
+
     async def submit(self, new: NewRequest) -> Request:
         """Store. When this returns, the request survives whatever dies. ``Overloaded`` past the
         caps.
+
+        A repeat is not stored: the request that has its idempotency key is returned, in whatever
+        state it is. Its id tells: it is not ``new.id``. ``InvalidInput`` when that request had
+        another body.
+
+        With a ``reuse_digest``, when a request of the tenant with the same one has succeeded and
+        its artifacts are kept, the new one is stored with that outcome, at its end: ``reuses``
+        names the other, and nothing was consumed.
         """
+        ...
+
+    async def repeated(self, new: NewRequest) -> Request | None:
+        """The request of which ``new`` is a repeat; None: of none so far. To be asked before
+        ``submit``, which knows repeats by their idempotency key only.
+
+        With a ``replay_key`` it may also be one that was ``undelivered`` in the last minute, with
+        the same body and key. Each of these is given again once.
+        """
+        ...
+
+    async def undelivered(self, new: NewRequest, request_id: str) -> None:
+        """The answer to the submit of ``new`` did not reach its client; it was about
+        ``request_id``."""
         ...
 
     async def get(self, tenant: str, request_id: str) -> Request:
@@ -102,7 +143,7 @@ class Queue(LeasePort, Protocol):
     async def changed(
         self, tenant: str, request_id: str, timeout_s: float, since: Request | None = None
     ) -> Request:
-        """Return at the next change of state, attempt or progress, or after ``timeout_s``.
+        """Return at the next change of state, attempt, progress or log, or after ``timeout_s``.
 
         With ``since``, what the caller saw last: at once when it is not so any more, so that a
         change between two calls is not missed. A final request returns at once.
@@ -113,12 +154,26 @@ class Queue(LeasePort, Protocol):
         """Append a line to the request's own log. An unknown request is no error."""
         ...
 
-    async def lines(self, tenant: str, request_id: str) -> Sequence[LogLine]:
-        """The request's own log from the start; ``RequestNotFound`` also for another tenant's."""
+    async def lines(self, tenant: str, request_id: str, after: int = 0) -> Sequence[LogLine]:
+        """The request's own log from the line behind the sequence ``after``; ``RequestNotFound``
+        also for another tenant's. However many ask at once, one statement reads for them all."""
+        ...
+
+    async def preview(self, tenant: str, request_id: str) -> Preview | None:
+        """The newest preview of the running attempt, if there is one. Asking is what makes them:
+        for a few seconds from now, the replica is told that somebody looks.
+
+        ``RequestNotFound`` also for another tenant's; ``NotFound`` for a request that was submitted
+        without previews, or that does not run."""
         ...
 
     async def waiting(self, request: Request) -> Waiting:
-        """Place in the queue and the reason; from memory, at most a second old."""
+        """Place in the queue, the reason, and when it should start and end; from memory, at most a
+        second old."""
+        ...
+
+    async def ends_at(self, request: Request) -> datetime | None:
+        """When a running request should end, from memory; never past. None: nobody can tell."""
         ...
 
     async def cancel(self, tenant: str, request_id: str) -> CancelVerdict: ...
@@ -128,10 +183,20 @@ class Queue(LeasePort, Protocol):
         tenant: str,
         *,
         states: Sequence[State] = (),
+        endpoint: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         before: str | None = None,
         limit: int = 50,
     ) -> Sequence[Request]:
-        """Newest first; ``before`` is the id of the last one of the page before."""
+        """Newest first; ``before`` is the id of the last one of the page before. ``since`` and
+        ``until`` (exclusive) are about the submit."""
+        ...
+
+    async def delete(self, tenant: str, request_id: str) -> Sequence[str]:
+        """Delete an ended request: nothing is kept of it but its usage line, and its idempotency
+        key while that counts. Returns the keys of its objects in storage, which are unwanted now.
+        ``RequestNotFound``; ``RequestActive`` while it has not ended."""
         ...
 
     async def demand(self) -> Mapping[str, Demand]:

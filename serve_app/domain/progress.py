@@ -28,6 +28,22 @@ class Progress:
     stage: Stage
     step: int = 0  # steps done in the stage; of DOWNLOADING: bytes
     steps: int = 0  # steps in all; 0: not known
+    rate: float = 0.0  # steps a second of late, waiting included; 0: not known
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to the end of the stage, if it goes on so; None: not known."""
+        if not self.rate or not self.steps:
+            return None
+        return max(0, self.steps - self.step) / self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a request will look like, as far as can be told after so many steps. May be lost."""
+
+    step: int  # from 1
+    picture: bytes  # a JPEG of at most 256 pixels a side
 
 
 OnDownload = Callable[[int, int], None]

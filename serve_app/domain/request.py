@@ -10,6 +10,7 @@ from typing import Any
 
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Progress
+from serve_app.domain.snapshot import StoredSnapshot
 
 
 class State(StrEnum):
@@ -54,6 +55,16 @@ class WaitReason(StrEnum):
     BUSY = "busy"  # replicas are there, and all their slots are taken
     COLD_START = "cold_start"  # a replica is starting or loading
     NO_REPLICA = "no_replica"  # none is there and none has said that it starts
+    PAUSED = "paused"  # an operator has paused its endpoint
+    LIMIT = "limit"  # as many of its tenant's, or of its endpoint's, run as may
+
+
+class Forgetting(StrEnum):
+    """What is forgotten next of a request whose input and outcome are not to be kept."""
+
+    INPUT = "input"  # when it has ended
+    OUTCOME = "outcome"  # an hour later
+    DONE = "done"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +79,16 @@ class NewRequest:
     input: Mapping[str, Any]
     priority: Priority = Priority.NORMAL
     start_within_s: float | None = None  # not started by then: expired
+    end_within_s: float | None = None  # not ended by then: expired
+    work: float = 1.0  # by which its time is expected: steps × megapixels × pictures
     alone: bool = False  # it shares no forward with others
+    previews: bool = True  # may be made while it runs
     warnings: tuple[str, ...] = ()  # go into the request's own log
+    idempotency_key: str | None = None  # the same of this tenant and endpoint: the same request
+    replay_key: str | None = None  # API key whose undelivered answers to submits are given again
+    store_io: bool = True  # False: its input and outcome are forgotten
+    reuse_digest: bytes = b""  # SHA-256 of endpoint and input, where outcomes may be shared
+    body_digest: bytes = b""  # SHA-256 of what the client sent, where a repeat is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +99,7 @@ class LogLine:
     at: datetime
     level: str  # INFO, WARNING, ERROR
     message: str
+    state: State | None = None  # where the line tells that the request came into it
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +120,18 @@ class Request:
     finished_at: datetime | None = None
     cancel_requested: bool = False
     alone: bool = False  # asked for, or since a replica died that ran it
+    end_by: datetime | None = None  # not ended by then: expired
+    work: float = 1.0  # as ``NewRequest.work``
     replica_id: str | None = None
     outcome: Outcome | None = None  # exactly when the state is final
     progress: Progress | None = None  # of the running attempt; may be lost, never wrong
+    previews: bool = True  # may be made
+    preview_step: int = 0  # of the running attempt's newest preview; 0: there is none
+    snapshot: StoredSnapshot | None = None  # what another attempt would go on from
     log: tuple[LogLine, ...] = field(default=())
+    reuses: str | None = None  # id of the request whose outcome it was given
+    forgetting: Forgetting | None = None  # None: its input and outcome are kept
+    events: int = 0  # lines of its own log: grows with every change but progress
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +141,9 @@ class Waiting:
     position: int  # 0: next
     reason: WaitReason
     detail: str = ""
+    share: float | None = None  # of a cold start, by the time that starts take here
+    starts_at: datetime | None = None  # expected, UTC; never past; None: nobody can tell
+    ends_at: datetime | None = None
 
 
 class CancelVerdict(StrEnum):

@@ -24,11 +24,12 @@ class Background:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def leave(self, work: Coroutine[Any, Any, Any], name: str) -> None:
+    def leave(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
         """Start ``work``, for which nobody waits: its failure goes to the log under ``name``."""
         task = self.hold(work)
         task.set_name(name)
         task.add_done_callback(_tell)
+        return task
 
     async def join(self) -> None:
         """Wait until all have ended; for the shutdown, before the queue closes."""

@@ -12,6 +12,7 @@ from serve_app.catalog.catalog import Catalog
 from serve_app.domain.ports import Clock, Queue, Storage
 from serve_app.ingress.background import Background
 from serve_app.ingress.held import LastAnswers
+from serve_app.ingress.lost_answers import LostAnswers
 from serve_app.ingress.pools import PoolMap
 from serve_app.ingress.readiness import Readiness
 from serve_app.settings import Config
@@ -21,6 +22,9 @@ from serve_app.tenants.keys import Keys
 
 Figures = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
 Problems = Callable[[Collection[str]], Awaitable[Mapping[str, str]]]
+
+LINGER_S = 0.05
+"""For so long the end of an answer is held back whose loss is to be noticed."""
 
 
 async def _no_figures() -> Sequence[Mapping[str, Any]]:
@@ -50,6 +54,8 @@ class Core:
     room: Callable[[], Awaitable[None]] | None = None  # raises when the disk is nearly full
     replicas: Figures = _no_figures  # for the status page: one JSON object each
     unplaceable: Problems = _no_problems  # a sentence by pool, of those that are not hosted
+    linger_s: float = LINGER_S
+    lost_answers: LostAnswers = field(default_factory=LostAnswers)
     answers: LastAnswers = field(default_factory=LastAnswers)
     background: Background = field(default_factory=Background)
 

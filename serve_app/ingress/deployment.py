@@ -31,12 +31,15 @@ from serve_app.domain.lease import (
     Work,
 )
 from serve_app.domain.ports import Storage
+from serve_app.domain.snapshot import StoredSnapshot
 from serve_app.ingress import announcement
 from serve_app.ingress.app import create_app
 from serve_app.ingress.core import Core
+from serve_app.ingress.disposal import Disposal
 from serve_app.ingress.host_names import trusted_names
 from serve_app.ingress.ids import RequestIds
 from serve_app.ingress.internal import internal_origin
+from serve_app.ingress.lines import Lines
 from serve_app.ingress.one_node import OneNode
 from serve_app.ingress.placement import Placement
 from serve_app.ingress.pools import PoolMap
@@ -49,8 +52,10 @@ from serve_app.queue.leadership import Leadership
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.migrations import migrate
 from serve_app.queue.postgres import PostgresQueue
+from serve_app.queue.retention import Retention
 from serve_app.queue.roster import roster
 from serve_app.queue.shared_secret import shared_secret
+from serve_app.queue.unwanted import Unwanted
 from serve_app.scaling.demand import DemandWriter
 from serve_app.scaling.liveness import RayLiveness
 from serve_app.settings import Config, Secrets
@@ -117,6 +122,10 @@ class Ingress:
 
     # What replicas call. Serve gives the methods of a deployment no other form.
 
+    async def line(self) -> str:
+        """The socket at which this process takes the same calls, cheaper; empty: at none."""
+        return self._lines.path
+
     async def announce(self, presence: Presence) -> None:
         await self._queue.announce(presence)
 
@@ -136,8 +145,10 @@ class Ingress:
         answers = await asyncio.gather(*calls, return_exceptions=True)
         return [_portable(answer) for answer in answers]
 
-    async def hand_back(self, held: Held, replica_id: str, reason: str) -> Verdict:
-        return await self._queue.hand_back(held, replica_id, reason)
+    async def hand_back(
+        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+    ) -> Verdict:
+        return await self._queue.hand_back(held, replica_id, reason, snapshot)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config, secrets = self._config, Secrets()
@@ -176,9 +187,17 @@ class Ingress:
             RayLiveness(sole_cluster=embedded),
             serve.get_replica_context().replica_id.unique_id,
             self._metrics,
+            Retention.of(config),
         )
         await queue.start()
-        stack.push_async_callback(queue.aclose)
+        self._lines = Lines(self, config.data_dir / "lines")
+        stack.push_async_callback(self._lines.aclose)
+        stack.push_async_callback(queue.aclose)  # it answers the asks that wait at lines
+        stack.push_async_callback(self._lines.leave)
+        await self._lines.start()
+        disposal = Disposal(Unwanted(database), storage)
+        disposal.start()
+        stack.push_async_callback(disposal.aclose)
         self._core = self._make_core(catalog, storage, storage.tickets, keys, database, one_node)
         stack.push_async_callback(self._core.background.join)
         await self._tell_demand(stack, leadership)

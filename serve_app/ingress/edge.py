@@ -15,9 +15,12 @@ from serve_app.telemetry import logs
 
 log = logging.getLogger(__name__)
 
+_EXPOSED = (
+    b"*, x-fal-request-id, x-fal-error-type, x-darkroom-replayed, x-darkroom-cache, retry-after"
+)
 _CORS = (
     (b"access-control-allow-origin", b"*"),
-    (b"access-control-expose-headers", b"*, x-fal-request-id, x-fal-error-type, retry-after"),
+    (b"access-control-expose-headers", _EXPOSED),
 )
 _PREFLIGHT = (
     *_CORS,

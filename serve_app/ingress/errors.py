@@ -35,9 +35,14 @@ TABLE: Mapping[type[DarkroomError], Answer] = {
     errors.Forbidden: Answer(403, "forbidden"),
     errors.NotFound: Answer(404, "not_found"),
     errors.NotFinished: Answer(400, "not_finished"),
+    errors.RequestActive: Answer(400, "request_active"),
+    errors.RequestDeleted: Answer(410, "request_deleted"),
+    errors.OutcomeForgotten: Answer(410, "outcome_forgotten"),
+    errors.AlreadyFinal: Answer(400, "already_completed"),
     errors.TooLarge: Answer(413, "file_too_large"),
     errors.Overloaded: Answer(429, "concurrent_requests_limit"),
     errors.Unavailable: Answer(503, "runner_scheduling_failure"),
+    errors.EndpointDraining: Answer(503, "runner_scheduling_failure"),
     errors.DatabaseUnavailable: Answer(503, "database_unavailable"),
     errors.StorageUnavailable: Answer(503, "storage_unavailable"),
     errors.StorageFull: Answer(507, "storage_full"),
@@ -45,9 +50,11 @@ TABLE: Mapping[type[DarkroomError], Answer] = {
     errors.GenerationError: Answer(500, "internal_server_error"),
     errors.PipelineFailed: Answer(500, "internal_server_error"),
     errors.WeightsUnavailable: Answer(500, "internal_server_error"),
+    errors.SnapshotRefused: Answer(500, "internal_server_error"),
     errors.OutOfMemory: Answer(500, "runner_server_error"),
     errors.ReplicaDied: Answer(503, "runner_disconnected"),
     errors.Poison: Answer(500, "runner_disconnected"),
+    errors.FailedByHand: Answer(500, "internal_server_error"),
     errors.Cancelled: Answer(499, "client_cancelled"),
     errors.Expired: Answer(504, "request_timeout"),
     errors.Misconfigured: Answer(500, "internal_error"),
@@ -93,7 +100,7 @@ def headers_for(error: DarkroomError) -> dict[str, str]:
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
         headers["x-fal-needs-retry"] = "1"
     elif isinstance(error, errors.Unavailable):
-        headers["retry-after"] = "1"
+        headers["retry-after"] = str(error.retry_after_s)
     return headers
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from starlette.requests import Request as HttpRequest
-from starlette.types import Scope
+from starlette.types import Receive, Scope
 
 SCOPE_KEY = "darkroom.exchange"
 
@@ -22,6 +22,12 @@ class Exchange:
 
 def exchange_of(request: HttpRequest) -> Exchange:
     return cast("Exchange", request.scope[SCOPE_KEY])
+
+
+async def gone(receive: Receive) -> None:
+    """Returns when the client has closed the connection. The body has to be read before."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def attach(scope: Scope, exchange: Exchange) -> None:

@@ -30,8 +30,11 @@ class NewKey(BaseModel):
 
     alias: str = Field(default="", max_length=200)
     tenant: Tenant | None = None  # the caller's own
-    scopes: frozenset[Literal["api", "admin"]] = Field(default=frozenset({API}), min_length=1)
+    scopes: frozenset[Literal["api", "priority", "admin"]] = Field(
+        default=frozenset({API}), min_length=1
+    )
     expires_at: AwareDatetime | None = None
+    replay_undelivered: bool = False
 
 
 async def listed(request: HttpRequest) -> Response:
@@ -58,6 +61,7 @@ async def made(request: HttpRequest) -> Response:
         name=new.alias,
         scopes=frozenset(new.scopes),
         expires_at=new.expires_at,
+        replay_undelivered=new.replay_undelivered,
     )
     body = {"key_id": credential.id, "key_secret": credential.secret, "key": str(credential)}
     return json_reply(body, 201)
@@ -93,5 +97,6 @@ def _told(info: KeyInfo) -> dict[str, Any]:
         "alias": info.name,
         "tenant": info.tenant,
         "scopes": sorted(info.scopes),
+        "replay_undelivered": info.replay_undelivered,
         **{name: moment and moment.isoformat() for name, moment in moments.items()},
     }

@@ -9,7 +9,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app.domain.errors import NotFound
-from serve_app.ingress import description, keys, models, requests
+from serve_app.ingress import (
+    deletion,
+    description,
+    keys,
+    models,
+    operations,
+    previews,
+    requests,
+)
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
@@ -42,6 +50,9 @@ async def unknown(request: HttpRequest) -> Response:
 
 ROUTES = [
     *requests.ROUTES,
+    *deletion.ROUTES,
+    *operations.ROUTES,
+    *previews.ROUTES,
     *models.ROUTES,
     *keys.ROUTES,
     *description.ROUTES,

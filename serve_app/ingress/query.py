@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from starlette.requests import Request as HttpRequest
 
 from serve_app.domain.errors import FieldProblem, InvalidInput
@@ -12,6 +14,28 @@ def page_size(request: HttpRequest, *, default: int, most: int) -> int:
     given = request.query_params.get("limit", str(default))
     if not (given.isascii() and given.isdecimal() and 1 <= int(given[:9]) <= most):
         raise invalid("limit", f"should be from 1 to {most}", given)
+    return int(given)
+
+
+def time(request: HttpRequest, name: str) -> datetime | None:
+    """A time with its zone, as in ``2026-01-31T12:00:00Z``; ``InvalidInput`` for another."""
+    given = request.query_params.get(name)
+    if given is None:
+        return None
+    try:
+        at = datetime.fromisoformat(given)
+        if at.tzinfo is not None:
+            return at
+    except ValueError:
+        pass
+    raise invalid(name, "should be a time with its zone, such as 2026-01-31T12:00:00Z", given)
+
+
+def whole(request: HttpRequest, name: str, *, default: int, most: int) -> int:
+    """A whole number; ``InvalidInput`` when it is not from 0 to ``most``."""
+    given = request.query_params.get(name, str(default))
+    if not (given.isascii() and given.isdecimal() and int(given[:9]) <= most):
+        raise invalid(name, f"should be a whole number from 0 to {most}", given)
     return int(given)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -11,19 +11,29 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serve_app.domain.request import Request, State
-from serve_app.ingress import ids, query
+from serve_app.domain.request import Forgetting, Request, State
+from serve_app.ingress import event_stream, ids, query
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
 from serve_app.ingress.reply import json_reply
 
 MAX_PAGE = 500
+MAX_WAIT_S = 60
 MAX_LISTED_PROMPT = 200
+
+FORGOTTEN: Mapping[Forgetting | None, Sequence[str] | None] = {
+    None: None,
+    Forgetting.INPUT: [],
+    Forgetting.OUTCOME: ["input"],
+    Forgetting.DONE: ["input", "outcome"],
+}
+"""What is gone of one whose input and outcome are not to be kept; None: they are."""
 
 
 async def listed(request: HttpRequest) -> Response:
-    """The tenant's requests, newest first: ``?limit=50&before=<id>&state=queued&state=running``."""
+    """The tenant's requests, newest first: ``?limit=50&before=<id>&state=queued&state=running``,
+    ``endpoint_id=``, ``since=`` and ``until=``."""
     exchange_of(request).route = "v1.requests"
     caller = await caller_of(request)
     limit = query.page_size(request, default=50, most=MAX_PAGE)
@@ -32,7 +42,13 @@ async def listed(request: HttpRequest) -> Response:
     if before is not None and not ids.valid(before):
         raise query.invalid("before", "should be the id of a request", before)
     page = await core_of(request).queue.page(
-        caller.tenant, states=states, before=before, limit=limit + 1
+        caller.tenant,
+        states=states,
+        endpoint=request.query_params.get("endpoint_id"),
+        since=query.time(request, "since"),
+        until=query.time(request, "until"),
+        before=before,
+        limit=limit + 1,
     )
     shown = page[:limit]
     return json_reply(
@@ -44,17 +60,37 @@ async def listed(request: HttpRequest) -> Response:
 
 
 async def shown(request: HttpRequest) -> Response:
-    """One request, with its input, its log and, while it waits, its place and the reason."""
+    """One request, with its input, its log and, while it waits, its place and the reason.
+
+    With ``?wait=30`` it is told at its next change, or after so many seconds as it is then; with
+    ``&since=``, the ``version`` that the caller saw last, at once when it has changed since.
+    """
     exchange_of(request).route = "v1.request"
     caller = await caller_of(request)
     queue = core_of(request).queue
+    wait_s = query.whole(request, "wait", default=0, most=MAX_WAIT_S)
     found = await queue.get(caller.tenant, request.path_params["request_id"])
+    if wait_s and request.query_params.get("since") in (None, _version(found)):
+        found = await queue.changed(found.tenant, found.id, wait_s, since=found)
     lines = await queue.lines(found.tenant, found.id)
-    body = _summary(found) | {"input": dict(found.input), "waiting": None, "progress": None}
+    body = _summary(found) | {
+        "version": _version(found),
+        "input": dict(found.input),
+        "waiting": None,
+        "progress": None,
+        "ends_at": None,
+    }
     if found.state is State.QUEUED:
-        body["waiting"] = asdict(await queue.waiting(found))
+        waiting = await queue.waiting(found)
+        body["waiting"] = asdict(waiting) | {
+            "starts_at": _iso(waiting.starts_at),
+            "ends_at": _iso(waiting.ends_at),
+        }
     elif found.progress is not None:
-        body["progress"] = asdict(found.progress)
+        more = {"left_s": found.progress.left_s, "preview_step": found.preview_step}
+        body["progress"] = asdict(found.progress) | more
+    if found.state is State.RUNNING:
+        body["ends_at"] = _iso(await queue.ends_at(found))
     body["log"] = [
         {"at": _iso(line.at), "level": line.level, "message": line.message} for line in lines
     ]
@@ -73,6 +109,7 @@ async def cancelled(request: HttpRequest) -> Response:
 ROUTES = [
     Route("/v1/requests", listed, methods=["GET"]),
     Route("/v1/requests/{request_id}", shown, methods=["GET"]),
+    Route("/v1/requests/{request_id}/events", event_stream.events, methods=["GET"]),
     Route("/v1/requests/{request_id}/cancel", cancelled, methods=["PUT"]),
 ]
 
@@ -91,9 +128,19 @@ def _summary(request: Request) -> dict[str, Any]:
         "started_at": _iso(request.started_at),
         "finished_at": _iso(request.finished_at),
         "replica_id": request.replica_id,
+        "reuses": request.reuses,
+        "forgotten": FORGOTTEN[request.forgetting],
         "run_s": request.outcome.usage.run_s if request.outcome else None,
         "error": {"code": failure.code, "message": failure.message} if failure else None,
     }
+
+
+def _version(request: Request) -> str:
+    """Another after each change of state, progress or log. Clients only compare it."""
+    progress = request.progress
+    if progress is None:
+        return str(request.events)
+    return f"{request.events}-{progress.stage.value}-{progress.step}-{request.preview_step}"
 
 
 def _prompt(input: Mapping[str, Any]) -> str | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from serve_app.catalog.work import work_of
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.request import NewRequest, Priority, Request, State
+from serve_app.ingress.body_digest import body_digest, reuse_digest
 from serve_app.ingress.core import Core
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,12 @@ QUICK_S = 0.05
 """A request that ends within this time needs nobody who watches whether its client is still there:
 that takes two tasks more."""
 
+Admit = Callable[[NewRequest], Awaitable[None]]
+
+
+async def anything(new: NewRequest) -> None:
+    """Refuses nothing."""
+
 
 async def accept(
     core: Core,
@@ -30,18 +38,25 @@ async def accept(
     body: object,
     priority: Priority = Priority.NORMAL,
     start_within_s: float | None = None,
+    end_within_s: float | None = None,
     alone: bool = False,
+    previews: bool = True,
     warnings: tuple[str, ...] = (),
+    idempotency_key: str | None = None,
+    replay_key: str | None = None,
+    cache: bool | None = None,
+    store_io: bool = True,
 ) -> NewRequest:
-    """Check everything that can be checked before a request is stored.
+    """Check everything of the request itself.
 
-    ``EndpointNotFound``, ``InvalidInput``, ``StorageFull``; ``Unavailable`` without a pool for it.
+    ``EndpointNotFound``, ``InvalidInput``; ``Unavailable`` without a pool for it.
     """
     entry = core.catalog.get(endpoint_id)
     valid = core.catalog.validate(endpoint_id, body)
     pool = core.pools.pool_of(entry.endpoint)
-    if core.room is not None:
-        await core.room()
+    # An outcome that is to be forgotten is given to nobody else.
+    cached = store_io and (entry.cache if cache is None else cache)
+    reuse = await reuse_digest(entry.endpoint, valid.input, alone=alone) if cached else b""
     return NewRequest(
         id=request_id,
         tenant=tenant,
@@ -51,14 +66,28 @@ async def accept(
         input=valid.input,
         priority=priority,
         start_within_s=start_within_s,
+        end_within_s=end_within_s,
+        work=work_of(valid.input),
         alone=alone,
+        previews=previews and core.config.previews,
         warnings=(*valid.warnings, *warnings),
+        idempotency_key=idempotency_key,
+        replay_key=replay_key,
+        store_io=store_io,
+        reuse_digest=reuse,
+        body_digest=await body_digest(endpoint_id, body) if idempotency_key or replay_key else b"",
     )
 
 
-async def submit(core: Core, new: NewRequest) -> Request:
-    """Store. The client's going away does not stop a commit that has begun."""
-    return await asyncio.shield(core.background.hold(_store(core, new)))
+def submit(core: Core, new: NewRequest, admit: Admit = anything) -> asyncio.Task[Request]:
+    """Begin to store, or to find the request of which this is a repeat: then its id is another
+    than ``new.id``. To be awaited shielded: the client's going away does not stop a commit that has
+    begun.
+
+    ``admit`` may refuse what is new. ``StorageFull`` and ``Overloaded`` too are for the new only:
+    who asks for the second time was accepted at the first.
+    """
+    return core.background.hold(_store(core, new, admit))
 
 
 async def run(
@@ -68,25 +97,35 @@ async def run(
     cancelled.
 
     It is cancelled too when the calling task is (Serve does so when it sees a client disconnect):
-    nobody waits for it any more.
+    nobody waits for it any more. With an idempotency key it is not: it runs on, and is found by it.
     """
-    storing = core.background.hold(_store(core, new))
+    storing = submit(core, new)
     try:
         stored = await asyncio.shield(storing)
         if not stored.state.final:
             stored = await core.queue.wait(stored.tenant, stored.id, QUICK_S)
         ended = stored if stored.state.final else await _watched(core, stored, client_gone)
     except asyncio.CancelledError:
-        core.background.leave(_cancel(core, new, storing), f"cancel of {new.id}")
+        if new.idempotency_key is None:
+            core.background.leave(_cancel(core, new, storing), f"cancel of {new.id}")
         raise
-    if ended is None:
+    if ended is None and new.idempotency_key is None:
         core.background.leave(_cancel(core, new, storing), f"cancel of {new.id}")
     return ended
 
 
-async def _store(core: Core, new: NewRequest) -> Request:
+async def _store(core: Core, new: NewRequest, admit: Admit) -> Request:
+    if new.replay_key is not None:
+        await core.lost_answers.noted(new)
+    earlier = await core.queue.repeated(new)
+    if earlier is not None:
+        return earlier
+    await admit(new)
+    if core.room is not None:
+        await core.room()
     stored = await core.queue.submit(new)
-    core.metrics.entered(new.endpoint, State.QUEUED)
+    if stored.id == new.id:
+        core.metrics.entered(new.endpoint, State.SUCCEEDED if stored.reuses else State.QUEUED)
     return stored
 
 

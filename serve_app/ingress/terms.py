@@ -8,11 +8,16 @@ from typing import Any
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.lease import Held
 from serve_app.domain.ports import Storage
-from serve_app.storage.keys import artifact_key
+from serve_app.storage.keys import artifact_key, snapshot_key
 
 TICKET_VALID_S = 6 * 3600.0
 """Longer than any generation; the fence, not the expiry, is what keeps late uploads out."""
+
+MAX_SNAPSHOT_BYTES = 2 * 2**30
+SNAPSHOT_TICKET_VALID_S = 600.0
+"""Asked for when the snapshot is taken, and used at once."""
 
 
 class CatalogTerms:
@@ -50,3 +55,14 @@ class CatalogTerms:
             )
             for media_type in entry.schema.media_types(input)
         )
+
+    def snapshot_ticket(self, held: Held) -> UploadTicket:
+        return self._storage.ticket(
+            snapshot_key(held.request_id, held.attempt),
+            "application/octet-stream",
+            MAX_SNAPSHOT_BYTES,
+            SNAPSHOT_TICKET_VALID_S,
+        )
+
+    def snapshot_url(self, key: str) -> str:
+        return f"{self.files_url}/files/{key}"

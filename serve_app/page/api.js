@@ -45,6 +45,12 @@ export class Api extends EventTarget {
     return await this.#read(answer);
   }
 
+  /** The picture that answers, as a `Blob`; null when there is none. */
+  async picture(path) {
+    const answer = await this.#fetch("GET", path, { signal: AbortSignal.timeout(CALL_MS) });
+    return answer.status === 200 ? await answer.blob() : null;
+  }
+
   /** The events of a stream, as they come, until it ends. */
   async *stream(path) {
     const silence = new AbortController();

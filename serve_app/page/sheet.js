@@ -6,10 +6,10 @@ import { fileFigure, filesIn } from "./media.js";
 import { pixelsOf } from "./size.js";
 import { runningWords, seconds, STATES, waitingWords } from "./words.js";
 
-/** Safe to show as a preview: pictures, from here. */
-const PREVIEW = /^(?:data:image\/(?:png|jpeg|webp);|https?:\/\/|\/)/;
-
-/** `act` has what its buttons do: `cancel`, `again`, `details`, `code`, each with the request. */
+/**
+ * `act` has what its buttons do: `cancel`, `again`, `details`, `code`, each with the request.
+ * `pictureOf` is `Api.picture`.
+ */
 export class Sheet {
   #request;
   #began = performance.now();
@@ -30,9 +30,12 @@ export class Sheet {
   #developing;
   #body = element("div", { class: "made" });
   #cancel;
+  #pictureOf;
+  #looked; // the preview's address that was asked last
 
-  constructor(request, act) {
+  constructor(request, act, pictureOf) {
     this.#request = request;
+    this.#pictureOf = pictureOf;
     const prompt = promptOf(request.input);
     const button = (name, what) =>
       element("button", { type: "button", class: "quiet", click: () => what(request) }, name);
@@ -101,17 +104,29 @@ export class Sheet {
     const part = steps > 0 ? Math.min(1, step / steps) : null;
     this.#stand(runningWords(progress), part);
     this.#cancel.disabled = progress.cancel_requested === true;
-    const url = typeof preview === "string" ? preview : preview?.url;
-    if (typeof url === "string" && PREVIEW.test(url)) this.#preview(url);
+    // Asking is what makes previews, so a page that nobody sees does not.
+    if (preview !== this.#looked && !document.hidden) this.#look(preview);
   }
 
-  #preview(url) {
-    let picture = this.#developing.querySelector("img");
-    if (picture === null) {
-      picture = element("img", { alt: "" });
-      this.#developing.append(picture);
+  /** Show what is at the address, or nothing new. Previews take the key, so no `src` can. */
+  async #look(address) {
+    this.#looked = address;
+    if (!address) return;
+    const path = `v1/requests/${encodeURIComponent(this.#request.id)}/preview`;
+    try {
+      const found = await this.#pictureOf(path + new URL(address).search);
+      if (found !== null && !this.#final && this.#looked === address) await this.#preview(found);
+    } catch {
+      this.#looked = undefined; // the next status asks again
     }
-    picture.src = url;
+  }
+
+  async #preview(found) {
+    const fresh = element("img", { alt: "", src: URL.createObjectURL(found) });
+    await fresh.decode();
+    const old = this.#developing.querySelector("img");
+    this.#developing.replaceChildren(fresh);
+    if (old !== null) URL.revokeObjectURL(old.src);
   }
 
   #stand(words, part) {
@@ -130,6 +145,8 @@ export class Sheet {
     this.#bar.remove();
     this.#elapsed.remove();
     this.#developing.remove();
+    const preview = this.#developing.querySelector("img");
+    if (preview !== null) URL.revokeObjectURL(preview.src);
     if (error !== undefined) {
       this.#standing.textContent = `${STATES[phase] ?? "Lost"}. ${said(error)}`;
       this.#standing.classList.add("bad");

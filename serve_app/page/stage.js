@@ -22,7 +22,7 @@ export class Stage {
 
   /** Show and follow `request`: `{id, endpoint, input, name, demo, usualSize}`. */
   add(request) {
-    const sheet = new Sheet(request, this.#act);
+    const sheet = new Sheet(request, this.#act, (path) => this.#api.picture(path));
     const watch = new Watch(this.#api, request, (moment) => {
       sheet.show(moment);
       if (sheet.final) this.#act.ended(request, moment);

@@ -4,6 +4,8 @@ const REASONS = {
   busy: "Every replica is busy.",
   cold_start: "A replica is starting.",
   no_replica: "No replica is there yet.",
+  limit: "As many run as may at once.",
+  paused: "An operator has paused this model.",
 };
 
 const STAGES = {
@@ -27,20 +29,35 @@ export const STATES = {
   expired: "Expired",
 };
 
-/** Of a queued request: its place, and the reason of the wait. */
-export function waitingWords(position, { reason, detail } = {}) {
+/** Of a queued request: its place, the reason of the wait, and when it should start. */
+export function waitingWords(position, { reason, detail, starts_at: startsAt } = {}) {
   const place = position > 0 ? `${position} before this one.` : "Next in line.";
-  const doing = detail ? `A replica is ${detail}.` : "";
-  return [place, doing || REASONS[reason] || ""].filter(Boolean).join(" ");
+  const doing = reason === "limit" ? detail : detail ? `A replica is ${detail}.` : "";
+  const start = startsAt ? `Starts in about ${roughly(Date.parse(startsAt) - Date.now())}.` : "";
+  return [place, doing || REASONS[reason] || "", start].filter(Boolean).join(" ");
 }
 
-/** Of a running request: its stage and its step. */
-export function runningWords({ stage, step, steps, attempt, cancel_requested: stopping } = {}) {
+/** A time to come, in milliseconds; never over, because two clocks may differ. */
+function roughly(milliseconds) {
+  const left = Math.max(1, Math.round(milliseconds / 1000));
+  return left < 90 ? `${left} s` : `${Math.round(left / 60)} min`;
+}
+
+/** Of a running request: its stage, its step, how fast it goes and how long that will take. */
+export function runningWords(progress = {}) {
+  const { stage, step, steps, attempt, cancel_requested: stopping } = progress;
   if (stopping) return "Stopping at the next step.";
   const name = STAGES[stage] ?? (stage ? stage.replaceAll("_", " ") : "Starting");
   const place = steps > 0 ? ` · ${howFar(stage, step, steps)}` : "";
   const again = attempt > 1 ? ` · attempt ${attempt}` : "";
-  return name + place + again;
+  return name + place + pace(progress) + again;
+}
+
+function pace({ stage, rate, left_s: left }) {
+  if (!rate || typeof left !== "number") return "";
+  const speed = rate >= 1 ? `${rate.toFixed(1)} steps/s` : `${(1 / rate).toFixed(1)} s a step`;
+  const words = stage === "downloading" ? "" : ` · ${speed}`;
+  return `${words} · ${seconds(Math.max(1, Math.ceil(left)) + 0.001).replace(/\.0/, "")} left`;
 }
 
 function howFar(stage, step, steps) {

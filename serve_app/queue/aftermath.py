@@ -13,8 +13,11 @@ from serve_app.domain.request import State
 from serve_app.queue import wording
 from serve_app.queue.asks import Asks
 from serve_app.queue.census import Census
-from serve_app.queue.endings import Ended
+from serve_app.queue.charges import Charges
+from serve_app.queue.costs import Costs
+from serve_app.queue.endings import Ended, How
 from serve_app.queue.leaving import Left
+from serve_app.queue.limits import QueueLimits
 from serve_app.queue.observer import Observer
 from serve_app.queue.waiting_room import WaitingRoom
 from serve_app.queue.wakeups import News, Wakeups
@@ -29,6 +32,9 @@ class Aftermath:
     census: Census
     wakeups: Wakeups
     observer: Observer
+    limits: QueueLimits
+    charges: Charges
+    costs: Costs
 
     def ended(
         self,
@@ -42,10 +48,13 @@ class Aftermath:
         again: set[str] = set()
         for each in ended:
             self.observer.ended(each.endpoint, each.state, each.run_s)
+            self._account(each)
             outcome = (outcomes or {}).get(each.held)
+            if self.limits.limits(each.tenant, each.endpoint):
+                again.add(each.pool)  # there is room for another
             if each.state is State.QUEUED:
                 again.add(each.pool)
-                self.census.entered_again(each.pool, each.tenant)
+                self.census.entered_again(each.pool, each.tenant, each.endpoint)
                 self.watch.doubt([each.held.request_id])
             elif outcome is not None and each.state is _state(outcome):
                 self.watch.learn_change(
@@ -56,11 +65,19 @@ class Aftermath:
                     failures=each.failures,
                     finished_at=each.finished_at,
                     progress=None,
+                    preview_step=0,
                 )
             else:
                 self.watch.doubt([each.held.request_id])
         signals = [Signal(SignalKind.FENCED, each.held) for each in ended] if fenced else []
         self._spread([each.held.request_id for each in ended], again, signals)
+
+    def _account(self, each: Ended) -> None:
+        """Its lane pays what it took. An attempt that never reached its replica took nothing."""
+        took_s = each.run_s or (0.0 if each.how is How.UNDO else each.held_s)
+        self.charges.add(each.pool, each.tenant, took_s - each.expected_s)
+        if each.how is How.SUCCEEDED:
+            self.costs.ended(each.endpoint, each.pool, each.work, took_s)
 
     def left(self, left: Sequence[Left], outcome: Outcome) -> None:
         """Requests were cancelled or expired; those that run were asked to stop."""
@@ -72,7 +89,7 @@ class Aftermath:
                 if each.news:
                     self.watch.learn_change(id_, each.version, cancel_requested=True)
                 continue
-            self.census.left(each.pool, each.tenant)
+            self.census.left(each.pool, each.tenant, each.endpoint)
             self.observer.ended(each.endpoint, each.state, 0.0)
             self.watch.learn_change(
                 id_,
@@ -83,6 +100,15 @@ class Aftermath:
                 cancel_requested=each.state is State.CANCELLED,
             )
         self._spread([each.held.request_id for each in left if each.news], (), signals)
+
+    def deleted(self, request_ids: Sequence[str]) -> None:
+        """Or emptied: nobody is to have them from memory."""
+        self.watch.doubt(request_ids)
+        self._spread(request_ids, (), ())
+
+    def free(self, pools: Iterable[str]) -> None:
+        """What was held back there may be leased."""
+        self._spread((), pools, [])
 
     def heard(self, news: News) -> None:
         """Another process told."""
@@ -106,4 +132,6 @@ class Aftermath:
 def _state(outcome: Outcome) -> State:
     if outcome.failure is None:
         return State.SUCCEEDED
-    return State.CANCELLED if wording.is_cancel(outcome.failure) else State.FAILED
+    if wording.is_cancel(outcome.failure):
+        return State.CANCELLED
+    return State.EXPIRED if wording.is_expiry(outcome.failure) else State.FAILED

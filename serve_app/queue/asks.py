@@ -13,8 +13,10 @@ from serve_app.domain.ports import LeaseTerms
 from serve_app.domain.request import Request
 from serve_app.queue import wording
 from serve_app.queue.census import Census
+from serve_app.queue.charges import Charges
 from serve_app.queue.database import Database
 from serve_app.queue.endings import Ending, How
+from serve_app.queue.lanes import Lanes
 from serve_app.queue.leasing import lease
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.rows import Stored
@@ -45,6 +47,8 @@ class Asks:
         room: WaitingRoom,
         watch: Watch,
         census: Census,
+        lanes: Lanes,
+        charges: Charges,
         end: Callable[[Sequence[Ending]], object],
     ) -> None:
         self._database = database
@@ -53,6 +57,8 @@ class Asks:
         self._room = room
         self._watch = watch
         self._census = census
+        self._lanes = lanes
+        self._charges = charges
         self._end = end
         # A pool is in here when nothing is queued in it, as far as this process knows.
         self._drained: set[str] = set()
@@ -136,7 +142,11 @@ class Asks:
                 request.id, request.attempt, endpoint, request.input
             ),
             priority=request.priority,
+            deadline_s=_remaining_s(request),
             alone=request.alone,
+            snapshot_url=None
+            if request.snapshot is None
+            else self._terms.snapshot_url(request.snapshot.key),
             files_url=self._terms.files_url,
         )
 
@@ -188,8 +198,7 @@ class Asks:
                 if not waiters:
                     break
                 self._drained.add(pool)  # unless somebody stirs meanwhile
-                found = await self._lease_to(pool, waiters)
-                if found == len(waiters):
+                if await self._lease_to(pool, waiters):
                     self._drained.discard(pool)
         except DatabaseUnavailable as error:
             # The next look, within a second, tries again.
@@ -201,20 +210,48 @@ class Asks:
         finally:
             del self._leasing[pool]
 
-    async def _lease_to(self, pool: str, waiters: Sequence[Waiter]) -> int:
+    async def _lease_to(self, pool: str, waiters: Sequence[Waiter]) -> bool:
+        """Whether more may be queued. Those that have the same weights loaded go together."""
+        left = [*waiters]
+        more = True
+        try:
+            while left and more:
+                hot = frozenset(left[0].ask.hot)
+                alike = [each for each in left if hot == frozenset(each.ask.hot)]
+                left = [each for each in left if hot != frozenset(each.ask.hot)]
+                more = await self._lease_alike(pool, alike, hot)
+        finally:
+            for waiter in left:
+                self._room.release(waiter)
+        return more
+
+    async def _lease_alike(self, pool: str, waiters: Sequence[Waiter], hot: frozenset[str]) -> bool:
         left = dict(enumerate(waiters))
+        charges = self._charges.take(pool)
         try:
             offers = [Offer(each.ask.replica_id, each.ask.actor_id) for each in waiters]
-            rows = await lease(self._database, pool, offers, self._limits.first_lease_s)
-            for n, found in rows:
+            leased = await lease(self._database, pool, offers, hot, self._limits, charges)
+            charges = {}
+            for n, found in leased.found:
                 self._leased(left.pop(n), found)
-            return len(rows)
+            if leased.drained:
+                # Whoever submitted meanwhile saw them awake.
+                self._lanes.look_again_soon((pool, tenant) for tenant in leased.drained)
+            return leased.more
         finally:
+            self._charges.restore(pool, charges)
             for waiter in left.values():
                 self._room.release(waiter)
 
     def _leased(self, waiter: Waiter, found: Stored) -> None:
         request = found.request
-        self._census.left(request.pool, request.tenant)
+        self._census.left(request.pool, request.tenant, request.endpoint)
         self._watch.learn(found)
         self.give(waiter, request)
+
+
+def _remaining_s(request: Request) -> float | None:
+    """Of its time in all, at its lease: both times are the database's."""
+    if request.end_by is None or request.started_at is None:
+        return None
+    return (request.end_by - request.started_at).total_seconds()

@@ -1,4 +1,4 @@
-"""How much is queued, where in the queue a request is, and which replicas exist.
+"""How much is queued, why and how long a request waits, and which replicas exist.
 
 Counted once a second for everybody, and adjusted by what this process does in between; never
 counted for one call.
@@ -6,26 +6,26 @@ counted for one call.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 
 from serve_app.domain.errors import Overloaded
 from serve_app.domain.lease import Demand, Presence, ReplicaStage
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import Priority, Request, State, Waiting, WaitReason
 from serve_app.queue.database import Database
+from serve_app.queue.forecast import Forecast
+from serve_app.queue.halts import Halts
 from serve_app.queue.limits import QueueLimits
+from serve_app.queue.pace import Pace
+from serve_app.queue.positions import Positions
+from serve_app.queue.tally import Tally
 
-COUNT = "SELECT pool, tenant, count(*) FROM requests WHERE state = 'queued' GROUP BY pool, tenant"
-POSITIONS = """
-SELECT id::text, place FROM (
-    SELECT id, row_number() OVER (PARTITION BY pool ORDER BY priority DESC, place) - 1 AS place
-    FROM requests WHERE state = 'queued' AND pool = ANY(%(pools)s::text[])
-) ranked
-WHERE id = ANY(%(ids)s::uuid[])
+COUNT = """
+SELECT pool, tenant, endpoint, count(*) FROM requests WHERE state = 'queued' GROUP BY 1, 2, 3
 """
 PRESENT = """
-SELECT replica_id, actor_id, pool, stage, detail FROM replicas
+SELECT replica_id, actor_id, pool, stage, detail, slots FROM replicas
 WHERE seen_at > now() - make_interval(
     secs => CASE stage WHEN 'starting' THEN %(starting_s)s ELSE %(ready_s)s END)
 """
@@ -51,143 +51,129 @@ FROM running r FULL JOIN there t USING (pool) FULL JOIN oldest o USING (pool)
 """
 
 RECOUNT_S = 0.1  # at most so often beside the rounds
-NEW_S = 2.0
 EASE = 20  # a count that takes long is made less often: at most a twentieth of the time
-LOOKED_AT_S = 10.0
 STARTING_S = 900.0  # imports may block one that starts; its death is noticed by its actor
 READY_S = 15.0  # an ask lasts a few seconds
 
 
-class Tally:
-    """Requests queued by pool and tenant: a snapshot, and what has changed since it was begun.
-
-    What is committed while the snapshot is taken may be counted twice until the next, never not at
-    all.
-    """
-
-    def __init__(self) -> None:
-        self._counted: Counter[tuple[str, str]] = Counter()
-        self._since: Counter[tuple[str, str]] = Counter()
-        self._before: Counter[tuple[str, str]] = Counter()
-
-    @property
-    def in_all(self) -> int:
-        return max(0, self._counted.total() + self._since.total() + self._before.total())
-
-    def of_tenant(self, tenant: str) -> int:
-        return self._sum(1, tenant)
-
-    def in_pool(self, pool: str) -> int:
-        return self._sum(0, pool)
-
-    def pools(self) -> Counter[str]:
-        found: Counter[str] = Counter()
-        for tally in (self._counted, self._since, self._before):
-            for (pool, _), n in tally.items():
-                found[pool] += n
-        return +found
-
-    def change(self, pool: str, tenant: str, by: int) -> None:
-        key = (pool, tenant)
-        self._since[key] += by
-        if not self._since[key]:
-            del self._since[key]
-
-    def snapshot_begins(self) -> None:
-        self._before.update(self._since)
-        self._since.clear()
-
-    def snapshot(self, rows: Sequence[tuple[str, str, int]]) -> None:
-        self._counted = Counter({(pool, tenant): count for pool, tenant, count in rows})
-        self._before.clear()
-
-    def _sum(self, part: int, value: str) -> int:
-        tallies = (self._counted, self._since, self._before)
-        return max(0, sum(n for each in tallies for key, n in each.items() if key[part] == value))
-
-
 class Census:
-    def __init__(self, database: Database, clock: Clock, limits: QueueLimits) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        limits: QueueLimits,
+        positions: Positions,
+        forecast: Forecast,
+        halts: Halts,
+    ) -> None:
         self._database = database
         self._clock = clock
         self._limits = limits
+        self._positions = positions
+        self._forecast = forecast
+        self._halts = halts
         self._queued = Tally()
         self._coming = Tally()  # admitted, and not yet stored
         self._counted_at = float("-inf")
         self._count_took_s = 0.0
-        self._positions_took_s = 0.0
-        self._left: Counter[str] = Counter()  # the queue of a pool, since its positions were read
-        self._positions: dict[str, int] = {}
-        self._looked_at: dict[str, tuple[str, float]] = {}
-        self._positions_at = float("-inf")
         self._present: dict[str, Presence] = {}
-        self._rate = 0.0  # requests that leave the queue, per second, smoothed
-        self._gone = 0
+        self._pace = Pace()
         self._busy_at: dict[str, float] = {}
         self._started = clock.monotonic()
 
     # Caps
 
-    async def admit(self, pool: str, tenant: str) -> None:
-        """Count one in. ``Overloaded`` past the caps."""
-        if self._past_caps(tenant) and self._clock.monotonic() - self._counted_at > RECOUNT_S:
+    async def admit(self, pool: str, tenant: str, endpoint: str) -> None:
+        """Count one in. ``Overloaded`` past the caps, ``EndpointDraining``."""
+        self._halts.admit(endpoint)
+        refused = self._past_caps(tenant, endpoint)
+        if refused is not None and self._clock.monotonic() - self._counted_at > RECOUNT_S:
             await self._count()
-        refused = self._past_caps(tenant)
+            refused = self._past_caps(tenant, endpoint)
         if refused is not None:
             raise refused
-        self._coming.change(pool, tenant, 1)
+        self._coming.change(pool, tenant, endpoint, 1)
         self._busy_at[pool] = self._clock.monotonic()
 
-    def refused(self, pool: str, tenant: str) -> None:
+    def refused(self, pool: str, tenant: str, endpoint: str) -> None:
         """One that was admitted was not stored."""
-        self._coming.change(pool, tenant, -1)
+        self._coming.change(pool, tenant, endpoint, -1)
 
     def entered(self, request: Request) -> None:
-        """It was stored; if queued, then behind all that are known to be queued in its pool."""
-        request_id, pool = request.id, request.pool
-        self._coming.change(pool, request.tenant, -1)
+        """It was stored; if queued, then behind all of its tenant's that are known to be."""
+        pool, tenant = request.pool, request.tenant
+        self._coming.change(pool, tenant, request.endpoint, -1)
         if request.state is not State.QUEUED:
-            self._gone += 1
+            self._pace.left(tenant, request.endpoint)
             return
-        self._queued.change(pool, request.tenant, 1)
-        self._positions[request_id] = self._left[pool] + max(0, self._queued.in_pool(pool) - 1)
-        # Its place is read in the next seconds, as if somebody had asked for it.
-        self._looked_at[request_id] = (pool, self._clock.monotonic() - LOOKED_AT_S + NEW_S)
+        self._queued.change(pool, tenant, request.endpoint, 1)
+        self._positions.entered(request, *self._queued.before_the_last(pool, tenant))
 
-    def left(self, pool: str, tenant: str) -> None:
+    def left(self, pool: str, tenant: str, endpoint: str) -> None:
         """One left the queue."""
-        self._queued.change(pool, tenant, -1)
-        self._left[pool] += 1
-        self._gone += 1
+        self._queued.change(pool, tenant, endpoint, -1)
+        self._positions.left(pool)
+        self._pace.left(tenant, endpoint)
 
-    def entered_again(self, pool: str, tenant: str) -> None:
-        self._queued.change(pool, tenant, 1)
+    def entered_again(self, pool: str, tenant: str, endpoint: str) -> None:
+        self._queued.change(pool, tenant, endpoint, 1)
 
-    def _past_caps(self, tenant: str) -> Overloaded | None:
-        waiting = self._queued.in_all + self._coming.in_all
-        own = self._queued.of_tenant(tenant) + self._coming.of_tenant(tenant)
+    def lanes(self) -> Sequence[tuple[str, str]]:
+        """Pools and tenants with something queued, when they were counted last."""
+        return self._queued.lanes()
+
+    def _past_caps(self, tenant: str, endpoint: str) -> Overloaded | None:
+        queued, coming, pace = self._queued, self._coming, self._pace
+        waiting = queued.in_all + coming.in_all
         if waiting >= self._limits.max_waiting:
-            return Overloaded(f"{waiting} requests are waiting already.", self._retry_s(waiting))
-        if own >= self._limits.max_waiting_per_tenant:
-            return Overloaded(f"{own} of your requests are waiting already.", self._retry_s(own))
+            return Overloaded(f"{waiting} requests are waiting already.", pace.retry_s(waiting))
+        own = queued.of_tenant(tenant) + coming.of_tenant(tenant)
+        if own >= self._limits.waiting_of_tenant(tenant):
+            retry_s = pace.retry_s(own, tenant=tenant)
+            return Overloaded(f"{own} of your requests are waiting already.", retry_s)
+        most = self._limits.waiting_of_endpoint(endpoint)
+        same = queued.of_endpoint(endpoint) + coming.of_endpoint(endpoint)
+        if most is not None and same >= most:
+            retry_s = pace.retry_s(same, endpoint=endpoint)
+            return Overloaded(f"{same} requests are waiting for {endpoint} already.", retry_s)
         return None
 
     # Places
 
     async def waiting(self, request: Request) -> Waiting:
-        now = self._clock.monotonic()
-        self._looked_at[request.id] = (request.pool, now)
-        if request.id not in self._positions and now - self._positions_at > max(
-            RECOUNT_S, EASE * self._positions_took_s
-        ):
-            await self._refresh_positions()
-        known = self._positions.get(request.id)
-        behind_all = self._queued.in_pool(request.pool)
-        position = behind_all if known is None else known - self._left[request.pool]
-        return Waiting(max(0, position), *self._reason(request.pool))
+        pool, tenant, forecast = request.pool, request.tenant, self._forecast
+        place = await self._positions.of(
+            request, lambda: self._queued.before_the_last(pool, tenant)
+        )
+        reason, detail = self._reason(request)
+        if reason is WaitReason.PAUSED:
+            return Waiting(place.position, reason, detail)
+        starts_s = forecast.until_start_s(request, place)
+        takes_s = forecast.until_end_s(request)
+        ends_s = None if starts_s is None or takes_s is None else starts_s + takes_s
+        now = self._clock.now()
+        return Waiting(
+            position=place.position,
+            reason=reason,
+            detail=detail,
+            share=forecast.starting_share(pool) if reason is WaitReason.COLD_START else None,
+            starts_at=_after(now, starts_s),
+            ends_at=_after(now, ends_s),
+        )
 
-    def _reason(self, pool: str) -> tuple[WaitReason, str]:
-        here = [each for each in self._present.values() if each.pool == pool]
+    def ends_at(self, request: Request) -> datetime | None:
+        """Of one that runs."""
+        now = self._clock.now()
+        elapsed_s = (now - (request.started_at or now)).total_seconds()
+        return _after(now, self._forecast.until_end_s(request, max(0.0, elapsed_s)))
+
+    def _reason(self, request: Request) -> tuple[WaitReason, str]:
+        if request.endpoint in self._halts.paused():
+            return WaitReason.PAUSED, ""
+        limited = self._forecast.full(request)
+        if limited:
+            return WaitReason.LIMIT, limited
+        here = [each for each in self._present.values() if each.pool == request.pool]
         ready = [each.detail for each in here if each.stage is ReplicaStage.READY]
         if ready:
             return WaitReason.BUSY, next(filter(None, ready), "")
@@ -198,9 +184,10 @@ class Census:
 
     # Replicas
 
-    def present(self, presence: Presence) -> None:
-        """A replica spoke to this process."""
+    def present(self, presence: Presence, slots: int = 1) -> None:
+        """A replica spoke to this process. ``slots``: that it has in all, once it is ready."""
         self._present[presence.replica_id] = presence
+        self._forecast.present(presence, slots)
 
     def stage(self, replica_id: str) -> ReplicaStage | None:
         known = self._present.get(replica_id)
@@ -217,21 +204,20 @@ class Census:
     # Once a second
 
     async def refresh(self, elapsed_s: float) -> None:
+        await self._halts.refresh()
         await self._refresh_counts(elapsed_s)
         rows = await self._database.rows(PRESENT, {"starting_s": STARTING_S, "ready_s": READY_S})
-        self._present = {
-            row[0]: Presence(row[0], row[1], row[2], ReplicaStage(row[3]), row[4]) for row in rows
-        }
-        now = self._clock.monotonic()
-        self._looked_at = {
-            id_: each for id_, each in self._looked_at.items() if now - each[1] < LOOKED_AT_S
-        }
-        if now - self._positions_at > EASE * self._positions_took_s:
-            await self._refresh_positions()
+        present = [
+            (Presence(id_, actor, pool, ReplicaStage(stage), detail), slots)
+            for id_, actor, pool, stage, detail, slots in rows
+        ]
+        self._present = {presence.replica_id: presence for presence, _ in present}
+        await self._forecast.refresh(present)
+        await self._positions.refresh()
 
     async def demand(self) -> Mapping[str, Demand]:
         now = self._clock.monotonic()
-        queued = self._queued.pools()
+        queued = self._queued.pools(but=self._halts.paused())
         params = {"pools": sorted(queued), "priorities": [int(each) for each in Priority]}
         found: dict[str, Demand] = {}
         for pool, running, slots, oldest_s, quiet_s in await self._database.rows(DEMAND, params):
@@ -245,8 +231,7 @@ class Census:
     async def _refresh_counts(self, elapsed_s: float) -> None:
         if self._clock.monotonic() - self._counted_at > EASE * self._count_took_s:
             await self._count()
-        self._rate += 0.2 * (self._gone / max(elapsed_s, 0.1) - self._rate)
-        self._gone = 0
+        self._pace.tick(elapsed_s)
 
     async def _count(self) -> None:
         self._counted_at = self._clock.monotonic()
@@ -254,21 +239,6 @@ class Census:
         self._queued.snapshot(await self._database.rows(COUNT))
         self._count_took_s = self._clock.monotonic() - self._counted_at
 
-    async def _refresh_positions(self) -> None:
-        self._positions_at = self._clock.monotonic()
-        pools = {pool for pool, _ in self._looked_at.values()}
-        before = Counter(self._left)
-        positions: dict[str, int] = {}
-        if pools:
-            params = {"pools": sorted(pools), "ids": [*self._looked_at]}
-            rows: Sequence[tuple[str, int]] = [
-                (id_, place) for id_, place in await self._database.rows(POSITIONS, params)
-            ]
-            positions = dict(rows)
-        self._positions = positions
-        self._positions_took_s = self._clock.monotonic() - self._positions_at
-        self._left.subtract(before)
 
-    def _retry_s(self, waiting: int) -> float:
-        """A tenth of the time that the present queue takes: by then there is room for some."""
-        return min(60.0, max(1.0, 0.1 * waiting / self._rate if self._rate > 0.1 else 5.0))
+def _after(now: datetime, seconds: float | None) -> datetime | None:
+    return None if seconds is None else now + timedelta(seconds=seconds)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, LiteralString, cast
 
 import psycopg
@@ -54,8 +54,9 @@ _NAME = re.compile(r"%\((\w+)\)s")
 class Database:
     """A pool of connections; every statement is its own transaction.
 
-    ``DatabaseUnavailable`` comes within seconds when the server goes away, at once while it is
-    known to be away, and nothing needs to be done for it to work again when the server is back.
+    ``DatabaseUnavailable`` comes within seconds when the server goes away (within 25 when it only
+    falls silent), at once while it is known to be away, and nothing needs to be done for it to work
+    again when the server is back.
     """
 
     def __init__(self, conninfo: str, connections: int = 8) -> None:
@@ -79,13 +80,17 @@ class Database:
             await pool.close()
 
     async def rows(
-        self, sql: str, params: Mapping[str, Any] | None = None
+        self, sql: str, params: Mapping[str, Any] | None = None, *, lock: int | None = None
     ) -> list[tuple[Any, ...]]:
-        """The rows of one statement, which is committed when this returns."""
+        """The rows of one statement, which is committed when this returns.
+
+        With ``lock`` it begins, and takes its snapshot, only when no other that was given the same
+        number is under way.
+        """
         for attempt in range(TRIES):
             try:
                 async with asyncio.timeout(ANSWER_S):
-                    return await self._once(sql, params)
+                    return await self._once(sql, params, lock)
             except (pg.DeadlockDetected, pg.SerializationFailure):
                 # Nothing of the statement was done, so doing it again is safe.
                 if attempt == TRIES - 1:
@@ -98,7 +103,9 @@ class Database:
                 raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}") from error
         raise AssertionError("unreachable")
 
-    async def _once(self, sql: str, params: Mapping[str, Any] | None) -> list[tuple[Any, ...]]:
+    async def _once(
+        self, sql: str, params: Mapping[str, Any] | None, lock: int | None
+    ) -> list[tuple[Any, ...]]:
         if self._pool is None:
             raise DatabaseUnavailable("The database is closed.")
         if self._away is not None:
@@ -106,8 +113,11 @@ class Database:
         async with self._pool.connection() as connection:
             numbered, names = self._numbered(sql)
             values = [params[name] for name in names] if params else ()
-            cursor = await connection.execute(cast("LiteralString", numbered), values, prepare=True)
-            return await cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []
+            if lock is None:
+                return await _run(connection, numbered, values)
+            async with connection.transaction():
+                await connection.execute("SELECT pg_advisory_xact_lock($1)", [lock])
+                return await _run(connection, numbered, values)
 
     def _numbered(self, sql: str) -> tuple[str, tuple[str, ...]]:
         """``sql`` with ``$1`` for the first ``%(name)s`` and so on, and the names. Done once for
@@ -159,6 +169,13 @@ class Database:
         self._pool, self._away = fresh, None
         log.warning("PostgreSQL is back")
         await broken.close(timeout=1.0)
+
+
+async def _run(
+    connection: psycopg.AsyncConnection, numbered: str, values: Sequence[Any]
+) -> list[tuple[Any, ...]]:
+    cursor = await connection.execute(cast("LiteralString", numbered), values, prepare=True)
+    return await cursor.fetchall() if cursor.pgresult and cursor.pgresult.nfields else []
 
 
 async def _problem(conninfo: str) -> str | None:

@@ -9,7 +9,7 @@ An attempt that does not hold the lease any more is passed over.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -28,14 +28,16 @@ class How(StrEnum):
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
+    EXPIRED = "expired"  # its time in all was over
     RETRY = "retry"  # it failed, and another attempt can help
     HAND_BACK = "hand_back"
     UNDO = "undo"  # the lease never reached the replica
     LOST = "lost"  # the lease ran out, or the replica is dead
+    BY_HAND = "by_hand"  # an operator ended it
     STOPPED = "stopped"  # the whole installation was, and everything that ran in it
 
 
-BY_FINISH = (How.SUCCEEDED, How.FAILED, How.CANCELLED, How.RETRY)
+BY_FINISH = (How.SUCCEEDED, How.FAILED, How.CANCELLED, How.EXPIRED, How.RETRY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,7 @@ class Ended:
 
     held: Held
     state: State
+    how: How
     pool: str
     tenant: str
     replica_id: str | None
@@ -62,6 +65,9 @@ class Ended:
     finished_at: datetime | None
     endpoint: str
     run_s: float
+    work: float
+    expected_s: float  # of a slot; its lane was charged so much
+    held_s: float  # how long the attempt had its slot, by the database's clock
 
 
 # Which attempts, of all that are named: three ways to name them.
@@ -105,7 +111,8 @@ held AS (
 ),
 decided AS (
     SELECT *, CASE
-        WHEN how IN ('succeeded', 'failed', 'cancelled') THEN how
+        WHEN how IN ('succeeded', 'failed', 'cancelled', 'expired') THEN how
+        WHEN how = 'by_hand' AND own IS NOT NULL THEN 'failed'
         WHEN cancel_requested THEN 'cancelled'
         WHEN failed = 1 AND failures + 1 >= %(max_failures)s THEN 'failed'
         WHEN missed = 1 AND unconfirmed + 1 >= %(max_unconfirmed)s THEN 'failed'
@@ -119,7 +126,8 @@ judged AS (
         WHEN how = 'lost' AND confirmed THEN %(ended_its_replica)s::text
         WHEN how IN ('lost', 'stopped') THEN %(never_confirmed)s::text
         ELSE own END AS final,
-        how IN ('succeeded', 'failed', 'cancelled') OR how = 'retry' AND NOT cancel_requested
+        how IN ('succeeded', 'failed', 'cancelled', 'expired')
+            OR how = 'retry' AND NOT cancel_requested
             AS says_itself
     FROM decided
 ),
@@ -133,13 +141,15 @@ ended AS (
         confirmed = false,
         lease_until = NULL,
         actor_id = NULL,
+        -- A report has ended its time to start, but not its time in all.
+        start_by = coalesce(r.start_by, r.end_by),
         replica_id = CASE WHEN j.next = 'queued' THEN NULL ELSE r.replica_id END,
         finished_at = CASE WHEN j.next = 'queued' THEN NULL ELSE now() END,
         events = r.events + 1
     FROM judged j WHERE r.id = j.id
-    RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.priority,
-              r.failures, r.finished_at, r.events, j.how, j.message, j.final, j.says_itself,
-              j.artifacts, j.run_s, j.steps, j.units
+    RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.work,
+              r.expected_s, r.started_at, r.failures, r.finished_at, r.events, j.how, j.message,
+              j.final, j.says_itself, j.artifacts, j.run_s, j.steps, j.units
 ),
 closed AS (
     UPDATE attempts a SET ended = e.how, ended_at = now(), message = e.message,
@@ -179,18 +189,27 @@ outbox AS (
     WHERE state <> 'queued' AND webhook_url IS NOT NULL
 ),
 woken AS (
-    UPDATE lanes l SET active = true
-    FROM (SELECT DISTINCT pool, priority, tenant FROM ended WHERE state = 'queued') e
-    WHERE l.pool = e.pool AND l.priority = e.priority AND l.tenant = e.tenant AND NOT l.active
-)
-SELECT e.id::text, e.attempt, e.state, e.pool, e.tenant, c.replica_id, e.failures,
-       e.events, e.finished_at, e.endpoint, e.run_s
+    UPDATE fair_lanes l SET active = true
+    FROM (SELECT DISTINCT pool, tenant FROM ended WHERE state = 'queued') e
+    WHERE l.pool = e.pool AND l.tenant = e.tenant AND NOT l.active
+){noted}
+SELECT e.id::text, e.attempt, e.state, e.how, e.pool, e.tenant, c.replica_id, e.failures,
+       e.events, e.finished_at, e.endpoint, e.run_s, e.work, e.expected_s,
+       extract(epoch FROM now() - e.started_at)::double precision
 FROM ended e LEFT JOIN closed c ON c.request_id = e.id
 """
 
-END_NAMED = _STATEMENT.format(source=_NAMED, still="")
-END_EXPIRED = _STATEMENT.format(source=_EXPIRED, still=_STILL_EXPIRED)
-END_OF_ACTORS = _STATEMENT.format(source=_OF_ACTORS, still="")
+_NOTED = """,
+noted AS (
+    INSERT INTO audit (actor, action, subject, detail)
+    SELECT %(actor)s, %(action)s, id::text, %(detail)s::json FROM ended
+)
+"""
+
+END_NAMED = _STATEMENT.format(source=_NAMED, still="", noted="")
+END_EXPIRED = _STATEMENT.format(source=_EXPIRED, still=_STILL_EXPIRED, noted="")
+END_OF_ACTORS = _STATEMENT.format(source=_OF_ACTORS, still="", noted="")
+END_BY_HAND = _STATEMENT.format(source=_NAMED, still="", noted=_NOTED)
 
 GONE = {
     How.LOST: "The process ended of replica ",
@@ -222,6 +241,16 @@ class Endings:
         rows = [_row(ending) for ending in endings]
         return await self._run(END_NAMED, {"endings": wording.compact(rows)})
 
+    async def end_by_hand(
+        self, held: Held, message: str, failure: Outcome | None, noted: Mapping[str, str]
+    ) -> Sequence[Ended]:
+        """The one attempt, if it holds its lease: failed with ``failure``, or else queued again.
+        ``noted`` goes into the audit: ``actor``, ``action``, and ``detail`` as JSON."""
+        row = {**_row(Ending(held, How.BY_HAND, message, failure or Outcome()))}
+        if failure is None:
+            row["outcome"] = None
+        return await self._run(END_BY_HAND, {"endings": wording.compact([row]), **noted})
+
     async def end_expired(self) -> Sequence[Ended]:
         """Some of the attempts whose lease has run out; all, when called until none is left."""
         return await self._run(
@@ -246,7 +275,7 @@ class Endings:
 
     async def _run(self, statement: str, params: Mapping[str, Any]) -> Sequence[Ended]:
         rows = await self._database.rows(statement, {**self._rules, **params})
-        return [Ended(Held(row[0], row[1]), State(row[2]), *row[3:]) for row in rows]
+        return [Ended(Held(row[0], row[1]), State(row[2]), How(row[3]), *row[4:]) for row in rows]
 
 
 def _row(ending: Ending) -> Mapping[str, Any]:
@@ -259,8 +288,8 @@ def _row(ending: Ending) -> Mapping[str, Any]:
         # A string within JSON: the server unescapes only the outer one, and so never meets the
         # escapes that it cannot store.
         "outcome": _text(outcome),
-        "artifacts": [asdict(artifact) for artifact in outcome.artifacts],
-        **asdict(outcome.usage),
+        "artifacts": [outcomes.flat(artifact) for artifact in outcome.artifacts],
+        **outcomes.flat(outcome.usage),
     }
 
 

@@ -6,15 +6,18 @@ from collections.abc import Sequence
 
 from serve_app.domain.lease import Finish, Held, Verdict
 from serve_app.domain.outcome import Outcome
-from serve_app.queue import wording
+from serve_app.domain.snapshot import StoredSnapshot
+from serve_app.queue import snapshots, wording
 from serve_app.queue.aftermath import Aftermath
 from serve_app.queue.batcher import Batcher
+from serve_app.queue.database import Database
 from serve_app.queue.endings import BY_FINISH, Ending, Endings, How
 from serve_app.queue.rows import known_id
 
 
 class Finishing:
-    def __init__(self, endings: Endings, aftermath: Aftermath) -> None:
+    def __init__(self, database: Database, endings: Endings, aftermath: Aftermath) -> None:
+        self._database = database
         self._endings = endings
         self._aftermath = aftermath
         self._batcher: Batcher[Ending, Verdict] = Batcher(self._run)
@@ -24,8 +27,12 @@ class Finishing:
         outcome = wording.storable(finish.outcome)
         return await self._batcher.put(Ending(held, _how(outcome), _message(outcome), outcome))
 
-    async def hand_back(self, held: Held, replica_id: str, reason: str) -> Verdict:
+    async def hand_back(
+        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+    ) -> Verdict:
         held = Held(known_id(held.request_id), held.attempt)
+        if snapshot is not None:
+            await snapshots.keep(self._database, {held: snapshot})
         message = f"Replica {replica_id} handed it back: {reason}"
         return await self._batcher.put(Ending(held, How.HAND_BACK, message))
 
@@ -67,6 +74,8 @@ def _how(outcome: Outcome) -> How:
         return How.SUCCEEDED
     if wording.is_cancel(failure):
         return How.CANCELLED
+    if wording.is_expiry(failure):
+        return How.EXPIRED
     return How.RETRY if failure.retryable else How.FAILED
 
 

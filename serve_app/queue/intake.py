@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Sequence
 
+from serve_app.domain.errors import DarkroomError, Unavailable
 from serve_app.domain.request import NewRequest, Request
 from serve_app.queue.asks import Asks
 from serve_app.queue.batcher import Batcher
 from serve_app.queue.census import Census
+from serve_app.queue.charges import Charges
+from serve_app.queue.costs import Costs
 from serve_app.queue.database import Database
 from serve_app.queue.lanes import Lanes
-from serve_app.queue.submit import Accepted, Offer, submit
+from serve_app.queue.limits import QueueLimits
+from serve_app.queue.repeats import Repeats
+from serve_app.queue.reuse import Reuse
+from serve_app.queue.submit import Accepted, New, Offer, submit
 from serve_app.queue.waiting_room import Waiter, WaitingRoom
 from serve_app.queue.wakeups import Wakeups
 from serve_app.queue.watch import Watch
@@ -22,70 +27,110 @@ class Intake:
     def __init__(
         self,
         database: Database,
-        first_lease_s: float,
+        limits: QueueLimits,
         room: WaitingRoom,
         asks: Asks,
         watch: Watch,
         census: Census,
         lanes: Lanes,
         wakeups: Wakeups,
+        repeats: Repeats,
+        reuse: Reuse,
+        costs: Costs,
+        charges: Charges,
     ) -> None:
         self._database = database
-        self._first_lease_s = first_lease_s
+        self._limits = limits
         self._room = room
         self._asks = asks
         self._watch = watch
         self._census = census
         self._lanes = lanes
         self._wakeups = wakeups
+        self._repeats = repeats
+        self._reuse = reuse
+        self._costs = costs
+        self._charges = charges
         self._batcher: Batcher[NewRequest, Request] = Batcher(self._run)
 
     async def submit(self, new: NewRequest) -> Request:
         """Once begun it goes on, also when the caller goes away."""
-        await self._census.admit(new.pool, new.tenant)
+        reusing = await self._reuse.store(new)
+        if reusing is not None:
+            self._watch.learn(reusing)
+            return reusing.request
+        await self._census.admit(new.pool, new.tenant, new.endpoint)
         try:
             return await self._batcher.put(new)
         except asyncio.CancelledError:
             raise
         except Exception:
-            self._census.refused(new.pool, new.tenant)
+            self._census.refused(new.pool, new.tenant, new.endpoint)
             raise
+
+    async def repeated(self, new: NewRequest) -> Request | None:
+        earlier = await self._repeats.of(new) or await self._repeats.take_undelivered(new)
+        if earlier is None:
+            return None
+        self._watch.learn(earlier)
+        return earlier.request
 
     async def aclose(self) -> None:
         await self._batcher.aclose()
 
     async def _run(self, batch: Sequence[NewRequest]) -> Sequence[Request | BaseException]:
-        await self._lanes.open((new.pool, int(new.priority), new.tenant) for new in batch)
+        await self._lanes.open((new.pool, new.tenant) for new in batch)
         waiters = self._reserve(batch)
-        offered = [(new, _offer(waiters.get(new.id))) for new in batch]
+        offered = [self._new(new, waiters.get(new.id)) for new in batch]
         try:
-            accepted = await submit(self._database, offered, self._first_lease_s)
+            accepted = await submit(self._database, offered, self._limits.first_lease_s)
         except BaseException:
             for waiter in waiters.values():
                 self._room.release(waiter)
             raise
-        for each in accepted:
-            self._stored(each, waiters.get(each.request.id))
-        self._tell([each.request for each in accepted if not each.leased])
-        return [each.request for each in accepted]
+        for new, each, waiting in zip(batch, accepted, offered, strict=True):
+            self._stored(each, waiters.get(new.id), waiting.expected_s)
+        self._tell([each.request for each in accepted if each is not None and not each.leased])
+        return [
+            await self._repeat(new) if each is None else each.request
+            for new, each in zip(batch, accepted, strict=True)
+        ]
+
+    async def _repeat(self, new: NewRequest) -> Request | DarkroomError:
+        """The request that kept this one from being stored."""
+        try:
+            earlier = await self.repeated(new)
+        except DarkroomError as error:
+            return error
+        if earlier is None:
+            return Unavailable("The request with this key was just deleted: submit again.")
+        self._census.refused(new.pool, new.tenant, new.endpoint)
+        return earlier
 
     def _reserve(self, batch: Sequence[NewRequest]) -> dict[str, Waiter]:
         """By request: an ask that waits here for its pool, while nothing is queued in it."""
-        wanted = Counter(new.pool for new in batch)
-        free = {
-            pool: iter(self._room.reserve(pool, count))
-            for pool, count in wanted.items()
-            if self._asks.drained(pool)
-        }
         found: dict[str, Waiter] = {}
         for new in sorted(batch, key=lambda each: -each.priority):
-            waiter = next(free[new.pool], None) if new.pool in free else None
+            # Limits on running are counted only by the statement that leases what is queued.
+            if not self._asks.drained(new.pool) or self._limits.limits(new.tenant, new.endpoint):
+                continue
+            waiter = self._room.reserve_one(new.pool, new.endpoint)
             if waiter is not None:
                 found[new.id] = waiter
         return found
 
-    def _stored(self, accepted: Accepted, waiter: Waiter | None) -> None:
+    def _new(self, new: NewRequest, waiter: Waiter | None) -> New:
+        expected_s = self._costs.expected_s(new.endpoint, new.pool, new.work)
+        return New(new, _offer(waiter), expected_s)
+
+    def _stored(self, accepted: Accepted | None, waiter: Waiter | None, expected_s: float) -> None:
+        if accepted is None:
+            if waiter is not None:
+                self._room.release(waiter)
+            return
         request = accepted.request
+        if accepted.leased:
+            self._charges.add(request.pool, request.tenant, expected_s)
         self._watch.learn_new(request, accepted.version)
         self._census.entered(request)
         if accepted.leased and waiter is not None:
@@ -98,9 +143,7 @@ class Intake:
             pools = {request.pool for request in queued}
             self._asks.stir(pools)
             self._wakeups.tell(pools=pools)
-            self._lanes.look_again_soon(
-                (request.pool, int(request.priority), request.tenant) for request in queued
-            )
+            self._lanes.look_again_soon((request.pool, request.tenant) for request in queued)
 
 
 def _offer(waiter: Waiter | None) -> Offer | None:

@@ -1,9 +1,11 @@
-"""Lanes: a row per pool, priority and tenant, active while something is queued in it.
+"""Lanes: a row per pool and tenant, active while something is queued in it that is not paused.
 
 ``active`` is a hint that saves looking into thousands of idle lanes. A one-sided check of it can
 leave a lane asleep with work in it: the submitter sees it active, and the leaser that drained it,
 whose snapshot is older than the submitter's commit, puts it to sleep. So both look again after
 their own commit, and a sweeper looks once a second.
+
+What a lane has been given is charged in ``leasing.py``; what is left of that, in ``charges.py``.
 """
 
 from __future__ import annotations
@@ -15,53 +17,58 @@ from collections.abc import Iterable
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.queue import wording
 from serve_app.queue.database import Database
+from serve_app.queue.halts import NOT_PAUSED
+from serve_app.queue.limits import QueueLimits
 
 log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 0.05
 
-Lane = tuple[str, int, str]  # pool, priority, tenant
+Lane = tuple[str, str]  # pool, tenant
 
 _NAMED = """
-    SELECT * FROM json_to_recordset(%(lanes)s::json) AS x(pool text, priority smallint, tenant text)
+    SELECT * FROM json_to_recordset(%(lanes)s::json) AS x(
+        pool text, tenant text, weight double precision)
 """
 # Not EXISTS: see submit.py.
-_HAS_WORK = """
-    (SELECT true FROM requests r WHERE r.pool = l.pool AND r.priority = l.priority
-     AND r.tenant = l.tenant AND r.state = 'queued' LIMIT 1) IS NOT NULL
+_HAS_WORK = f"""
+    (SELECT true FROM requests r WHERE r.pool = l.pool AND r.tenant = l.tenant
+     AND r.state = 'queued' AND {NOT_PAUSED} LIMIT 1) IS NOT NULL
 """
 
 OPEN = f"""
-INSERT INTO lanes (pool, priority, tenant)
-SELECT n.pool, n.priority, n.tenant FROM ({_NAMED}) n
-ORDER BY 1, 2, 3
-ON CONFLICT (pool, priority, tenant) DO NOTHING
+INSERT INTO fair_lanes AS l (pool, tenant, weight)
+SELECT n.pool, n.tenant, n.weight FROM ({_NAMED}) n
+ORDER BY 1, 2
+ON CONFLICT (pool, tenant) DO UPDATE SET weight = excluded.weight
+WHERE l.weight <> excluded.weight
 """
 WAKE = f"""
 WITH chosen AS (
-    SELECT l.pool, l.priority, l.tenant FROM lanes l JOIN ({_NAMED}) n
-        ON l.pool = n.pool AND l.priority = n.priority AND l.tenant = n.tenant
+    SELECT l.pool, l.tenant FROM fair_lanes l JOIN ({_NAMED}) n
+        ON l.pool = n.pool AND l.tenant = n.tenant
     WHERE NOT l.active AND {_HAS_WORK}
-    ORDER BY 1, 2, 3 FOR NO KEY UPDATE OF l
+    ORDER BY 1, 2 FOR NO KEY UPDATE OF l
 )
-UPDATE lanes l SET active = true FROM chosen c
-WHERE l.pool = c.pool AND l.priority = c.priority AND l.tenant = c.tenant
+UPDATE fair_lanes l SET active = true FROM chosen c
+WHERE l.pool = c.pool AND l.tenant = c.tenant
 """
-SWEEP_AWAKE = f"UPDATE lanes l SET active = true WHERE NOT l.active AND {_HAS_WORK}"
+SWEEP_AWAKE = f"UPDATE fair_lanes l SET active = true WHERE NOT l.active AND {_HAS_WORK}"
 SWEEP_ASLEEP = f"""
 WITH chosen AS (
-    SELECT l.pool, l.priority, l.tenant FROM lanes l WHERE l.active AND NOT ({_HAS_WORK})
-    ORDER BY 1, 2, 3 LIMIT 500 FOR NO KEY UPDATE OF l SKIP LOCKED
+    SELECT l.pool, l.tenant FROM fair_lanes l WHERE l.active AND NOT ({_HAS_WORK})
+    ORDER BY 1, 2 LIMIT 500 FOR NO KEY UPDATE OF l SKIP LOCKED
 )
-UPDATE lanes l SET active = false FROM chosen c
-WHERE l.pool = c.pool AND l.priority = c.priority AND l.tenant = c.tenant
-RETURNING l.pool, l.priority, l.tenant
+UPDATE fair_lanes l SET active = false, rested = true FROM chosen c
+WHERE l.pool = c.pool AND l.tenant = c.tenant
+RETURNING l.pool, l.tenant
 """
 
 
 class Lanes:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, limits: QueueLimits) -> None:
         self._database = database
+        self._limits = limits
         self._known: set[Lane] = set()
         self._doubted: set[Lane] = set()
         self._looking: asyncio.Task[None] | None = None
@@ -70,12 +77,12 @@ class Lanes:
         """Make sure that their rows exist. Asks the database only for lanes new to this process."""
         new = set(lanes) - self._known
         if new:
-            await self._database.rows(OPEN, {"lanes": _named(new)})
+            await self._database.rows(OPEN, {"lanes": self._named(new)})
             self._known |= new
 
     async def look_again(self, lanes: Iterable[Lane]) -> None:
         """After a commit: wake those of them that have work."""
-        await self._database.rows(WAKE, {"lanes": _named(lanes)})
+        await self._database.rows(WAKE, {"lanes": self._named(lanes)})
 
     def look_again_soon(self, lanes: Iterable[Lane]) -> None:
         """The same off the caller's way; those that come meanwhile go together."""
@@ -101,11 +108,13 @@ class Lanes:
         """Put drained lanes to sleep, look again at those, and wake every other that has work."""
         asleep = await self._database.rows(SWEEP_ASLEEP)
         if asleep:
-            await self.look_again((pool, priority, tenant) for pool, priority, tenant in asleep)
+            await self.look_again((pool, tenant) for pool, tenant in asleep)
         await self._database.rows(SWEEP_AWAKE)
 
-
-def _named(lanes: Iterable[Lane]) -> str:
-    return wording.compact(
-        [{"pool": pool, "priority": priority, "tenant": tenant} for pool, priority, tenant in lanes]
-    )
+    def _named(self, lanes: Iterable[Lane]) -> str:
+        return wording.compact(
+            [
+                {"pool": pool, "tenant": tenant, "weight": self._limits.weight(tenant)}
+                for pool, tenant in lanes
+            ]
+        )

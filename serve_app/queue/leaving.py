@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from serve_app.domain.lease import Held
+from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import State
 from serve_app.queue import outcomes, wording
 from serve_app.queue.database import Database
@@ -55,6 +56,7 @@ gone AS (
 EXPIRE = f"""
 WITH late AS (
     SELECT id FROM requests WHERE state = 'queued' AND start_by < now()
+      AND coalesce(end_by < now(), false) = %(in_all)s::boolean
     ORDER BY start_by LIMIT 200 FOR NO KEY UPDATE SKIP LOCKED
 ),
 gone AS (
@@ -62,6 +64,24 @@ gone AS (
         state = 'expired', outcome = %(outcome)s::json, finished_at = now(), events = r.events + 1
     FROM late WHERE r.id = late.id
     {_RETURNING}, true AS news
+),
+{_WRITTEN}
+"""
+
+
+FAIL = f"""
+WITH target AS (
+    SELECT id FROM requests WHERE id = %(id)s::uuid AND state = 'queued' FOR NO KEY UPDATE
+),
+gone AS (
+    UPDATE requests r SET
+        state = 'failed', outcome = %(outcome)s::json, finished_at = now(), events = r.events + 1
+    FROM target t WHERE r.id = t.id
+    {_RETURNING}, true AS news
+),
+noted AS (
+    INSERT INTO audit (actor, action, subject, detail)
+    SELECT %(actor)s, %(action)s, id::text, %(detail)s::json FROM gone
 ),
 {_WRITTEN}
 """
@@ -95,15 +115,31 @@ async def cancel(database: Database, tenant: str, request_id: str) -> Left | Non
     return left[0] if left else None
 
 
-async def expire(database: Database) -> Sequence[Left]:
-    """End some of the requests that did not start in time."""
-    failure = wording.expired()
+async def expire(database: Database, failure: Outcome, *, in_all: bool) -> Sequence[Left]:
+    """End, with ``failure``, some of the queued requests whose time is over: ``in_all``, or that to
+    start."""
     params = {
+        "in_all": in_all,
         "outcome": wording.compact(outcomes.to_json(failure)),
         "message": failure.failure.message if failure.failure else "",
         "requested": "",
     }
     return _left(await database.rows(EXPIRE, params))
+
+
+async def fail(
+    database: Database, request_id: str, failure: Outcome, noted: Mapping[str, str]
+) -> Left | None:
+    """End a queued request by hand. None: it is not queued. ``noted``: see ``Endings``."""
+    params = {
+        "id": request_id,
+        "outcome": wording.compact(outcomes.to_json(failure)),
+        "message": failure.failure.message if failure.failure else "",
+        "requested": "",
+        **noted,
+    }
+    left = _left(await database.rows(FAIL, params))
+    return left[0] if left else None
 
 
 def _left(rows: Sequence[tuple[object, ...]]) -> list[Left]:

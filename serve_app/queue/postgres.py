@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import (
@@ -20,28 +21,45 @@ from serve_app.domain.lease import (
 )
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock, LeaseTerms, Liveness
+from serve_app.domain.progress import Preview
 from serve_app.domain.request import CancelVerdict, LogLine, NewRequest, Request, State, Waiting
-from serve_app.queue import leaving, wording
+from serve_app.domain.snapshot import StoredSnapshot
+from serve_app.queue import leaving, snapshots, wording
 from serve_app.queue.aftermath import Aftermath
 from serve_app.queue.asks import Asks
 from serve_app.queue.census import Census
+from serve_app.queue.charges import Charges
+from serve_app.queue.costs import Costs
 from serve_app.queue.database import Database
+from serve_app.queue.deletion import Deletion
 from serve_app.queue.endings import Ending, Endings, How
+from serve_app.queue.events import Events
 from serve_app.queue.finishing import Finishing
+from serve_app.queue.forecast import Forecast
+from serve_app.queue.forgetting import Forgetfulness
+from serve_app.queue.halts import Halts
 from serve_app.queue.history import History
 from serve_app.queue.intake import Intake
 from serve_app.queue.lanes import Lanes
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.observer import Nobody, Observer
+from serve_app.queue.operations import PostgresOperations
+from serve_app.queue.positions import Positions
 from serve_app.queue.presence import PresenceBook
+from serve_app.queue.previews import Previews
 from serve_app.queue.recovery import Recovery, Rounds
+from serve_app.queue.repeats import Repeats
 from serve_app.queue.reports import Reports
+from serve_app.queue.retention import Retention
+from serve_app.queue.reuse import Reuse
 from serve_app.queue.rows import known_id
 from serve_app.queue.waiting_room import WaitingRoom
 from serve_app.queue.wakeups import Wakeups
 from serve_app.queue.watch import Watch, visible
 
 log = logging.getLogger(__name__)
+
+RETENTION_EVERY_S = 60.0
 
 
 class PostgresQueue:
@@ -59,18 +77,40 @@ class PostgresQueue:
         liveness: Liveness,
         ingress_id: str,
         observer: Observer | None = None,
+        retention: Retention | None = None,
     ) -> None:
         self._database = database
         self._limits = limits
         self._history = History(database)
-        self._lanes = Lanes(database)
+        self._deletion = Deletion(database, retention or Retention())
+        self._forgetfulness = Forgetfulness(database)
+        self._events = Events(database)
+        self._lanes = Lanes(database, limits)
+        self._charges = Charges(database)
         self._room = WaitingRoom(clock)
         self._watch = Watch(database, clock)
-        self._census = Census(database, clock, limits)
+        self._costs = Costs(database)
+        self._halts = Halts(database)
+        self._census = Census(
+            database,
+            clock,
+            limits,
+            Positions(database, clock, self._costs),
+            Forecast(database, clock, limits, self._costs),
+            self._halts,
+        )
         self._wakeups = Wakeups(database, ingress_id)
         self._endings = Endings(database, limits)
         self._asks = Asks(
-            database, terms, limits, self._room, self._watch, self._census, self._end_soon
+            database,
+            terms,
+            limits,
+            self._room,
+            self._watch,
+            self._census,
+            self._lanes,
+            self._charges,
+            self._end_soon,
         )
         self._aftermath = Aftermath(
             self._room,
@@ -79,20 +119,30 @@ class PostgresQueue:
             self._census,
             self._wakeups,
             observer or Nobody(),
+            limits,
+            self._charges,
+            self._costs,
         )
+        self.operations = PostgresOperations(database, self._halts, self._endings, self._aftermath)
+        self._repeats = Repeats(database)
         self._intake = Intake(
             database,
-            limits.first_lease_s,
+            limits,
             self._room,
             self._asks,
             self._watch,
             self._census,
             self._lanes,
             self._wakeups,
+            self._repeats,
+            Reuse(database),
+            self._costs,
+            self._charges,
         )
+        self._previews = Previews(database, self._watch)
         self._presence = PresenceBook(database, self._census)
-        self._reports = Reports(database, limits, self._watch)
-        self._finishing = Finishing(self._endings, self._aftermath)
+        self._reports = Reports(database, terms, limits, self._watch)
+        self._finishing = Finishing(database, self._endings, self._aftermath)
         self._recovery = Recovery(
             database, clock, limits, liveness, self._endings, self._census, self._presence
         )
@@ -109,9 +159,19 @@ class PostgresQueue:
         self._rounds = [
             Rounds(look_s, [self._look]),
             Rounds(look_s, [self._presence.flush, self._recovery.heartbeat, self._reap]),
-            Rounds(look_s, [self._expire, self._lanes.sweep, self._wakeups.look_round]),
+            Rounds(look_s, [self._expire, self._sweep, self._wakeups.look_round]),
             Rounds(look_s, [self._bury]),
-            Rounds(10 * look_s, [self._recovery.forget_progress]),
+            Rounds(look_s, [self._costs.refresh, self._charges.settle]),
+            Rounds(
+                10 * look_s,
+                [
+                    self._recovery.forget_progress,
+                    self._forget_snapshots,
+                    self._repeats.forget_undelivered,
+                ],
+            ),
+            Rounds(look_s, [self._forget]),
+            Rounds(RETENTION_EVERY_S, [self._delete_aged, self._deletion.free_keys]),
         ]
         for rounds in self._rounds:
             rounds.start()
@@ -129,11 +189,18 @@ class PostgresQueue:
         await self._lanes.aclose()
         await self._wakeups.aclose()
         await self._watch.aclose()
+        await self._events.aclose()
 
     # What clients do
 
     async def submit(self, new: NewRequest) -> Request:
         return await self._intake.submit(new)
+
+    async def repeated(self, new: NewRequest) -> Request | None:
+        return await self._intake.repeated(new)
+
+    async def undelivered(self, new: NewRequest, request_id: str) -> None:
+        await self._repeats.note_undelivered(new, known_id(request_id))
 
     async def get(self, tenant: str, request_id: str) -> Request:
         return await self._watch.get(tenant, request_id)
@@ -154,8 +221,14 @@ class PostgresQueue:
             lambda request: request.state.final or visible(request) != seen,
         )
 
+    async def preview(self, tenant: str, request_id: str) -> Preview | None:
+        return await self._previews.newest(tenant, request_id)
+
     async def waiting(self, request: Request) -> Waiting:
         return await self._census.waiting(request)
+
+    async def ends_at(self, request: Request) -> datetime | None:
+        return self._census.ends_at(request)
 
     async def cancel(self, tenant: str, request_id: str) -> CancelVerdict:
         left = await leaving.cancel(self._database, tenant, known_id(request_id))
@@ -172,10 +245,18 @@ class PostgresQueue:
         tenant: str,
         *,
         states: Sequence[State] = (),
+        endpoint: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         before: str | None = None,
         limit: int = 50,
     ) -> Sequence[Request]:
-        return await self._history.page(tenant, states, before, limit)
+        return await self._history.page(tenant, states, endpoint, since, until, before, limit)
+
+    async def delete(self, tenant: str, request_id: str) -> Sequence[str]:
+        unwanted = await self._deletion.delete(tenant, request_id)
+        self._aftermath.deleted([known_id(request_id)])
+        return unwanted
 
     async def demand(self) -> Mapping[str, Demand]:
         return await self._census.demand()
@@ -184,9 +265,9 @@ class PostgresQueue:
         await self._history.append(request_id, level, message)
         self._watch.doubt([request_id])
 
-    async def lines(self, tenant: str, request_id: str) -> Sequence[LogLine]:
-        await self._watch.get(tenant, request_id)
-        return await self._history.lines(request_id)
+    async def lines(self, tenant: str, request_id: str, after: int = 0) -> Sequence[LogLine]:
+        found = await self._watch.get(tenant, request_id)
+        return await self._events.after(found.id, after)
 
     # What replicas do
 
@@ -204,8 +285,10 @@ class PostgresQueue:
     async def finish(self, finish: Finish) -> Verdict:
         return await self._finishing.finish(finish)
 
-    async def hand_back(self, held: Held, replica_id: str, reason: str) -> Verdict:
-        return await self._finishing.hand_back(held, replica_id, reason)
+    async def hand_back(
+        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+    ) -> Verdict:
+        return await self._finishing.hand_back(held, replica_id, reason, snapshot)
 
     # Again and again
 
@@ -221,8 +304,22 @@ class PostgresQueue:
     async def _expire(self) -> None:
         await self._recovery.expire(self._aftermath)
 
+    async def _sweep(self) -> None:
+        # An ingress of the version before, which may run beside this one, opens no lanes.
+        await self._lanes.open(self._census.lanes())
+        await self._lanes.sweep()
+
     async def _bury(self) -> None:
         await self._recovery.bury(self._aftermath)
+
+    async def _forget_snapshots(self) -> None:
+        await snapshots.forget_ended(self._database)
+
+    async def _delete_aged(self) -> None:
+        self._aftermath.deleted(await self._deletion.delete_aged())
+
+    async def _forget(self) -> None:
+        self._aftermath.deleted(await self._forgetfulness.forget())
 
     def _end_soon(self, endings: Sequence[Ending]) -> None:
         task = asyncio.create_task(self._end(endings))

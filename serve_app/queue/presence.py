@@ -59,12 +59,13 @@ class PresenceBook:
         draining = self._census.stage(ask.replica_id) is ReplicaStage.DRAINING and ask.slots == 0
         stage = ReplicaStage.DRAINING if draining else ReplicaStage.READY
         presence = Presence(ask.replica_id, ask.actor_id, ask.pool, stage, ask.detail)
-        self._census.present(presence)
+        slots = max(1, ask.slots + len(ask.held))
+        self._census.present(presence, slots)
         if ask.replica_id in self._reported:
             self._reported[ask.replica_id] = wording.clean(ask.detail)  # the newer word
         self._asked[ask.replica_id] = {
             **_row(presence),
-            "slots": max(1, ask.slots + len(ask.held)),
+            "slots": slots,
             "busy": bool(ask.held),
         }
 

@@ -106,9 +106,10 @@ class Recovery:
             aftermath.ended(ended)
 
     async def expire(self, aftermath: Aftermath) -> None:
-        """End requests that did not start in time."""
-        while left := await expire(self._database):
-            aftermath.left(left, wording.expired())
+        """End queued requests whose time to start, or in all, is over."""
+        for failure, in_all in ((wording.not_in_time(), True), (wording.expired(), False)):
+            while left := await expire(self._database, failure, in_all=in_all):
+                aftermath.left(left, failure)
 
     async def forget_progress(self) -> None:
         await self._database.rows(FORGET_PROGRESS)

@@ -9,13 +9,15 @@ from uuid import UUID
 
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.progress import Progress, Stage
-from serve_app.domain.request import Priority, Request, State
+from serve_app.domain.request import Forgetting, Priority, Request, State
+from serve_app.domain.snapshot import StoredSnapshot
 from serve_app.queue import outcomes
 
 COLUMNS = """
     r.id::text, r.tenant, r.endpoint, r.pool, r.state, r.input, r.priority, r.attempt, r.failures,
     r.created_at, r.started_at, r.finished_at, r.cancel_requested, r.replica_id, r.outcome,
-    p.stage, p.step, p.steps, r.events, r.alone
+    p.stage, p.step, p.steps, r.events, r.alone, r.snapshot, r.snapshot_step, r.reuses::text,
+    r.end_by, r.work, r.previews, p.rate, p.preview_step, r.forgetting
 """
 SOURCE = """
     requests r LEFT JOIN progress p
@@ -38,7 +40,8 @@ def stored(row: tuple[Any, ...]) -> Stored:
     """From a row of ``COLUMNS``."""
     (id_, tenant, endpoint, pool, state, input_, priority, attempt, failures) = row[:9]
     (created_at, started_at, finished_at, cancel_requested, replica_id, outcome) = row[9:15]
-    (stage, step, steps, version, alone) = row[15:20]
+    (stage, step, steps, version, alone, snapshot, snapshot_step, reuses) = row[15:23]
+    (end_by, work, previews, rate, preview_step, forgetting) = row[23:29]
     request = Request(
         id=id_,
         tenant=tenant,
@@ -54,9 +57,17 @@ def stored(row: tuple[Any, ...]) -> Stored:
         finished_at=finished_at,
         cancel_requested=cancel_requested,
         alone=alone,
+        end_by=end_by,
+        work=work,
         replica_id=replica_id,
         outcome=None if outcome is None else outcomes.from_json(outcome),
-        progress=None if stage is None else Progress(Stage(stage), step, steps),
+        reuses=reuses,
+        forgetting=None if forgetting is None else Forgetting(forgetting),
+        progress=None if stage is None else Progress(Stage(stage), step, steps, rate),
+        previews=previews,
+        preview_step=preview_step or 0,
+        snapshot=None if snapshot is None else StoredSnapshot(snapshot, snapshot_step),
+        events=version,
     )
     return Stored(request, version)
 

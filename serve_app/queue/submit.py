@@ -7,40 +7,52 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from serve_app.domain.request import NewRequest, Request, State
+from serve_app.domain.request import Forgetting, NewRequest, Request, State
 from serve_app.queue import wording
 from serve_app.queue.database import Database
+from serve_app.queue.order import head_start_s
 
 SUBMIT = """
 WITH new AS (
     SELECT * FROM json_to_recordset(%(new)s::json) AS x(
         n integer, id uuid, tenant text, endpoint text, digest text, pool text, priority smallint,
-        input text, start_within_s double precision, alone boolean, warnings json, replica text,
-        actor text)
+        input text, start_within_s double precision, end_within_s double precision,
+        work double precision, expected_s double precision, head_start_s double precision,
+        alone boolean, previews boolean, warnings json, replica text, actor text, key text,
+        body text, reuse text, forgetting text)
 ),
 placed AS MATERIALIZED (
-    -- Leased at once only if nothing is queued before it. (Not EXISTS: the planner makes a hash
-    -- table of the whole queue for it; measured, 25 ms with 100,000 queued.)
+    -- Leased at once only if nothing is queued before it and it is not paused. (Not EXISTS: the
+    -- planner makes a hash table of the whole queue for it; measured, 25 ms with 100,000 queued.)
     SELECT n.*, (n.replica IS NOT NULL AND (
         SELECT 1 FROM requests q WHERE q.pool = n.pool AND q.state = 'queued' LIMIT 1
+        ) IS NULL AND (
+        SELECT 1 FROM halts h WHERE h.endpoint = n.endpoint AND h.kind = 'paused'
         ) IS NULL)::integer AS here
     FROM new n
 ),
 stored AS (
     INSERT INTO requests (
-        id, tenant, endpoint, endpoint_digest, pool, priority, input, start_by, alone, events,
-        state, attempt, replica_id, actor_id, lease_until, started_at)
+        id, tenant, endpoint, endpoint_digest, pool, priority, input, start_by, end_by, ranked_at,
+        work, expected_s, alone, previews, events, idempotency_key, body_digest, reuse_digest,
+        forgetting, state, attempt, replica_id, actor_id, lease_until, started_at)
     SELECT id, tenant, endpoint, digest, pool, priority, input::json,
-           now() + make_interval(secs => start_within_s), alone,
-           1 + json_array_length(warnings) + here,
+           -- What has not started by the time at which it must have ended has expired too.
+           now() + make_interval(secs => least(start_within_s, end_within_s)),
+           now() + make_interval(secs => end_within_s),
+           now() + make_interval(secs => head_start_s), work, expected_s, alone, previews,
+           1 + json_array_length(warnings) + here, key, decode(body, 'hex'), decode(reuse, 'hex'),
+           forgetting,
            CASE here WHEN 1 THEN 'running' ELSE 'queued' END, here,
            CASE here WHEN 1 THEN replica END,
            CASE here WHEN 1 THEN actor END,
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
            CASE here WHEN 1 THEN now() END
     FROM placed
-    ORDER BY n
-    RETURNING id, tenant, pool, priority, state, attempt, replica_id, actor_id, created_at, events
+    -- By key first: two statements that wait for each other's keys do so in one order.
+    ORDER BY key NULLS FIRST, n
+    ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+    RETURNING id, tenant, pool, state, attempt, replica_id, actor_id, created_at, events, end_by
 ),
 leased AS (
     INSERT INTO attempts (request_id, attempt, replica_id, actor_id)
@@ -53,16 +65,17 @@ told AS (
     SELECT n.id, 1 + w.place, 'WARNING', NULL, w.message
     FROM new n CROSS JOIN LATERAL
         json_array_elements_text(n.warnings) WITH ORDINALITY AS w(message, place)
+    WHERE n.key IS NULL OR n.id IN (SELECT id FROM stored)
     UNION ALL
     SELECT id, events, 'INFO', 'running', 'Attempt 1 started on replica ' || replica_id || '.'
     FROM stored WHERE state = 'running'
 ),
 woken AS (
-    UPDATE lanes l SET active = true
-    FROM (SELECT DISTINCT pool, priority, tenant FROM stored WHERE state = 'queued') s
-    WHERE l.pool = s.pool AND l.priority = s.priority AND l.tenant = s.tenant AND NOT l.active
+    UPDATE fair_lanes l SET active = true
+    FROM (SELECT DISTINCT pool, tenant FROM stored WHERE state = 'queued') s
+    WHERE l.pool = s.pool AND l.tenant = s.tenant AND NOT l.active
 )
-SELECT id::text, state, created_at, events FROM stored
+SELECT id::text, state, created_at, events, end_by FROM stored
 """
 
 
@@ -75,6 +88,15 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class New:
+    """A request to be stored, who would take it at once, and what it is expected to take."""
+
+    request: NewRequest
+    offer: Offer | None = None
+    expected_s: float = 1.0  # of a slot
+
+
+@dataclass(frozen=True, slots=True)
 class Accepted:
     """A stored request."""
 
@@ -84,21 +106,30 @@ class Accepted:
 
 
 async def submit(
-    database: Database, new: Sequence[tuple[NewRequest, Offer | None]], first_lease_s: float
-) -> Sequence[Accepted]:
-    """Store all in one transaction, in this order."""
-    rows = [_row(n, request, offer) for n, (request, offer) in enumerate(new)]
+    database: Database, new: Sequence[New], first_lease_s: float
+) -> Sequence[Accepted | None]:
+    """Store all in one transaction, in this order; those with a key after those without.
+
+    None: not stored, because its idempotency key has a request. Which, only a new statement can
+    tell: the snapshot of this one may be older than that request's commit.
+    """
+    rows = [_row(n, each) for n, each in enumerate(new)]
     answer = await database.rows(
         SUBMIT,
         {"new": wording.compact(rows), "first_lease_s": first_lease_s, "queued": wording.QUEUED},
     )
-    stored = {id_: (state, created_at, version) for id_, state, created_at, version in answer}
-    return [_accepted(request, offer, *stored[request.id.lower()]) for request, offer in new]
+    stored = {id_: what for id_, *what in answer}
+    return [
+        _accepted(each, *stored[each.request.id.lower()])
+        if each.request.id.lower() in stored
+        else None
+        for each in new
+    ]
 
 
-def _row(n: int, new: NewRequest, offer: Offer | None) -> Mapping[str, Any]:
+def columns_of(new: NewRequest) -> dict[str, Any]:
+    """What is stored of every request alike, whether it is to run or has its outcome already."""
     return {
-        "n": n,
         "id": new.id,
         "tenant": new.tenant,
         "endpoint": new.endpoint,
@@ -107,17 +138,34 @@ def _row(n: int, new: NewRequest, offer: Offer | None) -> Mapping[str, Any]:
         "priority": int(new.priority),
         # A string within JSON: see endings.py.
         "input": wording.compact(new.input),
-        "start_within_s": new.start_within_s,
         "alone": new.alone,
         "warnings": [wording.clean(warning) for warning in new.warnings],
+        "key": new.idempotency_key,
+    }
+
+
+def _row(n: int, each: New) -> Mapping[str, Any]:
+    new, offer = each.request, each.offer
+    return columns_of(new) | {
+        "n": n,
+        "start_within_s": new.start_within_s,
+        "end_within_s": new.end_within_s,
+        "work": new.work,
+        "expected_s": each.expected_s,
+        "head_start_s": head_start_s(new.priority),
+        "previews": new.previews,
         "replica": offer.replica_id if offer else None,
         "actor": offer.actor_id if offer else None,
+        "body": new.body_digest.hex() or None,
+        "reuse": new.reuse_digest.hex() or None,
+        "forgetting": None if new.store_io else Forgetting.INPUT,
     }
 
 
 def _accepted(
-    new: NewRequest, offer: Offer | None, state: str, created_at: datetime, version: int
+    each: New, state: str, created_at: datetime, version: int, end_by: datetime | None
 ) -> Accepted:
+    new, offer = each.request, each.offer
     leased = state == State.RUNNING
     request = Request(
         id=new.id,
@@ -130,8 +178,13 @@ def _accepted(
         attempt=1 if leased else 0,
         failures=0,
         alone=new.alone,
+        end_by=end_by,
+        work=new.work,
+        previews=new.previews,
         created_at=created_at,
         started_at=created_at if leased else None,
         replica_id=offer.replica_id if offer and leased else None,
+        forgetting=None if new.store_io else Forgetting.INPUT,
+        events=version,
     )
     return Accepted(request, version, leased)

@@ -117,6 +117,16 @@ class WaitingRoom:
             waiters = [each for each in waiters if each.free > 0]
         return slots
 
+    def reserve_one(self, pool: str, endpoint: str) -> Waiter | None:
+        """A slot of who has the endpoint's weights on its device, else of who waits longest."""
+        takes = [each for each in self._pools.get(pool, ()) if each.takes]
+        if not takes:
+            return None
+        waiter = next((each for each in takes if endpoint in each.ask.hot), takes[0])
+        waiter.free -= 1
+        waiter.reserved += 1
+        return waiter
+
     def give(self, waiter: Waiter, lease: Lease) -> bool:
         """End a reservation with a lease. False: the ask is gone, and the lease must be undone."""
         waiter.reserved -= 1

@@ -22,7 +22,7 @@ from serve_app.queue.batcher import Batcher
 from serve_app.queue.database import Database
 from serve_app.queue.rows import COLUMNS, SOURCE, Stored, known_id, stored
 
-READ = f"SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = ANY(%(ids)s::uuid[])"
+READ = f"SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = ANY(%(ids)s::uuid[]) AND r.deleted_at IS NULL"
 
 FRESH_S = 1.0
 FINAL_FRESH_S = 60.0  # a final request never changes, but it may be deleted
@@ -111,18 +111,22 @@ class Watch:
         """A commit by this process made it so. Where the state before is not known, it is read."""
         entry = self._entries.get(request_id)
         if entry is not None and entry.stored.version == version - 1:
-            self.learn(Stored(replace(entry.stored.request, **changes), version))
+            changed = replace(entry.stored.request, events=version, **changes)
+            self.learn(Stored(changed, version))
         else:
             self.doubt([request_id])
 
-    def learn_progress(self, held: Held, progress: Progress) -> None:
+    def learn_progress(self, held: Held, progress: Progress, preview_step: int = 0) -> None:
+        """``preview_step``: of a new preview; 0: the last one is still the newest."""
         entry = self._entries.get(held.request_id)
         if entry is None:
             return
         request = entry.stored.request
         holds = request.state is State.RUNNING and request.attempt == held.attempt
-        if holds and request.progress != progress:
-            self.learn(Stored(replace(request, progress=progress), entry.stored.version))
+        preview_step = preview_step or request.preview_step
+        news = replace(request, progress=progress, preview_step=preview_step)
+        if holds and visible(news) != visible(request):
+            self.learn(Stored(news, entry.stored.version))
 
     def doubt(self, request_ids: Iterable[str]) -> None:
         """They may have changed: read before the next answer; at once where somebody waits."""
@@ -204,7 +208,13 @@ def _end_wait(future: asyncio.Future[None]) -> None:
 
 def visible(request: Request) -> tuple[Any, ...]:
     """What a client can see change."""
-    return request.state, request.attempt, request.progress, request.cancel_requested
+    return (
+        request.state,
+        request.attempt,
+        request.progress,
+        request.preview_step,
+        request.events,
+    )
 
 
 def _own(tenant: str, request_id: str, found: Stored | None) -> Request:

@@ -6,9 +6,11 @@ import json
 from dataclasses import replace
 
 from serve_app.domain.errors import (
+    TOO_LATE,
     Cancelled,
     EndpointNotFound,
     Expired,
+    FailedByHand,
     GenerationError,
     Misconfigured,
     Poison,
@@ -18,6 +20,10 @@ from serve_app.domain.outcome import Failure, Outcome
 QUEUED = "Queued."
 CANCEL_REQUESTED = "A cancel was asked for; it stops at its next step."
 SUCCEEDED = "Succeeded."
+FORGOTTEN = "What it said was forgotten: the request came with X-Fal-Store-IO: 0."
+REQUEUED = "Taken from its replica by hand"
+NO_PREVIEWS = "The request was submitted without previews."
+PREVIEWS_WHILE_RUNNING = "There are previews of a request only while it runs."
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -27,8 +33,16 @@ def cancelled() -> Outcome:
     return _failed(Cancelled("The request was cancelled."))
 
 
+def reused(earlier: str) -> str:
+    return f"{SUCCEEDED} The outcome is that of request {earlier}, which had the same input."
+
+
 def expired() -> Outcome:
     return _failed(Expired("The request did not start within the time that it allowed."))
+
+
+def not_in_time() -> Outcome:
+    return _failed(Expired(TOO_LATE))
 
 
 def ended_its_replica(times: int) -> Outcome:
@@ -45,6 +59,11 @@ def never_confirmed(times: int) -> Outcome:
         "Darkroom was stopped under them. It is not tried again."
     )
     return _failed(Poison(message))
+
+
+def failed_by_hand(reason: str) -> Outcome:
+    said = f": {clean(reason)}" if reason else "."
+    return _failed(FailedByHand(f"An operator of this installation ended the request{said}"))
 
 
 def endpoint_gone(endpoint: str) -> Outcome:
@@ -79,6 +98,11 @@ def compact(value: object) -> str:
 def is_cancel(failure: Failure) -> bool:
     """The replica stopped because it was asked to."""
     return failure.code == Cancelled.code
+
+
+def is_expiry(failure: Failure) -> bool:
+    """The replica stopped because the request's time in all was over."""
+    return failure.code == Expired.code
 
 
 def storable(outcome: Outcome) -> Outcome:

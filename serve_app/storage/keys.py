@@ -29,6 +29,14 @@ def artifact_key(
     return f"r/{request_id}/{attempt}/{token(16)}.{EXTENSIONS.get(media_type, 'bin')}"
 
 
+def snapshot_key(
+    request_id: str, attempt: int, token: Callable[[int], str] = secrets.token_urlsafe
+) -> str:
+    """A fresh ``s/<request>/<attempt>/<128 random bits>.bin``: it holds what its owner asked for,
+    so it is as hard to guess as an artifact's."""
+    return f"s/{request_id}/{attempt}/{token(16)}.bin"
+
+
 def media_type_of(key: str) -> str:
     """By the extension, which we chose ourselves; anything else is served as plain bytes."""
     return MEDIA_TYPE_OF.get(key.rpartition(".")[2], "application/octet-stream")

@@ -57,14 +57,14 @@ class Metrics:
         )
         self._forwards = Counter(
             "darkroom_forwards",
-            "Forwards of denoisers, by how many generations' calls they served.",
-            ("pool", "calls"),
+            "Forwards, by what was called and how many generations' calls they served.",
+            ("pool", "part", "calls"),
             registry=registry,
         )
         self._not_merged = Counter(
             "darkroom_not_merged_calls",
-            "Calls of denoisers that had a forward to themselves, by the reason.",
-            ("pool", "reason"),
+            "Calls that had a forward to themselves, by what was called and the reason.",
+            ("pool", "part", "reason"),
             registry=registry,
         )
         self._oldest = Gauge(
@@ -91,10 +91,10 @@ class Metrics:
     def computed(self, pool: str, done: Computed) -> None:
         """A replica of ``pool`` told what its engine has done."""
         self._steps.labels(pool).inc(done.steps)
-        for calls, forwards in done.forwards.items():
-            self._forwards.labels(pool, str(calls)).inc(forwards)
-        for reason, calls in done.not_merged.items():
-            self._not_merged.labels(pool, reason).inc(calls)
+        for (part, calls), forwards in done.forwards.items():
+            self._forwards.labels(pool, part, str(calls)).inc(forwards)
+        for (part, reason), calls in done.not_merged.items():
+            self._not_merged.labels(pool, part, reason).inc(calls)
 
     def unexpected(self, route: str) -> None:
         self._unexpected.labels(route).inc()

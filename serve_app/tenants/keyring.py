@@ -69,6 +69,7 @@ class KeyRing:
         scopes: frozenset[str] = frozenset({API}),
         expires_at: datetime | None = None,
         credential: Credential | None = None,
+        replay_undelivered: bool = False,
     ) -> Credential:
         made = credential or new_credential()
         await self._rows(
@@ -76,8 +77,9 @@ class KeyRing:
             {"id": tenant},
         )
         await self._rows(
-            "INSERT INTO api_keys (id, tenant, digest, scopes, name, expires_at) VALUES "
-            "(%(id)s, %(tenant)s, %(digest)s, %(scopes)s, %(name)s, %(expires_at)s)",
+            "INSERT INTO api_keys "
+            "(id, tenant, digest, scopes, name, expires_at, replay_undelivered) VALUES "
+            "(%(id)s, %(tenant)s, %(digest)s, %(scopes)s, %(name)s, %(expires_at)s, %(replay)s)",
             {
                 "id": made.id,
                 "tenant": tenant,
@@ -85,6 +87,7 @@ class KeyRing:
                 "scopes": sorted(scopes),
                 "name": name,
                 "expires_at": expires_at,
+                "replay": replay_undelivered,
             },
         )
         self._unknown.drop(made.id)
@@ -92,8 +95,8 @@ class KeyRing:
 
     async def list(self, tenant: str) -> Sequence[KeyInfo]:
         rows = await self._rows(
-            "SELECT id, tenant, scopes, name, created_at, expires_at, revoked_at FROM api_keys "
-            "WHERE tenant = %(tenant)s ORDER BY created_at, id",
+            "SELECT id, tenant, scopes, name, created_at, expires_at, revoked_at, "
+            "replay_undelivered FROM api_keys WHERE tenant = %(tenant)s ORDER BY created_at, id",
             {"tenant": tenant},
         )
         return [_info(row) for row in rows]
@@ -116,7 +119,8 @@ class KeyRing:
         if stored is not None or self._unknown.get(key_id, now):
             return stored
         rows = await self._rows(
-            "SELECT k.digest, k.tenant, k.scopes, k.expires_at FROM api_keys k "
+            "SELECT k.digest, k.tenant, k.scopes, k.expires_at, k.replay_undelivered "
+            "FROM api_keys k "
             "JOIN tenants t ON t.id = k.tenant "
             "WHERE k.id = %(id)s AND k.revoked_at IS NULL AND t.disabled_at IS NULL",
             {"id": key_id},
@@ -124,8 +128,9 @@ class KeyRing:
         if not rows:
             self._unknown.put(key_id, True, now)  # noqa: FBT003
             return None
-        digest, tenant, scopes, expires_at = rows[0]
-        stored = _Stored(bytes(digest), Identity(key_id, tenant, frozenset(scopes)), expires_at)
+        digest, tenant, scopes, expires_at, replay_undelivered = rows[0]
+        identity = Identity(key_id, tenant, frozenset(scopes), replay_undelivered)
+        stored = _Stored(bytes(digest), identity, expires_at)
         self._known.put(key_id, stored, now)
         return stored
 

@@ -9,10 +9,10 @@ from typing import Protocol
 
 from serve_app.tenants.credential import Credential
 
-API, ADMIN = "api", "admin"
-SCOPES = frozenset({API, ADMIN})
-"""``api``: submit, read and cancel the tenant's requests. ``admin``: also the installation's
-figures, high priority, and keys."""
+API, PRIORITY, ADMIN = "api", "priority", "admin"
+SCOPES = frozenset({API, PRIORITY, ADMIN})
+"""``api``: submit, read and cancel the tenant's requests. ``priority``: submit with high priority.
+``admin``: that too, the installation's figures, and keys."""
 
 DEFAULT_TENANT = "default"
 
@@ -24,6 +24,7 @@ class Identity:
     key_id: str
     tenant: str
     scopes: frozenset[str]
+    replay_undelivered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class KeyInfo:
     created_at: datetime
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
+    replay_undelivered: bool = False
 
 
 class Keys(Protocol):
@@ -55,8 +57,13 @@ class Keys(Protocol):
         scopes: frozenset[str] = frozenset({API}),
         expires_at: datetime | None = None,
         credential: Credential | None = None,
+        replay_undelivered: bool = False,
     ) -> Credential:
-        """Make a key, and its tenant if new. The secret is given out here and never again."""
+        """Make a key, and its tenant if new. The secret is given out here and never again.
+
+        ``replay_undelivered``: when the answer to a submit is lost, the next submit of the same
+        body gets it.
+        """
         ...
 
     async def list(self, tenant: str) -> Sequence[KeyInfo]:

@@ -60,10 +60,8 @@ def test_fields_with_an_effect_are_not_marked(catalog: Catalog) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["loras", "embeddings"])
-def test_what_would_change_the_picture_is_refused_and_not_left_out(
-    catalog: Catalog, name: str
-) -> None:
+def test_what_would_change_the_picture_is_refused_and_not_left_out(catalog: Catalog) -> None:
+    name = "embeddings"
     with pytest.raises(InvalidInput, match=f"{name}: Not supported here") as caught:
         warnings(catalog, **{name: [{"path": "https://example.org/style.safetensors"}]})
     (problem,) = caught.value.problems
@@ -71,6 +69,16 @@ def test_what_would_change_the_picture_is_refused_and_not_left_out(
     assert warnings(catalog, **{name: []}) == ()
     shown = catalog.get(SDXL).schema.json_schema()["properties"][name]
     assert shown["x-darkroom-not-supported"] is True
+
+
+def test_fields_of_the_items_of_a_list_are_marked_and_told_too(catalog: Catalog) -> None:
+    one = {"path": "house/style"}
+    assert warnings(catalog, loras=[one, {**one, "force": False}]) == ()
+    (said,) = warnings(catalog, loras=[one, {**one, "force": True}])
+    assert said.startswith("loras.1.force has no effect: ")
+    shown = catalog.get(SDXL).schema.json_schema()["$defs"]["LoraWeight"]["properties"]
+    assert shown["force"]["x-darkroom-no-effect"] is True
+    assert "x-darkroom-no-effect" not in shown["path"]
 
 
 def test_a_lora_that_is_wrong_in_itself_is_told_as_such(catalog: Catalog) -> None:
@@ -87,3 +95,27 @@ def test_of_a_choice_that_is_served_in_part_the_rest_is_refused(catalog: Catalog
     assert warnings(catalog, lcm, model_name=served) == ()
     shown = catalog.get(lcm).schema.json_schema()["properties"]["model_name"]
     assert f"Refused unless {served}: " in shown["description"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"path": "/etc/passwd"},
+        {"path": "file:///srv/lora.safetensors"},
+        {"path": "house/style", "scale": 4.1},
+        {"path": "house/style", "scale": float("nan")},
+    ],
+)
+def test_a_lora_that_cannot_be_had_is_refused_before_it_is_queued(
+    catalog: Catalog, wrong: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        warnings(catalog, "fal-ai/flux-lora", loras=[{"path": "house/style"}, wrong])
+    assert caught.value.problems[0].loc[:3] == ("body", "loras", 1)
+
+
+def test_a_request_has_eight_loras_at_most(catalog: Catalog) -> None:
+    loras = [{"path": "house/style", "scale": -1}] * 8
+    assert warnings(catalog, "fal-ai/flux-lora", loras=loras) == ()
+    with pytest.raises(InvalidInput, match="at most 8 items"):
+        warnings(catalog, "fal-ai/flux-lora", loras=[*loras, loras[0]])

@@ -1,10 +1,11 @@
 """What `darkroom generate` and `darkroom status` say while one waits."""
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from serve_app.cli.generate import standing
+from serve_app.cli.generate import duration, standing
 from serve_app.cli.listing import pool_lines
 
 
@@ -35,13 +36,43 @@ def running(**ours: Any) -> dict[str, Any]:
             0,
         ),
         (running(stage="warming_up", step=0, steps=0), "warming up", 0),
-        (running(stage="denoising", step=2, steps=4), "denoising", 47),
+        (
+            running(stage="downloading", step=1_000_000_000, steps=3_000_000_000, left_s=99.2),
+            "downloading weights, 1.0 of 3.0 GB, 1 min 40 s left",
+            0,
+        ),
+        (running(stage="denoising", step=2, steps=4), "denoising 2/4", 47),
+        (
+            running(stage="denoising", step=12, steps=40, rate=3.12, left_s=8.97),
+            "denoising 12/40, 3.1 steps/s, 9 s left",
+            28,
+        ),
+        (
+            running(stage="denoising", step=1, steps=2, rate=0.25, left_s=4.0),
+            "denoising 1/2, 4.0 s a step, 4 s left",
+            47,
+        ),
         ({"status": "COMPLETED"}, "done", 100),
         ({"status": "COMPLETED", "error": "No."}, "failed", 100),
     ],
 )
 def test_a_status_is_told_in_words(status: dict[str, Any], words: str, done: int) -> None:
     assert standing(status) == (words, done)
+
+
+def test_a_wait_is_told_with_its_time() -> None:
+    soon = (datetime.now(UTC) + timedelta(seconds=40)).isoformat()
+    ours = {"reason": "limit", "detail": "", "starts_at": soon}
+    words, _ = standing({"status": "IN_QUEUE", "queue_position": 1, "darkroom": ours})
+    assert words.startswith("waiting for a limit on what runs (place 2, starts in about ")
+    assert duration(40.4) == "40 s"
+    assert duration(200.0) == "3 min"
+
+
+def test_a_time_that_is_over_by_this_machine_s_clock_is_soon() -> None:
+    ours = {"reason": "busy", "starts_at": datetime(2020, 1, 1, tzinfo=UTC).isoformat()}
+    words, _ = standing({"status": "IN_QUEUE", "queue_position": 0, "darkroom": ours})
+    assert words == "waiting for a free slot (place 1, starts in about 1 s)"
 
 
 def test_a_pool_tells_what_its_replicas_load() -> None:

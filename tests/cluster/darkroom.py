@@ -52,7 +52,11 @@ class Darkroom:
         self.url = f"http://127.0.0.1:{self.port}"
         self.output = data_dir.parent / f"{data_dir.name}.out"
         pools = pools or {
-            "studio": {"families": ["probe", "flux", "sdxl"], "slots": 2, "num_cpus": 0.1}
+            "studio": {
+                "families": ["probe", "flux", "sdxl"],
+                "slots": 2,
+                "num_cpus": 0.1,
+            }
         }
         self._settings = {
             "DARKROOM_FAMILIES": json.dumps(FAMILIES),
@@ -175,7 +179,9 @@ class Darkroom:
             "gpus": 0,
         }
 
-    def beside(self, script: str, config: Mapping[str, Any]) -> subprocess.CompletedProcess[str]:
+    def beside(
+        self, script: str, config: Mapping[str, Any], within_s: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """Run ``script`` as a Ray driver in the environment of `darkroom serve`; its arguments are
         Ray's address and ``config`` as JSON."""
         ray_address = json.loads((self.data_dir / "run.json").read_text())["ray_address"]
@@ -185,7 +191,7 @@ class Darkroom:
             cwd=self.data_dir.parent,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=within_s,
             check=False,
         )
 

@@ -1,11 +1,16 @@
 """The whole way: a prompt through the public API becomes a picture that shows it."""
 
+import base64
 import concurrent.futures
 import io
+from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image, ImageChops
+from safetensors import safe_open
+from safetensors.numpy import save
 
 from tests.cluster.darkroom import Darkroom
 from training.checker import read
@@ -97,6 +102,38 @@ def test_a_seed_makes_the_same_picture_alone_and_in_company(darkroom: Darkroom) 
     assert _picture(two, 1).tobytes() != _picture(two).tobytes()
     for request_id in company:
         darkroom.in_state(request_id, "succeeded")
+
+
+def test_a_lora_in_the_request_draws_otherwise_and_a_wrong_one_is_named(
+    darkroom: Darkroom,
+) -> None:
+    darkroom.all_ready()
+    asked = {"prompt": "a red circle", "seed": 5, "format": "png", "num_inference_steps": 10}
+    plain = _picture(_ask(darkroom, SDXL, **asked))
+    for scale, changes in ((0.0, False), (1.0, True)):
+        loras = [{"path": _lora(), "scale": scale}]
+        drawn = _picture(_ask(darkroom, SDXL, **asked, loras=loras))
+        difference = ImageChops.difference(plain, drawn).getextrema()
+        assert (max(high for _, high in difference) > 3) == changes
+    body = {**asked, "loras": [{"path": _lora()}, {"path": _lora(width=7)}]}
+    wrong = darkroom.http.post(SDXL, json=body)
+    assert wrong.status_code == 422
+    assert wrong.json()["detail"][0]["loc"] == ["body", "loras", 1, "path"]
+    assert "another size" in wrong.json()["detail"][0]["msg"]
+
+
+def _lora(width: int = 0) -> str:
+    """For the demo model, as a data URI. ``width``: for one that has so many instead."""
+    file = Path("deployments/demo/sdxl/unet/diffusion_pytorch_model.safetensors")
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn2.to_v"
+    with safe_open(file, framework="np") as unet:
+        out, into = unet.get_slice(f"{layer}.weight").get_shape()
+    noise = np.random.default_rng(1)
+    state = {
+        f"unet.{layer}.lora_A.weight": noise.standard_normal((4, width or into), np.float32),
+        f"unet.{layer}.lora_B.weight": noise.standard_normal((out, 4), np.float32),
+    }
+    return "data:;base64," + base64.b64encode(save(state)).decode()
 
 
 @pytest.mark.parametrize(("asked", "format"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])

@@ -86,6 +86,19 @@ def _loopback(address: str) -> bool:
     return address.removeprefix("::ffff:").startswith("127.") or address == "::1"
 
 
+def test_replicas_on_this_machine_call_over_a_line(darkroom: Darkroom) -> None:
+    (ingress,) = darkroom.replicas("ingress")
+    folder = darkroom.data_dir / "lines"
+
+    def connected() -> bool:
+        at = [str(each.laddr) for each in ingress.net_connections("unix")]
+        return sum(path.startswith(str(folder)) for path in at) > 1  # one listens
+
+    assert folder.stat().st_mode & 0o777 == 0o700
+    eventually(connected, "a replica is at the line")
+    assert darkroom.http.post("/run/test/probe", json={"steps": 1}).status_code == 200
+
+
 def test_the_processes_of_a_pool_hold_no_secret(make_darkroom) -> None:
     secret = "first:" + "ab" * 32
     darkroom = make_darkroom(api_key=secret).start()

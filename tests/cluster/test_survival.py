@@ -22,6 +22,47 @@ def test_a_request_outlives_its_replica_and_one_failure_is_counted(darkroom: Dar
     assert any("attempt 2" in line["message"].lower() for line in done["log"])
 
 
+def test_a_picture_goes_on_from_its_snapshot_when_its_replica_dies_and_is_the_same(
+    darkroom: Darkroom,
+) -> None:
+    darkroom.all_ready()
+    asked = {
+        "prompt": "a red circle",
+        "num_inference_steps": 50,
+        "num_images": 4,
+        "seed": 7,
+        "format": "png",
+    }
+
+    def submit() -> str:
+        answer = darkroom.http.post(
+            "/queue/fal-ai/fast-sdxl", json=asked, headers={"X-Darkroom-Deterministic": "1"}
+        )
+        assert answer.status_code == 200, answer.text
+        return str(answer.json()["request_id"])
+
+    def pictures(request_id: str) -> list[bytes]:
+        output = darkroom.http.get(f"/queue/fal-ai/fast-sdxl/requests/{request_id}").json()
+        return [httpx.get(each["url"]).content for each in output["images"]]
+
+    whole = submit()
+    darkroom.in_state(whole, "succeeded")
+    request_id = submit()
+    runner = darkroom.runner(request_id)
+    eventually(
+        lambda: darkroom.sql(
+            "SELECT FROM requests WHERE id = %s AND snapshot_step > 5", request_id
+        ),
+        "it has a snapshot",
+    )
+    runner.kill()
+    done = darkroom.in_state(request_id, "succeeded")
+    assert done["failures"] == 1
+    assert any("from the snapshot at step" in line["message"] for line in done["log"])
+    assert pictures(request_id) == pictures(whole)
+    darkroom.all_ready()
+
+
 def test_a_request_that_ends_its_replica_every_time_fails_with_that_reason(
     darkroom: Darkroom,
 ) -> None:

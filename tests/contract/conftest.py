@@ -1,12 +1,16 @@
+from tests.contract.queues import at, make, queue
 from tests.queue.database import conninfo, database, ingress, liveness, server, terms
 from tests.storage.conftest import moto_server, s3rver_server
 
 __all__ = [
+    "at",
     "conninfo",
     "database",
     "ingress",
     "liveness",
+    "make",
     "moto_server",
+    "queue",
     "s3rver_server",
     "server",
     "terms",

@@ -65,6 +65,14 @@ async def test_a_wrong_secret_and_an_unknown_id_are_told_in_the_same_words(ring:
     assert len(set(told)) == 1
 
 
+@pytest.mark.parametrize("wish", [True, False])
+async def test_a_key_tells_whether_lost_answers_are_given_again(ring: Ring, wish: bool) -> None:
+    made = await ring.keys.create("studio", replay_undelivered=wish)
+    assert (await ring.keys.authenticate(f"Key {made}")).replay_undelivered is wish
+    (info,) = await ring.keys.list("studio")
+    assert info.replay_undelivered is wish
+
+
 @pytest.mark.parametrize(
     "header",
     [None, "", "Key", "Key x", "Basic a:b", "Key :x", "Key a:short", "Key a b:" + "c" * 64],

@@ -7,12 +7,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
 from deployments import fetching
+from deployments.adapter_cache import AdapterCache
+from deployments.adapter_fetching import AdapterFetcher
 from deployments.backoff import Backoff
 from deployments.core import ReplicaCore
 from deployments.engine.engine import Engine
@@ -31,6 +34,7 @@ from serve_app.telemetry.clock import SystemClock
 from tests.deployments.storage import HttpStorage
 from tests.engine.threads import one_torch_thread
 from tests.fakes.lease_port import FakeLeasePort
+from weights.repository_files import RepositoryFiles
 from weights.store import Store
 
 __all__ = ["one_torch_thread"]
@@ -92,7 +96,7 @@ MakeRig = Callable[..., Any]
 
 
 @pytest.fixture
-async def make_rig():
+async def make_rig(tmp_path: Path):
     """``await make_rig(port=…, **changes of the configuration)``: a started replica."""
     rigs: list[Rig] = []
 
@@ -108,21 +112,34 @@ async def make_rig():
         backoff = Backoff(Random(1), first_s=0.02, most_s=0.1)  # noqa: S311
         storage, clock = HttpStorage(), SystemClock()
         engine = Engine(device="cpu", max_generations=config.slots, threads=config.threads)
-        workshop = Workshop(
-            engine=engine,
-            residency=Residency(engine, config.weights_bytes),
-            uploader=Uploader(storage.client(), clock, backoff, config.upload_give_up_s),
-            fetcher=Fetcher(
+        store = store or Store(StoreConfig())
+
+        def fetcher() -> Fetcher:
+            return Fetcher(
                 storage.client(),
                 fetching.resolve,
                 max_bytes=10**6,
                 timeout_s=5.0,
                 allow_private=False,
+            )
+
+        workshop = Workshop(
+            engine=engine,
+            residency=Residency(engine, config.weights_bytes),
+            uploader=Uploader(storage.client(), clock, backoff, config.upload_give_up_s),
+            fetcher=fetcher(),
+            snapshot_fetcher=fetcher(),
+            adapters=AdapterFetcher(
+                fetcher(),
+                RepositoryFiles(store),
+                AdapterCache(tmp_path / "adapters", 10**8, clock.now),
+                clock,
+                10**6,
             ),
             encoders=ThreadPoolExecutor(2),
             clock=clock,
             warms_up=warms_up,
-            store=store or Store(StoreConfig()),
+            store=store,
         )
         families = load_families({**FAMILIES, "probe": "tests.fakes.family:ProbeFamily"})
         core = ReplicaCore(port, families, lambda: workshop, config, IDENTITY, clock, backoff)

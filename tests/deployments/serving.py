@@ -9,6 +9,7 @@ import asyncio
 import json
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -28,6 +29,8 @@ from serve_app.domain.lease import (
     Work,
 )
 from serve_app.domain.request import Priority
+from serve_app.domain.snapshot import StoredSnapshot
+from serve_app.ingress.lines import Lines
 from tests.fakes.lease_port import FakeLeasePort
 
 ENDPOINT = Endpoint("probe", "probe", Weights("probe"), "probe")
@@ -39,6 +42,13 @@ class StubIngress:
 
     def __init__(self) -> None:
         self._port = FakeLeasePort(ask_wait_s=2.0)
+        self._folder = tempfile.TemporaryDirectory(prefix="dk")
+        self._lines = Lines(self._port, Path(self._folder.name))
+
+    async def line(self) -> str:
+        if not self._lines.path:
+            await self._lines.start()
+        return self._lines.path
 
     async def announce(self, presence: Presence) -> None:
         await self._port.announce(presence)
@@ -56,8 +66,10 @@ class StubIngress:
         calls = (self._port.finish(each) for each in finishes)
         return await asyncio.gather(*calls, return_exceptions=True)
 
-    async def hand_back(self, held: Held, replica_id: str, reason: str) -> Verdict:
-        return await self._port.hand_back(held, replica_id, reason)
+    async def hand_back(
+        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None
+    ) -> Verdict:
+        return await self._port.hand_back(held, replica_id, reason, snapshot)
 
     async def offer(self, leases: list[Lease]) -> None:
         self._port.offer(*leases)

@@ -38,6 +38,9 @@ class HttpStorage:
                 return httpx.Response(problem, text="as asked")
             raise problem("as asked")
         key = request.url.path.removeprefix("/")
+        if request.method == "GET":
+            body = self.objects.get(key.removeprefix("files/"))
+            return httpx.Response(404) if body is None else httpx.Response(200, content=body)
         if request.method == "DELETE":
             self.objects.pop(key, None)
         else:

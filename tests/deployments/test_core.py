@@ -44,7 +44,7 @@ async def test_reports_tell_what_the_engine_did(rig):
     await rig.outcome(held)
     computed = [report.computed for _, report in rig.port.reports]
     steps = sum(each.steps for each in computed)
-    forwards = sum(each.forwards.get(1, 0) for each in computed)
+    forwards = sum(each.forwards.get(("denoiser", 1), 0) for each in computed)
     assert 0 < steps <= forwards <= 20
     assert forwards - steps <= 1  # it was told between a forward and the end of its step
     assert {report.pool for _, report in rig.port.reports} == {"pool"}
@@ -183,6 +183,22 @@ async def test_a_cancel_in_the_reply_to_a_report_does_the_same(rig):
     await rig.reported(doomed)
     rig.port.cancelled.add(doomed)
     assert (await rig.outcome(doomed)).failure.code == "cancelled"
+
+
+async def test_a_request_whose_time_is_over_ends_at_the_next_step_and_says_so(rig):
+    lease = replace(rig.lease("one", steps=10_000, step_ms=5), deadline_s=0.3)
+    rig.port.offer(lease)
+    outcome = await rig.outcome(lease.held)
+    assert outcome.failure.code == "expired"
+    assert "X-Darkroom-Deadline" in outcome.failure.message
+    assert not outcome.failure.retryable
+    assert 0 < outcome.usage.steps < 10_000
+
+
+async def test_a_request_that_ends_within_its_time_is_not_disturbed(rig):
+    lease = replace(rig.lease("one", steps=2), deadline_s=60.0)
+    rig.port.offer(lease)
+    assert (await rig.outcome(lease.held)).succeeded
 
 
 async def test_cancelling_while_weights_load_does_not_stop_the_loading_for_others(rig):

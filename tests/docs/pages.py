@@ -87,3 +87,10 @@ def table(page: Path, first_column: str) -> list[list[str]]:
 def code(cell: str) -> list[str]:
     """What a cell has in backticks."""
     return _INLINE.findall(cell)
+
+
+def matrix() -> list[str]:
+    """The tests of the crash matrix, by pytest's names for them."""
+    return [
+        one for *_, tests in table(DOCS / "15-crashes.md", "what happens") for one in code(tests)
+    ]

@@ -17,6 +17,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from deployments.adapter_cache import AdapterCache
+from deployments.adapter_fetching import AdapterFetcher
 from deployments.backoff import Backoff
 from deployments.core import ReplicaCore
 from deployments.engine.engine import Engine
@@ -30,11 +32,14 @@ from serve_app.catalog.catalog import Catalog, load
 from serve_app.domain.lease import Held, Lease
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import Priority
+from serve_app.domain.store_config import StoreConfig
 from serve_app.telemetry.clock import SystemClock
 from tests.deployments.storage import HttpStorage
 from tests.docs.pages import DOCS, block, indented
 from tests.engine.tiny import tiny_sd3
 from tests.fakes.lease_port import FakeLeasePort
+from weights.repository_files import RepositoryFiles
+from weights.store import Store
 
 pytestmark = pytest.mark.engine
 
@@ -99,6 +104,18 @@ class Running:
             uploader=Uploader(self.storage.client(), clock, backoff, 5.0),
             fetcher=Fetcher(
                 self.storage.client(), resolve, max_bytes=0, timeout_s=5.0, allow_private=False
+            ),
+            snapshot_fetcher=Fetcher(
+                self.storage.client(), resolve, max_bytes=0, timeout_s=5.0, allow_private=False
+            ),
+            adapters=AdapterFetcher(
+                Fetcher(
+                    self.storage.client(), resolve, max_bytes=0, timeout_s=5.0, allow_private=False
+                ),
+                RepositoryFiles(Store(StoreConfig())),
+                AdapterCache(Path("/nowhere"), 0, clock.now),
+                clock,
+                0,
             ),
             encoders=ThreadPoolExecutor(1),
             clock=clock,

@@ -12,7 +12,7 @@ from serve_app.cli.installation import Installation
 from serve_app.domain.progress import Stage
 from serve_app.ingress import health, page, platform
 from serve_app.ingress.errors import TABLE
-from serve_app.ingress.fal.headers import DETERMINISTIC, NO_EFFECT, PRIORITY, REFUSED, TIMEOUT
+from serve_app.ingress.fal.headers import NO_EFFECT, OWN, PRIORITY, STORE_IO, TIMEOUT
 from serve_app.queue.embedded_files import Files
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.migrations import shipped
@@ -42,11 +42,10 @@ def test_ignored_headers_are_told_with_their_reasons() -> None:
     assert ignored == {header.decode(): reason for header, reason in NO_EFFECT.items()}
 
 
-def test_honoured_and_refused_headers_are_told() -> None:
+def test_honoured_headers_are_told() -> None:
     honoured, _ = _header_tables()
-    headers = {each.decode() for each in (TIMEOUT, PRIORITY, DETERMINISTIC)}
+    headers = {each.decode() for each in (TIMEOUT, PRIORITY, STORE_IO, *OWN)}
     assert honoured.keys() == {"authorization"} | headers
-    assert {header.decode() for header in REFUSED} <= {each.lower() for each in inline(INGRESS)}
 
 
 def _header_tables() -> list[dict[str, str]]:
@@ -101,6 +100,8 @@ def _told(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     default = field.get_default(call_default_factory=True, validated_data={})
+    if default == 2**30:
+        return "1 GiB"
     return {"None": "any", "{}": "none", "True": "yes"}.get(str(default)) or f"{default:g}"
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import FirstBlockCacheConfig, StableDiffusionXLPAGPipeline
+from diffusers import StableDiffusionXLPAGPipeline, TaylorSeerCacheConfig
 
 from deployments.engine.engine import Engine
 from deployments.engine.step_caches import _states
@@ -84,8 +84,9 @@ def test_processors_are_as_they_were_after_an_error(perturbed):
 
 @pytest.fixture
 def caching():
+    """With a step cache that cannot be merged."""
     pipeline = tiny_flux()
-    pipeline.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.5))
+    pipeline.transformer.enable_cache(TaylorSeerCacheConfig(disable_cache_before_step=2))
     return pipeline
 
 
@@ -97,7 +98,9 @@ def test_step_caches_of_interleaved_generations_are_their_own(caching):
         counts = engine.counts()
     for images, expected in zip(made, alone, strict=True):
         assert torch.equal(images, expected)
-    assert counts["not_merged"] == {"step cache": 21}
+    # Whose calls come when the others have ended is not looked at further.
+    assert counts["not_merged"].keys() == {"step cache", "nobody else"}
+    assert counts["single_calls"] == 21
     assert not any(states for states in _states(caching.transformer))
 
 

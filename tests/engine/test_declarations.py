@@ -4,6 +4,12 @@ import diffusers
 import pytest
 import torch
 from diffusers import QwenImageTransformer2DModel, ZImageTransformer2DModel
+from diffusers.models.autoencoders import (
+    autoencoder_kl_cogvideox,
+    autoencoder_kl_hunyuan_video,
+    autoencoder_kl_ltx,
+    autoencoder_kl_wan,
+)
 from diffusers.models.controlnets import multicontrolnet_union
 
 from deployments.engine.declarations import DECLARATIONS
@@ -120,5 +126,13 @@ def test_prompts_of_other_lengths_merge_in_z_image_with_guidance(z_image):
 
 
 def test_each_declared_class_is_one_of_diffusers():
-    homes = (diffusers, multicontrolnet_union)  # the second has what is not exported
+    # The others have what is not exported.
+    homes = (
+        diffusers,
+        multicontrolnet_union,
+        autoencoder_kl_wan,
+        autoencoder_kl_cogvideox,
+        autoencoder_kl_hunyuan_video,
+        autoencoder_kl_ltx,
+    )
     assert all(any(hasattr(home, name) for home in homes) for name in DECLARATIONS)

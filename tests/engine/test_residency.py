@@ -9,7 +9,7 @@ import torch
 from deployments.engine.engine import Engine
 from deployments.engine.residency import LoadPlan, Residency
 from deployments.engine.weight_bytes import own_budget
-from serve_app.domain.errors import Misconfigured, WeightsUnavailable
+from serve_app.domain.errors import Misconfigured, OutOfMemory, WeightsUnavailable
 from serve_app.domain.progress import Progress, Stage
 
 pytestmark = pytest.mark.engine
@@ -87,6 +87,33 @@ def test_one_failed_load_leaves_the_others_alone(residency):
     with pytest.raises(WeightsUnavailable):
         failing.result(30)
     assert residency.find("bad") is None
+
+
+def test_idle_weights_go_when_memory_runs_out_and_those_in_use_stay(engine, residency):
+    class TooLarge(torch.nn.Module):
+        def forward(self, _):
+            raise torch.OutOfMemoryError("No room.")
+
+    class Large:
+        def __init__(self):
+            self.transformer = TooLarge()
+
+        def __call__(self):
+            self.transformer(torch.zeros(1))
+
+    used = residency.borrow("used", plan(4))
+    idle = residency.borrow("idle", plan(4))
+    for loan in (used, idle):
+        loan.future.result(30)
+    residency.give_back(idle)
+    engine.add("large", Large())
+    with pytest.raises(OutOfMemory, match="call of TooLarge"):
+        engine.submit(pipeline="large").result(30)
+    assert residency.find("idle") is None
+    assert residency.find("used") is used.future.result(30)
+    again = residency.borrow("idle", plan(4)).future.result(30)
+    assert engine.submit(pipeline="idle").result(30) == "made"
+    assert again is residency.find("idle")
 
 
 # Stages

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, pairwise
 from math import inf
 
 from hypothesis import given
@@ -132,3 +132,29 @@ def test_who_has_not_begun_does_so_before_others_of_its_priority_step():
     urgent = Candidate(3, 1, 0, "b", remaining=9)
     assert first_of(stepping, new) == 2
     assert first_of(stepping, new, urgent) == 3
+
+
+def stepping(number, last_turn, **more):
+    return Candidate(number, 0, last_turn, "steps", **more)
+
+
+def encoding(number, last_turn, key="encodes", **more):
+    return Candidate(number, 0, last_turn, key, steps=False, fresh=True, **more)
+
+
+def test_the_steps_of_a_short_one_and_prompts_of_longer_ones_take_turns():
+    queue = [encoding(n, 0, f"prompt {n}", remaining=20.0) for n in range(1, 9)]
+    chosen = turns([stepping(0, 0, remaining=5.0), *queue], 8)
+    gone = [0 in going for going in chosen]
+    assert all(one != other for one, other in pairwise(gone))
+
+
+def test_a_first_step_waits_for_those_of_its_pipeline_that_still_encode():
+    first = stepping(0, 4, fresh=True, remaining=1.0, pipeline="it")
+    other = encoding(1, 4, remaining=20.0, pipeline="it")
+    (leader,) = StepBatcher().choose([first, other], 5)
+    assert leader is other
+    (leader,) = StepBatcher().choose([first, replace(other, pipeline="another")], 6)
+    assert leader is first
+    (leader,) = StepBatcher().choose([first, replace(other, last_turn=12)], 13)
+    assert leader is first  # but not for ever

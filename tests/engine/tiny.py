@@ -31,14 +31,14 @@ from transformers import (
 TEXT_TOKENS = 24
 
 
-def tiny_flux(*, guidance: bool = False) -> FluxPipeline:
-    """16× from pixels to tokens, 2 blocks, about 60k parameters."""
+def tiny_flux(*, guidance: bool = False, layers: int = 1) -> FluxPipeline:
+    """16× from pixels to tokens, 2 blocks for each of ``layers``, about 60k parameters."""
     torch.manual_seed(0)
     transformer = FluxTransformer2DModel(
         patch_size=1,
         in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
+        num_layers=layers,
+        num_single_layers=layers,
         attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=32,

@@ -63,13 +63,13 @@ def tiny_z_image() -> ZImagePipeline:
     return ready(pipeline)
 
 
-def tiny_qwen_image() -> QwenImagePipeline:
+def tiny_qwen_image(*, layers: int = 1) -> QwenImagePipeline:
     torch.manual_seed(0)
     transformer = QwenImageTransformer2DModel(
         patch_size=2,
         in_channels=16,
         out_channels=4,
-        num_layers=1,
+        num_layers=layers,
         attention_head_dim=16,
         num_attention_heads=2,
         joint_attention_dim=WIDTH,

@@ -25,7 +25,7 @@ class FakeKeyRing:
             raise Unauthenticated("The API key is not valid.")
         if info.expires_at is not None and self._clock.now() >= info.expires_at:
             raise Unauthenticated("The API key has expired.")
-        return Identity(info.id, info.tenant, info.scopes)
+        return Identity(info.id, info.tenant, info.scopes, info.replay_undelivered)
 
     async def create(
         self,
@@ -35,9 +35,11 @@ class FakeKeyRing:
         scopes: frozenset[str] = frozenset({API}),
         expires_at: datetime | None = None,
         credential: Credential | None = None,
+        replay_undelivered: bool = False,
     ) -> Credential:
         made = credential or new_credential()
-        info = KeyInfo(made.id, tenant, scopes, name, self._clock.now(), expires_at)
+        now = self._clock.now()
+        info = KeyInfo(made.id, tenant, scopes, name, now, expires_at, None, replay_undelivered)
         self._keys[made.id] = (made.digest, info)
         return made
 

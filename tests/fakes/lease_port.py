@@ -6,6 +6,7 @@ import asyncio
 from collections import deque
 from dataclasses import dataclass, field
 
+from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Unavailable
 from serve_app.domain.lease import (
     Ask,
@@ -19,6 +20,7 @@ from serve_app.domain.lease import (
     Verdict,
     Work,
 )
+from serve_app.domain.snapshot import StoredSnapshot
 
 
 @dataclass
@@ -41,10 +43,13 @@ class FakeLeasePort:
     reports: list[tuple[float, Report]] = field(default_factory=list)  # loop time, report
     finishes: list[Finish] = field(default_factory=list)
     hand_backs: list[tuple[Held, str, str]] = field(default_factory=list)  # + replica, reason
+    snapshots: dict[Held, StoredSnapshot] = field(default_factory=dict)  # handed back or reported
+    tickets: int = 0
     refused_calls: int = 0
     most_outstanding: int = 0
     cancelled: set[Held] = field(default_factory=set)
     fenced: set[Held] = field(default_factory=set)
+    watched: set[Held] = field(default_factory=set)
     _waiting: deque[Lease] = field(default_factory=deque)
     _outstanding: list[Outstanding] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -113,11 +118,16 @@ class FakeLeasePort:
 
     async def report(self, report: Report) -> ReportReply:
         self._answerable()
+        self.snapshots.update(report.snapshots)
         self.reports.append((asyncio.get_running_loop().time(), report))
         self._changed.set()
         named = set(report.renewals)
+        tickets = tuple((held, self._ticket(held)) for held in report.wants_tickets)
         return ReportReply(
-            cancelled=tuple(self.cancelled & named), fenced=tuple(self.fenced & named)
+            cancelled=tuple(self.cancelled & named),
+            fenced=tuple(self.fenced & named),
+            snapshot_tickets=tickets,
+            watched=tuple(self.watched & named),
         )
 
     async def finish(self, finish: Finish) -> Verdict:
@@ -129,14 +139,23 @@ class FakeLeasePort:
         self._changed.set()
         return Verdict.ACCEPTED
 
-    async def hand_back(self, held: Held, replica_id: str, reason: str) -> Verdict:
+    async def hand_back(
+        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+    ) -> Verdict:
         self._answerable()
         if held in self.fenced:
             self._changed.set()
             return Verdict.FENCED
         self.hand_backs.append((held, replica_id, reason))
+        if snapshot is not None:
+            self.snapshots[held] = snapshot
         self._changed.set()
         return Verdict.ACCEPTED
+
+    def _ticket(self, held: Held) -> UploadTicket:
+        self.tickets += 1
+        key = f"s/{held.request_id}/{held.attempt}/{self.tickets}.bin"
+        return UploadTicket(key, f"http://storage/{key}", "application/octet-stream", 2**30)
 
     def _answerable(self) -> None:
         if self.away:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from serve_app.domain.errors import Cancelled, Overloaded, RequestNotFound
+from serve_app.domain.errors import Cancelled, Expired, NotFound, Overloaded, RequestNotFound
 from serve_app.domain.lease import (
     Ask,
     Demand,
@@ -31,8 +31,10 @@ from serve_app.domain.lease import (
 )
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock, LeaseTerms, Liveness
+from serve_app.domain.progress import Preview
 from serve_app.domain.request import (
     CancelVerdict,
+    Forgetting,
     LogLine,
     NewRequest,
     Request,
@@ -40,28 +42,20 @@ from serve_app.domain.request import (
     Waiting,
     WaitReason,
 )
+from serve_app.domain.snapshot import StoredSnapshot
 from serve_app.queue import wording
+from serve_app.queue.deletion import still_active
 from serve_app.queue.limits import QueueLimits
+from serve_app.queue.order import Start
+from serve_app.queue.previews import WATCHED_S
+from serve_app.queue.snapshots import is_of
+from tests.fakes.fair_lanes import FairLanes
+from tests.fakes.operations import FakeOperations
+from tests.fakes.queue_row import Row, forgetting, suspect
+from tests.fakes.repeats import FakeRepeats, reusing
 
 T = TypeVar("T")
 LOOK_S = 0.02
-NEVER_S = 1e9
-
-
-class Row:
-    """A stored request with what the port does not show of it."""
-
-    def __init__(self, request: Request, place: int, start_within_s: float | None) -> None:
-        self.request = request
-        self.place = place
-        within = NEVER_S if start_within_s is None else start_within_s
-        self.start_by = request.created_at + timedelta(seconds=within)
-        self.actor_id = ""
-        self.confirmed = False
-        self.lease_until = 0.0  # monotonic
-        self.unconfirmed = 0
-        self.ended: dict[int, str] = {}  # attempt → the act that ended it
-        self.log: list[LogLine] = []
 
 
 class FakeQueue:
@@ -73,11 +67,16 @@ class FakeQueue:
         self._limits = limits
         self._liveness = liveness
         self._rows: dict[str, Row] = {}
+        self._repeats = FakeRepeats(clock)
         self._presence: dict[str, Presence] = {}
         self._slots: dict[str, int] = {}
+        self._slots_of: dict[str, int] = {}  # by replica
+        self._lanes = FairLanes(limits)
+        self._asking: list[Ask] = []
         self._told: dict[tuple[str, Signal], float] = {}
         self._last_busy: dict[str, float] = {}
         self._wake = asyncio.Event()
+        self.operations = FakeOperations(clock, self._rows, self._end_by_hand, self._changed)
         self.usage: list[str] = []  # ids of requests, one line each
 
     async def start(self) -> None:
@@ -90,7 +89,12 @@ class FakeQueue:
 
     async def submit(self, new: NewRequest) -> Request:
         await self._look()
-        self._refuse_past_caps(new.tenant)
+        if (earlier := self._repeats.of(new)) is not None:
+            return self._rows[earlier].request
+        if (found := self._repeats.reusable(new, self._rows.values())) is not None:
+            return self._reuse(new, found)
+        self.operations.admit(new.endpoint)
+        self._refuse_past_caps(new.tenant, new.endpoint)
         request = Request(
             id=new.id,
             tenant=new.tenant,
@@ -100,17 +104,32 @@ class FakeQueue:
             input=dict(new.input),
             priority=new.priority,
             alone=new.alone,
+            previews=new.previews,
             attempt=0,
             failures=0,
             created_at=self._clock.now(),
+            work=new.work,
+            forgetting=None if new.store_io else Forgetting.INPUT,
         )
-        row = Row(request, len(self._rows), new.start_within_s)
+        if new.end_within_s is not None:
+            end_by = request.created_at + timedelta(seconds=new.end_within_s)
+            request = replace(request, end_by=end_by)
+        row = Row(request, len(self._rows), new, self._lanes.enter(new))
         self._rows[new.id] = row
+        self._repeats.learn(new)
         self._line(row, wording.QUEUED)
         for warning in new.warnings:
             self._line(row, warning, "WARNING")
         self._changed()
-        return request
+        return row.request
+
+    async def repeated(self, new: NewRequest) -> Request | None:
+        await self._look()
+        earlier = self._repeats.of(new) or self._repeats.take_undelivered(new)
+        return self._rows[earlier].request if earlier else None
+
+    async def undelivered(self, new: NewRequest, request_id: str) -> None:
+        self._repeats.note_undelivered(new, request_id)
 
     async def get(self, tenant: str, request_id: str) -> Request:
         await self._look()
@@ -133,10 +152,47 @@ class FakeQueue:
         await self._until(differs, timeout_s)
         return row.request
 
+    async def preview(self, tenant: str, request_id: str) -> Preview | None:
+        await self._look()
+        row = self._row(tenant, request_id)
+        if not row.request.previews:
+            raise NotFound(wording.NO_PREVIEWS)
+        if row.request.state is not State.RUNNING:
+            raise NotFound(wording.PREVIEWS_WHILE_RUNNING)
+        if row.request.progress is not None:
+            row.watched_until = self._clock.monotonic() + WATCHED_S
+        return row.preview if row.request.preview_step else None
+
     async def waiting(self, request: Request) -> Waiting:
         await self._look()
-        order = [row.request.id for row in self._queue(request.pool)]
+        rows = self._queue(request.pool)
+        order = [start.queued.id for start in self._lanes.order(request.pool, rows)]
         position = order.index(request.id) if request.id in order else 0
+        waiting = self._reason(request, position)
+        if waiting.reason is WaitReason.PAUSED:
+            return waiting
+        starts_s = self._lanes.until_start_s(
+            request, rows, self._running(), self._free(request.pool)
+        )
+        if starts_s is None:
+            return waiting
+        starts_at = self._clock.now() + timedelta(seconds=starts_s)
+        takes_s = self._lanes.takes_s(request)
+        ends_at = None if takes_s is None else starts_at + timedelta(seconds=takes_s)
+        return replace(waiting, starts_at=starts_at, ends_at=ends_at)
+
+    async def ends_at(self, request: Request) -> datetime | None:
+        now = self._clock.now()
+        elapsed_s = (now - (request.started_at or now)).total_seconds()
+        takes_s = self._lanes.takes_s(request, elapsed_s)
+        return None if takes_s is None else now + timedelta(seconds=takes_s)
+
+    def _reason(self, request: Request, position: int) -> Waiting:
+        if self.operations.paused(request.endpoint):
+            return Waiting(position, WaitReason.PAUSED)
+        limited = self._lanes.limit(request, self._running())
+        if limited:
+            return Waiting(position, WaitReason.LIMIT, limited)
         here = [each for each in self._presence.values() if each.pool == request.pool]
         ready = [each.detail for each in here if each.stage is ReplicaStage.READY]
         if ready:
@@ -166,6 +222,9 @@ class FakeQueue:
         tenant: str,
         *,
         states: Sequence[State] = (),
+        endpoint: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
         before: str | None = None,
         limit: int = 50,
     ) -> Sequence[Request]:
@@ -174,9 +233,24 @@ class FakeQueue:
         chosen = [
             request
             for request in sorted(own, key=lambda each: each.id, reverse=True)
-            if (not states or request.state in states) and (before is None or request.id < before)
+            if (not states or request.state in states)
+            and (before is None or request.id < before)
+            and endpoint in (None, request.endpoint)
+            and (since is None or request.created_at >= since)
+            and (until is None or request.created_at < until)
         ]
         return chosen[:limit]
+
+    async def delete(self, tenant: str, request_id: str) -> Sequence[str]:
+        await self._look()
+        request = self._row(tenant, request_id).request
+        if not request.state.final:
+            raise still_active(request.state)
+        self._repeats.deleted(request.id)
+        del self._rows[request.id]
+        # Who was given an outcome has no files of its own.
+        own = request.outcome if request.outcome and request.reuses is None else Outcome()
+        return sorted(artifact.key for artifact in own.artifacts)
 
     async def demand(self) -> Mapping[str, Demand]:
         await self._look()
@@ -188,8 +262,8 @@ class FakeQueue:
         if request_id in self._rows:
             self._line(self._rows[request_id], message, level)
 
-    async def lines(self, tenant: str, request_id: str) -> Sequence[LogLine]:
-        return tuple(self._row(tenant, request_id).log)
+    async def lines(self, tenant: str, request_id: str, after: int = 0) -> Sequence[LogLine]:
+        return tuple(self._row(tenant, request_id).log[after:])
 
     # What replicas do
 
@@ -200,8 +274,13 @@ class FakeQueue:
         self._presence[ask.replica_id] = Presence(
             ask.replica_id, ask.actor_id, ask.pool, ReplicaStage.READY, ask.detail
         )
+        self._slots_of[ask.replica_id] = max(1, ask.slots + len(ask.held))
         self._slots[ask.pool] = max(ask.slots + len(ask.held), self._slots.get(ask.pool, 1))
-        work = await self._until(lambda: self._work(ask), self._limits.ask_wait_s)
+        self._asking.append(ask)
+        try:
+            work = await self._until(lambda: self._work(ask), self._limits.ask_wait_s)
+        finally:
+            self._asking.remove(ask)
         return work or Work()
 
     async def report(self, report: Report) -> ReportReply:
@@ -216,16 +295,25 @@ class FakeQueue:
                 fenced.append(held)
                 continue
             row.confirmed = True
-            row.start_by = datetime.max.replace(tzinfo=UTC)
+            row.start_by = row.request.end_by or datetime.max.replace(tzinfo=UTC)
             row.lease_until = self._clock.monotonic() + self._limits.lease_s
             if row.request.cancel_requested:
                 cancelled.append(held)
+        previews = dict(report.previews)
         for held, progress in report.progress:
-            row = self._holder(held)
-            if row is not None and row.request.progress != progress:
-                row.request = replace(row.request, progress=progress)
+            if (row := self._holder(held)) is None:
+                continue
+            step = row.request.preview_step
+            if (preview := previews.get(held)) is not None:
+                row.preview, step = preview, preview.step
+            if row.request.progress != progress or row.request.preview_step != step:
+                row.request = replace(row.request, progress=progress, preview_step=step)
                 self._changed()
-        return ReportReply(tuple(cancelled), tuple(fenced))
+        for held, snapshot in report.snapshots:
+            self._keep(held, snapshot)
+        wanted = [held for held in report.wants_tickets if self._holder(held) is not None]
+        tickets = tuple((held, self._terms.snapshot_ticket(held)) for held in wanted)
+        return ReportReply(tuple(cancelled), tuple(fenced), tickets, self._watched(report))
 
     async def finish(self, finish: Finish) -> Verdict:
         await self._look()
@@ -234,37 +322,66 @@ class FakeQueue:
             return self._repeated(finish.held, "finish")
         row.ended[finish.held.attempt] = "finish"
         failure = finish.outcome.failure
+        self._settle(row, finish.outcome.usage.run_s, succeeded=failure is None)
         if failure is None:
             self._end(row, State.SUCCEEDED, finish.outcome)
         elif failure.code == Cancelled.code:
             self._end(row, State.CANCELLED, finish.outcome)
+        elif failure.code == Expired.code:
+            self._end(row, State.EXPIRED, finish.outcome)
         elif not failure.retryable:
             self._end(row, State.FAILED, finish.outcome)
         else:
             self._failed_once(row, finish.outcome, f"Failed: {failure.message}")
         return Verdict.ACCEPTED
 
-    async def hand_back(self, held: Held, replica_id: str, reason: str) -> Verdict:
+    async def hand_back(
+        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+    ) -> Verdict:
         await self._look()
         row = self._holder(held)
         if row is None:
             return self._repeated(held, "hand_back")
+        if snapshot is not None:
+            self._keep(held, snapshot)
         row.ended[held.attempt] = "hand_back"
+        self._settle(row)
         self._requeue(row, f"Replica {replica_id} handed it back: {reason}")
         return Verdict.ACCEPTED
 
     # How it works
 
+    def _reuse(self, new: NewRequest, earlier: Request) -> Request:
+        now = self._clock.now()
+        request = reusing(new, earlier, now)
+        row = self._rows[new.id] = Row(request, len(self._rows), new, 0.0)
+        self._repeats.learn(new)
+        self.usage.append(new.id)
+        for warning in new.warnings:
+            self._line(row, warning, "WARNING")
+        self._line(row, wording.reused(earlier.id))
+        return row.request
+
     def _work(self, ask: Ask) -> Work | None:
         signals = tuple(signal for signal in self._signals(ask))
         leases: list[Lease] = []
-        for row in self._queue(ask.pool):
-            if len(leases) == ask.slots:
+        while len(leases) < ask.slots:
+            start = self._next(ask)
+            if start is None:
                 break
-            lease = self._lease(row, ask)
+            self._lanes.leased(ask.pool, start)
+            lease = self._lease(self._rows[start.queued.id], ask)
             if lease is not None:
                 leases.append(lease)
         return Work(tuple(leases), signals) if leases or signals else None
+
+    def _watched(self, report: Report) -> tuple[Held, ...]:
+        now = self._clock.monotonic()
+        return tuple(
+            held
+            for held in report.renewals
+            if (row := self._holder(held)) is not None and row.watched_until > now
+        )
 
     def _signals(self, ask: Ask) -> list[Signal]:
         found: list[Signal] = []
@@ -287,6 +404,7 @@ class FakeQueue:
             return None
         attempt = row.request.attempt + 1
         row.actor_id, row.confirmed = ask.actor_id, False
+        row.leased_at = self._clock.monotonic()
         row.lease_until = self._clock.monotonic() + self._limits.first_lease_s
         row.request = replace(
             row.request,
@@ -295,8 +413,11 @@ class FakeQueue:
             replica_id=ask.replica_id,
             started_at=self._clock.now(),
             progress=None,
+            preview_step=0,
         )
-        self._line(row, f"Attempt {attempt} started on replica {ask.replica_id}.")
+        snapshot = row.request.snapshot
+        told = "" if snapshot is None else f", from the snapshot at step {snapshot.step}"
+        self._line(row, f"Attempt {attempt} started on replica {ask.replica_id}{told}.")
         self._changed()
         request = row.request
         return Lease(
@@ -307,12 +428,14 @@ class FakeQueue:
             input=request.input,
             upload_tickets=self._terms.tickets(request.id, attempt, endpoint, request.input),
             priority=request.priority,
+            deadline_s=_remaining_s(request),
             alone=request.alone,
+            snapshot_url=None if snapshot is None else self._terms.snapshot_url(snapshot.key),
             files_url=self._terms.files_url,
         )
 
     async def _look(self) -> None:
-        """End what time or death has ended."""
+        """End what time or death has ended, and forget what is due."""
         now = self._clock.monotonic()
         running = [row for row in self._rows.values() if row.request.state is State.RUNNING]
         holders = [row.actor_id for row in running]
@@ -326,11 +449,16 @@ class FakeQueue:
             elif row.lease_until < now or row.actor_id in dead:
                 self._lost(row)
         for row in self._rows.values():
+            row.request = forgetting(row, self._clock.now())
             if row.request.state is State.QUEUED and row.start_by <= self._clock.now():
-                self._end(row, State.EXPIRED, wording.expired())
+                in_all = row.request.end_by is not None and row.request.end_by <= row.start_by
+                self._end(
+                    row, State.EXPIRED, wording.not_in_time() if in_all else wording.expired()
+                )
 
     def _lost(self, row: Row, *, stopped: bool = False) -> None:
         row.ended[row.request.attempt] = "stopped" if stopped else "lost"
+        self._settle(row)
         if row.confirmed and not stopped:
             row.request = replace(row.request, alone=True)
             poison = wording.ended_its_replica(row.request.failures + 1)
@@ -354,7 +482,9 @@ class FakeQueue:
         if row.request.cancel_requested:
             self._end(row, State.CANCELLED, wording.cancelled())
             return
-        row.request = replace(row.request, state=State.QUEUED, replica_id=None, progress=None)
+        row.request = replace(
+            row.request, state=State.QUEUED, replica_id=None, progress=None, preview_step=0
+        )
         self._line(row, f"{why}; queued again.")
         self._changed()
 
@@ -365,19 +495,74 @@ class FakeQueue:
             outcome=outcome,
             finished_at=self._clock.now(),
             progress=None,
+            snapshot=None,
+            preview_step=0,
         )
         self.usage.append(row.request.id)
         self._line(row, outcome.failure.message if outcome.failure else wording.SUCCEEDED)
         self._changed()
 
+    def _end_by_hand(self, row: Row, failure: Outcome | None) -> None:
+        if row.request.state is State.RUNNING:
+            row.ended[row.request.attempt] = "by_hand"
+            self._settle(row)
+        if failure is None:
+            self._requeue(row, wording.REQUEUED)
+        else:
+            self._end(row, State.FAILED, failure)
+
+    def _settle(self, row: Row, run_s: float = 0.0, *, succeeded: bool = False) -> None:
+        took_s = run_s or self._clock.monotonic() - row.leased_at
+        self._lanes.ended(row, took_s, succeeded=succeeded)
+
+    def _next(self, ask: Ask) -> Start | None:
+        """Who is leased to it next."""
+        may = (
+            start
+            for start in self._lanes.order(
+                ask.pool, self._queue(ask.pool), ask.hot, self._clock.now()
+            )
+            if not self.operations.paused(start.queued.endpoint)
+            and not self._hot_elsewhere(start.queued.endpoint, ask)
+            and not (suspect(self._rows[start.queued.id].request) and self._runs_suspect(ask))
+            and not self._lanes.limit(self._rows[start.queued.id].request, self._running())
+        )
+        return next(may, None)
+
+    def _runs_suspect(self, ask: Ask) -> bool:
+        return any(suspect(each) for each in self._running() if each.replica_id == ask.replica_id)
+
+    def _free(self, pool: str) -> list[float]:
+        """For each slot of the pool, seconds until it is free."""
+        slots = sum(
+            count
+            for id_, count in self._slots_of.items()
+            if self._presence[id_].pool == pool and self._presence[id_].stage is ReplicaStage.READY
+        )
+        now = self._clock.now()
+        busy = [
+            self._lanes.takes_s(each, (now - (each.started_at or now)).total_seconds()) or 1.0
+            for each in self._running()
+            if each.pool == pool
+        ]
+        return [*sorted(busy)[-slots:], *[0.0] * (slots - len(busy))] if slots else []
+
+    def _hot_elsewhere(self, endpoint: str, ask: Ask) -> bool:
+        """Another that waits has its weights loaded."""
+        return endpoint not in ask.hot and any(
+            endpoint in other.hot and other.slots and other.pool == ask.pool
+            for other in self._asking
+        )
+
+    def _running(self) -> list[Request]:
+        return [row.request for row in self._rows.values() if row.request.state is State.RUNNING]
+
     def _queue(self, pool: str) -> list[Row]:
-        """Its queued requests in the order in which they are leased."""
-        queued = [
+        return [
             row
             for row in self._rows.values()
             if row.request.pool == pool and row.request.state is State.QUEUED
         ]
-        return sorted(queued, key=lambda row: (-row.request.priority, row.place))
 
     def _demand(self, pool: str) -> Demand:
         queued = self._queue(pool)
@@ -385,6 +570,7 @@ class FakeQueue:
             row.request.pool == pool and row.request.state is State.RUNNING
             for row in self._rows.values()
         )
+        queued = [row for row in queued if not self.operations.paused(row.request.endpoint)]
         now = self._clock.monotonic()
         if queued or running:
             self._last_busy[pool] = now
@@ -397,19 +583,29 @@ class FakeQueue:
             idle_s=now - self._last_busy.setdefault(pool, now),
         )
 
-    def _refuse_past_caps(self, tenant: str) -> None:
+    def _refuse_past_caps(self, tenant: str, endpoint: str) -> None:
         queued = [row for row in self._rows.values() if row.request.state is State.QUEUED]
         if len(queued) >= self._limits.max_waiting:
             raise Overloaded(f"{len(queued)} requests are waiting already.", retry_after_s=1.0)
         own = sum(row.request.tenant == tenant for row in queued)
-        if own >= self._limits.max_waiting_per_tenant:
+        if own >= self._limits.waiting_of_tenant(tenant):
             raise Overloaded(f"{own} of your requests are waiting already.", retry_after_s=1.0)
+        most = self._limits.waiting_of_endpoint(endpoint)
+        same = sum(row.request.endpoint == endpoint for row in queued)
+        if most is not None and same >= most:
+            message = f"{same} requests are waiting for {endpoint} already."
+            raise Overloaded(message, retry_after_s=1.0)
 
     def _row(self, tenant: str, request_id: str) -> Row:
         row = self._rows.get(request_id)
         if row is None or row.request.tenant != tenant:
             raise RequestNotFound(f"There is no request {request_id}.")
         return row
+
+    def _keep(self, held: Held, snapshot: StoredSnapshot) -> None:
+        row = self._holder(held)
+        if row is not None and is_of(held, snapshot.key):
+            row.request = replace(row.request, snapshot=snapshot)
 
     def _holder(self, held: Held) -> Row | None:
         row = self._rows.get(held.request_id)
@@ -424,7 +620,12 @@ class FakeQueue:
         return Verdict.FENCED
 
     def _line(self, row: Row, message: str, level: str = "INFO") -> None:
-        row.log.append(LogLine(len(row.log) + 1, self._clock.now(), level, message))
+        # A line tells of a state when it is the first to be written in it.
+        told = row.told is row.request.state or level == "WARNING"
+        state = None if told else row.request.state
+        row.told = state or row.told
+        row.log.append(LogLine(len(row.log) + 1, self._clock.now(), level, message, state))
+        row.request = replace(row.request, events=len(row.log))
 
     def _changed(self) -> None:
         self._wake.set()
@@ -446,5 +647,17 @@ class FakeQueue:
                     await wake.wait()
 
 
+def _remaining_s(request: Request) -> float | None:
+    if request.end_by is None or request.started_at is None:
+        return None
+    return (request.end_by - request.started_at).total_seconds()
+
+
 def _visible(request: Request) -> tuple[Any, ...]:
-    return request.state, request.attempt, request.progress, request.cancel_requested
+    return (
+        request.state,
+        request.attempt,
+        request.progress,
+        request.preview_step,
+        request.events,
+    )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.lease import Held
 
 
 class FakeTerms:
@@ -16,6 +18,7 @@ class FakeTerms:
 
     def __init__(self) -> None:
         self.gone: set[str] = set()
+        self._numbers = count()
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
         if endpoint_id in self.gone:
@@ -30,3 +33,10 @@ class FakeTerms:
         del endpoint, input
         key = f"{request_id}/{attempt}/0.png"
         return (UploadTicket(key, f"memory://{key}", "image/png", max_bytes=2**20),)
+
+    def snapshot_ticket(self, held: Held) -> UploadTicket:
+        key = f"s/{held.request_id}/{held.attempt}/{next(self._numbers)}.bin"
+        return UploadTicket(key, f"memory://{key}", "application/octet-stream", max_bytes=2**20)
+
+    def snapshot_url(self, key: str) -> str:
+        return f"{self.files_url}/{key}"

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from serve_app.catalog.catalog import load
 from serve_app.domain.ports import Clock
 from serve_app.ingress.app import create_app
-from serve_app.ingress.core import Core
+from serve_app.ingress.core import LINGER_S, Core
 from serve_app.ingress.host_names import trusted_names
 from serve_app.ingress.ids import RequestIds
 from serve_app.ingress.pools import PoolMap
@@ -66,6 +66,7 @@ async def built(
     replica: bool = True,
     room: Any = None,
     limits: QueueLimits | None = None,
+    linger_s: float = LINGER_S,
     **settings: Any,
 ) -> AsyncIterator[House]:
     """Started and, at the end, closed."""
@@ -89,6 +90,7 @@ async def built(
         metrics=Metrics(CollectorRegistry()),
         tickets=storage.tickets,
         room=room,
+        linger_s=linger_s,
     )
     app = create_app()
     app.state.core = core

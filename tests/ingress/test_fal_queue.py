@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -12,6 +13,8 @@ import pytest
 
 from serve_app.domain.request import Priority, State
 from tests.ingress.house import House, built
+
+MOMENT = timedelta(seconds=5)  # between an answer and its being read
 
 
 async def submit(client: httpx.AsyncClient, **orders: Any) -> dict[str, Any]:
@@ -100,8 +103,27 @@ async def test_a_queued_request_tells_its_place_and_why_it_waits(
     assert status["status"] == "IN_QUEUE"
     assert status["queue_position"] == 1
     assert status["logs"] is None
-    assert status["darkroom"]["reason"] == "no_replica"
+    assert status["darkroom"] == {
+        "reason": "no_replica",
+        "detail": "",
+        "share": None,
+        "starts_at": None,
+        "ends_at": None,
+    }
     assert status["response_url"] == told["response_url"]
+
+
+async def test_when_a_request_should_end_is_told_once_another_has_ended(
+    client: httpx.AsyncClient,
+) -> None:
+    assert (await client.post("/test/probe", json={})).status_code == 200
+    told = await submit(client, sleep_s=30)
+    status = told
+    while status["darkroom"].get("stage") is None:
+        status = (await client.get(told["status_url"])).json()
+    assert datetime.fromisoformat(status["darkroom"]["ends_at"]) > datetime.now(UTC) - MOMENT
+    shown = (await client.get(f"/v1/requests/{told['request_id']}")).json()
+    assert shown["ends_at"] is not None
 
 
 async def test_a_running_request_tells_how_far_it_is(client: httpx.AsyncClient) -> None:
@@ -222,7 +244,7 @@ async def test_what_is_ignored_is_told_in_the_requests_log(client: httpx.AsyncCl
     answer = await client.post(
         "/queue/fal-ai/flux/schnell",
         json={"prompt": "x", "styel": 1, "acceleration": "high"},
-        headers={"X-Fal-Runner-Hint": "a", "X-Fal-Store-IO": "0", "X-Fal-New": "1"},
+        headers={"X-Fal-Runner-Hint": "a", "X-Fal-Tags": "b", "X-Fal-New": "1"},
     )
     status = await completed(client, answer.json())
     warnings = [line["message"] for line in status["logs"] if line["level"] == "WARNING"]
@@ -230,7 +252,7 @@ async def test_what_is_ignored_is_told_in_the_requests_log(client: httpx.AsyncCl
         "styel",
         "acceleration",
         "x-fal-runner-hint",
-        "x-fal-store-io",
+        "x-fal-tags",
         "x-fal-new",
         "demo",
     ):
@@ -262,6 +284,7 @@ async def test_high_priority_takes_a_stronger_key(idle: House) -> None:
     async with idle.client() as client:
         taken = await client.post("/queue/test/probe", json={}, headers=headers)
     assert (refused.status_code, taken.status_code) == (403, 200)
+    assert "`priority`" in refused.text
     assert (await idle.queue.page("default"))[0].priority is Priority.HIGH
 
 

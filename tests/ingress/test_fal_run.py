@@ -84,14 +84,16 @@ async def test_a_failure_is_told_with_its_kind(
     assert answer.json()["detail"] == "Out of paint."
 
 
+@pytest.mark.parametrize(
+    ("field", "loc"),
+    [("image_size.width", ["image_size", "width"]), ("loras.0.path", ["loras", 0, "path"])],
+)
 async def test_a_field_that_only_the_pipeline_could_refuse_is_named(
-    client: httpx.AsyncClient,
+    client: httpx.AsyncClient, field: str, loc: list[str | int]
 ) -> None:
-    answer = await client.post(
-        "/test/probe", json={"fail": "pipeline_failed", "field": "image_size.width"}
-    )
+    answer = await client.post("/test/probe", json={"fail": "pipeline_failed", "field": field})
     assert answer.status_code == 422
-    assert answer.json()["detail"][0]["loc"] == ["body", "image_size", "width"]
+    assert answer.json()["detail"][0]["loc"] == ["body", *loc]
 
 
 async def test_a_request_that_may_not_wait_expires(idle_client: httpx.AsyncClient) -> None:
@@ -101,6 +103,14 @@ async def test_a_request_that_may_not_wait_expires(idle_client: httpx.AsyncClien
     assert answer.status_code == 504
     assert answer.headers["x-fal-request-timeout-type"] == "user"
     assert answer.json()["error_type"] == "request_timeout"
+
+
+async def test_a_request_that_is_not_done_by_its_deadline_expires(
+    idle_client: httpx.AsyncClient,
+) -> None:
+    answer = await idle_client.post("/test/probe", json={}, headers={"X-Darkroom-Deadline": "0.1"})
+    assert answer.status_code == 504
+    assert "X-Darkroom-Deadline" in answer.text
 
 
 async def test_a_client_that_goes_away_cancels_its_request() -> None:

@@ -65,6 +65,11 @@ class PageDarkroom:
         assert self._painter is not None
         return list(self._painter.ran)
 
+    def shown(self) -> list[str]:
+        """Ids of requests, once for each preview that was made."""
+        assert self._painter is not None
+        return list(self._painter.shown)
+
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(WITHIN_S)
 

@@ -12,7 +12,7 @@ from PIL import Image
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.lease import Finish, Held, Lease, Report
 from serve_app.domain.outcome import Failure, Outcome, Usage
-from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.progress import Preview, Progress, Stage
 from tests.ingress.replica import REPLICA, ScriptedReplica
 
 STEP_S = 0.02
@@ -23,6 +23,11 @@ class Painter(ScriptedReplica):
     """Does what the prompt says: with ``slow`` in it, it takes its time; with ``fail``, it fails;
     with ``bad seed``, it finds fault with the seed. What takes no steps is done as by its parent.
     """
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self.shown: list[str] = []  # ids of requests, once for each preview
+        self._watched: set[Held] = set()
 
     async def _run(self, lease: Lease) -> None:
         if "num_inference_steps" not in lease.input:
@@ -35,14 +40,21 @@ class Painter(ScriptedReplica):
         await self._report(lease.held, Progress(Stage.LOADING))
         await asyncio.sleep(step_s)
         for step in range(steps):
-            await self._report(lease.held, Progress(Stage.DENOISING, step, steps))
+            progress = Progress(Stage.DENOISING, step, steps, rate=1 / step_s if step else 0.0)
+            await self._report(lease.held, progress)
             await asyncio.sleep(step_s)
         outcome = _refusal(prompt) or await self._painted(lease, steps)
         await self._queue.finish(Finish(lease.held, REPLICA, outcome))
         self._running.pop(lease.held, None)
 
     async def _report(self, held: Held, progress: Progress) -> None:
-        await self._queue.report(Report(REPLICA, (held,), ((held, progress),)))
+        previews: tuple[tuple[Held, Preview], ...] = ()
+        if held in self._watched and progress.step:
+            picture_now = picture(32, 24, progress.step, "image/jpeg")
+            previews = ((held, Preview(progress.step, picture_now)),)
+            self.shown.append(held.request_id)
+        report = Report(REPLICA, (held,), ((held, progress),), previews)
+        self._watched = set((await self._queue.report(report)).watched)
 
     async def _painted(self, lease: Lease, steps: int) -> Outcome:
         size = lease.input["image_size"]

@@ -27,7 +27,8 @@ from tests.fakes.terms import FakeTerms
 T = TypeVar("T")
 TABLES = (
     "webhook_deliveries", "artifacts", "usage", "events", "attempts", "requests", "progress",
-    "replicas", "lanes", "audit", "api_keys", "tenants", "installation",
+    "replicas", "lanes", "fair_lanes", "costs", "audit", "api_keys", "tenants", "installation",
+    "undelivered", "unwanted", "halts",
 )  # fmt: skip
 
 HOLDING: list[EmbeddedPostgres] = []

@@ -8,18 +8,18 @@ import psycopg
 
 from serve_app.queue.database import Database
 from serve_app.queue.lanes import Lanes
-from tests.queue.database import Ingress
+from tests.queue.database import QUICK, Ingress
 from tests.queue.requests import POOL, TENANT, ask, done, lease, new
 
-LANE = (POOL, 1, TENANT)
+LANE = (POOL, TENANT)
 
 
-async def active(database: Database) -> dict[tuple[str, int, str], bool]:
-    rows = await database.rows("SELECT pool, priority, tenant, active FROM lanes")
-    return {(pool, priority, tenant): awake for pool, priority, tenant, awake in rows}
+async def active(database: Database) -> dict[tuple[str, str], bool]:
+    rows = await database.rows("SELECT pool, tenant, active FROM fair_lanes")
+    return {(pool, tenant): awake for pool, tenant, awake in rows}
 
 
-async def becomes(database: Database, lanes: dict[tuple[str, int, str], bool]) -> None:
+async def becomes(database: Database, lanes: dict[tuple[str, str], bool]) -> None:
     """A sweep that began before a submit may put its lane to sleep for a moment; it looks again."""
     async with asyncio.timeout(10):
         while await active(database) != lanes:  # noqa: ASYNC110 the database tells no event
@@ -47,8 +47,9 @@ async def test_a_lane_that_was_put_to_sleep_with_work_in_it_is_woken(
 ) -> None:
     queue = await ingress()
     await queue.submit(new())
-    for wake in (Lanes(database).sweep, lambda: Lanes(database).look_again([LANE])):
+    lanes = Lanes(database, QUICK)
+    for wake in (lanes.sweep, lambda: lanes.look_again([LANE])):
         with psycopg.connect(conninfo) as connection:
-            connection.execute("UPDATE lanes SET active = false")
+            connection.execute("UPDATE fair_lanes SET active = false")
         await wake()
         assert await active(database) == {LANE: True}

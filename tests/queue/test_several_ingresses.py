@@ -9,6 +9,7 @@ from dataclasses import replace
 from serve_app.domain.lease import Signal, SignalKind, Verdict
 from serve_app.domain.request import CancelVerdict, State
 from serve_app.queue.postgres import PostgresQueue
+from tests.contract.test_events_contract import watched
 from tests.queue.database import QUICK, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
 
@@ -69,6 +70,23 @@ async def test_lost_notifications_cost_only_time(ingress: Ingress) -> None:
     assert (await asking).signals == (Signal(SignalKind.CANCEL, held),)
     await here.finish(done(held, failure("cancelled")))
     assert (await waiting).state is State.CANCELLED
+
+
+async def test_a_watcher_here_misses_nothing_of_what_happens_there_also_unheard(
+    ingress: Ingress,
+) -> None:
+    def deaf(queue: PostgresQueue) -> None:
+        queue._wakeups._heard = lambda _: None  # type: ignore[method-assign]
+
+    patient = replace(QUICK, ask_wait_s=5.0, lease_s=60.0, first_lease_s=60.0)
+    here, there = await ingress(patient, deaf), await ingress(patient, deaf)
+    request = await there.submit(new())
+    watching = asyncio.create_task(watched(here, request.id))
+    await here.get(TENANT, request.id)
+    granted = await lease(there)
+    await there.finish(done(granted.held))
+    states = [data["state"] for _, name, data in await watching if name == "state"]
+    assert states == ["queued", "running", "succeeded"]
 
 
 async def test_a_status_here_is_right_soon_after_a_change_there(ingress: Ingress) -> None:

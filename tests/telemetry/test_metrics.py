@@ -19,8 +19,9 @@ def test_what_happens_is_counted() -> None:
     metrics.ended("a/b", State.SUCCEEDED, 0.3)
     metrics.answered("fal.run", 200, 0.02)
     metrics.depth({"studio": Demand(queued=3, running=2, oldest_wait_s=1.5)})
+    done = Computed(7, {("denoiser", 1): 1, ("denoiser", 3): 2}, {("encoder", "nobody else"): 1})
     for _ in range(2):
-        metrics.computed("studio", Computed(7, {1: 1, 3: 2}, {"nobody else": 1}))
+        metrics.computed("studio", done)
 
     def value(name: str, **labels: str) -> float | None:
         return metrics.registry.get_sample_value(name, labels)
@@ -31,8 +32,10 @@ def test_what_happens_is_counted() -> None:
     assert value("darkroom_queued", pool="studio") == 3
     assert value("darkroom_running", pool="studio") == 2
     assert value("darkroom_steps_total", pool="studio") == 14
-    assert value("darkroom_forwards_total", pool="studio", calls="3") == 4
-    assert value("darkroom_not_merged_calls_total", pool="studio", reason="nobody else") == 2
+    forwards = {"pool": "studio", "part": "denoiser", "calls": "3"}
+    assert value("darkroom_forwards_total", **forwards) == 4
+    alone = {"pool": "studio", "part": "encoder", "reason": "nobody else"}
+    assert value("darkroom_not_merged_calls_total", **alone) == 2
     assert value("darkroom_oldest_wait_seconds", pool="studio") == 1.5
 
 

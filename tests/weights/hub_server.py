@@ -177,7 +177,7 @@ class _Api(_Base):
         url = urlsplit(self.path)
         if found := re.fullmatch(r"/api/models/([^/]+/[^/]+)/revision/(\w+)", url.path):
             if folder := self._folder(found[1], found[2]):
-                self._list(found[1], found[2], folder)
+                self._list(found[1], self.server_hub.repositories[found[1]][0], folder)
         elif found := re.fullmatch(r"/([^/]+/[^/]+)/resolve/(\w+)/(.+)", url.path):
             if not self._may(found[1]):
                 return
@@ -192,7 +192,7 @@ class _Api(_Base):
             self._say(401, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
             return None
         known, folder = self.server_hub.repositories[name]
-        if commit != known:
+        if commit not in (known, "main"):
             self._say(404, X_Error_Code="RevisionNotFound", X_Error_Message="Invalid rev id")
             return None
         return folder

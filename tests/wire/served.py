@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 
@@ -24,9 +25,10 @@ class Address:
 
 
 @contextmanager
-def served() -> Iterator[Address]:
-    """A running ingress on a free port of loopback; ended when the block is."""
-    running = _Running()
+def served(**house: Any) -> Iterator[Address]:
+    """A running ingress on a free port of loopback; ended when the block is. ``house``: what
+    ``built`` takes."""
+    running = _Running(house)
     thread = threading.Thread(target=running.main, name="darkroom-for-tests")
     thread.start()
     try:
@@ -42,7 +44,8 @@ def served() -> Iterator[Address]:
 
 
 class _Running:
-    def __init__(self) -> None:
+    def __init__(self, house: dict[str, Any]) -> None:
+        self._house = house
         self.ready = threading.Event()
         self.address: Address | None = None
         self.failure: BaseException | None = None
@@ -57,7 +60,7 @@ class _Running:
             self.ready.set()
 
     async def _serve(self) -> None:
-        async with built() as house:
+        async with built(**self._house) as house:
             config = uvicorn.Config(
                 house.app, host="127.0.0.1", port=0, log_config=None, lifespan="off", ws="none"
             )

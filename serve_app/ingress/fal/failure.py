@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import Response
 
-from serve_app.domain.errors import Expired, FieldProblem
+from serve_app.domain.errors import Expired, FieldProblem, field_loc
 from serve_app.domain.outcome import Failure
 from serve_app.ingress.errors import BY_CODE, INTERNAL, Answer, problem_item
 from serve_app.ingress.reply import json_reply
@@ -25,8 +25,8 @@ def failure_reply(failure: Failure) -> Response:
     answer = answer_for(failure)
     body: dict[str, Any] = {"message": failure.message, "code": failure.code}
     if failure.field is not None:
-        loc = ("body", *failure.field.split("."))
-        body["detail"] = [problem_item(FieldProblem(loc, failure.message, answer.type))]
+        problem = FieldProblem(field_loc(failure.field), failure.message, answer.type)
+        body["detail"] = [problem_item(problem)]
     else:
         # Text, not a list of one: fal's Python client shows `detail` as it is.
         body |= {"detail": failure.message, "error_type": answer.type}

@@ -20,6 +20,7 @@ from serve_app.ingress.fal.paths import RequestPath, request_urls
 from serve_app.ingress.fal.status import status_body, version
 from serve_app.ingress.held import HOLD_S
 from serve_app.ingress.origin import origin_of
+from serve_app.ingress.previews import preview_url
 from serve_app.ingress.reply import error_reply, json_reply
 from serve_app.telemetry import logs
 
@@ -39,6 +40,7 @@ class Asked:
 
     core: Core
     request: Request
+    origin: str  # of URLs
     urls: dict[str, str]
     with_logs: bool
 
@@ -111,10 +113,12 @@ async def _find(request: HttpRequest, path: RequestPath, prefix: str) -> Asked:
         raise unknown
     exchange.request_id = found.id
     logs.request_id.set(found.id)  # the edge puts it back
+    origin = origin_of(request)
     return Asked(
         core=core,
         request=found,
-        urls=request_urls(origin_of(request) + prefix, found.endpoint, found.id),
+        origin=origin,
+        urls=request_urls(origin + prefix, found.endpoint, found.id),
         with_logs=request.query_params.get("logs", "").lower() in ("1", "true", "yes", "on"),
     )
 
@@ -129,8 +133,11 @@ async def _body(
     asked: Asked, request: Request, lines: Sequence[LogLine] | None
 ) -> dict[str, object]:
     queued = request.state is State.QUEUED
+    running = request.state is State.RUNNING
     waiting = await asked.core.queue.waiting(request) if queued else None
-    return status_body(request, waiting, lines, asked.urls)
+    ends_at = await asked.core.queue.ends_at(request) if running else None
+    preview = preview_url(request, asked.origin, made=asked.core.config.previews)
+    return status_body(request, waiting, lines, asked.urls, ends_at, preview)
 
 
 async def _events(asked: Asked) -> AsyncIterator[str]:

@@ -10,10 +10,10 @@ from typing import Any, cast
 from starlette.responses import Response
 
 from serve_app.domain.artifact import Artifact
-from serve_app.domain.errors import PipelineFailed
+from serve_app.domain.errors import OutcomeForgotten, PipelineFailed
 from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.ports import Storage
-from serve_app.domain.request import Request
+from serve_app.domain.request import Forgetting, Request
 from serve_app.ingress.fal.failure import failure_reply
 from serve_app.ingress.origin import file_url
 from serve_app.ingress.reply import json_reply
@@ -25,8 +25,12 @@ NO_OUTCOME = Failure(
 
 
 async def outcome_reply(request: Request, storage: Storage, origin: str) -> Response:
-    """The answer for a request whose state is final."""
+    """The answer for a request whose state is final. ``OutcomeForgotten``."""
     outcome = request.outcome
+    if request.forgetting is Forgetting.DONE:
+        raise OutcomeForgotten(
+            "The outcome was kept for an hour and is forgotten, as X-Fal-Store-IO: 0 asked for."
+        )
     if outcome is None or outcome.failure is not None:
         return failure_reply(outcome.failure if outcome and outcome.failure else NO_OUTCOME)
     inline: dict[str, str] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from datetime import datetime
 from typing import Any
 
 from serve_app.domain.request import LogLine, Request, State, Waiting
@@ -16,22 +17,39 @@ def status_body(
     waiting: Waiting | None,
     log: Sequence[LogLine] | None,
     urls: dict[str, str],
+    ends_at: datetime | None = None,
+    preview: str | None = None,
 ) -> dict[str, Any]:
     """fal's fields, and under ``darkroom`` what fal does not tell.
 
-    ``waiting`` is given while the request is queued. Failure and cancellation are COMPLETED with
-    ``error``, because fal's clients know no other end.
+    ``waiting`` is given while the request is queued, ``ends_at`` while it runs, if it is known,
+    ``preview`` is where to ask for one.
+    Failure and cancellation are COMPLETED with ``error``, because fal's clients know no other end.
     """
     body: dict[str, Any] = {"status": wire_status(request), "request_id": request.id, **urls}
     body["logs"] = None if log is None else [log_line(line) for line in log]
     if waiting is not None:
         body["queue_position"] = waiting.position
-        body["darkroom"] = {"reason": waiting.reason.value, "detail": waiting.detail}
+        body["darkroom"] = waiting_body(waiting)
     elif not request.state.final:
-        body["darkroom"] = _progress(request)
+        body["darkroom"] = _progress(request, preview) | {"ends_at": iso(ends_at)}
     else:
         body |= _end(request)
     return body
+
+
+def waiting_body(waiting: Waiting) -> dict[str, Any]:
+    return {
+        "reason": waiting.reason.value,
+        "detail": waiting.detail,
+        "share": waiting.share,
+        "starts_at": iso(waiting.starts_at),
+        "ends_at": iso(waiting.ends_at),
+    }
+
+
+def iso(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None
 
 
 def wire_status(request: Request) -> str:
@@ -57,19 +75,28 @@ def version(request: Request, lines: int) -> Hashable:
         request.attempt,
         request.cancel_requested,
         (progress.stage, progress.step, progress.steps) if progress else None,
+        request.preview_step,
         lines,
     )
 
 
-def _progress(request: Request) -> dict[str, Any]:
+def _progress(request: Request, preview: str | None) -> dict[str, Any]:
     progress = request.progress
     return {
         "stage": progress.stage.value if progress else None,
         "step": progress.step if progress else 0,
         "steps": progress.steps if progress else 0,
+        "rate": _short(progress.rate) if progress and progress.rate else None,
+        "left_s": _short(progress.left_s) if progress else None,
+        "preview": preview,
         "attempt": request.attempt,
         "cancel_requested": request.cancel_requested,
     }
+
+
+def _short(figure: float | None) -> float | None:
+    """With the digits that mean something."""
+    return None if figure is None else float(f"{figure:.3g}")
 
 
 def _end(request: Request) -> dict[str, Any]:

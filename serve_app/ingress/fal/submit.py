@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -9,18 +10,28 @@ from starlette.responses import Response
 
 from serve_app.domain.errors import Cancelled, FieldProblem, InvalidInput, Overloaded
 from serve_app.domain.outcome import Failure
-from serve_app.domain.request import NewRequest
+from serve_app.domain.request import NewRequest, Request
 from serve_app.ingress import submission
+from serve_app.ingress.acknowledgement import Acknowledgement, noticed_loss
 from serve_app.ingress.body import read_json
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import Core, core_of
-from serve_app.ingress.exchange import exchange_of
+from serve_app.ingress.exchange import exchange_of, gone
 from serve_app.ingress.fal.failure import failure_reply
 from serve_app.ingress.fal.headers import wishes_of
 from serve_app.ingress.fal.output import outcome_reply
 from serve_app.ingress.fal.paths import request_urls
+from serve_app.ingress.fal.status import waiting_body
 from serve_app.ingress.origin import origin_of
 from serve_app.ingress.reply import json_reply
+from serve_app.telemetry import logs
+from serve_app.tenants.keys import Identity
+
+REPLAYED = "x-darkroom-replayed"
+"""On the answer to a repeat: it is about the request that was submitted before."""
+
+CACHE = "x-darkroom-cache"
+"""On the answer about a request that was given the outcome of another."""
 
 WENT_AWAY = Failure(Cancelled.code, "The client went away before the end.", retryable=False)
 
@@ -29,38 +40,58 @@ async def run(request: HttpRequest, endpoint_id: str) -> Response:
     """``POST /{endpoint}``: 200 with the bare output, or the failure. Hanging up cancels."""
     core = core_of(request)
     exchange_of(request).route = "fal.run"
-    new, origin = await _accept(request, core, endpoint_id)
-    ended = await submission.run(core, new, lambda: _gone(request))
+    caller = await caller_of(request)
+    new, origin = await _accept(request, core, endpoint_id, caller)
+    ended = await submission.run(core, new, lambda: gone(request.receive))
     if ended is None:
         return failure_reply(WENT_AWAY)
-    return await outcome_reply(ended, core.storage, origin)
+    reply = await outcome_reply(ended, core.storage, origin)
+    return _about(request, reply, new, ended)
 
 
 async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Response:
     """``POST /queue/{endpoint}``: 200 once the request is stored."""
     core = core_of(request)
     exchange_of(request).route = "fal.submit"
-    new, origin = await _accept(request, core, endpoint_id)
-    await _refuse_long_queue(request, core, new.pool)
-    stored = await submission.submit(core, new)
+    caller = await caller_of(request)
+    replay_key = caller.key_id if caller.replay_undelivered else None
+    new, origin = await _accept(request, core, endpoint_id, caller, replay_key)
+    storing = submission.submit(core, new, _longest_queue(request, core))
+    if new.replay_key is None:
+        return await _submitted(request, core, new, storing, origin + prefix)
+    with noticed_loss(core, new, storing):
+        reply = await _submitted(request, core, new, storing, origin + prefix)
+    return Acknowledgement(reply, core, new, storing)
+
+
+async def _submitted(
+    request: HttpRequest, core: Core, new: NewRequest, storing: asyncio.Task[Request], base: str
+) -> Response:
+    stored = await asyncio.shield(storing)
     waiting = await core.queue.waiting(stored)
-    return json_reply(
+    reply = json_reply(
         {
             "status": "IN_QUEUE",
             "request_id": stored.id,
             "gateway_request_id": stored.id,
-            **request_urls(origin + prefix, endpoint_id, stored.id),
+            **request_urls(base, stored.endpoint, stored.id),
             "queue_position": waiting.position,
             "logs": None,
             "metrics": {},
-            "darkroom": {"reason": waiting.reason.value, "detail": waiting.detail},
+            "darkroom": waiting_body(waiting),
         }
     )
+    return _about(request, reply, new, stored)
 
 
-async def _accept(request: HttpRequest, core: Core, endpoint_id: str) -> tuple[NewRequest, str]:
+async def _accept(
+    request: HttpRequest,
+    core: Core,
+    endpoint_id: str,
+    caller: Identity,
+    replay_key: str | None = None,
+) -> tuple[NewRequest, str]:
     """And the origin of the URLs to hand out."""
-    caller = await caller_of(request)
     origin = origin_of(request)  # may be refused, and then nothing is to be stored
     core.catalog.get(endpoint_id)  # before the body: a wrong id is the likelier mistake
     if "fal_webhook" in request.query_params:
@@ -75,29 +106,47 @@ async def _accept(request: HttpRequest, core: Core, endpoint_id: str) -> tuple[N
         body=body,
         priority=wishes.priority,
         start_within_s=wishes.start_within_s,
+        end_within_s=wishes.end_within_s,
         alone=wishes.deterministic,
+        previews=wishes.previews,
         warnings=wishes.warnings,
+        idempotency_key=wishes.idempotency_key,
+        cache=wishes.cache,
+        store_io=wishes.store_io,
+        # A key of the request's own says more than the likeness of two bodies.
+        replay_key=replay_key if wishes.idempotency_key is None else None,
     )
     return new, origin
 
 
-async def _refuse_long_queue(request: HttpRequest, core: Core, pool: str) -> None:
-    """``fal_max_queue_length=N``: not when N or more wait already."""
+def _about(request: HttpRequest, reply: Response, new: NewRequest, stored: Request) -> Response:
+    """``reply``, under the id of the request that it is about. It says whether that is an earlier
+    one, or has the outcome of an earlier one."""
+    if stored.reuses is not None:
+        reply.headers[CACHE] = "hit"
+    if stored.id != new.id:
+        exchange_of(request).request_id = stored.id
+        logs.request_id.set(stored.id)  # the edge puts it back
+        reply.headers[REPLAYED] = "1"
+    return reply
+
+
+def _longest_queue(request: HttpRequest, core: Core) -> submission.Admit:
+    """``fal_max_queue_length=N``: nothing new when N or more wait already."""
     given = request.query_params.get("fal_max_queue_length")
     if given is None:
-        return
+        return submission.anything
     if not (given.isascii() and given.isdecimal()):
         raise _invalid_query("fal_max_queue_length", "should be a whole number", given)
-    demand = (await core.queue.demand()).get(pool)
-    queued = demand.queued if demand else 0
-    if queued >= int(given):
-        raise Overloaded(f"{queued} requests are waiting, and fal_max_queue_length allows {given}.")
 
+    async def admit(new: NewRequest) -> None:
+        demand = (await core.queue.demand()).get(new.pool)
+        queued = demand.queued if demand else 0
+        if queued >= int(given):
+            message = f"{queued} requests are waiting, and fal_max_queue_length allows {given}."
+            raise Overloaded(message)
 
-async def _gone(request: HttpRequest) -> None:
-    """Returns when the client has closed the connection."""
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    return admit
 
 
 def _no_webhooks() -> InvalidInput:

@@ -25,15 +25,29 @@ from serve_app.ingress.openapi.parts import (
 
 HEADERS = (
     in_header("X-Fal-Request-Timeout", "Seconds within which the request has to start.", NUMBER),
+    in_header("X-Darkroom-Deadline", "Seconds within which the request has to end.", NUMBER),
     in_header(
         "X-Fal-Queue-Priority",
-        "`high` takes a key with the scope `admin`.",
+        "Within the tenant; `high` takes a key with the scope `priority`.",
         one_of("low", "normal", "high"),
     ),
     in_header(
         "X-Darkroom-Deterministic",
         "`1`: it shares no forward with other requests; the same seed gives the same bytes.",
         one_of("0", "1"),
+    ),
+    in_header(
+        "Idempotency-Key",
+        "The same key with the same body is the same request; 1 to 255 printable characters.",
+        TEXT,
+    ),
+    in_header(
+        "X-Darkroom-Cache",
+        "`allow`: with a seed, the outcome of an earlier request with the same input will do.",
+        one_of("allow", "no"),
+    ),
+    in_header(
+        "X-Darkroom-Preview", "`0`: no previews are made of it while it runs.", one_of("0", "1")
     ),
 )
 REQUEST_ID = in_path("request_id", "As the submit answered.")

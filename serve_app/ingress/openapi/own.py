@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from serve_app.domain.request import CancelVerdict, State
+from serve_app.ingress.openapi import operations
 from serve_app.ingress.openapi.parts import (
     NUMBER,
     OBJECT,
@@ -23,7 +24,7 @@ from serve_app.ingress.openapi.parts import (
     reference,
     refusals,
 )
-from serve_app.tenants.keys import ADMIN, API
+from serve_app.tenants.keys import ADMIN, API, PRIORITY
 
 TAG = "darkroom"
 BINARY: Json = {"type": "string", "format": "binary"}
@@ -78,12 +79,16 @@ SCHEMAS: Json = {
             "started_at": nullable(TIME),
             "finished_at": nullable(TIME),
             "replica_id": nullable(TEXT),
+            "reuses": nullable(TEXT),
+            "forgotten": nullable(listed(one_of("input", "outcome"))),
             "run_s": nullable(NUMBER),
             "error": nullable(record({"code": TEXT, "message": TEXT})),
         },
+        version=TEXT,
         input=OBJECT,
         waiting=nullable(OBJECT),
         progress=nullable(OBJECT),
+        ends_at=nullable(TIME),
         log=listed(record({"at": TIME, "level": TEXT, "message": TEXT})),
     ),
     "ApiKey": record(
@@ -91,12 +96,14 @@ SCHEMAS: Json = {
             "key_id": TEXT,
             "alias": TEXT,
             "tenant": TEXT,
-            "scopes": listed(one_of(API, ADMIN)),
+            "scopes": listed(one_of(API, PRIORITY, ADMIN)),
+            "replay_undelivered": YES_NO,
             "created_at": TIME,
             "expires_at": nullable(TIME),
             "revoked_at": nullable(TIME),
         }
     ),
+    **operations.SCHEMAS,
     "Ready": record({"status": one_of("ok", "unavailable"), "checks": OBJECT}),
     "Document": {"type": "object", "description": "An OpenAPI 3.0 document."},
 }
@@ -106,6 +113,7 @@ def paths() -> Json:
     return {
         **_catalogue(),
         **_requests(),
+        **operations.paths(),
         **_keys(),
         **_installation(),
         **_files(),
@@ -162,6 +170,7 @@ def _catalogue() -> Json:
 
 def _requests() -> Json:
     page = record({"requests": listed(reference("Request")), "next_before": nullable(TEXT)})
+    removed = record({"deleted_files": WHOLE, "later_files": WHOLE})
     return {
         "/v1/requests": {
             "get": operation(
@@ -171,6 +180,9 @@ def _requests() -> Json:
                 tag=TAG,
                 parameters=(
                     in_query("state", "Only these.", listed(one_of(*State))),
+                    in_query("endpoint_id", "Only this endpoint's.", TEXT),
+                    in_query("since", "Submitted then or later.", TIME),
+                    in_query("until", "Submitted before then.", TIME),
                     in_query("before", "`next_before` of the page before.", TEXT),
                     in_query("limit", "1 to 500; 50 unless given.", WHOLE),
                 ),
@@ -180,7 +192,62 @@ def _requests() -> Json:
             "get": operation(
                 "getRequest",
                 "One request, with its input, its log, its place or its progress",
-                {"200": answer("It.", reference("Request")), **refusals(404)},
+                {"200": answer("It.", reference("Request")), **refusals(404, 422)},
+                tag=TAG,
+                parameters=(
+                    REQUEST_ID,
+                    in_query("wait", "Seconds to wait for a change, 0 to 60.", WHOLE),
+                    in_query("since", "`version` as seen last: another is told at once.", TEXT),
+                ),
+            ),
+            "delete": operation(
+                "deleteRequest",
+                "Delete an ended request with its input, its outcome, its log and its files",
+                {"200": answer("It is gone.", removed), **refusals(400, 404)},
+                tag=TAG,
+                parameters=(REQUEST_ID,),
+            ),
+        },
+        "/v1/models/requests/{request_id}/payloads": {
+            "delete": operation(
+                "deletePayloads",
+                "The same, as fal has it",
+                {"200": answer("Each file.", record({"cdn_delete_results": listed(OBJECT)}))}
+                | refusals(400, 404),
+                tag=TAG,
+                parameters=(REQUEST_ID,),
+            )
+        },
+        "/v1/requests/{request_id}/events": {
+            "get": operation(
+                "streamRequestEvents",
+                "What happens to a request, as it happens, until its final state",
+                {
+                    "200": answer("Server-sent events.", TEXT, "text/event-stream"),
+                    "204": {"description": "All was told, up to the end."},
+                    **refusals(404, 422),
+                },
+                tag=TAG,
+                parameters=(
+                    REQUEST_ID,
+                    in_header("Last-Event-ID", "Go on behind this one.", WHOLE),
+                ),
+            )
+        },
+        "/v1/requests/{request_id}/preview": {
+            "get": operation(
+                "getPreview",
+                "A small picture of what a running request makes; made while somebody asks",
+                {
+                    "200": {
+                        "description": "The newest; `X-Darkroom-Step` tells after which step.",
+                        "content": {
+                            "image/jpeg": {"schema": {"type": "string", "format": "binary"}}
+                        },
+                    },
+                    "204": {"description": "There is none yet."},
+                    **refusals(404),
+                },
                 tag=TAG,
                 parameters=(REQUEST_ID,),
             )
@@ -208,8 +275,12 @@ def _keys() -> Json:
         {},
         alias=TEXT,
         tenant={**TEXT, "description": "The caller's own unless given."},
-        scopes=listed(one_of(API, ADMIN)),
+        scopes=listed(one_of(API, PRIORITY, ADMIN)),
         expires_at=TIME,
+        replay_undelivered={
+            **YES_NO,
+            "description": "A submit whose answer was lost is answered again.",
+        },
     )
     fresh = record({"key_id": TEXT, "key_secret": TEXT, "key": TEXT})
     return {

@@ -64,7 +64,7 @@ def refusals(*statuses: int) -> Json:
 
 
 _REFUSALS: Mapping[int, str] = {
-    400: "Asked for what this installation does not do, or what has not ended yet.",
+    400: "Asked for what this installation does not do, or too early, or too late.",
     401: "No key, or one that is not valid.",
     403: "The key may not do this.",
     404: "There is no such thing.",
@@ -167,7 +167,10 @@ SHARED: Json = {
         metrics=record({}, inference_time=nullable(NUMBER)),
         error={"type": "string", "description": "Why it failed or was cancelled."},
         error_type=TEXT,
-        darkroom={"type": "object", "description": "What fal does not tell: reason, stage, step."},
+        darkroom={
+            "type": "object",
+            "description": "What fal does not tell: reason, stage, step, expected times.",
+        },
     ),
     "CancelStatus": record(
         {"status": one_of("OK", "CANCELLATION_REQUESTED", "ALREADY_COMPLETED")}, message=TEXT

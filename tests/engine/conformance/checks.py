@@ -1,12 +1,10 @@
-"""What must hold for a pipeline inside the engine, and what was found for one.
-
-Not checked as yet: a generation that is resumed from a snapshot, which the engine does not have.
-"""
+"""What must hold for a pipeline inside the engine, and what was found for one."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,16 +13,22 @@ import torch
 
 from deployments.engine.engine import Engine
 from deployments.engine.generation import Generation
-from serve_app.domain.errors import Cancelled
+from deployments.engine.outputs import held_in
+from deployments.engine.part import is_autoencoder
+from deployments.engine.snapshot import Snapshot
+from serve_app.domain.errors import Cancelled, SnapshotRefused
 from serve_app.domain.progress import Progress, Stage
 from tests.engine.conformance.case import WISHES, Case, Wish
 from tests.engine.conformance.outputs import difference, same_bits
 
 TOLERANCE = 1e-4  # of the output's range, in float32
 NUDGE = 1e-7  # relative; what another order of summing does to a module's output
+NUDGES = 4
 AMPLIFIED = 20.0  # times the noise floor: one nudge moves a result, merging nudges every call
 _NOBODY = "nobody else"  # the reason of a call that met no other, which is none
 _PATIENCE_S = 300.0
+_SNAPSHOT_STEP = 2  # it waits for the call after that one
+_KEPT_BYTES = 2**28  # of outputs, where frames cannot be read
 
 
 @dataclass(slots=True)
@@ -34,19 +38,23 @@ class Finding:
     case: Case
     alone: bool = False  # bit for bit what the plain call gives
     cancelled: bool = False  # at a step, with nothing changed for others
+    resumed: str = "not in the middle"  # from a snapshot, on another engine: by which way
     stepped: bool = False  # the engine counted its steps
     own_randomness: bool = True  # False: draws from torch's global state beside its generator
     apart: float = 0.0  # largest difference to the plain call, three at a time
     floor: float | None = None  # what a nudge does, where `apart` is above the tolerance
     shared: float = 0.0  # of the denoiser calls of three at a time, those that shared a forward
     single: Mapping[str, int] = field(default_factory=dict[str, int])  # why others did not
+    remarks: list[str] = field(default_factory=list[str])
     wrong: list[str] = field(default_factory=list)
 
     @property
     def notes(self) -> list[str]:
         told: list[str] = []
         if not self.own_randomness:
-            told.append("Draws from torch's global random state, which generations share.")
+            told.append(
+                "Draws from torch's global random state; each generation has one of its own."
+            )
         if not self.stepped:
             told.append("Its steps are not counted.")
         reasons = {why: calls for why, calls in self.single.items() if why != _NOBODY}
@@ -54,14 +62,13 @@ class Finding:
             told.append(
                 "Not merged: " + ", ".join(f"{n} × {why}" for why, n in reasons.items()) + "."
             )
+        told += self.remarks
         if self.floor is not None:
             told.append(f"Its noise floor is {self.floor:.1e}.")
         return told
 
     @property
     def together(self) -> str:
-        if not self.own_randomness:
-            return "not comparable"
         return f"{self.apart:.1e}" if self.apart else "the same bits"
 
     def require(self, holds: bool, otherwise: str) -> bool:
@@ -85,6 +92,7 @@ def examine(case: Case) -> Finding:
             _alone(finding, engine, plain)
             _cancelled(finding, engine, pipeline, plain)
             _together(finding, engine, pipeline, plain)
+            _resumed(finding, engine, pipeline, plain[1])
     except Exception as error:  # of a pipeline whose plain calls have ended well
         finding.wrong.append(f"In the engine it raises {type(error).__name__}: {error}.")
     finding.require(
@@ -123,8 +131,7 @@ def _cancelled(finding: Finding, engine: Engine, pipeline: Any, plain: list[Any]
     finding.require(
         finding.cancelled or not finding.stepped, "Cancelled at a step, it ran to its end."
     )
-    if finding.own_randomness:
-        _judged(finding, pipeline, "Beside a cancelled one, another", 2, finished, plain[2])
+    _judged(finding, pipeline, "Beside a cancelled one, another", 2, finished, plain[2])
 
 
 def _together(finding: Finding, engine: Engine, pipeline: Any, plain: list[Any]) -> None:
@@ -135,10 +142,53 @@ def _together(finding: Finding, engine: Engine, pipeline: Any, plain: list[Any])
     calls = {name: counts[name] - before[name] for name in ("merged_calls", "single_calls")}
     finding.shared = calls["merged_calls"] / max(1, sum(calls.values()))
     finding.single = _more(counts["not_merged"], before["not_merged"])
-    if finding.own_randomness:
-        for number, (output, alone) in enumerate(zip(outputs, plain, strict=True)):
-            apart = _judged(finding, pipeline, "Three at a time, one", number, output, alone)
-            finding.apart = max(finding.apart, apart)
+    for number, (output, alone) in enumerate(zip(outputs, plain, strict=True)):
+        apart = _judged(finding, pipeline, "Three at a time, one", number, output, alone)
+        finding.apart = max(finding.apart, apart)
+
+
+def _resumed(finding: Finding, engine: Engine, pipeline: Any, plain: Any) -> None:
+    """A snapshot from the middle, and its generation to the end on another engine."""
+    if not finding.stepped:
+        return
+    way = "from its frames"
+    try:
+        snapshot, steps = _snapshot(finding.case, engine)
+    except SnapshotRefused as refused:
+        way = "from its outputs"
+        finding.remarks.append(str(refused))
+        snapshot, steps = _snapshot(finding.case, engine, keep_outputs_bytes=_KEPT_BYTES)
+    if snapshot is None:  # it had not so many steps
+        return
+    with Engine(pipeline, "cpu", threads=1, max_batch=8) as other:
+        state = snapshot.to_bytes()
+        output = _submit(finding.case, other, WISHES[1], snapshot=state).result(_PATIENCE_S)
+        more = other.counts()["steps"]
+    finding.require(
+        _SNAPSHOT_STEP <= snapshot.step == steps - more,
+        f"Resumed at its step {snapshot.step} of {steps}, it took {more} more.",
+    )
+    same = same_bits(output, plain)
+    apart = difference(output, plain)
+    if finding.require(same, f"Resumed {way}, it differs from the plain call by {apart:.1e}."):
+        finding.resumed = way
+
+
+def _snapshot(case: Case, engine: Engine, **more: Any) -> tuple[Snapshot | None, int]:
+    """None where it has too few steps; and how many it took in all."""
+    ready = threading.Event()
+    running: list[Generation] = []
+    asked: list[Future[Snapshot]] = []
+
+    def ask(progress: Progress) -> None:  # on the engine's thread
+        there = _SNAPSHOT_STEP <= progress.step < (progress.steps or WISHES[1].steps)
+        if progress.stage is Stage.DENOISING and there and not asked and ready.wait(_PATIENCE_S):
+            asked.append(running[0].ask_for_snapshot())
+
+    running.append(_submit(case, engine, WISHES[1], on_progress=ask, **more))
+    ready.set()
+    running[0].result(_PATIENCE_S)
+    return asked[0].result(_PATIENCE_S) if asked else None, running[0].steps_done
 
 
 def _more(counts: Mapping[str, int], before: Mapping[str, int]) -> dict[str, int]:
@@ -152,7 +202,7 @@ def _judged(
     """How far apart; held against the tolerance, and where it is above, the noise floor."""
     apart = difference(output, plain)
     if apart > TOLERANCE:
-        floor = noise_floor(finding.case, pipeline, WISHES[number], plain)
+        floor = noise_floor(finding.case, pipeline, WISHES[number], plain, apart / AMPLIFIED)
         finding.floor = max(finding.floor or 0.0, floor)
         finding.require(
             apart <= AMPLIFIED * floor,
@@ -161,9 +211,20 @@ def _judged(
     return apart
 
 
-def noise_floor(case: Case, pipeline: Any, wish: Wish, plain: Any) -> float:
-    """How far a plain call moves when all that its modules give is nudged by ``NUDGE``."""
-    random = torch.Generator().manual_seed(0)
+def noise_floor(case: Case, pipeline: Any, wish: Wish, plain: Any, enough: float) -> float:
+    """How far a plain call moves when all that its modules give is nudged by ``NUDGE``: the
+    farthest of some nudges, because a model that magnifies some of them leaves others small. No
+    more are tried when one was ``enough``."""
+    floor = 0.0
+    for seed in range(NUDGES):
+        floor = max(floor, _nudged_apart(case, pipeline, wish, plain, seed))
+        if floor >= enough:
+            break
+    return floor
+
+
+def _nudged_apart(case: Case, pipeline: Any, wish: Wish, plain: Any, seed: int) -> float:
+    random = torch.Generator().manual_seed(seed)
 
     def nudge(_module: Any, _inputs: Any, output: Any) -> None:
         for tensor in _floats(output):
@@ -173,12 +234,27 @@ def noise_floor(case: Case, pipeline: Any, wish: Wish, plain: Any) -> float:
         for module in pipeline.components.values():
             if isinstance(module, torch.nn.Module):
                 stack.callback(module.register_forward_hook(nudge).remove)
+            if is_autoencoder(type(module)):
+                for name in ("encode", "decode"):
+                    vars(module)[name] = _nudged(getattr(module, name), nudge)
+                    stack.callback(vars(module).pop, name)
         return difference(_plain(case, pipeline, wish), plain)
+
+
+def _nudged(method: Callable[..., Any], nudge: Callable[[Any, Any, Any], None]) -> Any:
+    def nudged(*arguments: Any, **keywords: Any) -> Any:
+        output = method(*arguments, **keywords)
+        nudge(None, None, output)
+        return output
+
+    return nudged
 
 
 def _floats(output: Any) -> Iterable[torch.Tensor]:
     values = output.values() if hasattr(output, "values") else output
     for value in [values] if isinstance(values, torch.Tensor) else values:
+        for held in held_in(value) or ():
+            yield from _floats(held)
         if isinstance(value, torch.Tensor) and value.is_floating_point():
             yield value
 
@@ -191,5 +267,4 @@ def _plain(case: Case, pipeline: Any, wish: Wish, elsewhere: int = 0) -> Any:
 
 
 def _submit(case: Case, engine: Engine, wish: Wish, **more: Any) -> Generation:
-    torch.manual_seed(wish.seed)
     return engine.submit(**more, **case.arguments(wish))

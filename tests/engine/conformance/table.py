@@ -21,9 +21,13 @@ For each class, three generations with prompts, seeds and numbers of steps of th
 - **alone**: in the engine, one gives bit for bit what the plain call of the pipeline gives.
 - **cancelled**: one is cancelled after its first step. Another beside it gives what it gives alone,
   and a plain call afterwards gives the same bits as before.
+- **resumed**: of one, a snapshot is taken after its second step. What goes on from it, on another
+  engine, gives bit for bit what the plain call gives, and takes the steps that are left and no
+  more. From its frames, or where those cannot be read from the outputs of its denoiser.
 - **merged**: all three at once; the largest difference to the plain calls, relative to the
   output's range. It may be {tolerance:g}, or {amplified:g} times the pipeline's own noise floor:
-  how far a plain call moves when the output of each of its components is nudged by {nudge:g}.
+  how far a plain call moves when the output of each of its components is nudged by {nudge:g}, at
+  most in four nudges.
 - **shared**: of the denoiser calls of these three, the part that shared a forward. The last step of
   the longest cannot.
 """
@@ -40,7 +44,9 @@ def page(findings: Sequence[Finding], failed: Mapping[str, str], absent: Mapping
         f"themselves and {len(absent)} are absent."
     )
     rows = [_row(each) for each in sorted(findings, key=lambda f: (f.case.family, f.case.title))]
-    ran = _table(("class", "family", "alone", "cancelled", "merged", "shared", "note"), rows)
+    ran = _table(
+        ("class", "family", "alone", "cancelled", "resumed", "merged", "shared", "note"), rows
+    )
     reasons = [(f"`{name}`", why) for name, why in {**absent, **failed}.items()]
     missing = _table(("absent class", "why"), reasons)
     return f"{head}\n{figures}\n\n{ran}\n\n## Absent\n\n{missing}\n"
@@ -55,6 +61,7 @@ def _row(finding: Finding) -> tuple[str, ...]:
         finding.case.family,
         alone,
         cancelled,
+        finding.resumed,
         finding.together,
         f"{finding.shared:.2f}",
         " ".join([*finding.wrong, *finding.notes, DEFECTS.get(finding.case.title, "")]).strip(),

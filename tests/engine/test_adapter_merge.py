@@ -7,7 +7,7 @@ import torch
 from diffusers import EulerDiscreteScheduler, LCMScheduler
 from safetensors.torch import load_file, save_file
 
-from deployments.engine.adapter import merge_adapter
+from deployments.engine.adapter_merge import merge_adapter
 from deployments.engine.solver import set_solver
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from tests.engine.tiny import tiny_flux, tiny_sdxl

@@ -1,0 +1,184 @@
+"""Pictures over HTTP: Darkroom beside one by one, Ray Serve, LitServe and BentoML, in turns.
+
+    python -m benchmarks.pictures [--models flux sdxl] [--steps 4 8 12 20 28] [--equal 12]
+        [--litserve PYTHON] [--bentoml PYTHON]
+
+The same demo weights on the CPU, the same pictures, the same number of threads behind all. Darkroom
+is all of `darkroom serve` on a directory of its own, with fal's own client; the others are in
+`benchmarks/peers`, each with its own batching: a batch is drawn in groups of equal step counts.
+
+LitServe and BentoML run by a Python of an environment of their own, made with
+
+    pip install litserve torch diffusers transformers accelerate sentencepiece protobuf
+
+("bentoml>=1.4" for the other); without one of them its line is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import signal
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from PIL import Image, ImageChops, ImageStat
+
+from benchmarks.peers.process import PeerProcess
+from benchmarks.picture_load import Client, Waits, measure, of_fal, of_http
+from benchmarks.wishes import Wish, wishes
+from tests.cluster.darkroom import ROOT, Darkroom, eventually
+
+CATALOGUE = ROOT / "serve_app" / "catalog" / "models.yaml"
+PLAIN = "one by one: FastAPI, a lock"
+DARKROOM = "Darkroom"
+
+
+def darkroom_beside_plain_serve(
+    directory: Path, given: argparse.Namespace, stack: ExitStack
+) -> dict[str, Client]:
+    """Both in one Ray cluster, behind one HAProxy."""
+    pool = {
+        "families": ["flux", "sdxl"],
+        "slots": given.clients,
+        "num_cpus": 0.1,
+        "threads": given.threads,
+    }
+    darkroom = Darkroom(directory / "data", {"studio": pool}, families="{}", models=str(CATALOGUE))
+    stack.callback(darkroom.clear_away)
+    darkroom.start(within_s=600)  # the others have the machine's cores meanwhile
+    stack.callback(darkroom.stop)
+    clients = {DARKROOM: of_fal(darkroom.url, darkroom.key)}
+    if "serve" in given.only:
+        script = (
+            "import json, sys; from benchmarks.peers.plain_serve import deploy; "
+            "deploy(sys.argv[1], json.loads(sys.argv[2]))"
+        )
+        told = {name: getattr(given, name) for name in ("threads", "batch", "wait_ms")}
+        deployed = darkroom.beside(script, told, within_s=600)
+        if deployed.returncode:
+            raise RuntimeError(deployed.stderr)
+        wish = wishes("flux", 1, given.steps)[0].as_json()
+        eventually(
+            lambda: darkroom.http.post("/plain/draw", json=wish).status_code == 200,
+            "Ray Serve answers",
+            within_s=300,
+        )
+        clients["Ray Serve, @serve.batch"] = of_http(f"{darkroom.url}/plain/draw")
+    return clients
+
+
+def peers(directory: Path, given: argparse.Namespace, stack: ExitStack) -> dict[str, Client]:
+    """Those that run by themselves."""
+    found: dict[str, Client] = {}
+    servers = (
+        (PLAIN, "one_by_one", sys.executable, False),
+        ("LitServe", "lit", given.litserve, False),
+        ("BentoML", "bento", given.bentoml, True),
+    )
+    for name, module, python, listed in servers:
+        if module not in given.only:
+            continue
+        if python is None:
+            print(f"{name} is left out: name its Python by an option.")
+            continue
+        process = PeerProcess(module, python, given, directory / f"{module}.out")
+        stack.callback(process.stop)
+        process.start()
+        found[name] = of_http(f"{process.url}/draw", listed=listed)
+    return found
+
+
+def show(turns: Mapping[str, Sequence[Waits]], count: int) -> None:
+    """Medians of the turns; percentiles over the pictures of all of them."""
+    print(f"{'':30}{'images/s':>10}{'ratio':>8}{'p50 s':>8}{'p95 s':>8}")
+    base = _rate(turns[PLAIN], count) if PLAIN in turns else 0.0
+    for name, waits in turns.items():
+        cuts = statistics.quantiles([each for one in waits for each in one.each_s], n=100)
+        rate = _rate(waits, count)
+        ratio = f"{rate / base:8.2f}" if base else " " * 8
+        print(f"{name:30}{rate:10.2f}{ratio}{cuts[49]:8.2f}{cuts[94]:8.2f}")
+
+
+def _rate(waits: Sequence[Waits], count: int) -> float:
+    return statistics.median(count / each.took_s for each in waits)
+
+
+def furthest(some: Waits, others: Waits) -> float:
+    """The largest mean difference of two pictures of one wish, in levels of 255."""
+    return max(_difference(file, others.files[wish]) for wish, file in some.files.items())
+
+
+def _difference(some: bytes, others: bytes) -> float:
+    one, other = (Image.open(io.BytesIO(file)).convert("RGB") for file in (some, others))
+    return statistics.mean(ImageStat.Stat(ImageChops.difference(one, other)).mean)
+
+
+def loads(given: argparse.Namespace) -> dict[str, list[Wish]]:
+    """By name: of each model mixed step counts, and where others merge best, all the same."""
+    found: dict[str, list[Wish]] = {}
+    for model in given.models:
+        found[f"{model}, {given.steps} steps"] = wishes(model, given.pictures, given.steps)
+        if given.equal:
+            found[f"{model}, {given.equal} steps"] = wishes(model, given.pictures, [given.equal])
+    return found
+
+
+def compare(
+    clients: Mapping[str, Client], wanted: Sequence[Wish], given: argparse.Namespace
+) -> None:
+    """Every client's turns, and the table of them."""
+    turns: dict[str, list[Waits]] = {name: [] for name in clients}
+    for number in range(given.rounds):
+        for name, client in clients.items():
+            turns[name].append(measure(client, wanted, given.clients))
+            rate = len(wanted) / turns[name][-1].took_s
+            print(f"    round {number + 1}: {name} {rate:.2f}", flush=True)
+    show(turns, len(wanted))
+    for name, waits in turns.items():
+        if PLAIN in turns and name != PLAIN:
+            apart = furthest(waits[-1], turns[PLAIN][-1])
+            print(f"{name}: pictures at most {apart:.2f} levels of 255 from one by one", flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    every = ("one_by_one", "lit", "bento", "serve", "darkroom")
+    parser.add_argument("--models", choices=("flux", "sdxl"), nargs="+", default=("flux", "sdxl"))
+    parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 12, 20, 28])
+    parser.add_argument("--equal", type=int, default=0, help="also with so many steps for all")
+    parser.add_argument("--clients", type=int, default=16)
+    parser.add_argument("--pictures", type=int, default=80, help="in each turn")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="that each server computes with")
+    parser.add_argument("--batch", type=int, default=16, help="most in a batch of the others")
+    parser.add_argument("--wait-ms", type=float, default=60, help="for a batch to fill")
+    parser.add_argument("--litserve", help="a Python that has it")
+    parser.add_argument("--bentoml", help="a Python that has it")
+    parser.add_argument("--only", nargs="*", choices=every, default=every)
+    given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended."))  # so that the servers end too
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        clients: dict[str, Client] = {}
+        if "darkroom" in given.only:
+            clients = darkroom_beside_plain_serve(Path(scratch), given, stack)
+        clients |= peers(Path(scratch), given, stack)
+        for what, wanted in loads(given).items():
+            for client in clients.values():  # the first pictures cost more
+                measure(client, wanted[: given.clients], given.clients)
+            print(
+                f"{what}: {len(wanted)} pictures a turn, {given.clients} clients, {given.threads} "
+                f"threads, load average {os.getloadavg()[0]:.1f}"
+            )
+            compare(clients, wanted, given)
+
+
+if __name__ == "__main__":
+    main()

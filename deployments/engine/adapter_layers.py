@@ -1,0 +1,224 @@
+"""Adapters on the layers of a model that all share, each row of a forward with its own.
+
+A layer that some adapter changes is wrapped in peft's layer as long as there is one. What peft
+calls an adapter's name is here that of a **mix**: the adapters of a generation with its scales.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.tuners.lora import Conv2d, Linear, LoraLayer
+
+from deployments.engine.adapter import LowRank
+from serve_app.domain.errors import Misconfigured
+
+
+class AdapterRows:
+    """Which mix each row of the running forward has. For the engine's thread alone; to others, such
+    as a plain call of the pipeline, the adapters are not there."""
+
+    def __init__(self) -> None:
+        self._mixes: Sequence[str] = ("",)
+        self._spread: dict[tuple[int, torch.device], _RowNames] = {}
+
+    @contextmanager
+    def having(self, mixes: Sequence[str]) -> Generator[None]:
+        """``mixes``: one per row in weave order, or one for all; "" is none."""
+        before, self._mixes = self._mixes, mixes
+        self._spread = {}
+        try:
+            yield
+        finally:
+            self._mixes = before
+            self._spread = {}
+
+    def tell(
+        self, layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The hook before each wrapped layer."""
+        first, *others = self._mixes
+        if all(each == first for each in others):
+            layer._active_adapter = [first] if first else []  # noqa: SLF001
+            return None
+        given = arguments[0]
+        place = (len(given), given.device)
+        names = self._spread.get(place)
+        if names is None:
+            names = self._spread[place] = _RowNames(self._mixes, *place)
+        return arguments, {**keywords, "adapter_names": names}
+
+
+class _RowNames(list[str]):
+    """As peft takes them: the mix of each entry of what a layer is called with, [rows × any, …],
+    such as the frames of each row. And the entries of each mix, found once for all layers."""
+
+    def __init__(self, mixes: Sequence[str], entries: int, device: torch.device) -> None:
+        if entries % len(mixes):
+            raise ValueError(
+                f"A layer has {entries} rows where {len(mixes)} mixes of adapters meet."
+            )
+        each_has = entries // len(mixes)
+        super().__init__(mix or _BASE for mix in mixes for _ in range(each_has))
+        places: defaultdict[str, list[int]] = defaultdict(list)
+        for place, name in enumerate(self):
+            places[name].append(place)
+        self.places = {
+            name: torch.tensor(those, device=device)
+            for name, those in places.items()
+            if name != _BASE
+        }
+
+
+class _PerRow:
+    """Part of peft's layers in place of theirs, which looks for the rows of each mix again in each
+    layer: that took longer than computing them in a small model."""
+
+    base_layer: Any
+    lora_A: Any  # noqa: N815
+    lora_B: Any  # noqa: N815
+    scaling: dict[str, float]
+    lora_variant: dict[str, Any]
+
+    def _mixed_batch_forward(
+        self, x: torch.Tensor, *arguments: Any, adapter_names: _RowNames, **_: Any
+    ) -> torch.Tensor:
+        result = self.base_layer(x, *arguments)
+        for name, places in adapter_names.places.items():
+            if name in self.lora_A:
+                added = self._added(name, x.index_select(0, places))
+                result.index_add_(0, places, added.to(result.dtype))
+        return result
+
+    def _added(self, name: str, x: torch.Tensor) -> torch.Tensor:
+        x = x.to(self.lora_A[name].weight.dtype)
+        if (together := self.lora_variant.get(name)) is not None:
+            return together.added(self, x)
+        return self.lora_B[name](self.lora_A[name](x)) * self.scaling[name]
+
+
+class _Linear(_PerRow, Linear):
+    pass
+
+
+class _Conv2d(_PerRow, Conv2d):
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Of a mix."""
+
+    name: str  # of an adapter that is attached
+    scale: float
+
+
+def built(
+    base: Any, name: str, pair: LowRank, rows: AdapterRows, device: str, dtype: torch.dtype
+) -> Any:
+    """peft's layer around ``base`` with one adapter. ``base`` is not changed. Hold
+    ``ONE_BUILDER``."""
+    rank = pair.rank
+    settings = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=False, inference_mode=True)
+    kind = _Linear if isinstance(base, torch.nn.Linear) else _Conv2d
+    with torch.device("meta"):  # of this thread alone; makes no random numbers
+        layer = kind(base, name, settings, r=rank, lora_alpha=rank)
+    halves: list[tuple[Any, torch.Tensor]] = [
+        (layer.lora_A[name], pair.down),
+        (layer.lora_B[name], pair.up),
+    ]
+    for half, given in halves:
+        weight = given.reshape(half.weight.shape).to(device, dtype)
+        half.weight = torch.nn.Parameter(weight, requires_grad=False)
+    layer.scaling[name] = pair.factor
+    layer.training = base.training
+    layer.set_adapter([], inference_mode=True)  # none unless a row says so
+    layer.register_forward_pre_hook(rows.tell, with_kwargs=True)
+    return layer
+
+
+def attach(component: torch.nn.Module, layers: Mapping[str, Any], name: str) -> None:
+    """Put what ``built`` made into ``component``, by path. Quick."""
+    for path, layer in layers.items():
+        there = component.get_submodule(path)
+        if isinstance(there, LoraLayer):
+            _copy(layer, name, there, name)
+        else:
+            _put(component, path, layer)
+
+
+def check_free(component: torch.nn.Module, rows: AdapterRows) -> None:
+    """``Misconfigured`` where somebody else has put adapters on it."""
+    for layer in component.modules():
+        hooks = getattr(layer, "_forward_pre_hooks", {}).values()
+        if isinstance(layer, LoraLayer) and rows.tell not in hooks:
+            raise Misconfigured(
+                f"The {type(component).__name__} has adapters that the engine did not load. Call "
+                "unload_lora_weights() on the pipeline, and give them with submit(adapters=…)."
+            )
+
+
+def mix(component: torch.nn.Module, name: str, parts: Sequence[Part]) -> None:
+    """Make the mix ``name`` of adapters that are attached. Takes no memory to speak of."""
+    for layer in component.modules():
+        if not isinstance(layer, LoraLayer):
+            continue
+        here = [each for each in parts if each.name in layer.lora_A]
+        if not here:
+            continue
+        _copy(layer, here[0].name, layer, name)
+        if len(here) == 1:
+            layer.scaling[name] *= here[0].scale
+        else:
+            factors = [(each.name, layer.scaling[each.name] * each.scale) for each in here]
+            layer.lora_variant[name] = _Sum(factors)  # pyright: ignore[reportArgumentType]
+
+
+def detach(component: torch.nn.Module, name: str) -> None:
+    """Forget an adapter or a mix; layers without any are as they were before the first."""
+    for path, layer in list(component.named_modules()):
+        if isinstance(layer, LoraLayer) and name in layer.lora_A:
+            layer._active_adapter = []  # noqa: SLF001  # or peft would choose another
+            layer.delete_adapter(name)
+            if not layer.lora_A:
+                _put(component, path, layer.base_layer)
+
+
+class _Sum:
+    """In place of one of peft's variants: several adapters on the same rows."""
+
+    def __init__(self, factors: Sequence[tuple[str, float]]) -> None:
+        self._factors = factors
+
+    def forward(
+        self, module: Any, *, x: torch.Tensor, result: torch.Tensor, **_: Any
+    ) -> torch.Tensor:
+        """Called by peft, with these names, where all rows have this mix."""
+        return result + self.added(module, x)
+
+    def added(self, module: Any, x: torch.Tensor) -> torch.Tensor:
+        return sum(  # pyright: ignore[reportReturnType]
+            module.lora_B[name](module.lora_A[name](x)) * factor for name, factor in self._factors
+        )
+
+
+def _copy(source: Any, name: str, target: Any, new: str) -> None:
+    """The same weights under another name or in another layer."""
+    for kind in (*LoraLayer.adapter_layer_names, *LoraLayer.other_param_names):
+        held = getattr(source, kind)
+        if name in held:
+            getattr(target, kind)[new] = held[name]
+
+
+def _put(component: torch.nn.Module, path: str, layer: torch.nn.Module) -> None:
+    parent, _, child = path.rpartition(".")
+    setattr(component.get_submodule(parent), child, layer)
+
+
+_BASE = "__base__"  # peft's name for rows without an adapter

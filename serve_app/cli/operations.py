@@ -1,0 +1,133 @@
+"""What an operator looks at, and does by hand, in a running Darkroom."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import httpx
+
+from serve_app.cli import completion, options
+from serve_app.cli.client import Client
+from serve_app.cli.installation import Installation
+
+
+@click.command("queue")
+@options.installation
+@options.as_json
+def queue_command(installation: Installation, *, as_json: bool) -> None:
+    """Show what is queued and what runs, by pool and tenant, and the leases."""
+    with Client(installation) as client:
+        answer = client.get("/v1/queue")
+    for line in [json.dumps(answer)] if as_json else queue_lines(answer):
+        click.echo(line)
+
+
+def queue_lines(seen: dict[str, Any]) -> Iterator[str]:
+    """The answer of ``/v1/queue``, in words."""
+    for lane in seen["lanes"]:
+        oldest = "" if lane["oldest_s"] is None else f", the oldest for {lane['oldest_s']:.0f} s"
+        yield (
+            f"pool {lane['pool']}, tenant {lane['tenant']}: {lane['queued']} queued{oldest}; "
+            f"{lane['running']} running"
+        )
+    if not seen["lanes"]:
+        yield "Nothing is queued, and nothing runs."
+    for lease in seen["leases"]:
+        yield (
+            f"{lease['request_id']}  {lease['endpoint']}: attempt {lease['attempt']} for "
+            f"{lease['age_s']:.0f} s on {lease['replica_id']}"
+        )
+    for halt in seen["halts"]:
+        since = f"since {halt['at'][:19]}, by key {halt['actor']}"
+        yield f"endpoint {halt['endpoint_id']}: {halt['kind']} {since}"
+    oldest = seen["oldest_transaction"]
+    if oldest is not None:
+        yield (
+            f"oldest transaction of the database: {oldest['age_s']:.1f} s, {oldest['state']} "
+            f"({oldest['application'] or 'unnamed'}, process {oldest['pid']})"
+        )
+
+
+@click.command("audit")
+@options.installation
+@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
+@options.as_json
+def audit_command(installation: Installation, limit: int, *, as_json: bool) -> None:
+    """List what was done by hand, newest first."""
+    with Client(installation) as client:
+        answer = client.get("/v1/audit", limit=limit)
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    for act in answer["acts"]:
+        detail = f"  {json.dumps(act['detail'])}" if act["detail"] else ""
+        click.echo(f"{act['at'][:19]}  {act['actor']}  {act['action']}  {act['subject']}{detail}")
+
+
+@click.group("endpoints")
+def endpoints_group() -> None:
+    """Pause, drain and resume endpoints."""
+
+
+_endpoint = click.argument("endpoint", shell_complete=completion.endpoints)
+
+
+@endpoints_group.command("pause")
+@options.installation
+@_endpoint
+@options.as_json
+def pause(installation: Installation, endpoint: str, *, as_json: bool) -> None:
+    """Accept ENDPOINT's requests, and let them wait."""
+    _put(installation, f"/v1/endpoints/{endpoint}/pause", f"{endpoint} is paused.", as_json=as_json)
+
+
+@endpoints_group.command("drain")
+@options.installation
+@_endpoint
+@options.as_json
+def drain(installation: Installation, endpoint: str, *, as_json: bool) -> None:
+    """Refuse ENDPOINT's requests, and serve those that wait."""
+    _put(installation, f"/v1/endpoints/{endpoint}/drain", f"{endpoint} drains.", as_json=as_json)
+
+
+@endpoints_group.command("resume")
+@options.installation
+@_endpoint
+@options.as_json
+def resume(installation: Installation, endpoint: str, *, as_json: bool) -> None:
+    """End a pause or a drain of ENDPOINT."""
+    _put(installation, f"/v1/endpoints/{endpoint}/resume", f"{endpoint} goes on.", as_json=as_json)
+
+
+_request = click.argument("request_id", shell_complete=completion.requests)
+
+
+@click.command("requeue")
+@options.installation
+@_request
+@options.as_json
+def requeue_command(installation: Installation, request_id: str, *, as_json: bool) -> None:
+    """Take a running request from its replica and queue it again, at its old place."""
+    _put(installation, f"/v1/requests/{request_id}/requeue", "It is {state}.", as_json=as_json)
+
+
+@click.command("fail")
+@options.installation
+@_request
+@click.option("--reason", default="", help="Told to its owner.")
+@options.as_json
+def fail_command(
+    installation: Installation, request_id: str, reason: str, *, as_json: bool
+) -> None:
+    """End a queued or running request as failed."""
+    query = httpx.QueryParams({"reason": reason})
+    _put(installation, f"/v1/requests/{request_id}/fail?{query}", "It is {state}.", as_json=as_json)
+
+
+def _put(installation: Installation, path: str, said: str, *, as_json: bool) -> None:
+    with Client(installation) as client:
+        answer = client.put(path)
+    click.echo(json.dumps(answer) if as_json else said.format_map(answer))

@@ -1,0 +1,163 @@
+"""Where in the queue a request is, and what goes before it.
+
+Read once a second for the requests that somebody asks for, and adjusted by what this process sees
+leave; never read for one call. The first ``DEEP`` of a pool are in order; what is behind them keeps
+the place that it was given when it came, less what has left.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serve_app.domain.ports import Clock
+from serve_app.domain.request import Request
+from serve_app.queue import wording
+from serve_app.queue.costs import Costs
+from serve_app.queue.database import Database
+
+DEEP = 20_000
+RECOUNT_S = 0.1  # at most so often beside the rounds
+NEW_S = 2.0
+EASE = 20  # a reading that takes long is made less often: at most a twentieth of the time
+LOOKED_AT_S = 10.0
+
+# The order is that of leasing.py, with what was expected at the submit; the seconds are what is
+# expected now.
+READ = f"""
+WITH pool_lanes AS MATERIALIZED (
+    SELECT p.pool, greatest(50, {DEEP} / greatest(1, (
+               SELECT count(*) FROM fair_lanes l WHERE l.pool = p.pool AND l.active))) AS deep,
+           coalesce((SELECT served FROM fair_lanes l WHERE l.pool = p.pool
+                     ORDER BY served DESC LIMIT 1), 0) AS v
+    FROM unnest(%(pools)s::text[]) AS p(pool)
+),
+line AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(%(lines)s::json) AS x(
+        pool text, endpoint text, fixed_s double precision, rate_s double precision)
+),
+own AS (
+    SELECT q.id, q.pool, q.place, q.seconds,
+           greatest(q.vtime, CASE WHEN q.rested THEN q.v END)
+               + coalesce(sum(q.expected_s) OVER before, 0) / q.weight AS start,
+           coalesce(sum(q.seconds) OVER before, 0) AS own_ahead_s,
+           row_number() OVER (PARTITION BY q.pool, q.tenant ORDER BY q.ranked_at, q.place) - 1
+               AS own_ahead
+    FROM (
+        SELECT r.*, l.vtime, l.weight, l.rested, t.v,
+               coalesce(e.fixed_s + e.rate_s * r.work, r.expected_s) AS seconds
+        FROM pool_lanes t JOIN fair_lanes l ON l.pool = t.pool AND l.active
+        CROSS JOIN LATERAL (
+            SELECT id, pool, tenant, endpoint, place, ranked_at, expected_s, work FROM requests q
+            WHERE q.pool = l.pool AND q.tenant = l.tenant AND q.state = 'queued'
+            ORDER BY q.ranked_at, q.place LIMIT t.deep
+        ) r LEFT JOIN line e ON e.pool = r.pool AND e.endpoint = r.endpoint
+    ) q
+    WINDOW before AS (
+        PARTITION BY q.pool, q.tenant ORDER BY q.ranked_at, q.place
+        ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+)
+SELECT id::text, position, ahead_s, own_ahead, own_ahead_s FROM (
+    SELECT id, row_number() OVER before_all - 1 AS position,
+           coalesce(sum(seconds) OVER (
+               before_all ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS ahead_s,
+           own_ahead, own_ahead_s
+    FROM own WINDOW before_all AS (PARTITION BY pool ORDER BY start, place)
+) ranked
+WHERE id = ANY(%(ids)s::uuid[])
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """How many go before a request and how many seconds of a slot they take: of its pool, and of
+    those its tenant's own."""
+
+    position: int
+    ahead_s: float
+    own_ahead: int = 0
+    own_ahead_s: float = 0.0
+
+    def after(self, left: int) -> Place:
+        """When so many have left before it."""
+        position = max(0, self.position - left)
+        own = min(self.own_ahead, position)
+        return Place(
+            position,
+            self.ahead_s * position / self.position if self.position else 0.0,
+            own,
+            self.own_ahead_s * own / self.own_ahead if self.own_ahead else 0.0,
+        )
+
+
+class Positions:
+    def __init__(self, database: Database, clock: Clock, costs: Costs) -> None:
+        self._database = database
+        self._clock = clock
+        self._costs = costs
+        self._places: dict[str, Place] = {}
+        self._left: Counter[str] = Counter()  # of a pool, since its places were read
+        self._looked_at: dict[str, tuple[str, float]] = {}
+        self._read_at = float("-inf")
+        self._took_s = 0.0
+
+    def entered(self, request: Request, before: int, own_before: int) -> None:
+        """It was queued; about so many go before it."""
+        ahead = self._left[request.pool] + before
+        self._places[request.id] = self._guess(request.pool, ahead, own_before)
+        # Its place is read in the next seconds, as if somebody had asked for it.
+        now = self._clock.monotonic()
+        self._looked_at[request.id] = (request.pool, now - LOOKED_AT_S + NEW_S)
+
+    def left(self, pool: str) -> None:
+        self._left[pool] += 1
+
+    async def of(self, request: Request, behind: Callable[[], tuple[int, int]]) -> Place:
+        """``behind``: how many go before the last of its tenant's, and how many of its own, should
+        its place not be known."""
+        now = self._clock.monotonic()
+        self._looked_at[request.id] = (request.pool, now)
+        if request.id not in self._places and now - self._read_at > max(
+            RECOUNT_S, EASE * self._took_s
+        ):
+            await self._read()
+        known = self._places.get(request.id)
+        if known is not None:
+            return known.after(self._left[request.pool])
+        return self._guess(request.pool, *behind())
+
+    async def refresh(self) -> None:
+        now = self._clock.monotonic()
+        self._looked_at = {
+            id_: each for id_, each in self._looked_at.items() if now - each[1] < LOOKED_AT_S
+        }
+        if now - self._read_at > EASE * self._took_s:
+            await self._read()
+
+    def _guess(self, pool: str, ahead: int, own_ahead: int) -> Place:
+        each_s = self._costs.mean_s(pool)
+        return Place(ahead, ahead * each_s, own_ahead, own_ahead * each_s)
+
+    async def _read(self) -> None:
+        self._read_at = self._clock.monotonic()
+        before = Counter(self._left)
+        pools = {id_: pool for id_, (pool, _) in self._looked_at.items()}
+        found: dict[str, Place] = {}
+        if pools:
+            params = {
+                "pools": sorted(set(pools.values())),
+                "ids": [*pools],
+                "lines": wording.compact(self._costs.lines()),
+            }
+            rows = await self._database.rows(READ, params)
+            found = {id_: Place(*numbers) for id_, *numbers in rows}
+        # Those that were queued meanwhile, and those that are deeper than was read.
+        others = {
+            id_: self._places[id_].after(before[pool])
+            for id_, (pool, _) in self._looked_at.items()
+            if id_ in self._places and id_ not in found
+        }
+        self._places = others | found
+        self._took_s = self._clock.monotonic() - self._read_at
+        self._left.subtract(before)

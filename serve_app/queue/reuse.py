@@ -1,0 +1,79 @@
+"""Outcomes that were made before, given to requests that ask for the same again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from serve_app.domain.outcome import Usage
+from serve_app.domain.request import NewRequest
+from serve_app.queue import outcomes, wording
+from serve_app.queue.database import Database
+from serve_app.queue.rows import COLUMNS, SOURCE, Stored, stored
+from serve_app.queue.submit import columns_of
+
+# The youngest: when it has lost its artifacts, the next that is made is the youngest. They are not
+# counted in the outcome here: PostgreSQL cannot look into JSON that has a NUL in it.
+FIND = """
+SELECT r.id::text, r.outcome,
+       (SELECT count(*) FROM artifacts a WHERE a.request_id = r.id)
+FROM requests r
+WHERE r.tenant = %(tenant)s AND r.reuse_digest = %(digest)s AND r.state = 'succeeded'
+ORDER BY r.id DESC LIMIT 1
+"""
+# As one that ends in the statement that stores it: with its events, and a usage line of nothing.
+STORE = """
+WITH kept AS (
+    INSERT INTO requests (
+        id, tenant, endpoint, endpoint_digest, pool, priority, input, alone, idempotency_key,
+        body_digest, reuses, state, outcome, started_at, finished_at, events)
+    VALUES (
+        %(id)s::uuid, %(tenant)s, %(endpoint)s, %(digest)s, %(pool)s, %(priority)s,
+        %(input)s::text::json, %(alone)s, %(key)s, %(body)s, %(reuses)s::uuid, 'succeeded',
+        %(outcome)s::text::json, now(), now(), 1 + cardinality(%(warnings)s::text[]))
+    ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+    RETURNING id, tenant, endpoint, events
+),
+told AS (
+    INSERT INTO events (request_id, sequence, level, state, message)
+    SELECT k.id, w.place, 'WARNING', NULL, w.message
+    FROM kept k CROSS JOIN LATERAL
+        unnest(%(warnings)s::text[]) WITH ORDINALITY AS w(message, place)
+    UNION ALL
+    SELECT id, events, 'INFO', 'succeeded', %(message)s FROM kept
+),
+counted AS (
+    INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units)
+    SELECT id, tenant, endpoint, 'succeeded', 0, 0, 0, 0 FROM kept
+)
+SELECT id::text FROM kept
+"""
+READ = f"SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = %(id)s::uuid"
+
+
+class Reuse:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def store(self, new: NewRequest) -> Stored | None:
+        """Store ``new`` with an outcome that is there; None: there is none to be had, or ``new`` is
+        a repeat."""
+        if not new.reuse_digest:
+            return None
+        wanted = {"tenant": new.tenant, "digest": new.reuse_digest}
+        found = await self._database.rows(FIND, wanted)
+        if not found:
+            return None
+        earlier, outcome, kept = found[0]
+        given = replace(outcomes.from_json(outcome), usage=Usage())
+        if kept != len(given.artifacts):
+            return None  # some were deleted
+        params = columns_of(new) | {
+            "body": new.body_digest or None,
+            "reuses": earlier,
+            "outcome": wording.compact(outcomes.to_json(given)),
+            "message": wording.reused(earlier),
+        }
+        if not await self._database.rows(STORE, params):
+            return None
+        (row,) = await self._database.rows(READ, {"id": new.id})
+        return stored(row)

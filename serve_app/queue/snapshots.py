@@ -1,0 +1,84 @@
+"""Which snapshot a running request would go on from. The snapshots themselves lie in storage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from serve_app.domain.lease import Held
+from serve_app.domain.snapshot import StoredSnapshot
+from serve_app.queue import wording
+from serve_app.queue.database import Database
+
+TICKET_S = 3600.0
+"""So long after its ticket was given out, an upload that nobody has named is deleted."""
+
+# (For `lease_until IS NOT NULL` see endings.py.)
+KEEP = """
+WITH named AS (
+    SELECT * FROM json_to_recordset(%(kept)s::json) AS x(
+        id uuid, attempt integer, key text, step integer)
+),
+held AS (
+    SELECT r.id, r.snapshot AS before, n.key, n.step
+    FROM named n JOIN requests r ON r.id = n.id
+    WHERE r.lease_until IS NOT NULL AND r.attempt = n.attempt
+    ORDER BY r.id
+    FOR NO KEY UPDATE OF r
+),
+noted AS (
+    UPDATE requests r SET snapshot = h.key, snapshot_step = h.step FROM held h WHERE r.id = h.id
+),
+wanted AS (
+    DELETE FROM unwanted u USING held h WHERE u.key = h.key
+)
+INSERT INTO unwanted (key, due_at)
+SELECT before, now() FROM held WHERE before <> key
+ON CONFLICT (key) DO NOTHING
+"""
+EXPECT = """
+INSERT INTO unwanted (key, due_at)
+SELECT key, now() + make_interval(secs => %(ticket_s)s)
+FROM json_array_elements_text(%(keys)s::json) AS key
+ON CONFLICT (key) DO NOTHING
+"""
+FORGET_ENDED = """
+WITH ended AS (
+    SELECT id, snapshot FROM requests
+    WHERE snapshot IS NOT NULL AND state NOT IN ('queued', 'running')
+    LIMIT 500 FOR NO KEY UPDATE SKIP LOCKED
+),
+forgotten AS (
+    UPDATE requests r SET snapshot = NULL, snapshot_step = NULL FROM ended e WHERE r.id = e.id
+)
+INSERT INTO unwanted (key, due_at) SELECT snapshot, now() FROM ended
+ON CONFLICT (key) DO NOTHING
+"""
+
+
+async def keep(database: Database, kept: Mapping[Held, StoredSnapshot]) -> None:
+    """Note the latest snapshot of each attempt that holds its lease; those before are unwanted."""
+    own = {held: each for held, each in kept.items() if is_of(held, each.key)}
+    if not own:
+        return
+    named = [
+        {"id": held.request_id, "attempt": held.attempt, "key": each.key, "step": each.step}
+        for held, each in own.items()
+    ]
+    await database.rows(KEEP, {"kept": wording.compact(named)})
+
+
+async def expect(database: Database, keys: Sequence[str]) -> None:
+    """Tickets for these are given out: unless they are kept, they are unwanted."""
+    if keys:
+        await database.rows(EXPECT, {"keys": wording.compact(list(keys)), "ticket_s": TICKET_S})
+
+
+async def forget_ended(database: Database) -> None:
+    """Snapshots of requests that have ended are unwanted."""
+    await database.rows(FORGET_ENDED)
+
+
+def is_of(held: Held, key: str) -> bool:
+    """Whether the key is one that the attempt got a ticket for: else a replica could have any
+    object deleted."""
+    return key.startswith(f"s/{held.request_id}/{held.attempt}/")

@@ -1,0 +1,167 @@
+"""What clients and replicas saw, and whether the database agrees with it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from serve_app.domain.lease import Held, Lease
+from serve_app.domain.request import TRANSITIONS, Request, State
+
+FINAL = frozenset(state for state in State if state.final)
+"""The ends of an attempt that have these names are the end of its request."""
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What a check found. ``problems``: a sentence each."""
+
+    accepted: int = 0
+    lost: int = 0
+    ended_twice: int = 0
+    billed_twice: int = 0
+    problems: tuple[str, ...] = ()
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.accepted + other.accepted,
+            self.lost + other.lost,
+            self.ended_twice + other.ended_twice,
+            self.billed_twice + other.billed_twice,
+            self.problems + other.problems,
+        )
+
+
+@dataclass
+class History:
+    """Written while things break, checked when they are whole again."""
+
+    accepted: set[str] = field(default_factory=set[str])  # answered with an id
+    seen: list[Request] = field(default_factory=list[Request])  # final ones, as clients saw them
+    leases: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    finished: list[Held] = field(default_factory=list[Held])  # whose success was accepted
+
+    def leased(self, lease: Lease) -> None:
+        self.leases[lease.request_id].append(lease.attempt)
+
+    def check(self, connection: psycopg.Connection[Any], objects: Mapping[str, bytes]) -> Tally:
+        """``objects``: what lies in storage, by key. Every request must have ended by now."""
+        found = _Found(connection)
+        lost, twice, billed = Counter[str](), Counter[str](), Counter[str]()
+        problems: list[str] = []
+        for id_ in sorted(self.accepted | found.requests.keys()):
+            request = found.requests.get(id_)
+            if request is None or request["state"] not in FINAL:
+                state = "is not in the database" if request is None else f"is {request['state']}"
+                lost[id_] += 1
+                problems.append(f"{id_} was accepted and {state}.")
+                continue
+            ends = [*found.ended_twice(id_), *self._seen_otherwise(id_, request)]
+            bills = [*found.billed_wrongly(id_)]
+            twice[id_] += bool(ends)
+            billed[id_] += bool(bills)
+            problems += [*ends, *bills, *self._fences(id_), *found.oddities(id_, objects)]
+        billed["nobody's"] += len(found.usage.keys() - found.requests.keys())
+        return Tally(
+            len(self.accepted), lost.total(), twice.total(), billed.total(), tuple(problems)
+        )
+
+    def _seen_otherwise(self, id_: str, stored: Mapping[str, Any]) -> Iterator[str]:
+        for request in self.seen:
+            if request.id == id_ and request.state != stored["state"]:
+                yield f"{id_} was seen as {request.state} and is {stored['state']}."
+        attempts = {held.attempt for held in self.finished if held.request_id == id_}
+        if len(attempts) > 1:
+            yield f"{id_}: the outcomes of attempts {sorted(attempts)} were all accepted."
+
+    def _fences(self, id_: str) -> Iterator[str]:
+        # In any order: the answer to a leasing may be late.
+        attempts = self.leases.get(id_, [])
+        if len(attempts) != len(set(attempts)):
+            yield f"{id_} was leased as attempts {attempts}, one of them twice."
+
+
+class _Found:
+    """The database's side."""
+
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+        cursor = connection.cursor(row_factory=dict_row)
+
+        def by_request(table: str, order: str) -> dict[str, list[Mapping[str, Any]]]:
+            rows = defaultdict[str, list[Mapping[str, Any]]](list)
+            for row in cursor.execute(f"SELECT * FROM {table} ORDER BY {order}"):  # type: ignore[arg-type]
+                rows[str(row["request_id"])].append(row)
+            return rows
+
+        rows = cursor.execute("SELECT * FROM requests").fetchall()
+        self.requests = {str(row["id"]): row for row in rows}
+        self.attempts = by_request("attempts", "attempt")
+        self.events = by_request("events", "sequence")
+        self.usage = by_request("usage", "at")
+        self.artifacts = by_request("artifacts", "key")
+        self.webhooks = by_request("webhook_deliveries", "created_at")
+
+    def ended_twice(self, id_: str) -> Iterator[str]:
+        ends = [each["state"] for each in self.events[id_] if each["state"] in FINAL]
+        if len(ends) != 1:
+            yield f"{id_} has the ends {ends} in its log."
+        ends = [each["attempt"] for each in self.attempts[id_] if each["ended"] in FINAL]
+        if len(ends) > 1:
+            yield f"{id_} was ended by attempts {ends}."
+
+    def billed_wrongly(self, id_: str) -> Iterator[str]:
+        request, lines = self.requests[id_], self.usage.get(id_, [])
+        if [each["state"] for each in lines] != [request["state"]]:
+            yield f"{id_} is {request['state']} and has {len(lines)} usage lines."
+        elif lines[0]["attempt"] != request["attempt"]:
+            yield f"{id_} ended with attempt {request['attempt']}, not {lines[0]['attempt']}."
+
+    def oddities(self, id_: str, objects: Mapping[str, bytes]) -> Iterator[str]:
+        yield from self._attempts(id_)
+        yield from self._log(id_)
+        yield from self._files(id_, objects)
+        request = self.requests[id_]
+        wanted = int(request["webhook_url"] is not None)
+        if len(self.webhooks.get(id_, [])) != wanted:
+            yield f"{id_} has {len(self.webhooks[id_])} webhook rows, not {wanted}."
+
+    def _attempts(self, id_: str) -> Iterator[str]:
+        request, attempts = self.requests[id_], self.attempts[id_]
+        if [each["attempt"] for each in attempts] != list(range(1, request["attempt"] + 1)):
+            yield f"{id_} is at attempt {request['attempt']} and has {len(attempts)}."
+        if any(each["ended"] is None for each in attempts):
+            yield f"{id_} has ended and has an attempt that has not."
+        # Not by their times: each is that at which its transaction began.
+        started = sum(each["state"] == State.RUNNING for each in self.events[id_])
+        if started != len(attempts):
+            yield f"{id_} was started {started} times and has {len(attempts)} attempts."
+        bad = sum(each["ended"] in {"retry", "lost"} for each in attempts)
+        if request["failures"] > bad:
+            yield f"{id_} counts {request['failures']} failures of {bad}."
+
+    def _log(self, id_: str) -> Iterator[str]:
+        lines = self.events[id_]
+        if [each["sequence"] for each in lines] != list(range(1, len(lines) + 1)):
+            yield f"{id_} has gaps in its log."
+        states = [State(each["state"]) for each in lines if each["state"]]
+        for before, after in pairwise(states):
+            if after not in TRANSITIONS[before]:
+                yield f"{id_} went from {before} to {after}."
+
+    def _files(self, id_: str, objects: Mapping[str, bytes]) -> Iterator[str]:
+        request, rows = self.requests[id_], self.artifacts.get(id_, [])
+        named = {each["key"]: each["sha256"] for each in request["outcome"].get("artifacts", [])}
+        if named.keys() != {each["key"] for each in rows}:
+            yield f"{id_} names {len(named)} files and has {len(rows)}."
+        if any(each["attempt"] != request["attempt"] for each in rows):
+            yield f"{id_} has a file of another attempt."
+        for key, digest in named.items():
+            if hashlib.sha256(objects.get(key, b"")).hexdigest() != digest:
+                yield f"{id_}: its file {key} cannot be read as it was made."

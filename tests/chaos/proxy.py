@@ -1,0 +1,148 @@
+"""A proxy that breaks connections as a test says: before a server on a port or on a Unix socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+from enum import Enum
+from pathlib import Path
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
+CHUNK_BYTES = 65536
+
+
+class Lose(Enum):
+    """What becomes of a call that a test waits for; either way its connection is reset."""
+
+    CALL = "call"  # the server never sees it
+    ANSWER = "answer"  # the server does what it says, and the client sees nothing of the answer
+
+
+class Proxy:
+    """Passes on what it gets, but for what it is told. ``open`` connects to the server."""
+
+    def __init__(self, open: Callable[[], Awaitable[Streams]]) -> None:
+        self._open = open
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._awaited: dict[bytes, Lose] = {}
+        self.delay_s = 0.0  # before whatever is passed on, either way
+        self.lost: list[bytes] = []  # the patterns that were met
+
+    async def start(self) -> int:
+        """The port on loopback at which it listens."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        return int(self._server.sockets[0].getsockname()[1])
+
+    async def aclose(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def lose(self, pattern: bytes, what: Lose) -> None:
+        """Lose the next call that has ``pattern`` in it, once."""
+        self._awaited[pattern] = what
+
+    def reset(self) -> None:
+        """Break every connection that is open; new ones can be made."""
+        for writer in self._writers:
+            _reset(writer)
+
+    def blackhole(self) -> None:
+        """Pass nothing on; connections are taken, and stay as they are."""
+        self._flowing.clear()
+
+    def heal(self) -> None:
+        self._flowing.set()
+        self.delay_s = 0.0
+
+    def _accept(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        task = asyncio.create_task(self._serve(client, to_client))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+        writers = [to_client]
+        self._writers.add(to_client)
+        pumps: list[asyncio.Task[None]] = []
+        try:
+            await self._flowing.wait()
+            server, to_server = await self._open()
+            writers.append(to_server)
+            self._writers.add(to_server)
+            losing = asyncio.Event()
+            pumps = [
+                asyncio.create_task(self._calls(client, to_server, losing)),
+                asyncio.create_task(self._answers(server, to_client, losing)),
+            ]
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        except OSError:
+            pass  # the server is away: the client sees its connection end
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            for writer in writers:
+                _reset(writer)
+                self._writers.discard(writer)
+
+    async def _calls(
+        self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter, losing: asyncio.Event
+    ) -> None:
+        while data := await client.read(CHUNK_BYTES):
+            pattern = next((each for each in self._awaited if each in data), None)
+            if pattern is not None:
+                what = self._awaited.pop(pattern)
+                self.lost.append(pattern)
+                if what is Lose.CALL:
+                    return
+                losing.set()
+            await self._pass_on(data, to_server)
+
+    async def _answers(
+        self, server: asyncio.StreamReader, to_client: asyncio.StreamWriter, losing: asyncio.Event
+    ) -> None:
+        while data := await server.read(CHUNK_BYTES):
+            if losing.is_set():
+                return
+            await self._pass_on(data, to_client)
+
+    async def _pass_on(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+        await self._flowing.wait()
+        if self.delay_s:
+            await asyncio.sleep(self.delay_s)
+        writer.write(data)
+        await writer.drain()
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    own = writer.get_extra_info("socket")
+    if own is not None and own.family == socket.AF_INET:
+        with contextlib.suppress(OSError):  # closed already
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+    writer.transport.abort()
+
+
+def before_postgres(conninfo: str) -> Proxy:
+    """A proxy before the server, on a Unix socket, that ``conninfo`` names."""
+    given = conninfo_to_dict(conninfo)
+    place = Path(str(given["host"])) / f".s.PGSQL.{given['port']}"
+    return Proxy(lambda: asyncio.open_unix_connection(str(place)))
+
+
+def through(conninfo: str, port: int) -> str:
+    """``conninfo`` by way of the proxy at ``port``."""
+    return make_conninfo(
+        conninfo, host="127.0.0.1", port=port, sslmode="disable", gssencmode="disable"
+    )

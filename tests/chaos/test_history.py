@@ -1,0 +1,60 @@
+"""The checker finds what it is there to find."""
+
+from __future__ import annotations
+
+import psycopg
+
+from tests.chaos.history import History, Tally
+from tests.queue.database import Ingress
+from tests.queue.requests import done, lease, new, new_id
+
+HARM = [
+    ("DELETE FROM requests", "lost"),
+    ("UPDATE requests SET state = 'queued', outcome = NULL", "lost"),
+    ("INSERT INTO events VALUES (%s, 4, now(), 'INFO', 'failed', '')", "ended_twice"),
+    ("INSERT INTO attempts VALUES (%s, 2, '', '', now(), now(), 'failed')", "ended_twice"),
+    ("DELETE FROM usage", "billed_twice"),
+    ("UPDATE usage SET attempt = 7", "billed_twice"),
+    ("UPDATE usage SET request_id = gen_random_uuid()", "billed_twice"),
+    ("UPDATE events SET sequence = 9 WHERE sequence = 3", "problems"),
+    ("DELETE FROM attempts", "problems"),
+    ("UPDATE attempts SET ended = NULL, ended_at = NULL", "problems"),
+    ("UPDATE requests SET failures = 1", "problems"),
+    ("UPDATE requests SET webhook_url = 'https://nobody'", "problems"),
+    ("INSERT INTO artifacts VALUES ('k', %s, 1, 'ann', 'image/png', 1, '')", "problems"),
+]
+"""Statements, and what counts them."""
+
+
+async def one_that_ended(ingress: Ingress) -> tuple[History, str]:
+    queue = await ingress()
+    request = await queue.submit(new())
+    granted = await lease(queue)
+    await queue.finish(done(granted.held))
+    history = History(accepted={request.id}, finished=[granted.held])
+    history.leased(granted)
+    return history, request.id
+
+
+async def test_what_went_well_has_no_problems_and_harm_that_is_done_to_it_is_found(
+    ingress: Ingress,
+) -> None:
+    history, id_ = await one_that_ended(ingress)
+    with psycopg.connect(ingress.conninfo) as connection:
+        assert history.check(connection, {}) == Tally(accepted=1)
+        for harm, field in HARM:
+            with connection.transaction(force_rollback=True):
+                connection.execute(harm, [id_] * harm.count("%s"))  # type: ignore[arg-type]
+                assert getattr(history.check(connection, {}), field), harm
+
+
+async def test_what_was_answered_and_is_not_there_is_found(ingress: Ingress) -> None:
+    history, id_ = await one_that_ended(ingress)
+    with psycopg.connect(ingress.conninfo) as connection:
+        history.accepted.add(new_id())
+        assert history.check(connection, {}).lost == 1
+        history.accepted = {id_}
+        history.leases[id_].append(1)
+        assert history.check(connection, {}).problems == (
+            f"{id_} was leased as attempts [1, 1], one of them twice.",
+        )

@@ -1,0 +1,82 @@
+"""Acts by hand as they are typed, against a Darkroom over fakes behind real HTTP."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner, Result
+
+from serve_app.cli.main import main
+from serve_app.cli.operations import queue_lines
+from tests.wire.served import Address, served
+
+PROBE = "test/probe"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with served(replica=False) as address:
+        yield address
+
+
+@pytest.fixture
+def darkroom(address: Address, tmp_path: Path) -> Any:
+    (tmp_path / "run.json").write_text(json.dumps({"url": address.url}))
+    (tmp_path / "api_key").write_text(address.key)
+
+    def run(*words: str, fails: bool = False) -> Result:
+        result = CliRunner().invoke(main, [*words, "--data-dir", str(tmp_path)])
+        assert (result.exit_code != 0) == fails, result.output
+        return result
+
+    return run
+
+
+def submitted(address: Address) -> str:
+    headers = {"Authorization": f"Key {address.key}"}
+    answer = httpx.post(f"{address.url}/queue/{PROBE}", headers=headers, json={}, trust_env=False)
+    return str(answer.json()["request_id"])
+
+
+def test_an_endpoint_is_paused_drained_and_resumed(darkroom: Any) -> None:
+    assert darkroom("endpoints", "pause", PROBE).stdout == "test/probe is paused.\n"
+    assert "endpoint test/probe: paused since " in darkroom("queue").stdout
+    assert darkroom("endpoints", "drain", PROBE).stdout == "test/probe drains.\n"
+    assert darkroom("endpoints", "resume", PROBE).stdout == "test/probe goes on.\n"
+    assert "neither paused" in darkroom("endpoints", "resume", PROBE, fails=True).stderr
+    acts = json.loads(darkroom("audit", "--limit", "3", "--json").stdout)["acts"]
+    assert [each["action"] for each in acts] == [
+        "endpoint.resume", "endpoint.drain", "endpoint.pause",
+    ]  # fmt: skip
+
+
+def test_a_request_is_requeued_and_failed(darkroom: Any, address: Address) -> None:
+    request_id = submitted(address)
+    assert darkroom("requests", "requeue", request_id).stdout == "It is queued.\n"
+    reason = "It hangs & burns?"
+    assert darkroom("requests", "fail", request_id, "--reason", reason).stdout == "It is failed.\n"
+    assert "ended already" in darkroom("requests", "fail", request_id, fails=True).stderr
+    assert reason in darkroom("requests", "show", request_id).stdout
+    assert f"request.fail  {request_id}" in darkroom("audit").stdout
+
+
+def test_the_queue_is_shown_as_json(darkroom: Any) -> None:
+    seen = json.loads(darkroom("queue", "--json").stdout)
+    assert seen.keys() == {"lanes", "leases", "halts", "oldest_transaction"}
+
+
+def test_the_queue_is_told_in_words() -> None:
+    lane = {"pool": "studio", "tenant": "ann", "queued": 3, "running": 1, "oldest_s": 12.4}
+    lease = {"request_id": "r", "endpoint": PROBE, "attempt": 2, "age_s": 3.6, "replica_id": "r7"}
+    oldest = {"age_s": 61.25, "state": "idle in transaction", "application": "psql", "pid": 7}
+    seen = {"lanes": [lane], "leases": [lease], "halts": [], "oldest_transaction": oldest}
+    assert list(queue_lines(seen)) == [
+        "pool studio, tenant ann: 3 queued, the oldest for 12 s; 1 running",
+        "r  test/probe: attempt 2 for 4 s on r7",
+        "oldest transaction of the database: 61.2 s, idle in transaction (psql, process 7)",
+    ]
+    nothing = {"lanes": [], "leases": [], "halts": [], "oldest_transaction": None}
+    assert list(queue_lines(nothing)) == ["Nothing is queued, and nothing runs."]

@@ -1,0 +1,34 @@
+"""The file that shows what is being made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from serve_app.cli.preview_file import PreviewFile
+
+
+def running(preview: str | None) -> dict[str, Any]:
+    return {"status": "IN_PROGRESS", "darkroom": {"stage": "denoising", "preview": preview}}
+
+
+def test_each_new_preview_is_fetched_once_and_written(tmp_path: Path) -> None:
+    pictures = {"/p": None, "/p?step=2": b"two", "/p?step=4": b"four"}
+    fetched: list[str] = []
+
+    def fetch(url: str) -> bytes | None:
+        fetched.append(url)
+        return pictures[url]
+
+    path = tmp_path / "now.jpg"
+    file = PreviewFile(fetch, path)
+    file.look({"status": "IN_QUEUE", "darkroom": {"reason": "busy"}})
+    file.look(running(None))
+    file.look(running("/p"))
+    assert not path.exists()
+    for url in ("/p?step=2", "/p?step=2", "/p?step=4"):
+        file.look(running(url))
+        assert path.read_bytes() == pictures[url]
+    file.look({"status": "COMPLETED"})
+    assert fetched == ["/p", "/p?step=2", "/p?step=4"]
+    assert list(tmp_path.iterdir()) == [path]

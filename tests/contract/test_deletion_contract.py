@@ -1,0 +1,129 @@
+"""What every ``Queue`` does when a request is deleted, and how its history is looked through."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from serve_app.domain.artifact import Artifact
+from serve_app.domain.errors import RequestActive, RequestDeleted, RequestNotFound
+from serve_app.domain.lease import Verdict
+from serve_app.domain.outcome import Outcome
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import NewRequest, State
+from serve_app.ingress.ids import RequestIds
+from serve_app.telemetry.clock import SystemClock
+from tests.queue.requests import TENANT, done, lease, new
+
+new_id = RequestIds(SystemClock())
+KEYED = {"idempotency_key": "k", "body_digest": bytes(32)}
+
+
+def asked(**changes: Any) -> NewRequest:
+    return new(**{"id": new_id(), **changes})
+
+
+def picture(request_id: str) -> Outcome:
+    artifact = Artifact(f"r/{request_id}/1/a.png", "image/png", 3, "ab" * 32)
+    return Outcome(output={"images": [{"artifact": artifact.key}]}, artifacts=(artifact,))
+
+
+async def ended(queue: Queue, **changes: Any) -> str:
+    request = asked(**changes)
+    await queue.submit(request)
+    granted = await lease(queue)
+    await queue.finish(done(granted.held, picture(request.id)))
+    return request.id
+
+
+@pytest.mark.parametrize("keyed", [{}, KEYED])
+async def test_a_deleted_request_is_nowhere_and_its_files_are_unwanted(
+    queue: Queue, keyed: dict[str, Any]
+) -> None:
+    kept, gone = await ended(queue), await ended(queue, **keyed)
+    assert (await queue.get(TENANT, gone)).state is State.SUCCEEDED
+    assert await queue.delete(TENANT, gone) == [f"r/{gone}/1/a.png"]
+    for call in (queue.get, queue.lines, queue.delete, queue.cancel):
+        with pytest.raises(RequestNotFound):
+            await call(TENANT, gone)
+    assert [each.id for each in await queue.page(TENANT)] == [kept]
+
+
+async def test_what_has_not_ended_is_not_deleted(queue: Queue) -> None:
+    request = asked()
+    await queue.submit(request)
+    with pytest.raises(RequestActive, match="queued"):
+        await queue.delete(TENANT, request.id)
+    granted = await lease(queue)
+    with pytest.raises(RequestActive, match="running"):
+        await queue.delete(TENANT, request.id)
+    assert await queue.finish(done(granted.held)) is Verdict.ACCEPTED
+    assert await queue.delete(TENANT, request.id) == []
+
+
+async def test_what_was_cancelled_is_deleted_too(queue: Queue) -> None:
+    request = asked()
+    await queue.submit(request)
+    await queue.cancel(TENANT, request.id)
+    assert await queue.delete(TENANT, request.id) == []
+
+
+@pytest.mark.parametrize("id_", ["nonsense", "01890000-0000-7000-8000-000000000000"])
+async def test_only_ones_own_can_be_deleted(queue: Queue, id_: str) -> None:
+    own = await ended(queue)
+    for tenant, named in (("bob", own), (TENANT, id_)):
+        with pytest.raises(RequestNotFound):
+            await queue.delete(tenant, named)
+    assert (await queue.get(TENANT, own)).state is State.SUCCEEDED
+
+
+async def test_a_repeat_of_a_deleted_request_is_told_and_not_made_again(queue: Queue) -> None:
+    gone = await ended(queue, **KEYED)
+    await queue.delete(TENANT, gone)
+    with pytest.raises(RequestDeleted):
+        await queue.repeated(asked(**KEYED))
+    with pytest.raises(RequestDeleted):
+        await queue.submit(asked(**KEYED))
+    assert await queue.page(TENANT) == []
+
+
+async def test_a_finish_that_comes_again_after_the_deletion_changes_nothing(queue: Queue) -> None:
+    request = asked()
+    await queue.submit(request)
+    held = (await lease(queue)).held
+    await queue.finish(done(held, picture(request.id)))
+    await queue.delete(TENANT, request.id)
+    assert await queue.finish(done(held, picture(request.id))) is Verdict.FENCED
+    with pytest.raises(RequestNotFound):
+        await queue.get(TENANT, request.id)
+
+
+async def test_an_outcome_that_was_deleted_is_not_shared_any_more(queue: Queue) -> None:
+    shared = {"reuse_digest": bytes(32)}
+    first = await ended(queue, **shared)
+    second = await queue.submit(asked(**shared))
+    assert second.reuses == first
+    assert await queue.delete(TENANT, second.id) == []
+    await queue.delete(TENANT, first)
+    assert (await queue.submit(asked(**shared))).state is State.QUEUED
+
+
+async def test_history_is_narrowed_by_endpoint_and_time(queue: Queue) -> None:
+    old = await queue.submit(asked())
+    other = await queue.submit(asked(endpoint="fal-ai/fast-sdxl"))
+    young = await queue.submit(asked())
+
+    async def ids(**narrowed: Any) -> list[str]:
+        return [each.id for each in await queue.page(TENANT, **narrowed)]
+
+    assert await ids(endpoint=other.endpoint) == [other.id]
+    assert await ids(endpoint=old.endpoint, limit=1) == [young.id]
+    assert await ids(endpoint=old.endpoint, before=young.id) == [old.id]
+    assert await ids(since=other.created_at) == [young.id, other.id]
+    assert await ids(until=other.created_at) == [old.id]
+    assert await ids(until=other.created_at, before=old.id) == []
+    assert await ids(since=young.created_at + timedelta(hours=1)) == []
+    assert await ids(until=old.created_at - timedelta(days=40000)) == []
+    assert await ids(since=old.created_at - timedelta(days=40000), states=[State.FAILED]) == []

@@ -1,0 +1,123 @@
+"""When a ``Queue`` says that requests should start and end: over the fake and over PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from serve_app.domain.lease import Lease, Presence, ReplicaStage
+from serve_app.domain.outcome import Outcome, Usage
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import Waiting, WaitReason
+from serve_app.settings import TenantLimits
+from tests.contract.queues import Make
+from tests.contract.test_fairness_contract import CALM, submitted
+from tests.contract.test_queue_contract import eventually
+from tests.queue.requests import POOL, TENANT, ask, done, new
+
+
+async def learned(queue: Queue, run_s: float) -> None:
+    """Requests take so long here."""
+    for _ in range(3):
+        await queue.submit(new(work=10.0))
+        (granted,) = (await queue.ask(ask(1))).leases
+        await queue.finish(done(granted.held, Outcome(output={}, usage=Usage(run_s, 4, 1.0))))
+
+
+async def waits_until(queue: Queue, request_id: str, true: Callable[[Waiting], bool]) -> Waiting:
+    """Its waiting as soon as that is so."""
+    found: list[Waiting] = []
+
+    async def holds() -> bool:
+        found.append(await queue.waiting(await queue.get(TENANT, request_id)))
+        return true(found[-1])
+
+    await eventually(holds)
+    return found[-1]
+
+
+def seconds(at: datetime | None) -> float:
+    """From now; none while nobody can tell."""
+    return 0.0 if at is None else (at - datetime.now(UTC)).total_seconds()
+
+
+async def test_while_nothing_has_ended_nobody_can_tell(make: Make) -> None:
+    queue = await make(CALM)
+    await queue.submit(new())
+    (granted,) = (await queue.ask(ask(1))).leases
+    request = await queue.submit(new())
+    waiting = await queue.waiting(request)
+    assert (waiting.starts_at, waiting.ends_at) == (None, None)
+    assert await queue.ends_at(await queue.get(TENANT, granted.request_id)) is None
+
+
+async def test_who_waits_is_told_when_it_should_start_and_end(make: Make) -> None:
+    queue = await make(CALM)
+    await learned(queue, 100.0)
+    await submitted(queue, 3, work=10.0)
+    running: Lease = (await queue.ask(ask(1))).leases[0]
+    last = await queue.submit(new(work=20.0))
+    # One runs, two of 100 s go before it, and it has twice their work.
+    waiting = await waits_until(queue, last.id, lambda it: seconds(it.starts_at) > 250)
+    assert waiting.position == 2
+    assert 250 < seconds(waiting.starts_at) < 310
+    assert 440 < seconds(waiting.ends_at) < 520
+    ends_at = await queue.ends_at(await queue.get(TENANT, running.request_id))
+    assert 80 < seconds(ends_at) <= 101
+
+
+async def test_another_tenant_s_single_request_is_told_that_it_is_next(make: Make) -> None:
+    queue = await make(CALM)
+    await learned(queue, 100.0)
+    await submitted(queue, 6, tenant="bob", work=10.0)
+    await queue.ask(ask(1))
+    single = await queue.submit(new(work=10.0))
+    waiting = await waits_until(
+        queue, single.id, lambda it: it.position <= 1 and it.starts_at is not None
+    )
+    assert 80 < seconds(waiting.starts_at) < 210
+
+
+async def test_what_takes_longer_than_expected_is_never_told_a_time_that_is_over(
+    make: Make,
+) -> None:
+    queue = await make(CALM)
+    await learned(queue, 0.05)
+    await queue.submit(new(work=10.0))
+    (granted,) = (await queue.ask(ask(1))).leases
+    waits = await queue.submit(new(work=10.0))
+    await asyncio.sleep(0.4)
+    for _ in range(10):
+        before = datetime.now(UTC)
+        waiting = await queue.waiting(waits)
+        ends_at = await queue.ends_at(await queue.get(TENANT, granted.request_id))
+        assert waiting.starts_at is not None
+        assert waiting.ends_at is not None
+        assert ends_at is not None
+        assert before <= waiting.starts_at <= waiting.ends_at
+        assert before <= ends_at
+        await asyncio.sleep(0.05)
+
+
+async def test_who_waits_for_a_limit_is_told_by_its_own_requests(make: Make) -> None:
+    queue = await make(replace(CALM, tenants={TENANT: TenantLimits(max_running=1)}))
+    await learned(queue, 100.0)
+    await submitted(queue, 1, work=10.0)
+    await queue.ask(ask(4))
+    await submitted(queue, 1, work=10.0)
+    last = await queue.submit(new(work=10.0))
+    waiting = await waits_until(queue, last.id, lambda it: it.reason is WaitReason.LIMIT)
+    assert 150 < seconds(waiting.starts_at) < 210
+
+
+async def test_without_a_replica_nobody_can_tell(make: Make) -> None:
+    queue = await make(CALM)
+    await learned(queue, 100.0)
+    drains = Presence("r1", "actor-r1", POOL, ReplicaStage.DRAINING)
+    await queue.announce(drains)
+    request = await queue.submit(new())
+    waiting = await queue.waiting(request)
+    assert waiting.reason is WaitReason.NO_REPLICA
+    assert waiting.starts_at is None

@@ -1,0 +1,116 @@
+"""What watchers of a ``Queue`` see: over the fake and over PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from serve_app.domain.ports import Queue
+from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.request import State
+from serve_app.ingress.event_stream import stream
+from tests.contract.queues import Make
+from tests.contract.test_queue_contract import eventually
+from tests.queue.database import QUICK
+from tests.queue.requests import TENANT, done, lease, new, report
+
+
+def read(text: str) -> tuple[str | None, str, dict[str, Any]] | None:
+    """``id``, name and data of one event; None of a comment or a ``retry``."""
+    fields = dict(line.split(": ", 1) for line in text.strip().splitlines() if line[0] != ":")
+    if "event" not in fields:
+        return None
+    return fields.get("id"), fields["event"], json.loads(fields["data"])
+
+
+async def watched(
+    queue: Queue, request_id: str, after: int = 0, so_far: list[Any] | None = None
+) -> list[Any]:
+    """All that a watcher is told, to the end; ``so_far`` grows with it."""
+    found = [] if so_far is None else so_far
+    request = await queue.get(TENANT, request_id)
+    async with asyncio.timeout(20):
+        async for text in stream(queue, request, after, keep_alive_s=0.2):
+            event = read(text)
+            if event is not None:
+                found.append(event)
+    return found
+
+
+async def test_the_log_is_read_from_behind_a_line_and_tells_of_states(make: Make) -> None:
+    queue = await make()
+    request = await queue.submit(new(warnings=("Mind.",)))
+    granted = await lease(queue)
+    await queue.finish(done(granted.held))
+    lines = await queue.lines(TENANT, request.id)
+    assert [line.sequence for line in lines] == [1, 2, 3, 4]
+    states = [State.QUEUED, None, State.RUNNING, State.SUCCEEDED]
+    assert [line.state for line in lines] == states
+    assert list(await queue.lines(TENANT, request.id, after=2)) == list(lines[2:])
+    assert list(await queue.lines(TENANT, request.id, after=4)) == []
+    assert (await queue.get(TENANT, request.id)).events == 4
+
+
+async def test_a_line_in_the_log_is_a_change(make: Make) -> None:
+    queue = await make()
+    request = await queue.submit(new())
+    waiting = asyncio.create_task(queue.changed(TENANT, request.id, 10.0, since=request))
+    await queue.log(request.id, "INFO", "Hello.")
+    assert (await waiting).events == 2
+
+
+async def test_a_watcher_is_told_everything_in_order_and_then_let_go(make: Make) -> None:
+    queue = await make(QUICK)
+    request = await queue.submit(new())
+    told: list[Any] = []
+    watching = asyncio.create_task(watched(queue, request.id, so_far=told))
+    granted = await lease(queue)
+    at_work = Progress(Stage.DENOISING, 2, 4)
+    await queue.report(report(granted.held, progress=[(granted.held, at_work)]))
+
+    async def seen() -> bool:
+        return any(name == "progress" for _, name, _ in told)
+
+    await eventually(seen)
+    await queue.finish(done(granted.held))
+    await watching
+    durable = [(id_, data["state"]) for id_, name, data in told if name == "state"]
+    assert durable == [("1", "queued"), ("2", "running"), ("3", "succeeded")]
+    progress = [(id_, data["step"]) for id_, name, data in told if name == "progress"]
+    assert progress == [(None, 2)]
+    assert told[-1][2]["state"] == "succeeded"
+
+
+async def test_who_comes_back_gets_the_rest_without_gap_or_repetition(make: Make) -> None:
+    queue = await make()
+    request = await queue.submit(new())
+    for n in range(20):
+        await queue.log(request.id, "INFO", f"Line {n}.")
+    granted = await lease(queue)
+    await queue.finish(done(granted.held))
+    whole = [id_ for id_, _, _ in await watched(queue, request.id)]
+    assert whole == [str(n) for n in range(1, 24)]
+    for cut in (0, 1, 7, 22):
+        assert [id_ for id_, _, _ in await watched(queue, request.id, cut)] == whole[cut:]
+    assert await watched(queue, request.id, 23) == []
+
+
+async def test_a_quiet_stream_is_kept_open_by_comments(make: Make) -> None:
+    queue = await make()
+    request = await queue.submit(new())
+    quiet = stream(queue, request, 0, keep_alive_s=0.05)
+    first = [await anext(quiet) for _ in range(4)]
+    assert [text[:1] for text in first] == ["r", "i", ":", ":"]
+    await quiet.aclose()
+
+
+async def test_300_watchers_of_300_requests_are_all_told(make: Make) -> None:
+    queue = await make(QUICK)
+    ids = [(await queue.submit(new())).id for _ in range(300)]
+    watching = [asyncio.create_task(watched(queue, id_)) for id_ in ids]
+    await asyncio.sleep(0)
+    for id_ in ids:
+        await queue.cancel(TENANT, id_)
+    for told in await asyncio.gather(*watching):
+        assert [data["state"] for _, _, data in told] == ["queued", "cancelled"]

@@ -1,0 +1,280 @@
+"""In which order a ``Queue`` leases: run over the fake and over PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from serve_app.domain.errors import Overloaded
+from serve_app.domain.lease import Ask, Lease
+from serve_app.domain.outcome import Outcome, Usage
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import Priority, Request, State, WaitReason
+from serve_app.settings import EndpointLimits, TenantLimits
+from tests.contract.queues import Make
+from tests.contract.test_queue_contract import eventually
+from tests.queue.database import QUICK
+from tests.queue.requests import POOL, TENANT, ask, done, failure, new, report
+
+CALM = replace(QUICK, lease_s=600.0, first_lease_s=600.0, ask_wait_s=2.0)
+DEV, PRO = "fal-ai/flux/dev", "fal-ai/flux/pro"
+
+
+def asks_hot(*hot: str, slots: int = 1, replica: str = "r1") -> Ask:
+    return Ask(replica, f"actor-{replica}", POOL, slots, hot=hot)
+
+
+async def order_of(queue: Queue, most: int, run_s: float = 1.0) -> list[Lease]:
+    """Up to ``most``, one after the other, each run to its end."""
+    leases: list[Lease] = []
+    while len(leases) < most:
+        work = await queue.ask(ask(1))
+        if not work.leases:
+            break
+        (granted,) = work.leases
+        leases.append(granted)
+        await queue.finish(done(granted.held, Outcome(output={}, usage=Usage(run_s, 4, 1.0))))
+    return leases
+
+
+async def submitted(queue: Queue, n: int, **changes: object) -> list[str]:
+    return [(await queue.submit(new(**changes))).id for _ in range(n)]
+
+
+# Between tenants
+
+
+async def test_a_tenant_with_a_long_queue_delays_another_by_one_generation(make: Make) -> None:
+    queue = await make(CALM)
+    many = await submitted(queue, 30)
+    running = (await queue.ask(ask(1))).leases[0]
+    single = await queue.submit(new(tenant="bob"))
+    await queue.finish(done(running.held))
+    following = await order_of(queue, 2)
+    assert running.request_id == many[0]
+    assert following[0].request_id == single.id
+
+
+async def test_tenants_are_served_in_turn(make: Make) -> None:
+    queue = await make(CALM)
+    owners = dict.fromkeys(await submitted(queue, 6), TENANT)
+    owners |= dict.fromkeys(await submitted(queue, 6, tenant="bob"), "bob")
+    order = [owners[each.request_id] for each in await order_of(queue, 12)]
+    assert all(sorted(order[n : n + 2]) == [TENANT, "bob"] for n in range(0, 12, 2))
+
+
+async def test_a_statement_that_leases_several_takes_them_in_turn(make: Make) -> None:
+    queue = await make(CALM)
+    owners = dict.fromkeys(await submitted(queue, 6), TENANT)
+    owners |= dict.fromkeys(await submitted(queue, 6, tenant="bob"), "bob")
+    leases = (await queue.ask(ask(6))).leases
+    assert sorted(owners[each.request_id] for each in leases) == [TENANT] * 3 + ["bob"] * 3
+
+
+async def test_a_tenant_gets_its_weight(make: Make) -> None:
+    queue = await make(replace(CALM, tenants={"bob": TenantLimits(weight=3)}))
+    owners = dict.fromkeys(await submitted(queue, 12), TENANT)
+    owners |= dict.fromkeys(await submitted(queue, 12, tenant="bob"), "bob")
+    order = [owners[each.request_id] for each in await order_of(queue, 12)]
+    assert 8 <= order.count("bob") <= 10
+
+
+async def test_shares_are_of_time_and_not_of_requests(make: Make) -> None:
+    queue = await make(CALM)
+    owners = dict.fromkeys(await submitted(queue, 12), TENANT)
+    owners |= dict.fromkeys(await submitted(queue, 24, tenant="bob"), "bob")
+    seconds = {TENANT: 0.0, "bob": 0.0}
+    for _ in range(24):
+        (granted,) = (await queue.ask(ask(1))).leases
+        owner = owners[granted.request_id]
+        run_s = 4.0 if owner == TENANT else 1.0
+        seconds[owner] += run_s
+        await queue.finish(done(granted.held, Outcome(output={}, usage=Usage(run_s, 4, 1.0))))
+    assert abs(seconds[TENANT] - seconds["bob"]) <= 5.0
+
+
+async def test_who_was_idle_has_saved_up_nothing(make: Make) -> None:
+    queue = await make(CALM)
+    owners = dict.fromkeys(await submitted(queue, 1, tenant="bob"), "bob")
+    await order_of(queue, 1)
+    owners |= dict.fromkeys(await submitted(queue, 20), TENANT)
+    await order_of(queue, 10)  # while bob is idle
+    owners |= dict.fromkeys(await submitted(queue, 10, tenant="bob"), "bob")
+    order = [owners[each.request_id] for each in await order_of(queue, 8)]
+    assert 3 <= order.count(TENANT) <= 5
+
+
+# Within a tenant
+
+
+async def test_a_low_request_is_overtaken_by_those_that_come_soon_after_it(queue: Queue) -> None:
+    low = await queue.submit(new(priority=Priority.LOW))
+    normal = await queue.submit(new())
+    high = await queue.submit(new(priority=Priority.HIGH))
+    leases = (await queue.ask(ask(3))).leases
+    assert [each.request_id for each in leases] == [high.id, normal.id, low.id]
+
+
+async def test_high_priority_gains_nothing_over_other_tenants(make: Make) -> None:
+    queue = await make(CALM)
+    normal = await submitted(queue, 4, tenant="bob")
+    await submitted(queue, 4, priority=Priority.HIGH)
+    served = {each.request_id for each in await order_of(queue, 4)}
+    assert len(served & {*normal}) == 2
+
+
+async def test_what_is_loaded_goes_first_within_its_tenant(make: Make) -> None:
+    queue = await make(CALM)
+    await submitted(queue, 2)
+    loaded = await submitted(queue, 2, endpoint=DEV)
+    leases = (await queue.ask(asks_hot(DEV, slots=2))).leases
+    assert [each.request_id for each in leases] == loaded
+
+
+async def test_what_is_loaded_does_not_go_before_another_tenant(make: Make) -> None:
+    queue = await make(CALM)
+    await submitted(queue, 5, endpoint=DEV)
+    running = (await queue.ask(asks_hot(DEV))).leases[0]
+    single = await queue.submit(new(tenant="bob", endpoint=PRO))
+    await queue.finish(done(running.held))
+    (following,) = (await queue.ask(asks_hot(DEV))).leases
+    assert following.request_id == single.id
+
+
+async def test_what_expires_soon_goes_before_what_is_loaded(make: Make) -> None:
+    queue = await make(CALM)
+    await submitted(queue, 2, endpoint=DEV)
+    due = await queue.submit(new(start_within_s=3.0))
+    (granted,) = (await queue.ask(asks_hot(DEV))).leases
+    assert granted.request_id == due.id
+
+
+async def test_a_replica_that_waits_with_the_weights_gets_the_request(make: Make) -> None:
+    # A look round at the moment of the submit would lease it to whoever asked first.
+    queue = await make(replace(CALM, look_s=60.0))
+    cold = asyncio.create_task(queue.ask(asks_hot(PRO, replica="r1")))
+    hot = asyncio.create_task(queue.ask(asks_hot(DEV, replica="r2")))
+    await asyncio.sleep(0.3)  # both wait
+    request = await queue.submit(new(endpoint=DEV))
+    served, _ = await asyncio.wait((cold, hot), return_when=asyncio.FIRST_COMPLETED)
+    assert served == {hot}
+    assert hot.result().leases[0].request_id == request.id
+    await asyncio.gather(cold)
+
+
+# Limits
+
+
+async def test_no_more_of_a_tenant_run_than_may(make: Make) -> None:
+    queue = await make(replace(CALM, tenants={TENANT: TenantLimits(max_running=2)}))
+    mine = await submitted(queue, 4)
+    theirs = await submitted(queue, 4, tenant="bob")
+    leases = (await queue.ask(ask(8))).leases
+    assert {each.request_id for each in leases} == {*mine[:2], *theirs}
+    first = await queue.get(TENANT, mine[2])
+    await eventually(lambda: waits_for_a_limit(queue, first))
+    waiting = asyncio.create_task(queue.ask(ask(8)))
+    await asyncio.sleep(0.05)
+    own = next(each for each in leases if each.request_id == mine[0])
+    await queue.finish(done(own.held))
+    granted = (await waiting).leases or (await queue.ask(ask(8))).leases
+    assert [each.request_id for each in granted] == [mine[2]]
+
+
+async def waits_for_a_limit(queue: Queue, request: Request) -> bool:
+    waiting = await queue.waiting(request)
+    return waiting.reason is WaitReason.LIMIT and "at once" in waiting.detail
+
+
+async def test_no_more_of_an_endpoint_run_than_may(make: Make) -> None:
+    queue = await make(replace(CALM, endpoints={DEV: EndpointLimits(max_running=1)}))
+    dev = [
+        *await submitted(queue, 2, endpoint=DEV),
+        *await submitted(queue, 1, endpoint=DEV, tenant="bob"),
+    ]
+    other = await submitted(queue, 2)
+    leases = {each.request_id for each in (await queue.ask(ask(8))).leases}
+    assert leases >= {*other}
+    assert len(leases & {*dev}) == 1
+    waits = await queue.get(TENANT, dev[1])
+    await eventually(lambda: waits_for_a_limit(queue, waits))
+
+
+async def test_every_tenant_has_the_same_limit_unless_it_has_its_own(make: Make) -> None:
+    limits = replace(CALM, max_running_per_tenant=1, tenants={"bob": TenantLimits(max_running=3)})
+    queue = await make(limits)
+    await submitted(queue, 4)
+    await submitted(queue, 4, tenant="bob")
+    leases = (await queue.ask(ask(8))).leases
+    assert len(leases) == 4
+
+
+async def test_who_waited_for_a_limit_has_saved_up_nothing(make: Make) -> None:
+    queue = await make(replace(CALM, tenants={TENANT: TenantLimits(max_running=1)}))
+    owners = dict.fromkeys(await submitted(queue, 10), TENANT)
+    owners |= dict.fromkeys(await submitted(queue, 30, tenant="bob"), "bob")
+    held = next(
+        each.held for each in (await queue.ask(ask(2))).leases if owners[each.request_id] == TENANT
+    )
+    await order_of(queue, 15)  # all bob's
+    await queue.finish(done(held))
+    order = [owners[each.request_id] for each in await order_of(queue, 8)]
+    assert 3 <= order.count("bob") <= 5
+
+
+async def test_past_a_tenant_s_or_an_endpoint_s_own_cap_submits_are_refused(make: Make) -> None:
+    limits = replace(
+        CALM,
+        tenants={TENANT: TenantLimits(max_waiting=2)},
+        endpoints={DEV: EndpointLimits(max_waiting=1)},
+    )
+    queue = await make(limits)
+    await submitted(queue, 2)
+    with pytest.raises(Overloaded, match="2 of your requests") as refused:
+        await queue.submit(new())
+    assert refused.value.retry_after_s >= 1.0
+    await queue.submit(new(tenant="bob", endpoint=DEV))
+    with pytest.raises(Overloaded, match="1 requests are waiting for"):
+        await queue.submit(new(tenant="bob", endpoint=DEV))
+
+
+# Time in all
+
+
+async def test_a_request_that_is_queued_past_its_deadline_expires(queue: Queue) -> None:
+    late = await queue.submit(new(end_within_s=0.15, start_within_s=60.0))
+    ended = await queue.wait(TENANT, late.id, 5.0)
+    assert ended.state is State.EXPIRED
+    assert ended.outcome is not None
+    assert ended.outcome.failure is not None
+    assert "X-Darkroom-Deadline" in ended.outcome.failure.message
+
+
+async def test_a_lease_says_what_remains_of_the_time(queue: Queue) -> None:
+    await queue.submit(new(end_within_s=60.0))
+    await queue.submit(new())
+    first, second = (await queue.ask(ask(2))).leases
+    assert first.deadline_s == pytest.approx(60.0, abs=5.0)
+    assert second.deadline_s is None
+
+
+async def test_an_attempt_that_ran_out_of_time_ends_the_request_as_expired(queue: Queue) -> None:
+    request = await queue.submit(new(end_within_s=60.0))
+    (granted,) = (await queue.ask(ask(1))).leases
+    await queue.finish(done(granted.held, failure("expired")))
+    ended = await queue.get(TENANT, request.id)
+    assert ended.state is State.EXPIRED
+    assert ended.outcome == failure("expired")
+
+
+async def test_what_comes_back_after_its_deadline_expires(make: Make) -> None:
+    queue = await make(CALM)
+    request = await queue.submit(new(end_within_s=0.4))
+    (granted,) = (await queue.ask(ask(1))).leases
+    await queue.report(report(granted.held))
+    await asyncio.sleep(0.5)
+    assert (await queue.get(TENANT, request.id)).state is State.RUNNING
+    await queue.hand_back(granted.held, "r1", "draining")
+    assert (await queue.wait(TENANT, request.id, 5.0)).state is State.EXPIRED

@@ -1,0 +1,63 @@
+"""What every ``Queue`` forgets of a request whose input and outcome are not to be kept."""
+
+from __future__ import annotations
+
+import asyncio
+
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import Forgetting, Request
+from tests.contract.test_deletion_contract import asked, picture
+from tests.queue.requests import TENANT, done, lease
+
+INPUT = {"prompt": "a secret\0", "sync_mode": True, "seed": 7}
+
+
+async def forgot(queue: Queue, request_id: str, what: Forgetting) -> Request:
+    """The request when ``what`` is the next thing to be forgotten of it."""
+
+    async def until() -> Request:
+        while True:
+            found = await queue.get(TENANT, request_id)
+            if found.forgetting is what:
+                return found
+            await asyncio.sleep(0.01)
+
+    return await asyncio.wait_for(until(), 10)
+
+
+async def test_the_input_is_there_for_the_replica_and_gone_after_the_end(queue: Queue) -> None:
+    request = asked(input=INPUT, store_io=False)
+    stored = await queue.submit(request)
+    assert stored.forgetting is Forgetting.INPUT
+    granted = await lease(queue)
+    assert granted.input == INPUT
+    await queue.finish(done(granted.held, picture(request.id)))
+    found = await forgot(queue, request.id, Forgetting.OUTCOME)
+    assert found.input == {"sync_mode": True}
+    assert found.outcome == picture(request.id)
+    assert [each.input for each in await queue.page(TENANT)] == [{"sync_mode": True}]
+
+
+async def test_what_is_kept_is_not_forgotten_beside_it(queue: Queue) -> None:
+    kept, gone = asked(input=INPUT), asked(input=INPUT, store_io=False)
+    for request in (kept, gone):
+        await queue.submit(request)
+        await queue.finish(done((await lease(queue)).held))
+    await forgot(queue, gone.id, Forgetting.OUTCOME)
+    found = await queue.get(TENANT, kept.id)
+    assert (found.input, found.forgetting) == (INPUT, None)
+
+
+async def test_what_was_cancelled_is_forgotten_too(queue: Queue) -> None:
+    request = asked(input=INPUT, store_io=False)
+    await queue.submit(request)
+    await queue.cancel(TENANT, request.id)
+    assert (await forgot(queue, request.id, Forgetting.OUTCOME)).input == {"sync_mode": True}
+
+
+async def test_what_is_forgotten_can_be_deleted_with_its_files(queue: Queue) -> None:
+    request = asked(input=INPUT, store_io=False)
+    await queue.submit(request)
+    await queue.finish(done((await lease(queue)).held, picture(request.id)))
+    await forgot(queue, request.id, Forgetting.OUTCOME)
+    assert await queue.delete(TENANT, request.id) == [f"r/{request.id}/1/a.png"]

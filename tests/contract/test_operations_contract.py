@@ -1,0 +1,197 @@
+"""What an operator does by hand: over the fake and over PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from serve_app.domain.errors import AlreadyFinal, EndpointDraining, RequestNotFound
+from serve_app.domain.lease import Signal, SignalKind, Verdict
+from serve_app.domain.operations import HaltKind
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import State, WaitReason
+from tests.contract.queues import Make
+from tests.contract.test_queue_contract import eventually
+from tests.queue.requests import POOL, TENANT, ask, done, failure, lease, new, new_id, report
+
+OTHER = "fal-ai/flux/dev"
+ENDPOINT = new().endpoint
+ADMIN = "key-1"
+
+
+async def acts(queue: Queue) -> list[tuple[str, str, str]]:
+    """Oldest first."""
+    found = await queue.operations.audit()
+    return [(each.actor, each.action, each.subject) for each in reversed(found)]
+
+
+async def test_what_is_paused_is_accepted_and_waits_while_others_go_on(make: Make) -> None:
+    queue = await make()
+    await queue.operations.pause(ENDPOINT, ADMIN)
+    paused = [(await queue.submit(new())).id for _ in range(40)]  # more than are looked at ahead
+    other = (await queue.submit(new(endpoint=OTHER))).id
+    work = await queue.ask(ask(4))
+    assert [each.request_id for each in work.leases] == [other]
+    assert not (await queue.ask(ask(4, work.leases[0].held))).leases
+    request = await queue.get(TENANT, paused[0])
+    waiting = await queue.waiting(request)
+    assert (request.state, waiting.reason) == (State.QUEUED, WaitReason.PAUSED)
+    assert (waiting.starts_at, waiting.ends_at) == (None, None)
+
+
+async def test_tenants_whose_requests_are_paused_hold_nobody_up(make: Make) -> None:
+    queue = await make()
+    await queue.operations.pause(ENDPOINT, ADMIN)
+    for n in range(5):
+        await queue.submit(new(tenant=f"tenant-{n}"))
+    other = (await queue.submit(new(endpoint=OTHER))).id
+    assert [each.request_id for each in (await queue.ask(ask(1))).leases] == [other]
+
+
+async def test_a_request_is_not_leased_at_its_submit_when_it_is_paused(make: Make) -> None:
+    queue = await make()
+    await queue.operations.pause(ENDPOINT, ADMIN)
+    asking = asyncio.create_task(queue.ask(ask(1)))
+    await asyncio.sleep(0.05)
+    await queue.submit(new())
+    assert not (await asking).leases
+
+
+async def test_a_resume_lets_go_on_what_waited(make: Make) -> None:
+    queue = await make()
+    await queue.operations.pause(ENDPOINT, ADMIN)
+    request = await queue.submit(new())
+    assert not (await queue.ask(ask(1))).leases
+    asking = asyncio.create_task(queue.ask(ask(1)))
+    assert await queue.operations.resume(ENDPOINT, ADMIN)
+    assert [each.request_id for each in (await asking).leases] == [request.id]
+    assert not await queue.operations.resume(ENDPOINT, ADMIN)
+    acted = [(ADMIN, "endpoint.pause", ENDPOINT), (ADMIN, "endpoint.resume", ENDPOINT)]
+    assert await acts(queue) == acted
+
+
+async def test_what_runs_goes_on_when_its_endpoint_is_paused(make: Make) -> None:
+    queue = await make()
+    await queue.submit(new())
+    granted = await lease(queue)
+    await queue.operations.pause(ENDPOINT, ADMIN)
+    assert not (await queue.report(report(granted.held))).fenced
+    assert await queue.finish(done(granted.held)) is Verdict.ACCEPTED
+
+
+async def test_what_drains_is_served_and_accepts_nothing(make: Make) -> None:
+    queue = await make()
+    request = await queue.submit(new())
+    halt = await queue.operations.drain(ENDPOINT, ADMIN)
+    assert (halt.endpoint, halt.kind, halt.actor) == (ENDPOINT, HaltKind.DRAINING, ADMIN)
+    with pytest.raises(EndpointDraining, match=ENDPOINT):
+        await queue.submit(new())
+    await queue.submit(new(endpoint=OTHER))
+    assert request.id in {each.request_id for each in (await queue.ask(ask(2))).leases}
+    await queue.operations.resume(ENDPOINT, ADMIN)
+    await queue.submit(new())
+
+
+async def test_paused_requests_call_for_no_replicas(make: Make) -> None:
+    queue = await make()
+    await queue.operations.pause(ENDPOINT, ADMIN)
+    await queue.submit(new())
+    await queue.submit(new(endpoint=OTHER))
+
+    async def one() -> bool:
+        return (await queue.demand())[POOL].queued == 1
+
+    await eventually(one)
+
+
+async def test_a_requeued_request_is_fenced_and_runs_again_without_a_failure(make: Make) -> None:
+    queue = await make()
+    request = await queue.submit(new())
+    granted = await lease(queue)
+    assert await queue.operations.requeue(request.id, ADMIN) is State.QUEUED
+    told = (await queue.ask(ask(0, granted.held))).signals
+    assert told == (Signal(SignalKind.FENCED, granted.held),)
+    assert await queue.finish(done(granted.held)) is Verdict.FENCED
+    assert (await queue.report(report(granted.held))).fenced == (granted.held,)
+    again = await lease(queue)
+    assert (again.request_id, again.attempt) == (request.id, 2)
+    assert (await queue.get(TENANT, request.id)).failures == 0
+    assert await queue.finish(done(again.held)) is Verdict.ACCEPTED
+    assert await acts(queue) == [(ADMIN, "request.requeue", request.id)]
+
+
+async def test_what_is_queued_needs_no_requeue(make: Make) -> None:
+    queue = await make()
+    request = await queue.submit(new())
+    assert await queue.operations.requeue(request.id, ADMIN) is State.QUEUED
+    assert await acts(queue) == []
+
+
+@pytest.mark.parametrize("runs", [False, True])
+async def test_a_request_is_failed_by_hand_with_the_reason(make: Make, runs: bool) -> None:
+    queue = await make()
+    request = await queue.submit(new())
+    held = (await lease(queue)).held if runs else None
+    waiting = asyncio.create_task(queue.wait(TENANT, request.id, 10.0))
+    assert await queue.operations.fail(request.id, ADMIN, "It hangs") is State.FAILED
+    ended = await waiting
+    assert ended.outcome is not None
+    assert ended.outcome.failure is not None
+    assert ended.outcome.failure.code == "failed_by_hand"
+    assert "It hangs" in ended.outcome.failure.message
+    if held is not None:
+        assert await queue.finish(done(held)) is Verdict.FENCED
+        assert await queue.finish(done(held, failure())) is Verdict.FENCED
+    assert (await queue.get(TENANT, request.id)).state is State.FAILED
+    assert not (await queue.ask(ask(1))).leases
+    (act,) = await queue.operations.audit()
+    assert (act.action, act.subject, act.detail) == (
+        "request.fail", request.id, {"reason": "It hangs"},
+    )  # fmt: skip
+    lines = await queue.lines(TENANT, request.id)
+    assert [line.state for line in lines].count(State.FAILED) == 1
+
+
+async def test_what_has_ended_is_left_alone(make: Make) -> None:
+    queue = await make()
+    request = await queue.submit(new())
+    await queue.cancel(TENANT, request.id)
+    with pytest.raises(AlreadyFinal, match="cancelled"):
+        await queue.operations.requeue(request.id, ADMIN)
+    with pytest.raises(AlreadyFinal):
+        await queue.operations.fail(request.id, ADMIN, "")
+    for unknown in (new_id(), "x"):
+        with pytest.raises(RequestNotFound):
+            await queue.operations.fail(unknown, ADMIN, "")
+        with pytest.raises(RequestNotFound):
+            await queue.operations.requeue(unknown, ADMIN)
+    assert await acts(queue) == []
+
+
+async def test_the_overview_shows_lanes_leases_and_halts(make: Make) -> None:
+    queue = await make()
+    await queue.submit(new(tenant="ann"))
+    granted = await lease(queue, replica="r7")  # before others wait: equal lanes have no order
+    for tenant in ("ann", "ann", "bob"):
+        await queue.submit(new(tenant=tenant))
+    await queue.operations.pause(OTHER, ADMIN)
+    seen = await queue.operations.overview()
+    figures = [(each.pool, each.tenant, each.queued, each.running) for each in seen.lanes]
+    assert figures == [(POOL, "ann", 2, 1), (POOL, "bob", 1, 0)]
+    assert all(each.oldest_s is not None and each.oldest_s >= 0 for each in seen.lanes)
+    (running,) = seen.leases
+    assert (running.request_id, running.attempt) == (granted.request_id, 1)
+    assert (running.replica_id, running.tenant) == ("r7", "ann")
+    assert 0 <= running.age_s < 5
+    assert -5 < running.expires_in_s < 1
+    assert [(each.endpoint, each.kind) for each in seen.halts] == [(OTHER, HaltKind.PAUSED)]
+
+
+async def test_the_audit_is_read_in_pages(make: Make) -> None:
+    queue = await make()
+    for n in range(5):
+        await queue.operations.pause(f"e/{n}", ADMIN)
+    first = await queue.operations.audit(limit=3)
+    rest = await queue.operations.audit(before=first[-1].id, limit=3)
+    assert [each.subject for each in (*first, *rest)] == ["e/4", "e/3", "e/2", "e/1", "e/0"]

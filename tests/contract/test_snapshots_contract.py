@@ -1,0 +1,104 @@
+"""What every ``Queue`` does with snapshots of what runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.lease import Held, Lease, Report
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import State
+from serve_app.domain.snapshot import StoredSnapshot
+from tests.fakes.terms import FakeTerms
+from tests.queue.requests import TENANT, done, lease, new, report
+
+
+async def leased(queue: Queue) -> Lease:
+    await queue.submit(new())
+    return await lease(queue)
+
+
+async def ticket_for(queue: Queue, held: Held) -> tuple[tuple[Held, UploadTicket], ...]:
+    asking = replace(report(held), wants_tickets=(held,))
+    return (await queue.report(asking)).snapshot_tickets
+
+
+async def keep(queue: Queue, held: Held, step: int = 3) -> StoredSnapshot:
+    """As a replica does that has uploaded one."""
+    ((_, ticket),) = await ticket_for(queue, held)
+    kept = StoredSnapshot(ticket.key, step)
+    await queue.report(replace(report(held), snapshots=((held, kept),)))
+    return kept
+
+
+async def url_of_the_next(queue: Queue, before: Lease) -> str | None:
+    """After a hand-back."""
+    await queue.hand_back(before.held, "r1", "It drains.")
+    return (await lease(queue, "r2")).snapshot_url
+
+
+async def test_a_first_attempt_has_no_snapshot(queue: Queue) -> None:
+    assert (await leased(queue)).snapshot_url is None
+
+
+async def test_a_report_gets_tickets_with_keys_of_their_own(queue: Queue) -> None:
+    held = (await leased(queue)).held
+    ((first_held, first),) = await ticket_for(queue, held)
+    ((_, second),) = await ticket_for(queue, held)
+    assert first_held == held
+    assert first.key != second.key
+
+
+async def test_an_attempt_that_lost_its_lease_gets_no_ticket(queue: Queue) -> None:
+    held = (await leased(queue)).held
+    await queue.finish(done(held))
+    assert await ticket_for(queue, held) == ()
+
+
+async def test_the_next_attempt_goes_on_from_the_latest(queue: Queue, terms: FakeTerms) -> None:
+    granted = await leased(queue)
+    await keep(queue, granted.held, 3)
+    latest = await keep(queue, granted.held, 5)
+    assert await url_of_the_next(queue, granted) == terms.snapshot_url(latest.key)
+    lines = [line.message for line in await queue.lines(TENANT, granted.request_id)]
+    assert "Attempt 2 started on replica r2, from the snapshot at step 5." in lines
+
+
+async def test_one_that_is_handed_back_with_the_lease_is_the_latest(
+    queue: Queue, terms: FakeTerms
+) -> None:
+    granted = await leased(queue)
+    await keep(queue, granted.held)
+    ((_, ticket),) = await ticket_for(queue, granted.held)
+    await queue.hand_back(granted.held, "r1", "It drains.", StoredSnapshot(ticket.key, 7))
+    again = await lease(queue, "r2")
+    assert again.snapshot_url == terms.snapshot_url(ticket.key)
+
+
+async def test_a_lost_lease_leaves_the_snapshot(queue: Queue, terms: FakeTerms) -> None:
+    granted = await leased(queue)
+    kept = await keep(queue, granted.held)
+    request = await queue.changed(TENANT, granted.request_id, 10.0)
+    if request.state is not State.QUEUED:
+        request = await queue.changed(TENANT, granted.request_id, 10.0, request)
+    assert request.failures == 1
+    assert (await lease(queue, "r2")).snapshot_url == terms.snapshot_url(kept.key)
+
+
+async def test_a_late_one_of_a_lost_attempt_changes_nothing(queue: Queue, terms: FakeTerms) -> None:
+    first = await leased(queue)
+    kept = await keep(queue, first.held)
+    ((_, ticket),) = await ticket_for(queue, first.held)
+    await queue.hand_back(first.held, "r1", "It drains.")
+    second = await lease(queue, "r2")
+    late = Report("r1", (first.held,), snapshots=((first.held, StoredSnapshot(ticket.key, 9)),))
+    assert (await queue.report(late)).fenced == (first.held,)
+    await queue.hand_back(second.held, "r2", "It drains.")
+    assert (await lease(queue, "r3")).snapshot_url == terms.snapshot_url(kept.key)
+
+
+async def test_a_key_that_is_none_of_the_attempt_s_is_passed_over(queue: Queue) -> None:
+    granted = await leased(queue)
+    foreign = StoredSnapshot("r/somebody/1/elses.png", 3)
+    await queue.report(replace(report(granted.held), snapshots=((granted.held, foreign),)))
+    assert await url_of_the_next(queue, granted) is None

@@ -1,0 +1,70 @@
+"""Requests that were on a replica when it died, one of which may have been the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from serve_app.domain.lease import Held, Lease
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import State
+from tests.contract.queues import Make
+from tests.fakes.liveness import FakeLiveness
+from tests.queue.database import QUICK
+from tests.queue.requests import TENANT, ask, done, new, report
+
+LONG = replace(QUICK, lease_s=600.0, first_lease_s=600.0)
+
+
+async def leased(queue: Queue, replica: str, slots: int, *held: Held) -> Sequence[Lease]:
+    """Confirmed by a report."""
+    leases = (await queue.ask(ask(slots, *held, replica=replica))).leases
+    await queue.report(report(*(each.held for each in leases), replica=replica))
+    return leases
+
+
+async def died(queue: Queue, liveness: FakeLiveness, replica: str, *ids: str) -> None:
+    liveness.buried.add(f"actor-{replica}")
+    for id_ in ids:
+        while (await queue.changed(TENANT, id_, 0.1)).state is State.RUNNING:
+            pass
+
+
+async def test_a_replica_runs_one_at_a_time_of_those_that_another_died_with(
+    make: Make, liveness: FakeLiveness
+) -> None:
+    queue = await make(LONG)
+    first, second, fresh = [(await queue.submit(new())).id for _ in range(3)]
+    assert len(await leased(queue, "r1", 2)) == 2
+    await died(queue, liveness, "r1", first, second)
+    (one, other) = await leased(queue, "r2", 3)
+    assert {one.request_id, other.request_id} == {first, fresh}
+    assert await leased(queue, "r2", 1, one.held, other.held) == ()
+    (elsewhere,) = await leased(queue, "r3", 3)
+    assert elsewhere.request_id == second
+
+
+async def test_it_gets_the_next_one_when_that_has_ended(make: Make, liveness: FakeLiveness) -> None:
+    queue = await make(LONG)
+    ids = [(await queue.submit(new())).id for _ in range(3)]
+    await leased(queue, "r1", 3)
+    await died(queue, liveness, "r1", *ids)
+    for id_ in ids:
+        (granted,) = await leased(queue, "r2", 3)
+        assert granted.request_id == id_
+        await queue.finish(done(granted.held, replica="r2"))
+
+
+async def test_of_two_replicas_that_ask_the_one_that_runs_none_gets_it(
+    make: Make, liveness: FakeLiveness
+) -> None:
+    queue = await make(LONG)
+    ids = [(await queue.submit(new())).id for _ in range(2)]
+    await leased(queue, "r1", 2)
+    await died(queue, liveness, "r1", *ids)
+    (first,) = await leased(queue, "r2", 1)
+    fresh = (await queue.submit(new())).id
+    (got,) = await leased(queue, "r2", 1, first.held)
+    assert got.request_id == fresh
+    (got,) = await leased(queue, "r3", 1)
+    assert got.request_id == ids[1]

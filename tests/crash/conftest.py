@@ -1,0 +1,98 @@
+"""Ingresses that reach PostgreSQL through a proxy, and the replicas and clients beside them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from serve_app.queue.embedded import EmbeddedPostgres
+from serve_app.queue.embedded_files import Files
+from serve_app.queue.migrations import migrate
+from tests.chaos.proxy import Proxy, before_postgres, through
+from tests.crash.scene import Scene
+from tests.fakes.liveness import FakeLiveness
+from tests.fakes.terms import FakeTerms
+from tests.queue.database import Ingress, conninfo, liveness, server, terms, until_stopped
+
+__all__ = ["conninfo", "liveness", "server", "terms"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.crash)
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """Repeats itself under the same ``--crash-seed``, which a failed test shows."""
+    seed = request.config.getoption("--crash-seed")
+    if seed is None:
+        seed = random.SystemRandom().randrange(10**6)
+    request.node.add_report_section("call", "seed", f"Again: --crash-seed {seed}")
+    return random.Random(seed)  # noqa: S311
+
+
+@pytest.fixture
+def tally_file(request: pytest.FixtureRequest) -> Path | None:
+    """Where each check writes what it found."""
+    return request.config.getoption("--crash-tally")
+
+
+@pytest.fixture
+async def proxy(conninfo: str) -> AsyncIterator[Proxy]:
+    proxy = before_postgres(conninfo)
+    yield proxy
+    await proxy.aclose()
+
+
+@pytest.fixture
+async def scene(
+    conninfo: str,
+    proxy: Proxy,
+    terms: FakeTerms,
+    liveness: FakeLiveness,
+    chance: random.Random,
+    tally_file: Path | None,
+) -> AsyncIterator[Scene]:
+    """The server of all tests, its proxy, and no ingress yet."""
+    far = Ingress(through(conninfo, await proxy.start()), terms, liveness)
+    near = Ingress(conninfo, terms, liveness)
+    yield Scene(conninfo, proxy, near, far, liveness, chance, tally_file)
+    proxy.heal()
+    await far.aclose()
+    await near.aclose()
+
+
+@pytest.fixture
+def own_dir(tmp_path: Path) -> Iterator[Path]:
+    """The data directory of a server that a test may kill."""
+    yield tmp_path
+    until_stopped(Files(tmp_path))
+
+
+@pytest.fixture
+async def own_scene(
+    own_dir: Path,
+    terms: FakeTerms,
+    liveness: FakeLiveness,
+    chance: random.Random,
+    tally_file: Path | None,
+) -> AsyncIterator[Scene]:
+    """The same on a server of its own, in ``own_dir``, whose commits wait for the disk."""
+    embedded = EmbeddedPostgres(own_dir, grace_s=0.2)
+    conninfo = await embedded.start()
+    await migrate(conninfo)
+    proxy = before_postgres(conninfo)
+    far = Ingress(through(conninfo, await proxy.start()), terms, liveness)
+    near = Ingress(conninfo, terms, liveness)
+    yield Scene(conninfo, proxy, near, far, liveness, chance, tally_file)
+    proxy.heal()
+    await far.aclose()
+    await near.aclose()
+    await proxy.aclose()
+    await embedded.aclose()

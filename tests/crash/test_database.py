@@ -1,0 +1,121 @@
+"""PostgreSQL away, cut off, restarted, full, or held up by others, under load."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.request import State
+from serve_app.queue import database
+from serve_app.queue.embedded_files import Files
+from tests.crash.scene import Clients, Scene
+from tests.queue.requests import new
+
+CANCEL_S = 10.0
+"""So long psycopg tries to have a silent server cancel the statement, before it gives up."""
+
+FULL = """
+CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN RAISE EXCEPTION 'could not extend file: No space left on device'
+    USING ERRCODE = 'disk_full'; END $$;
+CREATE TRIGGER full_disk BEFORE INSERT ON events EXECUTE FUNCTION full_disk();
+"""
+
+
+@contextmanager
+def full_disk(conninfo: str) -> Iterator[None]:
+    """Every statement that stores a line fails as on a full disk."""
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(FULL)
+        try:
+            yield
+        finally:
+            connection.execute("DROP FUNCTION full_disk CASCADE")
+
+
+async def test_a_database_that_swallows_everything_is_said_to_be_away_and_nothing_is_lost(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "ANSWER_S", 0.5)
+    far, _ = await scene.ingresses(scene.far, scene.near)
+    async with scene.replicas(2), Clients(scene, 3) as clients:
+        await clients.go_on()
+        scene.proxy.blackhole()
+        began = time.monotonic()
+        with pytest.raises(DatabaseUnavailable):
+            await far.submit(new())
+        assert time.monotonic() - began < 0.5 + CANCEL_S + 3.0
+        scene.proxy.heal()
+        await clients.go_on()
+    async with scene.replicas(2):
+        await scene.checked()
+
+
+async def test_connections_that_are_reset_again_and_again_lose_nothing(scene: Scene) -> None:
+    await scene.ingresses(scene.far, scene.far)
+    async with scene.replicas(2), Clients(scene, 4) as clients:
+        for _ in range(5):
+            await clients.go_on(scene.chance.randrange(1, 15))
+            scene.proxy.reset()
+    async with scene.replicas(2):
+        await scene.checked()
+
+
+async def test_an_immediate_restart_amid_commits_loses_nothing(
+    own_scene: Scene, own_dir: Path
+) -> None:
+    await own_scene.ingresses(own_scene.far, own_scene.near)
+    async with own_scene.replicas(2), Clients(own_scene, 4) as clients:
+        for _ in range(2):
+            await clients.go_on()
+            postmaster(own_dir).send_signal(signal.SIGQUIT)
+        await clients.go_on()
+    async with own_scene.replicas(2):
+        await own_scene.checked()
+
+
+def postmaster(data_dir: Path) -> psutil.Process:
+    lines = (Files(data_dir).cluster / "postmaster.pid").read_text().splitlines()
+    return psutil.Process(int(lines[0]))
+
+
+async def test_on_a_full_disk_nothing_is_accepted_and_what_was_made_is_handed_in_later(
+    scene: Scene,
+) -> None:
+    (queue,) = await scene.ingresses(scene.near)
+    requests = [await scene.submit(queue) for _ in range(4)]
+    async with scene.replicas(2, step_s=0.1) as keeper:
+        while len(scene.house.history.leases) < 4:  # noqa: ASYNC110 - replicas add to it
+            await asyncio.sleep(0.01)
+        with full_disk(scene.conninfo):
+            with pytest.raises(DatabaseUnavailable, match="disk is full"):
+                await queue.submit(new())
+            while len(scene.house.objects) < 4:  # noqa: ASYNC110 - the work is done
+                await asyncio.sleep(0.01)
+        for request in requests:
+            ended = await scene.final(request.id)
+            assert (ended.state, ended.attempt) == (State.SUCCEEDED, 1)
+        assert not any(each.fenced for each in keeper.replicas)
+    await scene.checked()
+
+
+async def test_a_snapshot_that_somebody_holds_open_stops_nothing(scene: Scene) -> None:
+    await scene.ingresses(scene.near, scene.near)
+    async with await psycopg.AsyncConnection.connect(scene.conninfo) as stranger:
+        await stranger.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        await stranger.execute("SELECT count(*) FROM requests")
+        async with scene.replicas(2, step_s=0.0), Clients(scene, 4, pause_s=0.0) as clients:
+            await clients.go_on(150)
+        async with scene.replicas(2, step_s=0.0):
+            await scene.checked()
+        rows = await stranger.execute("SELECT count(*) FROM requests")
+        assert await rows.fetchone() == (0,)  # it was open all the time

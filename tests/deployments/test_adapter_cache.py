@@ -1,0 +1,100 @@
+"""Adapters' files on the disk: which stay, and which make room."""
+
+import pytest
+
+from deployments.adapter_cache import AdapterCache
+from serve_app.domain.errors import WeightsUnavailable
+from tests.fakes.clock import FakeClock
+
+
+@pytest.fixture
+def clock():
+    return FakeClock()
+
+
+@pytest.fixture
+def cache(tmp_path, clock):
+    return AdapterCache(tmp_path / "adapters", 100, clock.now)
+
+
+def keep(cache, clock, key, size=40):
+    clock.advance(1)
+    with cache.part() as part:
+        part.write(bytes(size))
+        part.flush()
+        cache.keep(part, key)
+    use(cache, clock, key)
+
+
+def use(cache, clock, key):
+    clock.advance(1)
+    held = cache.hold(key)
+    if held is None:
+        return False
+    held.release()
+    return True
+
+
+def test_what_is_kept_is_found_and_nothing_else(cache, clock, tmp_path):
+    assert cache.hold("a") is None
+    keep(cache, clock, "a")
+    held = cache.hold("a")
+    assert held.path.read_bytes() == bytes(40)
+    assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["a.safetensors"]
+    assert cache.hold("b") is None
+
+
+def test_what_was_unused_for_longest_makes_room(cache, clock):
+    keep(cache, clock, "a")
+    keep(cache, clock, "b")
+    use(cache, clock, "a")
+    keep(cache, clock, "c")
+    assert [use(cache, clock, key) for key in "abc"] == [True, False, True]
+
+
+def test_what_is_in_use_stays_also_when_another_process_makes_room(cache, clock, tmp_path):
+    keep(cache, clock, "a")
+    held = cache.hold("a")
+    other = AdapterCache(tmp_path / "adapters", 100, clock.now)
+    keep(other, clock, "b", 90)
+    assert held.path.exists()
+    held.release()
+    keep(other, clock, "c", 90)
+    assert [use(cache, clock, key) for key in "abc"] == [False, False, True]
+
+
+def test_using_a_file_does_not_look_like_a_change_of_it(cache, clock):
+    keep(cache, clock, "a")
+    held = cache.hold("a")
+    before = held.path.stat().st_mtime_ns
+    use(cache, clock, "a")
+    assert held.path.stat().st_mtime_ns == before
+
+
+def test_a_half_written_file_is_never_found(cache, tmp_path):
+    with cache.part() as part:
+        part.write(b"half")  # and broken off
+    assert list((tmp_path / "adapters").iterdir()) == []
+
+
+def test_parts_of_killed_processes_are_removed_and_those_underway_are_not(cache, clock, tmp_path):
+    with cache.part() as part:
+        left = tmp_path / "adapters" / "left.part"
+        left.write_bytes(b"half")
+        keep(cache, clock, "a")
+        assert not left.exists()
+        cache.keep(part, "b")
+    assert use(cache, clock, "b")
+
+
+def test_some_of_the_disk_stays_free(tmp_path, clock):
+    AdapterCache(tmp_path, 100, clock.now, spare_bytes=0).check_room(1)
+    with pytest.raises(WeightsUnavailable, match="DARKROOM_ADAPTERS_DIR"):
+        AdapterCache(tmp_path, 100, clock.now, spare_bytes=2**60).check_room(1)
+
+
+def test_a_directory_that_cannot_be_written_is_told_with_the_setting(tmp_path, clock):
+    (tmp_path / "file").write_bytes(b"")
+    cache = AdapterCache(tmp_path / "file", 100, clock.now)
+    with pytest.raises(WeightsUnavailable, match="DARKROOM_ADAPTERS_DIR"), cache.part():
+        pass

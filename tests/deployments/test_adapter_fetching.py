@@ -1,0 +1,278 @@
+"""Adapters that inputs name: from the web, from our own storage, from the hub, inside the input."""
+
+import asyncio
+import base64
+import json
+import struct
+
+import httpx
+import pytest
+
+from deployments.adapter_cache import AdapterCache
+from deployments.adapter_fetching import ASK_AGAIN_S, AdapterFetcher
+from deployments.adapter_input import asked_adapters
+from serve_app.domain.errors import InvalidInput
+from serve_app.domain.store_config import StoreConfig
+from tests.deployments.web import Web
+from tests.fakes.clock import FakeClock
+from tests.weights.hub_server import HubServer, serving
+from weights.hub import Hub
+from weights.repository_files import RepositoryFiles
+from weights.store import Store
+
+URL = "https://example.com/api/download/models/7?type=Model"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+MOST = 5000
+
+
+def safetensors(fill=b"\1", size=16):
+    header = {"x": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + fill * size
+
+
+class House:
+    """A fetcher, and everywhere that it fetches from."""
+
+    def __init__(self, folder, hub):
+        self.web = Web()
+        self.clock = FakeClock()
+        self.folder = folder / "adapters"
+        self.hub = hub
+        self._store = folder / "store"
+        self.fetchers = []
+
+    def fetcher(self, *, offline=False, most=MOST):
+        config = StoreConfig(directory=self._store, offline=offline)
+        store = Store(config, lambda: Hub(self.hub.url, tries=1))
+        made = AdapterFetcher(
+            self.web.fetcher(max_bytes=most, offline=offline),
+            RepositoryFiles(store),
+            AdapterCache(self.folder, 10**6, self.clock.now),
+            self.clock,
+            most,
+        )
+        self.fetchers.append(made)
+        return made
+
+    def publish(self, folder, *names, fill=b"\1"):
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(safetensors(fill))
+        self.hub.add("house/style", COMMIT, folder)
+
+
+@pytest.fixture
+async def house(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    with serving(HubServer()) as hub:
+        made = House(tmp_path, hub)
+        yield made
+        for each in made.fetchers:
+            await each.aclose()
+
+
+async def bring(fetcher, *paths, files_url=""):
+    held = []
+    try:
+        asked = asked_adapters({"loras": [{"path": path} for path in paths]})
+        fetched = await fetcher.hold(asked, held, files_url)
+        return [each.file.read_bytes() for each in fetched]
+    finally:
+        for each in held:
+            each.release()
+
+
+async def refused(fetcher, path, match, **more):
+    good = "data:;base64," + base64.b64encode(safetensors()).decode()
+    with pytest.raises(InvalidInput, match=match) as caught:
+        await bring(fetcher, good, path, **more)
+    (problem,) = caught.value.problems
+    assert problem.loc == ("body", "loras", 1, "path")
+    return problem.type
+
+
+async def test_a_url_needs_no_file_name(house):
+    house.web.answers["example.com/api/download/models/7"] = httpx.Response(
+        302, headers={"location": "https://cdn.example.com/blob"}
+    )
+    house.web.names["cdn.example.com"] = house.web.names["example.com"]
+    house.web.answers["cdn.example.com/blob"] = httpx.Response(200, content=safetensors())
+    assert await bring(house.fetcher(), URL) == [safetensors()]
+
+
+async def test_a_file_may_be_inside_the_input_or_in_our_own_storage(house):
+    house.web.answers["ingress:8000/files/r/1/a"] = httpx.Response(200, content=safetensors(b"\2"))
+    inline = "data:;base64," + base64.b64encode(safetensors()).decode()
+    ours = "http://localhost:8000/files/r/1/a"
+    for fetcher in (house.fetcher(), house.fetcher(offline=True)):
+        found = await bring(fetcher, inline, ours, files_url="http://ingress:8000")
+        assert found == [safetensors(), safetensors(b"\2")]
+
+
+async def test_who_asks_for_the_same_at_once_waits_for_one_fetch(house):
+    asked, go = asyncio.Event(), asyncio.Event()
+
+    async def slow():
+        asked.set()
+        await go.wait()
+        return httpx.Response(200, content=safetensors())
+
+    house.web.answers["example.com/api/download/models/7"] = slow
+    fetcher = house.fetcher()
+    first = asyncio.create_task(bring(fetcher, URL))
+    others = [asyncio.create_task(bring(fetcher, URL, URL)) for _ in range(3)]
+    await asked.wait()
+    first.cancel()  # the others do not lose it
+    go.set()
+    assert await asyncio.gather(*others) == [[safetensors(), safetensors()]] * 3
+    assert len(house.web.requests) == 1
+
+
+async def test_after_a_minute_the_server_is_asked_whether_it_changed(house):
+    answers = house.web.answers
+    name = "example.com/api/download/models/7"
+    answers[name] = httpx.Response(200, content=safetensors(), headers={"etag": '"one"'})
+    fetcher = house.fetcher()
+    await bring(fetcher, URL)
+    await bring(fetcher, URL)
+    assert len(house.web.requests) == 1
+    house.clock.advance(ASK_AGAIN_S + 1)
+    answers[name] = httpx.Response(304)
+    assert await bring(fetcher, URL) == [safetensors()]
+    assert house.web.requests[-1].headers["if-none-match"] == '"one"'
+    house.clock.advance(ASK_AGAIN_S + 1)
+    answers[name] = httpx.Response(200, content=safetensors(b"\2"))
+    assert await bring(fetcher, URL) == [safetensors(b"\2")]
+    assert len(house.web.requests) == 3
+
+
+async def test_what_was_evicted_is_fetched_again(house):
+    name = "example.com/api/download/models/7"
+    house.web.answers[name] = httpx.Response(200, content=safetensors(), headers={"etag": '"one"'})
+    fetcher = house.fetcher()
+    await bring(fetcher, URL)
+    for path in house.folder.iterdir():
+        path.unlink()
+    assert await bring(fetcher, URL) == [safetensors()]
+    assert "if-none-match" not in house.web.requests[-1].headers
+
+
+async def test_what_is_no_safetensors_file_is_not_read_to_its_end(house):
+    read = []
+
+    async def pickle():
+        while True:
+            read.append(1)
+            yield b"PK\3\4" * 25
+
+    name = "example.com/api/download/models/7"
+    house.web.answers[name] = httpx.Response(200, content=pickle())
+    assert await refused(house.fetcher(), URL, "no safetensors file") == "unsupported_file"
+    assert len(read) <= 2
+    assert not list(house.folder.glob("*.part"))
+
+
+@pytest.mark.parametrize("body", [safetensors()[:-1], safetensors()[:9], b"", b"\xff" * 8 + b"{}"])
+async def test_a_damaged_file_is_refused(house, body):
+    house.web.answers["example.com/api/download/models/7"] = httpx.Response(200, content=body)
+    await refused(house.fetcher(), URL, "no safetensors file")
+    assert len(list(house.folder.iterdir())) == 1  # the good one beside it
+
+
+async def test_what_cannot_be_fetched_or_is_too_large_names_its_field(house):
+    assert await refused(house.fetcher(), URL, "answered 404") == "file_download_error"
+    await refused(house.fetcher(), "http://127.0.0.1:1/a", "private")
+    house.web.answers["example.com/api/download/models/7"] = httpx.Response(
+        200, content=safetensors(size=MOST)
+    )
+    assert await refused(house.fetcher(), URL, "larger than 5000") == "file_too_large"
+
+
+async def test_offline_nothing_is_fetched_from_elsewhere(house):
+    await refused(house.fetcher(offline=True), URL, "DARKROOM_OFFLINE")
+    await refused(house.fetcher(offline=True), "house/style", "DARKROOM_OFFLINE")
+    await refused(house.fetcher(offline=True), f"house/style@{COMMIT}", "DARKROOM_OFFLINE")
+    assert house.web.requests == house.hub.asked == []
+
+
+async def test_of_a_repository_the_file_that_is_meant_comes_alone(house, tmp_path):
+    folder = tmp_path / "published"
+    house.publish(folder, "pytorch_lora_weights.safetensors", "other.safetensors")
+    (folder / "other.safetensors").write_bytes(safetensors(b"\2"))
+    found = await bring(
+        house.fetcher(),
+        f"house/style@{COMMIT}",
+        f"house/style/other.safetensors@{COMMIT}",
+    )
+    assert found == [safetensors(), safetensors(b"\2")]
+    assert len(house.hub.downloads(".safetensors")) == 2
+    # Another replica of the node fetches nothing.
+    assert await bring(house.fetcher(), f"house/style@{COMMIT}") == [safetensors()]
+    assert len(house.hub.downloads(".safetensors")) == 2
+
+
+async def test_without_a_revision_it_is_what_the_main_branch_is_now(house, tmp_path):
+    house.publish(tmp_path / "one", "style.safetensors")
+    fetcher = house.fetcher()
+    assert await bring(fetcher, "house/style") == [safetensors()]
+    other = "f" * 40
+    house.publish(tmp_path / "two", "style.safetensors", fill=b"\2")
+    house.hub.add("house/style", other, tmp_path / "two")
+    assert await bring(fetcher, "house/style") == [safetensors()]
+    house.clock.advance(ASK_AGAIN_S + 1)
+    assert await bring(fetcher, "house/style") == [safetensors(b"\2")]
+
+
+async def test_a_commit_is_not_asked_for_twice(house, tmp_path):
+    house.publish(tmp_path / "one", "style.safetensors")
+    fetcher = house.fetcher()
+    await bring(fetcher, f"house/style@{COMMIT}")
+    asked = len(house.hub.asked)
+    house.clock.advance(ASK_AGAIN_S + 1)
+    await bring(fetcher, f"house/style@{COMMIT}")
+    assert len(house.hub.asked) == asked
+
+
+async def test_a_repository_that_leaves_a_choice_or_has_none_is_told(house, tmp_path):
+    house.publish(tmp_path / "many", "a.safetensors", "b.safetensors")
+    says = r"name the one that is meant.*a\.safetensors, b\.safetensors"
+    await refused(house.fetcher(), "house/style", says)
+    await refused(house.fetcher(), "house/style/c.safetensors", r"no file c\.safetensors")
+    (tmp_path / "pickles").mkdir()
+    (tmp_path / "pickles" / "lora.bin").write_bytes(b"x")
+    house.hub.add("house/style", COMMIT, tmp_path / "pickles")
+    await refused(house.fetcher(), "house/style", "has no safetensors")
+    await refused(house.fetcher(), "house/absent", "has no house/absent")
+
+
+async def test_a_large_file_of_a_repository_is_not_even_begun(house, tmp_path):
+    house.publish(tmp_path / "one", "style.safetensors")
+    (tmp_path / "one" / "style.safetensors").write_bytes(safetensors(size=500))
+    await refused(house.fetcher(most=200), "house/style", "larger than 200")
+    assert house.hub.downloads(".safetensors") == []
+
+
+async def test_bytes_that_are_not_those_of_the_digest_are_thrown_away(house, tmp_path):
+    house.publish(tmp_path / "one", "style.safetensors", fill=b"\2")
+    house.hub.wrong["style.safetensors"] = 1
+    await refused(house.fetcher(), "house/style", "other bytes than the digest")
+    assert await bring(house.fetcher(), "house/style") == [safetensors(b"\2")]
+
+
+@pytest.mark.parametrize(
+    ("loras", "at"),
+    [
+        ("house/style", "loras"),
+        (["house/style"], "loras.0.path"),
+        ([{"path": "/etc/passwd"}], "loras.0.path"),
+        ([{"path": "house/style", "scale": "much"}], "loras.0.scale"),
+        ([{"path": "house/style", "scale": float("nan")}], "loras.0.scale"),
+        ([{"path": "house/style"}] * 9, "loras"),
+    ],
+)
+def test_what_the_open_schema_lets_through_is_refused_here(loras, at):
+    with pytest.raises(InvalidInput) as caught:
+        asked_adapters({"loras": loras})
+    assert ".".join(str(part) for part in caught.value.problems[0].loc[1:]) == at

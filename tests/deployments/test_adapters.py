@@ -1,0 +1,237 @@
+"""Adapters that inputs name, through a replica, the real engine and tiny real pipelines."""
+
+import asyncio
+import base64
+from dataclasses import replace
+from io import BytesIO
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from deployments.families import FAMILIES
+from deployments.family import Made, load_families
+from serve_app.domain.progress import Stage
+from tests.deployments.served import CATALOG, from_folder
+from tests.deployments.waiting import until
+from tests.engine.gate import Gate
+from tests.engine.loras import save_lora
+from tests.engine.tiny import tiny_flux, tiny_sdxl
+from tests.engine.tiny_qwen import tiny_qwen_image
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.usefixtures("one_torch_thread"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+FLUX = "fal-ai/flux-lora"
+ENDPOINTS = {
+    FLUX: tiny_flux,
+    "fal-ai/fast-sdxl": tiny_sdxl,
+    "fal-ai/fast-sdxl/inpainting": tiny_sdxl,
+    "fal-ai/qwen-image": tiny_qwen_image,
+}
+PICTURES = ("image_url", "mask_url")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Of each tiny pipeline, with two adapters beside it."""
+    made = {}
+    for make in dict.fromkeys(ENDPOINTS.values()):
+        folder, pipeline = tmp_path_factory.mktemp(make.__name__), make()
+        pipeline.save_pretrained(folder / "weights", safe_serialization=True)
+        made[make] = folder
+        for seed in (1, 2):
+            save_lora(folder, pipeline, seed)
+    return made
+
+
+def inline(file):
+    return "data:;base64," + base64.b64encode(file.read_bytes()).decode()
+
+
+def given():
+    picture = Image.effect_noise((64, 64), 60).convert("RGB")
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    return picture, "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def asked(endpoint_id, *loras, seed=3, steps=4):
+    """What the client's body becomes, and the picture that it names."""
+    schema = CATALOG.get(endpoint_id).schema
+    picture, url = given()
+    fields = set(schema.json_schema()["properties"])
+    body = {
+        "prompt": "a red circle",
+        "image_size": {"width": 64, "height": 64},
+        "num_inference_steps": steps,
+        "seed": seed,
+        "loras": [{"path": inline(file), "scale": scale} for file, scale in loras],
+        **{name: url for name in PICTURES if name in fields},
+    }
+    checked, _ = schema.validate(body)
+    return checked, picture
+
+
+def by_diffusers(endpoint, make, lora, checked, picture):
+    """The file that comes of the pipeline with the adapter loaded, and nothing else."""
+    family, pipeline = load_families(FAMILIES)[endpoint.family], make()
+    file, scale = lora
+    pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name="lora")
+    pipeline.set_adapters(["lora"], [scale])
+    pictures = {name: picture for name in PICTURES if name in checked}
+    call = family.prepare(endpoint, {**checked, **pictures}, pipeline, 1)
+    result = (call.view or pipeline)(**call.arguments)
+    return result, family, call
+
+
+def levels(body):
+    picture = Image.open(BytesIO(body)).convert("RGB")
+    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).int()
+
+
+@pytest.mark.parametrize("endpoint_id", ENDPOINTS)
+async def test_two_requests_with_loras_share_forwards_and_get_what_diffusers_makes(
+    make_rig, folders, endpoint_id
+):
+    make = ENDPOINTS[endpoint_id]
+    folder = folders[make]
+    endpoint = from_folder(endpoint_id, folder / "weights", dtype="float32")
+    loras = [(folder / "1.safetensors", 0.6), (folder / "2.safetensors", -0.4)]
+    rig = await make_rig(slots=3)
+
+    def offer(name, lora, **more):
+        checked, picture = asked(endpoint_id, lora, **more)
+        lease = rig.lease(name, endpoint, **checked)
+        rig.port.offer(lease)
+        return lease.held, checked, picture
+
+    # Loaded before, so that those which count meet.
+    first = [offer(f"first {n}", lora, steps=2)[0] for n, lora in enumerate(loras)]
+    assert [(await rig.outcome(held)).failure for held in first] == [None, None]
+    engine = rig.workshop.engine
+    before = engine.counts()["merged_calls"]
+    gate = Gate(engine)
+    both = [offer(f"second {n}", lora, seed=n) for n, lora in enumerate(loras)]
+    await until(lambda: all(_looked(rig, held) for held, _, _ in both))
+    await asyncio.to_thread(gate.open)
+    for (held, checked, picture), lora in zip(both, loras, strict=True):
+        assert (await rig.outcome(held)).failure is None
+        made = rig.storage.objects[f"{held.request_id}/1/0"]
+        result, family, call = by_diffusers(endpoint, make, lora, checked, picture)
+        ticket = rig.storage.ticket("expected")
+        (file,) = family.deliver(endpoint, call, Made(result, 1.0, 1), [ticket]).files
+        assert (levels(made) - levels(file.body)).abs().max() <= 1
+    assert engine.counts()["merged_calls"] > before
+
+
+def _looked(rig, held):
+    attempt = rig.core._attempts.get(held)
+    generation = attempt and attempt.generation
+    return generation is not None and generation._adapters.looked.done()
+
+
+def _step(rig, held):
+    attempt = rig.core._attempts.get(held)
+    generation = attempt and attempt.generation
+    return 0 if generation is None else generation.steps_done
+
+
+@pytest.fixture
+def flux(folders):
+    return folders[tiny_flux]
+
+
+async def failed(rig, flux, *loras):
+    checked, _ = asked(FLUX)
+    endpoint = from_folder(FLUX, flux / "weights", dtype="float32")
+    lease = rig.lease("bad", endpoint, **{**checked, "loras": list(loras)})
+    rig.port.offer(lease)
+    return (await rig.outcome(lease.held)).failure
+
+
+def changed(file, folder, change):
+    save_file(change(load_file(file)), folder / "changed.safetensors")
+    return inline(folder / "changed.safetensors")
+
+
+ENCODER = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+WRONG = {
+    "changes the text_encoder too": lambda state: {
+        **state,
+        f"{ENCODER}.lora_A.weight": torch.ones(2, 32),
+        f"{ENCODER}.lora_B.weight": torch.ones(32, 2),
+    },
+    "for a model of another size": lambda state: {name: torch.ones(3, 3) for name in state},
+    "no plain LoRA": lambda state: {
+        name.replace("lora_B.weight", "dora_scale"): each for name, each in state.items()
+    },
+}
+
+
+@pytest.mark.parametrize("says", WRONG)
+async def test_what_the_model_cannot_take_is_the_fault_of_its_field(rig, flux, tmp_path, says):
+    good = {"path": inline(flux / "1.safetensors")}
+    bad = {"path": changed(flux / "1.safetensors", tmp_path, WRONG[says])}
+    failure = await failed(rig, flux, good, bad)
+    assert says in failure.message
+    assert (failure.field, failure.retryable) == ("loras.1.path", False)
+    assert str(tmp_path) not in failure.message
+
+
+async def test_what_cannot_be_fetched_is_told_before_any_weights_are_loaded(rig, flux):
+    failure = await failed(rig, flux, {"path": "http://127.0.0.1:1/lora.safetensors"})
+    assert "private address" in failure.message
+    assert failure.field == "loras.0.path"
+    assert rig.workshop.hot == ()
+
+
+async def test_the_status_says_that_files_are_fetched_and_a_cancelled_request_ends(rig, flux):
+    rig.storage.closed = asyncio.Event()
+    checked, _ = asked(FLUX)
+    endpoint = from_folder(FLUX, flux / "weights")
+    loras = [{"path": "http://localhost/files/r/1/a"}]
+    lease = rig.lease("slow", endpoint, **{**checked, "loras": loras})
+    lease = replace(lease, files_url="http://ingress:8000")
+    rig.port.offer(lease)
+    await rig.port.until(
+        lambda: any(
+            progress.stage is Stage.FETCHING
+            for _, report in rig.port.reports
+            for _, progress in report.progress
+        )
+    )
+    rig.port.cancelled.add(lease.held)
+    assert (await rig.outcome(lease.held)).failure.code == "cancelled"
+    rig.storage.closed.set()
+
+
+async def test_another_replica_goes_on_from_a_snapshot_with_the_same_adapters(make_rig, flux):
+    checked, _ = asked(FLUX, (flux / "1.safetensors", 0.6), steps=50)
+    endpoint = from_folder(FLUX, flux / "weights", dtype="float32")
+    one = await make_rig(snapshot_interval_s=0.05, report_interval_s=0.05)
+    first = one.lease("long", endpoint, **checked)
+    one.port.offer(first)
+    await until(lambda: _step(one, first.held) > 0)
+    generation = one.core._attempts[first.held].generation
+    generation.pause()
+    await one.port.until(lambda: first.held in one.port.snapshots)
+    kept = one.port.snapshots[first.held]
+    body = one.storage.objects[kept.key]
+    generation.unpause()
+    assert (await one.outcome(first.held)).failure is None
+    other = await make_rig()
+    other.storage.objects[kept.key] = body
+    again = replace(
+        other.lease("long", endpoint, attempt=2, **checked),
+        snapshot_url=f"http://storage/files/{kept.key}",
+        files_url="http://storage",
+    )
+    other.port.offer(again)
+    assert (await other.outcome(again.held)).failure is None
+    assert other.workshop.engine.counts()["forwards"] == 50 - kept.step
+    assert other.storage.objects["long/2/0"] == one.storage.objects["long/1/0"]

@@ -1,0 +1,136 @@
+"""A replica takes snapshots of what it runs, and goes on from those of others."""
+
+from dataclasses import replace
+
+import pytest
+
+from deployments.engine.snapshot import Snapshot
+from serve_app.domain.errors import Misconfigured
+from serve_app.domain.lease import Held
+from tests.deployments.conftest import Rig
+
+pytestmark = pytest.mark.engine
+
+STEPS, STEP_MS = 40, 25
+
+
+def long_one(rig: Rig, name: str = "long") -> Held:
+    return rig.offer(name, steps=STEPS, step_ms=STEP_MS)
+
+
+def stored(rig: Rig, held: Held) -> Snapshot:
+    return Snapshot.of_bytes(rig.storage.objects[rig.port.snapshots[held].key])
+
+
+def forwards(rig: Rig) -> int:
+    return int(rig.workshop.engine.counts()["forwards"])
+
+
+async def test_what_runs_long_is_kept_again_and_again(make_rig):
+    rig = await make_rig(snapshot_interval_s=0.1)
+    held = long_one(rig)
+    await rig.port.until(lambda: held in rig.port.snapshots)
+    first = rig.port.snapshots[held]
+    await rig.port.until(lambda: rig.port.snapshots[held] != first)
+    second = rig.port.snapshots[held]
+    assert second.key != first.key
+    assert 0 <= first.step < second.step < STEPS
+    assert stored(rig, held).step == rig.port.snapshots[held].step
+    assert (await rig.outcome(held)).output["steps"] == STEPS
+
+
+async def test_each_snapshot_is_told_once(make_rig):
+    rig = await make_rig(snapshot_interval_s=0.2)
+    held = long_one(rig)
+    await rig.outcome(held)
+    told = [each.key for _, report in rig.port.reports for _, each in report.snapshots]
+    assert len(told) >= 2
+    assert len(set(told)) == len(told)
+
+
+async def test_what_is_short_is_not_kept(make_rig):
+    rig = await make_rig(snapshot_interval_s=10.0)
+    held = rig.offer("short", steps=4, step_ms=STEP_MS)
+    await rig.outcome(held)
+    assert rig.port.tickets == 0
+
+
+async def test_a_closing_replica_hands_back_what_was_done(make_rig):
+    rig = await make_rig(snapshot_interval_s=0.0, snapshot_worth_s=0.0)
+    held = long_one(rig)
+    await rig.reported(held, step=3)
+    await rig.core.aclose()
+    assert rig.port.handed_back == [held]
+    assert rig.port.snapshots[held].step >= 3
+    assert stored(rig, held).step == rig.port.snapshots[held].step
+
+
+async def test_another_replica_goes_on_from_there(make_rig):
+    one = await make_rig(snapshot_interval_s=0.0, snapshot_worth_s=0.0)
+    held = long_one(one)
+    await one.reported(held, step=STEPS // 2)
+    await one.core.aclose()
+    kept = one.port.snapshots[held]
+    other = await make_rig()
+    other.storage.objects.update(one.storage.objects)
+    again = replace(
+        other.lease("long", attempt=2, steps=STEPS, step_ms=STEP_MS),
+        snapshot_url=f"http://storage/files/{kept.key}",
+        files_url="http://storage",
+    )
+    other.port.offer(again)
+    outcome = await other.outcome(again.held)
+    assert outcome.output["steps"] == STEPS
+    assert forwards(other) == STEPS - kept.step
+
+
+@pytest.mark.parametrize("trouble", ["gone", "broken", "of_another_call"])
+async def test_without_a_snapshot_that_fits_it_starts_anew(make_rig, trouble):
+    one = await make_rig(snapshot_interval_s=0.0, snapshot_worth_s=0.0)
+    held = long_one(one)
+    await one.reported(held, step=3)
+    await one.core.aclose()
+    kept = one.port.snapshots[held]
+    other = await make_rig()
+    if trouble != "gone":
+        body = one.storage.objects[kept.key]
+        other.storage.objects[kept.key] = body if trouble == "of_another_call" else body[:100]
+    steps = STEPS // 4
+    again = replace(
+        other.lease("long", attempt=2, steps=steps, step_ms=STEP_MS),
+        snapshot_url=f"http://storage/files/{kept.key}",
+        files_url="http://storage",
+    )
+    other.port.offer(again)
+    outcome = await other.outcome(again.held)
+    assert outcome.failure is None
+    assert outcome.output["steps"] == steps
+    assert forwards(other) == steps
+
+
+async def test_a_cancelled_attempt_is_cancelled_though_a_snapshot_is_under_way(make_rig):
+    rig = await make_rig(snapshot_interval_s=0.05)
+    held = long_one(rig)
+    await rig.port.until(lambda: rig.port.tickets > 0)
+    rig.port.cancelled.add(held)
+    outcome = await rig.outcome(held)
+    assert outcome.failure is not None
+    assert outcome.failure.code == "cancelled"
+
+
+async def test_a_replica_whose_engine_hangs_says_so(make_rig):
+    rig = await make_rig(stuck_after_s=0.2)
+    await rig.outcome(rig.offer("quick", steps=2, step_ms=1))
+    rig.core.check()
+    held = rig.offer("hangs", steps=2, step_ms=1, hang_s=1.5)
+
+    def replaced() -> bool:
+        try:
+            rig.core.check()
+        except Misconfigured as error:
+            return "it hangs" in error.message
+        return False
+
+    await rig.port.until(replaced)
+    await rig.outcome(held)
+    rig.core.check()

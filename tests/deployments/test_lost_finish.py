@@ -1,0 +1,31 @@
+"""A finish that was stored, and whose answer got lost on the way back."""
+
+import pytest
+
+from serve_app.domain.errors import Unavailable
+from serve_app.domain.lease import Finish, Signal, SignalKind, Verdict
+from tests.fakes.lease_port import FakeLeasePort
+
+pytestmark = pytest.mark.engine
+
+
+class Lossy(FakeLeasePort):
+    """Takes each finish, tells the replica that it holds the lease no more, which is true, and
+    loses the answer to the first."""
+
+    async def finish(self, finish: Finish) -> Verdict:
+        await super().finish(finish)
+        if len(self.finishes) == 1:
+            self.signal(Signal(SignalKind.FENCED, finish.held))
+            raise Unavailable("The answer got lost.")
+        return Verdict.ACCEPTED
+
+
+async def test_it_is_handed_in_again_and_its_files_stay(make_rig):
+    rig = await make_rig(Lossy(ask_wait_s=1.0))
+    rig.offer("one", steps=1, artifact_bytes=10)
+    first, again = await rig.port.finished(2, timeout_s=10.0)
+    assert first == again
+    assert (await rig.outcome(rig.offer("two", steps=0))).succeeded
+    assert [request.method for request in rig.storage.requests] == ["PUT"]
+    assert len(rig.storage.objects) == 1

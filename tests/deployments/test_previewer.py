@@ -1,0 +1,71 @@
+"""Previews on their way from the engine into the reports."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from serve_app.domain.endpoint import Endpoint, Weights
+
+DEMO = Path(__file__).parents[2] / "deployments" / "demo" / "flux"
+FLUX = Endpoint("flux", "flux", Weights(str(DEMO), demo=True), "flux")
+STEPS = 40
+INPUT = {
+    "prompt": "a red circle",
+    "image_size": {"width": 128, "height": 128},
+    "num_inference_steps": STEPS,
+    "guidance_scale": 3.5,
+    "num_images": 1,
+    "seed": 1,
+}
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::FutureWarning")]
+
+
+def previews(rig, held):
+    return [each for _, report in rig.port.reports for of, each in report.previews if of == held]
+
+
+async def test_while_somebody_looks_each_report_carries_at_most_one_preview(make_rig):
+    rig = await make_rig(report_interval_s=0.05)
+    lease = rig.lease("a", FLUX, **INPUT)
+    rig.port.watched.add(lease.held)
+    rig.port.offer(lease)
+    outcome = await rig.outcome(lease.held)
+    assert outcome.failure is None, outcome.failure
+    for _, report in rig.port.reports:
+        assert len(report.previews) <= 1
+    steps = [each.step for each in previews(rig, lease.held)]
+    assert steps
+    assert steps == sorted(set(steps))
+    picture = Image.open(BytesIO(previews(rig, lease.held)[0].picture))
+    assert (picture.format, picture.size) == ("JPEG", (256, 256))
+
+
+async def test_nobody_looks_and_nothing_is_made(make_rig):
+    rig = await make_rig(report_interval_s=0.05)
+    lease = rig.lease("a", FLUX, **INPUT)
+    rig.port.offer(lease)
+    await rig.outcome(lease.held)
+    assert previews(rig, lease.held) == []
+
+
+async def test_what_shows_no_picture_runs_on(rig):
+    held = rig.lease("a").held
+    rig.port.watched.add(held)
+    assert rig.offer("a", steps=40, step_ms=20) == held
+    outcome = await rig.outcome(held)
+    assert outcome.failure is None
+    assert previews(rig, held) == []
+
+
+async def test_reports_tell_the_rate(rig):
+    held = rig.offer("a", steps=40, step_ms=20)
+    await rig.outcome(held)
+    told = [each for _, report in rig.port.reports for _, each in report.progress]
+    rates = [each.rate for each in told if each.rate]
+    assert rates
+    assert all(0 < rate < 50 for rate in rates)

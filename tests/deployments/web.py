@@ -1,0 +1,37 @@
+"""The web as a fetcher meets it, without a socket."""
+
+import httpx
+
+from deployments.fetching import Fetcher
+
+PUBLIC, PRIVATE = "93.184.216.34", "10.0.0.7"
+
+
+class Web:
+    """Names, and what is at their URLs; requests arrive as they would at the servers."""
+
+    def __init__(self):
+        self.names = {"example.com": [PUBLIC], "inside.example.com": [PRIVATE]}
+        self.answers = {}
+        self.requests = []
+
+    async def resolve(self, host, port):
+        found = self.names.get(host, [host] if host[0].isdigit() or ":" in host else None)
+        if not found:
+            raise OSError("not known")
+        return found.pop(0) if isinstance(found[0], list) else found
+
+    async def answer(self, request):
+        self.requests.append(request)
+        name = request.headers["host"] + request.url.path
+        answer = self.answers.get(name, httpx.Response(404))
+        if isinstance(answer, Exception):
+            raise answer
+        if callable(answer):
+            return await answer()
+        return answer
+
+    def fetcher(self, **changes):
+        client = httpx.AsyncClient(transport=httpx.MockTransport(self.answer))
+        options = {"max_bytes": 1000, "timeout_s": 5.0, "allow_private": False, **changes}
+        return Fetcher(client, self.resolve, **options)

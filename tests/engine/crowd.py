@@ -1,0 +1,147 @@
+"""Generations that join, are cancelled, fail, go on elsewhere and have adapters, at random."""
+
+import gc
+from collections import Counter
+from concurrent.futures import Future
+from contextlib import contextmanager
+from random import Random
+
+import torch
+from greenlet import greenlet
+from peft.tuners.lora import LoraLayer
+
+from deployments.engine.adapter import Adapter
+from deployments.engine.engine import Engine
+from serve_app.domain.errors import Cancelled
+from tests.engine.calls import call
+from tests.engine.loras import save_lora
+from tests.engine.tiny import tiny_flux
+
+SEEDS = 6
+AT_ONCE = 10
+FATES = ("made", "made", "cancelled", "failed", "resumed", "paused")
+
+
+def fail(pipeline, step, timestep, tensors):
+    raise ZeroDivisionError
+
+
+def wish(seed, **more):
+    return call(seed=seed, steps=2 + seed, **more)
+
+
+class AskOnTheWay:
+    """A listener that asks for a snapshot after the first step."""
+
+    def __init__(self):
+        self.asked = None
+        self._generation = Future()
+
+    def __call__(self, progress):
+        if self.asked is None and progress.step == 1:
+            self.asked = self._generation.result(60).ask_for_snapshot()
+
+    def watch(self, generation):
+        self._generation.set_result(generation)
+
+
+class Crowd:
+    """Generations of a few seeds. ``ended`` counts how they ended."""
+
+    def __init__(self, engine, expected, adapters):
+        """``expected`` and ``adapters``: of each seed."""
+        self._engine = engine
+        self._expected = expected
+        self._adapters = adapters
+        self._dice = Random(1)  # noqa: S311
+        self.ended = Counter()
+
+    def run(self, count):
+        running = []
+        for _ in range(count):
+            running.append(self._submit())
+            while len(running) > AT_ONCE:
+                running += self._end(*running.pop(self._dice.randrange(len(running))))
+        while running:
+            running += self._end(*running.pop(0))
+
+    def _submit(self):
+        dice = self._dice
+        seed, fate = dice.randrange(SEEDS), dice.choice(FATES)
+        listener = AskOnTheWay() if fate == "resumed" else None
+        generation = self._engine.submit(
+            on_progress=listener,
+            priority=dice.randrange(2),
+            deadline_s=dice.choice([None, 1.0]),
+            deterministic=dice.random() < 0.1,
+            adapters=self._adapters[seed],
+            **wish(seed, **({"callback_on_step_end": fail} if fate == "failed" else {})),
+        )
+        if listener is not None:
+            listener.watch(generation)
+        if fate == "cancelled" and dice.random() < 0.5:
+            generation.cancel()
+        if fate == "paused":
+            generation.pause()
+        return fate, seed, generation, listener
+
+    def _end(self, fate, seed, generation, listener):
+        """What goes on in its place, if anything."""
+        if fate == "cancelled":
+            generation.cancel()
+        if fate == "paused":
+            generation.unpause()
+            return [("made", seed, generation, None)]
+        if fate == "resumed":
+            return [("made", seed, self._resumed(seed, generation, listener), None)]
+        try:
+            images = generation.result(60).images
+        except Cancelled:
+            self.ended["cancelled"] += 1
+        except ZeroDivisionError:
+            self.ended["failed"] += 1
+        else:
+            self.ended["made"] += 1
+            assert (images - self._expected[seed]).abs().max() <= 1e-4
+        return []
+
+    def _resumed(self, seed, generation, listener):
+        """Another that goes on from its first step."""
+        generation.result(60)
+        state = listener.asked.result(60).to_bytes()
+        self.ended["resumed"] += 1
+        return self._engine.submit(snapshot=state, adapters=self._adapters[seed], **wish(seed))
+
+
+def alive(kind):
+    gc.collect()
+    return sum(issubclass(type(each), kind) for each in gc.get_objects())
+
+
+@contextmanager
+def crowd_of(folder):
+    """A crowd in an engine with room for few adapters at a time; at the end, what an engine leaves
+    behind is looked at."""
+    pipeline = tiny_flux()
+    files = [save_lora(folder, pipeline, seed) for seed in range(3)]
+    room_for_two = 2 * files[0].stat().st_size
+    adapters = [[Adapter(files[seed], 0.5)] if seed < len(files) else [] for seed in range(SEEDS)]
+    plain = pipeline(**wish(3)).images
+    with Engine(pipeline, threads=1) as engine:
+        alone = [engine.submit(adapters=each, **wish(seed)) for seed, each in enumerate(adapters)]
+        expected = [each.result(60).images for each in alone]
+    with Engine(
+        pipeline, max_batch=4, max_generations=6, threads=1, adapter_bytes=room_for_two
+    ) as engine:
+        crowd = Crowd(engine, expected, adapters)
+        yield crowd
+        counts = engine.counts()
+    assert counts["merged_calls"] > counts["single_calls"]
+    assert counts["trial_forwards"] == 0
+    assert torch.equal(pipeline(**wish(3)).images, plain)
+    assert not any(isinstance(each, LoraLayer) for each in pipeline.transformer.modules())
+
+
+def left_over():
+    """Tensors and greenlets that are alive."""
+    return alive(torch.Tensor), alive(greenlet)

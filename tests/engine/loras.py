@@ -1,0 +1,56 @@
+"""Random adapters for the tiny pipelines, saved by diffusers."""
+
+import torch
+from diffusers import FluxPipeline, StableDiffusionXLPipeline
+
+FLUX_LAYERS = (
+    "transformer_blocks.0.attn.to_q",
+    "transformer_blocks.0.attn.add_k_proj",
+    "transformer_blocks.0.ff.net.2",
+    "single_transformer_blocks.0.attn.to_v",
+    "single_transformer_blocks.0.proj_out",
+    "proj_out",
+)
+SDXL_LAYERS = (
+    "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q",
+    "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k",
+    "mid_block.attentions.0.transformer_blocks.0.ff.net.0.proj",
+    "up_blocks.0.resnets.0.conv1",
+)
+
+
+LAYERS = {FluxPipeline: FLUX_LAYERS, StableDiffusionXLPipeline: SDXL_LAYERS}
+
+
+def attention_of(component):
+    return [name for name, _ in component.named_modules() if name.endswith(("to_q", "to_out.0"))]
+
+
+def parts(component, layers, seed, rank):
+    noise = torch.Generator().manual_seed(seed)
+    state = {}
+    for name in layers:
+        out, into, *kernel = component.get_submodule(name).weight.shape
+        state[f"{name}.lora_A.weight"] = torch.randn(rank, into, *kernel, generator=noise)
+        state[f"{name}.lora_B.weight"] = torch.randn(
+            out, rank, *(1 for _ in kernel), generator=noise
+        )
+    return state
+
+
+def save_lora(folder, pipeline, seed, rank=4, layers=None, alpha=None, **more):
+    """``alpha``: not the rank, and so in the file's header, with ``more`` settings of peft."""
+    file = folder / f"{seed}.safetensors"
+    kind = "unet" if hasattr(pipeline, "unet") else "transformer"
+    component = getattr(pipeline, kind)
+    layers = layers or LAYERS.get(type(pipeline)) or attention_of(component)
+    state = parts(component, layers, seed, rank)
+    settings = None
+    if alpha is not None:
+        settings = {"r": rank, "lora_alpha": alpha, "target_modules": list(layers), **more}
+    type(pipeline).save_lora_weights(
+        folder,
+        weight_name=file.name,
+        **{f"{kind}_lora_layers": state, f"{kind}_lora_adapter_metadata": settings},
+    )
+    return file

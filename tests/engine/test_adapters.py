@@ -1,0 +1,379 @@
+"""Each generation with adapters of its own, in forwards that all share."""
+
+import gc
+import threading
+import weakref
+
+import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import load_file, save_file
+
+from deployments.engine.adapter import Adapter
+from deployments.engine.engine import Engine
+from serve_app.domain.endpoint import Recipe
+from serve_app.domain.errors import (
+    AdapterRefused,
+    Cancelled,
+    Misconfigured,
+    OutOfMemory,
+    ReplicaDied,
+)
+from tests.engine.calls import call
+from tests.engine.gate import Gate
+from tests.engine.loops import Denoiser, Loop
+from tests.engine.loras import save_lora
+from tests.engine.tiny import tiny_flux, tiny_sd3, tiny_sdxl
+from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+    # peft, of the second adapter that diffusers itself loads
+    pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning"),
+    pytest.mark.usefixtures("one_torch_thread"),
+]
+
+MAKERS = {"flux": tiny_flux, "sdxl": tiny_sdxl}
+
+
+@pytest.fixture(params=MAKERS, scope="module")
+def make(request):
+    return MAKERS[request.param]
+
+
+@pytest.fixture(scope="module")
+def pipeline(make):
+    return make()
+
+
+@pytest.fixture(scope="module")
+def loras(pipeline, tmp_path_factory):
+    """Of other ranks, one with an alpha of its own."""
+    folder = tmp_path_factory.mktemp("loras")
+    return [
+        save_lora(folder, pipeline, seed, rank, alpha=alpha)
+        for seed, rank, alpha in ((1, 4, None), (2, 2, 3), (3, 8, None))
+    ]
+
+
+def plain_with(make, adapters, **wish):
+    """What diffusers makes with the adapters loaded, and nothing else."""
+    pipeline = make()
+    for number, each in enumerate(adapters):
+        pipeline.load_lora_weights(
+            each.file.parent, weight_name=each.file.name, adapter_name=f"lora{number}"
+        )
+    if adapters:
+        names = [f"lora{number}" for number in range(len(adapters))]
+        pipeline.set_adapters(names, [each.scale for each in adapters])
+    return pipeline(**call(**wish)).images
+
+
+def together(engine, calls):
+    gate = Gate(engine)
+    running = [engine.submit(**each) for each in calls]
+    for each in running:
+        if each._adapters is not None:
+            each._adapters.looked.result(60)
+    gate.open()
+    return [generation.result(60).images for generation in running]
+
+
+def relative(one, other):
+    return float((one - other).norm() / other.norm())
+
+
+def wrapped(pipeline):
+    component = getattr(pipeline, "transformer", None) or pipeline.unet
+    return [each for each in component.modules() if isinstance(each, LoraLayer)]
+
+
+def test_each_gets_what_diffusers_makes_with_its_adapters_alone(make, pipeline, loras):
+    one, two, three = loras
+    asked = [
+        [Adapter(one)],
+        [],
+        [Adapter(two, 0.5)],
+        [Adapter(two, -1.5)],
+        [Adapter(one, 0.7), Adapter(three, 0.3)],
+    ]
+    wishes = [{"seed": seed, "steps": 4} for seed in range(len(asked))]
+    with Engine(pipeline, max_batch=8, threads=1, verify_merges=True) as engine:
+        # Loaded before, so that the generations meet.
+        for each in loras:
+            engine.submit(adapters=[Adapter(each)], **call(steps=1)).result(60)
+        before = engine.counts()["merged_calls"]
+        made = together(
+            engine,
+            [
+                {**call(**wish), "adapters": adapters}
+                for wish, adapters in zip(wishes, asked, strict=True)
+            ],
+        )
+        counts = engine.counts()
+    expected = [
+        plain_with(make, adapters, **wish) for wish, adapters in zip(wishes, asked, strict=True)
+    ]
+    for images, each in zip(made, expected, strict=True):
+        assert relative(images, each) <= 1e-5
+    for place, adapters in enumerate(asked):
+        if adapters:  # or the test would prove nothing
+            assert relative(plain_with(make, [], **wishes[place]), expected[place]) > 1e-3
+    assert counts["merged_calls"] - before >= 4 * 4
+    assert not {"failed when merged", "differs when merged"} & counts["not_merged"].keys()
+
+
+@pytest.mark.parametrize("make_other", [tiny_sd3, tiny_qwen_image, tiny_flux2_klein, tiny_z_image])
+def test_other_families_mix_them_too_or_know_that_they_cannot(make_other, tmp_path):
+    pipeline = make_other()
+    asked = [[Adapter(save_lora(tmp_path, pipeline, 1), 0.4)], [], []]
+    asked[2] = [Adapter(save_lora(tmp_path, pipeline, 2), 0.2)]
+    wishes = [{"seed": seed, "width": 32, "height": 32} for seed in range(3)]
+    calls = [{**call(**wish), "adapters": its} for wish, its in zip(wishes, asked, strict=True)]
+    with Engine(pipeline, max_batch=4, threads=1) as engine:
+        for each in asked:
+            engine.submit(**{**calls[0], "adapters": each, "num_inference_steps": 1}).result(60)
+        made = together(engine, [{**each, "generator": seeded(n)} for n, each in enumerate(calls)])
+        counts = engine.counts()
+    for images, adapters, wish in zip(made, asked, wishes, strict=True):
+        assert relative(images, plain_with(make_other, adapters, **wish)) <= 1e-5
+    if make_other is tiny_z_image:  # lays the rows of all end to end
+        assert counts["merged_calls"] == 0
+    else:
+        assert counts["merged_calls"] >= 9
+    assert not {"failed when merged", "differs when merged"} & counts["not_merged"].keys()
+
+
+def test_where_rows_cannot_be_told_apart_those_with_the_same_adapters_merge(tmp_path):
+    pipeline = tiny_z_image()
+    adapters = [Adapter(save_lora(tmp_path, pipeline, 1), 0.4)]
+    size = {"width": 32, "height": 32}
+    with Engine(pipeline, max_batch=4, threads=1) as engine:
+        engine.submit(adapters=adapters, **call(steps=1, **size)).result(60)
+        made = together(
+            engine, [{**call(seed=seed, **size), "adapters": adapters} for seed in range(2)]
+        )
+        assert engine.counts()["merged_calls"] == 6
+    for seed, images in enumerate(made):
+        assert relative(images, plain_with(tiny_z_image, adapters, seed=seed, **size)) <= 1e-5
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_alone_beside_adapters_and_afterwards_it_is_bit_for_bit_what_it_was(make, pipeline, loras):
+    plain = make()(**call()).images
+    with Engine(pipeline, max_batch=4, threads=1) as engine:
+        with_adapter = engine.submit(adapters=[Adapter(loras[0])], **call()).result(60).images
+        assert wrapped(pipeline)
+        assert torch.equal(engine.submit(**call()).result(60).images, plain)
+        assert torch.equal(pipeline(**call()).images, plain)
+        beside = engine.submit(adapters=[Adapter(loras[1])], **call(seed=2, steps=6))
+        assert torch.equal(engine.submit(deterministic=True, **call()).result(60).images, plain)
+        beside.result(60)
+        again = engine.submit(adapters=[Adapter(loras[0])], **call()).result(60).images
+    assert torch.equal(again, with_adapter)
+    assert torch.equal(with_adapter, plain_with(make, [Adapter(loras[0])]))
+    assert not wrapped(pipeline)
+    assert torch.equal(pipeline(**call()).images, plain)
+
+
+def test_one_that_waits_for_its_adapter_holds_up_nobody_and_can_be_cancelled(pipeline, loras):
+    with Engine(pipeline, max_batch=1, threads=1) as engine:
+        free = threading.Event()
+        engine._adapters._loader.submit(free.wait, 60)  # the thread that loads is busy
+        waiting = engine.submit(adapters=[Adapter(loras[0])], priority=9, **call())
+        doomed = engine.submit(adapters=[Adapter(loras[1])], **call())
+        engine.submit(**call()).result(60)
+        doomed.cancel()
+        with pytest.raises(Cancelled):
+            doomed.result(60)
+        assert not waiting.done()
+        free.set()
+        waiting.result(60)
+
+
+def test_another_scale_or_copy_of_a_file_takes_no_more_memory(pipeline, loras, tmp_path):
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(loras[0].read_bytes())
+    with Engine(pipeline, max_batch=4, threads=1) as engine:
+        for adapter in (Adapter(loras[0]), Adapter(loras[0], 0.25), Adapter(copy)):
+            engine.submit(adapters=[adapter], **call(steps=1)).result(60)
+        assert {len(each.lora_A) for each in wrapped(pipeline)} == {1}
+
+
+def test_those_unused_for_longest_make_room_and_those_in_use_are_waited_for(make, pipeline, loras):
+    sizes = [each.stat().st_size for each in loras]
+    with Engine(pipeline, max_batch=4, threads=1, adapter_bytes=max(sizes)) as engine:
+        running = [engine.submit(adapters=[Adapter(each)], **call()) for each in loras * 2]
+        made = [each.result(60).images for each in running]
+        assert {len(each.lora_A) for each in wrapped(pipeline)} == {1}
+    for images, file in zip(made, loras * 2, strict=True):
+        assert relative(images, plain_with(make, [Adapter(file)])) <= 1e-5
+
+
+class TooLarge(Denoiser):
+    def compute(self, latents, timestep):
+        raise torch.OutOfMemoryError("No room.")
+
+
+def test_idle_ones_go_when_memory_runs_out_and_come_again(pipeline, loras):
+    with Engine(pipeline, threads=1) as engine:
+        engine.add("large", Loop(TooLarge()))
+        made = engine.submit(adapters=[Adapter(loras[0])], **call()).result(60).images
+        assert wrapped(pipeline)
+        with pytest.raises(OutOfMemory):
+            engine.submit(pipeline="large", start=torch.zeros(1, 4)).result(60)
+        assert not wrapped(pipeline)
+        encoded = engine.counts()["prompts_encoded"]
+        again = engine.submit(adapters=[Adapter(loras[0])], **call()).result(60).images
+        assert torch.equal(again, made)
+        assert engine.counts()["prompts_encoded"] == 2 * encoded
+
+
+def test_what_cannot_be_had_is_told_and_hurts_nobody(pipeline, loras, tmp_path):
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"nothing")
+    pickle = tmp_path / "lora.bin"
+    pickle.write_bytes(b"nothing")
+    other = tmp_path / "other.safetensors"
+    save_file({name: torch.ones(3, 3) for name in load_file(loras[0])}, other)
+    encoder = tmp_path / "encoder.safetensors"
+    name = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+    pair = {f"{name}.lora_A.weight": torch.ones(2, 32), f"{name}.lora_B.weight": torch.ones(32, 2)}
+    save_file({**load_file(loras[0]), **pair}, encoder)
+    troubles = [
+        (tmp_path / "none.safetensors", "cannot be read"),
+        (broken, "cannot be read"),
+        (pickle, "a pickle can run code"),
+        (other, "for a model of another size"),
+        (encoder, "changes the text_encoder too"),
+    ]
+    with Engine(pipeline, threads=1) as engine:
+        beside = engine.submit(adapters=[Adapter(loras[0])], **call(steps=5))
+        for file, says in troubles:
+            failed = engine.submit(adapters=[Adapter(loras[0]), Adapter(file)], **call())
+            with pytest.raises(AdapterRefused, match=says) as caught:
+                failed.result(60)
+            assert caught.value.number == 1
+        beside.result(60)
+        assert engine.submit(adapters=[Adapter(loras[0])], **call()).result(60)
+    assert not wrapped(pipeline)
+
+
+def test_adapters_larger_than_their_budget_are_refused(pipeline, loras):
+    with Engine(pipeline, threads=1, adapter_bytes=100) as engine:
+        failed = engine.submit(adapters=[Adapter(loras[0])], **call())
+        with pytest.raises(AdapterRefused, match="adapter_bytes"):
+            failed.result(60)
+
+
+@pytest.mark.parametrize("offload", ["none", "components", "blocks"])
+def test_weights_in_eight_bits_or_elsewhere_take_them_too(loras, make, offload):
+    recipe = Recipe(12, "float8", offload, ("vae",) if offload == "blocks" else ())
+    stored = make()
+    with Engine(threads=1) as engine:
+        engine.add("stored", stored, recipe)
+        made = engine.submit(pipeline="stored", adapters=[Adapter(loras[0])], **call()).result(60)
+        base = engine.submit(pipeline="stored", **call()).result(60)
+    rounded = make()
+    for name, component in rounded.components.items():
+        if isinstance(component, torch.nn.Module):
+            small = getattr(stored, name).state_dict()
+            for key, tensor in component.state_dict().items():
+                if small[key].dtype is torch.float8_e4m3fn:
+                    tensor.copy_(tensor.to(torch.float8_e4m3fn).to(tensor.dtype))
+    assert relative(base.images, rounded(**call()).images) <= 1e-5
+    rounded.load_lora_weights(loras[0].parent, weight_name=loras[0].name)
+    assert relative(made.images, rounded(**call()).images) <= 1e-5
+
+
+def test_an_engine_that_is_closing_takes_no_more(pipeline, loras):
+    with Engine(pipeline, threads=1) as engine:
+        engine._adapters.close()  # as its thread does, when a late caller is in submit
+        with pytest.raises(ReplicaDied):
+            engine.submit(adapters=[Adapter(loras[0])], **call())
+
+
+def test_adapters_load_while_all_places_are_taken(pipeline, loras):
+    with Engine(pipeline, max_batch=1, threads=1) as engine:
+        long = engine.submit(**call(steps=100_000))
+        there = threading.Event()
+        attach = engine._adapters._attach
+        engine._adapters._attach = lambda *given: (attach(*given), there.set())
+        following = engine.submit(adapters=[Adapter(loras[0])], **call())
+        assert there.wait(60)
+        assert not long.done()
+        long.cancel()
+        following.result(60)
+
+
+def test_adapters_come_and_go_while_others_are_looked_at(pipeline, loras):
+    with Engine(pipeline, max_batch=4, threads=1, adapter_bytes=2 * 2**20) as engine:
+        running = [
+            engine.submit(adapters=[Adapter(loras[n % 3], n / 7)], **call(steps=1))
+            for n in range(30)
+        ]
+        assert all(each.result(60) for each in running)
+
+
+def test_a_pipeline_that_is_removed_takes_its_adapters_with_it(make, loras):
+    pipeline = make()
+    with Engine(threads=1) as engine:
+        engine.add("it", pipeline)
+        engine.submit(pipeline="it", adapters=[Adapter(loras[0])], **call()).result(60)
+        engine.remove("it")
+        gone = weakref.ref(pipeline)
+        del pipeline
+        gc.collect()
+        assert gone() is None
+        assert not engine._adapters._loaded
+
+
+def test_alphas_by_layer_and_scaled_by_the_root_of_the_rank_count_as_in_diffusers(make, tmp_path):
+    pipeline = make()
+    layer = "attn.to_q" if hasattr(pipeline, "transformer") else "attn1.to_q"
+    more = {"alpha_pattern": {layer: 5}, "use_rslora": True}
+    file = save_lora(tmp_path, pipeline, 1, alpha=2, **more)
+    with Engine(pipeline, threads=1) as engine:
+        made = engine.submit(adapters=[Adapter(file)], **call()).result(60).images
+    assert relative(made, plain_with(make, [Adapter(file)])) <= 1e-5
+    without = save_lora(tmp_path / "without", pipeline, 1, alpha=2)
+    assert relative(made, plain_with(make, [Adapter(without)])) > 1e-3
+
+
+def test_a_pipeline_without_adapters_says_so():
+    with Engine(Loop(Denoiser()), threads=1) as engine:
+        with pytest.raises(AdapterRefused, match="Loop takes no adapters"):
+            engine.submit(adapters=[Adapter("any.safetensors")], start=torch.ones(1, 1))
+
+
+def test_adapters_of_somebody_else_are_not_mixed_with(make, loras):
+    pipeline = make()
+    pipeline.load_lora_weights(loras[0].parent, weight_name=loras[0].name)
+    with Engine(pipeline, threads=1) as engine:
+        failed = engine.submit(adapters=[Adapter(loras[1])], **call())
+        with pytest.raises(Misconfigured, match="unload_lora_weights"):
+            failed.result(60)
+
+
+def test_a_file_that_was_replaced_is_another_adapter(make, pipeline, loras, tmp_path):
+    file = tmp_path / "lora.safetensors"
+    with Engine(pipeline, threads=1) as engine:
+        for source in loras[:2]:
+            new = tmp_path / "new"
+            new.write_bytes(source.read_bytes())
+            new.replace(file)
+            made = engine.submit(adapters=[Adapter(file)], **call()).result(60).images
+            assert relative(made, plain_with(make, [Adapter(source)])) <= 1e-5
+
+
+def test_an_evicted_adapter_leaves_no_memory_behind(pipeline, loras):
+    with Engine(pipeline, threads=1) as engine:
+        engine.submit(adapters=[Adapter(each) for each in loras], **call()).result(60)
+        layers = [weakref.ref(each) for each in wrapped(pipeline)]
+    gc.collect()
+    assert layers
+    assert not [each for each in layers if each() is not None]

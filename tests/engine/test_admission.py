@@ -1,0 +1,210 @@
+"""Memory inside the engine, on a device with little of it: batches fit, generations begin when they
+fit, and what does not fit waits or is told so."""
+
+import pytest
+import torch
+
+from deployments.engine.admission import kind_of
+from deployments.engine.engine import Engine
+from serve_app.domain.errors import OutOfMemory
+from tests.engine.gate import Gate
+from tests.engine.loops import Denoiser, Loop
+from tests.fakes.small_device import SmallDevice
+
+pytestmark = pytest.mark.engine
+
+
+class Hungry(Denoiser):
+    """Takes memory for each row while it computes."""
+
+    def __init__(self, device, size):
+        super().__init__()
+        self.device, self.size = device, size
+
+    def compute(self, latents, timestep):
+        taken = [self.device.allocate(self.size) for _ in latents]
+        assert taken
+        return super().compute(latents, timestep)
+
+
+class Holding(Loop):
+    """Keeps memory from call to call, and takes some more at the end, as a VAE does."""
+
+    def __init__(self, denoiser, device):
+        super().__init__(denoiser)
+        self.device = device
+        self.held = []  # by how many at a time
+
+    def __call__(self, start, held, passing=0, **more):
+        kept = self.device.allocate(held)
+        made = super().__call__(start, **more)
+        if passing:
+            self.device.allocate(passing)
+        del kept
+        return made
+
+
+def start(number, rows=1):
+    return torch.full((rows, 4), float(number))
+
+
+def together(engine, calls):
+    gate = Gate(engine)
+    running = [engine.submit(**each) for each in calls]
+    gate.open()
+    for each in running:
+        each._future.exception(60)
+    return running
+
+
+def test_a_forward_is_measured_alone_and_then_as_large_as_fits():
+    device = SmallDevice(1000)
+    denoiser = Hungry(device, 200)
+    pipeline = Loop(denoiser)
+    alone = [pipeline(start(n), steps=6) for n in range(8)]
+    with Engine(pipeline, max_batch=8, memory=device) as engine:
+        running = together(engine, [{"start": start(n), "steps": 6} for n in range(8)])
+        counts = engine.counts()
+    for generation, expected in zip(running, alone, strict=True):
+        assert torch.equal(generation.result(0), expected)
+    assert counts["trial_forwards"] == 0  # none ran out of memory
+    assert max(counts["batch_sizes"]) == 4
+    assert counts["not_merged"]["memory"] == 1
+    assert counts["merged_calls"] >= 40
+
+
+def test_what_others_take_meanwhile_makes_batches_smaller_and_they_grow_again():
+    device = SmallDevice(1000)
+    denoiser = Hungry(device, 100)
+    with Engine(Loop(denoiser), max_batch=8, memory=device) as engine:
+        together(engine, [{"start": start(n)} for n in range(8)])
+        assert max(denoiser.rows) == 8
+        denoiser.rows.clear()
+        weights = device.allocate(650)
+        together(engine, [{"start": start(n)} for n in range(8)])
+        assert max(denoiser.rows) == 3
+        denoiser.rows.clear()
+        del weights
+        together(engine, [{"start": start(n)} for n in range(8)])
+        assert max(denoiser.rows) == 8
+        assert engine.counts()["trial_forwards"] == 0
+
+
+def test_generations_begin_when_what_they_hold_fits_and_all_end():
+    device = SmallDevice(1000)
+    pipeline = Holding(Hungry(device, 1), device)
+    call = {"start": start(1), "held": 300, "passing": 200}
+    with Engine(pipeline, max_batch=8, memory=device) as engine:
+        engine.submit(**call).result(60)
+        running = together(engine, [call] * 8)
+        for each in running:
+            each.result(0)
+        assert max(engine.counts()["batch_sizes"]) == 2  # a third would leave too little to end
+    assert device.released == 0
+
+
+def test_without_knowing_what_they_hold_they_would_have_run_out():
+    """Or the test above would prove nothing."""
+    device = SmallDevice(1000)
+    pipeline = Holding(Hungry(device, 1), device)
+    with Engine(pipeline, max_batch=8, memory=device) as engine:
+        running = together(engine, [{"start": start(1), "held": 300, "passing": 200}] * 8)
+        assert any(isinstance(each._future.exception(0), OutOfMemory) for each in running)
+
+
+def test_a_small_one_does_not_pass_a_large_one_that_waits_for_memory():
+    device = SmallDevice(1000)
+    pipeline = Holding(Hungry(device, 1), device)
+    large = {"start": start(1), "held": 600, "steps": 9}
+    small = {"start": start(1), "held": 100}
+    ended = []
+    with Engine(pipeline, max_batch=8, memory=device) as engine:
+        for each in (large, small):
+            engine.submit(**each).result(60)
+        gate = Gate(engine)
+        for name, each in {"first": large, "second": large, "third": small}.items():
+            generation = engine.submit(**each)
+            generation.add_done_callback(lambda _, name=name: ended.append(name))
+        gate.open()
+        generation.result(60)
+    assert ended[0] == "first"
+
+
+def test_a_call_that_does_not_fit_waits_for_others_to_end_and_nothing_is_lost():
+    device = SmallDevice(1000)
+    pipeline = Holding(Hungry(device, 300), device)
+    calls = [{"start": start(n, rows=1 + n // 2), "held": 150} for n in range(3)]
+    with Engine(pipeline, max_batch=8, memory=device) as engine:
+        running = together(engine, calls)  # the first of their kinds
+        for each, its in zip(running, calls, strict=True):
+            assert torch.equal(each.result(0), Loop(Denoiser())(its["start"]))
+        assert engine.counts()["trial_forwards"] == 0
+    assert device.released  # the one with two rows did not fit at first
+
+
+def test_one_that_does_not_fit_even_alone_is_told_with_sizes_after_the_idle_has_gone():
+    device = SmallDevice(1000)
+    dropped = []
+    with Engine(Loop(Hungry(device, 1200)), memory=device) as engine:
+        engine.may_drop(lambda: dropped.append("idle"))
+        generation = engine.submit(start=start(1))
+        with pytest.raises(OutOfMemory, match=r"call of Hungry with \[\[1, 4\]\].* are free"):
+            generation.result(60)
+    assert dropped
+    assert device.released
+
+
+def test_what_is_idle_makes_room_for_one_that_would_not_fit():
+    device = SmallDevice(1000)
+    idle = [device.allocate(500)]
+    pipeline = Loop(Hungry(device, 700))
+    with Engine(pipeline, memory=device) as engine:
+        engine.may_drop(idle.clear)
+        assert torch.equal(engine.submit(start=start(1)).result(60), Loop(Denoiser())(start(1)))
+
+
+def test_a_batch_that_ran_out_grows_back_when_there_is_more_memory(caplog):
+    device = SmallDevice(1000)
+    denoiser = Hungry(device, 100)
+    with Engine(Loop(denoiser), max_batch=8, memory=device) as engine:
+        together(engine, [{"start": start(n)} for n in range(8)])
+        denoiser.size = 200  # what was measured is wrong from here on
+        others = device.allocate(150)
+        together(engine, [{"start": start(n)} for n in range(8)])
+        assert "did not fit in memory together" in caplog.text
+        denoiser.size = 100
+        denoiser.rows.clear()
+        together(engine, [{"start": start(n), "steps": 20} for n in range(8)])
+        assert max(denoiser.rows) == 3
+        del others
+        together(engine, [{"start": start(n), "steps": 200} for n in range(8)])
+        assert max(denoiser.rows) > 3
+
+
+def test_a_failed_batch_of_adapters_or_shapes_is_of_no_weight_for_others():
+    device = SmallDevice(1000)
+    denoiser = Hungry(device, 150)
+    with Engine(Loop(denoiser), max_batch=8, memory=device) as engine:
+        together(engine, [{"start": start(n, rows=2)} for n in range(8)])
+        denoiser.rows.clear()
+        together(engine, [{"start": start(n)} for n in range(8)])
+        assert max(denoiser.rows) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "same"),
+    [
+        ({"prompt": "b", "num_inference_steps": 9, "guidance_scale": 2.0, "seed": 5}, True),
+        ({"width": 128}, False),
+        ({"image": torch.zeros(1, 3, 8, 8)}, False),
+        ({"audio_end_in_s": 20.0}, False),
+    ],
+)
+def test_of_a_kind_are_those_with_the_same_sizes(arguments, same):
+    first = {"prompt": "a", "width": 64, "num_inference_steps": 4, "guidance_scale": 1.0, "seed": 1}
+    other = {**first, **arguments}
+    assert (kind_of("it", None, first) == kind_of("it", None, other)) is same
+
+
+def test_a_view_is_of_another_kind():
+    assert kind_of("it", Loop(None), {}) != kind_of("it", None, {})

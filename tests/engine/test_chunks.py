@@ -1,0 +1,144 @@
+"""Clips are decoded and encoded in chunks, and others go on in between."""
+
+import pytest
+import torch
+
+from deployments.engine.engine import Engine
+from serve_app.domain.errors import Cancelled
+from serve_app.domain.progress import Stage
+from tests.engine.conformance import autoencoders
+from tests.engine.conformance.case import enliven
+from tests.engine.gate import Gate
+from tests.engine.loops import Denoiser, Loop
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+CLIPS = {
+    "wan": (autoencoders.wan, (1, 16, 3, 4, 4), (1, 3, 9, 16, 16)),
+    "cogvideox": (autoencoders.cogvideox, (1, 4, 5, 4, 4), (1, 3, 17, 16, 16)),
+}
+
+
+class Decodes:
+    def __init__(self, vae):
+        self.vae = vae
+
+    def __call__(self, latents):
+        return self.vae.decode(latents, return_dict=False)[0]
+
+
+class Encodes(Decodes):
+    def __call__(self, latents):
+        return self.vae.encode(latents).latent_dist.mode()
+
+
+def made(kind):
+    make, latents, clip = CLIPS[kind]
+    torch.manual_seed(0)
+    vae = make()
+    enliven(vae)
+    return vae, latents, clip
+
+
+@pytest.mark.parametrize("pipeline", [Decodes, Encodes])
+@pytest.mark.parametrize("kind", CLIPS)
+def test_clips_that_take_turns_do_not_mix(kind, pipeline):
+    vae, latents, clip = made(kind)
+    calls = pipeline(vae)
+    given = [torch.randn(latents if pipeline is Decodes else clip) for _ in range(2)]
+    whose = []
+    inner = vae.decoder if pipeline is Decodes else vae.encoder
+    with torch.no_grad():
+        expected = [calls(each) for each in given]
+    before = dict(vars(vae))
+    inner.register_forward_pre_hook(lambda _, arguments: whose.append(len(arguments[0])))
+    with Engine(calls, threads=1) as engine:
+        gate = Gate(engine)
+        running = [engine.submit(latents=each) for each in given]
+        gate.open()
+        for generation, clip in zip(running, expected, strict=True):
+            assert torch.equal(generation.result(60), clip)
+        counts = engine.counts()["autoencoders"]
+    assert len(whose) == counts["single_calls"] >= 4
+    assert counts["merged_calls"] == 0
+    assert {**vars(vae)} == before
+
+
+def test_others_step_between_the_chunks_of_a_clip():
+    vae, latents, _ = made("wan")
+    order = []
+    vae.decoder.register_forward_pre_hook(lambda *_: order.append("chunk"))
+
+    class Steps(Denoiser):
+        def compute(self, latents, timestep):
+            order.append("step")
+            return super().compute(latents, timestep)
+
+    with Engine(Decodes(vae), threads=1) as engine:
+        engine.add("steps", Loop(Steps()))
+        gate = Gate(engine)
+        clip = engine.submit(latents=torch.randn(latents))
+        beside = engine.submit(pipeline="steps", start=torch.ones(1, 4), steps=6)
+        gate.open()
+        for generation in (clip, beside):
+            generation.result(60)
+    first, last = order.index("chunk"), len(order) - 1 - order[::-1].index("chunk")
+    assert order.count("chunk") == 3
+    assert "step" in order[first:last]
+
+
+def test_one_is_cancelled_between_two_chunks_and_the_next_is_whole():
+    vae, latents, _ = made("wan")
+    given = torch.randn(latents)
+    pipeline = Decodes(vae)
+    with torch.no_grad():
+        expected = pipeline(given)
+    doomed = []
+    hook = vae.decoder.register_forward_pre_hook(lambda *_: doomed[0].cancel())
+    with Engine(pipeline, threads=1) as engine:
+        gate = Gate(engine)
+        doomed.append(engine.submit(latents=given))
+        gate.open()
+        with pytest.raises(Cancelled):
+            doomed[0].result(60)
+        hook.remove()
+        assert engine.counts()["autoencoders"]["single_calls"] == 1
+        assert torch.equal(engine.submit(latents=given).result(60), expected)
+
+
+class Clips(Loop):
+    """Takes a few steps, and decodes what they give."""
+
+    def __init__(self, denoiser, vae):
+        super().__init__(denoiser)
+        self.vae = vae
+
+    def __call__(self, start, num_inference_steps):
+        latents = start.flatten(1)
+        for step in range(num_inference_steps):
+            latents = self.transformer(latents, timestep=step) / 2
+        return self.vae.decode(latents.reshape(start.shape), return_dict=False)[0]
+
+
+def test_a_snapshot_before_the_first_chunk_takes_no_step_again():
+    vae, latents, _ = made("wan")
+    pipeline = Clips(Denoiser(), vae)
+    arguments = {"start": torch.randn(latents), "num_inference_steps": 4}
+    with torch.no_grad():
+        expected = pipeline(**arguments)
+    asked = []
+
+    def ask(progress):
+        if progress.stage is Stage.DECODING:
+            asked.append(running.ask_for_snapshot())
+
+    with Engine(pipeline, threads=1) as engine:
+        gate = Gate(engine)
+        running = engine.submit(on_progress=ask, **arguments)
+        gate.open()
+        assert torch.equal(running.result(60), expected)
+    state = asked[0].result(60).to_bytes()
+    with Engine(pipeline, threads=1) as other:
+        assert torch.equal(other.submit(snapshot=state, **arguments).result(60), expected)
+        assert other.counts()["forwards"] == 0
+        assert other.counts()["autoencoders"]["forwards"] == 3

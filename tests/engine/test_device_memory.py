@@ -1,0 +1,72 @@
+"""The contract of a device's memory: the fake keeps it, and a GPU where there is one."""
+
+import pytest
+import torch
+
+from deployments.engine.device_memory import CudaMemory, Unlimited, memory_of
+from tests.fakes.small_device import SmallDevice
+
+pytestmark = pytest.mark.engine
+MB = 2**20
+
+
+class Gpu(CudaMemory):
+    def __init__(self):
+        super().__init__("cuda")
+
+    def allocate(self, size):
+        return torch.empty(size, dtype=torch.uint8, device="cuda")
+
+
+@pytest.fixture(params=["fake", "gpu"])
+def memory(request):
+    if request.param == "fake":
+        return SmallDevice(1000 * MB)
+    if not torch.cuda.is_available():
+        pytest.skip("There is no GPU.")
+    return Gpu()
+
+
+def test_what_is_allocated_is_not_free_and_then_is_again(memory):
+    before = memory.free()
+    block = memory.allocate(64 * MB)
+    assert memory.free() == before - 64 * MB
+    del block
+    assert memory.free() == before
+    assert 0 < before <= memory.total()
+
+
+def test_a_measurement_tells_the_peak_and_what_is_left_of_it(memory):
+    already = memory.allocate(20 * MB)
+    with memory.measured() as taken:
+        kept = memory.allocate(20 * MB)
+        memory.allocate(40 * MB)
+    assert (taken.peak, taken.kept) == (60 * MB, 20 * MB)
+    with memory.measured() as taken:
+        del kept
+    assert (taken.peak, taken.kept) == (0, -20 * MB)
+    del already
+
+
+def test_a_measurement_ends_with_an_error_and_the_next_is_right(memory):
+    with pytest.raises(torch.OutOfMemoryError), memory.measured():
+        memory.allocate(2 * memory.total())
+    with memory.measured() as taken:
+        memory.allocate(20 * MB)
+    assert taken.peak == 20 * MB
+
+
+def test_more_than_there_is_runs_out_of_memory(memory):
+    with pytest.raises(torch.OutOfMemoryError):
+        memory.allocate(2 * memory.total())
+    memory.release()
+
+
+def test_host_memory_is_not_counted_and_limits_nothing():
+    memory = memory_of("cpu")
+    assert isinstance(memory, Unlimited)
+    assert memory.free() is None
+    assert memory.total() is None
+    with memory.measured() as taken:
+        torch.empty(100)
+    assert taken.peak == 0

@@ -1,0 +1,162 @@
+"""What fits into memory: properties over any measurements."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.engine.memory import (
+    MARGIN,
+    MEASUREMENTS,
+    BatchLimit,
+    Footprint,
+    ForwardBytes,
+    Guest,
+    may_begin,
+    typical,
+)
+
+sizes = st.integers(0, 10**12)  # bytes
+counts = st.integers(1, 16)  # calls
+measurements = st.dictionaries(counts, sizes, min_size=1)
+
+
+def measured(seen):
+    takes = ForwardBytes()
+    for calls, size in seen.items():
+        takes.saw(calls, size)
+    return takes
+
+
+@given(measurements)
+def test_never_less_is_expected_than_was_seen(seen):
+    takes = measured(seen)
+    for calls, size in seen.items():
+        assert takes.expected(calls) >= size - 1  # floats are rounded
+
+
+@given(measurements, counts)
+def test_more_calls_never_take_less(seen, calls):
+    takes = measured(seen)
+    assert takes.expected(calls) <= takes.expected(calls + 1)
+
+
+@given(sizes, st.integers(0, 10**10), st.sets(counts, min_size=2), counts)
+def test_what_lies_on_a_line_is_expected_on_it(always, each, seen, calls):
+    takes = measured({n: always + each * n for n in seen})
+    assert abs(takes.expected(calls) - (always + each * calls)) <= 1 + 1e-6 * (always + 16 * each)
+
+
+def test_of_one_measurement_all_is_taken_as_growing_with_the_calls():
+    assert measured({2: 100}).expected(6) == 300
+
+
+def test_one_of_three_measurements_may_be_disturbed():
+    takes = ForwardBytes()
+    for size in (100, 9000, 110):
+        takes.saw(1, size)
+    assert takes.expected(1) == 110
+    assert not takes.wants(1)
+    assert takes.wants(2)
+
+
+@given(measurements, st.integers(0, 10**13), counts)
+def test_what_is_expected_not_to_fit_is_not_merged(seen, free, most):
+    takes = measured(seen)
+    fitting = takes.fitting(free, most)
+    assert 1 <= fitting <= most
+    if fitting > 1:
+        assert takes.expected(fitting) * MARGIN <= free
+    if fitting < most:
+        assert takes.expected(fitting + 1) * MARGIN > free
+
+
+@given(measurements, sizes, sizes, counts)
+def test_with_more_memory_no_fewer_fit(seen, free, more, most):
+    takes = measured(seen)
+    assert takes.fitting(free, most) <= takes.fitting(free + more, most)
+
+
+def test_before_anything_is_measured_one_goes_alone_unless_nobody_counts():
+    assert ForwardBytes().fitting(10**12, 8) == 1
+    assert ForwardBytes().fitting(None, 8) == 8
+
+
+@given(
+    st.integers(1, 16),
+    st.lists(st.tuples(st.booleans(), counts, st.none() | sizes), max_size=300),
+)
+def test_a_limit_stays_between_one_and_what_it_was(most, events):
+    limit = BatchLimit(most, patience=2)
+    for went_well, calls, free in events:
+        (limit.went_well if went_well else limit.ran_out)(calls, free)
+        assert 1 <= limit.most <= most
+
+
+@given(st.integers(2, 16), st.integers(1, 20))
+def test_a_limit_is_halved_and_grows_back_by_one_after_so_many_good_forwards(most, patience):
+    limit = BatchLimit(most, patience=patience)
+    limit.ran_out(most, 100)
+    half = most // 2
+    assert limit.most == half
+    for _ in range(patience - 1):
+        limit.went_well(half, 101)
+    assert limit.most == half
+    limit.went_well(half, 101)
+    assert limit.most == half + 1
+
+
+def test_a_limit_does_not_grow_back_without_more_memory_or_by_small_forwards():
+    limit = BatchLimit(8, patience=2)
+    limit.ran_out(8, 100)
+    for _ in range(10):
+        limit.went_well(4, 100)
+        limit.went_well(3, 200)
+    assert limit.most == 4
+    limit.went_well(4, 200)
+    assert limit.most == 5
+
+
+def test_a_limit_that_grew_back_too_far_waits_twice_as_long():
+    limit = BatchLimit(4, patience=2)
+    limit.ran_out(4, None)
+    for _ in range(2):
+        limit.went_well(2, None)
+    assert limit.most == 3
+    limit.ran_out(3, None)
+    assert (limit.most, limit.patience) == (1, 4)
+
+
+footprints = st.builds(Footprint, sizes, sizes)
+guests = st.lists(st.builds(Guest, st.none() | footprints, sizes), min_size=1, max_size=8)
+
+
+@given(footprints, guests, sizes)
+def test_who_begins_leaves_the_others_what_they_still_need(expected, others, free):
+    if not may_begin(expected, others, free):
+        return
+    rest = free - expected.held
+    for each in others:
+        if each.expected is not None:
+            rest -= max(0, each.expected.held - each.held)
+    known = [expected, *(each.expected for each in others if each.expected is not None)]
+    assert all(each.passing <= rest for each in known)
+
+
+@given(footprints, guests, sizes, sizes)
+def test_with_more_memory_nobody_is_kept_waiting_who_was_not(expected, others, free, more):
+    assert may_begin(expected, others, free) <= may_begin(expected, others, free + more)
+
+
+@given(st.none() | footprints, guests)
+def test_who_is_alone_or_the_first_of_a_kind_begins_and_so_do_all_where_nobody_counts(
+    expected, others
+):
+    assert may_begin(expected, [], 0)
+    assert may_begin(None, others, 0)
+    assert may_begin(expected, others, None)
+
+
+def test_the_footprint_of_a_kind_is_the_middle_one():
+    assert typical([]) is None
+    those = [Footprint(10, 5), Footprint(900, 6), Footprint(11, 700)]
+    assert typical(those) == Footprint(11, 6)
+    assert MEASUREMENTS >= 3

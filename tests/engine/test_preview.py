@@ -1,0 +1,206 @@
+"""Small pictures of a running generation: what they show, and what they cost the others."""
+
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+from PIL import Image
+
+from deployments.engine.denoised import denoised
+from deployments.engine.engine import Engine
+from deployments.engine.preview import SIDE
+from deployments.engine.projection import fitted
+from serve_app.domain.errors import Unsupported
+from tests.engine.calls import alone, call
+from tests.engine.conformance import zoo
+from tests.engine.conformance.autoencoders import kl
+from tests.engine.conformance.checks import WISHES
+from tests.engine.gate import Gate
+from training import shelf
+
+DEMO = Path(__file__).parents[2] / "deployments" / "demo"
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return shelf.take(DEMO / "flux")
+
+
+def drawing(prompt, pipeline, steps=8, **more):
+    return {
+        "prompt": prompt,
+        "width": 128,
+        "height": 128,
+        "num_inference_steps": steps,
+        "max_sequence_length": pipeline.tokenizer_2.model_max_length,
+        "generator": torch.Generator().manual_seed(3),
+        "output_type": "pt",
+        **more,
+    }
+
+
+def pictured(preview):
+    """[3, height, width], from 0 to 1."""
+    picture = Image.open(BytesIO(preview.jpeg()))
+    assert max(picture.size) == SIDE
+    levels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
+    return levels.view(picture.height, picture.width, 3).permute(2, 0, 1) / 255
+
+
+def alike(preview, final):
+    """The correlation of two pictures' colours."""
+    small = [
+        torch.nn.functional.adaptive_avg_pool2d(each, (8, 8)).flatten()
+        for each in (pictured(preview), final)
+    ]
+    return torch.corrcoef(torch.stack(small))[0, 1].item()
+
+
+def test_half_way_a_preview_looks_like_the_final_picture_and_like_no_other(demo):
+    prompts = ["a large green triangle on a yellow background", "a red circle on a blue background"]
+    with Engine(demo, threads=1) as engine:
+        running = [engine.submit(**drawing(prompt, demo)) for prompt in prompts]
+        asked = [each.ask_for_preview(after=3) for each in running]
+        previews = [each.result(60) for each in asked]
+        finals = [each.result(60).images[0] for each in running]
+    assert [each.step for each in previews] == [4, 4]
+    for preview, own, other in zip(previews, finals, reversed(finals), strict=True):
+        assert alike(preview, own) > 0.8
+        assert alike(preview, own) > alike(preview, other) + 0.5
+
+
+def test_the_first_step_already_hints_at_the_picture(demo):
+    with Engine(demo, threads=1) as engine:
+        running = engine.submit(**drawing("a large green triangle on a yellow background", demo))
+        first = running.ask_for_preview().result(60)
+        final = running.result(60).images[0]
+    assert first.step == 1
+    assert alike(first, final) > 0.7
+
+
+def test_a_preview_changes_nothing_of_the_result(sdxl):
+    plain = alone(sdxl, steps=4)
+    with Engine(sdxl, threads=1) as engine:
+        gate = Gate(engine)
+        running = engine.submit(**call(steps=4))
+        asked = [running.ask_for_preview(after) for after in range(3)]
+        gate.open()
+        assert [each.result(60).step for each in asked] == [1, 2, 3]
+        assert torch.equal(running.result(60).images, plain)
+
+
+def test_nothing_is_computed_for_who_does_not_ask():
+    encoded = []
+    pipeline = zoo.cases()["StableDiffusionXLPipeline"].build()
+    encode = pipeline.vae.encode
+    pipeline.vae.encode = lambda *given, **more: encoded.append(1) or encode(*given, **more)
+    with Engine(pipeline, threads=1) as engine:
+        engine.submit(**call()).result(60)
+        assert not encoded
+        engine.submit(**call()).ask_for_preview().result(60)
+        once = len(encoded)
+        assert once > 0
+        engine.submit(**call()).ask_for_preview().result(60)
+        assert len(encoded) == once  # the colours are learned once
+
+
+@pytest.mark.parametrize("name", ["WanPipeline", "QwenImagePipeline", "Flux2KleinPipeline"])
+def test_clips_and_packed_latents_have_previews_as_well(name):
+    case = zoo.cases()[name]
+    with Engine(case.build(), threads=1) as engine:
+        running = engine.submit(**case.arguments(WISHES[0]))
+        preview = running.ask_for_preview().result(60)
+        running.result(60)
+    assert pictured(preview).std() > 0
+
+
+def test_sound_has_no_preview_and_says_so():
+    case = zoo.cases()["StableAudioPipeline"]
+    with Engine(case.build(), threads=1) as engine:
+        running = engine.submit(**case.arguments(WISHES[0]))
+        with pytest.raises(Unsupported, match="picture"):
+            running.ask_for_preview().result(60)
+        running.result(60)
+
+
+def test_an_ask_after_the_end_is_refused(sdxl):
+    with Engine(sdxl, threads=1) as engine:
+        running = engine.submit(**call(steps=2))
+        late = running.ask_for_preview(after=100)
+        running.result(60)
+        for asked in (late, running.ask_for_preview()):
+            with pytest.raises(Unsupported, match="has ended"):
+                asked.result(60)
+
+
+def test_an_autoencoder_in_half_precision_gives_the_same_colours():
+    vae = kl()
+    exact = fitted(vae)
+    half = fitted(vae.half())
+    assert torch.allclose(exact.weight, half.weight, atol=2e-2)
+    assert next(vae.parameters()).dtype == torch.float16
+
+
+SOLVERS = {
+    "flow": FlowMatchEulerDiscreteScheduler(),
+    "flow, heun": FlowMatchHeunDiscreteScheduler(),
+    "flow, unipc": UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True),
+    "euler": EulerDiscreteScheduler(),
+    "euler, v": EulerDiscreteScheduler(prediction_type="v_prediction"),
+    "ddim": DDIMScheduler(clip_sample=False),
+    "ddim, v": DDIMScheduler(clip_sample=False, prediction_type="v_prediction"),
+    "ddim, sample": DDIMScheduler(clip_sample=False, prediction_type="sample"),
+    "dpm++": DPMSolverMultistepScheduler(),
+    "unipc": UniPCMultistepScheduler(),
+}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_right_prediction_gives_the_clean_latents_at_every_step(name):
+    solver = SOLVERS[name]
+    chance = torch.Generator().manual_seed(0)
+    clean = torch.randn(1, 4, 8, 8, generator=chance)
+    noise = torch.randn(1, 4, 8, 8, generator=chance)
+    solver.set_timesteps(6)
+    flow = name.startswith("flow")
+    latents = noise if flow else noise * solver.init_noise_sigma
+    prediction = None
+    for number, timestep in enumerate(solver.timesteps):
+        if number:
+            seen = denoised(latents, prediction, solver, timestep)
+            assert torch.allclose(seen, clean, atol=2e-2), number
+        prediction = _right_prediction(solver, latents, clean, timestep, flow=flow)
+        latents = solver.step(prediction, timestep, latents, return_dict=False)[0]
+
+
+def _right_prediction(solver, latents, clean, timestep, *, flow):
+    """What a denoiser that knows the picture says of these latents."""
+    if flow:
+        sigma = timestep / 1000
+        return (latents - clean) / sigma
+    kind = solver.config.prediction_type
+    share = solver.alphas_cumprod[int(timestep)]
+    if hasattr(solver, "is_scale_input_called"):
+        solver.scale_model_input(latents, timestep)  # as pipelines do, or it warns
+        share = 1 / (solver.sigmas[solver.step_index] ** 2 + 1)
+        latents = latents * share.sqrt()
+    signal, spread = share.sqrt(), (1 - share).sqrt()
+    noise = (latents - signal * clean) / spread
+    return {"epsilon": noise, "sample": clean, "v_prediction": signal * noise - spread * clean}[
+        kind
+    ]

@@ -1,0 +1,90 @@
+"""Lanes, limits and the cost model of the fake queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+
+from serve_app.domain.request import NewRequest, Request
+from serve_app.queue.cost import Fit, expected_s
+from serve_app.queue.estimate import remains_s, until_start_s
+from serve_app.queue.limits import QueueLimits
+from serve_app.queue.order import Lane, Start, charge, in_order, pool_time
+from tests.fakes.queue_row import Row
+
+
+class FairLanes:
+    def __init__(self, limits: QueueLimits) -> None:
+        self._limits = limits
+        self._lanes: dict[str, dict[str, Lane]] = {}  # pool → tenant
+        self._fits: dict[tuple[str, str], Fit] = {}
+
+    def enter(self, new: NewRequest) -> float:
+        """What it is expected to take, in seconds."""
+        lanes = self._lanes.setdefault(new.pool, {})
+        lanes.setdefault(new.tenant, Lane(self._limits.weight(new.tenant)))
+        return expected_s(self._fits, new.endpoint, new.pool, new.work)
+
+    def order(
+        self,
+        pool: str,
+        rows: Iterable[Row],
+        hot: Sequence[str] = (),
+        now: datetime | None = None,
+    ) -> list[Start]:
+        lanes, queued = self._lanes.get(pool, {}), [row.queued() for row in rows]
+        busy = {each.tenant for each in queued}
+        for tenant, lane in lanes.items():
+            if tenant not in busy or self._limits.limits_running:
+                lane.rested = True
+        return in_order(lanes, queued, hot, now)
+
+    def leased(self, pool: str, start: Start) -> None:
+        lanes = self._lanes[pool]
+        charge(lanes[start.queued.tenant], start, pool_time(lanes.values()))
+
+    def ended(self, row: Row, took_s: float, *, succeeded: bool) -> None:
+        """Its lane pays what it took."""
+        request = row.request
+        lane = self._lanes[request.pool][request.tenant]
+        lane.vtime += (took_s - row.expected_s) / lane.weight
+        if succeeded:
+            key = (request.endpoint, request.pool)
+            self._fits[key] = self._fits.get(key, Fit()).learn(request.work, took_s)
+
+    def until_start_s(
+        self,
+        request: Request,
+        rows: Sequence[Row],
+        running: Sequence[Request],
+        free_in_s: Sequence[float],
+    ) -> float | None:
+        if not any(pool == request.pool for _, pool in self._fits):
+            return None
+        order = [start.queued.id for start in self.order(request.pool, rows)]
+        ahead = order[: order.index(request.id)] if request.id in order else []
+        most = self._limits.running_of_tenant(request.tenant)
+        by_id = {row.request.id: row.request for row in rows}
+        before = [by_id[id_] for id_ in ahead]
+        if most is not None and self.limit(request, running):
+            before = [each for each in before if each.tenant == request.tenant]
+            free_in_s = sorted(free_in_s)[-most:]
+        ahead_s = sum(
+            expected_s(self._fits, each.endpoint, each.pool, each.work) for each in before
+        )
+        return until_start_s(len(before), ahead_s, free_in_s)
+
+    def takes_s(self, request: Request, elapsed_s: float = 0.0) -> float | None:
+        """Of what runs since ``elapsed_s``."""
+        fit = self._fits.get((request.endpoint, request.pool))
+        return None if fit is None else remains_s(fit.expect(request.work), elapsed_s)
+
+    def limit(self, request: Request, running: Sequence[Request]) -> str:
+        """The limit on what runs that holds it back, in words; empty: none."""
+        most = self._limits.running_of_tenant(request.tenant)
+        if most is not None and sum(each.tenant == request.tenant for each in running) >= most:
+            return f"{most} of your requests may run at once."
+        most = self._limits.running_of_endpoint(request.endpoint)
+        if most is not None and sum(each.endpoint == request.endpoint for each in running) >= most:
+            return f"{most} requests for {request.endpoint} may run at once."
+        return ""

@@ -1,0 +1,52 @@
+"""A queue whose replicas call over a line, as on one machine: a real socket, both ends here."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from deployments.line import Line
+from serve_app.domain.lease import Ask, Finish, Held, Presence, Report, ReportReply, Verdict, Work
+from serve_app.domain.ports import Queue
+from serve_app.domain.snapshot import StoredSnapshot
+from serve_app.ingress.lines import Lines
+
+
+class LinedQueue:
+    """``queue`` itself for clients; for replicas over a line in ``directory``."""
+
+    def __init__(self, queue: Queue, directory: Path) -> None:
+        self._queue = queue
+        self._lines = Lines(queue, directory)
+        self._line = Line()
+
+    async def start(self) -> None:
+        await self._lines.start()
+        assert self._lines.path, "the socket could not be made"
+        loop = asyncio.get_running_loop()
+        await loop.create_unix_connection(lambda: self._line, self._lines.path)
+
+    async def aclose(self) -> None:
+        self._line.close()
+        await self._lines.aclose()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._queue, name)
+
+    async def announce(self, presence: Presence) -> None:
+        await self._line.call("announce", presence)
+
+    async def ask(self, ask: Ask) -> Work:
+        return await self._line.call("ask", ask)
+
+    async def report(self, report: Report) -> ReportReply:
+        return await self._line.call("report", report)
+
+    async def finish(self, finish: Finish) -> Verdict:
+        return await self._line.call("finish", finish)
+
+    async def hand_back(
+        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+    ) -> Verdict:
+        return await self._line.call("hand_back", held, replica_id, reason, snapshot)

@@ -1,0 +1,132 @@
+"""Acts by hand on the fake queue."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from serve_app.domain.errors import AlreadyFinal, EndpointDraining, RequestNotFound
+from serve_app.domain.operations import (
+    Act,
+    Halt,
+    HaltKind,
+    LaneFigures,
+    Overview,
+    RunningLease,
+)
+from serve_app.domain.outcome import Outcome
+from serve_app.domain.ports import Clock
+from serve_app.domain.request import State
+from serve_app.queue import wording
+from tests.fakes.queue_row import Row
+
+End = Callable[[Row, Outcome | None], None]
+
+
+class FakeOperations:
+    """``end`` ends a request that has not ended with a failure, or queues the running one again;
+    ``changed`` wakes whoever waits."""
+
+    def __init__(
+        self, clock: Clock, rows: Mapping[str, Row], end: End, changed: Callable[[], None]
+    ) -> None:
+        self._clock = clock
+        self._rows = rows
+        self._end = end
+        self._changed = changed
+        self._halts: dict[str, Halt] = {}
+        self._acts: list[Act] = []
+
+    def paused(self, endpoint: str) -> bool:
+        halt = self._halts.get(endpoint)
+        return halt is not None and halt.kind is HaltKind.PAUSED
+
+    def admit(self, endpoint: str) -> None:
+        if endpoint in self._halts and not self.paused(endpoint):
+            raise EndpointDraining(f"{endpoint} accepts nothing for now.")
+
+    async def pause(self, endpoint: str, actor: str) -> Halt:
+        return self._halt(endpoint, HaltKind.PAUSED, actor, "endpoint.pause")
+
+    async def drain(self, endpoint: str, actor: str) -> Halt:
+        return self._halt(endpoint, HaltKind.DRAINING, actor, "endpoint.drain")
+
+    async def resume(self, endpoint: str, actor: str) -> bool:
+        if self._halts.pop(endpoint, None) is None:
+            return False
+        self._note(actor, "endpoint.resume", endpoint)
+        self._changed()
+        return True
+
+    async def requeue(self, request_id: str, actor: str) -> State:
+        row = self._row(request_id)
+        if row.request.state is State.RUNNING:
+            self._end(row, None)
+            self._note(actor, "request.requeue", request_id)
+        return row.request.state
+
+    async def fail(self, request_id: str, actor: str, reason: str) -> State:
+        row = self._row(request_id)
+        self._end(row, wording.failed_by_hand(reason))
+        self._note(actor, "request.fail", request_id, {"reason": reason})
+        return row.request.state
+
+    async def overview(self) -> Overview:
+        requests = [row.request for row in self._rows.values() if not row.request.state.final]
+        queued = Counter((r.pool, r.tenant) for r in requests if r.state is State.QUEUED)
+        running = Counter((r.pool, r.tenant) for r in requests if r.state is State.RUNNING)
+        now = self._clock.now()
+        oldest = {
+            lane: max(
+                (now - r.created_at).total_seconds()
+                for r in requests
+                if r.state is State.QUEUED and (r.pool, r.tenant) == lane
+            )
+            for lane in queued
+        }
+        lanes = [
+            LaneFigures(*lane, queued[lane], running[lane], oldest.get(lane))
+            for lane in sorted({*queued, *running}, key=lambda each: (-queued[each], each))
+        ]
+        held = [row for row in self._rows.values() if row.request.state is State.RUNNING]
+        leases = [_lease(row, self._clock) for row in held]
+        return Overview(lanes, leases, [*self._halts.values()], None)
+
+    async def audit(self, before: int | None = None, limit: int = 50) -> Sequence[Act]:
+        found = [each for each in reversed(self._acts) if before is None or each.id < before]
+        return found[:limit]
+
+    def _halt(self, endpoint: str, kind: HaltKind, actor: str, action: str) -> Halt:
+        halt = self._halts[endpoint] = Halt(endpoint, kind, self._clock.now(), actor)
+        self._note(actor, action, endpoint)
+        self._changed()
+        return halt
+
+    def _row(self, request_id: str) -> Row:
+        row = self._rows.get(request_id)
+        if row is None:
+            raise RequestNotFound(f"There is no request {request_id}.")
+        if row.request.state.final:
+            raise AlreadyFinal(f"It has ended already: it is {row.request.state}.")
+        return row
+
+    def _note(
+        self, actor: str, action: str, subject: str, detail: Mapping[str, Any] | None = None
+    ) -> None:
+        now = self._clock.now()
+        self._acts.append(Act(len(self._acts) + 1, now, actor, action, subject, detail or {}))
+
+
+def _lease(row: Row, clock: Clock) -> RunningLease:
+    request = row.request
+    return RunningLease(
+        request_id=request.id,
+        attempt=request.attempt,
+        tenant=request.tenant,
+        endpoint=request.endpoint,
+        pool=request.pool,
+        replica_id=request.replica_id or "",
+        age_s=(clock.now() - (request.started_at or clock.now())).total_seconds(),
+        expires_in_s=row.lease_until - clock.monotonic(),
+    )

@@ -1,0 +1,70 @@
+"""A stored request of the fake queue."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from serve_app.domain.outcome import Outcome
+from serve_app.domain.progress import Preview
+from serve_app.domain.request import Forgetting, LogLine, NewRequest, Request, State
+from serve_app.queue.forgetting import OUTCOME_KEPT_S, input_left, outcome_left
+from serve_app.queue.order import Queued, ranked_at
+
+NEVER_S = 1e9
+
+
+def suspect(request: Request) -> bool:
+    """It may have ended its replica. A replica runs one such at a time."""
+    return request.alone and request.failures > 0
+
+
+class Row:
+    """A stored request with what the port does not show of it."""
+
+    def __init__(self, request: Request, place: int, new: NewRequest, expected_s: float) -> None:
+        self.request = request
+        self.place = place
+        self.expected_s = expected_s
+        self.ranked_at = ranked_at(request.created_at, request.priority)
+        within = [each for each in (new.start_within_s, new.end_within_s) if each is not None]
+        self.start_by = request.created_at + timedelta(seconds=min(within, default=NEVER_S))
+        self.leased_at = 0.0  # monotonic
+        self.actor_id = ""
+        self.confirmed = False
+        self.lease_until = 0.0  # monotonic
+        self.unconfirmed = 0
+        self.preview: Preview | None = None
+        self.watched_until = 0.0  # monotonic
+        self.ended: dict[int, str] = {}  # attempt → the act that ended it
+        self.log: list[LogLine] = []
+        self.told: State | None = None  # that the log tells of last
+
+    def queued(self) -> Queued:
+        """As far as its order goes."""
+        request = self.request
+        return Queued(
+            request.id,
+            request.tenant,
+            request.endpoint,
+            self.ranked_at,
+            self.place,
+            self.expected_s,
+            self.start_by,
+        )
+
+
+def forgetting(row: Row, now: datetime) -> Request:
+    """The row's request without what is to be forgotten of it by ``now``."""
+    request = row.request
+    ended_at = request.finished_at
+    if ended_at is None:
+        return request
+    if request.forgetting is Forgetting.INPUT:
+        request = replace(request, input=input_left(request.input), forgetting=Forgetting.OUTCOME)
+    over = ended_at + timedelta(seconds=OUTCOME_KEPT_S) <= now
+    if request.forgetting is Forgetting.OUTCOME and over:
+        left = outcome_left(request.outcome or Outcome())
+        request = replace(request, outcome=left, forgetting=Forgetting.DONE)
+        row.log.clear()
+    return request

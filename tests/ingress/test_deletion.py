@@ -1,0 +1,126 @@
+"""Deleting requests over HTTP, and looking through their history."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+
+import httpx
+import pytest
+
+from serve_app.domain.errors import StorageUnavailable
+from tests.ingress.house import House
+from tests.ingress.test_fal_queue import completed, submit
+
+
+async def made(client: httpx.AsyncClient) -> tuple[str, str]:
+    """A request that ended, and the URL of its file."""
+    submitted = await submit(client, artifacts=1)
+    await completed(client, submitted)
+    output = (await client.get(submitted["response_url"])).json()
+    return submitted["request_id"], output["images"][0]["url"]
+
+
+@pytest.fixture
+async def picture(client: httpx.AsyncClient) -> tuple[str, str]:
+    return await made(client)
+
+
+async def test_a_deleted_request_and_its_file_answer_404(
+    client: httpx.AsyncClient, picture: tuple[str, str]
+) -> None:
+    id_, url = picture
+    assert (await client.get(url)).status_code == 200
+    answer = await client.delete(f"/v1/requests/{id_}")
+    assert (answer.status_code, answer.json()) == (200, {"deleted_files": 1, "later_files": 0})
+    assert (await client.get(url)).status_code == 404
+    assert (await client.get(f"/v1/requests/{id_}")).status_code == 404
+    assert (await client.delete(f"/v1/requests/{id_}")).status_code == 404
+
+
+async def test_fals_call_names_each_file(
+    client: httpx.AsyncClient, picture: tuple[str, str]
+) -> None:
+    id_, url = picture
+    answer = await client.delete(f"/v1/models/requests/{id_}/payloads")
+    assert answer.json() == {"cdn_delete_results": [{"link": url, "exception": None}]}
+    assert (await client.get(url)).status_code == 404
+
+
+async def test_while_storage_is_away_the_request_goes_and_the_file_is_told_for_later(
+    house: House, client: httpx.AsyncClient, picture: tuple[str, str]
+) -> None:
+    async def away(keys: Sequence[str]) -> None:
+        raise StorageUnavailable(f"{len(keys)} files stay where they are.")
+
+    house.storage.delete = away
+    answer = await client.delete(f"/v1/requests/{picture[0]}")
+    assert answer.json() == {"deleted_files": 0, "later_files": 1}
+    assert (await client.get(f"/v1/requests/{picture[0]}")).status_code == 404
+
+
+async def test_others_find_nothing_to_delete(house: House, picture: tuple[str, str]) -> None:
+    async with house.client(house.other_key) as other:
+        assert (await other.delete(f"/v1/requests/{picture[0]}")).status_code == 404
+    async with house.client() as own:
+        assert (await own.get(picture[1])).status_code == 200
+
+
+async def test_what_waits_is_refused_with_what_to_do(idle_client: httpx.AsyncClient) -> None:
+    submitted = await submit(idle_client)
+    answer = await idle_client.delete(f"/v1/requests/{submitted['request_id']}")
+    assert (answer.status_code, answer.json()["code"]) == (400, "request_active")
+    assert "cancel it" in answer.json()["message"]
+
+
+async def test_the_list_is_narrowed(client: httpx.AsyncClient) -> None:
+    id_, _ = await made(client)
+    one = (await client.get(f"/v1/requests/{id_}")).json()
+
+    async def ids(**narrowed: str) -> list[str]:
+        answer = await client.get("/v1/requests", params=narrowed)
+        return [each["request_id"] for each in answer.json()["requests"]]
+
+    assert await ids(endpoint_id=one["endpoint_id"]) == await ids(since=one["created_at"]) == [id_]
+    assert await ids(until=one["created_at"]) == await ids(endpoint_id="test/deep/path/probe") == []
+
+
+@pytest.mark.parametrize("given", ["yesterday", "2026-01-31T12:00:00", ""])
+async def test_a_time_without_its_zone_is_refused(client: httpx.AsyncClient, given: str) -> None:
+    answer = await client.get("/v1/requests", params={"since": given})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["query", "since"]
+
+
+async def test_what_is_not_to_be_stored_is_forgotten_and_told_as_gone(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    body = {"prompt": "a secret", "sync_mode": True, "artifacts": 1}
+    asked = await client.post("/queue/test/probe", json=body, headers={"X-Fal-Store-IO": "0"})
+    told = asked.json()
+    await completed(client, told)
+    path = f"/v1/requests/{told['request_id']}"
+    one = (await client.get(path)).json()
+    assert (one["prompt"], one["input"], one["forgotten"]) == (None, {"sync_mode": True}, ["input"])
+    result = await client.get(told["response_url"])
+    assert result.json()["images"][0]["url"].startswith("data:")
+    row = house.queue._rows[told["request_id"]]
+    assert row.request.finished_at is not None
+    row.request = replace(row.request, finished_at=row.request.finished_at - timedelta(hours=1))
+    gone = await client.get(told["response_url"])
+    assert (gone.status_code, gone.json()["code"]) == (410, "outcome_forgotten")
+    assert (await client.get(told["status_url"])).json()["status"] == "COMPLETED"
+    assert (await client.get(path)).json()["forgotten"] == ["input", "outcome"]
+
+
+async def test_what_is_not_to_be_stored_is_shared_with_nobody(client: httpx.AsyncClient) -> None:
+    wish = {"prompt": "a circle", "seed": 7}
+    for headers in ({"X-Fal-Store-IO": "0"}, {}):
+        answer = await client.post("/test/deep/path/probe", json=wish, headers=headers)
+        assert answer.headers.get("x-darkroom-cache") is None
+
+
+async def test_store_io_takes_no_other_word(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/test/probe", json={}, headers={"X-Fal-Store-IO": "maybe"})
+    assert answer.status_code == 422

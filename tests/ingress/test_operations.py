@@ -1,0 +1,99 @@
+"""Acts by hand over HTTP."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from tests.ingress.house import House
+
+PROBE = "/v1/endpoints/test/probe"
+UNKNOWN = "0190a0f0-0000-7000-8000-000000000000"
+
+
+async def submitted(client: httpx.AsyncClient) -> str:
+    return str((await client.post("/queue/test/probe", json={})).json()["request_id"])
+
+
+async def test_a_paused_endpoint_accepts_and_says_why_it_waits(idle: House) -> None:
+    async with idle.client() as client:
+        halt = (await client.put(f"{PROBE}/pause")).json()
+        assert (halt["endpoint_id"], halt["kind"]) == ("test/probe", "paused")
+        status = await client.get(f"/queue/test/probe/requests/{await submitted(client)}/status")
+        assert status.json()["darkroom"]["reason"] == "paused"
+        assert (await client.get("/v1/queue")).json()["halts"] == [halt]
+        assert (await client.put(f"{PROBE}/resume")).json()["kind"] is None
+        assert (await client.put(f"{PROBE}/resume")).status_code == 404
+
+
+async def test_a_draining_endpoint_refuses_and_says_when_to_ask_again(
+    idle_client: httpx.AsyncClient,
+) -> None:
+    await idle_client.put(f"{PROBE}/drain")
+    for path in ("/queue/test/probe", "/run/test/probe"):
+        refused = await idle_client.post(path, json={})
+        assert (refused.status_code, refused.json()["code"]) == (503, "endpoint_draining")
+        assert int(refused.headers["retry-after"]) > 1
+
+
+async def test_an_endpoint_that_is_not_there_cannot_be_paused(
+    idle_client: httpx.AsyncClient,
+) -> None:
+    assert (await idle_client.put("/v1/endpoints/test/prob/pause")).status_code == 404
+
+
+async def test_any_tenants_request_is_requeued_and_failed(idle: House) -> None:
+    async with idle.client(idle.other_key) as other, idle.client() as admin:
+        request_id = await submitted(other)
+        answer = await admin.put(f"/v1/requests/{request_id}/requeue")
+        assert answer.json() == {"request_id": request_id, "state": "queued"}
+        path = f"/v1/requests/{request_id}/fail"
+        assert (await admin.put(path, params={"reason": "x" * 1001})).status_code == 422
+        answer = await admin.put(path, params={"reason": "Too big."})
+        assert answer.json()["state"] == "failed"
+        told = (await other.get(f"/v1/requests/{request_id}")).json()
+        assert "Too big." in told["error"]["message"]
+        assert (await admin.put(path)).json()["code"] == "already_final"
+        assert (await admin.put(f"/v1/requests/{UNKNOWN}/fail")).status_code == 404
+        acts = (await admin.get("/v1/audit")).json()["acts"]
+        assert [(each["action"], each["subject"]) for each in acts] == [
+            ("request.fail", request_id)
+        ]
+        assert acts[0]["actor"] == idle.key.split(":")[0]
+
+
+async def test_the_audit_comes_in_pages(idle_client: httpx.AsyncClient) -> None:
+    for act in ("pause", "drain", "resume"):
+        await idle_client.put(f"{PROBE}/{act}")
+    page = (await idle_client.get("/v1/audit", params={"limit": 2})).json()
+    assert [each["action"] for each in page["acts"]] == ["endpoint.resume", "endpoint.drain"]
+    rest = await idle_client.get("/v1/audit", params={"before": page["next_before"]})
+    assert [each["action"] for each in rest.json()["acts"]] == ["endpoint.pause"]
+    assert rest.json()["next_before"] is None
+
+
+async def test_the_queue_tells_of_lanes(idle_client: httpx.AsyncClient) -> None:
+    await submitted(idle_client)
+    seen = (await idle_client.get("/v1/queue")).json()
+    (lane,) = seen["lanes"]
+    assert (lane["tenant"], lane["queued"], lane["running"]) == ("default", 1, 0)
+    assert seen["leases"] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/queue"),
+        ("GET", "/v1/audit"),
+        ("PUT", f"{PROBE}/pause"),
+        ("PUT", f"{PROBE}/drain"),
+        ("PUT", f"{PROBE}/resume"),
+        ("PUT", f"/v1/requests/{UNKNOWN}/requeue"),
+        ("PUT", f"/v1/requests/{UNKNOWN}/fail"),
+    ],
+)
+async def test_all_of_it_takes_the_scope_admin(idle: House, method: str, path: str) -> None:
+    async with idle.client(idle.weak_key) as client:
+        assert (await client.request(method, path)).status_code == 403
+    async with idle.client() as client:
+        assert (await client.get("/v1/audit")).json()["acts"] == []

@@ -1,0 +1,103 @@
+"""Following one request over HTTP: its events, and the call that waits for a change."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.domain.request import State
+from tests.ingress.house import House
+
+
+async def submitted(client: httpx.AsyncClient, **orders: Any) -> str:
+    answer = await client.post("/queue/test/probe", json=orders)
+    return str(answer.json()["request_id"])
+
+
+async def events(
+    client: httpx.AsyncClient, request_id: str, after: str | None = None
+) -> list[dict[str, str]]:
+    """The whole stream, once it has ended."""
+    headers = {} if after is None else {"Last-Event-ID": after}
+    answer = await client.get(f"/v1/requests/{request_id}/events", headers=headers)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    blocks = [part.splitlines() for part in answer.text.split("\n\n") if part]
+    found = [dict(line.split(": ", 1) for line in block if line[0] != ":") for block in blocks]
+    return [each for each in found if "event" in each]
+
+
+async def test_a_request_is_followed_to_its_end(client: httpx.AsyncClient) -> None:
+    told = await events(client, await submitted(client, sleep_s=0.2))
+    states = [json.loads(each["data"])["state"] for each in told if each["event"] == "state"]
+    assert states == ["queued", "running", "succeeded"]
+    assert told[-1]["event"] == "state"
+    progress = [json.loads(each["data"]) for each in told if each["event"] == "progress"]
+    assert all(each["attempt"] == 1 for each in progress)
+    assert all("id" not in each for each in told if each["event"] == "progress")
+
+
+async def test_last_event_id_resumes_and_after_the_end_there_is_nothing(
+    client: httpx.AsyncClient,
+) -> None:
+    request_id = await submitted(client)
+    ids = [each["id"] for each in await events(client, request_id) if "id" in each]
+    assert ids == [str(n) for n in range(1, len(ids) + 1)]
+    assert [each["id"] for each in await events(client, request_id, ids[0])] == ids[1:]
+    over = await client.get(f"/v1/requests/{request_id}/events", headers={"Last-Event-ID": ids[-1]})
+    assert (over.status_code, over.content) == (204, b"")
+
+
+@pytest.mark.parametrize("given", ["-1", "x", "1.5", "9" * 30])
+async def test_a_last_event_id_that_is_none_is_refused(
+    idle_client: httpx.AsyncClient, given: str
+) -> None:
+    path = f"/v1/requests/{await submitted(idle_client)}/events"
+    answer = await idle_client.get(path, headers={"Last-Event-ID": given})
+    assert answer.status_code == 422
+    assert "Last-Event-ID" in answer.json()["message"]
+
+
+async def test_anothers_request_has_no_events(house: House) -> None:
+    async with house.client() as mine, house.client(house.other_key) as other:
+        answer = await other.get(f"/v1/requests/{await submitted(mine)}/events")
+    assert answer.status_code == 404
+
+
+async def test_a_call_that_waits_is_answered_at_the_next_change(idle: House) -> None:
+    async with idle.client() as client:
+        path = f"/v1/requests/{await submitted(client)}"
+        seen = (await client.get(path)).json()["version"]
+        waiting = asyncio.create_task(client.get(path, params={"wait": 30, "since": seen}))
+        await idle.queue.cancel("default", path.rsplit("/", 1)[1])
+        answer = (await asyncio.wait_for(waiting, 5)).json()
+        assert (answer["state"], answer["version"] != seen) == ("cancelled", True)
+
+
+async def test_a_change_between_two_calls_is_not_missed(idle: House) -> None:
+    async with idle.client() as client:
+        request_id = await submitted(client)
+        path = f"/v1/requests/{request_id}"
+        seen = (await client.get(path)).json()["version"]
+        await idle.queue.log(request_id, "INFO", "Hello.")
+        began = time.monotonic()
+        answer = await client.get(path, params={"wait": 30, "since": seen})
+        assert time.monotonic() - began < 5.0
+        assert answer.json()["log"][-1]["message"] == "Hello."
+
+
+async def test_a_call_waits_no_longer_than_it_said(idle_client: httpx.AsyncClient) -> None:
+    path = f"/v1/requests/{await submitted(idle_client)}"
+    answer = await asyncio.wait_for(idle_client.get(path, params={"wait": 1}), 5)
+    assert answer.json()["state"] == State.QUEUED
+
+
+@pytest.mark.parametrize("given", ["61", "-1", "x", ""])
+async def test_a_wait_out_of_bounds_is_refused(idle_client: httpx.AsyncClient, given: str) -> None:
+    path = f"/v1/requests/{await submitted(idle_client)}"
+    assert (await idle_client.get(path, params={"wait": given})).status_code == 422

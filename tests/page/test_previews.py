@@ -1,0 +1,32 @@
+"""What is being made is shown while it is."""
+
+from __future__ import annotations
+
+from playwright.sync_api import expect
+
+from tests.page.reader import Reader, expect_pictures
+
+
+def test_a_preview_is_shown_while_it_develops_and_the_pace_is_told(reader: Reader) -> None:
+    reader.unfold()
+    sheet = reader.generate("a slow hill", num_inference_steps=12)
+    preview = sheet.locator(".developing img")
+    expect(preview).to_have_count(1)
+    assert preview.evaluate("picture => [picture.naturalWidth, picture.naturalHeight]") == [32, 24]
+    first = preview.get_attribute("src")
+    assert first is not None
+    assert first.startswith("blob:")
+    expect(sheet).to_contain_text("2.5 steps/s")
+    expect(sheet).to_contain_text("s left")
+    expect(preview).not_to_have_attribute("src", first)  # the next one follows
+    expect_pictures(sheet, 1)
+    expect(sheet.locator(".developing")).to_have_count(0)
+
+
+def test_nothing_is_made_for_a_page_that_nobody_sees(reader: Reader) -> None:
+    reader.page.evaluate(
+        "Object.defineProperty(document, 'hidden', { get: () => true, configurable: true })"
+    )
+    sheet = reader.generate("a slow hill")
+    expect_pictures(sheet, 1)
+    assert reader.darkroom.shown() == []

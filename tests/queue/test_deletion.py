@@ -1,0 +1,157 @@
+"""What deletion leaves in PostgreSQL, and what age deletes there."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from serve_app.domain.errors import RequestNotFound
+from serve_app.domain.lease import Held
+from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.snapshot import StoredSnapshot
+from serve_app.queue.database import Database
+from serve_app.queue.deletion import Deletion
+from serve_app.queue.postgres import PostgresQueue
+from serve_app.queue.retention import DAY_S, Retention
+from serve_app.settings import TenantLimits
+from tests.contract.test_deletion_contract import KEYED, asked, ended, picture
+from tests.queue.database import Ingress
+from tests.queue.requests import TENANT, done, lease, report
+
+OF_A_REQUEST = ("requests", "attempts", "events", "artifacts", "progress", "undelivered")
+
+
+async def left(database: Database) -> list[str]:
+    """Tables that have something of a request."""
+    return [
+        table
+        for table in OF_A_REQUEST
+        if (await database.rows(f"SELECT count(*) FROM {table}"))[0][0]
+    ]
+
+
+async def unwanted(database: Database) -> set[str]:
+    return {key for (key,) in await database.rows("SELECT key FROM unwanted WHERE due_at <= now()")}
+
+
+async def snapshotted(queue: PostgresQueue, held: Held) -> str:
+    asked_for = await queue.report(replace(report(held), wants_tickets=(held,)))
+    ((_, ticket),) = asked_for.snapshot_tickets
+    kept = StoredSnapshot(ticket.key, 1)
+    progress = ((held, Progress(Stage.DENOISING, 1, 4)),)
+    await queue.report(replace(report(held), snapshots=((held, kept),), progress=progress))
+    return ticket.key
+
+
+async def test_only_the_usage_line_is_left_and_every_object_is_unwanted(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
+    request = asked(replay_key="key", body_digest=bytes(32))
+    await queue.submit(request)
+    await queue.undelivered(request, request.id)
+    held = (await lease(queue)).held
+    snapshot = await snapshotted(queue, held)
+    await queue.finish(done(held, picture(request.id)))
+    told = await queue.delete(TENANT, request.id)
+    assert await unwanted(database) == {snapshot, f"r/{request.id}/1/a.png"} >= set(told)
+    assert await left(database) == []
+    assert await database.rows("SELECT request_id::text FROM usage") == [(request.id,)]
+
+
+async def test_of_a_request_with_a_key_an_empty_row_stays_while_the_key_counts(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
+    gone = await ended(queue, **KEYED)
+    await queue.delete(TENANT, gone)
+    assert await left(database) == ["requests"]
+    ((row,),) = await database.rows("SELECT row_to_json(r)::text FROM requests r")
+    assert "red circle" not in row
+    assert "images" not in row
+    deletion = Deletion(database, Retention())
+    await deletion.free_keys()
+    assert await left(database) == ["requests"]
+    await database.rows("UPDATE requests SET created_at = now() - interval '25 hours'")
+    await deletion.free_keys()
+    assert await left(database) == []
+    assert (await queue.submit(asked(**KEYED))).id != gone
+
+
+async def test_what_another_ingress_has_in_memory_is_gone_there_too(ingress: Ingress) -> None:
+    here, there = await ingress(), await ingress()
+    gone = await ended(here)
+    await there.get(TENANT, gone)
+    await here.delete(TENANT, gone)
+
+    async def until_gone() -> None:
+        while True:
+            await there.get(TENANT, gone)
+            await asyncio.sleep(0.01)
+
+    with pytest.raises(RequestNotFound):  # without the notification: in a minute
+        await asyncio.wait_for(until_gone(), 10)
+
+
+async def aged(queue: PostgresQueue, database: Database, days: float, **changes: object) -> str:
+    """A request that ended so many days ago."""
+    id_ = await ended(queue, **changes)
+    was = id_.replace("-", "")
+    ((old,),) = await database.rows(
+        "SELECT to_hex((extract(epoch FROM now() - make_interval(secs => %(s)s)) * 1000)::bigint)",
+        {"s": days * DAY_S + 2},
+    )
+    now = f"{old:0>12}{was[12:]}"
+    for table, column in (
+        ("requests", "id"),
+        ("events", "request_id"),
+        ("artifacts", "request_id"),
+    ):
+        await database.rows(
+            f"UPDATE {table} SET {column} = %(now)s::text::uuid "
+            f"WHERE {column} = %(was)s::text::uuid",
+            {"now": now, "was": was},
+        )
+    await database.rows(
+        "UPDATE requests SET finished_at = now() - make_interval(secs => %(s)s) WHERE id = "
+        "%(now)s::text::uuid",
+        {"s": days * DAY_S, "now": now},
+    )
+    ((id_,),) = await database.rows("SELECT %(now)s::text::uuid::text", {"now": now})
+    return id_
+
+
+async def test_age_deletes_what_ended_long_enough_ago_by_tenant(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
+    for tenant in ("ann", "bob", "cleo"):
+        for days in (0, 2, 9):
+            await aged(queue, database, days, tenant=tenant)
+    waiting = asked(tenant="bob")
+    await queue.submit(waiting)
+    retention = Retention(
+        7,
+        {"bob": TenantLimits(retention_days=1), "cleo": TenantLimits(weight=2)},
+    )
+    gone = await Deletion(database, retention).delete_aged()
+    rows = await database.rows("SELECT tenant, count(*)::integer FROM requests GROUP BY tenant")
+    assert dict(rows) == {"ann": 2, "bob": 2, "cleo": 2}
+    assert await unwanted(database) == {
+        key
+        for (key,) in await database.rows(
+            "SELECT key FROM unwanted WHERE key NOT IN (SELECT key FROM artifacts)"
+        )
+    }
+    assert len(gone) == len(await unwanted(database)) == 4
+    assert await Deletion(database, retention).delete_aged() == []
+    assert (await queue.get("bob", waiting.id)).id == waiting.id
+
+
+async def test_without_retention_nothing_is_deleted(ingress: Ingress, database: Database) -> None:
+    queue = await ingress()
+    kept = await aged(queue, database, 4000)
+    assert await Deletion(database, Retention()).delete_aged() == ()
+    assert (await queue.get(TENANT, kept)).id == kept

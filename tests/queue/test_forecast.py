@@ -1,0 +1,251 @@
+"""When requests should start and end, compared with when they do: the real forecast over a
+simulated pool, by a clock that the simulation moves."""
+
+from __future__ import annotations
+
+import heapq
+import json
+import random
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.domain.lease import Presence, ReplicaStage
+from serve_app.domain.request import Priority, Request, State
+from serve_app.queue.costs import SELECT, Costs
+from serve_app.queue.estimate import until_start_s
+from serve_app.queue.forecast import RUNNING, Forecast
+from serve_app.queue.limits import QueueLimits
+from serve_app.queue.order import Lane, Queued, charge, in_order, pool_time
+from serve_app.queue.positions import Place
+from tests.fakes.clock import FakeClock
+
+POOL = "studio"
+TAKES = {"flux": (1.0, 0.10), "sdxl": (0.5, 0.25)}  # fixed seconds, seconds a unit of work
+STEPS = {"flux": (4.0, 28.0), "sdxl": (20.0, 30.0, 50.0)}
+MEAN_S = 6.3
+
+
+@dataclass
+class One:
+    request: Request
+    queued: Queued
+    takes_s: float
+    asked: float
+    began: float | None = None
+    ended: float | None = None
+
+
+class Tables:
+    """What the forecast and the cost model read and write."""
+
+    def __init__(self, pool: SimulatedPool) -> None:
+        self._pool = pool
+        self._costs: dict[tuple[str, str], tuple[Any, ...]] = {}
+
+    async def rows(
+        self, sql: str, params: Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
+        if sql == SELECT:
+            return [(*key, *sums) for key, sums in self._costs.items()]
+        if sql == RUNNING:
+            now = self._pool.clock.monotonic()
+            return [
+                (POOL, one.request.tenant, one.request.endpoint, one.request.work, now - one.began)
+                for one in self._pool.running
+            ]
+        for row in json.loads((params or {})["fits"]):
+            endpoint, pool, *sums = row.values()
+            self._costs[endpoint, pool] = tuple(sums)
+        return []
+
+
+class SimulatedPool:
+    """Two replicas of two slots, three tenants; a request takes a fifth more or less than it
+    should."""
+
+    def __init__(self, seed: int) -> None:
+        self.dice = random.Random(seed)  # noqa: S311 nothing secret
+        self.clock = FakeClock()
+        self._begin = self.clock.monotonic()
+        tables = Tables(self)
+        self.costs = Costs(tables)  # type: ignore[arg-type]
+        self.forecast = Forecast(tables, self.clock, QueueLimits(), self.costs)  # type: ignore[arg-type]
+        self.lanes = {tenant: Lane() for tenant in ("ann", "bob", "eve")}
+        self.waiting: dict[str, One] = {}
+        self.running: list[One] = []
+        self.ready: dict[str, int] = {}
+        self.starting: set[str] = set()
+        self.told: list[tuple[One, float, float]] = []  # when, seconds to the end
+        self._events: list[tuple[float, int, str, Any]] = []
+        self._count = 0
+
+    def at(self, when: float, what: str, value: Any = None) -> None:
+        self._count += 1
+        heapq.heappush(self._events, (when, self._count, what, value))
+
+    def arrivals(self, begin: float, end: float, per_s: float) -> None:
+        now = begin
+        while (now := now + self.dice.expovariate(per_s)) < end:
+            self.at(now, "submit")
+
+    @property
+    def now(self) -> float:
+        return self.clock.monotonic() - self._begin
+
+    async def run(self, until: float) -> None:
+        for second in range(int(self.now), int(until)):
+            self.at(float(second), "look")
+        while self._events and self._events[0][0] <= until:
+            when, _, what, value = heapq.heappop(self._events)
+            self.clock.advance(max(0.0, when - self.now))
+            if what == "submit":
+                self.submit()
+            elif what == "end":
+                self.end(value)
+            elif what == "starting":
+                self.starting.add(value)
+                self.present(value, ReplicaStage.STARTING)
+            elif what == "ready":
+                self.starting.discard(value)
+                self.ready[value] = 2
+                self.present(value, ReplicaStage.READY)
+            else:
+                await self.look()
+            self.lease()
+
+    def presence(self, name: str, stage: ReplicaStage) -> Presence:
+        return Presence(name, name, POOL, stage)
+
+    def present(self, name: str, stage: ReplicaStage) -> None:
+        self.forecast.present(self.presence(name, stage), 2)
+
+    async def look(self) -> None:
+        await self.costs.refresh()
+        there = [(self.presence(name, ReplicaStage.READY), 2) for name in self.ready]
+        there += [(self.presence(name, ReplicaStage.STARTING), 1) for name in self.starting]
+        await self.forecast.refresh(there)
+        if round(self.clock.monotonic()) % 3 == 0:
+            for one in self.waiting.values():
+                self.tell(one)
+
+    def submit(self) -> None:
+        self._count += 1
+        tenant = self.dice.choice(list(self.lanes))
+        endpoint = self.dice.choice(list(TAKES))
+        work = self.dice.choice(STEPS[endpoint])
+        fixed, rate = TAKES[endpoint]
+        id_ = f"r{self._count}"
+        now = self.clock.now()
+        request = Request(
+            id_, tenant, endpoint, POOL, State.QUEUED, {}, Priority.NORMAL, 0, 0, now, work=work
+        )
+        expected = self.costs.expected_s(endpoint, POOL, work)
+        place = Queued(id_, tenant, endpoint, now, self._count, expected)
+        takes_s = (fixed + rate * work) * self.dice.uniform(0.8, 1.2)
+        one = self.waiting[id_] = One(request, place, takes_s, self.clock.monotonic())
+        self.tell(one)
+
+    def lease(self) -> None:
+        while self.waiting and len(self.running) < sum(self.ready.values()):
+            start = in_order(self.lanes, [each.queued for each in self.waiting.values()])[0]
+            charge(self.lanes[start.queued.tenant], start, pool_time(self.lanes.values()))
+            one = self.waiting.pop(start.queued.id)
+            one.began = self.clock.monotonic()
+            self.running.append(one)
+            self.at(self.now + one.takes_s, "end", one)
+
+    def end(self, one: One) -> None:
+        self.running.remove(one)
+        one.ended = self.clock.monotonic()
+        request = one.request
+        self.costs.ended(request.endpoint, POOL, request.work, one.takes_s)
+        self.lanes[request.tenant].vtime += one.takes_s - one.queued.expected_s
+
+    def tell(self, one: One) -> None:
+        order = in_order(self.lanes, [each.queued for each in self.waiting.values()])
+        ahead = [start.queued.id for start in order]
+        before = [self.waiting[id_].request for id_ in ahead[: ahead.index(one.request.id)]]
+        ahead_s = sum(self.costs.expected_s(r.endpoint, POOL, r.work) for r in before)
+        start_s = self.forecast.until_start_s(one.request, Place(len(before), ahead_s))
+        takes_s = self.forecast.until_end_s(one.request)
+        if start_s is None or takes_s is None:
+            return
+        assert start_s >= 0
+        assert takes_s > 0
+        self.told.append((one, self.clock.monotonic(), start_s + takes_s))
+
+    def median_error(self, begin: float, end: float) -> float:
+        """Of the time to the end, told between the two."""
+        errors = [
+            abs(told_s - (one.ended - when)) / (one.ended - when)
+            for one, when, told_s in self.told
+            if one.ended is not None and begin <= when - self._begin < end
+        ]
+        assert len(errors) > 50
+        return statistics.median(errors)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_on_a_steady_load_the_median_error_is_under_a_quarter(seed: int) -> None:
+    pool = SimulatedPool(seed)
+    for name in ("a", "b"):
+        pool.at(0.0, "ready", name)
+    pool.arrivals(0.0, 600.0, per_s=0.9 * 4 / MEAN_S)
+    await pool.run(700.0)
+    assert pool.median_error(60.0, 600.0) < 0.25
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_in_a_five_fold_burst_it_is_under_two_fifths(seed: int) -> None:
+    pool = SimulatedPool(seed)
+    for name in ("a", "b"):
+        pool.at(0.0, "ready", name)
+    steady = 0.6 * 4 / MEAN_S
+    pool.arrivals(0.0, 500.0, per_s=steady)
+    pool.arrivals(200.0, 260.0, per_s=4 * steady)
+    await pool.run(900.0)
+    assert pool.median_error(200.0, 320.0) < 0.4
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_during_a_cold_start_it_is_under_two_fifths(seed: int) -> None:
+    pool = SimulatedPool(seed)
+    # It has started before, and something has run.
+    pool.at(0.0, "starting", "old")
+    pool.at(40.0, "ready", "old")
+    pool.arrivals(0.0, 120.0, per_s=1.2 / MEAN_S)
+    await pool.run(200.0)
+    pool.ready.clear()
+    pool.told.clear()
+    pool.starting.clear()
+    begin = pool.now
+    pool.at(begin + 1.0, "starting", "new")
+    pool.at(begin + 1.0 + 40.0 * pool.dice.uniform(0.85, 1.15), "ready", "new")
+    pool.arrivals(begin + 2.0, begin + 60.0, per_s=2.0 / MEAN_S)
+    await pool.run(begin + 200.0)
+    assert pool.median_error(begin, begin + 42.0) < 0.4
+
+
+@given(
+    st.integers(0, 300),
+    st.floats(0.1, 20.0),
+    st.lists(st.floats(0.0, 60.0), min_size=1, max_size=6),
+)
+def test_the_more_goes_before_the_later_it_starts(
+    ahead: int, each_s: float, free_in_s: list[float]
+) -> None:
+    sooner = until_start_s(ahead, ahead * each_s, free_in_s)
+    later = until_start_s(ahead + len(free_in_s), (ahead + len(free_in_s)) * each_s, free_in_s)
+    assert sooner is not None
+    assert later is not None
+    assert min(free_in_s) <= sooner <= later + 1e-6
+
+
+def test_without_a_slot_nobody_can_tell() -> None:
+    assert until_start_s(0, 0.0, []) is None

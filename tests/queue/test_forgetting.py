@@ -1,0 +1,58 @@
+"""What PostgreSQL still has of a request that was to be forgotten."""
+
+from __future__ import annotations
+
+import pytest
+
+from serve_app.domain.outcome import Failure, Outcome, Usage
+from serve_app.domain.request import Forgetting
+from serve_app.queue.database import Database
+from serve_app.queue.forgetting import Forgetfulness
+from tests.contract.test_deletion_contract import asked, picture
+from tests.contract.test_forgetting_contract import INPUT, forgot
+from tests.queue.database import Ingress
+from tests.queue.requests import TENANT, done, lease
+
+QUOTING = Outcome(
+    failure=Failure("pipeline_failed", "No picture of a secret.", False, "secret"),
+    usage=Usage(1.5, 4, 1.0),
+)
+
+
+@pytest.mark.parametrize("outcome", ["picture", "failure"])
+async def test_an_hour_later_nothing_is_there_but_that_it_was(
+    ingress: Ingress, database: Database, outcome: str
+) -> None:
+    queue = await ingress()
+    request = asked(input=INPUT, store_io=False, warnings=("Of a secret.",))
+    await queue.submit(request)
+    made = picture(request.id) if outcome == "picture" else QUOTING
+    await queue.finish(done((await lease(queue)).held, made))
+    before = await forgot(queue, request.id, Forgetting.OUTCOME)
+    assert await Forgetfulness(database).forget() == []
+    await database.rows("UPDATE requests SET finished_at = now() - interval '61 minutes'")
+    await forgot(queue, request.id, Forgetting.DONE)
+    there = await (await ingress()).get(TENANT, request.id)
+    assert there.outcome is not None
+    assert there.state is before.state
+    assert there.outcome.output is None
+    assert there.outcome.usage == made.usage
+    assert there.outcome.succeeded is made.succeeded
+    assert not await queue.lines(TENANT, request.id)
+    for table in ("requests", "events", "attempts", "usage"):
+        rows = await database.rows(f"SELECT row_to_json(t)::text FROM {table} t")
+        assert "secret" not in str(rows)
+        assert "images" not in str(rows)
+
+
+async def test_many_are_forgotten_at_once_and_each_once(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
+    requests = [asked(store_io=False) for _ in range(5)]
+    for request in requests:
+        await queue.submit(request)
+        await queue.cancel(TENANT, request.id)
+    for request in requests:
+        await forgot(queue, request.id, Forgetting.OUTCOME)
+    assert await Forgetfulness(database).forget() == []

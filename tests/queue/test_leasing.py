@@ -1,0 +1,134 @@
+"""The statement that leases does what ``order.py`` says, whatever is queued."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from serve_app.queue.database import Database
+from serve_app.queue.leasing import lease
+from serve_app.queue.order import Lane, Queued, charge, in_order, pool_time
+from serve_app.queue.submit import Offer
+from tests.queue.database import QUICK, Background
+from tests.queue.requests import POOL, new_id
+
+FILL = """
+INSERT INTO requests (id, tenant, endpoint, endpoint_digest, pool, priority, state, input,
+                      ranked_at, expected_s, start_by)
+SELECT id, tenant, endpoint, '0', %(pool)s, 1, 'queued', '{}', ranked_at, expected_s, start_by
+FROM json_to_recordset(%(rows)s::json) AS x(
+    n integer, id uuid, tenant text, endpoint text, ranked_at timestamptz,
+    expected_s double precision, start_by timestamptz)
+ORDER BY n
+"""
+LANES = """
+INSERT INTO fair_lanes (pool, tenant, weight, vtime, served)
+SELECT %(pool)s, * FROM json_to_recordset(%(rows)s::json) AS x(
+    tenant text, weight double precision, vtime double precision, served double precision)
+"""
+TENANTS, ENDPOINTS = ("ann", "bob", "eve"), ("flux", "sdxl", "wan")
+
+REQUESTS = st.lists(
+    st.tuples(
+        st.sampled_from(TENANTS),
+        st.sampled_from(ENDPOINTS),
+        st.integers(-90, 0),  # seconds before now at which it ranks
+        st.sampled_from([0.5, 1.0, 4.0]),
+        st.sampled_from([None, None, None, 3.0, 60.0]),  # seconds until it expires
+    ),
+    max_size=20,
+)
+LANE = st.builds(
+    Lane, st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.0, 3.0, 8.0]), st.just(0.0)
+)
+
+
+async def leased(
+    conninfo: str,
+    lanes: dict[str, Lane],
+    queued: list[Queued],
+    count: int,
+    hot: frozenset[str],
+) -> tuple[list[str], dict[str, tuple[float, float]]]:
+    """The ids in their order, and what was charged to each lane since it was served."""
+    database = Database(conninfo, connections=1)
+    await database.start()
+    try:
+        await database.rows("TRUNCATE requests, attempts, events, fair_lanes")
+        named = [
+            {"tenant": tenant, "weight": each.weight, "vtime": each.vtime, "served": each.served}
+            for tenant, each in lanes.items()
+        ]
+        await database.rows(LANES, {"pool": POOL, "rows": json.dumps(named)})
+        rows: list[dict[str, Any]] = [
+            {
+                "n": n,
+                "id": each.id,
+                "tenant": each.tenant,
+                "endpoint": each.endpoint,
+                "ranked_at": each.ranked_at.isoformat(),
+                "expected_s": each.expected_s,
+                "start_by": each.start_by.isoformat() if each.start_by else None,
+            }
+            for n, each in enumerate(queued)
+        ]
+        await database.rows(FILL, {"pool": POOL, "rows": json.dumps(rows)})
+        offers = [Offer("r1", "a1")] * count
+        got = await lease(database, POOL, offers, hot, QUICK, {"ann": 2.0})
+        found = [each.request.id for _, each in got.found]
+        after = await database.rows("SELECT tenant, vtime, served FROM fair_lanes")
+        return found, {tenant: (vtime, served) for tenant, vtime, served in after}
+    finally:
+        await database.aclose()
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    requests=REQUESTS,
+    lanes=st.fixed_dictionaries(dict.fromkeys(TENANTS, LANE)),
+    served=st.sampled_from([0.0, 5.0]),
+    count=st.integers(1, 8),
+    hot=st.frozensets(st.sampled_from(ENDPOINTS), max_size=2),
+)
+def test_it_leases_in_the_order_and_charges_as_it_should(
+    conninfo: str,
+    requests: list[tuple[str, str, int, float, float | None]],
+    lanes: dict[str, Lane],
+    served: float,
+    count: int,
+    hot: frozenset[str],
+) -> None:
+    now = datetime.now(UTC)
+    lanes = {tenant: replace(lane) for tenant, lane in lanes.items()}
+    lanes["bob"].served = served
+    queued = [
+        Queued(
+            new_id(),
+            tenant,
+            endpoint,
+            now + timedelta(seconds=rank_s),
+            place,
+            expected_s,
+            None if due_s is None else now + timedelta(seconds=due_s),
+        )
+        for place, (tenant, endpoint, rank_s, expected_s, due_s) in enumerate(requests)
+    ]
+    with Background() as background:
+        found, after = background.run(leased(conninfo, lanes, queued, count, hot))
+    lanes["ann"].vtime += 2.0 / lanes["ann"].weight  # charged before
+    expected: list[str] = []
+    while len(expected) < count and (order := in_order(lanes, queued, hot, now)):
+        charge(lanes[order[0].queued.tenant], order[0], pool_time(lanes.values()))
+        expected.append(order[0].queued.id)
+        queued.remove(order[0].queued)
+    assert found == expected
+    for tenant, lane in lanes.items():
+        assert after[tenant] == (pytest.approx(lane.vtime), pytest.approx(lane.served)), tenant

@@ -1,0 +1,120 @@
+"""Fairness as a property: whatever is sent, nobody gets much less than their share of the slots."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from serve_app.domain.request import Priority
+from serve_app.queue.order import (
+    HEAD_START_S,
+    HOT_LEAD_S,
+    Lane,
+    Queued,
+    charge,
+    in_order,
+    pool_time,
+    ranked_at,
+)
+
+BEGIN = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def queued(number: int, tenant: str, expected_s: float = 1.0, **changes: object) -> Queued:
+    plain = Queued(f"{tenant}-{number}", tenant, "flux", BEGIN, number, expected_s)
+    return replace(plain, **changes)
+
+
+@dataclass
+class Served:
+    """What a pool of ``slots`` gave to each tenant, all of whom have more queued than it can do."""
+
+    weights: dict[str, float]
+    costs: dict[str, tuple[float, float]]  # expected and true seconds of each request
+    slots: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def run(self, until_s: float) -> None:
+        lanes = {tenant: Lane(weight) for tenant, weight in self.weights.items()}
+        self.seconds = dict.fromkeys(lanes, 0.0)
+        free = [(0.0, slot, "") for slot in range(self.slots)]
+        number = 0
+        while free[0][0] < until_s:
+            now, slot, ended = heapq.heappop(free)
+            if ended:
+                expected, true = self.costs[ended]
+                lanes[ended].vtime += (true - expected) / lanes[ended].weight
+            waiting = [
+                queued(number + n, each, self.costs[each][0]) for n, each in enumerate(lanes)
+            ]
+            start = in_order(lanes, waiting)[0]
+            tenant = start.queued.tenant
+            charge(lanes[tenant], start, pool_time(lanes.values()))
+            true = self.costs[tenant][1]
+            self.seconds[tenant] += min(true, until_s - now)
+            heapq.heappush(free, (now + true, slot, tenant))
+            number += len(lanes)
+
+
+COSTS = st.tuples(st.floats(0.5, 8.0), st.floats(0.5, 8.0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from([0.5, 1.0, 3.0]), COSTS), min_size=2, max_size=5),
+    st.integers(1, 4),
+)
+# What is expected of one is always twice what it takes: it is given back, and not lost.
+@example([(0.5, (1.0, 1.0)), (0.5, (2.0, 1.0))], 3)
+def test_everybody_gets_their_share_of_the_time_whatever_was_expected(
+    tenants: list[tuple[float, tuple[float, float]]], slots: int
+) -> None:
+    weights = {f"t{n}": weight for n, (weight, _) in enumerate(tenants)}
+    costs = {f"t{n}": cost for n, (_, cost) in enumerate(tenants)}
+    served = Served(weights, costs, slots)
+    until_s = 600.0
+    served.run(until_s)
+    total = sum(weights.values())
+    for tenant, weight in weights.items():
+        share = slots * until_s * weight / total
+        # At most one request of each slot and of each tenant stands between anybody and their turn;
+        # an expectation that is wrong may cost as much again until it is corrected.
+        most_s = max(max(pair) for pair in costs.values())
+        assert served.seconds[tenant] >= 0.8 * share - 2 * most_s * (slots + len(weights))
+
+
+@given(st.integers(1, 200), st.floats(0.1, 10.0))
+def test_a_single_request_is_next_behind_any_queue_of_another(many: int, expected: float) -> None:
+    lanes = {"ann": Lane(), "bob": Lane()}
+    waiting = [queued(n, "ann", expected) for n in range(many)]
+    first = in_order(lanes, waiting)[0]
+    charge(lanes["ann"], first, 0.0)
+    order = in_order(lanes, [*waiting[1:], queued(many, "bob")])
+    assert order[0].queued.tenant == "bob"
+
+
+@given(st.lists(st.sampled_from(["ann", "bob", "eve"]), max_size=30))
+def test_an_order_loses_nothing_and_keeps_to_the_rank_within_a_tenant(owners: list[str]) -> None:
+    waiting = [queued(n, owner) for n, owner in enumerate(owners)]
+    order = in_order({owner: Lane() for owner in owners}, waiting)
+    assert sorted(each.queued.id for each in order) == sorted(each.id for each in waiting)
+    for owner in set(owners):
+        places = [each.queued.place for each in order if each.queued.tenant == owner]
+        assert places == sorted(places)
+
+
+def test_a_low_request_waits_for_no_normal_one_that_comes_later_than_its_head_start() -> None:
+    later = BEGIN + timedelta(seconds=HEAD_START_S)
+    assert ranked_at(BEGIN, Priority.LOW) == ranked_at(later, Priority.NORMAL)
+    assert ranked_at(BEGIN, Priority.HIGH) < ranked_at(BEGIN, Priority.NORMAL)
+
+
+def test_what_is_cold_is_overtaken_only_by_what_came_soon_after_it() -> None:
+    soon = queued(1, "ann", endpoint="hot", ranked_at=BEGIN + timedelta(seconds=HOT_LEAD_S - 1))
+    late = queued(2, "ann", endpoint="hot", ranked_at=BEGIN + timedelta(seconds=HOT_LEAD_S + 1))
+    order = in_order({"ann": Lane()}, [queued(0, "ann"), soon, late], {"hot"}, BEGIN)
+    assert [each.queued.place for each in order] == [1, 0, 2]

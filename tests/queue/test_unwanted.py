@@ -1,0 +1,104 @@
+"""What in storage nobody wants any more is found in the database, and deleted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+from serve_app.domain.lease import Held
+from serve_app.domain.snapshot import StoredSnapshot
+from serve_app.ingress.disposal import Disposal
+from serve_app.queue import snapshots
+from serve_app.queue.database import Database
+from serve_app.queue.unwanted import Unwanted
+from serve_app.telemetry.clock import SystemClock
+from tests.fakes.storage import FakeStorage
+from tests.queue.database import Ingress
+from tests.queue.requests import done, lease, new, report
+
+
+async def all_due(database: Database) -> None:
+    await database.rows("UPDATE unwanted SET due_at = now()")
+
+
+async def keys(database: Database) -> set[str]:
+    return {key for (key,) in await database.rows("SELECT key FROM unwanted")}
+
+
+async def keep(queue, held: Held, step: int = 1) -> str:
+    asked = await queue.report(replace(report(held), wants_tickets=(held,)))
+    ((_, ticket),) = asked.snapshot_tickets
+    kept = StoredSnapshot(ticket.key, step)
+    await queue.report(replace(report(held), snapshots=((held, kept),)))
+    return ticket.key
+
+
+async def test_what_was_uploaded_and_never_named_is_deleted_after_its_ticket(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
+    await queue.submit(new())
+    held = (await lease(queue)).held
+    reply = await queue.report(replace(report(held), wants_tickets=(held,)))
+    ((_, ticket),) = reply.snapshot_tickets
+    unwanted = Unwanted(database)
+    assert await unwanted.take(10) == []
+    await all_due(database)
+    assert await unwanted.take(10) == [ticket.key]
+
+
+async def test_a_snapshot_that_another_replaced_is_unwanted_and_the_latest_is_not(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
+    await queue.submit(new())
+    held = (await lease(queue)).held
+    first = await keep(queue, held)
+    second = await keep(queue, held, 2)
+    assert await keys(database) == {first}
+    await queue.report(replace(report(held), snapshots=((held, StoredSnapshot(second, 2)),)))
+    assert await keys(database) == {first}
+
+
+async def test_snapshots_of_requests_that_ended_are_unwanted(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
+    ended, goes_on = new(), new()
+    for request in (ended, goes_on):
+        await queue.submit(request)
+    leases = [await lease(queue), await lease(queue)]
+    kept = {each.request_id: await keep(queue, each.held) for each in leases}
+    await queue.finish(done(next(each.held for each in leases if each.request_id == ended.id)))
+    await snapshots.forget_ended(database)
+    await snapshots.forget_ended(database)
+    assert await keys(database) == {kept[ended.id]}
+    left = await database.rows("SELECT id::text FROM requests WHERE snapshot IS NOT NULL")
+    assert left == [(goes_on.id,)]
+
+
+async def test_what_is_taken_comes_again_unless_it_was_forgotten(database: Database) -> None:
+    unwanted = Unwanted(database)
+    await snapshots.expect(database, ["s/a/1/x.bin", "s/b/1/y.bin"])
+    await all_due(database)
+    assert set(await unwanted.take(10)) == {"s/a/1/x.bin", "s/b/1/y.bin"}
+    assert await unwanted.take(10) == []
+    await unwanted.forget(["s/a/1/x.bin"])
+    await all_due(database)
+    assert await unwanted.take(10) == ["s/b/1/y.bin"]
+
+
+async def test_disposal_deletes_from_storage_what_is_due(database: Database) -> None:
+    storage = FakeStorage(b"key", "http://here", SystemClock())
+    for key in ("s/a/1/due.bin", "s/a/1/not-yet.bin"):
+        await storage.put(key, "application/octet-stream", once(b"latents"))
+    await snapshots.expect(database, ["s/a/1/due.bin"])
+    await all_due(database)
+    await snapshots.expect(database, ["s/a/1/not-yet.bin"])
+    await Disposal(Unwanted(database), storage).dispose()
+    assert set(storage.objects) == {"s/a/1/not-yet.bin"}
+    assert await keys(database) == {"s/a/1/not-yet.bin"}
+
+
+async def once(content: bytes) -> AsyncIterator[bytes]:
+    yield content
