@@ -41,14 +41,6 @@ def shown(address: Address) -> str:
     return program
 
 
-BY_PROXY_URL = """
-import { fal } from "@fal-ai/client";
-fal.config({ credentials: KEY, proxyUrl: { url: "URL/fal/proxy", when: "always" } });
-"""
-
-BY_BARE_PROXY_URL = BY_PROXY_URL.replace("/fal/proxy", "")
-
-
 def program(way: str, address: Address) -> str:
     """A module that points the client at ``address``."""
     key = json.dumps(address.key)
