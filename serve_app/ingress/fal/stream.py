@@ -20,6 +20,7 @@ from serve_app.ingress.caller import caller_at
 from serve_app.ingress.core import Core, core_of
 from serve_app.ingress.errors import answer_for, body_for
 from serve_app.ingress.exchange import exchange_of, gone
+from serve_app.ingress.fal.addressing import request_base
 from serve_app.ingress.fal.output import outcome_reply
 from serve_app.ingress.fal.paths import request_urls
 from serve_app.ingress.fal.status import status_body
@@ -54,7 +55,7 @@ async def stream(request: HttpRequest, endpoint_id: str) -> Response:
     except asyncio.CancelledError:
         submission.abandon(core, new, storing)
         raise
-    story = _Story(core, begun, origin)
+    story = _Story(core, begun, origin, request_base(request, "/queue"))
     if begun.state.final and not _succeeded(begun):
         return about(request, await story.end(begun), new, begun)
     reply = EventStream(story, lambda: submission.abandon(core, new, storing))
@@ -95,11 +96,11 @@ class EventStream(Response):
 class _Story:
     """What is told of a request, from how it stands."""
 
-    def __init__(self, core: Core, request: Request, origin: str) -> None:
+    def __init__(self, core: Core, request: Request, origin: str, base: str) -> None:
         self._core = core
         self._request = request
         self._origin = origin
-        self._urls = request_urls(f"{origin}/queue", request.endpoint, request.id)
+        self._urls = request_urls(base, request.endpoint, request.id)
         self._shown = (0, 0)  # attempt and step of the preview that was told last
         self.ended = False
         self.succeeded = False
