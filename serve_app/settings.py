@@ -107,6 +107,23 @@ class Config(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address that the HTTP port binds.")
     port: int = Field(default=8000, ge=1, le=65535, description="The HTTP port.")
+    tls_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="HTTPS port of `darkroom serve`. Unset: 443 above the HTTP port; 0: none.",
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM, with its chain. Unset: one of the installation's own."
+    )
+    tls_key: Path | None = Field(default=None, description="PEM, its key. Unset: in the same file.")
+    proxy_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="CONNECT proxy of `darkroom serve`. Unset: 128 above the HTTP port; 0: none.",
+    )
+    proxy_host: str = Field(default="127.0.0.1", description="Address that the proxy port binds.")
     public_url: str | None = Field(
         default=None, description="Origin of every URL handed out; otherwise the client's own Host."
     )
@@ -239,7 +256,10 @@ class Config(BaseSettings):
             offline=self.offline,
         )
 
-    @field_validator("data_dir", "models", "log_file", "weights_dir", "adapters_dir")
+    @field_validator(
+        *("data_dir", "models", "log_file", "weights_dir", "adapters_dir"),
+        *("tls_certificate", "tls_key"),
+    )
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         # Serve may build the application in another process with another working directory.

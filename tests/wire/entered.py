@@ -44,9 +44,7 @@ def entered(http_url: str, folder: Path) -> Iterator[Ways]:
     clock, here = SystemClock(), "127.0.0.1"
     plan = Plan((str(place.hostname), place.port), (here, tls), (here, proxy))
     said: list[str] = []
-    entrance = Entrance(
-        plan, folder / "tls", folder / "run", haproxy.binary(), clock, said.append
-    )
+    entrance = Entrance(plan, folder / "tls", folder / "run", haproxy.binary(), clock, said.append)
     try:
         entrance.start()
         files = Authority(folder / "tls", (), clock)
