@@ -23,6 +23,11 @@ BY_FETCH = """
 fal.config({ credentials: KEY, fetch: (url, init) => fetch(here(String(url)), init) });
 """
 
+BY_PROXY_URL = """
+import { fal } from "@fal-ai/client";
+fal.config({ credentials: KEY, proxyUrl: { url: HERE, when: "always" } });
+"""
+
 
 def shown(address: Address) -> str:
     """The program of the documentation, for this installation."""
@@ -36,7 +41,20 @@ def shown(address: Address) -> str:
     return program
 
 
-@pytest.fixture(scope="module", params=["middleware", "fetch"])
+def program(way: str, address: Address) -> str:
+    """A module that points the client at ``address``."""
+    key = json.dumps(address.key)
+    match way:
+        case "fetch":
+            return shown(address).partition("fal.config(")[0] + BY_FETCH.replace("KEY", key)
+        case "middleware":
+            return shown(address)
+        case path:  # of the proxy
+            url = json.dumps(address.url + path)
+            return BY_PROXY_URL.replace("KEY", key).replace("HERE", url)
+
+
+@pytest.fixture(scope="module", params=["middleware", "fetch", "/fal/proxy", ""])
 def said(
     request: pytest.FixtureRequest,
     darkroom_address: Address,
@@ -45,13 +63,8 @@ def said(
     """What each of the calls came to."""
     folder = tmp_path_factory.mktemp("javascript")
     (folder / "node_modules").symlink_to(packages(HERE))
-    program = shown(darkroom_address)
-    if request.param == "fetch":
-        program = program.partition("fal.config(")[0] + BY_FETCH.replace(
-            "KEY", json.dumps(darkroom_address.key)
-        )
     setup = folder / "setup.mjs"
-    setup.write_text(program)
+    setup.write_text(program(request.param, darkroom_address))
     done = subprocess.run(
         [node(), HERE / "calls.mjs", setup],
         capture_output=True,

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from serve_app.domain.errors import NotFound, RequestNotFound, Unsupported
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
-from serve_app.ingress.fal import lookup, payloads, submit
+from serve_app.ingress.fal import addressing, lookup, payloads, submit
 from serve_app.ingress.fal.paths import Part, RequestPath, parse
 from serve_app.ingress.reply import json_reply
 
@@ -60,6 +60,7 @@ async def files_call(request: HttpRequest) -> Response:
 
 ROUTES = [
     *payloads.ROUTES,
+    *addressing.ROUTES,
     Route("/queue/{path:path}", queue_call, methods=METHODS),
     Route("/run/{path:path}", run_call, methods=METHODS),
     Route("/rest/{path:path}", files_call, methods=METHODS),

@@ -17,6 +17,7 @@ from serve_app.ingress.body import read_json
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import Core, core_of
 from serve_app.ingress.exchange import exchange_of, gone
+from serve_app.ingress.fal.addressing import request_base
 from serve_app.ingress.fal.failure import failure_reply
 from serve_app.ingress.fal.headers import wishes_of
 from serve_app.ingress.fal.output import outcome_reply
@@ -49,12 +50,13 @@ async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Respons
     exchange_of(request).route = "fal.submit"
     caller = await caller_of(request)
     replay_key = caller.key_id if caller.replay_undelivered else None
-    new, origin = await _accept(request, core, endpoint_id, caller, replay_key)
+    base = request_base(request, prefix)
+    new, _ = await _accept(request, core, endpoint_id, caller, replay_key)
     storing = submission.submit(core, new, _longest_queue(request, core))
     if new.replay_key is None:
-        return await _submitted(request, core, new, storing, origin + prefix)
+        return await _submitted(request, core, new, storing, base)
     with noticed_loss(core, new, storing):
-        reply = await _submitted(request, core, new, storing, origin + prefix)
+        reply = await _submitted(request, core, new, storing, base)
     return Acknowledgement(reply, core, new, storing)
 
 
