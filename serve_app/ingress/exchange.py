@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
-from starlette.requests import Request as HttpRequest
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
@@ -28,7 +28,7 @@ class Exchange:
     )
 
 
-def exchange_of(request: HttpRequest) -> Exchange:
+def exchange_of(request: HTTPConnection) -> Exchange:
     return cast("Exchange", request.scope[SCOPE_KEY])
 
 

@@ -114,8 +114,7 @@ async def run(
 
 
 def abandon(core: Core, new: NewRequest, storing: asyncio.Task[Request]) -> None:
-    """Nobody waits for it any more: cancel it, in the background, unless it has an idempotency
-    key."""
+    """Its client went away: it is cancelled, unless another call can find it by its key."""
     if new.idempotency_key is None:
         core.background.leave(_cancel(core, new, storing), f"cancel of {new.id}")
 

@@ -36,7 +36,7 @@ async def run(request: HttpRequest, endpoint_id: str) -> Response:
     core = core_of(request)
     exchange_of(request).route = "fal.run"
     caller = await caller_of(request)
-    new, origin = await _accept(request, core, endpoint_id, caller)
+    new, origin = await accepted(request, core, endpoint_id, caller)
     ended = await submission.run(core, new, lambda: gone(request.receive))
     if ended is None:
         return failure_reply(WENT_AWAY)
@@ -51,7 +51,7 @@ async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Respons
     caller = await caller_of(request)
     replay_key = caller.key_id if caller.replay_undelivered else None
     base = request_base(request, prefix)
-    new, _ = await _accept(request, core, endpoint_id, caller, replay_key)
+    new, _ = await accepted(request, core, endpoint_id, caller, replay_key)
     storing = submission.submit(core, new, _longest_queue(request, core))
     if new.replay_key is None:
         return await _submitted(request, core, new, storing, base)
@@ -80,14 +80,14 @@ async def _submitted(
     return about(request, reply, new, stored)
 
 
-async def _accept(
+async def accepted(
     request: HttpRequest,
     core: Core,
     endpoint_id: str,
     caller: Identity,
     replay_key: str | None = None,
 ) -> tuple[NewRequest, str]:
-    """And the origin of the URLs to hand out."""
+    """What the call asks to be made, checked, and the origin of the URLs to hand out."""
     origin = origin_of(request)  # may be refused, and then nothing is to be stored
     core.catalog.get(endpoint_id)  # before the body: a wrong id is the likelier mistake
     if "fal_webhook" in request.query_params:
