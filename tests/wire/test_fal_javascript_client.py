@@ -66,7 +66,7 @@ def said(
     setup = folder / "setup.mjs"
     setup.write_text(program(request.param, darkroom_address))
     done = subprocess.run(
-        [node(), HERE / "calls.mjs", setup],
+        [node(), HERE / "calls.mjs", setup, request.param],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
@@ -118,3 +118,36 @@ def test_an_upload_is_refused_here_and_does_not_go_to_fal(said: dict[str, Any]) 
     error = said["upload"]["error"]
     assert error["status"] == 400
     assert "Uploads" in json.dumps(error["body"])
+
+
+@pytest.mark.parametrize("name", ["stream", "iterated stream"])
+def test_the_last_event_of_a_stream_is_its_output(said: dict[str, Any], name: str) -> None:
+    seen = said[name]["value"]["seen"]
+    assert [each["status"] for each in seen[:-1]].count("IN_PROGRESS") >= 1
+    assert seen[-1]["echo"] in (12, 13)
+    if name == "stream":
+        assert said[name]["value"]["last"] == seen[-1]
+        assert said[name]["value"]["requestId"] == seen[0]["request_id"]
+
+
+def test_a_stream_with_a_token_of_its_own(
+    said: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    if "fetch" not in request.node.callspec.id:
+        pytest.skip("This way of the client's passes by the middleware")
+    assert said["stream with a token"]["value"]["last"]["echo"] == 14
+
+
+def test_a_wrong_field_rejects_a_stream_as_it_does_a_run(said: dict[str, Any]) -> None:
+    error = said["wrong stream"]["value"]["error"]
+    assert (error["name"], error["status"]) == ("ValidationError", 422)
+
+
+def test_a_stream_that_fails_in_the_middle_rejects_and_has_told_why(said: dict[str, Any]) -> None:
+    value = said["failed stream"]["value"]
+    assert value["error"]["name"] == "ApiError"
+    assert value["seen"][-1]["detail"] == "No paint."
+
+
+def test_aborting_a_stream_cancels_its_request(said: dict[str, Any]) -> None:
+    assert said["aborted stream"]["error"]["status"] == 499
