@@ -6,12 +6,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-FACTORS = ("num_inference_steps", "num_images", "num_frames")
+FACTORS = (
+    "num_inference_steps",
+    "steps",
+    "number_of_steps",
+    "num_images",
+    "num_frames",
+    "seconds_total",
+)
 
 
 def work_of(input: Mapping[str, Any]) -> float:
-    """Steps × megapixels × pictures, by fal's names of them; what an input does not have counts
-    once. The unit means nothing by itself: seconds of it are learned for each endpoint."""
+    """Steps × megapixels × pictures, frames or seconds, by fal's names of them; what an input does
+    not have counts once. The unit means nothing by itself: seconds of it are learned for each
+    endpoint."""
     return _megapixels(input) * math.prod(_number(input.get(name)) for name in FACTORS)
 
 
