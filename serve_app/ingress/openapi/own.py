@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serve_app.domain.request import CancelVerdict, State
-from serve_app.ingress.openapi import operations
+from serve_app.ingress.openapi import openai, operations, tokens
 from serve_app.ingress.openapi.parts import (
     NUMBER,
     OBJECT,
@@ -80,6 +80,9 @@ SCHEMAS: Json = {
             "finished_at": nullable(TIME),
             "replica_id": nullable(TEXT),
             "reuses": nullable(TEXT),
+            "retries_left": nullable(
+                record({"timeout": WHOLE, "server_error": WHOLE, "connection_error": WHOLE})
+            ),
             "forgotten": nullable(listed(one_of("input", "outcome"))),
             "run_s": nullable(NUMBER),
             "error": nullable(record({"code": TEXT, "message": TEXT})),
@@ -104,6 +107,8 @@ SCHEMAS: Json = {
         }
     ),
     **operations.SCHEMAS,
+    **openai.SCHEMAS,
+    **tokens.SCHEMAS,
     "Ready": record({"status": one_of("ok", "unavailable"), "checks": OBJECT}),
     "Document": {"type": "object", "description": "An OpenAPI 3.0 document."},
 }
@@ -115,8 +120,10 @@ def paths() -> Json:
         **_requests(),
         **operations.paths(),
         **_keys(),
+        **tokens.paths(),
         **_installation(),
         **_files(),
+        **openai.paths(),
         **_refused(),
     }
 
@@ -388,13 +395,13 @@ def _files() -> Json:
 
 
 def _refused() -> Json:
-    """fal's uploads and tokens: said by name, so that nobody waits for them."""
+    """fal's uploads: said by name, so that nobody waits for them."""
     found: Json = {}
     for base in ("rest", "cdn"):
         calls = {
             method: operation(
                 f"{base}{method.title()}",
-                "fal's uploads and tokens; not supported yet",
+                "fal's uploads; not supported yet",
                 refusals(400),
                 tag="not supported",
                 parameters=(in_path("path", "Anything."),),
