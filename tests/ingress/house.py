@@ -26,6 +26,7 @@ from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.keys import ADMIN, API
+from serve_app.tenants.tokens import Tokens
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
@@ -82,6 +83,7 @@ async def built(
         queue=queue,
         storage=storage,
         keys=keys,
+        tokens=Tokens(b"t" * 32, clock),
         clock=clock,
         new_id=RequestIds(clock),
         pools=PoolMap(pools),

@@ -22,7 +22,7 @@ from tests.ingress.house import DEMO, House
 
 ORIGIN = "http://testserver"
 CATALOG = load(None, demo=False, demo_dir=DEMO)
-CALLS = ("/queue/{path}", "/run/{path}", "/{path}")
+CALLS = ("/queue/{path}", "/run/{path}", "/{path}", "/fal/proxy")
 """Where fal's calls are: described for each endpoint, not as they are routed."""
 
 

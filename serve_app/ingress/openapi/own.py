@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serve_app.domain.request import CancelVerdict, State
-from serve_app.ingress.openapi import operations
+from serve_app.ingress.openapi import operations, tokens
 from serve_app.ingress.openapi.parts import (
     NUMBER,
     OBJECT,
@@ -104,6 +104,7 @@ SCHEMAS: Json = {
         }
     ),
     **operations.SCHEMAS,
+    **tokens.SCHEMAS,
     "Ready": record({"status": one_of("ok", "unavailable"), "checks": OBJECT}),
     "Document": {"type": "object", "description": "An OpenAPI 3.0 document."},
 }
@@ -115,6 +116,7 @@ def paths() -> Json:
         **_requests(),
         **operations.paths(),
         **_keys(),
+        **tokens.paths(),
         **_installation(),
         **_files(),
         **_refused(),
@@ -388,13 +390,13 @@ def _files() -> Json:
 
 
 def _refused() -> Json:
-    """fal's uploads and tokens: said by name, so that nobody waits for them."""
+    """fal's uploads: said by name, so that nobody waits for them."""
     found: Json = {}
     for base in ("rest", "cdn"):
         calls = {
             method: operation(
                 f"{base}{method.title()}",
-                "fal's uploads and tokens; not supported yet",
+                "fal's uploads; not supported yet",
                 refusals(400),
                 tag="not supported",
                 parameters=(in_path("path", "Anything."),),
