@@ -189,7 +189,7 @@ class PostgresOutbox:
                 "later_s": self._later_s,
             },
         )
-        return [Claimed(*row[:8], None if row[8] is None else bytes(row[8])) for row in rows]
+        return [_claimed(row) for row in rows]
 
     async def keep_body(self, claimed: Claimed, body: bytes) -> bytes | None:
         rows = await self._database.rows(KEEP_BODY, {**_mine(claimed), "body": body})
@@ -286,5 +286,24 @@ def _mine(claimed: Claimed) -> dict[str, Any]:
     return {"id": claimed.id, "claim": claimed.claim}
 
 
+def _claimed(row: tuple[Any, ...]) -> Claimed:
+    (id_, claim, request_id, tenant, host, url, origin, tries, body) = row
+    stored = None if body is None else bytes(body)
+    return Claimed(id_, claim, request_id, tenant, host, url, origin, tries, stored)
+
+
 def _delivery(row: tuple[Any, ...]) -> Delivery:
-    return Delivery(*row[:4], DeliveryState(row[4]), *row[5:11])
+    (id_, request_id, tenant, url, state, tries, due_at, created_at, ended_at) = row[:9]
+    return Delivery(
+        id=id_,
+        request_id=request_id,
+        tenant=tenant,
+        url=url,
+        state=DeliveryState(state),
+        tries=tries,
+        due_at=due_at,
+        created_at=created_at,
+        ended_at=ended_at,
+        status=row[9],
+        error=row[10],
+    )

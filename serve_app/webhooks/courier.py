@@ -33,6 +33,7 @@ AWAY_S = 30.0
 
 LANES_AT_ONCE = 200
 
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """How long it is tried."""

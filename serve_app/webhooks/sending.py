@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from typing import cast
 from urllib.parse import unquote
 
 import httpcore
@@ -49,9 +50,9 @@ class Sender:
     async def start(self) -> None:
         if self._pool is not None:
             return
-        backend = PublicOnly(
-            httpcore.AnyIOBackend(), self._resolve, allow_private=self._allow_private
-        )
+        # Where anyio is missing, it is a class that says so: its type is not that of a backend.
+        plain = cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
+        backend = PublicOnly(plain, self._resolve, allow_private=self._allow_private)
         self._pool = httpcore.AsyncConnectionPool(
             # Reads the certificates that this machine trusts; SSL_CERT_FILE names others.
             ssl_context=await asyncio.to_thread(_trust),

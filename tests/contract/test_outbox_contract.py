@@ -105,9 +105,7 @@ async def test_a_cancel_of_what_runs_and_an_expiry_write_one_too(house: House) -
 
 async def test_an_outcome_that_is_reused_is_told_as_well(house: House) -> None:
     await house.ended(reuse_digest=b"same", webhook=None)
-    again = await house.queue.submit(
-        new(reuse_digest=b"same", webhook=Webhook(URL, ORIGIN))
-    )
+    again = await house.queue.submit(new(reuse_digest=b"same", webhook=Webhook(URL, ORIGIN)))
     assert again.state is State.SUCCEEDED
     assert [each.request_id for each in await house.claim()] == [again.id]
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from deployments import fetching
 from deployments.adapter_cache import AdapterCache
 from deployments.adapter_fetching import AdapterFetcher
 from deployments.backoff import Backoff
