@@ -12,7 +12,7 @@ import httpx
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
-from serve_app.catalog.catalog import load
+from serve_app.catalog.catalog import Catalog, load
 from serve_app.domain.addresses import Resolve, resolve
 from serve_app.domain.ports import Clock
 from serve_app.ingress.app import create_app
@@ -42,6 +42,8 @@ HOST = "testserver"
 ORIGIN = f"http://{HOST}"
 DEMO = Path(__file__).parents[2] / "deployments" / "demo"
 CATALOG = load(MODELS, demo=True, demo_dir=DEMO)  # here, because reading a file blocks
+OTHERS = load(MODELS.with_name("other_models.yaml"), demo=True, demo_dir=DEMO)
+"""For the tests of other protocols than fal's."""
 
 
 @dataclass
@@ -70,6 +72,7 @@ async def built(
     pools: Mapping[str, PoolConfig] | None = None,
     replica: bool = True,
     room: Any = None,
+    catalog: Catalog = CATALOG,
     limits: QueueLimits | None = None,
     linger_s: float = LINGER_S,
     deliver: bool = False,
@@ -80,7 +83,7 @@ async def built(
     clock = clock or SystemClock()
     config = Config(**{"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)} | settings)
     storage = FakeStorage(b"k" * 32, ORIGIN, clock)
-    terms = CatalogTerms(CATALOG, storage, config.max_artifact_bytes)
+    terms = CatalogTerms(catalog, storage, config.max_artifact_bytes)
     queue = FakeQueue(clock, terms, limits or QueueLimits(), FakeLiveness())
     keys = FakeKeyRing(clock)
     metrics = Metrics(CollectorRegistry())
@@ -88,7 +91,7 @@ async def built(
     compose = Composer(queue, storage)
     core = Core(
         config=config,
-        catalog=CATALOG,
+        catalog=catalog,
         queue=queue,
         storage=storage,
         keys=keys,
