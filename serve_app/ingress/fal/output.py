@@ -26,17 +26,31 @@ NO_OUTCOME = Failure(
 
 async def outcome_reply(request: Request, storage: Storage, origin: str) -> Response:
     """The answer for a request whose state is final. ``OutcomeForgotten``."""
-    outcome = request.outcome
+    outcome = outcome_of(request)
+    if outcome.failure is not None:
+        return failure_reply(outcome.failure)
+    return json_reply(await rendered_output(request, storage, origin))
+
+
+def outcome_of(request: Request) -> Outcome:
+    """Of a request whose state is final. ``OutcomeForgotten``."""
     if request.forgetting is Forgetting.DONE:
         raise OutcomeForgotten(
             "The outcome was kept for an hour and is forgotten, as X-Fal-Store-IO: 0 asked for."
         )
-    if outcome is None or outcome.failure is not None:
-        return failure_reply(outcome.failure if outcome and outcome.failure else NO_OUTCOME)
-    inline: dict[str, str] = {}
-    if request.input.get("sync_mode") is True:
-        inline = {each.key: await _data_uri(storage, each) for each in outcome.artifacts}
-    return json_reply(_Rendering(outcome, origin, inline).render(outcome.output or {}))
+    return request.outcome or Outcome(failure=NO_OUTCOME)
+
+
+async def rendered_output(
+    request: Request, storage: Storage, origin: str, *, inline: bool = True
+) -> dict[str, Any]:
+    """What a request that succeeded made, with URLs in place of files. With ``sync_mode`` in its
+    input these are data URIs, unless not ``inline``. ``OutcomeForgotten``."""
+    outcome = outcome_of(request)
+    content: dict[str, str] = {}
+    if inline and request.input.get("sync_mode") is True:
+        content = {each.key: await _data_uri(storage, each) for each in outcome.artifacts}
+    return _Rendering(outcome, origin, content).render(outcome.output or {})
 
 
 class _Rendering:
