@@ -45,12 +45,18 @@ async def rendered_output(
     request: Request, storage: Storage, origin: str, *, inline: bool = True
 ) -> dict[str, Any]:
     """What a request that succeeded made, with URLs in place of files. With ``sync_mode`` in its
-    input these are data URIs, unless not ``inline``. ``OutcomeForgotten``."""
-    outcome = outcome_of(request)
-    content: dict[str, str] = {}
-    if inline and request.input.get("sync_mode") is True:
-        content = {each.key: await _data_uri(storage, each) for each in outcome.artifacts}
-    return _Rendering(outcome, origin, content).render(outcome.output or {})
+    input these are data URIs, unless not ``inline``. ``OutcomeForgotten``, and as below."""
+    inside = inline and request.input.get("sync_mode") is True
+    return await output_of(outcome_of(request), storage, origin, inline=inside)
+
+
+async def output_of(outcome: Outcome, storage: Storage, origin: str, *, inline: bool) -> Any:
+    """The output with its files as clients read them; ``inline``: inside it. ``ArtifactNotFound``,
+    ``StorageUnavailable``."""
+    uris: dict[str, str] = {}
+    if inline:
+        uris = {each.key: await _data_uri(storage, each) for each in outcome.artifacts}
+    return _Rendering(outcome, origin, uris).render(outcome.output or {})
 
 
 class _Rendering:
