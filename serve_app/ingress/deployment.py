@@ -45,6 +45,7 @@ from serve_app.ingress.placement import Placement
 from serve_app.ingress.pools import PoolMap
 from serve_app.ingress.readiness import Readiness
 from serve_app.ingress.terms import CatalogTerms
+from serve_app.ingress.uploads import Uploads
 from serve_app.loopback import keep_to_loopback
 from serve_app.queue.database import CONNECT, Database
 from serve_app.queue.embedded import EmbeddedPostgres
@@ -56,6 +57,7 @@ from serve_app.queue.retention import Retention
 from serve_app.queue.roster import roster
 from serve_app.queue.shared_secret import shared_secret
 from serve_app.queue.unwanted import Unwanted
+from serve_app.queue.uploads import PostgresUploads
 from serve_app.scaling.demand import DemandWriter
 from serve_app.scaling.liveness import RayLiveness
 from serve_app.settings import Config, Secrets
@@ -68,6 +70,7 @@ from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics, MetricsServer
 from serve_app.tenants.first_key import ensure_first_key
 from serve_app.tenants.keyring import KeyRing
+from serve_app.tenants.upload_tokens import UploadTokens
 
 log = logging.getLogger(__name__)
 
@@ -179,6 +182,7 @@ class Ingress:
         )
         await storage.start()
         stack.push_async_callback(storage.aclose)
+        retention = Retention.of(config)
         queue = self._queue = PostgresQueue(
             database,
             self._clock,
@@ -187,7 +191,7 @@ class Ingress:
             RayLiveness(sole_cluster=embedded),
             serve.get_replica_context().replica_id.unique_id,
             self._metrics,
-            Retention.of(config),
+            retention,
         )
         await queue.start()
         self._lines = Lines(self, config.data_dir / "lines")
@@ -195,10 +199,15 @@ class Ingress:
         stack.push_async_callback(queue.aclose)  # it answers the asks that wait at lines
         stack.push_async_callback(self._lines.leave)
         await self._lines.start()
-        disposal = Disposal(Unwanted(database), storage)
+        book = PostgresUploads(database, retention)
+        disposal = Disposal(Unwanted(database), book, storage)
         disposal.start()
         stack.push_async_callback(disposal.aclose)
-        self._core = self._make_core(catalog, storage, storage.tickets, keys, database, one_node)
+        uploads = Uploads(book, storage, config.max_upload_bytes)
+        tokens = UploadTokens(await shared_secret(database, "upload_tokens"), self._clock)
+        self._core = self._make_core(
+            catalog, storage, storage.tickets, keys, database, one_node, uploads, tokens
+        )
         stack.push_async_callback(self._core.background.join)
         await self._tell_demand(stack, leadership)
         self._serve_metrics(stack)
@@ -238,6 +247,8 @@ class Ingress:
         keys: KeyRing,
         database: Database,
         one_node: OneNode,
+        uploads: Uploads,
+        upload_tokens: UploadTokens,
     ) -> Core:
         config, clock = self._config, self._clock
 
@@ -258,6 +269,8 @@ class Ingress:
             readiness=Readiness(checks, clock),
             host_names=trusted_names(config.host, config.trusted_hosts),
             metrics=self._metrics,
+            uploads=uploads,
+            upload_tokens=upload_tokens,
             tickets=tickets,
             room=DiskGuard(config.data_dir, config.min_free_disk_bytes, clock).check,
             replicas=lambda: roster(database),

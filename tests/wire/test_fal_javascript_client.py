@@ -101,7 +101,25 @@ def test_a_failed_request_rejects_with_its_message(said: dict[str, Any]) -> None
     assert "No paint." in json.dumps(error["body"])
 
 
-def test_an_upload_is_refused_here_and_does_not_go_to_fal(said: dict[str, Any]) -> None:
-    error = said["upload"]["error"]
-    assert error["status"] == 400
-    assert "Uploads" in json.dumps(error["body"])
+def test_upload(said: dict[str, Any]) -> None:
+    value = said["upload"]["value"]
+    assert (value["type"], value["content"]) == ("image/png", "abc")
+
+
+def test_files_in_an_input_are_uploaded_first(said: dict[str, Any]) -> None:
+    value = said["nested upload"]["value"]
+    assert (value["one"], value["two"]) == ("one", "two")
+    assert value["list"][0].endswith("/b.mp4")
+
+
+def test_a_large_upload_goes_in_parts(said: dict[str, Any]) -> None:
+    value = said["upload in parts"]["value"]
+    assert value["size"] == 91 * 2**20
+    assert value["seam"] == value["wanted"]
+    assert value["url"].endswith("/clip.webm")
+
+
+def test_access_rules_are_refused_in_a_sentence(said: dict[str, Any]) -> None:
+    error = said["refused upload"]["error"]
+    assert error["status"] == 422
+    assert "whoever knows the URL" in error["body"]["message"]

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from serve_app.domain.errors import NotFound, RequestNotFound, Unsupported
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
-from serve_app.ingress.fal import lookup, payloads, submit
+from serve_app.ingress.fal import lookup, payloads, submit, uploads
 from serve_app.ingress.fal.paths import Part, RequestPath, parse
 from serve_app.ingress.reply import json_reply
 
@@ -50,20 +50,22 @@ async def run_call(request: HttpRequest) -> Response:
     return await submit.run(request, path)
 
 
-async def files_call(request: HttpRequest) -> Response:
-    """``/rest`` and ``/cdn``: fal's uploads and tokens."""
+async def other_call(request: HttpRequest) -> Response:
+    """What else fal has at the hosts that ``/rest`` and ``/cdn`` stand for."""
     exchange_of(request).route = "fal.rest"
     raise Unsupported(
-        "Uploads and tokens are not supported yet: give inputs as http(s) URLs or data URIs."
+        f"There is no {request.method} {request.url.path} here: of fal's REST and CDN hosts, uploads "
+        "are answered."
     )
 
 
 ROUTES = [
     *payloads.ROUTES,
+    *uploads.ROUTES,
     Route("/queue/{path:path}", queue_call, methods=METHODS),
     Route("/run/{path:path}", run_call, methods=METHODS),
-    Route("/rest/{path:path}", files_call, methods=METHODS),
-    Route("/cdn/{path:path}", files_call, methods=METHODS),
+    Route("/rest/{path:path}", other_call, methods=METHODS),
+    Route("/cdn/{path:path}", other_call, methods=METHODS),
 ]
 
 UNPREFIXED = Route("/{path:path}", run_call, methods=METHODS)
