@@ -12,23 +12,25 @@ from serve_app.domain.errors import DarkroomError
 from serve_app.ingress import files, health, page, platform
 from serve_app.ingress.edge import Edge
 from serve_app.ingress.fal import routes as fal
+from serve_app.ingress.fal.addressing import Addressed
 from serve_app.ingress.reply import error_reply, json_reply
 
 
 def create_app() -> Starlette:
     """The application without its collaborators: set ``app.state.core`` before it is called."""
+    # Each call tries them in this order, twice (Serve's metrics want the name), so what is called
+    # most goes first.
+    routes = [
+        *fal.ROUTES,
+        *files.ROUTES,
+        *platform.ROUTES,
+        *health.ROUTES,
+        *page.ROUTES,
+        fal.UNPREFIXED,
+    ]
     app = Starlette(
-        # Each call tries them in this order, twice (Serve's metrics want the name), so what is
-        # called most goes first.
-        routes=[
-            *fal.ROUTES,
-            *files.ROUTES,
-            *platform.ROUTES,
-            *health.ROUTES,
-            *page.ROUTES,
-            fal.UNPREFIXED,
-        ],
-        middleware=[Middleware(Edge)],
+        routes=routes,
+        middleware=[Middleware(Edge), Middleware(Addressed, routes=routes)],
         exception_handlers={DarkroomError: _refused, HTTPException: _no_route},
     )
     app.router.redirect_slashes = False

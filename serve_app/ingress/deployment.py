@@ -70,6 +70,7 @@ from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics, MetricsServer
 from serve_app.tenants.first_key import ensure_first_key
 from serve_app.tenants.keyring import KeyRing
+from serve_app.tenants.tokens import Tokens
 from serve_app.tenants.upload_tokens import UploadTokens
 
 log = logging.getLogger(__name__)
@@ -172,6 +173,7 @@ class Ingress:
         leadership = Leadership(conninfo)
         stack.push_async_callback(leadership.aclose)
         keys = await self._keys(stack, database, leadership, secrets)
+        tokens = Tokens(await shared_secret(database, "tokens"), self._clock)
         origin = config.internal_url or internal_origin()
         storage = chosen_storage(
             config,
@@ -204,9 +206,17 @@ class Ingress:
         disposal.start()
         stack.push_async_callback(disposal.aclose)
         uploads = Uploads(book, storage, config.max_upload_bytes)
-        tokens = UploadTokens(await shared_secret(database, "upload_tokens"), self._clock)
+        upload_tokens = UploadTokens(await shared_secret(database, "upload_tokens"), self._clock)
         self._core = self._make_core(
-            catalog, storage, storage.tickets, keys, database, one_node, uploads, tokens
+            catalog,
+            storage,
+            storage.tickets,
+            keys,
+            tokens,
+            database,
+            one_node,
+            uploads,
+            upload_tokens,
         )
         stack.push_async_callback(self._core.background.join)
         await self._tell_demand(stack, leadership)
@@ -245,6 +255,7 @@ class Ingress:
         storage: Storage,
         tickets: TicketSigner | None,
         keys: KeyRing,
+        tokens: Tokens,
         database: Database,
         one_node: OneNode,
         uploads: Uploads,
@@ -263,6 +274,7 @@ class Ingress:
             queue=self._queue,
             storage=storage,
             keys=keys,
+            tokens=tokens,
             clock=clock,
             new_id=RequestIds(clock),
             pools=PoolMap(config.pools),

@@ -24,11 +24,14 @@ _CORS = (
 )
 _PREFLIGHT = (
     *_CORS,
-    (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, DELETE, OPTIONS"),
+    (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
     (b"access-control-max-age", b"86400"),
     (b"content-length", b"0"),
 )
-_ALLOWED = b"authorization, content-type, accept, range, if-none-match, idempotency-key"
+_ALLOWED = (
+    b"authorization, content-type, accept, range, if-none-match, idempotency-key, "
+    b"x-fal-target-url, x-fal-request-timeout, x-fal-queue-priority, x-fal-store-io"
+)
 
 
 class Edge:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import cast
 
-from starlette.requests import Request as HttpRequest
+from starlette.requests import HTTPConnection
 from starlette.types import Receive, Scope
 
 SCOPE_KEY = "darkroom.exchange"
@@ -20,7 +20,7 @@ class Exchange:
     status: int = 0  # of the answer; 0 until it starts
 
 
-def exchange_of(request: HttpRequest) -> Exchange:
+def exchange_of(request: HTTPConnection) -> Exchange:
     return cast("Exchange", request.scope[SCOPE_KEY])
 
 

@@ -27,6 +27,7 @@ from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.keys import ADMIN, API
+from serve_app.tenants.tokens import Tokens
 from serve_app.tenants.upload_tokens import UploadTokens
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.liveness import FakeLiveness
@@ -88,6 +89,7 @@ async def built(
         queue=queue,
         storage=storage,
         keys=keys,
+        tokens=Tokens(b"t" * 32, clock),
         clock=clock,
         new_id=RequestIds(clock),
         pools=PoolMap(pools),

@@ -371,9 +371,3 @@ async def test_what_else_fal_has_there_is_refused_by_name(client: httpx.AsyncCli
     for path in ("/rest/billing", "/cdn/files"):
         answer = await client.post(path, json={})
         assert (answer.status_code, path in answer.json()["detail"]) == (400, True)
-
-
-async def test_a_file_is_read_at_fals_host_for_files_too(client: httpx.AsyncClient) -> None:
-    url = (await client.post("/cdn/files/upload", content=CONTENT)).json()["access_url"]
-    path = httpx.URL(url).path
-    assert (await client.get(f"/cdn{path}")).content == CONTENT

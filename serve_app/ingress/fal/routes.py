@@ -9,10 +9,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app.domain.errors import NotFound, RequestNotFound, Unsupported
+from serve_app.ingress import tokens
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
-from serve_app.ingress.fal import lookup, payloads, submit, uploads
-from serve_app.ingress.fal.paths import Part, RequestPath, parse
+from serve_app.ingress.fal import addressing, lookup, payloads, stream, submit, uploads
+from serve_app.ingress.fal.paths import Part, RequestPath, before, parse
 from serve_app.ingress.reply import json_reply
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"]
@@ -47,6 +48,10 @@ async def run_call(request: HttpRequest) -> Response:
         return await _lookup(request, about, "")
     if request.method != "POST":
         return _not_post(request, path)
+    catalog = core_of(request).catalog
+    streamed = before(path, "stream", lambda each: catalog.find(each) is not None)
+    if streamed is not None:
+        return await stream.stream(request, streamed)
     return await submit.run(request, path)
 
 
@@ -54,14 +59,16 @@ async def other_call(request: HttpRequest) -> Response:
     """What else fal has at the hosts that ``/rest`` and ``/cdn`` stand for."""
     exchange_of(request).route = "fal.rest"
     raise Unsupported(
-        f"There is no {request.method} {request.url.path} here: of fal's REST and CDN hosts, uploads "
-        "are answered."
+        f"There is no {request.method} {request.url.path} here: of fal's REST and CDN hosts, "
+        "uploads and tokens are answered."
     )
 
 
 ROUTES = [
     *payloads.ROUTES,
     *uploads.ROUTES,
+    *tokens.ROUTES,
+    *addressing.ROUTES,
     Route("/queue/{path:path}", queue_call, methods=METHODS),
     Route("/run/{path:path}", run_call, methods=METHODS),
     Route("/rest/{path:path}", other_call, methods=METHODS),

@@ -18,7 +18,6 @@ from starlette.routing import Route
 from serve_app.catalog.problems import invalid_input
 from serve_app.domain.errors import FieldProblem, InvalidInput
 from serve_app.domain.upload import Upload
-from serve_app.ingress import files
 from serve_app.ingress.body import read_json
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import core_of
@@ -148,25 +147,15 @@ async def join(request: HttpRequest) -> Response:
     return json_reply({"access_url": url, "file_url": url, "file_size": joined.size})
 
 
-def _below(prefix: str) -> list[Route]:
-    """Where files are handed out, and, at fal's host for files, where they may be asked for."""
-    parts = f"{prefix}/files/{{key:path}}/multipart/{{upload_id}}"
-    return [
-        Route(f"{prefix}/files/{{key:path}}/upload/{{upload_id}}", content, methods=["PUT"]),
-        Route(f"{parts}/{{number:int}}", part, methods=["PUT"]),
-        Route(f"{parts}/complete", join, methods=["POST"]),
-    ]
-
-
 ROUTES = [
     Route("/rest/storage/auth/token", token, methods=["POST"]),
     Route("/rest/storage/upload/initiate", initiate, methods=["POST"]),
     Route("/rest/storage/upload/initiate-multipart", initiate_in_parts, methods=["POST"]),
     Route("/cdn/files/upload", at_once, methods=["POST"]),
     Route("/cdn/files/upload/multipart", begin_parts, methods=["POST"]),
-    *_below(""),
-    *_below("/cdn"),
-    Route("/cdn/files/{key:path}", files.read, methods=["GET", "HEAD"]),
+    Route("/files/{key:path}/upload/{upload_id}", content, methods=["PUT"]),
+    Route("/files/{key:path}/multipart/{upload_id}/{number:int}", part, methods=["PUT"]),
+    Route("/files/{key:path}/multipart/{upload_id}/complete", join, methods=["POST"]),
 ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serve_app.domain.request import CancelVerdict, State
-from serve_app.ingress.openapi import operations
+from serve_app.ingress.openapi import operations, tokens, uploads
 from serve_app.ingress.openapi.parts import (
     NUMBER,
     OBJECT,
@@ -104,6 +104,7 @@ SCHEMAS: Json = {
         }
     ),
     **operations.SCHEMAS,
+    **tokens.SCHEMAS,
     "Ready": record({"status": one_of("ok", "unavailable"), "checks": OBJECT}),
     "Document": {"type": "object", "description": "An OpenAPI 3.0 document."},
 }
@@ -115,8 +116,10 @@ def paths() -> Json:
         **_requests(),
         **operations.paths(),
         **_keys(),
+        **tokens.paths(),
         **_installation(),
         **_files(),
+        **uploads.paths(),
         **_refused(),
     }
 
@@ -388,13 +391,13 @@ def _files() -> Json:
 
 
 def _refused() -> Json:
-    """fal's uploads and tokens: said by name, so that nobody waits for them."""
+    """What else fal has at its REST and CDN hosts."""
     found: Json = {}
     for base in ("rest", "cdn"):
         calls = {
             method: operation(
                 f"{base}{method.title()}",
-                "fal's uploads and tokens; not supported yet",
+                "Anything else of fal's; not supported",
                 refusals(400),
                 tag="not supported",
                 parameters=(in_path("path", "Anything."),),
