@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from starlette.requests import ClientDisconnect
@@ -55,7 +55,7 @@ class Incoming:
                 yield chunk
 
     @asynccontextmanager
-    async def heard_out(self) -> AsyncIterator[None]:
+    async def heard_out(self) -> AsyncGenerator[None]:
         """Errors of the block are answered when the client has sent the rest, or some of it."""
         try:
             yield

@@ -62,7 +62,7 @@ class Uploads:
         try:
             return await self.receive(upload, chunks)
         except BaseException:
-            # Deleted within seconds, by whoever looks through the book; without it, some hours later.
+            # Deleted within seconds by whoever looks through the book, or else in some hours.
             with contextlib.suppress(DarkroomError):
                 await asyncio.shield(self._book.give_up(upload.key))
             raise
@@ -79,9 +79,7 @@ class Uploads:
         size = await self._storage.put(upload.key, upload.media_type, chunks)
         return await self._whole(upload, size)
 
-    async def receive_part(
-        self, upload: Upload, number: int, chunks: AsyncIterator[bytes]
-    ) -> Part:
+    async def receive_part(self, upload: Upload, number: int, chunks: AsyncIterator[bytes]) -> Part:
         """``TooLarge``: with this one its parts are too much, and the upload is given up."""
         parts_id = _parts_id(upload)
         part = await self._storage.put_part(upload.key, parts_id, number, chunks)

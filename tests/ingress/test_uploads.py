@@ -99,7 +99,10 @@ async def test_every_beginning_takes_a_key(house: House, path: str) -> None:
 
 
 async def test_a_file_keeps_its_type_and_its_name(house: House, client: httpx.AsyncClient) -> None:
-    headers: Any = {"content-type": "image/jpg", "x-fal-file-name": "M\xfctze & Co/x.cat.JPG".encode("latin-1")}
+    headers: Any = {
+        "content-type": "image/jpg",
+        "x-fal-file-name": "M\xfctze & Co/x.cat.JPG".encode("latin-1"),
+    }
     url = (await client.post("/cdn/files/upload", content=CONTENT, headers=headers)).json()
     answer = await client.get(url["access_url"])
     assert answer.content == CONTENT
@@ -238,14 +241,13 @@ async def test_one_that_is_too_large_is_refused_and_leaves_nothing() -> None:
 
 async def test_parts_that_are_too_much_together_are_refused_and_given_up() -> None:
     async with built(replica=False, max_upload_bytes=1000) as house, house.client() as client:
-        place = await initiated(client, "initiate-multipart")
-        assert (await client.put(f"{place['upload_url']}/1", content=bytes(1001))).status_code == 413
-        assert (await client.put(f"{place['upload_url']}/1", content=bytes(600))).status_code == 200
-        assert (await client.put(f"{place['upload_url']}/1", content=bytes(500))).status_code == 200
-        refused = await client.put(f"{place['upload_url']}/2", content=bytes(501))
+        url = (await initiated(client, "initiate-multipart"))["upload_url"]
+        for size, status in ((1001, 413), (600, 200), (500, 200)):
+            assert (await client.put(f"{url}/1", content=bytes(size))).status_code == status
+        refused = await client.put(f"{url}/2", content=bytes(501))
         assert refused.status_code == 413
         assert "DARKROOM_MAX_UPLOAD_BYTES" in refused.json()["detail"]
-        assert (await client.put(f"{place['upload_url']}/3", content=b"x")).status_code == 404
+        assert (await client.put(f"{url}/3", content=b"x")).status_code == 404
         await disposal(house).dispose_uploads()
         assert (house.storage.objects, house.storage.parts) == ({}, {})
 

@@ -192,9 +192,7 @@ def test_how_long_it_is_kept_can_be_said(client: fal_client.SyncClient) -> None:
 def test_access_rules_are_refused_in_a_sentence(client: fal_client.SyncClient) -> None:
     rules = fal_client.StorageACL(default="forbid")
     with pytest.raises(fal_client.FalClientHTTPError, match="whoever knows the URL"):
-        client.upload(
-            CONTENT, "image/png", lifecycle=fal_client.StorageSettings(initial_acl=rules)
-        )
+        client.upload(CONTENT, "image/png", lifecycle=fal_client.StorageSettings(initial_acl=rules))
 
 
 def test_without_a_good_key_nothing_is_taken(darkroom_address: Address) -> None:

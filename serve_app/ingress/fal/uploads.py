@@ -2,8 +2,8 @@
 
 The Python client asks for a token (``/rest/storage/auth/token``) and brings the file to
 ``/cdn/files/upload``, or in parts to the URL that it gets there. The JavaScript client, and the
-Python client's second way, ask for a URL (``/rest/storage/upload/…``) and PUT the file there without
-any credential: the URL is the right to do it, for one file.
+Python client's second way, ask for a URL (``/rest/storage/upload/…``) and PUT the file there,
+without any credential: the URL is the right to do it, for one file.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ async def at_once(request: HttpRequest) -> Response:
 
 
 async def begin_parts(request: HttpRequest) -> Response:
-    """``POST /cdn/files/upload/multipart``: the parts go to ``{access_url}/multipart/{uploadId}``."""
+    """``POST /cdn/files/upload/multipart``: parts go to ``{access_url}/multipart/{uploadId}``."""
     exchange_of(request).route = "fal.upload.initiate"
     origin, new = await _new(request)
     upload = await core_of(request).uploads.offer(new, in_parts=True)

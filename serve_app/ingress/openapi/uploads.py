@@ -24,7 +24,7 @@ KEY = in_path("key", "As in the URL that was handed out; it has slashes in it.")
 UPLOAD_ID = in_path("upload_id", "As in the URL that was handed out: to know it is enough.")
 LIFECYCLE = in_header(
     "X-Fal-Object-Lifecycle",
-    'JSON: `{"expiration_duration_seconds": 3600}`. X-Fal-Object-Lifecycle-Preference does the same.',
+    'JSON: `{"expiration_duration_seconds": 3600}`. The same ending in -Preference will do.',
     TEXT,
 )
 NAME = in_header("X-Fal-File-Name", "Its name and its extension are kept.", TEXT)
@@ -33,7 +33,8 @@ REFUSED = (413, 422, 507)
 
 def paths() -> Json:
     announced = record({}, file_name=TEXT, content_type=TEXT)
-    place = answer("Where to PUT it, and where it will be.", record({"upload_url": TEXT, "file_url": TEXT}))
+    urls = record({"upload_url": TEXT, "file_url": TEXT})
+    place = answer("Where to PUT it, and where it will be.", urls)
     token = record(
         {"token": TEXT, "token_type": one_of("Bearer"), "base_url": TEXT, "expires_at": TIME}
     )
@@ -43,7 +44,6 @@ def paths() -> Json:
     )
     part = record({"partNumber": WHOLE, "etag": TEXT})
     joined = record({"access_url": TEXT, "file_url": TEXT, "file_size": NUMBER})
-    initiating = {"parameters": (LIFECYCLE,), "tag": TAG, "body": announced}
     return {
         "/rest/storage/auth/token": {
             "post": operation(
@@ -55,7 +55,9 @@ def paths() -> Json:
                 "initiateUpload",
                 "A place for one file",
                 {"200": place, **refusals(422, 507)},
-                **initiating,
+                tag=TAG,
+                parameters=(LIFECYCLE,),
+                body=announced,
             )
         },
         "/rest/storage/upload/initiate-multipart": {
@@ -63,7 +65,9 @@ def paths() -> Json:
                 "initiateMultipartUpload",
                 "A place for a file in parts",
                 {"200": place, **refusals(422, 507)},
-                **initiating,
+                tag=TAG,
+                parameters=(LIFECYCLE,),
+                body=announced,
             )
         },
         "/cdn/files/upload": {
