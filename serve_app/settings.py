@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.model_aliases import MODEL_ALIASES
 from serve_app.domain.store_config import StoreConfig
 
 PREFIX = "DARKROOM_"
@@ -123,6 +124,10 @@ class Config(BaseSettings):
         default=None, description="Serve the demo models. Unset: only on a machine without a GPU."
     )
     models: Path | None = Field(default=None, description="A catalogue in place of models.yaml.")
+    model_aliases: dict[str, str] = Field(
+        default_factory=lambda: dict(MODEL_ALIASES),
+        description="Names by which clients of other protocols call endpoints: name to endpoint.",
+    )
     pools: dict[str, PoolConfig] | None = Field(
         default=None,
         description="Pools by name. Unset: `studio`, one pool that hosts every family.",

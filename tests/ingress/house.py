@@ -12,7 +12,7 @@ import httpx
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
-from serve_app.catalog.catalog import load
+from serve_app.catalog.catalog import Catalog, load
 from serve_app.domain.ports import Clock
 from serve_app.ingress.app import create_app
 from serve_app.ingress.core import LINGER_S, Core
@@ -41,6 +41,8 @@ HOST = "testserver"
 ORIGIN = f"http://{HOST}"
 DEMO = Path(__file__).parents[2] / "deployments" / "demo"
 CATALOG = load(MODELS, demo=True, demo_dir=DEMO)  # here, because reading a file blocks
+OTHERS = load(MODELS.with_name("other_models.yaml"), demo=True, demo_dir=DEMO)
+"""For the tests of other protocols than fal's."""
 
 
 @dataclass
@@ -70,6 +72,7 @@ async def built(
     pools: Mapping[str, PoolConfig] | None = None,
     replica: bool = True,
     room: Any = None,
+    catalog: Catalog = CATALOG,
     limits: QueueLimits | None = None,
     linger_s: float = LINGER_S,
     storage: Any = None,
@@ -80,12 +83,12 @@ async def built(
     config = Config(**{"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)} | settings)
     storage = storage or FakeStorage(b"k" * 32, ORIGIN, clock)
     book = FakeUploads(clock)
-    terms = CatalogTerms(CATALOG, storage, config.max_artifact_bytes)
+    terms = CatalogTerms(catalog, storage, config.max_artifact_bytes)
     queue = FakeQueue(clock, terms, limits or QueueLimits(), FakeLiveness())
     keys = FakeKeyRing(clock)
     core = Core(
         config=config,
-        catalog=CATALOG,
+        catalog=catalog,
         queue=queue,
         storage=storage,
         keys=keys,

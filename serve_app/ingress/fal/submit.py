@@ -24,15 +24,9 @@ from serve_app.ingress.fal.output import outcome_reply
 from serve_app.ingress.fal.paths import request_urls
 from serve_app.ingress.fal.status import waiting_body
 from serve_app.ingress.origin import origin_of
+from serve_app.ingress.repeats import about
 from serve_app.ingress.reply import json_reply
-from serve_app.telemetry import logs
 from serve_app.tenants.keys import Identity
-
-REPLAYED = "x-darkroom-replayed"
-"""On the answer to a repeat: it is about the request that was submitted before."""
-
-CACHE = "x-darkroom-cache"
-"""On the answer about a request that was given the outcome of another."""
 
 WENT_AWAY = Failure(Cancelled.code, "The client went away before the end.", retryable=False)
 
@@ -119,18 +113,6 @@ async def accepted(
         replay_key=replay_key if wishes.idempotency_key is None else None,
     )
     return new, origin
-
-
-def about(request: HttpRequest, reply: Response, new: NewRequest, stored: Request) -> Response:
-    """``reply``, under the id of the request that it is about. It says whether that is an earlier
-    one, or has the outcome of an earlier one."""
-    if stored.reuses is not None:
-        reply.headers[CACHE] = "hit"
-    if stored.id != new.id:
-        exchange_of(request).request_id = stored.id
-        logs.request_id.set(stored.id)  # the edge puts it back
-        reply.headers[REPLAYED] = "1"
-    return reply
 
 
 def _longest_queue(request: HttpRequest, core: Core) -> submission.Admit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serve_app.domain.request import CancelVerdict, State
-from serve_app.ingress.openapi import operations, tokens, uploads
+from serve_app.ingress.openapi import openai, operations, tokens, uploads
 from serve_app.ingress.openapi.parts import (
     NUMBER,
     OBJECT,
@@ -104,6 +104,7 @@ SCHEMAS: Json = {
         }
     ),
     **operations.SCHEMAS,
+    **openai.SCHEMAS,
     **tokens.SCHEMAS,
     "Ready": record({"status": one_of("ok", "unavailable"), "checks": OBJECT}),
     "Document": {"type": "object", "description": "An OpenAPI 3.0 document."},
@@ -120,6 +121,7 @@ def paths() -> Json:
         **_installation(),
         **_files(),
         **uploads.paths(),
+        **openai.paths(),
         **_refused(),
     }
 
