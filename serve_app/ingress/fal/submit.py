@@ -108,6 +108,7 @@ async def accepted(
         warnings=wishes.warnings,
         idempotency_key=wishes.idempotency_key,
         cache=wishes.cache,
+        retries=wishes.retries,
         store_io=wishes.store_io,
         # A key of the request's own says more than the likeness of two bodies.
         replay_key=replay_key if wishes.idempotency_key is None else None,

@@ -80,6 +80,9 @@ SCHEMAS: Json = {
             "finished_at": nullable(TIME),
             "replica_id": nullable(TEXT),
             "reuses": nullable(TEXT),
+            "retries_left": nullable(
+                record({"timeout": WHOLE, "server_error": WHOLE, "connection_error": WHOLE})
+            ),
             "forgotten": nullable(listed(one_of("input", "outcome"))),
             "run_s": nullable(NUMBER),
             "error": nullable(record({"code": TEXT, "message": TEXT})),
