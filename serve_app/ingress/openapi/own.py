@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from serve_app.domain.request import CancelVerdict, State
-from serve_app.ingress.openapi import openai, operations, tokens, uploads, webhooks
+from serve_app.ingress.openapi import (
+    mcp,
+    openai,
+    operations,
+    replicate,
+    tokens,
+    uploads,
+    webhooks,
+)
 from serve_app.ingress.openapi.parts import (
     NUMBER,
     OBJECT,
@@ -108,6 +116,7 @@ SCHEMAS: Json = {
     ),
     **operations.SCHEMAS,
     **openai.SCHEMAS,
+    **replicate.SCHEMAS,
     **webhooks.SCHEMAS,
     **tokens.SCHEMAS,
     "Ready": record({"status": one_of("ok", "unavailable"), "checks": OBJECT}),
@@ -127,6 +136,8 @@ def paths() -> Json:
         **_files(),
         **uploads.paths(),
         **openai.paths(),
+        **replicate.paths(),
+        **mcp.paths(),
         **_refused(),
     }
 
