@@ -37,8 +37,20 @@ def own_globals(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(fal_client.client, name, getattr(fal_client.client, name))
 
 
+@pytest.fixture(scope="module")
+def fakes() -> Iterator[Address]:
+    with served() as address:
+        yield address
+
+
 @pytest.fixture
-def client(darkroom_address: Address) -> Iterator[fal_client.SyncClient]:
+def client(fakes: Address) -> Iterator[fal_client.SyncClient]:
+    yield from sync_client(fakes)
+
+
+@pytest.fixture
+def any_client(darkroom_address: Address) -> Iterator[fal_client.SyncClient]:
+    """Of the fakes, and of a real cluster."""
     yield from sync_client(darkroom_address)
 
 
@@ -65,9 +77,9 @@ def sync_client(address: Address) -> Iterator[fal_client.SyncClient]:
 
 
 @pytest.fixture
-async def async_client(darkroom_address: Address) -> AsyncIterator[fal_client.AsyncClient]:
-    fal_plain_http.use(darkroom_address.url)
-    client = fal_client.AsyncClient(key=darkroom_address.key)
+async def async_client(fakes: Address) -> AsyncIterator[fal_client.AsyncClient]:
+    fal_plain_http.use(fakes.url)
+    client = fal_client.AsyncClient(key=fakes.key)
     yield client
     await (await client._client).aclose()
 
@@ -83,8 +95,8 @@ def read(url: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("repository", [None, "fal_v3", "fal"])
-def test_upload(client: fal_client.SyncClient, repository: Any) -> None:
-    url = client.upload(CONTENT, "image/png", file_name="a cat.png", repository=repository)
+def test_upload(any_client: fal_client.SyncClient, repository: Any) -> None:
+    url = any_client.upload(CONTENT, "image/png", file_name="a cat.png", repository=repository)
     answer = read(url)
     assert answer.content == CONTENT
     assert answer.headers["content-type"] == "image/png"
@@ -135,11 +147,11 @@ def test_the_second_way_is_taken_when_the_first_is_not_there(
 
 
 def test_a_large_upload_goes_in_parts(
-    client: fal_client.SyncClient, monkeypatch: pytest.MonkeyPatch
+    any_client: fal_client.SyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts_of_5_mib(monkeypatch)
     content = CONTENT * 120  # 11.7 MiB
-    assert read(client.upload(content, "video/mp4", file_name="x.mp4")).content == content
+    assert read(any_client.upload(content, "video/mp4", file_name="x.mp4")).content == content
 
 
 async def test_a_large_upload_goes_in_parts_async(
@@ -195,8 +207,8 @@ def test_access_rules_are_refused_in_a_sentence(client: fal_client.SyncClient) -
         client.upload(CONTENT, "image/png", lifecycle=fal_client.StorageSettings(initial_acl=rules))
 
 
-def test_without_a_good_key_nothing_is_taken(darkroom_address: Address) -> None:
-    fal_plain_http.use(darkroom_address.url)
+def test_without_a_good_key_nothing_is_taken(fakes: Address) -> None:
+    fal_plain_http.use(fakes.url)
     client = fal_client.SyncClient(key="nobody:" + "0" * 64)
     with pytest.raises(httpx.HTTPStatusError, match="401"):
         client.upload(CONTENT, "image/png")

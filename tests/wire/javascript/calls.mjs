@@ -74,17 +74,6 @@ await told("nested upload", async () => {
   const { picture, list } = (await fal.subscribe(PROBE, { input })).data.echo;
   return { one: await (await fetch(picture)).text(), two: await (await fetch(list[0])).text(), list };
 });
-await told("upload in parts", async () => {
-  const piece = new Uint8Array(1024 * 1024).map((_, at) => at % 251);
-  const file = new File(Array(91).fill(piece), "clip.webm", { type: "video/webm" });
-  const url = await fal.storage.upload(file, { lifecycle: { expiresIn: "1d" } });
-  const head = await fetch(url, { method: "HEAD" });
-  const from = 10 * piece.length - 2;
-  const range = { headers: { range: `bytes=${from}-${from + 3}` } };
-  const seam = [...new Uint8Array(await (await fetch(url, range)).arrayBuffer())];
-  const wanted = [from, from + 1, from + 2, from + 3].map((at) => (at % piece.length) % 251);
-  return { url, size: Number(head.headers.get("content-length")), seam, wanted };
-});
 await told("refused upload", async () => {
   const lifecycle = { initialAcl: { default: "forbid" } };
   return fal.storage.upload(new Blob(["abc"], { type: "image/png" }), { lifecycle });
