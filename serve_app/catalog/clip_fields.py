@@ -24,7 +24,7 @@ NegativeClipPrompt = Annotated[
 Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES, description="Frames of the clip.")]
 FramesPerSecond = Annotated[
     float,
-    Field(gt=0, le=MOST_FPS, allow_inf_nan=False, description="Frames a second of the clip."),
+    Field(ge=0.1, le=MOST_FPS, allow_inf_nan=False, description="Frames a second of the clip."),
 ]
 Shift = Annotated[
     float,

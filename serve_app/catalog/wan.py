@@ -21,7 +21,7 @@ from serve_app.catalog.clip_fields import (
     Shift,
 )
 from serve_app.catalog.effects import NoEffect
-from serve_app.catalog.fields import Guidance, Loras, Steps
+from serve_app.catalog.fields import Guidance, Steps
 from serve_app.catalog.outputs import VideoOutput
 from serve_app.catalog.produced import clip_with_poster
 from serve_app.catalog.pydantic_schema import Shape
@@ -87,7 +87,6 @@ class _Wan22Input(CheckedClipInput):
     enable_output_safety_checker: OutputSafetyChecker = False
     interpolator_model: Interpolator = "film"
     adjust_fps_for_interpolation: AdjustFps = True
-    loras: Loras = Field(default_factory=list)
 
 
 class _Wan22SmallInput(_Wan22Input):

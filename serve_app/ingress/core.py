@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from starlette.requests import Request as HttpRequest
+from starlette.requests import HTTPConnection
 
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.ports import Clock, Queue, Storage
@@ -15,10 +15,12 @@ from serve_app.ingress.held import LastAnswers
 from serve_app.ingress.lost_answers import LostAnswers
 from serve_app.ingress.pools import PoolMap
 from serve_app.ingress.readiness import Readiness
+from serve_app.ingress.webhooks import Webhooks
 from serve_app.settings import Config
 from serve_app.storage.tickets import TicketSigner
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.keys import Keys
+from serve_app.tenants.tokens import Tokens
 
 Figures = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
 Problems = Callable[[Collection[str]], Awaitable[Mapping[str, str]]]
@@ -44,12 +46,14 @@ class Core:
     queue: Queue
     storage: Storage
     keys: Keys
+    tokens: Tokens
     clock: Clock
     new_id: Callable[[], str]
     pools: PoolMap
     readiness: Readiness
     host_names: frozenset[str]  # that may stand in a Host header and get into URLs
     metrics: Metrics
+    webhooks: Webhooks
     tickets: TicketSigner | None = None  # None: storage takes uploads itself
     room: Callable[[], Awaitable[None]] | None = None  # raises when the disk is nearly full
     replicas: Figures = _no_figures  # for the status page: one JSON object each
@@ -60,5 +64,5 @@ class Core:
     background: Background = field(default_factory=Background)
 
 
-def core_of(request: HttpRequest) -> Core:
+def core_of(request: HTTPConnection) -> Core:
     return cast("Core", request.app.state.core)

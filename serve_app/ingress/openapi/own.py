@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serve_app.domain.request import CancelVerdict, State
-from serve_app.ingress.openapi import operations
+from serve_app.ingress.openapi import mcp, openai, operations, replicate, tokens, webhooks
 from serve_app.ingress.openapi.parts import (
     NUMBER,
     OBJECT,
@@ -80,6 +80,9 @@ SCHEMAS: Json = {
             "finished_at": nullable(TIME),
             "replica_id": nullable(TEXT),
             "reuses": nullable(TEXT),
+            "retries_left": nullable(
+                record({"timeout": WHOLE, "server_error": WHOLE, "connection_error": WHOLE})
+            ),
             "forgotten": nullable(listed(one_of("input", "outcome"))),
             "run_s": nullable(NUMBER),
             "error": nullable(record({"code": TEXT, "message": TEXT})),
@@ -104,6 +107,10 @@ SCHEMAS: Json = {
         }
     ),
     **operations.SCHEMAS,
+    **openai.SCHEMAS,
+    **replicate.SCHEMAS,
+    **webhooks.SCHEMAS,
+    **tokens.SCHEMAS,
     "Ready": record({"status": one_of("ok", "unavailable"), "checks": OBJECT}),
     "Document": {"type": "object", "description": "An OpenAPI 3.0 document."},
 }
@@ -114,9 +121,14 @@ def paths() -> Json:
         **_catalogue(),
         **_requests(),
         **operations.paths(),
+        **webhooks.paths(),
         **_keys(),
+        **tokens.paths(),
         **_installation(),
         **_files(),
+        **openai.paths(),
+        **replicate.paths(),
+        **mcp.paths(),
         **_refused(),
     }
 
@@ -388,13 +400,13 @@ def _files() -> Json:
 
 
 def _refused() -> Json:
-    """fal's uploads and tokens: said by name, so that nobody waits for them."""
+    """fal's uploads: said by name, so that nobody waits for them."""
     found: Json = {}
     for base in ("rest", "cdn"):
         calls = {
             method: operation(
                 f"{base}{method.title()}",
-                "fal's uploads and tokens; not supported yet",
+                "fal's uploads; not supported yet",
                 refusals(400),
                 tag="not supported",
                 parameters=(in_path("path", "Anything."),),
