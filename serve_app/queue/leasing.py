@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from serve_app.queue import wording
-from serve_app.queue.database import Database
+from serve_app.queue.database import Database, Lock
 from serve_app.queue.halts import NOT_PAUSED, PAUSED
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.order import DUE_SOON_S, HOT_LEAD_S, LOOK_AHEAD
@@ -235,7 +235,7 @@ async def lease(
             "first_lease_s": limits.first_lease_s,
             **_running(limits),
         },
-        lock=LIMITED if limits.limits_running else None,
+        lock=Lock((LIMITED,)) if limits.limits_running else None,
     )
     found = [(row[0] - 1, stored(row[3:])) for row in rows]
     seen = rows[0][1] if rows else 0

@@ -127,6 +127,7 @@ class _Found:
         yield from self._attempts(id_)
         yield from self._log(id_)
         yield from self._files(id_, objects)
+        yield from self._sharing(id_)
         request = self.requests[id_]
         wanted = int(request["webhook_url"] is not None)
         if len(self.webhooks.get(id_, [])) != wanted:
@@ -155,12 +156,34 @@ class _Found:
             if after not in TRANSITIONS[before]:
                 yield f"{id_} went from {before} to {after}."
 
+    def _sharing(self, id_: str) -> Iterator[str]:
+        """Who was given the outcome of another made nothing and pays nothing."""
+        request = self.requests[id_]
+        if request["follows"] is not None:
+            yield f"{id_} has ended and still follows."
+        if request["reuses"] is None:
+            return
+        if request["state"] != State.SUCCEEDED or request["attempt"]:
+            yield f"{id_} was given an outcome and is {request['state']}."
+        if any(each["units"] or each["run_s"] for each in self.usage.get(id_, [])):
+            yield f"{id_} was given its outcome and pays for it."
+        maker = self.requests.get(str(request["reuses"]))
+        if maker is None:
+            return
+        if maker["state"] != State.SUCCEEDED or maker["reuses"] is not None:
+            yield f"{id_} was given the outcome of {maker['id']}, which made none."
+        if maker["outcome"]["artifacts"] != request["outcome"]["artifacts"]:
+            yield f"{id_} has other files than {maker['id']}, which made them."
+
     def _files(self, id_: str, objects: Mapping[str, bytes]) -> Iterator[str]:
-        request, rows = self.requests[id_], self.artifacts.get(id_, [])
+        request = self.requests[id_]
+        maker = str(request["reuses"] or id_)
+        rows = self.artifacts.get(maker, [])
         named = {each["key"]: each["sha256"] for each in request["outcome"].get("artifacts", [])}
         if named.keys() != {each["key"] for each in rows}:
             yield f"{id_} names {len(named)} files and has {len(rows)}."
-        if any(each["attempt"] != request["attempt"] for each in rows):
+        made_in = self.requests[maker]["attempt"] if maker in self.requests else None
+        if any(each["attempt"] != made_in for each in rows):
             yield f"{id_} has a file of another attempt."
         for key, digest in named.items():
             if hashlib.sha256(objects.get(key, b"")).hexdigest() != digest:

@@ -21,6 +21,7 @@ HARM = [
     ("UPDATE attempts SET ended = NULL, ended_at = NULL", "problems"),
     ("UPDATE requests SET failures = 1", "problems"),
     ("UPDATE requests SET webhook_url = 'https://nobody'", "problems"),
+    ("UPDATE requests SET reuses = gen_random_uuid()", "problems"),
     ("INSERT INTO artifacts VALUES ('k', %s, 1, 'ann', 'image/png', 1, '')", "problems"),
 ]
 """Statements, and what counts them."""

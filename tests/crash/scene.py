@@ -96,8 +96,13 @@ async def _unended(queue: Queue) -> int:
     return 1
 
 
+def _made(value: Any) -> Any:
+    return value() if callable(value) else value
+
+
 class Clients:
-    """Submit one after the other until they are told to stop; ``refused`` counts what was full."""
+    """Submit one after the other until they are told to stop; ``refused`` counts what was full.
+    ``changes`` that can be called are, for each request."""
 
     def __init__(self, scene: Scene, count: int, *, pause_s: float = 0.01, **changes: Any) -> None:
         self._scene = scene
@@ -129,7 +134,8 @@ class Clients:
         house = self._scene.house
         while not self._stopping.is_set():
             try:
-                await self._scene.submit(house.random.choice(house.queues), **self._changes)
+                changes = {name: _made(value) for name, value in self._changes.items()}
+                await self._scene.submit(house.random.choice(house.queues), **changes)
             except DatabaseUnavailable:
                 self.unanswered += 1
             except Overloaded:
