@@ -11,15 +11,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deployments.adapter_use import AdapterUse
+from deployments.delivery import Delivery, Files
 from deployments.failure import as_failure
 from deployments.family import Family, GenerationCall, Made, Product, TakesAdapters
 from deployments.pace import Pace
 from deployments.phase import Phase, Stop
-from deployments.picture_input import picture_fields
 from deployments.previewer import Previewer
+from deployments.task import GivenKind, given_files
 from deployments.upload import StorageAway
 from deployments.workshop import Workshop
-from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import (
     TOO_LATE,
     AdapterRefused,
@@ -39,6 +39,8 @@ if TYPE_CHECKING:  # they import torch
     from deployments.engine.residency import Loan
 
 log = logging.getLogger(__name__)
+
+_Bodies = Mapping[str, tuple[GivenKind, bytes]]
 
 
 class Attempt:
@@ -70,7 +72,7 @@ class Attempt:
         self.in_engine_since = 0.0  # on the workshop's clock
         self._loan: Loan | None = None
         self._adapters = AdapterUse(workshop.adapters)
-        self._uploaded: list[UploadTicket] = []
+        self._delivery = Delivery(lease, workshop, self._tell)
 
     @property
     def held(self) -> Held:
@@ -91,10 +93,10 @@ class Attempt:
         self._task = asyncio.current_task()
         timer = self._until_out_of_time()
         try:
-            product = await self._produce()
+            product, artifacts = await self._produce()
             return Outcome(
                 output=product.output,
-                artifacts=tuple(file.artifact() for file in product.files),
+                artifacts=artifacts,
                 usage=self._usage(product.units),
             )
         except asyncio.CancelledError:
@@ -118,6 +120,7 @@ class Attempt:
             self.previewer.unfollow()
             self._give_back()
             self._adapters.release()
+            self._delivery.close()
             self._enter(Phase.ENDED)
 
     def stop(self, why: Stop) -> None:
@@ -141,17 +144,17 @@ class Attempt:
 
     async def discard(self) -> None:
         """Delete what it uploaded: nobody will ever read it."""
-        for ticket in self._uploaded:
-            await self._workshop.uploader.delete(ticket)
+        await self._delivery.discard()
 
-    async def _produce(self) -> Product:
+    async def _produce(self) -> tuple[Product, Files]:
         lease = self.lease
         if self.stopped is not None:  # before the task had its first turn
             raise Cancelled("The request was cancelled.")
         family = self._family
         if family is None:
             raise Misconfigured(f"This pool does not host the family {lease.endpoint.family!r}.")
-        files = {field: await self._fetch(field) for field in picture_fields(lease.endpoint)}
+        given = given_files(lease.endpoint, lease.input)
+        files = {field: (kind, await self._fetch(field)) for field, kind in given.items()}
         if isinstance(family, TakesAdapters) and (asked := family.adapters(lease.input)):
             self.progress = Progress(Stage.FETCHING)
             await self._adapters.fetch(asked, lease.files_url)
@@ -169,7 +172,8 @@ class Attempt:
         # A view keeps the weights in memory, and delivering takes a while.
         call = replace(call, view=None)
         self._give_back()
-        return await self._deliver(family, call, made)
+        self._enter(Phase.DELIVERING)
+        return await self._delivery.deliver(family, call, made)
 
     async def _fetch(self, field: str) -> bytes:
         self.progress = Progress(Stage.FETCHING)
@@ -187,9 +191,7 @@ class Attempt:
             log.warning("The snapshot cannot be read, so it starts anew. %s", error.message)
             return None
 
-    async def _prepare(
-        self, family: Family, pipeline: Any, files: Mapping[str, bytes]
-    ) -> GenerationCall:
+    async def _prepare(self, family: Family, pipeline: Any, files: _Bodies) -> GenerationCall:
         lease, seed = self.lease, _seed(self.lease.request_id)
         if files:
             work = partial(_prepared, family, lease, pipeline, seed, files)
@@ -236,21 +238,6 @@ class Attempt:
             raise Cancelled("The request was cancelled.")
         return Made(result, clock.monotonic() - started, generation.steps_done)
 
-    async def _deliver(self, family: Family, call: GenerationCall, made: Made) -> Product:
-        self._enter(Phase.DELIVERING)
-        lease = self.lease
-        arguments = (lease.endpoint, call, made, lease.upload_tickets)
-        if not call.makes_files:
-            return family.deliver(*arguments)
-        self.progress = Progress(Stage.ENCODING_MEDIA)
-        loop = asyncio.get_running_loop()
-        product = await loop.run_in_executor(self._workshop.encoders, family.deliver, *arguments)
-        for number, file in enumerate(product.files):
-            self.progress = Progress(Stage.UPLOADING, number, len(product.files))
-            self._uploaded.append(file.ticket)
-            await self._workshop.uploader.put(file)
-        return product
-
     def _until_out_of_time(self) -> asyncio.TimerHandle | None:
         remains_s = self._remains_s()
         if remains_s is None:
@@ -266,6 +253,9 @@ class Attempt:
 
     def _on_progress(self, progress: Progress) -> None:
         self.progress = self._pace.of(progress)
+
+    def _tell(self, progress: Progress) -> None:
+        self.progress = progress
 
     def _enter(self, phase: Phase) -> None:
         needed = self.needs_engine
@@ -297,13 +287,13 @@ async def _lent(loan: Loan) -> Any:
 
 
 def _prepared(
-    family: Family, lease: Lease, pipeline: Any, seed: int, bodies: Mapping[str, bytes]
+    family: Family, lease: Lease, pipeline: Any, seed: int, bodies: _Bodies
 ) -> GenerationCall:
-    """The call, of an input with pictures in place of their URLs."""
-    from deployments.engine.picture_reading import read_picture  # noqa: PLC0415
+    """The call, of an input with what was read of its files in place of their URLs."""
+    from deployments.engine.given_reading import READERS  # noqa: PLC0415
 
-    pictures = {field: read_picture(body, field) for field, body in bodies.items()}
-    return family.prepare(lease.endpoint, {**lease.input, **pictures}, pipeline, seed)
+    read = {field: READERS[kind](body, field) for field, (kind, body) in bodies.items()}
+    return family.prepare(lease.endpoint, {**lease.input, **read}, pipeline, seed)
 
 
 def _seed(request_id: str) -> int:

@@ -6,14 +6,15 @@ must not import torch: the control plane binds them too.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
 from deployments.adapter_input import AskedAdapter
-from serve_app.domain.artifact import Artifact, UploadTicket
+from deployments.media_file import MediaFile
+from deployments.scratch import Scratch
+from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
 
@@ -36,26 +37,7 @@ class Made:
     result: Any  # as the pipeline returned it
     inference_s: float
     steps: int
-
-
-@dataclass(frozen=True, slots=True)
-class MediaFile:
-    """A file to upload."""
-
-    ticket: UploadTicket
-    body: bytes
-    width: int | None = None  # pixels
-    height: int | None = None
-
-    def artifact(self) -> Artifact:
-        return Artifact(
-            key=self.ticket.key,
-            media_type=self.ticket.media_type,
-            size=len(self.body),
-            sha256=hashlib.sha256(self.body).hexdigest(),
-            width=self.width,
-            height=self.height,
-        )
+    scratch: Scratch = field(default_factory=Scratch)  # for files that are too large for memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +68,8 @@ class Family(Protocol):
     ) -> GenerationCall:
         """The call for a validated input. ``seed`` is for inputs that have none. Quick.
 
-        Where the endpoint's ``task`` begins with a picture (``picture_input.PICTURE_FIELDS``), the
-        input has the picture itself (Pillow's, RGB) in place of its URL, and this runs on a thread.
+        Where the endpoint's ``task`` begins with files (``task.GIVEN_FILES``), the input has what
+        was read of them in place of their URLs, and this runs on a thread.
         """
         ...
 

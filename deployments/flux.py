@@ -9,16 +9,11 @@ from deployments.adapter_input import AskedAdapter, asked_adapters
 from deployments.amendments import amended
 from deployments.family import GenerationCall, Made, Product
 from deployments.picture_call import drawing, picture_facts, redrawing, sides
-from deployments.picture_input import (
-    IMAGE_TO_IMAGE,
-    TEXT_TO_IMAGE,
-    from_words_alone,
-    given_size,
-    task_of,
-)
+from deployments.picture_input import from_words_alone, given_size
 from deployments.picture_output import deliver_pictures, own_dtype
 from deployments.picture_size import asked_size, rendered_size
 from deployments.side_multiple import side_multiple
+from deployments.task import IMAGE_TO_IMAGE, TEXT_TO_IMAGE, task_of
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 

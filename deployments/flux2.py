@@ -11,10 +11,10 @@ from typing import Any
 from deployments.amendments import amended
 from deployments.family import GenerationCall, Made, Product
 from deployments.picture_call import drawing, picture_facts, sides
-from deployments.picture_input import REALTIME, task_of
 from deployments.picture_output import own_dtype
 from deployments.picture_size import Size, asked_size, rendered_size
 from deployments.side_multiple import side_multiple
+from deployments.task import REALTIME, task_of
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured

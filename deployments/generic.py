@@ -8,27 +8,29 @@ from typing import Any
 
 from deployments.adapter_input import AskedAdapter, asked_adapters
 from deployments.amendments import amended
+from deployments.call_mapping import PIXELS, CallMapping, check, mapping_of, parameters
+from deployments.called_pipeline import called_by, view_for
 from deployments.family import GenerationCall, Made, Product
+from deployments.mapped_fields import mapped, need
 from deployments.picture_call import drawing, picture_facts, sides
-from deployments.picture_input import (
-    INPAINTING,
-    TEXT_TO_IMAGE,
-    as_pixels,
-    given_size,
-    strength_of,
-    stretched_to,
-)
-from deployments.picture_mapping import PIXELS, PictureMapping, check, mapping_of, parameters
+from deployments.picture_input import as_pixels, given_size, stretched_to
 from deployments.picture_output import deliver_pictures, own_dtype
 from deployments.picture_size import Size, asked_size, rendered_size
 from deployments.side_multiple import side_multiple
+from deployments.task import IMAGE_TO_IMAGE, INPAINTING, TEXT_TO_IMAGE
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import InvalidInput, Misconfigured
+from serve_app.domain.errors import InvalidInput
+
+TASKS = {
+    TEXT_TO_IMAGE: frozenset[str](),
+    IMAGE_TO_IMAGE: frozenset({"image"}),
+    INPAINTING: frozenset({"image", "mask_image"}),
+}
 
 
 class GenericFamily:
-    """Options of its endpoints: those of ``PictureMapping``, ``dtype``, and those of
+    """Options of its endpoints: those of ``CallMapping``, ``dtype``, and those of
     ``amendments``."""
 
     name = "generic"
@@ -36,19 +38,19 @@ class GenericFamily:
     def load(self, endpoint: Endpoint, device: str) -> Any:
         from deployments.engine.loader import load_pipeline  # noqa: PLC0415
 
-        mapping = mapping_of(endpoint)
+        mapping = mapping_of(endpoint, TASKS)
         pipeline = load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "bfloat16"))
-        check(endpoint, mapping, _called(endpoint, mapping, pipeline))
+        check(endpoint, mapping, called_by(endpoint, mapping, pipeline))
         return amended(pipeline, endpoint)
 
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
     ) -> GenerationCall:
-        mapping = mapping_of(endpoint)
-        called = _called(endpoint, mapping, pipeline)
+        mapping = mapping_of(endpoint, TASKS)
+        called = called_by(endpoint, mapping, pipeline)
         # Endpoints share loaded weights, and another one's options may have loaded these.
         check(endpoint, mapping, called)
-        _need(input, "prompt", "num_inference_steps")
+        need(input, "prompt", "num_inference_steps")
         asked = _size(endpoint, input)
         multiple = mapping.multiple or side_multiple(pipeline)
         rendered = rendered_size(asked, multiple, mapping.native_size)
@@ -56,11 +58,11 @@ class GenericFamily:
             **drawing(input, seed),
             **sides(rendered),
             **mapping.fixed,
-            **_mapped(mapping, input),
+            **mapped(mapping, input),
             **_pictures(mapping, input, rendered),
         }
         arguments = _taken(endpoint, arguments, parameters(called))
-        view = None if mapping.pipeline is None else _view(endpoint, pipeline, called)
+        view = None if mapping.pipeline is None else view_for(endpoint, pipeline, called)
         redraws = mapping.task != TEXT_TO_IMAGE
         facts = picture_facts(input, seed, asked, stretched=redraws)
         return GenerationCall(arguments, facts, view=view)
@@ -78,59 +80,15 @@ class GenericFamily:
         return deliver_pictures(endpoint, call, made, tickets)
 
 
-def _called(endpoint: Endpoint, mapping: PictureMapping, pipeline: Any) -> type:
-    if mapping.pipeline is None:
-        return type(pipeline)
-    import diffusers  # noqa: PLC0415
-
-    kind = getattr(diffusers, mapping.pipeline, None)
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
-        raise Misconfigured(
-            f"{endpoint.id}: diffusers {diffusers.__version__} has no pipeline "
-            f"{mapping.pipeline!r} (`options.pipeline` in the catalogue)."
-        )
-    return kind
-
-
-def _view(endpoint: Endpoint, pipeline: Any, called: type) -> Any:
-    from deployments.engine.views import view_of  # noqa: PLC0415
-
-    try:
-        return view_of(pipeline, called)
-    except TypeError as error:
-        raise Misconfigured(
-            f"{endpoint.id}: {called.__name__} (`options.pipeline` in the catalogue) cannot be "
-            f"made of the parts of {type(pipeline).__name__}: {error}"
-        ) from error
-
-
 def _size(endpoint: Endpoint, input: Mapping[str, Any]) -> Size:
     """What to deliver: what is asked for, or else the size of the given picture."""
     if input.get("image_size") is None and "image_url" in input:
         return given_size(endpoint, input)
-    _need(input, "image_size")
+    need(input, "image_size")
     return asked_size(input["image_size"])
 
 
-def _need(input: Mapping[str, Any], *names: str) -> None:
-    """The schema ``open`` checks no fields."""
-    for name in names:
-        if input.get(name) is None:
-            raise InvalidInput.of_field(name, "Field required", "missing")
-
-
-def _mapped(mapping: PictureMapping, input: Mapping[str, Any]) -> dict[str, Any]:
-    """What comes from fields by their names. Those without a value are the pipeline's to choose."""
-    if "strength" in mapping.arguments and input.get("strength") is not None:
-        strength_of(input, int(input["num_inference_steps"]))
-    return {
-        argument: input[name]
-        for name, argument in mapping.arguments.items()
-        if input.get(name) is not None and not (input[name] == "" and name in mapping.unless_empty)
-    }
-
-
-def _pictures(mapping: PictureMapping, input: Mapping[str, Any], rendered: Size) -> dict[str, Any]:
+def _pictures(mapping: CallMapping, input: Mapping[str, Any], rendered: Size) -> dict[str, Any]:
     if mapping.task == TEXT_TO_IMAGE:
         return {}
     form = as_pixels if mapping.pictures == PIXELS else stretched_to

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from deployments.attempt import Attempt
-from deployments.family import MediaFile
+from deployments.media_file import MediaFile
 from deployments.replica_config import ReplicaConfig
 from deployments.workshop import Workshop
 from serve_app.domain.artifact import UploadTicket

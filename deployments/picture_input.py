@@ -7,46 +7,21 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from deployments.picture_size import Size, at_most
+from deployments.task import TEXT_TO_IMAGE
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import InvalidInput, Misconfigured
+from serve_app.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-TEXT_TO_IMAGE, IMAGE_TO_IMAGE, INPAINTING = "text-to-image", "image-to-image", "inpainting"
-REALTIME = "realtime"
-
-PICTURE_FIELDS: Mapping[str, tuple[str, ...]] = {
-    IMAGE_TO_IMAGE: ("image_url",),
-    INPAINTING: ("image_url", "mask_url"),
-    REALTIME: ("image_url",),
-}
-"""Task → fields of its input that name a picture."""
-
 MOST_MEGAPIXELS = 4.2
 """A given picture with more of them is made smaller, unless the endpoint's bounds say otherwise."""
-
-
-def task_of(endpoint: Endpoint, known: tuple[str, ...]) -> str:
-    """The ``task`` of the endpoint's options. ``Misconfigured`` for one that is not ``known``."""
-    task = endpoint.options.get("task", TEXT_TO_IMAGE)
-    if task not in known:
-        raise Misconfigured(
-            f"The family {endpoint.family} does not know the task {task!r} of {endpoint.id}; "
-            f"it knows {', '.join(known)} (`options` in the catalogue)."
-        )
-    return task
 
 
 def from_words_alone(endpoint: Endpoint) -> Endpoint:
     """The same weights, asked for a picture from a prompt."""
     return replace(endpoint, options={**endpoint.options, "task": TEXT_TO_IMAGE})
-
-
-def picture_fields(endpoint: Endpoint) -> tuple[str, ...]:
-    """The fields whose pictures are fetched before the family prepares its call."""
-    return PICTURE_FIELDS.get(str(endpoint.options.get("task", "")), ())
 
 
 def given_size(endpoint: Endpoint, input: Mapping[str, Any]) -> Size:

@@ -78,5 +78,5 @@ def _image(file: MediaFile) -> dict[str, Any]:
         "width": file.width,
         "height": file.height,
         "content_type": file.ticket.media_type,
-        "file_size": len(file.body),
+        "file_size": file.size,
     }

@@ -109,7 +109,7 @@ def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Work
 
     engine = Engine(
         device=device,
-        max_generations=config.slots,
+        max_batch=config.slots,  # all that run may share a forward
         threads=config.threads,
         verify_merges=True,  # once per signature, against a picture that is silently wrong
         adapter_bytes=config.adapter_bytes,

@@ -10,17 +10,11 @@ from deployments.adapter_input import AskedAdapter, asked_adapters
 from deployments.amendments import amended
 from deployments.family import GenerationCall, Made, Product
 from deployments.picture_call import drawing, picture_facts, redrawing, sides
-from deployments.picture_input import (
-    IMAGE_TO_IMAGE,
-    INPAINTING,
-    TEXT_TO_IMAGE,
-    as_pixels,
-    from_words_alone,
-    task_of,
-)
+from deployments.picture_input import as_pixels, from_words_alone
 from deployments.picture_output import deliver_pictures, own_dtype
 from deployments.picture_size import Size, asked_size, rendered_size, within
 from deployments.side_multiple import side_multiple
+from deployments.task import IMAGE_TO_IMAGE, INPAINTING, TEXT_TO_IMAGE, task_of
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 

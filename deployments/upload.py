@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import hashlib
 import logging
 import re
 from collections.abc import Mapping
@@ -12,7 +10,7 @@ from collections.abc import Mapping
 import httpx
 
 from deployments.backoff import Backoff
-from deployments.family import MediaFile
+from deployments.media_file import MediaFile
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import StorageUnavailable, TooLarge
 from serve_app.domain.ports import Clock
@@ -48,11 +46,9 @@ class Uploader:
         ``TooLarge`` when the file is over its ticket's limit, ``StorageUnavailable`` when storage
         refuses it, ``StorageAway`` when it has not taken it within ``give_up_s``, however slow.
         """
-        ticket = file.ticket
-        if len(file.body) > ticket.max_bytes:
-            raise TooLarge(
-                f"A file of {len(file.body)} bytes was made, and {ticket.max_bytes} are allowed."
-            )
+        ticket, size = file.ticket, file.size
+        if size > ticket.max_bytes:
+            raise TooLarge(f"A file of {size} bytes was made, and {ticket.max_bytes} are allowed.")
         headers = await _headers(file)
         give_up_at = self._clock.monotonic() + self._give_up_s
         for number, delay_s in enumerate(self._backoff.delays()):
@@ -85,7 +81,7 @@ class Uploader:
         try:
             async with asyncio.timeout(left_s):
                 response = await self._client.put(
-                    file.ticket.url, content=file.body, headers=headers
+                    file.ticket.url, content=file.content(), headers=headers
                 )
         except httpx.HTTPError as error:
             return repr(error)
@@ -100,25 +96,26 @@ class Uploader:
         if (status >= 500 and status != _NEVER) or status in _TRY_AGAIN:
             return f"storage answered {status}"
         if status == 413:
-            raise TooLarge(f"Storage refused a file of {len(file.body)} bytes as too large.")
+            raise TooLarge(f"Storage refused a file of {file.size} bytes as too large.")
         raise StorageUnavailable(f"Storage refused the upload: {status} {_reason(response.text)}")
 
 
 async def _headers(file: MediaFile) -> dict[str, str]:
-    headers = {**dict(file.ticket.headers), "content-type": file.ticket.media_type}
+    headers = {
+        **dict(file.ticket.headers),
+        "content-type": file.ticket.media_type,
+        # Storage takes no file whose size comes last, as it does of what is sent part by part.
+        "content-length": str(file.size),
+    }
     if file.ticket.takes_md5:
         # A large file takes longer than the event loop has.
-        headers["content-md5"] = await asyncio.to_thread(_md5, file.body)
+        headers["content-md5"] = await asyncio.to_thread(file.md5)
     return headers
 
 
 def _reason(answer: str) -> str:
     """Of S3's XML the code and the message alone: the rest names the access key."""
     return ": ".join(_XML.findall(answer)) or answer[:200]
-
-
-def _md5(body: bytes) -> str:
-    return base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
 
 
 def http_client() -> httpx.AsyncClient:

@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.model_aliases import MODEL_ALIASES
 from serve_app.domain.store_config import StoreConfig
 
 PREFIX = "DARKROOM_"
@@ -107,6 +108,23 @@ class Config(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address that the HTTP port binds.")
     port: int = Field(default=8000, ge=1, le=65535, description="The HTTP port.")
+    tls_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="HTTPS port of `darkroom serve`. Unset: 443 above the HTTP port; 0: none.",
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM, with its chain. Unset: one of the installation's own."
+    )
+    tls_key: Path | None = Field(default=None, description="PEM, its key. Unset: in the same file.")
+    proxy_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="CONNECT proxy of `darkroom serve`. Unset: 128 above the HTTP port; 0: none.",
+    )
+    proxy_host: str = Field(default="127.0.0.1", description="Address that the proxy port binds.")
     public_url: str | None = Field(
         default=None, description="Origin of every URL handed out; otherwise the client's own Host."
     )
@@ -123,6 +141,10 @@ class Config(BaseSettings):
         default=None, description="Serve the demo models. Unset: only on a machine without a GPU."
     )
     models: Path | None = Field(default=None, description="A catalogue in place of models.yaml.")
+    model_aliases: dict[str, str] = Field(
+        default_factory=lambda: dict(MODEL_ALIASES),
+        description="Names by which clients of other protocols call endpoints: name to endpoint.",
+    )
     pools: dict[str, PoolConfig] | None = Field(
         default=None,
         description="Pools by name. Unset: `studio`, one pool that hosts every family.",
@@ -239,7 +261,10 @@ class Config(BaseSettings):
             offline=self.offline,
         )
 
-    @field_validator("data_dir", "models", "log_file", "weights_dir", "adapters_dir")
+    @field_validator(
+        *("data_dir", "models", "log_file", "weights_dir", "adapters_dir"),
+        *("tls_certificate", "tls_key"),
+    )
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         # Serve may build the application in another process with another working directory.

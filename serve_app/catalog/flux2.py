@@ -19,6 +19,7 @@ from serve_app.catalog.fields import (
     preset_to_size,
 )
 from serve_app.catalog.outputs import FramesOutput
+from serve_app.catalog.produced import nothing
 from serve_app.catalog.pydantic_schema import Shape
 
 SquareName = Literal["square", "square_hd"]
@@ -61,4 +62,4 @@ class Flux2RealtimeInput(ImageInput):
     enable_interpolation: Interpolation = False
 
 
-REALTIME = Shape(Flux2RealtimeInput, FramesOutput, format_field=None)
+REALTIME = Shape(Flux2RealtimeInput, FramesOutput, nothing)

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 from serve_app.catalog import effects
 from serve_app.catalog.narrowing import narrowed
 from serve_app.catalog.problems import invalid_input
-from serve_app.domain.artifact import MEDIA_TYPES
+from serve_app.catalog.produced import PICTURES, Produced
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import FieldProblem, InvalidInput
 
@@ -24,9 +24,7 @@ class Shape:
 
     input: type[BaseModel]
     output: type[BaseModel]
-    format_field: str | None = (
-        "output_format"  # which field names the files' format; None: no files
-    )
+    produced: Produced = PICTURES
 
 
 class PydanticSchema:
@@ -56,9 +54,7 @@ class PydanticSchema:
         return checked, self._warnings(body)
 
     def media_types(self, input: Mapping[str, Any]) -> tuple[str, ...]:
-        if self._shape.format_field is None:
-            return ()
-        return (MEDIA_TYPES[input[self._shape.format_field]],) * int(input.get("num_images", 1))
+        return self._shape.produced(input)
 
     def json_schema(self) -> dict[str, Any]:
         schema = effects.described(self._marks, self._model.model_json_schema())

@@ -30,6 +30,7 @@ from serve_app.catalog.fields import (
     preset,
 )
 from serve_app.catalog.outputs import PicturesOutput
+from serve_app.catalog.produced import in_format
 from serve_app.catalog.pydantic_schema import Shape
 
 MOST_PICTURES = 8
@@ -103,7 +104,7 @@ class LcmTextToImageInput(_SdxlInput):
     sync_mode: SyncMode = True
 
 
-TEXT_TO_IMAGE = Shape(SdxlTextToImageInput, PicturesOutput, FORMAT_FIELD)
-IMAGE_TO_IMAGE = Shape(SdxlImageToImageInput, PicturesOutput, FORMAT_FIELD)
-INPAINTING = Shape(SdxlInpaintingInput, PicturesOutput, FORMAT_FIELD)
-LCM = Shape(LcmTextToImageInput, PicturesOutput, FORMAT_FIELD)
+TEXT_TO_IMAGE = Shape(SdxlTextToImageInput, PicturesOutput, in_format(FORMAT_FIELD))
+IMAGE_TO_IMAGE = Shape(SdxlImageToImageInput, PicturesOutput, in_format(FORMAT_FIELD))
+INPAINTING = Shape(SdxlInpaintingInput, PicturesOutput, in_format(FORMAT_FIELD))
+LCM = Shape(LcmTextToImageInput, PicturesOutput, in_format(FORMAT_FIELD))

@@ -11,34 +11,39 @@ from starlette.responses import Response
 from serve_app.domain.errors import DarkroomError
 from serve_app.ingress import files, health, page, platform
 from serve_app.ingress.edge import Edge
+from serve_app.ingress.exchange import exchange_of
 from serve_app.ingress.fal import routes as fal
-from serve_app.ingress.reply import error_reply, json_reply
+from serve_app.ingress.fal.addressing import Addressed
+from serve_app.ingress.openai import routes as openai
+from serve_app.ingress.reply import json_reply
 
 
 def create_app() -> Starlette:
     """The application without its collaborators: set ``app.state.core`` before it is called."""
+    # Each call tries them in this order, twice (Serve's metrics want the name), so what is called
+    # most goes first.
+    routes = [
+        *fal.ROUTES,
+        *files.ROUTES,
+        *platform.ROUTES,
+        *health.ROUTES,
+        *page.ROUTES,
+        *openai.ROUTES,
+        fal.UNPREFIXED,
+    ]
     app = Starlette(
-        # Each call tries them in this order, twice (Serve's metrics want the name), so what is
-        # called most goes first.
-        routes=[
-            *fal.ROUTES,
-            *files.ROUTES,
-            *platform.ROUTES,
-            *health.ROUTES,
-            *page.ROUTES,
-            fal.UNPREFIXED,
-        ],
-        middleware=[Middleware(Edge)],
+        routes=routes,
+        middleware=[Middleware(Edge), Middleware(Addressed, routes=routes)],
         exception_handlers={DarkroomError: _refused, HTTPException: _no_route},
     )
     app.router.redirect_slashes = False
     return app
 
 
-async def _refused(_: HttpRequest, error: Exception) -> Response:
+async def _refused(request: HttpRequest, error: Exception) -> Response:
     if not isinstance(error, DarkroomError):
         raise error
-    return error_reply(error)
+    return exchange_of(request).refusal(error)
 
 
 async def _no_route(_: HttpRequest, error: Exception) -> Response:

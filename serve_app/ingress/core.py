@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from starlette.requests import Request as HttpRequest
+from starlette.requests import HTTPConnection
 
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.ports import Clock, Queue, Storage
@@ -19,6 +19,7 @@ from serve_app.settings import Config
 from serve_app.storage.tickets import TicketSigner
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.keys import Keys
+from serve_app.tenants.tokens import Tokens
 
 Figures = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
 Problems = Callable[[Collection[str]], Awaitable[Mapping[str, str]]]
@@ -44,6 +45,7 @@ class Core:
     queue: Queue
     storage: Storage
     keys: Keys
+    tokens: Tokens
     clock: Clock
     new_id: Callable[[], str]
     pools: PoolMap
@@ -60,5 +62,5 @@ class Core:
     background: Background = field(default_factory=Background)
 
 
-def core_of(request: HttpRequest) -> Core:
+def core_of(request: HTTPConnection) -> Core:
     return cast("Core", request.app.state.core)

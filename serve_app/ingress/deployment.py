@@ -68,6 +68,7 @@ from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics, MetricsServer
 from serve_app.tenants.first_key import ensure_first_key
 from serve_app.tenants.keyring import KeyRing
+from serve_app.tenants.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +170,7 @@ class Ingress:
         leadership = Leadership(conninfo)
         stack.push_async_callback(leadership.aclose)
         keys = await self._keys(stack, database, leadership, secrets)
+        tokens = Tokens(await shared_secret(database, "tokens"), self._clock)
         origin = config.internal_url or internal_origin()
         storage = chosen_storage(
             config,
@@ -198,7 +200,9 @@ class Ingress:
         disposal = Disposal(Unwanted(database), storage)
         disposal.start()
         stack.push_async_callback(disposal.aclose)
-        self._core = self._make_core(catalog, storage, storage.tickets, keys, database, one_node)
+        self._core = self._make_core(
+            catalog, storage, storage.tickets, keys, tokens, database, one_node
+        )
         stack.push_async_callback(self._core.background.join)
         await self._tell_demand(stack, leadership)
         self._serve_metrics(stack)
@@ -236,6 +240,7 @@ class Ingress:
         storage: Storage,
         tickets: TicketSigner | None,
         keys: KeyRing,
+        tokens: Tokens,
         database: Database,
         one_node: OneNode,
     ) -> Core:
@@ -252,6 +257,7 @@ class Ingress:
             queue=self._queue,
             storage=storage,
             keys=keys,
+            tokens=tokens,
             clock=clock,
             new_id=RequestIds(clock),
             pools=PoolMap(config.pools),

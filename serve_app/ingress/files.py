@@ -22,7 +22,20 @@ from serve_app.storage.tickets import Grant
 
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
-SAFE_INLINE = frozenset({"image/png", "image/jpeg", "image/webp"})
+SAFE_INLINE = frozenset(
+    {
+        "image/png",
+        "image/jpeg",
+        "image/webp",
+        "image/gif",
+        "video/mp4",
+        "video/webm",
+        "audio/wav",
+        "audio/mpeg",
+        "audio/flac",
+        "audio/ogg",
+    }
+)
 """Shown by browsers and run by none. Everything else is offered as a download."""
 
 

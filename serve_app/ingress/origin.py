@@ -9,6 +9,11 @@ from starlette.requests import Request as HttpRequest
 
 from serve_app.domain.errors import UntrustedHost
 from serve_app.ingress.core import core_of
+from serve_app.ingress.fal.hosts import is_fal, parent_of
+
+SCHEME = "x-darkroom-scheme"
+"""Set by our own TLS port, which speaks plain HTTP to us. Whoever else sets it gets URLs with a
+scheme of his own choice."""
 
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 
@@ -19,20 +24,31 @@ def origin_of(request: HttpRequest) -> str:
     ``UntrustedHost`` for a host that is none of ours: anybody can write one into a call, and it
     must not get into what is handed out. ``X-Forwarded-`` headers are never looked at.
     """
-    core = core_of(request)
-    config = core.config
+    config = core_of(request).config
     if config.public_url:
         return config.public_url.rstrip("/")
-    host = request.headers.get("host") or f"{config.host}:{config.port}"
+    host = host_of(request)
+    # fal's names are reached by TLS only: its clients know no other scheme.
+    secure = is_fal(host.partition(":")[0]) or request.headers.get(SCHEME) == "https"
+    scope = request.scope  # `request.url` would put a whole URL together and take it apart again
+    scheme = "https" if secure else scope.get("scheme", "http")
+    return f"{scheme}://{host}{scope.get('root_path', '')}"
+
+
+def host_of(request: HttpRequest) -> str:
+    """The host, with its port, by which this client reached us: a name of ours, one of fal's that
+    leads to us, or a service below one of ours. ``UntrustedHost`` for any other."""
+    core = core_of(request)
+    host = request.headers.get("host") or f"{core.config.host}:{core.config.port}"
     found = _HOST.fullmatch(host)
-    if found is None or found[1].lower() not in core.host_names:
+    name = found[1].lower() if found is not None else ""
+    if not (name in core.host_names or is_fal(name) or parent_of(name) in core.host_names):
         raise UntrustedHost(
             f"This Darkroom does not know itself as {host[:100]!r}, so it can hand out no URLs. "
             "Its operator should set DARKROOM_PUBLIC_URL to where clients reach it, or add the "
             "name to DARKROOM_TRUSTED_HOSTS."
         )
-    scope = request.scope  # `request.url` would put a whole URL together and take it apart again
-    return f"{scope.get('scheme', 'http')}://{host}{scope.get('root_path', '')}"
+    return host
 
 
 def file_url(origin: str, key: str) -> str:

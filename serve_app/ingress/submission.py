@@ -110,12 +110,17 @@ async def run(
             stored = await core.queue.wait(stored.tenant, stored.id, QUICK_S)
         ended = stored if stored.state.final else await _watched(core, stored, client_gone)
     except asyncio.CancelledError:
-        if new.idempotency_key is None:
-            core.background.leave(_cancel(core, new, storing), f"cancel of {new.id}")
+        abandon(core, new, storing)
         raise
-    if ended is None and new.idempotency_key is None:
-        core.background.leave(_cancel(core, new, storing), f"cancel of {new.id}")
+    if ended is None:
+        abandon(core, new, storing)
     return ended
+
+
+def abandon(core: Core, new: NewRequest, storing: asyncio.Task[Request]) -> None:
+    """Its client went away: it is cancelled, unless another call can find it by its key."""
+    if new.idempotency_key is None:
+        core.background.leave(_cancel(core, new, storing), f"cancel of {new.id}")
 
 
 async def _store(core: Core, new: NewRequest, admit: Admit) -> Request:

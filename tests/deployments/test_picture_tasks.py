@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw
 from deployments.engine.engine import Engine
 from deployments.family import Made
 from deployments.flux import FluxFamily
-from deployments.picture_input import picture_fields
 from deployments.sdxl import SdxlFamily
+from deployments.task import GivenKind, given_files
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput, Misconfigured
@@ -165,8 +165,14 @@ def test_a_task_that_a_family_does_not_know_is_a_mistake_of_the_catalogue(pipeli
 
 
 def test_text_to_image_needs_no_picture():
-    assert picture_fields(Endpoint("e", "flux", Weights("/"), "s")) == ()
-    assert picture_fields(endpoint("inpainting")) == ("image_url", "mask_url")
+    assert given_files(Endpoint("e", "flux", Weights("/"), "s"), wish()) == {}
+    both = {"image_url": GivenKind.PICTURE, "mask_url": GivenKind.PICTURE}
+    assert given_files(endpoint("inpainting"), wish()) == both
+
+
+def test_a_file_that_the_input_does_not_name_is_not_fetched():
+    whole = endpoint("inpainting")
+    assert set(given_files(whole, wish(mask_url=None))) == {"image_url"}
 
 
 def test_a_unet_of_other_latents_inpaints_too(engine):

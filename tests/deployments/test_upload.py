@@ -162,3 +162,20 @@ def test_delays_double_with_jitter_up_to_the_most():
     drawn = [next(delays) for _ in range(8)]
     for delay, most in zip(drawn, [0.1, 0.2, 0.4, 0.8, 1, 1, 1, 1], strict=True):
         assert most / 2 <= delay <= most
+
+
+async def test_a_file_on_the_disk_is_sent_part_by_part_with_its_size_told_first(
+    tmp_path, storage, uploader
+):
+    body = bytes(range(256)) * 10_000  # more than two parts
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(body)
+    file = MediaFile(replace(storage.ticket("key", max_bytes=10**7), takes_md5=True), path)
+    storage.problems.append(503)
+    await uploader.put(file)
+    assert storage.objects == {"key": body}
+    for request in storage.requests:
+        assert request.headers["content-length"] == str(len(body))
+        assert "transfer-encoding" not in request.headers
+    assert file.artifact() == MediaFile(file.ticket, body).artifact()
+    assert file.md5() == MediaFile(file.ticket, body).md5()

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from deployments.amendments import AMENDMENTS
-from deployments.picture_mapping import PictureMapping
+from deployments.call_mapping import CallMapping
 from serve_app.catalog.catalog import BUILT_IN, load
 from serve_app.catalog.schema import SCHEMAS
 from serve_app.catalog.source import EndpointSource, RecipeSource
@@ -59,6 +59,6 @@ def test_the_example_is_a_catalogue(tmp_path: Path) -> None:
 
 def test_the_options_of_the_generic_family_are_told() -> None:
     told = {name for cells in table(PAGE, "option") for name in code(cells[0])}
-    assert told == {each.name for each in fields(PictureMapping)} | {"dtype"}
+    assert told == {each.name for each in fields(CallMapping)} - {"given"} | {"dtype"}
     amendments = {name for cells in table(PAGE, "amendment") for name in code(cells[0])}
     assert amendments | {"dtype"} == set(AMENDMENTS)

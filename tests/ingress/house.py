@@ -12,7 +12,7 @@ import httpx
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
-from serve_app.catalog.catalog import load
+from serve_app.catalog.catalog import Catalog, load
 from serve_app.domain.ports import Clock
 from serve_app.ingress.app import create_app
 from serve_app.ingress.core import LINGER_S, Core
@@ -26,6 +26,7 @@ from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.keys import ADMIN, API
+from serve_app.tenants.tokens import Tokens
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
@@ -37,6 +38,8 @@ HOST = "testserver"
 ORIGIN = f"http://{HOST}"
 DEMO = Path(__file__).parents[2] / "deployments" / "demo"
 CATALOG = load(MODELS, demo=True, demo_dir=DEMO)  # here, because reading a file blocks
+OTHERS = load(MODELS.with_name("other_models.yaml"), demo=True, demo_dir=DEMO)
+"""For the tests of other protocols than fal's."""
 
 
 @dataclass
@@ -65,6 +68,7 @@ async def built(
     pools: Mapping[str, PoolConfig] | None = None,
     replica: bool = True,
     room: Any = None,
+    catalog: Catalog = CATALOG,
     limits: QueueLimits | None = None,
     linger_s: float = LINGER_S,
     **settings: Any,
@@ -73,15 +77,16 @@ async def built(
     clock = clock or SystemClock()
     config = Config(**{"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)} | settings)
     storage = FakeStorage(b"k" * 32, ORIGIN, clock)
-    terms = CatalogTerms(CATALOG, storage, config.max_artifact_bytes)
+    terms = CatalogTerms(catalog, storage, config.max_artifact_bytes)
     queue = FakeQueue(clock, terms, limits or QueueLimits(), FakeLiveness())
     keys = FakeKeyRing(clock)
     core = Core(
         config=config,
-        catalog=CATALOG,
+        catalog=catalog,
         queue=queue,
         storage=storage,
         keys=keys,
+        tokens=Tokens(b"t" * 32, clock),
         clock=clock,
         new_id=RequestIds(clock),
         pools=PoolMap(pools),

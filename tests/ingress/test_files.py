@@ -37,6 +37,18 @@ async def test_a_file_comes_with_its_type_its_length_and_for_ever(
     assert answer.headers["content-disposition"].startswith("inline")
 
 
+@pytest.mark.parametrize(
+    ("name", "media_type"), [("a/clip.mp4", "video/mp4"), ("a/song.mp3", "audio/mpeg")]
+)
+async def test_clips_and_sounds_are_played_where_they_are_opened(
+    house: House, client: httpx.AsyncClient, name: str, media_type: str
+) -> None:
+    house.storage.objects[name] = b"frames"
+    answer = await client.get(f"/files/{name}")
+    assert answer.headers["content-type"] == media_type
+    assert answer.headers["content-disposition"].startswith("inline")
+
+
 async def test_what_is_no_picture_is_a_download(house: House, client: httpx.AsyncClient) -> None:
     house.storage.objects["a/page.html"] = b"<script>"
     answer = await client.get("/files/a/page.html")

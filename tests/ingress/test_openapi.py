@@ -22,7 +22,7 @@ from tests.ingress.house import DEMO, House
 
 ORIGIN = "http://testserver"
 CATALOG = load(None, demo=False, demo_dir=DEMO)
-CALLS = ("/queue/{path}", "/run/{path}", "/{path}")
+CALLS = ("/queue/{path}", "/run/{path}", "/{path}", "/fal/proxy")
 """Where fal's calls are: described for each endpoint, not as they are routed."""
 
 
@@ -45,7 +45,7 @@ def test_every_route_is_in_it(document: dict[str, Any]) -> None:
     for route in create_app().routes:
         assert isinstance(route, Route)
         path = route.path.replace(":path}", "}")
-        if path in CALLS or path == "/v1/{rest}":  # the last is there to say that it is not there
+        if path in CALLS or path.endswith("/{rest}"):  # these are there to say what is not there
             continue
         if route in page.ROUTES:  # for people
             continue

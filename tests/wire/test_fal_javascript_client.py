@@ -23,6 +23,11 @@ BY_FETCH = """
 fal.config({ credentials: KEY, fetch: (url, init) => fetch(here(String(url)), init) });
 """
 
+BY_PROXY_URL = """
+import { fal } from "@fal-ai/client";
+fal.config({ credentials: KEY, proxyUrl: { url: HERE, when: "always" } });
+"""
+
 
 def shown(address: Address) -> str:
     """The program of the documentation, for this installation."""
@@ -36,7 +41,20 @@ def shown(address: Address) -> str:
     return program
 
 
-@pytest.fixture(scope="module", params=["middleware", "fetch"])
+def program(way: str, address: Address) -> str:
+    """A module that points the client at ``address``."""
+    key = json.dumps(address.key)
+    match way:
+        case "fetch":
+            return shown(address).partition("fal.config(")[0] + BY_FETCH.replace("KEY", key)
+        case "middleware":
+            return shown(address)
+        case path:  # of the proxy
+            url = json.dumps(address.url + path)
+            return BY_PROXY_URL.replace("KEY", key).replace("HERE", url)
+
+
+@pytest.fixture(scope="module", params=["middleware", "fetch", "/fal/proxy", ""])
 def said(
     request: pytest.FixtureRequest,
     darkroom_address: Address,
@@ -45,15 +63,10 @@ def said(
     """What each of the calls came to."""
     folder = tmp_path_factory.mktemp("javascript")
     (folder / "node_modules").symlink_to(packages(HERE))
-    program = shown(darkroom_address)
-    if request.param == "fetch":
-        program = program.partition("fal.config(")[0] + BY_FETCH.replace(
-            "KEY", json.dumps(darkroom_address.key)
-        )
     setup = folder / "setup.mjs"
-    setup.write_text(program)
+    setup.write_text(program(request.param, darkroom_address))
     done = subprocess.run(
-        [node(), HERE / "calls.mjs", setup],
+        [node(), HERE / "calls.mjs", setup, request.param],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
@@ -105,3 +118,36 @@ def test_an_upload_is_refused_here_and_does_not_go_to_fal(said: dict[str, Any]) 
     error = said["upload"]["error"]
     assert error["status"] == 400
     assert "Uploads" in json.dumps(error["body"])
+
+
+@pytest.mark.parametrize("name", ["stream", "iterated stream"])
+def test_the_last_event_of_a_stream_is_its_output(said: dict[str, Any], name: str) -> None:
+    seen = said[name]["value"]["seen"]
+    assert [each["status"] for each in seen[:-1]].count("IN_PROGRESS") >= 1
+    assert seen[-1]["echo"] in (12, 13)
+    if name == "stream":
+        assert said[name]["value"]["last"] == seen[-1]
+        assert said[name]["value"]["requestId"] == seen[0]["request_id"]
+
+
+def test_a_stream_with_a_token_of_its_own(
+    said: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    if "fetch" not in request.node.callspec.id:
+        pytest.skip("This way of the client's passes by the middleware")
+    assert said["stream with a token"]["value"]["last"]["echo"] == 14
+
+
+def test_a_wrong_field_rejects_a_stream_as_it_does_a_run(said: dict[str, Any]) -> None:
+    error = said["wrong stream"]["value"]["error"]
+    assert (error["name"], error["status"]) == ("ValidationError", 422)
+
+
+def test_a_stream_that_fails_in_the_middle_rejects_and_has_told_why(said: dict[str, Any]) -> None:
+    value = said["failed stream"]["value"]
+    assert value["error"]["name"] == "ApiError"
+    assert value["seen"][-1]["detail"] == "No paint."
+
+
+def test_aborting_a_stream_cancels_its_request(said: dict[str, Any]) -> None:
+    assert said["aborted stream"]["error"]["status"] == 499

@@ -184,3 +184,33 @@ def test_a_client_that_hangs_up_cancels_its_run(darkroom_url: str, darkroom_key:
 def test_files_are_read_without_a_key(client: fal_client.SyncClient) -> None:
     output = client.run(PROBE, {"artifacts": 1, "content": "abc"})
     assert httpx.get(output["images"][0]["url"]).content == b"abc"
+
+
+def test_the_last_event_of_a_stream_is_its_output(client: fal_client.SyncClient) -> None:
+    seen = list(client.stream(PROBE, {"echo": 12, "sleep_s": 0.5}))
+    assert [each["status"] for each in seen[:-1]].count("IN_PROGRESS") >= 1
+    assert seen[-1]["echo"] == 12
+
+
+async def test_stream_async(async_client: fal_client.AsyncClient) -> None:
+    seen = [each async for each in async_client.stream(PROBE, {"echo": 13, "sleep_s": 0.2})]
+    assert seen[-1]["echo"] == 13
+
+
+def test_a_stream_that_fails_in_the_middle_raises_and_has_told_why(
+    client: fal_client.SyncClient,
+) -> None:
+    orders = {"sleep_s": 1.5, "fail": "pipeline_failed", "message": "No paint."}
+    seen: list[dict] = []
+    with pytest.raises(httpx.RemoteProtocolError):
+        seen.extend(client.stream(PROBE, orders))  # what came before the error is kept
+    assert seen[-1]["detail"] == "No paint."
+
+
+def test_leaving_a_stream_cancels_its_request(client: fal_client.SyncClient) -> None:
+    stream = client.stream(PROBE, {"sleep_s": 60})
+    request_id = next(stream)["request_id"]
+    stream.close()
+    with pytest.raises(fal_client.FalClientHTTPError) as caught:
+        client.get_handle(PROBE, request_id).get()
+    assert caught.value.error_type == "client_cancelled"

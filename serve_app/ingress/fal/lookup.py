@@ -15,6 +15,7 @@ from serve_app.ingress import ids
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import Core, core_of
 from serve_app.ingress.exchange import exchange_of
+from serve_app.ingress.fal.addressing import request_base
 from serve_app.ingress.fal.output import outcome_reply
 from serve_app.ingress.fal.paths import RequestPath, request_urls
 from serve_app.ingress.fal.status import status_body, version
@@ -118,7 +119,7 @@ async def _find(request: HttpRequest, path: RequestPath, prefix: str) -> Asked:
         core=core,
         request=found,
         origin=origin,
-        urls=request_urls(origin + prefix, found.endpoint, found.id),
+        urls=request_urls(request_base(request, prefix), found.endpoint, found.id),
         with_logs=request.query_params.get("logs", "").lower() in ("1", "true", "yes", "on"),
     )
 

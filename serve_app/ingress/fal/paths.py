@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import quote
@@ -45,6 +45,20 @@ def app_of(endpoint_id: str) -> str:
     """``[namespace/]owner/alias`` of an endpoint's id: what fal's clients use after the submit."""
     parts = endpoint_id.split("/")
     return "/".join(parts[: 3 if parts[0] in NAMESPACES else 2])
+
+
+def alias_of(endpoint_id: str) -> str:
+    """What fal's clients say of it when they ask for a token."""
+    return app_of(endpoint_id).rpartition("/")[2]
+
+
+def before(path: str, verb: str, known: Callable[[str], bool]) -> str | None:
+    """The endpoint's id in ``owner/alias/…/verb``, or the whole where only that is ``known``: ids
+    may end like that themselves. None when ``path`` does not end with the verb."""
+    stem = path.strip("/").removesuffix(f"/{verb}")
+    if stem == path.strip("/"):
+        return None
+    return path.strip("/") if known(path.strip("/")) and not known(stem) else stem
 
 
 def parse(path: str) -> RequestPath | None:

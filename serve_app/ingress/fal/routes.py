@@ -9,10 +9,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app.domain.errors import NotFound, RequestNotFound, Unsupported
+from serve_app.ingress import tokens
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
-from serve_app.ingress.fal import lookup, payloads, submit
-from serve_app.ingress.fal.paths import Part, RequestPath, parse
+from serve_app.ingress.fal import addressing, lookup, payloads, stream, submit
+from serve_app.ingress.fal.paths import Part, RequestPath, before, parse
 from serve_app.ingress.reply import json_reply
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"]
@@ -47,19 +48,23 @@ async def run_call(request: HttpRequest) -> Response:
         return await _lookup(request, about, "")
     if request.method != "POST":
         return _not_post(request, path)
+    catalog = core_of(request).catalog
+    streamed = before(path, "stream", lambda each: catalog.find(each) is not None)
+    if streamed is not None:
+        return await stream.stream(request, streamed)
     return await submit.run(request, path)
 
 
 async def files_call(request: HttpRequest) -> Response:
-    """``/rest`` and ``/cdn``: fal's uploads and tokens."""
+    """``/rest`` and ``/cdn``: fal's uploads."""
     exchange_of(request).route = "fal.rest"
-    raise Unsupported(
-        "Uploads and tokens are not supported yet: give inputs as http(s) URLs or data URIs."
-    )
+    raise Unsupported("Uploads are not supported yet: give inputs as http(s) URLs or data URIs.")
 
 
 ROUTES = [
     *payloads.ROUTES,
+    *tokens.ROUTES,
+    *addressing.ROUTES,
     Route("/queue/{path:path}", queue_call, methods=METHODS),
     Route("/run/{path:path}", run_call, methods=METHODS),
     Route("/rest/{path:path}", files_call, methods=METHODS),

@@ -17,22 +17,16 @@ from serve_app.ingress.body import read_json
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import Core, core_of
 from serve_app.ingress.exchange import exchange_of, gone
+from serve_app.ingress.fal.addressing import request_base
 from serve_app.ingress.fal.failure import failure_reply
 from serve_app.ingress.fal.headers import wishes_of
 from serve_app.ingress.fal.output import outcome_reply
 from serve_app.ingress.fal.paths import request_urls
 from serve_app.ingress.fal.status import waiting_body
 from serve_app.ingress.origin import origin_of
+from serve_app.ingress.repeats import about
 from serve_app.ingress.reply import json_reply
-from serve_app.telemetry import logs
 from serve_app.tenants.keys import Identity
-
-REPLAYED = "x-darkroom-replayed"
-"""On the answer to a repeat: it is about the request that was submitted before."""
-
-CACHE = "x-darkroom-cache"
-"""On the answer about a request that was given the outcome of another (``hit``), or waits for it
-(``joined``)."""
 
 WENT_AWAY = Failure(Cancelled.code, "The client went away before the end.", retryable=False)
 
@@ -42,12 +36,12 @@ async def run(request: HttpRequest, endpoint_id: str) -> Response:
     core = core_of(request)
     exchange_of(request).route = "fal.run"
     caller = await caller_of(request)
-    new, origin = await _accept(request, core, endpoint_id, caller)
+    new, origin = await accepted(request, core, endpoint_id, caller)
     ended = await submission.run(core, new, lambda: gone(request.receive))
     if ended is None:
         return failure_reply(WENT_AWAY)
     reply = await outcome_reply(ended, core.storage, origin)
-    return _about(request, reply, new, ended)
+    return about(request, reply, new, ended)
 
 
 async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Response:
@@ -56,12 +50,13 @@ async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Respons
     exchange_of(request).route = "fal.submit"
     caller = await caller_of(request)
     replay_key = caller.key_id if caller.replay_undelivered else None
-    new, origin = await _accept(request, core, endpoint_id, caller, replay_key)
+    base = request_base(request, prefix)
+    new, _ = await accepted(request, core, endpoint_id, caller, replay_key)
     storing = submission.submit(core, new, _longest_queue(request, core))
     if new.replay_key is None:
-        return await _submitted(request, core, new, storing, origin + prefix)
+        return await _submitted(request, core, new, storing, base)
     with noticed_loss(core, new, storing):
-        reply = await _submitted(request, core, new, storing, origin + prefix)
+        reply = await _submitted(request, core, new, storing, base)
     return Acknowledgement(reply, core, new, storing)
 
 
@@ -82,17 +77,17 @@ async def _submitted(
             "darkroom": waiting_body(waiting),
         }
     )
-    return _about(request, reply, new, stored)
+    return about(request, reply, new, stored)
 
 
-async def _accept(
+async def accepted(
     request: HttpRequest,
     core: Core,
     endpoint_id: str,
     caller: Identity,
     replay_key: str | None = None,
 ) -> tuple[NewRequest, str]:
-    """And the origin of the URLs to hand out."""
+    """What the call asks to be made, checked, and the origin of the URLs to hand out."""
     origin = origin_of(request)  # may be refused, and then nothing is to be stored
     core.catalog.get(endpoint_id)  # before the body: a wrong id is the likelier mistake
     if "fal_webhook" in request.query_params:
@@ -119,20 +114,6 @@ async def _accept(
         replay_key=replay_key if wishes.idempotency_key is None else None,
     )
     return new, origin
-
-
-def _about(request: HttpRequest, reply: Response, new: NewRequest, stored: Request) -> Response:
-    """``reply``, under the id of the request that it is about. It says whether that is an earlier
-    one, or has the outcome of an earlier one."""
-    if stored.reuses is not None:
-        reply.headers[CACHE] = "hit"
-    elif stored.follows is not None:
-        reply.headers[CACHE] = "joined"
-    if stored.id != new.id:
-        exchange_of(request).request_id = stored.id
-        logs.request_id.set(stored.id)  # the edge puts it back
-        reply.headers[REPLAYED] = "1"
-    return reply
 
 
 def _longest_queue(request: HttpRequest, core: Core) -> submission.Admit:

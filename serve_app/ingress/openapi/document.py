@@ -24,6 +24,7 @@ def whole(catalog: Catalog, origin: str) -> Json:
         paths |= endpoints.submit(entry, f"/queue/{entry.endpoint.id}")
         paths |= endpoints.run(entry, f"/run/{entry.endpoint.id}")
         paths |= endpoints.run(entry, f"/{entry.endpoint.id}")
+        paths |= endpoints.streamed(entry, f"/run/{entry.endpoint.id}/stream")
     for app, outputs in endpoints.outputs_by_app(entries).items():
         paths |= endpoints.about_requests(app, "/queue", outputs)
     info = {

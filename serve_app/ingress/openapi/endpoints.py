@@ -102,6 +102,24 @@ def run(entry: CatalogEntry, path: str) -> Json:
     return {path: {"post": call}}
 
 
+def streamed(entry: CatalogEntry, path: str) -> Json:
+    """A path that answers with events, of which the last is the output."""
+    call = operation(
+        f"stream{pascal(path)}",
+        f"Run {entry.endpoint.id} and see how far it is",
+        {
+            "200": answer("Statuses, then the output.", TEXT, "text/event-stream"),
+            **refusals(*AT_SUBMIT, *AT_END),
+        },
+        tag=entry.endpoint.id,
+        parameters=HEADERS,
+        body=reference(f"{pascal(entry.endpoint.id)}Input"),
+        description=entry.endpoint.description,
+        **_standing(entry),
+    )
+    return {path: {"post": call}}
+
+
 def about_requests(app: str, prefix: str, outputs: list[str]) -> Json:
     """The calls about a submitted request of ``app``. ``outputs`` name what it may answer."""
     base = f"{prefix}/{app}/requests/{{request_id}}"

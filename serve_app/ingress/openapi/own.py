@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serve_app.domain.request import CancelVerdict, State
-from serve_app.ingress.openapi import operations
+from serve_app.ingress.openapi import openai, operations, tokens
 from serve_app.ingress.openapi.parts import (
     NUMBER,
     OBJECT,
@@ -108,6 +108,8 @@ SCHEMAS: Json = {
         }
     ),
     **operations.SCHEMAS,
+    **openai.SCHEMAS,
+    **tokens.SCHEMAS,
     "Ready": record({"status": one_of("ok", "unavailable"), "checks": OBJECT}),
     "Document": {"type": "object", "description": "An OpenAPI 3.0 document."},
 }
@@ -119,8 +121,10 @@ def paths() -> Json:
         **_requests(),
         **operations.paths(),
         **_keys(),
+        **tokens.paths(),
         **_installation(),
         **_files(),
+        **openai.paths(),
         **_refused(),
     }
 
@@ -392,13 +396,13 @@ def _files() -> Json:
 
 
 def _refused() -> Json:
-    """fal's uploads and tokens: said by name, so that nobody waits for them."""
+    """fal's uploads: said by name, so that nobody waits for them."""
     found: Json = {}
     for base in ("rest", "cdn"):
         calls = {
             method: operation(
                 f"{base}{method.title()}",
-                "fal's uploads and tokens; not supported yet",
+                "fal's uploads; not supported yet",
                 refusals(400),
                 tag="not supported",
                 parameters=(in_path("path", "Anything."),),

@@ -1,5 +1,6 @@
 // What a user of fal's JavaScript client does, one line of JSON for each on standard output.
-// usage: node calls.mjs SETUP KEY, where the module SETUP has pointed the client at Darkroom.
+// usage: node calls.mjs SETUP WAY, where the module SETUP has pointed the client at Darkroom, by
+// WAY: `middleware` or `fetch`.
 import { argv } from "node:process";
 import { pathToFileURL } from "node:url";
 
@@ -62,3 +63,40 @@ await told("failed", async () =>
   fal.subscribe(PROBE, { input: { fail: "pipeline_failed", message: "No paint." } }),
 );
 await told("upload", async () => fal.storage.upload(new Blob(["abc"], { type: "image/png" })));
+async function streamed(endpoint, options) {
+  const seen = [];
+  const stream = await fal.stream(endpoint, options);
+  stream.on("data", (event) => seen.push(event));
+  try {
+    return { last: await stream.done(), seen, requestId: stream.requestId };
+  } catch (error) {
+    return { seen, error: { name: error.name, status: error.status, said: String(error) } };
+  }
+}
+await told("stream", async () => streamed(PROBE, { input: { echo: 12, sleep_s: 0.5 } }));
+await told("iterated stream", async () => {
+  const seen = [];
+  const stream = await fal.stream(PROBE, { input: { echo: 13, sleep_s: 0.2 } });
+  for await (const event of stream) seen.push(event);
+  return { seen };
+});
+if (argv[3] === "fetch") {
+  // This one passes by the middleware: it would go to fal.
+  await told("stream with a token", async () =>
+    streamed(PROBE, { input: { echo: 14 }, connectionMode: "client" }),
+  );
+}
+await told("wrong stream", async () =>
+  streamed("fal-ai/flux/schnell", { input: { prompt: "x", num_inference_steps: 99 } }),
+);
+await told("failed stream", async () =>
+  streamed(PROBE, { input: { sleep_s: 1.5, fail: "pipeline_failed", message: "No paint." } }),
+);
+await told("aborted stream", async () => {
+  const stream = await fal.stream(PROBE, { input: { sleep_s: 60 } });
+  await new Promise((resolve) => stream.on("data", resolve));
+  const requestId = stream.requestId;
+  stream.abort();
+  await fal.queue.subscribeToStatus(PROBE, { requestId, pollInterval: 50 });
+  return (await fal.queue.result(PROBE, { requestId })).data;
+});

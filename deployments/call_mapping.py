@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from deployments.picture_input import IMAGE_TO_IMAGE, INPAINTING, TEXT_TO_IMAGE, task_of
+from deployments.task import task_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
 
@@ -16,19 +16,16 @@ PIXELS, PILLOW = "pixels", "pillow"
 STANDARD = frozenset({"prompt", "num_inference_steps", "generator", "output_type"})
 """Arguments that every pipeline gets."""
 
-PICTURES = {
-    TEXT_TO_IMAGE: frozenset[str](),
-    IMAGE_TO_IMAGE: frozenset({"image"}),
-    INPAINTING: frozenset({"image", "mask_image"}),
-}
-"""Task → arguments that are pictures."""
+Tasks = Mapping[str, frozenset[str]]
+"""Task → arguments that are what its files hold."""
 
 
 @dataclass(frozen=True, slots=True)
-class PictureMapping:
-    """The options of the family ``generic``, checked; made by ``mapping_of``."""
+class CallMapping:
+    """The options that say it, checked; made by ``mapping_of``."""
 
     task: str
+    given: frozenset[str] = frozenset()  # arguments that come from files
     arguments: Mapping[str, str] = field(default_factory=dict)  # field of the input → argument
     fixed: Mapping[str, Any] = field(default_factory=dict)  # argument → what it always is
     unless_empty: tuple[str, ...] = ()  # fields that are left out when they are ""
@@ -39,14 +36,17 @@ class PictureMapping:
 
     def passed(self) -> frozenset[str]:
         """The arguments that the pipeline has to have."""
-        return STANDARD | PICTURES[self.task] | {*self.arguments.values()} | self.fixed.keys()
+        return STANDARD | self.given | {*self.arguments.values()} | self.fixed.keys()
 
 
-def mapping_of(endpoint: Endpoint) -> PictureMapping:
-    """``Misconfigured`` names the endpoint and the option that is not as it has to be."""
+def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
+    """``tasks``: those that the family knows. ``Misconfigured`` names the endpoint and the option
+    that is not as it has to be."""
     options = endpoint.options
-    mapping = PictureMapping(
-        task=task_of(endpoint, tuple(PICTURES)),
+    task = task_of(endpoint, tuple(tasks))
+    mapping = CallMapping(
+        task=task,
+        given=tasks[task],
         arguments=_names(endpoint, "arguments"),
         fixed=_typed(endpoint, "fixed", Mapping) or {},
         unless_empty=tuple(_typed(endpoint, "unless_empty", list) or ()),
@@ -65,7 +65,7 @@ def mapping_of(endpoint: Endpoint) -> PictureMapping:
     return mapping
 
 
-def check(endpoint: Endpoint, mapping: PictureMapping, called: type) -> None:
+def check(endpoint: Endpoint, mapping: CallMapping, called: type) -> None:
     """``Misconfigured`` when it passes what ``called``, a pipeline class, does not take."""
     takes = parameters(called)
     if unknown := sorted(mapping.passed() - takes):

@@ -1,0 +1,66 @@
+"""The files of one attempt: made on a thread, then uploaded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from deployments.family import Family, GenerationCall, Made, Product
+from deployments.scratch import Scratch
+from deployments.workshop import Workshop
+from serve_app.domain.artifact import Artifact, UploadTicket
+from serve_app.domain.lease import Lease
+from serve_app.domain.progress import Progress, Stage
+
+Files = tuple[Artifact, ...]
+
+
+class Delivery:
+    """Use on one event loop; ``on_progress`` is called on encoders' threads too."""
+
+    def __init__(
+        self, lease: Lease, workshop: Workshop, on_progress: Callable[[Progress], None]
+    ) -> None:
+        self.scratch = Scratch(self._on_made)
+        self._lease = lease
+        self._workshop = workshop
+        self._on_progress = on_progress
+        self._uploaded: list[UploadTicket] = []
+
+    async def deliver(
+        self, family: Family, call: GenerationCall, made: Made
+    ) -> tuple[Product, Files]:
+        """What was made, uploaded."""
+        lease = self._lease
+        made = replace(made, scratch=self.scratch)
+        if not call.makes_files:
+            return family.deliver(lease.endpoint, call, made, lease.upload_tickets), ()
+        self._on_progress(Progress(Stage.ENCODING_MEDIA))
+        product, artifacts = await asyncio.get_running_loop().run_in_executor(
+            self._workshop.encoders, self._make, family, call, made, lease.upload_tickets
+        )
+        for number, file in enumerate(product.files):
+            self._on_progress(Progress(Stage.UPLOADING, number, len(product.files)))
+            self._uploaded.append(file.ticket)
+            await self._workshop.uploader.put(file)
+        return product, artifacts
+
+    async def discard(self) -> None:
+        """Delete what was uploaded: nobody will ever read it."""
+        for ticket in self._uploaded:
+            await self._workshop.uploader.delete(ticket)
+
+    def close(self) -> None:
+        """Stop what is still being made, and leave nothing on the disk."""
+        self.scratch.close()
+
+    def _make(
+        self, family: Family, call: GenerationCall, made: Made, tickets: Sequence[UploadTicket]
+    ) -> tuple[Product, Files]:
+        with self.scratch.at_work():
+            product = family.deliver(self._lease.endpoint, call, made, tickets)
+            return product, tuple(file.artifact() for file in product.files)
+
+    def _on_made(self, done: int, total: int) -> None:
+        self._on_progress(Progress(Stage.ENCODING_MEDIA, done, total))

@@ -1,0 +1,212 @@
+"""``POST /{endpoint}/stream``: progress, previews, and the output as the last event."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.domain.request import State
+from tests.ingress.house import House, built
+
+JSON = {"content-type": "application/json"}
+
+
+def events_in(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
+
+
+@pytest.mark.parametrize("path", ["/test/probe/stream", "/run/test/probe/stream/"])
+async def test_the_last_event_is_the_output(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.post(path, json={"echo": "é", "sleep_s": 0.2})
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    *before, last = events_in(answer.text)
+    run = await client.post("/test/probe", json={"echo": "é"})
+    assert last == run.json()
+    assert before[-1]["status"] == "IN_PROGRESS"
+    assert before[-1]["darkroom"]["step"] == 1
+    assert before[-1]["request_id"] == answer.headers["x-fal-request-id"]
+
+
+async def test_a_files_url_in_the_last_event_can_be_read(client: httpx.AsyncClient) -> None:
+    answer = await client.post("/test/probe/stream", json={"artifacts": 1, "content": "abc"})
+    url = events_in(answer.text)[-1]["images"][0]["url"]
+    assert (await client.get(url)).content == b"abc"
+
+
+@pytest.mark.parametrize("path", ["/run/nobody/nothing/stream", "/nobody/nothing/stream"])
+async def test_an_unknown_endpoint_is_a_404(client: httpx.AsyncClient, path: str) -> None:
+    answer = await client.post(path, json={})
+    assert answer.status_code == 404
+    assert "nobody/nothing" in answer.json()["detail"]
+
+
+async def test_what_is_wrong_before_the_first_event_is_told_by_the_status(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    wrong = await client.post("/fal-ai/flux/schnell/stream", json={"num_inference_steps": 99})
+    assert wrong.status_code == 422
+    failed = await client.post(
+        "/test/probe/stream", json={"fail": "pipeline_failed", "message": "No paint."}
+    )
+    assert failed.status_code == 500
+    assert failed.json()["detail"] == "No paint."
+    async with house.client("dk_no:0123456789abcdef") as stranger:
+        assert (await stranger.post("/test/probe/stream", json={})).status_code == 401
+
+
+class Wire:
+    """The bare protocol, so that a client can go away in the middle of an answer."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self.sent: list[dict[str, Any]] = []
+        self.said = asyncio.Event()
+        self.hung_up = asyncio.Event()
+        self._body = [{"type": "http.request", "body": b"{}", "more_body": False}]
+
+    async def call(self, body: dict[str, Any], **headers: str) -> None:
+        self._body[0]["body"] = json.dumps(body).encode()
+        given = {"authorization": f"Key {self._house.key}", "host": "testserver", **headers}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/test/probe/stream",
+            "raw_path": b"/test/probe/stream",
+            "query_string": b"",
+            "headers": [(name.encode(), value.encode()) for name, value in given.items()],
+            "scheme": "http",
+        }
+        await self._house.app(scope, self._receive, self._send)
+
+    @property
+    def text(self) -> str:
+        return b"".join(each.get("body", b"") for each in self.sent).decode()
+
+    @property
+    def complete(self) -> bool:
+        return self.sent[-1].get("more_body") is False
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._body:
+            return self._body.pop()
+        await self.hung_up.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        self.sent.append(message)
+        if message.get("body"):
+            self.said.set()
+
+
+async def test_a_failure_after_the_first_event_is_an_event_behind_which_the_answer_breaks_off(
+    house: House,
+) -> None:
+    wire = Wire(house)
+    await wire.call({"sleep_s": 0.2, "fail": "pipeline_failed", "message": "No paint."})
+    last = events_in(wire.text)[-1]
+    assert (last["detail"], last["status"]) == ("No paint.", 500)
+    assert "event: error\n" in wire.text
+    assert not wire.complete
+
+
+@pytest.mark.parametrize(
+    ("headers", "end"), [({}, State.CANCELLED), ({"idempotency-key": "k"}, State.SUCCEEDED)]
+)
+async def test_hanging_up_cancels_unless_another_call_can_find_it(
+    house: House, headers: dict[str, str], end: State
+) -> None:
+    wire = Wire(house)
+    calling = asyncio.create_task(wire.call({"sleep_s": 1}, **headers))
+    await wire.said.wait()
+    wire.hung_up.set()
+    await calling
+    await house.core.background.join()
+    request_id = events_in(wire.text)[0]["request_id"]
+    assert (await house.queue.wait("default", request_id, 5)).state is end
+
+
+async def test_the_task_of_a_call_that_is_cancelled_cancels_its_request(house: House) -> None:
+    wire = Wire(house)
+    calling = asyncio.create_task(wire.call({"sleep_s": 60}))
+    await wire.said.wait()
+    calling.cancel()
+    await asyncio.gather(calling, return_exceptions=True)
+    await house.core.background.join()
+    request_id = events_in(wire.text)[0]["request_id"]
+    assert (await house.queue.wait("default", request_id, 5)).state is State.CANCELLED
+
+
+# Tokens
+
+
+async def token(client: httpx.AsyncClient, **body: object) -> str:
+    answer = await client.post("/rest/tokens/", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_a_token_in_the_query_stands_for_the_key(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    given = await token(client, allowed_apps=["probe"], token_expiration=120)
+    transport = httpx.ASGITransport(house.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://testserver") as browser:
+        query = {"fal_jwt_token": given}
+        answer = await browser.post("/test/probe/stream", json={"echo": 1}, params=query)
+        assert events_in(answer.text)[-1]["echo"] == 1
+        other = await browser.post("/fal-ai/flux/schnell/stream", json={}, params=query)
+        assert other.status_code == 403
+        query = {"fal_jwt_token": given[:-4] + "AAAA"}
+        forged = await browser.post("/test/probe/stream", json={}, params=query)
+        assert forged.status_code == 401
+        plain = await browser.post("/test/probe", json={}, params={"fal_jwt_token": given})
+        assert plain.status_code == 401, "only what browsers call directly takes tokens"
+
+
+async def test_newer_clients_ask_for_tokens_in_other_words(client: httpx.AsyncClient) -> None:
+    answer = await client.post(
+        "/rest/tokens/realtime", json={"app": "test/probe", "duration": 60, "new_field": 1}
+    )
+    assert isinstance(answer.json(), str)
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "allowed_apps"),
+        ({"allowed_apps": ["flux"], "token_expiration": 0}, "token_expiration"),
+        ({"allowed_apps": ["flux"], "token_expiration": 3601}, "token_expiration"),
+        ({"allowed_apps": "flux"}, "allowed_apps"),
+    ],
+)
+async def test_a_wrong_wish_for_a_token_names_its_field(
+    client: httpx.AsyncClient, body: dict[str, Any], field: str
+) -> None:
+    answer = await client.post("/rest/tokens/", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"][1] == field
+
+
+async def test_a_stream_shows_previews_inside_its_events() -> None:
+    from serve_app.domain.progress import Preview  # noqa: PLC0415
+    from tests.ingress.test_previews import JPEG, Maker  # noqa: PLC0415
+
+    async with built(replica=False) as house:
+        wire, maker = Wire(house), Maker(house)
+        calling = asyncio.create_task(wire.call({}))
+        await maker.take()
+        await maker.tell(1)
+        await wire.said.wait()
+        assert await maker.tell(2), "the stream looks at previews"
+        wire.said.clear()
+        await maker.tell(3, preview=Preview(3, JPEG))
+        await wire.said.wait()
+        shown = [each["images"] for each in events_in(wire.text) if "images" in each]
+        assert shown[0][0]["url"].startswith("data:image/jpeg;base64,")
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
