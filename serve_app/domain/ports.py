@@ -82,7 +82,7 @@ class LeaseTerms(Protocol):
     def tickets(
         self, request_id: str, attempt: int, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
-        """One ticket per file that the attempt may produce."""
+        """One ticket per file that the attempt may produce. Made again, they have the same keys."""
         ...
 
     def snapshot_ticket(self, held: Held) -> UploadTicket:

@@ -46,6 +46,7 @@ from serve_app.queue.lanes import Lanes
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.observer import Nobody, Observer
 from serve_app.queue.operations import PostgresOperations
+from serve_app.queue.orphans import Orphans
 from serve_app.queue.positions import Positions
 from serve_app.queue.presence import PresenceBook
 from serve_app.queue.previews import Previews
@@ -88,6 +89,7 @@ class PostgresQueue:
         self._forgetfulness = Forgetfulness(database)
         self._events = Events(database)
         self._followers = Followers(database)
+        self._orphans = Orphans(database, terms)
         self._lanes = Lanes(database, limits)
         self._charges = Charges(database)
         self._room = WaitingRoom(clock)
@@ -176,7 +178,7 @@ class PostgresQueue:
                     self._repeats.forget_undelivered,
                 ],
             ),
-            Rounds(look_s, [self._forget]),
+            Rounds(look_s, [self._orphans.collect, self._forget]),
             Rounds(RETENTION_EVERY_S, [self._delete_aged, self._deletion.free_keys]),
         ]
         for rounds in self._rounds:
@@ -268,6 +270,8 @@ class PostgresQueue:
         return await self._history.page(tenant, states, endpoint, since, until, before, limit)
 
     async def delete(self, tenant: str, request_id: str) -> Sequence[str]:
+        # From its attempts follows what they left.
+        await self._orphans.collect()
         unwanted = await self._deletion.delete(tenant, request_id)
         self._aftermath.deleted([known_id(request_id)])
         return unwanted

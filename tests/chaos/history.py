@@ -68,6 +68,7 @@ class History:
             twice[id_] += bool(ends)
             billed[id_] += bool(bills)
             problems += [*ends, *bills, *self._fences(id_), *found.oddities(id_, objects)]
+        problems += found.litter(objects)
         billed["nobody's"] += len(found.usage.keys() - found.requests.keys())
         return Tally(
             len(self.accepted), lost.total(), twice.total(), billed.total(), tuple(problems)
@@ -106,7 +107,14 @@ class _Found:
         self.events = by_request("events", "sequence")
         self.usage = by_request("usage", "at")
         self.artifacts = by_request("artifacts", "key")
+        self.unwanted = {row["key"] for row in cursor.execute("SELECT key FROM unwanted")}
         self.webhooks = by_request("webhook_deliveries", "created_at")
+
+    def litter(self, objects: Mapping[str, bytes]) -> Iterator[str]:
+        """Every object is a file of an outcome, or noted as unwanted."""
+        known = {row["key"] for rows in self.artifacts.values() for row in rows} | self.unwanted
+        for key in sorted(objects.keys() - known):
+            yield f"{key} lies in storage, and nobody will ever delete it."
 
     def ended_twice(self, id_: str) -> Iterator[str]:
         ends = [each["state"] for each in self.events[id_] if each["state"] in FINAL]

@@ -80,7 +80,7 @@ class Scene:
         return Keeper(self.house, count, lambda name: Replica(self.house, name, **how))
 
     async def _until_all_ended(self, within_s: float = 60.0) -> None:
-        """Those also whose clients were not answered."""
+        """Those also whose clients were not answered, and what failed attempts left is noted."""
         queue = self.house.queues[-1]
         async with asyncio.timeout(within_s):
             while await _unended(queue):  # noqa: ASYNC110 - any ingress may end them
@@ -90,7 +90,9 @@ class Scene:
 async def _unended(queue: Queue) -> int:
     with suppress(DatabaseUnavailable):
         rows = await queue._database.rows(  # type: ignore[attr-defined]
-            "SELECT count(*) FROM requests WHERE state IN ('queued', 'running')"
+            "SELECT (SELECT count(*) FROM requests WHERE outcome IS NULL) + ("
+            "SELECT count(*) FROM attempts "
+            "WHERE ended NOT IN ('succeeded', 'undo') AND NOT collected)"
         )
         return int(rows[0][0])
     return 1
