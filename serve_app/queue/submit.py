@@ -44,7 +44,7 @@ WITH new AS (
         input text, start_within_s double precision, end_within_s double precision,
         work double precision, expected_s double precision, head_start_s double precision,
         alone boolean, previews boolean, warnings json, replica text, actor text, key text,
-        body text, reuse text, forgetting text, retries text)
+        body text, reuse text, forgetting text, retries text, webhook text, origin text)
 ),
 alike AS MATERIALIZED ({{who}}),
 placed AS MATERIALIZED (
@@ -61,7 +61,8 @@ stored AS (
     INSERT INTO requests (
         id, tenant, endpoint, endpoint_digest, pool, priority, input, start_by, end_by, ranked_at,
         work, expected_s, alone, previews, events, idempotency_key, body_digest, reuse_digest,
-        forgetting, retries_left, leads, follows, state, attempt, replica_id, actor_id,
+        forgetting, retries_left, webhook_url, webhook_origin, leads, follows, state, attempt,
+        replica_id, actor_id,
         lease_until, started_at)
     SELECT id, tenant, endpoint, digest, pool, priority, input::json,
            -- What has not started by the time at which it must have ended has expired too.
@@ -70,7 +71,7 @@ stored AS (
            now() + make_interval(secs => head_start_s), work, expected_s, alone, previews,
            1 + json_array_length(warnings) + here + (follows IS NOT NULL)::integer, key,
            decode(body, 'hex'), decode(reuse, 'hex'),
-           forgetting, retries::smallint[],
+           forgetting, retries::smallint[], webhook, origin,
            CASE WHEN reuse IS NOT NULL AND follows IS NULL THEN id END, follows,
            CASE WHEN follows IS NOT NULL THEN 'following'
                 WHEN here = 1 THEN 'running' ELSE 'queued' END, here,
@@ -201,6 +202,8 @@ def columns_of(new: NewRequest) -> dict[str, Any]:
         "alone": new.alone,
         "warnings": [wording.clean(warning) for warning in new.warnings],
         "key": new.idempotency_key,
+        "webhook": new.webhook.url if new.webhook else None,
+        "origin": new.webhook.origin if new.webhook else None,
     }
 
 
