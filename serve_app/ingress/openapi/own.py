@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serve_app.domain.request import CancelVerdict, State
-from serve_app.ingress.openapi import openai, operations, tokens, webhooks
+from serve_app.ingress.openapi import mcp, openai, operations, replicate, tokens, webhooks
 from serve_app.ingress.openapi.parts import (
     NUMBER,
     OBJECT,
@@ -109,6 +109,7 @@ SCHEMAS: Json = {
     ),
     **operations.SCHEMAS,
     **openai.SCHEMAS,
+    **replicate.SCHEMAS,
     **webhooks.SCHEMAS,
     **tokens.SCHEMAS,
     "Ready": record({"status": one_of("ok", "unavailable"), "checks": OBJECT}),
@@ -127,6 +128,8 @@ def paths() -> Json:
         **_installation(),
         **_files(),
         **openai.paths(),
+        **replicate.paths(),
+        **mcp.paths(),
         **_refused(),
     }
 
