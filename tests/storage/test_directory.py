@@ -44,7 +44,7 @@ async def test_nothing_of_an_upload_in_parts_stays_behind(
     await storage.put_part("u/abc/b.bin", dropped, 1, chunks(b"y"))
     await storage.join_parts("u/abc/a.bin", joined, {1: part.etag})
     await storage.drop_parts("u/abc/b.bin", dropped)
-    assert [each for each in below(tmp_path) if each.is_file()] == [tmp_path / "u/abc/a.bin"]
+    assert files_below(tmp_path) == [tmp_path / "u" / "abc" / "a.bin"]
 
 
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
