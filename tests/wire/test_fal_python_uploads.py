@@ -14,8 +14,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from deployments.fetching import Fetcher, http_client, resolve
+from deployments.fetching import Fetcher, http_client
 from serve_app import fal_plain_http
+from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import InvalidInput
 from tests.wire.served import Address, served
 
