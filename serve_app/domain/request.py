@@ -12,6 +12,7 @@ from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Progress
 from serve_app.domain.retries import Retries
 from serve_app.domain.snapshot import StoredSnapshot
+from serve_app.domain.webhook import Webhook
 
 
 class State(StrEnum):
@@ -88,6 +89,7 @@ class NewRequest:
     idempotency_key: str | None = None  # the same of this tenant and endpoint: the same request
     replay_key: str | None = None  # API key whose undelivered answers to submits are given again
     store_io: bool = True  # False: its input and outcome are forgotten
+    webhook: Webhook | None = None  # called at its end
     reuse_digest: bytes = b""  # SHA-256 of endpoint and input, where outcomes may be shared
     retries: Retries | None = None  # after failures; None: by the installation's rule
     body_digest: bytes = b""  # SHA-256 of what the client sent, where a repeat is looked for

@@ -20,7 +20,7 @@ WITH new AS (
         input text, start_within_s double precision, end_within_s double precision,
         work double precision, expected_s double precision, head_start_s double precision,
         alone boolean, previews boolean, warnings json, replica text, actor text, key text,
-        body text, reuse text, forgetting text, retries text)
+        body text, reuse text, forgetting text, retries text, webhook text, origin text)
 ),
 placed AS MATERIALIZED (
     -- Leased at once only if nothing is queued before it and it is not paused. (Not EXISTS: the
@@ -36,14 +36,15 @@ stored AS (
     INSERT INTO requests (
         id, tenant, endpoint, endpoint_digest, pool, priority, input, start_by, end_by, ranked_at,
         work, expected_s, alone, previews, events, idempotency_key, body_digest, reuse_digest,
-        forgetting, retries_left, state, attempt, replica_id, actor_id, lease_until, started_at)
+        forgetting, retries_left, webhook_url, webhook_origin, state, attempt, replica_id, actor_id,
+        lease_until, started_at)
     SELECT id, tenant, endpoint, digest, pool, priority, input::json,
            -- What has not started by the time at which it must have ended has expired too.
            now() + make_interval(secs => least(start_within_s, end_within_s)),
            now() + make_interval(secs => end_within_s),
            now() + make_interval(secs => head_start_s), work, expected_s, alone, previews,
            1 + json_array_length(warnings) + here, key, decode(body, 'hex'), decode(reuse, 'hex'),
-           forgetting, retries::smallint[],
+           forgetting, retries::smallint[], webhook, origin,
            CASE here WHEN 1 THEN 'running' ELSE 'queued' END, here,
            CASE here WHEN 1 THEN replica END,
            CASE here WHEN 1 THEN actor END,
@@ -143,6 +144,8 @@ def columns_of(new: NewRequest) -> dict[str, Any]:
         "alone": new.alone,
         "warnings": [wording.clean(warning) for warning in new.warnings],
         "key": new.idempotency_key,
+        "webhook": new.webhook.url if new.webhook else None,
+        "origin": new.webhook.origin if new.webhook else None,
     }
 
 

@@ -59,6 +59,7 @@ from serve_app.queue.previews import WATCHED_S
 from serve_app.queue.snapshots import is_of
 from tests.fakes.fair_lanes import FairLanes
 from tests.fakes.operations import FakeOperations
+from tests.fakes.outbox import FakeOutbox
 from tests.fakes.queue_row import Row, forgetting, suspect
 from tests.fakes.repeats import FakeRepeats, reusing
 
@@ -85,6 +86,7 @@ class FakeQueue:
         self._last_busy: dict[str, float] = {}
         self._wake = asyncio.Event()
         self.operations = FakeOperations(clock, self._rows, self._end_by_hand, self._changed)
+        self.outbox = FakeOutbox(clock, self._rows, self.operations.note)
         self.usage: list[str] = []  # ids of requests, one line each
 
     async def start(self) -> None:
@@ -256,6 +258,7 @@ class FakeQueue:
         if not request.state.final:
             raise still_active(request.state)
         self._repeats.deleted(request.id)
+        self.outbox.deleted(request.id)
         del self._rows[request.id]
         # Who was given an outcome has no files of its own.
         own = request.outcome if request.outcome and request.reuses is None else Outcome()
@@ -371,6 +374,7 @@ class FakeQueue:
         for warning in new.warnings:
             self._line(row, warning, "WARNING")
         self._line(row, wording.reused(earlier.id))
+        self.outbox.ended(row)
         return row.request
 
     def _work(self, ask: Ask) -> Work | None:
@@ -528,6 +532,7 @@ class FakeQueue:
         )
         self.usage.append(row.request.id)
         self._line(row, outcome.failure.message if outcome.failure else wording.SUCCEEDED)
+        self.outbox.ended(row)
         self._changed()
 
     def _end_by_hand(self, row: Row, failure: Outcome | None) -> None:

@@ -53,6 +53,8 @@ def test_every_route_is_in_it(document: dict[str, Any]) -> None:
         if path.startswith(("/rest", "/cdn")):
             continue  # refused, whatever the method
         for method in route.methods or ():
+            if method == "QUERY":
+                continue  # OpenAPI 3.0 has no word for it
             if method != "HEAD" or path.startswith("/files"):
                 assert method.lower() in paths[path], f"{method} {path}"
 

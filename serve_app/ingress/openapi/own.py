@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serve_app.domain.request import CancelVerdict, State
-from serve_app.ingress.openapi import openai, operations, tokens
+from serve_app.ingress.openapi import mcp, openai, operations, replicate, tokens, webhooks
 from serve_app.ingress.openapi.parts import (
     NUMBER,
     OBJECT,
@@ -108,6 +108,8 @@ SCHEMAS: Json = {
     ),
     **operations.SCHEMAS,
     **openai.SCHEMAS,
+    **replicate.SCHEMAS,
+    **webhooks.SCHEMAS,
     **tokens.SCHEMAS,
     "Ready": record({"status": one_of("ok", "unavailable"), "checks": OBJECT}),
     "Document": {"type": "object", "description": "An OpenAPI 3.0 document."},
@@ -119,11 +121,14 @@ def paths() -> Json:
         **_catalogue(),
         **_requests(),
         **operations.paths(),
+        **webhooks.paths(),
         **_keys(),
         **tokens.paths(),
         **_installation(),
         **_files(),
         **openai.paths(),
+        **replicate.paths(),
+        **mcp.paths(),
         **_refused(),
     }
 
