@@ -179,6 +179,9 @@ class Config(BaseSettings):
         default=16 * 2**20, ge=1024, description="Size of a request's body."
     )
     max_artifact_bytes: int = Field(default=256 * 2**20, ge=1, description="Size of one artifact.")
+    max_upload_bytes: int = Field(
+        default=2 * 2**30, ge=1, description="Size of a file that a client uploads."
+    )
     min_free_disk_bytes: int = Field(
         default=512 * 2**20, ge=0, description="Below this much free disk, submits are refused."
     )

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from serve_app.domain.request import CancelVerdict, State
-from serve_app.ingress.openapi import mcp, openai, operations, replicate, tokens, webhooks
+from serve_app.ingress.openapi import (
+    mcp,
+    openai,
+    operations,
+    replicate,
+    tokens,
+    uploads,
+    webhooks,
+)
 from serve_app.ingress.openapi.parts import (
     NUMBER,
     OBJECT,
@@ -126,6 +134,7 @@ def paths() -> Json:
         **tokens.paths(),
         **_installation(),
         **_files(),
+        **uploads.paths(),
         **openai.paths(),
         **replicate.paths(),
         **mcp.paths(),
@@ -400,13 +409,13 @@ def _files() -> Json:
 
 
 def _refused() -> Json:
-    """fal's uploads: said by name, so that nobody waits for them."""
+    """What else fal has at its REST and CDN hosts."""
     found: Json = {}
     for base in ("rest", "cdn"):
         calls = {
             method: operation(
                 f"{base}{method.title()}",
-                "fal's uploads; not supported yet",
+                "Anything else of fal's; not supported",
                 refusals(400),
                 tag="not supported",
                 parameters=(in_path("path", "Anything."),),
