@@ -13,7 +13,9 @@ MOST_SECONDS = 600.0
 SoundPrompt = Annotated[str, Field(max_length=MOST_PROMPT, description="What is to be heard.")]
 Seconds = Annotated[
     float,
-    Field(gt=0, le=MOST_SECONDS, allow_inf_nan=False, description="How long it lasts, in seconds."),
+    Field(
+        ge=0.01, le=MOST_SECONDS, allow_inf_nan=False, description="How long it lasts, in seconds."
+    ),
 ]
 StartSecond = Annotated[
     float,
