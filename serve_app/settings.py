@@ -156,6 +156,12 @@ class Config(BaseSettings):
     max_body_bytes: int = Field(
         default=16 * 2**20, ge=1024, description="Size of a request's body."
     )
+    max_frame_bytes: int = Field(
+        default=4 * 2**20, ge=1024, le=15 * 2**20, description="Size of a realtime frame."
+    )
+    realtime_idle_s: float = Field(
+        default=60.0, gt=0, description="A realtime session without a frame for so long ends."
+    )
     max_artifact_bytes: int = Field(default=256 * 2**20, ge=1, description="Size of one artifact.")
     min_free_disk_bytes: int = Field(
         default=512 * 2**20, ge=0, description="Below this much free disk, submits are refused."

@@ -13,6 +13,7 @@ from serve_app.ingress import files, health, page, platform
 from serve_app.ingress.edge import Edge
 from serve_app.ingress.fal import routes as fal
 from serve_app.ingress.fal.addressing import Addressed
+from serve_app.ingress.realtime import sockets
 from serve_app.ingress.reply import error_reply, json_reply
 
 
@@ -27,6 +28,7 @@ def create_app() -> Starlette:
         *health.ROUTES,
         *page.ROUTES,
         fal.UNPREFIXED,
+        *sockets.ROUTES,
     ]
     app = Starlette(
         routes=routes,

@@ -48,6 +48,7 @@ class House:
     storage: FakeStorage
     keys: FakeKeyRing
     replica: ScriptedReplica
+    liveness: FakeLiveness
     key: str  # of the tenant `default`, with all scopes
     weak_key: str  # of the same tenant, with `api` only
     other_key: str  # of the tenant `other`
@@ -75,13 +76,16 @@ async def built(
     config = Config(**{"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)} | settings)
     storage = FakeStorage(b"k" * 32, ORIGIN, clock)
     terms = CatalogTerms(CATALOG, storage, config.max_artifact_bytes)
-    queue = FakeQueue(clock, terms, limits or QueueLimits(), FakeLiveness())
+    liveness = FakeLiveness()
+    queue = FakeQueue(clock, terms, limits or QueueLimits(), liveness)
     keys = FakeKeyRing(clock)
+    scripted = ScriptedReplica(queue, storage)
     core = Core(
         config=config,
         catalog=CATALOG,
         queue=queue,
         storage=storage,
+        sessions=scripted,
         keys=keys,
         tokens=Tokens(b"t" * 32, clock),
         clock=clock,
@@ -102,7 +106,8 @@ async def built(
         queue=queue,
         storage=storage,
         keys=keys,
-        replica=ScriptedReplica(queue, storage),
+        replica=scripted,
+        liveness=liveness,
         key=str(await keys.create("default", scopes=frozenset({API, ADMIN}))),
         weak_key=str(await keys.create("default")),
         other_key=str(await keys.create("other", scopes=frozenset({API, ADMIN}))),
