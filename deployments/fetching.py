@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 import httpx
 
-from serve_app.domain.addresses import is_public
+from serve_app.domain.addresses import Resolve, is_public
 from serve_app.domain.errors import InvalidInput
 
 Sink = Callable[[bytes], object]
 """Takes the parts of a file, in their order. What it raises ends the fetch."""
-
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Host and port → its addresses; ``OSError`` where there is none."""
 
 MOST_REDIRECTS = 3
 NOT_MODIFIED = 304
@@ -205,13 +201,6 @@ class _Download:
     sink: Sink
     known: Version
     version: Version | None = None  # of what has come; None: nothing has
-
-
-async def resolve(host: str, port: int) -> Sequence[str]:
-    """All addresses of a name, as the system knows them."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(place[0]).partition("%")[0] for *_, place in found]
 
 
 def http_client() -> httpx.AsyncClient:

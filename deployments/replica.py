@@ -21,6 +21,7 @@ from deployments.line_port import LineLeasePort
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.upload import Uploader, http_client
 from deployments.workshop import Workshop
+from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import Unavailable
 from serve_app.domain.lease import Held
 from serve_app.domain.ports import Clock
@@ -119,7 +120,7 @@ def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Work
     def fetcher(max_bytes: int, *, of_weights: bool = False) -> fetching.Fetcher:
         return fetching.Fetcher(
             fetching.http_client(),
-            fetching.resolve,
+            resolve,
             max_bytes=max_bytes,
             timeout_s=config.adapter_timeout_s if of_weights else config.fetch_timeout_s,
             allow_private=config.allow_private_urls,
@@ -128,7 +129,7 @@ def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Work
 
     engine = Engine(
         device=device,
-        max_generations=config.slots,
+        max_batch=config.slots,  # all that run may share a forward
         threads=config.threads,
         verify_merges=True,  # once per signature, against a picture that is silently wrong
         adapter_bytes=config.adapter_bytes,

@@ -4,6 +4,9 @@
     scripts/train_demo_models.py --out deployments/demo/flux --work-dir /tmp/training --minutes 90
     scripts/train_demo_models.py --model sdxl --out deployments/demo/sdxl --work-dir /tmp/sdxl \\
         --flux-dir /tmp/training --minutes 40
+    scripts/train_demo_models.py --model wan --out deployments/demo/wan --work-dir /tmp/wan
+    scripts/train_demo_models.py --model stable-audio --out deployments/demo/stable-audio \\
+        --work-dir /tmp/sound
     scripts/train_demo_models.py --out deployments/demo/flux --evaluate --sheet sheet.png
 
 Training resumes from the files in --work-dir. The SDXL model takes its autoencoder and its examples
@@ -16,17 +19,22 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import DiffusionPipeline, FluxPipeline, StableAudioPipeline, WanPipeline
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training import exam, shelf
 from training.recipe import Recipe
 from training.sdxl_recipe import SdxlRecipe
+from training.sound import exam as sound_exam
+from training.sound.recipe import SoundRecipe
+from training.video import exam as video_exam
+from training.video.recipe import VideoRecipe
 
 
 @dataclass(frozen=True)
@@ -76,11 +84,20 @@ def main() -> None:
 
 
 def report(folder: Path, sheet: Path | None) -> None:
-    """Print the figures of the pipeline as loaded from disk; save the first sitting's pictures."""
+    """Print the figures of the pipeline as loaded from disk; save what the first sitting made."""
     pipeline = shelf.take(folder)
     results: dict[str, object] = {"bytes": shelf.size_bytes(folder)}
-    sittings = FLUX_SITTINGS if isinstance(pipeline, FluxPipeline) else SDXL_SITTINGS
-    for sitting in sittings:
+    marks = {WanPipeline: video_exam, StableAudioPipeline: sound_exam}.get(type(pipeline), exam)
+    sittings = _pictures(pipeline) if marks is exam else marks.sittings(pipeline)
+    for number, (name, answers) in enumerate(sittings):
+        results[name] = marks.figures(answers)
+        if sheet is not None and number == 0:
+            marks.contact_sheet(answers).save(sheet)
+    print(json.dumps(results, indent=2))
+
+
+def _pictures(pipeline: DiffusionPipeline) -> Iterator[tuple[str, list[exam.Answer]]]:
+    for sitting in FLUX_SITTINGS if isinstance(pipeline, FluxPipeline) else SDXL_SITTINGS:
         questions = exam.set_questions(
             200,
             seed=2024,
@@ -88,22 +105,30 @@ def report(folder: Path, sheet: Path | None) -> None:
             width=sitting.width,
             height=sitting.height,
         )
-        answers = exam.sit(pipeline, questions, steps=sitting.steps, guidance=sitting.guidance)
-        results[str(sitting)] = exam.figures(answers)
-        if sheet is not None and sitting is sittings[0]:
-            exam.contact_sheet(answers, columns=20).save(sheet)
-    print(json.dumps(results, indent=2))
+        yield (
+            str(sitting),
+            exam.sit(pipeline, questions, steps=sitting.steps, guidance=sitting.guidance),
+        )
 
 
-def _recipe(arguments: argparse.Namespace) -> Recipe | SdxlRecipe:
-    if arguments.model == "flux":
-        return Recipe(arguments.work_dir, arguments.minutes)
-    return SdxlRecipe(arguments.work_dir, arguments.minutes, arguments.flux_dir)
+def _recipe(
+    arguments: argparse.Namespace,
+) -> Recipe | SdxlRecipe | VideoRecipe | SoundRecipe:
+    work_dir, minutes = arguments.work_dir, arguments.minutes
+    if arguments.model == "sdxl":
+        return SdxlRecipe(work_dir, minutes, arguments.flux_dir)
+    recipes = {"flux": Recipe, "wan": VideoRecipe, "stable-audio": SoundRecipe}
+    return recipes[arguments.model](work_dir, minutes)
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=("flux", "sdxl"), default="flux", help="what to make")
+    parser.add_argument(
+        "--model",
+        choices=("flux", "sdxl", "wan", "stable-audio"),
+        default="flux",
+        help="what to make",
+    )
     parser.add_argument("--out", type=Path, required=True, help="the pipeline's folder")
     parser.add_argument("--work-dir", type=Path, default=Path("demo-training"))
     parser.add_argument(

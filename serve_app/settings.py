@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -24,6 +24,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.model_aliases import MODEL_ALIASES
 from serve_app.domain.store_config import StoreConfig
 
 PREFIX = "DARKROOM_"
@@ -107,6 +108,23 @@ class Config(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address that the HTTP port binds.")
     port: int = Field(default=8000, ge=1, le=65535, description="The HTTP port.")
+    tls_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="HTTPS port of `darkroom serve`. Unset: 443 above the HTTP port; 0: none.",
+    )
+    tls_certificate: Path | None = Field(
+        default=None, description="PEM, with its chain. Unset: one of the installation's own."
+    )
+    tls_key: Path | None = Field(default=None, description="PEM, its key. Unset: in the same file.")
+    proxy_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="CONNECT proxy of `darkroom serve`. Unset: 128 above the HTTP port; 0: none.",
+    )
+    proxy_host: str = Field(default="127.0.0.1", description="Address that the proxy port binds.")
     public_url: str | None = Field(
         default=None, description="Origin of every URL handed out; otherwise the client's own Host."
     )
@@ -123,6 +141,10 @@ class Config(BaseSettings):
         default=None, description="Serve the demo models. Unset: only on a machine without a GPU."
     )
     models: Path | None = Field(default=None, description="A catalogue in place of models.yaml.")
+    model_aliases: dict[str, str] = Field(
+        default_factory=lambda: dict(MODEL_ALIASES),
+        description="Names by which clients of other protocols call endpoints: name to endpoint.",
+    )
     pools: dict[str, PoolConfig] | None = Field(
         default=None,
         description="Pools by name. Unset: `studio`, one pool that hosts every family.",
@@ -168,6 +190,18 @@ class Config(BaseSettings):
     )
     allow_private_urls: bool = Field(
         default=False, description="URLs in inputs may lead to private addresses."
+    )
+    allow_private_webhooks: bool = Field(
+        default=False, description="Webhooks may call private addresses."
+    )
+    webhook_waits_s: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        default=(5, 15, 30, 60, 120, 300, 900, 1800, 3600),
+        description="Seconds between the tries of a webhook; after the last it is dead.",
+    )
+    webhook_give_up_s: float = Field(
+        default=86_400.0,
+        gt=0,
+        description="A webhook that is pending for longer is dead, however seldom it was tried.",
     )
     previews: bool = Field(
         default=True, description="Pictures of running requests, made while somebody looks."
@@ -245,7 +279,10 @@ class Config(BaseSettings):
             offline=self.offline,
         )
 
-    @field_validator("data_dir", "models", "log_file", "weights_dir", "adapters_dir")
+    @field_validator(
+        *("data_dir", "models", "log_file", "weights_dir", "adapters_dir"),
+        *("tls_certificate", "tls_key"),
+    )
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         # Serve may build the application in another process with another working directory.

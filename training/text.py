@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -49,13 +50,18 @@ def known_words() -> list[str]:
 
 
 def build_t5_tokenizer() -> T5Tokenizer:
-    """A unigram tokenizer of whole words, in lower case."""
+    """A tokenizer of the words in which scenes are asked for."""
+    return build_word_tokenizer(known_words(), T5_TOKENS)
+
+
+def build_word_tokenizer(words: Sequence[str], length: int) -> T5Tokenizer:
+    """A unigram tokenizer of whole words, in lower case; prompts are cut at ``length`` tokens."""
     special = [("<pad>", 0.0), ("</s>", 0.0), (_UNKNOWN, 0.0)]
-    vocab = special + [(f"▁{word}", -1.0) for word in known_words()]
+    vocab = special + [(f"▁{word}", -1.0) for word in words]
     return T5Tokenizer(
         vocab=vocab,
         extra_ids=0,
-        model_max_length=T5_TOKENS,
+        model_max_length=length,
         _spm_precompiled_charsmap=lower_case_charsmap(),
     )
 

@@ -14,36 +14,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from math import inf
 from types import TracebackType
 from typing import Any
 
-import torch
-
 from deployments.engine.adapter import Adapter
 from deployments.engine.adapter_residency import AdapterResidency
-from deployments.engine.admission import Admission, bytes_in
-from deployments.engine.codec import Codec
-from deployments.engine.counts import Counts
-from deployments.engine.denoisers import KnownDenoisers
 from deployments.engine.device_memory import DeviceMemory, memory_of
-from deployments.engine.failures import is_out_of_memory
-from deployments.engine.forwards import Forwards
 from deployments.engine.generation import Generation, OnProgress
 from deployments.engine.inbox import Inbox
-from deployments.engine.interception import InterceptedPipeline
+from deployments.engine.loop import STOPPED, Loop, Terms
 from deployments.engine.placement import Placement, placed_by
-from deployments.engine.preview import Previews
-from deployments.engine.prompt_cache import PromptCache
-from deployments.engine.run import Run
-from deployments.engine.runs import Runs
-from deployments.engine.shortage import Shortage
 from deployments.engine.snapshot import Origin, Snapshot
 from deployments.engine.step_batcher import StepBatcher
-from deployments.engine.turns import Turns
 from serve_app.domain.endpoint import Recipe
-from serve_app.domain.errors import Cancelled, Misconfigured, ReplicaDied
+from serve_app.domain.errors import Misconfigured, ReplicaDied
 
 log = logging.getLogger(__name__)
 
@@ -86,41 +71,19 @@ class Engine:
         self.device = device
         self.max_generations = max_generations or max_batch
         self._pipeline = pipeline
-        self._threads = threads
         self._monotonic = monotonic
-        self._counts = Counts()
         self._inbox = Inbox()
         self._adapters = AdapterResidency(adapter_bytes, device, self._inbox.wake)
         self._memory = memory or memory_of(device)
-        self._shortage = Shortage(self._memory)
-        self._admission = Admission(self._memory)
-        self._forwards = Forwards(
-            self._counts,
-            self._adapters.rows,
-            max_batch=max_batch,
-            verify=verify_merges,
-            memory=self._memory,
-            shortage=self._shortage,
-            company=self._company,
-        )
-        prompts = PromptCache(prompt_cache_bytes, self._counts)
-        self._previews = Previews()
-        self.may_drop(prompts.clear)
-        self.may_drop(self._adapters.evict_idle)
-        self._known = KnownDenoisers()
-        self._pipelines: dict[str, InterceptedPipeline] = {}
-        self._runs = Runs(self.max_generations, self._fits)
-        self._codec = Codec(self._forwards, prompts, self._company)
-        self._turns = Turns(
-            self._runs,
-            self._codec,
+        self._loop = Loop(
+            device,
+            self._inbox,
+            self._adapters,
             self._memory,
             step_batcher or StepBatcher(),
-            self._go_on,
             monotonic,
+            Terms(max_batch, self.max_generations, threads, verify_merges, prompt_cache_bytes),
         )
-        self._submitted = 0
-        self._closing = False
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> Engine:
@@ -139,14 +102,13 @@ class Engine:
         if self._thread is None:
             if self._pipeline is not None:
                 self.add(_ONLY, self._pipeline)
-            self._thread = threading.Thread(target=self._loop, name="engine", daemon=True)
+            self._thread = threading.Thread(target=self._loop.run, name="engine", daemon=True)
             self._thread.start()
 
     def close(self, timeout: float | None = None) -> None:
         """End all generations with ``Cancelled`` and stop the thread. A forward that computes is
         waited for, at most ``timeout`` seconds."""
-        self._closing = True
-        self._inbox.wake()
+        self._loop.stop()
         if self._thread is not None:
             self._thread.join(timeout)
 
@@ -158,7 +120,7 @@ class Engine:
     @property
     def stuck_s(self) -> float:
         """For how long the present turn takes, if that is ten times the longest before; else 0."""
-        return self._turns.stuck_s
+        return self._loop.stuck_s
 
     def add(self, name: str, pipeline: Any, recipe: Recipe | None = None) -> None:
         """Make ``pipeline`` known, and move it to the engine's device, as far as ``recipe`` says.
@@ -167,24 +129,17 @@ class Engine:
 
     def add_placed(self, name: str, placement: Placement) -> None:
         """As ``add``, for one who has looked first at what the placement takes."""
-        pipeline = placement.pipeline
         placement.apply(self.device)
-        self._pipelines[name] = intercepted = InterceptedPipeline(pipeline, self._known)
-        if not intercepted.denoisers:
-            log.warning(
-                "No denoiser was found in %s (%s) as yet: its first generation runs in one go.",
-                name,
-                type(pipeline).__name__,
-            )
+        self._loop.add(name, placement.pipeline)
 
     def remove(self, name: str) -> None:
         """Forget a pipeline. Generations that run with it keep it until they end."""
-        del self._pipelines[name]
+        self._loop.remove(name)
 
     def may_drop(self, drop: Callable[[], None]) -> None:
         """``drop``: lets go of device memory that nobody uses at the moment. It is called, on the
         engine's thread, when a generation does not fit otherwise."""
-        self._shortage.may_drop(drop)
+        self._loop.may_drop(drop)
 
     def submit(
         self,
@@ -211,11 +166,9 @@ class Engine:
         that does not fit, here or by the result. ``keep_outputs_bytes``: so much of the denoiser's
         outputs is kept for snapshots, which then work for any pipeline.
         """
-        if pipeline not in self._pipelines:
-            raise Misconfigured(f"The engine has no pipeline {pipeline!r}.")
-        if self._closing or not self.alive:
+        added = self._loop.added(pipeline)
+        if self._loop.stopping or not self.alive:
             raise ReplicaDied("The engine is not running.")
-        added = self._pipelines[pipeline].pipeline
         begin_with = None if snapshot is None else Snapshot.of_bytes(snapshot)
         if begin_with is not None:
             called = added if view is None else view
@@ -234,14 +187,14 @@ class Engine:
             wake_engine=self._inbox.wake,
         )
         self._inbox.put(generation)
-        if self._closing:  # The loop may have emptied its inbox already.
-            self._inbox.refuse(_STOPPED)
+        if self._loop.stopping:  # The loop may have emptied its inbox already.
+            self._inbox.refuse(STOPPED)
         return generation
 
     def counts(self) -> Mapping[str, Any]:
         """What was done so far, as numbers that only grow (``counts.py`` says what each is):
         ``forwards``, ``merged_calls``, ``single_calls``, ``batch_sizes``, ``not_merged`` …"""
-        return self._counts.copy()
+        return self._loop.counts.copy()
 
     def free_bytes(self) -> int:
         """Free device memory; 0 where the device is the CPU."""
@@ -250,88 +203,3 @@ class Engine:
     def device_bytes(self) -> int:
         """The device's memory in all; 0 where the device is the CPU."""
         return self._memory.total() or 0
-
-    def _loop(self) -> None:
-        torch.set_grad_enabled(mode=False)  # per thread
-        if self._threads:
-            torch.set_num_threads(self._threads)  # per thread as well, under OpenMP
-        try:
-            while not self._closing:
-                self._receive()
-                self._give_snapshots()
-                self._give_previews()
-                self._end_cancelled()
-                self._runs.admit(self._turns.number)
-                self._turns.take()
-        except BaseException:
-            # Nobody is there to catch it; ``alive`` tells, and the replica is replaced.
-            log.critical("The engine's thread ended by a defect.", exc_info=True)
-        finally:
-            self._closing = True
-            self._end_all()
-            self._adapters.close()
-
-    def _receive(self) -> None:
-        """Take what was submitted; wait for it when there is nothing else to do."""
-        for generation in self._inbox.take(wait=self._runs.idle() and not self._closing):
-            self._submitted += 1
-            run = Run(generation, self._submitted, self._turns.number, self._forwards, self._codec)
-            self._runs.add(run)
-
-    def _give_snapshots(self) -> None:
-        for run in self._runs:
-            if run.generation.asked_for_snapshot and run.can_be_asked:
-                run.generation.give_snapshots(partial(run.snapshot, self.device))
-
-    def _give_previews(self) -> None:
-        for run in self._runs:
-            # Past its last step, what it calls latents is something else.
-            if (step := run.generation.steps_denoised) > 0:
-                run.generation.previews.give(step, partial(run.preview, self._previews))
-
-    def _end_cancelled(self) -> None:
-        for run in self._runs:
-            if run.generation.cancel_requested:
-                self._end(run, Cancelled("The generation was cancelled."))
-
-    def _company(self) -> bool:
-        """Whether there is more than one generation."""
-        return len(self._runs) > 1
-
-    def _fits(self, run: Run, going: Sequence[Run]) -> bool:
-        kinds = {each.number: each.generation.kind for each in going}
-        return self._admission.fits(run.generation.kind, kinds)
-
-    def _go_on(self, run: Run) -> None:
-        given = 0 if run.given is None else bytes_in(run.given.output)
-        try:
-            with self._admission.watching(run.number, given):
-                if run.given is None:
-                    run.begin(self._called_by(run.generation), self.device)
-                else:
-                    run.go_on()
-        except BaseException as error:
-            if is_out_of_memory(error):
-                self._shortage.explain(error, f"a generation of {run.generation.pipeline!r}")
-            self._end(run, error)
-            return
-        if run.ended:
-            self._runs.succeed(run)
-            self._admission.ended(run.number, run.generation.kind, well=True)
-
-    def _end(self, run: Run, error: BaseException) -> None:
-        self._runs.end(run, error)
-        self._admission.ended(run.number, run.generation.kind, well=False)
-
-    def _called_by(self, generation: Generation) -> InterceptedPipeline:
-        if (view := generation.take_view()) is not None:
-            return InterceptedPipeline(view, self._known)
-        return self._pipelines[generation.pipeline]
-
-    def _end_all(self) -> None:
-        self._inbox.refuse(_STOPPED)
-        for run in self._runs:
-            self._end(run, Cancelled(_STOPPED))
-
-
-_STOPPED = "The engine was stopped."

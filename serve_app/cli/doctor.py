@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import click
 
-from serve_app.cli import haproxy, preflight, storage_doctor, weights_doctor
+from serve_app.cli import entrance_doctor, haproxy, preflight, storage_doctor, weights_doctor
 from serve_app.cli.client import Client
 from serve_app.cli.installation import Installation
 from serve_app.domain.errors import DarkroomError, Misconfigured
@@ -67,9 +67,10 @@ def _checks(installation: Installation) -> list[tuple[str, Callable[[], str]]]:
             *checks,
             ("api key", lambda: _key(installation)),
             ("server", lambda: _server(installation)),
+            *entrance_doctor.of_running(installation, Config()),
             ("pools", lambda: _pools(installation)),
         ]
-    return [*checks, ("port", _port)]
+    return [*checks, ("port", _port), ("other ports", lambda: entrance_doctor.ports(Config()))]
 
 
 def _packages() -> str:

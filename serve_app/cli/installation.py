@@ -37,6 +37,11 @@ class Installation:
         return self.data_dir / "logs" / "darkroom.log"
 
     @property
+    def tls_dir(self) -> Path:
+        """The certificates of the TLS port, with their keys."""
+        return self.data_dir / "tls"
+
+    @property
     def run_dir(self) -> Path:
         """Sockets and Ray's session. Short: a Unix socket's path holds about 100 bytes, of which
         Ray and HAProxy take some 70 for themselves."""
@@ -46,8 +51,20 @@ class Installation:
 
     def url(self) -> str:
         """Origin of the Darkroom that runs on this data directory."""
+        return self._recorded("url") or ""
+
+    def tls_url(self) -> str | None:
+        """Origin of its TLS port; None when it has none."""
+        return self._recorded("tls_url")
+
+    def proxy_url(self) -> str | None:
+        """What programs take as their HTTPS proxy; None when it has none."""
+        return self._recorded("proxy_url")
+
+    def _recorded(self, name: str) -> str | None:
         try:
-            return str(json.loads(self.run_file.read_text())["url"])
+            content = json.loads(self.run_file.read_text())
+            return str(content[name]) if name == "url" or content.get(name) else None
         except (OSError, ValueError, KeyError):
             raise Misconfigured(
                 f"No Darkroom runs on {self.data_dir}. Start one with `darkroom serve`, "

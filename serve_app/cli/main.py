@@ -19,6 +19,8 @@ from serve_app.cli import (
     options,
     request_log,
     storage_doctor,
+    way_in,
+    webhooks,
     weights_notice,
 )
 from serve_app.cli.installation import Installation
@@ -49,6 +51,18 @@ def main() -> None:
 @options.config_file("config_path")
 @click.option("--host", default=None, help="Address to listen on. Default: 127.0.0.1.")
 @click.option("--port", type=click.IntRange(1, 65535), default=None, help="Default: 8000.")
+@click.option(
+    "--tls-port",
+    type=click.IntRange(0, 65535),
+    default=None,
+    help=f"For HTTPS; 0: none. Default: --port and {way_in.TLS_ABOVE}, so 8443.",
+)
+@click.option(
+    "--proxy-port",
+    type=click.IntRange(0, 65535),
+    default=None,
+    help=f"The proxy for fal's names; 0: none. Default: --port and {way_in.PROXY_ABOVE}, so 8128.",
+)
 @click.option("--demo", is_flag=True, help="Serve the demo models, also on a machine with a GPU.")
 @click.option(
     "--sample", is_flag=True, help="Make one picture once it answers, and say where it is."
@@ -58,6 +72,8 @@ def serve_command(
     config_path: Path | None,
     host: str | None,
     port: int | None,
+    tls_port: int | None,
+    proxy_port: int | None,
     *,
     demo: bool,
     sample: bool,
@@ -73,10 +89,12 @@ def serve_command(
     settings = dict(file.arguments)
     settings |= {} if data_dir is None else {"data_dir": data_dir}
     settings |= {"demo": True} if demo else {}
+    settings |= {} if tls_port is None else {"tls_port": tls_port}
+    settings |= {} if proxy_port is None else {"proxy_port": proxy_port}
     config = read_config(settings)
     installation = Installation(config.data_dir)
     server = Server(
-        installation, host or file.host or config.host, port or file.port or config.port
+        installation, config, host or file.host or config.host, port or file.port or config.port
     )
     server.check()
 
@@ -90,10 +108,21 @@ def serve_command(
 
 @main.command("env")
 @options.installation
+@click.option(
+    "--mode",
+    type=click.Choice(environment.MODES),
+    default="proxy",
+    show_default=True,
+    help="All of fal's names by a proxy, fal's Python client by host names, or the key alone.",
+)
+@click.option("--shell", type=click.Choice(environment.SHELLS), default="sh", show_default=True)
 @options.as_json
-def env_command(installation: Installation, *, as_json: bool) -> None:
-    """Print what points fal's clients at this Darkroom."""
-    click.echo((environment.as_json if as_json else environment.lines)(installation))
+def env_command(installation: Installation, mode: str, shell: str, *, as_json: bool) -> None:
+    """Print what points fal's clients at this Darkroom: eval "$(darkroom env)"."""
+    if as_json:
+        click.echo(environment.as_json(installation, mode))
+    else:
+        click.echo(environment.lines(installation, mode, shell))
 
 
 @main.command("generate")
@@ -169,6 +198,7 @@ main.add_command(models_group)
 main.add_command(operations.queue_command)
 main.add_command(operations.audit_command)
 main.add_command(operations.endpoints_group)
+main.add_command(webhooks.webhooks_group)
 
 
 @main.command("status")

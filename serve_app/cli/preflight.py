@@ -43,7 +43,8 @@ def check_data_dir(data_dir: Path) -> None:
         )
 
 
-def check_port(host: str, port: int) -> None:
+def check_port(host: str, port: int, option: str = "--port") -> None:
+    """``Misconfigured``, naming the ``option`` to change, when nothing can listen there."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         # HAProxy and uvicorn bind so too: connections in TIME_WAIT do not count as taken.
@@ -55,11 +56,11 @@ def check_port(host: str, port: int) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise Misconfigured(
-                    f"Port {port} on {host} is taken by another program. Choose one with --port."
+                    f"Port {port} on {host} is taken by another program. Choose one with {option}."
                 ) from None
             raise Misconfigured(
-                f"Port {port} on {host} cannot be opened: {error.strerror}. Choose another --port "
-                "or --host."
+                f"Port {port} on {host} cannot be opened: {error.strerror}. "
+                f"Choose another {option} or host."
             ) from None
 
 

@@ -57,20 +57,21 @@ class RunRecord:
         self._path = path
         self._run_dir = run_dir
         self._started: dict[int, Started] = {}
-        self._addresses = ("", "")
+        self._addresses: dict[str, str] = {}
 
-    def write(self, url: str, ray_address: str = "") -> None:
-        """Add the present descendants. A process once recorded stays: it may have been orphaned."""
+    def write(self, url: str, **more: str) -> None:
+        """Add the present descendants. A process once recorded stays: it may have been orphaned.
+        ``more`` are further addresses, by the names under which others read them."""
+        addresses = {"url": url, **more}
         alive = {one.pid: one for one in descendants()}
         kept = {pid: one for pid, one in self._started.items() if _process(one) is not None}
         merged = kept | alive
-        if merged == self._started and (url, ray_address) == self._addresses:
+        if merged == self._started and addresses == self._addresses:
             return
-        self._started, self._addresses = merged, (url, ray_address)
+        self._started, self._addresses = merged, addresses
         me = Started(os.getpid(), psutil.Process().create_time())
         content = {
-            "url": url,
-            "ray_address": ray_address,
+            **addresses,
             "serve": asdict(me),
             "started": [asdict(one) for one in merged.values()],
         }

@@ -19,12 +19,15 @@ from typing import Any, TextIO
 
 import psutil
 
-from serve_app.cli import preflight, ray_flags
+from serve_app.cli import haproxy, preflight, ray_flags, way_in
 from serve_app.cli.console import Console
 from serve_app.cli.installation import Installation
 from serve_app.cli.log_follower import LogFollower
 from serve_app.cli.run_record import RunRecord
 from serve_app.domain.errors import Misconfigured
+from serve_app.entrance.entrance import Entrance, Plan, joined, reachable
+from serve_app.settings import Config
+from serve_app.telemetry.clock import SystemClock
 
 RECORD_EVERY_S = 2.0
 STOP_WITHIN_S = 3.0  # for Serve's own, graceful end; what is left then is ended by pid
@@ -43,20 +46,21 @@ def _raise_stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 t
 class Server:
     """One run of Darkroom on this machine."""
 
-    def __init__(self, installation: Installation, host: str, port: int) -> None:
+    def __init__(self, installation: Installation, config: Config, host: str, port: int) -> None:
         self._installation = installation
+        self._config = config
         self._host = host
         self._port = port
         self._record = RunRecord(installation.run_file, installation.run_dir)
         self.console = Console(installation.log_file.with_name("ray.log"))
         self._log = LogFollower(installation.log_file, self.console)
         self._done = threading.Event()
-        self._ray_address = ""  # host:port of the GCS, once it runs
+        self._addresses: dict[str, str] = {}  # for the record: Ray's, and of the other ports
+        self._entrance: Entrance | None = None
 
     @property
     def url(self) -> str:
-        host = "127.0.0.1" if self._host in ("0.0.0.0", "::") else self._host  # noqa: S104
-        return f"http://{host}:{self._port}"
+        return f"http://{joined(reachable((self._host, self._port)))}"
 
     def check(self) -> None:
         """Raise ``Misconfigured`` for whatever would keep Darkroom from starting."""
@@ -73,10 +77,12 @@ class Server:
             )  # an earlier run's sockets
             preflight.check_run_dir(self._installation.run_dir)
             preflight.check_port(self._host, self._port)
+            plan = way_in.plan(self._config, self._host, self._port)
             signal.signal(signal.SIGTERM, _raise_stop)
             signal.signal(signal.SIGINT, _raise_stop)
             self.console.open()
             try:
+                self._open(plan)
                 self._start(settings)
                 if after_start is not None:
                     after_start(self)
@@ -105,6 +111,22 @@ class Server:
             os.set_inheritable(lock.fileno(), False)  # noqa: FBT003 its only argument
             yield
 
+    def _open(self, plan: Plan) -> None:
+        """The ports besides the HTTP port. They answer 503 until that does."""
+        self._entrance = Entrance(
+            plan,
+            self._installation.tls_dir,
+            self._installation.run_dir / "tls",
+            haproxy.binary() if haproxy.available() else "",
+            SystemClock(),
+            self.console.say,
+        )
+        self._entrance.start()
+        if plan.tls is not None:
+            self._addresses["tls_url"] = f"https://{joined(reachable(plan.tls))}"
+        if plan.proxy is not None:
+            self._addresses["proxy_url"] = f"http://{joined(reachable(plan.proxy))}"
+
     def _start(self, settings: dict[str, Any]) -> None:
         self._log.start()
         ray_flags.export(self._installation.run_dir)
@@ -125,11 +147,11 @@ class Server:
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=str(self._installation.run_dir / "ray"),
         )
-        self._ray_address = ray.get_runtime_context().gcs_address
+        self._addresses["ray_address"] = ray.get_runtime_context().gcs_address
         # Ray puts its own handlers in ray.init.
         signal.signal(signal.SIGTERM, _raise_stop)
         signal.signal(signal.SIGINT, _raise_stop)
-        self._record.write(self.url, self._ray_address)
+        self._record_all()
         try:
             serve.start(
                 http_options={"host": self._host, "port": self._port},
@@ -139,7 +161,7 @@ class Server:
             raise Misconfigured(
                 f"Ray Serve's proxy did not start; it says: {str(error).splitlines()[-1]}"
             ) from error
-        self._record.write(self.url, self._ray_address)
+        self._record_all()
         self.console.say("Starting Darkroom …")
         config = settings | {
             "data_dir": self._installation.data_dir,
@@ -151,13 +173,17 @@ class Server:
             serve.run(build(config), name=APPLICATION, route_prefix="/")
         except RuntimeError as error:
             raise Misconfigured(_deploy_failure(error)) from None
-        self._record.write(self.url, self._ray_address)
+        self._record_all()
         threading.Thread(target=self._keep_record, daemon=True, name="run-record").start()
         self.console.say(f"Darkroom serves {self.url} after {time.monotonic() - started:.0f} s.")
+        self.console.say(way_in.told(self._addresses))
 
     def _keep_record(self) -> None:
         while not self._done.wait(RECORD_EVERY_S):
-            self._record.write(self.url, self._ray_address)
+            self._record_all()
+
+    def _record_all(self) -> None:
+        self._record.write(self.url, **self._addresses)
 
     def _stop(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -167,6 +193,8 @@ class Server:
             graceful = threading.Thread(target=_shut_serve_down, daemon=True)
             graceful.start()
             graceful.join(STOP_WITHIN_S)
+        if self._entrance is not None:
+            self._entrance.aclose()
         supervisors = _end_database(self._installation.data_dir)
         self._record.end_all()
         # Once more: who still held the database a moment ago may have had its supervisor replaced.

@@ -10,7 +10,9 @@ from typing import Any
 
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Progress
+from serve_app.domain.retries import Retries
 from serve_app.domain.snapshot import StoredSnapshot
+from serve_app.domain.webhook import Webhook
 
 
 class State(StrEnum):
@@ -88,7 +90,9 @@ class NewRequest:
     idempotency_key: str | None = None  # the same of this tenant and endpoint: the same request
     replay_key: str | None = None  # API key whose undelivered answers to submits are given again
     store_io: bool = True  # False: its input and outcome are forgotten
+    webhook: Webhook | None = None  # called at its end
     reuse_digest: bytes = b""  # SHA-256 of endpoint and input, where outcomes may be shared
+    retries: Retries | None = None  # after failures; None: by the installation's rule
     body_digest: bytes = b""  # SHA-256 of what the client sent, where a repeat is looked for
 
 
@@ -132,6 +136,7 @@ class Request:
     log: tuple[LogLine, ...] = field(default=())
     reuses: str | None = None  # id of the request whose outcome it was given
     forgetting: Forgetting | None = None  # None: its input and outcome are kept
+    retries_left: Retries | None = None  # None: by the installation's rule
     events: int = 0  # lines of its own log: grows with every change but progress
 
 

@@ -11,10 +11,12 @@ from starlette.responses import Response
 from serve_app.domain.errors import DarkroomError
 from serve_app.ingress import files, health, page, platform
 from serve_app.ingress.edge import Edge
+from serve_app.ingress.exchange import exchange_of
 from serve_app.ingress.fal import routes as fal
 from serve_app.ingress.fal.addressing import Addressed
+from serve_app.ingress.openai import routes as openai
 from serve_app.ingress.realtime import sockets
-from serve_app.ingress.reply import error_reply, json_reply
+from serve_app.ingress.reply import json_reply
 
 
 def create_app() -> Starlette:
@@ -27,6 +29,7 @@ def create_app() -> Starlette:
         *platform.ROUTES,
         *health.ROUTES,
         *page.ROUTES,
+        *openai.ROUTES,
         fal.UNPREFIXED,
         *sockets.ROUTES,
     ]
@@ -39,10 +42,10 @@ def create_app() -> Starlette:
     return app
 
 
-async def _refused(_: HttpRequest, error: Exception) -> Response:
+async def _refused(request: HttpRequest, error: Exception) -> Response:
     if not isinstance(error, DarkroomError):
         raise error
-    return error_reply(error)
+    return exchange_of(request).refusal(error)
 
 
 async def _no_route(_: HttpRequest, error: Exception) -> Response:

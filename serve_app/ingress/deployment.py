@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 
 from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.catalog import load as load_catalog
+from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.domain.lease import (
     Ask,
@@ -36,6 +37,7 @@ from serve_app.ingress import announcement
 from serve_app.ingress.app import create_app
 from serve_app.ingress.core import Core
 from serve_app.ingress.disposal import Disposal
+from serve_app.ingress.fal.webhook import Composer
 from serve_app.ingress.host_names import trusted_names
 from serve_app.ingress.ids import RequestIds
 from serve_app.ingress.internal import internal_origin
@@ -46,16 +48,19 @@ from serve_app.ingress.pools import PoolMap
 from serve_app.ingress.readiness import Readiness
 from serve_app.ingress.seats import HandleSessions
 from serve_app.ingress.terms import CatalogTerms
+from serve_app.ingress.webhooks import Webhooks
 from serve_app.loopback import keep_to_loopback
 from serve_app.queue.database import CONNECT, Database
 from serve_app.queue.embedded import EmbeddedPostgres
 from serve_app.queue.leadership import Leadership
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.migrations import migrate
+from serve_app.queue.outbox import PostgresOutbox
 from serve_app.queue.postgres import PostgresQueue
 from serve_app.queue.retention import Retention
 from serve_app.queue.roster import roster
 from serve_app.queue.shared_secret import shared_secret
+from serve_app.queue.signing_seeds import PostgresSigningSeeds
 from serve_app.queue.unwanted import Unwanted
 from serve_app.scaling.demand import DemandWriter
 from serve_app.scaling.liveness import RayLiveness
@@ -206,6 +211,8 @@ class Ingress:
         )
         stack.push_async_callback(self._core.background.join)
         await self._tell_demand(stack, leadership)
+        await self._core.webhooks.start()
+        stack.push_async_callback(self._core.webhooks.aclose)
         self._serve_metrics(stack)
         for line in announcement.lines(catalog):
             log.info("%s", line)
@@ -266,6 +273,15 @@ class Ingress:
             readiness=Readiness(checks, clock),
             host_names=trusted_names(config.host, config.trusted_hosts),
             metrics=self._metrics,
+            webhooks=Webhooks(
+                PostgresOutbox(database),
+                PostgresSigningSeeds(database),
+                Composer(self._queue, storage),
+                config,
+                clock,
+                self._metrics,
+                resolve,
+            ),
             tickets=tickets,
             room=DiskGuard(config.data_dir, config.min_free_disk_bytes, clock).check,
             replicas=lambda: roster(database),

@@ -10,7 +10,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.domain.errors import DarkroomError
 from serve_app.ingress.core import Core
 from serve_app.ingress.exchange import Exchange, attach
-from serve_app.ingress.reply import error_reply
 from serve_app.telemetry import logs
 
 log = logging.getLogger(__name__)
@@ -18,6 +17,8 @@ log = logging.getLogger(__name__)
 _EXPOSED = (
     b"*, x-fal-request-id, x-fal-error-type, x-darkroom-replayed, x-darkroom-cache, retry-after"
 )
+_ID_HEADERS = (b"x-fal-request-id", b"x-request-id")
+"""Where the clients of fal and of OpenAI read the request's id."""
 _CORS = (
     (b"access-control-allow-origin", b"*"),
     (b"access-control-expose-headers", _EXPOSED),
@@ -77,7 +78,7 @@ class Edge:
             if exchange.status:
                 raise  # the answer has begun: only the connection's end can tell the client
             message = f"Unexpected {type(error).__name__}; the log has it under this request's id."
-            await error_reply(DarkroomError(message))(scope, receive, send)
+            await exchange.refusal(DarkroomError(message))(scope, receive, send)
 
 
 class _Stamped:
@@ -92,8 +93,9 @@ class _Stamped:
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self._exchange.status = message["status"]
-            request_id = (b"x-fal-request-id", self._exchange.request_id.encode())
-            message["headers"] = [*message["headers"], request_id, *_CORS]
+            request_id = self._exchange.request_id.encode()
+            ids = ((name, request_id) for name in _ID_HEADERS)
+            message["headers"] = [*message["headers"], *ids, *_CORS]
         await self._send(message)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
 from starlette.requests import HTTPConnection
+from starlette.responses import Response
 from starlette.types import Receive, Scope
+
+from serve_app.domain.errors import DarkroomError
+from serve_app.ingress.reply import error_reply
 
 SCOPE_KEY = "darkroom.exchange"
 
@@ -18,6 +23,9 @@ class Exchange:
     request_id: str  # goes out as x-fal-request-id; a submit's is the id of its request
     route: str = "other"  # label for metrics: a name of ours
     status: int = 0  # of the answer; 0 until it starts
+    refusal: Callable[[DarkroomError], Response] = (
+        error_reply  # in the words of the call's protocol
+    )
 
 
 def exchange_of(request: HTTPConnection) -> Exchange:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from serve_app.catalog.work import work_of
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.request import NewRequest, Priority, Request, State
+from serve_app.domain.retries import Cause, granted
+from serve_app.domain.webhook import Webhook
 from serve_app.ingress.body_digest import body_digest, reuse_digest
 from serve_app.ingress.core import Core
 
@@ -45,7 +47,9 @@ async def accept(
     idempotency_key: str | None = None,
     replay_key: str | None = None,
     cache: bool | None = None,
+    retries: Mapping[Cause, int] | None = None,
     store_io: bool = True,
+    webhook: Webhook | None = None,
 ) -> NewRequest:
     """Check everything of the request itself.
 
@@ -57,6 +61,9 @@ async def accept(
     # An outcome that is to be forgotten is given to nobody else.
     cached = store_io and (entry.cache if cache is None else cache)
     reuse = await reuse_digest(entry.endpoint, valid.input, alone=alone) if cached else b""
+    allowed, fewer = granted(retries, core.config.max_failures)
+    repeatable = bool(idempotency_key or replay_key)
+    webhook_url = webhook.url if webhook else None
     return NewRequest(
         id=request_id,
         tenant=tenant,
@@ -70,12 +77,14 @@ async def accept(
         work=work_of(valid.input),
         alone=alone,
         previews=previews and core.config.previews,
-        warnings=(*valid.warnings, *warnings),
+        warnings=(*valid.warnings, *warnings, *fewer),
+        retries=allowed,
         idempotency_key=idempotency_key,
         replay_key=replay_key,
         store_io=store_io,
         reuse_digest=reuse,
-        body_digest=await body_digest(endpoint_id, body) if idempotency_key or replay_key else b"",
+        body_digest=await body_digest(endpoint_id, body, webhook_url) if repeatable else b"",
+        webhook=webhook,
     )
 
 

@@ -12,14 +12,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
+from serve_app.domain.errors import ReplicaDied
 from serve_app.domain.lease import Held
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import State
+from serve_app.domain.retries import MOST_FAILURES, Cause
 from serve_app.queue import outcomes, wording
 from serve_app.queue.database import Database
 from serve_app.queue.limits import QueueLimits
+from serve_app.queue.rows import RETRIES_LEFT
 
 
 class How(StrEnum):
@@ -73,13 +77,14 @@ class Ended:
 # Which attempts, of all that are named: three ways to name them.
 _NAMED = """
     SELECT * FROM json_to_recordset(%(endings)s::json) AS x(
-        id uuid, attempt integer, how text, message text, outcome text, artifacts json,
+        id uuid, attempt integer, how text, message text, cause integer, outcome text,
+        artifacts json,
         run_s double precision, steps integer, units double precision)
 """
 _NAMELESS = """
     SELECT id, attempt, %(how)s::text AS how,
            %(message)s::text || coalesce(replica_id, '?') AS message,
-           NULL::text AS outcome, NULL::json AS artifacts,
+           %(cause)s::integer AS cause, NULL::text AS outcome, NULL::json AS artifacts,
            0::double precision AS run_s, 0 AS steps, 0::double precision AS units
     FROM requests
 """
@@ -99,11 +104,14 @@ _STILL_EXPIRED = "AND r.lease_until < now()"
 _STATEMENT = """
 WITH ending AS ({source}),
 held AS (
-    SELECT r.id, e.attempt, e.how, e.message, e.outcome AS own, e.artifacts,
+    SELECT r.id, e.attempt, e.how, e.message, e.cause, e.outcome AS own, e.artifacts,
            e.run_s, e.steps, e.units, r.cancel_requested, r.confirmed,
            (e.how = 'retry' OR e.how = 'lost' AND r.confirmed)::integer AS failed,
            (e.how = 'stopped' OR e.how = 'lost' AND NOT r.confirmed)::integer AS missed,
-           r.failures, r.unconfirmed
+           r.failures, r.unconfirmed, r.retries_left,
+           CASE WHEN r.retries_left IS NULL THEN r.failures + 1 >= %(max_failures)s
+                ELSE r.retries_left[e.cause] < 1 OR r.failures + 1 >= {most_failures}
+                END AS spent
     FROM ending e JOIN requests r ON r.id = e.id
     WHERE r.lease_until IS NOT NULL AND r.attempt = e.attempt {still}
     ORDER BY r.id
@@ -114,7 +122,7 @@ decided AS (
         WHEN how IN ('succeeded', 'failed', 'cancelled', 'expired') THEN how
         WHEN how = 'by_hand' AND own IS NOT NULL THEN 'failed'
         WHEN cancel_requested THEN 'cancelled'
-        WHEN failed = 1 AND failures + 1 >= %(max_failures)s THEN 'failed'
+        WHEN failed = 1 AND spent THEN 'failed'
         WHEN missed = 1 AND unconfirmed + 1 >= %(max_unconfirmed)s THEN 'failed'
         ELSE 'queued' END AS next
     FROM held
@@ -123,7 +131,9 @@ judged AS (
     SELECT *, CASE
         WHEN next = 'queued' THEN NULL
         WHEN next = 'cancelled' AND how <> 'cancelled' THEN %(cancelled)s::text
-        WHEN how = 'lost' AND confirmed THEN %(ended_its_replica)s::text
+        WHEN how = 'lost' AND confirmed AND failures + 1 >= %(max_failures)s
+            THEN %(ended_its_replica)s::text
+        WHEN how = 'lost' AND confirmed THEN %(no_retry_left)s::text
         WHEN how IN ('lost', 'stopped') THEN %(never_confirmed)s::text
         ELSE own END AS final,
         how IN ('succeeded', 'failed', 'cancelled', 'expired')
@@ -137,6 +147,8 @@ ended AS (
         outcome = j.final::json,
         failures = r.failures + j.failed,
         unconfirmed = r.unconfirmed + j.missed,
+        retries_left = CASE WHEN r.retries_left IS NULL OR j.failed = 0 THEN r.retries_left
+            ELSE ARRAY[{less}]::smallint[] END,
         alone = r.alone OR j.how = 'lost' AND j.confirmed,
         confirmed = false,
         lease_until = NULL,
@@ -149,7 +161,8 @@ ended AS (
     FROM judged j WHERE r.id = j.id
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.work,
               r.expected_s, r.started_at, r.failures, r.finished_at, r.events, j.how, j.message,
-              j.final, j.says_itself, j.artifacts, j.run_s, j.steps, j.units
+              j.failed, r.retries_left, j.final, j.says_itself, j.artifacts, j.run_s, j.steps,
+              j.units
 ),
 closed AS (
     UPDATE attempts a SET ended = e.how, ended_at = now(), message = e.message,
@@ -165,6 +178,9 @@ told AS (
                ELSE 'INFO' END,
            state,
            CASE WHEN state = 'queued' THEN message || '; queued again.'
+                    || CASE failed WHEN 1 THEN coalesce(' ' || {retries}, '') ELSE '' END
+                WHEN how = 'retry' AND failed = 1 AND retries_left IS NOT NULL
+                    THEN message || ' ' || {retries}
                 WHEN says_itself THEN message
                 ELSE final::json -> 'failure' ->> 'message' END
     FROM ended
@@ -206,10 +222,23 @@ noted AS (
 )
 """
 
-END_NAMED = _STATEMENT.format(source=_NAMED, still="", noted="")
-END_EXPIRED = _STATEMENT.format(source=_EXPIRED, still=_STILL_EXPIRED, noted="")
-END_OF_ACTORS = _STATEMENT.format(source=_OF_ACTORS, still="", noted="")
-END_BY_HAND = _STATEMENT.format(source=_NAMED, still="", noted=_NOTED)
+_CAUSES = (*Cause,)
+_NUMBER = {cause: n for n, cause in enumerate(_CAUSES, start=1)}
+_statement = partial(
+    _STATEMENT.format,
+    most_failures=MOST_FAILURES,
+    # Not below none: a cancelled request is not tried again, and fails all the same.
+    less=", ".join(
+        f"greatest(0, r.retries_left[{n}] - (j.cause = {n})::integer)" for n in _NUMBER.values()
+    ),
+    retries=RETRIES_LEFT,
+    still="",
+    noted="",
+)
+END_NAMED = _statement(source=_NAMED)
+END_EXPIRED = _statement(source=_EXPIRED, still=_STILL_EXPIRED)
+END_OF_ACTORS = _statement(source=_OF_ACTORS)
+END_BY_HAND = _statement(source=_NAMED, noted=_NOTED)
 
 GONE = {
     How.LOST: "The process ended of replica ",
@@ -233,6 +262,7 @@ class Endings:
             "max_unconfirmed": limits.max_unconfirmed,
             "cancelled": _text(wording.cancelled()),
             "ended_its_replica": _text(wording.ended_its_replica(limits.max_failures)),
+            "no_retry_left": _text(wording.no_retry_left()),
             "never_confirmed": _text(wording.never_confirmed(limits.max_unconfirmed)),
         }
 
@@ -254,12 +284,22 @@ class Endings:
     async def end_expired(self) -> Sequence[Ended]:
         """Some of the attempts whose lease has run out; all, when called until none is left."""
         return await self._run(
-            END_EXPIRED, {"how": How.LOST, "message": "The lease ran out on replica "}
+            END_EXPIRED,
+            {
+                "how": How.LOST,
+                "message": "The lease ran out on replica ",
+                "cause": _NUMBER[Cause.TIMEOUT],
+            },
         )
 
     async def end_of_actors(self, actor_ids: Sequence[str], how: How) -> Sequence[Ended]:
         """The attempts of replicas that are known to be dead. ``how``: ``LOST`` or ``STOPPED``."""
-        params = {"how": how, "message": GONE[how], "actors": list(actor_ids)}
+        params = {
+            "how": how,
+            "message": GONE[how],
+            "cause": _NUMBER[Cause.CONNECTION_ERROR],
+            "actors": list(actor_ids),
+        }
         return await self._run(END_OF_ACTORS, params)
 
     async def ended_by(self, held: Sequence[Held], how: Sequence[How]) -> frozenset[Held]:
@@ -285,12 +325,20 @@ def _row(ending: Ending) -> Mapping[str, Any]:
         "attempt": ending.held.attempt,
         "how": ending.how,
         "message": wording.clean(ending.message),
+        "cause": _NUMBER[_cause(outcome)],
         # A string within JSON: the server unescapes only the outer one, and so never meets the
         # escapes that it cannot store.
         "outcome": _text(outcome),
         "artifacts": [outcomes.flat(artifact) for artifact in outcome.artifacts],
         **outcomes.flat(outcome.usage),
     }
+
+
+def _cause(outcome: Outcome) -> Cause:
+    """Of a failure that another attempt may help."""
+    failure = outcome.failure
+    died = failure is not None and failure.code == ReplicaDied.code
+    return Cause.CONNECTION_ERROR if died else Cause.SERVER_ERROR
 
 
 def _text(outcome: Outcome) -> str:

@@ -48,7 +48,17 @@ forgot AS (
     RETURNING r.id
 ),
 untold AS (DELETE FROM events e USING forgot f WHERE e.request_id = f.id),
-unsaid AS (UPDATE attempts a SET message = '' FROM forgot f WHERE a.request_id = f.id)
+unsaid AS (UPDATE attempts a SET message = '' FROM forgot f WHERE a.request_id = f.id),
+unsent AS (
+    UPDATE webhook_deliveries w SET
+        body = NULL,
+        claims = w.claims + 1,
+        error = CASE w.state WHEN 'pending' THEN 'Forgotten before it was delivered. ' || w.error
+                ELSE w.error END,
+        ended_at = coalesce(w.ended_at, now()),
+        state = CASE w.state WHEN 'pending' THEN 'dead' ELSE w.state END
+    FROM forgot f WHERE w.request_id = f.id
+)
 SELECT id::text FROM forgot
 """
 

@@ -25,13 +25,15 @@ STORE = """
 WITH kept AS (
     INSERT INTO requests (
         id, tenant, endpoint, endpoint_digest, pool, priority, input, alone, idempotency_key,
-        body_digest, reuses, state, outcome, started_at, finished_at, events)
+        body_digest, webhook_url, webhook_origin, reuses, state, outcome, started_at, finished_at,
+        events)
     VALUES (
         %(id)s::uuid, %(tenant)s, %(endpoint)s, %(digest)s, %(pool)s, %(priority)s,
-        %(input)s::text::json, %(alone)s, %(key)s, %(body)s, %(reuses)s::uuid, 'succeeded',
+        %(input)s::text::json, %(alone)s, %(key)s, %(body)s, %(webhook)s, %(origin)s,
+        %(reuses)s::uuid, 'succeeded',
         %(outcome)s::text::json, now(), now(), 1 + cardinality(%(warnings)s::text[]))
     ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-    RETURNING id, tenant, endpoint, events
+    RETURNING id, tenant, endpoint, events, webhook_url
 ),
 told AS (
     INSERT INTO events (request_id, sequence, level, state, message)
@@ -44,6 +46,10 @@ told AS (
 counted AS (
     INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units)
     SELECT id, tenant, endpoint, 'succeeded', 0, 0, 0, 0 FROM kept
+),
+outbox AS (
+    INSERT INTO webhook_deliveries (request_id, tenant, url)
+    SELECT id, tenant, webhook_url FROM kept WHERE webhook_url IS NOT NULL
 )
 SELECT id::text FROM kept
 """

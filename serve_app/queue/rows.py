@@ -10,6 +10,7 @@ from uuid import UUID
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Forgetting, Priority, Request, State
+from serve_app.domain.retries import Cause, Retries
 from serve_app.domain.snapshot import StoredSnapshot
 from serve_app.queue import outcomes
 
@@ -17,12 +18,30 @@ COLUMNS = """
     r.id::text, r.tenant, r.endpoint, r.pool, r.state, r.input, r.priority, r.attempt, r.failures,
     r.created_at, r.started_at, r.finished_at, r.cancel_requested, r.replica_id, r.outcome,
     p.stage, p.step, p.steps, r.events, r.alone, r.snapshot, r.snapshot_step, r.reuses::text,
-    r.end_by, r.work, r.previews, p.rate, p.preview_step, r.forgetting
+    r.end_by, r.work, r.previews, p.rate, p.preview_step, r.forgetting, r.retries_left
 """
 SOURCE = """
     requests r LEFT JOIN progress p
         ON p.request_id = r.id AND p.attempt = r.attempt AND r.lease_until IS NOT NULL
 """
+
+
+RETRIES_LEFT = (
+    "('Retries left: ' || "
+    + " || ', ' || ".join(
+        f"'{cause.value.replace('_', ' ')} ' || retries_left[{n}]"
+        for n, cause in enumerate(Cause, start=1)
+    )
+    + " || '.')"
+)
+"""In words; null by the installation's rule. The column has them in the order of ``Cause``."""
+
+
+def retries_column(retries: Retries | None) -> str | None:
+    """As PostgreSQL reads an array."""
+    if retries is None:
+        return None
+    return "{" + ",".join(str(retries.left(cause)) for cause in Cause) + "}"
 
 
 _CANONICAL = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII).fullmatch
@@ -41,7 +60,7 @@ def stored(row: tuple[Any, ...]) -> Stored:
     (id_, tenant, endpoint, pool, state, input_, priority, attempt, failures) = row[:9]
     (created_at, started_at, finished_at, cancel_requested, replica_id, outcome) = row[9:15]
     (stage, step, steps, version, alone, snapshot, snapshot_step, reuses) = row[15:23]
-    (end_by, work, previews, rate, preview_step, forgetting) = row[23:29]
+    (end_by, work, previews, rate, preview_step, forgetting, retries_left) = row[23:30]
     request = Request(
         id=id_,
         tenant=tenant,
@@ -63,6 +82,7 @@ def stored(row: tuple[Any, ...]) -> Stored:
         outcome=None if outcome is None else outcomes.from_json(outcome),
         reuses=reuses,
         forgetting=None if forgetting is None else Forgetting(forgetting),
+        retries_left=None if retries_left is None else Retries(*retries_left),
         progress=None if stage is None else Progress(Stage(stage), step, steps, rate),
         previews=previews,
         preview_step=preview_step or 0,

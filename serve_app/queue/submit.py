@@ -11,15 +11,16 @@ from serve_app.domain.request import Forgetting, NewRequest, Request, State
 from serve_app.queue import wording
 from serve_app.queue.database import Database
 from serve_app.queue.order import head_start_s
+from serve_app.queue.rows import RETRIES_LEFT, retries_column
 
-SUBMIT = """
+SUBMIT = f"""
 WITH new AS (
     SELECT * FROM json_to_recordset(%(new)s::json) AS x(
         n integer, id uuid, tenant text, endpoint text, digest text, pool text, priority smallint,
         input text, start_within_s double precision, end_within_s double precision,
         work double precision, expected_s double precision, head_start_s double precision,
         alone boolean, previews boolean, warnings json, replica text, actor text, key text,
-        body text, reuse text, forgetting text)
+        body text, reuse text, forgetting text, retries text, webhook text, origin text)
 ),
 placed AS MATERIALIZED (
     -- Leased at once only if nothing is queued before it and it is not paused. (Not EXISTS: the
@@ -35,14 +36,15 @@ stored AS (
     INSERT INTO requests (
         id, tenant, endpoint, endpoint_digest, pool, priority, input, start_by, end_by, ranked_at,
         work, expected_s, alone, previews, events, idempotency_key, body_digest, reuse_digest,
-        forgetting, state, attempt, replica_id, actor_id, lease_until, started_at)
+        forgetting, retries_left, webhook_url, webhook_origin, state, attempt, replica_id, actor_id,
+        lease_until, started_at)
     SELECT id, tenant, endpoint, digest, pool, priority, input::json,
            -- What has not started by the time at which it must have ended has expired too.
            now() + make_interval(secs => least(start_within_s, end_within_s)),
            now() + make_interval(secs => end_within_s),
            now() + make_interval(secs => head_start_s), work, expected_s, alone, previews,
            1 + json_array_length(warnings) + here, key, decode(body, 'hex'), decode(reuse, 'hex'),
-           forgetting,
+           forgetting, retries::smallint[], webhook, origin,
            CASE here WHEN 1 THEN 'running' ELSE 'queued' END, here,
            CASE here WHEN 1 THEN replica END,
            CASE here WHEN 1 THEN actor END,
@@ -52,7 +54,8 @@ stored AS (
     -- By key first: two statements that wait for each other's keys do so in one order.
     ORDER BY key NULLS FIRST, n
     ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-    RETURNING id, tenant, pool, state, attempt, replica_id, actor_id, created_at, events, end_by
+    RETURNING id, tenant, pool, state, attempt, replica_id, actor_id, created_at, events, end_by,
+              retries_left
 ),
 leased AS (
     INSERT INTO attempts (request_id, attempt, replica_id, actor_id)
@@ -60,7 +63,7 @@ leased AS (
 ),
 told AS (
     INSERT INTO events (request_id, sequence, level, state, message)
-    SELECT id, 1, 'INFO', 'queued', %(queued)s FROM stored
+    SELECT id, 1, 'INFO', 'queued', %(queued)s || coalesce(' ' || {RETRIES_LEFT}, '') FROM stored
     UNION ALL
     SELECT n.id, 1 + w.place, 'WARNING', NULL, w.message
     FROM new n CROSS JOIN LATERAL
@@ -141,6 +144,8 @@ def columns_of(new: NewRequest) -> dict[str, Any]:
         "alone": new.alone,
         "warnings": [wording.clean(warning) for warning in new.warnings],
         "key": new.idempotency_key,
+        "webhook": new.webhook.url if new.webhook else None,
+        "origin": new.webhook.origin if new.webhook else None,
     }
 
 
@@ -159,6 +164,7 @@ def _row(n: int, each: New) -> Mapping[str, Any]:
         "body": new.body_digest.hex() or None,
         "reuse": new.reuse_digest.hex() or None,
         "forgetting": None if new.store_io else Forgetting.INPUT,
+        "retries": retries_column(new.retries),
     }
 
 
@@ -185,6 +191,7 @@ def _accepted(
         started_at=created_at if leased else None,
         replica_id=offer.replica_id if offer and leased else None,
         forgetting=None if new.store_io else Forgetting.INPUT,
+        retries_left=new.retries,
         events=version,
     )
     return Accepted(request, version, leased)

@@ -14,6 +14,7 @@ from serve_app.domain.errors import (
     GenerationError,
     Misconfigured,
     Poison,
+    ReplicaDied,
 )
 from serve_app.domain.outcome import Failure, Outcome
 
@@ -51,6 +52,15 @@ def ended_its_replica(times: int) -> Outcome:
         "it is not tried again."
     )
     return _failed(Poison(message))
+
+
+def no_retry_left() -> Outcome:
+    return _failed(
+        ReplicaDied(
+            "The replica that ran the request died or answered no more, and its X-Fal-No-Retry or "
+            "X-Fal-Retry-Config allows no other attempt."
+        )
+    )
 
 
 def never_confirmed(times: int) -> Outcome:

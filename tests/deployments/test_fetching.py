@@ -6,7 +6,8 @@ import base64
 import httpx
 import pytest
 
-from deployments.fetching import Fetcher, http_client, resolve
+from deployments.fetching import Fetcher, http_client
+from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import InvalidInput
 from tests.deployments.web import PRIVATE, PUBLIC, Web
 

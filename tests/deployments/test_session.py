@@ -132,10 +132,18 @@ async def test_a_replica_that_closes_hands_its_sessions_back(make_rig: Any) -> N
 
 async def test_a_session_whose_weights_are_missing_fails_with_the_reason(rig: Rig) -> None:
     endpoint = replace(PROBE, weights=Weights("missing"))
-    held = await opened(rig, endpoint=endpoint)
-    drawing = asyncio.create_task(drawn(rig, held, frame()))
-    outcome = await rig.outcome(held)
+    lease = replace(rig.lease("session", endpoint), priority=Priority.REALTIME)
+    rig.port.offer(lease)
+    outcome = await rig.outcome(lease.held)
     assert outcome.failure is not None
     assert "missing" in outcome.failure.message
     with pytest.raises(Fenced):
-        await drawing
+        await drawn(rig, lease.held, frame())
+
+
+async def test_a_frame_that_waits_for_weights_in_vain_is_told(make_rig: Any) -> None:
+    rig = await make_rig()
+    endpoint = replace(PROBE, weights=Weights("missing"), options={"load_s": 0.3})
+    held = await opened(rig, endpoint=endpoint)
+    with pytest.raises(Fenced):
+        await drawn(rig, held, frame())

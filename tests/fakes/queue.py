@@ -13,7 +13,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
-from serve_app.domain.errors import Cancelled, Expired, NotFound, Overloaded, RequestNotFound
+from serve_app.domain.errors import (
+    Cancelled,
+    Expired,
+    NotFound,
+    Overloaded,
+    ReplicaDied,
+    RequestNotFound,
+)
 from serve_app.domain.lease import (
     Ask,
     Demand,
@@ -43,6 +50,7 @@ from serve_app.domain.request import (
     Waiting,
     WaitReason,
 )
+from serve_app.domain.retries import MOST_FAILURES, Cause
 from serve_app.domain.snapshot import StoredSnapshot
 from serve_app.queue import wording
 from serve_app.queue.deletion import still_active
@@ -52,6 +60,7 @@ from serve_app.queue.previews import WATCHED_S
 from serve_app.queue.snapshots import is_of
 from tests.fakes.fair_lanes import FairLanes
 from tests.fakes.operations import FakeOperations
+from tests.fakes.outbox import FakeOutbox
 from tests.fakes.queue_row import Row, forgetting, suspect
 from tests.fakes.repeats import FakeRepeats, reusing
 
@@ -78,6 +87,7 @@ class FakeQueue:
         self._last_busy: dict[str, float] = {}
         self._wake = asyncio.Event()
         self.operations = FakeOperations(clock, self._rows, self._end_by_hand, self._changed)
+        self.outbox = FakeOutbox(clock, self._rows, self.operations.note)
         self.usage: list[str] = []  # ids of requests, one line each
 
     async def start(self) -> None:
@@ -111,6 +121,7 @@ class FakeQueue:
             created_at=self._clock.now(),
             work=new.work,
             forgetting=None if new.store_io else Forgetting.INPUT,
+            retries_left=new.retries,
         )
         if new.end_within_s is not None:
             end_by = request.created_at + timedelta(seconds=new.end_within_s)
@@ -118,7 +129,7 @@ class FakeQueue:
         row = Row(request, len(self._rows), new, self._lanes.enter(new))
         self._rows[new.id] = row
         self._repeats.learn(new)
-        self._line(row, wording.QUEUED)
+        self._line(row, wording.QUEUED + self._retries(row))
         for warning in new.warnings:
             self._line(row, warning, "WARNING")
         self._changed()
@@ -253,6 +264,7 @@ class FakeQueue:
         if not request.state.final:
             raise still_active(request.state)
         self._repeats.deleted(request.id)
+        self.outbox.deleted(request.id)
         del self._rows[request.id]
         # Who was given an outcome has no files of its own.
         own = request.outcome if request.outcome and request.reuses is None else Outcome()
@@ -338,7 +350,9 @@ class FakeQueue:
         elif not failure.retryable:
             self._end(row, State.FAILED, finish.outcome)
         else:
-            self._failed_once(row, finish.outcome, f"Failed: {failure.message}")
+            died = failure.code == ReplicaDied.code
+            cause = Cause.CONNECTION_ERROR if died else Cause.SERVER_ERROR
+            self._failed_once(row, cause, finish.outcome, failure.message)
         return Verdict.ACCEPTED
 
     async def hand_back(
@@ -366,6 +380,7 @@ class FakeQueue:
         for warning in new.warnings:
             self._line(row, warning, "WARNING")
         self._line(row, wording.reused(earlier.id))
+        self.outbox.ended(row)
         return row.request
 
     def _work(self, ask: Ask) -> Work | None:
@@ -453,9 +468,11 @@ class FakeQueue:
             if row.request.state is not State.RUNNING:
                 continue
             if row.actor_id in bygone:
-                self._lost(row, stopped=True)
-            elif row.lease_until < now or row.actor_id in dead:
-                self._lost(row)
+                self._lost(row, Cause.CONNECTION_ERROR, stopped=True)
+            elif row.actor_id in dead:
+                self._lost(row, Cause.CONNECTION_ERROR)
+            elif row.lease_until < now:
+                self._lost(row, Cause.TIMEOUT)
         for row in self._rows.values():
             row.request = forgetting(row, self._clock.now())
             if row.request.state is State.QUEUED and row.start_by <= self._clock.now():
@@ -464,13 +481,15 @@ class FakeQueue:
                     row, State.EXPIRED, wording.not_in_time() if in_all else wording.expired()
                 )
 
-    def _lost(self, row: Row, *, stopped: bool = False) -> None:
+    def _lost(self, row: Row, cause: Cause, *, stopped: bool = False) -> None:
         row.ended[row.request.attempt] = "stopped" if stopped else "lost"
         self._settle(row)
         if row.confirmed and not stopped:
             row.request = replace(row.request, alone=True)
-            poison = wording.ended_its_replica(row.request.failures + 1)
-            self._failed_once(row, poison, f"Replica {row.request.replica_id} died")
+            often = row.request.failures + 1
+            spent = often >= self._limits.max_failures
+            outcome = wording.ended_its_replica(often) if spent else wording.no_retry_left()
+            self._failed_once(row, cause, outcome, f"Replica {row.request.replica_id} died")
             return
         row.unconfirmed += 1
         if row.unconfirmed >= self._limits.max_unconfirmed and not row.request.cancel_requested:
@@ -478,22 +497,35 @@ class FakeQueue:
         else:
             self._requeue(row, f"Replica {row.request.replica_id} never confirmed it")
 
-    def _failed_once(self, row: Row, outcome: Outcome, why: str) -> None:
+    def _failed_once(self, row: Row, cause: Cause, outcome: Outcome, why: str) -> None:
+        left = row.request.retries_left
         row.request = replace(row.request, failures=row.request.failures + 1)
-        spent = row.request.failures >= self._limits.max_failures
+        if left is None:
+            spent = row.request.failures >= self._limits.max_failures
+        else:
+            spent = not left.left(cause) or row.request.failures >= MOST_FAILURES
+            after = left.after(cause) if left.left(cause) else left
+            row.request = replace(row.request, retries_left=after)
         if spent and not row.request.cancel_requested:
             self._end(row, State.FAILED, outcome)
         else:
-            self._requeue(row, why)
+            self._requeue(row, why, self._retries(row))
 
-    def _requeue(self, row: Row, why: str) -> None:
+    def _retries(self, row: Row) -> str:
+        left = row.request.retries_left
+        if left is None:
+            return ""
+        told = ", ".join(f"{each.replace('_', ' ')} {left.left(each)}" for each in Cause)
+        return f" Retries left: {told}."
+
+    def _requeue(self, row: Row, why: str, more: str = "") -> None:
         if row.request.cancel_requested:
             self._end(row, State.CANCELLED, wording.cancelled())
             return
         row.request = replace(
             row.request, state=State.QUEUED, replica_id=None, progress=None, preview_step=0
         )
-        self._line(row, f"{why}; queued again.")
+        self._line(row, f"{why}; queued again.{more}")
         self._changed()
 
     def _end(self, row: Row, state: State, outcome: Outcome) -> None:
@@ -508,6 +540,7 @@ class FakeQueue:
         )
         self.usage.append(row.request.id)
         self._line(row, outcome.failure.message if outcome.failure else wording.SUCCEEDED)
+        self.outbox.ended(row)
         self._changed()
 
     def _end_by_hand(self, row: Row, failure: Outcome | None) -> None:

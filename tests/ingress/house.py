@@ -12,15 +12,18 @@ import httpx
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
-from serve_app.catalog.catalog import load
+from serve_app.catalog.catalog import Catalog, load
+from serve_app.domain.addresses import Resolve, resolve
 from serve_app.domain.ports import Clock
 from serve_app.ingress.app import create_app
 from serve_app.ingress.core import LINGER_S, Core
+from serve_app.ingress.fal.webhook import Composer
 from serve_app.ingress.host_names import trusted_names
 from serve_app.ingress.ids import RequestIds
 from serve_app.ingress.pools import PoolMap
 from serve_app.ingress.readiness import Readiness
 from serve_app.ingress.terms import CatalogTerms
+from serve_app.ingress.webhooks import Webhooks
 from serve_app.queue.limits import QueueLimits
 from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.clock import SystemClock
@@ -30,6 +33,7 @@ from serve_app.tenants.tokens import Tokens
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
+from tests.fakes.signing_seeds import FakeSigningSeeds
 from tests.fakes.storage import FakeStorage
 from tests.ingress.replica import ScriptedReplica
 
@@ -38,6 +42,8 @@ HOST = "testserver"
 ORIGIN = f"http://{HOST}"
 DEMO = Path(__file__).parents[2] / "deployments" / "demo"
 CATALOG = load(MODELS, demo=True, demo_dir=DEMO)  # here, because reading a file blocks
+OTHERS = load(MODELS.with_name("other_models.yaml"), demo=True, demo_dir=DEMO)
+"""For the tests of other protocols than fal's."""
 
 
 @dataclass
@@ -67,22 +73,28 @@ async def built(
     pools: Mapping[str, PoolConfig] | None = None,
     replica: bool = True,
     room: Any = None,
+    catalog: Catalog = CATALOG,
     limits: QueueLimits | None = None,
     linger_s: float = LINGER_S,
+    deliver: bool = False,
+    names: Resolve = resolve,
     **settings: Any,
 ) -> AsyncIterator[House]:
-    """Started and, at the end, closed."""
+    """Started and, at the end, closed. ``deliver``: webhooks are sent, to whom ``names`` finds."""
     clock = clock or SystemClock()
     config = Config(**{"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)} | settings)
     storage = FakeStorage(b"k" * 32, ORIGIN, clock)
-    terms = CatalogTerms(CATALOG, storage, config.max_artifact_bytes)
+    terms = CatalogTerms(catalog, storage, config.max_artifact_bytes)
     liveness = FakeLiveness()
     queue = FakeQueue(clock, terms, limits or QueueLimits(), liveness)
     keys = FakeKeyRing(clock)
     scripted = ScriptedReplica(queue, storage)
+    metrics = Metrics(CollectorRegistry())
+    seeds = FakeSigningSeeds(clock)
+    compose = Composer(queue, storage)
     core = Core(
         config=config,
-        catalog=CATALOG,
+        catalog=catalog,
         queue=queue,
         storage=storage,
         sessions=scripted,
@@ -93,7 +105,8 @@ async def built(
         pools=PoolMap(pools),
         readiness=Readiness({"storage": storage.check}, clock),
         host_names=trusted_names(config.host, config.trusted_hosts),
-        metrics=Metrics(CollectorRegistry()),
+        metrics=metrics,
+        webhooks=Webhooks(queue.outbox, seeds, compose, config, clock, metrics, names),
         tickets=storage.tickets,
         room=room,
         linger_s=linger_s,
@@ -114,8 +127,11 @@ async def built(
     )
     if replica:
         await house.replica.start()
+    if deliver:
+        await core.webhooks.start()
     try:
         yield house
     finally:
         await core.background.join()
+        await core.webhooks.aclose()
         await house.replica.aclose()

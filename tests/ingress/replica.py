@@ -13,17 +13,19 @@ from serve_app.domain.errors import Cancelled, Fenced
 from serve_app.domain.lease import Ask, Finish, Held, Lease, Report, SignalKind
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.ports import LeasePort, Storage
-from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.progress import Preview, Progress, Stage
 from serve_app.domain.request import Priority
 from serve_app.domain.session import Drawn, Frame, Seat
 
 REPLICA = "replica-1"
 LEAST_REPORTED_S = 0.05
+PREVIEW = b"\xff\xd8\xff a preview"
 
 
 class ScriptedReplica:
-    """Reads its orders in the input, all optional: ``sleep_s``, ``fail`` (code), ``field``,
-    ``retryable``, ``artifacts`` (how many), ``content`` (of each), ``echo``."""
+    """Reads its orders in the input, all optional: ``sleep_s``, ``steps`` (in that time, each with
+    a preview if somebody looks), ``fail`` (code), ``field``, ``retryable``, ``artifacts`` (how
+    many), ``content`` (of each), ``echo``."""
 
     def __init__(self, queue: LeasePort, storage: Storage, pool: str = "studio") -> None:
         self._queue = queue
@@ -87,9 +89,7 @@ class ScriptedReplica:
         self.ran.append(lease.request_id)
         sleep_s = float(orders.get("sleep_s", 0))
         if sleep_s >= LEAST_REPORTED_S:
-            progress = Progress(Stage.DENOISING, 1, 4)
-            await self._queue.report(Report(REPLICA, (held,), ((held, progress),)))
-            await asyncio.sleep(sleep_s)
+            await self._work(held, sleep_s, int(orders.get("steps", 1)))
         outcome = _failure(orders) if "fail" in orders else await self._output(lease)
         await self._queue.finish(Finish(held, REPLICA, outcome))
         self._running.pop(held, None)
@@ -106,6 +106,17 @@ class ScriptedReplica:
             del self._sessions[held]
         await self._queue.finish(Finish(held, REPLICA, Outcome(output={"frames": 0})))
         self._running.pop(held, None)
+
+    async def _work(self, held: Held, sleep_s: float, steps: int) -> None:
+        previews: tuple[tuple[Held, Preview], ...] = ()
+        for step in range(1, steps + 1):
+            progress = Progress(Stage.DENOISING, step, max(steps, 4))
+            reply = await self._queue.report(
+                Report(REPLICA, (held,), ((held, progress),), previews)
+            )
+            await asyncio.sleep(sleep_s / steps)
+            seen = held in reply.watched and steps > 1
+            previews = ((held, Preview(step, PREVIEW)),) if seen else ()
 
     async def _output(self, lease: Lease) -> Outcome:
         content = str(lease.input.get("content", "picture")).encode()

@@ -47,7 +47,7 @@ def test_every_route_is_in_it(document: dict[str, Any]) -> None:
             continue
         assert isinstance(route, Route)
         path = route.path.replace(":path}", "}")
-        if path in CALLS or path == "/v1/{rest}":  # the last is there to say that it is not there
+        if path in CALLS or path.endswith("/{rest}"):  # these are there to say what is not there
             continue
         if route in page.ROUTES:  # for people
             continue

@@ -12,6 +12,8 @@ from starlette.requests import Request as HttpRequest
 
 from serve_app.domain.errors import FieldProblem, Forbidden, InvalidInput
 from serve_app.domain.request import Priority
+from serve_app.domain.retries import Cause
+from serve_app.ingress.fal import retry_headers
 from serve_app.tenants.keys import ADMIN, Identity
 from serve_app.tenants.keys import PRIORITY as PRIORITY_SCOPE
 
@@ -25,8 +27,6 @@ NO_EFFECT: Mapping[bytes, str] = {
     b"x-fal-runner-hint": "the replica with a free slot that asks first takes the request",
     b"x-fal-object-lifecycle-preference": "artifacts are kept until they are deleted",
     b"x-fal-object-lifecycle": "artifacts are kept until they are deleted",
-    b"x-fal-no-retry": "a request whose replica died is run again",
-    b"x-fal-retry-config": "a request whose replica died is run again",
     b"x-fal-tags": "tags are not kept",
     b"x-app-fal-disable-fallback": "there is no fallback to other providers",
     b"x-app-fal-upload-policy": "artifacts go to this installation's storage",
@@ -35,7 +35,7 @@ NO_EFFECT: Mapping[bytes, str] = {
 }
 """Known and ignored; each is told in the request's own log, with the reason."""
 
-SILENT = frozenset({TIMEOUT, PRIORITY, STORE_IO, b"x-fal-target-url"})
+SILENT = frozenset({TIMEOUT, PRIORITY, STORE_IO, *retry_headers.NAMES, b"x-fal-target-url"})
 """Honoured, or of no concern to the request."""
 
 MAX_TIMEOUT_S = 30 * 86400.0
@@ -53,6 +53,7 @@ class Wishes:
     idempotency_key: str | None = None
     cache: bool | None = None  # whether outcomes may be shared; None: as the endpoint says
     previews: bool = True
+    retries: Mapping[Cause, int] | None = None  # None: by the installation's rule
     warnings: tuple[str, ...] = ()
     store_io: bool = True  # False: input and outcome are to be forgotten
 
@@ -71,6 +72,7 @@ def wishes_of(request: HttpRequest, identity: Identity) -> Wishes:
         return _NONE
     wishes: dict[str, Any] = {}
     warnings: list[str] = []
+    retry: dict[bytes, bytes] = {}
     for name, value in found:
         if (reader := _READERS.get(name)) is not None:
             field, read = reader
@@ -80,10 +82,13 @@ def wishes_of(request: HttpRequest, identity: Identity) -> Wishes:
         elif name == IDEMPOTENCY_KEY:
             before = wishes.get("idempotency_key")
             wishes["idempotency_key"] = _idempotency_key(value, before)
+        elif name in retry_headers.NAMES:
+            retry[name] = value
         elif name not in SILENT:
             reason = NO_EFFECT.get(name, "it is not known here")
             warnings.append(f"The header {name.decode('latin-1')} has no effect: {reason}.")
-    return Wishes(**wishes, warnings=tuple(warnings))
+    retries = retry_headers.retries_wished(retry)
+    return Wishes(**wishes, retries=retries, warnings=tuple(warnings))
 
 
 def _priority(value: bytes, identity: Identity) -> Priority:

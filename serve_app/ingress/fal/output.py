@@ -33,10 +33,17 @@ async def outcome_reply(request: Request, storage: Storage, origin: str) -> Resp
         )
     if outcome is None or outcome.failure is not None:
         return failure_reply(outcome.failure if outcome and outcome.failure else NO_OUTCOME)
-    inline: dict[str, str] = {}
-    if request.input.get("sync_mode") is True:
-        inline = {each.key: await _data_uri(storage, each) for each in outcome.artifacts}
-    return json_reply(_Rendering(outcome, origin, inline).render(outcome.output or {}))
+    inline = request.input.get("sync_mode") is True
+    return json_reply(await output_of(outcome, storage, origin, inline=inline))
+
+
+async def output_of(outcome: Outcome, storage: Storage, origin: str, *, inline: bool) -> Any:
+    """The output with its files as clients read them; ``inline``: inside it. ``ArtifactNotFound``,
+    ``StorageUnavailable``."""
+    uris: dict[str, str] = {}
+    if inline:
+        uris = {each.key: await _data_uri(storage, each) for each in outcome.artifacts}
+    return _Rendering(outcome, origin, uris).render(outcome.output or {})
 
 
 class _Rendering:

@@ -12,7 +12,7 @@ from serve_app.domain.errors import NotFound, RequestNotFound, Unsupported
 from serve_app.ingress import tokens
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
-from serve_app.ingress.fal import addressing, lookup, payloads, stream, submit
+from serve_app.ingress.fal import addressing, jwks, lookup, payloads, stream, submit
 from serve_app.ingress.fal.paths import Part, RequestPath, before, parse
 from serve_app.ingress.reply import json_reply
 
@@ -65,6 +65,7 @@ ROUTES = [
     *payloads.ROUTES,
     *tokens.ROUTES,
     *addressing.ROUTES,
+    *jwks.ROUTES,
     Route("/queue/{path:path}", queue_call, methods=METHODS),
     Route("/run/{path:path}", run_call, methods=METHODS),
     Route("/rest/{path:path}", files_call, methods=METHODS),

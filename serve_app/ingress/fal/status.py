@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -35,6 +36,8 @@ def status_body(
         body["darkroom"] = _progress(request, preview) | {"ends_at": iso(ends_at)}
     else:
         body |= _end(request)
+    if request.retries_left is not None:
+        body["darkroom"]["retries_left"] = asdict(request.retries_left)
     return body
 
 

@@ -24,8 +24,9 @@ from serve_app.ingress.fal.addressing import request_base
 from serve_app.ingress.fal.output import outcome_reply
 from serve_app.ingress.fal.paths import request_urls
 from serve_app.ingress.fal.status import status_body
-from serve_app.ingress.fal.submit import about, accepted
+from serve_app.ingress.fal.submit import accepted
 from serve_app.ingress.previews import preview_url
+from serve_app.ingress.repeats import about
 
 FIRST_WORD_S = 1.0
 """So long a request may stay without a word of it, so that its early failure is still told by the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serve_app.domain.request import CancelVerdict, State
-from serve_app.ingress.openapi import operations, tokens
+from serve_app.ingress.openapi import openai, operations, tokens, webhooks
 from serve_app.ingress.openapi.parts import (
     NUMBER,
     OBJECT,
@@ -80,6 +80,9 @@ SCHEMAS: Json = {
             "finished_at": nullable(TIME),
             "replica_id": nullable(TEXT),
             "reuses": nullable(TEXT),
+            "retries_left": nullable(
+                record({"timeout": WHOLE, "server_error": WHOLE, "connection_error": WHOLE})
+            ),
             "forgotten": nullable(listed(one_of("input", "outcome"))),
             "run_s": nullable(NUMBER),
             "error": nullable(record({"code": TEXT, "message": TEXT})),
@@ -104,6 +107,8 @@ SCHEMAS: Json = {
         }
     ),
     **operations.SCHEMAS,
+    **openai.SCHEMAS,
+    **webhooks.SCHEMAS,
     **tokens.SCHEMAS,
     "Ready": record({"status": one_of("ok", "unavailable"), "checks": OBJECT}),
     "Document": {"type": "object", "description": "An OpenAPI 3.0 document."},
@@ -115,10 +120,12 @@ def paths() -> Json:
         **_catalogue(),
         **_requests(),
         **operations.paths(),
+        **webhooks.paths(),
         **_keys(),
         **tokens.paths(),
         **_installation(),
         **_files(),
+        **openai.paths(),
         **_refused(),
     }
 

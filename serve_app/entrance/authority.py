@@ -1,0 +1,264 @@
+"""A certificate authority of this installation's own, for the names that lead to it.
+
+Clients of fal's have ``https`` and fal's names fixed. So that they trust what answers here under
+those names, and nothing else that it could vouch for: the authority is limited (RFC 5280, name
+constraints) to fal's names, loopback, private addresses and the names that the operator has given.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from serve_app.domain.ports import Clock
+from serve_app.entrance import roots
+from serve_app.entrance.private_file import write
+from serve_app.ingress.fal.hosts import DOMAINS, NAMES
+
+AUTHORITY_DAYS = 3650
+SERVER_DAYS = 180  # clients refuse server certificates of more than 825, or soon of fewer, days
+RENEW_DAYS = 60  # so long before the end
+CLOCKS_DIFFER = timedelta(hours=1)
+
+LOCAL_NAMES = ("localhost", "queue.localhost", "127.0.0.1", "::1")
+PRIVATE = (
+    *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
+    *("::1/128", "fc00::/7", "fe80::/10"),
+)
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?"
+_NAME = re.compile(rf"(?:{_LABEL}\.)*{_LABEL}")
+
+T = TypeVar("T", bound=x509.ExtensionType)
+Key = ec.EllipticCurvePrivateKey
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A certificate and the key that belongs to it."""
+
+    certificate: x509.Certificate
+    key: Key
+
+
+class Authority:
+    """The files of ``directory``: the authority, the server's certificate, and what clients trust.
+
+    ``names`` are host names and addresses besides fal's and loopback; what is neither a name nor an
+    address is left out, and a public address too.
+    """
+
+    def __init__(self, directory: Path, names: Iterable[str], clock: Clock) -> None:
+        self._directory = directory
+        self._clock = clock
+        given = {name.strip("[]").lower() for name in names}
+        self._addresses = {each for name in (*LOCAL_NAMES, *given) if (each := _address(name))}
+        self._names = {
+            *(name for name in (*LOCAL_NAMES, *given) if not _address(name) and _is_name(name)),
+            *(*DOMAINS, *NAMES),
+            *(f"*.{domain}" for domain in DOMAINS),
+        }
+
+    @property
+    def certificate(self) -> Path:
+        """The authority's, for programs that add it to the roots they have."""
+        return self._directory / "ca.pem"
+
+    @property
+    def server(self) -> Path:
+        """The server's certificate with its key, as HAProxy reads them."""
+        return self._directory / "server.pem"
+
+    @property
+    def bundle(self) -> Path:
+        """The authority's certificate after all that this machine trusts, for programs that take
+        one file in place of their own."""
+        return self._directory / "bundle.pem"
+
+    @property
+    def _key(self) -> Path:
+        return self._directory / "ca.key"
+
+    def ensure(self) -> bool:
+        """Make or renew what is missing, broken, near its end or lacks a name. Whether the server's
+        certificate is another one now."""
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        authority = self._load(self.certificate, self._key)
+        if authority is None or not self._can_vouch(authority):
+            authority = self._make_authority()
+            write(self._key, _pem_of_key(authority.key), secret=True)
+            write(self.certificate, _pem(authority.certificate))
+        changed = not self._serves(self._load(self.server, self.server), authority)
+        if changed:
+            server = self._make_server(authority)
+            write(self.server, _pem(server.certificate) + _pem_of_key(server.key), secret=True)
+        trusted = roots.trusted_here(besides=self.bundle)
+        write(self.bundle, b"".join((*trusted, _pem(authority.certificate))))
+        return changed
+
+    def _load(self, certificate: Path, key: Path) -> Pair | None:
+        """None when it is missing or broken: then it is made anew."""
+        try:
+            found = x509.load_pem_x509_certificate(certificate.read_bytes())
+            private = serialization.load_pem_private_key(key.read_bytes(), password=None)
+        except (OSError, ValueError, TypeError):
+            return None
+        if not isinstance(private, ec.EllipticCurvePrivateKey):
+            return None
+        if found.public_key() != private.public_key():
+            return None
+        return Pair(found, private)
+
+    def _can_vouch(self, authority: Pair) -> bool:
+        """For every name, and for longer than a server's certificate lasts."""
+        last = self._clock.now() + timedelta(days=SERVER_DAYS)
+        if authority.certificate.not_valid_after_utc <= last:
+            return False
+        constraints = _extension(authority.certificate, x509.NameConstraints)
+        permitted = (constraints.permitted_subtrees or ()) if constraints else ()
+        told = {each.value for each in permitted if isinstance(each, x509.DNSName)}
+        return all(_parent(name, told) for name in self._names)
+
+    def _serves(self, server: Pair | None, authority: Pair) -> bool:
+        """Whether ``server`` has all names, time left, and comes from ``authority``."""
+        if server is None:
+            return False
+        soon = self._clock.now() + timedelta(days=RENEW_DAYS)
+        if server.certificate.not_valid_after_utc <= soon:
+            return False
+        try:
+            server.certificate.verify_directly_issued_by(authority.certificate)
+        except (InvalidSignature, ValueError, TypeError):
+            return False
+        found = _extension(server.certificate, x509.SubjectAlternativeName)
+        return found is not None and set(found) >= set(self._alternative_names())
+
+    def _alternative_names(self) -> list[x509.GeneralName]:
+        vouched = [ipaddress.ip_network(network) for network in PRIVATE]
+        addresses = [one for one in self._addresses if any(one in each for each in vouched)]
+        return [
+            *(x509.DNSName(name) for name in sorted(self._names)),
+            *(x509.IPAddress(one) for one in sorted(addresses, key=str)),
+        ]
+
+    def _make_authority(self) -> Pair:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = _subject("Darkroom, this installation's own authority")
+        apex = {name.removeprefix("*.") for name in self._names}
+        permitted = [
+            *(x509.DNSName(one) for one in sorted(apex) if not _parent(one, apex - {one})),
+            *(x509.IPAddress(ipaddress.ip_network(network)) for network in PRIVATE),
+        ]
+        public = key.public_key()
+        certificate = (
+            self._builder(name, name, key, AUTHORITY_DAYS)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(signs=False), critical=True)
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(x509.NameConstraints(permitted, None), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        return Pair(certificate, key)
+
+    def _make_server(self, authority: Pair) -> Pair:
+        key = ec.generate_private_key(ec.SECP256R1())
+        issuer = authority.certificate
+        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
+        certificate = (
+            self._builder(_subject("Darkroom"), issuer.subject, key, SERVER_DAYS)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(signs=True), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(identifier, critical=False)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            )
+            .add_extension(x509.SubjectAlternativeName(self._alternative_names()), critical=False)
+            .sign(authority.key, hashes.SHA256())
+        )
+        return Pair(certificate, key)
+
+    def _builder(
+        self, subject: x509.Name, issuer: x509.Name, key: Key, days: int
+    ) -> x509.CertificateBuilder:
+        now = self._clock.now()
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - CLOCKS_DIFFER)
+            .not_valid_after(now + timedelta(days=days))
+        )
+
+
+def expiry(certificate: Path) -> datetime:
+    """When the first certificate of a PEM file ends. ``OSError`` or ``ValueError`` without one."""
+    return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+
+
+def _extension(certificate: x509.Certificate, kind: type[T]) -> T | None:
+    try:
+        return certificate.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _usage(*, signs: bool) -> x509.KeyUsage:
+    """Of a server's key, which signs handshakes, or of an authority's, which signs certificates."""
+    return x509.KeyUsage(
+        digital_signature=signs,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=not signs,
+        crl_sign=not signs,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _parent(name: str, domains: Iterable[str]) -> bool:
+    """Whether ``name`` is one of ``domains`` or lies below one."""
+    told = name.removeprefix("*.")
+    return any(told == domain or told.endswith(f".{domain}") for domain in domains)
+
+
+def _address(name: str) -> Address | None:
+    try:
+        return ipaddress.ip_address(name)
+    except ValueError:
+        return None
+
+
+def _is_name(name: str) -> bool:
+    return len(name) <= 253 and _NAME.fullmatch(name) is not None
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _pem_of_key(key: Key) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )

@@ -1,0 +1,105 @@
+"""What `darkroom env` prints: nothing with which a client would send the key to fal."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from serve_app.cli.environment import SHELLS
+from serve_app.cli.main import main
+
+KEY = "key-id:secret"
+BEGINS = {"sh": "export {}=", "fish": "set -gx {} ", "powershell": "$env:{} = "}
+PORTS = {"tls_url": "https://127.0.0.1:8443", "proxy_url": "http://127.0.0.1:8128"}
+
+
+def installed(folder: Path, **ports: str) -> Path:
+    """A data directory as a Darkroom that runs has it."""
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps({"url": "http://127.0.0.1:8000", **ports}))
+    (folder / "api_key").write_text(KEY + "\n")
+    return folder
+
+
+def env(folder: Path, *arguments: str) -> str:
+    ran = CliRunner().invoke(main, ["env", "--data-dir", str(folder), *arguments])
+    assert ran.exit_code == 0, ran.output
+    return ran.output
+
+
+def exported(script: str, given: dict[str, str]) -> dict[str, str]:
+    """What a shell's children see after ``eval`` of it."""
+    done = subprocess.run(
+        ["/bin/sh", "-euc", 'eval "$SCRIPT"\nexec env -0'],
+        env={"PATH": os.defpath, "SCRIPT": script, **given},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return dict(line.split("=", 1) for line in done.stdout.split("\0") if line)
+
+
+def test_a_shell_that_evaluates_it_has_a_proxy_for_all_of_fal_s_names(tmp_path: Path) -> None:
+    folder = installed(tmp_path / "it's here", **PORTS)
+    corporate = {"https_proxy": "http://proxy.example.org:3128", "NO_PROXY": "fal.run"}
+    seen = exported(env(folder), corporate | {"NODE_OPTIONS": "--trace-warnings"})
+    assert seen["FAL_KEY"] == KEY
+    assert seen["HTTPS_PROXY"] == seen["https_proxy"] == PORTS["proxy_url"]
+    assert "fal.run" not in seen["NO_PROXY"] + seen["no_proxy"], "or the key would go there"
+    assert seen["SSL_CERT_FILE"] == seen["REQUESTS_CA_BUNDLE"] == str(folder / "tls/bundle.pem")
+    assert seen["NODE_EXTRA_CA_CERTS"] == str(folder / "tls/ca.pem")
+    assert seen["NODE_OPTIONS"].split() == ["--use-env-proxy", "--trace-warnings"]
+    assert "FAL_RUN_HOST" not in seen
+
+
+def test_without_a_tls_port_the_proxy_still_keeps_the_key_from_fal(tmp_path: Path) -> None:
+    said = env(installed(tmp_path / "data", proxy_url=PORTS["proxy_url"]))
+    seen = exported(said, {})
+    assert seen["HTTPS_PROXY"] == PORTS["proxy_url"]
+    assert "SSL_CERT_FILE" not in seen
+    assert "fal_plain_http.use('http://127.0.0.1:8000')" in said
+
+
+def test_without_a_proxy_port_it_prints_no_key_that_would_go_to_fal(tmp_path: Path) -> None:
+    folder = installed(tmp_path / "data", tls_url=PORTS["tls_url"])
+    ran = CliRunner().invoke(main, ["env", "--data-dir", str(folder)])
+    assert ran.exit_code == 1
+    assert "DARKROOM_PROXY_PORT" in ran.output
+    assert KEY not in ran.output
+    assert exported(env(folder, "--mode", "plain"), {})["FAL_KEY"] == KEY
+
+
+def test_host_names_for_fal_s_python_client_come_with_a_warning(tmp_path: Path) -> None:
+    said = env(installed(tmp_path / "data", **PORTS), "--mode", "hosts")
+    seen = exported(said, {})
+    assert seen["FAL_RUN_HOST"] == "127.0.0.1:8443"
+    assert seen["FAL_QUEUE_RUN_HOST"] == "127.0.0.1:8443/queue", "both, or submit waits a minute"
+    assert "uploads" in said
+    assert "HTTPS_PROXY" not in seen
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell_gets_every_variable(tmp_path: Path, shell: str) -> None:
+    folder = installed(tmp_path / "data", **PORTS)
+    told: dict[str, Any] = json.loads(env(folder, "--json"))
+    said = env(folder, "--shell", shell)
+    for name, value in told["variables"].items():
+        begin = BEGINS[shell].format(name)
+        (line,) = (each for each in said.splitlines() if each.startswith(begin))
+        assert value in line
+    assert told["key"] == KEY
+    assert told["proxy_url"] == PORTS["proxy_url"]
+
+
+def test_a_quote_in_a_path_stays_a_quote(tmp_path: Path) -> None:
+    folder = installed(tmp_path / "it's", **PORTS)
+    (line,) = (one for one in env(folder).splitlines() if "SSL_CERT_FILE" in one)
+    assert shlex.split(line) == ["export", f"SSL_CERT_FILE={folder}/tls/bundle.pem"]

@@ -1,0 +1,86 @@
+"""Which ports `darkroom serve` opens besides its HTTP port."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.cli import haproxy
+from serve_app.cli.preflight import free_port
+from serve_app.cli.way_in import PROXY_ABOVE, TLS_ABOVE, plan
+from serve_app.domain.errors import Misconfigured
+from serve_app.settings import Config
+
+HERE, EVERYWHERE = "127.0.0.1", "0.0.0.0"  # noqa: S104 nothing is bound
+
+pytestmark = pytest.mark.skipif(not haproxy.available(), reason="no HAProxy for this machine")
+
+
+def config(**settings: Any) -> Config:
+    return Config(gpus=0, **settings)
+
+
+@contextmanager
+def taken(port: int) -> Iterator[None]:
+    with socket.create_server((HERE, port)):
+        yield
+
+
+def test_ports_follow_from_the_http_port() -> None:
+    port = free_port()
+    found = plan(config(), HERE, port)
+    assert found.tls == (HERE, port + TLS_ABOVE)
+    assert found.proxy == (HERE, port + PROXY_ABOVE)
+    assert found.names == ()
+
+
+def test_a_usual_port_that_is_taken_is_replaced_and_a_given_one_is_not() -> None:
+    port, given = free_port(), free_port()
+    with taken(port + TLS_ABOVE), taken(given):
+        found = plan(config(), HERE, port)
+        assert found.tls is not None
+        assert found.tls[1] not in (port, port + TLS_ABOVE)
+        with pytest.raises(Misconfigured, match=f"Port {given} .* --tls-port"):
+            plan(config(tls_port=given), HERE, port)
+        with pytest.raises(Misconfigured, match=f"Port {given} .* --proxy-port"):
+            plan(config(proxy_port=given), HERE, port)
+
+
+def test_beyond_the_last_port_there_is_another() -> None:
+    found = plan(config(), HERE, 65535)
+    assert found.tls is not None
+    assert found.tls[1] < 65535
+
+
+def test_zero_is_none() -> None:
+    found = plan(config(tls_port=0, proxy_port=0), HERE, free_port())
+    assert (found.tls, found.proxy) == (None, None)
+
+
+def test_the_proxy_stays_on_loopback_when_the_rest_does_not() -> None:
+    found = plan(config(trusted_hosts=("gpu-box",)), EVERYWHERE, free_port())
+    assert found.tls is not None
+    assert found.proxy is not None
+    assert (found.tls[0], found.proxy[0]) == (EVERYWHERE, HERE)
+    assert {"gpu-box", socket.gethostname().lower()} <= set(found.names)
+
+
+def test_settings_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="DARKROOM_TLS_CERTIFICATE is not"):
+        plan(config(tls_key=tmp_path), HERE, free_port())
+    with pytest.raises(Misconfigured, match="DARKROOM_TLS_PORT=0"):
+        plan(config(tls_certificate=tmp_path, tls_port=0), HERE, free_port())
+
+
+def test_without_haproxy_there_is_no_tls_and_a_wish_for_it_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(haproxy, "available", lambda: False)
+    assert plan(config(), HERE, free_port()).tls is None
+    with pytest.raises(Misconfigured, match="HAProxy"):
+        plan(config(tls_port=8443), HERE, free_port())

@@ -1,0 +1,21 @@
+"""The names of models that the docs list are the ones that lead somewhere."""
+
+from __future__ import annotations
+
+import re
+
+from serve_app.domain.model_aliases import MODEL_ALIASES
+from tests.docs.pages import DOCS
+
+PAGE = (DOCS / "17-other-protocols.md").read_text()
+ROW = re.compile(r"^\| (`[^|]+`) \| `([^`]+)` \|$", re.M)
+
+
+def test_every_alias_is_in_the_table_with_its_endpoint() -> None:
+    section = PAGE.partition("## Names of models")[2].partition("\n## ")[0]
+    told = {
+        name: endpoint
+        for names, endpoint in ROW.findall(section)
+        for name in re.findall(r"`([^`]+)`", names)
+    }
+    assert told == MODEL_ALIASES

@@ -1,0 +1,249 @@
+"""The proxy port: what it passes on, what it refuses, and that it ends what it began."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serve_app.entrance import connect_proxy
+from serve_app.entrance.connect_proxy import ConnectProxy, Refused, parse
+
+LOOPBACK = "127.0.0.1"
+OUTSIDE = "93.184.215.14"
+KEY = "id:secret"
+
+
+async def admits(key: str) -> bool:
+    return key == KEY
+
+
+async def _no_names(host: str, port: int) -> Sequence[str]:
+    raise OSError(f"{host}:{port} is not to be looked up")
+
+
+async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while block := await reader.read(1000):
+        writer.write(block.upper())
+        await writer.drain()
+    writer.write(b"END")
+    writer.close()
+
+
+@asynccontextmanager
+async def echo() -> AsyncIterator[tuple[str, int]]:
+    """A server that says everything louder, and END when it has heard the end."""
+    server = await asyncio.start_server(_echo, LOOPBACK, 0)
+    yield (LOOPBACK, server.sockets[0].getsockname()[1])
+    server.close()
+
+
+@asynccontextmanager
+async def proxy(fal_at: tuple[str, int] | None = None, **more: Any) -> AsyncIterator[ConnectProxy]:
+    more = {"admits": admits, "resolve": _no_names} | more
+    running = ConnectProxy((LOOPBACK, 0), fal_at, **more)
+    await running.start()
+    try:
+        yield running
+    finally:
+        await running.aclose()
+
+
+class Client:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def ask(self, target: str, *headers: str, method: str = "CONNECT") -> tuple[int, str]:
+        """Status and reason; a refusal has been read to its end."""
+        head = "\r\n".join((f"{method} {target} HTTP/1.1", *headers, "", ""))
+        self.writer.write(head.encode())
+        answer = (await self.reader.readuntil(b"\r\n\r\n")).decode()
+        status = int(answer.split()[1])
+        return status, answer if status == 200 else answer + (await self.reader.read()).decode()
+
+
+@asynccontextmanager
+async def client(of: ConnectProxy) -> AsyncIterator[Client]:
+    reader, writer = await asyncio.open_connection(LOOPBACK, of.port)
+    try:
+        yield Client(reader, writer)
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("name", ["fal.run", "queue.fal.run", "REST.fal.ai", "v3.fal.media."])
+async def test_fal_s_names_end_at_our_tls_port(name: str) -> None:
+    async with echo() as here, proxy(here) as running, client(running) as caller:
+        assert (await caller.ask(f"{name}:443"))[0] == 200
+        caller.writer.write(b"hello")
+        assert await caller.reader.readexactly(5) == b"HELLO"
+        caller.writer.write_eof()
+        assert await caller.reader.read() == b"END", (
+            "one side's end is passed on, not made the other's"
+        )
+
+
+async def test_fal_s_names_are_never_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with proxy(None) as running, client(running) as caller:
+        status, said = await caller.ask("fal.run:443")
+    assert (status, "has no TLS port" in said) == (403, True)
+    async with echo() as here, proxy(here) as running, client(running) as caller:
+        assert (await caller.ask("fal.run:8443"))[0] == 403
+    async with echo() as gone:
+        pass
+    async with proxy(gone) as running, client(running) as caller:
+        assert (await caller.ask("api.fal.ai:443"))[0] == 502
+
+
+async def test_other_names_are_passed_on_untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, int]] = []
+    reached: list[tuple[str, int]] = []
+
+    async def names(host: str, port: int) -> Sequence[str]:
+        asked.append((host, port))
+        return [OUTSIDE]
+
+    async with echo() as here:
+
+        async def connected(host: str, port: int) -> connect_proxy.Streams:
+            reached.append((host, port))
+            return await asyncio.open_connection(*here)
+
+        monkeypatch.setattr(connect_proxy, "_connected", connected)
+        async with proxy(resolve=names) as running, client(running) as caller:
+            assert (await caller.ask("pypi.example.org:443"))[0] == 200
+            caller.writer.write(b"x" * 300_000)
+            assert await caller.reader.readexactly(300_000) == b"X" * 300_000
+    assert asked == [("pypi.example.org", 443)]
+    assert reached == [(OUTSIDE, 443)], "the address that was checked, not the name anew"
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        ["127.0.0.1"],
+        ["10.0.0.1"],
+        ["169.254.169.254"],
+        ["::1"],
+        ["::ffff:127.0.0.1"],
+        ["64:ff9b::7f00:1"],
+        [OUTSIDE, "192.168.0.1"],
+        [],
+    ],
+)
+async def test_private_addresses_are_refused(addresses: list[str]) -> None:
+    async def names(host: str, port: int) -> Sequence[str]:
+        return addresses
+
+    async with proxy(resolve=names) as running, client(running) as caller:
+        status, said = await caller.ask("inside.example.org:443")
+    assert (status, "private" in said) == (403, True)
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1:443", "[::1]:443", "localhost:8443", "0.0.0.0:443"])
+async def test_addresses_of_this_machine_are_refused_as_they_stand(target: str) -> None:
+    async with proxy(resolve=connect_proxy.resolve) as running, client(running) as caller:
+        assert (await caller.ask(target))[0] == 403
+
+
+async def test_ports_of_other_services_are_refused() -> None:
+    async with proxy() as running:
+        for port in (25, 22, 80):
+            async with client(running) as caller:
+                assert (await caller.ask(f"example.org:{port}"))[0] == 403
+
+
+async def test_a_name_that_is_not_there_is_told() -> None:
+    async with proxy() as running, client(running) as caller:
+        status, said = await caller.ask("nowhere.example.org:443")
+    assert (status, "nowhere.example.org is not known" in said) == (502, True)
+
+
+async def test_callers_from_elsewhere_need_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connect_proxy, "_on_this_machine", lambda _: False)
+    good = base64.b64encode(KEY.encode()).decode()
+    bad = base64.b64encode(b"id:wrong").decode()
+    async with echo() as here, proxy(here) as running:
+        for header in ("x: y", f"Proxy-Authorization: Basic {bad}", "Proxy-Authorization: Basic %"):
+            async with client(running) as caller:
+                status, said = await caller.ask("fal.run:443", header)
+            assert (status, "proxy-authenticate: Basic" in said) == (407, True)
+        async with client(running) as caller:
+            assert (await caller.ask("fal.run:443", f"proxy-authorization: basic {good}"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("peer", "here"),
+    [("127.0.0.1", True), ("::1", True), ("::ffff:127.0.0.9", True), ("192.168.1.1", False)],
+)
+def test_who_is_on_this_machine(peer: str, here: bool) -> None:
+    assert connect_proxy._on_this_machine(peer) == here
+
+
+async def test_more_tunnels_than_there_may_be_are_refused() -> None:
+    async with echo() as here, proxy(here, max_tunnels=1) as running:
+        async with client(running) as first:
+            assert (await first.ask("fal.run:443"))[0] == 200
+            async with client(running) as second:
+                assert (await second.ask("fal.run:443"))[0] == 503
+            first.writer.write_eof()
+            assert await first.reader.read() == b"END"
+        await asyncio.gather(*running._calls)
+        async with client(running) as third:
+            assert (await third.ask("fal.run:443"))[0] == 200
+
+
+async def test_a_silent_client_and_a_silent_tunnel_are_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connect_proxy, "HEAD_S", 0.05)
+    monkeypatch.setattr(connect_proxy, "IDLE_S", 0.05)
+    async with echo() as here, proxy(here) as running:
+        async with client(running) as silent:
+            assert b" 408 " in await silent.reader.read()
+        async with client(running) as idle:
+            assert (await idle.ask("fal.run:443"))[0] == 200
+            assert await idle.reader.read() == b""
+
+
+async def test_a_head_without_end_is_refused() -> None:
+    async with proxy() as running, client(running) as caller:
+        status, _ = await caller.ask("fal.run:443", "x: " + "y" * 70_000)
+    assert status == 431
+
+
+async def test_only_https_is_proxied() -> None:
+    async with proxy() as running, client(running) as caller:
+        status, said = await caller.ask("http://example.org/", method="GET")
+    assert (status, "HTTPS_PROXY" in said) == (405, True)
+
+
+async def test_the_end_ends_every_tunnel() -> None:
+    async with echo() as here:
+        async with proxy(here) as running:
+            reader, writer = await asyncio.open_connection(LOOPBACK, running.port)
+            assert (await Client(reader, writer).ask("fal.run:443"))[0] == 200
+        assert await reader.read() == b""
+        writer.close()
+
+
+@given(st.binary(max_size=200))
+def test_any_head_is_a_call_or_refused(head: bytes) -> None:
+    with contextlib.suppress(Refused):
+        call = parse(head)
+        assert call.host
+        assert 0 < call.port < 65536
+
+
+@given(st.from_regex(r"[A-Za-z0-9._\-\[\]:]{1,40}", fullmatch=True))
+def test_any_target_is_a_host_and_a_port_or_refused(target: str) -> None:
+    with contextlib.suppress(Refused):
+        call = parse(f"CONNECT {target} HTTP/1.1\r\n\r\n".encode())
+        assert int(target.rpartition(":")[2]) == call.port

@@ -1,0 +1,307 @@
+"""OpenAI's calls for pictures, over HTTP: what becomes of each parameter, and of each mistake."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from serve_app.queue.limits import QueueLimits
+from tests.ingress.house import OTHERS, House, built
+
+GENERATIONS, EDITS = "/openai/v1/images/generations", "/openai/v1/images/edits"
+SDXL = "fal-ai/fast-sdxl"
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    async with built(catalog=OTHERS) as house:
+        yield house
+
+
+def png(mode: str = "RGB", size: tuple[int, int] = (96, 64), colour: Any = 0) -> bytes:
+    file = io.BytesIO()
+    Image.new(mode, size, colour).save(file, "PNG")
+    return file.getvalue()
+
+
+async def stored(house: House, answer: httpx.Response) -> dict[str, Any]:
+    """The input of the request that was made."""
+    request = await house.queue.get("default", answer.headers["x-request-id"])
+    return dict(request.input)
+
+
+async def generated(client: httpx.AsyncClient, **body: Any) -> httpx.Response:
+    return await client.post(GENERATIONS, json={"prompt": "a red circle", "model": SDXL} | body)
+
+
+async def test_parameters_become_fields_of_the_endpoint(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    answer = await generated(
+        client, n=2, size="768x512", quality="high", output_format="webp", seed=7, user="someone"
+    )
+    assert answer.status_code == 200, answer.text
+    made = await stored(house, answer)
+    assert made["num_images"] == 2
+    assert made["image_size"] == {"width": 768, "height": 512}
+    assert made["num_inference_steps"] == 38
+    assert (made["format"], made["seed"], made["prompt"]) == ("webp", 7, "a red circle")
+    body = answer.json()
+    assert len(body["data"]) == 2
+    assert body["output_format"] == "webp"
+    assert body["quality"] == "high"
+    assert body["seed"] == 7
+    assert answer.headers["x-darkroom-endpoint"] == SDXL
+
+
+async def test_what_is_left_to_the_endpoint_is_its_own_choice_but_the_format(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    answer = await generated(client, size="auto", quality="auto", background="auto", n=None)
+    made = await stored(house, answer)
+    assert made["image_size"] == {"width": 1024, "height": 1024}
+    assert made["num_inference_steps"] == 25
+    assert made["format"] == "png"
+
+
+@pytest.mark.parametrize(
+    ("quality", "steps"), [("low", 12), ("medium", 25), ("standard", 25), ("max", 50)]
+)
+async def test_quality_is_a_number_of_steps_within_the_endpoints_bounds(
+    house: House, client: httpx.AsyncClient, quality: str, steps: int
+) -> None:
+    answer = await generated(client, quality=quality)
+    assert (await stored(house, answer))["num_inference_steps"] == steps
+
+
+async def test_a_number_of_steps_says_more_than_the_quality(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    answer = await generated(client, quality="high", num_inference_steps=9)
+    assert (await stored(house, answer))["num_inference_steps"] == 9
+
+
+@pytest.mark.parametrize(
+    ("asked", "given"), [(None, {"b64_json", "url"}), ("url", {"url"}), ("b64_json", {"b64_json"})]
+)
+async def test_a_picture_comes_as_was_asked_or_in_both_ways(
+    client: httpx.AsyncClient, asked: str | None, given: set[str]
+) -> None:
+    answer = await generated(client, response_format=asked)
+    picture = answer.json()["data"][0]
+    assert set(picture) == given
+    if "url" in given:
+        assert (await client.get(picture["url"])).content == b"picture"
+    if "b64_json" in given:
+        assert base64.b64decode(picture["b64_json"]) == b"picture"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"n": 11}, "n"),
+        ({"n": 9}, "n"),  # OpenAI allows it, the endpoint does not
+        ({"size": "large"}, "size"),
+        ({"size": "16x16"}, "size.width"),
+        ({"size": "9000x9000"}, "size"),
+        ({"quality": "best"}, "quality"),
+        ({"output_format": "gif"}, "output_format"),
+        ({"output_format": 3}, "output_format"),
+        ({"output_compression": 50}, "output_compression"),
+        ({"background": "transparent"}, "background"),
+        ({"style": "natural"}, "style"),
+        ({"partial_images": 4}, "partial_images"),
+        ({"response_format": "png"}, "response_format"),
+        ({"frame_count": 9}, "frame_count"),
+        ({"svg": {"model": "x"}}, "svg"),
+        ({"prompt": None}, "prompt"),
+        ({"num_inference_steps": 99}, "num_inference_steps"),
+    ],
+)
+async def test_what_cannot_be_honoured_is_refused_by_name(
+    house: House, client: httpx.AsyncClient, body: dict[str, Any], param: str
+) -> None:
+    answer = await generated(client, **body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["param"]) == (400, param), error
+    assert error["type"] == "invalid_request_error"
+    assert error["message"].startswith(param)
+    assert house.replica.ran == []
+
+
+async def test_a_size_that_the_endpoint_does_not_take_is_refused(
+    client: httpx.AsyncClient,
+) -> None:
+    answer = await client.post(
+        EDITS,
+        data={"prompt": "x", "model": "test/unserved", "size": "512x512"},
+        files={"image": ("a.png", png())},
+    )
+    assert answer.status_code == 404
+    assert "is not served here" in answer.json()["error"]["message"]
+
+
+async def test_no_model_is_the_usual_one_and_an_alias_leads_to_its_endpoint() -> None:
+    async with built(
+        catalog=OTHERS, model_aliases={"gpt-image-1": "test/pictures", "mine": SDXL}
+    ) as house:
+        async with house.client() as client:
+            usual = await client.post(GENERATIONS, json={"prompt": "x"})
+            mine = await client.post(GENERATIONS, json={"prompt": "x", "model": "mine"})
+            strange = await client.post(GENERATIONS, json={"prompt": "x", "model": "gpt-image-2"})
+            models = (await client.get("/openai/v1/models")).json()["data"]
+    assert usual.headers["x-darkroom-endpoint"] == "test/pictures"
+    assert mine.headers["x-darkroom-endpoint"] == SDXL
+    assert (strange.status_code, strange.json()["error"]["code"]) == (404, "model_not_found")
+    by_name = {each["id"]: each["darkroom_endpoint"] for each in models}
+    assert by_name["mine"] == by_name[SDXL] == SDXL
+    assert "test/unserved" not in by_name
+
+
+async def test_without_a_good_key_nothing_is_done(house: House) -> None:
+    async with house.client("no:key") as stranger:
+        answer = await stranger.post(GENERATIONS, json={"prompt": "x"})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (401, "invalid_api_key")
+    assert error["type"] == "authentication_error"
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert house.replica.ran == []
+
+
+async def test_too_many_waiting_is_a_429_that_says_when_to_come_back() -> None:
+    limits = QueueLimits(max_waiting=1)
+    async with (
+        built(catalog=OTHERS, replica=False, limits=limits) as house,
+        house.client() as client,
+    ):
+        await client.post("/queue/test/probe", json={})
+        answer = await generated(client)
+    assert answer.status_code == 429
+    assert answer.json()["error"]["code"] == "rate_limit_exceeded"
+    assert int(answer.headers["retry-after"]) >= 1
+    assert answer.headers["x-should-retry"] == "true"
+
+
+async def test_a_failed_attempt_is_not_tried_again_by_the_client(client: httpx.AsyncClient) -> None:
+    answer = await generated(client, model="test/pictures", fail="pipeline_failed", message="Boom.")
+    error = answer.json()["error"]
+    assert (answer.status_code, error["message"], error["type"]) == (500, "Boom.", "server_error")
+    assert answer.headers["x-should-retry"] == "false"
+
+
+async def test_a_field_at_fault_is_named_as_the_client_called_it(
+    client: httpx.AsyncClient,
+) -> None:
+    answer = await generated(
+        client, model="test/pictures", fail="invalid_input", field="image_url", message="Unread."
+    )
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "image")
+
+
+async def test_the_same_idempotency_key_is_the_same_request(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    headers = {"Idempotency-Key": "once"}
+    body = {"prompt": "x", "model": "test/pictures"}
+    answers = [await client.post(GENERATIONS, json=body, headers=headers) for _ in range(2)]
+    assert answers[0].headers["x-request-id"] == answers[1].headers["x-request-id"]
+    assert answers[1].headers["x-darkroom-replayed"] == "1"
+    assert len(house.replica.ran) == 1
+
+
+async def test_a_picture_is_edited_by_the_endpoints_sibling_at_its_own_shape(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    files = {"image": ("a.png", png(size=(2048, 1024)), "image/png")}
+    data = {"prompt": "x", "model": SDXL, "n": "2", "strength": "0.5"}
+    answer = await client.post(EDITS, data=data, files=files)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-darkroom-endpoint"] == f"{SDXL}/image-to-image"
+    made = await stored(house, answer)
+    assert made["image_size"] == {"width": 1456, "height": 720}
+    assert (made["num_images"], made["strength"]) == (2, 0.5)
+    kind, _, content = made["image_url"].partition(",")
+    assert kind == "data:image/png;base64"
+    assert base64.b64decode(content) == files["image"][1]
+
+
+async def test_what_is_transparent_in_a_mask_is_white_for_the_endpoint(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    mask = Image.new("RGBA", (96, 64), (9, 9, 9, 255))
+    mask.paste((0, 0, 0, 0), (0, 0, 48, 64))
+    file = io.BytesIO()
+    mask.save(file, "PNG")
+    files = {"image": ("a.png", png()), "mask": ("m.png", file.getvalue())}
+    answer = await client.post(EDITS, data={"prompt": "x", "model": SDXL}, files=files)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-darkroom-endpoint"] == f"{SDXL}/inpainting"
+    made = await stored(house, answer)
+    content = base64.b64decode(made["mask_url"].partition(",")[2])
+    with Image.open(io.BytesIO(content)) as white:
+        assert (white.mode, white.size) == ("L", (96, 64))
+        assert (white.getpixel((10, 10)), white.getpixel((90, 10))) == (255, 0)
+
+
+async def test_several_pictures_go_to_an_endpoint_that_takes_them(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    files = [("image[]", ("a.png", png())), ("image[]", ("b.png", png("L")))]
+    answer = await client.post(EDITS, data={"prompt": "x", "model": "test/pictures"}, files=files)
+    assert len((await stored(house, answer))["image_urls"]) == 2
+    refused = await client.post(EDITS, data={"prompt": "x", "model": SDXL}, files=files)
+    assert refused.status_code == 400
+    assert "cannot edit several pictures at once" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("files", "param"),
+    [
+        ({}, "image"),
+        ({"image": ("a.png", b"no picture")}, "image"),
+        ({"image": ("a.png", png()), "mask": ("m.png", b"no picture")}, "mask"),
+        ({"image": ("a.png", png()), "mask": ("m.png", png("RGBA", (8, 8)))}, "mask"),
+        ({"image": ("a.png", png()), "mask": ("m.png", png())}, "mask"),
+        ({"image": ("a.png", png()), "markup": ("m.png", png())}, "markup"),
+    ],
+)
+async def test_files_that_cannot_be_used_are_refused_by_name(
+    client: httpx.AsyncClient, files: dict[str, Any], param: str
+) -> None:
+    form = {"prompt": (None, "x"), "model": (None, SDXL)}
+    answer = await client.post(EDITS, files=form | files)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+@pytest.mark.parametrize("body", [b"", b"--x", b"--x\r\nno form\r\n--x--"])
+async def test_a_body_that_is_no_form_is_refused(client: httpx.AsyncClient, body: bytes) -> None:
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    answer = await client.post(EDITS, content=body, headers=headers)
+    assert answer.status_code == 400, answer.text
+    no_boundary = await client.post(
+        EDITS, content=b"x", headers={"content-type": "multipart/form-data"}
+    )
+    assert no_boundary.status_code == 400
+    assert (await client.post(EDITS, json={})).status_code == 400
+
+
+async def test_a_form_over_the_limit_is_refused() -> None:
+    async with built(catalog=OTHERS, max_body_bytes=2048) as house, house.client() as client:
+        answer = await client.post(
+            EDITS, data={"prompt": "x"}, files={"image": ("a.png", b"x" * 4096)}
+        )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+
+
+async def test_what_is_not_there_is_said_in_openais_shape(client: httpx.AsyncClient) -> None:
+    for method, path in (("POST", "/openai/v1/chat/completions"), ("GET", "/openai/v2")):
+        answer = await client.request(method, path)
+        assert answer.status_code == 404
+        assert "images/generations" in answer.json()["error"]["message"]
+    assert (await client.get("/openai/v1/models/nobody/nothing")).status_code == 404

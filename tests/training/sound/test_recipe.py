@@ -1,0 +1,92 @@
+"""The parts of the demo Stable Audio fit together; its recipe goes from nothing to a pipeline."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from training import shelf  # noqa: E402
+from training.sound import exam, stable_audio, vae  # noqa: E402
+from training.sound.recipe import SoundRecipe  # noqa: E402
+from training.sound.world import SAMPLES, SECONDS, render, sample_sound  # noqa: E402
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def stack():
+    return stable_audio.SoundStack().eval()
+
+
+def test_the_scale_is_folded_into_the_autoencoder():
+    autoencoder = vae.build_vae().eval()
+    sounds = [sample_sound(np.random.default_rng(seed)) for seed in range(2)]
+    latents = vae.encode(autoencoder, sounds)
+    with torch.no_grad():
+        plain = autoencoder.decode(latents).sample
+        normal = vae.normalise_latents(autoencoder, latents)
+        scaled = autoencoder.decode(normal).sample
+    assert torch.allclose(normal.std(dim=(0, 2)), torch.ones(16), atol=1e-3)
+    assert torch.allclose(vae.encode(autoencoder, sounds), normal, atol=1e-4)
+    # Beyond the ends stands another value than before: only there may it differ.
+    inside = slice(16 * vae.HOP, -16 * vae.HOP)
+    assert torch.allclose(scaled[..., inside], plain[..., inside], atol=1e-4)
+
+
+def test_the_posterior_is_as_wide_as_the_noise_of_the_training():
+    wave = torch.from_numpy(render(sample_sound(np.random.default_rng(1))))[None, None]
+    deviation = vae.build_vae().encode(wave).latent_dist.std
+    assert torch.allclose(deviation, torch.full_like(deviation, vae.LATENT_NOISE), atol=1e-3)
+
+
+def test_the_training_hears_the_prompt_as_the_pipeline_does(stack):
+    pipeline = stable_audio.build_pipeline(vae.build_vae(), stack)
+    options = {"padding": "max_length", "return_tensors": "pt"}
+    ids = pipeline.tokenizer(["three high beeps"], **options).input_ids
+    with torch.no_grad():
+        text, time = stack.condition(ids)
+        words = pipeline.encode_prompt("three high beeps", "cpu", False)
+        start, end = pipeline.encode_duration(0.0, SECONDS, "cpu", False, 1)
+    assert torch.allclose(text, torch.cat([words, start, end], dim=1), atol=1e-5)
+    assert torch.allclose(time, torch.cat([start, end], dim=2), atol=1e-5)
+
+
+def test_the_velocity_is_what_the_solver_takes_it_for():
+    solver = stable_audio.build_solver()
+    solver.set_timesteps(10)
+    clean, noise = torch.randn(2, 1, 16, 8)
+    for step, time in enumerate(solver.timesteps):
+        sigma = solver.sigmas[step]
+        assert torch.allclose(time, 0.25 * sigma.log(), atol=1e-5)
+        sample = clean + sigma * noise
+        seen = solver.scale_model_input(sample, time)
+        scale = (1.0 + sigma.square()).sqrt()
+        assert torch.allclose(seen, sample / scale, atol=1e-4)
+        velocity = (noise - sigma * clean) / scale
+        found = solver.precondition_outputs(sample, velocity, sigma)
+        assert torch.allclose(found, clean, atol=1e-2)
+        solver.step(velocity, time, sample)
+
+
+def test_the_recipe_goes_from_nothing_to_a_pipeline_and_resumes(tmp_path):
+    recipe = SoundRecipe(tmp_path, minutes=2 / 60, reading_steps=2, sounds=3)
+    pipeline = recipe.cook()
+    again = recipe.cook()  # Done stages are not done again.
+    weights = pipeline.transformer.state_dict()
+    for name, value in again.transformer.state_dict().items():
+        assert torch.equal(value, weights[name])
+    shelf.put(pipeline, tmp_path / "out")
+    taken = shelf.take(tmp_path / "out")
+    waves = exam.play(taken, ["a low tone"], steps=2, guidance=3.0, seeds=[1])
+    assert waves.shape == (1, SAMPLES)

@@ -1,0 +1,91 @@
+"""The parts of the demo Wan fit together, and its recipe goes from nothing to a pipeline."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from training import shelf  # noqa: E402
+from training.video import exam, vae, wan  # noqa: E402
+from training.video.recipe import VideoRecipe  # noqa: E402
+from training.video.text import TOKENS  # noqa: E402
+from training.video.world import sample_clip  # noqa: E402
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+    # Autocast gives the transformer's norms, whose weights are float32, what is bf16.
+    pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight:UserWarning"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _seeded():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def autoencoder():
+    return vae.build_vae().eval()
+
+
+@pytest.fixture(scope="module")
+def stack():
+    return wan.WanStack().eval()
+
+
+@pytest.mark.parametrize("length", [TOKENS, 226])
+def test_the_training_sees_the_text_as_the_pipeline_does(autoencoder, stack, length):
+    pipeline = wan.build_pipeline(autoencoder, stack)
+    options = {"padding": "max_length", "max_length": TOKENS, "return_tensors": "pt"}
+    ids = pipeline.tokenizer(["a red circle moving left"], **options).input_ids
+    with torch.no_grad():
+        embeds, _ = pipeline.encode_prompt(
+            "a red circle moving left",
+            do_classifier_free_guidance=False,
+            max_sequence_length=length,
+        )
+        assert torch.allclose(embeds, stack.read(ids, length), atol=1e-5)
+
+
+def test_a_picture_is_the_first_latent_frame_of_its_clip(autoencoder):
+    pixels = vae.to_pixels([sample_clip(np.random.default_rng(1))])
+    with torch.no_grad():
+        whole = autoencoder.encode(pixels).latent_dist.mean
+        first = autoencoder.encode(pixels[:, :, :1]).latent_dist.mean
+    assert torch.allclose(whole[:, :, :1], first, atol=1e-5)
+
+
+class _Blank:
+    """A stack that always answers that nothing moves."""
+
+    def read(self, ids, length):
+        return torch.zeros(len(ids), length, 1)
+
+    def __call__(self, noisy, levels, text):
+        assert (levels[:, 0] == 0).all()
+        return torch.zeros_like(noisy)
+
+
+def test_a_given_first_frame_is_clean_and_is_not_to_be_predicted():
+    latents = torch.zeros(4, 16, 5, 8, 8)
+    latents[:, :, 0] = 1e3
+    batch = wan.Batch(latents, torch.ones(4, TOKENS).long(), torch.ones(4, dtype=torch.bool))
+    # What is left is noise, whose square is 1 in the mean.
+    assert abs(float(wan.loss_on(_Blank(), batch, np.random.default_rng(1))) - 1.0) < 0.1
+
+
+def test_the_recipe_goes_from_nothing_to_a_pipeline_and_resumes(tmp_path):
+    recipe = VideoRecipe(tmp_path, minutes=2 / 60, reading_steps=2, usual_clips=4, free_clips=2)
+    pipeline = recipe.cook()
+    again = recipe.cook()  # Done stages are not done again.
+    weights = pipeline.transformer.state_dict()
+    for name, value in again.transformer.state_dict().items():
+        assert torch.equal(value, weights[name])
+    shelf.put(pipeline, tmp_path / "out")
+    taken = shelf.take(tmp_path / "out")
+    clips = exam.make(taken, ["a red circle moving left"], steps=2, guidance=3.0, seeds=[1])
+    assert clips.shape == (1, 17, 64, 64, 3)

@@ -1,0 +1,56 @@
+"""A TLS port and a proxy port, as `darkroom serve` has them, before any Darkroom."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from serve_app.cli import haproxy
+from serve_app.cli.preflight import free_ports
+from serve_app.entrance.authority import Authority
+from serve_app.entrance.entrance import Entrance, Plan
+from serve_app.telemetry.clock import SystemClock
+
+
+@dataclass(frozen=True)
+class Ways:
+    """The origins of both ports, and what clients have to trust."""
+
+    tls_url: str
+    proxy_url: str
+    bundle: Path
+    certificate: Path
+
+    @property
+    def tls_port(self) -> int:
+        port = urlsplit(self.tls_url).port
+        assert port is not None
+        return port
+
+
+@contextmanager
+def entered(http_url: str, folder: Path) -> Iterator[Ways]:
+    """Both ports before the Darkroom at ``http_url``; closed when the block ends."""
+    if not haproxy.available():
+        pytest.skip("no HAProxy for this machine")
+    place = urlsplit(http_url)
+    assert place.port is not None
+    tls, proxy = free_ports(2)
+    clock, here = SystemClock(), "127.0.0.1"
+    plan = Plan((str(place.hostname), place.port), (here, tls), (here, proxy))
+    said: list[str] = []
+    entrance = Entrance(plan, folder / "tls", folder / "run", haproxy.binary(), clock, said.append)
+    try:
+        entrance.start()
+        files = Authority(folder / "tls", (), clock)
+        yield Ways(
+            f"https://{here}:{tls}", f"http://{here}:{proxy}", files.bundle, files.certificate
+        )
+    finally:
+        entrance.aclose()
+    assert said == [], "nothing had to be mended"

@@ -1,0 +1,149 @@
+"""OpenAI's own Python client, unmodified, against Darkroom."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from openai.types import Image as OpenAiImage
+from openai.types import ImagesResponse, Model
+from PIL import Image
+
+from tests.ingress.house import OTHERS
+from tests.ingress.replica import PREVIEW
+from tests.wire.served import Address, served
+
+pytestmark = pytest.mark.wire
+
+PICTURES, SDXL = "test/pictures", "fal-ai/fast-sdxl"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with served(catalog=OTHERS) as address:
+        yield address
+
+
+@pytest.fixture
+def client(address: Address) -> Iterator[openai.OpenAI]:
+    base_url = f"{address.url}/openai/v1"
+    with openai.OpenAI(base_url=base_url, api_key=address.key, max_retries=0) as client:
+        yield client
+
+
+def picture() -> io.BytesIO:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64), (200, 0, 0)).save(file, "PNG")
+    file.name = "red.png"
+    file.seek(0)
+    return file
+
+
+def whole(answer: ImagesResponse) -> list[OpenAiImage]:
+    """Its pictures, once it is what the client's own types say."""
+    ImagesResponse.model_validate(answer.model_dump(), strict=True)
+    assert answer.data is not None
+    return answer.data
+
+
+def test_a_picture_from_a_prompt(client: openai.OpenAI) -> None:
+    answer = client.images.generate(
+        model=SDXL, prompt="a red circle", n=2, size="1024x1024", quality="high"
+    )
+    pictures = whole(answer)
+    assert [base64.b64decode(each.b64_json or "") for each in pictures] == [b"picture"] * 2
+    assert all((each.url or "").startswith("http://127.0.0.1:") for each in pictures)
+
+
+async def test_a_picture_from_a_prompt_async(address: Address) -> None:
+    base_url = f"{address.url}/openai/v1"
+    async with openai.AsyncOpenAI(base_url=base_url, api_key=address.key) as client:
+        answer = await client.images.generate(prompt="x", response_format="url")
+    assert whole(answer)[0].b64_json is None
+
+
+def test_pictures_are_edited(client: openai.OpenAI) -> None:
+    one = client.images.edit(model=SDXL, image=picture(), prompt="blue", size="auto")
+    assert len(whole(one)) == 1
+    several = client.images.edit(model=PICTURES, image=[picture(), picture()], prompt="blue", n=3)
+    assert len(whole(several)) == 3
+
+
+def test_partial_images_come_before_the_picture(client: openai.OpenAI) -> None:
+    orders: dict[str, Any] = {"sleep_s": 3, "steps": 6}
+    with client.images.generate(
+        model=PICTURES, prompt="x", stream=True, partial_images=2, extra_body=orders
+    ) as stream:
+        events = list(stream)
+    for event in events:
+        type(event).model_validate(event.model_dump(), strict=True)
+    *partial, last = events
+    assert [each.type for each in partial] == ["image_generation.partial_image"] * 2
+    assert [getattr(each, "partial_image_index", None) for each in partial] == [0, 1]
+    assert all(base64.b64decode(each.b64_json) == PREVIEW for each in partial)
+    assert last.type == "image_generation.completed"
+    assert base64.b64decode(last.b64_json) == b"picture"
+
+
+async def test_a_stream_without_partial_images_is_the_picture_alone(address: Address) -> None:
+    base_url = f"{address.url}/openai/v1"
+    async with openai.AsyncOpenAI(base_url=base_url, api_key=address.key) as client:
+        stream = await client.images.edit(
+            model=PICTURES, image=picture(), prompt="x", stream=True, n=2
+        )
+        assert [each.type async for each in stream] == ["image_edit.completed"] * 2
+
+
+def test_who_closes_a_stream_cancels_its_request(client: openai.OpenAI, address: Address) -> None:
+    orders: dict[str, Any] = {"sleep_s": 60, "steps": 600}
+    stream = client.images.generate(
+        model=PICTURES, prompt="x", stream=True, partial_images=1, extra_body=orders
+    )
+    request_id = stream.response.headers["x-request-id"]
+    assert next(iter(stream)).type == "image_generation.partial_image"
+    stream.close()
+    headers = {"Authorization": f"Bearer {address.key}"}
+    url, version = f"{address.url}/v1/requests/{request_id}", ""
+    for _ in range(20):
+        shown = httpx.get(f"{url}?wait=5&since={version}", headers=headers).json()
+        version = shown["version"]
+        if shown["state"] != "running":
+            break
+    assert shown["state"] == "cancelled"
+
+
+def test_a_failure_in_a_stream_is_raised(client: openai.OpenAI) -> None:
+    orders: dict[str, Any] = {"sleep_s": 0.2, "fail": "pipeline_failed", "message": "Boom."}
+    stream = client.images.generate(model=PICTURES, prompt="x", stream=True, extra_body=orders)
+    with pytest.raises(openai.APIError, match="Boom") as caught:
+        list(stream)
+    assert caught.value.code == "pipeline_failed"
+
+
+def test_errors_are_the_clients_own(client: openai.OpenAI, address: Address) -> None:
+    with pytest.raises(openai.BadRequestError) as refused:
+        client.images.generate(model=SDXL, prompt="x", n=9)
+    assert (refused.value.param, refused.value.code) == ("n", "invalid_input")
+    assert refused.value.request_id
+    with pytest.raises(openai.NotFoundError, match="Did you mean fal-ai/fast-sdxl"):
+        client.images.generate(model="fal-ai/fast-sdx", prompt="x")
+    with pytest.raises(openai.AuthenticationError):
+        client.with_options(api_key="no:key").models.list()
+    with pytest.raises(openai.InternalServerError, match="Boom"):
+        client.with_options(max_retries=3).images.generate(
+            model=PICTURES, prompt="x", extra_body={"fail": "pipeline_failed", "message": "Boom."}
+        )
+
+
+def test_models_are_listed_and_found(client: openai.OpenAI) -> None:
+    models = list(client.models.list())
+    for each in models:
+        Model.model_validate(each.model_dump(), strict=True)
+    assert {SDXL, "gpt-image-1"} <= {each.id for each in models}
+    assert client.models.retrieve(SDXL).id == SDXL
+    assert client.models.retrieve("gpt-image-1").id == "gpt-image-1"

@@ -1,0 +1,144 @@
+"""Programs that know nothing of Darkroom, in a shell that `darkroom env` has set up, or where fal's
+names lead here."""
+
+from __future__ import annotations
+
+import json
+import os
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.cli import environment
+from serve_app.cli.installation import Installation
+from tests.node import node, packages
+from tests.wire.entered import Ways, entered
+from tests.wire.served import served
+
+pytestmark = pytest.mark.wire
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+JAVASCRIPT = HERE / "javascript"
+TIMEOUT_S = 90.0
+TRUST = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "FAL_KEY")
+
+
+@dataclass(frozen=True)
+class Shell:
+    """An environment for programs, and how `darkroom env` or an operator came to it."""
+
+    variables: dict[str, str]
+    queue: str  # where URLs of requests are
+
+    def run(self, *command: str | Path) -> dict[str, dict[str, Any]]:
+        """What the program says, by the name of its call."""
+        done = subprocess.run(
+            command,
+            env={"PATH": os.defpath, "HOME": "/nonexistent", **self.variables},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        return {line["name"]: line for line in lines}
+
+
+@pytest.fixture(scope="module")
+def installation(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Installation, Ways]]:
+    """A data directory as `darkroom serve` leaves it, with what it names running."""
+    folder = tmp_path_factory.mktemp("data")
+    with served() as address, entered(address.url, folder) as ways:
+        addresses = {"url": address.url, "tls_url": ways.tls_url, "proxy_url": ways.proxy_url}
+        (folder / "run.json").write_text(json.dumps(addresses))
+        (folder / "api_key").write_text(address.key)
+        yield Installation(folder), ways
+
+
+def shell(mode: str, installation: tuple[Installation, Ways]) -> Shell:
+    place, ways = installation
+    if mode != "aliases":
+        variables = environment.variables(place, mode)
+        queue = "https://queue.fal.run" if mode == "proxy" else f"{ways.tls_url}/queue"
+        return Shell(variables, queue)
+    given = environment.variables(place, "proxy")
+    trust = {name: given[name] for name in TRUST}
+    return Shell({**trust, "ALIASES_PORT": str(ways.tls_port)}, "https://queue.fal.run")
+
+
+@pytest.fixture(scope="module", params=["proxy", "hosts", "aliases"])
+def python(
+    request: pytest.FixtureRequest, installation: tuple[Installation, Ways]
+) -> tuple[Shell, dict[str, Any]]:
+    used = shell(request.param, installation)
+    return used, used.run(sys.executable, HERE / "unmodified.py")
+
+
+def test_python_runs_submits_and_subscribes(python: tuple[Shell, dict[str, Any]]) -> None:
+    used, said = python
+    assert said["run"].get("value") == 1, said["run"]
+    assert said["subscribe"]["value"] == 2
+    assert said["submit"]["value"].startswith(f"{used.queue}/test/probe/requests/")
+    assert said["cancel"]["value"] == "client_cancelled"
+
+
+def test_python_uploads_nothing_to_fal(python: tuple[Shell, dict[str, Any]]) -> None:
+    _, said = python
+    if "upload" in said:  # by host names it would; `darkroom env` warns of it
+        assert arrived(said["upload"])
+
+
+@pytest.fixture(scope="module", params=["proxy", "aliases"])
+def javascript(
+    request: pytest.FixtureRequest,
+    installation: tuple[Installation, Ways],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Any]:
+    packages(JAVASCRIPT)
+    setup = tmp_path_factory.mktemp("setup") / "nothing.mjs"
+    setup.write_text("")
+    used = shell(request.param, installation)
+    preload: Sequence[str | Path] = ()
+    if request.param == "aliases":
+        preload = ("--require", JAVASCRIPT / "aliases.cjs")
+    return used.run(node(), *preload, JAVASCRIPT / "calls.mjs", setup)
+
+
+def test_javascript_runs_submits_and_subscribes(javascript: dict[str, Any]) -> None:
+    assert javascript["run"].get("value", {}).get("echo") == {"a": "é"}, javascript["run"]
+    assert javascript["subscribe"]["value"]["last"] == "COMPLETED"
+    assert javascript["streamed status"]["value"]["echo"] == 10
+    assert javascript["cancel"]["error"]["status"] == 499
+    assert javascript["wrong field"]["error"]["name"] == "ValidationError"
+
+
+def test_javascript_uploads_nothing_to_fal(javascript: dict[str, Any]) -> None:
+    assert arrived(javascript["upload"])
+
+
+def test_other_https_of_that_shell_is_passed_on(installation: tuple[Installation, Ways]) -> None:
+    # This machine may be offline, so what is looked at is the proxy's own answer.
+    place, ways = installation
+    variables = environment.variables(place, "proxy")
+    context = ssl.create_default_context(cafile=variables["SSL_CERT_FILE"])
+    with httpx.Client(verify=context, proxy=ways.proxy_url, trust_env=False) as client:
+        with pytest.raises(httpx.ProxyError, match="502"):
+            client.get("https://nowhere.invalid/")
+        with pytest.raises(httpx.ProxyError, match="403"):
+            client.get(ways.tls_url)
+
+
+def arrived(upload: dict[str, Any]) -> bool:
+    """A URL, or a refusal: both can only be ours, for where tests run there is no way to fal."""
+    return "value" in upload or "400" in json.dumps(upload["error"])

@@ -1,0 +1,130 @@
+"""The held-out exam: prompts that training never heard, played by a pipeline, judged by pitch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from diffusers import StableAudioPipeline
+from PIL import Image
+
+from training.sound.checker import Verdict, judge
+from training.sound.phrasing import plain_prompt, sample_prompt
+from training.sound.world import Sound, sample_sound
+
+_SOUNDS_AT_ONCE: Final = 20
+#: A spectrogram's piece and step in samples, and how many of its frequencies are shown.
+_WINDOW, _STEP, _SHOWN = 1_024, 256, 72
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt and the sound that answers it."""
+
+    prompt: str
+    sound: Sound
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The wave is float32 [samples], -1 to 1."""
+
+    question: Question
+    wave: np.ndarray
+    verdict: Verdict
+
+
+def set_questions(count: int, *, seed: int, free_wording: bool = False) -> list[Question]:
+    """Held-out sounds, in regular or in free and noisy wording."""
+    rng = np.random.default_rng(seed)
+    sounds = [sample_sound(rng, held_out=True) for _ in range(count)]
+    return [
+        Question(sample_prompt(rng, sound) if free_wording else plain_prompt(sound), sound)
+        for sound in sounds
+    ]
+
+
+def sittings(pipeline: StableAudioPipeline) -> Iterator[tuple[str, list[Answer]]]:
+    """Every exam that the model card reports, by what it is."""
+    for steps, guidance in ((30, 1.0), (12, 1.0), (30, 3.0), (30, 7.0)):
+        answers = sit(pipeline, set_questions(100, seed=2024), steps=steps, guidance=guidance)
+        yield f"regular wording, {steps} steps, guidance {guidance:g}", answers
+    free = set_questions(100, seed=2024, free_wording=True)
+    yield "free wording, 30 steps, guidance 1", sit(pipeline, free, steps=30)
+
+
+def sit(
+    pipeline: StableAudioPipeline,
+    questions: list[Question],
+    *,
+    steps: int,
+    guidance: float = 1.0,
+    seed: int = 0,
+) -> list[Answer]:
+    """Every question played once, the i-th from `seed + i`, and judged."""
+    answers = []
+    rate = pipeline.vae.config.sampling_rate
+    for start in range(0, len(questions), _SOUNDS_AT_ONCE):
+        asked = questions[start : start + _SOUNDS_AT_ONCE]
+        waves = play(
+            pipeline,
+            [question.prompt for question in asked],
+            steps=steps,
+            guidance=guidance,
+            seeds=range(seed + start, seed + start + len(asked)),
+        )
+        answers += [
+            Answer(question, wave, judge(wave, rate, question.sound))
+            for question, wave in zip(asked, waves, strict=True)
+        ]
+    return answers
+
+
+def play(
+    pipeline: StableAudioPipeline,
+    prompts: list[str],
+    *,
+    steps: int,
+    guidance: float = 1.0,
+    seeds: Sequence[int],
+) -> np.ndarray:
+    """The prompts' sounds at full length: float32 [prompts, samples]."""
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(
+        prompt=prompts,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        output_type="np",
+    ).audios[:, 0]
+
+
+def figures(answers: list[Answer]) -> dict[str, float]:
+    """The part of the answers that is right, for each thing that the checker judges."""
+    names = ("pitch", "manner", "loudness", "everything")
+    verdicts = [answer.verdict for answer in answers]
+    parts = {
+        name: round(sum(getattr(one, name) for one in verdicts) / len(verdicts), 4)
+        for name in names
+    }
+    return {**parts, "sounds": len(answers)}
+
+
+def contact_sheet(answers: list[Answer], *, columns: int = 8) -> Image.Image:
+    """The sounds' spectrograms in reading order: time runs right, pitch up."""
+    pictures = [_spectrogram(answer.wave) for answer in answers]
+    width, height = pictures[0].width + 6, pictures[0].height + 6
+    sheet = Image.new("L", (columns * width, -(-len(pictures) // columns) * height), 90)
+    for i, picture in enumerate(pictures):
+        sheet.paste(picture, (i % columns * width, i // columns * height))
+    return sheet
+
+
+def _spectrogram(wave: np.ndarray) -> Image.Image:
+    pieces = np.lib.stride_tricks.sliding_window_view(wave, _WINDOW)[::_STEP]
+    powers = np.abs(np.fft.rfft(pieces * np.hanning(_WINDOW)))[:, :_SHOWN].T[::-1]
+    decibels = 20.0 * np.log10(np.maximum(powers / 50.0, 1e-3))
+    return Image.fromarray(((decibels + 60.0) / 60.0 * 255.0).clip(0, 255).astype(np.uint8))

@@ -1,0 +1,146 @@
+"""The transformer and its text encoder, trained as Stable Audio is: velocities at any noise."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from diffusers import (
+    AutoencoderOobleck,
+    EDMDPMSolverMultistepScheduler,
+    StableAudioDiTModel,
+    StableAudioPipeline,
+    StableAudioProjectionModel,
+)
+from diffusers.models.embeddings import get_1d_rotary_pos_embed
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import T5TokenizerFast as T5Tokenizer
+
+from training.sound.phrasing import known_words
+from training.sound.vae import HOP, LATENT_CHANNELS
+from training.sound.world import SAMPLES, SECONDS
+from training.text import T5_WIDTH, build_t5_encoder, build_word_tokenizer
+
+TOKENS: Final = 24
+LENGTH: Final = SAMPLES // HOP
+_HEAD: Final = 32
+
+#: The solver's noise, in deviations of the latents, whose own is 1.
+_SIGMA_MIN: Final = 0.02
+_SIGMA_MAX: Final = 80.0
+
+#: How often all text is left out: what guidance guides away from.
+_SILENT_PART: Final = 0.1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents [B, 16, LENGTH] and the prompts' tokens int64 [B, TOKENS]."""
+
+    latents: Tensor
+    ids: Tensor
+
+
+def build_tokenizer() -> T5Tokenizer:
+    """Whole words in lower case; every other word is the unknown token."""
+    return build_word_tokenizer(known_words(), TOKENS)
+
+
+def build_transformer() -> StableAudioDiTModel:
+    return StableAudioDiTModel(
+        sample_size=LENGTH,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        num_layers=4,
+        attention_head_dim=_HEAD,
+        num_attention_heads=4,
+        num_key_value_attention_heads=4,
+        cross_attention_dim=T5_WIDTH,
+        cross_attention_input_dim=T5_WIDTH,
+        global_states_input_dim=2 * T5_WIDTH,
+        time_proj_dim=64,
+    )
+
+
+def build_solver() -> EDMDPMSolverMultistepScheduler:
+    """Stable Audio's own needs a noise library that Darkroom lacks; this one adds no noise."""
+    return EDMDPMSolverMultistepScheduler(
+        sigma_min=_SIGMA_MIN,
+        sigma_max=_SIGMA_MAX,
+        sigma_data=1.0,
+        sigma_schedule="exponential",
+        prediction_type="v_prediction",
+        final_sigmas_type="zero",
+    )
+
+
+class SoundStack(nn.Module):
+    """All that is trained to sound: the transformer, the text encoder and what projects both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.transformer = build_transformer()
+        self.text_encoder = build_t5_encoder(build_tokenizer())
+        self.projection = StableAudioProjectionModel(
+            text_encoder_dim=T5_WIDTH, conditioning_dim=T5_WIDTH, min_value=0, max_value=512
+        )
+
+    def condition(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """What the transformer hears of the prompt: [B, TOKENS + 2, W] and of the time [B, 1, 2W].
+
+        Every sound begins at 0 and ends at `SECONDS`.
+        """
+        mask = (ids != 0).long()
+        tokens = self.text_encoder(ids, attention_mask=mask)[0]
+        projected = self.projection(
+            tokens, torch.zeros(len(ids)), torch.full((len(ids),), float(SECONDS))
+        )
+        text = projected.text_hidden_states * mask[..., None]
+        start, end = projected.seconds_start_hidden_states, projected.seconds_end_hidden_states
+        return torch.cat([text, start, end], dim=1), torch.cat([start, end], dim=2)
+
+    def forward(self, noisy: Tensor, sigma: Tensor, text: Tensor, time: Tensor) -> Tensor:
+        """The velocity. `noisy` has unit deviation, `sigma` [B] is the noise in it before that."""
+        return self.transformer(
+            noisy,
+            0.25 * sigma.log(),
+            encoder_hidden_states=text,
+            global_hidden_states=time,
+            rotary_embedding=get_1d_rotary_pos_embed(
+                _HEAD // 2, LENGTH + 1, use_real=True, repeat_interleave_real=False
+            ),
+            return_dict=False,
+        )[0]
+
+
+def loss_on(stack: SoundStack, batch: Batch, rng: np.random.Generator) -> Tensor:
+    """The velocity's error, at all angles between sound and noise alike."""
+    clean = batch.latents
+    angle = torch.from_numpy(rng.random(len(clean)).astype(np.float32)) * (math.pi / 2)
+    sigma = angle.tan().clamp(_SIGMA_MIN, _SIGMA_MAX)
+    text, time = stack.condition(batch.ids)
+    spoken = torch.from_numpy(rng.random(len(clean)) >= _SILENT_PART)
+    scale = (1.0 + sigma.square()).sqrt()[:, None, None]
+    noise = torch.randn_like(clean)
+    noisy = (clean + sigma[:, None, None] * noise) / scale
+    # Flash attention's way back is the slower one here.
+    with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        made = stack(noisy, sigma, text * spoken[:, None, None], time)
+    velocity = (noise - sigma[:, None, None] * clean) / scale
+    return functional.mse_loss(made.float(), velocity)
+
+
+def build_pipeline(vae: AutoencoderOobleck, stack: SoundStack) -> StableAudioPipeline:
+    return StableAudioPipeline(
+        vae=vae,
+        text_encoder=stack.text_encoder,
+        projection_model=stack.projection,
+        tokenizer=build_tokenizer(),
+        transformer=stack.transformer,
+        scheduler=build_solver(),
+    )

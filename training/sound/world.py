@@ -1,0 +1,111 @@
+"""The world of the sound model: one pure voice that holds, glides or beeps.
+
+A `Sound` is the ground truth of one recording. `sample_sound` draws one, `render` plays it, and
+`UNSEEN` lists what training must never hear.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+#: In Hz and samples: 1.536 s, 192 times the 128 samples that a latent stands for.
+SAMPLE_RATE: Final = 16_000
+SAMPLES: Final = 24_576
+SECONDS: Final = SAMPLES / SAMPLE_RATE
+
+#: In Hz. A glide goes half an octave to either side of its pitch.
+PITCHES: Final = {"low": 150.0, "middle": 300.0, "high": 600.0}
+#: Peak amplitudes, 1 being full scale.
+LOUDNESSES: Final = {"quiet": 0.15, "normal": 0.4, "loud": 0.85}
+#: How often the voice sounds.
+BEEPS: Final = {"two beeps": 2, "three beeps": 3, "four beeps": 4}
+MANNERS: Final = ("tone", "rising", "falling", "siren", *BEEPS)
+
+GLIDE_OCTAVES: Final = 1.0
+#: A siren's way up and down again, so many times in a second.
+_SIREN_HZ: Final = 1.5
+#: Silence before and after, and how long a voice takes to come and go, in seconds.
+_REST_S: Final = 0.08
+_FADE_S: Final = 0.02
+#: The part of its turn for which a beep sounds.
+_BEEP_PART: Final = 0.55
+#: What a prompt leaves open: the phase, and the loudness up to this factor.
+_LOUDNESS_STRAY: Final = 1.1
+
+
+@dataclass(frozen=True)
+class Sound:
+    """`amplitude` is the peak of 1, `phase` in radians."""
+
+    pitch: str
+    manner: str
+    loudness: str
+    amplitude: float
+    phase: float
+
+
+#: One in seven: every pitch, manner and loudness is in some of them and in most of the others, but
+#: these meetings are never heard in training.
+UNSEEN: Final = frozenset(
+    (pitch, manner, loudness)
+    for i, pitch in enumerate(PITCHES)
+    for j, manner in enumerate(MANNERS)
+    for k, loudness in enumerate(LOUDNESSES)
+    if (2 * i + j + 3 * k) % 7 == 0
+)
+
+
+def is_held_out(sound: Sound) -> bool:
+    """Whether the sound belongs to the test split."""
+    return (sound.pitch, sound.manner, sound.loudness) in UNSEEN
+
+
+def sample_sound(rng: np.random.Generator, *, held_out: bool = False) -> Sound:
+    """A random sound of the wanted split."""
+    while True:
+        loudness = str(rng.choice(list(LOUDNESSES), p=[0.25, 0.5, 0.25]))
+        stray = float(rng.uniform(-1.0, 1.0))
+        sound = Sound(
+            str(rng.choice(list(PITCHES))),
+            MANNERS[rng.integers(len(MANNERS))],
+            loudness,
+            LOUDNESSES[loudness] * _LOUDNESS_STRAY**stray,
+            float(rng.uniform(0.0, 2.0 * math.pi)),
+        )
+        if is_held_out(sound) == held_out:
+            return sound
+
+
+def render(sound: Sound) -> np.ndarray:
+    """The sound as float32 [SAMPLES], -1 to 1."""
+    times = np.arange(SAMPLES) / SAMPLE_RATE
+    hertz = PITCHES[sound.pitch] * 2.0 ** (GLIDE_OCTAVES / 2 * _bend(sound.manner, times))
+    turns = np.cumsum(hertz) / SAMPLE_RATE
+    wave = np.sin(2.0 * math.pi * turns + sound.phase)
+    return (sound.amplitude * _envelope(sound.manner, times) * wave).astype(np.float32)
+
+
+def _bend(manner: str, times: np.ndarray) -> np.ndarray:
+    """How far the pitch is bent at each time: from -1, half a glide down, to 1."""
+    part = np.clip((times - _REST_S) / (SECONDS - 2 * _REST_S), 0.0, 1.0)
+    if manner == "rising":
+        return 2.0 * part - 1.0
+    if manner == "falling":
+        return 1.0 - 2.0 * part
+    if manner == "siren":
+        return -np.cos(2.0 * math.pi * _SIREN_HZ * (times - _REST_S))
+    return np.zeros_like(times)
+
+
+def _envelope(manner: str, times: np.ndarray) -> np.ndarray:
+    """How loud the voice is at each time: 0 to 1."""
+    beeps = BEEPS.get(manner, 1)
+    turn = (SECONDS - 2 * _REST_S) / beeps
+    length = turn if beeps == 1 else turn * _BEEP_PART
+    starts = _REST_S + turn * np.arange(beeps)[:, None]
+    since, left = times - starts, starts + length - times
+    return np.clip(np.minimum(since, left) / _FADE_S, 0.0, 1.0).max(axis=0)

@@ -1,0 +1,182 @@
+"""The held-out exam: prompts that training never saw, made by a pipeline, judged by pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from diffusers import WanImageToVideoPipeline, WanPipeline
+from PIL import Image
+
+from training.video.checker import Verdict, judge
+from training.video.phrasing import motion_prompt, plain_prompt, sample_prompt
+from training.video.world import FRAMES, SIDE, Clip, render_array, sample_clip
+
+_CLIPS_AT_ONCE: Final = 10
+#: A given picture's pixels may come back this much different in the mean, of 255.
+_SAME_PICTURE: Final = 12.0
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt and the clip that answers it; with a picture, how that clip begins."""
+
+    prompt: str
+    clip: Clip
+    picture: Image.Image | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The frames are uint8 [T, H, W, 3]. `starts` is None where no picture was given."""
+
+    question: Question
+    frames: np.ndarray
+    verdict: Verdict
+    starts: bool | None
+
+
+def set_questions(count: int, *, seed: int, free_wording: bool = False) -> list[Question]:
+    """Held-out clips to be made from words, in regular or in free and noisy wording."""
+    rng = np.random.default_rng(seed)
+    clips = [sample_clip(rng, held_out=True) for _ in range(count)]
+    return [
+        Question(sample_prompt(rng, clip) if free_wording else plain_prompt(clip), clip)
+        for clip in clips
+    ]
+
+
+def set_pictures(count: int, *, seed: int, motion_only: bool = False) -> list[Question]:
+    """Held-out clips to go on from their first frame, asked for in full or by the motion alone."""
+    rng = np.random.default_rng(seed)
+    clips = [sample_clip(rng, free=True, held_out=True) for _ in range(count)]
+    return [
+        Question(
+            motion_prompt(rng, clip) if motion_only else plain_prompt(clip),
+            clip,
+            Image.fromarray((render_array(clip)[0] * 255.0).round().astype(np.uint8)),
+        )
+        for clip in clips
+    ]
+
+
+def sittings(pipeline: WanPipeline) -> Iterator[tuple[str, list[Answer]]]:
+    """Every exam that the model card reports, by what it is."""
+    for steps, guidance in ((20, 1.0), (8, 1.0), (20, 3.5)):
+        answers = sit(pipeline, set_questions(100, seed=2024), steps=steps, guidance=guidance)
+        yield f"regular wording, {steps} steps, guidance {guidance:g}", answers
+    free = set_questions(100, seed=2024, free_wording=True)
+    yield "free wording, 20 steps, guidance 1", sit(pipeline, free, steps=20)
+    for motion_only in (False, True):
+        asked = set_pictures(100, seed=2024, motion_only=motion_only)
+        wording = "only the motion" if motion_only else "regular wording"
+        yield f"from a picture, {wording}, 20 steps, guidance 1", sit(pipeline, asked, steps=20)
+
+
+def sit(
+    pipeline: WanPipeline,
+    questions: list[Question],
+    *,
+    steps: int,
+    guidance: float = 1.0,
+    seed: int = 0,
+) -> list[Answer]:
+    """Every question answered once, the i-th from `seed + i`, and judged."""
+    answers = []
+    for start in range(0, len(questions), _CLIPS_AT_ONCE):
+        asked = questions[start : start + _CLIPS_AT_ONCE]
+        seeds = range(seed + start, seed + start + len(asked))
+        if asked[0].picture is None:
+            prompts = [question.prompt for question in asked]
+            clips = make(pipeline, prompts, steps=steps, guidance=guidance, seeds=seeds)
+        else:
+            clips = np.concatenate(
+                [
+                    go_on(pipeline, question, steps=steps, guidance=guidance, seed=each)
+                    for question, each in zip(asked, seeds, strict=True)
+                ]
+            )
+        answers += [
+            Answer(question, frames, judge(frames, question.clip), _starts(question, frames))
+            for question, frames in zip(asked, clips, strict=True)
+        ]
+    return answers
+
+
+def make(
+    pipeline: WanPipeline,
+    prompts: list[str],
+    *,
+    steps: int,
+    guidance: float = 1.0,
+    seeds: Sequence[int],
+    frames: int = FRAMES,
+) -> np.ndarray:
+    """The prompts' clips: uint8 [prompts, T, H, W, 3]."""
+    pipeline.set_progress_bar_config(disable=True)
+    made = pipeline(
+        prompt=prompts,
+        width=SIDE,
+        height=SIDE,
+        num_frames=frames,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        output_type="np",
+    ).frames
+    return (made * 255.0).round().astype(np.uint8)
+
+
+def go_on(
+    pipeline: WanPipeline, question: Question, *, steps: int, guidance: float = 1.0, seed: int
+) -> np.ndarray:
+    """The clip that goes on from the question's picture, by the same weights: [1, T, H, W, 3]."""
+    pictures = WanImageToVideoPipeline(**pipeline.components, expand_timesteps=True)
+    pictures.set_progress_bar_config(disable=True)
+    made = pictures(
+        image=question.picture,
+        prompt=question.prompt,
+        width=SIDE,
+        height=SIDE,
+        num_frames=FRAMES,
+        num_inference_steps=steps,
+        guidance_scale=guidance,
+        generator=torch.Generator().manual_seed(seed),
+        output_type="np",
+    ).frames
+    return (made * 255.0).round().astype(np.uint8)
+
+
+def figures(answers: list[Answer]) -> dict[str, float]:
+    """The part of the answers that is right, for each thing that the checker judges."""
+    names = ("colour", "shape", "motion", "background", "everything")
+    parts = {name: _part([getattr(answer.verdict, name) for answer in answers]) for name in names}
+    starts = [answer.starts for answer in answers if answer.starts is not None]
+    return {**parts, **({"starts": _part(starts)} if starts else {}), "clips": len(answers)}
+
+
+def contact_sheet(answers: list[Answer], *, columns: int = 3, shown: int = 6) -> Image.Image:
+    """Some frames of each clip side by side, the clips in reading order."""
+    cell = SIDE + 2
+    rows = -(-len(answers) // columns)
+    sheet = Image.new("RGB", (columns * (shown * cell + 8), rows * (cell + 4)), (90, 90, 90))
+    for i, answer in enumerate(answers):
+        for j, frame in enumerate(np.linspace(0, len(answer.frames) - 1, shown).astype(int)):
+            place = (i % columns * (shown * cell + 8) + j * cell, i // columns * (cell + 4) + 2)
+            sheet.paste(Image.fromarray(answer.frames[frame]), place)
+    return sheet
+
+
+def _starts(question: Question, frames: np.ndarray) -> bool | None:
+    """Whether the clip begins with the picture that was given."""
+    if question.picture is None:
+        return None
+    given = np.asarray(question.picture, dtype=np.float32)
+    return float(np.abs(frames[0] - given).mean()) < _SAME_PICTURE
+
+
+def _part(rights: list[bool]) -> float:
+    return round(sum(rights) / len(rights), 4)

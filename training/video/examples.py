@@ -1,0 +1,78 @@
+"""The transformer's training examples: latents of rendered clips, each with tokenized prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from training.phrasing import sample_nonsense
+from training.text import token_ids
+from training.video.phrasing import motion_prompt, plain_prompt, sample_prompt
+from training.video.text import TOKENS, build_tokenizer
+from training.video.vae import encode, scaled
+from training.video.wan import Batch
+from training.video.world import Clip, sample_clip
+
+_PROMPTS_PER_CLIP: Final = 6
+_PLAIN_PART: Final = 0.4
+#: Without any prompt, or with one that says nothing: what guidance guides away from.
+_SILENT_PART: Final = 0.1
+#: Of the clips that go on from a picture, how many are asked for by their motion alone.
+_MOTION_PART: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Latents before scaling, the tokens of several ways to ask for each, the regular one first.
+
+    The clips from `free` on start anywhere: they go on from a picture.
+    """
+
+    latents: Tensor  # float32 [N, 16, T, H, W]
+    ids: Tensor  # int16 [N, P, TOKENS]
+    free: int
+
+    def batch(self, rng: np.random.Generator, size: int, vae: AutoencoderKLWan) -> Batch:
+        """Random clips, each with one of its prompts, scaled as the pipeline scales."""
+        clips = torch.from_numpy(rng.integers(len(self.latents), size=size))
+        prompts = rng.integers(self.ids.shape[1], size=size)
+        chosen = torch.from_numpy(np.where(rng.random(size) < _PLAIN_PART, 0, prompts))
+        return Batch(
+            scaled(vae, self.latents[clips]), self.ids[clips, chosen].long(), clips >= self.free
+        )
+
+    def save(self, path: Path) -> None:
+        torch.save((self.latents, self.ids, self.free), path)
+
+
+def load_examples(path: Path) -> Examples:
+    return Examples(*torch.load(path, weights_only=True))
+
+
+def make_examples(vae: AutoencoderKLWan, *, usual: int, free: int, seed: int) -> Examples:
+    """Render, encode and phrase clips of the training split; `free` more that start anywhere."""
+    rng = np.random.default_rng(seed)
+    clips = [sample_clip(rng) for _ in range(usual)]
+    more = [sample_clip(rng, free=True) for _ in range(free)]
+    prompts = [prompt for clip in clips for prompt in _prompts(rng, clip, from_picture=False)]
+    prompts += [prompt for clip in more for prompt in _prompts(rng, clip, from_picture=True)]
+    ids = token_ids(build_tokenizer(), prompts, TOKENS)
+    return Examples(encode(vae, clips + more), ids.reshape(usual + free, -1, TOKENS), usual)
+
+
+def _prompts(rng: np.random.Generator, clip: Clip, *, from_picture: bool) -> list[str]:
+    prompts = [plain_prompt(clip)]
+    while len(prompts) < _PROMPTS_PER_CLIP:
+        if rng.random() < _SILENT_PART / (1.0 - _PLAIN_PART):
+            prompts.append(sample_nonsense(rng))
+        elif from_picture and rng.random() < _MOTION_PART:
+            prompts.append(motion_prompt(rng, clip))
+        else:
+            prompts.append(sample_prompt(rng, clip))
+    return prompts

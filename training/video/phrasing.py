@@ -1,0 +1,104 @@
+"""How people ask for a clip: synonyms, word orders and words the model cannot know."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+
+from training.palette import DEFAULT_BACKGROUND
+from training.phrasing import COLOUR_WORDS, SHAPE_WORDS, sample_nonsense
+from training.video.world import BACKGROUNDS, COLOURS, SHAPES, Clip
+
+#: The first way is the regular one. "From left to right" names both: the order tells.
+MOTION_WORDS: Final[dict[str, tuple[str, ...]]] = {
+    "left": (
+        "moving left", "moves left", "moving to the left", "going left", "sliding left",
+        "flying to the left", "from right to left", "drifts left", "leftwards",
+    ),
+    "right": (
+        "moving right", "moves right", "moving to the right", "going right", "sliding right",
+        "flying to the right", "from left to right", "drifts right", "rightwards",
+    ),
+    "up": (
+        "moving up", "moves up", "moving upwards", "going up", "rising", "rises", "flying up",
+        "from bottom to top", "upward",
+    ),
+    "down": (
+        "moving down", "moves down", "moving downwards", "going down", "falling", "falls",
+        "sinking", "from top to bottom", "downward", "dropping",
+    ),
+    "growing": (
+        "growing", "grows", "getting bigger", "getting larger", "becoming larger", "expanding",
+        "growing bigger", "expands",
+    ),
+    "shrinking": (
+        "shrinking", "shrinks", "getting smaller", "becoming smaller", "contracting",
+        "that gets smaller", "contracts",
+    ),
+    "still": (
+        "standing still", "", "", "", "not moving", "at rest", "that stays still", "motionless",
+    ),
+}  # fmt: skip
+
+_OPENINGS: Final = ("a video of", "a clip of", "show me", "please animate", "an animation of")
+_CLOSINGS: Final = ("please", ", high quality", ", smooth", ", 4k", ".", "in one shot", "slowly")
+_GLUE: Final = (
+    "a", "an", "the", "on", "in", "is", "it", "that", "background", "backdrop", "against", "with",
+    "and", "front", "of", "s",
+)  # fmt: skip
+
+
+def known_words() -> list[str]:
+    """Every word that carries meaning in a prompt, sorted."""
+    colours = [COLOUR_WORDS[name] for name in (*COLOURS, *BACKGROUNDS)]
+    shapes = [SHAPE_WORDS[name] for name in SHAPES]
+    phrases = [word for words in (*colours, *shapes, *MOTION_WORDS.values()) for word in words]
+    return sorted({word for one in phrases for word in re.findall("[a-z]+", one)} | set(_GLUE))
+
+
+def plain_prompt(clip: Clip) -> str:
+    """The clip in its shortest regular words, as in "a red circle moving left"."""
+    words = f"a {clip.colour} {clip.shape} {MOTION_WORDS[clip.motion][0]}"
+    words = words.replace("a orange", "an orange")
+    if clip.background == DEFAULT_BACKGROUND:
+        return words
+    return f"{words} on a {clip.background} background"
+
+
+def sample_prompt(rng: np.random.Generator, clip: Clip, *, noise: float = 0.3) -> str:
+    """One of the many ways to ask for the clip; `noise` is how often strange words appear."""
+    thing = f"{_pick(rng, COLOUR_WORDS[clip.colour])} {_pick(rng, SHAPE_WORDS[clip.shape])}"
+    motion = _pick(rng, MOTION_WORDS[clip.motion])
+    article = _pick(rng, ("a ", "a ", "the ", ""))
+    words = [f"{article}{thing} {motion}", f"{motion} {article}{thing}"][rng.random() < 0.1]
+    words = f"{words} {_background_words(rng, clip.background)}"
+    if rng.random() < noise:
+        words = f"{_pick(rng, _OPENINGS)} {words}"
+    if rng.random() < noise:
+        words = f"{words} {_pick(rng, _CLOSINGS)}"
+    if rng.random() < noise:
+        words = f"{words} {sample_nonsense(rng)}"
+    return " ".join(words.split())
+
+
+def motion_prompt(rng: np.random.Generator, clip: Clip) -> str:
+    """Only what happens, as one asks where a picture shows the rest."""
+    motion = _pick(rng, MOTION_WORDS[clip.motion])
+    subject = _pick(rng, ("it is", "it", "", "", "the object is", "the shape is"))
+    shape = _pick(rng, SHAPE_WORDS[clip.shape])
+    return f"{_pick(rng, (subject, subject, f'the {shape} is', f'the {shape}'))} {motion}".strip()
+
+
+def _background_words(rng: np.random.Generator, background: str) -> str:
+    if background == DEFAULT_BACKGROUND and rng.random() < 0.6:
+        return ""
+    colour = _pick(rng, COLOUR_WORDS[background])
+    forms = ("on a {} background", "against a {} background", "on {}", ", {} background")
+    return _pick(rng, forms).format(colour)
+
+
+def _pick(rng: np.random.Generator, choices: Sequence[str]) -> str:
+    return choices[rng.integers(len(choices))]
