@@ -120,6 +120,7 @@ class Fetcher:
                 if await self._received(response, download):
                     return True
                 if not response.has_redirect_location:
+                    download.missing_here = True
                     return False
                 # To where storage keeps the file.
                 place = place.join(response.headers["location"])
@@ -130,7 +131,7 @@ class Fetcher:
         if self._offline:
             raise _unread(field, "nothing is fetched from elsewhere here (DARKROOM_OFFLINE)")
         for _ in range(MOST_REDIRECTS + 1):
-            request = await self._request(url, field)
+            request = await self._request(url, download)
             request.headers.update(download.known.asks())
             response = await self._client.send(request, stream=True)
             try:
@@ -144,9 +145,9 @@ class Fetcher:
                 await response.aclose()
         raise _unread(field, f"the URL redirects more than {MOST_REDIRECTS} times")
 
-    async def _request(self, url: httpx.URL, field: str) -> httpx.Request:
+    async def _request(self, url: httpx.URL, download: _Download) -> httpx.Request:
         """To the very address that was checked, under the name that was asked for."""
-        address = await self._address(url, field)
+        address = await self._address(url, download)
         request = self._client.build_request(
             "GET",
             url.copy_with(host=address, username=None, password=None),
@@ -155,7 +156,8 @@ class Fetcher:
         request.extensions["sni_hostname"] = url.host  # also what the certificate is checked for
         return request
 
-    async def _address(self, url: httpx.URL, field: str) -> str:
+    async def _address(self, url: httpx.URL, download: _Download) -> str:
+        field = download.field
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
             found = await self._resolve(url.host, port)
@@ -164,9 +166,10 @@ class Fetcher:
         if not found:
             raise _unread(field, f"the host {url.host} is not known")
         if not self._allow_private and not all(is_public(address) for address in found):
+            here = "there is no such file of ours (any more), and " if download.missing_here else ""
             raise _unread(
                 field,
-                f"the host {url.host} has a private address, and those are not fetched from "
+                f"{here}the host {url.host} has a private address, and those are not fetched from "
                 "here unless DARKROOM_ALLOW_PRIVATE_URLS is set",
             )
         return found[0]
@@ -192,7 +195,8 @@ class Fetcher:
     def _check_size(self, size: int, field: str) -> None:
         if size > self._max_bytes:
             message = f"the file is larger than {self._max_bytes} bytes"
-            raise InvalidInput.of_field(field, message, "file_too_large")
+            most = {"max_size": self._max_bytes}
+            raise InvalidInput.of_field(field, message, "file_too_large", most)
 
 
 @dataclass(slots=True)
@@ -201,6 +205,7 @@ class _Download:
     sink: Sink
     known: Version
     version: Version | None = None  # of what has come; None: nothing has
+    missing_here: bool = False  # it has the path of a file of ours, and is none
 
 
 def http_client() -> httpx.AsyncClient:

@@ -185,6 +185,9 @@ class Config(BaseSettings):
         default=60.0, gt=0, description="A realtime session without a frame for so long ends."
     )
     max_artifact_bytes: int = Field(default=256 * 2**20, ge=1, description="Size of one artifact.")
+    max_upload_bytes: int = Field(
+        default=2 * 2**30, ge=1, description="Size of a file that a client uploads."
+    )
     min_free_disk_bytes: int = Field(
         default=512 * 2**20, ge=0, description="Below this much free disk, submits are refused."
     )

@@ -33,6 +33,7 @@ from serve_app.domain.request import (
     Waiting,
 )
 from serve_app.domain.snapshot import StoredSnapshot
+from serve_app.domain.upload import Part
 
 
 class Clock(Protocol):
@@ -235,6 +236,26 @@ class Storage(Protocol):
 
     async def put(self, key: str, media_type: str, chunks: AsyncIterator[bytes]) -> int:
         """Store the whole or nothing; returns bytes. ``StorageUnavailable`` when full or away."""
+        ...
+
+    async def begin_parts(self, key: str, media_type: str) -> str:
+        """Its name for the upload of an object that comes in parts."""
+        ...
+
+    async def put_part(
+        self, key: str, parts_id: str, number: int, chunks: AsyncIterator[bytes]
+    ) -> Part:
+        """Store one, whole or not at all, in place of an earlier one of the number. In any order,
+        several at once. ``NotFound``: the upload is no more."""
+        ...
+
+    async def join_parts(self, key: str, parts_id: str, etags: Mapping[int, str]) -> int:
+        """Make the object of the parts with these ETags, by number; returns bytes.
+        ``InvalidInput``: one of them is not there, or is too small for the store. ``NotFound``."""
+        ...
+
+    async def drop_parts(self, key: str, parts_id: str) -> None:
+        """Of an upload that is not to be. Missing ones are no error."""
         ...
 
     async def size(self, key: str) -> int:

@@ -48,6 +48,7 @@ from serve_app.ingress.pools import PoolMap
 from serve_app.ingress.readiness import Readiness
 from serve_app.ingress.seats import HandleSessions
 from serve_app.ingress.terms import CatalogTerms
+from serve_app.ingress.uploads import Uploads
 from serve_app.ingress.webhooks import Webhooks
 from serve_app.loopback import keep_to_loopback
 from serve_app.queue.database import CONNECT, Database
@@ -62,6 +63,7 @@ from serve_app.queue.roster import roster
 from serve_app.queue.shared_secret import shared_secret
 from serve_app.queue.signing_seeds import PostgresSigningSeeds
 from serve_app.queue.unwanted import Unwanted
+from serve_app.queue.uploads import PostgresUploads
 from serve_app.scaling.demand import DemandWriter
 from serve_app.scaling.liveness import RayLiveness
 from serve_app.settings import Config, Secrets
@@ -75,6 +77,7 @@ from serve_app.telemetry.metrics import Metrics, MetricsServer
 from serve_app.tenants.first_key import ensure_first_key
 from serve_app.tenants.keyring import KeyRing
 from serve_app.tenants.tokens import Tokens
+from serve_app.tenants.upload_tokens import UploadTokens
 
 log = logging.getLogger(__name__)
 
@@ -187,6 +190,7 @@ class Ingress:
         )
         await storage.start()
         stack.push_async_callback(storage.aclose)
+        retention = Retention.of(config)
         queue = self._queue = PostgresQueue(
             database,
             self._clock,
@@ -195,7 +199,7 @@ class Ingress:
             RayLiveness(sole_cluster=embedded),
             serve.get_replica_context().replica_id.unique_id,
             self._metrics,
-            Retention.of(config),
+            retention,
         )
         await queue.start()
         self._lines = Lines(self, config.data_dir / "lines")
@@ -203,11 +207,22 @@ class Ingress:
         stack.push_async_callback(queue.aclose)  # it answers the asks that wait at lines
         stack.push_async_callback(self._lines.leave)
         await self._lines.start()
-        disposal = Disposal(Unwanted(database), storage)
+        book = PostgresUploads(database, retention)
+        disposal = Disposal(Unwanted(database), book, storage)
         disposal.start()
         stack.push_async_callback(disposal.aclose)
+        uploads = Uploads(book, storage, config.max_upload_bytes)
+        upload_tokens = UploadTokens(await shared_secret(database, "upload_tokens"), self._clock)
         self._core = self._make_core(
-            catalog, storage, storage.tickets, keys, tokens, database, one_node
+            catalog,
+            storage,
+            storage.tickets,
+            keys,
+            tokens,
+            database,
+            one_node,
+            uploads,
+            upload_tokens,
         )
         stack.push_async_callback(self._core.background.join)
         await self._tell_demand(stack, leadership)
@@ -251,6 +266,8 @@ class Ingress:
         tokens: Tokens,
         database: Database,
         one_node: OneNode,
+        uploads: Uploads,
+        upload_tokens: UploadTokens,
     ) -> Core:
         config, clock = self._config, self._clock
 
@@ -273,6 +290,8 @@ class Ingress:
             readiness=Readiness(checks, clock),
             host_names=trusted_names(config.host, config.trusted_hosts),
             metrics=self._metrics,
+            uploads=uploads,
+            upload_tokens=upload_tokens,
             webhooks=Webhooks(
                 PostgresOutbox(database),
                 PostgresSigningSeeds(database),

@@ -54,8 +54,7 @@ class Sender:
         plain = cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
         backend = PublicOnly(plain, self._resolve, allow_private=self._allow_private)
         self._pool = httpcore.AsyncConnectionPool(
-            # Reads the certificates that this machine trusts; SSL_CERT_FILE names others.
-            ssl_context=await asyncio.to_thread(_trust),
+            ssl_context=await asyncio.to_thread(trusted),
             max_connections=MOST_CONNECTIONS,
             max_keepalive_connections=MOST_CONNECTIONS,
             keepalive_expiry=IDLE_S,
@@ -176,5 +175,6 @@ def _credentials(url: httpx.URL) -> list[tuple[bytes, bytes]]:
     return [(b"authorization", b"Basic " + base64.b64encode(pair))]
 
 
-def _trust() -> ssl.SSLContext:
+def trusted() -> ssl.SSLContext:
+    """Checks certificates against those of certifi, or of ``SSL_CERT_FILE``."""
     return httpx.create_ssl_context()

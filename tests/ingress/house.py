@@ -23,6 +23,7 @@ from serve_app.ingress.ids import RequestIds
 from serve_app.ingress.pools import PoolMap
 from serve_app.ingress.readiness import Readiness
 from serve_app.ingress.terms import CatalogTerms
+from serve_app.ingress.uploads import Uploads
 from serve_app.ingress.webhooks import Webhooks
 from serve_app.queue.limits import QueueLimits
 from serve_app.settings import Config, PoolConfig
@@ -30,11 +31,13 @@ from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.keys import ADMIN, API
 from serve_app.tenants.tokens import Tokens
+from serve_app.tenants.upload_tokens import UploadTokens
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.signing_seeds import FakeSigningSeeds
 from tests.fakes.storage import FakeStorage
+from tests.fakes.uploads import FakeUploads
 from tests.ingress.replica import ScriptedReplica
 
 MODELS = Path(__file__).with_name("models.yaml")
@@ -53,6 +56,7 @@ class House:
     queue: FakeQueue
     storage: FakeStorage
     keys: FakeKeyRing
+    uploads: FakeUploads
     replica: ScriptedReplica
     liveness: FakeLiveness
     key: str  # of the tenant `default`, with all scopes
@@ -76,6 +80,7 @@ async def built(
     catalog: Catalog = CATALOG,
     limits: QueueLimits | None = None,
     linger_s: float = LINGER_S,
+    storage: Any = None,
     deliver: bool = False,
     names: Resolve = resolve,
     **settings: Any,
@@ -83,7 +88,8 @@ async def built(
     """Started and, at the end, closed. ``deliver``: webhooks are sent, to whom ``names`` finds."""
     clock = clock or SystemClock()
     config = Config(**{"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)} | settings)
-    storage = FakeStorage(b"k" * 32, ORIGIN, clock)
+    storage = storage or FakeStorage(b"k" * 32, ORIGIN, clock)
+    book = FakeUploads(clock)
     terms = CatalogTerms(catalog, storage, config.max_artifact_bytes)
     liveness = FakeLiveness()
     queue = FakeQueue(clock, terms, limits or QueueLimits(), liveness)
@@ -105,6 +111,8 @@ async def built(
         pools=PoolMap(pools),
         readiness=Readiness({"storage": storage.check}, clock),
         host_names=trusted_names(config.host, config.trusted_hosts),
+        uploads=Uploads(book, storage, config.max_upload_bytes),
+        upload_tokens=UploadTokens(b"u" * 32, clock),
         metrics=metrics,
         webhooks=Webhooks(queue.outbox, seeds, compose, config, clock, metrics, names),
         tickets=storage.tickets,
@@ -121,6 +129,8 @@ async def built(
         keys=keys,
         replica=scripted,
         liveness=liveness,
+        uploads=book,
+        replica=ScriptedReplica(queue, storage),
         key=str(await keys.create("default", scopes=frozenset({API, ADMIN}))),
         weak_key=str(await keys.create("default")),
         other_key=str(await keys.create("other", scopes=frozenset({API, ADMIN}))),

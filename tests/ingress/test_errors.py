@@ -178,8 +178,8 @@ async def test_a_wrong_method_is_told_the_right_one(
     assert answer.headers["allow"] == allowed
 
 
-async def test_what_is_not_there_yet_says_so(client: httpx.AsyncClient) -> None:
-    for path in ("/rest/storage/upload/initiate", "/cdn/files/upload"):
+async def test_what_is_not_there_says_so(client: httpx.AsyncClient) -> None:
+    for path in ("/rest/billing", "/cdn/files"):
         answer = await client.post(path, json={})
         assert answer.status_code == 400
         assert answer.headers["x-fal-error-type"] == "feature_not_supported"

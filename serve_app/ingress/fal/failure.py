@@ -17,7 +17,7 @@ FIELD_AT_FAULT = Answer(422, "value_error")
 def answer_for(failure: Failure) -> Answer:
     """HTTP status and fal's type. A field at fault makes it the client's error."""
     if failure.field is not None:
-        return FIELD_AT_FAULT
+        return Answer(FIELD_AT_FAULT.status, failure.type or FIELD_AT_FAULT.type)
     return BY_CODE.get(failure.code, INTERNAL)
 
 
@@ -25,7 +25,9 @@ def failure_body(failure: Failure) -> dict[str, Any]:
     answer = answer_for(failure)
     body: dict[str, Any] = {"message": failure.message, "code": failure.code}
     if failure.field is not None:
-        problem = FieldProblem(field_loc(failure.field), failure.message, answer.type)
+        context = dict(failure.context) if failure.context else None
+        message = failure.message.removeprefix(f"{failure.field}: ")
+        problem = FieldProblem(field_loc(failure.field), message, answer.type, context)
         return body | {"detail": [problem_item(problem)]}
     # Text, not a list of one: fal's Python client shows `detail` as it is.
     return body | {"detail": failure.message, "error_type": answer.type}

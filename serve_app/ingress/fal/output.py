@@ -26,15 +26,28 @@ NO_OUTCOME = Failure(
 
 async def outcome_reply(request: Request, storage: Storage, origin: str) -> Response:
     """The answer for a request whose state is final. ``OutcomeForgotten``."""
-    outcome = request.outcome
+    outcome = outcome_of(request)
+    if outcome.failure is not None:
+        return failure_reply(outcome.failure)
+    return json_reply(await rendered_output(request, storage, origin))
+
+
+def outcome_of(request: Request) -> Outcome:
+    """Of a request whose state is final. ``OutcomeForgotten``."""
     if request.forgetting is Forgetting.DONE:
         raise OutcomeForgotten(
             "The outcome was kept for an hour and is forgotten, as X-Fal-Store-IO: 0 asked for."
         )
-    if outcome is None or outcome.failure is not None:
-        return failure_reply(outcome.failure if outcome and outcome.failure else NO_OUTCOME)
-    inline = request.input.get("sync_mode") is True
-    return json_reply(await output_of(outcome, storage, origin, inline=inline))
+    return request.outcome or Outcome(failure=NO_OUTCOME)
+
+
+async def rendered_output(
+    request: Request, storage: Storage, origin: str, *, inline: bool = True
+) -> dict[str, Any]:
+    """What a request that succeeded made, with URLs in place of files. With ``sync_mode`` in its
+    input these are data URIs, unless not ``inline``. ``OutcomeForgotten``, and as below."""
+    inside = inline and request.input.get("sync_mode") is True
+    return await output_of(outcome_of(request), storage, origin, inline=inside)
 
 
 async def output_of(outcome: Outcome, storage: Storage, origin: str, *, inline: bool) -> Any:
