@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from deployments.clip_form import ClipForm
-from deployments.family import Made, MediaFile, Product
+from deployments.family import GenerationCall, Made, MediaFile, Product
 from serve_app.domain.artifact import EXTENSIONS, UploadTicket
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import Misconfigured, PipelineFailed
+from serve_app.domain.errors import Misconfigured
 
 if TYPE_CHECKING:
     from deployments.engine.clip import Pixels
+    from deployments.engine.clip_file import ClipFile
 
 AT_ONCE = 16  # frames that are brought from the device together
 
@@ -30,9 +30,11 @@ class ClipFacts:
 
 
 def deliver_clip(
-    endpoint: Endpoint, facts: ClipFacts, made: Made, tickets: Sequence[UploadTicket]
+    endpoint: Endpoint, call: GenerationCall, made: Made, tickets: Sequence[UploadTicket]
 ) -> Product:
-    """The clip for the first ticket, and its first frame for the second, if there is one."""
+    """The clip for the first ticket, and its first frame for the second, if there is one. The
+    call's fact ``clip`` is a ``ClipFacts``; what its recording has taken is not written again."""
+    facts: ClipFacts = call.facts["clip"]
     form = facts.form
     if not tickets or tickets[0].media_type != form.media_type:
         types = ", ".join(each.media_type for each in tickets) or "none"
@@ -40,9 +42,9 @@ def deliver_clip(
             f"{endpoint.id} makes a clip as {form.media_type}, but the lease came with tickets for "
             f"{types}."
         )
-    path = made.scratch.new_file(EXTENSIONS[form.media_type])
-    poster = _write(path, facts, made)
-    files = [MediaFile(tickets[0], path, form.width, form.height)]
+    recorded = call.recording.finish() if call.recording is not None else None
+    clip = recorded or _written(facts, made)
+    files = [MediaFile(tickets[0], clip.path, form.width, form.height)]
     output: dict[str, Any] = {
         "video": {
             **_file(files[0]),
@@ -57,7 +59,7 @@ def deliver_clip(
     if len(tickets) > 1:
         from deployments.engine.media import encode  # noqa: PLC0415
 
-        body = encode(poster, tickets[1].media_type)
+        body = encode(clip.poster, tickets[1].media_type)
         files.append(MediaFile(tickets[1], body, form.width, form.height))
         output["poster"] = _file(files[1])
     if endpoint.weights.demo:
@@ -65,39 +67,32 @@ def deliver_clip(
     return Product(output, files, units=form.duration_s)
 
 
-def _write(path: Path, facts: ClipFacts, made: Made) -> Any:
-    """The file; returns its first frame, as Pillow's picture in the form's size."""
-    from PIL import Image  # noqa: PLC0415
-
-    from deployments.engine.clip import ClipWriter  # noqa: PLC0415
-    from deployments.engine.media import fit  # noqa: PLC0415
+def _written(facts: ClipFacts, made: Made) -> ClipFile:
+    """Of a pipeline that gave all frames at once."""
+    from deployments.engine.clip_file import ClipFile  # noqa: PLC0415
     from deployments.engine.soundtrack import Soundtrack  # noqa: PLC0415
 
-    form, scratch = facts.form, made.scratch
-    rate = facts.sound_rate
+    form, rate = facts.form, facts.sound_rate
     sound = Soundtrack.of(made.result.audio[0], rate) if rate is not None else None
-    poster: Any = None
-    with ClipWriter(path, form, rate) as writer:
-        for number, pixels in enumerate(_frames(made.result, form)):
-            scratch.check()
-            if poster is None:
-                poster = fit(Image.fromarray(pixels), form.width, form.height)
-            writer.write(pixels)
-            if sound is not None:
-                writer.write_sound(sound.during(number / form.fps, (number + 1) / form.fps))
-            scratch.on_made(number + 1, form.num_frames)
-    return poster
+    path = made.scratch.new_file(EXTENSIONS[form.media_type])
+    file = ClipFile(path, form, made.scratch, sound)
+    try:
+        for pixels in _frames(made.result, form.num_frames):
+            file.add(pixels)
+    except BaseException:
+        file.give_up()
+        raise
+    file.finish()
+    return file
 
 
-def _frames(result: Any, form: ClipForm) -> Iterator[Pixels]:
-    """As many as the form says; the pipeline may have made some more."""
+def _frames(result: Any, count: int) -> Iterator[Pixels]:
+    """The first ``count``; the pipeline may have made some more."""
     from deployments.engine.media import to_levels  # noqa: PLC0415
 
-    clip = result.frames[0]  # [frames, 3, height, width], 0 to 1
-    if len(clip) < form.num_frames:
-        raise PipelineFailed(f"{len(clip)} frames were made, and {form.num_frames} were asked for.")
-    for start in range(0, form.num_frames, AT_ONCE):
-        yield from to_levels(clip[start : min(start + AT_ONCE, form.num_frames)])
+    clip = result.frames[0][:count]  # [frames, 3, height, width], 0 to 1
+    for start in range(0, len(clip), AT_ONCE):
+        yield from to_levels(clip[start : start + AT_ONCE])
 
 
 def _file(file: MediaFile) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from deployments.mapped_fields import mapped, need
 from deployments.picture_input import as_pixels
 from deployments.picture_output import own_dtype, seed_of
 from deployments.picture_size import Size, rendered_size
+from deployments.recording import Recording
 from deployments.side_multiple import side_multiple
 from deployments.task import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
 from serve_app.domain.artifact import MEDIA_TYPES, UploadTicket
@@ -27,6 +28,10 @@ from serve_app.domain.errors import InvalidInput
 TASKS = {TEXT_TO_VIDEO: frozenset[str](), IMAGE_TO_VIDEO: frozenset({"image"})}
 OPTIONAL = frozenset({"width", "height", "num_frames", "frame_rate"})
 """Arguments that a pipeline gets if it takes them."""
+
+
+DECODES_LAST = frozenset({"WanPipeline", "WanImageToVideoPipeline"})
+"""Pipelines that do nothing more with what they have decoded, so that it may go as it comes."""
 
 
 class VideoFamily:
@@ -72,6 +77,7 @@ class VideoFamily:
         return GenerationCall(
             {name: value for name, value in arguments.items() if name not in left_out},
             {"clip": _facts(form, input, seed, pipeline)},
+            recording=Recording(form) if called.__name__ in DECODES_LAST else None,
             view=_view(endpoint, mapping, input, pipeline, called),
         )
 
@@ -85,7 +91,7 @@ class VideoFamily:
         made: Made,
         tickets: Sequence[UploadTicket],
     ) -> Product:
-        return deliver_clip(endpoint, call.facts["clip"], made, tickets)
+        return deliver_clip(endpoint, call, made, tickets)
 
 
 def _form(endpoint: Endpoint, input: Mapping[str, Any], asked: Size) -> ClipForm:

@@ -5,6 +5,7 @@ Never on the engine's thread: a frame takes milliseconds.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -35,7 +36,8 @@ BT709 = 1  # of primaries and of transfer, in ITU-T H.273, which both codecs fol
 
 
 class ClipWriter:
-    """Writes one file. ``with`` it, on one thread at a time; left by an error, the file is broken.
+    """Writes one file, on one thread at a time. ``with`` it, or end it by ``finish`` or
+    ``give_up``; given up, or left by an error, the file is broken.
 
     Frames of another shape than the form's lose their edges, and all are scaled to its size.
     """
@@ -65,10 +67,20 @@ class ClipWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is None:
+            self.finish()
+        else:
+            self.give_up()
+
+    def finish(self) -> None:
+        """The file is complete when it returns."""
         try:
-            if error is None:
-                self._flush()
+            self._flush()
         finally:
+            self._container.close()
+
+    def give_up(self) -> None:
+        with contextlib.suppress(av.FFmpegError):  # its folder may have gone
             self._container.close()
 
     @property

@@ -22,11 +22,16 @@ _ENCODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 
 
-def to_levels(pixels: torch.Tensor) -> NDArray[np.uint8]:
+def levels_of(pixels: torch.Tensor) -> torch.Tensor:
     """``pixels``: [n, 3, height, width] from 0 to 1, on any device and of any float type; gives
-    [n, height, width, 3]."""
+    uint8 [n, height, width, 3], there."""
     levels = pixels.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    return levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+    return levels.permute(0, 2, 3, 1).contiguous()
+
+
+def to_levels(pixels: torch.Tensor) -> NDArray[np.uint8]:
+    """The same on the host."""
+    return levels_of(pixels).cpu().numpy()
 
 
 def to_pictures(pixels: torch.Tensor) -> list[Image.Image]:

@@ -37,7 +37,6 @@ from serve_app.ingress import announcement
 from serve_app.ingress.app import create_app
 from serve_app.ingress.core import Core
 from serve_app.ingress.disposal import Disposal
-from serve_app.ingress.fal.webhook import Composer
 from serve_app.ingress.host_names import trusted_names
 from serve_app.ingress.ids import RequestIds
 from serve_app.ingress.internal import internal_origin
@@ -46,6 +45,7 @@ from serve_app.ingress.one_node import OneNode
 from serve_app.ingress.placement import Placement
 from serve_app.ingress.pools import PoolMap
 from serve_app.ingress.readiness import Readiness
+from serve_app.ingress.replicate.webhook import Bodies
 from serve_app.ingress.seats import HandleSessions
 from serve_app.ingress.terms import CatalogTerms
 from serve_app.ingress.uploads import Uploads
@@ -295,7 +295,7 @@ class Ingress:
             webhooks=Webhooks(
                 PostgresOutbox(database),
                 PostgresSigningSeeds(database),
-                Composer(self._queue, storage),
+                Bodies(self._queue, storage, catalog),
                 config,
                 clock,
                 self._metrics,

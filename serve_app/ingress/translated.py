@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from serve_app.domain.errors import DarkroomError, FieldProblem, InvalidInput
 from serve_app.domain.request import NewRequest
+from serve_app.domain.webhook import Webhook
 from serve_app.ingress import submission
 from serve_app.ingress.core import Core
 from serve_app.ingress.exchange import exchange_of
@@ -39,6 +40,7 @@ async def accepted(
     endpoint_id: str,
     body: object,
     request_id: str | None = None,
+    webhook: Webhook | None = None,
 ) -> NewRequest:
     """Check a request with this input and what the headers of the call ask for besides, which are
     the same as for fal's calls. Its id is that of the call unless given."""
@@ -58,6 +60,7 @@ async def accepted(
         idempotency_key=wishes.idempotency_key,
         cache=wishes.cache,
         store_io=wishes.store_io,
+        webhook=webhook,
     )
 
 

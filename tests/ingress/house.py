@@ -17,11 +17,11 @@ from serve_app.domain.addresses import Resolve, resolve
 from serve_app.domain.ports import Clock
 from serve_app.ingress.app import create_app
 from serve_app.ingress.core import LINGER_S, Core
-from serve_app.ingress.fal.webhook import Composer
 from serve_app.ingress.host_names import trusted_names
 from serve_app.ingress.ids import RequestIds
 from serve_app.ingress.pools import PoolMap
 from serve_app.ingress.readiness import Readiness
+from serve_app.ingress.replicate.webhook import Bodies
 from serve_app.ingress.terms import CatalogTerms
 from serve_app.ingress.uploads import Uploads
 from serve_app.ingress.webhooks import Webhooks
@@ -97,7 +97,7 @@ async def built(
     scripted = ScriptedReplica(queue, storage)
     metrics = Metrics(CollectorRegistry())
     seeds = FakeSigningSeeds(clock)
-    compose = Composer(queue, storage)
+    compose = Bodies(queue, storage, catalog)
     core = Core(
         config=config,
         catalog=catalog,
@@ -130,7 +130,6 @@ async def built(
         replica=scripted,
         liveness=liveness,
         uploads=book,
-        replica=ScriptedReplica(queue, storage),
         key=str(await keys.create("default", scopes=frozenset({API, ADMIN}))),
         weak_key=str(await keys.create("default")),
         other_key=str(await keys.create("other", scopes=frozenset({API, ADMIN}))),

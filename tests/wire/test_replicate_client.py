@@ -174,7 +174,17 @@ def test_models_and_their_versions(client: replicate.Client) -> None:
 def test_mistakes_are_told_as_problem_details(client: replicate.Client, address: Address) -> None:
     cases: list[tuple[int, str, dict[str, Any]]] = [
         (422, "input.num_inference_steps", {"model": FLUX, "input": {"num_inference_steps": 13}}),
-        (422, "webhook", {"version": VERSION, "input": {}, "webhook": "https://example.com"}),
+        (422, "webhook", {"version": VERSION, "input": {}, "webhook": "http://127.0.0.1:9/x"}),
+        (
+            422,
+            "webhook_events_filter",
+            {
+                "version": VERSION,
+                "input": {},
+                "webhook": "https://example.com",
+                "webhook_events_filter": ["start"],
+            },
+        ),
         (422, "input", {"version": VERSION, "input": []}),
         (404, "no version", {"version": "0" * 16, "input": {}}),
         (404, "Did you mean", {"model": "test/picture", "input": {}}),

@@ -43,6 +43,11 @@ ONE = in_path("request_id", "Of the prediction.")
 PREFER = in_header("Prefer", "`wait`, or `wait=n`: answer at the end, or after n seconds.", TEXT)
 CURSOR = in_query("cursor", "As in `next` of the page before.", TEXT)
 
+_WEBHOOK: Json = {
+    "webhook": {**TEXT, "description": "Called at the end with the prediction."},
+    "webhook_events_filter": listed(one_of("start", "output", "logs", "completed")),
+}
+
 SCHEMAS: Json = {
     "ReplicateError": record(
         {"title": TEXT, "detail": TEXT, "status": WHOLE},
@@ -122,7 +127,7 @@ def _predictions() -> Json:
                 made,
                 tag=TAG,
                 parameters=(PREFER,),
-                body=record({"version": TEXT, "input": OBJECT}),
+                body=record({"version": TEXT, "input": OBJECT}, **_WEBHOOK),
             ),
             "get": operation(
                 "replicateListPredictions",
@@ -139,7 +144,7 @@ def _predictions() -> Json:
                 made,
                 tag=TAG,
                 parameters=(OWNER, NAME, PREFER),
-                body=record({"input": OBJECT}),
+                body=record({"input": OBJECT}, **_WEBHOOK),
             )
         },
         "/predictions/{request_id}": {
@@ -233,4 +238,14 @@ def _rest() -> Json:
         {"200": answer("It.", record({"type": TEXT, "username": TEXT, "name": TEXT}))},
         tag=TAG,
     )
-    return {"/files": {"post": file}, "/account": {"get": account}}
+    secret = operation(
+        "replicateGetWebhookSecret",
+        "What a receiver checks signatures of webhooks with",
+        {"200": answer("It.", record({"key": TEXT}))},
+        tag=TAG,
+    )
+    return {
+        "/files": {"post": file},
+        "/account": {"get": account},
+        "/webhooks/default/secret": {"get": secret},
+    }

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
-from serve_app.domain.errors import OutcomeForgotten
+from serve_app.catalog.catalog import Catalog
+from serve_app.domain.errors import ArtifactNotFound, OutcomeForgotten
+from serve_app.domain.ports import Storage
 from serve_app.domain.progress import Progress
 from serve_app.domain.request import LogLine, Request, State
-from serve_app.ingress.core import Core
 from serve_app.ingress.fal.output import rendered_output
 from serve_app.ingress.replicate.model_ids import model_id
 from serve_app.ingress.replicate.output import plain
 
+PREFIX = "/replicate"
 STARTING, PROCESSING = "starting", "processing"
 
 STATUSES: Mapping[State, str] = {
@@ -29,13 +31,31 @@ BAR = 10
 """Characters of the line in the log by which Replicate's client reads progress."""
 
 
+class Shelf(Protocol):
+    """What a prediction is put together from."""
+
+    @property
+    def catalog(self) -> Catalog: ...
+
+    @property
+    def storage(self) -> Storage: ...
+
+
 async def prediction(
-    core: Core, request: Request, base: str, lines: Sequence[LogLine] = ()
+    shelf: Shelf,
+    request: Request,
+    base: str,
+    lines: Sequence[LogLine] = (),
+    *,
+    inline: bool = True,
 ) -> dict[str, Any]:
-    """``base`` is where Replicate's paths begin, ``lines`` the log, if it is to be told."""
+    """``base`` is where Replicate's paths begin, ``lines`` the log, if it is to be told.
+
+    ``inline``: files may come inside it, as ``sync_mode`` in the input asks for.
+    """
     url = f"{base}/v1/predictions/{request.id}"
-    entry = core.catalog.find(request.endpoint)
-    output, forgotten = await _output(core, request, base)
+    entry = shelf.catalog.find(request.endpoint)
+    output, forgotten = await _output(shelf, request, base, inline=inline)
     failure = request.outcome.failure if request.outcome else None
     return {
         "id": request.id,
@@ -57,13 +77,14 @@ async def prediction(
     }
 
 
-async def _output(core: Core, request: Request, base: str) -> tuple[Any, bool]:
-    """And whether it is forgotten."""
+async def _output(shelf: Shelf, request: Request, base: str, *, inline: bool) -> tuple[Any, bool]:
+    """And whether it is gone."""
     if request.state is not State.SUCCEEDED:
         return None, False
     try:
-        rendered = await rendered_output(request, core.storage, base.removesuffix("/replicate"))
-    except OutcomeForgotten:
+        origin = base.removesuffix(PREFIX)
+        rendered = await rendered_output(request, shelf.storage, origin, inline=inline)
+    except (OutcomeForgotten, ArtifactNotFound):
         return None, True
     return plain(rendered), False
 

@@ -23,7 +23,8 @@ from serve_app.ingress.origin import origin_of
 from serve_app.ingress.repeats import about
 from serve_app.ingress.replicate import model_ids
 from serve_app.ingress.replicate.output import files_of
-from serve_app.ingress.replicate.prediction import STARTING, prediction
+from serve_app.ingress.replicate.prediction import PREFIX, STARTING, prediction
+from serve_app.ingress.replicate.webhook import webhook_of
 from serve_app.ingress.reply import json_reply
 from serve_app.ingress.translated import accepted, under
 from serve_app.telemetry import logs
@@ -42,7 +43,7 @@ EVENT_STREAM = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 def base_of(request: HttpRequest) -> str:
-    return f"{origin_of(request)}/replicate"
+    return f"{origin_of(request)}{PREFIX}"
 
 
 async def created(request: HttpRequest) -> Response:
@@ -102,8 +103,11 @@ async def _created(
     caller = await caller_of(request)
     wait_s = _wait_s(request)
     base = base_of(request)  # may be refused, and then nothing is to be stored
+    webhook = await webhook_of(body, core, origin_of(request))
     try:
-        new = await accepted(request, core, caller, entry.endpoint.id, body.get("input", {}))
+        new = await accepted(
+            request, core, caller, entry.endpoint.id, body.get("input", {}), webhook=webhook
+        )
     except InvalidInput as error:
         raise under("input", error) from None
     stored = await asyncio.shield(submission.submit(core, new))
@@ -124,10 +128,6 @@ async def _body(request: HttpRequest, core: Core) -> Mapping[str, Any]:
     if not isinstance(body, dict):
         raise InvalidInput("The body must be a JSON object with `input`.")
     given = cast("Mapping[str, Any]", body)
-    for name in ("webhook", "webhook_completed"):
-        if given.get(name):
-            message = "Webhooks are not supported yet: ask for the prediction, or stream it"
-            raise InvalidInput.of_field(name, message, "feature_not_supported")
     if not isinstance(given.get("input", {}), dict):
         raise InvalidInput.of_field("input", "Input should be an object", "dict_type")
     return given

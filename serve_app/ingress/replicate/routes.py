@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app.domain.errors import NotFound
-from serve_app.ingress.replicate import files, models, predictions
+from serve_app.ingress.replicate import files, models, predictions, webhook
 from serve_app.ingress.replicate.refusal import refused
 from serve_app.ingress.translated import Handler, translated
 
@@ -18,7 +18,8 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 async def unknown(request: HttpRequest) -> Response:
     raise NotFound(
         f"{request.method} {request.url.path} is not there. Of Replicate's API there are account, "
-        "models and their versions, predictions and files, under /replicate/v1."
+        "models and their versions, predictions, files and the webhooks' secret, under "
+        "/replicate/v1."
     )
 
 
@@ -37,6 +38,7 @@ ROUTES = [
     _route("POST", f"{_ONE}/cancel", predictions.cancelled, "prediction.cancel"),
     _route("GET", f"{_ONE}/stream", predictions.streamed, "prediction.stream"),
     _route("POST", "/files", files.created, "files.create"),
+    _route("GET", "/webhooks/default/secret", webhook.secret, "webhooks.secret"),
     _route("GET", "/account", models.account, "account"),
     _route("GET", "/models", models.listed, "models"),
     _route("QUERY", "/models", models.searched, "models.search"),
