@@ -68,6 +68,10 @@ class UploadBook(Protocol):
         """Whatever there is of it is to be deleted."""
         ...
 
+    async def disown(self, tenant: str, key: str) -> bool:
+        """The same by hand, of one of the tenant's; False: it has none such."""
+        ...
+
     async def mark_aged(self) -> None:
         """Give up what was kept for as long as its tenant's retention says."""
         ...

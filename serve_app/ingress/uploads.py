@@ -8,7 +8,13 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 
-from serve_app.domain.errors import DarkroomError, NotFound, TooLarge
+from serve_app.domain.errors import (
+    ArtifactNotFound,
+    DarkroomError,
+    NotFound,
+    StorageUnavailable,
+    TooLarge,
+)
 from serve_app.domain.ports import Storage
 from serve_app.domain.upload import Part, Upload, UploadBook
 from serve_app.storage.keys import upload_key, upload_type
@@ -106,6 +112,18 @@ class Uploads:
             # Joined by a call before this one that did not get to the book.
             size = await self._storage.size(upload.key)
         return await self._whole(upload, size)
+
+    async def delete(self, tenant: str, key: str) -> bool:
+        """One of the tenant's, by hand. False: storage is away, and it is deleted as soon as it is
+        not. ``ArtifactNotFound``."""
+        if not await self._book.disown(tenant, key):
+            raise ArtifactNotFound("There is no such upload.")
+        try:
+            # Parts, and what else there is of it, go with the next round of the disposal.
+            await self._storage.delete([key])
+        except StorageUnavailable:
+            return False
+        return True
 
     async def _whole(self, upload: Upload, size: int) -> Upload:
         if not await self._book.finish(upload.key, size):

@@ -49,6 +49,11 @@ joined AS (DELETE FROM upload_parts p USING whole w WHERE p.key = w.key)
 SELECT key FROM whole
 """
 GIVE_UP = "UPDATE uploads SET state = 'unwanted', due_at = now() WHERE key = %(key)s"
+DISOWN = """
+UPDATE uploads SET state = 'unwanted', due_at = now()
+WHERE key = %(key)s AND tenant = %(tenant)s AND state <> 'unwanted'
+RETURNING key
+"""
 MARK_AGED = """
 UPDATE uploads SET state = 'unwanted', due_at = now()
 WHERE tenant = %(tenant)s AND state = 'whole'
@@ -119,6 +124,9 @@ class PostgresUploads:
 
     async def give_up(self, key: str) -> None:
         await self._database.rows(GIVE_UP, {"key": key})
+
+    async def disown(self, tenant: str, key: str) -> bool:
+        return bool(await self._database.rows(DISOWN, {"tenant": tenant, "key": key}))
 
     async def mark_aged(self) -> None:
         if not self._retention.any:

@@ -99,6 +99,16 @@ async def test_what_is_unwanted_comes_again_until_it_is_forgotten(books: Books) 
     assert await unwanted(books.book) == set()
 
 
+async def test_a_tenant_gives_up_its_own_and_no_others(books: Books) -> None:
+    await books.book.open(UPLOAD)
+    await books.book.finish(UPLOAD.key, 7)
+    assert not await books.book.disown("other", UPLOAD.key)
+    assert await books.book.find(UPLOAD.key, UPLOAD.id) is not None
+    assert await books.book.disown(UPLOAD.tenant, UPLOAD.key)
+    assert not await books.book.disown(UPLOAD.tenant, UPLOAD.key)
+    assert await unwanted(books.book) == {UPLOAD.key}
+
+
 async def test_what_is_wanted_cannot_be_forgotten(books: Books) -> None:
     await books.book.open(UPLOAD)
     await books.book.forget([UPLOAD.key])

@@ -97,6 +97,8 @@ class FakeStorage:
             yield content[at : at + CHUNK_BYTES]
 
     async def delete(self, keys: Sequence[str]) -> None:
+        if self.away is not None:
+            raise self.away
         for key in keys:
             self.objects.pop(key, None)
 

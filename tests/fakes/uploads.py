@@ -66,6 +66,13 @@ class FakeUploads:
             self._entries[key].unwanted = True
             self._entries[key].due_at = self._clock.monotonic()
 
+    async def disown(self, tenant: str, key: str) -> bool:
+        entry = self._entries.get(key)
+        if entry is None or entry.unwanted or entry.upload.tenant != tenant:
+            return False
+        await self.give_up(key)
+        return True
+
     async def mark_aged(self) -> None:
         for key, entry in self._entries.items():
             age_s = self._retention.age_s(entry.upload.tenant)

@@ -90,7 +90,7 @@ async def built(
     config = Config(**{"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)} | settings)
     storage = storage or FakeStorage(b"k" * 32, ORIGIN, clock)
     book = FakeUploads(clock)
-    terms = CatalogTerms(catalog, storage, config.max_artifact_bytes)
+    terms = CatalogTerms(catalog, storage, config.max_artifact_bytes, names_secret=b"n" * 32)
     liveness = FakeLiveness()
     queue = FakeQueue(clock, terms, limits or QueueLimits(), liveness)
     keys = FakeKeyRing(clock)

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.domain.errors import StorageFull
+from serve_app.domain.errors import StorageFull, StorageUnavailable
 from serve_app.ingress.disposal import Disposal
 from serve_app.queue.uploads import ABANDONED_S
 from serve_app.tenants.upload_tokens import VALID_S
@@ -315,6 +315,32 @@ async def test_what_nobody_brings_is_collected(how: str) -> None:
         below = "/1" if how == "initiate-multipart" else ""
         answer = await client.put(f"{place['upload_url']}{below}", content=CONTENT)
         assert (answer.status_code, "begin a new one" in answer.json()["detail"]) == (404, True)
+
+
+async def test_a_tenant_deletes_what_it_uploaded(house: House, client: httpx.AsyncClient) -> None:
+    url = (await client.post("/cdn/files/upload", content=CONTENT)).json()["access_url"]
+    path = url.replace(f"{ORIGIN}/files/", "/v1/uploads/")
+    async with house.client(house.other_key) as other:
+        assert (await other.delete(path)).status_code == 404
+    assert (await client.get(url)).content == CONTENT
+    answer = await client.delete(path)
+    assert (answer.status_code, answer.json()["deleted_files"]) == (200, 1)
+    assert (await client.get(url)).status_code == 404
+    assert (await client.delete(path)).status_code == 404
+    await disposal(house).dispose_uploads()
+    assert await house.uploads.take_unwanted(10) == []
+
+
+async def test_what_cannot_be_deleted_now_is_deleted_later(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    url = (await client.post("/cdn/files/upload", content=CONTENT)).json()["access_url"]
+    house.storage.away = StorageUnavailable("The storage is away.")
+    answer = await client.delete(url.replace(f"{ORIGIN}/files/", "/v1/uploads/"))
+    assert (answer.status_code, answer.json()["later_files"]) == (200, 1)
+    house.storage.away = None
+    await disposal(house).dispose_uploads()
+    assert (await client.get(url)).status_code == 404
 
 
 LIFECYCLES = ("X-Fal-Object-Lifecycle", "X-Fal-Object-Lifecycle-Preference")

@@ -14,7 +14,10 @@ import httpx
 import pytest
 from PIL import Image
 
+from deployments.fetching import Fetcher, http_client
 from serve_app import fal_plain_http
+from serve_app.domain.addresses import resolve
+from serve_app.domain.errors import InvalidInput
 from tests.wire.served import Address, served
 
 pytestmark = pytest.mark.wire
@@ -212,3 +215,17 @@ def test_without_a_good_key_nothing_is_taken(fakes: Address) -> None:
     client = fal_client.SyncClient(key="nobody:" + "0" * 64)
     with pytest.raises(httpx.HTTPStatusError, match="401"):
         client.upload(CONTENT, "image/png")
+
+
+async def test_what_was_uploaded_is_an_input_by_whatever_name_the_client_knows_us(
+    fakes: Address, async_client: fal_client.AsyncClient
+) -> None:
+    """Fetched as a replica does it: from the ingress, past the ban on private addresses."""
+    url = httpx.URL(await async_client.upload(CONTENT, "image/png", file_name="cat.png"))
+    fetcher = Fetcher(http_client(), resolve, max_bytes=MIB, timeout_s=10.0, allow_private=False)
+    for name in ("127.0.0.1", "darkroom.invalid", "v3.fal.media"):
+        named = str(url.copy_with(host=name))
+        assert await fetcher.fetch(named, "image_url", fakes.url) == CONTENT
+    with pytest.raises(InvalidInput, match="no such file of ours"):
+        await fetcher.fetch(f"{url}x", "image_url", fakes.url)
+    await fetcher.aclose()

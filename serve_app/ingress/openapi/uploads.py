@@ -29,6 +29,7 @@ LIFECYCLE = in_header(
 )
 NAME = in_header("X-Fal-File-Name", "Its name and its extension are kept.", TEXT)
 REFUSED = (413, 422, 507)
+_COUNTS = ("deleted_files", "later_files")
 
 
 def paths() -> Json:
@@ -45,6 +46,18 @@ def paths() -> Json:
     part = record({"partNumber": WHOLE, "etag": TEXT})
     joined = record({"access_url": TEXT, "file_url": TEXT, "file_size": NUMBER})
     return {
+        "/v1/uploads/{key}": {
+            "delete": operation(
+                "deleteUpload",
+                "Deletes a file that the tenant has uploaded",
+                {
+                    "200": answer("Now or later.", record(dict.fromkeys(_COUNTS, WHOLE))),
+                    **refusals(404),
+                },
+                tag=TAG,
+                parameters=(KEY,),
+            )
+        },
         "/rest/storage/auth/token": {
             "post": operation(
                 "uploadToken", "A token to upload with", {"200": answer("It.", token)}, tag=TAG
