@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from PIL import Image
 
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import Cancelled, Fenced
@@ -17,15 +20,25 @@ from serve_app.domain.progress import Preview, Progress, Stage
 from serve_app.domain.request import Priority
 from serve_app.domain.session import Drawn, Frame, Seat
 
+
+def _jpeg() -> bytes:
+    made = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(made, "JPEG")
+    return made.getvalue()
+
+
 REPLICA = "replica-1"
 LEAST_REPORTED_S = 0.05
+JPEG = _jpeg()
+
 PREVIEW = b"\xff\xd8\xff a preview"
 
 
 class ScriptedReplica:
     """Reads its orders in the input, all optional: ``sleep_s``, ``steps`` (in that time, each with
     a preview if somebody looks), ``fail`` (code), ``field`` with ``type`` and ``context``,
-    ``retryable``, ``artifacts`` (how many), ``content`` (of each), ``echo``."""
+    ``retryable``, ``artifacts`` (how many), ``content`` (of each), ``echo``; ``prompt``, when it is
+    `a JPEG`: clients by others can say nothing else, and look into their pictures."""
 
     def __init__(self, queue: LeasePort, storage: Storage, pool: str = "studio") -> None:
         self._queue = queue
@@ -120,6 +133,8 @@ class ScriptedReplica:
 
     async def _output(self, lease: Lease) -> Outcome:
         content = str(lease.input.get("content", "picture")).encode()
+        if lease.input.get("prompt") == "a JPEG":
+            content = JPEG
 
         async def chunks() -> Any:
             yield content
@@ -145,7 +160,7 @@ def _artifact(ticket: UploadTicket, content: bytes) -> Artifact:
 def _answer(orders: Mapping[str, Any], artifacts: Sequence[Artifact]) -> dict[str, Any]:
     return {
         "images": [{"artifact": each.key} for each in artifacts],
-        "seed": orders.get("seed"),
+        "seed": orders.get("seed") or 0,
         "prompt": orders.get("prompt", ""),
         "echo": orders.get("echo"),
     }
