@@ -65,7 +65,7 @@ class _Running:
         port = free_port()  # known before, because it gets into URLs
         async with built(port=port, **self._house) as house:
             config = uvicorn.Config(
-                house.app, host="127.0.0.1", port=port, log_config=None, lifespan="off", ws="none"
+                house.app, host="127.0.0.1", port=port, log_config=None, lifespan="off"
             )
             self._server = uvicorn.Server(config)
             serving = asyncio.create_task(self._server.serve())
