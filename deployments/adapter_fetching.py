@@ -98,7 +98,9 @@ class AdapterFetcher:
                 key = await self._key(asked.source, files_url)
             except InvalidInput as error:
                 problem = error.problems[0]
-                raise InvalidInput.of_field(asked.field, problem.message, problem.type) from error
+                raise InvalidInput.of_field(
+                    asked.field, problem.message, problem.type, problem.context
+                ) from error
             # On this thread, quick as it is: a cancelled wait for another would leave it held.
             file = self._cache.hold(key)
             if file is not None:
@@ -156,7 +158,8 @@ class AdapterFetcher:
             file = files[select_adapter(list(files), source.repository, source.file)]
             if file.size > self._max_bytes:
                 message = f"the file is larger than {self._max_bytes} bytes"
-                raise InvalidInput.of_field(_UNNAMED, message, "file_too_large")
+                most = {"max_size": self._max_bytes}
+                raise InvalidInput.of_field(_UNNAMED, message, "file_too_large", most)
             if known(file.digest) and self._is_here(file.digest):
                 return file.digest
         except WeightsUnavailable as error:

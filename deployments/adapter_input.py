@@ -35,7 +35,7 @@ def asked_adapters(input: Mapping[str, Any]) -> tuple[AskedAdapter, ...]:
         raise InvalidInput.of_field(FIELD, "Input should be a valid list", "list_type")
     if len(items) > MOST_ADAPTERS:
         message = f"List should have at most {MOST_ADAPTERS} items"
-        raise InvalidInput.of_field(FIELD, message, "too_long")
+        raise InvalidInput.of_field(FIELD, message, "sequence_too_long")
     return tuple(_asked(item, f"{FIELD}.{number}") for number, item in enumerate(items))
 
 

@@ -218,6 +218,7 @@ class Attempt:
             view=call.view,
             adapters=call.adapters,
             on_progress=self._on_progress,
+            on_frames=self._delivery.record(call.recording),
             priority=int(self.lease.priority),
             deadline_s=self._remains_s(),
             deterministic=self.lease.alone,
@@ -225,6 +226,8 @@ class Attempt:
             **call.arguments,
         )
         self.previewer.follow(generation)
+        if call.recording is not None:
+            call.recording.follow(generation)
         generation.add_done_callback(lambda _: loop.call_soon_threadsafe(_resolve, ended))
         try:
             await ended

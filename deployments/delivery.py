@@ -5,13 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from deployments.family import Family, GenerationCall, Made, Product
+from deployments.recording import Recording
 from deployments.scratch import Scratch
 from deployments.workshop import Workshop
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.lease import Lease
 from serve_app.domain.progress import Progress, Stage
+
+if TYPE_CHECKING:  # it imports torch
+    from deployments.engine.chunks import OnFrames
 
 Files = tuple[Artifact, ...]
 
@@ -26,6 +31,7 @@ class Delivery:
         self._lease = lease
         self._workshop = workshop
         self._on_progress = on_progress
+        self._recording: Recording | None = None
         self._uploaded: list[UploadTicket] = []
 
     async def deliver(
@@ -51,9 +57,23 @@ class Delivery:
         for ticket in self._uploaded:
             await self._workshop.uploader.delete(ticket)
 
+    def record(self, recording: Recording | None) -> OnFrames | None:
+        """What the engine is to give frames to while it decodes them."""
+        self._end_recording()
+        self._recording = recording
+        if recording is None:
+            return None
+        recording.begin(self.scratch, self._workshop.encoders)
+        return recording.take
+
     def close(self) -> None:
         """Stop what is still being made, and leave nothing on the disk."""
         self.scratch.close()
+        self._end_recording()
+
+    def _end_recording(self) -> None:
+        if self._recording is not None:
+            self._recording.abandon()
 
     def _make(
         self, family: Family, call: GenerationCall, made: Made, tickets: Sequence[UploadTicket]

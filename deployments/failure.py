@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from serve_app.domain.errors import DarkroomError, InvalidInput, PipelineFailed
 from serve_app.domain.outcome import Failure
 
@@ -10,7 +12,9 @@ def as_failure(error: Exception) -> Failure:
     """What the owner of the request reads: never a traceback."""
     if not isinstance(error, DarkroomError):
         error = PipelineFailed(f"{type(error).__name__}: {error}")
-    field = None
+    failure = Failure(error.code, error.message, error.retryable)
     if isinstance(error, InvalidInput) and error.problems:
-        field = ".".join(str(part) for part in error.problems[0].loc[1:])
-    return Failure(error.code, error.message, error.retryable, field)
+        first = error.problems[0]
+        field = ".".join(str(part) for part in first.loc[1:])
+        failure = replace(failure, field=field, type=first.type, context=first.context)
+    return failure

@@ -5,4 +5,5 @@ FAMILIES: dict[str, str] = {
     "flux2": "deployments.flux2:Flux2Family",
     "generic": "deployments.generic:GenericFamily",
     "sdxl": "deployments.sdxl:SdxlFamily",
+    "video": "deployments.video:VideoFamily",
 }

@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from deployments.adapter_input import AskedAdapter
 from deployments.media_file import MediaFile
+from deployments.recording import Recording
 from deployments.scratch import Scratch
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
@@ -27,6 +28,7 @@ class GenerationCall:
     facts: Mapping[str, Any] = field(default_factory=dict)  # for ``deliver``
     makes_files: bool = True  # False: ``deliver`` is quick, and runs on the event loop
     view: Any = None  # a pipeline over the loaded one's weights to call in its place
+    recording: Recording | None = None  # takes the frames of a clip while it is decoded
     adapters: Sequence[Any] = ()  # ``engine.adapter.Adapter``, for this generation alone
 
 

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-import socket
 from base64 import b64decode
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import unquote_to_bytes
 
 import httpx
 
-from serve_app.domain.addresses import is_public
+from serve_app.domain.addresses import Resolve, is_public
 from serve_app.domain.errors import InvalidInput
 
 Sink = Callable[[bytes], object]
 """Takes the parts of a file, in their order. What it raises ends the fetch."""
-
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Host and port → its addresses; ``OSError`` where there is none."""
 
 MOST_REDIRECTS = 3
 NOT_MODIFIED = 304
@@ -124,6 +120,7 @@ class Fetcher:
                 if await self._received(response, download):
                     return True
                 if not response.has_redirect_location:
+                    download.missing_here = True
                     return False
                 # To where storage keeps the file.
                 place = place.join(response.headers["location"])
@@ -134,7 +131,7 @@ class Fetcher:
         if self._offline:
             raise _unread(field, "nothing is fetched from elsewhere here (DARKROOM_OFFLINE)")
         for _ in range(MOST_REDIRECTS + 1):
-            request = await self._request(url, field)
+            request = await self._request(url, download)
             request.headers.update(download.known.asks())
             response = await self._client.send(request, stream=True)
             try:
@@ -148,9 +145,9 @@ class Fetcher:
                 await response.aclose()
         raise _unread(field, f"the URL redirects more than {MOST_REDIRECTS} times")
 
-    async def _request(self, url: httpx.URL, field: str) -> httpx.Request:
+    async def _request(self, url: httpx.URL, download: _Download) -> httpx.Request:
         """To the very address that was checked, under the name that was asked for."""
-        address = await self._address(url, field)
+        address = await self._address(url, download)
         request = self._client.build_request(
             "GET",
             url.copy_with(host=address, username=None, password=None),
@@ -159,7 +156,8 @@ class Fetcher:
         request.extensions["sni_hostname"] = url.host  # also what the certificate is checked for
         return request
 
-    async def _address(self, url: httpx.URL, field: str) -> str:
+    async def _address(self, url: httpx.URL, download: _Download) -> str:
+        field = download.field
         port = url.port or (443 if url.scheme == "https" else 80)
         try:
             found = await self._resolve(url.host, port)
@@ -168,9 +166,10 @@ class Fetcher:
         if not found:
             raise _unread(field, f"the host {url.host} is not known")
         if not self._allow_private and not all(is_public(address) for address in found):
+            here = "there is no such file of ours (any more), and " if download.missing_here else ""
             raise _unread(
                 field,
-                f"the host {url.host} has a private address, and those are not fetched from "
+                f"{here}the host {url.host} has a private address, and those are not fetched from "
                 "here unless DARKROOM_ALLOW_PRIVATE_URLS is set",
             )
         return found[0]
@@ -196,7 +195,8 @@ class Fetcher:
     def _check_size(self, size: int, field: str) -> None:
         if size > self._max_bytes:
             message = f"the file is larger than {self._max_bytes} bytes"
-            raise InvalidInput.of_field(field, message, "file_too_large")
+            most = {"max_size": self._max_bytes}
+            raise InvalidInput.of_field(field, message, "file_too_large", most)
 
 
 @dataclass(slots=True)
@@ -205,13 +205,7 @@ class _Download:
     sink: Sink
     known: Version
     version: Version | None = None  # of what has come; None: nothing has
-
-
-async def resolve(host: str, port: int) -> Sequence[str]:
-    """All addresses of a name, as the system knows them."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(place[0]).partition("%")[0] for *_, place in found]
+    missing_here: bool = False  # it has the path of a file of ours, and is none
 
 
 def http_client() -> httpx.AsyncClient:

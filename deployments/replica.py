@@ -21,6 +21,7 @@ from deployments.line_port import LineLeasePort
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.upload import Uploader, http_client
 from deployments.workshop import Workshop
+from serve_app.domain.addresses import resolve
 from serve_app.domain.ports import Clock
 from serve_app.loopback import keep_to_loopback
 from serve_app.telemetry import logs
@@ -100,7 +101,7 @@ def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Work
     def fetcher(max_bytes: int, *, of_weights: bool = False) -> fetching.Fetcher:
         return fetching.Fetcher(
             fetching.http_client(),
-            fetching.resolve,
+            resolve,
             max_bytes=max_bytes,
             timeout_s=config.adapter_timeout_s if of_weights else config.fetch_timeout_s,
             allow_private=config.allow_private_urls,

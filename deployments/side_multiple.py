@@ -1,4 +1,4 @@
-"""Of how many pixels a picture's sides have to be a multiple, as a pipeline's parts tell it."""
+"""Of how many pixels sides have to be a multiple, as a pipeline's parts tell it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ UNET_PIPELINES_CHECK = 8
 
 def side_multiple(pipeline: Any) -> int:
     """What the pipeline checks, and what its denoiser cuts or halves evenly all the way down."""
-    latent = int(getattr(pipeline, "vae_scale_factor", None) or 8)  # pixels of a latent's side
+    latent = _compression(pipeline)
     unet = getattr(pipeline, "unet", None)
     if unet is not None:
         halvings = len(unet.config["block_out_channels"]) - 1
         return math.lcm(UNET_PIPELINES_CHECK, latent * 2**halvings)
     return math.lcm(_checked(pipeline) or latent, latent * _patch(pipeline))
+
+
+def _compression(pipeline: Any) -> int:
+    """Pixels of a latent's side, by the names that pipelines have for it."""
+    for name in ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio"):
+        if told := getattr(pipeline, name, None):
+            return int(told)
+    return 8
 
 
 def _checked(pipeline: Any) -> int:
@@ -29,4 +37,6 @@ def _patch(pipeline: Any) -> int:
     """Latents of a token's side."""
     config = getattr(getattr(pipeline, "transformer", None), "config", {})
     patch = config.get("patch_size", 1)
+    if isinstance(patch, list | tuple) and patch:  # of frames, height and width
+        patch = patch[-1]
     return patch if isinstance(patch, int) else 1

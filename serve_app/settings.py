@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -179,11 +179,26 @@ class Config(BaseSettings):
         default=16 * 2**20, ge=1024, description="Size of a request's body."
     )
     max_artifact_bytes: int = Field(default=256 * 2**20, ge=1, description="Size of one artifact.")
+    max_upload_bytes: int = Field(
+        default=2 * 2**30, ge=1, description="Size of a file that a client uploads."
+    )
     min_free_disk_bytes: int = Field(
         default=512 * 2**20, ge=0, description="Below this much free disk, submits are refused."
     )
     allow_private_urls: bool = Field(
         default=False, description="URLs in inputs may lead to private addresses."
+    )
+    allow_private_webhooks: bool = Field(
+        default=False, description="Webhooks may call private addresses."
+    )
+    webhook_waits_s: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        default=(5, 15, 30, 60, 120, 300, 900, 1800, 3600),
+        description="Seconds between the tries of a webhook; after the last it is dead.",
+    )
+    webhook_give_up_s: float = Field(
+        default=86_400.0,
+        gt=0,
+        description="A webhook that is pending for longer is dead, however seldom it was tried.",
     )
     previews: bool = Field(
         default=True, description="Pictures of running requests, made while somebody looks."

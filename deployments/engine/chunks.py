@@ -8,14 +8,19 @@ suspends the generation for each chunk. The weights are the same.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from greenlet import getcurrent
 
 from deployments.engine.part import Part
 from deployments.engine.stand_in import DenoiserCall, GenerationGreenlet
+
+OnFrames = Callable[[torch.Tensor], object]
+"""Takes [frames, 3, height, width], 0 to 1; must be quick, and not wait for the device."""
 
 CHUNKED = frozenset(
     {
@@ -39,12 +44,17 @@ def in_chunks(call: DenoiserCall) -> bool:
     return not hooked and any(_is_clip(each) for each in given)
 
 
-def computed(call: DenoiserCall) -> Any:
-    """The output of ``call``; inside of the generation, which is suspended at each chunk."""
+def computed(call: DenoiserCall, on_frames: OnFrames | None = None) -> Any:
+    """The output of ``call``; inside of the generation, which is suspended at each chunk.
+
+    ``on_frames`` gets the frames of each chunk that is decoded, where the autoencoder is known to
+    make them one after another. Then the output is the first corner of each frame alone.
+    """
     inner = _INNER[call.method]
+    take = _taker(call, on_frames) if on_frames is not None else None
     twin = copy.copy(call.module)
-    twin._modules = dict(twin._modules)  # noqa: SLF001
-    twin._modules[inner] = _Chunks.of(getattr(call.module, inner), f"{call.component}.{inner}")  # noqa: SLF001
+    chunks = _Chunks.of(getattr(call.module, inner), f"{call.component}.{inner}", take)
+    twin._modules = {**twin._modules, inner: chunks}  # noqa: SLF001
     return getattr(twin, call.method)(*call.arguments, **call.keywords)
 
 
@@ -53,21 +63,23 @@ class _Chunks:
 
     real_module: Any
     component: str
+    take: Callable[[torch.Tensor], torch.Tensor] | None
 
     @staticmethod
-    def of(module: Any, component: str) -> Any:
+    def of(module: Any, component: str, take: Any) -> Any:
         """It looks like ``module``, and suspends the generation where that would compute."""
         twin = object.__new__(_class_of(type(module)))
         object.__setattr__(twin, "__dict__", {**vars(module)})
         object.__setattr__(twin, "real_module", module)
         object.__setattr__(twin, "component", component)
+        object.__setattr__(twin, "take", take)
         return twin
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         current = getcurrent()
         if not isinstance(current, GenerationGreenlet):
             return self.real_module(*arguments, **keywords)
-        return current.suspend(
+        output = current.suspend(
             DenoiserCall(
                 self.real_module,
                 arguments,
@@ -76,6 +88,26 @@ class _Chunks:
                 part=Part.AUTOENCODER,
             )
         )
+        return output if self.take is None else self.take(output)
+
+
+def _taker(call: DenoiserCall, on_frames: OnFrames) -> Callable[[Any], Any] | None:
+    """What hands on the frames of a chunk and leaves a corner of them; None where the autoencoder
+    does more with its chunks than to line them up."""
+    vae = call.module
+    latents = next(iter([*call.arguments, *call.keywords.values()]))
+    lines_up = type(vae).__name__ == "AutoencoderKLWan" and not vae.use_tiling
+    if call.method != "decode" or not lines_up or len(latents) != 1:
+        return None
+
+    def take(output: torch.Tensor) -> torch.Tensor:  # [1, channels, frames, height, width]
+        side = vae.config.patch_size
+        pixels = output if side is None else unpatchify(output, patch_size=side)
+        frames = pixels.clamp(-1.0, 1.0)[0].transpose(0, 1)
+        on_frames((frames * 0.5 + 0.5).clamp(0, 1))  # as pipelines do it themselves
+        return output[..., :1, :1].clone()
+
+    return take
 
 
 @cache

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from deployments.engine.chunks import computed, in_chunks
+from deployments.engine.chunks import OnFrames, computed, in_chunks
 from deployments.engine.forwards import Forwards
 from deployments.engine.outputs import CannotCopy
 from deployments.engine.part import Part, part_of
@@ -41,16 +41,22 @@ class Codec:
         self._pixels = Pixels()
 
     def answer(
-        self, call: DenoiserCall, running: GenerationGreenlet, *, deterministic: bool
+        self,
+        call: DenoiserCall,
+        running: GenerationGreenlet,
+        *,
+        deterministic: bool,
+        on_frames: OnFrames | None = None,
     ) -> Any:
         """The output of a component that is no denoiser, for its caller alone; inside of the
-        generation. One that is alone gets only what was computed alone, bit for bit."""
+        generation. One that is alone gets only what was computed alone, bit for bit.
+        ``on_frames``: as ``chunks.computed`` takes it."""
         part = part_of(call.module, call.method)
         if part is None or _writes_on(call):
             return call.compute()
         if part is Part.AUTOENCODER:
             given = running.suspend(replace(call, part=part))
-            return computed(given.call) if isinstance(given, _ByItself) else given
+            return computed(given.call, on_frames) if isinstance(given, _ByItself) else given
         content = self._prompts.key(call.module, call.arguments, call.keywords)
         if (remembered := self._recall(content, deterministic=deterministic)) is not None:
             return remembered

@@ -20,6 +20,7 @@ from typing import Any
 
 from deployments.engine.adapter import Adapter
 from deployments.engine.adapter_residency import AdapterResidency
+from deployments.engine.chunks import OnFrames
 from deployments.engine.device_memory import DeviceMemory, memory_of
 from deployments.engine.generation import Generation, OnProgress
 from deployments.engine.inbox import Inbox
@@ -148,6 +149,7 @@ class Engine:
         view: Any = None,
         adapters: Sequence[Adapter] = (),
         on_progress: OnProgress | None = None,
+        on_frames: OnFrames | None = None,
         priority: int = 0,
         deadline_s: float | None = None,
         deterministic: bool = False,
@@ -164,7 +166,10 @@ class Engine:
         this generation alone; they may differ among those that share a forward. ``snapshot``: of a
         generation with the same arguments and adapters, to go on from; ``SnapshotRefused`` for one
         that does not fit, here or by the result. ``keep_outputs_bytes``: so much of the denoiser's
-        outputs is kept for snapshots, which then work for any pipeline.
+        outputs is kept for snapshots, which then work for any pipeline. ``on_frames``: for a
+        pipeline that decodes one clip at its end and does nothing more with it; gets the frames as
+        they are decoded, on the engine's thread, where the autoencoder makes them one after
+        another, and then the result has but a corner of each.
         """
         added = self._loop.added(pipeline)
         if self._loop.stopping or not self.alive:
@@ -184,6 +189,7 @@ class Engine:
             snapshot=begin_with,
             keep_outputs_bytes=keep_outputs_bytes,
             on_progress=on_progress,
+            on_frames=on_frames,
             wake_engine=self._inbox.wake,
         )
         self._inbox.put(generation)

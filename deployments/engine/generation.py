@@ -19,6 +19,7 @@ from serve_app.domain.progress import Progress, Stage
 
 if TYPE_CHECKING:
     from deployments.engine.adapter_residency import AdapterLoan
+    from deployments.engine.chunks import OnFrames
     from deployments.engine.preview import Preview
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Generation:
         snapshot: Snapshot | None = None,
         keep_outputs_bytes: int = 0,
         on_progress: OnProgress | None,
+        on_frames: OnFrames | None = None,
         wake_engine: Callable[[], None],
     ) -> None:
         self.pipeline = pipeline
@@ -50,6 +52,7 @@ class Generation:
         self.deadline = deadline  # on the engine's clock
         self.deterministic = deterministic
         self.keep_outputs_bytes = keep_outputs_bytes
+        self.on_frames = on_frames
         self.snapshot_to_begin_with = snapshot
         self.progress: Progress | None = None
         self.cancel_requested = False
@@ -207,4 +210,4 @@ class Generation:
 
     def _end(self) -> None:
         self._arguments = self._view = self._adapters = self.snapshot_to_begin_with = None
-        self._on_progress = None
+        self._on_progress = self.on_frames = None

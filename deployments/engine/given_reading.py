@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from deployments.engine.picture_reading import read_picture
 from deployments.task import GivenKind
 
+LEAST_SIDE = 8
+"""Pixels: an autoencoder makes one value of as many."""
+
 READERS: Mapping[GivenKind, Callable[[bytes, str], Any]] = {
-    GivenKind.PICTURE: read_picture,
+    GivenKind.PICTURE: partial(read_picture, least_side=LEAST_SIDE),
 }
 """Each takes the file and its field's name; ``InvalidInput`` names the field."""

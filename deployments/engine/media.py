@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from io import BytesIO
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 
 from serve_app.domain.errors import Unsupported
@@ -20,11 +22,21 @@ _ENCODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 }
 
 
-def to_pictures(pixels: torch.Tensor) -> list[Image.Image]:
-    """``pixels``: [n, 3, height, width] from 0 to 1, on any device and of any float type."""
+def levels_of(pixels: torch.Tensor) -> torch.Tensor:
+    """``pixels``: [n, 3, height, width] from 0 to 1, on any device and of any float type; gives
+    uint8 [n, height, width, 3], there."""
     levels = pixels.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
-    rows = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # [n, height, width, 3]
-    return [Image.fromarray(picture) for picture in rows]
+    return levels.permute(0, 2, 3, 1).contiguous()
+
+
+def to_levels(pixels: torch.Tensor) -> NDArray[np.uint8]:
+    """The same on the host."""
+    return levels_of(pixels).cpu().numpy()
+
+
+def to_pictures(pixels: torch.Tensor) -> list[Image.Image]:
+    """As ``to_levels`` takes them."""
+    return [Image.fromarray(picture) for picture in to_levels(pixels)]
 
 
 def fit(picture: Image.Image, width: int, height: int) -> Image.Image:

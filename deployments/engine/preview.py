@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
+from deployments.engine.host_copy import host_copy
 from deployments.engine.latent_reading import Standing, clean_latents, standing
 from deployments.engine.projection import Projection, fitted
 from deployments.engine.stand_in import GenerationGreenlet
@@ -70,14 +71,8 @@ class Previews:
         projection = self._projection(at.vae)
         colours = projection(_small(clean_latents(at)))
         levels = colours.mul(255).round().to(torch.uint8)
-        if levels.device.type != "cuda":
-            return Preview(step, levels, lambda: None)
-        # The engine's thread does not wait for the device: who encodes does.
-        pixels = torch.empty(levels.shape, dtype=levels.dtype, pin_memory=True)
-        pixels.copy_(levels, non_blocking=True)
-        copied = torch.cuda.Event()
-        copied.record()
-        return Preview(step, pixels, copied.synchronize)
+        copy = host_copy(levels)  # who encodes waits for the device
+        return Preview(step, copy.tensor, copy.ready)
 
     def _projection(self, vae: Any) -> Projection:
         known = self._projections.get(vae)

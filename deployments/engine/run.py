@@ -227,7 +227,10 @@ class Run:
     def _answer(self, call: DenoiserCall) -> Any:
         """Of a component that is no denoiser, inside of the generation."""
         return self._codec.answer(
-            call, self._greenlet_alive(), deterministic=self.generation.deterministic
+            call,
+            self._greenlet_alive(),
+            deterministic=self.generation.deterministic,
+            on_frames=self.generation.on_frames,
         )
 
     def _on_its_way(self, resumption: Resumption, resume: Any, *values: Any) -> DenoiserCall:

@@ -7,7 +7,7 @@ from typing import Any
 
 import diffusers
 
-from serve_app.domain.errors import Misconfigured
+from serve_app.domain.errors import Misconfigured, Unsupported
 
 
 def set_solver(pipeline: Any, name: str, **changes: Any) -> None:
@@ -24,3 +24,13 @@ def set_solver(pipeline: Any, name: str, **changes: Any) -> None:
             f"{name} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}."
         )
     pipeline.scheduler = solver.from_config(pipeline.scheduler.config, **changes)
+
+
+def shifted(solver: Any, shift: float) -> Any:
+    """A solver like ``solver`` whose schedule spends more of its steps on much noise, the more the
+    greater ``shift`` is. ``Unsupported`` for one that has no such setting."""
+    config = solver.config
+    name = next((each for each in ("flow_shift", "shift") if each in config), None)
+    if name is None or config.get("use_dynamic_shifting"):
+        raise Unsupported(f"{type(solver).__name__} has no shift of its schedule to choose.")
+    return type(solver).from_config(config, **{name: shift})

@@ -46,6 +46,24 @@ class PictureOutput(Output):
     image: Image
 
 
+class Video(File):
+    """A produced clip."""
+
+    width: int | None = Field(default=None, description="Pixels.")
+    height: int | None = Field(default=None, description="Pixels.")
+    fps: float | None = Field(default=None, description="Frames a second.")
+    duration: float | None = Field(default=None, description="Seconds.")
+    num_frames: int | None = None
+
+
+class VideoOutput(Output):
+    video: Video
+    poster: Image | None = Field(default=None, description="The first frame.")
+    seed: int = Field(description="With it and the same input the same clip comes out.")
+    prompt: str = Field(description="As it was used.")
+    timings: Timings
+
+
 class RawImage(BaseModel):
     """A picture inside the message that brings it."""
 

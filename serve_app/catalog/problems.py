@@ -9,6 +9,16 @@ from pydantic_core import ErrorDetails
 
 from serve_app.domain.errors import FieldProblem, InvalidInput
 
+_FALS = {
+    "literal_error": "one_of",
+    "enum": "one_of",
+    "too_short": "sequence_too_short",
+    "too_long": "sequence_too_long",
+    "string_too_short": "sequence_too_short",
+    "string_too_long": "sequence_too_long",
+}
+"""pydantic's types that fal lists under names of its own."""
+
 
 def invalid_input(error: ValidationError) -> InvalidInput:
     """The same problems as an ``InvalidInput``, whose message names the first field."""
@@ -24,9 +34,7 @@ def invalid_input(error: ValidationError) -> InvalidInput:
 
 def _problem(detail: ErrorDetails) -> FieldProblem:
     type_, context = detail["type"], dict(detail.get("ctx") or {})
-    if type_ in ("literal_error", "enum"):
-        # fal lists this one under its own name.
-        type_ = "one_of"
+    type_ = _FALS.get(type_, type_)
     # A raised ValueError object is of no use to the client, and its text is in the message.
     context.pop("error", None)
     for only_in_message in ("names", "more", "why"):

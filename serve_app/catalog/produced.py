@@ -27,3 +27,8 @@ PICTURES = in_format()
 def nothing(_input: Mapping[str, Any]) -> tuple[str, ...]:
     """All is inside the output."""
     return ()
+
+
+def clip_with_poster(input: Mapping[str, Any]) -> tuple[str, ...]:
+    """A clip, and its first frame."""
+    return (MEDIA_TYPES[input["output_format"]], MEDIA_TYPES["jpeg"])

@@ -6,7 +6,17 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
-from serve_app.catalog import flux, flux2, qwen_image, sdxl, upscaling, z_image
+from serve_app.catalog import (
+    flux,
+    flux2,
+    hunyuan_video,
+    ltx_video,
+    qwen_image,
+    sdxl,
+    upscaling,
+    wan,
+    z_image,
+)
 from serve_app.catalog.open import OpenInput
 from serve_app.catalog.pydantic_schema import PydanticSchema
 from serve_app.domain.endpoint import Endpoint
@@ -37,13 +47,23 @@ SCHEMAS: Mapping[str, Callable[[Endpoint], InputSchema]] = {
     "flux-image-to-image": partial(PydanticSchema, flux.IMAGE_TO_IMAGE),
     "flux-lora": partial(PydanticSchema, flux.LORA),
     "flux2-realtime": partial(PydanticSchema, flux2.REALTIME),
+    "hunyuan-text-to-video": partial(PydanticSchema, hunyuan_video.TEXT_TO_VIDEO),
     "lcm-text-to-image": partial(PydanticSchema, sdxl.LCM),
+    "ltx-image-to-video": partial(PydanticSchema, ltx_video.IMAGE_TO_VIDEO),
+    "ltx-text-to-video": partial(PydanticSchema, ltx_video.TEXT_TO_VIDEO),
+    "ltx2-text-to-video": partial(PydanticSchema, ltx_video.WITH_SOUND),
     "open": OpenInput,
     "qwen-image-text-to-image": partial(PydanticSchema, qwen_image.TEXT_TO_IMAGE),
     "sdxl-image-to-image": partial(PydanticSchema, sdxl.IMAGE_TO_IMAGE),
     "sdxl-inpainting": partial(PydanticSchema, sdxl.INPAINTING),
     "sdxl-text-to-image": partial(PydanticSchema, sdxl.TEXT_TO_IMAGE),
     "upscaling": partial(PydanticSchema, upscaling.UPSCALING),
+    "wan-image-to-video": partial(PydanticSchema, wan.IMAGE_TO_VIDEO),
+    "wan-text-to-video": partial(PydanticSchema, wan.TEXT_TO_VIDEO),
+    "wan22-5b-image-to-video": partial(PydanticSchema, wan.SMALL_IMAGE_TO_VIDEO),
+    "wan22-5b-text-to-video": partial(PydanticSchema, wan.SMALL_TEXT_TO_VIDEO),
+    "wan22-a14b-image-to-video": partial(PydanticSchema, wan.LARGE_IMAGE_TO_VIDEO),
+    "wan22-a14b-text-to-video": partial(PydanticSchema, wan.LARGE_TEXT_TO_VIDEO),
     "z-image-text-to-image": partial(PydanticSchema, z_image.TEXT_TO_IMAGE),
 }
 """Name in the catalogue → how to build it. ``ValueError`` for settings that it cannot use."""

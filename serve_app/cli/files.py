@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import urlsplit
 
+from serve_app.domain.artifact import EXTENSIONS
 from serve_app.domain.errors import InvalidInput, Misconfigured
 
 IMAGES = ("image/png", "image/jpeg", "image/webp", "image/gif", "image/avif", "image/bmp")
@@ -52,9 +53,21 @@ def inside(url: str) -> bytes | None:
     return base64.b64decode(content) if head.startswith("data:") else None
 
 
-def numbered(path: Path, number: int) -> Path:
-    """``out.png``, ``out-2.png``, …"""
-    return path if number == 0 else path.with_stem(f"{path.stem}-{number + 1}")
+def places(path: Path, files: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """For each file: ``out.png``, ``out-2.png``, … One of another type than the first, such as the
+    poster of a clip, has its own extension: ``clip.mp4``, ``clip.jpg``."""
+    taken: list[Path] = []
+    for file in files:
+        place = path.with_suffix(_suffix(path, file["content_type"], files[0]["content_type"]))
+        number = sum(each.suffix == place.suffix for each in taken)
+        taken.append(place if number == 0 else place.with_stem(f"{place.stem}-{number + 1}"))
+    return taken
+
+
+def _suffix(path: Path, media_type: str, first: str) -> str:
+    if media_type == first or media_type not in EXTENSIONS:
+        return path.suffix
+    return f".{EXTENSIONS[media_type]}"
 
 
 def write(path: Path, content: bytes) -> None:

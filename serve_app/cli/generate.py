@@ -14,24 +14,36 @@ from typing import Any
 import click
 
 from serve_app.cli.client import ApiFailure, Client
-from serve_app.cli.files import as_input, inside, numbered, outputs, write
+from serve_app.cli.files import as_input, inside, outputs, places, write
 from serve_app.cli.format_field import format_field
 from serve_app.cli.installation import Installation
 from serve_app.cli.preview_file import PreviewFile
 from serve_app.domain.errors import InvalidInput
 
-FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+FORMATS = {
+    ".png": "png",
+    ".jpg": "jpeg",
+    ".jpeg": "jpeg",
+    ".webp": "webp",
+    ".mp4": "mp4",
+    ".webm": "webm",
+    ".gif": "gif",
+}
+CLIPS = (".mp4", ".webm", ".gif")
 WAITING = {
     "busy": "waiting for a free slot",
     "cold_start": "waiting for a replica to start",
     "no_replica": "waiting for a replica",
     "limit": "waiting for a limit on what runs",
+    "following": "waiting for another request, which makes the same",
     "paused": "waiting for an operator to resume the endpoint",
 }
 DOWNLOADING = "downloading"  # the stage whose steps are bytes
 FROM_PROMPT = "fal-ai/flux/schnell"
 FROM_IMAGE = "fal-ai/flux/dev/image-to-image"
 FROM_MASK = "fal-ai/fast-sdxl/inpainting"
+CLIP_FROM_PROMPT = "fal-ai/wan/v2.2-5b/text-to-video"
+CLIP_FROM_IMAGE = "fal-ai/wan/v2.2-5b/image-to-video"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +61,12 @@ class Wish:
     strength: float | None = None
     fields: tuple[str, ...] = ()
 
-    def endpoint(self) -> str:
+    def endpoint(self, *, clip: bool = False) -> str:
+        """The model that was named, or else the one for what is given; ``clip``: and wanted."""
         if self.model:
             return self.model
+        if clip:
+            return CLIP_FROM_IMAGE if self.image else CLIP_FROM_PROMPT
         if self.mask:
             return FROM_MASK
         return FROM_IMAGE if self.image else FROM_PROMPT
@@ -89,16 +104,20 @@ def run(
     output_format = FORMATS.get(output.suffix.lower())
     if output_format is None:
         raise InvalidInput(f"{output} should end in one of {', '.join(FORMATS)}.")
+    model = wish.endpoint(clip=output.suffix.lower() in CLIPS)
     wish.body()  # What is wrong with it is wrong before anything is asked.
     with Client(installation) as client:
-        name = format_field(client, wish.endpoint())
+        name = format_field(client, model)
         body = wish.body(**({name: output_format} if name else {}))
         look = PreviewFile(client.preview, preview).look if preview else _nothing
-        result = generate(client, wish.endpoint(), body, show=not as_json, look=look)
+        result = generate(client, model, body, show=not as_json, look=look)
         files = list(outputs(result))
         if not files:
-            raise ApiFailure(f"{wish.endpoint()} made no file: {json.dumps(result)[:200]}")
-        saved = [_save(client, numbered(output, n), file) for n, file in enumerate(files)]
+            raise ApiFailure(f"{model} made no file: {json.dumps(result)[:200]}")
+        saved = [
+            _save(client, path, file)
+            for path, file in zip(places(output, files), files, strict=True)
+        ]
     if as_json:
         click.echo(json.dumps(result | {"saved": [str(path.absolute()) for path in saved]}))
     else:

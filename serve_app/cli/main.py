@@ -20,6 +20,7 @@ from serve_app.cli import (
     request_log,
     storage_doctor,
     way_in,
+    webhooks,
     weights_notice,
 )
 from serve_app.cli.installation import Installation
@@ -197,6 +198,7 @@ main.add_command(models_group)
 main.add_command(operations.queue_command)
 main.add_command(operations.audit_command)
 main.add_command(operations.endpoints_group)
+main.add_command(webhooks.webhooks_group)
 
 
 @main.command("status")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+
+Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Host and port → its addresses; ``OSError`` or ``UnicodeError`` where there is none."""
 
 _NAT64 = IPv6Network("64:ff9b::/96")
 _NOT_PUBLIC = (
@@ -26,6 +32,13 @@ def is_public(address: str) -> bool:
         if any(ip in network for network in _NOT_PUBLIC):
             return False
     return ip.is_global and not ip.is_multicast
+
+
+async def resolve(host: str, port: int) -> Sequence[str]:
+    """All addresses of a name, as the system knows them."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(place[0]).partition("%")[0] for *_, place in found]
 
 
 def _hidden(ip: IPv6Address) -> IPv4Address | None:

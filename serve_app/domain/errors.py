@@ -88,10 +88,17 @@ class InvalidInput(DarkroomError):
         self.problems = problems
 
     @classmethod
-    def of_field(cls, field: str, message: str, type: str = "value_error") -> InvalidInput:
+    def of_field(
+        cls,
+        field: str,
+        message: str,
+        type: str = "value_error",
+        context: dict[str, Any] | None = None,
+    ) -> InvalidInput:
         """One problem, with the field ``field``: of the body itself, or inside one of its fields
         (``loras.0.path``)."""
-        return cls(f"{field}: {message}", (FieldProblem(field_loc(field), message, type),))
+        problem = FieldProblem(field_loc(field), message, type, context)
+        return cls(f"{field}: {message}", (problem,))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.message, self.problems)

@@ -14,13 +14,16 @@ class Failure:
     """An error as it is stored and shown: the code and message of a ``GenerationError``.
 
     ``field`` names the input field at fault, if one is (an input that only the pipeline could
-    refuse); inside another one with dots, as ``loras.0.path``.
+    refuse); inside another one with dots, as ``loras.0.path``. ``type`` and ``context`` are those
+    of its ``FieldProblem``.
     """
 
     code: str
     message: str
     retryable: bool
     field: str | None = None
+    type: str | None = None
+    context: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from serve_app.domain.request import (
     Waiting,
 )
 from serve_app.domain.snapshot import StoredSnapshot
+from serve_app.domain.upload import Part
 
 
 class Clock(Protocol):
@@ -82,7 +83,7 @@ class LeaseTerms(Protocol):
     def tickets(
         self, request_id: str, attempt: int, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
-        """One ticket per file that the attempt may produce."""
+        """One ticket per file that the attempt may produce. Made again, they have the same keys."""
         ...
 
     def snapshot_ticket(self, held: Held) -> UploadTicket:
@@ -114,7 +115,10 @@ class Queue(LeasePort, Protocol):
 
         With a ``reuse_digest``, when a request of the tenant with the same one has succeeded and
         its artifacts are kept, the new one is stored with that outcome, at its end: ``reuses``
-        names the other, and nothing was consumed.
+        names the other, and nothing was consumed. While the other is queued or runs, the new one is
+        queued and ``follows`` it: it ends with the same outcome. If there is none to share, because
+        the other fails, or is cancelled or deleted, one of those that follow is made, and the rest
+        follow that.
         """
         ...
 
@@ -229,6 +233,26 @@ class Storage(Protocol):
 
     async def put(self, key: str, media_type: str, chunks: AsyncIterator[bytes]) -> int:
         """Store the whole or nothing; returns bytes. ``StorageUnavailable`` when full or away."""
+        ...
+
+    async def begin_parts(self, key: str, media_type: str) -> str:
+        """Its name for the upload of an object that comes in parts."""
+        ...
+
+    async def put_part(
+        self, key: str, parts_id: str, number: int, chunks: AsyncIterator[bytes]
+    ) -> Part:
+        """Store one, whole or not at all, in place of an earlier one of the number. In any order,
+        several at once. ``NotFound``: the upload is no more."""
+        ...
+
+    async def join_parts(self, key: str, parts_id: str, etags: Mapping[int, str]) -> int:
+        """Make the object of the parts with these ETags, by number; returns bytes.
+        ``InvalidInput``: one of them is not there, or is too small for the store. ``NotFound``."""
+        ...
+
+    async def drop_parts(self, key: str, parts_id: str) -> None:
+        """Of an upload that is not to be. Missing ones are no error."""
         ...
 
     async def size(self, key: str) -> int:

@@ -12,6 +12,7 @@ from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Progress
 from serve_app.domain.retries import Retries
 from serve_app.domain.snapshot import StoredSnapshot
+from serve_app.domain.webhook import Webhook
 
 
 class State(StrEnum):
@@ -30,7 +31,10 @@ class State(StrEnum):
 
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.CANCELLED, State.EXPIRED}),
+    State.QUEUED: frozenset(
+        # Succeeded: with the outcome of another, for which it waited.
+        {State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED}
+    ),
     State.RUNNING: frozenset(
         {State.QUEUED, State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED}
     ),
@@ -58,6 +62,7 @@ class WaitReason(StrEnum):
     NO_REPLICA = "no_replica"  # none is there and none has said that it starts
     PAUSED = "paused"  # an operator has paused its endpoint
     LIMIT = "limit"  # as many of its tenant's, or of its endpoint's, run as may
+    FOLLOWING = "following"  # another makes the same, and its outcome will do
 
 
 class Forgetting(StrEnum):
@@ -88,6 +93,7 @@ class NewRequest:
     idempotency_key: str | None = None  # the same of this tenant and endpoint: the same request
     replay_key: str | None = None  # API key whose undelivered answers to submits are given again
     store_io: bool = True  # False: its input and outcome are forgotten
+    webhook: Webhook | None = None  # called at its end
     reuse_digest: bytes = b""  # SHA-256 of endpoint and input, where outcomes may be shared
     retries: Retries | None = None  # after failures; None: by the installation's rule
     body_digest: bytes = b""  # SHA-256 of what the client sent, where a repeat is looked for
@@ -132,6 +138,7 @@ class Request:
     snapshot: StoredSnapshot | None = None  # what another attempt would go on from
     log: tuple[LogLine, ...] = field(default=())
     reuses: str | None = None  # id of the request whose outcome it was given
+    follows: str | None = None  # queued: id of the one that makes the same, whose outcome will do
     forgetting: Forgetting | None = None  # None: its input and outcome are kept
     retries_left: Retries | None = None  # None: by the installation's rule
     events: int = 0  # lines of its own log: grows with every change but progress

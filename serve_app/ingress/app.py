@@ -14,7 +14,9 @@ from serve_app.ingress.edge import Edge
 from serve_app.ingress.exchange import exchange_of
 from serve_app.ingress.fal import routes as fal
 from serve_app.ingress.fal.addressing import Addressed
+from serve_app.ingress.mcp import routes as mcp
 from serve_app.ingress.openai import routes as openai
+from serve_app.ingress.replicate import routes as replicate
 from serve_app.ingress.reply import json_reply
 
 
@@ -29,6 +31,8 @@ def create_app() -> Starlette:
         *health.ROUTES,
         *page.ROUTES,
         *openai.ROUTES,
+        *replicate.ROUTES,
+        *mcp.ROUTES,
         fal.UNPREFIXED,
     ]
     app = Starlette(

@@ -13,12 +13,16 @@ from serve_app.domain.endpoint import Endpoint
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False).encode
 
 
-async def body_digest(endpoint_id: str, body: Any) -> bytes:
-    """SHA-256 of the endpoint and the input as it was sent: not of the defaults that were filled
-    in, which a newer catalogue may change. The order of fields and white space count for nothing.
+async def body_digest(endpoint_id: str, body: Any, webhook_url: str | None = None) -> bytes:
+    """SHA-256 of the endpoint, the webhook and the input as it was sent: not of the defaults that
+    were filled in, which a newer catalogue may change. The order of fields and white space count
+    for nothing.
     """
     # In a thread, because a body may be megabytes of data URIs.
-    return await asyncio.to_thread(_digest, {"endpoint": endpoint_id, "input": body})
+    value = {"endpoint": endpoint_id, "input": body}
+    if webhook_url is not None:
+        value["webhook"] = webhook_url
+    return await asyncio.to_thread(_digest, value)
 
 
 async def reuse_digest(endpoint: Endpoint, input: Mapping[str, Any], *, alone: bool) -> bytes:

@@ -15,11 +15,14 @@ from serve_app.ingress.held import LastAnswers
 from serve_app.ingress.lost_answers import LostAnswers
 from serve_app.ingress.pools import PoolMap
 from serve_app.ingress.readiness import Readiness
+from serve_app.ingress.uploads import Uploads
+from serve_app.ingress.webhooks import Webhooks
 from serve_app.settings import Config
 from serve_app.storage.tickets import TicketSigner
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.keys import Keys
 from serve_app.tenants.tokens import Tokens
+from serve_app.tenants.upload_tokens import UploadTokens
 
 Figures = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
 Problems = Callable[[Collection[str]], Awaitable[Mapping[str, str]]]
@@ -52,6 +55,9 @@ class Core:
     readiness: Readiness
     host_names: frozenset[str]  # that may stand in a Host header and get into URLs
     metrics: Metrics
+    uploads: Uploads
+    upload_tokens: UploadTokens
+    webhooks: Webhooks
     tickets: TicketSigner | None = None  # None: storage takes uploads itself
     room: Callable[[], Awaitable[None]] | None = None  # raises when the disk is nearly full
     replicas: Figures = _no_figures  # for the status page: one JSON object each

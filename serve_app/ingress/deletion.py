@@ -1,4 +1,4 @@
-"""Deleting a request: in the database, then its files in storage."""
+"""Deleting a request, or an upload: in the database, then its files in storage."""
 
 from __future__ import annotations
 
@@ -45,4 +45,15 @@ async def deleted(request: HttpRequest) -> Response:
     return json_reply({"deleted_files": len(files) - later, "later_files": later})
 
 
-ROUTES = [Route("/v1/requests/{request_id}", deleted, methods=["DELETE"])]
+async def upload_deleted(request: HttpRequest) -> Response:
+    """``DELETE`` of a file that the tenant has uploaded."""
+    exchange_of(request).route = "v1.upload.delete"
+    caller = await caller_of(request)
+    now = await core_of(request).uploads.delete(caller.tenant, request.path_params["key"])
+    return json_reply({"deleted_files": int(now), "later_files": int(not now)})
+
+
+ROUTES = [
+    Route("/v1/requests/{request_id}", deleted, methods=["DELETE"]),
+    Route("/v1/uploads/{key:path}", upload_deleted, methods=["DELETE"]),
+]

@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 
 from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.catalog import load as load_catalog
+from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.domain.lease import (
     Ask,
@@ -44,18 +45,24 @@ from serve_app.ingress.one_node import OneNode
 from serve_app.ingress.placement import Placement
 from serve_app.ingress.pools import PoolMap
 from serve_app.ingress.readiness import Readiness
+from serve_app.ingress.replicate.webhook import Bodies
 from serve_app.ingress.terms import CatalogTerms
+from serve_app.ingress.uploads import Uploads
+from serve_app.ingress.webhooks import Webhooks
 from serve_app.loopback import keep_to_loopback
 from serve_app.queue.database import CONNECT, Database
 from serve_app.queue.embedded import EmbeddedPostgres
 from serve_app.queue.leadership import Leadership
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.migrations import migrate
+from serve_app.queue.outbox import PostgresOutbox
 from serve_app.queue.postgres import PostgresQueue
 from serve_app.queue.retention import Retention
 from serve_app.queue.roster import roster
 from serve_app.queue.shared_secret import shared_secret
+from serve_app.queue.signing_seeds import PostgresSigningSeeds
 from serve_app.queue.unwanted import Unwanted
+from serve_app.queue.uploads import PostgresUploads
 from serve_app.scaling.demand import DemandWriter
 from serve_app.scaling.liveness import RayLiveness
 from serve_app.settings import Config, Secrets
@@ -69,6 +76,7 @@ from serve_app.telemetry.metrics import Metrics, MetricsServer
 from serve_app.tenants.first_key import ensure_first_key
 from serve_app.tenants.keyring import KeyRing
 from serve_app.tenants.tokens import Tokens
+from serve_app.tenants.upload_tokens import UploadTokens
 
 log = logging.getLogger(__name__)
 
@@ -181,15 +189,22 @@ class Ingress:
         )
         await storage.start()
         stack.push_async_callback(storage.aclose)
+        retention = Retention.of(config)
         queue = self._queue = PostgresQueue(
             database,
             self._clock,
-            CatalogTerms(catalog, storage, config.max_artifact_bytes, files_url=origin),
+            CatalogTerms(
+                catalog,
+                storage,
+                config.max_artifact_bytes,
+                files_url=origin,
+                names_secret=await shared_secret(database, "file_names"),
+            ),
             QueueLimits.of(config),
             RayLiveness(sole_cluster=embedded),
             serve.get_replica_context().replica_id.unique_id,
             self._metrics,
-            Retention.of(config),
+            retention,
         )
         await queue.start()
         self._lines = Lines(self, config.data_dir / "lines")
@@ -197,14 +212,27 @@ class Ingress:
         stack.push_async_callback(queue.aclose)  # it answers the asks that wait at lines
         stack.push_async_callback(self._lines.leave)
         await self._lines.start()
-        disposal = Disposal(Unwanted(database), storage)
+        book = PostgresUploads(database, retention)
+        disposal = Disposal(Unwanted(database), book, storage)
         disposal.start()
         stack.push_async_callback(disposal.aclose)
+        uploads = Uploads(book, storage, config.max_upload_bytes)
+        upload_tokens = UploadTokens(await shared_secret(database, "upload_tokens"), self._clock)
         self._core = self._make_core(
-            catalog, storage, storage.tickets, keys, tokens, database, one_node
+            catalog,
+            storage,
+            storage.tickets,
+            keys,
+            tokens,
+            database,
+            one_node,
+            uploads,
+            upload_tokens,
         )
         stack.push_async_callback(self._core.background.join)
         await self._tell_demand(stack, leadership)
+        await self._core.webhooks.start()
+        stack.push_async_callback(self._core.webhooks.aclose)
         self._serve_metrics(stack)
         for line in announcement.lines(catalog):
             log.info("%s", line)
@@ -243,6 +271,8 @@ class Ingress:
         tokens: Tokens,
         database: Database,
         one_node: OneNode,
+        uploads: Uploads,
+        upload_tokens: UploadTokens,
     ) -> Core:
         config, clock = self._config, self._clock
 
@@ -264,6 +294,17 @@ class Ingress:
             readiness=Readiness(checks, clock),
             host_names=trusted_names(config.host, config.trusted_hosts),
             metrics=self._metrics,
+            uploads=uploads,
+            upload_tokens=upload_tokens,
+            webhooks=Webhooks(
+                PostgresOutbox(database),
+                PostgresSigningSeeds(database),
+                Bodies(self._queue, storage, catalog),
+                config,
+                clock,
+                self._metrics,
+                resolve,
+            ),
             tickets=tickets,
             room=DiskGuard(config.data_dir, config.min_free_disk_bytes, clock).check,
             replicas=lambda: roster(database),

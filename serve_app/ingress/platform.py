@@ -17,6 +17,7 @@ from serve_app.ingress import (
     operations,
     previews,
     requests,
+    webhook_calls,
 )
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import core_of
@@ -53,6 +54,7 @@ ROUTES = [
     *deletion.ROUTES,
     *operations.ROUTES,
     *previews.ROUTES,
+    *webhook_calls.ROUTES,
     *models.ROUTES,
     *keys.ROUTES,
     *description.ROUTES,

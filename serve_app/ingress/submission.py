@@ -11,6 +11,7 @@ from serve_app.catalog.work import work_of
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.request import NewRequest, Priority, Request, State
 from serve_app.domain.retries import Cause, granted
+from serve_app.domain.webhook import Webhook
 from serve_app.ingress.body_digest import body_digest, reuse_digest
 from serve_app.ingress.core import Core
 
@@ -48,6 +49,7 @@ async def accept(
     cache: bool | None = None,
     retries: Mapping[Cause, int] | None = None,
     store_io: bool = True,
+    webhook: Webhook | None = None,
 ) -> NewRequest:
     """Check everything of the request itself.
 
@@ -60,6 +62,8 @@ async def accept(
     cached = store_io and (entry.cache if cache is None else cache)
     reuse = await reuse_digest(entry.endpoint, valid.input, alone=alone) if cached else b""
     allowed, fewer = granted(retries, core.config.max_failures)
+    repeatable = bool(idempotency_key or replay_key)
+    webhook_url = webhook.url if webhook else None
     return NewRequest(
         id=request_id,
         tenant=tenant,
@@ -79,7 +83,8 @@ async def accept(
         replay_key=replay_key,
         store_io=store_io,
         reuse_digest=reuse,
-        body_digest=await body_digest(endpoint_id, body) if idempotency_key or replay_key else b"",
+        body_digest=await body_digest(endpoint_id, body, webhook_url) if repeatable else b"",
+        webhook=webhook,
     )
 
 

@@ -23,7 +23,7 @@ const BY_EXTENSION = {
 };
 
 /**
- * Every `{url, …}` in `output`: `{url, type, kind, name, width, height, size}`, in order. A file
+ * Every `{url, …}` in `output`: `{url, type, kind, name, width, height, size, duration, poster}`, in order. A file
  * may also be inside: `{content, content_type, …}`, in base64.
  */
 export function filesIn(output) {
@@ -32,7 +32,16 @@ export function filesIn(output) {
   if (typeof content === "string" && typeof type === "string")
     return filesIn({ ...output, content: null, url: `data:${type};base64,${content}` });
   if (typeof output.url === "string") return [readFile(output)].filter(Boolean);
+  const { video, poster } = output;
+  if (typeof video?.url === "string" && typeof poster?.url === "string")
+    return withPoster(filesIn({ ...output, poster: null }), readFile(poster));
   return Object.values(output).flatMap(filesIn);
+}
+
+/** A clip's first frame is shown in its place until it plays, and is no file beside it. */
+function withPoster(files, poster) {
+  if (poster?.kind !== "image") return files;
+  return files.map((file) => (file.kind === "video" ? { ...file, poster: poster.url } : file));
 }
 
 function readFile(given) {
@@ -59,6 +68,7 @@ function described(given, url) {
     width: given.width,
     height: given.height,
     size: given.file_size,
+    duration: given.duration,
   };
 }
 
@@ -81,6 +91,7 @@ export function fileFigure(file, words) {
   );
   const facts = [
     file.width && file.height ? `${file.width} × ${file.height}` : "",
+    file.duration ? `${file.duration} s` : "",
     bytes(file.size),
   ];
   return element(
@@ -116,6 +127,9 @@ function shown(file, words) {
       muted: true,
       playsinline: true,
       preload: "metadata",
+      poster: file.poster,
+      width: file.width,
+      height: file.height,
     };
     return element("video", { ...settings, "aria-label": words || file.name, class: "paper" });
   }

@@ -27,11 +27,18 @@ AT_ONCE = 200
 _DUE = """
 SELECT id::text, {column} FROM requests
 WHERE forgetting = '{now}' AND finished_at IS NOT NULL
-  AND finished_at <= now() - make_interval(secs => %(after_s)s)
+  AND finished_at <= now() - make_interval(secs => %(after_s)s) {also}
 ORDER BY finished_at LIMIT %(most)s
 """
-INPUTS = _DUE.format(column="input", now=Forgetting.INPUT)
-OUTCOMES = _DUE.format(column="outcome", now=Forgetting.OUTCOME)
+# From its input follows what a failed attempt may have left in storage.
+INPUTS = _DUE.format(
+    column="input",
+    now=Forgetting.INPUT,
+    also="""AND (
+    SELECT 1 FROM attempts a WHERE a.request_id = requests.id
+      AND a.ended NOT IN ('succeeded', 'undo') AND NOT a.collected LIMIT 1) IS NULL""",
+)
+OUTCOMES = _DUE.format(column="outcome", now=Forgetting.OUTCOME, also="")
 _LEFT = """
 WITH rest AS (SELECT * FROM json_to_recordset(%(rest)s::json) AS x(id uuid, left_over text))
 """
@@ -48,7 +55,17 @@ forgot AS (
     RETURNING r.id
 ),
 untold AS (DELETE FROM events e USING forgot f WHERE e.request_id = f.id),
-unsaid AS (UPDATE attempts a SET message = '' FROM forgot f WHERE a.request_id = f.id)
+unsaid AS (UPDATE attempts a SET message = '' FROM forgot f WHERE a.request_id = f.id),
+unsent AS (
+    UPDATE webhook_deliveries w SET
+        body = NULL,
+        claims = w.claims + 1,
+        error = CASE w.state WHEN 'pending' THEN 'Forgotten before it was delivered. ' || w.error
+                ELSE w.error END,
+        ended_at = coalesce(w.ended_at, now()),
+        state = CASE w.state WHEN 'pending' THEN 'dead' ELSE w.state END
+    FROM forgot f WHERE w.request_id = f.id
+)
 SELECT id::text FROM forgot
 """
 

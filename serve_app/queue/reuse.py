@@ -7,7 +7,8 @@ from dataclasses import replace
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import NewRequest
 from serve_app.queue import outcomes, wording
-from serve_app.queue.database import Database
+from serve_app.queue.database import Database, Lock
+from serve_app.queue.deletion import SHARING
 from serve_app.queue.rows import COLUMNS, SOURCE, Stored, stored
 from serve_app.queue.submit import columns_of
 
@@ -25,13 +26,16 @@ STORE = """
 WITH kept AS (
     INSERT INTO requests (
         id, tenant, endpoint, endpoint_digest, pool, priority, input, alone, idempotency_key,
-        body_digest, reuses, state, outcome, started_at, finished_at, events)
-    VALUES (
+        body_digest, webhook_url, webhook_origin, reuses, state, outcome, started_at, finished_at,
+        events)
+    SELECT
         %(id)s::uuid, %(tenant)s, %(endpoint)s, %(digest)s, %(pool)s, %(priority)s,
-        %(input)s::text::json, %(alone)s, %(key)s, %(body)s, %(reuses)s::uuid, 'succeeded',
-        %(outcome)s::text::json, now(), now(), 1 + cardinality(%(warnings)s::text[]))
+        %(input)s::text::json, %(alone)s, %(key)s, %(body)s, %(webhook)s, %(origin)s,
+        %(reuses)s::uuid, 'succeeded',
+        %(outcome)s::text::json, now(), now(), 1 + cardinality(%(warnings)s::text[])
+    WHERE (SELECT count(*) FROM artifacts WHERE request_id = %(reuses)s::uuid) = %(kept)s
     ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
-    RETURNING id, tenant, endpoint, events
+    RETURNING id, tenant, endpoint, events, webhook_url
 ),
 told AS (
     INSERT INTO events (request_id, sequence, level, state, message)
@@ -44,6 +48,10 @@ told AS (
 counted AS (
     INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units)
     SELECT id, tenant, endpoint, 'succeeded', 0, 0, 0, 0 FROM kept
+),
+outbox AS (
+    INSERT INTO webhook_deliveries (request_id, tenant, url)
+    SELECT id, tenant, webhook_url FROM kept WHERE webhook_url IS NOT NULL
 )
 SELECT id::text FROM kept
 """
@@ -72,8 +80,10 @@ class Reuse:
             "reuses": earlier,
             "outcome": wording.compact(outcomes.to_json(given)),
             "message": wording.reused(earlier),
+            "kept": kept,
         }
-        if not await self._database.rows(STORE, params):
+        # Until it is stored, nobody deletes the files.
+        if not await self._database.rows(STORE, params, lock=Lock((SHARING,), shared=True)):
             return None
         (row,) = await self._database.rows(READ, {"id": new.id})
         return stored(row)

@@ -28,7 +28,7 @@ def chosen(
             signing_key,
             internal_url,
             clock,
-            config.max_artifact_bytes,
+            _largest(config),
         )
     return s3_storage(config, secrets, location)
 
@@ -57,4 +57,9 @@ def s3_storage(config: Config, secrets: Secrets, location: S3Location) -> S3Stor
 
     key, secret = secrets.s3_access_key_id, secrets.s3_secret_access_key
     given = StaticKey(key.get_secret_value(), secret.get_secret_value()) if key and secret else None
-    return S3Storage(location, given, config.max_artifact_bytes)
+    return S3Storage(location, given, _largest(config), config.data_dir / "spool")
+
+
+def _largest(config: Config) -> int:
+    """What the storage takes; tickets and uploads have limits of their own below it."""
+    return max(config.max_artifact_bytes, config.max_upload_bytes)

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, star
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.lease import Computed, Demand
 from serve_app.domain.request import State
+from serve_app.domain.webhook import Backlog
 
 if TYPE_CHECKING:
     from wsgiref.simple_server import WSGIServer
@@ -74,6 +75,21 @@ class Metrics:
             registry=registry,
         )
 
+        self._webhooks = Counter(
+            "darkroom_webhooks",
+            "Webhooks: delivered, failed (to be tried again), dead.",
+            ("result",),
+            registry=registry,
+        )
+        self._webhooks_pending = Gauge(
+            "darkroom_webhooks_pending", "Webhooks that are not delivered yet.", registry=registry
+        )
+        self._webhooks_oldest = Gauge(
+            "darkroom_webhooks_oldest_seconds",
+            "For how long the oldest of them is pending.",
+            registry=registry,
+        )
+
     def entered(self, endpoint: str, state: State) -> None:
         """A request reached ``state``."""
         self._requests.labels(endpoint, state.value).inc()
@@ -98,6 +114,14 @@ class Metrics:
 
     def unexpected(self, route: str) -> None:
         self._unexpected.labels(route).inc()
+
+    def webhook(self, result: str) -> None:
+        """``delivered``, ``failed`` or ``dead``."""
+        self._webhooks.labels(result).inc()
+
+    def webhooks(self, backlog: Backlog) -> None:
+        self._webhooks_pending.set(backlog.pending)
+        self._webhooks_oldest.set(backlog.oldest_s)
 
     def depth(self, demand: Mapping[str, Demand]) -> None:
         """What each pool has to do now."""

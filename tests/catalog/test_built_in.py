@@ -13,7 +13,8 @@ from serve_app.domain.errors import EndpointNotServed
 from tests.catalog.conftest import DEMO
 
 SCHNELL, SDXL, ESRGAN = "fal-ai/flux/schnell", "fal-ai/fast-sdxl", "fal-ai/esrgan"
-TASKS = {"text-to-image", "image-to-image", "inpainting", "realtime", "upscaling"}
+PICTURES = {"text-to-image", "image-to-image", "inpainting", "realtime", "upscaling"}
+TASKS = PICTURES | {"text-to-video", "image-to-video"}
 MEMORIES_GB = [12, 24, 48, 80]
 
 

@@ -83,7 +83,7 @@ def test_a_presets_name_becomes_its_size(catalog: Catalog) -> None:
     ("fields", "loc", "type_"),
     [
         ({"prompt": None}, ("prompt",), "string_type"),
-        ({"prompt": "x" * 30_000}, ("prompt",), "string_too_long"),
+        ({"prompt": "x" * 30_000}, ("prompt",), "sequence_too_long"),
         ({"num_inference_steps": 0}, ("num_inference_steps",), "greater_than_equal"),
         ({"num_inference_steps": 13}, ("num_inference_steps",), "less_than_equal"),
         ({"num_inference_steps": "four"}, ("num_inference_steps",), "int_parsing"),

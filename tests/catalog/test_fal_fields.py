@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from serve_app.catalog import ltx_video, wan
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.errors import InvalidInput
 
@@ -44,6 +45,53 @@ SDXL: dict[str, Any] = {
     "seed": OPTIONAL,
     "sync_mode": False,
 }
+CLIP: dict[str, Any] = {
+    "prompt": NEEDED,
+    "seed": OPTIONAL,
+    # Of Darkroom's own, where fal's endpoint has none of that name.
+    "output_format": "mp4",
+    "sync_mode": False,
+    "video_quality": "high",
+    "video_write_mode": "balanced",
+}
+WAN21: dict[str, Any] = CLIP | {
+    "enable_prompt_expansion": False,
+    "enable_safety_checker": False,
+    "frames_per_second": 16,
+    "negative_prompt": wan.UNWANTED,
+    "num_frames": 81,
+    "num_inference_steps": 30,
+    "resolution": "720p",
+}
+WAN22: dict[str, Any] = CLIP | {
+    "adjust_fps_for_interpolation": True,
+    "aspect_ratio": "16:9",
+    "enable_output_safety_checker": False,
+    "enable_prompt_expansion": False,
+    "enable_safety_checker": False,
+    "frames_per_second": 24,
+    "guidance_scale": 3.5,
+    "interpolator_model": "film",
+    "negative_prompt": "",
+    "num_frames": 81,
+    "num_inference_steps": 40,
+    "num_interpolated_frames": 0,
+    "resolution": "720p",
+    "shift": 5,
+}
+WAN22_LARGE: dict[str, Any] = WAN22 | {
+    "acceleration": "regular",
+    "frames_per_second": 16,
+    "guidance_scale_2": 4,
+    "num_inference_steps": 27,
+    "num_interpolated_frames": 1,
+}
+LTX: dict[str, Any] = CLIP | {
+    "guidance_scale": 3,
+    "negative_prompt": ltx_video.UNWANTED,
+    "num_inference_steps": 30,
+}
+FROM_PICTURE: dict[str, Any] = {"aspect_ratio": "auto", "image_url": NEEDED}
 FIELDS: dict[str, dict[str, Any]] = {
     "fal-ai/flux/schnell": FLUX | {"num_inference_steps": 4},
     "fal-ai/flux/dev": FLUX,
@@ -65,6 +113,35 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "fal-ai/fast-sdxl/inpainting": SDXL
     | {"image_url": NEEDED, "mask_url": NEEDED, "strength": 0.95},
+    "fal-ai/wan-t2v": WAN21 | {"aspect_ratio": "16:9", "turbo_mode": False},
+    "fal-ai/wan-i2v": WAN21
+    | FROM_PICTURE
+    | {"acceleration": "regular", "guide_scale": 5, "shift": 5},
+    "fal-ai/wan/v2.2-5b/text-to-video": WAN22,
+    "fal-ai/wan/v2.2-5b/image-to-video": WAN22 | FROM_PICTURE,
+    "fal-ai/wan/v2.2-a14b/text-to-video": WAN22_LARGE,
+    "fal-ai/wan/v2.2-a14b/image-to-video": WAN22_LARGE
+    | FROM_PICTURE
+    | {"end_image_url": OPTIONAL, "guidance_scale_2": 3.5},
+    "fal-ai/ltx-video": LTX,
+    "fal-ai/ltx-video/image-to-video": LTX | {"image_url": NEEDED},
+    "fal-ai/ltx-2/text-to-video": CLIP
+    | {
+        "duration": "6",
+        "fps": "25",
+        "generate_audio": True,
+        "num_inference_steps": 40,
+        "resolution": "1080p",
+    },
+    "fal-ai/hunyuan-video": CLIP
+    | {
+        "aspect_ratio": "16:9",
+        "enable_safety_checker": False,
+        "num_frames": "129",
+        "num_inference_steps": 30,
+        "pro_mode": False,
+        "resolution": "720p",
+    },
     "fal-ai/esrgan": {
         "face": False,
         "image_url": NEEDED,

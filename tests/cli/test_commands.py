@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from serve_app.cli import request_log
 from serve_app.cli.client import Client
-from serve_app.cli.files import inside, outputs
+from serve_app.cli.files import inside, outputs, places
 from serve_app.cli.format_field import format_field
 from serve_app.cli.generate import Wish
 from serve_app.cli.installation import Installation
@@ -106,6 +106,34 @@ def test_a_wish_with_an_image_or_a_mask_goes_to_an_endpoint_that_takes_them(
         "mask_url": uri,
         "num_images": 2,
     }
+
+
+def test_a_wish_for_a_clip_goes_to_an_endpoint_that_makes_one() -> None:
+    assert Wish("a").endpoint(clip=True) == "fal-ai/wan/v2.2-5b/text-to-video"
+    given = Wish("a", image="https://example.test/a.png")
+    assert given.endpoint(clip=True) == "fal-ai/wan/v2.2-5b/image-to-video"
+    assert Wish("a", model="me/mine").endpoint(clip=True) == "me/mine"
+
+
+def test_files_of_another_type_than_the_first_get_their_own_extension() -> None:
+    clip, poster, picture = (
+        {"content_type": each} for each in ("video/mp4", "image/jpeg", "image/png")
+    )
+    out = Path("out.mp4")
+    assert places(out, [clip, poster]) == [out, Path("out.jpg")]
+    assert places(out, [clip, clip, poster, poster]) == [
+        out,
+        Path("out-2.mp4"),
+        Path("out.jpg"),
+        Path("out-2.jpg"),
+    ]
+    assert places(Path("a.png"), [picture] * 3) == [
+        Path("a.png"),
+        Path("a-2.png"),
+        Path("a-3.png"),
+    ]
+    odd = {"content_type": "model/gltf-binary"}
+    assert places(Path("a.png"), [picture, odd]) == [Path("a.png"), Path("a-2.png")]
 
 
 @pytest.mark.parametrize("model", ["fal-ai/flux/schnell", "test/probe", "nobody/nothing"])

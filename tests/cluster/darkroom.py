@@ -63,6 +63,7 @@ class Darkroom:
             "DARKROOM_MODELS": str(MODELS),
             "DARKROOM_POOLS": json.dumps(pools),
             "DARKROOM_GPUS": "0",
+            "DARKROOM_ALLOW_PRIVATE_WEBHOOKS": "1",  # receivers of tests are here
         } | {f"DARKROOM_{name.upper()}": value for name, value in settings.items()}
         self._process: subprocess.Popen[bytes] | None = None
         self._http: httpx.Client | None = None

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from deployments import fetching
 from deployments.adapter_cache import AdapterCache
 from deployments.adapter_fetching import AdapterFetcher
 from deployments.backoff import Backoff
@@ -26,6 +25,7 @@ from deployments.fetching import Fetcher
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.upload import Uploader
 from deployments.workshop import Workshop
+from serve_app.domain.addresses import resolve
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import Held, Lease
 from serve_app.domain.request import Priority
@@ -117,7 +117,7 @@ async def make_rig(tmp_path: Path):
         def fetcher() -> Fetcher:
             return Fetcher(
                 storage.client(),
-                fetching.resolve,
+                resolve,
                 max_bytes=10**6,
                 timeout_s=5.0,
                 allow_private=False,

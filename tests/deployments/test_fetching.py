@@ -6,7 +6,8 @@ import base64
 import httpx
 import pytest
 
-from deployments.fetching import Fetcher, http_client, resolve
+from deployments.fetching import Fetcher, http_client
+from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import InvalidInput
 from tests.deployments.web import PRIVATE, PUBLIC, Web
 
@@ -19,10 +20,12 @@ def web():
     return Web()
 
 
-async def refused(fetcher, url, match, **more):
+async def refused(fetcher, url, match, kind="file_download_error", **more):
     with pytest.raises(InvalidInput, match=match) as caught:
         await fetcher.fetch(url, FIELD, **more)
-    assert caught.value.problems[0].loc == ("body", FIELD)
+    (problem,) = caught.value.problems
+    assert (problem.loc, problem.type) == (("body", FIELD), kind)
+    return problem.context
 
 
 async def test_a_file_is_fetched_from_the_address_that_was_checked(web):
@@ -113,7 +116,10 @@ async def test_a_file_over_the_limit_is_not_read_to_its_end(web):
             yield b"x" * 100
 
     web.answers["example.com/a"] = httpx.Response(200, content=endless())
-    await refused(web.fetcher(), "http://example.com/a", "larger than 1000 bytes")
+    context = await refused(
+        web.fetcher(), "http://example.com/a", "larger than 1000 bytes", "file_too_large"
+    )
+    assert context == {"max_size": 1000}
     assert len(read) <= 12
 
 
@@ -142,7 +148,7 @@ async def test_data_uris_are_read(web, uri):
 async def test_broken_and_large_data_uris_are_refused(web):
     await refused(web.fetcher(), "data:image/png;base64,!!!", "data: URI")
     await refused(web.fetcher(), "data:image/png", "comma")
-    await refused(web.fetcher(max_bytes=3), "data:,four", "larger than 3")
+    await refused(web.fetcher(max_bytes=3), "data:,four", "larger than 3", "file_too_large")
 
 
 KEY = "r/0195-a/1/secret.png"
@@ -170,6 +176,11 @@ async def test_a_file_that_is_not_ours_is_fetched_as_any_other(web):
     url = "https://example.com/files/a.png"
     assert await web.fetcher().fetch(url, FIELD, "http://ingress:8000") == BODY
     assert [request.url.host for request in web.requests] == ["ingress", PUBLIC]
+
+
+async def test_a_file_of_ours_that_is_no_more_is_told_as_such(web):
+    url = f"http://127.0.0.1:8000/files/{KEY}"
+    await refused(web.fetcher(), url, "no such file of ours", files_url="http://ingress:8000")
 
 
 @pytest.mark.parametrize("path", ["/files/../metrics", "/files/%2e%2e/metrics", "/files//a", "/v1"])

@@ -55,6 +55,12 @@ def given(width=32, height=16):
     return picture
 
 
+def inline(picture):
+    buffer = BytesIO()
+    picture.save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
 def wish(**changes):
     mask = Image.new("RGB", (32, 16))
     ImageDraw.Draw(mask).rectangle((16, 0, 32, 16), fill=(255, 255, 255))
@@ -191,9 +197,7 @@ def test_a_unet_of_other_latents_inpaints_too(engine):
 
 
 async def test_a_replica_fetches_and_reads_the_pictures(rig):
-    buffer = BytesIO()
-    given().save(buffer, "PNG")
-    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    uri = inline(given())
     probe = Endpoint("p", "probe", Weights("p"), "p", options={"task": "image-to-image"})
     lease = rig.lease("good", probe, image_url=uri, echo="made")
     rig.port.offer(lease)
@@ -202,17 +206,21 @@ async def test_a_replica_fetches_and_reads_the_pictures(rig):
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "says", "kind"),
     [
-        ("data:text/plain,hello", "no picture"),
-        ("http://127.0.0.1:1/a.png", "private address"),
-        ("data:image/png;base64,%", "data: URI"),
+        ("data:text/plain,hello", "no picture", "image_load_error"),
+        ("data:image/bmp,BM%00%00%00%00%00%00%00%00", "is BMP", "unsupported_image_format"),
+        (inline(Image.new("RGB", (64, 7))), "64×7", "image_too_small"),
+        (inline(Image.new("1", (8000, 8000))), "more than 50000000", "image_too_large"),
+        (inline(given())[:90], "cannot be read", "image_load_error"),
+        ("http://127.0.0.1:1/a.png", "private address", "file_download_error"),
+        ("data:image/png;base64,%", "data: URI", "file_download_error"),
     ],
 )
-async def test_a_picture_that_cannot_be_had_is_the_fault_of_its_field(rig, url, says):
+async def test_a_picture_that_cannot_be_had_is_the_fault_of_its_field(rig, url, says, kind):
     probe = Endpoint("p", "probe", Weights("p"), "p", options={"task": "image-to-image"})
     lease = rig.lease("bad", probe, image_url=url)
     rig.port.offer(lease)
     failure = (await rig.outcome(lease.held)).failure
     assert says in failure.message
-    assert (failure.field, failure.retryable) == ("image_url", False)
+    assert (failure.field, failure.type, failure.retryable) == ("image_url", kind, False)

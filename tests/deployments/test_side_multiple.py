@@ -36,7 +36,7 @@ class Pipeline:
         (Pipeline(transformer=Part(patch_size=1), image_processor=Part(vae_scale_factor=16)), 16),
         (Pipeline(transformer=Part(patch_size=2), image_processor=Part(vae_scale_factor=8)), 16),
         (Pipeline(32, transformer=Part(patch_size=1)), 32),  # Sana
-        (Pipeline(transformer=Part(patch_size=(1, 2, 2))), 8),
+        (Pipeline(transformer=Part(patch_size=(1, 2, 2))), 16),  # Wan
         (Pipeline(None), 8),
     ],
 )

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from diffusers import CogVideoXPipeline
 
 from deployments.amendments import AMENDMENTS
 from deployments.call_mapping import CallMapping
+from deployments.families import FAMILIES
+from deployments.video import VideoFamily
 from serve_app.catalog.catalog import BUILT_IN, load
 from serve_app.catalog.schema import SCHEMAS
 from serve_app.catalog.source import EndpointSource, RecipeSource
@@ -55,6 +58,24 @@ def test_the_example_is_a_catalogue(tmp_path: Path) -> None:
     assert not entry.missing
     assert len(entry.endpoint.recipes) == 2
     assert entry.schema.validate({"prompt": "x"})[0]["num_inference_steps"] == 20
+
+
+def test_the_example_of_clips_is_a_catalogue(tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text(next(each.text for each in blocks(PAGE, "yaml") if "cogvideox" in each.text))
+    (entry,) = load(path, demo=False, demo_dir=DEMO, families=FAMILIES)
+    assert not entry.missing
+    fields = entry.schema.validate({"prompt": "x"})[0]
+    call = VideoFamily().prepare(entry.endpoint, fields, _CogVideoX(), 1)
+    assert call.facts["clip"].form.num_frames == 49
+    assert call.arguments.keys() >= {"guidance_scale", "negative_prompt", "num_frames"}
+
+
+class _CogVideoX(CogVideoXPipeline):
+    """Without weights; what the family asks of it."""
+
+    def __init__(self) -> None:
+        self.vae_scale_factor_spatial, self.vae_scale_factor_temporal = 8, 4
 
 
 def test_the_options_of_the_generic_family_are_told() -> None:

@@ -24,11 +24,12 @@ from deployments.core import ReplicaCore
 from deployments.engine.engine import Engine
 from deployments.engine.residency import Residency
 from deployments.family import Family, load_families
-from deployments.fetching import Fetcher, resolve
+from deployments.fetching import Fetcher
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.upload import Uploader
 from deployments.workshop import Workshop
 from serve_app.catalog.catalog import Catalog, load
+from serve_app.domain.addresses import resolve
 from serve_app.domain.lease import Held, Lease
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import Priority

@@ -18,10 +18,12 @@ def written(picture, format="PNG", **options):
     return buffer.getvalue()
 
 
-def refused(body, match):
+def refused(body, match, kind="image_load_error", **options):
     with pytest.raises(InvalidInput, match=match) as caught:
-        read_picture(body, "mask_url")
-    assert caught.value.problems[0].loc == ("body", "mask_url")
+        read_picture(body, "mask_url", **options)
+    (problem,) = caught.value.problems
+    assert (problem.loc, problem.type) == (("body", "mask_url"), kind)
+    return problem.context
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF"])
@@ -52,13 +54,38 @@ def test_a_picture_of_a_turned_camera_is_put_upright():
     assert read_picture(written(picture, exif=exif), "image_url").size == (4, 8)
 
 
-@pytest.mark.parametrize("body", [b"", b"hello", b"<svg></svg>", b"%PDF-1.4", b"BM" + b"\0" * 60])
+@pytest.mark.parametrize("body", [b"", b"hello", b"<html></html>", b"%PDF-1.4", b"BMW", b"II*"])
 def test_what_is_no_picture_is_refused(body):
     refused(body, "no picture")
 
 
-def test_a_format_that_is_not_read_is_refused():
-    refused(written(Image.new("RGB", (8, 6)), "TIFF"), "no picture")
+@pytest.mark.parametrize("name", ["TIFF", "BMP", "ICO", "AVIF", "JPEG2000"])
+def test_a_format_that_is_not_read_is_named(name):
+    body = written(Image.new("RGB", (32, 32)), name)
+    said = {"JPEG2000": "JPEG 2000"}.get(name, name)
+    context = refused(body, f"is {said}, and PNG", "unsupported_image_format")
+    assert context == {"supported_formats": ["PNG", "JPEG", "WEBP", "GIF"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("SVG", b"<svg></svg>"),
+        ("SVG", b'<?xml version="1.0"?>\n<!-- by hand -->\n<svg xmlns="x">'),
+        ("HEIC", b"\0\0\0\x18ftypheic\0\0\0\0"),
+        ("JPEG XL", b"\xff\x0a\0\0"),
+        ("PSD", b"8BPS\0\1"),
+    ],
+)
+def test_formats_that_are_not_read_are_known_by_their_beginning(name, body):
+    refused(body, f"is {name}, and PNG", "unsupported_image_format")
+
+
+def test_a_picture_that_is_too_small_is_refused():
+    body = written(Image.new("RGB", (30, 7)))
+    context = refused(body, "30×7", "image_too_small", least_side=8)
+    assert context == {"min_width": 8, "min_height": 8}
+    assert read_picture(written(Image.new("RGB", (8, 8))), "image_url", 8).size == (8, 8)
 
 
 def test_a_damaged_picture_is_refused():
@@ -69,6 +96,7 @@ def test_a_damaged_picture_is_refused():
 def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
     body = written(Image.new("1", (20_000, 20_000)))
     assert len(body) < 100_000
-    refused(body, "more than 50000000 pixels")
+    context = refused(body, "more than 50000000 pixels", "image_too_large")
+    assert context == {"max_pixels": 50_000_000}
     monkeypatch.setattr(picture_reading, "MOST_PIXELS", 7)
-    refused(written(Image.new("RGB", (4, 2))), "more than 7 pixels")
+    refused(written(Image.new("RGB", (4, 2))), "more than 7 pixels", "image_too_large")

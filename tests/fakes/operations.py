@@ -55,7 +55,7 @@ class FakeOperations:
     async def resume(self, endpoint: str, actor: str) -> bool:
         if self._halts.pop(endpoint, None) is None:
             return False
-        self._note(actor, "endpoint.resume", endpoint)
+        self.note(actor, "endpoint.resume", endpoint)
         self._changed()
         return True
 
@@ -63,13 +63,13 @@ class FakeOperations:
         row = self._row(request_id)
         if row.request.state is State.RUNNING:
             self._end(row, None)
-            self._note(actor, "request.requeue", request_id)
+            self.note(actor, "request.requeue", request_id)
         return row.request.state
 
     async def fail(self, request_id: str, actor: str, reason: str) -> State:
         row = self._row(request_id)
         self._end(row, wording.failed_by_hand(reason))
-        self._note(actor, "request.fail", request_id, {"reason": reason})
+        self.note(actor, "request.fail", request_id, {"reason": reason})
         return row.request.state
 
     async def overview(self) -> Overview:
@@ -99,7 +99,7 @@ class FakeOperations:
 
     def _halt(self, endpoint: str, kind: HaltKind, actor: str, action: str) -> Halt:
         halt = self._halts[endpoint] = Halt(endpoint, kind, self._clock.now(), actor)
-        self._note(actor, action, endpoint)
+        self.note(actor, action, endpoint)
         self._changed()
         return halt
 
@@ -111,7 +111,7 @@ class FakeOperations:
             raise AlreadyFinal(f"It has ended already: it is {row.request.state}.")
         return row
 
-    def _note(
+    def note(
         self, actor: str, action: str, subject: str, detail: Mapping[str, Any] | None = None
     ) -> None:
         now = self._clock.now()

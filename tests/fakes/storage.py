@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import hashlib
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
 from urllib.parse import urlencode
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import ArtifactNotFound, Forbidden, StorageUnavailable, TooLarge
 from serve_app.domain.ports import Clock
+from serve_app.domain.upload import Part
 from serve_app.storage import keys
+from serve_app.storage.parts import missing_part, no_parts
 from serve_app.storage.tickets import TicketSigner
 
 CHUNK_BYTES = 64 * 1024
@@ -20,6 +24,7 @@ class FakeStorage:
     ) -> None:
         self.tickets = TicketSigner(signing_key, internal_url, clock)
         self.objects: dict[str, bytes] = {}
+        self.parts: dict[str, dict[int, tuple[str, bytes]]] = {}  # ETag and content by number
         self.links: str | None = None  # set it to an origin, and clients are sent there
         self.away: StorageUnavailable | None = None  # set it, and every call fails with it
         self._max_bytes = max_bytes
@@ -45,6 +50,44 @@ class FakeStorage:
             raise Forbidden("This artifact was already uploaded with other content.")
         return len(content)
 
+    async def begin_parts(self, key: str, media_type: str) -> str:
+        del media_type
+        self._check(key)
+        parts_id = secrets.token_hex(16)
+        self.parts[parts_id] = {}
+        return parts_id
+
+    async def put_part(
+        self, key: str, parts_id: str, number: int, chunks: AsyncIterator[bytes]
+    ) -> Part:
+        self._check(key)
+        content = b"".join([chunk async for chunk in chunks])
+        etag = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        if parts_id not in self.parts:
+            raise no_parts()
+        self.parts[parts_id][number] = etag, content
+        return Part(number, etag, len(content))
+
+    async def join_parts(self, key: str, parts_id: str, etags: Mapping[int, str]) -> int:
+        there = self.parts.get(parts_id)
+        if there is None:
+            raise no_parts()
+        for number, etag in etags.items():
+            if number not in there or there[number][0] != etag:
+                raise missing_part(number)
+
+        async def contents() -> AsyncIterator[bytes]:
+            for number in sorted(etags):
+                yield there[number][1]
+
+        size = await self.put(key, "", contents())
+        del self.parts[parts_id]
+        return size
+
+    async def drop_parts(self, key: str, parts_id: str) -> None:
+        self._check(key)
+        self.parts.pop(parts_id, None)
+
     async def size(self, key: str) -> int:
         return len(self._get(key))
 
@@ -54,6 +97,8 @@ class FakeStorage:
             yield content[at : at + CHUNK_BYTES]
 
     async def delete(self, keys: Sequence[str]) -> None:
+        if self.away is not None:
+            raise self.away
         for key in keys:
             self.objects.pop(key, None)
 

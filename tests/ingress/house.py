@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from serve_app.catalog.catalog import Catalog, load
+from serve_app.domain.addresses import Resolve, resolve
 from serve_app.domain.ports import Clock
 from serve_app.ingress.app import create_app
 from serve_app.ingress.core import LINGER_S, Core
@@ -20,17 +21,23 @@ from serve_app.ingress.host_names import trusted_names
 from serve_app.ingress.ids import RequestIds
 from serve_app.ingress.pools import PoolMap
 from serve_app.ingress.readiness import Readiness
+from serve_app.ingress.replicate.webhook import Bodies
 from serve_app.ingress.terms import CatalogTerms
+from serve_app.ingress.uploads import Uploads
+from serve_app.ingress.webhooks import Webhooks
 from serve_app.queue.limits import QueueLimits
 from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.keys import ADMIN, API
 from serve_app.tenants.tokens import Tokens
+from serve_app.tenants.upload_tokens import UploadTokens
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
+from tests.fakes.signing_seeds import FakeSigningSeeds
 from tests.fakes.storage import FakeStorage
+from tests.fakes.uploads import FakeUploads
 from tests.ingress.replica import ScriptedReplica
 
 MODELS = Path(__file__).with_name("models.yaml")
@@ -49,6 +56,7 @@ class House:
     queue: FakeQueue
     storage: FakeStorage
     keys: FakeKeyRing
+    uploads: FakeUploads
     replica: ScriptedReplica
     key: str  # of the tenant `default`, with all scopes
     weak_key: str  # of the same tenant, with `api` only
@@ -71,15 +79,22 @@ async def built(
     catalog: Catalog = CATALOG,
     limits: QueueLimits | None = None,
     linger_s: float = LINGER_S,
+    storage: Any = None,
+    deliver: bool = False,
+    names: Resolve = resolve,
     **settings: Any,
 ) -> AsyncIterator[House]:
-    """Started and, at the end, closed."""
+    """Started and, at the end, closed. ``deliver``: webhooks are sent, to whom ``names`` finds."""
     clock = clock or SystemClock()
     config = Config(**{"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)} | settings)
-    storage = FakeStorage(b"k" * 32, ORIGIN, clock)
-    terms = CatalogTerms(catalog, storage, config.max_artifact_bytes)
+    storage = storage or FakeStorage(b"k" * 32, ORIGIN, clock)
+    book = FakeUploads(clock)
+    terms = CatalogTerms(catalog, storage, config.max_artifact_bytes, names_secret=b"n" * 32)
     queue = FakeQueue(clock, terms, limits or QueueLimits(), FakeLiveness())
     keys = FakeKeyRing(clock)
+    metrics = Metrics(CollectorRegistry())
+    seeds = FakeSigningSeeds(clock)
+    compose = Bodies(queue, storage, catalog)
     core = Core(
         config=config,
         catalog=catalog,
@@ -92,7 +107,10 @@ async def built(
         pools=PoolMap(pools),
         readiness=Readiness({"storage": storage.check}, clock),
         host_names=trusted_names(config.host, config.trusted_hosts),
-        metrics=Metrics(CollectorRegistry()),
+        uploads=Uploads(book, storage, config.max_upload_bytes),
+        upload_tokens=UploadTokens(b"u" * 32, clock),
+        metrics=metrics,
+        webhooks=Webhooks(queue.outbox, seeds, compose, config, clock, metrics, names),
         tickets=storage.tickets,
         room=room,
         linger_s=linger_s,
@@ -105,6 +123,7 @@ async def built(
         queue=queue,
         storage=storage,
         keys=keys,
+        uploads=book,
         replica=ScriptedReplica(queue, storage),
         key=str(await keys.create("default", scopes=frozenset({API, ADMIN}))),
         weak_key=str(await keys.create("default")),
@@ -112,8 +131,11 @@ async def built(
     )
     if replica:
         await house.replica.start()
+    if deliver:
+        await core.webhooks.start()
     try:
         yield house
     finally:
         await core.background.join()
+        await core.webhooks.aclose()
         await house.replica.aclose()

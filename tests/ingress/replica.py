@@ -21,8 +21,8 @@ PREVIEW = b"\xff\xd8\xff a preview"
 
 class ScriptedReplica:
     """Reads its orders in the input, all optional: ``sleep_s``, ``steps`` (in that time, each with
-    a preview if somebody looks), ``fail`` (code), ``field``, ``retryable``, ``artifacts`` (how
-    many), ``content`` (of each), ``echo``."""
+    a preview if somebody looks), ``fail`` (code), ``field`` with ``type`` and ``context``,
+    ``retryable``, ``artifacts`` (how many), ``content`` (of each), ``echo``."""
 
     def __init__(self, queue: LeasePort, storage: Storage, pool: str = "studio") -> None:
         self._queue = queue
@@ -111,5 +111,7 @@ def _failure(orders: Mapping[str, Any]) -> Outcome:
             message=orders.get("message", "It went wrong."),
             retryable=bool(orders.get("retryable", False)),
             field=orders.get("field"),
+            type=orders.get("type"),
+            context=orders.get("context"),
         )
     )

@@ -96,6 +96,33 @@ async def test_a_field_that_only_the_pipeline_could_refuse_is_named(
     assert answer.json()["detail"][0]["loc"] == ["body", *loc]
 
 
+async def test_a_file_at_fault_is_told_with_fals_type_and_link(client: httpx.AsyncClient) -> None:
+    orders = {
+        "fail": "invalid_input",
+        "field": "image_url",
+        "message": "image_url: the picture is 4×4 pixels",
+        "type": "image_too_small",
+        "context": {"min_width": 8},
+    }
+    answer = await client.post("/test/probe", json=orders)
+    assert answer.status_code == 422
+    assert answer.headers["x-fal-retryable"] == "false"
+    assert answer.headers["x-fal-error-type"] == "image_too_small"
+    assert answer.json() == {
+        "message": "image_url: the picture is 4×4 pixels",
+        "code": "invalid_input",
+        "detail": [
+            {
+                "loc": ["body", "image_url"],
+                "msg": "the picture is 4×4 pixels",
+                "type": "image_too_small",
+                "url": "https://docs.fal.ai/errors/#image_too_small",
+                "ctx": {"min_width": 8},
+            }
+        ],
+    }
+
+
 async def test_a_request_that_may_not_wait_expires(idle_client: httpx.AsyncClient) -> None:
     answer = await idle_client.post(
         "/test/probe", json={}, headers={"X-Fal-Request-Timeout": "0.1"}

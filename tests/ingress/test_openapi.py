@@ -44,15 +44,17 @@ def test_every_route_is_in_it(document: dict[str, Any]) -> None:
     paths = document["paths"]
     for route in create_app().routes:
         assert isinstance(route, Route)
-        path = route.path.replace(":path}", "}")
+        path = re.sub(r":\w+}", "}", route.path)
         if path in CALLS or path.endswith("/{rest}"):  # these are there to say what is not there
             continue
         if route in page.ROUTES:  # for people
             continue
         assert path in paths
-        if path.startswith(("/rest", "/cdn")):
+        if path in ("/rest/{path}", "/cdn/{path}"):
             continue  # refused, whatever the method
         for method in route.methods or ():
+            if method == "QUERY":
+                continue  # OpenAPI 3.0 has no word for it
             if method != "HEAD" or path.startswith("/files"):
                 assert method.lower() in paths[path], f"{method} {path}"
 

@@ -10,7 +10,9 @@ from serve_app.domain.snapshot import StoredSnapshot
 from serve_app.ingress.disposal import Disposal
 from serve_app.queue import snapshots
 from serve_app.queue.database import Database
+from serve_app.queue.retention import Retention
 from serve_app.queue.unwanted import Unwanted
+from serve_app.queue.uploads import PostgresUploads
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.storage import FakeStorage
 from tests.queue.database import Ingress
@@ -95,7 +97,7 @@ async def test_disposal_deletes_from_storage_what_is_due(database: Database) -> 
     await snapshots.expect(database, ["s/a/1/due.bin"])
     await all_due(database)
     await snapshots.expect(database, ["s/a/1/not-yet.bin"])
-    await Disposal(Unwanted(database), storage).dispose()
+    await Disposal(Unwanted(database), PostgresUploads(database, Retention()), storage).dispose()
     assert set(storage.objects) == {"s/a/1/not-yet.bin"}
     assert await keys(database) == {"s/a/1/not-yet.bin"}
 

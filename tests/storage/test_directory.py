@@ -21,6 +21,32 @@ def storage(tmp_path: Path) -> DirectoryStorage:
     return DirectoryStorage(tmp_path, b"k" * 32, "http://in", FakeClock())
 
 
+def below(directory: Path) -> list[Path]:
+    return list(directory.rglob("*"))
+
+
+async def test_deleting_takes_what_a_killed_process_left_and_empty_folders(
+    storage: DirectoryStorage, tmp_path: Path
+) -> None:
+    await storage.put("u/abc/cat.png", "image/png", chunks(b"x"))
+    left = tmp_path / "u" / "abc" / ".cat.png.0123456789abcdef.part"
+    left.write_bytes(b"half")
+    await storage.delete(["u/abc/cat.png"])
+    assert below(tmp_path) == []
+
+
+async def test_nothing_of_an_upload_in_parts_stays_behind(
+    storage: DirectoryStorage, tmp_path: Path
+) -> None:
+    joined = await storage.begin_parts("u/abc/a.bin", "x")
+    dropped = await storage.begin_parts("u/abc/b.bin", "x")
+    part = await storage.put_part("u/abc/a.bin", joined, 1, chunks(b"x"))
+    await storage.put_part("u/abc/b.bin", dropped, 1, chunks(b"y"))
+    await storage.join_parts("u/abc/a.bin", joined, {1: part.etag})
+    await storage.drop_parts("u/abc/b.bin", dropped)
+    assert files_below(tmp_path) == [tmp_path / "u" / "abc" / "a.bin"]
+
+
 async def chunks(*parts: bytes) -> AsyncIterator[bytes]:
     for part in parts:
         yield part

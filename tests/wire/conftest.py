@@ -15,7 +15,7 @@ from tests.wire.served import Address, served
 )
 def darkroom_address(request: pytest.FixtureRequest) -> Iterator[Address]:
     if request.param == "fakes":
-        with served() as address:
+        with served(deliver=True, allow_private_webhooks=True) as address:
             yield address
         return
     darkroom: Darkroom = request.getfixturevalue("darkroom")

@@ -22,6 +22,7 @@ class Address:
 
     url: str
     key: str
+    other_key: str = ""  # of another tenant
 
 
 @contextmanager
@@ -76,7 +77,7 @@ class _Running:
 
     def _announce(self, house: House, server: uvicorn.Server) -> None:
         port = server.servers[0].sockets[0].getsockname()[1]
-        self.address = Address(f"http://127.0.0.1:{port}", house.key)
+        self.address = Address(f"http://127.0.0.1:{port}", house.key, house.other_key)
         self.ready.set()
 
     def stop(self) -> None:

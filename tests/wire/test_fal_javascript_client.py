@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.node import node, packages
-from tests.wire.served import Address
+from tests.wire.served import Address, served
 
 pytestmark = pytest.mark.wire
 
@@ -62,19 +62,24 @@ def said(
 ) -> dict[str, Any]:
     """What each of the calls came to."""
     folder = tmp_path_factory.mktemp("javascript")
+    lines = ran("calls.mjs", request.param, darkroom_address, folder)
+    return {line["name"]: line for line in lines}
+
+
+def ran(script: str, way: str, address: Address, folder: Path) -> list[dict[str, Any]]:
+    """What a script said, a line of JSON each."""
     (folder / "node_modules").symlink_to(packages(HERE))
     setup = folder / "setup.mjs"
-    setup.write_text(program(request.param, darkroom_address))
+    setup.write_text(program(way, address))
     done = subprocess.run(
-        [node(), HERE / "calls.mjs", setup, request.param],
+        [node(), HERE / script, setup, way],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
-    return {line["name"]: line for line in lines}
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def test_run(said: dict[str, Any]) -> None:
@@ -114,10 +119,30 @@ def test_a_failed_request_rejects_with_its_message(said: dict[str, Any]) -> None
     assert "No paint." in json.dumps(error["body"])
 
 
-def test_an_upload_is_refused_here_and_does_not_go_to_fal(said: dict[str, Any]) -> None:
-    error = said["upload"]["error"]
-    assert error["status"] == 400
-    assert "Uploads" in json.dumps(error["body"])
+def test_upload(said: dict[str, Any]) -> None:
+    value = said["upload"]["value"]
+    assert (value["type"], value["content"]) == ("image/png", "abc")
+
+
+def test_files_in_an_input_are_uploaded_first(said: dict[str, Any]) -> None:
+    value = said["nested upload"]["value"]
+    assert (value["one"], value["two"]) == ("one", "two")
+    assert value["list"][0].endswith("/b.mp4")
+
+
+@pytest.mark.parametrize("way", ["middleware", "/fal/proxy"])
+def test_a_large_upload_goes_in_parts(way: str, tmp_path: Path) -> None:
+    with served() as address:
+        (value,) = ran("large_upload.mjs", way, address, tmp_path)
+    assert value["size"] == 91 * 2**20
+    assert value["seam"] == value["wanted"]
+    assert value["url"].endswith("/clip.webm")
+
+
+def test_access_rules_are_refused_in_a_sentence(said: dict[str, Any]) -> None:
+    error = said["refused upload"]["error"]
+    assert error["status"] == 422
+    assert "whoever knows the URL" in error["body"]["message"]
 
 
 @pytest.mark.parametrize("name", ["stream", "iterated stream"])

@@ -18,9 +18,13 @@ from tests.ingress.house import OTHERS
 from tests.ingress.replica import PREVIEW
 from tests.wire.served import Address, served
 
-pytestmark = pytest.mark.wire
+pytestmark = [
+    pytest.mark.wire,
+    # What the client says of the hosted service's calls for clips.
+    pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning"),
+]
 
-PICTURES, SDXL = "test/pictures", "fal-ai/fast-sdxl"
+PICTURES, SDXL, CLIPS = "test/pictures", "fal-ai/fast-sdxl", "test/clips"
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +142,48 @@ def test_errors_are_the_clients_own(client: openai.OpenAI, address: Address) -> 
         client.with_options(max_retries=3).images.generate(
             model=PICTURES, prompt="x", extra_body={"fail": "pipeline_failed", "message": "Boom."}
         )
+
+
+def test_a_clip_from_the_queue_to_its_file(client: openai.OpenAI) -> None:
+    made = client.videos.create(
+        model=CLIPS, prompt="a red circle", extra_body={"sleep_s": 0.5, "steps": 5}
+    )
+    assert (made.object, made.status) == ("video", "queued")
+    seen: set[int] = set()
+    while made.status in ("queued", "in_progress"):
+        seen.add(made.progress)
+        made = client.videos.retrieve(made.id)
+    assert made.status == "completed"
+    assert made.progress == 100
+    assert made.prompt == "a red circle"
+    assert any(0 < each < 100 for each in seen), seen
+    assert client.videos.download_content(made.id).read() == b"picture"
+    with pytest.raises(openai.NotFoundError, match="no thumbnail"):
+        client.videos.download_content(made.id, variant="thumbnail")
+    assert client.videos.delete(made.id).deleted
+    with pytest.raises(openai.NotFoundError):
+        client.videos.retrieve(made.id)
+
+
+def test_a_clip_from_a_picture_and_one_that_fails(client: openai.OpenAI) -> None:
+    made = client.videos.create_and_poll(model=CLIPS, prompt="x", input_reference=picture())
+    assert made.status == "completed"
+    failed = client.videos.create_and_poll(
+        model=CLIPS, prompt="x", extra_body={"fail": "pipeline_failed", "message": "Boom."}
+    )
+    assert failed.status == "failed"
+    assert failed.error is not None
+    assert (failed.error.code, failed.error.message) == ("pipeline_failed", "Boom.")
+    with pytest.raises(openai.BadRequestError, match="not remixed"):
+        client.videos.remix(made.id, prompt="x")
+
+
+def test_clips_are_listed_newest_first_and_page_by_page(client: openai.OpenAI) -> None:
+    made = [client.videos.create(model=CLIPS, prompt=str(number)).id for number in range(5)]
+    client.images.generate(model=PICTURES, prompt="x")
+    listed = [each.id for each in client.videos.list(limit=2)]
+    assert listed[:5] == made[::-1]
+    assert len(listed) == len(set(listed))
 
 
 def test_models_are_listed_and_found(client: openai.OpenAI) -> None:

@@ -26,17 +26,37 @@ NO_OUTCOME = Failure(
 
 async def outcome_reply(request: Request, storage: Storage, origin: str) -> Response:
     """The answer for a request whose state is final. ``OutcomeForgotten``."""
-    outcome = request.outcome
+    outcome = outcome_of(request)
+    if outcome.failure is not None:
+        return failure_reply(outcome.failure)
+    return json_reply(await rendered_output(request, storage, origin))
+
+
+def outcome_of(request: Request) -> Outcome:
+    """Of a request whose state is final. ``OutcomeForgotten``."""
     if request.forgetting is Forgetting.DONE:
         raise OutcomeForgotten(
             "The outcome was kept for an hour and is forgotten, as X-Fal-Store-IO: 0 asked for."
         )
-    if outcome is None or outcome.failure is not None:
-        return failure_reply(outcome.failure if outcome and outcome.failure else NO_OUTCOME)
-    inline: dict[str, str] = {}
-    if request.input.get("sync_mode") is True:
-        inline = {each.key: await _data_uri(storage, each) for each in outcome.artifacts}
-    return json_reply(_Rendering(outcome, origin, inline).render(outcome.output or {}))
+    return request.outcome or Outcome(failure=NO_OUTCOME)
+
+
+async def rendered_output(
+    request: Request, storage: Storage, origin: str, *, inline: bool = True
+) -> dict[str, Any]:
+    """What a request that succeeded made, with URLs in place of files. With ``sync_mode`` in its
+    input these are data URIs, unless not ``inline``. ``OutcomeForgotten``, and as below."""
+    inside = inline and request.input.get("sync_mode") is True
+    return await output_of(outcome_of(request), storage, origin, inline=inside)
+
+
+async def output_of(outcome: Outcome, storage: Storage, origin: str, *, inline: bool) -> Any:
+    """The output with its files as clients read them; ``inline``: inside it. ``ArtifactNotFound``,
+    ``StorageUnavailable``."""
+    uris: dict[str, str] = {}
+    if inline:
+        uris = {each.key: await _data_uri(storage, each) for each in outcome.artifacts}
+    return _Rendering(outcome, origin, uris).render(outcome.output or {})
 
 
 class _Rendering:

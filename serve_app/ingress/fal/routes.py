@@ -12,7 +12,7 @@ from serve_app.domain.errors import NotFound, RequestNotFound, Unsupported
 from serve_app.ingress import tokens
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
-from serve_app.ingress.fal import addressing, lookup, payloads, stream, submit
+from serve_app.ingress.fal import addressing, jwks, lookup, payloads, stream, submit, uploads
 from serve_app.ingress.fal.paths import Part, RequestPath, before, parse
 from serve_app.ingress.reply import json_reply
 
@@ -55,20 +55,25 @@ async def run_call(request: HttpRequest) -> Response:
     return await submit.run(request, path)
 
 
-async def files_call(request: HttpRequest) -> Response:
-    """``/rest`` and ``/cdn``: fal's uploads."""
+async def other_call(request: HttpRequest) -> Response:
+    """What else fal has at the hosts that ``/rest`` and ``/cdn`` stand for."""
     exchange_of(request).route = "fal.rest"
-    raise Unsupported("Uploads are not supported yet: give inputs as http(s) URLs or data URIs.")
+    raise Unsupported(
+        f"There is no {request.method} {request.url.path} here: of fal's REST and CDN hosts, "
+        "uploads and tokens are answered."
+    )
 
 
 ROUTES = [
     *payloads.ROUTES,
+    *uploads.ROUTES,
     *tokens.ROUTES,
     *addressing.ROUTES,
+    *jwks.ROUTES,
     Route("/queue/{path:path}", queue_call, methods=METHODS),
     Route("/run/{path:path}", run_call, methods=METHODS),
-    Route("/rest/{path:path}", files_call, methods=METHODS),
-    Route("/cdn/{path:path}", files_call, methods=METHODS),
+    Route("/rest/{path:path}", other_call, methods=METHODS),
+    Route("/cdn/{path:path}", other_call, methods=METHODS),
 ]
 
 UNPREFIXED = Route("/{path:path}", run_call, methods=METHODS)

@@ -23,6 +23,7 @@ from serve_app.ingress.fal.headers import wishes_of
 from serve_app.ingress.fal.output import outcome_reply
 from serve_app.ingress.fal.paths import request_urls
 from serve_app.ingress.fal.status import waiting_body
+from serve_app.ingress.fal.webhook import webhook_of
 from serve_app.ingress.origin import origin_of
 from serve_app.ingress.repeats import about
 from serve_app.ingress.reply import json_reply
@@ -90,9 +91,8 @@ async def accepted(
     """What the call asks to be made, checked, and the origin of the URLs to hand out."""
     origin = origin_of(request)  # may be refused, and then nothing is to be stored
     core.catalog.get(endpoint_id)  # before the body: a wrong id is the likelier mistake
-    if "fal_webhook" in request.query_params:
-        raise _no_webhooks()
     wishes = wishes_of(request, caller)
+    webhook = await webhook_of(request, core, origin)
     body = await read_json(request, core.config.max_body_bytes)
     new = await submission.accept(
         core,
@@ -110,6 +110,7 @@ async def accepted(
         cache=wishes.cache,
         retries=wishes.retries,
         store_io=wishes.store_io,
+        webhook=webhook,
         # A key of the request's own says more than the likeness of two bodies.
         replay_key=replay_key if wishes.idempotency_key is None else None,
     )
@@ -132,12 +133,6 @@ def _longest_queue(request: HttpRequest, core: Core) -> submission.Admit:
             raise Overloaded(message)
 
     return admit
-
-
-def _no_webhooks() -> InvalidInput:
-    message = "Webhooks are not supported yet: submit without `fal_webhook` and ask for the status"
-    problem = FieldProblem(("query", "fal_webhook"), message, "feature_not_supported")
-    return InvalidInput(f"{message}.", (problem,))
 
 
 def _invalid_query(name: str, what: str, value: Any) -> InvalidInput:

@@ -11,6 +11,7 @@ from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import PipelineFailed
 from serve_app.domain.ports import Storage
 from serve_app.domain.request import Request
+from serve_app.ingress.fal.output import outcome_of
 from serve_app.ingress.openai.picture_wish import PictureWish
 from serve_app.ingress.origin import file_url
 
@@ -20,8 +21,7 @@ KEPT = ("seed", "darkroom_demo")
 
 def pictures_of(request: Request) -> Sequence[Artifact]:
     """``PipelineFailed`` when it made none: then its endpoint is not one for pictures."""
-    outcome = request.outcome
-    found = [each for each in (outcome.artifacts if outcome else ()) if is_picture(each)]
+    found = [each for each in outcome_of(request).artifacts if is_picture(each)]
     if not found:
         raise PipelineFailed(f"{request.endpoint} ended without a picture.")
     return found
@@ -45,7 +45,7 @@ async def picture_answer(
 
 
 def kept_of(request: Request) -> dict[str, Any]:
-    output = (request.outcome.output if request.outcome else None) or {}
+    output = outcome_of(request).output or {}
     return {name: output[name] for name in KEPT if output.get(name) is not None}
 
 

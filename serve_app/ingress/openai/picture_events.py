@@ -14,7 +14,7 @@ from serve_app.domain.progress import Preview
 from serve_app.domain.request import NewRequest, Request, State
 from serve_app.ingress import submission
 from serve_app.ingress.core import Core
-from serve_app.ingress.fal.output import NO_OUTCOME
+from serve_app.ingress.fal.output import outcome_of
 from serve_app.ingress.openai import picture_answer
 from serve_app.ingress.openai.picture_wish import PictureWish
 from serve_app.ingress.openai.refusal import error_body, failure_body
@@ -83,9 +83,7 @@ class PictureStream:
             return None
 
     async def _end(self, request: Request) -> AsyncGenerator[bytes]:
-        outcome = request.outcome
-        if outcome is None or outcome.failure is not None:
-            failure = outcome.failure if outcome and outcome.failure else NO_OUTCOME
+        if (failure := outcome_of(request).failure) is not None:
             yield _event("error", failure_body(failure, self.names))
             return
         for picture in picture_answer.pictures_of(request):

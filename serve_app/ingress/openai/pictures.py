@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
@@ -13,15 +11,13 @@ from starlette.responses import Response, StreamingResponse
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.model_aliases import DEFAULT_PICTURE_MODEL
-from serve_app.domain.request import NewRequest
 from serve_app.ingress import submission
 from serve_app.ingress.body import read_json
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import Core, core_of
 from serve_app.ingress.endpoint_fields import EndpointFields
-from serve_app.ingress.exchange import exchange_of, gone
-from serve_app.ingress.fal.headers import wishes_of
-from serve_app.ingress.fal.output import NO_OUTCOME
+from serve_app.ingress.exchange import gone
+from serve_app.ingress.fal.output import outcome_of
 from serve_app.ingress.fal.submit import WENT_AWAY
 from serve_app.ingress.form import is_form, read_form
 from serve_app.ingress.model_names import capable, named
@@ -38,7 +34,7 @@ from serve_app.ingress.openai.refusal import failed
 from serve_app.ingress.origin import origin_of
 from serve_app.ingress.repeats import about
 from serve_app.ingress.reply import json_reply
-from serve_app.ingress.translated import renamed
+from serve_app.ingress.translated import accepted, renamed
 from serve_app.tenants.keys import Identity
 
 ENDPOINT = "x-darkroom-endpoint"
@@ -109,7 +105,10 @@ async def _answer(
     core = core_of(request)
     origin = origin_of(request)  # may be refused, and then nothing is to be stored
     names = dict(names_of(given))
-    new = await _accepted(request, core, caller, entry, wish.input, names)
+    try:
+        new = await accepted(request, core, caller, entry.endpoint.id, wish.input)
+    except InvalidInput as error:
+        raise renamed(error, names) from None
     if wish.streamed:
         storing = submission.submit(core, new)
         try:
@@ -126,40 +125,9 @@ async def _answer(
         if ended is None:
             return failed(WENT_AWAY, names)
         stored = ended
-        if ended.outcome is None or ended.outcome.failure is not None:
-            failure = ended.outcome.failure if ended.outcome else None
-            return about(request, failed(failure or NO_OUTCOME, names), new, ended)
+        if (failure := outcome_of(ended).failure) is not None:
+            return about(request, failed(failure, names), new, ended)
         created = int(core.clock.now().timestamp())
         reply = json_reply(await picture_answer(ended, wish, core.storage, origin, created))
     reply.headers[ENDPOINT] = stored.endpoint
     return about(request, reply, new, stored)
-
-
-async def _accepted(
-    request: HttpRequest,
-    core: Core,
-    caller: Identity,
-    entry: CatalogEntry,
-    input: Mapping[str, Any],
-    names: Mapping[str, str],
-) -> NewRequest:
-    wishes = wishes_of(request, caller)
-    try:
-        return await submission.accept(
-            core,
-            request_id=exchange_of(request).request_id,
-            tenant=caller.tenant,
-            endpoint_id=entry.endpoint.id,
-            body=dict(input),
-            priority=wishes.priority,
-            start_within_s=wishes.start_within_s,
-            end_within_s=wishes.end_within_s,
-            alone=wishes.deterministic,
-            previews=wishes.previews,
-            warnings=wishes.warnings,
-            idempotency_key=wishes.idempotency_key,
-            cache=wishes.cache,
-            store_io=wishes.store_io,
-        )
-    except InvalidInput as error:
-        raise renamed(error, names) from None

@@ -4,14 +4,16 @@ served."""
 from __future__ import annotations
 
 from serve_app.ingress.openai.picture_wish import MOST_PARTIAL, MOST_PICTURES, STEPS
-from serve_app.ingress.openai.routes import PREFIX
+from serve_app.ingress.openai.routes import NOT_HERE, PREFIX
 from serve_app.ingress.openapi.parts import (
+    OBJECT,
     TEXT,
     WHOLE,
     YES_NO,
     Json,
     answer,
     in_path,
+    in_query,
     listed,
     nullable,
     one_of,
@@ -60,6 +62,23 @@ SCHEMAS: Json = {
             "darkroom_endpoint": TEXT,
         }
     ),
+    "OpenAiClip": record(
+        {
+            "id": TEXT,
+            "object": one_of("video"),
+            "model": TEXT,
+            "status": one_of("queued", "in_progress", "completed", "failed"),
+            "progress": {**WHOLE, "minimum": 0, "maximum": 100},
+            "created_at": WHOLE,
+            "completed_at": nullable(WHOLE),
+            "expires_at": nullable(WHOLE),
+            "prompt": nullable(TEXT),
+            "seconds": TEXT,
+            "size": TEXT,
+            "remixed_from_video_id": nullable(TEXT),
+            "error": nullable(OBJECT),
+        }
+    ),
     "OpenAiPictures": record(
         {"created": WHOLE, "data": listed(record({}, b64_json=TEXT, url=TEXT))},
         size=TEXT,
@@ -73,7 +92,7 @@ SCHEMAS: Json = {
 
 
 def paths() -> Json:
-    return {**_pictures(), **_models()}
+    return {**_pictures(), **_clips(), **_models()}
 
 
 def refusals(*statuses: int) -> Json:
@@ -123,6 +142,83 @@ def _pictures() -> Json:
     return {
         f"{PREFIX}/images/generations": {"post": _translated(generate)},
         f"{PREFIX}/images/edits": {"post": _translated(edit)},
+    }
+
+
+def _clips() -> Json:
+    clip, one = reference("OpenAiClip"), in_path("request_id", "Of the video.")
+    fields = record({"prompt": TEXT}, model=TEXT, seconds=TEXT, size=TEXT)
+    create = operation(
+        "openaiCreateVideo",
+        "Submit a request for a clip, from a prompt or from a prompt and a picture",
+        {"200": answer("It is stored.", clip), **refusals(*AT_SUBMIT)},
+        tag=TAG,
+        body={**fields, "additionalProperties": True},
+    )
+    form: Json = record(
+        {"prompt": TEXT}, model=TEXT, seconds=TEXT, size=TEXT, input_reference=BINARY
+    )
+    create["requestBody"]["content"]["multipart/form-data"] = {"schema": form}
+    page = record(
+        {"object": one_of("list"), "data": listed(clip), "has_more": YES_NO},
+        first_id=nullable(TEXT),
+        last_id=nullable(TEXT),
+    )
+    gone = record({"id": TEXT, "object": one_of("video.deleted"), "deleted": YES_NO})
+    calls: Json = {
+        "/videos": {
+            "post": create,
+            "get": operation(
+                "openaiListVideos",
+                "The tenant's requests for clips, newest first",
+                {"200": answer("A page.", page), **refusals(400)},
+                tag=TAG,
+                parameters=(
+                    in_query("after", "`last_id` of the page before.", TEXT),
+                    in_query("limit", "1 to 100; 20 unless given.", WHOLE),
+                    in_query("order", "", one_of("desc")),
+                ),
+            ),
+        },
+        "/videos/{request_id}": {
+            "get": operation(
+                "openaiGetVideo",
+                "How a request for a clip stands",
+                {"200": answer("It.", clip), **refusals(404)},
+                tag=TAG,
+                parameters=(one,),
+            ),
+            "delete": operation(
+                "openaiDeleteVideo",
+                "Delete an ended request for a clip, with its files",
+                {"200": answer("It is gone.", gone), **refusals(400, 404)},
+                tag=TAG,
+                parameters=(one,),
+            ),
+        },
+        "/videos/{request_id}/content": {
+            "get": operation(
+                "openaiGetVideoContent",
+                "The clip, or its first picture",
+                {"302": {"description": "Where it is."}, **refusals(400, 404)},
+                tag=TAG,
+                parameters=(one, in_query("variant", "", one_of("video", "thumbnail"))),
+            )
+        },
+    }
+    for number, path in enumerate(NOT_HERE):
+        calls[path] = {
+            "post": operation(
+                f"openaiRefusedVideoCall{number}",
+                "Not supported",
+                refusals(400),
+                tag="not supported",
+                parameters=(one,) if "{" in path else (),
+            )
+        }
+    return {
+        PREFIX + path: {method: _translated(call) for method, call in methods.items()}
+        for path, methods in calls.items()
     }
 
 

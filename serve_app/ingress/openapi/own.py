@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from serve_app.domain.request import CancelVerdict, State
-from serve_app.ingress.openapi import openai, operations, tokens
+from serve_app.ingress.openapi import (
+    mcp,
+    openai,
+    operations,
+    replicate,
+    tokens,
+    uploads,
+    webhooks,
+)
 from serve_app.ingress.openapi.parts import (
     NUMBER,
     OBJECT,
@@ -80,6 +88,7 @@ SCHEMAS: Json = {
             "finished_at": nullable(TIME),
             "replica_id": nullable(TEXT),
             "reuses": nullable(TEXT),
+            "follows": nullable(TEXT),
             "retries_left": nullable(
                 record({"timeout": WHOLE, "server_error": WHOLE, "connection_error": WHOLE})
             ),
@@ -108,6 +117,8 @@ SCHEMAS: Json = {
     ),
     **operations.SCHEMAS,
     **openai.SCHEMAS,
+    **replicate.SCHEMAS,
+    **webhooks.SCHEMAS,
     **tokens.SCHEMAS,
     "Ready": record({"status": one_of("ok", "unavailable"), "checks": OBJECT}),
     "Document": {"type": "object", "description": "An OpenAPI 3.0 document."},
@@ -119,11 +130,15 @@ def paths() -> Json:
         **_catalogue(),
         **_requests(),
         **operations.paths(),
+        **webhooks.paths(),
         **_keys(),
         **tokens.paths(),
         **_installation(),
         **_files(),
+        **uploads.paths(),
         **openai.paths(),
+        **replicate.paths(),
+        **mcp.paths(),
         **_refused(),
     }
 
@@ -395,13 +410,13 @@ def _files() -> Json:
 
 
 def _refused() -> Json:
-    """fal's uploads: said by name, so that nobody waits for them."""
+    """What else fal has at its REST and CDN hosts."""
     found: Json = {}
     for base in ("rest", "cdn"):
         calls = {
             method: operation(
                 f"{base}{method.title()}",
-                "fal's uploads; not supported yet",
+                "Anything else of fal's; not supported",
                 refusals(400),
                 tag="not supported",
                 parameters=(in_path("path", "Anything."),),

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import ArtifactNotFound, Forbidden, StorageUnavailable, TooLarge
+from serve_app.domain.upload import Part
 from serve_app.storage import keys as key_names
 from serve_app.storage.s3 import troubles
 from serve_app.storage.s3.clients import S3Clients, StaticKey
 from serve_app.storage.s3.download import S3Download
 from serve_app.storage.s3.location import S3Location
+from serve_app.storage.s3.parts import S3Parts
 from serve_app.storage.s3.upload import PART_BYTES, AlreadyThere, S3Upload, md5
 
 READING = "s3:GetObject (and s3:ListBucket, to be told what is not there)"
@@ -35,10 +38,16 @@ class S3Storage:
     tickets = None  # replicas upload to the store itself
 
     def __init__(
-        self, location: S3Location, key: StaticKey | None, max_bytes: int | None = None
+        self,
+        location: S3Location,
+        key: StaticKey | None,
+        max_bytes: int | None = None,
+        spool: Path | None = None,
     ) -> None:
+        """``spool``: see ``S3Parts``."""
         self.location = location
         self._clients = S3Clients(location, key)
+        self._in_parts = S3Parts(self._clients, location.bucket, spool)
         self._max_bytes = max_bytes
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -105,6 +114,21 @@ class S3Storage:
                 await asyncio.shield(
                     self._clients.in_thread("s3:AbortMultipartUpload", upload.discard)
                 )
+
+    async def begin_parts(self, key: str, media_type: str) -> str:
+        return await self._in_parts.begin(self._name(key), media_type)
+
+    async def put_part(
+        self, key: str, parts_id: str, number: int, chunks: AsyncIterator[bytes]
+    ) -> Part:
+        return await self._in_parts.put(self._name(key), parts_id, number, chunks)
+
+    async def join_parts(self, key: str, parts_id: str, etags: Mapping[int, str]) -> int:
+        await self._in_parts.join(self._name(key), parts_id, etags)
+        return await self.size(key)
+
+    async def drop_parts(self, key: str, parts_id: str) -> None:
+        await self._in_parts.drop(self._name(key), parts_id)
 
     async def size(self, key: str) -> int:
         answer = await self._clients.call(READING, "head_object", Key=self._named(key)["Key"])
@@ -185,6 +209,9 @@ class S3Storage:
         _, there = await _digest(self.read(key, 0, await self.size(key)))
         if there != sha256:
             raise Forbidden("This artifact was already uploaded with other content.")
+
+    def _name(self, key: str) -> str:
+        return str(self._named(key)["Key"])
 
     def _named(self, key: str) -> dict[str, Any]:
         if not key_names.valid(key):

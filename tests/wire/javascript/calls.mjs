@@ -62,7 +62,22 @@ await told("wrong field", async () =>
 await told("failed", async () =>
   fal.subscribe(PROBE, { input: { fail: "pipeline_failed", message: "No paint." } }),
 );
-await told("upload", async () => fal.storage.upload(new Blob(["abc"], { type: "image/png" })));
+await told("upload", async () => {
+  const url = await fal.storage.upload(new Blob(["abc"], { type: "image/png" }));
+  const answer = await fetch(url);
+  return { url, type: answer.headers.get("content-type"), content: await answer.text() };
+});
+await told("nested upload", async () => {
+  const input = {
+    echo: { picture: new Blob(["one"], { type: "image/png" }), list: [new File(["two"], "b.mp4")] },
+  };
+  const { picture, list } = (await fal.subscribe(PROBE, { input })).data.echo;
+  return { one: await (await fetch(picture)).text(), two: await (await fetch(list[0])).text(), list };
+});
+await told("refused upload", async () => {
+  const lifecycle = { initialAcl: { default: "forbid" } };
+  return fal.storage.upload(new Blob(["abc"], { type: "image/png" }), { lifecycle });
+});
 async function streamed(endpoint, options) {
   const seen = [];
   const stream = await fal.stream(endpoint, options);

@@ -1,0 +1,177 @@
+"""The family for clips: any pipeline of diffusers that makes frames from text, or from text and a
+picture, as the options of an endpoint say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from deployments.adapter_input import AskedAdapter, asked_adapters
+from deployments.amendments import amended
+from deployments.call_mapping import PIXELS, CallMapping, check, mapping_of, parameters
+from deployments.called_pipeline import called_by, view_for
+from deployments.clip_form import MOST_GIF_FPS, ClipForm, even
+from deployments.clip_output import ClipFacts, deliver_clip
+from deployments.clip_size import asked_fps, asked_frames, clip_size, rendered_frames
+from deployments.family import GenerationCall, Made, Product
+from deployments.mapped_fields import mapped, need
+from deployments.picture_input import as_pixels
+from deployments.picture_output import own_dtype, seed_of
+from deployments.picture_size import Size, rendered_size
+from deployments.recording import Recording
+from deployments.side_multiple import side_multiple
+from deployments.task import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
+from serve_app.domain.artifact import MEDIA_TYPES, UploadTicket
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import InvalidInput
+
+TASKS = {TEXT_TO_VIDEO: frozenset[str](), IMAGE_TO_VIDEO: frozenset({"image"})}
+OPTIONAL = frozenset({"width", "height", "num_frames", "frame_rate"})
+"""Arguments that a pipeline gets if it takes them."""
+
+
+DECODES_LAST = frozenset({"WanPipeline", "WanImageToVideoPipeline"})
+"""Pipelines that do nothing more with what they have decoded, so that it may go as it comes."""
+
+
+class VideoFamily:
+    """Options of its endpoints: those of ``CallMapping``, ``clip``, ``dtype``, and those of
+    ``amendments``."""
+
+    name = "video"
+
+    def load(self, endpoint: Endpoint, device: str) -> Any:
+        from deployments.engine.loader import load_pipeline  # noqa: PLC0415
+
+        mapping = mapping_of(endpoint, TASKS)
+        pipeline = load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "bfloat16"))
+        check(endpoint, mapping, called_by(endpoint, mapping, pipeline))
+        return amended(pipeline, endpoint)
+
+    def prepare(
+        self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
+    ) -> GenerationCall:
+        mapping = mapping_of(endpoint, TASKS)
+        called = called_by(endpoint, mapping, pipeline)
+        # Endpoints share loaded weights, and another one's options may have loaded these.
+        check(endpoint, mapping, called)
+        need(input, "prompt", "num_inference_steps", *_fields(mapping))
+        multiple = mapping.multiple or side_multiple(pipeline)
+        asked = clip_size(endpoint, input, multiple, _given(mapping, input))
+        rendered = rendered_size(asked, multiple, mapping.native_size)
+        form = _form(endpoint, input, asked)
+        arguments = {
+            "prompt": input["prompt"],
+            "num_inference_steps": int(input["num_inference_steps"]),
+            "generator": _generator(seed_of(input, seed)),
+            "output_type": "pt",
+            "width": rendered.width,
+            "height": rendered.height,
+            "num_frames": rendered_frames(form.num_frames, _compression(pipeline)),
+            "frame_rate": float(form.fps),
+            **mapping.fixed,
+            **mapped(mapping, input),
+            **_pictures(mapping, input, rendered, parameters(called)),
+        }
+        left_out = OPTIONAL - parameters(called)
+        return GenerationCall(
+            {name: value for name, value in arguments.items() if name not in left_out},
+            {"clip": _facts(form, input, seed, pipeline)},
+            recording=Recording(form) if called.__name__ in DECODES_LAST else None,
+            view=_view(endpoint, mapping, input, pipeline, called),
+        )
+
+    def adapters(self, input: Mapping[str, Any]) -> Sequence[AskedAdapter]:
+        return asked_adapters(input)
+
+    def deliver(
+        self,
+        endpoint: Endpoint,
+        call: GenerationCall,
+        made: Made,
+        tickets: Sequence[UploadTicket],
+    ) -> Product:
+        return deliver_clip(endpoint, call, made, tickets)
+
+
+def _form(endpoint: Endpoint, input: Mapping[str, Any], asked: Size) -> ClipForm:
+    media_type = MEDIA_TYPES[str(input.get("output_format") or "mp4")]
+    fps = asked_fps(endpoint, input)
+    if media_type == MEDIA_TYPES["gif"] and fps > MOST_GIF_FPS:
+        message = f"a GIF has at most {MOST_GIF_FPS} frames a second; take mp4 or webm"
+        raise InvalidInput.of_field("output_format", message)
+    halves = media_type == MEDIA_TYPES["mp4"]
+    return ClipForm(
+        media_type,
+        even(asked.width) if halves else asked.width,
+        even(asked.height) if halves else asked.height,
+        fps,
+        asked_frames(endpoint, input, fps),
+        input.get("video_quality") or "high",
+        input.get("video_write_mode") or "balanced",
+    )
+
+
+def _facts(form: ClipForm, input: Mapping[str, Any], seed: int, pipeline: Any) -> ClipFacts:
+    rate = getattr(getattr(pipeline, "vocoder", None), "config", {}).get("output_sampling_rate")
+    if input.get("generate_audio") is False or form.media_type == MEDIA_TYPES["gif"]:
+        rate = None
+    return ClipFacts(form, seed_of(input, seed), input["prompt"], rate)
+
+
+def _generator(seed: int) -> Any:
+    import torch  # noqa: PLC0415
+
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def _compression(pipeline: Any) -> int:
+    """Frames that are one in the latents, but for the first."""
+    for name in ("vae_scale_factor_temporal", "vae_temporal_compression_ratio"):
+        if (told := getattr(pipeline, name, None)) is not None:
+            return int(told)
+    return 1
+
+
+def _fields(mapping: CallMapping) -> tuple[str, ...]:
+    return ("image_url",) if mapping.task == IMAGE_TO_VIDEO else ()
+
+
+def _given(mapping: CallMapping, input: Mapping[str, Any]) -> Size | None:
+    return Size(*input["image_url"].size) if mapping.task == IMAGE_TO_VIDEO else None
+
+
+def _pictures(
+    mapping: CallMapping, input: Mapping[str, Any], rendered: Size, takes: frozenset[str]
+) -> dict[str, Any]:
+    """The frames to begin and to end with, in the size that is rendered."""
+    if mapping.task == TEXT_TO_VIDEO:
+        return {}
+    from deployments.engine.media import fit  # noqa: PLC0415
+
+    given = {"image": input["image_url"], "last_image": input.get("end_image_url")}
+    if given["last_image"] is not None and "last_image" not in takes:
+        raise InvalidInput.of_field("end_image_url", "this model does not take a last frame")
+    fitted = {
+        name: fit(picture, rendered.width, rendered.height)
+        for name, picture in given.items()
+        if picture is not None
+    }
+    if mapping.pictures == PIXELS:
+        return {name: as_pixels(picture, rendered) for name, picture in fitted.items()}
+    return fitted
+
+
+def _view(
+    endpoint: Endpoint, mapping: CallMapping, input: Mapping[str, Any], pipeline: Any, called: type
+) -> Any:
+    """The pipeline to call in place of the loaded one; None: that one."""
+    shift = input.get("shift")
+    if mapping.pipeline is None and shift is None:
+        return None
+    view = view_for(endpoint, pipeline, called)
+    if shift is not None:
+        from deployments.engine.solver import shifted  # noqa: PLC0415
+
+        view.register_modules(scheduler=shifted(pipeline.scheduler, float(shift)))
+    return view

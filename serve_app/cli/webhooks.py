@@ -1,0 +1,129 @@
+"""Webhooks: how they stand, and sending them again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import httpx
+
+from serve_app.cli import completion, options
+from serve_app.cli.client import Client
+from serve_app.cli.installation import Installation
+
+
+@click.group("webhooks")
+def webhooks_group() -> None:
+    """Look at webhooks, send them again, test a receiver."""
+
+
+_request = click.argument("request_id", shell_complete=completion.requests)
+_tenant = click.option("--tenant", default=None, help="Default: that of the first key.")
+
+
+@webhooks_group.command("list")
+@options.installation
+@click.option("--state", type=click.Choice(["pending", "delivered", "dead"]), help="Only these.")
+@click.option("--before", help="Of requests older than this one: the next page.")
+@click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
+@_tenant
+@options.as_json
+def list_command(installation: Installation, *, as_json: bool, **wish: Any) -> None:
+    """List deliveries, newest request first; --state dead shows what was given up."""
+    with Client(installation) as client:
+        answer = client.get("/v1/webhooks", **wish)
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    for one in answer["webhooks"]:
+        click.echo(line(one))
+
+
+@webhooks_group.command("show")
+@options.installation
+@_request
+@_tenant
+@options.as_json
+def show_command(
+    installation: Installation, request_id: str, tenant: str | None, *, as_json: bool
+) -> None:
+    """Show the webhook of a request, with every try."""
+    with Client(installation) as client:
+        answer = client.get(f"/v1/requests/{request_id}/webhook", tenant=tenant)
+    for shown in [json.dumps(answer)] if as_json else lines(answer):
+        click.echo(shown)
+
+
+@webhooks_group.command("redeliver")
+@options.installation
+@_request
+@_tenant
+@options.as_json
+def redeliver_command(
+    installation: Installation, request_id: str, tenant: str | None, *, as_json: bool
+) -> None:
+    """Send a webhook again, with the same body."""
+    query = f"?{httpx.QueryParams({'tenant': tenant})}" if tenant else ""
+    with Client(installation) as client:
+        answer = client.put(f"/v1/requests/{request_id}/webhook/redeliver{query}")
+    click.echo(json.dumps(answer) if as_json else f"It is sent again to {answer['url']}.")
+
+
+@webhooks_group.command("test")
+@options.installation
+@click.argument("url")
+@options.as_json
+def test_command(installation: Installation, url: str, *, as_json: bool) -> None:
+    """Send a signed test to URL, once, and say what the receiver did. It fails when that did."""
+    with Client(installation) as client:
+        answer = client.post("/v1/webhooks/test", {"url": url})
+    took = f"after {answer['took_s']:.2f} s"
+    said = f"Delivered {took}: {answer['status']}." if answer["delivered"] else answer["error"]
+    click.echo(json.dumps(answer) if as_json else said)
+    if not answer["delivered"]:
+        sys.exit(1)
+
+
+@webhooks_group.command("secret")
+@options.installation
+@options.as_json
+def secret_command(installation: Installation, *, as_json: bool) -> None:
+    """Print the secrets with which libraries of Standard Webhooks check deliveries."""
+    with Client(installation) as client:
+        answer = client.get("/v1/webhooks/secret")
+    for shown in [json.dumps(answer)] if as_json else answer["secrets"]:
+        click.echo(shown)
+
+
+@webhooks_group.command("rotate")
+@options.installation
+@click.option("--at-once", is_flag=True, help="It signs now, and the others are gone.")
+@options.as_json
+def rotate_command(installation: Installation, *, at_once: bool, as_json: bool) -> None:
+    """Make another signing key. It signs from 25 hours on, when every receiver knows it."""
+    with Client(installation) as client:
+        answer = client.put(f"/v1/webhooks/rotate?at_once={int(at_once)}")
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
+    for key in answer["keys"]:
+        click.echo(f"{key['kid']}  {'signs' if key['signs'] else 'will sign'}")
+
+
+def line(one: dict[str, Any]) -> str:
+    """A delivery in a list."""
+    error = f"  {one['error']}" if one["error"] and one["state"] != "delivered" else ""
+    return f"{one['request_id']}  {one['state']:<9}  {one['tries']} tries  {one['url']}{error}"
+
+
+def lines(one: dict[str, Any]) -> Iterator[str]:
+    """A delivery with its tries."""
+    yield line(one)
+    for tried in one["log"]:
+        outcome = tried["error"] or f"It answered {tried['status']}."
+        yield f"{tried['at'][:19]}  {tried['took_s']:.2f} s  {outcome}"
+    if one["next_try_at"]:
+        yield f"{one['next_try_at'][:19]}  the next try"

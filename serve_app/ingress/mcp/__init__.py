@@ -1,0 +1,1 @@
+"""The Model Context Protocol, by which assistants call tools, onto ``submission``."""

@@ -1,0 +1,1 @@
+"""Replicate's protocol, as a translation onto ``submission``."""

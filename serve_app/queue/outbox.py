@@ -1,0 +1,309 @@
+"""Webhooks that are due: claimed, settled, listed, and sent again by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from serve_app.domain.errors import NotFound, OutcomeForgotten, RequestActive, RequestNotFound
+from serve_app.domain.request import Forgetting, State
+from serve_app.domain.webhook import (
+    MOST_COUNTED,
+    Answer,
+    Backlog,
+    Channel,
+    Claimed,
+    Delivery,
+    DeliveryState,
+    Try,
+)
+from serve_app.queue import wording
+from serve_app.queue.database import Database
+from serve_app.queue.rows import known_id
+
+FIRST_CLAIM_S = 40.0
+LATER_CLAIM_S = 150.0
+"""For so long a claim is another process's: longer than its try may take (``sending.py``)."""
+
+MOST_OF_CHANNEL = 8
+AT_ONCE = 500
+
+# One step of an index for each channel: however many wait in it.
+CHANNELS = """
+WITH RECURSIVE channel AS (
+    (SELECT tenant, host FROM webhook_deliveries
+     WHERE state = 'pending' AND (tenant, host) > (%(tenant)s, %(host)s)
+     ORDER BY tenant, host LIMIT 1)
+    UNION ALL
+    SELECT next.tenant, next.host FROM channel l CROSS JOIN LATERAL (
+        SELECT w.tenant, w.host FROM webhook_deliveries w
+        WHERE w.state = 'pending' AND (w.tenant, w.host) > (l.tenant, l.host)
+        ORDER BY w.tenant, w.host LIMIT 1) next
+)
+SELECT l.tenant, l.host, coalesce((
+    SELECT w.due_at <= now() FROM webhook_deliveries w
+    WHERE w.state = 'pending' AND w.tenant = l.tenant AND w.host = l.host
+    ORDER BY w.due_at LIMIT 1), false)
+FROM (SELECT tenant, host FROM channel LIMIT %(most)s) l
+"""
+CLAIM = """
+WITH wanted AS (
+    SELECT * FROM json_to_recordset(%(wanted)s::json) AS x(tenant text, host text, most integer)
+),
+due AS MATERIALIZED (
+    SELECT d.id, d.tenant, d.host, d.due_at, l.most FROM wanted l CROSS JOIN LATERAL (
+        SELECT w.id, w.tenant, w.host, w.due_at FROM webhook_deliveries w
+        WHERE w.state = 'pending' AND w.tenant = l.tenant AND w.host = l.host AND w.due_at <= now()
+        ORDER BY w.due_at LIMIT %(of_channel)s FOR NO KEY UPDATE SKIP LOCKED) d
+),
+chosen AS (
+    SELECT id FROM (
+        SELECT id, most, row_number() OVER (PARTITION BY tenant, host ORDER BY due_at) AS n FROM due
+    ) numbered WHERE n <= most
+)
+UPDATE webhook_deliveries w SET
+    claims = w.claims + 1,
+    due_at = now() + make_interval(secs =>
+        CASE WHEN w.tries = 0 THEN %(first_s)s::double precision ELSE %(later_s)s END)
+FROM chosen c, requests r WHERE w.id = c.id AND r.id = w.request_id
+RETURNING w.id::text, w.claims, w.request_id::text, w.tenant, w.host, w.url,
+          coalesce(r.webhook_origin, ''), w.tries, w.body
+"""
+_MINE = "id = %(id)s::uuid AND claims = %(claim)s AND state = 'pending'"
+KEEP_BODY = f"""
+UPDATE webhook_deliveries SET body = coalesce(body, %(body)s::bytea) WHERE {_MINE} RETURNING body
+"""
+# `claims` grows, so that a try that is on its way in spite of all is not written down twice.
+SETTLE = f"""
+WITH settled AS (
+    UPDATE webhook_deliveries SET
+        state = %(state)s::text,
+        tries = tries + 1,
+        claims = claims + 1,
+        status = %(status)s::integer,
+        error = %(error)s::text,
+        due_at = now() + make_interval(secs => %(again_s)s::double precision),
+        ended_at = CASE WHEN %(state)s::text <> 'pending' THEN now() END
+    WHERE {_MINE} RETURNING id
+),
+tried AS (
+    INSERT INTO webhook_tries (delivery, claim, at, took_s, status, error)
+    SELECT id, %(claim)s::integer, now() - make_interval(secs => %(took_s)s::double precision),
+           %(took_s)s::double precision, %(status)s::integer, %(error)s::text
+    FROM settled
+)
+SELECT id::text FROM settled
+"""
+PUT_BACK = f"""
+UPDATE webhook_deliveries SET claims = claims + 1,
+    due_at = now() + make_interval(secs => %(after_s)s::double precision)
+WHERE {_MINE} RETURNING id::text
+"""
+GIVE_UP = """
+UPDATE webhook_deliveries SET state = 'dead', claims = claims + 1, ended_at = now(),
+    error = 'Not delivered in time. ' || error
+WHERE id IN (
+    SELECT id FROM webhook_deliveries
+    WHERE state = 'pending' AND since < now() - make_interval(secs => %(after_s)s)
+    ORDER BY since LIMIT %(most)s FOR NO KEY UPDATE SKIP LOCKED)
+RETURNING id::text
+"""
+BACKLOG = """
+SELECT (SELECT count(*) FROM (
+            SELECT 1 FROM webhook_deliveries WHERE state = 'pending' ORDER BY since LIMIT %(most)s
+        ) counted),
+       (SELECT extract(epoch FROM now() - since)::double precision
+        FROM webhook_deliveries WHERE state = 'pending' ORDER BY since LIMIT 1)
+"""
+_SHOWN = """
+    w.id::text, r.id::text, r.tenant, coalesce(w.url, r.webhook_url), coalesce(w.state, 'awaited'),
+    coalesce(w.tries, 0), CASE WHEN w.state = 'pending' THEN w.due_at END, w.created_at, w.ended_at,
+    w.status, coalesce(w.error, '')
+"""
+GET = f"""
+SELECT {_SHOWN}, r.state, r.forgetting
+FROM requests r LEFT JOIN webhook_deliveries w ON w.request_id = r.id
+WHERE r.id = %(id)s::uuid AND r.tenant = %(tenant)s AND r.deleted_at IS NULL
+"""
+TRIES = """
+SELECT t.at, t.took_s, t.status, t.error
+FROM webhook_deliveries w JOIN webhook_tries t ON t.delivery = w.id
+WHERE w.request_id = %(id)s::uuid AND w.tenant = %(tenant)s ORDER BY t.claim
+"""
+_PAGE = f"""
+SELECT {_SHOWN}
+FROM webhook_deliveries w JOIN requests r ON r.id = w.request_id
+WHERE w.tenant = %(tenant)s
+  AND w.request_id < coalesce(
+      %(before)s::text::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff'::uuid)
+  {{of_state}}
+ORDER BY w.request_id DESC LIMIT %(limit)s
+"""
+PAGES = {
+    # By name, not by parameter: only so the index of the dead is used.
+    state: _PAGE.format(of_state="" if state is None else f"AND w.state = '{state}'")
+    for state in (None, *DeliveryState)
+}
+REDELIVER = """
+WITH again AS (
+    UPDATE webhook_deliveries SET state = 'pending', tries = 0, claims = claims + 1, due_at = now(),
+        since = now(), ended_at = NULL
+    WHERE request_id = %(id)s::uuid AND tenant = %(tenant)s
+    RETURNING request_id
+)
+INSERT INTO audit (actor, action, subject)
+SELECT %(actor)s, 'webhook.redeliver', request_id::text FROM again
+"""
+
+
+class PostgresOutbox:
+    """Implements ``Outbox``."""
+
+    def __init__(
+        self,
+        database: Database,
+        first_claim_s: float = FIRST_CLAIM_S,
+        later_claim_s: float = LATER_CLAIM_S,
+    ) -> None:
+        self._database = database
+        self._first_s = first_claim_s
+        self._later_s = later_claim_s
+
+    async def channels(self, after: Channel | None, most: int) -> Sequence[tuple[Channel, bool]]:
+        behind = after or Channel("", "")
+        params = {"tenant": behind.tenant, "host": behind.host, "most": most}
+        rows = await self._database.rows(CHANNELS, params)
+        return [(Channel(tenant, host), due) for tenant, host, due in rows]
+
+    async def claim(self, wanted: Mapping[Channel, int]) -> Sequence[Claimed]:
+        channels = [
+            {"tenant": channel.tenant, "host": channel.host, "most": most}
+            for channel, most in wanted.items()
+        ]
+        rows = await self._database.rows(
+            CLAIM,
+            {
+                "wanted": wording.compact(channels),
+                "of_channel": MOST_OF_CHANNEL,
+                "first_s": self._first_s,
+                "later_s": self._later_s,
+            },
+        )
+        return [_claimed(row) for row in rows]
+
+    async def keep_body(self, claimed: Claimed, body: bytes) -> bytes | None:
+        rows = await self._database.rows(KEEP_BODY, {**_mine(claimed), "body": body})
+        return bytes(rows[0][0]) if rows else None
+
+    async def delivered(self, claimed: Claimed, answer: Answer) -> bool:
+        return await self._settle(claimed, answer, DeliveryState.DELIVERED, 0.0)
+
+    async def failed(self, claimed: Claimed, answer: Answer, again_after_s: float | None) -> bool:
+        state = DeliveryState.DEAD if again_after_s is None else DeliveryState.PENDING
+        return await self._settle(claimed, answer, state, again_after_s or 0.0)
+
+    async def put_back(self, claimed: Claimed, after_s: float) -> bool:
+        return bool(
+            await self._database.rows(PUT_BACK, {**_mine(claimed), "after_s": float(after_s)})
+        )
+
+    async def give_up(self, after_s: float) -> int:
+        params = {"after_s": float(after_s), "most": AT_ONCE}
+        return len(await self._database.rows(GIVE_UP, params))
+
+    async def backlog(self) -> Backlog:
+        ((pending, oldest_s),) = await self._database.rows(BACKLOG, {"most": MOST_COUNTED})
+        return Backlog(pending, oldest_s or 0.0)
+
+    async def get(self, tenant: str, request_id: str) -> Delivery:
+        delivery, *_ = await self._found(tenant, request_id)
+        return delivery
+
+    async def tries(self, tenant: str, request_id: str) -> Sequence[Try]:
+        params = {"tenant": tenant, "id": known_id(request_id)}
+        return [Try(*row) for row in await self._database.rows(TRIES, params)]
+
+    async def page(
+        self,
+        tenant: str,
+        *,
+        state: DeliveryState | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> Sequence[Delivery]:
+        params = {"tenant": tenant, "before": before, "limit": limit}
+        return [_delivery(row) for row in await self._database.rows(PAGES[state], params)]
+
+    async def redeliver(self, tenant: str, request_id: str, actor: str) -> Delivery:
+        delivery, state, forgetting = await self._found(tenant, request_id)
+        if not state.final:
+            raise not_ended(state)
+        if forgetting == Forgetting.DONE:
+            raise forgotten()
+        params = {"tenant": tenant, "id": delivery.request_id, "actor": actor}
+        await self._database.rows(REDELIVER, params)
+        return await self.get(tenant, request_id)
+
+    async def _found(self, tenant: str, request_id: str) -> tuple[Delivery, State, str | None]:
+        params = {"tenant": tenant, "id": known_id(request_id)}
+        rows = await self._database.rows(GET, params)
+        if not rows:
+            raise RequestNotFound(f"There is no request {request_id}.")
+        delivery = _delivery(rows[0])
+        if not delivery.url:
+            raise no_webhook(request_id)
+        return delivery, State(rows[0][-2]), rows[0][-1]
+
+    async def _settle(
+        self, claimed: Claimed, answer: Answer, state: DeliveryState, again_after_s: float
+    ) -> bool:
+        params = {
+            **_mine(claimed),
+            "state": state,
+            "status": answer.status,
+            "error": wording.clean(answer.error),
+            "again_s": float(again_after_s),
+            "took_s": answer.took_s,
+        }
+        return bool(await self._database.rows(SETTLE, params))
+
+
+def no_webhook(request_id: str) -> NotFound:
+    return NotFound(f"The request {request_id} was submitted without a webhook.")
+
+
+def not_ended(state: State) -> RequestActive:
+    return RequestActive(f"The request is {state}: its webhook is sent when it has ended.")
+
+
+def forgotten() -> OutcomeForgotten:
+    return OutcomeForgotten(
+        "There is nothing to send any more: the request came with X-Fal-Store-IO: 0."
+    )
+
+
+def _mine(claimed: Claimed) -> dict[str, Any]:
+    return {"id": claimed.id, "claim": claimed.claim}
+
+
+def _claimed(row: tuple[Any, ...]) -> Claimed:
+    (id_, claim, request_id, tenant, host, url, origin, tries, body) = row
+    stored = None if body is None else bytes(body)
+    return Claimed(id_, claim, request_id, tenant, host, url, origin, tries, stored)
+
+
+def _delivery(row: tuple[Any, ...]) -> Delivery:
+    (id_, request_id, tenant, url, state, tries, due_at, created_at, ended_at) = row[:9]
+    return Delivery(
+        id=id_,
+        request_id=request_id,
+        tenant=tenant,
+        url=url,
+        state=DeliveryState(state),
+        tries=tries,
+        due_at=due_at,
+        created_at=created_at,
+        ended_at=ended_at,
+        status=row[9],
+        error=row[10],
+    )

@@ -1,0 +1,147 @@
+"""Which files clients have brought: PostgreSQL behind the port ``UploadBook``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from serve_app.domain.upload import Part, Upload
+from serve_app.queue import wording
+from serve_app.queue.database import Database
+from serve_app.queue.retention import Retention
+
+ABANDONED_S = 6 * 3600.0
+"""Without a call about it. An upload that has begun may take as long."""
+
+AGAIN_S = 300.0
+"""After so long another process tries to delete: who took it may have died."""
+
+COLUMNS = "u.key, u.id, u.tenant, u.media_type, u.keep_s, u.parts_id, u.size"
+
+OPEN = """
+INSERT INTO uploads (key, id, tenant, media_type, keep_s, parts_id, due_at)
+VALUES (%(key)s, %(id)s, %(tenant)s, %(media_type)s, %(keep_s)s::float8, %(parts_id)s,
+        now() + make_interval(secs => %(abandoned_s)s))
+"""
+FIND = f"""
+UPDATE uploads u SET due_at = CASE u.state
+    WHEN 'open' THEN now() + make_interval(secs => %(abandoned_s)s) ELSE u.due_at END
+WHERE u.key = %(key)s AND u.id = %(id)s AND u.state <> 'unwanted'
+RETURNING {COLUMNS}
+"""
+ADD_PART = """
+INSERT INTO upload_parts (key, number, etag, size)
+SELECT key, %(number)s::integer, %(etag)s, %(size)s::bigint FROM uploads
+WHERE key = %(key)s AND state = 'open'
+ON CONFLICT (key, number) DO UPDATE SET etag = excluded.etag, size = excluded.size
+RETURNING size
+"""
+PARTS_BYTES = "SELECT coalesce(sum(size), 0)::bigint FROM upload_parts WHERE key = %(key)s"
+PARTS = "SELECT number, etag, size FROM upload_parts WHERE key = %(key)s ORDER BY number"
+FINISH = """
+WITH whole AS (
+    UPDATE uploads SET state = 'whole', size = %(size)s::bigint,
+        due_at = CASE state WHEN 'open' THEN now() + make_interval(secs => keep_s) ELSE due_at END
+    WHERE key = %(key)s AND state <> 'unwanted'
+    RETURNING key
+),
+joined AS (DELETE FROM upload_parts p USING whole w WHERE p.key = w.key)
+SELECT key FROM whole
+"""
+GIVE_UP = "UPDATE uploads SET state = 'unwanted', due_at = now() WHERE key = %(key)s"
+DISOWN = """
+UPDATE uploads SET state = 'unwanted', due_at = now()
+WHERE key = %(key)s AND tenant = %(tenant)s AND state <> 'unwanted'
+RETURNING key
+"""
+MARK_AGED = """
+UPDATE uploads SET state = 'unwanted', due_at = now()
+WHERE tenant = %(tenant)s AND state = 'whole'
+  AND created_at < now() - make_interval(secs => %(age_s)s)
+"""
+TAKE = f"""
+UPDATE uploads u SET state = 'unwanted', due_at = now() + make_interval(secs => %(again_s)s)
+WHERE u.key IN (
+    SELECT key FROM uploads WHERE due_at <= now()
+    ORDER BY due_at LIMIT %(most)s FOR UPDATE SKIP LOCKED)
+RETURNING {COLUMNS}
+"""
+FORGET = """
+DELETE FROM uploads
+WHERE state = 'unwanted' AND key IN (SELECT json_array_elements_text(%(keys)s::json))
+"""
+# One step of an index for each tenant.
+TENANTS = """
+WITH RECURSIVE owner AS (
+    (SELECT tenant FROM uploads WHERE state = 'whole' ORDER BY tenant LIMIT 1)
+    UNION ALL
+    SELECT (SELECT u.tenant FROM uploads u WHERE u.state = 'whole' AND u.tenant > o.tenant
+            ORDER BY u.tenant LIMIT 1)
+    FROM owner o WHERE o.tenant IS NOT NULL
+)
+SELECT tenant FROM owner WHERE tenant IS NOT NULL
+"""
+
+
+class PostgresUploads:
+    def __init__(self, database: Database, retention: Retention) -> None:
+        self._database = database
+        self._retention = retention
+
+    async def open(self, upload: Upload) -> None:
+        await self._database.rows(
+            OPEN,
+            {
+                "key": upload.key,
+                "id": upload.id,
+                "tenant": upload.tenant,
+                "media_type": upload.media_type,
+                "keep_s": upload.keep_s,
+                "parts_id": upload.parts_id,
+                "abandoned_s": ABANDONED_S,
+            },
+        )
+
+    async def find(self, key: str, upload_id: str) -> Upload | None:
+        asked = {"key": key, "id": upload_id, "abandoned_s": ABANDONED_S}
+        found = _uploads(await self._database.rows(FIND, asked))
+        return found[0] if found else None
+
+    async def add_part(self, key: str, part: Part) -> int | None:
+        added = {"key": key, "number": part.number, "etag": part.etag, "size": part.size}
+        if not await self._database.rows(ADD_PART, added):
+            return None
+        # A statement of its own: the one before does not see what it has written.
+        ((size,),) = await self._database.rows(PARTS_BYTES, {"key": key})
+        return size
+
+    async def parts(self, key: str) -> Mapping[int, Part]:
+        rows = await self._database.rows(PARTS, {"key": key})
+        return {number: Part(number, etag, size) for number, etag, size in rows}
+
+    async def finish(self, key: str, size: int) -> bool:
+        return bool(await self._database.rows(FINISH, {"key": key, "size": size}))
+
+    async def give_up(self, key: str) -> None:
+        await self._database.rows(GIVE_UP, {"key": key})
+
+    async def disown(self, tenant: str, key: str) -> bool:
+        return bool(await self._database.rows(DISOWN, {"tenant": tenant, "key": key}))
+
+    async def mark_aged(self) -> None:
+        if not self._retention.any:
+            return
+        for (tenant,) in await self._database.rows(TENANTS):
+            age_s = self._retention.age_s(tenant)
+            if age_s is not None:
+                await self._database.rows(MARK_AGED, {"tenant": tenant, "age_s": age_s})
+
+    async def take_unwanted(self, most: int) -> Sequence[Upload]:
+        return _uploads(await self._database.rows(TAKE, {"again_s": AGAIN_S, "most": most}))
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        await self._database.rows(FORGET, {"keys": wording.compact(list(keys))})
+
+
+def _uploads(rows: Sequence[tuple[Any, ...]]) -> list[Upload]:
+    return [Upload(*row) for row in rows]

@@ -1,0 +1,296 @@
+"""Webhooks that are due: over the fake and over PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from serve_app.domain.errors import NotFound, RequestActive, RequestNotFound
+from serve_app.domain.lease import Finish
+from serve_app.domain.outcome import Failure, Outcome
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import CancelVerdict, State
+from serve_app.domain.webhook import Answer, Channel, Claimed, DeliveryState, Outbox, Webhook
+from serve_app.queue.outbox import PostgresOutbox
+from serve_app.queue.postgres import PostgresQueue
+from tests.contract.queues import Make
+from tests.contract.test_queue_contract import eventually
+from tests.fakes.queue import FakeQueue
+from tests.queue.requests import TENANT, ask, done, failure, lease, new
+
+URL = "https://receiver.example/hook?a=b"
+HOST = "receiver.example"
+ORIGIN = "http://darkroom.example"
+CHANNEL = Channel(TENANT, HOST)
+FINE = Answer(0.1, 200)
+BAD = Answer(0.2, 500, "It answered 500.")
+
+
+@dataclass
+class House:
+    queue: Queue
+    outbox: Outbox
+
+    async def ended(self, url: str = URL, **changes: Any) -> str:
+        """A request that has succeeded."""
+        request = await self.queue.submit(new(**{"webhook": Webhook(url, ORIGIN), **changes}))
+        held = (await lease(self.queue)).held
+        await self.queue.finish(done(held))
+        return request.id
+
+    async def claim(self, most: int = 8, channel: Channel = CHANNEL) -> list[Claimed]:
+        return [*await self.outbox.claim({channel: most})]
+
+
+def _outbox_of(queue: Queue, first_s: float, later_s: float) -> Outbox:
+    if isinstance(queue, PostgresQueue):
+        return PostgresOutbox(queue._database, first_s, later_s)
+    assert isinstance(queue, FakeQueue)
+    queue.outbox.first_claim_s, queue.outbox.later_claim_s = first_s, later_s
+    return queue.outbox
+
+
+@pytest.fixture
+async def house(make: Make) -> House:
+    queue = await make()
+    return House(queue, _outbox_of(queue, 40.0, 150.0))
+
+
+@pytest.fixture
+async def forgetful(make: Make) -> House:
+    """Claims are lost after a moment."""
+    queue = await make()
+    return House(queue, _outbox_of(queue, 0.1, 0.1))
+
+
+async def _finished(queue: Queue, outcome: Outcome) -> None:
+    held = (await lease(queue)).held
+    await queue.finish(Finish(held, "r1", outcome))
+
+
+ENDINGS: dict[str, Callable[[Queue, str], Awaitable[object]]] = {
+    "succeeded": lambda queue, _: _finished(queue, Outcome(output={"n": 1})),
+    "failed": lambda queue, _: _finished(queue, failure()),
+    "cancelled": lambda queue, id_: queue.cancel(TENANT, id_),
+    "failed by hand": lambda queue, id_: queue.operations.fail(id_, "key", "Too big."),
+}
+
+
+@pytest.mark.parametrize("how", ENDINGS)
+async def test_every_end_writes_one_delivery(house: House, how: str) -> None:
+    request = await house.queue.submit(new(webhook=Webhook(URL, ORIGIN)))
+    assert (await house.outbox.get(TENANT, request.id)).state is DeliveryState.AWAITED
+    assert await house.claim() == []
+    await ENDINGS[how](house.queue, request.id)
+    (claimed,) = await house.claim()
+    assert (claimed.request_id, claimed.url, claimed.origin) == (request.id, URL, ORIGIN)
+    assert (claimed.channel, claimed.tries, claimed.body) == (CHANNEL, 0, None)
+    assert await house.claim() == []
+
+
+async def test_a_cancel_of_what_runs_and_an_expiry_write_one_too(house: House) -> None:
+    running = await house.queue.submit(new(webhook=Webhook(URL, ORIGIN)))
+    held = (await lease(house.queue)).held
+    assert await house.queue.cancel(TENANT, running.id) is CancelVerdict.REQUESTED
+    cancelled = Outcome(failure=Failure("cancelled", "Cancelled.", retryable=False))
+    await house.queue.finish(Finish(held, "r1", cancelled))
+    late = await house.queue.submit(new(start_within_s=0.01, webhook=Webhook(URL, ORIGIN)))
+    assert (await house.queue.wait(TENANT, late.id, 5.0)).state is State.EXPIRED
+    assert {each.request_id for each in await house.claim()} == {running.id, late.id}
+
+
+async def test_an_outcome_that_is_reused_is_told_as_well(house: House) -> None:
+    await house.ended(reuse_digest=b"same", webhook=None)
+    again = await house.queue.submit(new(reuse_digest=b"same", webhook=Webhook(URL, ORIGIN)))
+    assert again.state is State.SUCCEEDED
+    assert [each.request_id for each in await house.claim()] == [again.id]
+
+
+async def test_a_request_without_a_webhook_has_none(house: House) -> None:
+    request = await house.queue.submit(new())
+    await _finished(house.queue, Outcome(output={}))
+    assert await house.outbox.channels(None, 10) == []
+    with pytest.raises(NotFound, match="without a webhook"):
+        await house.outbox.get(TENANT, request.id)
+    assert await house.outbox.page(TENANT) == []
+
+
+async def test_a_delivery_is_claimed_by_one_of_many(house: House) -> None:
+    ids = {await house.ended() for _ in range(12)}
+    claims = await asyncio.gather(*(house.claim(2) for _ in range(12)))
+    claimed = [each.request_id for some in claims for each in some]
+    assert len(claimed) == len(set(claimed))
+    rest = await house.claim(8) + await house.claim(8)
+    assert {*claimed, *(each.request_id for each in rest)} == ids
+
+
+async def test_of_a_channel_no_more_come_than_are_wanted_and_the_oldest_first(house: House) -> None:
+    first, second, third = [await house.ended() for _ in range(3)]
+    assert {each.request_id for each in await house.claim(2)} == {first, second}
+    assert [each.request_id for each in await house.claim(2)] == [third]
+
+
+async def test_channels_are_tenant_and_host_and_come_in_pages(house: House) -> None:
+    await house.ended("https://b.example/x")
+    await house.ended("http://user:secret@B.example:8080/y")
+    await house.ended("https://a.example?z")
+    await house.ended("https://a.example/other", tenant="bob")
+    channels = [channel for channel, due in await house.outbox.channels(None, 10) if due]
+    assert channels == [
+        Channel(TENANT, "a.example"),
+        Channel(TENANT, "b.example"),
+        Channel(TENANT, "b.example:8080"),
+        Channel("bob", "a.example"),
+    ]
+    page = [channel for channel, _ in await house.outbox.channels(channels[0], 2)]
+    assert page == channels[1:3]
+    assert await house.outbox.channels(channels[-1], 2) == []
+    await house.claim(channel=channels[1])
+    assert (await house.outbox.channels(None, 10))[1] == (channels[1], False)
+
+
+async def test_the_first_body_stays(house: House) -> None:
+    await house.ended()
+    (claimed,) = await house.claim()
+    assert await house.outbox.keep_body(claimed, b"one") == b"one"
+    assert await house.outbox.keep_body(claimed, b"two") == b"one"
+    await house.outbox.failed(claimed, BAD, 0.0)
+    (again,) = await house.claim()
+    assert (again.id, again.body, again.tries) == (claimed.id, b"one", 1)
+
+
+async def test_what_is_delivered_is_not_claimed_again(house: House) -> None:
+    id_ = await house.ended()
+    (claimed,) = await house.claim()
+    assert await house.outbox.delivered(claimed, FINE)
+    assert await house.claim() == []
+    delivery = await house.outbox.get(TENANT, id_)
+    assert (delivery.state, delivery.status, delivery.tries) == (DeliveryState.DELIVERED, 200, 1)
+    assert delivery.ended_at is not None
+    assert delivery.due_at is None
+    assert not await house.outbox.failed(claimed, BAD, None)
+    assert (await house.outbox.get(TENANT, id_)).state is DeliveryState.DELIVERED
+
+
+async def test_what_failed_is_due_again_later_or_dead(house: House) -> None:
+    id_ = await house.ended()
+    (claimed,) = await house.claim()
+    assert await house.outbox.failed(claimed, BAD, 60.0)
+    assert await house.claim() == []
+    delivery = await house.outbox.get(TENANT, id_)
+    assert (delivery.state, delivery.error) == (DeliveryState.PENDING, BAD.error)
+    assert delivery.due_at is not None
+    await house.outbox.redeliver(TENANT, id_, "key")
+    (claimed,) = await house.claim()
+    assert await house.outbox.failed(claimed, Answer(0.3, 410, "Gone.", final=True), None)
+    assert (await house.outbox.get(TENANT, id_)).state is DeliveryState.DEAD
+    assert await house.claim() == []
+    tried = await house.outbox.tries(TENANT, id_)
+    assert [(each.status, each.error) for each in tried] == [(500, BAD.error), (410, "Gone.")]
+    assert not await house.outbox.tries("bob", id_)
+
+
+async def test_a_claim_that_is_put_back_is_no_try(house: House) -> None:
+    id_ = await house.ended()
+    (claimed,) = await house.claim()
+    assert await house.outbox.put_back(claimed, 0.0)
+    assert not await house.outbox.put_back(claimed, 0.0)
+    (again,) = await house.claim()
+    assert again.tries == 0
+    assert not await house.outbox.tries(TENANT, id_)
+
+
+async def test_whose_claim_ran_out_is_fenced(forgetful: House) -> None:
+    id_ = await forgetful.ended()
+    (late,) = await forgetful.claim()
+    found: list[Claimed] = []
+
+    async def claimed_again() -> bool:
+        found.extend(await forgetful.claim())
+        return bool(found)
+
+    await eventually(claimed_again)
+    assert found[0].id == late.id
+    assert await forgetful.outbox.keep_body(late, b"late") is None
+    assert not await forgetful.outbox.delivered(late, FINE)
+    assert not await forgetful.outbox.put_back(late, 0.0)
+    assert await forgetful.outbox.delivered(found[0], FINE)
+    assert len(await forgetful.outbox.tries(TENANT, id_)) == 1
+
+
+async def test_a_redelivery_fences_the_try_that_is_under_way(house: House) -> None:
+    id_ = await house.ended()
+    (claimed,) = await house.claim()
+    await house.outbox.keep_body(claimed, b"body")
+    delivery = await house.outbox.redeliver(TENANT, id_, "key-1")
+    assert delivery.state is DeliveryState.PENDING
+    assert not await house.outbox.delivered(claimed, FINE)
+    (again,) = await house.claim()
+    assert (again.id, again.body, again.tries) == (claimed.id, b"body", 0)
+    acts = await house.queue.operations.audit()
+    assert [(each.actor, each.action, each.subject) for each in acts] == [
+        ("key-1", "webhook.redeliver", id_)
+    ]
+
+
+async def test_what_has_not_ended_and_what_is_anothers_cannot_be_sent_again(house: House) -> None:
+    waiting = await house.queue.submit(new(webhook=Webhook(URL, ORIGIN)))
+    with pytest.raises(RequestActive, match="queued"):
+        await house.outbox.redeliver(TENANT, waiting.id, "key")
+    for tenant, id_ in (("bob", waiting.id), (TENANT, new().id)):
+        with pytest.raises(RequestNotFound):
+            await house.outbox.redeliver(tenant, id_, "key")
+        with pytest.raises(RequestNotFound):
+            await house.outbox.get(tenant, id_)
+    assert not await house.queue.operations.audit()
+
+
+async def test_pages_are_newest_first_by_state(house: House) -> None:
+    ids = [await house.ended() for _ in range(4)]
+    await house.ended(tenant="bob")
+    claimed = {each.request_id: each for each in await house.claim()}
+    await house.outbox.delivered(claimed[ids[0]], FINE)
+    await house.outbox.failed(claimed[ids[1]], BAD, None)
+
+    async def page(**wish: Any) -> list[str]:
+        return [each.request_id for each in await house.outbox.page(TENANT, **wish)]
+
+    assert await page() == ids[::-1]
+    assert await page(limit=2) == ids[:1:-1]
+    assert await page(before=ids[2], limit=2) == ids[1::-1]
+    assert await page(state=DeliveryState.DELIVERED) == ids[:1]
+    assert await page(state=DeliveryState.DEAD) == ids[1:2]
+    assert await page(state=DeliveryState.PENDING) == ids[:1:-1]
+
+
+async def test_the_backlog_is_counted_and_what_is_too_old_is_given_up(house: House) -> None:
+    assert (await house.outbox.backlog()).pending == 0
+    ids = [await house.ended() for _ in range(3)]
+    (first, *_) = await house.claim(1)
+    await house.outbox.failed(first, BAD, 60.0)
+    await asyncio.sleep(0.05)
+    backlog = await house.outbox.backlog()
+    assert backlog.pending == 3
+    assert 0.04 < backlog.oldest_s < 30
+    assert await house.outbox.give_up(30.0) == 0
+    assert await house.outbox.give_up(0.01) == 3
+    assert (await house.outbox.backlog()).pending == 0
+    delivery = await house.outbox.get(TENANT, first.request_id)
+    assert delivery.state is DeliveryState.DEAD
+    assert delivery.error == f"Not delivered in time. {BAD.error}"
+    assert first.request_id in ids
+
+
+async def test_a_deleted_request_is_told_to_nobody(house: House) -> None:
+    id_ = await house.ended()
+    (claimed,) = await house.claim()
+    await house.queue.delete(TENANT, id_)
+    assert not await house.outbox.failed(claimed, BAD, 1.0)
+    assert await house.outbox.channels(None, 10) == []
+    with pytest.raises(RequestNotFound):
+        await house.outbox.get(TENANT, id_)
+    assert (await house.queue.ask(ask(1))).leases == ()

@@ -1,0 +1,166 @@
+"""What every book of uploads does: run over the fake and over PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, replace
+
+import pytest
+
+from serve_app.domain.upload import Part, Upload, UploadBook
+from serve_app.queue.database import Database
+from serve_app.queue.retention import DAY_S, Retention
+from serve_app.queue.uploads import ABANDONED_S, AGAIN_S, PostgresUploads
+from serve_app.settings import TenantLimits
+from tests.fakes.clock import FakeClock
+from tests.fakes.uploads import FakeUploads
+
+RETENTION = Retention(days=30, tenants={"hasty": TenantLimits(retention_days=1)})
+UPLOAD = Upload("u/abc/cat.png", "0123", "studio", "image/png")
+IN_PARTS = replace(UPLOAD, key="u/def/clip.mp4", parts_id="p1")
+
+
+@dataclass
+class Books:
+    book: UploadBook
+    forever: UploadBook  # the same without any retention
+    later: Callable[[float], Awaitable[None]]  # seconds pass
+
+
+@pytest.fixture(params=["fake", "postgres"])
+async def books(request: pytest.FixtureRequest) -> AsyncIterator[Books]:
+    if request.param == "fake":
+        clock = FakeClock()
+        book, forever = FakeUploads(clock, RETENTION), FakeUploads(clock)
+        forever._entries = book._entries
+
+        async def later(seconds: float) -> None:
+            clock.advance(seconds)
+
+        yield Books(book, forever, later)
+        return
+    database = Database(request.getfixturevalue("conninfo"))
+    await database.start()
+
+    async def pass_by(seconds: float) -> None:
+        await database.rows(
+            "UPDATE uploads SET created_at = created_at - make_interval(secs => %(s)s), "
+            "due_at = due_at - make_interval(secs => %(s)s)",
+            {"s": seconds},
+        )
+
+    yield Books(
+        PostgresUploads(database, RETENTION), PostgresUploads(database, Retention()), pass_by
+    )
+    await database.aclose()
+
+
+async def unwanted(book: UploadBook) -> set[str]:
+    return {each.key for each in await book.take_unwanted(100)}
+
+
+async def test_what_was_opened_is_found_by_key_and_id_alone(books: Books) -> None:
+    await books.book.open(UPLOAD)
+    assert await books.book.find(UPLOAD.key, UPLOAD.id) == UPLOAD
+    assert await books.book.find(UPLOAD.key, "0124") is None
+    assert await books.book.find("u/abc/dog.png", UPLOAD.id) is None
+
+
+async def test_what_is_whole_says_its_size_and_is_kept(books: Books) -> None:
+    await books.book.open(UPLOAD)
+    assert await books.book.finish(UPLOAD.key, 7)
+    assert await books.book.finish(UPLOAD.key, 7)
+    assert await books.book.find(UPLOAD.key, UPLOAD.id) == replace(UPLOAD, size=7)
+    await books.later(ABANDONED_S * 10)
+    assert await unwanted(books.book) == set()
+
+
+async def test_what_nobody_finishes_is_taken_for_abandoned(books: Books) -> None:
+    await books.book.open(UPLOAD)
+    await books.later(ABANDONED_S - 60)
+    assert await books.book.find(UPLOAD.key, UPLOAD.id) is not None  # somebody is at it
+    await books.later(ABANDONED_S - 60)
+    assert await unwanted(books.book) == set()
+    await books.later(120)
+    assert await unwanted(books.book) == {UPLOAD.key}
+    assert await books.book.find(UPLOAD.key, UPLOAD.id) is None
+    assert not await books.book.finish(UPLOAD.key, 7)
+
+
+async def test_what_is_unwanted_comes_again_until_it_is_forgotten(books: Books) -> None:
+    await books.book.open(UPLOAD)
+    await books.book.give_up(UPLOAD.key)
+    assert await unwanted(books.book) == {UPLOAD.key}
+    assert await unwanted(books.book) == set()
+    await books.later(AGAIN_S + 1)
+    assert await unwanted(books.book) == {UPLOAD.key}
+    await books.book.forget([UPLOAD.key])
+    await books.later(AGAIN_S + 1)
+    assert await unwanted(books.book) == set()
+
+
+async def test_a_tenant_gives_up_its_own_and_no_others(books: Books) -> None:
+    await books.book.open(UPLOAD)
+    await books.book.finish(UPLOAD.key, 7)
+    assert not await books.book.disown("other", UPLOAD.key)
+    assert await books.book.find(UPLOAD.key, UPLOAD.id) is not None
+    assert await books.book.disown(UPLOAD.tenant, UPLOAD.key)
+    assert not await books.book.disown(UPLOAD.tenant, UPLOAD.key)
+    assert await unwanted(books.book) == {UPLOAD.key}
+
+
+async def test_what_is_wanted_cannot_be_forgotten(books: Books) -> None:
+    await books.book.open(UPLOAD)
+    await books.book.forget([UPLOAD.key])
+    assert await books.book.find(UPLOAD.key, UPLOAD.id) == UPLOAD
+
+
+async def test_one_is_kept_as_long_as_its_client_asked_from_when_it_was_whole(
+    books: Books,
+) -> None:
+    await books.book.open(replace(UPLOAD, keep_s=60.0))
+    await books.later(100)
+    await books.book.finish(UPLOAD.key, 7)
+    await books.later(50)
+    assert await unwanted(books.book) == set()
+    await books.book.finish(UPLOAD.key, 7)  # once more counts from the first time
+    await books.later(11)
+    assert await unwanted(books.book) == {UPLOAD.key}
+
+
+async def test_one_is_kept_no_longer_than_its_tenants_retention(books: Books) -> None:
+    hasty = replace(UPLOAD, key="u/x/hasty.png", tenant="hasty")
+    open_one = replace(UPLOAD, key="u/x/open.png", tenant="hasty")
+    for each in (UPLOAD, hasty, open_one):
+        await books.book.open(each)
+    for each in (UPLOAD, hasty):
+        await books.book.finish(each.key, 7)
+    await books.later(DAY_S + 1)
+    await books.book.find(open_one.key, open_one.id)
+    await books.forever.mark_aged()
+    assert await unwanted(books.book) == set()
+    await books.book.mark_aged()
+    assert await unwanted(books.book) == {hasty.key}
+    await books.later(29 * DAY_S)
+    await books.book.mark_aged()
+    assert await unwanted(books.book) == {hasty.key, UPLOAD.key, open_one.key}
+
+
+async def test_parts_are_counted_each_number_once(books: Books) -> None:
+    await books.book.open(IN_PARTS)
+    assert await books.book.add_part(IN_PARTS.key, Part(2, "b", 10)) == 10
+    assert await books.book.add_part(IN_PARTS.key, Part(1, "a", 5)) == 15
+    assert await books.book.add_part(IN_PARTS.key, Part(2, "c", 20)) == 25
+    assert await books.book.parts(IN_PARTS.key) == {1: Part(1, "a", 5), 2: Part(2, "c", 20)}
+
+
+async def test_no_part_is_taken_of_what_is_whole_or_given_up(books: Books) -> None:
+    given_up = replace(IN_PARTS, key="u/x/other.mp4")
+    for each in (IN_PARTS, given_up):
+        await books.book.open(each)
+    await books.book.add_part(IN_PARTS.key, Part(1, "a", 5))
+    await books.book.finish(IN_PARTS.key, 5)
+    await books.book.give_up(given_up.key)
+    for each in (IN_PARTS, given_up, replace(IN_PARTS, key="u/never/was.mp4")):
+        assert await books.book.add_part(each.key, Part(2, "b", 10)) is None
+    assert await books.book.parts(IN_PARTS.key) == {}

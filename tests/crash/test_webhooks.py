@@ -1,0 +1,207 @@
+"""Ingress processes that are killed while they deliver, receivers and databases that are away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import psycopg
+
+from serve_app.domain.addresses import resolve
+from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.webhook import Backlog, Claimed, Webhook
+from serve_app.queue.database import Database
+from serve_app.queue.outbox import PostgresOutbox
+from serve_app.queue.signing_seeds import PostgresSigningSeeds
+from serve_app.telemetry.clock import SystemClock
+from serve_app.webhooks.courier import Courier, Rules
+from serve_app.webhooks.sending import Sender
+from serve_app.webhooks.signing import Signer
+from tests.crash.scene import Scene
+from tests.crash.test_database import postmaster
+from tests.webhooks.receiver import Receiver, Reply, always, each
+
+ROOT = Path(__file__).parents[2]
+CLAIM_S = 1.0
+DOOMED = """
+import asyncio, sys
+from tests.crash.test_webhooks import delivering
+
+async def main():
+    async with delivering(sys.argv[1]):
+        print("delivers", flush=True)
+        await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+class Silent:
+    """Counts nothing."""
+
+    def webhook(self, result: str) -> None:
+        """Whoever was killed could not tell."""
+
+    def webhooks(self, backlog: Backlog) -> None:
+        """As little."""
+
+
+async def compose(claimed: Claimed) -> bytes:
+    return claimed.request_id.encode()
+
+
+@asynccontextmanager
+async def delivering(conninfo: str) -> AsyncIterator[None]:
+    """As an ingress process does it, with claims that are another's after a second."""
+    clock = SystemClock()
+    database = Database(conninfo)
+    await database.start()
+    signer = Signer(PostgresSigningSeeds(database), clock)
+    sender = Sender(resolve, signer, clock, allow_private=True)
+    await sender.start()
+    outbox = PostgresOutbox(database, CLAIM_S, CLAIM_S)
+    rules = Rules(waits_s=(0.1,) * 300, give_up_s=600.0, look_s=0.05)
+    courier = Courier(outbox, compose, sender, clock, rules, Silent())
+    courier.start()
+    try:
+        yield
+    finally:
+        await courier.aclose()
+        await sender.aclose()
+        await database.aclose()
+
+
+async def ended(scene: Scene, receiver: Receiver, count: int) -> set[str]:
+    """Requests at their end, whose webhooks are due."""
+    (queue,) = scene.house.queues or await scene.ingresses(scene.near)
+    ids: set[str] = set()
+    for _ in range(count):
+        request = await scene.submit(queue, webhook=Webhook(receiver.url(), ""))
+        await queue.cancel(request.tenant, request.id)
+        ids.add(request.id)
+    return ids
+
+
+@asynccontextmanager
+async def doomed(scene: Scene) -> AsyncIterator[asyncio.subprocess.Process]:
+    """An ingress process that delivers until it is killed."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", DOOMED, scene.conninfo),
+        stdout=asyncio.subprocess.PIPE,
+        env={"PATH": os.defpath, "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None
+    try:
+        assert (await process.stdout.readline()).strip() == b"delivers"
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def until_delivered(scene: Scene, ids: set[str], within_s: float = 30.0) -> None:
+    queue = scene.house.queues[0]
+    async with asyncio.timeout(within_s):
+        while True:
+            with suppress(DatabaseUnavailable):
+                delivered = await queue._database.rows(  # type: ignore[attr-defined]
+                    "SELECT request_id::text FROM webhook_deliveries WHERE state = 'delivered'"
+                )
+                if {id_ for (id_,) in delivered} == ids:
+                    return
+            await asyncio.sleep(0.05)
+
+
+def tried(scene: Scene) -> int:
+    with psycopg.connect(scene.conninfo) as connection:
+        row = connection.execute("SELECT count(*) FROM webhook_tries").fetchone()
+    return int(row[0]) if row else 0
+
+
+async def test_what_ended_under_an_ingress_that_was_killed_is_told_by_another(
+    scene: Scene,
+) -> None:
+    """Killed between the commit of an outcome and its delivery."""
+    async with Receiver() as receiver:
+        ids = await ended(scene, receiver, 5)  # by a process that delivers nothing
+        async with delivering(scene.conninfo):
+            await until_delivered(scene, ids)
+        assert sorted(each.body.decode() for each in receiver.received) == sorted(ids)
+        await scene.checked()
+
+
+async def test_a_delivery_whose_ingress_was_killed_amid_it_comes_again_with_the_same_id(
+    scene: Scene,
+) -> None:
+    """Killed between a delivery and the writing down of it: the receiver has it twice."""
+    async with Receiver(always(Reply(hangs=True))) as receiver:
+        ids = await ended(scene, receiver, 2)
+        async with doomed(scene) as process:
+            await receiver.until(2)  # both came, and no answer goes back
+            process.kill()
+            await process.wait()
+        assert tried(scene) == 0
+        receiver.script = always(Reply())
+        async with delivering(scene.conninfo):
+            await until_delivered(scene, ids)
+        came = Counter(
+            (each.headers["webhook-id"], each.body.decode()) for each in receiver.received
+        )
+        assert {body for _, body in came} == ids
+        assert set(came.values()) == {2}
+        assert tried(scene) == 2
+        await scene.checked()
+
+
+async def test_kills_again_and_again_lose_no_webhook(scene: Scene) -> None:
+    async with Receiver() as receiver:
+        ids = await ended(scene, receiver, 60)
+        for _ in range(3):
+            async with doomed(scene) as process:
+                await receiver.until(len(receiver.received) + scene.chance.randrange(1, 6))
+                process.kill()
+        async with delivering(scene.conninfo):
+            await until_delivered(scene, ids)
+        assert {each.body.decode() for each in receiver.received} == ids
+        by_body = Counter(each.body for each in receiver.received)
+        by_both = Counter((each.body, each.headers["webhook-id"]) for each in receiver.received)
+        assert len(by_body) == len(by_both)
+        await scene.checked()
+
+
+async def test_a_receiver_that_is_down_for_a_while_gets_everything(scene: Scene) -> None:
+    receiver = Receiver(each(Reply(503), Reply(200)))
+    await receiver.start()
+    await receiver.aclose()
+    ids = await ended(scene, receiver, 4)
+    async with delivering(scene.conninfo):
+        async with asyncio.timeout(20):
+            while tried(scene) < 3:  # noqa: ASYNC110 - another task does it
+                await asyncio.sleep(0.05)
+        await receiver.start()
+        await until_delivered(scene, ids)
+    await receiver.aclose()
+    assert {each.body.decode() for each in receiver.received} == ids
+    await scene.checked()
+
+
+async def test_a_database_that_is_reset_and_restarted_amid_deliveries_loses_none(
+    own_scene: Scene, own_dir: Path
+) -> None:
+    async with Receiver() as receiver:
+        ids = await ended(own_scene, receiver, 40)
+        async with delivering(own_scene.far.conninfo):
+            await receiver.until(3)
+            own_scene.proxy.reset()
+            await receiver.until(len(receiver.received) + 3)
+            postmaster(own_dir).send_signal(signal.SIGQUIT)
+            await until_delivered(own_scene, ids)
+        assert {each.body.decode() for each in receiver.received} == ids
+        await own_scene.checked()

@@ -1,0 +1,169 @@
+"""Clips that are written while they are decoded."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+
+from deployments.clip_form import ClipForm
+from deployments.engine.engine import Engine
+from deployments.engine.media import to_levels
+from deployments.recording import Recording
+from deployments.scratch import Scratch
+from serve_app.domain.errors import Cancelled, PipelineFailed
+from tests.deployments import clips
+from tests.deployments.clips import LTX_T2V, MAKE, SMALL_I2V, WAN_T2V, given, seen
+from tests.deployments.served import Served
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+FORM = ClipForm("video/mp4", 32, 16, Fraction(8), 8, "maximum", "fast")
+
+
+class Paused:
+    """What a recording asks of a generation."""
+
+    def __init__(self):
+        self.calls = []
+
+    def pause(self):
+        self.calls.append("pause")
+
+    def unpause(self):
+        self.calls.append("unpause")
+
+
+@pytest.fixture
+def encoders():
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@pytest.fixture
+def scratch():
+    scratch = Scratch()
+    yield scratch
+    scratch.close()
+
+
+def chunk(number, frames=2):
+    return torch.full((frames, 3, 16, 32), number / 8)
+
+
+def begun(scratch, encoders, form=FORM, most_waiting=32):
+    recording = Recording(form, most_waiting)
+    recording.begin(scratch, encoders)
+    generation = Paused()
+    recording.follow(generation)
+    return recording, generation
+
+
+def test_frames_come_out_in_their_order_however_they_came(scratch, encoders):
+    recording, _ = begun(scratch, encoders)
+    for number in range(4):
+        recording.take(chunk(number))
+    clip = seen(recording.finish().path)
+    levels = [frame.mean() for frame in clip.frames]
+    wanted = [255 * (number // 2) / 8 for number in range(8)]
+    assert levels == pytest.approx(wanted, abs=4)
+
+
+def test_a_generation_stands_still_while_its_frames_wait_and_then_goes_on(scratch, encoders):
+    let = threading.Event()
+    busy = [encoders.submit(let.wait, 20) for _ in range(2)]  # nobody writes
+    recording, generation = begun(scratch, encoders, most_waiting=4)
+    recording.take(chunk(0))
+    assert generation.calls == []
+    recording.take(chunk(1))
+    assert generation.calls == ["pause"]
+    let.set()
+    assert all(each.result() for each in busy)
+    recording.take(chunk(2))
+    recording.take(chunk(3))
+    assert len(seen(recording.finish().path).frames) == 8
+    assert generation.calls[-1] == "unpause"
+
+
+def test_no_frames_are_no_file(scratch, encoders):
+    recording, _ = begun(scratch, encoders)
+    assert recording.finish() is None
+
+
+def test_too_few_frames_are_an_error(scratch, encoders):
+    recording, _ = begun(scratch, encoders)
+    recording.take(chunk(0))
+    with pytest.raises(PipelineFailed, match="2 frames were made, and 8 were asked for"):
+        recording.finish()
+
+
+def test_what_goes_wrong_while_writing_is_told_at_the_end_and_holds_nobody_up(scratch, encoders):
+    recording, generation = begun(scratch, encoders, most_waiting=2)
+    scratch.close()
+    recording.take(chunk(0))
+    with pytest.raises(Cancelled):
+        recording.finish()
+    assert generation.calls[-1] == "unpause"
+    recording.take(chunk(1))
+    assert generation.calls[-1] == "unpause"
+
+
+def test_an_abandoned_one_leaves_nothing(scratch, encoders):
+    recording, _ = begun(scratch, encoders)
+    recording.take(chunk(0))
+    folder = scratch.new_file("mp4").parent
+    scratch.close()
+    recording.abandon()
+    recording.abandon()
+    encoders.shutdown()
+    recording.abandon()
+    assert not folder.exists()
+
+
+FIELDS = {"prompt": "a red dog", "num_inference_steps": 2, "seed": 7}
+CASES = {WAN_T2V: {}, SMALL_I2V: {"image_url": given()}}
+
+
+@pytest.mark.parametrize("endpoint_id", CASES)
+def test_the_frames_that_are_handed_over_are_those_of_the_plain_run_bit_for_bit(endpoint_id):
+    with Engine(device="cpu", threads=1) as engine:
+        served = Served(clips.entry(endpoint_id), MAKE[endpoint_id](), engine)
+        pictures = CASES[endpoint_id]
+        fields = FIELDS | ({"image_url": "https://example.org/a.png"} if pictures else {})
+
+        def call():
+            return served.call(fields, num_frames=9, **pictures)
+
+        whole = served.run(call()).frames
+        came = []
+        again = call()
+        small = engine.submit(
+            pipeline=endpoint_id,
+            view=again.view,
+            on_frames=lambda frames: came.append(to_levels(frames)),
+            **again.arguments,
+        ).result(60)
+    assert len(came) == 3  # the first frame, and twice four
+    assert np.array_equal(np.concatenate(came), to_levels(whole[0]))
+    assert small.frames.shape[:3] == whole.shape[:3]
+    assert small.frames.numel() < whole.numel() / 50
+    assert again.recording is not None
+
+
+def test_an_autoencoder_that_blends_its_chunks_gives_them_all_at_once():
+    with Engine(device="cpu", threads=1) as engine:
+        pipeline = MAKE[WAN_T2V]()
+        pipeline.vae.enable_tiling(16, 16, 8, 8)
+        served = Served(clips.entry(WAN_T2V), pipeline, engine)
+        came = []
+        call = served.call(FIELDS, num_frames=5)
+        engine.add("tiled", pipeline)
+        result = engine.submit(pipeline="tiled", on_frames=came.append, **call.arguments).result(60)
+        assert came == []
+        assert result.frames.shape == (1, 5, 3, 16, 32)
+        ltx = Served(clips.entry(LTX_T2V), MAKE[LTX_T2V](), engine)
+        assert ltx.call(FIELDS).recording is None

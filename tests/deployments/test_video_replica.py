@@ -1,0 +1,158 @@
+"""A replica makes clips: from weights on disk to the files in storage, with stops on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deployments.engine.engine import Engine
+from deployments.engine.media import to_levels
+from serve_app.domain.lease import Lease
+from serve_app.domain.progress import Stage
+from tests.deployments import clips
+from tests.deployments.clips import LTX_T2V, MAKE, SMALL_T2V, WAN_T2V, seen
+from tests.deployments.conftest import Rig
+from tests.deployments.served import Served
+from tests.engine.gate import Gate
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+
+@pytest.fixture
+def scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory):
+    def folder(endpoint_id: str) -> str:
+        path = tmp_path_factory.mktemp("weights")
+        MAKE[endpoint_id]().save_pretrained(path, safe_serialization=True)
+        return str(path)
+
+    return folder
+
+
+def leased(rig: Rig, name: str, endpoint_id: str, folder: str, **fields: Any) -> Lease:
+    """``fields`` in place of what the schema fills in."""
+    entry = clips.entry(endpoint_id, **fields.pop("options", {}))
+    weights = replace(entry.endpoint.weights, source=folder, revision=None)
+    endpoint = replace(entry.endpoint, weights=weights)
+    body = {"prompt": "a red dog", "num_inference_steps": 2, "seed": 3}
+    checked, _ = entry.schema.validate(body)
+    tickets = (
+        rig.storage.ticket(f"{name}/clip", "video/mp4", 10**7),
+        rig.storage.ticket(f"{name}/poster", "image/jpeg", 10**7),
+    )
+    lease = rig.lease(name, endpoint, **checked | fields)
+    return replace(lease, upload_tickets=tickets)
+
+
+def written(rig: Rig, key: str, folder: Path) -> Any:
+    path = folder / "again.mp4"
+    path.write_bytes(rig.storage.objects[key])
+    return seen(path)
+
+
+@pytest.mark.parametrize("endpoint_id", [WAN_T2V, LTX_T2V])
+async def test_a_replica_makes_a_clip_and_its_poster(
+    make_rig, saved, scratch_folder, tmp_path, endpoint_id
+):
+    rig: Rig = await make_rig(call_timeout_s=20.0)
+    lease = leased(
+        rig,
+        "one",
+        endpoint_id,
+        saved(endpoint_id),
+        num_frames=9,
+        resolution=None,
+        options={"clip": {"width": 64, "height": 48, "fps": 24}},
+    )
+    rig.port.offer(lease)
+    outcome = await rig.outcome(lease.held)
+    assert outcome.failure is None
+    assert [each.media_type for each in outcome.artifacts] == ["video/mp4", "image/jpeg"]
+    assert outcome.output["video"]["artifact"] == "one/clip"
+    assert outcome.output["video"]["file_size"] == len(rig.storage.objects["one/clip"])
+    assert outcome.output["seed"] == 3
+    assert outcome.usage.steps == 2
+    assert outcome.usage.units == pytest.approx(9 / outcome.output["video"]["fps"])
+    clip = written(rig, "one/clip", tmp_path)
+    assert len(clip.frames) == outcome.output["video"]["num_frames"] == 9
+    assert rig.storage.objects["one/poster"][:3] == b"\xff\xd8\xff"
+    assert list(scratch_folder.iterdir()) == []
+
+
+async def test_a_clip_that_is_cancelled_while_it_is_written_leaves_nothing(
+    make_rig, saved, scratch_folder
+):
+    rig: Rig = await make_rig(call_timeout_s=20.0)
+    lease = leased(
+        rig,
+        "long",
+        LTX_T2V,
+        saved(LTX_T2V),
+        video_write_mode="small",
+        options={"clip": {"width": 1920, "height": 1088, "num_frames": 49, "fps": 24}},
+    )
+    rig.port.offer(lease)
+    await rig.port.until(
+        lambda: any(
+            progress.stage is Stage.ENCODING_MEDIA and 0 < progress.step < progress.steps == 49
+            for _, report in rig.port.reports
+            for _, progress in report.progress
+        )
+    )
+    rig.port.cancelled.add(lease.held)
+    outcome = await rig.outcome(lease.held)
+    assert outcome.failure is not None
+    assert outcome.failure.code == "cancelled"
+    assert rig.storage.objects == {}
+    await asyncio.to_thread(rig.workshop.encoders.shutdown)  # the last frame is waited for
+    assert list(scratch_folder.iterdir()) == []
+
+
+def test_a_clip_goes_on_from_a_snapshot_with_the_same_frames() -> None:
+    asked: list[Any] = []
+
+    def ask(progress: Any) -> None:
+        if progress.stage is Stage.DENOISING and progress.step == 2:
+            asked.append(running.ask_for_snapshot())
+
+    def frames(engine: Engine, **more: Any) -> tuple[Any, list[np.ndarray]]:
+        came: list[np.ndarray] = []
+        served = Served(clips.entry(SMALL_T2V), MAKE[SMALL_T2V](), engine)
+        call = served.call(
+            {"prompt": "a red dog", "num_inference_steps": 4, "seed": 7, "shift": 3},
+            num_frames=9,
+        )
+        engine.add("wan", served.pipeline)
+        generation = engine.submit(
+            pipeline="wan",
+            view=call.view,
+            on_frames=lambda clip: came.append(to_levels(clip)),
+            **more,
+            **call.arguments,
+        )
+        return generation, came
+
+    with Engine(device="cpu", threads=1) as engine:
+        gate = Gate(engine)
+        running, whole = frames(engine, on_progress=ask)
+        gate.open()
+        running.result(60)
+    snapshot = asked[0].result(60).to_bytes()
+    with Engine(device="cpu", threads=1) as other:
+        resumed, again = frames(other, snapshot=snapshot)
+        resumed.result(60)
+        assert other.counts()["steps"] == 2
+    assert np.array_equal(np.concatenate(whole), np.concatenate(again))

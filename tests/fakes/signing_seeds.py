@@ -1,0 +1,36 @@
+"""Keys that sign webhooks, in memory."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from serve_app.domain.ports import Clock
+from serve_app.domain.webhook import SigningSeed
+from serve_app.queue.signing_seeds import NOTICE_S
+
+
+class FakeSigningSeeds:
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._made: list[tuple[str, bytes, float]] = []  # kid, seed, signs from
+
+    async def all(self) -> Sequence[SigningSeed]:
+        now = self._clock.monotonic()
+        if not any(at <= now for *_, at in self._made):
+            self._make(now)
+        return [SigningSeed(kid, seed, at <= now, now - at) for kid, seed, at in self._made]
+
+    async def rotate(self, actor: str, *, at_once: bool) -> None:
+        now = self._clock.monotonic()
+        if at_once:
+            self._made = []
+            self._make(now)
+        elif all(at <= now for *_, at in self._made):
+            old = [at for *_, at in self._made if at < now - NOTICE_S]
+            self._made = [each for each in self._made if each[2] >= max(old, default=0.0)]
+            self._make(now + NOTICE_S)
+
+    def _make(self, at: float) -> None:
+        self._made.append((f"whk_{secrets.token_hex(8)}", secrets.token_bytes(32), at))
+        self._made.sort(key=lambda each: each[2])

@@ -1,0 +1,97 @@
+"""The book of uploads in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from serve_app.domain.ports import Clock
+from serve_app.domain.upload import Part, Upload
+from serve_app.queue.retention import Retention
+from serve_app.queue.uploads import ABANDONED_S, AGAIN_S
+
+
+@dataclass
+class _Entry:
+    upload: Upload
+    created_at: float  # on the clock, like the other one
+    due_at: float | None
+    unwanted: bool = False
+    parts: dict[int, Part] = field(default_factory=dict[int, Part])
+
+
+class FakeUploads:
+    def __init__(self, clock: Clock, retention: Retention | None = None) -> None:
+        self._clock = clock
+        self._retention = retention or Retention()
+        self._entries: dict[str, _Entry] = {}
+
+    async def open(self, upload: Upload) -> None:
+        assert upload.key not in self._entries
+        now = self._clock.monotonic()
+        self._entries[upload.key] = _Entry(upload, now, now + ABANDONED_S)
+
+    async def find(self, key: str, upload_id: str) -> Upload | None:
+        entry = self._entries.get(key)
+        if entry is None or entry.unwanted or entry.upload.id != upload_id:
+            return None
+        if entry.upload.size is None:
+            entry.due_at = self._clock.monotonic() + ABANDONED_S
+        return entry.upload
+
+    async def add_part(self, key: str, part: Part) -> int | None:
+        entry = self._entries.get(key)
+        if entry is None or entry.unwanted or entry.upload.size is not None:
+            return None
+        entry.parts[part.number] = part
+        return sum(each.size for each in entry.parts.values())
+
+    async def parts(self, key: str) -> Mapping[int, Part]:
+        entry = self._entries.get(key)
+        return dict(entry.parts) if entry else {}
+
+    async def finish(self, key: str, size: int) -> bool:
+        entry = self._entries.get(key)
+        if entry is None or entry.unwanted:
+            return False
+        if entry.upload.size is None:
+            keep_s = entry.upload.keep_s
+            entry.due_at = None if keep_s is None else self._clock.monotonic() + keep_s
+        entry.upload = replace(entry.upload, size=size)
+        entry.parts.clear()
+        return True
+
+    async def give_up(self, key: str) -> None:
+        if key in self._entries:
+            self._entries[key].unwanted = True
+            self._entries[key].due_at = self._clock.monotonic()
+
+    async def disown(self, tenant: str, key: str) -> bool:
+        entry = self._entries.get(key)
+        if entry is None or entry.unwanted or entry.upload.tenant != tenant:
+            return False
+        await self.give_up(key)
+        return True
+
+    async def mark_aged(self) -> None:
+        for key, entry in self._entries.items():
+            age_s = self._retention.age_s(entry.upload.tenant)
+            if (
+                age_s is not None
+                and entry.upload.size is not None
+                and entry.created_at < self._clock.monotonic() - age_s
+            ):
+                await self.give_up(key)
+
+    async def take_unwanted(self, most: int) -> Sequence[Upload]:
+        now = self._clock.monotonic()
+        due = [each for each in self._entries.values() if each.due_at is not None]
+        due = sorted((each for each in due if each.due_at <= now), key=lambda each: each.due_at)
+        for each in due[:most]:
+            each.unwanted, each.due_at = True, now + AGAIN_S
+        return [each.upload for each in due[:most]]
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            if key in self._entries and self._entries[key].unwanted:
+                del self._entries[key]

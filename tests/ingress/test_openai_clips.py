@@ -1,0 +1,205 @@
+"""OpenAI's calls for clips: what becomes of each parameter at endpoints of several kinds."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import AsyncIterator
+from typing import Any, Literal
+
+import httpx
+import pytest
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from serve_app.catalog.catalog import Catalog, CatalogEntry
+from serve_app.catalog.outputs import PicturesOutput
+from serve_app.catalog.pydantic_schema import PydanticSchema, Shape
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.errors import InvalidInput
+from serve_app.domain.lease import Ask, Report
+from serve_app.domain.progress import Progress, Stage
+from serve_app.ingress.endpoint_fields import EndpointFields
+from serve_app.ingress.openai.clip_wish import ClipParameters, input_of, told_length, told_size
+from tests.ingress.house import OTHERS, House, built
+
+VIDEOS = "/openai/v1/videos"
+
+
+class ByFrames(BaseModel):
+    """As Wan's endpoints have it."""
+
+    prompt: str
+    num_frames: int = Field(default=81, ge=17, le=161)
+    frames_per_second: int = 24
+    resolution: Literal["580p", "720p"] = "720p"
+    aspect_ratio: Literal["16:9", "9:16", "1:1"] = "16:9"
+
+
+class ByDuration(BaseModel):
+    """As endpoints have it that sell by the clip."""
+
+    prompt: str
+    duration: Literal["5", "10"] = "5"
+
+
+class ByPixels(BaseModel):
+    prompt: str
+    video_size: dict[str, int] = Field(default_factory=dict)
+
+
+def fields(model: type[BaseModel]) -> EndpointFields:
+    endpoint = Endpoint(id="test/x", family="probe", weights=Weights(""), schema="x")
+    schema = PydanticSchema(Shape(model, PicturesOutput, None), endpoint)
+    return EndpointFields(CatalogEntry(endpoint, schema))
+
+
+def wanted(model: type[BaseModel], **given: Any) -> dict[str, Any]:
+    return input_of(ClipParameters.read({"prompt": "x"} | given), fields(model))
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    async with built(catalog=OTHERS) as house:
+        yield house
+
+
+def test_seconds_and_size_become_what_the_endpoint_counts_in() -> None:
+    made = wanted(ByFrames, seconds="4", size="1280x720")
+    assert made == {
+        "prompt": "x",
+        "num_frames": 96,
+        "resolution": "720p",
+        "aspect_ratio": "16:9",
+    }
+    assert (told_length({**made, "frames_per_second": 24}), told_size(made)) == ("4", "1280x720")
+    assert wanted(ByFrames, seconds=2, frames_per_second=30)["num_frames"] == 60
+    assert wanted(ByFrames, size="720x1280")["aspect_ratio"] == "9:16"
+    assert wanted(ByDuration, seconds="10")["duration"] == "10"
+    assert wanted(ByPixels, size="640x480")["video_size"] == {"width": 640, "height": 480}
+    assert wanted(ByFrames) == {"prompt": "x"}
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "param"),
+    [
+        (ByFrames, {"size": "1024x1792"}, "size"),
+        (ByFrames, {"size": "1000x720"}, "size"),
+        (ByFrames, {"size": "0x720"}, "size"),
+        (ByFrames, {"size": "large"}, "size"),
+        (ByFrames, {"seconds": "long"}, "seconds"),
+        (ByFrames, {"seconds": 0}, "seconds"),
+        (ByFrames, {"characters": []}, "characters"),
+        (ByDuration, {"seconds": 4}, "seconds"),
+        (ByDuration, {"size": "1280x720"}, "size"),
+        (ByPixels, {"seconds": 4}, "seconds"),
+        (ByPixels, {"prompt": None}, "prompt"),
+    ],
+)
+def test_what_cannot_be_honoured_is_refused_by_name(
+    model: type[BaseModel], given: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(InvalidInput, match=f"^{param}: "):
+        wanted(model, **given)
+
+
+def test_lengths_and_sizes_that_an_input_does_not_say_are_left_out() -> None:
+    assert (told_length({}), told_size({})) == ("", "")
+    assert told_size({"resolution": "720p", "aspect_ratio": "auto"}) == ""
+    assert told_size({"resolution": "480p", "aspect_ratio": "9:16"}) == "480x853"
+    assert told_length({"duration": "5"}) == "5"
+
+
+async def test_a_bound_of_the_endpoint_is_told_of_the_parameter() -> None:
+    endpoint = Endpoint(
+        id="test/frames",
+        family="probe",
+        weights=Weights(""),
+        schema="x",
+        category="text-to-video",
+    )
+    schema = PydanticSchema(Shape(ByFrames, PicturesOutput, None), endpoint)
+    catalog = Catalog({"test/frames": CatalogEntry(endpoint, schema)})
+    async with built(catalog=catalog) as house, house.client() as client:
+        body = {"prompt": "x", "model": "test/frames", "seconds": "12"}
+        answer = await client.post(VIDEOS, json=body)
+        error = answer.json()["error"]
+        assert (answer.status_code, error["param"]) == (400, "seconds")
+        made = await client.post(VIDEOS, json=body | {"seconds": "4", "size": "1280x720"})
+    assert made.json()["seconds"] == "4"
+    assert made.json()["size"] == "1280x720"
+
+
+async def test_progress_is_told_in_percent() -> None:
+    async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
+        body = {"prompt": "x", "model": "test/clips"}
+        made = (await client.post(VIDEOS, json=body)).json()
+        url, told = f"{VIDEOS}/{made['id']}", [made]
+        held = (await house.queue.ask(Ask("r1", "actor-1", "studio", 1))).leases[0].held
+        for progress in (
+            Progress(Stage.LOADING, 1, 2),
+            Progress(Stage.DENOISING, 20, 40),
+            Progress(Stage.DENOISING, 40, 40),
+            Progress(Stage.ENCODING_MEDIA),
+        ):
+            await house.queue.report(Report("r1", (held,), ((held, progress),)))
+            told.append((await client.get(url)).json())
+        early = [await client.get(f"{url}/content"), await client.delete(url)]
+    assert [each["status"] for each in told] == ["queued", *["in_progress"] * 4]
+    assert [each["progress"] for each in told] == [0, 0, 45, 90, 90]
+    assert [each.status_code for each in early] == [400, 400]
+    assert "not ready yet" in early[0].json()["error"]["message"]
+
+
+async def test_a_picture_to_start_from_leads_to_the_sibling(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    linked = {"image_url": "https://example.com/a.png"}
+    body = {"prompt": "x", "model": "test/clips/image-to-video"}
+    answers = [
+        await client.post(VIDEOS, data=body, files={"input_reference": ("a.png", file.getvalue())}),
+        await client.post(VIDEOS, json=body | {"input_reference": linked}),
+    ]
+    urls = []
+    for answer in answers:
+        assert answer.status_code == 200, answer.text
+        stored = await house.queue.get("default", answer.json()["id"])
+        assert stored.endpoint == "test/clips/image-to-video"
+        urls.append(stored.input["image_url"])
+    assert urls[0].startswith("data:image/png;base64,")
+    assert urls[1] == "https://example.com/a.png"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"model": "test/pictures"}, 400, "makes no clips. Those that do: test/clips"),
+        ({"model": "fal-ai/flux/schnell", "input_reference": {"image_url": "x"}}, 400, "cannot"),
+        ({"model": "test/clips", "input_reference": {"file_id": "x"}}, 400, "input_reference"),
+        ({"model": "test/nothing"}, 404, "test/nothing"),
+    ],
+)
+async def test_what_cannot_become_a_clip_is_refused(
+    client: httpx.AsyncClient, body: dict[str, Any], status: int, words: str
+) -> None:
+    answer = await client.post(VIDEOS, json={"prompt": "x"} | body)
+    assert answer.status_code == status
+    assert words in answer.json()["error"]["message"]
+
+
+async def test_other_requests_are_no_videos(client: httpx.AsyncClient) -> None:
+    submitted = (await client.post("/queue/test/pictures", json={})).json()
+    assert (await client.get(f"{VIDEOS}/{submitted['request_id']}")).status_code == 404
+    assert (await client.get(f"{VIDEOS}/nothing")).status_code == 404
+    assert (await client.get(VIDEOS, params={"order": "asc"})).status_code == 400
+    for path in ("x/remix", "edits", "extensions", "characters"):
+        answer = await client.post(f"{VIDEOS}/{path}", json={"prompt": "x"})
+        assert answer.status_code == 400
+        assert "not remixed" in answer.json()["error"]["message"]
+
+
+@pytest.fixture
+async def client(house: House) -> AsyncIterator[httpx.AsyncClient]:
+    async with house.client() as client:
+        yield client

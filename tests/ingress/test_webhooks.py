@@ -1,0 +1,400 @@
+"""Webhooks from the submit to the receiver, over fakes of all but the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import httpx
+import pytest
+from standardwebhooks.webhooks import Webhook as Standard
+from standardwebhooks.webhooks import WebhookVerificationError
+
+from serve_app.domain.lease import Ask, Finish
+from serve_app.domain.outcome import Outcome
+from tests.ingress.house import ORIGIN, House, built
+from tests.webhooks.fals_verification import verified
+from tests.webhooks.receiver import Receiver, Reply, always, each
+
+WAITS = (0.0, 0.0, 0.0)
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+async def delivering() -> AsyncIterator[House]:
+    async with built(deliver=True, allow_private_webhooks=True, webhook_waits_s=WAITS) as house:
+        yield house
+
+
+async def submitted(client: httpx.AsyncClient, url: str, body: Any = None, **headers: str) -> str:
+    answer = await client.post(
+        "/queue/test/probe",
+        params={"fal_webhook": url},
+        json=body or {},
+        headers=headers,
+    )
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["request_id"])
+
+
+async def settled(client: httpx.AsyncClient, request_id: str, *states: str) -> dict[str, Any]:
+    async with asyncio.timeout(20):
+        while True:
+            told = (await client.get(f"/v1/requests/{request_id}/webhook")).json()
+            if told.get("state") in (states or ("delivered", "dead")):
+                return told
+            await asyncio.sleep(0.02)
+
+
+async def test_an_outcome_is_told_as_fal_tells_it(delivering: House, receiver: Receiver) -> None:
+    async with delivering.client() as client:
+        request_id = await submitted(client, receiver.url("/hook?a=b"), {"artifacts": 1})
+        told = await settled(client, request_id)
+        result = (await client.get(f"/queue/test/probe/requests/{request_id}")).json()
+    (received,) = receiver.received
+    assert received.target == "/hook?a=b"
+    assert json.loads(received.body) == {
+        "request_id": request_id,
+        "gateway_request_id": request_id,
+        "status": "OK",
+        "payload": result,
+    }
+    assert result["images"][0]["url"].startswith(ORIGIN)
+    assert received.headers["content-type"] == "application/json"
+    assert received.headers["host"] == f"127.0.0.1:{receiver.port}"
+    assert (told["state"], told["status"], told["tries"]) == ("delivered", 200, 1)
+    assert [(one["status"], one["error"]) for one in told["log"]] == [(200, None)]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"fail": "pipeline_failed"}, 500),
+        ({"fail": "invalid_input", "field": "prompt"}, 422),
+    ],
+)
+async def test_a_failure_is_told_as_fal_tells_it(
+    delivering: House, receiver: Receiver, body: Any, status: int
+) -> None:
+    async with delivering.client() as client:
+        request_id = await submitted(client, receiver.url(), body)
+        await settled(client, request_id)
+        result = await client.get(f"/queue/test/probe/requests/{request_id}")
+    assert result.status_code == status
+    assert json.loads(receiver.received[0].body) == {
+        "request_id": request_id,
+        "gateway_request_id": request_id,
+        "status": "ERROR",
+        "error": f"Invalid status code: {status}",
+        "payload": result.json(),
+    }
+
+
+async def test_a_cancelled_request_is_told(receiver: Receiver) -> None:
+    async with (
+        built(deliver=True, allow_private_webhooks=True, replica=False) as house,
+        house.client() as client,
+    ):
+        request_id = await submitted(client, receiver.url())
+        assert (await settled(client, request_id, "awaited"))["delivery_id"] is None
+        await client.put(f"/queue/test/probe/requests/{request_id}/cancel")
+        await settled(client, request_id)
+    assert json.loads(receiver.received[0].body)["error"] == "Invalid status code: 499"
+
+
+async def test_an_output_that_is_no_json_is_told_without_it(receiver: Receiver) -> None:
+    async with (
+        built(deliver=True, allow_private_webhooks=True, replica=False) as house,
+        house.client() as client,
+    ):
+        request_id = await submitted(client, receiver.url())
+        work = await house.queue.ask(Ask("r1", "actor", "studio", 1))
+        outcome = Outcome(output={"loss": float("nan")})
+        await house.queue.finish(Finish(work.leases[0].held, "r1", outcome))
+        await settled(client, request_id)
+    told = json.loads(receiver.received[0].body)
+    assert (told["status"], told["payload"]) == ("OK", None)
+    assert "JSON" in told["payload_error"]
+
+
+@pytest.mark.parametrize(("size", "begins"), [(2000, "data:"), (900_000, "http:")])
+async def test_files_come_within_the_output_unless_they_are_too_large(
+    delivering: House, receiver: Receiver, size: int, begins: str
+) -> None:
+    async with delivering.client() as client:
+        body = {"sync_mode": True, "artifacts": 2, "content": "x" * size}
+        request_id = await submitted(client, receiver.url(), body)
+        await settled(client, request_id)
+    files = json.loads(receiver.received[0].body)["payload"]["images"]
+    assert [one["url"].startswith(begins) for one in files] == [True, True]
+
+
+async def test_an_output_that_is_too_large_is_told_without_it(
+    receiver: Receiver,
+) -> None:
+    async with (
+        built(deliver=True, allow_private_webhooks=True, max_body_bytes=4 << 20) as house,
+        house.client() as client,
+    ):
+        request_id = await submitted(client, receiver.url(), {"echo": "x" * (2 << 20)})
+        await settled(client, request_id)
+    told = json.loads(receiver.received[0].body)
+    assert (told["status"], told["payload"]) == ("OK", None)
+    assert "2097152 bytes" in told["payload_error"]
+
+
+async def test_fals_verification_and_standard_webhooks_accept_it(
+    delivering: House, receiver: Receiver
+) -> None:
+    async with delivering.client() as client:
+        await settled(client, await submitted(client, receiver.url()))
+        (secret,) = (await client.get("/v1/webhooks/secret")).json()["secrets"]
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(delivering.app), base_url=ORIGIN
+    ) as stranger:
+        jwks = (await stranger.get("/.well-known/jwks.json")).json()
+        assert (await stranger.get("/rest/.well-known/jwks.json")).json() == jwks
+    (received,) = receiver.received
+    headers, body = received.headers, received.body
+    assert verified(headers, body, jwks)
+    assert not verified(headers, body + b" ", jwks)
+    assert not verified({**headers, "x-fal-webhook-user-id": "other"}, body, jwks)
+    Standard(secret).verify(body, headers)
+    with pytest.raises(WebhookVerificationError):
+        Standard(secret).verify(body + b" ", headers)
+    async with delivering.client(delivering.other_key) as other:
+        (foreign,) = (await other.get("/v1/webhooks/secret")).json()["secrets"]
+    with pytest.raises(WebhookVerificationError):
+        Standard(foreign).verify(body, headers)
+
+
+async def test_each_try_has_the_same_bytes_and_the_same_id(
+    delivering: House, receiver: Receiver
+) -> None:
+    receiver.script = each(Reply(500), Reply(503), Reply(204))
+    async with delivering.client() as client:
+        told = await settled(client, await submitted(client, receiver.url()))
+    assert len({received.body for received in receiver.received}) == 1
+    assert len({received.headers["webhook-id"] for received in receiver.received}) == 1
+    assert [one["status"] for one in told["log"]] == [500, 503, 204]
+    assert (told["state"], told["tries"], told["error"]) == ("delivered", 3, None)
+
+
+async def test_after_the_last_wait_it_is_dead_and_is_sent_again_by_hand(
+    delivering: House, receiver: Receiver
+) -> None:
+    receiver.script = always(Reply(400))
+    async with delivering.client() as client:
+        request_id = await submitted(client, receiver.url())
+        told = await settled(client, request_id)
+        assert (told["state"], told["tries"]) == ("dead", 1 + len(WAITS))
+        assert told["error"] == "It answered 400."
+        listed = (await client.get("/v1/webhooks", params={"state": "dead"})).json()["webhooks"]
+        assert [one["request_id"] for one in listed] == [request_id]
+        receiver.script = always(Reply())
+        again = await client.put(f"/v1/requests/{request_id}/webhook/redeliver")
+        assert again.json()["state"] == "pending"
+        assert (await settled(client, request_id))["state"] == "delivered"
+        acts = (await client.get("/v1/audit")).json()["acts"]
+    assert [(act["action"], act["subject"]) for act in acts] == [("webhook.redeliver", request_id)]
+    assert len({received.headers["webhook-id"] for received in receiver.received}) == 1
+
+
+@pytest.mark.parametrize("status", [301, 410])
+async def test_a_redirect_and_a_gone_are_the_end(
+    delivering: House, receiver: Receiver, status: int
+) -> None:
+    receiver.script = always(Reply(status, (("location", receiver.url("/other")),)))
+    async with delivering.client() as client:
+        told = await settled(client, await submitted(client, receiver.url()))
+    assert (told["state"], told["tries"], told["status"]) == ("dead", 1, status)
+    assert [received.target for received in receiver.received] == ["/hook"]
+
+
+async def test_a_metric_counts_each_try(delivering: House, receiver: Receiver) -> None:
+    receiver.script = each(Reply(500), Reply())
+    async with delivering.client() as client:
+        await settled(client, await submitted(client, receiver.url()))
+    registry = delivering.core.metrics.registry
+
+    def count(result: str) -> float | None:
+        return registry.get_sample_value("darkroom_webhooks_total", {"result": result})
+
+    assert (count("failed"), count("delivered")) == (1, 1)
+
+
+BAD_URLS = {
+    "": "http",
+    "ftp://receiver.example/x": "http",
+    "receiver.example": "http",
+    "http://": "host",
+    "http:///hook": "host",
+    "https://receiver.example/" + "x" * 2048: "2048",
+    "http://127.0.0.1/hook": "DARKROOM_ALLOW_PRIVATE_WEBHOOKS",
+    "http://2130706433/hook": "DARKROOM_ALLOW_PRIVATE_WEBHOOKS",
+    "http://[::1]:80/hook": "DARKROOM_ALLOW_PRIVATE_WEBHOOKS",
+    "http://[::ffff:10.0.0.1]/hook": "DARKROOM_ALLOW_PRIVATE_WEBHOOKS",
+    "http://[64:ff9b::7f00:1]/hook": "DARKROOM_ALLOW_PRIVATE_WEBHOOKS",
+    "http://169.254.169.254/latest": "DARKROOM_ALLOW_PRIVATE_WEBHOOKS",
+    "http://user:secret@10.1.2.3/": "DARKROOM_ALLOW_PRIVATE_WEBHOOKS",
+    "http://localhost/hook": "DARKROOM_ALLOW_PRIVATE_WEBHOOKS",
+}
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+async def test_a_url_that_may_not_be_called_is_refused_by_name(idle: House, url: str) -> None:
+    async with idle.client() as client:
+        answer = await client.post("/queue/test/probe", params={"fal_webhook": url}, json={})
+        assert (await client.get("/v1/requests")).json()["requests"] == []
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["query", "fal_webhook"]
+    assert BAD_URLS[url] in answer.json()["message"]
+    assert "secret" not in answer.text
+
+
+async def test_a_name_of_a_private_address_is_refused_and_an_unknown_one_is_not() -> None:
+    async def names(host: str, port: int) -> Sequence[str]:
+        if host == "inside.example":
+            return ["93.184.215.14", "192.168.0.1"]
+        raise OSError("unknown")
+
+    async with built(replica=False, names=names) as house, house.client() as client:
+        answer = await client.post(
+            "/queue/test/probe", params={"fal_webhook": "https://inside.example/"}, json={}
+        )
+        assert answer.status_code == 422
+        assert "inside.example" in answer.json()["message"]
+        await submitted(client, "https://not-yet-there.example/")
+
+
+async def test_a_name_that_resolves_anew_does_not_get_past_the_check(receiver: Receiver) -> None:
+    answers = iter([["93.184.215.14"]])
+
+    async def names(host: str, port: int) -> Sequence[str]:
+        return next(answers, ["127.0.0.1"])
+
+    async with (
+        built(deliver=True, names=names) as house,
+        house.client() as client,
+    ):
+        request_id = await submitted(client, f"http://rebound.example:{receiver.port}/")
+        told = await settled(client, request_id)
+    assert (told["state"], told["tries"]) == ("dead", 1)
+    assert "private address" in told["error"]
+    assert receiver.connections == 0
+
+
+async def test_the_same_key_with_another_webhook_is_another_request(idle: House) -> None:
+    async with idle.client() as client:
+        keyed = {"idempotency-key": "once"}
+        url = "https://93.184.215.14/a"
+        first = await submitted(client, url, **keyed)
+        assert await submitted(client, url, **keyed) == first
+        other = await client.post(
+            "/queue/test/probe",
+            params={"fal_webhook": "https://93.184.215.14/b"},
+            json={},
+            headers=keyed,
+        )
+    assert other.status_code == 422
+    assert other.json()["detail"][0]["loc"] == ["header", "Idempotency-Key"]
+
+
+async def test_a_run_calls_its_webhook_as_well(delivering: House, receiver: Receiver) -> None:
+    async with delivering.client() as client:
+        answer = await client.post("/test/probe", params={"fal_webhook": receiver.url()}, json={})
+    (received,) = await receiver.until(1)
+    assert json.loads(received.body)["payload"] == answer.json()
+
+
+async def test_webhooks_of_others_are_not_there(delivering: House, receiver: Receiver) -> None:
+    async with delivering.client() as client:
+        request_id = await submitted(client, receiver.url())
+        await settled(client, request_id)
+        plain = (await client.post("/queue/test/probe", json={})).json()["request_id"]
+        assert (await client.get(f"/v1/requests/{plain}/webhook")).status_code == 404
+    async with delivering.client(delivering.other_key) as other:
+        path = f"/v1/requests/{request_id}/webhook"
+        assert (await other.get(path)).status_code == 404
+        assert (await other.put(f"{path}/redeliver")).status_code == 404
+        assert (await other.get("/v1/webhooks")).json()["webhooks"] == []
+        admin = {"tenant": "default"}
+        assert (await other.get(path, params=admin)).json()["state"] == "delivered"
+        assert (await other.put(f"{path}/redeliver", params=admin)).status_code == 200
+    async with delivering.client(delivering.weak_key) as weak:
+        assert (await weak.get(path)).status_code == 200
+        foreign = await weak.get("/v1/webhooks", params={"tenant": "other"})
+        assert foreign.status_code == 403
+        assert (await weak.put("/v1/webhooks/rotate")).status_code == 403
+
+
+async def test_the_list_comes_in_pages(delivering: House, receiver: Receiver) -> None:
+    async with delivering.client() as client:
+        ids = [await submitted(client, receiver.url()) for _ in range(3)]
+        for request_id in ids:
+            await settled(client, request_id)
+        page = (await client.get("/v1/webhooks", params={"limit": 2})).json()
+        assert [one["request_id"] for one in page["webhooks"]] == ids[:0:-1]
+        rest = (await client.get("/v1/webhooks", params={"before": page["next_before"]})).json()
+        assert [one["request_id"] for one in rest["webhooks"]] == ids[:1]
+        assert rest["next_before"] is None
+        for bad in ({"state": "awaited"}, {"before": "x"}, {"limit": "0"}):
+            assert (await client.get("/v1/webhooks", params=bad)).status_code == 422
+
+
+async def test_a_test_is_sent_at_once_and_tells_what_the_receiver_did(
+    delivering: House, receiver: Receiver
+) -> None:
+    receiver.script = each(Reply(), Reply(404))
+    async with delivering.client() as client:
+        wish = {"url": receiver.url()}
+        told = (await client.post("/v1/webhooks/test", json=wish)).json()
+        assert (told["delivered"], told["status"], told["error"]) == (True, 200, None)
+        told = (await client.post("/v1/webhooks/test", json=wish)).json()
+        assert (told["delivered"], told["error"]) == (False, "It answered 404.")
+        jwks = (await client.get("/.well-known/jwks.json")).json()
+        bad = await client.post("/v1/webhooks/test", json={"url": "ftp://x"})
+        assert bad.json()["detail"][0]["loc"] == ["body", "url"]
+        assert (await client.post("/v1/webhooks/test", json={})).status_code == 422
+    assert verified(receiver.received[0].headers, receiver.received[0].body, jwks)
+    assert json.loads(receiver.received[0].body)["payload"] == {"darkroom_test": True}
+
+
+async def test_a_new_key_is_announced_a_day_before_it_signs(
+    delivering: House, receiver: Receiver
+) -> None:
+    async with delivering.client() as client:
+        old = (await client.get("/.well-known/jwks.json")).json()
+        keys = (await client.put("/v1/webhooks/rotate")).json()["keys"]
+        assert [key["signs"] for key in keys] == [True, False]
+        assert (await client.put("/v1/webhooks/rotate")).json()["keys"] == keys
+        both = (await client.get("/.well-known/jwks.json")).json()
+        assert both["keys"][0] == old["keys"][0]
+        assert [key["kid"] for key in both["keys"]] == [key["kid"] for key in keys]
+        secrets = (await client.get("/v1/webhooks/secret")).json()["secrets"]
+        await settled(client, await submitted(client, receiver.url()))
+    received = receiver.received[0]
+    assert verified(received.headers, received.body, old)
+    assert len(secrets) == 2
+    for secret in secrets:
+        Standard(secret).verify(received.body, received.headers)
+
+
+async def test_a_key_that_others_may_know_is_replaced_at_once(
+    delivering: House, receiver: Receiver
+) -> None:
+    async with delivering.client() as client:
+        old = (await client.get("/.well-known/jwks.json")).json()
+        await client.put("/v1/webhooks/rotate", params={"at_once": 1})
+        new = (await client.get("/.well-known/jwks.json")).json()
+        await settled(client, await submitted(client, receiver.url()))
+    received = receiver.received[0]
+    assert verified(received.headers, received.body, new)
+    assert not verified(received.headers, received.body, old)

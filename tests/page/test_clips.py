@@ -1,0 +1,85 @@
+"""A clip in a real browser: the file that replicas write is one that it plays."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deployments.clip_form import ClipForm
+from deployments.engine.clip import ClipWriter
+from tests.page.reader import Reader
+
+PLAYED = """async ([output, seconds]) => {
+    const { filesIn, fileFigure } = await import("/page/media.js");
+    const files = filesIn(output);
+    const figure = fileFigure(files[0], "a bar that wanders");
+    document.body.append(figure);
+    const video = figure.querySelector("video");
+    await new Promise((resolve, reject) => {
+        video.addEventListener("loadeddata", resolve, { once: true });
+        video.addEventListener("error", () => reject(video.error.message), { once: true });
+    });
+    const ended = new Promise((resolve) => video.addEventListener("timeupdate", () => {
+        if (video.currentTime > seconds / 2) resolve();
+    }));
+    video.muted = true;
+    await video.play();
+    await ended;
+    const canvas = document.createElement("canvas");
+    [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+    const pen = canvas.getContext("2d");
+    pen.drawImage(video, 0, 0);
+    return {
+        files: files.length,
+        width: video.videoWidth,
+        height: video.videoHeight,
+        duration: video.duration,
+        poster: video.poster,
+        label: video.getAttribute("aria-label"),
+        facts: figure.querySelector(".facts").textContent,
+        corner: [...pen.getImageData(2, 2, 1, 1).data].slice(0, 3),
+    };
+}"""
+
+
+@pytest.mark.parametrize(("name", "media_type"), [("mp4", "video/mp4"), ("webm", "video/webm")])
+def test_a_clip_plays_in_its_colours_with_its_poster(
+    reader: Reader, tmp_path: Path, name: str, media_type: str
+) -> None:
+    path = tmp_path / f"clip.{name}"
+    green = np.full((96, 160, 3), (40, 200, 60), dtype=np.uint8)
+    with ClipWriter(path, ClipForm(media_type, 160, 96, Fraction(24), 24)) as writer:
+        for number in range(24):
+            frame = green.copy()
+            frame[40:60, number * 4 : number * 4 + 20] = (220, 40, 40)
+            writer.write(frame)
+    poster = BytesIO()
+    Image.fromarray(green).save(poster, "JPEG")
+    reader.darkroom.house.storage.objects |= {
+        f"a/clip.{name}": path.read_bytes(),
+        "a/poster.jpg": poster.getvalue(),
+    }
+    output = {
+        "video": {
+            "url": f"/files/a/clip.{name}",
+            "content_type": media_type,
+            "width": 160,
+            "height": 96,
+            "duration": 1.0,
+        },
+        "poster": {"url": "/files/a/poster.jpg", "content_type": "image/jpeg"},
+        "seed": 1,
+    }
+    played = reader.page.evaluate(PLAYED, [output, 1.0])
+    assert played["files"] == 1
+    assert (played["width"], played["height"]) == (160, 96)
+    assert played["duration"] == pytest.approx(1.0, abs=0.03)
+    assert played["poster"].endswith("/files/a/poster.jpg")
+    assert played["label"] == "a bar that wanders"
+    assert played["facts"].startswith("160 × 96 · 1 s")
+    assert np.abs(np.array(played["corner"]) - (40, 200, 60)).max() < 12

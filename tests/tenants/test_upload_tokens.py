@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import jwt
+import pytest
+
+from serve_app.domain.errors import Unauthenticated
+from serve_app.tenants.upload_tokens import TOLD_S, VALID_S, UploadTokens
+from tests.fakes.clock import FakeClock
+
+SECRET = b"s" * 32
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def tokens(clock: FakeClock) -> UploadTokens:
+    return UploadTokens(SECRET, clock)
+
+
+def test_a_token_names_its_tenant(tokens: UploadTokens) -> None:
+    assert tokens.tenant_of(f"Bearer {tokens.make('studio').text}") == "studio"
+
+
+def test_the_client_is_told_an_earlier_end_than_the_true_one(
+    tokens: UploadTokens, clock: FakeClock
+) -> None:
+    made = tokens.make("studio")
+    assert made.expires_at == clock.now() + timedelta(seconds=TOLD_S)
+    clock.advance(VALID_S - 1)
+    assert tokens.tenant_of(f"Bearer {made.text}") == "studio"
+    clock.advance(1)
+    with pytest.raises(Unauthenticated, match="expired"):
+        tokens.tenant_of(f"Bearer {made.text}")
+
+
+@pytest.mark.parametrize("header", [None, "", "Key id:secret", "Bearer id:secret", "Basic x"])
+def test_what_is_no_token_is_left_to_others(tokens: UploadTokens, header: str | None) -> None:
+    assert tokens.tenant_of(header) is None
+
+
+def test_what_we_did_not_sign_for_uploads_is_refused(
+    tokens: UploadTokens, clock: FakeClock
+) -> None:
+    claims = {"aud": "uploads", "sub": "studio", "exp": clock.now().timestamp() + 60}
+    forged = [
+        "x",
+        jwt.encode(claims, b"o" * 32, "HS256"),
+        jwt.encode(claims, None, "none"),
+        jwt.encode({**claims, "aud": "realtime"}, SECRET, "HS256"),
+        jwt.encode({"aud": "uploads", "sub": "studio"}, SECRET, "HS256"),
+        tokens.make("studio").text[:-2],
+    ]
+    for each in forged:
+        with pytest.raises(Unauthenticated, match="not valid"):
+            tokens.tenant_of(f"Bearer {each}")

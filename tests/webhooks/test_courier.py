@@ -1,0 +1,193 @@
+"""The courier over real sockets and a fake outbox: who is slow or down delays nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+from serve_app.domain.addresses import resolve
+from serve_app.domain.errors import RequestNotFound, StorageUnavailable
+from serve_app.domain.webhook import Backlog, Claimed, DeliveryState, Webhook
+from serve_app.queue.limits import QueueLimits
+from serve_app.telemetry.clock import SystemClock
+from serve_app.webhooks.channels import MOST, PROVEN
+from serve_app.webhooks.courier import Courier, Rules
+from serve_app.webhooks.sending import Sender
+from serve_app.webhooks.signing import Signer
+from tests.fakes.liveness import FakeLiveness
+from tests.fakes.queue import FakeQueue
+from tests.fakes.signing_seeds import FakeSigningSeeds
+from tests.fakes.terms import FakeTerms
+from tests.queue.requests import TENANT, new
+from tests.webhooks.receiver import Receiver, Reply, always, each
+
+CLOCK = SystemClock()
+
+
+@dataclass
+class Counted:
+    results: Counter[str] = field(default_factory=Counter[str])
+    backlog: Backlog | None = None
+
+    def webhook(self, result: str) -> None:
+        self.results[result] += 1
+
+    def webhooks(self, backlog: Backlog) -> None:
+        self.backlog = backlog
+
+
+async def plain(claimed: Claimed) -> bytes:
+    return claimed.request_id.encode()
+
+
+@dataclass
+class Post:
+    queue: FakeQueue
+    tally: Counted
+    courier: Courier
+
+    async def ended(self, url: str, tenant: str = TENANT) -> str:
+        request = await self.queue.submit(new(tenant=tenant, webhook=Webhook(url, "")))
+        await self.queue.cancel(tenant, request.id)
+        return request.id
+
+    async def until(self, done: Callable[[], bool], within_s: float = 20.0) -> None:
+        async with asyncio.timeout(within_s):
+            while not done():  # noqa: ASYNC110 - any of many tasks makes it so
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def post(
+    compose: Callable[..., object] = plain, waits_s: tuple[float, ...] = (0.0,) * 9
+) -> AsyncIterator[Post]:
+    queue = FakeQueue(CLOCK, FakeTerms(), QueueLimits(), FakeLiveness())
+    sender = Sender(resolve, Signer(FakeSigningSeeds(CLOCK), CLOCK), CLOCK, allow_private=True)
+    await sender.start()
+    tally = Counted()
+    rules = Rules(waits_s, give_up_s=3600.0, look_s=0.02)
+    courier = Courier(queue.outbox, compose, sender, CLOCK, rules, tally)  # type: ignore[arg-type]
+    try:
+        yield Post(queue, tally, courier)
+    finally:
+        await courier.aclose()
+        await sender.aclose()
+
+
+async def test_each_is_delivered_once() -> None:
+    async with Receiver() as receiver, post() as here:
+        ids = [await here.ended(receiver.url()) for _ in range(100)]
+        here.courier.start()
+        await here.until(lambda: here.tally.results["delivered"] == 100)
+        assert sorted(each.body.decode() for each in receiver.received) == sorted(ids)
+        assert receiver.most_at_once <= PROVEN
+
+
+async def test_receivers_that_hang_or_are_down_delay_nobody_else() -> None:
+    async with AsyncExitStack() as stack, post() as here:
+        hanging = [
+            await stack.enter_async_context(Receiver(always(Reply(hangs=True)))) for _ in range(10)
+        ]
+        down = Receiver()
+        await down.start()
+        await down.aclose()
+        good = await stack.enter_async_context(Receiver())
+        for receiver in (*hanging, down):
+            for _ in range(10):
+                await here.ended(receiver.url())
+        for _ in range(20):
+            await here.ended(good.url(), tenant="bob")
+        here.courier.start()
+        await here.until(lambda: here.tally.results["delivered"] == 20, within_s=10)
+        # While the channel of the one that is down is closed, what waits in it uses up no tries.
+        await here.until(lambda: here.tally.results["failed"] >= 5)
+        await asyncio.sleep(0.3)
+        assert here.tally.results["failed"] <= 7
+        assert sum(len(receiver.received) for receiver in hanging) <= MOST
+
+
+async def test_a_receiver_that_comes_back_gets_everything() -> None:
+    async with post(waits_s=(0.05,) * 200) as here:
+        receiver = Receiver()
+        await receiver.start()
+        await receiver.aclose()
+        ids = {await here.ended(receiver.url()) for _ in range(3)}
+        here.courier.start()
+        await here.until(lambda: here.tally.results["failed"] >= 2)
+        await receiver.start()
+        await receiver.until(3)
+        assert {each.body.decode() for each in receiver.received} == ids
+        await here.until(lambda: here.tally.results["delivered"] == 3)
+        await receiver.aclose()
+
+
+async def test_what_is_under_way_when_it_closes_is_due_again_without_a_try() -> None:
+    async with Receiver(each(Reply(hangs=True), Reply())) as receiver, post() as here:
+        id_ = await here.ended(receiver.url())
+        here.courier.start()
+        await receiver.until(1)
+        await here.courier.aclose()
+        delivery = await here.queue.outbox.get(TENANT, id_)
+        assert (delivery.state, delivery.tries) == (DeliveryState.PENDING, 0)
+        here.courier.start()
+        await here.until(lambda: here.tally.results["delivered"] == 1)
+
+
+async def test_a_body_that_cannot_be_made_now_waits_and_holds_up_no_other() -> None:
+    refused: list[str] = []
+
+    async def compose(claimed: Claimed) -> bytes:
+        if "/away" in claimed.url:
+            refused.append(claimed.request_id)
+            raise StorageUnavailable("Storage is away.")
+        if "/gone" in claimed.url:
+            raise RequestNotFound("It is gone.")
+        if "/defect" in claimed.url:
+            raise KeyError("no such field")
+        return b"{}"
+
+    async with Receiver() as receiver, post(compose) as here:
+        away = await here.ended(receiver.url("/away"))
+        for path in ("/gone", "/defect", "/good"):
+            await here.ended(receiver.url(path))
+        here.courier.start()
+        await receiver.until(1)
+        await here.until(lambda: refused == [away])
+        assert [each.target for each in receiver.received] == ["/good"]
+        assert (await here.queue.outbox.get(TENANT, away)).tries == 0
+
+
+async def test_memory_holds_only_what_is_on_its_way() -> None:
+    made: set[str] = set()
+
+    async def compose(claimed: Claimed) -> bytes:
+        made.add(claimed.request_id)
+        return b"{}"
+
+    async with AsyncExitStack() as stack, post(compose) as here:
+        hosts = [
+            await stack.enter_async_context(Receiver(always(Reply(hangs=True)))) for _ in range(40)
+        ]
+        for receiver in hosts:
+            for tenant in ("ann", "bob", "cleo"):
+                for _ in range(4):
+                    await here.ended(receiver.url(), tenant)
+        here.courier.start()
+        await here.until(lambda: sum(len(each.received) for each in hosts) >= MOST)
+        await asyncio.sleep(0.2)
+        assert len(made) <= MOST
+
+
+async def test_the_backlog_is_counted() -> None:
+    async with post() as here:
+        receiver = Receiver()
+        await receiver.start()
+        await receiver.aclose()
+        await here.ended(receiver.url())
+        here.courier.start()
+        await here.until(lambda: here.tally.backlog is not None)
+        assert here.tally.backlog is not None
+        assert here.tally.backlog.pending == 1

@@ -1,0 +1,267 @@
+"""The official Python client of the Model Context Protocol, unmodified, against Darkroom: by the
+present revision, and by the older ones with their handshake."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import httpx2
+import jsonschema
+import pytest
+from mcp import Client, MCPError
+from mcp.client.streamable_http import streamable_http_client
+from mcp_types import AudioContent, CallToolResult, ImageContent, ResourceLink, TextContent
+
+from serve_app.ingress.mcp.content import MOST_INLINE_BYTES
+from tests.ingress.house import OTHERS
+from tests.wire.served import Address, served
+
+pytestmark = pytest.mark.wire
+
+PICTURES, SOUNDS, CLIPS = "test/pictures", "test/sounds", "test/clips"
+FLUX = "fal-ai/flux/schnell"
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with served(catalog=OTHERS) as address:
+        yield address
+
+
+@pytest.fixture(params=["2026-07-28", "legacy"])
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@asynccontextmanager
+async def connected(address: Address, mode: str, key: str | None = None) -> AsyncIterator[Client]:
+    headers = {"Authorization": f"Bearer {key or address.key}"}
+    async with (
+        httpx2.AsyncClient(headers=headers, timeout=30) as http,
+        Client(streamable_http_client(f"{address.url}/mcp", http_client=http), mode=mode) as client,
+    ):
+        yield client
+
+
+def kinds(result: CallToolResult) -> list[str]:
+    return [each.type for each in result.content]
+
+
+def text(result: CallToolResult) -> str:
+    first = result.content[0]
+    assert isinstance(first, TextContent)
+    return first.text
+
+
+async def test_the_tools_are_listed_with_their_schemas(address: Address, mode: str) -> None:
+    async with connected(address, mode) as client:
+        tools = {each.name: each for each in (await client.list_tools()).tools}
+    assert set(tools) == {
+        "list_models",
+        "describe_model",
+        "generate",
+        "wait",
+        "cancel",
+        "get_result",
+    }
+    for tool in tools.values():
+        jsonschema.Draft202012Validator.check_schema(tool.input_schema)
+        assert tool.description
+    assert tools["generate"].input_schema["required"] == ["model", "input"]
+
+
+async def test_a_model_is_found_and_described(address: Address, mode: str) -> None:
+    async with connected(address, mode) as client:
+        found = await client.call_tool("list_models", {"query": "flux schnell"})
+        assert [each["model"] for each in found.structured_content["models"]] == [FLUX]
+        told = await client.call_tool("describe_model", {"model": FLUX})
+        alias = await client.call_tool("describe_model", {"model": "gpt-image-1"})
+    schema = told.structured_content["input_schema"]
+    assert schema["properties"]["num_inference_steps"]["maximum"] == 12
+    assert json.loads(text(told)) == told.structured_content
+    assert alias.structured_content["model"] == "fal-ai/fast-sdxl"
+
+
+async def test_a_picture_is_shown_and_linked_and_progress_is_told(
+    address: Address, mode: str
+) -> None:
+    told: list[tuple[float, float | None, str | None]] = []
+
+    async def tell(progress: float, total: float | None, message: str | None) -> None:
+        told.append((progress, total, message))
+
+    async with connected(address, mode) as client:
+        result = await client.call_tool(
+            "generate",
+            {"model": PICTURES, "input": {"prompt": "x", "sleep_s": 0.4, "steps": 4}},
+            progress_callback=tell,
+        )
+    assert not result.is_error
+    assert kinds(result) == ["text", "image", "resource_link"]
+    _, picture, link = result.content
+    assert isinstance(picture, ImageContent)
+    assert (picture.mime_type, base64.b64decode(picture.data)) == ("image/png", b"picture")
+    assert isinstance(link, ResourceLink)
+    async with httpx.AsyncClient() as plain:
+        assert (await plain.get(str(link.uri))).content == b"picture"
+    assert result.structured_content["state"] == "succeeded"
+    assert result.structured_content["output"]["images"][0]["url"] == str(link.uri)
+    assert [each[0] for each in told] == sorted({each[0] for each in told}), "it has to grow"
+    assert any(message and message.startswith("denoising") for _, _, message in told)
+
+
+async def test_sounds_are_played_clips_are_linked(address: Address, mode: str) -> None:
+    async with connected(address, mode) as client:
+        sound = await client.call_tool("generate", {"model": SOUNDS, "input": {"prompt": "x"}})
+        clip = await client.call_tool("generate", {"model": CLIPS, "input": {"prompt": "x"}})
+    assert kinds(sound) == ["text", "audio", "resource_link"]
+    assert isinstance(sound.content[1], AudioContent)
+    assert kinds(clip) == ["text", "resource_link"]
+
+
+async def test_what_is_too_large_for_a_conversation_is_linked_only(
+    address: Address, mode: str
+) -> None:
+    orders = {"num_images": 2, "content": "x" * (MOST_INLINE_BYTES // 2 + 1)}
+    async with connected(address, mode) as client:
+        result = await client.call_tool("generate", {"model": PICTURES, "input": orders})
+    assert kinds(result) == ["text", "image", "resource_link", "resource_link"]
+
+
+async def test_pictures_inside_the_answer_do_not_go_into_the_text(
+    address: Address, mode: str
+) -> None:
+    async with connected(address, mode) as client:
+        result = await client.call_tool(
+            "generate", {"model": PICTURES, "input": {"prompt": "x", "sync_mode": True}}
+        )
+    assert "base64" not in text(result)
+
+
+async def test_what_takes_longer_than_the_call_may_wait_is_waited_for(
+    address: Address, mode: str
+) -> None:
+    async with connected(address, mode) as client:
+        begun = await client.call_tool(
+            "generate", {"model": PICTURES, "input": {"sleep_s": 1, "steps": 2}, "wait_s": 0}
+        )
+        request_id = begun.structured_content["request_id"]
+        assert not begun.is_error
+        assert "has not ended" in text(begun)
+        early = await client.call_tool("get_result", {"request_id": request_id})
+        assert early.structured_content["state"] in ("queued", "running")
+        ended = await client.call_tool("wait", {"request_id": request_id})
+        again = await client.call_tool("get_result", {"request_id": request_id})
+    assert kinds(ended) == kinds(again) == ["text", "image", "resource_link"]
+
+
+async def test_a_request_is_cancelled(address: Address, mode: str) -> None:
+    async with connected(address, mode) as client:
+        begun = await client.call_tool(
+            "generate", {"model": PICTURES, "input": {"sleep_s": 60}, "wait_s": 0}
+        )
+        named = {"request_id": begun.structured_content["request_id"]}
+        verdict = await client.call_tool("cancel", named)
+        assert verdict.structured_content["verdict"] in ("cancelled", "requested")
+        ended = await client.call_tool("wait", named)
+        assert ended.is_error
+        assert ended.structured_content["state"] == "cancelled"
+        twice = await client.call_tool("cancel", named)
+    assert "ended already" in text(twice)
+
+
+async def test_a_call_that_is_given_up_cancels_what_it_began(address: Address, mode: str) -> None:
+    began = asyncio.Event()
+
+    async def tell(progress: float, total: float | None, message: str | None) -> None:
+        if message and message.startswith("denoising"):
+            began.set()
+
+    async def call() -> None:
+        async with connected(address, mode) as client:
+            orders = {"sleep_s": 60, "echo": mode}
+            await client.call_tool(
+                "generate", {"model": PICTURES, "input": orders}, progress_callback=tell
+            )
+
+    calling = asyncio.create_task(call())
+    await asyncio.wait_for(began.wait(), 20)
+    calling.cancel()
+    await asyncio.gather(calling, return_exceptions=True)
+    assert await ended_state(address, echo=mode) == "cancelled"
+
+
+async def ended_state(address: Address, echo: str) -> str:
+    """Of the newest request with this echo."""
+    headers = {"Authorization": f"Bearer {address.key}"}
+    async with httpx.AsyncClient(base_url=address.url, headers=headers) as client:
+        for one in (await client.get("/v1/requests")).json()["requests"]:
+            shown = (await client.get(f"/v1/requests/{one['request_id']}")).json()
+            while shown["input"].get("echo") == echo:
+                if shown["finished_at"]:
+                    return str(shown["state"])
+                query = {"wait": 10, "since": shown["version"]}
+                url = f"/v1/requests/{one['request_id']}"
+                shown = (await client.get(url, params=query, timeout=20)).json()
+    raise AssertionError(f"no request says {echo}")
+
+
+@pytest.mark.parametrize(
+    ("tool", "arguments", "words"),
+    [
+        ("generate", {"model": FLUX}, "input: Field required"),
+        ("generate", {"model": FLUX, "input": {}}, "prompt: Field required"),
+        ("generate", {"model": FLUX, "input": {"prompt": "x", "num_images": 9}}, "num_images"),
+        ("generate", {"model": "fal-ai/flux/schnel", "input": {}}, "Did you mean"),
+        ("generate", {"model": "test/unserved", "input": {}}, "is not served here"),
+        ("generate", {"model": FLUX, "input": {"prompt": "x"}, "wait_s": 9000}, "wait_s"),
+        ("generate", {"model": FLUX, "input": {"prompt": "x"}, "seed": 1}, "seed"),
+        ("describe_model", {"model": "nobody/nothing"}, "nobody/nothing"),
+        ("wait", {"request_id": "nothing"}, "There is no request nothing"),
+        ("cancel", {}, "request_id: Field required"),
+        (
+            "generate",
+            {"model": PICTURES, "input": {"fail": "pipeline_failed", "message": "Boom."}},
+            "failed: Boom.",
+        ),
+    ],
+)
+async def test_mistakes_are_results_that_say_so(
+    address: Address, mode: str, tool: str, arguments: dict[str, Any], words: str
+) -> None:
+    async with connected(address, mode) as client:
+        result = await client.call_tool(tool, arguments)
+    assert result.is_error
+    assert words in text(result)
+    assert result.structured_content["error"]["message"]
+
+
+async def test_a_tool_that_is_not_there_is_named(address: Address, mode: str) -> None:
+    async with connected(address, mode) as client:
+        with pytest.raises(MCPError, match="There is no tool paint"):
+            await client.call_tool("paint", {})
+
+
+async def test_another_tenants_request_is_not_there(address: Address, mode: str) -> None:
+    async with connected(address, mode) as client:
+        made = await client.call_tool("generate", {"model": PICTURES, "input": {}})
+    async with connected(address, mode, address.other_key) as other:
+        named = {"request_id": made.structured_content["request_id"]}
+        assert (await other.call_tool("get_result", named)).is_error
+
+
+async def test_without_a_good_key_there_is_nothing(address: Address) -> None:
+    call = {"jsonrpc": "2.0", "id": 1, "method": "tools/list"}
+    async with httpx.AsyncClient(base_url=address.url) as client:
+        answer = await client.post("/mcp", json=call)
+        bad = await client.post("/mcp", json=call, headers={"Authorization": "Bearer no:key"})
+        got = await client.get("/mcp")
+    assert (answer.status_code, bad.status_code) == (401, 401)
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert got.status_code == 405, "there is no stream beside the calls' own"

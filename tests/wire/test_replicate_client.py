@@ -1,0 +1,218 @@
+"""Replicate's own Python client, unmodified, against Darkroom."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import replicate
+from replicate.exceptions import ModelError, ReplicateError
+from replicate.prediction import Prediction
+
+from tests.ingress.house import OTHERS
+from tests.wire.served import Address, served
+
+pytestmark = pytest.mark.wire
+
+PICTURES, SDXL, FLUX = "test/pictures", "fal-ai/fast-sdxl", "fal-ai/flux-schnell"
+VERSION = OTHERS.listed(PICTURES).endpoint.digest
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with served(catalog=OTHERS) as address:
+        yield address
+
+
+@pytest.fixture
+def client(address: Address) -> Iterator[replicate.Client]:
+    client = replicate.Client(api_token=address.key, base_url=f"{address.url}/replicate")
+    client.poll_interval = 0.05
+    yield client
+    client._client.close()
+
+
+def read(client: replicate.Client, url: str) -> bytes:
+    return client._client.get(url).content
+
+
+def test_run_by_name_and_by_version(client: replicate.Client) -> None:
+    made = client.run(PICTURES, {"prompt": "x", "num_images": 2})
+    assert isinstance(made, list)
+    assert [read(client, url) for url in made] == [b"picture"] * 2
+    again = client.run(f"{PICTURES}:{VERSION}", {"prompt": "x"})
+    assert isinstance(again, list)
+    assert len(again) == 1
+
+
+def test_an_endpoint_with_a_longer_id_and_an_alias(client: replicate.Client) -> None:
+    for name in (FLUX, "black-forest-labs/flux-schnell"):
+        assert len(client.run(name, {"prompt": "x", "num_images": 3})) == 3
+
+
+def test_files_inside_the_answer_are_read_by_the_client(client: replicate.Client) -> None:
+    (made,) = client.run(PICTURES, {"prompt": "x", "sync_mode": True})
+    assert made.read() == b"picture"
+
+
+async def test_run_async(address: Address) -> None:
+    client = replicate.Client(api_token=address.key, base_url=f"{address.url}/replicate")
+    assert len(await client.async_run(PICTURES, {"prompt": "x"})) == 1
+    await client._async_client.aclose()
+
+
+def test_an_output_without_files_comes_whole(client: replicate.Client) -> None:
+    assert client.run("test/probe", {"echo": {"a": 1}})["echo"] == {"a": 1}
+
+
+def test_a_prediction_from_the_queue_to_its_end(client: replicate.Client) -> None:
+    made = client.predictions.create(
+        version=VERSION, input={"prompt": "x", "sleep_s": 0.5, "steps": 5}
+    )
+    assert (made.status, made.model, made.version) == ("starting", PICTURES, VERSION)
+    assert made.input is not None
+    assert made.input["prompt"] == "x"
+    seen: set[float] = set()
+    while made.status in ("starting", "processing"):
+        if made.progress:
+            seen.add(made.progress.percentage)
+        made.reload()
+    assert seen, "no progress was told"
+    assert made.status == "succeeded"
+    assert isinstance(made.output, list)
+    assert made.metrics is not None
+    assert made.metrics["predict_time"] == 0.25
+    assert made.metrics["total_time"] >= 0.5
+    assert made.completed_at
+    assert made.started_at
+    assert made.logs
+    assert made.error is None
+    assert client.predictions.get(made.id).output == made.output
+
+
+def test_waiting_in_the_create_and_past_it(client: replicate.Client) -> None:
+    done = client.predictions.create(version=VERSION, input={"prompt": "x"}, wait=True)
+    assert done.status == "succeeded"
+    late = client.predictions.create(version=VERSION, input={"sleep_s": 60}, wait=1)
+    assert late.status == "starting", "the client takes any other word for the end"
+    late.cancel()
+    late.wait()
+    assert late.status == "canceled"
+    with pytest.raises(ReplicateError, match="from 1 to 60"):
+        client.predictions.create(version=VERSION, input={}, wait=61)
+
+
+def test_the_output_of_a_slow_run_is_waited_for(client: replicate.Client) -> None:
+    made = client.run(PICTURES, {"prompt": "x", "sleep_s": 1.5}, wait=1)
+    assert len(made) == 1
+
+
+def test_a_failure_is_the_models(client: replicate.Client) -> None:
+    orders = {"fail": "pipeline_failed", "message": "Boom."}
+    with pytest.raises(ModelError, match="Boom") as caught:
+        client.run(PICTURES, orders)
+    assert caught.value.prediction.status == "failed"
+
+
+def test_predictions_are_listed_newest_first_and_page_by_page() -> None:
+    with served(catalog=OTHERS) as address:
+        client = replicate.Client(api_token=address.key, base_url=f"{address.url}/replicate")
+        for number in range(101):
+            client.predictions.create(version=VERSION, input={"n": number, "num_images": 0})
+        first = client.predictions.list()
+        assert len(first) == 100
+        assert first.next
+        second = client.predictions.list(first.next)
+        client._client.close()
+    numbers = [(each.input or {})["n"] for each in (*first, *second)]
+    assert numbers == list(range(100, -1, -1))
+    assert second.next is None
+
+
+def test_a_stream_tells_the_log_and_each_file(client: replicate.Client) -> None:
+    events = list(client.stream(PICTURES, input={"sleep_s": 0.3, "steps": 3, "num_images": 2}))
+    kinds = [each.event.value for each in events]
+    assert kinds[-3:] == ["output", "output", "done"]
+    assert set(kinds[:-3]) == {"logs"}
+    assert read(client, str(events[-2].data)) == b"picture"
+    with pytest.raises(RuntimeError, match="Boom"):
+        list(client.stream(PICTURES, input={"fail": "pipeline_failed", "message": "Boom."}))
+
+
+@pytest.mark.parametrize("strategy", ["base64", "url"])
+def test_a_file_of_the_input_arrives(client: replicate.Client, strategy: Any) -> None:
+    file = io.BytesIO(b"a picture")
+    file.name = "a.png"
+    made = client.predictions.create(
+        version=VERSION, input={"image": file}, file_encoding_strategy=strategy, wait=True
+    )
+    assert made.input is not None
+    kind, _, content = made.input["image"].partition(",")
+    assert kind == "data:image/png;base64"
+    assert base64.b64decode(content) == b"a picture"
+
+
+def test_models_and_their_versions(client: replicate.Client) -> None:
+    model = client.models.get(FLUX)
+    assert (model.owner, model.name, model.id) == ("fal-ai", "flux-schnell", FLUX)
+    version = model.latest_version
+    assert version is not None
+    assert version.id == OTHERS.listed("fal-ai/flux/schnell").endpoint.digest
+    schemas = version.openapi_schema["components"]["schemas"]
+    assert schemas["Input"]["properties"]["num_inference_steps"]["maximum"] == 12
+    assert schemas["Output"]["type"] == "array"
+    assert [each.id for each in model.versions.list()] == [version.id]
+    assert model.versions.get(version.id).id == version.id
+    assert {each.id for each in client.models.list()} >= {FLUX, SDXL}
+    assert [each.id for each in client.models.search("schnell flux")] == [FLUX]
+    assert client.accounts.current().username == "default"
+
+
+def test_mistakes_are_told_as_problem_details(client: replicate.Client, address: Address) -> None:
+    cases: list[tuple[int, str, dict[str, Any]]] = [
+        (422, "input.num_inference_steps", {"model": FLUX, "input": {"num_inference_steps": 13}}),
+        (422, "webhook", {"version": VERSION, "input": {}, "webhook": "http://127.0.0.1:9/x"}),
+        (
+            422,
+            "webhook_events_filter",
+            {
+                "version": VERSION,
+                "input": {},
+                "webhook": "https://example.com",
+                "webhook_events_filter": ["start"],
+            },
+        ),
+        (422, "input", {"version": VERSION, "input": []}),
+        (404, "no version", {"version": "0" * 16, "input": {}}),
+        (404, "Did you mean", {"model": "test/picture", "input": {}}),
+        (400, "is not served here", {"model": "test/unserved", "input": {}}),
+    ]
+    for status, words, wrong in cases:
+        with pytest.raises(ReplicateError) as caught:
+            client.predictions.create(**wrong)
+        assert (caught.value.status, words in (caught.value.detail or "")) == (status, True), wrong
+    stranger = replicate.Client(api_token="no:key", base_url=f"{address.url}/replicate")
+    for call in (stranger.predictions.list, lambda: stranger.models.get(FLUX)):
+        with pytest.raises(ReplicateError) as refused:
+            call()
+        assert (refused.value.status, refused.value.title) == (401, "Unauthenticated")
+    stranger._client.close()
+    with pytest.raises(ReplicateError, match="There is no prediction"):
+        client.predictions.get("nothing")
+    with pytest.raises(ReplicateError, match="is not there"):
+        client.hardware.list()
+
+
+def test_another_tenants_predictions_are_not_there(address: Address) -> None:
+    client = replicate.Client(api_token=address.key, base_url=f"{address.url}/replicate")
+    made: Prediction = client.predictions.create(version=VERSION, input={}, wait=True)
+    client._client.close()
+    other = replicate.Client(api_token=address.other_key, base_url=f"{address.url}/replicate")
+    with pytest.raises(ReplicateError) as caught:
+        other.predictions.get(made.id)
+    assert caught.value.status == 404
+    assert len(other.predictions.list()) == 0
+    other._client.close()
