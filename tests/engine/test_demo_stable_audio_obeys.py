@@ -16,6 +16,9 @@ pytest.importorskip("diffusers")
 
 from diffusers import StableAudioPipeline  # noqa: E402
 
+from deployments.audio import AudioFamily  # noqa: E402
+from deployments.families import FAMILIES  # noqa: E402
+from serve_app.catalog.catalog import load  # noqa: E402
 from training import shelf  # noqa: E402
 from training.sound import exam  # noqa: E402
 from training.sound.checker import hear  # noqa: E402
@@ -63,6 +66,18 @@ def test_a_tone_holds_and_a_siren_wails(pipeline: StableAudioPipeline) -> None:
 def test_a_shorter_sound_is_cut_off(pipeline: StableAudioPipeline) -> None:
     wave = pipeline("a low tone", audio_end_in_s=0.5, num_inference_steps=2, output_type="np")
     assert wave.audios.shape == (1, 1, SAMPLE_RATE // 2)
+
+
+def test_a_request_that_names_nothing_else_is_played_as_it_was_trained(
+    pipeline: StableAudioPipeline,
+) -> None:
+    catalog = load(None, demo=True, demo_dir=FOLDER.parent, families=FAMILIES)
+    entry = catalog.get("fal-ai/stable-audio")
+    checked, _ = entry.schema.validate({"prompt": "a high tone"})
+    call = AudioFamily().prepare(entry.endpoint, checked, pipeline, seed=1)
+    (wave,) = (call.view or pipeline)(**call.arguments).audios
+    assert wave.shape[-1] == round(1.5 * SAMPLE_RATE)
+    assert hear(wave[0].float().numpy(), SAMPLE_RATE).pitch == "high"
 
 
 def test_the_same_seed_plays_the_same_sound_and_another_seed_another(
