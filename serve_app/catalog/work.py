@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
-FACTORS = ("num_inference_steps", "num_images", "num_frames")
+FACTORS = ("num_inference_steps", "num_images")
+
+_LINES = re.compile(r"(\d{3,4})p")
 
 
 def work_of(input: Mapping[str, Any]) -> float:
-    """Steps × megapixels × pictures, by fal's names of them; what an input does not have counts
-    once. The unit means nothing by itself: seconds of it are learned for each endpoint."""
-    return _megapixels(input) * math.prod(_number(input.get(name)) for name in FACTORS)
+    """Steps × megapixels × pictures or frames, by fal's names of them; what an input does not have
+    counts once. The unit means nothing by itself: seconds of it are learned for each endpoint."""
+    each = _megapixels(input) * _frames(input)
+    return each * math.prod(_number(input.get(name)) for name in FACTORS)
 
 
 def _megapixels(input: Mapping[str, Any]) -> float:
     size = input.get("image_size")
     shape = size if isinstance(size, Mapping) else input
     width, height = shape.get("width"), shape.get("height")
-    if width is None or height is None:
-        return 1.0
-    return _number(width) * _number(height) / 1e6
+    if width is not None and height is not None:
+        return _number(width) * _number(height) / 1e6
+    lines = _LINES.fullmatch(str(input.get("resolution", "")))
+    return 1.0 if lines is None else int(lines[1]) ** 2 * 16 / 9 / 1e6
+
+
+def _frames(input: Mapping[str, Any]) -> float:
+    if input.get("num_frames") is not None:
+        return _number(input["num_frames"])
+    return _number(input.get("duration")) * _number(input.get("fps"))
 
 
 def _number(value: object) -> float:
-    if isinstance(value, int | float) and value > 0 and math.isfinite(value):
-        return float(value)
-    return 1.0
+    """Some of fal's choices among numbers are texts."""
+    try:
+        number = float(value) if isinstance(value, int | float | str) else 1.0
+    except ValueError:
+        return 1.0
+    return number if number > 0 and math.isfinite(number) else 1.0

@@ -35,6 +35,7 @@ WAITING = {
     "cold_start": "waiting for a replica to start",
     "no_replica": "waiting for a replica",
     "limit": "waiting for a limit on what runs",
+    "following": "waiting for another request, which makes the same",
     "paused": "waiting for an operator to resume the endpoint",
 }
 DOWNLOADING = "downloading"  # the stage whose steps are bytes

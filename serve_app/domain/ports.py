@@ -83,7 +83,7 @@ class LeaseTerms(Protocol):
     def tickets(
         self, request_id: str, attempt: int, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
-        """One ticket per file that the attempt may produce."""
+        """One ticket per file that the attempt may produce. Made again, they have the same keys."""
         ...
 
     def snapshot_ticket(self, held: Held) -> UploadTicket:
@@ -115,7 +115,10 @@ class Queue(LeasePort, Protocol):
 
         With a ``reuse_digest``, when a request of the tenant with the same one has succeeded and
         its artifacts are kept, the new one is stored with that outcome, at its end: ``reuses``
-        names the other, and nothing was consumed.
+        names the other, and nothing was consumed. While the other is queued or runs, the new one is
+        queued and ``follows`` it: it ends with the same outcome. If there is none to share, because
+        the other fails, or is cancelled or deleted, one of those that follow is made, and the rest
+        follow that.
         """
         ...
 

@@ -31,7 +31,10 @@ class State(StrEnum):
 
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.RUNNING, State.FAILED, State.CANCELLED, State.EXPIRED}),
+    State.QUEUED: frozenset(
+        # Succeeded: with the outcome of another, for which it waited.
+        {State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED}
+    ),
     State.RUNNING: frozenset(
         {State.QUEUED, State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED}
     ),
@@ -59,6 +62,7 @@ class WaitReason(StrEnum):
     NO_REPLICA = "no_replica"  # none is there and none has said that it starts
     PAUSED = "paused"  # an operator has paused its endpoint
     LIMIT = "limit"  # as many of its tenant's, or of its endpoint's, run as may
+    FOLLOWING = "following"  # another makes the same, and its outcome will do
 
 
 class Forgetting(StrEnum):
@@ -135,6 +139,7 @@ class Request:
     snapshot: StoredSnapshot | None = None  # what another attempt would go on from
     log: tuple[LogLine, ...] = field(default=())
     reuses: str | None = None  # id of the request whose outcome it was given
+    follows: str | None = None  # queued: id of the one that makes the same, whose outcome will do
     forgetting: Forgetting | None = None  # None: its input and outcome are kept
     retries_left: Retries | None = None  # None: by the installation's rule
     events: int = 0  # lines of its own log: grows with every change but progress

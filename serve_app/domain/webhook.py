@@ -25,7 +25,7 @@ class DeliveryState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class Channel:
     """What waits for each other: the deliveries of a tenant to a host."""
 
     tenant: str
@@ -47,8 +47,8 @@ class Claimed:
     body: bytes | None  # as it was put together at the first try
 
     @property
-    def lane(self) -> Lane:
-        return Lane(self.tenant, self.host)
+    def channel(self) -> Channel:
+        return Channel(self.tenant, self.host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +108,14 @@ class Outbox(Protocol):
     ``DatabaseUnavailable``.
     """
 
-    async def lanes(self, after: Lane | None, most: int) -> Sequence[tuple[Lane, bool]]:
-        """Lanes in which something is pending, in their order, behind ``after``; and whether
+    async def channels(self, after: Channel | None, most: int) -> Sequence[tuple[Channel, bool]]:
+        """Channels in which something is pending, in their order, behind ``after``; and whether
         something is due."""
         ...
 
-    async def claim(self, wanted: Mapping[Lane, int]) -> Sequence[Claimed]:
-        """At most so many of each lane that are due, oldest first. Unless it is settled, each comes
-        again some minutes later."""
+    async def claim(self, wanted: Mapping[Channel, int]) -> Sequence[Claimed]:
+        """At most so many of each channel that are due, oldest first. Unless it is settled, each
+        comes again some minutes later."""
         ...
 
     async def keep_body(self, claimed: Claimed, body: bytes) -> bytes | None:

@@ -112,8 +112,8 @@ class Entrance:
             self._say("HAProxy of the TLS port had ended; it is started again.")
             terminator.start()
         elif (due or self._own_changed()) and self._renewed():
-            self._say("The TLS port has a new certificate.")
             terminator.renew()
+            self._say("The TLS port has a new certificate.")
 
     def _renewed(self) -> bool:
         """Whether any certificate is another one now."""

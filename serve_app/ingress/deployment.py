@@ -194,7 +194,13 @@ class Ingress:
         queue = self._queue = PostgresQueue(
             database,
             self._clock,
-            CatalogTerms(catalog, storage, config.max_artifact_bytes, files_url=origin),
+            CatalogTerms(
+                catalog,
+                storage,
+                config.max_artifact_bytes,
+                files_url=origin,
+                names_secret=await shared_secret(database, "file_names"),
+            ),
             QueueLimits.of(config),
             RayLiveness(sole_cluster=embedded),
             serve.get_replica_context().replica_id.unique_id,

@@ -13,7 +13,8 @@ REPLAYED = "x-darkroom-replayed"
 """On the answer to a repeat: it is about the request that was submitted before."""
 
 CACHE = "x-darkroom-cache"
-"""On the answer about a request that was given the outcome of another."""
+"""On the answer about a request that was given the outcome of another (``hit``), or waits for it
+(``joined``)."""
 
 
 def about(request: HttpRequest, reply: Response, new: NewRequest, stored: Request) -> Response:
@@ -21,6 +22,8 @@ def about(request: HttpRequest, reply: Response, new: NewRequest, stored: Reques
     one, or has the outcome of an earlier one."""
     if stored.reuses is not None:
         reply.headers[CACHE] = "hit"
+    elif stored.follows is not None:
+        reply.headers[CACHE] = "joined"
     if stored.id != new.id:
         exchange_of(request).request_id = stored.id
         logs.request_id.set(stored.id)  # the edge puts it back

@@ -129,6 +129,7 @@ def _summary(request: Request) -> dict[str, Any]:
         "finished_at": _iso(request.finished_at),
         "replica_id": request.replica_id,
         "reuses": request.reuses,
+        "follows": request.follows,
         "retries_left": asdict(request.retries_left) if request.retries_left else None,
         "forgotten": FORGOTTEN[request.forgetting],
         "run_s": request.outcome.usage.run_s if request.outcome else None,

@@ -10,7 +10,7 @@ from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.lease import Held
 from serve_app.domain.ports import Storage
-from serve_app.storage.keys import artifact_key, snapshot_key
+from serve_app.storage.keys import artifact_key, derived_token, snapshot_key
 
 TICKET_VALID_S = 6 * 3600.0
 """Longer than any generation; the fence, not the expiry, is what keeps late uploads out."""
@@ -31,8 +31,11 @@ class CatalogTerms:
         valid_s: float = TICKET_VALID_S,
         *,
         files_url: str = "",
+        names_secret: bytes,
     ) -> None:
+        """``names_secret``: from which the names of files follow; the same in every ingress."""
         self.files_url = files_url
+        self._names_secret = names_secret
         self._catalog = catalog
         self._storage = storage
         self._max_artifact_bytes = max_artifact_bytes
@@ -48,12 +51,18 @@ class CatalogTerms:
         entry = self._catalog.get(endpoint.id)
         return tuple(
             self._storage.ticket(
-                artifact_key(request_id, attempt, media_type),
+                # The same each time: what an attempt left is found by it.
+                artifact_key(
+                    request_id,
+                    attempt,
+                    media_type,
+                    derived_token(self._names_secret, request_id, attempt, number),
+                ),
                 media_type,
                 self._max_artifact_bytes,
                 self._valid_s,
             )
-            for media_type in entry.schema.media_types(input)
+            for number, media_type in enumerate(entry.schema.media_types(input))
         )
 
     def snapshot_ticket(self, held: Held) -> UploadTicket:

@@ -5,6 +5,7 @@ const REASONS = {
   cold_start: "A replica is starting.",
   no_replica: "No replica is there yet.",
   limit: "As many run as may at once.",
+  following: "The same is being made already.",
   paused: "An operator has paused this model.",
 };
 
@@ -32,7 +33,7 @@ export const STATES = {
 /** Of a queued request: its place, the reason of the wait, and when it should start. */
 export function waitingWords(position, { reason, detail, starts_at: startsAt } = {}) {
   const place = position > 0 ? `${position} before this one.` : "Next in line.";
-  const doing = reason === "limit" ? detail : detail ? `A replica is ${detail}.` : "";
+  const doing = ["limit", "following"].includes(reason) ? detail : detail ? `A replica is ${detail}.` : "";
   const start = startsAt ? `Starts in about ${roughly(Date.parse(startsAt) - Date.now())}.` : "";
   return [place, doing || REASONS[reason] || "", start].filter(Boolean).join(" ");
 }

@@ -4,7 +4,7 @@ is woken.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from serve_app.domain.lease import Held, Signal, SignalKind
@@ -16,6 +16,7 @@ from serve_app.queue.census import Census
 from serve_app.queue.charges import Charges
 from serve_app.queue.costs import Costs
 from serve_app.queue.endings import Ended, How
+from serve_app.queue.followers import Follower
 from serve_app.queue.leaving import Left
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.observer import Observer
@@ -35,6 +36,7 @@ class Aftermath:
     limits: QueueLimits
     charges: Charges
     costs: Costs
+    settle: Callable[[Iterable[str]], object]  # soon, groups whose leaders may have ended
 
     def ended(
         self,
@@ -71,6 +73,7 @@ class Aftermath:
                 self.watch.doubt([each.held.request_id])
         signals = [Signal(SignalKind.FENCED, each.held) for each in ended] if fenced else []
         self._spread([each.held.request_id for each in ended], again, signals)
+        self._leaderless(each.leads for each in ended if each.state is not State.QUEUED)
 
     def _account(self, each: Ended) -> None:
         """Its lane pays what it took. An attempt that never reached its replica took nothing."""
@@ -89,7 +92,10 @@ class Aftermath:
                 if each.news:
                     self.watch.learn_change(id_, each.version, cancel_requested=True)
                 continue
-            self.census.left(each.pool, each.tenant, each.endpoint)
+            if each.followed:
+                self.census.follows_no_more(each.pool, each.tenant, each.endpoint)
+            else:
+                self.census.left(each.pool, each.tenant, each.endpoint)
             self.observer.ended(each.endpoint, each.state, 0.0)
             self.watch.learn_change(
                 id_,
@@ -98,8 +104,26 @@ class Aftermath:
                 outcome=outcome,
                 finished_at=each.finished_at,
                 cancel_requested=each.state is State.CANCELLED,
+                follows=None,
             )
         self._spread([each.held.request_id for each in left if each.news], (), signals)
+        self._leaderless(each.leads for each in left if each.state is not State.RUNNING)
+
+    def settled(self, settled: Sequence[Follower]) -> None:
+        """Requests follow no more: they have the outcome, or are queued by themselves."""
+        for each in settled:
+            self.census.follows_no_more(each.pool, each.tenant, each.endpoint)
+            if each.succeeded:
+                self.observer.ended(each.endpoint, State.SUCCEEDED, 0.0)
+            else:
+                self.census.entered_again(each.pool, each.tenant, each.endpoint)
+        self.watch.doubt(each.id for each in settled)
+        pools = {each.pool for each in settled if not each.succeeded}
+        self._spread([each.id for each in settled], pools, [])
+
+    def _leaderless(self, groups: Iterable[str | None]) -> None:
+        if known := {group for group in groups if group is not None}:
+            self.settle(known)
 
     def deleted(self, request_ids: Sequence[str]) -> None:
         """Or emptied: nobody is to have them from memory."""

@@ -24,6 +24,9 @@ from serve_app.queue.tally import Tally
 COUNT = """
 SELECT pool, tenant, endpoint, count(*) FROM requests WHERE state = 'queued' GROUP BY 1, 2, 3
 """
+COUNT_FOLLOWING = """
+SELECT pool, tenant, endpoint, count(*) FROM requests WHERE state = 'following' GROUP BY 1, 2, 3
+"""
 PRESENT = """
 SELECT replica_id, actor_id, pool, stage, detail, slots FROM replicas
 WHERE seen_at > now() - make_interval(
@@ -74,6 +77,7 @@ class Census:
         self._halts = halts
         self._queued = Tally()
         self._coming = Tally()  # admitted, and not yet stored
+        self._following = Tally()  # for the outcomes of others
         self._counted_at = float("-inf")
         self._count_took_s = 0.0
         self._present: dict[str, Presence] = {}
@@ -106,6 +110,9 @@ class Census:
         if request.state is not State.QUEUED:
             self._pace.left(tenant, request.endpoint)
             return
+        if request.follows is not None:
+            self._following.change(pool, tenant, request.endpoint, 1)
+            return
         self._queued.change(pool, tenant, request.endpoint, 1)
         self._positions.entered(request, *self._queued.before_the_last(pool, tenant))
 
@@ -114,6 +121,10 @@ class Census:
         self._queued.change(pool, tenant, endpoint, -1)
         self._positions.left(pool)
         self._pace.left(tenant, endpoint)
+
+    def follows_no_more(self, pool: str, tenant: str, endpoint: str) -> None:
+        """One that waited for the outcome of another ended, or is queued by itself."""
+        self._following.change(pool, tenant, endpoint, -1)
 
     def entered_again(self, pool: str, tenant: str, endpoint: str) -> None:
         self._queued.change(pool, tenant, endpoint, 1)
@@ -124,15 +135,16 @@ class Census:
 
     def _past_caps(self, tenant: str, endpoint: str) -> Overloaded | None:
         queued, coming, pace = self._queued, self._coming, self._pace
-        waiting = queued.in_all + coming.in_all
+        following = self._following
+        waiting = queued.in_all + coming.in_all + following.in_all
         if waiting >= self._limits.max_waiting:
             return Overloaded(f"{waiting} requests are waiting already.", pace.retry_s(waiting))
-        own = queued.of_tenant(tenant) + coming.of_tenant(tenant)
+        own = sum(each.of_tenant(tenant) for each in (queued, coming, following))
         if own >= self._limits.waiting_of_tenant(tenant):
             retry_s = pace.retry_s(own, tenant=tenant)
             return Overloaded(f"{own} of your requests are waiting already.", retry_s)
         most = self._limits.waiting_of_endpoint(endpoint)
-        same = queued.of_endpoint(endpoint) + coming.of_endpoint(endpoint)
+        same = sum(each.of_endpoint(endpoint) for each in (queued, coming, following))
         if most is not None and same >= most:
             retry_s = pace.retry_s(same, endpoint=endpoint)
             return Overloaded(f"{same} requests are waiting for {endpoint} already.", retry_s)
@@ -237,6 +249,8 @@ class Census:
         self._counted_at = self._clock.monotonic()
         self._queued.snapshot_begins()
         self._queued.snapshot(await self._database.rows(COUNT))
+        self._following.snapshot_begins()
+        self._following.snapshot(await self._database.rows(COUNT_FOLLOWING))
         self._count_took_s = self._clock.monotonic() - self._counted_at
 
 

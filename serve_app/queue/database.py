@@ -7,6 +7,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, LiteralString, cast
 
 import psycopg
@@ -51,6 +52,24 @@ CONNECT: Mapping[str, Any] = {
 _NAME = re.compile(r"%\((\w+)\)s")
 
 
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """Advisory locks that a statement takes first, and holds to its commit."""
+
+    numbers: Sequence[int]  # of 64 bits, signed
+    shared: bool = False
+
+    @property
+    def statement(self) -> LiteralString:
+        if self.shared:
+            return "SELECT pg_advisory_xact_lock_shared(n) FROM unnest($1::bigint[]) n"
+        return "SELECT pg_advisory_xact_lock(n) FROM unnest($1::bigint[]) n"
+
+    def sorted(self) -> list[int]:
+        """In one order for all, so that no two wait for each other."""
+        return sorted(set(self.numbers))
+
+
 class Database:
     """A pool of connections; every statement is its own transaction.
 
@@ -80,12 +99,12 @@ class Database:
             await pool.close()
 
     async def rows(
-        self, sql: str, params: Mapping[str, Any] | None = None, *, lock: int | None = None
+        self, sql: str, params: Mapping[str, Any] | None = None, *, lock: Lock | None = None
     ) -> list[tuple[Any, ...]]:
         """The rows of one statement, which is committed when this returns.
 
-        With ``lock`` it begins, and takes its snapshot, only when no other that was given the same
-        number is under way.
+        With ``lock`` it begins, and takes its snapshot, only when no other that was given one of
+        the same numbers is under way, unless both share them.
         """
         for attempt in range(TRIES):
             try:
@@ -104,7 +123,7 @@ class Database:
         raise AssertionError("unreachable")
 
     async def _once(
-        self, sql: str, params: Mapping[str, Any] | None, lock: int | None
+        self, sql: str, params: Mapping[str, Any] | None, lock: Lock | None
     ) -> list[tuple[Any, ...]]:
         if self._pool is None:
             raise DatabaseUnavailable("The database is closed.")
@@ -116,7 +135,7 @@ class Database:
             if lock is None:
                 return await _run(connection, numbered, values)
             async with connection.transaction():
-                await connection.execute("SELECT pg_advisory_xact_lock($1)", [lock])
+                await connection.execute(lock.statement, [lock.sorted()])
                 return await _run(connection, numbered, values)
 
     def _numbered(self, sql: str) -> tuple[str, tuple[str, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from serve_app.domain.errors import RequestActive, RequestNotFound
 from serve_app.domain.outcome import Outcome
 from serve_app.queue import outcomes, wording
-from serve_app.queue.database import Database
+from serve_app.queue.database import Database, Lock
 from serve_app.queue.retention import Retention
 from serve_app.queue.rows import known_id
 
@@ -16,8 +16,12 @@ KEY_KEPT_S = 86400.0
 
 AT_ONCE = 200
 
+SHARING = 0x73686172
+"""Advisory lock: whoever gives an outcome to another request shares it, and whoever deletes has it
+alone, so that files are deleted when nobody has them any more, and not before."""
+
 _ONE = """
-    SELECT id, snapshot, idempotency_key, created_at FROM requests
+    SELECT id, snapshot, idempotency_key, created_at, reuses FROM requests
     WHERE id = %(id)s::uuid AND tenant = %(tenant)s AND deleted_at IS NULL
       AND outcome IS NOT NULL
     FOR UPDATE
@@ -25,7 +29,7 @@ _ONE = """
 # Its end is what counts; its id, which begins with the time of the submit, finds it by an index.
 # (Of the tenant, which is said as a range for that: see history.py.)
 _AGED = """
-    SELECT id, snapshot, idempotency_key, created_at FROM requests
+    SELECT id, snapshot, idempotency_key, created_at, reuses FROM requests
     WHERE tenant >= %(tenant)s AND tenant <= %(tenant)s
       AND deleted_at IS NULL AND outcome IS NOT NULL
       AND id < (rpad(lpad(to_hex((extract(epoch FROM now() - make_interval(secs => %(age_s)s))
@@ -44,7 +48,7 @@ judged AS (
 emptied AS (
     UPDATE requests r SET deleted_at = now(), input = '{{}}', outcome = %(nothing)s::text::json,
         snapshot = NULL, snapshot_step = NULL, reuse_digest = NULL, forgetting = NULL,
-        webhook_url = NULL, webhook_origin = NULL
+        webhook_url = NULL, webhook_origin = NULL, reuses = NULL
     FROM judged j WHERE r.id = j.id AND j.keyed
 ),
 removed AS (
@@ -55,16 +59,28 @@ unattempted AS (DELETE FROM attempts a USING doomed d WHERE a.request_id = d.id)
 unannounced AS (DELETE FROM webhook_deliveries w USING doomed d WHERE w.request_id = d.id),
 unshown AS (DELETE FROM progress p USING doomed d WHERE p.request_id = d.id),
 unlost AS (DELETE FROM undelivered u USING doomed d WHERE u.request_id = d.id),
+made AS (
+    SELECT d.id, coalesce(d.reuses, d.id) AS maker FROM doomed d
+),
+-- Files go with the last request that has them.
+unused AS (
+    SELECT DISTINCT maker FROM made m
+    WHERE (SELECT 1 FROM requests o WHERE o.id = m.maker AND o.deleted_at IS NULL
+             AND o.id NOT IN (SELECT id FROM doomed)) IS NULL
+      AND (SELECT 1 FROM requests o WHERE o.reuses = m.maker
+             AND o.id NOT IN (SELECT id FROM doomed) LIMIT 1) IS NULL
+),
 unmade AS (
-    DELETE FROM artifacts a USING doomed d WHERE a.request_id = d.id RETURNING a.request_id, a.key
+    DELETE FROM artifacts a USING unused u WHERE a.request_id = u.maker
+    RETURNING a.request_id, a.key
 ),
 objects AS (
-    SELECT request_id, key FROM unmade
+    SELECT m.id AS request_id, u.key FROM unmade u JOIN made m ON m.maker = u.request_id
     UNION
     SELECT id, snapshot FROM doomed WHERE snapshot IS NOT NULL
 ),
 noted AS (
-    INSERT INTO unwanted (key, due_at) SELECT key, now() FROM objects
+    INSERT INTO unwanted (key, due_at) SELECT DISTINCT key, now() FROM objects
     ON CONFLICT (key) DO NOTHING
 )
 SELECT d.id::text, ARRAY(SELECT o.key FROM objects o WHERE o.request_id = d.id ORDER BY o.key)
@@ -73,7 +89,7 @@ FROM doomed d
 DELETE_ONE = _STATEMENT.format(doomed=_ONE)
 DELETE_AGED = _STATEMENT.format(doomed=_AGED)
 STATE = """
-SELECT state FROM requests
+SELECT CASE state WHEN 'following' THEN 'queued' ELSE state END FROM requests
 WHERE id = %(id)s::uuid AND tenant = %(tenant)s AND deleted_at IS NULL
 """
 # One step of an index for each tenant: reading all rows to find them would take seconds.
@@ -105,7 +121,9 @@ class Deletion:
         id_ = known_id(request_id)
         one = {"tenant": tenant, "id": id_}
         rows = await self._database.rows(
-            DELETE_ONE, {**one, "key_kept_s": KEY_KEPT_S, "nothing": NOTHING}
+            DELETE_ONE,
+            {**one, "key_kept_s": KEY_KEPT_S, "nothing": NOTHING},
+            lock=Lock((SHARING,)),
         )
         if rows:
             return list(rows[0][1])
@@ -141,7 +159,8 @@ class Deletion:
             "key_kept_s": KEY_KEPT_S,
             "nothing": NOTHING,
         }
-        return [id_ for id_, _ in await self._database.rows(DELETE_AGED, params)]
+        rows = await self._database.rows(DELETE_AGED, params, lock=Lock((SHARING,)))
+        return [id_ for id_, _ in rows]
 
 
 def still_active(state: str) -> RequestActive:

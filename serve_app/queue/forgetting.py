@@ -27,11 +27,18 @@ AT_ONCE = 200
 _DUE = """
 SELECT id::text, {column} FROM requests
 WHERE forgetting = '{now}' AND finished_at IS NOT NULL
-  AND finished_at <= now() - make_interval(secs => %(after_s)s)
+  AND finished_at <= now() - make_interval(secs => %(after_s)s) {also}
 ORDER BY finished_at LIMIT %(most)s
 """
-INPUTS = _DUE.format(column="input", now=Forgetting.INPUT)
-OUTCOMES = _DUE.format(column="outcome", now=Forgetting.OUTCOME)
+# From its input follows what a failed attempt may have left in storage.
+INPUTS = _DUE.format(
+    column="input",
+    now=Forgetting.INPUT,
+    also="""AND (
+    SELECT 1 FROM attempts a WHERE a.request_id = requests.id
+      AND a.ended NOT IN ('succeeded', 'undo') AND NOT a.collected LIMIT 1) IS NULL""",
+)
+OUTCOMES = _DUE.format(column="outcome", now=Forgetting.OUTCOME, also="")
 _LEFT = """
 WITH rest AS (SELECT * FROM json_to_recordset(%(rest)s::json) AS x(id uuid, left_over text))
 """

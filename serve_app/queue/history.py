@@ -9,7 +9,7 @@ from uuid import UUID
 from serve_app.domain.request import Request, State
 from serve_app.queue import wording
 from serve_app.queue.database import Database
-from serve_app.queue.rows import COLUMNS, SOURCE, known_id, stored
+from serve_app.queue.rows import COLUMNS, FOLLOWING, SOURCE, known_id, stored
 
 # `tenant` is said as a range, and is part of the order, because of the planner: with an equation it
 # may read all tenants' rows backwards, to the last for a tenant that has few (measured: 0.9 s of a
@@ -58,7 +58,10 @@ class History:
         ends = [each for each in (last, before and known_id(before)) if each]
         params = {
             "tenant": tenant,
-            "states": [str(state) for state in states or State],
+            "states": [
+                *(states or State),
+                *((FOLLOWING,) if not states or State.QUEUED in states else ()),
+            ],
             "endpoint": endpoint,
             "since": since,
             "until": until,

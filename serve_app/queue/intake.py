@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from serve_app.domain.errors import DarkroomError, Unavailable
 from serve_app.domain.request import NewRequest, Request
@@ -38,7 +38,9 @@ class Intake:
         reuse: Reuse,
         costs: Costs,
         charges: Charges,
+        settle: Callable[[Iterable[str]], object],
     ) -> None:
+        """``settle`` looks, soon, after those that follow somebody who may have ended."""
         self._database = database
         self._limits = limits
         self._room = room
@@ -51,7 +53,10 @@ class Intake:
         self._reuse = reuse
         self._costs = costs
         self._charges = charges
+        self._settle = settle
         self._batcher: Batcher[NewRequest, Request] = Batcher(self._run)
+        # Apart, because they wait for others that store the same.
+        self._alike: Batcher[NewRequest, Request] = Batcher(self._run)
 
     async def submit(self, new: NewRequest) -> Request:
         """Once begun it goes on, also when the caller goes away."""
@@ -61,7 +66,7 @@ class Intake:
             return reusing.request
         await self._census.admit(new.pool, new.tenant, new.endpoint)
         try:
-            return await self._batcher.put(new)
+            return await (self._alike if new.reuse_digest else self._batcher).put(new)
         except asyncio.CancelledError:
             raise
         except Exception:
@@ -77,6 +82,7 @@ class Intake:
 
     async def aclose(self) -> None:
         await self._batcher.aclose()
+        await self._alike.aclose()
 
     async def _run(self, batch: Sequence[NewRequest]) -> Sequence[Request | BaseException]:
         await self._lanes.open((new.pool, new.tenant) for new in batch)
@@ -90,7 +96,10 @@ class Intake:
             raise
         for new, each, waiting in zip(batch, accepted, offered, strict=True):
             self._stored(each, waiters.get(new.id), waiting.expected_s)
-        self._tell([each.request for each in accepted if each is not None and not each.leased])
+        stored = [each for each in accepted if each is not None]
+        self._tell([each.request for each in stored if not each.leased and each.group is None])
+        if groups := {each.group for each in stored if each.group is not None}:
+            self._settle(groups)
         return [
             await self._repeat(new) if each is None else each.request
             for new, each in zip(batch, accepted, strict=True)

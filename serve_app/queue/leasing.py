@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from serve_app.queue import wording
-from serve_app.queue.database import Database
+from serve_app.queue.database import Database, Lock
 from serve_app.queue.halts import NOT_PAUSED, PAUSED
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.order import DUE_SOON_S, HOT_LEAD_S, LOOK_AHEAD
@@ -29,6 +29,43 @@ that one request ended, each other one loses one attempt by it and no more."""
 
 LIMITED = 0x6C696D74
 """Advisory lock: where limits on running are to hold, one statement at a time leases."""
+
+# Of a lane `l`: what may be leased, no more than so many from its front. Where endpoints are at
+# their limit, what is for them is not read past but left out: each other endpoint is found by one
+# step of an index, and merged. Of suspects one is enough, because no more is leased in a statement.
+_OF_LANE = f"""
+    r.pool = %(pool)s AND r.tenant = l.tenant AND r.state = 'queued' AND {NOT_PAUSED}
+"""
+_FIELDS = f"r.id, r.place, r.endpoint, r.expected_s, r.ranked_at, r.start_by, {SUSPECT} AS suspect"
+_FULL = "(SELECT names FROM full_endpoints)::text[]"
+_ANY = f"""
+    (SELECT {_FIELDS} FROM requests r
+     WHERE {_OF_LANE} AND NOT {SUSPECT} AND {_FULL} IS NULL
+     ORDER BY r.ranked_at, r.place LIMIT {{most}})
+    UNION ALL
+    (WITH RECURSIVE each AS (
+        (SELECT r.endpoint FROM requests r
+         WHERE r.pool = %(pool)s AND r.tenant = l.tenant AND r.state = 'queued'
+           AND {_FULL} IS NOT NULL
+         ORDER BY r.endpoint LIMIT 1)
+        UNION ALL
+        SELECT (SELECT r.endpoint FROM requests r
+                WHERE r.pool = %(pool)s AND r.tenant = l.tenant AND r.state = 'queued'
+                  AND r.endpoint > e.endpoint
+                ORDER BY r.endpoint LIMIT 1)
+        FROM each e WHERE e.endpoint IS NOT NULL)
+     SELECT q.* FROM each e CROSS JOIN LATERAL (
+         SELECT {_FIELDS} FROM requests r
+         WHERE {_OF_LANE} AND r.endpoint = e.endpoint AND NOT {SUSPECT}
+         ORDER BY r.ranked_at, r.place LIMIT {{most}}) q
+     WHERE e.endpoint <> ALL({_FULL})
+     ORDER BY q.ranked_at, q.place LIMIT {{most}})
+    UNION ALL
+    (SELECT {_FIELDS} FROM requests r
+     WHERE {_OF_LANE} AND {SUSPECT} AND (SELECT yes FROM takes_suspect)
+       AND ({_FULL} IS NULL OR r.endpoint <> ALL({_FULL}))
+     ORDER BY r.ranked_at, r.place LIMIT 1)
+"""
 
 # `outcome IS NULL AND lease_until IS NULL` is the same as `state = 'queued'`, by CHECKs of the
 # table; see endings.py. Lanes are locked in order, after the requests, and nobody who holds a lane
@@ -61,6 +98,13 @@ endpoint_room AS MATERIALIZED (
                (SELECT sum(n) FROM running r WHERE r.endpoint = x.endpoint), 0) AS room
     FROM json_to_recordset(%(endpoints)s::json) AS x(endpoint text, most integer)
 ),
+full_endpoints AS MATERIALIZED (
+    SELECT array_agg(endpoint) AS names FROM endpoint_room WHERE room <= 0
+),
+takes_suspect AS MATERIALIZED (
+    SELECT EXISTS (
+        SELECT FROM slot s WHERE s.replica NOT IN (SELECT replica_id FROM suspected)) AS yes
+),
 lane AS MATERIALIZED (
     SELECT l.tenant, l.weight, room.n AS room,
            greatest(
@@ -72,10 +116,8 @@ lane AS MATERIALIZED (
                         %(most_of_tenant)s::integer)
                - coalesce((SELECT sum(n) FROM running r WHERE r.tenant = l.tenant), 0) AS n
         ) room
-    WHERE l.pool = %(pool)s AND l.active AND coalesce(room.n, 1) > 0 AND (
-        SELECT true FROM requests r
-        WHERE r.pool = l.pool AND r.tenant = l.tenant AND r.state = 'queued' AND {NOT_PAUSED}
-        LIMIT 1) IS NOT NULL
+    WHERE l.pool = %(pool)s AND l.active AND coalesce(room.n, 1) > 0
+      AND (SELECT true FROM ({_ANY.format(most=1)}) a LIMIT 1) IS NOT NULL
     ORDER BY l.vtime
     LIMIT %(lanes)s
 ),
@@ -85,11 +127,7 @@ candidate AS MATERIALIZED (
            row_number() OVER ahead AS nth,
            coalesce(sum(q.expected_s) OVER (
                ahead ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) AS ahead_s
-    FROM lane l CROSS JOIN LATERAL (
-        SELECT id, place, endpoint, expected_s, ranked_at, start_by, {SUSPECT} AS suspect
-        FROM requests r
-        WHERE r.pool = %(pool)s AND r.tenant = l.tenant AND r.state = 'queued' AND {NOT_PAUSED}
-        ORDER BY r.ranked_at, r.place LIMIT {LOOK_AHEAD}
+    FROM lane l CROSS JOIN LATERAL ({_ANY.format(most=LOOK_AHEAD)}
     ) q LEFT JOIN endpoint_room e ON e.endpoint = q.endpoint
     WHERE coalesce(e.room, 1) > 0 AND (q.start_by IS NULL OR q.start_by > now())
     WINDOW ahead AS (
@@ -113,8 +151,7 @@ chosen AS MATERIALIZED (
     FROM allowed a JOIN requests r ON r.id = a.id
     WHERE r.outcome IS NULL AND r.lease_until IS NULL
       AND coalesce(a.nth <= a.room, true) AND coalesce(a.nth_of_endpoint <= a.endpoint_room, true)
-      AND (NOT a.suspect OR a.nth_alike = 1 AND EXISTS (
-          SELECT FROM slot s WHERE s.replica NOT IN (SELECT replica_id FROM suspected)))
+      AND (NOT a.suspect OR a.nth_alike = 1)
     ORDER BY a.start, a.place
     LIMIT %(count)s
     FOR NO KEY UPDATE OF r SKIP LOCKED
@@ -161,7 +198,10 @@ spent AS MATERIALIZED (
     SELECT x.tenant, sum(x.seconds) AS seconds, sum(x.charge) AS charge, max(x.start) AS start,
            sum(x.n) = (SELECT n FROM seen s WHERE s.tenant = x.tenant)
                AND sum(x.n) < {LOOK_AHEAD} AND NOT %(limited)s::boolean
-               AND {PAUSED} IS NULL AS drained
+               AND {PAUSED} IS NULL AND (
+                   SELECT 1 FROM requests r
+                   WHERE r.pool = %(pool)s AND r.tenant = x.tenant AND r.state = 'queued'
+                     AND {SUSPECT} LIMIT 1) IS NULL AS drained
     FROM (
         SELECT tenant, sum(expected_s) AS seconds, 0 AS charge, max(start) AS start, count(*) AS n
         FROM chosen GROUP BY tenant
@@ -235,7 +275,7 @@ async def lease(
             "first_lease_s": limits.first_lease_s,
             **_running(limits),
         },
-        lock=LIMITED if limits.limits_running else None,
+        lock=Lock((LIMITED,)) if limits.limits_running else None,
     )
     found = [(row[0] - 1, stored(row[3:])) for row in rows]
     seen = rows[0][1] if rows else 0

@@ -27,57 +27,76 @@ outbox AS (
     INSERT INTO webhook_deliveries (request_id, tenant, url)
     SELECT id, tenant, webhook_url FROM gone WHERE state <> 'running' AND webhook_url IS NOT NULL
 )
-SELECT id::text, attempt, state, pool, tenant, replica_id, events, finished_at, news, endpoint
+SELECT id::text, attempt, state, pool, tenant, replica_id, events, finished_at, news, endpoint,
+       leads::text, followed
 FROM gone
 """
 _RETURNING = """
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.replica_id,
-              r.events, r.finished_at
+              r.events, r.finished_at, r.leads
 """
 
 CANCEL = f"""
 WITH target AS (
-    SELECT id, cancel_requested FROM requests
-    WHERE id = %(id)s::uuid AND tenant = %(tenant)s AND state IN ('queued', 'running')
+    SELECT id, cancel_requested, state <> 'running' AS waits, follows IS NOT NULL AS followed
+    FROM requests
+    WHERE id = %(id)s::uuid AND tenant = %(tenant)s
+      AND state IN ('queued', 'following', 'running')
     FOR NO KEY UPDATE
 ),
 gone AS (
     UPDATE requests r SET
-        state = CASE r.state WHEN 'queued' THEN 'cancelled' ELSE r.state END,
-        outcome = CASE r.state WHEN 'queued' THEN %(outcome)s::json END,
-        finished_at = CASE r.state WHEN 'queued' THEN now() END,
+        state = CASE WHEN t.waits THEN 'cancelled' ELSE r.state END,
+        outcome = CASE WHEN t.waits THEN %(outcome)s::json END,
+        finished_at = CASE WHEN t.waits THEN now() END,
         cancel_requested = true,
+        follows = NULL,
         events = r.events + (NOT t.cancel_requested)::integer
     FROM target t WHERE r.id = t.id
-    {_RETURNING}, NOT t.cancel_requested AS news
+    {_RETURNING}, NOT t.cancel_requested AS news, t.followed
 ),
 {_WRITTEN}
 """
-EXPIRE = f"""
-WITH late AS (
-    SELECT id FROM requests WHERE state = 'queued' AND start_by < now()
-      AND coalesce(end_by < now(), false) = %(in_all)s::boolean
-    ORDER BY start_by LIMIT 200 FOR NO KEY UPDATE SKIP LOCKED
-),
+_EXPIRE = f"""
+WITH late AS ({{late}}),
 gone AS (
     UPDATE requests r SET
-        state = 'expired', outcome = %(outcome)s::json, finished_at = now(), events = r.events + 1
+        state = 'expired', outcome = %(outcome)s::json, finished_at = now(), follows = NULL,
+        events = r.events + 1
     FROM late WHERE r.id = late.id
-    {_RETURNING}, true AS news
+    {_RETURNING}, true AS news, late.followed
 ),
 {_WRITTEN}
 """
+_LATE = """
+    SELECT id, false AS followed FROM requests WHERE state = 'queued' AND start_by < now()
+      AND coalesce(end_by < now(), false) = %(in_all)s::boolean
+    ORDER BY start_by LIMIT 200 FOR NO KEY UPDATE SKIP LOCKED
+"""
+# What follows one that runs has started in time.
+_LATE_FOLLOWING = """
+    SELECT f.id, true AS followed FROM requests f WHERE f.state = 'following' AND f.start_by < now()
+      AND coalesce(f.end_by < now(), false) = %(in_all)s::boolean
+      AND (%(in_all)s::boolean OR NOT EXISTS (
+          SELECT FROM requests l
+          WHERE l.leads = f.follows AND l.outcome IS NULL AND l.lease_until IS NOT NULL))
+    ORDER BY f.start_by LIMIT 200 FOR NO KEY UPDATE OF f SKIP LOCKED
+"""
+EXPIRE = _EXPIRE.format(late=_LATE)
+EXPIRE_FOLLOWING = _EXPIRE.format(late=_LATE_FOLLOWING)
 
 
 FAIL = f"""
 WITH target AS (
-    SELECT id FROM requests WHERE id = %(id)s::uuid AND state = 'queued' FOR NO KEY UPDATE
+    SELECT id, follows IS NOT NULL AS followed FROM requests
+    WHERE id = %(id)s::uuid AND state IN ('queued', 'following') FOR NO KEY UPDATE
 ),
 gone AS (
     UPDATE requests r SET
-        state = 'failed', outcome = %(outcome)s::json, finished_at = now(), events = r.events + 1
+        state = 'failed', outcome = %(outcome)s::json, finished_at = now(), follows = NULL,
+        events = r.events + 1
     FROM target t WHERE r.id = t.id
-    {_RETURNING}, true AS news
+    {_RETURNING}, true AS news, t.followed
 ),
 noted AS (
     INSERT INTO audit (actor, action, subject, detail)
@@ -100,6 +119,8 @@ class Left:
     finished_at: datetime | None
     news: bool
     endpoint: str
+    leads: str | None = None  # the group for which it was to make the outcome
+    followed: bool = False  # it waited for that of another
 
 
 async def cancel(database: Database, tenant: str, request_id: str) -> Left | None:
@@ -124,7 +145,10 @@ async def expire(database: Database, failure: Outcome, *, in_all: bool) -> Seque
         "message": failure.failure.message if failure.failure else "",
         "requested": "",
     }
-    return _left(await database.rows(EXPIRE, params))
+    return [
+        *_left(await database.rows(EXPIRE, params)),
+        *_left(await database.rows(EXPIRE_FOLLOWING, params)),
+    ]
 
 
 async def fail(

@@ -17,7 +17,10 @@ from serve_app.queue.halts import Halts
 from serve_app.queue.overview import overview
 from serve_app.queue.rows import known_id
 
-STANDING = "SELECT state, attempt FROM requests WHERE id = %(id)s::uuid"
+STANDING = """
+SELECT CASE state WHEN 'following' THEN 'queued' ELSE state END, attempt
+FROM requests WHERE id = %(id)s::uuid
+"""
 AUDIT = """
 SELECT id, at, actor, action, subject, coalesce(detail, '{}'::json) FROM audit
 WHERE id < coalesce(%(before)s::bigint, 9223372036854775807) ORDER BY id DESC LIMIT %(limit)s

@@ -11,10 +11,10 @@ from serve_app.domain.webhook import (
     MOST_COUNTED,
     Answer,
     Backlog,
+    Channel,
     Claimed,
     Delivery,
     DeliveryState,
-    Lane,
     Try,
 )
 from serve_app.queue import wording
@@ -25,17 +25,17 @@ FIRST_CLAIM_S = 40.0
 LATER_CLAIM_S = 150.0
 """For so long a claim is another process's: longer than its try may take (``sending.py``)."""
 
-MOST_OF_LANE = 8
+MOST_OF_CHANNEL = 8
 AT_ONCE = 500
 
-# One step of an index for each lane: however many wait in it.
-LANES = """
-WITH RECURSIVE lane AS (
+# One step of an index for each channel: however many wait in it.
+CHANNELS = """
+WITH RECURSIVE channel AS (
     (SELECT tenant, host FROM webhook_deliveries
      WHERE state = 'pending' AND (tenant, host) > (%(tenant)s, %(host)s)
      ORDER BY tenant, host LIMIT 1)
     UNION ALL
-    SELECT next.tenant, next.host FROM lane l CROSS JOIN LATERAL (
+    SELECT next.tenant, next.host FROM channel l CROSS JOIN LATERAL (
         SELECT w.tenant, w.host FROM webhook_deliveries w
         WHERE w.state = 'pending' AND (w.tenant, w.host) > (l.tenant, l.host)
         ORDER BY w.tenant, w.host LIMIT 1) next
@@ -44,7 +44,7 @@ SELECT l.tenant, l.host, coalesce((
     SELECT w.due_at <= now() FROM webhook_deliveries w
     WHERE w.state = 'pending' AND w.tenant = l.tenant AND w.host = l.host
     ORDER BY w.due_at LIMIT 1), false)
-FROM (SELECT tenant, host FROM lane LIMIT %(most)s) l
+FROM (SELECT tenant, host FROM channel LIMIT %(most)s) l
 """
 CLAIM = """
 WITH wanted AS (
@@ -54,7 +54,7 @@ due AS MATERIALIZED (
     SELECT d.id, d.tenant, d.host, d.due_at, l.most FROM wanted l CROSS JOIN LATERAL (
         SELECT w.id, w.tenant, w.host, w.due_at FROM webhook_deliveries w
         WHERE w.state = 'pending' AND w.tenant = l.tenant AND w.host = l.host AND w.due_at <= now()
-        ORDER BY w.due_at LIMIT %(of_lane)s FOR NO KEY UPDATE SKIP LOCKED) d
+        ORDER BY w.due_at LIMIT %(of_channel)s FOR NO KEY UPDATE SKIP LOCKED) d
 ),
 chosen AS (
     SELECT id FROM (
@@ -169,22 +169,22 @@ class PostgresOutbox:
         self._first_s = first_claim_s
         self._later_s = later_claim_s
 
-    async def lanes(self, after: Lane | None, most: int) -> Sequence[tuple[Lane, bool]]:
-        behind = after or Lane("", "")
+    async def channels(self, after: Channel | None, most: int) -> Sequence[tuple[Channel, bool]]:
+        behind = after or Channel("", "")
         params = {"tenant": behind.tenant, "host": behind.host, "most": most}
-        rows = await self._database.rows(LANES, params)
-        return [(Lane(tenant, host), due) for tenant, host, due in rows]
+        rows = await self._database.rows(CHANNELS, params)
+        return [(Channel(tenant, host), due) for tenant, host, due in rows]
 
-    async def claim(self, wanted: Mapping[Lane, int]) -> Sequence[Claimed]:
-        lanes = [
-            {"tenant": lane.tenant, "host": lane.host, "most": most}
-            for lane, most in wanted.items()
+    async def claim(self, wanted: Mapping[Channel, int]) -> Sequence[Claimed]:
+        channels = [
+            {"tenant": channel.tenant, "host": channel.host, "most": most}
+            for channel, most in wanted.items()
         ]
         rows = await self._database.rows(
             CLAIM,
             {
-                "wanted": wording.compact(lanes),
-                "of_lane": MOST_OF_LANE,
+                "wanted": wording.compact(channels),
+                "of_channel": MOST_OF_CHANNEL,
                 "first_s": self._first_s,
                 "later_s": self._later_s,
             },

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime
+from typing import Any
 
-from serve_app.domain.errors import DarkroomError
+from serve_app.domain.errors import DarkroomError, RequestNotFound
 from serve_app.domain.lease import (
     Ask,
     Demand,
@@ -35,6 +36,7 @@ from serve_app.queue.deletion import Deletion
 from serve_app.queue.endings import Ending, Endings, How
 from serve_app.queue.events import Events
 from serve_app.queue.finishing import Finishing
+from serve_app.queue.followers import Followers, waiting_for
 from serve_app.queue.forecast import Forecast
 from serve_app.queue.forgetting import Forgetfulness
 from serve_app.queue.halts import Halts
@@ -44,6 +46,7 @@ from serve_app.queue.lanes import Lanes
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.observer import Nobody, Observer
 from serve_app.queue.operations import PostgresOperations
+from serve_app.queue.orphans import Orphans
 from serve_app.queue.positions import Positions
 from serve_app.queue.presence import PresenceBook
 from serve_app.queue.previews import Previews
@@ -85,6 +88,8 @@ class PostgresQueue:
         self._deletion = Deletion(database, retention or Retention())
         self._forgetfulness = Forgetfulness(database)
         self._events = Events(database)
+        self._followers = Followers(database)
+        self._orphans = Orphans(database, terms)
         self._lanes = Lanes(database, limits)
         self._charges = Charges(database)
         self._room = WaitingRoom(clock)
@@ -122,6 +127,7 @@ class PostgresQueue:
             limits,
             self._charges,
             self._costs,
+            self._settle_soon,
         )
         self.operations = PostgresOperations(database, self._halts, self._endings, self._aftermath)
         self._repeats = Repeats(database)
@@ -138,6 +144,7 @@ class PostgresQueue:
             Reuse(database),
             self._costs,
             self._charges,
+            self._settle_soon,
         )
         self._previews = Previews(database, self._watch)
         self._presence = PresenceBook(database, self._census)
@@ -161,6 +168,7 @@ class PostgresQueue:
             Rounds(look_s, [self._presence.flush, self._recovery.heartbeat, self._reap]),
             Rounds(look_s, [self._expire, self._sweep, self._wakeups.look_round]),
             Rounds(look_s, [self._bury]),
+            Rounds(look_s, [self._settle]),
             Rounds(look_s, [self._costs.refresh, self._charges.settle]),
             Rounds(
                 10 * look_s,
@@ -170,7 +178,7 @@ class PostgresQueue:
                     self._repeats.forget_undelivered,
                 ],
             ),
-            Rounds(look_s, [self._forget]),
+            Rounds(look_s, [self._orphans.collect, self._forget]),
             Rounds(RETENTION_EVERY_S, [self._delete_aged, self._deletion.free_keys]),
         ]
         for rounds in self._rounds:
@@ -225,7 +233,15 @@ class PostgresQueue:
         return await self._previews.newest(tenant, request_id)
 
     async def waiting(self, request: Request) -> Waiting:
-        return await self._census.waiting(request)
+        if request.follows is None:
+            return await self._census.waiting(request)
+        try:
+            leader = await self._watch.get(request.tenant, request.follows)
+        except RequestNotFound:
+            return waiting_for(None, None, None)
+        if leader.state is State.QUEUED and leader.follows is None:
+            return waiting_for(leader, await self._census.waiting(leader), None)
+        return waiting_for(leader, None, self._census.ends_at(leader))
 
     async def ends_at(self, request: Request) -> datetime | None:
         return self._census.ends_at(request)
@@ -254,6 +270,8 @@ class PostgresQueue:
         return await self._history.page(tenant, states, endpoint, since, until, before, limit)
 
     async def delete(self, tenant: str, request_id: str) -> Sequence[str]:
+        # From its attempts follows what they left.
+        await self._orphans.collect()
         unwanted = await self._deletion.delete(tenant, request_id)
         self._aftermath.deleted([known_id(request_id)])
         return unwanted
@@ -312,6 +330,22 @@ class PostgresQueue:
     async def _bury(self) -> None:
         await self._recovery.bury(self._aftermath)
 
+    async def _settle(self, groups: Iterable[str] | None = None) -> None:
+        settled = await self._followers.settle(groups)
+        self._aftermath.settled(settled)
+        self._lanes.look_again_soon(
+            (each.pool, each.tenant) for each in settled if not each.succeeded
+        )
+
+    def _settle_soon(self, groups: Iterable[str]) -> None:
+        self._let_loose(self._settle_groups(groups))
+
+    async def _settle_groups(self, groups: Iterable[str]) -> None:
+        try:
+            await self._settle(groups)
+        except DarkroomError as error:
+            log.warning("Those that follow an ended request are looked after later: %s", error)
+
     async def _forget_snapshots(self) -> None:
         await snapshots.forget_ended(self._database)
 
@@ -322,7 +356,10 @@ class PostgresQueue:
         self._aftermath.deleted(await self._forgetfulness.forget())
 
     def _end_soon(self, endings: Sequence[Ending]) -> None:
-        task = asyncio.create_task(self._end(endings))
+        self._let_loose(self._end(endings))
+
+    def _let_loose(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._loose.add(task)
         task.add_done_callback(self._loose.discard)
 

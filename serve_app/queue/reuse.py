@@ -7,7 +7,8 @@ from dataclasses import replace
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import NewRequest
 from serve_app.queue import outcomes, wording
-from serve_app.queue.database import Database
+from serve_app.queue.database import Database, Lock
+from serve_app.queue.deletion import SHARING
 from serve_app.queue.rows import COLUMNS, SOURCE, Stored, stored
 from serve_app.queue.submit import columns_of
 
@@ -27,11 +28,12 @@ WITH kept AS (
         id, tenant, endpoint, endpoint_digest, pool, priority, input, alone, idempotency_key,
         body_digest, webhook_url, webhook_origin, reuses, state, outcome, started_at, finished_at,
         events)
-    VALUES (
+    SELECT
         %(id)s::uuid, %(tenant)s, %(endpoint)s, %(digest)s, %(pool)s, %(priority)s,
         %(input)s::text::json, %(alone)s, %(key)s, %(body)s, %(webhook)s, %(origin)s,
         %(reuses)s::uuid, 'succeeded',
-        %(outcome)s::text::json, now(), now(), 1 + cardinality(%(warnings)s::text[]))
+        %(outcome)s::text::json, now(), now(), 1 + cardinality(%(warnings)s::text[])
+    WHERE (SELECT count(*) FROM artifacts WHERE request_id = %(reuses)s::uuid) = %(kept)s
     ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id, tenant, endpoint, events, webhook_url
 ),
@@ -78,8 +80,10 @@ class Reuse:
             "reuses": earlier,
             "outcome": wording.compact(outcomes.to_json(given)),
             "message": wording.reused(earlier),
+            "kept": kept,
         }
-        if not await self._database.rows(STORE, params):
+        # Until it is stored, nobody deletes the files.
+        if not await self._database.rows(STORE, params, lock=Lock((SHARING,), shared=True)):
             return None
         (row,) = await self._database.rows(READ, {"id": new.id})
         return stored(row)

@@ -14,11 +14,17 @@ from serve_app.domain.retries import Cause, Retries
 from serve_app.domain.snapshot import StoredSnapshot
 from serve_app.queue import outcomes
 
+FOLLOWING = "following"
+"""In the column ``state``: queued, and waiting for the outcome of another."""
+
 COLUMNS = """
     r.id::text, r.tenant, r.endpoint, r.pool, r.state, r.input, r.priority, r.attempt, r.failures,
     r.created_at, r.started_at, r.finished_at, r.cancel_requested, r.replica_id, r.outcome,
     p.stage, p.step, p.steps, r.events, r.alone, r.snapshot, r.snapshot_step, r.reuses::text,
-    r.end_by, r.work, r.previews, p.rate, p.preview_step, r.forgetting, r.retries_left
+    r.end_by, r.work, r.previews, p.rate, p.preview_step, r.forgetting, r.retries_left,
+    CASE WHEN r.follows IS NOT NULL THEN coalesce((
+        SELECT l.id FROM requests l WHERE l.leads = r.follows AND l.outcome IS NULL
+        ), r.follows)::text END
 """
 SOURCE = """
     requests r LEFT JOIN progress p
@@ -60,13 +66,14 @@ def stored(row: tuple[Any, ...]) -> Stored:
     (id_, tenant, endpoint, pool, state, input_, priority, attempt, failures) = row[:9]
     (created_at, started_at, finished_at, cancel_requested, replica_id, outcome) = row[9:15]
     (stage, step, steps, version, alone, snapshot, snapshot_step, reuses) = row[15:23]
-    (end_by, work, previews, rate, preview_step, forgetting, retries_left) = row[23:30]
+    (end_by, work, previews, rate, preview_step, forgetting) = row[23:29]
+    retries_left, follows = row[29:31]
     request = Request(
         id=id_,
         tenant=tenant,
         endpoint=endpoint,
         pool=pool,
-        state=State(state),
+        state=State.QUEUED if state == FOLLOWING else State(state),
         input=input_,
         priority=Priority(priority),
         attempt=attempt,
@@ -81,6 +88,7 @@ def stored(row: tuple[Any, ...]) -> Stored:
         replica_id=replica_id,
         outcome=None if outcome is None else outcomes.from_json(outcome),
         reuses=reuses,
+        follows=follows,
         forgetting=None if forgetting is None else Forgetting(forgetting),
         retries_left=None if retries_left is None else Retries(*retries_left),
         progress=None if stage is None else Progress(Stage(stage), step, steps, rate),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from serve_app.domain.webhook import SigningSeed
 from serve_app.queue import wording
-from serve_app.queue.database import Database
+from serve_app.queue.database import Database, Lock
 
 LOCK = 0x77686B  # "whk": of those who make keys, one at a time
 
@@ -65,17 +65,17 @@ class PostgresSigningSeeds:
     async def all(self) -> Sequence[SigningSeed]:
         found = await self._read()
         if not any(seed.signs for seed in found):
-            await self._database.rows(MAKE_FIRST, _fresh(), lock=LOCK)
+            await self._database.rows(MAKE_FIRST, _fresh(), lock=Lock((LOCK,)))
             found = await self._read()
         return found
 
     async def rotate(self, actor: str, *, at_once: bool) -> None:
         noted = {"actor": actor, "detail": wording.compact({"at_once": at_once})}
         if at_once:
-            await self._database.rows(REPLACE, {**_fresh(), **noted}, lock=LOCK)
+            await self._database.rows(REPLACE, {**_fresh(), **noted}, lock=Lock((LOCK,)))
             return
         params = {**_fresh(), **noted, "notice_s": NOTICE_S}
-        await self._database.rows(ANNOUNCE, params, lock=LOCK)
+        await self._database.rows(ANNOUNCE, params, lock=Lock((LOCK,)))
 
     async def _read(self) -> Sequence[SigningSeed]:
         rows = await self._database.rows(READ)

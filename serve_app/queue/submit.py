@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,11 +10,34 @@ from typing import Any
 
 from serve_app.domain.request import Forgetting, NewRequest, Request, State
 from serve_app.queue import wording
-from serve_app.queue.database import Database
+from serve_app.queue.database import Database, Lock
 from serve_app.queue.order import head_start_s
 from serve_app.queue.rows import RETRIES_LEFT, retries_column
 
-SUBMIT = f"""
+# Nobody: what is submitted is made.
+_NOBODY = "SELECT n.*, NULL::uuid AS follows, NULL::uuid AS leader FROM new n"
+# Who makes the same: in the database, or before it in this statement. An outcome that was handed in
+# a moment ago is for those who did not see it when they looked.
+_WHO = """
+    SELECT n.*, who.grp AS follows, who.leader FROM (
+        SELECT *, CASE WHEN reuse IS NOT NULL THEN first_value(id) OVER (
+                PARTITION BY tenant, reuse ORDER BY priority DESC, n) END AS first
+        FROM new
+    ) n LEFT JOIN LATERAL (SELECT * FROM (
+        SELECT 1 AS nth, l.leads AS grp, l.id AS leader FROM requests l
+        WHERE l.tenant = n.tenant AND l.reuse_digest = decode(n.reuse, 'hex')
+          AND l.leads IS NOT NULL AND l.outcome IS NULL AND NOT l.cancel_requested
+          AND (l.lease_until IS NOT NULL OR l.priority >= n.priority)
+        UNION ALL
+        SELECT 2, l.leads, l.id FROM requests l
+        WHERE l.tenant = n.tenant AND l.reuse_digest = decode(n.reuse, 'hex')
+          AND l.leads IS NOT NULL AND l.state = 'succeeded'
+          AND l.finished_at > now() - interval '10 s'
+        UNION ALL
+        SELECT 3, n.first, n.first WHERE n.first <> n.id
+    ) each ORDER BY nth LIMIT 1) who ON true
+"""
+_STATEMENT = f"""
 WITH new AS (
     SELECT * FROM json_to_recordset(%(new)s::json) AS x(
         n integer, id uuid, tenant text, endpoint text, digest text, pool text, priority smallint,
@@ -22,30 +46,35 @@ WITH new AS (
         alone boolean, previews boolean, warnings json, replica text, actor text, key text,
         body text, reuse text, forgetting text, retries text, webhook text, origin text)
 ),
+alike AS MATERIALIZED ({{who}}),
 placed AS MATERIALIZED (
     -- Leased at once only if nothing is queued before it and it is not paused. (Not EXISTS: the
     -- planner makes a hash table of the whole queue for it; measured, 25 ms with 100,000 queued.)
-    SELECT n.*, (n.replica IS NOT NULL AND (
+    SELECT n.*, (n.replica IS NOT NULL AND n.follows IS NULL AND (
         SELECT 1 FROM requests q WHERE q.pool = n.pool AND q.state = 'queued' LIMIT 1
         ) IS NULL AND (
         SELECT 1 FROM halts h WHERE h.endpoint = n.endpoint AND h.kind = 'paused'
         ) IS NULL)::integer AS here
-    FROM new n
+    FROM alike n
 ),
 stored AS (
     INSERT INTO requests (
         id, tenant, endpoint, endpoint_digest, pool, priority, input, start_by, end_by, ranked_at,
         work, expected_s, alone, previews, events, idempotency_key, body_digest, reuse_digest,
-        forgetting, retries_left, webhook_url, webhook_origin, state, attempt, replica_id, actor_id,
+        forgetting, retries_left, webhook_url, webhook_origin, leads, follows, state, attempt,
+        replica_id, actor_id,
         lease_until, started_at)
     SELECT id, tenant, endpoint, digest, pool, priority, input::json,
            -- What has not started by the time at which it must have ended has expired too.
            now() + make_interval(secs => least(start_within_s, end_within_s)),
            now() + make_interval(secs => end_within_s),
            now() + make_interval(secs => head_start_s), work, expected_s, alone, previews,
-           1 + json_array_length(warnings) + here, key, decode(body, 'hex'), decode(reuse, 'hex'),
+           1 + json_array_length(warnings) + here + (follows IS NOT NULL)::integer, key,
+           decode(body, 'hex'), decode(reuse, 'hex'),
            forgetting, retries::smallint[], webhook, origin,
-           CASE here WHEN 1 THEN 'running' ELSE 'queued' END, here,
+           CASE WHEN reuse IS NOT NULL AND follows IS NULL THEN id END, follows,
+           CASE WHEN follows IS NOT NULL THEN 'following'
+                WHEN here = 1 THEN 'running' ELSE 'queued' END, here,
            CASE here WHEN 1 THEN replica END,
            CASE here WHEN 1 THEN actor END,
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
@@ -55,7 +84,7 @@ stored AS (
     ORDER BY key NULLS FIRST, n
     ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id, tenant, pool, state, attempt, replica_id, actor_id, created_at, events, end_by,
-              retries_left
+              retries_left, follows
 ),
 leased AS (
     INSERT INTO attempts (request_id, attempt, replica_id, actor_id)
@@ -72,14 +101,22 @@ told AS (
     UNION ALL
     SELECT id, events, 'INFO', 'running', 'Attempt 1 started on replica ' || replica_id || '.'
     FROM stored WHERE state = 'running'
+    UNION ALL
+    SELECT s.id, s.events, 'INFO', NULL, %(follows)s::text || p.leader || %(will_do)s::text
+    FROM stored s JOIN placed p ON p.id = s.id WHERE s.follows IS NOT NULL
 ),
 woken AS (
     UPDATE fair_lanes l SET active = true
     FROM (SELECT DISTINCT pool, tenant FROM stored WHERE state = 'queued') s
     WHERE l.pool = s.pool AND l.tenant = s.tenant AND NOT l.active
 )
-SELECT id::text, state, created_at, events, end_by FROM stored
+SELECT s.id::text, s.state, s.created_at, s.events, s.end_by, s.follows::text,
+       CASE WHEN s.follows IS NOT NULL THEN (
+           SELECT p.leader FROM placed p WHERE p.id = s.id)::text END
+FROM stored s
 """
+SUBMIT = _STATEMENT.format(who=_NOBODY)
+SUBMIT_ALIKE = _STATEMENT.format(who=_WHO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,20 +143,35 @@ class Accepted:
     request: Request
     version: int
     leased: bool
+    group: str | None = None  # whose outcome it waits for
 
 
 async def submit(
     database: Database, new: Sequence[New], first_lease_s: float
 ) -> Sequence[Accepted | None]:
-    """Store all in one transaction, in this order; those with a key after those without.
+    """Store all in one transaction, in this order; those with a key after those without. Those of
+    which another of the same tenant makes the same follow that one.
 
     None: not stored, because its idempotency key has a request. Which, only a new statement can
     tell: the snapshot of this one may be older than that request's commit.
     """
     rows = [_row(n, each) for n, each in enumerate(new)]
+    wishes = [
+        wish_number(each.request.tenant, each.request.reuse_digest)
+        for each in new
+        if each.request.reuse_digest
+    ]
     answer = await database.rows(
-        SUBMIT,
-        {"new": wording.compact(rows), "first_lease_s": first_lease_s, "queued": wording.QUEUED},
+        SUBMIT_ALIKE if wishes else SUBMIT,
+        {
+            "new": wording.compact(rows),
+            "first_lease_s": first_lease_s,
+            "queued": wording.QUEUED,
+            "follows": wording.FOLLOWS[0],
+            "will_do": wording.FOLLOWS[1],
+        },
+        # So that of those that come at once one is the first.
+        lock=Lock(wishes) if wishes else None,
     )
     stored = {id_: what for id_, *what in answer}
     return [
@@ -128,6 +180,12 @@ async def submit(
         else None
         for each in new
     ]
+
+
+def wish_number(tenant: str, digest: bytes) -> int:
+    """For an advisory lock: who stores, or sets free, a request for the same outcome."""
+    hashed = hashlib.sha256(tenant.encode() + b"\0" + digest).digest()
+    return int.from_bytes(hashed[:8], "big", signed=True)
 
 
 def columns_of(new: NewRequest) -> dict[str, Any]:
@@ -169,7 +227,13 @@ def _row(n: int, each: New) -> Mapping[str, Any]:
 
 
 def _accepted(
-    each: New, state: str, created_at: datetime, version: int, end_by: datetime | None
+    each: New,
+    state: str,
+    created_at: datetime,
+    version: int,
+    end_by: datetime | None,
+    group: str | None,
+    leader: str | None,
 ) -> Accepted:
     new, offer = each.request, each.offer
     leased = state == State.RUNNING
@@ -178,7 +242,7 @@ def _accepted(
         tenant=new.tenant,
         endpoint=new.endpoint,
         pool=new.pool,
-        state=State(state),
+        state=State.RUNNING if leased else State.QUEUED,
         input=new.input,
         priority=new.priority,
         attempt=1 if leased else 0,
@@ -192,6 +256,7 @@ def _accepted(
         replica_id=offer.replica_id if offer and leased else None,
         forgetting=None if new.store_io else Forgetting.INPUT,
         retries_left=new.retries,
+        follows=leader,
         events=version,
     )
-    return Accepted(request, version, leased)
+    return Accepted(request, version, leased, group)

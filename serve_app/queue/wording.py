@@ -38,6 +38,16 @@ def reused(earlier: str) -> str:
     return f"{SUCCEEDED} The outcome is that of request {earlier}, which had the same input."
 
 
+GOES_ON = "What made the same ended without an outcome to share; this request is made by itself."
+
+
+FOLLOWS = ("Request ", " makes the same; its outcome will do.")
+
+
+def follows(leader: str) -> str:
+    return leader.join(FOLLOWS)
+
+
 def expired() -> Outcome:
     return _failed(Expired("The request did not start within the time that it allowed."))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import re
 import secrets
 from collections.abc import Callable
@@ -61,8 +63,14 @@ def artifact_key(
     media_type: str,
     token: Callable[[int], str] = secrets.token_urlsafe,
 ) -> str:
-    """A fresh ``r/<request>/<attempt>/<128 random bits>.<extension>``: to know it is to read it."""
+    """``r/<request>/<attempt>/<128 bits>.<extension>``: to know it is to read it."""
     return f"r/{request_id}/{attempt}/{token(16)}.{EXTENSIONS.get(media_type, 'bin')}"
+
+
+def derived_token(secret: bytes, *of: object) -> Callable[[int], str]:
+    """Makes a token that is the same for the same, and that nobody can guess without ``secret``."""
+    digest = hmac.digest(secret, "/".join(map(str, of)).encode(), "sha256")
+    return lambda size: base64.urlsafe_b64encode(digest[:size]).rstrip(b"=").decode()
 
 
 def snapshot_key(

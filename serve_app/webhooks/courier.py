@@ -12,8 +12,8 @@ from typing import Protocol
 
 from serve_app.domain.errors import DarkroomError, RequestNotFound
 from serve_app.domain.ports import Clock
-from serve_app.domain.webhook import Answer, Backlog, Claimed, Lane, Outbox
-from serve_app.webhooks.lanes import Lanes
+from serve_app.domain.webhook import Answer, Backlog, Channel, Claimed, Outbox
+from serve_app.webhooks.channels import Channels
 from serve_app.webhooks.retrying import again_after_s
 from serve_app.webhooks.sending import Sender
 from serve_app.webhooks.signing import Parcel
@@ -31,7 +31,7 @@ TEND_S = 10.0
 AWAY_S = 30.0
 """After so long a body that could not be put together (storage was away, say) is tried again."""
 
-LANES_AT_ONCE = 200
+CHANNELS_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,8 @@ class Courier:
         self._rules = rules
         self._tally = tally
         self._random = Random()  # noqa: S311 - jitter
-        self._lanes = Lanes()
-        self._after: Lane | None = None
+        self._channels = Channels()
+        self._after: Channel | None = None
         self._room = asyncio.Event()
         self._under_way: dict[asyncio.Task[None], Claimed] = {}
         self._loops: list[asyncio.Task[None]] = []
@@ -118,21 +118,21 @@ class Courier:
                         await sooner.wait()
 
     async def _round(self) -> bool:
-        page = await self._outbox.lanes(self._after, LANES_AT_ONCE)
-        more = len(page) == LANES_AT_ONCE
+        page = await self._outbox.channels(self._after, CHANNELS_AT_ONCE)
+        more = len(page) == CHANNELS_AT_ONCE
         self._after = page[-1][0] if more else None
-        due = [lane for lane, is_due in page if is_due]
-        wanted = self._lanes.choose(due, self._clock.monotonic())
+        due = [channel for channel, is_due in page if is_due]
+        wanted = self._channels.choose(due, self._clock.monotonic())
         claimed = await self._outbox.claim(wanted) if wanted else ()
         for each in claimed:
-            self._lanes.left(each.lane)
+            self._channels.left(each.channel)
             task = asyncio.create_task(self._deliver(each))
             self._under_way[task] = each
             task.add_done_callback(self._landed)
         return more or bool(claimed)
 
     def _landed(self, task: asyncio.Task[None]) -> None:
-        self._lanes.back(self._under_way.pop(task).lane)
+        self._channels.back(self._under_way.pop(task).channel)
         self._room.set()
 
     async def _deliver(self, claimed: Claimed) -> None:
@@ -143,7 +143,7 @@ class Courier:
             timeout_s = LATER_TIMEOUT_S if claimed.tries else FIRST_TIMEOUT_S
             parcel = Parcel(claimed.id, claimed.request_id, claimed.tenant, body)
             answer = await self._sender.post(claimed.url, parcel, timeout_s)
-            self._lanes.heard(claimed.lane, answer, self._clock.monotonic())
+            self._channels.heard(claimed.channel, answer, self._clock.monotonic())
             await self._write_down(claimed, answer)
         except DarkroomError as error:
             # The claim runs out, and it comes again.

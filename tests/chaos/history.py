@@ -68,6 +68,7 @@ class History:
             twice[id_] += bool(ends)
             billed[id_] += bool(bills)
             problems += [*ends, *bills, *self._fences(id_), *found.oddities(id_, objects)]
+        problems += found.litter(objects)
         billed["nobody's"] += len(found.usage.keys() - found.requests.keys())
         return Tally(
             len(self.accepted), lost.total(), twice.total(), billed.total(), tuple(problems)
@@ -106,7 +107,14 @@ class _Found:
         self.events = by_request("events", "sequence")
         self.usage = by_request("usage", "at")
         self.artifacts = by_request("artifacts", "key")
+        self.unwanted = {row["key"] for row in cursor.execute("SELECT key FROM unwanted")}
         self.webhooks = by_request("webhook_deliveries", "created_at")
+
+    def litter(self, objects: Mapping[str, bytes]) -> Iterator[str]:
+        """Every object is a file of an outcome, or noted as unwanted."""
+        known = {row["key"] for rows in self.artifacts.values() for row in rows} | self.unwanted
+        for key in sorted(objects.keys() - known):
+            yield f"{key} lies in storage, and nobody will ever delete it."
 
     def ended_twice(self, id_: str) -> Iterator[str]:
         ends = [each["state"] for each in self.events[id_] if each["state"] in FINAL]
@@ -127,6 +135,7 @@ class _Found:
         yield from self._attempts(id_)
         yield from self._log(id_)
         yield from self._files(id_, objects)
+        yield from self._sharing(id_)
         request = self.requests[id_]
         wanted = int(request["webhook_url"] is not None)
         if len(self.webhooks.get(id_, [])) != wanted:
@@ -155,12 +164,34 @@ class _Found:
             if after not in TRANSITIONS[before]:
                 yield f"{id_} went from {before} to {after}."
 
+    def _sharing(self, id_: str) -> Iterator[str]:
+        """Who was given the outcome of another made nothing and pays nothing."""
+        request = self.requests[id_]
+        if request["follows"] is not None:
+            yield f"{id_} has ended and still follows."
+        if request["reuses"] is None:
+            return
+        if request["state"] != State.SUCCEEDED or request["attempt"]:
+            yield f"{id_} was given an outcome and is {request['state']}."
+        if any(each["units"] or each["run_s"] for each in self.usage.get(id_, [])):
+            yield f"{id_} was given its outcome and pays for it."
+        maker = self.requests.get(str(request["reuses"]))
+        if maker is None:
+            return
+        if maker["state"] != State.SUCCEEDED or maker["reuses"] is not None:
+            yield f"{id_} was given the outcome of {maker['id']}, which made none."
+        if maker["outcome"]["artifacts"] != request["outcome"]["artifacts"]:
+            yield f"{id_} has other files than {maker['id']}, which made them."
+
     def _files(self, id_: str, objects: Mapping[str, bytes]) -> Iterator[str]:
-        request, rows = self.requests[id_], self.artifacts.get(id_, [])
+        request = self.requests[id_]
+        maker = str(request["reuses"] or id_)
+        rows = self.artifacts.get(maker, [])
         named = {each["key"]: each["sha256"] for each in request["outcome"].get("artifacts", [])}
         if named.keys() != {each["key"] for each in rows}:
             yield f"{id_} names {len(named)} files and has {len(rows)}."
-        if any(each["attempt"] != request["attempt"] for each in rows):
+        made_in = self.requests[maker]["attempt"] if maker in self.requests else None
+        if any(each["attempt"] != made_in for each in rows):
             yield f"{id_} has a file of another attempt."
         for key, digest in named.items():
             if hashlib.sha256(objects.get(key, b"")).hexdigest() != digest:

@@ -21,6 +21,7 @@ HARM = [
     ("UPDATE attempts SET ended = NULL, ended_at = NULL", "problems"),
     ("UPDATE requests SET failures = 1", "problems"),
     ("UPDATE requests SET webhook_url = 'https://nobody'", "problems"),
+    ("UPDATE requests SET reuses = gen_random_uuid()", "problems"),
     ("INSERT INTO artifacts VALUES ('k', %s, 1, 'ann', 'image/png', 1, '')", "problems"),
 ]
 """Statements, and what counts them."""
@@ -46,6 +47,13 @@ async def test_what_went_well_has_no_problems_and_harm_that_is_done_to_it_is_fou
             with connection.transaction(force_rollback=True):
                 connection.execute(harm, [id_] * harm.count("%s"))  # type: ignore[arg-type]
                 assert getattr(history.check(connection, {}), field), harm
+
+
+async def test_an_object_that_nobody_will_delete_is_found(ingress: Ingress) -> None:
+    history, _ = await one_that_ended(ingress)
+    with psycopg.connect(ingress.conninfo) as connection:
+        (problem,) = history.check(connection, {"left": b"behind"}).problems
+        assert "left lies in storage" in problem
 
 
 async def test_what_was_answered_and_is_not_there_is_found(ingress: Ingress) -> None:

@@ -1,15 +1,21 @@
 """What a running Darkroom does, seen from outside."""
 
 import concurrent.futures
+import json
+import os
 import re
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
-from tests.cluster.darkroom import PROBE, Darkroom, eventually
+from tests.cluster.darkroom import PROBE, ROOT, Darkroom, eventually
+
+UNMODIFIED = ROOT / "tests" / "wire" / "unmodified.py"
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
@@ -119,6 +125,24 @@ def test_the_processes_of_a_pool_hold_no_secret(make_darkroom) -> None:
 def test_the_first_key_is_readable_by_its_owner_only_and_printed_once(darkroom: Darkroom) -> None:
     assert (darkroom.data_dir / "api_key").stat().st_mode & 0o077 == 0
     assert darkroom.output.read_text().count(darkroom.key) == 1
+
+
+def test_a_shell_that_darkroom_env_has_set_up_runs_what_was_written_for_fal(
+    darkroom: Darkroom,
+) -> None:
+    variables = json.loads(darkroom.command("env", "--json").stdout)["variables"]
+    done = subprocess.run(
+        [sys.executable, UNMODIFIED],
+        env={"PATH": os.defpath, **variables},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert (said["run"].get("value"), said["subscribe"].get("value")) == (1, 2), said
+    assert said["cancel"]["value"] == "client_cancelled"
 
 
 def test_metrics_are_served_on_loopback(darkroom: Darkroom) -> None:

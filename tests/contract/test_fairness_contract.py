@@ -12,6 +12,7 @@ from serve_app.domain.lease import Ask, Lease
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Priority, Request, State, WaitReason
+from serve_app.queue.order import LOOK_AHEAD
 from serve_app.settings import EndpointLimits, TenantLimits
 from tests.contract.queues import Make
 from tests.contract.test_queue_contract import eventually
@@ -200,6 +201,27 @@ async def test_no_more_of_an_endpoint_run_than_may(make: Make) -> None:
     assert len(leases & {*dev}) == 1
     waits = await queue.get(TENANT, dev[1])
     await eventually(lambda: waits_for_a_limit(queue, waits))
+
+
+async def test_however_many_wait_for_a_full_endpoint_those_behind_them_go_on(make: Make) -> None:
+    queue = await make(replace(CALM, endpoints={DEV: EndpointLimits(max_running=1)}))
+    dev = await submitted(queue, LOOK_AHEAD + 8, endpoint=DEV)
+    (running,) = (await queue.ask(ask(1))).leases
+    assert running.request_id == dev[0]
+    behind = [*await submitted(queue, 2), *await submitted(queue, 2, endpoint=PRO)]
+    assert [each.request_id for each in await order_of(queue, 4)] == behind
+    await queue.finish(done(running.held))
+    assert [each.request_id for each in await order_of(queue, 2)] == dev[1:3]
+
+
+async def test_a_tenant_that_waits_for_a_full_endpoint_holds_up_no_other(make: Make) -> None:
+    queue = await make(replace(CALM, endpoints={DEV: EndpointLimits(max_running=1)}))
+    await submitted(queue, 3, endpoint=DEV)
+    assert len((await queue.ask(ask(1))).leases) == 1
+    for tenant in ("bob", "cleo", "dan"):
+        await submitted(queue, 2, endpoint=DEV, tenant=tenant)
+    late = await submitted(queue, 1, tenant="eve")
+    assert [each.request_id for each in (await queue.ask(ask(1))).leases] == late
 
 
 async def test_every_tenant_has_the_same_limit_unless_it_has_its_own(make: Make) -> None:

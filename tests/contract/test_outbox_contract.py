@@ -14,7 +14,7 @@ from serve_app.domain.lease import Finish
 from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import CancelVerdict, State
-from serve_app.domain.webhook import Answer, Claimed, DeliveryState, Lane, Outbox, Webhook
+from serve_app.domain.webhook import Answer, Channel, Claimed, DeliveryState, Outbox, Webhook
 from serve_app.queue.outbox import PostgresOutbox
 from serve_app.queue.postgres import PostgresQueue
 from tests.contract.queues import Make
@@ -25,7 +25,7 @@ from tests.queue.requests import TENANT, ask, done, failure, lease, new
 URL = "https://receiver.example/hook?a=b"
 HOST = "receiver.example"
 ORIGIN = "http://darkroom.example"
-LANE = Lane(TENANT, HOST)
+CHANNEL = Channel(TENANT, HOST)
 FINE = Answer(0.1, 200)
 BAD = Answer(0.2, 500, "It answered 500.")
 
@@ -42,8 +42,8 @@ class House:
         await self.queue.finish(done(held))
         return request.id
 
-    async def claim(self, most: int = 8, lane: Lane = LANE) -> list[Claimed]:
-        return [*await self.outbox.claim({lane: most})]
+    async def claim(self, most: int = 8, channel: Channel = CHANNEL) -> list[Claimed]:
+        return [*await self.outbox.claim({channel: most})]
 
 
 def _outbox_of(queue: Queue, first_s: float, later_s: float) -> Outbox:
@@ -88,7 +88,7 @@ async def test_every_end_writes_one_delivery(house: House, how: str) -> None:
     await ENDINGS[how](house.queue, request.id)
     (claimed,) = await house.claim()
     assert (claimed.request_id, claimed.url, claimed.origin) == (request.id, URL, ORIGIN)
-    assert (claimed.lane, claimed.tries, claimed.body) == (LANE, 0, None)
+    assert (claimed.channel, claimed.tries, claimed.body) == (CHANNEL, 0, None)
     assert await house.claim() == []
 
 
@@ -113,7 +113,7 @@ async def test_an_outcome_that_is_reused_is_told_as_well(house: House) -> None:
 async def test_a_request_without_a_webhook_has_none(house: House) -> None:
     request = await house.queue.submit(new())
     await _finished(house.queue, Outcome(output={}))
-    assert await house.outbox.lanes(None, 10) == []
+    assert await house.outbox.channels(None, 10) == []
     with pytest.raises(NotFound, match="without a webhook"):
         await house.outbox.get(TENANT, request.id)
     assert await house.outbox.page(TENANT) == []
@@ -128,29 +128,29 @@ async def test_a_delivery_is_claimed_by_one_of_many(house: House) -> None:
     assert {*claimed, *(each.request_id for each in rest)} == ids
 
 
-async def test_of_a_lane_no_more_come_than_are_wanted_and_the_oldest_first(house: House) -> None:
+async def test_of_a_channel_no_more_come_than_are_wanted_and_the_oldest_first(house: House) -> None:
     first, second, third = [await house.ended() for _ in range(3)]
     assert {each.request_id for each in await house.claim(2)} == {first, second}
     assert [each.request_id for each in await house.claim(2)] == [third]
 
 
-async def test_lanes_are_tenant_and_host_and_come_in_pages(house: House) -> None:
+async def test_channels_are_tenant_and_host_and_come_in_pages(house: House) -> None:
     await house.ended("https://b.example/x")
     await house.ended("http://user:secret@B.example:8080/y")
     await house.ended("https://a.example?z")
     await house.ended("https://a.example/other", tenant="bob")
-    lanes = [lane for lane, due in await house.outbox.lanes(None, 10) if due]
-    assert lanes == [
-        Lane(TENANT, "a.example"),
-        Lane(TENANT, "b.example"),
-        Lane(TENANT, "b.example:8080"),
-        Lane("bob", "a.example"),
+    channels = [channel for channel, due in await house.outbox.channels(None, 10) if due]
+    assert channels == [
+        Channel(TENANT, "a.example"),
+        Channel(TENANT, "b.example"),
+        Channel(TENANT, "b.example:8080"),
+        Channel("bob", "a.example"),
     ]
-    page = [lane for lane, _ in await house.outbox.lanes(lanes[0], 2)]
-    assert page == lanes[1:3]
-    assert await house.outbox.lanes(lanes[-1], 2) == []
-    await house.claim(lane=lanes[1])
-    assert (await house.outbox.lanes(None, 10))[1] == (lanes[1], False)
+    page = [channel for channel, _ in await house.outbox.channels(channels[0], 2)]
+    assert page == channels[1:3]
+    assert await house.outbox.channels(channels[-1], 2) == []
+    await house.claim(channel=channels[1])
+    assert (await house.outbox.channels(None, 10))[1] == (channels[1], False)
 
 
 async def test_the_first_body_stays(house: House) -> None:
@@ -290,7 +290,7 @@ async def test_a_deleted_request_is_told_to_nobody(house: House) -> None:
     (claimed,) = await house.claim()
     await house.queue.delete(TENANT, id_)
     assert not await house.outbox.failed(claimed, BAD, 1.0)
-    assert await house.outbox.lanes(None, 10) == []
+    assert await house.outbox.channels(None, 10) == []
     with pytest.raises(RequestNotFound):
         await house.outbox.get(TENANT, id_)
     assert (await house.queue.ask(ask(1))).leases == ()

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
 from serve_app.domain.lease import Held, Verdict
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import CancelVerdict, Priority, Request, State
+from serve_app.domain.retries import NONE, Cause, Retries
 from serve_app.queue.limits import QueueLimits
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
@@ -67,6 +68,12 @@ class Walk(RuleBasedStateMachine):
         self.failures: dict[str, int] = {}
         self.suspects: set[str] = set()  # were on a replica when it died
         self.dead = 0
+        self.left: dict[str, Retries | None] = {}
+        self.wishes: dict[str, int] = {}
+        self.priorities: dict[str, Priority] = {}
+        self.following: dict[str, str] = {}  # by request: whose outcome it waits for
+        self.given_up: set[str] = set()  # a cancel was asked for
+        self.made: dict[int, str] = {}  # by wish: who succeeded by itself
 
     def do(self, act: Any) -> Any:
         return self.background.run(act)
@@ -74,11 +81,44 @@ class Walk(RuleBasedStateMachine):
     def look(self, request_id: str) -> Request:
         return self.do(self.queue.get(TENANT, request_id))
 
-    @rule(target=submitted, pool=st.sampled_from(POOLS), priority=st.sampled_from(Priority))
-    def submit(self, pool: str, priority: Priority) -> str:
-        request = self.do(self.queue.submit(new(pool=pool, priority=priority)))
-        self.pools[request.id] = pool
+    @rule(
+        target=submitted,
+        pool=st.sampled_from(POOLS),
+        priority=st.sampled_from(Priority),
+        retries=st.sampled_from([None, None, NONE, Retries(1, 1, 1)]),
+    )
+    def submit(self, pool: str, priority: Priority, retries: Retries | None) -> str:
+        request = self.do(self.queue.submit(new(pool=pool, priority=priority, retries=retries)))
+        return self.entered(request, retries)
+
+    @rule(target=submitted, wish=st.integers(0, 1), priority=st.sampled_from(Priority))
+    def submit_what_may_be_shared(self, wish: int, priority: Priority) -> str:
+        alike = [
+            id_
+            for id_, other in self.wishes.items()
+            if other == wish
+            and id_ not in self.finals.keys() | self.following.keys() | self.given_up
+            and (id_ in self.holder or self.priorities[id_] >= priority)
+        ]
+        given = new(pool=POOLS[wish], priority=priority, reuse_digest=bytes([wish]) * 32)
+        request = self.do(self.queue.submit(given))
+        if wish in self.made:
+            assert (request.state, request.reuses) == (State.SUCCEEDED, self.made[wish])
+        elif alike:
+            assert request.follows in alike
+            self.following[request.id] = request.follows
+        else:
+            assert (request.state, request.follows) == (State.QUEUED, None)
+        self.wishes[request.id] = wish
+        return self.entered(request, None)
+
+    def entered(self, request: Request, retries: Retries | None) -> str:
+        self.pools[request.id] = request.pool
+        self.priorities[request.id] = request.priority
         self.failures[request.id] = 0
+        self.left[request.id] = retries
+        if request.state.final:
+            self.finals[request.id] = request
         return request.id
 
     @rule(target=leased, pool=st.sampled_from(POOLS), slots=st.integers(1, 3))
@@ -86,7 +126,8 @@ class Walk(RuleBasedStateMachine):
         waiting = [
             id_
             for id_, where in self.pools.items()
-            if where == pool and id_ not in self.holder and id_ not in self.finals
+            if where == pool
+            and id_ not in self.holder.keys() | self.finals.keys() | self.following.keys()
         ]
         work = self.do(self.queue.ask(ask(slots, replica=f"r{self.dead}", pool=pool)))
         suspects = self.suspects.intersection(waiting)
@@ -122,12 +163,16 @@ class Walk(RuleBasedStateMachine):
             assert verdict is (Verdict.ACCEPTED if repeated else Verdict.FENCED)
             return
         assert verdict is Verdict.ACCEPTED
-        self.ended(held, "finish", counts=how == "retry")
+        left = self.left[held.request_id]
+        cause = Cause.SERVER_ERROR if how == "retry" else None
+        self.ended(held, "finish", cause)
         request = self.look(held.request_id)
         if how != "retry":
             assert request.state == how
         else:
             spent = self.failures[request.id] >= LIMITS.max_failures
+            if left is not None:
+                spent = not left.server_error
             if request.cancel_requested:
                 assert request.state is State.CANCELLED
             else:
@@ -141,7 +186,7 @@ class Walk(RuleBasedStateMachine):
             assert verdict is (Verdict.ACCEPTED if repeated else Verdict.FENCED)
             return
         assert verdict is Verdict.ACCEPTED
-        self.ended(held, "hand_back", counts=False)
+        self.ended(held, "hand_back", None)
 
     @rule(held=leased)
     def an_attempt_that_was_overtaken_is_refused(self, held: Held) -> None:
@@ -175,9 +220,12 @@ class Walk(RuleBasedStateMachine):
             assert verdict is CancelVerdict.ALREADY_FINAL
         elif request_id in self.holder:
             assert verdict is CancelVerdict.REQUESTED
+            self.given_up.add(request_id)
         else:
             assert verdict is CancelVerdict.CANCELLED
             assert self.look(request_id).state is State.CANCELLED
+            self.following.pop(request_id, None)
+            self.settled(request_id)
 
     @rule()
     def every_replica_dies(self) -> None:
@@ -185,9 +233,9 @@ class Walk(RuleBasedStateMachine):
         self.dead += 1
         for held in [*self.holder.values()]:
             self.do(self.until_it_ended(held))
-            self.ended(held, "death", counts=held in self.confirmed)
             if held in self.confirmed:
                 self.suspects.add(held.request_id)
+            self.ended(held, "death", Cause.CONNECTION_ERROR if held in self.confirmed else None)
 
     async def until_it_ended(self, held: Held) -> None:
         async with asyncio.timeout(10):
@@ -197,16 +245,50 @@ class Walk(RuleBasedStateMachine):
                     return
                 await asyncio.sleep(0.01)
 
-    def ended(self, held: Held, act: str, *, counts: bool) -> None:
-        del self.holder[held.request_id]
+    def ended(self, held: Held, act: str, cause: Cause | None) -> None:
+        """``cause``: of a failure that counts."""
+        id_ = held.request_id
+        del self.holder[id_]
         self.accepted[held] = act
-        self.failures[held.request_id] += counts
+        self.failures[id_] += cause is not None
+        left = self.left[id_]
+        if left is not None and cause is not None and left.left(cause):
+            self.left[id_] = left.after(cause)
+        self.settled(id_)
+
+    def settled(self, id_: str) -> None:
+        """Wait until those that followed a request that has ended have what they get, or the first
+        of them leads the others."""
+        ended = self.look(id_)
+        if ended.state is State.SUCCEEDED and id_ in self.wishes:
+            self.made.setdefault(self.wishes[id_], id_)
+        waiting = [follower for follower, leader in self.following.items() if leader == id_]
+        if not ended.state.final or not waiting:
+            return
+        for each in waiting:
+            del self.following[each]
+        if ended.state is State.SUCCEEDED:
+            for each in waiting:
+                given = self.do(self.queue.wait(TENANT, each, 10.0))
+                assert (given.state, given.reuses) == (State.SUCCEEDED, id_)
+            return
+        waiting.sort(key=lambda each: -self.priorities[each])  # of equal ones the first
+        heir, *others = waiting
+        self.do(self.until_it_leads(heir))
+        self.following.update(dict.fromkeys(others, heir))
+
+    async def until_it_leads(self, request_id: str) -> None:
+        async with asyncio.timeout(10):
+            while (await self.queue.get(TENANT, request_id)).follows is not None:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     @invariant()
     def every_request_is_somewhere_and_a_final_one_stays(self) -> None:
         for id_ in self.pools:
             request = self.look(id_)
             assert request.failures == self.failures[id_]
+            assert request.retries_left == self.left[id_]
+            assert (request.follows is None) == (id_ not in self.following)
             assert (request.outcome is not None) == request.state.final
             assert (request.state is State.RUNNING) == (id_ in self.holder)
             if id_ in self.finals:

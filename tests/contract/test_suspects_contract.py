@@ -8,6 +8,7 @@ from dataclasses import replace
 from serve_app.domain.lease import Held, Lease
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State
+from serve_app.queue.order import LOOK_AHEAD
 from tests.contract.queues import Make
 from tests.fakes.liveness import FakeLiveness
 from tests.queue.database import QUICK
@@ -68,3 +69,25 @@ async def test_of_two_replicas_that_ask_the_one_that_runs_none_gets_it(
     assert got.request_id == fresh
     (got,) = await leased(queue, "r3", 1)
     assert got.request_id == ids[1]
+
+
+async def test_however_many_wait_for_their_turn_those_behind_them_go_on(
+    make: Make, liveness: FakeLiveness
+) -> None:
+    queue = await make(LONG)
+    ids = [(await queue.submit(new())).id for _ in range(LOOK_AHEAD + 3)]
+    running: list[Held] = []
+    while len(running) < len(ids):
+        running += [each.held for each in await leased(queue, "r1", 100, *running)]
+    await died(queue, liveness, "r1", *ids)
+    (suspect,) = await leased(queue, "r2", 1)
+    assert suspect.request_id == ids[0]
+    fresh = (await queue.submit(new())).id
+    other = (await queue.submit(new(tenant="bob"))).id
+    for expected in ({fresh, other}, {fresh, other}):
+        (got,) = await leased(queue, "r2", 1, suspect.held)
+        assert got.request_id in expected
+        await queue.finish(done(got.held, replica="r2"))
+    await queue.finish(done(suspect.held, replica="r2"))
+    (following,) = await leased(queue, "r2", 5)
+    assert following.request_id == ids[1]

@@ -80,7 +80,7 @@ class Scene:
         return Keeper(self.house, count, lambda name: Replica(self.house, name, **how))
 
     async def _until_all_ended(self, within_s: float = 60.0) -> None:
-        """Those also whose clients were not answered."""
+        """Those also whose clients were not answered, and what failed attempts left is noted."""
         queue = self.house.queues[-1]
         async with asyncio.timeout(within_s):
             while await _unended(queue):  # noqa: ASYNC110 - any ingress may end them
@@ -90,14 +90,21 @@ class Scene:
 async def _unended(queue: Queue) -> int:
     with suppress(DatabaseUnavailable):
         rows = await queue._database.rows(  # type: ignore[attr-defined]
-            "SELECT count(*) FROM requests WHERE state IN ('queued', 'running')"
+            "SELECT (SELECT count(*) FROM requests WHERE outcome IS NULL) + ("
+            "SELECT count(*) FROM attempts "
+            "WHERE ended NOT IN ('succeeded', 'undo') AND NOT collected)"
         )
         return int(rows[0][0])
     return 1
 
 
+def _made(value: Any) -> Any:
+    return value() if callable(value) else value
+
+
 class Clients:
-    """Submit one after the other until they are told to stop; ``refused`` counts what was full."""
+    """Submit one after the other until they are told to stop; ``refused`` counts what was full.
+    ``changes`` that can be called are, for each request."""
 
     def __init__(self, scene: Scene, count: int, *, pause_s: float = 0.01, **changes: Any) -> None:
         self._scene = scene
@@ -129,7 +136,8 @@ class Clients:
         house = self._scene.house
         while not self._stopping.is_set():
             try:
-                await self._scene.submit(house.random.choice(house.queues), **self._changes)
+                changes = {name: _made(value) for name, value in self._changes.items()}
+                await self._scene.submit(house.random.choice(house.queues), **changes)
             except DatabaseUnavailable:
                 self.unanswered += 1
             except Overloaded:

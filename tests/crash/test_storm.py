@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from pathlib import Path
 
 import pytest
@@ -28,7 +30,10 @@ async def test_whatever_breaks_each_accepted_request_ends_once_and_is_billed_onc
         # Once, and not at the end: after it the queue ends no lease for a while.
         order = chance.choices(storm.blows, k=BLOWS)
         order.insert(chance.randrange(BLOWS // 2), storm.kill_server)
-        async with Clients(scene, 4, pause_s=0.05) as clients:
+        async with (
+            Clients(scene, 3, pause_s=0.05) as clients,
+            Clients(scene, 3, pause_s=0.05, reuse_digest=lambda: wish(chance)),
+        ):
             await clients.go_on(5)
             for blow in order:
                 await blow()
@@ -38,6 +43,13 @@ async def test_whatever_breaks_each_accepted_request_ends_once_and_is_billed_onc
             await clients.go_on(5)
         tally = await scene.checked()
     assert tally.accepted > BLOWS
+    assert any(each.reuses for each in scene.house.history.seen)
+
+
+def wish(chance: random.Random) -> bytes:
+    """One of a few, so that many ask for the same at once; there is always a new one to be made."""
+    number = int(time.monotonic()) * 3 + chance.randrange(3)
+    return number.to_bytes(32, "big")
 
 
 class Storm:

@@ -13,10 +13,10 @@ from serve_app.domain.request import Forgetting
 from serve_app.domain.webhook import (
     Answer,
     Backlog,
+    Channel,
     Claimed,
     Delivery,
     DeliveryState,
-    Lane,
     Try,
 )
 from serve_app.queue.outbox import (
@@ -39,9 +39,9 @@ class _Entry:
     tries: list[Try] = field(default_factory=list[Try])
 
     @property
-    def lane(self) -> Lane:
+    def channel(self) -> Channel:
         host = self.delivery.url.partition("://")[2].partition("/")[0].rpartition("@")[2].lower()
-        return Lane(self.delivery.tenant, host.partition("?")[0])
+        return Channel(self.delivery.tenant, host.partition("?")[0])
 
     @property
     def pending(self) -> bool:
@@ -86,23 +86,23 @@ class FakeOutbox:
     def deleted(self, request_id: str) -> None:
         self._entries.pop(request_id, None)
 
-    async def lanes(self, after: Lane | None, most: int) -> Sequence[tuple[Lane, bool]]:
+    async def channels(self, after: Channel | None, most: int) -> Sequence[tuple[Channel, bool]]:
         now = self._clock.monotonic()
-        due: dict[Lane, bool] = {}
+        due: dict[Channel, bool] = {}
         for entry in self._live():
-            due[entry.lane] = due.get(entry.lane, False) or entry.due <= now
-        behind = after or Lane("", "")
+            due[entry.channel] = due.get(entry.channel, False) or entry.due <= now
+        behind = after or Channel("", "")
         found = sorted(due.items(), key=lambda each: (each[0].tenant, each[0].host))
         later = [
             each for each in found if (each[0].tenant, each[0].host) > (behind.tenant, behind.host)
         ]
         return later[:most]
 
-    async def claim(self, wanted: Mapping[Lane, int]) -> Sequence[Claimed]:
+    async def claim(self, wanted: Mapping[Channel, int]) -> Sequence[Claimed]:
         now = self._clock.monotonic()
         claimed: list[Claimed] = []
-        for lane, most in wanted.items():
-            due = [each for each in self._live() if each.lane == lane and each.due <= now]
+        for channel, most in wanted.items():
+            due = [each for each in self._live() if each.channel == channel and each.due <= now]
             for entry in sorted(due, key=lambda each: each.due)[:most]:
                 entry.claims += 1
                 tries = entry.delivery.tries
@@ -221,7 +221,7 @@ class FakeOutbox:
             entry.claims,
             delivery.request_id,
             delivery.tenant,
-            entry.lane.host,
+            entry.channel.host,
             delivery.url,
             webhook.origin,
             delivery.tries,

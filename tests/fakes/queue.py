@@ -36,7 +36,7 @@ from serve_app.domain.lease import (
     Verdict,
     Work,
 )
-from serve_app.domain.outcome import Outcome
+from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Clock, LeaseTerms, Liveness
 from serve_app.domain.progress import Preview
 from serve_app.domain.request import (
@@ -53,6 +53,7 @@ from serve_app.domain.retries import MOST_FAILURES, Cause
 from serve_app.domain.snapshot import StoredSnapshot
 from serve_app.queue import wording
 from serve_app.queue.deletion import still_active
+from serve_app.queue.followers import waiting_for
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.order import Start
 from serve_app.queue.previews import WATCHED_S
@@ -127,10 +128,15 @@ class FakeQueue:
             request = replace(request, end_by=end_by)
         row = Row(request, len(self._rows), new, self._lanes.enter(new))
         self._rows[new.id] = row
+        leader = self._repeats.leader(new, self._rows.values())
+        if leader is not None:
+            row.request = replace(row.request, follows=leader)
         self._repeats.learn(new)
         self._line(row, wording.QUEUED + self._retries(row))
         for warning in new.warnings:
             self._line(row, warning, "WARNING")
+        if leader is not None:
+            self._line(row, wording.follows(leader))
         self._changed()
         return row.request
 
@@ -176,6 +182,8 @@ class FakeQueue:
 
     async def waiting(self, request: Request) -> Waiting:
         await self._look()
+        if request.follows is not None:
+            return await self._following(self._rows[request.follows].request)
         rows = self._queue(request.pool)
         order = [start.queued.id for start in self._lanes.order(request.pool, rows)]
         position = order.index(request.id) if request.id in order else 0
@@ -191,6 +199,11 @@ class FakeQueue:
         takes_s = self._lanes.takes_s(request)
         ends_at = None if takes_s is None else starts_at + timedelta(seconds=takes_s)
         return replace(waiting, starts_at=starts_at, ends_at=ends_at)
+
+    async def _following(self, leader: Request) -> Waiting:
+        if leader.state is State.QUEUED:
+            return waiting_for(leader, await self.waiting(leader), None)
+        return waiting_for(leader, None, await self.ends_at(leader))
 
     async def ends_at(self, request: Request) -> datetime | None:
         now = self._clock.now()
@@ -260,8 +273,9 @@ class FakeQueue:
         self._repeats.deleted(request.id)
         self.outbox.deleted(request.id)
         del self._rows[request.id]
-        # Who was given an outcome has no files of its own.
-        own = request.outcome if request.outcome and request.reuses is None else Outcome()
+        maker = request.reuses or request.id
+        shared = any(maker in (each.id, each.reuses) for each in self._requests())
+        own = Outcome() if shared else request.outcome or Outcome()
         return sorted(artifact.key for artifact in own.artifacts)
 
     async def demand(self) -> Mapping[str, Demand]:
@@ -468,7 +482,9 @@ class FakeQueue:
         for row in self._rows.values():
             row.request = forgetting(row, self._clock.now())
             if row.request.state is State.QUEUED and row.start_by <= self._clock.now():
-                in_all = row.request.end_by is not None and row.request.end_by <= row.start_by
+                in_all = row.request.end_by is not None and row.request.end_by <= self._clock.now()
+                if not in_all and self._has_started(row.request):
+                    continue
                 self._end(
                     row, State.EXPIRED, wording.not_in_time() if in_all else wording.expired()
                 )
@@ -529,9 +545,50 @@ class FakeQueue:
             progress=None,
             snapshot=None,
             preview_step=0,
+            follows=None,
         )
         self.usage.append(row.request.id)
         self._line(row, outcome.failure.message if outcome.failure else wording.SUCCEEDED)
+        self.outbox.ended(row)
+        self._settle_followers(row.request)
+        self._changed()
+
+    def _has_started(self, request: Request) -> bool:
+        """What it waits for runs."""
+        followed = request.follows and self._rows[request.follows].request
+        return bool(followed) and followed.state is State.RUNNING
+
+    def _settle_followers(self, leader: Request) -> None:
+        """They have its outcome, or the first of them leads the others."""
+        following = [row for row in self._rows.values() if row.request.follows == leader.id]
+        if leader.state is State.SUCCEEDED:
+            for row in following:
+                outcome = replace(leader.outcome or Outcome(), usage=Usage())
+                self._give(row, leader.id, outcome)
+            return
+        following.sort(key=lambda row: (row.ranked_at, row.place))
+        for row in following[1:]:
+            row.request = replace(row.request, follows=following[0].request.id)
+        for heir in following[:1]:
+            heir.request = replace(heir.request, follows=None)
+            if heir.start_by <= self._clock.now():
+                heir.start_by = heir.request.end_by or datetime.max.replace(tzinfo=UTC)
+            self._line(heir, wording.GOES_ON)
+
+    def _give(self, row: Row, leader: str, outcome: Outcome) -> None:
+        now = self._clock.now()
+        row.request = replace(
+            row.request,
+            state=State.SUCCEEDED,
+            outcome=outcome,
+            follows=None,
+            reuses=leader,
+            started_at=now,
+            finished_at=now,
+        )
+        self._repeats.given(row.request.id)
+        self.usage.append(row.request.id)
+        self._line(row, wording.reused(leader))
         self.outbox.ended(row)
         self._changed()
 
@@ -587,6 +644,9 @@ class FakeQueue:
             for other in self._asking
         )
 
+    def _requests(self) -> list[Request]:
+        return [row.request for row in self._rows.values()]
+
     def _running(self) -> list[Request]:
         return [row.request for row in self._rows.values() if row.request.state is State.RUNNING]
 
@@ -594,7 +654,9 @@ class FakeQueue:
         return [
             row
             for row in self._rows.values()
-            if row.request.pool == pool and row.request.state is State.QUEUED
+            if row.request.pool == pool
+            and row.request.state is State.QUEUED
+            and row.request.follows is None
         ]
 
     def _demand(self, pool: str) -> Demand:

@@ -60,6 +60,27 @@ class FakeRepeats:
         ]
         return max(found, key=lambda request: request.id, default=None)
 
+    def leader(self, new: NewRequest, rows: Iterable[HasRequest]) -> str | None:
+        """Who makes the same, is not about to be cancelled, and is made no later than ``new``."""
+        if not new.reuse_digest:
+            return None
+        found = (
+            row.request.id
+            for row in rows
+            if row.request.tenant == new.tenant
+            and not row.request.state.final
+            and row.request.follows is None
+            and not row.request.cancel_requested
+            and (row.request.state is State.RUNNING or row.request.priority >= new.priority)
+            and row.request.id != new.id
+            and self._reusable.get(row.request.id) == new.reuse_digest
+        )
+        return next(found, None)
+
+    def given(self, request_id: str) -> None:
+        """What was given is not passed on."""
+        self._reusable.pop(request_id, None)
+
     def note_undelivered(self, new: NewRequest, request_id: str) -> None:
         body = (new.replay_key, new.body_digest)
         self._undelivered[request_id] = (body, self._clock.monotonic())

@@ -92,7 +92,7 @@ async def built(
     storage = storage or FakeStorage(b"k" * 32, ORIGIN, clock)
     book = FakeUploads(clock)
     lifecycles = FakeLifecycles()
-    terms = CatalogTerms(catalog, storage, config.max_artifact_bytes)
+    terms = CatalogTerms(catalog, storage, config.max_artifact_bytes, names_secret=b"n" * 32)
     queue = FakeQueue(clock, terms, limits or QueueLimits(), FakeLiveness())
     keys = FakeKeyRing(clock)
     metrics = Metrics(CollectorRegistry())

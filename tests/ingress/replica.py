@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 from collections.abc import Mapping
 from typing import Any
+
+from PIL import Image
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import Cancelled
@@ -14,15 +17,25 @@ from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.ports import LeasePort, Storage
 from serve_app.domain.progress import Preview, Progress, Stage
 
+
+def _jpeg() -> bytes:
+    made = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(made, "JPEG")
+    return made.getvalue()
+
+
 REPLICA = "replica-1"
 LEAST_REPORTED_S = 0.05
+JPEG = _jpeg()
+
 PREVIEW = b"\xff\xd8\xff a preview"
 
 
 class ScriptedReplica:
     """Reads its orders in the input, all optional: ``sleep_s``, ``steps`` (in that time, each with
     a preview if somebody looks), ``fail`` (code), ``field`` with ``type`` and ``context``,
-    ``retryable``, ``artifacts`` (how many), ``content`` (of each), ``echo``."""
+    ``retryable``, ``artifacts`` (how many), ``content`` (of each), ``echo``; ``prompt``, when it is
+    `a JPEG`: clients by others can say nothing else, and look into their pictures."""
 
     def __init__(self, queue: LeasePort, storage: Storage, pool: str = "studio") -> None:
         self._queue = queue
@@ -79,6 +92,8 @@ class ScriptedReplica:
 
     async def _output(self, lease: Lease) -> Outcome:
         content = str(lease.input.get("content", "picture")).encode()
+        if lease.input.get("prompt") == "a JPEG":
+            content = JPEG
 
         async def chunks() -> Any:
             yield content
@@ -92,7 +107,7 @@ class ScriptedReplica:
             )
         output = {
             "images": [{"artifact": each.key} for each in artifacts],
-            "seed": lease.input.get("seed"),
+            "seed": lease.input.get("seed") or 0,
             "prompt": lease.input.get("prompt", ""),
             "echo": lease.input.get("echo"),
         }

@@ -95,3 +95,34 @@ async def test_the_digest_tells_versions_of_an_endpoint_and_lonely_runs_apart() 
     assert await reuse_digest(before, {"b": 2, "seed": 1}, alone=False) == await reuse_digest(
         before, {"seed": 1, "b": 2}, alone=False
     )
+
+
+async def test_the_same_wish_while_the_first_runs_waits_for_it_and_says_so(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    first = (await client.post(SUBMIT, json=wish(sleep_s=0.3), headers=ALLOW)).json()
+    told = await client.post(SUBMIT, json=wish(sleep_s=0.3), headers=ALLOW)
+    assert told.headers["x-darkroom-cache"] == "joined"
+    assert told.json()["darkroom"]["reason"] == "following"
+    second = told.json()
+    shown = (await client.get(f"/v1/requests/{second['request_id']}")).json()
+    assert (shown["state"], shown["follows"]) == ("queued", first["request_id"])
+    ran = await client.post(RUN, json=wish(sleep_s=0.3), headers=ALLOW)
+    assert ran.headers["x-darkroom-cache"] == "hit"
+    answers = [await client.get(each["response_url"]) for each in (first, second)]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json() == answers[1].json() == ran.json()
+    assert house.replica.ran == [first["request_id"]]
+
+
+async def test_who_hangs_up_does_not_take_away_what_another_waits_for(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    first = (await client.post(SUBMIT, json=wish(sleep_s=0.5), headers=ALLOW)).json()
+    second = (await client.post(SUBMIT, json=wish(sleep_s=0.5), headers=ALLOW)).json()
+    await client.put(first["cancel_url"])
+    answer = await client.get(second["status_url"])
+    while answer.json()["status"] != "COMPLETED":
+        answer = await client.get(second["status_url"])
+    assert "error" not in answer.json()
+    assert house.replica.ran == [first["request_id"], second["request_id"]]

@@ -164,6 +164,20 @@ async def test_no_model_is_the_usual_one_and_an_alias_leads_to_its_endpoint() ->
     assert "test/unserved" not in by_name
 
 
+@pytest.mark.parametrize("model", ["test/clips", "test/sounds"])
+async def test_what_makes_no_pictures_is_refused(
+    house: House, client: httpx.AsyncClient, model: str
+) -> None:
+    drawn = await generated(client, model=model)
+    edited = await client.post(
+        EDITS, data={"prompt": "x", "model": model}, files={"image": ("a.png", png())}
+    )
+    for answer in (drawn, edited):
+        assert answer.status_code == 400
+        assert "makes no pictures" in answer.json()["error"]["message"]
+    assert house.replica.ran == []
+
+
 async def test_without_a_good_key_nothing_is_done(house: House) -> None:
     async with house.client("no:key") as stranger:
         answer = await stranger.post(GENERATIONS, json={"prompt": "x"})

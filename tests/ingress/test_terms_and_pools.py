@@ -13,15 +13,22 @@ from tests.ingress.house import CATALOG
 FLUX = CATALOG.get("fal-ai/flux/schnell").endpoint
 PROBE = CATALOG.get("test/probe").endpoint
 
+SECRET = b"s" * 32
+
 
 @pytest.fixture
 def terms() -> CatalogTerms:
-    return CatalogTerms(CATALOG, FakeStorage(b"k" * 32, "http://in", FakeClock()), 4096)
+    return CatalogTerms(
+        CATALOG, FakeStorage(b"k" * 32, "http://in", FakeClock()), 4096, names_secret=SECRET
+    )
 
 
 def test_a_lease_says_where_our_own_files_are_read() -> None:
     storage = FakeStorage(b"k" * 32, "http://in", FakeClock())
-    assert CatalogTerms(CATALOG, storage, 1, files_url="http://in").files_url == "http://in"
+    assert (
+        CatalogTerms(CATALOG, storage, 1, files_url="http://in", names_secret=SECRET).files_url
+        == "http://in"
+    )
 
 
 def test_a_lease_gets_one_ticket_for_each_file_of_its_type(terms: CatalogTerms) -> None:
@@ -55,3 +62,15 @@ def test_the_first_pool_that_hosts_a_family_takes_it() -> None:
     assert PoolMap(pools).pool_of(FLUX) == "one"
     with pytest.raises(Unavailable, match="`probe`"):
         PoolMap(pools).pool_of(PROBE)
+
+
+def test_the_names_of_files_are_the_same_each_time_and_those_of_each_attempt_its_own() -> None:
+    def keys(request_id: str, attempt: int, secret: bytes = SECRET) -> list[str]:
+        storage = FakeStorage(b"k" * 32, "http://in", FakeClock())
+        terms = CatalogTerms(CATALOG, storage, 1, names_secret=secret)
+        endpoint = CATALOG.get("test/probe").endpoint
+        return [t.key for t in terms.tickets(request_id, attempt, endpoint, {"artifacts": 3})]
+
+    assert keys("a", 1) == keys("a", 1)
+    others = [keys("a", 1), keys("a", 2), keys("b", 1), keys("a", 1, b"t" * 32)]
+    assert len({key for each in others for key in each}) == 12

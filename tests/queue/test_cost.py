@@ -76,3 +76,13 @@ def test_work_is_steps_times_megapixels_times_pictures() -> None:
     assert work_of(given_) == pytest.approx(30.0)
     assert work_of({"prompt": "x"}) == 1.0
     assert work_of({"width": 2000, "height": 1000, "num_inference_steps": None}) == 2.0
+
+
+def test_a_clip_is_as_much_work_as_its_frames_in_their_resolution() -> None:
+    clip = {"num_inference_steps": 10, "resolution": "720p", "num_frames": 81}
+    assert work_of(clip) == pytest.approx(10 * 81 * 0.9216)
+    assert work_of({**clip, "resolution": "480p"}) == pytest.approx(10 * 81 * 0.4096)
+    assert work_of({**clip, "num_frames": "81"}) == work_of(clip)
+    seconds = {"duration": "6", "fps": "25", "resolution": "1080p"}
+    assert work_of(seconds) == pytest.approx(150 * 2.0736)
+    assert work_of({"resolution": "auto", "duration": "auto"}) == 1.0

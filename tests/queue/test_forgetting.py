@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from serve_app.domain.errors import OutcomeForgotten
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.request import Forgetting
+from serve_app.domain.webhook import Answer, Channel, DeliveryState, Webhook
 from serve_app.queue.database import Database
 from serve_app.queue.forgetting import Forgetfulness
+from serve_app.queue.outbox import PostgresOutbox
 from tests.contract.test_deletion_contract import asked, picture
 from tests.contract.test_forgetting_contract import INPUT, forgot
 from tests.queue.database import Ingress
@@ -43,6 +46,35 @@ async def test_an_hour_later_nothing_is_there_but_that_it_was(
         rows = await database.rows(f"SELECT row_to_json(t)::text FROM {table} t")
         assert "secret" not in str(rows)
         assert "images" not in str(rows)
+
+
+async def test_its_webhook_is_forgotten_with_the_outcome(
+    ingress: Ingress, database: Database
+) -> None:
+    queue, outbox = await ingress(), PostgresOutbox(database)
+    ids: list[str] = []
+    for path in ("told", "untold"):
+        request = asked(store_io=False, webhook=Webhook(f"https://{path}.example/", ""))
+        await queue.submit(request)
+        await queue.cancel(TENANT, request.id)
+        await forgot(queue, request.id, Forgetting.OUTCOME)
+        (claimed,) = await outbox.claim({Channel(TENANT, f"{path}.example"): 1})
+        assert await outbox.keep_body(claimed, b"a secret") == b"a secret"
+        if path == "told":
+            assert await outbox.delivered(claimed, Answer(0.1, 200))
+        ids.append(request.id)
+    told, untold = ids
+    await database.rows("UPDATE requests SET finished_at = now() - interval '61 minutes'")
+    for request_id in ids:
+        await forgot(queue, request_id, Forgetting.DONE)
+    rows = await database.rows("SELECT body FROM webhook_deliveries")
+    assert rows == [(None,), (None,)]
+    assert (await outbox.get(TENANT, told)).state is DeliveryState.DELIVERED
+    dead = await outbox.get(TENANT, untold)
+    assert dead.state is DeliveryState.DEAD
+    assert dead.error.startswith("Forgotten before it was delivered.")
+    with pytest.raises(OutcomeForgotten):
+        await outbox.redeliver(TENANT, told, "key")
 
 
 async def test_many_are_forgotten_at_once_and_each_once(

@@ -13,8 +13,8 @@ from serve_app.domain.errors import RequestNotFound, StorageUnavailable
 from serve_app.domain.webhook import Backlog, Claimed, DeliveryState, Webhook
 from serve_app.queue.limits import QueueLimits
 from serve_app.telemetry.clock import SystemClock
+from serve_app.webhooks.channels import MOST, PROVEN
 from serve_app.webhooks.courier import Courier, Rules
-from serve_app.webhooks.lanes import MOST, PROVEN
 from serve_app.webhooks.sending import Sender
 from serve_app.webhooks.signing import Signer
 from tests.fakes.liveness import FakeLiveness
@@ -102,7 +102,7 @@ async def test_receivers_that_hang_or_are_down_delay_nobody_else() -> None:
             await here.ended(good.url(), tenant="bob")
         here.courier.start()
         await here.until(lambda: here.tally.results["delivered"] == 20, within_s=10)
-        # While the lane of the one that is down is closed, what waits in it uses up no tries.
+        # While the channel of the one that is down is closed, what waits in it uses up no tries.
         await here.until(lambda: here.tally.results["failed"] >= 5)
         await asyncio.sleep(0.3)
         assert here.tally.results["failed"] <= 7

@@ -142,12 +142,25 @@ def test_a_stream_tells_the_log_and_each_file(client: replicate.Client) -> None:
         list(client.stream(PICTURES, input={"fail": "pipeline_failed", "message": "Boom."}))
 
 
-@pytest.mark.parametrize("strategy", ["base64", "url"])
-def test_a_file_of_the_input_arrives(client: replicate.Client, strategy: Any) -> None:
+def picture() -> io.BytesIO:
     file = io.BytesIO(b"a picture")
     file.name = "a.png"
+    return file
+
+
+def test_a_file_of_the_input_is_uploaded_first(client: replicate.Client) -> None:
+    made = client.predictions.create(version=VERSION, input={"image": picture()}, wait=True)
+    assert made.input is not None
+    assert made.input["image"].startswith("http://127.0.0.1:")
+    assert read(client, made.input["image"]) == b"a picture"
+    file = client.files.create(picture())
+    assert (file.name, file.content_type, file.size) == ("a.png", "image/png", 9)
+    assert read(client, file.urls["get"]) == b"a picture"
+
+
+def test_a_file_of_the_input_may_come_inside_it(client: replicate.Client) -> None:
     made = client.predictions.create(
-        version=VERSION, input={"image": file}, file_encoding_strategy=strategy, wait=True
+        version=VERSION, input={"image": picture()}, file_encoding_strategy="base64", wait=True
     )
     assert made.input is not None
     kind, _, content = made.input["image"].partition(",")

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from serve_app.cli import environment
 from serve_app.cli.installation import Installation
@@ -29,6 +30,25 @@ ROOT = HERE.parents[1]
 JAVASCRIPT = HERE / "javascript"
 TIMEOUT_S = 90.0
 TRUST = ("SSL_CERT_FILE", "NODE_EXTRA_CA_CERTS", "FAL_KEY")
+
+
+HUGGING_FACE = """
+import os, sys
+from huggingface_hub import InferenceClient
+from huggingface_hub.hf_api import InferenceProviderMapping
+from huggingface_hub.inference._providers._common import HARDCODED_MODEL_INFERENCE_MAPPING
+
+path, key = sys.argv[1], os.environ["FAL_KEY"]
+FLUX = "black-forest-labs/FLUX.1-schnell"  # which endpoint that is, the hub would say
+HARDCODED_MODEL_INFERENCE_MAPPING["fal-ai"] = {
+    FLUX: InferenceProviderMapping(
+        provider="fal-ai", hf_model_id=FLUX, providerId="fal-ai/flux/schnell",
+        status="live", task="text-to-image",
+    )
+}
+client = InferenceClient(provider="fal-ai", api_key=key)
+client.text_to_image("a JPEG", model=FLUX, width=512, height=512).save(path)
+"""
 
 
 @dataclass(frozen=True)
@@ -126,6 +146,15 @@ def test_javascript_runs_submits_and_subscribes(javascript: dict[str, Any]) -> N
 def test_javascript_uploads_here(javascript: dict[str, Any]) -> None:
     assert javascript["upload"].get("value", {}).get("content") == "abc", javascript["upload"]
     assert javascript["nested upload"]["value"]["two"] == "two"
+
+
+def test_hugging_face_s_inference_client_draws(
+    installation: tuple[Installation, Ways], tmp_path: Path
+) -> None:
+    picture = tmp_path / "picture.png"
+    shell("proxy", installation).run(sys.executable, "-W", "ignore", "-c", HUGGING_FACE, picture)
+    with Image.open(picture) as drawn:
+        assert drawn.size == (8, 8)
 
 
 def test_other_https_of_that_shell_is_passed_on(installation: tuple[Installation, Ways]) -> None:

@@ -9,7 +9,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.domain.errors import InvalidInput
+from serve_app.domain.errors import InvalidInput, Unsupported
 from serve_app.domain.model_aliases import DEFAULT_PICTURE_MODEL
 from serve_app.ingress import submission
 from serve_app.ingress.body import read_json
@@ -40,6 +40,9 @@ from serve_app.tenants.keys import Identity
 ENDPOINT = "x-darkroom-endpoint"
 """On every answer with pictures: the endpoint that made them."""
 
+MAKES_PICTURES = "to-image"
+"""How the category of such an endpoint ends."""
+
 GENERATION, EDIT = "image_generation", "image_edit"
 EVENT_STREAM = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 
@@ -49,7 +52,7 @@ async def generations(request: HttpRequest) -> Response:
     core = core_of(request)
     caller = await caller_of(request)
     given = PictureParameters.read(await read_json(request, core.config.max_body_bytes))
-    entry = _named(core, given)
+    entry = _drawing(_named(core, given))
     wish = wish_of(given, EndpointFields(entry))
     return await _answer(request, caller, entry, given, wish, GENERATION)
 
@@ -71,7 +74,7 @@ async def edits(request: HttpRequest) -> Response:
     masks = [each.content for each in form.files.get("mask", ())]
     if not pictures:
         raise InvalidInput.of_field("image", "Field required", "missing")
-    entry = _editing(core, _named(core, given), len(pictures), masked=bool(masks))
+    entry = _drawing(_editing(core, _named(core, given), len(pictures), masked=bool(masks)))
     fields = EndpointFields(entry)
     wish = wish_of(given, fields)
     mask = masks[0] if masks else None
@@ -82,6 +85,14 @@ async def edits(request: HttpRequest) -> Response:
 
 def _named(core: Core, given: PictureParameters) -> CatalogEntry:
     return named(core.catalog, core.config.model_aliases, given.model or DEFAULT_PICTURE_MODEL)
+
+
+def _drawing(entry: CatalogEntry) -> CatalogEntry:
+    """``entry``, if pictures are what it makes: of a clip there would be the poster only."""
+    endpoint = entry.endpoint
+    if not endpoint.category.endswith(MAKES_PICTURES):
+        raise Unsupported(f"{endpoint.id} makes no pictures: it is {endpoint.category}.")
+    return entry
 
 
 def _editing(core: Core, entry: CatalogEntry, pictures: int, *, masked: bool) -> CatalogEntry:

@@ -88,6 +88,7 @@ SCHEMAS: Json = {
             "finished_at": nullable(TIME),
             "replica_id": nullable(TEXT),
             "reuses": nullable(TEXT),
+            "follows": nullable(TEXT),
             "retries_left": nullable(
                 record({"timeout": WHOLE, "server_error": WHOLE, "connection_error": WHOLE})
             ),

@@ -227,7 +227,7 @@ def _rest() -> Json:
     form = record({"content": {"type": "string", "format": "binary"}})
     file = operation(
         "replicateCreateFile",
-        "A file for an input; its URL is the file itself, and nothing is kept",
+        "Upload a file for an input",
         {"201": answer("It.", OBJECT), **refusals(413, 422)},
         tag=TAG,
     )

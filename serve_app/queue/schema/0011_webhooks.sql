@@ -4,7 +4,7 @@
 ALTER TABLE requests ADD COLUMN webhook_origin text;
 
 ALTER TABLE webhook_deliveries
-    -- With `tenant`: the lane. Receivers that fail delay their lane only.
+    -- With `tenant`: the channel. Receivers that fail delay their channel only.
     ADD COLUMN host text NOT NULL GENERATED ALWAYS AS (
         coalesce(lower(substring(url from '^[a-z]+://(?:[^/?#@]*@)?([^/?#]+)')), '')) STORED,
     ADD COLUMN claims integer NOT NULL DEFAULT 0,        -- grows with each claim: the fence

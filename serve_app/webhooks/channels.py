@@ -1,4 +1,4 @@
-"""How many deliveries of a lane may be on their way: a breaker for each."""
+"""How many deliveries of a channel may be on their way: a breaker for each."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from serve_app.domain.webhook import Answer, Lane
+from serve_app.domain.webhook import Answer, Channel
 
 MOST = 64  # on their way at once, in this process
 MOST_OF_TENANT = 32
-PROVEN = 8  # of a lane whose receiver took the last one
+PROVEN = 8  # of a channel whose receiver took the last one
 UNPROVEN = 2
 FAILING = 1
 OPENS_AFTER = 5  # failures in a row
 FIRST_OPEN_S = 5.0
 LONGEST_OPEN_S = 60.0
-REMEMBERED = 10_000  # lanes
+REMEMBERED = 10_000  # channels
 
 
 @dataclass(slots=True)
@@ -25,48 +25,48 @@ class _Breaker:
     open_until: float = 0.0  # monotonic
 
 
-class Lanes:
-    """Decides, and does nothing. A lane that is not remembered is unproven."""
+class Channels:
+    """Decides, and does nothing. A channel that is not remembered is unproven."""
 
     def __init__(self) -> None:
-        self._breakers: OrderedDict[Lane, _Breaker] = OrderedDict()
-        self._under_way: Counter[Lane] = Counter()
+        self._breakers: OrderedDict[Channel, _Breaker] = OrderedDict()
+        self._under_way: Counter[Channel] = Counter()
         self._of_tenant: Counter[str] = Counter()
 
     @property
     def under_way(self) -> int:
         return self._under_way.total()
 
-    def choose(self, due: Iterable[Lane], now: float) -> Mapping[Lane, int]:
+    def choose(self, due: Iterable[Channel], now: float) -> Mapping[Channel, int]:
         """How many to claim of each: as evenly as there is room."""
-        chosen: dict[Lane, int] = {}
+        chosen: dict[Channel, int] = {}
         tenants = Counter(self._of_tenant)
         free = MOST - self.under_way
-        waiting = {lane: self._room(lane, now) for lane in due}
+        waiting = {channel: self._room(channel, now) for channel in due}
         while free > 0 and waiting:
-            for lane, room in [*waiting.items()]:
-                if not room or not free or tenants[lane.tenant] >= MOST_OF_TENANT:
-                    del waiting[lane]
+            for channel, room in [*waiting.items()]:
+                if not room or not free or tenants[channel.tenant] >= MOST_OF_TENANT:
+                    del waiting[channel]
                     continue
-                waiting[lane] = room - 1
-                chosen[lane] = chosen.get(lane, 0) + 1
-                tenants[lane.tenant] += 1
+                waiting[channel] = room - 1
+                chosen[channel] = chosen.get(channel, 0) + 1
+                tenants[channel.tenant] += 1
                 free -= 1
         return chosen
 
-    def left(self, lane: Lane) -> None:
+    def left(self, channel: Channel) -> None:
         """One is on its way."""
-        self._under_way[lane] += 1
-        self._of_tenant[lane.tenant] += 1
+        self._under_way[channel] += 1
+        self._of_tenant[channel.tenant] += 1
 
-    def back(self, lane: Lane) -> None:
+    def back(self, channel: Channel) -> None:
         """One is not any more."""
-        self._under_way -= Counter((lane,))  # drops what is zero
-        self._of_tenant -= Counter((lane.tenant,))
+        self._under_way -= Counter((channel,))  # drops what is zero
+        self._of_tenant -= Counter((channel.tenant,))
 
-    def heard(self, lane: Lane, answer: Answer, now: float) -> None:
-        breaker = self._breakers.setdefault(lane, _Breaker())
-        self._breakers.move_to_end(lane)
+    def heard(self, channel: Channel, answer: Answer, now: float) -> None:
+        breaker = self._breakers.setdefault(channel, _Breaker())
+        self._breakers.move_to_end(channel)
         while len(self._breakers) > REMEMBERED:
             self._breakers.popitem(last=False)
         if _alive(answer):
@@ -78,15 +78,15 @@ class Lanes:
             open_s = min(FIRST_OPEN_S * 2 ** min(over, 10), LONGEST_OPEN_S)
             breaker.open_until = now + open_s
 
-    def _room(self, lane: Lane, now: float) -> int:
-        breaker = self._breakers.get(lane)
+    def _room(self, channel: Channel, now: float) -> int:
+        breaker = self._breakers.get(channel)
         if breaker is None:
             most = UNPROVEN
         elif now < breaker.open_until:
             most = 0
         else:
             most = FAILING if breaker.failures else PROVEN
-        return max(0, most - self._under_way[lane])
+        return max(0, most - self._under_way[channel])
 
 
 def _alive(answer: Answer) -> bool:

@@ -1,0 +1,120 @@
+"""What an attempt uploaded and did not hand in is deleted, whoever died."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import pytest
+
+from serve_app.domain.request import State
+from serve_app.ingress.disposal import Disposal
+from serve_app.queue.database import Database
+from serve_app.queue.unwanted import Unwanted
+from serve_app.telemetry.clock import SystemClock
+from tests.contract.test_reuse_contract import picture
+from tests.fakes.liveness import FakeLiveness
+from tests.fakes.storage import FakeStorage
+from tests.fakes.terms import FakeTerms
+from tests.queue.database import QUICK, Ingress
+from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
+
+LONG = replace(QUICK, lease_s=600.0, first_lease_s=600.0)
+UNCOLLECTED = "SELECT 1 FROM attempts WHERE ended NOT IN ('succeeded', 'undo') AND NOT collected"
+
+
+async def once(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+async def unwanted(database: Database) -> dict[str, float]:
+    """By key, after how many seconds. Waits until nothing is left to collect."""
+    while await database.rows(UNCOLLECTED):
+        pass
+    rows = await database.rows("SELECT key, extract(epoch FROM due_at - now()) FROM unwanted")
+    return {key: float(after_s) for key, after_s in rows}
+
+
+async def test_the_files_of_a_replica_that_died_before_it_handed_in_are_deleted(
+    ingress: Ingress, database: Database, liveness: FakeLiveness
+) -> None:
+    queue = await ingress(LONG)
+    storage = FakeStorage(b"key", "http://here", SystemClock())
+    request = await queue.submit(new())
+    (first,) = (await queue.ask(ask(1))).leases
+    await queue.report(report(first.held))
+    (ticket,) = first.upload_tickets
+    await storage.put(ticket.key, "image/png", once(b"half a day's work"))
+    liveness.buried.add("actor-r1")
+    while (await queue.changed(TENANT, request.id, 0.1)).state is State.RUNNING:
+        pass
+    (second,) = (await queue.ask(ask(1, replica="r2"))).leases
+    (wanted,) = second.upload_tickets
+    await storage.put(wanted.key, "image/png", once(b"the picture"))
+    await queue.finish(done(second.held, picture(request.id), replica="r2"))
+    assert (await unwanted(database)).keys() == {ticket.key}
+    await database.rows("UPDATE unwanted SET due_at = now()")
+    await Disposal(Unwanted(database), storage).dispose()
+    assert set(storage.objects) == {wanted.key}
+
+
+@pytest.mark.parametrize(
+    ("how", "at_least_s", "at_most_s"), [("lost", 21_000, 21_600), ("failed", 200, 300)]
+)
+async def test_who_may_still_upload_has_the_time_of_its_ticket(
+    ingress: Ingress,
+    database: Database,
+    liveness: FakeLiveness,
+    how: str,
+    at_least_s: float,
+    at_most_s: float,
+) -> None:
+    queue = await ingress(LONG)
+    request = await queue.submit(new())
+    granted = await lease(queue)
+    if how == "lost":
+        liveness.buried.add("actor-r1")
+        while (await queue.changed(TENANT, request.id, 0.1)).state is State.RUNNING:
+            pass
+    else:
+        await queue.finish(done(granted.held, failure()))
+    ((key, after_s),) = (await unwanted(database)).items()
+    assert key == granted.upload_tickets[0].key
+    assert at_least_s < after_s <= at_most_s
+
+
+async def test_what_succeeded_left_nothing(ingress: Ingress, database: Database) -> None:
+    queue = await ingress(LONG)
+    await queue.submit(new())
+    await queue.finish(done((await lease(queue)).held))
+    assert await unwanted(database) == {}
+
+
+async def test_they_are_known_also_when_the_request_is_deleted_or_forgotten_at_once(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress(replace(LONG, look_s=600.0))
+    keys: set[str] = set()
+    ids: list[str] = []
+    for store_io in (True, False):
+        ids.append((await queue.submit(new(store_io=store_io))).id)
+        granted = await lease(queue)
+        keys |= {ticket.key for ticket in granted.upload_tickets}
+        await queue.finish(done(granted.held, failure()))
+    assert await queue._forgetfulness.forget() == []
+    await queue.delete(TENANT, ids[0])
+    assert (await unwanted(database)).keys() == keys
+    assert await queue._forgetfulness.forget() == [ids[1]]
+
+
+async def test_an_endpoint_that_is_gone_holds_up_nobody(
+    ingress: Ingress, database: Database, terms: FakeTerms
+) -> None:
+    queue = await ingress(replace(LONG, look_s=600.0))
+    for endpoint in ("a/gone", "a/here"):
+        await queue.submit(new(endpoint=endpoint))
+        granted = await lease(queue)
+        await queue.finish(done(granted.held, failure()))
+    terms.gone.add("a/gone")
+    await queue._orphans.collect()
+    assert (await unwanted(database)).keys() == {granted.upload_tickets[0].key}
