@@ -1,4 +1,4 @@
-"""What an endpoint's options change about the weights it names: an adapter in them, a solver.
+"""What an endpoint's options change about the weights it names: an adapter, a solver, tiles.
 
 Two endpoints with other amendments over the same weights are two loaded pipelines.
 """
@@ -14,7 +14,7 @@ from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
 from weights.selection import ADAPTER_FILE
 
-AMENDMENTS = ("dtype", "adapter", "solver")
+AMENDMENTS = ("dtype", "adapter", "solver", "tiling")
 """Options that make another pipeline of the same weights."""
 
 ADAPTER_KEYS = {"hub", "revision", "directory", "file", "scale"}
@@ -26,6 +26,7 @@ def amended(pipeline: Any, endpoint: Endpoint) -> Any:
     ``adapter``: ``{directory}``, which one of the hub (``{hub, revision}``) lies in by then, with
     ``file`` and ``scale`` if they are not diffusers' own name and 1. ``solver``: ``{name, …}``, a
     scheduler class of diffusers and what differs from the configuration that came with the weights.
+    ``tiling``: true, so that the autoencoder takes what is large in overlapping tiles.
     ``Misconfigured`` names the endpoint; ``WeightsUnavailable`` where the adapter cannot be had.
     """
     if (adapter := _option(endpoint, "adapter")) is not None:
@@ -44,6 +45,8 @@ def amended(pipeline: Any, endpoint: Endpoint) -> Any:
             set_solver(pipeline, **solver)
         except (Misconfigured, TypeError) as error:
             raise Misconfigured(f"{endpoint.id}: `options.solver`: {error}") from error
+    if endpoint.options.get("tiling"):
+        _tile(pipeline, endpoint)
     return pipeline
 
 
@@ -55,6 +58,19 @@ def amendments_name(options: Mapping[str, Any]) -> str:
         for each in said
     ]
     return "".join(f":{text}" for text in texts)
+
+
+def _tile(pipeline: Any, endpoint: Endpoint) -> None:
+    enable = getattr(getattr(pipeline, "vae", None), "enable_tiling", None)
+    if enable is None:
+        raise Misconfigured(
+            f"{endpoint.id}: `options.tiling`: {type(pipeline).__name__} has no autoencoder that "
+            "takes tiles."
+        )
+    try:
+        enable()
+    except NotImplementedError as error:  # what diffusers' own do that have none
+        raise Misconfigured(f"{endpoint.id}: `options.tiling`: {error}") from error
 
 
 def _option(endpoint: Endpoint, name: str) -> Mapping[str, Any] | None:

@@ -17,6 +17,7 @@ from deployments.keeping import Keeper
 from deployments.phase import Stop
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.reporting import Reporter
+from deployments.session import OpenSessions, Session
 from deployments.tally import Tally
 from deployments.workshop import Workshop
 from serve_app.domain.endpoint import Endpoint
@@ -34,6 +35,7 @@ from serve_app.domain.lease import (
 )
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock, LeasePort
+from serve_app.domain.request import Priority
 from serve_app.telemetry.logs import request_id
 
 if TYPE_CHECKING:  # it imports torch
@@ -69,6 +71,7 @@ class ReplicaCore:
         self._config = config
         self._identity = identity
         self._attempts: dict[Held, Attempt] = {}
+        self.sessions = OpenSessions(self._attempts)
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._closed = False
@@ -209,11 +212,17 @@ class ReplicaCore:
 
     def _begin(self, lease: Lease) -> None:
         family = self._families.get(lease.endpoint.family)
-        attempt = Attempt(lease, family, self._workshop, self._asker.slot_freed)
+        attempt = self._attempt(lease, family)
         self._attempts[lease.held] = attempt
         if self._closed:
             attempt.stop(Stop.HANDED_BACK)
         self._spawn(self._see_through(attempt))
+
+    def _attempt(self, lease: Lease, family: Family | None) -> Attempt:
+        workshop, on_engine_left = self._workshop, self._asker.slot_freed
+        if lease.priority is not Priority.REALTIME:
+            return Attempt(lease, family, workshop, on_engine_left)
+        return Session(lease, family, workshop, on_engine_left, self._config.session_silence_s)
 
     async def _see_through(self, attempt: Attempt) -> None:
         request_id.set(attempt.lease.request_id)

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from serve_app.domain.artifact import Artifact, UploadTicket
 
@@ -54,6 +54,18 @@ class MediaFile:
             return hashlib.new(name, self.body, usedforsecurity=False).digest()
         with self.body.open("rb") as file:
             return hashlib.file_digest(file, lambda: _hash(name)).digest()
+
+
+class TakesFiles(Protocol):
+    """Where files go. Real: storage, by their tickets."""
+
+    async def put(self, file: MediaFile) -> None:
+        """``TooLarge`` when the file is over its ticket's limit."""
+        ...
+
+    async def delete(self, ticket: UploadTicket) -> None: ...
+
+    async def aclose(self) -> None: ...
 
 
 def _hash(name: str) -> hashlib._Hash:

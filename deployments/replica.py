@@ -22,7 +22,10 @@ from deployments.replica_config import Identity, ReplicaConfig
 from deployments.upload import Uploader, http_client
 from deployments.workshop import Workshop
 from serve_app.domain.addresses import resolve
+from serve_app.domain.errors import Unavailable
+from serve_app.domain.lease import Held
 from serve_app.domain.ports import Clock
+from serve_app.domain.session import Drawn, Frame
 from serve_app.loopback import keep_to_loopback
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
@@ -74,6 +77,22 @@ class Replica:
             backoff,
         )
         await self._core.start()
+
+    # What the ingress calls, for realtime sessions. ``replica_id`` has led the call here.
+
+    async def draw(self, replica_id: str, held: Held, frame: Frame) -> Drawn:
+        del replica_id
+        return await self._started.sessions.draw(held, frame)
+
+    async def end_session(self, replica_id: str, held: Held) -> None:
+        del replica_id
+        self._started.sessions.end(held)
+
+    @property
+    def _started(self) -> ReplicaCore:
+        if self._core is None:
+            raise Unavailable("The replica has not started.")
+        return self._core
 
     async def check_health(self) -> None:
         """Serve replaces the replica when this raises."""

@@ -12,8 +12,8 @@ from deployments import loading
 from deployments.adapter_fetching import AdapterFetcher
 from deployments.family import Family, WarmsUp
 from deployments.fetching import Fetcher
+from deployments.media_file import TakesFiles
 from deployments.recipe import as_held, recipe_on, weights_name
-from deployments.upload import Uploader
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import Progress, Stage
@@ -32,7 +32,7 @@ class Workshop:
 
     engine: Engine
     residency: Residency
-    uploader: Uploader
+    uploader: TakesFiles
     fetcher: Fetcher
     snapshot_fetcher: Fetcher
     adapters: AdapterFetcher  # of those that inputs name

@@ -16,6 +16,7 @@ from deployments.families import FAMILIES
 from deployments.replica import Replica, ReplicaConfig
 from serve_app.domain.errors import Misconfigured
 from serve_app.ingress.deployment import Ingress
+from serve_app.ingress.seat_router import SeatRouter
 from serve_app.scaling.policy import PoolPolicy
 from serve_app.settings import (
     AWS_SECRET_NAMES,
@@ -30,6 +31,7 @@ from weights.mirror import bucket_of
 
 APPLICATION = "darkroom"
 INGRESS = "ingress"
+SEAT_ROUTER = f"{SeatRouter.__module__}:{SeatRouter.__name__}"
 HEAD_NODE = "node:__internal_head__"  # the resource that Ray gives its head node
 
 
@@ -92,6 +94,8 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
         graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
         snapshot_interval_s=pool.snapshot_interval_s,
         stuck_after_s=pool.stuck_after_s,
+        # Longer than the ingress waits for a frame, which ends a session while there is an ingress.
+        session_silence_s=config.realtime_idle_s + 15,
         allow_private_urls=config.allow_private_urls,
         adapter_bytes=pool.adapter_bytes,
         adapters_dir=config.adapters_dir or config.data_dir / "adapters",
@@ -126,6 +130,7 @@ def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
         graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
         graceful_shutdown_wait_loop_s=0.1,
         health_check_period_s=5,
+        request_router_config={"request_router_class": SEAT_ROUTER},
         **scaling,
     )
 

@@ -178,6 +178,12 @@ class Config(BaseSettings):
     max_body_bytes: int = Field(
         default=16 * 2**20, ge=1024, description="Size of a request's body."
     )
+    max_frame_bytes: int = Field(
+        default=4 * 2**20, ge=1024, le=15 * 2**20, description="Size of a realtime frame."
+    )
+    realtime_idle_s: float = Field(
+        default=60.0, gt=0, description="A realtime session without a frame for so long ends."
+    )
     max_artifact_bytes: int = Field(default=256 * 2**20, ge=1, description="Size of one artifact.")
     max_upload_bytes: int = Field(
         default=2 * 2**30, ge=1, description="Size of a file that a client uploads."

@@ -34,7 +34,7 @@ def _square(value: object) -> object:
 SquareSize = Annotated[ImageSize, BeforeValidator(_square, json_schema_input_type=SquareName)]
 
 
-ON_ITS_OWN = "each request is on its own here: there are no realtime sessions yet"
+ON_ITS_OWN = "each frame is drawn on its own here"
 Feedback = Annotated[
     float,
     NoEffect(ON_ITS_OWN, granted=(1,)),

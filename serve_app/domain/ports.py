@@ -22,6 +22,7 @@ from serve_app.domain.lease import (
     Work,
 )
 from serve_app.domain.operations import Operations
+from serve_app.domain.outcome import Usage
 from serve_app.domain.progress import Preview
 from serve_app.domain.request import (
     CancelVerdict,
@@ -195,6 +196,11 @@ class Queue(LeasePort, Protocol):
     ) -> Sequence[Request]:
         """Newest first; ``before`` is the id of the last one of the page before. ``since`` and
         ``until`` (exclusive) are about the submit."""
+        ...
+
+    async def drew(self, session: Held, request_id: str, state: State, usage: Usage) -> None:
+        """A frame of a realtime session ended, which had the id ``request_id``: what it took is
+        counted once, however often this is called."""
         ...
 
     async def delete(self, tenant: str, request_id: str) -> Sequence[str]:

@@ -52,6 +52,7 @@ class Priority(IntEnum):
     LOW = 0
     NORMAL = 1
     HIGH = 2
+    REALTIME = 3  # of sessions, and of nothing else
 
 
 class WaitReason(StrEnum):

@@ -16,6 +16,7 @@ from serve_app.ingress.fal import routes as fal
 from serve_app.ingress.fal.addressing import Addressed
 from serve_app.ingress.mcp import routes as mcp
 from serve_app.ingress.openai import routes as openai
+from serve_app.ingress.realtime import sockets
 from serve_app.ingress.replicate import routes as replicate
 from serve_app.ingress.reply import json_reply
 
@@ -34,6 +35,7 @@ def create_app() -> Starlette:
         *replicate.ROUTES,
         *mcp.ROUTES,
         fal.UNPREFIXED,
+        *sockets.ROUTES,
     ]
     app = Starlette(
         routes=routes,

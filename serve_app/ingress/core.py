@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.lifecycle import Lifecycles
 from serve_app.domain.ports import Clock, Queue, Storage
+from serve_app.domain.session import Sessions
 from serve_app.ingress.background import Background
 from serve_app.ingress.held import LastAnswers
 from serve_app.ingress.lost_answers import LostAnswers
@@ -48,6 +49,7 @@ class Core:
     catalog: Catalog
     queue: Queue
     storage: Storage
+    sessions: Sessions
     keys: Keys
     tokens: Tokens
     clock: Clock

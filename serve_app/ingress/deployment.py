@@ -46,6 +46,7 @@ from serve_app.ingress.placement import Placement
 from serve_app.ingress.pools import PoolMap
 from serve_app.ingress.readiness import Readiness
 from serve_app.ingress.replicate.webhook import Bodies
+from serve_app.ingress.seats import HandleSessions
 from serve_app.ingress.terms import CatalogTerms
 from serve_app.ingress.uploads import Uploads
 from serve_app.ingress.webhooks import Webhooks
@@ -89,10 +90,10 @@ class Ingress:
     _closing: AsyncExitStack | None = None
 
     async def __init__(  # pyright: ignore[reportGeneralTypeIssues]  # Serve awaits it
-        self, config: Config, pools: object
+        self, config: Config, pools: Sequence[Any]
     ) -> None:
         """``pools`` are their handles: binding them is what makes Serve deploy them."""
-        del pools
+        self._sessions = HandleSessions({pool.deployment_name: pool for pool in pools})
         keep_to_loopback()
         logs.configure(config.log_level, logs.stream(config.log_file))
         logs.quiet_serve()
@@ -290,6 +291,7 @@ class Ingress:
             catalog=catalog,
             queue=self._queue,
             storage=storage,
+            sessions=self._sessions,
             keys=keys,
             tokens=tokens,
             clock=clock,

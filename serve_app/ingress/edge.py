@@ -43,12 +43,15 @@ class Edge:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         core: Core = scope["app"].state.core
         exchange = Exchange(core.new_id())
         attach(scope, exchange)
+        if scope["type"] == "websocket":  # it ends itself, and what it counts are its frames
+            await self._app(scope, receive, send)
+            return
         if scope["method"] == "OPTIONS":
             await _preflight(scope, exchange, send)
             return

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from starlette.requests import Request as HttpRequest
+from starlette.requests import HTTPConnection
 
 from serve_app.domain.errors import FieldProblem, InvalidInput
 
 
-def page_size(request: HttpRequest, *, default: int, most: int) -> int:
+def page_size(request: HTTPConnection, *, default: int, most: int) -> int:
     """``limit``; ``InvalidInput`` when it is not from 1 to ``most``."""
     given = request.query_params.get("limit", str(default))
     if not (given.isascii() and given.isdecimal() and 1 <= int(given[:9]) <= most):
@@ -17,7 +17,7 @@ def page_size(request: HttpRequest, *, default: int, most: int) -> int:
     return int(given)
 
 
-def time(request: HttpRequest, name: str) -> datetime | None:
+def time(request: HTTPConnection, name: str) -> datetime | None:
     """A time with its zone, as in ``2026-01-31T12:00:00Z``; ``InvalidInput`` for another."""
     given = request.query_params.get(name)
     if given is None:
@@ -31,7 +31,7 @@ def time(request: HttpRequest, name: str) -> datetime | None:
     raise invalid(name, "should be a time with its zone, such as 2026-01-31T12:00:00Z", given)
 
 
-def whole(request: HttpRequest, name: str, *, default: int, most: int) -> int:
+def whole(request: HTTPConnection, name: str, *, default: int, most: int) -> int:
     """A whole number; ``InvalidInput`` when it is not from 0 to ``most``."""
     given = request.query_params.get(name, str(default))
     if not (given.isascii() and given.isdecimal() and int(given[:9]) <= most):

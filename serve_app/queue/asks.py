@@ -6,11 +6,13 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.lease import Ask, Held, Lease, Signal, SignalKind, Work
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import LeaseTerms
-from serve_app.domain.request import Request
+from serve_app.domain.request import Priority, Request
 from serve_app.queue import wording
 from serve_app.queue.census import Census
 from serve_app.queue.charges import Charges
@@ -138,9 +140,7 @@ class Asks:
             expires_in_s=self._limits.first_lease_s,
             endpoint=endpoint,
             input=request.input,
-            upload_tickets=self._terms.tickets(
-                request.id, request.attempt, endpoint, request.input
-            ),
+            upload_tickets=self._tickets(request, endpoint),
             priority=request.priority,
             deadline_s=_remaining_s(request),
             alone=request.alone,
@@ -149,6 +149,11 @@ class Asks:
             else self._terms.snapshot_url(request.snapshot.key),
             files_url=self._terms.files_url,
         )
+
+    def _tickets(self, request: Request, endpoint: Endpoint) -> tuple[UploadTicket, ...]:
+        if request.priority is Priority.REALTIME:
+            return ()  # nothing of a session goes to storage
+        return self._terms.tickets(request.id, request.attempt, endpoint, request.input)
 
     # How it works
 

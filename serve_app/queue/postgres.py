@@ -20,12 +20,12 @@ from serve_app.domain.lease import (
     Verdict,
     Work,
 )
-from serve_app.domain.outcome import Outcome
+from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Clock, LeaseTerms, Liveness
 from serve_app.domain.progress import Preview
 from serve_app.domain.request import CancelVerdict, LogLine, NewRequest, Request, State, Waiting
 from serve_app.domain.snapshot import StoredSnapshot
-from serve_app.queue import leaving, snapshots, wording
+from serve_app.queue import frames, leaving, snapshots, wording
 from serve_app.queue.aftermath import Aftermath
 from serve_app.queue.asks import Asks
 from serve_app.queue.census import Census
@@ -268,6 +268,9 @@ class PostgresQueue:
         limit: int = 50,
     ) -> Sequence[Request]:
         return await self._history.page(tenant, states, endpoint, since, until, before, limit)
+
+    async def drew(self, session: Held, request_id: str, state: State, usage: Usage) -> None:
+        await frames.count(self._database, self._charges, session, request_id, state, usage)
 
     async def delete(self, tenant: str, request_id: str) -> Sequence[str]:
         # From its attempts follows what they left.

@@ -68,6 +68,22 @@ class Metrics:
             ("pool", "part", "reason"),
             registry=registry,
         )
+        self._sessions = Gauge(
+            "darkroom_realtime_sessions", "Open sessions.", ("endpoint",), registry=registry
+        )
+        self._frames = Counter(
+            "darkroom_realtime_frames",
+            "Frames of realtime sessions, by what became of them.",
+            ("endpoint", "end"),
+            registry=registry,
+        )
+        self._frame_s = Histogram(
+            "darkroom_realtime_frame_seconds",
+            "From when a frame's turn came until its answer was sent.",
+            ("endpoint",),
+            buckets=LATENCY_S,
+            registry=registry,
+        )
         self._oldest = Gauge(
             "darkroom_oldest_wait_seconds",
             "Age of the oldest waiting request.",
@@ -111,6 +127,19 @@ class Metrics:
             self._forwards.labels(pool, part, str(calls)).inc(forwards)
         for (part, reason), calls in done.not_merged.items():
             self._not_merged.labels(pool, part, reason).inc(calls)
+
+    def session_opened(self, endpoint: str) -> None:
+        self._sessions.labels(endpoint).inc()
+
+    def session_ended(self, endpoint: str) -> None:
+        self._sessions.labels(endpoint).dec()
+
+    def frame(self, endpoint: str, end: str) -> None:
+        """``end``: drawn, failed, dropped for a newer one, or refused."""
+        self._frames.labels(endpoint, end).inc()
+
+    def drew(self, endpoint: str, elapsed_s: float) -> None:
+        self._frame_s.labels(endpoint).observe(elapsed_s)
 
     def unexpected(self, route: str) -> None:
         self._unexpected.labels(route).inc()

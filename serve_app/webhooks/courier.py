@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from random import Random
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from serve_app.domain.errors import DarkroomError, RequestNotFound
+from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, RequestNotFound
 from serve_app.domain.ports import Clock
 from serve_app.domain.webhook import Answer, Backlog, Channel, Claimed, Outbox
 from serve_app.webhooks.channels import Channels
@@ -18,6 +18,7 @@ from serve_app.webhooks.retrying import again_after_s
 from serve_app.webhooks.sending import Sender
 from serve_app.webhooks.signing import Parcel
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 Compose = Callable[[Claimed], Awaitable[bytes]]
@@ -32,6 +33,13 @@ AWAY_S = 30.0
 """After so long a body that could not be put together (storage was away, say) is tried again."""
 
 CHANNELS_AT_ONCE = 200
+PAGE_PAUSE_S = 0.02
+"""Between two pages in which nothing could be sent: many channels that wait cost little."""
+
+ACT_AGAIN_S = 0.5
+ACTS = 40
+"""So often a body is stored, and what became of it is written down, while the database is away:
+about as long as a claim lasts. Given up after a 2xx, it is delivered twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +137,8 @@ class Courier:
             task = asyncio.create_task(self._deliver(each))
             self._under_way[task] = each
             task.add_done_callback(self._landed)
+        if more and not claimed:
+            await asyncio.sleep(PAGE_PAUSE_S)
         return more or bool(claimed)
 
     def _landed(self, task: asyncio.Task[None]) -> None:
@@ -137,14 +147,14 @@ class Courier:
 
     async def _deliver(self, claimed: Claimed) -> None:
         try:
-            body = await self._body(claimed)
+            body = await self._insist(lambda: self._body(claimed))
             if body is None:
                 return
             timeout_s = LATER_TIMEOUT_S if claimed.tries else FIRST_TIMEOUT_S
             parcel = Parcel(claimed.id, claimed.request_id, claimed.tenant, body)
             answer = await self._sender.post(claimed.url, parcel, timeout_s)
             self._channels.heard(claimed.channel, answer, self._clock.monotonic())
-            await self._write_down(claimed, answer)
+            await self._insist(lambda: self._write_down(claimed, answer))
         except DarkroomError as error:
             # The claim runs out, and it comes again.
             log.warning("Webhook of request %s: %s", claimed.request_id, error.message)
@@ -158,10 +168,23 @@ class Courier:
             return await self._outbox.keep_body(claimed, await self._compose(claimed))
         except RequestNotFound:
             return None  # deleted meanwhile, and its delivery with it
+        except DatabaseUnavailable:
+            raise
         except DarkroomError as error:
             log.warning("Webhook of request %s waits: %s", claimed.request_id, error.message)
             await self._outbox.put_back(claimed, AWAY_S)
             return None
+
+    async def _insist(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Again and again while the database is away."""
+        for left in reversed(range(ACTS)):
+            try:
+                return await act()
+            except DatabaseUnavailable:
+                if not left:
+                    raise
+                await asyncio.sleep(ACT_AGAIN_S)
+        raise AssertionError("unreachable")
 
     async def _write_down(self, claimed: Claimed, answer: Answer) -> None:
         if answer.accepted:

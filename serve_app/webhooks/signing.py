@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.ports import Clock
 from serve_app.domain.webhook import SigningSeed, SigningSeeds
 
@@ -74,8 +75,12 @@ class Signer:
         and its predecessor for a day."""
         now = self._clock.monotonic()
         if not self._keys or now - self._read_at >= KEEP_S:
-            self._keys = known(await self._seeds.all())
-            self._read_at = now
+            try:
+                self._keys = known(await self._seeds.all())
+                self._read_at = now
+            except DatabaseUnavailable:
+                if not self._keys:
+                    raise  # else those that were read last are good enough
         return self._keys
 
     def forget(self) -> None:

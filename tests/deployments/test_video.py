@@ -20,6 +20,7 @@ from diffusers import (
 )
 from PIL import Image
 
+from deployments.amendments import amended, amendments_name
 from deployments.engine.engine import Engine
 from deployments.engine.media import fit, to_levels
 from deployments.engine.solver import shifted
@@ -540,6 +541,19 @@ def test_any_other_pipeline_of_clips_is_served_by_its_entry_alone(engine, tmp_pa
     assert torch.equal(result.frames, expected.frames)
     product = family.deliver(endpoint, call, Made(result, 1.0, 2), tickets())
     assert len(seen(product.files[0].body).frames) == 6
+
+
+def test_an_autoencoder_takes_tiles_where_its_entry_says_so(tmp_path):
+    folder = tmp_path / "weights"
+    MAKE[HUNYUAN]().save_pretrained(folder, safe_serialization=True)
+    whole = replace(ANY, weights=Weights(str(folder)), options={**ANY.options, "arguments": {}})
+    tiled = replace(whole, options={**whole.options, "tiling": True})
+    assert not VideoFamily().load(whole, "cpu").vae.use_tiling
+    assert VideoFamily().load(tiled, "cpu").vae.use_tiling
+    # Loaded apart: endpoints without it share the weights and not the tiles.
+    assert amendments_name(tiled.options) != amendments_name(whole.options)
+    with pytest.raises(Misconfigured, match=r"me/mine: `options.tiling`"):
+        amended(object(), tiled)
 
 
 def test_an_exact_size_is_rendered_larger_and_cropped_and_made_even(serve):

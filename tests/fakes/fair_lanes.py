@@ -48,9 +48,14 @@ class FairLanes:
         request = row.request
         lane = self._lanes[request.pool][request.tenant]
         lane.vtime += (took_s - row.expected_s) / lane.weight
-        if succeeded:
+        if succeeded and request.work > 0:
             key = (request.endpoint, request.pool)
             self._fits[key] = self._fits.get(key, Fit()).learn(request.work, took_s)
+
+    def pays(self, request: Request, seconds: float) -> None:
+        """Its lane, for a frame of a session."""
+        lane = self._lanes[request.pool][request.tenant]
+        lane.vtime += seconds / lane.weight
 
     def until_start_s(
         self,

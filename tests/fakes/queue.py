@@ -44,6 +44,7 @@ from serve_app.domain.request import (
     Forgetting,
     LogLine,
     NewRequest,
+    Priority,
     Request,
     State,
     Waiting,
@@ -265,6 +266,11 @@ class FakeQueue:
         ]
         return chosen[:limit]
 
+    async def drew(self, session: Held, request_id: str, state: State, usage: Usage) -> None:
+        if request_id not in self.usage and session.request_id in self._rows:
+            self.usage.append(request_id)
+            self._lanes.pays(self._rows[session.request_id].request, usage.run_s)
+
     async def delete(self, tenant: str, request_id: str) -> Sequence[str]:
         await self._look()
         request = self._row(tenant, request_id).request
@@ -455,7 +461,9 @@ class FakeQueue:
             expires_in_s=self._limits.first_lease_s,
             endpoint=endpoint,
             input=request.input,
-            upload_tickets=self._terms.tickets(request.id, attempt, endpoint, request.input),
+            upload_tickets=self._terms.tickets(request.id, attempt, endpoint, request.input)
+            if request.priority is not Priority.REALTIME
+            else (),
             priority=request.priority,
             deadline_s=_remaining_s(request),
             alone=request.alone,

@@ -60,6 +60,7 @@ class House:
     uploads: FakeUploads
     lifecycles: FakeLifecycles
     replica: ScriptedReplica
+    liveness: FakeLiveness
     key: str  # of the tenant `default`, with all scopes
     weak_key: str  # of the same tenant, with `api` only
     other_key: str  # of the tenant `other`
@@ -93,8 +94,10 @@ async def built(
     book = FakeUploads(clock)
     lifecycles = FakeLifecycles()
     terms = CatalogTerms(catalog, storage, config.max_artifact_bytes, names_secret=b"n" * 32)
-    queue = FakeQueue(clock, terms, limits or QueueLimits(), FakeLiveness())
+    liveness = FakeLiveness()
+    queue = FakeQueue(clock, terms, limits or QueueLimits(), liveness)
     keys = FakeKeyRing(clock)
+    scripted = ScriptedReplica(queue, storage)
     metrics = Metrics(CollectorRegistry())
     seeds = FakeSigningSeeds(clock)
     compose = Bodies(queue, storage, catalog)
@@ -103,6 +106,7 @@ async def built(
         catalog=catalog,
         queue=queue,
         storage=storage,
+        sessions=scripted,
         keys=keys,
         tokens=Tokens(b"t" * 32, clock),
         clock=clock,
@@ -127,9 +131,10 @@ async def built(
         queue=queue,
         storage=storage,
         keys=keys,
+        replica=scripted,
+        liveness=liveness,
         uploads=book,
         lifecycles=lifecycles,
-        replica=ScriptedReplica(queue, storage),
         key=str(await keys.create("default", scopes=frozenset({API, ADMIN}))),
         weak_key=str(await keys.create("default")),
         other_key=str(await keys.create("other", scopes=frozenset({API, ADMIN}))),

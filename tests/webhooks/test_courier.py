@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
+import pytest
+
 from serve_app.domain.addresses import resolve
-from serve_app.domain.errors import RequestNotFound, StorageUnavailable
-from serve_app.domain.webhook import Backlog, Claimed, DeliveryState, Webhook
+from serve_app.domain.errors import DatabaseUnavailable, RequestNotFound, StorageUnavailable
+from serve_app.domain.webhook import Answer, Backlog, Claimed, DeliveryState, Webhook
 from serve_app.queue.limits import QueueLimits
 from serve_app.telemetry.clock import SystemClock
+from serve_app.webhooks import courier
 from serve_app.webhooks.channels import MOST, PROVEN
 from serve_app.webhooks.courier import Courier, Rules
 from serve_app.webhooks.sending import Sender
@@ -69,11 +72,11 @@ async def post(
     await sender.start()
     tally = Counted()
     rules = Rules(waits_s, give_up_s=3600.0, look_s=0.02)
-    courier = Courier(queue.outbox, compose, sender, CLOCK, rules, tally)  # type: ignore[arg-type]
+    made = Courier(queue.outbox, compose, sender, CLOCK, rules, tally)  # type: ignore[arg-type]
     try:
-        yield Post(queue, tally, courier)
+        yield Post(queue, tally, made)
     finally:
-        await courier.aclose()
+        await made.aclose()
         await sender.aclose()
 
 
@@ -179,6 +182,28 @@ async def test_memory_holds_only_what_is_on_its_way() -> None:
         await here.until(lambda: sum(len(each.received) for each in hosts) >= MOST)
         await asyncio.sleep(0.2)
         assert len(made) <= MOST
+
+
+async def test_what_the_receiver_took_is_written_down_when_the_database_is_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(courier, "ACT_AGAIN_S", 0.02)
+    async with Receiver() as receiver, post() as here:
+        outbox, asked = here.queue.outbox, 0
+        delivered = outbox.delivered
+
+        async def away(claimed: Claimed, answer: Answer) -> bool:
+            nonlocal asked
+            asked += 1
+            if asked < 4:
+                raise DatabaseUnavailable("PostgreSQL is away.")
+            return await delivered(claimed, answer)
+
+        outbox.delivered = away  # type: ignore[method-assign]
+        await here.ended(receiver.url())
+        here.courier.start()
+        await here.until(lambda: here.tally.results["delivered"] == 1)
+        assert len(receiver.received) == 1
 
 
 async def test_the_backlog_is_counted() -> None:

@@ -63,7 +63,7 @@ class _Running:
     async def _serve(self) -> None:
         async with built(**self._house) as house:
             config = uvicorn.Config(
-                house.app, host="127.0.0.1", port=0, log_config=None, lifespan="off", ws="none"
+                house.app, host="127.0.0.1", port=0, log_config=None, lifespan="off"
             )
             self._server = uvicorn.Server(config)
             serving = asyncio.create_task(self._server.serve())

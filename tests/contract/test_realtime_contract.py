@@ -1,0 +1,62 @@
+"""Requests that stand for realtime sessions: over the fake queue and over PostgreSQL."""
+
+from __future__ import annotations
+
+import psycopg
+
+from serve_app.domain.outcome import Outcome, Usage
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import Priority, State
+from tests.contract.queues import Make
+from tests.contract.test_fairness_contract import CALM
+from tests.fakes.queue import FakeQueue
+from tests.queue.requests import POOL, TENANT, ask, done, new, new_id
+
+
+async def session_of(queue: Queue, **changes: object):
+    await queue.submit(new(priority=Priority.REALTIME, work=0.0, input={}, **changes))
+    (lease,) = (await queue.ask(ask(1))).leases
+    return lease
+
+
+async def test_a_session_is_leased_without_tickets_and_tells_what_it_is(queue: Queue) -> None:
+    lease = await session_of(queue)
+    assert lease.priority is Priority.REALTIME
+    assert lease.upload_tickets == ()
+    assert (await queue.demand())[POOL].running == 1
+
+
+async def test_a_session_goes_before_what_its_tenant_has_waiting(make: Make) -> None:
+    queue = await make(CALM)
+    await queue.submit(new(priority=Priority.HIGH))
+    lease = await session_of(queue)
+    assert lease.priority is Priority.REALTIME
+
+
+async def counted(queue: Queue, at: str | None) -> list[str]:
+    """Ids of the usage lines."""
+    if isinstance(queue, FakeQueue):
+        return queue.usage
+    async with await psycopg.AsyncConnection.connect(at or "") as connection:
+        rows = await connection.execute("SELECT request_id::text FROM usage ORDER BY at")
+        return [row[0] for row in await rows.fetchall()]
+
+
+async def test_a_frame_is_counted_once(make: Make, at: str | None) -> None:
+    queue = await make()
+    before = len(await counted(queue, at))
+    lease = await session_of(queue)
+    frame, usage = new_id(), Usage(run_s=0.5, steps=4, units=1.0)
+    for _ in range(2):
+        await queue.drew(lease.held, frame, State.SUCCEEDED, usage)
+    await queue.finish(done(lease.held, Outcome(output={"frames": 1})))
+    assert (await counted(queue, at))[before:] == [frame, lease.request_id]
+
+
+async def test_how_long_a_session_stays_says_nothing_about_other_requests(make: Make) -> None:
+    queue = await make(CALM)
+    lease = await session_of(queue)
+    await queue.finish(done(lease.held, Outcome(output={}, usage=Usage(run_s=3600.0))))
+    request = await queue.submit(new())
+    assert (await queue.waiting(request)).starts_at is None
+    assert (await queue.get(TENANT, request.id)).state is State.QUEUED

@@ -1,0 +1,149 @@
+"""A realtime session on its replica: the real engine draws its frames."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from deployments.session import Session
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.endpoint import Weights
+from serve_app.domain.errors import Cancelled, Fenced
+from serve_app.domain.lease import Held, Signal, SignalKind
+from serve_app.domain.request import Priority
+from serve_app.domain.session import Drawn, Frame
+from tests.deployments.conftest import PROBE, Rig
+from tests.deployments.waiting import until
+
+pytestmark = pytest.mark.engine
+
+
+async def opened(rig: Rig, name: str = "session", **changes: Any) -> Held:
+    """A session that the replica holds."""
+    lease = replace(rig.lease(name), priority=Priority.REALTIME, upload_tickets=(), **changes)
+    rig.port.offer(lease)
+    await until(lambda: isinstance(rig.core._attempts.get(lease.held), Session))
+    return lease.held
+
+
+def frame(name: str = "frame", files: int = 0, **input: Any) -> Frame:
+    tickets = (UploadTicket(f"{name}/{number}", "", "image/png", 10**6) for number in range(files))
+    return Frame(name, input, tuple(tickets))
+
+
+async def drawn(rig: Rig, held: Held, *frames: Frame) -> list[Drawn]:
+    return [await rig.core.sessions.draw(held, each) for each in frames]
+
+
+async def test_frames_are_drawn_and_nothing_of_them_is_uploaded(rig: Rig) -> None:
+    held = await opened(rig)
+    picture = frame("a", files=1, artifacts=1, steps=2, content="abc")
+    first, second = await drawn(rig, held, picture, frame("b", steps=1, echo="x"))
+    assert first.files == {"a/0": b"abc"}
+    assert first.outcome.output is not None
+    assert first.outcome.output["images"] == [{"artifact": "a/0"}]
+    assert first.outcome.usage.steps == 2
+    assert (second.outcome.output or {})["echo"] == "x"
+    assert rig.storage.requests == []
+    rig.core.sessions.end(held)
+    outcome = await rig.outcome(held)
+    assert outcome.succeeded
+    assert outcome.output == {"frames": 2}
+    assert (outcome.usage.steps, outcome.usage.units) == (0, 0.0)
+
+
+async def test_a_session_keeps_its_slot_and_the_weights(rig: Rig) -> None:
+    held = await opened(rig)
+    await drawn(rig, held, frame(steps=0))
+    await rig.port.until(lambda: rig.port.asks[-1].held == (held,))
+    assert rig.port.asks[-1].slots == 1
+    assert rig.workshop.hot == ("probe",)
+
+
+async def test_a_frame_goes_before_what_others_wait_for(rig: Rig) -> None:
+    held = await opened(rig)
+    await drawn(rig, held, frame(steps=1))
+    long = rig.offer("long", steps=400, step_ms=5)
+    await rig.reported(long)
+    began = asyncio.get_running_loop().time()
+    await drawn(rig, held, frame(steps=4, step_ms=5))
+    assert asyncio.get_running_loop().time() - began < 1.0
+    assert not any(one.held == long for one in rig.port.finishes)
+
+
+async def test_a_frame_that_fails_leaves_the_session_open(rig: Rig) -> None:
+    held = await opened(rig)
+    failed, good = await drawn(rig, held, frame(message="No paint."), frame(echo=1))
+    assert failed.outcome.failure is not None
+    assert failed.outcome.failure.message == "No paint."
+    assert good.outcome.succeeded
+
+
+async def test_what_the_session_is_charged_for_is_the_time_between_frames(rig: Rig) -> None:
+    held = await opened(rig)
+    (one,) = await drawn(rig, held, frame(steps=20, step_ms=20))
+    rig.core.sessions.end(held)
+    rest_s = (await rig.outcome(held)).usage.run_s
+    assert one.outcome.usage.run_s >= 0.4
+    assert rest_s < 0.4
+
+
+async def test_a_session_of_which_nothing_is_heard_ends(make_rig: Any) -> None:
+    rig = await make_rig(session_silence_s=0.2)
+    held = await opened(rig)
+    await drawn(rig, held, frame(steps=20, step_ms=20))  # longer than that: it is at work
+    assert (await rig.outcome(held)).succeeded
+
+
+async def test_a_draw_that_is_cancelled_stops_its_generation(rig: Rig) -> None:
+    held = await opened(rig)
+    drawing = asyncio.create_task(drawn(rig, held, frame(steps=100_000, step_ms=5)))
+    await until(lambda: rig.workshop.engine.counts()["steps"] > 2)
+    drawing.cancel()
+    await asyncio.gather(drawing, return_exceptions=True)
+    (after,) = await drawn(rig, held, frame(steps=1))
+    assert after.outcome.succeeded
+
+
+async def test_a_cancelled_session_stops_the_frame_that_is_drawn(rig: Rig) -> None:
+    held = await opened(rig)
+    drawing = asyncio.create_task(drawn(rig, held, frame(steps=100_000, step_ms=5)))
+    await until(lambda: rig.workshop.engine.counts()["steps"] > 2)
+    rig.port.signal(Signal(SignalKind.CANCEL, held))
+    ((stopped,), outcome) = await asyncio.gather(drawing, rig.outcome(held))
+    assert stopped.outcome.failure is not None
+    assert stopped.outcome.failure.code == Cancelled.code
+    assert outcome.failure is not None
+    assert outcome.failure.code == Cancelled.code
+    with pytest.raises(Fenced):
+        await drawn(rig, held, frame())
+
+
+async def test_a_replica_that_closes_hands_its_sessions_back(make_rig: Any) -> None:
+    rig = await make_rig()
+    held = await opened(rig)
+    await drawn(rig, held, frame(steps=1))
+    await rig.core.aclose()
+    assert rig.port.handed_back == [held]
+
+
+async def test_a_session_whose_weights_are_missing_fails_with_the_reason(rig: Rig) -> None:
+    endpoint = replace(PROBE, weights=Weights("missing"))
+    lease = replace(rig.lease("session", endpoint), priority=Priority.REALTIME)
+    rig.port.offer(lease)
+    outcome = await rig.outcome(lease.held)
+    assert outcome.failure is not None
+    assert "missing" in outcome.failure.message
+    with pytest.raises(Fenced):
+        await drawn(rig, lease.held, frame())
+
+
+async def test_a_frame_that_waits_for_weights_in_vain_is_told(make_rig: Any) -> None:
+    rig = await make_rig()
+    endpoint = replace(PROBE, weights=Weights("missing"), options={"load_s": 0.3})
+    held = await opened(rig, endpoint=endpoint)
+    with pytest.raises(Fenced):
+        await drawn(rig, held, frame())

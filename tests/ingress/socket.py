@@ -1,0 +1,88 @@
+"""A client of realtime sessions that speaks to the application in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlencode
+
+import msgpack
+
+from tests.ingress.house import HOST, House
+
+
+class Client:
+    """What it hears: results as maps, control messages as maps, and at last how it was closed."""
+
+    def __init__(self) -> None:
+        self.closed: dict[str, Any] | None = None
+        self._to_server: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._heard: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._to_server.put_nowait({"type": "websocket.connect"})
+
+    def send(self, **input: Any) -> None:
+        self.send_bytes(msgpack.packb(input))
+
+    def send_bytes(self, message: bytes) -> None:
+        self._to_server.put_nowait({"type": "websocket.receive", "bytes": message})
+
+    def send_text(self, message: str) -> None:
+        self._to_server.put_nowait({"type": "websocket.receive", "text": message})
+
+    def hang_up(self) -> None:
+        self._to_server.put_nowait({"type": "websocket.disconnect", "code": 1000})
+
+    async def hear(self, within_s: float = 5.0) -> dict[str, Any]:
+        async with asyncio.timeout(within_s):
+            return await self._heard.get()
+
+    async def end(self, within_s: float = 5.0) -> int:
+        """The code that it was closed with."""
+        async with asyncio.timeout(within_s):
+            while self.closed is None:
+                await self._heard.get()
+        return int(self.closed["code"])
+
+    # ASGI
+
+    async def receive(self) -> dict[str, Any]:
+        return await self._to_server.get()
+
+    async def deliver(self, message: dict[str, Any]) -> None:
+        if message["type"] == "websocket.close":
+            self.closed = message
+            self._heard.put_nowait(message)
+        elif message["type"] == "websocket.send":
+            packed = message.get("bytes")
+            said = json.loads(message["text"]) if packed is None else msgpack.unpackb(packed)
+            self._heard.put_nowait(said)
+
+
+@asynccontextmanager
+async def connected(
+    house: House, path: str = "/test/probe/realtime", key: str | None = "", **query: Any
+) -> AsyncIterator[Client]:
+    """``key``: none with None, the house's strongest when empty."""
+    client = Client()
+    headers = [(b"host", HOST.encode())]
+    if key is not None:
+        headers.append((b"authorization", f"Key {key or house.key}".encode()))
+    scope = {
+        "type": "websocket",
+        "path": path,
+        "raw_path": path.encode(),
+        "query_string": urlencode(query).encode(),
+        "headers": headers,
+        "scheme": "ws",
+        "subprotocols": [],
+    }
+    serving = asyncio.create_task(house.app(scope, client.receive, client.deliver))
+    try:
+        yield client
+    finally:
+        client.hang_up()
+        await serving
+        await house.core.background.join()

@@ -1,0 +1,283 @@
+"""Realtime sessions: frames in, pictures out, past the queue."""
+
+from __future__ import annotations
+
+import base64
+
+import httpx
+import msgpack
+import pytest
+
+from serve_app.domain.request import State
+from serve_app.queue.limits import QueueLimits
+from tests.deployments.waiting import until
+from tests.ingress.house import House, built
+from tests.ingress.socket import connected
+
+
+async def sessions_of(house: House) -> list:
+    """The requests that stand for sessions, newest first."""
+    page = await house.queue.page("default")
+    return [each for each in page if each.input == {"realtime": True}]
+
+
+async def test_a_frame_is_answered_with_its_pictures_inside(house: House) -> None:
+    async with connected(house) as client:
+        client.send(artifacts=1, content="abc", echo="é", request_id="r-1")
+        answer = await client.hear()
+    (image,) = answer["images"]
+    assert image["content"] == b"abc"
+    assert image["content_type"] == "application/octet-stream"
+    assert "artifact" not in image
+    assert (answer["echo"], answer["request_id"]) == ("é", "r-1")
+
+
+async def test_with_sync_mode_a_picture_is_a_data_uri(house: House) -> None:
+    async with connected(house, "/run/test/probe/realtime") as client:
+        client.send(artifacts=1, content="abc", sync_mode=True)
+        (image,) = (await client.hear())["images"]
+    assert base64.b64decode(image["url"].partition(",")[2]) == b"abc"
+    assert "content" not in image
+
+
+async def test_bytes_in_a_frame_become_data_uris(house: House) -> None:
+    async with connected(house) as client:
+        client.send(echo=[b"\xff\xd8\xff picture"], nothing=None)
+        answer = await client.hear()
+    assert answer["echo"][0].startswith("data:image/jpeg;base64,")
+    assert "nothing" not in house.replica.drawn[0].input
+
+
+async def test_a_session_holds_one_lease_and_each_frame_has_a_usage_line(house: House) -> None:
+    async with connected(house) as client:
+        for number in range(3):
+            client.send(echo=number)
+            assert (await client.hear())["echo"] == number
+        (session,) = await sessions_of(house)
+        assert session.state is State.RUNNING
+        assert (await house.queue.demand())["studio"].running == 1
+    drawn = [frame.request_id for frame in house.replica.drawn]
+    assert len(set(drawn)) == 3
+    assert house.queue.usage == [*drawn, session.id]
+    (session,) = await sessions_of(house)
+    assert session.state is State.SUCCEEDED
+
+
+@pytest.mark.parametrize(
+    ("message", "word"),
+    [
+        (msgpack.packb({"prompt": "x", "num_inference_steps": 99}), "num_inference_steps"),
+        (msgpack.packb([1, 2]), "map"),
+        (msgpack.packb({1: 2}), "strict_map_key"),
+        (msgpack.packb({"a": msgpack.Timestamp(1)}), "Timestamp"),
+        (msgpack.packb({"a": float("nan")}), "finite"),
+        (msgpack.packb({"a": "\0"}), "NUL"),
+        (b"\xc1", ""),
+        (b"", ""),
+        (b"\x81\xa1a" + b"\x91" * 100_000, "deeply"),
+        (b"\x81\xa1a" + b"\x91" * 40 + b"\x01", "deeply"),
+        (b"\x81\xa1a\xdf\xff\xff\xff\xff", ""),
+        (b"x" * 3000, "2048"),
+    ],
+)
+async def test_a_wrong_frame_is_refused_in_a_sentence_and_the_session_goes_on(
+    message: bytes, word: str
+) -> None:
+    async with (
+        built(max_frame_bytes=2048 if message[:1] == b"x" else 1 << 20) as house,
+        connected(house, "/fal-ai/flux/schnell/realtime") as client,
+    ):
+        client.send_bytes(message)
+        refusal = await client.hear()
+        assert refusal["type"] == "x-fal-error"
+        assert word in refusal["reason"]
+        client.send(prompt="x")
+        assert (await client.hear())["prompt"] == "x"
+
+
+async def test_text_is_refused(house: House) -> None:
+    async with connected(house) as client:
+        client.send_text('{"echo": 1}')
+        assert "msgpack" in (await client.hear())["reason"]
+
+
+async def test_a_frame_that_fails_says_why_and_the_session_goes_on(house: House) -> None:
+    async with connected(house) as client:
+        client.send(fail="pipeline_failed", message="No paint.", request_id=7)
+        failure = await client.hear()
+        assert failure["error"] == "INTERNAL_SERVER_ERROR"
+        assert (failure["reason"], failure["request_id"]) == ("No paint.", 7)
+        client.send(echo=1)
+        assert (await client.hear())["echo"] == 1
+
+
+async def test_frames_that_have_not_begun_give_way_to_newer_ones(house: House) -> None:
+    async with connected(house, max_buffering=1) as client:
+        client.send(echo=0)
+        await client.hear()
+        client.send(echo=1, sleep_s=0.3)
+        await until(lambda: len(house.replica.drawn) == 2)
+        for number in range(2, 6):
+            client.send(echo=number, request_id=number)
+        heard = [await client.hear() for _ in range(5)]
+    dropped = [each["request_id"] for each in heard if each.get("action") == "dropped"]
+    assert dropped == [2, 3, 4]
+    assert [each["echo"] for each in heard if "echo" in each] == [1, 5]
+
+
+async def test_without_max_buffering_frames_are_answered_in_their_order(house: House) -> None:
+    async with connected(house) as client:
+        for number in range(20):
+            client.send(echo=number, sleep_s=0.01)
+        assert [(await client.hear())["echo"] for _ in range(20)] == list(range(20))
+
+
+@pytest.mark.parametrize("given", ["61", "-1", "x"])
+async def test_a_wrong_max_buffering_is_refused(house: House, given: str) -> None:
+    async with connected(house, max_buffering=given) as client:
+        assert "max_buffering" in (await client.hear())["reason"]
+        assert await client.end() == 1008
+
+
+async def test_a_session_to_which_nothing_comes_ends_cleanly() -> None:
+    async with built(realtime_idle_s=0.2) as house, connected(house) as client:
+        client.send(echo=1)
+        await client.hear()
+        assert await client.end() == 1000
+        await house.core.background.join()
+        (session,) = await sessions_of(house)
+        assert session.state is State.SUCCEEDED
+
+
+async def test_a_client_that_goes_away_gives_its_slot_back(house: House) -> None:
+    async with connected(house) as client:
+        client.send(sleep_s=60)
+        await until(lambda: house.replica.drawn != [])
+    (session,) = await sessions_of(house)
+    assert session.state is State.SUCCEEDED
+    assert (await house.queue.demand())["studio"].running == 0
+
+
+async def test_a_replica_that_dies_ends_its_sessions_with_the_reason(house: House) -> None:
+    async with connected(house) as client:
+        client.send(echo=1)
+        await client.hear()
+        await house.replica.aclose()
+        house.liveness.buried.add("actor-1")
+        last = await client.hear()
+        assert (last["type"], last["error"]) == ("x-fal-error", "RUNNER_DISCONNECTED")
+        assert "died" in last["reason"]
+        assert await client.end() == 1011
+    (session,) = await sessions_of(house)
+    assert session.state is State.CANCELLED, "nobody else is to hold it"
+
+
+async def test_cancelling_a_sessions_request_ends_it(house: House) -> None:
+    async with connected(house) as client:
+        client.send(echo=1)
+        await client.hear()
+        (session,) = await sessions_of(house)
+        await house.queue.cancel("default", session.id)
+        assert "cancelled" in (await client.hear())["reason"]
+        assert await client.end() == 1000
+
+
+async def test_sessions_count_against_the_limits_of_their_tenant() -> None:
+    limits = QueueLimits(max_running_per_tenant=1)
+    async with built(limits=limits) as house, connected(house) as first:
+        first.send(echo=1)
+        await first.hear()
+        async with connected(house) as second:
+            second.send(echo=2)
+            with pytest.raises(TimeoutError):
+                await second.hear(within_s=0.3)
+            first.hang_up()
+            assert (await second.hear())["echo"] == 2
+
+
+async def test_a_session_for_which_there_is_no_room_is_refused() -> None:
+    limits = QueueLimits(max_waiting=0)
+    async with built(limits=limits) as house, connected(house) as client:
+        assert "waiting already" in (await client.hear())["reason"]
+        assert await client.end() == 1013
+
+
+async def test_who_leaves_before_a_replica_is_there_is_waited_for_by_nobody(idle: House) -> None:
+    async with connected(idle) as client:
+        client.send(echo=1)
+        await until(lambda: len(idle.queue._rows) == 1)
+    (session,) = await sessions_of(idle)
+    assert session.state is State.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        ("/nobody/nothing/realtime", "nobody/nothing"),
+        ("/test/unserved/realtime", "not served"),
+        ("/test/probe", "realtime"),
+        ("/", "realtime"),
+    ],
+)
+async def test_where_there_is_no_session_to_be_had_the_reason_is_said(
+    house: House, path: str, word: str
+) -> None:
+    async with connected(house, path) as client:
+        assert word in (await client.hear())["reason"]
+        assert await client.end() == 1008
+
+
+@pytest.mark.parametrize("key", [None, "dk_no:0123456789abcdef"])
+async def test_without_a_good_key_the_client_is_told_to_authenticate(
+    house: House, key: str | None
+) -> None:
+    async with connected(house, key=key) as client:
+        said = await client.hear()
+        # The JavaScript client reads the first two, the Python client the third.
+        assert (said["status"], said["error"], said["type"]) == (
+            *("error", "Unauthorized"),
+            "x-fal-error",
+        )
+        assert await client.end() == 1008
+
+
+async def test_a_token_opens_sessions_of_its_endpoints(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    answer = await client.post("/rest/tokens/", json={"allowed_apps": ["probe"]})
+    token = answer.json()
+    async with connected(house, key=None, fal_jwt_token=token) as session:
+        session.send(echo=1)
+        assert (await session.hear())["echo"] == 1
+    async with connected(
+        house, "/fal-ai/flux/schnell/realtime", key=None, fal_jwt_token=token
+    ) as session:
+        assert "does not allow" in (await session.hear())["reason"]
+        assert await session.end() == 1008
+
+
+async def test_an_endpoint_whose_id_ends_so_is_called_by_its_own_name() -> None:
+    from serve_app.ingress.fal.paths import before  # noqa: PLC0415
+
+    known = {"owner/model/realtime", "owner/other"}.__contains__
+    assert before("owner/model/realtime", "realtime", known) == "owner/model/realtime"
+    assert before("owner/model/realtime/realtime", "realtime", known) == "owner/model/realtime"
+    assert before("owner/other/realtime", "realtime", known) == "owner/other"
+    assert before("owner/none/realtime", "realtime", known) == "owner/none"
+    assert before("owner/other", "realtime", known) is None
+
+
+async def test_sessions_and_frames_are_counted(house: House) -> None:
+    def count(name: str, **labels: str) -> float | None:
+        return house.core.metrics.registry.get_sample_value(name, labels)
+
+    async with connected(house) as client:
+        client.send(echo=1)
+        await client.hear()
+        client.send_bytes(b"")
+        await client.hear()
+        assert count("darkroom_realtime_sessions", endpoint="test/probe") == 1
+    assert count("darkroom_realtime_sessions", endpoint="test/probe") == 0
+    frames = "darkroom_realtime_frames_total"
+    assert count(frames, endpoint="test/probe", end="drawn") == 1
+    assert count(frames, endpoint="test/probe", end="refused") == 1
