@@ -4,7 +4,7 @@
 
 Each number has a database of its own on one embedded PostgreSQL; the rounds go through them in
 turn, so what else the machine does falls on all alike. Submit, lease and finish are those of
-queue_lifecycle.py, by 1 and by 16 callers. Then the history's pages, the deletion of one request,
+queues.py, by 1 and by 16 callers. Then the history's pages, the deletion of one request,
 and what the retention deletes.
 """
 
@@ -21,7 +21,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import psycopg
-from queue_lifecycle import POOL, NobodyDies, NoTerms, Replica
+from queue_replica import POOL, NobodyDies, NoTerms, Replica
 
 from serve_app.domain.request import NewRequest, State
 from serve_app.ingress.ids import RequestIds

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.queue_lifecycle import OUTCOME, POOL, NobodyDies, NoTerms
+from benchmarks.queue_replica import OUTCOME, POOL, NobodyDies, NoTerms
 from serve_app.domain.lease import Ask, Finish
 from serve_app.domain.request import NewRequest
 from serve_app.ingress.event_stream import stream

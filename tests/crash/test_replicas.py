@@ -13,7 +13,9 @@ from tests.crash.scene import LIMITS, Scene
 async def test_a_replica_that_dies_between_upload_and_finish_leaves_its_files_out_of_the_outcome(
     scene: Scene,
 ) -> None:
-    (queue,) = await scene.ingresses(scene.near)
+    # No lease runs out: its death alone ends the first attempt.
+    limits = replace(LIMITS, lease_s=600.0, first_lease_s=600.0)
+    (queue,) = await scene.ingresses(scene.near, limits=limits)
     request = await scene.submit(queue)
     doomed = Replica(scene.house, "doomed", dies_at=Point.UPLOADED).start()
     await doomed.dead.wait()

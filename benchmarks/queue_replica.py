@@ -1,0 +1,65 @@
+"""What measurements of the queue have in common: a pool without a catalogue, and replicas in this
+process that finish at once what they get."""
+
+from __future__ import annotations
+
+import asyncio
+
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.lease import Ask, Finish, Lease
+from serve_app.domain.outcome import Outcome, Usage
+from serve_app.queue.postgres import PostgresQueue
+
+POOL = "benchmark"
+ENDPOINT = Endpoint(id="noop", family="noop", weights=Weights(source="/"), schema="noop")
+OUTCOME = Outcome(output={"images": [{"url": "none"}]}, usage=Usage(0.001, 1, 1.0))
+
+
+class NoTerms:
+    files_url = ""
+
+    def endpoint(self, endpoint_id: str):
+        del endpoint_id
+        return ENDPOINT
+
+    def tickets(self, *terms):
+        del terms
+        return ()
+
+
+class NobodyDies:
+    async def dead(self, actor_ids):
+        del actor_ids
+        return frozenset()
+
+    async def bygone(self, actor_ids):
+        del actor_ids
+        return frozenset()
+
+
+class Replica:
+    """Asks, and finishes what it gets; one ask outstanding, as many slots as it is told."""
+
+    def __init__(self, queue: PostgresQueue, name: str, slots: int) -> None:
+        self._queue = queue
+        self._name = name
+        self._free = slots
+        self._room = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        while True:
+            if self._free == 0:
+                self._room.clear()
+                await self._room.wait()
+            work = await self._queue.ask(Ask(self._name, self._name, POOL, self._free))
+            for lease in work.leases:
+                self._free -= 1
+                task = asyncio.create_task(self._finish(lease))
+                self._running.add(task)
+                task.add_done_callback(self._running.discard)
+
+    async def _finish(self, lease: Lease) -> None:
+        await self._queue.finish(Finish(lease.held, self._name, OUTCOME))
+        self._free += 1
+        self._room.set()
