@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -21,9 +21,6 @@ class EndpointFields:
     def __contains__(self, name: str) -> bool:
         """Whether the schema names it."""
         return name in (self._properties or ())
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._properties or ())
 
     def takes(self, name: str) -> bool:
         return self._properties is None or name in self._properties

@@ -174,6 +174,8 @@ def test_a_clip_from_a_picture_and_one_that_fails(client: openai.OpenAI) -> None
     assert failed.status == "failed"
     assert failed.error is not None
     assert (failed.error.code, failed.error.message) == ("pipeline_failed", "Boom.")
+    with pytest.raises(openai.NotFoundError, match="There is no video: Boom"):
+        client.videos.download_content(failed.id)
     with pytest.raises(openai.BadRequestError, match="not remixed"):
         client.videos.remix(made.id, prompt="x")
 

@@ -56,6 +56,9 @@ def test_an_endpoint_with_a_longer_id_and_an_alias(client: replicate.Client) -> 
 def test_files_inside_the_answer_are_read_by_the_client(client: replicate.Client) -> None:
     (made,) = client.run(PICTURES, {"prompt": "x", "sync_mode": True})
     assert made.read() == b"picture"
+    newest = client.predictions.list()[0]
+    assert newest.output is not None
+    assert newest.output[0].startswith("http://"), "a page of files would be large"
 
 
 async def test_run_async(address: Address) -> None:

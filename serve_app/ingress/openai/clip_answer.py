@@ -8,10 +8,9 @@ from typing import Any
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
 from serve_app.domain.artifact import Artifact
-from serve_app.domain.errors import Expired
-from serve_app.domain.outcome import Failure
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import Request, State
+from serve_app.ingress.fal.output import NO_OUTCOME
 from serve_app.ingress.openai.clip_wish import told_length, told_size
 from serve_app.ingress.openai.refusal import failure_body
 
@@ -26,8 +25,6 @@ STATUSES: Mapping[State, str] = {
 
 DENOISED_PERCENT = 90
 """Of the work, the share of denoising: what is decoded and encoded is the rest."""
-
-NEVER_STARTED = Failure(Expired.code, "It ended without an outcome.", retryable=False)
 
 
 def makes_clips(entry: CatalogEntry) -> bool:
@@ -58,7 +55,7 @@ def clip(request: Request, names: Mapping[str, str]) -> dict[str, Any]:
     }
     if request.state.final and request.state is not State.SUCCEEDED:
         failure = request.outcome.failure if request.outcome else None
-        body["error"] = failure_body(failure or NEVER_STARTED, names)["error"]
+        body["error"] = failure_body(failure or NO_OUTCOME, names)["error"]
     return body
 
 

@@ -116,9 +116,9 @@ def _size(size: str | None, fields: EndpointFields) -> dict[str, Any]:
     if size is None or size == "auto":
         return {}
     found = _SIZE.fullmatch(size)
-    if found is None or "0" in (found[1].strip("0") or "0", found[2].strip("0") or "0"):
+    width, height = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not (width and height):
         raise InvalidInput.of_field("size", "Input should be pixels, as in `1280x720`")
-    width, height = int(found[1]), int(found[2])
     for name in SIZES:
         if name in fields:
             return {name: {"width": width, "height": height}}

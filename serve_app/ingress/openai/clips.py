@@ -111,7 +111,10 @@ async def content(request: HttpRequest) -> Response:
     if variant not in ("video", "thumbnail"):
         raise query.invalid("variant", "should be `video` or `thumbnail`", variant)
     wanted = is_clip if variant == "video" else is_picture
-    file = next((each for each in outcome_of(found).artifacts if wanted(each)), None)
+    outcome = outcome_of(found)
+    if outcome.failure is not None:
+        raise ArtifactNotFound(f"There is no video: {outcome.failure.message}")
+    file = next((each for each in outcome.artifacts if wanted(each)), None)
     if file is None:
         raise ArtifactNotFound(f"This video has no {variant}.")
     return RedirectResponse(file_url(origin_of(request), file.key), 302)

@@ -8,7 +8,6 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from serve_app.domain.errors import EndpointNotFound
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import Core, core_of
 from serve_app.ingress.model_names import named
@@ -30,8 +29,6 @@ async def shown(request: HttpRequest) -> Response:
     core = core_of(request)
     name: str = request.path_params["model"]
     entry = named(core.catalog, core.config.model_aliases, name)
-    if not name:
-        raise EndpointNotFound("Name a model.")
     return json_reply(_model(name, entry.endpoint.id))
 
 

@@ -69,7 +69,7 @@ async def shown(request: HttpRequest) -> Response:
 
 
 async def listed(request: HttpRequest) -> Response:
-    """The tenant's requests, newest first, without their logs."""
+    """The tenant's requests, newest first, without their logs and without files inside them."""
     caller = await caller_of(request)
     core = core_of(request)
     cursor = request.query_params.get("cursor")
@@ -77,7 +77,7 @@ async def listed(request: HttpRequest) -> Response:
         raise query.invalid("cursor", "should be the one of the page before", cursor)
     page = await core.queue.page(caller.tenant, before=cursor, limit=PAGE + 1)
     base = base_of(request)
-    results = [await prediction(core, each, base) for each in page[:PAGE]]
+    results = [await prediction(core, each, base, inline=False) for each in page[:PAGE]]
     more = f"{base}/v1/predictions?cursor={page[PAGE - 1].id}" if len(page) > PAGE else None
     return json_reply({"previous": None, "next": more, "results": results})
 

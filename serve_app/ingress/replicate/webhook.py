@@ -88,7 +88,7 @@ async def secret(request: HttpRequest) -> Response:
     """With it a receiver checks the signature, as Replicate's client does. The tenant's own."""
     caller = await caller_of(request)
     secrets = await core_of(request).webhooks.signer.secrets_of(caller.tenant)
-    return json_reply({"key": secrets[-1]})
+    return json_reply({"key": secrets[-1]}, headers={"cache-control": "no-store"})
 
 
 def _encoded(told: dict[str, Any]) -> bytes:
