@@ -1,6 +1,7 @@
 """The families that Darkroom brings along, by import path: naming one imports nothing."""
 
 FAMILIES: dict[str, str] = {
+    "audio": "deployments.audio:AudioFamily",
     "flux": "deployments.flux:FluxFamily",
     "flux2": "deployments.flux2:Flux2Family",
     "generic": "deployments.generic:GenericFamily",

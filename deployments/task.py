@@ -12,6 +12,7 @@ from serve_app.domain.errors import Misconfigured
 TEXT_TO_IMAGE, IMAGE_TO_IMAGE, INPAINTING = "text-to-image", "image-to-image", "inpainting"
 REALTIME = "realtime"
 TEXT_TO_VIDEO, IMAGE_TO_VIDEO = "text-to-video", "image-to-video"
+TEXT_TO_AUDIO = "text-to-audio"
 
 
 class GivenKind(StrEnum):

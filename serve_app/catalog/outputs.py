@@ -64,6 +64,34 @@ class VideoOutput(Output):
     timings: Timings
 
 
+class Sound(File):
+    """A produced sound."""
+
+    duration: float | None = Field(default=None, description="Seconds.")
+    sample_rate: int | None = Field(default=None, description="Samples a second.")
+    channels: int | None = Field(default=None, description="1 or 2.")
+
+
+class _SoundOutput(Output):
+    waveform: Image | None = Field(default=None, description="A picture of its samples.")
+    seed: int = Field(description="With it and the same input the same sound comes out.")
+    prompt: str = Field(description="As it was used.")
+    timings: Timings
+
+
+class AudioOutput(_SoundOutput):
+    audio: Sound
+
+
+class AudioFileOutput(_SoundOutput):
+    audio_file: Sound
+
+
+class SongOutput(AudioOutput):
+    tags: str = Field(description="As they were used.")
+    lyrics: str = Field(description="As they were used.")
+
+
 class RawImage(BaseModel):
     """A picture inside the message that brings it."""
 

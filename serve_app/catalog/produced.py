@@ -32,3 +32,8 @@ def nothing(_input: Mapping[str, Any]) -> tuple[str, ...]:
 def clip_with_poster(input: Mapping[str, Any]) -> tuple[str, ...]:
     """A clip, and its first frame."""
     return (MEDIA_TYPES[input["output_format"]], MEDIA_TYPES["jpeg"])
+
+
+def sound_with_waveform(input: Mapping[str, Any]) -> tuple[str, ...]:
+    """A sound, and a picture of it."""
+    return (MEDIA_TYPES[input["output_format"]], MEDIA_TYPES["png"])

@@ -7,12 +7,14 @@ from functools import partial
 from typing import Any, Protocol
 
 from serve_app.catalog import (
+    ace_step,
     flux,
     flux2,
     hunyuan_video,
     ltx_video,
     qwen_image,
     sdxl,
+    stable_audio,
     upscaling,
     wan,
     z_image,
@@ -43,6 +45,7 @@ class InputSchema(Protocol):
 
 
 SCHEMAS: Mapping[str, Callable[[Endpoint], InputSchema]] = {
+    "ace-step-text-to-music": partial(PydanticSchema, ace_step.TEXT_TO_MUSIC),
     "flux-text-to-image": partial(PydanticSchema, flux.TEXT_TO_IMAGE),
     "flux-image-to-image": partial(PydanticSchema, flux.IMAGE_TO_IMAGE),
     "flux-lora": partial(PydanticSchema, flux.LORA),
@@ -57,6 +60,8 @@ SCHEMAS: Mapping[str, Callable[[Endpoint], InputSchema]] = {
     "sdxl-image-to-image": partial(PydanticSchema, sdxl.IMAGE_TO_IMAGE),
     "sdxl-inpainting": partial(PydanticSchema, sdxl.INPAINTING),
     "sdxl-text-to-image": partial(PydanticSchema, sdxl.TEXT_TO_IMAGE),
+    "stable-audio-25-text-to-audio": partial(PydanticSchema, stable_audio.LONGER_TEXT_TO_AUDIO),
+    "stable-audio-text-to-audio": partial(PydanticSchema, stable_audio.TEXT_TO_AUDIO),
     "upscaling": partial(PydanticSchema, upscaling.UPSCALING),
     "wan-image-to-video": partial(PydanticSchema, wan.IMAGE_TO_VIDEO),
     "wan-text-to-video": partial(PydanticSchema, wan.TEXT_TO_VIDEO),

@@ -7,14 +7,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-FACTORS = ("num_inference_steps", "num_images")
+FACTORS = ("num_inference_steps", "steps", "number_of_steps", "num_images", "seconds_total")
 
 _LINES = re.compile(r"(\d{3,4})p")
 
 
 def work_of(input: Mapping[str, Any]) -> float:
-    """Steps × megapixels × pictures or frames, by fal's names of them; what an input does not have
-    counts once. The unit means nothing by itself: seconds of it are learned for each endpoint."""
+    """Steps × megapixels × pictures, frames or seconds, by fal's names of them; what an input does
+    not have counts once. The unit means nothing by itself: seconds of it are learned for each
+    endpoint."""
     each = _megapixels(input) * _frames(input)
     return each * math.prod(_number(input.get(name)) for name in FACTORS)
 

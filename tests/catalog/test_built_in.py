@@ -14,7 +14,7 @@ from tests.catalog.conftest import DEMO
 
 SCHNELL, SDXL, ESRGAN = "fal-ai/flux/schnell", "fal-ai/fast-sdxl", "fal-ai/esrgan"
 PICTURES = {"text-to-image", "image-to-image", "inpainting", "realtime", "upscaling"}
-TASKS = PICTURES | {"text-to-video", "image-to-video"}
+TASKS = PICTURES | {"text-to-video", "image-to-video", "text-to-audio"}
 MEMORIES_GB = [12, 24, 48, 80]
 
 

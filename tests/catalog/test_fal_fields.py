@@ -54,6 +54,7 @@ CLIP: dict[str, Any] = {
     "video_quality": "high",
     "video_write_mode": "balanced",
 }
+SOUND: dict[str, Any] = {"seed": OPTIONAL, "output_format": "wav", "sync_mode": False}
 WAN21: dict[str, Any] = CLIP | {
     "enable_prompt_expansion": False,
     "enable_safety_checker": False,
@@ -141,6 +142,24 @@ FIELDS: dict[str, dict[str, Any]] = {
         "num_inference_steps": 30,
         "pro_mode": False,
         "resolution": "720p",
+    },
+    "fal-ai/stable-audio": SOUND
+    | {"prompt": NEEDED, "seconds_start": 0, "seconds_total": 30, "steps": 100},
+    "fal-ai/ace-step": SOUND
+    | {
+        "duration": 60,
+        "granularity_scale": 10,
+        "guidance_interval": 0.5,
+        "guidance_interval_decay": 0,
+        "guidance_scale": 15,
+        "guidance_type": "apg",
+        "lyric_guidance_scale": 1.5,
+        "lyrics": "",
+        "minimum_guidance_scale": 3,
+        "number_of_steps": 27,
+        "scheduler": "euler",
+        "tag_guidance_scale": 5,
+        "tags": NEEDED,
     },
     "fal-ai/esrgan": {
         "face": False,

@@ -21,7 +21,7 @@ def test_a_slip_of_the_pen_gets_the_nearest_id(catalog: Catalog) -> None:
 
 
 def test_what_is_like_nothing_gets_the_list(catalog: Catalog) -> None:
-    assert "serves fal-ai/esrgan, fal-ai/fast-lcm" in said(catalog, "zzz")
+    assert "serves fal-ai/ace-step, fal-ai/esrgan, fal-ai/fast-lcm" in said(catalog, "zzz")
 
 
 def test_an_endpoint_of_fals_is_told_as_such_with_the_way_to_add_it(catalog: Catalog) -> None:

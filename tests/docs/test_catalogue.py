@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from diffusers import CogVideoXPipeline
+from diffusers import AudioLDM2Pipeline, CogVideoXPipeline
 
 from deployments.amendments import AMENDMENTS
-from deployments.call_mapping import CallMapping
+from deployments.call_mapping import CallMapping, parameters
 from deployments.families import FAMILIES
+from deployments.sound_form import SoundOptions, sound_options
 from deployments.video import VideoFamily
 from serve_app.catalog.catalog import BUILT_IN, load
 from serve_app.catalog.schema import SCHEMAS
@@ -76,6 +77,18 @@ class _CogVideoX(CogVideoXPipeline):
 
     def __init__(self) -> None:
         self.vae_scale_factor_spatial, self.vae_scale_factor_temporal = 8, 4
+
+
+def test_the_example_of_sounds_is_a_catalogue_and_its_options_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text(next(each.text for each in blocks(PAGE, "yaml") if "audioldm2" in each.text))
+    (entry,) = load(path, demo=False, demo_dir=DEMO, families=FAMILIES)
+    assert not entry.missing
+    options = sound_options(entry.endpoint)
+    assert (options.length, options.most_seconds) == ("audio_length_in_s", 30)
+    assert options.arguments() <= parameters(AudioLDM2Pipeline)
+    told = {name for cells in table(PAGE, "key of `sound`") for name in code(cells[0])}
+    assert told == {each.name for each in fields(SoundOptions)}
 
 
 def test_the_options_of_the_generic_family_are_told() -> None:

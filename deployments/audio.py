@@ -1,0 +1,108 @@
+"""The family for sounds: any pipeline of diffusers that makes waveforms from text, as the options
+of an endpoint say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import inf
+from typing import Any
+
+from deployments.amendments import amended
+from deployments.call_mapping import CallMapping, check, mapping_of, parameters
+from deployments.called_pipeline import called_by, view_for
+from deployments.family import GenerationCall, Made, Product
+from deployments.mapped_fields import mapped, need
+from deployments.picture_output import own_dtype, seed_of
+from deployments.sound_form import SoundOptions, asked_steps, sound_form, sound_options, span
+from deployments.sound_output import SoundFacts, deliver_sound
+from deployments.task import TEXT_TO_AUDIO
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import Misconfigured
+
+TASKS = {TEXT_TO_AUDIO: frozenset[str]()}
+
+
+class AudioFamily:
+    """Options of its endpoints: those of ``CallMapping``, ``sound``, ``dtype``, and those of
+    ``amendments``."""
+
+    name = "audio"
+
+    def load(self, endpoint: Endpoint, device: str) -> Any:
+        from deployments.engine.loader import load_pipeline  # noqa: PLC0415
+
+        mapping = mapping_of(endpoint, TASKS)
+        pipeline = load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "bfloat16"))
+        _check(endpoint, mapping, sound_options(endpoint), called_by(endpoint, mapping, pipeline))
+        _rate(endpoint, pipeline)
+        return amended(pipeline, endpoint)
+
+    def prepare(
+        self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
+    ) -> GenerationCall:
+        import torch  # noqa: PLC0415
+
+        mapping, options = mapping_of(endpoint, TASKS), sound_options(endpoint)
+        called = called_by(endpoint, mapping, pipeline)
+        # Endpoints share loaded weights, and another one's options may have loaded these.
+        _check(endpoint, mapping, options, called)
+        need(input, options.prompt)
+        rate = _rate(endpoint, pipeline)
+        form = sound_form(endpoint, options, input, rate, _most_seconds(options, pipeline, rate))
+        own_seed = seed_of(input, seed)
+        arguments = {
+            "prompt": input[options.prompt],
+            "num_inference_steps": asked_steps(input),
+            "generator": torch.Generator("cpu").manual_seed(own_seed),
+            "output_type": "pt",
+            **span(options, input, form),
+            **mapping.fixed,
+            **mapped(mapping, input),
+        }
+        echoed = {name: input.get(name) for name in options.echo}
+        facts = SoundFacts(form, own_seed, input[options.prompt], options.output, echoed)
+        view = None if mapping.pipeline is None else view_for(endpoint, pipeline, called)
+        return GenerationCall(arguments, {"sound": facts}, view=view)
+
+    def deliver(
+        self,
+        endpoint: Endpoint,
+        call: GenerationCall,
+        made: Made,
+        tickets: Sequence[UploadTicket],
+    ) -> Product:
+        return deliver_sound(endpoint, call.facts["sound"], made, tickets)
+
+
+def _check(endpoint: Endpoint, mapping: CallMapping, options: SoundOptions, called: type) -> None:
+    check(endpoint, mapping, called)
+    if unknown := sorted(options.arguments() - parameters(called)):
+        raise Misconfigured(
+            f"{endpoint.id}: {called.__name__} takes no {', '.join(unknown)}. Change "
+            "`options.sound` of the endpoint in the catalogue."
+        )
+
+
+def _rate(endpoint: Endpoint, pipeline: Any) -> int:
+    """Samples a second of what it makes."""
+    vocoder, vae = getattr(pipeline, "vocoder", None), getattr(pipeline, "vae", None)
+    told = (
+        getattr(getattr(vocoder, "config", None), "sampling_rate", None),
+        getattr(pipeline, "sample_rate", None),
+        getattr(getattr(vae, "config", None), "sampling_rate", None),
+    )
+    for rate in told:
+        if isinstance(rate, int) and rate > 0:
+            return rate
+    raise Misconfigured(
+        f"{endpoint.id}: neither the vocoder nor the autoencoder of {type(pipeline).__name__} says "
+        "how many samples a second it makes."
+    )
+
+
+def _most_seconds(options: SoundOptions, pipeline: Any, rate: int) -> float:
+    """How long a sound its model can make: where it always makes all of it (``end``), that."""
+    if options.most_seconds is not None or options.end is None:
+        return inf if options.most_seconds is None else options.most_seconds
+    return int(pipeline.transformer.config.sample_size) * int(pipeline.vae.hop_length) / rate

@@ -1,0 +1,135 @@
+"""Sounds as files: what was made is what is heard, in every type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+
+from deployments.engine.sound import write_sound
+from deployments.engine.sound_levels import CEILING, levelled
+from deployments.engine.waveform import HEIGHT, WIDTH, waveform
+from serve_app.domain.errors import PipelineFailed, Unsupported
+
+pytestmark = pytest.mark.engine
+
+TYPES = {"audio/wav": "wav", "audio/flac": "flac", "audio/mpeg": "mp3", "audio/ogg": "ogg"}
+
+
+def tone(hertz: float, seconds: float, rate: int, channels: int = 2) -> np.ndarray:
+    times = np.arange(round(seconds * rate)) / rate
+    one = 0.5 * np.sin(2 * np.pi * hertz * times)
+    return np.tile(one, (channels, 1)).astype(np.float32)
+
+
+def read(path: Path) -> tuple[np.ndarray, int]:
+    """[channels, samples] and the rate."""
+    with av.open(str(path)) as file:
+        stream = file.streams.audio[0]
+        resampler = av.AudioResampler("fltp", stream.layout, stream.rate)
+        parts = [
+            each.to_ndarray()
+            for frame in [*file.decode(stream), None]
+            for each in resampler.resample(frame)
+        ]
+        return np.concatenate(parts, axis=1), stream.rate
+
+
+def loudest_hertz(samples: np.ndarray, rate: int) -> float:
+    return float(np.argmax(np.abs(np.fft.rfft(samples[0]))) * rate / samples.shape[1])
+
+
+@pytest.mark.parametrize("media_type", TYPES)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_tone_is_heard_at_its_pitch_as_long_as_it_was_and_as_loud(tmp_path, media_type, channels):
+    path = tmp_path / f"tone.{TYPES[media_type]}"
+    write_sound(path, tone(440, 1.5, 44_100, channels), 44_100, media_type)
+    samples, rate = read(path)
+    assert len(samples) == channels
+    assert samples.shape[1] / rate == pytest.approx(1.5, abs=0.06)  # codecs pad to whole frames
+    assert loudest_hertz(samples, rate) == pytest.approx(440, abs=2)
+    assert np.sqrt((samples[:, rate // 4 : rate] ** 2).mean()) == pytest.approx(0.354, abs=0.02)
+
+
+@pytest.mark.parametrize("media_type", ["audio/wav", "audio/flac"])
+def test_types_that_lose_nothing_give_back_every_sample(tmp_path, media_type):
+    made = tone(200, 2.25, 16_000)
+    path = tmp_path / "sound"
+    write_sound(path, made, 16_000, media_type)
+    samples, rate = read(path)
+    assert (rate, samples.shape) == (16_000, made.shape)
+    assert np.abs(samples - made).max() <= 1 / 32_768
+
+
+@pytest.mark.parametrize(("media_type", "rate"), [("audio/mpeg", 8_000), ("audio/ogg", 48_000)])
+def test_a_rate_that_the_type_does_not_have_is_changed_and_the_pitch_stays(
+    tmp_path, media_type, rate
+):
+    path = tmp_path / "sound"
+    write_sound(path, tone(100, 1, 4_000), 4_000, media_type)
+    samples, got = read(path)
+    assert got == rate
+    assert loudest_hertz(samples, got) == pytest.approx(100, abs=2)
+
+
+def test_each_second_is_told_and_what_is_raised_then_ends_the_writing(tmp_path):
+    told: list[int] = []
+    write_sound(tmp_path / "a.wav", tone(100, 2.5, 1_000), 1_000, "audio/wav", told.append)
+    assert told == [1_000, 2_000, 2_500]
+
+    def stop(done: int) -> None:
+        raise KeyboardInterrupt(done)
+
+    with pytest.raises(KeyboardInterrupt):
+        write_sound(tmp_path / "b.wav", tone(100, 2.5, 1_000), 1_000, "audio/wav", stop)
+
+
+def test_a_type_that_is_no_sound_is_refused(tmp_path):
+    with pytest.raises(Unsupported, match="video/mp4"):
+        write_sound(tmp_path / "a", tone(100, 1, 1_000), 1_000, "video/mp4")
+
+
+def test_a_sound_that_is_too_loud_is_made_quieter_as_a_whole():
+    made = torch.tensor(tone(50, 1, 1_000)) * 6
+    samples = levelled(made, 1_000)
+    assert np.abs(samples).max() == pytest.approx(CEILING)
+    assert np.allclose(samples / samples.max(), made.numpy() / made.numpy().max(), atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.01, 1.5])
+def test_one_that_is_not_stays_as_it_is(scale):
+    made = torch.tensor(tone(50, 1, 1_000)) * scale
+    assert np.array_equal(levelled(made, 1_000), made.numpy())
+
+
+def test_it_has_as_many_samples_as_were_asked_for():
+    made = torch.ones(1, 10, dtype=torch.bfloat16) / 2
+    assert levelled(made, 4).shape == (1, 4)
+    longer = levelled(made[0], 14)
+    assert (longer.shape, longer[0, 9], longer[0, 10]) == ((1, 14), 0.5, 0.0)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_samples_that_are_no_numbers_are_an_error_that_says_so(wrong):
+    made = torch.zeros(2, 100)
+    made[1, 50] = wrong
+    with pytest.raises(PipelineFailed, match="no numbers"):
+        levelled(made, 100)
+
+
+def test_the_picture_is_high_where_the_sound_is_loud():
+    samples = np.concatenate([tone(1_000, 1, 8_000) * 0.2, tone(1_000, 1, 8_000) * 1.6], axis=1)
+    pixels = np.asarray(waveform(samples).convert("L")).astype(int)
+    assert pixels.shape == (HEIGHT, WIDTH)
+    heights = (pixels > 150).sum(axis=0)
+    quiet, loud = heights[10 : WIDTH // 2 - 10].mean(), heights[WIDTH // 2 + 10 : -10].mean()
+    assert quiet == pytest.approx(0.1 * HEIGHT, rel=0.15)
+    assert loud == pytest.approx(0.8 * HEIGHT, rel=0.15)
+
+
+def test_silence_is_a_line_also_when_it_has_fewer_samples_than_columns():
+    pixels = np.asarray(waveform(np.zeros((1, 7), np.float32)).convert("L")).astype(int)
+    assert not (pixels > 150).any()
