@@ -6,7 +6,6 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,22 +13,12 @@ from typing import Any
 import click
 
 from serve_app.cli.client import ApiFailure, Client
-from serve_app.cli.files import as_input, inside, outputs, places, write
+from serve_app.cli.files import inside, outputs, places, write
 from serve_app.cli.format_field import format_field
 from serve_app.cli.installation import Installation
 from serve_app.cli.preview_file import PreviewFile
-from serve_app.domain.errors import InvalidInput
+from serve_app.cli.wish import Wish, format_of, kind_of
 
-FORMATS = {
-    ".png": "png",
-    ".jpg": "jpeg",
-    ".jpeg": "jpeg",
-    ".webp": "webp",
-    ".mp4": "mp4",
-    ".webm": "webm",
-    ".gif": "gif",
-}
-CLIPS = (".mp4", ".webm", ".gif")
 WAITING = {
     "busy": "waiting for a free slot",
     "cold_start": "waiting for a replica to start",
@@ -39,52 +28,6 @@ WAITING = {
     "paused": "waiting for an operator to resume the endpoint",
 }
 DOWNLOADING = "downloading"  # the stage whose steps are bytes
-FROM_PROMPT = "fal-ai/flux/schnell"
-FROM_IMAGE = "fal-ai/flux/dev/image-to-image"
-FROM_MASK = "fal-ai/fast-sdxl/inpainting"
-CLIP_FROM_PROMPT = "fal-ai/wan/v2.2-5b/text-to-video"
-CLIP_FROM_IMAGE = "fal-ai/wan/v2.2-5b/image-to-video"
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What was asked for on the command line; what is None or empty is left to the endpoint."""
-
-    prompt: str
-    model: str | None = None
-    seed: int | None = None
-    steps: int | None = None
-    size: str | None = None
-    count: int | None = None
-    image: str | None = None
-    mask: str | None = None
-    strength: float | None = None
-    fields: tuple[str, ...] = ()
-
-    def endpoint(self, *, clip: bool = False) -> str:
-        """The model that was named, or else the one for what is given; ``clip``: and wanted."""
-        if self.model:
-            return self.model
-        if clip:
-            return CLIP_FROM_IMAGE if self.image else CLIP_FROM_PROMPT
-        if self.mask:
-            return FROM_MASK
-        return FROM_IMAGE if self.image else FROM_PROMPT
-
-    def body(self, **more: Any) -> dict[str, Any]:
-        """The input, with ``more`` in it. ``InvalidInput`` names the option that is wrong."""
-        body: dict[str, Any] = {"prompt": self.prompt, **more}
-        given = {
-            "seed": self.seed,
-            "num_inference_steps": self.steps,
-            "image_size": None if self.size is None else _size(self.size),
-            "num_images": self.count,
-            "image_url": self.image and as_input(self.image),
-            "mask_url": self.mask and as_input(self.mask),
-            "strength": self.strength,
-        }
-        body |= {name: value for name, value in given.items() if value is not None}
-        return body | dict(_field(one) for one in self.fields)
 
 
 def run(
@@ -101,10 +44,8 @@ def run(
     ``preview`` is written anew while it is made. ``as_json`` prints the endpoint's output and where
     its files lie; ``show`` opens them.
     """
-    output_format = FORMATS.get(output.suffix.lower())
-    if output_format is None:
-        raise InvalidInput(f"{output} should end in one of {', '.join(FORMATS)}.")
-    model = wish.endpoint(clip=output.suffix.lower() in CLIPS)
+    output_format = format_of(output)
+    model = wish.endpoint(kind_of(output_format))
     wish.body()  # What is wrong with it is wrong before anything is asked.
     with Client(installation) as client:
         name = format_field(client, model)
@@ -218,20 +159,3 @@ def _starts(ours: Mapping[str, Any]) -> str:
 def duration(seconds: float) -> str:
     """Such as ``40 s`` or ``3 min``."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
-
-
-def _size(text: str) -> str | dict[str, int]:
-    width, separator, height = text.partition("x")
-    if separator and width.isdigit() and height.isdigit():
-        return {"width": int(width), "height": int(height)}
-    return text
-
-
-def _field(text: str) -> tuple[str, Any]:
-    name, separator, value = text.partition("=")
-    if not separator:
-        raise InvalidInput(f"--field takes NAME=JSON, not {text!r}.")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value  # a bare word is a string

@@ -25,6 +25,7 @@ from serve_app.cli import (
 )
 from serve_app.cli.installation import Installation
 from serve_app.cli.models_group import models_group
+from serve_app.cli.wish import FROM_PROMPT, Wish
 from serve_app.domain.errors import DarkroomError
 from serve_app.settings import read_config, refuse_unknown
 
@@ -134,7 +135,7 @@ def env_command(installation: Installation, mode: str, shell: str, *, as_json: b
     "--model",
     default=None,
     shell_complete=completion.endpoints,
-    help=f"An endpoint's id. Default: {generate.FROM_PROMPT}, or one that takes your --image.",
+    help=f"An endpoint's id. Default: {FROM_PROMPT}, or one that takes your --image.",
 )
 @click.option("--seed", type=int, default=None)
 @click.option("--steps", type=int, default=None)
@@ -162,7 +163,7 @@ def generate_command(
     **wish: Any,
 ) -> None:
     """Make a picture from PROMPT."""
-    asked = generate.Wish(**wish)
+    asked = Wish(**wish)
     generate.run(installation, asked, output, preview=preview, as_json=as_json, show=show)
 
 

@@ -28,14 +28,19 @@ def greet(
         say(f"\nYour API key, shown once and kept in {installation.key_file}:\n")
         say(f"    {installation.key()}")
         marker.touch(mode=0o600)
+    # With both ports, what was written for fal runs as it is.
+    unchanged = installation.tls_url() is not None and installation.proxy_url() is not None
+    mode = "" if unchanged else " --mode plain"
+    moved = (
+        "" if unchanged else f"from serve_app import fal_plain_http; fal_plain_http.use('{url}');"
+    )
     say(
         f"""
 Open {url} in a browser. Or call it with fal's Python client (pip install fal-client), from this
 virtual environment:
 
-    eval "$(darkroom env --data-dir {installation.data_dir})"
-    python -c "
-    from serve_app import fal_plain_http; fal_plain_http.use('{url}')
+    eval "$(darkroom env{mode} --data-dir {installation.data_dir})"
+    python -c "{moved}
     import fal_client
     print(fal_client.subscribe('{MODEL}', {{'prompt': '{PROMPT}'}}))"
 

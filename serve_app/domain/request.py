@@ -94,6 +94,7 @@ class NewRequest:
     idempotency_key: str | None = None  # the same of this tenant and endpoint: the same request
     replay_key: str | None = None  # API key whose undelivered answers to submits are given again
     store_io: bool = True  # False: its input and outcome are forgotten
+    keep_files_s: float | None = None  # from its end, see ``Lifecycles``; None: as long as itself
     webhook: Webhook | None = None  # called at its end
     reuse_digest: bytes = b""  # SHA-256 of endpoint and input, where outcomes may be shared
     retries: Retries | None = None  # after failures; None: by the installation's rule

@@ -9,6 +9,7 @@ from typing import Any, cast
 from starlette.requests import HTTPConnection
 
 from serve_app.catalog.catalog import Catalog
+from serve_app.domain.lifecycle import Lifecycles
 from serve_app.domain.ports import Clock, Queue, Storage
 from serve_app.domain.session import Sessions
 from serve_app.ingress.background import Background
@@ -57,6 +58,7 @@ class Core:
     readiness: Readiness
     host_names: frozenset[str]  # that may stand in a Host header and get into URLs
     metrics: Metrics
+    lifecycles: Lifecycles
     uploads: Uploads
     upload_tokens: UploadTokens
     webhooks: Webhooks

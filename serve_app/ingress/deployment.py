@@ -54,6 +54,7 @@ from serve_app.loopback import keep_to_loopback
 from serve_app.queue.database import CONNECT, Database
 from serve_app.queue.embedded import EmbeddedPostgres
 from serve_app.queue.leadership import Leadership
+from serve_app.queue.lifecycles import PostgresLifecycles
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.migrations import migrate
 from serve_app.queue.outbox import PostgresOutbox
@@ -214,7 +215,8 @@ class Ingress:
         stack.push_async_callback(self._lines.leave)
         await self._lines.start()
         book = PostgresUploads(database, retention)
-        disposal = Disposal(Unwanted(database), book, storage)
+        lifecycles = PostgresLifecycles(database)
+        disposal = Disposal(Unwanted(database), book, storage, lifecycles.expire)
         disposal.start()
         stack.push_async_callback(disposal.aclose)
         uploads = Uploads(book, storage, config.max_upload_bytes)
@@ -227,6 +229,7 @@ class Ingress:
             tokens,
             database,
             one_node,
+            lifecycles,
             uploads,
             upload_tokens,
         )
@@ -272,6 +275,7 @@ class Ingress:
         tokens: Tokens,
         database: Database,
         one_node: OneNode,
+        lifecycles: PostgresLifecycles,
         uploads: Uploads,
         upload_tokens: UploadTokens,
     ) -> Core:
@@ -296,6 +300,7 @@ class Ingress:
             readiness=Readiness(checks, clock),
             host_names=trusted_names(config.host, config.trusted_hosts),
             metrics=self._metrics,
+            lifecycles=lifecycles,
             uploads=uploads,
             upload_tokens=upload_tokens,
             webhooks=Webhooks(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 from serve_app.domain.ports import Storage
 from serve_app.domain.upload import UploadBook
 from serve_app.queue.recovery import Rounds
@@ -14,11 +16,18 @@ MOST_AT_ONCE = 100
 class Disposal:
     """Any number of ingress processes may do it at once. With storage away, it is done later."""
 
-    def __init__(self, unwanted: Unwanted, uploads: UploadBook, storage: Storage) -> None:
+    def __init__(
+        self,
+        unwanted: Unwanted,
+        uploads: UploadBook,
+        storage: Storage,
+        *before: Callable[[], Awaitable[None]],
+    ) -> None:
+        """``before``: what is done before each round, as it may make something unwanted."""
         self._unwanted = unwanted
         self._uploads = uploads
         self._storage = storage
-        self._rounds = Rounds(EVERY_S, [self.dispose, self.dispose_uploads])
+        self._rounds = Rounds(EVERY_S, [*before, self.dispose, self.dispose_uploads])
 
     def start(self) -> None:
         self._rounds.start()

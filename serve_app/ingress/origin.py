@@ -15,6 +15,8 @@ SCHEME = "x-darkroom-scheme"
 """Set by our own TLS port, which speaks plain HTTP to us. Whoever else sets it gets URLs with a
 scheme of his own choice."""
 
+LOOPBACK = ("127.0.0.1", "localhost")
+
 _HOST = re.compile(r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::\d{1,5})?")
 
 
@@ -28,8 +30,12 @@ def origin_of(request: HttpRequest) -> str:
     if config.public_url:
         return config.public_url.rstrip("/")
     host = host_of(request)
-    # fal's names are reached by TLS only: its clients know no other scheme.
-    secure = is_fal(host.partition(":")[0]) or request.headers.get(SCHEME) == "https"
+    fals, by_tls = is_fal(host.partition(":")[0]), request.headers.get(SCHEME) == "https"
+    if fals and by_tls and config.host in LOOPBACK:
+        # Only this machine reaches us, and here fal's names lead to us in some shells alone: what
+        # a browser is to open has to have our own.
+        return f"http://{config.host}:{config.port}"
+    secure = fals or by_tls  # fal's clients know no other scheme
     scope = request.scope  # `request.url` would put a whole URL together and take it apart again
     scheme = "https" if secure else scope.get("scheme", "http")
     return f"{scheme}://{host}{scope.get('root_path', '')}"

@@ -49,6 +49,7 @@ async def accept(
     cache: bool | None = None,
     retries: Mapping[Cause, int] | None = None,
     store_io: bool = True,
+    keep_files_s: float | None = None,
     webhook: Webhook | None = None,
 ) -> NewRequest:
     """Check everything of the request itself.
@@ -58,8 +59,8 @@ async def accept(
     entry = core.catalog.get(endpoint_id)
     valid = core.catalog.validate(endpoint_id, body)
     pool = core.pools.pool_of(entry.endpoint)
-    # An outcome that is to be forgotten is given to nobody else.
-    cached = store_io and (entry.cache if cache is None else cache)
+    # An outcome that is to be forgotten, or whose files are, is given to nobody else.
+    cached = store_io and keep_files_s is None and (entry.cache if cache is None else cache)
     reuse = await reuse_digest(entry.endpoint, valid.input, alone=alone) if cached else b""
     allowed, fewer = granted(retries, core.config.max_failures)
     repeatable = bool(idempotency_key or replay_key)
@@ -82,6 +83,7 @@ async def accept(
         idempotency_key=idempotency_key,
         replay_key=replay_key,
         store_io=store_io,
+        keep_files_s=keep_files_s,
         reuse_digest=reuse,
         body_digest=await body_digest(endpoint_id, body, webhook_url) if repeatable else b"",
         webhook=webhook,
@@ -137,6 +139,8 @@ async def _store(core: Core, new: NewRequest, admit: Admit) -> Request:
     await admit(new)
     if core.room is not None:
         await core.room()
+    if new.keep_files_s is not None:
+        await core.lifecycles.keep(new.id, new.keep_files_s)
     stored = await core.queue.submit(new)
     if stored.id == new.id:
         core.metrics.entered(new.endpoint, State.SUCCEEDED if stored.reuses else State.QUEUED)

@@ -60,6 +60,7 @@ async def accepted(
         idempotency_key=wishes.idempotency_key,
         cache=wishes.cache,
         store_io=wishes.store_io,
+        keep_files_s=wishes.keep_files_s,
         webhook=webhook,
     )
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from serve_app.domain.errors import (
     ArtifactNotFound,
     DarkroomError,
+    InvalidInput,
     NotFound,
     StorageUnavailable,
     TooLarge,
@@ -102,16 +103,24 @@ class Uploads:
         """The file of these parts. ``InvalidInput``: one of them is not there."""
         if upload.size is not None:
             return upload  # a repeat of a call whose answer got lost
+        try:
+            size = await self._joined(upload, etags)
+        except (InvalidInput, NotFound):
+            # By another call meanwhile, or by one before that did not get to the book.
+            try:
+                size = await self._storage.size(upload.key)
+            except ArtifactNotFound:
+                size = None
+            if size is None:
+                raise
+        return await self._whole(upload, size)
+
+    async def _joined(self, upload: Upload, etags: Mapping[int, str]) -> int:
         there = await self._book.parts(upload.key)
         for number, etag in etags.items():
             if number not in there or there[number].etag != etag:
                 raise missing_part(number)
-        try:
-            size = await self._storage.join_parts(upload.key, _parts_id(upload), etags)
-        except NotFound:
-            # Joined by a call before this one that did not get to the book.
-            size = await self._storage.size(upload.key)
-        return await self._whole(upload, size)
+        return await self._storage.join_parts(upload.key, _parts_id(upload), etags)
 
     async def delete(self, tenant: str, key: str) -> bool:
         """One of the tenant's, by hand. False: storage is away, and it is deleted as soon as it is

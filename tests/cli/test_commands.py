@@ -13,9 +13,9 @@ from serve_app.cli import request_log
 from serve_app.cli.client import Client
 from serve_app.cli.files import inside, outputs, places
 from serve_app.cli.format_field import format_field
-from serve_app.cli.generate import Wish
 from serve_app.cli.installation import Installation
 from serve_app.cli.main import main
+from serve_app.cli.wish import Kind, Wish, format_of, kind_of
 from serve_app.domain.errors import DarkroomError, InvalidInput
 from tests.wire.served import Address, served
 
@@ -109,10 +109,16 @@ def test_a_wish_with_an_image_or_a_mask_goes_to_an_endpoint_that_takes_them(
 
 
 def test_a_wish_for_a_clip_goes_to_an_endpoint_that_makes_one() -> None:
-    assert Wish("a").endpoint(clip=True) == "fal-ai/wan/v2.2-5b/text-to-video"
+    clip = kind_of(format_of(Path("out.MP4")))
+    assert (clip, kind_of(format_of(Path("a.gif")))) == (Kind.CLIP, Kind.CLIP)
+    assert Wish("a").endpoint(clip) == "fal-ai/wan/v2.2-5b/text-to-video"
     given = Wish("a", image="https://example.test/a.png")
-    assert given.endpoint(clip=True) == "fal-ai/wan/v2.2-5b/image-to-video"
-    assert Wish("a", model="me/mine").endpoint(clip=True) == "me/mine"
+    assert given.endpoint(clip) == "fal-ai/wan/v2.2-5b/image-to-video"
+    assert Wish("a", model="me/mine").endpoint(clip) == "me/mine"
+    sound = kind_of(format_of(Path("out.opus")))
+    assert Wish("a").endpoint(sound) == "fal-ai/stable-audio"
+    with pytest.raises(InvalidInput, match="No model makes a sound of --image"):
+        given.endpoint(sound)
 
 
 def test_files_of_another_type_than_the_first_get_their_own_extension() -> None:

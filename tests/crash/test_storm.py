@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.domain.webhook import Webhook
 from serve_app.queue import database
 from tests.chaos.proxy import Lose
 from tests.chaos.replica import Keeper
@@ -17,6 +18,8 @@ from tests.crash.test_database import postmaster
 from tests.queue.requests import TENANT
 
 BLOWS = 15
+WEBHOOK = Webhook("https://receiver.example/", "http://darkroom.example")
+WEBHOOKS = (None, WEBHOOK)
 
 
 async def test_whatever_breaks_each_accepted_request_ends_once_and_is_billed_once(
@@ -31,8 +34,8 @@ async def test_whatever_breaks_each_accepted_request_ends_once_and_is_billed_onc
         order = chance.choices(storm.blows, k=BLOWS)
         order.insert(chance.randrange(BLOWS // 2), storm.kill_server)
         async with (
-            Clients(scene, 3, pause_s=0.05) as clients,
-            Clients(scene, 3, pause_s=0.05, reuse_digest=lambda: wish(chance)),
+            Clients(scene, 3, pause_s=0.05, webhook=lambda: chance.choice(WEBHOOKS)) as clients,
+            Clients(scene, 3, pause_s=0.05, webhook=WEBHOOK, reuse_digest=lambda: wish(chance)),
         ):
             await clients.go_on(5)
             for blow in order:

@@ -14,12 +14,13 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
+from serve_app.cli import environment
 from serve_app.settings import Config, PoolConfig
 from tests.docs.pages import DOCS, PAGES, ROOT, Block, block, blocks
+from tests.wire.entered import entered, installed
 from tests.wire.served import served
 
 Build = Callable[[dict[str, Any]], Any]
-ADDRESS = "http://127.0.0.1:8000"
 PYTHON = [each for page in PAGES for each in blocks(page, "python")]
 
 
@@ -31,21 +32,18 @@ def test_python_compiles(example: Block) -> None:
 @pytest.mark.wire
 def test_the_readme_s_call_gets_a_picture(tmp_path: Path) -> None:
     example = block(ROOT / "README.md", "python")
-    assert ADDRESS in example
-    with served() as here:
-        script = tmp_path / "call.py"
-        script.write_text(example.replace(ADDRESS, here.url))
+    with served() as here, entered(here.url, tmp_path) as ways:
+        shell = environment.variables(installed(here, ways, tmp_path), "proxy")
         ran = subprocess.run(
-            [sys.executable, str(script)],
-            cwd=ROOT,
-            env={"FAL_KEY": here.key, "PATH": os.defpath, "PYTHONPATH": str(ROOT)},
+            [sys.executable, "-c", example],
+            env={"PATH": os.defpath, **shell},
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
         assert ran.returncode == 0, ran.stderr
-        picture = httpx.get(ran.stdout.strip(), trust_env=False)
+        picture = httpx.get(ran.stdout.strip(), trust_env=False)  # as a browser would
     assert picture.status_code == 200
     assert picture.headers["content-type"] == "image/jpeg"
 

@@ -12,7 +12,14 @@ from serve_app.cli.installation import Installation
 from serve_app.domain.progress import Stage
 from serve_app.ingress import health, page, platform
 from serve_app.ingress.errors import TABLE
-from serve_app.ingress.fal.headers import NO_EFFECT, OWN, PRIORITY, STORE_IO, TIMEOUT
+from serve_app.ingress.fal.headers import (
+    LIFECYCLES,
+    NO_EFFECT,
+    OWN,
+    PRIORITY,
+    STORE_IO,
+    TIMEOUT,
+)
 from serve_app.ingress.fal.retry_headers import NAMES as RETRIES
 from serve_app.queue.embedded_files import Files
 from serve_app.queue.limits import QueueLimits
@@ -45,7 +52,7 @@ def test_ignored_headers_are_told_with_their_reasons() -> None:
 
 def test_honoured_headers_are_told() -> None:
     honoured, _ = _header_tables()
-    headers = {each.decode() for each in (TIMEOUT, PRIORITY, STORE_IO, *RETRIES, *OWN)}
+    headers = {each.decode() for each in (TIMEOUT, PRIORITY, STORE_IO, *LIFECYCLES, *RETRIES, *OWN)}
     assert honoured.keys() == {"authorization"} | headers
 
 

@@ -33,6 +33,7 @@ from serve_app.tenants.keys import ADMIN, API
 from serve_app.tenants.tokens import Tokens
 from serve_app.tenants.upload_tokens import UploadTokens
 from tests.fakes.keyring import FakeKeyRing
+from tests.fakes.lifecycles import FakeLifecycles
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.signing_seeds import FakeSigningSeeds
@@ -57,6 +58,7 @@ class House:
     storage: FakeStorage
     keys: FakeKeyRing
     uploads: FakeUploads
+    lifecycles: FakeLifecycles
     replica: ScriptedReplica
     liveness: FakeLiveness
     key: str  # of the tenant `default`, with all scopes
@@ -90,6 +92,7 @@ async def built(
     config = Config(**{"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)} | settings)
     storage = storage or FakeStorage(b"k" * 32, ORIGIN, clock)
     book = FakeUploads(clock)
+    lifecycles = FakeLifecycles()
     terms = CatalogTerms(catalog, storage, config.max_artifact_bytes, names_secret=b"n" * 32)
     liveness = FakeLiveness()
     queue = FakeQueue(clock, terms, limits or QueueLimits(), liveness)
@@ -111,6 +114,7 @@ async def built(
         pools=PoolMap(pools),
         readiness=Readiness({"storage": storage.check}, clock),
         host_names=trusted_names(config.host, config.trusted_hosts),
+        lifecycles=lifecycles,
         uploads=Uploads(book, storage, config.max_upload_bytes),
         upload_tokens=UploadTokens(b"u" * 32, clock),
         metrics=metrics,
@@ -130,6 +134,7 @@ async def built(
         replica=scripted,
         liveness=liveness,
         uploads=book,
+        lifecycles=lifecycles,
         key=str(await keys.create("default", scopes=frozenset({API, ADMIN}))),
         weak_key=str(await keys.create("default")),
         other_key=str(await keys.create("other", scopes=frozenset({API, ADMIN}))),

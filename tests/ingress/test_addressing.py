@@ -161,6 +161,17 @@ async def test_our_tls_port_makes_urls_https(client: httpx.AsyncClient) -> None:
     assert said["status_url"].startswith("https://localhost:8443/queue/test/probe/requests/")
 
 
+async def test_files_of_a_darkroom_on_loopback_can_be_opened_outside_of_its_clients() -> None:
+    headers = {"host": "fal.run", "x-darkroom-scheme": "https"}
+    for where, origin in (("127.0.0.1", "http://127.0.0.1:8765"), ("0.0.0.0", "https://fal.run")):  # noqa: S104
+        async with built(host=where, port=8765) as house, house.client() as client:
+            ran = await client.post(PROBE, json={"artifacts": 1}, headers=headers)
+            assert ran.json()["images"][0]["url"].startswith(f"{origin}/files/")
+            headers_of_queue = headers | {"host": "queue.fal.run"}
+            said = (await client.post(PROBE, json={}, headers=headers_of_queue)).json()
+            assert said["response_url"].startswith("https://queue.fal.run/test/probe/")
+
+
 async def test_with_a_public_url_clients_of_fal_s_hosts_still_find_their_requests_there() -> None:
     async with built(public_url="https://pictures.example.org") as house, house.client() as client:
         at_fal = (await client.post(PROBE, json={}, headers=host("queue.fal.run"))).json()

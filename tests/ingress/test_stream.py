@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from serve_app.domain.request import State
 from tests.ingress.house import House, built
 
-JSON = {"content-type": "application/json"}
+FIELDS = st.sampled_from(["prompt", "image_size", "num_images", "seed", "loras", "artifacts"])
 
 
 def events_in(text: str) -> list[dict[str, Any]]:
@@ -210,3 +213,35 @@ async def test_a_stream_shows_previews_inside_its_events() -> None:
         assert shown[0][0]["url"].startswith("data:image/jpeg;base64,")
         calling.cancel()
         await asyncio.gather(calling, return_exceptions=True)
+
+
+JSON_VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 99)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(FIELDS | st.text(), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(
+    path=st.sampled_from(["test/probe", "fal-ai/flux/schnell"]) | st.text(max_size=20),
+    body=st.binary(max_size=50) | JSON_VALUES.map(lambda value: json.dumps(value).encode()),
+    token=st.none() | st.text(max_size=20),
+)
+@settings(max_examples=40, deadline=None)
+async def test_whatever_is_sent_to_a_stream_is_answered(
+    path: str, body: bytes, token: str | None
+) -> None:
+    async with built() as house, house.client() as client:
+        query = {} if token is None else {"fal_jwt_token": token}
+        answer = await client.post(f"/run/{quote(path)}/stream", content=body, params=query)
+    if answer.status_code == 200:
+        assert events_in(answer.text)[-1].keys() >= {"images", "seed"}
+    else:
+        assert 400 <= answer.status_code < 500
+        assert answer.json()["message"]

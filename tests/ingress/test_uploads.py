@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,6 +14,7 @@ import pytest
 from serve_app.domain.errors import StorageFull, StorageUnavailable
 from serve_app.ingress.disposal import Disposal
 from serve_app.queue.uploads import ABANDONED_S
+from serve_app.storage.directory import DirectoryStorage
 from serve_app.tenants.upload_tokens import VALID_S
 from tests.fakes.clock import FakeClock
 from tests.ingress.house import ORIGIN, House, built
@@ -191,6 +194,40 @@ async def test_parts_become_a_file_in_whatever_order_they_are_named(
     late = await client.put(f"{base}/4", content=b"dd")
     assert late.status_code == 404
     assert house.storage.parts == {}
+
+
+async def in_two_parts(client: httpx.AsyncClient) -> tuple[str, Any, str]:
+    """Where it is to be completed, with what, and where it is then."""
+    place = await initiated(client, "initiate-multipart")
+    parts = [
+        (await client.put(f"{place['upload_url']}/{number}", content=b"ab")).json()
+        for number in (1, 2)
+    ]
+    return f"{place['upload_url']}/complete", {"parts": parts}, place["file_url"]
+
+
+async def test_many_completions_at_once_all_succeed(
+    tmp_path: Path,
+) -> None:
+    for storage in (None, DirectoryStorage(tmp_path, b"k" * 32, ORIGIN, FakeClock())):
+        async with built(storage=storage, replica=False) as house, house.client() as client:
+            url, body, file_url = await in_two_parts(client)
+            answers = await asyncio.gather(*(client.post(url, json=body) for _ in range(8)))
+            assert [each.status_code for each in answers] == [200] * 8
+            assert (await client.get(file_url)).content == b"abab"
+
+
+async def test_one_that_was_joined_by_an_ingress_that_died_is_found(tmp_path: Path) -> None:
+    for storage in (None, DirectoryStorage(tmp_path, b"k" * 32, ORIGIN, FakeClock())):
+        async with built(storage=storage, replica=False) as house, house.client() as client:
+            url, body, file_url = await in_two_parts(client)
+            key = file_url.removeprefix(f"{ORIGIN}/files/")
+            upload = await house.uploads.find(key, url.split("/")[-2])
+            assert upload is not None
+            assert upload.parts_id is not None
+            etags = {each["partNumber"]: each["etag"].strip('"') for each in body["parts"]}
+            await house.core.storage.join_parts(key, upload.parts_id, etags)
+            assert (await client.post(url, json=body)).json()["file_size"] == 4
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ T = TypeVar("T")
 TABLES = (
     "webhook_deliveries", "artifacts", "usage", "events", "attempts", "requests", "progress",
     "replicas", "lanes", "fair_lanes", "costs", "audit", "api_keys", "tenants", "installation",
-    "undelivered", "unwanted", "halts", "uploads", "webhook_keys",
+    "undelivered", "unwanted", "halts", "uploads", "lifecycles", "webhook_keys",
 )  # fmt: skip
 
 HOLDING: list[EmbeddedPostgres] = []

@@ -10,7 +10,9 @@ import pytest
 from serve_app.domain.request import State
 from serve_app.ingress.disposal import Disposal
 from serve_app.queue.database import Database
+from serve_app.queue.retention import Retention
 from serve_app.queue.unwanted import Unwanted
+from serve_app.queue.uploads import PostgresUploads
 from serve_app.telemetry.clock import SystemClock
 from tests.contract.test_reuse_contract import picture
 from tests.fakes.liveness import FakeLiveness
@@ -54,7 +56,8 @@ async def test_the_files_of_a_replica_that_died_before_it_handed_in_are_deleted(
     await queue.finish(done(second.held, picture(request.id), replica="r2"))
     assert (await unwanted(database)).keys() == {ticket.key}
     await database.rows("UPDATE unwanted SET due_at = now()")
-    await Disposal(Unwanted(database), storage).dispose()
+    uploads = PostgresUploads(database, Retention())
+    await Disposal(Unwanted(database), uploads, storage).dispose()
     assert set(storage.objects) == {wanted.key}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,10 +12,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from serve_app.cli import haproxy
+from serve_app.cli.installation import Installation
 from serve_app.cli.preflight import free_ports
 from serve_app.entrance.authority import Authority
 from serve_app.entrance.entrance import Entrance, Plan
 from serve_app.telemetry.clock import SystemClock
+from tests.wire.served import Address
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,14 @@ class Ways:
         port = urlsplit(self.tls_url).port
         assert port is not None
         return port
+
+
+def installed(address: Address, ways: Ways, folder: Path) -> Installation:
+    """``folder`` as the data directory of a `darkroom serve` that runs with these ports."""
+    addresses = {"url": address.url, "tls_url": ways.tls_url, "proxy_url": ways.proxy_url}
+    (folder / "run.json").write_text(json.dumps(addresses))
+    (folder / "api_key").write_text(address.key)
+    return Installation(folder)
 
 
 @contextmanager

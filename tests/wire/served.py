@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 
+from serve_app.cli.preflight import free_port
 from tests.ingress.house import House, built
 
 START_S = 30.0
@@ -61,9 +62,10 @@ class _Running:
             self.ready.set()
 
     async def _serve(self) -> None:
-        async with built(**self._house) as house:
+        port = free_port()  # known before, because it gets into URLs
+        async with built(port=port, **self._house) as house:
             config = uvicorn.Config(
-                house.app, host="127.0.0.1", port=0, log_config=None, lifespan="off"
+                house.app, host="127.0.0.1", port=port, log_config=None, lifespan="off"
             )
             self._server = uvicorn.Server(config)
             serving = asyncio.create_task(self._server.serve())

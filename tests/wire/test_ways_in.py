@@ -20,7 +20,7 @@ from PIL import Image
 from serve_app.cli import environment
 from serve_app.cli.installation import Installation
 from tests.node import node, packages
-from tests.wire.entered import Ways, entered
+from tests.wire.entered import Ways, entered, installed
 from tests.wire.served import served
 
 pytestmark = pytest.mark.wire
@@ -80,10 +80,7 @@ def installation(
     """A data directory as `darkroom serve` leaves it, with what it names running."""
     folder = tmp_path_factory.mktemp("data")
     with served() as address, entered(address.url, folder) as ways:
-        addresses = {"url": address.url, "tls_url": ways.tls_url, "proxy_url": ways.proxy_url}
-        (folder / "run.json").write_text(json.dumps(addresses))
-        (folder / "api_key").write_text(address.key)
-        yield Installation(folder), ways
+        yield installed(address, ways, folder), ways
 
 
 def shell(mode: str, installation: tuple[Installation, Ways]) -> Shell:

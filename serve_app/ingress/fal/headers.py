@@ -13,7 +13,7 @@ from starlette.requests import Request as HttpRequest
 from serve_app.domain.errors import FieldProblem, Forbidden, InvalidInput
 from serve_app.domain.request import Priority
 from serve_app.domain.retries import Cause
-from serve_app.ingress.fal import retry_headers
+from serve_app.ingress.fal import lifecycle, retry_headers
 from serve_app.tenants.keys import ADMIN, Identity
 from serve_app.tenants.keys import PRIORITY as PRIORITY_SCOPE
 
@@ -21,12 +21,11 @@ TIMEOUT, PRIORITY = b"x-fal-request-timeout", b"x-fal-queue-priority"
 DETERMINISTIC, DEADLINE = b"x-darkroom-deterministic", b"x-darkroom-deadline"
 IDEMPOTENCY_KEY, CACHE = b"idempotency-key", b"x-darkroom-cache"
 PREVIEW, STORE_IO = b"x-darkroom-preview", b"x-fal-store-io"
+LIFECYCLES = {name.lower().encode(): name for name in lifecycle.NAMES}
 OWN = frozenset({DETERMINISTIC, DEADLINE, IDEMPOTENCY_KEY, CACHE, PREVIEW})
 
 NO_EFFECT: Mapping[bytes, str] = {
     b"x-fal-runner-hint": "the replica with a free slot that asks first takes the request",
-    b"x-fal-object-lifecycle-preference": "artifacts are kept until they are deleted",
-    b"x-fal-object-lifecycle": "artifacts are kept until they are deleted",
     b"x-fal-tags": "tags are not kept",
     b"x-app-fal-disable-fallback": "there is no fallback to other providers",
     b"x-app-fal-upload-policy": "artifacts go to this installation's storage",
@@ -56,6 +55,7 @@ class Wishes:
     retries: Mapping[Cause, int] | None = None  # None: by the installation's rule
     warnings: tuple[str, ...] = ()
     store_io: bool = True  # False: input and outcome are to be forgotten
+    keep_files_s: float | None = None  # from the end; None: as long as the request
 
 
 _NONE = Wishes()
@@ -84,6 +84,11 @@ def wishes_of(request: HttpRequest, identity: Identity) -> Wishes:
             wishes["idempotency_key"] = _idempotency_key(value, before)
         elif name in retry_headers.NAMES:
             retry[name] = value
+        elif name in LIFECYCLES:
+            wished = lifecycle.parsed(LIFECYCLES[name], value.decode("latin-1"))
+            wishes["keep_files_s"] = wished.expiration_duration_seconds
+            if wished.restricted:
+                warnings.append(f"{LIFECYCLES[name]}: {lifecycle.OPEN_TO_ALL}.")
         elif name not in SILENT:
             reason = NO_EFFECT.get(name, "it is not known here")
             warnings.append(f"The header {name.decode('latin-1')} has no effect: {reason}.")

@@ -1,4 +1,4 @@
-"""How long a client wants its file kept: fal's header for it."""
+"""How long a client wants its files kept: fal's header for it."""
 
 from __future__ import annotations
 
@@ -10,50 +10,65 @@ from starlette.datastructures import Headers
 from serve_app.domain.errors import FieldProblem, InvalidInput
 
 NAMES = ("X-Fal-Object-Lifecycle", "X-Fal-Object-Lifecycle-Preference")
-"""The Python client sends both, with the same content; the JavaScript client the first."""
+"""The Python client sends both, with the same content; the JavaScript client one of them."""
+
+OPEN_TO_ALL = "access rules are not kept here: whoever knows the URL of a file may read it"
 
 MOST_S = 100 * 366 * 86400
 """A hundred years; PostgreSQL's calendar goes farther."""
 
 
-class _Rules(BaseModel):
-    """Who may read it: here, whoever knows its URL. So all that can be asked for is that."""
+class Rules(BaseModel):
+    """Who may read a file."""
 
     model_config = ConfigDict(extra="forbid")
 
-    default: Literal["allow"] = "allow"
-    rules: list[Any] = Field(default_factory=list[Any], max_length=0)
+    default: Literal["allow", "hide", "forbid"] = "allow"
+    rules: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
 
 
-class _Lifecycle(BaseModel):
+class Lifecycle(BaseModel):
+    """``expiration_duration_seconds``: from when the file is there; None: as the tenant's
+    retention."""
+
     model_config = ConfigDict(extra="forbid")
 
     expiration_duration_seconds: float | None = Field(default=None, gt=0, le=MOST_S)
-    initial_acl: _Rules | None = None
+    initial_acl: Rules | None = None
+
+    @property
+    def restricted(self) -> bool:
+        """Whether not everybody is to read it: all that can be had here is that."""
+        acl = self.initial_acl
+        return acl is not None and (acl.default != "allow" or bool(acl.rules))
 
 
 def keep_s_of(headers: Headers) -> float | None:
-    """Seconds from when it is whole to its deletion; None: nothing is asked for.
+    """Of an upload: seconds from when it is whole to its deletion; None: nothing is asked for.
 
-    ``InvalidInput`` names the header, also for access rules, which are not kept here: a file is not
-    taken that others could then read against its owner's wish.
+    ``InvalidInput`` names the header, also for access rules: a file is not taken that others could
+    then read against its owner's wish.
     """
     keep_s: float | None = None
     for name in NAMES:
-        if (value := headers.get(name)) is not None:
-            keep_s = _parsed(name, value).expiration_duration_seconds
+        if (value := headers.get(name)) is None:
+            continue
+        lifecycle = parsed(name, value)
+        if lifecycle.restricted:
+            raise _invalid(name, OPEN_TO_ALL, "feature_not_supported")
+        keep_s = lifecycle.expiration_duration_seconds
     return keep_s
 
 
-def _parsed(name: str, value: str) -> _Lifecycle:
+def parsed(name: str, value: str) -> Lifecycle:
+    """``InvalidInput`` names the header."""
     try:
-        return _Lifecycle.model_validate_json(value)
+        return Lifecycle.model_validate_json(value)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        if first["loc"][:1] == ("initial_acl",):
-            what = "access rules are not kept here: whoever knows the URL of a file may read it"
-        else:
-            what = f"{where or 'the header'}: {first['msg']}"
-        problem = FieldProblem(("header", name), what, first["type"])
-        raise InvalidInput(f"{name}: {what}.", (problem,)) from None
+        where = ".".join(str(part) for part in first["loc"]) or "the header"
+        raise _invalid(name, f"{where}: {first['msg']}", first["type"]) from None
+
+
+def _invalid(name: str, what: str, type_: str) -> InvalidInput:
+    return InvalidInput(f"{name}: {what}.", (FieldProblem(("header", name), what, type_),))

@@ -110,6 +110,7 @@ async def accepted(
         cache=wishes.cache,
         retries=wishes.retries,
         store_io=wishes.store_io,
+        keep_files_s=wishes.keep_files_s,
         webhook=webhook,
         # A key of the request's own says more than the likeness of two bodies.
         replay_key=replay_key if wishes.idempotency_key is None else None,

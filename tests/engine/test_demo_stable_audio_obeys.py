@@ -1,0 +1,90 @@
+"""The shipped demo Stable Audio plays what prompts ask which its training never heard.
+
+The thresholds lie well below the measured figures in deployments/demo/stable-audio/README.md, so
+that another torch or processor does not fail them and a broken model does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("diffusers")
+
+from diffusers import StableAudioPipeline  # noqa: E402
+
+from deployments.audio import AudioFamily  # noqa: E402
+from deployments.families import FAMILIES  # noqa: E402
+from serve_app.catalog.catalog import load  # noqa: E402
+from training import shelf  # noqa: E402
+from training.sound import exam  # noqa: E402
+from training.sound.checker import hear  # noqa: E402
+from training.sound.world import SAMPLE_RATE, SAMPLES  # noqa: E402
+
+FOLDER = Path(__file__).parents[2] / "deployments" / "demo" / "stable-audio"
+
+pytestmark = [
+    pytest.mark.engine,
+    # torch, transformers and diffusers deprecate names of their own while they load.
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+]
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StableAudioPipeline:
+    return shelf.take(FOLDER)
+
+
+def test_it_weighs_less_than_ten_megabytes() -> None:
+    assert shelf.size_bytes(FOLDER) < 10_000_000
+
+
+def test_it_is_a_plain_stable_audio_pipeline(pipeline: StableAudioPipeline) -> None:
+    assert type(pipeline) is StableAudioPipeline
+    assert pipeline.vae.config.sampling_rate == SAMPLE_RATE
+
+
+def test_sounds_are_as_high_and_as_loud_as_prompts_say(pipeline: StableAudioPipeline) -> None:
+    answers = exam.sit(pipeline, exam.set_questions(20, seed=31), steps=16, guidance=3.0)
+    parts = exam.figures(answers)
+    assert answers[0].wave.shape == (SAMPLES,)
+    assert parts["pitch"] >= 0.85
+    assert parts["loudness"] >= 0.85
+
+
+def test_a_tone_holds_and_a_siren_wails(pipeline: StableAudioPipeline) -> None:
+    prompts = ["a high tone"] * 4 + ["a siren"] * 4
+    waves = exam.play(pipeline, prompts, steps=16, guidance=3.0, seeds=range(8))
+    manners = [hear(wave, SAMPLE_RATE).manner for wave in waves]
+    assert manners[:4].count("tone") >= 2
+    assert manners[4:].count("siren") >= 3
+
+
+def test_a_shorter_sound_is_cut_off(pipeline: StableAudioPipeline) -> None:
+    wave = pipeline("a low tone", audio_end_in_s=0.5, num_inference_steps=2, output_type="np")
+    assert wave.audios.shape == (1, 1, SAMPLE_RATE // 2)
+
+
+def test_a_request_that_names_nothing_else_is_played_as_it_was_trained(
+    pipeline: StableAudioPipeline,
+) -> None:
+    catalog = load(None, demo=True, demo_dir=FOLDER.parent, families=FAMILIES)
+    entry = catalog.get("fal-ai/stable-audio")
+    checked, _ = entry.schema.validate({"prompt": "a high tone"})
+    call = AudioFamily().prepare(entry.endpoint, checked, pipeline, seed=1)
+    (wave,) = (call.view or pipeline)(**call.arguments).audios
+    assert wave.shape[-1] == round(1.5 * SAMPLE_RATE)
+    assert hear(wave[0].float().numpy(), SAMPLE_RATE).pitch == "high"
+
+
+def test_the_same_seed_plays_the_same_sound_and_another_seed_another(
+    pipeline: StableAudioPipeline,
+) -> None:
+    first, again, other = (
+        exam.play(pipeline, ["a low tone"], steps=6, seeds=[seed]) for seed in (1, 1, 2)
+    )
+    assert np.array_equal(first, again)
+    assert not np.allclose(first, other, atol=0.01)

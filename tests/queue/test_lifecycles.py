@@ -1,0 +1,76 @@
+"""Files are deleted when the client of their request said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from serve_app.domain.artifact import Artifact
+from serve_app.domain.outcome import Outcome
+from serve_app.queue.database import Database
+from serve_app.queue.lifecycles import PostgresLifecycles
+from tests.queue.database import Ingress
+from tests.queue.requests import done, lease, new
+
+
+async def unwanted(database: Database) -> set[str]:
+    return {key for (key,) in await database.rows("SELECT key FROM unwanted")}
+
+
+async def later(database: Database, seconds: float) -> None:
+    await database.rows(
+        "UPDATE requests SET finished_at = finished_at - make_interval(secs => %(s)s)",
+        {"s": seconds},
+    )
+    await database.rows(
+        "UPDATE lifecycles SET created_at = created_at - make_interval(secs => %(s)s), "
+        "due_at = due_at - make_interval(secs => %(s)s)",
+        {"s": seconds},
+    )
+
+
+async def made(queue, request) -> str:
+    """The key of the file that the request ends with."""
+    await queue.submit(request)
+    held = (await lease(queue)).held
+    key = f"r/{request.id}/1/a.png"
+    outcome = Outcome(output={}, artifacts=(Artifact(key, "image/png", 3, "00"),))
+    await queue.finish(replace(done(held), outcome=outcome))
+    return key
+
+
+async def test_the_files_go_and_the_request_stays(ingress: Ingress, database: Database) -> None:
+    queue, lifecycles = await ingress(), PostgresLifecycles(database)
+    hasty, patient = new(), new()
+    await lifecycles.keep(hasty.id, 60.0)
+    gone, kept = await made(queue, hasty), await made(queue, patient)
+    await later(database, 55)
+    await lifecycles.expire()
+    assert await unwanted(database) == set()
+    await later(database, 10)
+    await lifecycles.expire()
+    assert await unwanted(database) == {gone}
+    assert await database.rows("SELECT key FROM artifacts") == [(kept,)]
+    assert (await queue.get(hasty.tenant, hasty.id)).outcome is not None
+    assert await database.rows("SELECT * FROM lifecycles") == []
+
+
+async def test_the_time_begins_with_the_end(ingress: Ingress, database: Database) -> None:
+    queue, lifecycles = await ingress(), PostgresLifecycles(database)
+    request = new()
+    await lifecycles.keep(request.id, 60.0)
+    await queue.submit(request)
+    await later(database, 3 * 86400)
+    await lifecycles.expire()
+    assert len(await database.rows("SELECT * FROM lifecycles")) == 1
+
+
+async def test_what_was_said_of_a_request_that_never_came_is_forgotten(
+    database: Database,
+) -> None:
+    lifecycles = PostgresLifecycles(database)
+    await lifecycles.keep(new().id, 60.0)
+    await lifecycles.expire()
+    assert len(await database.rows("SELECT * FROM lifecycles")) == 1
+    await later(database, 86400 + 60)
+    await lifecycles.expire()
+    assert await database.rows("SELECT * FROM lifecycles") == []
