@@ -136,10 +136,10 @@ async def test_weights_that_cannot_be_loaded_fail_their_requests_only(rig):
 
 
 async def test_a_family_that_the_pool_does_not_host_is_told(rig):
-    other = Endpoint("song", "cookery", Weights("probe"), "probe")
+    other = Endpoint("song", "nobodys", Weights("probe"), "probe")
     outcome = await rig.outcome(rig.offer("one", endpoint=other))
     assert outcome.failure.code == "misconfigured"
-    assert "cookery" in outcome.failure.message
+    assert "nobodys" in outcome.failure.message
 
 
 async def test_loading_is_reported_and_two_endpoints_share_the_weights(rig):
