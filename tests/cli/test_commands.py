@@ -209,7 +209,9 @@ def test_open_says_why_there_is_nothing_to_open(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["status"], ["requests", "list"], ["env"], ["models"]], ids=" ".join
+    "words",
+    [["status"], ["requests", "list"], ["env", "--mode", "plain"], ["models"]],
+    ids=" ".join,
 )
 def test_json_is_printed_for_programs(darkroom: Any, words: list[str]) -> None:
     assert json.loads(darkroom(*words, "--json").stdout)

@@ -27,14 +27,15 @@ async def learned(queue: Queue, run_s: float) -> None:
 
 
 async def waits_until(queue: Queue, request_id: str, true: Callable[[Waiting], bool]) -> Waiting:
-    """Its waiting as soon as that is so."""
+    """Its waiting as soon as that is so. Places are read for a twentieth of the time at most, so a
+    reading that took long on a busy machine is followed by a pause as long as twenty of them."""
     found: list[Waiting] = []
 
     async def holds() -> bool:
         found.append(await queue.waiting(await queue.get(TENANT, request_id)))
         return true(found[-1])
 
-    await eventually(holds)
+    await eventually(holds, patience_s=30.0)
     return found[-1]
 
 
