@@ -70,7 +70,7 @@ def _wants_payloads(request: HttpRequest) -> bool:
 
 def _search(request: HttpRequest, tenant: str, now: datetime) -> EndedSearch:
     asked = request.query_params
-    endpoint = asked.get("endpoint_id")
+    endpoint = query.text(request, "endpoint_id")
     if not endpoint:
         raise query.invalid("endpoint_id", "should be an endpoint's id", "")
     status = asked.get("status")

@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from serve_app.catalog.problems import invalid_input
 from serve_app.domain.errors import Forbidden, NotFound
+from serve_app.ingress import query
 from serve_app.ingress.body import read_json
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import core_of
@@ -41,7 +42,7 @@ async def listed(request: HttpRequest) -> Response:
     """A tenant's keys, oldest first, without their secrets: ``?tenant=``, or the caller's own."""
     exchange_of(request).route = "v1.keys"
     caller = await caller_of(request, ADMIN)
-    tenant = request.query_params.get("tenant", caller.tenant)
+    tenant = query.text(request, "tenant") or caller.tenant
     found = await core_of(request).keys.list(tenant)
     return json_reply(
         {"keys": [_told(info) for info in found], "next_cursor": None, "has_more": False}

@@ -33,7 +33,7 @@ async def models(request: HttpRequest) -> Response:
     await caller_of(request)
     core = core_of(request)
     limit = query.page_size(request, default=50, most=MAX_PAGE)
-    found = _after(request, [each for each in core.catalog if _wanted(request, each)])
+    found = [each for each in _after(request, list(core.catalog)) if _wanted(request, each)]
     page = found[:limit]
     origin = origin_of(request)
     listed = [_model(each, origin) for each in page]
@@ -67,14 +67,16 @@ def _wanted(request: HttpRequest, entry: CatalogEntry) -> bool:
     )
 
 
-def _after(request: HttpRequest, found: list[CatalogEntry]) -> list[CatalogEntry]:
+def _after(request: HttpRequest, entries: list[CatalogEntry]) -> list[CatalogEntry]:
+    """Those behind the cursor, whether or not the filters let the cursor's own entry through: what
+    was served when the page before was told may not be any more."""
     cursor = request.query_params.get("cursor")
     if cursor is None:
-        return found
-    ids = [entry.endpoint.id for entry in found]
+        return entries
+    ids = [entry.endpoint.id for entry in entries]
     if cursor not in ids:
         raise query.invalid("cursor", "should be the next_cursor of the page before", cursor)
-    return found[ids.index(cursor) + 1 :]
+    return entries[ids.index(cursor) + 1 :]
 
 
 def _expand(request: HttpRequest) -> bool:

@@ -39,6 +39,11 @@ def whole(request: HTTPConnection, name: str, *, default: int, most: int) -> int
     return int(given)
 
 
+def text(request: HTTPConnection, name: str) -> str | None:
+    """What is looked for in the database; ``InvalidInput`` for text that PostgreSQL cannot hold."""
+    return next(reversed(_texts(request, name)), None)
+
+
 def yes_no(request: HTTPConnection, name: str, *, default: bool) -> bool:
     """``true`` or ``false``; ``InvalidInput`` for another."""
     given = request.query_params.get(name, str(default).lower())
@@ -49,7 +54,15 @@ def yes_no(request: HTTPConnection, name: str, *, default: bool) -> bool:
 
 def several(request: HTTPConnection, name: str) -> list[str]:
     """Values of a parameter that may be repeated, or have several with commas."""
-    return [one for each in request.query_params.getlist(name) for one in each.split(",") if one]
+    return [one for each in _texts(request, name) for one in each.split(",") if one]
+
+
+def _texts(request: HTTPConnection, name: str) -> list[str]:
+    given = request.query_params.getlist(name)
+    for each in given:
+        if "\0" in each:
+            raise invalid(name, "should have no null character in it", each)
+    return given
 
 
 def invalid(name: str, what: str, value: str) -> InvalidInput:

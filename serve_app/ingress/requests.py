@@ -44,7 +44,7 @@ async def listed(request: HttpRequest) -> Response:
     page = await core_of(request).queue.page(
         caller.tenant,
         states=states,
-        endpoint=request.query_params.get("endpoint_id"),
+        endpoint=query.text(request, "endpoint_id"),
         since=query.time(request, "since"),
         until=query.time(request, "until"),
         before=before,

@@ -135,7 +135,7 @@ ROUTES = [
 async def _caller(request: HttpRequest) -> tuple[Identity, str]:
     """And the tenant that it is about: ``?tenant=``, for those who may, or the caller's own."""
     caller = await caller_of(request)
-    tenant = request.query_params.get("tenant", caller.tenant)
+    tenant = query.text(request, "tenant") or caller.tenant
     if tenant != caller.tenant and ADMIN not in caller.scopes:
         raise Forbidden("Webhooks of another tenant take a key with the scope `admin`.")
     return caller, tenant

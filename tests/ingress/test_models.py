@@ -101,6 +101,12 @@ async def test_the_list_comes_page_by_page(client: httpx.AsyncClient) -> None:
     assert listed == whole
 
 
+async def test_a_page_goes_on_behind_an_endpoint_that_is_not_of_it_any_more(
+    client: httpx.AsyncClient,
+) -> None:
+    assert await ids(client, status="inactive", cursor=SCHNELL) == [UNSERVED]
+
+
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=101", "status=gone", "expand=everything", "cursor=no/such"]
 )
