@@ -21,6 +21,7 @@ from serve_app.domain.lease import (
     Verdict,
     Work,
 )
+from serve_app.domain.ledger import Ledger
 from serve_app.domain.operations import Operations
 from serve_app.domain.outcome import Usage
 from serve_app.domain.progress import Preview
@@ -104,6 +105,11 @@ class Queue(LeasePort, Protocol):
     @property
     def operations(self) -> Operations:
         """What an operator sees of it, and does to it by hand."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger:
+        """What was consumed, and what has ended."""
         ...
 
     async def submit(self, new: NewRequest) -> Request:

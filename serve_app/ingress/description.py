@@ -12,7 +12,7 @@ from serve_app.ingress import query
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
-from serve_app.ingress.openapi.document import of_endpoint, whole
+from serve_app.ingress.openapi.document import PATH, of_endpoint, whole
 from serve_app.ingress.origin import origin_of
 from serve_app.ingress.reply import json_reply
 
@@ -39,5 +39,5 @@ async def one_endpoint(request: HttpRequest) -> Response:
 
 ROUTES = [
     Route("/openapi.json", everything, methods=["GET"]),
-    Route("/api/openapi/queue/openapi.json", one_endpoint, methods=["GET"]),
+    Route(PATH, one_endpoint, methods=["GET"]),
 ]

@@ -35,9 +35,10 @@ async def models(request: HttpRequest) -> Response:
     limit = query.page_size(request, default=50, most=MAX_PAGE)
     found = _after(request, [each for each in core.catalog if _wanted(request, each)])
     page = found[:limit]
-    listed = [_model(each) for each in page]
+    origin = origin_of(request)
+    listed = [_model(each, origin) for each in page]
     if _expand(request):
-        await asyncio.to_thread(_describe, listed, page, origin_of(request))
+        await asyncio.to_thread(_describe, listed, page, origin)
     more = len(found) > limit
     return json_reply(
         {
@@ -53,7 +54,7 @@ ROUTES = [Route("/v1/models", models, methods=["GET"])]
 
 def _wanted(request: HttpRequest, entry: CatalogEntry) -> bool:
     asked, endpoint = request.query_params, entry.endpoint
-    ids = [one for each in asked.getlist("endpoint_id") for one in each.split(",")]
+    ids = query.several(request, "endpoint_id")
     status = asked.get("status")
     if status is not None and status not in STATUSES:
         raise query.invalid("status", f"should be one of {', '.join(STATUSES)}", status)
@@ -93,7 +94,7 @@ def _describe(listed: list[dict[str, Any]], page: list[CatalogEntry], origin: st
         model["openapi"] = of_endpoint(entry, origin)
 
 
-def _model(entry: CatalogEntry) -> dict[str, Any]:
+def _model(entry: CatalogEntry, origin: str) -> dict[str, Any]:
     endpoint = entry.endpoint
     return {
         "endpoint_id": endpoint.id,
@@ -104,6 +105,7 @@ def _model(entry: CatalogEntry) -> dict[str, Any]:
             "status": _status(entry),
             "tags": [],
             "license": endpoint.licence,
+            "model_url": f"{origin}/run/{endpoint.id}",
         },
         "darkroom_demo": entry.demo,
         "darkroom": {

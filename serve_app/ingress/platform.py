@@ -12,11 +12,13 @@ from serve_app.domain.errors import NotFound
 from serve_app.ingress import (
     deletion,
     description,
+    ended,
     keys,
     models,
     operations,
     previews,
     requests,
+    usage,
     webhook_calls,
 )
 from serve_app.ingress.caller import caller_of
@@ -56,6 +58,8 @@ ROUTES = [
     *previews.ROUTES,
     *webhook_calls.ROUTES,
     *models.ROUTES,
+    *usage.ROUTES,
+    *ended.ROUTES,
     *keys.ROUTES,
     *description.ROUTES,
     Route("/v1/status", status, methods=["GET"]),

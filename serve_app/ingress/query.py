@@ -39,6 +39,19 @@ def whole(request: HTTPConnection, name: str, *, default: int, most: int) -> int
     return int(given)
 
 
+def yes_no(request: HTTPConnection, name: str, *, default: bool) -> bool:
+    """``true`` or ``false``; ``InvalidInput`` for another."""
+    given = request.query_params.get(name, str(default).lower())
+    if given not in ("true", "false"):
+        raise invalid(name, "should be true or false", given)
+    return given == "true"
+
+
+def several(request: HTTPConnection, name: str) -> list[str]:
+    """Values of a parameter that may be repeated, or have several with commas."""
+    return [one for each in request.query_params.getlist(name) for one in each.split(",") if one]
+
+
 def invalid(name: str, what: str, value: str) -> InvalidInput:
     """``what`` goes on from the parameter's name, as in "should be a whole number"."""
     problem = FieldProblem(("query", name), f"{name} {what}", "value_error", None, value)

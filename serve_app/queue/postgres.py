@@ -43,6 +43,7 @@ from serve_app.queue.halts import Halts
 from serve_app.queue.history import History
 from serve_app.queue.intake import Intake
 from serve_app.queue.lanes import Lanes
+from serve_app.queue.ledger import PostgresLedger
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.observer import Nobody, Observer
 from serve_app.queue.operations import PostgresOperations
@@ -130,6 +131,7 @@ class PostgresQueue:
             self._settle_soon,
         )
         self.operations = PostgresOperations(database, self._halts, self._endings, self._aftermath)
+        self.ledger = PostgresLedger(database)
         self._repeats = Repeats(database)
         self._intake = Intake(
             database,

@@ -60,6 +60,7 @@ from serve_app.queue.order import Start
 from serve_app.queue.previews import WATCHED_S
 from serve_app.queue.snapshots import is_of
 from tests.fakes.fair_lanes import FairLanes
+from tests.fakes.ledger import FakeLedger
 from tests.fakes.operations import FakeOperations
 from tests.fakes.outbox import FakeOutbox
 from tests.fakes.queue_row import Row, forgetting, suspect
@@ -89,7 +90,12 @@ class FakeQueue:
         self._wake = asyncio.Event()
         self.operations = FakeOperations(clock, self._rows, self._end_by_hand, self._changed)
         self.outbox = FakeOutbox(clock, self._rows, self.operations.note)
-        self.usage: list[str] = []  # ids of requests, one line each
+        self.ledger = FakeLedger(self._rows)
+
+    @property
+    def usage(self) -> list[str]:
+        """Ids of requests and frames, one line each."""
+        return [line.id for line in self.ledger.lines]
 
     async def start(self) -> None:
         """Nothing to do."""
@@ -268,8 +274,9 @@ class FakeQueue:
 
     async def drew(self, session: Held, request_id: str, state: State, usage: Usage) -> None:
         if request_id not in self.usage and session.request_id in self._rows:
-            self.usage.append(request_id)
-            self._lanes.pays(self._rows[session.request_id].request, usage.run_s)
+            request = self._rows[session.request_id].request
+            self.ledger.note(request_id, request, self._clock.now(), usage)
+            self._lanes.pays(request, usage.run_s)
 
     async def delete(self, tenant: str, request_id: str) -> Sequence[str]:
         await self._look()
@@ -390,7 +397,7 @@ class FakeQueue:
         request = reusing(new, earlier, now)
         row = self._rows[new.id] = Row(request, len(self._rows), new, 0.0)
         self._repeats.learn(new)
-        self.usage.append(new.id)
+        self._counted(row)
         for warning in new.warnings:
             self._line(row, warning, "WARNING")
         self._line(row, wording.reused(earlier.id))
@@ -555,11 +562,16 @@ class FakeQueue:
             preview_step=0,
             follows=None,
         )
-        self.usage.append(row.request.id)
+        self._counted(row)
         self._line(row, outcome.failure.message if outcome.failure else wording.SUCCEEDED)
         self.outbox.ended(row)
         self._settle_followers(row.request)
         self._changed()
+
+    def _counted(self, row: Row) -> None:
+        request = row.request
+        usage = request.outcome.usage if request.outcome else Usage()
+        self.ledger.note(request.id, request, request.finished_at or self._clock.now(), usage)
 
     def _has_started(self, request: Request) -> bool:
         """What it waits for runs."""
@@ -595,7 +607,7 @@ class FakeQueue:
             finished_at=now,
         )
         self._repeats.given(row.request.id)
-        self.usage.append(row.request.id)
+        self._counted(row)
         self._line(row, wording.reused(leader))
         self.outbox.ended(row)
         self._changed()

@@ -37,6 +37,7 @@ async def test_models_are_listed_in_fals_shape(client: httpx.AsyncClient) -> Non
         "status": "active",
         "tags": [],
         "license": "Apache-2.0",
+        "model_url": f"http://testserver/run/{SCHNELL}",
     }
     assert all("openapi" not in each for each in page["models"])
 

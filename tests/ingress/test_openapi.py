@@ -104,7 +104,12 @@ def test_what_is_not_served_and_what_is_a_demo_is_said() -> None:
 
 @pytest.mark.parametrize("endpoint_id", [entry.endpoint.id for entry in CATALOG])
 def test_the_document_of_each_endpoint_is_valid(endpoint_id: str) -> None:
-    validate(of_endpoint(CATALOG.listed(endpoint_id), ORIGIN), cls=OpenAPIV30SpecValidator)
+    document = of_endpoint(CATALOG.listed(endpoint_id), ORIGIN)
+    validate(document, cls=OpenAPIV30SpecValidator)
+    schemas = document["components"]["schemas"]
+    for side in ("Input", "Output"):
+        schema = schemas[pascal(endpoint_id) + side]
+        assert schema["x-fal-order-properties"] == list(schema["properties"])
 
 
 def test_a_catalogue_of_ones_own_is_described_too(tmp_path: Path) -> None:
@@ -162,7 +167,14 @@ async def test_it_is_served_to_whoever_has_a_key(house: House, client: httpx.Asy
 async def test_one_endpoint_is_described_at_fals_path(client: httpx.AsyncClient) -> None:
     path = "/api/openapi/queue/openapi.json"
     answer = await client.get(path, params={"endpoint_id": "fal-ai/flux/schnell"})
-    assert answer.json()["info"]["title"] == "Queue OpenAPI for fal-ai/flux/schnell"
+    document = answer.json()
+    assert document["info"]["title"] == "Queue OpenAPI for fal-ai/flux/schnell"
+    about = document["info"]["x-fal-metadata"]
+    assert (about["endpointId"], about["category"]) == ("fal-ai/flux/schnell", "text-to-image")
+    assert (await client.get(about["documentationUrl"])).json() == document
+    assert (
+        (await client.get(about["playgroundUrl"])).headers["content-type"].startswith("text/html")
+    )
     strange = await client.get(path, params={"endpoint_id": "fal-ai/flux/schnel"})
     assert strange.status_code == 404
     assert "Did you mean fal-ai/flux/schnell" in strange.json()["message"]

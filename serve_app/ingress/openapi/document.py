@@ -11,6 +11,8 @@ from serve_app.ingress.openapi import endpoints, own
 from serve_app.ingress.openapi.parts import SECURITY, SHARED, VERSION, Json
 
 API_VERSION = "1"
+PATH = "/api/openapi/queue/openapi.json"
+"""Where fal has the document of an endpoint."""
 
 
 def whole(catalog: Catalog, origin: str) -> Json:
@@ -50,7 +52,12 @@ def of_endpoint(entry: CatalogEntry, origin: str) -> Json:
         "title": f"Queue OpenAPI for {endpoint.id}",
         "version": API_VERSION,
         "description": endpoint.description,
-        "x-fal-metadata": {"endpointId": endpoint.id, "category": endpoint.category},
+        "x-fal-metadata": {
+            "endpointId": endpoint.id,
+            "category": endpoint.category,
+            "playgroundUrl": f"{origin}/#model={endpoint.id}",
+            "documentationUrl": f"{origin}{PATH}?endpoint_id={endpoint.id}",
+        },
     }
     return _document(info, f"{origin}/queue", paths, {**SHARED, **endpoints.schemas(entry)})
 

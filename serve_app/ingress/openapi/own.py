@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from serve_app.domain.request import CancelVerdict, State
 from serve_app.ingress.openapi import (
+    ledger,
     mcp,
     openai,
     operations,
@@ -59,6 +60,7 @@ SCHEMAS: Json = {
                     "status": one_of("active", "inactive"),
                     "tags": listed(TEXT),
                     "license": TEXT,
+                    "model_url": TEXT,
                 }
             ),
             "darkroom_demo": YES_NO,
@@ -115,6 +117,7 @@ SCHEMAS: Json = {
             "revoked_at": nullable(TIME),
         }
     ),
+    **ledger.SCHEMAS,
     **operations.SCHEMAS,
     **openai.SCHEMAS,
     **replicate.SCHEMAS,
@@ -129,6 +132,7 @@ def paths() -> Json:
     return {
         **_catalogue(),
         **_requests(),
+        **ledger.paths(),
         **operations.paths(),
         **webhooks.paths(),
         **_keys(),

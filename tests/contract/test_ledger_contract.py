@@ -1,0 +1,109 @@
+"""Looking back at usage and at ended requests: over the fake queue and over PostgreSQL."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from serve_app.domain.ledger import Consumed, End, EndedSearch
+from serve_app.domain.outcome import Outcome, Usage
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import Request
+from serve_app.telemetry.clock import SystemClock
+from tests.queue.requests import TENANT, done, failure, lease, new
+
+ENDPOINT = "fal-ai/flux/schnell"
+OTHER = "fal-ai/flux/dev"
+DAY = timedelta(days=1)
+
+
+async def ended(queue: Queue, outcome: Outcome | None = None, **changes: object) -> Request:
+    request = await queue.submit(new(**changes))
+    held = (await lease(queue)).held
+    await queue.finish(done(held, outcome))
+    return await queue.get(request.tenant, request.id)
+
+
+def search(**changes: object) -> EndedSearch:
+    now = SystemClock().now()
+    return replace(EndedSearch(TENANT, ENDPOINT, now - DAY, now + DAY), **changes)
+
+
+async def ids(queue: Queue, limit: int = 50, **changes: object) -> list[str]:
+    return [each.id for each in await queue.ledger.ended(search(**changes), limit)]
+
+
+def end_of(request: Request) -> datetime:
+    assert request.finished_at is not None
+    return request.finished_at
+
+
+async def test_usage_is_summed_between_edges_by_endpoint(queue: Queue) -> None:
+    usage = Outcome(output={}, usage=Usage(run_s=1.5, steps=4, units=0.25))
+    first = await ended(queue, usage)
+    second = await ended(queue, usage)
+    other = await ended(queue, usage, endpoint=OTHER)
+    await ended(queue, usage, tenant="bob")
+    edges = [end_of(first), end_of(second), end_of(other) + DAY]
+    one = Usage(1.5, 4, 0.25)
+    assert await queue.ledger.consumed(TENANT, edges) == [
+        Consumed(0, ENDPOINT, 1, one),
+        Consumed(1, OTHER, 1, one),
+        Consumed(1, ENDPOINT, 1, one),
+    ]
+    whole = [edges[0], edges[-1]]
+    assert await queue.ledger.consumed(TENANT, whole, [ENDPOINT]) == [
+        Consumed(0, ENDPOINT, 2, Usage(3.0, 8, 0.5))
+    ]
+    assert await queue.ledger.consumed(TENANT, [edges[0] - DAY, edges[0]]) == []
+
+
+async def test_what_was_deleted_is_counted_and_not_listed(queue: Queue) -> None:
+    request = await ended(queue)
+    await queue.delete(TENANT, request.id)
+    assert await ids(queue) == []
+    counted = await queue.ledger.consumed(TENANT, [end_of(request), end_of(request) + DAY])
+    assert [each.requests for each in counted] == [1]
+
+
+async def test_ended_requests_are_listed_by_their_end_page_by_page(queue: Queue) -> None:
+    late = await queue.submit(new())
+    held = (await lease(queue)).held
+    early = [await ended(queue) for _ in range(3)]
+    await queue.finish(done(held))
+    await ended(queue, endpoint=OTHER)
+    await ended(queue, tenant="bob")
+    await queue.submit(new())  # has not ended
+    order = [late.id, *(each.id for each in reversed(early))]
+    assert await ids(queue) == order
+    page = await queue.ledger.ended(search(), 2)
+    last = page[-1]
+    assert [each.id for each in page] == order[:2]
+    assert await ids(queue, before=(end_of(last), last.id)) == order[2:]
+
+
+async def test_they_are_found_by_the_time_of_their_end(queue: Queue) -> None:
+    one, two = await ended(queue), await ended(queue)
+    assert await ids(queue, since=end_of(two)) == [two.id]
+    assert await ids(queue, until=end_of(two)) == [one.id]
+
+
+async def test_they_are_found_by_their_id(queue: Queue) -> None:
+    one, _ = await ended(queue), await ended(queue)
+    assert await ids(queue, request_id=one.id) == [one.id]
+
+
+async def test_they_are_found_by_who_is_to_blame(queue: Queue) -> None:
+    good = await ended(queue, Outcome(output={"text": "\0 \ud800"}))
+    cancelled = await queue.submit(new())
+    await queue.cancel(TENANT, cancelled.id)
+    broken = await ended(queue, failure("pipeline_failed"))
+    refused = failure("pipeline_failed").failure
+    assert refused is not None
+    # What a message quotes may hold what no database takes.
+    at_fault = replace(refused, field="image_url", message="\0 is no picture", context={"at": "\0"})
+    wrong = await ended(queue, Outcome(failure=at_fault))
+    codes = ["cancelled", "invalid_input"]
+    assert await ids(queue, end=End.SUCCESS, client_codes=codes) == [good.id]
+    assert await ids(queue, end=End.CLIENT_ERROR, client_codes=codes) == [wrong.id, cancelled.id]
+    assert await ids(queue, end=End.SERVER_ERROR, client_codes=codes) == [broken.id]

@@ -1,0 +1,78 @@
+"""Looking back at the fake queue."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from serve_app.domain.ledger import Consumed, End, EndedSearch
+from serve_app.domain.outcome import Usage
+from serve_app.domain.request import Request, State
+from tests.fakes.queue_row import Row
+
+
+@dataclass(frozen=True)
+class Line:
+    id: str  # of a request, or of a frame
+    tenant: str
+    endpoint: str
+    at: datetime
+    usage: Usage
+
+
+class FakeLedger:
+    def __init__(self, rows: Mapping[str, Row]) -> None:
+        self._rows = rows
+        self.lines: list[Line] = []
+
+    def note(self, id_: str, request: Request, at: datetime, usage: Usage) -> None:
+        self.lines.append(Line(id_, request.tenant, request.endpoint, at, usage))
+
+    async def consumed(
+        self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str] = ()
+    ) -> Sequence[Consumed]:
+        found: dict[tuple[int, str], list[Usage]] = defaultdict(list)
+        for line in self.lines:
+            wanted = line.tenant == tenant and (not endpoints or line.endpoint in endpoints)
+            if wanted and edges[0] <= line.at < edges[-1]:
+                found[bisect_right(edges, line.at) - 1, line.endpoint].append(line.usage)
+        return [
+            Consumed(bucket, endpoint, len(usages), _sum(usages))
+            for (bucket, endpoint), usages in sorted(found.items())
+        ]
+
+    async def ended(self, search: EndedSearch, limit: int) -> Sequence[Request]:
+        ended = [
+            (row.request.finished_at, row.request.id, row.request)
+            for row in self._rows.values()
+            if row.request.finished_at is not None
+        ]
+        chosen = [
+            request
+            for at, id_, request in sorted(ended, key=lambda each: each[:2], reverse=True)
+            if (request.tenant, request.endpoint) == (search.tenant, search.endpoint)
+            and search.since <= at < search.until
+            and search.end in (None, _end(request, search))
+            and search.request_id in (None, id_)
+            and (search.before is None or (at, id_) < search.before)
+        ]
+        return chosen[:limit]
+
+
+def _end(request: Request, search: EndedSearch) -> End:
+    failure = request.outcome.failure if request.outcome else None
+    if request.state is State.SUCCEEDED or failure is None:
+        return End.SUCCESS
+    client = failure.field is not None or failure.code in search.client_codes
+    return End.CLIENT_ERROR if client else End.SERVER_ERROR
+
+
+def _sum(usages: Sequence[Usage]) -> Usage:
+    return Usage(
+        sum(each.run_s for each in usages),
+        sum(each.steps for each in usages),
+        sum(each.units for each in usages),
+    )

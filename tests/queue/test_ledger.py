@@ -1,0 +1,81 @@
+"""How PostgreSQL looks back: by its indexes, however much has ended."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from serve_app.domain.ledger import End, EndedSearch
+from serve_app.queue.database import Database
+from serve_app.queue.ledger import CONSUMED, ended_statement
+
+NOW = datetime(2026, 1, 31, tzinfo=UTC)
+ENDED = """
+INSERT INTO requests (id, tenant, endpoint, endpoint_digest, pool, priority, state, input,
+    finished_at, outcome)
+SELECT gen_random_uuid(), 't' || n % 4, 'a/b', '', 'studio', 1,
+    CASE WHEN n % 50 = 0 THEN 'failed' ELSE 'succeeded' END, '{}',
+    timestamptz '2026-01-31T00:00Z' - n * interval '1 second',
+    '{"output":null,"artifacts":[],"failure":{"code":"pipeline_failed","field":null},"usage":{}}'
+FROM generate_series(1, 20000) n
+"""
+COUNTED = """
+INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units, at)
+SELECT id, tenant, endpoint, state, 1, 1, 1, 1, finished_at FROM requests
+"""
+SEARCH = EndedSearch("t0", "a/b", NOW - timedelta(days=1), NOW, client_codes=["cancelled"])
+PARAMS: dict[str, Any] = {
+    "tenant": "t0",
+    "endpoint": "a/b",
+    "since": NOW - timedelta(days=1),
+    "until": NOW,
+    "limit": 50,
+    "client_codes": ["cancelled"],
+    "edges": [NOW - timedelta(days=1), NOW],
+    "all": True,
+    "endpoints": [],
+}
+
+
+@pytest.fixture
+def filled(conninfo: str) -> None:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(ENDED)
+        connection.execute(COUNTED)
+        connection.execute("VACUUM ANALYZE requests, usage")
+
+
+async def plan(database: Database, statement: str, **more: Any) -> str:
+    names = set(re.findall(r"%\((\w+)\)s", statement))
+    params = {name: value for name, value in {**PARAMS, **more}.items() if name in names}
+    return "\n".join(row[0] for row in await database.rows(f"EXPLAIN {statement}", params))
+
+
+@pytest.mark.usefixtures("filled")
+@pytest.mark.parametrize("before", [None, (NOW, "00000000-0000-0000-0000-000000000000")])
+@pytest.mark.parametrize(
+    ("end", "index"),
+    [
+        (None, "requests_ended"),
+        (End.SUCCESS, "requests_ended"),
+        (End.CLIENT_ERROR, "requests_unsuccessful"),
+        (End.SERVER_ERROR, "requests_unsuccessful"),
+    ],
+)
+async def test_a_page_of_ended_requests_is_read_off_an_index(
+    database: Database, end: End | None, index: str, before: tuple[datetime, str] | None
+) -> None:
+    search = EndedSearch("t0", "a/b", SEARCH.since, SEARCH.until, end, ["cancelled"], None, before)
+    at, id_ = before or (None, None)
+    told = await plan(database, ended_statement(search), before_at=at, before_id=id_)
+    assert f"using {index} on requests" in told
+    assert "Sort" not in told
+
+
+@pytest.mark.usefixtures("filled")
+async def test_usage_is_summed_from_an_index_alone(database: Database) -> None:
+    assert "Index Only Scan using usage_of_tenant_summed" in await plan(database, CONSUMED)
