@@ -1,5 +1,5 @@
 """What the modules for other services' protocols share: routes that tell errors in their own shape,
-and the way in."""
+and the names of fields."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app.domain.errors import DarkroomError, FieldProblem, InvalidInput
-from serve_app.domain.request import NewRequest
-from serve_app.domain.webhook import Webhook
-from serve_app.ingress import submission
-from serve_app.ingress.core import Core
 from serve_app.ingress.exchange import exchange_of
-from serve_app.ingress.fal.headers import wishes_of
-from serve_app.tenants.keys import Identity
 
 Handler = Callable[[HttpRequest], Awaitable[Response]]
 Refusal = Callable[[DarkroomError], Response]
@@ -31,38 +25,6 @@ def translated(path: str, handler: Handler, *methods: str, label: str, refusal: 
         return await handler(request)
 
     return Route(path, answer, methods=list(methods))
-
-
-async def accepted(
-    request: HttpRequest,
-    core: Core,
-    caller: Identity,
-    endpoint_id: str,
-    body: object,
-    request_id: str | None = None,
-    webhook: Webhook | None = None,
-) -> NewRequest:
-    """Check a request with this input and what the headers of the call ask for besides, which are
-    the same as for fal's calls. Its id is that of the call unless given."""
-    wishes = wishes_of(request, caller)
-    return await submission.accept(
-        core,
-        request_id=request_id or exchange_of(request).request_id,
-        tenant=caller.tenant,
-        endpoint_id=endpoint_id,
-        body=body,
-        priority=wishes.priority,
-        start_within_s=wishes.start_within_s,
-        end_within_s=wishes.end_within_s,
-        alone=wishes.deterministic,
-        previews=wishes.previews,
-        warnings=wishes.warnings,
-        idempotency_key=wishes.idempotency_key,
-        cache=wishes.cache,
-        store_io=wishes.store_io,
-        keep_files_s=wishes.keep_files_s,
-        webhook=webhook,
-    )
 
 
 def under(name: str, error: InvalidInput) -> InvalidInput:

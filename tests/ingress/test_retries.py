@@ -99,3 +99,14 @@ async def test_what_cannot_be_read_is_refused_by_its_name(
     assert answer.json()["detail"][0]["loc"] == ["header", name]
     assert name in answer.json()["message"]
     assert house.replica.ran == []
+
+
+async def test_they_count_in_other_protocols_too(house: House, client: httpx.AsyncClient) -> None:
+    before = len(house.replica.ran)
+    answer = await client.post(
+        "/replicate/v1/models/test/probe/predictions",
+        json={"input": FULL},
+        headers={"X-Fal-No-Retry": "1", "Prefer": "wait"},
+    )
+    assert answer.json()["status"] == "failed"
+    assert len(house.replica.ran) - before == 1

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from serve_app.domain.errors import Cancelled, FieldProblem, InvalidInput, Overloaded
 from serve_app.domain.outcome import Failure
 from serve_app.domain.request import NewRequest, Request
-from serve_app.ingress import submission
+from serve_app.ingress import acceptance, submission
 from serve_app.ingress.acknowledgement import Acknowledgement, noticed_loss
 from serve_app.ingress.body import read_json
 from serve_app.ingress.caller import caller_of
@@ -19,7 +19,6 @@ from serve_app.ingress.core import Core, core_of
 from serve_app.ingress.exchange import exchange_of, gone
 from serve_app.ingress.fal.addressing import request_base
 from serve_app.ingress.fal.failure import failure_reply
-from serve_app.ingress.fal.headers import wishes_of
 from serve_app.ingress.fal.output import outcome_reply
 from serve_app.ingress.fal.paths import request_urls
 from serve_app.ingress.fal.status import waiting_body
@@ -91,29 +90,10 @@ async def accepted(
     """What the call asks to be made, checked, and the origin of the URLs to hand out."""
     origin = origin_of(request)  # may be refused, and then nothing is to be stored
     core.catalog.get(endpoint_id)  # before the body: a wrong id is the likelier mistake
-    wishes = wishes_of(request, caller)
     webhook = await webhook_of(request, core, origin)
     body = await read_json(request, core.config.max_body_bytes)
-    new = await submission.accept(
-        core,
-        request_id=exchange_of(request).request_id,
-        tenant=caller.tenant,
-        endpoint_id=endpoint_id,
-        body=body,
-        priority=wishes.priority,
-        start_within_s=wishes.start_within_s,
-        end_within_s=wishes.end_within_s,
-        alone=wishes.deterministic,
-        previews=wishes.previews,
-        warnings=wishes.warnings,
-        idempotency_key=wishes.idempotency_key,
-        cache=wishes.cache,
-        retries=wishes.retries,
-        store_io=wishes.store_io,
-        keep_files_s=wishes.keep_files_s,
-        webhook=webhook,
-        # A key of the request's own says more than the likeness of two bodies.
-        replay_key=replay_key if wishes.idempotency_key is None else None,
+    new = await acceptance.accepted(
+        request, core, caller, endpoint_id, body, webhook=webhook, replay_key=replay_key
     )
     return new, origin
 

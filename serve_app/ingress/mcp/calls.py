@@ -15,6 +15,7 @@ from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.request import CancelVerdict, Request
 from serve_app.ingress import ids, submission
+from serve_app.ingress.acceptance import accepted
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import Core, core_of
 from serve_app.ingress.mcp import content, waiting
@@ -36,7 +37,6 @@ from serve_app.ingress.mcp.tools import (
 )
 from serve_app.ingress.model_names import named
 from serve_app.ingress.origin import origin_of
-from serve_app.ingress.translated import accepted
 from serve_app.tenants.keys import Identity
 
 

@@ -20,6 +20,7 @@ from serve_app.domain.errors import (
 from serve_app.domain.model_aliases import DEFAULT_CLIP_MODEL
 from serve_app.domain.request import Request
 from serve_app.ingress import deletion, ids, query, submission
+from serve_app.ingress.acceptance import accepted
 from serve_app.ingress.body import read_json
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import Core, core_of
@@ -35,7 +36,7 @@ from serve_app.ingress.openai.picture_answer import is_picture
 from serve_app.ingress.origin import file_url, origin_of
 from serve_app.ingress.repeats import about
 from serve_app.ingress.reply import json_reply
-from serve_app.ingress.translated import accepted, renamed
+from serve_app.ingress.translated import renamed
 from serve_app.telemetry import logs
 
 MOST_LISTED = 100

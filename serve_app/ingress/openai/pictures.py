@@ -12,6 +12,7 @@ from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import InvalidInput, Unsupported
 from serve_app.domain.model_aliases import DEFAULT_PICTURE_MODEL
 from serve_app.ingress import submission
+from serve_app.ingress.acceptance import accepted
 from serve_app.ingress.body import read_json
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import Core, core_of
@@ -34,7 +35,7 @@ from serve_app.ingress.openai.refusal import failed
 from serve_app.ingress.origin import origin_of
 from serve_app.ingress.repeats import about
 from serve_app.ingress.reply import json_reply
-from serve_app.ingress.translated import accepted, renamed
+from serve_app.ingress.translated import renamed
 from serve_app.tenants.keys import Identity
 
 ENDPOINT = "x-darkroom-endpoint"

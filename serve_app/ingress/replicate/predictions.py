@@ -15,6 +15,7 @@ from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import FieldProblem, InvalidInput, RequestNotFound, Unavailable
 from serve_app.domain.request import Request
 from serve_app.ingress import ids, query, submission
+from serve_app.ingress.acceptance import accepted
 from serve_app.ingress.body import read_json
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import Core, core_of
@@ -26,7 +27,7 @@ from serve_app.ingress.replicate.output import files_of
 from serve_app.ingress.replicate.prediction import PREFIX, STARTING, prediction
 from serve_app.ingress.replicate.webhook import webhook_of
 from serve_app.ingress.reply import json_reply
-from serve_app.ingress.translated import accepted, under
+from serve_app.ingress.translated import under
 from serve_app.telemetry import logs
 
 PAGE = 100
