@@ -23,9 +23,10 @@ def test_a_request_outlives_its_replica_and_one_failure_is_counted(darkroom: Dar
 
 
 LONG = {
+    "fal-ai/flux/dev": {"num_inference_steps": 50, "num_images": 2, "output_format": "png"},
     "fal-ai/fast-sdxl": {"num_inference_steps": 50, "num_images": 4, "format": "png"},
     "fal-ai/wan/v2.2-5b/text-to-video": {"num_inference_steps": 50},
-    "fal-ai/stable-audio": {"steps": 300, "output_format": "flac"},
+    "fal-ai/stable-audio": {"steps": 150, "output_format": "flac"},
 }
 """Endpoint → an input whose steps take seconds on a CPU."""
 
