@@ -64,12 +64,13 @@ def parse(raw: bytes) -> Any:
     except ValueError as error:  # NaN, or a number with thousands of digits
         raise _invalid(str(error), 0) from None
     if b"\\u" in raw:
-        _refuse_unstorable(value, ("body",))
+        refuse_unstorable(value, ("body",))
     return value
 
 
-def _refuse_unstorable(value: Any, where: tuple[str | int, ...]) -> None:
-    """NUL and lone surrogates can be written in JSON as escapes, but are no text anywhere else."""
+def refuse_unstorable(value: Any, where: tuple[str | int, ...]) -> None:
+    """``InvalidInput`` names where in ``value`` there is NUL or a lone surrogate: JSON can have
+    them as escapes, and a form can have NUL, but they are no text anywhere else."""
     if isinstance(value, str):
         if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
             message = "Input should not contain NUL or half of a surrogate pair"
@@ -77,11 +78,11 @@ def _refuse_unstorable(value: Any, where: tuple[str | int, ...]) -> None:
             raise InvalidInput(f"{'.'.join(map(str, where[1:]))}: {message}", (problem,))
     elif isinstance(value, dict):
         for key, inner in cast("dict[str, Any]", value).items():
-            _refuse_unstorable(key, where)
-            _refuse_unstorable(inner, (*where, key))
+            refuse_unstorable(key, where)
+            refuse_unstorable(inner, (*where, key))
     elif isinstance(value, list):
         for index, inner in enumerate(cast("list[Any]", value)):
-            _refuse_unstorable(inner, (*where, index))
+            refuse_unstorable(inner, (*where, index))
 
 
 def _invalid(what: str, position: int) -> InvalidInput:

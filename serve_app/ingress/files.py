@@ -20,7 +20,8 @@ from serve_app.ingress.reply import json_reply
 from serve_app.storage import keys
 from serve_app.storage.tickets import Grant
 
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
+"""No file has more bytes than 18 digits can say, and Python reads no number of thousands."""
 
 SAFE_INLINE = frozenset(
     {

@@ -10,7 +10,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request as HttpRequest
 
 from serve_app.domain.errors import InvalidInput
-from serve_app.ingress.body import read_body
+from serve_app.ingress.body import read_body, refuse_unstorable
 
 MULTIPART = "multipart/form-data"
 MOST_FIELDS = 128
@@ -65,6 +65,7 @@ async def read_form(request: HttpRequest, max_bytes: int, most_files: int) -> Fo
                 found.texts[plain] = value
     finally:
         await parsed.close()
+    refuse_unstorable(found.texts, ("body",))
     return found
 
 

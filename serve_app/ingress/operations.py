@@ -69,7 +69,7 @@ async def requeued(request: HttpRequest) -> Response:
 async def failed(request: HttpRequest) -> Response:
     """End a request as failed, with ``?reason=`` for its owner."""
     operations, actor = await _admin(request, "v1.request.fail")
-    reason = request.query_params.get("reason", "")
+    reason = query.text(request, "reason") or ""
     if len(reason) > MAX_REASON:
         raise query.invalid("reason", f"should have at most {MAX_REASON} characters", reason)
     request_id = request.path_params["request_id"]

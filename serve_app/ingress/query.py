@@ -12,9 +12,9 @@ from serve_app.domain.errors import FieldProblem, InvalidInput
 def page_size(request: HTTPConnection, *, default: int, most: int) -> int:
     """``limit``; ``InvalidInput`` when it is not from 1 to ``most``."""
     given = request.query_params.get("limit", str(default))
-    if not (given.isascii() and given.isdecimal() and 1 <= int(given[:9]) <= most):
+    if (size := _counted(given, most)) is None or size < 1:
         raise invalid("limit", f"should be from 1 to {most}", given)
-    return int(given)
+    return size
 
 
 def time(request: HTTPConnection, name: str) -> datetime | None:
@@ -34,9 +34,9 @@ def time(request: HTTPConnection, name: str) -> datetime | None:
 def whole(request: HTTPConnection, name: str, *, default: int, most: int) -> int:
     """A whole number; ``InvalidInput`` when it is not from 0 to ``most``."""
     given = request.query_params.get(name, str(default))
-    if not (given.isascii() and given.isdecimal() and int(given[:9]) <= most):
+    if (number := _counted(given, most)) is None:
         raise invalid(name, f"should be a whole number from 0 to {most}", given)
-    return int(given)
+    return number
 
 
 def text(request: HTTPConnection, name: str) -> str | None:
@@ -55,6 +55,15 @@ def yes_no(request: HTTPConnection, name: str, *, default: bool) -> bool:
 def several(request: HTTPConnection, name: str) -> list[str]:
     """Values of a parameter that may be repeated, or have several with commas."""
     return [one for each in _texts(request, name) for one in each.split(",") if one]
+
+
+def _counted(given: str, most: int) -> int | None:
+    """From 0 to ``most``; None for anything else. The length goes first: Python refuses to read a
+    number of thousands of digits."""
+    if not (given.isascii() and given.isdecimal() and len(given) <= len(str(most))):
+        return None
+    number = int(given)
+    return number if number <= most else None
 
 
 def _texts(request: HTTPConnection, name: str) -> list[str]:

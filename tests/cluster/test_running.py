@@ -221,6 +221,6 @@ def test_the_command_line_shows_lists_and_cancels(darkroom: Darkroom) -> None:
     assert darkroom.command("requests", "cancel", request_id).stdout.strip() == "requested"
     darkroom.in_state(request_id, "cancelled")
     assert "Queued." in darkroom.command("requests", "show", request_id).stdout
-    environment = darkroom.command("env").stdout
+    environment = darkroom.command("env", "--mode", "plain").stdout
     assert f"export FAL_KEY='{darkroom.key}'" in environment
     assert f"fal_plain_http.use('{darkroom.url}')" in environment

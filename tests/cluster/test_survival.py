@@ -22,28 +22,34 @@ def test_a_request_outlives_its_replica_and_one_failure_is_counted(darkroom: Dar
     assert any("attempt 2" in line["message"].lower() for line in done["log"])
 
 
-def test_a_picture_goes_on_from_its_snapshot_when_its_replica_dies_and_is_the_same(
-    darkroom: Darkroom,
+LONG = {
+    "fal-ai/flux/dev": {"num_inference_steps": 50, "num_images": 2, "output_format": "png"},
+    "fal-ai/fast-sdxl": {"num_inference_steps": 50, "num_images": 4, "format": "png"},
+    "fal-ai/wan/v2.2-5b/text-to-video": {"num_inference_steps": 50},
+    "fal-ai/stable-audio": {"steps": 150, "output_format": "flac"},
+}
+"""Endpoint → an input whose steps take seconds on a CPU."""
+
+
+@pytest.mark.parametrize("endpoint", LONG)
+def test_what_is_made_goes_on_from_its_snapshot_when_its_replica_dies_and_is_the_same(
+    darkroom: Darkroom, endpoint: str
 ) -> None:
     darkroom.all_ready()
-    asked = {
-        "prompt": "a red circle",
-        "num_inference_steps": 50,
-        "num_images": 4,
-        "seed": 7,
-        "format": "png",
-    }
+    asked = {"prompt": "a red circle moving left", "seed": 7, **LONG[endpoint]}
+    app = "/".join(endpoint.split("/")[:2])
 
     def submit() -> str:
         answer = darkroom.http.post(
-            "/queue/fal-ai/fast-sdxl", json=asked, headers={"X-Darkroom-Deterministic": "1"}
+            f"/queue/{endpoint}", json=asked, headers={"X-Darkroom-Deterministic": "1"}
         )
         assert answer.status_code == 200, answer.text
         return str(answer.json()["request_id"])
 
-    def pictures(request_id: str) -> list[bytes]:
-        output = darkroom.http.get(f"/queue/fal-ai/fast-sdxl/requests/{request_id}").json()
-        return [httpx.get(each["url"]).content for each in output["images"]]
+    def files(request_id: str) -> list[bytes]:
+        output = darkroom.http.get(f"/queue/{app}/requests/{request_id}").json()
+        made = output.get("images") or [output.get("video") or output["audio_file"]]
+        return [httpx.get(each["url"]).content for each in made]
 
     whole = submit()
     darkroom.in_state(whole, "succeeded")
@@ -59,7 +65,7 @@ def test_a_picture_goes_on_from_its_snapshot_when_its_replica_dies_and_is_the_sa
     done = darkroom.in_state(request_id, "succeeded")
     assert done["failures"] == 1
     assert any("from the snapshot at step" in line["message"] for line in done["log"])
-    assert pictures(request_id) == pictures(whole)
+    assert files(request_id) == files(whole)
     darkroom.all_ready()
 
 

@@ -27,8 +27,9 @@ async def learned(queue: Queue, run_s: float) -> None:
 
 
 async def waits_until(queue: Queue, request_id: str, true: Callable[[Waiting], bool]) -> Waiting:
-    """Its waiting as soon as that is so. Places are read for a twentieth of the time at most, so a
-    reading that took long on a busy machine is followed by a pause as long as twenty of them."""
+    """Its waiting as soon as that is so; what is told first may be a guess. Places are read for a
+    twentieth of the time at most, so a reading that took long on a busy machine is followed by a
+    pause as long as twenty of them."""
     found: list[Waiting] = []
 
     async def holds() -> bool:
@@ -61,9 +62,9 @@ async def test_who_waits_is_told_when_it_should_start_and_end(make: Make) -> Non
     running: Lease = (await queue.ask(ask(1))).leases[0]
     last = await queue.submit(new(work=20.0))
     # One runs, two of 100 s go before it, and it has twice their work.
-    waiting = await waits_until(queue, last.id, lambda it: seconds(it.starts_at) > 250)
-    assert waiting.position == 2
-    assert 250 < seconds(waiting.starts_at) < 310
+    waiting = await waits_until(
+        queue, last.id, lambda it: it.position == 2 and 250 < seconds(it.starts_at) < 310
+    )
     assert 440 < seconds(waiting.ends_at) < 520
     ends_at = await queue.ends_at(await queue.get(TENANT, running.request_id))
     assert 80 < seconds(ends_at) <= 101
@@ -75,10 +76,9 @@ async def test_another_tenant_s_single_request_is_told_that_it_is_next(make: Mak
     await submitted(queue, 6, tenant="bob", work=10.0)
     await queue.ask(ask(1))
     single = await queue.submit(new(work=10.0))
-    waiting = await waits_until(
-        queue, single.id, lambda it: it.position <= 1 and it.starts_at is not None
+    await waits_until(
+        queue, single.id, lambda it: it.position <= 1 and 80 < seconds(it.starts_at) < 210
     )
-    assert 80 < seconds(waiting.starts_at) < 210
 
 
 async def test_what_takes_longer_than_expected_is_never_told_a_time_that_is_over(
@@ -109,8 +109,11 @@ async def test_who_waits_for_a_limit_is_told_by_its_own_requests(make: Make) -> 
     await queue.ask(ask(4))
     await submitted(queue, 1, work=10.0)
     last = await queue.submit(new(work=10.0))
-    waiting = await waits_until(queue, last.id, lambda it: it.reason is WaitReason.LIMIT)
-    assert 150 < seconds(waiting.starts_at) < 210
+    await waits_until(
+        queue,
+        last.id,
+        lambda it: it.reason is WaitReason.LIMIT and 150 < seconds(it.starts_at) < 210,
+    )
 
 
 async def test_without_a_replica_nobody_can_tell(make: Make) -> None:

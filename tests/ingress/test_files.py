@@ -12,6 +12,8 @@ from tests.ingress.house import House, built
 
 KEY = "r/0195/1/abcdefgh.png"
 CONTENT = bytes(range(100))
+NINES = "9" * 5000
+LONG = f"bytes={NINES}-"
 
 
 def ticket(house: House, *, max_bytes: int = 1000, valid_s: float = 60) -> str:
@@ -98,7 +100,9 @@ async def test_a_range_outside_is_told(client: httpx.AsyncClient, stored: str, g
     assert answer.headers["content-range"] == "bytes */100"
 
 
-@pytest.mark.parametrize("given", ["bytes=0-1,5-6", "lines=1-2", "bytes=-", "bytes=9-3", "x"])
+@pytest.mark.parametrize(
+    "given", ["bytes=0-1,5-6", "lines=1-2", "bytes=-", "bytes=9-3", "x", LONG, f"bytes=-{NINES}"]
+)
 async def test_a_range_that_is_none_is_ignored(
     client: httpx.AsyncClient, stored: str, given: str
 ) -> None:

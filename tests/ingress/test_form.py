@@ -53,3 +53,9 @@ def test_what_was_sent_arrives(sent: list[tuple[str, bytes]], said: dict[str, st
 def test_too_large_a_form_is_refused(size: int) -> None:
     with pytest.raises(TooLarge):
         read(part("a", b"x" * size, "a"), "multipart/form-data; boundary=x")
+
+
+@pytest.mark.parametrize("body", [part("prompt", b"a\0b"), part("a\0b", b"a fox")])
+def test_a_null_character_is_refused_and_its_field_named(body: bytes) -> None:
+    with pytest.raises(InvalidInput, match="should not contain NUL"):
+        read(body + b"--x--", "multipart/form-data; boundary=x")

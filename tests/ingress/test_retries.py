@@ -110,3 +110,9 @@ async def test_they_count_in_other_protocols_too(house: House, client: httpx.Asy
     )
     assert answer.json()["status"] == "failed"
     assert len(house.replica.ran) - before == 1
+
+
+async def test_thousands_of_brackets_are_no_configuration(client: httpx.AsyncClient) -> None:
+    answer = await client.post(RUN, json={}, headers={"X-Fal-Retry-Config": "[" * 5000})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["header", "X-Fal-Retry-Config"]

@@ -436,3 +436,14 @@ async def test_what_else_fal_has_there_is_refused_by_name(client: httpx.AsyncCli
     for path in ("/rest/billing", "/cdn/files"):
         answer = await client.post(path, json={})
         assert (answer.status_code, path in answer.json()["detail"]) == (400, True)
+
+
+@pytest.mark.parametrize("number", ["0", "10001", "9" * 5000, "-1", "one"])
+async def test_a_part_without_a_number_that_can_be_is_refused(
+    house: House, client: httpx.AsyncClient, number: str
+) -> None:
+    place = await initiated(client, "initiate-multipart")
+    answer = await client.put(f"{place['upload_url']}/{number}", content=CONTENT)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["path", "number"]
+    assert house.storage.objects == {}

@@ -76,6 +76,16 @@ async def test_the_tools_are_listed_with_their_schemas(address: Address, mode: s
     assert tools["generate"].input_schema["required"] == ["model", "input"]
 
 
+async def test_a_null_character_in_an_input_is_told_with_its_field(
+    address: Address, mode: str
+) -> None:
+    async with connected(address, mode) as client:
+        wish = {"model": PICTURES, "input": {"prompt": "a\0b"}}
+        told = await client.call_tool("generate", wish)
+    assert told.is_error
+    assert "input.prompt: Input should not contain NUL" in text(told)
+
+
 async def test_a_model_is_found_and_described(address: Address, mode: str) -> None:
     async with connected(address, mode) as client:
         found = await client.call_tool("list_models", {"query": "flux schnell"})

@@ -19,8 +19,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_app.domain.errors import NotFound
 from serve_app.ingress.core import core_of
-from serve_app.ingress.exchange import exchange_of
+from serve_app.ingress.exchange import SCOPE_KEY, exchange_of
 from serve_app.ingress.fal.hosts import Service, is_fal, service_of
 from serve_app.ingress.origin import host_of, origin_of
 from serve_app.ingress.reply import json_reply
@@ -46,6 +47,11 @@ class Addressed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             scope = self._led(scope)
+        if scope["type"] == "http" and "\0" in scope["path"]:
+            # Here for all routes: no name has one, and PostgreSQL cannot even be asked for it.
+            refusal = scope[SCOPE_KEY].refusal(NotFound("There is no path with a null character."))
+            await refusal(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
     def _led(self, scope: Scope) -> Scope:

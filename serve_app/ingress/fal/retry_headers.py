@@ -37,7 +37,7 @@ def _no_retry(value: bytes) -> bool:
 def _config(value: bytes) -> Mapping[Cause, int]:
     try:
         parsed: Any = json.loads(value)
-    except ValueError:
+    except (ValueError, RecursionError):  # of thousands of brackets
         raise _invalid("X-Fal-Retry-Config", f"is not JSON: it {SHAPE}", value) from None
     if not isinstance(parsed, dict):
         raise _invalid("X-Fal-Retry-Config", SHAPE, value)

@@ -28,6 +28,9 @@ from serve_app.ingress.repeats import about
 from serve_app.ingress.reply import json_reply
 from serve_app.tenants.keys import Identity
 
+MOST_DIGITS = 18
+"""Of a number in the query. Python reads none of thousands."""
+
 WENT_AWAY = Failure(Cancelled.code, "The client went away before the end.", retryable=False)
 
 
@@ -103,8 +106,9 @@ def _longest_queue(request: HttpRequest, core: Core) -> submission.Admit:
     given = request.query_params.get("fal_max_queue_length")
     if given is None:
         return submission.anything
-    if not (given.isascii() and given.isdecimal()):
-        raise _invalid_query("fal_max_queue_length", "should be a whole number", given)
+    if not (given.isascii() and given.isdecimal() and len(given) <= MOST_DIGITS):
+        what = f"should be a whole number of at most {MOST_DIGITS} digits"
+        raise _invalid_query("fal_max_queue_length", what, given)
 
     async def admit(new: NewRequest) -> None:
         demand = (await core.queue.demand()).get(new.pool)

@@ -116,20 +116,25 @@ async def part(request: HttpRequest) -> Response:
     """``PUT`` of one part. Its ETag is in the answer twice: where each of the clients looks."""
     exchange_of(request).route = "fal.upload.part"
     core = core_of(request)
-    number: int = request.path_params["number"]
     if core.uploads.max_bytes < MAX_PART_BYTES:
         incoming = _incoming(request)
     else:
         incoming = Incoming(request, MAX_PART_BYTES, LARGER_PART, core.room)
     async with incoming.heard_out():
         upload = await _found(request, in_parts=True)
-        if not 1 <= number <= MOST_PARTS:
-            message = f"parts are numbered from 1 to {MOST_PARTS}"
-            problem = FieldProblem(("path", "number"), message, "value_error", None, number)
-            raise InvalidInput(f"{message}.", (problem,))
+        number = _part_number(request.path_params["number"])
         stored = await core.uploads.receive_part(upload, number, incoming.chunks())
     etag = f'"{stored.etag}"'
     return json_reply({"partNumber": number, "etag": etag}, headers={"etag": etag})
+
+
+def _part_number(given: str) -> int:
+    digits = given.isascii() and given.isdecimal() and len(given) <= len(str(MOST_PARTS))
+    if digits and 1 <= int(given) <= MOST_PARTS:
+        return int(given)
+    message = f"parts are numbered from 1 to {MOST_PARTS}"
+    problem = FieldProblem(("path", "number"), message, "value_error", None, given)
+    raise InvalidInput(f"{message}.", (problem,))
 
 
 async def join(request: HttpRequest) -> Response:
@@ -154,7 +159,7 @@ ROUTES = [
     Route("/cdn/files/upload", at_once, methods=["POST"]),
     Route("/cdn/files/upload/multipart", begin_parts, methods=["POST"]),
     Route("/files/{key:path}/upload/{upload_id}", content, methods=["PUT"]),
-    Route("/files/{key:path}/multipart/{upload_id}/{number:int}", part, methods=["PUT"]),
+    Route("/files/{key:path}/multipart/{upload_id}/{number}", part, methods=["PUT"]),
     Route("/files/{key:path}/multipart/{upload_id}/complete", join, methods=["POST"]),
 ]
 

@@ -16,6 +16,7 @@ from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.request import CancelVerdict, Request
 from serve_app.ingress import ids, submission
 from serve_app.ingress.acceptance import accepted
+from serve_app.ingress.body import refuse_unstorable
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import Core, core_of
 from serve_app.ingress.mcp import content, waiting
@@ -82,6 +83,7 @@ async def generate(call: Call, given: Generate) -> CallToolResult:
     core = call.core
     origin = origin_of(call.http)  # may be refused, and then nothing is to be stored
     entry = named(core.catalog, core.config.model_aliases, given.model)
+    refuse_unstorable(given.input, ("body", "input"))
     new = await accepted(
         call.http, core, call.caller, entry.endpoint.id, given.input, request_id=core.new_id()
     )

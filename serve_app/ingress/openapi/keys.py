@@ -59,7 +59,7 @@ def paths() -> Json:
             "get": operation(
                 "listKeys",
                 "A tenant's API keys; takes the scope `admin`",
-                {"200": answer("They, without secrets.", page), **refusals(403)},
+                {"200": answer("They, without secrets.", page), **refusals(403, 422)},
                 tag=TAG,
                 parameters=(in_query("tenant", "The caller's own unless given.", TEXT),),
             ),

@@ -6,8 +6,10 @@ from serve_app.ingress.mcp.routes import PATH
 from serve_app.ingress.openapi.parts import (
     OBJECT,
     TEXT,
+    WHOLE,
     Json,
     answer,
+    one_of,
     operation,
     record,
     reference,
@@ -21,10 +23,11 @@ def paths() -> Json:
     answered = answer("The answer, or events that end with it.", OBJECT)
     answered["content"]["text/event-stream"] = {"schema": TEXT}
     taken = {"200": answered, "202": {"description": "A notification was taken."}}
+    mistake = record({"jsonrpc": one_of("2.0"), "error": record({"code": WHOLE, "message": TEXT})})
     call = operation(
         "callMcp",
         "One message of the Model Context Protocol (streamable HTTP, stateless)",
-        {**taken, **refusals(400, 413)},
+        {**taken, **refusals(413), "400": answer("No message of the protocol.", mistake)},
         tag=TAG,
         body=record({"jsonrpc": TEXT, "method": TEXT}, params=OBJECT),
     )

@@ -122,7 +122,7 @@ def paths() -> Json:
                 operation(
                     "uploadPart",
                     "One part; its ETag is in the header too",
-                    {"200": answer("It is stored.", part), **refusals(404, *REFUSED)},
+                    {"200": answer("It is stored.", part), **refusals(403, 404, *REFUSED)},
                     tag=TAG,
                     parameters=(KEY, UPLOAD_ID, in_path("number", "From 1 to 10000.")),
                     key=False,

@@ -1,0 +1,123 @@
+"""Schemathesis reads our OpenAPI documents and makes calls of them, good ones and bad ones: what is
+answered is what they say. Seeds are fixed, so a failure comes again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import APIOperation, Case, GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi import checks
+
+from tests.wire.served import Address, served
+
+pytestmark = pytest.mark.wire
+
+ENDPOINTS = ("fal-ai/flux/schnell", "test/probe")
+BY_THE_REPLICA = ("/fal-ai/", "/run/", "/test/")
+"""Paths that answer with what a replica has made. Here that is a fake, which makes less than the
+schema of the endpoint's output says; and streams of events, whose schema is for people."""
+
+KEYED, STRANGER = 5, 1  # calls of each operation
+TIMEOUT_S = 20.0
+
+
+async def _nowhere(host: str, port: int) -> list[str]:
+    raise OSError(f"{host}:{port} is not to be called from a test")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with served(names=_nowhere) as address:
+        yield address
+
+
+def document(address: Address, path: str, **params: str) -> dict[str, Any]:
+    headers = {"Authorization": f"Key {address.key}"}
+    answer = httpx.get(address.url + path, params=params, headers=headers, timeout=TIMEOUT_S)
+    answer.raise_for_status()
+    return answer.json()
+
+
+def hold(document: dict[str, Any], authorization: str | None, examples: int) -> set[int]:
+    """Calls all of ``document``; the statuses that came."""
+    headers = {} if authorization is None else {"Authorization": authorization}
+    (server,) = document["servers"]
+    seen: set[int] = set()
+    operations = [
+        each.ok() for each in schemathesis.openapi.from_dict(document).get_all_operations()
+    ]
+    assert len(operations) == sum(len(calls) for calls in document["paths"].values())
+    with requests.Session() as session:
+        for operation in operations:
+            _hold(operation, server["url"], headers, session, examples, seen)
+    return seen
+
+
+def _hold(
+    operation: APIOperation,
+    url: str,
+    headers: dict[str, str],
+    session: requests.Session,
+    examples: int,
+    seen: set[int],
+) -> None:
+    held = [not_a_server_error, checks.status_code_conformance, checks.content_type_conformance]
+    path = urlsplit(url).path + operation.path
+    if not path.startswith(BY_THE_REPLICA):
+        held.append(checks.response_schema_conformance)
+    kinds = [operation.as_strategy(generation_mode=mode) for mode in GenerationMode]
+
+    @settings(
+        max_examples=examples,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=(Phase.generate,),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=st.one_of(*kinds))
+    def holds(case: Case) -> None:
+        for name in [each for each in case.headers if each.lower() == "authorization"]:
+            del case.headers[name]  # who calls is said here
+        answer = case.call(
+            base_url=url, headers=headers, session=session, timeout=TIMEOUT_S, allow_redirects=False
+        )
+        seen.add(answer.status_code)
+        case.validate_response(answer, checks=held)
+
+    holds()
+
+
+def test_the_whole_document_holds_for_an_operator(address: Address) -> None:
+    seen = hold(document(address, "/openapi.json"), f"Key {address.key}", KEYED)
+    assert {200, 201, 404, 422} <= seen
+
+
+def test_the_whole_document_holds_for_whoever_has_no_key(address: Address) -> None:
+    seen = hold(document(address, "/openapi.json"), None, STRANGER)
+    assert 401 in seen
+    assert not seen & {201, 202}
+
+
+@pytest.mark.parametrize("endpoint_id", ENDPOINTS)
+def test_the_document_of_an_endpoint_holds(address: Address, endpoint_id: str) -> None:
+    described = document(address, "/api/openapi/queue/openapi.json", endpoint_id=endpoint_id)
+    assert {200, 404, 422} <= hold(described, f"Key {address.key}", 4 * KEYED)
+    assert hold(described, None, KEYED) == {401}
+
+
+def test_an_answer_that_is_not_described_is_noticed(address: Address) -> None:
+    described = document(address, "/openapi.json")
+    described["paths"] = {"/v1/keys": {"get": described["paths"]["/v1/keys"]["get"]}}
+    del described["paths"]["/v1/keys"]["get"]["responses"]["401"]
+    with pytest.raises((AssertionError, BaseExceptionGroup), match="Undocumented status code"):
+        hold(described, None, STRANGER)
