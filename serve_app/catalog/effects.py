@@ -82,6 +82,7 @@ def described(marked: Marks, schema: dict[str, Any]) -> dict[str, Any]:
     """``schema``, the JSON schema of the model with these marks, with the marks in it."""
     for name, mark in marked.items():
         field: dict[str, Any] = schema["properties"][name]
+        field["x-darkroom-granted"] = list(mark.granted)
         said = field.get("description", "")
         if isinstance(mark, NoEffect):
             field["x-darkroom-no-effect"] = True

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import httpx
 
-from serve_app.cli.installation import Installation
 from serve_app.domain.errors import DarkroomError, Misconfigured
 
 POLL_S = 0.2  # the server holds a status until something has changed, so this is the least pause
+
+
+class Reached(Protocol):
+    """Where a Darkroom answers, and the key for it: an ``Installation``, or what a user named."""
+
+    def url(self) -> str: ...
+
+    def key(self) -> str: ...
 
 
 class ApiFailure(DarkroomError):
@@ -22,7 +29,7 @@ class ApiFailure(DarkroomError):
 class Client:
     """Calls a Darkroom with its own key; for a ``with``. ``httpx`` errors become sentences."""
 
-    def __init__(self, installation: Installation) -> None:
+    def __init__(self, installation: Reached) -> None:
         self.url = installation.url()
         self._http = httpx.Client(
             base_url=self.url,

@@ -15,6 +15,7 @@ from serve_app.cli import (
     generate,
     keys,
     listing,
+    migrate,
     operations,
     options,
     request_log,
@@ -200,6 +201,7 @@ main.add_command(operations.queue_command)
 main.add_command(operations.audit_command)
 main.add_command(operations.endpoints_group)
 main.add_command(webhooks.webhooks_group)
+main.add_command(migrate.migrate_group)
 
 
 @main.command("status")

@@ -1,0 +1,191 @@
+"""What expressions of Python code are, where that stands in the code."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from serve_app.cli.migration.call import COMPUTED, Object, Value
+
+MOST_STEPS = 20  # from a name to what it stands for, and on
+
+Scope = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef
+SCOPES = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+CHANGES = frozenset({"clear", "pop", "popitem", "setdefault", "update"})
+"""Methods after which a dictionary may have other fields than were written."""
+
+
+@dataclass(slots=True)
+class Names:
+    """The names that one scope binds."""
+
+    outer: Names | None
+    bound: dict[str, list[ast.expr | None]] = field(default_factory=dict)  # None: by no expression
+    stored: dict[str, list[tuple[ast.expr, ast.expr]]] = field(default_factory=dict)
+    """Name → keys and values of ``name[key] = value``."""
+    changed: set[str] = field(default_factory=set)
+
+    def owner(self, name: str) -> Names | None:
+        """The scope, this one or one around it, that binds ``name``."""
+        if name in self.bound:
+            return self
+        return self.outer.owner(name) if self.outer else None
+
+
+def walk(scope: Scope, names: Names) -> Iterator[tuple[ast.AST, Names]]:
+    """Every node below ``scope`` with the scope that it is in; ``names`` are all filled only when
+    this is exhausted."""
+    for argument in _arguments(scope):
+        names.bound.setdefault(argument, []).append(None)
+    inside = list(ast.iter_child_nodes(scope))
+    while inside:
+        node = inside.pop(0)
+        yield node, names
+        _bind(node, names)
+        if isinstance(node, SCOPES):
+            yield from walk(node, Names(names))
+        else:
+            inside[:0] = ast.iter_child_nodes(node)
+
+
+def value_of(node: ast.expr | None, names: Names, steps: int = MOST_STEPS) -> Value:
+    """``COMPUTED`` for what is not written down."""
+    found: Value = COMPUTED
+    if node is None or steps == 0:
+        return found
+    match node:
+        case ast.Constant(value=value) if value is None or isinstance(value, str | int | float):
+            found = value
+        case ast.Name(id=name):
+            found = _named(name, names, steps - 1)
+        case ast.List(elts=items) | ast.Tuple(elts=items):
+            found = [value_of(each, names, steps - 1) for each in items]
+        case ast.Dict():
+            found = _dictionary(node, names, steps - 1)
+        case ast.Call(func=ast.Name(id="dict"), args=[]):
+            found = keywords(node, names, steps - 1)
+        case ast.Subscript():
+            found = _part(node, names, steps - 1)
+        case ast.UnaryOp(op=ast.USub()):
+            inner = value_of(node.operand, names, steps - 1)
+            found = -inner if isinstance(inner, int | float) else COMPUTED
+        case _:
+            found = _text(node, names, steps - 1)
+    return found
+
+
+def _text(node: ast.expr, names: Names, steps: int) -> Value:
+    match node:
+        case ast.BinOp(op=ast.Add()):
+            return _joined([value_of(each, names, steps) for each in (node.left, node.right)])
+        case ast.JoinedStr(values=pieces):
+            return _joined([value_of(each, names, steps) for each in pieces])
+        case ast.FormattedValue(format_spec=None, conversion=-1):
+            return value_of(node.value, names, steps)
+        case _:
+            return COMPUTED
+
+
+def _part(node: ast.Subscript, names: Names, steps: int) -> Value:
+    whole, key = value_of(node.value, names, steps), value_of(node.slice, names, steps)
+    if not isinstance(whole, Object) or not isinstance(key, str):
+        return COMPUTED
+    return whole.fields.get(key, COMPUTED)
+
+
+def keywords(node: ast.Call, names: Names, steps: int = MOST_STEPS) -> Object:
+    """The named arguments of a call."""
+    made = Object()
+    for each in node.keywords:
+        value = value_of(each.value, names, steps)
+        if each.arg is None:
+            made.merge(value)
+        else:
+            made.put(each.arg, value, each.value.lineno)
+    return made
+
+
+def _arguments(scope: Scope) -> list[str]:
+    if isinstance(scope, ast.Module | ast.ClassDef):
+        return []
+    given = scope.args
+    every = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+    return [each.arg for each in every if each is not None]
+
+
+def _bind(node: ast.AST, names: Names) -> None:
+    match node:
+        case ast.Assign(targets=targets, value=value):
+            for target in targets:
+                _assign(target, value, names)
+        case ast.AnnAssign(target=target, value=ast.expr() as value):
+            _assign(target, value, names)
+        case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
+            # Those of assignments have been counted with their values.
+            names.bound.setdefault(name, []).append(None)
+        case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=method)):
+            if method in CHANGES:
+                names.changed.add(name)
+        case ast.Delete(targets=targets):
+            gone = [each.value for each in targets if isinstance(each, ast.Subscript)]
+            names.changed.update(each.id for each in gone if isinstance(each, ast.Name))
+        case _:
+            pass
+
+
+def _assign(target: ast.expr, value: ast.expr, names: Names) -> None:
+    match target:
+        case ast.Name(id=name):
+            names.bound.setdefault(name, []).append(value)
+        case ast.Subscript(value=ast.Name(id=name), slice=key):
+            names.stored.setdefault(name, []).append((key, value))
+        case _:
+            pass
+
+
+def _named(name: str, names: Names, steps: int) -> Value:
+    owner = names.owner(name)
+    if owner is None:
+        return COMPUTED
+    # The assigned name is itself a node in the place of an assignment, which binds no value.
+    values = [each for each in owner.bound[name] if each is not None]
+    if len(values) != 1 or len(owner.bound[name]) != 2:
+        return COMPUTED
+    found = value_of(values[0], owner, steps)
+    if isinstance(found, Object):
+        for scope in {id(owner): owner, id(names): names}.values():
+            _apply(scope, name, found, steps)
+    return found
+
+
+def _apply(scope: Names, name: str, made: Object, steps: int) -> None:
+    """What is done to the dictionary ``name`` in a scope after it was made."""
+    for key, value in scope.stored.get(name, ()):
+        written = value_of(key, scope, steps)
+        if isinstance(written, str):
+            made.put(written, value_of(value, scope, steps), value.lineno)
+        else:
+            made.whole = False
+    if name in scope.changed:
+        made.whole = False
+
+
+def _dictionary(node: ast.Dict, names: Names, steps: int) -> Object:
+    made = Object()
+    for key, value in zip(node.keys, node.values, strict=True):
+        read = value_of(value, names, steps)
+        if key is None:
+            made.merge(read)
+            continue
+        name = value_of(key, names, steps)
+        if isinstance(name, str):
+            made.put(name, read, key.lineno)
+        else:
+            made.whole = False
+    return made
+
+
+def _joined(parts: list[Value]) -> Value:
+    words = [each for each in parts if isinstance(each, str)]
+    return "".join(words) if len(words) == len(parts) else COMPUTED

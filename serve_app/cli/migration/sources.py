@@ -1,0 +1,105 @@
+"""What a user names: code, folders of it, lists of inputs, ids of endpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serve_app.cli.migration import javascript_code, python_code
+from serve_app.cli.migration.call import Call, Object, Place, Value, call
+from serve_app.domain.errors import InvalidInput
+
+PYTHON = frozenset({".py"})
+JAVASCRIPT = frozenset({".js", ".mjs", ".cjs", ".jsx", ".ts", ".mts", ".cts", ".tsx"})
+LISTS = frozenset({".json", ".yaml", ".yml"})
+NOT_ONES_OWN = frozenset({"__pycache__", "build", "dist", "node_modules", "site-packages", "venv"})
+"""Folders, besides those whose name begins with a dot, in which nobody writes code."""
+
+MENTIONS = "fal"  # code without it calls nothing of fal's
+MOST_BYTES = 2_000_000
+TOO_LARGE = f"It is larger than {MOST_BYTES // 1_000_000} MB, so it is not read."
+ONE_OF = "a list of objects with `endpoint` and `input`"
+
+
+def calls_of(named: Sequence[str]) -> Iterator[Call]:
+    """``InvalidInput`` for what is neither there nor an id."""
+    for each in named:
+        path = Path(each)
+        if path.is_dir():
+            yield from (found for file in _code_below(path) for found in _in_file(file))
+        elif path.is_file():
+            yield from _in_list(path) if path.suffix in LISTS else _in_named(path)
+        elif _is_id(each):
+            yield Call(Place(each), each, None)
+        else:
+            raise InvalidInput(f"There is no file or folder {each}, and it is no endpoint's id.")
+
+
+def _is_id(text: str) -> bool:
+    known = PYTHON | JAVASCRIPT | LISTS
+    return "/" in text and text[0] not in "./~\\" and Path(text).suffix not in known
+
+
+def _code_below(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() or path.name.startswith(".") or path.name in NOT_ONES_OWN:
+            continue
+        if path.is_dir():
+            yield from _code_below(path)
+        elif path.suffix in PYTHON | JAVASCRIPT:
+            yield path
+
+
+def _in_named(path: Path) -> list[Call]:
+    if path.suffix not in PYTHON | JAVASCRIPT:
+        known = ", ".join(sorted(PYTHON | JAVASCRIPT | LISTS))
+        raise InvalidInput(f"{path} cannot be read: it ends with none of {known}.")
+    return _in_file(path)
+
+
+def _in_file(path: Path) -> list[Call]:
+    if path.stat().st_size > MOST_BYTES:
+        return [Call(Place(str(path)), None, None, unread=(TOO_LARGE,))]
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if MENTIONS not in text:
+        return []
+    if path.suffix in PYTHON:
+        return python_code.calls_in(text, str(path))
+    return javascript_code.calls_in(text, str(path), path.suffix)
+
+
+def _in_list(path: Path) -> Iterator[Call]:
+    """Lines are those at which entries begin."""
+    text = path.read_text(encoding="utf-8")
+    try:
+        content: Any = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        # JSON may be indented with tabs, and YAML may not.
+        tree = yaml.compose(text.expandtabs(), Loader=yaml.SafeLoader)
+    except (ValueError, yaml.YAMLError) as error:
+        raise InvalidInput(f"{path} cannot be read: {error}") from None
+    if not isinstance(content, list) or not isinstance(tree, yaml.SequenceNode):
+        raise InvalidInput(f"{path} should be {ONE_OF}.")
+    for entry, node in zip(content, tree.value, strict=True):
+        place = Place(str(path), node.start_mark.line + 1)
+        if not isinstance(entry, dict) or not isinstance(entry.get("endpoint"), str):
+            raise InvalidInput(f"{place}: this should be an object with `endpoint` and `input`.")
+        if "input" not in entry:
+            yield Call(place, entry["endpoint"], None)
+            continue
+        given = entry["input"]
+        if not isinstance(given, dict):
+            raise InvalidInput(f"{place}: `input` should be an object.")
+        yield call(place, entry["endpoint"], _value(given, place.line), realtime=False)
+
+
+def _value(given: Any, line: int) -> Value:
+    if isinstance(given, dict):
+        made = Object()
+        for name, value in given.items():
+            made.put(str(name), _value(value, line), line)
+        return made
+    return [_value(each, line) for each in given] if isinstance(given, list) else given

@@ -1,0 +1,346 @@
+"""``darkroom migrate check`` as it is typed, on code as people write it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from serve_app.cli.main import main
+from tests.wire.served import Address, served
+
+PYTHON = '''\
+"""A studio's batch of pictures."""
+
+import asyncio
+import os
+
+import fal_client
+from fal_client import AsyncClient, submit_async as enqueue
+
+MODEL = "fal-ai/flux/dev"
+DEFAULTS = {"num_inference_steps": 28, "enable_safety_checker": False}
+client = AsyncClient(key="…")
+
+
+def draw(prompt: str, seed: int | None = None) -> str:
+    arguments = {
+        **DEFAULTS,
+        "prompt": prompt,
+        "acceleration": "high",
+    }
+    if seed is not None:
+        arguments["seed"] = seed
+    result = fal_client.subscribe(MODEL, arguments=arguments, with_logs=True)
+    return result["images"][0]["url"]
+
+
+async def more(model: str) -> None:
+    await enqueue(
+        "fal-ai/fast-sdxl",
+        {"prompt": "a", "embeddings": [{"path": "https://example.test/e.safetensors"}]},
+    )
+    await client.run("fal-ai/veo3", arguments={"prompt": "a clip"})
+    await client.subscribe(os.getenv("MODEL", model), arguments=dict(prompt="a", seed=1))
+    await fal_client.subscribe_async("fal-ai/flux/schnell", arguments=make())
+
+
+def make() -> dict[str, object]:
+    return {"prompt": "computed"}
+'''
+
+TYPESCRIPT = """\
+import { fal as media } from "@fal-ai/client";
+import type { FluxDevInput } from "./types";
+
+const MODELS = { draft: "fal-ai/flux/schnell", final: "fal-ai/flux/dev" } as const;
+media.config({ proxyUrl: "/api/fal/proxy" });
+
+export async function generate(prompt: string): Promise<string> {
+  const { data } = await media.subscribe(MODELS.final, {
+    input: {
+      prompt,
+      image_size: "huge",
+      // Kept small.
+      num_images: 2,
+      raw: true,
+    } as FluxDevInput,
+    logs: true,
+  });
+  return data.images[0]!.url;
+}
+
+export const enqueue = (model: string) =>
+  media.queue.submit(model, { input: { prompt: `a ${model}` } });
+
+const size = <T,>(value: T): T => value;
+await media.stream(`fal-ai/${"flux"}/schnell`, { input: { prompt: "a", ...size({}) } });
+"""
+
+JSX = """\
+import * as fal from "@fal-ai/serverless-client";
+
+export function Studio() {
+  const input = { prompt: "a" };
+  input.num_images = 99;
+  const live = fal.realtime.connect("fal-ai/flux-2/klein", { onResult: console.log });
+  return <button onClick={() => fal.run("fal-ai/flux/dev", { input })}>Draw</button>;
+}
+"""
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str, files: dict[str, str] | None = None) -> Result:
+        for name, text in (files or {}).items():
+            path = tmp_path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        return CliRunner().invoke(main, ["migrate", "check", *words], catch_exceptions=False)
+
+    return run
+
+
+def told(check: Run, *words: str, files: dict[str, str]) -> list[tuple[Any, ...]]:
+    """Line, endpoint, field and verdict of everything that was found."""
+    found = json.loads(check(*words, "--json", files=files).stdout)["findings"]
+    return [
+        tuple(each[name] for name in ("line", "endpoint", "field", "verdict")) for each in found
+    ]
+
+
+def line(text: str, containing: str) -> int:
+    return next(n for n, each in enumerate(text.splitlines(), 1) if containing in each)
+
+
+def test_python_is_read_with_its_constants_and_variables(check: Run) -> None:
+    found = told(check, "app.py", files={"app.py": PYTHON})
+    at = line(PYTHON, "subscribe(MODEL")
+    dev, sdxl = "fal-ai/flux/dev", "fal-ai/fast-sdxl"
+    assert found[:6] == [
+        (at, dev, None, "served"),
+        (line(PYTHON, "DEFAULTS ="), dev, "num_inference_steps", "served"),
+        (line(PYTHON, "DEFAULTS ="), dev, "enable_safety_checker", "served"),
+        (line(PYTHON, '"prompt": prompt'), dev, "prompt", "served"),
+        (line(PYTHON, "acceleration"), dev, "acceleration", "ignored"),
+        (line(PYTHON, '["seed"] = seed'), dev, "seed", "served"),
+    ]
+    assert (line(PYTHON, "embeddings"), sdxl, "embeddings", "refused") in found
+    assert (line(PYTHON, "veo3"), "fal-ai/veo3", None, "missing") in found
+    assert (line(PYTHON, "getenv"), None, None, "unread") in found
+    assert found[-1] == (line(PYTHON, "make())"), "fal-ai/flux/schnell", None, "unread")
+
+
+def test_typescript_is_read_with_its_constants_and_types(check: Run) -> None:
+    found = told(check, "web", files={"web/generate.ts": TYPESCRIPT})
+    dev, schnell = "fal-ai/flux/dev", "fal-ai/flux/schnell"
+    stream = line(TYPESCRIPT, "media.stream")
+    assert found == [
+        (line(TYPESCRIPT, "MODELS.final"), dev, None, "served"),
+        (line(TYPESCRIPT, "prompt,"), dev, "prompt", "served"),
+        (line(TYPESCRIPT, "huge"), dev, "image_size", "refused"),
+        (line(TYPESCRIPT, "num_images"), dev, "num_images", "served"),
+        (line(TYPESCRIPT, "raw"), dev, "raw", "missing"),
+        (line(TYPESCRIPT, "submit(model"), None, None, "unread"),
+        (stream, schnell, None, "served"),
+        (stream, schnell, "prompt", "served"),
+        (stream, schnell, None, "unread"),
+    ]
+
+
+def test_jsx_is_read_and_a_session_s_endpoint_is_the_one_that_the_client_opens(check: Run) -> None:
+    found = told(check, ".", files={"src/studio.jsx": JSX})
+    live = line(JSX, "realtime")
+    assert found[:2] == [
+        (live, "fal-ai/flux-2/klein/realtime", None, "served"),
+        (live, "fal-ai/flux-2/klein", None, "unread"),
+    ]
+    assert (line(JSX, "= 99"), "fal-ai/flux/dev", "num_images", "refused") in found
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "import { createFalClient } from '@fal-ai/client';\nconst f = createFalClient({});\n",
+        "const { fal: f } = require('@fal-ai/client');\n",
+        "const f = require('@fal-ai/serverless-client');\n",
+        "import f from '@fal-ai/serverless-client';\n",
+    ],
+)
+def test_a_client_is_known_however_it_came(check: Run, made: str) -> None:
+    files = {
+        "a.mjs": f"{made}await f.run('fal-ai/flux/dev', {{ input: {{ prompt: 'it\\'s' }} }});\n"
+    }
+    assert [each[1:] for each in told(check, "a.mjs", files=files)] == [
+        ("fal-ai/flux/dev", None, "served"),
+        ("fal-ai/flux/dev", "prompt", "served"),
+    ]
+
+
+def test_calls_of_others_are_none_of_fal_s(check: Run) -> None:
+    files = {
+        "a.py": "import subprocess  # no fal\nsubprocess.run('fal-ai/veo3', {})\n",
+        "b.js": "// fal\nrunner.run('fal-ai/veo3'); other.fal.run('fal-ai/veo3', {});\n",
+    }
+    result = check(".", files=files)
+    assert (result.exit_code, result.output) == (0, "No call of fal's clients was found.\n")
+
+
+def test_installed_and_built_code_is_left_alone(check: Run) -> None:
+    call = "import fal_client\nfal_client.run('fal-ai/veo3', {})\n"
+    left = ("node_modules/x", ".venv/lib", ".git", "dist", "a/site-packages")
+    files = {f"{folder}/a.py": call for folder in left}
+    assert told(check, ".", files={**files, "a/b.py": call}) == [
+        (2, "fal-ai/veo3", None, "missing")
+    ]
+
+
+def test_what_may_have_been_bound_or_changed_elsewhere_is_not_guessed(check: Run) -> None:
+    code = dedent("""\
+        import fal_client
+        model = "fal-ai/flux/dev"
+        if fast:
+            model = "fal-ai/flux/schnell"
+        given = {"prompt": "a"}
+        given.update(extra())
+        fal_client.run(model, arguments={"prompt": "a"})
+        fal_client.run("fal-ai/flux/dev", arguments=given)
+        fal_client.run("fal-ai/flux", arguments={"prompt": "a"}, path="/dev")
+        """)
+    assert told(check, "a.py", files={"a.py": code}) == [
+        (7, None, None, "unread"),
+        (8, "fal-ai/flux/dev", None, "served"),
+        (5, "fal-ai/flux/dev", "prompt", "served"),
+        (8, "fal-ai/flux/dev", None, "unread"),
+        (9, "fal-ai/flux/dev", None, "served"),
+        (9, "fal-ai/flux/dev", "prompt", "served"),
+    ]
+
+
+def test_what_is_required_and_not_sent_is_refused(check: Run) -> None:
+    code = "import fal_client\nfal_client.run('fal-ai/flux/dev', arguments={})\n"
+    assert (2, "fal-ai/flux/dev", "prompt", "refused") in told(check, "a.py", files={"a.py": code})
+
+
+def test_a_value_that_is_converted_is_served(check: Run) -> None:
+    given = [{"endpoint": "fal-ai/flux/dev", "input": {"prompt": "a", "num_images": "2"}}]
+    found = told(check, "a.json", files={"a.json": json.dumps(given)})
+    assert {each[3] for each in found} == {"served"}
+
+
+def test_a_field_whose_value_decides_and_is_computed_is_said_to_be_unread(check: Run) -> None:
+    code = "import fal_client\nfal_client.run('fal-ai/fast-sdxl', {'prompt': p, 'embeddings': e})\n"
+    result = check("a.py", files={"a.py": code})
+    assert "unread   fal-ai/fast-sdxl, embeddings: Refused unless empty" in result.output
+    assert result.exit_code == 0
+
+
+def test_fields_of_objects_in_a_list_are_looked_at(check: Run) -> None:
+    adapters = [{"path": "https://example.test/a.safetensors", "scael": 1}]
+    given = [{"endpoint": "fal-ai/flux-lora", "input": {"prompt": "a", "loras": adapters}}]
+    found = told(check, "a.json", files={"a.json": json.dumps(given)})
+    assert (1, "fal-ai/flux-lora", "loras.0.scael", "missing") in found
+
+
+def test_a_list_of_inputs_is_read_with_the_lines_of_its_entries(check: Run) -> None:
+    text = dedent("""\
+        # What we sent last week.
+        - endpoint: fal-ai/flux/dev
+          input: {prompt: a, num_images: 2}
+        - endpoint: fal-ai/nowhere
+        """)
+    assert told(check, "sent.yaml", files={"sent.yaml": text}) == [
+        (2, "fal-ai/flux/dev", None, "served"),
+        (2, "fal-ai/flux/dev", "prompt", "served"),
+        (2, "fal-ai/flux/dev", "num_images", "served"),
+        (4, "fal-ai/nowhere", None, "missing"),
+    ]
+    entry = '{"endpoint": "fal-ai/flux/dev",\n\t "input": {"prompt": "a\\u00e9"}}'
+    tabs = f'[\n\t{entry},\n\t{{"endpoint": "x/y"}}]'
+    found = told(check, "sent.json", files={"sent.json": tabs})
+    assert [each[0] for each in found] == [2, 2, 4]
+
+
+def test_ids_are_looked_up_and_the_nearest_named(check: Run) -> None:
+    assert check("fal-ai/flux/dev", "fal-ai/fast-sdxl").exit_code == 0
+    result = check("fal-ai/flux/devv")
+    assert result.exit_code == 1
+    assert "Did you mean fal-ai/flux/dev" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "files", "said"),
+    [
+        (["src/none.py"], {}, "There is no file or folder src/none.py"),
+        (["a.txt"], {"a.txt": "x"}, "it ends with none of"),
+        (["a.yaml"], {"a.yaml": "endpoint: x"}, "should be a list of objects"),
+        (["a.yaml"], {"a.yaml": "- input: {}"}, "a.yaml:1: this should be an object"),
+        (["a.yaml"], {"a.yaml": "- endpoint: a/b\n  input: 3"}, "`input` should be an object"),
+        (["a.json"], {"a.json": "[1"}, "a.json cannot be read"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_in_a_sentence(
+    check: Run, words: list[str], files: dict[str, str], said: str
+) -> None:
+    result = check(*words, files=files)
+    assert result.exit_code == 1
+    assert said in result.output
+
+
+def test_code_with_an_error_in_it_is_said_to_be_unread(check: Run) -> None:
+    files = {"a.py": "import fal_client\ndef (:\n", "b.ts": "fal.run(;\nfal.run('a/b', {}));;; }\n"}
+    result = check(".", files=files)
+    assert "a.py:2: unread" in result.output
+    assert "b.ts:1: unread" in result.output
+
+
+def test_a_catalogue_of_one_s_own_is_what_counts(
+    check: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "models.yaml"
+    monkeypatch.setenv("DARKROOM_MODELS", str(own))
+    own.write_text("endpoints:\n  me/mine: {family: mine, schema: open}\n")
+    found = told(check, "a.json", files={"a.json": '[{"endpoint": "me/mine", "input": {"x": 1}}]'})
+    assert [each[2:] for each in found] == [(None, "served"), ("x", "served")]
+    assert check("fal-ai/flux/dev").exit_code == 1
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[Address]:
+    with served() as address:
+        yield address
+
+
+def test_a_running_darkroom_is_asked_for_what_it_serves(check: Run, address: Address) -> None:
+    given = {"prompt": "a", "image_size": "huge", "num_images": 2, "acceleration": "high", "no": 1}
+    sent = [{"endpoint": "fal-ai/flux/schnell", "input": given}, {"endpoint": "test/unserved"}]
+    files = {"sent.json": json.dumps(sent)}
+    there = ("--url", f"{address.url}/", "--key", address.key)
+    found = told(check, "sent.json", *there, files=files)
+    assert [each[2:] for each in found] == [
+        (None, "served"),
+        ("prompt", "served"),
+        ("image_size", "refused"),
+        ("num_images", "served"),
+        ("acceleration", "ignored"),
+        ("no", "missing"),
+        (None, "missing"),
+    ]
+    assert f"against {address.url}." in check("sent.json", *there).output
+
+
+def test_a_running_darkroom_that_refuses_the_key_is_a_sentence(
+    check: Run, address: Address
+) -> None:
+    result = check("fal-ai/flux/dev", "--url", address.url, "--key", "wrong:key")
+    assert result.exit_code == 1
+    assert "darkroom: " in result.output
