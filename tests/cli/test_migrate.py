@@ -252,6 +252,59 @@ def test_names_of_javascript_stand_for_what_they_are_where_they_are_used(check: 
     ]
 
 
+def test_clients_and_ids_that_a_class_keeps_are_known(check: Run) -> None:
+    python = dedent("""\
+        import fal_client
+
+        class Studio:
+            DRAFT = "fal-ai/flux/schnell"
+
+            def __init__(self, fast: bool) -> None:
+                self._client = fal_client.SyncClient()
+                self._final = "fal-ai/flux/dev"
+                self._model = "fal-ai/flux/dev"
+                if fast:
+                    self._model = self.DRAFT
+
+            def draw(self, given: dict) -> None:
+                self._client.submit(self.DRAFT, given)
+                self._client.submit(self._final, given)
+                self._client.submit(self._model, given)
+        """)
+    assert [each[1] for each in told(check, "a.py", files={"a.py": python}) if not each[2]] == [
+        "fal-ai/flux/schnell",
+        "fal-ai/flux/schnell",
+        "fal-ai/flux/dev",
+        "fal-ai/flux/dev",
+        None,
+        None,
+    ]
+    typescript = dedent("""\
+        import { createFalClient } from "@fal-ai/client";
+        class Studio {
+          private readonly client = createFalClient({ proxyUrl: "/api" });
+          draw() {
+            return this.client.queue.submit("fal-ai/flux/dev", { input: { prompt: "a" } });
+          }
+        }
+        """)
+    assert told(check, "a.ts", files={"a.ts": typescript})[0] == (
+        5,
+        "fal-ai/flux/dev",
+        None,
+        "served",
+    )
+
+
+@pytest.mark.parametrize(
+    "callee",
+    ["await fal.run<Out>", "fal.run<Out>", "fal?.run", "fal!.queue\n  .submit", "void fal.run"],
+)
+def test_a_call_is_known_however_it_is_spelt(check: Run, callee: str) -> None:
+    files = {"a.ts": f"{callee}('fal-ai/flux/dev', {{ input: {{ prompt: 'a' }} }});"}
+    assert len(told(check, "a.ts", files=files)) == 2
+
+
 def test_fields_that_are_sent_at_times_count(check: Run) -> None:
     code = (
         "fal.run('fal-ai/flux/dev', { input: { prompt, ...(seed && { seed, raw: true }),"

@@ -52,6 +52,8 @@ def _clients(nodes: list[Node]) -> set[str]:
     for node in nodes:
         if node.type == "import_statement" and _module(node.child_by_field_name("source")):
             clients |= _imported(node)
+        elif node.type == "public_field_definition":
+            clients |= {f"this.{name}" for name in _made(node)}
         elif node.type in {"variable_declarator", "assignment_expression"}:
             clients |= _made(node)
     return clients
@@ -93,9 +95,11 @@ def _made(node: Node) -> set[str]:
 def _method(node: Node, clients: set[str]) -> str | None:
     """``queue.submit`` for ``fal.queue.submit``; None: it is no call of fal's client."""
     callee = node.child_by_field_name("function")
+    if callee is not None and callee.type == "await_expression":
+        callee = parts_of(callee)[0]  # so the grammar has it where types are named: `await f<T>(x)`
     if callee is None or callee.type != "member_expression":
         return None
-    path = "".join(text_of(callee).split()).replace("?.", ".")
+    path = "".join(text_of(callee).split()).replace("?.", ".").replace("!.", ".")
     for client in clients:
         method = path.removeprefix(f"{client}.")
         if method != path and method in METHODS:

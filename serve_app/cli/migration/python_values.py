@@ -12,6 +12,7 @@ MOST_STEPS = 20  # from a name to what it stands for, and on
 
 Scope = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef
 SCOPES = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
+SELF = frozenset({"self", "cls"})
 CHANGES = frozenset({"clear", "pop", "popitem", "setdefault", "update"})
 """Methods after which a dictionary may have other fields than were written."""
 
@@ -25,6 +26,15 @@ class Names:
     stored: dict[str, list[tuple[ast.expr, ast.expr]]] = field(default_factory=dict)
     """Name → keys and values of ``name[key] = value``."""
     changed: set[str] = field(default_factory=set)
+    of_class: bool = False
+    attributes: dict[str, list[tuple[ast.expr, Names]]] = field(default_factory=dict)
+    """Of a class: those of ``self``, as its methods bind them."""
+
+    def around(self) -> Names | None:
+        """The class that this is in, or is."""
+        if self.of_class:
+            return self
+        return self.outer.around() if self.outer else None
 
     def owner(self, name: str) -> Names | None:
         """The scope, this one or one around it, that binds ``name``."""
@@ -44,7 +54,7 @@ def walk(scope: Scope, names: Names) -> Iterator[tuple[ast.AST, Names]]:
         yield node, names
         _bind(node, names)
         if isinstance(node, SCOPES):
-            yield from walk(node, Names(names))
+            yield from walk(node, Names(names, of_class=isinstance(node, ast.ClassDef)))
         else:
             inside[:0] = ast.iter_child_nodes(node)
 
@@ -65,6 +75,8 @@ def value_of(node: ast.expr | None, names: Names, steps: int = MOST_STEPS) -> Va
             found = _dictionary(node, names, steps - 1)
         case ast.Call(func=ast.Name(id="dict"), args=[]):
             found = keywords(node, names, steps - 1)
+        case ast.Attribute(value=ast.Name(id=owner), attr=name) if owner in SELF:
+            found = _attribute(name, names, steps - 1)
         case ast.Subscript():
             found = _part(node, names, steps - 1)
         case ast.UnaryOp(op=ast.USub()):
@@ -138,6 +150,10 @@ def _assign(target: ast.expr, value: ast.expr, names: Names) -> None:
     match target:
         case ast.Name(id=name):
             names.bound.setdefault(name, []).append(value)
+        case ast.Attribute(value=ast.Name(id=owner), attr=name) if owner in SELF:
+            around = names.around()
+            if around is not None:
+                around.attributes.setdefault(name, []).append((value, names))
         case ast.Subscript(value=ast.Name(id=name), slice=key):
             names.stored.setdefault(name, []).append((key, value))
         case _:
@@ -157,6 +173,16 @@ def _named(name: str, names: Names, steps: int) -> Value:
         for scope in {id(owner): owner, id(names): names}.values():
             _apply(scope, name, found, steps)
     return found
+
+
+def _attribute(name: str, names: Names, steps: int) -> Value:
+    """Of ``self``: bound once, in the class or in one of its methods."""
+    around = names.around()
+    if around is None:
+        return COMPUTED
+    bound = [(each, around) for each in around.bound.get(name, ()) if each is not None]
+    bound += around.attributes.get(name, [])
+    return value_of(bound[0][0], bound[0][1], steps) if len(bound) == 1 else COMPUTED
 
 
 def _apply(scope: Names, name: str, made: Object, steps: int) -> None:
