@@ -226,6 +226,51 @@ def test_what_may_have_been_bound_or_changed_elsewhere_is_not_guessed(check: Run
     ]
 
 
+def test_names_of_javascript_stand_for_what_they_are_where_they_are_used(check: Run) -> None:
+    code = dedent("""\
+        let model;
+        model = "fal-ai/flux/dev";
+        function one() {
+          const input = { prompt: "a" };
+          return fal.run(model, { input });
+        }
+        const two = async (input) => fal.run(model, { input });
+        async function three() {
+          const input = { prompt: "a" };
+          Object.assign(input, more());
+          return fal.run(model, { input });
+        }
+        """)
+    assert told(check, "a.js", files={"a.js": code}) == [
+        (5, "fal-ai/flux/dev", None, "served"),
+        (4, "fal-ai/flux/dev", "prompt", "served"),
+        (7, "fal-ai/flux/dev", None, "served"),
+        (7, "fal-ai/flux/dev", None, "unread"),
+        (11, "fal-ai/flux/dev", None, "served"),
+        (9, "fal-ai/flux/dev", "prompt", "served"),
+        (11, "fal-ai/flux/dev", None, "unread"),
+    ]
+
+
+def test_fields_that_are_sent_at_times_count(check: Run) -> None:
+    code = (
+        "fal.run('fal-ai/flux/dev', { input: { prompt, ...(seed && { seed, raw: true }),"
+        " ...(big ? { num_images: 9 } : {}) } });\n"
+    )
+    assert [each[2:] for each in told(check, "a.js", files={"a.js": code})] == [
+        (None, "served"),
+        ("prompt", "served"),
+        ("seed", "served"),
+        ("raw", "missing"),
+        ("num_images", "refused"),
+    ]
+
+
+def test_a_file_of_windows_with_odd_escapes_is_read(check: Run) -> None:
+    code = "\ufeffimport fal_client\r\nfal_client.run('fal-ai/flux/dev', {'prompt': 'a\\d'})\r\n"
+    assert {each[3] for each in told(check, "a.py", files={"a.py": code})} == {"served"}
+
+
 def test_what_is_required_and_not_sent_is_refused(check: Run) -> None:
     code = "import fal_client\nfal_client.run('fal-ai/flux/dev', arguments={})\n"
     assert (2, "fal-ai/flux/dev", "prompt", "refused") in told(check, "a.py", files={"a.py": code})
@@ -336,6 +381,15 @@ def test_a_running_darkroom_is_asked_for_what_it_serves(check: Run, address: Add
         (None, "missing"),
     ]
     assert f"against {address.url}." in check("sent.json", *there).output
+
+
+@pytest.mark.parametrize("path", ["/v1", "/page", ":x"])
+def test_an_address_that_is_no_darkroom_s_is_a_sentence(
+    check: Run, address: Address, path: str
+) -> None:
+    result = check("fal-ai/flux/dev", "--url", address.url + path, "--key", address.key)
+    assert result.exit_code == 1
+    assert result.output.startswith("darkroom: ")
 
 
 def test_a_running_darkroom_that_refuses_the_key_is_a_sentence(

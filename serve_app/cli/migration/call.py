@@ -80,8 +80,10 @@ class Call:
     unread: tuple[str, ...] = ()
 
 
-ENDPOINT_COMPUTED = "The endpoint's id is computed; name it to `darkroom migrate check` yourself."
-INPUT_COMPUTED = "The input is computed, so its fields are not known."
+ENDPOINT_COMPUTED = (
+    "The endpoint's id is computed or in another file; `darkroom migrate check` takes ids too."
+)
+INPUT_COMPUTED = "The input is computed or stands in another file, so its fields are not known."
 INPUT_OPEN = "The input may have more fields than are written here."
 SESSION = "What a realtime session sends is not read."
 

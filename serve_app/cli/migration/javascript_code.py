@@ -6,14 +6,15 @@ import tree_sitter_typescript
 from tree_sitter import Language, Node, Parser
 
 from serve_app.cli.migration.call import COMPUTED, Call, Object, Place, Value, call
-from serve_app.cli.migration.javascript_values import (
+from serve_app.cli.migration.javascript_names import (
     Names,
     line_of,
     names_of,
+    parts_of,
     text_of,
-    value_of,
     walk,
 )
+from serve_app.cli.migration.javascript_values import value_of
 
 MODULES = frozenset({"@fal-ai/client", "@fal-ai/serverless-client"})
 USUAL = "fal"  # what the client is called in code that gets it from a module of its own
@@ -104,7 +105,7 @@ def _method(node: Node, clients: set[str]) -> str | None:
 
 def _call(node: Node, method: str, names: Names, file: str) -> Call:
     given = node.child_by_field_name("arguments")
-    parts = [each for each in given.named_children if each.type != "comment"] if given else []
+    parts = parts_of(given) if given else []
     endpoint = value_of(parts[0], names) if parts else COMPUTED
     options = value_of(parts[1], names) if len(parts) > 1 else Object()
     arguments: Value = COMPUTED

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from serve_app.catalog import catalog, stranger
 from serve_app.cli.client import Client, Reached
+from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config
 
 PAGE = 100  # models in an answer
@@ -79,7 +82,14 @@ def of_catalogue(config: Config) -> Offer:
 
 
 def of_running(reached: Reached) -> Offer:
-    """What a running Darkroom says of itself."""
+    """What a running Darkroom says of itself. ``Misconfigured``: something else answers."""
+    try:
+        return Offer(reached.url(), _all(reached))
+    except (LookupError, TypeError, ValueError, httpx.InvalidURL):
+        raise Misconfigured(f"What answers at {reached.url()} is no Darkroom.") from None
+
+
+def _all(reached: Reached) -> list[Offered]:
     offered: list[Offered] = []
     cursor: str | None = None
     more = True
@@ -88,7 +98,7 @@ def of_running(reached: Reached) -> Offer:
             page = client.get("/v1/models", limit=PAGE, cursor=cursor, expand="openapi-3.0")
             offered += [_told(each) for each in page["models"]]
             more, cursor = page["has_more"], page["next_cursor"]
-    return Offer(reached.url(), offered)
+    return offered
 
 
 def _told(model: Mapping[str, Any]) -> Offered:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import warnings
 
 from serve_app.cli.migration.call import COMPUTED, Call, Object, Place, Value, call
 from serve_app.cli.migration.python_values import Names, keywords, value_of, walk
@@ -17,7 +18,9 @@ IN_VAIN = "This is no Python that can be read"
 def calls_in(text: str, file: str) -> list[Call]:
     """``SyntaxError`` becomes a call of which nothing could be read."""
     try:
-        module = ast.parse(text, file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of code that is not ours
+            module = ast.parse(text, file)
     except (SyntaxError, ValueError) as error:
         line = getattr(error, "lineno", 0) or 0
         return [Call(Place(file, line), None, None, unread=(f"{IN_VAIN}: {error}.",))]
@@ -33,7 +36,7 @@ def calls_in(text: str, file: str) -> list[Call]:
 def _imported(nodes: list[ast.AST]) -> tuple[set[str], dict[str, str]]:
     """What the module and its clients are called (``fal_client``, ``self.client``), and the names
     of functions that were imported from it."""
-    clients: set[str] = set()
+    clients = {MODULE}  # whatever gave it that name
     imported: dict[str, str] = {}
     for node in nodes:
         if isinstance(node, ast.Import):

@@ -64,7 +64,7 @@ def _in_named(path: Path) -> list[Call]:
 def _in_file(path: Path) -> list[Call]:
     if path.stat().st_size > MOST_BYTES:
         return [Call(Place(str(path)), None, None, unread=(TOO_LARGE,))]
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
     if MENTIONS not in text:
         return []
     if path.suffix in PYTHON:
@@ -74,8 +74,8 @@ def _in_file(path: Path) -> list[Call]:
 
 def _in_list(path: Path) -> Iterator[Call]:
     """Lines are those at which entries begin."""
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8-sig")
         content: Any = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
         # JSON may be indented with tabs, and YAML may not.
         tree = yaml.compose(text.expandtabs(), Loader=yaml.SafeLoader)
