@@ -98,6 +98,9 @@ async def test_a_range_outside_is_told(client: httpx.AsyncClient, stored: str, g
     answer = await client.get(stored, headers={"Range": given})
     assert answer.status_code == 416
     assert answer.headers["content-range"] == "bytes */100"
+    assert answer.headers["content-type"] == "application/json", "it is no picture"
+    assert answer.json()["detail"] == "The range lies outside of the file."
+    assert "cache-control" not in answer.headers
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,6 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from schemathesis import APIOperation, Case, GenerationMode
-from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi import checks
 
 from tests.wire.served import Address, served
@@ -24,9 +23,13 @@ pytestmark = pytest.mark.wire
 ENDPOINTS = ("fal-ai/flux/schnell", "test/probe")
 BY_THE_REPLICA = ("/fal-ai/", "/run/", "/test/")
 """Paths that answer with what a replica has made. Here that is a fake, which makes less than the
-schema of the endpoint's output says; and streams of events, whose schema is for people."""
+schema of the endpoint's output says."""
 
-KEYED, STRANGER = 5, 1  # calls of each operation
+EVENTS = "text/event-stream"
+"""OpenAPI 3.0 knows no events: a stream of them is described as the text that it is."""
+
+KEYED, STRANGER = 4, 1  # calls of each operation
+BUSY = {503, 504, 507}  # where they are described; 504 when the client itself gives no time
 TIMEOUT_S = 20.0
 REQUESTS = 6  # that have ended, for calls about one
 
@@ -45,7 +48,11 @@ def document(address: Address, path: str, **params: str) -> dict[str, Any]:
     headers = {"Authorization": f"Key {address.key}"}
     answer = httpx.get(address.url + path, params=params, headers=headers, timeout=TIMEOUT_S)
     answer.raise_for_status()
-    return answer.json()
+    found: dict[str, Any] = answer.json()
+    for calls in found["paths"].values():
+        for call in calls.values():
+            del call["security"]  # who calls is said here; else keys are made up
+    return found
 
 
 def known(address: Address) -> dict[str, list[str]]:
@@ -68,13 +75,12 @@ def known(address: Address) -> dict[str, list[str]]:
 
 
 def pointed(document: dict[str, Any], at: dict[str, list[str]]) -> dict[str, Any]:
-    """``document`` with calls that often find something."""
+    """``document`` whose good calls find something; the bad ones are for what is not there."""
     for calls in document["paths"].values():
         for call in calls.values():
             for parameter in call.get("parameters", ()):
                 if parameter["in"] == "path" and parameter["name"] in at:
-                    values = {"type": "string", "enum": at[parameter["name"]]}
-                    parameter["schema"] = {"anyOf": [values, parameter["schema"]]}
+                    parameter["schema"] = {"type": "string", "enum": at[parameter["name"]]}
     return document
 
 
@@ -88,7 +94,8 @@ def hold(document: dict[str, Any], authorization: str | None, examples: int) -> 
     ]
     assert len(operations) == sum(len(calls) for calls in document["paths"].values())
     with requests.Session() as session:
-        for operation in operations:
+        # What is deleted can be asked for no more.
+        for operation in sorted(operations, key=lambda each: each.method == "delete"):
             _hold(operation, server["url"], headers, session, examples, seen)
     return seen
 
@@ -101,10 +108,7 @@ def _hold(
     examples: int,
     seen: set[int],
 ) -> None:
-    held = [not_a_server_error, checks.status_code_conformance, checks.content_type_conformance]
     path = urlsplit(url).path + operation.path
-    if not path.startswith(BY_THE_REPLICA):
-        held.append(checks.response_schema_conformance)
     kinds = [operation.as_strategy(generation_mode=mode) for mode in GenerationMode]
 
     @settings(
@@ -117,12 +121,15 @@ def _hold(
     )
     @given(case=st.one_of(*kinds))
     def holds(case: Case) -> None:
-        for name in [each for each in case.headers if each.lower() == "authorization"]:
-            del case.headers[name]  # who calls is said here
         answer = case.call(
             base_url=url, headers=headers, session=session, timeout=TIMEOUT_S, allow_redirects=False
         )
         seen.add(answer.status_code)
+        assert answer.status_code < 500 or answer.status_code in BUSY, answer.text
+        held = [checks.status_code_conformance, checks.content_type_conformance]
+        events = answer.headers.get("content-type", [""])[0].startswith(EVENTS)
+        if not events and not path.startswith(BY_THE_REPLICA):
+            held.append(checks.response_schema_conformance)
         case.validate_response(answer, checks=held)
 
     holds()
@@ -131,7 +138,7 @@ def _hold(
 def test_the_whole_document_holds_for_an_operator(address: Address) -> None:
     whole = pointed(document(address, "/openapi.json"), known(address))
     seen = hold(whole, f"Key {address.key}", KEYED)
-    assert {200, 201, 400, 404, 422} <= seen
+    assert {200, 201, 204, 400, 404, 405, 422} <= seen
 
 
 def test_the_whole_document_holds_for_whoever_has_no_key(address: Address) -> None:
@@ -143,7 +150,7 @@ def test_the_whole_document_holds_for_whoever_has_no_key(address: Address) -> No
 @pytest.mark.parametrize("endpoint_id", ENDPOINTS)
 def test_the_document_of_an_endpoint_holds(address: Address, endpoint_id: str) -> None:
     described = document(address, "/api/openapi/queue/openapi.json", endpoint_id=endpoint_id)
-    assert {200, 404, 422} <= hold(described, f"Key {address.key}", 4 * KEYED)
+    assert {200, 404, 422} <= hold(described, f"Key {address.key}", 3 * KEYED)
     assert hold(described, None, KEYED) == {401}
 
 

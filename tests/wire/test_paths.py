@@ -54,15 +54,36 @@ def test_every_path_is_answered_or_refused_with_a_reason(
         assert answer.json()["detail"]
 
 
-@pytest.mark.parametrize("path", ["/v1/keys/", "/queue/", "/files/", "/rest/", "/cdn/", "/mcp/"])
-@pytest.mark.parametrize("method", ["GET", "PUT", "POST", "DELETE"])
-def test_a_null_character_is_in_no_path(client: httpx.Client, method: str, path: str) -> None:
-    answer = client.request(method, f"{path}a%00b")
-    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
-    assert "null character" in answer.json()["message"]
+@pytest.mark.parametrize("character", ["%00", "%0A"])
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("DELETE", "/v1/keys/{}", 404),
+        ("PUT", "/v1/endpoints/{}/resume", 404),
+        ("GET", "/v1/requests/{}", 404),
+        ("DELETE", "/v1/uploads/{}", 404),
+        ("GET", "/files/{}", 404),
+        ("PUT", "/files/{}", 403),
+        ("POST", "/queue/{}", 404),
+        ("GET", "/queue/test/probe/requests/{}/status", 404),
+        ("GET", "/rest/{}", 400),
+    ],
+)
+def test_there_is_nothing_with_a_null_or_a_line_break_in_its_name(
+    client: httpx.Client, method: str, path: str, status: int, character: str
+) -> None:
+    call = {"json": {}} if method == "POST" else {}
+    answer = client.request(method, path.format(f"a{character}b"), **call)
+    assert answer.status_code == status
+    assert answer.json()["message"]
 
 
-def test_nor_in_one_that_came_for_fals_own_host(client: httpx.Client) -> None:
-    target = "https://queue.fal.run/test/requests/a%00b/status"
+def test_openais_clients_are_told_so_in_openais_words(client: httpx.Client) -> None:
+    answer = client.get("/openai/v1/models/a%00b")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_nor_is_there_in_a_path_that_came_for_fals_own_host(client: httpx.Client) -> None:
+    target = "https://queue.fal.run/test/probe/requests/a%00b/status"
     answer = client.get("/fal/proxy", headers={"x-fal-target-url": target})
-    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert (answer.status_code, answer.json()["status"]) == (404, "NOT_FOUND")

@@ -19,15 +19,16 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.domain.errors import NotFound
 from serve_app.ingress.core import core_of
-from serve_app.ingress.exchange import SCOPE_KEY, exchange_of
+from serve_app.ingress.exchange import exchange_of
 from serve_app.ingress.fal.hosts import Service, is_fal, service_of
 from serve_app.ingress.origin import host_of, origin_of
 from serve_app.ingress.reply import json_reply
 
 TARGET = b"x-fal-target-url"
 BY_HOST = "darkroom.by_host"  # in the scope of a call that the third rule has led
+_UNNAMED = frozenset("\0\n")
+"""In no name of anything. PostgreSQL cannot be asked for the one, and no route takes the other."""
 UPLOAD = "/files/upload"  # of fal's CDN; all else below /files is a file of ours
 
 
@@ -47,11 +48,8 @@ class Addressed:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             scope = self._led(scope)
-        if scope["type"] == "http" and "\0" in scope["path"]:
-            # Here for all routes: no name has one, and PostgreSQL cannot even be asked for it.
-            refusal = scope[SCOPE_KEY].refusal(NotFound("There is no path with a null character."))
-            await refusal(scope, receive, send)
-            return
+            if not _UNNAMED.isdisjoint(scope["path"]):
+                scope = cast("Scope", {**scope, "path": _replaced(scope["path"])})
         await self._app(scope, receive, send)
 
     def _led(self, scope: Scope) -> Scope:
@@ -114,6 +112,12 @@ ROUTES = [
 def _first(path: str) -> str:
     """The first segment of a path."""
     return path.removeprefix("/").partition("/")[0]
+
+
+def _replaced(path: str) -> str:
+    """With U+FFFD, as in place of bytes that are no UTF-8: so each route says in its own words, and
+    its own protocol's, that there is no such thing."""
+    return "".join("\ufffd" if each in _UNNAMED else each for each in path)
 
 
 def _fal_url(url: str) -> SplitResult | None:

@@ -32,14 +32,14 @@ def paths() -> Json:
         ticket,
         {
             "200": answer("It is stored.", record({"key": TEXT, "size": WHOLE})),
-            **refusals(403, 404, 413),
+            **refusals(403, 413),
         },
         tag="files",
         parameters=(FILE_KEY,),
         key=False,
     )
     put["requestBody"] = {"required": True, "content": {"*/*": {"schema": BINARY}}}
-    gone = {"204": {"description": "It is gone."}, **refusals(403, 404)}
+    gone = {"204": {"description": "It is gone."}, **refusals(403)}
     return {
         "/files/{key}": {
             "get": operation(

@@ -60,7 +60,7 @@ def _refused() -> Json:
             method: operation(
                 f"{base}{method.title()}",
                 "Anything else of fal's; not supported",
-                refusals(400, 404),
+                refusals(400),
                 tag="not supported",
                 parameters=(in_path("path", "Anything."),),
                 key=False,
