@@ -12,7 +12,7 @@ from tests.cluster.darkroom import Darkroom
 
 POOLS = {
     "studio": {
-        "families": ["probe", "flux", "sdxl", "video", "audio"],
+        "families": ["probe", "flux", "sdxl", "audio"],
         "slots": 2,
         "num_cpus": 0.1,
         "min_replicas": 2,

@@ -122,6 +122,5 @@ async def test_without_a_replica_nobody_can_tell(make: Make) -> None:
     drains = Presence("r1", "actor-r1", POOL, ReplicaStage.DRAINING)
     await queue.announce(drains)
     request = await queue.submit(new())
-    waiting = await queue.waiting(request)
-    assert waiting.reason is WaitReason.NO_REPLICA
+    waiting = await waits_until(queue, request.id, lambda it: it.reason is WaitReason.NO_REPLICA)
     assert waiting.starts_at is None

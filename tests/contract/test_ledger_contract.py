@@ -10,6 +10,8 @@ from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Request
 from serve_app.telemetry.clock import SystemClock
+from tests.contract.queues import Make
+from tests.contract.test_fairness_contract import CALM
 from tests.queue.requests import TENANT, done, failure, lease, new
 
 ENDPOINT = "fal-ai/flux/schnell"
@@ -66,7 +68,8 @@ async def test_what_was_deleted_is_counted_and_not_listed(queue: Queue) -> None:
     assert [each.requests for each in counted] == [1]
 
 
-async def test_ended_requests_are_listed_by_their_end_page_by_page(queue: Queue) -> None:
+async def test_ended_requests_are_listed_by_their_end_page_by_page(make: Make) -> None:
+    queue = await make(CALM)  # a lease has to last
     late = await queue.submit(new())
     held = (await lease(queue)).held
     early = [await ended(queue) for _ in range(3)]
