@@ -66,8 +66,9 @@ def test_solvers_that_remember_earlier_steps_do_not_see_each_others(engine, solv
     pipeline = tiny_sdxl(solver())
     engine.add("it", pipeline)
     running = [engine.submit(pipeline="it", **call(seed=seed, steps=4)) for seed in (1, 2)]
-    for seed, generation in zip((1, 2), running, strict=True):
-        assert torch.equal(generation.result(60).images, alone(pipeline, seed=seed, steps=4))
+    made = [each.result(60).images for each in running]  # modules are for one thread at a time
+    for seed, images in zip((1, 2), made, strict=True):
+        assert torch.equal(images, alone(pipeline, seed=seed, steps=4))
 
 
 def test_a_short_generation_does_not_wait_for_a_long_one(engine, flux):
@@ -89,8 +90,9 @@ def test_different_pipelines_interleave_in_one_engine(engine, flux, sdxl):
     engine.add("sdxl", sdxl)
     one = engine.submit(pipeline="flux", **call())
     two = engine.submit(pipeline="sdxl", **call())
-    assert torch.equal(one.result(60).images, alone(flux))
-    assert torch.equal(two.result(60).images, alone(sdxl))
+    made = [each.result(60).images for each in (one, two)]
+    assert torch.equal(made[0], alone(flux))
+    assert torch.equal(made[1], alone(sdxl))
 
 
 def test_the_same_seed_gives_the_same_picture_and_another_seed_another(engine, flux):
