@@ -8,11 +8,11 @@ from math import inf
 from typing import Any
 
 from deployments.amendments import amended
-from deployments.call_mapping import CallMapping, check, mapping_of, parameters
-from deployments.called_pipeline import called_by, view_for
+from deployments.call_mapping import check, mapping_of, parameters
+from deployments.called_pipeline import called_by, loaded, view_for
 from deployments.family import GenerationCall, Made, Product
 from deployments.mapped_fields import mapped, need
-from deployments.picture_output import own_dtype, seed_of
+from deployments.picture_output import seed_of
 from deployments.sound_form import SoundOptions, asked_steps, sound_form, sound_options, span
 from deployments.sound_output import SoundFacts, deliver_sound
 from deployments.task import TEXT_TO_AUDIO
@@ -30,11 +30,9 @@ class AudioFamily:
     name = "audio"
 
     def load(self, endpoint: Endpoint, device: str) -> Any:
-        from deployments.engine.loader import load_pipeline  # noqa: PLC0415
-
         mapping = mapping_of(endpoint, TASKS)
-        pipeline = load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "bfloat16"))
-        _check(endpoint, mapping, sound_options(endpoint), called_by(endpoint, mapping, pipeline))
+        pipeline = loaded(endpoint, mapping, device)
+        _check_sound(endpoint, sound_options(endpoint), called_by(endpoint, mapping, pipeline))
         _rate(endpoint, pipeline)
         return amended(pipeline, endpoint)
 
@@ -46,7 +44,8 @@ class AudioFamily:
         mapping, options = mapping_of(endpoint, TASKS), sound_options(endpoint)
         called = called_by(endpoint, mapping, pipeline)
         # Endpoints share loaded weights, and another one's options may have loaded these.
-        _check(endpoint, mapping, options, called)
+        check(endpoint, mapping, called)
+        _check_sound(endpoint, options, called)
         need(input, options.prompt)
         rate = _rate(endpoint, pipeline)
         form = sound_form(endpoint, options, input, rate, _most_seconds(options, pipeline, rate))
@@ -75,8 +74,7 @@ class AudioFamily:
         return deliver_sound(endpoint, call.facts["sound"], made, tickets)
 
 
-def _check(endpoint: Endpoint, mapping: CallMapping, options: SoundOptions, called: type) -> None:
-    check(endpoint, mapping, called)
+def _check_sound(endpoint: Endpoint, options: SoundOptions, called: type) -> None:
     if unknown := sorted(options.arguments() - parameters(called)):
         raise Misconfigured(
             f"{endpoint.id}: {called.__name__} takes no {', '.join(unknown)}. Change "

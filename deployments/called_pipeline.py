@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from deployments.call_mapping import CallMapping
+from deployments.call_mapping import CallMapping, check
+from deployments.picture_output import own_dtype
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
+
+
+def loaded(endpoint: Endpoint, mapping: CallMapping, device: str) -> Any:
+    """The pipeline for the endpoint's weights, on the CPU, as the mapping can call it; bfloat16 on
+    a GPU unless its options say otherwise. ``Misconfigured`` where it cannot be called so."""
+    from deployments.engine.loader import load_pipeline  # noqa: PLC0415
+
+    pipeline = load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "bfloat16"))
+    check(endpoint, mapping, called_by(endpoint, mapping, pipeline))
+    return pipeline
 
 
 def called_by(endpoint: Endpoint, mapping: CallMapping, pipeline: Any) -> type:

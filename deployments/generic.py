@@ -9,12 +9,12 @@ from typing import Any
 from deployments.adapter_input import AskedAdapter, asked_adapters
 from deployments.amendments import amended
 from deployments.call_mapping import PIXELS, CallMapping, check, mapping_of, parameters
-from deployments.called_pipeline import called_by, view_for
+from deployments.called_pipeline import called_by, loaded, view_for
 from deployments.family import GenerationCall, Made, Product
 from deployments.mapped_fields import mapped, need
 from deployments.picture_call import drawing, picture_facts, sides
 from deployments.picture_input import as_pixels, given_size, stretched_to
-from deployments.picture_output import deliver_pictures, own_dtype
+from deployments.picture_output import deliver_pictures
 from deployments.picture_size import Size, asked_size, rendered_size
 from deployments.side_multiple import side_multiple
 from deployments.task import IMAGE_TO_IMAGE, INPAINTING, TEXT_TO_IMAGE
@@ -36,12 +36,7 @@ class GenericFamily:
     name = "generic"
 
     def load(self, endpoint: Endpoint, device: str) -> Any:
-        from deployments.engine.loader import load_pipeline  # noqa: PLC0415
-
-        mapping = mapping_of(endpoint, TASKS)
-        pipeline = load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "bfloat16"))
-        check(endpoint, mapping, called_by(endpoint, mapping, pipeline))
-        return amended(pipeline, endpoint)
+        return amended(loaded(endpoint, mapping_of(endpoint, TASKS), device), endpoint)
 
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int

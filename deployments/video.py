@@ -9,14 +9,14 @@ from typing import Any
 from deployments.adapter_input import AskedAdapter, asked_adapters
 from deployments.amendments import amended
 from deployments.call_mapping import PIXELS, CallMapping, check, mapping_of, parameters
-from deployments.called_pipeline import called_by, view_for
+from deployments.called_pipeline import called_by, loaded, view_for
 from deployments.clip_form import MOST_GIF_FPS, ClipForm, even
 from deployments.clip_output import ClipFacts, deliver_clip
 from deployments.clip_size import asked_fps, asked_frames, clip_size, rendered_frames
 from deployments.family import GenerationCall, Made, Product
 from deployments.mapped_fields import mapped, need
 from deployments.picture_input import as_pixels
-from deployments.picture_output import own_dtype, seed_of
+from deployments.picture_output import seed_of
 from deployments.picture_size import Size, rendered_size
 from deployments.recording import Recording
 from deployments.side_multiple import side_multiple
@@ -41,12 +41,7 @@ class VideoFamily:
     name = "video"
 
     def load(self, endpoint: Endpoint, device: str) -> Any:
-        from deployments.engine.loader import load_pipeline  # noqa: PLC0415
-
-        mapping = mapping_of(endpoint, TASKS)
-        pipeline = load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "bfloat16"))
-        check(endpoint, mapping, called_by(endpoint, mapping, pipeline))
-        return amended(pipeline, endpoint)
+        return amended(loaded(endpoint, mapping_of(endpoint, TASKS), device), endpoint)
 
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int

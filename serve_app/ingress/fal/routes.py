@@ -65,13 +65,13 @@ async def other_call(request: HttpRequest) -> Response:
 
 
 ROUTES = [
+    Route("/queue/{path:path}", queue_call, methods=METHODS),
+    Route("/run/{path:path}", run_call, methods=METHODS),
     *payloads.ROUTES,
     *uploads.ROUTES,
     *tokens.ROUTES,
     *addressing.ROUTES,
     *jwks.ROUTES,
-    Route("/queue/{path:path}", queue_call, methods=METHODS),
-    Route("/run/{path:path}", run_call, methods=METHODS),
     Route("/rest/{path:path}", other_call, methods=METHODS),
     Route("/cdn/{path:path}", other_call, methods=METHODS),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from serve_app.ingress.openapi.parts import (
     NUMBER,
+    TAG,
     TEXT,
     WHOLE,
     YES_NO,
@@ -18,8 +19,6 @@ from serve_app.ingress.openapi.parts import (
     reference,
     refusals,
 )
-
-TAG = "darkroom"
 
 SCHEMAS: Json = {
     "Recipe": record(

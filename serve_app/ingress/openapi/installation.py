@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from serve_app.ingress.openapi.parts import (
     OBJECT,
+    TAG,
     WHOLE,
     YES_NO,
     Json,
@@ -15,8 +16,6 @@ from serve_app.ingress.openapi.parts import (
     reference,
     refusals,
 )
-
-TAG = "darkroom"
 
 SCHEMAS: Json = {
     "Ready": record({"status": one_of("ok", "unavailable"), "checks": OBJECT}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from serve_app.ingress.openapi.parts import (
+    TAG,
     TEXT,
     TIME,
     YES_NO,
@@ -19,8 +20,6 @@ from serve_app.ingress.openapi.parts import (
     refusals,
 )
 from serve_app.tenants.keys import ADMIN, API, PRIORITY
-
-TAG = "darkroom"
 
 SCHEMAS: Json = {
     "ApiKey": record(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from serve_app.domain.timeframe import Timeframe
 from serve_app.ingress.openapi.parts import (
     NUMBER,
+    TAG,
     TEXT,
     TIME,
     WHOLE,
@@ -21,7 +22,6 @@ from serve_app.ingress.openapi.parts import (
     refusals,
 )
 
-TAG = "darkroom"
 CURSOR = in_query("cursor", "`next_cursor` of the page before.", TEXT)
 PAGED: Json = {"next_cursor": nullable(TEXT), "has_more": YES_NO}
 START = in_query("start", "A date or time; a day before the end unless given.", TEXT)

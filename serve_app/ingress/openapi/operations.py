@@ -7,6 +7,7 @@ from serve_app.domain.request import State
 from serve_app.ingress.openapi.parts import (
     NUMBER,
     OBJECT,
+    TAG,
     TEXT,
     TIME,
     WHOLE,
@@ -23,7 +24,6 @@ from serve_app.ingress.openapi.parts import (
     refusals,
 )
 
-TAG = "darkroom"
 REQUEST_ID = in_path("request_id", "The id of a request of any tenant.")
 ENDPOINT_ID = in_path("endpoint_id", "Its slashes stay as they are.")
 

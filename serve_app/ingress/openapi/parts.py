@@ -8,6 +8,9 @@ from typing import Any
 Json = dict[str, Any]
 
 VERSION = "3.0.4"
+TAG = "darkroom"
+"""Of Darkroom's own calls; other protocols and larger groups have theirs."""
+
 TEXT: Json = {"type": "string"}
 NUMBER: Json = {"type": "number"}
 WHOLE: Json = {"type": "integer"}

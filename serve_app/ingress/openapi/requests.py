@@ -6,6 +6,7 @@ from serve_app.domain.request import CancelVerdict, State
 from serve_app.ingress.openapi.parts import (
     NUMBER,
     OBJECT,
+    TAG,
     TEXT,
     TIME,
     WHOLE,
@@ -23,7 +24,6 @@ from serve_app.ingress.openapi.parts import (
     refusals,
 )
 
-TAG = "darkroom"
 REQUEST_ID = in_path("request_id", "The id of a request of the key's tenant.")
 
 SCHEMAS: Json = {
