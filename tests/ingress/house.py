@@ -118,7 +118,7 @@ async def built(
         uploads=Uploads(book, storage, config.max_upload_bytes),
         upload_tokens=UploadTokens(b"u" * 32, clock),
         metrics=metrics,
-        webhooks=Webhooks(queue.outbox, seeds, compose, config, clock, metrics, names),
+        webhooks=Webhooks(queue, queue.outbox, seeds, compose, config, clock, metrics, names),
         tickets=storage.tickets,
         room=room,
         linger_s=linger_s,
