@@ -2,10 +2,10 @@
 
     python -m benchmarks.goodput [--seconds 10] [--rounds 3] [--times 10] [--takes-ms 200]
 
-One `darkroom serve`, one replica, requests that take so long of it, one after the other; callers submit over HTTP, each at
-its pace whatever it is answered. In turn: what the replica does of a full queue while nobody calls,
-the same among the crowd, and among a crowd that waits as `Retry-After` says. Callers and server
-share the machine, so what the crowd costs is in it.
+One `darkroom serve`, one replica, requests that take so long of it, one after the other; callers
+submit over HTTP, each at its pace whatever it is answered. In turn: what the replica does of a full
+queue while nobody calls, the same among the crowd, and among a crowd that waits as `Retry-After`
+says. Callers and server share the machine, so what the crowd costs is in it.
 """
 
 from __future__ import annotations
