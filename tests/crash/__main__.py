@@ -11,6 +11,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.history import Tally
 from tests.docs.pages import ROOT, matrix
@@ -73,7 +74,7 @@ class _Round:
 
 def _tallies(file: Path) -> list[Tally]:
     lines = file.read_text().splitlines() if file.exists() else []
-    found = [json.loads(line) for line in lines]
+    found: list[dict[str, Any]] = [json.loads(line) for line in lines]
     return [Tally(**{**each, "problems": tuple(each["problems"])}) for each in found]
 
 
