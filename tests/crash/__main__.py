@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ class _Round:
 def _tallies(file: Path) -> list[Tally]:
     lines = file.read_text().splitlines() if file.exists() else []
     found: list[dict[str, Any]] = [json.loads(line) for line in lines]
-    return [Tally(**{**each, "problems": tuple(each["problems"])}) for each in found]
+    return [replace(Tally(**each), problems=tuple(each["problems"])) for each in found]
 
 
 def _said(total: Tally, failed: int) -> str:
