@@ -84,15 +84,20 @@ def darkroom_beside_plain_serve(
         if deployed.returncode:
             raise RuntimeError(deployed.stderr)
         wish = wishes("flux", 1, given.steps)[0].as_json()
-        eventually(
-            lambda: darkroom.http.post("/plain/draw", json=wish).status_code == 200,
-            "Ray Serve answers",
-            within_s=300,
-        )
+        eventually(lambda: _plain_serve_draws(darkroom, wish), "Ray Serve answers", within_s=300)
         found[SERVE] = Server(
             of_http(f"{darkroom.url}/plain/draw"), lambda: _spent(darkroom, of_plain_serve=True)
         )
     return found
+
+
+def _plain_serve_draws(darkroom: Darkroom, wish: Mapping[str, object]) -> bool:
+    """False while nobody is behind the route; raises where it answers anything but a picture."""
+    answer = darkroom.http.post("/plain/draw", json=wish, timeout=300)
+    if answer.status_code in (404, 503):
+        return False
+    answer.raise_for_status()
+    return True
 
 
 def _spent(darkroom: Darkroom, *, of_plain_serve: bool) -> float:

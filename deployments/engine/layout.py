@@ -19,4 +19,4 @@ def lay_out(pipeline: Any, device: str) -> None:
         return
     for component in vars(pipeline).values():
         if isinstance(component, AutoencoderKL):
-            component.to(memory_format=torch.channels_last)
+            component.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
