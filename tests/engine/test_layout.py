@@ -12,7 +12,7 @@ from tests.engine.tiny import tiny_flux
 pytestmark = pytest.mark.engine
 
 
-def channels_last(module):
+def channels_last(module: torch.nn.Conv2d) -> bool:
     return module.weight.is_contiguous(memory_format=torch.channels_last)
 
 
