@@ -7,7 +7,7 @@ import pytest
 from tests.cluster.conftest import MakeDarkroom
 from tests.cluster.darkroom import ROOT, Darkroom, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(600)]
 
 ENDPOINT = "fal-ai/wan/v2.2-5b/text-to-video"
 POOLS = {"clips": {"families": ["video"], "num_cpus": 0.1, "threads": 1, "devices_per_replica": 2}}
@@ -29,7 +29,7 @@ def _followers(darkroom: Darkroom) -> list[psutil.Process]:
 def test_two_devices_make_a_clip_and_make_another_when_one_of_them_has_died(
     make_darkroom: MakeDarkroom,
 ) -> None:
-    darkroom = make_darkroom(POOLS, models=str(CATALOGUE)).start()
+    darkroom = make_darkroom(POOLS, models=str(CATALOGUE)).start(within_s=240)
     made = darkroom.in_state(_submit(darkroom, 4), "succeeded", "failed", within_s=120)
     assert made["state"] == "succeeded", made
     output = darkroom.http.get(f"/queue/fal-ai/wan/requests/{made['request_id']}").json()
