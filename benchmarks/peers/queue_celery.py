@@ -130,4 +130,5 @@ class CeleryQueue:
 if __name__ == "__main__":
     app.conf.broker_url = sys.argv[1]
     waiting, seconds, callers = int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
-    report(asyncio.run(measure(CeleryQueue(callers), waiting, seconds, callers)))
+    work = measure(CeleryQueue(callers), waiting, seconds, callers, int(sys.argv[5]))
+    report(asyncio.run(work))

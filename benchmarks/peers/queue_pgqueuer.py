@@ -70,13 +70,13 @@ class Pgqueuer:
         return taken
 
 
-async def main(url: str, waiting: int, seconds: float, callers: int) -> None:
+async def main(url: str, waiting: int, seconds: float, callers: int, server: int) -> None:
     pool = await asyncpg.create_pool(url, min_size=4, max_size=16)
     if await pool.fetchval("SELECT to_regclass('pgqueuer')") is None:
         await Queries(AsyncpgPoolDriver(pool)).install()
-    report(await measure(Pgqueuer(pool, callers), waiting, seconds, callers))
+    report(await measure(Pgqueuer(pool, callers), waiting, seconds, callers, server))
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(pool.close(), 5)
 
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])))
+asyncio.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), *map(int, sys.argv[4:])))
