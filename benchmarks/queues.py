@@ -123,7 +123,7 @@ class Darkroom:
             connection.execute(LANES, given)
             for start in range(0, waiting, CHUNK):
                 connection.execute(FILL, {**given, "count": min(CHUNK, waiting - start)})
-            connection.execute("ANALYZE requests")
+            connection.execute("ANALYZE requests, fair_lanes")
 
     async def _run(self, name: str) -> None:
         free, room = self._slots, asyncio.Event()
