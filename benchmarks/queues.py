@@ -31,13 +31,14 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import conninfo as conninfo_
 
 from benchmarks.peers.queue_measure import Figures, measure
 from benchmarks.queue_replica import OUTCOME, POOL, NobodyDies, NoTerms
@@ -156,7 +157,7 @@ class Case:
 
 
 @asynccontextmanager
-async def darkroom(conninfo: str, tenants: int, callers: int) -> AsyncIterator[Darkroom]:
+async def darkroom(conninfo: str, tenants: int, callers: int) -> AsyncGenerator[Darkroom]:
     await migrate(conninfo)
     database = Database(conninfo)
     await database.start()
@@ -201,9 +202,8 @@ def peer(python: Path, case: Case, url: str, given: argparse.Namespace, server: 
 def made_database(conninfo: str, name: str) -> str:
     """The URL of a database of its own there."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE bench_{name}")
-    parts = psycopg.conninfo.conninfo_to_dict(conninfo)
-    return psycopg.conninfo.make_conninfo(**{**parts, "dbname": f"bench_{name}"})
+        connection.execute(f"CREATE DATABASE bench_{name}".encode())
+    return conninfo_.make_conninfo(conninfo, dbname=f"bench_{name}")
 
 
 def process_of_postgres(data: Path) -> int:
@@ -212,7 +212,7 @@ def process_of_postgres(data: Path) -> int:
 
 def as_url(conninfo: str) -> str:
     """As asyncpg reads it too."""
-    parts: Mapping[str, Any] = psycopg.conninfo.conninfo_to_dict(conninfo)
+    parts: Mapping[str, Any] = conninfo_.conninfo_to_dict(conninfo)
     who = f"{parts['user']}:{parts['password']}"
     return f"postgresql://{who}@/{parts['dbname']}?host={parts['host']}&port={parts['port']}"
 
@@ -275,7 +275,7 @@ async def main(given: argparse.Namespace) -> None:
 
 
 def read(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--peers", type=Path, help="a venv with the others")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--callers", type=int, default=16)

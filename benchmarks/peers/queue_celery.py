@@ -1,3 +1,4 @@
+# type: ignore - what it imports is in that venv only
 """Celery over Redis, in a venv of its own: see ``benchmarks/queues.py``.
 
 The worker is a process of its own, as Celery has it. A message is acknowledged when it was run, and

@@ -1,3 +1,4 @@
+# type: ignore - what it imports is in that venv only
 """pgqueuer, in a venv of its own: see ``benchmarks/queues.py``."""
 
 from __future__ import annotations

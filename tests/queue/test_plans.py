@@ -31,8 +31,8 @@ def session(conninfo: str) -> Iterator[psycopg.Connection]:
         connection.execute("ANALYZE requests, attempts, fair_lanes")
         connection.execute(SESSION)
         for name, statement in STATEMENTS.items():
-            connection.execute(f"PREPARE {name} AS {statement}")
-            connection.execute(f"EXECUTE {name}")
+            connection.execute(f"PREPARE {name} AS {statement}".encode())
+            connection.execute(f"EXECUTE {name}".encode())
         yield connection
 
 
@@ -40,8 +40,8 @@ def session(conninfo: str) -> Iterator[psycopg.Connection]:
 def test_what_is_done_each_second_does_not_read_the_queue(
     session: psycopg.Connection, name: str
 ) -> None:
-    session.execute(LANES)
-    session.execute(FILL)
-    plan = session.execute(f"EXPLAIN (ANALYZE, BUFFERS) EXECUTE {name}").fetchall()
+    session.execute(LANES.encode())
+    session.execute(FILL.encode())
+    plan = session.execute(f"EXPLAIN (ANALYZE, BUFFERS) EXECUTE {name}".encode()).fetchall()
     read = next(line for (line,) in plan if "shared hit=" in line)
     assert int(read.split("shared hit=")[1].split()[0]) < MOST_READ, plan
