@@ -17,7 +17,7 @@ def work_of(input: Mapping[str, Any]) -> float:
     not have counts once. The unit means nothing by itself: seconds of it are learned for each
     endpoint."""
     each = _megapixels(input) * _frames(input)
-    return each * math.prod(_number(input.get(name)) for name in FACTORS)
+    return each * math.prod(_number(input[name]) for name in FACTORS if name in input)
 
 
 def _megapixels(input: Mapping[str, Any]) -> float:
@@ -26,7 +26,8 @@ def _megapixels(input: Mapping[str, Any]) -> float:
     width, height = shape.get("width"), shape.get("height")
     if width is not None and height is not None:
         return _number(width) * _number(height) / 1e6
-    lines = _LINES.fullmatch(str(input.get("resolution", "")))
+    resolution = input.get("resolution")
+    lines = None if resolution is None else _LINES.fullmatch(str(resolution))
     return 1.0 if lines is None else int(lines[1]) ** 2 * 16 / 9 / 1e6
 
 
