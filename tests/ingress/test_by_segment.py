@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
-from starlette.routing import Match
+from starlette.routing import Match, Route, WebSocketRoute
 
 from serve_app.ingress.app import create_app
 from serve_app.ingress.by_segment import BySegment
@@ -25,7 +25,13 @@ FLAT = Starlette(routes=[*BY_SEGMENT.routes, *REST])
 FLAT.router.redirect_slashes = False
 
 SEGMENTS = sorted(
-    {part for route in FLAT.routes for part in route.path.split("/") if "{" not in part}
+    {
+        part
+        for route in FLAT.routes
+        if isinstance(route, (Route, WebSocketRoute))
+        for part in route.path.split("/")
+        if "{" not in part
+    }
 )
 PATHS = st.lists(st.sampled_from([*SEGMENTS, "x"]), max_size=5).map(
     lambda parts: f"/{'/'.join(parts)}"
