@@ -232,7 +232,7 @@ class ReplicaCore:
             self._asker.slot_freed()
         if verdict is Verdict.FENCED:
             log.info("Attempt %d lost its lease; its work is dropped.", attempt.lease.attempt)
-        if verdict is Verdict.FENCED or attempt.storage_away is not None:
+        if verdict is Verdict.FENCED or attempt.stopped is not None or attempt.storage_away:
             await attempt.discard()
 
     async def _preload(self, endpoint: Endpoint) -> None:

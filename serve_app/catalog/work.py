@@ -17,7 +17,13 @@ def work_of(input: Mapping[str, Any]) -> float:
     not have counts once. The unit means nothing by itself: seconds of it are learned for each
     endpoint."""
     each = _megapixels(input) * _frames(input)
-    return each * math.prod(_number(input[name]) for name in FACTORS if name in input)
+    return each * math.prod(_number(input.get(name)) for name in FACTORS) * _seeds(input)
+
+
+def _seeds(input: Mapping[str, Any]) -> int:
+    """Where they are not counted as pictures."""
+    seeds = input.get("seeds")
+    return len(seeds) if isinstance(seeds, list) and seeds and "num_images" not in input else 1
 
 
 def _megapixels(input: Mapping[str, Any]) -> float:
@@ -26,8 +32,7 @@ def _megapixels(input: Mapping[str, Any]) -> float:
     width, height = shape.get("width"), shape.get("height")
     if width is not None and height is not None:
         return _number(width) * _number(height) / 1e6
-    resolution = input.get("resolution")
-    lines = None if resolution is None else _LINES.fullmatch(str(resolution))
+    lines = _LINES.fullmatch(str(input.get("resolution", "")))
     return 1.0 if lines is None else int(lines[1]) ** 2 * 16 / 9 / 1e6
 
 
