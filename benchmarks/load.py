@@ -1,11 +1,13 @@
-"""A closed-loop HTTP load with next to no cost of its own: raw asyncio protocols, keep-alive, one
-prepared request. httpx would take more of the two cores than what is measured."""
+"""An HTTP load with next to no cost of its own: raw asyncio protocols, keep-alive, one prepared
+request. httpx would take more of the two cores than what is measured. Closed-loop, or at a pace."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -16,29 +18,60 @@ class Figures:
     rate: float
     p50_ms: float
     p99_ms: float
-    errors: int
+    errors: int  # answers that were none, or neither 200 nor 202
+    answers: int = 0
+    refused_s: Sequence[float] = ()  # of those, each 429: the seconds of its Retry-After, or 0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """``every_s``: a caller sends so often, or as soon as it can; at once when that time is past.
+    ``obeys``: after a 429 it waits as it was told."""
+
+    every_s: float = 0.0
+    obeys: bool = False
+
+
+AT_ONCE = Pace()
 
 
 class _Caller(asyncio.Protocol):
-    """One connection that sends its request again as soon as the answer is there."""
+    """One connection that sends its request again when the answer is there."""
 
-    def __init__(self, request: bytes, until: float) -> None:
+    def __init__(self, request: bytes, until: float, pace: Pace) -> None:
         self._request = request
         self._until = until
+        self._pace = pace
+        self._due = 0.0
         self._buffer = bytearray()
         self._sent = 0.0
         self.latencies: list[float] = []
         self.errors = 0
+        self.refused_s: list[float] = []
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._send()
+        # Not all at once: each begins somewhere in its own interval.
+        self._due = time.perf_counter() + random.random() * self._pace.every_s
+        self._send_when_due()
+
+    def _send_when_due(self) -> None:
+        now = time.perf_counter()
+        self._due = max(now, self._due)
+        if self._due >= self._until:
+            self._transport.close()
+        elif self._due > now:
+            asyncio.get_running_loop().call_later(self._due - now, self._send)
+        else:
+            self._send()
 
     def _send(self) -> None:
         self._sent = time.perf_counter()
-        self._transport.write(self._request)
+        self._due += self._pace.every_s
+        if not self._transport.is_closing():
+            self._transport.write(self._request)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -57,11 +90,17 @@ class _Caller(asyncio.Protocol):
         self.latencies.append(time.perf_counter() - self._sent)
         if not head.startswith((b"http/1.1 200", b"http/1.1 202")):
             self.errors += 1
+            if head.startswith(b"http/1.1 429"):
+                self._refused(head)
         self._buffer.clear()
-        if time.perf_counter() < self._until:
-            self._send()
-        else:
-            self._transport.close()
+        self._send_when_due()
+
+    def _refused(self, head: bytes) -> None:
+        at = head.find(b"retry-after:")
+        seconds = 0.0 if at < 0 else float(head[at + 12 :].split(b"\r\n", 1)[0])
+        self.refused_s.append(seconds)
+        if self._pace.obeys:
+            self._due = max(self._due, time.perf_counter() + seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if exc is not None:
@@ -70,10 +109,12 @@ class _Caller(asyncio.Protocol):
             self.done.set_result(None)
 
 
-async def _run(host: str, port: int, request: bytes, clients: int, seconds: float) -> Figures:
+async def _run(
+    host: str, port: int, request: bytes, clients: int, seconds: float, pace: Pace
+) -> Figures:
     loop = asyncio.get_running_loop()
     began = time.perf_counter()
-    callers = [_Caller(request, began + seconds) for _ in range(clients)]
+    callers = [_Caller(request, began + seconds, pace) for _ in range(clients)]
     for caller in callers:
         await loop.create_connection(lambda c=caller: c, host, port)
     await asyncio.gather(*(caller.done for caller in callers))
@@ -85,6 +126,8 @@ async def _run(host: str, port: int, request: bytes, clients: int, seconds: floa
         p50_ms=cuts[49] * 1000,
         p99_ms=cuts[98] * 1000,
         errors=sum(caller.errors for caller in callers),
+        answers=len(latencies),
+        refused_s=[one for caller in callers for one in caller.refused_s],
     )
 
 
@@ -96,6 +139,8 @@ def post(path: str, host: str, body: bytes, **headers: str) -> bytes:
     return "\r\n".join(lines).encode() + body
 
 
-def measure(host: str, port: int, request: bytes, clients: int, seconds: float) -> Figures:
+def measure(
+    host: str, port: int, request: bytes, clients: int, seconds: float, pace: Pace = AT_ONCE
+) -> Figures:
     """Load from this process for ``seconds``."""
-    return asyncio.run(_run(host, port, request, clients, seconds))
+    return asyncio.run(_run(host, port, request, clients, seconds, pace))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,13 @@ from deployments.delivery import Delivery, Files
 from deployments.failure import as_failure
 from deployments.family import Family, GenerationCall, Made, Product, TakesAdapters
 from deployments.pace import Pace
+from deployments.parts import joined, parts_of
 from deployments.phase import Phase, Stop
 from deployments.previewer import Previewer
 from deployments.task import GivenKind, given_files
 from deployments.upload import StorageAway
 from deployments.workshop import Workshop
+from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import (
     TOO_LATE,
     AdapterRefused,
@@ -69,10 +71,12 @@ class Attempt:
         self._on_engine_left = on_engine_left
         self._task: asyncio.Task[Any] | None = None
         self._generation: Generation | None = None
+        self._parts = 1  # generations that it takes
+        self._steps = 0  # of those that have ended
         self.in_engine_since = 0.0  # on the workshop's clock
         self._loan: Loan | None = None
         self._adapters = AdapterUse(workshop.adapters)
-        self._delivery = Delivery(lease, workshop, self._tell)
+        self._delivery = Delivery(lease, workshop, self._on_progress)
 
     @property
     def held(self) -> Held:
@@ -84,8 +88,8 @@ class Attempt:
 
     @property
     def generation(self) -> Generation | None:
-        """What runs in the engine; None before and after."""
-        return self._generation if self.phase is Phase.IN_ENGINE else None
+        """What runs in the engine and is all of it; None before and after."""
+        return self._generation if self.phase is Phase.IN_ENGINE and self._parts == 1 else None
 
     async def run(self) -> Outcome:
         """How it ended. Raises nothing but ``CancelledError``, and that only when its task is
@@ -160,20 +164,39 @@ class Attempt:
             await self._adapters.fetch(asked, lease.files_url)
         self._loan = loan = self._workshop.borrow(family, lease.endpoint, self._on_progress)
         pipeline = await _lent(loan)
-        snapshot = await self._snapshot()
-        call = await self._prepare(family, pipeline, files)
+        parts = parts_of(lease, _seed(lease.request_id))
+        self._parts = len(parts)
+        ready: list[tuple[Product, Files]] = []
+        for number, part in enumerate(parts):
+            prepare = partial(self._prepare, family, pipeline, part.input, files)
+            call, made = await self._make(loan, prepare, number)
+            # A view keeps the weights in memory, and delivering takes a while.
+            call = replace(call, view=None)
+            self._end_generation(last=number == len(parts) - 1)
+            ready.append(await self._delivery.deliver(family, call, made, part.tickets))
+        product = joined([each for each, _ in ready], lease.input.get("seeds"))
+        return product, tuple(file for _, files in ready for file in files)
+
+    async def _make(
+        self, loan: Loan, prepare: Callable[[], Awaitable[GenerationCall]], number: int
+    ) -> tuple[GenerationCall, Made]:
+        snapshot = await self._snapshot() if self._parts == 1 else None
+        call = await prepare()
         try:
-            made = await self._generate(loan, call, snapshot)
+            return call, await self._generate(loan, call, snapshot, number)
         except SnapshotRefused as error:
             # Such as that of another version of torch, during an update.
-            log.warning("Attempt %d starts anew. %s", lease.attempt, error.message)
-            # What the call was prepared with may be used up.
-            made = await self._generate(loan, await self._prepare(family, pipeline, files), None)
-        # A view keeps the weights in memory, and delivering takes a while.
-        call = replace(call, view=None)
-        self._give_back()
-        self._enter(Phase.DELIVERING)
-        return await self._delivery.deliver(family, call, made)
+            log.warning("Attempt %d starts anew. %s", self.lease.attempt, error.message)
+            call = await prepare()  # what the other was prepared with may be used up
+            return call, await self._generate(loan, call, None, number)
+
+    def _end_generation(self, *, last: bool) -> None:
+        """It has left the engine. Between two, a stop ends what is being delivered."""
+        self._steps += self._generation.steps_done if self._generation is not None else 0
+        self._generation = None
+        if last:
+            self._give_back()
+            self._enter(Phase.DELIVERING)
 
     async def _fetch(self, field: str) -> bytes:
         self.progress = Progress(Stage.FETCHING)
@@ -191,14 +214,16 @@ class Attempt:
             log.warning("The snapshot cannot be read, so it starts anew. %s", error.message)
             return None
 
-    async def _prepare(self, family: Family, pipeline: Any, files: _Bodies) -> GenerationCall:
+    async def _prepare(
+        self, family: Family, pipeline: Any, input: Mapping[str, Any], files: _Bodies
+    ) -> GenerationCall:
         lease, seed = self.lease, _seed(self.lease.request_id)
         if files:
-            work = partial(_prepared, family, lease, pipeline, seed, files)
+            work = partial(_prepared, family, lease.endpoint, input, pipeline, seed, files)
             loop = asyncio.get_running_loop()
             call = await loop.run_in_executor(self._workshop.encoders, work)
         else:
-            call = family.prepare(lease.endpoint, lease.input, pipeline, seed)
+            call = family.prepare(lease.endpoint, input, pipeline, seed)
         return replace(call, adapters=[*call.adapters, *self._adapters.adapters()])
 
     def _give_back(self) -> None:
@@ -207,7 +232,9 @@ class Attempt:
         if loan is not None:
             self._workshop.residency.give_back(loan)
 
-    async def _generate(self, loan: Loan, call: GenerationCall, snapshot: bytes | None) -> Made:
+    async def _generate(
+        self, loan: Loan, call: GenerationCall, snapshot: bytes | None, number: int
+    ) -> Made:
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
         clock = self._workshop.clock
@@ -217,7 +244,7 @@ class Attempt:
             pipeline=loan.name,
             view=call.view,
             adapters=call.adapters,
-            on_progress=self._on_progress,
+            on_progress=partial(self._on_progress_of, number),
             on_frames=self._delivery.record(call.recording),
             priority=int(self.lease.priority),
             deadline_s=self._remains_s(),
@@ -235,7 +262,7 @@ class Attempt:
             generation.cancel()
             raise
         result = generation.result(timeout=0)
-        if self.stopped is Stop.HANDED_BACK:
+        if self.stopped is Stop.HANDED_BACK and number == self._parts - 1:
             self.stopped = None  # It was faster: finish it.
         if self.stopped is not None:
             raise Cancelled("The request was cancelled.")
@@ -254,11 +281,15 @@ class Attempt:
             return None
         return self.leased_at + self.lease.deadline_s - self._workshop.clock.monotonic()
 
+    def _on_progress_of(self, number: int, progress: Progress) -> None:
+        """Steps are those of all generations together."""
+        steps = progress.steps
+        self._on_progress(
+            replace(progress, step=number * steps + progress.step, steps=self._parts * steps)
+        )
+
     def _on_progress(self, progress: Progress) -> None:
         self.progress = self._pace.of(progress)
-
-    def _tell(self, progress: Progress) -> None:
-        self.progress = progress
 
     def _enter(self, phase: Phase) -> None:
         needed = self.needs_engine
@@ -268,8 +299,8 @@ class Attempt:
 
     def _usage(self, units: float = 0.0) -> Usage:
         run_s = self._workshop.clock.monotonic() - self.leased_at
-        steps = self._generation.steps_done if self._generation is not None else 0
-        return Usage(run_s=round(run_s, 4), steps=steps, units=units)
+        going = self._generation.steps_done if self._generation is not None else 0
+        return Usage(run_s=round(run_s, 4), steps=self._steps + going, units=units)
 
     def _failed(self, error: Exception) -> Outcome:
         if isinstance(error, Cancelled) and self.stopped is None:
@@ -290,13 +321,18 @@ async def _lent(loan: Loan) -> Any:
 
 
 def _prepared(
-    family: Family, lease: Lease, pipeline: Any, seed: int, bodies: _Bodies
+    family: Family,
+    endpoint: Endpoint,
+    input: Mapping[str, Any],
+    pipeline: Any,
+    seed: int,
+    bodies: _Bodies,
 ) -> GenerationCall:
     """The call, of an input with what was read of its files in place of their URLs."""
     from deployments.engine.given_reading import READERS  # noqa: PLC0415
 
     read = {field: READERS[kind](body, field) for field, (kind, body) in bodies.items()}
-    return family.prepare(lease.endpoint, {**lease.input, **read}, pipeline, seed)
+    return family.prepare(endpoint, {**input, **read}, pipeline, seed)
 
 
 def _seed(request_id: str) -> int:

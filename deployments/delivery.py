@@ -35,16 +35,20 @@ class Delivery:
         self._uploaded: list[UploadTicket] = []
 
     async def deliver(
-        self, family: Family, call: GenerationCall, made: Made
+        self,
+        family: Family,
+        call: GenerationCall,
+        made: Made,
+        tickets: Sequence[UploadTicket],
     ) -> tuple[Product, Files]:
         """What was made, uploaded."""
-        lease = self._lease
         made = replace(made, scratch=self.scratch)
         if not call.makes_files:
-            return family.deliver(lease.endpoint, call, made, lease.upload_tickets), ()
-        self._on_progress(Progress(Stage.ENCODING_MEDIA))
+            return family.deliver(self._lease.endpoint, call, made, tickets), ()
+        if call.recording is None:  # it has told how far it is
+            self._on_progress(Progress(Stage.ENCODING_MEDIA))
         product, artifacts = await asyncio.get_running_loop().run_in_executor(
-            self._workshop.encoders, self._make, family, call, made, lease.upload_tickets
+            self._workshop.encoders, self._make, family, call, made, tickets
         )
         for number, file in enumerate(product.files):
             self._on_progress(Progress(Stage.UPLOADING, number, len(product.files)))

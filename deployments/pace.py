@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from dataclasses import replace
 
@@ -14,16 +15,21 @@ APART_S = 0.05  # downloads tell many times a second
 
 
 class Pace:
-    """Of one attempt. It is told all its progress, by one thread at a time."""
+    """Of one attempt. It is told all its progress, on any thread: frames are written by encoders
+    while the engine makes the next ones."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._stage: Stage | None = None
         self._told: deque[tuple[float, int]] = deque()  # when, and the step
+        self._lock = threading.Lock()
 
     def of(self, progress: Progress) -> Progress:
         """The same with its rate, from a stage's second step on."""
-        now = self._clock.monotonic()
+        with self._lock:
+            return self._of(progress, self._clock.monotonic())
+
+    def _of(self, progress: Progress, now: float) -> Progress:
         told = self._told
         if progress.stage is not self._stage or (told and told[-1][1] > progress.step):
             self._stage = progress.stage

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from deployments.parts import seeds_of
 from deployments.picture_input import as_pixels, strength_of
-from deployments.picture_output import generators, seed_of
+from deployments.picture_output import generators
 from deployments.picture_size import Size
 
 
@@ -15,12 +16,12 @@ def drawing(input: Mapping[str, Any], seed: int) -> dict[str, Any]:
 
     ``seed`` is for inputs that have none.
     """
-    count = int(input.get("num_images") or 1)
+    seeds = seeds_of(input, seed)
     return {
         "prompt": input["prompt"],
         "num_inference_steps": int(input["num_inference_steps"]),
-        "num_images_per_prompt": count,
-        "generator": generators(seed_of(input, seed), count),
+        "num_images_per_prompt": len(seeds),
+        "generator": generators(seeds),
         "output_type": "pt",
     }
 
@@ -42,7 +43,7 @@ def picture_facts(
 ) -> dict[str, Any]:
     """For ``deliver_pictures``."""
     return {
-        "seed": seed_of(input, seed),
+        "seed": seeds_of(input, seed)[0],
         "size": size,
         "prompt": input["prompt"],
         "stretched": stretched,

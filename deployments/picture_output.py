@@ -27,11 +27,11 @@ def seed_of(input: Mapping[str, Any], seed: int) -> int:
     return seed if given is None else int(given)
 
 
-def generators(seed: int, count: int) -> list[Generator]:
-    """One for each picture, so that the first of four is the one that is made alone."""
+def generators(seeds: Sequence[int]) -> list[Generator]:
+    """One for each picture."""
     import torch  # noqa: PLC0415
 
-    return [torch.Generator("cpu").manual_seed(seed + number) for number in range(count)]
+    return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
 
 
 def deliver_pictures(

@@ -35,7 +35,9 @@ class Previewer:
 
     def follow(self, generation: Generation) -> None:
         """It has begun; who wanted a preview before then is not forgotten."""
-        self._generation, self._step = generation, 0
+        if self._asked is not None:  # of one before it
+            self._asked.cancel()
+        self._generation, self._step, self._asked = generation, 0, None
         if self._wanted:
             self.want()
 

@@ -65,8 +65,7 @@ def _samples(vae: Any) -> tuple[Tensor, Tensor]:
 
 def _encoded(vae: Any, pictures: Tensor) -> Tensor:
     weight = next((each for each in vae.parameters() if each.ndim >= 4), None)
-    colours = getattr(vae.config, "out_channels", 3)  # Mochi's in_channels counts other things
-    if weight is None or colours != 3 or not hasattr(vae, "encode"):
+    if weight is None or not _makes_colours(vae.config) or not hasattr(vae, "encode"):
         raise Unsupported(f"Its {type(vae).__name__} does not encode pictures.")
     given = pictures.to(weight.device, weight.dtype)
     clips = weight.ndim == 5  # of one frame
@@ -77,6 +76,13 @@ def _encoded(vae: Any, pictures: Tensor) -> Tensor:
     if latents.ndim != 4:
         raise Unsupported(f"Its {type(vae).__name__} makes no latents that lie like a picture.")
     return latents.float()
+
+
+def _makes_colours(config: Any) -> bool:
+    """Mochi's in_channels counts other things, and Wan 2.2's small model makes squares of pixels as
+    channels, where LTX-Video, which makes them too, counts the colours."""
+    made, side = getattr(config, "out_channels", 3), getattr(config, "patch_size", None)
+    return made == 3 or (isinstance(side, int) and made == 3 * side**2)
 
 
 def _latents_in(output: Any) -> Tensor:

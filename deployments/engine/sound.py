@@ -59,7 +59,9 @@ def write_sound(
     if kind is None:
         raise Unsupported(f"Sounds are not written as {media_type}.")
     layout = "mono" if len(samples) == 1 else "stereo"
-    with av.open(str(path), "w", format=kind.container) as container:
+    # Without `bitexact`, Ogg gets a random number.
+    settings = {"fflags": "bitexact"}
+    with av.open(str(path), "w", format=kind.container, options=settings) as container:
         try:
             stream = container.add_stream(kind.codec, rate=_rate(kind, rate))
         except UnknownCodecError:

@@ -14,6 +14,7 @@ from serve_app.catalog.fields import (
     Seed,
     SyncMode,
 )
+from serve_app.catalog.seeds import Seeds
 
 MOST_FRAMES, MOST_FPS = 1000, 120
 
@@ -88,6 +89,7 @@ class ClipInput(BaseModel):
 
     prompt: ClipPrompt
     seed: Seed = None
+    seeds: Seeds = None
     output_format: ClipFormat = "mp4"
     video_quality: VideoQuality = "high"
     video_write_mode: VideoWriteMode = "balanced"

@@ -23,6 +23,7 @@ from serve_app.catalog.fields import (
 )
 from serve_app.catalog.outputs import PicturesOutput
 from serve_app.catalog.pydantic_schema import Shape
+from serve_app.catalog.seeds import Seeds
 
 MOST_PICTURES = 4
 
@@ -32,6 +33,7 @@ class _FluxInput(ImageInput):
     num_inference_steps: Steps = 28
     guidance_scale: Guidance = 3.5
     seed: Seed = None
+    seeds: Seeds = None
     num_images: int = number_of_pictures(MOST_PICTURES)
     output_format: PictureFormat = "jpeg"
     sync_mode: SyncMode = False

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+ALL = "All of them, the first included, where `seeds` asked for several."
+
 
 class File(BaseModel):
     """A produced file."""
@@ -32,10 +34,14 @@ class Output(BaseModel):
     )
 
 
+Seeds = Field(default=None, description="Those that were asked for, one for each output.")
+
+
 class PicturesOutput(Output):
     images: list[Image]
     timings: Timings
     seed: int = Field(description="With it and the same input the same pictures come out.")
+    seeds: list[int] | None = Seeds
     has_nsfw_concepts: list[bool] = Field(
         description="One for each picture; always false, since nothing looks for them here."
     )
@@ -59,7 +65,10 @@ class Video(File):
 class VideoOutput(Output):
     video: Video
     poster: Image | None = Field(default=None, description="The first frame.")
+    videos: list[Video] | None = Field(default=None, description=ALL)
+    posters: list[Image] | None = Field(default=None, description=ALL)
     seed: int = Field(description="With it and the same input the same clip comes out.")
+    seeds: list[int] | None = Seeds
     prompt: str = Field(description="As it was used.")
     timings: Timings
 
@@ -74,17 +83,21 @@ class Sound(File):
 
 class _SoundOutput(Output):
     waveform: Image | None = Field(default=None, description="A picture of its samples.")
+    waveforms: list[Image] | None = Field(default=None, description=ALL)
     seed: int = Field(description="With it and the same input the same sound comes out.")
+    seeds: list[int] | None = Seeds
     prompt: str = Field(description="As it was used.")
     timings: Timings
 
 
 class AudioOutput(_SoundOutput):
     audio: Sound
+    audios: list[Sound] | None = Field(default=None, description=ALL)
 
 
 class AudioFileOutput(_SoundOutput):
     audio_file: Sound
+    audio_files: list[Sound] | None = Field(default=None, description=ALL)
 
 
 class SongOutput(AudioOutput):

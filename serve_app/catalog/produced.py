@@ -31,9 +31,13 @@ def nothing(_input: Mapping[str, Any]) -> tuple[str, ...]:
 
 def clip_with_poster(input: Mapping[str, Any]) -> tuple[str, ...]:
     """A clip, and its first frame."""
-    return (MEDIA_TYPES[input["output_format"]], MEDIA_TYPES["jpeg"])
+    return (MEDIA_TYPES[input["output_format"]], MEDIA_TYPES["jpeg"]) * _times(input)
 
 
 def sound_with_waveform(input: Mapping[str, Any]) -> tuple[str, ...]:
     """A sound, and a picture of it."""
-    return (MEDIA_TYPES[input["output_format"]], MEDIA_TYPES["png"])
+    return (MEDIA_TYPES[input["output_format"]], MEDIA_TYPES["png"]) * _times(input)
+
+
+def _times(input: Mapping[str, Any]) -> int:
+    return len(input.get("seeds") or (None,))

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from serve_app.catalog import effects
+from serve_app.catalog import effects, seeds
 from serve_app.catalog.narrowing import narrowed
 from serve_app.catalog.problems import invalid_input
 from serve_app.catalog.produced import PICTURES, Produced
@@ -39,6 +39,7 @@ class PydanticSchema:
         self._most_megapixels = bounds.pop("megapixels", (0.0, float("inf")))[1]
         self._model = narrowed(shape.input, endpoint.defaults, bounds)
         self._known = frozenset(self._model.model_fields)
+        self._most_outputs = seeds.most_outputs(self._model)
         self._marks = effects.marks(self._model)
         self._item_marks = effects.marks_of_items(self._model)
         self._check_defaults()
@@ -48,6 +49,7 @@ class PydanticSchema:
             checked = self._model.model_validate(body).model_dump()
         except ValidationError as error:
             raise invalid_input(error) from None
+        checked = seeds.agreed(body, checked, self._most_outputs)
         effects.refuse(self._marks, checked)
         if "image_size" in checked:
             self._check_megapixels(checked["image_size"])

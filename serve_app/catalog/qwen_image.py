@@ -25,6 +25,7 @@ from serve_app.catalog.fields import (
 )
 from serve_app.catalog.outputs import PicturesOutput
 from serve_app.catalog.pydantic_schema import Shape
+from serve_app.catalog.seeds import Seeds
 
 Turbo = Annotated[
     bool,
@@ -42,6 +43,7 @@ class QwenImageInput(ImageInput):
     num_inference_steps: Steps = 30
     guidance_scale: Guidance = 2.5
     seed: Seed = None
+    seeds: Seeds = None
     num_images: int = number_of_pictures(4)
     output_format: PictureFormat = "png"
     sync_mode: SyncMode = False

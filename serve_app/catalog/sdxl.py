@@ -32,6 +32,7 @@ from serve_app.catalog.fields import (
 from serve_app.catalog.outputs import PicturesOutput
 from serve_app.catalog.produced import in_format
 from serve_app.catalog.pydantic_schema import Shape
+from serve_app.catalog.seeds import Seeds
 
 MOST_PICTURES = 8
 FORMAT_FIELD = "format"  # what the other families call output_format
@@ -52,6 +53,7 @@ class _SdxlInput(ImageInput):
     num_inference_steps: Steps = 25
     guidance_scale: Guidance = 7.5
     seed: Seed = None
+    seeds: Seeds = None
     num_images: int = number_of_pictures(MOST_PICTURES)
     format: PictureFormat = "jpeg"
     sync_mode: SyncMode = False

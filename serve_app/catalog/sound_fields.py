@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.catalog.fields import MOST_PROMPT, Seed, SyncMode
+from serve_app.catalog.seeds import Seeds
 
 MOST_SECONDS = 600.0
 
@@ -38,5 +39,6 @@ class SoundInput(BaseModel):
     model_config = ConfigDict(extra="ignore", validate_default=True)
 
     seed: Seed = None
+    seeds: Seeds = None
     output_format: SoundFormat = "wav"
     sync_mode: SyncMode = False

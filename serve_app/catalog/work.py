@@ -17,7 +17,13 @@ def work_of(input: Mapping[str, Any]) -> float:
     not have counts once. The unit means nothing by itself: seconds of it are learned for each
     endpoint."""
     each = _megapixels(input) * _frames(input)
-    return each * math.prod(_number(input.get(name)) for name in FACTORS)
+    return each * math.prod(_number(input.get(name)) for name in FACTORS) * _seeds(input)
+
+
+def _seeds(input: Mapping[str, Any]) -> int:
+    """Where they are not counted as pictures."""
+    seeds = input.get("seeds")
+    return len(seeds) if isinstance(seeds, list) and seeds and "num_images" not in input else 1
 
 
 def _megapixels(input: Mapping[str, Any]) -> float:

@@ -20,6 +20,7 @@ from serve_app.catalog.fields import (
 )
 from serve_app.catalog.outputs import PicturesOutput
 from serve_app.catalog.pydantic_schema import Shape
+from serve_app.catalog.seeds import Seeds
 
 
 class ZImageInput(ImageInput):
@@ -29,6 +30,7 @@ class ZImageInput(ImageInput):
     image_size: Size = preset("landscape_4_3")
     num_inference_steps: Steps = 8
     seed: Seed = None
+    seeds: Seeds = None
     num_images: int = number_of_pictures(4)
     output_format: PictureFormat = "png"
     sync_mode: SyncMode = False

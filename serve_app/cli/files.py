@@ -31,8 +31,12 @@ def as_input(given: str) -> str:
 
 
 def outputs(output: object) -> Iterator[Mapping[str, Any]]:
-    """Every file in an endpoint's output, wherever it stands: what has a URL and a media type. One
-    whose content is in the output has a data URI."""
+    """Every file in an endpoint's output, once, wherever it stands: what has a URL and a media
+    type. One whose content is in the output has a data URI."""
+    return iter({file["url"]: file for file in _files(output)}.values())
+
+
+def _files(output: object) -> Iterator[Mapping[str, Any]]:
     if isinstance(output, Mapping):
         fields = cast("Mapping[str, Any]", output)
         if "content_type" in fields and isinstance(fields.get("content"), str):
@@ -41,10 +45,10 @@ def outputs(output: object) -> Iterator[Mapping[str, Any]]:
             yield fields
             return
         for value in fields.values():
-            yield from outputs(value)
+            yield from _files(value)
     elif isinstance(output, Sequence) and not isinstance(output, str):
         for value in cast("Sequence[object]", output):
-            yield from outputs(value)
+            yield from _files(value)
 
 
 def inside(url: str) -> bytes | None:

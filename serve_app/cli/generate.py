@@ -27,6 +27,7 @@ WAITING = {
     "following": "waiting for another request, which makes the same",
     "paused": "waiting for an operator to resume the endpoint",
 }
+DENOISING = "denoising"
 DOWNLOADING = "downloading"  # the stage whose steps are bytes
 
 
@@ -138,7 +139,8 @@ def _pace(ours: Mapping[str, Any]) -> str:
         return ""
     if not rate or left_s is None:
         return f" {step}/{steps}"
-    speed = f"{rate:.1f} steps/s" if rate >= 1 else f"{1 / rate:.1f} s a step"
+    each = "step" if ours.get("stage") == DENOISING else "part"  # frames, samples, files
+    speed = f"{rate:.1f} {each}s/s" if rate >= 1 else f"{1 / rate:.1f} s a {each}"
     return f" {step}/{steps}, {speed}, {_duration(left_s)} left"
 
 

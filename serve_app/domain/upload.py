@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Protocol
 
 
@@ -32,6 +33,17 @@ class Upload:
     keep_s: float | None = None  # deleted so long after it came; None: as the tenant's retention
     parts_id: str | None = None
     size: int | None = None  # bytes; None: it is not there yet
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """An upload that is whole, as its tenant looks at it."""
+
+    key: str
+    media_type: str
+    size: int  # bytes
+    created_at: datetime
+    expires_at: datetime | None  # None: it is kept
 
 
 class UploadBook(Protocol):
@@ -70,6 +82,17 @@ class UploadBook(Protocol):
 
     async def disown(self, tenant: str, key: str) -> bool:
         """The same by hand, of one of the tenant's; False: it has none such."""
+        ...
+
+    async def kept(self, tenant: str, key: str) -> KeptFile | None:
+        """One of the tenant's that is whole and wanted."""
+        ...
+
+    async def page(
+        self, tenant: str, *, before: tuple[datetime, str] | None = None, limit: int = 50
+    ) -> Sequence[KeptFile]:
+        """Those of the tenant, the latest first; ``before``: time and key of the last one of the
+        page before."""
         ...
 
     async def mark_aged(self) -> None:

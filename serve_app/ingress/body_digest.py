@@ -30,7 +30,8 @@ async def reuse_digest(endpoint: Endpoint, input: Mapping[str, Any], *, alone: b
 
     It cannot be without a seed, nor with a URL, behind which there may be something else by now.
     """
-    if input.get("seed") is None or _names_url(input):
+    seeded = input.get("seed") is not None or input.get("seeds")
+    if not seeded or _names_url(input):
         return b""
     # Who asks to run alone wants the very bytes of a run alone.
     value = {"endpoint": endpoint.digest, "input": input, "alone": alone}

@@ -304,6 +304,7 @@ class Ingress:
             uploads=uploads,
             upload_tokens=upload_tokens,
             webhooks=Webhooks(
+                self._queue,
                 PostgresOutbox(database),
                 PostgresSigningSeeds(database),
                 Bodies(self._queue, storage, catalog),

@@ -10,12 +10,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serve_app.domain.errors import DarkroomError
 from serve_app.ingress.core import Core
 from serve_app.ingress.exchange import Exchange, attach
+from serve_app.ingress.fal import headers
 from serve_app.telemetry import logs
 
 log = logging.getLogger(__name__)
 
 _EXPOSED = (
-    b"*, x-fal-request-id, x-fal-error-type, x-darkroom-replayed, x-darkroom-cache, retry-after"
+    b"*, x-fal-request-id, x-fal-error-type, x-fal-retryable, x-fal-request-timeout-type, "
+    b"x-request-id, x-should-retry, x-darkroom-replayed, x-darkroom-cache, x-darkroom-endpoint, "
+    b"x-darkroom-demo, x-darkroom-step, retry-after, etag, content-range"
 )
 _ID_HEADERS = (b"x-fal-request-id", b"x-request-id")
 """Where the clients of fal and of OpenAI read the request's id."""
@@ -29,10 +32,11 @@ _PREFLIGHT = (
     (b"access-control-max-age", b"86400"),
     (b"content-length", b"0"),
 )
-_ALLOWED = (
-    b"authorization, content-type, accept, range, if-none-match, idempotency-key, "
-    b"x-fal-target-url, x-fal-request-timeout, x-fal-queue-priority, x-fal-store-io"
-)
+_USUAL = (
+    b"authorization, content-type, accept, range, if-range, if-none-match, last-event-id, prefer"
+).split(b", ")
+_ALLOWED = b", ".join([*_USUAL, *sorted(headers.NAMES), b"x-fal-file-name"])
+"""For those who ask for no header by name."""
 
 
 class Edge:
@@ -102,11 +106,11 @@ class _Stamped:
 async def _preflight(scope: Scope, exchange: Exchange, send: Send) -> None:
     # Browsers do not take `*` for Authorization, so what is asked for is named.
     asked = next((v for k, v in scope["headers"] if k == b"access-control-request-headers"), b"")
-    headers = [
+    answered = [
         *_PREFLIGHT,
         (b"access-control-allow-headers", asked or _ALLOWED),
         (b"vary", b"access-control-request-headers"),
         (b"x-fal-request-id", exchange.request_id.encode()),
     ]
-    await send({"type": "http.response.start", "status": 204, "headers": headers})
+    await send({"type": "http.response.start", "status": 204, "headers": answered})
     await send({"type": "http.response.body", "body": b""})

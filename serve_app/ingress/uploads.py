@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from serve_app.domain.errors import (
     ArtifactNotFound,
@@ -17,7 +18,7 @@ from serve_app.domain.errors import (
     TooLarge,
 )
 from serve_app.domain.ports import Storage
-from serve_app.domain.upload import Part, Upload, UploadBook
+from serve_app.domain.upload import KeptFile, Part, Upload, UploadBook
 from serve_app.storage.keys import upload_key, upload_type
 from serve_app.storage.parts import missing_part, no_parts
 
@@ -121,6 +122,19 @@ class Uploads:
             if number not in there or there[number].etag != etag:
                 raise missing_part(number)
         return await self._storage.join_parts(upload.key, _parts_id(upload), etags)
+
+    async def kept(self, tenant: str, key: str) -> KeptFile:
+        """One of the tenant's; ``ArtifactNotFound``."""
+        found = await self._book.kept(tenant, key)
+        if found is None:
+            raise ArtifactNotFound("There is no such upload.")
+        return found
+
+    async def page(
+        self, tenant: str, before: tuple[datetime, str] | None, limit: int
+    ) -> Sequence[KeptFile]:
+        """As ``UploadBook.page``."""
+        return await self._book.page(tenant, before=before, limit=limit)
 
     async def delete(self, tenant: str, key: str) -> bool:
         """One of the tenant's, by hand. False: storage is away, and it is deleted as soon as it is

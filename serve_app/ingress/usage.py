@@ -139,7 +139,7 @@ def _results(catalog: Catalog, found: Iterable[Consumed]) -> list[dict[str, Any]
     return [
         {
             "endpoint_id": each.endpoint,
-            "unit": _unit(catalog, each.endpoint),
+            "unit": unit_of(catalog, each.endpoint),
             "quantity": each.usage.units,
             "unit_price": 0.0,
             "cost": 0.0,
@@ -154,7 +154,7 @@ def _results(catalog: Catalog, found: Iterable[Consumed]) -> list[dict[str, Any]
     ]
 
 
-def _unit(catalog: Catalog, endpoint_id: str) -> str:
+def unit_of(catalog: Catalog, endpoint_id: str) -> str:
     """``units`` of an endpoint of whose kind, or of which, the catalogue says nothing any more."""
     entry = catalog.find(endpoint_id)
     kind = entry.endpoint.category.rpartition("-")[2] if entry else ""

@@ -32,10 +32,16 @@ export function filesIn(output) {
   if (typeof content === "string" && typeof type === "string")
     return filesIn({ ...output, content: null, url: `data:${type};base64,${content}` });
   if (typeof output.url === "string") return [readFile(output)].filter(Boolean);
-  const { video, poster } = output;
+  const { video, poster, videos, posters } = output;
+  if (Array.isArray(videos) && Array.isArray(posters)) {
+    const pairs = videos.map((each, at) => ({ video: each, poster: posters[at] }));
+    return filesIn({ ...output, video: null, poster: null, videos: pairs, posters: null });
+  }
   if (typeof video?.url === "string" && typeof poster?.url === "string")
     return withPoster(filesIn({ ...output, poster: null }), readFile(poster));
-  return Object.values(output).flatMap(filesIn);
+  return Object.entries(output)
+    .filter(([name]) => !Array.isArray(output[`${name}s`])) // the first of them stands there too
+    .flatMap(([, value]) => filesIn(value));
 }
 
 /** A clip's first frame is shown in its place until it plays, and is no file beside it. */

@@ -92,6 +92,7 @@ class Recovery:
             return
         bygone = await self._liveness.bygone(actors)
         dead = await self._liveness.dead(actors) - bygone
+        aftermath.room.bury(dead | bygone)  # before what they held can be leased to them again
         await self._end_of(bygone, How.STOPPED, aftermath)
         await self._end_of(dead, How.LOST, aftermath)
         await self._presence.bury(dead | bygone)

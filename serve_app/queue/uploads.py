@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
-from serve_app.domain.upload import Part, Upload
+from serve_app.domain.upload import KeptFile, Part, Upload
 from serve_app.queue import wording
 from serve_app.queue.database import Database
 from serve_app.queue.retention import Retention
@@ -54,6 +55,19 @@ UPDATE uploads SET state = 'unwanted', due_at = now()
 WHERE key = %(key)s AND tenant = %(tenant)s AND state <> 'unwanted'
 RETURNING key
 """
+_KEPT = """
+SELECT key, media_type, size, created_at, due_at FROM uploads
+WHERE tenant = %(tenant)s AND state = 'whole'
+"""
+KEPT = _KEPT + "AND key = %(key)s"
+PAGE = _KEPT + "ORDER BY created_at DESC, key DESC LIMIT %(limit)s"
+NEXT_PAGE = (
+    _KEPT
+    + """
+  AND (created_at, key) < (%(at)s::timestamptz, %(key)s)
+ORDER BY created_at DESC, key DESC LIMIT %(limit)s
+"""
+)
 MARK_AGED = """
 UPDATE uploads SET state = 'unwanted', due_at = now()
 WHERE tenant = %(tenant)s AND state = 'whole'
@@ -127,6 +141,26 @@ class PostgresUploads:
 
     async def disown(self, tenant: str, key: str) -> bool:
         return bool(await self._database.rows(DISOWN, {"tenant": tenant, "key": key}))
+
+    async def kept(self, tenant: str, key: str) -> KeptFile | None:
+        rows = await self._database.rows(KEPT, {"tenant": tenant, "key": key})
+        return self._kept(tenant, rows[0]) if rows else None
+
+    async def page(
+        self, tenant: str, *, before: tuple[datetime, str] | None = None, limit: int = 50
+    ) -> Sequence[KeptFile]:
+        params: dict[str, Any] = {"tenant": tenant, "limit": limit}
+        if before is not None:
+            params["at"], params["key"] = before
+        rows = await self._database.rows(NEXT_PAGE if before else PAGE, params)
+        return [self._kept(tenant, row) for row in rows]
+
+    def _kept(self, tenant: str, row: tuple[Any, ...]) -> KeptFile:
+        key, media_type, size, created_at, due_at = row
+        age_s = self._retention.age_s(tenant)
+        if due_at is None and age_s is not None:
+            due_at = created_at + timedelta(seconds=age_s)
+        return KeptFile(key, media_type, size, created_at, due_at)
 
     async def mark_aged(self) -> None:
         if not self._retention.any:

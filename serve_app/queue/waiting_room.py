@@ -80,6 +80,14 @@ class WaitingRoom:
         if pool is not None and waiter in pool:
             pool.remove(waiter)
 
+    def bury(self, dead_actors: frozenset[str]) -> None:
+        """Nothing more is given to their asks: whoever carried them may go on holding them open."""
+        for pool in self._pools.values():
+            for waiter in [each for each in pool if each.ask.actor_id in dead_actors]:
+                waiter.gone = True
+                self.leave(waiter)
+                waiter.stirred.set()
+
     def close(self) -> None:
         """Answer every ask with nothing, and every later one."""
         self._closed = True
@@ -131,6 +139,7 @@ class WaitingRoom:
         """End a reservation with a lease. False: the ask is gone, and the lease must be undone."""
         waiter.reserved -= 1
         if waiter.gone:
+            waiter.stirred.set()
             return False
         waiter.leases.append(lease)
         waiter.stirred.set()
@@ -149,8 +158,6 @@ class WaitingRoom:
         """Tell the ask of whoever holds it, now, or when it comes."""
         now = self._clock.monotonic()
         for signal in signals:
-            if signal.held is None:
-                continue
             self._signals[signal.held] = (signal.kind, now + REMEMBER_S)
             waiter = self._holders.get(signal.held)
             if waiter is not None and waiter.open:

@@ -93,7 +93,7 @@ class Metrics:
 
         self._webhooks = Counter(
             "darkroom_webhooks",
-            "Webhooks: delivered, failed (to be tried again), dead.",
+            "Webhooks: delivered, failed (to be tried again), dead; before the end: told, lost.",
             ("result",),
             registry=registry,
         )
@@ -145,7 +145,7 @@ class Metrics:
         self._unexpected.labels(route).inc()
 
     def webhook(self, result: str) -> None:
-        """``delivered``, ``failed`` or ``dead``."""
+        """``delivered``, ``failed`` or ``dead``; ``told`` or ``lost``."""
         self._webhooks.labels(result).inc()
 
     def webhooks(self, backlog: Backlog) -> None:

@@ -475,6 +475,21 @@ async def test_the_leases_of_a_dead_replica_end_at_once(make: Make, liveness: Fa
     assert (await queue.get(TENANT, request.id)).failures == 1
 
 
+async def test_an_ask_that_a_dead_replica_left_open_is_given_nothing(
+    make: Make, liveness: FakeLiveness
+) -> None:
+    queue = await make(replace(QUICK, lease_s=600.0, first_lease_s=600.0, ask_wait_s=60.0))
+    request = await queue.submit(new())
+    granted = await lease(queue)
+    left_open = asyncio.create_task(queue.ask(ask(1, granted.held)))
+    other = asyncio.create_task(queue.ask(ask(1, replica="r2")))
+    await asyncio.sleep(0)
+    liveness.buried.add("actor-r1")
+    (again,) = (await other).leases
+    assert (again.request_id, again.attempt) == (request.id, 2)
+    assert not (await left_open).leases
+
+
 async def test_what_ran_when_the_whole_installation_was_stopped_has_not_failed(
     make: Make, liveness: FakeLiveness
 ) -> None:

@@ -164,3 +164,46 @@ async def test_no_part_is_taken_of_what_is_whole_or_given_up(books: Books) -> No
     for each in (IN_PARTS, given_up, replace(IN_PARTS, key="u/never/was.mp4")):
         assert await books.book.add_part(each.key, Part(2, "b", 10)) is None
     assert await books.book.parts(IN_PARTS.key) == {}
+
+
+async def test_a_tenants_whole_files_are_listed_the_latest_first_by_pages(books: Books) -> None:
+    keys = [f"u/{number}/a.png" for number in range(5)]
+    for key in keys:
+        await books.book.open(replace(UPLOAD, key=key))
+        await books.book.finish(key, 7)
+        await books.later(1)
+    await books.book.open(replace(UPLOAD, key="u/open/a.png"))
+    await books.book.open(replace(UPLOAD, key="u/other/a.png", tenant="other"))
+    await books.book.finish("u/other/a.png", 7)
+    await books.book.disown(UPLOAD.tenant, keys[1])
+    first = await books.book.page(UPLOAD.tenant, limit=2)
+    rest = await books.book.page(
+        UPLOAD.tenant, before=(first[-1].created_at, first[-1].key), limit=9
+    )
+    assert [each.key for each in (*first, *rest)] == [keys[4], keys[3], keys[2], keys[0]]
+    assert {(each.size, each.media_type) for each in first} == {(7, "image/png")}
+
+
+async def test_one_file_is_told_of_to_its_tenant_only_and_while_it_is_wanted(books: Books) -> None:
+    await books.forever.open(UPLOAD)
+    assert await books.forever.kept(UPLOAD.tenant, UPLOAD.key) is None
+    await books.forever.finish(UPLOAD.key, 7)
+    found = await books.forever.kept(UPLOAD.tenant, UPLOAD.key)
+    assert found is not None
+    assert (found.key, found.size, found.expires_at) == (UPLOAD.key, 7, None)
+    assert await books.forever.kept("other", UPLOAD.key) is None
+    await books.forever.disown(UPLOAD.tenant, UPLOAD.key)
+    assert await books.forever.kept(UPLOAD.tenant, UPLOAD.key) is None
+
+
+@pytest.mark.parametrize(("keep_s", "tenant", "days"), [(86400.0, "studio", 1), (None, "hasty", 1)])
+async def test_it_says_when_a_file_ends(
+    books: Books, keep_s: float | None, tenant: str, days: int
+) -> None:
+    await books.book.open(replace(UPLOAD, tenant=tenant, keep_s=keep_s))
+    await books.book.finish(UPLOAD.key, 7)
+    found = await books.book.kept(tenant, UPLOAD.key)
+    assert found is not None
+    assert found.expires_at is not None
+    left_s = (found.expires_at - found.created_at).total_seconds()
+    assert left_s == pytest.approx(days * DAY_S, abs=60)

@@ -9,7 +9,10 @@ import random
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.history import Tally
 from tests.docs.pages import ROOT, matrix
@@ -18,36 +21,62 @@ from tests.docs.pages import ROOT, matrix
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=1, help="So many rounds beside each other.")
     parser.add_argument(
         "--without-cluster", action="store_true", help="Leave out the tests that start Ray."
     )
+    parser.add_argument("--output", type=Path, help="A folder for what the rounds say.")
     asked = parser.parse_args()
+    folder = asked.output or Path(tempfile.mkdtemp(prefix="crash-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    rounds = [_Round(folder, number, asked.without_cluster) for number in range(asked.rounds)]
     total, failed = Tally(), 0
-    with tempfile.TemporaryDirectory() as folder:
-        for number in range(1, asked.rounds + 1):
-            seed = random.SystemRandom().randrange(10**6)
-            file = Path(folder) / f"{number}"
-            failed += _round(seed, file, without_cluster=asked.without_cluster)
-            total = sum(_tallies(file), total)
-            print(f"Round {number} of {asked.rounds}, --crash-seed {seed}: {_said(total, failed)}")  # noqa: T201
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        for done in as_completed([pool.submit(each.run) for each in rounds]):
+            each = done.result()
+            failed += each.failed
+            total = sum(each.tallies(), total)
+            print(f"{each.name} {each.said()}: {_said(total, failed)}", flush=True)  # noqa: T201
     return int(bool(failed or total.problems))
 
 
-def _round(seed: int, file: Path, *, without_cluster: bool) -> bool:
-    """Whether a test failed."""
-    command = [
-        *(sys.executable, "-m", "pytest", "-q", "--show-capture=no"),
-        *("--crash-seed", str(seed), "--crash-tally", str(file)),
-        *(["-m", "not cluster"] if without_cluster else []),
-        *matrix(),
-    ]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode != 0
+class _Round:
+    """The matrix once, in a process of its own: nothing that it writes is where another writes."""
+
+    def __init__(self, folder: Path, number: int, without_cluster: bool) -> None:
+        self.name = f"round-{number + 1}"
+        self.failed = False
+        self._seed = random.SystemRandom().randrange(10**6)
+        self._without_cluster = without_cluster
+        self._output = folder / f"{self.name}.txt"
+        self._tally = folder / f"{self.name}.tally"
+
+    def run(self) -> _Round:
+        self._tally.unlink(missing_ok=True)
+        with tempfile.TemporaryDirectory(prefix="crash-") as scratch, self._output.open("w") as out:
+            command = [
+                *(sys.executable, "-m", "pytest", "-q", "--show-capture=no"),
+                *("-p", "no:cacheprovider", "--basetemp", f"{scratch}/tests"),
+                *("--crash-seed", str(self._seed), "--crash-tally", str(self._tally)),
+                *(["-m", "not cluster"] if self._without_cluster else []),
+                *matrix(),
+            ]
+            ran = subprocess.run(command, cwd=ROOT, stdout=out, stderr=out, check=False)
+        self.failed = ran.returncode != 0
+        return self
+
+    def said(self) -> str:
+        ended = "failed" if self.failed else "passed"
+        return f"{ended} by --crash-seed {self._seed}, see {self._output}"
+
+    def tallies(self) -> list[Tally]:
+        return _tallies(self._tally)
 
 
 def _tallies(file: Path) -> list[Tally]:
     lines = file.read_text().splitlines() if file.exists() else []
-    found = [json.loads(line) for line in lines]
-    return [Tally(**{**each, "problems": tuple(each["problems"])}) for each in found]
+    found: list[dict[str, Any]] = [json.loads(line) for line in lines]
+    return [replace(Tally(**each), problems=tuple(each["problems"])) for each in found]
 
 
 def _said(total: Tally, failed: int) -> str:

@@ -22,7 +22,8 @@ async def test_a_replica_that_dies_between_upload_and_finish_leaves_its_files_ou
     assert len(scene.house.objects) == 1
     async with scene.replicas(1):
         ended = await scene.final(request.id)
-    assert (ended.state, ended.attempt, ended.failures) == (State.SUCCEEDED, 2, 1)
+    assert (ended.state, ended.failures) == (State.SUCCEEDED, 1)
+    assert ended.attempt >= 2  # a lease that was on its way to the dead one is undone
     await scene.checked()
 
 

@@ -319,7 +319,8 @@ class FakeQueue:
         try:
             work = await self._until(lambda: self._work(ask), self._limits.ask_wait_s)
         finally:
-            self._asking.remove(ask)
+            if ask in self._asking:
+                self._asking.remove(ask)
         return work or Work()
 
     async def report(self, report: Report) -> ReportReply:
@@ -405,6 +406,8 @@ class FakeQueue:
         return row.request
 
     def _work(self, ask: Ask) -> Work | None:
+        if ask not in self._asking:
+            return Work()  # its replica is dead
         signals = tuple(signal for signal in self._signals(ask))
         leases: list[Lease] = []
         while len(leases) < ask.slots:
@@ -482,9 +485,10 @@ class FakeQueue:
         """End what time or death has ended, and forget what is due."""
         now = self._clock.monotonic()
         running = [row for row in self._rows.values() if row.request.state is State.RUNNING]
-        holders = [row.actor_id for row in running]
+        holders = [*(row.actor_id for row in running), *(ask.actor_id for ask in self._asking)]
         dead = await self._liveness.dead(holders)
         bygone = await self._liveness.bygone(holders)
+        self._asking = [ask for ask in self._asking if ask.actor_id not in dead | bygone]
         for row in running:
             if row.request.state is not State.RUNNING:
                 continue

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 from serve_app.domain.ports import Clock
-from serve_app.domain.upload import Part, Upload
+from serve_app.domain.upload import KeptFile, Part, Upload
 from serve_app.queue.retention import Retention
 from serve_app.queue.uploads import ABANDONED_S, AGAIN_S
 
@@ -16,6 +17,7 @@ class _Entry:
     upload: Upload
     created_at: float  # on the clock, like the other one
     due_at: float | None
+    since: datetime
     unwanted: bool = False
     parts: dict[int, Part] = field(default_factory=dict[int, Part])
 
@@ -29,7 +31,7 @@ class FakeUploads:
     async def open(self, upload: Upload) -> None:
         assert upload.key not in self._entries
         now = self._clock.monotonic()
-        self._entries[upload.key] = _Entry(upload, now, now + ABANDONED_S)
+        self._entries[upload.key] = _Entry(upload, now, now + ABANDONED_S, self._clock.now())
 
     async def find(self, key: str, upload_id: str) -> Upload | None:
         entry = self._entries.get(key)
@@ -73,6 +75,25 @@ class FakeUploads:
         await self.give_up(key)
         return True
 
+    async def kept(self, tenant: str, key: str) -> KeptFile | None:
+        return next((each for each in self._kept(tenant) if each.key == key), None)
+
+    async def page(
+        self, tenant: str, *, before: tuple[datetime, str] | None = None, limit: int = 50
+    ) -> Sequence[KeptFile]:
+        found = sorted(self._kept(tenant), key=_order, reverse=True)
+        return [each for each in found if before is None or _order(each) < before][:limit]
+
+    def _kept(self, tenant: str) -> Sequence[KeptFile]:
+        age_s = self._retention.age_s(tenant)
+        return [
+            KeptFile(key, each.upload.media_type, each.upload.size, each.since, expires_at)
+            for key, each in self._entries.items()
+            if each.upload.tenant == tenant and not each.unwanted and each.upload.size is not None
+            for keep_s in [age_s if each.upload.keep_s is None else each.upload.keep_s]
+            for expires_at in [None if keep_s is None else each.since + timedelta(seconds=keep_s)]
+        ]
+
     async def mark_aged(self) -> None:
         for key, entry in self._entries.items():
             age_s = self._retention.age_s(entry.upload.tenant)
@@ -85,13 +106,21 @@ class FakeUploads:
 
     async def take_unwanted(self, most: int) -> Sequence[Upload]:
         now = self._clock.monotonic()
-        due = [each for each in self._entries.values() if each.due_at is not None]
-        due = sorted((each for each in due if each.due_at <= now), key=lambda each: each.due_at)
-        for each in due[:most]:
+        due = [
+            (each.due_at, key)
+            for key, each in self._entries.items()
+            if each.due_at is not None and each.due_at <= now
+        ]
+        taken = [self._entries[key] for _, key in sorted(due)[:most]]
+        for each in taken:
             each.unwanted, each.due_at = True, now + AGAIN_S
-        return [each.upload for each in due[:most]]
+        return [each.upload for each in taken]
 
     async def forget(self, keys: Sequence[str]) -> None:
         for key in keys:
             if key in self._entries and self._entries[key].unwanted:
                 del self._entries[key]
+
+
+def _order(file: KeptFile) -> tuple[datetime, str]:
+    return file.created_at, file.key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,10 +86,11 @@ async def built(
     deliver: bool = False,
     names: Resolve = resolve,
     **settings: Any,
-) -> AsyncIterator[House]:
+) -> AsyncGenerator[House]:
     """Started and, at the end, closed. ``deliver``: webhooks are sent, to whom ``names`` finds."""
     clock = clock or SystemClock()
-    config = Config(**{"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)} | settings)
+    usual: dict[str, Any] = {"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)}
+    config = Config(**usual | settings)
     storage = storage or FakeStorage(b"k" * 32, ORIGIN, clock)
     book = FakeUploads(clock)
     lifecycles = FakeLifecycles()
@@ -118,7 +119,7 @@ async def built(
         uploads=Uploads(book, storage, config.max_upload_bytes),
         upload_tokens=UploadTokens(b"u" * 32, clock),
         metrics=metrics,
-        webhooks=Webhooks(queue.outbox, seeds, compose, config, clock, metrics, names),
+        webhooks=Webhooks(queue, queue.outbox, seeds, compose, config, clock, metrics, names),
         tickets=storage.tickets,
         room=room,
         linger_s=linger_s,

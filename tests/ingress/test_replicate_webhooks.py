@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -17,6 +18,9 @@ from replicate.webhook import (
     WebhookSigningSecret,
 )
 
+from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.request import State
+from serve_app.ingress.replicate.events import Plot
 from tests.ingress.house import OTHERS, House, built
 from tests.webhooks.receiver import Receiver
 
@@ -57,6 +61,97 @@ async def settled(client: httpx.AsyncClient, request_id: str) -> None:
             await asyncio.sleep(0.02)
 
 
+def told_by(receiver: Receiver) -> list[dict[str, Any]]:
+    return [json.loads(each.body) for each in receiver.received]
+
+
+LONG = {"sleep_s": 1.3, "steps": 13}
+
+
+async def test_unless_told_otherwise_start_and_logs_come_before_the_end(
+    house: House, receiver: Receiver
+) -> None:
+    async with house.client() as client:
+        now = await delivered(client, LONG, webhook=receiver.url())
+    told = told_by(receiver)
+    assert [each["status"] for each in told] == ["processing"] * (len(told) - 1) + ["succeeded"]
+    assert told[-1] == now
+    assert 2 <= len(told) <= 1 + 1 + 1.3 / 0.5 + 1
+    assert all(Prediction(**each).id == now["id"] for each in told)
+    progress = [each["logs"].splitlines()[-1] for each in told[:-1]]
+    assert len(set(progress)) == len(progress)  # each tells something new
+
+
+async def test_a_stage_that_adds_nothing_to_the_log_is_not_told(house: House) -> None:
+    plot = Plot(house.core, frozenset({"logs"}), "http://here/replicate")
+    async with house.client() as client:
+        made = await client.post(f"/queue/{PICTURES}", json={"prompt": "x"})
+    request = await house.queue.wait("default", made.json()["request_id"], 10)
+    running = replace(request, state=State.RUNNING)
+    told = [
+        await plot(replace(running, progress=progress)) is not None
+        for progress in (
+            Progress(Stage.LOADING),
+            Progress(Stage.ENCODING_TEXT),
+            Progress(Stage.DENOISING, 1, 2),
+            Progress(Stage.DENOISING, 2, 2),
+            Progress(Stage.DECODING),
+        )
+    ]
+    assert told == [True, False, True, True, False]
+
+
+async def test_each_call_is_signed_and_has_an_id_of_its_own(
+    house: House, receiver: Receiver
+) -> None:
+    async with house.client() as client:
+        await delivered(client, LONG, webhook=receiver.url())
+        key = (await client.get("/replicate/v1/webhooks/default/secret")).json()["key"]
+    for each in receiver.received:
+        Webhooks.validate(
+            headers=dict(each.headers),
+            body=each.body.decode(),
+            secret=WebhookSigningSecret(key=key),
+            tolerance=300,
+        )
+    ids = [each.headers["webhook-id"] for each in receiver.received]
+    assert len(set(ids)) == len(ids) >= 2
+
+
+@pytest.mark.parametrize(
+    ("events", "statuses"),
+    [
+        (["start"], ["processing"]),
+        (["output"], ["succeeded"]),
+        (["start", "output"], ["processing", "succeeded"]),
+        (["start", "completed"], ["processing", "succeeded"]),
+        (["completed", "output"], ["succeeded"]),
+    ],
+)
+async def test_only_what_the_filter_names_is_told(
+    house: House, receiver: Receiver, events: list[str], statuses: list[str]
+) -> None:
+    async with house.client() as client:
+        await client.post(
+            f"/replicate/v1/models/{PICTURES}/predictions",
+            json={"input": LONG, "webhook": receiver.url(), "webhook_events_filter": events},
+            headers={"prefer": "wait"},
+        )
+        await receiver.until(len(statuses))
+        await house.core.webhooks.herald.aclose()
+    assert [each["status"] for each in told_by(receiver)] == statuses
+
+
+async def test_a_filter_without_the_end_leaves_nothing_to_deliver_for_certain(
+    house: House, receiver: Receiver
+) -> None:
+    async with house.client() as client:
+        body = {"input": {}, "webhook": receiver.url(), "webhook_events_filter": ["output"]}
+        made = await client.post(f"/replicate/v1/models/{PICTURES}/predictions", json=body)
+        answer = await client.get(f"/v1/requests/{made.json()['id']}/webhook")
+    assert answer.status_code == 404
+
+
 @pytest.mark.parametrize("orders", [{}, {"fail": "pipeline_failed"}])
 async def test_the_end_is_told_as_the_prediction_that_one_would_ask_for(
     house: House, receiver: Receiver, orders: dict[str, Any]
@@ -77,7 +172,7 @@ async def test_the_clients_own_check_accepts_it_with_the_tenants_secret(
     async with house.client() as client:
         await delivered(client, {}, webhook_completed=receiver.url())
         key = (await client.get("/replicate/v1/webhooks/default/secret")).json()["key"]
-    (received,) = receiver.received
+    (*_, received) = receiver.received
     secret = WebhookSigningSecret(key=key)
     body, headers = received.body.decode(), dict(received.headers)
     Webhooks.validate(headers=headers, body=body, secret=secret, tolerance=300)

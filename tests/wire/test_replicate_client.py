@@ -12,6 +12,7 @@ import replicate
 from replicate.exceptions import ModelError, ReplicateError
 from replicate.prediction import Prediction
 
+from serve_app.ingress.replicate import files
 from tests.ingress.house import OTHERS
 from tests.wire.served import Address, served
 
@@ -50,7 +51,7 @@ def test_run_by_name_and_by_version(client: replicate.Client) -> None:
 
 def test_an_endpoint_with_a_longer_id_and_an_alias(client: replicate.Client) -> None:
     for name in (FLUX, "black-forest-labs/flux-schnell"):
-        assert len(client.run(name, {"prompt": "x", "num_images": 3})) == 3
+        assert len([*client.run(name, {"prompt": "x", "num_images": 3})]) == 3
 
 
 def test_files_inside_the_answer_are_read_by_the_client(client: replicate.Client) -> None:
@@ -63,12 +64,16 @@ def test_files_inside_the_answer_are_read_by_the_client(client: replicate.Client
 
 async def test_run_async(address: Address) -> None:
     client = replicate.Client(api_token=address.key, base_url=f"{address.url}/replicate")
-    assert len(await client.async_run(PICTURES, {"prompt": "x"})) == 1
+    made = await client.async_run(PICTURES, {"prompt": "x"})
+    assert isinstance(made, list)
+    assert len(made) == 1
     await client._async_client.aclose()
 
 
 def test_an_output_without_files_comes_whole(client: replicate.Client) -> None:
-    assert client.run("test/probe", {"echo": {"a": 1}})["echo"] == {"a": 1}
+    made = client.run("test/probe", {"echo": {"a": 1}})
+    assert isinstance(made, dict)
+    assert made["echo"] == {"a": 1}
 
 
 def test_a_prediction_from_the_queue_to_its_end(client: replicate.Client) -> None:
@@ -110,6 +115,7 @@ def test_waiting_in_the_create_and_past_it(client: replicate.Client) -> None:
 
 def test_the_output_of_a_slow_run_is_waited_for(client: replicate.Client) -> None:
     made = client.run(PICTURES, {"prompt": "x", "sleep_s": 1.5}, wait=1)
+    assert isinstance(made, list)
     assert len(made) == 1
 
 
@@ -161,6 +167,62 @@ def test_a_file_of_the_input_is_uploaded_first(client: replicate.Client) -> None
     assert read(client, file.urls["get"]) == b"a picture"
 
 
+def test_files_are_listed_found_and_deleted(client: replicate.Client) -> None:
+    made = [client.files.create(picture()) for _ in range(3)]
+    assert [each.id for each in client.files.list()[:3]] == [each.id for each in reversed(made)]
+    found = client.files.get(made[1].id)
+    assert (found.id, found.urls, found.size, found.etag, found.created_at) == (
+        made[1].id,
+        made[1].urls,
+        9,
+        made[1].etag,
+        made[1].created_at,
+    )
+    assert client.files.delete(made[1].id)
+    with pytest.raises(ReplicateError, match="no such upload"):
+        client.files.get(made[1].id)
+    with pytest.raises(ReplicateError, match="no such upload"):
+        client.files.delete(made[1].id)
+    assert made[1].id not in [each.id for each in client.files.list()]
+    assert client._client.get(made[1].urls["get"]).status_code == 404
+
+
+async def test_files_are_listed_found_and_deleted_async(client: replicate.Client) -> None:
+    made = await client.files.async_create(picture())
+    assert (await client.files.async_get(made.id)).id == made.id
+    assert (await client.files.async_list())[0].id == made.id
+    assert await client.files.async_delete(made.id)
+    await client._async_client.aclose()
+
+
+def test_files_of_other_tenants_are_not_seen(client: replicate.Client, address: Address) -> None:
+    made = client.files.create(picture())
+    other = replicate.Client(api_token=address.other_key, base_url=f"{address.url}/replicate")
+    assert made.id not in [each.id for each in other.files.list()]
+    for act in (other.files.get, other.files.delete):
+        with pytest.raises(ReplicateError, match="no such upload"):
+            act(made.id)
+    assert client.files.get(made.id).id == made.id
+    other._client.close()
+
+
+def test_pages_of_files_follow_each_other(
+    client: replicate.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "PAGE", 2)
+    for _ in range(5):
+        client.files.create(picture())
+    seen: list[str] = []
+    following: str | None = "/v1/files"
+    while following is not None:
+        page = client._request("GET", following).json()
+        assert len(page["results"]) <= 2
+        seen += [each["id"] for each in page["results"]]
+        following = page["next"]
+    assert len(seen) == len(set(seen)) >= 5
+    assert client._client.get("/v1/files?cursor=nonsense").status_code == 422
+
+
 def test_a_file_of_the_input_may_come_inside_it(client: replicate.Client) -> None:
     made = client.predictions.create(
         version=VERSION, input={"image": picture()}, file_encoding_strategy="base64", wait=True
@@ -198,7 +260,7 @@ def test_mistakes_are_told_as_problem_details(client: replicate.Client, address:
                 "version": VERSION,
                 "input": {},
                 "webhook": "https://example.com",
-                "webhook_events_filter": ["start"],
+                "webhook_events_filter": ["end"],
             },
         ),
         (422, "input", {"version": VERSION, "input": []}),

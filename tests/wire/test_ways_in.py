@@ -116,6 +116,35 @@ def test_python_uploads_here(python: tuple[Shell, dict[str, Any]]) -> None:
         assert "/files/u/" in said["upload"].get("value", ""), said["upload"]
 
 
+def test_python_streams(python: tuple[Shell, dict[str, Any]]) -> None:
+    _, said = python
+    assert said["stream"].get("value") == 4, said["stream"]
+
+
+def test_python_draws_in_realtime(python: tuple[Shell, dict[str, Any]]) -> None:
+    used, said = python
+    answered = [[0, "r-0"], [1, "r-1"]]
+    assert said["realtime"].get("value") == answered, said["realtime"]
+    with_token = said.get("realtime with a token")
+    if "FAL_RUN_HOST" in used.variables:  # the token's call would go to fal, as uploads do
+        assert with_token is None
+    else:
+        assert (with_token or {}).get("value") == answered, with_token
+
+
+@pytest.mark.parametrize("mode", ["proxy", "aliases"])
+def test_javascript_streams_and_draws_in_realtime(
+    mode: str, installation: tuple[Installation, Ways]
+) -> None:
+    packages(JAVASCRIPT)
+    preload = ("--require", JAVASCRIPT / "aliases.cjs") if mode == "aliases" else ()
+    program = JAVASCRIPT / "unmodified_realtime.mjs"
+    said = shell(mode, installation).run(node(), *preload, program)
+    assert said["stream"]["value"] == 5
+    assert said["stream with a token"]["value"] == 6
+    assert said["realtime"]["value"] == [[7, "r-7"], [8, "r-8"]]
+
+
 @pytest.fixture(scope="module", params=["proxy", "aliases"])
 def javascript(
     request: pytest.FixtureRequest,

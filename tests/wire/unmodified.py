@@ -47,11 +47,23 @@ def main() -> None:
             return str(error.error_type)
         return "not cancelled"
 
+    def heard(*, use_jwt: bool) -> Any:
+        with fal_client.realtime(PROBE, use_jwt=use_jwt) as session:
+            for number in range(2):
+                session.send({"echo": number, "request_id": f"r-{number}"})
+            return [[(got := session.recv() or {})["echo"], got["request_id"]] for _ in range(2)]
+
+    def streamed() -> Any:
+        return [event.get("echo") for event in fal_client.stream(PROBE, {"echo": 4})][-1]
+
     told("run", lambda: fal_client.run(PROBE, {"echo": 1})["echo"])
     told("subscribe", lambda: fal_client.subscribe(PROBE, {"echo": 2})["echo"])
     told("submit", lambda: fal_client.submit(PROBE, {"echo": 3}).response_url)
     told("cancel", cancelled)
+    told("stream", streamed)
+    told("realtime", lambda: heard(use_jwt=False))
     if "FAL_RUN_HOST" not in os.environ:  # noqa: TID251 else it goes to fal, as docs/16 says
+        told("realtime with a token", lambda: heard(use_jwt=True))
         told("upload", lambda: fal_client.upload(b"abc", "image/png"))
 
 

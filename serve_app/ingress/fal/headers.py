@@ -37,6 +37,9 @@ NO_EFFECT: Mapping[bytes, str] = {
 SILENT = frozenset({TIMEOUT, PRIORITY, STORE_IO, *retry_headers.NAMES, b"x-fal-target-url"})
 """Honoured, or of no concern to the request."""
 
+NAMES = OWN | SILENT | NO_EFFECT.keys() | LIFECYCLES.keys()
+"""All that are known."""
+
 MAX_TIMEOUT_S = 30 * 86400.0
 MAX_IDEMPOTENCY_KEY = 255
 

@@ -20,6 +20,7 @@ from serve_app.ingress.caller import caller_at
 from serve_app.ingress.core import Core, core_of
 from serve_app.ingress.errors import answer_for, body_for
 from serve_app.ingress.exchange import exchange_of, gone
+from serve_app.ingress.fal import news
 from serve_app.ingress.fal.addressing import request_base
 from serve_app.ingress.fal.output import outcome_reply
 from serve_app.ingress.fal.paths import request_urls
@@ -47,6 +48,7 @@ async def stream(request: HttpRequest, endpoint_id: str) -> Response:
     """
     core = core_of(request)
     exchange_of(request).route = "fal.stream"
+    news.refuse(request)
     caller = await caller_at(request, endpoint_id)
     new, origin = await accepted(request, core, endpoint_id, caller)
     storing = submission.submit(core, new)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -17,6 +18,7 @@ from serve_app.ingress.body import read_json
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import Core, core_of
 from serve_app.ingress.exchange import exchange_of, gone
+from serve_app.ingress.fal import news
 from serve_app.ingress.fal.addressing import request_base
 from serve_app.ingress.fal.failure import failure_reply
 from serve_app.ingress.fal.output import outcome_reply
@@ -38,6 +40,7 @@ async def run(request: HttpRequest, endpoint_id: str) -> Response:
     """``POST /{endpoint}``: 200 with the bare output, or the failure. Hanging up cancels."""
     core = core_of(request)
     exchange_of(request).route = "fal.run"
+    news.refuse(request)
     caller = await caller_of(request)
     new, origin = await accepted(request, core, endpoint_id, caller)
     ended = await submission.run(core, new, lambda: gone(request.receive))
@@ -53,14 +56,25 @@ async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Respons
     exchange_of(request).route = "fal.submit"
     caller = await caller_of(request)
     replay_key = caller.key_id if caller.replay_undelivered else None
-    base = request_base(request, prefix)
-    new, _ = await accepted(request, core, endpoint_id, caller, replay_key)
+    base, tells = request_base(request, prefix), news.wanted(request)
+    new, origin = await accepted(request, core, endpoint_id, caller, replay_key)
+    new = news.marked(core, new) if tells else new
     storing = submission.submit(core, new, _longest_queue(request, core))
+    if tells:
+        storing.add_done_callback(partial(_followed, core, new, origin))
     if new.replay_key is None:
         return await _submitted(request, core, new, storing, base)
     with noticed_loss(core, new, storing):
         reply = await _submitted(request, core, new, storing, base)
     return Acknowledgement(reply, core, new, storing)
+
+
+def _followed(core: Core, new: NewRequest, origin: str, storing: asyncio.Task[Request]) -> None:
+    """Its webhook is told how far it is. A repeat is another's, who is told already."""
+    if storing.cancelled() or storing.exception() is not None or new.webhook is None:
+        return
+    if (stored := storing.result()).id == new.id:
+        news.follow(core, stored, new.webhook.url, origin)
 
 
 async def _submitted(

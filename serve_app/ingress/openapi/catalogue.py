@@ -10,6 +10,7 @@ from serve_app.ingress.openapi.parts import (
     YES_NO,
     Json,
     answer,
+    in_path,
     in_query,
     listed,
     nullable,
@@ -56,6 +57,14 @@ SCHEMAS: Json = {
         },
         openapi={"type": "object", "description": "With `expand=openapi-3.0`."},
     ),
+    "Price": record(
+        {
+            "endpoint_id": TEXT,
+            "unit_price": {**NUMBER, "description": "0: nothing is charged here."},
+            "unit": one_of("megapixels", "seconds", "units"),
+            "currency": TEXT,
+        }
+    ),
     "Document": {"type": "object", "description": "An OpenAPI 3.0 document."},
 }
 
@@ -68,6 +77,7 @@ def paths() -> Json:
             "has_more": YES_NO,
         }
     )
+    text = answer("Markdown.", TEXT, "text/plain; charset=utf-8")
     one_endpoint = in_query("endpoint_id", "Which endpoint.", TEXT)
     return {
         "/v1/models": {
@@ -87,6 +97,21 @@ def paths() -> Json:
                 ),
             )
         },
+        **_prices(),
+        "/llms.txt": {
+            "get": operation(
+                "tellAll", "The endpoints in words, for programs", {"200": text}, tag=TAG
+            )
+        },
+        "/models/{endpoint_id}/llms.txt": {
+            "get": operation(
+                "tellEndpoint",
+                "An endpoint in words: its fields, and calls that work as they are",
+                {"200": text, **refusals(404)},
+                tag=TAG,
+                parameters=(in_path("endpoint_id", "Which endpoint; it has slashes in it."),),
+            )
+        },
         "/openapi.json": {
             "get": operation(
                 "describeAll",
@@ -102,6 +127,51 @@ def paths() -> Json:
                 {"200": answer("It.", reference("Document")), **refusals(404, 422)},
                 tag=TAG,
                 parameters=({**one_endpoint, "required": True},),
+            )
+        },
+    }
+
+
+def _prices() -> Json:
+    page = record(
+        {"prices": listed(reference("Price")), "next_cursor": nullable(TEXT), "has_more": YES_NO}
+    )
+    kinds = one_of("historical_api_price", "unit_price")
+    some = in_query("endpoint_id", "1 to 50; repeated, or with commas.", listed(TEXT))
+    return {
+        "/v1/models/pricing": {
+            "get": operation(
+                "listPrices",
+                "What endpoints cost, and by which unit they are counted",
+                {"200": answer("They are free.", page), **refusals(404, 422)},
+                tag=TAG,
+                parameters=({**some, "required": True},),
+            )
+        },
+        "/v1/models/pricing/estimate": {
+            "post": operation(
+                "estimateCost",
+                "What so many calls, or units, would cost",
+                {
+                    "200": answer(
+                        "Nothing.",
+                        record({"estimate_type": kinds, "total_cost": NUMBER, "currency": TEXT}),
+                    ),
+                    **refusals(404, 413, 422),
+                },
+                tag=TAG,
+                body=record(
+                    {
+                        "estimate_type": kinds,
+                        "endpoints": {
+                            "type": "object",
+                            "minProperties": 1,
+                            "additionalProperties": record(
+                                {}, call_quantity=NUMBER, unit_quantity=NUMBER
+                            ),
+                        },
+                    }
+                ),
             )
         },
     }

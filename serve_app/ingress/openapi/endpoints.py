@@ -53,6 +53,9 @@ HEADERS = (
 REQUEST_ID = in_path("request_id", "As the submit answered.")
 WITH_LOGS = in_query("logs", "Add the request's own log.", YES_NO)
 WEBHOOK = in_query("fal_webhook", "Called when the request has ended.", {**TEXT, "format": "uri"})
+WEBHOOK_PROGRESS = in_query(
+    "fal_webhook_progress", "`1`: call it while the request runs, too.", one_of("0", "1")
+)
 AT_SUBMIT = (400, 403, 404, 413, 422, 429, 503, 507)
 AT_END = (499, 500, 504)
 
@@ -76,7 +79,7 @@ def submit(entry: CatalogEntry, path: str) -> Json:
         f"Submit to {entry.endpoint.id}",
         {"200": answer("It is stored.", reference("QueueStatus")), **refusals(*AT_SUBMIT)},
         tag=entry.endpoint.id,
-        parameters=(*HEADERS, WEBHOOK, queue_length),
+        parameters=(*HEADERS, WEBHOOK, WEBHOOK_PROGRESS, queue_length),
         body=reference(f"{pascal(entry.endpoint.id)}Input"),
         description=entry.endpoint.description,
         **_standing(entry),

@@ -44,7 +44,7 @@ PREFER = in_header("Prefer", "`wait`, or `wait=n`: answer at the end, or after n
 CURSOR = in_query("cursor", "As in `next` of the page before.", TEXT)
 
 _WEBHOOK: Json = {
-    "webhook": {**TEXT, "description": "Called at the end with the prediction."},
+    "webhook": {**TEXT, "description": "Called with the prediction at each event."},
     "webhook_events_filter": listed(one_of("start", "output", "logs", "completed")),
 }
 
@@ -74,6 +74,20 @@ SCHEMAS: Json = {
         darkroom_endpoint=TEXT,
         source=TEXT,
     ),
+    "ReplicateFile": record(
+        {
+            "id": TEXT,
+            "name": TEXT,
+            "content_type": TEXT,
+            "size": WHOLE,
+            "etag": TEXT,
+            "checksums": record({}, sha256=TEXT),
+            "metadata": OBJECT,
+            "created_at": TIME,
+            "expires_at": nullable(TIME),
+            "urls": record({"get": TEXT}),
+        }
+    ),
     "ReplicateVersion": record(
         {"id": TEXT, "created_at": TIME, "cog_version": TEXT, "openapi_schema": OBJECT}
     ),
@@ -94,7 +108,7 @@ SCHEMAS: Json = {
 
 
 def paths() -> Json:
-    calls: Json = {**_predictions(), **_models(), **_rest()}
+    calls: Json = {**_predictions(), **_models(), **_files(), **_rest()}
     for methods in calls.values():
         for call in methods.values():
             # `operation` adds this one in fal's shape.
@@ -223,15 +237,49 @@ def _models() -> Json:
     }
 
 
-def _rest() -> Json:
+def _files() -> Json:
+    kept = reference("ReplicateFile")
+    page = record({"previous": nullable(TEXT), "next": nullable(TEXT), "results": listed(kept)})
+    one = in_path("file_id", "As its `id`, which has slashes in it.")
     form = record({"content": {"type": "string", "format": "binary"}})
     file = operation(
         "replicateCreateFile",
         "Upload a file for an input",
-        {"201": answer("It.", OBJECT), **refusals(413, 422)},
+        {"201": answer("It.", kept), **refusals(413, 422, 503, 507)},
         tag=TAG,
     )
     file["requestBody"] = {"required": True, "content": {"multipart/form-data": {"schema": form}}}
+    return {
+        "/files": {
+            "post": file,
+            "get": operation(
+                "replicateListFiles",
+                "The tenant's uploads, the latest first",
+                {"200": answer("A page.", page), **refusals(422)},
+                tag=TAG,
+                parameters=(CURSOR,),
+            ),
+        },
+        "/files/{file_id}": {
+            "get": operation(
+                "replicateGetFile",
+                "An upload",
+                {"200": answer("It.", kept), **refusals(404)},
+                tag=TAG,
+                parameters=(one,),
+            ),
+            "delete": operation(
+                "replicateDeleteFile",
+                "Delete an upload",
+                {"204": {"description": "It is gone."}, **refusals(404)},
+                tag=TAG,
+                parameters=(one,),
+            ),
+        },
+    }
+
+
+def _rest() -> Json:
     account = operation(
         "replicateGetAccount",
         "The key's tenant",
@@ -245,7 +293,6 @@ def _rest() -> Json:
         tag=TAG,
     )
     return {
-        "/files": {"post": file},
         "/account": {"get": account},
         "/webhooks/default/secret": {"get": secret},
     }

@@ -9,8 +9,9 @@ from serve_app.catalog.catalog import CatalogEntry
 from serve_app.ingress.openapi.dialect import components
 from serve_app.ingress.openapi.parts import Json
 
-PRODUCTS = ("images", "image", "video", "videos", "audio", "audio_file", "audios")
-"""Fields of an output in which an endpoint hands out what it is for."""
+PRODUCTS = ("images", "image", "videos", "video", "audios", "audio_files", "audio", "audio_file")
+"""Fields of an output in which an endpoint hands out what it is for; those first that have several
+files, if they are there."""
 
 URL: Json = {"type": "string", "format": "uri"}
 
@@ -35,7 +36,7 @@ def schemas(entry: CatalogEntry) -> Json:
     schema = entry.schema.output_schema()
     properties: Mapping[str, Json] = schema.get("properties", {})
     for name in PRODUCTS:
-        if name in properties:
+        if name in properties and "anyOf" not in properties[name]:  # it is always there
             several = properties[name].get("type") == "array"
             product: Json = {"type": "array", "items": URL} if several else URL
             return {**found, "Output": {**product, "title": "Output"}}

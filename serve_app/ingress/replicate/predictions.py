@@ -25,7 +25,7 @@ from serve_app.ingress.repeats import about
 from serve_app.ingress.replicate import model_ids
 from serve_app.ingress.replicate.output import files_of
 from serve_app.ingress.replicate.prediction import PREFIX, STARTING, prediction
-from serve_app.ingress.replicate.webhook import webhook_of
+from serve_app.ingress.replicate.webhook import asked_of
 from serve_app.ingress.reply import json_reply
 from serve_app.ingress.translated import under
 from serve_app.telemetry import logs
@@ -104,7 +104,8 @@ async def _created(
     caller = await caller_of(request)
     wait_s = _wait_s(request)
     base = base_of(request)  # may be refused, and then nothing is to be stored
-    webhook = await webhook_of(body, core, origin_of(request))
+    asked = await asked_of(body, core, origin_of(request))
+    webhook = asked.webhook(core.webhooks.herald) if asked else None
     try:
         new = await accepted(
             request, core, caller, entry.endpoint.id, body.get("input", {}), webhook=webhook
@@ -112,6 +113,8 @@ async def _created(
     except InvalidInput as error:
         raise under("input", error) from None
     stored = await asyncio.shield(submission.submit(core, new))
+    if asked and stored.id == new.id:
+        asked.follow(core, stored)
     if wait_s and not stored.state.final:
         stored = await core.queue.wait(stored.tenant, stored.id, wait_s)
     lines = await core.queue.lines(stored.tenant, stored.id)

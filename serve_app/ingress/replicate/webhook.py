@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,48 +13,62 @@ from starlette.responses import Response
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.errors import InvalidInput, Unavailable
 from serve_app.domain.ports import Queue, Storage
+from serve_app.domain.request import Request
 from serve_app.domain.webhook import Claimed, Webhook
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import Core, core_of
 from serve_app.ingress.fal.webhook import MOST_BYTES, WAIT_S, Composer
+from serve_app.ingress.replicate.events import COMPLETED, Plot, encoded, events_of
 from serve_app.ingress.replicate.prediction import PREFIX, prediction
 from serve_app.ingress.reply import json_reply
+from serve_app.webhooks.herald import Herald
 from serve_app.webhooks.target import BadTarget
 
 MARK = "#replicate"
 """Behind the origin of a webhook whose body is a prediction. No origin has a fragment."""
 
-COMPLETED = "completed"
-EVENTS = ("start", "output", "logs", COMPLETED)
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Whom to call, and when."""
+
+    url: str  # checked
+    events: frozenset[str]
+    origin: str
+
+    def webhook(self, herald: Herald) -> Webhook | None:
+        """The end's, if that is to be told."""
+        if COMPLETED not in self.events:
+            return None
+        origin = self.origin + MARK
+        return Webhook(self.url, herald.marked(origin) if self.more else origin)
+
+    @property
+    def more(self) -> bool:
+        """Something but the end is to be told."""
+        return bool(self.events - {COMPLETED})
+
+    def follow(self, core: Core, request: Request) -> None:
+        """Tell of it from now on what its end's webhook does not."""
+        if self.more:
+            plot = Plot(core, self.events, self.origin + PREFIX)
+            core.webhooks.herald.follow(request, plot.story(self.url))
 
 
-async def webhook_of(body: Mapping[str, Any], core: Core, origin: str) -> Webhook | None:
-    """The body's ``webhook``, or ``webhook_completed``, which is its older name; ``InvalidInput``.
-
-    Of Replicate's events only the end is told here.
-    """
+async def asked_of(body: Mapping[str, Any], core: Core, origin: str) -> Asked | None:
+    """The body's ``webhook`` with its ``webhook_events_filter``, or ``webhook_completed``, which is
+    older and is called at the end only; ``InvalidInput``."""
     name = next((each for each in ("webhook", "webhook_completed") if body.get(each)), None)
     if name is None:
         return None
-    _check_events(body.get("webhook_events_filter"))
+    events = events_of(body) if name == "webhook" else frozenset({COMPLETED})
     url = body[name]
     if not isinstance(url, str):
         raise InvalidInput.of_field(name, "Input should be a URL", "string_type")
     try:
-        return Webhook(await core.webhooks.targets.check(url), origin + MARK)
+        return Asked(await core.webhooks.targets.check(url), events, origin)
     except BadTarget as wrong:
         raise InvalidInput.of_field(name, f"{name} {wrong}") from None
-
-
-def _check_events(events: Any) -> None:
-    if events is None:
-        return
-    if not isinstance(events, list) or not all(each in EVENTS for each in events):
-        message = f"Input should be a list of {', '.join(EVENTS)}"
-        raise InvalidInput.of_field("webhook_events_filter", message)
-    if COMPLETED not in events:
-        message = f"Only `{COMPLETED}` is sent here: ask for it, or stream the prediction"
-        raise InvalidInput.of_field("webhook_events_filter", message, "feature_not_supported")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +94,7 @@ class Bodies:
         # Base64 has four characters for three bytes.
         inline = sum(each.size for each in files) * 4 / 3 < MOST_BYTES
         told = await prediction(self, request, base, lines, inline=inline)
-        return await asyncio.to_thread(_encoded, told)
+        return await asyncio.to_thread(encoded, told)
 
 
 async def secret(request: HttpRequest) -> Response:
@@ -89,7 +102,3 @@ async def secret(request: HttpRequest) -> Response:
     caller = await caller_of(request)
     secrets = await core_of(request).webhooks.signer.secrets_of(caller.tenant)
     return json_reply({"key": secrets[-1]}, headers={"cache-control": "no-store"})
-
-
-def _encoded(told: dict[str, Any]) -> bytes:
-    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()

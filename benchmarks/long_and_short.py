@@ -1,0 +1,132 @@
+"""How long pictures take beside a clip in one pool, through HTTP, against what they take alone.
+
+    python -m benchmarks.long_and_short URL KEY_FILE [--rounds 3] [--pictures 20]
+
+By turns: pictures alone, one after the other; a clip alone; and both, pictures for as long as the
+clip takes. A picture may have to wait for the step that the clip is at, so what it takes beside is
+compared with what it takes alone and one step of the clip. Written for the demo models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+PICTURE, PICTURE_WISH = "fal-ai/flux/schnell", {"image_size": "square", "num_inference_steps": 4}
+CLIP = "fal-ai/wan/v2.2-5b/text-to-video"
+CLIP_WISH = {
+    "prompt": "a red circle moves to the right",
+    "num_frames": 161,
+    "num_inference_steps": 50,
+}
+AIM = 1.5
+
+
+@dataclass
+class Taken:
+    """Seconds, of all turns."""
+
+    alone: list[float] = field(default_factory=list)
+    beside: list[float] = field(default_factory=list)
+    clip: list[float] = field(default_factory=list)
+    clip_beside: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)  # of clips alone, on average
+
+
+class Client:
+    """With its own connections; for one turn after the other."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self._http = http
+        self._pictures = 0
+
+    async def picture(self) -> float:
+        self._pictures += 1
+        prompt = f"a red circle above {self._pictures % 6 + 1} blue squares"
+        began = time.perf_counter()
+        wish = {**PICTURE_WISH, "prompt": prompt, "seed": self._pictures}
+        answer = await self._http.post(f"/{PICTURE}", json=wish)
+        answer.raise_for_status()
+        return time.perf_counter() - began
+
+    async def clip(self) -> tuple[float, float]:
+        """What it took, and each of its denoising steps."""
+        told: list[tuple[float, int]] = []
+        last: dict[str, Any] = {}
+        began = time.perf_counter()
+        async with self._http.stream("POST", f"/{CLIP}/stream", json=CLIP_WISH) as events:
+            async for line in events.aiter_lines():
+                if not line.startswith("data: "):
+                    continue
+                last = json.loads(line.removeprefix("data: "))
+                stands = last.get("darkroom")
+                if isinstance(stands, dict) and stands.get("stage") == "denoising":
+                    told.append((time.perf_counter(), int(stands["step"])))
+        if "video" not in last:
+            raise RuntimeError(f"The clip was not made: {str(last)[:300]}")
+        (first_at, first), (last_at, step) = told[0], told[-1]
+        return time.perf_counter() - began, (last_at - first_at) / (step - first)
+
+
+async def turn(client: Client, pictures: int, taken: Taken) -> None:
+    taken.alone += [await client.picture() for _ in range(pictures)]
+    whole, step = await client.clip()
+    taken.clip.append(whole)
+    taken.steps.append(step)
+    clip = asyncio.create_task(client.clip())
+    while not clip.done():
+        taken.beside.append(await client.picture())
+    taken.clip_beside.append((await clip)[0])
+
+
+def p95(of: Sequence[float]) -> float:
+    return statistics.quantiles(of, n=100, method="inclusive")[94]
+
+
+def show(taken: Taken) -> None:
+    step = statistics.mean(taken.steps)
+    print(f"load average {os.getloadavg()[0]:.1f}; a step of the clip alone {step:.3f} s")
+    for name, pictures, clips in (
+        ("alone", taken.alone, taken.clip),
+        ("beside each other", taken.beside, taken.clip_beside),
+    ):
+        print(
+            f"{name:20}{len(pictures):4} pictures, p50 {statistics.median(pictures):.2f} s, "
+            f"p95 {p95(pictures):.2f} s; clips {statistics.mean(clips):.1f} s"
+        )
+    ratio = p95(taken.beside) / (p95(taken.alone) + step)
+    print(f"p95 beside against alone and one step: {ratio:.2f} x (aim: {AIM})")
+
+
+async def main(given: argparse.Namespace) -> None:
+    headers = {"authorization": f"Key {given.key_file.read_text().strip()}"}
+    taken = Taken()
+    async with httpx.AsyncClient(base_url=given.url, headers=headers, timeout=600) as http:
+        client = Client(http)
+        await client.picture()  # loads
+        await client.clip()
+        for number in range(given.rounds):
+            await turn(client, given.pictures, taken)
+            print(f"turn {number + 1}, load average {os.getloadavg()[0]:.1f}", flush=True)
+    show(taken)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("url")
+    parser.add_argument("key_file", type=Path, help="such as DATA_DIR/api_key")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pictures", type=int, default=20, help="alone, in a turn")
+    asyncio.run(main(parser.parse_args()))

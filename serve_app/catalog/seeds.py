@@ -1,0 +1,55 @@
+"""Several outputs of one request by a list of seeds, which fal's inputs do not have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from annotated_types import Le
+from pydantic import BaseModel, Field
+
+from serve_app.catalog.fields import LEAST_SEED, MOST_SEED
+from serve_app.domain.errors import FieldProblem, InvalidInput
+
+MOST_OUTPUTS = 4
+"""Of an input that has no count of its own."""
+
+COUNT, SEED, SEEDS = "num_images", "seed", "seeds"
+
+Seeds = Annotated[
+    list[Annotated[int, Field(ge=LEAST_SEED, le=MOST_SEED)]] | None,
+    Field(
+        min_length=1,
+        description="One output for each: what a request with that `seed` gives.",
+    ),
+]
+
+
+def most_outputs(model: type[BaseModel]) -> int:
+    """How many an input of ``model`` may ask for."""
+    count = model.model_fields.get(COUNT)
+    bounds = [bound.le for bound in count.metadata if isinstance(bound, Le)] if count else []
+    return min([int(str(each)) for each in bounds], default=MOST_OUTPUTS)
+
+
+def agreed(body: Mapping[str, Any], checked: dict[str, Any], most: int) -> dict[str, Any]:
+    """The valid input ``checked``, with as many outputs as it has seeds. ``InvalidInput`` where
+    ``body``, which it was, says something else."""
+    seeds = checked.get(SEEDS)
+    if seeds is None:
+        checked.pop(SEEDS, None)  # few have them, and inputs are shown to people
+        return checked
+    if body.get(SEED) is not None:
+        raise _disagreement(SEED, "Input should be left out where `seeds` is given", body[SEED])
+    if len(seeds) > most:
+        raise _disagreement(SEEDS, f"Input should have at most {most} seeds here", seeds)
+    told = body.get(COUNT)
+    if COUNT in checked and told is not None and checked[COUNT] != len(seeds):
+        message = f"Input has {len(seeds)} seeds, and `{COUNT}` is {checked[COUNT]}"
+        raise _disagreement(SEEDS, message, seeds)
+    return checked | ({COUNT: len(seeds)} if COUNT in checked else {})
+
+
+def _disagreement(field: str, message: str, value: Any) -> InvalidInput:
+    problem = FieldProblem(("body", field), message, "value_error", None, value)
+    return InvalidInput(f"{field}: {message}", (problem,))

@@ -1,0 +1,199 @@
+"""An endpoint in words, for programs that write programs: its fields, and calls that work as they
+are. In the order of the texts that fal has of its endpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from serve_app.catalog.catalog import CatalogEntry
+
+BOUNDS = (
+    ("minimum", "at least"),
+    ("exclusiveMinimum", "more than"),
+    ("maximum", "at most"),
+    ("exclusiveMaximum", "less than"),
+    ("multipleOf", "a multiple of"),
+    ("minLength", "characters, at least"),
+    ("maxLength", "characters, at most"),
+    ("minItems", "items, at least"),
+    ("maxItems", "items, at most"),
+)
+NOTES = ("x-darkroom-no-effect", "x-darkroom-not-supported")
+FILES = {
+    "image": "https://example.com/picture.png",
+    "mask": "https://example.com/mask.png",
+    "video": "https://example.com/clip.mp4",
+    "audio": "https://example.com/sound.wav",
+}
+
+Schema = Mapping[str, Any]
+
+
+def endpoint_text(entry: CatalogEntry, origin: str) -> str:
+    """Markdown."""
+    endpoint = entry.endpoint
+    given, made = entry.schema.json_schema(), entry.schema.output_schema()
+    parts = [f"# {endpoint.display_name or endpoint.id}", ""]
+    if endpoint.description:
+        parts += [f"> {endpoint.description}", ""]
+    parts += [
+        "## Overview",
+        "",
+        f"- **Endpoint**: `{origin}/run/{endpoint.id}` (`{origin}/queue/{endpoint.id}` to submit)",
+        f"- **Model ID**: `{endpoint.id}`",
+        f"- **Category**: {endpoint.category}",
+        "- **Price**: none; this is a Darkroom of its operator's own, in place of fal's service",
+        *([f"- **Not served**: {entry.missing}"] if entry.missing else []),
+        *(["- **Demo**: a small model made for trying out draws it"] if entry.demo else []),
+        "",
+        "## Input",
+        "",
+        *_fields(given),
+        "## Output",
+        "",
+        *_fields(made),
+        "## Calls",
+        "",
+        *_calls(endpoint.id, example(given), origin),
+    ]
+    return "\n".join(parts)
+
+
+def example(schema: Schema) -> dict[str, Any]:
+    """An input with what has to be in it."""
+    properties: Mapping[str, Schema] = schema.get("properties", {})
+    required = schema.get("required", ())
+    return {
+        name: _example(name, properties[name], schema) for name in properties if name in required
+    }
+
+
+def _fields(schema: Schema) -> Iterator[str]:
+    properties: Mapping[str, Schema] = schema.get("properties", {})
+    required = schema.get("required", ())
+    if not properties:
+        yield "- whatever the model takes or makes; it is not checked here"
+    for name, field in properties.items():
+        need = "required" if name in required else "optional"
+        yield f"- **`{name}`** (`{_kind(field, schema)}`, {need})"
+        told = [" ".join(str(field.get("description", "")).split()), *_limits(field, schema)]
+        if name not in required and field.get("default") is not None:
+            told.append(f"Default: `{json.dumps(field['default'], ensure_ascii=False)}`")
+        told += [f"{field[note]}" for note in NOTES if note in field]
+        yield from (f"  - {each}" for each in told if each)
+    yield ""
+
+
+def _limits(field: Schema, schema: Schema) -> Iterator[str]:
+    for one in _ways(field, schema):
+        if "enum" in one:
+            yield "One of: " + ", ".join(f"`{json.dumps(each)}`" for each in one["enum"])
+        limits = [f"{words} {one[name]}" for name, words in BOUNDS if name in one]
+        if limits:
+            yield ", ".join(limits).capitalize()
+
+
+def _ways(field: Schema, schema: Schema) -> list[Schema]:
+    """What it may be, without null; references followed."""
+    found: list[Schema] = []
+    for each in field.get("anyOf") or field.get("allOf") or [field]:
+        one = each
+        if "$ref" in one:
+            one = schema["$defs"][one["$ref"].rpartition("/")[2]]
+        if one.get("type") != "null":
+            found.append(one)
+    return found
+
+
+def _kind(field: Schema, schema: Schema) -> str:
+    kinds = [_kind_of(each, schema) for each in _ways(field, schema)]
+    return " | ".join(dict.fromkeys(kinds)) or "any"
+
+
+def _kind_of(one: Schema, schema: Schema) -> str:
+    if one.get("type") == "array":
+        return f"list<{_kind(one.get('items', {}), schema)}>"
+    if one.get("type") == "object":
+        return str(one.get("title", "object"))
+    return str(one.get("type", "any"))
+
+
+def _example(name: str, field: Schema, schema: Schema) -> Any:
+    if field.get("examples"):
+        return field["examples"][0]
+    (one, *_) = _ways(field, schema) or [field]
+    kind = one.get("type")
+    if "enum" in one:
+        return one["enum"][0]
+    if kind == "array":
+        return [_example(name.removesuffix("s"), one.get("items", {}), schema)]
+    if kind == "object":
+        return example({**one, "$defs": schema.get("$defs", {})})
+    if kind == "string" and name.endswith("_url"):
+        return FILES.get(name.removesuffix("_url").rpartition("_")[2], FILES["image"])
+    plain = {"integer": one.get("minimum", 1), "number": one.get("minimum", 1), "boolean": True}
+    return plain.get(str(kind), "a red circle")
+
+
+def _calls(endpoint_id: str, body: Mapping[str, Any], origin: str) -> Iterator[str]:
+    shown = json.dumps(body, ensure_ascii=False, indent=4)
+    quoted = json.dumps(body, ensure_ascii=False).replace("'", "'\\''")
+    yield f"""The key is in `FAL_KEY` (`id:secret`).
+
+### cURL
+
+```bash
+curl {origin}/run/{endpoint_id} \\
+  --header "Authorization: Key $FAL_KEY" \\
+  --header "Content-Type: application/json" \\
+  --data '{quoted}'
+```
+
+### Python
+
+With `pip install fal-client`. Only the four lines about addresses are not as for fal's service; in
+a shell that `darkroom env` has set up they are not needed.
+
+```python
+import fal_client.client
+
+fal_client.client.RUN_URL_FORMAT = "{origin}/run/"
+fal_client.client.QUEUE_URL_FORMAT = "{origin}/queue/"
+fal_client.client.REST_URL = "{origin}/rest"
+fal_client.client.CDN_URL = "{origin}/cdn"
+
+result = fal_client.subscribe("{endpoint_id}", arguments={_python(shown)})
+print(result)
+```
+
+### JavaScript
+
+With `npm install @fal-ai/client`.
+
+```javascript
+import {{ fal }} from "@fal-ai/client";
+
+fal.config({{
+  credentials: process.env.FAL_KEY,
+  proxyUrl: {{ url: "{origin}/fal/proxy", when: "always" }},
+}});
+const result = await fal.subscribe("{endpoint_id}", {{ input: {shown} }});
+console.log(result.data);
+```
+
+## More
+
+- [OpenAPI document]({origin}/api/openapi/queue/openapi.json?endpoint_id={endpoint_id})
+- [All endpoints]({origin}/llms.txt)
+"""
+
+
+def _python(shown: str) -> str:
+    """JSON's names for three values are not Python's."""
+    return (
+        repr(json.loads(shown))
+        if any(each in shown for each in ("true", "false", "null"))
+        else shown
+    )

@@ -1,0 +1,84 @@
+"""A list of seeds asks for as many outputs, and for nothing that disagrees."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.catalog.catalog import Catalog, load
+from serve_app.catalog.work import work_of
+from serve_app.domain.errors import InvalidInput
+
+SCHNELL, SDXL = "fal-ai/flux/schnell", "fal-ai/fast-sdxl"
+CLIP, SOUND = "fal-ai/wan/v2.2-5b/text-to-video", "fal-ai/stable-audio"
+FOUR = [1, -2, 2**64 - 1, 0]
+
+
+@pytest.fixture(scope="module")
+def catalog() -> Catalog:
+    return load(None, demo=False, demo_dir=Path("/nowhere"))
+
+
+def checked(catalog: Catalog, endpoint_id: str, **fields: Any) -> dict[str, Any]:
+    return catalog.listed(endpoint_id).schema.validate({"prompt": "x", **fields})[0]
+
+
+@pytest.mark.parametrize("endpoint_id", [SCHNELL, SDXL, CLIP, SOUND])
+def test_as_many_files_are_made_as_there_are_seeds(catalog: Catalog, endpoint_id: str) -> None:
+    types = catalog.listed(endpoint_id).schema.media_types
+    one = checked(catalog, endpoint_id, seed=1)
+    four = checked(catalog, endpoint_id, seeds=FOUR)
+    assert four["seeds"] == FOUR
+    assert types(four) == types(one) * 4
+    assert work_of(four) == pytest.approx(4 * work_of(one))
+
+
+def test_a_count_that_agrees_may_be_given(catalog: Catalog) -> None:
+    assert checked(catalog, SCHNELL, seeds=[1, 2], num_images=2)["num_images"] == 2
+
+
+@pytest.mark.parametrize(
+    ("endpoint_id", "fields", "at_fault"),
+    [
+        (SCHNELL, {"seeds": [1, 2], "num_images": 3}, "seeds"),
+        (SCHNELL, {"seeds": [1, 2], "num_images": 1}, "seeds"),
+        (SCHNELL, {"seeds": [1, 2], "seed": 1}, "seed"),
+        (SCHNELL, {"seeds": [1, 2, 3, 4, 5]}, "seeds"),
+        (SDXL, {"seeds": list(range(9))}, "seeds"),
+        (CLIP, {"seeds": [1, 2, 3, 4, 5]}, "seeds"),
+        (SOUND, {"seeds": [1, 2], "seed": 1}, "seed"),
+        (CLIP, {"seeds": []}, "seeds"),
+        (CLIP, {"seeds": 3}, "seeds"),
+        (CLIP, {"seeds": [2**64]}, "seeds"),
+        (CLIP, {"seeds": ["red"]}, "seeds"),
+    ],
+)
+def test_what_disagrees_is_refused_by_its_name(
+    catalog: Catalog, endpoint_id: str, fields: dict[str, Any], at_fault: str
+) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        checked(catalog, endpoint_id, **fields)
+    assert refused.value.problems[0].loc[:2] == ("body", at_fault)
+
+
+def test_an_operator_who_allows_fewer_pictures_allows_fewer_seeds(tmp_path: Path) -> None:
+    own = tmp_path / "models.yaml"
+    own.write_text(
+        "endpoints:\n"
+        "  house/flux:\n"
+        "    family: flux\n"
+        "    schema: flux-text-to-image\n"
+        "    weights: {directory: /nowhere}\n"
+        "    bounds: {num_images: [1, 2]}\n"
+    )
+    catalog = load(own, demo=False, demo_dir=Path("/nowhere"))
+    assert checked(catalog, "house/flux", seeds=[1, 2])["num_images"] == 2
+    with pytest.raises(InvalidInput, match="at most 2 seeds"):
+        checked(catalog, "house/flux", seeds=[1, 2, 3])
+
+
+def test_who_has_no_seeds_does_not_see_any(catalog: Catalog) -> None:
+    assert "seeds" not in checked(catalog, SCHNELL)
+    assert "seeds" not in checked(catalog, SCHNELL, seeds=None, num_images=2)

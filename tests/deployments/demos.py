@@ -1,0 +1,40 @@
+"""Requests to the demo models, for a replica without Serve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deployments.families import FAMILIES
+from serve_app.catalog.catalog import load
+from serve_app.domain.lease import Lease
+from tests.deployments.conftest import Rig
+
+FLUX, WAN = "fal-ai/flux/schnell", "fal-ai/wan/v2.2-5b/text-to-video"
+SOUND = "fal-ai/stable-audio"
+QUICK: Mapping[str, Mapping[str, Any]] = {
+    FLUX: {"image_size": "square", "num_inference_steps": 2},
+    WAN: {"num_frames": 17, "num_inference_steps": 2},
+    SOUND: {"seconds_total": 0.2, "steps": 2},
+}
+"""What a request of the endpoint has besides its prompt, to be over soon."""
+
+CATALOG = load(
+    None,
+    demo=True,
+    demo_dir=Path(__file__).parents[2] / "deployments" / "demo",
+    families=FAMILIES,
+)
+
+
+def leased(rig: Rig, name: str, endpoint_id: str, *, alone: bool = False, **fields: Any) -> Lease:
+    """As the queue makes it of a client's body."""
+    entry = CATALOG.get(endpoint_id)
+    body = {"prompt": "a red circle", **QUICK[endpoint_id], **fields}
+    checked = CATALOG.validate(endpoint_id, body).input
+    types = entry.schema.media_types(checked)
+    tickets = (rig.storage.ticket(f"{name}/{n}", each, 10**8) for n, each in enumerate(types))
+    lease = rig.lease(name, entry.endpoint, **checked)
+    return replace(lease, upload_tickets=tuple(tickets), alone=alone)

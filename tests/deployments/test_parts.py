@@ -1,0 +1,95 @@
+"""What generations a request for several outputs becomes, and one product of theirs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from deployments.family import Product
+from deployments.media_file import MediaFile
+from deployments.parts import joined, parts_of, seeds_of
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.lease import Lease
+from serve_app.domain.request import Priority
+
+ENDPOINT = Endpoint("house/any", "any", Weights("any"), "any")
+
+
+def leased(
+    tickets: int, *, alone: bool = False, snapshot: str | None = None, **input: Any
+) -> Lease:
+    given = tuple(UploadTicket(f"{n}", f"http://s/{n}", "image/png", 10) for n in range(tickets))
+    return Lease(
+        *("one", 1, 5.0, ENDPOINT, input, given, Priority.NORMAL),
+        alone=alone,
+        snapshot_url=snapshot,
+    )
+
+
+def test_seeds_are_the_inputs_or_follow_its_seed_or_the_one_for_inputs_without() -> None:
+    assert seeds_of({"seeds": [5, 3, 5]}, 9) == [5, 3, 5]
+    assert seeds_of({"seed": 4, "num_images": 3}, 9) == [4, 5, 6]
+    assert seeds_of({"seed": 0, "num_images": None}, 9) == [0]
+    assert seeds_of({"num_images": 2, "seed": None}, 9) == [9, 10]
+
+
+def test_after_the_greatest_seed_comes_nought() -> None:
+    assert seeds_of({"seed": 2**64 - 1, "num_images": 2}, 9) == [2**64 - 1, 0]
+
+
+def test_pictures_come_out_of_one_call_and_alone_out_of_one_each() -> None:
+    asked: dict[str, Any] = {"prompt": "x", "seeds": [7, 3], "num_images": 2}
+    (whole,) = parts_of(leased(2, **asked), 9)
+    assert (whole.input, len(whole.tickets)) == (asked, 2)
+    first, second = parts_of(leased(2, alone=True, **asked), 9)
+    assert first.input == {"prompt": "x", "seed": 7, "seeds": None, "num_images": 1}
+    assert second.input["seed"] == 3
+    assert [each.tickets[0].key for each in (first, second)] == ["0", "1"]
+
+
+def test_pictures_that_go_on_from_a_snapshot_go_on_together() -> None:
+    asked: dict[str, Any] = {"num_images": 2, "seed": 1}
+    assert len(parts_of(leased(2, alone=True, snapshot="http://s/half", **asked), 9)) == 1
+
+
+def test_each_clip_is_a_call_with_its_own_tickets() -> None:
+    parts = parts_of(leased(4, seeds=[7, 3]), 9)
+    assert [each.input["seed"] for each in parts] == [7, 3]
+    assert [[one.key for one in each.tickets] for each in parts] == [["0", "1"], ["2", "3"]]
+
+
+@pytest.mark.parametrize("input", [{}, {"seed": 3}, {"seed": 3, "num_images": 1}])
+def test_a_single_one_is_what_was_asked_for(input: dict[str, Any]) -> None:
+    (only,) = parts_of(leased(1, alone=True, **input), 9)
+    assert only.input == input
+
+
+def test_lists_are_lined_up_and_files_that_stand_alone_are_listed_beside_the_first() -> None:
+    def product(name: str, seconds: float) -> Product:
+        ticket = UploadTicket(name, "http://s", "video/mp4", 10)
+        output = {
+            "video": {"artifact": name},
+            "flags": [name],
+            "seed": 1,
+            "timings": {"inference": seconds},
+        }
+        return Product(output, [MediaFile(ticket, b"")], units=2.0)
+
+    both = joined([product("a", 1.0), product("b", 0.5)], [1, 2])
+    assert both.output == {
+        "video": {"artifact": "a"},
+        "videos": [{"artifact": "a"}, {"artifact": "b"}],
+        "flags": ["a", "b"],
+        "seed": 1,
+        "seeds": [1, 2],
+        "timings": {"inference": 1.5},
+    }
+    assert [file.ticket.key for file in both.files] == ["a", "b"]
+    assert both.units == 4.0
+
+
+def test_one_without_seeds_stays_as_it_is() -> None:
+    alone = Product({"images": [{"artifact": "a"}], "image": {"artifact": "a"}}, (), 1.0)
+    assert joined([alone], None).output == alone.output

@@ -1,0 +1,107 @@
+"""Requests for several outputs: each is the one of a request with its seed alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from serve_app.domain.outcome import Outcome
+from serve_app.domain.progress import Stage
+from tests.deployments.conftest import MakeRig, Rig
+from tests.deployments.demos import FLUX, SOUND, WAN, leased
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+
+async def made(
+    rig: Rig, name: str, endpoint_id: str, **asked: Any
+) -> tuple[Mapping[str, Any], Outcome]:
+    lease = leased(rig, name, endpoint_id, **asked)
+    rig.port.offer(lease)
+    outcome = await rig.outcome(lease.held)
+    assert outcome.failure is None
+    assert outcome.output is not None
+    return outcome.output, outcome
+
+
+@pytest.mark.parametrize(("endpoint_id", "each"), [(FLUX, 1), (WAN, 2), (SOUND, 2)])
+async def test_in_deterministic_mode_each_output_is_that_of_its_seed_bit_for_bit(
+    make_rig: MakeRig, endpoint_id: str, each: int
+) -> None:
+    rig: Rig = await make_rig(call_timeout_s=20.0)
+    output, both = await made(rig, "both", endpoint_id, alone=True, seeds=[11, 5])
+    _, eleven = await made(rig, "eleven", endpoint_id, alone=True, seed=11)
+    _, five = await made(rig, "five", endpoint_id, alone=True, seed=5)
+    stored = rig.storage.objects
+    for number in range(each):
+        assert stored[f"both/{number}"] == stored[f"eleven/{number}"]
+        assert stored[f"both/{each + number}"] == stored[f"five/{number}"]
+    assert stored["both/0"] != stored[f"both/{each}"]
+    assert (output["seed"], output["seeds"]) == (11, [11, 5])
+    assert len(both.artifacts) == 2 * each
+    assert both.usage.units == pytest.approx(eleven.usage.units + five.usage.units)
+    assert both.usage.steps == eleven.usage.steps + five.usage.steps
+
+
+async def test_pictures_that_share_a_call_are_those_of_their_seeds_within_rounding(
+    make_rig: MakeRig,
+) -> None:
+    rig: Rig = await make_rig(call_timeout_s=20.0)
+    output, _ = await made(rig, "both", FLUX, seeds=[11, 5])
+    await made(rig, "five", FLUX, seed=5)
+
+    def levels(key: str) -> Any:
+        return np.asarray(Image.open(io.BytesIO(rig.storage.objects[key])), dtype=float)
+
+    five = levels("five/0")
+    apart = [np.abs(levels(key) - five).mean() for key in ("both/0", "both/1")]
+    assert apart[1] < 0.2 * apart[0]
+    assert output["seeds"] == [11, 5]
+    assert len(output["images"]) == 2
+
+
+async def test_clips_are_listed_with_the_first_where_it_always_is(make_rig: MakeRig) -> None:
+    rig: Rig = await make_rig(call_timeout_s=20.0)
+    output, _ = await made(rig, "both", WAN, seeds=[11, 5])
+    assert [each["artifact"] for each in output["videos"]] == ["both/0", "both/2"]
+    assert [each["artifact"] for each in output["posters"]] == ["both/1", "both/3"]
+    assert output["video"] == output["videos"][0]
+    assert output["poster"] == output["posters"][0]
+
+
+async def test_progress_counts_the_steps_of_all_and_never_goes_back(make_rig: MakeRig) -> None:
+    rig: Rig = await make_rig(call_timeout_s=20.0, report_interval_s=0.01)
+    lease = leased(rig, "both", WAN, seeds=[11, 5], num_inference_steps=10)
+    rig.port.offer(lease)
+    await rig.outcome(lease.held)
+    told = [
+        progress
+        for _, report in rig.port.reports
+        for _, progress in report.progress
+        if progress.stage is Stage.DENOISING
+    ]
+    assert {each.steps for each in told} == {20}
+    assert all(one.step <= other.step for one, other in pairwise(told))
+    assert any(each.step > 10 for each in told)
+
+
+async def test_one_that_is_cancelled_at_its_second_clip_leaves_nothing_of_the_first(
+    make_rig: MakeRig,
+) -> None:
+    rig: Rig = await make_rig(call_timeout_s=20.0, slots=1)
+    lease = leased(rig, "both", WAN, seeds=[11, 5], num_inference_steps=40)
+    rig.port.offer(lease)
+    await rig.reported(lease.held, step=42)
+    assert "both/0" in rig.storage.objects
+    rig.port.cancelled.add(lease.held)
+    outcome = await rig.outcome(lease.held)
+    assert outcome.failure is not None
+    assert outcome.failure.code == "cancelled"
+    await rig.port.until(lambda: not rig.storage.objects)
+    await made(rig, "next", FLUX)

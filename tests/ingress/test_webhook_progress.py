@@ -1,0 +1,104 @@
+"""fal's webhooks that are told how far a request is, too."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.ingress.fal.news import EVERY_S
+from tests.ingress.house import House, built
+from tests.webhooks.fals_verification import verified
+from tests.webhooks.receiver import Receiver, Reply, always
+
+LONG = {"sleep_s": 2.6, "steps": 26}
+PATH = "/queue/test/probe"
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with Receiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture
+async def house() -> AsyncIterator[House]:
+    async with built(deliver=True, allow_private_webhooks=True, webhook_waits_s=(0.0,)) as house:
+        yield house
+
+
+async def ended(client: httpx.AsyncClient, url: str, body: dict[str, Any], **query: str) -> str:
+    """The id of a request whose end was delivered."""
+    answer = await client.post(PATH, params={"fal_webhook": url, **query}, json=body)
+    assert answer.status_code == 200, answer.text
+    request_id = str(answer.json()["request_id"])
+    async with asyncio.timeout(30):
+        while True:
+            told = (await client.get(f"/v1/requests/{request_id}/webhook")).json()
+            if told.get("state") in ("delivered", "dead"):
+                return request_id
+            await asyncio.sleep(0.02)
+
+
+async def test_who_asks_for_it_is_told_how_far_it_is_and_then_the_end(
+    house: House, receiver: Receiver
+) -> None:
+    began = time.monotonic()
+    async with house.client() as client:
+        request_id = await ended(client, receiver.url("/hook"), LONG, fal_webhook_progress="1")
+        keys = (await client.get("/.well-known/jwks.json")).json()
+    *before, end = [json.loads(each.body) for each in receiver.received]
+    assert (end["status"], end["request_id"]) == ("OK", request_id)
+    assert {each["status"] for each in before} == {"IN_PROGRESS"}
+    assert {each["request_id"] for each in before} == {request_id}
+    assert {each["darkroom"]["stage"] for each in before} == {"denoising"}
+    steps = [each["darkroom"]["step"] for each in before]
+    assert steps == sorted(set(steps))  # in order, each further than the last
+    assert 2 <= len(before) <= 1 + (time.monotonic() - began) / EVERY_S
+    assert receiver.most_at_once == 1
+    for each in receiver.received:
+        assert each.target == "/hook"
+        assert verified(each.headers, each.body, keys)
+
+
+@pytest.mark.parametrize("query", [{}, {"fal_webhook_progress": "0"}])
+async def test_who_does_not_ask_is_told_the_end_alone(
+    house: House, receiver: Receiver, query: dict[str, str]
+) -> None:
+    async with house.client() as client:
+        await ended(client, receiver.url(), LONG, **query)
+    assert [json.loads(each.body)["status"] for each in receiver.received] == ["OK"]
+
+
+async def test_a_call_that_fails_is_not_made_again_and_the_end_is_told_all_the_same(
+    house: House,
+) -> None:
+    async with Receiver(always(Reply(status=500))) as receiver, house.client() as client:
+        await ended(client, receiver.url(), LONG, fal_webhook_progress="true")
+    bodies = [each.body for each in receiver.received]
+    before = [each for each in bodies if json.loads(each)["status"] == "IN_PROGRESS"]
+    assert len(before) == len(set(before)) >= 1
+    assert json.loads(bodies[-1])["status"] == "OK"
+
+
+@pytest.mark.parametrize(
+    ("path", "query"),
+    [
+        (PATH, {"fal_webhook_progress": "1"}),
+        (PATH, {"fal_webhook_progress": "yes", "fal_webhook": "http://127.0.0.1/"}),
+        ("/test/probe", {"fal_webhook_progress": "1", "fal_webhook": "http://127.0.0.1/"}),
+        ("/test/probe/stream", {"fal_webhook_progress": "1", "fal_webhook": "http://127.0.0.1/"}),
+    ],
+)
+async def test_where_it_cannot_be_told_it_is_refused_by_name(
+    house: House, path: str, query: dict[str, str]
+) -> None:
+    async with house.client() as client:
+        answer = await client.post(path, params=query, json={})
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["query", "fal_webhook_progress"]

@@ -1,0 +1,231 @@
+"""What is told of a request until it ends: over real sockets, of a fake queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+
+from serve_app.domain.addresses import resolve
+from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.lease import Lease
+from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.request import Request
+from serve_app.domain.webhook import Answer, Backlog, Claimed, Webhook
+from serve_app.queue.limits import QueueLimits
+from serve_app.telemetry.clock import SystemClock
+from serve_app.webhooks import herald as module
+from serve_app.webhooks.herald import Herald, Story
+from serve_app.webhooks.sending import Sender
+from serve_app.webhooks.signing import Parcel, Signer
+from tests.fakes.liveness import FakeLiveness
+from tests.fakes.queue import FakeQueue
+from tests.fakes.signing_seeds import FakeSigningSeeds
+from tests.fakes.terms import FakeTerms
+from tests.queue.requests import TENANT, done, lease, new, report
+from tests.webhooks.receiver import Receiver, Reply, always, each
+
+CLOCK = SystemClock()
+
+
+@dataclass
+class Counted:
+    results: Counter[str] = field(default_factory=Counter[str])
+
+    def webhook(self, result: str) -> None:
+        self.results[result] += 1
+
+    def webhooks(self, backlog: Backlog) -> None: ...
+
+
+class CountingSender(Sender):
+    """Knows how many calls are under way."""
+
+    under_way = 0
+
+    async def post(self, url: str, parcel: Parcel, timeout_s: float) -> Answer:
+        self.under_way += 1
+        try:
+            return await super().post(url, parcel, timeout_s)
+        finally:
+            self.under_way -= 1
+
+
+class Queue(FakeQueue):
+    """Can be away."""
+
+    away = False
+    refused = 0
+
+    async def get(self, tenant: str, request_id: str) -> Request:
+        if self.away:
+            self.refused += 1
+            raise DatabaseUnavailable("The database is away.")
+        return await super().get(tenant, request_id)
+
+
+async def step(request: Request) -> bytes | None:
+    """Tells each new step."""
+    return str(request.progress.step).encode() if request.progress else None
+
+
+async def state(request: Request) -> bytes | None:
+    return request.state.value.encode()
+
+
+@dataclass
+class Place:
+    queue: Queue
+    sender: CountingSender
+    tally: Counted
+    herald: Herald
+
+    async def running(self, tenant: str = TENANT) -> tuple[Request, Lease]:
+        request = await self.queue.submit(new(tenant=tenant))
+        return request, await lease(self.queue)
+
+    async def progress(self, leased: Lease, step: int) -> None:
+        now = Progress(Stage.DENOISING, step, 100)
+        await self.queue.report(report(leased.held, progress=[(leased.held, now)]))
+
+    async def until(self, is_so: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not is_so():  # noqa: ASYNC110 - any of many tasks makes it so
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def place() -> AsyncGenerator[Place]:
+    queue = Queue(CLOCK, FakeTerms(), QueueLimits(), FakeLiveness())
+    signer = Signer(FakeSigningSeeds(CLOCK), CLOCK)
+    sender, tally = CountingSender(resolve, signer, CLOCK, allow_private=True), Counted()
+    await sender.start()
+    herald = Herald(queue, sender, CLOCK, tally)
+    try:
+        yield Place(queue, sender, tally, herald)
+    finally:
+        await herald.aclose()
+        await sender.aclose()
+
+
+def claimed(request: Request, webhook: Webhook) -> Claimed:
+    url, origin = webhook.url, webhook.origin
+    return Claimed("d", 1, request.id, request.tenant, "host", url, origin, 0, None)
+
+
+async def test_calls_come_in_order_one_at_a_time_and_tell_the_newest() -> None:
+    async with Receiver() as receiver, place() as here:
+        request, leased = await here.running()
+        here.herald.follow(request, Story(receiver.url(), step, every_s=0.05))
+        for number in range(1, 61):
+            await here.progress(leased, number)
+            await asyncio.sleep(0.01)
+        await here.until(lambda: bool(receiver.received) and receiver.received[-1].body == b"60")
+        told = [int(each.body) for each in receiver.received]
+        assert told == sorted(set(told))
+        assert 2 <= len(told) < 40
+        assert receiver.most_at_once == 1
+
+
+async def test_a_call_that_is_under_way_is_given_up_when_the_request_ends() -> None:
+    async with Receiver(always(Reply(hangs=True))) as receiver, place() as here:
+        request, leased = await here.running()
+        here.herald.follow(request, Story(receiver.url(), state, every_s=0.0))
+        await receiver.until(1)
+        await here.queue.finish(done(leased.held))
+        await here.until(lambda: not here.sender.under_way)
+        assert len(receiver.received) == 1
+
+
+@pytest.mark.parametrize("own", [True, False])
+async def test_nothing_is_under_way_once_the_courier_has_the_word(own: bool) -> None:
+    """Also when the courier is another process's."""
+    async with Receiver(always(Reply(hangs=True))) as receiver, place() as here:
+        request, leased = await here.running()
+        webhook = Webhook(receiver.url(), here.herald.marked("http://here#replicate"))
+        here.herald.follow(request, Story(webhook.url, state, every_s=0.0))
+        await receiver.until(1)
+        await here.queue.finish(done(leased.held))
+        other = Herald(here.queue, here.sender, CLOCK, here.tally)
+        plain = await (here.herald if own else other).silenced(claimed(request, webhook))
+        assert plain.origin == "http://here#replicate"
+        assert not here.sender.under_way
+
+
+async def test_an_origin_without_a_mark_is_left_as_it_is() -> None:
+    async with place() as here:
+        request, _ = await here.running()
+        unmarked = claimed(request, Webhook("http://x.example", "http://here#replicate"))
+        assert await here.herald.silenced(unmarked) is unmarked
+
+
+async def test_a_story_to_the_end_tells_that_too_and_nothing_after_it() -> None:
+    async with Receiver() as receiver, place() as here:
+        request, leased = await here.running()
+        here.herald.follow(request, Story(receiver.url(), state, every_s=0.0, to_the_end=True))
+        await receiver.until(1)
+        await here.queue.finish(done(leased.held))
+        ended, second = await here.running()
+        await here.queue.finish(done(second.held))
+        await receiver.until(2)
+        ended = await here.queue.get(TENANT, ended.id)
+        here.herald.follow(ended, Story(receiver.url(), step, every_s=0.0))  # not to its end
+        here.herald.follow(ended, Story(receiver.url(), state, every_s=0.0, to_the_end=True))
+        await receiver.until(3)
+        assert [each.body for each in receiver.received] == [b"running", b"succeeded", b"succeeded"]
+
+
+async def test_what_is_refused_is_lost_and_the_next_is_told() -> None:
+    async with Receiver(each(Reply(500), Reply())) as receiver, place() as here:
+        request, leased = await here.running()
+        here.herald.follow(request, Story(receiver.url(), step, every_s=0.0))
+        await here.progress(leased, 1)
+        await here.until(lambda: here.tally.results["lost"] == 1)
+        await here.progress(leased, 2)
+        await here.until(lambda: here.tally.results["told"] == 1)
+        assert [each.body for each in receiver.received] == [b"1", b"2"]
+
+
+async def test_who_does_not_answer_holds_up_no_other_tenant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "MOST_OF_TENANT", 2)
+    async with (
+        Receiver(always(Reply(hangs=True))) as hanging,
+        Receiver() as good,
+        place() as here,
+    ):
+        for _ in range(5):
+            request, _ = await here.running()
+            here.herald.follow(request, Story(hanging.url(), state, every_s=0.0))
+        await hanging.until(2)
+        request, _ = await here.running(tenant="bob")
+        here.herald.follow(request, Story(good.url(), state, every_s=0.0))
+        await good.until(1)
+        assert len(hanging.received) == 2
+
+
+async def test_a_database_that_was_away_is_no_end() -> None:
+    async with Receiver() as receiver, place() as here:
+        request, leased = await here.running()
+        here.queue.away = True
+        here.herald.follow(request, Story(receiver.url(), step, every_s=0.0))
+        await here.until(lambda: here.queue.refused > 0)
+        await here.progress(leased, 1)
+        here.queue.away = False
+        await receiver.until(1)
+        assert receiver.received[0].body == b"1"
+
+
+async def test_a_request_that_is_deleted_is_told_of_no_more() -> None:
+    async with Receiver() as receiver, place() as here:
+        request, leased = await here.running()
+        await here.queue.finish(done(leased.held))
+        await here.queue.delete(TENANT, request.id)
+        here.herald.follow(request, Story(receiver.url(), state, every_s=0.0, to_the_end=True))
+        await here.herald.aclose()
+        assert not receiver.received
