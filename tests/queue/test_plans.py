@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from serve_app.queue import lanes, orphans
 from serve_app.queue.database import SESSION
+from serve_app.queue.migrations import migrate
 
 QUEUED, IDLE_LANES, MOST_READ = 5000, 50, 1000
 FILL = f"""
@@ -24,16 +26,22 @@ STATEMENTS = {"awake": lanes.SWEEP_AWAKE, "asleep": lanes.SWEEP_ASLEEP, "orphans
 
 
 @pytest.fixture
-def session(conninfo: str) -> Iterator[psycopg.Connection]:
-    """As the queue has them; every statement was prepared, and run, on empty tables."""
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute("TRUNCATE requests, attempts, fair_lanes")
-        connection.execute("ANALYZE requests, attempts, fair_lanes")
-        connection.execute(SESSION)
-        for name, statement in STATEMENTS.items():
-            connection.execute(f"PREPARE {name} AS {statement}".encode())
-            connection.execute(f"EXECUTE {name}".encode())
-        yield connection
+async def session(server: str) -> AsyncIterator[psycopg.Connection]:
+    """As the queue has them in a new installation, of whose tables PostgreSQL knows nothing yet;
+    every statement was prepared there, and run."""
+    with psycopg.connect(server, autocommit=True) as maker:
+        maker.execute("CREATE DATABASE new TEMPLATE template0")
+        try:
+            new = make_conninfo(server, dbname="new")
+            await migrate(new)
+            with psycopg.connect(new, autocommit=True) as connection:
+                connection.execute(SESSION)
+                for name, statement in STATEMENTS.items():
+                    connection.execute(f"PREPARE {name} AS {statement}".encode())
+                    connection.execute(f"EXECUTE {name}".encode())
+                yield connection
+        finally:
+            maker.execute("DROP DATABASE new WITH (FORCE)")
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
