@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 
 import psutil
 
@@ -14,10 +15,30 @@ ROLES = (
     ("ingress", "ServeReplica:darkroom:ingress"),
     ("replica", "ServeReplica:darkroom:"),
     ("bare", "ServeReplica:bare"),
+    ("plain", "ServeReplica:plain"),
     ("haproxy", "haproxy"),
     ("postgres", "postgres"),
 )
 """Role → what the command line has in it; the first that fits. The rest is Ray's own."""
+
+
+def seconds_of(processes: Iterable[psutil.Process]) -> float:
+    """Of CPU, since they were started, by those that still run."""
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def processes_of(darkroom: Darkroom) -> Iterator[psutil.Process]:
+    """All of an installation: its own, Ray's, its database's and what runs beside it."""
+    yield darkroom.process
+    yield from darkroom.process.children(recursive=True)
+    postmaster = darkroom.postgres()
+    yield postmaster
+    yield from postmaster.children(recursive=True)
 
 
 class CpuByRole:
@@ -38,28 +59,19 @@ class CpuByRole:
         return {role: 1000.0 * seconds / calls for role, seconds in ordered}
 
     def _seconds(self) -> Mapping[str, float]:
-        total: Counter[str] = Counter()
-        for process in self._processes():
-            try:
-                times = process.cpu_times()
-                total[self._role(process)] += times.user + times.system
-            except psutil.NoSuchProcess:
-                continue
+        total: dict[str, float] = defaultdict(float)
+        for process in processes_of(self._darkroom):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total[role_of(process)] += seconds_of([process])
         own = os.times()
         total["load"] = own.user + own.system
         return total
 
-    def _processes(self) -> Iterator[psutil.Process]:
-        darkroom = self._darkroom.process
-        yield darkroom
-        yield from darkroom.children(recursive=True)
-        postmaster = self._darkroom.postgres()
-        yield postmaster
-        yield from postmaster.children(recursive=True)
 
-    def _role(self, process: psutil.Process) -> str:
-        line = " ".join(process.cmdline())
-        return next((role for role, part in ROLES if part in line), "ray")
+def role_of(process: psutil.Process) -> str:
+    """One of ``ROLES``, or ``ray``."""
+    line = " ".join(process.cmdline())
+    return next((role for role, part in ROLES if part in line), "ray")
 
 
 def told(spent: Mapping[str, float]) -> str:

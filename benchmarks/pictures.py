@@ -7,11 +7,8 @@ The same demo weights on the CPU, the same pictures, the same number of threads 
 is all of `darkroom serve` on a directory of its own, with fal's own client; the others are in
 `benchmarks/peers`, each with its own batching: a batch is drawn in groups of equal step counts.
 
-LitServe and BentoML run by a Python of an environment of their own, made with
-
-    pip install litserve torch diffusers transformers accelerate sentencepiece protobuf
-
-("bentoml>=1.4" for the other); without one of them its line is left out.
+LitServe and BentoML run by a Python of an environment of their own (docs/10-performance.md says how
+it is made); without one of them its line is left out.
 """
 
 from __future__ import annotations
@@ -23,12 +20,14 @@ import signal
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, ImageChops, ImageStat
 
+from benchmarks.cpu import processes_of, role_of, seconds_of
 from benchmarks.peers.process import PeerProcess
 from benchmarks.picture_load import Client, Waits, measure, of_fal, of_http
 from benchmarks.wishes import Wish, wishes
@@ -37,11 +36,25 @@ from tests.cluster.darkroom import ROOT, Darkroom, eventually
 CATALOGUE = ROOT / "serve_app" / "catalog" / "models.yaml"
 PLAIN = "one by one: FastAPI, a lock"
 DARKROOM = "Darkroom"
+SERVE = "Ray Serve, @serve.batch"
+
+
+@dataclass(frozen=True)
+class Server:
+    client: Client
+    cpu_s: Callable[[], float]
+    """Seconds of CPU that its processes have taken so far."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    waits: Waits
+    cpu_s: float  # of the server's processes
 
 
 def darkroom_beside_plain_serve(
     directory: Path, given: argparse.Namespace, stack: ExitStack
-) -> dict[str, Client]:
+) -> dict[str, Server]:
     """Both in one Ray cluster, behind one HAProxy."""
     pool = {
         "families": ["flux", "sdxl"],
@@ -53,7 +66,11 @@ def darkroom_beside_plain_serve(
     stack.callback(darkroom.clear_away)
     darkroom.start(within_s=600)  # the others have the machine's cores meanwhile
     stack.callback(darkroom.stop)
-    clients = {DARKROOM: of_fal(darkroom.url, darkroom.key)}
+    found = {
+        DARKROOM: Server(
+            of_fal(darkroom.url, darkroom.key), lambda: _spent(darkroom, of_plain_serve=False)
+        )
+    }
     if "serve" in given.only:
         script = (
             "import json, sys; from benchmarks.peers.plain_serve import deploy; "
@@ -64,18 +81,31 @@ def darkroom_beside_plain_serve(
         if deployed.returncode:
             raise RuntimeError(deployed.stderr)
         wish = wishes("flux", 1, given.steps)[0].as_json()
-        eventually(
-            lambda: darkroom.http.post("/plain/draw", json=wish).status_code == 200,
-            "Ray Serve answers",
-            within_s=300,
+        eventually(lambda: _plain_serve_draws(darkroom, wish), "Ray Serve answers", within_s=300)
+        found[SERVE] = Server(
+            of_http(f"{darkroom.url}/plain/draw"), lambda: _spent(darkroom, of_plain_serve=True)
         )
-        clients["Ray Serve, @serve.batch"] = of_http(f"{darkroom.url}/plain/draw")
-    return clients
+    return found
 
 
-def peers(directory: Path, given: argparse.Namespace, stack: ExitStack) -> dict[str, Client]:
+def _plain_serve_draws(darkroom: Darkroom, wish: Mapping[str, object]) -> bool:
+    """False while nobody is behind the route; raises where it answers anything but a picture."""
+    answer = darkroom.http.post("/plain/draw", json=wish, timeout=300)
+    if answer.status_code in (404, 503):
+        return False
+    answer.raise_for_status()
+    return True
+
+
+def _spent(darkroom: Darkroom, *, of_plain_serve: bool) -> float:
+    """What Ray and HAProxy do for both counts as Darkroom's."""
+    every = list(processes_of(darkroom))
+    return seconds_of(each for each in every if (role_of(each) == "plain") is of_plain_serve)
+
+
+def peers(directory: Path, given: argparse.Namespace, stack: ExitStack) -> dict[str, Server]:
     """Those that run by themselves."""
-    found: dict[str, Client] = {}
+    found: dict[str, Server] = {}
     servers = (
         (PLAIN, "one_by_one", sys.executable, False),
         ("LitServe", "lit", given.litserve, False),
@@ -90,23 +120,31 @@ def peers(directory: Path, given: argparse.Namespace, stack: ExitStack) -> dict[
         process = PeerProcess(module, python, given, directory / f"{module}.out")
         stack.callback(process.stop)
         process.start()
-        found[name] = of_http(f"{process.url}/draw", listed=listed)
+        found[name] = Server(
+            of_http(f"{process.url}/draw", listed=listed),
+            lambda process=process: seconds_of(process.family()),
+        )
     return found
 
 
-def show(turns: Mapping[str, Sequence[Waits]], count: int) -> None:
+def show(turns: Mapping[str, Sequence[Turn]], count: int) -> None:
     """Medians of the turns; percentiles over the pictures of all of them."""
-    print(f"{'':30}{'images/s':>10}{'ratio':>8}{'p50 s':>8}{'p95 s':>8}")
-    base = _rate(turns[PLAIN], count) if PLAIN in turns else 0.0
-    for name, waits in turns.items():
-        cuts = statistics.quantiles([each for one in waits for each in one.each_s], n=100)
-        rate = _rate(waits, count)
-        ratio = f"{rate / base:8.2f}" if base else " " * 8
-        print(f"{name:30}{rate:10.2f}{ratio}{cuts[49]:8.2f}{cuts[94]:8.2f}")
+    head = ("images/s", "ratio", "p50 s", "p95 s", "CPU s each", "ratio")
+    print(" " * 30 + "".join(f"{each:>11}" for each in head))
+    base_s, base_cpu_s = _medians(turns[PLAIN]) if PLAIN in turns else (0.0, 0.0)
+    for name, each in turns.items():
+        cuts = statistics.quantiles([wait for one in each for wait in one.waits.each_s], n=100)
+        took_s, cpu_s = _medians(each)
+        told = (count / took_s, base_s / took_s, cuts[49], cuts[94], cpu_s / count)
+        print(f"{name:30}" + "".join(f"{value:11.3g}" for value in (*told, base_cpu_s / cpu_s)))
 
 
-def _rate(waits: Sequence[Waits], count: int) -> float:
-    return statistics.median(count / each.took_s for each in waits)
+def _medians(turns: Sequence[Turn]) -> tuple[float, float]:
+    """Seconds, and seconds of CPU."""
+    return (
+        statistics.median(each.waits.took_s for each in turns),
+        statistics.median(each.cpu_s for each in turns),
+    )
 
 
 def furthest(some: Waits, others: Waits) -> float:
@@ -130,20 +168,21 @@ def loads(given: argparse.Namespace) -> dict[str, list[Wish]]:
 
 
 def compare(
-    clients: Mapping[str, Client], wanted: Sequence[Wish], given: argparse.Namespace
+    servers: Mapping[str, Server], wanted: Sequence[Wish], given: argparse.Namespace
 ) -> None:
-    """Every client's turns, and the table of them."""
-    turns: dict[str, list[Waits]] = {name: [] for name in clients}
+    """Every server's turns, and the table of them."""
+    turns: dict[str, list[Turn]] = {name: [] for name in servers}
     for number in range(given.rounds):
-        for name, client in clients.items():
-            turns[name].append(measure(client, wanted, given.clients))
-            rate = len(wanted) / turns[name][-1].took_s
-            print(f"    round {number + 1}: {name} {rate:.2f}", flush=True)
+        for name, server in servers.items():
+            before_s = server.cpu_s()
+            waits = measure(server.client, wanted, given.clients)
+            turns[name].append(Turn(waits, server.cpu_s() - before_s))
+            print(f"    round {number + 1}: {name} {len(wanted) / waits.took_s:.2f}", flush=True)
     show(turns, len(wanted))
-    for name, waits in turns.items():
+    for name, each in turns.items():
         if PLAIN in turns and name != PLAIN:
-            apart = furthest(waits[-1], turns[PLAIN][-1])
-            print(f"{name}: pictures at most {apart:.2f} levels of 255 from one by one", flush=True)
+            apart = furthest(each[-1].waits, turns[PLAIN][-1].waits)
+            print(f"{name}: pictures at most {apart:.2f} levels of 255 apart", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -166,18 +205,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended."))  # so that the servers end too
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        clients: dict[str, Client] = {}
+        servers: dict[str, Server] = {}
         if "darkroom" in given.only:
-            clients = darkroom_beside_plain_serve(Path(scratch), given, stack)
-        clients |= peers(Path(scratch), given, stack)
+            servers = darkroom_beside_plain_serve(Path(scratch), given, stack)
+        servers |= peers(Path(scratch), given, stack)
         for what, wanted in loads(given).items():
-            for client in clients.values():  # the first pictures cost more
-                measure(client, wanted[: given.clients], given.clients)
+            for server in servers.values():  # the first pictures cost more
+                measure(server.client, wanted[: given.clients], given.clients)
             print(
                 f"{what}: {len(wanted)} pictures a turn, {given.clients} clients, {given.threads} "
                 f"threads, load average {os.getloadavg()[0]:.1f}"
             )
-            compare(clients, wanted, given)
+            compare(servers, wanted, given)
 
 
 if __name__ == "__main__":

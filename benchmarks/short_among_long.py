@@ -4,8 +4,9 @@
 
 There is always one long generation, the next is submitted when the last has ended. Short ones come
 meanwhile, `--per-long` in the time that a long one takes alone, whether or not the last have ended.
-One after the other means plain diffusers behind a queue: who came first is drawn first. Both get
-the same requests at the same times, in turns.
+One after the other means plain diffusers behind a queue: who came first is drawn first. The engine
+has its weights laid out as a replica lays them. Both get the same requests at the same times, in
+turns.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 
 from benchmarks.pipelines import arguments, pipeline_of
 from deployments.engine.engine import Engine
+from deployments.engine.layout import lay_out
 
 Submit = Callable[[Mapping[str, Any]], Any]
 """Begins one; what it returns has ``result`` and ``add_done_callback``."""
@@ -133,11 +135,13 @@ def main(given_arguments: Sequence[str] | None = None) -> None:
     takes_s = time.perf_counter() - began
     mixed = Load(*(given.pipeline, given.long, given.short, given.longs, takes_s / given.per_long))
     of: dict[str, list[Latencies]] = {LONG_ALONE: [], QUEUE: [], ENGINE: []}
+    laid_out = pipeline_of(given.pipeline)
+    lay_out(laid_out, "cpu")
     with (
         ThreadPoolExecutor(
             1, initializer=lambda: torch.set_num_threads(given.threads)
         ) as one_after_the_other,
-        Engine(pipeline, threads=given.threads, prompt_cache_bytes=0) as engine,
+        Engine(laid_out, threads=given.threads, prompt_cache_bytes=0) as engine,
     ):
         queue: Submit = lambda wish: one_after_the_other.submit(pipeline, **wish)  # noqa: E731
         for _ in range(given.rounds):

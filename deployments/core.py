@@ -1,4 +1,4 @@
-"""What a replica does, without Serve: asks, runs, reports, hands in, drains."""
+"""What a replica does, without Serve: asks, runs, reports, hands in."""
 
 from __future__ import annotations
 
@@ -73,7 +73,6 @@ class ReplicaCore:
         self._attempts: dict[Held, Attempt] = {}
         self.sessions = OpenSessions(self._attempts)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._draining = False
         self._closed = False
         self._asker = Asker(port, self._make_ask, self._on_work, config, backoff)
         self._keeper = Keeper(self._attempts, lambda: self._workshop, config)
@@ -112,7 +111,8 @@ class ReplicaCore:
         self._closed = True
         loop = asyncio.get_running_loop()
         close_by = loop.time() + self._config.close_within_s
-        await self.drain()
+        self._asker.stop()
+        await self._announce(ReplicaStage.DRAINING)
         await self._asker.aclose()
         if self._keeper.wants_now():
             await self._reporter.last()
@@ -129,14 +129,6 @@ class ReplicaCore:
         await self._keeper.aclose()
         await self._close_workshop(max(close_by - loop.time(), 0.2))
         log.info("Replica %s is closed.", self._identity.replica_id)
-
-    async def drain(self) -> None:
-        """Ask no more; what is running goes on."""
-        if self._draining:
-            return
-        self._draining = True
-        self._asker.stop()
-        await self._announce(ReplicaStage.DRAINING)
 
     @property
     def _workshop(self) -> Workshop:
@@ -192,10 +184,7 @@ class ReplicaCore:
         if work.leases:
             self._reporter.leased()
         for signal in work.signals:
-            if signal.kind is SignalKind.DRAIN:
-                self._spawn(self.drain())
-            elif signal.held is not None:
-                self._stop(signal.held, _STOPS[signal.kind])
+            self._stop(signal.held, _STOPS[signal.kind])
 
     def _on_reply(self, reply: ReportReply) -> None:
         for held in reply.cancelled:
@@ -302,6 +291,8 @@ class ReplicaCore:
             return
         self._workshop.residency.close()
         await asyncio.to_thread(self._workshop.engine.close, within_s)
+        if self._workshop.followers is not None:
+            self._workshop.followers.close()
         self._workshop.encoders.shutdown(wait=False, cancel_futures=True)
         await self._workshop.uploader.aclose()
         await self._workshop.fetcher.aclose()

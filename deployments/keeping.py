@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 
 
 class Keeper:
-    """Every ``snapshot_interval_s`` of a generation's time in the engine, and when the replica
-    closes: it wants a ticket, a report gets it, the snapshot is taken and uploaded, and the next
-    report tells its key. Use on one event loop.
+    """So often that no more than ``snapshot_interval_s`` of a generation's time in the engine is
+    ever lost, and when the replica closes: it wants a ticket, a report gets it, the snapshot is
+    taken and uploaded, and the next report tells its key. Use on one event loop.
     """
 
     def __init__(
@@ -47,7 +47,12 @@ class Keeper:
     def wants(self) -> tuple[Held, ...]:
         """Attempts that want a ticket now."""
         interval_s = self._config.snapshot_interval_s
-        return self._older_than(interval_s) if interval_s else ()
+        if not interval_s:
+            return ()
+        # A report brings the ticket and the next tells of the snapshot; by then the one before is
+        # to be no older than the interval. But half of it always passes.
+        ahead_s = 3 * self._config.report_interval_s
+        return self._older_than(max(interval_s - ahead_s, interval_s / 2))
 
     def wants_now(self) -> tuple[Held, ...]:
         """The same before the end: all that have something to lose."""

@@ -1,8 +1,11 @@
-"""Ray Serve, with its batching, in the cluster of a Darkroom and behind the same HAProxy."""
+"""Ray Serve, with its batching, in the cluster of a Darkroom and behind the same HAProxy.
 
-from __future__ import annotations
+Annotations are no strings here: Serve pickles the routes without the names that only annotations
+use, and FastAPI then takes a body for a query and answers 422.
+"""
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,14 +22,14 @@ web = FastAPI()
 
 
 @serve.deployment(num_replicas=1, ray_actor_options={"num_cpus": 0.1}, max_ongoing_requests=256)
-@serve.ingress(web)
+@serve.ingress(web)  # pyright: ignore[reportUntypedClassDecorator]
 class Draws:
     """Takes a wish as JSON, gives a PNG file."""
 
     def __init__(self, threads: int, batch: int, wait_s: float) -> None:
         self._drawing = Drawing(threads)
-        self._together.set_max_batch_size(batch)
-        self._together.set_batch_wait_timeout_s(wait_s)
+        self._together.set_max_batch_size(batch)  # pyright: ignore[reportAttributeAccessIssue]
+        self._together.set_batch_wait_timeout_s(wait_s)  # pyright: ignore[reportAttributeAccessIssue]
 
     @web.post("/draw")
     async def draw(self, wanted: dict[str, Any]) -> Response:
@@ -40,6 +43,6 @@ class Draws:
 
 def deploy(ray_address: str, config: Mapping[str, Any]) -> None:
     """Beside whatever Serve serves in the cluster at ``ray_address``."""
-    ray.init(address=ray_address, logging_level="WARNING", log_to_driver=False)
+    ray.init(address=ray_address, logging_level=logging.WARNING, log_to_driver=False)
     application = Draws.bind(config["threads"], config["batch"], config["wait_ms"] / 1000)
     serve.run(application, name=NAME, route_prefix=PREFIX)

@@ -41,12 +41,16 @@ class PeerProcess:
         with httpx.Client(base_url=self.url, timeout=2) as http:
             eventually(lambda: self._answers(http), f"{self._module} answers", within_s=300)
 
-    def stop(self) -> None:
+    def family(self) -> list[psutil.Process]:
         """With the processes that it started."""
+        assert self._process is not None
+        first = psutil.Process(self._process.pid)
+        return [first, *first.children(recursive=True)]
+
+    def stop(self) -> None:
         if self._process is None or self._process.poll() is not None:
             return
-        family = [psutil.Process(self._process.pid)]
-        family += family[0].children(recursive=True)
+        family = self.family()
         self._process.terminate()
         _, alive = psutil.wait_procs(family, timeout=10)
         for process in alive:

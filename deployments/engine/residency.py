@@ -21,6 +21,7 @@ from deployments.engine.engine import Engine
 from deployments.engine.eviction import Resident, idle_to_evict
 from deployments.engine.failures import as_callers_error
 from deployments.engine.generation import OnProgress
+from deployments.engine.layout import lay_out
 from deployments.engine.placement import placed_by
 from deployments.engine.weight_bytes import own_budget
 from serve_app.domain.endpoint import Recipe
@@ -184,6 +185,7 @@ class Residency:
     def _load(self, name: str, plan: LoadPlan) -> None:
         log.info("Loading %s.", name)
         pipeline = plan.load(partial(self._on_download, name))
+        lay_out(pipeline, self._engine.device)
         placement = placed_by(plan.recipe, pipeline)
         size = placement.device_bytes
         self._make_room(name, size, planned=plan.recipe is not None)

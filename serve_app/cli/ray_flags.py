@@ -26,6 +26,9 @@ def flags(run_dir: Path) -> dict[str, str]:
         # Ray's switch for a node that only its own machine talks to: without it the GCS, the raylet
         # and every actor listen on all interfaces.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # A machine that is busy takes longer than Ray's 5 s to start its proxy, which Ray then ends
+        # and starts again, for ever.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         # With the defaults Ctrl-C holds for half a minute.
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",

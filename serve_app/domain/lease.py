@@ -67,13 +67,12 @@ class Lease:
 class SignalKind(StrEnum):
     CANCEL = "cancel"  # stop at the next step, then finish as cancelled
     FENCED = "fenced"  # the lease is lost: drop the work, delete what was uploaded
-    DRAIN = "drain"  # ask for no more
 
 
 @dataclass(frozen=True, slots=True)
 class Signal:
     kind: SignalKind
-    held: Held | None = None  # None for DRAIN
+    held: Held
 
 
 @dataclass(frozen=True, slots=True)

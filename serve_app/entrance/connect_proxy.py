@@ -98,6 +98,7 @@ class ConnectProxy:
         self._max_tunnels = max_tunnels
         self._server: asyncio.Server | None = None
         self._calls: set[asyncio.Task[None]] = set()
+        self._ended = False
 
     async def start(self) -> None:
         """``OSError`` when the port is taken."""
@@ -111,23 +112,31 @@ class ConnectProxy:
 
     async def aclose(self) -> None:
         """Ends every tunnel."""
+        self._ended = True
         if self._server is not None:
+            # Python 3.11 leaves open what it has accepted and not handed over when a server closes.
+            for listening in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(listening)
+            await asyncio.sleep(0)
             self._server.close()
         for call in self._calls:
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
 
-    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 asyncio runs each call in one
-        self._calls.add(task)
-        try:
-            await self._serve(reader, writer)
-        except (OSError, asyncio.CancelledError):
-            pass  # the client is gone, or the proxy ends: nobody is left to tell
-        finally:
-            self._calls.discard(task)
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._ended:  # it was accepted before the port was closed
             writer.close()
+            return
+        call = asyncio.create_task(self._served(reader, writer))
+        self._calls.add(call)
+        # Not by the call itself: one that is cancelled before its first turn never runs.
+        call.add_done_callback(lambda _: writer.close())
+        call.add_done_callback(self._calls.discard)
+
+    async def _served(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        # The client is gone, or the proxy ends: nobody is left to tell.
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await self._serve(reader, writer)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

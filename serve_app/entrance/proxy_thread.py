@@ -10,7 +10,7 @@ import httpx
 
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.ports import Clock
-from serve_app.entrance.connect_proxy import ConnectProxy, resolve
+from serve_app.entrance.connect_proxy import Admits, ConnectProxy, resolve
 
 GOOD_FOR_S = 30.0  # so long after its end a revoked key may still open tunnels
 PATIENCE_S = 10.0
@@ -45,7 +45,7 @@ class ProxyThread:
     """``ConnectProxy`` at ``address``, from ``start`` to ``aclose``."""
 
     def __init__(
-        self, address: tuple[str, int], fal_at: tuple[str, int] | None, admits: KeyCheck
+        self, address: tuple[str, int], fal_at: tuple[str, int] | None, admits: Admits
     ) -> None:
         self._address = address
         self._fal_at = fal_at

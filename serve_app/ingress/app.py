@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.ingress import files, health, page, platform
+from serve_app.ingress.by_segment import BySegment
 from serve_app.ingress.edge import Edge
 from serve_app.ingress.exchange import exchange_of
 from serve_app.ingress.fal import routes as fal
@@ -23,23 +24,22 @@ from serve_app.ingress.reply import json_reply
 
 def create_app() -> Starlette:
     """The application without its collaborators: set ``app.state.core`` before it is called."""
-    # Each call tries them in this order, twice (Serve's metrics want the name), so what is called
-    # most goes first.
-    routes = [
-        *fal.ROUTES,
-        *files.ROUTES,
-        *platform.ROUTES,
-        *health.ROUTES,
-        *page.ROUTES,
-        *openai.ROUTES,
-        *replicate.ROUTES,
-        *mcp.ROUTES,
-        fal.UNPREFIXED,
-        *sockets.ROUTES,
-    ]
+    prefixed = BySegment(
+        [
+            *fal.ROUTES,
+            *files.ROUTES,
+            *platform.ROUTES,
+            *health.ROUTES,
+            *page.ROUTES,
+            *openai.ROUTES,
+            *replicate.ROUTES,
+            *mcp.ROUTES,
+            sockets.PREFIXED,
+        ]
+    )
     app = Starlette(
-        routes=routes,
-        middleware=[Middleware(Edge), Middleware(Addressed, routes=routes)],
+        routes=[prefixed, fal.UNPREFIXED, sockets.UNPREFIXED],
+        middleware=[Middleware(Edge), Middleware(Addressed, own=prefixed.firsts)],
         exception_handlers={DarkroomError: _refused, HTTPException: _no_route},
     )
     app.router.redirect_slashes = False

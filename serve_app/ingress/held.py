@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 
-HOLD_S = 1.0
+HOLD_S = 2.0
 """How long an unchanged answer is held; below the timeout of every client known."""
 
 RECENT_S = 1.5

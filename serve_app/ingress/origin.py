@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from urllib.parse import quote
 
 from starlette.requests import Request as HttpRequest
@@ -46,15 +47,20 @@ def host_of(request: HttpRequest) -> str:
     leads to us, or a service below one of ours. ``UntrustedHost`` for any other."""
     core = core_of(request)
     host = request.headers.get("host") or f"{core.config.host}:{core.config.port}"
-    found = _HOST.fullmatch(host)
-    name = found[1].lower() if found is not None else ""
-    if not (name in core.host_names or is_fal(name) or parent_of(name) in core.host_names):
+    if not _is_known(host, core.host_names):
         raise UntrustedHost(
             f"This Darkroom does not know itself as {host[:100]!r}, so it can hand out no URLs. "
             "Its operator should set DARKROOM_PUBLIC_URL to where clients reach it, or add the "
             "name to DARKROOM_TRUSTED_HOSTS."
         )
     return host
+
+
+@lru_cache(256)  # few hosts, and every call has one
+def _is_known(host: str, names: frozenset[str]) -> bool:
+    found = _HOST.fullmatch(host)
+    name = found[1].lower() if found is not None else ""
+    return name in names or is_fal(name) or parent_of(name) in names
 
 
 def file_url(origin: str, key: str) -> str:

@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 WAIT_S = 30.0
 """One wait on the queue; it is repeated until the request has ended."""
 
-QUICK_S = 0.05
+QUICK_S = 0.25
 """A request that ends within this time needs nobody who watches whether its client is still there:
-that takes two tasks more."""
+that takes two tasks more, for which the ingress would have no time when it is full."""
 
 Admit = Callable[[NewRequest], Awaitable[None]]
 

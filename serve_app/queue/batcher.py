@@ -44,7 +44,8 @@ class Batcher(Generic[Item, Answer]):
             # Not at once: whoever else is ready in this turn of the loop comes along.
             self._scheduled = True
             loop.call_soon(self._pump)
-        return await asyncio.shield(future)
+        # Without a shield: who goes away cancels the future, which then gets no answer.
+        return await future
 
     async def aclose(self) -> None:
         """Wait until everything that was put is done."""

@@ -91,7 +91,8 @@ class Census:
         """Count one in. ``Overloaded`` past the caps, ``EndpointDraining``."""
         self._halts.admit(endpoint)
         refused = self._past_caps(tenant, endpoint)
-        if refused is not None and self._clock.monotonic() - self._counted_at > RECOUNT_S:
+        ago_s = self._clock.monotonic() - self._counted_at
+        if refused is not None and ago_s > max(RECOUNT_S, EASE * self._count_took_s):
             await self._count()
             refused = self._past_caps(tenant, endpoint)
         if refused is not None:
@@ -134,18 +135,20 @@ class Census:
         return self._queued.lanes()
 
     def _past_caps(self, tenant: str, endpoint: str) -> Overloaded | None:
-        queued, coming, pace = self._queued, self._coming, self._pace
-        following = self._following
+        queued, coming, following = self._queued, self._coming, self._following
+        pace = self._pace
         waiting = queued.in_all + coming.in_all + following.in_all
         if waiting >= self._limits.max_waiting:
             return Overloaded(f"{waiting} requests are waiting already.", pace.retry_s(waiting))
-        own = sum(each.of_tenant(tenant) for each in (queued, coming, following))
+        own = queued.of_tenant(tenant) + coming.of_tenant(tenant) + following.of_tenant(tenant)
         if own >= self._limits.waiting_of_tenant(tenant):
             retry_s = pace.retry_s(own, tenant=tenant)
             return Overloaded(f"{own} of your requests are waiting already.", retry_s)
         most = self._limits.waiting_of_endpoint(endpoint)
+        if most is None:
+            return None
         same = sum(each.of_endpoint(endpoint) for each in (queued, coming, following))
-        if most is not None and same >= most:
+        if same >= most:
             retry_s = pace.retry_s(same, endpoint=endpoint)
             return Overloaded(f"{same} requests are waiting for {endpoint} already.", retry_s)
         return None

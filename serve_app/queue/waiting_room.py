@@ -158,8 +158,6 @@ class WaitingRoom:
         """Tell the ask of whoever holds it, now, or when it comes."""
         now = self._clock.monotonic()
         for signal in signals:
-            if signal.held is None:
-                continue
             self._signals[signal.held] = (signal.kind, now + REMEMBER_S)
             waiter = self._holders.get(signal.held)
             if waiter is not None and waiter.open:

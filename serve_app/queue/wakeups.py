@@ -56,7 +56,6 @@ class News:
                     "signals": [
                         [each.held.request_id, each.held.attempt, each.kind]
                         for each in signals[part]
-                        if each.held is not None
                     ],
                 }
             )

@@ -123,7 +123,7 @@ class Replica:
             for signal in work.signals:
                 held = signal.held
                 # Once it hands in, the answer to that tells.
-                if held is None or held not in self._runs or held in self._handed_in:
+                if held not in self._runs or held in self._handed_in:
                     continue
                 self._runs[held].cancel()
                 if signal.kind is SignalKind.FENCED:

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
@@ -11,14 +12,14 @@ from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.lease import ReplicaStage, Signal, SignalKind
 from serve_app.domain.progress import Stage
-from tests.deployments.conftest import PROBE
+from tests.deployments.conftest import PROBE, MakeRig
 from tests.deployments.waiting import until
 from tests.fakes.lease_port import FakeLeasePort
 
 pytestmark = pytest.mark.engine
 
 
-async def test_a_request_runs_and_its_outcome_is_handed_in(rig):
+async def test_a_request_runs_and_its_outcome_is_handed_in(rig: Any):
     outcome = await rig.outcome(rig.offer("one", steps=3, seed=5))
     assert outcome.succeeded
     assert outcome.output == {"steps": 3, "seed": 5}
@@ -26,20 +27,20 @@ async def test_a_request_runs_and_its_outcome_is_handed_in(rig):
     assert outcome.usage.run_s > 0
 
 
-async def test_a_no_op_runs_without_a_step(rig):
+async def test_a_no_op_runs_without_a_step(rig: Any):
     outcome = await rig.outcome(rig.offer("one", steps=0))
     assert outcome.output["steps"] == 0
     assert outcome.usage.steps == 0
 
 
-async def test_a_lease_to_run_alone_shares_no_forward(rig):
+async def test_a_lease_to_run_alone_shares_no_forward(rig: Any):
     lease = replace(rig.lease("one", steps=3), alone=True)
     rig.port.offer(lease)
     assert (await rig.outcome(lease.held)).succeeded
     assert rig.workshop.engine.counts()["not_merged"] == {"deterministic": 3}
 
 
-async def test_reports_tell_what_the_engine_did(rig):
+async def test_reports_tell_what_the_engine_did(rig: Any):
     held = rig.offer("one", steps=20, step_ms=20)
     await rig.outcome(held)
     computed = [report.computed for _, report in rig.port.reports]
@@ -50,7 +51,7 @@ async def test_reports_tell_what_the_engine_did(rig):
     assert {report.pool for _, report in rig.port.reports} == {"pool"}
 
 
-async def test_without_a_seed_every_attempt_gets_the_same_and_each_request_its_own(rig):
+async def test_without_a_seed_every_attempt_gets_the_same_and_each_request_its_own(rig: Any):
     seeds = []
     for name, attempt in [("one", 1), ("one", 2), ("two", 1)]:
         lease = rig.lease(name, attempt=attempt, steps=0)
@@ -60,7 +61,7 @@ async def test_without_a_seed_every_attempt_gets_the_same_and_each_request_its_o
     assert all(0 <= seed < 2**53 for seed in seeds)
 
 
-async def test_files_are_uploaded_before_the_outcome_names_them(rig):
+async def test_files_are_uploaded_before_the_outcome_names_them(rig: Any):
     outcome = await rig.outcome(rig.offer("one", steps=1, artifact_bytes=1000))
     (artifact,) = outcome.artifacts
     assert outcome.output["images"] == [{"artifact": artifact.key}]
@@ -73,7 +74,7 @@ async def test_files_are_uploaded_before_the_outcome_names_them(rig):
     assert outcome.usage.units == 1.0
 
 
-async def test_with_storage_away_the_lease_lives_and_the_attempt_is_handed_back(make_rig):
+async def test_with_storage_away_the_lease_lives_and_the_attempt_is_handed_back(make_rig: MakeRig):
     rig = await make_rig(upload_give_up_s=1.0)
     rig.storage.problems.extend([503] * 10_000)
     held = rig.offer("one", steps=1, artifact_bytes=100)
@@ -89,7 +90,9 @@ async def test_with_storage_away_the_lease_lives_and_the_attempt_is_handed_back(
     await until(lambda: rig.storage.requests[-1].method == "DELETE")
 
 
-async def test_a_storage_that_hangs_is_given_up_too_and_the_next_attempt_succeeds(make_rig):
+async def test_a_storage_that_hangs_is_given_up_too_and_the_next_attempt_succeeds(
+    make_rig: MakeRig,
+):
     rig = await make_rig(upload_give_up_s=0.5)
     rig.storage.closed = asyncio.Event()
     held = rig.offer("one", steps=1, artifact_bytes=100)
@@ -100,7 +103,7 @@ async def test_a_storage_that_hangs_is_given_up_too_and_the_next_attempt_succeed
     assert (await rig.outcome(again.held)).succeeded
 
 
-async def test_a_refused_upload_is_a_failure_worth_another_try(rig):
+async def test_a_refused_upload_is_a_failure_worth_another_try(rig: Any):
     rig.storage.problems.append(403)
     outcome = await rig.outcome(rig.offer("one", steps=1, artifact_bytes=100))
     assert outcome.failure.code == "storage_unavailable"
@@ -108,7 +111,7 @@ async def test_a_refused_upload_is_a_failure_worth_another_try(rig):
     assert rig.port.handed_back == []
 
 
-async def test_a_request_can_be_cancelled_while_storage_is_away(rig):
+async def test_a_request_can_be_cancelled_while_storage_is_away(rig: Any):
     rig.storage.problems.extend([503] * 10_000)
     held = rig.offer("one", steps=1, artifact_bytes=100)
     await rig.port.until(
@@ -120,7 +123,7 @@ async def test_a_request_can_be_cancelled_while_storage_is_away(rig):
     assert (await rig.outcome(held)).failure.code == "cancelled"
 
 
-async def test_an_error_of_the_pipeline_is_final_and_shows_no_traceback(rig):
+async def test_an_error_of_the_pipeline_is_final_and_shows_no_traceback(rig: Any):
     outcome = await rig.outcome(rig.offer("one", steps=2, fail="This cannot work."))
     assert outcome.failure.code == "pipeline_failed"
     assert outcome.failure.message == "ValueError: This cannot work."
@@ -128,21 +131,21 @@ async def test_an_error_of_the_pipeline_is_final_and_shows_no_traceback(rig):
     assert outcome.output is None
 
 
-async def test_weights_that_cannot_be_loaded_fail_their_requests_only(rig):
+async def test_weights_that_cannot_be_loaded_fail_their_requests_only(rig: Any):
     missing = Endpoint("gone", "probe", Weights("missing"), "probe")
     bad, good = rig.offer("bad", endpoint=missing), rig.offer("good", steps=1)
     assert (await rig.outcome(bad)).failure.code == "weights_unavailable"
     assert (await rig.outcome(good)).succeeded
 
 
-async def test_a_family_that_the_pool_does_not_host_is_told(rig):
+async def test_a_family_that_the_pool_does_not_host_is_told(rig: Any):
     other = Endpoint("song", "nobodys", Weights("probe"), "probe")
     outcome = await rig.outcome(rig.offer("one", endpoint=other))
     assert outcome.failure.code == "misconfigured"
     assert "nobodys" in outcome.failure.message
 
 
-async def test_loading_is_reported_and_two_endpoints_share_the_weights(rig):
+async def test_loading_is_reported_and_two_endpoints_share_the_weights(rig: Any):
     slow = Endpoint("slow", "probe", Weights("slow"), "probe", options={"load_s": 0.4})
     same = Endpoint("same", "probe", Weights("slow"), "probe")
     first, second = rig.offer("one", endpoint=slow), rig.offer("two", endpoint=same)
@@ -154,7 +157,7 @@ async def test_loading_is_reported_and_two_endpoints_share_the_weights(rig):
     assert {"slow", "same"} <= set(rig.port.asks[-1].hot)
 
 
-async def test_progress_is_reported_while_it_runs(rig):
+async def test_progress_is_reported_while_it_runs(rig: Any):
     held = rig.offer("one", steps=20, step_ms=25)
     await rig.outcome(held)
     steps = [
@@ -167,7 +170,7 @@ async def test_progress_is_reported_while_it_runs(rig):
     assert len(set(steps)) >= 3
 
 
-async def test_a_cancel_signal_ends_it_at_the_next_step(rig):
+async def test_a_cancel_signal_ends_it_at_the_next_step(rig: Any):
     doomed, other = rig.offer("doomed", steps=1000, step_ms=5), rig.offer("other", steps=5)
     await rig.reported(doomed)
     await rig.port.until(lambda: rig.port.outstanding)
@@ -178,14 +181,14 @@ async def test_a_cancel_signal_ends_it_at_the_next_step(rig):
     assert (await rig.outcome(other)).succeeded
 
 
-async def test_a_cancel_in_the_reply_to_a_report_does_the_same(rig):
+async def test_a_cancel_in_the_reply_to_a_report_does_the_same(rig: Any):
     doomed = rig.offer("doomed", steps=1000, step_ms=5)
     await rig.reported(doomed)
     rig.port.cancelled.add(doomed)
     assert (await rig.outcome(doomed)).failure.code == "cancelled"
 
 
-async def test_a_request_whose_time_is_over_ends_at_the_next_step_and_says_so(rig):
+async def test_a_request_whose_time_is_over_ends_at_the_next_step_and_says_so(rig: Any):
     lease = replace(rig.lease("one", steps=10_000, step_ms=5), deadline_s=0.3)
     rig.port.offer(lease)
     outcome = await rig.outcome(lease.held)
@@ -195,13 +198,13 @@ async def test_a_request_whose_time_is_over_ends_at_the_next_step_and_says_so(ri
     assert 0 < outcome.usage.steps < 10_000
 
 
-async def test_a_request_that_ends_within_its_time_is_not_disturbed(rig):
+async def test_a_request_that_ends_within_its_time_is_not_disturbed(rig: Any):
     lease = replace(rig.lease("one", steps=2), deadline_s=60.0)
     rig.port.offer(lease)
     assert (await rig.outcome(lease.held)).succeeded
 
 
-async def test_cancelling_while_weights_load_does_not_stop_the_loading_for_others(rig):
+async def test_cancelling_while_weights_load_does_not_stop_the_loading_for_others(rig: Any):
     slow = Endpoint("slow", "probe", Weights("slow"), "probe", options={"load_s": 0.5})
     doomed, other = rig.offer("doomed", endpoint=slow), rig.offer("other", endpoint=slow, steps=1)
     rig.port.cancelled.add(doomed)
@@ -209,7 +212,7 @@ async def test_cancelling_while_weights_load_does_not_stop_the_loading_for_other
     assert (await rig.outcome(other)).succeeded
 
 
-async def test_a_fenced_attempt_is_dropped_and_its_upload_deleted(rig):
+async def test_a_fenced_attempt_is_dropped_and_its_upload_deleted(rig: Any):
     rig.storage.closed = asyncio.Event()
     held = rig.offer("one", steps=1, artifact_bytes=10)
     await rig.port.until(lambda: rig.storage.requests)
@@ -221,7 +224,7 @@ async def test_a_fenced_attempt_is_dropped_and_its_upload_deleted(rig):
     assert rig.storage.objects == {}
 
 
-async def test_a_finish_that_is_refused_by_the_fence_is_not_tried_again(make_rig):
+async def test_a_finish_that_is_refused_by_the_fence_is_not_tried_again(make_rig: MakeRig):
     rig = await make_rig(report_interval_s=100, confirm_within_s=100)
     held = rig.offer("one", steps=1, artifact_bytes=10)
     rig.port.fenced.add(held)
@@ -229,7 +232,7 @@ async def test_a_finish_that_is_refused_by_the_fence_is_not_tried_again(make_rig
     assert rig.port.finishes == []
 
 
-async def test_exactly_one_ask_is_outstanding_whatever_happens(rig):
+async def test_exactly_one_ask_is_outstanding_whatever_happens(rig: Any):
     for number in range(30):
         rig.offer(f"q{number}", steps=number % 4, step_ms=15)
     await rig.port.finished(30)
@@ -239,7 +242,7 @@ async def test_exactly_one_ask_is_outstanding_whatever_happens(rig):
     assert len(rig.port.outstanding) == 1
 
 
-async def test_a_full_replica_still_asks_for_signals_and_for_work_when_a_slot_is_free(rig):
+async def test_a_full_replica_still_asks_for_signals_and_for_work_when_a_slot_is_free(rig: Any):
     one, two = rig.offer("one", steps=30, step_ms=10), rig.offer("two", steps=1000, step_ms=10)
     await rig.port.until(lambda: any(ask.slots == 0 for ask in rig.port.outstanding))
     (ask,) = rig.port.outstanding
@@ -250,7 +253,7 @@ async def test_a_full_replica_still_asks_for_signals_and_for_work_when_a_slot_is
     rig.port.cancelled.add(two)
 
 
-async def test_no_more_is_taken_than_there_are_slots(rig):
+async def test_no_more_is_taken_than_there_are_slots(rig: Any):
     for number in range(6):
         rig.offer(f"q{number}", steps=10, step_ms=5)
     await rig.port.finished(6)
@@ -258,7 +261,7 @@ async def test_no_more_is_taken_than_there_are_slots(rig):
     assert all(len(ask.held) <= 4 for ask in rig.port.asks)
 
 
-async def test_a_new_lease_is_confirmed_at_once(make_rig):
+async def test_a_new_lease_is_confirmed_at_once(make_rig: MakeRig):
     rig = await make_rig(report_interval_s=100, confirm_within_s=0.05)
     loop = asyncio.get_running_loop()
     await rig.outcome(rig.offer("warm", steps=0))
@@ -270,7 +273,7 @@ async def test_a_new_lease_is_confirmed_at_once(make_rig):
     assert not more
 
 
-async def test_leases_are_renewed_while_the_engine_is_stalled(rig):
+async def test_leases_are_renewed_while_the_engine_is_stalled(rig: Any):
     held = rig.offer("one", steps=1, hang_s=2.0)
     other = rig.offer("two", steps=1)
     await rig.outcome(held)
@@ -281,7 +284,7 @@ async def test_leases_are_renewed_while_the_engine_is_stalled(rig):
     assert (await rig.outcome(other)).succeeded
 
 
-async def test_while_the_ingress_is_away_it_keeps_stepping_and_finishes_later(rig):
+async def test_while_the_ingress_is_away_it_keeps_stepping_and_finishes_later(rig: Any):
     held = rig.offer("one", steps=20, step_ms=10)
     await rig.reported(held)
     rig.port.away = True
@@ -295,7 +298,7 @@ async def test_while_the_ingress_is_away_it_keeps_stepping_and_finishes_later(ri
     rig.core.check()
 
 
-async def test_an_outcome_that_nobody_takes_is_dropped_in_the_end(make_rig):
+async def test_an_outcome_that_nobody_takes_is_dropped_in_the_end(make_rig: MakeRig):
     rig = await make_rig(finish_give_up_s=0.3)
     held = rig.offer("one", steps=20, step_ms=10)
     await rig.reported(held)
@@ -306,20 +309,17 @@ async def test_an_outcome_that_nobody_takes_is_dropped_in_the_end(make_rig):
     assert [finish.held.request_id for finish in rig.port.finishes] == ["two"]
 
 
-async def test_draining_asks_for_no_more_and_lets_run_what_runs(rig):
-    held = rig.offer("one", steps=20, step_ms=10)
-    await rig.reported(held)
+async def test_a_replica_that_closes_says_so_and_asks_for_no_more(rig: Any):
     await rig.port.until(lambda: rig.port.outstanding)
-    rig.port.signal(Signal(SignalKind.DRAIN))
-    await rig.port.until(lambda: rig.port.presences[-1].stage is ReplicaStage.DRAINING)
     asked = len(rig.port.asks)
+    closing = asyncio.create_task(rig.core.aclose())
+    await rig.port.until(lambda: rig.port.presences[-1].stage is ReplicaStage.DRAINING)
     rig.offer("late", steps=1)
-    assert (await rig.outcome(held)).succeeded
+    await closing
     assert len(rig.port.asks) == asked
-    rig.core.check()
 
 
-async def test_closing_hands_back_what_runs_and_finishes_what_is_made(make_rig):
+async def test_closing_hands_back_what_runs_and_finishes_what_is_made(make_rig: MakeRig):
     rig = await make_rig()
     rig.storage.closed = asyncio.Event()
     made = rig.offer("made", steps=1, artifact_bytes=10)
@@ -336,7 +336,7 @@ async def test_closing_hands_back_what_runs_and_finishes_what_is_made(make_rig):
     assert rig.port.outstanding == []
 
 
-async def test_closing_does_not_wait_for_a_hung_engine(make_rig):
+async def test_closing_does_not_wait_for_a_hung_engine(make_rig: MakeRig):
     rig = await make_rig(graceful_shutdown_timeout_s=6.5)
     held = rig.offer("one", steps=1, hang_s=4.0)
     await rig.port.until(lambda: rig.port.renewals(held))
@@ -347,7 +347,7 @@ async def test_closing_does_not_wait_for_a_hung_engine(make_rig):
     assert rig.port.handed_back == [held]
 
 
-async def test_closing_an_idle_replica_is_quick_and_may_be_repeated(make_rig):
+async def test_closing_an_idle_replica_is_quick_and_may_be_repeated(make_rig: MakeRig):
     rig = await make_rig(port=FakeLeasePort(ask_wait_s=30))
     await rig.port.until(lambda: rig.port.outstanding)
     loop = asyncio.get_running_loop()
@@ -358,7 +358,9 @@ async def test_closing_an_idle_replica_is_quick_and_may_be_repeated(make_rig):
     assert rig.port.outstanding == []
 
 
-async def test_starting_is_announced_before_the_first_ask_and_preloading_comes_between(make_rig):
+async def test_starting_is_announced_before_the_first_ask_and_preloading_comes_between(
+    make_rig: MakeRig,
+):
     rig = await make_rig(preload=(PROBE, Endpoint("gone", "probe", Weights("missing"), "probe")))
     await rig.port.until(lambda: rig.port.asks)
     (presence,) = rig.port.presences
@@ -367,21 +369,21 @@ async def test_starting_is_announced_before_the_first_ask_and_preloading_comes_b
     assert rig.port.asks[0].hot == ("probe",)
 
 
-async def test_a_replica_starts_while_the_ingress_is_away(make_rig):
+async def test_a_replica_starts_while_the_ingress_is_away(make_rig: MakeRig):
     rig = await make_rig(port=FakeLeasePort(away=True))
     await rig.port.until(lambda: rig.port.refused_calls > 3)
     rig.port.away = False
     assert (await rig.outcome(rig.offer("one", steps=1))).succeeded
 
 
-async def test_a_replica_whose_engine_ended_is_not_healthy(rig):
+async def test_a_replica_whose_engine_ended_is_not_healthy(rig: Any):
     rig.core.check()
     rig.workshop.engine.close(30)
     with pytest.raises(Misconfigured, match="engine"):
         rig.core.check()
 
 
-async def test_a_request_whose_engine_ends_under_it_may_be_tried_again(rig):
+async def test_a_request_whose_engine_ends_under_it_may_be_tried_again(rig: Any):
     held = rig.offer("one", steps=1000, step_ms=5)
     await rig.reported(held)
     await asyncio.to_thread(rig.workshop.engine.close, 30)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gc
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,8 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.cli.preflight import free_ports
 from serve_app.entrance import connect_proxy
 from serve_app.entrance.connect_proxy import ConnectProxy, Refused, parse
+from serve_app.entrance.proxy_thread import ProxyThread
 
 LOOPBACK = "127.0.0.1"
 OUTSIDE = "93.184.215.14"
@@ -34,15 +38,22 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
         writer.write(block.upper())
         await writer.drain()
     writer.write(b"END")
-    writer.close()
 
 
 @asynccontextmanager
 async def echo() -> AsyncIterator[tuple[str, int]]:
     """A server that says everything louder, and END when it has heard the end."""
-    server = await asyncio.start_server(_echo, LOOPBACK, 0)
+    calls: set[asyncio.Task[None]] = set()
+
+    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        call = asyncio.create_task(_echo(reader, writer))
+        calls.add(call)
+        call.add_done_callback(lambda _: writer.close())
+
+    server = await asyncio.start_server(accepted, LOOPBACK, 0)
     yield (LOOPBACK, server.sockets[0].getsockname()[1])
     server.close()
+    await asyncio.gather(*calls, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -76,6 +87,8 @@ async def client(of: ConnectProxy) -> AsyncIterator[Client]:
         yield Client(reader, writer)
     finally:
         writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 @pytest.mark.parametrize("name", ["fal.run", "queue.fal.run", "REST.fal.ai", "v3.fal.media."])
@@ -232,6 +245,18 @@ async def test_the_end_ends_every_tunnel() -> None:
             assert (await Client(reader, writer).ask("fal.run:443"))[0] == 200
         assert await reader.read() == b""
         writer.close()
+
+
+def test_the_end_ends_a_call_that_has_just_come() -> None:
+    for _ in range(20):
+        (port,) = free_ports(1)
+        thread = ProxyThread((LOOPBACK, port), None, admits)
+        thread.start()
+        with socket.create_connection((LOOPBACK, port), 5) as caller:
+            thread.aclose()
+            with contextlib.suppress(ConnectionResetError):
+                assert caller.recv(1) == b""
+    gc.collect()  # whatever was left open says so
 
 
 @given(st.binary(max_size=200))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -17,6 +18,9 @@ from replicate.webhook import (
     WebhookSigningSecret,
 )
 
+from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.request import State
+from serve_app.ingress.replicate.events import Plot
 from tests.ingress.house import OTHERS, House, built
 from tests.webhooks.receiver import Receiver
 
@@ -76,6 +80,25 @@ async def test_unless_told_otherwise_start_and_logs_come_before_the_end(
     assert all(Prediction(**each).id == now["id"] for each in told)
     progress = [each["logs"].splitlines()[-1] for each in told[:-1]]
     assert len(set(progress)) == len(progress)  # each tells something new
+
+
+async def test_a_stage_that_adds_nothing_to_the_log_is_not_told(house: House) -> None:
+    plot = Plot(house.core, frozenset({"logs"}), "http://here/replicate")
+    async with house.client() as client:
+        made = await client.post(f"/queue/{PICTURES}", json={"prompt": "x"})
+    request = await house.queue.wait("default", made.json()["request_id"], 10)
+    running = replace(request, state=State.RUNNING)
+    told = [
+        await plot(replace(running, progress=progress)) is not None
+        for progress in (
+            Progress(Stage.LOADING),
+            Progress(Stage.ENCODING_TEXT),
+            Progress(Stage.DENOISING, 1, 2),
+            Progress(Stage.DENOISING, 2, 2),
+            Progress(Stage.DECODING),
+        )
+    ]
+    assert told == [True, False, True, True, False]
 
 
 async def test_each_call_is_signed_and_has_an_id_of_its_own(

@@ -10,15 +10,16 @@ fal tells its services apart by host name; Darkroom by the first segment of the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Set
 from typing import cast
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_app.ingress.by_segment import first_segment
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
 from serve_app.ingress.fal.hosts import Service, is_fal, service_of
@@ -33,17 +34,12 @@ UPLOAD = "/files/upload"  # of fal's CDN; all else below /files is a file of our
 
 
 class Addressed:
-    """ASGI middleware that rewrites the path of HTTP calls and WebSockets. ``routes`` are those
-    that are tried afterwards: what begins like one of them is left as it is."""
+    """ASGI middleware that rewrites the path of HTTP calls and WebSockets. ``own``: the first
+    segments of Darkroom's own paths; what begins with one of them is left as it is."""
 
-    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]) -> None:
+    def __init__(self, app: ASGIApp, own: Set[str]) -> None:
         self._app = app
-        self._own = frozenset(
-            first
-            for route in routes
-            if isinstance(route, (Route, WebSocketRoute, Mount))
-            and not (first := _first(route.path)).startswith("{")
-        )
+        self._own = own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
@@ -76,7 +72,7 @@ class Addressed:
     def _below(self, service: Service, path: str) -> str | None:
         """``path`` below the prefix of ``service``; None when it is to stay as it is."""
         uploads = service is Service.CDN and (path == UPLOAD or path.startswith(f"{UPLOAD}/"))
-        if service is Service.RUN or (_first(path) in self._own and not uploads):
+        if service is Service.RUN or (first_segment(path) in self._own and not uploads):
             return None
         return f"/{service.value}{path}"
 
@@ -107,11 +103,6 @@ async def proxied(request: HttpRequest) -> Response:
 ROUTES = [
     Route("/fal/proxy", proxied, methods=["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"]),
 ]
-
-
-def _first(path: str) -> str:
-    """The first segment of a path."""
-    return path.removeprefix("/").partition("/")[0]
 
 
 def _replaced(path: str) -> str:

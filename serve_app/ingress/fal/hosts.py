@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from functools import lru_cache
 
 DOMAINS = ("fal.run", "fal.ai", "fal.media", "falrun.com")
 """Everything in them is fal's; the last one is what fal's clients fall back to."""
@@ -28,12 +29,14 @@ class Service(StrEnum):
 _BY_FIRST_LABEL: Mapping[str, Service] = {"queue": Service.QUEUE, "rest": Service.REST}
 
 
+@lru_cache(256)  # few hosts, and every call has one
 def is_fal(host: str) -> bool:
     """Whether a host name, without a port, is one of fal's."""
     name = host.lower().rstrip(".")
     return name in DOMAINS or name.endswith(tuple(f".{domain}" for domain in DOMAINS))
 
 
+@lru_cache(256)
 def service_of(host: str) -> Service:
     """What calls to ``host`` are about. Unknown names, Darkroom's own among them, mean run."""
     name = host.lower().rstrip(".")

@@ -32,7 +32,8 @@ _encode = json.JSONEncoder(
 
 async def webhook_of(request: HttpRequest, core: Core, origin: str) -> Webhook | None:
     """The query parameter ``fal_webhook``; ``InvalidInput``."""
-    given = request.query_params.get(NAME)
+    # Nearly always there is no query, and Starlette would make an object of it.
+    given = request.query_params.get(NAME) if request.scope["query_string"] else None
     if given is None:
         return None
     try:

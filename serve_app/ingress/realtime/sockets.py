@@ -104,7 +104,5 @@ class _Messages:
         await self._socket.send_text(json.dumps(message))
 
 
-ROUTES = [
-    WebSocketRoute("/run/{path:path}", connected),
-    WebSocketRoute("/{path:path}", connected),
-]
+PREFIXED = WebSocketRoute("/run/{path:path}", connected)
+UNPREFIXED = WebSocketRoute("/{path:path}", connected)

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.ports import Queue
-from serve_app.domain.progress import Progress
 from serve_app.domain.request import Request, State
 from serve_app.ingress.fal.webhook import MOST_BYTES
 from serve_app.ingress.replicate.prediction import Shelf, prediction
@@ -49,7 +48,8 @@ class Plot:
         self._events = events
         self._base = base
         self._started = False
-        self._said: tuple[int, Progress | None] = (0, None)
+        self._lines = 0
+        self._steps = (0, 0)
 
     def story(self, url: str) -> Story:
         return Story(url, self, EVERY_S, to_the_end=COMPLETED not in self._events)
@@ -69,10 +69,12 @@ class Plot:
         if not self._started and request.started_at is not None:
             news.add(START)
         self._started = True
-        said = (request.events, request.progress)
-        if said != self._said:
+        progress = request.progress
+        # A stage without steps says nothing in the log.
+        steps = (progress.step, progress.steps) if progress and progress.steps else self._steps
+        if (request.events, steps) != (self._lines, self._steps):
             news.add(LOGS)
-        self._said = said
+        self._lines, self._steps = request.events, steps
         if request.state is State.SUCCEEDED:
             news.add(OUTPUT)
         return bool(news & self._events)
