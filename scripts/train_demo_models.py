@@ -9,7 +9,8 @@
         --work-dir /tmp/sound
     scripts/train_demo_models.py --out deployments/demo/flux --evaluate --sheet sheet.png
 
-Training resumes from the files in --work-dir. The SDXL model takes its autoencoder and its examples
+Training resumes from the files in --work-dir; a stage that came to its end stays as it is, however
+many --minutes are granted later. The SDXL model takes its autoencoder and its examples
 from the work directory of the Flux model. --evaluate prints the held-out figures as JSON.
 """
 

@@ -29,7 +29,8 @@ class Trainer:
     """Trains one module until its minutes are spent, and resumes from its checkpoint file.
 
     The averaged weights are what to ship; `load_average` puts them into the module. A run that
-    resumes goes on with the step count, the optimiser and the time already spent.
+    resumes goes on with the step count, the optimiser and the time already spent. What has come to
+    its end is done for good, whatever a later schedule grants: the stages after it are made of it.
     """
 
     def __init__(self, module: nn.Module, schedule: Schedule, checkpoint: Path) -> None:
@@ -38,6 +39,7 @@ class Trainer:
         self.checkpoint = checkpoint
         self.step = 0
         self.spent_s = 0.0
+        self.done = False
         self.average = {k: v.clone() for k, v in module.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
             module.parameters(),
@@ -51,7 +53,7 @@ class Trainer:
         """Train on `loss_of_step(step)`, in bf16 where the operation allows it."""
         self.resume()
         last = saved = time.monotonic()
-        while self.progress() < 1.0:
+        while not self.done and self.progress() < 1.0:
             loss = self._advance(loss_of_step)
             now = time.monotonic()
             self.spent_s, last = self.spent_s + now - last, now
@@ -60,6 +62,7 @@ class Trainer:
             if now - saved > self.schedule.checkpoint_every_s:
                 self.save()
                 saved = now
+        self.done = True
         self.save()
 
     def progress(self) -> float:
@@ -75,7 +78,7 @@ class Trainer:
         self.module.load_state_dict(state["module"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.average, self.step = state["average"], state["step"]
-        self.spent_s = state["spent_s"]
+        self.spent_s, self.done = state["spent_s"], state["done"]
 
     def save(self) -> None:
         """Write the checkpoint; the old one stays whole until the new one is."""
@@ -85,6 +88,7 @@ class Trainer:
             "average": self.average,
             "step": self.step,
             "spent_s": self.spent_s,
+            "done": self.done,
         }
         unfinished = self.checkpoint.with_suffix(".unfinished")
         torch.save(state, unfinished)
