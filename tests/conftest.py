@@ -13,7 +13,7 @@ from tests.cluster.darkroom import Darkroom
 
 POOLS = {
     "studio": {
-        "families": ["probe", "flux", "sdxl", "audio"],
+        "families": ["probe", "flux", "sdxl", "video", "audio"],
         "slots": 2,
         "num_cpus": 0.1,
         "min_replicas": 2,

@@ -22,51 +22,6 @@ def test_a_request_outlives_its_replica_and_one_failure_is_counted(darkroom: Dar
     assert any("attempt 2" in line["message"].lower() for line in done["log"])
 
 
-LONG = {
-    "fal-ai/fast-sdxl": {"num_inference_steps": 50, "num_images": 4, "format": "png"},
-    "fal-ai/stable-audio": {"steps": 150, "output_format": "flac"},
-}
-"""Endpoint → an input whose steps take seconds on a CPU."""
-
-
-@pytest.mark.parametrize("endpoint", LONG)
-def test_what_is_made_goes_on_from_its_snapshot_when_its_replica_dies_and_is_the_same(
-    darkroom: Darkroom, endpoint: str
-) -> None:
-    darkroom.all_ready()
-    asked = {"prompt": "a red circle moving left", "seed": 7, **LONG[endpoint]}
-    app = "/".join(endpoint.split("/")[:2])
-
-    def submit() -> str:
-        answer = darkroom.http.post(
-            f"/queue/{endpoint}", json=asked, headers={"X-Darkroom-Deterministic": "1"}
-        )
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["request_id"])
-
-    def files(request_id: str) -> list[bytes]:
-        output = darkroom.http.get(f"/queue/{app}/requests/{request_id}").json()
-        made = output.get("images") or [output["audio_file"]]
-        return [httpx.get(each["url"]).content for each in made]
-
-    whole = submit()
-    darkroom.in_state(whole, "succeeded")
-    request_id = submit()
-    runner = darkroom.runner(request_id)
-    eventually(
-        lambda: darkroom.sql(
-            "SELECT FROM requests WHERE id = %s AND snapshot_step > 5", request_id
-        ),
-        "it has a snapshot",
-    )
-    runner.kill()
-    done = darkroom.in_state(request_id, "succeeded")
-    assert done["failures"] == 1
-    assert any("from the snapshot at step" in line["message"] for line in done["log"])
-    assert files(request_id) == files(whole)
-    darkroom.all_ready()
-
-
 def test_a_request_that_ends_its_replica_every_time_fails_with_that_reason(
     darkroom: Darkroom,
 ) -> None:

@@ -1,0 +1,127 @@
+"""What a killed replica had half made goes on elsewhere from its last snapshot, and is the same."""
+
+import io
+import random
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from tests.cluster.darkroom import Darkroom, eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(240)]
+
+LONG: Mapping[str, Mapping[str, Any]] = {
+    "fal-ai/flux/dev": {"num_inference_steps": 50, "num_images": 4, "output_format": "png"},
+    "fal-ai/fast-sdxl": {"num_inference_steps": 50, "num_images": 4, "format": "png"},
+    "fal-ai/wan/v2.2-5b/text-to-video": {"num_inference_steps": 50, "num_frames": 81},
+    "fal-ai/stable-audio": {"steps": 150, "output_format": "flac"},
+}
+"""Endpoint → an input whose steps take seconds on a CPU."""
+
+LATEST = 0.3  # of the steps, by which a replica is killed as soon as there is a snapshot
+ALONE = {"X-Darkroom-Deterministic": "1"}
+
+
+def submit(
+    darkroom: Darkroom, endpoint: str, seed: int = 7, headers: Mapping[str, str] = ALONE
+) -> str:
+    asked = {"prompt": "a red circle moving left", "seed": seed, **LONG[endpoint]}
+    answer = darkroom.http.post(f"/queue/{endpoint}", json=asked, headers=dict(headers))
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["request_id"])
+
+
+def files(darkroom: Darkroom, endpoint: str, request_id: str) -> list[bytes]:
+    app = "/".join(endpoint.split("/")[:2])
+    output = darkroom.http.get(f"/queue/{app}/requests/{request_id}").json()
+    made = output.get("images") or [output.get("video") or output["audio_file"]]
+    return [httpx.get(each["url"]).content for each in made]
+
+
+@pytest.fixture(scope="module")
+def whole(darkroom: Darkroom) -> Iterator[Callable[[str], list[bytes]]]:
+    """The files of a run alone that nothing interrupts; while the next replica starts."""
+    made: dict[str, list[bytes]] = {}
+
+    def of(endpoint: str) -> list[bytes]:
+        if endpoint not in made:
+            request_id = submit(darkroom, endpoint)
+            darkroom.in_state(request_id, "succeeded")
+            made[endpoint] = files(darkroom, endpoint, request_id)
+        return made[endpoint]
+
+    yield of
+    darkroom.all_ready()
+
+
+def kill_after_a_snapshot(
+    darkroom: Darkroom, request_id: str, runner: psutil.Process, step: int
+) -> None:
+    eventually(
+        lambda: darkroom.sql(
+            "SELECT FROM requests WHERE id = %s AND snapshot_step >= %s", request_id, step
+        ),
+        f"it has a snapshot at step {step} or later",
+    )
+    runner.kill()
+
+
+def went_on(darkroom: Darkroom, request_id: str) -> None:
+    done = darkroom.in_state(request_id, "succeeded")
+    assert done["failures"] == 1
+    assert any("from the snapshot at step" in line["message"] for line in done["log"])
+
+
+def some_step(endpoint: str, chance: random.Random) -> int:
+    asked = LONG[endpoint]
+    steps = asked.get("num_inference_steps") or asked["steps"]
+    return chance.randint(1, int(LATEST * steps))
+
+
+@pytest.mark.parametrize("endpoint", LONG)
+def test_what_is_made_goes_on_from_its_snapshot_when_its_replica_dies_and_is_the_same(
+    darkroom: Darkroom,
+    endpoint: str,
+    whole: Callable[[str], list[bytes]],
+    chance: random.Random,
+) -> None:
+    expected = whole(endpoint)
+    darkroom.all_ready()
+    request_id = submit(darkroom, endpoint)
+    runner = darkroom.runner(request_id)
+    kill_after_a_snapshot(darkroom, request_id, runner, some_step(endpoint, chance))
+    went_on(darkroom, request_id)
+    assert files(darkroom, endpoint, request_id) == expected
+
+
+def test_what_was_made_beside_another_goes_on_alone_and_is_the_same_within_rounding(
+    darkroom: Darkroom, whole: Callable[[str], list[bytes]], chance: random.Random
+) -> None:
+    endpoint = "fal-ai/fast-sdxl"
+    expected = whole(endpoint)
+    darkroom.all_ready()
+    # As many as both replicas have slots.
+    requests = [submit(darkroom, endpoint, seed, headers={}) for seed in (7, 8, 9, 10)]
+    first, *others = requests
+
+    def beside() -> bool:
+        held = {each: darkroom.request(each)["replica_id"] for each in requests}
+        return held[first] is not None and held[first] in {held[each] for each in others}
+
+    eventually(beside, "another runs on its replica")
+    runner = darkroom.runner(first)
+    kill_after_a_snapshot(darkroom, first, runner, some_step(endpoint, chance))
+    went_on(darkroom, first)
+    for made, alone in zip(files(darkroom, endpoint, first), expected, strict=True):
+        assert np.abs(levels(made) - levels(alone)).max() <= 1
+    for each in others:
+        darkroom.in_state(each, "succeeded")
+
+
+def levels(picture: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(picture)).convert("RGB")).astype(int)
