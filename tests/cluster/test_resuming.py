@@ -24,6 +24,7 @@ LONG: Mapping[str, Mapping[str, Any]] = {
 """Endpoint → an input whose steps take seconds on a CPU."""
 
 LATEST = 0.3  # of the steps, by which a replica is killed as soon as there is a snapshot
+AT_MOST_S = 100.0  # where two cores have more to do
 ALONE = {"X-Darkroom-Deterministic": "1"}
 
 
@@ -51,7 +52,7 @@ def whole(darkroom: Darkroom) -> Iterator[Callable[[str], list[bytes]]]:
     def of(endpoint: str) -> list[bytes]:
         if endpoint not in made:
             request_id = submit(darkroom, endpoint)
-            darkroom.in_state(request_id, "succeeded")
+            darkroom.in_state(request_id, "succeeded", within_s=AT_MOST_S)
             made[endpoint] = files(darkroom, endpoint, request_id)
         return made[endpoint]
 
@@ -72,7 +73,7 @@ def kill_after_a_snapshot(
 
 
 def went_on(darkroom: Darkroom, request_id: str) -> None:
-    done = darkroom.in_state(request_id, "succeeded")
+    done = darkroom.in_state(request_id, "succeeded", within_s=AT_MOST_S)
     assert done["failures"] == 1
     assert any("from the snapshot at step" in line["message"] for line in done["log"])
 
@@ -120,7 +121,7 @@ def test_what_was_made_beside_another_goes_on_alone_and_is_the_same_within_round
     for made, alone in zip(files(darkroom, endpoint, first), expected, strict=True):
         assert np.abs(levels(made) - levels(alone)).max() <= 1
     for each in others:
-        darkroom.in_state(each, "succeeded")
+        darkroom.in_state(each, "succeeded", within_s=AT_MOST_S)
 
 
 def levels(picture: bytes) -> np.ndarray:
