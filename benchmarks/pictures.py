@@ -7,11 +7,8 @@ The same demo weights on the CPU, the same pictures, the same number of threads 
 is all of `darkroom serve` on a directory of its own, with fal's own client; the others are in
 `benchmarks/peers`, each with its own batching: a batch is drawn in groups of equal step counts.
 
-LitServe and BentoML run by a Python of an environment of their own, made with
-
-    pip install litserve torch diffusers transformers accelerate sentencepiece protobuf
-
-("bentoml>=1.4" for the other); without one of them its line is left out.
+LitServe and BentoML run by a Python of an environment of their own (docs/10-performance.md says how
+it is made); without one of them its line is left out.
 """
 
 from __future__ import annotations

@@ -4,9 +4,12 @@ process that finish at once what they get."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
-from serve_app.domain.lease import Ask, Finish, Lease
+from serve_app.domain.lease import Ask, Finish, Held, Lease
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.queue.postgres import PostgresQueue
 
@@ -18,21 +21,29 @@ OUTCOME = Outcome(output={"images": [{"url": "none"}]}, usage=Usage(0.001, 1, 1.
 class NoTerms:
     files_url = ""
 
-    def endpoint(self, endpoint_id: str):
+    def endpoint(self, endpoint_id: str) -> Endpoint | None:
         del endpoint_id
         return ENDPOINT
 
-    def tickets(self, *terms):
-        del terms
+    def tickets(
+        self, request_id: str, attempt: int, endpoint: Endpoint, input: Mapping[str, Any]
+    ) -> tuple[UploadTicket, ...]:
+        del request_id, attempt, endpoint, input
         return ()
+
+    def snapshot_ticket(self, held: Held) -> UploadTicket:
+        raise NotImplementedError(f"{held} makes no snapshots")
+
+    def snapshot_url(self, key: str) -> str:
+        return key
 
 
 class NobodyDies:
-    async def dead(self, actor_ids):
+    async def dead(self, actor_ids: Sequence[str]) -> frozenset[str]:
         del actor_ids
         return frozenset()
 
-    async def bygone(self, actor_ids):
+    async def bygone(self, actor_ids: Sequence[str]) -> frozenset[str]:
         del actor_ids
         return frozenset()
 

@@ -31,13 +31,14 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import conninfo as conninfo_
 
 from benchmarks.peers.queue_measure import Figures, measure
 from benchmarks.queue_replica import OUTCOME, POOL, NobodyDies, NoTerms
@@ -123,7 +124,7 @@ class Darkroom:
             connection.execute(LANES, given)
             for start in range(0, waiting, CHUNK):
                 connection.execute(FILL, {**given, "count": min(CHUNK, waiting - start)})
-            connection.execute("ANALYZE requests")
+            connection.execute("ANALYZE requests, fair_lanes")
 
     async def _run(self, name: str) -> None:
         free, room = self._slots, asyncio.Event()
@@ -156,7 +157,7 @@ class Case:
 
 
 @asynccontextmanager
-async def darkroom(conninfo: str, tenants: int, callers: int) -> AsyncIterator[Darkroom]:
+async def darkroom(conninfo: str, tenants: int, callers: int) -> AsyncGenerator[Darkroom]:
     await migrate(conninfo)
     database = Database(conninfo)
     await database.start()
@@ -172,23 +173,23 @@ async def darkroom(conninfo: str, tenants: int, callers: int) -> AsyncIterator[D
 
 @contextmanager
 def redis_server(folder: Path):
-    """The URL of one that syncs every command to the disk."""
+    """The URL of one that syncs every command to the disk, and the id of its process."""
     port = free_port()
     durable = ("--appendonly", "yes", "--appendfsync", "always", "--save", "")
     where = ("--dir", str(folder), "--bind", "127.0.0.1", "--port", str(port))
     command = ("redis-server", *where, *durable, "--loglevel", "warning")
     process = subprocess.Popen(command)  # noqa: S603 as it is said
     try:
-        yield f"redis://127.0.0.1:{port}/0"
+        yield f"redis://127.0.0.1:{port}/0", process.pid
     finally:
         process.terminate()
         process.wait(timeout=30)
 
 
-def peer(python: Path, case: Case, url: str, given: argparse.Namespace) -> Figures:
+def peer(python: Path, case: Case, url: str, given: argparse.Namespace, server: int) -> Figures:
     """The peer's own process, and the last line that it says."""
     script = HERE / "peers" / f"queue_{case.name}.py"
-    numbers = (case.waiting, given.seconds, given.callers)
+    numbers = (case.waiting, given.seconds, given.callers, server)
     ran = subprocess.run(  # noqa: S603 our own modules
         [str(python), str(script), url, *map(str, numbers)],
         stdout=subprocess.PIPE,
@@ -201,14 +202,17 @@ def peer(python: Path, case: Case, url: str, given: argparse.Namespace) -> Figur
 def made_database(conninfo: str, name: str) -> str:
     """The URL of a database of its own there."""
     with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE bench_{name}")
-    parts = psycopg.conninfo.conninfo_to_dict(conninfo)
-    return psycopg.conninfo.make_conninfo(**{**parts, "dbname": f"bench_{name}"})
+        connection.execute(f"CREATE DATABASE bench_{name}".encode())
+    return conninfo_.make_conninfo(conninfo, dbname=f"bench_{name}")
+
+
+def process_of_postgres(data: Path) -> int:
+    return int(next(data.rglob("postmaster.pid")).read_text().splitlines()[0])
 
 
 def as_url(conninfo: str) -> str:
     """As asyncpg reads it too."""
-    parts: Mapping[str, Any] = psycopg.conninfo.conninfo_to_dict(conninfo)
+    parts: Mapping[str, Any] = conninfo_.conninfo_to_dict(conninfo)
     who = f"{parts['user']}:{parts['password']}"
     return f"postgresql://{who}@/{parts['dbname']}?host={parts['host']}&port={parts['port']}"
 
@@ -232,7 +236,7 @@ def shown(case: Case, rounds: Sequence[Figures]) -> str:
     return (
         f"{case.name:14s} {case.waiting:9d} waiting, {case.tenants:5d} tenants: "
         f"submits {middle('submit_per_s'):7.0f}/s, p50 {middle('submit_p50_ms'):6.2f} ms; "
-        f"finished {middle('finish_per_s'):7.0f}/s{start}"
+        f"finished {middle('finish_per_s'):7.0f}/s of {middle('finish_cpu_ms'):5.2f} ms CPU{start}"
     )
 
 
@@ -244,19 +248,25 @@ async def main(given: argparse.Namespace) -> None:
         conninfo = await embedded.start()
         stack.push_async_callback(asyncio.sleep, 2.0)  # the server stops before its files go
         stack.push_async_callback(embedded.aclose)
-        where = {name: made_database(conninfo, name) for name in given.only if name != "celery"}
+        postmaster = process_of_postgres(scratch)
+        where = {
+            name: (made_database(conninfo, name), postmaster)
+            for name in given.only
+            if name != "celery"
+        }
         if "celery" in given.only:
             where["celery"] = stack.enter_context(redis_server(scratch))
         for _ in range(given.rounds):
             for case in cases(given):
-                url = where[case.name]
+                url, server = where[case.name]
                 if case.name == "darkroom":
                     async with darkroom(url, case.tenants, given.callers) as system:
-                        found = await measure(system, case.waiting, given.seconds, given.callers)
+                        numbers = (case.waiting, given.seconds, given.callers, server)
+                        found = await measure(system, *numbers)
                 else:
                     python = given.peers / "bin" / "python"
                     address = url if case.name == "celery" else as_url(url)
-                    found = await asyncio.to_thread(peer, python, case, address, given)
+                    found = await asyncio.to_thread(peer, python, case, address, given, server)
                 figures[case].append(found)
                 print(shown(case, [found]), flush=True)
     print(f"\nMedians of {given.rounds} rounds, {given.callers} callers and slots:")
@@ -265,7 +275,7 @@ async def main(given: argparse.Namespace) -> None:
 
 
 def read(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--peers", type=Path, help="a venv with the others")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--callers", type=int, default=16)

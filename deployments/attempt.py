@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,13 @@ from deployments.adapter_use import AdapterUse
 from deployments.delivery import Delivery, Files
 from deployments.failure import as_failure
 from deployments.family import Family, GenerationCall, Made, Product, TakesAdapters
+from deployments.given import GivenFiles
 from deployments.pace import Pace
 from deployments.parts import joined, parts_of
 from deployments.phase import Phase, Stop
 from deployments.previewer import Previewer
-from deployments.task import GivenKind, given_files
 from deployments.upload import StorageAway
 from deployments.workshop import Workshop
-from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import (
     TOO_LATE,
     AdapterRefused,
@@ -41,8 +40,6 @@ if TYPE_CHECKING:  # they import torch
     from deployments.engine.residency import Loan
 
 log = logging.getLogger(__name__)
-
-_Bodies = Mapping[str, tuple[GivenKind, bytes]]
 
 
 class Attempt:
@@ -157,18 +154,19 @@ class Attempt:
         family = self._family
         if family is None:
             raise Misconfigured(f"This pool does not host the family {lease.endpoint.family!r}.")
-        given = given_files(lease.endpoint, lease.input)
-        files = {field: (kind, await self._fetch(field)) for field, kind in given.items()}
+        given = GivenFiles(lease, self._workshop)
+        await given.fetch(self._on_progress)
         if isinstance(family, TakesAdapters) and (asked := family.adapters(lease.input)):
             self.progress = Progress(Stage.FETCHING)
             await self._adapters.fetch(asked, lease.files_url)
         self._loan = loan = self._workshop.borrow(family, lease.endpoint, self._on_progress)
         pipeline = await _lent(loan)
-        parts = parts_of(lease, _seed(lease.request_id))
+        seed = _seed(lease.request_id)
+        parts = parts_of(lease, seed)
         self._parts = len(parts)
         ready: list[tuple[Product, Files]] = []
         for number, part in enumerate(parts):
-            prepare = partial(self._prepare, family, pipeline, part.input, files)
+            prepare = partial(given.prepare, family, pipeline, part.input, seed)
             call, made = await self._make(loan, prepare, number)
             # A view keeps the weights in memory, and delivering takes a while.
             call = replace(call, view=None)
@@ -181,13 +179,13 @@ class Attempt:
         self, loan: Loan, prepare: Callable[[], Awaitable[GenerationCall]], number: int
     ) -> tuple[GenerationCall, Made]:
         snapshot = await self._snapshot() if self._parts == 1 else None
-        call = await prepare()
+        call = self._adapted(await prepare())
         try:
             return call, await self._generate(loan, call, snapshot, number)
         except SnapshotRefused as error:
             # Such as that of another version of torch, during an update.
             log.warning("Attempt %d starts anew. %s", self.lease.attempt, error.message)
-            call = await prepare()  # what the other was prepared with may be used up
+            call = self._adapted(await prepare())  # what the other was prepared with may be used up
             return call, await self._generate(loan, call, None, number)
 
     def _end_generation(self, *, last: bool) -> None:
@@ -197,11 +195,6 @@ class Attempt:
         if last:
             self._give_back()
             self._enter(Phase.DELIVERING)
-
-    async def _fetch(self, field: str) -> bytes:
-        self.progress = Progress(Stage.FETCHING)
-        url = str(self.lease.input[field])
-        return await self._workshop.fetcher.fetch(url, field, self.lease.files_url)
 
     async def _snapshot(self) -> bytes | None:
         """To go on from; None: start anew."""
@@ -214,16 +207,7 @@ class Attempt:
             log.warning("The snapshot cannot be read, so it starts anew. %s", error.message)
             return None
 
-    async def _prepare(
-        self, family: Family, pipeline: Any, input: Mapping[str, Any], files: _Bodies
-    ) -> GenerationCall:
-        lease, seed = self.lease, _seed(self.lease.request_id)
-        if files:
-            work = partial(_prepared, family, lease.endpoint, input, pipeline, seed, files)
-            loop = asyncio.get_running_loop()
-            call = await loop.run_in_executor(self._workshop.encoders, work)
-        else:
-            call = family.prepare(lease.endpoint, input, pipeline, seed)
+    def _adapted(self, call: GenerationCall) -> GenerationCall:
         return replace(call, adapters=[*call.adapters, *self._adapters.adapters()])
 
     def _give_back(self) -> None:
@@ -318,21 +302,6 @@ async def _lent(loan: Loan) -> Any:
     if loan.future.done():
         return loan.future.result()
     return await asyncio.wrap_future(loan.future)
-
-
-def _prepared(
-    family: Family,
-    endpoint: Endpoint,
-    input: Mapping[str, Any],
-    pipeline: Any,
-    seed: int,
-    bodies: _Bodies,
-) -> GenerationCall:
-    """The call, of an input with what was read of its files in place of their URLs."""
-    from deployments.engine.given_reading import READERS  # noqa: PLC0415
-
-    read = {field: READERS[kind](body, field) for field, (kind, body) in bodies.items()}
-    return family.prepare(endpoint, {**input, **read}, pipeline, seed)
 
 
 def _seed(request_id: str) -> int:

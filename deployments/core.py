@@ -291,6 +291,8 @@ class ReplicaCore:
             return
         self._workshop.residency.close()
         await asyncio.to_thread(self._workshop.engine.close, within_s)
+        if self._workshop.followers is not None:
+            self._workshop.followers.close()
         self._workshop.encoders.shutdown(wait=False, cancel_futures=True)
         await self._workshop.uploader.aclose()
         await self._workshop.fetcher.aclose()

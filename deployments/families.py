@@ -8,3 +8,6 @@ FAMILIES: dict[str, str] = {
     "sdxl": "deployments.sdxl:SdxlFamily",
     "video": "deployments.video:VideoFamily",
 }
+
+ON_ONE_DEVICE = frozenset({"audio", "sdxl"})
+"""Of these, those with no model that several devices can compute together."""

@@ -33,16 +33,16 @@ def seeds_of(input: Mapping[str, Any], seed: int) -> list[int]:
 
 
 def parts_of(lease: Lease, seed: int) -> Sequence[Part]:
-    """Pictures come out of one call together, unless the request is to run alone: then, as clips
-    and sounds always, each out of a call that is the one of a request with its seed.
+    """Clips and sounds of ``seeds`` come each out of a call that is the one of a request with its
+    seed, and so do pictures of a request to run alone; else pictures come out of one call together.
 
     With a snapshot, of a call as a whole, that one is made again.
     """
     asked, tickets = lease.input, lease.upload_tickets
-    seeds = seeds_of(asked, seed)
-    together = "num_images" in asked and not (lease.alone and lease.snapshot_url is None)
-    if together or (len(seeds) == 1 and asked.get("seeds") is None):
+    apart = "num_images" not in asked or (lease.alone and lease.snapshot_url is None)
+    if asked.get("seeds") is None or not apart:
         return (Part(asked, tickets),)
+    seeds = seeds_of(asked, seed)
     single = {**asked, "seeds": None} | ({"num_images": 1} if "num_images" in asked else {})
     each = len(tickets) // len(seeds)
     return tuple(

@@ -16,6 +16,7 @@ from deployments.adapter_fetching import AdapterFetcher
 from deployments.backoff import Backoff
 from deployments.core import ReplicaCore
 from deployments.family import load_families
+from deployments.followers import Followers
 from deployments.handle_port import HandleLeasePort
 from deployments.line_port import LineLeasePort
 from deployments.replica_config import Identity, ReplicaConfig
@@ -70,7 +71,7 @@ class Replica:
         self._core = ReplicaCore(
             self._port,
             load_families(family_paths),
-            partial(make_workshop, config, clock, backoff),
+            partial(make_workshop, config, family_paths, clock, backoff),
             config,
             identity,
             clock,
@@ -106,7 +107,9 @@ class Replica:
             await self._port.aclose()
 
 
-def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Workshop:
+def make_workshop(
+    config: ReplicaConfig, family_paths: Mapping[str, str], clock: Clock, backoff: Backoff
+) -> Workshop:
     """The real one: an engine on the GPU, or on the CPU where there is none."""
     import torch  # noqa: PLC0415  # not in the control plane
 
@@ -127,6 +130,9 @@ def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Work
             offline=of_weights and store.offline,
         )
 
+    followers = Followers(config, family_paths, device) if config.devices > 1 else None
+    if followers is not None:
+        followers.start()
     engine = Engine(
         device=device,
         max_batch=config.slots,  # all that run may share a forward
@@ -154,4 +160,5 @@ def make_workshop(config: ReplicaConfig, clock: Clock, backoff: Backoff) -> Work
         # On a CPU it would take as long as a picture does, and save nobody anything.
         warms_up=config.warm_up and device != "cpu",
         store=store,
+        followers=followers,
     )

@@ -15,6 +15,7 @@ class ReplicaConfig:
     """Settings of a pool's replicas. Crosses processes, so it holds no secret."""
 
     slots: int = 2  # generations that the engine interleaves
+    devices: int = 1  # that compute each denoiser call together
     threads: int = 0  # torch's, on a CPU; 0: torch's own choice
     device: str = ""  # empty: the GPU where there is one, else the CPU
     weights_bytes: int = 0  # what may be loaded at once; 0: by the device's memory

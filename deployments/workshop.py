@@ -12,11 +12,12 @@ from deployments import loading
 from deployments.adapter_fetching import AdapterFetcher
 from deployments.family import Family, WarmsUp
 from deployments.fetching import Fetcher
+from deployments.followers import Followers
 from deployments.media_file import TakesFiles
 from deployments.recipe import as_held, recipe_on, weights_name
-from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.endpoint import Endpoint, Recipe
 from serve_app.domain.ports import Clock
-from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.progress import OnDownload, Progress, Stage
 from serve_app.domain.store_config import StoreConfig
 from weights.store import Store
 
@@ -40,6 +41,7 @@ class Workshop:
     clock: Clock
     store: Store = field(default_factory=lambda: Store(StoreConfig()))  # of weights
     warms_up: bool = False  # families that can, make a short generation after loading
+    followers: Followers | None = None  # the other devices of the replica
     served: dict[str, str] = field(default_factory=dict)  # endpoint id → name of its weights
 
     def borrow(
@@ -50,18 +52,25 @@ class Workshop:
         then."""
         from deployments.engine.residency import LoadPlan  # noqa: PLC0415
 
-        device = self.engine.device
         recipe = recipe_on(endpoint, self.engine.device_bytes())
         held = as_held(endpoint, recipe)
         name = self.served[endpoint.id] = weights_name(endpoint, recipe)
         plan = LoadPlan(
-            lambda on_download: loading.load(self.store, family, held, device, on_download),
+            partial(self._load, family, held, recipe),
             recipe,
             partial(_short_call, family, held)
             if self.warms_up and isinstance(family, WarmsUp)
             else None,
         )
         return self.residency.borrow(name, plan, on_progress)
+
+    def _load(
+        self, family: Family, held: Endpoint, recipe: Recipe | None, on_download: OnDownload
+    ) -> Any:
+        pipeline = loading.load(self.store, family, held, self.engine.device, on_download)
+        if self.followers is not None:
+            self.followers.spread(pipeline, held, recipe)
+        return pipeline
 
     @property
     def loading(self) -> str:

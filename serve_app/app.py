@@ -6,13 +6,14 @@ in another process with another working directory. It is the only code that bind
 the only code of ``serve_app`` that imports the data plane.
 """
 
+import sys
 from typing import Any
 
 from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-from deployments.families import FAMILIES
+from deployments.families import FAMILIES, ON_ONE_DEVICE
 from deployments.replica import Replica, ReplicaConfig
 from serve_app.domain.errors import Misconfigured
 from serve_app.ingress.deployment import Ingress
@@ -32,6 +33,7 @@ from weights.mirror import bucket_of
 APPLICATION = "darkroom"
 INGRESS = "ingress"
 SEAT_ROUTER = f"{SeatRouter.__module__}:{SeatRouter.__name__}"
+LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 HEAD_NODE = "node:__internal_head__"  # the resource that Ray gives its head node
 
 
@@ -81,13 +83,32 @@ def _check_pools(pools: dict[str, PoolConfig], families: dict[str, str]) -> None
             )
         if pool.min_replicas > pool.max_replicas:
             raise Misconfigured(f"Pool {name} has min_replicas over its max_replicas.")
+        if pool.devices_per_replica > 1:
+            _check_devices(name, pool)
         if name == INGRESS:
             raise Misconfigured(f"A pool cannot be called {INGRESS}.")
+
+
+def _check_devices(name: str, pool: PoolConfig) -> None:
+    """Of one whose replicas have several."""
+    undivided = sorted(ON_ONE_DEVICE.intersection(pool.families))
+    if undivided:
+        raise Misconfigured(
+            f"Pool {name} has devices_per_replica: {pool.devices_per_replica}, and hosts "
+            f"{', '.join(undivided)}, whose models several devices cannot compute together. "
+            "Host it in a pool of its own, with one."
+        )
+    if pool.num_gpus not in (0, 1) or not pool.num_cpus + pool.num_gpus:
+        raise Misconfigured(
+            f"Pool {name} has several devices_per_replica: num_gpus is 1, or 0 with num_cpus more "
+            "than 0. They are what each of the devices gets."
+        )
 
 
 def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
     return ReplicaConfig(
         slots=pool.slots,
+        devices=pool.devices_per_replica,
         threads=pool.threads,
         weights_bytes=pool.weights_bytes,
         warm_up=pool.warm_up,
@@ -118,6 +139,8 @@ def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
         environment["HF_HUB_OFFLINE"] = "1"
     if pool.threads:
         environment["OMP_NUM_THREADS"] = str(pool.threads)
+    if pool.devices_per_replica > 1:  # on one node, so nobody else is to reach them
+        environment |= dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), LOOPBACK)
     scaling: dict[str, Any] = {"num_replicas": pool.min_replicas}
     if pool.max_replicas > pool.min_replicas:
         scaling = {"autoscaling_config": _autoscaling(config, name, pool)}
@@ -126,6 +149,7 @@ def _pool(config: Config, name: str, pool: PoolConfig) -> Deployment:
         Replica,
         name=name,
         ray_actor_options=_place(pool) | {"runtime_env": {"env_vars": environment}},
+        **_group(pool),
         max_ongoing_requests=100,
         graceful_shutdown_timeout_s=pool.graceful_shutdown_timeout_s,
         graceful_shutdown_wait_loop_s=0.1,
@@ -143,6 +167,23 @@ def _place(pool: PoolConfig) -> dict[str, Any]:
     if pool.resources:
         place["resources"] = pool.resources
     return place
+
+
+def _group(pool: PoolConfig) -> dict[str, Any]:
+    """A bundle for each of several devices, all on one node; the replica is in the first."""
+    if pool.devices_per_replica == 1:
+        return {}
+    device = {"CPU": pool.num_cpus, "GPU": pool.num_gpus}
+    first = device | pool.resources
+    if pool.accelerator is not None:
+        first[f"accelerator_type:{pool.accelerator}"] = 0.001  # what Ray asks for in its place
+    bundles = [first, *[device] * (pool.devices_per_replica - 1)]
+    return {
+        "placement_group_bundles": [
+            {name: amount for name, amount in bundle.items() if amount} for bundle in bundles
+        ],
+        "placement_group_strategy": "STRICT_PACK",
+    }
 
 
 def _autoscaling(config: Config, name: str, pool: PoolConfig) -> AutoscalingConfig:

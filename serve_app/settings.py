@@ -46,6 +46,9 @@ class PoolConfig(BaseModel):
     max_replicas: int = Field(default=1, ge=1)
     spare_replicas: int = Field(default=0, ge=0, description="Kept beyond what the demand needs.")
     keep_alive_s: float = Field(default=60.0, ge=0, description="Idle time before scaling down.")
+    devices_per_replica: int = Field(
+        default=1, ge=1, le=64, description="Devices that compute each denoiser call together."
+    )
     num_cpus: float = Field(default=0.1, ge=0)
     num_gpus: float = Field(default=0.0, ge=0)
     accelerator: str | None = Field(

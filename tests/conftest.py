@@ -3,6 +3,7 @@ good makes its own."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,10 +30,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         help="Repeat the sample of pipeline classes that a run of the tests took.",
     )
-    parser.addoption("--crash-seed", type=int, help="Repeat what chance did in tests/crash.")
+    parser.addoption("--crash-seed", type=int, help="Repeat what chance did.")
     parser.addoption(
         "--crash-tally", type=Path, help="A file to which checks of tests/crash add a line each."
     )
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """Repeats itself under the same ``--crash-seed``, which a failed test shows."""
+    seed = request.config.getoption("--crash-seed")
+    if seed is None:
+        seed = random.SystemRandom().randrange(10**6)
+    request.node.add_report_section("call", "seed", f"Again: --crash-seed {seed}")
+    return random.Random(seed)  # noqa: S311
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,4 @@
+# type: ignore - what it imports is in that venv only
 """Celery over Redis, in a venv of its own: see ``benchmarks/queues.py``.
 
 The worker is a process of its own, as Celery has it. A message is acknowledged when it was run, and
@@ -130,4 +131,5 @@ class CeleryQueue:
 if __name__ == "__main__":
     app.conf.broker_url = sys.argv[1]
     waiting, seconds, callers = int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
-    report(asyncio.run(measure(CeleryQueue(callers), waiting, seconds, callers)))
+    work = measure(CeleryQueue(callers), waiting, seconds, callers, int(sys.argv[5]))
+    report(asyncio.run(work))

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import statistics
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Protocol
 
 
@@ -20,6 +22,7 @@ class Figures:
     submit_per_s: float
     submit_p50_ms: float
     finish_per_s: float  # leased, run and finished
+    finish_cpu_ms: float  # of each, of all processes: the server's, and those that run it
     start_p50_ms: float | None  # submit → begun, one at a time, with nothing else queued
 
 
@@ -53,7 +56,10 @@ class System(Protocol):
         ...
 
 
-async def measure(system: System, waiting: int, seconds: float, callers: int) -> Figures:
+async def measure(
+    system: System, waiting: int, seconds: float, callers: int, server: int
+) -> Figures:
+    """``server``: the process of the database, by its id."""
     await system.fill(waiting)
     took: list[float] = []
     began = time.monotonic()
@@ -61,21 +67,43 @@ async def measure(system: System, waiting: int, seconds: float, callers: int) ->
     submit_per_s = len(took) / (time.monotonic() - began)
     await system.start()
     done = await _until_some(system)
-    began = time.monotonic()
+    began, cpu_s = time.monotonic(), _cpu_s(server, os.getpid())
     await asyncio.sleep(seconds)  # while it works
-    finish_per_s = (await system.finished() - done) / (time.monotonic() - began)
+    done, took_s = await system.finished() - done, time.monotonic() - began
+    finish_per_s = done / took_s
+    finish_cpu_ms = 1e3 * (_cpu_s(server, os.getpid()) - cpu_s) / max(1, done)
     start_p50_ms = None
     if waiting == 0:
         while await system.waits():  # noqa: ASYNC110
             await asyncio.sleep(0.2)
         start_p50_ms = await _start_p50_ms(system, seconds)
     await system.stop()
-    return Figures(submit_per_s, statistics.median(took) * 1e3, finish_per_s, start_p50_ms)
+    submit_p50_ms = statistics.median(took) * 1e3
+    return Figures(submit_per_s, submit_p50_ms, finish_per_s, finish_cpu_ms, start_p50_ms)
 
 
 def report(figures: Figures) -> None:
     """As the last line of a peer's output."""
     print(json.dumps(asdict(figures)), flush=True)
+
+
+def _cpu_s(*roots: int) -> float:
+    """What these processes have used, all that they started, and those of them that ended."""
+    parents: dict[int, int] = {}
+    used: dict[int, int] = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = file.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended
+        pid = int(file.parent.name)
+        parents[pid], used[pid] = int(fields[1]), sum(map(int, fields[11:15]))
+    ticks, left = 0, [*roots]
+    while left:
+        pid = left.pop()
+        ticks += used.get(pid, 0)
+        left += [child for child, parent in parents.items() if parent == pid]
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 async def _submit(system: System, until: float, took: list[float]) -> None:

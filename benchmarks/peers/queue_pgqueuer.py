@@ -1,3 +1,4 @@
+# type: ignore - what it imports is in that venv only
 """pgqueuer, in a venv of its own: see ``benchmarks/queues.py``."""
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from queue_measure import measure, report
 
 CHUNK = 5_000
 LEFT = "SELECT count(*) FROM pgqueuer"
+# It writes completions in batches: what has only been run does not count.
+DONE = "SELECT count(*) FROM pgqueuer_log WHERE status = 'successful'"
 
 
 class Pgqueuer:
@@ -24,16 +27,14 @@ class Pgqueuer:
         self._pool = pool
         self._slots = slots
         self._queries = Queries(AsyncpgPoolDriver(pool))
-        self._done = 0
         self._delays: list[float] = []
         self._worker: asyncio.Task[None] | None = None
 
     async def _noop(self, job: Job) -> None:
         self._delays.append(time.monotonic() - float(job.payload or b"0"))
-        self._done += 1
 
     async def fill(self, waiting: int) -> None:
-        await self._pool.execute("TRUNCATE pgqueuer")
+        await self._pool.execute("TRUNCATE pgqueuer, pgqueuer_log")
         for start in range(0, waiting, CHUNK):
             n = min(CHUNK, waiting - start)
             await self._queries.enqueue(["noop"] * n, [b"0"] * n, [0] * n)
@@ -63,20 +64,20 @@ class Pgqueuer:
                 await self._worker
 
     async def finished(self) -> int:
-        return self._done
+        return int(await self._pool.fetchval(DONE))
 
     async def delays(self) -> list[float]:
         taken, self._delays = self._delays, []
         return taken
 
 
-async def main(url: str, waiting: int, seconds: float, callers: int) -> None:
+async def main(url: str, waiting: int, seconds: float, callers: int, server: int) -> None:
     pool = await asyncpg.create_pool(url, min_size=4, max_size=16)
     if await pool.fetchval("SELECT to_regclass('pgqueuer')") is None:
         await Queries(AsyncpgPoolDriver(pool)).install()
-    report(await measure(Pgqueuer(pool, callers), waiting, seconds, callers))
+    report(await measure(Pgqueuer(pool, callers), waiting, seconds, callers, server))
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(pool.close(), 5)
 
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])))
+asyncio.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), *map(int, sys.argv[4:])))

@@ -1,3 +1,4 @@
+# type: ignore - what it imports is in that venv only
 """procrastinate, in a venv of its own: see ``benchmarks/queues.py``."""
 
 from __future__ import annotations
@@ -69,14 +70,14 @@ class Procrastinate:
         return taken
 
 
-async def main(url: str, waiting: int, seconds: float, callers: int) -> None:
+async def main(url: str, waiting: int, seconds: float, callers: int, server: int) -> None:
     connector = procrastinate.PsycopgConnector(conninfo=url, min_size=4, max_size=16)
     app = procrastinate.App(connector=connector)
     async with app.open_async():
         exists = "SELECT to_regclass('procrastinate_jobs') IS NOT NULL AS yes"
         if not (await connector.execute_query_one_async(exists))["yes"]:
             await app.schema_manager.apply_schema_async()
-        report(await measure(Procrastinate(app, callers), waiting, seconds, callers))
+        report(await measure(Procrastinate(app, callers), waiting, seconds, callers, server))
 
 
-asyncio.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])))
+asyncio.run(main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), *map(int, sys.argv[4:])))

@@ -97,6 +97,11 @@ class AdapterResidency:
         """Until ``give_back``. Nothing is held before ``ready``."""
         if not hasattr(pipeline, "lora_state_dict"):
             raise AdapterRefused(f"{type(pipeline).__name__} takes no adapters.")
+        if any(getattr(each, "_parallel_config", None) for each in vars(pipeline).values()):
+            raise AdapterRefused(
+                "Several devices compute this model together, and only one would have the "
+                "adapters. Serve this endpoint by a pool with one device for each replica."
+            )
         loan = AdapterLoan(self, pipeline, [each.scale for each in adapters])
         try:
             loan.looked = self._loader.submit(self._files.look, adapters)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MethodType
 from typing import Any
 
-import torch
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from deployments.engine.denoisers import KnownDenoisers, is_of_transformers
+from deployments.engine.denoisers import KnownDenoisers, is_of_transformers, modules_of
 from deployments.engine.processors import ProcessorOwners
 from deployments.engine.stand_in import let_suspend, stand_in_for
 
@@ -31,7 +30,7 @@ class InterceptedPipeline:
         kind = type(pipeline)
         self._stand_ins = {
             name: stand_in_for(module, name, suspends=known.is_denoiser(kind, name, module))
-            for name, module in _modules_of(pipeline, "")
+            for name, module in modules_of(pipeline)
         }
         self.owners = ProcessorOwners(each.real_module for each in self.denoisers)
 
@@ -83,15 +82,6 @@ class InterceptedPipeline:
         if hasattr(twin, "set_progress_bar_config"):
             twin.set_progress_bar_config(disable=True)
         return twin
-
-
-def _modules_of(pipeline: Any, prefix: str) -> Iterator[tuple[str, torch.nn.Module]]:
-    # Whatever can be called with arguments may be added, also what has no attributes.
-    for name, component in getattr(pipeline, "__dict__", {}).items():
-        if isinstance(component, torch.nn.Module):
-            yield prefix + name, component
-        elif isinstance(component, DiffusionPipeline):
-            yield from _modules_of(component, f"{prefix}{name}.")
 
 
 def is_solver(component: Any) -> bool:

@@ -31,6 +31,19 @@ class Consumed:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """Of the requests of an endpoint that ended between two edges and are not deleted."""
+
+    bucket: int  # number of the edge where it begins, from 0
+    endpoint: str
+    requests: int
+    successes: int
+    client_errors: int
+    durations_s: Sequence[float] = ()  # percentiles of the last attempt's time; empty: none started
+    waits_s: Sequence[float] = ()  # of the time from submit to that attempt
+
+
+@dataclass(frozen=True, slots=True)
 class EndedSearch:
     """Which ended requests of a tenant's are looked for."""
 
@@ -50,6 +63,19 @@ class Ledger(Protocol):
     ) -> Sequence[Consumed]:
         """Between each two of the ascending ``edges``; nothing is told of pieces that are empty.
         By bucket, then by endpoint; without ``endpoints``, of all."""
+        ...
+
+    async def measured(
+        self,
+        tenant: str,
+        edges: Sequence[datetime],
+        endpoints: Sequence[str],
+        *,
+        shares: Sequence[float],
+        client_codes: Collection[str],
+    ) -> Sequence[Measured]:
+        """As ``consumed``, of these endpoints. ``shares``: which percentiles, each from 0 to 1,
+        between the two nearest values in proportion. ``client_codes`` as in ``EndedSearch``."""
         ...
 
     async def ended(self, search: EndedSearch, limit: int) -> Sequence[Request]:

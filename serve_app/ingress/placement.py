@@ -56,7 +56,8 @@ class Placement:
 
 
 def _needs(pool: PoolConfig) -> dict[str, float]:
-    needs = {"CPU": pool.num_cpus, "GPU": pool.num_gpus, **pool.resources}
+    devices = pool.devices_per_replica
+    needs = {"CPU": devices * pool.num_cpus, "GPU": devices * pool.num_gpus, **pool.resources}
     if pool.accelerator is not None:
         needs[_CLASS_OF_GPU + pool.accelerator] = 0.001
     return {name: amount for name, amount in needs.items() if amount > 0}

@@ -10,6 +10,7 @@ from starlette.routing import Route
 
 from serve_app.domain.errors import NotFound
 from serve_app.ingress import (
+    analytics,
     deletion,
     description,
     ended,
@@ -61,6 +62,7 @@ ROUTES = [
     *webhook_calls.ROUTES,
     *models.ROUTES,
     *usage.ROUTES,
+    *analytics.ROUTES,
     *pricing.ROUTES,
     *ended.ROUTES,
     *keys.ROUTES,

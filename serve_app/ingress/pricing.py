@@ -17,7 +17,8 @@ from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
 from serve_app.ingress.reply import json_reply
-from serve_app.ingress.usage import MAX_ENDPOINTS, unit_of
+from serve_app.ingress.time_buckets import MAX_ENDPOINTS
+from serve_app.ingress.usage import unit_of
 
 CURRENCY = "USD"
 QUANTITIES = {"historical_api_price": "call_quantity", "unit_price": "unit_quantity"}

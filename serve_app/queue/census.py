@@ -91,7 +91,8 @@ class Census:
         """Count one in. ``Overloaded`` past the caps, ``EndpointDraining``."""
         self._halts.admit(endpoint)
         refused = self._past_caps(tenant, endpoint)
-        if refused is not None and self._clock.monotonic() - self._counted_at > RECOUNT_S:
+        ago_s = self._clock.monotonic() - self._counted_at
+        if refused is not None and ago_s > max(RECOUNT_S, EASE * self._count_took_s):
             await self._count()
             refused = self._past_caps(tenant, endpoint)
         if refused is not None:

@@ -22,6 +22,7 @@ from serve_app.domain.request import State
 from serve_app.domain.retries import MOST_FAILURES, Cause
 from serve_app.queue import outcomes, wording
 from serve_app.queue.database import Database
+from serve_app.queue.lanes import AWAKE
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.rows import RETRIES_LEFT
 
@@ -206,7 +207,7 @@ outbox AS (
     WHERE state <> 'queued' AND webhook_url IS NOT NULL
 ),
 woken AS (
-    UPDATE fair_lanes l SET active = true
+    UPDATE fair_lanes l SET {awake}
     FROM (SELECT DISTINCT pool, tenant FROM ended WHERE state = 'queued') e
     WHERE l.pool = e.pool AND l.tenant = e.tenant AND NOT l.active
 ){noted}
@@ -233,6 +234,7 @@ _statement = partial(
         f"greatest(0, r.retries_left[{n}] - (j.cause = {n})::integer)" for n in _NUMBER.values()
     ),
     retries=RETRIES_LEFT,
+    awake=AWAKE,
     still="",
     noted="",
 )

@@ -17,6 +17,7 @@ from serve_app.domain.request import Request, State, Waiting, WaitReason
 from serve_app.queue import outcomes, wording
 from serve_app.queue.database import Database, Lock
 from serve_app.queue.deletion import SHARING
+from serve_app.queue.lanes import AWAKE
 from serve_app.queue.submit import wish_number
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ SELECT id::text, tenant, pool, endpoint FROM ended
 """
 # It has its old place in the queue. One that was let wait past its time to start, because what it
 # followed was running, does not expire for that.
-PROMOTE = """
+PROMOTE = f"""
 WITH heir AS (
     SELECT id FROM requests
     WHERE state = 'following' AND follows = %(group)s::uuid
@@ -94,7 +95,7 @@ told AS (
     SELECT id, events, %(message)s FROM freed
 ),
 woken AS (
-    UPDATE fair_lanes l SET active = true FROM freed f
+    UPDATE fair_lanes l SET {AWAKE} FROM freed f
     WHERE l.pool = f.pool AND l.tenant = f.tenant AND NOT l.active
 )
 SELECT id::text, tenant, pool, endpoint FROM freed

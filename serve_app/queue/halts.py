@@ -35,7 +35,7 @@ chosen AS (
     ORDER BY 1, 2 FOR NO KEY UPDATE OF l
 ),
 woken AS (
-    UPDATE fair_lanes l SET active = true, rested = true FROM chosen c
+    UPDATE fair_lanes l SET active = true, rested = true, woken_at = now() FROM chosen c
     WHERE l.pool = c.pool AND l.tenant = c.tenant
 )
 """

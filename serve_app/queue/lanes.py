@@ -33,12 +33,23 @@ _NAMED = """
 # Not EXISTS: see submit.py.
 _HAS_WORK = f"""
     (SELECT true FROM requests r WHERE r.pool = l.pool AND r.tenant = l.tenant
-     AND r.state = 'queued' AND {NOT_PAUSED} LIMIT 1) IS NOT NULL
+     AND r.state = 'queued' AND {NOT_PAUSED} ORDER BY r.ranked_at, r.place LIMIT 1) IS NOT NULL
 """
 
+_POOL_TIME = """
+    (SELECT p.served FROM fair_lanes p WHERE p.pool = {lane}.pool
+     ORDER BY p.pool DESC, p.served DESC LIMIT 1)
+"""
+AWAKE = f"""
+    active = true, woken_at = clock_timestamp(),
+    vtime = greatest(l.vtime, {_POOL_TIME.format(lane="l")})
+"""
+"""What is set of a lane `l` that slept. Its turn is not before that of those that wait already."""
+
 OPEN = f"""
-INSERT INTO fair_lanes AS l (pool, tenant, weight)
-SELECT n.pool, n.tenant, n.weight FROM ({_NAMED}) n
+INSERT INTO fair_lanes AS l (pool, tenant, weight, vtime, woken_at)
+SELECT n.pool, n.tenant, n.weight, coalesce({_POOL_TIME.format(lane="n")}, 0), clock_timestamp()
+FROM ({_NAMED}) n
 ORDER BY 1, 2
 ON CONFLICT (pool, tenant) DO UPDATE SET weight = excluded.weight
 WHERE l.weight <> excluded.weight
@@ -50,10 +61,10 @@ WITH chosen AS (
     WHERE NOT l.active AND {_HAS_WORK}
     ORDER BY 1, 2 FOR NO KEY UPDATE OF l
 )
-UPDATE fair_lanes l SET active = true FROM chosen c
+UPDATE fair_lanes l SET {AWAKE} FROM chosen c
 WHERE l.pool = c.pool AND l.tenant = c.tenant
 """
-SWEEP_AWAKE = f"UPDATE fair_lanes l SET active = true WHERE NOT l.active AND {_HAS_WORK}"
+SWEEP_AWAKE = f"UPDATE fair_lanes l SET {AWAKE} WHERE NOT l.active AND {_HAS_WORK}"
 SWEEP_ASLEEP = f"""
 WITH chosen AS (
     SELECT l.pool, l.tenant FROM fair_lanes l WHERE l.active AND NOT ({_HAS_WORK})

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from serve_app.domain.ledger import Consumed, End, EndedSearch
+from serve_app.domain.ledger import Consumed, End, EndedSearch, Measured
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Request
 from serve_app.queue.database import Database
@@ -28,6 +28,19 @@ _FAILURE = r"""
 _CLIENT_S = f"""(
     {_FAILURE} ->> 'field' IS NOT NULL OR {_FAILURE} ->> 'code' = ANY(%(client_codes)s::text[])
 )"""
+_TOOK = "extract(epoch FROM r.finished_at - r.started_at)::double precision"
+_WAITED = "extract(epoch FROM r.started_at - r.created_at)::double precision"
+_SHARES = "percentile_cont(%(shares)s::double precision[]) WITHIN GROUP"
+MEASURED = f"""
+SELECT width_bucket(r.finished_at, %(edges)s::timestamptz[]) - 1, r.endpoint, count(*),
+       count(*) FILTER (WHERE r.state = 'succeeded'),
+       count(*) FILTER (WHERE r.state <> 'succeeded' AND {_CLIENT_S}),
+       {_SHARES} (ORDER BY {_TOOK}), {_SHARES} (ORDER BY {_WAITED})
+FROM requests r
+WHERE r.tenant = %(tenant)s AND r.endpoint = ANY(%(endpoints)s::text[]) AND r.deleted_at IS NULL
+  AND r.finished_at >= %(since)s::timestamptz AND r.finished_at < %(until)s::timestamptz
+GROUP BY 1, 2 ORDER BY 1, 2
+"""
 _ENDS = {
     None: "r.finished_at IS NOT NULL",
     End.SUCCESS: "r.state = 'succeeded'",
@@ -62,6 +75,30 @@ class PostgresLedger:
         return [
             Consumed(bucket, endpoint, requests, Usage(run_s, steps, units))
             for bucket, endpoint, requests, run_s, steps, units in rows
+        ]
+
+    async def measured(
+        self,
+        tenant: str,
+        edges: Sequence[datetime],
+        endpoints: Sequence[str],
+        *,
+        shares: Sequence[float],
+        client_codes: Collection[str],
+    ) -> Sequence[Measured]:
+        params = {
+            "tenant": tenant,
+            "edges": list(edges),
+            "since": edges[0],
+            "until": edges[-1],
+            "endpoints": list(endpoints),
+            "shares": list(shares),
+            "client_codes": list(client_codes),
+        }
+        rows = await self._database.rows(MEASURED, params)
+        return [
+            Measured(bucket, endpoint, requests, fine, wrong, took or (), waited or ())
+            for bucket, endpoint, requests, fine, wrong, took, waited in rows
         ]
 
     async def ended(self, search: EndedSearch, limit: int) -> Sequence[Request]:

@@ -23,11 +23,15 @@ DEAD_S = 6 * 3600.0
 ALIVE_S = 300.0
 """After one that its replica ended itself: an upload that it broke off may still arrive."""
 
+# The attempts first: a plan that was made while both tables were empty would read all requests.
 DUE = f"""
+WITH due AS MATERIALIZED (
+    SELECT request_id, attempt, ended FROM attempts
+    WHERE ended NOT IN ('succeeded', 'undo') AND NOT collected
+    LIMIT {AT_ONCE}
+)
 SELECT a.request_id::text, a.attempt, a.ended, r.endpoint, r.input
-FROM attempts a JOIN requests r ON r.id = a.request_id
-WHERE a.ended NOT IN ('succeeded', 'undo') AND NOT a.collected
-LIMIT {AT_ONCE}
+FROM due a JOIN requests r ON r.id = a.request_id
 """
 COLLECT = """
 WITH named AS (

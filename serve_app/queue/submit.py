@@ -11,6 +11,7 @@ from typing import Any
 from serve_app.domain.request import Forgetting, NewRequest, Request, State
 from serve_app.queue import wording
 from serve_app.queue.database import Database, Lock
+from serve_app.queue.lanes import AWAKE
 from serve_app.queue.order import head_start_s
 from serve_app.queue.rows import RETRIES_LEFT, retries_column
 
@@ -106,7 +107,7 @@ told AS (
     FROM stored s JOIN placed p ON p.id = s.id WHERE s.follows IS NOT NULL
 ),
 woken AS (
-    UPDATE fair_lanes l SET active = true
+    UPDATE fair_lanes l SET {AWAKE}
     FROM (SELECT DISTINCT pool, tenant FROM stored WHERE state = 'queued') s
     WHERE l.pool = s.pool AND l.tenant = s.tenant AND NOT l.active
 )

@@ -52,6 +52,11 @@ def running(**ours: Any) -> dict[str, Any]:
             "denoising 1/2, 4.0 s a step, 4 s left",
             47,
         ),
+        (
+            running(stage="encoding_media", step=31, steps=81, rate=20.4, left_s=2.45),
+            "encoding media 31/81, 20.4 parts/s, 3 s left",
+            36,
+        ),
         ({"status": "COMPLETED"}, "done", 100),
         ({"status": "COMPLETED", "error": "No."}, "failed", 100),
     ],

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from serve_app.domain.ledger import Consumed, End, EndedSearch
+import pytest
+
+from serve_app.domain.ledger import Consumed, End, EndedSearch, Measured
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Request
@@ -110,3 +113,45 @@ async def test_they_are_found_by_who_is_to_blame(queue: Queue) -> None:
     assert await ids(queue, end=End.SUCCESS, client_codes=codes) == [good.id]
     assert await ids(queue, end=End.CLIENT_ERROR, client_codes=codes) == [wrong.id, cancelled.id]
     assert await ids(queue, end=End.SERVER_ERROR, client_codes=codes) == [broken.id]
+
+
+async def test_ended_requests_are_measured_between_edges_by_endpoint(queue: Queue) -> None:
+    fine = [await ended(queue) for _ in range(3)]
+    await ended(queue, failure("bad_thing"))
+    await ended(queue, failure())
+    cancelled = await queue.submit(new())
+    await queue.cancel(TENANT, cancelled.id)
+    other = await ended(queue, endpoint=OTHER)
+    await ended(queue, tenant="bob")
+    deleted = await ended(queue)
+    await queue.delete(TENANT, deleted.id)
+    edges = [end_of(fine[0]), end_of(fine[1]), end_of(other) + DAY]
+
+    async def measured(*endpoints: str) -> Sequence[Measured]:
+        return await queue.ledger.measured(
+            TENANT, edges, endpoints, shares=(0.0, 0.5, 1.0), client_codes=("bad_thing",)
+        )
+
+    found = await measured(ENDPOINT, OTHER)
+    assert [
+        (each.bucket, each.endpoint, each.requests, each.successes, each.client_errors)
+        for each in found
+    ] == [(0, ENDPOINT, 1, 1, 0), (1, OTHER, 1, 1, 0), (1, ENDPOINT, 5, 2, 1)]
+    for each in found:
+        for values in (each.durations_s, each.waits_s):
+            assert list(values) == sorted(values)
+            assert len(values) == 3
+    took_s = (end_of(fine[0]) - (fine[0].started_at or end_of(fine[0]))).total_seconds()
+    assert list(found[0].durations_s) == pytest.approx([took_s] * 3, abs=1e-3)
+    assert [each.endpoint for each in await measured(OTHER)] == [OTHER]
+
+
+async def test_what_never_started_took_no_time(queue: Queue) -> None:
+    cancelled = await queue.submit(new())
+    await queue.cancel(TENANT, cancelled.id)
+    at = end_of(await queue.get(TENANT, cancelled.id))
+    (found,) = await queue.ledger.measured(
+        TENANT, [at, at + DAY], [ENDPOINT], shares=(0.5,), client_codes=()
+    )
+    assert (found.requests, found.successes) == (1, 0)
+    assert (list(found.durations_s), list(found.waits_s)) == ([], [])

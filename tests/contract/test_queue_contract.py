@@ -157,7 +157,8 @@ async def test_who_is_to_run_alone_is_leased_so_each_time(queue: Queue, alone: b
     assert (await queue.get(TENANT, request.id)).alone is alone
 
 
-async def test_a_waiting_ask_gets_a_request_as_it_is_submitted(queue: Queue) -> None:
+async def test_a_waiting_ask_gets_a_request_as_it_is_submitted(make: Make) -> None:
+    queue = await make(replace(QUICK, ask_wait_s=30.0))
     asking = asyncio.create_task(queue.ask(ask(1)))
     await asyncio.sleep(0.1)
     request = await queue.submit(new())

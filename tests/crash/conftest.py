@@ -28,16 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def chance(request: pytest.FixtureRequest) -> random.Random:
-    """Repeats itself under the same ``--crash-seed``, which a failed test shows."""
-    seed = request.config.getoption("--crash-seed")
-    if seed is None:
-        seed = random.SystemRandom().randrange(10**6)
-    request.node.add_report_section("call", "seed", f"Again: --crash-seed {seed}")
-    return random.Random(seed)  # noqa: S311
-
-
-@pytest.fixture
 def tally_file(request: pytest.FixtureRequest) -> Path | None:
     """Where each check writes what it found."""
     return request.config.getoption("--crash-tally")

@@ -39,7 +39,7 @@ def test_after_the_greatest_seed_comes_nought() -> None:
     assert seeds_of({"seed": 2**64 - 1, "num_images": 2}, 9) == [2**64 - 1, 0]
 
 
-def test_pictures_come_out_of_one_call_and_alone_out_of_one_each() -> None:
+def test_pictures_come_out_of_one_call_and_those_of_seeds_alone_out_of_one_each() -> None:
     asked: dict[str, Any] = {"prompt": "x", "seeds": [7, 3], "num_images": 2}
     (whole,) = parts_of(leased(2, **asked), 9)
     assert (whole.input, len(whole.tickets)) == (asked, 2)
@@ -49,8 +49,14 @@ def test_pictures_come_out_of_one_call_and_alone_out_of_one_each() -> None:
     assert [each.tickets[0].key for each in (first, second)] == ["0", "1"]
 
 
+def test_pictures_without_seeds_come_out_of_one_call_alone_too() -> None:
+    asked: dict[str, Any] = {"num_images": 4, "seed": 1}
+    (whole,) = parts_of(leased(4, alone=True, **asked), 9)
+    assert (whole.input, len(whole.tickets)) == (asked, 4)
+
+
 def test_pictures_that_go_on_from_a_snapshot_go_on_together() -> None:
-    asked: dict[str, Any] = {"num_images": 2, "seed": 1}
+    asked: dict[str, Any] = {"num_images": 2, "seeds": [1, 2]}
     assert len(parts_of(leased(2, alone=True, snapshot="http://s/half", **asked), 9)) == 1
 
 

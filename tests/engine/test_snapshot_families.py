@@ -1,18 +1,24 @@
-"""Pictures, clips and sounds go on from any step beside others: within rounding of what they are
-alone, whether the others were there before the snapshot or came after it."""
+"""Pictures, clips and sounds go on from any step: alone bit for bit, beside others within rounding,
+whether the others were there before the snapshot or came after it."""
 
 from __future__ import annotations
 
+import random
+import subprocess
+import sys
+import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from deployments.engine.engine import Engine
 from deployments.engine.loader import load_pipeline
+from deployments.engine.snapshot import Snapshot
 from serve_app.domain.endpoint import Weights
+from tests.engine.demo_calls import CALLS, DEMO, call, made_of
 from tests.engine.gate import Gate
+from tests.engine.killed import LONG
 from tests.engine.test_snapshot import AskAt, run_with_snapshots
 
 pytestmark = [
@@ -21,44 +27,24 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
 ]
 
-DEMO = Path(__file__).parents[2] / "deployments" / "demo"
 STEPS = 5
 WITHIN = 1e-3  # of 1, where a picture's level is 4e-3
-CALLS: dict[str, dict[str, Any]] = {
-    "flux": {"width": 64, "height": 64, "num_images_per_prompt": 2, "max_sequence_length": 24},
-    "sdxl": {"width": 64, "height": 64, "guidance_scale": 2.0},
-    "wan": {"width": 32, "height": 32, "num_frames": 9, "guidance_scale": 2.0},
-    "stable-audio": {"audio_end_in_s": 0.5, "guidance_scale": 3.0},
-}
-
-
-def call(family: str, seed: int) -> dict[str, Any]:
-    return {
-        "prompt": "a red circle moving left",
-        "num_inference_steps": STEPS,
-        "generator": torch.Generator().manual_seed(seed),
-        "output_type": "pt",
-        **CALLS[family],
-    }
-
-
-def made_of(output: Any) -> torch.Tensor:
-    given = vars(output)
-    return next(given[name] for name in ("images", "frames", "audios") if name in given)
 
 
 @pytest.mark.parametrize("family", CALLS)
 def test_one_that_had_company_or_gets_it_is_the_same_within_rounding(family: str) -> None:
     pipeline = load_pipeline(Weights(str(DEMO / family)))
     with Engine(pipeline, threads=1) as engine:
-        whole, alone = run_with_snapshots(engine, [2], call(family, 1), deterministic=True)
-        same = engine.submit(snapshot=alone[2], deterministic=True, **call(family, 1)).result(60)
+        whole, alone = run_with_snapshots(engine, [2], call(family, 1, STEPS), deterministic=True)
+        same = engine.submit(
+            snapshot=alone[2], deterministic=True, **call(family, 1, STEPS)
+        ).result(60)
         assert torch.equal(made_of(same), made_of(whole))
 
         gate = Gate(engine)
-        beside = [engine.submit(**call(family, seed)) for seed in (2, 3)]
+        beside = [engine.submit(**call(family, seed, STEPS)) for seed in (2, 3)]
         asking = AskAt(2)
-        first = engine.submit(on_progress=asking, **call(family, 1))
+        first = engine.submit(on_progress=asking, **call(family, 1, STEPS))
         asking.watch(first)
         gate.open()
         first.result(60)
@@ -66,15 +52,39 @@ def test_one_that_had_company_or_gets_it_is_the_same_within_rounding(family: str
         for each in beside:
             each.result(60)
         after = engine.submit(
-            snapshot=asking.states()[2], deterministic=True, **call(family, 1)
+            snapshot=asking.states()[2], deterministic=True, **call(family, 1, STEPS)
         ).result(60)
 
         merged_before = engine.counts()["merged_calls"]
         gate = Gate(engine)
-        resumed = engine.submit(snapshot=alone[2], **call(family, 1))
-        beside = [engine.submit(**call(family, seed)) for seed in (2, 3)]
+        resumed = engine.submit(snapshot=alone[2], **call(family, 1, STEPS))
+        beside = [engine.submit(**call(family, seed, STEPS)) for seed in (2, 3)]
         gate.open()
         among = resumed.result(60)
         assert engine.counts()["merged_calls"] > merged_before
     for made in (after, among):
         assert (made_of(made) - made_of(whole)).abs().max() <= WITHIN
+
+
+@pytest.mark.parametrize("family", CALLS)
+def test_what_a_process_was_killed_in_goes_on_in_another_bit_for_bit(
+    family: str, tmp_path: Path, chance: random.Random
+) -> None:
+    file, step = tmp_path / "snapshot", chance.randint(1, LONG // 2)
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.engine.killed", family, str(file)]
+    ) as doomed:
+        try:
+            while not (file.exists() and Snapshot.of_bytes(file.read_bytes()).step >= step):
+                assert doomed.poll() is None, "it ended by itself"
+                time.sleep(0.01)
+        finally:
+            doomed.kill()
+    state = file.read_bytes()
+    with Engine(load_pipeline(Weights(str(DEMO / family))), threads=1) as engine:
+        again, whole = (
+            engine.submit(deterministic=True, snapshot=each, **call(family, 1, LONG))
+            for each in (state, None)
+        )
+        assert torch.equal(made_of(again.result(60)), made_of(whole.result(60)))
+        assert engine.counts()["steps"] == 2 * LONG - Snapshot.of_bytes(state).step

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from serve_app.domain.ledger import Consumed, End, EndedSearch
+from serve_app.domain.ledger import Consumed, End, EndedSearch, Measured
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Request, State
 from tests.fakes.queue_row import Row
@@ -44,6 +44,32 @@ class FakeLedger:
             for (bucket, endpoint), usages in sorted(found.items())
         ]
 
+    async def measured(
+        self,
+        tenant: str,
+        edges: Sequence[datetime],
+        endpoints: Sequence[str],
+        *,
+        shares: Sequence[float],
+        client_codes: Collection[str],
+    ) -> Sequence[Measured]:
+        found: dict[tuple[int, str], list[Request]] = defaultdict(list)
+        for row in self._rows.values():
+            each, at = row.request, row.request.finished_at
+            wanted = each.tenant == tenant and each.endpoint in endpoints
+            if wanted and at is not None and edges[0] <= at < edges[-1]:
+                found[bisect_right(edges, at) - 1, each.endpoint].append(each)
+        measured: list[Measured] = []
+        for (bucket, endpoint), requests in sorted(found.items()):
+            ends = [_end(each, client_codes) for each in requests]
+            started = [(each, each.started_at) for each in requests if each.started_at is not None]
+            took = [(each.finished_at - at).total_seconds() for each, at in started]  # type: ignore[operator]
+            waited = [(at - each.created_at).total_seconds() for each, at in started]
+            counts = len(ends), ends.count(End.SUCCESS), ends.count(End.CLIENT_ERROR)
+            percentiles = _percentiles(took, shares), _percentiles(waited, shares)
+            measured.append(Measured(bucket, endpoint, *counts, *percentiles))
+        return measured
+
     async def ended(self, search: EndedSearch, limit: int) -> Sequence[Request]:
         ended = [
             (row.request.finished_at, row.request.id, row.request)
@@ -55,18 +81,18 @@ class FakeLedger:
             for at, id_, request in sorted(ended, key=lambda each: each[:2], reverse=True)
             if (request.tenant, request.endpoint) == (search.tenant, search.endpoint)
             and search.since <= at < search.until
-            and search.end in (None, _end(request, search))
+            and search.end in (None, _end(request, search.client_codes))
             and search.request_id in (None, id_)
             and (search.before is None or (at, id_) < search.before)
         ]
         return chosen[:limit]
 
 
-def _end(request: Request, search: EndedSearch) -> End:
+def _end(request: Request, client_codes: Collection[str]) -> End:
     failure = request.outcome.failure if request.outcome else None
     if request.state is State.SUCCEEDED or failure is None:
         return End.SUCCESS
-    client = failure.field is not None or failure.code in search.client_codes
+    client = failure.field is not None or failure.code in client_codes
     return End.CLIENT_ERROR if client else End.SERVER_ERROR
 
 
@@ -76,3 +102,15 @@ def _sum(usages: Sequence[Usage]) -> Usage:
         sum(each.steps for each in usages),
         sum(each.units for each in usages),
     )
+
+
+def _percentiles(values: Sequence[float], shares: Sequence[float]) -> Sequence[float]:
+    if not values:
+        return ()
+    ordered = sorted(values)
+    found: list[float] = []
+    for share in shares:
+        below, part = divmod(share * (len(ordered) - 1), 1)
+        first, second = ordered[int(below)], ordered[min(int(below) + 1, len(ordered) - 1)]
+        found.append(first + (second - first) * part)
+    return found

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from serve_app.queue.database import Database
 from serve_app.queue.leasing import lease
 from serve_app.queue.order import Lane, Queued, charge, in_order, pool_time
-from serve_app.queue.submit import Offer
+from serve_app.queue.submit import New, Offer, submit
 from tests.queue.database import QUICK, Background
-from tests.queue.requests import POOL, new_id
+from tests.queue.requests import POOL, new, new_id
 
 FILL = """
 INSERT INTO requests (id, tenant, endpoint, endpoint_digest, pool, priority, state, input,
@@ -132,3 +132,20 @@ def test_it_leases_in_the_order_and_charges_as_it_should(
     assert found == expected
     for tenant, lane in lanes.items():
         assert after[tenant] == (pytest.approx(lane.vtime), pytest.approx(lane.served)), tenant
+
+
+async def test_of_lanes_whose_turn_is_the_same_the_one_that_waits_longest_goes_first(
+    database: Database,
+) -> None:
+    lanes = [("old", 9.0, 5.0), ("late", 0.0, 0.0), ("early", 1.0, 0.0)]
+    rows = [
+        {"tenant": tenant, "weight": 1.0, "vtime": vtime, "served": served}
+        for tenant, vtime, served in lanes
+    ]
+    await database.rows(LANES, {"pool": POOL, "rows": json.dumps(rows)})
+    await database.rows("UPDATE fair_lanes SET active = false")
+    for tenant in ("early", "late"):
+        await submit(database, [New(new(tenant=tenant))], 5.0)
+    for tenant in ("early", "late"):
+        got = await lease(database, POOL, [Offer("r1", "a1")], frozenset(), QUICK, {})
+        assert [each.request.tenant for _, each in got.found] == [tenant]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from serve_app.domain.timeframe import Timeframe
+from serve_app.ingress.analytics import METRICS
 from serve_app.ingress.openapi.parts import (
     NUMBER,
     TAG,
@@ -26,6 +27,15 @@ CURSOR = in_query("cursor", "`next_cursor` of the page before.", TEXT)
 PAGED: Json = {"next_cursor": nullable(TEXT), "has_more": YES_NO}
 START = in_query("start", "A date or time; a day before the end unless given.", TEXT)
 END = in_query("end", "A date or time, exclusive; now unless given.", TEXT)
+TIMES = (
+    START,
+    END,
+    in_query("timeframe", "By the length unless given.", one_of(*Timeframe)),
+    in_query("timezone", "Whose days and months; UTC unless given.", TEXT),
+    in_query("bound_to_timeframe", "Widen to whole buckets, or not.", YES_NO),
+    in_query("limit", "Buckets, 1 to 1000; 100 unless given.", WHOLE),
+    CURSOR,
+)
 
 SCHEMAS: Json = {
     "UsageResult": record(
@@ -38,6 +48,10 @@ SCHEMAS: Json = {
             "currency": TEXT,
             "darkroom": record({"requests": WHOLE, "run_s": NUMBER, "steps": WHOLE}),
         }
+    ),
+    "Analytics": record(
+        {"endpoint_id": TEXT},
+        **{name: nullable(NUMBER) if name.startswith("p") else WHOLE for name in METRICS},
     ),
     "EndedRequest": record(
         {
@@ -59,7 +73,31 @@ SCHEMAS: Json = {
 
 
 def paths() -> Json:
-    return {**_usage(), **_ended()}
+    return {**_usage(), **_analytics(), **_ended()}
+
+
+def _analytics() -> Json:
+    results = listed(reference("Analytics"))
+    bucket = record({"bucket": TIME, "results": results})
+    page = record(PAGED, time_series=listed(bucket), summary=results)
+    metrics = one_of("time_series", "summary", *METRICS)
+    return {
+        "/v1/models/analytics": {
+            "get": operation(
+                "getAnalytics",
+                "How many of the tenant's requests ended, how, and how long they took",
+                {"200": answer("A page of buckets.", page), **refusals(422)},
+                tag=TAG,
+                parameters=(
+                    {**in_query("endpoint_id", "1 to 50.", listed(TEXT)), "required": True},
+                    *TIMES,
+                    in_query(
+                        "expand", "`time_series` and all metrics unless given.", listed(metrics)
+                    ),
+                ),
+            )
+        }
+    }
 
 
 def _usage() -> Json:
@@ -74,18 +112,12 @@ def _usage() -> Json:
                 tag=TAG,
                 parameters=(
                     in_query("endpoint_id", "Only of these, at most 50.", listed(TEXT)),
-                    START,
-                    END,
-                    in_query("timeframe", "By the length unless given.", one_of(*Timeframe)),
-                    in_query("timezone", "Whose days and months; UTC unless given.", TEXT),
-                    in_query("bound_to_timeframe", "Widen to whole buckets, or not.", YES_NO),
+                    *TIMES,
                     in_query(
                         "expand",
                         "`time_series` unless given.",
                         listed(one_of("time_series", "summary")),
                     ),
-                    in_query("limit", "Buckets, 1 to 1000; 100 unless given.", WHOLE),
-                    CURSOR,
                 ),
             )
         }

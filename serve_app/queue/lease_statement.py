@@ -1,0 +1,273 @@
+"""The statement that leases, in two forms: with limits on what runs, and the shorter one without.
+
+The start of a statement costs by its length, which is most of what one for few slots costs, so what
+is not needed is not in it.
+"""
+
+from __future__ import annotations
+
+from serve_app.queue.order import DUE_SOON_S, HOT_LEAD_S, LOOK_AHEAD
+from serve_app.queue.rows import COLUMNS
+
+SUSPECT = "(alone AND failures > 0)"
+"""It may have ended its replica, alone or in company. A replica runs one such at a time: of a batch
+that one request ended, each other one loses one attempt by it and no more."""
+
+LIMITED = 0x6C696D74
+"""Advisory lock: where limits on running are to hold, one statement at a time leases."""
+
+# Of a lane `l`: what may be leased, no more than so many from its front. Of suspects one is enough,
+# because no more is leased in a statement.
+_NOT_PAUSED = """
+    CASE WHEN (SELECT names FROM paused) IS NULL THEN true
+         ELSE r.endpoint <> ALL((SELECT names FROM paused)::text[]) END
+"""
+_OF_LANE = f"r.pool = %(pool)s AND r.tenant = l.tenant AND r.state = 'queued' AND {_NOT_PAUSED}"
+_FIELDS = f"r.id, r.place, r.endpoint, r.expected_s, r.ranked_at, r.start_by, {SUSPECT} AS suspect"
+_FULL = "(SELECT names FROM full_endpoints)::text[]"
+_ANY = f"""
+    (SELECT {_FIELDS} FROM requests r
+     WHERE {_OF_LANE} AND NOT {SUSPECT} {{if_none_full}}
+     ORDER BY r.ranked_at, r.place LIMIT {{most}})
+    {{if_some_full}}
+    UNION ALL
+    (SELECT {_FIELDS} FROM requests r
+     WHERE {_OF_LANE} AND {SUSPECT} AND (SELECT yes FROM takes_suspect) {{not_full}}
+     ORDER BY r.ranked_at, r.place LIMIT 1)
+"""
+# Where endpoints are at their limit, what is for them is not read past but left out: each other
+# endpoint is found by one step of an index, and merged.
+_IF_SOME_FULL = f"""
+    UNION ALL
+    (WITH RECURSIVE each AS (
+        (SELECT r.endpoint FROM requests r
+         WHERE r.pool = %(pool)s AND r.tenant = l.tenant AND r.state = 'queued'
+           AND r.endpoint > '' AND {_FULL} IS NOT NULL
+         ORDER BY r.endpoint LIMIT 1)
+        UNION ALL
+        SELECT (SELECT r.endpoint FROM requests r
+                WHERE r.pool = %(pool)s AND r.tenant = l.tenant AND r.state = 'queued'
+                  AND r.endpoint > e.endpoint
+                ORDER BY r.endpoint LIMIT 1)
+        FROM each e WHERE e.endpoint IS NOT NULL)
+     SELECT q.* FROM each e CROSS JOIN LATERAL (
+         SELECT {_FIELDS} FROM requests r
+         WHERE {_OF_LANE} AND r.endpoint = e.endpoint AND NOT {SUSPECT}
+         ORDER BY r.ranked_at, r.place LIMIT {{most}}) q
+     WHERE e.endpoint <> ALL({_FULL})
+     ORDER BY q.ranked_at, q.place LIMIT {{most}})
+"""
+
+
+def _any(most: int, *, limited: bool) -> str:
+    return _ANY.format(
+        most=most,
+        if_none_full=f"AND {_FULL} IS NULL" if limited else "",
+        if_some_full=_IF_SOME_FULL.format(most=most) if limited else "",
+        not_full=f"AND ({_FULL} IS NULL OR r.endpoint <> ALL({_FULL}))" if limited else "",
+    )
+
+
+# What limits on running add.
+_ROOM = """
+running AS MATERIALIZED (
+    SELECT tenant, endpoint, count(*) AS n FROM requests WHERE state = 'running' GROUP BY 1, 2
+),
+tenant_most AS (
+    SELECT * FROM json_to_recordset(%(tenants)s::json) AS x(tenant text, most integer)
+),
+endpoint_room AS MATERIALIZED (
+    SELECT x.endpoint,
+           x.most - coalesce(
+               (SELECT sum(n) FROM running r WHERE r.endpoint = x.endpoint), 0) AS room
+    FROM json_to_recordset(%(endpoints)s::json) AS x(endpoint text, most integer)
+),
+full_endpoints AS MATERIALIZED (
+    SELECT array_agg(endpoint) AS names FROM endpoint_room WHERE room <= 0
+),
+"""
+_ROOM_OF_TENANT = """CROSS JOIN LATERAL (
+        SELECT coalesce((SELECT most FROM tenant_most m WHERE m.tenant = l.tenant),
+                        %(most_of_tenant)s::integer)
+               - coalesce((SELECT sum(n) FROM running r WHERE r.tenant = l.tenant), 0) AS n
+        ) room"""
+
+# `outcome IS NULL AND lease_until IS NULL` is the same as `state = 'queued'`, by CHECKs of the
+# table; see endings.py. Lanes are locked in order, after the requests, and nobody who holds a lane
+# waits for a queued request, so two leasings cannot wait for each other.
+_STATEMENT = """
+WITH slot AS (
+    SELECT * FROM json_to_recordset(%(slots)s::json) AS x(n integer, replica text, actor text)
+),
+charged AS (
+    SELECT * FROM json_to_recordset(%(charges)s::json) AS x(tenant text, seconds double precision)
+),
+suspected AS MATERIALIZED (
+    SELECT DISTINCT replica_id FROM requests WHERE state = 'running' AND {suspect}
+),
+pool_time AS MATERIALIZED (
+    SELECT coalesce((
+        SELECT served FROM fair_lanes WHERE pool = %(pool)s ORDER BY pool DESC, served DESC LIMIT 1
+        ), 0) AS v
+),
+paused AS MATERIALIZED (
+    SELECT array_agg(endpoint) AS names FROM halts WHERE kind = 'paused'
+),
+{room}takes_suspect AS MATERIALIZED (
+    SELECT EXISTS (
+        SELECT FROM slot s WHERE s.replica NOT IN (SELECT replica_id FROM suspected)) AS yes
+),
+lane AS MATERIALIZED (
+    SELECT l.tenant, l.weight, {tenant_room} AS room,
+           greatest(
+               l.vtime + coalesce(
+                   (SELECT seconds FROM charged c WHERE c.tenant = l.tenant), 0) / l.weight,
+               CASE WHEN {not_behind} THEN v END) AS start
+    FROM pool_time CROSS JOIN fair_lanes l {room_of_tenant}
+    WHERE l.pool = %(pool)s AND l.active {has_room}
+      AND (SELECT true FROM ({any_one}) a LIMIT 1) IS NOT NULL
+    ORDER BY l.vtime, l.woken_at
+    LIMIT %(lanes)s
+),
+candidate AS MATERIALIZED (
+    SELECT l.tenant, l.room, q.id, q.place, q.endpoint, q.expected_s, q.suspect,
+           {endpoint_room} AS endpoint_room,
+           row_number() OVER ahead AS nth,
+           l.start + coalesce(sum(q.expected_s) OVER (
+               ahead ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) / l.weight AS start
+    FROM lane l CROSS JOIN LATERAL ({any_ahead}) q {of_endpoint}
+    WHERE (q.start_by IS NULL OR q.start_by > now()) {endpoint_has_room}
+    WINDOW ahead AS (
+        PARTITION BY l.tenant
+        ORDER BY coalesce(q.start_by < now() + interval '{due_soon_s} s', false) DESC,
+                 q.ranked_at - CASE WHEN q.endpoint = ANY(%(hot)s::text[])
+                               THEN interval '{hot_lead_s} s' ELSE interval '0 s' END,
+                 q.place)
+),
+-- In order before the join, which so ends with the last that is leased.
+chosen AS MATERIALIZED (
+    SELECT r.id, a.tenant, a.start, a.place, a.expected_s, a.suspect
+    FROM ({allowed}) a JOIN requests r ON r.id = a.id
+    WHERE r.outcome IS NULL AND r.lease_until IS NULL
+    ORDER BY a.start, a.place
+    LIMIT %(count)s
+    FOR NO KEY UPDATE OF r SKIP LOCKED
+),
+numbered AS (
+    SELECT id, row_number() OVER (ORDER BY suspect DESC, start, place) AS n FROM chosen
+),
+-- A suspect takes the first slot, so the first is to be of a replica that runs none.
+seat AS MATERIALIZED (
+    SELECT n, replica, actor, row_number() OVER (
+        ORDER BY CASE WHEN (SELECT bool_or(suspect) FROM chosen)
+                 THEN replica IN (SELECT replica_id FROM suspected) ELSE false END, n) AS nth
+    FROM slot
+),
+leased AS (
+    UPDATE requests r SET
+        state = 'running',
+        attempt = r.attempt + 1,
+        replica_id = s.replica,
+        actor_id = s.actor,
+        confirmed = false,
+        lease_until = now() + make_interval(secs => %(first_lease_s)s),
+        started_at = now(),
+        events = r.events + 1
+    FROM numbered c JOIN seat s ON s.nth = c.n
+    WHERE r.id = c.id
+    RETURNING r.*, s.n
+),
+opened AS (
+    INSERT INTO attempts (request_id, attempt, replica_id, actor_id)
+    SELECT id, attempt, replica_id, actor_id FROM leased
+),
+told AS (
+    INSERT INTO events (request_id, sequence, state, message)
+    SELECT id, events, 'running',
+           'Attempt ' || attempt || ' started on replica ' || replica_id
+           || coalesce(', from the snapshot at step ' || snapshot_step, '') || '.'
+    FROM leased
+),
+seen AS (
+    SELECT tenant, count(*) AS n FROM candidate GROUP BY tenant
+),
+spent AS MATERIALIZED (
+    SELECT x.tenant, sum(x.seconds) AS seconds, sum(x.charge) AS charge, max(x.start) AS start,
+           sum(x.n) = (SELECT n FROM seen s WHERE s.tenant = x.tenant)
+               AND sum(x.n) < {look_ahead} {never_drained}
+               AND (SELECT names FROM paused) IS NULL AND (
+                   SELECT 1 FROM requests r
+                   WHERE r.pool = %(pool)s AND r.tenant = x.tenant AND r.state = 'queued'
+                     AND {suspect} LIMIT 1) IS NULL AS drained
+    FROM (
+        SELECT tenant, sum(expected_s) AS seconds, 0 AS charge, max(start) AS start, count(*) AS n
+        FROM chosen GROUP BY tenant
+        UNION ALL
+        SELECT tenant, 0, seconds, NULL, 0 FROM charged
+    ) x GROUP BY x.tenant
+),
+locked AS MATERIALIZED (
+    SELECT l.tenant, s.seconds, s.charge, s.start, s.drained
+    FROM spent s JOIN fair_lanes l ON l.pool = %(pool)s AND l.tenant = s.tenant
+    ORDER BY l.tenant
+    FOR NO KEY UPDATE OF l
+),
+counted AS (
+    UPDATE fair_lanes l SET
+        vtime = CASE WHEN k.start IS NULL THEN l.vtime + k.charge / l.weight
+                ELSE greatest(
+                    l.vtime + k.charge / l.weight,
+                    CASE WHEN {not_behind} THEN v END
+                    ) + k.seconds / l.weight END,
+        rested = CASE WHEN k.start IS NULL THEN l.rested ELSE coalesce(k.drained, false) END,
+        served = greatest(l.served, k.start),
+        active = l.active AND NOT coalesce(k.drained, false)
+    FROM locked k CROSS JOIN pool_time
+    WHERE l.pool = %(pool)s AND l.tenant = k.tenant
+)
+SELECT r.n, (SELECT count(*) FROM candidate),
+       coalesce((SELECT drained FROM spent s WHERE s.tenant = r.tenant), false), {columns}
+FROM leased r LEFT JOIN progress p ON p.request_id = r.id AND p.attempt = r.attempt
+ORDER BY r.n
+"""
+
+
+def _statement(*, limited: bool) -> str:
+    allowed = """
+        SELECT * FROM candidate c
+        WHERE NOT suspect OR id = (
+            SELECT id FROM candidate WHERE suspect ORDER BY start, place LIMIT 1)
+        ORDER BY start, place"""
+    if limited:
+        allowed = """
+        SELECT * FROM (
+            SELECT *, row_number() OVER (
+                PARTITION BY endpoint ORDER BY start, place) AS nth_of_endpoint
+            FROM candidate) c
+        WHERE coalesce(nth <= room, true) AND coalesce(nth_of_endpoint <= endpoint_room, true)
+          AND (NOT suspect OR id = (
+            SELECT id FROM candidate WHERE suspect ORDER BY start, place LIMIT 1))
+        ORDER BY start, place"""
+    return _STATEMENT.format(
+        room=_ROOM if limited else "",
+        tenant_room="room.n" if limited else "NULL",
+        room_of_tenant=_ROOM_OF_TENANT if limited else "",
+        has_room="AND coalesce(room.n, 1) > 0" if limited else "",
+        not_behind="true" if limited else "l.rested",
+        any_one=_any(1, limited=limited),
+        any_ahead=_any(LOOK_AHEAD, limited=limited),
+        endpoint_room="e.room" if limited else "NULL",
+        of_endpoint="LEFT JOIN endpoint_room e ON e.endpoint = q.endpoint" if limited else "",
+        endpoint_has_room="AND coalesce(e.room, 1) > 0" if limited else "",
+        never_drained="AND false" if limited else "",
+        allowed=allowed,
+        suspect=SUSPECT,
+        columns=COLUMNS,
+        look_ahead=LOOK_AHEAD,
+        due_soon_s=DUE_SOON_S,
+        hot_lead_s=HOT_LEAD_S,
+    )
+
+
+LEASE = _statement(limited=False)
+LEASE_LIMITED = _statement(limited=True)

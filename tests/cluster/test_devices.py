@@ -1,0 +1,49 @@
+"""A pool whose replicas have two devices each: here two processes, on CPUs."""
+
+from __future__ import annotations
+
+import httpx
+import psutil
+import pytest
+
+from tests.cluster.conftest import MakeDarkroom
+from tests.cluster.darkroom import ROOT, Darkroom, eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(600)]
+
+ENDPOINT = "fal-ai/wan/v2.2-5b/text-to-video"
+POOLS = {"clips": {"families": ["video"], "num_cpus": 0.1, "threads": 1, "devices_per_replica": 2}}
+CATALOGUE = ROOT / "serve_app" / "catalog" / "models.yaml"
+
+
+def _submit(darkroom: Darkroom, steps: int) -> str:
+    body = {"prompt": "a red circle moving left", "seed": 7, "num_inference_steps": steps}
+    answer = darkroom.http.post(f"/queue/{ENDPOINT}", json=body)
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["request_id"])
+
+
+def _followers(darkroom: Darkroom) -> list[psutil.Process]:
+    found = darkroom.process.children(recursive=True)
+    return [each for each in found if "ray::FollowerActor" in " ".join(each.cmdline())]
+
+
+def test_two_devices_make_a_clip_and_make_another_when_one_of_them_has_died(
+    make_darkroom: MakeDarkroom,
+) -> None:
+    darkroom = make_darkroom(POOLS, models=str(CATALOGUE)).start(within_s=240)
+    made = darkroom.in_state(_submit(darkroom, 4), "succeeded", "failed", within_s=120)
+    assert made["state"] == "succeeded", made
+    output = darkroom.http.get(f"/queue/fal-ai/wan/requests/{made['request_id']}").json()
+    assert httpx.get(output["video"]["url"]).content[4:8] == b"ftyp"
+    (follower,) = _followers(darkroom)
+
+    request_id = _submit(darkroom, 50)
+    eventually(
+        lambda: (darkroom.request(request_id)["progress"] or {}).get("step"), "it has a step"
+    )
+    follower.kill()
+    done = darkroom.in_state(request_id, "succeeded", "failed", within_s=150)
+    assert (done["state"], done["failures"]) == ("succeeded", 1), done
+    assert darkroom.stop() < 10
+    assert darkroom.leftovers() == []

@@ -1,0 +1,46 @@
+"""Rank 0 in a process of its own, to be killed, or to tell what becomes of its generations when its
+follower is: a line with the follower's process, one at each step, and one for what each of two
+generations raised."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from deployments.engine.device_group import DeviceGroup
+from deployments.engine.engine import Engine
+from deployments.engine.spread import Spread
+from serve_app.domain.errors import ReplicaDied
+from tests.engine.spreadable import clip, made
+
+
+def main(rendezvous: str) -> None:
+    follower = subprocess.Popen(
+        [sys.executable, "-m", "tests.engine.following", rendezvous, "demo"]
+    )
+    say(f"follower {follower.pid}")
+    group = DeviceGroup(0, 2, Path(rendezvous), "cpu")
+    group.join()
+    spread = Spread(group, lambda: follower.poll() is None, lambda: say("lost"))
+    pipeline = made("demo")
+    spread.add(0, pipeline)
+    with Engine(pipeline, threads=1) as engine:
+        for _ in range(2):
+            generation = engine.submit(
+                on_progress=lambda progress: say(f"step {progress.step}"),
+                **clip("a red circle moving left", seed=1, steps=5000),
+            )
+            try:
+                generation.result()
+            except ReplicaDied as error:
+                say(f"ReplicaDied: {error}")
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
