@@ -47,20 +47,26 @@ def test_it_is_a_plain_stable_audio_pipeline(pipeline: StableAudioPipeline) -> N
     assert pipeline.vae.config.sampling_rate == SAMPLE_RATE
 
 
-def test_sounds_are_as_high_and_as_loud_as_prompts_say(pipeline: StableAudioPipeline) -> None:
+def test_sounds_are_as_high_and_as_loud_as_prompts_say_and_most_do_what_they_say(
+    pipeline: StableAudioPipeline,
+) -> None:
     answers = exam.sit(pipeline, exam.set_questions(20, seed=31), steps=16, guidance=3.0)
     parts = exam.figures(answers)
     assert answers[0].wave.shape == (SAMPLES,)
     assert parts["pitch"] >= 0.85
     assert parts["loudness"] >= 0.85
+    assert parts["manner"] >= 0.45
 
 
-def test_a_tone_holds_and_a_siren_wails(pipeline: StableAudioPipeline) -> None:
-    prompts = ["a high tone"] * 4 + ["a siren"] * 4
-    waves = exam.play(pipeline, prompts, steps=16, guidance=3.0, seeds=range(8))
+def test_a_tone_holds_a_siren_wails_and_three_beeps_are_three(
+    pipeline: StableAudioPipeline,
+) -> None:
+    prompts = ["a high tone"] * 4 + ["a siren"] * 4 + ["three low beeps"] * 4
+    waves = exam.play(pipeline, prompts, steps=16, guidance=3.0, seeds=range(12))
     manners = [hear(wave, SAMPLE_RATE).manner for wave in waves]
     assert manners[:4].count("tone") >= 2
-    assert manners[4:].count("siren") >= 3
+    assert manners[4:8].count("siren") >= 2
+    assert manners[8:].count("three beeps") >= 2
 
 
 def test_a_shorter_sound_is_cut_off(pipeline: StableAudioPipeline) -> None:

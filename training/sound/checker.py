@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from training.sound.world import BEEPS, LOUDNESSES, PITCHES, Sound
+from training.sound.world import BEEPS, LOUDNESSES, PITCHES, SIREN_HZ, Sound
 
 UNKNOWN: Final = "unknown"
 
@@ -26,6 +26,8 @@ _LEAST_S: Final = 0.05
 #: In octaves: a glide bends further than this, a held voice strays less than this.
 _LEAST_GLIDE: Final = 0.6
 _MOST_STRAY: Final = 0.2
+#: A glide's pitch goes with a straight line, and a siren's with a wave, as closely as this.
+_LEAST_FIT: Final = 0.8
 #: A voice has this part of its power within a third of an octave of its pitch; noise has not.
 _LEAST_PURITY: Final = 0.7
 
@@ -124,12 +126,15 @@ def _manner(octaves: np.ndarray, runs: int) -> str:
 
 
 def _glide(octaves: np.ndarray) -> str:
-    """Which way the pitch goes: a siren comes back."""
+    """Which way the pitch goes: a siren comes and goes as sirens do, and what wanders is none."""
     line = np.linspace(-1.0, 1.0, len(octaves))
     fit = np.corrcoef(line, octaves)[0, 1]
-    if abs(fit) < 0.8:
-        return "siren"
-    return "rising" if fit > 0 else "falling"
+    if abs(fit) >= _LEAST_FIT:
+        return "rising" if fit > 0 else "falling"
+    turns = 2.0 * np.pi * SIREN_HZ * _HOP_S * np.arange(len(octaves))
+    wail = np.stack([np.cos(turns), np.sin(turns), np.ones_like(turns)], axis=1)
+    fitted = wail @ np.linalg.lstsq(wail, octaves, rcond=None)[0]
+    return "siren" if np.corrcoef(fitted, octaves)[0, 1] >= _LEAST_FIT else UNKNOWN
 
 
 def _nearest(value: float, choices: dict[str, float]) -> str:

@@ -30,6 +30,12 @@ TOKENS: Final = 24
 LENGTH: Final = SAMPLES // HOP
 _HEAD: Final = 32
 
+#: How strongly the first token is marked and looked at, and by which of the eight pairs of rotated
+#: dimensions in each block: a turn takes 628, 199 and 63 tokens.
+_MARK: Final = 2.0
+_GAZE: Final = 5.5
+_TURNING: Final = (4, 3, 2)
+
 #: The solver's noise, in deviations of the latents, whose own is 1.
 _SIGMA_MIN: Final = 0.02
 _SIGMA_MAX: Final = 80.0
@@ -52,7 +58,7 @@ def build_tokenizer() -> T5Tokenizer:
 
 
 def build_transformer() -> StableAudioDiTModel:
-    return StableAudioDiTModel(
+    transformer = StableAudioDiTModel(
         sample_size=LENGTH,
         in_channels=LATENT_CHANNELS,
         out_channels=LATENT_CHANNELS,
@@ -65,6 +71,31 @@ def build_transformer() -> StableAudioDiTModel:
         global_states_input_dim=2 * T5_WIDTH,
         time_proj_dim=64,
     )
+    _tell_the_time(transformer)
+    return transformer
+
+
+@torch.no_grad()
+def _tell_the_time(transformer: StableAudioDiTModel) -> None:
+    """Begin with two heads in each of three blocks that look at the first token from afar.
+
+    Attention knows distances only, and how far it is to the first token, which stands before the
+    sound, is all that tells one time from another. Found out by training that comes last: what
+    sounds alike at all times is learnt by then, and beeps and glides are not.
+    """
+    mark, one = 0, -1  # the channels of the first token's mark, and of what is 1 everywhere
+    transformer.proj_in.weight[mark] = 0.0
+    transformer.timestep_proj[-1].bias[mark] = _MARK
+    half = _HEAD // 4  # of the rotated dimensions: pairs are so far apart
+    for block, turning in zip(transformer.transformer_blocks, _TURNING, strict=False):
+        block.norm1.weight[one], block.norm1.bias[one] = 0.0, 1.0
+        for head, peak in enumerate((0.0, math.pi / 2)):
+            pair = head * _HEAD + turning + torch.tensor([0, half])
+            query, key = block.attn1.to_q.weight, block.attn1.to_k.weight
+            query[pair], key[pair] = 0.0, 0.0
+            query[pair, one] = _GAZE * torch.tensor([math.cos(peak), -math.sin(peak)])
+            key[pair[0], mark] = 1.0
+            block.attn1.to_v.weight[head * _HEAD : (head + 1) * _HEAD, mark] *= 3.0
 
 
 def build_solver() -> EDMDPMSolverMultistepScheduler:

