@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deployments.adapter_use import AdapterUse
+from deployments.beginning import beginning_of
 from deployments.delivery import Delivery, Files
 from deployments.failure import as_failure
 from deployments.family import Family, GenerationCall, Made, Product, TakesAdapters
 from deployments.given import GivenFiles
 from deployments.pace import Pace
-from deployments.parts import joined, parts_of
+from deployments.parts import joined
+from deployments.parts_snapshot import FinishedPart
 from deployments.phase import Phase, Stop
 from deployments.previewer import Previewer
 from deployments.upload import StorageAway
@@ -25,7 +27,6 @@ from serve_app.domain.errors import (
     TOO_LATE,
     AdapterRefused,
     Cancelled,
-    DarkroomError,
     Expired,
     Misconfigured,
     ReplicaDied,
@@ -69,6 +70,7 @@ class Attempt:
         self._task: asyncio.Task[Any] | None = None
         self._generation: Generation | None = None
         self._parts = 1  # generations that it takes
+        self._finished: list[FinishedPart] = []  # of those, delivered
         self._steps = 0  # of those that have ended
         self.in_engine_since = 0.0  # on the workshop's clock
         self._loan: Loan | None = None
@@ -85,8 +87,13 @@ class Attempt:
 
     @property
     def generation(self) -> Generation | None:
-        """What runs in the engine and is all of it; None before and after."""
-        return self._generation if self.phase is Phase.IN_ENGINE and self._parts == 1 else None
+        """What runs in the engine; None before and after, and between two parts."""
+        return self._generation if self.phase is Phase.IN_ENGINE else None
+
+    @property
+    def finished(self) -> Sequence[FinishedPart] | None:
+        """The parts before the one of ``generation``; None: that one is all."""
+        return None if self._parts == 1 else tuple(self._finished)
 
     async def run(self) -> Outcome:
         """How it ended. Raises nothing but ``CancelledError``, and that only when its task is
@@ -162,23 +169,34 @@ class Attempt:
         self._loan = loan = self._workshop.borrow(family, lease.endpoint, self._on_progress)
         pipeline = await _lent(loan)
         seed = _seed(lease.request_id)
-        parts = parts_of(lease, seed)
-        self._parts = len(parts)
-        ready: list[tuple[Product, Files]] = []
-        for number, part in enumerate(parts):
+        begun = await beginning_of(lease, seed, self._workshop)
+        self._parts = len(begun.parts)
+        files: list[Files] = []
+        for part in begun.finished:
+            files.append(await self._delivery.deliver_again(part.product))
+            self._finished.append(part)
+            self._steps += part.steps
+        snapshot = begun.snapshot
+        for number, part in list(enumerate(begun.parts))[len(self._finished) :]:
             prepare = partial(given.prepare, family, pipeline, part.input, seed)
-            call, made = await self._make(loan, prepare, number)
+            call, made = await self._make(loan, prepare, snapshot, number)
+            snapshot = None  # it is of one
             # A view keeps the weights in memory, and delivering takes a while.
             call = replace(call, view=None)
-            self._end_generation(last=number == len(parts) - 1)
-            ready.append(await self._delivery.deliver(family, call, made, part.tickets))
-        product = joined([each for each, _ in ready], lease.input.get("seeds"))
-        return product, tuple(file for _, files in ready for file in files)
+            self._end_generation(last=number == self._parts - 1)
+            product, uploaded = await self._delivery.deliver(family, call, made, part.tickets)
+            self._finished.append(FinishedPart(product, made.steps))
+            files.append(uploaded)
+        product = joined([each.product for each in self._finished], lease.input.get("seeds"))
+        return product, tuple(file for each in files for file in each)
 
     async def _make(
-        self, loan: Loan, prepare: Callable[[], Awaitable[GenerationCall]], number: int
+        self,
+        loan: Loan,
+        prepare: Callable[[], Awaitable[GenerationCall]],
+        snapshot: bytes | None,
+        number: int,
     ) -> tuple[GenerationCall, Made]:
-        snapshot = await self._snapshot() if self._parts == 1 else None
         call = self._adapted(await prepare())
         try:
             return call, await self._generate(loan, call, snapshot, number)
@@ -196,17 +214,6 @@ class Attempt:
             self._give_back()
             self._enter(Phase.DELIVERING)
 
-    async def _snapshot(self) -> bytes | None:
-        """To go on from; None: start anew."""
-        url, lease = self.lease.snapshot_url, self.lease
-        if url is None:
-            return None
-        try:
-            return await self._workshop.snapshot_fetcher.fetch(url, "snapshot", lease.files_url)
-        except DarkroomError as error:
-            log.warning("The snapshot cannot be read, so it starts anew. %s", error.message)
-            return None
-
     def _adapted(self, call: GenerationCall) -> GenerationCall:
         return replace(call, adapters=[*call.adapters, *self._adapters.adapters()])
 
@@ -222,8 +229,10 @@ class Attempt:
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
         clock = self._workshop.clock
-        started = self.in_engine_since = clock.monotonic()
-        self._enter(Phase.IN_ENGINE)
+        started = clock.monotonic()
+        if self.phase is not Phase.IN_ENGINE:  # the first
+            self.in_engine_since = started
+            self._enter(Phase.IN_ENGINE)
         self._generation = generation = self._workshop.engine.submit(
             pipeline=loan.name,
             view=call.view,

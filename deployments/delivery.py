@@ -50,11 +50,15 @@ class Delivery:
         product, artifacts = await asyncio.get_running_loop().run_in_executor(
             self._workshop.encoders, self._make, family, call, made, tickets
         )
-        for number, file in enumerate(product.files):
-            self._on_progress(Progress(Stage.UPLOADING, number, len(product.files)))
-            self._uploaded.append(file.ticket)
-            await self._workshop.uploader.put(file)
+        await self._upload(product)
         return product, artifacts
+
+    async def deliver_again(self, product: Product) -> Files:
+        """What another attempt made, with the tickets of this one."""
+        loop = asyncio.get_running_loop()
+        artifacts = await loop.run_in_executor(self._workshop.encoders, _artifacts, product)
+        await self._upload(product)
+        return artifacts
 
     async def discard(self) -> None:
         """Delete what was uploaded: nobody will ever read it."""
@@ -75,6 +79,12 @@ class Delivery:
         self.scratch.close()
         self._end_recording()
 
+    async def _upload(self, product: Product) -> None:
+        for number, file in enumerate(product.files):
+            self._on_progress(Progress(Stage.UPLOADING, number, len(product.files)))
+            self._uploaded.append(file.ticket)
+            await self._workshop.uploader.put(file)
+
     def _end_recording(self) -> None:
         if self._recording is not None:
             self._recording.abandon()
@@ -84,7 +94,11 @@ class Delivery:
     ) -> tuple[Product, Files]:
         with self.scratch.at_work():
             product = family.deliver(self._lease.endpoint, call, made, tickets)
-            return product, tuple(file.artifact() for file in product.files)
+            return product, _artifacts(product)
 
     def _on_made(self, done: int, total: int) -> None:
         self._on_progress(Progress(Stage.ENCODING_MEDIA, done, total))
+
+
+def _artifacts(product: Product) -> Files:
+    return tuple(file.artifact() for file in product.files)

@@ -7,8 +7,10 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from deployments import parts_snapshot
 from deployments.attempt import Attempt
 from deployments.media_file import MediaFile
+from deployments.parts_snapshot import FinishedPart
 from deployments.replica_config import ReplicaConfig
 from deployments.workshop import Workshop
 from serve_app.domain.artifact import UploadTicket
@@ -19,6 +21,7 @@ from serve_app.telemetry.logs import request_id
 
 if TYPE_CHECKING:  # it imports torch
     from deployments.engine.generation import Generation
+    from deployments.engine.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +81,8 @@ class Keeper:
             if attempt is None or (generation := attempt.generation) is None:
                 continue
             if held not in self._taking:
-                task = asyncio.create_task(self._take(held, generation, ticket))
+                work = self._take(held, generation, attempt.finished, ticket)
+                task = asyncio.create_task(work)
                 self._taking[held] = task
                 task.add_done_callback(lambda _, held=held: self._taking.pop(held, None))
 
@@ -105,29 +109,41 @@ class Keeper:
             and now - self._kept_at.get(held, attempt.in_engine_since) >= age_s
         )
 
-    async def _take(self, held: Held, generation: Generation, ticket: UploadTicket) -> None:
+    async def _take(
+        self,
+        held: Held,
+        generation: Generation,
+        finished: Sequence[FinishedPart] | None,
+        ticket: UploadTicket,
+    ) -> None:
         request_id.set(held.request_id)
         workshop = self._workshop()
         began = workshop.clock.monotonic()
         try:
             snapshot = await asyncio.wrap_future(generation.ask_for_snapshot())
             loop = asyncio.get_running_loop()
-            body = await loop.run_in_executor(workshop.encoders, snapshot.to_bytes)
+            body = await loop.run_in_executor(workshop.encoders, _bytes_of, snapshot, finished)
             await workshop.uploader.put(MediaFile(ticket, body))
         except SnapshotRefused as error:
             if not generation.done() and generation.steps_done:
                 self._refused.add(held)
-                log.info("No snapshots are taken of attempt %d. %s", held.attempt, error.message)
+                log.info("No more snapshots are taken of attempt %d. %s", held.attempt, error)
             return
         except DarkroomError as error:
             log.warning("A snapshot of attempt %d is lost: %s", held.attempt, error.message)
             return
         self._kept_at[held] = began
-        self._latest[held] = StoredSnapshot(ticket.key, snapshot.step)
-        log.debug("Attempt %d has a snapshot at step %d.", held.attempt, snapshot.step)
+        step = snapshot.step + sum(each.steps for each in finished or ())
+        self._latest[held] = StoredSnapshot(ticket.key, step)
+        log.debug("Attempt %d has a snapshot at step %d.", held.attempt, step)
 
     def _forget_ended(self) -> None:
         for each in (self._kept_at, self._latest, self._told):
             for held in [held for held in each if held not in self._attempts]:
                 del each[held]
         self._refused &= set(self._attempts)
+
+
+def _bytes_of(snapshot: Snapshot, finished: Sequence[FinishedPart] | None) -> bytes:
+    body = snapshot.to_bytes()
+    return body if finished is None else parts_snapshot.to_bytes(finished, body)

@@ -45,6 +45,10 @@ class MediaFile:
         """In base64, as the header ``Content-MD5`` has it. Reads all of it."""
         return base64.b64encode(self._digest("md5")).decode()
 
+    def in_memory(self) -> bytes:
+        """Reads all of it."""
+        return self.body if isinstance(self.body, bytes) else self.body.read_bytes()
+
     def content(self) -> bytes | AsyncIterator[bytes]:
         """For one request; of a file that lies somewhere, part by part."""
         return self.body if isinstance(self.body, bytes) else _parts(self.body)

@@ -32,14 +32,14 @@ def seeds_of(input: Mapping[str, Any], seed: int) -> list[int]:
     return [_within(first + number) for number in range(count)]
 
 
-def parts_of(lease: Lease, seed: int) -> Sequence[Part]:
+def parts_of(lease: Lease, seed: int, *, together: bool = False) -> Sequence[Part]:
     """Clips and sounds of ``seeds`` come each out of a call that is the one of a request with its
     seed, and so do pictures of a request to run alone; else pictures come out of one call together.
 
-    With a snapshot, of a call as a whole, that one is made again.
+    ``together``: pictures do in any case, as a snapshot is there of a call that makes them all.
     """
     asked, tickets = lease.input, lease.upload_tickets
-    apart = "num_images" not in asked or (lease.alone and lease.snapshot_url is None)
+    apart = "num_images" not in asked or (lease.alone and not together)
     if asked.get("seeds") is None or not apart:
         return (Part(asked, tickets),)
     seeds = seeds_of(asked, seed)

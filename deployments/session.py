@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 
 from deployments.attempt import Attempt
 from deployments.delivery import Files
@@ -124,13 +123,12 @@ class InHand:
         self.files: dict[str, bytes] = {}
 
     async def put(self, file: MediaFile) -> None:
-        ticket, body = file.ticket, file.body
+        ticket = file.ticket
         if file.size > ticket.max_bytes:
             raise TooLarge(
                 f"A file of {file.size} bytes was made, and {ticket.max_bytes} are allowed."
             )
-        in_memory = await asyncio.to_thread(body.read_bytes) if isinstance(body, Path) else body
-        self.files[ticket.key] = in_memory
+        self.files[ticket.key] = await asyncio.to_thread(file.in_memory)
 
     async def delete(self, ticket: UploadTicket) -> None:
         self.files.pop(ticket.key, None)

@@ -29,9 +29,9 @@ ALONE = {"X-Darkroom-Deterministic": "1"}
 
 
 def submit(
-    darkroom: Darkroom, endpoint: str, seed: int = 7, headers: Mapping[str, str] = ALONE
+    darkroom: Darkroom, endpoint: str, headers: Mapping[str, str] = ALONE, **more: Any
 ) -> str:
-    asked = {"prompt": "a red circle moving left", "seed": seed, **LONG[endpoint]}
+    asked = {"prompt": "a red circle moving left", "seed": 7, **LONG[endpoint], **more}
     answer = darkroom.http.post(f"/queue/{endpoint}", json=asked, headers=dict(headers))
     assert answer.status_code == 200, answer.text
     return str(answer.json()["request_id"])
@@ -40,7 +40,8 @@ def submit(
 def files(darkroom: Darkroom, endpoint: str, request_id: str) -> list[bytes]:
     app = "/".join(endpoint.split("/")[:2])
     output = darkroom.http.get(f"/queue/{app}/requests/{request_id}").json()
-    made = output.get("images") or [output.get("video") or output["audio_file"]]
+    made = output.get("images") or output.get("videos")
+    made = made or [output.get("video") or output["audio_file"]]
     return [httpx.get(each["url"]).content for each in made]
 
 
@@ -107,7 +108,7 @@ def test_what_was_made_beside_another_goes_on_alone_and_is_the_same_within_round
     expected = whole(endpoint)
     darkroom.all_ready()
     # As many as both replicas have slots.
-    requests = [submit(darkroom, endpoint, seed, headers={}) for seed in (7, 8, 9, 10)]
+    requests = [submit(darkroom, endpoint, headers={}, seed=seed) for seed in (7, 8, 9, 10)]
     first, *others = requests
 
     def beside() -> bool:
@@ -122,6 +123,22 @@ def test_what_was_made_beside_another_goes_on_alone_and_is_the_same_within_round
         assert np.abs(levels(made) - levels(alone)).max() <= 1
     for each in others:
         darkroom.in_state(each, "succeeded", within_s=AT_MOST_S)
+
+
+def test_a_death_in_the_third_of_four_clips_leaves_the_first_two_as_they_are(
+    darkroom: Darkroom,
+) -> None:
+    endpoint, steps = "fal-ai/wan/v2.2-5b/text-to-video", 40
+    asked = {"seed": None, "seeds": [7, 8, 9, 10], "num_inference_steps": steps, "num_frames": 17}
+    whole = submit(darkroom, endpoint, **asked)
+    darkroom.in_state(whole, "succeeded", within_s=AT_MOST_S)
+    darkroom.all_ready()
+    request_id = submit(darkroom, endpoint, **asked)
+    kill_after_a_snapshot(darkroom, request_id, darkroom.runner(request_id), 2 * steps + 1)
+    went_on(darkroom, request_id)
+    made = files(darkroom, endpoint, request_id)
+    assert len(made) == 4
+    assert made == files(darkroom, endpoint, whole)
 
 
 def levels(picture: bytes) -> np.ndarray:

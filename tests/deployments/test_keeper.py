@@ -40,6 +40,7 @@ class Steady:
         self.generation = self
         self.lease = self
         self.attempt = HELD.attempt
+        self.finished = None  # it is all of the request
 
     @property
     def steps_done(self) -> int:

@@ -17,15 +17,9 @@ from serve_app.domain.request import Priority
 ENDPOINT = Endpoint("house/any", "any", Weights("any"), "any")
 
 
-def leased(
-    tickets: int, *, alone: bool = False, snapshot: str | None = None, **input: Any
-) -> Lease:
+def leased(tickets: int, *, alone: bool = False, **input: Any) -> Lease:
     given = tuple(UploadTicket(f"{n}", f"http://s/{n}", "image/png", 10) for n in range(tickets))
-    return Lease(
-        *("one", 1, 5.0, ENDPOINT, input, given, Priority.NORMAL),
-        alone=alone,
-        snapshot_url=snapshot,
-    )
+    return Lease("one", 1, 5.0, ENDPOINT, input, given, Priority.NORMAL, alone=alone)
 
 
 def test_seeds_are_the_inputs_or_follow_its_seed_or_the_one_for_inputs_without() -> None:
@@ -55,9 +49,9 @@ def test_pictures_without_seeds_come_out_of_one_call_alone_too() -> None:
     assert (whole.input, len(whole.tickets)) == (asked, 4)
 
 
-def test_pictures_that_go_on_from_a_snapshot_go_on_together() -> None:
+def test_pictures_that_were_together_are_again() -> None:
     asked: dict[str, Any] = {"num_images": 2, "seeds": [1, 2]}
-    assert len(parts_of(leased(2, alone=True, snapshot="http://s/half", **asked), 9)) == 1
+    assert len(parts_of(leased(2, alone=True, **asked), 9, together=True)) == 1
 
 
 def test_each_clip_is_a_call_with_its_own_tickets() -> None:

@@ -1,0 +1,146 @@
+"""A request in parts that another attempt goes on with: what is finished stays as it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from deployments import parts_snapshot
+from serve_app.domain.lease import Held, Lease
+from serve_app.domain.outcome import Outcome
+from tests.deployments.conftest import MakeRig, Rig
+from tests.deployments.demos import FLUX, SOUND, WAN, leased
+from tests.deployments.waiting import until
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+SEEDS, STEPS = [11, 5, 3], 12
+LONG: dict[str, dict[str, Any]] = {
+    FLUX: {"num_inference_steps": STEPS},
+    WAN: {"num_inference_steps": STEPS},
+    SOUND: {"steps": STEPS},
+}
+
+
+def several(rig: Rig, name: str, endpoint_id: str) -> Lease:
+    return leased(rig, name, endpoint_id, alone=True, seeds=SEEDS, **LONG[endpoint_id])
+
+
+def files(rig: Rig, outcome: Outcome) -> list[bytes]:
+    assert outcome.failure is None
+    return [rig.storage.objects[each.key] for each in outcome.artifacts]
+
+
+async def ended(rig: Rig, lease: Lease) -> Outcome:
+    rig.port.offer(lease)
+    return await rig.outcome(lease.held)
+
+
+async def handed_back(make_rig: MakeRig, endpoint_id: str, finished: int) -> tuple[Rig, Held]:
+    """By a replica that closed when it was in the part after so many."""
+    rig: Rig = await make_rig(call_timeout_s=20.0, snapshot_interval_s=0.0, snapshot_worth_s=0.0)
+    lease = several(rig, "first", endpoint_id)
+    rig.port.offer(lease)
+    attempts = rig.core._attempts
+
+    def in_it() -> bool:
+        attempt = attempts.get(lease.held)
+        generation = None if attempt is None else attempt.generation
+        if generation is None or len(attempt.finished) < finished:
+            return False
+        if generation.steps_done:
+            generation.pause()  # it could end before the replica does
+        return generation.steps_done > 0
+
+    await until(in_it)
+    await rig.core.aclose()
+    assert rig.port.handed_back == [lease.held]
+    return rig, lease.held
+
+
+def again(rig: Rig, before: Rig, held: Held, endpoint_id: str) -> Lease:
+    """The next attempt of it, with tickets of its own."""
+    kept = before.port.snapshots[held]
+    rig.storage.objects[kept.key] = before.storage.objects[kept.key]
+    return replace(
+        several(rig, "second", endpoint_id),
+        attempt=2,
+        snapshot_url=f"http://storage/files/{kept.key}",
+        files_url="http://storage",
+    )
+
+
+@pytest.mark.parametrize("endpoint_id", LONG)
+async def test_another_replica_goes_on_in_the_third_and_all_are_the_same_bit_for_bit(
+    make_rig: MakeRig, endpoint_id: str
+) -> None:
+    one, held = await handed_back(make_rig, endpoint_id, finished=2)
+    assert one.port.snapshots[held].step > 2 * STEPS
+    other: Rig = await make_rig(call_timeout_s=20.0)
+    outcome = await ended(other, again(other, one, held, endpoint_id))
+    made = other.workshop.engine.counts()["steps"]
+    assert made == 3 * STEPS - one.port.snapshots[held].step
+    whole = await ended(other, several(other, "whole", endpoint_id))
+    assert files(other, outcome) == files(other, whole)
+    assert outcome.output is not None
+    assert whole.output is not None
+    assert {"second/0"} <= {each.key for each in outcome.artifacts}
+    assert outcome.output.keys() == whole.output.keys()
+    assert outcome.output["seeds"] == SEEDS
+    assert outcome.usage.steps == whole.usage.steps
+    assert outcome.usage.units == pytest.approx(whole.usage.units)
+
+
+async def test_pictures_of_seeds_that_were_in_their_first_are_not_taken_for_one_call(
+    make_rig: MakeRig,
+) -> None:
+    one, held = await handed_back(make_rig, FLUX, finished=0)
+    assert one.port.snapshots[held].step < STEPS
+    other: Rig = await make_rig(call_timeout_s=20.0)
+    outcome = await ended(other, again(other, one, held, FLUX))
+    assert other.workshop.engine.counts()["steps"] == 3 * STEPS - one.port.snapshots[held].step
+    assert files(other, outcome) == files(other, await ended(other, several(other, "whole", FLUX)))
+
+
+async def test_the_interval_is_counted_from_the_first_so_that_short_ones_are_kept_too(
+    make_rig: MakeRig,
+) -> None:
+    rig: Rig = await make_rig(call_timeout_s=20.0, snapshot_interval_s=0.1)
+    lease = several(rig, "one", WAN)
+    rig.port.offer(lease)
+    attempts = rig.core._attempts
+    await until(lambda: lease.held in attempts and attempts[lease.held].generation is not None)
+    began = attempts[lease.held].in_engine_since
+    await until(lambda: len(attempts[lease.held].finished) == 1)
+    await until(lambda: attempts[lease.held].generation is not None)
+    assert attempts[lease.held].in_engine_since == began
+    await rig.port.until(
+        lambda: (kept := rig.port.snapshots.get(lease.held)) is not None and kept.step > STEPS
+    )
+    body = rig.storage.objects[rig.port.snapshots[lease.held].key]
+    finished, _ = parts_snapshot.of_bytes(body, [lease.upload_tickets[:2]] * 3)
+    assert finished
+    files(rig, await rig.outcome(lease.held))
+
+
+async def test_beyond_the_limit_the_last_snapshot_stays_and_the_request_goes_on(
+    make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(parts_snapshot, "MOST_BYTES", 0)
+    rig: Rig = await make_rig(call_timeout_s=20.0, snapshot_interval_s=0.1)
+    outcome = await ended(rig, lease := several(rig, "one", WAN))
+    assert len(files(rig, outcome)) == 6
+    assert rig.port.snapshots[lease.held].step <= STEPS  # of the first, which needs no file
+
+
+async def test_what_cannot_be_used_is_made_anew(make_rig: MakeRig) -> None:
+    one, held = await handed_back(make_rig, WAN, finished=1)
+    other: Rig = await make_rig(call_timeout_s=20.0)
+    lease = again(other, one, held, WAN)
+    kept = one.port.snapshots[held].key
+    other.storage.objects[kept] = other.storage.objects[kept][:-5]
+    outcome = await ended(other, lease)
+    assert len(files(other, outcome)) == 6
+    assert other.workshop.engine.counts()["steps"] == 3 * STEPS
