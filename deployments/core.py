@@ -232,7 +232,9 @@ class ReplicaCore:
             self._asker.slot_freed()
         if verdict is Verdict.FENCED:
             log.info("Attempt %d lost its lease; its work is dropped.", attempt.lease.attempt)
-        if verdict is Verdict.FENCED or attempt.stopped is not None or attempt.storage_away:
+        # A stop may come after it succeeded, while that is handed in: then its files are wanted.
+        handed_back = attempt.stopped is Stop.HANDED_BACK
+        if verdict is Verdict.FENCED or handed_back or outcome.failure is not None:
             await attempt.discard()
 
     async def _preload(self, endpoint: Endpoint) -> None:
