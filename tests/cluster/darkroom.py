@@ -29,7 +29,7 @@ PROBE = "/queue/test/probe"
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T], what: str, within_s: float = 30.0) -> T:
+def eventually(look: Callable[[], T], what: str, within_s: float = 60.0) -> T:
     """The first true thing that ``look`` sees; fails with ``what`` when there is none in time."""
     end = time.monotonic() + within_s
     while True:
@@ -138,7 +138,7 @@ class Darkroom:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def in_state(self, request_id: str, *states: str, within_s: float = 60.0) -> dict[str, Any]:
+    def in_state(self, request_id: str, *states: str, within_s: float = 120.0) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:
             seen = self.seen(request_id)
             return seen if seen and seen["state"] in states else None
@@ -240,7 +240,7 @@ class Darkroom:
             fresh = [r for r in answer.json()["replicas"] if r["seen_s"] < 7]
             return sum(r["stage"] == "ready" for r in fresh) >= replicas
 
-        eventually(look, f"{replicas} replicas are ready", within_s=90)
+        eventually(look, f"{replicas} replicas are ready", within_s=180)
 
     def stop(self, number: int = signal.SIGINT) -> float:
         """End it as a person does; returns the seconds that it took."""

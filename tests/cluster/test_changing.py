@@ -23,7 +23,7 @@ from tests.cluster.darkroom import (
     eventually,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
 
 REDEPLOY = """
 import json, sys
@@ -179,7 +179,7 @@ def test_serve_run_serves_from_any_directory(
         # `serve run` takes flat arguments only; the rest of the world is the demo's.
         process = serve_run(port, "serve_app.app:build", f"data_dir={there.data_dir}", "gpus=0")
     try:
-        eventually(lambda: _answers(there), f"it answers; {_said(tmp_path)}", within_s=90)
+        eventually(lambda: _answers(there), f"it answers; {_said(tmp_path)}", within_s=200)
         if with_yaml:
             assert there.http.post("/run/test/probe", json={"echo": 5}).json()["echo"] == 5
         models = there.http.get("/v1/models").json()["models"]

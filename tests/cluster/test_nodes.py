@@ -23,7 +23,7 @@ from tests.storage.s3_servers import S3Server
 
 __all__ = ["conninfo", "moto_server", "server"]
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(480)]
 
 KEY = "several-nodes:a-secret-for-tests-only"
 CATALOGUE = """

@@ -15,7 +15,7 @@ from safetensors.numpy import save
 from tests.cluster.darkroom import Darkroom
 from training.checker import read
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 FLUX = "/run/fal-ai/flux/schnell"
 SDXL = "/run/fal-ai/fast-sdxl"

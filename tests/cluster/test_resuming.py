@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.cluster.darkroom import Darkroom, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(480)]
 
 LONG: Mapping[str, Mapping[str, Any]] = {
     "fal-ai/flux/dev": {"num_inference_steps": 50, "num_images": 4, "output_format": "png"},

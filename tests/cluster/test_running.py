@@ -17,7 +17,7 @@ from tests.cluster.darkroom import PROBE, ROOT, Darkroom, eventually
 
 UNMODIFIED = ROOT / "tests" / "wire" / "unmodified.py"
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
 def test_two_replicas_share_the_work(darkroom: Darkroom) -> None:

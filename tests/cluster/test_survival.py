@@ -9,7 +9,7 @@ import pytest
 from tests.cluster.conftest import MakeDarkroom
 from tests.cluster.darkroom import PROBE, Darkroom, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(480)]
 
 
 def test_a_request_outlives_its_replica_and_one_failure_is_counted(darkroom: Darkroom) -> None:
@@ -27,7 +27,7 @@ def test_a_request_that_ends_its_replica_every_time_fails_with_that_reason(
 ) -> None:
     darkroom.all_ready()
     request_id = darkroom.submit(steps=40, step_ms=50, crash_at_step=30)
-    done = darkroom.in_state(request_id, "failed", within_s=180)
+    done = darkroom.in_state(request_id, "failed", within_s=300)
     assert done["failures"] == 3
     assert done["error"]["code"] == "poison"
     darkroom.all_ready()
@@ -155,6 +155,6 @@ def test_two_hundred_requests_with_random_kills_each_end_once(darkroom: Darkroom
         remaining = len(victims)
         eventually(lambda n=remaining: len(darkroom.replicas("studio")) >= n, "it is replaced")
     for request_id in requests:
-        done = darkroom.in_state(request_id, "succeeded", "failed", within_s=120)
+        done = darkroom.in_state(request_id, "succeeded", "failed", within_s=240)
         assert done["state"] == "succeeded", done
         assert darkroom.usage_lines(request_id) == 1
