@@ -24,7 +24,6 @@ LONG: Mapping[str, Mapping[str, Any]] = {
 """Endpoint → an input whose steps take seconds on a CPU."""
 
 LATEST = 0.3  # of the steps, by which a replica is killed as soon as there is a snapshot
-AT_MOST_S = 100.0  # where two cores have more to do
 ALONE = {"X-Darkroom-Deterministic": "1"}
 
 
@@ -53,7 +52,7 @@ def whole(darkroom: Darkroom) -> Iterator[Callable[[str], list[bytes]]]:
     def of(endpoint: str) -> list[bytes]:
         if endpoint not in made:
             request_id = submit(darkroom, endpoint)
-            darkroom.in_state(request_id, "succeeded", within_s=AT_MOST_S)
+            darkroom.in_state(request_id, "succeeded")
             made[endpoint] = files(darkroom, endpoint, request_id)
         return made[endpoint]
 
@@ -74,7 +73,7 @@ def kill_after_a_snapshot(
 
 
 def went_on(darkroom: Darkroom, request_id: str) -> None:
-    done = darkroom.in_state(request_id, "succeeded", within_s=AT_MOST_S)
+    done = darkroom.in_state(request_id, "succeeded")
     assert done["failures"] == 1
     assert any("from the snapshot at step" in line["message"] for line in done["log"])
 
@@ -122,7 +121,7 @@ def test_what_was_made_beside_another_goes_on_alone_and_is_the_same_within_round
     for made, alone in zip(files(darkroom, endpoint, first), expected, strict=True):
         assert np.abs(levels(made) - levels(alone)).max() <= 1
     for each in others:
-        darkroom.in_state(each, "succeeded", within_s=AT_MOST_S)
+        darkroom.in_state(each, "succeeded")
 
 
 def test_a_death_after_two_of_four_clips_leaves_them_as_they_are(
@@ -131,7 +130,7 @@ def test_a_death_after_two_of_four_clips_leaves_them_as_they_are(
     endpoint, steps = "fal-ai/wan/v2.2-5b/text-to-video", 40
     asked = {"seed": None, "seeds": [7, 8, 9, 10], "num_inference_steps": steps, "num_frames": 49}
     whole = submit(darkroom, endpoint, **asked)
-    darkroom.in_state(whole, "succeeded", within_s=AT_MOST_S)
+    darkroom.in_state(whole, "succeeded")
     darkroom.all_ready()
     request_id = submit(darkroom, endpoint, **asked)
     kill_after_a_snapshot(darkroom, request_id, darkroom.runner(request_id), 2 * steps + 1)
