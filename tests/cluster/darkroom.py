@@ -26,10 +26,9 @@ MODELS = Path(__file__).parent / "models.yaml"
 FAMILIES = {"probe": "tests.fakes.family:ProbeFamily"}
 PROBE = "/queue/test/probe"
 
-T = TypeVar("T")
-
-
 STOP_S = 40.0
+
+T = TypeVar("T")
 
 
 def eventually(look: Callable[[], T], what: str, within_s: float = 60.0) -> T:
