@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(480)]
 
 LONG: Mapping[str, Mapping[str, Any]] = {
     "fal-ai/flux/dev": {"num_inference_steps": 50, "num_images": 4, "output_format": "png"},
-    "fal-ai/fast-sdxl": {"num_inference_steps": 50, "num_images": 4, "format": "png"},
+    "test/large-sdxl": {"num_inference_steps": 50, "num_images": 4, "format": "png"},
     "fal-ai/wan/v2.2-5b/text-to-video": {"num_inference_steps": 50, "num_frames": 81},
     "fal-ai/stable-audio": {"steps": 150, "output_format": "flac"},
 }
@@ -103,7 +103,7 @@ def test_what_is_made_goes_on_from_its_snapshot_when_its_replica_dies_and_is_the
 def test_what_was_made_beside_another_goes_on_alone_and_is_the_same_within_rounding(
     darkroom: Darkroom, whole: Callable[[str], list[bytes]], chance: random.Random
 ) -> None:
-    endpoint = "fal-ai/fast-sdxl"
+    endpoint = "test/large-sdxl"
     expected = whole(endpoint)
     darkroom.all_ready()
     # As many as both replicas have slots.
