@@ -31,12 +31,8 @@ def as_input(given: str) -> str:
 
 
 def outputs(output: object) -> Iterator[Mapping[str, Any]]:
-    """Every file in an endpoint's output, once, wherever it stands: what has a URL and a media
-    type. One whose content is in the output has a data URI."""
-    return iter({file["url"]: file for file in _files(output)}.values())
-
-
-def _files(output: object) -> Iterator[Mapping[str, Any]]:
+    """Every file in an endpoint's output, wherever it stands: what has a URL and a media type. One
+    whose content is in the output has a data URI."""
     if isinstance(output, Mapping):
         fields = cast("Mapping[str, Any]", output)
         if "content_type" in fields and isinstance(fields.get("content"), str):
@@ -44,11 +40,12 @@ def _files(output: object) -> Iterator[Mapping[str, Any]]:
         if isinstance(fields.get("url"), str) and "content_type" in fields:
             yield fields
             return
-        for value in fields.values():
-            yield from _files(value)
+        for name, value in fields.items():
+            if not isinstance(fields.get(f"{name}s"), Sequence):  # the first of them is there too
+                yield from outputs(value)
     elif isinstance(output, Sequence) and not isinstance(output, str):
         for value in cast("Sequence[object]", output):
-            yield from _files(value)
+            yield from outputs(value)
 
 
 def inside(url: str) -> bytes | None:

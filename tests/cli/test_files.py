@@ -24,7 +24,7 @@ SEVERAL = {
 
 def test_a_file_that_an_output_names_twice_is_one() -> None:
     names = [each["url"].rpartition("/")[2] for each in outputs(SEVERAL)]
-    assert names == ["1.mp4", "1.jpg", "2.mp4", "2.jpg"]
+    assert names == ["1.mp4", "2.mp4", "1.jpg", "2.jpg"]
 
 
 def test_replicate_is_told_all_clips_of_several_and_the_one_of_one() -> None:

@@ -126,8 +126,9 @@ def test_every_field_that_is_said_to_have_an_effect_has_one(serve, endpoint_id):
         name for name, field in shown.items() if any(key.startswith("x-darkroom-") for key in field)
     }
     delivered = {"num_images", "sync_mode", "output_format", "format"}
+    in_parts = {"seeds"}  # test_several_outputs.py
     fetched = {"loras"}  # test_adapters.py
-    assert shown.keys() <= others.keys() | silent | delivered | fetched
+    assert shown.keys() <= others.keys() | silent | delivered | in_parts | fetched
     assert not silent & others.keys()
 
 
