@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,12 @@ import httpx
 import pytest
 from openapi_schema_validator import OAS30Validator
 from openapi_spec_validator import OpenAPIV30SpecValidator, validate
-from starlette.routing import Route, WebSocketRoute
+from starlette.routing import Route
 
 from serve_app.catalog.catalog import Catalog, load
 from serve_app.ingress import page
 from serve_app.ingress.app import create_app
+from serve_app.ingress.by_segment import BySegment
 from serve_app.ingress.openapi.dialect import components
 from serve_app.ingress.openapi.document import of_endpoint, whole
 from serve_app.ingress.openapi.endpoints import pascal
@@ -31,6 +33,14 @@ def document() -> dict[str, Any]:
     return whole(CATALOG, ORIGIN)
 
 
+@pytest.fixture(scope="module")
+def routes() -> Sequence[Route]:
+    """Those of HTTP; of WebSockets OpenAPI knows nothing."""
+    by_segment, *rest = create_app().routes
+    assert isinstance(by_segment, BySegment)
+    return [each for each in (*by_segment.routes, *rest) if isinstance(each, Route)]
+
+
 def test_it_is_valid(document: dict[str, Any]) -> None:
     validate(document, cls=OpenAPIV30SpecValidator)
     assert re.fullmatch(r"3\.0\.\d+", document["openapi"])
@@ -40,12 +50,9 @@ def test_a_document_that_is_not_valid_is_noticed(document: dict[str, Any]) -> No
     assert not OpenAPIV30SpecValidator(document | {"info": {}}).is_valid()
 
 
-def test_every_route_is_in_it(document: dict[str, Any]) -> None:
+def test_every_route_is_in_it(document: dict[str, Any], routes: Sequence[Route]) -> None:
     paths = document["paths"]
-    for route in create_app().routes:
-        if isinstance(route, WebSocketRoute):  # of which OpenAPI knows nothing
-            continue
-        assert isinstance(route, Route)
+    for route in routes:
         path = re.sub(r":\w+}", "}", route.path)
         if path in CALLS or path.endswith("/{rest}"):  # these are there to say what is not there
             continue
@@ -61,8 +68,9 @@ def test_every_route_is_in_it(document: dict[str, Any]) -> None:
                 assert method.lower() in paths[path], f"{method} {path}"
 
 
-def test_every_path_of_it_leads_to_a_route(document: dict[str, Any]) -> None:
-    routes = [route for route in create_app().routes if isinstance(route, Route)]
+def test_every_path_of_it_leads_to_a_route(
+    document: dict[str, Any], routes: Sequence[Route]
+) -> None:
     for path, calls in document["paths"].items():
         concrete = re.sub(r"\{\w+\}", "x", path)
         for method in calls:
