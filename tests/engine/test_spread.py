@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -126,6 +127,7 @@ def test_a_follower_drops_the_denoisers_that_are_collected_here(spread, demo):
         engine.submit(pipeline="again", **picture("a red dog", seed=5)).result(60)
         engine.remove("again")
     del again, engine
+    gc.collect()
     with Engine(demo, threads=1) as engine:
         engine.submit(**clip(PROMPTS[0], seed=6, steps=1)).result(60)
 
