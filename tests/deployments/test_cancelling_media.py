@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import tempfile
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,14 +37,6 @@ WHILE: dict[str, tuple[str, Callable[[Progress], bool]]] = {
 """What it is doing when it is stopped; decoding hands its chunks over to be written."""
 
 EACH = pytest.mark.parametrize("doing", WHILE)
-
-
-@pytest.fixture
-def scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 async def begun(rig: Rig, doing: str, **changes: Any) -> tuple[Held, weakref.ref[Any]]:
