@@ -81,13 +81,15 @@ class Spread:
         try:
             send(self._group, *call)
         except RuntimeError as error:
-            raise self._lost() from error
+            # It may not count as ended yet: a process's connections go before itself.
+            raise self._lost("ended") from error
         try:
             return divided(*arguments, **keywords)
         except BaseException as error:
             if self._all_failed(number):
                 raise
-            raise self._lost() from error
+            how = "failed alone" if self._followers_live() else "ended"
+            raise self._lost(how) from error
 
     def _all_failed(self, number: int) -> bool:
         """Whether the followers have failed at the same, so that all are in step again."""
@@ -100,8 +102,7 @@ class Spread:
         self._group.tell(agreed(number))
         return True
 
-    def _lost(self) -> ReplicaDied:
-        how = "failed alone" if self._followers_live() else "ended"
+    def _lost(self, how: str) -> ReplicaDied:
         self._broken = f"One of the replica's {self._group.size} devices {how}; it is replaced."
         self._on_lost()
         return ReplicaDied(self._broken)

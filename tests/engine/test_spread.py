@@ -22,7 +22,12 @@ from deployments.engine.spread import Spread, spreadable  # noqa: E402
 from deployments.engine.spread_call import SpreadCall, packed  # noqa: E402
 from deployments.engine.thread_state import ThreadState  # noqa: E402
 from serve_app.domain.endpoint import Recipe  # noqa: E402
-from serve_app.domain.errors import AdapterRefused, PipelineFailed, WeightsUnavailable  # noqa: E402
+from serve_app.domain.errors import (  # noqa: E402
+    AdapterRefused,
+    PipelineFailed,
+    ReplicaDied,
+    WeightsUnavailable,
+)
 from tests.engine.spreadable import clip, made, picture  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +182,25 @@ def test_a_generation_whose_other_device_is_killed_fails_with_that_reason(tmp_pa
         said = leader.communicate(timeout=90)[0].splitlines()
     died = "ReplicaDied: One of the replica's 2 devices ended; it is replaced."
     assert [line for line in said if "step" not in line] == ["lost", died, died]
+
+
+def test_a_device_whose_connections_are_gone_has_ended_though_its_process_still_counts():
+    class WithoutFollowers(DeviceGroup):
+        """As after a kill: sockets are closed before the process can be waited for."""
+
+        def divide(self, module: Any) -> None:
+            pass
+
+        def send(self, tensor: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("Connection closed by peer")
+
+    lost = []
+    group = WithoutFollowers(0, 2, Path("unused"), "cpu")
+    pipeline = made("demo")
+    Spread(group, lambda: True, lambda: lost.append("lost")).add(0, pipeline)
+    with Engine(pipeline, threads=1) as engine, pytest.raises(ReplicaDied, match="devices ended"):
+        engine.submit(**clip(PROMPTS[0], seed=1)).result(60)
+    assert lost == ["lost"]
 
 
 def test_a_follower_ends_by_itself_when_rank_0_is_killed(tmp_path):
