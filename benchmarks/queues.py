@@ -32,7 +32,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,12 +119,19 @@ class Darkroom:
 
     def _fill(self, waiting: int) -> None:
         with psycopg.connect(self._conninfo, autocommit=True) as connection:
-            connection.execute(CLEAR)
+            self._clear(connection)
             given = {"tenants": self._tenants, "pool": POOL}
             connection.execute(LANES, given)
             for start in range(0, waiting, CHUNK):
                 connection.execute(FILL, {**given, "count": min(CHUNK, waiting - start)})
             connection.execute("ANALYZE requests, fair_lanes")
+
+    def _clear(self, connection: psycopg.Connection) -> None:
+        while True:
+            # The queue's own looks lock the same tables one after another.
+            with suppress(psycopg.errors.DeadlockDetected):
+                connection.execute(CLEAR)
+                return
 
     async def _run(self, name: str) -> None:
         free, room = self._slots, asyncio.Event()

@@ -25,7 +25,7 @@ SETTINGS: Mapping[str, str] = {
     "port": str(PORT),
     "cluster_name": "darkroom",
     "max_connections": "100",
-    "shared_buffers": "64MB",
+    "shared_buffers": "256MB",
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
