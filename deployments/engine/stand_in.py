@@ -10,7 +10,7 @@ for everybody is kept from it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Hashable
+from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, wraps
@@ -77,6 +77,7 @@ class GenerationGreenlet(greenlet):
         super().__init__(run, parent)
         self.answer = answer
         self.calls: Counter[str] = Counter()  # of each component, by name
+        self.walked: dict[str, Sequence[Any]] = {}  # the modules in each component, by its name
         self.cache: CacheContext | None = None
 
     def suspend(self, call: DenoiserCall) -> Any:
@@ -121,6 +122,7 @@ def _stand_in_class(real_class: type) -> type:
     body: dict[str, Any] = {
         "__slots__": ("component", "real_module", "suspends", "usual_dtype"),
         "__call__": _call,
+        "modules": _modules,
         "__module__": real_class.__module__,
     }
     if hasattr(real_class, "cache_context"):
@@ -138,6 +140,17 @@ def _call(self: Any, *arguments: Any, **keywords: Any) -> Any:
     current.calls[self.component] += 1
     call = DenoiserCall(self.real_module, arguments, keywords, current.cache, self.component)
     return current.suspend(call) if self.suspends else current.answer(call)
+
+
+def _modules(self: Any, *arguments: Any, **keywords: Any) -> Iterator[Any]:
+    """Walked once in a generation: pipelines look for hooks in all modules of all components, six
+    times in a call of Flux, and other generations wait meanwhile."""
+    current = getcurrent()
+    if arguments or keywords or not isinstance(current, GenerationGreenlet):
+        return self.real_module.modules(*arguments, **keywords)
+    if (walked := current.walked.get(self.component)) is None:
+        walked = current.walked[self.component] = tuple(self.real_module.modules())
+    return iter(walked)
 
 
 def _handing_over(real: Callable[..., Any]) -> Callable[..., Any]:

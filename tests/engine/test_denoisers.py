@@ -52,6 +52,25 @@ def test_a_component_that_is_called_in_each_step_is_found_by_counting():
         assert engine.counts()["merged_calls"] == 8
 
 
+class LooksForHooks(Unusual):
+    """Through all modules of its components, as diffusers' do, and again; gives what it saw."""
+
+    def __call__(self, start, num_inference_steps):
+        parts = (self.encoder, self.dreamer)
+        before = [[*part.modules()] for part in parts]
+        super().__call__(start, num_inference_steps)
+        return before, [[*part.modules()] for part in parts]
+
+
+def test_a_pipeline_that_looks_through_its_components_sees_their_modules_each_time():
+    pipeline = LooksForHooks()
+    pipeline.dreamer.inner = torch.nn.Linear(1, 1)
+    with Engine(pipeline) as engine:
+        before, after = engine.submit(start=torch.ones(1, 4), num_inference_steps=2).result(60)
+    own = [[pipeline.encoder], [pipeline.dreamer, pipeline.dreamer.inner]]
+    assert before == after == own
+
+
 def test_what_was_found_holds_for_all_pipelines_of_the_class():
     with Engine(Unusual()) as engine:
         run(engine, engine._pipeline, count=1)
