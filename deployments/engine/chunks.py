@@ -40,8 +40,7 @@ def in_chunks(call: DenoiserCall) -> bool:
     if inner is None or type(call.module).__name__ not in CHUNKED:
         return False
     hooked = hasattr(call.module, "_hf_hook") or hasattr(call.module, "_diffusers_hook")
-    given = [*call.arguments, *call.keywords.values()][:1]
-    return not hooked and any(_is_clip(each) for each in given)
+    return not hooked and _is_clip(_clip_in(call))
 
 
 def computed(call: DenoiserCall, on_frames: OnFrames | None = None) -> Any:
@@ -54,6 +53,7 @@ def computed(call: DenoiserCall, on_frames: OnFrames | None = None) -> Any:
     take = _taker(call, on_frames) if on_frames is not None else None
     twin = copy.copy(call.module)
     chunks = _Chunks.of(getattr(call.module, inner), f"{call.component}.{inner}", take)
+    chunks.expect(_clip_in(call).shape[2])
     twin._modules = {**twin._modules, inner: chunks}  # noqa: SLF001
     return getattr(twin, call.method)(*call.arguments, **call.keywords)
 
@@ -64,6 +64,7 @@ class _Chunks:
     real_module: Any
     component: str
     take: Callable[[torch.Tensor], torch.Tensor] | None
+    ahead: int
 
     @staticmethod
     def of(module: Any, component: str, take: Any) -> Any:
@@ -75,10 +76,16 @@ class _Chunks:
         object.__setattr__(twin, "take", take)
         return twin
 
+    def expect(self, frames: int) -> None:
+        """So many come, in all chunks together."""
+        object.__setattr__(self, "ahead", frames)
+
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         current = getcurrent()
         if not isinstance(current, GenerationGreenlet):
             return self.real_module(*arguments, **keywords)
+        ahead = max(1, self.ahead)  # with tiles, frames come more than once
+        self.expect(self.ahead - arguments[0].shape[2])
         output = current.suspend(
             DenoiserCall(
                 self.real_module,
@@ -86,6 +93,7 @@ class _Chunks:
                 keywords,
                 component=self.component,
                 part=Part.AUTOENCODER,
+                ahead=ahead,
             )
         )
         return output if self.take is None else self.take(output)
@@ -95,7 +103,7 @@ def _taker(call: DenoiserCall, on_frames: OnFrames) -> Callable[[Any], Any] | No
     """What hands on the frames of a chunk and leaves a corner of them; None where the autoencoder
     does more with its chunks than to line them up."""
     vae = call.module
-    latents = next(iter([*call.arguments, *call.keywords.values()]))
+    latents = _clip_in(call)
     lines_up = type(vae).__name__ == "AutoencoderKLWan" and not vae.use_tiling
     if call.method != "decode" or not lines_up or len(latents) != 1:
         return None
@@ -113,6 +121,10 @@ def _taker(call: DenoiserCall, on_frames: OnFrames) -> Callable[[Any], Any] | No
 @cache
 def _class_of(real: type) -> type:
     return type(real.__name__, (_Chunks, real), {"__module__": real.__module__})
+
+
+def _clip_in(call: DenoiserCall) -> Any:
+    return next(iter([*call.arguments, *call.keywords.values()]), None)
 
 
 def _is_clip(value: Any) -> bool:

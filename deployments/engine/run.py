@@ -73,16 +73,25 @@ class Run:
         self._step = 0
         self._steps = 0
         self._solver_counts = False
+        self._last_was_step: bool | None = None  # the call that was answered last; None: none was
 
     @property
     def remaining(self) -> float:
-        """Steps that are left; infinite where that is not known."""
+        """Steps that are left; infinite where that is not known. Frames, while a clip is taken in
+        chunks."""
+        if self.pending is not None and self.pending.call.ahead:
+            return self.pending.call.ahead
         return self._steps - self._step if self._steps else inf
 
     @property
     def fresh(self) -> bool:
         """Whether it has not taken a step yet."""
         return self._step == 0
+
+    @property
+    def again(self) -> bool:
+        """Whether its last call was of the kind of the pending one: both steps, or neither."""
+        return self.pending is not None and self.pending.call.is_step is self._last_was_step
 
     def begin(self, intercepted: InterceptedPipeline, device: str) -> None:
         """Run up to the first call that suspends it, or to the end.
@@ -118,6 +127,7 @@ class Run:
             return
         if self.pending is not None:
             self._place = place_after(self.pending.call, self._place)
+            self._last_was_step = self.pending.call.is_step
             if self.pending.call.part is Part.DENOISER:
                 self._log.add(self.pending.call.component, given.output)
                 if not self._solver_counts:

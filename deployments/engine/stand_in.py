@@ -35,6 +35,12 @@ class DenoiserCall:
     part: Part = Part.DENOISER
     method: str = "__call__"  # of the module, that was called
     content: Hashable = None  # equal: the output is, bit for bit; None: that cannot be told
+    ahead: int = 0  # of a chunk of a clip: frames left to take, its own among them; 0: none
+
+    @property
+    def is_step(self) -> bool:
+        """One of many that its generation takes: of a denoiser, or a chunk of a clip."""
+        return self.part is Part.DENOISER or self.ahead > 0
 
     @property
     def function(self) -> Callable[..., Any]:

@@ -21,6 +21,7 @@ class Candidate:
     most: int = 1  # generations that may share its call
     steps: bool = True  # it waits for its denoiser; False: for a text encoder or an autoencoder
     fresh: bool = False  # it has not taken a step yet
+    again: bool = True  # its last call was of this kind too
     pipeline: str = ""
 
     @property
@@ -38,9 +39,10 @@ class StepBatcher:
     steps left, so that short ones do not wait for long ones; the key with most to share it; who has
     waited longest. A first step waits for others of its pipeline that are on their way to theirs.
 
-    Steps and other calls take turns: where the leader has just gone, those of its priority that
-    wait for the other kind of call go in between. So the steps of short generations do not wait for
-    a queue of prompts, and prompts do not wait until others have ended.
+    Steps and other calls take turns: where the leader has just gone with a call of this kind, those
+    of its priority that wait for the other kind go in between. So the steps of short generations do
+    not wait for a queue of prompts, and prompts do not wait until others have ended. Who comes from
+    its prompt to its first step, or from its last to its decoder, has changed kinds itself.
 
     Whoever was passed over for ``patience`` turns goes first whatever its priority, so nothing
     starves: nobody waits for more than ``patience`` turns and as many as there are generations.
@@ -72,7 +74,7 @@ class StepBatcher:
     ) -> Candidate | None:
         """Who goes in place of the first, which has just gone."""
         first = ranked[0]
-        if first.key is None or turn - first.last_turn > 1:
+        if first.key is None or not first.again or turn - first.last_turn > 1:
             return None
         for each in ranked:
             of_its_priority = each.key is not None and each.priority == first.priority

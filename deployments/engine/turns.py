@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 
 from deployments.engine.codec import Codec
 from deployments.engine.device_memory import DeviceMemory
-from deployments.engine.part import Part
 from deployments.engine.run import Run
 from deployments.engine.runs import Runs
 from deployments.engine.step_batcher import Candidate, StepBatcher
@@ -87,8 +86,9 @@ class Turns:
             deadline=run.generation.deadline,
             remaining=run.remaining,
             most=1 if pending is None else self._codec.most(pending, free),
-            steps=pending is None or pending.call.part is Part.DENOISER,
+            steps=pending is None or pending.call.is_step,
             fresh=run.fresh,
+            again=run.again,
             pipeline=run.generation.pipeline,
         )
 

@@ -149,6 +149,15 @@ def test_the_steps_of_a_short_one_and_prompts_of_longer_ones_take_turns():
     assert all(one != other for one, other in pairwise(gone))
 
 
+def test_a_short_one_that_comes_to_its_decoder_does_not_wait_for_a_step_of_a_long_one():
+    decoding = Candidate(1, 0, 4, "decodes", steps=False, again=False, remaining=0.0)
+    long = stepping(2, 3, remaining=50.0)
+    (leader,) = StepBatcher().choose([decoding, long], 5)
+    assert leader is decoding
+    (leader,) = StepBatcher().choose([replace(decoding, again=True), long], 5)
+    assert leader is long
+
+
 def test_a_first_step_waits_for_those_of_its_pipeline_that_still_encode():
     first = stepping(0, 4, fresh=True, remaining=1.0, pipeline="it")
     other = encoding(1, 4, remaining=20.0, pipeline="it")
