@@ -1,0 +1,302 @@
+"""What clients do with the queue in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from serve_app.domain.errors import NotFound, Overloaded
+from serve_app.domain.lease import Demand, Held, ReplicaStage
+from serve_app.domain.outcome import Outcome, Usage
+from serve_app.domain.progress import Preview
+from serve_app.domain.request import (
+    CancelVerdict,
+    Forgetting,
+    LogLine,
+    NewRequest,
+    Request,
+    State,
+    Waiting,
+    WaitReason,
+)
+from serve_app.queue import wording
+from serve_app.queue.deletion import still_active
+from serve_app.queue.followers import waiting_for
+from serve_app.queue.previews import WATCHED_S
+from tests.fakes.queue_row import Row
+from tests.fakes.queue_rows import QueueRows
+from tests.fakes.repeats import reusing
+
+
+class ClientSide(QueueRows):
+    """Submits, waits, cancels, looks."""
+
+    async def submit(self, new: NewRequest) -> Request:
+        await self._look()
+        if (earlier := self._repeats.of(new)) is not None:
+            return self._rows[earlier].request
+        if (found := self._repeats.reusable(new, self._rows.values())) is not None:
+            return self._reuse(new, found)
+        self.operations.admit(new.endpoint)
+        self._refuse_past_caps(new.tenant, new.endpoint)
+        request = Request(
+            id=new.id,
+            tenant=new.tenant,
+            endpoint=new.endpoint,
+            pool=new.pool,
+            state=State.QUEUED,
+            input=dict(new.input),
+            priority=new.priority,
+            alone=new.alone,
+            previews=new.previews,
+            attempt=0,
+            failures=0,
+            created_at=self._clock.now(),
+            work=new.work,
+            forgetting=None if new.store_io else Forgetting.INPUT,
+            retries_left=new.retries,
+        )
+        if new.end_within_s is not None:
+            end_by = request.created_at + timedelta(seconds=new.end_within_s)
+            request = replace(request, end_by=end_by)
+        row = Row(request, len(self._rows), new, self._lanes.enter(new))
+        self._rows[new.id] = row
+        leader = self._repeats.leader(new, self._rows.values())
+        if leader is not None:
+            row.request = replace(row.request, follows=leader)
+        self._repeats.learn(new)
+        self._line(row, wording.QUEUED + self._retries(row))
+        for warning in new.warnings:
+            self._line(row, warning, "WARNING")
+        if leader is not None:
+            self._line(row, wording.follows(leader))
+        self._changed()
+        return row.request
+
+    async def repeated(self, new: NewRequest) -> Request | None:
+        await self._look()
+        earlier = self._repeats.of(new) or self._repeats.take_undelivered(new)
+        return self._rows[earlier].request if earlier else None
+
+    async def undelivered(self, new: NewRequest, request_id: str) -> None:
+        self._repeats.note_undelivered(new, request_id)
+
+    async def get(self, tenant: str, request_id: str) -> Request:
+        await self._look()
+        return self._row(tenant, request_id).request
+
+    async def wait(self, tenant: str, request_id: str, timeout_s: float) -> Request:
+        row = self._row(tenant, request_id)
+        await self._until(lambda: row.request.state.final or None, timeout_s)
+        return row.request
+
+    async def changed(
+        self, tenant: str, request_id: str, timeout_s: float, since: Request | None = None
+    ) -> Request:
+        row = self._row(tenant, request_id)
+        seen = _visible(since or row.request)
+
+        def differs() -> bool | None:
+            return row.request.state.final or _visible(row.request) != seen or None
+
+        await self._until(differs, timeout_s)
+        return row.request
+
+    async def preview(self, tenant: str, request_id: str) -> Preview | None:
+        await self._look()
+        row = self._row(tenant, request_id)
+        if not row.request.previews:
+            raise NotFound(wording.NO_PREVIEWS)
+        if row.request.state is not State.RUNNING:
+            raise NotFound(wording.PREVIEWS_WHILE_RUNNING)
+        if row.request.progress is not None:
+            row.watched_until = self._clock.monotonic() + WATCHED_S
+        return row.preview if row.request.preview_step else None
+
+    async def waiting(self, request: Request) -> Waiting:
+        await self._look()
+        if request.follows is not None:
+            return await self._following(self._rows[request.follows].request)
+        rows = self._queue(request.pool)
+        order = [start.queued.id for start in self._lanes.order(request.pool, rows)]
+        position = order.index(request.id) if request.id in order else 0
+        waiting = self._reason(request, position)
+        if waiting.reason is WaitReason.PAUSED:
+            return waiting
+        starts_s = self._lanes.until_start_s(
+            request, rows, self._running(), self._free(request.pool)
+        )
+        if starts_s is None:
+            return waiting
+        starts_at = self._clock.now() + timedelta(seconds=starts_s)
+        takes_s = self._lanes.takes_s(request)
+        ends_at = None if takes_s is None else starts_at + timedelta(seconds=takes_s)
+        return replace(waiting, starts_at=starts_at, ends_at=ends_at)
+
+    async def _following(self, leader: Request) -> Waiting:
+        if leader.state is State.QUEUED:
+            return waiting_for(leader, await self.waiting(leader), None)
+        return waiting_for(leader, None, await self.ends_at(leader))
+
+    async def ends_at(self, request: Request) -> datetime | None:
+        now = self._clock.now()
+        elapsed_s = (now - (request.started_at or now)).total_seconds()
+        takes_s = self._lanes.takes_s(request, elapsed_s)
+        return None if takes_s is None else now + timedelta(seconds=takes_s)
+
+    def _reason(self, request: Request, position: int) -> Waiting:
+        if self.operations.paused(request.endpoint):
+            return Waiting(position, WaitReason.PAUSED)
+        limited = self._lanes.limit(request, self._running())
+        if limited:
+            return Waiting(position, WaitReason.LIMIT, limited)
+        here = [each for each in self._presence.values() if each.pool == request.pool]
+        ready = [each.detail for each in here if each.stage is ReplicaStage.READY]
+        if ready:
+            return Waiting(position, WaitReason.BUSY, next(filter(None, ready), ""))
+        for each in here:
+            if each.stage is ReplicaStage.STARTING:
+                return Waiting(position, WaitReason.COLD_START, each.detail)
+        return Waiting(position, WaitReason.NO_REPLICA)
+
+    async def cancel(self, tenant: str, request_id: str) -> CancelVerdict:
+        await self._look()
+        row = self._row(tenant, request_id)
+        if row.request.state.final:
+            return CancelVerdict.ALREADY_FINAL
+        if row.request.state is State.QUEUED:
+            row.request = replace(row.request, cancel_requested=True)
+            self._end(row, State.CANCELLED, wording.cancelled())
+            return CancelVerdict.CANCELLED
+        if not row.request.cancel_requested:
+            row.request = replace(row.request, cancel_requested=True)
+            self._line(row, wording.CANCEL_REQUESTED)
+            self._changed()
+        return CancelVerdict.REQUESTED
+
+    async def page(
+        self,
+        tenant: str,
+        *,
+        states: Sequence[State] = (),
+        endpoint: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        before: str | None = None,
+        limit: int = 50,
+    ) -> Sequence[Request]:
+        await self._look()
+        own = (row.request for row in self._rows.values() if row.request.tenant == tenant)
+        chosen = [
+            request
+            for request in sorted(own, key=lambda each: each.id, reverse=True)
+            if (not states or request.state in states)
+            and (before is None or request.id < before)
+            and endpoint in (None, request.endpoint)
+            and (since is None or request.created_at >= since)
+            and (until is None or request.created_at < until)
+        ]
+        return chosen[:limit]
+
+    async def drew(self, session: Held, request_id: str, state: State, usage: Usage) -> None:
+        if request_id not in self.usage and session.request_id in self._rows:
+            request = self._rows[session.request_id].request
+            self.ledger.note(request_id, request, self._clock.now(), usage)
+            self._lanes.pays(request, usage.run_s)
+
+    async def delete(self, tenant: str, request_id: str) -> Sequence[str]:
+        await self._look()
+        request = self._row(tenant, request_id).request
+        if not request.state.final:
+            raise still_active(request.state)
+        self._repeats.deleted(request.id)
+        self.outbox.deleted(request.id)
+        del self._rows[request.id]
+        maker = request.reuses or request.id
+        shared = any(maker in (each.id, each.reuses) for each in self._requests())
+        own = Outcome() if shared else request.outcome or Outcome()
+        return sorted(artifact.key for artifact in own.artifacts)
+
+    async def demand(self) -> Mapping[str, Demand]:
+        await self._look()
+        pools = {row.request.pool for row in self._rows.values()}
+        pools |= {presence.pool for presence in self._presence.values()}
+        return {pool: self._demand(pool) for pool in pools}
+
+    async def log(self, request_id: str, level: str, message: str) -> None:
+        if request_id in self._rows:
+            self._line(self._rows[request_id], message, level)
+
+    async def lines(self, tenant: str, request_id: str, after: int = 0) -> Sequence[LogLine]:
+        return tuple(self._row(tenant, request_id).log[after:])
+
+    def _reuse(self, new: NewRequest, earlier: Request) -> Request:
+        now = self._clock.now()
+        request = reusing(new, earlier, now)
+        row = self._rows[new.id] = Row(request, len(self._rows), new, 0.0)
+        self._repeats.learn(new)
+        self._counted(row)
+        for warning in new.warnings:
+            self._line(row, warning, "WARNING")
+        self._line(row, wording.reused(earlier.id))
+        self.outbox.ended(row)
+        return row.request
+
+    def _free(self, pool: str) -> list[float]:
+        """For each slot of the pool, seconds until it is free."""
+        slots = sum(
+            count
+            for id_, count in self._slots_of.items()
+            if self._presence[id_].pool == pool and self._presence[id_].stage is ReplicaStage.READY
+        )
+        now = self._clock.now()
+        busy = [
+            self._lanes.takes_s(each, (now - (each.started_at or now)).total_seconds()) or 1.0
+            for each in self._running()
+            if each.pool == pool
+        ]
+        return [*sorted(busy)[-slots:], *[0.0] * (slots - len(busy))] if slots else []
+
+    def _demand(self, pool: str) -> Demand:
+        queued = self._queue(pool)
+        running = sum(
+            row.request.pool == pool and row.request.state is State.RUNNING
+            for row in self._rows.values()
+        )
+        queued = [row for row in queued if not self.operations.paused(row.request.endpoint)]
+        now = self._clock.monotonic()
+        if queued or running:
+            self._last_busy[pool] = now
+        oldest = min((row.request.created_at for row in queued), default=self._clock.now())
+        return Demand(
+            queued=len(queued),
+            running=running,
+            slots=self._slots.get(pool, 1),
+            oldest_wait_s=(self._clock.now() - oldest).total_seconds(),
+            idle_s=now - self._last_busy.setdefault(pool, now),
+        )
+
+    def _refuse_past_caps(self, tenant: str, endpoint: str) -> None:
+        queued = [row for row in self._rows.values() if row.request.state is State.QUEUED]
+        if len(queued) >= self._limits.max_waiting:
+            raise Overloaded(f"{len(queued)} requests are waiting already.", retry_after_s=1.0)
+        own = sum(row.request.tenant == tenant for row in queued)
+        if own >= self._limits.waiting_of_tenant(tenant):
+            raise Overloaded(f"{own} of your requests are waiting already.", retry_after_s=1.0)
+        most = self._limits.waiting_of_endpoint(endpoint)
+        same = sum(row.request.endpoint == endpoint for row in queued)
+        if most is not None and same >= most:
+            message = f"{same} requests are waiting for {endpoint} already."
+            raise Overloaded(message, retry_after_s=1.0)
+
+
+def _visible(request: Request) -> tuple[Any, ...]:
+    return (
+        request.state,
+        request.attempt,
+        request.progress,
+        request.preview_step,
+        request.events,
+    )

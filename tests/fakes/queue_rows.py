@@ -1,0 +1,260 @@
+"""The rows of the queue in memory, and how requests end, are lost and are queued again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from serve_app.domain.errors import RequestNotFound
+from serve_app.domain.lease import Ask, Presence, Signal
+from serve_app.domain.outcome import Outcome, Usage
+from serve_app.domain.ports import Clock, LeaseTerms, Liveness
+from serve_app.domain.request import LogLine, Request, State
+from serve_app.domain.retries import MOST_FAILURES, Cause
+from serve_app.queue import wording
+from serve_app.queue.limits import QueueLimits
+from tests.fakes.fair_lanes import FairLanes
+from tests.fakes.ledger import FakeLedger
+from tests.fakes.operations import FakeOperations
+from tests.fakes.outbox import FakeOutbox
+from tests.fakes.queue_row import Row, forgetting
+from tests.fakes.repeats import FakeRepeats
+
+T = TypeVar("T")
+LOOK_S = 0.02
+
+
+class QueueRows:
+    """For one event loop. What depends on time is looked at whenever somebody calls."""
+
+    def __init__(
+        self, clock: Clock, terms: LeaseTerms, limits: QueueLimits, liveness: Liveness
+    ) -> None:
+        self._clock = clock
+        self._terms = terms
+        self._limits = limits
+        self._liveness = liveness
+        self._rows: dict[str, Row] = {}
+        self._repeats = FakeRepeats(clock)
+        self._presence: dict[str, Presence] = {}
+        self._slots: dict[str, int] = {}
+        self._slots_of: dict[str, int] = {}  # by replica
+        self._lanes = FairLanes(limits)
+        self._asking: list[Ask] = []
+        self._told: dict[tuple[str, Signal], float] = {}
+        self._last_busy: dict[str, float] = {}
+        self._wake = asyncio.Event()
+        self.operations = FakeOperations(clock, self._rows, self._end_by_hand, self._changed)
+        self.outbox = FakeOutbox(clock, self._rows, self.operations.note)
+        self.ledger = FakeLedger(self._rows)
+
+    @property
+    def usage(self) -> list[str]:
+        """Ids of requests and frames, one line each."""
+        return [line.id for line in self.ledger.lines]
+
+    async def start(self) -> None:
+        """Nothing to do."""
+
+    async def aclose(self) -> None:
+        """Nothing to undo."""
+
+    async def _look(self) -> None:
+        """End what time or death has ended, and forget what is due."""
+        now = self._clock.monotonic()
+        running = [row for row in self._rows.values() if row.request.state is State.RUNNING]
+        holders = [*(row.actor_id for row in running), *(ask.actor_id for ask in self._asking)]
+        dead = await self._liveness.dead(holders)
+        bygone = await self._liveness.bygone(holders)
+        self._asking = [ask for ask in self._asking if ask.actor_id not in dead | bygone]
+        for row in running:
+            if row.request.state is not State.RUNNING:
+                continue
+            if row.actor_id in bygone:
+                self._lost(row, Cause.CONNECTION_ERROR, stopped=True)
+            elif row.actor_id in dead:
+                self._lost(row, Cause.CONNECTION_ERROR)
+            elif row.lease_until < now:
+                self._lost(row, Cause.TIMEOUT)
+        for row in self._rows.values():
+            row.request = forgetting(row, self._clock.now())
+            if row.request.state is State.QUEUED and row.start_by <= self._clock.now():
+                in_all = row.request.end_by is not None and row.request.end_by <= self._clock.now()
+                if not in_all and self._has_started(row.request):
+                    continue
+                self._end(
+                    row, State.EXPIRED, wording.not_in_time() if in_all else wording.expired()
+                )
+
+    def _lost(self, row: Row, cause: Cause, *, stopped: bool = False) -> None:
+        row.ended[row.request.attempt] = "stopped" if stopped else "lost"
+        self._settle(row)
+        if row.confirmed and not stopped:
+            row.request = replace(row.request, alone=True)
+            often = row.request.failures + 1
+            spent = often >= self._limits.max_failures
+            outcome = wording.ended_its_replica(often) if spent else wording.no_retry_left()
+            self._failed_once(row, cause, outcome, f"Replica {row.request.replica_id} died")
+            return
+        row.unconfirmed += 1
+        if row.unconfirmed >= self._limits.max_unconfirmed and not row.request.cancel_requested:
+            self._end(row, State.FAILED, wording.never_confirmed(row.unconfirmed))
+        else:
+            self._requeue(row, f"Replica {row.request.replica_id} never confirmed it")
+
+    def _failed_once(self, row: Row, cause: Cause, outcome: Outcome, why: str) -> None:
+        left = row.request.retries_left
+        row.request = replace(row.request, failures=row.request.failures + 1)
+        if left is None:
+            spent = row.request.failures >= self._limits.max_failures
+        else:
+            spent = not left.left(cause) or row.request.failures >= MOST_FAILURES
+            after = left.after(cause) if left.left(cause) else left
+            row.request = replace(row.request, retries_left=after)
+        if spent and not row.request.cancel_requested:
+            self._end(row, State.FAILED, outcome)
+        else:
+            self._requeue(row, why, self._retries(row))
+
+    def _retries(self, row: Row) -> str:
+        left = row.request.retries_left
+        if left is None:
+            return ""
+        told = ", ".join(f"{each.replace('_', ' ')} {left.left(each)}" for each in Cause)
+        return f" Retries left: {told}."
+
+    def _requeue(self, row: Row, why: str, more: str = "") -> None:
+        if row.request.cancel_requested:
+            self._end(row, State.CANCELLED, wording.cancelled())
+            return
+        row.request = replace(
+            row.request, state=State.QUEUED, replica_id=None, progress=None, preview_step=0
+        )
+        self._line(row, f"{why}; queued again.{more}")
+        self._changed()
+
+    def _end(self, row: Row, state: State, outcome: Outcome) -> None:
+        row.request = replace(
+            row.request,
+            state=state,
+            outcome=outcome,
+            finished_at=self._clock.now(),
+            progress=None,
+            snapshot=None,
+            preview_step=0,
+            follows=None,
+        )
+        self._counted(row)
+        self._line(row, outcome.failure.message if outcome.failure else wording.SUCCEEDED)
+        self.outbox.ended(row)
+        self._settle_followers(row.request)
+        self._changed()
+
+    def _counted(self, row: Row) -> None:
+        request = row.request
+        usage = request.outcome.usage if request.outcome else Usage()
+        self.ledger.note(request.id, request, request.finished_at or self._clock.now(), usage)
+
+    def _has_started(self, request: Request) -> bool:
+        """What it waits for runs."""
+        followed = request.follows and self._rows[request.follows].request
+        return bool(followed) and followed.state is State.RUNNING
+
+    def _settle_followers(self, leader: Request) -> None:
+        """They have its outcome, or the first of them leads the others."""
+        following = [row for row in self._rows.values() if row.request.follows == leader.id]
+        if leader.state is State.SUCCEEDED:
+            for row in following:
+                outcome = replace(leader.outcome or Outcome(), usage=Usage())
+                self._give(row, leader.id, outcome)
+            return
+        following.sort(key=lambda row: (row.ranked_at, row.place))
+        for row in following[1:]:
+            row.request = replace(row.request, follows=following[0].request.id)
+        for heir in following[:1]:
+            heir.request = replace(heir.request, follows=None)
+            if heir.start_by <= self._clock.now():
+                heir.start_by = heir.request.end_by or datetime.max.replace(tzinfo=UTC)
+            self._line(heir, wording.GOES_ON)
+
+    def _give(self, row: Row, leader: str, outcome: Outcome) -> None:
+        now = self._clock.now()
+        row.request = replace(
+            row.request,
+            state=State.SUCCEEDED,
+            outcome=outcome,
+            follows=None,
+            reuses=leader,
+            started_at=now,
+            finished_at=now,
+        )
+        self._repeats.given(row.request.id)
+        self._counted(row)
+        self._line(row, wording.reused(leader))
+        self.outbox.ended(row)
+        self._changed()
+
+    def _end_by_hand(self, row: Row, failure: Outcome | None) -> None:
+        if row.request.state is State.RUNNING:
+            row.ended[row.request.attempt] = "by_hand"
+            self._settle(row)
+        if failure is None:
+            self._requeue(row, wording.REQUEUED)
+        else:
+            self._end(row, State.FAILED, failure)
+
+    def _settle(self, row: Row, run_s: float = 0.0, *, succeeded: bool = False) -> None:
+        took_s = run_s or self._clock.monotonic() - row.leased_at
+        self._lanes.ended(row, took_s, succeeded=succeeded)
+
+    def _requests(self) -> list[Request]:
+        return [row.request for row in self._rows.values()]
+
+    def _running(self) -> list[Request]:
+        return [row.request for row in self._rows.values() if row.request.state is State.RUNNING]
+
+    def _queue(self, pool: str) -> list[Row]:
+        return [
+            row
+            for row in self._rows.values()
+            if row.request.pool == pool
+            and row.request.state is State.QUEUED
+            and row.request.follows is None
+        ]
+
+    def _row(self, tenant: str, request_id: str) -> Row:
+        row = self._rows.get(request_id)
+        if row is None or row.request.tenant != tenant:
+            raise RequestNotFound(f"There is no request {request_id}.")
+        return row
+
+    def _line(self, row: Row, message: str, level: str = "INFO") -> None:
+        # A line tells of a state when it is the first to be written in it.
+        told = row.told is row.request.state or level == "WARNING"
+        state = None if told else row.request.state
+        row.told = state or row.told
+        row.log.append(LogLine(len(row.log) + 1, self._clock.now(), level, message, state))
+        row.request = replace(row.request, events=len(row.log))
+
+    def _changed(self) -> None:
+        self._wake.set()
+        self._wake = asyncio.Event()
+
+    async def _until(self, found: Callable[[], T | None], timeout_s: float) -> T | None:
+        """The first thing that ``found`` finds, or None after ``timeout_s``."""
+        end = self._clock.monotonic() + timeout_s
+        while True:
+            await self._look()
+            wake = self._wake
+            value = found()
+            left_s = end - self._clock.monotonic()
+            if value is not None or left_s <= 0:
+                return value
+            # Not `wait_for`: it swallows a cancellation that comes together with the wakeup.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left_s, LOOK_S)):
+                    await wake.wait()
