@@ -38,7 +38,7 @@ _ONLY = "pipeline"  # the name of the one that the engine was made with
 
 class Engine:
     """One device, one thread, any number of pipelines. ``submit``, ``add`` and ``close`` are
-    thread-safe; callbacks come on the engine's thread."""
+    thread-safe; callbacks come on the engine's thread, in the context of ``submit``."""
 
     def __init__(
         self,

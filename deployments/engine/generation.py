@@ -7,10 +7,12 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from deployments.engine.admission import kind_of
+from deployments.engine.context import within
 from deployments.engine.failures import release_frames
 from deployments.engine.preview_asks import PreviewAsks
 from deployments.engine.snapshot import Snapshot
@@ -28,7 +30,8 @@ OnProgress = Callable[[Progress], None]
 
 
 class Generation:
-    """A handle: safe to use from any thread. The engine alone moves it on."""
+    """A handle: safe to use from any thread. The engine alone moves it on, in the context of who
+    made it; callbacks come in that, too."""
 
     def __init__(
         self,
@@ -46,6 +49,7 @@ class Generation:
         on_frames: OnFrames | None = None,
         wake_engine: Callable[[], None],
     ) -> None:
+        self.context = copy_context()
         self.pipeline = pipeline
         self.kind = kind_of(pipeline, view, arguments)  # those of a kind take the same memory
         self.priority = priority
@@ -121,7 +125,7 @@ class Generation:
         self._asked.append(asked)
         self._wake_engine()
         if self.done():  # It may have ended before it was asked.
-            self._refuse_snapshots()
+            self._refuse_asks()
         return asked
 
     def ask_for_preview(self, after: int = 0) -> Future[Preview]:
@@ -132,7 +136,7 @@ class Generation:
         asked = self.previews.add(after)
         self._wake_engine()
         if self.done():  # It may have ended before it was asked.
-            self.previews.refuse()
+            self._refuse_asks()
         return asked
 
     def add_done_callback(self, callback: Callable[[Generation], object]) -> None:
@@ -191,18 +195,20 @@ class Generation:
     def succeed(self, output: Any) -> None:
         """For the engine."""
         self._end()
-        self._future.set_result(output)
-        self._refuse_snapshots()
+        with within(self.context):
+            self._future.set_result(output)
+        self._refuse_asks()
 
     def fail(self, error: BaseException) -> None:
         """For the engine."""
         self._end()
-        self._future.set_exception(error)
-        self._refuse_snapshots()
+        with within(self.context):
+            self._future.set_exception(error)
+        self._refuse_asks()
 
-    def _refuse_snapshots(self) -> None:
-        self.previews.refuse()
-        with contextlib.suppress(IndexError):  # the engine and callers meet here
+    def _refuse_asks(self) -> None:
+        with within(self.context), contextlib.suppress(IndexError):  # the engine and callers meet
+            self.previews.refuse()
             while True:
                 asked = self._asked.popleft()
                 if asked.set_running_or_notify_cancel():
