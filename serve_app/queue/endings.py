@@ -74,6 +74,7 @@ class Ended:
     expected_s: float  # of a slot; its lane was charged so much
     held_s: float  # how long the attempt had its slot, by the database's clock
     leads: str | None = None  # the group for which it makes the outcome
+    resumed: bool = False  # it may have gone on from a snapshot: `run_s` is of a part of the work
 
 
 # Which attempts, of all that are named: three ways to name them.
@@ -164,7 +165,7 @@ ended AS (
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.work,
               r.expected_s, r.started_at, r.failures, r.finished_at, r.events, j.how, j.message,
               j.failed, r.retries_left, j.final, j.says_itself, j.artifacts, j.run_s, j.steps,
-              j.units, r.leads
+              j.units, r.leads, r.attempt > 1 AND r.snapshot IS NOT NULL AS resumed
 ),
 closed AS (
     UPDATE attempts a SET ended = e.how, ended_at = now(), message = e.message,
@@ -213,7 +214,7 @@ woken AS (
 ){noted}
 SELECT e.id::text, e.attempt, e.state, e.how, e.pool, e.tenant, c.replica_id, e.failures,
        e.events, e.finished_at, e.endpoint, e.run_s, e.work, e.expected_s,
-       extract(epoch FROM now() - e.started_at)::double precision, e.leads::text
+       extract(epoch FROM now() - e.started_at)::double precision, e.leads::text, e.resumed
 FROM ended e LEFT JOIN closed c ON c.request_id = e.id
 """
 

@@ -17,11 +17,12 @@ def test_each_has_a_number_of_its_own() -> None:
     assert numbers[0] == 1
 
 
-async def test_applying_them_again_changes_nothing(conninfo: str) -> None:
-    await asyncio.gather(*(migrate(conninfo) for _ in range(4)))
-    with psycopg.connect(conninfo) as connection:
-        rows = connection.execute("SELECT number FROM migrations ORDER BY number").fetchall()
-    assert [row[0] for row in rows] == [each.number for each in shipped()]
+async def test_several_that_start_at_once_apply_each_once_and_nothing_later(empty: str) -> None:
+    for _ in range(2):
+        await asyncio.gather(*(migrate(empty) for _ in range(4)))
+        with psycopg.connect(empty) as connection:
+            rows = connection.execute("SELECT number FROM migrations ORDER BY number").fetchall()
+        assert [row[0] for row in rows] == [each.number for each in shipped()]
 
 
 async def test_a_database_of_a_newer_darkroom_is_refused(conninfo: str) -> None:
