@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.cluster.conftest import MakeDarkroom
-from tests.cluster.darkroom import PROBE, Darkroom, eventually
+from tests.cluster.darkroom import PROBE, Darkroom, eventually, living
 
 pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(480)]
 
@@ -137,6 +137,12 @@ def test_everything_killed_and_started_again_ends_everything_once(
     for request_id in requests:
         darkroom.in_state(request_id, "succeeded", within_s=120)
         assert darkroom.usage_lines(request_id) == 1
+    # Then its own process alone: what that had started is left, and would be in the way.
+    started = darkroom.kill_serve()
+    assert {"haproxy", "postgres"} <= {one.name() for one in living(started)}
+    darkroom.start()
+    assert living(started) == []
+    assert darkroom.http.post("/run/test/probe", json={"steps": 1}).status_code == 200
     darkroom.stop(signal.SIGTERM)
     assert darkroom.leftovers() == []
 
