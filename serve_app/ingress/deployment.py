@@ -34,7 +34,7 @@ from serve_app.domain.lease import (
 )
 from serve_app.domain.ports import Storage
 from serve_app.domain.snapshot import StoredSnapshot
-from serve_app.ingress import announcement
+from serve_app.ingress import announcement, carrier
 from serve_app.ingress.app import create_app
 from serve_app.ingress.core import Core
 from serve_app.ingress.disposal import Disposal
@@ -98,6 +98,7 @@ class Ingress:
         keep_to_loopback()
         logs.configure(config.log_level, logs.stream(config.log_file))
         logs.quiet_serve()
+        carrier.tell_of_the_slow_one()
         self._config = config
         self._clock = SystemClock()
         self._metrics = Metrics(CollectorRegistry())

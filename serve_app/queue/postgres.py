@@ -203,8 +203,8 @@ class PostgresQueue:
 
     # What clients do
 
-    async def submit(self, new: NewRequest) -> Request:
-        return await self._intake.submit(new)
+    async def submit(self, new: NewRequest, most_queued: int | None = None) -> Request:
+        return await self._intake.submit(new, most_queued)
 
     async def repeated(self, new: NewRequest) -> Request | None:
         return await self._intake.repeated(new)
