@@ -78,9 +78,7 @@ class Server:
     def run(self, settings: dict[str, Any], after_start: Any = None) -> None:
         """Start, call ``after_start(self)`` once it answers, and serve until a signal."""
         with self._only_one():
-            ended = self._record.end_leftovers()
-            if ended:
-                self.console.say(f"Ended {ended} processes that an earlier run had left behind.")
+            self._end_leftovers()
             shutil.rmtree(
                 self._installation.run_dir, ignore_errors=True
             )  # an earlier run's sockets
@@ -118,6 +116,19 @@ class Server:
             # The descriptor must not outlive this process in a child: the lock is ours alone.
             os.set_inheritable(lock.fileno(), False)  # noqa: FBT003 its only argument
             yield
+
+    def _end_leftovers(self) -> None:
+        """End what an earlier run has left. One that was killed has left its record too, and
+        perhaps its database, which otherwise would be taken over, or just about to stop, as the
+        pace of this start has it."""
+        killed = self._installation.run_file.exists()
+        ended = self._record.end_leftovers()
+        if killed:
+            supervisors = _end_database(self._installation.data_dir)
+            psutil.wait_procs(supervisors, timeout=STOP_WITHIN_S)
+            ended += len(supervisors)
+        if ended:
+            self.console.say(f"Ended {ended} processes that an earlier run had left behind.")
 
     def _open(self, plan: Plan) -> None:
         """The ports besides the HTTP port. They answer 503 until that does."""
