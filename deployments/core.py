@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deployments.asking import Asker
@@ -95,6 +97,7 @@ class ReplicaCore:
         announced = asyncio.create_task(self._announce_start(ready))
         # Importing torch and diffusers takes seconds, and the loop has Serve's calls to answer.
         self._made = await asyncio.to_thread(self._make_workshop)
+        self._made.engine.on_room(partial(_call_on, asyncio.get_running_loop(), self._asker))
         self._made.engine.start()
         for endpoint in self._config.preload:
             await self._preload(endpoint)
@@ -172,7 +175,10 @@ class ReplicaCore:
         )
 
     def _free_slots(self) -> int:
-        """Attempts that only encode or upload leave their slot to others, up to as many again."""
+        """Attempts that only encode or upload leave their slot to others, up to as many again. None
+        is free while one waits for memory: another replica may have it."""
+        if self._workshop.engine.short_of_memory:
+            return 0
         slots = self._config.slots
         in_engine = sum(attempt.needs_engine for attempt in self._attempts.values())
         return max(0, min(slots - in_engine, 2 * slots - len(self._attempts)))
@@ -300,6 +306,12 @@ class ReplicaCore:
         await self._workshop.fetcher.aclose()
         await self._workshop.snapshot_fetcher.aclose()
         await self._workshop.adapters.aclose()
+
+
+def _call_on(loop: asyncio.AbstractEventLoop, asker: Asker) -> None:
+    """On the engine's thread."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody asks any more
+        loop.call_soon_threadsafe(asker.slot_freed)
 
 
 _STOPS = {SignalKind.CANCEL: Stop.CANCELLED, SignalKind.FENCED: Stop.FENCED}

@@ -46,13 +46,13 @@ setup() {
     fi
     python=$(find_python) || exit 1
     free_kb=$(df -Pk "$root" | awk 'NR == 2 { print $4 }')
-    [ "$free_kb" -gt 3000000 ] || [ -x "$venv/bin/python" ] ||
+    # One that was broken off while it was made has a Python and no pip.
+    "$venv/bin/python" -m pip --version >/dev/null 2>&1 && made=yes || made=
+    [ "$free_kb" -gt 3000000 ] || [ "$made" ] ||
         fail "Only $((free_kb / 1024)) MB are free on the disk of $root; the packages need 3 GB. Free some space."
     [ -w "$root" ] || fail "$root cannot be written, so no virtual environment can be made in it."
-    if [ ! -x "$venv/bin/python" ]; then
-        "$python" -m venv "$venv" >&2 ||
-            fail "$python cannot make a virtual environment (Debian: apt install python3-venv)."
-    fi
+    [ "$made" ] || "$python" -m venv --clear "$venv" >&2 ||
+        fail "$python could not make a virtual environment; it says why above (Debian: apt install python3-venv)."
     printf 'Installing the pinned packages; the first time takes some minutes …\n' >&2
     target="$root${1:+[$1]}"
     PIP_DISABLE_PIP_VERSION_CHECK=1 "$venv/bin/python" -m pip install --quiet \

@@ -107,7 +107,7 @@ def _check_devices(name: str, pool: PoolConfig) -> None:
 
 def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
     return ReplicaConfig(
-        slots=pool.slots,
+        slots=pool.most_slots,
         devices=pool.devices_per_replica,
         threads=pool.threads,
         weights_bytes=pool.weights_bytes,
@@ -192,7 +192,7 @@ def _autoscaling(config: Config, name: str, pool: PoolConfig) -> AutoscalingConf
         policy_kwargs={
             "scope": str(config.data_dir),
             "pool": name,
-            "slots": pool.slots,
+            "slots": pool.most_slots,
             "least": pool.min_replicas,
             "most": pool.max_replicas,
             "spare": pool.spare_replicas,

@@ -30,6 +30,10 @@ from serve_app.domain.store_config import StoreConfig
 PREFIX = "DARKROOM_"
 
 
+SLOTS_ON_GPU = 8
+SLOTS_ON_CPU = 2  # on few cores more of them only share what there is
+
+
 def _local_gpus() -> int:
     """NVIDIA's device files, one per GPU: counting them needs neither torch nor a driver."""
     return len(list(Path("/dev").glob("nvidia[0-9]*")))
@@ -41,7 +45,13 @@ class PoolConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     families: tuple[str, ...] = Field(description="Families that its replicas host.")
-    slots: int = Field(default=2, ge=1, le=256, description="Generations a replica runs at once.")
+    slots: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="Generations a replica runs at once, if its memory has room for them; "
+        f"0: {SLOTS_ON_GPU} on a GPU, {SLOTS_ON_CPU} on a CPU.",
+    )
     min_replicas: int = Field(default=1, ge=0)
     max_replicas: int = Field(default=1, ge=1)
     spare_replicas: int = Field(default=0, ge=0, description="Kept beyond what the demand needs.")
@@ -74,6 +84,11 @@ class PoolConfig(BaseModel):
     stuck_after_s: float = Field(
         default=900.0, gt=0, description="One step that takes longer ends the replica."
     )
+
+    @property
+    def most_slots(self) -> int:
+        """Generations that a replica runs at once, at most."""
+        return self.slots or (SLOTS_ON_GPU if self.num_gpus else SLOTS_ON_CPU)
 
 
 class TenantLimits(BaseModel):

@@ -8,6 +8,7 @@ suspends the generation for each chunk. The weights are the same.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -28,6 +29,7 @@ CHUNKED = frozenset(
         "AutoencoderKLCogVideoX",
         "AutoencoderKLHunyuanVideo",
         "AutoencoderKLLTXVideo",
+        "AutoencoderKLLTX2Video",
     }
 )
 """Those of which it is known that they change nothing but themselves on the way."""
@@ -53,7 +55,7 @@ def computed(call: DenoiserCall, on_frames: OnFrames | None = None) -> Any:
     take = _taker(call, on_frames) if on_frames is not None else None
     twin = copy.copy(call.module)
     chunks = _Chunks.of(getattr(call.module, inner), f"{call.component}.{inner}", take)
-    chunks.expect(_clip_in(call).shape[2])
+    chunks.expect(_clip_in(call))
     twin._modules = {**twin._modules, inner: chunks}  # noqa: SLF001
     return getattr(twin, call.method)(*call.arguments, **call.keywords)
 
@@ -64,7 +66,9 @@ class _Chunks:
     real_module: Any
     component: str
     take: Callable[[torch.Tensor], torch.Tensor] | None
-    ahead: int
+    frames: int  # of the clip
+    pixels: int  # of all its frames, or of their latents
+    left: int  # of those
 
     @staticmethod
     def of(module: Any, component: str, take: Any) -> Any:
@@ -76,16 +80,23 @@ class _Chunks:
         object.__setattr__(twin, "take", take)
         return twin
 
-    def expect(self, frames: int) -> None:
-        """So many come, in all chunks together."""
-        object.__setattr__(self, "ahead", frames)
+    def expect(self, clip: torch.Tensor) -> None:
+        """All of it comes, in chunks of frames or tiles; those may lap over each other."""
+        pixels = clip[0, 0].numel()
+        for name, value in (("frames", clip.shape[2]), ("pixels", pixels), ("left", pixels)):
+            object.__setattr__(self, name, value)
+
+    def take_off(self, chunk: torch.Tensor) -> int:
+        """Frames that are left with the ``chunk``, at least 1."""
+        ahead = max(1, math.ceil(self.frames * self.left / self.pixels))
+        object.__setattr__(self, "left", self.left - chunk[0, 0].numel())
+        return ahead
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         current = getcurrent()
         if not isinstance(current, GenerationGreenlet):
             return self.real_module(*arguments, **keywords)
-        ahead = max(1, self.ahead)  # with tiles, frames come more than once
-        self.expect(self.ahead - arguments[0].shape[2])
+        ahead = self.take_off(arguments[0])
         output = current.suspend(
             DenoiserCall(
                 self.real_module,

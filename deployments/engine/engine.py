@@ -123,6 +123,16 @@ class Engine:
         """For how long the present turn takes, if that is ten times the longest before; else 0."""
         return self._loop.stuck_s
 
+    @property
+    def short_of_memory(self) -> bool:
+        """Whether a generation waits for memory that others take. Whoever comes then waits too."""
+        return self._loop.short_of_memory
+
+    def on_room(self, tell: Callable[[], None]) -> None:
+        """``tell`` is called on the engine's thread whenever ``short_of_memory`` has ended; it must
+        be quick."""
+        self._loop.on_room(tell)
+
     def add(self, name: str, pipeline: Any, recipe: Recipe | None = None) -> None:
         """Make ``pipeline`` known, and move it to the engine's device, as far as ``recipe`` says.
         The name is free to choose."""

@@ -63,6 +63,8 @@ class Loop:
     ) -> None:
         self.counts = Counts()
         self.stopping = False
+        self.short_of_memory = False
+        self._on_room: list[Callable[[], None]] = []
         self._device = device
         self._inbox = inbox
         self._adapters = adapters
@@ -93,6 +95,10 @@ class Loop:
     def stuck_s(self) -> float:
         """As ``Turns.stuck_s``."""
         return self._turns.stuck_s
+
+    def on_room(self, tell: Callable[[], None]) -> None:
+        """As ``Engine.on_room``."""
+        self._on_room.append(tell)
 
     def add(self, name: str, pipeline: Any) -> None:
         """Make a pipeline known that is where it should be."""
@@ -134,7 +140,7 @@ class Loop:
                 self._give_snapshots()
                 self._give_previews()
                 self._end_cancelled()
-                self._runs.admit(self._turns.number)
+                self._admit()
                 self._turns.take()
         except BaseException:
             # Nobody is there to catch it; ``Engine.alive`` tells, and the replica is replaced.
@@ -143,6 +149,15 @@ class Loop:
             self.stopping = True
             self._end_all()
             self._adapters.close()
+
+    def _admit(self) -> None:
+        was_short, self.short_of_memory = (
+            self.short_of_memory,
+            self._runs.admit(self._turns.number),
+        )
+        if was_short and not self.short_of_memory:
+            for tell in self._on_room:
+                tell()
 
     def _receive(self) -> None:
         """Take what was submitted; wait for it when there is nothing else to do."""

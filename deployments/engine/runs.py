@@ -50,19 +50,20 @@ class Runs:
         """Whether nothing can be done before somebody comes or wakes the engine."""
         return not self.going and not (self._room and self._able_to_begin())
 
-    def admit(self, turn: int) -> None:
+    def admit(self, turn: int) -> bool:
         """Give places to those that wait: by priority, then in their order. Those that wait for
         their adapters, or stand still, let others pass; those that wait for memory do not, or
-        smaller ones would keep it from them."""
+        smaller ones would keep it from them. True where one waits for memory."""
         if not self._room and all(run.adapters is None for run in self._waiting):
-            return
+            return False
         # Without room as well: adapters are loaded meanwhile.
         for run in self._able_to_begin()[: self._room]:
             if not self._fits(run, self._awake):
-                break
+                return True
             self._waiting.remove(run)
             run.last_turn = turn
             self._running.append(run)
+        return False
 
     def holds_back(self, run: Run) -> bool:
         """Whether ``run``, whose call did not fit in memory, waits until another has ended: nothing

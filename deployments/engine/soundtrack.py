@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from deployments.engine.sound_levels import levelled
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Soundtrack:
@@ -17,9 +19,10 @@ class Soundtrack:
 
     @classmethod
     def of(cls, sound: torch.Tensor, rate: int) -> Soundtrack:
-        """``sound``: [channels, samples] of one or two channels, or [samples], on any device."""
-        channels = sound.detach().float().clamp(-1, 1).reshape(-1, sound.shape[-1])[:2]
-        return cls(channels.expand(2, -1).cpu().numpy(), rate)
+        """``sound``: [channels, samples] of one or two channels, or [samples], on any device; made
+        quieter and refused as ``levelled`` says."""
+        samples = levelled(sound, sound.shape[-1])
+        return cls(np.broadcast_to(samples, (2, samples.shape[1])), rate)
 
     def during(self, start_s: Fraction, end_s: Fraction) -> NDArray[np.float32]:
         """From one time to another, silent where it has ended. Parts that follow each other leave

@@ -58,11 +58,14 @@ class Client:
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Whether Darkroom is ready, and what its parts say."""
-        try:
-            response = self._http.get("/readyz")
-        except httpx.TransportError as error:
-            raise Misconfigured(f"Nothing answers at {self.url} ({error}).") from None
-        return response.is_success, response.json()
+        response = self._response("GET", "/readyz")
+        answer = _json_of(response)
+        if not isinstance(answer, dict) or "checks" not in answer:
+            raise Misconfigured(
+                f"{self.url} answers {response.status_code}, but not Darkroom's ingress: it is "
+                "starting, or it has ended and is started again."
+            )
+        return response.is_success, answer
 
     def submit(self, endpoint: str, body: dict[str, Any]) -> dict[str, Any]:
         return dict(self._call("POST", f"/queue/{endpoint}", json=body))
@@ -76,29 +79,45 @@ class Client:
                 return
 
     def download(self, url: str) -> bytes:
-        response = self._http.get(url)
-        response.raise_for_status()
+        response = self._response("GET", url)
+        if response.is_error:
+            raise ApiFailure(f"{url} could not be fetched: {_message(response)}")
         return response.content
 
     def preview(self, url: str) -> bytes | None:
         """A picture of a running request; None while there is none, or no more."""
-        response = self._http.get(url)
+        response = self._response("GET", url)
         return response.content if response.status_code == 200 else None  # or 204, or 404
 
     def _call(self, method: str, path: str, **arguments: Any) -> Any:
-        try:
-            response = self._http.request(method, path, **arguments)
-        except httpx.TransportError as error:
-            raise Misconfigured(f"Nothing answers at {self.url} ({error}).") from None
+        response = self._response(method, path, **arguments)
         if response.is_error:
             raise ApiFailure(_message(response))
-        return response.json() if response.content else None
+        if not response.content:
+            return None
+        if (answer := _json_of(response)) is None:
+            raise ApiFailure(f"What {self.url} answers is no JSON: {response.text[:200]}")
+        return answer
+
+    def _response(self, method: str, url: str, **arguments: Any) -> httpx.Response:
+        try:
+            return self._http.request(method, url, **arguments)
+        except httpx.TransportError as error:
+            where = url if "://" in url else self.url
+            raise Misconfigured(f"Nothing answers at {where} ({error}).") from None
+
+
+def _json_of(response: httpx.Response) -> Any:
+    """None where it is no JSON."""
+    try:
+        return response.json()
+    except ValueError:
+        return None
 
 
 def _message(response: httpx.Response) -> str:
-    try:
-        body = response.json()
-    except ValueError:
+    body = _json_of(response)
+    if body is None:
         return f"{response.status_code}: {response.text[:200]}"
     if isinstance(body, dict):
         return str(body.get("message") or body.get("detail") or body.get("status") or body)

@@ -6,6 +6,7 @@ is open they are a file, and only what is said here reaches the terminal.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -41,11 +42,20 @@ class Console:
             os.dup2(was, descriptor)
             os.close(was)
         self._kept.clear()
-        self.stream.close()
+        with contextlib.suppress(OSError):
+            self.stream.close()
         self.stream = sys.stderr
 
     def say(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        """As ``write``, a line."""
+        self.write(f"{text}\n")
+
+    def write(self, text: str) -> None:
+        """To the terminal, if it is still there: when it was closed, Darkroom has yet to end what
+        it started."""
+        with contextlib.suppress(OSError):
+            self.stream.write(text)
+            self.stream.flush()
 
 
 def _flush() -> None:

@@ -1,9 +1,11 @@
 """HAProxy as Darkroom wants it: Ray Serve writes its configuration and starts it, and has no
-setting for two things that matter. So Ray is given a small script in place of the binary.
+setting for three things that matter. So Ray is given a small script in place of the binary.
 
 - ``-dS``, no splicing. With ``option splice-request`` HAProxy 2.8 now and then does not read the
   end of a connection whose client has gone (7 of 72 tries here, none of 24 without), and then
   nobody cancels what that client asked for.
+- Each call is told by UDP to a syslog that nobody named, from a port on all interfaces; here not,
+  unless ``RAY_SERVE_HAPROXY_LOG_TARGET`` names one.
 - Its metrics and statistics are bound on all interfaces; here they are for loopback.
 """
 
@@ -22,6 +24,9 @@ for argument; do
         for port in "$RAY_SERVE_HAPROXY_METRICS_PORT" "$RAY_SERVE_HAPROXY_STATS_PORT"; do
             sed -i.ray -e "s/^\( *bind \)\*\{{0,1\}}:$port\$/\1127.0.0.1:$port/" "$argument"
         done
+        if [ -z "$RAY_SERVE_HAPROXY_LOG_TARGET" ]; then
+            sed -i.ray -e '/^ *log 127\.0\.0\.1:514 /d' "$argument"
+        fi
         ;;
     esac
 done

@@ -3,8 +3,11 @@ person who started them on a laptop reads it as it grows."""
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from pathlib import Path
+from typing import TextIO
 
 from serve_app.cli.console import Console
 
@@ -22,10 +25,9 @@ class LogFollower:
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Rotate a large file once, then follow it."""
+        """Follow the file from its present end; it is kept under ``ROTATE_AT_BYTES``, and what it
+        held before in a second one."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._path.exists() and self._path.stat().st_size > ROTATE_AT_BYTES:
-            self._path.replace(self._path.with_suffix(".log.1"))
         self._path.touch(mode=0o600)
         self._thread = threading.Thread(
             target=self._follow, args=(self._path.stat().st_size,), daemon=True, name="log"
@@ -44,9 +46,18 @@ class LogFollower:
                 ending = self._end.is_set()
                 text = log.read()
                 if text:
-                    self._console.stream.write(text)
-                    self._console.stream.flush()
+                    self._console.write(text)
                 elif ending:
                     return
+                elif os.fstat(log.fileno()).st_size > ROTATE_AT_BYTES:
+                    self._rotate(log)
                 else:
                     self._end.wait(LOOK_EVERY_S)
+
+    def _rotate(self, log: TextIO) -> None:
+        """Those that write have the file open and append: so it is copied and emptied in place.
+        What comes in the moment between is on the console alone."""
+        shutil.copyfile(self._path, self._path.with_suffix(".log.1"))
+        self._console.write(log.read())
+        os.truncate(self._path, 0)
+        log.seek(0)

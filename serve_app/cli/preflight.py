@@ -65,8 +65,19 @@ def check_port(host: str, port: int, option: str = "--port") -> None:
 
 
 def check_run_dir(run_dir: Path) -> None:
-    """The directory for sockets is ours alone."""
-    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """The directory for sockets and Ray's session can be made, has room, and is ours alone."""
+    try:
+        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        free = shutil.disk_usage(run_dir).free
+    except OSError as error:
+        raise Misconfigured(
+            f"{run_dir}, for Ray's files, cannot be made: {error.strerror}."
+        ) from None
+    if free < LEAST_FREE_BYTES:
+        raise Misconfigured(
+            f"Only {free // 2**20} MB are free on the disk of {run_dir}, for Ray's files; "
+            f"Darkroom needs {LEAST_FREE_BYTES // 2**20} MB there. Free some space."
+        )
     status = run_dir.stat()
     if status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise Misconfigured(

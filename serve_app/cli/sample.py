@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from serve_app.cli.client import Client
@@ -28,37 +30,47 @@ def greet(
         say(f"\nYour API key, shown once and kept in {installation.key_file}:\n")
         say(f"    {installation.key()}")
         marker.touch(mode=0o600)
-    # With both ports, what was written for fal runs as it is.
-    unchanged = installation.tls_url() is not None and installation.proxy_url() is not None
-    mode = "" if unchanged else " --mode plain"
-    moved = (
-        "" if unchanged else f"from serve_app import fal_plain_http; fal_plain_http.use('{url}');"
-    )
-    say(
-        f"""
-Open {url} in a browser. Or call it with fal's Python client (pip install fal-client), from this
-virtual environment:
-
-    eval "$(darkroom env{mode} --data-dir {installation.data_dir})"
-    python -c "{moved}
-    import fal_client
-    print(fal_client.subscribe('{MODEL}', {{'prompt': '{PROMPT}'}}))"
-
-or from the shell: darkroom generate "{PROMPT}" -o out.png --data-dir {installation.data_dir}
-Ctrl-C stops it.
-"""
-    )
+    say(f"\nOpen {url} in a browser. Or call it with fal's client (pip install fal-client):\n")
+    for line in call_lines(installation, url):
+        say(f"    {line}")
+    data_dir = shlex.quote(str(installation.data_dir))
+    say(f"\nor: darkroom generate {shlex.quote(PROMPT)} -o out.png --data-dir {data_dir}")
+    say("Ctrl-C stops it.\n")
     if sample:
         try:
             say(_make_sample(installation, show=not demo))
         except DarkroomError as error:
             say(f"The sample picture failed: {error.message}")
+        except OSError as error:
+            say(f"The sample picture could not be written to {_picture_of(installation)}: {error}.")
+
+
+def call_lines(installation: Installation, url: str) -> Sequence[str]:
+    """What a shell needs to run to get a picture by fal's client, a command a line."""
+    # With both ports, what was written for fal runs as it is.
+    unchanged = installation.tls_url() is not None and installation.proxy_url() is not None
+    mode = "" if unchanged else " --mode plain"
+    moved = (
+        "" if unchanged else f"from serve_app import fal_plain_http; fal_plain_http.use('{url}'); "
+    )
+    arguments = {"prompt": PROMPT, "image_size": "square"}
+    call = f"{moved}import fal_client; print(fal_client.subscribe('{MODEL}', {arguments}))"
+    activate = Path(sys.prefix) / "bin" / "activate"
+    return (
+        *([f". {shlex.quote(str(activate))}"] if activate.exists() else []),
+        f'eval "$(darkroom env{mode} --data-dir {shlex.quote(str(installation.data_dir))})"',
+        f'python -c "{call}"',
+    )
+
+
+def _picture_of(installation: Installation) -> Path:
+    return installation.data_dir / "sample.png"
 
 
 def _make_sample(installation: Installation, *, show: bool) -> str:
     started = time.monotonic()
     body = {"prompt": PROMPT, "image_size": "square", "output_format": "png"}
-    picture = Path(installation.data_dir / "sample.png")
+    picture = _picture_of(installation)
     with Client(installation) as client:
         result = generate(client, MODEL, body, show=show)
         picture.write_bytes(client.download(result["images"][0]["url"]))

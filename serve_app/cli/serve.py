@@ -32,6 +32,7 @@ from serve_app.telemetry.clock import SystemClock
 RECORD_EVERY_S = 2.0
 STOP_WITHIN_S = 3.0  # for Serve's own, graceful end; what is left then is ended by pid
 SUPERVISOR = "serve_app.queue.supervisor"  # the module that it runs
+ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the last when a terminal is closed
 OBJECT_STORE_BYTES = 256 * 2**20  # artifacts go by ticket, so Ray's store stays nearly empty
 
 
@@ -41,6 +42,14 @@ class Stop(BaseException):
 
 def _raise_stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 the signal's calling convention
     raise Stop
+
+
+def _listen() -> None:
+    for number in ENDS:
+        ignored = signal.getsignal(number) is signal.SIG_IGN
+        if number is signal.SIGHUP and ignored:  # by `nohup`: then it goes on without a terminal
+            continue
+        signal.signal(number, _raise_stop)
 
 
 class Server:
@@ -69,17 +78,14 @@ class Server:
     def run(self, settings: dict[str, Any], after_start: Any = None) -> None:
         """Start, call ``after_start(self)`` once it answers, and serve until a signal."""
         with self._only_one():
-            ended = self._record.end_leftovers()
-            if ended:
-                self.console.say(f"Ended {ended} processes that an earlier run had left behind.")
+            self._end_leftovers()
             shutil.rmtree(
                 self._installation.run_dir, ignore_errors=True
             )  # an earlier run's sockets
             preflight.check_run_dir(self._installation.run_dir)
             preflight.check_port(self._host, self._port)
             plan = way_in.plan(self._config, self._host, self._port)
-            signal.signal(signal.SIGTERM, _raise_stop)
-            signal.signal(signal.SIGINT, _raise_stop)
+            _listen()
             self.console.open()
             try:
                 self._open(plan)
@@ -110,6 +116,19 @@ class Server:
             # The descriptor must not outlive this process in a child: the lock is ours alone.
             os.set_inheritable(lock.fileno(), False)  # noqa: FBT003 its only argument
             yield
+
+    def _end_leftovers(self) -> None:
+        """End what an earlier run has left. One that was killed has left its record too, and
+        perhaps its database, which otherwise would be taken over, or just about to stop, as the
+        pace of this start has it."""
+        killed = self._installation.run_file.exists()
+        ended = self._record.end_leftovers()
+        if killed:
+            supervisors = _end_database(self._installation.data_dir)
+            psutil.wait_procs(supervisors, timeout=STOP_WITHIN_S)
+            ended += len(supervisors)
+        if ended:
+            self.console.say(f"Ended {ended} processes that an earlier run had left behind.")
 
     def _open(self, plan: Plan) -> None:
         """The ports besides the HTTP port. They answer 503 until that does."""
@@ -148,9 +167,7 @@ class Server:
             _temp_dir=str(self._installation.run_dir / "ray"),
         )
         self._addresses["ray_address"] = ray.get_runtime_context().gcs_address
-        # Ray puts its own handlers in ray.init.
-        signal.signal(signal.SIGTERM, _raise_stop)
-        signal.signal(signal.SIGINT, _raise_stop)
+        _listen()  # Ray puts its own handlers in ray.init.
         self._record_all()
         try:
             serve.start(
@@ -186,7 +203,7 @@ class Server:
         self._record.write(self.url, **self._addresses)
 
     def _stop(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in ENDS:
             signal.signal(number, signal.SIG_IGN)
         self._done.set()
         if "ray" in sys.modules:

@@ -185,26 +185,31 @@ class Overloaded(DarkroomError):
 
 
 class Unavailable(DarkroomError):
+    """``retry_after_s``: after which asking again is worth it."""
+
     code = "unavailable"
     retryable = True
-    retry_after_s: ClassVar[int] = 1
+    retry_after_s: ClassVar[int] = 1  # something is about to be known
 
 
 class EndpointDraining(Unavailable):
     code = "endpoint_draining"
-    retry_after_s = 30
+    retry_after_s = 30  # until an operator decides otherwise
 
 
 class DatabaseUnavailable(Unavailable):
     code = "database_unavailable"
+    retry_after_s = 5  # a PostgreSQL that was killed is back by then
 
 
 class StorageUnavailable(Unavailable):
     code = "storage_unavailable"
+    retry_after_s = 10  # a network, or a store, that recovers
 
 
 class StorageFull(StorageUnavailable):
     code = "storage_full"
+    retry_after_s = 30  # until somebody, or age, has deleted something
 
 
 class Fenced(DarkroomError):

@@ -112,9 +112,10 @@ class Queue(LeasePort, Protocol):
         """What was consumed, and what has ended."""
         ...
 
-    async def submit(self, new: NewRequest) -> Request:
+    async def submit(self, new: NewRequest, most_queued: int | None = None) -> Request:
         """Store. When this returns, the request survives whatever dies. ``Overloaded`` past the
-        caps.
+        caps, and while ``most_queued`` or more are queued in its pool: by counts that are at most
+        a second old and never taken for one call.
 
         A repeat is not stored: the request that has its idempotency key is returned, in whatever
         state it is. Its id tells: it is not ``new.id``. ``InvalidInput`` when that request had

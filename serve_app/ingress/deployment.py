@@ -7,6 +7,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ from serve_app.domain.lease import (
 )
 from serve_app.domain.ports import Storage
 from serve_app.domain.snapshot import StoredSnapshot
-from serve_app.ingress import announcement
+from serve_app.ingress import announcement, carrier
 from serve_app.ingress.app import create_app
 from serve_app.ingress.core import Core
 from serve_app.ingress.disposal import Disposal
@@ -56,7 +57,7 @@ from serve_app.queue.embedded import EmbeddedPostgres
 from serve_app.queue.leadership import Leadership
 from serve_app.queue.lifecycles import PostgresLifecycles
 from serve_app.queue.limits import QueueLimits
-from serve_app.queue.migrations import migrate
+from serve_app.queue.migrations import check_applied, migrate
 from serve_app.queue.outbox import PostgresOutbox
 from serve_app.queue.postgres import PostgresQueue
 from serve_app.queue.retention import Retention
@@ -97,6 +98,7 @@ class Ingress:
         keep_to_loopback()
         logs.configure(config.log_level, logs.stream(config.log_file))
         logs.quiet_serve()
+        carrier.tell_of_the_slow_one()
         self._config = config
         self._clock = SystemClock()
         self._metrics = Metrics(CollectorRegistry())
@@ -284,7 +286,12 @@ class Ingress:
         async def reachable() -> None:
             await database.rows("SELECT 1 FROM requests LIMIT 1")
 
-        checks = {"database": reachable, "storage": storage.check, "nodes": one_node.check}
+        checks = {
+            "database": reachable,
+            "migrations": partial(check_applied, database),
+            "storage": storage.check,
+            "nodes": one_node.check,
+        }
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Core(
             config=config,

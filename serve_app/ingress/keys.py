@@ -63,6 +63,7 @@ async def made(request: HttpRequest) -> Response:
         scopes=frozenset(new.scopes),
         expires_at=new.expires_at,
         replay_undelivered=new.replay_undelivered,
+        actor=caller.key_id,
     )
     body = {"key_id": credential.id, "key_secret": credential.secret, "key": str(credential)}
     return json_reply(body, 201)
@@ -75,7 +76,7 @@ async def revoked(request: HttpRequest) -> Response:
     key_id = request.path_params["key_id"]
     if key_id == caller.key_id:
         raise Forbidden("A key cannot revoke itself. Make another with the scope admin, use that.")
-    if not await core_of(request).keys.revoke(key_id):
+    if not await core_of(request).keys.revoke(key_id, caller.key_id):
         raise NotFound(f"There is no key {key_id}.")
     return Response(status_code=204)
 

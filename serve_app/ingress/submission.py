@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from serve_app.catalog.work import work_of
@@ -23,12 +23,6 @@ WAIT_S = 30.0
 QUICK_S = 0.25
 """A request that ends within this time needs nobody who watches whether its client is still there:
 that takes two tasks more, for which the ingress would have no time when it is full."""
-
-Admit = Callable[[NewRequest], Awaitable[None]]
-
-
-async def anything(new: NewRequest) -> None:
-    """Refuses nothing."""
 
 
 async def accept(
@@ -90,15 +84,15 @@ async def accept(
     )
 
 
-def submit(core: Core, new: NewRequest, admit: Admit = anything) -> asyncio.Task[Request]:
+def submit(core: Core, new: NewRequest, most_queued: int | None = None) -> asyncio.Task[Request]:
     """Begin to store, or to find the request of which this is a repeat: then its id is another
     than ``new.id``. To be awaited shielded: the client's going away does not stop a commit that has
     begun.
 
-    ``admit`` may refuse what is new. ``StorageFull`` and ``Overloaded`` too are for the new only:
-    who asks for the second time was accepted at the first.
+    ``StorageFull`` and ``Overloaded`` (see ``Queue.submit``) are for what is new only: who asks for
+    the second time was accepted at the first.
     """
-    return core.background.hold(_store(core, new, admit))
+    return core.background.hold(_store(core, new, most_queued))
 
 
 async def run(
@@ -130,18 +124,17 @@ def abandon(core: Core, new: NewRequest, storing: asyncio.Task[Request]) -> None
         core.background.leave(_cancel(core, new, storing), f"cancel of {new.id}")
 
 
-async def _store(core: Core, new: NewRequest, admit: Admit) -> Request:
+async def _store(core: Core, new: NewRequest, most_queued: int | None) -> Request:
     if new.replay_key is not None:
         await core.lost_answers.noted(new)
     earlier = await core.queue.repeated(new)
     if earlier is not None:
         return earlier
-    await admit(new)
     if core.room is not None:
         await core.room()
     if new.keep_files_s is not None:
         await core.lifecycles.keep(new.id, new.keep_files_s)
-    stored = await core.queue.submit(new)
+    stored = await core.queue.submit(new, most_queued)
     if stored.id == new.id:
         core.metrics.entered(new.endpoint, State.SUCCEEDED if stored.reuses else State.QUEUED)
     return stored

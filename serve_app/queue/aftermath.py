@@ -79,7 +79,7 @@ class Aftermath:
         """Its lane pays what it took. An attempt that never reached its replica took nothing."""
         took_s = each.run_s or (0.0 if each.how is How.UNDO else each.held_s)
         self.charges.add(each.pool, each.tenant, took_s - each.expected_s)
-        if each.how is How.SUCCEEDED:
+        if each.how is How.SUCCEEDED and not each.resumed:
             self.costs.ended(each.endpoint, each.pool, each.work, took_s)
 
     def left(self, left: Sequence[Left], outcome: Outcome) -> None:

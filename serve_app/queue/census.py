@@ -87,14 +87,26 @@ class Census:
 
     # Caps
 
-    async def admit(self, pool: str, tenant: str, endpoint: str) -> None:
-        """Count one in. ``Overloaded`` past the caps, ``EndpointDraining``."""
+    async def admit(
+        self,
+        pool: str,
+        tenant: str,
+        endpoint: str,
+        most_queued: int | None = None,
+        free: int = 0,
+    ) -> None:
+        """Count one in. ``Overloaded`` past the caps, ``EndpointDraining``. ``most_queued``: that
+        may be queued in the pool with it; of what is being stored, ``free`` find a slot."""
+
+        def past() -> Overloaded | None:
+            return self._past_caps(tenant, endpoint) or self._past_wish(pool, most_queued, free)
+
         self._halts.admit(endpoint)
-        refused = self._past_caps(tenant, endpoint)
+        refused = past()
         ago_s = self._clock.monotonic() - self._counted_at
         if refused is not None and ago_s > max(RECOUNT_S, EASE * self._count_took_s):
             await self._count()
-            refused = self._past_caps(tenant, endpoint)
+            refused = past()
         if refused is not None:
             raise refused
         self._coming.change(pool, tenant, endpoint, 1)
@@ -109,7 +121,7 @@ class Census:
         pool, tenant = request.pool, request.tenant
         self._coming.change(pool, tenant, request.endpoint, -1)
         if request.state is not State.QUEUED:
-            self._pace.left(tenant, request.endpoint)
+            self._pace.left(pool, tenant, request.endpoint)
             return
         if request.follows is not None:
             self._following.change(pool, tenant, request.endpoint, 1)
@@ -121,7 +133,7 @@ class Census:
         """One left the queue."""
         self._queued.change(pool, tenant, endpoint, -1)
         self._positions.left(pool)
-        self._pace.left(tenant, endpoint)
+        self._pace.left(pool, tenant, endpoint)
 
     def follows_no_more(self, pool: str, tenant: str, endpoint: str) -> None:
         """One that waited for the outcome of another ended, or is queued by itself."""
@@ -152,6 +164,16 @@ class Census:
             retry_s = pace.retry_s(same, endpoint=endpoint)
             return Overloaded(f"{same} requests are waiting for {endpoint} already.", retry_s)
         return None
+
+    def _past_wish(self, pool: str, most_queued: int | None, free: int) -> Overloaded | None:
+        if most_queued is None:
+            return None
+        stored = self._queued.in_pool(pool, but=self._halts.paused())
+        queued = stored + max(0, self._coming.in_pool(pool) - free)
+        if queued < most_queued:
+            return None
+        message = f"{queued} requests are waiting, and you allow {most_queued}."
+        return Overloaded(message, self._pace.until_gone_s(queued - most_queued + 1, pool))
 
     # Places
 

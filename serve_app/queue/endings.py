@@ -39,6 +39,7 @@ class How(StrEnum):
     UNDO = "undo"  # the lease never reached the replica
     LOST = "lost"  # the lease ran out, or the replica is dead
     BY_HAND = "by_hand"  # an operator ended it
+    OUT_OF_TIME = "out_of_time"  # nor did its replica end it then; such an attempt is noted as lost
     STOPPED = "stopped"  # the whole installation was, and everything that ran in it
 
 
@@ -74,6 +75,7 @@ class Ended:
     expected_s: float  # of a slot; its lane was charged so much
     held_s: float  # how long the attempt had its slot, by the database's clock
     leads: str | None = None  # the group for which it makes the outcome
+    resumed: bool = False  # it may have gone on from a snapshot: `run_s` is of a part of the work
 
 
 # Which attempts, of all that are named: three ways to name them.
@@ -97,6 +99,16 @@ _EXPIRED = f"""{_NAMELESS}
 _OF_ACTORS = f"""{_NAMELESS}
     WHERE state = 'running' AND actor_id = ANY(%(actors)s::text[])
     LIMIT 1000
+"""
+# In this order, for the index of what runs.
+_OUT_OF_TIME = """
+    SELECT id, attempt, 'out_of_time' AS how,
+           'Out of time on replica ' || coalesce(replica_id, '?') AS message,
+           %(cause)s::integer AS cause, %(outcome)s::text AS outcome, NULL::json AS artifacts,
+           0::double precision AS run_s, 0 AS steps, 0::double precision AS units
+    FROM requests
+    WHERE state = 'running' AND end_by < now() - make_interval(secs => %(overtime_s)s)
+    ORDER BY lease_until LIMIT 200
 """
 # A lease that was renewed after the snapshot was taken is not lost.
 _STILL_EXPIRED = "AND r.lease_until < now()"
@@ -124,6 +136,7 @@ decided AS (
         WHEN how IN ('succeeded', 'failed', 'cancelled', 'expired') THEN how
         WHEN how = 'by_hand' AND own IS NOT NULL THEN 'failed'
         WHEN cancel_requested THEN 'cancelled'
+        WHEN how = 'out_of_time' THEN 'expired'
         WHEN failed = 1 AND spent THEN 'failed'
         WHEN missed = 1 AND unconfirmed + 1 >= %(max_unconfirmed)s THEN 'failed'
         ELSE 'queued' END AS next
@@ -164,11 +177,12 @@ ended AS (
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.work,
               r.expected_s, r.started_at, r.failures, r.finished_at, r.events, j.how, j.message,
               j.failed, r.retries_left, j.final, j.says_itself, j.artifacts, j.run_s, j.steps,
-              j.units, r.leads
+              j.units, r.leads, r.attempt > 1 AND r.snapshot IS NOT NULL AS resumed
 ),
 closed AS (
-    UPDATE attempts a SET ended = e.how, ended_at = now(), message = e.message,
-        run_s = e.run_s, steps = e.steps, units = e.units
+    UPDATE attempts a SET
+        ended = CASE e.how WHEN 'out_of_time' THEN 'lost' ELSE e.how END,
+        ended_at = now(), message = e.message, run_s = e.run_s, steps = e.steps, units = e.units
     FROM ended e WHERE a.request_id = e.id AND a.attempt = e.attempt
     RETURNING a.request_id, a.replica_id
 ),
@@ -213,7 +227,7 @@ woken AS (
 ){noted}
 SELECT e.id::text, e.attempt, e.state, e.how, e.pool, e.tenant, c.replica_id, e.failures,
        e.events, e.finished_at, e.endpoint, e.run_s, e.work, e.expected_s,
-       extract(epoch FROM now() - e.started_at)::double precision, e.leads::text
+       extract(epoch FROM now() - e.started_at)::double precision, e.leads::text, e.resumed
 FROM ended e LEFT JOIN closed c ON c.request_id = e.id
 """
 
@@ -240,6 +254,7 @@ _statement = partial(
 )
 END_NAMED = _statement(source=_NAMED)
 END_EXPIRED = _statement(source=_EXPIRED, still=_STILL_EXPIRED)
+END_OUT_OF_TIME = _statement(source=_OUT_OF_TIME)
 END_OF_ACTORS = _statement(source=_OF_ACTORS)
 END_BY_HAND = _statement(source=_NAMED, noted=_NOTED)
 
@@ -294,6 +309,16 @@ class Endings:
                 "cause": _NUMBER[Cause.TIMEOUT],
             },
         )
+
+    async def end_out_of_time(self, overtime_s: float) -> Sequence[Ended]:
+        """Some of the attempts that go on so long after the request's time in all; all, when called
+        until none is left."""
+        params = {
+            "cause": _NUMBER[Cause.TIMEOUT],
+            "outcome": _text(wording.not_in_time()),
+            "overtime_s": overtime_s,
+        }
+        return await self._run(END_OUT_OF_TIME, params)
 
     async def end_of_actors(self, actor_ids: Sequence[str], how: How) -> Sequence[Ended]:
         """The attempts of replicas that are known to be dead. ``how``: ``LOST`` or ``STOPPED``."""

@@ -58,13 +58,14 @@ class Intake:
         # Apart, because they wait for others that store the same.
         self._alike: Batcher[NewRequest, Request] = Batcher(self._run)
 
-    async def submit(self, new: NewRequest) -> Request:
+    async def submit(self, new: NewRequest, most_queued: int | None = None) -> Request:
         """Once begun it goes on, also when the caller goes away."""
         reusing = await self._reuse.store(new)
         if reusing is not None:
             self._watch.learn(reusing)
             return reusing.request
-        await self._census.admit(new.pool, new.tenant, new.endpoint)
+        free = self._room.slots(new.pool)
+        await self._census.admit(new.pool, new.tenant, new.endpoint, most_queued, free)
         try:
             return await (self._alike if new.reuse_digest else self._batcher).put(new)
         except asyncio.CancelledError:

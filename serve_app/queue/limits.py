@@ -19,6 +19,7 @@ class QueueLimits:
     max_unconfirmed: int = 10  # leases that no replica ever confirmed, before the request fails
     max_waiting: int = 100_000
     max_waiting_per_tenant: int = 50_000
+    overtime_s: float = 30.0  # past its time in all a request may run, for its replica to say so
     look_s: float = 1.0  # how often time, death and lost notifications are looked at
     max_running_per_tenant: int | None = None
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict[str, TenantLimits])

@@ -6,14 +6,17 @@ own, under an advisory lock, so that ingress replicas that start together do not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from typing import LiteralString, cast
 
 import psycopg
+from psycopg.errors import UndefinedTable
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
+from serve_app.queue.database import Database
 
 LOCK = 0x6461726B  # "dark"
 OLDEST_SERVER = 150_000  # PostgreSQL 15
@@ -34,6 +37,7 @@ class Migration:
     sql: str
 
 
+@cache  # readiness asks again and again
 def shipped() -> tuple[Migration, ...]:
     """Those of this version, in order."""
     files = resources.files("serve_app.queue.schema")
@@ -64,16 +68,29 @@ async def migrate(conninfo: str, migrations: Sequence[Migration] | None = None) 
         raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}") from error
 
 
+async def check_applied(database: Database) -> None:
+    """``Misconfigured`` when the tables are not those of this version: while it runs, another
+    version may have changed them, or an older backup may have been restored."""
+    try:
+        rows = await database.rows("SELECT number FROM migrations")
+    except UndefinedTable:
+        rows = []
+    applied, wanted = {int(row[0]) for row in rows}, shipped()
+    _refuse_newer(applied, wanted)
+    missing = [each.number for each in wanted if each.number not in applied]
+    if missing:
+        raise Misconfigured(
+            f"This database belongs to an older Darkroom: its tables are at {missing[0] - 1}, and "
+            f"this version needs them at {wanted[-1].number}. Start Darkroom again: that brings "
+            "them there."
+        )
+
+
 async def _apply(connection: psycopg.AsyncConnection, wanted: Sequence[Migration]) -> None:
     await connection.execute(LEDGER)
     cursor = await connection.execute("SELECT number FROM migrations")
     applied = {int(row[0]) for row in await cursor.fetchall()}
-    newest = max(applied, default=0)
-    if newest > wanted[-1].number:
-        raise Misconfigured(
-            f"This database belongs to a newer Darkroom: its tables are at {newest}, and this "
-            f"version knows them up to {wanted[-1].number}. Install the newer version."
-        )
+    _refuse_newer(applied, wanted)
     for migration in wanted:
         if migration.number in applied:
             continue
@@ -83,3 +100,12 @@ async def _apply(connection: psycopg.AsyncConnection, wanted: Sequence[Migration
                 "INSERT INTO migrations (number, name) VALUES (%s, %s)",
                 (migration.number, migration.name),
             )
+
+
+def _refuse_newer(applied: Collection[int], wanted: Sequence[Migration]) -> None:
+    newest = max(applied, default=0)
+    if newest > wanted[-1].number:
+        raise Misconfigured(
+            f"This database belongs to a newer Darkroom: its tables are at {newest}, and this "
+            f"version knows them up to {wanted[-1].number}. Install the newer version."
+        )

@@ -41,6 +41,7 @@ from serve_app.queue.forecast import Forecast
 from serve_app.queue.forgetting import Forgetfulness
 from serve_app.queue.halts import Halts
 from serve_app.queue.history import History
+from serve_app.queue.horizon import LOOK_S, Horizon
 from serve_app.queue.intake import Intake
 from serve_app.queue.lanes import Lanes
 from serve_app.queue.ledger import PostgresLedger
@@ -85,6 +86,7 @@ class PostgresQueue:
     ) -> None:
         self._database = database
         self._limits = limits
+        self._horizon = Horizon(database, observer or Nobody())
         self._history = History(database)
         self._deletion = Deletion(database, retention or Retention())
         self._forgetfulness = Forgetfulness(database)
@@ -181,6 +183,7 @@ class PostgresQueue:
                 ],
             ),
             Rounds(look_s, [self._orphans.collect, self._forget]),
+            Rounds(LOOK_S, [self._horizon.look]),
             Rounds(RETENTION_EVERY_S, [self._delete_aged, self._deletion.free_keys]),
         ]
         for rounds in self._rounds:
@@ -203,8 +206,8 @@ class PostgresQueue:
 
     # What clients do
 
-    async def submit(self, new: NewRequest) -> Request:
-        return await self._intake.submit(new)
+    async def submit(self, new: NewRequest, most_queued: int | None = None) -> Request:
+        return await self._intake.submit(new, most_queued)
 
     async def repeated(self, new: NewRequest) -> Request | None:
         return await self._intake.repeated(new)

@@ -68,7 +68,7 @@ class Recovery:
             self._healthy_since = self._clock.monotonic()
 
     async def reap(self, aftermath: Aftermath) -> None:
-        """End leases that have run out.
+        """End leases that have run out, and those of requests whose time in all has.
 
         Only after one lease's time with the database: while this process or the database was away,
         nobody could renew, and the replicas work on.
@@ -76,11 +76,15 @@ class Recovery:
         since = self._healthy_since
         if since is None or self._clock.monotonic() - since < self._limits.lease_s:
             return
-        while ended := await self._endings.end_expired():
+        while ended := [
+            *await self._endings.end_expired(),
+            *await self._endings.end_out_of_time(self._limits.overtime_s),
+        ]:
             for each in ended:
                 log.warning(
-                    "The lease of request %s, attempt %s, ran out on replica %s",
+                    "Request %s, attempt %s, is taken from replica %s: its %s",
                     each.held.request_id, each.held.attempt, each.replica_id,
+                    "deadline is over" if each.how is How.OUT_OF_TIME else "lease ran out",
                 )  # fmt: skip
             aftermath.ended(ended, fenced=True)
 

@@ -29,8 +29,10 @@ class Tally:
     def of_endpoint(self, endpoint: str) -> int:
         return max(0, self._of_endpoint[endpoint])
 
-    def in_pool(self, pool: str) -> int:
-        return max(0, self._of_pool[pool])
+    def in_pool(self, pool: str, but: Iterable[str] = ()) -> int:
+        """``but``: endpoints that are left out."""
+        left_out = sum(self._pools_of_endpoint[endpoint][pool] for endpoint in but)
+        return max(0, self._of_pool[pool] - left_out)
 
     def pools(self, but: Iterable[str] = ()) -> Counter[str]:
         """``but``: endpoints that are left out."""

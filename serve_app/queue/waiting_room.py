@@ -109,6 +109,10 @@ class WaitingRoom:
     def wanted(self, pool: str) -> bool:
         return any(each.takes for each in self._pools.get(pool, ()))
 
+    def slots(self, pool: str) -> int:
+        """Free ones, and those for which a lease is on its way."""
+        return sum(each.free + each.reserved for each in self._pools.get(pool, ()) if each.open)
+
     def reserve(self, pool: str, most: int) -> list[Waiter]:
         """Up to ``most`` free slots, one each in turn from those who wait longest.
 

@@ -106,6 +106,18 @@ class Metrics:
             registry=registry,
         )
 
+        self._oldest_transaction = Gauge(
+            "darkroom_database_oldest_transaction_seconds",
+            "Age of the oldest open or prepared transaction of the database.",
+            registry=registry,
+        )
+        self._held_back = Gauge(
+            "darkroom_database_held_back_transactions",
+            "Transactions since the oldest that somebody may still look at: nothing that was "
+            "deleted since is cleared away.",
+            registry=registry,
+        )
+
     def entered(self, endpoint: str, state: State) -> None:
         """A request reached ``state``."""
         self._requests.labels(endpoint, state.value).inc()
@@ -151,6 +163,11 @@ class Metrics:
     def webhooks(self, backlog: Backlog) -> None:
         self._webhooks_pending.set(backlog.pending)
         self._webhooks_oldest.set(backlog.oldest_s)
+
+    def held_back(self, oldest_s: float, transactions: int) -> None:
+        """How the database is. See ``Observer``."""
+        self._oldest_transaction.set(oldest_s)
+        self._held_back.set(transactions)
 
     def depth(self, demand: Mapping[str, Demand]) -> None:
         """What each pool has to do now."""

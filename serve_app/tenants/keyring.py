@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import hmac
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,27 @@ from serve_app.tenants.recent import Recent
 
 KEEP_S = 5.0
 CACHE_SIZE = 10_000
+
+CREATE: LiteralString = """
+WITH made AS (
+    INSERT INTO api_keys (id, tenant, digest, scopes, name, expires_at, replay_undelivered)
+    VALUES (%(id)s, %(tenant)s, %(digest)s, %(scopes)s, %(name)s, %(expires_at)s, %(replay)s)
+)
+INSERT INTO audit (actor, action, subject, detail)
+SELECT %(actor)s, 'key.create', %(id)s, %(detail)s::json WHERE %(actor)s::text IS NOT NULL
+"""
+REVOKE: LiteralString = """
+WITH revoked AS (
+    UPDATE api_keys SET revoked_at = now() WHERE id = %(id)s AND revoked_at IS NULL
+    RETURNING id, tenant
+),
+noted AS (
+    INSERT INTO audit (actor, action, subject, detail)
+    SELECT %(actor)s, 'key.revoke', id, json_build_object('tenant', tenant) FROM revoked
+    WHERE %(actor)s::text IS NOT NULL
+)
+SELECT id FROM api_keys WHERE id = %(id)s
+"""
 
 _BAD = "The API key is not valid."
 
@@ -70,6 +92,7 @@ class KeyRing:
         expires_at: datetime | None = None,
         credential: Credential | None = None,
         replay_undelivered: bool = False,
+        actor: str | None = None,
     ) -> Credential:
         made = credential or new_credential()
         await self._rows(
@@ -77,9 +100,7 @@ class KeyRing:
             {"id": tenant},
         )
         await self._rows(
-            "INSERT INTO api_keys "
-            "(id, tenant, digest, scopes, name, expires_at, replay_undelivered) VALUES "
-            "(%(id)s, %(tenant)s, %(digest)s, %(scopes)s, %(name)s, %(expires_at)s, %(replay)s)",
+            CREATE,
             {
                 "id": made.id,
                 "tenant": tenant,
@@ -88,6 +109,8 @@ class KeyRing:
                 "name": name,
                 "expires_at": expires_at,
                 "replay": replay_undelivered,
+                "actor": actor,
+                "detail": json.dumps({"tenant": tenant, "alias": name, "scopes": sorted(scopes)}),
             },
         )
         self._unknown.drop(made.id)
@@ -101,12 +124,8 @@ class KeyRing:
         )
         return [_info(row) for row in rows]
 
-    async def revoke(self, key_id: str) -> bool:
-        rows = await self._rows(
-            "UPDATE api_keys SET revoked_at = coalesce(revoked_at, now()) WHERE id = %(id)s "
-            "RETURNING id",
-            {"id": key_id},
-        )
+    async def revoke(self, key_id: str, actor: str | None = None) -> bool:
+        rows = await self._rows(REVOKE, {"id": key_id, "actor": actor})
         self._known.drop(key_id)
         return bool(rows)
 

@@ -58,8 +58,12 @@ class Keys(Protocol):
         expires_at: datetime | None = None,
         credential: Credential | None = None,
         replay_undelivered: bool = False,
+        actor: str | None = None,
     ) -> Credential:
         """Make a key, and its tenant if new. The secret is given out here and never again.
+
+        ``actor``: the id of the key by which it is done, for the audit; None: nobody does it by
+        hand.
 
         ``replay_undelivered``: when the answer to a submit is lost, the next submit of the same
         body gets it.
@@ -70,8 +74,8 @@ class Keys(Protocol):
         """All of a tenant's, oldest first, the revoked ones too."""
         ...
 
-    async def revoke(self, key_id: str) -> bool:
-        """False when there is no such key. Revoking twice is no error."""
+    async def revoke(self, key_id: str, actor: str | None = None) -> bool:
+        """False when there is no such key. Revoking twice is no error, and once in the audit."""
         ...
 
     async def any(self) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.catalog.catalog import RESERVED_OWNERS, Catalog, load
+from serve_app.catalog.catalog import Catalog, load
 from serve_app.domain.errors import InvalidInput, Misconfigured
 from tests.catalog.conftest import DEMO
 
@@ -226,8 +226,3 @@ def test_ones_own_weights_are_a_directory(tmp_path: Path) -> None:
     catalog = load(written(tmp_path, text), demo=True, demo_dir=DEMO)
     assert catalog.get("me/mine").endpoint.weights.source == "/models/mine"
     assert not catalog.get("me/mine").demo
-
-
-def test_paths_of_our_own_cannot_be_owners() -> None:
-    ours = {"run", "queue", "rest", "cdn", "files", "v1", "healthz", ".well-known"}
-    assert ours <= RESERVED_OWNERS

@@ -1,13 +1,20 @@
 """What Ray's HAProxy is started with."""
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from serve_app.cli import haproxy
 
-CONFIG = """frontend prometheus
+pytestmark = pytest.mark.skipif(not haproxy.available(), reason="no HAProxy for this machine")
+
+LOG = "    log 127.0.0.1:514 local0 info\n"
+CONFIG = f"""global
+{LOG}defaults
+    log global
+frontend prometheus
     bind :9101
 frontend http_frontend
     bind *:8000
@@ -18,19 +25,41 @@ listen stats
 """
 
 
-@pytest.mark.skipif(not haproxy.available(), reason="no HAProxy for this machine")
-def test_only_the_ports_of_its_metrics_and_statistics_are_kept_to_loopback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = tmp_path / "haproxy.cfg"
-    config.write_text(CONFIG)
+@pytest.fixture
+def started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+    """Has the script check ``CONFIG``; returns what HAProxy read."""
     monkeypatch.setenv("RAY_SERVE_HAPROXY_METRICS_PORT", "9101")
     monkeypatch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", "8404")
-    script = haproxy.write_script(tmp_path)
-    said = subprocess.run(
-        [script, "-c", "-f", config], check=False, capture_output=True, text=True, timeout=30
-    )
-    assert config.read_text() == CONFIG.replace("bind :9101", "bind 127.0.0.1:9101").replace(
-        "bind *:8404", "bind 127.0.0.1:8404"
-    )
-    assert "unknown" not in said.stderr.lower(), said.stderr
+    monkeypatch.delenv("RAY_SERVE_HAPROXY_LOG_TARGET", raising=False)
+
+    def start() -> str:
+        config = tmp_path / "haproxy.cfg"
+        config.write_text(CONFIG)
+        script = haproxy.write_script(tmp_path)
+        said = subprocess.run(
+            [script, "-c", "-f", config], check=False, capture_output=True, text=True, timeout=30
+        )
+        assert "unknown" not in said.stderr.lower(), said.stderr
+        return config.read_text()
+
+    return start
+
+
+def test_only_the_ports_of_its_metrics_and_statistics_are_kept_to_loopback(
+    started_with: Callable[[], str],
+) -> None:
+    read = started_with()
+    assert [line.strip() for line in read.splitlines() if "bind" in line] == [
+        "bind 127.0.0.1:9101",
+        "bind *:8000",
+        "bind 127.0.0.1:8404",
+    ]
+    assert "server s 127.0.0.1:9101" in read
+
+
+def test_calls_are_told_to_no_syslog_that_nobody_named(
+    started_with: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert LOG not in started_with()
+    monkeypatch.setenv("RAY_SERVE_HAPROXY_LOG_TARGET", "127.0.0.1:514")
+    assert LOG in started_with()

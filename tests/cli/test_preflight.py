@@ -36,6 +36,16 @@ def test_too_little_free_disk_is_said(tmp_path: Path, monkeypatch: pytest.Monkey
         preflight.check_data_dir(tmp_path)
 
 
+def test_ray_s_files_need_a_place_that_can_be_made_and_has_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Misconfigured, match="/proc/darkroom, for Ray's files, cannot be made"):
+        preflight.check_run_dir(Path("/proc/darkroom"))
+    monkeypatch.setattr(preflight, "LEAST_FREE_BYTES", 2**62)
+    with pytest.raises(Misconfigured, match="for Ray's files; Darkroom needs"):
+        preflight.check_run_dir(tmp_path / "run")
+
+
 def test_a_taken_port_is_named() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

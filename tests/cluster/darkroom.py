@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -67,12 +67,14 @@ class Darkroom:
             "DARKROOM_GPUS": "0",
             "DARKROOM_ALLOW_PRIVATE_WEBHOOKS": "1",  # receivers of tests are here
         } | {f"DARKROOM_{name.upper()}": value for name, value in settings.items()}
+        self._said = 0  # bytes of ``output``, before the last start
         self._process: subprocess.Popen[bytes] | None = None
         self._http: httpx.Client | None = None
 
     def start(self, within_s: float = 120.0) -> Darkroom:
         clean = clean_environment()
         with self.output.open("ab") as output:
+            self._said = output.tell()
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "serve_app.cli"),
@@ -91,7 +93,8 @@ class Darkroom:
     def _ready(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"`darkroom serve` ended:\n{self.tail()}"
-        if b"Darkroom serves" not in self.output.read_bytes():
+        # Since this start: another that was killed may still answer.
+        if b"Darkroom serves" not in self.output.read_bytes()[self._said :]:
             return False
         try:
             return httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200
@@ -268,6 +271,15 @@ class Darkroom:
             doomed = self.leftovers()
         self._close()
 
+    def kill_serve(self) -> list[psutil.Process]:
+        """SIGKILL to the process of `darkroom serve` alone; returns what it had started."""
+        assert self._process is not None
+        started = {*self.process.children(recursive=True), *self.leftovers()} - {self.process}
+        self._process.kill()
+        self._process.wait(timeout=10)
+        self._close()
+        return list(started)
+
     def leftovers(self) -> list[psutil.Process]:
         """Processes that this data directory or its sockets are known to."""
         found: list[psutil.Process] = []
@@ -296,6 +308,18 @@ class Darkroom:
         if self._http is not None:
             self._http.close()
             self._http = None
+
+
+def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that have not ended; one that nobody has waited for has."""
+
+    def lives(process: psutil.Process) -> bool:
+        try:
+            return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+
+    return [process for process in processes if lives(process)]
 
 
 def clean_environment() -> dict[str, str]:

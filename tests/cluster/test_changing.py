@@ -69,7 +69,7 @@ def test_scale_down_and_redeploy_under_load_fail_nothing(make_darkroom: MakeDark
     changed["studio"]["slots"] = 3  # type: ignore[index]
     _redeploy(darkroom, changed)
     _no_request_failed(darkroom, requests)
-    darkroom.stop()
+    darkroom.stop(signal.SIGHUP)  # as when its terminal is closed
     assert darkroom.leftovers() == []
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from serve_app.domain.lease import Lease, Presence, ReplicaStage
 from serve_app.domain.outcome import Outcome, Usage
@@ -15,13 +16,14 @@ from serve_app.settings import TenantLimits
 from tests.contract.queues import Make
 from tests.contract.test_fairness_contract import CALM, submitted
 from tests.contract.test_queue_contract import eventually
-from tests.queue.requests import POOL, TENANT, ask, done, new
+from tests.contract.test_snapshots_contract import keep
+from tests.queue.requests import POOL, TENANT, ask, done, lease, new
 
 
-async def learned(queue: Queue, run_s: float) -> None:
+async def learned(queue: Queue, run_s: float, **changes: Any) -> None:
     """Requests take so long here."""
     for _ in range(3):
-        await queue.submit(new(work=10.0))
+        await queue.submit(new(work=10.0, **changes))
         (granted,) = (await queue.ask(ask(1))).leases
         await queue.finish(done(granted.held, Outcome(output={}, usage=Usage(run_s, 4, 1.0))))
 
@@ -126,3 +128,28 @@ async def test_without_a_replica_nobody_can_tell(make: Make) -> None:
     request = await queue.submit(new())
     waiting = await waits_until(queue, request.id, lambda it: it.reason is WaitReason.NO_REPLICA)
     assert waiting.starts_at is None
+
+
+async def test_what_went_on_from_a_snapshot_does_not_tell_what_the_whole_takes(make: Make) -> None:
+    queue = await make(CALM)
+    await learned(queue, 100.0)
+    await queue.submit(new(work=10.0))
+    first = await lease(queue)
+    await keep(queue, first.held)
+    await queue.hand_back(first.held, "r1", "It drains.")
+    rest = Outcome(output={}, usage=Usage(10.0, 4, 1.0))
+    await queue.finish(done((await lease(queue)).held, rest))
+    # What ended later is known: so is all before it.
+    other = "fal-ai/flux/dev"
+    await learned(queue, 300.0, endpoint=other)
+    later = await queue.submit(new(work=10.0, endpoint=other))
+    (running,) = (await queue.ask(ask(1))).leases
+    assert running.request_id == later.id
+
+    async def knows_the_other() -> bool:
+        return await queue.ends_at(await queue.get(TENANT, later.id)) is not None
+
+    await eventually(knows_the_other)
+    await queue.submit(new(work=10.0))
+    (granted,) = (await queue.ask(ask(1))).leases
+    assert seconds(await queue.ends_at(await queue.get(TENANT, granted.request_id))) > 90

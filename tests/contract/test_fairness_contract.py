@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from serve_app.domain.errors import Overloaded
-from serve_app.domain.lease import Ask, Lease
+from serve_app.domain.lease import Ask, Lease, Verdict
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Priority, Request, State, WaitReason
@@ -17,7 +18,7 @@ from serve_app.settings import EndpointLimits, TenantLimits
 from tests.contract.queues import Make
 from tests.contract.test_queue_contract import eventually
 from tests.queue.database import QUICK
-from tests.queue.requests import POOL, TENANT, ask, done, failure, new, report
+from tests.queue.requests import POOL, TENANT, ask, done, failure, lease, new, report
 
 CALM = replace(QUICK, lease_s=600.0, first_lease_s=600.0, ask_wait_s=2.0)
 DEV, PRO = "fal-ai/flux/dev", "fal-ai/flux/pro"
@@ -289,6 +290,46 @@ async def test_an_attempt_that_ran_out_of_time_ends_the_request_as_expired(queue
     ended = await queue.get(TENANT, request.id)
     assert ended.state is State.EXPIRED
     assert ended.outcome == failure("expired")
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_what_a_hanging_replica_holds_past_its_deadline_is_ended(
+    make: Make, *, cancelled: bool
+) -> None:
+    queue = await make(replace(QUICK, overtime_s=0.2))
+    request = await queue.submit(new(end_within_s=1.0))
+    held = (await lease(queue)).held
+    if cancelled:
+        await queue.cancel(TENANT, request.id)
+
+    async def fenced() -> bool:
+        """The replica renews, and stops nothing."""
+        return bool((await queue.report(report(held))).fenced)
+
+    await eventually(fenced, patience_s=30.0)
+    ended = await queue.get(TENANT, request.id)
+    assert ended.state is (State.CANCELLED if cancelled else State.EXPIRED)
+    assert ended.failures == 0
+    assert ended.outcome is not None
+    assert ended.outcome.failure is not None
+    assert ended.outcome.failure.code == ended.state.value
+    assert await queue.finish(done(held)) is Verdict.FENCED
+    assert await queue.finish(done(held, failure("expired"))) is Verdict.FENCED
+    lines = await queue.lines(TENANT, request.id)
+    assert (lines[-1].state, lines[-1].message) == (ended.state, ended.outcome.failure.message)
+
+
+async def test_a_replica_has_a_while_past_the_deadline_to_hand_in(make: Make) -> None:
+    queue = await make(replace(QUICK, overtime_s=60.0))
+    request = await queue.submit(new(end_within_s=0.3))
+    held = (await lease(queue)).held
+
+    async def over() -> bool:
+        assert not (await queue.report(report(held))).fenced
+        return datetime.now(UTC) > request.created_at + timedelta(seconds=1.5)
+
+    await eventually(over)
+    assert await queue.finish(done(held)) is Verdict.ACCEPTED
 
 
 async def test_what_comes_back_after_its_deadline_expires(make: Make) -> None:

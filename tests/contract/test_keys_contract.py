@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -18,11 +18,14 @@ from serve_app.tenants.keys import ADMIN, API, Keys
 from tests.fakes.clock import FakeClock
 from tests.fakes.keyring import FakeKeyRing
 
+Acts = list[tuple[str, str, str, dict[str, Any]]]
+
 
 @dataclass
 class Ring:
     keys: Keys
     clock: FakeClock
+    acts: Callable[[], Awaitable[Acts]]  # of the audit
 
 
 @pytest.fixture(params=["fake", "postgres"])
@@ -35,10 +38,23 @@ def at(request: pytest.FixtureRequest) -> str | None:
 async def ring(at: str | None) -> AsyncIterator[Ring]:
     clock = FakeClock()
     if at is None:
-        yield Ring(FakeKeyRing(clock), clock)
+        noted: Acts = []
+
+        async def fake_acts() -> Acts:
+            return noted
+
+        yield Ring(FakeKeyRing(clock, lambda *act: noted.append(act)), clock, fake_acts)
         return
     async with AsyncConnectionPool[Any](at, kwargs=dict(CONNECT), min_size=1, open=False) as pool:
-        yield Ring(KeyRing(pool, clock), clock)
+
+        async def acts() -> Acts:
+            async with pool.connection() as connection:
+                cursor = await connection.execute(
+                    "SELECT actor, action, subject, detail FROM audit ORDER BY id"
+                )
+                return await cursor.fetchall()
+
+        yield Ring(KeyRing(pool, clock), clock, acts)
 
 
 async def test_a_key_lets_its_tenant_in(ring: Ring) -> None:
@@ -119,3 +135,19 @@ async def test_a_tenants_keys_are_listed_without_their_secrets(ring: Ring) -> No
     assert info.revoked_at is not None
     assert made.secret not in repr(info)
     assert await ring.keys.any()
+
+
+async def test_who_made_and_revoked_a_key_is_in_the_audit_without_its_secret(ring: Ring) -> None:
+    await ring.keys.create("studio")  # nobody did
+    made = await ring.keys.create(
+        "studio", name="laptop", scopes=frozenset({API, ADMIN}), actor="boss"
+    )
+    for key_id in (made.id, made.id, "nobody"):
+        await ring.keys.revoke(key_id, "other-boss")
+    acts = await ring.acts()
+    wish = {"tenant": "studio", "alias": "laptop", "scopes": ["admin", "api"]}
+    assert acts == [
+        ("boss", "key.create", made.id, wish),
+        ("other-boss", "key.revoke", made.id, {"tenant": "studio"}),
+    ]
+    assert made.secret not in repr(acts)

@@ -102,6 +102,25 @@ async def test_past_the_caps_submits_are_refused(make: Make) -> None:
     await queue.submit(new(tenant="eve"))
 
 
+async def test_who_wants_a_short_queue_is_refused_at_a_longer_one(make: Make) -> None:
+    queue = await make()
+    await queue.submit(new(pool="other"))
+    burst = (queue.submit(new(), most_queued=3) for _ in range(20))
+    answers = await asyncio.gather(*burst, return_exceptions=True)
+    refused = [each for each in answers if isinstance(each, Overloaded)]
+    assert len(refused) == 17
+    assert all(each.retry_after_s >= 1.0 for each in refused)
+    await queue.submit(new(), most_queued=4)
+    await queue.submit(new())
+
+
+async def test_what_waits_for_a_paused_endpoint_makes_no_queue_longer(make: Make) -> None:
+    queue = await make()
+    paused = await queue.submit(new())
+    await queue.operations.pause(paused.endpoint, "operator")
+    await queue.submit(new(endpoint="fal-ai/flux/dev"), most_queued=1)
+
+
 async def test_a_page_is_newest_first_and_goes_on_before_an_id(queue: Queue) -> None:
     ids = [(await queue.submit(new())).id for _ in range(5)]
     await queue.submit(new(tenant="bob"))

@@ -261,6 +261,19 @@ async def test_no_more_is_taken_than_there_are_slots(rig: Any):
     assert all(len(ask.held) <= 4 for ask in rig.port.asks)
 
 
+async def test_nothing_is_taken_while_a_generation_waits_for_memory(rig: Any):
+    loop: Any = rig.workshop.engine._loop
+    admits, loop._runs.admit = loop._runs.admit, lambda turn: admits(turn) or True
+    held = rig.offer("one", steps=1000, step_ms=10)
+    await rig.port.until(lambda: any(ask.slots == 0 for ask in rig.port.outstanding))
+    rig.offer("two", steps=1)
+    await until(lambda: loop._turns.number > 20)
+    assert rig.port.finishes == []
+    loop._runs.admit = admits  # there is room
+    await rig.port.finished(1)
+    rig.port.cancelled.add(held)
+
+
 async def test_a_new_lease_is_confirmed_at_once(make_rig: MakeRig):
     rig = await make_rig(report_interval_s=100, confirm_within_s=0.05)
     loop = asyncio.get_running_loop()

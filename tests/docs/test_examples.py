@@ -15,6 +15,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from serve_app.cli import environment
+from serve_app.cli.sample import call_lines
 from serve_app.settings import Config, PoolConfig
 from tests.docs.pages import DOCS, PAGES, ROOT, Block, block, blocks
 from tests.wire.entered import entered, installed
@@ -46,6 +47,23 @@ def test_the_readme_s_call_gets_a_picture(tmp_path: Path) -> None:
         picture = httpx.get(ran.stdout.strip(), trust_env=False)  # as a browser would
     assert picture.status_code == 200
     assert picture.headers["content-type"] == "image/jpeg"
+
+
+@pytest.mark.wire
+def test_what_the_start_prints_gets_a_picture_in_a_shell(tmp_path: Path) -> None:
+    with served() as here, entered(here.url, tmp_path) as ways:
+        lines = call_lines(installed(here, ways, tmp_path), here.url)
+        assert len(lines) == 3
+        ran = subprocess.run(
+            ["sh", "-ec", "\n".join(lines)],
+            env={"PATH": os.defpath, "HOME": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert ran.returncode == 0, ran.stderr
+    assert "/files/" in ran.stdout
 
 
 def test_the_cluster_s_configuration_builds(build: Build) -> None:

@@ -130,6 +130,29 @@ def test_a_small_one_does_not_pass_a_large_one_that_waits_for_memory():
     assert ended[0] == "first"
 
 
+def test_an_engine_says_that_one_waits_for_memory_until_there_is_room():
+    device = SmallDevice(1000)
+    pipeline = Holding(Hungry(device, 1), device)
+    large = {"start": start(1), "held": 600, "steps": 9}
+    told, room = [], []
+    with Engine(pipeline, max_batch=8, memory=device) as engine:
+        engine.on_room(lambda: room.append(engine.short_of_memory))
+        engine.submit(**large).result(60)
+        assert not engine.short_of_memory
+        gate = Gate(engine)
+        running = [
+            engine.submit(**large, on_progress=lambda _: told.append(engine.short_of_memory))
+            for _ in range(2)
+        ]
+        gate.open()
+        for generation in running:
+            generation.result(60)
+        engine.submit(**large).result(60)
+        assert not engine.short_of_memory
+    assert True in told
+    assert room == [False]
+
+
 def test_a_call_that_does_not_fit_waits_for_others_to_end_and_nothing_is_lost():
     device = SmallDevice(1000)
     pipeline = Holding(Hungry(device, 300), device)

@@ -14,8 +14,9 @@ import torch
 
 from deployments.clip_form import ClipForm, even
 from deployments.engine.clip import ClipWriter
+from deployments.engine.sound_levels import CEILING
 from deployments.engine.soundtrack import Soundtrack
-from serve_app.domain.errors import Unsupported
+from serve_app.domain.errors import PipelineFailed, Unsupported
 from tests.deployments.clips import seen
 
 pytestmark = pytest.mark.engine
@@ -116,12 +117,24 @@ def test_sound_lies_beside_the_frames(tmp_path, name, channels):
 
 
 def test_a_sound_that_ends_before_the_frames_is_silent_after():
-    track = Soundtrack.of(torch.ones(2, 50), 100)
+    track = Soundtrack.of(torch.full((2, 50), 0.5), 100)
     parts = [track.during(Fraction(n, 3), Fraction(n + 1, 3)) for n in range(3)]
     whole = np.concatenate(parts, axis=1)
     assert whole.shape == (2, 100)
-    assert (whole[:, :50] == 1).all()
+    assert (whole[:, :50] == 0.5).all()
     assert (whole[:, 50:] == 0).all()
+
+
+def test_a_loud_sound_of_a_clip_becomes_quieter_and_none_of_it_is_cut_off():
+    wave = torch.tensor([0.0, 1.0, 2.0, -4.0])
+    samples = Soundtrack.of(wave, 100).samples
+    assert np.allclose(samples / samples[0, 1], wave)
+    assert np.abs(samples).max() == pytest.approx(CEILING)
+
+
+def test_a_sound_of_a_clip_that_is_no_numbers_is_said():
+    with pytest.raises(PipelineFailed, match="no numbers"):
+        Soundtrack.of(torch.tensor([0.0, float("nan")]), 100)
 
 
 def test_what_no_clip_is_written_as_is_said(tmp_path):

@@ -48,7 +48,8 @@ class FairLanes:
         request = row.request
         lane = self._lanes[request.pool][request.tenant]
         lane.vtime += (took_s - row.expected_s) / lane.weight
-        if succeeded and request.work > 0:
+        resumed = request.attempt > 1 and request.snapshot is not None
+        if succeeded and request.work > 0 and not resumed:
             key = (request.endpoint, request.pool)
             self._fits[key] = self._fits.get(key, Fit()).learn(request.work, took_s)
 

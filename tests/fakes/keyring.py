@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from serve_app.domain.errors import Unauthenticated
 from serve_app.domain.ports import Clock
 from serve_app.tenants.credential import Credential, from_header, new_credential
 from serve_app.tenants.keys import API, Identity, KeyInfo
 
+Note = Callable[[str, str, str, Mapping[str, Any]], None]
+"""Actor, action, subject, detail."""
+
 
 class FakeKeyRing:
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, note: Note = lambda *_: None) -> None:
+        """``note`` writes the audit."""
         self._clock = clock
+        self._note = note
         self._keys: dict[str, tuple[bytes, KeyInfo]] = {}
 
     async def authenticate(self, header: str | None) -> Identity:
@@ -36,22 +42,28 @@ class FakeKeyRing:
         expires_at: datetime | None = None,
         credential: Credential | None = None,
         replay_undelivered: bool = False,
+        actor: str | None = None,
     ) -> Credential:
         made = credential or new_credential()
         now = self._clock.now()
         info = KeyInfo(made.id, tenant, scopes, name, now, expires_at, None, replay_undelivered)
         self._keys[made.id] = (made.digest, info)
+        if actor is not None:
+            detail = {"tenant": tenant, "alias": name, "scopes": sorted(scopes)}
+            self._note(actor, "key.create", made.id, detail)
         return made
 
     async def list(self, tenant: str) -> Sequence[KeyInfo]:
         return [info for _, info in self._keys.values() if info.tenant == tenant]
 
-    async def revoke(self, key_id: str) -> bool:
+    async def revoke(self, key_id: str, actor: str | None = None) -> bool:
         if key_id not in self._keys:
             return False
         digest, info = self._keys[key_id]
         if info.revoked_at is None:
             self._keys[key_id] = (digest, replace(info, revoked_at=self._clock.now()))
+            if actor is not None:
+                self._note(actor, "key.revoke", key_id, {"tenant": info.tenant})
         return True
 
     async def any(self) -> builtins.bool:

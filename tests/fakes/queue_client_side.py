@@ -24,6 +24,7 @@ from serve_app.domain.request import (
 from serve_app.queue import wording
 from serve_app.queue.deletion import still_active
 from serve_app.queue.followers import waiting_for
+from serve_app.queue.pace import UNKNOWN_RETRY_S
 from serve_app.queue.previews import WATCHED_S
 from tests.fakes.queue_row import Row
 from tests.fakes.queue_rows import QueueRows
@@ -33,7 +34,7 @@ from tests.fakes.repeats import reusing
 class ClientSide(QueueRows):
     """Submits, waits, cancels, looks."""
 
-    async def submit(self, new: NewRequest) -> Request:
+    async def submit(self, new: NewRequest, most_queued: int | None = None) -> Request:
         await self._look()
         if (earlier := self._repeats.of(new)) is not None:
             return self._rows[earlier].request
@@ -41,6 +42,10 @@ class ClientSide(QueueRows):
             return self._reuse(new, found)
         self.operations.admit(new.endpoint)
         self._refuse_past_caps(new.tenant, new.endpoint)
+        waiting = self._demand(new.pool).queued
+        if most_queued is not None and waiting >= most_queued:
+            message = f"{waiting} requests are waiting, and you allow {most_queued}."
+            raise Overloaded(message, UNKNOWN_RETRY_S)
         request = Request(
             id=new.id,
             tenant=new.tenant,
@@ -281,15 +286,15 @@ class ClientSide(QueueRows):
     def _refuse_past_caps(self, tenant: str, endpoint: str) -> None:
         queued = [row for row in self._rows.values() if row.request.state is State.QUEUED]
         if len(queued) >= self._limits.max_waiting:
-            raise Overloaded(f"{len(queued)} requests are waiting already.", retry_after_s=1.0)
+            raise Overloaded(f"{len(queued)} requests are waiting already.", UNKNOWN_RETRY_S)
         own = sum(row.request.tenant == tenant for row in queued)
         if own >= self._limits.waiting_of_tenant(tenant):
-            raise Overloaded(f"{own} of your requests are waiting already.", retry_after_s=1.0)
+            raise Overloaded(f"{own} of your requests are waiting already.", UNKNOWN_RETRY_S)
         most = self._limits.waiting_of_endpoint(endpoint)
         same = sum(row.request.endpoint == endpoint for row in queued)
         if most is not None and same >= most:
             message = f"{same} requests are waiting for {endpoint} already."
-            raise Overloaded(message, retry_after_s=1.0)
+            raise Overloaded(message, UNKNOWN_RETRY_S)
 
 
 def _visible(request: Request) -> tuple[Any, ...]:

@@ -80,6 +80,8 @@ class QueueRows:
                 self._lost(row, Cause.CONNECTION_ERROR)
             elif row.lease_until < now:
                 self._lost(row, Cause.TIMEOUT)
+            elif self._overtime_s(row.request) > 0:
+                self._out_of_time(row)
         for row in self._rows.values():
             row.request = forgetting(row, self._clock.now())
             if row.request.state is State.QUEUED and row.start_by <= self._clock.now():
@@ -89,6 +91,21 @@ class QueueRows:
                 self._end(
                     row, State.EXPIRED, wording.not_in_time() if in_all else wording.expired()
                 )
+
+    def _overtime_s(self, request: Request) -> float:
+        """How much longer it runs than is borne."""
+        if request.end_by is None:
+            return 0.0
+        late = self._clock.now() - request.end_by
+        return late.total_seconds() - self._limits.overtime_s
+
+    def _out_of_time(self, row: Row) -> None:
+        row.ended[row.request.attempt] = "out_of_time"
+        self._settle(row)
+        if row.request.cancel_requested:
+            self._end(row, State.CANCELLED, wording.cancelled())
+        else:
+            self._end(row, State.EXPIRED, wording.not_in_time())
 
     def _lost(self, row: Row, cause: Cause, *, stopped: bool = False) -> None:
         row.ended[row.request.attempt] = "stopped" if stopped else "lost"

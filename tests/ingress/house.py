@@ -97,7 +97,7 @@ async def built(
     terms = CatalogTerms(catalog, storage, config.max_artifact_bytes, names_secret=b"n" * 32)
     liveness = FakeLiveness()
     queue = FakeQueue(clock, terms, limits or QueueLimits(), liveness)
-    keys = FakeKeyRing(clock)
+    keys = FakeKeyRing(clock, queue.operations.note)
     scripted = ScriptedReplica(queue, storage)
     metrics = Metrics(CollectorRegistry())
     seeds = FakeSigningSeeds(clock)

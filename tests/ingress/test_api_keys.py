@@ -76,3 +76,14 @@ async def test_keys_take_a_stronger_key(house: House, call: str) -> None:
     method, path = call.split()
     async with house.client(house.weak_key) as weak:
         assert (await weak.request(method, path, json={})).status_code == 403
+
+
+async def test_what_is_done_with_keys_is_in_the_audit(house: House) -> None:
+    async with house.client() as admin:
+        made = await make(admin, alias="the web app", tenant="lab")
+        await admin.delete(f"/v1/keys/{made['key_id']}")
+        acts = (await admin.get("/v1/audit")).json()["acts"]
+    told = [(each["actor"], each["action"], each["subject"]) for each in acts]
+    boss = house.key.partition(":")[0]
+    assert told == [(boss, "key.revoke", made["key_id"]), (boss, "key.create", made["key_id"])]
+    assert acts[1]["detail"] == {"tenant": "lab", "alias": "the web app", "scopes": ["api"]}

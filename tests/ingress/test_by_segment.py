@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.routing import Match, Route, WebSocketRoute
 
+from serve_app.catalog.catalog import load
+from serve_app.domain.errors import Misconfigured
 from serve_app.ingress.app import create_app
 from serve_app.ingress.by_segment import BySegment
 
@@ -72,3 +75,15 @@ def test_what_is_tried_by_its_first_segment_begins_with_none_that_is_a_parameter
     route: Any,
 ) -> None:
     assert "{" not in route.path.split("/")[1]
+
+
+@pytest.mark.parametrize("owner", sorted(BY_SEGMENT.firsts))
+def test_no_endpoint_may_begin_as_our_own_paths_do(owner: str, tmp_path: Path) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text(f'endpoints: {{"{owner}/mine": {{family: probe, schema: open}}}}')
+    with pytest.raises(Misconfigured) as refused:
+        load(path, demo=False, demo_dir=tmp_path)
+    # No id begins with a slash or a dot, whatever the paths are.
+    reason = "path of Darkroom's own" if owner[:1].isalnum() else "should match pattern"
+    assert f"{owner}/mine" in refused.value.message
+    assert reason in refused.value.message

@@ -93,12 +93,13 @@ async def test_what_was_accepted_is_found_when_nothing_new_is(idle: House) -> No
 
     async with built(replica=False, room=room) as house, house.client() as client:
         first = await client.post(SUBMIT, json={}, headers=KEY)
-        full.append(True)
         path = f"{SUBMIT}?fal_max_queue_length=1"
+        assert (await client.post(path, json={})).status_code == 429
+        full.append(True)
         again = await client.post(path, json={}, headers=KEY)
         assert again.json()["request_id"] == first.json()["request_id"]
-        assert (await client.post(SUBMIT, json={})).status_code == 507
-        assert (await client.post(path, json={})).status_code == 429
+        refused = await client.post(SUBMIT, json={})
+        assert (refused.status_code, refused.headers["retry-after"]) == (507, "30")
 
 
 @pytest.mark.parametrize("how", ["hangs up", "is given up by the server"])

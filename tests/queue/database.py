@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from serve_app.queue.database import Database
 from serve_app.queue.embedded import EmbeddedPostgres
@@ -84,6 +85,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     HOLDING.pop()
     if not HOLDING:
         until_stopped(Files(data_dir))
+
+
+@pytest.fixture
+def empty(server: str) -> Iterator[str]:
+    """A database without any tables, as PostgreSQL makes it."""
+    with psycopg.connect(server, autocommit=True) as maker:
+        maker.execute("CREATE DATABASE empty TEMPLATE template0")
+        try:
+            yield make_conninfo(server, dbname="empty")
+        finally:
+            maker.execute("DROP DATABASE empty WITH (FORCE)")
 
 
 @pytest.fixture

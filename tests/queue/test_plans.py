@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 
 import psycopg
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from serve_app.queue import lanes, orphans
 from serve_app.queue.database import SESSION
@@ -26,22 +25,16 @@ STATEMENTS = {"awake": lanes.SWEEP_AWAKE, "asleep": lanes.SWEEP_ASLEEP, "orphans
 
 
 @pytest.fixture
-async def session(server: str) -> AsyncIterator[psycopg.Connection]:
+async def session(empty: str) -> AsyncIterator[psycopg.Connection]:
     """As the queue has them in a new installation, of whose tables PostgreSQL knows nothing yet;
     every statement was prepared there, and run."""
-    with psycopg.connect(server, autocommit=True) as maker:
-        maker.execute("CREATE DATABASE new TEMPLATE template0")
-        try:
-            new = make_conninfo(server, dbname="new")
-            await migrate(new)
-            with psycopg.connect(new, autocommit=True) as connection:
-                connection.execute(SESSION)
-                for name, statement in STATEMENTS.items():
-                    connection.execute(f"PREPARE {name} AS {statement}".encode())
-                    connection.execute(f"EXECUTE {name}".encode())
-                yield connection
-        finally:
-            maker.execute("DROP DATABASE new WITH (FORCE)")
+    await migrate(empty)
+    with psycopg.connect(empty, autocommit=True) as connection:
+        connection.execute(SESSION)
+        for name, statement in STATEMENTS.items():
+            connection.execute(f"PREPARE {name} AS {statement}".encode())
+            connection.execute(f"EXECUTE {name}".encode())
+        yield connection
 
 
 @pytest.mark.parametrize("name", STATEMENTS)

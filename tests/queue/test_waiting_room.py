@@ -25,6 +25,17 @@ def test_free_slots_are_taken_in_turns() -> None:
     assert room.reserve("pool", 9) == [first, second, first, first]
 
 
+def test_a_slot_counts_until_its_lease_is_given() -> None:
+    room = WaitingRoom(SystemClock())
+    waiter = room.enter(ask("a", 3))
+    assert room.reserve_one("pool", "probe") is waiter
+    assert room.slots("pool") == 3
+    room.give(waiter, lease("one"))
+    assert room.slots("pool") == 2
+    room.leave(waiter)
+    assert room.slots("pool") == 0
+
+
 def test_who_was_given_something_is_passed_over_and_returns_although_more_comes() -> None:
     room = WaitingRoom(SystemClock())
     waiter = room.enter(ask("a", 64))

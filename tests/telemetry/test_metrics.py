@@ -19,6 +19,7 @@ def test_what_happens_is_counted() -> None:
     metrics.ended("a/b", State.SUCCEEDED, 0.3)
     metrics.answered("fal.run", 200, 0.02)
     metrics.depth({"studio": Demand(queued=3, running=2, oldest_wait_s=1.5)})
+    metrics.held_back(90.0, 4000)
     done = Computed(7, {("denoiser", 1): 1, ("denoiser", 3): 2}, {("encoder", "nobody else"): 1})
     for _ in range(2):
         metrics.computed("studio", done)
@@ -37,6 +38,8 @@ def test_what_happens_is_counted() -> None:
     alone = {"pool": "studio", "part": "encoder", "reason": "nobody else"}
     assert value("darkroom_not_merged_calls_total", **alone) == 2
     assert value("darkroom_oldest_wait_seconds", pool="studio") == 1.5
+    assert value("darkroom_database_oldest_transaction_seconds") == 90.0
+    assert value("darkroom_database_held_back_transactions") == 4000
 
 
 def test_two_registries_do_not_mix() -> None:

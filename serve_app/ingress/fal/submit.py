@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from serve_app.domain.errors import Cancelled, FieldProblem, InvalidInput, Overloaded
+from serve_app.domain.errors import Cancelled, FieldProblem, InvalidInput
 from serve_app.domain.outcome import Failure
 from serve_app.domain.request import NewRequest, Request
 from serve_app.ingress import acceptance, submission
@@ -59,7 +59,7 @@ async def submit(request: HttpRequest, endpoint_id: str, prefix: str) -> Respons
     base, tells = request_base(request, prefix), news.wanted(request)
     new, origin = await accepted(request, core, endpoint_id, caller, replay_key)
     new = news.marked(core, new) if tells else new
-    storing = submission.submit(core, new, _longest_queue(request, core))
+    storing = submission.submit(core, new, _longest_queue(request))
     if tells:
         storing.add_done_callback(partial(_followed, core, new, origin))
     if new.replay_key is None:
@@ -115,23 +115,15 @@ async def accepted(
     return new, origin
 
 
-def _longest_queue(request: HttpRequest, core: Core) -> submission.Admit:
+def _longest_queue(request: HttpRequest) -> int | None:
     """``fal_max_queue_length=N``: nothing new when N or more wait already."""
     given = request.query_params.get("fal_max_queue_length")
     if given is None:
-        return submission.anything
+        return None
     if not (given.isascii() and given.isdecimal() and len(given) <= MOST_DIGITS):
         what = f"should be a whole number of at most {MOST_DIGITS} digits"
         raise _invalid_query("fal_max_queue_length", what, given)
-
-    async def admit(new: NewRequest) -> None:
-        demand = (await core.queue.demand()).get(new.pool)
-        queued = demand.queued if demand else 0
-        if queued >= int(given):
-            message = f"{queued} requests are waiting, and fal_max_queue_length allows {given}."
-            raise Overloaded(message)
-
-    return admit
+    return int(given)
 
 
 def _invalid_query(name: str, what: str, value: Any) -> InvalidInput:

@@ -1,0 +1,75 @@
+"""Whatever answers, or does not, the commands say it in a sentence."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from serve_app.cli.client import ApiFailure, Client
+from serve_app.cli.installation import Installation
+from serve_app.cli.preflight import free_port
+from serve_app.domain.errors import Misconfigured
+
+
+@contextmanager
+def answering(status: int, body: str) -> Iterator[str]:
+    """The origin of a server that says this to everything, as HAProxy does for an ingress that is
+    gone."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            """Not to the terminal."""
+
+    server = HTTPServer(("127.0.0.1", 0), Answer)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def client(url: str, data_dir: Path) -> Client:
+    (data_dir / "run.json").write_text(json.dumps({"url": url}))
+    (data_dir / "api_key").write_text("id:secret")
+    return Client(Installation(data_dir))
+
+
+def test_a_page_of_haproxy_is_not_taken_for_an_answer_of_the_ingress(tmp_path: Path) -> None:
+    page = "<html><body><h1>503 Service Unavailable</h1></body></html>"
+    with answering(503, page) as url, client(url, tmp_path) as asking:
+        with pytest.raises(Misconfigured, match="answers 503, but not Darkroom's ingress"):
+            asking.readiness()
+        with pytest.raises(ApiFailure, match="503: <html>"):
+            asking.get("/v1/status")
+        with pytest.raises(ApiFailure, match="could not be fetched: 503"):
+            asking.download(f"{url}/files/picture.png")
+    with answering(200, page) as url, client(url, tmp_path) as asking:
+        with pytest.raises(Misconfigured, match="answers 200, but not Darkroom's ingress"):
+            asking.readiness()
+        with pytest.raises(ApiFailure, match="is no JSON"):
+            asking.get("/v1/status")
+
+
+def test_where_nothing_answers_is_named(tmp_path: Path) -> None:
+    url, elsewhere = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+    with client(url, tmp_path) as asking:
+        for ask in (asking.readiness, lambda: asking.get("/v1/status")):
+            with pytest.raises(Misconfigured, match=f"Nothing answers at {url} "):
+                ask()
+        for fetch in (asking.download, asking.preview):
+            with pytest.raises(Misconfigured, match=f"Nothing answers at {elsewhere}/a.png"):
+                fetch(f"{elsewhere}/a.png")

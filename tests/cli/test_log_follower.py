@@ -1,0 +1,62 @@
+"""The log on the console, and the file that it comes from."""
+
+from __future__ import annotations
+
+import io
+import threading
+from pathlib import Path
+
+import pytest
+
+from serve_app.cli import log_follower
+from serve_app.cli.console import Console
+from serve_app.cli.log_follower import LogFollower
+
+
+class Screen(io.StringIO):
+    """Tells when it shows something."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown = threading.Condition()
+
+    def write(self, text: str, /) -> int:
+        with self._shown:
+            self._shown.notify_all()
+            return super().write(text)
+
+    def wait_for(self, text: str) -> None:
+        with self._shown:
+            assert self._shown.wait_for(lambda: text in self.getvalue(), timeout=20)
+
+
+def following(path: Path, screen: Screen) -> LogFollower:
+    console = Console(path.with_name("ray.log"))
+    console.stream = screen
+    follower = LogFollower(path, console)
+    follower.start()
+    return follower
+
+
+def test_the_file_stays_small_while_others_write_it_and_the_console_shows_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_follower, "ROTATE_AT_BYTES", 1000)
+    path, screen = tmp_path / "logs" / "darkroom.log", Screen()
+    follower = following(path, screen)
+    with path.open("a", buffering=1) as one, path.open("a", buffering=1) as other:
+        for number in range(100):
+            (one if number % 2 else other).write(f"line {number} {'x' * 20}\n")
+            screen.wait_for(f"line {number} ")
+    follower.aclose()
+    assert screen.getvalue().count("\n") == 100
+    assert path.stat().st_size < 1200
+    assert path.with_suffix(".log.1").stat().st_size > 1000
+
+
+def test_a_terminal_that_is_gone_does_not_keep_darkroom_from_ending(tmp_path: Path) -> None:
+    console = Console(tmp_path / "ray.log")
+    console.stream = Path("/dev/full").open("w")  # noqa: SIM115 closed below
+    console.say("It is said, and nobody hears it.")
+    with pytest.raises(OSError, match="No space"):
+        console.stream.close()

@@ -1,0 +1,31 @@
+"""Who is let in while others are being stored."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+
+from serve_app.domain.errors import Overloaded
+from tests.contract.test_queue_contract import eventually
+from tests.queue.database import QUICK, Ingress
+from tests.queue.requests import POOL, ask, new
+
+PATIENT = replace(QUICK, ask_wait_s=5.0, lease_s=60.0, first_lease_s=60.0)
+
+
+async def test_a_burst_that_finds_free_slots_is_no_queue(ingress: Ingress) -> None:
+    queue = await ingress(PATIENT)
+    asking = asyncio.create_task(queue.ask(ask(8)))
+
+    async def waits() -> bool:
+        return queue._asks.drained(POOL) and queue._room.slots(POOL) == 8
+
+    await eventually(waits)
+    stored = await asyncio.gather(*(queue.submit(new(), most_queued=1) for _ in range(8)))
+    leased = {each.request_id for each in (await asking).leases}
+    assert leased == {each.id for each in stored}
+    await queue.submit(new(), most_queued=1)
+    with pytest.raises(Overloaded, match="you allow 1"):
+        await queue.submit(new(), most_queued=1)

@@ -1,0 +1,69 @@
+"""What keeps PostgreSQL from clearing away."""
+
+from __future__ import annotations
+
+import asyncio
+
+import psycopg
+
+from serve_app.domain.request import State
+from serve_app.queue.database import Database
+from serve_app.queue.horizon import Horizon
+from serve_app.queue.postgres import PostgresQueue
+from serve_app.telemetry.clock import SystemClock
+from tests.fakes.liveness import FakeLiveness
+from tests.fakes.terms import FakeTerms
+from tests.queue.database import QUICK
+
+
+class Seen:
+    """An observer that remembers what it was told last."""
+
+    def __init__(self) -> None:
+        self.oldest_s = 0.0
+        self.transactions = 0
+        self.told = asyncio.Event()
+
+    def ended(self, endpoint: str, state: State, run_s: float) -> None:
+        raise AssertionError((endpoint, state, run_s))
+
+    def held_back(self, oldest_s: float, transactions: int) -> None:
+        self.oldest_s, self.transactions = oldest_s, transactions
+        self.told.set()
+
+
+async def test_an_open_transaction_is_told_until_it_ends(conninfo: str, database: Database) -> None:
+    seen = Seen()
+    horizon = Horizon(database, seen)
+    with psycopg.connect(conninfo) as forgotten:
+        forgotten.execute("SELECT pg_current_xact_id()")
+        for _ in range(20):
+            await database.rows("SELECT pg_current_xact_id()")
+        await horizon.look()
+        assert seen.transactions >= 20
+        assert seen.oldest_s > 0
+        since = seen.oldest_s
+    await horizon.look()
+    assert seen.transactions < 20
+    assert seen.oldest_s < since
+
+
+async def test_one_that_only_reads_holds_back_too(conninfo: str, database: Database) -> None:
+    seen = Seen()
+    with psycopg.connect(conninfo) as reader:
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT 1")
+        for _ in range(20):
+            await database.rows("SELECT pg_current_xact_id()")
+        await Horizon(database, seen).look()
+    assert seen.transactions >= 20
+
+
+async def test_a_queue_that_runs_tells_its_observer(
+    database: Database, terms: FakeTerms, liveness: FakeLiveness
+) -> None:
+    seen = Seen()
+    queue = PostgresQueue(database, SystemClock(), terms, QUICK, liveness, "here", seen)
+    await queue.start()
+    await asyncio.wait_for(seen.told.wait(), 10.0)
+    await queue.aclose()
