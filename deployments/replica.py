@@ -36,7 +36,8 @@ from weights.store import Store
 
 __all__ = ["Replica", "ReplicaConfig"]
 
-ENCODERS = 2  # threads that write picture files
+ENCODERS = 2  # threads that write and read pictures, and what is kept of generations
+WRITERS = 2  # threads that write clips and sounds, which takes long: pictures do not wait for them
 
 
 class Replica:
@@ -156,6 +157,7 @@ def make_workshop(
             config.max_adapter_bytes,
         ),
         encoders=Threads(ENCODERS, thread_name_prefix="encoder"),
+        writers=Threads(WRITERS, thread_name_prefix="writer"),
         clock=clock,
         # On a CPU it would take as long as a picture does, and save nobody anything.
         warms_up=config.warm_up and device != "cpu",

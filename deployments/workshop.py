@@ -37,7 +37,8 @@ class Workshop:
     fetcher: Fetcher
     snapshot_fetcher: Fetcher
     adapters: AdapterFetcher  # of those that inputs name
-    encoders: Threads  # for ``Family.deliver``, and for reading pictures
+    encoders: Threads  # for ``Family.deliver`` of pictures, and for reading them
+    writers: Threads  # for that of clips and sounds
     clock: Clock
     store: Store = field(default_factory=lambda: Store(StoreConfig()))  # of weights
     warms_up: bool = False  # families that can, make a short generation after loading

@@ -38,6 +38,7 @@ class Generation:
         pipeline: str,
         arguments: dict[str, Any],
         *,
+        added: Any,
         view: Any = None,
         adapters: AdapterLoan | None = None,
         priority: int,
@@ -62,6 +63,7 @@ class Generation:
         self.cancel_requested = False
         self.paused = False
         self._arguments: dict[str, Any] | None = arguments
+        self._added = added
         self._view = view
         self._adapters = adapters
         self._on_progress = on_progress
@@ -171,10 +173,12 @@ class Generation:
                 release_frames(error)
                 asked.set_exception(error.with_traceback(None))  # it would keep the generation
 
-    def take_view(self) -> Any:
-        """For the engine, once: the pipeline to call in place of the added one, or None."""
-        view, self._view = self._view, None
-        return view
+    def take_called(self) -> tuple[Any, Any]:
+        """For the engine, once: the pipeline that was added, and the one to call in place of it, or
+        None."""
+        called = self._added, self._view
+        self._added = self._view = None
+        return called
 
     def take_adapters(self) -> AdapterLoan | None:
         """For the engine, once: what keeps its adapters loaded, or None without any."""
@@ -215,5 +219,6 @@ class Generation:
                     asked.set_exception(SnapshotRefused("The generation has ended."))
 
     def _end(self) -> None:
-        self._arguments = self._view = self._adapters = self.snapshot_to_begin_with = None
+        self._arguments = self._added = self._view = self._adapters = None
+        self.snapshot_to_begin_with = None
         self._on_progress = self.on_frames = None

@@ -111,14 +111,14 @@ class Loop:
             )
 
     def remove(self, name: str) -> None:
-        """Generations that run with it keep it until they end."""
+        """Generations that were submitted keep it until they end."""
         del self._pipelines[name]
 
-    def added(self, name: str) -> Any:
+    def added(self, name: str) -> InterceptedPipeline:
         """The pipeline of that name; ``Misconfigured`` when there is none."""
-        if name not in self._pipelines:
+        if (added := self._pipelines.get(name)) is None:
             raise Misconfigured(f"The engine has no pipeline {name!r}.")
-        return self._pipelines[name].pipeline
+        return added
 
     def may_drop(self, drop: Callable[[], None]) -> None:
         """As ``Engine.may_drop``."""
@@ -220,9 +220,8 @@ class Loop:
         self._admission.ended(run.number, run.generation.kind, well=False)
 
     def _called_by(self, generation: Generation) -> InterceptedPipeline:
-        if (view := generation.take_view()) is not None:
-            return InterceptedPipeline(view, self._known)
-        return self._pipelines[generation.pipeline]
+        added, view = generation.take_called()
+        return added if view is None else InterceptedPipeline(view, self._known)
 
     def _end_all(self) -> None:
         self._inbox.refuse(STOPPED)

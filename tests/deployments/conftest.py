@@ -148,6 +148,7 @@ async def make_rig(tmp_path: Path):
                 10**6,
             ),
             encoders=Threads(2),
+            writers=Threads(2),
             clock=clock,
             warms_up=warms_up,
             store=store,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
 from serve_app.domain.lease import Lease
 from tests.deployments.conftest import MakeRig, Rig
-from tests.deployments.demos import FLUX, SOUND, leased
+from tests.deployments.demos import FLUX, SOUND, WAN, leased
 
 pytestmark = [
     pytest.mark.engine,
@@ -42,6 +43,20 @@ async def test_a_deterministic_request_makes_the_same_file_among_others(make_rig
     counts = rig.workshop.engine.counts()
     assert counts["not_merged"]["deterministic"] >= 16
     assert counts["merged_calls"] > 0
+
+
+async def test_a_picture_does_not_wait_until_clips_are_written(make_rig: MakeRig) -> None:
+    rig = await make_rig(slots=3, call_timeout_s=20.0)
+    ended = threading.Event()
+    try:
+        for _ in range(8):  # more than there are threads
+            rig.workshop.writers.submit(ended.wait, 60)
+        rig.port.offer(clip := leased(rig, "clip", WAN))
+        await made(rig, leased(rig, "picture", FLUX))
+        assert clip.held not in [finish.held for finish in rig.port.finishes]
+    finally:
+        ended.set()
+    assert (await rig.outcome(clip.held)).failure is None
 
 
 async def test_short_requests_do_not_wait_for_a_long_one(make_rig: MakeRig) -> None:

@@ -119,6 +119,7 @@ class Running:
                 0,
             ),
             encoders=Threads(1),
+            writers=Threads(1),
             clock=clock,
         )
         identity = Identity("replica-1", "ab" * 16, "studio")
