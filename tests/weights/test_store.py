@@ -1,8 +1,10 @@
 """The store against a hub of our own: what is fetched, checked, shared, resumed and told."""
 
 import json
+import logging
 import os
 import threading
+from contextvars import ContextVar
 
 import pytest
 from huggingface_hub import hf_hub_download
@@ -111,6 +113,21 @@ def test_wrong_bytes_are_thrown_away_and_fetched_once_more(store, hub):
     folder = pull(store)
     assert sha256(folder / UNET) == sha256(hub.repositories[NAME][1] / UNET)
     assert len(hub.downloads(UNET)) == 2
+
+
+def test_what_is_said_of_a_download_is_said_in_the_context_of_who_wants_it(store, hub):
+    whose, said = ContextVar("whose", default=None), []
+    log, listener = logging.getLogger("weights"), logging.Handler()
+    listener.emit = lambda record: said.append((record.getMessage(), whose.get()))
+    log.addHandler(listener)
+    token = whose.set("anna's")
+    try:
+        hub.wrong[UNET] = 1
+        pull(store)
+    finally:
+        whose.reset(token)
+        log.removeHandler(listener)
+    assert [about for line, about in said if "came with other bytes" in line] == ["anna's"]
 
 
 def test_bytes_that_stay_wrong_are_an_error_and_leave_nothing(store, hub):
