@@ -6,9 +6,16 @@
 Random weights of the real sizes (``real_sizes.py``), bfloat16, text encoders left out. Each case
 goes through plain diffusers and the engine, with generations one by one and 1, 2, 4 and 8 merged;
 then faster ways to compute, one on top of the other: the fastest attention that is there, channels
-last (UNets), the blocks compiled, float8 (torchao, where it is installed). A way that fails is told
-and left out. What the device could do at most is ``--peak`` (an H200 in bfloat16, dense: 989
-TFLOP/s by NVIDIA's data sheet); the FLOPs are counted in one forward.
+last (UNets), the blocks compiled, float8 (torchao, where it is installed), CUDA graphs. A way that
+fails is told and left out; after each, the engine's latents are compared with those of plain
+diffusers computed the same way. What the device could do at most is ``--peak`` (an H200 in
+bfloat16, dense: 989 TFLOP/s by NVIDIA's data sheet, and twice that in float8); the FLOPs are
+counted in one forward.
+
+A machine without a package index is carried wheels of what it lacks: `pip download --no-deps
+--only-binary=:all:` for its Python of diffusers, transformers, huggingface-hub, safetensors,
+accelerate, peft, greenlet and pydantic as ``constraints.txt`` has them, and of the torchao that
+names its torch.
 """
 
 from __future__ import annotations
@@ -32,6 +39,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.real_sizes import Case, cases
 from deployments.engine.engine import Engine
 
+AS_IT_IS = "as it is"
 ATTENTION = ("native", "_native_cudnn", "_native_flash", "flash", "_flash_3")
 BATCHES = (1, 2, 4, 8)
 H200_TFLOPS = 989.0
@@ -52,20 +60,22 @@ class Bench:
             # The last one that any model was given holds for those made later.
             self.denoiser.set_attention_backend(ATTENTION[0])
         self._steps = 2 if given.tiny else case.steps
+        self._in_float8 = False
 
     @property
     def denoiser(self) -> Any:
         return getattr(self._pipeline, self._case.denoiser)
 
     def run(self, out_of_time: Callable[[], bool]) -> None:
-        self._parity()
-        self._measure("as it is", self._flops())
+        self._parity(AS_IT_IS)
+        self._measure(AS_IT_IS, self._flops())
         for way, change in self._ways():
             if out_of_time():
                 self._tell(case=self._case.name, way=way, left_out="out of time")
                 continue
             try:
                 change()
+                self._parity(way)
                 self._measure(way, None)
             except Exception as error:  # what is not there on this machine is told, and left out
                 self._tell(case=self._case.name, way=way, left_out=f"{error!r}"[:300])
@@ -84,7 +94,7 @@ class Bench:
         with torch.no_grad():
             return self._pipeline(**self._arguments(seed, **more))[0]
 
-    def _parity(self) -> None:
+    def _parity(self, way: str) -> None:
         """That the engine gives what diffusers gives: alone to the bit, merged as near as two other
         kernels are."""
         latents = {"output_type": "latent"}  # of random weights, pictures are all alike
@@ -95,6 +105,7 @@ class Bench:
             merged = [each.result()[0] for each in both]
         self._tell(
             case=self._case.name,
+            way=way,
             alone_same_bits=torch.equal(alone, plain[0]),
             merged_differs_by=max(
                 float((a.float() - b.float()).abs().max())
@@ -104,13 +115,15 @@ class Bench:
         )
 
     def _measure(self, way: str, flops: float | None) -> None:
+        if self._given.device != "cpu":
+            torch.cuda.reset_peak_memory_stats()
         self._plain(1)  # warm: compilation, the choice of kernels
         plain_s = self._timed(lambda: self._plain(1))
         told: dict[str, Any] = {"plain_s": round(plain_s, 4)}
         if flops is not None:
             self._flops_per_image = flops
-        share = self._flops_per_image / plain_s / (self._given.peak * 1e12)
-        told["share_of_peak"] = round(share, 3)
+        peak = self._given.peak * (2 if self._in_float8 else 1)
+        told["share_of_peak"] = round(self._flops_per_image / plain_s / (peak * 1e12), 3)
         for size in BATCHES:
             with self._engine(size) as engine:
                 self._together(engine, size)
@@ -120,7 +133,12 @@ class Bench:
                 told[f"batches_of_{size}"] = dict(engine.counts()["batch_sizes"])
         if self._given.device != "cpu":
             told["peak_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
-        self._tell(case=self._case.name, way=way, steps=self._steps, aim_s=self._case.aim_s, **told)
+        told["merged_8"] = round(plain_s / told["merged_8_s_per_image"], 2)
+        precision = "float8" if self._in_float8 else "bfloat16"
+        aims = {
+            name: aim for name, aim in self._case.aims.items() if name in (precision, "merged_8")
+        }
+        self._tell(case=self._case.name, way=way, steps=self._steps, aims=aims, **told)
 
     def _together(self, engine: Engine, size: int) -> None:
         running = [engine.submit(**self._arguments(seed)) for seed in range(size)]
@@ -175,6 +193,8 @@ class Bench:
             )
         yield "compiled blocks", self._compile
         yield "float8", self._to_float8
+        if self._given.device != "cpu":
+            yield "CUDA graphs", self._compile_to_graphs
 
     def _choose_attention(self) -> None:
         denoiser = self.denoiser
@@ -204,6 +224,13 @@ class Bench:
         torchao = import_module("torchao.quantization")
         config = torchao.Float8DynamicActivationFloat8WeightConfig(granularity=torchao.PerRow())
         torchao.quantize_(self.denoiser, config)
+        self._in_float8 = True
+
+    def _compile_to_graphs(self) -> None:
+        """The whole forward as a CUDA graph for each shape. A replay writes over the outputs of the
+        last one: whoever keeps one from step to step, as some solvers do, is told so by torch."""
+        torch.compiler.reset()
+        self.denoiser.compile(mode="reduce-overhead")
 
 
 @contextmanager
@@ -243,13 +270,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 tell(case=case.name, left_out="out of time")
                 continue
             began = time.monotonic()
+            tell(case=case.name, published_s=dict(case.published))
             bench = Bench(case, given, tell)
             bench.run(lambda: time.monotonic() > end)
             del bench
             gc.collect()
             if given.device != "cpu":
                 torch.cuda.empty_cache()
-                torch.cuda.reset_peak_memory_stats()
             tell(case=case.name, took_s=round(time.monotonic() - began, 1))
 
 

@@ -6,13 +6,13 @@ import asyncio
 import hashlib
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from deployments.adapter_cache import AdapterCache, HeldFile
 from deployments.adapter_input import AskedAdapter
+from deployments.engine.threads import Threads
 from deployments.fetching import Fetcher, Version
 from serve_app.domain.adapter_path import FileUrl, HubFile
 from serve_app.domain.errors import InvalidInput, WeightsUnavailable
@@ -68,7 +68,7 @@ class AdapterFetcher:
         self._max_bytes = max_bytes
         self._known: dict[FileUrl | HubFile, _Known] = {}
         self._underway: dict[FileUrl | HubFile, asyncio.Task[str]] = {}
-        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="adapter-files")
+        self._threads = Threads(THREADS, thread_name_prefix="adapter-files")
 
     async def hold(
         self, asked: Sequence[AskedAdapter], held: list[HeldFile], files_url: str

@@ -301,7 +301,8 @@ class ReplicaCore:
         await asyncio.to_thread(self._workshop.engine.close, within_s)
         if self._workshop.followers is not None:
             self._workshop.followers.close()
-        self._workshop.encoders.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._workshop.encoders, self._workshop.writers):
+            threads.shutdown(wait=False, cancel_futures=True)
         await self._workshop.uploader.aclose()
         await self._workshop.fetcher.aclose()
         await self._workshop.snapshot_fetcher.aclose()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from deployments.engine.threads import Threads
 from deployments.family import Family, GenerationCall, Made, Product
 from deployments.recording import Recording
 from deployments.scratch import Scratch
@@ -48,7 +49,7 @@ class Delivery:
         if call.recording is None:  # it has told how far it is
             self._on_progress(Progress(Stage.ENCODING_MEDIA))
         product, artifacts = await asyncio.get_running_loop().run_in_executor(
-            self._workshop.encoders, self._make, family, call, made, tickets
+            self._threads(tickets), self._make, family, call, made, tickets
         )
         await self._upload(product)
         return product, artifacts
@@ -71,8 +72,12 @@ class Delivery:
         self._recording = recording
         if recording is None:
             return None
-        recording.begin(self.scratch, self._workshop.encoders)
+        recording.begin(self.scratch, self._workshop.writers)
         return recording.take
+
+    def _threads(self, tickets: Sequence[UploadTicket]) -> Threads:
+        pictures = all(ticket.media_type.startswith("image/") for ticket in tickets[:1])
+        return self._workshop.encoders if pictures else self._workshop.writers
 
     def close(self) -> None:
         """Stop what is still being made, and leave nothing on the disk."""

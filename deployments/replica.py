@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from random import SystemRandom
 
@@ -15,6 +14,7 @@ from deployments.adapter_cache import AdapterCache
 from deployments.adapter_fetching import AdapterFetcher
 from deployments.backoff import Backoff
 from deployments.core import ReplicaCore
+from deployments.engine.threads import Threads
 from deployments.family import load_families
 from deployments.followers import Followers
 from deployments.handle_port import HandleLeasePort
@@ -36,7 +36,8 @@ from weights.store import Store
 
 __all__ = ["Replica", "ReplicaConfig"]
 
-ENCODERS = 2  # threads that write picture files
+ENCODERS = 2  # threads that write and read pictures, and what is kept of generations
+WRITERS = 2  # threads that write clips and sounds, which takes long: pictures do not wait for them
 
 
 class Replica:
@@ -155,7 +156,8 @@ def make_workshop(
             clock,
             config.max_adapter_bytes,
         ),
-        encoders=ThreadPoolExecutor(ENCODERS, thread_name_prefix="encoder"),
+        encoders=Threads(ENCODERS, thread_name_prefix="encoder"),
+        writers=Threads(WRITERS, thread_name_prefix="writer"),
         clock=clock,
         # On a CPU it would take as long as a picture does, and save nobody anything.
         warms_up=config.warm_up and device != "cpu",

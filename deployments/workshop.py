@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deployments import loading
 from deployments.adapter_fetching import AdapterFetcher
+from deployments.engine.threads import Threads
 from deployments.family import Family, WarmsUp
 from deployments.fetching import Fetcher
 from deployments.followers import Followers
@@ -37,7 +37,8 @@ class Workshop:
     fetcher: Fetcher
     snapshot_fetcher: Fetcher
     adapters: AdapterFetcher  # of those that inputs name
-    encoders: Executor  # for ``Family.deliver``, and for reading pictures
+    encoders: Threads  # for ``Family.deliver`` of pictures, and for reading them
+    writers: Threads  # for that of clips and sounds
     clock: Clock
     store: Store = field(default_factory=lambda: Store(StoreConfig()))  # of weights
     warms_up: bool = False  # families that can, make a short generation after loading

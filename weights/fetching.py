@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextvars import copy_context
 
 from serve_app.domain.errors import WeightsUnavailable
 from weights import disk
@@ -55,7 +56,8 @@ class Fetching:
             log.info("Downloading %s: %s.", self._folder.repository, left)
             self._grown(0)
         with ThreadPoolExecutor(STREAMS, thread_name_prefix="weights") as threads:
-            working = [threads.submit(self._bring, each) for each in wanted]
+            # In its caller's context: what is logged has the id of the request it is about.
+            working = [threads.submit(copy_context().run, self._bring, each) for each in wanted]
             try:
                 for each in as_completed(working):
                     each.result()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -19,6 +19,7 @@ import torch
 from deployments.engine.adapter import Adapter
 from deployments.engine.adapter_files import AdapterFiles, Look, load_layers
 from deployments.engine.adapter_layers import AdapterRows, Part, attach, check_free, detach, mix
+from deployments.engine.threads import Threads
 from serve_app.domain.errors import AdapterRefused, Misconfigured, ReplicaDied, WeightsUnavailable
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ class AdapterResidency:
         self._names = count(1)
         self._uses = 0
         self._first_for_room: AdapterLoan | None = None  # while it waits for room
-        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="adapters")
+        self._loader = Threads(max_workers=1, thread_name_prefix="adapters")
 
     def borrow(self, pipeline: Any, adapters: Sequence[Adapter]) -> AdapterLoan:
         """Until ``give_back``. Nothing is held before ``ready``."""

@@ -38,7 +38,7 @@ _ONLY = "pipeline"  # the name of the one that the engine was made with
 
 class Engine:
     """One device, one thread, any number of pipelines. ``submit``, ``add`` and ``close`` are
-    thread-safe; callbacks come on the engine's thread."""
+    thread-safe; callbacks come on the engine's thread, in the context of ``submit``."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Engine:
         self._loop.add(name, placement.pipeline)
 
     def remove(self, name: str) -> None:
-        """Forget a pipeline. Generations that run with it keep it until they end."""
+        """Forget a pipeline. Generations that were submitted with it keep it until they end."""
         self._loop.remove(name)
 
     def may_drop(self, drop: Callable[[], None]) -> None:
@@ -186,13 +186,14 @@ class Engine:
             raise ReplicaDied("The engine is not running.")
         begin_with = None if snapshot is None else Snapshot.of_bytes(snapshot)
         if begin_with is not None:
-            called = added if view is None else view
+            called = added.pipeline if view is None else view
             begin_with.require(Origin.here(called, arguments, self.device))
         generation = Generation(
             pipeline,
             arguments,
+            added=added,
             view=view,
-            adapters=self._adapters.borrow(added, adapters) if adapters else None,
+            adapters=self._adapters.borrow(added.pipeline, adapters) if adapters else None,
             priority=priority,
             deadline=inf if deadline_s is None else self._monotonic() + deadline_s,
             deterministic=deterministic,

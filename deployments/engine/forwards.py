@@ -18,6 +18,7 @@ from deployments.engine.adapter_layers import AdapterRows
 from deployments.engine.agreement import agree
 from deployments.engine.call_arguments import CallArguments, tensors_in
 from deployments.engine.content import Digests, version_of
+from deployments.engine.context import within
 from deployments.engine.counts import Counts, PartCounts
 from deployments.engine.device_memory import DeviceMemory
 from deployments.engine.failures import is_out_of_memory, release_frames
@@ -154,11 +155,12 @@ class Forwards:
         return "other shapes or values" if in_company else _NOBODY_ELSE
 
     def _alone(self, pending: PendingCall) -> Answer:
-        answer = self._tried(pending)
-        if answer.did_not_fit:
-            self._shortage.relieve()
+        with within(pending.surroundings.context):
             answer = self._tried(pending)
-        return answer
+            if answer.did_not_fit:
+                self._shortage.relieve()
+                answer = self._tried(pending)
+            return answer
 
     def _tried(self, pending: PendingCall) -> Answer:
         call, finding = pending.call, self._findings.of_call(pending)

@@ -7,10 +7,12 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextvars import copy_context
 from math import inf
 from typing import TYPE_CHECKING, Any
 
 from deployments.engine.admission import kind_of
+from deployments.engine.context import within
 from deployments.engine.failures import release_frames
 from deployments.engine.preview_asks import PreviewAsks
 from deployments.engine.snapshot import Snapshot
@@ -28,13 +30,15 @@ OnProgress = Callable[[Progress], None]
 
 
 class Generation:
-    """A handle: safe to use from any thread. The engine alone moves it on."""
+    """A handle: safe to use from any thread. The engine alone moves it on, in the context of who
+    made it; callbacks come in that, too."""
 
     def __init__(
         self,
         pipeline: str,
         arguments: dict[str, Any],
         *,
+        added: Any,
         view: Any = None,
         adapters: AdapterLoan | None = None,
         priority: int,
@@ -46,6 +50,7 @@ class Generation:
         on_frames: OnFrames | None = None,
         wake_engine: Callable[[], None],
     ) -> None:
+        self.context = copy_context()
         self.pipeline = pipeline
         self.kind = kind_of(pipeline, view, arguments)  # those of a kind take the same memory
         self.priority = priority
@@ -58,6 +63,7 @@ class Generation:
         self.cancel_requested = False
         self.paused = False
         self._arguments: dict[str, Any] | None = arguments
+        self._added = added
         self._view = view
         self._adapters = adapters
         self._on_progress = on_progress
@@ -121,7 +127,7 @@ class Generation:
         self._asked.append(asked)
         self._wake_engine()
         if self.done():  # It may have ended before it was asked.
-            self._refuse_snapshots()
+            self._refuse_asks()
         return asked
 
     def ask_for_preview(self, after: int = 0) -> Future[Preview]:
@@ -132,7 +138,7 @@ class Generation:
         asked = self.previews.add(after)
         self._wake_engine()
         if self.done():  # It may have ended before it was asked.
-            self.previews.refuse()
+            self._refuse_asks()
         return asked
 
     def add_done_callback(self, callback: Callable[[Generation], object]) -> None:
@@ -167,10 +173,12 @@ class Generation:
                 release_frames(error)
                 asked.set_exception(error.with_traceback(None))  # it would keep the generation
 
-    def take_view(self) -> Any:
-        """For the engine, once: the pipeline to call in place of the added one, or None."""
-        view, self._view = self._view, None
-        return view
+    def take_called(self) -> tuple[Any, Any]:
+        """For the engine, once: the pipeline that was added, and the one to call in place of it, or
+        None."""
+        called = self._added, self._view
+        self._added = self._view = None
+        return called
 
     def take_adapters(self) -> AdapterLoan | None:
         """For the engine, once: what keeps its adapters loaded, or None without any."""
@@ -191,23 +199,26 @@ class Generation:
     def succeed(self, output: Any) -> None:
         """For the engine."""
         self._end()
-        self._future.set_result(output)
-        self._refuse_snapshots()
+        with within(self.context):
+            self._future.set_result(output)
+        self._refuse_asks()
 
     def fail(self, error: BaseException) -> None:
         """For the engine."""
         self._end()
-        self._future.set_exception(error)
-        self._refuse_snapshots()
+        with within(self.context):
+            self._future.set_exception(error)
+        self._refuse_asks()
 
-    def _refuse_snapshots(self) -> None:
-        self.previews.refuse()
-        with contextlib.suppress(IndexError):  # the engine and callers meet here
+    def _refuse_asks(self) -> None:
+        with within(self.context), contextlib.suppress(IndexError):  # the engine and callers meet
+            self.previews.refuse()
             while True:
                 asked = self._asked.popleft()
                 if asked.set_running_or_notify_cancel():
                     asked.set_exception(SnapshotRefused("The generation has ended."))
 
     def _end(self) -> None:
-        self._arguments = self._view = self._adapters = self.snapshot_to_begin_with = None
+        self._arguments = self._added = self._view = self._adapters = None
+        self.snapshot_to_begin_with = None
         self._on_progress = self.on_frames = None

@@ -14,6 +14,7 @@ import torch
 from deployments.engine.adapter_residency import AdapterResidency
 from deployments.engine.admission import Admission, bytes_in
 from deployments.engine.codec import Codec
+from deployments.engine.context import within
 from deployments.engine.counts import Counts
 from deployments.engine.denoisers import KnownDenoisers
 from deployments.engine.device_memory import DeviceMemory
@@ -110,14 +111,14 @@ class Loop:
             )
 
     def remove(self, name: str) -> None:
-        """Generations that run with it keep it until they end."""
+        """Generations that were submitted keep it until they end."""
         del self._pipelines[name]
 
-    def added(self, name: str) -> Any:
+    def added(self, name: str) -> InterceptedPipeline:
         """The pipeline of that name; ``Misconfigured`` when there is none."""
-        if name not in self._pipelines:
+        if (added := self._pipelines.get(name)) is None:
             raise Misconfigured(f"The engine has no pipeline {name!r}.")
-        return self._pipelines[name].pipeline
+        return added
 
     def may_drop(self, drop: Callable[[], None]) -> None:
         """As ``Engine.may_drop``."""
@@ -168,13 +169,16 @@ class Loop:
     def _give_snapshots(self) -> None:
         for run in self._runs:
             if run.generation.asked_for_snapshot and run.can_be_asked:
-                run.generation.give_snapshots(partial(run.snapshot, self._device))
+                with within(run.generation.context):
+                    run.generation.give_snapshots(partial(run.snapshot, self._device))
 
     def _give_previews(self) -> None:
         for run in self._runs:
+            asks = run.generation.previews
             # Past its last step, what it calls latents is something else.
-            if (step := run.generation.steps_denoised) > 0:
-                run.generation.previews.give(step, partial(run.preview, self._previews))
+            if asks and (step := run.generation.steps_denoised) > 0:
+                with within(run.generation.context):
+                    asks.give(step, partial(run.preview, self._previews))
 
     def _end_cancelled(self) -> None:
         for run in self._runs:
@@ -190,6 +194,10 @@ class Loop:
         return self._admission.fits(run.generation.kind, kinds)
 
     def _go_on(self, run: Run) -> None:
+        with within(run.generation.context):
+            self._take_turn(run)
+
+    def _take_turn(self, run: Run) -> None:
         given = 0 if run.given is None else bytes_in(run.given.output)
         try:
             with self._admission.watching(run.number, given):
@@ -207,13 +215,13 @@ class Loop:
             self._admission.ended(run.number, run.generation.kind, well=True)
 
     def _end(self, run: Run, error: BaseException) -> None:
-        self._runs.end(run, error)
+        with within(run.generation.context):
+            self._runs.end(run, error)
         self._admission.ended(run.number, run.generation.kind, well=False)
 
     def _called_by(self, generation: Generation) -> InterceptedPipeline:
-        if (view := generation.take_view()) is not None:
-            return InterceptedPipeline(view, self._known)
-        return self._pipelines[generation.pipeline]
+        added, view = generation.take_called()
+        return added if view is None else InterceptedPipeline(view, self._known)
 
     def _end_all(self) -> None:
         self._inbox.refuse(STOPPED)

@@ -20,6 +20,10 @@ class PreviewAsks:
     def __init__(self) -> None:
         self._asks: deque[tuple[int, Future[Preview]]] = deque()
 
+    def __bool__(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._asks)
+
     def add(self, after: int) -> Future[Preview]:
         asked: Future[Preview] = Future()
         self._asks.append((after, asked))

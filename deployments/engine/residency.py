@@ -10,7 +10,7 @@ import gc
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from deployments.engine.failures import as_callers_error
 from deployments.engine.generation import OnProgress
 from deployments.engine.layout import lay_out
 from deployments.engine.placement import placed_by
+from deployments.engine.threads import Threads
 from deployments.engine.weight_bytes import own_budget
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Cancelled, WeightsUnavailable
@@ -61,7 +62,8 @@ class _Loaded:
 
 
 class Residency:
-    """Pipelines by name, each loaded once however many ask for it. Thread-safe."""
+    """Pipelines by name, each loaded once however many ask for it. Thread-safe. A load is done in
+    the context of the first who asked."""
 
     def __init__(self, engine: Engine, budget_bytes: int = 0) -> None:
         """``budget_bytes``: of weights; 0: what suits the device."""
@@ -74,7 +76,7 @@ class Residency:
         self._closed = False
         self._uses = 0
         self._changed = threading.Condition()
-        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
+        self._loader = Threads(max_workers=1, thread_name_prefix="loader")
         engine.may_drop(self.drop_idle)
 
     def find(self, name: str) -> Any | None:

@@ -101,7 +101,7 @@ class Run:
             intercepted.let_suspend(snapshot.denoisers)
             self._resumption = Resumption(snapshot, device)
         self._intercepted = intercepted
-        self._surroundings = Surroundings(intercepted.owners)
+        self._surroundings = Surroundings(intercepted.owners, self.generation.context)
         self._pipeline = pipeline = intercepted.copy(self._on_step)
         self._solver_counts = main_solver(pipeline) is not None
         # The frames of the call keep them anyway.
@@ -112,6 +112,7 @@ class Run:
         self._greenlet = GenerationGreenlet(
             partial(pipeline, **arguments), getcurrent(), self._answer
         )
+        self._greenlet.gr_context = self.generation.context
         self.generation.report(Progress(Stage.ENCODING_TEXT))
         self._go_on(self._greenlet.switch)
 

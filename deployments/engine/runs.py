@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
+from deployments.engine.context import within
 from deployments.engine.failures import as_callers_error
 from deployments.engine.run import Run
 from serve_app.domain.errors import DarkroomError
@@ -114,8 +115,9 @@ class Runs:
     def _has_adapters(self, run: Run) -> bool:
         if run.adapters is None:
             return True
-        try:
-            return run.adapters.ready()
-        except BaseException as error:
-            self.end(run, error)
-            return False
+        with within(run.generation.context):
+            try:
+                return run.adapters.ready()
+            except BaseException as error:
+                self.end(run, error)
+                return False

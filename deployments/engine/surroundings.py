@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Hashable
 from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import dataclass
 
 from deployments.engine.processors import ProcessorOwners, Processors, described, same
@@ -15,6 +16,7 @@ class Surroundings:
     """A generation's own thread state and attention processors, while it is suspended."""
 
     owners: ProcessorOwners
+    context: Context  # its caller's; entered for what is done for it alone
     thread: ThreadState | None = None  # None: it has not begun, or has the engine's
     processors: Processors | None = None  # None: the usual ones
 

@@ -60,11 +60,10 @@ class Edge:
             await _preflight(scope, exchange, send)
             return
         began = core.clock.monotonic()
-        token = logs.request_id.set(exchange.request_id)
         try:
-            await self._serve(scope, receive, _Stamped(send, exchange), exchange)
+            with logs.about(exchange.request_id):
+                await self._serve(scope, receive, _Stamped(send, exchange), exchange)
         finally:
-            logs.request_id.reset(token)
             elapsed_s = core.clock.monotonic() - began
             core.metrics.answered(exchange.route, exchange.status, elapsed_s)
 

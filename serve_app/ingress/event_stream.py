@@ -97,6 +97,7 @@ def _progress(request: Request) -> dict[str, Any] | None:
         "stage": progress.stage.value,
         "step": progress.step,
         "steps": progress.steps,
+        "rate": round(progress.rate, 2) or None,
         "left_s": progress.left_s,
         "preview_step": request.preview_step,
     }

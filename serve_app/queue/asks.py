@@ -25,6 +25,7 @@ from serve_app.queue.rows import Stored
 from serve_app.queue.submit import Offer
 from serve_app.queue.waiting_room import Waiter, WaitingRoom
 from serve_app.queue.watch import Watch
+from serve_app.telemetry.logs import about, request_id
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,8 @@ class Asks:
             granted = self._granted(request)
         except Exception as error:
             # A broken catalogue or storage setting must not hold up the ask.
-            log.exception("The terms of a lease of request %s could not be made", request.id)
+            with about(request.id):
+                log.exception("The terms of a lease of request %s could not be made", request.id)
             granted = wording.no_terms(error)
         if isinstance(granted, Lease):
             if not self._room.give(waiter, granted):
@@ -197,6 +199,7 @@ class Asks:
 
     async def _lease(self, pool: str) -> None:
         """Lease what is queued to those who wait, until one or the other runs out."""
+        request_id.set(None)  # The submit that it began with may be another tenant's.
         try:
             while pool not in self._drained and not self._closed:
                 waiters = self._room.reserve(pool, MOST_AT_ONCE)

@@ -15,6 +15,7 @@ from psycopg import errors as pg
 from psycopg_pool import AsyncConnectionPool, PoolClosed
 
 from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.telemetry.logs import request_id
 
 log = logging.getLogger(__name__)
 
@@ -171,6 +172,7 @@ class Database:
         """Wait for the server, then replace all connections at once: after its restart each of them
         is broken, and would fail a statement to show it. The pool alone would try again ever more
         seldom."""
+        request_id.set(None)  # It is not about the one whose statement failed first.
         while (problem := await _problem(self.conninfo)) is not None:
             if self._away is None:
                 log.warning("PostgreSQL is away: %s", problem)

@@ -14,6 +14,7 @@ from typing import Any
 from serve_app.domain.ports import LeaseTerms
 from serve_app.queue import wording
 from serve_app.queue.database import Database
+from serve_app.telemetry.logs import about
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ class Orphans:
             tickets = self._terms.tickets(request_id, attempt, endpoint, input)
         except Exception:
             # A broken catalogue or storage setting must not hold up the others.
-            log.exception("What attempt %s of %s may have left is not known", attempt, request_id)
+            with about(request_id):
+                log.exception("What attempt %s of %s may have left is unknown", attempt, request_id)
             return ()
         return [ticket.key for ticket in tickets]
 

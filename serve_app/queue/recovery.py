@@ -18,6 +18,7 @@ from serve_app.queue.endings import Endings, How
 from serve_app.queue.leaving import expire
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.presence import PresenceBook
+from serve_app.telemetry.logs import about
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +82,12 @@ class Recovery:
             *await self._endings.end_out_of_time(self._limits.overtime_s),
         ]:
             for each in ended:
-                log.warning(
-                    "Request %s, attempt %s, is taken from replica %s: its %s",
-                    each.held.request_id, each.held.attempt, each.replica_id,
-                    "deadline is over" if each.how is How.OUT_OF_TIME else "lease ran out",
-                )  # fmt: skip
+                with about(each.held.request_id):
+                    log.warning(
+                        "Request %s, attempt %s, is taken from replica %s: its %s",
+                        each.held.request_id, each.held.attempt, each.replica_id,
+                        "deadline is over" if each.how is How.OUT_OF_TIME else "lease ran out",
+                    )  # fmt: skip
             aftermath.ended(ended, fenced=True)
 
     async def bury(self, aftermath: Aftermath) -> None:
@@ -104,10 +106,11 @@ class Recovery:
     async def _end_of(self, actors: frozenset[str], how: How, aftermath: Aftermath) -> None:
         while actors and (ended := await self._endings.end_of_actors(sorted(actors), how)):
             for each in ended:
-                log.warning(
-                    "Replica %s is gone (%s); request %s, attempt %s, ends",
-                    each.replica_id, how, each.held.request_id, each.held.attempt,
-                )  # fmt: skip
+                with about(each.held.request_id):
+                    log.warning(
+                        "Replica %s is gone (%s); request %s, attempt %s, ends",
+                        each.replica_id, how, each.held.request_id, each.held.attempt,
+                    )  # fmt: skip
             aftermath.ended(ended)
 
     async def expire(self, aftermath: Aftermath) -> None:

@@ -6,6 +6,8 @@ import contextvars
 import json
 import logging
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,6 +16,17 @@ request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar(
     "darkroom_request_id", default=None
 )
 """The request that the running task serves; set by the ingress and by a replica's generation."""
+
+
+@contextmanager
+def about(id_: str | None) -> Generator[None]:
+    """What is logged inside is about this request; None: about none, or several."""
+    token = request_id.set(id_)
+    try:
+        yield
+    finally:
+        request_id.reset(token)
+
 
 ROOT = "serve_app", "deployments"
 """Loggers of ours. Those of libraries keep the handlers that their host gave them."""

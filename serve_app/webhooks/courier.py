@@ -13,6 +13,7 @@ from typing import Protocol, TypeVar
 from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, RequestNotFound
 from serve_app.domain.ports import Clock
 from serve_app.domain.webhook import Answer, Backlog, Channel, Claimed, Outbox
+from serve_app.telemetry.logs import request_id
 from serve_app.webhooks.channels import Channels
 from serve_app.webhooks.retrying import again_after_s
 from serve_app.webhooks.sending import Sender
@@ -146,6 +147,7 @@ class Courier:
         self._room.set()
 
     async def _deliver(self, claimed: Claimed) -> None:
+        request_id.set(claimed.request_id)
         try:
             body = await self._insist(lambda: self._body(claimed))
             if body is None:

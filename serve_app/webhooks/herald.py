@@ -22,6 +22,7 @@ from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, RequestN
 from serve_app.domain.ports import Clock, Queue
 from serve_app.domain.request import Request
 from serve_app.domain.webhook import Channel, Claimed
+from serve_app.telemetry.logs import request_id
 from serve_app.webhooks.channels import Channels
 from serve_app.webhooks.sending import Sender
 from serve_app.webhooks.signing import Parcel
@@ -116,6 +117,7 @@ class Herald:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _follow(self, request: Request, story: Story) -> None:
+        request_id.set(request.id)
         of_tenant = self._of_tenant.setdefault(request.tenant, asyncio.Semaphore(MOST_OF_TENANT))
         try:
             async with of_tenant, self._places:

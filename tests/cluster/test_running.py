@@ -18,6 +18,11 @@ from tests.cluster.darkroom import PROBE, ROOT, Darkroom, eventually
 
 UNMODIFIED = ROOT / "tests" / "wire" / "unmodified.py"
 
+DEPLOYMENTS_LINE = re.compile(
+    r"^\S+Z [A-Z]+ +(deployments\.\S+)(?: \[(\S+)\])? (.+)$", re.MULTILINE
+)
+OF_A_REPLICA = ("Replica ", "The ingress ")  # how lines begin that are about no request
+
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 
 
@@ -163,14 +168,24 @@ def test_metrics_are_served_on_loopback(darkroom: Darkroom) -> None:
 
 
 def test_one_request_id_runs_through_every_log_line_of_a_request(darkroom: Darkroom) -> None:
-    answer = darkroom.http.post("/run/test/probe", json={"fail": "No paint."})
-    request_id = answer.headers["x-fal-request-id"]
+    darkroom.all_ready()
     log = darkroom.data_dir / "logs" / "darkroom.log"
-    lines = eventually(
-        lambda: [line for line in log.read_text().splitlines() if request_id in line],
-        "the replica's lines name the request",
-    )
-    assert any("deployments" in line for line in lines)
+    before = len(log.read_text())
+    picture = darkroom.http.post("/run/fal-ai/flux/schnell", json={"prompt": "a red circle"})
+    failed = darkroom.http.post("/run/test/probe", json={"fail": "No paint."})
+    ids = {each.headers["x-fal-request-id"] for each in (picture, failed)}
+    assert len(ids) == 2
+
+    def lines() -> list[tuple[str, str, str]]:
+        """Logger, request and message, of what replicas have logged since."""
+        return DEPLOYMENTS_LINE.findall(log.read_text()[before:])
+
+    def told_of() -> set[str]:
+        return {about for _, about, message in lines() if "attempt 1 " in message}
+
+    eventually(lambda: told_of() >= ids, "the replicas say how both ended")
+    about_none = [each for each in lines() if not each[1] and not each[2].startswith(OF_A_REPLICA)]
+    assert not about_none
 
 
 def test_many_clients_at_once_all_get_their_own_answer(darkroom: Darkroom) -> None:

@@ -15,8 +15,8 @@ from serve_app.domain.request import Waiting, WaitReason
 from serve_app.settings import TenantLimits
 from tests.contract.queues import Make
 from tests.contract.test_fairness_contract import CALM, submitted
-from tests.contract.test_queue_contract import eventually
 from tests.contract.test_snapshots_contract import keep
+from tests.contract.waiting import eventually
 from tests.queue.requests import POOL, TENANT, ask, done, lease, new
 
 

@@ -11,7 +11,7 @@ from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import State
 from serve_app.ingress.event_stream import stream
 from tests.contract.queues import Make
-from tests.contract.test_queue_contract import eventually
+from tests.contract.waiting import eventually
 from tests.queue.database import QUICK
 from tests.queue.requests import TENANT, done, lease, new, report
 

@@ -16,7 +16,7 @@ from serve_app.domain.request import Priority, Request, State, WaitReason
 from serve_app.queue.order import LOOK_AHEAD
 from serve_app.settings import EndpointLimits, TenantLimits
 from tests.contract.queues import Make
-from tests.contract.test_queue_contract import eventually
+from tests.contract.waiting import eventually
 from tests.queue.database import QUICK
 from tests.queue.requests import POOL, TENANT, ask, done, failure, lease, new, report
 

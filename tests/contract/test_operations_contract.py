@@ -12,7 +12,7 @@ from serve_app.domain.operations import HaltKind
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State, WaitReason
 from tests.contract.queues import Make
-from tests.contract.test_queue_contract import eventually
+from tests.contract.waiting import eventually
 from tests.queue.requests import POOL, TENANT, ask, done, failure, lease, new, new_id, report
 
 OTHER = "fal-ai/flux/dev"

@@ -18,7 +18,7 @@ from serve_app.domain.webhook import Answer, Channel, Claimed, DeliveryState, Ou
 from serve_app.queue.outbox import PostgresOutbox
 from serve_app.queue.postgres import PostgresQueue
 from tests.contract.queues import Make
-from tests.contract.test_queue_contract import eventually
+from tests.contract.waiting import eventually
 from tests.fakes.queue import FakeQueue
 from tests.queue.requests import TENANT, ask, done, failure, lease, new
 

@@ -15,8 +15,12 @@ from serve_app.domain.ports import Queue
 from serve_app.queue.limits import QueueLimits
 from serve_app.telemetry.clock import SystemClock
 from tests.contract.queues import Make
+from tests.contract.test_cancelling_contract import *  # noqa: F403
+from tests.contract.test_finishing_contract import *  # noqa: F403
 from tests.contract.test_queue_contract import *  # noqa: F403
+from tests.contract.test_recovery_contract import *  # noqa: F403
 from tests.contract.test_snapshots_contract import *  # noqa: F403
+from tests.contract.test_standing_contract import *  # noqa: F403
 from tests.fakes.lined import LinedQueue
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue

@@ -6,7 +6,6 @@ import asyncio
 import tempfile
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -20,6 +19,7 @@ from deployments.backoff import Backoff
 from deployments.core import ReplicaCore
 from deployments.engine.engine import Engine
 from deployments.engine.residency import Residency
+from deployments.engine.threads import Threads
 from deployments.families import FAMILIES
 from deployments.family import load_families
 from deployments.fetching import Fetcher
@@ -115,6 +115,7 @@ async def make_rig(tmp_path: Path):
         *,
         warms_up: bool = False,
         store: Store | None = None,
+        probe: str = "tests.fakes.family:ProbeFamily",
         **changes: Any,
     ) -> Rig:
         config = replace(QUICK, **changes)
@@ -146,12 +147,13 @@ async def make_rig(tmp_path: Path):
                 clock,
                 10**6,
             ),
-            encoders=ThreadPoolExecutor(2),
+            encoders=Threads(2),
+            writers=Threads(2),
             clock=clock,
             warms_up=warms_up,
             store=store,
         )
-        families = load_families({**FAMILIES, "probe": "tests.fakes.family:ProbeFamily"})
+        families = load_families({**FAMILIES, "probe": probe})
         core = ReplicaCore(port, families, lambda: workshop, config, IDENTITY, clock, backoff)
         rig = Rig(core, port, storage, workshop)
         rigs.append(rig)

@@ -108,7 +108,7 @@ async def test_a_clip_that_is_cancelled_while_it_is_written_leaves_nothing(
     assert outcome.failure is not None
     assert outcome.failure.code == "cancelled"
     assert rig.storage.objects == {}
-    await asyncio.to_thread(rig.workshop.encoders.shutdown)  # the last frame is waited for
+    await asyncio.to_thread(rig.workshop.writers.shutdown)  # the last frame is waited for
     assert list(scratch_folder.iterdir()) == []
 
 

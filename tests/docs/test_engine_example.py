@@ -6,7 +6,6 @@ import json
 import re
 import sys
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -23,6 +22,7 @@ from deployments.backoff import Backoff
 from deployments.core import ReplicaCore
 from deployments.engine.engine import Engine
 from deployments.engine.residency import Residency
+from deployments.engine.threads import Threads
 from deployments.family import Family, load_families
 from deployments.fetching import Fetcher
 from deployments.replica_config import Identity, ReplicaConfig
@@ -118,7 +118,8 @@ class Running:
                 clock,
                 0,
             ),
-            encoders=ThreadPoolExecutor(1),
+            encoders=Threads(1),
+            writers=Threads(1),
             clock=clock,
         )
         identity = Identity("replica-1", "ab" * 16, "studio")

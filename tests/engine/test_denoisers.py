@@ -6,9 +6,10 @@ from diffusers import ControlNetModel, DiffusionPipeline, StableDiffusionXLContr
 
 from deployments.engine.denoisers import KnownDenoisers
 from deployments.engine.engine import Engine
+from serve_app.domain.errors import Misconfigured
 from tests.engine.calls import SIDE, call
 from tests.engine.gate import Gate
-from tests.engine.loops import Denoiser
+from tests.engine.loops import Denoiser, Loop
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 
 pytestmark = [
@@ -69,6 +70,19 @@ def test_a_pipeline_that_looks_through_its_components_sees_their_modules_each_ti
         before, after = engine.submit(start=torch.ones(1, 4), num_inference_steps=2).result(60)
     own = [[pipeline.encoder], [pipeline.dreamer, pipeline.dreamer.inner]]
     assert before == after == own
+
+
+def test_a_generation_keeps_the_pipeline_that_it_was_submitted_with():
+    start = torch.ones(1, 4)
+    with Engine(Loop(Denoiser()), threads=1) as engine:
+        engine.add("other", Loop(Denoiser()))
+        gate = Gate(engine)
+        waits = engine.submit(pipeline="other", start=start)
+        engine.remove("other")
+        gate.open()
+        assert torch.equal(waits.result(60), Loop(Denoiser())(start))
+        with pytest.raises(Misconfigured, match="no pipeline 'other'"):
+            engine.submit(pipeline="other", start=start)
 
 
 def test_what_was_found_holds_for_all_pipelines_of_the_class():

@@ -39,6 +39,7 @@ async def test_a_request_is_followed_to_its_end(client: httpx.AsyncClient) -> No
     assert told[-1]["event"] == "state"
     progress = [json.loads(each["data"]) for each in told if each["event"] == "progress"]
     assert all(each["attempt"] == 1 for each in progress)
+    assert all({"stage", "step", "steps", "rate", "left_s"} <= each.keys() for each in progress)
     assert all("id" not in each for each in told if each["event"] == "progress")
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from serve_app.domain.errors import Overloaded
-from tests.contract.test_queue_contract import eventually
+from tests.contract.waiting import eventually
 from tests.queue.database import QUICK, Ingress
 from tests.queue.requests import POOL, ask, new
 

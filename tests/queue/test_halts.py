@@ -9,7 +9,7 @@ import psycopg
 from serve_app.domain.errors import EndpointDraining
 from serve_app.domain.request import WaitReason
 from serve_app.queue.database import Database
-from tests.contract.test_queue_contract import eventually
+from tests.contract.waiting import eventually
 from tests.queue.database import QUICK, Ingress
 from tests.queue.requests import ask, new
 

@@ -44,13 +44,10 @@ async def test_readiness_passes_the_tables_of_this_version(database: Database) -
     await check_applied(database)
 
 
-async def test_readiness_tells_of_tables_that_a_newer_darkroom_has_changed(
-    database: Database,
-) -> None:
+async def test_the_version_before_stays_ready_while_it_is_updated(database: Database) -> None:
     await database.rows("INSERT INTO migrations (number, name) VALUES (9999, 'future')")
     try:
-        with pytest.raises(Misconfigured, match=r"newer Darkroom: its tables are at 9999, .*\.$"):
-            await check_applied(database)
+        await check_applied(database)
     finally:
         await database.rows("DELETE FROM migrations WHERE number = 9999")
 

@@ -36,6 +36,21 @@ def test_a_line_names_the_request_it_is_about() -> None:
     assert second.endswith("WARNING deployments.replica no request here")
 
 
+def test_what_is_said_about_one_request_on_the_way_of_another_has_its_own_id() -> None:
+    stream = io.StringIO()
+    logs.configure("INFO", stream)
+    log = logging.getLogger("serve_app.queue.recovery")
+    with logs.about("outer"):
+        with logs.about("inner"):
+            log.info("one")
+        with logs.about(None):
+            log.info("two")
+        log.info("three")
+    log.info("four")
+    said = [line.partition("queue.recovery ")[2] for line in stream.getvalue().splitlines()]
+    assert said == ["[inner] one", "two", "[outer] three", "four"]
+
+
 def test_configuring_twice_does_not_say_everything_twice() -> None:
     stream = io.StringIO()
     logs.configure("INFO", stream)

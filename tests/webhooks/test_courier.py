@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,6 +16,7 @@ from serve_app.domain.errors import DatabaseUnavailable, RequestNotFound, Storag
 from serve_app.domain.webhook import Answer, Backlog, Claimed, DeliveryState, Webhook
 from serve_app.queue.limits import QueueLimits
 from serve_app.telemetry.clock import SystemClock
+from serve_app.telemetry.logs import request_id
 from serve_app.webhooks import courier
 from serve_app.webhooks.channels import MOST, PROVEN
 from serve_app.webhooks.courier import Courier, Rules
@@ -204,6 +206,23 @@ async def test_what_the_receiver_took_is_written_down_when_the_database_is_back(
         here.courier.start()
         await here.until(lambda: here.tally.results["delivered"] == 1)
         assert len(receiver.received) == 1
+
+
+async def test_what_is_logged_of_a_delivery_has_the_id_of_its_request() -> None:
+    said: list[tuple[str, str | None]] = []
+    log = logging.getLogger(courier.__name__)
+    listener = logging.Handler()
+    listener.emit = lambda record: said.append((record.getMessage(), request_id.get()))
+    log.addHandler(listener)
+    try:
+        async with Receiver(always(Reply(500))) as receiver, post(waits_s=()) as here:
+            ids = {await here.ended(receiver.url()) for _ in range(3)}
+            here.courier.start()
+            await here.until(lambda: here.tally.results["dead"] == len(ids))
+    finally:
+        log.removeHandler(listener)
+    assert {about for _, about in said} == ids
+    assert all(about and about in message for message, about in said)
 
 
 async def test_the_backlog_is_counted() -> None:

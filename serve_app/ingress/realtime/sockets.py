@@ -31,18 +31,16 @@ MOST_BUFFERED = 60
 async def connected(socket: WebSocket) -> None:
     """Refusals too come as messages: of an HTTP status a browser's WebSocket tells nothing."""
     exchange_of(socket).route = "fal.realtime"
-    token = logs.request_id.set(exchange_of(socket).request_id)
-    try:
-        await socket.accept()
-        end = await _served(socket)
-        if end is not None:
-            if end.said is not None:
-                await socket.send_text(json.dumps(end.said))
-            await socket.close(end.code, end.short_reason)
-    except WebSocketDisconnect:
-        log.debug("the client went away")
-    finally:
-        logs.request_id.reset(token)
+    with logs.about(exchange_of(socket).request_id):
+        try:
+            await socket.accept()
+            end = await _served(socket)
+            if end is not None:
+                if end.said is not None:
+                    await socket.send_text(json.dumps(end.said))
+                await socket.close(end.code, end.short_reason)
+        except WebSocketDisconnect:
+            log.debug("the client went away")
 
 
 async def _served(socket: WebSocket) -> Close | None:

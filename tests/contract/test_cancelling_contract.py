@@ -1,0 +1,101 @@
+"""How every ``Queue`` cancels."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from serve_app.domain.lease import (
+    Signal,
+    SignalKind,
+    Verdict,
+    Work,
+)
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import CancelVerdict, State
+from tests.queue.database import QUICK
+from tests.queue.requests import (
+    TENANT,
+    ask,
+    done,
+    failure,
+    lease,
+    new,
+    report,
+)
+
+
+async def test_a_cancelled_request_never_starts(queue: Queue) -> None:
+    request = await queue.submit(new())
+    assert await queue.cancel(TENANT, request.id) is CancelVerdict.CANCELLED
+    assert await queue.cancel(TENANT, request.id) is CancelVerdict.ALREADY_FINAL
+    assert await queue.ask(ask(1)) == Work()
+    ended = await queue.get(TENANT, request.id)
+    assert ended.state is State.CANCELLED
+    assert ended.outcome is not None
+    assert ended.outcome.failure is not None
+    assert ended.outcome.failure.code == "cancelled"
+
+
+async def test_a_cancel_reaches_the_replica_that_runs_it(queue: Queue) -> None:
+    request = await queue.submit(new())
+    held = (await lease(queue)).held
+    asking = asyncio.create_task(queue.ask(ask(0, held)))
+    await asyncio.sleep(0.05)
+    assert await queue.cancel(TENANT, request.id) is CancelVerdict.REQUESTED
+    assert (await asking).signals == (Signal(SignalKind.CANCEL, held),)
+    assert (await queue.report(report(held))).cancelled == (held,)
+    assert (await queue.get(TENANT, request.id)).cancel_requested
+    assert await queue.finish(done(held, failure("cancelled"))) is Verdict.ACCEPTED
+    assert (await queue.get(TENANT, request.id)).state is State.CANCELLED
+
+
+async def test_a_cancel_between_two_asks_is_told_at_the_next(queue: Queue) -> None:
+    request = await queue.submit(new())
+    held = (await lease(queue)).held
+    await queue.cancel(TENANT, request.id)
+    began = time.monotonic()
+    assert (await queue.ask(ask(1, held))).signals == (Signal(SignalKind.CANCEL, held),)
+    assert time.monotonic() - began < QUICK.ask_wait_s
+
+
+async def test_a_signal_does_not_make_the_replica_spin(queue: Queue) -> None:
+    request = await queue.submit(new())
+    held = (await lease(queue)).held
+    await queue.cancel(TENANT, request.id)
+    assert (await queue.ask(ask(0, held))).signals
+    assert await queue.ask(ask(0, held)) == Work()
+
+
+async def test_a_finish_that_is_quicker_than_the_cancel_counts(queue: Queue) -> None:
+    request = await queue.submit(new())
+    held = (await lease(queue)).held
+    await queue.cancel(TENANT, request.id)
+    assert await queue.finish(done(held)) is Verdict.ACCEPTED
+    assert (await queue.get(TENANT, request.id)).state is State.SUCCEEDED
+
+
+async def test_what_would_be_tried_again_is_cancelled_if_that_was_asked(queue: Queue) -> None:
+    ids: list[str] = []
+    for ending in ("failure", "hand_back", "lost"):
+        request = await queue.submit(new())
+        ids.append(request.id)
+        held = (await lease(queue)).held
+        await queue.cancel(TENANT, request.id)
+        if ending == "failure":
+            await queue.finish(done(held, failure("out_of_memory", retryable=True)))
+        elif ending == "hand_back":
+            await queue.hand_back(held, "r1", "draining")
+        assert (await queue.wait(TENANT, request.id, 5.0)).state is State.CANCELLED
+
+
+async def test_cancels_racing_finishes_end_each_request_once(queue: Queue) -> None:
+    ids = [(await queue.submit(new())).id for _ in range(12)]
+    leases = (await queue.ask(ask(12))).leases
+    acts = [queue.finish(done(each.held)) for each in leases]
+    acts += [queue.cancel(TENANT, id_) for id_ in ids]  # type: ignore[misc]
+    await asyncio.gather(*acts)
+    for id_ in ids:
+        assert (await queue.get(TENANT, id_)).state is State.SUCCEEDED
+        finals = [line for line in await queue.lines(TENANT, id_) if line.message == "Succeeded."]
+        assert len(finals) == 1

@@ -1,0 +1,135 @@
+"""What every ``Queue`` does with what replicas tell of their attempts, up to the end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from serve_app.domain.lease import (
+    Held,
+    Verdict,
+)
+from serve_app.domain.ports import Queue
+from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.request import State
+from tests.queue.database import QUICK
+from tests.queue.requests import (
+    TENANT,
+    ask,
+    done,
+    failure,
+    lease,
+    new,
+    new_id,
+    report,
+)
+
+
+async def test_a_finished_request_has_its_outcome(queue: Queue) -> None:
+    request = await queue.submit(new())
+    granted = await lease(queue)
+    waiting = asyncio.create_task(queue.wait(TENANT, request.id, 5.0))
+    await asyncio.sleep(0.05)
+    finish = done(granted.held)
+    assert await queue.finish(finish) is Verdict.ACCEPTED
+    ended = await waiting
+    assert ended.state is State.SUCCEEDED
+    assert ended.outcome == finish.outcome
+    assert ended.finished_at is not None
+    assert ended.progress is None
+    assert await queue.get(TENANT, request.id) == ended
+
+
+async def test_a_repeated_finish_is_accepted_and_changes_nothing(queue: Queue) -> None:
+    request = await queue.submit(new())
+    granted = await lease(queue)
+    assert await queue.finish(done(granted.held)) is Verdict.ACCEPTED
+    before = await queue.get(TENANT, request.id)
+    assert await queue.finish(done(granted.held)) is Verdict.ACCEPTED
+    assert await queue.finish(done(granted.held, failure())) is Verdict.ACCEPTED
+    assert await queue.get(TENANT, request.id) == before
+    both = await asyncio.gather(*(queue.finish(done(granted.held)) for _ in range(8)))
+    assert set(both) == {Verdict.ACCEPTED}
+
+
+async def test_a_late_attempt_is_fenced(queue: Queue) -> None:
+    request = await queue.submit(new())
+    old = (await lease(queue)).held
+    assert await queue.hand_back(old, "r1", "draining") is Verdict.ACCEPTED
+    young = (await lease(queue, "r2")).held
+    assert young == Held(request.id, 2)
+    assert await queue.finish(done(old)) is Verdict.FENCED
+    assert (await queue.report(report(old))).fenced == (old,)
+    assert await queue.hand_back(Held(request.id, 7), "r1", "?") is Verdict.FENCED
+    assert await queue.finish(done(Held(new_id(), 1))) is Verdict.FENCED
+    assert await queue.finish(done(young)) is Verdict.ACCEPTED
+
+
+async def test_a_failure_that_no_retry_helps_is_final(queue: Queue) -> None:
+    request = await queue.submit(new())
+    granted = await lease(queue)
+    await queue.finish(done(granted.held, failure()))
+    ended = await queue.get(TENANT, request.id)
+    assert ended.state is State.FAILED
+    assert ended.outcome == failure()
+
+
+async def test_a_retryable_failure_is_tried_again_until_too_many(queue: Queue) -> None:
+    request = await queue.submit(new())
+    for attempt in range(1, QUICK.max_failures + 1):
+        granted = await lease(queue)
+        assert granted.attempt == attempt
+        await queue.finish(done(granted.held, failure("out_of_memory", retryable=True)))
+        assert await queue.finish(done(granted.held)) is Verdict.ACCEPTED
+    ended = await queue.get(TENANT, request.id)
+    assert ended.state is State.FAILED
+    assert ended.failures == QUICK.max_failures
+    assert ended.outcome == failure("out_of_memory", retryable=True)
+
+
+async def test_a_handed_back_request_keeps_its_place(queue: Queue) -> None:
+    first = await queue.submit(new())
+    granted = await lease(queue)
+    second = await queue.submit(new())
+    assert await queue.hand_back(granted.held, "r1", "scaling down") is Verdict.ACCEPTED
+    assert await queue.hand_back(granted.held, "r1", "scaling down") is Verdict.ACCEPTED
+    work = await queue.ask(ask(2))
+    assert [each.request_id for each in work.leases] == [first.id, second.id]
+    assert (await queue.get(TENANT, first.id)).failures == 0
+
+
+async def test_progress_is_shown_while_it_runs(queue: Queue) -> None:
+    request = await queue.submit(new())
+    granted = await lease(queue)
+    watching = asyncio.create_task(queue.changed(TENANT, request.id, 5.0))
+    await asyncio.sleep(0.05)
+    progress = Progress(Stage.DENOISING, 2, 4)
+    await queue.report(report(granted.held, progress=[(granted.held, progress)]))
+    assert (await watching).progress == progress
+    assert (await queue.get(TENANT, request.id)).progress == progress
+
+
+async def test_a_download_is_told_in_bytes(queue: Queue) -> None:
+    request = await queue.submit(new())
+    granted = await lease(queue)
+    downloading = Progress(Stage.DOWNLOADING, 3 * 10**9, 33 * 10**9)
+    await queue.report(report(granted.held, progress=[(granted.held, downloading)]))
+    assert (await queue.get(TENANT, request.id)).progress == downloading
+
+
+async def test_changed_returns_at_once_when_the_caller_saw_something_older(queue: Queue) -> None:
+    seen = await queue.submit(new())
+    granted = await lease(queue)
+    began = time.monotonic()
+    running = await queue.changed(TENANT, seen.id, 5.0, since=seen)
+    assert running.state is State.RUNNING
+    assert time.monotonic() - began < 1.0
+    await queue.finish(done(granted.held))
+    assert (await queue.changed(TENANT, seen.id, 5.0)).state.final
+
+
+async def test_wait_returns_the_request_as_it_is_after_its_time(queue: Queue) -> None:
+    request = await queue.submit(new())
+    began = time.monotonic()
+    assert (await queue.wait(TENANT, request.id, 0.2)).state is State.QUEUED
+    assert 0.15 <= time.monotonic() - began < 1.5

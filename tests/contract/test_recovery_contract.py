@@ -1,0 +1,158 @@
+"""What time and death do to requests, in every ``Queue``."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+from serve_app.domain.lease import (
+    Verdict,
+)
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import State
+from tests.contract.queues import Make
+from tests.contract.waiting import eventually
+from tests.fakes.liveness import FakeLiveness
+from tests.queue.database import QUICK
+from tests.queue.requests import (
+    TENANT,
+    ask,
+    done,
+    lease,
+    new,
+    report,
+)
+
+
+async def test_a_lease_that_runs_out_is_a_failure_and_tried_again(queue: Queue) -> None:
+    request = await queue.submit(new())
+    old = (await lease(queue)).held
+
+    async def queued_again() -> bool:
+        return (await queue.get(TENANT, request.id)).state is State.QUEUED
+
+    await eventually(queued_again)
+    assert (await queue.get(TENANT, request.id)).failures == 1
+    assert await queue.finish(done(old)) is Verdict.FENCED
+    again = await lease(queue, "r2")
+    assert again.attempt == 2
+    assert again.alone  # it may have been what ended its replica
+
+
+async def test_a_lease_that_is_renewed_lasts(queue: Queue) -> None:
+    request = await queue.submit(new())
+    held = (await lease(queue)).held
+    end = time.monotonic() + 3 * QUICK.lease_s
+    while time.monotonic() < end:
+        assert not (await queue.report(report(held))).fenced
+        await asyncio.sleep(0.1)
+    assert await queue.finish(done(held)) is Verdict.ACCEPTED
+    assert (await queue.get(TENANT, request.id)).failures == 0
+
+
+async def test_an_unconfirmed_lease_that_runs_out_is_no_failure(queue: Queue) -> None:
+    request = await queue.submit(new())
+    assert (await queue.ask(ask(1))).leases
+
+    async def queued_again() -> bool:
+        return (await queue.get(TENANT, request.id)).state is State.QUEUED
+
+    await eventually(queued_again)
+    assert (await queue.get(TENANT, request.id)).failures == 0
+
+
+async def test_a_request_that_no_replica_ever_confirms_fails_in_the_end(make: Make) -> None:
+    queue = await make(replace(QUICK, max_unconfirmed=2, first_lease_s=0.2))
+    request = await queue.submit(new())
+    for _ in range(2):
+        while not (await queue.ask(ask(1))).leases:
+            pass
+    ended = await queue.wait(TENANT, request.id, 5.0)
+    assert ended.state is State.FAILED
+    assert ended.outcome is not None
+    assert ended.outcome.failure is not None
+    assert ended.outcome.failure.code == "poison"
+
+
+async def test_the_leases_of_a_dead_replica_end_at_once(make: Make, liveness: FakeLiveness) -> None:
+    queue = await make(replace(QUICK, lease_s=600.0))
+    request = await queue.submit(new())
+    await lease(queue)
+    liveness.buried.add("actor-r1")
+
+    async def queued_again() -> bool:
+        return (await queue.get(TENANT, request.id)).state is State.QUEUED
+
+    await eventually(queued_again)
+    assert (await queue.get(TENANT, request.id)).failures == 1
+
+
+async def test_an_ask_that_a_dead_replica_left_open_is_given_nothing(
+    make: Make, liveness: FakeLiveness
+) -> None:
+    queue = await make(replace(QUICK, lease_s=600.0, first_lease_s=600.0, ask_wait_s=60.0))
+    request = await queue.submit(new())
+    granted = await lease(queue)
+    left_open = asyncio.create_task(queue.ask(ask(1, granted.held)))
+    other = asyncio.create_task(queue.ask(ask(1, replica="r2")))
+    await asyncio.sleep(0)
+    liveness.buried.add("actor-r1")
+    (again,) = (await other).leases
+    assert again.request_id == request.id
+    assert again.attempt >= 2  # one that was on its way to the dead one is undone
+    assert not (await left_open).leases
+
+
+async def test_what_ran_when_the_whole_installation_was_stopped_has_not_failed(
+    make: Make, liveness: FakeLiveness
+) -> None:
+    queue = await make(replace(QUICK, lease_s=600.0))
+    request = await queue.submit(new())
+    leased = await lease(queue)
+    await queue.report(report(leased.held))
+    liveness.stopped.add("actor-r1")
+
+    async def queued_again() -> bool:
+        return (await queue.get(TENANT, request.id)).state is State.QUEUED
+
+    await eventually(queued_again)
+    assert (await queue.get(TENANT, request.id)).failures == 0
+
+
+async def test_a_request_that_ends_its_replica_each_time_is_poison(
+    make: Make, liveness: FakeLiveness
+) -> None:
+    queue = await make(replace(QUICK, lease_s=600.0))
+    request = await queue.submit(new())
+    for number in range(QUICK.max_failures):
+        replica = f"r{number}"
+        while True:
+            work = await queue.ask(ask(1, replica=replica))
+            if work.leases:
+                break
+        await queue.report(report(work.leases[0].held, replica=replica))
+        liveness.buried.add(f"actor-{replica}")
+    ended = await queue.wait(TENANT, request.id, 5.0)
+    assert ended.state is State.FAILED
+    assert ended.failures == QUICK.max_failures
+    assert ended.outcome is not None
+    assert ended.outcome.failure is not None
+    assert ended.outcome.failure.code == "poison"
+
+
+async def test_a_request_that_does_not_start_in_time_expires(queue: Queue) -> None:
+    late = await queue.submit(new(start_within_s=0.15))
+    patient = await queue.submit(new(start_within_s=60.0))
+    ended = await queue.wait(TENANT, late.id, 5.0)
+    assert ended.state is State.EXPIRED
+    assert ended.outcome is not None
+    assert (await queue.get(TENANT, patient.id)).state is State.QUEUED
+
+
+async def test_a_request_that_started_in_time_does_not_expire(queue: Queue) -> None:
+    request = await queue.submit(new(start_within_s=0.5))
+    held = (await lease(queue)).held
+    await queue.hand_back(held, "r1", "draining")
+    await asyncio.sleep(0.7)
+    assert (await queue.get(TENANT, request.id)).state is State.QUEUED

@@ -1,0 +1,155 @@
+"""What bodies of clips become, and fixtures that serve them over tiny pipelines of the classes that
+their weights are of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from deployments.engine.engine import Engine
+from deployments.engine.solver import shifted
+from tests.deployments import clips
+from tests.deployments.clips import (
+    HUNYUAN,
+    LARGE_T2V,
+    LTX2,
+    LTX_T2V,
+    MAKE,
+    SHORT_TEXT,
+    SMALL_T2V,
+    WAN_T2V,
+)
+from tests.deployments.served import Served
+
+SMALL = {"clip": {"width": 64, "height": 32, "num_frames": 9, "fps": 25}}
+WIDE, SQUARE = {"width": 32, "height": 16}, {"width": 32, "height": 32}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a body becomes."""
+
+    plain: dict[str, Any]  # the pipeline's arguments beside those that all have
+    others: dict[str, Any] = field(default_factory=dict)  # fields that change the frames, so
+    body: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    shift: float | None = None  # of the solver
+    few: dict[str, Any] = field(default_factory=dict)  # in place of what the schema asks for
+
+
+UNWANTED = {"negative_prompt": "a new hat"}
+CASES = {
+    WAN_T2V: Case(
+        {**WIDE, **UNWANTED, "num_frames": 5, "guidance_scale": 5.0},
+        {"negative_prompt": "a big cat", "aspect_ratio": "9:16"},
+        UNWANTED,
+        few={"num_frames": 5},
+    ),
+    SMALL_T2V: Case(
+        {**WIDE, **UNWANTED, "num_frames": 17, "guidance_scale": 4.0},
+        {
+            "negative_prompt": "a big cat",
+            "guidance_scale": 2.0,
+            "shift": 2.0,
+            "num_frames": 21,
+            "aspect_ratio": "1:1",
+        },
+        {**UNWANTED, "num_frames": 17, "guidance_scale": 4.0, "shift": 3.0},
+        shift=3.0,
+    ),
+    LARGE_T2V: Case(
+        {
+            **WIDE,
+            "negative_prompt": "",
+            "num_frames": 5,
+            "guidance_scale": 3.0,
+            "guidance_scale_2": 6.0,
+        },
+        {
+            "negative_prompt": "a big cat",
+            "guidance_scale": 2.0,
+            "guidance_scale_2": 2.0,
+            "shift": 2.0,
+            "aspect_ratio": "9:16",
+        },
+        {"guidance_scale": 3.0, "guidance_scale_2": 6.0},
+        shift=5.0,
+        few={"num_frames": 5},
+    ),
+    LTX_T2V: Case(
+        {**SQUARE, **UNWANTED, "num_frames": 9, "frame_rate": 25.0, "guidance_scale": 4.0},
+        {"negative_prompt": "a big cat", "guidance_scale": 2.0},
+        {**UNWANTED, "guidance_scale": 4.0},
+        SMALL,
+    ),
+    LTX2: Case(
+        {**SQUARE, "num_frames": 9, "frame_rate": 25.0},
+        {"fps": "50"},
+        few={"duration": 0.36},
+    ),
+    HUNYUAN: Case({**WIDE, "num_frames": 5}, {"aspect_ratio": "9:16"}, few={"num_frames": 5}),
+}
+EACH = pytest.mark.parametrize("endpoint_id", CASES)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with Engine(device="cpu", threads=1) as engine:
+        yield engine
+
+
+@pytest.fixture(scope="module")
+def pipelines():
+    """Made when they are asked for, once."""
+    made: dict[str, Any] = {}
+
+    def pipeline(endpoint_id: str) -> Any:
+        if endpoint_id not in made:
+            made[endpoint_id] = MAKE[endpoint_id]()
+        return made[endpoint_id]
+
+    return pipeline
+
+
+@pytest.fixture
+def serve(engine, pipelines):
+    def served(endpoint_id: str, **options: Any) -> Served:
+        case = CASES.get(endpoint_id)
+        more = {**(case.options if case else {}), **options}
+        return Served(clips.entry(endpoint_id, **more), pipelines(endpoint_id), engine)
+
+    return served
+
+
+def body(endpoint_id: str, **changes: Any) -> dict[str, Any]:
+    common = {"prompt": "a red dog", "num_inference_steps": 2, "seed": 7}
+    return {**common, **(CASES[endpoint_id].body if endpoint_id in CASES else {}), **changes}
+
+
+def call_of(served: Served, fields: dict[str, Any], **pictures: Any) -> Any:
+    """Of a clip short enough for a test."""
+    case = CASES.get(served.entry.endpoint.id)
+    return served.call(fields, **(case.few if case else {}), **pictures)
+
+
+def frames(served: Served, fields: dict[str, Any], **pictures: Any) -> torch.Tensor:
+    return served.run(call_of(served, fields, **pictures)).frames
+
+
+def plain(pipeline: Any, case: Case, seed: int, **changes: Any) -> torch.Tensor:
+    own = pipeline.scheduler
+    if case.shift is not None:
+        pipeline.scheduler = shifted(own, case.shift)
+    try:
+        return pipeline(
+            prompt="a red dog",
+            num_inference_steps=2,
+            generator=torch.Generator().manual_seed(seed),
+            output_type="pt",
+            **{**SHORT_TEXT, **case.plain, **changes},
+        ).frames
+    finally:
+        pipeline.scheduler = own

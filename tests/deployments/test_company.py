@@ -1,0 +1,79 @@
+"""What requests of one replica have of each other: forwards, and no more."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from serve_app.domain.lease import Lease
+from tests.deployments.conftest import MakeRig, Rig
+from tests.deployments.demos import FLUX, SOUND, WAN, leased
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+
+async def made(rig: Rig, lease: Lease) -> bytes:
+    """The file of its picture."""
+    rig.port.offer(lease)
+    async with asyncio.timeout(60):
+        outcome = await rig.outcome(lease.held)
+    assert outcome.failure is None
+    return rig.storage.objects[f"{lease.request_id}/0"]
+
+
+async def test_a_deterministic_request_makes_the_same_file_among_others(make_rig: MakeRig) -> None:
+    rig = await make_rig(slots=5, call_timeout_s=20.0)
+    same = {"seed": 7, "num_inference_steps": 8, "prompt": "a blue star"}
+    alone = await made(rig, leased(rig, "alone", FLUX, alone=True, **same))
+    others = [
+        leased(rig, f"other{number}", FLUX, seed=number, num_inference_steps=12)
+        for number in range(4)
+    ]
+    for lease in others:
+        rig.port.offer(lease)
+    beside = await made(rig, leased(rig, "beside", FLUX, alone=True, **same))
+    for lease in others:
+        assert (await rig.outcome(lease.held)).failure is None
+    assert beside == alone
+    counts = rig.workshop.engine.counts()
+    assert counts["not_merged"]["deterministic"] >= 16
+    assert counts["merged_calls"] > 0
+
+
+async def test_a_picture_does_not_wait_until_clips_are_written(make_rig: MakeRig) -> None:
+    rig = await make_rig(slots=3, call_timeout_s=20.0)
+    ended = threading.Event()
+    try:
+        for _ in range(8):  # more than there are threads
+            rig.workshop.writers.submit(ended.wait, 60)
+        rig.port.offer(clip := leased(rig, "clip", WAN))
+        await made(rig, leased(rig, "picture", FLUX))
+        assert clip.held not in [finish.held for finish in rig.port.finishes]
+    finally:
+        ended.set()
+    assert (await rig.outcome(clip.held)).failure is None
+
+
+async def test_short_requests_do_not_wait_for_a_long_one(make_rig: MakeRig) -> None:
+    rig = await make_rig(slots=3, call_timeout_s=20.0)
+    await made(rig, leased(rig, "warm", FLUX))
+    rig.port.offer(long := rig.lease("long", steps=100_000, step_ms=5))
+    await rig.reported(long.held)
+    shorts = [
+        leased(rig, "picture", FLUX),
+        leased(rig, "sound", SOUND),
+        rig.lease("probe", steps=4),
+    ]
+    for lease in shorts:
+        rig.port.offer(lease)
+    async with asyncio.timeout(60):
+        for lease in shorts:
+            assert (await rig.outcome(lease.held)).failure is None
+    assert long.held not in [finish.held for finish in rig.port.finishes]
+    rig.port.cancelled.add(long.held)
+    assert (await rig.outcome(long.held)).failure is not None

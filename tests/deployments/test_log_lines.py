@@ -1,0 +1,115 @@
+"""Every line that a replica logs about a request has its id, whichever thread it was logged on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from deployments.engine.generation import Generation
+from serve_app.domain.progress import Progress
+from serve_app.telemetry.logs import request_id
+from tests.deployments.conftest import MakeRig
+from tests.fakes.family import ProbeFamily
+
+log = logging.getLogger("deployments.families.told")
+HERE = "tests.deployments.test_log_lines:ToldFamily"
+
+OF_THE_REPLICA = ("Replica replica-1 ",)
+"""Lines that are about no request begin so."""
+
+
+class ToldFamily(ProbeFamily):
+    """Logs a line wherever a family is called."""
+
+    def load(self, *arguments: Any, **named: Any) -> Any:
+        log.info("It loads.")
+        pipeline = super().load(*arguments, **named)
+        pipeline.transformer.register_forward_hook(lambda *_: log.info("It computes."))
+        return pipeline
+
+    def prepare(self, *arguments: Any, **named: Any) -> Any:
+        log.info("It prepares.")
+        return super().prepare(*arguments, **named)
+
+    def deliver(self, *arguments: Any, **named: Any) -> Any:
+        log.info("It delivers.")
+        return super().deliver(*arguments, **named)
+
+
+class Lines(logging.Handler):
+    """What was logged, each line with the request it is about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.all: list[tuple[str, str | None]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.all.append((record.getMessage(), request_id.get()))
+
+    def about(self, beginning: str) -> set[str | None]:
+        return {about for message, about in self.all if message.startswith(beginning)}
+
+    def about_nothing(self) -> list[str]:
+        """Those of a request that do not say which."""
+        return [
+            message
+            for message, about in self.all
+            if about is None and not message.startswith(OF_THE_REPLICA)
+        ]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    handler = Lines()
+    loggers = [logging.getLogger(name) for name in ("deployments", "weights")]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.addHandler(handler)
+        each.setLevel(logging.DEBUG)
+    yield handler
+    for each, level in zip(loggers, levels, strict=True):
+        each.removeHandler(handler)
+        each.setLevel(level)
+
+
+async def test_every_line_has_the_id_of_its_request_on_whichever_thread_it_is_logged(
+    make_rig: MakeRig, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listen(progress: Progress) -> None:
+        raise ZeroDivisionError(progress)
+
+    begun = Generation.__init__
+
+    def begin(self: Generation, *arguments: Any, **named: Any) -> None:
+        begun(self, *arguments, **{**named, "on_progress": listen})
+
+    monkeypatch.setattr(Generation, "__init__", begin)
+    rig = await make_rig(probe=HERE)
+    one = rig.offer("one", steps=2, artifacts=1)
+    two = rig.offer("two", steps=2, artifacts=1)
+    bad = rig.offer("bad", steps=1, fail="No paint.")
+    for held in (one, two, bad):
+        await rig.outcome(held)
+    await rig.core.aclose()
+    assert set(lines.about_nothing()) <= {"It computes."}  # in a forward that several share
+    assert lines.about("It prepares.") == {"one", "two", "bad"}
+    assert lines.about("It delivers.") == {"one", "two"}
+    assert lines.about("A listener for progress failed.") == {"one", "two", "bad"}
+    assert lines.about("The attempt failed.") == {"bad"}
+    (first,) = lines.about("It loads.")
+    assert lines.about("Loading ") == lines.about("Loaded ") == {first}
+
+
+async def test_what_the_engine_says_of_a_preview_has_the_id_of_who_is_watched(
+    make_rig: MakeRig, lines: Lines
+) -> None:
+    rig = await make_rig(probe=HERE)
+    held = rig.offer("one", steps=40, step_ms=20)
+    rig.port.watched.add(held)
+    await rig.outcome(held)
+    await rig.core.aclose()
+    assert lines.about("There is no preview.") == lines.about("It computes.") == {"one"}
+    assert not lines.about_nothing()

@@ -1,0 +1,138 @@
+"""Any pipeline of clips, served by an entry of the catalogue alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+
+from deployments.amendments import amended, amendments_name
+from deployments.family import Made
+from deployments.video import VideoFamily
+from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.errors import InvalidInput, Misconfigured
+from tests.deployments.clip_cases import (
+    engine,
+    pipelines,
+    serve,
+)
+from tests.deployments.clips import (
+    HUNYUAN,
+    MAKE,
+    SHORT_TEXT,
+    WAN_T2V,
+    seen,
+    tickets,
+)
+from tests.engine.conformance import zoo
+
+__all__ = ["engine", "pipelines", "serve"]
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+
+ANY = Endpoint(
+    "me/mine",
+    "video",
+    Weights("/"),
+    "open",
+    options={
+        "task": "text-to-video",
+        "arguments": {"guidance_scale": "guidance_scale"},
+        "fixed": SHORT_TEXT,
+        "clip": {"width": 70, "height": 50, "num_frames": 6, "fps": 8},
+    },
+)
+
+
+def test_any_other_pipeline_of_clips_is_served_by_its_entry_alone(engine, tmp_path):
+    folder = tmp_path / "weights"
+    zoo.cases()["CogVideoXPipeline"].build().save_pretrained(folder, safe_serialization=True)
+    options = {**ANY.options, "clip": {**ANY.options["clip"], "width": 64, "height": 48}}
+    endpoint = replace(ANY, weights=Weights(str(folder)), options=options)
+    family = VideoFamily()
+    pipeline = family.load(endpoint, "cpu")
+    asked = {"prompt": "a red dog", "num_inference_steps": 2, "guidance_scale": 2.0, "seed": 7}
+    call = family.prepare(endpoint, asked, pipeline, 1)
+    engine.add("any", pipeline)
+    result = engine.submit(pipeline="any", view=call.view, **call.arguments).result(60)
+    expected = pipeline(
+        prompt="a red dog",
+        num_inference_steps=2,
+        guidance_scale=2.0,
+        generator=torch.Generator().manual_seed(7),
+        width=64,
+        height=48,
+        num_frames=9,
+        output_type="pt",
+        **SHORT_TEXT,
+    )
+    assert torch.equal(result.frames, expected.frames)
+    product = family.deliver(endpoint, call, Made(result, 1.0, 2), tickets())
+    assert len(seen(product.files[0].body).frames) == 6
+
+
+def test_an_autoencoder_takes_tiles_where_its_entry_says_so(tmp_path):
+    folder = tmp_path / "weights"
+    MAKE[HUNYUAN]().save_pretrained(folder, safe_serialization=True)
+    whole = replace(ANY, weights=Weights(str(folder)), options={**ANY.options, "arguments": {}})
+    tiled = replace(whole, options={**whole.options, "tiling": True})
+    assert not VideoFamily().load(whole, "cpu").vae.use_tiling
+    assert VideoFamily().load(tiled, "cpu").vae.use_tiling
+    # Loaded apart: endpoints without it share the weights and not the tiles.
+    assert amendments_name(tiled.options) != amendments_name(whole.options)
+    with pytest.raises(Misconfigured, match=r"me/mine: `options.tiling`"):
+        amended(object(), tiled)
+
+
+def test_an_exact_size_is_rendered_larger_and_cropped_and_made_even(serve):
+    pipeline = serve(WAN_T2V).pipeline
+    family = VideoFamily()
+    asked = {"prompt": "a", "num_inference_steps": 2, "image_size": {"width": 71, "height": 50}}
+    options = {**ANY.options, "arguments": {}}
+    endpoint = replace(ANY, options=options)
+    call = family.prepare(endpoint, asked, pipeline, 1)
+    assert (call.arguments["width"], call.arguments["height"]) == (80, 64)
+    form = call.facts["clip"].form
+    assert (form.width, form.height, form.fps) == (70, 50, Fraction(8))
+    webm = family.prepare(endpoint, {**asked, "output_format": "webm"}, pipeline, 1)
+    assert (webm.facts["clip"].form.width, webm.facts["clip"].form.height) == (71, 50)
+
+
+MISTAKES = [
+    ({"clip": None}, Misconfigured, "me/mine: its input does not say the width of a clip"),
+    ({"task": "text-to-image"}, Misconfigured, "does not know the task 'text-to-image'"),
+    ({"arguments": {"guidance_scale": "cfg"}}, Misconfigured, "WanPipeline takes no cfg"),
+    ({"task": "image-to-video"}, Misconfigured, "WanPipeline takes no image"),
+]
+
+
+@pytest.mark.parametrize(("options", "kind", "says"), MISTAKES)
+def test_a_mistake_in_an_entry_is_told(serve, options, kind, says):
+    endpoint = replace(ANY, options={**ANY.options, **options})
+    fields = {"prompt": "a", "num_inference_steps": 2}
+    with pytest.raises(kind, match=says):
+        VideoFamily().prepare(endpoint, fields, serve(WAN_T2V).pipeline, 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"num_inference_steps": 2}, "prompt: Field required"),
+        ({"prompt": "a"}, "num_inference_steps: Field required"),
+        ({"prompt": "a", "num_inference_steps": 2, "resolution": "8k"}, "resolution"),
+        ({"prompt": "a", "num_inference_steps": 2, "fps": "fast"}, "fps: Input should be a number"),
+    ],
+)
+def test_an_open_endpoint_misses_what_the_pipeline_needs(serve, fields, says):
+    with pytest.raises(InvalidInput, match=says):
+        VideoFamily().prepare(ANY, fields, serve(WAN_T2V).pipeline, 1)
+
+
+def test_the_family_is_bound_without_the_libraries_that_write_clips():
+    code = "import sys, deployments.video; sys.exit(bool({'av', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

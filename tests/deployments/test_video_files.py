@@ -1,0 +1,167 @@
+"""Endpoints of clips: from the frames to the files."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from deployments.engine.media import fit, to_levels
+from deployments.family import Made
+from deployments.scratch import Scratch
+from serve_app.domain.errors import Cancelled, InvalidInput, Misconfigured
+from tests.deployments.clip_cases import (
+    body,
+    call_of,
+    engine,
+    pipelines,
+    serve,
+)
+from tests.deployments.clips import (
+    LTX2,
+    LTX_T2V,
+    SMALL_T2V,
+    deliver,
+    seen,
+    tickets,
+)
+from tests.deployments.served import Served
+
+__all__ = ["engine", "pipelines", "serve"]
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+
+def as_delivered(served: Served, product: Any) -> Any:
+    return seen(product.files[0].body)
+
+
+def test_the_product_is_a_clip_with_its_first_frame_and_what_fal_tells_of_it(serve):
+    served = serve(LTX_T2V)
+    call = served.call(body(LTX_T2V))
+    result = served.run(call)
+    product = deliver(served, call, result)
+    assert product.output == {
+        "video": {
+            "artifact": "key-0",
+            "width": 64,
+            "height": 32,
+            "content_type": "video/mp4",
+            "file_size": product.files[0].size,
+            "fps": 25,
+            "duration": 0.36,
+            "num_frames": 9,
+        },
+        "poster": {
+            "artifact": "key-1",
+            "width": 64,
+            "height": 32,
+            "content_type": "image/jpeg",
+            "file_size": product.files[1].size,
+        },
+        "seed": 7,
+        "prompt": "a red dog",
+        "timings": {"inference": 1.5},
+    }
+    assert product.units == 0.36
+    clip = seen(product.files[0].body)
+    assert (clip.codec, clip.pixels, clip.size, clip.fps) == ("h264", "yuv420p", (64, 32), 25)
+    assert clip.duration_s == 0.36
+    assert len(clip.frames) == 9
+    drawn = [
+        np.asarray(fit(Image.fromarray(each), 64, 32), dtype=int)
+        for each in to_levels(result.frames[0])
+    ]
+    for number, made in enumerate(clip.frames):  # scaled, and lossy, but in their order
+        errors = [np.abs(made.astype(int) - each).mean() for each in drawn]
+        assert np.argmin(errors) == number
+    poster = Image.open(BytesIO(product.files[1].body))
+    assert (poster.format, poster.size) == ("JPEG", (64, 32))
+
+
+def test_the_same_seed_gives_the_same_bytes(serve):
+    def made() -> bytes:
+        served = serve(LTX_T2V)
+        call = served.call(body(LTX_T2V))
+        return deliver(served, call, served.run(call)).files[0].body.read_bytes()
+
+    assert made() == made()
+
+
+def test_ltx_2_comes_with_its_sound_unless_it_is_not_wanted(serve):
+    served = serve(LTX2, clip={"width": 64, "height": 32})
+    result = served.run(call_of(served, body(LTX2), resolution=None))
+    for wanted, sound in ((True, ("aac", 24000)), (False, None)):
+        call = call_of(served, body(LTX2, generate_audio=wanted), resolution=None)
+        product = deliver(served, call, result)
+        clip = seen(product.files[0].body)
+        assert (clip.sound[:2] if clip.sound else None) == sound
+        assert clip.duration_s == pytest.approx(0.36, abs=0.03)
+        assert product.output["video"]["num_frames"] == len(clip.frames) == 9
+
+
+@pytest.mark.parametrize(("name", "codec"), [("webm", "vp9"), ("gif", "gif")])
+def test_other_formats_are_written_as_asked(serve, name, codec):
+    served = serve(LTX_T2V)
+    call = served.call(body(LTX_T2V, output_format=name))
+    product = deliver(served, call, served.run(call))
+    clip = seen(product.files[0].body)
+    assert (clip.codec, clip.size, len(clip.frames)) == (codec, (64, 32), 9)
+    assert product.output["video"]["content_type"] == call.facts["clip"].form.media_type
+
+
+def test_a_gif_is_refused_at_a_pace_that_it_cannot_have(serve):
+    with pytest.raises(InvalidInput, match="output_format: a GIF has at most 50"):
+        serve(SMALL_T2V).call(
+            body(SMALL_T2V, output_format="gif", frames_per_second=60, num_frames=17)
+        )
+
+
+def test_the_quality_and_the_effort_of_the_file_are_the_requests(serve):
+    served = serve(LTX_T2V)
+    sizes = {}
+    result = served.run(served.call(body(LTX_T2V)))
+    for quality in ("low", "maximum"):
+        fields = body(LTX_T2V, video_quality=quality, video_write_mode="fast")
+        sizes[quality] = deliver(served, served.call(fields), result).files[0].size
+    assert sizes["low"] < sizes["maximum"]
+
+
+def test_files_that_nobody_waits_for_are_given_up_between_two_frames(serve):
+    served = serve(LTX_T2V)
+    call = served.call(body(LTX_T2V))
+    result = served.run(call)
+    told: list[tuple[int, int]] = []
+
+    def on_made(done: int, total: int) -> None:
+        told.append((done, total))
+        if done == 3:
+            scratch.close()
+
+    scratch = Scratch(on_made)
+    made = Made(result, 1.0, 2, scratch)
+    folder = scratch.new_file("mp4").parent
+    with pytest.raises(Cancelled), scratch.at_work():
+        served.family.deliver(served.entry.endpoint, call, made, tickets())
+    assert told == [(1, 9), (2, 9), (3, 9)]
+    assert not folder.exists()
+
+
+def test_a_lease_with_tickets_for_other_files_is_a_mistake_of_ours(serve):
+    served = serve(LTX_T2V)
+    call = served.call(body(LTX_T2V))
+    made = Made(served.run(call), 1.0, 2)
+    for wrong in ((), tickets(media_type="video/webm")):
+        with pytest.raises(Misconfigured, match=r"makes a clip as video/mp4"):
+            served.family.deliver(served.entry.endpoint, call, made, wrong)
+
+
+def test_a_clip_without_a_second_ticket_has_no_poster(serve):
+    served = serve(LTX_T2V)
+    call = served.call(body(LTX_T2V))
+    product = deliver(served, call, served.run(call), count=1)
+    assert "poster" not in product.output
+    assert len(product.files) == 1

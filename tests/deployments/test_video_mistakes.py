@@ -1,0 +1,76 @@
+"""Endpoints of clips: what is refused, and what is said of what has no effect."""
+
+from __future__ import annotations
+
+import pytest
+
+from serve_app.domain.errors import InvalidInput
+from tests.deployments.clip_cases import (
+    SMALL,
+    body,
+    engine,
+    pipelines,
+    serve,
+)
+from tests.deployments.clips import (
+    HUNYUAN,
+    LARGE_I2V,
+    LARGE_T2V,
+    LTX2,
+    LTX_I2V,
+    SMALL_T2V,
+    given,
+)
+from tests.deployments.served import CATALOG
+
+__all__ = ["engine", "pipelines", "serve"]
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+
+WRONG = [
+    (SMALL_T2V, {"num_frames": 16}, "num_frames"),
+    (SMALL_T2V, {"num_frames": 162}, "num_frames"),
+    (SMALL_T2V, {"frames_per_second": 0}, "frames_per_second"),
+    (SMALL_T2V, {"resolution": "4k"}, "resolution"),
+    (SMALL_T2V, {"aspect_ratio": "auto"}, "aspect_ratio"),
+    (SMALL_T2V, {"shift": 0.5}, "shift"),
+    (SMALL_T2V, {"video_quality": "best"}, "video_quality"),
+    (SMALL_T2V, {"output_format": "avi"}, "output_format"),
+    (SMALL_T2V, {"interpolator_model": "other"}, "interpolator_model"),
+    (LARGE_I2V, {"image_url": "a.png"}, "image_url"),
+    (LARGE_I2V, {"image_url": "https://a.b/c.png", "end_image_url": "c"}, "end_image_url"),
+    (LTX2, {"duration": 7}, "duration"),
+    (HUNYUAN, {"num_frames": 100}, "num_frames"),
+]
+
+
+@pytest.mark.parametrize(("endpoint_id", "fields", "name"), WRONG)
+def test_a_wrong_field_is_refused_by_its_name(endpoint_id, fields, name):
+    with pytest.raises(InvalidInput) as caught:
+        CATALOG.get(endpoint_id).schema.validate({"prompt": "a", **fields})
+    assert [problem.loc for problem in caught.value.problems] == [("body", name)]
+
+
+def test_what_cannot_be_honoured_is_said_in_the_log_and_what_happens_anyway_is_not():
+    schema = CATALOG.get(LARGE_T2V).schema
+    asked = {
+        "prompt": "a",
+        "interpolator_model": "rife",
+        "num_interpolated_frames": 2,
+        "adjust_fps_for_interpolation": False,
+        "enable_prompt_expansion": True,
+        "enable_safety_checker": True,
+        "enable_output_safety_checker": True,
+        "acceleration": "regular",
+    }
+    told = schema.validate(asked)[1]
+    assert sorted(each.partition(" ")[0] for each in told) == sorted(asked.keys() - {"prompt"})
+    quiet = {"prompt": "a", "interpolator_model": "none", "enable_prompt_expansion": False}
+    assert schema.validate({**quiet, "acceleration": "none"})[1] == ()
+
+
+def test_a_last_frame_is_refused_by_who_does_not_take_one(serve):
+    fields = body(LTX_I2V, image_url="https://example.org/a.png")
+    with pytest.raises(InvalidInput, match="end_image_url: this model"):
+        serve(LTX_I2V, **SMALL).call(fields, image_url=given(), end_image_url=given())

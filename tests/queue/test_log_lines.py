@@ -1,0 +1,70 @@
+"""What the queue logs about a request has the id of that one, whoever it was met by."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from serve_app.domain.request import State
+from serve_app.telemetry.logs import about, request_id
+from tests.fakes.liveness import FakeLiveness
+from tests.fakes.terms import FakeTerms
+from tests.queue.database import QUICK, Ingress
+from tests.queue.requests import TENANT, ask, lease, new, report
+
+Said = list[tuple[str, str | None]]
+
+
+@pytest.fixture
+def said() -> Iterator[Said]:
+    lines: Said = []
+    log, listener = logging.getLogger("serve_app.queue"), logging.Handler()
+    listener.emit = lambda record: lines.append((record.getMessage(), request_id.get()))
+    log.addHandler(listener)
+    yield lines
+    log.removeHandler(listener)
+
+
+async def test_a_lease_that_cannot_be_made_is_told_of_its_request_and_of_no_other(
+    ingress: Ingress, terms: FakeTerms, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    queue = await ingress()
+    monkeypatch.setattr(terms, "tickets", broken)
+    with about("of another"):  # whose handler begins to lease what it finds
+        request = await queue.submit(new())
+        await queue.ask(ask(1))
+    while not (await queue.changed(TENANT, request.id, 0.1)).state.final:
+        pass
+    told = [whose for line, whose in said if line.startswith("The terms of a lease")]
+    assert set(told) == {request.id}
+
+
+async def test_a_lease_that_ends_by_death_is_told_of_its_request(
+    ingress: Ingress, liveness: FakeLiveness, said: Said
+) -> None:
+    queue = await ingress(replace(QUICK, lease_s=600.0, first_lease_s=600.0))
+    requests = [await queue.submit(new()) for _ in range(2)]
+    leases = (await queue.ask(ask(2))).leases
+    await queue.report(report(*(each.held for each in leases)))
+    liveness.buried.add("actor-r1")
+    for each in requests:
+        while (await queue.changed(TENANT, each.id, 0.1)).state is State.RUNNING:
+            pass
+    told = {whose for line, whose in said if "actor-r1" in line or " is gone " in line}
+    assert told == {each.id for each in requests}
+
+
+async def test_a_lease_that_runs_out_is_told_of_its_request(ingress: Ingress, said: Said) -> None:
+    queue = await ingress()
+    request = await queue.submit(new())
+    await lease(queue)
+    while not any("lease ran out" in line for line, _ in said):
+        await queue.wait(TENANT, request.id, 0.05)
+    assert {whose for line, whose in said if "lease ran out" in line} == {request.id}
