@@ -28,6 +28,16 @@ async def learned(queue: Queue, run_s: float, **changes: Any) -> None:
         await queue.finish(done(granted.held, Outcome(output={}, usage=Usage(run_s, 4, 1.0))))
 
 
+async def knows(queue: Queue, running: Lease, tenant: str = TENANT) -> None:
+    """Wait until what has ended so far tells how long this one takes: it is learned once a second,
+    and what is submitted before is taken for a second's work."""
+
+    async def told() -> bool:
+        return await queue.ends_at(await queue.get(tenant, running.request_id)) is not None
+
+    await eventually(told)
+
+
 async def waits_until(queue: Queue, request_id: str, true: Callable[[Waiting], bool]) -> Waiting:
     """Its waiting as soon as that is so; what is told first may be a guess. Places are read for a
     twentieth of the time at most, so a reading that took long on a busy machine is followed by a
@@ -75,8 +85,9 @@ async def test_who_waits_is_told_when_it_should_start_and_end(make: Make) -> Non
 async def test_another_tenant_s_single_request_is_told_that_it_is_next(make: Make) -> None:
     queue = await make(CALM)
     await learned(queue, 100.0)
-    await submitted(queue, 6, tenant="bob", work=10.0)
-    await queue.ask(ask(1))
+    await submitted(queue, 1, tenant="bob", work=10.0)
+    await knows(queue, (await queue.ask(ask(1))).leases[0], "bob")
+    await submitted(queue, 5, tenant="bob", work=10.0)
     single = await queue.submit(new(work=10.0))
     waiting = await waits_until(
         queue, single.id, lambda it: it.position <= 1 and 80 < seconds(it.starts_at) < 210
@@ -145,11 +156,7 @@ async def test_what_went_on_from_a_snapshot_does_not_tell_what_the_whole_takes(m
     later = await queue.submit(new(work=10.0, endpoint=other))
     (running,) = (await queue.ask(ask(1))).leases
     assert running.request_id == later.id
-
-    async def knows_the_other() -> bool:
-        return await queue.ends_at(await queue.get(TENANT, later.id)) is not None
-
-    await eventually(knows_the_other)
+    await knows(queue, running)
     await queue.submit(new(work=10.0))
     (granted,) = (await queue.ask(ask(1))).leases
     assert seconds(await queue.ends_at(await queue.get(TENANT, granted.request_id))) > 90
