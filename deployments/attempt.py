@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,9 @@ from serve_app.domain.progress import Progress, Stage
 if TYPE_CHECKING:  # they import torch
     from deployments.engine.generation import Generation
     from deployments.engine.residency import Loan
+    from deployments.engine.snapshot import Snapshot
+
+WORTH_S = 1.0  # in the engine
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +77,7 @@ class Attempt:
         self._finished: list[FinishedPart] = []  # of those, delivered
         self._steps = 0  # of those that have ended
         self.in_engine_since = 0.0  # on the workshop's clock
+        self.at_decoding: Future[Snapshot] | None = None  # of ``generation``, when that began
         self._loan: Loan | None = None
         self._adapters = AdapterUse(workshop.adapters)
         self._delivery = Delivery(lease, workshop, self._on_progress)
@@ -233,6 +238,7 @@ class Attempt:
         if self.phase is not Phase.IN_ENGINE:  # the first
             self.in_engine_since = started
             self._enter(Phase.IN_ENGINE)
+        self.at_decoding = None
         self._generation = generation = self._workshop.engine.submit(
             pipeline=loan.name,
             view=call.view,
@@ -276,10 +282,19 @@ class Attempt:
 
     def _on_progress_of(self, number: int, progress: Progress) -> None:
         """Steps are those of all generations together."""
+        if progress.stage is Stage.DECODING:
+            self._keep_at_decoding()
         steps = progress.steps
         self._on_progress(
             replace(progress, step=number * steps + progress.step, steps=self._parts * steps)
         )
+
+    def _keep_at_decoding(self) -> None:
+        """No snapshot can be taken between the chunks of a clip, so one is taken before the first.
+        Not of what is made again as soon as it would be read. On the engine's thread."""
+        took_s = self._workshop.clock.monotonic() - self.in_engine_since
+        if self._generation is not None and self.at_decoding is None and took_s >= WORTH_S:
+            self.at_decoding = self._generation.ask_for_snapshot()
 
     def _on_progress(self, progress: Progress) -> None:
         self.progress = self._pace.of(progress)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from deployments import parts_snapshot
@@ -45,6 +46,7 @@ class Keeper:
         self._latest: dict[Held, StoredSnapshot] = {}
         self._told: dict[Held, StoredSnapshot] = {}
         self._refused: set[Held] = set()
+        self._at_decoding: dict[Held, Future[Snapshot]] = {}  # that are kept; none comes after
         self._taking: dict[Held, asyncio.Task[None]] = {}
 
     def wants(self) -> tuple[Held, ...]:
@@ -81,7 +83,7 @@ class Keeper:
             if attempt is None or (generation := attempt.generation) is None:
                 continue
             if held not in self._taking:
-                work = self._take(held, generation, attempt.finished, ticket)
+                work = self._take(held, generation, attempt, ticket)
                 task = asyncio.create_task(work)
                 self._taking[held] = task
                 task.add_done_callback(lambda _, held=held: self._taking.pop(held, None))
@@ -106,6 +108,7 @@ class Keeper:
             if attempt.generation is not None
             and held not in self._refused
             and held not in self._taking
+            and not self._has_the_last_of(attempt)
             and now - self._kept_at.get(held, attempt.in_engine_since) >= age_s
         )
 
@@ -113,14 +116,14 @@ class Keeper:
         self,
         held: Held,
         generation: Generation,
-        finished: Sequence[FinishedPart] | None,
+        attempt: Attempt,
         ticket: UploadTicket,
     ) -> None:
         request_id.set(held.request_id)
-        workshop = self._workshop()
+        workshop, finished, at_decoding = self._workshop(), attempt.finished, attempt.at_decoding
         began = workshop.clock.monotonic()
         try:
-            snapshot = await asyncio.wrap_future(generation.ask_for_snapshot())
+            snapshot = await asyncio.wrap_future(at_decoding or generation.ask_for_snapshot())
             loop = asyncio.get_running_loop()
             body = await loop.run_in_executor(workshop.encoders, _bytes_of, snapshot, finished)
             await workshop.uploader.put(MediaFile(ticket, body))
@@ -133,12 +136,19 @@ class Keeper:
             log.warning("A snapshot of attempt %d is lost: %s", held.attempt, error.message)
             return
         self._kept_at[held] = began
+        if at_decoding is not None:
+            self._at_decoding[held] = at_decoding
         step = snapshot.step + sum(each.steps for each in finished or ())
         self._latest[held] = StoredSnapshot(ticket.key, step)
         log.debug("Attempt %d has a snapshot at step %d.", held.attempt, step)
 
+    def _has_the_last_of(self, attempt: Attempt) -> bool:
+        """What was kept is of where its decoding began; there is none after that."""
+        kept = self._at_decoding.get(attempt.held)
+        return kept is not None and kept is attempt.at_decoding
+
     def _forget_ended(self) -> None:
-        for each in (self._kept_at, self._latest, self._told):
+        for each in (self._kept_at, self._latest, self._told, self._at_decoding):
             for held in [held for held in each if held not in self._attempts]:
                 del each[held]
         self._refused &= set(self._attempts)

@@ -40,7 +40,9 @@ class Steady:
         self.generation = self
         self.lease = self
         self.attempt = HELD.attempt
+        self.held = HELD
         self.finished = None  # it is all of the request
+        self.at_decoding: Future[Taken] | None = None
 
     @property
     def steps_done(self) -> int:
@@ -90,3 +92,21 @@ async def test_a_death_at_any_time_loses_at_most_one_interval_of_work(
         await keeper.taken(asyncio.get_running_loop().time() + 30)
         taken += len(told)
     assert 4 <= taken <= 10  # and not at every report
+
+
+async def test_of_one_that_is_decoded_what_it_was_before_is_kept_once(room: Room) -> None:
+    config = ReplicaConfig(snapshot_interval_s=2.0)
+    steady = Steady(room.clock)
+    keeper = Keeper(cast("Any", {HELD: steady}), lambda: cast("Any", room), config)
+    tickets, told = HttpStorage(), []
+    room.clock.advance(1.0)
+    steady.at_decoding = steady.ask_for_snapshot()
+    steady.ask_for_snapshot = Future  # type: ignore[method-assign]  # never, while it is decoded
+    for number in range(40):
+        room.clock.advance(config.report_interval_s)
+        told += keeper.untold()
+        keeper.told(told)
+        keeper.take([(held, tickets.ticket(f"s/{number}")) for held in keeper.wants()])
+        await keeper.taken(asyncio.get_running_loop().time() + 30)
+    assert [snapshot.step for _, snapshot in told] == [STEPS_A_SECOND]
+    assert keeper.wants_now() == ()
