@@ -99,7 +99,7 @@ def _tell_the_time(transformer: StableAudioDiTModel) -> None:
 
 
 def build_solver() -> EDMDPMSolverMultistepScheduler:
-    """Stable Audio's own needs a noise library that Darkroom lacks; this one adds no noise."""
+    """Stable Audio's own adds noise at each step, which so small a model does not need."""
     return EDMDPMSolverMultistepScheduler(
         sigma_min=_SIGMA_MIN,
         sigma_max=_SIGMA_MAX,

@@ -41,7 +41,7 @@ def _stable_audio() -> dict[str, Any]:
             text_encoder_dim=32, conditioning_dim=8, min_value=0, max_value=32
         ),
         "transformer": transformer,
-        "scheduler": df.EDMDPMSolverMultistepScheduler(
+        "scheduler": df.CosineDPMSolverMultistepScheduler(
             solver_order=2,
             prediction_type="v_prediction",
             sigma_data=1.0,
