@@ -130,7 +130,12 @@ class Database:
             raise DatabaseUnavailable("The database is closed.")
         if self._away is not None:
             raise DatabaseUnavailable(f"PostgreSQL is away: {self._away}")
+        given_up = _cancellations()
         async with self._pool.connection() as connection:
+            if _cancellations() > given_up:
+                # asyncio.wait_for of Python 3.11, by which the pool waits, forgets a cancellation
+                # that comes in the same turn of the loop as the connection.
+                raise asyncio.CancelledError
             numbered, names = self._numbered(sql)
             values = [params[name] for name in names] if params else ()
             if lock is None:
@@ -190,6 +195,12 @@ class Database:
         self._pool, self._away = fresh, None
         log.warning("PostgreSQL is back")
         await broken.close(timeout=1.0)
+
+
+def _cancellations() -> int:
+    """How many times the current task was told to end."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 async def _run(
