@@ -30,6 +30,7 @@ from deployments.engine.run import Run
 from deployments.engine.runs import Runs
 from deployments.engine.shortage import Shortage
 from deployments.engine.step_batcher import StepBatcher
+from deployments.engine.stopwatch import Stopwatch, marks_on
 from deployments.engine.turns import Turns
 from serve_app.domain.errors import Cancelled, Misconfigured
 
@@ -92,7 +93,10 @@ class Loop:
         self._previews = Previews()
         self._runs = Runs(terms.max_generations, self._fits)
         self._codec = Codec(self._forwards, prompts, declarations, self._company)
-        self._turns = Turns(self._runs, self._codec, memory, step_batcher, self._go_on, monotonic)
+        stopwatch = Stopwatch(marks_on(device, monotonic), self.counts.took)
+        self._turns = Turns(
+            self._runs, self._codec, memory, step_batcher, stopwatch, self._go_on, monotonic
+        )
         self._submitted = 0
 
     @property
