@@ -60,6 +60,7 @@ class Generation:
         self.on_frames = on_frames
         self.snapshot_to_begin_with = snapshot
         self.progress: Progress | None = None
+        self.steps_done = 0  # of denoising, also after the end
         self.cancel_requested = False
         self.paused = False
         self._arguments: dict[str, Any] | None = arguments
@@ -75,16 +76,8 @@ class Generation:
         self._future.set_running_or_notify_cancel()
 
     @property
-    def steps_done(self) -> int:
-        """Denoising steps, also after the end."""
-        progress = self.progress
-        if progress is None or progress.stage is Stage.ENCODING_TEXT:
-            return 0
-        return progress.step
-
-    @property
     def steps_denoised(self) -> int:
-        """The same while it denoises, else 0."""
+        """Those that are done while it denoises, else 0."""
         progress = self.progress
         return progress.step if progress and progress.stage is Stage.DENOISING else 0
 
@@ -185,9 +178,9 @@ class Generation:
         adapters, self._adapters = self._adapters, None
         return adapters
 
-    def report(self, progress: Progress) -> None:
+    def report(self, progress: Progress, steps_done: int = 0) -> None:
         """For the engine: tell the caller how far it is."""
-        self.progress = progress
+        self.progress, self.steps_done = progress, steps_done
         if self._on_progress is None:
             return
         try:

@@ -280,15 +280,17 @@ class Run:
             mix=self._mix_of(call),
         )
         told = self.generation.progress
+        if call.frames and told is not None and told.stage is Stage.DECODING:
+            self._report(Progress(Stage.DECODING, call.frames - call.ahead, call.frames))
         if self._resumption is not None or not is_place(call, self._place):
             return
         if told == Progress(Stage.ENCODING_TEXT):
             if self._solver_counts:
                 self._steps = steps_ahead(self._pipeline) or self._steps
-            self.generation.report(Progress(Stage.DENOISING, self._step, self._steps))
-        decoding = Progress(Stage.DECODING, self._step, self._steps)
-        if call.method == "decode" and self._step >= self._steps and told != decoding:
-            self.generation.report(decoding)
+            self._report(Progress(Stage.DENOISING, self._step, self._steps))
+        decodes = call.method == "decode" and self._step >= self._steps
+        if decodes and (told is None or told.stage is not Stage.DECODING):
+            self._report(Progress(Stage.DECODING))
 
     def _learn(self, ended: GenerationGreenlet) -> None:
         if self._intercepted is not None:
@@ -306,9 +308,12 @@ class Run:
         self._counts.steps += 1
         if self._step > self._steps:
             self._steps = 0  # It was a guess, and a wrong one.
-        self.generation.report(Progress(Stage.DENOISING, self._step, self._steps))
+        self._report(Progress(Stage.DENOISING, self._step, self._steps))
         if self._solver_counts and self._step == self._steps:
-            self.generation.report(Progress(Stage.DECODING, self._step, self._steps))
+            self._report(Progress(Stage.DECODING))
+
+    def _report(self, progress: Progress) -> None:
+        self.generation.report(progress, self._step)
 
 
 _INTERRUPTIONS = 100  # for a pipeline that catches even these and calls its denoiser again
