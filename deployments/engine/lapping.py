@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 
-def decoded_of(vae: Any, shape: tuple[int, ...]) -> int:
+def decoded_of(vae: Any, shape: Sequence[int]) -> int:
     """Latents of one channel, each as often as ``vae`` takes it. ``shape``: [batch, channels, …],
     of a clip (frames, height, width) or a sound. Of tiles that are not known, each once."""
     if len(shape) == 3:
@@ -25,7 +26,7 @@ def decoded_of(vae: Any, shape: tuple[int, ...]) -> int:
     return frames * height * width
 
 
-def counted_in(vae: Any, shape: tuple[int, ...]) -> int:
+def counted_in(vae: Any, shape: Sequence[int]) -> int:
     """Of what is told how many are left: frames of a clip, tiles of a sound."""
     return shape[2] if len(shape) > 3 else len(_starts(vae, shape[2]))
 
