@@ -76,6 +76,12 @@ class Generation:
         self._future.set_running_or_notify_cancel()
 
     @property
+    def lap(self) -> tuple[str, str]:
+        """For whom and what is computed now: its pipeline's name, and its stage."""
+        stage = Stage.ENCODING_TEXT if self.progress is None else self.progress.stage
+        return self.pipeline, stage.value
+
+    @property
     def steps_denoised(self) -> int:
         """Those that are done while it denoises, else 0."""
         progress = self.progress
