@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from math import inf
 from types import TracebackType
 from typing import Any
@@ -28,6 +29,7 @@ from deployments.engine.generation import Generation, OnProgress, SetUp
 from deployments.engine.inbox import Inbox
 from deployments.engine.loop import STOPPED, Loop, Terms
 from deployments.engine.placement import Placement, placed_by
+from deployments.engine.rooms import CommonMemory, Room
 from deployments.engine.snapshot import Origin, Snapshot
 from deployments.engine.step_batcher import StepBatcher
 from serve_app.domain.endpoint import Recipe
@@ -79,7 +81,7 @@ class Engine:
         self._monotonic = monotonic
         self._inbox = Inbox()
         self._adapters = AdapterResidency(adapter_bytes, device, self._inbox.wake)
-        self._memory = memory or memory_of(device)
+        self._memory = CommonMemory(memory or memory_of(device))
         self._loop = Loop(
             device,
             self._inbox,
@@ -156,6 +158,20 @@ class Engine:
         """``drop``: lets go of device memory that nobody uses at the moment. It is called, on the
         engine's thread, when a generation does not fit otherwise."""
         self._loop.may_drop(drop)
+
+    @contextmanager
+    def room(self, size: int, tell: Callable[[], None], *, alone: bool = False) -> Generator[Room]:
+        """Device memory for weights of ``size`` bytes, set aside inside once it is ``granted``,
+        which ``tell`` is told on the engine's thread; it must be quick. It is when so much is free
+        beside what those that run are expected to take; until the end nobody else begins.
+        ``alone``: when nobody runs, and after what is idle was dropped."""
+        room = self._loop.rooms.ask(size, tell, alone=alone)
+        if self._loop.stopping or not self.alive:  # it may have given the last ones already
+            self._loop.rooms.give_all()
+        try:
+            yield room
+        finally:
+            self._loop.rooms.let_go(room)
 
     def submit(
         self,

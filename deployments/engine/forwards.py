@@ -116,6 +116,11 @@ class Forwards:
         finding = self._findings.of_call(pending)
         return 1 if finding is None else finding.most(free)
 
+    def takes(self, pending: PendingCall) -> int:
+        """Bytes of a forward of it alone, as far as that is known."""
+        finding = self._findings.of_call(pending)
+        return 0 if finding is None else finding.takes.expected(1) or 0
+
     def compute(
         self, calls: Sequence[PendingCall], *, in_company: bool, computes: bool | None = None
     ) -> list[Answer]:

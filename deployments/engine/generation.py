@@ -86,6 +86,12 @@ class Generation:
         return progress.step
 
     @property
+    def lap(self) -> tuple[str, str]:
+        """For whom and what is computed now: its pipeline's name, and its stage."""
+        stage = Stage.ENCODING_TEXT if self.progress is None else self.progress.stage
+        return self.pipeline, stage.value
+
+    @property
     def steps_denoised(self) -> int:
         """The same while it denoises, else 0."""
         progress = self.progress
