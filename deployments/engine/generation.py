@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OnProgress = Callable[[Progress], None]
+SetUp = Callable[[Any], None]
 
 
 class Generation:
@@ -48,6 +49,7 @@ class Generation:
         keep_outputs_bytes: int = 0,
         on_progress: OnProgress | None,
         on_frames: OnFrames | None = None,
+        set_up: SetUp | None = None,
         wake_engine: Callable[[], None],
     ) -> None:
         self.context = copy_context()
@@ -67,6 +69,7 @@ class Generation:
         self._added = added
         self._view = view
         self._adapters = adapters
+        self._set_up = set_up
         self._on_progress = on_progress
         self._wake_engine = wake_engine
         self._asked: deque[Future[Snapshot]] = deque()
@@ -184,6 +187,11 @@ class Generation:
         adapters, self._adapters = self._adapters, None
         return adapters
 
+    def take_set_up(self) -> SetUp | None:
+        """For the engine, once: what its own pipeline is given to before the call."""
+        set_up, self._set_up = self._set_up, None
+        return set_up
+
     def report(self, progress: Progress, steps_done: int = 0) -> None:
         """For the engine: tell the caller how far it is."""
         self.progress, self.steps_done = progress, steps_done
@@ -220,4 +228,4 @@ class Generation:
     def _end(self) -> None:
         self._arguments = self._added = self._view = self._adapters = None
         self.snapshot_to_begin_with = None
-        self._on_progress = self.on_frames = None
+        self._on_progress = self.on_frames = self._set_up = None

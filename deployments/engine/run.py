@@ -101,7 +101,7 @@ class Run:
             intercepted.let_suspend(snapshot.denoisers)
             self._resumption = Resumption(snapshot, device)
         self._intercepted = intercepted
-        self._surroundings = Surroundings(intercepted.owners, self.generation.context)
+        self._surroundings = Surroundings(intercepted.shared, self.generation.context)
         self._pipeline = pipeline = intercepted.copy(self._on_step)
         self._solver_counts = main_solver(pipeline) is not None
         # The frames of the call keep them anyway.
@@ -109,6 +109,9 @@ class Run:
         if intercepted.draws_globally:
             self._randomness = Randomness.of(arguments, device)
         self._steps = arguments.get("num_inference_steps") or 0
+        if (set_up := self.generation.take_set_up()) is not None:
+            with self._surroundings.in_place(keep=True):
+                set_up(pipeline)
         # No closure: the traceback of an error would keep it, and with it the pipeline's tensors.
         self._greenlet = GenerationGreenlet(
             partial(pipeline, **arguments), getcurrent(), self._answer
