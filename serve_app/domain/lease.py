@@ -14,6 +14,7 @@ from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.loading import Loading
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Preview, Progress
 from serve_app.domain.request import Priority
@@ -41,6 +42,7 @@ class Ask:
     warm: tuple[str, ...] = ()  # weights in host memory
     free_bytes: int = 0  # device memory
     detail: str = ""  # what it loads now, in words
+    loading: tuple[Loading, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class Report:
     computed: Computed = Computed()
     snapshots: tuple[tuple[Held, StoredSnapshot], ...] = ()  # uploaded since the last report
     wants_tickets: tuple[Held, ...] = ()  # for a snapshot each
+    loading: tuple[Loading, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +162,7 @@ class Presence:
     pool: str
     stage: ReplicaStage
     detail: str = ""  # what it loads now, in words
+    loading: tuple[Loading, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -17,6 +16,7 @@ from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
 from serve_app.ingress.reply import json_reply
+from serve_app.ingress.standing import iso, waiting_body
 
 MAX_PAGE = 500
 MAX_WAIT_S = 60
@@ -82,17 +82,14 @@ async def shown(request: HttpRequest) -> Response:
     }
     if found.state is State.QUEUED:
         waiting = await queue.waiting(found)
-        body["waiting"] = asdict(waiting) | {
-            "starts_at": _iso(waiting.starts_at),
-            "ends_at": _iso(waiting.ends_at),
-        }
+        body["waiting"] = {"position": waiting.position, **waiting_body(waiting)}
     elif found.progress is not None:
         more = {"left_s": found.progress.left_s, "preview_step": found.preview_step}
         body["progress"] = asdict(found.progress) | more
     if found.state is State.RUNNING:
-        body["ends_at"] = _iso(await queue.ends_at(found))
+        body["ends_at"] = iso(await queue.ends_at(found))
     body["log"] = [
-        {"at": _iso(line.at), "level": line.level, "message": line.message} for line in lines
+        {"at": iso(line.at), "level": line.level, "message": line.message} for line in lines
     ]
     return json_reply(body)
 
@@ -124,9 +121,9 @@ def _summary(request: Request) -> dict[str, Any]:
         "priority": request.priority.name.lower(),
         "attempt": request.attempt,
         "failures": request.failures,
-        "created_at": _iso(request.created_at),
-        "started_at": _iso(request.started_at),
-        "finished_at": _iso(request.finished_at),
+        "created_at": iso(request.created_at),
+        "started_at": iso(request.started_at),
+        "finished_at": iso(request.finished_at),
         "replica_id": request.replica_id,
         "reuses": request.reuses,
         "follows": request.follows,
@@ -149,10 +146,6 @@ def _prompt(input: Mapping[str, Any]) -> str | None:
     """Its beginning, by which a person knows the request again in a list."""
     prompt = input.get("prompt")
     return prompt[:MAX_LISTED_PROMPT] if isinstance(prompt, str) else None
-
-
-def _iso(at: datetime | None) -> str | None:
-    return at.isoformat() if at else None
 
 
 def _state(given: str) -> State:

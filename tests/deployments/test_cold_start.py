@@ -55,6 +55,9 @@ async def test_all_who_wait_see_the_download_and_the_load(make_rig, halfway, sto
     await rig.port.until(lambda: all(map(downloading, both)))
     assert all(p.step < p.steps > 550_000 for held in both for p in downloading(held))
     assert any(r.detail.startswith("downloading coming, 0.0 of") for _, r in rig.port.reports)
+    (loading,) = next(r.loading for _, r in reversed(rig.port.reports) if r.loading)
+    assert set(loading.endpoints) == {"coming", "same"}
+    assert 0 < loading.share < 1
     halfway.go.set()
     for held in both:
         assert (await rig.outcome(held)).succeeded
