@@ -12,6 +12,8 @@ from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
 from deployments.adapter_input import AskedAdapter
+from deployments.engine.declarations import Declarations, ModelFamily
+from deployments.engine.families.known import KNOWN
 from deployments.media_file import MediaFile
 from deployments.recording import Recording
 from deployments.scratch import Scratch
@@ -103,6 +105,21 @@ class TakesAdapters(Protocol):
     def adapters(self, input: Mapping[str, Any]) -> Sequence[AskedAdapter]:
         """``InvalidInput`` for what is wrong with the field."""
         ...
+
+
+@runtime_checkable
+class DeclaresModels(Protocol):
+    """A family of models that the engine has to be told something about."""
+
+    @property
+    def models(self) -> ModelFamily:
+        """By the names of their classes. Beside what the engine knows (``engine/families``)."""
+        ...
+
+
+def declarations_of(families: Mapping[str, Family]) -> Declarations:
+    """For the engine: what it knows, and what the families have to say."""
+    return KNOWN.also(each.models for each in families.values() if isinstance(each, DeclaresModels))
 
 
 def load_families(paths: Mapping[str, str]) -> dict[str, Family]:

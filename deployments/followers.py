@@ -22,7 +22,8 @@ from ray.util import get_current_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from deployments import loading
-from deployments.family import load_families
+from deployments.engine.families.known import KNOWN
+from deployments.family import declarations_of, load_families
 from deployments.replica_config import ReplicaConfig
 from serve_app.domain.endpoint import Endpoint, Recipe
 from serve_app.domain.errors import Misconfigured
@@ -58,7 +59,9 @@ class FollowerActor:
         logs.configure(self._config.log_level, logs.stream(self._config.log_file))
         group = DeviceGroup(rank, self._config.devices, rendezvous, self._device)
         group.join()
-        self._follower = Follower(group, self._config.threads)
+        self._follower = Follower(
+            group, self._config.threads, declarations_of(load_families(self._families))
+        )
 
     def follow(self) -> None:
         """Until the replica ends."""
@@ -95,6 +98,7 @@ class Followers:
         self._ends: Sequence[Future[Any]] = ()
         self._numbers = count(1)
         self._made: Spread | None = None
+        self._declarations = KNOWN
         self._closed = False
 
     def start(self) -> None:
@@ -111,7 +115,8 @@ class Followers:
         group = DeviceGroup(0, self._config.devices, rendezvous, self._device)
         group.join()
         ray.get(joined)
-        self._made = Spread(group, self._follow, self._lost)
+        self._declarations = declarations_of(load_families(self._families))
+        self._made = Spread(group, self._follow, self._lost, self._declarations)
         self._ends = [actor.follow.remote().future() for actor in self._actors]
         for end in self._ends:
             end.add_done_callback(lambda _: self._lost())
@@ -123,7 +128,7 @@ class Followers:
 
         if self._made is None:
             raise Misconfigured("The followers were not started.")
-        spreadable(pipeline, recipe)  # before any of them loads it
+        spreadable(pipeline, recipe, self._declarations)  # before any of them loads it
         number = next(self._numbers)
         try:
             ray.get([actor.load.remote(number, endpoint, recipe) for actor in self._actors])

@@ -15,7 +15,7 @@ from deployments.adapter_fetching import AdapterFetcher
 from deployments.backoff import Backoff
 from deployments.core import ReplicaCore
 from deployments.engine.threads import Threads
-from deployments.family import load_families
+from deployments.family import declarations_of, load_families
 from deployments.followers import Followers
 from deployments.handle_port import HandleLeasePort
 from deployments.line_port import LineLeasePort
@@ -140,6 +140,7 @@ def make_workshop(
         threads=config.threads,
         verify_merges=True,  # once per signature, against a picture that is silently wrong
         adapter_bytes=config.adapter_bytes,
+        declarations=declarations_of(load_families(family_paths)),
     )
     # A request does not wait through all the tries that a model's weights are worth.
     adapter_store = Store(config.weights, lambda: Hub(tries=2))

@@ -111,6 +111,8 @@ def _inpainting(pipeline: Any) -> Any:
     channels = view.unet.config["in_channels"]
     if channels == view.vae.config["latent_channels"] != LATENT_CHANNELS:
         # The pipeline tells a UNet that takes latents alone by their number in SDXL.
-        view.unet = copy.copy(view.unet)  # shares the weights
-        view.unet.register_to_config(in_channels=LATENT_CHANNELS)
+        own = copy.copy(view.unet)  # shares the weights
+        own.register_to_config(in_channels=LATENT_CHANNELS)
+        # The same for all calls: those of one module are merged.
+        view.unet = vars(pipeline).setdefault("unet_of_latents_alone", own)
     return view

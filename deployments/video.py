@@ -13,6 +13,7 @@ from deployments.called_pipeline import called_by, loaded, view_for
 from deployments.clip_form import MOST_GIF_FPS, ClipForm, even
 from deployments.clip_output import ClipFacts, deliver_clip
 from deployments.clip_size import asked_fps, asked_frames, clip_size, rendered_frames
+from deployments.engine.families.known import KNOWN
 from deployments.family import GenerationCall, Made, Product
 from deployments.mapped_fields import mapped, need
 from deployments.picture_input import as_pixels
@@ -28,10 +29,6 @@ from serve_app.domain.errors import InvalidInput
 TASKS = {TEXT_TO_VIDEO: frozenset[str](), IMAGE_TO_VIDEO: frozenset({"image"})}
 OPTIONAL = frozenset({"width", "height", "num_frames", "frame_rate"})
 """Arguments that a pipeline gets if it takes them."""
-
-
-DECODES_LAST = frozenset({"WanPipeline", "WanImageToVideoPipeline"})
-"""Pipelines that do nothing more with what they have decoded, so that it may go as it comes."""
 
 
 class VideoFamily:
@@ -72,7 +69,7 @@ class VideoFamily:
         return GenerationCall(
             {name: value for name, value in arguments.items() if name not in left_out},
             {"clip": _facts(form, input, seed, pipeline)},
-            recording=Recording(form) if called.__name__ in DECODES_LAST else None,
+            recording=Recording(form) if KNOWN.of_itself(called).decodes_last else None,
             view=_view(endpoint, mapping, input, pipeline, called),
         )
 

@@ -17,42 +17,32 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from greenlet import getcurrent
 
+from deployments.engine.declarations import Declaration
 from deployments.engine.part import Part
 from deployments.engine.stand_in import DenoiserCall, GenerationGreenlet
 
 OnFrames = Callable[[torch.Tensor], object]
 """Takes [frames, 3, height, width], 0 to 1; must be quick, and not wait for the device."""
 
-CHUNKED = frozenset(
-    {
-        "AutoencoderKLWan",
-        "AutoencoderKLCogVideoX",
-        "AutoencoderKLHunyuanVideo",
-        "AutoencoderKLLTXVideo",
-        "AutoencoderKLLTX2Video",
-    }
-)
-"""Those of which it is known that they change nothing but themselves on the way."""
 
-
-def in_chunks(call: DenoiserCall) -> bool:
+def in_chunks(call: DenoiserCall, declared: Declaration) -> bool:
     """Whether it is of a clip, by an autoencoder that can be copied: one that comes in to be called
-    may be sent away between two chunks."""
+    may be sent away between two chunks. ``declared``: of the autoencoder's class itself."""
     inner = _INNER.get(call.method)
-    if inner is None or type(call.module).__name__ not in CHUNKED:
+    if inner is None or not declared.chunked:
         return False
     hooked = hasattr(call.module, "_hf_hook") or hasattr(call.module, "_diffusers_hook")
     return not hooked and _is_clip(_clip_in(call))
 
 
-def computed(call: DenoiserCall, on_frames: OnFrames | None = None) -> Any:
+def computed(call: DenoiserCall, declared: Declaration, on_frames: OnFrames | None = None) -> Any:
     """The output of ``call``; inside of the generation, which is suspended at each chunk.
 
     ``on_frames`` gets the frames of each chunk that is decoded, where the autoencoder is known to
     make them one after another. Then the output is the first corner of each frame alone.
     """
     inner = _INNER[call.method]
-    take = _taker(call, on_frames) if on_frames is not None else None
+    take = _taker(call, on_frames) if on_frames is not None and declared.lines_up else None
     twin = copy.copy(call.module)
     chunks = _Chunks.of(getattr(call.module, inner), f"{call.component}.{inner}", take)
     chunks.expect(_clip_in(call))
@@ -115,8 +105,7 @@ def _taker(call: DenoiserCall, on_frames: OnFrames) -> Callable[[Any], Any] | No
     does more with its chunks than to line them up."""
     vae = call.module
     latents = _clip_in(call)
-    lines_up = type(vae).__name__ == "AutoencoderKLWan" and not vae.use_tiling
-    if call.method != "decode" or not lines_up or len(latents) != 1:
+    if call.method != "decode" or vae.use_tiling or len(latents) != 1:
         return None
 
     def take(output: torch.Tensor) -> torch.Tensor:  # [1, channels, frames, height, width]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deployments.engine.chunks import OnFrames, computed, in_chunks
+from deployments.engine.declarations import Declaration, Declarations
 from deployments.engine.forwards import Forwards
 from deployments.engine.outputs import CannotCopy
 from deployments.engine.part import Part, part_of
@@ -32,11 +33,16 @@ class Codec:
     """For the engine's thread alone."""
 
     def __init__(
-        self, forwards: Forwards, prompts: PromptCache, company: Callable[[], bool]
+        self,
+        forwards: Forwards,
+        prompts: PromptCache,
+        declarations: Declarations,
+        company: Callable[[], bool],
     ) -> None:
         """``company``: whether there is more than one generation."""
         self._forwards = forwards
         self._prompts = prompts
+        self._declarations = declarations
         self._company = company
         self._pixels = Pixels()
 
@@ -56,7 +62,9 @@ class Codec:
             return call.compute()
         if part is Part.AUTOENCODER:
             given = running.suspend(replace(call, part=part))
-            return computed(given.call, on_frames) if isinstance(given, _ByItself) else given
+            if isinstance(given, _ByItself):
+                return computed(given.call, self._declared(call), on_frames)
+            return given
         content = self._prompts.key(call.module, call.arguments, call.keywords)
         if (remembered := self._recall(content, deterministic=deterministic)) is not None:
             return remembered
@@ -65,7 +73,7 @@ class Codec:
     def compute(self, calls: Sequence[PendingCall], *, in_company: bool) -> list[Answer]:
         """As ``Forwards.compute``, for calls of any part. Calls of one content are computed once,
         and none that has been remembered meanwhile."""
-        if in_chunks(calls[0].call):
+        if in_chunks(calls[0].call, self._declared(calls[0].call)):
             return [Answer(_ByItself(each.call)) for each in calls]
         if calls[0].call.part is not Part.ENCODER:
             answers = self._forwards.compute(calls, in_company=in_company)
@@ -89,6 +97,9 @@ class Codec:
         if pending.call.part is not Part.AUTOENCODER:
             return most
         return min(most, self._pixels.most(pending.call))
+
+    def _declared(self, call: DenoiserCall) -> Declaration:
+        return self._declarations.of_itself(type(call.module))
 
     def _remembered(self, pending: PendingCall) -> Answer | None:
         known = self._recall(pending.call.content, deterministic=pending.deterministic)

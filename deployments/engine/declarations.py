@@ -1,13 +1,16 @@
-"""What merging has to be told about some modules. Data, by class; most need none."""
+"""What the engine has to be told about some classes of models. Most need none."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
+    """Of one class, of a component or of a pipeline."""
+
+    # Of a component's calls, for merging.
     shared: frozenset[str] = frozenset()  # further arguments that hold positions
     repeated: frozenset[str] = frozenset()  # lists with one plain value per row
     ragged: frozenset[str] = frozenset()  # lists whose tensors may have other lengths in each row
@@ -16,40 +19,44 @@ class Declaration:
     unused: frozenset[str] = frozenset()  # arguments that it takes and does not look at
     solo: str = ""  # why its calls are never merged
 
+    # Of an autoencoder of clips, itself and no class that is made of it.
+    chunked: bool = False  # it takes a clip in chunks, and changes nothing but itself on the way
+    lines_up: bool = False  # what it decodes is its chunks' frames, one after another
+
+    # Of a component or a pipeline.
+    undividable: str = ""  # why diffusers cannot divide it among several devices after all
+
+    # Of a pipeline.
+    draws_globally: bool = False  # also from torch's global random state, beside its generator
+    decodes_last: bool = False  # itself: it does nothing more with what it has decoded
+
+
+ModelFamily = Mapping[str, Declaration]
+"""By the names of classes: importing it imports none of them."""
 
 NOTHING = Declaration()
 
-DECLARATIONS: Mapping[str, Declaration] = {
-    "ControlNetUnionModel": Declaration(solo="its rows attend to one another"),
-    "MultiControlNetUnionModel": Declaration(solo="its rows attend to one another"),
-    "HiDreamImageTransformer2DModel": Declaration(
-        solo="one of its texts has a row in its second dimension"
-    ),
-    "WanVACETransformer3DModel": Declaration(shared=frozenset({"control_hidden_states_scale"})),
-    "QwenImageTransformer2DModel": Declaration(
-        repeated=frozenset({"img_shapes", "txt_seq_lens"}),
-        pad={"encoder_hidden_states": 1},
-        mask="encoder_hidden_states_mask",
-    ),
-    "AutoencoderKL": Declaration(unused=frozenset({"generator"})),
-    "AutoencoderKLFlux2": Declaration(unused=frozenset({"generator"})),
-    "AutoencoderKLTemporalDecoder": Declaration(solo="its rows are frames of one clip"),
-    **dict.fromkeys(
-        (
-            *("WanDecoder3d", "WanEncoder3d", "CogVideoXDecoder3D", "CogVideoXEncoder3D"),
-            *("HunyuanVideoDecoder3D", "HunyuanVideoEncoder3D"),
-            *("LTXVideoDecoder3d", "LTXVideoEncoder3d"),
-        ),
-        Declaration(solo="it goes on from the chunk before"),
-    ),
-    "ConsistencyDecoderVAE": Declaration(solo="it draws random numbers"),
-    "ZImageTransformer2DModel": Declaration(ragged=frozenset({"cap_feats"})),
-}
 
+class Declarations:
+    """Of several families. Thread-safe: classes are looked up once, whoever does it first."""
 
-def declared(kind: type) -> Declaration:
-    """For a module's class."""
-    for each in kind.__mro__:
-        if (found := DECLARATIONS.get(each.__name__)) is not None:
-            return found
-    return NOTHING
+    def __init__(self, by_name: ModelFamily) -> None:
+        self._by_name = by_name
+        self._found: dict[type, Declaration] = {}
+
+    def also(self, families: Iterable[ModelFamily]) -> Declarations:
+        """These and those of ``families``. Of two for the same class, the later holds."""
+        more = (item for family in families for item in family.items())
+        return Declarations({**self._by_name, **dict(more)})
+
+    def of(self, kind: type) -> Declaration:
+        """For a class, or the nearest of those that it is made of."""
+        if (known := self._found.get(kind)) is None:
+            names = (each.__name__ for each in kind.__mro__)
+            declared = (self._by_name[name] for name in names if name in self._by_name)
+            known = self._found[kind] = next(declared, NOTHING)
+        return known
+
+    def of_itself(self, kind: type) -> Declaration:
+        """For a class alone: what is made of it may do otherwise."""
+        return self._by_name.get(kind.__name__, NOTHING)

@@ -21,7 +21,9 @@ from typing import Any
 from deployments.engine.adapter import Adapter
 from deployments.engine.adapter_residency import AdapterResidency
 from deployments.engine.chunks import OnFrames
+from deployments.engine.declarations import Declarations
 from deployments.engine.device_memory import DeviceMemory, memory_of
+from deployments.engine.families.known import KNOWN
 from deployments.engine.generation import Generation, OnProgress
 from deployments.engine.inbox import Inbox
 from deployments.engine.loop import STOPPED, Loop, Terms
@@ -53,6 +55,7 @@ class Engine:
         adapter_bytes: int = 2**30,
         memory: DeviceMemory | None = None,
         step_batcher: StepBatcher | None = None,
+        declarations: Declarations = KNOWN,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """``pipeline``: for the calls of ``submit`` that name none; more can be added.
@@ -63,7 +66,8 @@ class Engine:
         merge of each signature with what its calls give alone, and do not merge what differs.
         ``prompt_cache_bytes``: of what text encoders made, on the device; 0: nothing is kept.
         ``adapter_bytes``: of adapters on the device, in use or kept for the next. ``memory``: what
-        says how much is free; None: the device, and on a CPU nothing is limited.
+        says how much is free; None: the device, and on a CPU nothing is limited. ``declarations``:
+        about classes of models; ``KNOWN.also([…])`` adds yours to what the engine knows.
         """
         if isinstance(pipeline, str):
             raise Misconfigured(
@@ -84,6 +88,7 @@ class Engine:
             step_batcher or StepBatcher(),
             monotonic,
             Terms(max_batch, self.max_generations, threads, verify_merges, prompt_cache_bytes),
+            declarations,
         )
         self._thread: threading.Thread | None = None
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from deployments.engine.declarations import Declarations
 from deployments.engine.device_group import DeviceGroup
+from deployments.engine.families.known import KNOWN
 from deployments.engine.placement import placed_by
 from deployments.engine.spread import AGREE_S, agreed, failed, spreadable
 from deployments.engine.spread_call import Key, SpreadCall, receive
@@ -21,17 +23,20 @@ log = logging.getLogger(__name__)
 class Follower:
     """Of one device. ``add`` is for any thread, ``follow`` for one."""
 
-    def __init__(self, group: DeviceGroup, threads: int = 0) -> None:
+    def __init__(
+        self, group: DeviceGroup, threads: int = 0, declarations: Declarations = KNOWN
+    ) -> None:
         """``threads``: torch's, on a CPU; 0: torch's own choice."""
         self._group = group
         self._threads = threads
+        self._declarations = declarations
         self._denoisers: dict[Key, Any] = {}
         self._here: set[Key] = set()  # on the device
 
     def add(self, number: int, pipeline: Any, recipe: Recipe | None = None) -> None:
         """Keep its denoisers, in host memory until the first call. ``WeightsUnavailable`` where
         they cannot be spread."""
-        denoisers = spreadable(pipeline, recipe)
+        denoisers = spreadable(pipeline, recipe, self._declarations)
         for module in denoisers.values():
             self._group.divide(module)
         placed_by(recipe, pipeline)

@@ -20,6 +20,7 @@ from deployments.engine.call_arguments import CallArguments, tensors_in
 from deployments.engine.content import Digests, version_of
 from deployments.engine.context import within
 from deployments.engine.counts import Counts, PartCounts
+from deployments.engine.declarations import Declarations
 from deployments.engine.device_memory import DeviceMemory
 from deployments.engine.failures import is_out_of_memory, release_frames
 from deployments.engine.finding import Finding, Findings
@@ -46,6 +47,7 @@ class Forwards:
         self,
         counts: Counts,
         rows: AdapterRows,
+        declarations: Declarations,
         *,
         max_batch: int,
         verify: bool,
@@ -58,6 +60,7 @@ class Forwards:
         planning."""
         self.counts = counts
         self._rows = rows
+        self._declarations = declarations
         self._max_batch = max_batch
         self._verify = verify
         self._memory = memory
@@ -96,7 +99,7 @@ class Forwards:
         if not may_merge(call):
             return "step cache"
         try:
-            plan = plan_of(call, self._digests)
+            plan = plan_of(call, self._digests, self._declarations.of(type(call.module)))
         except Refused as refused:
             return str(refused)
         except Exception:

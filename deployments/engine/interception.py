@@ -11,6 +11,7 @@ from typing import Any
 from diffusers.guiders.guider_utils import BaseGuidance
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
+from deployments.engine.declarations import NOTHING, Declaration
 from deployments.engine.denoisers import KnownDenoisers, is_of_transformers, modules_of
 from deployments.engine.processors import ProcessorOwners
 from deployments.engine.stand_in import let_suspend, stand_in_for
@@ -24,8 +25,12 @@ class InterceptedPipeline:
     pipeline. The pipeline itself is never called.
     """
 
-    def __init__(self, pipeline: Any, known: KnownDenoisers) -> None:
+    def __init__(
+        self, pipeline: Any, known: KnownDenoisers, declared: Declaration = NOTHING
+    ) -> None:
+        """``declared``: of the pipeline's class."""
         self.pipeline = pipeline
+        self.draws_globally = declared.draws_globally
         self._known = known
         kind = type(pipeline)
         self._stand_ins = {

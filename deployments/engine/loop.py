@@ -16,6 +16,7 @@ from deployments.engine.admission import Admission, bytes_in
 from deployments.engine.codec import Codec
 from deployments.engine.context import within
 from deployments.engine.counts import Counts
+from deployments.engine.declarations import Declarations
 from deployments.engine.denoisers import KnownDenoisers
 from deployments.engine.device_memory import DeviceMemory
 from deployments.engine.failures import is_out_of_memory
@@ -60,6 +61,7 @@ class Loop:
         step_batcher: StepBatcher,
         monotonic: Callable[[], float],
         terms: Terms,
+        declarations: Declarations,
     ) -> None:
         self.counts = Counts()
         self.stopping = False
@@ -69,6 +71,7 @@ class Loop:
         self._inbox = inbox
         self._adapters = adapters
         self._threads = terms.threads
+        self._declarations = declarations
         self._known = KnownDenoisers()
         self._pipelines: dict[str, InterceptedPipeline] = {}
         self._shortage = Shortage(memory)
@@ -76,6 +79,7 @@ class Loop:
         self._forwards = Forwards(
             self.counts,
             adapters.rows,
+            declarations,
             max_batch=terms.max_batch,
             verify=terms.verify_merges,
             memory=memory,
@@ -87,7 +91,7 @@ class Loop:
         self.may_drop(adapters.evict_idle)
         self._previews = Previews()
         self._runs = Runs(terms.max_generations, self._fits)
-        self._codec = Codec(self._forwards, prompts, self._company)
+        self._codec = Codec(self._forwards, prompts, declarations, self._company)
         self._turns = Turns(self._runs, self._codec, memory, step_batcher, self._go_on, monotonic)
         self._submitted = 0
 
@@ -102,7 +106,7 @@ class Loop:
 
     def add(self, name: str, pipeline: Any) -> None:
         """Make a pipeline known that is where it should be."""
-        self._pipelines[name] = intercepted = InterceptedPipeline(pipeline, self._known)
+        self._pipelines[name] = intercepted = self._intercepted(pipeline)
         if not intercepted.denoisers:
             log.warning(
                 "No denoiser was found in %s (%s) as yet: its first generation runs in one go.",
@@ -221,7 +225,11 @@ class Loop:
 
     def _called_by(self, generation: Generation) -> InterceptedPipeline:
         added, view = generation.take_called()
-        return added if view is None else InterceptedPipeline(view, self._known)
+        return added if view is None else self._intercepted(view)
+
+    def _intercepted(self, pipeline: Any) -> InterceptedPipeline:
+        declared = self._declarations.of(type(pipeline))
+        return InterceptedPipeline(pipeline, self._known, declared)
 
     def _end_all(self) -> None:
         self._inbox.refuse(STOPPED)

@@ -9,7 +9,7 @@ import torch
 
 from deployments.engine.call_arguments import CallArguments, bind, tensors_in
 from deployments.engine.content import Digests
-from deployments.engine.declarations import Declaration, declared
+from deployments.engine.declarations import NOTHING, Declaration
 from deployments.engine.roles import Leaf, Refused, Role, RoleFinder, Roles, Rows
 from deployments.engine.stand_in import DenoiserCall
 from deployments.engine.weaving import Parting, masks, weave
@@ -31,30 +31,30 @@ class MergePlan:
         return next(tensors_in(self.arguments.main())).device
 
 
-def plan_of(call: DenoiserCall, digests: Digests) -> MergePlan:
-    """``Refused`` with the reason when the call is not to be merged."""
-    declaration = declared(type(call.module))
-    if declaration.solo:
-        raise Refused(declaration.solo)
+def plan_of(call: DenoiserCall, digests: Digests, declared: Declaration = NOTHING) -> MergePlan:
+    """``Refused`` with the reason when the call is not to be merged. ``declared``: of its module's
+    class."""
+    if declared.solo:
+        raise Refused(declared.solo)
     try:
         arguments = bind(call.module, call.arguments, call.keywords, call.method)
     except TypeError as error:
         raise Refused(f"arguments that {_name(call)} does not take") from error
     rows = Rows.of(arguments.main())
-    finder = RoleFinder(rows, declaration, digests)
+    finder = RoleFinder(rows, declared, digests)
     roles: dict[str, Roles] = {}
     kinds: list[Hashable] = []
     contents: list[Hashable] = []
     for name, value in arguments.named.items():
-        if name in declaration.unused:
+        if name in declared.unused:
             roles[name], kind, content = Leaf(Role.CONSTANT), "unused", None
         else:
             roles[name], (kind, content) = finder.find(name, value)
-        if name != declaration.mask:
+        if name != declared.mask:
             kinds.append((name, kind))
             contents.append(content)
     signature = (call.method, rows.count, arguments.positional, tuple(kinds))
-    return MergePlan(arguments, roles, rows, declaration, signature, tuple(contents))
+    return MergePlan(arguments, roles, rows, declared, signature, tuple(contents))
 
 
 def _name(call: DenoiserCall) -> str:

@@ -13,21 +13,12 @@ from typing import Any
 
 import torch
 
-DRAW_GLOBALLY = frozenset(
-    {
-        "CogView4ControlPipeline",
-        "QwenImageControlNetInpaintPipeline",
-        "StableDiffusion3ControlNetInpaintingPipeline",
-        "StableDiffusion3ControlNetPipeline",
-    }
-)
-"""Pipeline classes, found by the conformance runs: with the same generator, plain calls differ when
-the global state does."""
-
 
 class Randomness:
-    """Of one generation. For all but ``DRAW_GLOBALLY`` nothing is done: a state that changes hands
-    is taken from under other threads, and costs some microseconds a turn."""
+    """Of one generation. Nothing is done for pipelines that are not declared to draw globally (the
+    conformance runs found those: with the same generator, plain calls differ when the global state
+    does): a state that changes hands is taken from under other threads, and costs some microseconds
+    a turn."""
 
     def __init__(self, seed: int | None = None, device: str = "cpu") -> None:
         """``seed``: None for the state that all share."""
@@ -36,12 +27,12 @@ class Randomness:
         self._states: list[torch.Tensor] = []  # while it is suspended; of each generator
 
     @classmethod
-    def of(cls, pipeline: Any, arguments: Mapping[str, Any], device: str) -> Randomness:
-        """For a call of ``pipeline``. Without a generator nobody has asked for the same again."""
+    def of(cls, arguments: Mapping[str, Any], device: str) -> Randomness:
+        """For a call that draws globally. Without a generator nobody has asked for the same
+        again."""
         given = arguments.get("generator")
         first = next(iter(given), None) if isinstance(given, list | tuple) else given
-        draws = any(each.__name__ in DRAW_GLOBALLY for each in type(pipeline).__mro__)
-        if not draws or not isinstance(first, torch.Generator):
+        if not isinstance(first, torch.Generator):
             return cls()
         return cls(first.initial_seed(), device)
 

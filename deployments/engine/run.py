@@ -106,7 +106,8 @@ class Run:
         self._solver_counts = main_solver(pipeline) is not None
         # The frames of the call keep them anyway.
         self._arguments = arguments = self.generation.take_arguments()
-        self._randomness = Randomness.of(pipeline, arguments, device)
+        if intercepted.draws_globally:
+            self._randomness = Randomness.of(arguments, device)
         self._steps = arguments.get("num_inference_steps") or 0
         # No closure: the traceback of an error would keep it, and with it the pipeline's tensors.
         self._greenlet = GenerationGreenlet(

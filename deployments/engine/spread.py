@@ -14,8 +14,10 @@ from itertools import count
 from typing import Any
 from weakref import finalize
 
+from deployments.engine.declarations import Declarations
 from deployments.engine.denoisers import looks_like_one, modules_of
 from deployments.engine.device_group import DeviceGroup
+from deployments.engine.families.known import KNOWN
 from deployments.engine.spread_call import Key, SpreadCall, packed, send
 from deployments.engine.thread_state import ThreadState
 from serve_app.domain.endpoint import Recipe
@@ -37,12 +39,14 @@ class Spread:
         group: DeviceGroup,
         followers_live: Callable[[], bool] = lambda: True,
         on_lost: Callable[[], None] = lambda: None,
+        declarations: Declarations = KNOWN,
     ) -> None:
         """``on_lost``: called when the devices are out of step for good, on the engine's thread.
         The process is to be replaced: all further calls raise ``ReplicaDied``."""
         self._group = group
         self._followers_live = followers_live
         self._on_lost = on_lost
+        self._declarations = declarations
         self._calls = count(1)
         self._forgotten: deque[Key] = deque()  # by whatever thread collects garbage
         self._broken = ""
@@ -50,7 +54,7 @@ class Spread:
     def add(self, number: int, pipeline: Any, recipe: Recipe | None = None) -> None:
         """From now on all compute its denoisers; the followers have added them by then under the
         same number. ``WeightsUnavailable`` where they cannot be spread."""
-        for name, module in spreadable(pipeline, recipe).items():
+        for name, module in spreadable(pipeline, recipe, self._declarations).items():
             self._group.divide(module)
             divided = module.forward
             module.forward = update_wrapper(
@@ -108,14 +112,18 @@ class Spread:
         return ReplicaDied(self._broken)
 
 
-def spreadable(pipeline: Any, recipe: Recipe | None = None) -> Mapping[str, Any]:
+def spreadable(
+    pipeline: Any, recipe: Recipe | None = None, declarations: Declarations = KNOWN
+) -> Mapping[str, Any]:
     """Its denoisers by name. ``WeightsUnavailable`` says which cannot be spread, and why."""
     denoisers = {
         name: module for name, module in modules_of(pipeline) if looks_like_one(name, module)
     }
-    refusals = [_refusal(name, module, recipe) for name, module in denoisers.items()]
-    if type(pipeline).__name__ in _PLAN_FAILS:
-        refusals.append("diffusers cannot divide what it remembers between calls")
+    refusals = [
+        declarations.of(type(each)).undividable or _refusal(name, each, recipe)
+        for name, each in denoisers.items()
+    ]
+    refusals.append(declarations.of(type(pipeline)).undividable)
     refusals = [refusal for refusal in refusals if refusal]
     if refusals or not denoisers:
         reason = refusals[0] if refusals else "it has no denoiser that is known as one"
@@ -127,8 +135,8 @@ def spreadable(pipeline: Any, recipe: Recipe | None = None) -> Mapping[str, Any]
 
 
 def _refusal(name: str, module: Any, recipe: Recipe | None) -> str:
-    if getattr(module, "_cp_plan", None) is None or type(module).__name__ in _PLAN_FAILS:
-        return f"diffusers has no plan that works for dividing a {type(module).__name__}"
+    if getattr(module, "_cp_plan", None) is None:
+        return f"diffusers has no plan for dividing a {type(module).__name__}"
     if getattr(module, "is_cache_enabled", False):
         return f"its {name} has a step cache"
     if recipe is not None and recipe.offload != "none" and name not in recipe.hot:
@@ -144,13 +152,3 @@ def failed(number: int, rank: int) -> str:
 def agreed(number: int) -> str:
     """What rank 0 tells when all forwards have raised."""
     return f"agreed {number}"
-
-
-_PLAN_FAILS = {
-    # The mask of the text is for all heads, where each device has some.
-    "LTXVideoTransformer3DModel",
-    "LTX2VideoTransformer3DModel",
-    # Remembers keys and values of whole pictures, where each device has a part.
-    "Flux2KleinKVPipeline",
-}
-"""Classes that diffusers 0.42.1 cannot divide after all."""

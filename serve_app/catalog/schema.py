@@ -50,6 +50,7 @@ SCHEMAS: Mapping[str, Callable[[Endpoint], InputSchema]] = {
     "flux-image-to-image": partial(PydanticSchema, flux.IMAGE_TO_IMAGE),
     "flux-lora": partial(PydanticSchema, flux.LORA),
     "flux2-realtime": partial(PydanticSchema, flux2.REALTIME),
+    "hunyuan-image-to-video": partial(PydanticSchema, hunyuan_video.IMAGE_TO_VIDEO),
     "hunyuan-text-to-video": partial(PydanticSchema, hunyuan_video.TEXT_TO_VIDEO),
     "lcm-text-to-image": partial(PydanticSchema, sdxl.LCM),
     "ltx-image-to-video": partial(PydanticSchema, ltx_video.IMAGE_TO_VIDEO),

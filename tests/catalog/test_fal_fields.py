@@ -92,6 +92,11 @@ LTX: dict[str, Any] = CLIP | {
     "negative_prompt": ltx_video.UNWANTED,
     "num_inference_steps": 30,
 }
+HUNYUAN: dict[str, Any] = CLIP | {
+    "aspect_ratio": "16:9",
+    "num_frames": "129",
+    "resolution": "720p",
+}
 FROM_PICTURE: dict[str, Any] = {"aspect_ratio": "auto", "image_url": NEEDED}
 FIELDS: dict[str, dict[str, Any]] = {
     "fal-ai/flux/schnell": FLUX | {"num_inference_steps": 4},
@@ -134,15 +139,10 @@ FIELDS: dict[str, dict[str, Any]] = {
         "num_inference_steps": 40,
         "resolution": "1080p",
     },
-    "fal-ai/hunyuan-video": CLIP
-    | {
-        "aspect_ratio": "16:9",
-        "enable_safety_checker": False,
-        "num_frames": "129",
-        "num_inference_steps": 30,
-        "pro_mode": False,
-        "resolution": "720p",
-    },
+    "fal-ai/hunyuan-video": HUNYUAN
+    | {"enable_safety_checker": False, "num_inference_steps": 30, "pro_mode": False},
+    "fal-ai/hunyuan-video-image-to-video": HUNYUAN
+    | {"i2v_stability": False, "image_url": NEEDED, "num_inference_steps": 50},
     "fal-ai/stable-audio": SOUND
     | {"prompt": NEEDED, "seconds_start": 0, "seconds_total": 30, "steps": 100},
     "fal-ai/ace-step": SOUND

@@ -31,7 +31,8 @@ LARGE_T2V, LARGE_I2V = (
     "fal-ai/wan/v2.2-a14b/image-to-video",
 )
 LTX_T2V, LTX_I2V = "fal-ai/ltx-video", "fal-ai/ltx-video/image-to-video"
-LTX2, HUNYUAN = "fal-ai/ltx-2/text-to-video", "fal-ai/hunyuan-video"
+LTX2 = "fal-ai/ltx-2/text-to-video"
+HUNYUAN, HUNYUAN_I2V = "fal-ai/hunyuan-video", "fal-ai/hunyuan-video-image-to-video"
 
 
 def _two_experts_from_pictures() -> Any:
@@ -61,13 +62,14 @@ MAKE: Mapping[str, Callable[[], Any]] = {
     LTX_I2V: _of("LTXPipeline"),
     LTX2: _of("LTX2Pipeline"),
     HUNYUAN: _of("HunyuanVideoPipeline"),
+    HUNYUAN_I2V: _of("HunyuanVideoImageToVideoPipeline"),
 }
 """Endpoint → the pipeline in place of its own."""
 
 
 def entry(endpoint_id: str, **options: Any) -> CatalogEntry:
     """The catalogue's, at a size and with prompts for tiny models."""
-    listed = CATALOG.get(endpoint_id)
+    listed = CATALOG.listed(endpoint_id)
     given = listed.endpoint.options
     changed = {
         **given,

@@ -2,12 +2,15 @@
 
 import subprocess
 import sys
+from typing import ClassVar
 
 import pytest
 
+from deployments.engine.declarations import Declaration
 from deployments.families import FAMILIES
-from deployments.family import load_families
+from deployments.family import declarations_of, load_families
 from serve_app.domain.errors import Misconfigured
+from tests.fakes.family import ProbeFamily
 
 
 def test_families_are_found_by_their_path():
@@ -22,6 +25,20 @@ def test_families_are_found_by_their_path():
 def test_a_family_that_is_not_there_is_named(path):
     with pytest.raises(Misconfigured, match="mine"):
         load_families({"mine": path})
+
+
+class HouseFamily(ProbeFamily):
+    models: ClassVar = {"HouseTransformer": Declaration(solo="it has a reason")}
+
+
+class HouseTransformer:
+    pass
+
+
+def test_what_a_family_declares_about_its_models_is_told_to_the_engine():
+    told = declarations_of({"probe": ProbeFamily(), "house": HouseFamily()})
+    assert told.of(HouseTransformer).solo == "it has a reason"
+    assert not declarations_of({"probe": ProbeFamily()}).of(HouseTransformer).solo
 
 
 def test_binding_a_pool_imports_no_torch():

@@ -30,6 +30,7 @@ from tests.deployments.clip_cases import (
 )
 from tests.deployments.clips import (
     HUNYUAN,
+    HUNYUAN_I2V,
     LARGE_I2V,
     LTX2,
     LTX_I2V,
@@ -151,6 +152,20 @@ def test_ltx_follows_the_picture_that_it_is_given(serve):
     first = served.run(call).frames
     other = frames(served, fields, image_url=Image.new("RGB", (64, 64)))
     assert not torch.equal(first, other)
+
+
+def test_hunyuan_begins_with_the_picture_as_its_plain_pipeline_does(serve, pipelines):
+    served = serve(HUNYUAN_I2V)
+    fields = body(HUNYUAN_I2V, image_url="https://example.org/a.png")
+    made = frames(served, fields, image_url=given(96, 64), num_frames=5)
+    begun = {**WIDE, "num_frames": 5, "image": fit(given(96, 64), 32, 16), "guidance_scale": 6.0}
+    assert torch.equal(made, plain(pipelines(HUNYUAN_I2V), Case(begun), 7))
+    # Its texts are read beside the picture, and its first frame is the picture.
+    other = frames(served, fields, image_url=Image.new("RGB", (96, 64)), num_frames=5)
+    assert not torch.equal(made[0, 0], other[0, 0])
+    assert not torch.equal(made[0, -1], other[0, -1])
+    upright = served.call({**fields, "aspect_ratio": "9:16"}, image_url=given(), num_frames=5)
+    assert (upright.arguments["width"], upright.arguments["height"]) == (16, 32)
 
 
 SIZES = [

@@ -17,6 +17,7 @@ from deployments.video import VideoFamily
 from serve_app.catalog.catalog import BUILT_IN, load
 from serve_app.catalog.schema import SCHEMAS
 from serve_app.catalog.source import EndpointSource, RecipeSource
+from serve_app.catalog.stranger import read_fal_ids
 from tests.docs.pages import DOCS, ROOT, blocks, code, table
 
 PAGE = DOCS / "11-catalogue.md"
@@ -38,6 +39,34 @@ def test_the_endpoints_are_told() -> None:
         )
         for endpoint_id, entry in written.items()
     }
+
+
+OF_CLIPS_AND_SOUNDS = {
+    "fal-ai/hunyuan-video",
+    "fal-ai/hunyuan-video-image-to-video",
+    "fal-ai/kokoro/american-english",
+    "fal-ai/ltx-2/text-to-video",
+    "fal-ai/ltx-video",
+    "fal-ai/ltx-video-13b-distilled",
+    "fal-ai/ltx-video/image-to-video",
+    "fal-ai/stable-audio",
+    "fal-ai/stable-audio-25/text-to-audio",
+    "fal-ai/wan-i2v",
+    "fal-ai/wan-t2v",
+    "fal-ai/wan/v2.2-5b/image-to-video",
+    "fal-ai/wan/v2.2-5b/text-to-video",
+    "fal-ai/wan/v2.2-a14b/image-to-video/turbo",
+    "fal-ai/wan/v2.2-a14b/text-to-video",
+    "fal-ai/whisper",
+}
+"""Of fal's, those whose fields were looked at."""
+
+
+def test_an_endpoint_of_clips_or_sounds_that_is_not_here_has_its_reason() -> None:
+    here = yaml.safe_load(BUILT_IN.read_text())["endpoints"].keys()
+    absent = {code(endpoint)[0] for endpoint, _ in table(PAGE, "endpoint of fal's")}
+    assert absent == OF_CLIPS_AND_SOUNDS - here
+    assert absent <= read_fal_ids()
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deployments.families import FAMILIES
 from serve_app.cli.config_file import read
 from serve_app.settings import setting_names
 from tests.docs.pages import ROOT
@@ -53,6 +54,12 @@ def test_the_configuration_builds(build: Callable[[dict[str, Any]], Any]) -> Non
     file = read(CONFIGURATION)
     assert build(file.arguments)
     assert file.port == 8000
+
+
+def test_every_family_has_a_pool_of_its_own() -> None:
+    pools = read(CONFIGURATION).arguments["pools"].values()
+    assert sorted(family for pool in pools for family in pool["families"]) == sorted(FAMILIES)
+    assert all(len(pool["families"]) == 1 for pool in pools)
 
 
 def test_every_pool_asks_for_a_class_of_gpu_that_the_cluster_has() -> None:

@@ -1,5 +1,8 @@
 """What is declared about denoisers holds for the real ones."""
 
+from importlib import import_module
+from pkgutil import iter_modules
+
 import diffusers
 import pytest
 import torch
@@ -12,11 +15,16 @@ from diffusers.models.autoencoders import (
 )
 from diffusers.models.controlnets import multicontrolnet_union
 
-from deployments.engine.declarations import DECLARATIONS
+from deployments.engine import families
+from deployments.engine.declarations import NOTHING, Declaration, Declarations
 from deployments.engine.engine import Engine
+from deployments.engine.families.known import KNOWN
 from tests.engine.gate import Gate
+from tests.engine.loops import Denoiser, Loop
 
 pytestmark = pytest.mark.engine
+
+PREFIX = f"{families.__name__}."
 
 
 class Calls:
@@ -125,7 +133,7 @@ def test_prompts_of_other_lengths_merge_in_z_image_with_guidance(z_image):
     assert_merged(ListCalls(z_image), calls, within=1e-4)
 
 
-def test_each_declared_class_is_one_of_diffusers():
+def test_each_declared_class_is_one_of_diffusers_and_declared_by_one_family():
     # The others have what is not exported.
     homes = (
         diffusers,
@@ -135,4 +143,51 @@ def test_each_declared_class_is_one_of_diffusers():
         autoencoder_kl_hunyuan_video,
         autoencoder_kl_ltx,
     )
-    assert all(any(hasattr(home, name) for home in homes) for name in DECLARATIONS)
+    modules = [import_module(each.name) for each in iter_modules(families.__path__, PREFIX)]
+    names = [name for each in modules for name in getattr(each, "DECLARED", ())]
+    assert len(names) > 20
+    assert all(any(hasattr(home, name) for home in homes) for name in names)
+    assert len(set(names)) == len(names)
+    assert all(KNOWN.of(type(name, (), {})) != NOTHING for name in names)  # none is forgotten
+
+
+class Placed(Denoiser):
+    """Its positions are those of the first row, whatever rows there are."""
+
+    def forward(self, hidden_states, timestep, places=None):
+        return super().forward(hidden_states, timestep) + places[:1]
+
+
+class OfAHouse(Placed):
+    """Made of the declared one."""
+
+
+@pytest.mark.parametrize("kind", [Placed, OfAHouse])
+def test_what_a_house_declares_about_its_models_is_heeded(kind):
+    """Rows that go together would get each other's positions."""
+    told = KNOWN.also([{"Placed": Declaration(shared=frozenset({"places"}))}])
+    pipeline = Loop(kind())
+    calls = [
+        {"start": torch.ones(1, 2), "places": torch.full((1, 2), place)} for place in (1.0, 2.0)
+    ]
+    with Engine(pipeline, threads=1, declarations=told) as engine:
+        gate = Gate(engine)
+        running = [engine.submit(**each) for each in calls]
+        gate.open()
+        made = [generation.result(60) for generation in running]
+        assert engine.counts()["merged_calls"] == 0
+    assert all(torch.equal(one, pipeline(**its)) for one, its in zip(made, calls, strict=True))
+    assert KNOWN.of(kind) == NOTHING  # other engines do not know
+
+
+def test_the_later_family_holds_and_what_is_made_of_a_class_may_do_otherwise():
+    class Clips:
+        pass
+
+    class Others(Clips):
+        pass
+
+    first, second = Declaration(chunked=True), Declaration(solo="it is so")
+    told = Declarations({"Clips": first}).also([{"Clips": second}])
+    assert told.of(Clips) == told.of(Others) == told.of_itself(Clips) == second
+    assert told.of_itself(Others) == NOTHING

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from deployments.engine.call_arguments import bind
 from deployments.engine.content import Digests
+from deployments.engine.families.known import KNOWN
 from deployments.engine.merge_plan import parting, plan_of, woven
 from deployments.engine.roles import Refused
 from deployments.engine.stand_in import DenoiserCall
@@ -44,7 +45,8 @@ class Takes(torch.nn.Module):
 
 
 def plan(*arguments, module=None, **keywords):
-    return plan_of(DenoiserCall(module or Takes(), arguments, keywords), Digests())
+    module = module or Takes()
+    return plan_of(DenoiserCall(module, arguments, keywords), Digests(), KNOWN.of(type(module)))
 
 
 def numbers(*shape):

@@ -6,6 +6,7 @@ from typing import Any
 
 import transformers as tf
 
+from tests.engine.conformance import tokenizers, vision_encoders
 from tests.engine.conformance.tokenizers import VOCABULARY
 
 WIDTH = 32
@@ -31,6 +32,19 @@ def _decoder(**more: Any) -> dict[str, Any]:
 
 def llama(kind: str = "LlamaModel", **more: Any) -> Any:
     return getattr(tf, kind)(tf.LlamaConfig(**_decoder(**more)))
+
+
+def llava(side: int, **more: Any) -> Any:
+    """Looks at pictures of ``side`` pixels, and sees every pixel as a token."""
+    text = _decoder(**more)
+    eyes = vision_encoders.clip("CLIPVisionModel", side=side, patch=1).config
+    config = tf.LlavaConfig(
+        vision_config=eyes,
+        text_config=tf.LlamaConfig(**text),
+        image_token_index=tokenizers.words().convert_tokens_to_ids(tokenizers.PICTURE),
+        pad_token_id=text["pad_token_id"],
+    )
+    return tf.LlavaForConditionalGeneration(config)
 
 
 def qwen3(kind: str = "Qwen3Model", **more: Any) -> Any:

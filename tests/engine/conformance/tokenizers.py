@@ -21,10 +21,12 @@ from tests.engine.conformance.case import WISHES
 WORDS = sorted({word for wish in WISHES for word in wish.prompt.split()})
 TEXT_TOKENS = 24  # the longest text of CLIP and T5 here
 
+PICTURE = "<image>"
 _SPECIAL = [
     "<pad>", "<eos>", "<bos>", "<unk>", "<|im_start|>", "<|im_end|>", "<|endoftext|>",
     "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
 ]  # fmt: skip
+_TURNS = [PICTURE, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 _CHAT = (
     "{% for message in messages %}<|im_start|> {{ message['role'] }} "
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -56,7 +58,7 @@ def words(tokens: int = 512, *, side: str = "right", ends: bool = False, lead: i
     ``lead``: words before a chat, where more would be cut off than the template has.
     """
     letters, marks = string.ascii_letters, string.punctuation
-    names = list(dict.fromkeys([*_SPECIAL, "\n", *WORDS, *letters, *marks]))
+    names = list(dict.fromkeys([*_SPECIAL, "\n", *WORDS, *letters, *marks, *_TURNS]))
     vocab = {name: number for number, name in enumerate(names)}
     model = Tokenizer(WordLevel(vocab, unk_token="<unk>"))
     model.pre_tokenizer = Split(Regex(r"\n|\w+|[^\w\s]"), "removed", invert=True)
@@ -72,7 +74,7 @@ def words(tokens: int = 512, *, side: str = "right", ends: bool = False, lead: i
         eos_token="<eos>",
         bos_token="<bos>",
         unk_token="<unk>",
-        additional_special_tokens=_SPECIAL[4:],
+        additional_special_tokens=[*_SPECIAL[4:], *_TURNS],
         model_max_length=tokens,
         padding_side=side,
     )

@@ -9,7 +9,12 @@ import transformers as tf
 SIDE = 16
 
 
-def clip(kind: str = "CLIPVisionModelWithProjection", width: int = 32, side: int = SIDE) -> Any:
+def clip(
+    kind: str = "CLIPVisionModelWithProjection",
+    width: int = 32,
+    side: int = SIDE,
+    patch: int | None = None,
+) -> Any:
     return getattr(tf, kind)(
         tf.CLIPVisionConfig(
             hidden_size=width,
@@ -18,14 +23,14 @@ def clip(kind: str = "CLIPVisionModelWithProjection", width: int = 32, side: int
             num_hidden_layers=2,
             num_attention_heads=2,
             image_size=side,
-            patch_size=side // 2,
+            patch_size=patch or side // 2,
         )
     )
 
 
-def clip_processor() -> Any:
+def clip_processor(side: int = SIDE) -> Any:
     return tf.CLIPImageProcessor(
-        size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}
+        size={"shortest_edge": side}, crop_size={"height": side, "width": side}
     )
 
 

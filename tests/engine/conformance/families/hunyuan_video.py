@@ -12,12 +12,13 @@ from tests.engine.conformance import (
     language_models,
     text_encoders,
     tokenizers,
+    vision_encoders,
 )
 from tests.engine.conformance.case import Case, Wish
 
 
-def parts(in_channels: int = 4, **more: Any) -> dict[str, Any]:
-    transformer = df.HunyuanVideoTransformer3DModel(
+def _transformer(in_channels: int, **more: Any) -> Any:
+    return df.HunyuanVideoTransformer3DModel(
         in_channels=in_channels,
         out_channels=4,
         num_attention_heads=2,
@@ -30,9 +31,13 @@ def parts(in_channels: int = 4, **more: Any) -> dict[str, Any]:
         text_embed_dim=language_models.WIDTH,
         pooled_projection_dim=32,
         rope_axes_dim=(2, 4, 4),
+        **more,
     )
+
+
+def parts(in_channels: int = 4, **more: Any) -> dict[str, Any]:
     return {
-        "transformer": transformer,
+        "transformer": _transformer(in_channels),
         "vae": autoencoders.hunyuan_video(),
         "scheduler": df.FlowMatchEulerDiscreteScheduler(shift=7.0),
         "text_encoder": language_models.llama(num_hidden_layers=4),
@@ -43,6 +48,19 @@ def parts(in_channels: int = 4, **more: Any) -> dict[str, Any]:
     }
 
 
+SEEN = 24  # pixels of a side: as many together as the pipeline's own template has tokens for
+
+
+def seeing_parts(replaces: bool = True) -> dict[str, Any]:
+    """``replaces``: the picture takes the place of the first frame, as in the later weights."""
+    kind = "token_replace" if replaces else "latent_concat"
+    return parts(
+        transformer=_transformer(4 if replaces else 9, image_condition_type=kind),
+        text_encoder=language_models.llava(SEEN, num_hidden_layers=4),
+        image_processor=vision_encoders.clip_processor(SEEN),
+    )
+
+
 def _size(_: Wish) -> dict[str, Any]:
     return {
         "height": 16,
@@ -51,6 +69,12 @@ def _size(_: Wish) -> dict[str, Any]:
         "max_sequence_length": 16,
         "prompt_template": {"template": "{}", "crop_start": 0},
     }
+
+
+def _seen(wish: Wish) -> dict[str, Any]:
+    """By the template of the pipeline, whose marks it looks for."""
+    size = {name: value for name, value in _size(wish).items() if name != "prompt_template"}
+    return {**size, "image": inputs.picture(wish)}
 
 
 def _mochi() -> dict[str, Any]:
@@ -182,6 +206,14 @@ CASES = (
         "HunyuanSkyreelsImageToVideoPipeline",
         lambda: parts(8),
         lambda wish: {**_size(wish), "image": inputs.picture(wish)},
+    ),
+    Case("hunyuan-video", "HunyuanVideoImageToVideoPipeline", seeing_parts, _seen),
+    Case(
+        "hunyuan-video",
+        "HunyuanVideoImageToVideoPipeline",
+        lambda: seeing_parts(replaces=False),
+        _seen,
+        variant="the picture beside the noise",
     ),
     Case(
         "mochi",

@@ -1,0 +1,77 @@
+"""The README's command, as a newcomer types it: embedded defaults and the demo models."""
+
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from serve_app.cli.sample import PROMPT
+from tests.cluster.darkroom import (
+    ROOT,
+    STOP_S,
+    Darkroom,
+    clean_environment,
+    eventually,
+    living,
+)
+from training.checker import read
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+SAMPLE = re.compile(r'"(.+)" took [\d.]+ s: (\S+)')
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Darkroom]:
+    """Where the command puts things; it is not started by this."""
+    if not (ROOT / ".venv" / "installed-run").exists():
+        pytest.skip("This checkout was not set up by scripts/test, and the command would do it.")
+    darkroom = Darkroom(tmp_path / "data")
+    yield darkroom
+    darkroom.clear_away()
+
+
+def test_the_first_command_makes_a_picture_of_its_prompt_and_so_does_its_second_start(
+    place: Darkroom,
+) -> None:
+    for number, end in enumerate((signal.SIGTERM, signal.SIGINT)):
+        picture = place.data_dir / "sample.png"
+        picture.unlink(missing_ok=True)
+        output = place.output.with_suffix(f".{number}")
+        with output.open("wb") as said:
+            running = subprocess.Popen(
+                [
+                    *("sh", str(ROOT / "scripts" / "run"), "--demo"),
+                    *("--data-dir", str(place.data_dir), "--port", str(place.port)),
+                ],
+                env=clean_environment(),
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                cwd=place.data_dir.parent,
+                start_new_session=True,
+            )
+
+        def sample(output: Path = output, running: subprocess.Popen[bytes] = running) -> str:
+            text = output.read_text(errors="replace")
+            assert running.poll() is None, f"It ended:\n{text}"
+            assert "failed" not in text, text
+            assert "Traceback" not in text, text
+            found = SAMPLE.search(text)
+            return found[1] if found else ""
+
+        assert eventually(sample, f"there is a picture; see {output}", 180) == PROMPT
+        seen = sorted((one.colour, one.shape) for one in read(Image.open(picture)).sightings)
+        assert seen == [("blue", "square"), ("red", "circle")]
+        text = output.read_text(errors="replace")
+        assert f"http://127.0.0.1:{place.port}" in text
+        assert text.count(place.key) == (1 if number == 0 else 0)  # shown once
+        assert "fal_client.subscribe(" in text
+
+        started = place.leftovers()
+        running.send_signal(end)
+        assert running.wait(timeout=STOP_S) == 0
+        assert living(started) == []

@@ -1,0 +1,116 @@
+"""What the demo endpoints make through the engine is what diffusers makes of the same call: alone
+bit for bit, together within rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image, ImageDraw
+
+from deployments.engine.engine import Engine
+from deployments.engine.generation import Generation
+from deployments.families import FAMILIES
+from deployments.family import Family, GenerationCall, load_families
+from deployments.task import GIVEN_FILES
+from tests.deployments.demos import CATALOG
+from tests.engine.demo_calls import made_of
+from tests.engine.gate import Gate
+
+pytestmark = [
+    pytest.mark.engine,
+    # torch, transformers and diffusers deprecate names of their own while they load.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+DEMOS = [entry.endpoint.id for entry in CATALOG if entry.demo]
+WISHES = (("a red circle", 1, 2), ("a blue star", 2, 4), ("a green square", 3, 3))
+"""What, from which seed, in how many steps."""
+SMALL: Mapping[str, Mapping[str, Any]] = {
+    "flux": {"image_size": {"width": 64, "height": 64}},
+    "sdxl": {"image_size": {"width": 64, "height": 64}},
+    "video": {"guidance_scale": 2.0},
+    "audio": {"seconds_total": 0.2},
+}
+WITHIN = 1e-4  # of 1: white against black, the loudest sound against silence
+
+
+class Demo:
+    """An endpoint with its demo weights, as diffusers itself loads them."""
+
+    def __init__(self, endpoint_id: str) -> None:
+        self.endpoint = CATALOG.get(endpoint_id).endpoint
+        self.pipeline = loaded(self.endpoint.weights.source)
+        self._family = families()[self.endpoint.family]
+
+    def call(self, number: int) -> GenerationCall:
+        """As a request of these words has it; anew each time, as it uses up its random numbers."""
+        prompt, seed, steps = WISHES[number]
+        files = GIVEN_FILES.get(self.endpoint.options["task"], {})
+        body = {"prompt": prompt, "seed": seed, **SMALL[self.endpoint.family]}
+        body |= dict.fromkeys(files, "https://example.com/picture.png")
+        fields = CATALOG.validate(self.endpoint.id, body).input
+        fields |= {name: picture(name, number) for name in files if name in fields}
+        # Fewer than some endpoints allow.
+        fields |= {name: steps for name in ("num_inference_steps", "steps") if name in fields}
+        return self._family.prepare(self.endpoint, fields, self.pipeline, 0)
+
+    def plain(self, number: int) -> torch.Tensor:
+        call = self.call(number)
+        called = self.pipeline if call.view is None else call.view
+        return made_of(called(**call.arguments))
+
+
+class Served:
+    """A generation of an endpoint, as a replica has it made."""
+
+    def __init__(self, engine: Engine, call: GenerationCall) -> None:
+        self._frames: list[torch.Tensor] = []  # of a clip, as its file is written
+        self._generation: Generation = engine.submit(
+            view=call.view,
+            on_frames=None if call.recording is None else self._frames.append,
+            **call.arguments,
+        )
+
+    def made(self) -> torch.Tensor:
+        result = made_of(self._generation.result(60))
+        return torch.cat(self._frames)[None] if self._frames else result
+
+
+@cache
+def loaded(folder: str) -> Any:
+    pipeline = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@cache
+def families() -> Mapping[str, Family]:
+    return load_families(FAMILIES)
+
+
+def picture(field: str, number: int) -> Image.Image:
+    drawn = Image.new("RGB", (64, 64), "black" if field == "mask_url" else "lightgrey")
+    ImageDraw.Draw(drawn).rectangle((0, 0, 16 + 16 * number, 40), fill="white")
+    return drawn
+
+
+@pytest.mark.parametrize("endpoint_id", DEMOS)
+def test_a_demo_endpoint_makes_what_plain_diffusers_makes(endpoint_id: str) -> None:
+    demo = Demo(endpoint_id)
+    plain = [demo.plain(number) for number in range(len(WISHES))]
+    assert (plain[0] - plain[1]).abs().max() > 100 * WITHIN  # or nothing would be compared
+    with Engine(demo.pipeline, threads=1) as engine:
+        assert torch.equal(Served(engine, demo.call(0)).made(), plain[0])
+        gate = Gate(engine)
+        together = [Served(engine, demo.call(number)) for number in range(len(WISHES))]
+        gate.open()
+        for served, expected in zip(together, plain, strict=True):
+            assert (served.made() - expected).abs().max() <= WITHIN
+        assert engine.counts()["merged_calls"] >= 5
+        assert torch.equal(Served(engine, demo.call(0)).made(), plain[0])
+    assert torch.equal(demo.plain(0), plain[0])
