@@ -35,7 +35,7 @@ from serve_app.domain.lease import (
     Verdict,
     Work,
 )
-from serve_app.domain.loading import Loading, in_words
+from serve_app.domain.loading import Loading, in_words, to_plain
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock, LeasePort
 from serve_app.domain.request import Priority
@@ -174,7 +174,7 @@ class ReplicaCore:
             hot=self._workshop.hot,
             free_bytes=self._workshop.engine.free_bytes(),
             detail=in_words(loading),
-            loading=loading,
+            loading=to_plain(loading),
         )
 
     def _free_slots(self) -> int:
@@ -279,7 +279,7 @@ class ReplicaCore:
     async def _announce(self, stage: ReplicaStage, loading: tuple[Loading, ...] = ()) -> None:
         who = self._identity
         presence = Presence(
-            who.replica_id, who.actor_id, who.pool, stage, in_words(loading), loading
+            who.replica_id, who.actor_id, who.pool, stage, in_words(loading), to_plain(loading)
         )
         try:
             async with asyncio.timeout(min(2.0, self._config.call_timeout_s)):

@@ -11,7 +11,7 @@ from deployments.keeping import Keeper
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.tally import Tally
 from serve_app.domain.lease import Held, Report, ReportReply
-from serve_app.domain.loading import Loading, in_words
+from serve_app.domain.loading import Loading, in_words, to_plain
 from serve_app.domain.ports import Clock, LeasePort
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ class Reporter:
             computed=self._tally.take(),
             snapshots=snapshots,
             wants_tickets=wants,
-            loading=loading,
+            loading=to_plain(loading),
         )
         for attempt in attempts:
             # Said once is enough: if this report is lost, the next regular one renews in time.

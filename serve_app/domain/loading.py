@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from serve_app.domain.progress import Stage
+
+Plain = tuple[Mapping[str, Any], ...]
+"""As it crosses: of no class of ours, which the version before might not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,25 @@ class Loading:
     def share(self) -> float | None:
         """Of the stage, by its bytes."""
         return min(1.0, self.done / self.total) if self.total else None
+
+
+def to_plain(loading: Sequence[Loading]) -> Plain:
+    return tuple(
+        {
+            "endpoints": list(one.endpoints),
+            "stage": one.stage.value,
+            "done": one.done,
+            "total": one.total,
+        }
+        for one in loading
+    )
+
+
+def of_plain(plain: Sequence[Mapping[str, Any]]) -> tuple[Loading, ...]:
+    return tuple(
+        Loading(tuple(one["endpoints"]), Stage(one["stage"]), one["done"], one["total"])
+        for one in plain
+    )
 
 
 def in_words(loading: Sequence[Loading]) -> str:

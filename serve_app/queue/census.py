@@ -14,7 +14,6 @@ from serve_app.domain.errors import Overloaded
 from serve_app.domain.lease import Demand, Presence, ReplicaStage
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import Priority, Request, State, Waiting, WaitReason
-from serve_app.queue import loadings
 from serve_app.queue.database import Database
 from serve_app.queue.forecast import Forecast
 from serve_app.queue.halts import Halts
@@ -247,9 +246,7 @@ class Census:
         rows = await self._database.rows(PRESENT, {"starting_s": STARTING_S, "ready_s": READY_S})
         present = [
             (
-                Presence(
-                    id_, actor, pool, ReplicaStage(stage), detail, loadings.from_json(loading)
-                ),
+                Presence(id_, actor, pool, ReplicaStage(stage), detail, tuple(loading)),
                 slots,
             )
             for id_, actor, pool, stage, detail, loading, slots in rows

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from serve_app.domain.lease import Ask, Presence, ReplicaStage, Report
-from serve_app.queue import loadings, wording
+from serve_app.queue import wording
 from serve_app.queue.census import Census
 from serve_app.queue.database import Database
 
@@ -107,4 +107,4 @@ def _row(presence: Presence) -> dict[str, Any]:
 
 
 def _loads(said: Presence | Ask | Report) -> dict[str, Any]:
-    return {"detail": wording.clean(said.detail), "loading": loadings.to_json(said.loading)}
+    return {"detail": wording.clean(said.detail), "loading": said.loading}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serve_app.domain.lease import Presence, ReplicaStage
+from serve_app.domain.loading import of_plain
 from serve_app.domain.request import WaitReason
 
 
@@ -24,7 +25,7 @@ def why_it_waits(endpoint: str, here: Sequence[Presence]) -> Why:
     ``endpoint``, that is what it waits for."""
     ready = [each for each in here if each.stage is ReplicaStage.READY]
     starting = [each for each in here if each.stage is ReplicaStage.STARTING]
-    coming = [(each, one) for each in ready or starting for one in each.loading]
+    coming = [(each, one) for each in ready or starting for one in of_plain(each.loading)]
     own = [(each, one) for each, one in coming if endpoint in one.endpoints]
     for each, one in own or (() if ready else coming):
         return Why(WaitReason.COLD_START, each.detail, one.stage.value, one.share)

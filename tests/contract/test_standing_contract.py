@@ -10,7 +10,7 @@ from serve_app.domain.lease import (
     Presence,
     ReplicaStage,
 )
-from serve_app.domain.loading import Loading
+from serve_app.domain.loading import Loading, to_plain
 from serve_app.domain.ports import Queue
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import WaitReason
@@ -87,10 +87,10 @@ async def test_a_cold_start_has_a_stage_and_the_share_of_its_bytes_that_is_there
     await queue.announce(starting)
     waiting = await queue.waiting(request)
     assert (waiting.reason, waiting.stage) == (WaitReason.COLD_START, "starting")
-    await queue.announce(replace(starting, loading=(DOWNLOAD,)))
+    await queue.announce(replace(starting, loading=to_plain([DOWNLOAD])))
     waiting = await queue.waiting(request)
     assert (waiting.stage, waiting.share) == ("downloading", 0.25)
-    await queue.announce(replace(starting, loading=(Loading(("a/b",), Stage.WARMING_UP),)))
+    await queue.announce(replace(starting, loading=to_plain([Loading(("a/b",), Stage.WARMING_UP)])))
     waiting = await queue.waiting(request)
     assert (waiting.stage, waiting.share) == ("warming_up", None)
 
@@ -102,7 +102,7 @@ async def test_who_waits_for_weights_that_a_ready_replica_brings_waits_for_a_col
     await queue.submit(new())
     held = (await lease(queue)).held
     own, others = await queue.submit(new()), await queue.submit(new(endpoint="fal-ai/wan"))
-    await queue.report(replace(report(held), loading=(DOWNLOAD,), detail="downloading it"))
+    await queue.report(replace(report(held), loading=to_plain([DOWNLOAD]), detail="downloading it"))
 
     async def told(watcher: Queue) -> bool:
         waiting = await watcher.waiting(await watcher.get(TENANT, own.id))

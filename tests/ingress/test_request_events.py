@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from serve_app.domain.lease import Presence, ReplicaStage
-from serve_app.domain.loading import Loading
+from serve_app.domain.loading import Loading, to_plain
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import State
 from serve_app.ingress.event_stream import stream
@@ -57,7 +57,7 @@ async def test_who_waits_is_told_the_place_the_reason_and_how_far_a_cold_start_i
     loading = Loading(("test/probe",), Stage.DOWNLOADING, 1, 4)
     async with idle.client() as client:
         found = await idle.queue.get("default", await submitted(client))
-        await idle.queue.announce(replace(presence, pool=found.pool, loading=(loading,)))
+        await idle.queue.announce(replace(presence, pool=found.pool, loading=to_plain([loading])))
         told = stream(idle.queue, found, 0)
         async with aclosing(told):
             texts = [text async for text in _until(told, "event: waiting")]
