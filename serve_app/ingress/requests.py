@@ -1,4 +1,4 @@
-"""``/v1/requests``: a tenant's own requests, in Darkroom's words."""
+"""``/v1/requests``: a tenant's requests, in Darkroom's words; of all tenants for operators."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from serve_app.domain.request import Forgetting, Request, State
 from serve_app.ingress import event_stream, ids, query
-from serve_app.ingress.caller import caller_of
+from serve_app.ingress.caller import caller_about, caller_of
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
 from serve_app.ingress.reply import json_reply
@@ -21,6 +21,7 @@ from serve_app.ingress.standing import iso, waiting_body
 MAX_PAGE = 500
 MAX_WAIT_S = 60
 MAX_LISTED_PROMPT = 200
+ALL_TENANTS = "*"
 
 FORGOTTEN: Mapping[Forgetting | None, Sequence[str] | None] = {
     None: None,
@@ -33,16 +34,17 @@ FORGOTTEN: Mapping[Forgetting | None, Sequence[str] | None] = {
 
 async def listed(request: HttpRequest) -> Response:
     """The tenant's requests, newest first: ``?limit=50&before=<id>&state=queued&state=running``,
-    ``endpoint_id=``, ``since=`` and ``until=``."""
+    ``endpoint_id=``, ``since=`` and ``until=``; with the scope ``admin`` those of the ``tenant=``
+    that is named, and of all for ``*``."""
     exchange_of(request).route = "v1.requests"
-    caller = await caller_of(request)
+    _, tenant = await caller_about(request, "Requests")
     limit = query.page_size(request, default=50, most=MAX_PAGE)
     states = tuple(_state(each) for each in request.query_params.getlist("state"))
     before = request.query_params.get("before")
     if before is not None and not ids.valid(before):
         raise query.invalid("before", "should be the id of a request", before)
     page = await core_of(request).queue.page(
-        caller.tenant,
+        None if tenant == ALL_TENANTS else tenant,
         states=states,
         endpoint=query.text(request, "endpoint_id"),
         since=query.time(request, "since"),
@@ -66,10 +68,10 @@ async def shown(request: HttpRequest) -> Response:
     ``&since=``, the ``version`` that the caller saw last, at once when it has changed since.
     """
     exchange_of(request).route = "v1.request"
-    caller = await caller_of(request)
+    _, tenant = await caller_about(request, "Requests")
     queue = core_of(request).queue
     wait_s = query.whole(request, "wait", default=0, most=MAX_WAIT_S)
-    found = await queue.get(caller.tenant, request.path_params["request_id"])
+    found = await queue.get(tenant, request.path_params["request_id"])
     if wait_s and request.query_params.get("since") in (None, _version(found)):
         found = await queue.changed(found.tenant, found.id, wait_s, since=found)
     lines = await queue.lines(found.tenant, found.id)
@@ -115,6 +117,7 @@ def _summary(request: Request) -> dict[str, Any]:
     failure = request.outcome.failure if request.outcome else None
     return {
         "request_id": request.id,
+        "tenant": request.tenant,
         "endpoint_id": request.endpoint,
         "prompt": _prompt(request.input),
         "state": request.state.value,

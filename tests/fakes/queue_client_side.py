@@ -179,7 +179,7 @@ class ClientSide(QueueRows):
 
     async def page(
         self,
-        tenant: str,
+        tenant: str | None,
         *,
         states: Sequence[State] = (),
         endpoint: str | None = None,
@@ -189,7 +189,7 @@ class ClientSide(QueueRows):
         limit: int = 50,
     ) -> Sequence[Request]:
         await self._look()
-        own = (row.request for row in self._rows.values() if row.request.tenant == tenant)
+        own = (row.request for row in self._rows.values() if tenant in (None, row.request.tenant))
         chosen = [
             request
             for request in sorted(own, key=lambda each: each.id, reverse=True)
