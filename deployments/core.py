@@ -279,7 +279,13 @@ class ReplicaCore:
     async def _announce(self, stage: ReplicaStage, loading: tuple[Loading, ...] = ()) -> None:
         who = self._identity
         presence = Presence(
-            who.replica_id, who.actor_id, who.pool, stage, in_words(loading), to_plain(loading)
+            who.replica_id,
+            who.actor_id,
+            who.pool,
+            stage,
+            in_words(loading),
+            to_plain(loading),
+            self._config.slots,
         )
         try:
             async with asyncio.timeout(min(2.0, self._config.call_timeout_s)):

@@ -174,6 +174,7 @@ class Presence:
     stage: ReplicaStage
     detail: str = ""  # what it loads now, in words
     loading: Plain = ()  # the same as data
+    slots: int = 0  # generations that it will run at once; 0: not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -222,7 +222,7 @@ class Census:
     # Replicas
 
     def present(self, presence: Presence, slots: int = 1) -> None:
-        """A replica spoke to this process. ``slots``: that it has in all, once it is ready."""
+        """A replica spoke to this process. ``slots``: that it has in all, or will have."""
         self._present[presence.replica_id] = presence
         self._forecast.present(presence, slots)
 

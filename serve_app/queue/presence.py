@@ -25,7 +25,7 @@ ON CONFLICT (replica_id) DO UPDATE SET
     stage = excluded.stage,
     detail = excluded.detail,
     loading = excluded.loading,
-    slots = CASE WHEN excluded.stage = 'ready' THEN excluded.slots ELSE r.slots END,
+    slots = CASE WHEN excluded.stage = 'draining' THEN r.slots ELSE excluded.slots END,
     busy_at = coalesce(excluded.busy_at, r.busy_at),
     seen_at = now()
 """
@@ -53,7 +53,7 @@ class PresenceBook:
         self._reported: dict[str, Mapping[str, Any]] = {}
 
     async def announce(self, presence: Presence) -> None:
-        self._census.present(presence)
+        self._census.present(presence, max(1, presence.slots))
         self._asked.pop(presence.replica_id, None)
         await self._write([_row(presence)])
 
@@ -101,7 +101,7 @@ def _row(presence: Presence) -> dict[str, Any]:
         "pool": presence.pool,
         "stage": presence.stage,
         **_loads(presence),
-        "slots": None,
+        "slots": presence.slots or None,
         "busy": False,
     }
 
