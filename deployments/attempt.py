@@ -39,7 +39,7 @@ from serve_app.domain.progress import Progress, Stage
 
 if TYPE_CHECKING:  # they import torch
     from deployments.engine.generation import Generation
-    from deployments.engine.residency import Loan
+    from deployments.engine.loan import Loan
     from deployments.engine.snapshot import Snapshot
 
 WORTH_S = 1.0  # in the engine

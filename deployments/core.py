@@ -42,7 +42,7 @@ from serve_app.domain.request import Priority
 from serve_app.telemetry.logs import request_id
 
 if TYPE_CHECKING:  # it imports torch
-    from deployments.engine.residency import Loan
+    from deployments.engine.loan import Loan
 
 log = logging.getLogger(__name__)
 

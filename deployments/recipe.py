@@ -37,6 +37,11 @@ def as_held(endpoint: Endpoint, recipe: Recipe | None) -> Endpoint:
     return replace(endpoint, options={**endpoint.options, "dtype": recipe.precision})
 
 
+def family_in(name: str) -> str:
+    """Of a ``weights_name``."""
+    return name.partition(":")[0]
+
+
 def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
     """Endpoints with the same name here share one loaded pipeline."""
     weights, held = endpoint.weights, as_held(endpoint, recipe)

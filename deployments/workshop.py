@@ -25,7 +25,8 @@ from weights.store import Store
 if TYPE_CHECKING:  # they import torch
     from deployments.engine.engine import Engine
     from deployments.engine.generation import OnProgress
-    from deployments.engine.residency import Loan, Residency
+    from deployments.engine.loan import Loan
+    from deployments.engine.residency import Residency
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Workshop:
         """The endpoint's weights, held by the recipe for this device; ``on_progress`` is told the
         stages of their way there. ``WeightsUnavailable`` where no recipe fits: nothing is loaded
         then."""
-        from deployments.engine.residency import LoadPlan  # noqa: PLC0415
+        from deployments.engine.loan import LoadPlan  # noqa: PLC0415
 
         recipe = recipe_on(endpoint, self.engine.device_bytes())
         held = as_held(endpoint, recipe)

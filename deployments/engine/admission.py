@@ -40,6 +40,15 @@ class Admission:
         guests = [self._guest(number, its) for number, its in going.items()]
         return may_begin(self._expected(kind), guests, free)
 
+    def leaves(self, size: int, going: Mapping[int, Hashable], forward: int) -> bool:
+        """Whether ``size`` bytes are free beside all that those of ``going`` are still expected to
+        take; never while one of them is the first of its kind. ``forward``: what the largest of
+        their next calls takes."""
+        guests = [self._guest(number, its) for number, its in going.items()]
+        if any(each.expected is None for each in guests):
+            return False
+        return may_begin(Footprint(size, forward), guests, self._memory.free())
+
     @contextmanager
     def watching(self, number: int, given: int) -> Generator[None]:
         """Around a generation's way from one call to the next. ``given``: bytes of the answer to
@@ -47,6 +56,8 @@ class Admission:
         with self._memory.measured() as taken:
             yield
         watched = self._watched.setdefault(number, _Watched())
+        if not taken.sure:
+            return
         # The answer was allocated before; the generation let go of it, or of the last one.
         watched.held += taken.kept + given
         passing = taken.peak - max(0, taken.kept)

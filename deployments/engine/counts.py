@@ -48,9 +48,16 @@ class Counts:
     steps: int = 0  # solver steps of all generations
     prompts_encoded: int = 0  # calls of text encoders that may be remembered
     prompts_remembered: int = 0  # such calls that were answered without computing
+    seconds: dict[tuple[str, str], float] = field(  # that the device took, by pipeline and stage
+        default_factory=dict[tuple[str, str], float]
+    )
     parts: Mapping[Part, PartCounts] = field(
         default_factory=lambda: {part: PartCounts() for part in Part}
     )
+
+    def took(self, lap: tuple[str, str], seconds: float) -> None:
+        """``lap``: a pipeline's name and a stage."""
+        self.seconds[lap] = self.seconds.get(lap, 0.0) + seconds
 
     def copy(self) -> Mapping[str, Any]:
         """By name; those of denoisers' calls at the top. May be taken on any thread."""
@@ -58,6 +65,7 @@ class Counts:
             "steps": self.steps,
             "prompts_encoded": self.prompts_encoded,
             "prompts_remembered": self.prompts_remembered,
+            "seconds": dict(self.seconds),
             **self.parts[Part.DENOISER].copy(),
             "encoders": self.parts[Part.ENCODER].copy(),
             "autoencoders": self.parts[Part.AUTOENCODER].copy(),

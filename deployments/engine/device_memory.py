@@ -18,6 +18,7 @@ class Taken:
 
     peak: int = 0  # at most, beside what was there at the beginning
     kept: int = 0  # at the end; negative where more was let go
+    sure: bool = True  # False: weights came to the device meanwhile
 
 
 class DeviceMemory(Protocol):

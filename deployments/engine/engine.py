@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from math import inf
 from types import TracebackType
 from typing import Any
@@ -24,10 +25,11 @@ from deployments.engine.chunks import OnFrames
 from deployments.engine.declarations import Declarations
 from deployments.engine.device_memory import DeviceMemory, memory_of
 from deployments.engine.families.known import KNOWN
-from deployments.engine.generation import Generation, OnProgress
+from deployments.engine.generation import Generation, OnProgress, SetUp
 from deployments.engine.inbox import Inbox
 from deployments.engine.loop import STOPPED, Loop, Terms
 from deployments.engine.placement import Placement, placed_by
+from deployments.engine.rooms import CommonMemory, Room
 from deployments.engine.snapshot import Origin, Snapshot
 from deployments.engine.step_batcher import StepBatcher
 from serve_app.domain.endpoint import Recipe
@@ -79,7 +81,7 @@ class Engine:
         self._monotonic = monotonic
         self._inbox = Inbox()
         self._adapters = AdapterResidency(adapter_bytes, device, self._inbox.wake)
-        self._memory = memory or memory_of(device)
+        self._memory = CommonMemory(memory or memory_of(device))
         self._loop = Loop(
             device,
             self._inbox,
@@ -157,6 +159,20 @@ class Engine:
         engine's thread, when a generation does not fit otherwise."""
         self._loop.may_drop(drop)
 
+    @contextmanager
+    def room(self, size: int, tell: Callable[[], None], *, alone: bool = False) -> Generator[Room]:
+        """Device memory for weights of ``size`` bytes, set aside inside once it is ``granted``,
+        which ``tell`` is told on the engine's thread; it must be quick. It is when so much is free
+        beside what those that run are expected to take; until the end nobody else begins.
+        ``alone``: when nobody runs, and after what is idle was dropped."""
+        room = self._loop.rooms.ask(size, tell, alone=alone)
+        if self._loop.stopping or not self.alive:  # it may have given the last ones already
+            self._loop.rooms.give_all()
+        try:
+            yield room
+        finally:
+            self._loop.rooms.let_go(room)
+
     def submit(
         self,
         *,
@@ -165,6 +181,7 @@ class Engine:
         adapters: Sequence[Adapter] = (),
         on_progress: OnProgress | None = None,
         on_frames: OnFrames | None = None,
+        set_up: SetUp | None = None,
         priority: int = 0,
         deadline_s: float | None = None,
         deterministic: bool = False,
@@ -184,7 +201,9 @@ class Engine:
         outputs is kept for snapshots, which then work for any pipeline. ``on_frames``: for a
         pipeline that decodes one clip at its end and does nothing more with it; gets the frames as
         they are decoded, on the engine's thread, where the autoencoder makes them one after
-        another, and then the result has but a corner of each.
+        another, and then the result has but a corner of each. ``set_up``: called with the pipeline
+        of this generation alone before that is; FreeU, scales of IP-adapters, attention processors
+        and the solver that it sets there are no other's.
         """
         added = self._loop.added(pipeline)
         if self._loop.stopping or not self.alive:
@@ -206,6 +225,7 @@ class Engine:
             keep_outputs_bytes=keep_outputs_bytes,
             on_progress=on_progress,
             on_frames=on_frames,
+            set_up=set_up,
             wake_engine=self._inbox.wake,
         )
         self._inbox.put(generation)

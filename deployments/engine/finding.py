@@ -37,7 +37,8 @@ class Finding:
         else:
             with memory.measured() as taken:
                 yield
-            self.takes.saw(calls, taken.peak)
+            if taken.sure:
+                self.takes.saw(calls, taken.peak)
         self.limit.went_well(calls, free)
 
 

@@ -18,7 +18,6 @@ from deployments.engine.context import within
 from deployments.engine.counts import Counts
 from deployments.engine.declarations import Declarations
 from deployments.engine.denoisers import KnownDenoisers
-from deployments.engine.device_memory import DeviceMemory
 from deployments.engine.failures import is_out_of_memory
 from deployments.engine.forwards import Forwards
 from deployments.engine.generation import Generation
@@ -26,10 +25,12 @@ from deployments.engine.inbox import Inbox
 from deployments.engine.interception import InterceptedPipeline
 from deployments.engine.preview import Previews
 from deployments.engine.prompt_cache import PromptCache
+from deployments.engine.rooms import CommonMemory, Rooms
 from deployments.engine.run import Run
 from deployments.engine.runs import Runs
 from deployments.engine.shortage import Shortage
 from deployments.engine.step_batcher import StepBatcher
+from deployments.engine.stopwatch import Stopwatch, marks_on
 from deployments.engine.turns import Turns
 from serve_app.domain.errors import Cancelled, Misconfigured
 
@@ -57,7 +58,7 @@ class Loop:
         device: str,
         inbox: Inbox,
         adapters: AdapterResidency,
-        memory: DeviceMemory,
+        memory: CommonMemory,
         step_batcher: StepBatcher,
         monotonic: Callable[[], float],
         terms: Terms,
@@ -76,6 +77,7 @@ class Loop:
         self._pipelines: dict[str, InterceptedPipeline] = {}
         self._shortage = Shortage(memory)
         self._admission = Admission(memory)
+        self.rooms = Rooms(memory, self._shortage.relieve, inbox.wake)
         self._forwards = Forwards(
             self.counts,
             adapters.rows,
@@ -92,7 +94,10 @@ class Loop:
         self._previews = Previews()
         self._runs = Runs(terms.max_generations, self._fits)
         self._codec = Codec(self._forwards, prompts, declarations, self._company)
-        self._turns = Turns(self._runs, self._codec, memory, step_batcher, self._go_on, monotonic)
+        stopwatch = Stopwatch(marks_on(device, monotonic), self.counts.took)
+        self._turns = Turns(
+            self._runs, self._codec, memory, step_batcher, stopwatch, self._go_on, monotonic
+        )
         self._submitted = 0
 
     @property
@@ -152,20 +157,21 @@ class Loop:
         finally:
             self.stopping = True
             self._end_all()
+            self.rooms.give_all()
             self._adapters.close()
 
     def _admit(self) -> None:
-        was_short, self.short_of_memory = (
-            self.short_of_memory,
-            self._runs.admit(self._turns.number),
-        )
+        self.rooms.give(self._leaves, nobody_goes=not self._runs.going)
+        was_short = self.short_of_memory
+        self.short_of_memory = self.rooms.wanted or self._runs.admit(self._turns.number)
         if was_short and not self.short_of_memory:
             for tell in self._on_room:
                 tell()
 
     def _receive(self) -> None:
         """Take what was submitted; wait for it when there is nothing else to do."""
-        for generation in self._inbox.take(wait=self._runs.idle() and not self.stopping):
+        idle = not self.rooms.asked and (self._runs.idle() or self._stands_back())
+        for generation in self._inbox.take(wait=idle and not self.stopping):
             self._submitted += 1
             run = Run(generation, self._submitted, self._turns.number, self._forwards, self._codec)
             self._runs.add(run)
@@ -196,6 +202,17 @@ class Loop:
     def _fits(self, run: Run, going: Sequence[Run]) -> bool:
         kinds = {each.number: each.generation.kind for each in going}
         return self._admission.fits(run.generation.kind, kinds)
+
+    def _stands_back(self) -> bool:
+        """Whether weights are on their way, and nobody goes on meanwhile."""
+        return self.rooms.wanted and not self._runs.going
+
+    def _leaves(self, size: int) -> bool:
+        going = self._runs.going
+        kinds = {run.number: run.generation.kind for run in going}
+        calls = [run.pending for run in going if run.pending is not None]
+        forward = max((self._forwards.takes(each) for each in calls), default=0)
+        return self._admission.leaves(size, kinds, forward)
 
     def _go_on(self, run: Run) -> None:
         with within(run.generation.context):

@@ -38,14 +38,10 @@ class Placement:
     def apply(self, device: str) -> None:
         """Move what belongs on ``device``, and have the rest come in when it is called.
 
-        It is for good: hooks stay on the components, also in the views of the pipeline.
+        It is for good: hooks stay on the components, also in the views of the pipeline. When the
+        device's memory runs out, it can be called again after ``undo``.
         """
-        if not (self.waiting or self.streamed):
-            if hasattr(self.pipeline, "to"):
-                self.pipeline.to(device)
-            return
-        for module in self.resident:
-            module.to(device)
+        self._move(device)
         berth = Berth(device)
         for module in self.waiting:
             berth.serve(module)
@@ -60,6 +56,17 @@ class Placement:
                 num_blocks_per_group=1,
                 use_stream=device.startswith("cuda"),
             )
+
+    def undo(self) -> None:
+        """Bring back to host memory what had come before there was too little."""
+        self._move("cpu")
+
+    def _move(self, device: str) -> None:
+        if self.waiting or self.streamed:
+            for module in self.resident:
+                module.to(device)
+        elif hasattr(self.pipeline, "to"):
+            self.pipeline.to(device)
 
 
 def placed_by(recipe: Recipe | None, pipeline: Any) -> Placement:

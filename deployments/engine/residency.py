@@ -10,7 +10,6 @@ import gc
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -19,38 +18,18 @@ import torch
 
 from deployments.engine.engine import Engine
 from deployments.engine.eviction import Resident, idle_to_evict
-from deployments.engine.failures import as_callers_error
+from deployments.engine.failures import as_callers_error, is_out_of_memory, release_frames
 from deployments.engine.generation import OnProgress
 from deployments.engine.layout import lay_out
-from deployments.engine.placement import placed_by
+from deployments.engine.loan import LoadPlan, Loan
+from deployments.engine.placement import Placement, placed_by
+from deployments.engine.rooms import Room
 from deployments.engine.threads import Threads
 from deployments.engine.weight_bytes import own_budget
-from serve_app.domain.endpoint import Recipe
-from serve_app.domain.errors import Cancelled, WeightsUnavailable
-from serve_app.domain.progress import OnDownload, Progress, Stage
+from serve_app.domain.errors import Cancelled, OutOfMemory, WeightsUnavailable
+from serve_app.domain.progress import Progress, Stage
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class LoadPlan:
-    """How weights get onto the device. The functions are called on the loader's thread."""
-
-    load: Callable[[OnDownload], Any]  # the pipeline, on the CPU
-    recipe: Recipe | None = None
-    warm_up: Callable[[Any], Mapping[str, Any]] | None = None  # arguments of a short call of it
-
-
-class Loan:
-    """A pipeline that is not evicted before it is given back. ``future`` is the pipeline, now or
-    later; it cannot be cancelled: give the loan back instead."""
-
-    def __init__(self, name: str, on_progress: OnProgress | None) -> None:
-        self.name = name
-        self.held = False
-        self.on_progress = on_progress
-        self.future: Future[Any] = Future()
-        self.future.set_running_or_notify_cancel()
 
 
 @dataclass(slots=True)
@@ -191,7 +170,7 @@ class Residency:
         placement = placed_by(plan.recipe, pipeline)
         size = placement.device_bytes
         self._make_room(name, size, planned=plan.recipe is not None)
-        self._engine.add_placed(name, placement)
+        self._come_in(name, placement, size)
         if plan.warm_up is not None:
             self._tell_all(name, Progress(Stage.WARMING_UP))
             self._warm_up(name, partial(plan.warm_up, pipeline))
@@ -211,16 +190,86 @@ class Residency:
         with self._changed:
             try:
                 while (evicted := idle_to_evict(self._residents(), size, budget)) is None:
-                    if self._closed or not self._waiting[name]:
-                        raise Cancelled("Nobody waits for these weights any more.")
-                    self._makes_room = True
-                    self._changed.wait()
+                    self._wait(name)
             finally:
                 self._makes_room = False
             for resident in evicted:
                 self._evict(resident.name)
         if evicted:
             self._free()
+
+    def _come_in(self, name: str, placement: Placement, size: int) -> None:
+        """Beside the generations that run; and once more alone where that fails after all."""
+        try:
+            self._add(name, placement, size, alone=False)
+        except BaseException as error:
+            if not is_out_of_memory(error):
+                raise
+            release_frames(error)
+            log.warning("%s did not fit beside what runs, and waits until it ends.", name)
+            self._come_back(placement)
+            try:
+                self._add(name, placement, size, alone=True)
+            except BaseException as second:
+                if is_out_of_memory(second):
+                    raise self._too_large(name, size, second) from second
+                raise
+
+    def _add(self, name: str, placement: Placement, size: int, *, alone: bool) -> None:
+        self._evict_for(size)
+        with self._engine.room(size, self._look, alone=alone) as room:
+            try:
+                while not self._granted(room, name):
+                    self._evict_for(size)
+            finally:
+                self._makes_room = False
+            self._engine.add_placed(name, placement)
+
+    def _granted(self, room: Room, name: str) -> bool:
+        """Whether it is, now or when something has changed."""
+        with self._changed:
+            if not room.granted:
+                self._wait(name)
+            return room.granted
+
+    def _evict_for(self, size: int) -> None:
+        """Idle weights, as long as the device has less than so many bytes free."""
+        with self._changed:
+            free = self._engine.free_bytes()
+            if size <= free or not self._engine.device_bytes():
+                return
+            idle = [each for each in self._residents() if not each.users]
+            there = sum(each.size for each in idle) + free
+            for resident in idle_to_evict(idle, size, there) or idle:
+                self._evict(resident.name)
+        if idle:
+            self._free()  # without the lock: it takes its time
+
+    def _look(self) -> None:
+        """Room was granted."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _wait(self, name: str) -> None:
+        """Until something has changed; new loans wait meanwhile. ``Cancelled`` where nobody does
+        for these weights. With the lock."""
+        if self._closed or not self._waiting[name]:
+            raise Cancelled("Nobody waits for these weights any more.")
+        self._makes_room = True
+        self._changed.wait()
+
+    def _come_back(self, placement: Placement) -> None:
+        placement.undo()
+        self._free()
+
+    def _too_large(self, name: str, size: int, error: BaseException) -> OutOfMemory:
+        release_frames(error)
+        free, total = self._engine.free_bytes(), self._engine.device_bytes()
+        return OutOfMemory(
+            f"{name} has {size / 1e9:.2f} GB of weights, and they did not fit on the device with "
+            f"nothing beside them: {free / 1e9:.2f} of {total / 1e9:.2f} GB are free. Others may "
+            "use it too; or take a larger GPU, or a recipe for less memory in the catalogue."
+        )
 
     def _evict(self, name: str) -> None:
         log.info("Evicting %s: %.2f GB.", name, self._loaded[name].size / 1e9)

@@ -9,6 +9,7 @@ from deployments.engine.device_memory import DeviceMemory
 from deployments.engine.run import Run
 from deployments.engine.runs import Runs
 from deployments.engine.step_batcher import Candidate, StepBatcher
+from deployments.engine.stopwatch import Stopwatch
 
 STUCK = 10
 """So many times the longest turn before, a turn is thought to hang."""
@@ -23,15 +24,18 @@ class Turns:
         codec: Codec,
         memory: DeviceMemory,
         step_batcher: StepBatcher,
+        stopwatch: Stopwatch,
         go_on: Callable[[Run], None],
         monotonic: Callable[[], float],
     ) -> None:
-        """``go_on``: lets a run take what it was given, up to its next call."""
+        """``stopwatch``: its laps are of a pipeline's name and a stage. ``go_on``: lets a run
+        take what it was given, up to its next call."""
         self.number = 0  # of the present one, from 1
         self._runs = runs
         self._codec = codec
         self._memory = memory
         self._step_batcher = step_batcher
+        self._stopwatch = stopwatch
         self._go_on = go_on
         self._monotonic = monotonic
         self._began: float | None = None
@@ -56,8 +60,11 @@ class Turns:
         going = [runs[each.generation] for each in chosen]
         for run in going:
             run.last_turn = self.number
+        self._stopwatch.start()
         for run in self._compute(going):
+            lap = run.generation.lap
             self._go_on(run)
+            self._stopwatch.lap(lap)
         self._began = None
         self._longest_s = max(self._longest_s, self._monotonic() - began)
 
@@ -68,6 +75,7 @@ class Turns:
         if not calls:
             return going
         answers = self._codec.compute(calls, in_company=self._in_company(going))
+        self._stopwatch.lap(going[0].generation.lap)
         able = list[Run]()
         for run, answer in zip(going, answers, strict=True):
             if answer.did_not_fit and self._runs.holds_back(run):

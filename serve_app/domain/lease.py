@@ -106,6 +106,9 @@ class Computed:
     not_merged: Mapping[tuple[str, str], int] = field(  # calls, by part and reason
         default_factory=dict[tuple[str, str], int]
     )
+    seconds: Mapping[tuple[str, str], float] = field(  # of its device, by family and stage
+        default_factory=dict[tuple[str, str], float]
+    )
 
 
 @by_name

@@ -99,12 +99,11 @@ async def check_applied(database: Database) -> None:
         rows = await database.rows(APPLIED_BEFORE)
     applied, wanted = dict(rows), shipped()
     _refuse_newer(applied, wanted)
-    missing = [each.number for each in wanted if each.number not in applied]
-    if missing:
+    if any(each.number not in applied for each in wanted):
+        at = max(applied, default=0)
         raise Misconfigured(
-            f"This database belongs to an older Darkroom: its tables are at {missing[0] - 1}, and "
-            f"this version needs them at {wanted[-1].number}. Start Darkroom again: that brings "
-            "them there."
+            f"This database belongs to an older Darkroom: its tables are at {at}, and this version "
+            f"needs them at {wanted[-1].number}. Start Darkroom again: that brings them there."
         )
 
 

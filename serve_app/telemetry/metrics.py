@@ -68,6 +68,12 @@ class Metrics:
             ("pool", "part", "reason"),
             registry=registry,
         )
+        self._seconds = Counter(
+            "darkroom_engine_seconds",
+            "Seconds that devices computed, by family and by the stage of the generation.",
+            ("pool", "family", "stage"),
+            registry=registry,
+        )
         self._sessions = Gauge(
             "darkroom_realtime_sessions", "Open sessions.", ("endpoint",), registry=registry
         )
@@ -139,6 +145,8 @@ class Metrics:
             self._forwards.labels(pool, part, str(calls)).inc(forwards)
         for (part, reason), calls in done.not_merged.items():
             self._not_merged.labels(pool, part, reason).inc(calls)
+        for (family, stage), seconds in done.seconds.items():
+            self._seconds.labels(pool, family, stage).inc(seconds)
 
     def session_opened(self, endpoint: str) -> None:
         self._sessions.labels(endpoint).inc()

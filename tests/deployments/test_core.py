@@ -48,6 +48,9 @@ async def test_reports_tell_what_the_engine_did(rig: Any):
     forwards = sum(each.forwards.get(("denoiser", 1), 0) for each in computed)
     assert 0 < steps <= forwards <= 20
     assert forwards - steps <= 1  # it was told between a forward and the end of its step
+    told = {key for each in computed for key in each.seconds}
+    assert ("probe", "denoising") in told
+    assert {family for family, _ in told} == {"probe"}
     assert {report.pool for _, report in rig.port.reports} == {"pool"}
 
 

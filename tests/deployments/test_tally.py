@@ -4,9 +4,10 @@ from deployments.tally import Tally
 from serve_app.domain.lease import Computed
 
 
-def counted(steps, batch_sizes, encoders):
+def counted(steps, batch_sizes, encoders, seconds=None):
     return {
         "steps": steps,
+        "seconds": seconds or {},
         "batch_sizes": batch_sizes,
         "not_merged": {"nobody else": 2},
         "encoders": {"batch_sizes": encoders, "not_merged": {}},
@@ -22,3 +23,17 @@ def test_each_time_it_is_what_came_since_the_last():
     counts = counted(9, {1: 2, 3: 2, 2: 1}, {2: 3})
     forwards = {("denoiser", 3): 1, ("denoiser", 2): 1, ("encoder", 2): 2}
     assert tally.take() == Computed(5, forwards, {})
+
+
+def test_seconds_are_those_of_all_weights_of_a_family():
+    seconds = {
+        ("flux:one", "denoising"): 2.0,
+        ("flux:two:bfloat16", "denoising"): 1.0,
+        ("sdxl:one", "decoding"): 0.5,
+    }
+    counts = counted(0, {}, {}, seconds)
+    tally = Tally(lambda: counts)
+    assert tally.take().seconds == {("flux", "denoising"): 3.0, ("sdxl", "decoding"): 0.5}
+    assert tally.take().seconds == {}
+    counts = counted(0, {}, {}, {**seconds, ("flux:one", "denoising"): 2.25})
+    assert tally.take().seconds == {("flux", "denoising"): 0.25}

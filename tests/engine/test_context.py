@@ -11,7 +11,8 @@ import torch
 from deployments.engine.adapter import Adapter
 from deployments.engine.context import within
 from deployments.engine.engine import Engine
-from deployments.engine.residency import LoadPlan, Residency
+from deployments.engine.loan import LoadPlan
+from deployments.engine.residency import Residency
 from serve_app.domain.errors import (
     Cancelled,
     OutOfMemory,

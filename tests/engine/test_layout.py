@@ -5,7 +5,8 @@ import torch
 
 from deployments.engine.engine import Engine
 from deployments.engine.layout import lay_out
-from deployments.engine.residency import LoadPlan, Residency
+from deployments.engine.loan import LoadPlan
+from deployments.engine.residency import Residency
 from tests.engine.calls import alone
 from tests.engine.tiny import tiny_flux
 

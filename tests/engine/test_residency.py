@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from deployments.engine.engine import Engine
-from deployments.engine.residency import LoadPlan, Residency
+from deployments.engine.loan import LoadPlan
+from deployments.engine.residency import Residency
 from deployments.engine.weight_bytes import own_budget
 from serve_app.domain.errors import Misconfigured, OutOfMemory, WeightsUnavailable
 from serve_app.domain.progress import Progress, Stage

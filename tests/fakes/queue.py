@@ -189,8 +189,8 @@ class FakeQueue(ClientSide):
             attempt=attempt,
             expires_in_s=self._limits.first_lease_s,
             endpoint=endpoint,
-            input=request.input,
-            upload_tickets=self._terms.tickets(request.id, attempt, endpoint, request.input)
+            input=row.input,
+            upload_tickets=self._terms.tickets(request.id, attempt, endpoint, row.input)
             if request.priority is not Priority.REALTIME
             else (),
             priority=request.priority,

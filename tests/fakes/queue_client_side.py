@@ -24,6 +24,7 @@ from serve_app.domain.request import (
 from serve_app.queue import wording
 from serve_app.queue.deletion import still_active
 from serve_app.queue.followers import waiting_for
+from serve_app.queue.large_inputs import Encoded
 from serve_app.queue.pace import UNKNOWN_RETRY_S
 from serve_app.queue.previews import WATCHED_S
 from serve_app.queue.why import why_it_waits
@@ -53,7 +54,7 @@ class ClientSide(QueueRows):
             endpoint=new.endpoint,
             pool=new.pool,
             state=State.QUEUED,
-            input=dict(new.input),
+            input=dict(Encoded(new.input).told),
             priority=new.priority,
             alone=new.alone,
             previews=new.previews,

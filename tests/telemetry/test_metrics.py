@@ -20,7 +20,8 @@ def test_what_happens_is_counted() -> None:
     metrics.answered("fal.run", 200, 0.02)
     metrics.depth({"studio": Demand(queued=3, running=2, oldest_wait_s=1.5)})
     metrics.held_back(90.0, 4000)
-    done = Computed(7, {("denoiser", 1): 1, ("denoiser", 3): 2}, {("encoder", "nobody else"): 1})
+    forwards = {("denoiser", 1): 1, ("denoiser", 3): 2}
+    done = Computed(7, forwards, {("encoder", "nobody else"): 1}, {("flux", "denoising"): 1.5})
     for _ in range(2):
         metrics.computed("studio", done)
 
@@ -33,10 +34,12 @@ def test_what_happens_is_counted() -> None:
     assert value("darkroom_queued", pool="studio") == 3
     assert value("darkroom_running", pool="studio") == 2
     assert value("darkroom_steps_total", pool="studio") == 14
-    forwards = {"pool": "studio", "part": "denoiser", "calls": "3"}
-    assert value("darkroom_forwards_total", **forwards) == 4
+    merged = {"pool": "studio", "part": "denoiser", "calls": "3"}
+    assert value("darkroom_forwards_total", **merged) == 4
     alone = {"pool": "studio", "part": "encoder", "reason": "nobody else"}
     assert value("darkroom_not_merged_calls_total", **alone) == 2
+    denoised = {"pool": "studio", "family": "flux", "stage": "denoising"}
+    assert value("darkroom_engine_seconds_total", **denoised) == 3.0
     assert value("darkroom_oldest_wait_seconds", pool="studio") == 1.5
     assert value("darkroom_database_oldest_transaction_seconds") == 90.0
     assert value("darkroom_database_held_back_transactions") == 4000

@@ -1,0 +1,83 @@
+"""A replica that closes while a clip is decoded hands its steps on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from deployments.engine.snapshot import Snapshot
+from tests.deployments.conftest import MakeRig
+from tests.deployments.demos import WAN, leased
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+STEPS = 3
+CLIP = {"num_frames": 17, "num_inference_steps": STEPS, "seed": 7}
+
+
+class SlowDecoder:
+    """Every clip's decoder stands still in its third chunk until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached, self.let_go = threading.Event(), threading.Event()
+        self._chunks = 0
+
+    def __call__(self, module: nn.Module, _given: Any) -> None:
+        """On the engine's thread."""
+        if type(module).__name__.endswith("WanDecoder3d"):
+            self._chunks += 1
+            if self._chunks == 3:
+                self.reached.set()
+                assert self.let_go.wait(90)
+
+
+@pytest.fixture
+def decoder() -> Iterator[SlowDecoder]:
+    slow = SlowDecoder()
+    hook = nn.modules.module.register_module_forward_pre_hook(slow)
+    yield slow
+    slow.let_go.set()
+    hook.remove()
+
+
+async def test_a_clip_that_is_decoded_when_its_replica_closes_is_not_denoised_again(
+    make_rig: MakeRig, decoder: SlowDecoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("deployments.attempt.WORTH_S", 0.0)
+    quiet = {"call_timeout_s": 60.0, "snapshot_interval_s": 0.0}
+    one = await make_rig(**quiet, snapshot_worth_s=0.0, graceful_shutdown_timeout_s=120.0)
+    one.port.offer(lease := leased(one, "clip", WAN, **CLIP))
+    assert await asyncio.to_thread(decoder.reached.wait, 90)
+    closing = asyncio.create_task(one.core.aclose())
+    # It is stored while the engine's thread stands still, so from where the decoding began.
+    stored = one.storage.objects
+    async with asyncio.timeout(90):
+        while not any(key.startswith("s/clip/") for key in stored):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    decoder.let_go.set()
+    await closing
+    assert one.port.handed_back == [lease.held]
+    kept = one.port.snapshots[lease.held]
+    assert kept.step == Snapshot.of_bytes(stored[kept.key]).step == STEPS
+
+    # Another goes on with the decoding alone, and the clip is that of a run alone.
+    other = await make_rig(**quiet)
+    other.storage.objects.update(stored)
+    snapshot_url = f"http://storage/files/{kept.key}"
+    again = leased(other, "clip", WAN, **CLIP)
+    again = replace(again, attempt=2, snapshot_url=snapshot_url, files_url="http://storage")
+    whole = leased(other, "whole", WAN, **CLIP)
+    made = []
+    for each, steps in ((again, 0), (whole, STEPS)):
+        before = other.workshop.engine.counts()["steps"]
+        other.port.offer(each)
+        assert (await other.outcome(each.held)).failure is None
+        assert other.workshop.engine.counts()["steps"] - before == steps
+        made.append(other.storage.objects[f"{each.request_id}/0"])
+    assert made[0] == made[1]

@@ -1,0 +1,262 @@
+"""Weights come to a device with little memory while generations run on it."""
+
+import threading
+import time
+
+import pytest
+import torch
+
+from deployments.engine.engine import Engine
+from deployments.engine.loan import LoadPlan
+from deployments.engine.residency import Residency
+from deployments.engine.rooms import CommonMemory, Rooms
+from serve_app.domain.errors import OutOfMemory
+from tests.engine.loops import Denoiser
+from tests.fakes.small_device import SmallDevice
+
+pytestmark = pytest.mark.engine
+
+PATIENCE_S = 120
+
+
+def until(said):
+    by = time.monotonic() + PATIENCE_S
+    while not said():
+        assert time.monotonic() < by
+        time.sleep(0.002)
+
+
+class Steps(Denoiser):
+    """Stands still in each step until that is let go, or all are."""
+
+    def __init__(self):
+        super().__init__()
+        self.reached = threading.Event()
+        self.one, self.all = threading.Semaphore(0), threading.Event()
+
+    def compute(self, latents, timestep):
+        self.reached.set()
+        until(lambda: self.all.is_set() or self.one.acquire(blocking=False))
+        return super().compute(latents, timestep)
+
+
+class Model:
+    """Its weights take memory of the device as long as they are there, and a generation holds some
+    more from its beginning to its end."""
+
+    def __init__(self, device, weights, held=0):
+        self.transformer = Steps()
+        self.weights = torch.nn.Linear(weights // 4, 1, bias=False, device="meta")
+        self.device, self.held = device, held
+        self.size = weights
+        self.there = None
+        self.moves = []
+        self.happened = []
+        self.before = lambda: None  # what happens before they come
+
+    def to(self, where):
+        self.moves.append(where)
+        if where == "cpu":
+            self.there = None
+            return
+        self.before()
+        self.there = self.device.allocate(self.size)
+        self.happened.append("weights came")
+
+    def __call__(self, steps=2):
+        self.happened.append("a generation began")
+        kept = self.device.allocate(self.held)
+        latents = torch.zeros(1, 2)
+        for step in range(steps):
+            latents = self.transformer(latents, timestep=step)
+        del kept
+        return latents
+
+
+class Studio:
+    def __init__(self, total):
+        self.device = SmallDevice(total)
+        self.engine = Engine(device="small", memory=self.device, threads=1)
+        self.residency = Residency(self.engine)
+        self.models = {}
+
+    def borrow(self, name, weights, held=0, before=None):
+        """A loan of a model that is made when it is loaded."""
+
+        def load(_):
+            model = self.models[name] = Model(self.device, weights, held)
+            model.before = before or model.before
+            return model
+
+        return self.residency.borrow(name, LoadPlan(load))
+
+    def loaded(self, name, weights, held=0):
+        """One that has been generated with, so that it is known what it holds."""
+        loan = self.borrow(name, weights, held)
+        model = loan.future.result(PATIENCE_S)
+        model.transformer.all.set()
+        self.engine.submit(pipeline=name).result(PATIENCE_S)
+        model.transformer.all.clear()
+        model.transformer.reached.clear()
+        return loan
+
+    def running(self, name):
+        """A generation that stands in the midst of its first step."""
+        generation = self.engine.submit(pipeline=name)
+        assert self.models[name].transformer.reached.wait(PATIENCE_S)
+        return generation
+
+    def go_on(self, name):
+        self.models[name].transformer.all.set()
+
+    def waiting(self, name, weights, **more):
+        """A loan of a model that was read, and waits for room."""
+        loan = self.borrow(name, weights, **more)
+        until(lambda: self.engine._loop.rooms.asked)
+        return loan
+
+
+@pytest.fixture
+def studio():
+    made = []
+
+    def make(total):
+        made.append(Studio(total))
+        made[-1].engine.start()
+        return made[-1]
+
+    yield make
+    for each in made:
+        for model in each.models.values():
+            model.transformer.all.set()
+        each.residency.close()
+        each.engine.close(PATIENCE_S)
+
+
+def test_weights_wait_for_the_room_that_a_generation_holds_and_hurt_nobody(studio):
+    s = studio(1000)
+    s.loaded("first", 300, held=500)
+    generation = s.running("first")
+    came = s.waiting("second", 400)
+    s.models["first"].transformer.one.release()  # the room is looked at between two steps
+    with pytest.raises(TimeoutError):
+        came.future.result(0.3)
+    assert s.models["second"].moves == []
+    s.go_on("first")
+    generation.result(PATIENCE_S)
+    came.future.result(PATIENCE_S)
+    assert s.models["second"].moves == ["small"]
+    assert s.device.free() == 300
+
+
+def test_while_weights_wait_no_other_generation_takes_the_room(studio):
+    """Or those for which requests keep coming would keep them out for ever."""
+    s = studio(1000)
+    s.loaded("first", 300, held=300)
+    generation = s.running("first")
+    came = s.waiting("second", 400)
+    happened = s.models["first"].happened = s.models["second"].happened = []
+    another = s.engine.submit(pipeline="first", steps=1)
+    s.go_on("first")
+    for each in (generation, another):
+        each.result(PATIENCE_S)
+    came.future.result(PATIENCE_S)
+    assert happened == ["weights came", "a generation began"]
+
+
+def test_weights_come_beside_a_generation_where_there_is_room_for_both(studio):
+    s = studio(1000)
+    s.loaded("first", 300, held=200)
+    generation = s.running("first")
+    came = s.waiting("second", 300)
+    s.models["first"].transformer.one.release()
+    came.future.result(PATIENCE_S)
+    assert not generation.done()
+    s.go_on("first")
+    generation.result(PATIENCE_S)
+    assert s.engine.free_bytes() == 400  # nothing is set aside any more
+
+
+def test_idle_weights_go_first_and_no_longer_than_it_takes(studio):
+    s = studio(1000)
+    for name, weights in (("oldest", 300), ("older", 300), ("used", 300)):
+        loan = s.loaded(name, weights)
+        if name != "used":
+            s.residency.give_back(loan)
+    s.models.pop("oldest"), s.models.pop("older")  # nobody else has them
+    del loan
+    s.borrow("coming", 350).future.result(PATIENCE_S)
+    assert s.residency.find("oldest") is None
+    assert s.residency.find("older") is not None
+    assert s.models["coming"].moves == ["small"]
+
+
+def test_weights_that_run_out_of_memory_after_all_come_again_when_nobody_runs(studio):
+    s = studio(1000)
+    s.loaded("first", 300, held=100)
+    generation = s.running("first")
+    others = []
+
+    def another_process_takes_some():
+        if not others:
+            others.append(s.device.allocate(400))
+        else:
+            others[:] = [None]
+
+    came = s.waiting("second", 350, before=another_process_takes_some)
+    s.go_on("first")
+    generation.result(PATIENCE_S)
+    came.future.result(PATIENCE_S)
+    assert s.models["second"].moves == ["small", "cpu", "small"]
+    assert s.engine.submit(pipeline="first").result(PATIENCE_S) is not None
+
+
+def test_weights_that_do_not_fit_alone_are_their_own_requests_error(studio):
+    s = studio(1000)
+    s.loaded("first", 300, held=100)
+    with pytest.raises(OutOfMemory, match=r"second has .* weights, .* did not fit"):
+        s.borrow("second", 900).future.result(PATIENCE_S)
+    s.go_on("first")
+    assert s.engine.submit(pipeline="first").result(PATIENCE_S) is not None
+    assert s.borrow("third", 200).future.result(PATIENCE_S) is s.models["third"]
+
+
+def test_weights_for_which_nobody_waits_any_more_keep_nobody_out(studio):
+    s = studio(1000)
+    s.loaded("first", 300, held=500)
+    generation = s.running("first")
+    loan = s.waiting("second", 400)
+    another = s.engine.submit(pipeline="first")
+    s.residency.give_back(loan)
+    until(lambda: not s.engine._loop.rooms.asked)
+    s.go_on("first")
+    generation.result(PATIENCE_S)
+    another.result(PATIENCE_S)
+    assert s.residency.find("second") is None
+
+
+def test_a_measurement_that_weights_came_into_is_not_sure():
+    memory = CommonMemory(SmallDevice(1000))
+    rooms = Rooms(memory, lambda: None, lambda: None)
+    with memory.measured() as before:
+        pass
+    with memory.measured() as during:
+        room = rooms.ask(300, lambda: None, alone=False)
+        rooms.give(lambda _: True, nobody_goes=False)
+        assert room.granted
+        assert memory.free() == 700
+        rooms.let_go(room)
+    with memory.measured() as after:
+        pass
+    assert (before.sure, during.sure, after.sure) == (True, False, True)
+    assert memory.free() == 1000
+
+
+def test_an_engine_that_has_ended_keeps_no_weights_waiting(studio):
+    s = studio(1000)
+    s.loaded("first", 300, held=500)
+    s.running("first")
+    came = s.waiting("second", 400)
+    s.engine._loop.stop()
+    s.go_on("first")
+    assert came.future.result(PATIENCE_S) is s.models["second"]
