@@ -21,6 +21,10 @@ SIZES: Mapping[str, Mapping[str, Size]] = {
 }
 """Resolution → aspect ratio → size. Those up to 720p are what Wan was trained with."""
 
+OF_SCREENS = frozenset({"1080p", "1440p", "2160p"})
+"""Those that are delivered to the line, because screens and players count on it: 1088 lines are
+rendered, and 1080 are left. Of the others models know their own, such as Wan's 704 for 720p."""
+
 WIDE, AUTO = "16:9", "auto"
 FPS_FIELDS = ("frames_per_second", "frame_rate", "fps")
 MOST_DENOMINATOR = 1001  # of television's 30000/1001
@@ -29,14 +33,17 @@ MOST_DENOMINATOR = 1001  # of television's 30000/1001
 def clip_size(
     endpoint: Endpoint, input: Mapping[str, Any], multiple: int, given: Size | None
 ) -> Size:
-    """What to deliver. A size in pixels is exact. One that a resolution means, or that follows the
-    shape of the ``given`` picture, is of multiples of ``multiple``, of which models render."""
+    """What to deliver. A size in pixels is exact, and so are those of screens. Another that a
+    resolution means, or that follows the shape of the ``given`` picture, is of multiples of
+    ``multiple``, of which models render."""
     if input.get("image_size") is not None:
         return asked_size(input["image_size"])
     box = _box(endpoint, input)
     ratio = input.get("aspect_ratio") or (AUTO if given else WIDE)
     if ratio == AUTO and given is not None:
         return _in_shape(given, box, multiple)
+    if input.get("resolution") in OF_SCREENS:
+        return box
     return Size(_down(box.width, multiple), _down(box.height, multiple))
 
 

@@ -32,12 +32,13 @@ class Previewer:
         self._wanted = False
         self._step = 0  # of the newest
         self._made: Preview | None = None
+        self._failed = False  # and it was said
 
     def follow(self, generation: Generation) -> None:
         """It has begun; who wanted a preview before then is not forgotten."""
         if self._asked is not None:  # of one before it
             self._asked.cancel()
-        self._generation, self._step, self._asked = generation, 0, None
+        self._generation, self._step, self._asked, self._failed = generation, 0, None, False
         if self._wanted:
             self.want()
 
@@ -76,7 +77,14 @@ class Previewer:
         log.log(level, "There is no preview. %s", error)
 
     def _encode(self, preview: EnginePreview) -> None:
-        made = Preview(preview.step, preview.jpeg())
+        """Whatever becomes of it, the generation goes on, and the next one is asked for."""
+        try:
+            made = Preview(preview.step, preview.jpeg())
+        except Exception as error:
+            if not self._failed:
+                log.warning("A preview could not be made into a picture.", exc_info=error)
+            self._failed, self._step, self._asked = True, preview.step, None
+            return
         if self._generation is not None:
             self._step, self._made = made.step, made
         self._asked = None

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.cluster.darkroom import Darkroom
 
@@ -22,6 +23,10 @@ POOLS = {
         "threads": 1,
     }
 }
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("darkroom", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("darkroom")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

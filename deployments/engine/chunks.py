@@ -1,4 +1,4 @@
-"""Clips that an autoencoder takes in chunks, so that the others step in between.
+"""Clips and sounds that an autoencoder takes in chunks, so that the others step in between.
 
 The call runs in its generation on a copy of the autoencoder: what it remembers from chunk to chunk
 lies on the copy, so clips that are decoded in turns do not mix. The copy's inner decoder or encoder
@@ -18,6 +18,7 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from greenlet import getcurrent
 
 from deployments.engine.declarations import Declaration
+from deployments.engine.lapping import counted_in, decoded_of
 from deployments.engine.part import Part
 from deployments.engine.stand_in import DenoiserCall, GenerationGreenlet
 
@@ -26,13 +27,13 @@ OnFrames = Callable[[torch.Tensor], object]
 
 
 def in_chunks(call: DenoiserCall, declared: Declaration) -> bool:
-    """Whether it is of a clip, by an autoencoder that can be copied: one that comes in to be called
-    may be sent away between two chunks. ``declared``: of the autoencoder's class itself."""
-    inner = _INNER.get(call.method)
-    if inner is None or not declared.chunked:
+    """Whether it is of a clip or a long sound, by an autoencoder that can be copied: one that comes
+    in to be called may be sent away between two chunks. ``declared``: of the autoencoder's class
+    itself."""
+    if call.method not in _INNER or not declared.chunked:
         return False
     hooked = hasattr(call.module, "_hf_hook") or hasattr(call.module, "_diffusers_hook")
-    return not hooked and _is_clip(_clip_in(call))
+    return not hooked and (_is_clip(_clip_in(call)) or _is_long_sound(call))
 
 
 def computed(call: DenoiserCall, declared: Declaration, on_frames: OnFrames | None = None) -> Any:
@@ -45,7 +46,11 @@ def computed(call: DenoiserCall, declared: Declaration, on_frames: OnFrames | No
     take = _taker(call, on_frames) if on_frames is not None and declared.lines_up else None
     twin = copy.copy(call.module)
     chunks = _Chunks.of(getattr(call.module, inner), f"{call.component}.{inner}", take)
-    chunks.expect(_clip_in(call))
+    shape = tuple(_clip_in(call).shape)
+    decodes = call.method == "decode"
+    total = decoded_of(call.module, shape) if decodes else math.prod(shape[2:])
+    # Who is given the frames says how far it is.
+    chunks.expect(counted_in(call.module, shape), total, told=decodes and take is None)
     twin._modules = {**twin._modules, inner: chunks}  # noqa: SLF001
     return getattr(twin, call.method)(*call.arguments, **call.keywords)
 
@@ -56,9 +61,10 @@ class _Chunks:
     real_module: Any
     component: str
     take: Callable[[torch.Tensor], torch.Tensor] | None
-    frames: int  # of the clip
-    pixels: int  # of all its frames, or of their latents
+    frames: int  # of the clip, or of its latents; tiles of a sound
+    pixels: int  # of all that is computed of them
     left: int  # of those
+    told: bool  # whether it is to be told how far it is
 
     @staticmethod
     def of(module: Any, component: str, take: Any) -> Any:
@@ -70,10 +76,10 @@ class _Chunks:
         object.__setattr__(twin, "take", take)
         return twin
 
-    def expect(self, clip: torch.Tensor) -> None:
-        """All of it comes, in chunks of frames or tiles; those may lap over each other."""
-        pixels = clip[0, 0].numel()
-        for name, value in (("frames", clip.shape[2]), ("pixels", pixels), ("left", pixels)):
+    def expect(self, frames: int, pixels: int, *, told: bool) -> None:
+        """All of it comes, in chunks of frames or tiles."""
+        known = {"frames": frames, "pixels": pixels, "left": pixels, "told": told}
+        for name, value in known.items():
             object.__setattr__(self, name, value)
 
     def take_off(self, chunk: torch.Tensor) -> int:
@@ -95,6 +101,7 @@ class _Chunks:
                 component=self.component,
                 part=Part.AUTOENCODER,
                 ahead=ahead,
+                frames=self.frames if self.told else 0,
             )
         )
         return output if self.take is None else self.take(output)
@@ -129,6 +136,13 @@ def _clip_in(call: DenoiserCall) -> Any:
 
 def _is_clip(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and value.ndim == 5 and value.shape[2] > 1
+
+
+def _is_long_sound(call: DenoiserCall) -> bool:
+    """One that is decoded in tiles."""
+    given, vae = _clip_in(call), call.module
+    is_sound = isinstance(given, torch.Tensor) and given.ndim == 3 and call.method == "decode"
+    return is_sound and vae.use_tiling and given.shape[2] > vae.tile_latent_min_length
 
 
 _INNER = {"encode": "encoder", "decode": "decoder"}

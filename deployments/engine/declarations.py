@@ -19,8 +19,8 @@ class Declaration:
     unused: frozenset[str] = frozenset()  # arguments that it takes and does not look at
     solo: str = ""  # why its calls are never merged
 
-    # Of an autoencoder of clips, itself and no class that is made of it.
-    chunked: bool = False  # it takes a clip in chunks, and changes nothing but itself on the way
+    # Of an autoencoder of clips or sounds, itself and no class that is made of it.
+    chunked: bool = False  # it takes them in chunks, and changes nothing but itself on the way
     lines_up: bool = False  # what it decodes is its chunks' frames, one after another
 
     # Of a component or a pipeline.

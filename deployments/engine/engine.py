@@ -27,7 +27,7 @@ from deployments.engine.chunks import OnFrames
 from deployments.engine.declarations import Declarations
 from deployments.engine.device_memory import DeviceMemory, memory_of
 from deployments.engine.families.known import KNOWN
-from deployments.engine.generation import Generation, OnProgress
+from deployments.engine.generation import Generation, OnProgress, SetUp
 from deployments.engine.inbox import Inbox
 from deployments.engine.loop import STOPPED, Loop, Terms
 from deployments.engine.placement import placed_by
@@ -193,6 +193,7 @@ class Engine:
         adapters: Sequence[Adapter] = (),
         on_progress: OnProgress | None = None,
         on_frames: OnFrames | None = None,
+        set_up: SetUp | None = None,
         priority: int = 0,
         deadline_s: float | None = None,
         deterministic: bool = False,
@@ -212,7 +213,9 @@ class Engine:
         outputs is kept for snapshots, which then work for any pipeline. ``on_frames``: for a
         pipeline that decodes one clip at its end and does nothing more with it; gets the frames as
         they are decoded, on the engine's thread, where the autoencoder makes them one after
-        another, and then the result has but a corner of each.
+        another, and then the result has but a corner of each. ``set_up``: called with the pipeline
+        of this generation alone before that is; FreeU, scales of IP-adapters, attention processors
+        and the solver that it sets there are no other's.
         """
         added = self._loop.added(pipeline)
         if self._loop.stopping or not self.alive:
@@ -234,6 +237,7 @@ class Engine:
             keep_outputs_bytes=keep_outputs_bytes,
             on_progress=on_progress,
             on_frames=on_frames,
+            set_up=set_up,
             wake_engine=self._inbox.wake,
         )
         self._inbox.put(generation)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from deployments.engine.adapter_layers import AdapterRows
-from deployments.engine.agreement import agree
+from deployments.engine.agreement import agree, coarse
 from deployments.engine.call_arguments import CallArguments, tensors_in
 from deployments.engine.content import Digests, version_of
 from deployments.engine.context import within
@@ -198,9 +198,14 @@ class Forwards:
         with finding.forward(len(calls), self._memory):
             answers, keep = self._woven(calls, finding, computes=computes)
         if self._verify and not finding.trusted:
+            merged = [each.output for each in answers]
+            dtype = coarse(merged, getattr(calls[0].call.module, "dtype", None))
+            # Before they run alone, which moves step caches on.
+            noisy = self._beside_itself(calls, finding, computes=computes) if dtype else None
             alone = [self._alone(each) for each in calls]
             counts.trial_forwards += 1
-            if not _all_agree(answers, alone):
+            well = all(each.error is None for each in alone)
+            if not well or not agree(merged, [each.output for each in alone], dtype, noisy):
                 self._refuse(calls[0], finding, "differs when merged")
                 for _ in calls:
                     counts.forward(1)
@@ -232,6 +237,14 @@ class Forwards:
             self._counts_of(calls[0]).trial_forwards += 1
             raise _Unmergeable("writes into its inputs")
         return [Answer(each) for each in parts.apart(output)], keep
+
+    def _beside_itself(
+        self, calls: Sequence[PendingCall], finding: Finding, *, computes: bool | None
+    ) -> Any:
+        """The first call's output, with copies of itself in place of the others."""
+        self._counts_of(calls[0]).trial_forwards += 1
+        answers, _ = self._woven([calls[0]] * len(calls), finding, computes=computes)
+        return answers[0].output
 
     def _halves(self, calls: Sequence[PendingCall], finding: Finding) -> list[Answer]:
         finding.limit.ran_out(len(calls), self._memory.free())
@@ -272,13 +285,6 @@ class Forwards:
 
 def _versions(arguments: CallArguments) -> list[int | None]:
     return [version_of(each) for each in tensors_in(arguments.named)]
-
-
-def _all_agree(merged: Sequence[Answer], alone: Sequence[Answer]) -> bool:
-    return all(
-        one.error is None and agree(each.output, one.output)
-        for each, one in zip(merged, alone, strict=True)
-    )
 
 
 def _mapped(change: Callable[[Any], Any], value: Any) -> Any:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OnProgress = Callable[[Progress], None]
+SetUp = Callable[[Any], None]
 
 
 class Generation:
@@ -48,6 +49,7 @@ class Generation:
         keep_outputs_bytes: int = 0,
         on_progress: OnProgress | None,
         on_frames: OnFrames | None = None,
+        set_up: SetUp | None = None,
         wake_engine: Callable[[], None],
     ) -> None:
         self.context = copy_context()
@@ -60,12 +62,14 @@ class Generation:
         self.on_frames = on_frames
         self.snapshot_to_begin_with = snapshot
         self.progress: Progress | None = None
+        self.steps_done = 0  # of denoising, also after the end
         self.cancel_requested = False
         self.paused = False
         self._arguments: dict[str, Any] | None = arguments
         self._added = added
         self._view = view
         self._adapters = adapters
+        self._set_up = set_up
         self._on_progress = on_progress
         self._wake_engine = wake_engine
         self._asked: deque[Future[Snapshot]] = deque()
@@ -75,14 +79,6 @@ class Generation:
         self._future.set_running_or_notify_cancel()
 
     @property
-    def steps_done(self) -> int:
-        """Denoising steps, also after the end."""
-        progress = self.progress
-        if progress is None or progress.stage is Stage.ENCODING_TEXT:
-            return 0
-        return progress.step
-
-    @property
     def lap(self) -> tuple[str, str]:
         """For whom and what is computed now: its pipeline's name, and its stage."""
         stage = Stage.ENCODING_TEXT if self.progress is None else self.progress.stage
@@ -90,7 +86,7 @@ class Generation:
 
     @property
     def steps_denoised(self) -> int:
-        """The same while it denoises, else 0."""
+        """Those that are done while it denoises, else 0."""
         progress = self.progress
         return progress.step if progress and progress.stage is Stage.DENOISING else 0
 
@@ -191,9 +187,14 @@ class Generation:
         adapters, self._adapters = self._adapters, None
         return adapters
 
-    def report(self, progress: Progress) -> None:
+    def take_set_up(self) -> SetUp | None:
+        """For the engine, once: what its own pipeline is given to before the call."""
+        set_up, self._set_up = self._set_up, None
+        return set_up
+
+    def report(self, progress: Progress, steps_done: int = 0) -> None:
         """For the engine: tell the caller how far it is."""
-        self.progress = progress
+        self.progress, self.steps_done = progress, steps_done
         if self._on_progress is None:
             return
         try:
@@ -227,4 +228,4 @@ class Generation:
     def _end(self) -> None:
         self._arguments = self._added = self._view = self._adapters = None
         self.snapshot_to_begin_with = None
-        self._on_progress = self.on_frames = None
+        self._on_progress = self.on_frames = self._set_up = None

@@ -13,8 +13,8 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
 from deployments.engine.declarations import NOTHING, Declaration
 from deployments.engine.denoisers import KnownDenoisers, is_of_transformers, modules_of
-from deployments.engine.processors import ProcessorOwners
 from deployments.engine.stand_in import let_suspend, stand_in_for
+from deployments.engine.surroundings import SharedParts
 
 
 class InterceptedPipeline:
@@ -37,7 +37,7 @@ class InterceptedPipeline:
             name: stand_in_for(module, name, suspends=known.is_denoiser(kind, name, module))
             for name, module in modules_of(pipeline)
         }
-        self.owners = ProcessorOwners(each.real_module for each in self.denoisers)
+        self.shared = SharedParts(each.real_module for each in self.denoisers)
 
     @property
     def denoisers(self) -> list[Any]:
@@ -59,7 +59,7 @@ class InterceptedPipeline:
         if new := [stand_in for stand_in in inert if not stand_in.suspends]:
             for stand_in in new:
                 let_suspend(stand_in)
-            self.owners = ProcessorOwners(each.real_module for each in self.denoisers)
+            self.shared = SharedParts(each.real_module for each in self.denoisers)
 
     def copy(self, on_step: Callable[[], None]) -> Any:
         """A pipeline to call once, inside a generation. ``on_step`` runs after each step."""

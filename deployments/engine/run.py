@@ -101,7 +101,7 @@ class Run:
             intercepted.let_suspend(snapshot.denoisers)
             self._resumption = Resumption(snapshot, device)
         self._intercepted = intercepted
-        self._surroundings = Surroundings(intercepted.owners, self.generation.context)
+        self._surroundings = Surroundings(intercepted.shared, self.generation.context)
         self._pipeline = pipeline = intercepted.copy(self._on_step)
         self._solver_counts = main_solver(pipeline) is not None
         # The frames of the call keep them anyway.
@@ -109,6 +109,9 @@ class Run:
         if intercepted.draws_globally:
             self._randomness = Randomness.of(arguments, device)
         self._steps = arguments.get("num_inference_steps") or 0
+        if (set_up := self.generation.take_set_up()) is not None:
+            with self._surroundings.in_place(keep=True):
+                set_up(pipeline)
         # No closure: the traceback of an error would keep it, and with it the pipeline's tensors.
         self._greenlet = GenerationGreenlet(
             partial(pipeline, **arguments), getcurrent(), self._answer
@@ -280,15 +283,17 @@ class Run:
             mix=self._mix_of(call),
         )
         told = self.generation.progress
+        if call.frames and told is not None and told.stage is Stage.DECODING:
+            self._report(Progress(Stage.DECODING, call.frames - call.ahead, call.frames))
         if self._resumption is not None or not is_place(call, self._place):
             return
         if told == Progress(Stage.ENCODING_TEXT):
             if self._solver_counts:
                 self._steps = steps_ahead(self._pipeline) or self._steps
-            self.generation.report(Progress(Stage.DENOISING, self._step, self._steps))
-        decoding = Progress(Stage.DECODING, self._step, self._steps)
-        if call.method == "decode" and self._step >= self._steps and told != decoding:
-            self.generation.report(decoding)
+            self._report(Progress(Stage.DENOISING, self._step, self._steps))
+        decodes = call.method == "decode" and self._step >= self._steps
+        if decodes and (told is None or told.stage is not Stage.DECODING):
+            self._report(Progress(Stage.DECODING))
 
     def _learn(self, ended: GenerationGreenlet) -> None:
         if self._intercepted is not None:
@@ -306,9 +311,12 @@ class Run:
         self._counts.steps += 1
         if self._step > self._steps:
             self._steps = 0  # It was a guess, and a wrong one.
-        self.generation.report(Progress(Stage.DENOISING, self._step, self._steps))
+        self._report(Progress(Stage.DENOISING, self._step, self._steps))
         if self._solver_counts and self._step == self._steps:
-            self.generation.report(Progress(Stage.DECODING, self._step, self._steps))
+            self._report(Progress(Stage.DECODING))
+
+    def _report(self, progress: Progress) -> None:
+        self.generation.report(progress, self._step)
 
 
 _INTERRUPTIONS = 100  # for a pipeline that catches even these and calls its denoiser again

@@ -35,7 +35,9 @@ class DenoiserCall:
     part: Part = Part.DENOISER
     method: str = "__call__"  # of the module, that was called
     content: Hashable = None  # equal: the output is, bit for bit; None: that cannot be told
-    ahead: int = 0  # of a chunk of a clip: frames left to take, its own among them; 0: none
+    ahead: int = 0  # of a chunk of a clip: frames left to take, its own among them; 0: none.
+    # Of a sound, tiles.
+    frames: int = 0  # of a chunk that is decoded: those of the whole, if that is to be told
 
     @property
     def is_step(self) -> bool:

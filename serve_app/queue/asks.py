@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
@@ -114,7 +116,7 @@ class Asks:
         await asyncio.gather(*self._leasing.values(), return_exceptions=True)
 
     def give(self, waiter: Waiter, request: Request) -> None:
-        """A lease of ``request`` was committed for ``waiter``."""
+        """A lease of ``request``, whose input is whole, was committed for ``waiter``."""
         try:
             granted = self._granted(request)
         except Exception as error:
@@ -240,8 +242,8 @@ class Asks:
             offers = [Offer(each.ask.replica_id, each.ask.actor_id) for each in waiters]
             leased = await lease(self._database, pool, offers, hot, self._limits, charges)
             charges = {}
-            for n, found in leased.found:
-                self._leased(left.pop(n), found)
+            for n, found, whole in leased.found:
+                self._leased(left.pop(n), found, whole)
             if leased.drained:
                 # Whoever submitted meanwhile saw them awake.
                 self._lanes.look_again_soon((pool, tenant) for tenant in leased.drained)
@@ -251,11 +253,11 @@ class Asks:
             for waiter in left.values():
                 self._room.release(waiter)
 
-    def _leased(self, waiter: Waiter, found: Stored) -> None:
+    def _leased(self, waiter: Waiter, found: Stored, input: Mapping[str, Any]) -> None:
         request = found.request
         self._census.left(request.pool, request.tenant, request.endpoint)
         self._watch.learn(found)
-        self.give(waiter, request)
+        self.give(waiter, replace(request, input=input))
 
 
 def _remaining_s(request: Request) -> float | None:

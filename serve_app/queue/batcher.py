@@ -20,6 +20,8 @@ class Batcher(Generic[Item, Answer]):
     raised for its own caller alone. If ``run`` itself raises something that is not one of
     Darkroom's errors (the database refused one item's data), each item is tried alone, so that none
     suffers from its neighbours. A caller that goes away does not stop the batch.
+
+    What ``weigh`` says of a batch's items together is at most ``max_weight``, unless it is of one.
     """
 
     def __init__(
@@ -28,10 +30,14 @@ class Batcher(Generic[Item, Answer]):
         *,
         in_flight: int = 2,
         max_batch: int = 128,
+        weigh: Callable[[Item], int] = lambda _: 0,
+        max_weight: int = 0,
     ) -> None:
         self._run = run
         self._in_flight = in_flight
         self._max_batch = max_batch
+        self._weigh = weigh
+        self._max_weight = max_weight
         self._pending: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._scheduled = False
@@ -56,11 +62,19 @@ class Batcher(Generic[Item, Answer]):
     def _pump(self) -> None:
         self._scheduled = False
         while self._pending and len(self._running) < self._in_flight:
-            count = min(len(self._pending), self._max_batch)
-            batch = [self._pending.popleft() for _ in range(count)]
-            task = asyncio.create_task(self._do(batch))
+            task = asyncio.create_task(self._do(self._next_batch()))
             self._running.add(task)
             task.add_done_callback(self._ended)
+
+    def _next_batch(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
+        batch = [self._pending.popleft()]
+        weight = self._weigh(batch[0][0])
+        while self._pending and len(batch) < self._max_batch:
+            weight += self._weigh(self._pending[0][0])
+            if weight > self._max_weight:
+                break
+            batch.append(self._pending.popleft())
+        return batch
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._running.discard(task)

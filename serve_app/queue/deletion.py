@@ -46,9 +46,10 @@ judged AS (
     FROM doomed
 ),
 emptied AS (
-    UPDATE requests r SET deleted_at = now(), input = '{{}}', outcome = %(nothing)s::text::json,
-        snapshot = NULL, snapshot_step = NULL, reuse_digest = NULL, forgetting = NULL,
-        webhook_url = NULL, webhook_origin = NULL, reuses = NULL
+    UPDATE requests r SET deleted_at = now(), input = '{{}}', shown = NULL,
+        outcome = %(nothing)s::text::json, snapshot = NULL, snapshot_step = NULL,
+        reuse_digest = NULL, forgetting = NULL, webhook_url = NULL, webhook_origin = NULL,
+        reuses = NULL
     FROM judged j WHERE r.id = j.id AND j.keyed
 ),
 removed AS (

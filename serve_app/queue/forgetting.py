@@ -32,7 +32,7 @@ ORDER BY finished_at LIMIT %(most)s
 """
 # From its input follows what a failed attempt may have left in storage.
 INPUTS = _DUE.format(
-    column="input",
+    column="coalesce(shown, input)",
     now=Forgetting.INPUT,
     also="""AND (
     SELECT 1 FROM attempts a WHERE a.request_id = requests.id
@@ -43,7 +43,7 @@ _LEFT = """
 WITH rest AS (SELECT * FROM json_to_recordset(%(rest)s::json) AS x(id uuid, left_over text))
 """
 FORGET_INPUTS = f"""{_LEFT}
-UPDATE requests r SET input = x.left_over::json, forgetting = 'outcome'
+UPDATE requests r SET input = x.left_over::json, shown = NULL, forgetting = 'outcome'
 FROM rest x WHERE r.id = x.id AND r.forgetting = 'input'
 RETURNING r.id::text
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from serve_app.domain.errors import DarkroomError, Unavailable
 from serve_app.domain.request import NewRequest, Request
@@ -14,6 +15,7 @@ from serve_app.queue.charges import Charges
 from serve_app.queue.costs import Costs
 from serve_app.queue.database import Database
 from serve_app.queue.lanes import Lanes
+from serve_app.queue.large_inputs import Encoded
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.repeats import Repeats
 from serve_app.queue.reuse import Reuse
@@ -21,6 +23,11 @@ from serve_app.queue.submit import Accepted, New, Offer, submit
 from serve_app.queue.waiting_room import Waiter, WaitingRoom
 from serve_app.queue.wakeups import Wakeups
 from serve_app.queue.watch import Watch
+
+STATEMENT_CHARACTERS = 4 * 2**20
+"""Of inputs that are stored together. Each connection keeps the memory of its longest statement."""
+
+Arrived = tuple[NewRequest, Encoded]
 
 
 class Intake:
@@ -54,9 +61,12 @@ class Intake:
         self._costs = costs
         self._charges = charges
         self._settle = settle
-        self._batcher: Batcher[NewRequest, Request] = Batcher(self._run)
+        self._batcher = self._made_batcher()
         # Apart, because they wait for others that store the same.
-        self._alike: Batcher[NewRequest, Request] = Batcher(self._run)
+        self._alike = self._made_batcher()
+
+    def _made_batcher(self) -> Batcher[Arrived, Request]:
+        return Batcher(self._run, weigh=_size, max_weight=STATEMENT_CHARACTERS)
 
     async def submit(self, new: NewRequest, most_queued: int | None = None) -> Request:
         """Once begun it goes on, also when the caller goes away."""
@@ -67,7 +77,9 @@ class Intake:
         free = self._room.slots(new.pool)
         await self._census.admit(new.pool, new.tenant, new.endpoint, most_queued, free)
         try:
-            return await (self._alike if new.reuse_digest else self._batcher).put(new)
+            return await (self._alike if new.reuse_digest else self._batcher).put(
+                (new, Encoded(new.input))
+            )
         except asyncio.CancelledError:
             raise
         except Exception:
@@ -85,25 +97,25 @@ class Intake:
         await self._batcher.aclose()
         await self._alike.aclose()
 
-    async def _run(self, batch: Sequence[NewRequest]) -> Sequence[Request | BaseException]:
-        await self._lanes.open((new.pool, new.tenant) for new in batch)
-        waiters = self._reserve(batch)
-        offered = [self._new(new, waiters.get(new.id)) for new in batch]
+    async def _run(self, batch: Sequence[Arrived]) -> Sequence[Request | BaseException]:
+        await self._lanes.open((new.pool, new.tenant) for new, _ in batch)
+        waiters = self._reserve([new for new, _ in batch])
+        offered = [self._new(new, encoded, waiters.get(new.id)) for new, encoded in batch]
         try:
             accepted = await submit(self._database, offered, self._limits.first_lease_s)
         except BaseException:
             for waiter in waiters.values():
                 self._room.release(waiter)
             raise
-        for new, each, waiting in zip(batch, accepted, offered, strict=True):
-            self._stored(each, waiters.get(new.id), waiting.expected_s)
+        for (new, _), each, waiting in zip(batch, accepted, offered, strict=True):
+            self._stored(each, waiters.get(new.id), waiting)
         stored = [each for each in accepted if each is not None]
         self._tell([each.request for each in stored if not each.leased and each.group is None])
         if groups := {each.group for each in stored if each.group is not None}:
             self._settle(groups)
         return [
             await self._repeat(new) if each is None else each.request
-            for new, each in zip(batch, accepted, strict=True)
+            for (new, _), each in zip(batch, accepted, strict=True)
         ]
 
     async def _repeat(self, new: NewRequest) -> Request | DarkroomError:
@@ -129,22 +141,22 @@ class Intake:
                 found[new.id] = waiter
         return found
 
-    def _new(self, new: NewRequest, waiter: Waiter | None) -> New:
+    def _new(self, new: NewRequest, input: Encoded, waiter: Waiter | None) -> New:
         expected_s = self._costs.expected_s(new.endpoint, new.pool, new.work)
-        return New(new, _offer(waiter), expected_s)
+        return New(new, input, _offer(waiter), expected_s)
 
-    def _stored(self, accepted: Accepted | None, waiter: Waiter | None, expected_s: float) -> None:
+    def _stored(self, accepted: Accepted | None, waiter: Waiter | None, new: New) -> None:
         if accepted is None:
             if waiter is not None:
                 self._room.release(waiter)
             return
         request = accepted.request
         if accepted.leased:
-            self._charges.add(request.pool, request.tenant, expected_s)
+            self._charges.add(request.pool, request.tenant, new.expected_s)
         self._watch.learn_new(request, accepted.version)
         self._census.entered(request)
         if accepted.leased and waiter is not None:
-            self._asks.give(waiter, request)
+            self._asks.give(waiter, replace(request, input=new.request.input))
         elif waiter is not None:
             self._room.release(waiter)
 
@@ -154,6 +166,10 @@ class Intake:
             self._asks.stir(pools)
             self._wakeups.tell(pools=pools)
             self._lanes.look_again_soon((request.pool, request.tenant) for request in queued)
+
+
+def _size(arrived: Arrived) -> int:
+    return len(arrived[1].text)
 
 
 def _offer(waiter: Waiter | None) -> Offer | None:

@@ -226,7 +226,8 @@ counted AS (
     WHERE l.pool = %(pool)s AND l.tenant = k.tenant
 )
 SELECT r.n, (SELECT count(*) FROM candidate),
-       coalesce((SELECT drained FROM spent s WHERE s.tenant = r.tenant), false), {columns}
+       coalesce((SELECT drained FROM spent s WHERE s.tenant = r.tenant), false),
+       CASE WHEN r.shown IS NOT NULL THEN r.input END, {columns}
 FROM leased r LEFT JOIN progress p ON p.request_id = r.id AND p.attempt = r.attempt
 ORDER BY r.n
 """

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from serve_app.queue import wording
 from serve_app.queue.database import Database, Lock
@@ -31,7 +32,7 @@ class Leased:
     ``drained``: tenants whose lanes were put to sleep. ``more``: others may be leased now.
     """
 
-    found: Sequence[tuple[int, Stored]]
+    found: Sequence[tuple[int, Stored, Mapping[str, Any]]]  # and its whole input
     drained: frozenset[str]
     more: bool
 
@@ -66,13 +67,19 @@ async def lease(
         },
         lock=Lock((LIMITED,)) if limits.limits_running else None,
     )
-    found = [(row[0] - 1, stored(row[3:])) for row in rows]
+    found = [_found(row) for row in rows]
     seen = rows[0][1] if rows else 0
     drained = frozenset(
-        each.request.tenant for row, (_, each) in zip(rows, found, strict=True) if row[2]
+        each.request.tenant for row, (_, each, _) in zip(rows, found, strict=True) if row[2]
     )
     more = bool(found) and (seen > len(found) or len(found) >= min(len(slots), LOOK_AHEAD))
     return Leased(found, drained, more)
+
+
+def _found(row: tuple[Any, ...]) -> tuple[int, Stored, Mapping[str, Any]]:
+    n, _, _, whole, *columns = row
+    found = stored(tuple(columns))
+    return n - 1, found, found.request.input if whole is None else whole
 
 
 def _running(limits: QueueLimits) -> Mapping[str, object]:

@@ -9,6 +9,7 @@ from serve_app.domain.request import NewRequest
 from serve_app.queue import outcomes, wording
 from serve_app.queue.database import Database, Lock
 from serve_app.queue.deletion import SHARING
+from serve_app.queue.large_inputs import Encoded
 from serve_app.queue.rows import COLUMNS, SOURCE, Stored, stored
 from serve_app.queue.submit import columns_of
 
@@ -25,13 +26,13 @@ ORDER BY r.id DESC LIMIT 1
 STORE = """
 WITH kept AS (
     INSERT INTO requests (
-        id, tenant, endpoint, endpoint_digest, pool, priority, input, alone, idempotency_key,
-        body_digest, webhook_url, webhook_origin, reuses, state, outcome, started_at, finished_at,
-        events)
+        id, tenant, endpoint, endpoint_digest, pool, priority, input, shown, alone,
+        idempotency_key, body_digest, webhook_url, webhook_origin, reuses, state, outcome,
+        started_at, finished_at, events)
     SELECT
         %(id)s::uuid, %(tenant)s, %(endpoint)s, %(digest)s, %(pool)s, %(priority)s,
-        %(input)s::text::json, %(alone)s, %(key)s, %(body)s, %(webhook)s, %(origin)s,
-        %(reuses)s::uuid, 'succeeded',
+        %(input)s::text::json, %(shown)s::text::json, %(alone)s,
+        %(key)s, %(body)s, %(webhook)s, %(origin)s, %(reuses)s::uuid, 'succeeded',
         %(outcome)s::text::json, now(), now(), 1 + cardinality(%(warnings)s::text[])
     WHERE (SELECT count(*) FROM artifacts WHERE request_id = %(reuses)s::uuid) = %(kept)s
     ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
@@ -75,7 +76,7 @@ class Reuse:
         given = replace(outcomes.from_json(outcome), usage=Usage())
         if kept != len(given.artifacts):
             return None  # some were deleted
-        params = columns_of(new) | {
+        params = columns_of(new, Encoded(new.input)) | {
             "body": new.body_digest or None,
             "reuses": earlier,
             "outcome": wording.compact(outcomes.to_json(given)),

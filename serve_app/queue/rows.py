@@ -18,7 +18,8 @@ FOLLOWING = "following"
 """In the column ``state``: queued, and waiting for the outcome of another."""
 
 COLUMNS = """
-    r.id::text, r.tenant, r.endpoint, r.pool, r.state, r.input, r.priority, r.attempt, r.failures,
+    r.id::text, r.tenant, r.endpoint, r.pool, r.state, coalesce(r.shown, r.input), r.priority,
+    r.attempt, r.failures,
     r.created_at, r.started_at, r.finished_at, r.cancel_requested, r.replica_id, r.outcome,
     p.stage, p.step, p.steps, r.events, r.alone, r.snapshot, r.snapshot_step, r.reuses::text,
     r.end_by, r.work, r.previews, p.rate, p.preview_step, r.forgetting, r.retries_left,

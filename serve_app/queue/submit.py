@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,6 +12,7 @@ from serve_app.domain.request import Forgetting, NewRequest, Request, State
 from serve_app.queue import wording
 from serve_app.queue.database import Database, Lock
 from serve_app.queue.lanes import AWAKE
+from serve_app.queue.large_inputs import Encoded
 from serve_app.queue.order import head_start_s
 from serve_app.queue.rows import RETRIES_LEFT, retries_column
 
@@ -45,7 +46,8 @@ WITH new AS (
         input text, start_within_s double precision, end_within_s double precision,
         work double precision, expected_s double precision, head_start_s double precision,
         alone boolean, previews boolean, warnings json, replica text, actor text, key text,
-        body text, reuse text, forgetting text, retries text, webhook text, origin text)
+        body text, reuse text, forgetting text, retries text, webhook text, origin text,
+        shown text, large integer)
 ),
 alike AS MATERIALIZED ({{who}}),
 placed AS MATERIALIZED (
@@ -60,12 +62,14 @@ placed AS MATERIALIZED (
 ),
 stored AS (
     INSERT INTO requests (
-        id, tenant, endpoint, endpoint_digest, pool, priority, input, start_by, end_by, ranked_at,
+        id, tenant, endpoint, endpoint_digest, pool, priority, input, shown, start_by, end_by,
+        ranked_at,
         work, expected_s, alone, previews, events, idempotency_key, body_digest, reuse_digest,
         forgetting, retries_left, webhook_url, webhook_origin, leads, follows, state, attempt,
         replica_id, actor_id,
         lease_until, started_at)
-    SELECT id, tenant, endpoint, digest, pool, priority, input::json,
+    SELECT id, tenant, endpoint, digest, pool, priority,
+           coalesce(input, (%(large)s::text[])[large])::json, shown::json,
            -- What has not started by the time at which it must have ended has expired too.
            now() + make_interval(secs => least(start_within_s, end_within_s)),
            now() + make_interval(secs => end_within_s),
@@ -133,6 +137,7 @@ class New:
     """A request to be stored, who would take it at once, and what it is expected to take."""
 
     request: NewRequest
+    input: Encoded
     offer: Offer | None = None
     expected_s: float = 1.0  # of a slot
 
@@ -157,6 +162,11 @@ async def submit(
     tell: the snapshot of this one may be older than that request's commit.
     """
     rows = [_row(n, each) for n, each in enumerate(new)]
+    # Of the large ones each is a value of its own: within JSON it would be encoded and read twice.
+    large = [row for row, each in zip(rows, new, strict=True) if each.input.large]
+    texts = [row.pop("input") for row in large]
+    for place, row in enumerate(large, start=1):
+        row["large"] = place
     wishes = [
         wish_number(each.request.tenant, each.request.reuse_digest)
         for each in new
@@ -166,6 +176,7 @@ async def submit(
         SUBMIT_ALIKE if wishes else SUBMIT,
         {
             "new": wording.compact(rows),
+            "large": texts,
             "first_lease_s": first_lease_s,
             "queued": wording.QUEUED,
             "follows": wording.FOLLOWS[0],
@@ -189,7 +200,7 @@ def wish_number(tenant: str, digest: bytes) -> int:
     return int.from_bytes(hashed[:8], "big", signed=True)
 
 
-def columns_of(new: NewRequest) -> dict[str, Any]:
+def columns_of(new: NewRequest, input: Encoded) -> dict[str, Any]:
     """What is stored of every request alike, whether it is to run or has its outcome already."""
     return {
         "id": new.id,
@@ -199,7 +210,8 @@ def columns_of(new: NewRequest) -> dict[str, Any]:
         "pool": new.pool,
         "priority": int(new.priority),
         # A string within JSON: see endings.py.
-        "input": wording.compact(new.input),
+        "input": input.text,
+        "shown": input.shown,
         "alone": new.alone,
         "warnings": [wording.clean(warning) for warning in new.warnings],
         "key": new.idempotency_key,
@@ -208,9 +220,9 @@ def columns_of(new: NewRequest) -> dict[str, Any]:
     }
 
 
-def _row(n: int, each: New) -> Mapping[str, Any]:
+def _row(n: int, each: New) -> dict[str, Any]:
     new, offer = each.request, each.offer
-    return columns_of(new) | {
+    return columns_of(new, each.input) | {
         "n": n,
         "start_within_s": new.start_within_s,
         "end_within_s": new.end_within_s,
@@ -244,7 +256,7 @@ def _accepted(
         endpoint=new.endpoint,
         pool=new.pool,
         state=State.RUNNING if leased else State.QUEUED,
-        input=new.input,
+        input=each.input.told,
         priority=new.priority,
         attempt=1 if leased else 0,
         failures=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
+import psycopg
 import pytest
 
 from serve_app.cli.files import outputs
 from serve_app.cli.installation import SHORT_TEMPORARY
 from serve_app.cli.preflight import free_port
-from tests.cluster.darkroom import ROOT, clean_environment
+from tests.cluster.darkroom import MODELS, ROOT, clean_environment, eventually
 from tests.queue.database import conninfo, server
 from tests.storage.conftest import moto_server
 from tests.storage.s3_servers import S3Server
@@ -93,28 +96,119 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_pools_land_on_the_class_of_gpu_that_they_ask_for_and_work_there(
     start: Start, conninfo: str, moto_server: S3Server
 ) -> None:
-    location = moto_server.new_bucket()
-    word, told, port = start(
-        {
-            "DARKROOM_DATABASE_URL": conninfo,
-            "DARKROOM_API_KEY": KEY,
-            "DARKROOM_S3_ACCESS_KEY_ID": moto_server.key.access_key_id,
-            "DARKROOM_S3_SECRET_ACCESS_KEY": moto_server.key.secret_access_key,
-        },
-        s3_bucket=location.bucket,
-        s3_endpoint_url=location.endpoint_url,
-        s3_region=location.region,
-    )
+    word, told, port = start(with_stores(conninfo, moto_server), **in_bucket(moto_server))
     assert word == "placed", told
     assert told == {"ingress": ["head"], "small": ["L4"], "large": ["A10G"]}
-    with httpx.Client(
-        base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Key {KEY}"}, timeout=60
-    ) as client:
+    with client_at(port) as client:
         for endpoint in ("test/small", "test/large"):
             answer = client.post(f"/run/{endpoint}", json={"artifacts": 1, "content": "picture"})
             assert answer.status_code == 200, answer.text
             (file,) = outputs(answer.json())
             assert client.get(file["url"]).content == b"picture"
+
+
+WAN = "fal-ai/wan/v2.2-5b/text-to-video"
+STUDIO = {
+    "families": ["video"],
+    "num_gpus": 1,
+    "num_cpus": 0.1,
+    "min_replicas": 2,
+    "max_replicas": 2,
+    "slots": 1,
+    "threads": 1,
+    "snapshot_interval_s": 0.5,
+}
+
+
+@pytest.mark.crash
+@pytest.mark.long
+def test_a_clip_goes_on_from_its_snapshot_when_its_node_dies_and_is_the_same(
+    start: Start,
+    conninfo: str,
+    moto_server: S3Server,
+    chance: random.Random,
+) -> None:
+    word, told, port = start(
+        with_stores(conninfo, moto_server),
+        **in_bucket(moto_server),
+        models=str(MODELS),
+        families={},
+        pools={"studio": STUDIO},
+        demo=True,
+        lease_s=6,
+    )
+    assert word == "placed", told
+    assert sorted(told["studio"]) == ["A10G", "L4"]
+    asked = {"prompt": "a red circle moving left", "seed": 7}
+    asked |= {"num_inference_steps": 50, "num_frames": 81}
+    alone = {"X-Darkroom-Deterministic": "1"}
+    with client_at(port) as client:
+
+        def submitted() -> str:
+            return client.post(f"/queue/{WAN}", json=asked, headers=alone).json()["request_id"]
+
+        def seen(request_id: str) -> dict[str, Any]:
+            return client.get(f"/v1/requests/{request_id}").json()
+
+        def clip(request_id: str) -> bytes:
+            done = lambda: seen(request_id)["state"] == "succeeded"  # noqa: E731
+            eventually(done, "it succeeds", within_s=180)
+            output = client.get(f"/queue/fal-ai/wan/requests/{request_id}").json()
+            return client.get(output["video"]["url"]).content
+
+        expected = clip(submitted())
+        request_id, step = submitted(), chance.randint(1, 20)
+        with psycopg.connect(conninfo, autocommit=True) as database:
+            look = "SELECT replica_id FROM requests WHERE id = %s AND snapshot_step >= %s"
+            found = eventually(
+                lambda: database.execute(look, (request_id, step)).fetchone(), "a snapshot", 120
+            )
+        kill_node_of(found[0])
+        assert clip(request_id) == expected
+        done = seen(request_id)
+    assert done["failures"] == 1
+    assert any("from the snapshot at step" in line["message"] for line in done["log"])
+
+
+def kill_node_of(replica_id: str) -> None:
+    """Ends all that its node has at once, as when its power goes."""
+    (replica,) = [each for each in psutil.process_iter() if has_log_of(replica_id, each)]
+    raylet = replica.parent()
+    assert raylet is not None
+    assert "raylet" in raylet.name()
+    for process in (raylet, *raylet.children(recursive=True)):
+        process.kill()
+
+
+def has_log_of(replica_id: str, process: psutil.Process) -> bool:
+    try:
+        return any(replica_id in Path(file.path).name for file in process.open_files())
+    except psutil.Error:
+        return False
+
+
+def with_stores(conninfo: str, storage: S3Server) -> dict[str, str]:
+    return {
+        "DARKROOM_DATABASE_URL": conninfo,
+        "DARKROOM_API_KEY": KEY,
+        "DARKROOM_S3_ACCESS_KEY_ID": storage.key.access_key_id,
+        "DARKROOM_S3_SECRET_ACCESS_KEY": storage.key.secret_access_key,
+    }
+
+
+def in_bucket(storage: S3Server) -> dict[str, str]:
+    location = storage.new_bucket()
+    return {
+        "s3_bucket": location.bucket,
+        "s3_endpoint_url": location.endpoint_url,
+        "s3_region": location.region,
+    }
+
+
+def client_at(port: int) -> httpx.Client:
+    return httpx.Client(
+        base_url=f"http://127.0.0.1:{port}", headers={"Authorization": f"Key {KEY}"}, timeout=60
+    )
 
 
 def test_what_is_kept_on_one_node_refuses_the_others_with_the_settings_to_set(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from PIL import Image
 
+from deployments.previewer import Previewer
 from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.progress import Preview
 
 DEMO = Path(__file__).parents[2] / "deployments" / "demo" / "flux"
 FLUX = Endpoint("flux", "flux", Weights(str(DEMO), demo=True), "flux")
@@ -69,3 +74,39 @@ async def test_reports_tell_the_rate(rig):
     rates = [each.rate for each in told if each.rate]
     assert rates
     assert all(0 < rate < 50 for rate in rates)
+
+
+@dataclass
+class Shown:
+    """What an engine shows after a step; of the first two no file can be made."""
+
+    step: int
+
+    def jpeg(self) -> bytes:
+        if self.step <= 2:
+            raise OSError("encoder error -2")
+        return b"a picture"
+
+
+class Steps:
+    """A generation that makes a step for each preview that it is asked for."""
+
+    def ask_for_preview(self, after: int) -> Future[Any]:
+        asked: Future[Any] = Future()
+        asked.set_result(Shown(after + 1))
+        return asked
+
+
+def test_a_preview_that_becomes_no_picture_is_said_once_and_the_next_one_comes(caplog):
+    made = []
+    with ThreadPoolExecutor(1) as encoders:
+        previewer = Previewer(encoders)
+        previewer.follow(cast("Any", Steps()))
+        for _ in range(3):
+            previewer.want()
+            encoders.submit(lambda: None).result(60)  # what came before it is done
+            made.append(previewer.take())
+    assert made == [None, None, Preview(3, b"a picture")]
+    (said,) = [each for each in caplog.records if each.levelname == "WARNING"]
+    assert "preview could not be made" in said.message
+    assert "encoder error -2" in caplog.text

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,7 +18,7 @@ def seen():
         [sys.executable, "-m", "tests.deployments.serving"],
         capture_output=True,
         text=True,
-        timeout=220,
+        timeout=560,
         check=False,
         cwd=ROOT,
     )

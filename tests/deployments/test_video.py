@@ -173,7 +173,9 @@ SIZES = [
     (WAN_T2V, {"aspect_ratio": "9:16"}, (720, 1280)),
     (SMALL_T2V, {"resolution": "580p", "aspect_ratio": "1:1"}, (768, 768)),
     (HUNYUAN, {"resolution": "580p"}, (1024, 576)),
+    (LTX2, {}, (1920, 1080)),
     (LTX2, {"resolution": "1440p"}, (2560, 1440)),
+    (LTX2, {"resolution": "2160p"}, (3840, 2160)),
 ]
 
 
@@ -188,6 +190,12 @@ def test_a_resolution_is_rendered_in_the_multiples_that_the_model_knows(serve):
     call = serve(LTX_T2V, native_size=None, clip=clip).call(body(LTX_T2V))
     assert (call.arguments["width"], call.arguments["height"]) == (96, 64)
     assert (call.facts["clip"].form.width, call.facts["clip"].form.height) == (96, 64)
+
+
+def test_lines_that_a_model_cannot_render_are_rendered_beyond_and_cropped(serve):
+    call = serve(LTX2, native_size=None).call(body(LTX2))
+    assert (call.arguments["width"], call.arguments["height"]) == (1920, 1088)
+    assert (call.facts["clip"].form.width, call.facts["clip"].form.height) == (1920, 1080)
 
 
 @pytest.mark.parametrize(("asked", "rendered"), [(17, 17), (18, 21), (20, 21), (22, 25)])

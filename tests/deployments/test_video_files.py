@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from deployments.engine.media import fit, to_levels
@@ -101,6 +103,19 @@ def test_ltx_2_comes_with_its_sound_unless_it_is_not_wanted(serve):
         assert (clip.sound[:2] if clip.sound else None) == sound
         assert clip.duration_s == pytest.approx(0.36, abs=0.03)
         assert product.output["video"]["num_frames"] == len(clip.frames) == 9
+
+
+def test_a_file_of_1080p_has_1080_lines_of_the_1088_that_are_rendered(serve):
+    served = serve(LTX2, native_size=None)
+    call = call_of(served, body(LTX2, generate_audio=False))
+    rendered = (call.arguments["height"], call.arguments["width"])
+    frames = torch.zeros(1, 9, 3, *rendered)
+    frames[..., 4:-4, :] = 1.0  # what is to be left
+    product = deliver(served, call, SimpleNamespace(frames=frames))
+    clip = seen(product.files[0].body)
+    assert clip.size == (1920, 1080)
+    assert np.stack(clip.frames).min() > 250
+    assert (product.output["video"]["width"], product.output["video"]["height"]) == clip.size
 
 
 @pytest.mark.parametrize(("name", "codec"), [("webm", "vp9"), ("gif", "gif")])

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from deployments.engine.engine import Engine
+from deployments.engine.lapping import decoded_of
 from serve_app.domain.errors import Cancelled
 from serve_app.domain.progress import Stage
 from tests.engine.conformance import autoencoders
@@ -33,6 +34,24 @@ CLIPS = {
     "ltx2": (in_tiles(autoencoders.ltx2_video, 16), (1, 4, 3, 16, 16), (1, 3, 9, 32, 32)),
     "hunyuan": (in_tiles(autoencoders.hunyuan_video, 16), (1, 4, 3, 8, 8), (1, 3, 9, 32, 32)),
 }
+
+
+def long_sound():
+    vae = autoencoders.oobleck()
+    vae.enable_tiling()
+    vae.tile_latent_min_length, vae.tile_latent_overlap = 16, 2
+    return vae
+
+
+LONG = {
+    "wan in tiles": (in_tiles(autoencoders.wan, 16), (1, 16, 3, 5, 7)),
+    "ltx": (CLIPS["ltx"][0], (1, 8, 3, 7, 9)),
+    "ltx2": (CLIPS["ltx2"][0], (1, 4, 3, 16, 20)),
+    "hunyuan": (CLIPS["hunyuan"][0], (1, 4, 9, 9, 8)),
+    "cogvideox": (autoencoders.cogvideox, (1, 4, 5, 4, 4)),
+    "a sound": (long_sound, (1, 4, 50)),
+}
+"""Latents of more than one chunk, that tiles do not fit evenly."""
 
 
 class Decodes:
@@ -190,3 +209,46 @@ def test_a_snapshot_before_the_first_chunk_takes_no_step_again():
         assert torch.equal(other.submit(snapshot=state, **arguments).result(60), expected)
         assert other.counts()["forwards"] == 0
         assert other.counts()["autoencoders"]["forwards"] == 3
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_how_far_it_is_with_decoding_is_told_chunk_by_chunk(kind):
+    make, shape = LONG[kind]
+    torch.manual_seed(0)
+    vae = make()
+    enliven(vae)
+    pipeline = Clips(Denoiser(), vae)
+    arguments = {"start": torch.randn(shape), "num_inference_steps": 2}
+    with torch.no_grad():
+        expected = pipeline(**arguments)
+    computed, told = [], []
+    vae.decoder.register_forward_pre_hook(lambda _, given: computed.append(given[0][0, 0].numel()))
+    with Engine(pipeline, threads=1) as engine:
+        gate = Gate(engine)
+        running = engine.submit(on_progress=told.append, **arguments)
+        gate.open()
+        assert torch.equal(running.result(60), expected)
+        assert engine.counts()["autoencoders"]["single_calls"] == len(computed) > 1
+    assert sum(computed) == decoded_of(vae, shape)
+    first, *chunks = [each for each in told if each.stage is Stage.DECODING]
+    assert (first.step, first.steps) == (0, 0)
+    assert len(chunks) == len(computed)
+    frames = shape[2] if len(shape) == 5 else len(computed)
+    done = [sum(computed[:number]) / sum(computed) for number in range(len(computed))]
+    assert [each.step for each in chunks] == [int(share * frames) for share in done]
+    assert {each.steps for each in chunks} == {frames}
+    assert running.steps_done == 2
+
+
+def test_sounds_that_are_decoded_beside_each_other_are_those_of_each_alone():
+    make, shape = LONG["a sound"]
+    pipeline = Decodes(make())
+    given = [torch.randn(shape) for _ in range(2)]
+    with torch.no_grad():
+        expected = [pipeline(each) for each in given]
+    with Engine(pipeline, threads=1) as engine:
+        gate = Gate(engine)
+        running = [engine.submit(latents=each) for each in given]
+        gate.open()
+        for generation, sound in zip(running, expected, strict=True):
+            assert torch.allclose(generation.result(60), sound, atol=1e-5)

@@ -1,4 +1,5 @@
-"""The rule for half precision: sharing a forward changes a picture no more than other kernels do.
+"""The rule for half precision: sharing a forward changes a picture, clip or sound no more than
+other kernels do.
 
 In bfloat16 two right ways to add the same numbers differ visibly in the third digit, so no fixed
 bound says whether merging is harmless. What says it is the pipeline's own noise: two plain runs of
@@ -7,7 +8,6 @@ which one computes attention by other kernels.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,46 +17,100 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from deployments.engine.engine import Engine
 from deployments.engine.loader import load_pipeline
 from serve_app.domain.endpoint import Weights
+from tests.engine.demo_calls import CALLS, DEMO, call, made_of
+from tests.engine.gate import Gate
+from tests.engine.loops import Denoiser, Loop
 
 pytestmark = [
     pytest.mark.engine,
-    # diffusers' solvers use what numpy deprecates.
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    # torch, transformers and diffusers deprecate names of their own while they load.
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Should have t[ab]:UserWarning"),  # torchsde, of rounding
 ]
 
-DEMOS = Path(__file__).parents[2] / "deployments" / "demo"
-WISHES = [("a red circle above a blue square", 4), ("a green star", 5), ("a yellow heart", 4)]
+WISHES = [
+    ("a red circle moving left", 4),
+    ("a green star moving right", 5),
+    ("a yellow heart moving up", 4),
+]
 
 
-def call(number: int) -> dict[str, Any]:
+def wish(family: str, number: int) -> dict[str, Any]:
     prompt, steps = WISHES[number]
-    return {
-        "prompt": prompt,
-        "num_inference_steps": steps,
-        "guidance_scale": 2.0,
-        "width": 64,
-        "height": 64,
-        "generator": torch.Generator().manual_seed(number),
-        "output_type": "pt",
-    }
+    return {**call(family, number, steps), "prompt": prompt}
 
 
 def apart(some: list[Any], others: list[Any]) -> torch.Tensor:
-    """Root of the mean square of what two sets of pictures differ by; 1 is white against black."""
+    """Root of the mean square of what two sets differ by; 1 is white against black."""
     pairs = zip(some, others, strict=True)
     return torch.cat([(a.float() - b.float()).flatten() for a, b in pairs]).square().mean().sqrt()
 
 
-@pytest.mark.parametrize("name", ["flux", "sdxl"])
-def test_merging_changes_pictures_of_a_demo_model_no_more_than_other_kernels_do(name):
-    pipeline = load_pipeline(Weights(str(DEMOS / name)), dtype="bfloat16")
-    plain = [pipeline(**call(number)).images for number in range(len(WISHES))]
+@pytest.mark.parametrize("family", CALLS)
+def test_merging_changes_what_a_demo_model_makes_no_more_than_other_kernels_do(
+    family: str,
+) -> None:
+    pipeline = load_pipeline(Weights(str(DEMO / family)), dtype="bfloat16")
+    plain = [made_of(pipeline(**wish(family, number))) for number in range(len(WISHES))]
     with sdpa_kernel(SDPBackend.MATH):
-        otherwise = [pipeline(**call(number)).images for number in range(len(WISHES))]
-    with Engine(pipeline, max_batch=4, threads=1) as engine:
-        generations = [engine.submit(**call(number)) for number in range(len(WISHES))]
-        merged = [each.result(100).images for each in generations]
-        assert engine.counts()["merged_calls"] >= 8
+        otherwise = [made_of(pipeline(**wish(family, number))) for number in range(len(WISHES))]
+    with Engine(pipeline, max_batch=4, threads=1, verify_merges=True) as engine:
+        gate = Gate(engine)
+        generations = [engine.submit(**wish(family, number)) for number in range(len(WISHES))]
+        gate.open()
+        merged = [made_of(each.result(100)) for each in generations]
+        counts = engine.counts()
+        assert counts["merged_calls"] >= 8
+        assert "differs when merged" not in counts["not_merged"]
+        one = engine.submit(**wish(family, 0)).result(100)
+    assert torch.equal(made_of(one), plain[0])
     noise = apart(plain, otherwise)
     assert noise > 1e-4  # or the comparison would say nothing
     assert apart(plain, merged) <= noise
+
+
+class Kernels(Denoiser):
+    """Takes others for several rows, which round otherwise: by a hundredth, here and there."""
+
+    def compute(self, latents: Any, timestep: Any) -> Any:
+        output = super().compute(latents, timestep)
+        if len(latents) == 1:
+            return output
+        return output * (1 + 0.01 * torch.linspace(-1, 1, latents.shape[1]).to(output.dtype))
+
+
+class MixesALittle(Denoiser):
+    """Lets rows see each other, by less than kernels differ elsewhere."""
+
+    def compute(self, latents: Any, timestep: Any) -> Any:
+        return super().compute(latents + 0.02 * (latents.mean(0) - latents), timestep)
+
+
+class AddsUp(Denoiser):
+    """Lets rows see each other, also those that are alike."""
+
+    def compute(self, latents: Any, timestep: Any) -> Any:
+        return super().compute(latents + 0.1 * (latents.sum(0) - latents), timestep)
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "merges"), [(Kernels, True), (MixesALittle, False), (AddsUp, False)]
+)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_first_merge_may_differ_as_much_as_a_call_among_copies_of_itself_and_no_more(
+    denoiser: type[Denoiser], merges: bool, dtype: torch.dtype
+) -> None:
+    starts = [
+        torch.randn(1, 64, generator=torch.Generator().manual_seed(n)).to(dtype) for n in range(3)
+    ]
+    with Engine(Loop(denoiser()), threads=1, verify_merges=True) as engine:
+        gate = Gate(engine)
+        generations = [engine.submit(start=start) for start in starts]
+        gate.open()
+        made = [each.result(60) for each in generations]
+        counts = engine.counts()
+    assert counts["merged_calls"] == (9 if merges else 0)
+    if not merges:
+        assert counts["not_merged"] == {"differs when merged": 9}
+        for start, output in zip(starts, made, strict=True):
+            assert torch.equal(output, Loop(denoiser())(start))

@@ -103,15 +103,3 @@ def test_a_deterministic_generation_is_bit_for_bit_the_same_among_others(engine,
     assert torch.equal(made, pipeline(**wish()).images)
     assert engine.counts()["not_merged"]["deterministic"] == 3
     assert engine.counts()["merged_calls"] == 6
-
-
-def test_in_half_precision_the_demo_merges_and_each_gets_what_it_gets_alone():
-    pipeline = load_pipeline(Weights(str(DEMO)), dtype="bfloat16")
-    wishes = [{"width": 64, "height": 64, **each} for each in WISHES]
-    with Engine(pipeline, max_batch=4, threads=1, verify_merges=True) as engine:
-        made = together(engine, [call(**each) for each in wishes])
-        counts = engine.counts()
-    for each, images in zip(wishes, made, strict=True):
-        # Two of the steps of 1/256 that a bfloat16 has between a half and one.
-        assert (images - pipeline(**call(**each)).images).abs().max() <= 2 / 256
-    assert counts["not_merged"] == {"nobody else": 1}

@@ -120,14 +120,28 @@ def test_nothing_is_computed_for_who_does_not_ask():
         assert len(encoded) == once  # the colours are learned once
 
 
-@pytest.mark.parametrize("name", ["WanPipeline", "QwenImagePipeline", "Flux2KleinPipeline"])
-def test_clips_and_packed_latents_have_previews_as_well(name):
-    case = zoo.cases()[name]
+OTHER_LATENTS = {
+    "WanPipeline": 16,
+    "LTXPipeline": 32,
+    "LTX2Pipeline": 32,
+    "HunyuanVideoPipeline": 16,
+    "HunyuanVideoImageToVideoPipeline": 16,
+    "QwenImagePipeline": 32,
+    "Flux2KleinPipeline": 32,
+}
+"""Of clips, and of tokens: pipeline and a height that it takes."""
+
+
+@pytest.mark.parametrize("name", OTHER_LATENTS)
+def test_clips_and_packed_latents_have_previews_in_their_shape(name):
+    case, height = zoo.cases()[name], OTHER_LATENTS[name]
+    sides = {"height": height, "width": 2 * height}
     with Engine(case.build(), threads=1) as engine:
-        running = engine.submit(**case.arguments(WISHES[0]))
+        running = engine.submit(**{**case.arguments(WISHES[0]), **sides})
         preview = running.ask_for_preview().result(60)
         running.result(60)
-    assert pictured(preview).std() > 0
+    assert pictured(preview).shape == (3, SIDE // 2, SIDE)
+    assert pictured(preview).std(dim=(1, 2)).max() > 0
 
 
 def test_sound_has_no_preview_and_says_so():

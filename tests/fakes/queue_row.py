@@ -25,6 +25,7 @@ class Row:
     def __init__(self, request: Request, place: int, new: NewRequest, expected_s: float) -> None:
         self.request = request
         self.place = place
+        self.input = dict(new.input)  # whole, for a replica
         self.webhook = new.webhook
         self.expected_s = expected_s
         self.ranked_at = ranked_at(request.created_at, request.priority)

@@ -44,6 +44,17 @@ async def test_calls_that_come_meanwhile_go_together_in_their_order() -> None:
     assert run.batches == [[0], [1, 2, 3, 4, 5]]
 
 
+async def test_heavy_ones_go_by_themselves_and_light_ones_together() -> None:
+    run = Recorder()
+    run.gate.clear()
+    batcher = Batcher(run, in_flight=1, weigh=lambda n: n, max_weight=10)
+    calls = [asyncio.create_task(batcher.put(n)) for n in (1, 2, 3, 8, 50, 4, 6, 1)]
+    await asyncio.sleep(0.01)
+    run.gate.set()
+    await asyncio.gather(*calls)
+    assert run.batches == [[1, 2, 3], [8], [50], [4, 6], [1]]
+
+
 async def test_an_item_that_cannot_be_done_does_not_hurt_its_neighbours() -> None:
     run = Recorder()
     answers = await asyncio.gather(*(Batcher.put(run_, n) for run_, n in _same(run, 12, 13, 14)),

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve_app.queue.database import Database
+from serve_app.queue.large_inputs import Encoded
 from serve_app.queue.leasing import lease
 from serve_app.queue.order import Lane, Queued, charge, in_order, pool_time
 from serve_app.queue.submit import New, Offer, submit
@@ -81,7 +82,7 @@ async def leased(
         await database.rows(FILL, {"pool": POOL, "rows": json.dumps(rows)})
         offers = [Offer("r1", "a1")] * count
         got = await lease(database, POOL, offers, hot, QUICK, {"ann": 2.0})
-        found = [each.request.id for _, each in got.found]
+        found = [each.request.id for _, each, _ in got.found]
         after = await database.rows("SELECT tenant, vtime, served FROM fair_lanes")
         return found, {tenant: (vtime, served) for tenant, vtime, served in after}
     finally:
@@ -145,7 +146,8 @@ async def test_of_lanes_whose_turn_is_the_same_the_one_that_waits_longest_goes_f
     await database.rows(LANES, {"pool": POOL, "rows": json.dumps(rows)})
     await database.rows("UPDATE fair_lanes SET active = false")
     for tenant in ("early", "late"):
-        await submit(database, [New(new(tenant=tenant))], 5.0)
+        request = new(tenant=tenant)
+        await submit(database, [New(request, Encoded(request.input))], 5.0)
     for tenant in ("early", "late"):
         got = await lease(database, POOL, [Offer("r1", "a1")], frozenset(), QUICK, {})
-        assert [each.request.tenant for _, each in got.found] == [tenant]
+        assert [each.request.tenant for _, each, _ in got.found] == [tenant]

@@ -39,9 +39,8 @@ async def test_a_lease_that_cannot_be_made_is_told_of_its_request_and_of_no_othe
     monkeypatch.setattr(terms, "tickets", broken)
     with about("of another"):  # whose handler begins to lease what it finds
         request = await queue.submit(new())
-        await queue.ask(ask(1))
-    while not (await queue.changed(TENANT, request.id, 0.1)).state.final:
-        pass
+        while not (await queue.get(TENANT, request.id)).state.final:
+            await queue.ask(ask(1))
     told = [whose for line, whose in said if line.startswith("The terms of a lease")]
     assert set(told) == {request.id}
 
