@@ -35,6 +35,7 @@ from serve_app.domain.lease import (
     Verdict,
     Work,
 )
+from serve_app.domain.loading import Loading, in_words, to_plain
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock, LeasePort
 from serve_app.domain.request import Priority
@@ -163,6 +164,7 @@ class ReplicaCore:
         return self._workshop.engine.counts()
 
     def _make_ask(self) -> Ask:
+        loading = self._loading()
         return Ask(
             replica_id=self._identity.replica_id,
             actor_id=self._identity.actor_id,
@@ -171,7 +173,8 @@ class ReplicaCore:
             held=tuple(self._attempts),
             hot=self._workshop.hot,
             free_bytes=self._workshop.engine.free_bytes(),
-            detail=self._loading(),
+            detail=in_words(loading),
+            loading=to_plain(loading),
         )
 
     def _free_slots(self) -> int:
@@ -259,8 +262,8 @@ class ReplicaCore:
             if loan is not None:
                 self._workshop.residency.give_back(loan)
 
-    def _loading(self) -> str:
-        return "" if self._made is None else self._made.loading
+    def _loading(self) -> tuple[Loading, ...]:
+        return () if self._made is None else self._made.loading
 
     async def _announce_start(self, ready: asyncio.Event) -> None:
         """Say what is loaded, until all is."""
@@ -273,9 +276,17 @@ class ReplicaCore:
             except TimeoutError:
                 continue
 
-    async def _announce(self, stage: ReplicaStage, detail: str = "") -> None:
+    async def _announce(self, stage: ReplicaStage, loading: tuple[Loading, ...] = ()) -> None:
         who = self._identity
-        presence = Presence(who.replica_id, who.actor_id, who.pool, stage, detail)
+        presence = Presence(
+            who.replica_id,
+            who.actor_id,
+            who.pool,
+            stage,
+            in_words(loading),
+            to_plain(loading),
+            self._config.slots,
+        )
         try:
             async with asyncio.timeout(min(2.0, self._config.call_timeout_s)):
                 await self._port.announce(presence)

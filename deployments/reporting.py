@@ -11,6 +11,7 @@ from deployments.keeping import Keeper
 from deployments.replica_config import Identity, ReplicaConfig
 from deployments.tally import Tally
 from serve_app.domain.lease import Held, Report, ReportReply
+from serve_app.domain.loading import Loading, in_words, to_plain
 from serve_app.domain.ports import Clock, LeasePort
 
 log = logging.getLogger(__name__)
@@ -28,13 +29,13 @@ class Reporter:
         identity: Identity,
         attempts: Mapping[Held, Attempt],
         on_reply: Callable[[ReportReply], None],
-        loading: Callable[[], str],
+        loading: Callable[[], tuple[Loading, ...]],
         config: ReplicaConfig,
         clock: Clock,
         tally: Tally,
         keeper: Keeper,
     ) -> None:
-        """``loading`` says in words what the replica loads now."""
+        """``loading`` says what the replica loads now."""
         self._port = port
         self._identity = identity
         self._attempts = attempts
@@ -94,7 +95,7 @@ class Reporter:
     async def _report(self, attempts: Sequence[Attempt], wants: tuple[Held, ...]) -> None:
         if not attempts:
             return
-        snapshots = self._keeper.untold()
+        snapshots, loading = self._keeper.untold(), self._loading()
         report = Report(
             replica_id=self._identity.replica_id,
             renewals=tuple(attempt.held for attempt in attempts),
@@ -108,11 +109,12 @@ class Reporter:
                 for attempt in attempts
                 if (preview := attempt.previewer.take()) is not None
             ),
-            detail=self._loading(),
+            detail=in_words(loading),
             pool=self._identity.pool,
             computed=self._tally.take(),
             snapshots=snapshots,
             wants_tickets=wants,
+            loading=to_plain(loading),
         )
         for attempt in attempts:
             # Said once is enough: if this report is lost, the next regular one renews in time.

@@ -16,8 +16,9 @@ from deployments.followers import Followers
 from deployments.media_file import TakesFiles
 from deployments.recipe import as_held, recipe_on, weights_name
 from serve_app.domain.endpoint import Endpoint, Recipe
+from serve_app.domain.loading import Loading
 from serve_app.domain.ports import Clock
-from serve_app.domain.progress import OnDownload, Progress, Stage
+from serve_app.domain.progress import OnDownload
 from serve_app.domain.store_config import StoreConfig
 from weights.store import Store
 
@@ -75,11 +76,15 @@ class Workshop:
         return pipeline
 
     @property
-    def loading(self) -> str:
-        """What is being loaded and how far it is, in words; empty: nothing."""
-        endpoints = {name: id_ for id_, name in reversed(self.served.items())}  # the first to ask
-        now = self.residency.loading().items()
-        return "; ".join(_in_words(endpoints.get(name, name), progress) for name, progress in now)
+    def loading(self) -> tuple[Loading, ...]:
+        """What is being loaded, and how far it is."""
+        served: dict[str, list[str]] = {}
+        for id_, name in self.served.copy().items():
+            served.setdefault(name, []).append(id_)
+        return tuple(
+            Loading(tuple(served.get(name, [name])), each.stage, each.step, each.steps)
+            for name, each in self.residency.loading().items()
+        )
 
     @property
     def hot(self) -> tuple[str, ...]:
@@ -89,11 +94,3 @@ class Workshop:
 
 def _short_call(family: WarmsUp, endpoint: Endpoint, pipeline: Any) -> Mapping[str, Any]:
     return family.warm_up(endpoint, pipeline).arguments
-
-
-def _in_words(endpoint_id: str, progress: Progress) -> str:
-    """Such as ``downloading fal-ai/flux/dev, 3.2 of 33.7 GB``."""
-    words = f"{progress.stage.value.replace('_', ' ')} {endpoint_id}"
-    if progress.stage is not Stage.DOWNLOADING:
-        return words
-    return f"{words}, {progress.step / 1e9:.1f} of {progress.steps / 1e9:.1f} GB"

@@ -121,7 +121,9 @@ def standing(status: Mapping[str, Any]) -> tuple[str, int]:
     if status["status"] == "IN_QUEUE":
         reason = WAITING.get(ours.get("reason", ""), "queued")
         doing = f": {detail}" if (detail := ours.get("detail")) else ""
-        return f"{reason}{doing} (place {status['queue_position'] + 1}{_starts(ours)})", 0
+        share = ours.get("share")  # of the stage of a cold start
+        done = "" if share is None else f", {share:.0%} of {ours.get('stage') or 'it'}"
+        return f"{reason}{doing}{done} (place {status['queue_position'] + 1}{_starts(ours)})", 0
     if status["status"] != "IN_PROGRESS":
         return "failed" if status.get("error") else "done", 100
     stage, step, steps = ours.get("stage"), ours.get("step", 0), ours.get("steps", 0)

@@ -50,6 +50,7 @@ def requests(
     *,
     states: tuple[str, ...],
     endpoint_id: str | None,
+    tenant: str | None,
     since: datetime | None,
     until: datetime | None,
     before: str | None,
@@ -62,6 +63,7 @@ def requests(
             "/v1/requests",
             state=list(states) or None,
             endpoint_id=endpoint_id,
+            tenant=tenant,
             since=since and since.astimezone().isoformat(),
             until=until and until.astimezone().isoformat(),
             before=before,
@@ -73,7 +75,7 @@ def requests(
     for one in answer["requests"]:
         click.echo(
             f"{one['request_id']}  {one['state']:<9}  {one['created_at'][:19]}  "
-            f"{one['endpoint_id']}"
+            f"{one['endpoint_id']}" + (f"  {one['tenant']}" if tenant else "")
         )
 
 

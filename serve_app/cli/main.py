@@ -234,6 +234,7 @@ def requests_group() -> None:
 @options.installation
 @click.option("--state", "states", multiple=True, help="Only these states; may be repeated.")
 @click.option("--endpoint", "endpoint_id", help="Only this endpoint's.")
+@click.option("--tenant", help="Another's, or '*' for all: takes a key with the scope admin.")
 @click.option("--since", type=click.DateTime(), help="Submitted then or later.")
 @click.option("--until", type=click.DateTime(), help="Submitted before then.")
 @click.option("--before", help="Older than the request with this id: the next page.")

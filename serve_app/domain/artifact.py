@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from serve_app.domain.by_name import by_name
 
+
+@by_name
 @dataclass(frozen=True, slots=True)
 class Artifact:
     """A produced file that lies in storage.
@@ -21,6 +24,7 @@ class Artifact:
     height: int | None = None
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class UploadTicket:
     """The right to PUT one object: this key, this media type, at most this size, until then."""

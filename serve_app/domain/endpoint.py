@@ -9,7 +9,10 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
+from serve_app.domain.by_name import by_name
 
+
+@by_name
 @dataclass(frozen=True, slots=True)
 class Weights:
     """A model's files: a directory on the replica's node, or a hub repository."""
@@ -20,6 +23,7 @@ class Weights:
     variant: str | None = None  # such as fp16: which files of a component, where it has several
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """How a model's weights are held on a device that has at least so much memory."""
@@ -44,6 +48,7 @@ def fitting(recipes: Sequence[Recipe], device_bytes: int) -> Recipe | None:
     return enough[-1] if enough else None
 
 
+@by_name
 @dataclass(frozen=True)
 class Endpoint:
     """The full specification of a public model id.

@@ -13,13 +13,16 @@ from enum import StrEnum
 from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.by_name import by_name
 from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.loading import Plain
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Preview, Progress
 from serve_app.domain.request import Priority
 from serve_app.domain.snapshot import StoredSnapshot
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Held:
     """A lease by its name: the request and the attempt, which is the fence."""
@@ -28,6 +31,7 @@ class Held:
     attempt: int
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Ask:
     """What a replica can take now."""
@@ -41,8 +45,10 @@ class Ask:
     warm: tuple[str, ...] = ()  # weights in host memory
     free_bytes: int = 0  # device memory
     detail: str = ""  # what it loads now, in words
+    loading: Plain = ()  # the same as data
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Lease:
     """A time-limited exclusive right to run a request, with all that running it takes."""
@@ -69,12 +75,14 @@ class SignalKind(StrEnum):
     FENCED = "fenced"  # the lease is lost: drop the work, delete what was uploaded
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Signal:
     kind: SignalKind
     held: Held
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Work:
     """The answer to an ask. Both empty: nothing to do, ask again."""
@@ -83,6 +91,7 @@ class Work:
     signals: tuple[Signal, ...] = ()
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Computed:
     """What a replica's engine did since its last report. May be lost, is never told twice.
@@ -102,6 +111,7 @@ class Computed:
     )
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Report:
     """All of a replica's running generations in one call, at most twice a second.
@@ -118,8 +128,10 @@ class Report:
     computed: Computed = Computed()
     snapshots: tuple[tuple[Held, StoredSnapshot], ...] = ()  # uploaded since the last report
     wants_tickets: tuple[Held, ...] = ()  # for a snapshot each
+    loading: Plain = ()  # the same as data
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class ReportReply:
     cancelled: tuple[Held, ...] = ()
@@ -128,6 +140,7 @@ class ReportReply:
     watched: tuple[Held, ...] = ()  # somebody looks at their previews: make the next one
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Finish:
     """The end of an attempt. Sending it again gives the same answer."""
@@ -152,6 +165,7 @@ class ReplicaStage(StrEnum):
     DRAINING = "draining"
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Presence:
     """A replica saying that it exists. Sent at drain, and while it starts every few seconds; every
@@ -162,6 +176,8 @@ class Presence:
     pool: str
     stage: ReplicaStage
     detail: str = ""  # what it loads now, in words
+    loading: Plain = ()  # the same as data
+    slots: int = 0  # generations that it will run at once; 0: not known
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serve_app.domain.artifact import Artifact
+from serve_app.domain.by_name import by_name
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Failure:
     """An error as it is stored and shown: the code and message of a ``GenerationError``.
@@ -26,6 +28,7 @@ class Failure:
     context: Mapping[str, Any] | None = None
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Usage:
     """What one attempt consumed."""
@@ -35,6 +38,7 @@ class Usage:
     units: float = 0.0  # the endpoint's billing unit, megapixels for pictures
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The end of an attempt: ``output`` and ``artifacts``, or a ``failure``.

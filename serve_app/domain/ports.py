@@ -192,7 +192,7 @@ class Queue(LeasePort, Protocol):
 
     async def page(
         self,
-        tenant: str,
+        tenant: str | None,
         *,
         states: Sequence[State] = (),
         endpoint: str | None = None,
@@ -201,8 +201,8 @@ class Queue(LeasePort, Protocol):
         before: str | None = None,
         limit: int = 50,
     ) -> Sequence[Request]:
-        """Newest first; ``before`` is the id of the last one of the page before. ``since`` and
-        ``until`` (exclusive) are about the submit."""
+        """Newest first, of all tenants where none is named; ``before`` is the id of the last one of
+        the page before. ``since`` and ``until`` (exclusive) are about the submit."""
         ...
 
     async def drew(self, session: Held, request_id: str, state: State, usage: Usage) -> None:

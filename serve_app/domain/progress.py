@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from serve_app.domain.by_name import by_name
+
 
 class Stage(StrEnum):
     """What a running attempt is doing, in this order."""
@@ -14,13 +16,21 @@ class Stage(StrEnum):
     DOWNLOADING = "downloading"  # weights; its steps are bytes
     LOADING = "loading"  # weights, from disk; also waiting for room for them
     WARMING_UP = "warming_up"  # a first short generation, which is slow for all that follow
+    WORKING = "working"  # at what only another version has a word for
     ENCODING_TEXT = "encoding_text"
     DENOISING = "denoising"
     DECODING = "decoding"
     ENCODING_MEDIA = "encoding_media"
     UPLOADING = "uploading"
 
+    @classmethod
+    def _missing_(cls, value: object) -> Stage:
+        """Of a newer version, during an update: its reports have to be read."""
+        del value
+        return cls.WORKING
 
+
+@by_name
 @dataclass(frozen=True, slots=True)
 class Progress:
     """Where one attempt is. Not durable: it may be lost, it is never ahead of the truth."""
@@ -38,6 +48,7 @@ class Progress:
         return max(0, self.steps - self.step) / self.rate
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Preview:
     """What a request will look like, as far as can be told after so many steps. May be lost."""

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.by_name import by_name
 from serve_app.domain.lease import Held
 from serve_app.domain.outcome import Outcome
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Seat:
     """Where a session is held."""
@@ -24,6 +26,7 @@ class Seat:
     held: Held
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Frame:
     """One input of a session."""
@@ -33,6 +36,7 @@ class Frame:
     files: tuple[UploadTicket, ...] = ()  # names and types of what it may make; they lead nowhere
 
 
+@by_name
 @dataclass(frozen=True, slots=True)
 class Drawn:
     """What became of a frame."""

@@ -1,14 +1,14 @@
 """``/v1/requests/{id}/events``: what happens to a request, as it happens (server-sent events).
 
 The lines of the request's log carry their sequence as ``id``, so a client that comes back with
-``Last-Event-ID`` goes on behind the one it saw last, at whichever ingress. Progress has no ``id``:
-only the newest is told.
+``Last-Event-ID`` goes on behind the one it saw last, at whichever ingress. Progress, and why it
+waits, have no ``id``: only the newest is told.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Hashable
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -16,13 +16,20 @@ from starlette.responses import Response, StreamingResponse
 
 from serve_app.domain.errors import FieldProblem, InvalidInput, RequestNotFound, Unavailable
 from serve_app.domain.ports import Queue
-from serve_app.domain.request import LogLine, Request
+from serve_app.domain.request import LogLine, Request, State, Waiting
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
+from serve_app.ingress.standing import waiting_body
 
 KEEP_ALIVE_S = 15.0
 """A stream says something at least this often, so that proxies keep it open."""
+
+STANDING_S = 3.0
+"""So often it is looked at where a queued request stands."""
+
+SOON_S = 5.0
+"""A time to start that moves by less is not told again."""
 
 RECONNECT_MS = 1000
 """After so long a browser asks again when the stream broke off."""
@@ -52,6 +59,8 @@ async def stream(
     told which.
     """
     told: dict[str, Any] | None = None
+    stood: Hashable = None
+    quiet_s = 0.0
     yield f"retry: {RECONNECT_MS}\n\n"
     try:
         while True:
@@ -66,11 +75,20 @@ async def stream(
             if progress is not None and progress != told:
                 told = progress
                 yield _event("progress", progress)
+            wait_s = keep_alive_s
+            if request.state is State.QUEUED:
+                wait_s = min(STANDING_S, keep_alive_s)
+                waiting = await queue.waiting(request)
+                if _standing(waiting) != stood:
+                    stood, quiet_s = _standing(waiting), 0.0
+                    yield _event("waiting", {"position": waiting.position, **waiting_body(waiting)})
             before, request = (
                 request,
-                await queue.changed(request.tenant, request.id, keep_alive_s, since=request),
+                await queue.changed(request.tenant, request.id, wait_s, since=request),
             )
-            if request == before:
+            quiet_s = quiet_s + wait_s if request == before else 0.0
+            if quiet_s >= keep_alive_s:
+                quiet_s = 0.0
                 yield ": nothing new\n\n"
     except (RequestNotFound, Unavailable):
         return
@@ -101,6 +119,19 @@ def _progress(request: Request) -> dict[str, Any] | None:
         "left_s": progress.left_s,
         "preview_step": request.preview_step,
     }
+
+
+def _standing(waiting: Waiting) -> Hashable:
+    """Equal for two between which a person sees no difference."""
+    share, starts_at = waiting.share, waiting.starts_at
+    return (
+        waiting.position,
+        waiting.reason,
+        waiting.detail,
+        waiting.stage,
+        None if share is None else round(share, 2),
+        None if starts_at is None else starts_at.timestamp() // SOON_S,
+    )
 
 
 def _event(name: str, body: dict[str, Any]) -> str:

@@ -14,7 +14,9 @@ from typing import Any
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.frames import Frames
+from serve_app.domain.lease import Finish, Held, Report
 from serve_app.domain.ports import LeasePort
+from serve_app.telemetry.logs import about
 
 log = logging.getLogger(__name__)
 
@@ -120,10 +122,20 @@ class _End(Frames):
             self.send((number, False, error))
         except Exception as error:
             # Not every error survives pickle; the replica tries again, whatever it is.
-            log.exception("A replica's %s failed.", method)
+            with about(_request_of(arguments)):
+                log.exception("A replica's %s failed.", method)
             self.send((number, False, DarkroomError(f"Unexpected {type(error).__name__}: {error}")))
         finally:
             self._tasks.pop(number, None)
+
+
+def _request_of(arguments: tuple[Any, ...]) -> str | None:
+    """The request that a call is about; None: none, or several."""
+    match arguments:
+        case (Finish(held=held), *_) | (Held() as held, *_) | (Report(renewals=(held,)), *_):
+            return held.request_id
+        case _:
+            return None
 
 
 def _make_room(path: Path) -> None:

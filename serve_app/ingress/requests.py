@@ -1,10 +1,9 @@
-"""``/v1/requests``: a tenant's own requests, in Darkroom's words."""
+"""``/v1/requests``: a tenant's requests, in Darkroom's words; of all tenants for operators."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -13,14 +12,16 @@ from starlette.routing import Route
 
 from serve_app.domain.request import Forgetting, Request, State
 from serve_app.ingress import event_stream, ids, query
-from serve_app.ingress.caller import caller_of
+from serve_app.ingress.caller import caller_about, caller_of
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
 from serve_app.ingress.reply import json_reply
+from serve_app.ingress.standing import iso, waiting_body
 
 MAX_PAGE = 500
 MAX_WAIT_S = 60
 MAX_LISTED_PROMPT = 200
+ALL_TENANTS = "*"
 
 FORGOTTEN: Mapping[Forgetting | None, Sequence[str] | None] = {
     None: None,
@@ -33,16 +34,17 @@ FORGOTTEN: Mapping[Forgetting | None, Sequence[str] | None] = {
 
 async def listed(request: HttpRequest) -> Response:
     """The tenant's requests, newest first: ``?limit=50&before=<id>&state=queued&state=running``,
-    ``endpoint_id=``, ``since=`` and ``until=``."""
+    ``endpoint_id=``, ``since=`` and ``until=``; with the scope ``admin`` those of the ``tenant=``
+    that is named, and of all for ``*``."""
     exchange_of(request).route = "v1.requests"
-    caller = await caller_of(request)
+    _, tenant = await caller_about(request, "Requests")
     limit = query.page_size(request, default=50, most=MAX_PAGE)
     states = tuple(_state(each) for each in request.query_params.getlist("state"))
     before = request.query_params.get("before")
     if before is not None and not ids.valid(before):
         raise query.invalid("before", "should be the id of a request", before)
     page = await core_of(request).queue.page(
-        caller.tenant,
+        None if tenant == ALL_TENANTS else tenant,
         states=states,
         endpoint=query.text(request, "endpoint_id"),
         since=query.time(request, "since"),
@@ -66,10 +68,10 @@ async def shown(request: HttpRequest) -> Response:
     ``&since=``, the ``version`` that the caller saw last, at once when it has changed since.
     """
     exchange_of(request).route = "v1.request"
-    caller = await caller_of(request)
+    _, tenant = await caller_about(request, "Requests")
     queue = core_of(request).queue
     wait_s = query.whole(request, "wait", default=0, most=MAX_WAIT_S)
-    found = await queue.get(caller.tenant, request.path_params["request_id"])
+    found = await queue.get(tenant, request.path_params["request_id"])
     if wait_s and request.query_params.get("since") in (None, _version(found)):
         found = await queue.changed(found.tenant, found.id, wait_s, since=found)
     lines = await queue.lines(found.tenant, found.id)
@@ -82,17 +84,14 @@ async def shown(request: HttpRequest) -> Response:
     }
     if found.state is State.QUEUED:
         waiting = await queue.waiting(found)
-        body["waiting"] = asdict(waiting) | {
-            "starts_at": _iso(waiting.starts_at),
-            "ends_at": _iso(waiting.ends_at),
-        }
+        body["waiting"] = {"position": waiting.position, **waiting_body(waiting)}
     elif found.progress is not None:
         more = {"left_s": found.progress.left_s, "preview_step": found.preview_step}
         body["progress"] = asdict(found.progress) | more
     if found.state is State.RUNNING:
-        body["ends_at"] = _iso(await queue.ends_at(found))
+        body["ends_at"] = iso(await queue.ends_at(found))
     body["log"] = [
-        {"at": _iso(line.at), "level": line.level, "message": line.message} for line in lines
+        {"at": iso(line.at), "level": line.level, "message": line.message} for line in lines
     ]
     return json_reply(body)
 
@@ -118,15 +117,16 @@ def _summary(request: Request) -> dict[str, Any]:
     failure = request.outcome.failure if request.outcome else None
     return {
         "request_id": request.id,
+        "tenant": request.tenant,
         "endpoint_id": request.endpoint,
         "prompt": _prompt(request.input),
         "state": request.state.value,
         "priority": request.priority.name.lower(),
         "attempt": request.attempt,
         "failures": request.failures,
-        "created_at": _iso(request.created_at),
-        "started_at": _iso(request.started_at),
-        "finished_at": _iso(request.finished_at),
+        "created_at": iso(request.created_at),
+        "started_at": iso(request.started_at),
+        "finished_at": iso(request.finished_at),
         "replica_id": request.replica_id,
         "reuses": request.reuses,
         "follows": request.follows,
@@ -149,10 +149,6 @@ def _prompt(input: Mapping[str, Any]) -> str | None:
     """Its beginning, by which a person knows the request again in a list."""
     prompt = input.get("prompt")
     return prompt[:MAX_LISTED_PROMPT] if isinstance(prompt, str) else None
-
-
-def _iso(at: datetime | None) -> str | None:
-    return at.isoformat() if at else None
 
 
 def _state(given: str) -> State:

@@ -12,15 +12,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app.catalog.problems import invalid_input
-from serve_app.domain.errors import Forbidden, InvalidInput
+from serve_app.domain.errors import InvalidInput
 from serve_app.domain.webhook import Answer, Delivery, DeliveryState, Try
 from serve_app.ingress import ids, query
 from serve_app.ingress.body import read_json
-from serve_app.ingress.caller import caller_of
+from serve_app.ingress.caller import caller_about, caller_of
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
 from serve_app.ingress.reply import json_reply
-from serve_app.tenants.keys import ADMIN, Identity
+from serve_app.tenants.keys import ADMIN
 from serve_app.webhooks.courier import FIRST_TIMEOUT_S
 from serve_app.webhooks.signing import Parcel
 from serve_app.webhooks.target import BadTarget
@@ -45,7 +45,7 @@ class TestWish(BaseModel):
 async def listed(request: HttpRequest) -> Response:
     """A tenant's deliveries, newest request first: ``?state=dead&before=<request id>&limit=50``."""
     exchange_of(request).route = "v1.webhooks"
-    _, tenant = await _caller(request)
+    _, tenant = await caller_about(request, "Webhooks")
     limit = query.page_size(request, default=50, most=MAX_PAGE)
     before = request.query_params.get("before")
     if before is not None and not ids.valid(before):
@@ -64,7 +64,7 @@ async def listed(request: HttpRequest) -> Response:
 async def shown(request: HttpRequest) -> Response:
     """The webhook of one request, with every try."""
     exchange_of(request).route = "v1.request.webhook"
-    _, tenant = await _caller(request)
+    _, tenant = await caller_about(request, "Webhooks")
     outbox = core_of(request).webhooks.outbox
     request_id = request.path_params["request_id"]
     delivery = await outbox.get(tenant, request_id)
@@ -75,7 +75,7 @@ async def shown(request: HttpRequest) -> Response:
 async def redelivered(request: HttpRequest) -> Response:
     """Send it again, whatever became of it, with the same body and the same ``webhook-id``."""
     exchange_of(request).route = "v1.request.webhook.redeliver"
-    caller, tenant = await _caller(request)
+    caller, tenant = await caller_about(request, "Webhooks")
     outbox = core_of(request).webhooks.outbox
     request_id = request.path_params["request_id"]
     return json_reply(_told(await outbox.redeliver(tenant, request_id, caller.key_id)))
@@ -130,15 +130,6 @@ ROUTES = [
     Route("/v1/requests/{request_id}/webhook", shown, methods=["GET"]),
     Route("/v1/requests/{request_id}/webhook/redeliver", redelivered, methods=["PUT"]),
 ]
-
-
-async def _caller(request: HttpRequest) -> tuple[Identity, str]:
-    """And the tenant that it is about: ``?tenant=``, for those who may, or the caller's own."""
-    caller = await caller_of(request)
-    tenant = query.text(request, "tenant") or caller.tenant
-    if tenant != caller.tenant and ADMIN not in caller.scopes:
-        raise Forbidden("Webhooks of another tenant take a key with the scope `admin`.")
-    return caller, tenant
 
 
 def _state(request: HttpRequest) -> DeliveryState | None:

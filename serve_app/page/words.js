@@ -31,11 +31,12 @@ export const STATES = {
 };
 
 /** Of a queued request: its place, the reason of the wait, and when it should start. */
-export function waitingWords(position, { reason, detail, starts_at: startsAt } = {}) {
+export function waitingWords(position, { reason, detail, share, starts_at: startsAt } = {}) {
   const place = position > 0 ? `${position} before this one.` : "Next in line.";
   const doing = ["limit", "following"].includes(reason) ? detail : detail ? `A replica is ${detail}.` : "";
+  const done = typeof share === "number" ? `${Math.round(100 * share)} % of that is done.` : "";
   const start = startsAt ? `Starts in about ${roughly(Date.parse(startsAt) - Date.now())}.` : "";
-  return [place, doing || REASONS[reason] || "", start].filter(Boolean).join(" ");
+  return [place, doing || REASONS[reason] || "", done, start].filter(Boolean).join(" ");
 }
 
 /** A time to come, in milliseconds; never over, because two clocks may differ. */

@@ -7,6 +7,7 @@ counted for one call.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from serve_app.domain.errors import Overloaded
@@ -20,6 +21,7 @@ from serve_app.queue.limits import QueueLimits
 from serve_app.queue.pace import Pace
 from serve_app.queue.positions import Positions
 from serve_app.queue.tally import Tally
+from serve_app.queue.why import Why, why_it_waits
 
 COUNT = """
 SELECT pool, tenant, endpoint, count(*) FROM requests WHERE state = 'queued' GROUP BY 1, 2, 3
@@ -28,7 +30,7 @@ COUNT_FOLLOWING = """
 SELECT pool, tenant, endpoint, count(*) FROM requests WHERE state = 'following' GROUP BY 1, 2, 3
 """
 PRESENT = """
-SELECT replica_id, actor_id, pool, stage, detail, slots FROM replicas
+SELECT replica_id, actor_id, pool, stage, detail, loading, slots FROM replicas
 WHERE seen_at > now() - make_interval(
     secs => CASE stage WHEN 'starting' THEN %(starting_s)s ELSE %(ready_s)s END)
 """
@@ -182,18 +184,19 @@ class Census:
         place = await self._positions.of(
             request, lambda: self._queued.before_the_last(pool, tenant)
         )
-        reason, detail = self._reason(request)
-        if reason is WaitReason.PAUSED:
-            return Waiting(place.position, reason, detail)
+        why = self._why(request)
+        if why.reason is WaitReason.PAUSED:
+            return Waiting(place.position, why.reason)
         starts_s = forecast.until_start_s(request, place)
         takes_s = forecast.until_end_s(request)
         ends_s = None if starts_s is None or takes_s is None else starts_s + takes_s
         now = self._clock.now()
         return Waiting(
             position=place.position,
-            reason=reason,
-            detail=detail,
-            share=forecast.starting_share(pool) if reason is WaitReason.COLD_START else None,
+            reason=why.reason,
+            detail=why.detail,
+            stage=why.stage,
+            share=why.share,
             starts_at=_after(now, starts_s),
             ends_at=_after(now, ends_s),
         )
@@ -204,25 +207,22 @@ class Census:
         elapsed_s = (now - (request.started_at or now)).total_seconds()
         return _after(now, self._forecast.until_end_s(request, max(0.0, elapsed_s)))
 
-    def _reason(self, request: Request) -> tuple[WaitReason, str]:
+    def _why(self, request: Request) -> Why:
         if request.endpoint in self._halts.paused():
-            return WaitReason.PAUSED, ""
+            return Why(WaitReason.PAUSED)
         limited = self._forecast.full(request)
         if limited:
-            return WaitReason.LIMIT, limited
+            return Why(WaitReason.LIMIT, limited)
         here = [each for each in self._present.values() if each.pool == request.pool]
-        ready = [each.detail for each in here if each.stage is ReplicaStage.READY]
-        if ready:
-            return WaitReason.BUSY, next(filter(None, ready), "")
-        for each in here:
-            if each.stage is ReplicaStage.STARTING:
-                return WaitReason.COLD_START, each.detail
-        return WaitReason.NO_REPLICA, ""
+        why = why_it_waits(request.endpoint, here)
+        if why.stage == ReplicaStage.STARTING:
+            return replace(why, share=self._forecast.starting_share(request.pool))
+        return why
 
     # Replicas
 
     def present(self, presence: Presence, slots: int = 1) -> None:
-        """A replica spoke to this process. ``slots``: that it has in all, once it is ready."""
+        """A replica spoke to this process. ``slots``: that it has in all, or will have."""
         self._present[presence.replica_id] = presence
         self._forecast.present(presence, slots)
 
@@ -245,8 +245,11 @@ class Census:
         await self._refresh_counts(elapsed_s)
         rows = await self._database.rows(PRESENT, {"starting_s": STARTING_S, "ready_s": READY_S})
         present = [
-            (Presence(id_, actor, pool, ReplicaStage(stage), detail), slots)
-            for id_, actor, pool, stage, detail, slots in rows
+            (
+                Presence(id_, actor, pool, ReplicaStage(stage), detail, tuple(loading)),
+                slots,
+            )
+            for id_, actor, pool, stage, detail, loading, slots in rows
         ]
         self._present = {presence.replica_id: presence for presence, _ in present}
         await self._forecast.refresh(present)

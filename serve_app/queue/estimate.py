@@ -5,14 +5,24 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
+from serve_app.domain.progress import Progress, Stage
+
 OVERDUE = 0.1
 """What runs longer than expected is taken to run on for a tenth of the time that it has."""
 
 ROUNDS = 8  # per slot: the last ones are counted singly, those before them in one go
 
 
-def remains_s(expected_s: float, elapsed_s: float) -> float:
-    """Of what began ``elapsed_s`` ago; never 0."""
+NOT_BEGUN = frozenset({Stage.FETCHING, Stage.DOWNLOADING, Stage.LOADING, Stage.WARMING_UP})
+"""Stages before that which is expected: weights are there nearly always."""
+
+
+def remains_s(expected_s: float, elapsed_s: float, progress: Progress | None = None) -> float:
+    """Of what began ``elapsed_s`` ago; never 0. A download lasts as long as its rate says; of the
+    other stages before the generation nobody knows, and they count nothing."""
+    if progress is not None and progress.stage in NOT_BEGUN:
+        downloads = progress.stage is Stage.DOWNLOADING
+        return expected_s + ((progress.left_s or 0.0) if downloads else 0.0)
     return max(expected_s - elapsed_s, OVERDUE * elapsed_s, 0.001)
 
 

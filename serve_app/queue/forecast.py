@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from serve_app.domain.lease import Presence, ReplicaStage
 from serve_app.domain.ports import Clock
+from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Request
 from serve_app.queue.costs import START, Costs
 from serve_app.queue.database import Database
@@ -16,8 +17,10 @@ from serve_app.queue.limits import QueueLimits
 from serve_app.queue.positions import Place
 
 RUNNING = """
-SELECT pool, tenant, endpoint, work, extract(epoch FROM now() - started_at)::double precision
-FROM requests WHERE state = 'running' LIMIT 5000
+SELECT r.pool, r.tenant, r.endpoint, r.work,
+       extract(epoch FROM now() - r.started_at)::double precision, p.stage, p.step, p.steps, p.rate
+FROM requests r LEFT JOIN progress p ON p.request_id = r.id AND p.attempt = r.attempt
+WHERE r.state = 'running' LIMIT 5000
 """
 MOST_SHARE = 0.99  # of a start that takes longer than expected
 
@@ -31,6 +34,7 @@ class Running:
     endpoint: str
     work: float
     elapsed_s: float  # when it was looked at
+    progress: Progress | None = None
 
 
 class Forecast:
@@ -41,14 +45,15 @@ class Forecast:
         self._costs = costs
         self._running: list[Running] = []
         self._slots: dict[str, tuple[str, int]] = {}  # ready replica → pool, slots
-        self._starting: dict[str, tuple[str, float]] = {}  # replica → pool, since when
+        self._starting: dict[str, tuple[str, float, int]] = {}  # replica → pool, since when, slots
         self._looked_at = clock.monotonic()
 
     def present(self, presence: Presence, slots: int = 1) -> None:
         """A replica was seen; how long it took to start is learned when it is ready."""
         id_, pool = presence.replica_id, presence.pool
         if presence.stage is ReplicaStage.STARTING:
-            self._starting.setdefault(id_, (pool, self._clock.monotonic()))
+            _, since, _ = self._starting.get(id_, (pool, self._clock.monotonic(), 1))
+            self._starting[id_] = (pool, since, slots)
             return
         if presence.stage is ReplicaStage.READY:
             if id_ in self._starting:
@@ -61,7 +66,7 @@ class Forecast:
 
     async def refresh(self, present: Sequence[tuple[Presence, int]]) -> None:
         """``present``: all replicas that there are, with their slots."""
-        self._running = [Running(*row) for row in await self._database.rows(RUNNING)]
+        self._running = [_running(*row) for row in await self._database.rows(RUNNING)]
         self._looked_at = self._clock.monotonic()
         there = {presence.replica_id for presence, _ in present}
         self._slots = {id_: each for id_, each in self._slots.items() if id_ in there}
@@ -86,7 +91,8 @@ class Forecast:
             return None
         expected_s = self._costs.expected_s(START, pool, 1.0)
         now = self._clock.monotonic()
-        shares = [(now - at) / expected_s for where, at in self._starting.values() if where == pool]
+        started_at = [at for where, at, _ in self._starting.values() if where == pool]
+        shares = [(now - at) / expected_s for at in started_at]
         return min(MOST_SHARE, max(shares)) if shares else None
 
     def until_start_s(self, request: Request, place: Place) -> float | None:
@@ -110,12 +116,16 @@ class Forecast:
         if not self._costs.knows(request.endpoint, request.pool):
             return None
         expected_s = self._costs.expected_s(request.endpoint, request.pool, request.work)
-        return remains_s(expected_s, elapsed_s)
+        return remains_s(expected_s, elapsed_s, request.progress)
 
     def _free_in_s(self, pool: str, running: Sequence[Running], most: int | None) -> list[float]:
         """For each slot, seconds after the last look until it is free."""
         busy = [
-            remains_s(self._costs.expected_s(each.endpoint, pool, each.work), each.elapsed_s)
+            remains_s(
+                self._costs.expected_s(each.endpoint, pool, each.work),
+                each.elapsed_s,
+                each.progress,
+            )
             for each in running
         ]
         slots = sum(count for where, count in self._slots.values() if where == pool)
@@ -126,15 +136,31 @@ class Forecast:
         return [*taken, *free, *self._starting_in_s(pool)]
 
     def _starting_in_s(self, pool: str) -> list[float]:
-        """One slot of each replica that starts; how many it has is told when it is ready."""
+        """For each slot of the replicas that start."""
         if not self._costs.knows(START, pool):
             return []
         expected_s = self._costs.expected_s(START, pool, 1.0)
         return [
             remains_s(expected_s, self._looked_at - at)
-            for where, at in self._starting.values()
+            for where, at, slots in self._starting.values()
             if where == pool
+            for _ in range(slots)
         ]
 
     def _age_s(self) -> float:
         return self._clock.monotonic() - self._looked_at
+
+
+def _running(
+    pool: str,
+    tenant: str,
+    endpoint: str,
+    work: float,
+    elapsed_s: float,
+    stage: str | None,
+    step: int,
+    steps: int,
+    rate: float,
+) -> Running:
+    progress = None if stage is None else Progress(Stage(stage), step, steps, rate)
+    return Running(pool, tenant, endpoint, work, elapsed_s, progress)

@@ -11,21 +11,79 @@ from serve_app.queue import wording
 from serve_app.queue.database import Database
 from serve_app.queue.rows import COLUMNS, FOLLOWING, SOURCE, known_id, stored
 
+_ENDED = "r.finished_at IS NOT NULL AND r.deleted_at IS NULL"
+_UNSUCCESSFUL = "r.state IN ('failed', 'cancelled', 'expired') AND"
+_BOUNDS = """
+    r.id < coalesce(%(before)s::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    AND r.id >= coalesce(%(first)s::uuid, '00000000-0000-0000-0000-000000000000')
+    AND r.state = ANY(%(states)s::text[])
+    AND r.created_at >= coalesce(%(since)s::timestamptz, '-infinity')
+    AND r.created_at < coalesce(%(until)s::timestamptz, 'infinity')
+    AND r.deleted_at IS NULL
+"""
 # `tenant` is said as a range, and is part of the order, because of the planner: with an equation it
 # may read all tenants' rows backwards, to the last for a tenant that has few (measured: 0.9 s of a
 # million).
-PAGE = f"""
-SELECT {COLUMNS} FROM {SOURCE}
-WHERE r.tenant >= %(tenant)s AND r.tenant <= %(tenant)s
-  AND r.id < coalesce(%(before)s::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
-  AND r.id >= coalesce(%(first)s::uuid, '00000000-0000-0000-0000-000000000000')
-  AND r.state = ANY(%(states)s::text[])
-  AND r.endpoint = coalesce(%(endpoint)s, r.endpoint)
-  AND r.created_at >= coalesce(%(since)s::timestamptz, '-infinity')
-  AND r.created_at < coalesce(%(until)s::timestamptz, 'infinity')
-  AND r.deleted_at IS NULL
-ORDER BY r.tenant, r.id DESC LIMIT %(limit)s
+_OF_TENANT = "r.tenant >= %(tenant)s AND r.tenant <= %(tenant)s AND"
+_WHO = "SELECT %(tenant)s::text AS tenant"
+# All who have something, each by one step of an index.
+_ALL_WHO = f"""
+    (SELECT r.tenant FROM requests r WHERE {_ENDED} ORDER BY r.tenant LIMIT 1)
+    UNION ALL
+    SELECT (SELECT r.tenant FROM requests r WHERE {_ENDED} AND r.tenant > w.tenant
+            ORDER BY r.tenant LIMIT 1)
+    FROM who w WHERE w.tenant IS NOT NULL
 """
+# Of one endpoint, which may be few among many: what has ended by its index (hence the range, as
+# above), and of the rest, which is no more than the queue, all.
+_OF_ENDPOINT = """
+WITH RECURSIVE who AS ({who}),
+live AS MATERIALIZED (
+    SELECT r.id FROM requests r WHERE r.state = 'queued' AND r.endpoint = %(endpoint)s
+        AND {of_tenant} {bounds}
+    UNION ALL
+    SELECT r.id FROM requests r WHERE r.state = 'running' AND r.endpoint = %(endpoint)s
+        AND {of_tenant} {bounds}
+    UNION ALL
+    SELECT r.id FROM requests r WHERE r.state = 'following' AND r.endpoint = %(endpoint)s
+        AND {of_tenant} {bounds}
+),
+page AS MATERIALIZED (
+    SELECT x.id FROM (
+        SELECT e.id FROM who w CROSS JOIN LATERAL (
+            SELECT r.id FROM requests r
+            WHERE r.tenant = w.tenant AND {ended} AND {bounds}
+                AND r.endpoint >= %(endpoint)s AND r.endpoint <= %(endpoint)s
+            ORDER BY r.endpoint, r.id DESC LIMIT %(limit)s) e
+        UNION ALL
+        SELECT id FROM live) x
+    ORDER BY x.id DESC LIMIT %(limit)s
+)
+SELECT {columns} FROM {source} WHERE r.id IN (SELECT id FROM page) ORDER BY r.id DESC
+"""
+
+
+def page_statement(*, of_tenant: bool, of_endpoint: bool, unsuccessful: bool) -> str:
+    """A statement of its own for each, so that each has its index. ``unsuccessful``: only those
+    that have ended, and not well."""
+    whose = _OF_TENANT if of_tenant else ""
+    if of_endpoint and not unsuccessful:
+        return _OF_ENDPOINT.format(
+            who=_WHO if of_tenant else _ALL_WHO,
+            of_tenant=whose,
+            bounds=_BOUNDS,
+            ended=_ENDED,
+            columns=COLUMNS,
+            source=SOURCE,
+        )
+    return f"""
+SELECT {COLUMNS} FROM {SOURCE}
+WHERE {whose} {_UNSUCCESSFUL if unsuccessful else ""} {_BOUNDS}
+    AND r.endpoint = coalesce(%(endpoint)s::text, r.endpoint)
+ORDER BY {"r.tenant, " if of_tenant else ""}r.id DESC LIMIT %(limit)s
+"""
+
+
 APPEND = """
 WITH grown AS (
     UPDATE requests SET events = events + 1 WHERE id = %(id)s::uuid RETURNING id, events
@@ -35,6 +93,7 @@ SELECT id, events, %(level)s, %(message)s FROM grown
 """
 
 
+UNSUCCESSFUL = frozenset({State.FAILED, State.CANCELLED, State.EXPIRED})
 SLACK = timedelta(days=1)
 """Ids begin with the time by the clock of the ingress that made them, which is not the database's.
 They only narrow down where to look."""
@@ -46,7 +105,7 @@ class History:
 
     async def page(
         self,
-        tenant: str,
+        tenant: str | None,
         states: Sequence[State],
         endpoint: str | None,
         since: datetime | None,
@@ -69,7 +128,12 @@ class History:
             "before": min(ends, default=None),
             "limit": limit,
         }
-        return [stored(row).request for row in await self._database.rows(PAGE, params)]
+        statement = page_statement(
+            of_tenant=tenant is not None,
+            of_endpoint=endpoint is not None,
+            unsuccessful=bool(states) and UNSUCCESSFUL.issuperset(states),
+        )
+        return [stored(row).request for row in await self._database.rows(statement, params)]
 
     async def append(self, request_id: str, level: str, message: str) -> None:
         params = {

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.outcome import Failure, Outcome, Usage
+
+T = TypeVar("T", Artifact, Failure, Usage)
 
 
 def flat(value: Artifact | Failure | Usage) -> dict[str, Any]:
@@ -29,7 +31,13 @@ def from_json(stored: Mapping[str, Any]) -> Outcome:
     failure = stored["failure"]
     return Outcome(
         output=stored["output"],
-        artifacts=tuple(Artifact(**artifact) for artifact in stored["artifacts"]),
-        failure=None if failure is None else Failure(**failure),
-        usage=Usage(**stored["usage"]),
+        artifacts=tuple(_of(Artifact, artifact) for artifact in stored["artifacts"]),
+        failure=None if failure is None else _of(Failure, failure),
+        usage=_of(Usage, stored["usage"]),
     )
+
+
+def _of(kind: type[T], stored: Mapping[str, Any]) -> T:
+    """Without what only a newer version knows."""
+    known = kind.__slots__  # pyright: ignore[reportAttributeAccessIssue]
+    return kind(**{name: value for name, value in stored.items() if name in known})

@@ -263,7 +263,7 @@ class PostgresQueue:
 
     async def page(
         self,
-        tenant: str,
+        tenant: str | None,
         *,
         states: Sequence[State] = (),
         endpoint: str | None = None,

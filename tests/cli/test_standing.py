@@ -31,6 +31,23 @@ def running(**ours: Any) -> dict[str, Any]:
             0,
         ),
         (
+            {
+                "status": "IN_QUEUE",
+                "queue_position": 0,
+                "darkroom": {
+                    "reason": "cold_start",
+                    "detail": "downloading a/b, 1.0 of 4.0 GB",
+                    "stage": "downloading",
+                    "share": 0.25,
+                },
+            },
+            (
+                "waiting for a replica to start: downloading a/b, 1.0 of 4.0 GB, "
+                "25% of downloading (place 1)"
+            ),
+            0,
+        ),
+        (
             running(stage="downloading", step=3_200_000_000, steps=33_700_000_000),
             "downloading weights, 3.2 of 33.7 GB",
             0,

@@ -127,3 +127,27 @@ async def test_history_is_narrowed_by_endpoint_and_time(queue: Queue) -> None:
     assert await ids(since=young.created_at + timedelta(hours=1)) == []
     assert await ids(until=old.created_at - timedelta(days=40000)) == []
     assert await ids(since=old.created_at - timedelta(days=40000), states=[State.FAILED]) == []
+
+
+async def test_history_is_of_one_tenant_or_of_all(queue: Queue) -> None:
+    own = await queue.submit(asked())
+    await queue.cancel(TENANT, own.id)
+    bobs = await ended(queue, tenant="bob")
+    late = await queue.submit(asked(tenant="bob"))
+    other = await queue.submit(asked(tenant="cat", endpoint="fal-ai/fast-sdxl"))
+
+    async def ids(tenant: str | None = None, **narrowed: Any) -> list[str]:
+        return [each.id for each in await queue.page(tenant, **narrowed)]
+
+    assert await ids() == [other.id, late.id, bobs, own.id]
+    assert await ids(limit=2) == [other.id, late.id]
+    assert await ids(before=late.id) == [bobs, own.id]
+    assert await ids(endpoint=own.endpoint) == [late.id, bobs, own.id]
+    assert await ids(endpoint=own.endpoint, before=late.id, limit=1) == [bobs]
+    assert await ids(states=[State.CANCELLED]) == [own.id]
+    assert await ids(states=[State.CANCELLED, State.SUCCEEDED]) == [bobs, own.id]
+    assert await ids(states=[State.FAILED], endpoint=own.endpoint) == []
+    assert await ids("bob") == await ids("bob", endpoint=own.endpoint) == [late.id, bobs]
+    assert await ids(TENANT, states=[State.CANCELLED], endpoint=own.endpoint) == [own.id]
+    assert await ids("bob", states=[State.CANCELLED]) == []
+    assert await ids("bob", states=[State.QUEUED], endpoint=own.endpoint) == [late.id]

@@ -10,11 +10,16 @@ from serve_app.domain.lease import (
     Presence,
     ReplicaStage,
 )
+from serve_app.domain.loading import Loading, to_plain
 from serve_app.domain.ports import Queue
+from serve_app.domain.progress import Stage
 from serve_app.domain.request import WaitReason
+from serve_app.queue.postgres import PostgresQueue
+from tests.contract.queues import Make
 from tests.contract.waiting import eventually
 from tests.queue.requests import (
     POOL,
+    TENANT,
     ask,
     lease,
     new,
@@ -69,6 +74,50 @@ async def test_who_waits_is_told_what_the_replica_loads(queue: Queue) -> None:
         return not (await queue.waiting(waits)).detail
 
     await eventually(no_longer)
+
+
+DOWNLOAD = Loading(("fal-ai/flux/schnell",), Stage.DOWNLOADING, 8, 32)
+
+
+async def test_a_cold_start_has_a_stage_and_the_share_of_its_bytes_that_is_there(
+    queue: Queue,
+) -> None:
+    request = await queue.submit(new())
+    starting = Presence("r1", "actor-r1", POOL, ReplicaStage.STARTING)
+    await queue.announce(starting)
+    waiting = await queue.waiting(request)
+    assert (waiting.reason, waiting.stage) == (WaitReason.COLD_START, "starting")
+    await queue.announce(replace(starting, loading=to_plain([DOWNLOAD])))
+    waiting = await queue.waiting(request)
+    assert (waiting.stage, waiting.share) == ("downloading", 0.25)
+    await queue.announce(replace(starting, loading=to_plain([Loading(("a/b",), Stage.WARMING_UP)])))
+    waiting = await queue.waiting(request)
+    assert (waiting.stage, waiting.share) == ("warming_up", None)
+
+
+async def test_who_waits_for_weights_that_a_ready_replica_brings_waits_for_a_cold_start(
+    make: Make,
+) -> None:
+    queue, other = await make(), await make()
+    await queue.submit(new())
+    held = (await lease(queue)).held
+    own, others = await queue.submit(new()), await queue.submit(new(endpoint="fal-ai/wan"))
+    await queue.report(replace(report(held), loading=to_plain([DOWNLOAD]), detail="downloading it"))
+
+    async def told(watcher: Queue) -> bool:
+        waiting = await watcher.waiting(await watcher.get(TENANT, own.id))
+        seen = (waiting.reason, waiting.stage, waiting.share)
+        return seen == (WaitReason.COLD_START, "downloading", 0.25)
+
+    await eventually(lambda: told(queue))
+    if isinstance(queue, PostgresQueue):  # the fake has one process
+        await eventually(lambda: told(other))
+    waiting = await queue.waiting(others)
+    assert (waiting.reason, waiting.stage, waiting.detail) == (
+        WaitReason.BUSY,
+        None,
+        "downloading it",
+    )
 
 
 async def test_demand_counts_by_pool(queue: Queue) -> None:

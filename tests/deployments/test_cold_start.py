@@ -10,6 +10,7 @@ from deployments.families import FAMILIES
 from deployments.family import WarmsUp, load_families
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import ReplicaStage
+from serve_app.domain.loading import of_plain
 from serve_app.domain.progress import Progress, Stage
 from tests.deployments.conftest import PROBE
 from tests.deployments.waiting import until
@@ -55,6 +56,9 @@ async def test_all_who_wait_see_the_download_and_the_load(make_rig, halfway, sto
     await rig.port.until(lambda: all(map(downloading, both)))
     assert all(p.step < p.steps > 550_000 for held in both for p in downloading(held))
     assert any(r.detail.startswith("downloading coming, 0.0 of") for _, r in rig.port.reports)
+    (loading,) = of_plain(next(r.loading for _, r in reversed(rig.port.reports) if r.loading))
+    assert set(loading.endpoints) == {"coming", "same"}
+    assert 0 < loading.share < 1
     halfway.go.set()
     for held in both:
         assert (await rig.outcome(held)).succeeded

@@ -29,7 +29,10 @@ from serve_app.domain.lease import (
 )
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import Priority
+from serve_app.domain.snapshot import StoredSnapshot
+from serve_app.ingress import lines as lines_module
 from serve_app.ingress.lines import Lines
+from serve_app.telemetry.logs import request_id
 from tests.fakes.lease_port import FakeLeasePort
 
 HELD = Held("a-request", 1)
@@ -39,7 +42,7 @@ FINISH = Finish(HELD, "r1", Outcome(output={"n": 1}))
 
 
 class Broken(FakeLeasePort):
-    """One whose finish raises."""
+    """One whose finish, report and hand-back raise."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -47,6 +50,16 @@ class Broken(FakeLeasePort):
 
     async def finish(self, finish: Finish) -> Verdict:
         del finish
+        raise self.error
+
+    async def report(self, report: Report) -> ReportReply:
+        del report
+        raise self.error
+
+    async def hand_back(
+        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+    ) -> Verdict:
+        del held, replica_id, reason, snapshot
         raise self.error
 
 
@@ -182,6 +195,25 @@ async def test_an_error_of_darkrooms_comes_as_itself_and_any_other_in_words(hous
     broken.error = ZeroDivisionError("by nothing")
     with pytest.raises(DarkroomError, match="ZeroDivisionError: by nothing"):
         await port.finish(FINISH)
+
+
+async def test_a_call_that_fails_is_logged_with_its_request(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str | None] = []
+    monkeypatch.setattr(lines_module.log, "exception", lambda *_: told.append(request_id.get()))
+    house.at_line = Broken(ZeroDivisionError())
+    await house.open()
+    port = await house.connected()
+    for call in (
+        port.finish(FINISH),
+        port.report(Report("r1", (HELD,))),
+        port.hand_back(HELD, "r1", "why"),
+        port.report(Report("r1", (HELD, Held("another", 1)))),
+    ):
+        with pytest.raises(DarkroomError):
+            await call
+    assert told == [HELD.request_id] * 3 + [None]
 
 
 async def test_a_cancelled_ask_is_cancelled_at_the_ingress(house: House) -> None:

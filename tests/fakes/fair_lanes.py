@@ -83,7 +83,11 @@ class FairLanes:
     def takes_s(self, request: Request, elapsed_s: float = 0.0) -> float | None:
         """Of what runs since ``elapsed_s``."""
         fit = self._fits.get((request.endpoint, request.pool))
-        return None if fit is None else remains_s(fit.expect(request.work), elapsed_s)
+        return (
+            None
+            if fit is None
+            else remains_s(fit.expect(request.work), elapsed_s, request.progress)
+        )
 
     def limit(self, request: Request, running: Sequence[Request]) -> str:
         """The limit on what runs that holds it back, in words; empty: none."""

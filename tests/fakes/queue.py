@@ -42,7 +42,7 @@ class FakeQueue(ClientSide):
 
     async def ask(self, ask: Ask) -> Work:
         self._presence[ask.replica_id] = Presence(
-            ask.replica_id, ask.actor_id, ask.pool, ReplicaStage.READY, ask.detail
+            ask.replica_id, ask.actor_id, ask.pool, ReplicaStage.READY, ask.detail, ask.loading
         )
         self._slots_of[ask.replica_id] = max(1, ask.slots + len(ask.held))
         self._slots[ask.pool] = max(ask.slots + len(ask.held), self._slots.get(ask.pool, 1))
@@ -56,7 +56,9 @@ class FakeQueue(ClientSide):
 
     async def report(self, report: Report) -> ReportReply:
         if (known := self._presence.get(report.replica_id)) is not None:
-            self._presence[report.replica_id] = replace(known, detail=report.detail)
+            self._presence[report.replica_id] = replace(
+                known, detail=report.detail, loading=report.loading
+            )
         await self._look()
         cancelled: list[Held] = []
         fenced: list[Held] = []

@@ -27,6 +27,7 @@ from serve_app.queue.followers import waiting_for
 from serve_app.queue.large_inputs import Encoded
 from serve_app.queue.pace import UNKNOWN_RETRY_S
 from serve_app.queue.previews import WATCHED_S
+from serve_app.queue.why import why_it_waits
 from tests.fakes.queue_row import Row
 from tests.fakes.queue_rows import QueueRows
 from tests.fakes.repeats import reusing
@@ -159,13 +160,8 @@ class ClientSide(QueueRows):
         if limited:
             return Waiting(position, WaitReason.LIMIT, limited)
         here = [each for each in self._presence.values() if each.pool == request.pool]
-        ready = [each.detail for each in here if each.stage is ReplicaStage.READY]
-        if ready:
-            return Waiting(position, WaitReason.BUSY, next(filter(None, ready), ""))
-        for each in here:
-            if each.stage is ReplicaStage.STARTING:
-                return Waiting(position, WaitReason.COLD_START, each.detail)
-        return Waiting(position, WaitReason.NO_REPLICA)
+        why = why_it_waits(request.endpoint, here)
+        return Waiting(position, why.reason, why.detail, why.stage, why.share)
 
     async def cancel(self, tenant: str, request_id: str) -> CancelVerdict:
         await self._look()
@@ -184,7 +180,7 @@ class ClientSide(QueueRows):
 
     async def page(
         self,
-        tenant: str,
+        tenant: str | None,
         *,
         states: Sequence[State] = (),
         endpoint: str | None = None,
@@ -194,7 +190,7 @@ class ClientSide(QueueRows):
         limit: int = 50,
     ) -> Sequence[Request]:
         await self._look()
-        own = (row.request for row in self._rows.values() if row.request.tenant == tenant)
+        own = (row.request for row in self._rows.values() if tenant in (None, row.request.tenant))
         chosen = [
             request
             for request in sorted(own, key=lambda each: each.id, reverse=True)

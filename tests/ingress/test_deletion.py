@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import httpx
 import pytest
@@ -84,6 +85,38 @@ async def test_the_list_is_narrowed(client: httpx.AsyncClient) -> None:
 
     assert await ids(endpoint_id=one["endpoint_id"]) == await ids(since=one["created_at"]) == [id_]
     assert await ids(until=one["created_at"]) == await ids(endpoint_id="test/deep/path/probe") == []
+
+
+async def test_an_admin_lists_and_looks_at_requests_of_other_tenants(house: House) -> None:
+    async with house.client() as client, house.client(house.other_key) as admin:
+        ids = [(await made(client))[0] for _ in range(2)]
+        own, _ = await made(admin)
+
+        async def listed(**asked: Any) -> list[tuple[str, str]]:
+            page = (await admin.get("/v1/requests", params=asked)).json()["requests"]
+            return [(each["tenant"], each["request_id"]) for each in page]
+
+        theirs = [("default", id_) for id_ in reversed(ids)]
+        assert await listed() == await listed(tenant="other") == [("other", own)]
+        assert await listed(tenant="default") == theirs
+        assert await listed(tenant="*") == [("other", own), *theirs]
+        endpoint = (await client.get(f"/v1/requests/{ids[0]}")).json()["endpoint_id"]
+        narrowed = {"tenant": "*", "endpoint_id": endpoint, "state": "succeeded"}
+        assert await listed(**narrowed, before=own) == theirs
+        first = (await admin.get("/v1/requests", params={"tenant": "*", "limit": 1})).json()
+        assert await listed(tenant="*", before=first["next_before"]) == theirs
+        path = f"/v1/requests/{ids[0]}"
+        assert (await admin.get(path)).status_code == 404
+        assert (await admin.get(path, params={"tenant": "default"})).status_code == 200
+
+
+@pytest.mark.parametrize("tenant", ["other", "*"])
+async def test_without_the_scope_admin_they_are_refused(house: House, tenant: str) -> None:
+    async with house.client(house.weak_key) as weak:
+        assert (await weak.get("/v1/requests", params={"tenant": "default"})).status_code == 200
+        answer = await weak.get("/v1/requests", params={"tenant": tenant})
+    assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
+    assert "scope `admin`" in answer.json()["message"]
 
 
 @pytest.mark.parametrize("given", ["yesterday", "2026-01-31T12:00:00", ""])

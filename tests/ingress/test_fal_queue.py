@@ -108,6 +108,7 @@ async def test_a_queued_request_tells_its_place_and_why_it_waits(
     assert status["darkroom"] == {
         "reason": "no_replica",
         "detail": "",
+        "stage": None,
         "share": None,
         "starts_at": None,
         "ends_at": None,

@@ -5,12 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 
+from serve_app.domain.lease import Presence, ReplicaStage
+from serve_app.domain.loading import Loading, to_plain
+from serve_app.domain.progress import Stage
 from serve_app.domain.request import State
+from serve_app.ingress.event_stream import stream
 from tests.ingress.house import House
 
 
@@ -41,6 +48,31 @@ async def test_a_request_is_followed_to_its_end(client: httpx.AsyncClient) -> No
     assert all(each["attempt"] == 1 for each in progress)
     assert all({"stage", "step", "steps", "rate", "left_s"} <= each.keys() for each in progress)
     assert all("id" not in each for each in told if each["event"] == "progress")
+
+
+async def test_who_waits_is_told_the_place_the_reason_and_how_far_a_cold_start_is(
+    idle: House,
+) -> None:
+    presence = Presence("r1", "actor-r1", "studio", ReplicaStage.STARTING)
+    loading = Loading(("test/probe",), Stage.DOWNLOADING, 1, 4)
+    async with idle.client() as client:
+        found = await idle.queue.get("default", await submitted(client))
+        await idle.queue.announce(replace(presence, pool=found.pool, loading=to_plain([loading])))
+        told = stream(idle.queue, found, 0)
+        async with aclosing(told):
+            texts = [text async for text in _until(told, "event: waiting")]
+    waiting = json.loads(texts[-1].split("data: ")[1])
+    assert (waiting["position"], waiting["reason"]) == (0, "cold_start")
+    assert (waiting["stage"], waiting["share"]) == ("downloading", 0.25)
+    assert {"detail", "starts_at", "ends_at"} <= waiting.keys()
+    assert "id: " not in texts[-1]
+
+
+async def _until(texts: AsyncIterator[str], beginning: str) -> AsyncIterator[str]:
+    async for text in texts:
+        yield text
+        if text.startswith(beginning):
+            return
 
 
 async def test_last_event_id_resumes_and_after_the_end_there_is_nothing(

@@ -56,7 +56,14 @@ class Tables:
         if sql == RUNNING:
             now = self._pool.clock.monotonic()
             return [
-                (POOL, one.request.tenant, one.request.endpoint, one.request.work, now - one.began)
+                (
+                    POOL,
+                    one.request.tenant,
+                    one.request.endpoint,
+                    one.request.work,
+                    now - one.began,
+                    *(None, 0, 0, 0.0),  # no progress
+                )
                 for one in self._pool.running
             ]
         for row in json.loads((params or {})["fits"]):

@@ -7,8 +7,16 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
+from serve_app.domain.lease import Verdict
+from serve_app.domain.request import State
 from serve_app.queue.database import Database
-from serve_app.queue.migrations import check_applied, migrate, shipped
+from serve_app.queue.migrations import Migration, check_applied, migrate, shipped
+from tests.fakes.liveness import FakeLiveness
+from tests.fakes.terms import FakeTerms
+from tests.queue.database import Ingress
+from tests.queue.requests import TENANT, done, lease, new
+
+FIRST_THAT_SAYS = 19
 
 
 def test_each_has_a_number_of_its_own() -> None:
@@ -44,12 +52,68 @@ async def test_readiness_passes_the_tables_of_this_version(database: Database) -
     await check_applied(database)
 
 
-async def test_the_version_before_stays_ready_while_it_is_updated(database: Database) -> None:
-    await database.rows("INSERT INTO migrations (number, name) VALUES (9999, 'future')")
+LAST = shipped()[-1].number
+NEXT = Migration(
+    LAST + 1,
+    f"{LAST + 1:04}_next.sql",
+    f"""-- compatible since {LAST}
+    ALTER TABLE requests ADD COLUMN colour text, ADD COLUMN shade integer NOT NULL DEFAULT 3;
+    ALTER TABLE replicas ADD COLUMN colour text;
+    CREATE TABLE colours (name text PRIMARY KEY);
+    """,
+)
+"""What the version after this one might do, while this one runs."""
+
+
+def test_each_says_since_when_it_is_compatible() -> None:
+    for each in shipped():
+        if each.number >= FIRST_THAT_SAYS:
+            since = each.compatible_since
+            assert since is not None, f"{each.name} ends every version before it: is that meant?"
+            assert since < each.number
+
+
+async def test_the_version_before_goes_on_and_starts_again_while_it_is_updated(
+    empty: str, terms: FakeTerms, liveness: FakeLiveness
+) -> None:
+    await migrate(empty)
+    ingress = Ingress(empty, terms, liveness)
     try:
+        running = await ingress()
+        before = await running.submit(new())
+        await migrate(empty, [*shipped(), NEXT])
+        await migrate(empty)  # as one of this version does that starts
+        started = await ingress()
+        for queue in (running, started):
+            await queue.submit(new())
+            held = (await lease(queue)).held
+            assert await queue.finish(done(held)) is Verdict.ACCEPTED
+        ended = await started.get(TENANT, before.id)
+        assert (ended.state, len(await started.page(TENANT))) == (State.SUCCEEDED, 3)
+        database = Database(empty)
+        await database.start()
         await check_applied(database)
+        await database.aclose()
     finally:
-        await database.rows("DELETE FROM migrations WHERE number = 9999")
+        await ingress.aclose()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["", f"-- compatible since {LAST + 1}", "-- as with 1\n-- compatible since 1"],
+    ids=["says nothing", "with a later one", "says it elsewhere"],
+)
+async def test_a_step_that_is_not_compatible_ends_the_version_before(empty: str, sql: str) -> None:
+    await migrate(empty, [*shipped(), NEXT, Migration(LAST + 2, "later.sql", sql)])
+    with pytest.raises(Misconfigured, match=f"tables are at {LAST + 2}, .* up to {LAST}"):
+        await migrate(empty)
+    database = Database(empty)
+    await database.start()
+    try:
+        with pytest.raises(Misconfigured, match="newer Darkroom"):
+            await check_applied(database)
+    finally:
+        await database.aclose()
 
 
 async def test_readiness_tells_of_tables_of_an_older_darkroom(database: Database) -> None:

@@ -1,14 +1,20 @@
-"""A plan is kept that was made while the tables were empty: it may not read all that is queued."""
+"""A plan is kept that was made while the tables were empty: it may not read all that is queued, nor
+all of the history."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
+from serve_app.domain.request import State
 from serve_app.queue import lanes, orphans
 from serve_app.queue.database import SESSION
+from serve_app.queue.history import page_statement
 from serve_app.queue.migrations import migrate
 
 QUEUED, IDLE_LANES, MOST_READ = 5000, 50, 1000
@@ -46,3 +52,87 @@ def test_what_is_done_each_second_does_not_read_the_queue(
     plan = session.execute(f"EXPLAIN (ANALYZE, BUFFERS) EXECUTE {name}".encode()).fetchall()
     read = next(line for (line,) in plan if "shared hit=" in line)
     assert int(read.split("shared hit=")[1].split()[0]) < MOST_READ, plan
+
+
+ENDED, RARE = 30_000, 7
+HISTORY = f"""
+INSERT INTO requests (
+    id, tenant, endpoint, endpoint_digest, pool, priority, state, input, finished_at, outcome)
+SELECT ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid,
+       CASE WHEN n <= {RARE} THEN 'small' WHEN n % 2 = 0 THEN 'ann' ELSE 'busy' END,
+       CASE WHEN n <= 2 * {RARE} THEN 'rare' ELSE 'noop' END, '0', 'pool', 1,
+       CASE WHEN n % (2 * {RARE}) = 5 AND n <= 4 * {RARE} THEN 'failed' ELSE 'succeeded' END,
+       '{{}}', now(), '{{}}'
+FROM generate_series(1, {ENDED}) n
+"""
+"""What is rare in it is the oldest: read backwards, all of it is read."""
+SMALL, ANN, BUSY, ALL = "small", "ann", "busy", None
+PAGES: list[tuple[str | None, str | None, list[str]]] = [
+    (ALL, None, list(State)),
+    (ALL, "rare", list(State)),
+    (ALL, "rare", ["succeeded"]),
+    (ALL, "noop", list(State)),
+    (ALL, None, ["failed"]),
+    (ALL, "rare", ["failed"]),
+    (BUSY, None, list(State)),
+    (SMALL, None, list(State)),
+    (ANN, "rare", list(State)),
+    (BUSY, None, ["failed", "expired"]),
+]
+
+
+@pytest.mark.parametrize("learned", [False, True], ids=["new", "analyzed"])
+@pytest.mark.parametrize(("tenant", "endpoint", "states"), PAGES)
+async def test_a_page_of_history_does_not_read_the_history(
+    history: str, tenant: str | None, endpoint: str | None, states: list[str], learned: bool
+) -> None:
+    statement = page_statement(
+        of_tenant=tenant is not None,
+        of_endpoint=endpoint is not None,
+        unsuccessful="failed" in states and "queued" not in states,
+    )
+    params = {
+        "tenant": tenant,
+        "endpoint": endpoint,
+        "states": states,
+        "before": None,
+        "first": None,
+        "since": None,
+        "until": None,
+        "limit": 5,
+    }
+    with psycopg.connect(history, autocommit=True) as connection:
+        connection.execute(SESSION)
+        if learned:
+            connection.execute("ANALYZE requests")
+        plan = prepared(connection, statement, params)
+    read = next(line for line in plan if "shared hit=" in line)
+    assert int(read.split("shared hit=")[1].split()[0]) < MOST_READ, "\n".join(plan)
+
+
+def prepared(
+    connection: psycopg.Connection, statement: str, params: Mapping[str, object]
+) -> Sequence[str]:
+    """How it is carried out by the plan that is made without a look at its parameters."""
+    names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
+    numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement)
+    connection.execute(f"PREPARE page AS {numbered}".encode())
+    given = ", ".join(f"%({name})s" for name in names)
+    with psycopg.ClientCursor(connection) as cursor:
+        cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS) EXECUTE page({given})".encode(), params)
+        return [line for (line,) in cursor.fetchall()]
+
+
+@pytest.fixture(scope="module")
+def history(server: str) -> Iterator[str]:
+    with psycopg.connect(server, autocommit=True) as maker:
+        maker.execute("CREATE DATABASE history TEMPLATE template0")
+    conninfo = make_conninfo(server, dbname="history")
+    try:
+        asyncio.run(migrate(conninfo))
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            connection.execute(HISTORY.encode())
+        yield conninfo
+    finally:
+        with psycopg.connect(server, autocommit=True) as maker:
+            maker.execute("DROP DATABASE history WITH (FORCE)")

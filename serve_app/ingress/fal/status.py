@@ -9,6 +9,7 @@ from typing import Any
 
 from serve_app.domain.request import LogLine, Request, State, Waiting
 from serve_app.ingress.fal.failure import answer_for
+from serve_app.ingress.standing import iso, short, waiting_body
 
 IN_QUEUE, IN_PROGRESS, COMPLETED = "IN_QUEUE", "IN_PROGRESS", "COMPLETED"
 
@@ -39,20 +40,6 @@ def status_body(
     if request.retries_left is not None:
         body["darkroom"]["retries_left"] = asdict(request.retries_left)
     return body
-
-
-def waiting_body(waiting: Waiting) -> dict[str, Any]:
-    return {
-        "reason": waiting.reason.value,
-        "detail": waiting.detail,
-        "share": waiting.share,
-        "starts_at": iso(waiting.starts_at),
-        "ends_at": iso(waiting.ends_at),
-    }
-
-
-def iso(at: datetime | None) -> str | None:
-    return at.isoformat() if at else None
 
 
 def wire_status(request: Request) -> str:
@@ -89,17 +76,12 @@ def _progress(request: Request, preview: str | None) -> dict[str, Any]:
         "stage": progress.stage.value if progress else None,
         "step": progress.step if progress else 0,
         "steps": progress.steps if progress else 0,
-        "rate": _short(progress.rate) if progress and progress.rate else None,
-        "left_s": _short(progress.left_s) if progress else None,
+        "rate": short(progress.rate) if progress and progress.rate else None,
+        "left_s": short(progress.left_s) if progress else None,
         "preview": preview,
         "attempt": request.attempt,
         "cancel_requested": request.cancel_requested,
     }
-
-
-def _short(figure: float | None) -> float | None:
-    """With the digits that mean something."""
-    return None if figure is None else float(f"{figure:.3g}")
 
 
 def _end(request: Request) -> dict[str, Any]:

@@ -23,11 +23,11 @@ from serve_app.ingress.fal.addressing import request_base
 from serve_app.ingress.fal.failure import failure_reply
 from serve_app.ingress.fal.output import outcome_reply
 from serve_app.ingress.fal.paths import request_urls
-from serve_app.ingress.fal.status import waiting_body
 from serve_app.ingress.fal.webhook import webhook_of
 from serve_app.ingress.origin import origin_of
 from serve_app.ingress.repeats import about
 from serve_app.ingress.reply import json_reply
+from serve_app.ingress.standing import waiting_body
 from serve_app.tenants.keys import Identity
 
 MOST_DIGITS = 18

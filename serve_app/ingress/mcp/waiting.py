@@ -45,7 +45,10 @@ async def standing(core: Core, request: Request) -> str:
     """How it stands, in words."""
     if request.state is State.QUEUED:
         waiting = await core.queue.waiting(request)
-        detail = f" ({waiting.detail})" if waiting.detail else ""
+        known = [waiting.detail] if waiting.detail else []
+        if waiting.share is not None:
+            known.append(f"{waiting.share:.0%} of {waiting.stage}")
+        detail = f" ({', '.join(known)})" if known else ""
         return f"queued, {waiting.position} before it, {waiting.reason.value}{detail}"
     progress = request.progress
     if progress is None:

@@ -30,6 +30,7 @@ SCHEMAS: Json = {
     "Request": record(
         {
             "request_id": TEXT,
+            "tenant": TEXT,
             "endpoint_id": TEXT,
             "prompt": nullable(TEXT),
             "state": one_of(*State),
@@ -67,13 +68,14 @@ def paths() -> Json:
             "get": operation(
                 "listRequests",
                 "The tenant's requests, newest first",
-                {"200": answer("A page.", page), **refusals(422)},
+                {"200": answer("A page.", page), **refusals(403, 422)},
                 tag=TAG,
                 parameters=(
                     in_query("state", "Only these.", listed(one_of(*State))),
                     in_query("endpoint_id", "Only this endpoint's.", TEXT),
                     in_query("since", "Submitted then or later.", TIME),
                     in_query("until", "Submitted before then.", TIME),
+                    in_query("tenant", "Another's, or `*` for all: takes the scope `admin`.", TEXT),
                     in_query("before", "`next_before` of the page before.", TEXT),
                     in_query("limit", "1 to 500; 50 unless given.", WHOLE),
                 ),
@@ -83,10 +85,11 @@ def paths() -> Json:
             "get": operation(
                 "getRequest",
                 "One request, with its input, its log, its place or its progress",
-                {"200": answer("It.", reference("Request")), **refusals(404, 422)},
+                {"200": answer("It.", reference("Request")), **refusals(403, 404, 422)},
                 tag=TAG,
                 parameters=(
                     REQUEST_ID,
+                    in_query("tenant", "Whose it is: takes the scope `admin`.", TEXT),
                     in_query("wait", "Seconds to wait for a change, 0 to 60.", WHOLE),
                     in_query("since", "`version` as seen last: another is told at once.", TEXT),
                 ),

@@ -1,0 +1,318 @@
+"""When requests should start and end, compared with when they do: all of the real queue, on a
+database whose time is the test's.
+
+What the queue does each second is done when the test says so, and replicas are stand-ins that take
+as long as the test's dice say. So nothing here depends on how fast the machine is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import random
+import statistics
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from serve_app.domain.lease import Ask, Held, Presence, ReplicaStage, Report, Verdict
+from serve_app.domain.outcome import Outcome, Usage
+from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.request import Request, WaitReason
+from serve_app.queue.database import Database
+from serve_app.queue.limits import QueueLimits
+from serve_app.queue.migrations import migrate
+from serve_app.queue.postgres import PostgresQueue
+from tests.fakes.clock import FakeClock
+from tests.fakes.liveness import FakeLiveness
+from tests.fakes.terms import FakeTerms
+from tests.queue.requests import POOL, done, new
+
+TENANTS = ("ann", "bob", "eve")
+TAKES = {"fal-ai/flux/dev": (1.0, 0.10), "fal-ai/fast-sdxl": (0.5, 0.25)}  # s, s a unit of work
+WORK = {"fal-ai/flux/dev": (4.0, 28.0), "fal-ai/fast-sdxl": (20.0, 30.0, 50.0)}
+MEAN_S = 6.3
+SLOTS = 2
+LOOK_S = 2.0
+GIGABYTES = 34
+PATIENT = QueueLimits(lease_s=1e6, first_lease_s=1e6, ask_wait_s=300.0, look_s=1e6)
+OWN_TIME = """
+CREATE SCHEMA own;
+CREATE TABLE own.clock (at timestamptz NOT NULL);
+INSERT INTO own.clock VALUES ('2030-01-01T00:00:00Z');
+CREATE FUNCTION own.now() RETURNS timestamptz LANGUAGE sql STABLE AS 'SELECT at FROM own.clock';
+"""
+
+
+@dataclass
+class One:
+    request: Request
+    takes_s: float
+    leased: float = 0.0
+    ended: float = 0.0
+
+
+@dataclass
+class Replica:
+    name: str
+    ready: bool = False
+    held: dict[Held, One] = field(default_factory=dict[Held, One])
+
+
+class PacedQueue:
+    """A queue, its clients and its replicas. Seconds are those of the test's clock."""
+
+    def __init__(self, queue: PostgresQueue, clock: FakeClock, seed: int) -> None:
+        self.queue = queue
+        self.clock = clock
+        self.dice = random.Random(seed)  # noqa: S311 nothing secret
+        self.waiting: dict[str, One] = {}
+        self.replicas: dict[str, Replica] = {}
+        self.told: list[tuple[One, float, float]] = []  # when, seconds to the end
+        self.reasons: set[WaitReason] = set()
+        self.downloads: tuple[float, float] = (0.0, 0.0)  # of what begins now: from when to when
+        self._begin = clock.monotonic()
+        self._events: list[tuple[float, int, Callable[[], Awaitable[object]]]] = []
+        self._count = 0
+
+    @property
+    def now(self) -> float:
+        return self.clock.monotonic() - self._begin
+
+    def at(self, when: float, act: Callable[[], Awaitable[object]]) -> None:
+        self._count += 1
+        heapq.heappush(self._events, (when, self._count, act))
+
+    def arrivals(self, begin: float, end: float, per_s: float) -> None:
+        now = begin
+        while (now := now + self.dice.expovariate(per_s)) < end:
+            self.at(now, self.submit)
+
+    async def run(self, until: float) -> None:
+        look = self.now
+        while (look := look + LOOK_S) < until:
+            self.at(look, self.look)
+        while self._events and self._events[0][0] <= until:
+            when, _, act = heapq.heappop(self._events)
+            await self._pass(max(0.0, when - self.now))
+            await act()
+            await self._lease()
+
+    async def submit(self) -> None:
+        endpoint = self.dice.choice(sorted(TAKES))
+        work = self.dice.choice(WORK[endpoint])
+        fixed, rate = TAKES[endpoint]
+        takes_s = (fixed + rate * work) * self.dice.uniform(0.8, 1.2)
+        tenant = self.dice.choice(TENANTS)
+        wish = new(tenant=tenant, endpoint=endpoint, work=work)
+        one = One(await self.queue.submit(wish), takes_s)
+        self.waiting[one.request.id] = one
+        await self._tell(one)
+
+    async def look(self) -> None:
+        """What an ingress does each second."""
+        queue = self.queue
+        for replica in self.replicas.values():
+            await self._say(replica)
+            await self._report(replica)
+        for chore in (
+            queue._presence.flush,
+            queue._recovery.heartbeat,
+            queue._sweep,
+            queue._costs.refresh,
+            queue._charges.settle,
+        ):
+            await chore()
+        for one in self.waiting.values():
+            await self._tell(one)
+
+    async def start(self, name: str) -> None:
+        replica = self.replicas[name] = Replica(name)
+        await self._say(replica)
+
+    async def make_ready(self, name: str) -> None:
+        self.replicas[name].ready = True
+        await self._say(self.replicas[name])
+
+    async def remove(self, name: str) -> None:
+        """It has no work any more, and leaves."""
+        assert not self.replicas.pop(name).held
+        await self.queue.announce(_presence(name, ReplicaStage.DRAINING))
+        await self.queue._recovery._presence.bury(frozenset({name}))
+
+    def median_error(self, begin: float, end: float) -> float:
+        """Of the time to the end, told between the two."""
+        errors = [
+            abs(told_s - (one.ended - when)) / (one.ended - when)
+            for one, when, told_s in self.told
+            if one.ended and begin <= when < end
+        ]
+        assert len(errors) > 40
+        return statistics.median(errors)
+
+    async def _pass(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        at = {"at": self.clock.now()}
+        await self.queue._database.rows("UPDATE own.clock SET at = %(at)s", at)
+
+    async def _say(self, replica: Replica) -> None:
+        if not replica.ready:
+            await self.queue.announce(_presence(replica.name, ReplicaStage.STARTING))
+            return
+        free = SLOTS - len(replica.held)
+        asking = asyncio.create_task(self.queue.ask(self._ask(replica, 0)))
+        await asyncio.sleep(0)  # It is said at once; for signals nobody waits here.
+        asking.cancel()
+        with suppress(asyncio.CancelledError):
+            await asking
+        assert free >= 0
+
+    async def _report(self, replica: Replica) -> None:
+        begin, end = self.downloads
+        if not begin < self.now < end or not replica.held:
+            return
+        done = int(GIGABYTES * 1e9 * (self.now - begin) / (end - begin))
+        rate = done / (self.now - begin) * self.dice.uniform(0.8, 1.2)
+        progress = Progress(Stage.DOWNLOADING, done, int(GIGABYTES * 1e9), rate)
+        held = tuple(replica.held)
+        await self.queue.report(Report(replica.name, held, tuple((h, progress) for h in held)))
+        for one in replica.held.values():
+            ends_at = await self.queue.ends_at(
+                await self.queue.get(one.request.tenant, one.request.id)
+            )
+            assert ends_at is not None
+            assert ends_at >= self.clock.now()
+            self.told.append((one, self.now, (ends_at - self.clock.now()).total_seconds()))
+
+    async def _lease(self) -> None:
+        """Whoever has a free slot asks, as long as somebody waits."""
+        for replica in self.replicas.values():
+            while replica.ready and self.waiting and len(replica.held) < SLOTS:
+                free = min(SLOTS - len(replica.held), len(self.waiting))
+                for granted in (await self.queue.ask(self._ask(replica, free))).leases:
+                    one = self.waiting.pop(granted.request_id)
+                    replica.held[granted.held] = one
+                    one.leased = self.now
+                    begins = max(self.now, self.downloads[1])
+                    self.at(begins + one.takes_s, _ending(self, replica, granted.held))
+
+    def _ask(self, replica: Replica, free: int) -> Ask:
+        held = tuple(replica.held)
+        return Ask(replica.name, replica.name, POOL, free, held)
+
+    async def finish(self, replica: Replica, held: Held) -> None:
+        one = replica.held.pop(held)
+        outcome = Outcome(output={}, usage=Usage(self.now - one.leased, 4, 1.0))
+        verdict = await self.queue.finish(done(held, outcome, replica.name))
+        assert verdict is Verdict.ACCEPTED
+        one.ended = self.now
+
+    async def _tell(self, one: One) -> None:
+        waiting = await self.queue.waiting(one.request)
+        self.reasons.add(waiting.reason)
+        if waiting.starts_at is None or waiting.ends_at is None:
+            return
+        assert self.clock.now() <= waiting.starts_at <= waiting.ends_at
+        self.told.append((one, self.now, (waiting.ends_at - self.clock.now()).total_seconds()))
+
+
+def _ending(paced: PacedQueue, replica: Replica, held: Held) -> Callable[[], Awaitable[None]]:
+    return lambda: paced.finish(replica, held)
+
+
+def _presence(name: str, stage: ReplicaStage) -> Presence:
+    return Presence(name, name, POOL, stage, slots=SLOTS)
+
+
+@pytest.fixture
+async def paced(
+    server: str, terms: FakeTerms, liveness: FakeLiveness
+) -> AsyncIterator[Callable[[int], PacedQueue]]:
+    with psycopg.connect(server, autocommit=True) as maker:
+        maker.execute("CREATE DATABASE paced TEMPLATE template0")
+        plain = make_conninfo(server, dbname="paced")
+        try:
+            with psycopg.connect(plain, autocommit=True) as connection:
+                connection.execute(OWN_TIME.encode())
+            # A schema before PostgreSQL's own: `now()` is ours there.
+            own = make_conninfo(plain, options="-c search_path=public,own,pg_catalog")
+            await migrate(own)
+            database = Database(own)
+            await database.start()
+            clock = FakeClock()
+            queue = PostgresQueue(database, clock, terms, PATIENT, liveness, "ingress-1")
+            yield lambda seed: PacedQueue(queue, clock, seed)
+            await queue.aclose()
+            await database.aclose()
+        finally:
+            maker.execute("DROP DATABASE paced WITH (FORCE)")
+
+
+async def with_two_replicas(paced: PacedQueue) -> None:
+    for name in ("a", "b"):
+        await paced.start(name)
+        await paced.make_ready(name)
+
+
+async def test_on_a_steady_load_the_median_error_is_under_a_quarter(
+    paced: Callable[[int], PacedQueue],
+) -> None:
+    pool = paced(1)
+    await with_two_replicas(pool)
+    pool.arrivals(0.0, 200.0, per_s=0.9 * 2 * SLOTS / MEAN_S)
+    await pool.run(260.0)
+    assert pool.reasons >= {WaitReason.BUSY}
+    assert pool.median_error(40.0, 200.0) < 0.25
+
+
+async def test_in_a_five_fold_burst_it_is_under_two_fifths(
+    paced: Callable[[int], PacedQueue],
+) -> None:
+    pool = paced(2)
+    await with_two_replicas(pool)
+    steady = 0.6 * 2 * SLOTS / MEAN_S
+    pool.arrivals(0.0, 160.0, per_s=steady)
+    pool.arrivals(60.0, 90.0, per_s=4 * steady)
+    await pool.run(260.0)
+    assert pool.median_error(60.0, 110.0) < 0.4
+
+
+async def test_during_a_cold_start_it_is_under_two_fifths(
+    paced: Callable[[int], PacedQueue],
+) -> None:
+    pool = paced(1)
+    # It has started before, and something has run.
+    pool.at(0.0, lambda: pool.start("old"))
+    pool.at(40.0, lambda: pool.make_ready("old"))
+    pool.arrivals(0.0, 90.0, per_s=1.2 / MEAN_S)
+    await pool.run(150.0)
+    await pool.remove("old")
+    pool.told.clear()
+    pool.reasons.clear()
+    begin = pool.now
+    pool.at(begin + 1.0, lambda: pool.start("new"))
+    takes_s = 40.0 * pool.dice.uniform(0.85, 1.15)
+    pool.at(begin + 1.0 + takes_s, lambda: pool.make_ready("new"))
+    pool.arrivals(begin + 2.0, begin + 60.0, per_s=2.0 / MEAN_S)
+    await pool.run(begin + 180.0)
+    assert WaitReason.COLD_START in pool.reasons
+    assert pool.median_error(begin, begin + 42.0) < 0.4
+
+
+async def test_while_weights_are_downloaded_it_is_under_two_fifths(
+    paced: Callable[[int], PacedQueue],
+) -> None:
+    pool = paced(4)
+    await with_two_replicas(pool)
+    pool.arrivals(0.0, 60.0, per_s=1.2 / MEAN_S)
+    await pool.run(100.0)
+    pool.told.clear()
+    pool.downloads = (pool.now, pool.now + 60.0)
+    pool.arrivals(pool.now, pool.now + 60.0, per_s=1.5 / MEAN_S)
+    begin = pool.now
+    await pool.run(begin + 180.0)
+    assert pool.median_error(begin + LOOK_S, begin + 62.0) < 0.4
