@@ -203,8 +203,9 @@ class Engine:
     ) -> Generation:
         """Run ``pipeline(**arguments)`` among the others.
 
-        ``priority``: higher goes first. ``deadline_s``: seconds from now; of equal priority, the
-        earliest goes first. Nothing happens when it has passed. ``deterministic``: none of its
+        ``priority``: higher goes first. ``deadline_s``: seconds from now, also those that it
+        waits for a place; of equal priority, the earliest goes first. Nothing happens when it has
+        passed. ``deterministic``: none of its
         calls share a forward, so that others cannot change a bit of it. ``view``: a pipeline over
         the same weights to call in place of the added one (``views.view_of``). ``adapters``: for
         this generation alone; they may differ among those that share a forward. ``snapshot``: of a
