@@ -26,7 +26,7 @@ from weights.store import Store
 if TYPE_CHECKING:  # they import torch
     from deployments.engine.engine import Engine
     from deployments.engine.generation import OnProgress
-    from deployments.engine.loan import Loan
+    from deployments.engine.loan import Loan, OnFound
     from deployments.engine.residency import Residency
 
 log = logging.getLogger(__name__)
@@ -72,11 +72,16 @@ class Workshop:
         return self.residency.borrow(name, plan, on_progress)
 
     def _load(
-        self, family: Family, held: Endpoint, recipe: Recipe | None, on_download: OnDownload
+        self,
+        family: Family,
+        held: Endpoint,
+        recipe: Recipe | None,
+        on_download: OnDownload,
+        on_found: OnFound,
     ) -> Any:
         if recipe is not None and recipe.compile and not isinstance(family, WarmsUp):
             log.warning("%s is not compiled: the family %s has no warm_up.", held.id, held.family)
-        pipeline = loading.load(self.store, family, held, self.engine.device, on_download)
+        pipeline = loading.load(self.store, family, held, self.engine.device, on_download, on_found)
         if self.followers is not None:
             self.followers.spread(pipeline, held, recipe)
         return pipeline
