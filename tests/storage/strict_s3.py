@@ -33,17 +33,20 @@ class Refused(Exception):
 
 
 class Strict:
-    """``skew`` is how far this server's clock is ahead of the machine's."""
+    """``skew`` is how far this server's clock is ahead of the machine's; ``away``: it says 503."""
 
     def __init__(self, app: Wsgi) -> None:
         self._app = app
         self._lock = threading.Lock()
         self.skew = timedelta()
+        self.away = False
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = io.BytesIO(body)
         try:
+            if self.away:
+                raise Refused("503 Service Unavailable", "SlowDown", "Please reduce your rate")
             _check(environ, body, datetime.now(UTC) + self.skew)
         except Refused as refusal:
             xml = f"<Error><Code>{refusal.code}</Code><Message>{refusal}</Message></Error>".encode()
