@@ -171,6 +171,10 @@ class Residency:
         size = placement.device_bytes
         self._make_room(name, size, planned=plan.recipe is not None)
         self._come_in(name, placement, size)
+        if placement.compiled and plan.warm_up is not None:
+            self._tell_all(name, Progress(Stage.COMPILING))
+            self._engine.rehearse(pipeline, partial(plan.warm_up, pipeline))
+        self._engine.add_there(name, pipeline)
         if plan.warm_up is not None:
             self._tell_all(name, Progress(Stage.WARMING_UP))
             self._warm_up(name, partial(plan.warm_up, pipeline))
@@ -223,7 +227,7 @@ class Residency:
                     self._evict_for(size)
             finally:
                 self._makes_room = False
-            self._engine.add_placed(name, placement)
+            placement.apply(self._engine.device)
 
     def _granted(self, room: Room, name: str) -> bool:
         """Whether it is, now or when something has changed."""

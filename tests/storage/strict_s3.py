@@ -45,8 +45,7 @@ class Strict:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = io.BytesIO(body)
         try:
-            if self.away:
-                raise Refused("503 Service Unavailable", "SlowDown", "Please reduce your rate")
+            _check_rate(away=self.away)
             _check(environ, body, datetime.now(UTC) + self.skew)
         except Refused as refusal:
             xml = f"<Error><Code>{refusal.code}</Code><Message>{refusal}</Message></Error>".encode()
@@ -70,6 +69,11 @@ def strict_s3() -> Iterator[tuple[str, Strict]]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def _check_rate(*, away: bool) -> None:
+    if away:
+        raise Refused("503 Service Unavailable", "SlowDown", "Please reduce your request rate")
 
 
 def _check(environ: Mapping[str, Any], body: bytes, now: datetime) -> None:
