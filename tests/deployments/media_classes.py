@@ -1,7 +1,7 @@
-"""Which of diffusers' pipelines of clips an entry of a catalogue alone serves; writes the page of
-the docs that says so.
+"""Which of diffusers' pipelines of clips and sounds an entry of a catalogue alone serves; writes
+the page of the docs that says so.
 
-python -m tests.deployments.clip_classes [--out docs/20-pipelines-of-clips.md] [CLASS …]
+python -m tests.deployments.media_classes [--out docs/20-clips-and-sounds.md] [CLASS …]
 """
 
 from __future__ import annotations
@@ -19,16 +19,19 @@ import diffusers
 import torch
 
 from deployments.amendments import amended
+from deployments.audio import AudioFamily
 from deployments.call_mapping import mapping_of, parameters
 from deployments.engine.engine import Engine
 from deployments.family import Made
 from deployments.scratch import Scratch
 from deployments.video import NUMBERS_OF_FRAMES, TASKS, VideoFamily
+from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from tests.deployments.clips import given, seen, tickets
 from tests.engine.conformance import classes, zoo
 from tests.engine.conformance.__main__ import be_quiet
 from tests.engine.conformance.case import WISHES, Case
+from tests.engine.test_sound import read
 
 SERVED, FITS, NOT = "yes", "its arguments fit; not run", "no"
 FRAMES, FPS = 5, 8
@@ -55,16 +58,21 @@ class Finding:
     how: str  # the task, or why not
 
 
-def of_clips() -> dict[str, Any]:
-    """The classes whose calls give frames, but those that diffusers gives up and those that lack a
-    library here."""
+def of_media() -> dict[str, Any]:
+    """The classes whose calls give frames or sounds, but those that diffusers gives up and those
+    that lack a library here."""
     return {
         name: kind
         for name, kind in classes.exported().items()
         if not hasattr(kind, "_backends")
         and not classes.why_absent(name).startswith("deprecated")
-        and "(frames=" in inspect.getsource(kind.__call__)
+        and _gives(kind, "frames", "audios")
     }
+
+
+def _gives(kind: Any, *fields: str) -> bool:
+    source = inspect.getsource(kind.__call__)
+    return any(f"({field}=" in source for field in fields)
 
 
 def examine(name: str, kind: Any) -> Finding:
@@ -75,7 +83,7 @@ def examine(name: str, kind: Any) -> Finding:
     if more := sorted(_not_data(asked) | _demanded(kind)):
         wanted = ", ".join(f"`{each}`" for each in more)
         return Finding(name, NOT, f"it begins with {wanted}, which no task passes")
-    endpoint = _entry(kind, asked)
+    endpoint = _entry(kind, asked) if _gives(kind, "frames") else _entry_of_sound(kind, asked)
     task = endpoint.options["task"]
     takes = parameters(kind)
     missing = {"num_inference_steps", "generator", "output_type"} - takes
@@ -83,7 +91,8 @@ def examine(name: str, kind: Any) -> Finding:
         return Finding(name, NOT, f"its call takes no `{missing.pop()}`")
     if case is None or name in NOT_DECODED:
         return Finding(name, FITS, task)
-    wrong = _run(case, endpoint, asked)
+    run = _run if endpoint.family == "video" else _run_sound
+    wrong = run(case, endpoint, asked)
     return Finding(name, NOT if wrong else SERVED, wrong or task)
 
 
@@ -131,6 +140,39 @@ def _run(case: Case, endpoint: Endpoint, asked: Mapping[str, Any]) -> str:
     return ""
 
 
+LENGTHS = ("audio_length_in_s", "audio_duration", "audio_duration_s", "duration")
+
+
+def _entry_of_sound(kind: Any, asked: Mapping[str, Any]) -> Endpoint:
+    length = next((each for each in LENGTHS if each in parameters(kind)), None)
+    span = {"start": "audio_start_in_s", "end": "audio_end_in_s"}
+    passed = {"prompt", "output_type", *LENGTHS, *span.values()}
+    options = {
+        "task": "text-to-audio",
+        "sound": span if length is None else {"length": length},
+        "fixed": {key: value for key, value in asked.items() if key not in passed},
+    }
+    return Endpoint("me/mine", "audio", Weights("/"), "open", options=options)
+
+
+def _run_sound(case: Case, endpoint: Endpoint, asked: Mapping[str, Any]) -> str:
+    """As ``_run``."""
+    family, pipeline = AudioFamily(), case.build()
+    seconds = next((asked[each] for each in LENGTHS if each in asked), 0.1)
+    body = {"prompt": WISHES[0].prompt, "num_inference_steps": 2, "seed": 7, "duration": seconds}
+    with Engine(pipeline, threads=1) as engine:
+        call = family.prepare(endpoint, body, pipeline, 1)
+        result = engine.submit(**call.arguments).result(120)
+    form, scratch = call.facts["sound"].form, Scratch()
+    ticket = UploadTicket("key", "http://storage/0", form.media_type, 10**8)
+    try:
+        product = family.deliver(endpoint, call, Made(result, 1.0, 2, scratch), (ticket,))
+        heard = read(product.files[0].body)[0].shape[-1]
+    finally:
+        scratch.close()
+    return "" if heard == form.samples else f"of {form.samples} samples it makes {heard}"
+
+
 def _not_data(asked: Mapping[str, Any]) -> set[str]:
     """Arguments that no entry can hold, but the picture."""
     return {name for name, value in asked.items() if not _is_data(value)} - {"image"}
@@ -157,17 +199,18 @@ def _needs(kind: Any, name: str) -> bool:
     return found is not None and found.default is found.empty
 
 
-_HEAD = """# Pipelines of clips
+_HEAD = """# Pipelines of clips and sounds
 
-Which of the pipelines of clips that diffusers {version} exports [an entry in the
-catalogue](11-catalogue.md#clips) serves, without a line of code. `python -m
-tests.deployments.clip_classes --out docs/20-pipelines-of-clips.md` writes this page: each class is
+Which of the pipelines of clips and sounds that diffusers {version} exports [an entry in the
+catalogue](11-catalogue.md#any-other-model) serves, without a line of code. `python -m
+tests.deployments.media_classes --out docs/20-clips-and-sounds.md` writes this page: each class is
 made tiny with random weights, as for [the conformance](14-conformance.md), its entry has nothing
 but data, and a request goes through the family, the engine and the encoder to a file, whose size
-and number of frames are looked at.
+and number of frames, or samples, are looked at.
 
 Of {total} classes, {served} are served, and {fit} take what the family passes but are not run here,
-for want of tiny parts. {rest} are not: most of them begin with a clip, which no task passes.
+for want of tiny parts. {rest} are not: most of them begin with a clip or a sound, which no task
+passes.
 
 | class | by an entry alone | task, or why not |
 |---|---|---|
@@ -187,13 +230,13 @@ def page(findings: list[Finding]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="clip_classes", description=__doc__)
+    parser = argparse.ArgumentParser(prog="media_classes", description=__doc__)
     parser.add_argument("classes", nargs="*", metavar="CLASS", help="only these")
     parser.add_argument("--out", type=Path, help="where to write the page, in Markdown")
     asked = parser.parse_args()
     be_quiet()
     findings: list[Finding] = []
-    for name, kind in of_clips().items():
+    for name, kind in of_media().items():
         if not asked.classes or name in asked.classes:
             findings.append(examine(name, kind))
             sys.stdout.write(f"{findings[-1]}\n")

@@ -1,4 +1,4 @@
-"""The page of diffusers' pipelines of clips says what is so."""
+"""The page of diffusers' pipelines of clips and sounds says what is so."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import random
 
 import pytest
 
-from tests.deployments.clip_classes import FITS, NOT, SERVED, examine, of_clips
+from tests.deployments.media_classes import FITS, NOT, SERVED, examine, of_media
 from tests.docs.pages import DOCS, code, table
 
-PAGE = DOCS / "20-pipelines-of-clips.md"
+PAGE = DOCS / "20-clips-and-sounds.md"
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -20,7 +20,7 @@ def told() -> dict[str, tuple[str, str]]:
 
 def test_every_class_is_there_and_counted() -> None:
     rows = told()
-    assert rows.keys() == of_clips().keys()
+    assert rows.keys() == of_media().keys()
     count = {
         each: sum(served == each for served, _ in rows.values()) for each in (SERVED, FITS, NOT)
     }
@@ -30,7 +30,7 @@ def test_every_class_is_there_and_counted() -> None:
 
 
 def test_some_at_random_are_served_or_not_as_the_page_says(chance: random.Random) -> None:
-    classes, rows = of_clips(), told()
+    classes, rows = of_media(), told()
     for name in chance.sample(sorted(classes), 6):
         found = examine(name, classes[name])
         assert (found.served, found.how) == rows[name], name
