@@ -53,7 +53,7 @@ class Workshop:
         """The endpoint's weights, held by the recipe for this device; ``on_progress`` is told the
         stages of their way there. ``WeightsUnavailable`` where no recipe fits: nothing is loaded
         then."""
-        from deployments.engine.loan import LoadPlan  # noqa: PLC0415
+        from deployments.engine.loan import Fetch, LoadPlan  # noqa: PLC0415
 
         recipe = recipe_on(endpoint, self.engine.device_bytes())
         held = as_held(endpoint, recipe)
@@ -64,6 +64,10 @@ class Workshop:
             partial(_short_call, family, held)
             if self.warms_up and isinstance(family, WarmsUp)
             else None,
+            Fetch(
+                partial(loading.is_here, self.store, held),
+                partial(loading.fetch, self.store, held),
+            ),
         )
         return self.residency.borrow(name, plan, on_progress)
 
