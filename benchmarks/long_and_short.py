@@ -1,10 +1,13 @@
 """How long pictures take beside a clip in one pool, through HTTP, against what they take alone.
 
-    python -m benchmarks.long_and_short URL KEY_FILE [--rounds 3] [--pictures 20]
+    python -m benchmarks.long_and_short URL KEY_FILE [--rounds 3] [--pictures 20] [--minutes 10]
 
 By turns: pictures alone, one after the other; a clip alone; and both, pictures for as long as the
 clip takes. A picture may have to wait for the step that the clip is at, so what it takes beside is
 compared with what it takes alone and one step of the clip. Written for the demo models.
+
+With ``--minutes`` the clip beside takes about so long, by the number of its steps, for which the
+server needs DARKROOM_MODELS=…/benchmarks/long_clip.yaml; the one alone has few steps.
 """
 
 from __future__ import annotations
@@ -27,8 +30,9 @@ CLIP = "fal-ai/wan/v2.2-5b/text-to-video"
 CLIP_WISH = {
     "prompt": "a red circle moves to the right",
     "num_frames": 161,
-    "num_inference_steps": 50,
 }
+STEPS = 50
+FEW = 10  # steps of a clip that only tells how long one takes
 AIM = 1.5
 
 
@@ -59,12 +63,13 @@ class Client:
         answer.raise_for_status()
         return time.perf_counter() - began
 
-    async def clip(self) -> tuple[float, float]:
+    async def clip(self, steps: int) -> tuple[float, float]:
         """What it took, and each of its denoising steps."""
+        wish = {**CLIP_WISH, "num_inference_steps": steps}
         told: list[tuple[float, int]] = []
         last: dict[str, Any] = {}
         began = time.perf_counter()
-        async with self._http.stream("POST", f"/{CLIP}/stream", json=CLIP_WISH) as events:
+        async with self._http.stream("POST", f"/{CLIP}/stream", json=wish) as events:
             async for line in events.aiter_lines():
                 if not line.startswith("data: "):
                     continue
@@ -78,12 +83,13 @@ class Client:
         return time.perf_counter() - began, (last_at - first_at) / (step - first)
 
 
-async def turn(client: Client, pictures: int, taken: Taken) -> None:
+async def turn(client: Client, pictures: int, minutes: float | None, taken: Taken) -> None:
     taken.alone += [await client.picture() for _ in range(pictures)]
-    whole, step = await client.clip()
+    whole, step = await client.clip(FEW if minutes else STEPS)
     taken.clip.append(whole)
     taken.steps.append(step)
-    clip = asyncio.create_task(client.clip())
+    steps = round(60 * minutes / step) if minutes else STEPS
+    clip = asyncio.create_task(client.clip(steps))
     while not clip.done():
         taken.beside.append(await client.picture())
     taken.clip_beside.append((await clip)[0])
@@ -111,12 +117,12 @@ def show(taken: Taken) -> None:
 async def main(given: argparse.Namespace) -> None:
     headers = {"authorization": f"Key {given.key_file.read_text().strip()}"}
     taken = Taken()
-    async with httpx.AsyncClient(base_url=given.url, headers=headers, timeout=600) as http:
+    async with httpx.AsyncClient(base_url=given.url, headers=headers, timeout=900) as http:
         client = Client(http)
         await client.picture()  # loads
-        await client.clip()
+        await client.clip(FEW)
         for number in range(given.rounds):
-            await turn(client, given.pictures, taken)
+            await turn(client, given.pictures, given.minutes, taken)
             print(f"turn {number + 1}, load average {os.getloadavg()[0]:.1f}", flush=True)
     show(taken)
 
@@ -128,5 +134,6 @@ if __name__ == "__main__":
     parser.add_argument("url")
     parser.add_argument("key_file", type=Path, help="such as DATA_DIR/api_key")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, help="of computing, that the clip takes")
     parser.add_argument("--pictures", type=int, default=20, help="alone, in a turn")
     asyncio.run(main(parser.parse_args()))

@@ -301,7 +301,7 @@ class Attempt:
 
     def _on_progress_of(self, number: int, progress: Progress) -> None:
         """Steps are those of all generations together."""
-        if progress.stage is Stage.DECODING:
+        if progress.stage is Stage.DECODING and not progress.steps:  # that it begins
             self._keep_at_decoding()
         steps = progress.steps
         self._on_progress(

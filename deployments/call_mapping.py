@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from deployments.task import task_of
+from deployments.task import IMAGE_TO_VIDEO, task_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
 
@@ -15,6 +15,9 @@ PIXELS, PILLOW = "pixels", "pillow"
 
 STANDARD = frozenset({"prompt", "num_inference_steps", "generator", "output_type"})
 """Arguments that every pipeline gets."""
+
+DISPENSABLE = {IMAGE_TO_VIDEO: frozenset({"prompt"})}
+"""Task → of those, what a pipeline need not take: Stable Video Diffusion goes by its picture."""
 
 Tasks = Mapping[str, frozenset[str]]
 """Task → arguments that are what its files hold."""
@@ -68,7 +71,8 @@ def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
 def check(endpoint: Endpoint, mapping: CallMapping, called: type) -> None:
     """``Misconfigured`` when it passes what ``called``, a pipeline class, does not take."""
     takes = parameters(called)
-    if unknown := sorted(mapping.passed() - takes):
+    passed = mapping.passed() - DISPENSABLE.get(mapping.task, frozenset())
+    if unknown := sorted(passed - takes):
         raise Misconfigured(
             f"{endpoint.id}: {called.__name__} takes no {', '.join(unknown)}. Its arguments are "
             f"{', '.join(sorted(takes))}. Change `options.arguments`, `options.fixed` or "

@@ -50,4 +50,5 @@ def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
         parts.append(weights.variant)
     if recipe is not None:
         parts += [recipe.precision, recipe.offload, "+".join(recipe.hot)]
+        parts += ["compiled"] if recipe.compile else []
     return ":".join(parts) + amendments_name(held.options)

@@ -27,8 +27,11 @@ from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput
 
 TASKS = {TEXT_TO_VIDEO: frozenset[str](), IMAGE_TO_VIDEO: frozenset({"image"})}
-OPTIONAL = frozenset({"width", "height", "num_frames", "frame_rate"})
+OPTIONAL = frozenset({"prompt", "width", "height", "num_frames", "frame_rate"})
 """Arguments that a pipeline gets if it takes them."""
+
+NUMBERS_OF_FRAMES = ("num_frames", "frames", "video_length")
+"""What pipelines call it."""
 
 
 class VideoFamily:
@@ -47,25 +50,26 @@ class VideoFamily:
         called = called_by(endpoint, mapping, pipeline)
         # Endpoints share loaded weights, and another one's options may have loaded these.
         check(endpoint, mapping, called)
-        need(input, "prompt", "num_inference_steps", *_fields(mapping))
+        takes = parameters(called)
+        need(input, *_fields(mapping, takes))
         multiple = mapping.multiple or side_multiple(pipeline)
         asked = clip_size(endpoint, input, multiple, _given(mapping, input))
         rendered = rendered_size(asked, multiple, mapping.native_size)
         form = _form(endpoint, input, asked)
         arguments = {
-            "prompt": input["prompt"],
+            "prompt": input.get("prompt"),
             "num_inference_steps": int(input["num_inference_steps"]),
             "generator": _generator(seed_of(input, seed)),
             "output_type": "pt",
             "width": rendered.width,
             "height": rendered.height,
-            "num_frames": rendered_frames(form.num_frames, _compression(pipeline)),
+            _number_of_frames(takes): rendered_frames(form.num_frames, _compression(pipeline)),
             "frame_rate": float(form.fps),
             **mapping.fixed,
             **mapped(mapping, input),
-            **_pictures(mapping, input, rendered, parameters(called)),
+            **_pictures(mapping, input, rendered, takes),
         }
-        left_out = OPTIONAL - parameters(called)
+        left_out = OPTIONAL - takes
         return GenerationCall(
             {name: value for name, value in arguments.items() if name not in left_out},
             {"clip": _facts(form, input, seed, pipeline)},
@@ -108,7 +112,7 @@ def _facts(form: ClipForm, input: Mapping[str, Any], seed: int, pipeline: Any) -
     rate = getattr(getattr(pipeline, "vocoder", None), "config", {}).get("output_sampling_rate")
     if input.get("generate_audio") is False or form.media_type == MEDIA_TYPES["gif"]:
         rate = None
-    return ClipFacts(form, seed_of(input, seed), input["prompt"], rate)
+    return ClipFacts(form, seed_of(input, seed), input.get("prompt") or "", rate)
 
 
 def _generator(seed: int) -> Any:
@@ -125,8 +129,14 @@ def _compression(pipeline: Any) -> int:
     return 1
 
 
-def _fields(mapping: CallMapping) -> tuple[str, ...]:
-    return ("image_url",) if mapping.task == IMAGE_TO_VIDEO else ()
+def _number_of_frames(takes: frozenset[str]) -> str:
+    return next((each for each in NUMBERS_OF_FRAMES if each in takes), NUMBERS_OF_FRAMES[0])
+
+
+def _fields(mapping: CallMapping, takes: frozenset[str]) -> tuple[str, ...]:
+    words = ("prompt",) if "prompt" in takes else ()
+    picture = ("image_url",) if mapping.task == IMAGE_TO_VIDEO else ()
+    return (*words, "num_inference_steps", *picture)
 
 
 def _given(mapping: CallMapping, input: Mapping[str, Any]) -> Size | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,10 @@ from weights.store import Store
 if TYPE_CHECKING:  # they import torch
     from deployments.engine.engine import Engine
     from deployments.engine.generation import OnProgress
-    from deployments.engine.loan import Loan
+    from deployments.engine.loan import Loan, OnFound
     from deployments.engine.residency import Residency
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +61,30 @@ class Workshop:
         recipe = recipe_on(endpoint, self.engine.device_bytes())
         held = as_held(endpoint, recipe)
         name = self.served[endpoint.id] = weights_name(endpoint, recipe)
-        plan = LoadPlan(
-            partial(self._load, family, held, recipe),
-            recipe,
-            partial(_short_call, family, held)
-            if self.warms_up and isinstance(family, WarmsUp)
-            else None,
-            Fetch(
-                partial(loading.is_here, self.store, held),
-                partial(loading.fetch, self.store, held),
-            ),
+        compiles = recipe is not None and recipe.compile
+        warm_up = None
+        if isinstance(family, WarmsUp) and (self.warms_up or compiles):
+            warm_up = partial(_short_call, family, held)
+        load = partial(self._load, family, held, recipe)
+        if recipe is not None and compiles and warm_up is None:
+            recipe = replace(recipe, compile=False)  # it would be at somebody's first generation
+        fetch = Fetch(
+            partial(loading.is_here, self.store, held), partial(loading.fetch, self.store, held)
         )
+        plan = LoadPlan(load, recipe, warm_up, fetch)
         return self.residency.borrow(name, plan, on_progress)
 
     def _load(
-        self, family: Family, held: Endpoint, recipe: Recipe | None, on_download: OnDownload
+        self,
+        family: Family,
+        held: Endpoint,
+        recipe: Recipe | None,
+        on_download: OnDownload,
+        on_found: OnFound,
     ) -> Any:
-        pipeline = loading.load(self.store, family, held, self.engine.device, on_download)
+        if recipe is not None and recipe.compile and not isinstance(family, WarmsUp):
+            log.warning("%s is not compiled: the family %s has no warm_up.", held.id, held.family)
+        pipeline = loading.load(self.store, family, held, self.engine.device, on_download, on_found)
         if self.followers is not None:
             self.followers.spread(pipeline, held, recipe)
         return pipeline

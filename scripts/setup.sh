@@ -12,12 +12,12 @@ fail() {
 find_python() {
     for candidate in python3.11 python3.12 python3.13 python3 python; do
         if command -v "$candidate" >/dev/null 2>&1 &&
-            "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
             printf '%s' "$candidate"
             return
         fi
     done
-    fail "Python 3.11 or later is needed and was not found. Install it (Debian: apt install python3-venv)."
+    fail "Python 3.11, 3.12 or 3.13 is needed and was not found. Install it (Debian: apt install python3-venv)."
 }
 
 # What the tests need of npm (an S3 server, fal's JavaScript client), by the npm that the type checker

@@ -42,6 +42,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
+def tally_file(request: pytest.FixtureRequest) -> Path | None:
+    """Where each check writes what it found."""
+    return request.config.getoption("--crash-tally")
+
+
+@pytest.fixture
 def chance(request: pytest.FixtureRequest) -> random.Random:
     """Repeats itself under the same ``--crash-seed``, which a failed test shows."""
     seed = request.config.getoption("--crash-seed")

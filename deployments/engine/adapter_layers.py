@@ -17,6 +17,7 @@ from peft import LoraConfig
 from peft.tuners.lora import Conv2d, Linear, LoraLayer
 
 from deployments.engine.adapter import LowRank
+from deployments.engine.regions import run_as_written, run_compiled
 from serve_app.domain.errors import Misconfigured
 
 
@@ -145,6 +146,7 @@ def built(
 
 def attach(component: torch.nn.Module, layers: Mapping[str, Any], name: str) -> None:
     """Put what ``built`` made into ``component``, by path. Quick."""
+    run_as_written(component)
     for path, layer in layers.items():
         there = component.get_submodule(path)
         if isinstance(there, LoraLayer):
@@ -188,6 +190,8 @@ def detach(component: torch.nn.Module, name: str) -> None:
             layer.delete_adapter(name)
             if not layer.lora_A:
                 _put(component, path, layer.base_layer)
+    if not any(isinstance(each, LoraLayer) for each in component.modules()):
+        run_compiled(component)
 
 
 class _Sum:

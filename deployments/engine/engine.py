@@ -19,6 +19,8 @@ from math import inf
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from deployments.engine.adapter import Adapter
 from deployments.engine.adapter_residency import AdapterResidency
 from deployments.engine.chunks import OnFrames
@@ -28,7 +30,8 @@ from deployments.engine.families.known import KNOWN
 from deployments.engine.generation import Generation, OnProgress, SetUp
 from deployments.engine.inbox import Inbox
 from deployments.engine.loop import STOPPED, Loop, Terms
-from deployments.engine.placement import Placement, placed_by
+from deployments.engine.placement import placed_by
+from deployments.engine.regions import rehearse
 from deployments.engine.rooms import CommonMemory, Room
 from deployments.engine.snapshot import Origin, Snapshot
 from deployments.engine.step_batcher import StepBatcher
@@ -79,6 +82,8 @@ class Engine:
         self.max_generations = max_generations or max_batch
         self._pipeline = pipeline
         self._monotonic = monotonic
+        self._threads = threads
+        self._declarations = declarations
         self._inbox = Inbox()
         self._adapters = AdapterResidency(adapter_bytes, device, self._inbox.wake)
         self._memory = CommonMemory(memory or memory_of(device))
@@ -143,12 +148,19 @@ class Engine:
     def add(self, name: str, pipeline: Any, recipe: Recipe | None = None) -> None:
         """Make ``pipeline`` known, and move it to the engine's device, as far as ``recipe`` says.
         The name is free to choose."""
-        self.add_placed(name, placed_by(recipe, pipeline))
+        placed_by(recipe, pipeline).apply(self.device)
+        self.add_there(name, pipeline)
 
-    def add_placed(self, name: str, placement: Placement) -> None:
-        """As ``add``, for one who has looked first at what the placement takes."""
-        placement.apply(self.device)
-        self._loop.add(name, placement.pipeline)
+    def add_there(self, name: str, pipeline: Any) -> None:
+        """As ``add``, for one that is where it should be."""
+        self._loop.add(name, pipeline)
+
+    def rehearse(self, pipeline: Any, arguments: Callable[[], Mapping[str, Any]]) -> None:
+        """Have what the recipe says compiled for calls like this one, alone and merged: on this
+        thread, which takes minutes, while others step. Before ``add_there``."""
+        if self._threads:
+            torch.set_num_threads(self._threads)  # what is compiled is for as many
+        rehearse(pipeline, arguments, self._declarations)
 
     def remove(self, name: str) -> None:
         """Forget a pipeline. Generations that were submitted with it keep it until they end."""
@@ -191,8 +203,9 @@ class Engine:
     ) -> Generation:
         """Run ``pipeline(**arguments)`` among the others.
 
-        ``priority``: higher goes first. ``deadline_s``: seconds from now; of equal priority, the
-        earliest goes first. Nothing happens when it has passed. ``deterministic``: none of its
+        ``priority``: higher goes first. ``deadline_s``: seconds from now, also those that it
+        waits for a place; of equal priority, the earliest goes first. Nothing happens when it has
+        passed. ``deterministic``: none of its
         calls share a forward, so that others cannot change a bit of it. ``view``: a pipeline over
         the same weights to call in place of the added one (``views.view_of``). ``adapters``: for
         this generation alone; they may differ among those that share a forward. ``snapshot``: of a

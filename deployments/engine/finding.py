@@ -73,5 +73,10 @@ class Findings:
             return None
         return self.of(pending.call.module, pending.plan, mixed=bool(pending.mix))
 
+    def takes(self, pending: PendingCall) -> int:
+        """Bytes of a forward of it alone, as far as that is known."""
+        finding = self.of_call(pending)
+        return (finding.takes.expected(1) if finding else None) or 0
+
 
 _MOST_FINDINGS = 4096  # per module

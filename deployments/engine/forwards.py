@@ -67,7 +67,7 @@ class Forwards:
         self._shortage = shortage
         self._company = company
         self._digests = Digests()
-        self._findings = Findings(max_batch)
+        self.findings = Findings(max_batch)
 
     def pending(
         self,
@@ -108,18 +108,13 @@ class Forwards:
             return "planning failed"
         if plan.rows.listed and caches_steps(call.module):
             return "step cache"  # what is kept has the length of the longest row
-        return self._findings.of(call.module, plan, mixed=bool(mix)).refused or plan
+        return self.findings.of(call.module, plan, mixed=bool(mix)).refused or plan
 
     def most(self, pending: PendingCall, free: int | None) -> int:
         """How many calls may share a forward with it, itself among them. ``free``: bytes; None:
         nobody counts them."""
-        finding = self._findings.of_call(pending)
+        finding = self.findings.of_call(pending)
         return 1 if finding is None else finding.most(free)
-
-    def takes(self, pending: PendingCall) -> int:
-        """Bytes of a forward of it alone, as far as that is known."""
-        finding = self._findings.of_call(pending)
-        return 0 if finding is None else finding.takes.expected(1) or 0
 
     def compute(
         self, calls: Sequence[PendingCall], *, in_company: bool, computes: bool | None = None
@@ -130,7 +125,7 @@ class Forwards:
             reason = self._reason(calls[0], in_company=in_company)
             return [self._single(calls[0], reason if computes is None else "step cache")]
         mixed = any(each.mix for each in calls)
-        finding = self._findings.of(calls[0].call.module, calls[0].required_plan(), mixed=mixed)
+        finding = self.findings.of(calls[0].call.module, calls[0].required_plan(), mixed=mixed)
         if not finding.refused:
             try:
                 return self._merged(calls, finding, computes=computes)
@@ -171,7 +166,7 @@ class Forwards:
             return answer
 
     def _tried(self, pending: PendingCall) -> Answer:
-        call, finding = pending.call, self._findings.of_call(pending)
+        call, finding = pending.call, self.findings.of_call(pending)
         before = pending.versions()
         try:
             with nullcontext() if finding is None else finding.forward(1, self._memory):

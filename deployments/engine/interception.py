@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from types import MethodType
 from typing import Any
@@ -65,7 +66,9 @@ class InterceptedPipeline:
         """A pipeline to call once, inside a generation. ``on_step`` runs after each step."""
         twin = self._copy(self.pipeline, "", {})
         if (solver := main_solver(twin)) is not None:
-            _count_steps(solver, on_step)
+            vars(solver)["step"] = counted = _CountedStep(solver, on_step)
+            if hasattr(twin, "progress_bar"):
+                vars(twin)["progress_bar"] = _CountedBars(twin, counted)
         return twin
 
     def _copy(self, pipeline: Any, prefix: str, solvers: dict[int, Any]) -> Any:
@@ -111,27 +114,45 @@ def steps_ahead(pipeline: Any) -> int:
     return len(timesteps) - (getattr(solver, "begin_index", None) or 0)
 
 
-def _count_steps(solver: Any, on_step: Callable[[], None]) -> None:
-    vars(solver)["step"] = _CountedStep(solver, on_step)
-
-
 class _CountedStep:
     """A solver's ``step`` that is counted. Copies that a pipeline makes of its solver during a call
     (LTX-2 for the sound, SkyReels-V2 for each frame) have a ``step`` of their own, uncounted."""
 
     def __init__(self, solver: Any, on_step: Callable[[], None]) -> None:
+        self.on_step = on_step
+        self.used = False
         self._step = solver.step
-        self._on_step = on_step
         functools.update_wrapper(self, self._step)  # pipelines read the signature of `step`
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
         output = self._step(*arguments, **keywords)
-        self._on_step()
+        self.used = True
+        self.on_step()
         return output
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         solver = memo[id(self._step.__self__)]
         return MethodType(type(solver).step, solver)
+
+
+class _CountedBars:
+    """A pipeline's ``progress_bar``. Where copies of its solver take the steps and itself none
+    (SkyReels-V2 with diffusion forcing), its bars tell how many there were."""
+
+    def __init__(self, pipeline: Any, counted: _CountedStep) -> None:
+        self._pipeline = weakref.ref(pipeline)  # which has this
+        self._counted = counted
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        pipeline: Any = self._pipeline()
+        bar = type(pipeline).progress_bar(pipeline, *arguments, **keywords)
+        bar.update = functools.partial(self._updated, bar.update)
+        return bar
+
+    def _updated(self, update: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        if not self._counted.used:
+            self._counted.on_step()
+        return update(*arguments, **keywords)
 
 
 def _do_nothing() -> None:

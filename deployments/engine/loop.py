@@ -211,7 +211,7 @@ class Loop:
         going = self._runs.going
         kinds = {run.number: run.generation.kind for run in going}
         calls = [run.pending for run in going if run.pending is not None]
-        forward = max((self._forwards.takes(each) for each in calls), default=0)
+        forward = max((self._forwards.findings.takes(each) for each in calls), default=0)
         return self._admission.leaves(size, kinds, forward)
 
     def _go_on(self, run: Run) -> None:

@@ -35,6 +35,11 @@ class PartsWithSettings:
         return freeu + [(each, "scale", _copied(each.scale)) for each in scaled]
 
 
+def again(settings: Settings) -> Settings:
+    """The same, as they are now."""
+    return [(part, name, _copied(vars(part).get(name, _ABSENT))) for part, name, _ in settings]
+
+
 def put(settings: Settings) -> None:
     for part, name, value in settings:
         if value is _ABSENT:
@@ -44,7 +49,7 @@ def put(settings: Settings) -> None:
 
 
 def changes(before: Settings, after: Settings) -> Settings:
-    """Those of ``after`` that are others than ``before``; both of the same parts."""
+    """Those of ``after`` that are others than ``before``, which are of the same parts."""
     return [
         now
         for was, now in zip(before, after, strict=True)

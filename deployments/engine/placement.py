@@ -12,6 +12,7 @@ from diffusers.hooks import apply_group_offloading
 from deployments.engine.berth import Berth
 from deployments.engine.denoisers import DENOISERS
 from deployments.engine.float8 import store_in_float8
+from deployments.engine.regions import compile_regions
 from deployments.engine.weight_bytes import bytes_of
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured
@@ -27,6 +28,7 @@ class Placement:
     resident: tuple[torch.nn.Module, ...]  # on the device
     waiting: tuple[torch.nn.Module, ...]  # in host memory; one at a time is on the device
     streamed: tuple[torch.nn.Module, ...]  # in host memory; passes through, block by block
+    compiled: bool = False  # what its denoisers repeat, when they are called first
 
     @property
     def device_bytes(self) -> int:
@@ -42,6 +44,8 @@ class Placement:
         device's memory runs out, it can be called again after ``undo``.
         """
         self._move(device)
+        if self.compiled:
+            compile_regions(self.pipeline)
         berth = Berth(device)
         for module in self.waiting:
             berth.serve(module)
@@ -81,7 +85,9 @@ def placed_by(recipe: Recipe | None, pipeline: Any) -> Placement:
         name: each for name, each in vars(pipeline).items() if isinstance(each, torch.nn.Module)
     }
     if recipe is None or recipe.offload == "none":
-        return Placement(pipeline, tuple(components.values()), (), ())
+        return Placement(
+            pipeline, tuple(components.values()), (), (), compiled=bool(recipe and recipe.compile)
+        )
     unknown = sorted(set(recipe.hot) - set(components))
     if unknown:
         raise Misconfigured(
@@ -95,6 +101,7 @@ def placed_by(recipe: Recipe | None, pipeline: Any) -> Placement:
         resident=tuple(components[name] for name in recipe.hot),
         waiting=tuple(each for name, each in cold.items() if name not in streamed),
         streamed=tuple(cold[name] for name in sorted(streamed)),
+        compiled=recipe.compile,
     )
 
 

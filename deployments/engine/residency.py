@@ -201,13 +201,18 @@ class Residency:
 
     def _load(self, name: str, plan: LoadPlan) -> None:
         log.info("Loading %s.", name)
+        found = partial(self._make_room, name, plan, sure=False)
         with self._silence.at_work(name):
-            pipeline = plan.load(partial(self._on_download, name))
+            pipeline = plan.load(partial(self._on_download, name), found)
             lay_out(pipeline, self._engine.device)
             placement = placed_by(plan.recipe, pipeline)
         size = placement.device_bytes
-        self._make_room(name, size, planned=plan.recipe is not None)
+        self._make_room(name, plan, size)
         self._come_in(name, placement, size)
+        if placement.compiled and plan.warm_up is not None:
+            self._tell_all(name, Progress(Stage.COMPILING))
+            self._engine.rehearse(pipeline, partial(plan.warm_up, pipeline))
+        self._engine.add_there(name, pipeline)
         if plan.warm_up is not None:
             self._tell_all(name, Progress(Stage.WARMING_UP))
             self._warm_up(name, partial(plan.warm_up, pipeline))
@@ -215,10 +220,14 @@ class Residency:
             self._loaded[name] = _Loaded(pipeline, size, last_used=self._uses)
         log.info("Loaded %s: %.2f GB.", name, size / 1e9)
 
-    def _make_room(self, name: str, size: int, *, planned: bool) -> None:
+    def _make_room(self, name: str, plan: LoadPlan, size: int, *, sure: bool = True) -> None:
+        """``sure``: they are there. Else they are about to be read into host memory."""
+        if not sure and self._engine.device_bytes():
+            return  # they pass through it
         budget = self._budget or own_budget(self._engine.device)
-        if planned and not self._budget:
+        if plan.recipe is not None and not self._budget:
             budget = max(budget, size)  # The recipe knows better, when they are there alone.
+        size = size if sure else min(size, budget)
         if size > budget:
             raise WeightsUnavailable(
                 f"{name} has {size / 1e9:.2f} GB of weights, and a replica of this pool may keep "
@@ -244,7 +253,8 @@ class Residency:
                 raise
             release_frames(error)
             log.warning("%s did not fit beside what runs, and waits until it ends.", name)
-            self._come_back(placement)
+            placement.undo()
+            self._free()
             try:
                 self._add(name, placement, size, alone=True)
             except BaseException as second:
@@ -261,7 +271,7 @@ class Residency:
             finally:
                 self._makes_room = False
             with self._silence.at_work(name):
-                self._engine.add_placed(name, placement)
+                placement.apply(self._engine.device)
 
     def _granted(self, room: Room, name: str) -> bool:
         """Whether it is, now or when something has changed."""
@@ -294,11 +304,8 @@ class Residency:
         if self._closed or not self._waiting[name]:
             raise Cancelled("Nobody waits for these weights any more.")
         self._makes_room = True
-        self._changed.wait()
-
-    def _come_back(self, placement: Placement) -> None:
-        placement.undo()
-        self._free()
+        with self._silence.waits(name):
+            self._changed.wait()
 
     def _too_large(self, name: str, size: int, error: BaseException) -> OutOfMemory:
         release_frames(error)

@@ -55,6 +55,7 @@ class Run:
         self.pending: PendingCall | None = None
         self.given: Answer | None = None
         self.ended = False
+        self.passed = 0  # while it waited for a place: by so many that came later
         self.short_of_memory = False  # its pending call did not fit, and waits
         self.output: Any = None
         self.adapters = generation.take_adapters()

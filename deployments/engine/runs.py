@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 
 from deployments.engine.context import within
 from deployments.engine.failures import as_callers_error
@@ -11,6 +12,9 @@ from deployments.engine.run import Run
 from serve_app.domain.errors import DarkroomError
 
 log = logging.getLogger(__name__)
+
+PASSED = 8
+"""So many later ones that had less time left may begin before one."""
 
 
 class Runs:
@@ -51,7 +55,8 @@ class Runs:
         return not self.going and not (self._room and self._able_to_begin())
 
     def admit(self, turn: int) -> bool:
-        """Give places to those that wait: by priority, then in their order. Those that wait for
+        """Give places to those that wait: by priority, then by deadline, then in their order; who
+        was passed by ``PASSED`` later ones goes before others of its priority. Those that wait for
         their adapters, or stand still, let others pass; those that wait for memory do not, or
         smaller ones would keep it from them. True where one waits for memory."""
         if not self._room and all(run.adapters is None for run in self._waiting):
@@ -61,6 +66,8 @@ class Runs:
             if not self._fits(run, self._awake):
                 return True
             self._waiting.remove(run)
+            for other in self._waiting:
+                other.passed += other.number < run.number
             run.last_turn = turn
             self._running.append(run)
         return False
@@ -109,7 +116,7 @@ class Runs:
 
     def _able_to_begin(self) -> list[Run]:
         waiting = [run for run in self._waiting if not run.generation.paused]
-        waiting.sort(key=lambda run: (-run.generation.priority, run.number))
+        waiting.sort(key=_rank)
         return [run for run in waiting if self._has_adapters(run)]
 
     def _has_adapters(self, run: Run) -> bool:
@@ -121,3 +128,9 @@ class Runs:
             except BaseException as error:
                 self.end(run, error)
                 return False
+
+
+def _rank(run: Run) -> tuple[float, ...]:
+    patient = run.passed < PASSED
+    deadline = run.generation.deadline if patient else -inf
+    return (-run.generation.priority, deadline, run.number)

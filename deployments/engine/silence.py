@@ -21,6 +21,16 @@ class Silence:
         finally:
             self._heard.pop(name, None)
 
+    @contextmanager
+    def waits(self, name: str) -> Generator[None]:
+        """For others: meanwhile it is not at work."""
+        works = self._heard.pop(name, None) is not None
+        try:
+            yield
+        finally:
+            if works:
+                self._heard[name] = self._monotonic()
+
     def heard(self, name: str) -> None:
         if name in self._heard:
             self._heard[name] = self._monotonic()

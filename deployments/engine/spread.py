@@ -139,6 +139,8 @@ def _refusal(name: str, module: Any, recipe: Recipe | None) -> str:
         return f"diffusers has no plan for dividing a {type(module).__name__}"
     if getattr(module, "is_cache_enabled", False):
         return f"its {name} has a step cache"
+    if recipe is not None and recipe.compile:
+        return f"the recipe for {recipe.memory_gb:g} GB compiles what the {name} repeats"
     if recipe is not None and recipe.offload != "none" and name not in recipe.hot:
         return f"the recipe for {recipe.memory_gb:g} GB keeps its {name} in host memory"
     return ""

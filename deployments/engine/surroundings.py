@@ -39,9 +39,9 @@ class Surroundings:
     def in_place(self, *, keep: bool = False) -> Generator[None]:
         """They hold inside, and the engine's outside. ``keep``: what is changed inside belongs to
         the generation from then on."""
-        owners, parts = self.shared.processors, self.shared.settings
+        owners = self.shared.processors
         usual = owners.current()
-        settled = parts.current(usual)
+        settled = self.shared.settings.current(usual)
         engine = ThreadState.of_this_thread()
         if self.thread is not None:
             self.thread.apply()
@@ -51,7 +51,7 @@ class Surroundings:
         try:
             yield
         finally:
-            left = parts.current(usual)
+            left = part_settings.again(settled)
             if keep:
                 self.thread = ThreadState.of_this_thread()
                 now = owners.current()

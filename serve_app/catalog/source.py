@@ -57,6 +57,16 @@ class RecipeSource(BaseModel):
     precision: Literal["float32", "float16", "bfloat16", "float8"]
     offload: Literal["none", "components", "blocks"] = "none"
     hot: tuple[str, ...] = ()
+    compile: bool = False
+
+    @model_validator(mode="after")
+    def _compiled_as_it_lies(self) -> RecipeSource:
+        if self.compile and (self.precision == "float8" or self.offload == "blocks"):
+            raise ValueError(
+                "compile: weights in float8 and blocks that pass through are moved by hooks, for "
+                "which every block would be compiled anew; leave out one of the two"
+            )
+        return self
 
 
 class EndpointSource(BaseModel):

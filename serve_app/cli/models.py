@@ -63,7 +63,13 @@ def _recipe(model: dict[str, Any], memory: int | None) -> dict[str, Any] | None:
 
 def _recipes(model: dict[str, Any]) -> list[Recipe]:
     return [
-        Recipe(each["memory_gb"], each["precision"], each["offload"], tuple(each["hot"]))
+        Recipe(
+            each["memory_gb"],
+            each["precision"],
+            each["offload"],
+            tuple(each["hot"]),
+            compile=each.get("compile", False),
+        )
         for each in model["darkroom"]["recipes"]
     ]
 

@@ -34,6 +34,7 @@ class Recipe:
         "none"  # "components" and "blocks": what waits in host memory, moved whole or not
     )
     hot: tuple[str, ...] = ()  # components of the pipeline that stay on the device
+    compile: bool = False  # the blocks that its denoisers repeat, before anybody gets it
 
 
 WITHHELD = 0.03

@@ -15,6 +15,7 @@ class Stage(StrEnum):
     FETCHING = "fetching"  # files that the input names
     DOWNLOADING = "downloading"  # weights; its steps are bytes
     LOADING = "loading"  # weights, from disk; also waiting for room for them
+    COMPILING = "compiling"  # what its denoisers repeat
     WARMING_UP = "warming_up"  # a first short generation, which is slow for all that follow
     WORKING = "working"  # at what only another version has a word for
     ENCODING_TEXT = "encoding_text"

@@ -13,6 +13,7 @@ const STAGES = {
   fetching: "Fetching the picture",
   downloading: "Downloading the weights",
   loading: "Loading the weights",
+  compiling: "Compiling the model",
   warming_up: "Warming up",
   encoding_text: "Reading the prompt",
   denoising: "Developing",

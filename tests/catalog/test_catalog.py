@@ -177,6 +177,11 @@ def test_every_schema_describes_itself(catalog: Catalog) -> None:
             "a directory has none",
         ),
         (GOOD + "    recipes: [{memory_gb: 12, precision: int8}]\n", 6, "float16"),
+        (
+            GOOD + "    recipes: [{memory_gb: 12, precision: float8, compile: true}]\n",
+            6,
+            "compiled anew",
+        ),
         (GOOD + f"    recipes: [{RECIPE}, {RECIPE}]\n", 6, "from the least memory_gb to the most"),
         (GOOD + "    weights: {hub: a/b, revision: main}\n", 6, "should match pattern"),
         (GOOD + "    weights: {directory: weights}\n", 6, "must be an absolute path"),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -51,12 +53,19 @@ class History:
     def leased(self, lease: Lease) -> None:
         self.leases[lease.request_id].append(lease.attempt)
 
-    def check(self, connection: psycopg.Connection[Any], objects: Mapping[str, bytes]) -> Tally:
-        """``objects``: what lies in storage, by key. Every request must have ended by now."""
+    def check(
+        self,
+        connection: psycopg.Connection[Any],
+        objects: Mapping[str, bytes],
+        *,
+        others: bool = True,
+    ) -> Tally:
+        """``objects``: what lies in storage, by key. Every request must have ended by now, those
+        also that were never accepted here, unless those ``others`` are somebody else's."""
         found = _Found(connection)
         lost, twice, billed = Counter[str](), Counter[str](), Counter[str]()
         problems: list[str] = []
-        for id_ in sorted(self.accepted | found.requests.keys()):
+        for id_ in sorted(self.accepted | (found.requests.keys() if others else set())):
             request = found.requests.get(id_)
             if request is None or request["state"] not in FINAL:
                 state = "is not in the database" if request is None else f"is {request['state']}"
@@ -68,8 +77,9 @@ class History:
             twice[id_] += bool(ends)
             billed[id_] += bool(bills)
             problems += [*ends, *bills, *self._fences(id_), *found.oddities(id_, objects)]
-        problems += found.litter(objects)
-        billed["nobody's"] += len(found.usage.keys() - found.requests.keys())
+        if others:
+            problems += found.litter(objects)
+            billed["nobody's"] += len(found.usage.keys() - found.requests.keys())
         return Tally(
             len(self.accepted), lost.total(), twice.total(), billed.total(), tuple(problems)
         )
@@ -87,6 +97,15 @@ class History:
         attempts = self.leases.get(id_, [])
         if len(attempts) != len(set(attempts)):
             yield f"{id_} was leased as attempts {attempts}, one of them twice."
+
+
+def noted(tally: Tally, file: Path | None) -> Tally:
+    """``tally``, which must be of no problems, and in ``file`` for the sum of all."""
+    if file is not None:
+        with file.open("a") as lines:
+            lines.write(json.dumps(asdict(tally)) + "\n")
+    assert not tally.problems, "\n".join(tally.problems)
+    return tally
 
 
 class _Found:

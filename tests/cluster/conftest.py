@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.chaos.history import History, Tally, noted
 from tests.cluster.darkroom import Darkroom
 
 MakeDarkroom = Callable[..., Darkroom]
@@ -25,3 +26,19 @@ def make_darkroom(tmp_path: Path) -> Iterator[MakeDarkroom]:
     yield make
     for darkroom in made:
         darkroom.clear_away()
+
+
+Check = Callable[[Darkroom, Iterable[str]], Tally]
+
+
+@pytest.fixture
+def check(tally_file: Path | None) -> Check:
+    """Compares what clients were told of requests that have all ended with what is stored."""
+
+    def check(darkroom: Darkroom, accepted: Iterable[str]) -> Tally:
+        history = History(accepted=set(accepted))
+        with darkroom.database() as connection:
+            # The Darkroom of all tests has requests of the others.
+            return noted(history.check(connection, darkroom.objects(), others=False), tally_file)
+
+    return check

@@ -162,17 +162,26 @@ class Darkroom:
 
     def sql(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Look into the embedded database, which nothing of the product shows as it is."""
+        with self.database() as connection:
+            return connection.execute(query, values).fetchall()
+
+    def database(self) -> psycopg.Connection[tuple[Any, ...]]:
         files = Files(self.data_dir)
         note = files.read_note()
         assert note is not None
-        with psycopg.connect(
+        return psycopg.connect(
             host=note.socket_dir,
             port=PORT,
             user=ROLE,
             password=files.read_password(),
             dbname=DATABASE,
-        ) as connection:
-            return connection.execute(query, values).fetchall()
+        )
+
+    def objects(self) -> dict[str, bytes]:
+        """What lies in its storage, by key."""
+        folder = self.data_dir / "artifacts"
+        files = (each for each in folder.rglob("*") if each.is_file())
+        return {str(each.relative_to(folder)): each.read_bytes() for each in files}
 
     def arguments(self) -> dict[str, Any]:
         """What `darkroom serve` gave the application, for a redeploy."""
@@ -213,10 +222,6 @@ class Darkroom:
             timeout=60,
             check=False,
         )
-
-    def usage_lines(self, request_id: str) -> int:
-        ((count,),) = self.sql("SELECT count(*) FROM usage WHERE request_id = %s", request_id)
-        return int(count)
 
     def runner(self, request_id: str) -> psutil.Process:
         """The process of the replica that runs a request and has said so: it has a log file open

@@ -13,7 +13,7 @@ import yaml
 
 from serve_app.cli.installation import SHORT_TEMPORARY
 from serve_app.cli.preflight import free_port
-from tests.cluster.conftest import MakeDarkroom
+from tests.cluster.conftest import Check, MakeDarkroom
 from tests.cluster.darkroom import (
     FAMILIES,
     MODELS,
@@ -48,15 +48,9 @@ def _pool(replicas: int) -> dict[str, object]:
     }
 
 
-def _no_request_failed(darkroom: Darkroom, requests: list[str]) -> None:
-    for request_id in requests:
-        done = darkroom.in_state(request_id, "succeeded", "failed", within_s=120)
-        assert done["state"] == "succeeded", done
-        assert done["failures"] == 0, done
-        assert darkroom.usage_lines(request_id) == 1
-
-
-def test_scale_down_and_redeploy_under_load_fail_nothing(make_darkroom: MakeDarkroom) -> None:
+def test_scale_down_and_redeploy_under_load_fail_nothing(
+    make_darkroom: MakeDarkroom, check: Check
+) -> None:
     darkroom = make_darkroom(_pool(2)).start()
     darkroom.all_ready(2)
     requests = [darkroom.submit(steps=20, step_ms=50) for _ in range(12)]
@@ -68,7 +62,11 @@ def test_scale_down_and_redeploy_under_load_fail_nothing(make_darkroom: MakeDark
     changed = _pool(1)
     changed["studio"]["slots"] = 3  # type: ignore[index]
     _redeploy(darkroom, changed)
-    _no_request_failed(darkroom, requests)
+    for request_id in requests:
+        done = darkroom.in_state(request_id, "succeeded", "failed", within_s=120)
+        assert done["state"] == "succeeded", done
+        assert done["failures"] == 0, done
+    check(darkroom, requests)
     darkroom.stop(signal.SIGHUP)  # as when its terminal is closed
     assert darkroom.leftovers() == []
 

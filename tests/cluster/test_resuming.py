@@ -103,11 +103,12 @@ def test_what_is_made_goes_on_from_its_snapshot_when_its_replica_dies_and_is_the
     assert files(darkroom, endpoint, request_id) == expected
 
 
+@pytest.mark.long
 def test_a_clip_that_is_decoded_when_its_replica_dies_is_not_denoised_again(
     darkroom: Darkroom,
 ) -> None:
-    endpoint, steps = "test/large-wan", 4
-    asked = {"num_inference_steps": steps, "num_frames": 121}
+    endpoint, steps = "test/large-wan", 8  # over a second, so that it is kept when they are done
+    asked = {"num_inference_steps": steps, "num_frames": 161}
     whole = submit(darkroom, endpoint, **asked)
     darkroom.in_state(whole, "succeeded")
     darkroom.all_ready()

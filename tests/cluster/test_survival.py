@@ -6,13 +6,15 @@ import signal
 import httpx
 import pytest
 
-from tests.cluster.conftest import MakeDarkroom
+from tests.cluster.conftest import Check, MakeDarkroom
 from tests.cluster.darkroom import PROBE, Darkroom, eventually, living
 
 pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(480)]
 
 
-def test_a_request_outlives_its_replica_and_one_failure_is_counted(darkroom: Darkroom) -> None:
+def test_a_request_outlives_its_replica_and_one_failure_is_counted(
+    darkroom: Darkroom, check: Check
+) -> None:
     darkroom.all_ready()
     request_id = darkroom.submit(steps=60, step_ms=50)
     darkroom.runner(request_id).kill()
@@ -20,21 +22,23 @@ def test_a_request_outlives_its_replica_and_one_failure_is_counted(darkroom: Dar
     assert done["failures"] == 1
     assert done["attempt"] == 2
     assert any("attempt 2" in line["message"].lower() for line in done["log"])
+    check(darkroom, [request_id])
 
 
 def test_a_request_that_ends_its_replica_every_time_fails_with_that_reason(
-    darkroom: Darkroom,
+    darkroom: Darkroom, check: Check
 ) -> None:
     darkroom.all_ready()
     request_id = darkroom.submit(steps=40, step_ms=50, crash_at_step=30)
     done = darkroom.in_state(request_id, "failed", within_s=300)
     assert done["failures"] == 3
     assert done["error"]["code"] == "poison"
+    check(darkroom, [request_id])
     darkroom.all_ready()
 
 
 def test_an_ingress_killed_loses_nothing_and_a_synchronous_run_stays_readable(
-    darkroom: Darkroom,
+    darkroom: Darkroom, check: Check
 ) -> None:
     darkroom.all_ready()
     waiting = [darkroom.submit(steps=20, step_ms=50) for _ in range(8)]
@@ -54,7 +58,7 @@ def test_an_ingress_killed_loses_nothing_and_a_synchronous_run_stays_readable(
     found = eventually(lambda: _by_mark(darkroom, "synchronous"), "the run can be read")
     for request_id in [*waiting, found]:
         darkroom.in_state(request_id, "succeeded")
-        assert darkroom.usage_lines(request_id) == 1
+    check(darkroom, [*waiting, found])
 
 
 def _by_mark(darkroom: Darkroom, mark: str) -> str | None:
@@ -62,19 +66,19 @@ def _by_mark(darkroom: Darkroom, mark: str) -> str | None:
     return str(found[0][0]) if found else None
 
 
-def test_postgresql_killed_comes_back_and_nothing_is_lost(darkroom: Darkroom) -> None:
+def test_postgresql_killed_comes_back_and_nothing_is_lost(darkroom: Darkroom, check: Check) -> None:
     darkroom.all_ready()
     requests = [darkroom.submit(steps=20, step_ms=50) for _ in range(6)]
     before = darkroom.postgres()
     before.kill()
     for request_id in requests:
         darkroom.in_state(request_id, "succeeded", within_s=90)
-        assert darkroom.usage_lines(request_id) == 1
+    check(darkroom, requests)
     assert darkroom.postgres().pid != before.pid
 
 
 def test_a_replica_that_stops_answering_loses_its_lease_and_cannot_write_later(
-    darkroom: Darkroom,
+    darkroom: Darkroom, check: Check
 ) -> None:
     darkroom.all_ready()
     request_id = darkroom.submit(steps=40, step_ms=50)
@@ -86,7 +90,7 @@ def test_a_replica_that_stops_answering_loses_its_lease_and_cannot_write_later(
         frozen.send_signal(signal.SIGCONT)
     assert done["attempt"] >= 2
     darkroom.all_ready()
-    assert darkroom.usage_lines(request_id) == 1
+    check(darkroom, [request_id])
     assert darkroom.request(request_id)["attempt"] == done["attempt"]
 
 
@@ -101,7 +105,9 @@ def test_an_engine_that_stands_still_keeps_its_lease(darkroom: Darkroom) -> None
     assert done["failures"] == 0
 
 
-def test_two_ingress_replicas_share_one_queue_and_one_may_die(make_darkroom: MakeDarkroom) -> None:
+def test_two_ingress_replicas_share_one_queue_and_one_may_die(
+    make_darkroom: MakeDarkroom, check: Check
+) -> None:
     darkroom = make_darkroom(ingress_replicas="2", lease_s="6").start()
     eventually(lambda: len(darkroom.replicas("ingress")) == 2, "both ingress replicas are there")
     darkroom.all_ready(1)
@@ -122,12 +128,12 @@ def test_two_ingress_replicas_share_one_queue_and_one_may_die(make_darkroom: Mak
     for request_id in requests:
         done = darkroom.in_state(request_id, "succeeded")
         assert done["failures"] == 0
-        assert darkroom.usage_lines(request_id) == 1
+    check(darkroom, requests)
     darkroom.stop()
 
 
 def test_everything_killed_and_started_again_ends_everything_once(
-    make_darkroom: MakeDarkroom,
+    make_darkroom: MakeDarkroom, check: Check
 ) -> None:
     darkroom = make_darkroom(lease_s="6").start()
     requests = [darkroom.submit(steps=30, step_ms=50) for _ in range(10)]
@@ -136,7 +142,7 @@ def test_everything_killed_and_started_again_ends_everything_once(
     darkroom.start()
     for request_id in requests:
         darkroom.in_state(request_id, "succeeded", within_s=120)
-        assert darkroom.usage_lines(request_id) == 1
+    check(darkroom, requests)
     # Then its own process alone: what that had started is left, and would be in the way.
     started = darkroom.kill_serve()
     assert {"haproxy", "postgres"} <= {one.name() for one in living(started)}
@@ -147,7 +153,9 @@ def test_everything_killed_and_started_again_ends_everything_once(
     assert darkroom.leftovers() == []
 
 
-def test_two_hundred_requests_with_random_kills_each_end_once(darkroom: Darkroom) -> None:
+def test_two_hundred_requests_with_random_kills_each_end_once(
+    darkroom: Darkroom, check: Check
+) -> None:
     darkroom.all_ready()
     with httpx.Client(headers={"Authorization": f"Key {darkroom.key}"}, timeout=30) as http:
         requests = [
@@ -165,4 +173,4 @@ def test_two_hundred_requests_with_random_kills_each_end_once(darkroom: Darkroom
     for request_id in requests:
         done = darkroom.in_state(request_id, "succeeded", "failed", within_s=240)
         assert done["state"] == "succeeded", done
-        assert darkroom.usage_lines(request_id) == 1
+    check(darkroom, requests)

@@ -28,12 +28,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
-def tally_file(request: pytest.FixtureRequest) -> Path | None:
-    """Where each check writes what it found."""
-    return request.config.getoption("--crash-tally")
-
-
-@pytest.fixture
 async def proxy(conninfo: str) -> AsyncIterator[Proxy]:
     proxy = before_postgres(conninfo)
     yield proxy

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from serve_app.domain.errors import DatabaseUnavailable, Overloaded
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Request
 from serve_app.queue.postgres import PostgresQueue
-from tests.chaos.history import Tally
+from tests.chaos.history import Tally, noted
 from tests.chaos.proxy import Proxy
 from tests.chaos.replica import House, Keeper, Replica
 from tests.fakes.liveness import FakeLiveness
@@ -69,12 +68,7 @@ class Scene:
         for request_id in sorted(history.accepted):
             await self.final(request_id)
         with psycopg.connect(self.conninfo) as connection:
-            tally = history.check(connection, self.house.objects)
-        if self.tally_file is not None:
-            with self.tally_file.open("a") as file:
-                file.write(json.dumps(asdict(tally)) + "\n")
-        assert not tally.problems, "\n".join(tally.problems)
-        return tally
+            return noted(history.check(connection, self.house.objects), self.tally_file)
 
     def replicas(self, count: int, **how: Any) -> Keeper:
         return Keeper(self.house, count, lambda name: Replica(self.house, name, **how))

@@ -1,8 +1,12 @@
 """By which recipe a replica holds weights, and what it says where none fits."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from deployments.families import FAMILIES
+from deployments.family import load_families
 from deployments.recipe import as_held, recipe_on, weights_name
 from serve_app.domain.endpoint import Endpoint, Recipe, Weights
 from serve_app.domain.errors import WeightsUnavailable
@@ -49,6 +53,8 @@ def test_endpoints_share_weights_of_the_same_source_revision_type_and_recipe():
     assert name() == name(native_size=128)
     names = {name(), name("a/c"), name(revision="2"), name(dtype="float16")}
     assert len(names | {name(recipe=each) for each in RECIPES}) == 6
+    compiled = replace(RECIPES[1], compile=True)
+    assert name(recipe=compiled) != name(recipe=RECIPES[1])
 
 
 def test_another_variant_of_the_weights_is_another_pipeline():
@@ -92,3 +98,32 @@ async def test_a_replica_on_a_gpu_holds_the_weights_by_its_recipe(rig, monkeypat
     assert pipeline.transformer.dtype is torch.bfloat16
     assert not hasattr(pipeline.transformer, "_hf_hook")
     assert hasattr(pipeline.text_encoder_2, "_hf_hook")
+
+
+class Plans:
+    """In place of what loads: keeps how it is to be done."""
+
+    def __init__(self):
+        self.kept = []
+
+    def borrow(self, _name, plan, _on_progress):
+        self.kept.append(plan)
+
+
+async def test_a_replica_compiles_by_the_recipe_what_its_family_warms_up(
+    rig, monkeypatch, tmp_path, caplog
+):
+    monkeypatch.setattr(rig.workshop.engine, "device_bytes", lambda: 24 * 10**9)
+    weights = Weights(str(save_tiny_flux(tmp_path)))
+    recipes = (Recipe(8, "float32", compile=True),)
+    plans = Plans()
+    workshop = replace(rig.workshop, residency=plans)
+    for name in ("flux", "generic"):
+        options = {"task": "text-to-image"}
+        endpoint = Endpoint("tiny", name, weights, "s", options=options, recipes=recipes)
+        workshop.borrow(load_families(FAMILIES)[name], endpoint)
+    compiled, plain = plans.kept
+    assert (compiled.recipe.compile, plain.recipe.compile) == (True, False)
+    assert (compiled.warm_up is None, plain.warm_up is None) == (False, True)
+    plain.load(lambda *_: None, lambda _: None)
+    assert "tiny is not compiled: the family generic" in caplog.text

@@ -25,6 +25,7 @@ from tests.deployments.clips import (
     MAKE,
     SHORT_TEXT,
     WAN_T2V,
+    given,
     seen,
     tickets,
 )
@@ -74,6 +75,39 @@ def test_any_other_pipeline_of_clips_is_served_by_its_entry_alone(engine, tmp_pa
     assert torch.equal(result.frames, expected.frames)
     product = family.deliver(endpoint, call, Made(result, 1.0, 2), tickets())
     assert len(seen(product.files[0].body).frames) == 6
+
+
+def test_a_pipeline_that_takes_no_prompt_needs_none(engine):
+    pipeline = zoo.cases()["StableVideoDiffusionPipeline"].build()
+    clip = {"width": 32, "height": 32, "num_frames": 2, "fps": 7}
+    options = {"task": "image-to-video", "pictures": "pillow", "clip": clip}
+    endpoint = replace(ANY, options=options)
+    asked = {"num_inference_steps": 2, "image_url": given(32, 32), "seed": 7}
+    family = VideoFamily()
+    call = family.prepare(endpoint, asked, pipeline, 1)
+    engine.add("wordless", pipeline)
+    result = engine.submit(pipeline="wordless", **call.arguments).result(60)
+    product = family.deliver(endpoint, call, Made(result, 1.0, 2), tickets())
+    assert len(seen(product.files[0].body).frames) == 2
+    assert product.output["prompt"] == ""
+    text = replace(ANY, options={**options, "task": "text-to-video"})
+    with pytest.raises(Misconfigured, match="StableVideoDiffusionPipeline takes no prompt"):
+        family.prepare(text, {**asked, "prompt": "a"}, pipeline, 1)
+
+
+@pytest.mark.parametrize(
+    ("title", "name", "frames"),
+    [("SanaVideoPipeline", "frames", 9), ("LattePipeline", "video_length", 6)],
+)
+def test_the_number_of_frames_is_passed_by_the_name_that_the_pipeline_has_for_it(
+    title, name, frames
+):
+    options = {"task": "text-to-video", "clip": {**ANY.options["clip"], "num_frames": 6}}
+    fields = {"prompt": "a", "num_inference_steps": 2}
+    pipeline = zoo.cases()[title].build()
+    call = VideoFamily().prepare(replace(ANY, options=options), fields, pipeline, 1)
+    assert call.arguments[name] == frames
+    assert "num_frames" not in call.arguments
 
 
 def test_an_autoencoder_takes_tiles_where_its_entry_says_so(tmp_path):

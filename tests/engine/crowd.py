@@ -1,4 +1,5 @@
-"""Generations that join, are cancelled, fail, go on elsewhere and have adapters, at random."""
+"""Generations that join, are cancelled, fail, go on elsewhere, have adapters and set attention
+processors of their own, at random."""
 
 import gc
 from collections import Counter
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from random import Random
 
 import torch
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from greenlet import greenlet
 from peft.tuners.lora import LoraLayer
 
@@ -24,6 +26,35 @@ FATES = ("made", "made", "cancelled", "failed", "resumed", "paused")
 
 def fail(pipeline, step, timestep, tensors):
     raise ZeroDivisionError
+
+
+def own_processors(pipeline):
+    """Others that do the same."""
+    pipeline.transformer.set_attn_processor(FluxAttnProcessor())
+
+
+def lies_on(pipeline):
+    """Hooks, attention processors and whatever else a module has beside its weights, by place."""
+    return {
+        (name, place, key): value if isinstance(value, int | float | str) else id(value)
+        for name, component in pipeline.components.items()
+        if isinstance(component, torch.nn.Module)
+        for place, module in component.named_modules()
+        for kept in vars(module).items()
+        for key, value in _entries(*kept)
+    }
+
+
+def changes(before, after):
+    """Where the two differ."""
+    return {key for key in before | after if before.get(key) != after.get(key)}
+
+
+def _entries(name, kept):
+    """Of a dictionary each, as hooks are in one."""
+    if isinstance(kept, dict):
+        return [(f"{name}.{key}", value) for key, value in kept.items()]
+    return [(name, kept)]
 
 
 def wish(seed, **more):
@@ -75,6 +106,7 @@ class Crowd:
             deadline_s=dice.choice([None, 1.0]),
             deterministic=dice.random() < 0.1,
             adapters=self._adapters[seed],
+            set_up=own_processors if dice.random() < 0.2 else None,
             **wish(seed, **({"callback_on_step_end": fail} if fate == "failed" else {})),
         )
         if listener is not None:
@@ -127,6 +159,7 @@ def crowd_of(folder):
     room_for_two = 2 * files[0].stat().st_size
     adapters = [[Adapter(files[seed], 0.5)] if seed < len(files) else [] for seed in range(SEEDS)]
     plain = pipeline(**wish(3)).images
+    before = lies_on(pipeline)
     with Engine(pipeline, threads=1) as engine:
         alone = [engine.submit(adapters=each, **wish(seed)) for seed, each in enumerate(adapters)]
         expected = [each.result(60).images for each in alone]
@@ -140,6 +173,7 @@ def crowd_of(folder):
     assert counts["trial_forwards"] == 0
     assert torch.equal(pipeline(**wish(3)).images, plain)
     assert not any(isinstance(each, LoraLayer) for each in pipeline.transformer.modules())
+    assert changes(before, lies_on(pipeline)) == set()
 
 
 def left_over():

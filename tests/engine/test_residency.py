@@ -42,13 +42,13 @@ class Pipeline:
 
 
 def plan(size):
-    return LoadPlan(lambda _: Pipeline(size))
+    return LoadPlan(lambda *_: Pipeline(size))
 
 
 def test_many_who_ask_for_one_pipeline_load_it_once(engine, residency):
     go, loads = threading.Event(), []
 
-    def load(_):
+    def load(*_):
         go.wait(30)
         loads.append(1)
         return Pipeline()
@@ -66,7 +66,7 @@ def test_many_who_ask_for_one_pipeline_load_it_once(engine, residency):
 def test_a_failed_load_is_told_to_those_who_wait_and_tried_again_for_the_next(residency):
     attempts = []
 
-    def load(_):
+    def load(*_):
         attempts.append(1)
         if len(attempts) == 1:
             raise WeightsUnavailable("Not yet.")
@@ -78,7 +78,7 @@ def test_a_failed_load_is_told_to_those_who_wait_and_tried_again_for_the_next(re
 
 
 def test_one_failed_load_leaves_the_others_alone(residency):
-    def fail(_):
+    def fail(*_):
         raise WeightsUnavailable("Never.")
 
     failing, loading = (
@@ -122,7 +122,7 @@ def test_idle_weights_go_when_memory_runs_out_and_those_in_use_stay(engine, resi
 
 
 def far_away(bring, here=False):
-    return LoadPlan(lambda _: Pipeline(), fetch=Fetch(lambda: here, bring))
+    return LoadPlan(lambda *_: Pipeline(), fetch=Fetch(lambda: here, bring))
 
 
 def test_a_download_holds_up_no_load(residency):
@@ -170,7 +170,7 @@ def test_what_is_at_work_is_silent_and_what_waits_is_not(engine):
     residency = Residency(engine, monotonic=lambda: now[0])
     begun, go = threading.Event(), threading.Event()
 
-    def load(on_download):
+    def load(*_):
         begun.set()
         go.wait(30)
         return Pipeline()
@@ -193,7 +193,7 @@ def test_what_is_at_work_is_silent_and_what_waits_is_not(engine):
 def test_everybody_who_waits_is_told_the_stages_also_who_comes_in_the_middle(residency):
     halfway, go, told = threading.Event(), threading.Event(), {"first": [], "late": []}
 
-    def load(on_download):
+    def load(on_download, _):
         on_download(5 * 10**9, 10**10)
         halfway.set()
         go.wait(30)
@@ -215,7 +215,7 @@ def test_everybody_who_waits_is_told_the_stages_also_who_comes_in_the_middle(res
 def test_the_late_word_of_a_download_is_passed_over(residency):
     words = []
 
-    def load(on_download):
+    def load(on_download, _):
         words.append(on_download)
         return Pipeline()
 
@@ -231,14 +231,14 @@ def test_nobody_gets_what_is_not_warm_yet(residency):
         def __call__(self, steps):
             calls.append(steps)
 
-    warm = LoadPlan(lambda _: Warm(), warm_up=lambda _: {"steps": 1})
+    warm = LoadPlan(lambda *_: Warm(), warm_up=lambda _: {"steps": 1})
     residency.borrow("it", warm, told.append).future.result(30)
     assert calls == [1]
     assert [each.stage for each in told] == [Stage.LOADING, Stage.WARMING_UP]
 
 
 def test_a_failed_warm_up_is_for_the_next_generation_to_tell(residency, caplog):
-    cold = LoadPlan(lambda _: Pipeline(), warm_up=lambda _: {"unknown": 1})
+    cold = LoadPlan(lambda *_: Pipeline(), warm_up=lambda _: {"unknown": 1})
     assert residency.borrow("it", cold).future.result(30) is residency.find("it")
     assert "it could not be warmed up" in caplog.text
 
@@ -350,6 +350,31 @@ def test_giving_back_twice_is_giving_back_once(small):
         coming.future.result(0.2)
     small.give_back(two)
     coming.future.result(30)
+
+
+def test_idle_weights_go_before_others_are_read_where_those_are_computed_from_host_memory(small):
+    """Or both would lie in it for a while."""
+    use(small, "a", 600)
+    there = []
+
+    def load(_, on_found):
+        there.append(loaded(small, "a"))
+        on_found(600)
+        there.append(loaded(small, "a"))
+        return Pipeline(600)
+
+    small.borrow("b", LoadPlan(load)).future.result(30)
+    assert there == [["a"], []]
+
+
+def test_what_files_say_refuses_nothing(small):
+    """Not all of them may be loaded, or in less than they have."""
+
+    def load(_, on_found):
+        on_found(5000)
+        return Pipeline(600)
+
+    assert small.borrow("b", LoadPlan(load)).future.result(30) is small.find("b")
 
 
 def test_weights_that_never_fit_are_refused_in_words(small):

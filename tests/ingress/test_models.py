@@ -66,7 +66,13 @@ async def test_weights_and_recipes_are_told(client: httpx.AsyncClient) -> None:
         "revision": "3de623fc3c33e44ffbe2bad470d0f45bccf2eb21",
     }
     assert ours["recipes"] == [
-        {"memory_gb": 24.0, "precision": "float8", "offload": "components", "hot": ["transformer"]}
+        {
+            "memory_gb": 24.0,
+            "precision": "float8",
+            "offload": "components",
+            "hot": ["transformer"],
+            "compile": False,
+        }
     ]
 
 

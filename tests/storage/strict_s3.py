@@ -33,17 +33,19 @@ class Refused(Exception):
 
 
 class Strict:
-    """``skew`` is how far this server's clock is ahead of the machine's."""
+    """``skew`` is how far this server's clock is ahead of the machine's; ``away``: it says 503."""
 
     def __init__(self, app: Wsgi) -> None:
         self._app = app
         self._lock = threading.Lock()
         self.skew = timedelta()
+        self.away = False
 
     def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         environ["wsgi.input"] = io.BytesIO(body)
         try:
+            _check_rate(away=self.away)
             _check(environ, body, datetime.now(UTC) + self.skew)
         except Refused as refusal:
             xml = f"<Error><Code>{refusal.code}</Code><Message>{refusal}</Message></Error>".encode()
@@ -67,6 +69,11 @@ def strict_s3() -> Iterator[tuple[str, Strict]]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def _check_rate(*, away: bool) -> None:
+    if away:
+        raise Refused("503 Service Unavailable", "SlowDown", "Please reduce your request rate")
 
 
 def _check(environ: Mapping[str, Any], body: bytes, now: datetime) -> None:

@@ -10,4 +10,14 @@ DECLARED: ModelFamily = {
     "AutoencoderKLHunyuanVideo": Declaration(chunked=True),
     "HunyuanVideoDecoder3D": _GOES_ON,
     "HunyuanVideoEncoder3D": _GOES_ON,
+    "HunyuanVideoFramepackTransformer3DModel": Declaration(
+        shared=frozenset(
+            {
+                "indices_latents",
+                "indices_latents_clean",
+                "indices_latents_history_2x",
+                "indices_latents_history_4x",
+            }
+        )
+    ),
 }

@@ -27,6 +27,7 @@ SCHEMAS: Json = {
             "memory_gb": NUMBER,
             "precision": one_of("float32", "float16", "bfloat16", "float8"),
             "offload": one_of("none", "components", "blocks"),
+            "compile": YES_NO,
             "hot": listed(TEXT),
         }
     ),

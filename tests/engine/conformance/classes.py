@@ -16,6 +16,7 @@ REASONS = {
     "LTX2LatentUpsamplePipeline": "no denoiser: one call enlarges latents",
     "OmniGenPipeline": "its processor needs `torchvision`",
     "EasyAnimateControlPipeline": "raises TypeError: it passes an argument that it does not take",
+    "EasyAnimateInpaintPipeline": "reads `cache_mag_vae`, a setting that no autoencoder has",
     "Kandinsky5I2VPipeline": "with random weights it gives no numbers",
     "KolorsPipeline": "its text encoder is written for older versions of transformers",
     "KolorsImg2ImgPipeline": "its text encoder is written for older versions of transformers",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import diffusers
 import torch
 
-from tests.engine.conformance.checks import AMPLIFIED, NUDGE, TOLERANCE, Finding
+from tests.engine.conformance.checks import TIMES, TOLERANCE, Finding
 from tests.engine.conformance.defects import DEFECTS
 
 _HEAD = """# Conformance
@@ -25,9 +25,9 @@ For each class, three generations with prompts, seeds and numbers of steps of th
   engine, gives bit for bit what the plain call gives, and takes the steps that are left and no
   more. From its frames, or where those cannot be read from the outputs of its denoiser.
 - **merged**: all three at once; the largest difference to the plain calls, relative to the
-  output's range. It may be {tolerance:g}, or {amplified:g} times the pipeline's own noise floor:
-  how far a plain call moves when the output of each of its components is nudged by {nudge:g}, at
-  most in four nudges.
+  output's range. It may be {tolerance:g}, or {times:g} times the pipeline's own noise floor:
+  how far a generation moves that shares its forwards with two copies of itself, and so with nobody
+  else; the farthest of the three. Only rounding by the kernels of the larger batch does that.
 - **shared**: of the denoiser calls of these three, the part that shared a forward. The last step of
   the longest cannot.
 """
@@ -35,7 +35,7 @@ For each class, three generations with prompts, seeds and numbers of steps of th
 
 def page(findings: Sequence[Finding], failed: Mapping[str, str], absent: Mapping[str, str]) -> str:
     """In Markdown. ``failed``: what a class raised by itself; ``absent``: why it was not run."""
-    head = _HEAD.format(tolerance=TOLERANCE, amplified=AMPLIFIED, nudge=NUDGE)
+    head = _HEAD.format(tolerance=TOLERANCE, times=TIMES)
     wrong = sum(bool(finding.wrong) for finding in findings)
     total = len(findings) + len(failed) + len(absent)
     figures = (

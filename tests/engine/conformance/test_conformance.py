@@ -2,6 +2,8 @@
 
 import pytest
 
+from deployments.engine.engine import Engine
+from serve_app.domain.progress import Stage
 from tests.engine.conformance import classes
 from tests.engine.conformance.case import WISHES
 from tests.engine.conformance.checks import examine
@@ -32,3 +34,19 @@ def test_the_wishes_differ_in_all_but_the_length_of_their_prompts():
     assert len({wish.seed for wish in WISHES}) == len({wish.steps for wish in WISHES}) == 3
     assert len({wish.prompt for wish in WISHES}) == 3
     assert len({tuple(map(len, wish.prompt.split())) for wish in WISHES}) == 1
+
+
+@pytest.mark.parametrize(
+    "title",
+    ["SkyReelsV2DiffusionForcingPipeline", "LTX2Pipeline", "WanPipeline, one expert"],
+)
+def test_steps_are_counted_whether_a_solver_or_copies_of_it_take_them(title):
+    case, wish = cases()[title], WISHES[0]
+    told = []
+    with Engine(case.build(), threads=1) as engine:
+        generation = engine.submit(on_progress=told.append, **case.arguments(wish))
+        generation.result(60)
+    assert generation.steps_done == wish.steps
+    denoising = [each for each in told if each.stage is Stage.DENOISING]
+    assert [each.step for each in denoising] == list(range(wish.steps + 1))
+    assert {each.steps for each in denoising} == {wish.steps}

@@ -72,15 +72,15 @@ def _sana_video() -> dict[str, Any]:
     }
 
 
-def _anyflow() -> dict[str, Any]:
+def _anyflow(transformer: Any = df.AnyFlowTransformer3DModel) -> dict[str, Any]:
     shape = {name: value for name, value in wan.SHAPE.items() if name != "qk_norm"}
     return wan.parts(
-        transformer=df.AnyFlowTransformer3DModel(**shape, in_channels=16),
+        transformer=transformer(**shape, in_channels=16),
         scheduler=df.FlowMapEulerDiscreteScheduler(),
     )
 
 
-def _motif() -> dict[str, Any]:
+def _motif(*, seen: bool = False) -> dict[str, Any]:
     """The texts are read by an UMT5 in place of a T5Gemma 2."""
     transformer = df.MotifVideoTransformer3DModel(
         in_channels=33,
@@ -91,11 +91,16 @@ def _motif() -> dict[str, Any]:
         num_single_layers=1,
         text_embed_dim=32,
         rope_axes_dim=(4, 6, 6),
+        image_embed_dim=32 if seen else None,
     )
-    return wan.parts(
+    parts = wan.parts(
         transformer=transformer,
         guider=ClassifierFreeGuidance(guidance_scale=2.0),
+        feature_extractor=vision_encoders.siglip_processor(),
     )
+    if seen:
+        parts["text_encoder"].vision_tower = vision_encoders.siglip()
+    return parts
 
 
 def _chronoedit() -> dict[str, Any]:
@@ -162,7 +167,19 @@ CASES = (
         lambda wish: {**_sana_call(wish), "image": inputs.picture(wish, 32)},
     ),
     Case("motif", "MotifVideoPipeline", _motif, wan.size),
+    Case(
+        "motif",
+        "MotifVideoImage2VideoPipeline",
+        lambda: _motif(seen=True),
+        lambda wish: {**wan.size(wish), "image": inputs.picture(wish)},
+    ),
     Case("anyflow", "AnyFlowPipeline", _anyflow, wan.size),
+    Case(
+        "anyflow",
+        "AnyFlowFARPipeline",
+        lambda: _anyflow(df.AnyFlowFARTransformer3DModel),
+        lambda wish: {**wan.size(wish), "chunk_partition": [1, 1]},
+    ),
     Case(
         "chronoedit",
         "ChronoEditPipeline",

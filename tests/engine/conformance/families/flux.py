@@ -85,6 +85,20 @@ def _kontext_inpaint(wish: Wish) -> dict[str, Any]:
     return {**_kontext(wish), "mask_image": inputs.mask(wish), "strength": 0.8}
 
 
+_ENLARGED = {"upsampling_height": 32, "upsampling_width": 32}
+
+
+def _visual_cloze(wish: Wish) -> dict[str, Any]:
+    """One example, and a row whose second picture is to be made."""
+    shown = inputs.picture(wish)
+    return {
+        "task_prompt": "a task",
+        "content_prompt": wish.prompt,
+        "image": [[shown, shown], [shown, None]],
+        "max_sequence_length": 16,
+    }
+
+
 CASES = (
     Case("flux", "FluxPipeline", parts, _text),
     Case("flux", "FluxImg2ImgPipeline", parts, _from_picture),
@@ -92,6 +106,13 @@ CASES = (
     Case("flux", "FluxKontextPipeline", parts, _kontext),
     Case("flux", "FluxKontextInpaintPipeline", parts, _kontext_inpaint),
     Case("flux", "FluxFillPipeline", lambda: parts(48), _fill),
+    Case("flux", "VisualClozeGenerationPipeline", lambda: parts(48), _visual_cloze),
+    Case(
+        "flux",
+        "VisualClozePipeline",
+        lambda: parts(48),
+        lambda wish: {**_visual_cloze(wish), "upsampling_strength": 0.6, **_ENLARGED},
+    ),
     Case("flux", "FluxControlPipeline", lambda: parts(32), _control),
     Case(
         "flux",

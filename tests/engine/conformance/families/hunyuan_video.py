@@ -77,6 +77,34 @@ def _seen(wish: Wish) -> dict[str, Any]:
     return {**size, "image": inputs.picture(wish)}
 
 
+def _framepack() -> dict[str, Any]:
+    transformer = df.HunyuanVideoFramepackTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=10,
+        num_layers=1,
+        num_single_layers=1,
+        num_refiner_layers=1,
+        text_embed_dim=language_models.WIDTH,
+        pooled_projection_dim=32,
+        rope_axes_dim=(2, 4, 4),
+        has_image_proj=True,
+        image_proj_dim=32,
+        has_clean_x_embedder=True,
+    )
+    return parts(
+        transformer=transformer,
+        image_encoder=vision_encoders.siglip(),
+        feature_extractor=vision_encoders.siglip_processor(),
+    )
+
+
+def _framepack_call(wish: Wish) -> dict[str, Any]:
+    picture = inputs.picture(wish, 32)
+    return {**_size(wish), "height": 32, "width": 32, "image": picture, "latent_window_size": 3}
+
+
 def _mochi() -> dict[str, Any]:
     transformer = df.MochiTransformer3DModel(
         patch_size=2,
@@ -215,6 +243,7 @@ CASES = (
         _seen,
         variant="the picture beside the noise",
     ),
+    Case("hunyuan-video", "HunyuanVideoFramepackPipeline", _framepack, _framepack_call),
     Case(
         "mochi",
         "MochiPipeline",

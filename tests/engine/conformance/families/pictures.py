@@ -8,6 +8,7 @@ import diffusers as df
 
 from tests.engine.conformance import (
     autoencoders,
+    inputs,
     language_models,
     processors,
     text_encoders,
@@ -197,6 +198,20 @@ def _text(_: Wish) -> dict[str, Any]:
     return {"height": 16, "width": 16, "max_sequence_length": 32}
 
 
+def _fibo_edit(wish: Wish) -> dict[str, Any]:
+    """It takes its prompts as JSON."""
+    return {
+        **_text(wish),
+        "height": 32,
+        "width": 32,
+        "prompt": f'{{"edit_instruction": "{wish.prompt}"}}',
+        "negative_prompt": "a dog",
+        "image": inputs.picture(wish, 32),
+        "_auto_resize": False,
+        "max_sequence_length": 64,
+    }
+
+
 def _large(_: Wish) -> dict[str, Any]:
     return {"height": 32, "width": 32}
 
@@ -209,6 +224,7 @@ CASES = (
         _fibo,
         lambda wish: {**_text(wish), "height": 32, "width": 32, "negative_prompt": "a dog"},
     ),
+    Case("bria", "BriaFiboEditPipeline", _fibo, _fibo_edit),
     Case(
         "nucleus",
         "NucleusMoEImagePipeline",

@@ -64,6 +64,11 @@ def _edit(wish: Wish) -> dict[str, Any]:
     return {**_text(wish), "height": 256, "width": 256, "image": inputs.picture(wish, 32)}
 
 
+def _layered(wish: Wish) -> dict[str, Any]:
+    size = {name: value for name, value in _text(wish).items() if name not in {"height", "width"}}
+    return {**size, "image": inputs.picture(wish, 32), "layers": 2}
+
+
 CASES = (
     Case("qwen-image", "QwenImagePipeline", parts, _text),
     Case("qwen-image", "QwenImageImg2ImgPipeline", parts, _from_picture),
@@ -78,4 +83,5 @@ CASES = (
     Case("qwen-image", "QwenImageEditPipeline", _edited, _edit, heavy=True),
     Case("qwen-image", "QwenImageEditPlusPipeline", _edited, _edit, heavy=True),
     Case("qwen-image", "QwenImageEditInpaintPipeline", _edited, _inpaint, heavy=True),
+    Case("qwen-image", "QwenImageLayeredPipeline", _edited, _layered, heavy=True),
 )

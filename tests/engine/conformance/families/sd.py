@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import diffusers as df
+from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
+    LDMBertConfig,
+    LDMBertModel,
+)
 from diffusers.pipelines.stable_diffusion import StableUnCLIPImageNormalizer
 
 from tests.engine.conformance import (
@@ -136,7 +140,27 @@ def _marigold(wish: Wish) -> dict[str, Any]:
     }
 
 
+def _latent_diffusion() -> dict[str, Any]:
+    bert = LDMBertModel(
+        LDMBertConfig(
+            vocab_size=1000,
+            encoder_layers=1,
+            encoder_ffn_dim=32,
+            encoder_attention_heads=2,
+            head_dim=16,
+            d_model=32,
+        )
+    )
+    return {**parts(), "vqvae": autoencoders.kl(), "bert": bert, "tokenizer": tokenizers.clip(77)}
+
+
 CASES = (
+    Case(
+        "sd",
+        "LDMTextToImagePipeline",
+        _latent_diffusion,
+        lambda _: {"height": 16, "width": 16, "guidance_scale": 2.0},
+    ),
     Case("sd", "StableDiffusionPipeline", parts, text),
     Case("sd", "StableDiffusionImg2ImgPipeline", parts, from_picture),
     Case("sd", "StableDiffusionInpaintPipeline", lambda: parts(9), inpaint),

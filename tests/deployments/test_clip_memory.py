@@ -1,0 +1,71 @@
+"""Whether a clip can be decoded on the smallest GPU that its entry has a recipe for."""
+
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKLLTXVideo
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from serve_app.catalog.catalog import load
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+GB = 10**9
+TRANSFORMER, TEXT_ENCODER, VAE = 3.8 * GB, 9.5 * GB, 1.7 * GB  # in bfloat16
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of tensors that are alive; they may be on no device at all."""
+
+    def __init__(self):
+        super().__init__()
+        self.now = self.peak = 0
+        self._counted = set()
+
+    def __torch_dispatch__(self, function, kinds, given=(), named=None):
+        made = function(*given, **(named or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return made
+
+    def _count(self, storage):
+        if storage._cdata in self._counted:
+            return
+        self._counted.add(storage._cdata)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
+
+    def _gone(self, known, size):
+        self._counted.discard(known)
+        self.now -= size
+
+
+def decoding(clip, *, tiling):
+    """Bytes at the peak, for a model of the real size without its numbers."""
+    with torch.device("meta"):
+        vae = AutoencoderKLLTXVideo().to(torch.bfloat16).eval()
+    if tiling:
+        vae.enable_tiling()
+    frames, side = (clip["num_frames"] - 1) // 8 + 1, 32
+    size = (1, 128, frames, clip["height"] // side, clip["width"] // side)
+    latents = torch.empty(size, dtype=torch.bfloat16, device="meta")
+    with torch.no_grad(), Live() as live:
+        vae.decode(latents)
+    return live.peak
+
+
+@pytest.mark.parametrize("name", ["fal-ai/ltx-video", "fal-ai/ltx-video/image-to-video"])
+def test_the_smallest_gpu_of_ltx_video_has_room_to_decode_its_clip(name):
+    endpoint = load(None, demo=False, demo_dir=Path("/")).get(name).endpoint
+    recipe = endpoint.recipes[0]
+    assert (recipe.precision, recipe.offload) == ("float8", "components")
+    # The text encoder stays until another component wants its room.
+    weights = TRANSFORMER / 2 + TEXT_ENCODER / 2 + VAE
+    clip = endpoint.options["clip"]
+    there = weights + decoding(clip, tiling=endpoint.options.get("tiling", False))
+    assert there < recipe.memory_gb * GB < weights + decoding(clip, tiling=False)

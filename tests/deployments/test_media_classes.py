@@ -1,0 +1,36 @@
+"""The page of diffusers' pipelines of clips and sounds says what is so."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from tests.deployments.media_classes import FITS, NOT, SERVED, examine, of_media
+from tests.docs.pages import DOCS, code, table
+
+PAGE = DOCS / "20-clips-and-sounds.md"
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+
+def told() -> dict[str, tuple[str, str]]:
+    return {code(name)[0]: (served, how) for name, served, how in table(PAGE, "class")}
+
+
+def test_every_class_is_there_and_counted() -> None:
+    rows = told()
+    assert rows.keys() == of_media().keys()
+    count = {
+        each: sum(served == each for served, _ in rows.values()) for each in (SERVED, FITS, NOT)
+    }
+    text = " ".join(PAGE.read_text().split())
+    assert f"Of {len(rows)} classes, {count[SERVED]} are served, and {count[FITS]} take" in text
+    assert f"parts. {count[NOT]} are not:" in text
+
+
+def test_some_at_random_are_served_or_not_as_the_page_says(chance: random.Random) -> None:
+    classes, rows = of_media(), told()
+    for name in chance.sample(sorted(classes), 6):
+        found = examine(name, classes[name])
+        assert (found.served, found.how) == rows[name], name

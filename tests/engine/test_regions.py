@@ -1,0 +1,217 @@
+"""What denoisers repeat is compiled before anybody gets it, and gives what it gave."""
+
+import threading
+from shutil import which
+
+import pytest
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch._dynamo.utils import counters
+
+from deployments.engine.adapter import Adapter
+from deployments.engine.engine import Engine
+from deployments.engine.families.known import KNOWN
+from deployments.engine.loan import LoadPlan
+from deployments.engine.placement import placed_by
+from deployments.engine.regions import compile_regions, rehearse
+from deployments.engine.residency import Residency
+from serve_app.domain.endpoint import Recipe
+from serve_app.domain.errors import Misconfigured
+from serve_app.domain.progress import Stage
+from tests.engine.calls import call
+from tests.engine.gate import Gate
+from tests.engine.loops import Denoiser, Loop
+from tests.engine.loras import save_lora
+from tests.engine.tiny import tiny_sdxl
+
+pytestmark = [
+    pytest.mark.engine,
+    # What torch's compiler imports warns of itself.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+]
+
+COMPILED = Recipe(24, "float32", compile=True)
+
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Linear(8, 8)
+
+    def forward(self, x):
+        return x + torch.nn.functional.gelu(self.inner(x))
+
+
+class Repeating(ModelMixin, ConfigMixin):
+    _repeated_blocks = ("Block",)
+
+    @register_to_config
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([Block(), Block()])
+
+    def forward(self, hidden_states, timestep):
+        for block in self.blocks:
+            hidden_states = block(hidden_states)
+        return hidden_states * 0.5 + torch.as_tensor(timestep).reshape(-1, 1, 1) * 0.1
+
+
+def small():
+    torch.manual_seed(0)
+    return Loop(Repeating().eval())
+
+
+def start(rows=1, tokens=4, value=0.5):
+    return {"start": torch.full((rows, tokens, 8), value)}
+
+
+def graphs():
+    return counters["stats"]["unique_graphs"]
+
+
+@pytest.fixture(autouse=True)
+def afresh():
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def made(engine, calls, name="it"):
+    """By generations that go together."""
+    gate = Gate(engine)
+    running = [engine.submit(pipeline=name, **each) for each in calls]
+    gate.open()
+    return [generation.result(100) for generation in running]
+
+
+def test_after_a_rehearsal_nothing_is_compiled_for_other_rows_and_sizes():
+    """On the engine's thread everybody would wait for it."""
+    plain, pipeline = small(), small()
+    calls = [start(tokens=tokens, value=tokens / 8) for tokens in (4, 6, 16)]
+    with torch.no_grad():
+        expected = [plain(**each) for each in calls]
+    compile_regions(pipeline, "eager")
+    with Engine(threads=1) as engine:
+        engine.rehearse(pipeline, start)
+        known = graphs()
+        assert known == 2  # of one row, and of any other number
+        engine.add_there("it", pipeline)
+        for each, one in zip(calls, expected, strict=True):
+            assert torch.allclose(engine.submit(pipeline="it", **each).result(100), one, atol=1e-6)
+            for merged in (2, 3):
+                for its in made(engine, [each] * merged):
+                    assert torch.allclose(its, one, atol=1e-6)
+        assert {1, 2, 3} <= engine.counts()["batch_sizes"].keys()
+    assert graphs() == known
+
+
+def test_a_pipeline_of_diffusers_makes_the_same_pictures_compiled_alone_and_merged():
+    wishes = [call(prompt=f"a lighthouse {seed}", seed=seed, steps=3) for seed in (1, 2)]
+    with torch.no_grad():
+        expected = [tiny_sdxl()(**each).images for each in wishes]
+    wishes = [call(prompt=f"a lighthouse {seed}", seed=seed, steps=3) for seed in (1, 2)]
+    pipeline = tiny_sdxl()
+    compile_regions(pipeline, "eager")
+    with Engine(pipeline, threads=1) as engine:
+        engine.rehearse(pipeline, lambda: call(seed=9, steps=1))
+        known = graphs()
+        assert known > 0
+        for seed, one in zip((1, 2), expected, strict=True):
+            wish = call(prompt=f"a lighthouse {seed}", seed=seed, steps=3)
+            assert torch.allclose(engine.submit(**wish).result(100).images, one, atol=1e-5)
+        gate = Gate(engine)
+        running = [engine.submit(**each) for each in wishes]
+        gate.open()
+        for generation, one in zip(running, expected, strict=True):
+            assert torch.allclose(generation.result(100).images, one, atol=1e-5)
+        assert 2 in engine.counts()["batch_sizes"]
+    assert graphs() == known
+
+
+def test_generations_with_adapters_run_the_blocks_as_they_are(tmp_path):
+    """Each mix of rows would be another graph."""
+    file = save_lora(tmp_path, tiny_sdxl(), seed=1)
+    adapters = [Adapter(file, 1.0)]
+
+    def wish(seed):
+        return call(seed=seed, steps=2)
+
+    with Engine(tiny_sdxl(), threads=1) as engine:
+        expected = engine.submit(adapters=adapters, **wish(1)).result(100).images
+        without = engine.submit(**wish(2)).result(100).images
+    pipeline = tiny_sdxl()
+    compile_regions(pipeline, "eager")
+    with Engine(pipeline, threads=1) as engine:
+        engine.rehearse(pipeline, lambda: wish(9))
+        known = graphs()
+        gate = Gate(engine)
+        running = [engine.submit(adapters=adapters, **wish(1)), engine.submit(**wish(2))]
+        gate.open()
+        images = [generation.result(100).images for generation in running]
+        assert 2 in engine.counts()["batch_sizes"]
+    for its, one in zip(images, (expected, without), strict=True):
+        assert torch.allclose(its, one, atol=1e-5)
+    assert graphs() == known
+    regions = pipeline.unet.compiled_regions  # closing has taken the adapters off
+    assert regions
+    assert all(block._compiled_call_impl is compiled for block, compiled in regions)
+
+
+class Told(Loop):
+    """Its calls say on which thread they are."""
+
+    threads = ()
+
+    def __call__(self, *given, **named):
+        self.threads = [*self.threads, threading.current_thread().name]
+        return super().__call__(*given, **named)
+
+
+@pytest.mark.skipif(which("g++") is None, reason="needs a compiler")
+def test_weights_are_compiled_by_inductor_on_the_loaders_thread_before_anybody_gets_them():
+    torch.manual_seed(0)
+    pipeline = Told(Repeating().eval())
+    with torch.no_grad():
+        expected = small()(**start())
+    stages = []
+    with Engine(threads=1) as engine:
+        residency = Residency(engine)
+        plan = LoadPlan(lambda *_: pipeline, COMPILED, lambda _: start())
+        loan = residency.borrow("it", plan, lambda progress: stages.append(progress.stage))
+        assert loan.future.result(110) is pipeline
+        known = graphs()
+        for each in [*made(engine, [start()]), *made(engine, [start()] * 2)]:
+            assert torch.allclose(each, expected, atol=1e-6)
+        assert graphs() == known > 0
+        residency.close()
+    assert stages == [Stage.LOADING, Stage.COMPILING, Stage.WARMING_UP]
+    assert not pipeline.threads  # a copy was called
+
+
+def test_what_cannot_be_compiled_runs_as_it_is(caplog):
+    def refuses(_graph, _inputs):
+        raise NotImplementedError("No compiler here.")
+
+    pipeline = small()
+    with torch.no_grad():
+        expected = small()(**start())
+    compile_regions(pipeline, refuses)
+    with Engine(threads=1) as engine:
+        engine.rehearse(pipeline, start)
+        engine.add_there("it", pipeline)
+        assert torch.equal(engine.submit(pipeline="it", **start()).result(100), expected)
+    assert "cannot be compiled, and runs as it is" in caplog.text
+
+
+def test_a_pipeline_of_which_nothing_can_be_compiled_says_so():
+    with pytest.raises(Misconfigured, match="`compile`"):
+        placed_by(COMPILED, Loop(Denoiser())).apply("cpu")
+
+
+def test_a_rehearsal_leaves_the_solver_as_it_was():
+    pipeline = tiny_sdxl()
+    before = dict(vars(pipeline.scheduler))
+    compile_regions(pipeline, "eager")
+    rehearse(pipeline, lambda: call(seed=9, steps=1), KNOWN)
+    assert vars(pipeline.scheduler).keys() == before.keys()
+    assert pipeline.scheduler.num_inference_steps == before["num_inference_steps"]
