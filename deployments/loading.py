@@ -14,6 +14,19 @@ from serve_app.domain.endpoint import Endpoint, Weights
 from weights.store import Store, adapter_of, repositories_of
 
 
+def fetch(store: Store, endpoint: Endpoint, on_download: Callable[[int, int], None]) -> None:
+    """Bring the weights here. Should they be evicted before they are loaded, ``load`` brings them.
+    Errors as there. Slow, and takes no memory to speak of."""
+    for each in repositories_of(endpoint):
+        with store.open(each, on_download):
+            pass
+
+
+def is_here(store: Store, endpoint: Endpoint) -> bool:
+    """Whether ``fetch`` has nothing to do. Looks at the disk."""
+    return all(map(store.is_here, repositories_of(endpoint)))
+
+
 def load(
     store: Store,
     family: Family,

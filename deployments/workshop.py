@@ -56,7 +56,7 @@ class Workshop:
         """The endpoint's weights, held by the recipe for this device; ``on_progress`` is told the
         stages of their way there. ``WeightsUnavailable`` where no recipe fits: nothing is loaded
         then."""
-        from deployments.engine.loan import LoadPlan  # noqa: PLC0415
+        from deployments.engine.loan import Fetch, LoadPlan  # noqa: PLC0415
 
         recipe = recipe_on(endpoint, self.engine.device_bytes())
         held = as_held(endpoint, recipe)
@@ -68,7 +68,10 @@ class Workshop:
         load = partial(self._load, family, held, recipe)
         if recipe is not None and compiles and warm_up is None:
             recipe = replace(recipe, compile=False)  # it would be at somebody's first generation
-        plan = LoadPlan(load, recipe, warm_up)
+        fetch = Fetch(
+            partial(loading.is_here, self.store, held), partial(loading.fetch, self.store, held)
+        )
+        plan = LoadPlan(load, recipe, warm_up, fetch)
         return self.residency.borrow(name, plan, on_progress)
 
     def _load(

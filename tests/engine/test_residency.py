@@ -6,8 +6,9 @@ import weakref
 import pytest
 import torch
 
+from deployments.engine.downloads import AT_ONCE
 from deployments.engine.engine import Engine
-from deployments.engine.loan import LoadPlan
+from deployments.engine.loan import Fetch, LoadPlan
 from deployments.engine.residency import Residency
 from deployments.engine.weight_bytes import own_budget
 from serve_app.domain.errors import Misconfigured, OutOfMemory, WeightsUnavailable
@@ -115,6 +116,75 @@ def test_idle_weights_go_when_memory_runs_out_and_those_in_use_stay(engine, resi
     again = residency.borrow("idle", plan(4)).future.result(30)
     assert engine.submit(pipeline="idle").result(30) == "made"
     assert again is residency.find("idle")
+
+
+# Downloads
+
+
+def far_away(bring, here=False):
+    return LoadPlan(lambda *_: Pipeline(), fetch=Fetch(lambda: here, bring))
+
+
+def test_a_download_holds_up_no_load(residency):
+    go = threading.Event()
+    far = residency.borrow("far", far_away(lambda _: go.wait(30))).future
+    assert residency.borrow("near", plan(4)).future.result(30) is residency.find("near")
+    assert residency.find("far") is None
+    go.set()
+    assert far.result(30) is residency.find("far")
+
+
+def test_only_some_download_at_once_and_the_rest_are_told_of_no_bytes(residency):
+    go, lock, begun, told = threading.Event(), threading.Lock(), [], []
+
+    def bring(_):
+        with lock:
+            begun.append(1)
+        go.wait(30)
+
+    loans = [residency.borrow(str(n), far_away(bring), told.append) for n in range(AT_ONCE + 2)]
+    here = residency.borrow("here", far_away(bring, here=True)).future
+    assert here.result(30) is residency.find("here")
+    while told.count(Progress(Stage.DOWNLOADING)) < 2 or len(begun) < AT_ONCE:
+        go.wait(0.01)
+    assert len(begun) == AT_ONCE
+    go.set()
+    for loan in loans:
+        loan.future.result(30)
+    assert len(begun) == AT_ONCE + 2
+
+
+def test_a_failed_download_is_told_to_those_who_wait(residency):
+    def bring(_):
+        raise WeightsUnavailable("The hub is away.")
+
+    waiting = [residency.borrow("far", far_away(bring)).future for _ in range(2)]
+    for future in waiting:
+        with pytest.raises(WeightsUnavailable, match="hub is away"):
+            future.result(30)
+    assert residency.borrow("far", plan(4)).future.result(30) is residency.find("far")
+
+
+def test_what_is_at_work_is_silent_and_what_waits_is_not(engine):
+    now = [0.0]
+    residency = Residency(engine, monotonic=lambda: now[0])
+    begun, go = threading.Event(), threading.Event()
+
+    def load(*_):
+        begun.set()
+        go.wait(30)
+        return Pipeline()
+
+    loan = residency.borrow("it", LoadPlan(load))
+    other = residency.borrow("other", plan(4))
+    begun.wait(30)
+    now[0] = 100.0
+    assert residency.silent() == ("it", 100.0)
+    go.set()
+    loan.future.result(30)
+    other.future.result(30)
+    assert residency.silent() == ("", 0.0)
+    residency.close()
 
 
 # Stages
