@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
@@ -57,12 +58,12 @@ class Attempt:
         workshop: Workshop,
         on_engine_left: Callable[[], None],
     ) -> None:
-        """Without a family it fails. ``on_engine_left`` is called once, when it needs no engine
-        more."""
+        """Without a family it fails. ``on_engine_left`` is called when others may have its slot."""
         self.lease = lease
         self.phase = Phase.LOADING
         self.stopped: Stop | None = None
         self.storage_away: str | None = None  # why it hands itself back
+        self._why_hung = ""
         self.confirmed = False
         self.leased_at = workshop.clock.monotonic()
         self.progress: Progress | None = None
@@ -72,6 +73,7 @@ class Attempt:
         self._workshop = workshop
         self._on_engine_left = on_engine_left
         self._task: asyncio.Task[Any] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._generation: Generation | None = None
         self._parts = 1  # generations that it takes
         self._finished: list[FinishedPart] = []  # of those, delivered
@@ -91,6 +93,16 @@ class Attempt:
         return self.phase in (Phase.LOADING, Phase.IN_ENGINE)
 
     @property
+    def downloads(self) -> bool:
+        """Its weights are on their way to this machine: others may have its slot."""
+        progress = self.progress
+        return (
+            self.phase is Phase.LOADING
+            and progress is not None
+            and progress.stage is Stage.DOWNLOADING
+        )
+
+    @property
     def generation(self) -> Generation | None:
         """What runs in the engine; None before and after, and between two parts."""
         return self._generation if self.phase is Phase.IN_ENGINE else None
@@ -103,7 +115,7 @@ class Attempt:
     async def run(self) -> Outcome:
         """How it ended. Raises nothing but ``CancelledError``, and that only when its task is
         cancelled by somebody else than ``stop``."""
-        self._task = asyncio.current_task()
+        self._task, self._loop = asyncio.current_task(), asyncio.get_running_loop()
         timer = self._until_out_of_time()
         try:
             product, artifacts = await self._produce()
@@ -140,11 +152,18 @@ class Attempt:
         """End it soon. What is past the engine is not handed back: it is nearly done."""
         if why is Stop.HANDED_BACK and not self.needs_engine:
             return
-        if self.stopped is not Stop.FENCED:
+        if self.stopped not in (Stop.FENCED, Stop.HUNG) or why is Stop.FENCED:
             self.stopped = why
         if self._generation is not None and self.phase is Phase.IN_ENGINE:
             self._generation.cancel()
         elif self._task is not None and self.phase is not Phase.ENDED:
+            self._task.cancel()
+
+    def give_up(self, why: str) -> None:
+        """End it as failed, and to be tried again: what it waits for hangs, and its replica is to
+        be replaced. ``why`` is for its owner."""
+        if self.stopped is None and self._task is not None:
+            self.stopped, self._why_hung = Stop.HUNG, why
             self._task.cancel()
 
     def abandon(self) -> None:
@@ -282,7 +301,7 @@ class Attempt:
 
     def _on_progress_of(self, number: int, progress: Progress) -> None:
         """Steps are those of all generations together."""
-        if progress.stage is Stage.DECODING:
+        if progress.stage is Stage.DECODING and not progress.steps:  # that it begins
             self._keep_at_decoding()
         steps = progress.steps
         self._on_progress(
@@ -297,7 +316,12 @@ class Attempt:
             self.at_decoding = self._generation.ask_for_snapshot()
 
     def _on_progress(self, progress: Progress) -> None:
+        """On any thread."""
+        downloaded = self.downloads
         self.progress = self._pace.of(progress)
+        if self.downloads and not downloaded and self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._on_engine_left)
 
     def _enter(self, phase: Phase) -> None:
         needed = self.needs_engine
@@ -314,6 +338,8 @@ class Attempt:
         if isinstance(error, Cancelled) and self.stopped is None:
             # Nobody asked for it: the engine ended under it, and another attempt can succeed.
             error = ReplicaDied("The engine was stopped.")
+        if isinstance(error, Cancelled) and self.stopped is Stop.HUNG:
+            error = ReplicaDied(self._why_hung)
         if isinstance(error, Cancelled) and self.stopped is Stop.OUT_OF_TIME:
             error = Expired(TOO_LATE)
         elif not isinstance(error, Cancelled):

@@ -21,6 +21,7 @@ from deployments.replica_config import Identity, ReplicaConfig
 from deployments.reporting import Reporter
 from deployments.session import OpenSessions, Session
 from deployments.tally import Tally
+from deployments.watchdog import Watchdog
 from deployments.workshop import Workshop
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
@@ -38,6 +39,7 @@ from serve_app.domain.lease import (
 from serve_app.domain.loading import Loading, in_words, to_plain
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock, LeasePort
+from serve_app.domain.progress import Stage
 from serve_app.domain.request import Priority
 from serve_app.telemetry.logs import request_id
 
@@ -78,6 +80,7 @@ class ReplicaCore:
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._asker = Asker(port, self._make_ask, self._on_work, config, backoff)
+        self._watchdog = Watchdog(self._attempts, config.stuck_after_s)
         self._keeper = Keeper(self._attempts, lambda: self._workshop, config)
         self._reporter = Reporter(
             port,
@@ -141,13 +144,13 @@ class ReplicaCore:
         return self._made
 
     def check(self) -> None:
-        """``Misconfigured`` when a part that must live has ended: the replica is to be replaced."""
-        stuck_s = self._workshop.engine.stuck_s
-        if stuck_s > self._config.stuck_after_s and not self._closed:
-            raise Misconfigured(
-                f"One turn of the engine takes {stuck_s:.0f} s by now, ten times as long as any "
-                "before: it hangs, and the replica is replaced."
-            )
+        """``Misconfigured`` when a part that must live has ended, or hangs: the replica is to be
+        replaced. Serve asks again and again."""
+        if self._closed:
+            return
+        if hangs := self._watchdog.hangs(self._workshop):
+            self._watchdog.give_up(self._workshop)
+            raise Misconfigured(hangs)
         ended = [
             name
             for name, alive in (
@@ -157,7 +160,7 @@ class ReplicaCore:
             )
             if not alive
         ]
-        if ended and not self._closed:
+        if ended:
             raise Misconfigured(f"Ended by a defect: {', '.join(ended)}. The log says why.")
 
     def _counts(self) -> Mapping[str, Any]:
@@ -175,16 +178,23 @@ class ReplicaCore:
             free_bytes=self._workshop.engine.free_bytes(),
             detail=in_words(loading),
             loading=to_plain(loading),
+            coming=tuple(
+                id_ for each in loading if each.stage is Stage.DOWNLOADING for id_ in each.endpoints
+            ),
         )
 
     def _free_slots(self) -> int:
-        """Attempts that only encode or upload leave their slot to others, up to as many again. None
-        is free while one waits for memory: another replica may have it."""
-        if self._workshop.engine.short_of_memory:
+        """Attempts that only encode or upload leave their slot to others, up to as many again, and
+        those whose weights are downloaded: what is loaded has slots meanwhile. None is free while
+        one waits for memory, as another replica may have it, or where something hangs."""
+        workshop, attempts = self._workshop, self._attempts.values()
+        if workshop.engine.short_of_memory or self._watchdog.hangs(workshop):
             return 0
         slots = self._config.slots
-        in_engine = sum(attempt.needs_engine for attempt in self._attempts.values())
-        return max(0, min(slots - in_engine, 2 * slots - len(self._attempts)))
+        # An ingress of the version before goes on to lease what is downloaded.
+        downloading = min(2 * slots, sum(attempt.downloads for attempt in attempts))
+        in_engine = sum(attempt.needs_engine for attempt in attempts) - downloading
+        return max(0, min(slots - in_engine, 2 * slots - (len(attempts) - downloading)))
 
     def _on_work(self, work: Work) -> None:
         for lease in work.leases:

@@ -9,8 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from deployments.family import Family
+from deployments.picture_output import own_dtype
 from serve_app.domain.endpoint import Endpoint, Weights
 from weights.store import Store, adapter_of, repositories_of
+
+
+def fetch(store: Store, endpoint: Endpoint, on_download: Callable[[int, int], None]) -> None:
+    """Bring the weights here. Should they be evicted before they are loaded, ``load`` brings them.
+    Errors as there. Slow, and takes no memory to speak of."""
+    for each in repositories_of(endpoint):
+        with store.open(each, on_download):
+            pass
+
+
+def is_here(store: Store, endpoint: Endpoint) -> bool:
+    """Whether ``fetch`` has nothing to do. Looks at the disk."""
+    return all(map(store.is_here, repositories_of(endpoint)))
 
 
 def load(
@@ -19,9 +33,11 @@ def load(
     endpoint: Endpoint,
     device: str,
     on_download: Callable[[int, int], None] | None = None,
+    on_found: Callable[[int], None] | None = None,
 ) -> Any:
     """What ``Family.load`` gives, for weights that lie in a directory by then. They are not evicted
-    meanwhile. ``on_download`` gets bytes done and bytes in all, on another thread.
+    meanwhile. ``on_download`` gets bytes done and bytes in all, on another thread; ``on_found`` the
+    bytes that they will take in memory, before they are read.
 
     ``WeightsUnavailable`` in a sentence. Slow: for the loader's thread.
     """
@@ -30,7 +46,17 @@ def load(
             each: opened.enter_context(store.open(each, on_download))
             for each in repositories_of(endpoint)
         }
-        return family.load(_with_folders(endpoint, folders), device)
+        found = _with_folders(endpoint, folders)
+        if on_found is not None and Path(found.weights.source).is_dir():
+            on_found(_bytes(found, device))
+        return family.load(found, device)
+
+
+def _bytes(endpoint: Endpoint, device: str) -> int:
+    from deployments.engine.weight_files import bytes_to_load  # noqa: PLC0415
+
+    weights, dtype = endpoint.weights, own_dtype(endpoint, device, "bfloat16")
+    return bytes_to_load(Path(weights.source), weights.variant, dtype)
 
 
 def _with_folders(endpoint: Endpoint, folders: Mapping[Weights, Path]) -> Endpoint:

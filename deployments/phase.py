@@ -12,6 +12,7 @@ class Stop(StrEnum):
     FENCED = "fenced"
     HANDED_BACK = "handed_back"
     OUT_OF_TIME = "out_of_time"  # of the request's time in all nothing remains
+    HUNG = "hung"  # what works for it does so no more
 
 
 class Phase(StrEnum):

@@ -28,7 +28,7 @@ class ReplicaConfig:
     snapshot_worth_s: float = 1.0  # when closing: of what has run as long since its last one
     max_snapshot_bytes: int = 2 * 2**30
     session_silence_s: float = 75.0  # of a realtime session; then its ingress is gone
-    stuck_after_s: float = 900.0  # of one turn of the engine, or ten times its longest
+    stuck_after_s: float = 600.0  # of one turn of the engine, or ten times its longest
     confirm_within_s: float = 0.05  # a lease that still runs then is confirmed out of turn
     full_grace_s: float = 0.02  # how long all slots are taken before an ask says so
     call_timeout_s: float = 10.0  # for each call of the ingress but ``ask``

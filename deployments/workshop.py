@@ -26,7 +26,7 @@ from weights.store import Store
 if TYPE_CHECKING:  # they import torch
     from deployments.engine.engine import Engine
     from deployments.engine.generation import OnProgress
-    from deployments.engine.loan import Loan
+    from deployments.engine.loan import Loan, OnFound
     from deployments.engine.residency import Residency
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Workshop:
         """The endpoint's weights, held by the recipe for this device; ``on_progress`` is told the
         stages of their way there. ``WeightsUnavailable`` where no recipe fits: nothing is loaded
         then."""
-        from deployments.engine.loan import LoadPlan  # noqa: PLC0415
+        from deployments.engine.loan import Fetch, LoadPlan  # noqa: PLC0415
 
         recipe = recipe_on(endpoint, self.engine.device_bytes())
         held = as_held(endpoint, recipe)
@@ -68,15 +68,23 @@ class Workshop:
         load = partial(self._load, family, held, recipe)
         if recipe is not None and compiles and warm_up is None:
             recipe = replace(recipe, compile=False)  # it would be at somebody's first generation
-        plan = LoadPlan(load, recipe, warm_up)
+        fetch = Fetch(
+            partial(loading.is_here, self.store, held), partial(loading.fetch, self.store, held)
+        )
+        plan = LoadPlan(load, recipe, warm_up, fetch)
         return self.residency.borrow(name, plan, on_progress)
 
     def _load(
-        self, family: Family, held: Endpoint, recipe: Recipe | None, on_download: OnDownload
+        self,
+        family: Family,
+        held: Endpoint,
+        recipe: Recipe | None,
+        on_download: OnDownload,
+        on_found: OnFound,
     ) -> Any:
         if recipe is not None and recipe.compile and not isinstance(family, WarmsUp):
             log.warning("%s is not compiled: the family %s has no warm_up.", held.id, held.family)
-        pipeline = loading.load(self.store, family, held, self.engine.device, on_download)
+        pipeline = loading.load(self.store, family, held, self.engine.device, on_download, on_found)
         if self.followers is not None:
             self.followers.spread(pipeline, held, recipe)
         return pipeline

@@ -82,7 +82,7 @@ class PoolConfig(BaseModel):
         default=10.0, ge=0, description="Between two snapshots of what runs; 0: only at the end."
     )
     stuck_after_s: float = Field(
-        default=900.0, gt=0, description="One step that takes longer ends the replica."
+        default=600.0, gt=0, description="One step that takes longer ends the replica."
     )
 
     @property

@@ -11,14 +11,26 @@ from deployments.engine.generation import OnProgress
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.progress import OnDownload
 
+OnFound = Callable[[int], None]
+"""Told the bytes that will be loaded, before they are read; returns when there is room for them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """How weights get onto this machine, on a thread for downloads."""
+
+    is_here: Callable[[], bool]
+    bring: Callable[[OnDownload], None]
+
 
 @dataclass(frozen=True, slots=True)
 class LoadPlan:
     """How weights get onto the device. The functions are called on the loader's thread."""
 
-    load: Callable[[OnDownload], Any]  # the pipeline, on the CPU
+    load: Callable[[OnDownload, OnFound], Any]  # the pipeline, on the CPU
     recipe: Recipe | None = None
     warm_up: Callable[[Any], Mapping[str, Any]] | None = None  # arguments of a short call of it
+    fetch: Fetch | None = None  # None: they are here
 
 
 class Loan:

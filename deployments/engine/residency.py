@@ -1,14 +1,17 @@
 """Which pipelines are loaded: loading more on demand, and evicting idle ones to make room.
 
 Loading happens on a thread of its own, one pipeline at a time, so that running generations keep
-their steps and memory peaks do not add up. What was evicted is cold: it is read from disk again.
+their steps and memory peaks do not add up. What has to be downloaded first is, on threads beside
+it: others are loaded meanwhile. What was evicted is cold: it is read from disk again.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +19,7 @@ from typing import Any
 
 import torch
 
+from deployments.engine.downloads import Downloads
 from deployments.engine.engine import Engine
 from deployments.engine.eviction import Resident, idle_to_evict
 from deployments.engine.failures import as_callers_error, is_out_of_memory, release_frames
@@ -24,6 +28,7 @@ from deployments.engine.layout import lay_out
 from deployments.engine.loan import LoadPlan, Loan
 from deployments.engine.placement import Placement, placed_by
 from deployments.engine.rooms import Room
+from deployments.engine.silence import Silence
 from deployments.engine.threads import Threads
 from deployments.engine.weight_bytes import own_budget
 from serve_app.domain.errors import Cancelled, OutOfMemory, WeightsUnavailable
@@ -44,7 +49,12 @@ class Residency:
     """Pipelines by name, each loaded once however many ask for it. Thread-safe. A load is done in
     the context of the first who asked."""
 
-    def __init__(self, engine: Engine, budget_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        budget_bytes: int = 0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         """``budget_bytes``: of weights; 0: what suits the device."""
         self._engine = engine
         self._budget = budget_bytes
@@ -55,7 +65,9 @@ class Residency:
         self._closed = False
         self._uses = 0
         self._changed = threading.Condition()
+        self._silence = Silence(monotonic)
         self._loader = Threads(max_workers=1, thread_name_prefix="loader")
+        self._downloads = Downloads(self._silence)
         engine.may_drop(self.drop_idle)
 
     def find(self, name: str) -> Any | None:
@@ -66,6 +78,11 @@ class Residency:
     def loading(self) -> Mapping[str, Progress]:
         """What is waited for, by name, and how far it is."""
         return dict(self._progress)
+
+    def silent(self) -> tuple[str, float]:
+        """Of what is downloaded or loaded, which gave no word for longest, and for how many
+        seconds. What waits (for its turn, for room, for the engine) is not asked."""
+        return self._silence.longest()
 
     def borrow(self, name: str, plan: LoadPlan, on_progress: OnProgress | None = None) -> Loan:
         """The pipeline, now or later, until ``give_back``. The plan is the same for all who use the
@@ -88,7 +105,12 @@ class Residency:
             else:
                 self._waiting[name] = [loan]
                 self._tell_all(name, Progress(Stage.LOADING))
-                self._loader.submit(self._obtain, name, plan)
+                if plan.fetch is None:
+                    self._loader.submit(self._obtain, name, plan)
+                else:
+                    told = partial(self._on_download, name)
+                    done = partial(self._fetched, name, plan)
+                    self._downloads.submit(name, plan.fetch, told, done)
         return loan
 
     def give_back(self, loan: Loan) -> None:
@@ -116,6 +138,7 @@ class Residency:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+        self._downloads.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
 
     def _hand_over(self, loan: Loan, loaded: _Loaded) -> None:
@@ -123,20 +146,32 @@ class Residency:
         loan.held = True
         loan.future.set_result(loaded.pipeline)
 
+    def _fetched(self, name: str, plan: LoadPlan, error: BaseException | None) -> None:
+        if error is not None:
+            self._fail(name, error)
+            return
+        if (told := self._progress.get(name)) and told.stage is Stage.DOWNLOADING:
+            self._tell_all(name, Progress(Stage.LOADING))
+        with contextlib.suppress(RuntimeError):  # it is closed
+            self._loader.submit(self._obtain, name, plan)
+
     def _obtain(self, name: str, plan: LoadPlan) -> None:
         """On the loader's thread: for all who wait for ``name``."""
         try:
             if name not in self._loaded:
                 self._load(name, plan)
         except BaseException as error:
-            problem = as_callers_error(error)
-            with self._changed:
-                for loan in self._no_longer_waiting(name):
-                    loan.future.set_exception(problem)
+            self._fail(name, error)
             return
         with self._changed:
             for loan in self._no_longer_waiting(name):
                 self._hand_over(loan, self._loaded[name])
+
+    def _fail(self, name: str, error: BaseException) -> None:
+        problem = as_callers_error(error)
+        with self._changed:
+            for loan in self._no_longer_waiting(name):
+                loan.future.set_exception(problem)
 
     def _no_longer_waiting(self, name: str) -> Sequence[Loan]:
         self._progress.pop(name)
@@ -151,7 +186,8 @@ class Residency:
                 _tell(loan, progress)
 
     def _on_download(self, name: str, done: int, in_all: int) -> None:
-        there = done >= in_all
+        self._silence.heard(name)
+        there = 0 < in_all <= done
         self._tell_all(
             name, Progress(Stage.LOADING) if there else Progress(Stage.DOWNLOADING, done, in_all)
         )
@@ -165,11 +201,13 @@ class Residency:
 
     def _load(self, name: str, plan: LoadPlan) -> None:
         log.info("Loading %s.", name)
-        pipeline = plan.load(partial(self._on_download, name))
-        lay_out(pipeline, self._engine.device)
-        placement = placed_by(plan.recipe, pipeline)
+        found = partial(self._make_room, name, plan, sure=False)
+        with self._silence.at_work(name):
+            pipeline = plan.load(partial(self._on_download, name), found)
+            lay_out(pipeline, self._engine.device)
+            placement = placed_by(plan.recipe, pipeline)
         size = placement.device_bytes
-        self._make_room(name, size, planned=plan.recipe is not None)
+        self._make_room(name, plan, size)
         self._come_in(name, placement, size)
         if placement.compiled and plan.warm_up is not None:
             self._tell_all(name, Progress(Stage.COMPILING))
@@ -182,10 +220,14 @@ class Residency:
             self._loaded[name] = _Loaded(pipeline, size, last_used=self._uses)
         log.info("Loaded %s: %.2f GB.", name, size / 1e9)
 
-    def _make_room(self, name: str, size: int, *, planned: bool) -> None:
+    def _make_room(self, name: str, plan: LoadPlan, size: int, *, sure: bool = True) -> None:
+        """``sure``: they are there. Else they are about to be read into host memory."""
+        if not sure and self._engine.device_bytes():
+            return  # they pass through it
         budget = self._budget or own_budget(self._engine.device)
-        if planned and not self._budget:
+        if plan.recipe is not None and not self._budget:
             budget = max(budget, size)  # The recipe knows better, when they are there alone.
+        size = size if sure else min(size, budget)
         if size > budget:
             raise WeightsUnavailable(
                 f"{name} has {size / 1e9:.2f} GB of weights, and a replica of this pool may keep "
@@ -211,7 +253,8 @@ class Residency:
                 raise
             release_frames(error)
             log.warning("%s did not fit beside what runs, and waits until it ends.", name)
-            self._come_back(placement)
+            placement.undo()
+            self._free()
             try:
                 self._add(name, placement, size, alone=True)
             except BaseException as second:
@@ -227,7 +270,8 @@ class Residency:
                     self._evict_for(size)
             finally:
                 self._makes_room = False
-            placement.apply(self._engine.device)
+            with self._silence.at_work(name):
+                placement.apply(self._engine.device)
 
     def _granted(self, room: Room, name: str) -> bool:
         """Whether it is, now or when something has changed."""
@@ -260,11 +304,8 @@ class Residency:
         if self._closed or not self._waiting[name]:
             raise Cancelled("Nobody waits for these weights any more.")
         self._makes_room = True
-        self._changed.wait()
-
-    def _come_back(self, placement: Placement) -> None:
-        placement.undo()
-        self._free()
+        with self._silence.waits(name):
+            self._changed.wait()
 
     def _too_large(self, name: str, size: int, error: BaseException) -> OutOfMemory:
         release_frames(error)

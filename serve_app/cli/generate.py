@@ -128,7 +128,7 @@ def standing(status: Mapping[str, Any]) -> tuple[str, int]:
         return "failed" if status.get("error") else "done", 100
     stage, step, steps = ours.get("stage"), ours.get("step", 0), ours.get("steps", 0)
     words = (stage or "running").replace("_", " ")
-    if stage == DOWNLOADING:  # The bar is for what comes after.
+    if stage == DOWNLOADING and steps:  # The bar is for what comes after.
         left = f", {_duration(left_s)} left" if (left_s := ours.get("left_s")) is not None else ""
         return f"{words} weights, {step / 1e9:.1f} of {steps / 1e9:.1f} GB{left}", 0
     return f"{words}{_pace(ours)}", int(95 * step / steps) if steps else 0

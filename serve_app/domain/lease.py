@@ -46,6 +46,7 @@ class Ask:
     free_bytes: int = 0  # device memory
     detail: str = ""  # what it loads now, in words
     loading: Plain = ()  # the same as data
+    coming: tuple[str, ...] = ()  # endpoints whose weights it downloads: no more for these
 
 
 @by_name

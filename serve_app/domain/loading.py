@@ -53,6 +53,6 @@ def in_words(loading: Sequence[Loading]) -> str:
 
 def _one_in_words(one: Loading) -> str:
     words = f"{one.stage.value.replace('_', ' ')} {one.endpoints[0]}"
-    if one.stage is not Stage.DOWNLOADING:
+    if one.stage is not Stage.DOWNLOADING or not one.total:
         return words
     return f"{words}, {one.done / 1e9:.1f} of {one.total / 1e9:.1f} GB"

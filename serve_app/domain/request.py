@@ -153,7 +153,7 @@ class Waiting:
     position: int  # 0: next
     reason: WaitReason
     detail: str = ""
-    stage: str | None = None  # of a cold start: starting, downloading, loading, warming_up
+    stage: str | None = None  # of a cold start: starting, downloading, loading …
     share: float | None = None  # of it: of a download by bytes, of a start by what starts take
     starts_at: datetime | None = None  # expected, UTC; never past; None: nobody can tell
     ends_at: datetime | None = None

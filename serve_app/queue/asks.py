@@ -208,7 +208,11 @@ class Asks:
                 if not waiters:
                     break
                 self._drained.add(pool)  # unless somebody stirs meanwhile
-                if await self._lease_to(pool, waiters):
+                more = await self._lease_to(pool, waiters)
+                if not more and pool in self._drained and any(w.ask.coming for w in waiters):
+                    self._drained.discard(pool)  # others may take what these do not
+                    break
+                if more:
                     self._drained.discard(pool)
         except DatabaseUnavailable as error:
             # The next look, within a second, tries again.
@@ -221,26 +225,30 @@ class Asks:
             del self._leasing[pool]
 
     async def _lease_to(self, pool: str, waiters: Sequence[Waiter]) -> bool:
-        """Whether more may be queued. Those that have the same weights loaded go together."""
+        """Whether more may be queued. Those that have the same weights loaded, and download the
+        same, go together."""
         left = [*waiters]
         more = True
         try:
             while left and more:
-                hot = frozenset(left[0].ask.hot)
-                alike = [each for each in left if hot == frozenset(each.ask.hot)]
-                left = [each for each in left if hot != frozenset(each.ask.hot)]
-                more = await self._lease_alike(pool, alike, hot)
+                like, alike, others = _like(left[0]), list[Waiter](), list[Waiter]()
+                for each in left:
+                    (alike if _like(each) == like else others).append(each)
+                left = others
+                more = await self._lease_alike(pool, alike, *like) or bool(like[1] and left)
         finally:
             for waiter in left:
                 self._room.release(waiter)
         return more
 
-    async def _lease_alike(self, pool: str, waiters: Sequence[Waiter], hot: frozenset[str]) -> bool:
+    async def _lease_alike(
+        self, pool: str, waiters: Sequence[Waiter], hot: frozenset[str], coming: frozenset[str]
+    ) -> bool:
         left = dict(enumerate(waiters))
         charges = self._charges.take(pool)
         try:
             offers = [Offer(each.ask.replica_id, each.ask.actor_id) for each in waiters]
-            leased = await lease(self._database, pool, offers, hot, self._limits, charges)
+            leased = await lease(self._database, pool, offers, hot, coming, self._limits, charges)
             charges = {}
             for n, found, whole in leased.found:
                 self._leased(left.pop(n), found, whole)
@@ -258,6 +266,11 @@ class Asks:
         self._census.left(request.pool, request.tenant, request.endpoint)
         self._watch.learn(found)
         self.give(waiter, replace(request, input=input))
+
+
+def _like(waiter: Waiter) -> tuple[frozenset[str], frozenset[str]]:
+    """What is loaded there, and what is downloaded."""
+    return frozenset(waiter.ask.hot), frozenset(waiter.ask.coming)
 
 
 def _remaining_s(request: Request) -> float | None:

@@ -164,7 +164,7 @@ ended AS (
         unconfirmed = r.unconfirmed + j.missed,
         retries_left = CASE WHEN r.retries_left IS NULL OR j.failed = 0 THEN r.retries_left
             ELSE ARRAY[{less}]::smallint[] END,
-        alone = r.alone OR j.how = 'lost' AND j.confirmed,
+        alone = r.alone OR j.how = 'lost' AND j.confirmed OR j.how = 'retry' AND j.cause = {died},
         confirmed = false,
         lease_until = NULL,
         actor_id = NULL,
@@ -247,6 +247,7 @@ _statement = partial(
     less=", ".join(
         f"greatest(0, r.retries_left[{n}] - (j.cause = {n})::integer)" for n in _NUMBER.values()
     ),
+    died=_NUMBER[Cause.CONNECTION_ERROR],
     retries=RETRIES_LEFT,
     awake=AWAKE,
     still="",

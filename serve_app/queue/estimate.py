@@ -13,7 +13,9 @@ OVERDUE = 0.1
 ROUNDS = 8  # per slot: the last ones are counted singly, those before them in one go
 
 
-NOT_BEGUN = frozenset({Stage.FETCHING, Stage.DOWNLOADING, Stage.LOADING, Stage.WARMING_UP})
+NOT_BEGUN = frozenset(
+    {Stage.FETCHING, Stage.DOWNLOADING, Stage.LOADING, Stage.COMPILING, Stage.WARMING_UP}
+)
 """Stages before that which is expected: weights are there nearly always."""
 
 

@@ -74,6 +74,19 @@ UPDATE fair_lanes l SET active = false, rested = true FROM chosen c
 WHERE l.pool = c.pool AND l.tenant = c.tenant
 RETURNING l.pool, l.tenant
 """
+# By the index of what is queued for an endpoint.
+REST = """
+WITH chosen AS (
+    SELECT l.pool, l.tenant FROM fair_lanes l
+    WHERE l.pool = %(pool)s AND l.active AND NOT l.rested AND (
+        SELECT true FROM requests r
+        WHERE r.pool = l.pool AND r.tenant = l.tenant AND r.state = 'queued'
+          AND r.endpoint = ANY(%(endpoints)s::text[]) LIMIT 1) IS NOT NULL
+    ORDER BY 1, 2 FOR NO KEY UPDATE OF l SKIP LOCKED
+)
+UPDATE fair_lanes l SET rested = true FROM chosen c
+WHERE l.pool = c.pool AND l.tenant = c.tenant
+"""
 
 
 class Lanes:
@@ -114,6 +127,11 @@ class Lanes:
             except DatabaseUnavailable as error:
                 log.debug("Lanes are left to the sweeper: %s", error.message)
             await asyncio.sleep(LOOK_AGAIN_S)
+
+    async def rest(self, pool: str, endpoints: Iterable[str]) -> None:
+        """Lanes with requests for one of ``endpoints``, which some replicas pass over, save up no
+        turns meanwhile: their next one is that of the pool."""
+        await self._database.rows(REST, {"pool": pool, "endpoints": sorted(endpoints)})
 
     async def sweep(self) -> None:
         """Put drained lanes to sleep, look again at those, and wake every other that has work."""

@@ -1,4 +1,5 @@
-"""The statement that leases, in two forms: with limits on what runs, and the shorter one without.
+"""The statement that leases, in three forms: with limits on what runs, without requests for some
+endpoints, and the shortest one with neither.
 
 The start of a statement costs by its length, which is most of what one for few slots costs, so what
 is not needed is not in it.
@@ -59,12 +60,12 @@ _IF_SOME_FULL = f"""
 """
 
 
-def _any(most: int, *, limited: bool) -> str:
+def _any(most: int, *, some_full: bool) -> str:
     return _ANY.format(
         most=most,
-        if_none_full=f"AND {_FULL} IS NULL" if limited else "",
-        if_some_full=_IF_SOME_FULL.format(most=most) if limited else "",
-        not_full=f"AND ({_FULL} IS NULL OR r.endpoint <> ALL({_FULL}))" if limited else "",
+        if_none_full=f"AND {_FULL} IS NULL" if some_full else "",
+        if_some_full=_IF_SOME_FULL.format(most=most) if some_full else "",
+        not_full=f"AND ({_FULL} IS NULL OR r.endpoint <> ALL({_FULL}))" if some_full else "",
     )
 
 
@@ -83,8 +84,14 @@ endpoint_room AS MATERIALIZED (
     FROM json_to_recordset(%(endpoints)s::json) AS x(endpoint text, most integer)
 ),
 full_endpoints AS MATERIALIZED (
-    SELECT array_agg(endpoint) AS names FROM endpoint_room WHERE room <= 0
+    SELECT array_agg(endpoint) AS names FROM (
+        SELECT endpoint FROM endpoint_room WHERE room <= 0
+        UNION ALL SELECT unnest(%(left_out)s::text[])) x
 ),
+"""
+# Endpoints that those who ask do not want are passed over as if they were at their limit.
+_LEFT_OUT = """
+full_endpoints AS MATERIALIZED (SELECT %(left_out)s::text[] AS names),
 """
 _ROOM_OF_TENANT = """CROSS JOIN LATERAL (
         SELECT coalesce((SELECT most FROM tenant_most m WHERE m.tenant = l.tenant),
@@ -233,7 +240,8 @@ ORDER BY r.n
 """
 
 
-def _statement(*, limited: bool) -> str:
+def _statement(*, limited: bool = False, leaves_out: bool = False) -> str:
+    some_full = limited or leaves_out
     allowed = """
         SELECT * FROM candidate c
         WHERE NOT suspect OR id = (
@@ -250,17 +258,17 @@ def _statement(*, limited: bool) -> str:
             SELECT id FROM candidate WHERE suspect ORDER BY start, place LIMIT 1))
         ORDER BY start, place"""
     return _STATEMENT.format(
-        room=_ROOM if limited else "",
+        room=_ROOM if limited else _LEFT_OUT if leaves_out else "",
         tenant_room="room.n" if limited else "NULL",
         room_of_tenant=_ROOM_OF_TENANT if limited else "",
         has_room="AND coalesce(room.n, 1) > 0" if limited else "",
         not_behind="true" if limited else "l.rested",
-        any_one=_any(1, limited=limited),
-        any_ahead=_any(LOOK_AHEAD, limited=limited),
+        any_one=_any(1, some_full=some_full),
+        any_ahead=_any(LOOK_AHEAD, some_full=some_full),
         endpoint_room="e.room" if limited else "NULL",
         of_endpoint="LEFT JOIN endpoint_room e ON e.endpoint = q.endpoint" if limited else "",
         endpoint_has_room="AND coalesce(e.room, 1) > 0" if limited else "",
-        never_drained="AND false" if limited else "",
+        never_drained="AND false" if some_full else "",
         allowed=allowed,
         suspect=SUSPECT,
         columns=COLUMNS,
@@ -270,5 +278,6 @@ def _statement(*, limited: bool) -> str:
     )
 
 
-LEASE = _statement(limited=False)
+LEASE = _statement()
+LEASE_LEAVING_OUT = _statement(leaves_out=True)
 LEASE_LIMITED = _statement(limited=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from serve_app.queue import wording
 from serve_app.queue.database import Database, Lock
-from serve_app.queue.lease_statement import LEASE, LEASE_LIMITED, LIMITED
+from serve_app.queue.lease_statement import LEASE, LEASE_LEAVING_OUT, LEASE_LIMITED, LIMITED
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.order import LOOK_AHEAD
 from serve_app.queue.rows import Stored, stored
@@ -42,16 +42,18 @@ async def lease(
     pool: str,
     offers: Sequence[Offer],
     hot: frozenset[str],
+    left_out: frozenset[str],
     limits: QueueLimits,
     charges: Mapping[str, float],
 ) -> Leased:
-    """Lease at most one request to each offer. ``hot``: endpoints loaded where the offers are."""
+    """Lease at most one request to each offer. ``hot``: endpoints loaded where the offers are;
+    ``left_out``: those of which no request is leased."""
     slots = [
         {"n": n, "replica": offer.replica_id, "actor": offer.actor_id}
         for n, offer in enumerate(offers, start=1)
     ]
     rows = await database.rows(
-        LEASE_LIMITED if limits.limits_running else LEASE,
+        _statement(limits, left_out),
         {
             "slots": wording.compact(slots),
             "pool": pool,
@@ -59,6 +61,7 @@ async def lease(
             # Charges that are not written yet may move as many lanes back.
             "lanes": len(slots) + len(charges),
             "hot": sorted(hot),
+            "left_out": sorted(left_out),
             "charges": wording.compact(
                 [{"tenant": tenant, "seconds": seconds} for tenant, seconds in charges.items()]
             ),
@@ -74,6 +77,12 @@ async def lease(
     )
     more = bool(found) and (seen > len(found) or len(found) >= min(len(slots), LOOK_AHEAD))
     return Leased(found, drained, more)
+
+
+def _statement(limits: QueueLimits, left_out: frozenset[str]) -> str:
+    if limits.limits_running:
+        return LEASE_LIMITED
+    return LEASE_LEAVING_OUT if left_out else LEASE
 
 
 def _found(row: tuple[Any, ...]) -> tuple[int, Stored, Mapping[str, Any]]:

@@ -334,6 +334,8 @@ class PostgresQueue:
         # An ingress of the version before, which may run beside this one, opens no lanes.
         await self._lanes.open(self._census.lanes())
         await self._lanes.sweep()
+        for pool, endpoints in self._room.coming().items():
+            await self._lanes.rest(pool, endpoints)
 
     async def _bury(self) -> None:
         await self._recovery.bury(self._aftermath)

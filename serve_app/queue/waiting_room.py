@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from serve_app.domain.lease import Ask, Held, Lease, Signal, SignalKind
 from serve_app.domain.ports import Clock
@@ -53,11 +53,15 @@ class WaitingRoom:
         self._holders: dict[Held, Waiter] = {}
         self._signals: dict[Held, tuple[SignalKind, float]] = {}
         self._told: dict[tuple[str, Signal], float] = {}
+        self._coming: dict[str, tuple[Ask, float]] = {}  # by replica, those that download
         self._closed = False
 
     def enter(self, ask: Ask) -> Waiter:
         """Wait for work or signals; signals that are known already are there at once."""
         waiter = Waiter(ask)
+        self._coming.pop(ask.replica_id, None)
+        if ask.coming:
+            self._coming[ask.replica_id] = ask, self._clock.monotonic()
         if self._closed:
             waiter.open = False
             return waiter
@@ -109,6 +113,13 @@ class WaitingRoom:
     def wanted(self, pool: str) -> bool:
         return any(each.takes for each in self._pools.get(pool, ()))
 
+    def coming(self) -> Mapping[str, frozenset[str]]:
+        """By pool, endpoints of which some of those who asked lately want no request."""
+        found: dict[str, frozenset[str]] = {}
+        for ask, _ in self._coming.values():
+            found[ask.pool] = found.get(ask.pool, frozenset()) | frozenset(ask.coming)
+        return found
+
     def slots(self, pool: str) -> int:
         """Free ones, and those for which a lease is on its way."""
         return sum(each.free + each.reserved for each in self._pools.get(pool, ()) if each.open)
@@ -130,8 +141,10 @@ class WaitingRoom:
         return slots
 
     def reserve_one(self, pool: str, endpoint: str) -> Waiter | None:
-        """A slot of who has the endpoint's weights on its device, else of who waits longest."""
-        takes = [each for each in self._pools.get(pool, ()) if each.takes]
+        """A slot of who has the endpoint's weights on its device, else of who waits longest; not of
+        who downloads them."""
+        waiters = self._pools.get(pool, ())
+        takes = [each for each in waiters if each.takes and endpoint not in each.ask.coming]
         if not takes:
             return None
         waiter = next((each for each in takes if endpoint in each.ask.hot), takes[0])
@@ -172,8 +185,11 @@ class WaitingRoom:
         return frozenset(self._holders)
 
     def tidy(self) -> None:
-        """Forget old signals."""
+        """Forget old signals, and who has not asked for long."""
         now = self._clock.monotonic()
+        self._coming = {
+            id_: each for id_, each in self._coming.items() if each[1] + REMEMBER_S > now
+        }
         self._signals = {held: each for held, each in self._signals.items() if each[1] > now}
         self._told = {key: at for key, at in self._told.items() if at + TELL_AGAIN_S > now}
 

@@ -12,7 +12,7 @@ from serve_app.queue.order import LOOK_AHEAD
 from tests.contract.queues import Make
 from tests.fakes.liveness import FakeLiveness
 from tests.queue.database import QUICK
-from tests.queue.requests import TENANT, ask, done, new, report
+from tests.queue.requests import TENANT, ask, done, failure, new, report
 
 LONG = replace(QUICK, lease_s=600.0, first_lease_s=600.0)
 
@@ -43,6 +43,17 @@ async def test_a_replica_runs_one_at_a_time_of_those_that_another_died_with(
     assert await leased(queue, "r2", 1, one.held, other.held) == ()
     (elsewhere,) = await leased(queue, "r3", 3)
     assert elsewhere.request_id == second
+
+
+async def test_so_it_is_of_those_that_it_gives_up_because_it_hangs(make: Make) -> None:
+    queue = await make(LONG)
+    ids = {(await queue.submit(new())).id for _ in range(2)}
+    for granted in await leased(queue, "r1", 2):
+        await queue.finish(done(granted.held, failure("replica_died", retryable=True)))
+    (one,) = await leased(queue, "r2", 3)
+    (other,) = await leased(queue, "r3", 3)
+    assert {one.request_id, other.request_id} == ids
+    assert (await queue.get(TENANT, one.request_id)).failures == 1
 
 
 async def test_it_gets_the_next_one_when_that_has_ended(make: Make, liveness: FakeLiveness) -> None:

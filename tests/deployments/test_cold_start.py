@@ -66,6 +66,31 @@ async def test_all_who_wait_see_the_download_and_the_load(make_rig, halfway, sto
         assert Progress(Stage.LOADING) in seen[seen.index(downloading(held)[-1]) :]
 
 
+async def test_a_download_has_no_slot_and_what_is_loaded_is_served_meanwhile(
+    make_rig, halfway, store
+):
+    rig = await make_rig(store=store, slots=1)
+    assert (await rig.outcome(rig.offer("warm", steps=1))).succeeded
+    held = rig.offer("one", endpoint=COMING)
+    await rig.port.until(lambda: any(each.coming == ("coming",) for each in rig.port.outstanding))
+    (asked,) = rig.port.outstanding
+    assert (asked.slots, asked.held) == (1, (held,))
+    for name in ("two", "three"):
+        assert (await rig.outcome(rig.offer(name, steps=1))).succeeded
+    halfway.go.set()
+    assert (await rig.outcome(held)).succeeded
+    await rig.port.until(lambda: rig.port.asks[-1].coming == ())
+
+
+async def test_what_lies_on_the_disk_is_loaded_beside_a_download(make_rig, halfway, store):
+    rig = await make_rig(store=store, slots=2)
+    held = rig.offer("one", endpoint=COMING)
+    await rig.port.until(lambda: any(each.coming for each in rig.port.asks))
+    assert (await rig.outcome(rig.offer("two", endpoint=slow(load_s=0.1)))).succeeded
+    halfway.go.set()
+    assert (await rig.outcome(held)).succeeded
+
+
 async def test_a_lease_is_renewed_all_through_a_long_load(rig):
     """As with one of ten minutes: a report in every interval, each within the lease's time."""
     held = rig.offer("one", endpoint=slow(load_s=1.5))

@@ -125,5 +125,5 @@ async def test_a_replica_compiles_by_the_recipe_what_its_family_warms_up(
     compiled, plain = plans.kept
     assert (compiled.recipe.compile, plain.recipe.compile) == (True, False)
     assert (compiled.warm_up is None, plain.warm_up is None) == (False, True)
-    plain.load(lambda *_: None)
+    plain.load(lambda *_: None, lambda _: None)
     assert "tiny is not compiled: the family generic" in caplog.text

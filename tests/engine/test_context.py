@@ -210,7 +210,7 @@ def test_an_adapter_is_loaded_for_the_one_who_asked_for_it(flux, tmp_path, log):
 
 def test_weights_are_loaded_for_the_first_who_asked_for_them(engine, log):
     residency = Residency(engine, 10**6)
-    loan = by("anna's", residency.borrow, "it", LoadPlan(lambda _: Loop(Denoiser())))
+    loan = by("anna's", residency.borrow, "it", LoadPlan(lambda *_: Loop(Denoiser())))
     loan.future.result(60)
     assert log.whose("Load") == ["anna's", "anna's"]  # "Loading …", "Loaded …"
     residency.close()

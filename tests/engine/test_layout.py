@@ -36,6 +36,6 @@ def test_on_a_gpu_weights_lie_as_they_were_loaded():
 def test_what_a_residency_loads_is_laid_out_for_its_engine():
     with Engine() as engine:
         residency = Residency(engine)
-        loaded = residency.borrow("it", LoadPlan(lambda _: tiny_flux())).future.result(60)
+        loaded = residency.borrow("it", LoadPlan(lambda *_: tiny_flux())).future.result(60)
         residency.close()
     assert channels_last(loaded.vae.decoder.conv_in)

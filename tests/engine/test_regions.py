@@ -176,7 +176,7 @@ def test_weights_are_compiled_by_inductor_on_the_loaders_thread_before_anybody_g
     stages = []
     with Engine(threads=1) as engine:
         residency = Residency(engine)
-        plan = LoadPlan(lambda _: pipeline, COMPILED, lambda _: start())
+        plan = LoadPlan(lambda *_: pipeline, COMPILED, lambda _: start())
         loan = residency.borrow("it", plan, lambda progress: stages.append(progress.stage))
         assert loan.future.result(110) is pipeline
         known = graphs()

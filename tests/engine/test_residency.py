@@ -6,8 +6,9 @@ import weakref
 import pytest
 import torch
 
+from deployments.engine.downloads import AT_ONCE
 from deployments.engine.engine import Engine
-from deployments.engine.loan import LoadPlan
+from deployments.engine.loan import Fetch, LoadPlan
 from deployments.engine.residency import Residency
 from deployments.engine.weight_bytes import own_budget
 from serve_app.domain.errors import Misconfigured, OutOfMemory, WeightsUnavailable
@@ -41,13 +42,13 @@ class Pipeline:
 
 
 def plan(size):
-    return LoadPlan(lambda _: Pipeline(size))
+    return LoadPlan(lambda *_: Pipeline(size))
 
 
 def test_many_who_ask_for_one_pipeline_load_it_once(engine, residency):
     go, loads = threading.Event(), []
 
-    def load(_):
+    def load(*_):
         go.wait(30)
         loads.append(1)
         return Pipeline()
@@ -65,7 +66,7 @@ def test_many_who_ask_for_one_pipeline_load_it_once(engine, residency):
 def test_a_failed_load_is_told_to_those_who_wait_and_tried_again_for_the_next(residency):
     attempts = []
 
-    def load(_):
+    def load(*_):
         attempts.append(1)
         if len(attempts) == 1:
             raise WeightsUnavailable("Not yet.")
@@ -77,7 +78,7 @@ def test_a_failed_load_is_told_to_those_who_wait_and_tried_again_for_the_next(re
 
 
 def test_one_failed_load_leaves_the_others_alone(residency):
-    def fail(_):
+    def fail(*_):
         raise WeightsUnavailable("Never.")
 
     failing, loading = (
@@ -117,13 +118,82 @@ def test_idle_weights_go_when_memory_runs_out_and_those_in_use_stay(engine, resi
     assert again is residency.find("idle")
 
 
+# Downloads
+
+
+def far_away(bring, here=False):
+    return LoadPlan(lambda *_: Pipeline(), fetch=Fetch(lambda: here, bring))
+
+
+def test_a_download_holds_up_no_load(residency):
+    go = threading.Event()
+    far = residency.borrow("far", far_away(lambda _: go.wait(30))).future
+    assert residency.borrow("near", plan(4)).future.result(30) is residency.find("near")
+    assert residency.find("far") is None
+    go.set()
+    assert far.result(30) is residency.find("far")
+
+
+def test_only_some_download_at_once_and_the_rest_are_told_of_no_bytes(residency):
+    go, lock, begun, told = threading.Event(), threading.Lock(), [], []
+
+    def bring(_):
+        with lock:
+            begun.append(1)
+        go.wait(30)
+
+    loans = [residency.borrow(str(n), far_away(bring), told.append) for n in range(AT_ONCE + 2)]
+    here = residency.borrow("here", far_away(bring, here=True)).future
+    assert here.result(30) is residency.find("here")
+    while told.count(Progress(Stage.DOWNLOADING)) < 2 or len(begun) < AT_ONCE:
+        go.wait(0.01)
+    assert len(begun) == AT_ONCE
+    go.set()
+    for loan in loans:
+        loan.future.result(30)
+    assert len(begun) == AT_ONCE + 2
+
+
+def test_a_failed_download_is_told_to_those_who_wait(residency):
+    def bring(_):
+        raise WeightsUnavailable("The hub is away.")
+
+    waiting = [residency.borrow("far", far_away(bring)).future for _ in range(2)]
+    for future in waiting:
+        with pytest.raises(WeightsUnavailable, match="hub is away"):
+            future.result(30)
+    assert residency.borrow("far", plan(4)).future.result(30) is residency.find("far")
+
+
+def test_what_is_at_work_is_silent_and_what_waits_is_not(engine):
+    now = [0.0]
+    residency = Residency(engine, monotonic=lambda: now[0])
+    begun, go = threading.Event(), threading.Event()
+
+    def load(*_):
+        begun.set()
+        go.wait(30)
+        return Pipeline()
+
+    loan = residency.borrow("it", LoadPlan(load))
+    other = residency.borrow("other", plan(4))
+    begun.wait(30)
+    now[0] = 100.0
+    assert residency.silent() == ("it", 100.0)
+    go.set()
+    loan.future.result(30)
+    other.future.result(30)
+    assert residency.silent() == ("", 0.0)
+    residency.close()
+
+
 # Stages
 
 
 def test_everybody_who_waits_is_told_the_stages_also_who_comes_in_the_middle(residency):
     halfway, go, told = threading.Event(), threading.Event(), {"first": [], "late": []}
 
-    def load(on_download):
+    def load(on_download, _):
         on_download(5 * 10**9, 10**10)
         halfway.set()
         go.wait(30)
@@ -145,7 +215,7 @@ def test_everybody_who_waits_is_told_the_stages_also_who_comes_in_the_middle(res
 def test_the_late_word_of_a_download_is_passed_over(residency):
     words = []
 
-    def load(on_download):
+    def load(on_download, _):
         words.append(on_download)
         return Pipeline()
 
@@ -161,14 +231,14 @@ def test_nobody_gets_what_is_not_warm_yet(residency):
         def __call__(self, steps):
             calls.append(steps)
 
-    warm = LoadPlan(lambda _: Warm(), warm_up=lambda _: {"steps": 1})
+    warm = LoadPlan(lambda *_: Warm(), warm_up=lambda _: {"steps": 1})
     residency.borrow("it", warm, told.append).future.result(30)
     assert calls == [1]
     assert [each.stage for each in told] == [Stage.LOADING, Stage.WARMING_UP]
 
 
 def test_a_failed_warm_up_is_for_the_next_generation_to_tell(residency, caplog):
-    cold = LoadPlan(lambda _: Pipeline(), warm_up=lambda _: {"unknown": 1})
+    cold = LoadPlan(lambda *_: Pipeline(), warm_up=lambda _: {"unknown": 1})
     assert residency.borrow("it", cold).future.result(30) is residency.find("it")
     assert "it could not be warmed up" in caplog.text
 
@@ -280,6 +350,31 @@ def test_giving_back_twice_is_giving_back_once(small):
         coming.future.result(0.2)
     small.give_back(two)
     coming.future.result(30)
+
+
+def test_idle_weights_go_before_others_are_read_where_those_are_computed_from_host_memory(small):
+    """Or both would lie in it for a while."""
+    use(small, "a", 600)
+    there = []
+
+    def load(_, on_found):
+        there.append(loaded(small, "a"))
+        on_found(600)
+        there.append(loaded(small, "a"))
+        return Pipeline(600)
+
+    small.borrow("b", LoadPlan(load)).future.result(30)
+    assert there == [["a"], []]
+
+
+def test_what_files_say_refuses_nothing(small):
+    """Not all of them may be loaded, or in less than they have."""
+
+    def load(_, on_found):
+        on_found(5000)
+        return Pipeline(600)
+
+    assert small.borrow("b", LoadPlan(load)).future.result(30) is small.find("b")
 
 
 def test_weights_that_never_fit_are_refused_in_words(small):

@@ -83,7 +83,7 @@ class Studio:
     def borrow(self, name, weights, held=0, before=None):
         """A loan of a model that is made when it is loaded."""
 
-        def load(_):
+        def load(*_):
             model = self.models[name] = Model(self.device, weights, held)
             model.before = before or model.before
             return model

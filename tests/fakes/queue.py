@@ -107,6 +107,7 @@ class FakeQueue(ClientSide):
         else:
             died = failure.code == ReplicaDied.code
             cause = Cause.CONNECTION_ERROR if died else Cause.SERVER_ERROR
+            row.request = replace(row.request, alone=row.request.alone or died)
             self._failed_once(row, cause, finish.outcome, failure.message)
         return Verdict.ACCEPTED
 
@@ -208,6 +209,7 @@ class FakeQueue(ClientSide):
                 ask.pool, self._queue(ask.pool), ask.hot, self._clock.now()
             )
             if not self.operations.paused(start.queued.endpoint)
+            and start.queued.endpoint not in ask.coming
             and not self._hot_elsewhere(start.queued.endpoint, ask)
             and not (suspect(self._rows[start.queued.id].request) and self._runs_suspect(ask))
             and not self._lanes.limit(self._rows[start.queued.id].request, self._running())

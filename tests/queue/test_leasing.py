@@ -29,9 +29,11 @@ FROM json_to_recordset(%(rows)s::json) AS x(
 ORDER BY n
 """
 LANES = """
-INSERT INTO fair_lanes (pool, tenant, weight, vtime, served)
-SELECT %(pool)s, * FROM json_to_recordset(%(rows)s::json) AS x(
-    tenant text, weight double precision, vtime double precision, served double precision)
+INSERT INTO fair_lanes (pool, tenant, weight, vtime, served, woken_at)
+SELECT %(pool)s, tenant, weight, vtime, served, now() + make_interval(secs => coalesce(place, 0))
+FROM json_to_recordset(%(rows)s::json) AS x(
+    tenant text, weight double precision, vtime double precision, served double precision,
+    place integer)
 """
 TENANTS, ENDPOINTS = ("ann", "bob", "eve"), ("flux", "sdxl", "wan")
 
@@ -62,8 +64,16 @@ async def leased(
     await database.start()
     try:
         await database.rows("TRUNCATE requests, attempts, events, fair_lanes")
+        # A lane wakes by its first request.
+        woken_by = {each.tenant: each.place for each in reversed(queued)}
         named = [
-            {"tenant": tenant, "weight": each.weight, "vtime": each.vtime, "served": each.served}
+            {
+                "tenant": tenant,
+                "weight": each.weight,
+                "vtime": each.vtime,
+                "served": each.served,
+                "place": woken_by.get(tenant, 0),
+            }
             for tenant, each in lanes.items()
         ]
         await database.rows(LANES, {"pool": POOL, "rows": json.dumps(named)})
@@ -81,7 +91,7 @@ async def leased(
         ]
         await database.rows(FILL, {"pool": POOL, "rows": json.dumps(rows)})
         offers = [Offer("r1", "a1")] * count
-        got = await lease(database, POOL, offers, hot, QUICK, {"ann": 2.0})
+        got = await lease(database, POOL, offers, hot, frozenset(), QUICK, {"ann": 2.0})
         found = [each.request.id for _, each, _ in got.found]
         after = await database.rows("SELECT tenant, vtime, served FROM fair_lanes")
         return found, {tenant: (vtime, served) for tenant, vtime, served in after}
@@ -149,5 +159,5 @@ async def test_of_lanes_whose_turn_is_the_same_the_one_that_waits_longest_goes_f
         request = new(tenant=tenant)
         await submit(database, [New(request, Encoded(request.input))], 5.0)
     for tenant in ("early", "late"):
-        got = await lease(database, POOL, [Offer("r1", "a1")], frozenset(), QUICK, {})
+        got = await lease(database, POOL, [Offer("r1", "a1")], frozenset(), frozenset(), QUICK, {})
         assert [each.request.tenant for _, each, _ in got.found] == [tenant]

@@ -8,6 +8,8 @@ import torch
 
 from deployments import loading
 from deployments.engine.loader import load_pipeline
+from deployments.engine.weight_bytes import bytes_of
+from deployments.engine.weight_files import bytes_to_load
 from serve_app.domain.endpoint import Endpoint, Weights
 from tests.engine.calls import alone
 from tests.engine.tiny import save_tiny_flux, tiny_flux
@@ -81,6 +83,28 @@ def test_a_family_gets_a_directory_as_it_is(store, tmp_path, flux):
     endpoint = Endpoint("house/flux", "notes", Weights(str(folder)), "open")
     same(loading.load(store, Notes(), endpoint, "cpu"), flux)
     assert not store.directory.exists()
+
+
+@pytest.mark.parametrize(("dtype", "share"), [("float32", 1), ("bfloat16", 0.5)])
+def test_what_weights_take_is_told_before_they_are_read(store, tmp_path, flux, dtype, share):
+    folder = save_tiny_flux(tmp_path / "flux")
+    tiny_flux().save_pretrained(folder, variant="fp16")  # which nobody loads
+    modules = [each for each in flux.components.values() if isinstance(each, torch.nn.Module)]
+    told = []
+    options = {"dtype": dtype}
+    endpoint = Endpoint("house/flux", "notes", Weights(str(folder)), "open", options=options)
+    loading.load(store, Notes(), endpoint, "cpu", None, told.append)
+    assert told == [
+        pytest.approx(share * bytes_of(modules), rel=0.02)
+    ]  # position ids, tied weights
+
+
+def test_of_a_folder_that_is_no_pipeline_nothing_is_told(tmp_path):
+    assert bytes_to_load(tmp_path, None, "float32") == 0
+    (tmp_path / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DModel"]}')
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
+    assert bytes_to_load(tmp_path, None, "float32") == 0
 
 
 def _snapshot(weights):

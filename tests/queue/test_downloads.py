@@ -1,0 +1,63 @@
+"""Ten thousand requests of one tenant for weights that are downloaded, and the one of another."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from serve_app.domain.lease import Ask, Lease
+from serve_app.domain.outcome import Outcome, Usage
+from serve_app.queue.postgres import PostgresQueue
+from tests.contract.test_fairness_contract import CALM
+from tests.queue.database import Ingress
+from tests.queue.requests import POOL, ask, done, new
+
+SLOTS = 2
+COLD, HOT, ON_DISK = "fal-ai/wan", "fal-ai/flux/schnell", "fal-ai/fast-sdxl"
+FILL = f"""
+INSERT INTO requests (id, tenant, endpoint, endpoint_digest, pool, priority, state, input)
+SELECT gen_random_uuid(), 'busy', '{COLD}', '0', '{POOL}', 1, 'queued', '{{}}'
+FROM generate_series(1, 10000)
+"""
+LANE = f"INSERT INTO fair_lanes (pool, tenant) VALUES ('{POOL}', 'busy')"
+
+
+@pytest.fixture
+async def queue(conninfo: str, ingress: Ingress) -> AsyncIterator[PostgresQueue]:
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        connection.execute(LANE.encode())
+        connection.execute(FILL.encode())
+    return await ingress(replace(CALM, ask_wait_s=60.0))
+
+
+def asking(slots: int, *held: Lease, coming: tuple[str, ...] = (COLD,)) -> Ask:
+    asked = ask(slots, *(each.held for each in held))
+    return replace(asked, hot=(HOT,), coming=coming)
+
+
+async def run(queue: PostgresQueue, granted: Lease) -> None:
+    await queue.finish(done(granted.held, Outcome(output={}, usage=Usage(5.0, 4, 1.0))))
+
+
+async def test_it_waits_for_no_download_and_for_one_generation_a_slot(queue: PostgresQueue) -> None:
+    (downloads,) = (await queue.ask(asking(1, coming=()))).leases
+    assert downloads.endpoint.id == COLD
+    # The download has no slot. Whatever is loaded, or lies on the disk, is served at once.
+    for endpoint in (HOT, ON_DISK) * 10:
+        single = await queue.submit(new(tenant="bob", endpoint=endpoint))
+        (granted,) = (await queue.ask(asking(SLOTS, downloads))).leases
+        assert granted.request_id == single.id
+        await run(queue, granted)
+    await queue._sweep()  # as each second
+    # It is there now. Those that waited for it have saved up no turns.
+    running = list((await queue.ask(asking(SLOTS - 1, downloads, coming=()))).leases)
+    single = await queue.submit(new(tenant="bob", endpoint=HOT))
+    ended = 0
+    while all(each.request_id != single.id for each in running):
+        await run(queue, running.pop(0))
+        ended += 1
+        running += (await queue.ask(asking(1, downloads, *running, coming=()))).leases
+    assert ended <= SLOTS
