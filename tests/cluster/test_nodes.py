@@ -122,6 +122,7 @@ STUDIO = {
 
 @pytest.mark.crash
 @pytest.mark.long
+@pytest.mark.timeout(900)
 def test_a_clip_goes_on_from_its_snapshot_when_its_node_dies_and_is_the_same(
     start: Start,
     conninfo: str,
@@ -152,7 +153,7 @@ def test_a_clip_goes_on_from_its_snapshot_when_its_node_dies_and_is_the_same(
 
         def clip(request_id: str) -> bytes:
             done = lambda: seen(request_id)["state"] == "succeeded"  # noqa: E731
-            eventually(done, "it succeeds", within_s=180)
+            eventually(done, "it succeeds", within_s=300)
             output = client.get(f"/queue/{CLIP}/requests/{request_id}").json()
             return client.get(output["video"]["url"]).content
 
@@ -161,7 +162,7 @@ def test_a_clip_goes_on_from_its_snapshot_when_its_node_dies_and_is_the_same(
         with psycopg.connect(conninfo, autocommit=True) as database:
             look = "SELECT replica_id FROM requests WHERE id = %s AND snapshot_step >= %s"
             found = eventually(
-                lambda: database.execute(look, (request_id, step)).fetchone(), "a snapshot", 120
+                lambda: database.execute(look, (request_id, step)).fetchone(), "a snapshot", 300
             )
         kill_node_of(found[0])
         assert clip(request_id) == expected
