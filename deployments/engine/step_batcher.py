@@ -21,8 +21,13 @@ class Candidate:
     most: int = 1  # generations that may share its call
     steps: bool = True  # it waits for its denoiser; False: for a text encoder or an autoencoder
     fresh: bool = False  # it has not taken a step yet
+    prepares: bool = False  # its call is a chunk of what it begins from, which it encodes
     again: bool = True  # its last call was of this kind too
     pipeline: str = ""
+
+    @property
+    def at_first_step(self) -> bool:
+        return self.fresh and self.steps and not self.prepares
 
     @property
     def company(self) -> Hashable:
@@ -59,7 +64,9 @@ class StepBatcher:
         if not candidates:
             return ()
         fill = Counter(each.key for each in candidates)
-        on_their_way = {each.company for each in candidates if each.fresh and not each.steps}
+        on_their_way = {
+            each.company for each in candidates if each.fresh and not each.at_first_step
+        }
         ranked = sorted(
             candidates,
             key=lambda each: self._rank(each, turn, fill, waits=_waits(each, on_their_way)),
@@ -107,4 +114,4 @@ class StepBatcher:
 
 def _waits(candidate: Candidate, on_their_way: Container[Hashable]) -> bool:
     """Whether it is to take its first step together with others that will be there soon."""
-    return candidate.fresh and candidate.steps and candidate.company in on_their_way
+    return candidate.at_first_step and candidate.company in on_their_way

@@ -96,6 +96,7 @@ class Turns:
             most=1 if pending is None else self._codec.most(pending, free),
             steps=pending is None or pending.call.is_step,
             fresh=run.fresh,
+            prepares=run.fresh and pending is not None and pending.call.ahead > 0,
             again=run.again,
             pipeline=run.generation.pipeline,
         )

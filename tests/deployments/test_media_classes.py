@@ -32,5 +32,8 @@ def test_every_class_is_there_and_counted() -> None:
 def test_some_at_random_are_served_or_not_as_the_page_says(chance: random.Random) -> None:
     classes, rows = of_media(), told()
     for name in chance.sample(sorted(classes), 6):
+        served, how = rows[name]
         found = examine(name, classes[name])
-        assert (found.served, found.how) == rows[name], name
+        assert found.how == how, name
+        # Tiny parts may have been made since the page was written.
+        assert found.served == served or (served == FITS and found.served == SERVED), name

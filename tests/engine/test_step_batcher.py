@@ -167,3 +167,13 @@ def test_a_first_step_waits_for_those_of_its_pipeline_that_still_encode():
     assert leader is first
     (leader,) = StepBatcher().choose([first, replace(other, last_turn=12)], 13)
     assert leader is first  # but not for ever
+
+
+def test_a_first_step_waits_as_well_for_those_that_encode_a_clip_chunk_by_chunk():
+    first = stepping(0, 4, fresh=True, remaining=1.0, pipeline="it")
+    chunk = Candidate(1, 0, 4, "chunk", fresh=True, prepares=True, remaining=20.0, pipeline="it")
+    (leader,) = StepBatcher().choose([first, chunk], 5)
+    assert leader is chunk
+    prompt = encoding(2, 4, remaining=50.0, pipeline="it")
+    (leader,) = StepBatcher().choose([replace(chunk, remaining=1.0, again=False), prompt], 5)
+    assert leader.prepares  # which waits for nobody itself

@@ -17,6 +17,7 @@ from serve_app.domain.errors import Cancelled, SnapshotRefused
 from serve_app.domain.progress import Progress, Stage
 from tests.engine.conformance.case import WISHES, Case, Wish
 from tests.engine.conformance.outputs import difference, same_bits
+from tests.engine.gate import Gate
 
 TOLERANCE = 1e-4  # of the output's range, in float32
 TIMES = (
@@ -133,8 +134,7 @@ def _cancelled(finding: Finding, engine: Engine, pipeline: Any, plain: list[Any]
 
 def _together(finding: Finding, engine: Engine, pipeline: Any, plain: list[Any]) -> None:
     before = engine.counts()
-    generations = [_submit(finding.case, engine, wish) for wish in WISHES]
-    outputs = [generation.result(_PATIENCE_S) for generation in generations]
+    outputs = _made_together(finding.case, engine, WISHES)
     counts = engine.counts()
     calls = {name: counts[name] - before[name] for name in ("merged_calls", "single_calls")}
     finding.shared = calls["merged_calls"] / max(1, sum(calls.values()))
@@ -214,10 +214,17 @@ def noise_floor(case: Case, pipeline: Any, plain: Sequence[Any]) -> float:
     floor = 0.0
     with Engine(pipeline, "cpu", threads=1, max_batch=8) as engine:
         for wish, alone in zip(WISHES, plain, strict=True):
-            copies = [_submit(case, engine, wish) for _ in WISHES]
-            for generation in copies:
-                floor = max(floor, difference(generation.result(_PATIENCE_S), alone))
+            copies = _made_together(case, engine, [wish] * len(WISHES))
+            floor = max(floor, *(difference(output, alone) for output in copies))
     return floor
+
+
+def _made_together(case: Case, engine: Engine, wishes: Sequence[Wish]) -> list[Any]:
+    """What all make that begin before one goes on."""
+    gate = Gate(engine)
+    generations = [_submit(case, engine, wish) for wish in wishes]
+    gate.open()
+    return [generation.result(_PATIENCE_S) for generation in generations]
 
 
 def _plain(case: Case, pipeline: Any, wish: Wish, elsewhere: int = 0) -> Any:
