@@ -16,7 +16,7 @@ from starlette.responses import Response, StreamingResponse
 
 from serve_app.domain.errors import FieldProblem, InvalidInput, RequestNotFound, Unavailable
 from serve_app.domain.ports import Queue
-from serve_app.domain.request import LogLine, Request, State, Waiting
+from serve_app.domain.request import LogLine, Request, State, Waiting, WaitReason
 from serve_app.ingress.caller import caller_of
 from serve_app.ingress.core import core_of
 from serve_app.ingress.exchange import exchange_of
@@ -25,8 +25,8 @@ from serve_app.ingress.standing import waiting_body
 KEEP_ALIVE_S = 15.0
 """A stream says something at least this often, so that proxies keep it open."""
 
-STANDING_S = 3.0
-"""So often it is looked at where a queued request stands."""
+STANDING_S, COLD_S = 10.0, 3.0
+"""So often it is looked at where a queued request stands, and while it waits for a cold start."""
 
 SOON_S = 5.0
 """A time to start that moves by less is not told again."""
@@ -77,8 +77,9 @@ async def stream(
                 yield _event("progress", progress)
             wait_s = keep_alive_s
             if request.state is State.QUEUED:
-                wait_s = min(STANDING_S, keep_alive_s)
                 waiting = await queue.waiting(request)
+                cold = waiting.reason is WaitReason.COLD_START
+                wait_s = min(COLD_S if cold else STANDING_S, keep_alive_s)
                 if _standing(waiting) != stood:
                     stood, quiet_s = _standing(waiting), 0.0
                     yield _event("waiting", {"position": waiting.position, **waiting_body(waiting)})
