@@ -20,9 +20,7 @@ from tests.engine.conformance.outputs import difference, same_bits
 from tests.engine.gate import Gate
 
 TOLERANCE = 1e-4  # of the output's range, in float32
-TIMES = (
-    4.0  # the noise floor; measured are at most 1.7 times, in the 20 classes above the tolerance
-)
+TIMES = 4.0  # the noise floor; measured are at most 1.7, in the 21 classes above the tolerance
 _NOBODY = "nobody else"  # the reason of a call that met no other, which is none
 _PATIENCE_S = 300.0
 _SNAPSHOT_STEP = 2  # it waits for the call after that one
