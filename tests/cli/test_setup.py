@@ -101,4 +101,4 @@ def test_too_little_disk_is_said_before_anything_is_installed(project: Project) 
 
 
 def test_a_machine_without_a_python_that_is_new_enough_is_told_which(project: Project) -> None:
-    assert project.set_up(old=True).startswith("darkroom: Python 3.11 or later is needed")
+    assert project.set_up(old=True).startswith("darkroom: Python 3.11, 3.12 or 3.13 is needed")

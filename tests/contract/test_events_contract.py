@@ -100,8 +100,12 @@ async def test_a_quiet_stream_is_kept_open_by_comments(make: Make) -> None:
     queue = await make()
     request = await queue.submit(new())
     quiet = stream(queue, request, 0, keep_alive_s=0.05)
-    first = [await anext(quiet) for _ in range(4)]
-    assert [text[:1] for text in first] == ["r", "i", ":", ":"]
+    said = [await anext(quiet) for _ in range(2)]
+    assert [text[:1] for text in said] == ["r", "i"]
+    async with asyncio.timeout(20):
+        while said.count(": nothing new\n\n") < 2:
+            said.append(await anext(quiet))
+            assert said[-1].startswith((":", "event: waiting\n"))  # why it waits may change
     await quiet.aclose()
 
 
@@ -113,4 +117,5 @@ async def test_300_watchers_of_300_requests_are_all_told(make: Make) -> None:
     for id_ in ids:
         await queue.cancel(TENANT, id_)
     for told in await asyncio.gather(*watching):
-        assert [data["state"] for _, _, data in told] == ["queued", "cancelled"]
+        states = [data["state"] for _, name, data in told if name == "state"]
+        assert states == ["queued", "cancelled"]
