@@ -79,10 +79,11 @@ async def stream(
             if request.state is State.QUEUED:
                 waiting = await queue.waiting(request)
                 cold = waiting.reason is WaitReason.COLD_START
-                wait_s = min(COLD_S if cold else STANDING_S, keep_alive_s)
-                if _standing(waiting) != stood:
-                    stood, quiet_s = _standing(waiting), 0.0
+                standing = _standing(waiting)
+                if standing != stood:
+                    stood, quiet_s = standing, 0.0
                     yield _event("waiting", {"position": waiting.position, **waiting_body(waiting)})
+                wait_s = min(COLD_S if cold else STANDING_S, keep_alive_s - quiet_s)
             before, request = (
                 request,
                 await queue.changed(request.tenant, request.id, wait_s, since=request),

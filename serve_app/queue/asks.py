@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
@@ -115,10 +114,10 @@ class Asks:
         self._room.close()
         await asyncio.gather(*self._leasing.values(), return_exceptions=True)
 
-    def give(self, waiter: Waiter, request: Request) -> None:
-        """A lease of ``request``, whose input is whole, was committed for ``waiter``."""
+    def give(self, waiter: Waiter, request: Request, input: Mapping[str, Any]) -> None:
+        """A lease of ``request``, whose whole input is ``input``, was committed for ``waiter``."""
         try:
-            granted = self._granted(request)
+            granted = self._granted(request, input)
         except Exception as error:
             # A broken catalogue or storage setting must not hold up the ask.
             with about(request.id):
@@ -134,7 +133,7 @@ class Asks:
         message = failure.message if failure else ""
         self._end([Ending(Held(request.id, request.attempt), how, message, granted)])
 
-    def _granted(self, request: Request) -> Lease | Outcome:
+    def _granted(self, request: Request, input: Mapping[str, Any]) -> Lease | Outcome:
         endpoint = self._terms.endpoint(request.endpoint)
         if endpoint is None:
             return wording.endpoint_gone(request.endpoint)
@@ -143,8 +142,8 @@ class Asks:
             attempt=request.attempt,
             expires_in_s=self._limits.first_lease_s,
             endpoint=endpoint,
-            input=request.input,
-            upload_tickets=self._tickets(request, endpoint),
+            input=input,
+            upload_tickets=self._tickets(request, endpoint, input),
             priority=request.priority,
             deadline_s=_remaining_s(request),
             alone=request.alone,
@@ -154,10 +153,12 @@ class Asks:
             files_url=self._terms.files_url,
         )
 
-    def _tickets(self, request: Request, endpoint: Endpoint) -> tuple[UploadTicket, ...]:
+    def _tickets(
+        self, request: Request, endpoint: Endpoint, input: Mapping[str, Any]
+    ) -> tuple[UploadTicket, ...]:
         if request.priority is Priority.REALTIME:
             return ()  # nothing of a session goes to storage
-        return self._terms.tickets(request.id, request.attempt, endpoint, request.input)
+        return self._terms.tickets(request.id, request.attempt, endpoint, input)
 
     # How it works
 
@@ -265,7 +266,7 @@ class Asks:
         request = found.request
         self._census.left(request.pool, request.tenant, request.endpoint)
         self._watch.learn(found)
-        self.give(waiter, replace(request, input=input))
+        self.give(waiter, request, input)
 
 
 def _like(waiter: Waiter) -> tuple[frozenset[str], frozenset[str]]:

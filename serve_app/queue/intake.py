@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 from serve_app.domain.errors import DarkroomError, Unavailable
 from serve_app.domain.request import NewRequest, Request
@@ -156,7 +155,7 @@ class Intake:
         self._watch.learn_new(request, accepted.version)
         self._census.entered(request)
         if accepted.leased and waiter is not None:
-            self._asks.give(waiter, replace(request, input=new.request.input))
+            self._asks.give(waiter, request, new.request.input)
         elif waiter is not None:
             self._room.release(waiter)
 

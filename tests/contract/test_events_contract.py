@@ -6,10 +6,12 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
+
 from serve_app.domain.ports import Queue
 from serve_app.domain.progress import Progress, Stage
-from serve_app.domain.request import State
-from serve_app.ingress.event_stream import stream
+from serve_app.domain.request import Request, State
+from serve_app.ingress.event_stream import KEEP_ALIVE_S, stream
 from tests.contract.queues import Make
 from tests.contract.waiting import eventually
 from tests.queue.database import QUICK
@@ -107,6 +109,27 @@ async def test_a_quiet_stream_is_kept_open_by_comments(make: Make) -> None:
             said.append(await anext(quiet))
             assert said[-1].startswith((":", "event: waiting\n"))  # why it waits may change
     await quiet.aclose()
+
+
+async def test_a_stream_that_looks_where_a_request_stands_is_not_silent_for_longer(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = await make()
+    request = await queue.submit(new())
+    silent: list[float] = []  # waits since it last said something
+
+    async def unchanged(_tenant: str, _id: str, wait_s: float, since: Request) -> Request:
+        silent.append(wait_s)
+        return since
+
+    monkeypatch.setattr(queue, "changed", unchanged)
+    watching = stream(queue, request, 0)
+    for _ in range(6):
+        silent.clear()
+        await anext(watching)
+        assert sum(silent) <= KEEP_ALIVE_S
+    assert len(silent) > 1  # it did look in between
+    await watching.aclose()
 
 
 async def test_300_watchers_of_300_requests_are_all_told(make: Make) -> None:
