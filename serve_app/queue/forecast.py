@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from serve_app.domain.lease import Presence, ReplicaStage
 from serve_app.domain.ports import Clock
-from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.progress import Progress
 from serve_app.domain.request import Request
 from serve_app.queue.costs import START, Costs
 from serve_app.queue.database import Database
 from serve_app.queue.estimate import remains_s, until_start_s
 from serve_app.queue.limits import QueueLimits
 from serve_app.queue.positions import Place
+from serve_app.queue.rows import progress_of
 
 RUNNING = """
 SELECT r.pool, r.tenant, r.endpoint, r.work,
@@ -66,7 +67,8 @@ class Forecast:
 
     async def refresh(self, present: Sequence[tuple[Presence, int]]) -> None:
         """``present``: all replicas that there are, with their slots."""
-        self._running = [_running(*row) for row in await self._database.rows(RUNNING)]
+        rows = await self._database.rows(RUNNING)
+        self._running = [Running(*row[:5], progress=progress_of(*row[5:])) for row in rows]
         self._looked_at = self._clock.monotonic()
         there = {presence.replica_id for presence, _ in present}
         self._slots = {id_: each for id_, each in self._slots.items() if id_ in there}
@@ -149,18 +151,3 @@ class Forecast:
 
     def _age_s(self) -> float:
         return self._clock.monotonic() - self._looked_at
-
-
-def _running(
-    pool: str,
-    tenant: str,
-    endpoint: str,
-    work: float,
-    elapsed_s: float,
-    stage: str | None,
-    step: int,
-    steps: int,
-    rate: float,
-) -> Running:
-    progress = None if stage is None else Progress(Stage(stage), step, steps, rate)
-    return Running(pool, tenant, endpoint, work, elapsed_s, progress)

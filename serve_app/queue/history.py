@@ -38,16 +38,7 @@ _ALL_WHO = f"""
 # above), and of the rest, which is no more than the queue, all.
 _OF_ENDPOINT = """
 WITH RECURSIVE who AS ({who}),
-live AS MATERIALIZED (
-    SELECT r.id FROM requests r WHERE r.state = 'queued' AND r.endpoint = %(endpoint)s
-        AND {of_tenant} {bounds}
-    UNION ALL
-    SELECT r.id FROM requests r WHERE r.state = 'running' AND r.endpoint = %(endpoint)s
-        AND {of_tenant} {bounds}
-    UNION ALL
-    SELECT r.id FROM requests r WHERE r.state = 'following' AND r.endpoint = %(endpoint)s
-        AND {of_tenant} {bounds}
-),
+live AS MATERIALIZED ({live}),
 page AS MATERIALIZED (
     SELECT x.id FROM (
         SELECT e.id FROM who w CROSS JOIN LATERAL (
@@ -63,14 +54,25 @@ SELECT {columns} FROM {source} WHERE r.id IN (SELECT id FROM page) ORDER BY r.id
 """
 
 
+_LIVE = """
+    SELECT r.id FROM requests r WHERE r.state = '{state}' AND r.endpoint = %(endpoint)s
+        AND {of_tenant} {bounds}
+"""
+"""Of one state: each has an index of its own, which no statement about several would use."""
+
+
 def page_statement(*, of_tenant: bool, of_endpoint: bool, unsuccessful: bool) -> str:
     """A statement of its own for each, so that each has its index. ``unsuccessful``: only those
     that have ended, and not well."""
     whose = _OF_TENANT if of_tenant else ""
     if of_endpoint and not unsuccessful:
+        live = (
+            _LIVE.format(state=state, of_tenant=whose, bounds=_BOUNDS)
+            for state in (State.QUEUED, State.RUNNING, FOLLOWING)
+        )
         return _OF_ENDPOINT.format(
             who=_WHO if of_tenant else _ALL_WHO,
-            of_tenant=whose,
+            live="UNION ALL".join(live),
             bounds=_BOUNDS,
             ended=_ENDED,
             columns=COLUMNS,

@@ -92,13 +92,18 @@ def stored(row: tuple[Any, ...]) -> Stored:
         follows=follows,
         forgetting=None if forgetting is None else Forgetting(forgetting),
         retries_left=None if retries_left is None else Retries(*retries_left),
-        progress=None if stage is None else Progress(Stage(stage), step, steps, rate),
+        progress=progress_of(stage, step, steps, rate),
         previews=previews,
         preview_step=preview_step or 0,
         snapshot=None if snapshot is None else StoredSnapshot(snapshot, snapshot_step),
         events=version,
     )
     return Stored(request, version)
+
+
+def progress_of(stage: str | None, step: int, steps: int, rate: float) -> Progress | None:
+    """From the columns of ``progress``, which are null where nothing was reported."""
+    return None if stage is None else Progress(Stage(stage), step, steps, rate)
 
 
 def known_id(request_id: str) -> str:

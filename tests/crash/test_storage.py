@@ -26,6 +26,7 @@ from serve_app.storage.s3.storage import S3Storage
 from serve_app.telemetry.clock import SystemClock
 from tests.chaos.proxy import Lose, Proxy
 from tests.crash.scene import Clients, Scene
+from tests.deployments.waiting import until
 from tests.fakes.terms import FakeTerms
 from tests.queue.requests import POOL
 from tests.storage.s3_servers import S3Server, moto
@@ -184,7 +185,7 @@ async def loses_answers(scene: Scene, bucket: Bucket) -> None:
     """Of uploads that arrived: they are made again, and find what is theirs."""
     for number in range(4):
         bucket.through.lose(b"PUT /", Lose.ANSWER)
-        await until(lambda least=number + 1: len(bucket.through.lost) >= least)
+        await until(lambda least=number + 1: len(bucket.through.lost) >= least, 60.0)
     bucket.through.lost.clear()
 
 
@@ -194,12 +195,6 @@ async def is_slow(scene: Scene, bucket: Bucket) -> None:
 
 Break = Callable[[Scene, Bucket], Awaitable[None]]
 BREAKS: tuple[Break, ...] = (stalls, says_503, resets, loses_answers, is_slow)
-
-
-async def until(true: Callable[[], bool], patience_s: float = 60.0) -> None:
-    async with asyncio.timeout(patience_s):
-        while not true():  # noqa: ASYNC110 - any number of tasks make it so
-            await asyncio.sleep(0.02)
 
 
 async def handed_back(scene: Scene) -> None:
