@@ -26,12 +26,15 @@ MODELS = Path(__file__).parent / "models.yaml"
 FAMILIES = {"probe": "tests.fakes.family:ProbeFamily"}
 PROBE = "/queue/test/probe"
 
-STOP_S = 40.0
+STOP_S = 120.0
+
+PATIENCE_S = 240.0
+"""Ends what hangs, also where several rounds of crashes share the machine."""
 
 T = TypeVar("T")
 
 
-def eventually(look: Callable[[], T], what: str, within_s: float = 60.0) -> T:
+def eventually(look: Callable[[], T], what: str, within_s: float = PATIENCE_S) -> T:
     """The first true thing that ``look`` sees; fails with ``what`` when there is none in time."""
     end = time.monotonic() + within_s
     while True:
@@ -71,7 +74,7 @@ class Darkroom:
         self._process: subprocess.Popen[bytes] | None = None
         self._http: httpx.Client | None = None
 
-    def start(self, within_s: float = 120.0) -> Darkroom:
+    def start(self, within_s: float = PATIENCE_S) -> Darkroom:
         clean = clean_environment()
         with self.output.open("ab") as output:
             self._said = output.tell()
@@ -143,7 +146,9 @@ class Darkroom:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def in_state(self, request_id: str, *states: str, within_s: float = 120.0) -> dict[str, Any]:
+    def in_state(
+        self, request_id: str, *states: str, within_s: float = PATIENCE_S
+    ) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:
             seen = self.seen(request_id)
             return seen if seen and seen["state"] in states else None
@@ -250,7 +255,7 @@ class Darkroom:
             fresh = [r for r in answer.json()["replicas"] if r["seen_s"] < 7]
             return sum(r["stage"] == "ready" for r in fresh) >= replicas
 
-        eventually(look, f"{replicas} replicas are ready", within_s=180)
+        eventually(look, f"{replicas} replicas are ready")
 
     def stop(self, number: int = signal.SIGINT) -> None:
         """End it as a person does. It takes under ten seconds where nothing else is computed; other

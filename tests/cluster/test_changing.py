@@ -23,7 +23,7 @@ from tests.cluster.darkroom import (
     eventually,
 )
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(420)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 REDEPLOY = """
 import json, sys
@@ -57,13 +57,13 @@ def test_scale_down_and_redeploy_under_load_fail_nothing(
     darkroom.in_state(requests[3], "running")
     _redeploy(darkroom, _pool(1))
     requests += [darkroom.submit(steps=20, step_ms=50) for _ in range(4)]
-    eventually(lambda: len(darkroom.replicas()) == 1, "one replica is left", within_s=60)
+    eventually(lambda: len(darkroom.replicas()) == 1, "one replica is left")
     # Another number of slots is another configuration of the replica: it is replaced.
     changed = _pool(1)
     changed["studio"]["slots"] = 3  # type: ignore[index]
     _redeploy(darkroom, changed)
     for request_id in requests:
-        done = darkroom.in_state(request_id, "succeeded", "failed", within_s=120)
+        done = darkroom.in_state(request_id, "succeeded", "failed")
         assert done["state"] == "succeeded", done
         assert done["failures"] == 0, done
     check(darkroom, requests)
@@ -88,7 +88,7 @@ def test_a_pool_goes_to_zero_when_idle_and_comes_back_for_a_request(
         "keep_alive_s": 3,
     }
     darkroom = make_darkroom({"studio": pool}).start()
-    eventually(lambda: darkroom.replicas() == [], "the idle pool has no replica", within_s=60)
+    eventually(lambda: darkroom.replicas() == [], "the idle pool has no replica")
     request_id = darkroom.submit(steps=20, step_ms=50)
     seen = darkroom.request(request_id)
     assert seen["state"] == "queued"
@@ -97,8 +97,8 @@ def test_a_pool_goes_to_zero_when_idle_and_comes_back_for_a_request(
         lambda: (darkroom.request(request_id)["waiting"] or {}).get("reason") != "no_replica",
         "the request says that a replica starts",
     )
-    darkroom.in_state(request_id, "succeeded", within_s=60)
-    eventually(lambda: darkroom.replicas() == [], "it goes back to zero", within_s=60)
+    darkroom.in_state(request_id, "succeeded")
+    eventually(lambda: darkroom.replicas() == [], "it goes back to zero")
     darkroom.stop()
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.cluster.conftest import MakeDarkroom
 from tests.cluster.darkroom import ROOT, Darkroom, eventually
 
-pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(900)]
 
 ENDPOINT = "fal-ai/wan/v2.2-5b/text-to-video"
 POOLS = {"clips": {"families": ["video"], "num_cpus": 0.1, "threads": 1, "devices_per_replica": 2}}
@@ -32,7 +32,7 @@ def test_two_devices_make_a_clip_and_make_another_when_one_of_them_has_died(
     make_darkroom: MakeDarkroom,
 ) -> None:
     darkroom = make_darkroom(POOLS, models=str(CATALOGUE)).start(within_s=240)
-    made = darkroom.in_state(_submit(darkroom, 4), "succeeded", "failed", within_s=120)
+    made = darkroom.in_state(_submit(darkroom, 4), "succeeded", "failed")
     assert made["state"] == "succeeded", made
     output = darkroom.http.get(f"/queue/fal-ai/wan/requests/{made['request_id']}").json()
     assert httpx.get(output["video"]["url"]).content[4:8] == b"ftyp"
@@ -43,7 +43,7 @@ def test_two_devices_make_a_clip_and_make_another_when_one_of_them_has_died(
         lambda: (darkroom.request(request_id)["progress"] or {}).get("step"), "it has a step"
     )
     follower.kill()
-    done = darkroom.in_state(request_id, "succeeded", "failed", within_s=150)
+    done = darkroom.in_state(request_id, "succeeded", "failed")
     assert (done["state"], done["failures"]) == ("succeeded", 1), done
     darkroom.stop()
     assert darkroom.leftovers() == []

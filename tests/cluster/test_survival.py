@@ -9,7 +9,7 @@ import pytest
 from tests.cluster.conftest import Check, MakeDarkroom
 from tests.cluster.darkroom import PROBE, Darkroom, eventually, living
 
-pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(480)]
+pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(900)]
 
 
 def test_a_request_outlives_its_replica_and_one_failure_is_counted(
@@ -30,7 +30,7 @@ def test_a_request_that_ends_its_replica_every_time_fails_with_that_reason(
 ) -> None:
     darkroom.all_ready()
     request_id = darkroom.submit(steps=40, step_ms=50, crash_at_step=30)
-    done = darkroom.in_state(request_id, "failed", within_s=300)
+    done = darkroom.in_state(request_id, "failed")
     assert done["failures"] == 3
     assert done["error"]["code"] == "poison"
     check(darkroom, [request_id])
@@ -72,7 +72,7 @@ def test_postgresql_killed_comes_back_and_nothing_is_lost(darkroom: Darkroom, ch
     before = darkroom.postgres()
     before.kill()
     for request_id in requests:
-        darkroom.in_state(request_id, "succeeded", within_s=90)
+        darkroom.in_state(request_id, "succeeded")
     check(darkroom, requests)
     assert darkroom.postgres().pid != before.pid
 
@@ -85,7 +85,7 @@ def test_a_replica_that_stops_answering_loses_its_lease_and_cannot_write_later(
     frozen = darkroom.runner(request_id)
     frozen.send_signal(signal.SIGSTOP)
     try:
-        done = darkroom.in_state(request_id, "succeeded", within_s=90)
+        done = darkroom.in_state(request_id, "succeeded")
     finally:
         frozen.send_signal(signal.SIGCONT)
     assert done["attempt"] >= 2
@@ -100,7 +100,7 @@ def test_an_engine_that_stands_still_keeps_its_lease(darkroom: Darkroom) -> None
     # many are outlasted is what counts: reports renew them every half second, however long they
     # are.
     request_id = darkroom.submit(steps=2, step_ms=1, hang_s=24)
-    done = darkroom.in_state(request_id, "succeeded", within_s=120)
+    done = darkroom.in_state(request_id, "succeeded")
     assert done["attempt"] == 1
     assert done["failures"] == 0
 
@@ -141,7 +141,7 @@ def test_everything_killed_and_started_again_ends_everything_once(
     darkroom.kill_everything()
     darkroom.start()
     for request_id in requests:
-        darkroom.in_state(request_id, "succeeded", within_s=120)
+        darkroom.in_state(request_id, "succeeded")
     check(darkroom, requests)
     # Then its own process alone: what that had started is left, and would be in the way.
     started = darkroom.kill_serve()
@@ -171,6 +171,6 @@ def test_two_hundred_requests_with_random_kills_each_end_once(
         remaining = len(victims)
         eventually(lambda n=remaining: len(darkroom.replicas("studio")) >= n, "it is replaced")
     for request_id in requests:
-        done = darkroom.in_state(request_id, "succeeded", "failed", within_s=240)
+        done = darkroom.in_state(request_id, "succeeded", "failed")
         assert done["state"] == "succeeded", done
     check(darkroom, requests)

@@ -55,7 +55,7 @@ class _Round:
         self._tally.unlink(missing_ok=True)
         with tempfile.TemporaryDirectory(prefix="crash-") as scratch, self._output.open("w") as out:
             command = [
-                *(sys.executable, "-m", "pytest", "-q", "--show-capture=no"),
+                *(sys.executable, "-m", "pytest", "-q", "--show-capture=no", "--durations=100"),
                 *("-p", "no:cacheprovider", "--basetemp", f"{scratch}/tests"),
                 *("--crash-seed", str(self._seed), "--crash-tally", str(self._tally)),
                 *(["-m", "not cluster"] if self._without_cluster else []),

@@ -52,7 +52,7 @@ class Scene:
         self.house.history.accepted.add(request.id)
         return request
 
-    async def final(self, request_id: str, within_s: float = 30.0) -> Request:
+    async def final(self, request_id: str, within_s: float = 120.0) -> Request:
         """The request at its end, as a client sees it who asks again and again."""
         async with asyncio.timeout(within_s):
             while True:
@@ -73,7 +73,7 @@ class Scene:
     def replicas(self, count: int, **how: Any) -> Keeper:
         return Keeper(self.house, count, lambda name: Replica(self.house, name, **how))
 
-    async def _until_all_ended(self, within_s: float = 60.0) -> None:
+    async def _until_all_ended(self, within_s: float = 120.0) -> None:
         """Those also whose clients were not answered, and what failed attempts left is noted."""
         queue = self.house.queues[-1]
         async with asyncio.timeout(within_s):

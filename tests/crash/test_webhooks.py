@@ -132,7 +132,7 @@ async def doomed(scene: Scene) -> AsyncIterator[asyncio.subprocess.Process]:
         await process.wait()
 
 
-async def until_delivered(scene: Scene, ids: set[str], within_s: float = 30.0) -> None:
+async def until_delivered(scene: Scene, ids: set[str], within_s: float = 120.0) -> None:
     queue = scene.house.queues[0]
     async with asyncio.timeout(within_s):
         while True:

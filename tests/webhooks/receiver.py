@@ -74,7 +74,7 @@ class Receiver:
     def url(self, path: str = "/hook", host: str = "127.0.0.1") -> str:
         return f"http://{host}:{self.port}{path}"
 
-    async def until(self, count: int, within_s: float = 20.0) -> list[Received]:
+    async def until(self, count: int, within_s: float = 120.0) -> list[Received]:
         async with asyncio.timeout(within_s):
             while len(self.received) < count:
                 self._came.clear()
