@@ -17,6 +17,8 @@ from weights.selection import ADAPTER_FILE
 AMENDMENTS = ("dtype", "adapter", "solver", "tiling")
 """Options that make another pipeline of the same weights."""
 
+_FRAMES = "tile_sample_min_num_frames"
+
 ADAPTER_KEYS = {"hub", "revision", "directory", "file", "scale"}
 
 
@@ -26,7 +28,8 @@ def amended(pipeline: Any, endpoint: Endpoint) -> Any:
     ``adapter``: ``{directory}``, which one of the hub (``{hub, revision}``) lies in by then, with
     ``file`` and ``scale`` if they are not diffusers' own name and 1. ``solver``: ``{name, …}``, a
     scheduler class of diffusers and what differs from the configuration that came with the weights.
-    ``tiling``: true, so that the autoencoder takes what is large in overlapping tiles.
+    ``tiling``: true, so that the autoencoder takes what is large in overlapping tiles, or a mapping
+    of arguments of its ``enable_tiling``; with a number of frames it takes what is long in such.
     ``Misconfigured`` names the endpoint; ``WeightsUnavailable`` where the adapter cannot be had.
     """
     if (adapter := _option(endpoint, "adapter")) is not None:
@@ -61,16 +64,20 @@ def amendments_name(options: Mapping[str, Any]) -> str:
 
 
 def _tile(pipeline: Any, endpoint: Endpoint) -> None:
-    enable = getattr(getattr(pipeline, "vae", None), "enable_tiling", None)
-    if enable is None:
+    asked = endpoint.options["tiling"]
+    sizes: Mapping[str, Any] = {} if asked is True else _option(endpoint, "tiling") or {}
+    vae: Any = getattr(pipeline, "vae", None)
+    if (enable := getattr(vae, "enable_tiling", None)) is None:
         raise Misconfigured(
             f"{endpoint.id}: `options.tiling`: {type(pipeline).__name__} has no autoencoder that "
             "takes tiles."
         )
     try:
-        enable()
-    except NotImplementedError as error:  # what diffusers' own do that have none
+        enable(**sizes)
+    except (NotImplementedError, TypeError) as error:  # what diffusers' own do that have none
         raise Misconfigured(f"{endpoint.id}: `options.tiling`: {error}") from error
+    if _FRAMES in sizes and hasattr(vae, "use_framewise_decoding"):
+        vae.use_framewise_decoding = True  # which is apart from the tiles of pixels
 
 
 def _option(endpoint: Endpoint, name: str) -> Mapping[str, Any] | None:

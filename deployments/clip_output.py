@@ -15,6 +15,7 @@ from serve_app.domain.errors import Misconfigured
 if TYPE_CHECKING:
     from deployments.engine.clip import Pixels
     from deployments.engine.clip_file import ClipFile
+    from deployments.engine.soundtrack import Soundtrack
 
 AT_ONCE = 16  # frames that are brought from the device together
 
@@ -42,8 +43,9 @@ def deliver_clip(
             f"{endpoint.id} makes a clip as {form.media_type}, but the lease came with tickets for "
             f"{types}."
         )
-    recorded = call.recording.finish() if call.recording is not None else None
-    clip = recorded or _written(facts, made)
+    sound = _sound(facts, made)
+    recorded = call.recording.finish(sound) if call.recording is not None else None
+    clip = recorded or _written(facts, made, sound)
     files = [MediaFile(tickets[0], clip.path, form.width, form.height)]
     output: dict[str, Any] = {
         "video": {
@@ -67,22 +69,28 @@ def deliver_clip(
     return Product(output, files, units=form.duration_s)
 
 
-def _written(facts: ClipFacts, made: Made) -> ClipFile:
-    """Of a pipeline that gave all frames at once."""
-    from deployments.engine.clip_file import ClipFile  # noqa: PLC0415
+def _sound(facts: ClipFacts, made: Made) -> Soundtrack | None:
+    if facts.sound_rate is None:
+        return None
     from deployments.engine.soundtrack import Soundtrack  # noqa: PLC0415
 
-    form, rate = facts.form, facts.sound_rate
-    sound = Soundtrack.of(made.result.audio[0], rate) if rate is not None else None
+    return Soundtrack.of(made.result.audio[0], facts.sound_rate)
+
+
+def _written(facts: ClipFacts, made: Made, sound: Soundtrack | None) -> ClipFile:
+    """Of a pipeline that gave all frames at once."""
+    from deployments.engine.clip_file import ClipFile  # noqa: PLC0415
+
+    form = facts.form
     path = made.scratch.new_file(EXTENSIONS[form.media_type])
-    file = ClipFile(path, form, made.scratch, sound)
+    file = ClipFile(path, form, made.scratch, facts.sound_rate)
     try:
         for pixels in _frames(made.result, form.num_frames):
             file.add(pixels)
     except BaseException:
         file.give_up()
         raise
-    file.finish()
+    file.finish(sound)
     return file
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # they import torch
     from deployments.engine.clip_file import ClipFile
     from deployments.engine.generation import Generation
     from deployments.engine.host_copy import HostCopy
+    from deployments.engine.soundtrack import Soundtrack
 
 MOST_WAITING = 32  # frames that are decoded and not written
 
@@ -30,8 +31,18 @@ class Recording:
     """Of one generation. ``begin`` and ``follow`` before frames come; ``take`` on the engine's
     thread; ``finish`` on an encoder's, after the last; ``abandon`` on any, at any time."""
 
-    def __init__(self, form: ClipForm, most_waiting: int = MOST_WAITING) -> None:
+    def __init__(
+        self,
+        form: ClipForm,
+        sound_rate: int | None = None,
+        leaves_out: int = 0,
+        most_waiting: int = MOST_WAITING,
+    ) -> None:
+        """``sound_rate``: samples a second of the sound that ``finish`` gets; None: none.
+        ``leaves_out``: frames at the start that do not belong to the clip."""
         self._form = form
+        self._sound_rate = sound_rate
+        self._leaves_out = leaves_out
         self._most_waiting = most_waiting
         self._scratch = Scratch()
         self._encoders: Executor | None = None
@@ -55,7 +66,11 @@ class Recording:
         from deployments.engine.host_copy import host_copy  # noqa: PLC0415
         from deployments.engine.media import levels_of  # noqa: PLC0415
 
-        copy = host_copy(levels_of(frames))
+        skipped = min(self._leaves_out, len(frames))
+        self._leaves_out -= skipped
+        if skipped == len(frames):
+            return
+        copy = host_copy(levels_of(frames[skipped:]))
         with self._lock:
             if self._error is not None:
                 return
@@ -67,7 +82,7 @@ class Recording:
             with contextlib.suppress(RuntimeError):  # they are closed: the replica is ending
                 self._encoders.submit(self._write)
 
-    def finish(self) -> ClipFile | None:
+    def finish(self, sound: Soundtrack | None = None) -> ClipFile | None:
         """The file, complete; None: no frames came, as the autoencoder makes all in one. Raises
         what went wrong with it."""
         with self._writing:
@@ -75,7 +90,7 @@ class Recording:
             if self._error is not None:
                 raise self._error
             if self._file is not None:
-                self._file.finish()
+                self._file.finish(sound)
             file, self._file = self._file, None
             return file
 
@@ -134,7 +149,7 @@ class Recording:
 
         if self._file is None:
             path = self._scratch.new_file(EXTENSIONS[self._form.media_type])
-            self._file = ClipFile(path, self._form, self._scratch)
+            self._file = ClipFile(path, self._form, self._scratch, self._sound_rate)
         return self._file
 
     def _give_up(self) -> None:

@@ -56,6 +56,8 @@ class VideoFamily:
         asked = clip_size(endpoint, input, multiple, _given(mapping, input))
         rendered = rendered_size(asked, multiple, mapping.native_size)
         form = _form(endpoint, input, asked)
+        # Frames that the pipeline makes first, and that are none of the clip.
+        left_out = KNOWN.of_itself(called).leaves_out(pipeline)
         arguments = {
             "prompt": input.get("prompt"),
             "num_inference_steps": int(input["num_inference_steps"]),
@@ -63,17 +65,21 @@ class VideoFamily:
             "output_type": "pt",
             "width": rendered.width,
             "height": rendered.height,
-            _number_of_frames(takes): rendered_frames(form.num_frames, _compression(pipeline)),
+            _number_of_frames(takes): rendered_frames(
+                form.num_frames + left_out, _compression(pipeline)
+            ),
             "frame_rate": float(form.fps),
             **mapping.fixed,
             **mapped(mapping, input),
             **_pictures(mapping, input, rendered, takes),
         }
-        left_out = OPTIONAL - takes
+        not_taken = OPTIONAL - takes
+        facts = _facts(form, input, seed, pipeline)
+        recorded = KNOWN.of_itself(called).decodes_last
         return GenerationCall(
-            {name: value for name, value in arguments.items() if name not in left_out},
-            {"clip": _facts(form, input, seed, pipeline)},
-            recording=Recording(form) if KNOWN.of_itself(called).decodes_last else None,
+            {name: value for name, value in arguments.items() if name not in not_taken},
+            {"clip": facts},
+            recording=Recording(form, facts.sound_rate, left_out) if recorded else None,
             view=_view(endpoint, mapping, input, pipeline, called),
         )
 

@@ -14,16 +14,19 @@ from functools import cache
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
+from diffusers.models.autoencoders.vae import DecoderOutput
 from greenlet import getcurrent
 
 from deployments.engine.declarations import Declaration
 from deployments.engine.lapping import counted_in, decoded_of
 from deployments.engine.part import Part
+from deployments.engine.seam import in_tiles, seam_of
 from deployments.engine.stand_in import DenoiserCall, GenerationGreenlet
 
 OnFrames = Callable[[torch.Tensor], object]
 """Takes [frames, 3, height, width], 0 to 1; must be quick, and not wait for the device."""
+
+_Take = Callable[[torch.Tensor], torch.Tensor]
 
 
 def in_chunks(call: DenoiserCall, declared: Declaration) -> bool:
@@ -39,18 +42,22 @@ def in_chunks(call: DenoiserCall, declared: Declaration) -> bool:
 def computed(call: DenoiserCall, declared: Declaration, on_frames: OnFrames | None = None) -> Any:
     """The output of ``call``; inside of the generation, which is suspended at each chunk.
 
-    ``on_frames`` gets the frames of each chunk that is decoded, where the autoencoder is known to
-    make them one after another. Then the output is the first corner of each frame alone.
+    ``on_frames`` gets the frames of each chunk that is decoded, as soon as no later one changes
+    them, where it is known how the autoencoder joins them. Then the output is the first corner of
+    each frame alone.
     """
-    inner = _INNER[call.method]
-    take = _taker(call, on_frames) if on_frames is not None and declared.lines_up else None
-    twin = copy.copy(call.module)
-    chunks = _Chunks.of(getattr(call.module, inner), f"{call.component}.{inner}", take)
-    shape = tuple(_clip_in(call).shape)
+    module, inner, shape = call.module, _INNER[call.method], tuple(_clip_in(call).shape)
     decodes = call.method == "decode"
-    total = decoded_of(call.module, shape) if decodes else math.prod(shape[2:])
+    take = _taker(call, declared, on_frames) if decodes and on_frames is not None else None
+    twin = copy.copy(module)
+    whole = take is not None and in_tiles(module, shape)  # a chunk comes from the tiles together
+    if take is not None and whole:
+        twin.tiled_decode = _taken(twin.tiled_decode, take)
+    of_inner = None if whole else take
+    chunks = _Chunks.of(getattr(module, inner), f"{call.component}.{inner}", of_inner)
+    total = decoded_of(module, shape) if decodes else math.prod(shape[2:])
     # Who is given the frames says how far it is.
-    chunks.expect(counted_in(call.module, shape), total, told=decodes and take is None)
+    chunks.expect(counted_in(module, shape), total, told=decodes and take is None)
     twin._modules = {**twin._modules, inner: chunks}  # noqa: SLF001
     return getattr(twin, call.method)(*call.arguments, **call.keywords)
 
@@ -60,7 +67,7 @@ class _Chunks:
 
     real_module: Any
     component: str
-    take: Callable[[torch.Tensor], torch.Tensor] | None
+    take: _Take | None
     frames: int  # of the clip, or of its latents; tiles of a sound
     pixels: int  # of all that is computed of them
     left: int  # of those
@@ -104,25 +111,33 @@ class _Chunks:
                 frames=self.frames if self.told else 0,
             )
         )
-        return output if self.take is None else self.take(output)
+        if self.take is None:
+            return output
+        if isinstance(output, tuple):  # with what it remembers for the next chunk
+            return self.take(output[0]), *output[1:]
+        return self.take(output)
 
 
-def _taker(call: DenoiserCall, on_frames: OnFrames) -> Callable[[Any], Any] | None:
-    """What hands on the frames of a chunk and leaves a corner of them; None where the autoencoder
-    does more with its chunks than to line them up."""
-    vae = call.module
+def _taker(call: DenoiserCall, declared: Declaration, on_frames: OnFrames) -> _Take | None:
+    """What hands on the frames of a chunk and leaves a corner of them; None where frames may change
+    after their chunk."""
     latents = _clip_in(call)
-    if call.method != "decode" or vae.use_tiling or len(latents) != 1:
+    if latents.ndim != 5 or not (seam := seam_of(call.module, latents.shape, declared.joins)):
         return None
 
-    def take(output: torch.Tensor) -> torch.Tensor:  # [1, channels, frames, height, width]
-        side = vae.config.patch_size
-        pixels = output if side is None else unpatchify(output, patch_size=side)
-        frames = pixels.clamp(-1.0, 1.0)[0].transpose(0, 1)
+    def take(chunk: torch.Tensor) -> torch.Tensor:  # [1, channels, frames, height, width]
+        frames = seam.frames(chunk).clamp(-1.0, 1.0)[0].transpose(0, 1)
         on_frames((frames * 0.5 + 0.5).clamp(0, 1))  # as pipelines do it themselves
-        return output[..., :1, :1].clone()
+        return chunk[..., :1, :1].clone()
 
     return take
+
+
+def _taken(tiled_decode: Callable[..., Any], take: _Take) -> Callable[..., Any]:
+    def decode(*arguments: Any, **keywords: Any) -> DecoderOutput:
+        return DecoderOutput(sample=take(tiled_decode(*arguments, **keywords).sample))
+
+    return decode
 
 
 @cache

@@ -50,8 +50,9 @@ class ClipWriter:
         self._kind = kind = _kind(form.media_type)
         if sound_rate is not None and kind.sound is None:
             raise Unsupported(f"A file of {form.media_type} has no sound.")
-        # Without `bitexact`, WebM gets a random number.
-        settings = {"fflags": "bitexact", **kind.settings}
+        # Without `bitexact`, WebM gets a random number. Sound that comes after the last frame still
+        # lies beside the first: what is encoded waits for it, however long it takes.
+        settings = {"fflags": "bitexact", "max_interleave_delta": "0", **kind.settings}
         self._container: OutputContainer = av.open(
             str(path), "w", format=kind.container, options=settings
         )

@@ -1,4 +1,4 @@
-"""A clip's file in the making: frames as they come, with their sound, and the first as a poster."""
+"""A clip's file in the making: frames as they come, their sound, and the first as a poster."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class ClipFile:
     """
 
     def __init__(
-        self, path: Path, form: ClipForm, scratch: Scratch, sound: Soundtrack | None = None
+        self, path: Path, form: ClipForm, scratch: Scratch, sound_rate: int | None = None
     ) -> None:
+        """``sound_rate``: samples a second of the sound that ``finish`` gets; None: none."""
         self.path = path
         self.poster: Any = None  # Pillow's picture, in the form's size; None before the first frame
         self._form = form
         self._scratch = scratch
-        self._sound = sound
-        self._writer = ClipWriter(path, form, sound.rate if sound else None)
+        self._writer = ClipWriter(path, form, sound_rate)
 
     def add(self, pixels: Pixels) -> None:
         self._scratch.check()
@@ -39,20 +39,30 @@ class ClipFile:
         if self.poster is None:
             self.poster = fit(Image.fromarray(pixels), form.width, form.height)
         self._writer.write(pixels)
-        if self._sound is not None:
-            self._writer.write_sound(self._sound.during(number / form.fps, (number + 1) / form.fps))
         self._scratch.on_made(number + 1, form.num_frames)
 
-    def finish(self) -> None:
+    def finish(self, sound: Soundtrack | None = None) -> None:
         """``PipelineFailed`` when there were too few frames."""
-        if self._writer.frames < self._form.num_frames:
+        form = self._form
+        if self._writer.frames < form.num_frames:
             self.give_up()
             raise PipelineFailed(
-                f"{self._writer.frames} frames were made, and {self._form.num_frames} were asked "
-                "for."
+                f"{self._writer.frames} frames were made, and {form.num_frames} were asked for."
             )
+        try:
+            if sound is not None:
+                self._write(sound)
+        except BaseException:
+            self.give_up()
+            raise
         self._writer.finish()
 
     def give_up(self) -> None:
         """Nobody will read it."""
         self._writer.give_up()
+
+    def _write(self, sound: Soundtrack) -> None:
+        fps = self._form.fps
+        for number in range(self._form.num_frames):
+            self._scratch.check()
+            self._writer.write_sound(sound.during(number / fps, (number + 1) / fps))

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class Joins(Enum):
+    """How an autoencoder makes a clip of the chunks that it decodes."""
+
+    IN_LINE = "their frames, one after another"
+    LAPPED_WITHOUT_FIRST = "tiles blended into each other; of all but one, the first frame goes"
+    LAPPED_WITHOUT_LAST = "tiles blended into each other; of all but one, the last frame goes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,14 +31,16 @@ class Declaration:
 
     # Of an autoencoder of clips or sounds, itself and no class that is made of it.
     chunked: bool = False  # it takes them in chunks, and changes nothing but itself on the way
-    lines_up: bool = False  # what it decodes is its chunks' frames, one after another
+    joins: Joins | None = None  # how what it decodes of a clip is made of its chunks
 
     # Of a component or a pipeline.
     undividable: str = ""  # why diffusers cannot divide it among several devices after all
 
     # Of a pipeline.
     draws_globally: bool = False  # also from torch's global random state, beside its generator
-    decodes_last: bool = False  # itself: it does nothing more with what it has decoded
+    decodes_last: bool = False  # itself: it does nothing more with the clip that it has decoded
+    # Of those frames, how many at the start it leaves out all the same, told by the pipeline.
+    leaves_out: Callable[[Any], int] = lambda _: 0
 
 
 ModelFamily = Mapping[str, Declaration]

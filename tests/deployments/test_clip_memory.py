@@ -1,48 +1,18 @@
 """Whether a clip can be decoded on the smallest GPU that its entry has a recipe for."""
 
-import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKLLTXVideo
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from serve_app.catalog.catalog import load
+from tests.engine.live import Live
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 GB = 10**9
 TRANSFORMER, TEXT_ENCODER, VAE = 3.8 * GB, 9.5 * GB, 1.7 * GB  # in bfloat16
-
-
-class Live(TorchDispatchMode):
-    """Counts the bytes of tensors that are alive; they may be on no device at all."""
-
-    def __init__(self):
-        super().__init__()
-        self.now = self.peak = 0
-        self._counted = set()
-
-    def __torch_dispatch__(self, function, kinds, given=(), named=None):
-        made = function(*given, **(named or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, torch.Tensor):
-                self._count(tensor.untyped_storage())
-        return made
-
-    def _count(self, storage):
-        if storage._cdata in self._counted:
-            return
-        self._counted.add(storage._cdata)
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._gone, storage._cdata, storage.nbytes())
-
-    def _gone(self, known, size):
-        self._counted.discard(known)
-        self.now -= size
 
 
 def decoding(clip, *, tiling):

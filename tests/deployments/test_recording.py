@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from deployments.clip_form import ClipForm
 from deployments.engine.engine import Engine
-from deployments.engine.media import to_levels
+from deployments.engine.media import fit, to_levels
 from deployments.recording import Recording
 from deployments.scratch import Scratch
 from serve_app.domain.errors import Cancelled, PipelineFailed
 from tests.deployments import clips
-from tests.deployments.clips import LTX_T2V, MAKE, SMALL_I2V, WAN_T2V, given, seen
+from tests.deployments.clips import (
+    HUNYUAN,
+    HUNYUAN_I2V,
+    LTX2,
+    MAKE,
+    SMALL_I2V,
+    WAN_T2V,
+    deliver,
+    given,
+    seen,
+)
 from tests.deployments.served import Served
+from tests.engine.conformance import zoo
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -56,7 +69,7 @@ def chunk(number, frames=2):
 
 
 def begun(scratch, encoders, form=FORM, most_waiting=32):
-    recording = Recording(form, most_waiting)
+    recording = Recording(form, most_waiting=most_waiting)
     recording.begin(scratch, encoders)
     generation = Paused()
     recording.follow(generation)
@@ -165,5 +178,86 @@ def test_an_autoencoder_that_blends_its_chunks_gives_them_all_at_once():
         result = engine.submit(pipeline="tiled", on_frames=came.append, **call.arguments).result(60)
         assert came == []
         assert result.frames.shape == (1, 5, 3, 16, 32)
-        ltx = Served(clips.entry(LTX_T2V), MAKE[LTX_T2V](), engine)
-        assert ltx.call(FIELDS).recording is None
+
+
+def test_a_clip_that_comes_with_sound_is_the_same_file_as_one_written_afterwards(scratch, encoders):
+    with Engine(device="cpu", threads=1) as engine:
+        served = Served(clips.entry(LTX2, clip={"width": 32, "height": 32}), MAKE[LTX2](), engine)
+        in_time(served.pipeline.vae)
+        written = []
+        for streamed in (True, False):
+            call = served.call(FIELDS, resolution=None, num_frames=41)
+            recording = call.recording if streamed else None
+            file, came = file_of(served, replace(call, recording=recording), scratch, encoders)
+            assert (came > 5) == streamed
+            written.append(file.read_bytes())
+            clip = seen(file)
+            assert clip.sound[:2] == ("aac", 24000)
+            assert clip.sound[2] == pytest.approx(41 / 25, abs=0.1)
+            assert len(clip.frames) == 41
+    assert written[0] == written[1]
+
+
+HUNYUANS = {
+    "HunyuanVideoPipeline": HUNYUAN,
+    "HunyuanVideoImageToVideoPipeline": HUNYUAN_I2V,
+    "HunyuanVideoImageToVideoPipeline, the picture beside the noise": HUNYUAN_I2V,
+}
+
+
+@pytest.mark.parametrize("title", HUNYUANS)
+def test_a_clip_begins_where_the_pipeline_has_it_begin(title, scratch, encoders):
+    endpoint_id = HUNYUANS[title]
+    pictures = {"image_url": given()} if endpoint_id == HUNYUAN_I2V else {}
+    fields = FIELDS | ({"image_url": "https://example.org/a.png"} if pictures else {})
+    with Engine(device="cpu", threads=1) as engine:
+        served = Served(clips.entry(endpoint_id), zoo.cases()[title].build(), engine)
+        in_time(served.pipeline.vae)
+        call = served.call(fields, num_frames=33, **pictures)
+        whole = to_levels(served.run(call).frames[0])
+        again = served.call(fields, num_frames=33, **pictures)
+        came = []
+        again.recording.begin(scratch, encoders)
+        again.recording.follow(Paused())
+        engine.submit(
+            pipeline=endpoint_id,
+            view=again.view,
+            on_frames=lambda frames: (came.append(len(frames)), again.recording.take(frames)),
+            **again.arguments,
+        ).result(60)
+        file = again.recording.finish()
+    assert len(came) > 2
+    form = again.facts["clip"].form
+    first = fit(Image.fromarray(whole[0]), form.width, form.height)
+    assert file.poster.tobytes() == first.tobytes()
+
+
+def in_time(vae):
+    """Tiles of 8 frames that share 4, of any size in pixels."""
+    length = vae.temporal_compression_ratio
+    vae.use_framewise_decoding = True
+    vae.tile_sample_min_num_frames = 2 * length
+    vae.tile_sample_stride_num_frames = length
+
+
+def file_of(served, call, scratch, encoders):
+    """The clip's file, and in how many parts its frames came."""
+    came = []
+    if call.recording is not None:
+        call.recording.begin(scratch, encoders)
+        call.recording.follow(Paused())
+
+    def take(frames):
+        came.append(frames)
+        call.recording.take(frames)
+
+    name = served.entry.endpoint.id
+    served._engine.add(name, served.pipeline)
+    result = served._engine.submit(
+        pipeline=name,
+        view=call.view,
+        on_frames=take if call.recording is not None else None,
+        **call.arguments,
+    ).result(60)
+    product = deliver(served, call, result)
+    return product.files[0].body, len(came)

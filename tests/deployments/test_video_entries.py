@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from tests.deployments.clip_cases import (
 )
 from tests.deployments.clips import (
     HUNYUAN,
+    LTX2,
     MAKE,
     SHORT_TEXT,
     WAN_T2V,
@@ -29,7 +31,8 @@ from tests.deployments.clips import (
     seen,
     tickets,
 )
-from tests.engine.conformance import zoo
+from tests.deployments.served import CATALOG
+from tests.engine.conformance import autoencoders, zoo
 
 __all__ = ["engine", "pipelines", "serve"]
 
@@ -121,6 +124,21 @@ def test_an_autoencoder_takes_tiles_where_its_entry_says_so(tmp_path):
     assert amendments_name(tiled.options) != amendments_name(whole.options)
     with pytest.raises(Misconfigured, match=r"me/mine: `options.tiling`"):
         amended(object(), tiled)
+
+
+def test_an_entry_says_in_how_many_frames_its_clips_are_decoded():
+    sizes = {"tile_sample_min_num_frames": 64, "tile_sample_stride_num_frames": 40}
+    assert CATALOG.get(LTX2).endpoint.options["tiling"] == sizes
+    pipeline = SimpleNamespace(vae=autoencoders.ltx2_video())
+    assert not pipeline.vae.use_framewise_decoding
+    amended(pipeline, replace(ANY, options={"tiling": sizes}))
+    assert pipeline.vae.use_tiling
+    assert pipeline.vae.use_framewise_decoding
+    assert pipeline.vae.tile_sample_min_num_frames == 64
+    assert pipeline.vae.tile_sample_stride_num_frames == 40
+    for wrong in ({"frames": 64}, 64):
+        with pytest.raises(Misconfigured, match=r"me/mine: `options.tiling`"):
+            amended(pipeline, replace(ANY, options={"tiling": wrong}))
 
 
 def test_an_exact_size_is_rendered_larger_and_cropped_and_made_even(serve):
