@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.history import Tally
-from tests.docs.pages import ROOT, matrix
+from tests.docs.pages import ROOT, matrix, what_goes_on
 
 
 def main() -> int:
@@ -25,11 +25,17 @@ def main() -> int:
     parser.add_argument(
         "--without-cluster", action="store_true", help="Leave out the tests that start Ray."
     )
+    parser.add_argument(
+        "--what-goes-on", action="store_true", help="What is made when its replica is killed."
+    )
     parser.add_argument("--output", type=Path, help="A folder for what the rounds say.")
     asked = parser.parse_args()
     folder = asked.output or Path(tempfile.mkdtemp(prefix="crash-"))
     folder.mkdir(parents=True, exist_ok=True)
-    rounds = [_Round(folder, number, asked.without_cluster) for number in range(asked.rounds)]
+    tests = what_goes_on() if asked.what_goes_on else matrix()
+    if asked.without_cluster:
+        tests = ["-m", "not cluster", *tests]
+    rounds = [_Round(folder, number, tests) for number in range(asked.rounds)]
     total, failed = Tally(), 0
     with ThreadPoolExecutor(asked.jobs) as pool:
         for done in as_completed([pool.submit(each.run) for each in rounds]):
@@ -41,13 +47,13 @@ def main() -> int:
 
 
 class _Round:
-    """The matrix once, in a process of its own: nothing that it writes is where another writes."""
+    """The tests once, in a process of its own: nothing that it writes is where another writes."""
 
-    def __init__(self, folder: Path, number: int, without_cluster: bool) -> None:
+    def __init__(self, folder: Path, number: int, tests: list[str]) -> None:
         self.name = f"round-{number + 1}"
         self.failed = False
         self._seed = random.SystemRandom().randrange(10**6)
-        self._without_cluster = without_cluster
+        self._tests = tests
         self._output = folder / f"{self.name}.txt"
         self._tally = folder / f"{self.name}.tally"
 
@@ -58,8 +64,7 @@ class _Round:
                 *(sys.executable, "-m", "pytest", "-q", "--show-capture=no", "--durations=100"),
                 *("-p", "no:cacheprovider", "--basetemp", f"{scratch}/tests"),
                 *("--crash-seed", str(self._seed), "--crash-tally", str(self._tally)),
-                *(["-m", "not cluster"] if self._without_cluster else []),
-                *matrix(),
+                *self._tests,
             ]
             ran = subprocess.run(command, cwd=ROOT, stdout=out, stderr=out, check=False)
         self.failed = ran.returncode != 0

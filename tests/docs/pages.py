@@ -91,6 +91,14 @@ def code(cell: str) -> list[str]:
 
 def matrix() -> list[str]:
     """The tests of the crash matrix, by pytest's names for them."""
-    return [
-        one for *_, tests in table(DOCS / "15-crashes.md", "what happens") for one in code(tests)
-    ]
+    return _crashes("what happens")
+
+
+def what_goes_on() -> list[str]:
+    """Those of generations whose replica is killed."""
+    return _crashes("what is killed")
+
+
+def _crashes(first_column: str) -> list[str]:
+    rows = table(DOCS / "15-crashes.md", first_column)
+    return [one for *_, tests in rows for one in code(tests)]

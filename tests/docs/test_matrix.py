@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 
-from tests.docs.pages import ROOT, matrix
+from tests.docs.pages import ROOT, matrix, what_goes_on
 
 
 def named_in(file: str) -> set[str]:
@@ -14,7 +14,7 @@ def named_in(file: str) -> set[str]:
 
 
 def test_every_test_of_the_matrix_is_there() -> None:
-    for named in matrix():
+    for named in [*matrix(), *what_goes_on()]:
         file, name = named.split("::")
         assert name in named_in(file), named
 
@@ -26,4 +26,4 @@ def test_every_crash_test_is_in_the_matrix() -> None:
         for name in named_in(f"tests/crash/{file.name}")
         if name.startswith("test_")
     }
-    assert here <= {*matrix()}
+    assert here <= {*matrix(), *what_goes_on()}
