@@ -1,5 +1,5 @@
-"""The family for sounds: any pipeline of diffusers that makes waveforms from text, as the options
-of an endpoint say."""
+"""The family for sounds: any pipeline of diffusers that makes waveforms from text, or from text and
+a sound, as the options of an endpoint say."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ from deployments.family import GenerationCall, Made, Product
 from deployments.mapped_fields import mapped, need
 from deployments.picture_output import seed_of
 from deployments.sound_form import SoundOptions, asked_steps, sound_form, sound_options, span
+from deployments.sound_input import FIELD, given_samples
 from deployments.sound_output import SoundFacts, deliver_sound
-from deployments.task import TEXT_TO_AUDIO
+from deployments.task import AUDIO_TO_AUDIO, TEXT_TO_AUDIO
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
 
-TASKS = {TEXT_TO_AUDIO: frozenset[str]()}
+TASKS = {TEXT_TO_AUDIO: frozenset[str](), AUDIO_TO_AUDIO: frozenset[str]()}
+
+MOST_GIVEN_S = 600.0
+"""What a given sound has beyond them is left out, where the model has no limit of its own."""
 
 
 class AudioFamily:
@@ -32,7 +36,8 @@ class AudioFamily:
     def load(self, endpoint: Endpoint, device: str) -> Any:
         mapping = mapping_of(endpoint, TASKS)
         pipeline = loaded(endpoint, mapping, device)
-        _check_sound(endpoint, sound_options(endpoint), called_by(endpoint, mapping, pipeline))
+        called = called_by(endpoint, mapping, pipeline)
+        _check_sound(endpoint, mapping.task, sound_options(endpoint), called)
         _rate(endpoint, pipeline)
         return amended(pipeline, endpoint)
 
@@ -45,10 +50,14 @@ class AudioFamily:
         called = called_by(endpoint, mapping, pipeline)
         # Endpoints share loaded weights, and another one's options may have loaded these.
         check(endpoint, mapping, called)
-        _check_sound(endpoint, options, called)
-        need(input, options.prompt)
+        _check_sound(endpoint, mapping.task, options, called)
+        begins = mapping.task == AUDIO_TO_AUDIO
+        need(input, options.prompt, *([FIELD] if begins else []))
         rate = _rate(endpoint, pipeline)
-        form = sound_form(endpoint, options, input, rate, _most_seconds(options, pipeline, rate))
+        most = _most_seconds(options, pipeline, rate)
+        given = given_samples(input, pipeline, rate, min(most, MOST_GIVEN_S)) if begins else None
+        given_s = None if given is None else given.shape[-1] / rate
+        form = sound_form(endpoint, options, input, rate, most, given_s)
         own_seed = seed_of(input, seed)
         arguments = {
             "prompt": input[options.prompt],
@@ -56,13 +65,15 @@ class AudioFamily:
             "generator": torch.Generator("cpu").manual_seed(own_seed),
             "output_type": "pt",
             **span(options, input, form),
+            **({options.given: given, options.given_rate: rate} if begins else {}),
             **mapping.fixed,
             **mapped(mapping, input),
         }
         echoed = {name: input.get(name) for name in options.echo}
         facts = SoundFacts(form, own_seed, input[options.prompt], options.output, echoed)
         view = None if mapping.pipeline is None else view_for(endpoint, pipeline, called)
-        return GenerationCall(arguments, {"sound": facts}, view=view)
+        passed = {name: value for name, value in arguments.items() if name is not None}
+        return GenerationCall(passed, {"sound": facts}, view=view)
 
     def deliver(
         self,
@@ -74,7 +85,12 @@ class AudioFamily:
         return deliver_sound(endpoint, call.facts["sound"], made, tickets)
 
 
-def _check_sound(endpoint: Endpoint, options: SoundOptions, called: type) -> None:
+def _check_sound(endpoint: Endpoint, task: str, options: SoundOptions, called: type) -> None:
+    if task == AUDIO_TO_AUDIO and options.given is None:
+        raise Misconfigured(
+            f"{endpoint.id}: `options.sound` in the catalogue needs `given`, the argument of "
+            f"{called.__name__} that takes the given sound."
+        )
     if unknown := sorted(options.arguments() - parameters(called)):
         raise Misconfigured(
             f"{endpoint.id}: {called.__name__} takes no {', '.join(unknown)}. Change "

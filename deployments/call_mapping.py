@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from deployments.task import IMAGE_TO_VIDEO, task_of
+from deployments.task import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO, task_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
 
@@ -16,7 +16,10 @@ PIXELS, PILLOW = "pixels", "pillow"
 STANDARD = frozenset({"prompt", "num_inference_steps", "generator", "output_type"})
 """Arguments that every pipeline gets."""
 
-DISPENSABLE = {IMAGE_TO_VIDEO: frozenset({"prompt"})}
+DISPENSABLE = {
+    IMAGE_TO_VIDEO: frozenset({"prompt"}),
+    VIDEO_TO_VIDEO: frozenset({"prompt"}),
+}
 """Task → of those, what a pipeline need not take: Stable Video Diffusion goes by its picture."""
 
 Tasks = Mapping[str, frozenset[str]]
@@ -33,6 +36,7 @@ class CallMapping:
     fixed: Mapping[str, Any] = field(default_factory=dict)  # argument → what it always is
     unless_empty: tuple[str, ...] = ()  # fields that are left out when they are ""
     pictures: str = PIXELS  # as what given pictures are passed: a tensor, or Pillow's own
+    video: str = "video"  # the argument that takes the frames of a given clip
     pipeline: str | None = None  # class of diffusers to call over the loaded components
     multiple: int | None = None  # pixels; None: as the pipeline's parts tell it
     native_size: int | None = None  # pixels
@@ -47,13 +51,15 @@ def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
     that is not as it has to be."""
     options = endpoint.options
     task = task_of(endpoint, tuple(tasks))
+    video = _typed(endpoint, "video", str) or "video"
     mapping = CallMapping(
         task=task,
-        given=tasks[task],
+        given=frozenset(video if each == "video" else each for each in tasks[task]),
         arguments=_names(endpoint, "arguments"),
         fixed=_typed(endpoint, "fixed", Mapping) or {},
         unless_empty=tuple(_typed(endpoint, "unless_empty", list) or ()),
         pictures=options.get("pictures", PIXELS),
+        video=video,
         pipeline=_typed(endpoint, "pipeline", str),
         multiple=_typed(endpoint, "multiple", int),
         native_size=_typed(endpoint, "native_size", int),

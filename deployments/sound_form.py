@@ -34,11 +34,13 @@ class SoundForm:
 @dataclass(frozen=True, slots=True)
 class SoundOptions:
     """An endpoint's option ``sound``: which of the pipeline's arguments say when it begins and
-    ends, or how long it lasts, all in seconds."""
+    ends, or how long it lasts, all in seconds, and which takes a sound."""
 
     length: str | None = None
     start: str | None = None
     end: str | None = None
+    given: str | None = None  # takes the samples of a given sound
+    given_rate: str | None = None  # takes how many they are a second
     seconds: float | None = None  # where the input does not say it
     most_seconds: float | None = None  # None: as the pipeline tells it, or without a limit
     output: str = "audio"  # the field of the output that is the file
@@ -47,7 +49,8 @@ class SoundOptions:
 
     def arguments(self) -> frozenset[str]:
         """Those of the pipeline."""
-        return frozenset(each for each in (self.length, self.start, self.end) if each is not None)
+        named = (self.length, self.start, self.end, self.given, self.given_rate)
+        return frozenset(each for each in named if each is not None)
 
 
 def sound_options(endpoint: Endpoint) -> SoundOptions:
@@ -67,12 +70,18 @@ def sound_options(endpoint: Endpoint) -> SoundOptions:
 
 
 def sound_form(
-    endpoint: Endpoint, options: SoundOptions, input: Mapping[str, Any], rate: int, most: float
+    endpoint: Endpoint,
+    options: SoundOptions,
+    input: Mapping[str, Any],
+    rate: int,
+    most: float,
+    given_s: float | None = None,
 ) -> SoundForm:
     """``rate``: samples a second of what the model makes. ``most``: seconds that it can make.
-    ``InvalidInput`` for a sound that is longer."""
+    ``given_s``: how long the given sound lasts, if there is one. ``InvalidInput`` for a sound that
+    is longer."""
     field = next((name for name in DURATIONS if input.get(name) is not None), DURATIONS[0])
-    seconds = input.get(field, options.seconds)
+    seconds = input.get(field, options.seconds if given_s is None else given_s)
     if seconds is None:
         raise InvalidInput.of_field(field, "Field required", "missing")
     began = _start(input)

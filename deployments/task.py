@@ -12,13 +12,16 @@ from serve_app.domain.errors import Misconfigured
 TEXT_TO_IMAGE, IMAGE_TO_IMAGE, INPAINTING = "text-to-image", "image-to-image", "inpainting"
 REALTIME = "realtime"
 TEXT_TO_VIDEO, IMAGE_TO_VIDEO = "text-to-video", "image-to-video"
-TEXT_TO_AUDIO = "text-to-audio"
+VIDEO_TO_VIDEO = "video-to-video"
+TEXT_TO_AUDIO, AUDIO_TO_AUDIO = "text-to-audio", "audio-to-audio"
 
 
 class GivenKind(StrEnum):
     """What a file is read as before the family prepares its call."""
 
     PICTURE = "picture"  # Pillow's, RGB
+    CLIP = "clip"  # ``engine.clip_reading.GivenClip``
+    SOUND = "sound"  # ``engine.sound_reading.GivenSound``
 
 
 GIVEN_FILES: Mapping[str, Mapping[str, GivenKind]] = {
@@ -26,6 +29,8 @@ GIVEN_FILES: Mapping[str, Mapping[str, GivenKind]] = {
     INPAINTING: {"image_url": GivenKind.PICTURE, "mask_url": GivenKind.PICTURE},
     REALTIME: {"image_url": GivenKind.PICTURE},
     IMAGE_TO_VIDEO: {"image_url": GivenKind.PICTURE, "end_image_url": GivenKind.PICTURE},
+    VIDEO_TO_VIDEO: {"video_url": GivenKind.CLIP},
+    AUDIO_TO_AUDIO: {"audio_url": GivenKind.SOUND},
 }
 """Task → fields of its input that name a file."""
 

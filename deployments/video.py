@@ -1,9 +1,10 @@
 """The family for clips: any pipeline of diffusers that makes frames from text, or from text and a
-picture, as the options of an endpoint say."""
+picture or a clip, as the options of an endpoint say."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 from deployments.adapter_input import AskedAdapter, asked_adapters
@@ -11,6 +12,7 @@ from deployments.amendments import amended
 from deployments.call_mapping import PIXELS, CallMapping, check, mapping_of, parameters
 from deployments.called_pipeline import called_by, loaded, view_for
 from deployments.clip_form import MOST_GIF_FPS, ClipForm, even
+from deployments.clip_input import filled_up, given_fps, given_frames
 from deployments.clip_output import ClipFacts, deliver_clip
 from deployments.clip_size import asked_fps, asked_frames, clip_size, rendered_frames
 from deployments.engine.families.known import KNOWN
@@ -21,12 +23,16 @@ from deployments.picture_output import seed_of
 from deployments.picture_size import Size, rendered_size
 from deployments.recording import Recording
 from deployments.side_multiple import side_multiple
-from deployments.task import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
+from deployments.task import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, VIDEO_TO_VIDEO
 from serve_app.domain.artifact import MEDIA_TYPES, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput
 
-TASKS = {TEXT_TO_VIDEO: frozenset[str](), IMAGE_TO_VIDEO: frozenset({"image"})}
+TASKS = {
+    TEXT_TO_VIDEO: frozenset[str](),
+    IMAGE_TO_VIDEO: frozenset({"image"}),
+    VIDEO_TO_VIDEO: frozenset({"video"}),
+}
 OPTIONAL = frozenset({"prompt", "width", "height", "num_frames", "frame_rate"})
 """Arguments that a pipeline gets if it takes them."""
 
@@ -55,7 +61,14 @@ class VideoFamily:
         multiple = mapping.multiple or side_multiple(pipeline)
         asked = clip_size(endpoint, input, multiple, _given(mapping, input))
         rendered = rendered_size(asked, multiple, mapping.native_size)
-        form = _form(endpoint, input, asked)
+        frames = None
+        if mapping.task == VIDEO_TO_VIDEO:
+            fps = given_fps(endpoint, input)
+            frames = given_frames(endpoint, input, fps, rendered)
+            form = _form(input, asked, fps, len(frames))
+        else:
+            fps = asked_fps(endpoint, input)
+            form = _form(input, asked, fps, asked_frames(endpoint, input, fps))
         # Frames that the pipeline makes first, and that are none of the clip.
         left_out = KNOWN.of_itself(called).leaves_out(pipeline)
         arguments = {
@@ -72,6 +85,7 @@ class VideoFamily:
             **mapping.fixed,
             **mapped(mapping, input),
             **_pictures(mapping, input, rendered, takes),
+            **_clip(mapping, frames, _compression(pipeline)),
         }
         not_taken = OPTIONAL - takes
         facts = _facts(form, input, seed, pipeline)
@@ -96,9 +110,8 @@ class VideoFamily:
         return deliver_clip(endpoint, call, made, tickets)
 
 
-def _form(endpoint: Endpoint, input: Mapping[str, Any], asked: Size) -> ClipForm:
+def _form(input: Mapping[str, Any], asked: Size, fps: Fraction, frames: int) -> ClipForm:
     media_type = MEDIA_TYPES[str(input.get("output_format") or "mp4")]
-    fps = asked_fps(endpoint, input)
     if media_type == MEDIA_TYPES["gif"] and fps > MOST_GIF_FPS:
         message = f"a GIF has at most {MOST_GIF_FPS} frames a second; take mp4 or webm"
         raise InvalidInput.of_field("output_format", message)
@@ -108,7 +121,7 @@ def _form(endpoint: Endpoint, input: Mapping[str, Any], asked: Size) -> ClipForm
         even(asked.width) if halves else asked.width,
         even(asked.height) if halves else asked.height,
         fps,
-        asked_frames(endpoint, input, fps),
+        frames,
         input.get("video_quality") or "high",
         input.get("video_write_mode") or "balanced",
     )
@@ -141,19 +154,20 @@ def _number_of_frames(takes: frozenset[str]) -> str:
 
 def _fields(mapping: CallMapping, takes: frozenset[str]) -> tuple[str, ...]:
     words = ("prompt",) if "prompt" in takes else ()
-    picture = ("image_url",) if mapping.task == IMAGE_TO_VIDEO else ()
-    return (*words, "num_inference_steps", *picture)
+    files = {IMAGE_TO_VIDEO: ("image_url",), VIDEO_TO_VIDEO: ("video_url",)}
+    return (*words, "num_inference_steps", *files.get(mapping.task, ()))
 
 
 def _given(mapping: CallMapping, input: Mapping[str, Any]) -> Size | None:
-    return Size(*input["image_url"].size) if mapping.task == IMAGE_TO_VIDEO else None
+    field = {IMAGE_TO_VIDEO: "image_url", VIDEO_TO_VIDEO: "video_url"}.get(mapping.task)
+    return Size(*input[field].size) if field is not None else None
 
 
 def _pictures(
     mapping: CallMapping, input: Mapping[str, Any], rendered: Size, takes: frozenset[str]
 ) -> dict[str, Any]:
     """The frames to begin and to end with, in the size that is rendered."""
-    if mapping.task == TEXT_TO_VIDEO:
+    if mapping.task != IMAGE_TO_VIDEO:
         return {}
     from deployments.engine.media import fit  # noqa: PLC0415
 
@@ -168,6 +182,10 @@ def _pictures(
     if mapping.pictures == PIXELS:
         return {name: as_pixels(picture, rendered) for name, picture in fitted.items()}
     return fitted
+
+
+def _clip(mapping: CallMapping, frames: list[Any] | None, compression: int) -> dict[str, Any]:
+    return {} if frames is None else {mapping.video: filled_up(frames, compression)}
 
 
 def _view(

@@ -111,7 +111,8 @@ def one_of(names: Iterable[str], more: str = "") -> PydanticCustomError:
     )
 
 
-def _reachable(value: str) -> str:
+def reachable(value: str) -> str:
+    """As it is, where a replica can fetch it or has it already."""
     if not (_WEB.fullmatch(value) or _INLINE.match(value)):
         raise PydanticCustomError(
             "url_scheme", "Input should be an http(s) URL, or a data URI with the file in it"
@@ -142,12 +143,12 @@ Seed = Annotated[
 ]
 PictureUrl = Annotated[
     str,
-    AfterValidator(_reachable),
+    AfterValidator(reachable),
     Field(description="The picture to begin with: an http(s) URL, or a data URI."),
 ]
 MaskUrl = Annotated[
     str,
-    AfterValidator(_reachable),
+    AfterValidator(reachable),
     Field(description="Where to redraw: a picture that is white there and black elsewhere."),
 ]
 SyncMode = Annotated[bool, Field(description="Return the pictures inside the answer.")]

@@ -51,7 +51,7 @@ class PydanticSchema:
             raise invalid_input(error) from None
         checked = seeds.agreed(body, checked, self._most_outputs)
         effects.refuse(self._marks, checked)
-        if "image_size" in checked:
+        if checked.get("image_size") is not None:
             self._check_megapixels(checked["image_size"])
         return checked, self._warnings(body)
 

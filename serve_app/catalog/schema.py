@@ -13,6 +13,7 @@ from serve_app.catalog import (
     hunyuan_video,
     ltx_video,
     qwen_image,
+    remaking,
     sdxl,
     stable_audio,
     upscaling,
@@ -46,6 +47,7 @@ class InputSchema(Protocol):
 
 SCHEMAS: Mapping[str, Callable[[Endpoint], InputSchema]] = {
     "ace-step-text-to-music": partial(PydanticSchema, ace_step.TEXT_TO_MUSIC),
+    "audio-to-audio": partial(PydanticSchema, remaking.AUDIO_TO_AUDIO),
     "flux-text-to-image": partial(PydanticSchema, flux.TEXT_TO_IMAGE),
     "flux-image-to-image": partial(PydanticSchema, flux.IMAGE_TO_IMAGE),
     "flux-lora": partial(PydanticSchema, flux.LORA),
@@ -64,6 +66,7 @@ SCHEMAS: Mapping[str, Callable[[Endpoint], InputSchema]] = {
     "stable-audio-25-text-to-audio": partial(PydanticSchema, stable_audio.LONGER_TEXT_TO_AUDIO),
     "stable-audio-text-to-audio": partial(PydanticSchema, stable_audio.TEXT_TO_AUDIO),
     "upscaling": partial(PydanticSchema, upscaling.UPSCALING),
+    "video-to-video": partial(PydanticSchema, remaking.VIDEO_TO_VIDEO),
     "wan-image-to-video": partial(PydanticSchema, wan.IMAGE_TO_VIDEO),
     "wan-text-to-video": partial(PydanticSchema, wan.TEXT_TO_VIDEO),
     "wan22-5b-image-to-video": partial(PydanticSchema, wan.SMALL_IMAGE_TO_VIDEO),

@@ -21,7 +21,9 @@ import torch
 from deployments.amendments import amended
 from deployments.audio import AudioFamily
 from deployments.call_mapping import mapping_of, parameters
+from deployments.engine.clip_reading import GivenClip, read_clip
 from deployments.engine.engine import Engine
+from deployments.engine.sound_reading import GivenSound, read_sound
 from deployments.family import Made
 from deployments.scratch import Scratch
 from deployments.video import NUMBERS_OF_FRAMES, TASKS, VideoFamily
@@ -31,7 +33,9 @@ from tests.deployments.clips import given, seen, tickets
 from tests.engine.conformance import classes, zoo
 from tests.engine.conformance.__main__ import be_quiet
 from tests.engine.conformance.case import WISHES, Case
+from tests.engine.test_clip_reading import clip
 from tests.engine.test_sound import read
+from tests.engine.test_sound_reading import sound
 
 SERVED, FITS, NOT = "yes", "its arguments fit; not run", "no"
 FRAMES, FPS = 5, 8
@@ -80,7 +84,8 @@ def examine(name: str, kind: Any) -> Finding:
         return Finding(name, NOT, REASONS[name])
     case = next((each for each in zoo.cases().values() if each.name == name), None)
     asked = dict(case.call(WISHES[0])) if case is not None else {}
-    if more := sorted(_not_data(asked) | _demanded(kind)):
+    begun = {_taken(kind, asked, CLIPS), _taken(kind, asked, SOUNDS)}
+    if more := sorted((_not_data(asked) | _demanded(kind)) - begun):
         wanted = ", ".join(f"`{each}`" for each in more)
         return Finding(name, NOT, f"it begins with {wanted}, which no task passes")
     endpoint = _entry(kind, asked) if _gives(kind, "frames") else _entry_of_sound(kind, asked)
@@ -98,11 +103,13 @@ def examine(name: str, kind: Any) -> Finding:
 
 def _entry(kind: Any, asked: Mapping[str, Any]) -> Endpoint:
     """As a catalogue would have it. Of the case's own arguments, those that are data are fixed."""
-    passed = {"prompt", "width", "height", "image", "output_type", *NUMBERS_OF_FRAMES}
+    taken = _taken(kind, asked, CLIPS)
+    passed = {"prompt", "width", "height", "image", "output_type", *NUMBERS_OF_FRAMES, taken}
     seeing = "image" in asked or _needs(kind, "image")
     clip = {"width": asked.get("width", 32), "height": asked.get("height", 32)}
     options = {
-        "task": "image-to-video" if seeing else "text-to-video",
+        "task": "video-to-video" if taken else "image-to-video" if seeing else "text-to-video",
+        "video": taken,
         "pictures": "pillow",
         "multiple": 1,
         "clip": {**clip, "num_frames": FRAMES, "fps": FPS},
@@ -120,7 +127,9 @@ def _run(case: Case, endpoint: Endpoint, asked: Mapping[str, Any]) -> str:
     frames = next((asked[each] for each in NUMBERS_OF_FRAMES if each in asked), FRAMES)
     body = {"prompt": WISHES[0].prompt, "num_inference_steps": 2, "seed": 7, "num_frames": frames}
     side = int(endpoint.options["clip"]["width"])
-    pictures = {"image_url": given(side, side)}
+    count = next((len(asked[each]) for each in CLIPS if each in asked), frames)
+    pictures = {"image_url": given(side, side), "video_url": a_clip(count, side)}
+    body = {**body, "num_frames": count} if endpoint.options["video"] else body
     with Engine(pipeline, threads=1) as engine, tempfile.TemporaryDirectory() as folder:
         call = family.prepare(endpoint, body | pictures, pipeline, 1)
         result = engine.submit(**call.arguments).result(120)
@@ -140,16 +149,38 @@ def _run(case: Case, endpoint: Endpoint, asked: Mapping[str, Any]) -> str:
     return ""
 
 
+CLIPS = ("video", "control_video", "conditioning_frames")
+SOUNDS = ("audio", "src_audio")
+"""What pipelines call a clip, or a sound, that they begin with."""
+
+
+def _taken(kind: Any, asked: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
+    """The argument that takes it; None: it begins with none. Several are more than an entry has."""
+    found = [each for each in names if each in asked or _needs(kind, each)]
+    return found[0] if len(found) == 1 else None
+
+
+def a_clip(frames: int, side: int) -> GivenClip:
+    with tempfile.TemporaryDirectory() as folder:
+        return read_clip(clip(Path(folder), frames=frames, size=(side, side)), "video_url")
+
+
+def a_sound(seconds: float) -> GivenSound:
+    with tempfile.TemporaryDirectory() as folder:
+        return read_sound(sound(Path(folder), seconds=seconds, rate=16_000), "audio_url")
+
+
 LENGTHS = ("audio_length_in_s", "audio_duration", "audio_duration_s", "duration")
 
 
 def _entry_of_sound(kind: Any, asked: Mapping[str, Any]) -> Endpoint:
     length = next((each for each in LENGTHS if each in parameters(kind)), None)
     span = {"start": "audio_start_in_s", "end": "audio_end_in_s"}
-    passed = {"prompt", "output_type", *LENGTHS, *span.values()}
+    taken = _taken(kind, asked, SOUNDS)
+    passed = {"prompt", "output_type", *LENGTHS, *span.values(), taken}
     options = {
-        "task": "text-to-audio",
-        "sound": span if length is None else {"length": length},
+        "task": "audio-to-audio" if taken else "text-to-audio",
+        "sound": {**(span if length is None else {"length": length}), "given": taken},
         "fixed": {key: value for key, value in asked.items() if key not in passed},
     }
     return Endpoint("me/mine", "audio", Weights("/"), "open", options=options)
@@ -160,6 +191,7 @@ def _run_sound(case: Case, endpoint: Endpoint, asked: Mapping[str, Any]) -> str:
     family, pipeline = AudioFamily(), case.build()
     seconds = next((asked[each] for each in LENGTHS if each in asked), 0.1)
     body = {"prompt": WISHES[0].prompt, "num_inference_steps": 2, "seed": 7, "duration": seconds}
+    body["audio_url"] = a_sound(seconds)
     with Engine(pipeline, threads=1) as engine:
         call = family.prepare(endpoint, body, pipeline, 1)
         result = engine.submit(**call.arguments).result(120)
@@ -209,8 +241,7 @@ but data, and a request goes through the family, the engine and the encoder to a
 and number of frames, or samples, are looked at.
 
 Of {total} classes, {served} are served, and {fit} take what the family passes but are not run here,
-for want of tiny parts. {rest} are not: most of them begin with a clip or a sound, which no task
-passes.
+for want of tiny parts. {rest} are not.
 
 | class | by an entry alone | task, or why not |
 |---|---|---|

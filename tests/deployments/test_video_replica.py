@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from tests.deployments.clips import LTX_T2V, MAKE, SMALL_T2V, WAN_T2V, seen
 from tests.deployments.conftest import Rig
 from tests.deployments.served import Served
 from tests.engine.gate import Gate
+from tests.engine.test_clip_reading import clip
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -81,6 +83,52 @@ async def test_a_replica_makes_a_clip_and_its_poster(
     assert len(clip.frames) == outcome.output["video"]["num_frames"] == 9
     assert rig.storage.objects["one/poster"][:3] == b"\xff\xd8\xff"
     assert list(scratch_folder.iterdir()) == []
+
+
+async def test_a_replica_draws_a_clip_of_ours_anew(make_rig, saved, tmp_path):
+    rig: Rig = await make_rig(call_timeout_s=20.0)
+    body = clip(tmp_path, frames=8, fps=8, size=(64, 48))
+    given = "data:video/mp4;base64," + base64.b64encode(body).decode()
+    lease = leased(
+        rig,
+        "again",
+        WAN_T2V,
+        saved(WAN_T2V),
+        video_url=given,
+        strength=0.6,
+        num_frames=None,
+        frames_per_second=None,
+        resolution=None,
+        options={
+            "task": "video-to-video",
+            "pipeline": "WanVideoToVideoPipeline",
+            "clip": {"width": 64, "height": 48},
+            "arguments": {"strength": "strength"},
+        },
+    )
+    rig.port.offer(lease)
+    outcome = await rig.outcome(lease.held)
+    assert outcome.failure is None
+    made = written(rig, "again/clip", tmp_path)
+    assert (len(made.frames), made.fps) == (8, 8)
+    assert made.size == (64, 48)
+
+
+async def test_what_is_no_clip_is_said_by_the_name_of_its_field(make_rig, saved):
+    rig: Rig = await make_rig(call_timeout_s=20.0)
+    options = {
+        "task": "video-to-video",
+        "pipeline": "WanVideoToVideoPipeline",
+        "clip": {"width": 64, "height": 48},
+        "arguments": {},
+    }
+    given = {"video_url": "data:video/mp4;base64,AAAA"}
+    lease = leased(rig, "none", WAN_T2V, saved(WAN_T2V), **given, options=options)
+    rig.port.offer(lease)
+    outcome = await rig.outcome(lease.held)
+    assert outcome.failure is not None
+    assert outcome.failure.code == "invalid_input"
+    assert "video_url" in outcome.failure.message
 
 
 async def test_a_clip_that_is_cancelled_while_it_is_written_leaves_nothing(

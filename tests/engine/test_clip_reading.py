@@ -1,0 +1,137 @@
+"""Clips that inputs name are read frame by frame, and nothing about them is trusted."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+from deployments.clip_form import ClipForm
+from deployments.engine import clip_reading
+from deployments.engine.clip import ClipWriter
+from deployments.engine.clip_reading import read_clip
+from serve_app.domain.errors import InvalidInput
+
+TYPES = ("video/mp4", "video/webm", "image/gif")
+
+
+def clip(tmp_path, media_type="video/mp4", frames=8, fps=8, size=(64, 48), sound_rate=None):
+    """Each frame is brighter than the one before; its left half is red."""
+    form = ClipForm(media_type, *size, Fraction(fps), frames, "maximum", "fast")
+    path = tmp_path / "clip"
+    with ClipWriter(path, form, sound_rate) as writer:
+        for number in range(frames):
+            pixels = np.full((size[1], size[0], 3), 255 * number // max(1, frames - 1), np.uint8)
+            pixels[:, : size[0] // 2] = (200, 20, 20)
+            writer.write(pixels)
+    return path.read_bytes()
+
+
+def levels(pictures):
+    """How bright the right half of each is, 0 to 1."""
+    return [np.asarray(each)[:, each.width * 3 // 4 :].mean() / 255 for each in pictures]
+
+
+@pytest.mark.parametrize("media_type", TYPES)
+def test_the_frames_of_a_clip_are_read_in_order_and_in_the_size_that_is_asked_for(
+    tmp_path, media_type
+):
+    given = read_clip(clip(tmp_path, media_type), "video_url")
+    assert given.size == (64, 48)
+    assert given.fps == pytest.approx(8, rel=0.05)
+    frames = given.frames(32, 16, Fraction(8), 100)
+    assert {each.size for each in frames} == {(32, 16)}
+    assert levels(frames) == pytest.approx([n / 7 for n in range(8)], abs=0.05)
+    red = np.asarray(frames[-1])[:, :8].mean(axis=(0, 1))
+    assert red == pytest.approx([200, 20, 20], abs=12)
+
+
+def test_another_pace_takes_frames_out_or_repeats_them(tmp_path):
+    given = read_clip(clip(tmp_path, frames=8, fps=8), "video_url")
+    assert levels(given.frames(32, 16, Fraction(4), 100)) == pytest.approx(
+        [0, 2 / 7, 4 / 7, 6 / 7], abs=0.05
+    )
+    doubled = given.frames(32, 16, Fraction(16), 100)
+    assert levels(doubled) == pytest.approx([n // 2 / 7 for n in range(16)], abs=0.05)
+    assert len(given.frames(32, 16, Fraction(16), 5)) == 5
+
+
+def test_one_that_begins_late_begins_with_its_first_frame(tmp_path):
+    path = tmp_path / "late.mp4"
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(4):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 80 * number, np.uint8))
+            frame.pts, frame.time_base = 100 + number, Fraction(1, 8)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    frames = read_clip(path.read_bytes(), "video_url").frames(64, 48, Fraction(8), 100)
+    assert levels(frames) == pytest.approx([0, 80 / 255, 160 / 255, 240 / 255], abs=0.05)
+
+
+def test_one_that_a_telephone_held_upright_stands_upright(tmp_path):
+    body = bytearray(clip(tmp_path))
+    # A quarter turn to the right, as the matrix of a track has it (ISO/IEC 14496-12, 8.3.2).
+    turned = [0, 0x10000, 0, 0x100000000 - 0x10000, 0, 0, 0, 0, 0x40000000]
+    at = body.index(b"tkhd") + 4 + 40
+    body[at : at + 36] = b"".join(each.to_bytes(4, "big") for each in turned)
+    given = read_clip(bytes(body), "video_url")
+    assert given.size == (48, 64)
+    first = np.asarray(given.frames(48, 64, Fraction(8), 1)[0])
+    assert first[:16].mean(axis=(0, 1)) == pytest.approx([200, 20, 20], abs=12)  # left is up now
+    assert first[-16:].mean() < 20
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"#EXTM3U\nfile:///etc/passwd",
+        b"ffconcat version 1.0\nfile /etc/passwd",
+        b"\x89PNG\r\n\x1a\n",
+        b"\0\0\0\x18ftypisom" + bytes(100),
+        b"\x1a\x45\xdf\xa3" + bytes(100),
+        b"GIF89a",
+    ],
+)
+def test_what_is_no_clip_is_refused_by_the_name_of_its_field(body):
+    with pytest.raises(InvalidInput) as raised:
+        read_clip(body, "video_url")
+    (problem,) = raised.value.problems
+    assert (problem.loc, problem.type) == (("body", "video_url"), "unsupported_video_format")
+
+
+def test_half_a_clip_is_refused_or_read_as_far_as_it_goes(tmp_path):
+    body = clip(tmp_path, "video/webm", frames=24)
+    told = set()
+    for share in range(1, 10):
+        try:
+            given = read_clip(body[: len(body) * share // 10], "video_url")
+            told.add(len(given.frames(32, 16, Fraction(8), 100)) <= 24)
+        except InvalidInput as error:
+            told.add(error.problems[0].type)
+    assert told <= {True, "unsupported_video_format"}
+
+
+def test_a_sound_is_no_clip(tmp_path):
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w", format="mp4") as container:
+        stream = container.add_stream("aac", rate=24000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp")
+        frame.sample_rate = 24000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with pytest.raises(InvalidInput, match="no frames"):
+        read_clip(path.read_bytes(), "video_url")
+
+
+def test_what_is_too_large_or_too_long_is_refused(tmp_path, monkeypatch):
+    body = clip(tmp_path)
+    monkeypatch.setattr(clip_reading, "MOST_READ", 4)
+    with pytest.raises(InvalidInput, match="more than 4 frames"):
+        read_clip(body, "video_url").frames(32, 16, Fraction(8), 100)
+    assert len(read_clip(body, "video_url").frames(32, 16, Fraction(8), 3)) == 3
+    monkeypatch.setattr(clip_reading, "MOST_PIXELS", 1000)
+    with pytest.raises(InvalidInput, match="more than 1000 pixels"):
+        read_clip(body, "video_url")
