@@ -16,6 +16,7 @@ from deployments.engine.declarations import NOTHING, Declaration
 from deployments.engine.denoisers import KnownDenoisers, is_of_transformers, modules_of
 from deployments.engine.stand_in import let_suspend, stand_in_for
 from deployments.engine.surroundings import SharedParts
+from deployments.engine.whereabouts import class_of_copies
 
 
 class InterceptedPipeline:
@@ -74,6 +75,8 @@ class InterceptedPipeline:
     def _copy(self, pipeline: Any, prefix: str, solvers: dict[int, Any]) -> Any:
         """``solvers``: copies by the id of the original; pipelines inside share the outer's."""
         twin = copy.copy(pipeline)
+        if isinstance(twin, DiffusionPipeline):
+            twin.__class__ = class_of_copies(type(pipeline))
         own = vars(twin)
         for name, component in list(own.items()):
             if is_solver(component) or isinstance(component, BaseGuidance):

@@ -20,6 +20,7 @@ from greenlet import getcurrent, greenlet
 
 from deployments.engine.part import Part, is_autoencoder
 from deployments.engine.step_caches import CacheContext
+from deployments.engine.whereabouts import asks_every_module, device_of, dtype_of
 from serve_app.domain.errors import SnapshotRefused
 
 
@@ -138,6 +139,8 @@ def _stand_in_class(real_class: type) -> type:
     if is_autoencoder(real_class):
         methods = [name for name in _CODES if hasattr(real_class, name)]
         body |= {name: _handing_over(getattr(real_class, name)) for name in methods}
+    told = {name: get for name, get in _WHEREABOUTS.items() if asks_every_module(real_class, name)}
+    body |= {name: property(get) for name, get in told.items()}
     return type(real_class.__name__, (real_class,), body)
 
 
@@ -153,12 +156,32 @@ def _call(self: Any, *arguments: Any, **keywords: Any) -> Any:
 def _modules(self: Any, *arguments: Any, **keywords: Any) -> Iterator[Any]:
     """Walked once in a generation: pipelines look for hooks in all modules of all components, six
     times in a call of Flux, and other generations wait meanwhile."""
-    current = getcurrent()
-    if arguments or keywords or not isinstance(current, GenerationGreenlet):
+    if arguments or keywords or (walked := _walked(self)) is None:
         return self.real_module.modules(*arguments, **keywords)
+    return iter(walked)
+
+
+def _walked(self: Any) -> Sequence[Any] | None:
+    """All modules of the real one; None outside of a generation."""
+    current = getcurrent()
+    if not isinstance(current, GenerationGreenlet):
+        return None
     if (walked := current.walked.get(self.component)) is None:
         walked = current.walked[self.component] = tuple(self.real_module.modules())
-    return iter(walked)
+    return walked
+
+
+def _device(self: Any) -> Any:
+    walked = _walked(self)
+    return self.real_module.device if walked is None else device_of(self.real_module, walked)
+
+
+def _dtype(self: Any) -> Any:
+    walked = _walked(self)
+    return self.real_module.dtype if walked is None else dtype_of(self.real_module, walked)
+
+
+_WHEREABOUTS = {"device": _device, "dtype": _dtype}
 
 
 def _handing_over(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -170,7 +193,7 @@ def _handing_over(real: Callable[..., Any]) -> Callable[..., Any]:
         current = getcurrent()
         own = self.real_module
         # What a pipeline has upcast is to be as usual again before anybody else calls it.
-        if not isinstance(current, GenerationGreenlet) or own.dtype != self.usual_dtype:
+        if not isinstance(current, GenerationGreenlet) or self.dtype != self.usual_dtype:
             return getattr(own, name)(*arguments, **keywords)
         return current.answer(
             DenoiserCall(own, arguments, keywords, component=self.component, method=name)
