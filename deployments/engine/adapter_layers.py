@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from peft import LoraConfig
 from peft.tuners.lora import Conv2d, Linear, LoraLayer
+from torch.nn.utils.rnn import pad_sequence
 
 from deployments.engine.adapter import LowRank
 from deployments.engine.regions import run_as_written, run_compiled
@@ -58,7 +59,7 @@ class AdapterRows:
 
 class _RowNames(list[str]):
     """As peft takes them: the mix of each entry of what a layer is called with, [rows × any, …],
-    such as the frames of each row. And the entries of each mix, found once for all layers."""
+    such as the frames of each row. And what layers need of that, found once for all of them."""
 
     def __init__(self, mixes: Sequence[str], entries: int, device: torch.device) -> None:
         if entries % len(mixes):
@@ -67,14 +68,29 @@ class _RowNames(list[str]):
             )
         each_has = entries // len(mixes)
         super().__init__(mix or _BASE for mix in mixes for _ in range(each_has))
-        places: defaultdict[str, list[int]] = defaultdict(list)
-        for place, name in enumerate(self):
-            places[name].append(place)
-        self.places = {
-            name: torch.tensor(those, device=device)
-            for name, those in places.items()
-            if name != _BASE
-        }
+        self.mixes = mixes
+        self._device = device
+        self._places: dict[str, torch.Tensor] | None = None
+        self._factors: dict[tuple[float, ...], torch.Tensor] = {}
+
+    def places(self) -> dict[str, torch.Tensor]:
+        """The entries of each mix."""
+        if self._places is None:
+            found: defaultdict[str, list[int]] = defaultdict(list)
+            for place, name in enumerate(self):
+                if name != _BASE:
+                    found[name].append(place)
+            self._places = {
+                name: torch.tensor(places, device=self._device) for name, places in found.items()
+            }
+        return self._places
+
+    def factors(self, of_rows: tuple[float, ...], dtype: torch.dtype) -> torch.Tensor:
+        """[rows, 1, 1]. Most layers ask for the same."""
+        if (made := self._factors.get(of_rows)) is None:
+            made = torch.tensor(of_rows, dtype=dtype, device=self._device).view(-1, 1, 1)
+            self._factors[of_rows] = made
+        return made
 
 
 class _PerRow:
@@ -91,7 +107,7 @@ class _PerRow:
         self, x: torch.Tensor, *arguments: Any, adapter_names: _RowNames, **_: Any
     ) -> torch.Tensor:
         result = self.base_layer(x, *arguments)
-        for name, places in adapter_names.places.items():
+        for name, places in adapter_names.places().items():
             if name in self.lora_A:
                 added = self._added(name, x.index_select(0, places))
                 result.index_add_(0, places, added.to(result.dtype))
@@ -105,7 +121,37 @@ class _PerRow:
 
 
 class _Linear(_PerRow, Linear):
-    pass
+    """All rows by two products of matrices. One adapter after the other, a layer takes five calls
+    for each."""
+
+    def _mixed_batch_forward(
+        self, x: torch.Tensor, *arguments: Any, adapter_names: _RowNames, **more: Any
+    ) -> torch.Tensor:
+        mixes = adapter_names.mixes
+        here = {mix for mix in mixes if mix in self.lora_A}
+        if not here or not here.isdisjoint(self.lora_variant):
+            return super()._mixed_batch_forward(x, *arguments, adapter_names=adapter_names, **more)
+        result = self.base_layer(x, *arguments)
+        some = next(iter(here))
+        downs = _stacked(mixes, self.lora_A, self.lora_A[some].weight[:0])
+        ups = _stacked(mixes, self.lora_B, self.lora_B[some].weight[:, :0], transposed=True)
+        factors = tuple(self.scaling.get(mix, 0.0) for mix in mixes)
+        rows = x.reshape(len(mixes), -1, x.shape[-1]).to(downs.dtype)
+        inner = torch.bmm(rows, downs.mT) * adapter_names.factors(factors, downs.dtype)
+        return result + torch.bmm(inner, ups).view(result.shape).to(result.dtype)
+
+
+def _stacked(
+    mixes: Sequence[str], halves: Any, none: torch.Tensor, *, transposed: bool = False
+) -> torch.Tensor:
+    """[rows, rank, …]: that half of each row's adapter, up to the largest rank filled with zeros.
+    ``none``: for rows without; nothing of another's adapter reaches them."""
+    weights = [halves[mix].weight if mix in halves else none for mix in mixes]
+    if transposed:
+        weights = [weight.mT for weight in weights]
+    if len({len(weight) for weight in weights}) == 1:
+        return torch.stack(weights)
+    return pad_sequence(weights, batch_first=True)
 
 
 class _Conv2d(_PerRow, Conv2d):

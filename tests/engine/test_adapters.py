@@ -53,7 +53,7 @@ def loras(pipeline, tmp_path_factory):
     folder = tmp_path_factory.mktemp("loras")
     return [
         save_lora(folder, pipeline, seed, rank, alpha=alpha)
-        for seed, rank, alpha in ((1, 4, None), (2, 2, 3), (3, 8, None))
+        for seed, rank, alpha in ((1, 4, None), (2, 2, 3), (3, 8, None), (4, 4, None))
     ]
 
 
@@ -89,15 +89,18 @@ def wrapped(pipeline):
     return [each for each in component.modules() if isinstance(each, LoraLayer)]
 
 
-def test_each_gets_what_diffusers_makes_with_its_adapters_alone(make, pipeline, loras):
-    one, two, three = loras
-    asked = [
-        [Adapter(one)],
-        [],
-        [Adapter(two, 0.5)],
-        [Adapter(two, -1.5)],
-        [Adapter(one, 0.7), Adapter(three, 0.3)],
-    ]
+@pytest.mark.parametrize(
+    "meeting",
+    [
+        pytest.param(
+            [[(0, 1)], [], [(1, 0.5)], [(1, -1.5)], [(0, 0.7), (2, 0.3)]], id="two at once"
+        ),
+        pytest.param([[(0, 1)], [], [(1, 0.5)], [(1, -1.5)], [(2, 0.3)]], id="of other ranks"),
+        pytest.param([[(0, 1)], [(3, 0.5)], [(0, -1.5)], [(3, 1)], [(0, 0.7)]], id="of one rank"),
+    ],
+)
+def test_each_gets_what_diffusers_makes_with_its_adapters_alone(make, pipeline, loras, meeting):
+    asked = [[Adapter(loras[number], scale) for number, scale in each] for each in meeting]
     wishes = [{"seed": seed, "steps": 4} for seed in range(len(asked))]
     with Engine(pipeline, max_batch=8, threads=1, verify_merges=True) as engine:
         # Loaded before, so that the generations meet.
@@ -122,6 +125,21 @@ def test_each_gets_what_diffusers_makes_with_its_adapters_alone(make, pipeline, 
             assert relative(plain_with(make, [], **wishes[place]), expected[place]) > 1e-3
     assert counts["merged_calls"] - before >= 4 * 4
     assert not {"failed when merged", "differs when merged"} & counts["not_merged"].keys()
+
+
+def test_an_adapter_that_holds_no_numbers_spoils_its_own_picture_only(make, pipeline, tmp_path):
+    broken, sound = (save_lora(tmp_path, pipeline, seed) for seed in (1, 2))
+    save_file({name: each * torch.nan for name, each in load_file(broken).items()}, broken)
+    asked = [[Adapter(broken)], [], [Adapter(sound)]]
+    calls = [{**call(seed=seed), "adapters": each} for seed, each in enumerate(asked)]
+    with Engine(pipeline, max_batch=4, threads=1) as engine:
+        for each in calls:
+            engine.submit(**{**each, "num_inference_steps": 1}).result(60)
+        made = together(engine, [{**each, "generator": seeded(n)} for n, each in enumerate(calls)])
+        assert engine.counts()["merged_calls"] >= 9
+    assert torch.isnan(made[0]).all()
+    for seed in (1, 2):
+        assert relative(made[seed], plain_with(make, asked[seed], seed=seed)) <= 1e-5
 
 
 @pytest.mark.parametrize("make_other", [tiny_sd3, tiny_qwen_image, tiny_flux2_klein, tiny_z_image])
