@@ -81,7 +81,9 @@ def sound_form(
     ``given_s``: how long the given sound lasts, if there is one. ``InvalidInput`` for a sound that
     is longer."""
     field = next((name for name in DURATIONS if input.get(name) is not None), DURATIONS[0])
-    seconds = input.get(field, options.seconds if given_s is None else given_s)
+    seconds = input.get(field)
+    if seconds is None:
+        seconds = options.seconds if given_s is None else given_s
     if seconds is None:
         raise InvalidInput.of_field(field, "Field required", "missing")
     began = _start(input)

@@ -23,6 +23,19 @@ def as_input(given: str) -> str:
     media_type = mimetypes.guess_type(path.name)[0]
     if media_type not in IMAGES:
         raise InvalidInput(f"{path} should be a picture: a PNG, JPEG, WebP, GIF, AVIF or BMP.")
+    return _as_data(path, media_type)
+
+
+def as_media(file: str) -> str:
+    """A file's content as a data URI. ``InvalidInput`` if it is no picture, clip or sound."""
+    path = Path(file).expanduser()
+    media_type = mimetypes.guess_type(path.name)[0] or ""
+    if media_type.partition("/")[0] not in ("image", "video", "audio"):
+        raise InvalidInput(f"{path} should be a picture, a clip or a sound, and be named so.")
+    return _as_data(path, media_type)
+
+
+def _as_data(path: Path, media_type: str) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -145,7 +145,9 @@ def env_command(installation: Installation, mode: str, shell: str, *, as_json: b
 @click.option("--image", default=None, help="A picture to start from: a file or a URL.")
 @click.option("--mask", default=None, help="What to paint anew in --image: white where.")
 @click.option("--strength", type=float, default=None, help="How far to leave --image, 0 to 1.")
-@click.option("--field", "fields", multiple=True, help="Any other input field: NAME=JSON.")
+@click.option(
+    "--field", "fields", multiple=True, help="Any other input field: NAME=JSON, or NAME=@FILE."
+)
 @click.option(
     "--preview",
     type=click.Path(path_type=Path, dir_okay=False),

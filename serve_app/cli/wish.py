@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from serve_app.cli.files import as_input
+from serve_app.cli.files import as_input, as_media
 from serve_app.domain.artifact import MEDIA_TYPES
 from serve_app.domain.errors import InvalidInput
 
@@ -118,7 +118,9 @@ def _size(text: str) -> str | dict[str, int]:
 def _field(text: str) -> tuple[str, Any]:
     name, separator, value = text.partition("=")
     if not separator:
-        raise InvalidInput(f"--field takes NAME=JSON, not {text!r}.")
+        raise InvalidInput(f"--field takes NAME=JSON or NAME=@FILE, not {text!r}.")
+    if value.startswith("@"):
+        return name, as_media(value.removeprefix("@"))
     try:
         return name, json.loads(value)
     except ValueError:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from serve_app.cli.files import outputs
+from serve_app.cli.wish import Wish
+from serve_app.domain.errors import InvalidInput
 from serve_app.ingress.replicate.output import plain
 
 
@@ -30,3 +35,23 @@ def test_a_file_that_an_output_names_twice_is_one() -> None:
 def test_replicate_is_told_all_clips_of_several_and_the_one_of_one() -> None:
     assert plain(SEVERAL) == [FIRST["url"], SECOND["url"]]
     assert plain({"video": FIRST}) == FIRST["url"]
+
+
+@pytest.mark.parametrize(
+    ("name", "begins"),
+    [("a.mp4", "data:video/mp4;base64,"), ("a.wav", "data:audio/x-wav;base64,")],
+)
+def test_a_field_takes_the_content_of_a_clip_or_a_sound(
+    tmp_path: Path, name: str, begins: str
+) -> None:
+    (tmp_path / name).write_bytes(b"abc")
+    body = Wish("a dog", fields=(f"its_url=@{tmp_path / name}",)).body()
+    assert body == {"prompt": "a dog", "its_url": f"{begins}YWJj"}
+
+
+@pytest.mark.parametrize("name", ["secrets.txt", "nothing.mp4"])
+def test_a_field_takes_no_file_that_is_none_of_these_or_is_not_there(
+    tmp_path: Path, name: str
+) -> None:
+    with pytest.raises(InvalidInput, match=name):
+        Wish("a dog", fields=(f"its_url=@{tmp_path / name}",)).body()

@@ -156,6 +156,9 @@ def test_a_sound_is_changed_as_the_plain_pipeline_does_it(tmp_path):
     assert np.array_equal(np.asarray(result), np.asarray(plain))
     other = AudioFamily().prepare(SOUND, {**body, "noise": 0.9}, pipeline, 1)
     assert other.arguments["init_noise_level"] == 0.9
+    # As a schema passes a field on that is not given.
+    same = AudioFamily().prepare(SOUND, {**body, "seconds_total": None}, pipeline, 1)
+    assert same.facts["sound"].form == form
 
 
 def test_stable_audio_is_told_the_rate_of_the_sound_too(tmp_path):

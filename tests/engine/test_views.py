@@ -6,13 +6,18 @@ from diffusers import (
     FluxImg2ImgPipeline,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
+    WanVideoToVideoPipeline,
 )
+from PIL import Image
 
 from deployments.engine.engine import Engine
+from deployments.engine.loader import load_pipeline
 from deployments.engine.views import view_of
+from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Cancelled
 from serve_app.domain.progress import Stage
 from tests.engine.calls import SIDE, call
+from tests.engine.demo_calls import DEMO
 
 pytestmark = [
     pytest.mark.engine,
@@ -119,3 +124,13 @@ def _through_the_autoencoder(pipeline, image):
     with torch.no_grad():
         latents = pipeline.vae.encode(image * 2 - 1).latent_dist.mean
         return (pipeline.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+
+
+def test_a_clip_is_drawn_anew_in_its_size_also_by_an_autoencoder_that_takes_pixels_in_twos():
+    wan = load_pipeline(Weights(str(DEMO / "wan")))
+    assert wan.vae.config.patch_size == 2
+    frames = [Image.new("RGB", (64, 48), "red")] * 5
+    asked = {"prompt": "a red circle", "width": 64, "height": 48, "guidance_scale": 1.0}
+    view = view_of(wan, WanVideoToVideoPipeline)
+    made = view(video=frames, **asked, num_inference_steps=2, output_type="pt").frames
+    assert made.shape == (1, 5, 3, 48, 64)
