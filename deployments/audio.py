@@ -11,6 +11,7 @@ from deployments.amendments import amended
 from deployments.call_mapping import check, mapping_of, parameters
 from deployments.called_pipeline import called_by, loaded, view_for
 from deployments.family import GenerationCall, Made, Product
+from deployments.first_input import first_input
 from deployments.mapped_fields import mapped, need
 from deployments.picture_output import seed_of
 from deployments.sound_form import SoundOptions, asked_steps, sound_form, sound_options, span
@@ -40,6 +41,12 @@ class AudioFamily:
         _check_sound(endpoint, mapping.task, sound_options(endpoint), called)
         _rate(endpoint, pipeline)
         return amended(pipeline, endpoint)
+
+    def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
+        options = sound_options(endpoint)
+        most = _most_seconds(options, pipeline, _rate(endpoint, pipeline))
+        usual = {options.prompt: "a bell", "seconds_start": 0.0, "seconds_total": min(most, 1.0)}
+        return self.prepare(endpoint, first_input(endpoint, **usual), pipeline, seed=0)
 
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int

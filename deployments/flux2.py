@@ -10,6 +10,7 @@ from typing import Any
 
 from deployments.amendments import amended
 from deployments.family import GenerationCall, Made, Product
+from deployments.first_input import first_input
 from deployments.picture_call import drawing, picture_facts, sides
 from deployments.picture_output import own_dtype
 from deployments.picture_size import Size, asked_size, rendered_size
@@ -40,6 +41,10 @@ class Flux2Family:
                 f"{endpoint.weights.source} is a {kind}. The family `generic` serves others."
             )
         return amended(pipeline, endpoint)
+
+    def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
+        asked = first_input(endpoint, image_size="square", num_images=1)
+        return self.prepare(endpoint, asked, pipeline, seed=0)
 
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int

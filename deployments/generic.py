@@ -11,6 +11,7 @@ from deployments.amendments import amended
 from deployments.call_mapping import PIXELS, CallMapping, check, mapping_of, parameters
 from deployments.called_pipeline import called_by, loaded, view_for
 from deployments.family import GenerationCall, Made, Product
+from deployments.first_input import first_input
 from deployments.mapped_fields import mapped, need
 from deployments.picture_call import drawing, picture_facts, sides
 from deployments.picture_input import as_pixels, given_size, stretched_to
@@ -37,6 +38,10 @@ class GenericFamily:
 
     def load(self, endpoint: Endpoint, device: str) -> Any:
         return amended(loaded(endpoint, mapping_of(endpoint, TASKS), device), endpoint)
+
+    def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
+        asked = first_input(endpoint, image_size="landscape_4_3", num_images=1)
+        return self.prepare(endpoint, asked, pipeline, seed=0)
 
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int

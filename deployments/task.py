@@ -34,6 +34,9 @@ GIVEN_FILES: Mapping[str, Mapping[str, GivenKind]] = {
 }
 """Task → fields of its input that name a file."""
 
+MAY_BE_LEFT_OUT = frozenset({"end_image_url"})
+"""Of these fields."""
+
 
 def task_of(endpoint: Endpoint, known: tuple[str, ...]) -> str:
     """The ``task`` of the endpoint's options, or else the first that is ``known``.

@@ -17,6 +17,7 @@ from deployments.clip_output import ClipFacts, deliver_clip
 from deployments.clip_size import asked_fps, asked_frames, clip_size, rendered_frames
 from deployments.engine.families.known import KNOWN
 from deployments.family import GenerationCall, Made, Product
+from deployments.first_input import first_input
 from deployments.mapped_fields import mapped, need
 from deployments.picture_input import as_pixels
 from deployments.picture_output import seed_of
@@ -39,6 +40,13 @@ OPTIONAL = frozenset({"prompt", "width", "height", "num_frames", "frame_rate"})
 NUMBERS_OF_FRAMES = ("num_frames", "frames", "video_length")
 """What pipelines call it."""
 
+WARM_UP = {
+    "image_size": {"width": 832, "height": 480},
+    "num_frames": 5,  # two of the latents of most models: as many as a step needs to be usual
+    "frames_per_second": 16,
+    "output_format": None,
+}
+
 
 class VideoFamily:
     """Options of its endpoints: those of ``CallMapping``, ``clip``, ``dtype``, and those of
@@ -48,6 +56,9 @@ class VideoFamily:
 
     def load(self, endpoint: Endpoint, device: str) -> Any:
         return amended(loaded(endpoint, mapping_of(endpoint, TASKS), device), endpoint)
+
+    def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
+        return self.prepare(endpoint, first_input(endpoint, **WARM_UP), pipeline, seed=0)
 
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int

@@ -107,4 +107,5 @@ class Workshop:
 
 
 def _short_call(family: WarmsUp, endpoint: Endpoint, pipeline: Any) -> Mapping[str, Any]:
-    return family.warm_up(endpoint, pipeline).arguments
+    call = family.warm_up(endpoint, pipeline)
+    return call.arguments if call.view is None else {**call.arguments, "view": call.view}

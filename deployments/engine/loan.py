@@ -29,7 +29,8 @@ class LoadPlan:
 
     load: Callable[[OnDownload, OnFound], Any]  # the pipeline, on the CPU
     recipe: Recipe | None = None
-    warm_up: Callable[[Any], Mapping[str, Any]] | None = None  # arguments of a short call of it
+    # What ``Engine.submit`` takes for a short call of it, or of a ``view``.
+    warm_up: Callable[[Any], Mapping[str, Any]] | None = None
     fetch: Fetch | None = None  # None: they are here
 
 

@@ -62,9 +62,9 @@ def _regions(denoiser: Any) -> Sequence[tuple[Any, Any]]:
 def rehearse(
     pipeline: Any, arguments: Callable[[], Mapping[str, Any]], declarations: Declarations
 ) -> None:
-    """Have all regions compiled by a call of ``pipeline(**arguments())``, for the rows of one and
-    of several that share a forward. Slow, and computes: on a thread that nobody waits for. Where it
-    fails they run uncompiled, as the log says."""
+    """Have all regions compiled by a call of ``pipeline(**arguments())``, or of the ``view`` among
+    the arguments, for the rows of one and of several that share a forward. Slow, and computes: on a
+    thread that nobody waits for. Where it fails they run uncompiled, as the log says."""
     try:
         _rehearse(pipeline, arguments(), declarations)
     except Exception as error:
@@ -79,6 +79,8 @@ def rehearse(
 
 def _rehearse(pipeline: Any, arguments: Mapping[str, Any], declarations: Declarations) -> None:
     first: dict[torch.nn.Module, DenoiserCall] = {}
+    given_to = {name: value for name, value in arguments.items() if name != "view"}
+    called = arguments.get("view", pipeline)
 
     def keep(module: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
         first.setdefault(module, DenoiserCall(module, given, named))
@@ -89,7 +91,7 @@ def _rehearse(pipeline: Any, arguments: Mapping[str, Any], declarations: Declara
     with torch.no_grad():
         try:
             # Solvers keep what they did; the copy has its own.
-            InterceptedPipeline(pipeline, KnownDenoisers()).copy(lambda: None)(**arguments)
+            InterceptedPipeline(called, KnownDenoisers()).copy(lambda: None)(**given_to)
         finally:
             for hook in hooks:
                 hook.remove()

@@ -117,13 +117,14 @@ async def test_a_replica_compiles_by_the_recipe_what_its_family_warms_up(
     weights = Weights(str(save_tiny_flux(tmp_path)))
     recipes = (Recipe(8, "float32", compile=True),)
     plans = Plans()
+    known = {**FAMILIES, "probe": "tests.fakes.family:ProbeFamily"}
     workshop = replace(rig.workshop, residency=plans)
-    for name in ("flux", "generic"):
+    for name in ("flux", "probe"):
         options = {"task": "text-to-image"}
         endpoint = Endpoint("tiny", name, weights, "s", options=options, recipes=recipes)
-        workshop.borrow(load_families(FAMILIES)[name], endpoint)
+        workshop.borrow(load_families(known)[name], endpoint)
     compiled, plain = plans.kept
     assert (compiled.recipe.compile, plain.recipe.compile) == (True, False)
     assert (compiled.warm_up is None, plain.warm_up is None) == (False, True)
     plain.load(lambda *_: None, lambda _: None)
-    assert "tiny is not compiled: the family generic" in caplog.text
+    assert "tiny is not compiled: the family probe" in caplog.text

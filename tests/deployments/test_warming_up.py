@@ -1,0 +1,117 @@
+"""The first generation of loaded weights, which no user waits for: of every family and task."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from deployments.engine.engine import Engine
+from deployments.engine.regions import compile_regions
+from deployments.families import FAMILIES
+from deployments.family import WarmsUp, load_families
+from deployments.workshop import _short_call
+from serve_app.domain.endpoint import Endpoint
+from tests.deployments import clips
+from tests.deployments.served import CATALOG
+from tests.deployments.test_audio import CLASSES
+from tests.deployments.test_beginning_with_media import CLIP, SOUND
+from tests.deployments.test_listed_endpoints import FLUX2, LCM, QWEN_IMAGE, Z_IMAGE, tiny_lcm
+from tests.engine.conformance import zoo
+from tests.engine.gate import Gate
+from tests.engine.tiny import tiny_flux, tiny_sdxl
+from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
+
+pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
+
+PICTURES = {
+    "fal-ai/flux/schnell": tiny_flux,
+    "fal-ai/flux/dev/image-to-image": tiny_flux,
+    "fal-ai/fast-sdxl/inpainting": tiny_sdxl,
+    LCM: tiny_lcm,
+    Z_IMAGE: tiny_z_image,
+    QWEN_IMAGE: tiny_qwen_image,
+    FLUX2: tiny_flux2_klein,
+}
+SOUNDS = {name: zoo.cases()[title].build for name, title in CLASSES.items()}
+LISTED = {**PICTURES, **clips.MAKE, **SOUNDS}
+
+
+def small(endpoint_id: str) -> Endpoint:
+    """Of the catalogue, at a size for tiny models."""
+    if endpoint_id in clips.MAKE:
+        return clips.entry(endpoint_id).endpoint
+    endpoint = CATALOG.get(endpoint_id).endpoint
+    options = {"dtype": "float32", "native_size": 64, "max_sequence_length": 16}
+    taken = {name: value for name, value in options.items() if endpoint_id in PICTURES}
+    return replace(endpoint, options={**endpoint.options, **taken})
+
+
+def warmed_up(endpoint: Endpoint, pipeline: Any) -> Any:
+    family = load_families(FAMILIES)[endpoint.family]
+    assert isinstance(family, WarmsUp)
+    with Engine(pipeline, threads=1) as engine:
+        return engine.submit(**_short_call(family, endpoint, pipeline)).result(60)
+
+
+@pytest.mark.parametrize("endpoint_id", LISTED)
+def test_each_listed_endpoint_can_be_warmed_up(endpoint_id):
+    assert warmed_up(small(endpoint_id), LISTED[endpoint_id]())
+
+
+OWN = Endpoint("me/own", "generic", CLIP.weights, "open")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "make"),
+    [
+        (
+            replace(CLIP, options={**CLIP.options, "native_size": 64}),
+            clips.MAKE[clips.WAN_T2V],
+        ),
+        (SOUND, zoo.cases()["StableAudio3AudioToAudioPipeline"].build),
+        (
+            replace(OWN, options={"task": "image-to-image", "native_size": 64}),
+            zoo.cases()["FluxImg2ImgPipeline"].build,
+        ),
+        (
+            replace(
+                OWN,
+                options={
+                    "task": "inpainting",
+                    "native_size": 64,
+                    "arguments": {"strength": "strength"},
+                },
+                defaults={"strength": 0.5},
+            ),
+            zoo.cases()["FluxInpaintPipeline"].build,
+        ),
+    ],
+    ids=["video-to-video", "audio-to-audio", "image-to-image", "inpainting"],
+)
+def test_so_can_entries_of_one_s_own_whatever_they_begin_with(endpoint, make):
+    assert warmed_up(endpoint, make())
+
+
+def test_what_their_denoisers_repeat_is_compiled_by_it_and_no_more_is_later():
+    """Traced, and run as it is; Inductor takes minutes."""
+    torch._dynamo.reset()
+    counters.clear()
+    # Over the weights of another class, and from a picture.
+    endpoint, pipeline = small(clips.SMALL_I2V), clips.MAKE[clips.SMALL_I2V]()
+    asked = partial(_short_call, load_families(FAMILIES)[endpoint.family], endpoint, pipeline)
+    compile_regions(pipeline, "eager")
+    with Engine(threads=1) as engine:
+        engine.rehearse(pipeline, asked)
+        assert (before := counters["stats"]["unique_graphs"]) > 0
+        engine.add("it", pipeline)
+        gate = Gate(engine)
+        two = [engine.submit(pipeline="it", **asked()) for _ in range(2)]
+        gate.open()
+        assert all(each.result(60) for each in two)
+        assert engine.counts()["merged_calls"] >= 2
+    assert counters["stats"]["unique_graphs"] == before
