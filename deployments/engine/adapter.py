@@ -10,7 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers.utils.state_dict_utils import convert_unet_state_dict_to_peft
+from diffusers.utils.state_dict_utils import (
+    DIFFUSERS_OLD_TO_PEFT,
+    DIFFUSERS_TO_PEFT,
+    convert_state_dict,
+    convert_unet_state_dict_to_peft,
+)
 from peft.utils.other import get_pattern_key
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -41,17 +46,14 @@ class LowRank:
         return self.down.shape[0]
 
 
-def read_adapter(pipeline: Any, file: Path, *, text_encoders: bool = True) -> dict[str, LowRank]:
+def read_adapter(pipeline: Any, file: Path) -> dict[str, LowRank]:
     """What the adapter in ``file`` adds, by ``component.layer`` of ``pipeline``; on the CPU.
-    ``text_encoders``: whether it may change them as well.
 
     ``Misconfigured`` when it is for another model or is no plain LoRA, ``WeightsUnavailable`` when
     the file cannot be read.
     """
     pairs = _pairs(*_read(pipeline, file), file)
     for name, pair in pairs.items():
-        if not text_encoders:
-            _check_denoiser(pipeline, name, file)
         _check(pair, layer_of(pipeline, name, file).weight, file)
     return pairs
 
@@ -70,16 +72,6 @@ def layer_of(pipeline: Any, name: str, file: Path) -> Any:
     if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
         raise Misconfigured(f"The adapter {file} changes {name}, a {type(layer).__name__}.")
     return layer
-
-
-def _check_denoiser(pipeline: Any, name: str, file: Path) -> None:
-    component = name.partition(".")[0]
-    if is_of_transformers(getattr(pipeline, component, None)):
-        raise Misconfigured(
-            f"The adapter {file} changes the {component} too, which cannot differ between "
-            "generations. Take one that changes the denoiser alone, or an endpoint with the "
-            "adapter in its options (docs/11-catalogue.md)."
-        )
 
 
 def _check(pair: LowRank, weight: Tensor, file: Path) -> None:
@@ -115,7 +107,32 @@ def _read(pipeline: Any, file: Path) -> tuple[dict[str, Tensor], Mapping[str, An
         raise Misconfigured(f"The adapter {file} is of no layout that is known: {error}") from error
     state, alphas = found if isinstance(found, tuple) else (found, None)
     named: dict[str, Any] = {**state, **(alphas or {})}
-    return convert_unet_state_dict_to_peft(named), settings
+    of_encoders = {
+        name: each
+        for name, each in named.items()
+        if is_of_transformers(getattr(pipeline, name.partition(".")[0], None))
+    }
+    others = {name: each for name, each in named.items() if name not in of_encoders}
+    others = convert_unet_state_dict_to_peft(others)
+    return {**others, **_of_encoders(pipeline, of_encoders)}, settings
+
+
+def _of_encoders(pipeline: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+    """In the names that text encoders have here. Other trainers call their layers otherwise, and
+    transformers before 5 had all of a CLIP text encoder below one more module."""
+    renamed: dict[str, Any] = convert_state_dict(state, _ENCODERS_TO_PEFT)
+    flat = {
+        component
+        for component in {name.partition(".")[0] for name in renamed}
+        if not hasattr(getattr(pipeline, component), "text_model")
+    }
+    return {
+        name.replace(".text_model.", ".", 1) if name.partition(".")[0] in flat else name: each
+        for name, each in renamed.items()
+    }
+
+
+_ENCODERS_TO_PEFT = {**DIFFUSERS_OLD_TO_PEFT, **DIFFUSERS_TO_PEFT}
 
 
 def _pairs(state: Mapping[str, Any], settings: Mapping[str, Any], file: Path) -> dict[str, LowRank]:

@@ -79,9 +79,9 @@ def load_layers(
 
     ``dtypes``: of the components, in which they compute.
 
-    ``Misconfigured`` when the adapter does not fit the pipeline or changes its text encoders.
+    ``Misconfigured`` when the adapter does not fit the pipeline.
     """
-    pairs = read_adapter(pipeline, look.file, text_encoders=False)
+    pairs = read_adapter(pipeline, look.file)
     if _state(look.file) != look.state:
         raise WeightsUnavailable(f"The adapter {look.file} changed while it was read. Try again.")
     layers: defaultdict[str, dict[str, Any]] = defaultdict(dict)

@@ -46,6 +46,12 @@ class AdapterLoan:
         both = zip(self.held, self.scales, strict=True)
         return [f"{each.look.digest} {scale!r}" for each, scale in both]
 
+    def mix_in(self, module: Any) -> str:
+        """Its mix, where the adapters change ``module``; else ""."""
+        names = {name for each in self.held for name in each.components}
+        changed = any(getattr(self.pipeline, name) is module for name in names)
+        return self.mix if changed else ""
+
     def ready(self) -> bool:
         """Whether the generation may begin. Raises what kept its adapters from being loaded."""
         return self._shelf.ready(self)

@@ -52,20 +52,25 @@ class Codec:
         running: GenerationGreenlet,
         *,
         deterministic: bool,
+        mix: str = "",
+        adapters: Sequence[str] = (),
         on_frames: OnFrames | None = None,
     ) -> Any:
         """The output of a component that is no denoiser, for its caller alone; inside of the
         generation. One that is alone gets only what was computed alone, bit for bit.
+        ``mix``: of the adapters that change the component; ``adapters``: equal for equal ones.
         ``on_frames``: as ``chunks.computed`` takes it."""
         part = part_of(call.module, call.method)
         if part is None or _writes_on(call):
-            return call.compute()
+            return self._forwards.at_once(call, mix)
         if part is Part.AUTOENCODER:
             given = running.suspend(replace(call, part=part))
             if isinstance(given, _ByItself):
                 return computed(given.call, self._declared(call), on_frames)
             return given
         content = self._prompts.key(call.module, call.arguments, call.keywords)
+        if content is not None and mix:
+            content = (content, *adapters)
         if (remembered := self._recall(content, deterministic=deterministic)) is not None:
             return remembered
         return running.suspend(replace(call, part=part, content=content))

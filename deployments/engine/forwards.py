@@ -110,6 +110,11 @@ class Forwards:
             return "step cache"  # what is kept has the length of the longest row
         return self.findings.of(call.module, plan, mixed=bool(mix)).refused or plan
 
+    def at_once(self, call: DenoiserCall, mix: str) -> Any:
+        """The output of a call of which nobody else is told, where it is made."""
+        with self._rows.having([mix]):
+            return call.compute()
+
     def most(self, pending: PendingCall, free: int | None) -> int:
         """How many calls may share a forward with it, itself among them. ``free``: bytes; None:
         nobody counts them."""

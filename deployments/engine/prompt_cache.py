@@ -112,8 +112,15 @@ class _Opaque(Exception):
 
 
 def _weights(module: torch.nn.Module) -> Hashable:
-    """Changes when somebody replaces a weight or writes to it."""
-    return hash(tuple((id(each), version_of(each)) for each in module.parameters()))
+    """Changes when somebody replaces a weight or writes to it. Adapters that come and go for
+    generations of their own change nothing for others."""
+    named = module.named_parameters()
+    return hash(tuple((id(each), version_of(each)) for name, each in named if not _added(name)))
+
+
+def _added(name: str) -> bool:
+    """Whether it is a weight of an adapter."""
+    return ".lora_A." in name or ".lora_B." in name
 
 
 _PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)

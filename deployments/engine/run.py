@@ -211,9 +211,7 @@ class Run:
 
     def _mix_of(self, call: DenoiserCall) -> str:
         """Its adapters, where they change the module."""
-        if self.adapters is None or call.part is not Part.DENOISER:
-            return ""
-        return self.adapters.mix
+        return "" if self.adapters is None else self.adapters.mix_in(call.module)
 
     def _told_adapters(self) -> Sequence[str]:
         return self.adapters.told if self.adapters is not None else []
@@ -242,9 +240,12 @@ class Run:
 
     def _answer(self, call: DenoiserCall) -> Any:
         """Of a component that is no denoiser, inside of the generation."""
+        mix = self._mix_of(call)
         return self._codec.answer(
             call,
             self._greenlet_alive(),
+            mix=mix,
+            adapters=self._told_adapters() if mix else (),
             deterministic=self.generation.deterministic,
             on_frames=self.generation.on_frames,
         )

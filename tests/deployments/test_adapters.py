@@ -159,9 +159,9 @@ def changed(file, folder, change):
     return inline(folder / "changed.safetensors")
 
 
-ENCODER = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+ENCODER = "text_encoder.text_model.encoder.layers.9.self_attn.q_proj"
 WRONG = {
-    "changes the text_encoder too": lambda state: {
+    "has no text_encoder.encoder.layers.9": lambda state: {
         **state,
         f"{ENCODER}.lora_A.weight": torch.ones(2, 32),
         f"{ENCODER}.lora_B.weight": torch.ones(32, 2),

@@ -16,7 +16,7 @@ from deployments.engine.adapter import Adapter
 from deployments.engine.engine import Engine
 from serve_app.domain.errors import Cancelled
 from tests.engine.calls import call
-from tests.engine.loras import save_lora
+from tests.engine.loras import save_lora, with_encoders
 from tests.engine.tiny import tiny_flux
 
 SEEDS = 6
@@ -156,7 +156,8 @@ def crowd_of(folder):
     behind is looked at."""
     pipeline = tiny_flux()
     files = [save_lora(folder, pipeline, seed) for seed in range(3)]
-    room_for_two = 2 * files[0].stat().st_size
+    files[1] = with_encoders(files[1], pipeline, 1, folder)
+    room_for_two = files[0].stat().st_size + files[1].stat().st_size
     adapters = [[Adapter(files[seed], 0.5)] if seed < len(files) else [] for seed in range(SEEDS)]
     plain = pipeline(**wish(3)).images
     before = lies_on(pipeline)
@@ -172,7 +173,8 @@ def crowd_of(folder):
     assert counts["merged_calls"] > counts["single_calls"]
     assert counts["trial_forwards"] == 0
     assert torch.equal(pipeline(**wish(3)).images, plain)
-    assert not any(isinstance(each, LoraLayer) for each in pipeline.transformer.modules())
+    for changed in (pipeline.transformer, pipeline.text_encoder):
+        assert not any(isinstance(each, LoraLayer) for each in changed.modules())
     assert changes(before, lies_on(pipeline)) == set()
 
 

@@ -2,6 +2,7 @@
 
 import torch
 from diffusers import FluxPipeline, StableDiffusionXLPipeline
+from safetensors.torch import load_file, save_file
 
 FLUX_LAYERS = (
     "transformer_blocks.0.attn.to_q",
@@ -22,8 +23,8 @@ SDXL_LAYERS = (
 LAYERS = {FluxPipeline: FLUX_LAYERS, StableDiffusionXLPipeline: SDXL_LAYERS}
 
 
-def attention_of(component):
-    return [name for name, _ in component.named_modules() if name.endswith(("to_q", "to_out.0"))]
+def attention_of(component, ends=("to_q", "to_out.0")):
+    return [name for name, _ in component.named_modules() if name.endswith(ends)]
 
 
 def parts(component, layers, seed, rank):
@@ -54,3 +55,20 @@ def save_lora(folder, pipeline, seed, rank=4, layers=None, alpha=None, **more):
         **{f"{kind}_lora_layers": state, f"{kind}_lora_adapter_metadata": settings},
     )
     return file
+
+
+def with_encoders(file, pipeline, seed, folder):
+    """The adapter of ``file``, with attention and one more layer of all CLIP encoders."""
+    names = [name for name in ("text_encoder", "text_encoder_2") if _is_clip(pipeline, name)]
+    state = load_file(file)
+    for name in names:
+        found = attention_of(getattr(pipeline, name), (".q_proj", ".out_proj", ".fc1"))
+        of_encoder = parts(getattr(pipeline, name), found, seed, rank=4)
+        state |= {f"{name}.{layer}": weight for layer, weight in of_encoder.items()}
+    made = folder / f"encoders-{seed}.safetensors"
+    save_file(state, made)
+    return made
+
+
+def _is_clip(pipeline, name):
+    return "CLIP" in type(getattr(pipeline, name, None)).__name__
