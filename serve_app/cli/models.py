@@ -21,7 +21,7 @@ def run(installation: Installation, *, as_json: bool) -> None:
     """List every endpoint, as lines or as one JSON document."""
     memory = gpu.least_memory_bytes()
     with Client(installation) as client:
-        models = [{**each, "recipe": _recipe(each, memory)} for each in _all(client)]
+        models = [{**each, "recipe": _recipe(each, memory)} for each in every(client)]
     if as_json:
         click.echo(json.dumps({"device_memory_bytes": memory, "models": models}, indent=2))
         return
@@ -42,7 +42,8 @@ def lines(model: dict[str, Any], memory: int | None) -> Iterator[str]:
         yield f"    {ours['reason']}"
 
 
-def _all(client: Client) -> Iterator[dict[str, Any]]:
+def every(client: Client) -> Iterator[dict[str, Any]]:
+    """As the server tells them."""
     cursor: str | None = None
     while True:
         page = client.get("/v1/models", limit=PAGE, cursor=cursor)
