@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FIELD = "video_url"
 MOST_TAKEN = 1000  # frames, where neither the input nor the entry says how many
+MOST_PIXELS = 2**29  # of all frames, at three bytes each: 1.6 GB; 1,344 frames of 832×480
 
 
 def given_fps(endpoint: Endpoint, input: Mapping[str, Any]) -> Fraction:
@@ -36,13 +37,22 @@ def given_fps(endpoint: Endpoint, input: Mapping[str, Any]) -> Fraction:
 def given_frames(
     endpoint: Endpoint, input: Mapping[str, Any], fps: Fraction, size: Size
 ) -> list[Image]:
-    """Those of the clip, up to as many as are asked for, each the middle of it in ``size``."""
+    """Those of the clip, up to as many as are asked for, each the middle of it in ``size``.
+    ``InvalidInput`` where they would not fit into memory."""
     try:
         most = asked_frames(endpoint, input, fps)
     except Misconfigured:
         most = MOST_TAKEN
     clip: GivenClip = input[FIELD]
-    return clip.frames(size.width, size.height, fps, most)
+    room = MOST_PIXELS // (size.width * size.height)
+    frames = clip.frames(size.width, size.height, fps, min(most, room + 1))
+    if len(frames) > room:
+        message = (
+            f"the clip has more than {room} frames of {size.width}×{size.height} at {float(fps):g} "
+            "a second; ask for fewer with num_frames, or for a smaller image_size"
+        )
+        raise InvalidInput.of_field(FIELD, message, "video_duration_too_long", {"max_frames": room})
+    return frames
 
 
 def filled_up(frames: Sequence[Image], compression: int) -> list[Image]:

@@ -11,6 +11,7 @@ import torch
 from diffusers import WanVideoToVideoPipeline
 from PIL import Image
 
+from deployments import clip_input
 from deployments.audio import AudioFamily
 from deployments.engine.clip_reading import read_clip
 from deployments.engine.engine import Engine
@@ -90,6 +91,17 @@ def test_as_many_frames_are_taken_as_are_asked_for_and_there(
     form = made.facts["clip"].form
     assert len(made.arguments["video"]) == taken
     assert (form.num_frames, form.fps) == (delivered, Fraction(fps))
+
+
+def test_a_clip_whose_frames_would_fill_memory_is_refused(tmp_path, monkeypatch):
+    nine = {"frames": 9}
+    made = call(tmp_path, how=nine, num_frames=4).arguments
+    size = made["width"], made["height"]
+    monkeypatch.setattr(clip_input, "MOST_PIXELS", 4 * size[0] * size[1])
+    assert call(tmp_path, how=nine, num_frames=4).facts["clip"].form.num_frames == 4
+    with pytest.raises(InvalidInput, match=f"more than 4 frames of {size[0]}×{size[1]}") as caught:
+        call(tmp_path, how=nine, num_frames=5)
+    assert caught.value.problems[0].loc == ("body", "video_url")
 
 
 def test_an_entry_may_say_the_pace_and_the_argument(tmp_path):

@@ -10,7 +10,6 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
 from deployments.engine.adapter import Adapter
-from deployments.engine.adapter_merge import merge_adapter
 from deployments.engine.engine import Engine
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import (
@@ -20,10 +19,10 @@ from serve_app.domain.errors import (
     OutOfMemory,
     ReplicaDied,
 )
+from tests.engine.adapted import plain_with, relative, together
 from tests.engine.calls import call
-from tests.engine.gate import Gate
 from tests.engine.loops import Denoiser, Loop
-from tests.engine.loras import attention_of, parts, save_lora, with_encoders
+from tests.engine.loras import save_lora
 from tests.engine.tiny import tiny_flux, tiny_sd3, tiny_sdxl
 from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
 
@@ -56,33 +55,6 @@ def loras(pipeline, tmp_path_factory):
         save_lora(folder, pipeline, seed, rank, alpha=alpha)
         for seed, rank, alpha in ((1, 4, None), (2, 2, 3), (3, 8, None), (4, 4, None))
     ]
-
-
-def plain_with(make, adapters, **wish):
-    """What diffusers makes with the adapters loaded, and nothing else."""
-    pipeline = make()
-    for number, each in enumerate(adapters):
-        pipeline.load_lora_weights(
-            each.file.parent, weight_name=each.file.name, adapter_name=f"lora{number}"
-        )
-    if adapters:
-        names = [f"lora{number}" for number in range(len(adapters))]
-        pipeline.set_adapters(names, [each.scale for each in adapters])
-    return pipeline(**call(**wish)).images
-
-
-def together(engine, calls):
-    gate = Gate(engine)
-    running = [engine.submit(**each) for each in calls]
-    for each in running:
-        if each._adapters is not None:
-            each._adapters.looked.result(60)
-    gate.open()
-    return [generation.result(60).images for generation in running]
-
-
-def relative(one, other):
-    return float((one - other).norm() / other.norm())
 
 
 def wrapped(pipeline):
@@ -126,64 +98,6 @@ def test_each_gets_what_diffusers_makes_with_its_adapters_alone(make, pipeline, 
             assert relative(plain_with(make, [], **wishes[place]), expected[place]) > 1e-3
     assert counts["merged_calls"] - before >= 4 * 4
     assert not {"failed when merged", "differs when merged"} & counts["not_merged"].keys()
-
-
-def test_adapters_may_change_text_encoders_too(make, pipeline, loras, tmp_path):
-    one, two = (with_encoders(file, pipeline, 5 + n, tmp_path) for n, file in enumerate(loras[:2]))
-    asked = [[Adapter(one)], [], [Adapter(two, 0.5)], [Adapter(loras[0])], [Adapter(one, 0.3)]]
-    with Engine(pipeline, max_batch=8, threads=1, verify_merges=True) as engine:
-        before = engine.submit(**call(seed=1)).result(60).images
-        for each in (one, two, loras[0]):
-            engine.submit(adapters=[Adapter(each)], **call(steps=1)).result(60)
-        # The same prompt for all: what encoders remember is told apart by the adapters.
-        made = together(
-            engine, [{**call(seed=seed), "adapters": each} for seed, each in enumerate(asked)]
-        )
-        encoded = engine.counts()["prompts_encoded"]
-        again = together(
-            engine, [{**call(seed=seed), "adapters": each} for seed, each in enumerate(asked)]
-        )
-        assert engine.counts()["prompts_encoded"] == encoded
-        counts = engine.counts()
-        after = engine.submit(**call(seed=1)).result(60).images
-    assert torch.equal(before, after)
-    for seed, adapters in enumerate(asked):
-        expected = plain_with(make, adapters, seed=seed)
-        assert relative(made[seed], expected) <= 1e-5
-        assert relative(again[seed], expected) <= 1e-5
-    alike = [Adapter(loras[0])]  # or the test would prove nothing
-    assert relative(plain_with(make, alike, seed=0), made[0]) > 1e-4
-    assert (
-        not {"failed when merged", "differs when merged"} & counts["encoders"]["not_merged"].keys()
-    )
-    assert not any(isinstance(each, LoraLayer) for each in pipeline.text_encoder.modules())
-
-
-def in_the_names_of_kohya(pipeline, file):
-    """As most adapters for Stable Diffusion XL are published: with what their trainer calls layers,
-    and an alpha for each."""
-    state = {}
-    for component, short in (("unet", "unet"), ("text_encoder", "te1"), ("text_encoder_2", "te2")):
-        module = getattr(pipeline, component)
-        layers = attention_of(module, ("attn1.to_q", ".q_proj", ".k_proj", ".v_proj", ".out_proj"))
-        for name, weight in parts(module, layers, 8, rank=4).items():
-            layer, half = name.removesuffix(".weight").rsplit(".", 1)
-            below = "" if component == "unet" or layer.startswith("text_model.") else "text_model_"
-            full = f"lora_{short}_{below}{layer.replace('.', '_')}"
-            state[f"{full}.lora_{'down' if half == 'lora_A' else 'up'}.weight"] = weight
-            state[f"{full}.alpha"] = torch.tensor(2.0)
-    save_file(state, file)
-    return file
-
-
-def test_adapters_with_text_encoders_are_read_as_they_are_published(tmp_path):
-    pipeline = tiny_sdxl()
-    adapters = [Adapter(in_the_names_of_kohya(pipeline, tmp_path / "published.safetensors"), 0.8)]
-    with Engine(pipeline, threads=1) as engine:
-        made = engine.submit(adapters=adapters, **call()).result(60).images
-    assert relative(made, plain_with(tiny_sdxl, adapters)) <= 1e-5
-    merge_adapter(pipeline, adapters[0].file, adapters[0].scale)
-    assert relative(pipeline(**call()).images, made) <= 1e-4
 
 
 def test_an_adapter_that_holds_no_numbers_spoils_its_own_picture_only(make, pipeline, tmp_path):

@@ -1,0 +1,31 @@
+"""Generations with adapters: through the engine, and as diffusers makes them."""
+
+from tests.engine.calls import call
+from tests.engine.gate import Gate
+
+
+def plain_with(make, adapters, **wish):
+    """What diffusers makes with the adapters loaded, and nothing else."""
+    pipeline = make()
+    for number, each in enumerate(adapters):
+        pipeline.load_lora_weights(
+            each.file.parent, weight_name=each.file.name, adapter_name=f"lora{number}"
+        )
+    if adapters:
+        names = [f"lora{number}" for number in range(len(adapters))]
+        pipeline.set_adapters(names, [each.scale for each in adapters])
+    return pipeline(**call(**wish)).images
+
+
+def together(engine, calls):
+    gate = Gate(engine)
+    running = [engine.submit(**each) for each in calls]
+    for each in running:
+        if each._adapters is not None:
+            each._adapters.looked.result(60)
+    gate.open()
+    return [generation.result(60).images for generation in running]
+
+
+def relative(one, other):
+    return float((one - other).norm() / other.norm())

@@ -1,0 +1,83 @@
+"""Adapters that change text encoders too, as most that are published for Stable Diffusion XL do."""
+
+import pytest
+import torch
+from peft.tuners.lora import LoraLayer
+from safetensors.torch import save_file
+
+from deployments.engine.adapter import Adapter
+from deployments.engine.adapter_merge import merge_adapter
+from deployments.engine.engine import Engine
+from tests.engine.adapted import plain_with, relative, together
+from tests.engine.calls import call
+from tests.engine.loras import attention_of, parts, save_lora, with_encoders
+from tests.engine.tiny import tiny_flux, tiny_sdxl
+
+pytestmark = [
+    pytest.mark.engine,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
+    # peft, of the second adapter that diffusers itself loads
+    pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning"),
+    pytest.mark.usefixtures("one_torch_thread"),
+]
+
+
+@pytest.mark.parametrize("make", [tiny_flux, tiny_sdxl])
+def test_adapters_may_change_text_encoders_too(make, tmp_path):
+    pipeline = make()
+    loras = [save_lora(tmp_path, pipeline, seed) for seed in (1, 2)]
+    one, two = (with_encoders(file, pipeline, 5 + n, tmp_path) for n, file in enumerate(loras))
+    asked = [[Adapter(one)], [], [Adapter(two, 0.5)], [Adapter(loras[0])], [Adapter(one, 0.3)]]
+    with Engine(pipeline, max_batch=8, threads=1, verify_merges=True) as engine:
+        before = engine.submit(**call(seed=1)).result(60).images
+        for each in (one, two, loras[0]):
+            engine.submit(adapters=[Adapter(each)], **call(steps=1)).result(60)
+        # The same prompt for all: what encoders remember is told apart by the adapters.
+        made = together(
+            engine, [{**call(seed=seed), "adapters": each} for seed, each in enumerate(asked)]
+        )
+        encoded = engine.counts()["prompts_encoded"]
+        again = together(
+            engine, [{**call(seed=seed), "adapters": each} for seed, each in enumerate(asked)]
+        )
+        assert engine.counts()["prompts_encoded"] == encoded
+        counts = engine.counts()
+        after = engine.submit(**call(seed=1)).result(60).images
+    assert torch.equal(before, after)
+    for seed, adapters in enumerate(asked):
+        expected = plain_with(make, adapters, seed=seed)
+        assert relative(made[seed], expected) <= 1e-5
+        assert relative(again[seed], expected) <= 1e-5
+    alike = [Adapter(loras[0])]  # or the test would prove nothing
+    assert relative(plain_with(make, alike, seed=0), made[0]) > 1e-4
+    assert (
+        not {"failed when merged", "differs when merged"} & counts["encoders"]["not_merged"].keys()
+    )
+    assert not any(isinstance(each, LoraLayer) for each in pipeline.text_encoder.modules())
+
+
+def in_the_names_of_kohya(pipeline, file):
+    """As most adapters for Stable Diffusion XL are published: with what their trainer calls layers,
+    and an alpha for each."""
+    state = {}
+    for component, short in (("unet", "unet"), ("text_encoder", "te1"), ("text_encoder_2", "te2")):
+        module = getattr(pipeline, component)
+        layers = attention_of(module, ("attn1.to_q", ".q_proj", ".k_proj", ".v_proj", ".out_proj"))
+        for name, weight in parts(module, layers, 8, rank=4).items():
+            layer, half = name.removesuffix(".weight").rsplit(".", 1)
+            below = "" if component == "unet" or layer.startswith("text_model.") else "text_model_"
+            full = f"lora_{short}_{below}{layer.replace('.', '_')}"
+            state[f"{full}.lora_{'down' if half == 'lora_A' else 'up'}.weight"] = weight
+            state[f"{full}.alpha"] = torch.tensor(2.0)
+    save_file(state, file)
+    return file
+
+
+def test_adapters_with_text_encoders_are_read_as_they_are_published(tmp_path):
+    pipeline = tiny_sdxl()
+    adapters = [Adapter(in_the_names_of_kohya(pipeline, tmp_path / "published.safetensors"), 0.8)]
+    with Engine(pipeline, threads=1) as engine:
+        made = engine.submit(adapters=adapters, **call()).result(60).images
+    assert relative(made, plain_with(tiny_sdxl, adapters)) <= 1e-5
+    merge_adapter(pipeline, adapters[0].file, adapters[0].scale)
+    assert relative(pipeline(**call()).images, made) <= 1e-4
