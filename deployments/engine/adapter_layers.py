@@ -71,7 +71,7 @@ class _RowNames(list[str]):
         self.mixes = mixes
         self._device = device
         self._places: dict[str, torch.Tensor] | None = None
-        self._factors: dict[tuple[float, ...], torch.Tensor] = {}
+        self._factors: dict[tuple[tuple[float, ...], torch.dtype], torch.Tensor] = {}
 
     def places(self) -> dict[str, torch.Tensor]:
         """The entries of each mix."""
@@ -87,9 +87,9 @@ class _RowNames(list[str]):
 
     def factors(self, of_rows: tuple[float, ...], dtype: torch.dtype) -> torch.Tensor:
         """[rows, 1, 1]. Most layers ask for the same."""
-        if (made := self._factors.get(of_rows)) is None:
+        if (made := self._factors.get((of_rows, dtype))) is None:
             made = torch.tensor(of_rows, dtype=dtype, device=self._device).view(-1, 1, 1)
-            self._factors[of_rows] = made
+            self._factors[of_rows, dtype] = made
         return made
 
 
