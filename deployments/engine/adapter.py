@@ -121,15 +121,12 @@ def _of_encoders(pipeline: Any, state: Mapping[str, Any]) -> dict[str, Any]:
     """In the names that text encoders have here. Other trainers call their layers otherwise, and
     transformers before 5 had all of a CLIP text encoder below one more module."""
     renamed: dict[str, Any] = convert_state_dict(state, _ENCODERS_TO_PEFT)
-    flat = {
-        component
-        for component in {name.partition(".")[0] for name in renamed}
-        if not hasattr(getattr(pipeline, component), "text_model")
-    }
-    return {
-        name.replace(".text_model.", ".", 1) if name.partition(".")[0] in flat else name: each
-        for name, each in renamed.items()
-    }
+    return {_as_here(pipeline, name): each for name, each in renamed.items()}
+
+
+def _as_here(pipeline: Any, name: str) -> str:
+    has_it = hasattr(getattr(pipeline, name.partition(".")[0]), "text_model")
+    return name if has_it else name.replace(".text_model.", ".", 1)
 
 
 _ENCODERS_TO_PEFT = {**DIFFUSERS_OLD_TO_PEFT, **DIFFUSERS_TO_PEFT}

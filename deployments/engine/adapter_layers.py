@@ -133,22 +133,18 @@ class _Linear(_PerRow, Linear):
             return super()._mixed_batch_forward(x, *arguments, adapter_names=adapter_names, **more)
         result = self.base_layer(x, *arguments)
         some = next(iter(here))
-        downs = _stacked(mixes, self.lora_A, self.lora_A[some].weight[:0])
-        ups = _stacked(mixes, self.lora_B, self.lora_B[some].weight[:, :0], transposed=True)
+        # For rows without: nothing of another's adapter reaches them.
+        no_down, no_up = self.lora_A[some].weight[:0], self.lora_B[some].weight.mT[:0]
+        downs = _stacked([self.lora_A[mix].weight if mix in here else no_down for mix in mixes])
+        ups = _stacked([self.lora_B[mix].weight.mT if mix in here else no_up for mix in mixes])
         factors = tuple(self.scaling.get(mix, 0.0) for mix in mixes)
         rows = x.reshape(len(mixes), -1, x.shape[-1]).to(downs.dtype)
         inner = torch.bmm(rows, downs.mT) * adapter_names.factors(factors, downs.dtype)
         return result + torch.bmm(inner, ups).view(result.shape).to(result.dtype)
 
 
-def _stacked(
-    mixes: Sequence[str], halves: Any, none: torch.Tensor, *, transposed: bool = False
-) -> torch.Tensor:
-    """[rows, rank, …]: that half of each row's adapter, up to the largest rank filled with zeros.
-    ``none``: for rows without; nothing of another's adapter reaches them."""
-    weights = [halves[mix].weight if mix in halves else none for mix in mixes]
-    if transposed:
-        weights = [weight.mT for weight in weights]
+def _stacked(weights: list[torch.Tensor]) -> torch.Tensor:
+    """[rows, rank, …] of one [rank, …] for each row, up to the largest rank filled with zeros."""
     if len({len(weight) for weight in weights}) == 1:
         return torch.stack(weights)
     return pad_sequence(weights, batch_first=True)

@@ -139,8 +139,9 @@ def _stand_in_class(real_class: type) -> type:
     if is_autoencoder(real_class):
         methods = [name for name in _CODES if hasattr(real_class, name)]
         body |= {name: _handing_over(getattr(real_class, name)) for name in methods}
-    told = {name: get for name, get in _WHEREABOUTS.items() if asks_every_module(real_class, name)}
-    body |= {name: property(get) for name, get in told.items()}
+    for name, find in (("device", device_of), ("dtype", dtype_of)):
+        if asks_every_module(real_class, name):
+            body[name] = _whereabouts(name, find)
     return type(real_class.__name__, (real_class,), body)
 
 
@@ -171,17 +172,15 @@ def _walked(self: Any) -> Sequence[Any] | None:
     return walked
 
 
-def _device(self: Any) -> Any:
-    walked = _walked(self)
-    return self.real_module.device if walked is None else device_of(self.real_module, walked)
+def _whereabouts(name: str, find: Callable[[Any, Sequence[Any]], Any]) -> property:
+    """``find``: what the property ``name`` is, of the real module and all that are in it."""
 
+    def told(self: Any) -> Any:
+        walked = _walked(self)
+        real = self.real_module
+        return getattr(real, name) if walked is None else find(real, walked)
 
-def _dtype(self: Any) -> Any:
-    walked = _walked(self)
-    return self.real_module.dtype if walked is None else dtype_of(self.real_module, walked)
-
-
-_WHEREABOUTS = {"device": _device, "dtype": _dtype}
+    return property(told)
 
 
 def _handing_over(real: Callable[..., Any]) -> Callable[..., Any]:
