@@ -15,9 +15,9 @@ from deployments.first_input import first_input
 from deployments.mapped_fields import mapped, need
 from deployments.picture_output import seed_of
 from deployments.sound_form import SoundOptions, asked_steps, sound_form, sound_options, span
-from deployments.sound_input import FIELD, given_samples
+from deployments.sound_input import given_as, given_samples
 from deployments.sound_output import SoundFacts, deliver_sound
-from deployments.task import AUDIO_TO_AUDIO, TEXT_TO_AUDIO
+from deployments.task import AUDIO_TO_AUDIO, TEXT_TO_AUDIO, begins_with
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
@@ -58,12 +58,13 @@ class AudioFamily:
         # Endpoints share loaded weights, and another one's options may have loaded these.
         check(endpoint, mapping, called)
         _check_sound(endpoint, mapping.task, options, called)
-        begins = mapping.task == AUDIO_TO_AUDIO
-        need(input, options.prompt, *([FIELD] if begins else []))
+        need(input, options.prompt, *begins_with(mapping.task))
         rate = _rate(endpoint, pipeline)
         most = _most_seconds(options, pipeline, rate)
-        given = given_samples(input, pipeline, rate, min(most, MOST_GIVEN_S)) if begins else None
-        given_s = None if given is None else given.shape[-1] / rate
+        sound, given_s = {}, None
+        if mapping.task == AUDIO_TO_AUDIO:
+            given = given_samples(input, pipeline, rate, min(most, MOST_GIVEN_S))
+            sound, given_s = given_as(options, given, rate), given.shape[-1] / rate
         form = sound_form(endpoint, options, input, rate, most, given_s)
         own_seed = seed_of(input, seed)
         arguments = {
@@ -72,15 +73,14 @@ class AudioFamily:
             "generator": torch.Generator("cpu").manual_seed(own_seed),
             "output_type": "pt",
             **span(options, input, form),
-            **({options.given: given, options.given_rate: rate} if begins else {}),
+            **sound,
             **mapping.fixed,
             **mapped(mapping, input),
         }
         echoed = {name: input.get(name) for name in options.echo}
         facts = SoundFacts(form, own_seed, input[options.prompt], options.output, echoed)
         view = None if mapping.pipeline is None else view_for(endpoint, pipeline, called)
-        passed = {name: value for name, value in arguments.items() if name is not None}
-        return GenerationCall(passed, {"sound": facts}, view=view)
+        return GenerationCall(arguments, {"sound": facts}, view=view)
 
     def deliver(
         self,

@@ -8,12 +8,14 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from deployments.picture_size import Size
-from deployments.task import GIVEN_FILES, MAY_BE_LEFT_OUT, GivenKind
+from deployments.task import GivenKind, begins_with
 from serve_app.domain.endpoint import Endpoint
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
+
+ONE_STEP = {"prompt": "a lighthouse", "num_inference_steps": 1}
 
 GREY = (128, 128, 128)
 SIDES = Size(832, 480)  # of what is given
@@ -21,11 +23,10 @@ SIDES = Size(832, 480)  # of what is given
 
 def first_input(endpoint: Endpoint, **usual: Any) -> Mapping[str, Any]:
     """``usual``: what the family needs beside that, whatever the entry's defaults are."""
-    fields = GIVEN_FILES.get(str(endpoint.options.get("task", "")), {})
-    files = {name: _plain(kind) for name, kind in fields.items() if name not in MAY_BE_LEFT_OUT}
+    fields = begins_with(str(endpoint.options.get("task", "")))
+    files = {name: _plain(kind) for name, kind in fields.items()}
     # All of what is given is drawn anew: of one step, less would leave none.
-    one_step = {"prompt": "a lighthouse", "num_inference_steps": 1, "strength": 1.0}
-    return {**endpoint.defaults, **usual, **one_step, **files}
+    return {**endpoint.defaults, **usual, **ONE_STEP, "strength": 1.0, **files}
 
 
 def _plain(kind: GivenKind) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from deployments.adapter_input import AskedAdapter, asked_adapters
 from deployments.amendments import amended
 from deployments.family import GenerationCall, Made, Product
+from deployments.first_input import ONE_STEP
 from deployments.picture_call import drawing, picture_facts, redrawing, sides
 from deployments.picture_input import from_words_alone, given_size
 from deployments.picture_output import deliver_pictures, own_dtype
@@ -20,9 +21,8 @@ from serve_app.domain.endpoint import Endpoint
 MAX_TEXT_TOKENS = 512
 
 WARM_UP = {
-    "prompt": "a lighthouse",
+    **ONE_STEP,
     "image_size": "landscape_4_3",
-    "num_inference_steps": 1,
     "guidance_scale": 3.5,
 }
 

@@ -9,6 +9,7 @@ from typing import Any
 from deployments.adapter_input import AskedAdapter, asked_adapters
 from deployments.amendments import amended
 from deployments.family import GenerationCall, Made, Product
+from deployments.first_input import ONE_STEP
 from deployments.picture_call import drawing, picture_facts, redrawing, sides
 from deployments.picture_input import as_pixels, from_words_alone
 from deployments.picture_output import deliver_pictures, own_dtype
@@ -21,9 +22,8 @@ from serve_app.domain.endpoint import Endpoint
 LATENT_CHANNELS = 4
 
 WARM_UP = {
-    "prompt": "a lighthouse",
+    **ONE_STEP,
     "image_size": "square_hd",
-    "num_inference_steps": 1,
     "guidance_scale": 7.5,
 }
 

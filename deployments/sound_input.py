@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from deployments.sound_form import SoundOptions
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -23,3 +25,9 @@ def given_samples(input: Mapping[str, Any], pipeline: Any, rate: int, most_s: fl
     vae = pipeline.vae
     channels = getattr(vae.config, "audio_channels", None) or 2
     return torch.from_numpy(sound.samples(rate, channels, most_s))[None].to(vae.dtype)
+
+
+def given_as(options: SoundOptions, samples: Tensor, rate: int) -> dict[str, Any]:
+    """The arguments that take it."""
+    told = {options.given: samples, options.given_rate: rate}
+    return {name: value for name, value in told.items() if name is not None}

@@ -34,8 +34,7 @@ GIVEN_FILES: Mapping[str, Mapping[str, GivenKind]] = {
 }
 """Task → fields of its input that name a file."""
 
-MAY_BE_LEFT_OUT = frozenset({"end_image_url"})
-"""Of these fields."""
+_MAY_BE_LEFT_OUT = frozenset({"end_image_url"})
 
 
 def task_of(endpoint: Endpoint, known: tuple[str, ...]) -> str:
@@ -48,6 +47,12 @@ def task_of(endpoint: Endpoint, known: tuple[str, ...]) -> str:
             f"it knows {', '.join(known)} (`options` in the catalogue)."
         )
     return task
+
+
+def begins_with(task: str) -> Mapping[str, GivenKind]:
+    """The fields that name a file in every input of ``task``, the main one first."""
+    fields = GIVEN_FILES.get(task, {})
+    return {name: kind for name, kind in fields.items() if name not in _MAY_BE_LEFT_OUT}
 
 
 def given_files(endpoint: Endpoint, input: Mapping[str, Any]) -> Mapping[str, GivenKind]:

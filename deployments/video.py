@@ -24,7 +24,7 @@ from deployments.picture_output import seed_of
 from deployments.picture_size import Size, rendered_size
 from deployments.recording import Recording
 from deployments.side_multiple import side_multiple
-from deployments.task import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, VIDEO_TO_VIDEO
+from deployments.task import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, VIDEO_TO_VIDEO, begins_with
 from serve_app.domain.artifact import MEDIA_TYPES, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput
@@ -68,18 +68,21 @@ class VideoFamily:
         # Endpoints share loaded weights, and another one's options may have loaded these.
         check(endpoint, mapping, called)
         takes = parameters(called)
-        need(input, *_fields(mapping, takes))
+        words = ("prompt",) if "prompt" in takes else ()
+        need(input, *words, "num_inference_steps", *begins_with(mapping.task))
         multiple = mapping.multiple or side_multiple(pipeline)
         asked = clip_size(endpoint, input, multiple, _given(mapping, input))
         rendered = rendered_size(asked, multiple, mapping.native_size)
-        frames = None
+        clip: dict[str, Any] = {}
         if mapping.task == VIDEO_TO_VIDEO:
             fps = given_fps(endpoint, input)
             frames = given_frames(endpoint, input, fps, rendered)
-            form = _form(input, asked, fps, len(frames))
+            clip = {mapping.video: filled_up(frames, _compression(pipeline))}
+            count = len(frames)
         else:
             fps = asked_fps(endpoint, input)
-            form = _form(input, asked, fps, asked_frames(endpoint, input, fps))
+            count = asked_frames(endpoint, input, fps)
+        form = _form(input, asked, fps, count)
         # Frames that the pipeline makes first, and that are none of the clip.
         left_out = KNOWN.of_itself(called).leaves_out(pipeline)
         arguments = {
@@ -96,7 +99,7 @@ class VideoFamily:
             **mapping.fixed,
             **mapped(mapping, input),
             **_pictures(mapping, input, rendered, takes),
-            **_clip(mapping, frames, _compression(pipeline)),
+            **clip,
         }
         not_taken = OPTIONAL - takes
         facts = _facts(form, input, seed, pipeline)
@@ -163,14 +166,8 @@ def _number_of_frames(takes: frozenset[str]) -> str:
     return next((each for each in NUMBERS_OF_FRAMES if each in takes), NUMBERS_OF_FRAMES[0])
 
 
-def _fields(mapping: CallMapping, takes: frozenset[str]) -> tuple[str, ...]:
-    words = ("prompt",) if "prompt" in takes else ()
-    files = {IMAGE_TO_VIDEO: ("image_url",), VIDEO_TO_VIDEO: ("video_url",)}
-    return (*words, "num_inference_steps", *files.get(mapping.task, ()))
-
-
 def _given(mapping: CallMapping, input: Mapping[str, Any]) -> Size | None:
-    field = {IMAGE_TO_VIDEO: "image_url", VIDEO_TO_VIDEO: "video_url"}.get(mapping.task)
+    field = next(iter(begins_with(mapping.task)), None)
     return Size(*input[field].size) if field is not None else None
 
 
@@ -193,10 +190,6 @@ def _pictures(
     if mapping.pictures == PIXELS:
         return {name: as_pixels(picture, rendered) for name, picture in fitted.items()}
     return fitted
-
-
-def _clip(mapping: CallMapping, frames: list[Any] | None, compression: int) -> dict[str, Any]:
-    return {} if frames is None else {mapping.video: filled_up(frames, compression)}
 
 
 def _view(
