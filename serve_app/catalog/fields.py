@@ -111,8 +111,7 @@ def one_of(names: Iterable[str], more: str = "") -> PydanticCustomError:
     )
 
 
-def reachable(value: str) -> str:
-    """As it is, where a replica can fetch it or has it already."""
+def _reachable(value: str) -> str:
     if not (_WEB.fullmatch(value) or _INLINE.match(value)):
         raise PydanticCustomError(
             "url_scheme", "Input should be an http(s) URL, or a data URI with the file in it"
@@ -141,14 +140,13 @@ Strength = Annotated[
 Seed = Annotated[
     int | None, Field(ge=LEAST_SEED, le=MOST_SEED, description="Same seed, same picture.")
 ]
+FileUrl = Annotated[str, AfterValidator(_reachable)]
+"""Of what a replica can fetch, or has already."""
 PictureUrl = Annotated[
-    str,
-    AfterValidator(reachable),
-    Field(description="The picture to begin with: an http(s) URL, or a data URI."),
+    FileUrl, Field(description="The picture to begin with: an http(s) URL, or a data URI.")
 ]
 MaskUrl = Annotated[
-    str,
-    AfterValidator(reachable),
+    FileUrl,
     Field(description="Where to redraw: a picture that is white there and black elsewhere."),
 ]
 SyncMode = Annotated[bool, Field(description="Return the pictures inside the answer.")]

@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from serve_app.catalog.clip_fields import ClipInput, Frames, FramesPerSecond, NegativeClipPrompt
-from serve_app.catalog.fields import Guidance, Size, Steps, Strength, reachable
+from serve_app.catalog.fields import FileUrl, Guidance, Size, Steps, Strength
 from serve_app.catalog.outputs import AudioOutput, VideoOutput
 from serve_app.catalog.produced import clip_with_poster, sound_with_waveform
 from serve_app.catalog.pydantic_schema import Shape
 from serve_app.catalog.sound_fields import Seconds, SoundInput, SoundPrompt
 
 ClipUrl = Annotated[
-    str,
-    AfterValidator(reachable),
+    FileUrl,
     Field(description="The clip to begin with (MP4, WebM, GIF): an http(s) URL, or a data URI."),
 ]
 SoundUrl = Annotated[
-    str,
-    AfterValidator(reachable),
-    Field(description="The sound to begin with: an http(s) URL, or a data URI."),
+    FileUrl, Field(description="The sound to begin with: an http(s) URL, or a data URI.")
 ]
 
 

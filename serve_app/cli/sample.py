@@ -49,15 +49,17 @@ def greet(
             f"\nor: darkroom generate {shlex.quote(PROMPT)} -o out.png{named} --data-dir {data_dir}"
         )
     say("Ctrl-C stops it.\n")
-    if sample and model is None:
+    if not sample:
+        return
+    if model is None:
         say("There is no sample picture: no model here makes one of a prompt.")
-    elif sample and model is not None:
-        try:
-            say(_make_sample(installation, model, show=not demo))
-        except DarkroomError as error:
-            say(f"The sample picture failed: {error.message}")
-        except OSError as error:
-            say(f"The sample picture could not be written to {_picture_of(installation)}: {error}.")
+        return
+    try:
+        say(_make_sample(installation, model, show=not demo))
+    except DarkroomError as error:
+        say(f"The sample picture failed: {error.message}")
+    except OSError as error:
+        say(f"The sample picture could not be written to {_picture_of(installation)}: {error}.")
 
 
 def drawing_model(models: Iterable[Mapping[str, Any]]) -> str | None:
