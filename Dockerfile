@@ -1,12 +1,12 @@
-# Darkroom with everything that it needs but weights, a database and storage; see compose.yaml.
-# With NVIDIA's container toolkit on the host: torch's own wheels bring CUDA.
+# Darkroom without weights, database and storage; see compose.yaml for those.
+# A host with GPUs needs NVIDIA's container toolkit. CUDA comes with torch's wheels.
 FROM python:3.11-slim-bookworm
 
 RUN useradd --create-home --uid 1000 darkroom \
     && install -d -o darkroom -g darkroom /var/lib/darkroom /opt/darkroom
 WORKDIR /opt/darkroom
 
-# First what changes seldom: the packages stay in their layer when only code has changed.
+# Layers that change rarely come first: the packages stay cached when only code has changed.
 COPY constraints.txt pyproject.toml README.md ./
 COPY serve_app/__init__.py serve_app/
 COPY deployments/__init__.py deployments/
@@ -23,6 +23,6 @@ ENV DARKROOM_DATA_DIR=/var/lib/darkroom DARKROOM_HOST=0.0.0.0 PYTHONUNBUFFERED=1
 EXPOSE 8000
 HEALTHCHECK --start-period=60s --interval=10s CMD ["python", "-c", \
     "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/readyz', timeout=5)"]
-# SIGTERM ends everything that it started; running work goes back to the queue.
+# SIGTERM stops all processes; running requests go back to the queue.
 ENTRYPOINT ["darkroom"]
 CMD ["serve"]

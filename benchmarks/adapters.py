@@ -23,9 +23,9 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks.engine import DEMO, PROMPTS, measure
-from deployments.engine.adapter import Adapter
 from deployments.engine.engine import Engine
-from deployments.engine.loader import load_pipeline
+from deployments.engine.loading.loader import load_pipeline
+from deployments.engine.lora.format import Lora
 from serve_app.domain.endpoint import Weights
 
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
@@ -81,7 +81,7 @@ class Bench:
 
     def mixed(self, engine: Engine) -> None:
         running = [
-            engine.submit(adapters=[Adapter(file)], **self._wish([each]))
+            engine.submit(loras=[Lora(file)], **self._wish([each]))
             for each in range(self._given.each)
             for file in self._files
         ]

@@ -24,14 +24,13 @@ import psycopg
 from queue_replica import POOL, NobodyDies, NoTerms, Replica
 
 from serve_app.domain.request import NewRequest, State
-from serve_app.ingress.ids import RequestIds
-from serve_app.queue.database import Database
-from serve_app.queue.deletion import Deletion
-from serve_app.queue.embedded import EmbeddedPostgres
-from serve_app.queue.limits import QueueLimits
-from serve_app.queue.migrations import migrate
-from serve_app.queue.postgres import PostgresQueue
-from serve_app.queue.retention import Retention
+from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.ingress.services.request_ids import RequestIds
+from serve_app.queue.queue import PostgresQueue, assemble
+from serve_app.queue.store.config import QueueLimits, Retention
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.migrations import migrate
+from serve_app.queue.transactions.deletion import Deletion
 from serve_app.settings import TenantLimits
 from serve_app.telemetry.clock import SystemClock
 
@@ -150,7 +149,7 @@ async def main(numbers: list[int], rounds: int, seconds: float) -> None:
                 database = Database(own)
                 await database.start()
                 stack.push_async_callback(database.aclose)
-                queue = PostgresQueue(
+                queue = assemble(
                     database, SystemClock(), NoTerms(), QueueLimits(), NobodyDies(), f"of-{n}"
                 )
                 await queue.start()

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 from deployments.engine.engine import Engine
-from deployments.engine.loader import load_pipeline
+from deployments.engine.loading.loader import load_pipeline
 from serve_app.domain.endpoint import Weights
 
 DEMO = Path(__file__).parents[1] / "deployments" / "demo" / "flux"

@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.engine import DEMO, measure
 from deployments.engine.engine import Engine
-from deployments.engine.loader import load_pipeline
+from deployments.engine.loading.loader import load_pipeline
 from serve_app.domain.endpoint import Weights
 
 COLOURS = ("red", "blue", "green", "pink", "cyan", "yellow")

@@ -1,14 +1,14 @@
 """Pictures over HTTP: Darkroom beside one by one, Ray Serve, LitServe and BentoML, in turns.
 
-    python -m benchmarks.pictures [--models flux sdxl] [--steps 4 8 12 20 28] [--equal 12]
+    python -m benchmarks.images [--models flux sdxl] [--steps 4 8 12 20 28] [--equal 12]
         [--litserve PYTHON] [--bentoml PYTHON]
 
 The same demo weights on the CPU, the same pictures, the same number of threads behind all. Darkroom
 is all of `darkroom serve` on a directory of its own, with fal's own client; the others are in
 `benchmarks/peers`, each with its own batching: a batch is drawn in groups of equal step counts.
 
-LitServe and BentoML run by a Python of an environment of their own (docs/10-performance.md says how
-it is made); without one of them its line is left out.
+LitServe and BentoML run by a Python of an environment of their own
+(docs/explanation/performance.md says how it is made); without one of them its line is left out.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from pathlib import Path
 from PIL import Image, ImageChops, ImageStat
 
 from benchmarks.cpu import processes_of, role_of, seconds_of
+from benchmarks.image_load import Client, Waits, measure, of_fal, of_http
 from benchmarks.peers.process import PeerProcess
-from benchmarks.picture_load import Client, Waits, measure, of_fal, of_http
 from benchmarks.wishes import Wish, wishes
 from tests.cluster.darkroom import ROOT, Darkroom, eventually
 
@@ -161,9 +161,9 @@ def loads(given: argparse.Namespace) -> dict[str, list[Wish]]:
     """By name: of each model mixed step counts, and where others merge best, all the same."""
     found: dict[str, list[Wish]] = {}
     for model in given.models:
-        found[f"{model}, {given.steps} steps"] = wishes(model, given.pictures, given.steps)
+        found[f"{model}, {given.steps} steps"] = wishes(model, given.images, given.steps)
         if given.equal:
-            found[f"{model}, {given.equal} steps"] = wishes(model, given.pictures, [given.equal])
+            found[f"{model}, {given.equal} steps"] = wishes(model, given.images, [given.equal])
     return found
 
 
@@ -194,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 8, 12, 20, 28])
     parser.add_argument("--equal", type=int, default=0, help="also with so many steps for all")
     parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--pictures", type=int, default=80, help="in each turn")
+    parser.add_argument("--images", type=int, default=80, help="in each turn")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1, help="that each server computes with")
     parser.add_argument("--batch", type=int, default=16, help="most in a batch of the others")

@@ -27,20 +27,20 @@ import psutil
 from benchmarks.queue_replica import OUTCOME, POOL, NobodyDies, NoTerms
 from serve_app.domain.lease import Ask, Finish
 from serve_app.domain.request import NewRequest
-from serve_app.ingress.ids import RequestIds
-from serve_app.queue.database import Database
-from serve_app.queue.embedded import EmbeddedPostgres
-from serve_app.queue.limits import QueueLimits
-from serve_app.queue.migrations import migrate
-from serve_app.queue.postgres import PostgresQueue
-from serve_app.queue.watch import FRESH_S
+from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.ingress.services.request_ids import RequestIds
+from serve_app.queue.queue import assemble
+from serve_app.queue.state.request_cache import FRESH_S
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.migrations import migrate
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.telemetry.clock import SystemClock
 
 CALLERS = 8
 
 
-def picture(length: int, seed: int) -> str:
+def image(length: int, seed: int) -> str:
     """As a data URI is: text that does not get shorter by compression below three quarters."""
     letters = random.Random(seed).choices(string.ascii_letters + string.digits + "+/", k=length)
     return "data:image/png;base64," + "".join(letters)
@@ -65,16 +65,16 @@ async def measure(conninfo: str, folder: Path, length: int, count: int) -> None:
     database, new_id = Database(conninfo), RequestIds(SystemClock())
     await database.start()
     limits = QueueLimits()
-    queue = PostgresQueue(database, SystemClock(), NoTerms(), limits, NobodyDies(), "benchmark")
+    queue = assemble(database, SystemClock(), NoTerms(), limits, NobodyDies(), "benchmark")
     await queue.start()
     storage = DirectoryStorage(folder, b"0" * 32, "http://127.0.0.1", SystemClock())
-    pictures = [picture(length, seed) for seed in range(8)]
+    images = [image(length, seed) for seed in range(8)]
     ids = [new_id() for _ in range(count)]
     gc.collect()
     before = psutil.Process(os.getpid()).memory_info().rss
 
     async def submit(number: int) -> None:
-        given = {"prompt": "a red circle", "image_url": pictures[number % 8][:-9] + f"{number:9d}"}
+        given = {"prompt": "a red circle", "image_url": images[number % 8][:-9] + f"{number:9d}"}
         await queue.submit(NewRequest(ids[number], "tenant", "noop", "0" * 16, POOL, given))
 
     async def look(number: int) -> None:
@@ -87,7 +87,7 @@ async def measure(conninfo: str, folder: Path, length: int, count: int) -> None:
 
     async def store(number: int) -> None:
         async def chunks() -> AsyncIterator[bytes]:
-            yield pictures[number % 8].encode()
+            yield images[number % 8].encode()
 
         await storage.put(f"{length}/{number}", "text/plain", chunks())
 

@@ -7,7 +7,7 @@ clip takes. A picture may have to wait for the step that the clip is at, so what
 compared with what it takes alone and one step of the clip. Written for the demo models.
 
 With ``--minutes`` the clip beside takes about so long, by the number of its steps, for which the
-server needs DARKROOM_MODELS=…/benchmarks/long_clip.yaml; the one alone has few steps.
+server needs DARKROOM_MODELS=…/benchmarks/long_video.yaml; the one alone has few steps.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from typing import Any
 
 import httpx
 
-PICTURE, PICTURE_WISH = "fal-ai/flux/schnell", {"image_size": "square", "num_inference_steps": 4}
-CLIP = "fal-ai/wan/v2.2-5b/text-to-video"
-CLIP_WISH = {
+IMAGE, IMAGE_WISH = "fal-ai/flux/schnell", {"image_size": "square", "num_inference_steps": 4}
+VIDEO = "fal-ai/wan/v2.2-5b/text-to-video"
+VIDEO_WISH = {
     "prompt": "a red circle moves to the right",
     "num_frames": 161,
 }
@@ -42,8 +42,8 @@ class Taken:
 
     alone: list[float] = field(default_factory=list)
     beside: list[float] = field(default_factory=list)
-    clip: list[float] = field(default_factory=list)
-    clip_beside: list[float] = field(default_factory=list)
+    video: list[float] = field(default_factory=list)
+    video_beside: list[float] = field(default_factory=list)
     steps: list[float] = field(default_factory=list)  # of clips alone, on average
 
 
@@ -52,24 +52,24 @@ class Client:
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
-        self._pictures = 0
+        self._images = 0
 
-    async def picture(self) -> float:
-        self._pictures += 1
-        prompt = f"a red circle above {self._pictures % 6 + 1} blue squares"
+    async def image(self) -> float:
+        self._images += 1
+        prompt = f"a red circle above {self._images % 6 + 1} blue squares"
         began = time.perf_counter()
-        wish = {**PICTURE_WISH, "prompt": prompt, "seed": self._pictures}
-        answer = await self._http.post(f"/{PICTURE}", json=wish)
+        wish = {**IMAGE_WISH, "prompt": prompt, "seed": self._images}
+        answer = await self._http.post(f"/{IMAGE}", json=wish)
         answer.raise_for_status()
         return time.perf_counter() - began
 
-    async def clip(self, steps: int) -> tuple[float, float]:
+    async def video(self, steps: int) -> tuple[float, float]:
         """What it took, and each of its denoising steps."""
-        wish = {**CLIP_WISH, "num_inference_steps": steps}
+        wish = {**VIDEO_WISH, "num_inference_steps": steps}
         told: list[tuple[float, int]] = []
         last: dict[str, Any] = {}
         began = time.perf_counter()
-        async with self._http.stream("POST", f"/{CLIP}/stream", json=wish) as events:
+        async with self._http.stream("POST", f"/{VIDEO}/stream", json=wish) as events:
             async for line in events.aiter_lines():
                 if not line.startswith("data: "):
                     continue
@@ -83,16 +83,16 @@ class Client:
         return time.perf_counter() - began, (last_at - first_at) / (step - first)
 
 
-async def turn(client: Client, pictures: int, minutes: float | None, taken: Taken) -> None:
-    taken.alone += [await client.picture() for _ in range(pictures)]
-    whole, step = await client.clip(FEW if minutes else STEPS)
-    taken.clip.append(whole)
+async def turn(client: Client, images: int, minutes: float | None, taken: Taken) -> None:
+    taken.alone += [await client.image() for _ in range(images)]
+    whole, step = await client.video(FEW if minutes else STEPS)
+    taken.video.append(whole)
     taken.steps.append(step)
     steps = round(60 * minutes / step) if minutes else STEPS
-    clip = asyncio.create_task(client.clip(steps))
-    while not clip.done():
-        taken.beside.append(await client.picture())
-    taken.clip_beside.append((await clip)[0])
+    video = asyncio.create_task(client.video(steps))
+    while not video.done():
+        taken.beside.append(await client.image())
+    taken.video_beside.append((await video)[0])
 
 
 def p95(of: Sequence[float]) -> float:
@@ -102,13 +102,13 @@ def p95(of: Sequence[float]) -> float:
 def show(taken: Taken) -> None:
     step = statistics.mean(taken.steps)
     print(f"load average {os.getloadavg()[0]:.1f}; a step of the clip alone {step:.3f} s")
-    for name, pictures, clips in (
-        ("alone", taken.alone, taken.clip),
-        ("beside each other", taken.beside, taken.clip_beside),
+    for name, images, videos in (
+        ("alone", taken.alone, taken.video),
+        ("beside each other", taken.beside, taken.video_beside),
     ):
         print(
-            f"{name:20}{len(pictures):4} pictures, p50 {statistics.median(pictures):.2f} s, "
-            f"p95 {p95(pictures):.2f} s; clips {statistics.mean(clips):.1f} s"
+            f"{name:20}{len(images):4} pictures, p50 {statistics.median(images):.2f} s, "
+            f"p95 {p95(images):.2f} s; clips {statistics.mean(videos):.1f} s"
         )
     ratio = p95(taken.beside) / (p95(taken.alone) + step)
     print(f"p95 beside against alone and one step: {ratio:.2f} x (aim: {AIM})")
@@ -119,10 +119,10 @@ async def main(given: argparse.Namespace) -> None:
     taken = Taken()
     async with httpx.AsyncClient(base_url=given.url, headers=headers, timeout=900) as http:
         client = Client(http)
-        await client.picture()  # loads
-        await client.clip(FEW)
+        await client.image()  # loads
+        await client.video(FEW)
         for number in range(given.rounds):
-            await turn(client, given.pictures, given.minutes, taken)
+            await turn(client, given.images, given.minutes, taken)
             print(f"turn {number + 1}, load average {os.getloadavg()[0]:.1f}", flush=True)
     show(taken)
 

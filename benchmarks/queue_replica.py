@@ -9,9 +9,9 @@ from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
-from serve_app.domain.lease import Ask, Finish, Held, Lease
+from serve_app.domain.lease import Ask, Finish, Lease, LeaseKey
 from serve_app.domain.outcome import Outcome, Usage
-from serve_app.queue.postgres import PostgresQueue
+from serve_app.queue.queue import PostgresQueue
 
 POOL = "benchmark"
 ENDPOINT = Endpoint(id="noop", family="noop", weights=Weights(source="/"), schema="noop")
@@ -31,7 +31,7 @@ class NoTerms:
         del request_id, attempt, endpoint, input
         return ()
 
-    def snapshot_ticket(self, held: Held) -> UploadTicket:
+    def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:
         raise NotImplementedError(f"{held} makes no snapshots")
 
     def snapshot_url(self, key: str) -> str:

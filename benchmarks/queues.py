@@ -42,15 +42,15 @@ from psycopg import conninfo as conninfo_
 
 from benchmarks.peers.queue_measure import Figures, measure
 from benchmarks.queue_replica import OUTCOME, POOL, NobodyDies, NoTerms
-from serve_app.cli.preflight import free_port
+from serve_app.cli.serve.ports import free_port
 from serve_app.domain.lease import Ask, Finish, Lease
 from serve_app.domain.request import NewRequest
-from serve_app.ingress.ids import RequestIds
-from serve_app.queue.database import Database
-from serve_app.queue.embedded import EmbeddedPostgres
-from serve_app.queue.limits import QueueLimits
-from serve_app.queue.migrations import migrate
-from serve_app.queue.postgres import PostgresQueue
+from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.ingress.services.request_ids import RequestIds
+from serve_app.queue.queue import PostgresQueue, assemble
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.migrations import migrate
 from serve_app.telemetry.clock import SystemClock
 
 PEERS = ("procrastinate", "pgqueuer", "celery")
@@ -169,7 +169,7 @@ async def darkroom(conninfo: str, tenants: int, callers: int) -> AsyncGenerator[
     database = Database(conninfo)
     await database.start()
     limits = QueueLimits(max_waiting=10**8, max_waiting_per_tenant=10**8)
-    queue = PostgresQueue(database, SystemClock(), NoTerms(), limits, NobodyDies(), "benchmark")
+    queue = assemble(database, SystemClock(), NoTerms(), limits, NobodyDies(), "benchmark")
     await queue.start()
     try:
         yield Darkroom(queue, conninfo, tenants, callers)

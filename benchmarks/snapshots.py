@@ -24,9 +24,9 @@ from typing import Any
 import torch
 
 from benchmarks.pipelines import DEMO
-from deployments.engine import run
 from deployments.engine.engine import Engine
-from deployments.engine.loader import load_pipeline
+from deployments.engine.loading.loader import load_pipeline
+from deployments.engine.loop import run
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.progress import Progress, Stage
 
@@ -79,7 +79,7 @@ class Asks:
     def __call__(self, progress: Progress) -> None:
         if progress.stage is Stage.DENOISING and progress.step % 2:
             self._known.wait()
-            asked = self._generation.ask_for_snapshot()
+            asked = self._generation.request_snapshot()
             self._writing.append(self._threads.submit(self._write, asked))
 
     def finish(self) -> None:

@@ -23,12 +23,12 @@ import psutil
 from benchmarks.queue_replica import OUTCOME, POOL, NobodyDies, NoTerms
 from serve_app.domain.lease import Ask, Finish
 from serve_app.domain.request import NewRequest
-from serve_app.ingress.event_stream import stream
-from serve_app.queue.database import Database
-from serve_app.queue.embedded import EmbeddedPostgres
-from serve_app.queue.limits import QueueLimits
-from serve_app.queue.migrations import migrate
-from serve_app.queue.postgres import PostgresQueue
+from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.ingress.api.events import stream
+from serve_app.queue.queue import PostgresQueue, assemble
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.migrations import migrate
 from serve_app.telemetry.clock import SystemClock
 
 TENANT = "tenant"
@@ -103,7 +103,7 @@ async def main() -> None:
         for n, database in enumerate(databases):
             await database.start()
             queues.append(
-                PostgresQueue(
+                assemble(
                     database, SystemClock(), NoTerms(), QueueLimits(), NobodyDies(), f"ingress-{n}"
                 )
             )

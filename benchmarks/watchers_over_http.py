@@ -31,14 +31,14 @@ class Watcher:
     def __init__(self, http: httpx.AsyncClient, request_id: str) -> None:
         self.request_id = request_id
         self._http = http
-        self.watching = asyncio.Event()
+        self.measuring = asyncio.Event()
         self.told = asyncio.Event()
 
     async def run(self) -> None:
         async with self._http.stream("GET", f"/v1/requests/{self.request_id}/events") as answer:
             answer.raise_for_status()
             async for line in answer.aiter_lines():
-                self.watching.set()
+                self.measuring.set()
                 if "cancelled" in line:
                     self.told.set()
                     return
@@ -62,7 +62,7 @@ async def measure(http: httpx.AsyncClient, ingress: psutil.Process, ids: list[st
     tasks = [asyncio.create_task(each.run()) for each in watchers]
     began = time.monotonic()
     async with asyncio.timeout(PATIENCE_S):
-        await asyncio.gather(*(each.watching.wait() for each in watchers))
+        await asyncio.gather(*(each.measuring.wait() for each in watchers))
     came_s = time.monotonic() - began
     cpu = cpu_s(ingress)
     await asyncio.sleep(STILL_S)

@@ -15,14 +15,14 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from serve_app.domain.webhook import Answer, Channel, Claimed
-from serve_app.queue.database import Database
-from serve_app.queue.embedded import EmbeddedPostgres
-from serve_app.queue.migrations import migrate
-from serve_app.queue.outbox import PostgresOutbox
+from serve_app.domain.webhook import ClaimedDelivery, DeliveryChannel, ReceiverResponse
+from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.migrations import migrate
+from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 
 TENANT = "ann"
-DOWN, GOOD = Channel(TENANT, "down.example"), Channel(TENANT, "good.example")
+DOWN, GOOD = DeliveryChannel(TENANT, "down.example"), DeliveryChannel(TENANT, "good.example")
 BACKLOGS = (0, 1_000, 100_000)
 DELIVERIES = 200
 AT_ONCE = 20_000
@@ -39,7 +39,7 @@ INSERT INTO webhook_deliveries (request_id, tenant, url) SELECT id, tenant, webh
 """
 
 
-async def fill(database: Database, channel: Channel, count: int) -> None:
+async def fill(database: Database, channel: DeliveryChannel, count: int) -> None:
     url = f"https://{channel.host}/hook"
     for done in range(0, count, AT_ONCE):
         part = {"tenant": channel.tenant, "url": url, "count": min(AT_ONCE, count - done)}
@@ -53,7 +53,7 @@ async def timed(took_ms: list[float], act: Callable[[], Awaitable[object]]) -> N
 
 
 async def deliver(outbox: PostgresOutbox, took: dict[str, list[float]]) -> None:
-    claimed: list[Claimed] = []
+    claimed: list[ClaimedDelivery] = []
 
     async def claim() -> None:
         claimed.extend(await outbox.claim({GOOD: 1}))
@@ -62,7 +62,7 @@ async def deliver(outbox: PostgresOutbox, took: dict[str, list[float]]) -> None:
     await timed(took["claim"], claim)
     (one,) = claimed
     await timed(took["body"], lambda: outbox.keep_body(one, b'{"status":"OK"}'))
-    await timed(took["delivered"], lambda: outbox.delivered(one, Answer(0.1, 200)))
+    await timed(took["delivered"], lambda: outbox.delivered(one, ReceiverResponse(0.1, 200)))
 
 
 async def main() -> None:

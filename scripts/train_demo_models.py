@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Make a demo model from nothing on a CPU, or examine one that is made.
+"""Train a demo model from scratch on a CPU, or evaluate a trained one.
 
     scripts/train_demo_models.py --out deployments/demo/flux --work-dir /tmp/training --minutes 90
     scripts/train_demo_models.py --model sdxl --out deployments/demo/sdxl --work-dir /tmp/sdxl \\
@@ -9,9 +9,9 @@
         --work-dir /tmp/sound
     scripts/train_demo_models.py --out deployments/demo/flux --evaluate --sheet sheet.png
 
-Training resumes from the files in --work-dir; a stage that came to its end stays as it is, however
-many --minutes are granted later. The SDXL model takes its autoencoder and its examples
-from the work directory of the Flux model. --evaluate prints the held-out figures as JSON.
+Training resumes from the files in --work-dir. A finished stage is not trained further, even with
+more --minutes. The SDXL model takes its autoencoder and its examples from the work directory of the
+Flux model. --evaluate prints the held-out metrics as JSON.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from diffusers import DiffusionPipeline, FluxPipeline, StableAudioPipeline, WanP
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from training import exam, shelf
+from training.audio import exam as audio_exam
+from training.audio.recipe import AudioRecipe
 from training.recipe import Recipe
 from training.sdxl_recipe import SdxlRecipe
-from training.sound import exam as sound_exam
-from training.sound.recipe import SoundRecipe
 from training.video import exam as video_exam
 from training.video.recipe import VideoRecipe
 
 
 @dataclass(frozen=True)
 class Sitting:
-    """How the questions are worded and drawn."""
+    """Settings of an evaluation: the wording of the prompts and the sampling parameters."""
 
     free_wording: bool
     steps: int
@@ -85,11 +85,11 @@ def main() -> None:
 
 
 def report(folder: Path, sheet: Path | None) -> None:
-    """Print the figures of the pipeline as loaded from disk; save what the first sitting made."""
+    """Print the metrics of the pipeline as loaded from disk; save the first evaluation's output."""
     pipeline = shelf.take(folder)
     results: dict[str, object] = {"bytes": shelf.size_bytes(folder)}
-    marks = {WanPipeline: video_exam, StableAudioPipeline: sound_exam}.get(type(pipeline), exam)
-    sittings = _pictures(pipeline) if marks is exam else marks.sittings(pipeline)
+    marks = {WanPipeline: video_exam, StableAudioPipeline: audio_exam}.get(type(pipeline), exam)
+    sittings = _images(pipeline) if marks is exam else marks.sittings(pipeline)
     for number, (name, answers) in enumerate(sittings):
         results[name] = marks.figures(answers)
         if sheet is not None and number == 0:
@@ -97,7 +97,7 @@ def report(folder: Path, sheet: Path | None) -> None:
     print(json.dumps(results, indent=2))
 
 
-def _pictures(pipeline: DiffusionPipeline) -> Iterator[tuple[str, list[exam.Answer]]]:
+def _images(pipeline: DiffusionPipeline) -> Iterator[tuple[str, list[exam.Answer]]]:
     for sitting in FLUX_SITTINGS if isinstance(pipeline, FluxPipeline) else SDXL_SITTINGS:
         questions = exam.set_questions(
             200,
@@ -114,11 +114,11 @@ def _pictures(pipeline: DiffusionPipeline) -> Iterator[tuple[str, list[exam.Answ
 
 def _recipe(
     arguments: argparse.Namespace,
-) -> Recipe | SdxlRecipe | VideoRecipe | SoundRecipe:
+) -> Recipe | SdxlRecipe | VideoRecipe | AudioRecipe:
     work_dir, minutes = arguments.work_dir, arguments.minutes
     if arguments.model == "sdxl":
         return SdxlRecipe(work_dir, minutes, arguments.flux_dir)
-    recipes = {"flux": Recipe, "wan": VideoRecipe, "stable-audio": SoundRecipe}
+    recipes = {"flux": Recipe, "wan": VideoRecipe, "stable-audio": AudioRecipe}
     return recipes[arguments.model](work_dir, minutes)
 
 
@@ -128,16 +128,16 @@ def _parse() -> argparse.Namespace:
         "--model",
         choices=("flux", "sdxl", "wan", "stable-audio"),
         default="flux",
-        help="what to make",
+        help="model to train",
     )
     parser.add_argument("--out", type=Path, required=True, help="the pipeline's folder")
     parser.add_argument("--work-dir", type=Path, default=Path("demo-training"))
     parser.add_argument(
         "--flux-dir", type=Path, help="for SDXL: the Flux model's --work-dir, which is only read"
     )
-    parser.add_argument("--minutes", type=float, default=90.0, help="of training, in all")
+    parser.add_argument("--minutes", type=float, default=90.0, help="total training time")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--evaluate", action="store_true", help="only examine what --out holds")
+    parser.add_argument("--evaluate", action="store_true", help="only evaluate the model in --out")
     parser.add_argument("--sheet", type=Path, help="where to save a contact sheet (PNG)")
     arguments = parser.parse_args()
     if arguments.model == "sdxl" and not (arguments.evaluate or arguments.flux_dir):

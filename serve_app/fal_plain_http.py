@@ -1,7 +1,7 @@
-"""One call that makes fal's own Python client speak to a Darkroom over plain HTTP.
+"""Redirection of fal's Python client to a Darkroom over plain HTTP.
 
-The client builds its URLs from ``https://`` and a host name; what stands before the host cannot be
-set by the environment. Behind TLS, two variables are enough and this module is not needed.
+The client builds its URLs from ``https://`` and a host name, and no environment variable can change
+the scheme. With TLS, two variables are enough and this module is not needed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import fal_client.client
 
 
 def use(base_url: str) -> None:
-    """Send everything that ``fal_client`` does from now on to ``base_url``, ``http://host:port``.
+    """Send all calls of ``fal_client`` to ``base_url``, such as ``http://host:port``.
 
-    Call it before a client is made: one that exists may keep the upload address it started with.
-    ``ValueError`` when ``base_url`` is no http or https origin.
+    Call it before a client is created: an existing client may keep its upload address. Raises
+    ``ValueError`` if ``base_url`` is not an http or https origin.
     """
     parts = urlsplit(base_url)
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment:
-        raise ValueError(f"{base_url!r} is no URL such as http://127.0.0.1:8000")
+        raise ValueError(f"{base_url!r} is not a URL such as http://127.0.0.1:8000")
     base = base_url.rstrip("/")
     fal_client.client.RUN_URL_FORMAT = f"{base}/run/"
     fal_client.client.QUEUE_URL_FORMAT = f"{base}/queue/"

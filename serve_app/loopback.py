@@ -1,10 +1,10 @@
-"""Keeps the port of a Serve replica off the network on a machine that is alone.
+"""Patch that binds the gRPC port of Serve replicas to loopback on a single machine.
 
-Ray Serve 2.60 gives every replica a gRPC port for calls between deployments, binds it on all
-interfaces (``"[::]:0"`` in ``ray/serve/_private/replica.py``, ``_on_initialized``), asks for no
-credential there and unpickles what arrives. Whoever reaches it runs code. A node that Ray knows as
-loopback has no peers, so there the port is bound on loopback. On a cluster the nodes' network must
-be private; the docs say so.
+Ray Serve 2.60 gives every replica a gRPC port for calls between deployments and binds it on all
+interfaces (``"[::]:0"`` in ``ray/serve/_private/replica.py``, ``_on_initialized``). The port
+requires no credentials and unpickles what it receives, so anyone who can reach it can run code. A
+node whose address in Ray is loopback has no peers, so its port is bound on loopback. On a cluster,
+the nodes' network must be private; the docs say so.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ LOOPBACK = "127.0.0.1"
 
 
 def keep_to_loopback() -> None:
-    """Call in a deployment's constructor: Serve binds the port after that. Does nothing on a node
-    that others can reach, or when called again."""
+    """Install the patch. Call it in a deployment's constructor, before Serve binds the port.
+
+    Does nothing on a node that other machines can reach, or when called again.
+    """
     bind = serve_replica.add_port_to_grpc_server
     if isinstance(bind, functools.partial) or ray.util.get_node_ip_address() != LOOPBACK:
         return

@@ -67,5 +67,5 @@ def test_what_several_devices_cannot_do_is_refused_in_a_sentence() -> None:
     )
     assert "Pool clips" in undivided
     assert "audio, sdxl" in undivided
-    assert "num_gpus is 1" in shared
-    assert "num_cpus more than 0" in nothing
+    assert "num_gpus to 1" in shared
+    assert "num_cpus above 0" in nothing

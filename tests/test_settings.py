@@ -1,5 +1,6 @@
 """Every setting has a name, a bound and a place in the docs."""
 
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,19 @@ from typing import Any
 import pytest
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.settings import PREFIX, SECRET_NAMES, Config, refuse_unknown, setting_names
+from serve_app.settings import (
+    FIELDS,
+    PREFIX,
+    SECRET_NAMES,
+    Config,
+    PoolConfig,
+    read_config,
+    refuse_unknown,
+    setting_names,
+)
 from tests.docs.pages import DOCS
 
-SETTINGS = (DOCS / "settings.md").read_text()
+SETTINGS = (DOCS / "reference" / "settings.md").read_text()
 ROW = re.compile(r"^\| `(DARKROOM_\w+)` \| (.*?) \|", re.M)
 MIB = " MiB"
 
@@ -31,7 +41,7 @@ def test_every_setting_is_documented_once_and_nothing_else_is() -> None:
 
 @pytest.mark.parametrize(("name", "told"), ROW.findall(SETTINGS))
 def test_a_default_that_is_documented_as_a_value_is_that_value(name: str, told: str) -> None:
-    field = Config.model_fields.get(name.removeprefix(PREFIX).lower())
+    field = FIELDS.get(name.removeprefix(PREFIX).lower())
     default = None if field is None or field.default_factory else field.default
     if told.endswith(MIB):
         assert int(told.removesuffix(MIB)) * 2**20 == default
@@ -50,14 +60,51 @@ def test_the_data_directory_is_absolute_wherever_the_process_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert Config(data_dir=Path("here")).data_dir == tmp_path / "here"
+    assert Config(data_dir=Path("here")).server.data_dir == tmp_path / "here"
 
 
 def test_a_machine_without_a_gpu_serves_the_demo_models() -> None:
-    assert Config(gpus=0).serves_demo
-    assert not Config(gpus=1).serves_demo
-    assert Config(gpus=1, demo=True).serves_demo
+    assert Config(gpus=0).models.serves_demo
+    assert not Config(gpus=1).models.serves_demo
+    assert Config(gpus=1, demo=True).models.serves_demo
 
 
 def test_secrets_are_no_part_of_the_bound_configuration() -> None:
-    assert not {f"DARKROOM_{name.upper()}" for name in Config.model_fields} & set(SECRET_NAMES)
+    assert not {f"DARKROOM_{name.upper()}" for name in FIELDS} & set(SECRET_NAMES)
+
+
+def test_an_argument_overrides_the_environment_in_every_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("DARKROOM_LEASE_S", "40")
+    monkeypatch.setenv("DARKROOM_PORT", "8001")
+    monkeypatch.setenv("DARKROOM_TENANT_LIMITS", '{"ann": {"weight": 2}}')
+    config = read_config({"port": 8002, "s3_bucket": "pictures"})
+    assert (config.server.port, config.queue.lease_s) == (8002, 40)
+    assert config.queue.tenant_limits["ann"].weight == 2
+    assert config.storage.s3_bucket == "pictures"
+
+
+def test_every_wrong_argument_is_named_without_its_group() -> None:
+    with pytest.raises(Misconfigured) as refused:
+        read_config({"lease_s": 0, "port": "x", "queue": {"lease_s": 1}, "databse": 1})
+    for problem in (
+        "lease_s: Input should be greater than 0",
+        "port: Input should be a valid integer",
+        "queue: Extra inputs are not permitted",
+        "databse: Extra inputs are not permitted",
+    ):
+        assert problem in refused.value.message
+
+
+def test_a_variable_that_is_not_json_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKROOM_TENANT_LIMITS", "ann")
+    with pytest.raises(Misconfigured, match="tenant_limits"):
+        read_config({})
+
+
+def test_the_configuration_reaches_other_processes_whole() -> None:
+    config = Config(gpus=0, lease_s=60).with_pools({"studio": PoolConfig(families=("flux",))})
+    there = pickle.loads(pickle.dumps(config))  # noqa: S301 our own
+    assert there == config
+    assert (there.queue.lease_s, list(there.models.pools)) == (60, ["studio"])

@@ -74,11 +74,11 @@ class Verdict:
         )
 
 
-def read(picture: Image.Image) -> Reading:
+def read(image: Image.Image) -> Reading:
     """What a picture of the world shows; positions are those of a longer side of `SIDE` pixels."""
-    scale = SIDE / max(picture.size)
-    size = round(picture.width * scale), round(picture.height * scale)
-    pixels = np.asarray(picture.convert("RGB").resize(size), dtype=np.float32)
+    scale = SIDE / max(image.size)
+    size = round(image.width * scale), round(image.height * scale)
+    pixels = np.asarray(image.convert("RGB").resize(size), dtype=np.float32)
     ground = np.median(_border(pixels), axis=0)
     objects = np.linalg.norm(pixels - ground, axis=-1) > _FOREGROUND_DISTANCE
     blobs = find_blobs(objects, smallest=_SMALLEST_OBJECT)
@@ -86,13 +86,13 @@ def read(picture: Image.Image) -> Reading:
     return Reading(nearest_colour(ground, BACKGROUND_COLOURS), sightings)
 
 
-def judge(picture: Image.Image, scene: Scene) -> Verdict:
+def judge(image: Image.Image, scene: Scene) -> Verdict:
     """Whether the picture shows the scene: looks, count, sizes, background and relation.
 
     Colours, shapes and sizes are compared as multisets, so that a picture with the wrong relation
     can still have the right looks. A relation is right only between the right looks.
     """
-    reading = read(picture)
+    reading = read(image)
     seen, asked = reading.sightings, scene.things
     scale = radius_scale(scene.relation, scene.width, scene.height)
     return Verdict(
@@ -185,9 +185,9 @@ def _template(shape: str) -> _Template:
 
 
 def _stretched(region: np.ndarray) -> np.ndarray:
-    picture = Image.fromarray(region.astype(np.uint8) * 255)
+    image = Image.fromarray(region.astype(np.uint8) * 255)
     side = (_TEMPLATE_SIDE, _TEMPLATE_SIDE)
-    return np.asarray(picture.resize(side, Image.Resampling.BILINEAR)) > 127
+    return np.asarray(image.resize(side, Image.Resampling.BILINEAR)) > 127
 
 
 def _shows_relation(seen: tuple[Sighting, ...], scene: Scene) -> bool:

@@ -14,7 +14,7 @@ from training.checker import Verdict, judge
 from training.phrasing import plain_prompt, sample_prompt
 from training.world import SIDE, Scene, sample_scene
 
-_PICTURES_AT_ONCE = 25
+_IMAGES_AT_ONCE = 25
 
 Pipeline = FluxPipeline | StableDiffusionXLPipeline
 
@@ -30,7 +30,7 @@ class Question:
 @dataclass(frozen=True)
 class Answer:
     question: Question
-    picture: Image.Image
+    image: Image.Image
     verdict: Verdict
 
 
@@ -64,10 +64,10 @@ def sit(
 ) -> list[Answer]:
     """Every question drawn once, the i-th from `seed + i`, and judged. All are of one size."""
     answers = []
-    for start in range(0, len(questions), _PICTURES_AT_ONCE):
-        asked = questions[start : start + _PICTURES_AT_ONCE]
+    for start in range(0, len(questions), _IMAGES_AT_ONCE):
+        asked = questions[start : start + _IMAGES_AT_ONCE]
         seeds = range(seed + start, seed + start + len(asked))
-        pictures = draw(
+        images = draw(
             pipeline,
             [question.prompt for question in asked],
             steps=steps,
@@ -76,8 +76,8 @@ def sit(
             size=(asked[0].scene.width, asked[0].scene.height),
         )
         answers += [
-            Answer(question, picture, judge(picture, question.scene))
-            for question, picture in zip(asked, pictures, strict=True)
+            Answer(question, image, judge(image, question.scene))
+            for question, image in zip(asked, images, strict=True)
         ]
     return answers
 
@@ -122,7 +122,7 @@ def contact_sheet(answers: list[Answer], *, columns: int = 10) -> Image.Image:
     sheet = Image.new("RGB", (columns * (SIDE + 4), rows * (SIDE + 4)), (90, 90, 90))
     for i, answer in enumerate(answers):
         place = (i % columns * (SIDE + 4) + 2, i // columns * (SIDE + 4) + 2)
-        sheet.paste(answer.picture, place)
+        sheet.paste(answer.image, place)
     return sheet
 
 

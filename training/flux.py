@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from training.examples import Batch
 from training.text import (
-    CLIP_WIDTH,
     T5_TOKENS,
     T5_WIDTH,
+    VIDEO_WIDTH,
     build_clip_encoder,
     build_clip_tokenizer,
     build_t5_encoder,
@@ -43,7 +43,7 @@ def build_transformer() -> FluxTransformer2DModel:
         attention_head_dim=32,
         num_attention_heads=4,
         joint_attention_dim=T5_WIDTH,
-        pooled_projection_dim=CLIP_WIDTH,
+        pooled_projection_dim=VIDEO_WIDTH,
         guidance_embeds=False,
         axes_dims_rope=(8, 12, 12),
     )
@@ -56,22 +56,22 @@ class FluxStack(nn.Module):
         super().__init__()
         self.transformer = build_transformer()
         self.t5 = build_t5_encoder(build_t5_tokenizer())
-        self.clip = build_clip_encoder(build_clip_tokenizer())
+        self.video = build_clip_encoder(build_clip_tokenizer())
 
     def forward(self, noisy: Tensor, level: Tensor, batch: Batch) -> Tensor:
         """The velocity, noise minus picture: as `noisy`. `level` [B] is 1 for pure noise."""
         return self.transformer(
             hidden_states=noisy,
             encoder_hidden_states=self.t5(batch.t5_ids)[0],
-            pooled_projections=self.clip(batch.clip_ids).pooler_output,
+            pooled_projections=self.video(batch.clip_ids).pooler_output,
             timestep=level,
-            img_ids=picture_ids(batch.rows, batch.columns),
+            img_ids=image_ids(batch.rows, batch.columns),
             txt_ids=torch.zeros(T5_TOKENS, 3),
             return_dict=False,
         )[0]
 
 
-def picture_ids(rows: int, columns: int) -> Tensor:
+def image_ids(rows: int, columns: int) -> Tensor:
     """Where each picture token stands, as Flux counts: float32 [rows × columns, 3]."""
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     ids = torch.stack([torch.zeros_like(row), row, column], dim=-1)
@@ -100,7 +100,7 @@ def build_pipeline(vae: AutoencoderKL, stack: FluxStack) -> FluxPipeline:
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
         vae=vae,
-        text_encoder=stack.clip,
+        text_encoder=stack.video,
         tokenizer=build_clip_tokenizer(),
         text_encoder_2=stack.t5,
         tokenizer_2=build_t5_tokenizer(),

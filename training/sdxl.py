@@ -16,10 +16,10 @@ from diffusers import (
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.clip_pair import POOLED_WIDTH, STATE_WIDTH, ClipPair
 from training.examples import Examples
 from training.text import build_clip_tokenizer
 from training.vae import LATENT_CHANNELS
+from training.video_pair import POOLED_WIDTH, STATE_WIDTH, VideoPair
 
 #: Part of the examples without a prompt, so that guidance has something to lead away from.
 _EMPTY_PART: Final = 0.1
@@ -85,7 +85,7 @@ class SdxlStack(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.unet = build_unet()
-        self.texts = ClipPair(build_clip_tokenizer())
+        self.texts = VideoPair(build_clip_tokenizer())
 
     def forward(self, noisy: Tensor, times: Tensor, ids: Tensor, asked: Tensor) -> Tensor:
         """The velocity, as `noisy` [B, C, h, w]. Where `asked` [B] is 0, no prompt is given."""
@@ -111,7 +111,7 @@ class Noise:
     def __init__(self) -> None:
         solver = build_solver()
         self.times = len(solver.alphas_cumprod)
-        self.picture = solver.alphas_cumprod.sqrt()  # float32 [times]
+        self.image = solver.alphas_cumprod.sqrt()  # float32 [times]
         self.noise = (1.0 - solver.alphas_cumprod).sqrt()
 
 
@@ -124,12 +124,12 @@ def loss_on(stack: SdxlStack, batch: Batch, noise: Noise, rng: np.random.Generat
     asked = torch.from_numpy(rng.random(size) >= _EMPTY_PART).float()
     steps = torch.from_numpy(times)
     kept = torch.from_numpy(overshot.astype(np.float32)) * asked
-    picture, grain, kept = (
-        part[:, None, None, None] for part in (noise.picture[steps], noise.noise[steps], kept)
+    image, grain, kept = (
+        part[:, None, None, None] for part in (noise.image[steps], noise.noise[steps], kept)
     )
     grains = torch.randn_like(batch.latents) + kept * batch.latents
-    noisy = picture * batch.latents + grain * grains
-    velocity = picture * grains - grain * batch.latents
+    noisy = image * batch.latents + grain * grains
+    velocity = image * grains - grain * batch.latents
     return functional.mse_loss(stack(noisy, steps, batch.ids, asked).float(), velocity)
 
 

@@ -27,7 +27,7 @@ from training.phrasing import COLOUR_WORDS, RELATION_WORDS, SHAPE_WORDS, SIZE_WO
 T5_TOKENS: Final = 24
 CLIP_TOKENS: Final = 48
 T5_WIDTH: Final = 128
-CLIP_WIDTH: Final = 64
+VIDEO_WIDTH: Final = 64
 
 _UNKNOWN: Final = "<unk>"
 
@@ -153,8 +153,8 @@ def _look_around(encoder: T5EncoderModel) -> None:
 def build_clip_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=CLIP_WIDTH,
-        projection_dim=CLIP_WIDTH,
+        hidden_size=VIDEO_WIDTH,
+        projection_dim=VIDEO_WIDTH,
         intermediate_size=128,
         num_hidden_layers=1,
         num_attention_heads=2,

@@ -62,8 +62,8 @@ def pin_posterior(vae: AutoencoderKL) -> None:
 
 def to_pixels(scenes: list[Scene]) -> Tensor:
     """The scenes as the autoencoder sees them: float32 [B, 3, H, W], channels last, -1 to 1."""
-    pictures = np.stack([render_array(scene) for scene in scenes])
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2) * 2.0 - 1.0
+    images = np.stack([render_array(scene) for scene in scenes])
+    return torch.from_numpy(images).permute(0, 3, 1, 2) * 2.0 - 1.0
 
 
 def sample_batch(

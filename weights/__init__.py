@@ -1,4 +1,5 @@
-"""The store of weights: a library that replicas and the command line share. No ray, no torch.
+"""Store of model weights: a library that replicas and the command line share. It imports neither
+ray nor torch.
 
-``store.Store`` is the way in.
+``store.Store`` is the entry point.
 """

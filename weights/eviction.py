@@ -1,20 +1,72 @@
-"""The cap of the store: which repositories make room for another one.
+"""Size limit of the store: eviction of repositories to make space for another one.
 
-Only what the store itself has fetched counts and is evicted; the directory may be shared with
-other programs.
+Only files that the store itself has fetched are counted and evicted, because other programs may
+share the directory.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from serve_app.domain.errors import WeightsUnavailable
-from weights.disk import gigabytes
 from weights.folder import OWN, RepositoryFolder, repositories
 from weights.lock import RepositoryLock
+
+# Disk space.
+
+SPARE_BYTES = 512 * 2**20
+"""Disk space that stays free: the database and the logs are often on the same disk."""
+
+FREE_SPACE_HINT = (
+    "Free some space, or choose a directory on a larger disk (DARKROOM_WEIGHTS_DIR; without it, "
+    "HF_HOME decides)."
+)
+
+
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT)
+
+
+def gigabytes(size: float) -> str:
+    """Size in decimal units, as for disks: 1 GB = 10^9 bytes."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def free_bytes(directory: Path) -> int:
+    """Free bytes on the disk of ``directory``, which need not exist yet."""
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return shutil.disk_usage(directory).free
+
+
+def check_room(directory: Path, repository: str, missing_bytes: int) -> None:
+    """Raise ``WeightsUnavailable`` if ``missing_bytes`` more would leave too little free space."""
+    free = free_bytes(directory)
+    lacking = missing_bytes + SPARE_BYTES - free
+    if missing_bytes and lacking > 0:
+        raise WeightsUnavailable(
+            f"{repository} needs {gigabytes(missing_bytes)} more on the disk of {directory}, where "
+            f"{gigabytes(free)} are free: with {gigabytes(SPARE_BYTES)} to spare, "
+            f"{gigabytes(lacking)} are missing. {FREE_SPACE_HINT}"
+        )
+
+
+def explain(error: OSError, directory: Path, repository: str) -> WeightsUnavailable:
+    """Error message for a file system error while ``repository`` was written to ``directory``."""
+    if error.errno in DISK_FULL_ERRNOS:
+        return WeightsUnavailable(
+            f"The disk of {directory} became full while {repository} was downloaded. "
+            f"{FREE_SPACE_HINT}"
+        )
+    return WeightsUnavailable(
+        f"{repository} cannot be written to {directory} ({error.strerror or error}). Change its "
+        "owner, or choose another directory (DARKROOM_WEIGHTS_DIR)."
+    )
+
 
 log = logging.getLogger(__name__)
 
@@ -22,24 +74,26 @@ CAP = "DARKROOM_WEIGHTS_MAX_BYTES"
 
 
 @dataclass(frozen=True, slots=True)
-class Resident:
+class StoredRepository:
     """A repository in the store."""
 
     repository: str
-    size: int  # bytes that the store has fetched, or has promised to
+    size: int  # bytes that the store has fetched or reserved
     used_at: float  # s since 1970
 
 
-def order_of_eviction(residents: Sequence[Resident], surplus: int) -> list[Resident]:
-    """The least recently used, until ``surplus`` bytes are gone; those in use are passed over by
-    whoever evicts, so all that may be needed are named."""
+def order_of_eviction(
+    residents: Sequence[StoredRepository], surplus: int
+) -> list[StoredRepository]:
+    """Residents by last use, oldest first, if there is a surplus. All are returned, because the
+    caller skips those in use."""
     return sorted(residents, key=lambda each: each.used_at) if surplus > 0 else []
 
 
 def make_room(directory: Path, folder: RepositoryFolder, missing_bytes: int, cap: int) -> None:
-    """Promise ``missing_bytes`` to ``folder``, and evict others until all promises fit ``cap``.
+    """Reserve ``missing_bytes`` for ``folder``, and evict others until all reservations fit.
 
-    Its caller holds the lock of ``folder`` alone. ``WeightsUnavailable`` when they do not fit.
+    The caller holds the exclusive lock of ``folder``. ``WeightsUnavailable`` if they do not fit.
     """
     if not cap:
         return
@@ -49,8 +103,8 @@ def make_room(directory: Path, folder: RepositoryFolder, missing_bytes: int, cap
         wanted = folder.own_bytes() + missing_bytes
         if wanted > cap:
             raise WeightsUnavailable(
-                f"{folder.repository} takes {gigabytes(wanted)}, and the weights may take "
-                f"{gigabytes(cap)} in all: raise {CAP}, or set it to 0 for no cap."
+                f"{folder.repository} takes {gigabytes(wanted)}, but all weights together may take "
+                f"only {gigabytes(cap)}: raise {CAP}, or set it to 0 for no limit."
             )
         others = [each for each in _residents(directory) if each.repository != folder.repository]
         surplus = wanted + sum(each.size for each in others) - cap
@@ -60,39 +114,39 @@ def make_room(directory: Path, folder: RepositoryFolder, missing_bytes: int, cap
         if surplus > 0:
             raise WeightsUnavailable(
                 f"{folder.repository} takes {gigabytes(wanted)}, {gigabytes(surplus)} over the "
-                f"cap of {gigabytes(cap)}: the other weights are in use. Raise {CAP}."
+                f"limit of {gigabytes(cap)}: the other weights are in use. Raise {CAP}."
             )
         _promise(folder.path, wanted)
     finally:
         lock.release()
 
 
-def keep_promise(folder: RepositoryFolder) -> None:
-    """Everything has come: from now on what is there counts."""
+def end_reservation(folder: RepositoryFolder) -> None:
+    """End the reservation after the download: from now on the files themselves are counted."""
     (folder.path / OWN / "promised").unlink(missing_ok=True)
 
 
-def _residents(directory: Path) -> list[Resident]:
-    found: list[Resident] = []
+def _residents(directory: Path) -> list[StoredRepository]:
+    found: list[StoredRepository] = []
     for path in repositories(directory):
         folder = RepositoryFolder(directory, repository_of(path))
         size = max(folder.own_bytes(), _promised(path))
         if size:
-            found.append(Resident(folder.repository, size, folder.used_at()))
+            found.append(StoredRepository(folder.repository, size, folder.used_at()))
     return found
 
 
 def repository_of(path: Path) -> str:
-    """owner/name, of a folder of the hub's cache. Neither part of a name holds two hyphens."""
+    """owner/name of a folder in the hub's cache. Neither part of a name contains two hyphens."""
     return path.name.removeprefix("models--").replace("--", "/")
 
 
-def _evicted(directory: Path, resident: Resident) -> bool:
+def _evicted(directory: Path, resident: StoredRepository) -> bool:
     folder = RepositoryFolder(directory, resident.repository)
     lock = RepositoryLock(folder.lock_path)
     try:
         if not lock.try_take():
-            return False  # loaded or fetched just now
+            return False  # it is being loaded or fetched
         log.info("Evicting %s: %s.", resident.repository, gigabytes(resident.size))
         folder.evict()
         return True

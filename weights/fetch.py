@@ -1,4 +1,4 @@
-"""Bringing the files of one repository here, several at once, each checked by its digest."""
+"""Download of a repository's files: several at a time, each checked by its digest."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextvars import copy_context
+from dataclasses import dataclass
+from pathlib import Path
 
 from serve_app.domain.errors import WeightsUnavailable
-from weights import disk
-from weights.digest import digest_of
-from weights.folder import RepositoryFolder
-from weights.listing import ListedFile, Listing
-from weights.source import OnProgress, Part, Source, Stopped
+from weights import eviction
+from weights.folder import ListedFile, Listing, RepositoryFolder, digest_of
+from weights.source import ByteRange, OnProgress, Source, Stopped
 
 log = logging.getLogger(__name__)
 
-STREAMS = 4  # files at once: one connection alone seldom fills a line
-TURNS = 2  # for a file that comes with other bytes than its digest says
+STREAMS = 4  # files at a time: a single connection seldom uses the whole bandwidth
+TURNS = 2  # tries for a file whose content does not match its digest
 
 
 class Fetching:
-    """One download. Its caller holds the repository's lock alone."""
+    """One download. The caller holds the repository's exclusive lock."""
 
     def __init__(
         self,
@@ -32,9 +32,9 @@ class Fetching:
         sources: Sequence[Source],
         on_progress: OnProgress | None,
     ) -> None:
-        """``files``: all that are wanted, also those that are there. Without ``sources`` these are
-        checked, and nothing else is done. ``on_progress`` is called by
-        one thread at a time; what it raises ends the download, and what has come stays."""
+        """``files``: all files that are needed, including those already present. Without
+        ``sources`` they are only checked. ``on_progress`` is called by one thread at a time; if it
+        raises, the download ends, and the files fetched so far are kept."""
         self._folder = folder
         self._listing = listing
         self._files = files
@@ -44,19 +44,20 @@ class Fetching:
         self._done = 0
         self._mutex = threading.Lock()
         self._stop = threading.Event()
-        self._refusal: BaseException | None = None  # what ``on_progress`` raised
+        self._refusal: BaseException | None = None  # exception of ``on_progress``
 
     def run(self) -> None:
-        """Returns when every file is there and checked. ``WeightsUnavailable`` in a sentence."""
+        """Download everything. Returns when every file is present and checked. Raises
+        ``WeightsUnavailable`` with a message for the user."""
         revision = self._listing.revision
         self._done = self._folder.bytes_of(revision, self._files)
         wanted = [each for each in self._files if not self._folder.is_checked(revision, each)]
         if self._done < self._total:
-            left = disk.gigabytes(self._total - self._done)
+            left = eviction.gigabytes(self._total - self._done)
             log.info("Downloading %s: %s.", self._folder.repository, left)
             self._grown(0)
         with ThreadPoolExecutor(STREAMS, thread_name_prefix="weights") as threads:
-            # In its caller's context: what is logged has the id of the request it is about.
+            # In the caller's context, so that log lines have the id of its request.
             working = [threads.submit(copy_context().run, self._bring, each) for each in wanted]
             try:
                 for each in as_completed(working):
@@ -68,7 +69,7 @@ class Fetching:
                 if self._refusal is not None:
                     raise self._refusal from None
                 if isinstance(error, OSError):
-                    raise disk.explain(
+                    raise eviction.explain(
                         error, self._folder.path.parent, self._folder.repository
                     ) from error
                 raise
@@ -86,11 +87,11 @@ class Fetching:
             return
         if not self._sources:
             raise WeightsUnavailable(
-                f"{file.path} of {folder.repository} is damaged in {folder.path.parent}: it is not "
-                "what its digest says, and nothing may be fetched. Remove it, and copy it again."
+                f"{file.path} of {folder.repository} is damaged in {folder.path.parent}: it does "
+                "not match its digest, and downloads are disabled. Remove it, and copy it again."
             )
         if there:
-            log.warning("%s of %s is damaged: it is fetched again.", file.path, folder.repository)
+            log.warning("%s of %s is damaged; downloading it again.", file.path, folder.repository)
             folder.discard(revision, file)
             self._grown(-file.size)
         sources = list(self._sources)
@@ -100,7 +101,7 @@ class Fetching:
                 folder.keep(revision, file)
                 return
             log.warning(
-                "%s of %s came with other bytes than its digest says (try %d).",
+                "%s of %s does not match its digest after the download (try %d).",
                 *(file.path, folder.repository, turn + 1),
             )
             folder.part(file).unlink()
@@ -108,31 +109,31 @@ class Fetching:
             if len(sources) > 1:
                 sources.remove(came_from)
         raise WeightsUnavailable(
-            f"{file.path} of {folder.repository} came {TURNS} times with other bytes than the "
-            f"digest {file.digest[:12]}… that the repository lists for it. What came was thrown "
-            "away. Look at the proxy or the mirror in between, and at the memory of this machine."
+            f"{file.path} of {folder.repository} was downloaded {TURNS} times and never matched "
+            f"the digest {file.digest[:12]}… that the repository lists for it. The file was "
+            "discarded. Check the proxy or the mirror in between, and the memory of this machine."
         )
 
     def _fetch(self, file: ListedFile, sources: Sequence[Source]) -> Source:
-        """Into its part; by the first source that can."""
+        """Download a file to its part file, from the first source that succeeds."""
         path = self._folder.part(file)
         path.parent.mkdir(parents=True, exist_ok=True)
         trouble: WeightsUnavailable | None = None
         for source in sources:
             try:
-                with Part(path, self._grown, self._stop) as part:
+                with ByteRange(path, self._grown, self._stop) as part:
                     source.fetch(self._listing, file, part)
                     part.settle()
             except WeightsUnavailable as error:
                 log.warning("%s", error)
                 trouble = error
             except OSError as error:
-                if error.errno in disk.NO_ROOM:
-                    path.unlink(missing_ok=True)  # others on this disk need the room more
+                if error.errno in eviction.DISK_FULL_ERRNOS:
+                    path.unlink(missing_ok=True)  # other programs on this disk need the space
                 raise
             else:
                 return source
-        raise trouble or WeightsUnavailable(f"Nothing gives {self._folder.repository}.")
+        raise trouble or WeightsUnavailable(f"No source has {self._folder.repository}.")
 
     def _grown(self, by: int) -> None:
         with self._mutex:
@@ -145,3 +146,39 @@ class Fetching:
                 self._refusal = error
                 self._stop.set()
                 raise Stopped from error
+
+
+# Plan of a download.
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedFile:
+    """A file that a pipeline needs."""
+
+    path: str
+    size: int  # bytes
+    digest: str  # SHA-256, or the id of a git blob; empty: unknown
+    there_bytes: int  # bytes already on this machine
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPlan:
+    """Snapshot of the state on disk, which other downloads may change."""
+
+    repository: str
+    revision: str
+    directory: Path  # of the store
+    files: tuple[PlannedFile, ...]
+    free_bytes: int  # on the disk of ``directory``
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(each.size for each in self.files)
+
+    @property
+    def missing(self) -> tuple[PlannedFile, ...]:
+        return tuple(each for each in self.files if each.there_bytes < each.size or not each.size)
+
+    @property
+    def missing_bytes(self) -> int:
+        return sum(each.size - each.there_bytes for each in self.files)

@@ -1,47 +1,137 @@
-"""One repository on disk, in the layout of the hub's own cache, so that what other programs have
-downloaded is used, and they use ours.
+"""A repository on disk, in the layout of the hub's own cache, so that this store and other programs
+can use each other's downloads.
 
     models--owner--name/
-        blobs/<digest>                   the files; `<digest>.part` while they come
+        blobs/<digest>                   the files; `<digest>.part` during the download
         snapshots/<commit>/<path>        links to them: the directory that a pipeline loads
-        .darkroom/                       what the hub's layout has no place for:
+        .darkroom/                       data that the hub's layout has no place for:
             listing-<commit>.json        all files of the commit, with their digests
-            record.json                  which files were checked, and which are the store's own
-            used                         its time is that of the last use
+            record.json                  files that were checked, and files that the store fetched
+            used                         its modification time is the time of the last use
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import threading
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from huggingface_hub import constants
 from huggingface_hub.file_download import repo_folder_name
 
-from weights.digest import digest_of, known
-from weights.listing import INDEX, ListedFile, Listing
+from serve_app.domain.errors import WeightsUnavailable
+from weights.selection import select
+
+# Listing of a repository.
+
+INDEX = "model_index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """One file of a repository."""
+
+    path: str  # relative, with slashes
+    size: int  # bytes
+    digest: str  # SHA-256, or the id of a git blob; empty: unknown
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All files of a repository at a commit, with their digests."""
+
+    repository: str  # owner/name
+    revision: str  # commit
+    files: tuple[ListedFile, ...]
+    index: Mapping[str, Any] | None  # model_index.json; None: not a diffusers pipeline
+
+    def needed(self, variant: str | None) -> tuple[ListedFile, ...]:
+        """Files that a pipeline loads, largest first. ``WeightsUnavailable`` if nothing may be
+        loaded, or if a path leads out of the directory."""
+        names = select([each.path for each in self.files], self.index, variant, self.repository)
+        found = tuple(
+            sorted((each for each in self.files if each.path in names), key=lambda each: -each.size)
+        )
+        for each in found:
+            _refuse_escape(self.repository, each.path)
+        return found
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Listing:
+        """Parse the output of ``to_json``. ``ValueError`` for anything else."""
+        try:
+            given = json.loads(text)
+            files = tuple(
+                ListedFile(str(each["path"]), int(each["size"]), str(each["digest"]))
+                for each in given["files"]
+            )
+            return cls(given["repository"], given["revision"], files, given["index"])
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a listing: {error!r}") from error
+
+
+def _refuse_escape(repository: str, path: str) -> None:
+    parts = PurePosixPath(path).parts
+    if PurePosixPath(path).is_absolute() or ".." in parts or "\\" in path:
+        raise WeightsUnavailable(
+            f"{repository} lists a file {path!r}, which would be outside its directory. It is "
+            "not downloaded."
+        )
+
+
+# Digests.
+
+CHUNK_BYTES = 4 * 2**20
+SHA256_DIGITS = 64
+SHA1_DIGITS = 40  # of a git blob; small files have no other digest
+
+
+def digest_of(path: Path, like: str) -> str:
+    """Digest of the same kind as ``like``: SHA-256 in hex, or the id of a git blob. Streams the
+    file. ``ValueError`` if ``like`` is neither."""
+    if len(like) == SHA256_DIGITS:
+        state = hashlib.sha256()
+    elif len(like) == SHA1_DIGITS:
+        # A git blob is hashed with its size before the content.
+        state = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    else:
+        raise ValueError(f"{like!r} is neither a SHA-256 nor the id of a git blob")
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            state.update(chunk)
+    return state.hexdigest()
+
+
+def known(digest: str) -> bool:
+    """True if ``digest_of`` can compute digests of this kind."""
+    return len(digest) in (SHA256_DIGITS, SHA1_DIGITS)
+
 
 OWN = ".darkroom"
 
 
 def default_directory() -> Path:
-    """The hub's own cache, as its variables say (HF_HUB_CACHE, HF_HOME)."""
+    """The hub's own cache, set by its environment variables (HF_HUB_CACHE, HF_HOME)."""
     return Path(constants.HF_HUB_CACHE)
 
 
 def repositories(directory: Path) -> Iterator[Path]:
-    """Those in which the store keeps a record."""
+    """Folders of the repositories for which the store keeps a record."""
     return (each.parent for each in sorted(directory.glob(f"models--*/{OWN}")))
 
 
 class RepositoryFolder:
-    """Whoever changes something here holds the repository's lock alone. Threads of one process
-    may check and keep files at once."""
+    """Folder of one repository. To change it, hold the repository's exclusive lock. Threads of one
+    process may check and keep files concurrently."""
 
     def __init__(self, directory: Path, repository: str) -> None:
         self.repository = repository
@@ -50,7 +140,7 @@ class RepositoryFolder:
 
     @property
     def lock_path(self) -> Path:
-        # Beside the folder and never removed: a lock on a file that is gone would guard nothing.
+        # Outside the folder, and never removed: a lock on a deleted file would protect nothing.
         return self.path.parent / ".locks" / "darkroom" / f"{self.path.name}.lock"
 
     def snapshot(self, revision: str) -> Path:
@@ -75,8 +165,8 @@ class RepositoryFolder:
                 yield listing
 
     def listing_from_disk(self, revision: str) -> Listing | None:
-        """Of a snapshot that another program has made: it names its blobs by their digests. None
-        when there is nothing. Of shards, also those that are named and missing."""
+        """Listing of a snapshot that another program downloaded; its blobs are named by their
+        digests. None if there are no files. Missing shards that an index names are included."""
         snapshot = self.snapshot(revision)
         files = {
             path.relative_to(snapshot).as_posix(): path
@@ -99,26 +189,26 @@ class RepositoryFolder:
         return Listing(self.repository, revision, tuple(listed), index)
 
     def is_there(self, revision: str, file: ListedFile) -> bool:
-        """Whether it has its size. The content is another question: ``is_checked``, ``check``."""
+        """True if the file has its size. ``is_checked`` and ``check`` are about the content."""
         try:
             return (self.snapshot(revision) / file.path).stat().st_size == file.size
         except OSError:
             return False
 
     def is_checked(self, revision: str, file: ListedFile) -> bool:
-        """Whether its digest was right once, and it has not been written since."""
+        """True if its digest was verified once, and it has not been written since."""
         if not known(file.digest):
             return self.is_there(revision, file)
         seen = self._record()["checked"].get(f"{revision}/{file.path}")
         return bool(seen) and seen == _mark(self.snapshot(revision) / file.path)
 
     def check(self, revision: str, file: ListedFile) -> bool:
-        """Read it all and compare. Where nothing is known to compare with, what is there passes."""
+        """Read the whole file and compare its digest. True if no digest is known."""
         path = self.snapshot(revision) / file.path
         return not known(file.digest) or digest_of(path, file.digest) == file.digest
 
     def note_checked(self, revision: str, file: ListedFile, *, fetched: bool = False) -> None:
-        """``fetched``: by the store, which may therefore remove it again."""
+        """Record a verified file. ``fetched``: by the store, which may therefore evict it."""
         with self._mutex:
             record = self._record()
             mark = _mark(self.snapshot(revision) / file.path)
@@ -128,14 +218,14 @@ class RepositoryFolder:
             _write(self.path / OWN / "record.json", json.dumps(record, indent=1))
 
     def keep(self, revision: str, file: ListedFile) -> None:
-        """The part is whole and right: it becomes the file."""
+        """Turn the complete and verified part into the file."""
         part, blob = self.part(file), self.path / "blobs" / file.digest
         part.replace(blob)
         self._link(blob, self.snapshot(revision) / file.path)
         self.note_checked(revision, file, fetched=True)
 
     def adopt(self, revision: str, file: ListedFile) -> bool:
-        """Link to a blob that another revision has; False: there is none of that size."""
+        """Link to the blob of another revision. False if there is none of that size."""
         blob = self.path / "blobs" / file.digest
         try:
             if not file.digest or blob.stat().st_size != file.size:
@@ -146,13 +236,13 @@ class RepositoryFolder:
         return True
 
     def discard(self, revision: str, file: ListedFile) -> None:
-        """A damaged file, and what it links to."""
+        """Delete a damaged file and its blob."""
         (self.snapshot(revision) / file.path).unlink(missing_ok=True)
         if file.digest:
             (self.path / "blobs" / file.digest).unlink(missing_ok=True)
 
     def bytes_of(self, revision: str, files: Sequence[ListedFile]) -> int:
-        """How much of ``files`` is there, parts included."""
+        """Bytes of ``files`` that are present, including parts."""
         return sum(
             file.size if self.is_there(revision, file) else min(self.part_bytes(file), file.size)
             for file in files
@@ -169,20 +259,20 @@ class RepositoryFolder:
         (self.path / OWN / "used").touch()
 
     def used_at(self) -> float:
-        """Seconds since 1970; 0: never."""
+        """Time of the last use in seconds since 1970. 0: never."""
         try:
             return (self.path / OWN / "used").stat().st_mtime
         except OSError:
             return 0.0
 
     def own_bytes(self) -> int:
-        """What the store itself has fetched, parts included."""
+        """Bytes that the store itself has fetched, including parts."""
         blobs = self.path / "blobs"
         own = [blobs / digest for digest in self._record()["fetched"]]
         return sum(_size(path) for path in (*own, *blobs.glob("*.part")))
 
     def evict(self) -> None:
-        """Remove what the store itself has fetched. What other programs have put there stays."""
+        """Remove the files that the store itself has fetched. Those of other programs stay."""
         blobs = self.path / "blobs"
         own = set(self._record()["fetched"])
         for listing in list(self.listings()):
@@ -208,7 +298,7 @@ class RepositoryFolder:
         try:
             path.symlink_to(os.path.relpath(blob, path.parent))
         except OSError:
-            blob.replace(path)  # a file system without links
+            blob.replace(path)  # the file system has no links
 
 
 def _named_digest(path: Path) -> str:
@@ -217,7 +307,7 @@ def _named_digest(path: Path) -> str:
 
 
 def _mark(path: Path) -> list[int]:
-    """Changes when the file is written; empty when it is not there."""
+    """Value that changes when the file is written. Empty if the file does not exist."""
     try:
         seen = path.stat()
     except OSError:
@@ -233,7 +323,7 @@ def _size(path: Path) -> int:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """Empty when it is not there, or no JSON object."""
+    """JSON object of a file. Empty if the file does not exist or holds no JSON object."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -242,7 +332,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Whole or not at all, whatever happens in between."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.new")
     fresh.write_text(text, encoding="utf-8")

@@ -1,9 +1,10 @@
-"""Weights from the hub, by the hub's own library: proxies, redirects, tokens and ranges are its.
+"""Weights from the hub, through the hub's own library, which handles proxies, redirects, tokens and
+ranges.
 
-What the library does not do is done here: it does not go on from a part that another process has
-left (so the store hands it the part), does not compare digests, and gives up on a broken answer.
-Its second way of fetching, xet, is not used: it cannot go on from a part, and opens connections of
-its own that neither the proxy's variables nor a test can see.
+This module adds what the library lacks: it resumes a part that another process has left (the store
+passes the part to the library), compares digests, and retries after a broken response. Its second
+transport, xet, is not used: it cannot resume a part, and opens connections of its own that
+neither the proxy's variables nor a test can see.
 """
 
 from __future__ import annotations
@@ -16,31 +17,140 @@ from typing import Any, TypeVar, cast
 
 import httpx2
 from huggingface_hub import HfApi, constants, get_token, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from huggingface_hub.file_download import http_get
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import build_hf_headers, get_session
 from tqdm import tqdm
 
-from weights import hub_troubles
-from weights.listing import INDEX, ListedFile, Listing
-from weights.source import Part
+from serve_app.domain.errors import WeightsUnavailable
+from weights.folder import INDEX, ListedFile, Listing
+from weights.source import ByteRange
+
+# Errors of the hub.
+
+TOO_MANY = 429
+UNAUTHORIZED = 401
+SERVER_ERRORS = 500
+
+ELSEWHERE = (
+    "If this machine has no access to it, run `darkroom models pull` on a machine that has, and "
+    "copy the directory, or set a mirror (DARKROOM_WEIGHTS_MIRROR)."
+)
+
+
+def can_retry(error: Exception) -> bool:
+    """True if a retry can help."""
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        return status in (408, TOO_MANY) or status >= SERVER_ERRORS
+    # A proxy that refuses a connection will refuse the next one too.
+    return isinstance(error, httpx2.TransportError) and not isinstance(error, httpx2.ProxyError)
+
+
+def retry_after_s(error: Exception) -> float | None:
+    """Wait that the hub requests, if it is given in seconds."""
+    if not isinstance(error, HfHubHTTPError):
+        return None
+    value = error.response.headers.get("Retry-After", "").strip()
+    return float(value) if value.isdecimal() else None
+
+
+def explain(
+    error: Exception, repository: str, revision: str, endpoint: str, *, token: bool
+) -> WeightsUnavailable:
+    """Error with a message for the user. ``token``: True if a token was sent."""
+    return WeightsUnavailable(_sentence(error, repository, revision, endpoint, token=token))
+
+
+def _sentence(
+    error: Exception, repository: str, revision: str, endpoint: str, *, token: bool
+) -> str:
+    if isinstance(error, GatedRepoError):
+        return _gated(repository, f"{endpoint}/{repository}", token=token)
+    if isinstance(error, RepositoryNotFoundError):
+        who = "the account of HF_TOKEN may not see it" if token else "it is private: set HF_TOKEN"
+        return f"The hub {endpoint} has no {repository}, or {who}."
+    if isinstance(error, RevisionNotFoundError):
+        page = f"{endpoint}/{repository}/commits"
+        return f"{repository} has no revision {revision}: {page} lists those it has."
+    if isinstance(error, DisabledRepoError):
+        return f"The hub has disabled {repository}; {endpoint}/{repository} may say why."
+    if isinstance(error, HfHubHTTPError):
+        return _of_status(error, repository, endpoint)
+    return _of_the_way(error, repository, endpoint)
+
+
+def _gated(repository: str, page: str, *, token: bool) -> str:
+    if token:
+        return (
+            f"{repository} is gated, and the account of HF_TOKEN has no access: accept its licence "
+            f"at {page} with that account. A fine-grained token must also be allowed to read gated "
+            "repositories."
+        )
+    return (
+        f"{repository} is gated: accept its licence at {page}, create a read token for that "
+        "account, and set it as HF_TOKEN where Darkroom is started (on a cluster: in the "
+        "environment of Ray on the nodes with replicas)."
+    )
+
+
+def _of_status(error: HfHubHTTPError, repository: str, endpoint: str) -> str:
+    status = error.response.status_code
+    if status == TOO_MANY:
+        return (
+            f"The hub {endpoint} limits the number of calls (429), also after a wait. Set HF_TOKEN "
+            "for a higher limit, try later, or set a mirror (DARKROOM_WEIGHTS_MIRROR)."
+        )
+    if status == UNAUTHORIZED:
+        return f"The hub {endpoint} rejects the token in HF_TOKEN. It may have expired: replace it."
+    if status >= SERVER_ERRORS:
+        return (
+            f"The hub {endpoint} still answers {status} for {repository} after several tries. "
+            "Try later."
+        )
+    return f"The hub {endpoint} does not provide {repository}: {error}"
+
+
+def _of_the_way(error: Exception, repository: str, endpoint: str) -> str:
+    if isinstance(error, OfflineModeIsEnabled):
+        return f"{repository} is not on this machine, and HF_HUB_OFFLINE forbids downloads."
+    if isinstance(error, httpx2.ProxyError):
+        return (
+            f"The proxy does not allow connections to the hub {endpoint}: {error}. It is set by "
+            "HTTPS_PROXY or HTTP_PROXY; add the hub to NO_PROXY to connect directly."
+        )
+    if isinstance(error, ValueError):
+        return f"{repository} cannot be fetched: {error}"
+    return (
+        f"{repository} cannot be downloaded: the hub {endpoint} cannot be reached "
+        f"({str(error) or type(error).__name__}). Check the network, HTTPS_PROXY and "
+        f"HF_ENDPOINT. {ELSEWHERE}"
+    )
+
 
 T = TypeVar("T")
 
-ANSWER_S = 10.0  # of a question about a repository
-TRIES = 5  # of one call, without a byte in between
-MOST_WAIT_S = 300.0  # that the hub may ask for
+ANSWER_S = 10.0  # timeout of a query about a repository
+TRIES = 5  # of one call, without receiving a byte in between
+MOST_WAIT_S = 300.0  # longest wait that the hub may request
 FIRST_WAIT_S = 1.0
 
-# Else the library tells what else is installed, and fetches a list of programs that it may have
-# been started by: nothing leaves the installation but what is asked for.
+# Otherwise the library reports which other libraries are installed, and fetches a list of agent
+# programs to detect its caller. Only requested data may leave the installation.
 constants.HF_HUB_DISABLE_TELEMETRY = True
 
 
 class Hub:
-    """One hub. ``token`` and ``endpoint`` are those of the library's own variables (HF_TOKEN,
-    HF_ENDPOINT) unless they are given."""
+    """Client for one hub. ``token`` and ``endpoint`` default to the library's own environment
+    variables (HF_TOKEN, HF_ENDPOINT)."""
 
     def __init__(
         self,
@@ -58,7 +168,7 @@ class Hub:
         self._sleep = sleep
 
     def listing(self, repository: str, revision: str) -> Listing:
-        """All files of the commit. ``WeightsUnavailable`` in a sentence."""
+        """All files of the commit. ``WeightsUnavailable`` with a message for the user."""
         token = self.token()
         api = HfApi(endpoint=self.endpoint, token=token or False)
 
@@ -78,7 +188,7 @@ class Hub:
         return self._patiently(ask, repository, revision, lambda: 0)
 
     def commit_of(self, repository: str, revision: str) -> str:
-        """What a branch or a tag is now. ``WeightsUnavailable`` in a sentence."""
+        """Current commit of a branch or tag. ``WeightsUnavailable`` with a message for the user."""
         api = HfApi(endpoint=self.endpoint, token=self.token() or False)
 
         def ask() -> str:
@@ -87,8 +197,8 @@ class Hub:
 
         return self._patiently(ask, repository, revision, lambda: 0)
 
-    def fetch(self, listing: Listing, file: ListedFile, part: Part) -> None:
-        """See ``Source``."""
+    def fetch(self, listing: Listing, file: ListedFile, part: ByteRange) -> None:
+        """Implement ``Source.fetch``."""
 
         def get() -> None:
             if part.size > file.size:
@@ -98,7 +208,8 @@ class Hub:
         self._patiently(get, listing.repository, listing.revision, lambda: part.size)
 
     def account(self) -> str | None:
-        """Whose token it is; None: there is none, and the hub answers. ``WeightsUnavailable``."""
+        """Account of the token. None without a token, if the hub responds. Raises
+        ``WeightsUnavailable``."""
         token = self.token()
 
         def ask() -> str | None:
@@ -107,7 +218,7 @@ class Hub:
                 return None
             return str(HfApi(endpoint=self.endpoint, token=token).whoami()["name"])
 
-        return self._patiently(ask, "what you ask for", "", lambda: 0)
+        return self._patiently(ask, "the requested data", "", lambda: 0)
 
     def token(self) -> str | None:
         return self._token or get_token()
@@ -115,8 +226,8 @@ class Hub:
     def _get(
         self, repository: str, revision: str, file: ListedFile, into: Any, have: int = 0
     ) -> None:
-        # The address of the hub itself and not of its CDN: each try is sent on to a fresh one, and
-        # the library takes the token off a request that leaves the hub.
+        # The URL of the hub itself, not of its CDN: each try is redirected to a fresh CDN URL, and
+        # the library removes the token from requests that leave the hub.
         http_get(
             hf_hub_url(repository, file.path, revision=revision, endpoint=self.endpoint),
             into,
@@ -130,7 +241,7 @@ class Hub:
     def _patiently(
         self, call: Callable[[], T], repository: str, revision: str, come: Callable[[], int]
     ) -> T:
-        """Again while it can help; as long as bytes come, for ever."""
+        """Retry while that can help: without limit as long as bytes arrive."""
         tries = 0
         while True:
             before = come()
@@ -138,20 +249,20 @@ class Hub:
                 return call()
             except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
                 if isinstance(error, OSError) and error.errno is not None:
-                    raise  # of the disk
+                    raise  # a disk error
                 tries = 1 if come() > before else tries + 1
-                asked_s = hub_troubles.retry_after_s(error) or 0.0
+                asked_s = retry_after_s(error) or 0.0
                 hopeless = not _passing(error) or asked_s > MOST_WAIT_S
                 if hopeless or tries >= self._tries:
-                    raise hub_troubles.explain(
+                    raise explain(
                         error, repository, revision, self.endpoint, token=self.token() is not None
                     ) from error
                 self._sleep(max(asked_s, FIRST_WAIT_S * 2 ** (tries - 1)))
 
 
 def _passing(error: Exception) -> bool:
-    # The library says so of a body that ended too early, as a bare OSError.
-    return hub_troubles.can_pass(error) or type(error) is OSError
+    # The library raises a bare OSError for a body that ended too early.
+    return can_retry(error) or type(error) is OSError
 
 
 def _listed(sibling: RepoSibling) -> ListedFile:
@@ -161,8 +272,8 @@ def _listed(sibling: RepoSibling) -> ListedFile:
 
 
 class _Silent(tqdm):  # pyright: ignore[reportMissingTypeArgument]
-    """Progress is told by what is written; several processes write to one log."""
+    """Disabled progress bar: progress is measured by the bytes written, and the log is shared."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
-        named.pop("name", None)  # of the library's own bars
+        named.pop("name", None)  # an argument of the library's own bars
         super().__init__(*arguments, **{**named, "disable": True})

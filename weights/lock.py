@@ -1,5 +1,5 @@
-"""One lock a repository, on a file: shared while its weights are loaded, exclusive while they are
-fetched or evicted. The kernel releases it when its holder ends, however it ends."""
+"""File lock of a repository: shared while its weights are loaded, exclusive while they are fetched
+or evicted. The kernel releases it when its holder ends for any reason."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LOOK_AGAIN_S = 0.25
 
 
 class RepositoryLock:
-    """``flock`` on one file, by one thread at a time. Take it before anything, release it last."""
+    """``flock`` on one file, for one thread at a time. Lock before any other step, release last."""
 
     def __init__(self, path: Path, sleep: Callable[[float], None] = time.sleep) -> None:
         self._path = path
@@ -21,29 +21,30 @@ class RepositoryLock:
         self._fd: int | None = None
 
     def reach(self) -> int:
-        """Its descriptor, without waiting for the lock. ``OSError`` where no file can be made."""
+        """Open the lock file without locking it. ``OSError`` if it cannot be created."""
         if self._fd is not None:
             return self._fd
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Not inherited by programs that this process starts, which would hold the lock on.
+        # Not inherited by child programs, which would keep the lock.
         try:
             self._fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except PermissionError:
-            # Made by another user of the same cache: reading is enough to lock it.
+            # Created by another user of the same cache: read access is enough to lock it.
             self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         return self._fd
 
     def share(self, waiting: Callable[[], None] | None = None) -> None:
-        """Wait for the lock, together with others who share it. ``waiting`` is called now and
-        then; what it raises ends the wait."""
+        """Wait for the shared lock. ``waiting`` is called now and then; if it raises, the wait
+        ends."""
         self._wait(fcntl.LOCK_SH, waiting)
 
     def take(self, waiting: Callable[[], None] | None = None) -> None:
-        """The same, alone. From shared to alone the lock may be somebody else's in between."""
+        """Wait for the exclusive lock. An upgrade from shared is not atomic: another process may
+        hold the lock in between."""
         self._wait(fcntl.LOCK_EX, waiting)
 
     def try_take(self) -> bool:
-        """Alone if nobody else has it."""
+        """Take the exclusive lock if it is free. False otherwise."""
         return self._try(fcntl.LOCK_EX)
 
     def release(self) -> None:

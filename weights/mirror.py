@@ -1,9 +1,9 @@
-"""Weights from a bucket of one's own, in S3 or a store like it.
+"""Weights from a mirror: a bucket in S3 or a compatible store.
 
     <prefix>/<owner>/<name>/<commit>/<path>
     <prefix>/<owner>/<name>/<commit>/darkroom-listing.json       written last
 
-The listing there has the hub's digests, so a mirror alone is enough, and a damaged one is noticed.
+The listing there has the hub's digests, so a mirror works without the hub, and damage is detected.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from serve_app.domain.endpoint import StoreConfig
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
-from serve_app.domain.store_config import StoreConfig
-from weights.listing import ListedFile, Listing
-from weights.source import OnProgress, Part
+from weights.folder import ListedFile, Listing
+from weights.source import ByteRange, OnProgress
 
 LISTING = "darkroom-listing.json"
 SETTING = "DARKROOM_WEIGHTS_MIRROR"
@@ -28,18 +28,18 @@ _ADDRESS = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([\w./-]*))?"
 
 
 def bucket_of(address: str) -> tuple[str, str]:
-    """Its name, and what comes before the keys. ``Misconfigured`` for what is no such address."""
+    """Bucket name and key prefix. ``Misconfigured`` if the address is invalid."""
     found = _ADDRESS.fullmatch(address)
     if found is None:
         raise Misconfigured(
-            f"{SETTING} is {address!r}: it takes an address such as s3://bucket/prefix."
+            f"{SETTING} is {address!r}: set it to an address such as s3://bucket/prefix."
         )
     return found[1], (found[2] or "").strip("/")
 
 
 class Mirror:
-    """``config.mirror`` names the bucket. Credentials are found by AWS's own rules, or those of
-    ``config.mirror_profile``; without any the bucket is read as anybody may."""
+    """Client for the bucket ``config.mirror``. Credentials come from AWS's default chain, or from
+    ``config.mirror_profile``. Without credentials, the bucket is read anonymously."""
 
     def __init__(self, config: StoreConfig) -> None:
         self._config = config
@@ -47,7 +47,7 @@ class Mirror:
         self._bucket, self._prefix = bucket_of(config.mirror)
 
     def listing(self, repository: str, revision: str) -> Listing | None:
-        """None: the mirror does not have it."""
+        """Listing of a commit. None if the mirror does not have it."""
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
         key = self._key(repository, revision, LISTING)
@@ -61,8 +61,8 @@ class Mirror:
         except (BotoCoreError, ValueError) as error:
             raise self._trouble(repository, error) from error
 
-    def fetch(self, listing: Listing, file: ListedFile, part: Part) -> None:
-        """See ``Source``. Once: the client itself tries again, and behind it is the hub."""
+    def fetch(self, listing: Listing, file: ListedFile, part: ByteRange) -> None:
+        """Implement ``Source.fetch``. One try: the client retries itself, and the hub is next."""
         if part.size > file.size:
             part.clear()
         if part.size == file.size:
@@ -77,14 +77,14 @@ class Mirror:
         try:
             answer = self._made().get_object(**ask)
             if "Range" in ask and "ContentRange" not in answer:
-                part.clear()  # all of it is sent
+                part.clear()  # the whole file is sent
             for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
                 part.write(chunk)
         except (BotoCoreError, ClientError) as error:
             raise self._trouble(listing.repository, error) from error
         if part.size != file.size:
             raise WeightsUnavailable(
-                f"The mirror gave {part.size} bytes of {file.path}, which has {file.size}."
+                f"The mirror sent {part.size} bytes of {file.path}, which has {file.size}."
             )
 
     def push(
@@ -94,7 +94,7 @@ class Mirror:
         snapshot: Path,
         on_progress: OnProgress | None = None,
     ) -> int:
-        """Bring what it lacks of ``files`` there; returns the bytes that were sent."""
+        """Upload those of ``files`` that the mirror lacks; returns the number of bytes sent."""
         from boto3.exceptions import Boto3Error  # noqa: PLC0415
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 
@@ -112,7 +112,7 @@ class Mirror:
                 done += file.size
                 if on_progress is not None:
                     on_progress(done, total)
-            # All files, also those that are not sent: for them it leads on to the hub.
+            # Lists all files, even those not uploaded: readers get them from the hub.
             client.put_object(
                 Bucket=self._bucket,
                 Key=self._key(listing.repository, listing.revision, LISTING),
@@ -144,7 +144,7 @@ class Mirror:
         return self._client
 
     def _make(self) -> Any:
-        import boto3  # noqa: PLC0415  # not where there is no mirror
+        import boto3  # noqa: PLC0415  # only needed with a mirror
         from botocore import UNSIGNED  # noqa: PLC0415
         from botocore.config import Config  # noqa: PLC0415
         from botocore.exceptions import BotoCoreError  # noqa: PLC0415
@@ -157,7 +157,7 @@ class Mirror:
                 "read_timeout": ANSWER_S,
                 "retries": {"total_max_attempts": TRIES, "mode": "standard"},
                 "s3": {"addressing_style": "path" if endpoint else "auto"},
-                # boto3's own checksums come as trailers that older stores write into the object.
+                # boto3's default checksums are trailers, which older stores write into the object.
                 "request_checksum_calculation": "when_required",
                 "response_checksum_validation": "when_required",
             }
@@ -174,7 +174,7 @@ class Mirror:
 
     def _trouble(self, repository: str, error: Exception) -> WeightsUnavailable:
         return WeightsUnavailable(
-            f"The mirror {self._config.mirror} does not give or take {repository}: {error}. See "
-            f"{SETTING}, its endpoint and its profile; credentials are looked for by AWS's own "
-            "rules."
+            f"The mirror {self._config.mirror} does not provide or accept {repository}: {error}. "
+            f"Check {SETTING}, its endpoint and its profile; credentials come from AWS's default "
+            "chain."
         )

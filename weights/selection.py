@@ -1,7 +1,7 @@
-"""Which files of a repository a diffusers pipeline loads: pure, by their names alone.
+"""Selection of the files that a diffusers pipeline loads. Pure functions of the file names.
 
-Single files at the root, other precisions, other frameworks and pickles stay where they are: of
-a repository as it is published these are often more than half.
+Single files at the root, other precisions, other frameworks and pickles are left out: they are
+often more than half of a repository.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 from serve_app.domain.errors import WeightsUnavailable
 
 SETTINGS = (".json", ".txt", ".model", ".jinja", ".spm", ".tiktoken")
-"""What configurations, tokenizers and solvers are kept in."""
+"""File extensions of configurations, tokenizers and schedulers."""
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 
@@ -29,10 +29,11 @@ def select(
     variant: str | None,
     repository: str,
 ) -> frozenset[str]:
-    """``index`` is model_index.json; without one, all safetensors and settings are taken, as a
-    repository of an adapter has them. A component without ``variant`` has its plain weights taken.
+    """Names of the files to load. ``index`` is model_index.json; without it, all safetensors and
+    settings are taken, as for a LoRA's repository. A component without ``variant`` uses its plain
+    weights.
 
-    ``WeightsUnavailable`` when a component has its weights only as a pickle, or nothing is left.
+    ``WeightsUnavailable`` if a component has its weights only as a pickle, or nothing is left.
     """
     if index is None:
         found = frozenset(n for n in names if n.endswith((*SETTINGS, ".safetensors")))
@@ -42,47 +43,47 @@ def select(
         )
     if not any(name.endswith(".safetensors") for name in found):
         raise WeightsUnavailable(
-            f"{repository} has no safetensors that a pipeline could load. A pickle can run code "
-            "and is never loaded; a single file has to be converted with save_pretrained first."
+            f"{repository} has no safetensors that a pipeline could load. Pickle files can run "
+            "code and are never loaded; convert a single file with save_pretrained first."
         )
     return found
 
 
-ADAPTER_FILE = "pytorch_lora_weights.safetensors"
-"""What diffusers calls the file when it saves an adapter."""
+LORA_FILE = "pytorch_lora_weights.safetensors"
+"""File name that diffusers uses when it saves a LoRA."""
 
 
-def select_adapter(names: Sequence[str], repository: str, file: str | None = None) -> str:
-    """``file`` of an adapter's repository, or the one that is meant when none is named: diffusers'
-    own name, or the only safetensors. ``WeightsUnavailable`` lists those that there are."""
+def select_lora(names: Sequence[str], repository: str, file: str | None = None) -> str:
+    """The file ``file`` of a LoRA's repository. If no name is set: diffusers' own name, or the only
+    safetensors file. ``WeightsUnavailable`` lists the available files."""
     found = sorted(name for name in names if name.endswith(".safetensors"))
     if file in found:
         return file
-    if file is None and ADAPTER_FILE in found:
-        return ADAPTER_FILE
+    if file is None and LORA_FILE in found:
+        return LORA_FILE
     if file is None and len(found) == 1:
         return found[0]
     if not found:
         raise WeightsUnavailable(
-            f"{repository} has no safetensors. A pickle can run code and is never loaded."
+            f"{repository} has no safetensors. Pickle files can run code and are never loaded."
         )
     shown = ", ".join(found[:NAMED_FILES]) + (" …" if len(found) > NAMED_FILES else "")
     if file is not None:
         raise WeightsUnavailable(f"{repository} has no file {file}. Its safetensors: {shown}")
     raise WeightsUnavailable(
-        f"{repository} has {len(found)} safetensors: name the one that is meant, as "
+        f"{repository} has {len(found)} safetensors: name the one to use, as "
         f"{repository}/file.safetensors. They are {shown}"
     )
 
 
 def components(index: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Name and library of each component that is there."""
+    """Name and library of each component that the pipeline has."""
     for name, value in index.items():
         match value:
             case [str(library), str()] if not name.startswith("_"):
                 yield name, library
             case _:
-                continue  # a setting of the pipeline, or a component that it goes without
+                continue  # a setting of the pipeline, or an absent optional component
 
 
 def _of_component(
@@ -104,7 +105,7 @@ def _of_component(
 
 
 def _weights(names: Sequence[str], variant: str | None, library: str) -> list[str]:
-    """Whole or in shards with their index, not both; of the variant, if there is one."""
+    """A whole file, or shards with their index, not both. Of the variant, if it exists."""
     if variant is not None:
         v = re.escape(variant)
         whole = rf"{_STEM}\.{v}\.safetensors"
@@ -126,6 +127,6 @@ def _one_form(names: Sequence[str], whole: str, shards: str, index: str, library
     parts = [name for name in names if re.fullmatch(shards, name)]
     indexes = [name for name in names if re.fullmatch(index, name)]
     sharded = [*parts, *indexes] if parts and indexes else []
-    # Where both are there, transformers takes the whole file and diffusers the shards.
+    # If both exist, transformers loads the whole file and diffusers the shards.
     first, second = (single, sharded) if library == "transformers" else (sharded, single)
     return first or second

@@ -1,4 +1,4 @@
-"""What the store asks of a place that weights come from, and what it writes them to."""
+"""Source protocol of the store, and the file that sources write to."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from weights.listing import ListedFile, Listing
+from weights.folder import ListedFile, Listing
 
 OnProgress = Callable[[int, int], None]
-"""Bytes done, bytes in all."""
+"""Callback with the bytes done and the total."""
 
 
 class Stopped(Exception):
-    """Another file of the same download has failed."""
+    """Raised because another file of the same download has failed."""
 
 
-class Part:
-    """A file that is being fetched, as whoever fetches it writes to it. What was there before
-    stays: the next bytes go behind it."""
+class ByteRange:
+    """File during its download, to which a source appends. Existing content is kept, so that the
+    download resumes."""
 
     def __init__(self, path: Path, grown: Callable[[int], None], stop: threading.Event) -> None:
-        """``grown`` is called with how many bytes have come, less those that were dropped."""
+        """``grown`` receives the number of bytes written; negative for bytes dropped."""
         self._path = path
         self._grown = grown
         self._stop = stop
@@ -60,7 +60,7 @@ class Part:
         self.truncate()
 
     def settle(self) -> None:
-        """On the disk for good."""
+        """Flush the file to the disk."""
         os.fsync(self._file.fileno())
 
     def __enter__(self) -> Self:
@@ -76,12 +76,12 @@ class Part:
 
 
 class Source(Protocol):
-    """The hub, or a mirror of it. Failures are ``WeightsUnavailable``, in sentences."""
+    """The hub, or a mirror of it. Errors are ``WeightsUnavailable`` with a message for the user."""
 
     def listing(self, repository: str, revision: str) -> Listing | None:
-        """None: it does not have it, and another source may."""
+        """Listing of a commit. None if this source lacks it; another source may have it."""
         ...
 
-    def fetch(self, listing: Listing, file: ListedFile, part: Part) -> None:
-        """Write what is missing behind what ``part`` has. May raise ``OSError`` of the disk."""
+    def fetch(self, listing: Listing, file: ListedFile, part: ByteRange) -> None:
+        """Append what ``part`` lacks. May raise ``OSError`` for errors of the disk."""
         ...

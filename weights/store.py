@@ -1,8 +1,8 @@
-"""The weights of this node: what is here, and bringing what is not.
+"""Weights of this node: the files present, and the download of missing ones.
 
-However many replicas of a node want a repository, and `darkroom models pull` beside them, one
-fetches it and the others wait for it. What was fetched is checked by its digest before anybody
-loads it; what was broken off goes on where it ended.
+If several replicas of a node, and `darkroom models pull`, need a repository, one of them downloads
+it and the others wait. Files are verified by their digest before they are loaded. Interrupted
+downloads are resumed.
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ from pathlib import Path
 
 from huggingface_hub import constants
 
-from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
-from serve_app.domain.store_config import StoreConfig
-from weights import disk, eviction
-from weights.fetching import Fetching
-from weights.folder import RepositoryFolder, default_directory, repositories
+from weights import eviction
+from weights.fetch import Fetching, FetchPlan, PlannedFile
+from weights.folder import ListedFile, Listing, RepositoryFolder, default_directory, repositories
 from weights.hub import Hub
-from weights.listing import ListedFile, Listing
 from weights.lock import RepositoryLock
 from weights.mirror import Mirror
-from weights.plan import Plan, PlannedFile
 from weights.source import OnProgress, Source
 
 log = logging.getLogger(__name__)
@@ -36,20 +33,20 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_of_hub(weights: Weights) -> bool:
-    """Whether ``weights`` are a repository, and no directory."""
+    """True if ``weights`` are a repository of the hub, not a directory."""
     return _HUB_NAME.fullmatch(weights.source) is not None and not Path(weights.source).is_dir()
 
 
 def repositories_of(endpoint: Endpoint) -> tuple[Weights, ...]:
-    """All that an endpoint stands on, each once: its weights, and the adapter of its options."""
+    """Repositories that an endpoint needs, each once: its weights, and the LoRA of its options."""
     found = [endpoint.weights] if is_of_hub(endpoint.weights) else []
-    if (adapter := adapter_of(endpoint)) is not None:
-        found.append(adapter)
+    if (lora := lora_of(endpoint)) is not None:
+        found.append(lora)
     return tuple(dict.fromkeys(found))
 
 
-def adapter_of(endpoint: Endpoint) -> Weights | None:
-    """The repository of the adapter in its options, if it names one."""
+def lora_of(endpoint: Endpoint) -> Weights | None:
+    """Repository of the LoRA in the endpoint's options, if there is one."""
     match endpoint.options.get("adapter"):
         case {"hub": str(source), **others} if "directory" not in others:
             return Weights(source, others.get("revision"))
@@ -58,8 +55,8 @@ def adapter_of(endpoint: Endpoint) -> Weights | None:
 
 
 class Store:
-    """Use from any thread; holds nothing but its settings. Every failure is ``WeightsUnavailable``
-    or ``Misconfigured``, in a sentence."""
+    """Store of weights. Thread-safe; has no state but its settings. Every error is
+    ``WeightsUnavailable`` or ``Misconfigured``, with a message for the user."""
 
     def __init__(self, config: StoreConfig, make_hub: Callable[[], Hub] = Hub) -> None:
         self._config = config
@@ -71,11 +68,11 @@ class Store:
 
     @property
     def offline(self) -> bool:
-        """By our setting, or by the hub's own (HF_HUB_OFFLINE)."""
+        """True by our setting, or by the hub's own (HF_HUB_OFFLINE)."""
         return self._config.offline or constants.is_offline_mode()
 
-    def plan(self, weights: Weights) -> Plan:
-        """Asks where it must, writes nothing."""
+    def plan(self, weights: Weights) -> FetchPlan:
+        """Plan a download. Queries the sources if needed, writes nothing."""
         folder = self._folder(weights)
         listing, _ = self._listing(weights, folder)
         files = tuple(
@@ -84,16 +81,16 @@ class Store:
             )
             for each in listing.needed(weights.variant)
         )
-        free = disk.free_bytes(self.directory)
-        return Plan(weights.source, listing.revision, self.directory, files, free)
+        free = eviction.free_bytes(self.directory)
+        return FetchPlan(weights.source, listing.revision, self.directory, files, free)
 
     @contextlib.contextmanager
     def open(self, weights: Weights, on_progress: OnProgress | None = None) -> Generator[Path]:
-        """The directory with the weights, fetched if need be; not evicted while it is open.
+        """Directory with the weights, downloaded if needed. They are not evicted while it is open.
 
-        ``on_progress`` gets bytes done and bytes in all, also while another process fetches them,
-        and not at all when everything is here. It is called on other threads, one at a time; what
-        it raises ends the download, and what has come stays for the next.
+        ``on_progress`` receives the bytes done and the total, also while another process downloads
+        them, but not if everything is present. It is called on other threads, one at a time. If it
+        raises, the download ends, and what was received is kept for the next one.
         """
         folder = self._folder(weights)
         lock = RepositoryLock(folder.lock_path)
@@ -102,7 +99,7 @@ class Store:
                 try:
                     self._have(weights, folder, lock, on_progress)
                 except OSError as error:
-                    raise disk.explain(error, self.directory, weights.source) from error
+                    raise eviction.explain(error, self.directory, weights.source) from error
             else:
                 self._refuse_incomplete(weights, folder)
             yield folder.snapshot(_revision(weights))
@@ -110,32 +107,32 @@ class Store:
             lock.release()
 
     def listing(self, weights: Weights) -> Listing:
-        """All that the repository has. Asks where it must, writes nothing."""
+        """All files of the repository. Queries the sources if needed, writes nothing."""
         return self._listing(weights, self._folder(weights))[0]
 
     def sources(self) -> list[Source]:
-        """Where files come from, in this order; none where nothing may be fetched."""
+        """Sources in order of preference. Empty if downloads are disabled."""
         if self.offline:
             return []
         mirrors: list[Source] = [Mirror(self._config)] if self._config.mirror else []
         return [*mirrors, self.make_hub()]
 
     def is_here(self, weights: Weights) -> bool:
-        """Whether ``open`` would fetch nothing."""
+        """True if ``open`` would download nothing."""
         folder = self._folder(weights)
         listing = folder.listing(_revision(weights))
         return listing is not None and _is_ready(folder, listing, weights.variant)
 
     def verify(self, repository: str | None = None) -> Iterator[tuple[str, str, bool]]:
-        """Read every file again that is here: repository, path, and whether its digest is right. A
-        damaged one is fetched again when it is next needed."""
+        """Read every stored file again. Yields repository, path, and True if its digest is right.
+        A damaged file is downloaded again when it is needed next."""
         for path in repositories(self.directory):
             folder = RepositoryFolder(self.directory, eviction.repository_of(path))
             if repository in (None, folder.repository):
                 yield from self._verify(folder)
 
     def push(self, weights: Weights, on_progress: OnProgress | None = None) -> int:
-        """Fill the mirror from what is here; returns the bytes that were sent."""
+        """Fill the mirror from the stored files; returns the number of bytes sent."""
         if not self._config.mirror:
             raise Misconfigured("There is no mirror: set DARKROOM_WEIGHTS_MIRROR.")
         with self.open(weights) as snapshot:
@@ -143,8 +140,8 @@ class Store:
             listing = folder.listing(_revision(weights))
             if listing is None:
                 raise WeightsUnavailable(
-                    f"{weights.source} is here and its digests are not known: pull it where the "
-                    "hub can be reached."
+                    f"{weights.source} is on this machine, but its digests are not known: run "
+                    "`darkroom models pull` where the hub can be reached."
                 )
             files = listing.needed(weights.variant)
             return Mirror(self._config).push(listing, files, snapshot, on_progress)
@@ -154,8 +151,8 @@ class Store:
         return RepositoryFolder(self.directory, weights.source)
 
     def _can_lock(self, folder: RepositoryFolder, lock: RepositoryLock) -> bool:
-        """False: the directory cannot be written (a volume that is mounted to be read), or nothing
-        is here and nothing may be fetched."""
+        """False if the directory is read-only (such as a mounted volume), or if nothing is present
+        and downloads are disabled."""
         if self.offline and not folder.path.is_dir():
             return False
         try:
@@ -177,22 +174,22 @@ class Store:
         lock: RepositoryLock,
         on_progress: OnProgress | None,
     ) -> None:
-        """Returns holding the lock shared, with everything here and checked."""
+        """Return with the shared lock held, and everything present and verified."""
         watch = self._watch(weights, folder, on_progress)
         lock.share(watch)
         listing = folder.listing(_revision(weights))
         while listing is None or not _is_ready(folder, listing, weights.variant):
             lock.take(watch)
             listing = self._make_ready(weights, folder, on_progress)
-            lock.share(watch)  # for a moment it was nobody's: hence the loop
+            lock.share(watch)  # not atomic: another process may have evicted it, hence the loop
         folder.touch()
 
     def _make_ready(
         self, weights: Weights, folder: RepositoryFolder, on_progress: OnProgress | None
     ) -> Listing:
-        listing, told = self._listing(weights, folder)
+        listing, answered = self._listing(weights, folder)
         files = listing.needed(weights.variant)
-        if self.offline or not told:
+        if self.offline or not answered:
             self._refuse_missing(folder, listing, files)
             Fetching(folder, listing, files, (), on_progress).run()
             return listing
@@ -200,13 +197,13 @@ class Store:
         here = folder.bytes_of(listing.revision, files)
         missing = sum(each.size for each in files) - here
         eviction.make_room(self.directory, folder, missing, self._config.max_bytes)
-        disk.check_room(self.directory, weights.source, missing)
+        eviction.check_room(self.directory, weights.source, missing)
         Fetching(folder, listing, files, self.sources(), on_progress).run()
-        eviction.keep_promise(folder)
+        eviction.end_reservation(folder)
         return listing
 
     def _listing(self, weights: Weights, folder: RepositoryFolder) -> tuple[Listing, bool]:
-        """And whether it was told by somebody who knows, or is made of what is here."""
+        """Listing, and True if it comes from a source; False if it was derived from the disk."""
         revision = _revision(weights)
         known = folder.listing(revision)
         if known is not None:
@@ -224,11 +221,11 @@ class Store:
         if on_disk is None:
             raise trouble
         if not self.offline:
-            log.warning("%s What is here of it is used as it is.", trouble.message)
+            log.warning("%s The files that are present are used as they are.", trouble.message)
         return on_disk, False
 
     def _refuse_incomplete(self, weights: Weights, folder: RepositoryFolder) -> None:
-        """For a directory that cannot be written: it is used as it is, or not."""
+        """Check a read-only directory, which is used as it is or not at all."""
         revision = _revision(weights)
         listing = folder.listing(revision) or folder.listing_from_disk(revision)
         if listing is None:
@@ -248,7 +245,7 @@ class Store:
     def _watch(
         self, weights: Weights, folder: RepositoryFolder, on_progress: OnProgress | None
     ) -> Callable[[], None]:
-        """What is told while another process has the lock: how far it is."""
+        """Callback that reports progress while another process holds the lock."""
 
         def look() -> None:
             listing = folder.listing(_revision(weights))
@@ -262,7 +259,7 @@ class Store:
     def _verify(self, folder: RepositoryFolder) -> Iterator[tuple[str, str, bool]]:
         lock = RepositoryLock(folder.lock_path)
         try:
-            # A volume that is mounted to be read has neither locks nor anything thrown away.
+            # A read-only volume allows neither locks nor deletion.
             with contextlib.suppress(OSError):
                 lock.take()
             for listing in folder.listings():
@@ -282,13 +279,13 @@ def _is_ready(folder: RepositoryFolder, listing: Listing, variant: str | None) -
 
 
 def _revision(weights: Weights) -> str:
-    """``Misconfigured`` without a full commit hash: a branch can change under a running
-    installation, and with it every picture."""
+    """Full commit hash of the weights. ``Misconfigured`` without one: a branch can change under a
+    running installation, and every result with it."""
     revision = weights.revision or ""
     if not _COMMIT.fullmatch(revision):
         raise Misconfigured(
             f"The weights {weights.source} need a revision: the full commit hash, 40 hexadecimal "
-            f"digits, as the hub's page of commits shows it. Given: {weights.revision!r}."
+            f"digits, as the hub's page of commits shows it. Found: {weights.revision!r}."
         )
     return revision
 
@@ -296,7 +293,7 @@ def _revision(weights: Weights) -> str:
 def _absent(weights: Weights, directory: Path) -> WeightsUnavailable:
     name = RepositoryFolder(directory, weights.source).path.name
     return WeightsUnavailable(
-        f"{weights.source} is not in {directory}, and nothing may be fetched (DARKROOM_OFFLINE, or "
+        f"{weights.source} is not in {directory}, and downloads are disabled (DARKROOM_OFFLINE, or "
         f"the hub's own HF_HUB_OFFLINE). {_how_to_bring(name)}"
     )
 

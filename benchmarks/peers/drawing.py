@@ -43,8 +43,8 @@ class Drawing:
             groups.setdefault((wish.model, wish.steps), []).append(place)
         files: dict[int, bytes] = {}
         for places in groups.values():
-            pictures = self._together([wanted[place] for place in places])
-            files |= dict(zip(places, map(_png, pictures), strict=True))
+            images = self._together([wanted[place] for place in places])
+            files |= dict(zip(places, map(_png, images), strict=True))
         return [files[place] for place in range(len(wanted))]
 
     def _together(self, wanted: Sequence[Wish]) -> Sequence[Image.Image]:
@@ -67,9 +67,9 @@ def _loaded(model: str) -> Any:
     return pipeline
 
 
-def _png(picture: Image.Image) -> bytes:
+def _png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG", compress_level=4)
+    image.save(buffer, "PNG", compress_level=4)
     return buffer.getvalue()
 
 

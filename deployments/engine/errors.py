@@ -1,4 +1,4 @@
-"""Turns whatever a pipeline raises into what the caller of a generation gets."""
+"""Translation of what a pipeline raises into the error for the generation's caller."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def as_callers_error(error: BaseException) -> Exception:
-    """``error`` itself, ``OutOfMemory`` for the device's own, ``PipelineFailed`` for one that would
-    end a thread or a process (``SystemExit``, ``KeyboardInterrupt`` …)."""
+    """Translate ``error`` for the caller of a generation.
+
+    Returns ``OutOfMemory`` for the device's own error, ``PipelineFailed`` for one that would end a
+    thread or a process (``SystemExit``, ``KeyboardInterrupt`` …), and any other error unchanged.
+    """
     release_frames(error)
     if is_out_of_memory(error):
         told = " ".join([str(error), *getattr(error, "__notes__", [])])
@@ -36,9 +39,9 @@ def as_callers_error(error: BaseException) -> Exception:
 
 
 def release_frames(error: BaseException) -> None:
-    """Let go of the local variables, tensors among them, that the traceback keeps alive.
+    """Release the local variables, including tensors, that the traceback keeps alive.
 
-    File names and line numbers stay, so it can still be printed.
+    File names and line numbers stay, so the traceback can still be printed.
     """
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
@@ -53,9 +56,9 @@ def release_frames(error: BaseException) -> None:
 
 
 def _clear(frame: FrameType) -> None:
-    # A frame that is still running cannot be cleared; such are the engine's own.
+    # A frame that is still running cannot be cleared. Such frames are the engine's own.
     with contextlib.suppress(RuntimeError):
         frame.clear()
-        # Up to Python 3.12, `locals()` (which pipelines call for their callbacks) leaves a dict
-        # with the frame that `clear` does not empty. Reading it brings it up to date.
+        # Up to Python 3.12, `locals()` (which pipelines call for their callbacks) leaves a dict on
+        # the frame that `clear` does not empty. Reading it brings it up to date.
         _ = frame.f_locals

@@ -1,29 +1,33 @@
-"""Which weights have to go so that others fit. Pure: no torch, no threads, no clock."""
+"""Choice of what to evict so that something else fits. Pure: no torch, no threads, no clock."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Resident:
-    """Weights that are loaded."""
+class Resident(Generic[T]):
+    """Weights or a LoRA that are loaded."""
 
-    name: str
+    name: T
     size: int  # bytes
-    users: int  # who may be computing with them
-    last_used: int  # grows; of the last who gave them back
+    users: int  # generations that may be computing with it
+    last_used: int  # increasing number, set when the last user released it
 
 
-def idle_to_evict(
-    residents: Sequence[Resident], coming: int, budget: int
-) -> tuple[Resident, ...] | None:
-    """The idle ones that were not used for longest, as many as it takes until ``coming`` bytes fit
-    beside the rest; None when only weights in use could make room, and have to be waited for.
+def choose_victims(
+    residents: Sequence[Resident[T]], coming: int, budget: int
+) -> tuple[Resident[T], ...] | None:
+    """Idle residents to evict, least recently used first, until ``coming`` more bytes fit.
+
+    None when evicting all idle ones is not enough, so that those in use must be waited for.
     """
     over = sum(resident.size for resident in residents) + coming - budget
-    chosen: list[Resident] = []
+    chosen: list[Resident[T]] = []
     idle = sorted((each for each in residents if each.users == 0), key=lambda each: each.last_used)
     for resident in idle:
         if over <= 0:

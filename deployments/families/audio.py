@@ -1,5 +1,5 @@
-"""The family for sounds: any pipeline of diffusers that makes waveforms from text, or from text and
-a sound, as the options of an endpoint say."""
+"""Audio family: any diffusers pipeline that makes waveforms from text, or from text and audio, as
+the endpoint's options say."""
 
 from __future__ import annotations
 
@@ -7,123 +7,138 @@ from collections.abc import Mapping, Sequence
 from math import inf
 from typing import Any
 
-from deployments.amendments import amended
-from deployments.call_mapping import check, mapping_of, parameters
-from deployments.called_pipeline import called_by, loaded, view_for
-from deployments.family import GenerationCall, Made, Product
-from deployments.first_input import first_input
-from deployments.mapped_fields import mapped, need
-from deployments.picture_output import seed_of
-from deployments.sound_form import SoundOptions, asked_steps, sound_form, sound_options, span
-from deployments.sound_input import given_as, given_samples
-from deployments.sound_output import SoundFacts, deliver_sound
-from deployments.task import AUDIO_TO_AUDIO, TEXT_TO_AUDIO, begins_with
+from deployments.families.audio_io import (
+    AudioFacts,
+    AudioOptions,
+    audio_form,
+    audio_options,
+    deliver_audio,
+    duration_arguments,
+    input_arguments,
+    input_samples,
+    requested_steps,
+)
+from deployments.families.base import GenerationCall, GenerationResult, Product
+from deployments.families.call_mapping import (
+    check_arguments,
+    load_checked,
+    mapped_arguments,
+    mapping_of,
+    parameters,
+    pipeline_class,
+    pipeline_view,
+    require_fields,
+)
+from deployments.families.image_io import seed_of
+from deployments.families.pipeline_options import apply_options
+from deployments.families.tasks import AUDIO_TO_AUDIO, TEXT_TO_AUDIO, required_files
+from deployments.families.warm_up import warm_up_input
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
 
 TASKS = {TEXT_TO_AUDIO: frozenset[str](), AUDIO_TO_AUDIO: frozenset[str]()}
 
-MOST_GIVEN_S = 600.0
-"""What a given sound has beyond them is left out, where the model has no limit of its own."""
+MAX_INPUT_S = 600.0
+"""Input audio is cut to this length in seconds if the model has no limit of its own."""
 
 
 class AudioFamily:
-    """Options of its endpoints: those of ``CallMapping``, ``sound``, ``dtype``, and those of
-    ``amendments``."""
+    """Family of audio endpoints. Options: ``audio_format``, ``dtype``, and those of
+    ``CallMapping`` and ``apply_options``."""
 
     name = "audio"
 
     def load(self, endpoint: Endpoint, device: str) -> Any:
         mapping = mapping_of(endpoint, TASKS)
-        pipeline = loaded(endpoint, mapping, device)
-        called = called_by(endpoint, mapping, pipeline)
-        _check_sound(endpoint, mapping.task, sound_options(endpoint), called)
+        pipeline = load_checked(endpoint, mapping, device)
+        called = pipeline_class(endpoint, mapping, pipeline)
+        _check_audio(endpoint, mapping.task, audio_options(endpoint), called)
         _rate(endpoint, pipeline)
-        return amended(pipeline, endpoint)
+        return apply_options(pipeline, endpoint)
 
     def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
-        options = sound_options(endpoint)
+        options = audio_options(endpoint)
         most = _most_seconds(options, pipeline, _rate(endpoint, pipeline))
         usual = {options.prompt: "a bell", "seconds_start": 0.0, "seconds_total": min(most, 1.0)}
-        return self.prepare(endpoint, first_input(endpoint, **usual), pipeline, seed=0)
+        return self.prepare(endpoint, warm_up_input(endpoint, **usual), pipeline, seed=0)
 
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
     ) -> GenerationCall:
         import torch  # noqa: PLC0415
 
-        mapping, options = mapping_of(endpoint, TASKS), sound_options(endpoint)
-        called = called_by(endpoint, mapping, pipeline)
-        # Endpoints share loaded weights, and another one's options may have loaded these.
-        check(endpoint, mapping, called)
-        _check_sound(endpoint, mapping.task, options, called)
-        need(input, options.prompt, *begins_with(mapping.task))
+        mapping, options = mapping_of(endpoint, TASKS), audio_options(endpoint)
+        called = pipeline_class(endpoint, mapping, pipeline)
+        # Endpoints share loaded weights, which may have been loaded with another one's options.
+        check_arguments(endpoint, mapping, called)
+        _check_audio(endpoint, mapping.task, options, called)
+        require_fields(input, options.prompt, *required_files(mapping.task))
         rate = _rate(endpoint, pipeline)
         most = _most_seconds(options, pipeline, rate)
-        sound, given_s = {}, None
+        audio, given_s = {}, None
         if mapping.task == AUDIO_TO_AUDIO:
-            given = given_samples(input, pipeline, rate, min(most, MOST_GIVEN_S))
-            sound, given_s = given_as(options, given, rate), given.shape[-1] / rate
-        form = sound_form(endpoint, options, input, rate, most, given_s)
+            given = input_samples(input, pipeline, rate, min(most, MAX_INPUT_S))
+            audio, given_s = input_arguments(options, given, rate), given.shape[-1] / rate
+        form = audio_form(endpoint, options, input, rate, most, given_s)
         own_seed = seed_of(input, seed)
         arguments = {
             "prompt": input[options.prompt],
-            "num_inference_steps": asked_steps(input),
+            "num_inference_steps": requested_steps(input),
             "generator": torch.Generator("cpu").manual_seed(own_seed),
             "output_type": "pt",
-            **span(options, input, form),
-            **sound,
+            **duration_arguments(options, input, form),
+            **audio,
             **mapping.fixed,
-            **mapped(mapping, input),
+            **mapped_arguments(mapping, input),
         }
         echoed = {name: input.get(name) for name in options.echo}
-        facts = SoundFacts(form, own_seed, input[options.prompt], options.output, echoed)
-        view = None if mapping.pipeline is None else view_for(endpoint, pipeline, called)
-        return GenerationCall(arguments, {"sound": facts}, view=view)
+        facts = AudioFacts(form, own_seed, input[options.prompt], options.output, echoed)
+        view = None if mapping.pipeline is None else pipeline_view(endpoint, pipeline, called)
+        return GenerationCall(arguments, {"audio": facts}, view=view)
 
     def deliver(
         self,
         endpoint: Endpoint,
         call: GenerationCall,
-        made: Made,
+        generated: GenerationResult,
         tickets: Sequence[UploadTicket],
     ) -> Product:
-        return deliver_sound(endpoint, call.facts["sound"], made, tickets)
+        return deliver_audio(endpoint, call.output_facts["audio"], generated, tickets)
 
 
-def _check_sound(endpoint: Endpoint, task: str, options: SoundOptions, called: type) -> None:
+def _check_audio(endpoint: Endpoint, task: str, options: AudioOptions, called: type) -> None:
     if task == AUDIO_TO_AUDIO and options.given is None:
         raise Misconfigured(
-            f"{endpoint.id}: `options.sound` in the catalogue needs `given`, the argument of "
-            f"{called.__name__} that takes the given sound."
+            f"{endpoint.id}: `options.audio_format` in the catalogue needs `given`, the "
+            f"argument of {called.__name__} that takes the input audio."
         )
     if unknown := sorted(options.arguments() - parameters(called)):
         raise Misconfigured(
-            f"{endpoint.id}: {called.__name__} takes no {', '.join(unknown)}. Change "
-            "`options.sound` of the endpoint in the catalogue."
+            f"{endpoint.id}: {called.__name__} has no argument {', '.join(unknown)}. Change "
+            "`options.audio_format` of the endpoint in the catalogue."
         )
 
 
 def _rate(endpoint: Endpoint, pipeline: Any) -> int:
-    """Samples a second of what it makes."""
+    """Sample rate of the generated audio, in Hz."""
     vocoder, vae = getattr(pipeline, "vocoder", None), getattr(pipeline, "vae", None)
-    told = (
+    rates = (
         getattr(getattr(vocoder, "config", None), "sampling_rate", None),
         getattr(pipeline, "sample_rate", None),
         getattr(getattr(vae, "config", None), "sampling_rate", None),
     )
-    for rate in told:
+    for rate in rates:
         if isinstance(rate, int) and rate > 0:
             return rate
     raise Misconfigured(
-        f"{endpoint.id}: neither the vocoder nor the autoencoder of {type(pipeline).__name__} says "
-        "how many samples a second it makes."
+        f"{endpoint.id}: neither the vocoder nor the autoencoder of {type(pipeline).__name__} "
+        "states its sample rate. Use another model."
     )
 
 
-def _most_seconds(options: SoundOptions, pipeline: Any, rate: int) -> float:
-    """How long a sound its model can make: where it always makes all of it (``end``), that."""
+def _most_seconds(options: AudioOptions, pipeline: Any, rate: int) -> float:
+    """Maximum duration in seconds. A model that always makes its full length (``end``) has that."""
     if options.most_seconds is not None or options.end is None:
         return inf if options.most_seconds is None else options.most_seconds
     return int(pipeline.transformer.config.sample_size) * int(pipeline.vae.hop_length) / rate

@@ -1,4 +1,4 @@
-"""What a family is: how an endpoint's input becomes a pipeline call, and its result an output.
+"""Family protocol: turns an endpoint's input into a pipeline call, and its result into an output.
 
 Everything else (queueing, stepping, uploading) is the same for all families. Importing a family
 must not import torch: the control plane binds them too.
@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, runtime_checkable
 
-from deployments.adapter_input import AskedAdapter
-from deployments.engine.declarations import Declarations, ModelFamily
-from deployments.engine.families.known import KNOWN
-from deployments.media_file import MediaFile
-from deployments.recording import Recording
-from deployments.scratch import Scratch
+from deployments.engine.interception.model_traits import KNOWN, ModelFamily, ModelTraits
+from deployments.engine.media.scratch import Scratch
+from deployments.families.video_recorder import VideoRecorder
+from deployments.transfer.lora_fetcher import RequestedLora
+from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Misconfigured
@@ -24,56 +23,57 @@ from serve_app.domain.errors import Misconfigured
 
 @dataclass(frozen=True, slots=True)
 class GenerationCall:
-    """A call of a pipeline, and what is to be remembered until its result is there."""
+    """Arguments of a pipeline call, and facts to keep until its result arrives."""
 
     arguments: Mapping[str, Any]  # of the pipeline's ``__call__``
-    facts: Mapping[str, Any] = field(default_factory=dict)  # for ``deliver``
+    output_facts: Mapping[str, Any] = field(default_factory=dict)  # for ``deliver``
     makes_files: bool = True  # False: ``deliver`` is quick, and runs on the event loop
-    view: Any = None  # a pipeline over the loaded one's weights to call in its place
-    recording: Recording | None = None  # takes the frames of a clip while it is decoded
-    adapters: Sequence[Any] = ()  # ``engine.adapter.Adapter``, for this generation alone
+    view: Any = None  # a pipeline over the loaded one's weights, called in its place
+    recording: VideoRecorder | None = None  # takes the frames of a video while it is decoded
+    loras: Sequence[Any] = ()  # ``engine.lora.format.Lora``, for this generation only
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
-    """What came out of the engine."""
+class GenerationResult:
+    """Result of the engine."""
 
     result: Any  # as the pipeline returned it
     inference_s: float
     steps: int
-    scratch: Scratch = field(default_factory=Scratch)  # for files that are too large for memory
+    scratch: Scratch = field(default_factory=Scratch)  # for files too large for memory
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A generation's files and its output, in the form that ``Outcome.output`` describes."""
+    """Files and output of a generation, in the form that ``Outcome.output`` describes."""
 
     output: Mapping[str, Any]
     files: Sequence[MediaFile] = ()
-    units: float = 0.0  # as ``Usage.units``
+    units: float = 0.0  # see ``Usage.units``
 
 
 class Family(Protocol):
-    """Made without arguments, once per replica; holds no state."""
+    """Stateless adapter between endpoints and pipelines. Created without arguments, once per
+    replica."""
 
     @property
     def name(self) -> str:
-        """As endpoints name it."""
+        """Name that endpoints use for this family."""
         ...
 
     def load(self, endpoint: Endpoint, device: str) -> Any:
-        """The pipeline for ``endpoint.weights``, on the CPU, in the ``dtype`` of the options, which
-        is the recipe's where there is one. Weights of the hub lie in a directory by then. Runs on
-        the loader's thread; may take minutes."""
+        """Load the pipeline for ``endpoint.weights`` on the CPU, in the ``dtype`` of the options;
+        if there is a recipe, this is the recipe's dtype. Weights of the hub have already been
+        downloaded to a directory. Runs on the loader's thread and may take minutes."""
         ...
 
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
     ) -> GenerationCall:
-        """The call for a validated input. ``seed`` is for inputs that have none. Quick.
+        """Build the call for a validated input. ``seed`` is for inputs without one. Must be quick.
 
-        Where the endpoint's ``task`` begins with files (``task.GIVEN_FILES``), the input has what
-        was read of them in place of their URLs, and this runs on a thread.
+        If the endpoint's ``task`` takes files (``tasks.INPUT_FILES``), the input contains the
+        decoded files in place of their URLs, and this runs on a thread.
         """
         ...
 
@@ -81,49 +81,51 @@ class Family(Protocol):
         self,
         endpoint: Endpoint,
         call: GenerationCall,
-        made: Made,
+        generated: GenerationResult,
         tickets: Sequence[UploadTicket],
     ) -> Product:
-        """The files, one per ticket used, and the output. On a thread of its own."""
+        """Build the files, one per ticket used, and the output. Runs on its own thread."""
         ...
 
 
 @runtime_checkable
 class WarmsUp(Protocol):
-    """A family that can make a short generation: on a GPU the first is slow, so no user's."""
+    """Family with a warm-up: the first generation on a GPU is slow and should not be a user's."""
 
     def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
-        """One step at the usual size. Runs on the loader's thread."""
+        """Build a call of one step at the usual size. Runs on the loader's thread."""
         ...
 
 
 @runtime_checkable
-class TakesAdapters(Protocol):
-    """A family whose inputs may ask for adapters. They are fetched before ``prepare``, and added to
-    the call that it makes."""
+class TakesLoras(Protocol):
+    """Family whose inputs may name LoRAs. They are fetched before ``prepare`` and added to the call
+    that it returns."""
 
-    def adapters(self, input: Mapping[str, Any]) -> Sequence[AskedAdapter]:
-        """``InvalidInput`` for what is wrong with the field."""
+    def loras(self, input: Mapping[str, Any]) -> Sequence[RequestedLora]:
+        """LoRAs that the input names. Raises ``InvalidInput`` if the field is invalid."""
         ...
 
 
 @runtime_checkable
-class DeclaresModels(Protocol):
-    """A family of models that the engine has to be told something about."""
+class DeclaresModelTraits(Protocol):
+    """Family whose models have traits that the engine must know."""
 
     @property
     def models(self) -> ModelFamily:
-        """By the names of their classes. Beside what the engine knows (``engine/families``)."""
+        """Traits by model class name, in addition to the engine's own."""
         ...
 
 
-def declarations_of(families: Mapping[str, Family]) -> Declarations:
-    """For the engine: what it knows, and what the families have to say."""
-    return KNOWN.also(each.models for each in families.values() if isinstance(each, DeclaresModels))
+def model_rules_of(families: Mapping[str, Family]) -> ModelTraits:
+    """Model rules for the engine: the built-in ones and those of the families."""
+    return KNOWN.with_families(
+        each.models for each in families.values() if isinstance(each, DeclaresModelTraits)
+    )
 
 
 def load_families(paths: Mapping[str, str]) -> dict[str, Family]:
-    """Families by name, from ``module:Class`` paths. ``Misconfigured`` when one is not there."""
+    """Load families from ``module:Class`` paths, by name. ``Misconfigured`` if one is missing."""
     families: dict[str, Family] = {}
     for name, path in paths.items():
         module, _, attribute = path.partition(":")

@@ -1,88 +1,98 @@
-"""The Flux family: text to picture, and picture to picture."""
+"""Flux family: text-to-image and image-to-image."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from deployments.adapter_input import AskedAdapter, asked_adapters
-from deployments.amendments import amended
-from deployments.family import GenerationCall, Made, Product
-from deployments.first_input import ONE_STEP
-from deployments.picture_call import drawing, picture_facts, redrawing, sides
-from deployments.picture_input import from_words_alone, given_size
-from deployments.picture_output import deliver_pictures, own_dtype
-from deployments.picture_size import asked_size, rendered_size
-from deployments.side_multiple import side_multiple
-from deployments.task import IMAGE_TO_IMAGE, TEXT_TO_IMAGE, task_of
+from deployments.families.base import GenerationCall, GenerationResult, Product
+from deployments.families.image_io import (
+    as_text_to_image,
+    deliver_images,
+    image_arguments,
+    image_facts,
+    image_to_image_arguments,
+    input_size,
+    own_dtype,
+    rendered_size,
+    requested_size,
+    side_multiple,
+    size_arguments,
+)
+from deployments.families.pipeline_options import apply_options
+from deployments.families.tasks import IMAGE_TO_IMAGE, TEXT_TO_IMAGE, task_of
+from deployments.families.warm_up import WARM_UP_DEFAULTS
+from deployments.transfer.lora_fetcher import RequestedLora, requested_loras
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 
 MAX_TEXT_TOKENS = 512
 
 WARM_UP = {
-    **ONE_STEP,
+    **WARM_UP_DEFAULTS,
     "image_size": "landscape_4_3",
     "guidance_scale": 3.5,
 }
 
 
 class FluxFamily:
-    """Options of its endpoints: ``task`` (text-to-image or image-to-image), ``dtype``,
-    ``native_size`` (pixels), ``max_sequence_length``, and those of ``amendments``."""
+    """Family of Flux endpoints. Options: ``task`` (text-to-image or image-to-image), ``dtype``,
+    ``native_size`` (pixels), ``max_sequence_length``, and those of ``apply_options``."""
 
     name = "flux"
 
     def load(self, endpoint: Endpoint, device: str) -> Any:
-        from deployments.engine.loader import load_pipeline  # noqa: PLC0415
+        from deployments.engine.loading.loader import load_pipeline  # noqa: PLC0415
 
         pipeline = load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "bfloat16"))
-        return amended(pipeline, endpoint)
+        return apply_options(pipeline, endpoint)
 
     def warm_up(self, endpoint: Endpoint, pipeline: Any) -> GenerationCall:
-        return self.prepare(from_words_alone(endpoint), WARM_UP, pipeline, seed=0)
+        return self.prepare(as_text_to_image(endpoint), WARM_UP, pipeline, seed=0)
 
     def prepare(
         self, endpoint: Endpoint, input: Mapping[str, Any], pipeline: Any, seed: int
     ) -> GenerationCall:
-        redraws = task_of(endpoint, (TEXT_TO_IMAGE, IMAGE_TO_IMAGE)) == IMAGE_TO_IMAGE
-        asked = given_size(endpoint, input) if redraws else asked_size(input["image_size"])
+        has_input_image = task_of(endpoint, (TEXT_TO_IMAGE, IMAGE_TO_IMAGE)) == IMAGE_TO_IMAGE
+        requested = (
+            input_size(endpoint, input) if has_input_image else requested_size(input["image_size"])
+        )
         native = endpoint.options.get("native_size")
-        rendered = rendered_size(asked, side_multiple(pipeline), native)
+        rendered = rendered_size(requested, side_multiple(pipeline), native)
         arguments = {
-            **drawing(input, seed),
-            **sides(rendered),
+            **image_arguments(input, seed),
+            **size_arguments(rendered),
             "guidance_scale": float(input["guidance_scale"]),
             "max_sequence_length": _text_tokens(endpoint, pipeline),
         }
-        facts = picture_facts(input, seed, asked, stretched=redraws)
-        if not redraws:
+        facts = image_facts(input, seed, requested, stretched=has_input_image)
+        if not has_input_image:
             return GenerationCall(arguments, facts)
-        arguments |= redrawing(input, rendered)
+        arguments |= image_to_image_arguments(input, rendered)
         return GenerationCall(arguments, facts, view=_redrawing(pipeline))
 
-    def adapters(self, input: Mapping[str, Any]) -> Sequence[AskedAdapter]:
-        return asked_adapters(input)
+    def loras(self, input: Mapping[str, Any]) -> Sequence[RequestedLora]:
+        return requested_loras(input)
 
     def deliver(
         self,
         endpoint: Endpoint,
         call: GenerationCall,
-        made: Made,
+        generated: GenerationResult,
         tickets: Sequence[UploadTicket],
     ) -> Product:
-        return deliver_pictures(endpoint, call, made, tickets)
+        return deliver_images(endpoint, call, generated, tickets)
 
 
 def _redrawing(pipeline: Any) -> Any:
     from diffusers import FluxImg2ImgPipeline  # noqa: PLC0415
 
-    from deployments.engine.views import view_of  # noqa: PLC0415
+    from deployments.engine.interception.pipeline import view_of  # noqa: PLC0415
 
     return view_of(pipeline, FluxImg2ImgPipeline)
 
 
 def _text_tokens(endpoint: Endpoint, pipeline: Any) -> int:
-    """Flux masks no padding, so a model has to be given the length that it was trained with."""
+    """Text length. Flux masks no padding, so it must be the length the model was trained with."""
     own = int(pipeline.tokenizer_2.model_max_length)
     return int(endpoint.options.get("max_sequence_length") or min(MAX_TEXT_TOKENS, own))

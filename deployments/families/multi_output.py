@@ -1,4 +1,5 @@
-"""A request for several outputs, made by one generation or by several. Pure."""
+"""Splitting of a request with several outputs into generations, and merging of their results. Pure
+functions."""
 
 from __future__ import annotations
 
@@ -6,24 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from deployments.family import Product
+from deployments.families.base import Product
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.lease import Lease
 
-SEEDS_END = 2**64  # torch's
+SEEDS_END = 2**64  # torch takes seeds below this
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What one generation makes of a request."""
+class OutputPart:
+    """The share of a request that one generation makes."""
 
     input: Mapping[str, Any]
     tickets: tuple[UploadTicket, ...]
 
 
 def seeds_of(input: Mapping[str, Any], seed: int) -> list[int]:
-    """One for each output: the input's ``seeds``, or its ``seed`` and those that follow, so that
-    the first of four is the one that is made alone. ``seed`` is for inputs that have none."""
+    """Seed of each output: the input's ``seeds``, or its ``seed`` and the numbers after it, so that
+    the first of four equals one made alone. ``seed`` is for inputs that have none."""
     if (given := input.get("seeds")) is not None:
         return [int(each) for each in given]
     own = input.get("seed")
@@ -32,30 +33,31 @@ def seeds_of(input: Mapping[str, Any], seed: int) -> list[int]:
     return [_within(first + number) for number in range(count)]
 
 
-def parts_of(lease: Lease, seed: int, *, together: bool = False) -> Sequence[Part]:
-    """Clips and sounds of ``seeds`` come each out of a call that is the one of a request with its
-    seed, and so do pictures of a request to run alone; else pictures come out of one call together.
+def split(lease: Lease, seed: int, *, together: bool = False) -> Sequence[OutputPart]:
+    """Split a request into generations. With ``seeds``, each video or audio is made by its own
+    call, identical to a request with only that seed. This also holds for the images of a
+    deterministic request. Other images come from one call.
 
-    ``together``: pictures do in any case, as a snapshot is there of a call that makes them all.
+    ``together``: images come from one call in any case, because a snapshot of such a call exists.
     """
-    asked, tickets = lease.input, lease.upload_tickets
-    apart = "num_images" not in asked or (lease.alone and not together)
-    if asked.get("seeds") is None or not apart:
-        return (Part(asked, tickets),)
-    seeds = seeds_of(asked, seed)
-    single = {**asked, "seeds": None} | ({"num_images": 1} if "num_images" in asked else {})
+    requested, tickets = lease.input, lease.upload_tickets
+    apart = "num_images" not in requested or (lease.alone and not together)
+    if requested.get("seeds") is None or not apart:
+        return (OutputPart(requested, tickets),)
+    seeds = seeds_of(requested, seed)
+    single = {**requested, "seeds": None} | ({"num_images": 1} if "num_images" in requested else {})
     each = len(tickets) // len(seeds)
     return tuple(
-        Part(single | {"seed": own}, tickets[number * each : (number + 1) * each])
+        OutputPart(single | {"seed": own}, tickets[number * each : (number + 1) * each])
         for number, own in enumerate(seeds)
     )
 
 
-def joined(products: Sequence[Product], seeds: Sequence[int] | None) -> Product:
-    """One product of those of the parts, in their order. ``seeds``: those that were asked for.
+def merge(products: Sequence[Product], seeds: Sequence[int] | None) -> Product:
+    """Merge the products of the parts into one, in order. ``seeds``: those of the input, or None.
 
-    Lists are lined up. Of a file that stands alone, such as ``video``, the first stays where it is,
-    and all are in a list beside it, ``videos``.
+    Lists are concatenated. If a file stands alone, such as ``video``, the first one stays in place,
+    and all are listed in a field beside it, ``videos``.
     """
     first = products[0]
     output = dict(first.output)
@@ -75,5 +77,5 @@ def joined(products: Sequence[Product], seeds: Sequence[int] | None) -> Product:
 
 
 def _within(seed: int) -> int:
-    """The one after the last is the first that is not negative."""
+    """Wrap around: the seed after the last is the first non-negative one."""
     return seed - SEEDS_END if seed >= SEEDS_END else seed

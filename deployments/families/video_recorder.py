@@ -1,7 +1,7 @@
-"""A clip that is written while it is decoded, so that its frames are never all in memory.
+"""Video recording during decoding, so that the frames are never all in memory.
 
-The engine hands frames over as the autoencoder makes them, and encoders write them down. Where they
-come faster than they are written, the generation stands still for a while.
+The engine passes frames on as the autoencoder makes them, and encoder threads write them to a file.
+If frames arrive faster than they are written, the generation is paused for a while.
 """
 
 from __future__ import annotations
@@ -12,59 +12,60 @@ from collections import deque
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
-from deployments.clip_form import ClipForm
-from deployments.scratch import Scratch
+from deployments.engine.media.scratch import Scratch
+from deployments.engine.media.video_format import VideoForm
 from serve_app.domain.artifact import EXTENSIONS
 
 if TYPE_CHECKING:  # they import torch
     from torch import Tensor
 
-    from deployments.engine.clip_file import ClipFile
-    from deployments.engine.generation import Generation
-    from deployments.engine.host_copy import HostCopy
-    from deployments.engine.soundtrack import Soundtrack
+    from deployments.engine.loop.generation import Generation
+    from deployments.engine.media.audio import Soundtrack
+    from deployments.engine.media.video_writer import VideoFile
+    from deployments.engine.memory.device import HostCopy
 
-MOST_WAITING = 32  # frames that are decoded and not written
+MAX_QUEUED_FRAMES = 32  # frames that are decoded but not written
 
 
-class Recording:
-    """Of one generation. ``begin`` and ``follow`` before frames come; ``take`` on the engine's
-    thread; ``finish`` on an encoder's, after the last; ``abandon`` on any, at any time."""
+class VideoRecorder:
+    """Recording of one generation. Call ``begin`` and ``follow`` before the first frame, ``take``
+    on the engine's thread, ``finish`` on an encoder thread after the last frame, and ``abandon`` on
+    any thread at any time."""
 
     def __init__(
         self,
-        form: ClipForm,
-        sound_rate: int | None = None,
+        form: VideoForm,
+        audio_rate: int | None = None,
         leaves_out: int = 0,
-        most_waiting: int = MOST_WAITING,
+        most_waiting: int = MAX_QUEUED_FRAMES,
     ) -> None:
-        """``sound_rate``: samples a second of the sound that ``finish`` gets; None: none.
-        ``leaves_out``: frames at the start that do not belong to the clip."""
+        """``audio_rate``: sample rate in Hz of the audio that ``finish`` receives; None: no audio.
+        ``leaves_out``: frames at the start that do not belong to the video."""
         self._form = form
-        self._sound_rate = sound_rate
+        self._audio_rate = audio_rate
         self._leaves_out = leaves_out
         self._most_waiting = most_waiting
         self._scratch = Scratch()
         self._encoders: Executor | None = None
         self._generation: Generation | None = None
-        self._lock = threading.Lock()  # of what follows
-        self._frames: deque[HostCopy] = deque()  # uint8 [frames, height, width, 3] each
-        self._waiting = 0  # frames in them
+        self._lock = threading.Lock()  # protects the next three attributes
+        self._frames: deque[HostCopy] = deque()  # each uint8 [frames, height, width, 3]
+        self._waiting = 0  # number of frames in ``_frames``
         self._error: BaseException | None = None
-        self._writing = threading.Lock()  # of the file
-        self._file: ClipFile | None = None
+        self._writing = threading.Lock()  # protects the file
+        self._file: VideoFile | None = None
 
     def begin(self, scratch: Scratch, encoders: Executor) -> None:
         self._scratch, self._encoders = scratch, encoders
 
     def follow(self, generation: Generation) -> None:
-        """The one whose frames come."""
+        """Set the generation whose frames arrive, to pause it when needed."""
         self._generation = generation
 
     def take(self, frames: Tensor) -> None:
-        """``frames``: [frames, 3, height, width], 0 to 1, on the engine's device."""
-        from deployments.engine.host_copy import host_copy  # noqa: PLC0415
-        from deployments.engine.media import levels_of  # noqa: PLC0415
+        """Queue ``frames``: [frames, 3, height, width], 0 to 1, on the engine's device."""
+        from deployments.engine.media.images import levels_of  # noqa: PLC0415
+        from deployments.engine.memory.device import host_copy  # noqa: PLC0415
 
         skipped = min(self._leaves_out, len(frames))
         self._leaves_out -= skipped
@@ -79,23 +80,23 @@ class Recording:
             if self._waiting >= self._most_waiting and self._generation is not None:
                 self._generation.pause()
         if self._encoders is not None:
-            with contextlib.suppress(RuntimeError):  # they are closed: the replica is ending
+            with contextlib.suppress(RuntimeError):  # the encoders are closed: the replica ends
                 self._encoders.submit(self._write)
 
-    def finish(self, sound: Soundtrack | None = None) -> ClipFile | None:
-        """The file, complete; None: no frames came, as the autoencoder makes all in one. Raises
-        what went wrong with it."""
+    def finish(self, audio: Soundtrack | None = None) -> VideoFile | None:
+        """Complete the file and return it. None if no frames arrived, because the autoencoder makes
+        all frames at once. Raises the error of a failed write."""
         with self._writing:
             self._write_waiting()
             if self._error is not None:
                 raise self._error
             if self._file is not None:
-                self._file.finish(sound)
+                self._file.finish(audio)
             file, self._file = self._file, None
             return file
 
     def abandon(self) -> None:
-        """Nobody wants it any more. Nothing happens after ``finish``."""
+        """Discard the recording. Does nothing after ``finish``."""
         with self._lock:
             self._frames.clear()
         if self._writing.acquire(blocking=False):
@@ -105,8 +106,8 @@ class Recording:
                 self._writing.release()
 
     def _write(self) -> None:
-        # Whoever writes looks again after each frame; and once more after letting go, for what came
-        # when it was about to.
+        # The lock's holder checks for frames after each frame. The loop checks once more after
+        # releasing the lock, for frames that arrived just before.
         while self._frames and self._writing.acquire(blocking=False):
             try:
                 self._write_waiting()
@@ -142,14 +143,14 @@ class Recording:
 
     def _go_on(self) -> None:
         if self._generation is not None:
-            self._generation.unpause()
+            self._generation.resume()
 
-    def _file_begun(self) -> ClipFile:
-        from deployments.engine.clip_file import ClipFile  # noqa: PLC0415
+    def _file_begun(self) -> VideoFile:
+        from deployments.engine.media.video_writer import VideoFile  # noqa: PLC0415
 
         if self._file is None:
             path = self._scratch.new_file(EXTENSIONS[self._form.media_type])
-            self._file = ClipFile(path, self._form, self._scratch, self._sound_rate)
+            self._file = VideoFile(path, self._form, self._scratch, self._audio_rate)
         return self._file
 
     def _give_up(self) -> None:

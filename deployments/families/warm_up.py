@@ -1,5 +1,5 @@
-"""What the first generation of loaded weights is asked for, which is nobody's: one step, beginning
-with plain files where the task begins with any. Importing it imports no torch."""
+"""Input of the warm-up generation of loaded weights: one step, with plain files if the task takes
+any. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
-from deployments.picture_size import Size
-from deployments.task import GivenKind, begins_with
+from deployments.engine.media.input import InputKind
+from deployments.families.image_io import Size
+from deployments.families.tasks import required_files
 from serve_app.domain.endpoint import Endpoint
 
 if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-ONE_STEP = {"prompt": "a lighthouse", "num_inference_steps": 1}
+WARM_UP_DEFAULTS = {"prompt": "a lighthouse", "num_inference_steps": 1}
 
 GREY = (128, 128, 128)
-SIDES = Size(832, 480)  # of what is given
+SIDES = Size(832, 480)  # of the input image or video
 
 
-def first_input(endpoint: Endpoint, **usual: Any) -> Mapping[str, Any]:
-    """``usual``: what the family needs beside that, whatever the entry's defaults are."""
-    fields = begins_with(str(endpoint.options.get("task", "")))
+def warm_up_input(endpoint: Endpoint, **usual: Any) -> Mapping[str, Any]:
+    """Warm-up input. ``usual`` overrides the entry's defaults with what the family needs."""
+    fields = required_files(str(endpoint.options.get("task", "")))
     files = {name: _plain(kind) for name, kind in fields.items()}
-    # All of what is given is drawn anew: of one step, less would leave none.
-    return {**endpoint.defaults, **usual, **ONE_STEP, "strength": 1.0, **files}
+    # Full strength: with only one step, any lower strength would leave no step at all.
+    return {**endpoint.defaults, **usual, **WARM_UP_DEFAULTS, "strength": 1.0, **files}
 
 
-def _plain(kind: GivenKind) -> Any:
-    return {GivenKind.PICTURE: _grey, GivenKind.CLIP: _Still, GivenKind.SOUND: _Silence}[kind]()
+def _plain(kind: InputKind) -> Any:
+    return {InputKind.IMAGE: _grey, InputKind.VIDEO: _Still, InputKind.AUDIO: _Silence}[kind]()
 
 
 def _grey(size: Size = SIDES) -> Image:
@@ -40,7 +41,7 @@ def _grey(size: Size = SIDES) -> Image:
 
 
 class _Still:
-    """In place of an ``engine.clip_reading.GivenClip``."""
+    """Replacement for an ``engine.media`` video: a still grey video."""
 
     size = (SIDES.width, SIDES.height)
     fps = Fraction(16)
@@ -50,7 +51,7 @@ class _Still:
 
 
 class _Silence:
-    """In place of an ``engine.sound_reading.GivenSound``."""
+    """Replacement for an ``engine.media`` audio: silence."""
 
     def samples(self, rate: int, channels: int, most_s: float) -> np.ndarray[Any, Any]:
         import numpy as np  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The lease port over a Serve handle."""
+"""Lease port over a Serve handle."""
 
 from __future__ import annotations
 
@@ -6,26 +6,45 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from deployments.gathering import Gathering
-from serve_app.domain.lease import Ask, Finish, Held, Presence, Report, ReportReply, Verdict, Work
-from serve_app.domain.snapshot import StoredSnapshot
+from serve_app.domain.batcher import Batcher
+from serve_app.domain.lease import (
+    Ask,
+    Finish,
+    LeaseKey,
+    Presence,
+    Report,
+    ReportReply,
+    Verdict,
+    Work,
+)
+from serve_app.domain.progress import StoredSnapshot
+
+BATCH_WAIT_S = 0.02
+"""Longest wait for the call in flight. After that the next call is sent anyway: the one in flight
+may hang in a process that is stuck."""
 
 
 class HandleLeasePort:
-    """Calls the ingress deployment. All calls from one event loop: a handle's router is not
-    thread-safe. Errors are the ingress's own, or Ray's when it is away.
+    """Lease port that calls the ingress deployment. Call it from one event loop only: a handle's
+    router is not thread-safe. Errors are the ingress's own, or Ray's if it is unreachable.
 
-    A handle call costs more than what it carries, on both sides (measured: half a millisecond of
-    CPU). So outcomes that are handed in while others are on their way go together in the next call.
+    A handle call costs half a millisecond of CPU on both sides (measured), more than its payload.
+    So outcomes that are finished while another call is in flight share the next call.
     """
 
     def __init__(self, handle: Any) -> None:
         self._handle = handle
         self._methods: dict[str, Any] = {}
-        self._finishes: Gathering[Finish, Verdict] = Gathering(self._finish, self._finish_all)
+        self._finishes: Batcher[Finish, Verdict] = Batcher(
+            self._finish_all,
+            in_flight=1,
+            patience_s=BATCH_WAIT_S,
+            retry_singly=False,
+            cancel_unwanted=True,
+        )
 
-    async def line(self) -> str:
-        """The path of some ingress process's socket for lines; empty: it has none."""
+    async def socket_path(self) -> str:
+        """Path of an ingress process's local socket. Empty if it has none."""
         return await self._call("line")
 
     async def announce(self, presence: Presence) -> None:
@@ -41,21 +60,20 @@ class HandleLeasePort:
         return await self._finishes.call(finish)
 
     async def hand_back(
-        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
     ) -> Verdict:
         return await self._call("hand_back", held, replica_id, reason, snapshot)
 
-    async def _finish(self, finish: Finish) -> Verdict:
-        return await self._call("finish", finish)
-
     async def _finish_all(self, finishes: Sequence[Finish]) -> Sequence[Verdict | BaseException]:
+        if len(finishes) == 1:
+            return [await self._call("finish", finishes[0])]
         return await self._call("finish_all", finishes)
 
     async def _call(self, name: str, *arguments: Any) -> Any:
         method = self._methods.get(name)
         if method is None:
-            # Kept, because Serve makes a new one each time a handle is asked for a method. Pickle
-            # in C: what crosses is ours, and cloudpickle looks at each object in Python.
+            # Cached, because Serve creates a new one for each method lookup on a handle. Pickle in
+            # C: the arguments are ours, and cloudpickle inspects each object in Python.
             method = self._methods[name] = self._handle.options(
                 method_name=name, request_serialization="pickle", response_serialization="pickle"
             )
@@ -63,6 +81,6 @@ class HandleLeasePort:
         try:
             return await response
         except asyncio.CancelledError:
-            # Else the ingress goes on with a call whose answer nobody takes.
+            # Otherwise the ingress continues a call whose reply is never read.
             response.cancel()
             raise

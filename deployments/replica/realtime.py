@@ -1,4 +1,4 @@
-"""A realtime session on its replica: a lease that stays, with frames as attempts of their own."""
+"""Realtime session on its replica: a lease that stays open, with one attempt per frame."""
 
 from __future__ import annotations
 
@@ -6,53 +6,53 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from deployments.attempt import Attempt
-from deployments.delivery import Files
-from deployments.family import Family, Product
-from deployments.media_file import MediaFile
-from deployments.phase import Phase, Stop
-from deployments.workshop import Workshop
+from deployments.families.base import Family, Product
+from deployments.replica.attempt import Attempt
+from deployments.replica.attempt_state import Phase, StopReason
+from deployments.replica.files import Files
+from deployments.replica.resources import ReplicaResources
+from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import UploadTicket
-from serve_app.domain.errors import Cancelled, Fenced, Misconfigured, TooLarge
-from serve_app.domain.lease import Held, Lease
+from serve_app.domain.errors import Fenced, TooLarge
+from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.outcome import Usage
 from serve_app.domain.progress import Progress, Stage
-from serve_app.domain.session import Drawn, Frame
+from serve_app.domain.realtime import Frame, FrameResult
 from serve_app.telemetry.logs import request_id
 
 ENDED = "The session has ended."
 
 
-class Session(Attempt):
-    """Holds its slot and the endpoint's weights until ``end``, or until nothing was heard of it for
-    ``silence_s``: then the ingress that had its client is gone. Use on one event loop."""
+class ReplicaSession(Attempt):
+    """Attempt that holds its slot and the endpoint's weights until ``end``, or until it hears
+    nothing for ``silence_s``: then the ingress with its client is gone. Use on one event loop."""
 
     def __init__(
         self,
         lease: Lease,
         family: Family | None,
-        workshop: Workshop,
+        resources: ReplicaResources,
         on_engine_left: Callable[[], None],
         silence_s: float,
     ) -> None:
-        super().__init__(lease, family, workshop, on_engine_left)
+        super().__init__(lease, family, resources, on_engine_left)
         self._silence_s = silence_s
         self._opened = asyncio.Event()
-        self._heard = asyncio.Event()
+        self._activity = asyncio.Event()
         self._over = False
-        self._drawing: Attempt | None = None
+        self._frame_attempt: Attempt | None = None
         self._frames = 0
-        self._drawn_s = 0.0
+        self._frames_s = 0.0
 
-    async def draw(self, frame: Frame) -> Drawn:
-        """One at a time. ``Fenced`` when the session has ended."""
+    async def draw(self, frame: Frame) -> FrameResult:
+        """Make a frame. Only one call at a time. ``Fenced`` if the session has ended."""
         await self._opened.wait()
-        if self._over or self.phase is Phase.ENDED:
+        if self._over or self.state.phase is Phase.ENDED:
             raise Fenced(ENDED)
-        self._heard.set()
+        self._activity.set()
         request_id.set(frame.request_id)
-        in_hand = InHand()
-        self._drawing = drawing = Attempt(
+        files = FrameFiles()
+        self._frame_attempt = attempt = Attempt(
             replace(
                 self.lease,
                 request_id=frame.request_id,
@@ -60,64 +60,59 @@ class Session(Attempt):
                 upload_tickets=frame.files,
             ),
             self._family,
-            replace(self._workshop, uploader=in_hand),
+            replace(self._resources, uploader=files),
             _nothing,
         )
         try:
-            outcome = await drawing.run()
+            outcome = await attempt.run()
         finally:
-            self._drawing = None
-            self._heard.set()
+            self._frame_attempt = None
+            self._activity.set()
         self._frames += 1
-        self._drawn_s += outcome.usage.run_s
-        self.progress = Progress(Stage.DENOISING, self._frames)
-        return Drawn(outcome, in_hand.files)
+        self._frames_s += outcome.usage.run_s
+        self.state.progress = Progress(Stage.DENOISING, self._frames)
+        return FrameResult(outcome, files.files)
 
     def end(self) -> None:
-        """Nobody will draw any more."""
+        """End the session: no more frames will be requested."""
         self._over = True
-        self._heard.set()
+        self._activity.set()
 
-    def stop(self, why: Stop) -> None:
+    def stop(self, why: StopReason) -> None:
         super().stop(why)
-        if self._drawing is not None:
-            self._drawing.stop(Stop.CANCELLED)
+        if self._frame_attempt is not None:
+            self._frame_attempt.stop(StopReason.CANCELLED)
 
     async def _produce(self) -> tuple[Product, Files]:
         try:
-            if self.stopped is not None:
-                raise Cancelled(ENDED)
-            if self._family is None:
-                name = self.lease.endpoint.family
-                raise Misconfigured(f"This pool does not host the family {name!r}.")
-            self._loan = loan = self._workshop.borrow(
-                self._family, self.lease.endpoint, self._on_progress
+            self._handle = handle = self._resources.acquire(
+                self._runnable_family(ENDED), self.lease.endpoint, self.state.set_progress
             )
-            await asyncio.wrap_future(loan.future)
+            await asyncio.wrap_future(handle.future)
             self._opened.set()
-            await self._until_over()
+            await self._wait_until_over()
             return Product({"frames": self._frames}), ()
         finally:
             self._over = True
             self._opened.set()
 
     def _usage(self, units: float = 0.0) -> Usage:
-        """The rest of the time that it held its slot: each frame's is counted with the frame."""
+        """Time with the slot held and no frame being made. Each frame reports its own time."""
         held = super()._usage(units)
-        return Usage(run_s=round(max(held.run_s - self._drawn_s, 0.0), 4))
+        return Usage(run_s=round(max(held.run_s - self._frames_s, 0.0), 4))
 
-    async def _until_over(self) -> None:
+    async def _wait_until_over(self) -> None:
         while not self._over:
-            self._heard.clear()
+            self._activity.clear()
             try:
-                async with asyncio.timeout(None if self._drawing else self._silence_s):
-                    await self._heard.wait()
+                async with asyncio.timeout(None if self._frame_attempt else self._silence_s):
+                    await self._activity.wait()
             except TimeoutError:
                 return
 
 
-class InHand:
-    """Takes what is uploaded, and keeps it."""
+class FrameFiles:
+    """Upload target that keeps the files in memory."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -125,35 +120,33 @@ class InHand:
     async def put(self, file: MediaFile) -> None:
         ticket = file.ticket
         if file.size > ticket.max_bytes:
-            raise TooLarge(
-                f"A file of {file.size} bytes was made, and {ticket.max_bytes} are allowed."
-            )
+            raise TooLarge(f"A file has {file.size} bytes; at most {ticket.max_bytes} are allowed.")
         self.files[ticket.key] = await asyncio.to_thread(file.in_memory)
 
     async def delete(self, ticket: UploadTicket) -> None:
         self.files.pop(ticket.key, None)
 
     async def aclose(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 class OpenSessions:
-    """The sessions among a replica's attempts."""
+    """Realtime sessions among a replica's attempts."""
 
-    def __init__(self, attempts: Mapping[Held, Attempt]) -> None:
+    def __init__(self, attempts: Mapping[LeaseKey, Attempt]) -> None:
         self._attempts = attempts
 
-    async def draw(self, held: Held, frame: Frame) -> Drawn:
+    async def draw(self, held: LeaseKey, frame: Frame) -> FrameResult:
         session = self._attempts.get(held)
-        if not isinstance(session, Session):
+        if not isinstance(session, ReplicaSession):
             raise Fenced(ENDED)
         return await session.draw(frame)
 
-    def end(self, held: Held) -> None:
+    def end(self, held: LeaseKey) -> None:
         session = self._attempts.get(held)
-        if isinstance(session, Session):
+        if isinstance(session, ReplicaSession):
             session.end()
 
 
 def _nothing() -> None:
-    """Its slot is the session's."""
+    """Ignore that a frame left the engine: the slot belongs to the session."""

@@ -1,4 +1,4 @@
-"""How long to wait before trying again."""
+"""Exponential backoff for retries."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from random import Random
 
 
 class Backoff:
-    """Delays that double, each drawn between half of it and the whole, so that replicas that failed
-    together do not come back together."""
+    """Delays that double. Each is drawn at random between half of the delay and the whole, so that
+    replicas that failed together do not retry together."""
 
     def __init__(self, random: Random, *, first_s: float = 0.1, most_s: float = 5.0) -> None:
         self._random = random
@@ -16,7 +16,7 @@ class Backoff:
         self._most_s = most_s
 
     def delays(self) -> Iterator[float]:
-        """Seconds, without end."""
+        """Endless sequence of delays in seconds."""
         delay_s = self._first_s
         while True:
             yield delay_s * self._random.uniform(0.5, 1.0)

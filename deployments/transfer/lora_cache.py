@@ -1,7 +1,7 @@
-"""Adapters' files on this node, kept for the next request within a cap; replicas may share them.
+"""Disk cache of LoRA files on this node, with a size limit. Several replicas may share it.
 
-<directory>/<key>.safetensors     whole and checked; locked by whoever uses it (flock, shared)
-<directory>/<random>.part         while it comes; locked by whoever writes it
+<directory>/<key>.safetensors     complete and checked; its users hold a shared lock (flock)
+<directory>/<random>.part         download in progress; its writer holds an exclusive lock (flock)
 """
 
 from __future__ import annotations
@@ -17,67 +17,68 @@ from secrets import token_hex
 from typing import BinaryIO
 
 from serve_app.domain.errors import WeightsUnavailable
-from weights import disk
+from weights import eviction
 
 log = logging.getLogger(__name__)
 
 SUFFIX = ".safetensors"
 
 
-class HeldFile:
-    """It stays where it is until ``release``, or the end of this process."""
+class CachedFile:
+    """A cached file that is not evicted until ``release``, or until this process ends."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self._descriptor: int | None = descriptor
 
     def release(self) -> None:
-        """The second time nothing happens."""
+        """Release the file. A second call does nothing."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)
 
 
-class AdapterCache:
-    """Use from any thread. Its methods touch the disk, but for the constructor."""
+class LoraCache:
+    """LoRA file cache. Thread-safe. All methods but the constructor use the disk."""
 
     def __init__(
         self,
         directory: Path,
         max_bytes: int,
         now: Callable[[], datetime],
-        spare_bytes: int = disk.SPARE_BYTES,
+        spare_bytes: int = eviction.SPARE_BYTES,
     ) -> None:
-        """``max_bytes``: of all files; those unused for longest go first. Those in use stay, so
-        for a while it may be more. ``spare_bytes`` of the disk stay free."""
+        """``max_bytes`` limits the size of all files together: the least recently used are evicted
+        first. Files in use are never evicted, so the cache may exceed the limit for a while.
+        ``spare_bytes`` of the disk stay free."""
         self._directory = directory
         self._max_bytes = max_bytes
         self._now = now
         self._spare_bytes = spare_bytes
 
-    def hold(self, key: str) -> HeldFile | None:
-        """The file ``key``; None: it is not here."""
+    def hold(self, key: str) -> CachedFile | None:
+        """Lock the file ``key`` and return it. None if it is not cached."""
         path = self._directory / f"{key}{SUFFIX}"
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
         fcntl.flock(descriptor, fcntl.LOCK_SH)
-        held = HeldFile(path, descriptor)
+        held = CachedFile(path, descriptor)
         seen = os.fstat(descriptor)
         if not _is_at(path, seen):  # evicted before it was locked
             held.release()
             return None
-        with suppress(OSError):  # another user's
-            # The time of its change stays: it tells the engine whether it is the same file.
+        with suppress(OSError):  # the file belongs to another user
+            # Keep the modification time: the engine uses it to detect that a file has changed.
             os.utime(path, ns=(int(self._now().timestamp() * 1e9), seen.st_mtime_ns))
         return held
 
     @contextmanager
     def part(self) -> Generator[BinaryIO]:
-        """A new file to write to. It is gone at the end, unless it was ``keep``-ed.
+        """Open a new temporary file for writing. It is deleted at the end unless ``keep`` took it.
 
-        ``WeightsUnavailable`` when the disk does not take it.
+        Raises ``WeightsUnavailable`` if the disk refuses it.
         """
         path = self._directory / f"{token_hex(16)}.part"
         try:
@@ -87,28 +88,28 @@ class AdapterCache:
                 yield opened
         except OSError as error:
             raise WeightsUnavailable(
-                f"Adapters cannot be written to {self._directory} ({error.strerror or error}): "
-                "free some space, change its owner, or name another directory "
+                f"LoRA files cannot be written to {self._directory} ({error.strerror or error}): "
+                "free some space, change its owner, or set another directory "
                 "(DARKROOM_ADAPTERS_DIR)."
             ) from error
         finally:
             with suppress(OSError):
                 path.unlink(missing_ok=True)
 
-    def check_room(self, coming: int) -> None:
-        """``WeightsUnavailable`` when ``coming`` more bytes leave too little of the disk free."""
-        free = disk.free_bytes(self._directory)
+    def check_space(self, coming: int) -> None:
+        """Raise ``WeightsUnavailable`` if ``coming`` more bytes leave too little disk space."""
+        free = eviction.free_bytes(self._directory)
         if free < coming + self._spare_bytes:
             raise WeightsUnavailable(
-                f"The disk of {self._directory} has {disk.gigabytes(free)} free, of which "
-                f"{disk.gigabytes(self._spare_bytes)} are not for adapters. Free some space, or "
-                "name another directory (DARKROOM_ADAPTERS_DIR)."
+                f"The disk of {self._directory} has {eviction.gigabytes(free)} free, and "
+                f"{eviction.gigabytes(self._spare_bytes)} must stay free. Free some space, or "
+                "set another directory (DARKROOM_ADAPTERS_DIR)."
             )
 
     def keep(self, part: BinaryIO, key: str) -> None:
-        """``part`` is whole and checked: it becomes the file ``key``, and others make room."""
+        """Store the complete and checked ``part`` as the file ``key``, and evict other files."""
         Path(part.name).replace(self._directory / f"{key}{SUFFIX}")
-        fcntl.flock(part, fcntl.LOCK_UN)  # who wants to hold it waits no longer than this
+        fcntl.flock(part, fcntl.LOCK_UN)  # readers that wait for the lock can continue now
         self._make_room(spared=key)
 
     def _make_room(self, spared: str) -> None:
@@ -120,11 +121,11 @@ class AdapterCache:
         surplus = sum(size for _, size, _ in there) - self._max_bytes
         for _, size, path in sorted(there):
             if surplus > 0 and path.stem != spared and _removed(path):
-                log.info("Evicted the adapter %s from the disk.", path.stem)
+                log.info("Evicted the LoRA file %s from the disk.", path.stem)
                 surplus -= size
 
     def _sweep(self) -> None:
-        """Parts of processes that were killed."""
+        """Delete the temporary files of processes that were killed."""
         for path in self._directory.glob("*.part"):
             _removed(path)
 
@@ -139,7 +140,7 @@ def _locked(path: Path) -> BinaryIO:
 
 
 def _removed(path: Path) -> bool:
-    """False: it is in use, or another user's."""
+    """Try to delete a file. False if it is in use or belongs to another user."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:

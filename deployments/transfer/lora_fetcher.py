@@ -1,140 +1,183 @@
-"""Brings the adapters that inputs name to this node: each once, however many ask for it."""
+"""LoRAs that inputs name: the field ``loras``, and one download of each file.
+
+Importing this module does not import torch.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
-from deployments.adapter_cache import AdapterCache, HeldFile
-from deployments.adapter_input import AskedAdapter
 from deployments.engine.threads import Threads
-from deployments.fetching import Fetcher, Version
-from serve_app.domain.adapter_path import FileUrl, HubFile
-from serve_app.domain.errors import InvalidInput, WeightsUnavailable
+from deployments.transfer.fetcher import Fetcher, Version
+from deployments.transfer.lora_cache import CachedFile, LoraCache
+from serve_app.domain.errors import InvalidInput, LoraRefused, WeightsUnavailable
+from serve_app.domain.lora import MOST_ADAPTERS, MOST_SCALE, FileUrl, HubFile, parse_adapter_path
 from serve_app.domain.ports import Clock
-from weights.digest import digest_of, known
+from weights.folder import digest_of, known
 from weights.repository_files import RepositoryFiles
-from weights.selection import select_adapter
+from weights.selection import select_lora
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from deployments.engine.lora.format import Lora
 
-ASK_AGAIN_S = 60.0
-"""For so long the same name is taken for the same file, without asking whether it changed."""
-
-MOST_REMEMBERED = 1024  # names
-THREADS = 4  # that read, write, and wait for the hub
-LOOK_BYTES = 16 * 2**20  # written between two looks at the disk
-HEADER_BYTES = 8  # at the beginning of a safetensors file: the size of the JSON that follows
+FIELD = "loras"
 
 
 @dataclass(frozen=True, slots=True)
-class Fetched:
-    """An adapter that an input asks for, as a file of this node."""
+class RequestedLora:
+    """One LoRA of an input."""
 
-    asked: AskedAdapter
+    field: str  # of the input: the field that names the file
+    source: FileUrl | HubFile
+    scale: float
+
+
+def requested_loras(input: Mapping[str, Any]) -> tuple[RequestedLora, ...]:
+    """LoRAs of the field ``loras``, in order. Raises ``InvalidInput`` for values that the schema
+    ``open`` does not reject."""
+    items = input.get(FIELD) or ()
+    if not isinstance(items, list | tuple):
+        raise InvalidInput.of_field(FIELD, "Input should be a valid list", "list_type")
+    if len(items) > MOST_ADAPTERS:
+        message = f"List should have at most {MOST_ADAPTERS} items"
+        raise InvalidInput.of_field(FIELD, message, "sequence_too_long")
+    return tuple(_requested_lora(item, f"{FIELD}.{number}") for number, item in enumerate(items))
+
+
+def _requested_lora(item: Any, at: str) -> RequestedLora:
+    if not isinstance(item, Mapping) or not isinstance(item.get("path"), str):
+        raise InvalidInput.of_field(f"{at}.path", "Field required", "missing")
+    try:
+        source = parse_adapter_path(item["path"])
+    except ValueError as error:
+        raise InvalidInput.of_field(f"{at}.path", str(error), "adapter_path") from None
+    scale = item.get("scale", 1.0)
+    if not isinstance(scale, int | float) or not -MOST_SCALE <= scale <= MOST_SCALE:
+        message = f"Input should be a number from {-MOST_SCALE:g} to {MOST_SCALE:g}"
+        raise InvalidInput.of_field(f"{at}.scale", message)
+    return RequestedLora(f"{at}.path", source, float(scale))
+
+
+T = TypeVar("T")
+
+REVALIDATE_S = 60.0
+"""Time for which a name is assumed to mean the same file, without asking the server again."""
+
+MAX_REMEMBERED = 1024  # names
+THREADS = 4  # for reading, writing and waiting for the hub
+LOOK_BYTES = 16 * 2**20  # written between two checks of the free disk space
+HEADER_BYTES = 8  # at the start of a safetensors file: the size of the JSON that follows
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedLora:
+    """A LoRA that an input names, as a file on this node."""
+
+    requested: RequestedLora
     file: Path
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """What a name was when it was last asked for."""
+class _CacheEntry:
+    """The file that a name meant at the last download."""
 
-    key: str  # in the cache
+    key: str  # of the cached file
     version: Version
-    at: float  # on the clock
+    at: float  # monotonic clock, s
 
 
-class AdapterFetcher:
-    """Give it to one event loop. Use ``aclose`` when nothing is fetched any more."""
+class LoraFetcher:
+    """Downloader of LoRA files. Use it on one event loop. Call ``aclose`` after the last fetch."""
 
     def __init__(
         self,
         web: Fetcher,
         hub: RepositoryFiles,
-        cache: AdapterCache,
+        cache: LoraCache,
         clock: Clock,
         max_bytes: int,
     ) -> None:
-        """``web`` refuses what is larger than ``max_bytes``."""
+        """``max_bytes`` limits files of the hub; ``web`` must enforce the same limit itself."""
         self._web = web
         self._hub = hub
         self._cache = cache
         self._clock = clock
         self._max_bytes = max_bytes
-        self._known: dict[FileUrl | HubFile, _Known] = {}
-        self._underway: dict[FileUrl | HubFile, asyncio.Task[str]] = {}
-        self._threads = Threads(THREADS, thread_name_prefix="adapter-files")
+        self._known: dict[FileUrl | HubFile, _CacheEntry] = {}
+        self._downloads: dict[FileUrl | HubFile, asyncio.Task[str]] = {}
+        self._threads = Threads(THREADS, thread_name_prefix="lora-files")
 
     async def hold(
-        self, asked: Sequence[AskedAdapter], held: list[HeldFile], files_url: str
-    ) -> tuple[Fetched, ...]:
-        """Their files, which also come to ``held``, for the caller to release.
+        self, requested: Sequence[RequestedLora], held: list[CachedFile], files_url: str
+    ) -> tuple[FetchedLora, ...]:
+        """Fetch the LoRA files, lock them, and append them to ``held``; the caller releases them.
 
-        ``InvalidInput`` names the field of what cannot be had, is too large, or is no safetensors
-        file. ``files_url``: the origin at which our own files are read.
+        Raises ``InvalidInput``, which names the field, if a file cannot be fetched, is too large,
+        or is not a safetensors file. ``files_url`` is the origin for files of our own storage.
         """
-        found: list[Fetched] = []
-        for each in asked:
+        found: list[FetchedLora] = []
+        for each in requested:
             file = await self._hold(each, files_url)
             held.append(file)
-            found.append(Fetched(each, file.path))
+            found.append(FetchedLora(each, file.path))
         return tuple(found)
 
     async def aclose(self) -> None:
-        for task in self._underway.values():
+        for task in self._downloads.values():
             task.cancel()
-        await asyncio.gather(*self._underway.values(), return_exceptions=True)
+        await asyncio.gather(*self._downloads.values(), return_exceptions=True)
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self._web.aclose()
 
-    async def _hold(self, asked: AskedAdapter, files_url: str) -> HeldFile:
+    async def _hold(self, requested: RequestedLora, files_url: str) -> CachedFile:
         while True:
             try:
-                key = await self._key(asked.source, files_url)
+                key = await self._key(requested.source, files_url)
             except InvalidInput as error:
                 problem = error.problems[0]
                 raise InvalidInput.of_field(
-                    asked.field, problem.message, problem.type, problem.context
+                    requested.field, problem.message, problem.type, problem.context
                 ) from error
-            # On this thread, quick as it is: a cancelled wait for another would leave it held.
+            # On this thread, as it is quick: cancelling a wait for another would leak the lock.
             file = self._cache.hold(key)
             if file is not None:
                 return file
-            self._known.pop(asked.source, None)  # evicted meanwhile
+            self._known.pop(requested.source, None)  # it was evicted in between
 
     async def _key(self, source: FileUrl | HubFile, files_url: str) -> str:
-        """In the cache, of what is there by then. Whoever is cancelled leaves the fetch to the
-        others, and to the next."""
+        """Cache key of the file, which is fetched if needed. Cancelling one caller does not stop
+        the download: other and later callers use it."""
         last = self._known.get(source)
         if last is not None and (
-            _is_fixed(source) or self._clock.monotonic() - last.at < ASK_AGAIN_S
+            _is_fixed(source) or self._clock.monotonic() - last.at < REVALIDATE_S
         ):
             return last.key
-        task = self._underway.get(source)
+        task = self._downloads.get(source)
         if task is None:
-            task = self._underway[source] = asyncio.create_task(self._fetch(source, files_url))
+            task = self._downloads[source] = asyncio.create_task(self._fetch(source, files_url))
             task.add_done_callback(lambda ended: self._ended(source, ended))
         return await asyncio.shield(task)
 
     def _ended(self, source: FileUrl | HubFile, task: asyncio.Task[str]) -> None:
-        del self._underway[source]
+        del self._downloads[source]
         if not task.cancelled():
-            task.exception()  # told to those who waited; there may be none left
+            task.exception()  # mark it as retrieved: there may be no waiter left to raise it to
 
     async def _fetch(self, source: FileUrl | HubFile, files_url: str) -> str:
         if isinstance(source, HubFile):
             key, version = await self._on_thread(self._from_hub, source), Version()
         else:
             key, version = await self._from_web(source, files_url)
-        if len(self._known) >= MOST_REMEMBERED:
+        if len(self._known) >= MAX_REMEMBERED:
             self._known.clear()
         if not _is_inline(source):
-            self._known[source] = _Known(key, version, self._clock.monotonic())
+            self._known[source] = _CacheEntry(key, version, self._clock.monotonic())
         return key
 
     async def _from_web(self, source: FileUrl, files_url: str) -> tuple[str, Version]:
@@ -142,7 +185,7 @@ class AdapterFetcher:
         if last is not None and not self._is_here(last.key):
             last = None
         with self._cache.part() as part:
-            sink = _Sink(part, self._cache.check_room)
+            sink = _Sink(part, self._cache.check_space)
             version = await self._web.stream(
                 source.url, _UNNAMED, sink, files_url, last.version if last else None
             )
@@ -155,17 +198,17 @@ class AdapterFetcher:
         try:
             listing = self._hub.listing(source.repository, source.revision)
             files = {each.path: each for each in listing.files}
-            file = files[select_adapter(list(files), source.repository, source.file)]
+            file = files[select_lora(list(files), source.repository, source.file)]
             if file.size > self._max_bytes:
                 message = f"the file is larger than {self._max_bytes} bytes"
-                most = {"max_size": self._max_bytes}
-                raise InvalidInput.of_field(_UNNAMED, message, "file_too_large", most)
+                limits = {"max_size": self._max_bytes}
+                raise InvalidInput.of_field(_UNNAMED, message, "file_too_large", limits)
             if known(file.digest) and self._is_here(file.digest):
                 return file.digest
         except WeightsUnavailable as error:
             raise _unread(error.message) from error
         with self._cache.part() as part:
-            self._cache.check_room(file.size)
+            self._cache.check_space(file.size)
             path = Path(part.name)
             try:
                 self._hub.write(listing, file, path)
@@ -192,13 +235,13 @@ class AdapterFetcher:
 
 
 class _Sink:
-    """Writes what comes, and ends it when its beginning is not that of a safetensors file: what
-    asks for a password, say, or a pickle of gigabytes."""
+    """Writer that stops the download early if the content is not a safetensors file, for example
+    an HTML login page or a pickle of gigabytes."""
 
     def __init__(self, file: BinaryIO, check_room: Callable[[int], None]) -> None:
         self._file = file
         self._check_room = check_room
-        self._room = 0  # bytes, for which there was some when it was last looked
+        self._room = 0  # bytes that may be written until the free space is checked again
         self._digest = hashlib.sha256()
         self._head = b""
 
@@ -223,17 +266,17 @@ class _Sink:
 
 
 def _is_fixed(source: FileUrl | HubFile) -> bool:
-    """Whether it can never be another file."""
+    """True if the source can never mean another file."""
     return isinstance(source, HubFile) and _COMMIT.fullmatch(source.revision or "") is not None
 
 
 def _is_inline(source: FileUrl | HubFile) -> bool:
-    """Whether it holds its file itself: then there is nothing to remember but megabytes."""
+    """True if the URL itself contains the file: remembering it would only cost megabytes."""
     return isinstance(source, FileUrl) and source.url[:5].lower() == "data:"
 
 
 def _check_safetensors(path: Path) -> None:
-    """That its header is right, and speaks of as many bytes as there are."""
+    """Raise ``InvalidInput`` unless the header is valid and matches the file's size."""
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415
 
     try:
@@ -244,7 +287,7 @@ def _check_safetensors(path: Path) -> None:
 
 
 def _no_safetensors() -> InvalidInput:
-    message = "the file is no safetensors file; a pickle can run code and is never loaded"
+    message = "the file is not a safetensors file; pickle files can run code and are never loaded"
     return InvalidInput.of_field(_UNNAMED, message, "unsupported_file")
 
 
@@ -253,5 +296,37 @@ def _unread(message: str) -> InvalidInput:
 
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_SHA256 = "0" * 64  # what kind of digest to compute
-_UNNAMED = "path"  # those who wait for one file have different fields
+_SHA256 = "0" * 64  # only selects the kind of digest to compute
+_UNNAMED = "path"  # placeholder: several waiting callers have different fields
+
+
+class LoraUse:
+    """The LoRA files that one attempt uses. Always call ``release`` at the end."""
+
+    def __init__(self, fetcher: LoraFetcher) -> None:
+        self._fetcher = fetcher
+        self._held: list[CachedFile] = []
+        self._fetched: Sequence[FetchedLora] = ()
+
+    async def fetch(self, requested: Sequence[RequestedLora], files_url: str) -> None:
+        """Fetch and lock the files. ``InvalidInput`` names the field of a file that fails."""
+        self._fetched = await self._fetcher.hold(requested, self._held, files_url)
+
+    def loras(self) -> list[Lora]:
+        """The LoRAs in the form that the engine takes, in the order of the input."""
+        from deployments.engine.lora.format import Lora  # noqa: PLC0415
+
+        return [Lora(each.file, each.requested.scale) for each in self._fetched]
+
+    def as_owners_error(self, error: LoraRefused) -> InvalidInput:
+        """Turn an engine error about a file into an error of the input field that names it."""
+        if error.number is None:
+            return InvalidInput.of_field(FIELD, error.message, "unsupported_file")
+        fetched = self._fetched[error.number]
+        message = error.message.replace(f" {fetched.file}", "")  # hide our local path
+        return InvalidInput.of_field(fetched.requested.field, message, "unsupported_file")
+
+    def release(self) -> None:
+        held, self._held = self._held, []
+        for each in held:
+            each.release()

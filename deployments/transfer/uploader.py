@@ -1,36 +1,112 @@
-"""Puts files where their tickets say."""
+"""Generated files, and their upload to the URLs of their tickets."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
 
 import httpx
 
-from deployments.backoff import Backoff
-from deployments.media_file import MediaFile
-from serve_app.domain.artifact import UploadTicket
+from deployments.transfer.backoff import Backoff
+from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import StorageUnavailable, TooLarge
 from serve_app.domain.ports import Clock
+
+PART_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFile:
+    """A file to upload: its bytes, or a path, since a video may be too large to hold in memory."""
+
+    ticket: UploadTicket
+    body: bytes | Path
+    width: int | None = None  # pixels
+    height: int | None = None
+
+    @property
+    def size(self) -> int:
+        """Size in bytes."""
+        return len(self.body) if isinstance(self.body, bytes) else self.body.stat().st_size
+
+    def artifact(self) -> Artifact:
+        """Description with size and digest. Reads the whole file, so a large one takes a while."""
+        return Artifact(
+            key=self.ticket.key,
+            media_type=self.ticket.media_type,
+            size=self.size,
+            sha256=self._digest("sha256").hex(),
+            width=self.width,
+            height=self.height,
+        )
+
+    def md5(self) -> str:
+        """MD5 in base64, as in the header ``Content-MD5``. Reads the whole file."""
+        return base64.b64encode(self._digest("md5")).decode()
+
+    def in_memory(self) -> bytes:
+        """Content of the file. Reads all of it into memory."""
+        return self.body if isinstance(self.body, bytes) else self.body.read_bytes()
+
+    def content(self) -> bytes | AsyncIterator[bytes]:
+        """Body for one HTTP request. A file on disk is read in chunks."""
+        return self.body if isinstance(self.body, bytes) else _parts(self.body)
+
+    def _digest(self, name: str) -> bytes:
+        if isinstance(self.body, bytes):
+            return hashlib.new(name, self.body, usedforsecurity=False).digest()
+        with self.body.open("rb") as file:
+            return hashlib.file_digest(file, lambda: _hash(name)).digest()
+
+
+class FileSink(Protocol):
+    """Storage for uploaded files. The real implementation uploads with tickets."""
+
+    async def put(self, file: MediaFile) -> None:
+        """Upload a file. ``TooLarge`` if it exceeds its ticket's limit."""
+        ...
+
+    async def delete(self, ticket: UploadTicket) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+def _hash(name: str) -> hashlib._Hash:
+    return hashlib.new(name, usedforsecurity=False)
+
+
+async def _parts(path: Path) -> AsyncIterator[bytes]:
+    file: BinaryIO = await asyncio.to_thread(path.open, "rb")
+    try:
+        while part := await asyncio.to_thread(file.read, PART_BYTES):
+            yield part
+    finally:
+        file.close()
+
 
 log = logging.getLogger(__name__)
 
 _XML = re.compile(r"<(?:Code|Message)>([^<]*)<")
 
-_TRY_AGAIN = frozenset({408, 409, 425, 429})  # 409: S3, when another PUT of the key is under way
-_EXISTS = 412  # to a PUT on condition that nothing is there
-_NEVER = 501  # storage does not know a part of the request, and will not learn it
+_TRY_AGAIN = frozenset({408, 409, 425, 429})  # 409: S3, another PUT of the key is in progress
+_EXISTS = 412  # reply to a conditional PUT if the object exists
+_NEVER = 501  # storage does not support a part of the request, so a retry is useless
 
 
-class StorageAway(StorageUnavailable):
-    """Storage has not answered for so long that it is given up. Does not leave the replica: the
+class StorageRetry(StorageUnavailable):
+    """Raised when storage has not responded for ``give_up_s``. It does not leave the replica: the
     attempt is handed back."""
 
 
 class Uploader:
-    """Uploads by ticket; holds no credential. Give it to one event loop."""
+    """Uploader that needs only tickets and no credentials. Use it on one event loop."""
 
     def __init__(
         self, client: httpx.AsyncClient, clock: Clock, backoff: Backoff, give_up_s: float
@@ -41,14 +117,14 @@ class Uploader:
         self._give_up_s = give_up_s
 
     async def put(self, file: MediaFile) -> None:
-        """Upload, again and again while storage does not answer.
+        """Upload a file, with retries while storage does not respond.
 
-        ``TooLarge`` when the file is over its ticket's limit, ``StorageUnavailable`` when storage
-        refuses it, ``StorageAway`` when it has not taken it within ``give_up_s``, however slow.
+        Raises ``TooLarge`` if the file exceeds its ticket's limit, ``StorageUnavailable`` if
+        storage refuses it, and ``StorageRetry`` if the upload takes longer than ``give_up_s``.
         """
         ticket, size = file.ticket, file.size
         if size > ticket.max_bytes:
-            raise TooLarge(f"A file of {size} bytes was made, and {ticket.max_bytes} are allowed.")
+            raise TooLarge(f"A file has {size} bytes; at most {ticket.max_bytes} are allowed.")
         headers = await _headers(file)
         give_up_at = self._clock.monotonic() + self._give_up_s
         for number, delay_s in enumerate(self._backoff.delays()):
@@ -57,19 +133,19 @@ class Uploader:
             if problem is None:
                 return
             if self._clock.monotonic() + delay_s >= give_up_at:
-                raise StorageAway(f"The upload did not succeed in time: {problem}")
-            log.info("An upload failed (%s) and is tried again in %.1f s.", problem, delay_s)
+                raise StorageRetry(f"The upload did not succeed in time: {problem}")
+            log.info("An upload failed (%s); retrying in %.1f s.", problem, delay_s)
             await asyncio.sleep(delay_s)
 
     async def delete(self, ticket: UploadTicket) -> None:
-        """Best effort: storage may refuse, and retention removes what is left."""
+        """Delete an upload. Best effort: storage may refuse, and retention removes the rest."""
         try:
             if ticket.delete_url is not None:
                 await self._client.delete(ticket.delete_url)
             else:
                 await self._client.delete(ticket.url, headers=dict(ticket.headers))
         except httpx.HTTPError as error:
-            log.info("An upload that nobody wants could not be deleted: %r", error)
+            log.info("An unneeded upload could not be deleted: %r", error)
 
     async def aclose(self) -> None:
         await self._client.aclose()
@@ -77,7 +153,7 @@ class Uploader:
     async def _try(
         self, file: MediaFile, headers: Mapping[str, str], left_s: float, *, again: bool
     ) -> str | None:
-        """What went wrong and may go right later; None when the file is stored."""
+        """Try one upload. None on success, or the reason why a retry may succeed."""
         try:
             async with asyncio.timeout(left_s):
                 response = await self._client.put(
@@ -91,7 +167,7 @@ class Uploader:
         if response.is_success:
             return None
         if again and status == _EXISTS:
-            # The try before arrived, and its answer was lost: nobody else has this ticket.
+            # The previous try succeeded and its reply was lost: no one else has this ticket.
             return None
         if (status >= 500 and status != _NEVER) or status in _TRY_AGAIN:
             return f"storage answered {status}"
@@ -104,22 +180,22 @@ async def _headers(file: MediaFile) -> dict[str, str]:
     headers = {
         **dict(file.ticket.headers),
         "content-type": file.ticket.media_type,
-        # Storage takes no file whose size comes last, as it does of what is sent part by part.
+        # Storage rejects chunked transfer encoding, which is the default for streamed bodies.
         "content-length": str(file.size),
     }
     if file.ticket.takes_md5:
-        # A large file takes longer than the event loop has.
+        # Hashing a large file would block the event loop too long.
         headers["content-md5"] = await asyncio.to_thread(file.md5)
     return headers
 
 
 def _reason(answer: str) -> str:
-    """Of S3's XML the code and the message alone: the rest names the access key."""
+    """Code and message of S3's XML error. The rest would reveal the access key."""
     return ": ".join(_XML.findall(answer)) or answer[:200]
 
 
 def http_client() -> httpx.AsyncClient:
-    """For uploads. No proxy from the environment: tickets point into the installation."""
+    """HTTP client for uploads. Ignores proxies of the environment: ticket URLs are internal."""
     return httpx.AsyncClient(
         trust_env=False,
         timeout=httpx.Timeout(60.0, connect=5.0),

@@ -1,4 +1,4 @@
-"""The endpoints that this installation serves."""
+"""Catalogue of the endpoints that this installation serves."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
-from serve_app.catalog import stranger
-from serve_app.catalog.schema import SCHEMAS, InputSchema
+from serve_app.catalog import suggestions
+from serve_app.catalog.schema.registry import SCHEMAS, InputSchema
 from serve_app.catalog.source import EndpointSource, SourceFile
 from serve_app.domain.endpoint import Endpoint, Recipe, Weights
 from serve_app.domain.errors import (
@@ -44,23 +44,23 @@ RESERVED_OWNERS = frozenset(
         "v1",
     }
 )
-"""First segments that the HTTP side keeps for itself."""
+"""First path segments that are reserved for Darkroom's own HTTP routes."""
 
 DEMO_MARK = "model_index.json"
-"""What a folder of demo weights has: they are a diffusers pipeline."""
+"""File in every folder of demo weights, because they are diffusers pipelines."""
 
 RESERVED_SEGMENTS = frozenset({"requests"})
-"""Would be read as the start of a request's URL."""
+"""Segments that would be read as the start of a request's URL."""
 
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """An endpoint with the checker of its inputs."""
+    """Endpoint with its input schema."""
 
     endpoint: Endpoint
     schema: InputSchema
-    missing: str = ""  # what it lacks to be served, as a sentence; empty: it is served
-    cache: bool = False  # whether requests with the same input and seed share an outcome
+    missing: str = ""  # why it is not served, as a sentence; empty: it is served
+    cache: bool = False  # True: requests with the same input and seed share an outcome
 
     @property
     def demo(self) -> bool:
@@ -69,46 +69,48 @@ class CatalogEntry:
 
 @dataclass(frozen=True, slots=True)
 class ValidInput:
-    """A checked input with its defaults, and what its sender should know."""
+    """Validated input with its defaults, and warnings for its sender."""
 
     input: dict[str, Any]
     warnings: tuple[str, ...]
 
 
 class Catalog:
-    """Endpoints by id; made by ``load``."""
+    """Endpoints by id. Created by ``load``."""
 
     def __init__(self, entries: Mapping[str, CatalogEntry], fal_ids: Container[str] = ()) -> None:
-        """``fal_ids`` are those of fal's endpoints, of which most are not here."""
+        """``fal_ids``: the ids of fal's endpoints; most are not in this catalogue."""
         self._entries = dict(entries)
         self._fal_ids = fal_ids
 
     def __iter__(self) -> Iterator[CatalogEntry]:
-        """All that are listed, served or not."""
+        """All listed entries, served or not."""
         return iter(self._entries.values())
 
     def find(self, endpoint_id: str) -> CatalogEntry | None:
-        """Listed, served or not."""
+        """A listed entry, served or not. None if it is not listed."""
         return self._entries.get(endpoint_id)
 
     def listed(self, endpoint_id: str) -> CatalogEntry:
-        """Served or not; ``EndpointNotFound`` names the ids that are nearest."""
+        """A listed entry, served or not. ``EndpointNotFound`` names the most similar ids."""
         entry = self._entries.get(endpoint_id)
         if entry is None:
             raise EndpointNotFound(
-                stranger.sentence(endpoint_id, list(self._entries), self._fal_ids)
+                suggestions.sentence(endpoint_id, list(self._entries), self._fal_ids)
             )
         return entry
 
     def get(self, endpoint_id: str) -> CatalogEntry:
-        """One that is served; ``EndpointNotFound`` as above, ``EndpointNotServed`` tells why."""
+        """An entry that is served. Raises ``EndpointNotFound``, or ``EndpointNotServed`` with the
+        reason."""
         entry = self.listed(endpoint_id)
         if entry.missing:
             raise EndpointNotServed(f"{endpoint_id} is not served here. {entry.missing}")
         return entry
 
     def validate(self, endpoint_id: str, body: object) -> ValidInput:
-        """``InvalidInput`` names every field at fault; unknown fields become warnings."""
+        """Validate an input. ``InvalidInput`` names every invalid field; unknown fields become
+        warnings."""
         entry = self.get(endpoint_id)
         if not isinstance(body, dict):
             raise InvalidInput("The body must be a JSON object with the input's fields.")
@@ -125,12 +127,12 @@ class Catalog:
 def load(
     path: Path | None, *, demo: bool, demo_dir: Path, families: Container[str] | None = None
 ) -> Catalog:
-    """The catalogue of ``path``, or the one that comes with Darkroom.
+    """Load the catalogue from ``path``, or the built-in one.
 
     With ``demo``, entries that name a demo model use it, from ``demo_dir`` (absolute). ``families``
-    are those that some pool hosts; None: all. An entry that lacks its family, its demo model or the
-    revision of its weights is listed without being served. Every complaint is ``Misconfigured`` and
-    names file and line.
+    are those that some pool hosts; None: all. An entry without its family, its demo model or the
+    revision of its weights is listed but not served. Every error is ``Misconfigured`` and names
+    file and line.
     """
     file = SourceFile(path or BUILT_IN)
     source = file.read()
@@ -141,21 +143,21 @@ def load(
             endpoint = _demo(endpoint_id, given, demo_dir) if demo else _real(endpoint_id, given)
             missing = _no_demo(given, endpoint) if demo else _no_revision(given)
             if families is not None and given.family not in families:
-                missing = _no_family(given)  # without it the other reasons are no way out
+                missing = _no_family(given)  # fixing another reason would not help without it
             schema = _schema(endpoint)
             _check_arguments(endpoint, schema)
             entries[endpoint_id] = CatalogEntry(endpoint, schema, missing, given.cache)
         except ValueError as error:
-            raise file.complaint(("endpoints", endpoint_id), str(error)) from error
+            raise file.error_at(("endpoints", endpoint_id), str(error)) from error
     if not entries:
-        raise Misconfigured(f"The catalogue {path or BUILT_IN} lists no endpoint: add one.")
-    return Catalog(entries, stranger.read_fal_ids())
+        raise Misconfigured(f"The catalogue {path or BUILT_IN} has no endpoints: add one.")
+    return Catalog(entries, suggestions.read_fal_ids())
 
 
 def _check_id(endpoint_id: str) -> None:
     owner, *rest = endpoint_id.split("/")
     if owner in RESERVED_OWNERS:
-        raise ValueError(f"`{owner}/` is a path of Darkroom's own; choose another owner")
+        raise ValueError(f"`{owner}/` is reserved for Darkroom's own paths; choose another owner")
     if RESERVED_SEGMENTS.intersection(rest):
         raise ValueError("`requests` cannot be part of an id: it begins a request's URL")
 
@@ -178,7 +180,7 @@ def _real(endpoint_id: str, given: EndpointSource) -> Endpoint:
 
 
 def _demo(endpoint_id: str, given: EndpointSource, demo_dir: Path) -> Endpoint:
-    """The demo model is small enough for every device, so it has no recipes."""
+    """Endpoint with its demo model, which fits every device and so has no recipes."""
     endpoint = _real(endpoint_id, given)
     if given.demo is None:
         return endpoint
@@ -202,17 +204,17 @@ def _weights(given: EndpointSource) -> Weights:
 def _no_family(given: EndpointSource) -> str:
     return (
         f"No pool of this installation hosts its family `{given.family}`: add it to one in "
-        "DARKROOM_POOLS. A family that does not come with Darkroom is code of your own, named in "
-        "DARKROOM_FAMILIES (docs/04-replicas.md)."
+        "DARKROOM_POOLS. A family that is not built into Darkroom is your own code, named in "
+        "DARKROOM_FAMILIES (docs/how-to/write-a-family.md)."
     )
 
 
 def _no_demo(given: EndpointSource, endpoint: Endpoint) -> str:
-    real = "DARKROOM_DEMO=false serves the real one, which wants a GPU."
+    real = "DARKROOM_DEMO=false serves the real one, which needs a GPU."
     if given.demo is not None:
         if (Path(endpoint.weights.source) / DEMO_MARK).is_file():
             return ""
-        return f"Its demo weights `{given.demo.weights}` do not come with this Darkroom. {real}"
+        return f"Its demo weights `{given.demo.weights}` are not part of this Darkroom. {real}"
     if given.weights is not None and given.weights.hub is not None:
         return f"It has no demo model, and this installation serves demo models. {real}"
     return ""
@@ -236,7 +238,7 @@ def _schema(endpoint: Endpoint) -> InputSchema:
 
 
 def _check_arguments(endpoint: Endpoint, schema: InputSchema) -> None:
-    """A field that no input has would be left out without a word. The schema `open` has none."""
+    """Raise if a mapped field is not in the schema: it would be ignored without a message."""
     arguments = endpoint.options.get("arguments")
     fields = schema.json_schema().get("properties")
     if isinstance(arguments, Mapping) and fields:

@@ -1,4 +1,4 @@
-"""Reading a catalogue file so that every complaint can name its line."""
+"""Reader for catalogue files. Every error names its line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Path_ = tuple[str | int, ...]
 
 
 class WeightsSource(BaseModel):
-    """Where the files are: ``hub`` with a pinned ``revision``, or a ``directory``.
+    """Location of the files: ``hub`` with a pinned ``revision``, or a ``directory``.
 
-    A ``hub`` repository without ``revision`` is listed and not served: a branch can change.
-    ``variant`` chooses among several files of a component, as diffusers does.
+    A ``hub`` repository without ``revision`` is listed but not served, because a branch can change.
+    ``variant`` chooses among several files of a component, as in diffusers.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -30,26 +30,26 @@ class WeightsSource(BaseModel):
     @model_validator(mode="after")
     def _one_place(self) -> WeightsSource:
         if (self.hub is None) == (self.directory is None):
-            raise ValueError("give either `hub` with `revision`, or `directory`")
+            raise ValueError("set either `hub` with `revision`, or `directory`")
         if self.directory is not None and self.revision is not None:
-            raise ValueError("`revision` is of a `hub` repository; a directory has none")
+            raise ValueError("`revision` belongs to a `hub` repository; remove it for a directory")
         if self.directory is not None and not self.directory.is_absolute():
             raise ValueError("`directory` must be an absolute path")
         return self
 
 
 class DemoSource(BaseModel):
-    """What stands in for the weights where there is no GPU."""
+    """Demo model that replaces the weights if there is no GPU."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    weights: str = Field(pattern=r"^[\w-]+$", description="A directory among the demo models.")
+    weights: str = Field(pattern=r"^[\w-]+$", description="A directory of the demo models.")
     defaults: dict[str, Any] = Field(default_factory=dict)
     options: dict[str, Any] = Field(default_factory=dict)
 
 
 class RecipeSource(BaseModel):
-    """How the weights are held on a device with at least so much memory."""
+    """Format of the weights on a device with at least this much memory."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,8 +63,8 @@ class RecipeSource(BaseModel):
     def _compiled_as_it_lies(self) -> RecipeSource:
         if self.compile and (self.precision == "float8" or self.offload == "blocks"):
             raise ValueError(
-                "compile: weights in float8 and blocks that pass through are moved by hooks, for "
-                "which every block would be compiled anew; leave out one of the two"
+                "compile: float8 weights and streamed blocks are moved by hooks, which would make "
+                "every block compile again; leave out one of the two"
             )
         return self
 
@@ -76,7 +76,7 @@ class EndpointSource(BaseModel):
 
     family: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
     input_schema: str = Field(alias="schema")
-    weights: WeightsSource | None = None  # a family of one's own may need none
+    weights: WeightsSource | None = None  # a custom family may need none
     demo: DemoSource | None = None
     defaults: dict[str, Any] = Field(default_factory=dict)
     bounds: dict[str, tuple[float, float]] = Field(default_factory=dict)
@@ -100,7 +100,7 @@ class EndpointSource(BaseModel):
     def _recipes_in_order(cls, value: tuple[RecipeSource, ...]) -> tuple[RecipeSource, ...]:
         sizes = [each.memory_gb for each in value]
         if sizes != sorted(set(sizes)):
-            raise ValueError("list recipes from the least memory_gb to the most, each once")
+            raise ValueError("list recipes by ascending memory_gb, each value once")
         return value
 
 
@@ -118,14 +118,14 @@ class CatalogSource(BaseModel):
 
 
 class SourceFile:
-    """A parsed file that knows the line of each of its values."""
+    """Parsed file that knows the line of each of its values."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lines: dict[Path_, int] = {}
 
     def read(self) -> CatalogSource:
-        """``Misconfigured`` with file and line when the file cannot be used."""
+        """Parse the file. ``Misconfigured``, with file and line, if it is invalid."""
         try:
             text = self._path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -137,21 +137,21 @@ class SourceFile:
             mark = getattr(error, "problem_mark", None)
             line = mark.line + 1 if mark else 1
             what = getattr(error, "problem", None) or error
-            raise Misconfigured(f"{self._path}:{line}: this is no valid YAML: {what}.") from error
+            raise Misconfigured(f"{self._path}:{line}: this is not valid YAML: {what}.") from error
         self._note_lines(node, ())
         try:
             return CatalogSource.model_validate(data)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            raise self.complaint(first["loc"], first["msg"]) from None
+            raise self.error_at(first["loc"], first["msg"]) from None
 
-    def complaint(self, where: Path_, what: str) -> Misconfigured:
-        """An error about the value at ``where``, with its file and line."""
+    def error_at(self, where: Path_, what: str) -> Misconfigured:
+        """Error about the value at ``where``, with its file and line."""
         place = ".".join(str(part) for part in where if part != "[key]") or "the file"
         return Misconfigured(f"{self._path}:{self._line(where)}: {place}: {what}.")
 
     def _line(self, where: Path_) -> int:
-        # A missing value has no line: the nearest one round it does.
+        # A missing value has no line, so use the nearest parent that has one.
         while where and where not in self._lines:
             where = where[:-1]
         return self._lines.get(where, 1)

@@ -1,4 +1,4 @@
-"""What is said of an endpoint that this installation does not have."""
+"""Error text for unknown endpoints, with suggestions."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from pathlib import Path
 FAL_ENDPOINTS = Path(__file__).with_name("fal_endpoints.txt")
 
 WORKFLOWS = frozenset({"workflows", "comfy"})
-"""Namespaces under which fal runs graphs of its customers, not models."""
+"""Namespaces of fal for customers' workflows, which are not models."""
 
 _TRAINS = re.compile(r"(?:^|[-/_])train(?:er|ing)(?:$|[-/_])")
 HOW_TO_ADD = (
     "To add it, list it with its weights and a family in a catalogue of your own "
-    "(DARKROOM_MODELS); docs/11-catalogue.md says how."
+    "(DARKROOM_MODELS); docs/how-to/add-a-model.md says how."
 )
 MOST_SHOWN = 200  # characters of an id
 
 
 def read_fal_ids() -> frozenset[str]:
-    """The endpoints that fal's JavaScript client 1.10.1 knows."""
+    """Endpoint ids that fal's JavaScript client 1.10.1 knows."""
     return frozenset(FAL_ENDPOINTS.read_text(encoding="utf-8").split())
 
 
 def sentence(endpoint_id: str, here: Sequence[str], fal_ids: Container[str]) -> str:
-    """Why there is no such endpoint, what is nearest of those ``here``, and what to do."""
+    """Message for an unknown endpoint: the reason, the most similar ids of ``here``, what to do."""
     shown = endpoint_id[:MOST_SHOWN]
     if shown.partition("/")[0] in WORKFLOWS:
         return (

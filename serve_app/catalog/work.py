@@ -1,4 +1,4 @@
-"""How much an input asks for, before it has run: what its time is expected by."""
+"""Estimated work of an input, before it runs: the basis of its expected time."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ _LINES = re.compile(r"(\d{3,4})p")
 
 
 def work_of(input: Mapping[str, Any]) -> float:
-    """Steps × megapixels × pictures, frames or seconds, by fal's names of them; what an input does
-    not have counts once. The unit means nothing by itself: seconds of it are learned for each
-    endpoint."""
+    """Steps × megapixels × images, frames or seconds, from fal's field names. A missing field
+    counts as 1. The unit has no meaning of its own: its time in seconds is learned per endpoint."""
     each = _megapixels(input) * _frames(input)
     return each * math.prod(_number(input.get(name)) for name in FACTORS) * _seeds(input)
 
 
 def _seeds(input: Mapping[str, Any]) -> int:
-    """Where they are not counted as pictures."""
+    """Number of seeds, unless they are already counted as images."""
     seeds = input.get("seeds")
     return len(seeds) if isinstance(seeds, list) and seeds and "num_images" not in input else 1
 
@@ -43,7 +42,7 @@ def _frames(input: Mapping[str, Any]) -> float:
 
 
 def _number(value: object) -> float:
-    """Some of fal's choices among numbers are texts."""
+    """Value as a positive number, else 1. Some of fal's choices among numbers are texts."""
     try:
         number = float(value) if isinstance(value, int | float | str) else 1.0
     except ValueError:

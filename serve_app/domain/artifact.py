@@ -1,19 +1,19 @@
-"""Produced files, and the right to upload one."""
+"""Generated files, and upload tickets."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serve_app.domain.by_name import by_name
+from serve_app.domain.pickling import pickle_by_name
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A produced file that lies in storage.
+    """A generated file in storage.
 
-    ``key`` is its name in storage and the unguessable part of its URL; it contains the attempt, so
-    that a replica that lost its lease cannot overwrite the winner's file.
+    ``key`` is its name in storage and the unguessable part of its URL. It contains the attempt, so
+    that a replica that lost its lease cannot overwrite the file of the attempt that succeeded.
     """
 
     key: str
@@ -24,17 +24,17 @@ class Artifact:
     height: int | None = None
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class UploadTicket:
-    """The right to PUT one object: this key, this media type, at most this size, until then."""
+    """Right to PUT one object: with this key and media type, and at most this size."""
 
     key: str
     url: str
     media_type: str
     max_bytes: int
-    headers: tuple[tuple[str, str], ...] = ()  # to send with the PUT
-    delete_url: str | None = None  # to DELETE the same object; None: ``url`` does that too
+    headers: tuple[tuple[str, str], ...] = ()  # required headers of the PUT
+    delete_url: str | None = None  # for a DELETE of the same object; None: use ``url``
     takes_md5: bool = False  # storage checks the header ``Content-MD5``
 
 
@@ -50,7 +50,7 @@ MEDIA_TYPES = {
     "flac": "audio/flac",
     "ogg": "audio/ogg",
 }
-"""Output format as an input names it → media type."""
+"""Output format in an input → media type."""
 
 EXTENSIONS = {
     "image/png": "png",

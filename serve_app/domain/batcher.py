@@ -1,4 +1,4 @@
-"""Natural batching: what comes while a statement is under way goes together in the next one."""
+"""Batching of calls: those that arrive while a batch is in flight share the next one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ Answer = TypeVar("Answer")
 
 
 class Batcher(Generic[Item, Answer]):
-    """Gathers calls into batches without ever waiting for more to come.
+    """Group calls into batches without ever waiting for more calls. Use on one event loop.
 
-    ``run`` gets a batch and returns the answers in its order; an answer that is an exception is
-    raised for its own caller alone. If ``run`` itself raises something that is not one of
-    Darkroom's errors (the database refused one item's data), each item is tried alone, so that none
-    suffers from its neighbours. A caller that goes away does not stop the batch.
+    ``run`` gets a batch and returns the answers in the same order. An answer that is an exception
+    is raised for its own caller only. The sum of ``weigh`` over a batch is at most ``max_weight``,
+    unless the batch has one item.
 
-    What ``weigh`` says of a batch's items together is at most ``max_weight``, unless it is of one.
+    ``in_flight`` batches run at a time. With ``patience_s``, a call that has waited that long for
+    them is sent anyway, because they may hang.
+
+    ``retry_singly``: if ``run`` raises something that is not one of Darkroom's errors (the database
+    refused one item's data), each item is tried alone, so one bad item does not fail its
+    neighbours. Otherwise the error is raised for every caller of the batch.
+
+    A caller that disconnects does not stop the batch. With ``cancel_unwanted``, its item is not
+    sent if it still waits, and a batch is cancelled when all its callers have disconnected.
     """
 
     def __init__(
@@ -32,39 +39,77 @@ class Batcher(Generic[Item, Answer]):
         max_batch: int = 128,
         weigh: Callable[[Item], int] = lambda _: 0,
         max_weight: int = 0,
+        patience_s: float | None = None,
+        retry_singly: bool = True,
+        cancel_unwanted: bool = False,
     ) -> None:
         self._run = run
         self._in_flight = in_flight
         self._max_batch = max_batch
         self._weigh = weigh
         self._max_weight = max_weight
+        self._patience_s = patience_s
+        self._retry_singly = retry_singly
+        self._cancel_unwanted = cancel_unwanted
         self._pending: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._running: set[asyncio.Task[None]] = set()
         self._scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def put(self, item: Item) -> Answer:
+    async def call(self, item: Item) -> Answer:
+        """Add ``item`` to the next batch and wait for its answer."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Answer] = loop.create_future()
         self._pending.append((item, future))
         if not self._scheduled:
-            # Not at once: whoever else is ready in this turn of the loop comes along.
+            # Not at once: other callers that are ready in this turn of the loop join the batch.
             self._scheduled = True
             loop.call_soon(self._pump)
-        # Without a shield: who goes away cancels the future, which then gets no answer.
+        # No shield: a caller that is cancelled cancels the future, which then gets no answer.
         return await future
 
     async def aclose(self) -> None:
-        """Wait until everything that was put is done."""
+        """Wait until every submitted item is done."""
         while self._running or self._pending:
             await asyncio.gather(*self._running, return_exceptions=True)
             await asyncio.sleep(0)
 
     def _pump(self) -> None:
         self._scheduled = False
+        self._drop_unwanted()
         while self._pending and len(self._running) < self._in_flight:
-            task = asyncio.create_task(self._do(self._next_batch()))
-            self._running.add(task)
-            task.add_done_callback(self._ended)
+            self._send_batch()
+        if not self._pending:
+            self._stop_timer()
+        elif self._patience_s is not None and self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._patience_s, self._send_late)
+
+    def _send_late(self) -> None:
+        """Send one more batch than ``in_flight``."""
+        self._stop_timer()
+        self._drop_unwanted()
+        if self._pending:
+            self._send_batch()
+        self._pump()
+
+    def _drop_unwanted(self) -> None:
+        if self._cancel_unwanted:
+            self._pending = deque(each for each in self._pending if not each[1].done())
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _send_batch(self) -> None:
+        batch = self._next_batch()
+        task = asyncio.create_task(self._do(batch))
+        self._running.add(task)
+        task.add_done_callback(self._ended)
+        if self._cancel_unwanted:
+            for _, future in batch:
+                future.add_done_callback(lambda _: _end_unwanted(task, batch))
 
     def _next_batch(self) -> list[tuple[Item, asyncio.Future[Answer]]]:
         batch = [self._pending.popleft()]
@@ -83,25 +128,32 @@ class Batcher(Generic[Item, Answer]):
     async def _do(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         try:
             answers = await self._run([item for item, _ in batch])
-        except DarkroomError as error:
-            for _, future in batch:
-                _settle(future, error)
         except Exception as error:
-            if len(batch) == 1:
-                _settle(batch[0][1], error)
+            known = isinstance(error, DarkroomError)
+            if known or len(batch) == 1 or not self._retry_singly:
+                for _, future in batch:
+                    _resolve(future, error)
                 return
             for each in batch:
                 await self._do([each])
         else:
             for (_, future), answer in zip(batch, answers, strict=True):
-                _settle(future, answer)
+                _resolve(future, answer)
 
 
-def _settle(future: asyncio.Future[Answer], answer: Answer | BaseException) -> None:
+def _resolve(future: asyncio.Future[Answer], answer: Answer | BaseException) -> None:
     if future.done():
         return
     if isinstance(answer, BaseException):
         future.set_exception(answer)
-        future.exception()  # seen: nobody may be left to fetch it
+        future.exception()  # mark it as retrieved: the caller may be gone
     else:
         future.set_result(answer)
+
+
+def _end_unwanted(
+    task: asyncio.Task[None], batch: Sequence[tuple[Item, asyncio.Future[Answer]]]
+) -> None:
+    """Cancel a batch if all its callers have cancelled."""
+    if all(future.cancelled() for _, future in batch):
+        task.cancel()

@@ -1,4 +1,4 @@
-"""What an endpoint is to a replica: everything it needs in order to serve one."""
+"""Endpoint specification: everything a replica needs to serve a model."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from serve_app.domain.by_name import by_name
+from serve_app.domain.pickling import pickle_by_name
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Weights:
     """A model's files: a directory on the replica's node, or a hub repository."""
@@ -20,60 +21,62 @@ class Weights:
     source: str  # absolute directory, or ``owner/name`` on the hub
     revision: str | None = None  # commit hash; required for the hub
     demo: bool = False  # Darkroom's own tiny model, never passed off as the real one
-    variant: str | None = None  # such as fp16: which files of a component, where it has several
+    variant: str | None = None  # such as fp16, if a component has files of several variants
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How a model's weights are held on a device that has at least so much memory."""
+    """Format of a model's weights on a device with at least this much memory."""
 
-    memory_gb: float  # of the device, as it is sold
+    memory_gb: float  # of the device, as sold
     precision: str  # of the stored weights: float32, float16, bfloat16 or float8
     offload: str = (
-        "none"  # "components" and "blocks": what waits in host memory, moved whole or not
+        "none"  # "components" or "blocks": the unit that is moved to and from host memory
     )
     hot: tuple[str, ...] = ()  # components of the pipeline that stay on the device
-    compile: bool = False  # the blocks that its denoisers repeat, before anybody gets it
+    compile: bool = False  # compile the denoisers' repeated blocks before the first request
 
 
-WITHHELD = 0.03
-"""The share of a card's memory that its driver and its error correction may keep: of the 24 GB of
-an L4, programs see 23.6."""
+RESERVED_SHARE = 0.03
+"""Share of a GPU's memory that its driver and its error correction may reserve: programs see 23.6
+of the 24 GB of an L4."""
 
 
 def fitting(recipes: Sequence[Recipe], device_bytes: int) -> Recipe | None:
-    """Of ``recipes``, which ascend by memory, the last that a device with ``device_bytes`` takes;
-    None: it is too small for all."""
-    enough = [each for each in recipes if each.memory_gb * (1 - WITHHELD) * 1e9 <= device_bytes]
+    """Last of ``recipes``, which are sorted by memory, that fits a device with ``device_bytes``.
+    None if it is too small for all."""
+    enough = [
+        each for each in recipes if each.memory_gb * (1 - RESERVED_SHARE) * 1e9 <= device_bytes
+    ]
     return enough[-1] if enough else None
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True)
 class Endpoint:
     """The full specification of a public model id.
 
-    It travels with every lease, so the catalogue can change without restarting replicas; ``digest``
-    tells two versions apart.
+    It is sent with every lease, so the catalogue can change without restarting replicas. ``digest``
+    identifies its version.
     """
 
     id: str  # such as ``fal-ai/flux/schnell``
-    family: str  # which code serves it
+    family: str  # name of the code that serves it
     weights: Weights
     schema: str  # name of its input schema
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # over the schema's own
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # override the schema's defaults
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # field → (least, most)
     options: Mapping[str, Any] = field(default_factory=dict)  # for the family: native size, dtype …
     display_name: str = ""
     description: str = ""
     category: str = "text-to-image"
     licence: str = ""
-    recipes: tuple[Recipe, ...] = ()  # ascending by memory
+    recipes: tuple[Recipe, ...] = ()  # sorted by memory, ascending
 
     def recipe_for(self, device_bytes: int) -> Recipe | None:
-        """How to hold the weights on a device with ``device_bytes``; None: it is too small, or the
-        endpoint has no recipes."""
+        """Recipe for a device with ``device_bytes``. None if it is too small, or if the endpoint
+        has no recipes."""
         return fitting(self.recipes, device_bytes)
 
     @cached_property
@@ -81,3 +84,51 @@ class Endpoint:
         """SHA-256 over the canonical JSON of the specification, first 16 hex digits."""
         text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# Aliases: models of other services, and the endpoint that serves each one by default. The setting
+# ``DARKROOM_MODEL_ALIASES`` changes them. Code written for another service names that service's
+# models. If the catalogue has the same model, the alias leads to it. Models that only the other
+# service has lead to an endpoint for the same kind of work, and responses say which endpoint it
+# was.
+
+DEFAULT_IMAGE_MODEL = "gpt-image-1"
+DEFAULT_CLIP_MODEL = "sora-2"
+"""Models for calls to the OpenAI protocol that name no model."""
+
+_IMAGES = "fal-ai/fast-sdxl"  # supports all image tasks, and allows commercial use
+_VIDEOS = "fal-ai/wan/v2.2-5b/text-to-video"
+
+MODEL_ALIASES: Mapping[str, str] = {
+    DEFAULT_IMAGE_MODEL: _IMAGES,
+    "gpt-image-1-mini": _IMAGES,
+    "gpt-image-1.5": _IMAGES,
+    "gpt-image-2": _IMAGES,
+    "chatgpt-image-latest": _IMAGES,
+    "dall-e-2": _IMAGES,
+    "dall-e-3": _IMAGES,
+    DEFAULT_CLIP_MODEL: _VIDEOS,
+    "sora-2-pro": _VIDEOS,
+    "black-forest-labs/flux-schnell": "fal-ai/flux/schnell",
+    "black-forest-labs/flux-dev": "fal-ai/flux/dev",
+    "black-forest-labs/flux-dev-lora": "fal-ai/flux-lora",
+    "stability-ai/sdxl": "fal-ai/fast-sdxl",
+    "qwen/qwen-image": "fal-ai/qwen-image",
+    "prunaai/z-image-turbo": "fal-ai/z-image/turbo",
+}
+
+
+# Location and source of the weights on a node.
+
+
+@dataclass(frozen=True, slots=True)
+class StoreConfig:
+    """Settings of the weight store. Sent between processes, so it contains no secret: the libraries
+    that use the hub's token and the mirror's credentials read them where they are used."""
+
+    directory: Path | None = None  # None: the hub's own cache (HF_HUB_CACHE, HF_HOME)
+    max_bytes: int = 0  # limit for files that the store itself has fetched; 0: no limit
+    mirror: str = ""  # s3://bucket/prefix, tried before the hub; empty: none
+    mirror_endpoint_url: str = ""  # empty: AWS, or the value of AWS's own settings
+    mirror_profile: str = ""  # of AWS's own files; empty: AWS's default credential chain
+    offline: bool = False  # fetch nothing and open no connection

@@ -1,44 +1,44 @@
-"""Everything that can go wrong, as one tree.
+"""All errors of Darkroom, in one tree.
 
 DarkroomError
 ├── InvalidInput              a field of the request's input is wrong; names the field
-├── Unsupported               asked for something this installation does not do (names it)
-│   └── EndpointNotServed     listed in the catalogue, but it lacks something; says what
+├── Unsupported               this installation does not support the requested feature (names it)
+│   └── EndpointNotServed     listed in the catalogue, but not usable; says why
 ├── UntrustedHost             the Host header names a machine that is not ours
-├── Unauthenticated           no key, or one that is not known
-├── Forbidden                 a known key that may not do this
+├── Unauthenticated           no key, or an unknown key
+├── Forbidden                 a known key without the required permission
 ├── NotFound
 │   ├── EndpointNotFound
 │   ├── RequestNotFound
 │   └── ArtifactNotFound
 ├── NotFinished               the outcome was read before there is one
-├── RequestActive             what was asked for can be done only after the request's end
+├── RequestActive             the action is possible only after the request's end
 ├── RequestDeleted            the request of this idempotency key was deleted
-├── OutcomeForgotten          it was not to be kept, and the time to fetch it is over
-├── AlreadyFinal              an act on a request that has ended
+├── OutcomeForgotten          the outcome was not to be kept, and the time to fetch it is over
+├── AlreadyFinal              an action on a request that has ended
 ├── TooLarge                  a body, an upload or an input over its limit
-├── Overloaded                try again after ``retry_after_s``
-├── Unavailable               a part that Darkroom stands on does not answer
-│   ├── EndpointDraining      an operator lets it run empty
+├── Overloaded                retry after ``retry_after_s``
+├── Unavailable               a component that Darkroom depends on does not respond
+│   ├── EndpointDraining      an operator drains the endpoint
 │   ├── DatabaseUnavailable
 │   └── StorageUnavailable
-│       └── StorageFull       no room for another artifact
+│       └── StorageFull       no space for another artifact
 ├── Fenced                    a write by an attempt that no longer holds the lease
-├── GenerationError           how an attempt can fail
-│   ├── PipelineFailed        the pipeline raised; trying again would raise again
+├── GenerationError           failure of an attempt
+│   ├── PipelineFailed        the pipeline raised; a retry would raise again
 │   ├── WeightsUnavailable    the weights are missing or cannot be loaded
-│   ├── SnapshotRefused       it cannot be taken, or nothing can go on from it here; says why
+│   ├── SnapshotRefused       no snapshot is possible, or it cannot be resumed here; says why
 │   ├── OutOfMemory           the generation does not fit this replica
 │   ├── ReplicaDied           the process ended while it held the lease
 │   ├── Poison                the request ended its replica too many times
 │   ├── FailedByHand          an operator ended it
-│   ├── Cancelled             somebody asked for it
+│   ├── Cancelled             it was cancelled on request
 │   └── Expired               its time to start or to end has passed
 └── Misconfigured             a setting, a file or the machine; the message says what to change
-    └── AdapterRefused        an adapter cannot be read, or does not fit the model; says which
+    └── LoraRefused           a LoRA cannot be read, or does not fit the model; says which
 
-Each carries a stable ``code``, whether trying the same thing again can help, and a message written
-for the person who meets it. Every error survives pickle, because it crosses processes.
+Each has a stable ``code``, a flag that says if a retry can help, and a message for the person who
+reads it. Every error survives pickle, because it is sent between processes.
 """
 
 from __future__ import annotations
@@ -49,10 +49,10 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, slots=True)
 class FieldProblem:
-    """What is wrong with one field of the input.
+    """A problem with one field of the input.
 
     ``loc`` is the path from the body, such as ``("body", "image_size", "width")``. ``context``
-    holds the bounds that were missed, by pydantic's names (``ge``, ``le``, ``expected`` …).
+    holds the bounds that were violated, by pydantic's names (``ge``, ``le``, ``expected`` …).
     """
 
     loc: tuple[str | int, ...]
@@ -63,7 +63,7 @@ class FieldProblem:
 
 
 def field_loc(field: str) -> tuple[str | int, ...]:
-    """The path of a field from the body: of ``loras.0.path``, ``("body", "loras", 0, "path")``."""
+    """Path of a field from the body: ``loras.0.path`` → ``("body", "loras", 0, "path")``."""
     return ("body", *(int(part) if part.isdecimal() else part for part in field.split(".")))
 
 
@@ -95,7 +95,7 @@ class InvalidInput(DarkroomError):
         type: str = "value_error",
         context: dict[str, Any] | None = None,
     ) -> InvalidInput:
-        """One problem, with the field ``field``: of the body itself, or inside one of its fields
+        """Error with one problem, of the field ``field``: a field of the body, or one inside it
         (``loras.0.path``)."""
         problem = FieldProblem(field_loc(field), message, type, context)
         return cls(f"{field}: {message}", (problem,))
@@ -105,7 +105,7 @@ class InvalidInput(DarkroomError):
 
 
 class Unsupported(DarkroomError):
-    """Asked for something that this installation does not do. It is refused, never ignored."""
+    """Requested feature that this installation does not support. It is refused, never ignored."""
 
     code = "feature_not_supported"
 
@@ -171,7 +171,7 @@ class TooLarge(DarkroomError):
 
 
 class Overloaded(DarkroomError):
-    """Past capacity. ``retry_after_s`` is an estimate of when asking again can succeed."""
+    """Capacity exceeded. ``retry_after_s`` estimates when a retry can succeed."""
 
     code = "overloaded"
     retryable = True
@@ -185,41 +185,41 @@ class Overloaded(DarkroomError):
 
 
 class Unavailable(DarkroomError):
-    """``retry_after_s``: after which asking again is worth it."""
+    """Component that does not respond. ``retry_after_s``: time until a retry is worthwhile."""
 
     code = "unavailable"
     retryable = True
-    retry_after_s: ClassVar[int] = 1  # something is about to be known
+    retry_after_s: ClassVar[int] = 1  # for information that is about to be available
 
 
 class EndpointDraining(Unavailable):
     code = "endpoint_draining"
-    retry_after_s = 30  # until an operator decides otherwise
+    retry_after_s = 30  # until an operator changes it
 
 
 class DatabaseUnavailable(Unavailable):
     code = "database_unavailable"
-    retry_after_s = 5  # a PostgreSQL that was killed is back by then
+    retry_after_s = 5  # a killed PostgreSQL has restarted by then
 
 
 class StorageUnavailable(Unavailable):
     code = "storage_unavailable"
-    retry_after_s = 10  # a network, or a store, that recovers
+    retry_after_s = 10  # until a network or store recovers
 
 
 class StorageFull(StorageUnavailable):
     code = "storage_full"
-    retry_after_s = 30  # until somebody, or age, has deleted something
+    retry_after_s = 30  # until files are deleted by a user or by retention
 
 
 class Fenced(DarkroomError):
-    """The attempt that writes does not hold the lease any more: drop the work."""
+    """The writing attempt no longer holds the lease: it must drop its work."""
 
     code = "fenced"
 
 
 class GenerationError(DarkroomError):
-    """How an attempt can fail. ``retryable`` decides whether another attempt is made."""
+    """Failure of an attempt. ``retryable`` decides if there is another attempt."""
 
     code = "generation_failed"
 
@@ -263,18 +263,18 @@ class Expired(GenerationError):
 
 
 TOO_LATE = "The request did not end within the time that its X-Darkroom-Deadline allowed."
-"""Said by whoever notices it, replica or queue."""
+"""Message of ``Expired``, used by replicas and by the queue."""
 
 
 class Misconfigured(DarkroomError):
-    """Something on this machine or in its settings. The message says what, and what to change."""
+    """Problem of this machine or its settings. The message says what to change."""
 
     code = "misconfigured"
 
 
-class AdapterRefused(Misconfigured):
-    """An adapter that a generation asks for. ``number``: which of its adapters, from 0; None: all
-    of them together."""
+class LoraRefused(Misconfigured):
+    """Problem of a generation's LoRA. ``number``: index of the LoRA, from 0; None: all of them
+    together."""
 
     code = "adapter_refused"
 

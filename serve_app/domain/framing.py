@@ -1,7 +1,7 @@
-"""Objects over a byte stream: what crosses a line between a replica and an ingress process.
+"""Framed messages over a byte stream: local RPC between a replica and an ingress process.
 
-A frame is a pickle with its length before it. Unpickling runs code, so both ends must be processes
-of one user, as the two ends of a Unix socket in a directory of mode 0700 are.
+A frame is a pickle, preceded by its length. Unpickling runs code, so both ends must be processes of
+the same user, such as the ends of a Unix socket in a directory of mode 0700.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any, cast
 _LENGTH = Struct("<I")
 
 
-class Frames(asyncio.Protocol):
-    """One end of a stream. Subclasses say what they do with what is ``received``, and when the
-    other end is ``lost``. For one event loop."""
+class FrameStream(asyncio.Protocol):
+    """One end of a stream. Subclasses implement ``received``, for messages, and ``lost``, for the
+    end of the connection. For one event loop."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -25,19 +25,19 @@ class Frames(asyncio.Protocol):
 
     @property
     def open(self) -> bool:
-        """Whether there is another end, as far as is known."""
+        """True if the connection is open, as far as is known."""
         return self._transport is not None and not self._transport.is_closing()
 
     def send(self, message: object) -> None:
-        """Frames that are sent in one turn of the event loop go in one write. To a stream that is
-        not open nothing is sent."""
+        """Send a message. All messages of one event loop iteration go out in one write. Messages to
+        a closed stream are dropped."""
         body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         if not self._outgoing:
             asyncio.get_running_loop().call_soon(self._flush)
         self._outgoing += (_LENGTH.pack(len(body)), body)
 
     def close(self) -> None:
-        """What was sent still goes; nothing more is received."""
+        """Close the stream. Sent messages still go out; nothing more is received."""
         self._flush()
         if self._transport is not None:
             self._transport.close()
@@ -48,10 +48,10 @@ class Frames(asyncio.Protocol):
     def lost(self) -> None:
         raise NotImplementedError
 
-    # What asyncio calls
+    # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's are of no such class
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not a subclass
 
     def data_received(self, data: bytes) -> None:
         self._incoming += data

@@ -1,8 +1,9 @@
-"""The contract between the planes: what a replica asks, gets, reports and hands in.
+"""Contract between ingress and replicas: lease polls, leases, reports and outcomes.
 
-A replica keeps exactly one ``Ask`` outstanding, also when all its slots are taken (``slots=0``):
-the answer brings work, or a signal, or after a few seconds nothing. Everything a replica writes
-carries the request's id and the attempt that it holds; a write by another attempt is refused.
+A replica keeps exactly one ``Ask`` (lease poll) open, even if all its slots are taken
+(``slots=0``). The reply brings work, or a signal, or nothing after a few seconds. Everything that a
+replica writes carries the request's id and its attempt number; a write by another attempt is
+refused.
 """
 
 from __future__ import annotations
@@ -13,180 +14,178 @@ from enum import StrEnum
 from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
-from serve_app.domain.by_name import by_name
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.loading import Plain
 from serve_app.domain.outcome import Outcome
-from serve_app.domain.progress import Preview, Progress
+from serve_app.domain.pickling import pickle_by_name
+from serve_app.domain.progress import Plain, Preview, Progress, StoredSnapshot
 from serve_app.domain.request import Priority
-from serve_app.domain.snapshot import StoredSnapshot
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
-class Held:
-    """A lease by its name: the request and the attempt, which is the fence."""
+class LeaseKey:
+    """Identity of a lease: the request, and the attempt number, which fences writes."""
 
     request_id: str
     attempt: int
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a replica can take now."""
+    """Lease poll: the work that a replica can take now."""
 
     replica_id: str
-    actor_id: str  # Ray's, hex: how its death is noticed
+    actor_id: str  # Ray's, hex; used to detect its death
     pool: str
     slots: int  # how many more generations it can run now
-    held: tuple[Held, ...] = ()  # what it runs, so that signals find it
+    held: tuple[LeaseKey, ...] = ()  # leases that it runs, which may receive signals
     hot: tuple[str, ...] = ()  # weights on the GPU, by endpoint id
     warm: tuple[str, ...] = ()  # weights in host memory
     free_bytes: int = 0  # device memory
-    detail: str = ""  # what it loads now, in words
+    detail: str = ""  # description of what it is loading
     loading: Plain = ()  # the same as data
-    coming: tuple[str, ...] = ()  # endpoints whose weights it downloads: no more for these
+    coming: tuple[str, ...] = ()  # endpoints with weights in download: send no more work for them
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A time-limited exclusive right to run a request, with all that running it takes."""
+    """Exclusive right to run a request for a limited time, with everything needed to run it."""
 
     request_id: str
     attempt: int
-    expires_in_s: float  # a duration: the clocks of two machines need not agree
+    expires_in_s: float  # a duration, so the clocks of two machines need not agree
     endpoint: Endpoint
     input: Mapping[str, Any]
     upload_tickets: tuple[UploadTicket, ...]
     priority: Priority
-    alone: bool = False  # its forwards are shared with nobody
-    deadline_s: float | None = None  # what remains of its time in all, when it was leased
-    snapshot_url: str | None = None  # of a half-done generation to go on from
-    files_url: str = ""  # origin at which replicas read our own ``/files/…``
+    alone: bool = False  # deterministic: its forward passes are not shared with other requests
+    deadline_s: float | None = None  # time left until the request's deadline, when it was leased
+    snapshot_url: str | None = None  # of a partial generation, to resume from
+    files_url: str = ""  # origin from which replicas read our own ``/files/…``
 
     @property
-    def held(self) -> Held:
-        return Held(self.request_id, self.attempt)
+    def held(self) -> LeaseKey:
+        return LeaseKey(self.request_id, self.attempt)
 
 
 class SignalKind(StrEnum):
     CANCEL = "cancel"  # stop at the next step, then finish as cancelled
-    FENCED = "fenced"  # the lease is lost: drop the work, delete what was uploaded
+    FENCED = "fenced"  # the lease is lost: drop the work, delete uploaded files
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Signal:
     kind: SignalKind
-    held: Held
+    held: LeaseKey
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Work:
-    """The answer to an ask. Both empty: nothing to do, ask again."""
+    """Reply to a lease poll. If both are empty, there is nothing to do: poll again."""
 
     leases: tuple[Lease, ...] = ()
     signals: tuple[Signal, ...] = ()
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
-class Computed:
-    """What a replica's engine did since its last report. May be lost, is never told twice.
+class EngineUsage:
+    """Work of a replica's engine since its last report. May be lost, is never reported twice.
 
-    A part is what was called: ``denoiser``, ``encoder`` or ``autoencoder``.
+    A part is the component that was called: ``denoiser``, ``encoder`` or ``autoencoder``.
     """
 
     steps: int = 0  # denoising steps of all generations
-    forwards: Mapping[tuple[str, int], int] = field(  # by part and calls in each
+    forwards: Mapping[tuple[str, int], int] = field(  # by (part, number of merged calls)
         default_factory=dict[tuple[str, int], int]
     )
-    not_merged: Mapping[tuple[str, str], int] = field(  # calls, by part and reason
+    not_merged: Mapping[tuple[str, str], int] = field(  # number of calls, by (part, reason)
         default_factory=dict[tuple[str, str], int]
     )
-    seconds: Mapping[tuple[str, str], float] = field(  # of its device, by family and stage
+    seconds: Mapping[tuple[str, str], float] = field(  # of device time, by (family, stage)
         default_factory=dict[tuple[str, str], float]
     )
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All of a replica's running generations in one call, at most twice a second.
+    """State of all running generations of a replica in one call, at most twice a second.
 
-    The first report that names a lease confirms it; each one renews it.
+    The first report with a lease confirms it; each report renews it.
     """
 
     replica_id: str
-    renewals: tuple[Held, ...]
-    progress: tuple[tuple[Held, Progress], ...] = ()
-    previews: tuple[tuple[Held, Preview], ...] = ()  # new, progress told too
-    detail: str = ""  # what the replica loads now, in words
+    renewals: tuple[LeaseKey, ...]
+    progress: tuple[tuple[LeaseKey, Progress], ...] = ()
+    previews: tuple[tuple[LeaseKey, Preview], ...] = ()  # new ones, of attempts with progress
+    detail: str = ""  # description of what the replica is loading
     pool: str = ""
-    computed: Computed = Computed()
-    snapshots: tuple[tuple[Held, StoredSnapshot], ...] = ()  # uploaded since the last report
-    wants_tickets: tuple[Held, ...] = ()  # for a snapshot each
-    loading: Plain = ()  # the same as data
+    computed: EngineUsage = EngineUsage()
+    snapshots: tuple[tuple[LeaseKey, StoredSnapshot], ...] = ()  # uploaded since the last report
+    wants_tickets: tuple[LeaseKey, ...] = ()  # attempts that need an upload ticket for a snapshot
+    loading: Plain = ()  # ``detail`` as data
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class ReportReply:
-    cancelled: tuple[Held, ...] = ()
-    fenced: tuple[Held, ...] = ()
-    snapshot_tickets: tuple[tuple[Held, UploadTicket], ...] = ()  # of those wanted that hold
-    watched: tuple[Held, ...] = ()  # somebody looks at their previews: make the next one
+    cancelled: tuple[LeaseKey, ...] = ()
+    fenced: tuple[LeaseKey, ...] = ()
+    snapshot_tickets: tuple[tuple[LeaseKey, UploadTicket], ...] = ()  # for wanted, valid leases
+    watched: tuple[LeaseKey, ...] = ()  # a client watches their previews: make the next one
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The end of an attempt. Sending it again gives the same answer."""
+    """End of an attempt. Sending it again gives the same reply."""
 
-    held: Held
+    held: LeaseKey
     replica_id: str
     outcome: Outcome
 
 
 class Verdict(StrEnum):
-    """What became of a finish or hand-back."""
+    """Result of a finish or hand-back."""
 
-    ACCEPTED = "accepted"  # also on a repetition by the attempt that was accepted
+    ACCEPTED = "accepted"  # also if the accepted attempt repeats its call
     FENCED = "fenced"
 
 
 class ReplicaStage(StrEnum):
-    """What a replica is doing, as it says itself."""
+    """Stage of a replica, as it reports it."""
 
     STARTING = "starting"
     READY = "ready"
     DRAINING = "draining"
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Presence:
-    """A replica saying that it exists. Sent at drain, and while it starts every few seconds; every
-    ask implies READY."""
+    """Announcement that a replica exists. Sent every few seconds during start, and at drain; every
+    lease poll implies READY."""
 
     replica_id: str
     actor_id: str
     pool: str
     stage: ReplicaStage
-    detail: str = ""  # what it loads now, in words
+    detail: str = ""  # description of what it is loading
     loading: Plain = ()  # the same as data
-    slots: int = 0  # generations that it will run at once; 0: not known
+    slots: int = 0  # generations that it will run concurrently; 0: not known
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What a pool is asked for now; the input of its scaling policy."""
+    """Current demand on a pool: the input of its scaling policy."""
 
     queued: int = 0
     running: int = 0  # leases held
-    slots: int = 1  # generations one replica runs at once, as its asks say
+    slots: int = 1  # concurrent generations per replica, as its lease polls say
     oldest_wait_s: float = 0.0
     idle_s: float = 0.0  # since the pool last had a request; 0 while it has one

@@ -1,5 +1,5 @@
-"""What a request may name an adapter by: a URL, or a repository of the hub. Never a file of a
-machine of ours."""
+"""Paths that a request may use for a LoRA: a URL, or a repository of the hub. Never a local
+file of our machines."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-MOST_ADAPTERS = 8  # of one request
-MOST_SCALE = 4.0  # fal's; below 0, which fal has not, an adapter does the opposite
+MOST_ADAPTERS = 8  # per request
+MOST_SCALE = 4.0  # fal's limit; a negative scale, which fal lacks, inverts the LoRA's effect
 
 _WEB = re.compile(r"https?://[^\s/?#]+\S*", re.I)
 _INLINE = re.compile(r"data:[^,]*,", re.I)
-# As the hub has it: parts begin with no dot or hyphen and hold no two of them in a row.
+# The hub's rules: parts do not begin with a dot or hyphen, nor contain two of them in a row.
 _PART = r"(?!.*(?:--|\.\.))[A-Za-z0-9_][\w.-]{0,95}"
 _REPOSITORY = re.compile(rf"(?P<owner>{_PART})/(?P<name>{_PART})", re.ASCII)
 _REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]{0,127}", re.ASCII)
@@ -20,7 +20,7 @@ _SUFFIX = ".safetensors"
 
 FORMS = (
     "an http(s) URL or a data URI of a *.safetensors file, or a repository of the hub: owner/name "
-    "or owner/name/file.safetensors, with @revision if need be"
+    "or owner/name/file.safetensors, optionally with @revision"
 )
 
 
@@ -33,15 +33,15 @@ class FileUrl:
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a repository of the hub."""
+    """A file in a repository of the hub."""
 
     repository: str  # owner/name
-    file: str | None = None  # relative, with slashes; None: the one adapter that it has
-    revision: str | None = None  # commit, branch or tag; None: what its main branch is now
+    file: str | None = None  # relative, with slashes; None: the only LoRA in the repository
+    revision: str | None = None  # commit, branch or tag; None: the head of the main branch
 
 
 def parse_adapter_path(path: str) -> FileUrl | HubFile:
-    """``ValueError`` in a sentence for what is neither."""
+    """Parse a LoRA's ``path``. ``ValueError``, with a message for the user, if it is invalid."""
     if _WEB.fullmatch(path) or _INLINE.match(path):
         return FileUrl(path)
     place, at, revision = path.rpartition("@")
@@ -53,5 +53,5 @@ def parse_adapter_path(path: str) -> FileUrl | HubFile:
     if not known or ".." in PurePosixPath(file).parts or "\\" in file or place.endswith("/"):
         raise ValueError(f"Input should be {FORMS}")
     if file and not file.endswith(_SUFFIX):
-        raise ValueError("Only *.safetensors are loaded: a pickle can run code")
+        raise ValueError("Only *.safetensors files are loaded: pickle files can run code")
     return HubFile(f"{owner}/{name}", file or None, revision or None)

@@ -1,4 +1,4 @@
-"""What an operator sees of the whole queue, and does to it by hand."""
+"""Operator's view of the whole queue, and manual operations on it."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import Any, Protocol
 from serve_app.domain.request import State
 
 
-class HaltKind(StrEnum):
-    """What an operator has ordered about an endpoint."""
+class PauseKind(StrEnum):
+    """Order of an operator for an endpoint."""
 
-    PAUSED = "paused"  # what is submitted is accepted, and waits
-    DRAINING = "draining"  # what waits is served, and nothing more is accepted
+    PAUSED = "paused"  # requests are accepted, but wait
+    DRAINING = "draining"  # queued requests are served, but new ones are refused
 
 
 @dataclass(frozen=True, slots=True)
-class Halt:
+class Pause:
     """An endpoint that is paused or draining."""
 
     endpoint: str
-    kind: HaltKind
+    kind: PauseKind
     at: datetime
     actor: str  # the id of an API key
 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """What an operator did: a row of the audit."""
+    """Action of an operator: one row of the audit log."""
 
-    id: int  # grows
+    id: int  # ascending
     at: datetime
     actor: str  # the id of an API key
     action: str  # such as ``endpoint.pause``
@@ -42,13 +42,13 @@ class Act:
 
 @dataclass(frozen=True, slots=True)
 class LaneFigures:
-    """What is queued and what runs of a tenant in a pool."""
+    """Queued and running requests of a tenant in a pool."""
 
     pool: str
     tenant: str
     queued: int
     running: int
-    oldest_s: float | None  # how long its oldest queued request exists
+    oldest_s: float | None  # age of its oldest queued request
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,60 +60,61 @@ class RunningLease:
     pool: str
     replica_id: str
     age_s: float  # since the attempt began
-    expires_in_s: float  # unless it is renewed; negative: it has run out
+    expires_in_s: float  # unless it is renewed; negative: it has expired
 
 
 @dataclass(frozen=True, slots=True)
 class OpenTransaction:
-    """One of the database's. While an old one is open, nothing that was deleted since is cleared
-    away, and every statement gets slower."""
+    """Open database transaction. While an old one is open, vacuum cannot remove rows deleted since,
+    and every statement gets slower."""
 
     age_s: float
     state: str  # such as ``idle in transaction``
     application: str
-    pid: int  # of the server's process
+    pid: int  # of the PostgreSQL backend
 
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """Lanes with the most queued requests first, leases with the oldest first; at most some
-    hundreds of each."""
+    """Overview of the queue: lanes with the most queued requests first, oldest leases first; a few
+    hundred of each at most."""
 
     lanes: Sequence[LaneFigures]
     leases: Sequence[RunningLease]
-    halts: Sequence[Halt]
+    halts: Sequence[Pause]
     oldest_transaction: OpenTransaction | None
 
 
 class Operations(Protocol):
-    """Acts by hand, by admins only, on requests of all tenants. ``actor`` is who does it; each act
-    is in the audit, written in one transaction with what it did."""
+    """Manual operations for admins, on requests of all tenants. ``actor`` is the admin's key. Each
+    operation and its audit entry are written in one transaction."""
 
-    async def pause(self, endpoint: str, actor: str) -> Halt:
-        """From the next lease on none of its requests is leased. What runs goes on."""
+    async def pause(self, endpoint: str, actor: str) -> Pause:
+        """Pause an endpoint: its requests are no longer leased. Running ones continue."""
         ...
 
-    async def drain(self, endpoint: str, actor: str) -> Halt:
-        """Within a second every ingress refuses submits to it; what was accepted is served."""
+    async def drain(self, endpoint: str, actor: str) -> Pause:
+        """Drain an endpoint: within a second, every ingress refuses new requests for it. Accepted
+        requests are served."""
         ...
 
     async def resume(self, endpoint: str, actor: str) -> bool:
-        """End either. False: it was not halted, and nothing is in the audit."""
+        """End a pause or a drain. False if there was none; then the audit log gets no entry."""
         ...
 
     async def requeue(self, request_id: str, actor: str) -> State:
-        """End the attempt that runs: its replica is fenced, no failure counts, and the request is
-        queued at its old place. The state after; of a queued one, nothing is done.
-        ``AlreadyFinal``, ``RequestNotFound``."""
+        """End the running attempt. Its replica is fenced, it does not count as a failure, and the
+        request returns to its old place in the queue. Returns the new state. A queued request is
+        left as it is. Raises ``AlreadyFinal``, ``RequestNotFound``."""
         ...
 
     async def fail(self, request_id: str, actor: str, reason: str) -> State:
-        """End a queued or running request as failed, with ``reason`` for its owner; its replica is
-        fenced. ``AlreadyFinal``, ``RequestNotFound``."""
+        """End a queued or running request as failed, with ``reason`` for its owner. Its replica is
+        fenced. Raises ``AlreadyFinal``, ``RequestNotFound``."""
         ...
 
     async def overview(self) -> Overview: ...
 
     async def audit(self, before: int | None = None, limit: int = 50) -> Sequence[Act]:
-        """Newest first; ``before`` is the id of the last one of the page before."""
+        """Audit log, newest first. ``before``: id of the last row of the previous page."""
         ...

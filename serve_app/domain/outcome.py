@@ -1,4 +1,4 @@
-"""How an attempt ended."""
+"""Outcome of an attempt."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serve_app.domain.artifact import Artifact
-from serve_app.domain.by_name import by_name
+from serve_app.domain.pickling import pickle_by_name
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An error as it is stored and shown: the code and message of a ``GenerationError``.
+    """An error as it is stored and shown: code and message of a ``GenerationError``.
 
-    ``field`` names the input field at fault, if one is (an input that only the pipeline could
-    refuse); inside another one with dots, as ``loras.0.path``. ``type`` and ``context`` are those
-    of its ``FieldProblem``.
+    ``field`` names the input field that caused it, if there is one (only the pipeline could refuse
+    such an input). Nested fields are written with dots, as ``loras.0.path``. ``type`` and
+    ``context`` are those of its ``FieldProblem``.
     """
 
     code: str
@@ -28,23 +28,23 @@ class Failure:
     context: Mapping[str, Any] | None = None
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one attempt consumed."""
+    """Consumption of one attempt."""
 
-    run_s: float = 0.0  # wall seconds on the replica, from start to upload
+    run_s: float = 0.0  # wall-clock seconds on the replica, from start to upload
     steps: int = 0  # denoiser steps done
-    units: float = 0.0  # the endpoint's billing unit, megapixels for pictures
+    units: float = 0.0  # the endpoint's billing unit, such as megapixels for images
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The end of an attempt: ``output`` and ``artifacts``, or a ``failure``.
+    """End of an attempt: ``output`` and ``artifacts``, or a ``failure``.
 
-    ``output`` is JSON. A file in it is written as ``{"artifact": key, …}``; the wire module that
-    hands the output out puts a URL there, so a stored outcome knows no host name.
+    ``output`` is JSON. A file in it is written as ``{"artifact": key, …}``. The protocol module
+    that returns the output puts a URL there, so a stored outcome contains no host name.
     """
 
     output: Mapping[str, Any] | None = None

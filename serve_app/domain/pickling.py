@@ -1,9 +1,8 @@
-"""What crosses between two versions of Darkroom.
+"""Pickling by field name, for objects that two versions of Darkroom exchange.
 
-An update replaces ingress processes and replicas one after the other, and meanwhile those of one
-version talk to those of the other. A frozen dataclass with slots is pickled as the values of its
-fields, in their order: whoever has one field more or less takes a value for another's, or misses
-one. So the names go along.
+An update replaces ingress processes and replicas one by one, so both versions run side by side for
+a while. By default, a frozen dataclass with slots is pickled as the values of its fields, in order:
+a version with one more or fewer fields would mix up the values. So the names are pickled too.
 """
 
 from __future__ import annotations
@@ -16,15 +15,15 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 MARK = "by name"
-"""First of the names, which come behind the values. Who reads as many values as it has fields
-passes over them, as all did before there were names."""
+"""First of the names, which follow the values. A reader that takes only as many values as it has
+fields ignores the names; versions before this format do that."""
 
 
-def by_name(kind: type[T]) -> type[T]:
-    """For above ``@dataclass``. Who reads an instance of another version passes over the fields
-    that it does not know, and has the defaults of those that are not there. So a new field needs a
-    default, and plain values: a new class could not be read there. It comes last, for who sends or
-    reads values without names."""
+def pickle_by_name(kind: type[T]) -> type[T]:
+    """Class decorator, placed above ``@dataclass``. A reader ignores fields that it does not know
+    and uses the defaults of missing ones. So a new field needs a default and a plain value, since
+    another version cannot read a new class. New fields come last, because some versions send or
+    read values without names."""
     known: Mapping[str, Field[Any]] = {each.name: each for each in fields(kind)}  # pyright: ignore[reportArgumentType]
     names = (MARK, *known)
     values = attrgetter(*known)
@@ -49,7 +48,7 @@ def by_name(kind: type[T]) -> type[T]:
     if "__slots__" in vars(kind):
         kind.__getstate__ = get_state  # pyright: ignore[reportAttributeAccessIssue]
         kind.__setstate__ = set_state  # pyright: ignore[reportAttributeAccessIssue]
-    else:  # these have their names in any case
+    else:  # without slots, the state already has names
         kind.__setstate__ = set_attributes  # pyright: ignore[reportAttributeAccessIssue]
     return kind
 

@@ -1,5 +1,5 @@
-"""What the parts need of each other, as protocols. Each has one real form and one fake, and both
-pass the same contract suite.
+"""Protocols between the parts of Darkroom. Each has one real implementation and one fake, and both
+pass the same contract tests.
 """
 
 from __future__ import annotations
@@ -14,142 +14,133 @@ from serve_app.domain.lease import (
     Ask,
     Demand,
     Finish,
-    Held,
+    LeaseKey,
     Presence,
     Report,
     ReportReply,
     Verdict,
     Work,
 )
-from serve_app.domain.ledger import Ledger
 from serve_app.domain.operations import Operations
 from serve_app.domain.outcome import Usage
-from serve_app.domain.progress import Preview
-from serve_app.domain.request import (
-    CancelVerdict,
-    LogLine,
-    NewRequest,
-    Request,
-    State,
-    Waiting,
-)
-from serve_app.domain.snapshot import StoredSnapshot
-from serve_app.domain.upload import Part
+from serve_app.domain.progress import Preview, StoredSnapshot
+from serve_app.domain.request import CancelVerdict, LogLine, NewRequest, Request, State, Waiting
+from serve_app.domain.upload import UploadPart
+from serve_app.domain.usage import Ledger
 
 
 class Clock(Protocol):
     def now(self) -> datetime:
-        """Wall time, UTC, aware."""
+        """Wall-clock time, UTC, timezone-aware."""
         ...
 
     def monotonic(self) -> float:
-        """Seconds that never go back."""
+        """Seconds on a clock that never goes back."""
         ...
 
 
 class LeasePort(Protocol):
-    """What a replica calls on the ingress. Real: the ingress deployment's handle."""
+    """Calls of a replica to the ingress. Real: the ingress deployment's handle."""
 
     async def announce(self, presence: Presence) -> None: ...
 
     async def ask(self, ask: Ask) -> Work:
-        """Wait at most a few seconds for work or a signal. Never raises for want of work."""
+        """Wait a few seconds at most for work or a signal. A lack of work is not an error."""
         ...
 
     async def report(self, report: Report) -> ReportReply: ...
 
     async def finish(self, finish: Finish) -> Verdict:
-        """Hand in the outcome. Idempotent: send it until it is answered."""
+        """Deliver an outcome. Idempotent: repeat it until there is a reply."""
         ...
 
     async def hand_back(
-        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
     ) -> Verdict:
-        """Give the lease up without a failure: the request is queued again, at its old place. Its
-        next attempt goes on from ``snapshot``, or from the last one that a report named."""
+        """Return the lease without counting a failure: the request is queued again, at its old
+        place. Its next attempt resumes from ``snapshot``, or from the last reported one."""
         ...
 
 
 class LeaseTerms(Protocol):
-    """What the catalogue and storage add to a stored request to make a lease of it."""
+    """Catalogue and storage data that turn a stored request into a lease."""
 
     @property
     def files_url(self) -> str:
-        """As ``Lease.files_url``."""
+        """Value of ``Lease.files_url``."""
         ...
 
     def endpoint(self, endpoint_id: str) -> Endpoint | None:
-        """Today's specification; None when the catalogue no longer has it."""
+        """Current specification. None if the catalogue no longer has the endpoint."""
         ...
 
     def tickets(
         self, request_id: str, attempt: int, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
-        """One ticket per file that the attempt may produce. Made again, they have the same keys."""
+        """One ticket per file that the attempt may produce. A repeated call gives the same keys."""
         ...
 
-    def snapshot_ticket(self, held: Held) -> UploadTicket:
-        """For one snapshot of the attempt; each has another key."""
+    def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:
+        """Ticket for one snapshot of the attempt. Each has a new key."""
         ...
 
     def snapshot_url(self, key: str) -> str:
-        """Where a replica reads the snapshot."""
+        """URL from which a replica reads the snapshot."""
         ...
 
 
 class Queue(LeasePort, Protocol):
-    """The durable core. All errors are of the tree in ``errors.py``; when the database is away,
-    ``DatabaseUnavailable``.
+    """The durable queue. All errors are of the tree in ``errors.py``; ``DatabaseUnavailable`` if
+    the database does not respond.
     """
 
     @property
     def operations(self) -> Operations:
-        """What an operator sees of it, and does to it by hand."""
+        """Operator's view and manual operations."""
         ...
 
     @property
     def ledger(self) -> Ledger:
-        """What was consumed, and what has ended."""
+        """Usage and history."""
         ...
 
     async def submit(self, new: NewRequest, most_queued: int | None = None) -> Request:
-        """Store. When this returns, the request survives whatever dies. ``Overloaded`` past the
-        caps, and while ``most_queued`` or more are queued in its pool: by counts that are at most
-        a second old and never taken for one call.
+        """Store a request. After this returns, the request survives any crash. Raises
+        ``Overloaded`` above the limits, and while ``most_queued`` or more requests are queued in
+        its pool, by counts that are at most a second old and never queried for a single call.
 
-        A repeat is not stored: the request that has its idempotency key is returned, in whatever
-        state it is. Its id tells: it is not ``new.id``. ``InvalidInput`` when that request had
-        another body.
+        A repeat is not stored: the request with its idempotency key is returned, in its current
+        state. It can be recognised by its id, which is not ``new.id``. Raises ``InvalidInput`` if
+        that request had another body.
 
-        With a ``reuse_digest``, when a request of the tenant with the same one has succeeded and
-        its artifacts are kept, the new one is stored with that outcome, at its end: ``reuses``
-        names the other, and nothing was consumed. While the other is queued or runs, the new one is
-        queued and ``follows`` it: it ends with the same outcome. If there is none to share, because
-        the other fails, or is cancelled or deleted, one of those that follow is made, and the rest
-        follow that.
+        Outcome reuse, with a ``reuse_digest``: if a request of the tenant with the same digest has
+        succeeded and its artifacts are kept, the new one is stored as ended, with that outcome.
+        Then ``reuses`` names the other, and nothing is consumed. If the other is queued or running,
+        the new one is queued and ``follows`` it, to end with the same outcome. If the other fails,
+        or is cancelled or deleted, one of its followers is generated, and the rest follow that one.
         """
         ...
 
     async def repeated(self, new: NewRequest) -> Request | None:
-        """The request of which ``new`` is a repeat; None: of none so far. To be asked before
-        ``submit``, which knows repeats by their idempotency key only.
+        """The request that ``new`` repeats, or None. Call it before ``submit``, which recognises
+        repeats only by their idempotency key.
 
-        With a ``replay_key`` it may also be one that was ``undelivered`` in the last minute, with
-        the same body and key. Each of these is given again once.
+        With a ``replay_key``, it may also be a request that was ``undelivered`` in the last minute,
+        with the same body and key. Each of these is returned once.
         """
         ...
 
     async def undelivered(self, new: NewRequest, request_id: str) -> None:
-        """The answer to the submit of ``new`` did not reach its client; it was about
-        ``request_id``."""
+        """Record that the response to the submit of ``new``, about ``request_id``, did not reach
+        its client."""
         ...
 
     async def get(self, tenant: str, request_id: str) -> Request:
-        """``RequestNotFound`` also for another tenant's."""
+        """The request. Raises ``RequestNotFound``, also for a request of another tenant."""
         ...
 
     async def wait(self, tenant: str, request_id: str, timeout_s: float) -> Request:
-        """Return as soon as the state is final, or after ``timeout_s`` as it is then."""
+        """Return as soon as the state is final, or after ``timeout_s`` in its current state."""
         ...
 
     async def changed(
@@ -157,35 +148,35 @@ class Queue(LeasePort, Protocol):
     ) -> Request:
         """Return at the next change of state, attempt, progress or log, or after ``timeout_s``.
 
-        With ``since``, what the caller saw last: at once when it is not so any more, so that a
-        change between two calls is not missed. A final request returns at once.
+        ``since`` is what the caller saw last: if the request differs from it, this returns at once,
+        so that no change between two calls is missed. A final request returns at once.
         """
         ...
 
     async def log(self, request_id: str, level: str, message: str) -> None:
-        """Append a line to the request's own log. An unknown request is no error."""
+        """Append a line to the request's own log. An unknown request is not an error."""
         ...
 
     async def lines(self, tenant: str, request_id: str, after: int = 0) -> Sequence[LogLine]:
-        """The request's own log from the line behind the sequence ``after``; ``RequestNotFound``
-        also for another tenant's. However many ask at once, one statement reads for them all."""
+        """Lines of the request's own log after the sequence number ``after``. Concurrent calls
+        share one statement. Raises ``RequestNotFound``, also for a request of another tenant."""
         ...
 
     async def preview(self, tenant: str, request_id: str) -> Preview | None:
-        """The newest preview of the running attempt, if there is one. Asking is what makes them:
-        for a few seconds from now, the replica is told that somebody looks.
+        """The newest preview of the running attempt, or None. A call also requests more: for a few
+        seconds, the replica is notified that a client watches.
 
-        ``RequestNotFound`` also for another tenant's; ``NotFound`` for a request that was submitted
-        without previews, or that does not run."""
+        Raises ``RequestNotFound``, also for a request of another tenant, and ``NotFound`` for a
+        request that was submitted without previews or is not running."""
         ...
 
     async def waiting(self, request: Request) -> Waiting:
-        """Place in the queue, the reason, and when it should start and end; from memory, at most a
+        """Position in the queue, the reason, and expected start and end. From memory, at most a
         second old."""
         ...
 
     async def ends_at(self, request: Request) -> datetime | None:
-        """When a running request should end, from memory; never past. None: nobody can tell."""
+        """Expected end of a running request, from memory, never in the past. None if unknown."""
         ...
 
     async def cancel(self, tenant: str, request_id: str) -> CancelVerdict: ...
@@ -201,85 +192,98 @@ class Queue(LeasePort, Protocol):
         before: str | None = None,
         limit: int = 50,
     ) -> Sequence[Request]:
-        """Newest first, of all tenants where none is named; ``before`` is the id of the last one of
-        the page before. ``since`` and ``until`` (exclusive) are about the submit."""
+        """Requests, newest first; of all tenants if ``tenant`` is None. ``before``: id of the last
+        row of the previous page. ``since`` and ``until`` (exclusive) limit the submit time."""
         ...
 
-    async def drew(self, session: Held, request_id: str, state: State, usage: Usage) -> None:
-        """A frame of a realtime session ended, which had the id ``request_id``: what it took is
-        counted once, however often this is called."""
+    async def drew(self, session: LeaseKey, request_id: str, state: State, usage: Usage) -> None:
+        """Record the usage of a realtime session's frame, whose id is ``request_id``. Idempotent:
+        repeated calls count it once."""
         ...
 
     async def delete(self, tenant: str, request_id: str) -> Sequence[str]:
-        """Delete an ended request: nothing is kept of it but its usage line, and its idempotency
-        key while that counts. Returns the keys of its objects in storage, which are unwanted now.
-        ``RequestNotFound``; ``RequestActive`` while it has not ended."""
+        """Delete an ended request. Only its usage record remains, and its idempotency key while
+        valid. Returns the keys of its objects in storage, which are no longer needed. Raises
+        ``RequestNotFound``, and ``RequestActive`` if it has not ended."""
         ...
 
     async def demand(self) -> Mapping[str, Demand]:
-        """By pool."""
+        """Current demand by pool."""
         ...
 
 
 class Liveness(Protocol):
-    """Who is known to be dead. Real: Ray's actor table."""
+    """Detection of dead processes. Real: Ray's actor table."""
 
     async def dead(self, actor_ids: Sequence[str]) -> frozenset[str]:
-        """Those that are certainly dead. Unknown is not dead."""
+        """Actors that are certainly dead. Unknown actors are not included."""
         ...
 
     async def bygone(self, actor_ids: Sequence[str]) -> frozenset[str]:
-        """Those of an earlier run of the whole installation: it was stopped under them, or killed,
-        which is no failure of what they ran."""
+        """Actors of a previous run of the whole installation. It was stopped or killed under them,
+        so their requests did not fail."""
         ...
 
 
 class Storage(Protocol):
-    """Artifacts by key."""
+    """Artifact storage by key."""
 
     def ticket(self, key: str, media_type: str, max_bytes: int, valid_s: float) -> UploadTicket: ...
 
     def link(self, key: str, media_type: str, disposition: str, valid_s: float) -> str | None:
-        """A URL at which storage itself serves the object, with this type and disposition; None:
-        ``read`` it."""
+        """URL at which storage itself serves the object, with this type and disposition. None if
+        the object must be ``read``."""
         ...
 
     async def put(self, key: str, media_type: str, chunks: AsyncIterator[bytes]) -> int:
-        """Store the whole or nothing; returns bytes. ``StorageUnavailable`` when full or away."""
+        """Store an object, completely or not at all; returns its size in bytes. Raises
+        ``StorageUnavailable`` if storage is full or unreachable."""
         ...
 
     async def begin_parts(self, key: str, media_type: str) -> str:
-        """Its name for the upload of an object that comes in parts."""
+        """Start a multipart upload. Returns the storage's id for it."""
         ...
 
     async def put_part(
         self, key: str, parts_id: str, number: int, chunks: AsyncIterator[bytes]
-    ) -> Part:
-        """Store one, whole or not at all, in place of an earlier one of the number. In any order,
-        several at once. ``NotFound``: the upload is no more."""
+    ) -> UploadPart:
+        """Store a part, completely or not at all. It replaces an earlier part of the same number.
+        Parts may come in any order and concurrently. ``NotFound`` if the upload is gone."""
         ...
 
     async def join_parts(self, key: str, parts_id: str, etags: Mapping[int, str]) -> int:
-        """Make the object of the parts with these ETags, by number; returns bytes.
-        ``InvalidInput``: one of them is not there, or is too small for the store. ``NotFound``."""
+        """Complete the object from the parts with these ETags, by number; returns its size in
+        bytes. Raises ``InvalidInput`` if a part is missing or too small, and ``NotFound``."""
         ...
 
     async def drop_parts(self, key: str, parts_id: str) -> None:
-        """Of an upload that is not to be. Missing ones are no error."""
+        """Abort a multipart upload. A missing upload is not an error."""
         ...
 
     async def size(self, key: str) -> int:
-        """Bytes; ``ArtifactNotFound``."""
+        """Size in bytes. Raises ``ArtifactNotFound``."""
         ...
 
     def read(self, key: str, start: int, end: int) -> AsyncIterator[bytes]:
-        """Bytes ``start`` to ``end`` (exclusive) in chunks; ``ArtifactNotFound``."""
+        """Read bytes ``start`` to ``end`` (exclusive) in chunks. Raises ``ArtifactNotFound``."""
         ...
 
     async def delete(self, keys: Sequence[str]) -> None:
-        """Missing keys are no error."""
+        """Delete objects. Missing keys are not an error."""
         ...
 
     async def check(self) -> None:
-        """Raise ``StorageUnavailable`` when a small object cannot be written and read back."""
+        """Raise ``StorageUnavailable`` if a small object cannot be written and read back."""
+        ...
+
+
+# Retention of a request's files, if its client sets one.
+
+
+class Lifecycles(Protocol):
+    """Store of retention times. Methods raise ``DatabaseUnavailable``."""
+
+    async def keep(self, request_id: str, keep_s: float) -> None:
+        """Delete the request's files ``keep_s`` seconds after its end. Call it before the request
+        is stored; it does no harm if the request is never stored."""
         ...

@@ -1,23 +1,24 @@
-"""How far a running request is."""
+"""Progress of a running request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
-from serve_app.domain.by_name import by_name
+from serve_app.domain.pickling import pickle_by_name
 
 
 class Stage(StrEnum):
-    """What a running attempt is doing, in this order."""
+    """Stages of a running attempt, in order."""
 
     FETCHING = "fetching"  # files that the input names
-    DOWNLOADING = "downloading"  # weights; its steps are bytes
-    LOADING = "loading"  # weights, from disk; also waiting for room for them
-    COMPILING = "compiling"  # what its denoisers repeat
-    WARMING_UP = "warming_up"  # a first short generation, which is slow for all that follow
-    WORKING = "working"  # at what only another version has a word for
+    DOWNLOADING = "downloading"  # weights; steps are bytes
+    LOADING = "loading"  # weights, from disk; includes the wait for memory
+    COMPILING = "compiling"  # the denoisers' repeated blocks
+    WARMING_UP = "warming_up"  # a short first generation, so that users' generations are fast
+    WORKING = "working"  # a stage that only another version knows
     ENCODING_TEXT = "encoding_text"
     DENOISING = "denoising"
     DECODING = "decoding"
@@ -26,37 +27,101 @@ class Stage(StrEnum):
 
     @classmethod
     def _missing_(cls, value: object) -> Stage:
-        """Of a newer version, during an update: its reports have to be read."""
+        """Accept a stage of a newer version, whose reports must be readable during an update."""
         del value
         return cls.WORKING
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where one attempt is. Not durable: it may be lost, it is never ahead of the truth."""
+    """Progress of one attempt. Not durable: it may be lost, but is never ahead of the truth."""
 
     stage: Stage
-    step: int = 0  # steps done in the stage; of DOWNLOADING: bytes
-    steps: int = 0  # steps in all; 0: not known
-    rate: float = 0.0  # steps a second of late, waiting included; 0: not known
+    step: int = 0  # steps done in the stage; bytes for DOWNLOADING
+    steps: int = 0  # total; 0: not known
+    rate: float = 0.0  # recent steps per second, including waits; 0: not known
 
     @property
     def left_s(self) -> float | None:
-        """Seconds to the end of the stage, if it goes on so; None: not known."""
+        """Seconds to the end of the stage at the current rate. None if not known."""
         if not self.rate or not self.steps:
             return None
         return max(0, self.steps - self.step) / self.rate
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """What a request will look like, as far as can be told after so many steps. May be lost."""
+    """Approximate result of a running request after ``step`` steps. May be lost."""
 
     step: int  # from 1
-    picture: bytes  # a JPEG of at most 256 pixels a side
+    image: bytes  # a JPEG of at most 256 pixels per side
 
 
 OnDownload = Callable[[int, int], None]
-"""Told the bytes that are there, and those that there will be."""
+"""Callback with the downloaded bytes and the total."""
+
+
+# Loading progress of weights onto a replica's device, as shown to waiting users.
+
+Plain = tuple[Mapping[str, Any], ...]
+"""Loading progress as plain data, because a previous version might not know our classes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loading:
+    """Weights that a replica is loading."""
+
+    endpoints: tuple[str, ...]  # endpoints that use these weights; texts name the first
+    stage: Stage
+    done: int = 0  # bytes
+    total: int = 0  # bytes; 0: progress unknown
+
+    @property
+    def share(self) -> float | None:
+        """Completed share of the stage, by bytes. None if unknown."""
+        return min(1.0, self.done / self.total) if self.total else None
+
+
+def to_plain(loading: Sequence[Loading]) -> Plain:
+    return tuple(
+        {
+            "endpoints": list(one.endpoints),
+            "stage": one.stage.value,
+            "done": one.done,
+            "total": one.total,
+        }
+        for one in loading
+    )
+
+
+def from_plain(plain: Sequence[Mapping[str, Any]]) -> tuple[Loading, ...]:
+    return tuple(
+        Loading(tuple(one["endpoints"]), Stage(one["stage"]), one["done"], one["total"])
+        for one in plain
+    )
+
+
+def describe(loading: Sequence[Loading]) -> str:
+    """Description such as ``downloading fal-ai/flux/dev, 3.2 of 33.7 GB``. Empty if idle."""
+    return "; ".join(map(_one_in_words, loading))
+
+
+def _one_in_words(one: Loading) -> str:
+    words = f"{one.stage.value.replace('_', ' ')} {one.endpoints[0]}"
+    if one.stage is not Stage.DOWNLOADING or not one.total:
+        return words
+    return f"{words}, {one.done / 1e9:.1f} of {one.total / 1e9:.1f} GB"
+
+
+# Snapshots of partial generations in storage.
+
+
+@pickle_by_name
+@dataclass(frozen=True, slots=True)
+class StoredSnapshot:
+    """Snapshot of a running attempt, in storage under the key of a ticket issued for it."""
+
+    key: str
+    step: int  # number of completed steps

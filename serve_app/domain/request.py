@@ -1,22 +1,79 @@
-"""What a client submitted: its states and what is known of it."""
+"""Requests: states, and everything known about one."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from enum import IntEnum, StrEnum
 from typing import Any
 
 from serve_app.domain.outcome import Outcome
-from serve_app.domain.progress import Progress
-from serve_app.domain.retries import Retries
-from serve_app.domain.snapshot import StoredSnapshot
+from serve_app.domain.progress import Progress, StoredSnapshot
 from serve_app.domain.webhook import Webhook
+
+# Retry limits of a request, by cause of failure.
+
+MAX_FAILURES = 10
+"""Limit of attempts for requests that set their own retries; fal's limit."""
+
+
+class Cause(StrEnum):
+    """Causes of a retryable failure, by fal's names."""
+
+    TIMEOUT = "timeout"  # its replica stopped responding: the lease expired
+    SERVER_ERROR = "server_error"  # an error that is marked as retryable
+    CONNECTION_ERROR = "connection_error"  # its replica died
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """Retries left, by cause."""
+
+    timeout: int = 0
+    server_error: int = 0
+    connection_error: int = 0
+
+    def left(self, cause: Cause) -> int:
+        return {**asdict(self)}[cause.value]
+
+    def after(self, cause: Cause) -> Retries:
+        """Retries left after one more failure with this cause."""
+        return replace(self, **{cause.value: self.left(cause) - 1})
+
+
+NONE = Retries()
+
+
+def granted_retries(
+    wished: Mapping[Cause, int] | None, max_failures: int
+) -> tuple[Retries | None, tuple[str, ...]]:
+    """Retries that a request gets, and warnings if they are fewer than it asked for.
+
+    Returns None if it asks for nothing: then the installation's default applies. So it does for
+    causes that are not named. Causes that cost a replica each are limited by the operator; a
+    request may always ask for fewer.
+    """
+    if wished is None:
+        return None, ()
+    usual = max_failures - 1
+    most = {
+        Cause.TIMEOUT: usual,
+        Cause.SERVER_ERROR: MAX_FAILURES - 1,
+        Cause.CONNECTION_ERROR: usual,
+    }
+    allowed = {cause.value: min(wished.get(cause, usual), most[cause]) for cause in Cause}
+    warnings = tuple(
+        f"X-Fal-Retry-Config asks for {wished[cause]} retries after a {cause.value}; this "
+        f"installation allows {most[cause]}."
+        for cause in Cause
+        if wished.get(cause, 0) > most[cause]
+    )
+    return Retries(**allowed), warnings
 
 
 class State(StrEnum):
-    """Where a request stands. The last four are final: a request reaches exactly one, once."""
+    """State of a request. The last four are final: a request reaches exactly one of them, once."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -32,7 +89,7 @@ class State(StrEnum):
 
 TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.QUEUED: frozenset(
-        # Succeeded: with the outcome of another, for which it waited.
+        # Succeeded: with the outcome of another request that it followed.
         {State.RUNNING, State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED}
     ),
     State.RUNNING: frozenset(
@@ -43,78 +100,78 @@ TRANSITIONS: Mapping[State, frozenset[State]] = {
     State.CANCELLED: frozenset(),
     State.EXPIRED: frozenset(),
 }
-"""Which state may follow which. ``docs/`` draws this table, and a test compares the two."""
+"""State → allowed next states. ``docs/`` draws this table, and a test compares the two."""
 
 
 class Priority(IntEnum):
-    """Order within a tenant: higher goes first."""
+    """Order within a tenant: higher is first."""
 
     LOW = 0
     NORMAL = 1
     HIGH = 2
-    REALTIME = 3  # of sessions, and of nothing else
+    REALTIME = 3  # only for realtime sessions
 
 
 class WaitReason(StrEnum):
-    """Why a queued request has not started."""
+    """Reason why a queued request has not started."""
 
-    BUSY = "busy"  # replicas are there, and all their slots are taken
+    BUSY = "busy"  # there are replicas, but all their slots are taken
     COLD_START = "cold_start"  # a replica is starting or loading
-    NO_REPLICA = "no_replica"  # none is there and none has said that it starts
+    NO_REPLICA = "no_replica"  # there is no replica, and none has announced that it starts
     PAUSED = "paused"  # an operator has paused its endpoint
-    LIMIT = "limit"  # as many of its tenant's, or of its endpoint's, run as may
-    FOLLOWING = "following"  # another makes the same, and its outcome will do
+    LIMIT = "limit"  # its tenant's or its endpoint's limit of running requests is reached
+    FOLLOWING = "following"  # another request generates the same, and its outcome will be shared
 
 
-class Forgetting(StrEnum):
-    """What is forgotten next of a request whose input and outcome are not to be kept."""
+class Redacted(StrEnum):
+    """Next item to delete of a request whose input and outcome must not be kept."""
 
-    INPUT = "input"  # when it has ended
+    INPUT = "input"  # at its end
     OUTCOME = "outcome"  # an hour later
     DONE = "done"
 
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
-    """A validated submit, before it is stored. ``input`` has its defaults filled in."""
+    """Validated request, before it is stored. ``input`` includes the defaults."""
 
-    id: str  # UUIDv7, made by us
+    id: str  # UUIDv7, generated by us
     tenant: str
     endpoint: str
     endpoint_digest: str
     pool: str
     input: Mapping[str, Any]
     priority: Priority = Priority.NORMAL
-    start_within_s: float | None = None  # not started by then: expired
-    end_within_s: float | None = None  # not ended by then: expired
-    work: float = 1.0  # by which its time is expected: steps × megapixels × pictures
-    alone: bool = False  # it shares no forward with others
-    previews: bool = True  # may be made while it runs
-    warnings: tuple[str, ...] = ()  # go into the request's own log
-    idempotency_key: str | None = None  # the same of this tenant and endpoint: the same request
-    replay_key: str | None = None  # API key whose undelivered answers to submits are given again
-    store_io: bool = True  # False: its input and outcome are forgotten
+    start_within_s: float | None = None  # expires if it has not started by then
+    end_within_s: float | None = None  # expires if it has not ended by then
+    work: float = 1.0  # basis of its expected time: steps × megapixels × images
+    alone: bool = False  # deterministic: shares no forward pass with other requests
+    previews: bool = True  # allowed while it runs
+    warnings: tuple[str, ...] = ()  # for the request's own log
+    idempotency_key: str | None = None  # per tenant and endpoint
+    replay_key: str | None = None  # API key whose undelivered submit responses are sent again
+    store_io: bool = True  # False: its input and outcome are deleted
     keep_files_s: float | None = None  # from its end, see ``Lifecycles``; None: as long as itself
     webhook: Webhook | None = None  # called at its end
-    reuse_digest: bytes = b""  # SHA-256 of endpoint and input, where outcomes may be shared
-    retries: Retries | None = None  # after failures; None: by the installation's rule
-    body_digest: bytes = b""  # SHA-256 of what the client sent, where a repeat is looked for
+    reuse_digest: bytes = b""  # SHA-256 of endpoint and input; empty: its outcome is not shared
+    retries: Retries | None = None  # after failures; None: the installation's default
+    body_digest: bytes = b""  # SHA-256 of what the client sent; empty: no search for repeats
 
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """One line of the request's own log, which its owner reads."""
+    """One line of the request's own log, for its owner."""
 
     sequence: int  # per request, from 1, without gaps
     at: datetime
     level: str  # INFO, WARNING, ERROR
     message: str
-    state: State | None = None  # where the line tells that the request came into it
+    state: State | None = None  # set if the line reports that the request entered this state
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is known of a stored request. Times are the database's clock, UTC."""
+    """Stored request. Times are the database's clock, UTC."""
 
     id: str
     tenant: str
@@ -124,43 +181,43 @@ class Request:
     input: Mapping[str, Any]
     priority: Priority
     attempt: int  # number of the latest lease, 0 before the first
-    failures: int  # attempts that ended by crash or retryable error
+    failures: int  # attempts that ended with a crash or a retryable error
     created_at: datetime
     started_at: datetime | None = None  # start of the latest attempt
     finished_at: datetime | None = None
     cancel_requested: bool = False
-    alone: bool = False  # asked for, or since a replica died that ran it
-    end_by: datetime | None = None  # not ended by then: expired
-    work: float = 1.0  # as ``NewRequest.work``
+    alone: bool = False  # as requested, or because a replica died while running it
+    end_by: datetime | None = None  # expires if it has not ended by then
+    work: float = 1.0  # see ``NewRequest.work``
     replica_id: str | None = None
-    outcome: Outcome | None = None  # exactly when the state is final
+    outcome: Outcome | None = None  # set exactly if the state is final
     progress: Progress | None = None  # of the running attempt; may be lost, never wrong
-    previews: bool = True  # may be made
+    previews: bool = True  # allowed
     preview_step: int = 0  # of the running attempt's newest preview; 0: there is none
-    snapshot: StoredSnapshot | None = None  # what another attempt would go on from
+    snapshot: StoredSnapshot | None = None  # where another attempt would resume
     log: tuple[LogLine, ...] = field(default=())
-    reuses: str | None = None  # id of the request whose outcome it was given
-    follows: str | None = None  # queued: id of the one that makes the same, whose outcome will do
-    forgetting: Forgetting | None = None  # None: its input and outcome are kept
-    retries_left: Retries | None = None  # None: by the installation's rule
-    events: int = 0  # lines of its own log: grows with every change but progress
+    reuses: str | None = None  # id of the request whose outcome it shares
+    follows: str | None = None  # while queued: id of the request whose outcome it will share
+    forgetting: Redacted | None = None  # None: its input and outcome are kept
+    retries_left: Retries | None = None  # None: the installation's default
+    events: int = 0  # lines of its own log: grows with every change except progress
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Where a queued request stands: how many go before it in its pool, and why it waits."""
+    """Position of a queued request: how many are before it in its pool, and why it waits."""
 
     position: int  # 0: next
     reason: WaitReason
     detail: str = ""
     stage: str | None = None  # of a cold start: starting, downloading, loading …
-    share: float | None = None  # of it: of a download by bytes, of a start by what starts take
-    starts_at: datetime | None = None  # expected, UTC; never past; None: nobody can tell
+    share: float | None = None  # of that stage: downloads by bytes, starts by their usual time
+    starts_at: datetime | None = None  # expected, UTC, never in the past; None: unknown
     ends_at: datetime | None = None
 
 
 class CancelVerdict(StrEnum):
-    """What a cancel did."""
+    """Result of a cancel."""
 
     CANCELLED = "cancelled"  # it was queued and will never start
     REQUESTED = "requested"  # it is running; it stops at its next step

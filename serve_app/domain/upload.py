@@ -1,4 +1,4 @@
-"""Files that clients bring, on their way in and after it."""
+"""Files that clients upload."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """A stored piece of an upload in parts. ``etag`` tells its content from another's; without the
-    quotes that it has in HTTP."""
+class UploadPart:
+    """Stored part of a multipart upload. ``etag`` identifies its content, without the quotes that
+    it has in HTTP."""
 
     number: int  # from 1
     etag: str
@@ -20,90 +20,89 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """A file that a client brings.
+    """File that a client uploads.
 
-    ``id`` has 128 random bits: to know it is the right to send the content. ``parts_id`` is the
-    storage's own name of an upload in parts; None: it comes at once.
+    ``id`` has 128 random bits: knowing it gives the right to send the content. ``parts_id`` is the
+    storage's id of a multipart upload; None: the file comes in one piece.
     """
 
     key: str  # in storage
     id: str
     tenant: str
     media_type: str
-    keep_s: float | None = None  # deleted so long after it came; None: as the tenant's retention
+    keep_s: float | None = None  # from its arrival; None: the tenant's retention
     parts_id: str | None = None
-    size: int | None = None  # bytes; None: it is not there yet
+    size: int | None = None  # bytes; None: incomplete
 
 
 @dataclass(frozen=True, slots=True)
 class KeptFile:
-    """An upload that is whole, as its tenant looks at it."""
+    """Complete upload, as its tenant sees it."""
 
     key: str
     media_type: str
     size: int  # bytes
     created_at: datetime
-    expires_at: datetime | None  # None: it is kept
+    expires_at: datetime | None  # None: it does not expire
 
 
 class UploadBook(Protocol):
-    """Which files clients have brought, or are about to. Every method may raise
-    ``DatabaseUnavailable``.
+    """Registry of uploads. Every method may raise ``DatabaseUnavailable``.
 
-    What is opened and does not become whole is taken for abandoned after a while without a call
-    about it.
+    An upload that is opened but not completed is considered abandoned after some time without a
+    call about it.
     """
 
     async def open(self, upload: Upload) -> None:
-        """Before anything of it is stored: whatever dies, what lies in storage is in the book."""
+        """Register an upload before anything of it is stored, so that a crash leaves no orphan."""
         ...
 
     async def find(self, key: str, upload_id: str) -> Upload | None:
-        """For whoever is about to send some of it. None: there is none such, or no more."""
+        """Upload to which a client is about to send content. None if it does not exist any more."""
         ...
 
-    async def add_part(self, key: str, part: Part) -> int | None:
-        """Bytes of all its parts now, of the same number only the last one. None: no more parts
-        are taken."""
+    async def add_part(self, key: str, part: UploadPart) -> int | None:
+        """Record a part; it replaces an earlier one of the same number. Returns the total size of
+        the parts in bytes. None if the upload does not accept parts any more."""
         ...
 
-    async def parts(self, key: str) -> Mapping[int, Part]:
-        """Those that were stored, by number."""
+    async def parts(self, key: str) -> Mapping[int, UploadPart]:
+        """Stored parts by number."""
         ...
 
     async def finish(self, key: str, size: int) -> bool:
-        """It is whole. False: it was given up meanwhile, and its object is to be deleted. Doing it
-        twice is no error."""
+        """Mark the upload as complete. False if it was given up in between: then its object must be
+        deleted. Idempotent."""
         ...
 
     async def give_up(self, key: str) -> None:
-        """Whatever there is of it is to be deleted."""
+        """Mark everything of this upload for deletion."""
         ...
 
     async def disown(self, tenant: str, key: str) -> bool:
-        """The same by hand, of one of the tenant's; False: it has none such."""
+        """Delete an upload for its tenant. False if the tenant has no such upload."""
         ...
 
     async def kept(self, tenant: str, key: str) -> KeptFile | None:
-        """One of the tenant's that is whole and wanted."""
+        """A complete upload of the tenant that is not marked for deletion, or None."""
         ...
 
     async def page(
         self, tenant: str, *, before: tuple[datetime, str] | None = None, limit: int = 50
     ) -> Sequence[KeptFile]:
-        """Those of the tenant, the latest first; ``before``: time and key of the last one of the
-        page before."""
+        """Uploads of the tenant, latest first. ``before``: time and key of the last row of the
+        previous page."""
         ...
 
     async def mark_aged(self) -> None:
-        """Give up what was kept for as long as its tenant's retention says."""
+        """Mark uploads for deletion whose age exceeds the tenant's retention."""
         ...
 
     async def take_unwanted(self, most: int) -> Sequence[Upload]:
-        """What is to be deleted now: abandoned, given up, or kept long enough. Unless they are
-        forgotten they come again some minutes later."""
+        """Uploads to delete now: abandoned, given up or expired. Those that are not forgotten are
+        returned again some minutes later."""
         ...
 
     async def forget(self, keys: Sequence[str]) -> None:
-        """Nothing is left of them in storage."""
+        """Remove the records: nothing is left of these uploads in storage."""
         ...

@@ -1,4 +1,4 @@
-"""Webhooks: calls to a client's own server when its request has ended."""
+"""Webhooks: calls to a client's server at the end of its request."""
 
 from __future__ import annotations
 
@@ -11,55 +11,55 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """Whom to call at the end of a request."""
+    """Target of the call at the end of a request."""
 
     url: str  # checked
-    origin: str  # of the URLs in the body
+    origin: str  # for the URLs in the body
 
 
 class DeliveryState(StrEnum):
     AWAITED = "awaited"  # the request has not ended
     PENDING = "pending"
     DELIVERED = "delivered"  # answered with a 2xx
-    DEAD = "dead"  # given up; it can be sent again by hand
+    DEAD = "dead"  # given up; it can be redelivered manually
 
 
 @dataclass(frozen=True, slots=True)
-class Channel:
-    """What waits for each other: the deliveries of a tenant to a host."""
+class DeliveryChannel:
+    """Queue of deliveries: those of a tenant to a host wait for each other."""
 
     tenant: str
     host: str  # with its port, if the URL has one
 
 
 @dataclass(frozen=True, slots=True)
-class Claimed:
-    """A delivery that is this process's for a while."""
+class ClaimedDelivery:
+    """Delivery that this process has claimed for a while."""
 
     id: str
-    claim: int  # grows with each claim: the fence
+    claim: int  # grows with each claim; fences other claims
     request_id: str
     tenant: str
     host: str
     url: str
     origin: str
     tries: int  # before this one, in this round
-    body: bytes | None  # as it was put together at the first try
+    body: bytes | None  # as built for the first try
 
     @property
-    def channel(self) -> Channel:
-        return Channel(self.tenant, self.host)
+    def channel(self) -> DeliveryChannel:
+        return DeliveryChannel(self.tenant, self.host)
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What a receiver did."""
+class ReceiverResponse:
+    """Reply of a receiver."""
 
     took_s: float
-    status: int | None = None  # HTTP; None: it did not answer
-    error: str = ""  # a sentence; empty: it took it
-    again_after_s: float | None = None  # as it asked for
-    final: bool = False  # another try would be answered alike
+    status: int | None = None  # HTTP; None: no reply
+    error: str = ""  # message; empty: accepted
+    again_after_s: float | None = None  # as the receiver requested
+    final: bool = False  # a retry would get the same reply
 
     @property
     def accepted(self) -> bool:
@@ -67,8 +67,8 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
-    """How a webhook stands."""
+class WebhookDelivery:
+    """State of a webhook delivery."""
 
     id: str | None  # None while it is awaited
     request_id: str
@@ -84,7 +84,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Try:
+class DeliveryAttempt:
     at: datetime
     took_s: float
     status: int | None
@@ -92,61 +92,67 @@ class Try:
 
 
 @dataclass(frozen=True, slots=True)
-class Backlog:
-    """Of all tenants."""
+class WebhookBacklog:
+    """Pending deliveries of all tenants."""
 
-    pending: int  # at most ``MOST_COUNTED``
-    oldest_s: float  # how long the oldest is pending; 0: none is
+    pending: int  # at most ``MAX_COUNTED``
+    oldest_s: float  # age of the oldest pending one; 0: none is pending
 
 
-MOST_COUNTED = 100_000
+MAX_COUNTED = 100_000
 
 
 class Outbox(Protocol):
-    """Deliveries, written with the end of their requests. Any number of processes may deliver.
+    """Webhook deliveries, written in the transaction that ends their request. Any number of
+    processes may deliver.
 
-    ``DatabaseUnavailable``.
+    Methods raise ``DatabaseUnavailable``.
     """
 
-    async def channels(self, after: Channel | None, most: int) -> Sequence[tuple[Channel, bool]]:
-        """Channels in which something is pending, in their order, behind ``after``; and whether
-        something is due."""
+    async def channels(
+        self, after: DeliveryChannel | None, most: int
+    ) -> Sequence[tuple[DeliveryChannel, bool]]:
+        """Channels with pending deliveries, sorted, after ``after``, each with a flag that says if
+        a delivery is due."""
         ...
 
-    async def claim(self, wanted: Mapping[Channel, int]) -> Sequence[Claimed]:
-        """At most so many of each channel that are due, oldest first. Unless it is settled, each
-        comes again some minutes later."""
+    async def claim(self, wanted: Mapping[DeliveryChannel, int]) -> Sequence[ClaimedDelivery]:
+        """Claim due deliveries, at most the wanted number per channel, oldest first. A claim that
+        is not settled is released some minutes later."""
         ...
 
-    async def keep_body(self, claimed: Claimed, body: bytes) -> bytes | None:
-        """Store what is to be sent, unless something is stored; returns what is. None: the claim is
-        lost."""
+    async def keep_body(self, claimed: ClaimedDelivery, body: bytes) -> bytes | None:
+        """Store the body to send, unless one is stored. Returns the stored one. None if the claim
+        was lost."""
         ...
 
-    async def delivered(self, claimed: Claimed, answer: Answer) -> bool:
-        """False: the claim was lost. So also of the next two."""
+    async def delivered(self, claimed: ClaimedDelivery, answer: ReceiverResponse) -> bool:
+        """Record success. False if the claim was lost; ``failed`` and ``put_back`` do the same."""
         ...
 
-    async def failed(self, claimed: Claimed, answer: Answer, again_after_s: float | None) -> bool:
-        """Write the try down. None: it is dead."""
+    async def failed(
+        self, claimed: ClaimedDelivery, answer: ReceiverResponse, again_after_s: float | None
+    ) -> bool:
+        """Record a failed try. ``again_after_s`` None: the delivery is dead."""
         ...
 
-    async def put_back(self, claimed: Claimed, after_s: float) -> bool:
-        """There was no try; it is due again after so long."""
+    async def put_back(self, claimed: ClaimedDelivery, after_s: float) -> bool:
+        """Release the claim without a try. The delivery is due again after ``after_s``."""
         ...
 
     async def give_up(self, after_s: float) -> int:
-        """Bury what is pending for longer; returns how many that were."""
+        """Mark deliveries as dead that are pending for longer; returns their number."""
         ...
 
-    async def backlog(self) -> Backlog: ...
+    async def backlog(self) -> WebhookBacklog: ...
 
-    async def get(self, tenant: str, request_id: str) -> Delivery:
-        """``RequestNotFound`` also for another tenant's; ``NotFound`` for a request without one."""
+    async def get(self, tenant: str, request_id: str) -> WebhookDelivery:
+        """Delivery of a request. Raises ``RequestNotFound``, also for a request of another tenant,
+        and ``NotFound`` for a request without a webhook."""
         ...
 
-    async def tries(self, tenant: str, request_id: str) -> Sequence[Try]:
-        """Oldest first; of all rounds."""
+    async def tries(self, tenant: str, request_id: str) -> Sequence[DeliveryAttempt]:
+        """Tries of all rounds, oldest first."""
         ...
 
     async def page(
@@ -156,35 +162,36 @@ class Outbox(Protocol):
         state: DeliveryState | None = None,
         before: str | None = None,
         limit: int = 50,
-    ) -> Sequence[Delivery]:
-        """Those of ended requests, newest request first; ``before`` is the id of the last one's
-        request of the page before."""
+    ) -> Sequence[WebhookDelivery]:
+        """Deliveries of ended requests, newest request first. ``before``: request id of the last
+        row of the previous page."""
         ...
 
-    async def redeliver(self, tenant: str, request_id: str, actor: str) -> Delivery:
-        """Begin a new round of tries now, with the same body. It is in the audit.
-        ``RequestActive`` before the request's end; ``OutcomeForgotten``; as ``get``."""
+    async def redeliver(self, tenant: str, request_id: str, actor: str) -> WebhookDelivery:
+        """Start a new round of tries now, with the same body. It is written to the audit log.
+        Raises ``RequestActive`` before the request's end, ``OutcomeForgotten``, and as ``get``."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SigningSeed:
-    """What a signing key is made of, and since when it signs."""
+    """Seed of a signing key, and the time since it signs."""
 
     kid: str
     seed: bytes  # 32, of Ed25519
-    signs: bool  # False: receivers learn it, and it signs later
-    age_s: float  # since it signs; negative: until it does
+    signs: bool  # False: published to receivers, and signs later
+    age_s: float  # since it signs; negative: time until it does
 
 
 class SigningSeeds(Protocol):
-    """The keys of an installation, made by whoever asks first."""
+    """Signing keys of an installation. The first call creates one."""
 
     async def all(self) -> Sequence[SigningSeed]:
-        """By when they sign, the oldest first; at least one signs."""
+        """All keys, oldest first by when they start to sign. At least one signs."""
         ...
 
     async def rotate(self, actor: str, *, at_once: bool) -> None:
-        """Make another key, which signs from a day on; while there is one that will, none is made.
-        ``at_once``: it signs now, and no other is known any more. It is in the audit."""
+        """Create a key that starts to sign after a day. If there is already such a key, none is
+        created. ``at_once``: the new key signs now and all others are revoked. Written to the audit
+        log."""
         ...

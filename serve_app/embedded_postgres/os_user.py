@@ -1,9 +1,10 @@
-"""As whom PostgreSQL runs, and from where.
+"""The user that PostgreSQL runs as, and the place of its programs.
 
-It refuses to run as root. Under root it runs as a user id of its own, which may own nothing else;
-the wheel's programs are copied to where that user can read them when they lie in, say, root's home.
-Nobody's permissions are changed for it: it starts in its data directory, and knows it as the
-working directory of its own process, so the directories above need not be open to it.
+PostgreSQL refuses to run as root. Under root it runs as a separate user id, which may own nothing
+else. The wheel's programs are copied to a place that this user can read if they lie in, for
+example, root's home. No other user's permissions are changed: the server starts in its data
+directory and refers to it as its own working directory, so the directories above need not be open
+to it.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ SHARED_PLACES = (Path("/var/lib/darkroom"), Path(tempfile.gettempdir()) / "darkr
 
 @dataclass(frozen=True, slots=True)
 class ServerUser:
-    """``uid`` None: whoever we are."""
+    """A system user. ``uid`` None: the current user."""
 
     uid: int | None = None
     gid: int | None = None
 
     @property
     def groups(self) -> list[int] | None:
-        """Beside its own group: none."""
+        """Supplementary groups: none."""
         return None if self.uid is None else []
 
     def own(self, path: Path) -> None:
-        """Give it ``path`` and all below."""
+        """Make this user the owner of ``path`` and everything below it."""
         if self.uid is None or self.gid is None:
             return
         os.chown(path, self.uid, self.gid, follow_symlinks=False)
@@ -49,7 +50,7 @@ class ServerUser:
 
 
 def server_user(cluster: Path) -> ServerUser:
-    """The one that owns ``cluster``; for a new one under root an id that nobody has."""
+    """The owner of ``cluster``. For a new cluster under root, an id that is not in use."""
     if os.geteuid() != 0:
         return ServerUser()
     with contextlib.suppress(FileNotFoundError):
@@ -63,12 +64,12 @@ def server_user(cluster: Path) -> ServerUser:
 
 
 def builder(user: ServerUser) -> ServerUser:
-    """Who may run ``initdb``: it wants its user to have a name, the server does not."""
+    """The user that runs ``initdb``, which must have a name; the server's user need not."""
     if user.uid is None and os.geteuid() != 0:
         if not _known(os.geteuid()):
             raise Misconfigured(
-                f"PostgreSQL wants its user to have a name, and user id {os.geteuid()} has none on "
-                "this machine. Add it to /etc/passwd, or set DARKROOM_DATABASE_URL."
+                f"PostgreSQL needs a user with a name, and user id {os.geteuid()} has none on this "
+                "machine. Add it to /etc/passwd, or set DARKROOM_DATABASE_URL."
             )
         return user
     named = sorted(pwd.getpwall(), key=lambda each: each.pw_name not in {"postgres", "nobody"})
@@ -82,15 +83,16 @@ def builder(user: ServerUser) -> ServerUser:
 
 
 def programs(major: int | None, user: ServerUser) -> Path:
-    """The directory of ``postgres`` and ``initdb`` of this major version (the newest, if None), in
-    a place where ``user`` can run them."""
+    """Directory of ``postgres`` and ``initdb`` of this major version (the newest if None), where
+    ``user`` can run them.
+    """
     found = {_version(path): path for path in _installed()}
     fitting = {version: path for version, path in found.items() if major in {None, version[0]}}
     if not fitting:
         have = ", ".join(str(version[0]) for version in sorted(found)) or "none"
         raise Misconfigured(
-            f"The database was made by PostgreSQL {major}, and the programs here are of version "
-            f"{have}. Install the {WHEEL} wheel that has it."
+            f"The database was created by PostgreSQL {major}, and the programs here are of version "
+            f"{have}. Install the {WHEEL} wheel that has version {major}."
         )
     version, path = max(fitting.items())
     return path if _runs(path, user) else _copied(path, version, user)
@@ -126,7 +128,7 @@ def _runs(bin_dir: Path, user: ServerUser) -> bool:
 
 
 def _copied(bin_dir: Path, version: tuple[int, ...], user: ServerUser) -> Path:
-    """What ``user`` needs of an installation, where root lets everybody read."""
+    """Copy what ``user`` needs of an installation to a place where everyone may read it."""
     install = bin_dir.parent
     package = install.parent
     stamp = f"{bin_dir}:{(bin_dir / 'postgres').stat().st_mtime_ns}"
@@ -170,7 +172,8 @@ def _copy(package: Path, install: str, target: Path) -> None:
         (own / "bin").mkdir()
         for name in ("postgres", "initdb"):
             shutil.copy2(package / install / "bin" / name, own / "bin" / name)
-        libraries = package.with_name(f"{package.name}.libs")  # found by the programs relatively
+        # found by the programs by a relative path
+        libraries = package.with_name(f"{package.name}.libs")
         if libraries.exists():
             shutil.copytree(libraries, part / libraries.name, symlinks=True)
         for folder, _, files in os.walk(part):
@@ -196,7 +199,7 @@ def _known(uid: int) -> bool:
 
 
 def _usable(uid: int) -> bool:
-    """In a user namespace only some ids exist."""
+    """True if a process can run as this id. In a user namespace only some ids exist."""
     try:
         subprocess.run(["/bin/sh", "-c", ":"], check=True, cwd="/", user=uid, group=uid)
     except (OSError, subprocess.CalledProcessError):

@@ -1,4 +1,4 @@
-"""One PostgreSQL server on one data directory: made, started, found again, stopped."""
+"""One PostgreSQL server on one data directory: create, start, adopt and stop it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,75 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.queue.embedded_files import PORT, Files, unusable
-from serve_app.queue.initdb import as_known_to, environment, make, tail
-from serve_app.queue.server_process import alive, effort, stop
-from serve_app.queue.server_user import ServerUser, programs, server_user
+from serve_app.embedded_postgres.files import PORT, ClusterFiles, unusable_directory
+from serve_app.embedded_postgres.initdb import create_cluster, environment, path_for, tail
+from serve_app.embedded_postgres.os_user import ServerUser, programs, server_user
+
+# Process of a PostgreSQL server: check that it lives, measure its work, stop it.
+
+FAST, IMMEDIATE = signal.SIGINT, signal.SIGQUIT
+FAST_STOP_S = 60.0
+IMMEDIATE_STOP_S = 10.0
+
+
+def effort(process: psutil.Process) -> float:
+    """Work done so far by the process and its children: CPU seconds plus MiB moved."""
+    total = 0.0
+    for each in (process, *children(process)):
+        with contextlib.suppress(psutil.Error):
+            times = each.cpu_times()
+            total += times.user + times.system
+        # Not available on every system and to every user.
+        with contextlib.suppress(psutil.Error, AttributeError, NotImplementedError):
+            moved = each.io_counters()
+            total += (moved.read_bytes + moved.write_bytes) / 2**20
+    return round(total, 2)
+
+
+def stop(process: psutil.Process) -> None:
+    """Stop a server: gracefully, then as in a crash, then by force."""
+    own = children(process)
+    for number, patience_s in (
+        (FAST, FAST_STOP_S),
+        (IMMEDIATE, IMMEDIATE_STOP_S),
+        (signal.SIGKILL, IMMEDIATE_STOP_S),
+    ):
+        if not alive(process):
+            break
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+        _wait(process, patience_s)
+    psutil.wait_procs(own, timeout=IMMEDIATE_STOP_S)
+
+
+def _wait(process: psutil.Process, patience_s: float) -> None:
+    end = time.monotonic() + patience_s
+    while alive(process) and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def alive(process: psutil.Process) -> bool:
+    """True if the process has not ended. A zombie is not alive."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def children(process: psutil.Process) -> list[psutil.Process]:
+    """All descendants of the process; empty if it is gone."""
+    try:
+        return process.children(recursive=True)
+    except psutil.Error:
+        return []
+
 
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "",
@@ -34,7 +93,7 @@ SETTINGS: Mapping[str, str] = {
     "min_wal_size": "64MB",
     "max_wal_size": "512MB",
     "checkpoint_completion_target": "0.9",
-    "io_method": "sync",  # no workers of its own: the queue reads little
+    "io_method": "sync",  # no I/O worker processes: the queue reads little
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
     "max_logical_replication_workers": "0",
@@ -52,34 +111,37 @@ SETTINGS: Mapping[str, str] = {
     "password_encryption": "scram-sha-256",
 }
 
-ORPHANS_S = 10.0
+ORPHAN_KILL_TIMEOUT_S = 10.0
 
 
-class Cluster:
-    """Not safe for two at once on one directory: the supervisor's lock sees to that."""
+class PostgresServer:
+    """PostgreSQL server of one data directory.
 
-    def __init__(self, files: Files, socket_dir: str = "") -> None:
-        """``socket_dir``: where clients look for it already, from before a crash."""
+    Not safe for two instances on one directory; the supervisor's lock prevents that.
+    """
+
+    def __init__(self, files: ClusterFiles, socket_dir: str = "") -> None:
+        """``socket_dir``: where clients already look for the socket, from before a crash."""
         self._files = files
         self._user = ServerUser()
         self._child: subprocess.Popen[bytes] | None = None
         self._process: psutil.Process | None = None
         self.socket_dir = Path(socket_dir) if socket_dir else files.socket_dir
 
-    # Before it runs
+    # Before the server runs
 
     def prepare(self) -> None:
-        """Make the cluster if there is none. ``Misconfigured`` when it cannot be made."""
+        """Create the cluster if there is none. Raises ``Misconfigured`` if it cannot be created."""
         files = self._files
         self._user = server_user(files.cluster)
         try:
-            # Only its name is open to the server's user, who has to pass through.
+            # Only the directory itself is opened for the server's user, which must pass through it.
             files.home.chmod(0o700 if self._user.uid is None else 0o711)
             self._make_socket_dir()
             if not files.cluster.exists():
-                make(files, self._user)
+                create_cluster(files, self._user)
         except OSError as error:
-            raise unusable(files.home, error) from error
+            raise unusable_directory(files.home, error) from error
 
     def _make_socket_dir(self) -> None:
         if self._files.socket_dir_is_short:
@@ -92,11 +154,13 @@ class Cluster:
         self.socket_dir.chmod(0o700)
         self._user.own(self.socket_dir)
 
-    # While it runs
+    # While the server runs
 
     def adopt(self) -> bool:
-        """Take over a server that runs on this directory already. One that cannot be reached,
-        because its socket is gone, is ended."""
+        """Take over a server that already runs on this directory.
+
+        A server that cannot be reached, because its socket is gone, is stopped.
+        """
         process = self._postmaster()
         if process is None:
             return False
@@ -107,11 +171,12 @@ class Cluster:
         return True
 
     def start(self) -> None:
-        """Start the server; that it is ready is seen later."""
-        self._clear_the_way()
+        """Start the server. It is not ready yet; see ``ready``."""
+        self._remove_leftovers()
         files = self._files
         major = int((files.cluster / "PG_VERSION").read_text(encoding="ascii").split(".")[0])
-        # From the server's own working directory: its path may lead through what it may not enter.
+        # Relative to the server's working directory: the absolute path may lead through directories
+        # that the server's user cannot enter.
         near = self.socket_dir == files.socket_dir
         settings = {
             **SETTINGS,
@@ -120,7 +185,7 @@ class Cluster:
         command = [
             str(programs(major, self._user) / "postgres"),
             "-D",
-            as_known_to(self._user, files.cluster),
+            path_for(self._user, files.cluster),
             *(part for name, value in settings.items() for part in ("-c", f"{name}={value}")),
         ]
         try:
@@ -150,7 +215,7 @@ class Cluster:
 
     @property
     def ready(self) -> bool:
-        """It says so itself, in the eighth line of its pid file."""
+        """True if the server reports that it is ready, in the eighth line of its pid file."""
         lines = self._pid_file()
         return (
             self._process is not None
@@ -165,7 +230,9 @@ class Cluster:
         return 0.0 if self._process is None else effort(self._process)
 
     def stop(self) -> None:
-        """End every session and the server, orderly; if that takes too long, as after a crash."""
+        """End every session and shut the server down. If that takes too long, stop it as in a
+        crash.
+        """
         if self._process is not None:
             stop(self._process)
         if self._child is not None:
@@ -173,28 +240,34 @@ class Cluster:
         self._child = self._process = None
         self._drop_socket_dir()
 
-    def last_words(self) -> str:
-        """The end of the server's log, for a message."""
+    def log_tail(self) -> str:
+        """Last lines of the server's log, for a message."""
         with contextlib.suppress(OSError), self._files.server_log.open("rb") as log:
             log.seek(max(0, self._files.server_log.stat().st_size - 4000))
             return tail(log.read().decode(errors="replace"))
         return ""
 
-    # How it works
+    # Implementation
 
     @property
     def _socket(self) -> Path:
         return self.socket_dir / f".s.PGSQL.{PORT}"
 
-    def _clear_the_way(self) -> None:
-        """After a crash: no orphan may be left, and no pid file that names somebody else's process
-        (or a dead one that nobody has reaped), which the server would take for another server."""
+    def _remove_leftovers(self) -> None:
+        """Remove what a crash left behind.
+
+        No orphan process may be left, and no pid file that names a foreign process or a zombie: the
+        server would take that for another server.
+        """
         if self._postmaster() is not None:
             return
         (self._files.cluster / "postmaster.pid").unlink(missing_ok=True)
         for left in self.socket_dir.glob(".s.PGSQL.*"):
             left.unlink(missing_ok=True)
-        for number, patience_s in ((signal.SIGQUIT, ORPHANS_S), (signal.SIGKILL, ORPHANS_S)):
+        for number, patience_s in (
+            (signal.SIGQUIT, ORPHAN_KILL_TIMEOUT_S),
+            (signal.SIGKILL, ORPHAN_KILL_TIMEOUT_S),
+        ):
             orphans = self._orphans()
             if not orphans:
                 return
@@ -204,22 +277,24 @@ class Cluster:
             psutil.wait_procs(orphans, timeout=patience_s)
 
     def _postmaster(self) -> psutil.Process | None:
-        """The server of this directory, if one runs. The pid in the file may be another's."""
+        """The running server of this directory, or None. The pid in the file may belong to a
+        foreign process.
+        """
         lines = self._pid_file()
         if not lines or not lines[0].strip().isdigit():
             return None
         try:
             process = psutil.Process(int(lines[0]))
             parent = process.parent()
-            is_child = parent is not None and self._lives_here(parent)
-            return process if self._lives_here(process) and not is_child else None
+            is_child = parent is not None and self._runs_in_data_dir(parent)
+            return process if self._runs_in_data_dir(process) and not is_child else None
         except psutil.Error:
             return None
 
     def _orphans(self) -> list[psutil.Process]:
-        return [process for process in psutil.process_iter() if self._lives_here(process)]
+        return [process for process in psutil.process_iter() if self._runs_in_data_dir(process)]
 
-    def _lives_here(self, process: psutil.Process) -> bool:
+    def _runs_in_data_dir(self, process: psutil.Process) -> bool:
         try:
             return (
                 process.name().startswith("postgres")

@@ -1,10 +1,9 @@
-"""Keeps the embedded PostgreSQL running while somebody holds it: ``python -m
-serve_app.queue.supervisor``.
+"""Supervisor of the embedded PostgreSQL: ``python -m serve_app.embedded_postgres.supervisor``.
 
-A process of its own, detached from whoever started it, so that the database outlives any one of the
-processes that use it. They each hold a shared lock; when nobody has held it for some seconds, the
-supervisor stops the server and ends. Killed, it leaves the server running, and the next one adopts
-it.
+It is a process of its own, detached from the one that started it, so the database outlives each
+process that uses it. Each user of the database holds a shared lock. When no process has held it for
+some seconds, the supervisor stops the server and ends. If the supervisor is killed, the server
+continues, and the next supervisor adopts it.
 """
 
 from __future__ import annotations
@@ -16,9 +15,8 @@ import time
 from pathlib import Path
 
 from serve_app.domain.errors import DarkroomError
-from serve_app.queue.cluster import Cluster
-from serve_app.queue.embedded_files import Files, Note, Stage
-from serve_app.queue.filelock import FileLock
+from serve_app.embedded_postgres.files import ClusterFiles, FileLock, InitStage, StateFile
+from serve_app.embedded_postgres.server import PostgresServer
 
 LOOK_S = 0.1
 LOCK_WAIT_S = 2.0
@@ -29,14 +27,16 @@ LOG_KEEP_BYTES = 2**20
 
 
 class Supervisor:
-    def __init__(self, files: Files, grace_s: float) -> None:
+    """Keep the server running while a process holds the database."""
+
+    def __init__(self, files: ClusterFiles, grace_s: float) -> None:
         self._files = files
         self._grace_s = grace_s
         before = files.read_note()
-        self._cluster = Cluster(files, before.socket_dir if before else "")
+        self._cluster = PostgresServer(files, before.socket_dir if before else "")
         self._lock = FileLock(files.supervisor_lock)
         self._holders = FileLock(files.holders_lock)
-        self._told: Note | None = None
+        self._told: StateFile | None = None
         self._told_at = 0.0
         self._failures = 0
         self._not_before = 0.0
@@ -53,10 +53,10 @@ class Supervisor:
             self._tend()
             time.sleep(LOOK_S)
         self._cluster.stop()
-        self._tell(Note(Stage.STOPPED))
+        self._tell(StateFile(InitStage.STOPPED))
 
     def _only_one(self) -> bool:
-        end = time.monotonic() + LOCK_WAIT_S  # somebody may just be looking whether it is held
+        end = time.monotonic() + LOCK_WAIT_S  # another process may be testing whether it is held
         while not self._lock.try_exclusive():
             if time.monotonic() > end:
                 return False
@@ -68,8 +68,11 @@ class Supervisor:
         self._asked_to_stop = True
 
     def _unwanted(self) -> bool:
-        """Nobody has held the database for the time of grace. The exclusive lock is then kept, so
-        that whoever wants it now waits until this process has ended, and starts another."""
+        """True if no process has held the database for the grace period.
+
+        The exclusive lock is then kept. A process that wants the database waits until this one has
+        ended, and starts another.
+        """
         if not self._holders.try_exclusive():
             self._unheld_since = None
             return False
@@ -85,13 +88,13 @@ class Supervisor:
             self._start()
         elif self._cluster.ready:
             self._failures = 0
-            self._tell(Note(Stage.READY, socket_dir=str(self._cluster.socket_dir)))
+            self._tell(StateFile(InitStage.READY, socket_dir=str(self._cluster.socket_dir)))
             self._cap_log()
         else:
             self._tell(
-                Note(
-                    Stage.STARTING,
-                    "PostgreSQL is starting, or recovers what was under way when it ended.",
+                StateFile(
+                    InitStage.STARTING,
+                    "PostgreSQL is starting, or recovering after an unclean end.",
                     str(self._cluster.socket_dir),
                     self._cluster.progress(),
                 )
@@ -101,8 +104,12 @@ class Supervisor:
         now = time.monotonic()
         if now < self._not_before:
             return
-        if self._failures > 4:  # crashes may come in a row; after so many it cannot start
-            self._tell(Note(Stage.FAILED, f"PostgreSQL ends: {self._cluster.last_words()}"))
+        if self._failures > 4:  # crashes may come in a row; after this many it cannot start
+            self._tell(
+                StateFile(
+                    InitStage.FAILED, f"PostgreSQL does not stay up: {self._cluster.log_tail()}"
+                )
+            )
         self._not_before = now + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
         self._failures += 1
         try:
@@ -112,11 +119,11 @@ class Supervisor:
         except DarkroomError as error:
             self._failures += 1
             self._not_before = now + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
-            self._tell(Note(Stage.FAILED, error.message))
+            self._tell(StateFile(InitStage.FAILED, error.message))
         except OSError as error:
-            self._tell(Note(Stage.FAILED, f"PostgreSQL cannot be started: {error}"))
+            self._tell(StateFile(InitStage.FAILED, f"PostgreSQL cannot be started: {error}"))
 
-    def _tell(self, note: Note) -> None:
+    def _tell(self, note: StateFile) -> None:
         now = time.monotonic()
         same_stage = self._told is not None and self._told.stage is note.stage
         if note == self._told or (same_stage and now - self._told_at < NOTE_EVERY_S):
@@ -124,12 +131,12 @@ class Supervisor:
         try:
             self._files.write_note(note)
         except OSError as error:
-            # Disk full, perhaps. It is told again in a second.
-            sys.stderr.write(f"The note cannot be written: {error}\n")
+            # The disk may be full. It is written again in a second.
+            sys.stderr.write(f"The state file cannot be written: {error}\n")
         self._told, self._told_at = note, now
 
     def _cap_log(self) -> None:
-        """The server appends to its log, so it may be cut under it."""
+        """Cut the server's log. The server appends to it, so this is safe while it runs."""
         path = self._files.server_log
         if path.stat().st_size > LOG_MAX_BYTES:
             with path.open("r+b") as log:
@@ -143,8 +150,8 @@ class Supervisor:
 def main() -> None:
     data_dir, grace_s = sys.argv[1:3]
     if os.fork():
-        os._exit(0)  # whoever started it has no child to wait for, nor one to kill
-    Supervisor(Files(Path(data_dir)), float(grace_s)).run()
+        os._exit(0)  # the process that started it has no child to wait for or to kill
+    Supervisor(ClusterFiles(Path(data_dir)), float(grace_s)).run()
 
 
 if __name__ == "__main__":

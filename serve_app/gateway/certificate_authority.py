@@ -1,20 +1,22 @@
-"""A certificate authority of this installation's own, for the names that lead to it.
+"""Certificate authority of this installation, for the TLS port.
 
-Clients of fal's have ``https`` and fal's names fixed. So that they trust what answers here under
-those names, and nothing else that it could vouch for: the authority is limited (RFC 5280, name
-constraints) to fal's names, loopback, private addresses and the names that the operator has given.
+``https`` and fal's host names are fixed in fal's clients, so the TLS port answers under those names
+with a certificate that clients must trust. Name constraints (RFC 5280) limit the authority to fal's
+names, loopback, private addresses and the names from the operator's settings.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+import ssl
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
+import certifi
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
@@ -22,14 +24,47 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from serve_app.domain.ports import Clock
-from serve_app.entrance import roots
-from serve_app.entrance.private_file import write
-from serve_app.ingress.fal.hosts import DOMAINS, NAMES
+from serve_app.gateway.private_file import write
+from serve_app.ingress.http.hosts import DOMAINS, NAMES
+
+# Certificate authorities that programs on this machine trust. A program that is given a file of
+# roots uses it instead of its own roots. Darkroom's bundle must therefore contain all of them, or
+# other programs in the same shell could not reach any other server.
+
+SYSTEM = (
+    Path("/etc/ssl/certs/ca-certificates.crt"),  # Debian, Arch, Alpine
+    Path("/etc/pki/tls/certs/ca-bundle.crt"),  # Fedora and relatives
+    Path("/etc/ssl/cert.pem"),  # macOS, the BSDs
+)
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.S)
+
+
+def trusted_roots(besides: Path) -> tuple[bytes, ...]:
+    """Roots of Python, of the system and of ``SSL_CERT_FILE`` as PEM, without duplicates.
+
+    ``besides`` is the bundle that is built from them. It is skipped, because ``SSL_CERT_FILE`` may
+    already name it.
+    """
+    found: dict[bytes, None] = {}
+    for path in _files():
+        if path.is_file() and path.resolve() != besides.resolve():
+            found.update(dict.fromkeys(_PEM.findall(path.read_bytes())))
+    return tuple(pem + b"\n" for pem in found)
+
+
+def _files() -> Iterator[Path]:
+    yield Path(certifi.where())
+    yield from SYSTEM
+    paths = ssl.get_default_verify_paths()
+    for name in (paths.openssl_cafile, paths.cafile):
+        if name:
+            yield Path(name)
+
 
 AUTHORITY_DAYS = 3650
-SERVER_DAYS = 180  # clients refuse server certificates of more than 825, or soon of fewer, days
-RENEW_DAYS = 60  # so long before the end
-CLOCKS_DIFFER = timedelta(hours=1)
+SERVER_DAYS = 180  # clients refuse certificates valid for over 825 days; the limit is going down
+RENEW_DAYS = 60  # certificates are renewed this long before they expire
+CLOCK_SKEW = timedelta(hours=1)
 
 LOCAL_NAMES = ("localhost", "queue.localhost", "127.0.0.1", "::1")
 PRIVATE = (
@@ -45,18 +80,18 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """A certificate and the key that belongs to it."""
+class KeyPair:
+    """A certificate and its private key."""
 
     certificate: x509.Certificate
     key: Key
 
 
-class Authority:
-    """The files of ``directory``: the authority, the server's certificate, and what clients trust.
+class CertificateAuthority:
+    """Certificate files in ``directory``: the authority, the server certificate and trust bundle.
 
-    ``names`` are host names and addresses besides fal's and loopback; what is neither a name nor an
-    address is left out, and a public address too.
+    ``names`` are host names and addresses besides fal's and loopback. Public addresses and invalid
+    names are ignored.
     """
 
     def __init__(self, directory: Path, names: Iterable[str], clock: Clock) -> None:
@@ -72,18 +107,20 @@ class Authority:
 
     @property
     def certificate(self) -> Path:
-        """The authority's, for programs that add it to the roots they have."""
+        """Path of the authority's certificate, for programs that add it to their own roots."""
         return self._directory / "ca.pem"
 
     @property
     def server(self) -> Path:
-        """The server's certificate with its key, as HAProxy reads them."""
+        """Path of the server certificate with its key, in one file as HAProxy needs it."""
         return self._directory / "server.pem"
 
     @property
     def bundle(self) -> Path:
-        """The authority's certificate after all that this machine trusts, for programs that take
-        one file in place of their own."""
+        """Path of a file with all roots that this machine trusts and the authority's certificate.
+
+        It is for programs that take one file instead of their own roots.
+        """
         return self._directory / "bundle.pem"
 
     @property
@@ -91,8 +128,10 @@ class Authority:
         return self._directory / "ca.key"
 
     def ensure(self) -> bool:
-        """Make or renew what is missing, broken, near its end or lacks a name. Whether the server's
-        certificate is another one now."""
+        """Create or renew files that are missing, broken, about to expire or lack a name.
+
+        Returns True if the server certificate has changed.
+        """
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         authority = self._load(self.certificate, self._key)
         if authority is None or not self._can_vouch(authority):
@@ -103,12 +142,12 @@ class Authority:
         if changed:
             server = self._make_server(authority)
             write(self.server, _pem(server.certificate) + _pem_of_key(server.key), secret=True)
-        trusted = roots.trusted_here(besides=self.bundle)
+        trusted = trusted_roots(besides=self.bundle)
         write(self.bundle, b"".join((*trusted, _pem(authority.certificate))))
         return changed
 
-    def _load(self, certificate: Path, key: Path) -> Pair | None:
-        """None when it is missing or broken: then it is made anew."""
+    def _load(self, certificate: Path, key: Path) -> KeyPair | None:
+        """Load a pair; None if a file is missing or broken, so that it is created again."""
         try:
             found = x509.load_pem_x509_certificate(certificate.read_bytes())
             private = serialization.load_pem_private_key(key.read_bytes(), password=None)
@@ -118,10 +157,10 @@ class Authority:
             return None
         if found.public_key() != private.public_key():
             return None
-        return Pair(found, private)
+        return KeyPair(found, private)
 
-    def _can_vouch(self, authority: Pair) -> bool:
-        """For every name, and for longer than a server's certificate lasts."""
+    def _can_vouch(self, authority: KeyPair) -> bool:
+        """Return True if the authority covers every name and outlives a new server certificate."""
         last = self._clock.now() + timedelta(days=SERVER_DAYS)
         if authority.certificate.not_valid_after_utc <= last:
             return False
@@ -130,8 +169,9 @@ class Authority:
         told = {each.value for each in permitted if isinstance(each, x509.DNSName)}
         return all(_parent(name, told) for name in self._names)
 
-    def _serves(self, server: Pair | None, authority: Pair) -> bool:
-        """Whether ``server`` has all names, time left, and comes from ``authority``."""
+    def _serves(self, server: KeyPair | None, authority: KeyPair) -> bool:
+        """Return True if ``server`` has all names, is not about to expire and was issued by
+        ``authority``."""
         if server is None:
             return False
         soon = self._clock.now() + timedelta(days=RENEW_DAYS)
@@ -152,7 +192,7 @@ class Authority:
             *(x509.IPAddress(one) for one in sorted(addresses, key=str)),
         ]
 
-    def _make_authority(self) -> Pair:
+    def _make_authority(self) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
         name = _subject("Darkroom, this installation's own authority")
         apex = {name.removeprefix("*.") for name in self._names}
@@ -169,9 +209,9 @@ class Authority:
             .add_extension(x509.NameConstraints(permitted, None), critical=True)
             .sign(key, hashes.SHA256())
         )
-        return Pair(certificate, key)
+        return KeyPair(certificate, key)
 
-    def _make_server(self, authority: Pair) -> Pair:
+    def _make_server(self, authority: KeyPair) -> KeyPair:
         key = ec.generate_private_key(ec.SECP256R1())
         issuer = authority.certificate
         identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
@@ -187,7 +227,7 @@ class Authority:
             .add_extension(x509.SubjectAlternativeName(self._alternative_names()), critical=False)
             .sign(authority.key, hashes.SHA256())
         )
-        return Pair(certificate, key)
+        return KeyPair(certificate, key)
 
     def _builder(
         self, subject: x509.Name, issuer: x509.Name, key: Key, days: int
@@ -199,13 +239,13 @@ class Authority:
             .issuer_name(issuer)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now - CLOCKS_DIFFER)
+            .not_valid_before(now - CLOCK_SKEW)
             .not_valid_after(now + timedelta(days=days))
         )
 
 
 def expiry(certificate: Path) -> datetime:
-    """When the first certificate of a PEM file ends. ``OSError`` or ``ValueError`` without one."""
+    """Expiry of the first certificate in a PEM file. Raises ``OSError`` or ``ValueError``."""
     return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
 
 
@@ -217,7 +257,7 @@ def _extension(certificate: x509.Certificate, kind: type[T]) -> T | None:
 
 
 def _usage(*, signs: bool) -> x509.KeyUsage:
-    """Of a server's key, which signs handshakes, or of an authority's, which signs certificates."""
+    """Key usage: ``signs`` for a server key, which signs handshakes; otherwise for an authority."""
     return x509.KeyUsage(
         digital_signature=signs,
         content_commitment=False,
@@ -236,7 +276,7 @@ def _subject(name: str) -> x509.Name:
 
 
 def _parent(name: str, domains: Iterable[str]) -> bool:
-    """Whether ``name`` is one of ``domains`` or lies below one."""
+    """Return True if ``name`` is one of ``domains`` or a subdomain of one."""
     told = name.removeprefix("*.")
     return any(told == domain or told.endswith(f".{domain}") for domain in domains)
 

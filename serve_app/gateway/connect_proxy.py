@@ -1,7 +1,8 @@
-"""An HTTP proxy that knows ``CONNECT`` only: fal's names end at our TLS port, others are passed on.
+"""HTTP proxy that supports only ``CONNECT``. Tunnels to fal's host names end at Darkroom's TLS
+port; tunnels to other hosts are forwarded.
 
-Programs that take ``HTTPS_PROXY`` need nothing else to find Darkroom under fal's names. The bytes
-in a tunnel are not looked at: TLS ends where the tunnel leads.
+Programs that support ``HTTPS_PROXY`` need no other setting to reach Darkroom under fal's names. The
+proxy does not read the bytes in a tunnel: TLS ends at the target.
 """
 
 from __future__ import annotations
@@ -10,26 +11,36 @@ import asyncio
 import base64
 import binascii
 import contextlib
+import hashlib
 import re
-import socket
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import threading
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address
 
-from serve_app.domain.addresses import is_public
-from serve_app.ingress.fal.hosts import is_fal
+import httpx
+
+from serve_app.domain.addresses import (
+    PrivateAddress,
+    Resolve,
+    UnknownHost,
+    connectable,
+    resolve,
+)
+from serve_app.domain.errors import Misconfigured
+from serve_app.domain.ports import Clock
+from serve_app.ingress.http.hosts import is_fal
 
 MAX_TUNNELS = 1000
 MAX_HEAD_BYTES = 64 * 1024
 HEAD_S = 10.0
 CONNECT_S = 10.0
-IDLE_S = 3600.0  # both ways; a synchronous run may be silent for long
+IDLE_S = 3600.0  # in both directions; a synchronous run may send nothing for a long time
 READ_BYTES = 64 * 1024
 HTTPS = 443
-FIRST_FREE_PORT = 1024  # below it are services that somebody else could be made to speak to
+FIRST_FREE_PORT = 1024  # lower ports belong to services that the proxy must not be used to reach
 
-Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 Admits = Callable[[str], Awaitable[bool]]
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -37,8 +48,8 @@ _LINE = re.compile(r"(\S+) (\S+) HTTP/1\.[01]")
 _TARGET = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):(\d{1,5})")
 
 
-class Refused(Exception):
-    """Why there is no tunnel, for the program that asked."""
+class TunnelRefused(Exception):
+    """Refusal of a tunnel: the HTTP status and the reason for the client."""
 
     def __init__(self, status: HTTPStatus, reason: str) -> None:
         super().__init__(status, reason)
@@ -47,40 +58,43 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """What a client asked for."""
+class TunnelRequest:
+    """Parsed ``CONNECT`` request."""
 
     host: str  # lower case, without brackets
     port: int
     credentials: str | None  # ``id:secret``
 
 
-def parse(head: bytes) -> Call:
-    """The head of a request, with the empty line at its end. ``Refused`` unless it is CONNECT."""
+def parse(head: bytes) -> TunnelRequest:
+    """Parse the head of a request, including the empty line at its end.
+
+    Raises ``TunnelRefused`` for anything except a valid ``CONNECT``.
+    """
     first, *rest = head.decode("latin-1").split("\r\n")
     line = _LINE.fullmatch(first)
     if line is None:
-        raise Refused(HTTPStatus.BAD_REQUEST, "This is no HTTP request.")
+        raise TunnelRefused(HTTPStatus.BAD_REQUEST, "This is not an HTTP request.")
     method, target = line.groups()
     if method != "CONNECT":
-        said = "This proxy is for HTTPS only: set HTTPS_PROXY to it, and not HTTP_PROXY."
-        raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, said)
+        said = "This proxy supports only HTTPS. Set HTTPS_PROXY to it, not HTTP_PROXY."
+        raise TunnelRefused(HTTPStatus.METHOD_NOT_ALLOWED, said)
     found = _TARGET.fullmatch(target)
     port = int(found[2]) if found else 0
     if found is None or not 0 < port < 65536:
-        raise Refused(HTTPStatus.BAD_REQUEST, "CONNECT wants host:port.")
+        raise TunnelRefused(HTTPStatus.BAD_REQUEST, "The target of CONNECT must be host:port.")
     fields = (field.partition(":") for field in rest)
     headers = {name.strip().lower(): value.strip() for name, _, value in fields}
     host = found[1].strip("[]").lower().rstrip(".")
-    return Call(host, port, _credentials(headers))
+    return TunnelRequest(host, port, _credentials(headers))
 
 
 class ConnectProxy:
-    """Listens from ``start`` to ``aclose``.
+    """Proxy that listens from ``start`` to ``aclose``.
 
-    ``fal_at`` is where TLS for fal's names ends; None: nowhere, and they are refused, so that no
-    key of Darkroom's gets to fal. ``admits`` tells whether credentials are good; callers on this
-    machine need none.
+    ``fal_at`` is the address of the TLS port that answers for fal's names. With None, fal's names
+    are refused, so that no key of Darkroom is sent to fal. ``admits`` checks credentials; clients
+    on this machine need none.
     """
 
     def __init__(
@@ -101,20 +115,21 @@ class ConnectProxy:
         self._ended = False
 
     async def start(self) -> None:
-        """``OSError`` when the port is taken."""
+        """Open the port. Raises ``OSError`` if it is in use."""
         host, port = self._address
         self._server = await asyncio.start_server(self._accepted, host, port, limit=MAX_HEAD_BYTES)
 
     @property
     def port(self) -> int:
-        assert self._server is not None  # noqa: S101 asked for between start and aclose only
+        assert self._server is not None  # noqa: S101 read only between start and aclose
         return int(self._server.sockets[0].getsockname()[1])
 
     async def aclose(self) -> None:
-        """Ends every tunnel."""
+        """Close the port and every tunnel."""
         self._ended = True
         if self._server is not None:
-            # Python 3.11 leaves open what it has accepted and not handed over when a server closes.
+            # When a server closes, Python 3.11 leaves connections open that it has accepted but not
+            # yet handed over.
             for listening in self._server.sockets:
                 asyncio.get_running_loop().remove_reader(listening)
             await asyncio.sleep(0)
@@ -124,17 +139,17 @@ class ConnectProxy:
         await asyncio.gather(*self._calls, return_exceptions=True)
 
     def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._ended:  # it was accepted before the port was closed
+        if self._ended:  # accepted before the port was closed
             writer.close()
             return
         call = asyncio.create_task(self._served(reader, writer))
         self._calls.add(call)
-        # Not by the call itself: one that is cancelled before its first turn never runs.
+        # As a callback, because a task that is cancelled before its first turn never runs.
         call.add_done_callback(lambda _: writer.close())
         call.add_done_callback(self._calls.discard)
 
     async def _served(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        # The client is gone, or the proxy ends: nobody is left to tell.
+        # The client has disconnected, or the proxy stops: there is no one to report errors to.
         with contextlib.suppress(OSError, asyncio.CancelledError):
             await self._serve(reader, writer)
 
@@ -143,7 +158,7 @@ class ConnectProxy:
             call = parse(await _head(reader))
             await self._check_caller(str(writer.get_extra_info("peername")[0]), call)
             upstream = await self._open(call)
-        except Refused as refused:
+        except TunnelRefused as refused:
             writer.write(_refusal(refused))
             await writer.drain()
             return
@@ -153,51 +168,58 @@ class ConnectProxy:
         finally:
             upstream[1].close()
 
-    async def _check_caller(self, peer: str, call: Call) -> None:
+    async def _check_caller(self, peer: str, call: TunnelRequest) -> None:
         if len(self._calls) > self._max_tunnels:
-            raise Refused(HTTPStatus.SERVICE_UNAVAILABLE, "All tunnels are taken.")
+            raise TunnelRefused(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "The proxy has reached its limit of tunnels. Try again later.",
+            )
         if _on_this_machine(peer):
             return
         if call.credentials is None or not await self._admits(call.credentials):
-            said = "Callers from other machines need an API key: http://id:secret@host:port."
-            raise Refused(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, said)
+            said = "Clients on other machines need an API key: http://id:secret@host:port."
+            raise TunnelRefused(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, said)
 
-    async def _open(self, call: Call) -> Streams:
+    async def _open(self, call: TunnelRequest) -> Streams:
         if is_fal(call.host):
             return await self._open_fal(call)
         if call.port != HTTPS and call.port < FIRST_FREE_PORT:
-            said = f"Port {call.port} is not passed on to, only {HTTPS} and those from 1024 on."
-            raise Refused(HTTPStatus.FORBIDDEN, said)
+            said = (
+                f"The proxy does not connect to port {call.port}, only to {HTTPS} and to ports "
+                "from 1024."
+            )
+            raise TunnelRefused(HTTPStatus.FORBIDDEN, said)
         try:
             async with asyncio.timeout(CONNECT_S):
-                addresses = await self._resolve(call.host, call.port)
-        except (OSError, UnicodeError, TimeoutError):
-            raise Refused(HTTPStatus.BAD_GATEWAY, f"{call.host} is not known.") from None
-        if not addresses or not all(map(is_public, addresses)):
-            said = f"{call.host} has a private address, and those are not passed on to."
-            raise Refused(HTTPStatus.FORBIDDEN, said)
+                addresses = await connectable(call.host, call.port, self._resolve)
+        except (UnknownHost, TimeoutError):
+            raise TunnelRefused(
+                HTTPStatus.BAD_GATEWAY, f"The host {call.host} is not known."
+            ) from None
+        except PrivateAddress:
+            said = (
+                f"{call.host} has a private address, and the proxy does not connect to private "
+                "addresses."
+            )
+            raise TunnelRefused(HTTPStatus.FORBIDDEN, said) from None
         for address in addresses:
             with contextlib.suppress(OSError, TimeoutError):
                 return await _connected(address, call.port)
-        raise Refused(HTTPStatus.BAD_GATEWAY, f"{call.host} does not answer.")
+        raise TunnelRefused(HTTPStatus.BAD_GATEWAY, f"{call.host} does not answer.")
 
-    async def _open_fal(self, call: Call) -> Streams:
+    async def _open_fal(self, call: TunnelRequest) -> Streams:
         if call.port != HTTPS or self._fal_at is None:
-            why = "has no TLS port" if self._fal_at is None else f"answers for port {HTTPS} only"
-            said = f"{call.host} is fal's, and is never passed on to; this Darkroom {why}."
-            raise Refused(HTTPStatus.FORBIDDEN, said)
+            why = "has no TLS port" if self._fal_at is None else f"answers only for port {HTTPS}"
+            said = (
+                f"{call.host} belongs to fal, and the proxy never connects to fal. This Darkroom "
+                f"{why}."
+            )
+            raise TunnelRefused(HTTPStatus.FORBIDDEN, said)
         try:
             return await _connected(*self._fal_at)
         except (OSError, TimeoutError):
-            said = "Darkroom's TLS port does not answer."
-            raise Refused(HTTPStatus.BAD_GATEWAY, said) from None
-
-
-async def resolve(host: str, port: int) -> Sequence[str]:
-    """All addresses of a name, as the system knows them."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(place[0]).partition("%")[0] for *_, place in found]
+            said = "Darkroom's TLS port does not answer. See the output of `darkroom serve`."
+            raise TunnelRefused(HTTPStatus.BAD_GATEWAY, said) from None
 
 
 async def _head(reader: asyncio.StreamReader) -> bytes:
@@ -205,12 +227,14 @@ async def _head(reader: asyncio.StreamReader) -> bytes:
         async with asyncio.timeout(HEAD_S):
             return await reader.readuntil(b"\r\n\r\n")
     except TimeoutError:
-        raise Refused(HTTPStatus.REQUEST_TIMEOUT, "The request did not come.") from None
+        raise TunnelRefused(
+            HTTPStatus.REQUEST_TIMEOUT, "No complete request arrived in time."
+        ) from None
     except asyncio.LimitOverrunError:
         too_large = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-        raise Refused(too_large, f"More than {MAX_HEAD_BYTES} bytes of headers.") from None
+        raise TunnelRefused(too_large, f"More than {MAX_HEAD_BYTES} bytes of headers.") from None
     except asyncio.IncompleteReadError:
-        raise Refused(HTTPStatus.BAD_REQUEST, "The request is not complete.") from None
+        raise TunnelRefused(HTTPStatus.BAD_REQUEST, "The request is not complete.") from None
 
 
 async def _connected(host: str, port: int) -> Streams:
@@ -219,7 +243,7 @@ async def _connected(host: str, port: int) -> Streams:
 
 
 async def _relay(client: Streams, upstream: Streams) -> None:
-    """Both ways, until both have ended, one has failed, or nothing has come for ``IDLE_S``."""
+    """Copy both directions until both have ended, one has failed, or ``IDLE_S`` pass silently."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(IDLE_S) as idle:
 
@@ -237,7 +261,7 @@ async def _relay(client: Streams, upstream: Streams) -> None:
                 for one in both:
                     group.create_task(one)
         except* OSError:
-            pass  # either side broke off, which ends the other
+            pass  # one side has disconnected, which ends the other
 
 
 def _on_this_machine(peer: str) -> bool:
@@ -257,7 +281,7 @@ def _credentials(headers: Mapping[str, str]) -> str | None:
         return None
 
 
-def _refusal(refused: Refused) -> bytes:
+def _refusal(refused: TunnelRefused) -> bytes:
     body = f"{refused.reason}\n".encode()
     lines = [
         f"HTTP/1.1 {refused.status.value} {refused.status.phrase}",
@@ -268,3 +292,85 @@ def _refusal(refused: Refused) -> bytes:
     if refused.status is HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
         lines.append('proxy-authenticate: Basic realm="darkroom"')
     return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+# Proxy port in its own thread. A thread always ends with its process.
+
+KEY_CACHE_S = 30.0  # a revoked key may open tunnels for this long
+PATIENCE_S = 10.0
+
+
+class KeyCheck:
+    """Check of API keys through Darkroom's HTTP API. Valid keys are cached for ``KEY_CACHE_S``."""
+
+    def __init__(self, url: str, clock: Clock) -> None:
+        self._url = url
+        self._clock = clock
+        self._good: dict[bytes, float] = {}  # digest of a valid key → end of its cache time
+
+    async def __call__(self, key: str) -> bool:
+        digest, now = hashlib.sha256(key.encode()).digest(), self._clock.monotonic()
+        self._good = {known: until for known, until in self._good.items() if until > now}
+        if digest in self._good:
+            return True
+        headers = {"authorization": f"Key {key}"}
+        try:
+            async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
+                answer = await client.get(f"{self._url}/v1/models?limit=1", headers=headers)
+        except (httpx.HTTPError, UnicodeError):
+            return False
+        if not answer.is_success:
+            return False
+        self._good[digest] = now + KEY_CACHE_S
+        return True
+
+
+class ProxyThread:
+    """Thread that runs a ``ConnectProxy`` at ``address`` from ``start`` to ``aclose``."""
+
+    def __init__(
+        self, address: tuple[str, int], fal_at: tuple[str, int] | None, admits: Admits
+    ) -> None:
+        self._address = address
+        self._fal_at = fal_at
+        self._admits = admits
+        self._ready = threading.Event()
+        self._failure: Exception | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._end: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._main, daemon=True, name="proxy-port")
+
+    def start(self) -> None:
+        """Start the thread and wait until the port listens. Raises ``Misconfigured``."""
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            host, port = self._address
+            raise Misconfigured(
+                f"The proxy port {port} on {host} cannot be opened: {self._failure}. "
+                "Choose another --proxy-port."
+            )
+
+    def aclose(self) -> None:
+        if self._loop is not None and self._end is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._end.set)
+        if self._thread.ident is not None:
+            self._thread.join(PATIENCE_S)
+
+    def _main(self) -> None:
+        try:
+            asyncio.run(self._serve())
+        except OSError as error:
+            self._failure = error
+        finally:
+            self._ready.set()
+
+    async def _serve(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        proxy = ConnectProxy(self._address, self._fal_at, self._admits, resolve)
+        await proxy.start()
+        self._ready.set()
+        try:
+            await self._end.wait()
+        finally:
+            await proxy.aclose()

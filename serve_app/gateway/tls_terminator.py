@@ -1,12 +1,13 @@
-"""TLS in front of Darkroom's HTTP port: a second HAProxy, of the package that brings Ray's.
+"""TLS termination in front of Darkroom's HTTP port, by a second HAProxy process.
 
-Ray Serve writes the configuration of its own and reloads it when replicas come and go; this one is
-left alone but for new certificates.
+It uses the binary of Ray's HAProxy package. Ray Serve reloads its own HAProxy whenever the replicas
+change; this one is reloaded only for new certificates.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import ssl
 import subprocess
 import time
@@ -16,13 +17,13 @@ from pathlib import Path
 import psutil
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.entrance.private_file import write
+from serve_app.gateway.private_file import write
 
 START_S = 10.0
 END_S = 2.0
 LOOK_S = 0.02
 
-CONFIG = """# Written at each start of `darkroom serve`; see serve_app/entrance/terminator.py.
+CONFIG = """# Written at each start of `darkroom serve`; see serve_app/gateway/tls_terminator.py.
 global
     fd-hard-limit 20000
     hard-stop-after 1h
@@ -30,19 +31,19 @@ global
 
 defaults
     mode http
-    # A client that goes away is told to the ingress, which cancels what it waited for.
+    # Closes the backend connection when the client disconnects, so that the ingress can cancel.
     option abortonclose
     timeout connect 5s
     timeout http-request 30s
     timeout http-keep-alive 60s
-    # A synchronous run may be silent for long.
+    # A synchronous run may send nothing for a long time.
     timeout client 1h
     timeout server 1h
     timeout tunnel 1h
 
 frontend tls
     bind {bind} ssl {certificates} alpn h2,http/1.1
-    # So that URLs in answers are https; see serve_app/ingress/origin.py.
+    # Makes URLs in responses https; see serve_app/ingress/http/origin.py.
     http-request set-header x-darkroom-scheme https
     default_backend darkroom
 
@@ -50,12 +51,28 @@ backend darkroom
     server darkroom {backend}
 """
 
+# No session tickets in TLS 1.3, which no setting of HAProxy turns off. They come after the
+# handshake, beside the client's first request. Where one thread of a client reads while another
+# writes, as in fal's `realtime` for Python, OpenSSL then may lose what is written, because a
+# connection is not safe for two threads (openssl#20446, cpython#151508). 13 of 1,800 WebSockets
+# beside load were never heard, and got 408 after `timeout http-request`; without tickets none of
+# 3,500.
+OPENSSL_CONFIG = """# See serve_app/gateway/tls_terminator.py.
+openssl_conf = darkroom
+[darkroom]
+ssl_conf = tls
+[tls]
+system_default = server
+[server]
+NumTickets = 0
+"""
 
-class Terminator:
-    """HAProxy at ``host:port``, in front of ``backend``.
 
-    ``certificates`` are PEM files with their keys; which one is shown is chosen by the name that
-    the client asks for, and the first one is for all other names. What HAProxy says is in
+class TlsTerminator:
+    """HAProxy process at ``address``, in front of ``backend``.
+
+    ``certificates`` are PEM files with their keys. HAProxy selects one by the name that the client
+    requests; the first one is used for all other names. HAProxy's output is in
     ``<directory>/haproxy.log``.
     """
 
@@ -69,19 +86,20 @@ class Terminator:
     ) -> None:
         self._binary = binary
         self._config = directory / "haproxy.cfg"
+        self._openssl = directory / "openssl.cnf"
         self._log = directory / "haproxy.log"
         self._address = address
         self._backend = backend
         self._certificates = certificates
         self._process: subprocess.Popen[bytes] | None = None
-        self._earlier: list[subprocess.Popen[bytes]] = []  # that serve what they had when replaced
+        self._earlier: list[subprocess.Popen[bytes]] = []  # replaced, still serving old connections
 
     @property
-    def runs(self) -> bool:
+    def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Returns when it listens. ``Misconfigured`` with what HAProxy says when it does not."""
+        """Start HAProxy and wait until it listens. Raises ``Misconfigured`` with its output."""
         self._config.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         shown = " ".join(f"crt {_quoted(str(path))}" for path in self._certificates)
         self._config.write_text(
@@ -91,10 +109,11 @@ class Terminator:
                 backend=_joined(*self._backend),
             )
         )
+        self._openssl.write_text(OPENSSL_CONFIG)
         self._launch()
 
     def renew(self) -> None:
-        """With the certificates as they are now. Connections that are open go on."""
+        """Replace the process by one with the current certificates. Open connections continue."""
         before = self._process
         self._earlier = [one for one in self._earlier if one.poll() is None]
         self._launch(*(() if before is None else ("-sf", str(before.pid))))
@@ -102,7 +121,7 @@ class Terminator:
             self._earlier.append(before)
 
     def aclose(self) -> None:
-        """End it at once, and those that it replaced."""
+        """Stop the process and its predecessors at once."""
         running = [each for each in (self._process, *self._earlier) if each is not None]
         self._process, self._earlier = None, []
         for process in running:
@@ -118,6 +137,8 @@ class Terminator:
         with self._log.open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 our own arguments
                 [self._binary, "-db", "-f", str(self._config), *more],
+                # An operator's own stands: it may choose the cryptography that is allowed.
+                env={"OPENSSL_CONF": str(self._openssl), **os.environ},  # noqa: TID251 a child's
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -129,14 +150,16 @@ class Terminator:
                 process.kill()
                 process.wait()
                 said = self._log.read_text(errors="replace").strip()[-1000:]
-                raise Misconfigured(f"HAProxy did not start on port {self._address[1]}: {said}")
+                raise Misconfigured(
+                    f"HAProxy did not start on port {self._address[1]}. Its output: {said}"
+                )
             time.sleep(LOOK_S)
 
 
-def usable(certificate: Path, key: Path | None, into: Path) -> Path:
-    """An operator's certificate and key as one file, which is what HAProxy takes.
+def write_pem(certificate: Path, key: Path | None, into: Path) -> Path:
+    """Write an operator's certificate and key to the one file that HAProxy needs.
 
-    ``Misconfigured`` when they cannot be read or do not belong together.
+    Raises ``Misconfigured`` if they cannot be read or do not belong together.
     """
     try:
         parts = [path.read_bytes() for path in (certificate, key) if path is not None]
@@ -156,12 +179,12 @@ def _joined(host: str, port: int) -> str:
 
 
 def _quoted(word: str) -> str:
-    """For HAProxy's configuration, in strong quotes."""
+    """``word`` in strong quotes for HAProxy's configuration."""
     return "'" + word.replace("'", "'\\''") + "'"
 
 
 def _listens(pid: int, port: int) -> bool:
-    """Whether this very process does: the port alone may still be its predecessor's."""
+    """Return True if this process listens. The port alone may still belong to its predecessor."""
     with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
         return any(
             found.status == psutil.CONN_LISTEN and found.laddr and found.laddr.port == port

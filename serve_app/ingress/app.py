@@ -1,60 +1,181 @@
-"""The HTTP application."""
+"""The HTTP application: its routes, and what all its responses have in common."""
 
 from __future__ import annotations
+
+import logging
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.domain.errors import DarkroomError
-from serve_app.ingress import files, health, page, platform
-from serve_app.ingress.by_segment import BySegment
-from serve_app.ingress.edge import Edge
-from serve_app.ingress.exchange import exchange_of
+from serve_app.ingress.api import routes as api
+from serve_app.ingress.fal import endpoint_calls
 from serve_app.ingress.fal import routes as fal
-from serve_app.ingress.fal.addressing import Addressed
+from serve_app.ingress.fal.rewriting import PathRewriting
+from serve_app.ingress.http.context import RequestContext, attach_context, context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.routing import SegmentRouter
 from serve_app.ingress.mcp import routes as mcp
 from serve_app.ingress.openai import routes as openai
-from serve_app.ingress.realtime import sockets
+from serve_app.ingress.openapi import routes as openapi
+from serve_app.ingress.openapi.document import ApiDocument
+from serve_app.ingress.realtime import websocket
 from serve_app.ingress.replicate import routes as replicate
-from serve_app.ingress.reply import json_reply
+from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission import options
+from serve_app.telemetry import logs
+
+log = logging.getLogger(__name__)
 
 
 def create_app() -> Starlette:
-    """The application without its collaborators: set ``app.state.core`` before it is called."""
-    prefixed = BySegment(
+    """The application without its collaborators: set ``app.state.services`` before it is called."""
+    prefixed = SegmentRouter(
         [
             *fal.ROUTES,
-            *files.ROUTES,
-            *platform.ROUTES,
-            *health.ROUTES,
-            *page.ROUTES,
+            *openapi.ROUTES,
+            *api.ROUTES,
             *openai.ROUTES,
             *replicate.ROUTES,
             *mcp.ROUTES,
-            sockets.PREFIXED,
+            websocket.PREFIXED,
         ]
     )
     app = Starlette(
-        routes=[prefixed, fal.UNPREFIXED, sockets.UNPREFIXED],
-        middleware=[Middleware(Edge), Middleware(Addressed, own=prefixed.firsts)],
+        routes=[prefixed, fal.UNPREFIXED, websocket.UNPREFIXED],
+        middleware=[
+            Middleware(RequestMiddleware),
+            Middleware(PathRewriting, own=prefixed.first_segments),
+        ],
         exception_handlers={DarkroomError: _refused, HTTPException: _no_route},
     )
     app.router.redirect_slashes = False
+    app.state.document = ApiDocument(prefixed.routes, endpoint_calls)
     return app
 
 
 async def _refused(request: HttpRequest, error: Exception) -> Response:
     if not isinstance(error, DarkroomError):
         raise error
-    return exchange_of(request).refusal(error)
+    return context_of(request).render_error(error)
 
 
 async def _no_route(_: HttpRequest, error: Exception) -> Response:
-    """Starlette's own refusals: a path that does not take the method."""
+    """Answer Starlette's own errors, such as a path that does not allow the method."""
     if not isinstance(error, HTTPException):
         raise error
     body = {"detail": error.detail, "message": error.detail}
     return json_reply(body, error.status_code, error.headers)
+
+
+# Middleware: request ids, CORS, errors, and metrics of all calls.
+
+_EXPOSED = (
+    b"*, x-fal-request-id, x-fal-error-type, x-fal-retryable, x-fal-request-timeout-type, "
+    b"x-request-id, x-should-retry, x-darkroom-replayed, x-darkroom-cache, x-darkroom-endpoint, "
+    b"x-darkroom-demo, x-darkroom-step, retry-after, etag, content-range"
+)
+_ID_HEADERS = (b"x-fal-request-id", b"x-request-id")
+"""Headers in which the clients of fal and of OpenAI read the request's id."""
+_CORS = (
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-expose-headers", _EXPOSED),
+)
+_PREFLIGHT = (
+    *_CORS,
+    (b"access-control-allow-methods", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+    (b"access-control-max-age", b"86400"),
+    (b"content-length", b"0"),
+)
+_USUAL = (
+    b"authorization, content-type, accept, range, if-range, if-none-match, last-event-id, prefer"
+).split(b", ")
+_ALLOWED = b", ".join([*_USUAL, *sorted(options.HEADERS), b"x-fal-file-name"])
+"""Allowed headers for a preflight call that names none."""
+
+
+class RequestMiddleware:
+    """ASGI middleware for request ids, CORS, errors as JSON, and metrics.
+
+    It is plain ASGI, because a wrapper that buffers or starts tasks would cost more than the call
+    itself.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        services: Services = scope["app"].state.services
+        context = RequestContext(services.new_id())
+        attach_context(scope, context)
+        if scope["type"] == "websocket":  # the session closes it, and counts frames instead
+            await self._app(scope, receive, send)
+            return
+        if scope["method"] == "OPTIONS":
+            await _preflight(scope, context, send)
+            return
+        began = services.clock.monotonic()
+        try:
+            with logs.log_context(context.request_id):
+                await self._serve(scope, receive, _Stamped(send, context), context)
+        finally:
+            elapsed_s = services.clock.monotonic() - began
+            services.metrics.answered(context.route, context.status, elapsed_s)
+
+    async def _serve(
+        self, scope: Scope, receive: Receive, send: _Stamped, context: RequestContext
+    ) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except ClientDisconnect:
+            log.info("the client disconnected while it was sending")
+            context.status = 499
+        except Exception as error:
+            scope["app"].state.services.metrics.unexpected(context.route)
+            log.exception("unexpected error while serving %s", context.route)
+            if context.status:
+                raise  # the response has begun, so only a broken connection can show the error
+            message = (
+                f"Unexpected {type(error).__name__}. The server's log has the details under this "
+                "request's id."
+            )
+            await context.render_error(DarkroomError(message))(scope, receive, send)
+
+
+class _Stamped:
+    """Adds to a response the headers that every response has."""
+
+    __slots__ = ("_context", "_send")
+
+    def __init__(self, send: Send, context: RequestContext) -> None:
+        self._send = send
+        self._context = context
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._context.status = message["status"]
+            request_id = self._context.request_id.encode()
+            ids = ((name, request_id) for name in _ID_HEADERS)
+            message["headers"] = [*message["headers"], *ids, *_CORS]
+        await self._send(message)
+
+
+async def _preflight(scope: Scope, context: RequestContext, send: Send) -> None:
+    # Browsers do not apply `*` to Authorization, so the requested headers are named.
+    asked = next((v for k, v in scope["headers"] if k == b"access-control-request-headers"), b"")
+    answered = [
+        *_PREFLIGHT,
+        (b"access-control-allow-headers", asked or _ALLOWED),
+        (b"vary", b"access-control-request-headers"),
+        (b"x-fal-request-id", context.request_id.encode()),
+    ]
+    await send({"type": "http.response.start", "status": 204, "headers": answered})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,20 +1,20 @@
-"""The ingress as Serve creates it: everything that it stands on, started in order and closed in
-reverse."""
+"""Ingress deployment: starts all parts in order and closes them in reverse."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 from psycopg_pool import AsyncConnectionPool
 from ray import serve
+from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from starlette.applications import Starlette
 
 from serve_app.catalog.catalog import Catalog
@@ -25,7 +25,7 @@ from serve_app.domain.lease import (
     Ask,
     Demand,
     Finish,
-    Held,
+    LeaseKey,
     Presence,
     Report,
     ReportReply,
@@ -33,72 +33,66 @@ from serve_app.domain.lease import (
     Work,
 )
 from serve_app.domain.ports import Storage
-from serve_app.domain.snapshot import StoredSnapshot
-from serve_app.ingress import announcement, carrier
+from serve_app.domain.progress import StoredSnapshot
+from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.ingress.app import create_app
-from serve_app.ingress.core import Core
-from serve_app.ingress.disposal import Disposal
-from serve_app.ingress.host_names import trusted_names
-from serve_app.ingress.ids import RequestIds
-from serve_app.ingress.internal import internal_origin
-from serve_app.ingress.lines import Lines
-from serve_app.ingress.one_node import OneNode
-from serve_app.ingress.placement import Placement
-from serve_app.ingress.pools import PoolMap
-from serve_app.ingress.readiness import Readiness
-from serve_app.ingress.replicate.webhook import Bodies
-from serve_app.ingress.seats import HandleSessions
-from serve_app.ingress.terms import CatalogTerms
-from serve_app.ingress.uploads import Uploads
-from serve_app.ingress.webhooks import Webhooks
+from serve_app.ingress.fal.webhooks import Composer
+from serve_app.ingress.http.hosts import trusted_names
+from serve_app.ingress.http.origin import internal_origin
+from serve_app.ingress.local_rpc import LocalRpcServer
+from serve_app.ingress.realtime.replicas import HandleSessions
+from serve_app.ingress.replicate.prediction import PredictionRenderer
+from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
+from serve_app.ingress.services.files import FileCollector, Files, Uploads
+from serve_app.ingress.services.health import Health, PlacementCheck, Readiness, SingleNodeCheck
+from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
+from serve_app.ingress.services.request_ids import RequestIds
+from serve_app.ingress.services.services import Identity, PoolMap, Services
+from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.loopback import keep_to_loopback
-from serve_app.queue.database import CONNECT, Database
-from serve_app.queue.embedded import EmbeddedPostgres
-from serve_app.queue.leadership import Leadership
-from serve_app.queue.lifecycles import PostgresLifecycles
-from serve_app.queue.limits import QueueLimits
-from serve_app.queue.migrations import check_applied, migrate
-from serve_app.queue.outbox import PostgresOutbox
-from serve_app.queue.postgres import PostgresQueue
-from serve_app.queue.retention import Retention
-from serve_app.queue.roster import roster
-from serve_app.queue.shared_secret import shared_secret
-from serve_app.queue.signing_seeds import PostgresSigningSeeds
-from serve_app.queue.unwanted import Unwanted
-from serve_app.queue.uploads import PostgresUploads
+from serve_app.queue.queue import assemble
+from serve_app.queue.state.replicas import roster
+from serve_app.queue.store.config import QueueLimits, Retention
+from serve_app.queue.store.database import CONNECT, Database, shared_secret
+from serve_app.queue.store.locks import AdvisoryLocks
+from serve_app.queue.store.migrations import check_applied, migrate
+from serve_app.queue.transactions.deletion import PostgresLifecycles
+from serve_app.queue.transactions.garbage import UnwantedFiles
+from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
+from serve_app.queue.transactions.uploads import PostgresUploads
+from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from serve_app.scaling.demand import DemandWriter
 from serve_app.scaling.liveness import RayLiveness
 from serve_app.settings import Config, Secrets
-from serve_app.storage.choice import chosen as chosen_storage
-from serve_app.storage.choice import s3_location
-from serve_app.storage.disk import DiskGuard
-from serve_app.storage.tickets import TicketSigner
+from serve_app.storage.directory import DirectoryStorage
+from serve_app.storage.selection import DiskGuard, create_storage, s3_location
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics, MetricsServer
-from serve_app.tenants.first_key import ensure_first_key
-from serve_app.tenants.keyring import KeyRing
-from serve_app.tenants.tokens import Tokens
-from serve_app.tenants.upload_tokens import UploadTokens
+from serve_app.tenants.api_keys import KeyRing, ensure_first_key
+from serve_app.tenants.tokens import Tokens, UploadTokens
+
+if TYPE_CHECKING:
+    from serve_app.storage.s3.storage import S3Storage
 
 log = logging.getLogger(__name__)
 
 
 class Ingress:
-    """HTTP in, and the lease port of replicas. Serve's constructor is async, so it starts what it
-    makes."""
+    """HTTP server, and lease port of the replicas. Serve awaits the constructor, so it also starts
+    what it creates."""
 
     _closing: AsyncExitStack | None = None
 
     async def __init__(  # pyright: ignore[reportGeneralTypeIssues]  # Serve awaits it
         self, config: Config, pools: Sequence[Any]
     ) -> None:
-        """``pools`` are their handles: binding them is what makes Serve deploy them."""
+        """``pools``: handles of the worker pools. Binding them makes Serve deploy them."""
         self._sessions = HandleSessions({pool.deployment_name: pool for pool in pools})
         keep_to_loopback()
-        logs.configure(config.log_level, logs.stream(config.log_file))
+        logs.configure(config.telemetry.log_level, logs.stream(config.telemetry.log_file))
         logs.quiet_serve()
-        carrier.tell_of_the_slow_one()
+        _log_slow_proxy()
         self._config = config
         self._clock = SystemClock()
         self._metrics = Metrics(CollectorRegistry())
@@ -106,11 +100,11 @@ class Ingress:
 
     def __serve_build_asgi_app__(self) -> Starlette:
         app = create_app()
-        app.state.core = self._core
+        app.state.services = self._services
         return app
 
     async def start(self) -> None:
-        """Raises ``Misconfigured`` or ``Unavailable``, with everything closed that was started."""
+        """Start everything. On ``Misconfigured`` or ``Unavailable``, close what was started."""
         if self._closing is not None:
             return
         async with AsyncExitStack() as starting:
@@ -133,10 +127,11 @@ class Ingress:
     async def __del__(self) -> None:
         await self.aclose()
 
-    # What replicas call. Serve gives the methods of a deployment no other form.
+    # The calls of replicas. Serve requires them to be methods of the deployment.
 
     async def line(self) -> str:
-        """The socket at which this process takes the same calls, cheaper; empty: at none."""
+        """Path of the Unix socket where this process takes the same calls at a lower cost; empty if
+        it has none."""
         return self._lines.path
 
     async def announce(self, presence: Presence) -> None:
@@ -153,108 +148,134 @@ class Ingress:
         return await self._queue.finish(finish)
 
     async def finish_all(self, finishes: Sequence[Finish]) -> Sequence[Verdict | BaseException]:
-        """Each as if it had come alone; an error is the answer to its own."""
+        """Apply each finish separately. Return for each its verdict or its error."""
         calls = (self._queue.finish(each) for each in finishes)
         answers = await asyncio.gather(*calls, return_exceptions=True)
         return [_portable(answer) for answer in answers]
 
     async def hand_back(
-        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
     ) -> Verdict:
         return await self._queue.hand_back(held, replica_id, reason, snapshot)
 
     async def _start(self, stack: AsyncExitStack) -> None:
         config, secrets = self._config, Secrets()
         catalog = load_catalog(
-            config.models,
-            demo=config.serves_demo,
+            config.models.models,
+            demo=config.models.serves_demo,
             demo_dir=_demo_dir(),
             families=_hosted(config),
         )
         embedded = secrets.database_url is None
-        one_node = OneNode(database=embedded, storage=s3_location(config, secrets) is None)
+        one_node = SingleNodeCheck(database=embedded, storage=s3_location(config, secrets) is None)
         await one_node.check()
         conninfo = await self._database_server(stack, secrets)
         await migrate(conninfo)
         database = Database(conninfo)
         await database.start()
         stack.push_async_callback(database.aclose)
-        leadership = Leadership(conninfo)
-        stack.push_async_callback(leadership.aclose)
-        keys = await self._keys(stack, database, leadership, secrets)
-        tokens = Tokens(await shared_secret(database, "tokens"), self._clock)
-        origin = config.internal_url or internal_origin()
-        storage = chosen_storage(
-            config,
+        locks = AdvisoryLocks(conninfo)
+        stack.push_async_callback(locks.aclose)
+        identity = Identity(
+            await self._keys(stack, database, locks, secrets),
+            Tokens(await shared_secret(database, "tokens"), self._clock),
+            UploadTokens(await shared_secret(database, "upload_tokens"), self._clock),
+        )
+        storage = await self._storage(stack, database, secrets)
+        await self._start_queue(stack, database, catalog, storage, sole_cluster=embedded)
+        files = self._start_files(stack, database, storage)
+        self._services = self._make_services(catalog, database, files, identity, one_node)
+        stack.push_async_callback(self._services.background.join)
+        await self._publish_demand(stack, locks)
+        await self._services.webhooks.start()
+        stack.push_async_callback(self._services.webhooks.aclose)
+        self._serve_metrics(stack)
+        for line in startup_lines(catalog):
+            log.info("%s", line)
+
+    async def _storage(
+        self, stack: AsyncExitStack, database: Database, secrets: Secrets
+    ) -> DirectoryStorage | S3Storage:
+        storage = create_storage(
+            self._config,
             secrets,
             await shared_secret(database, "upload_tickets"),
-            origin,
+            self._internal_url(),
             self._clock,
         )
         await storage.start()
         stack.push_async_callback(storage.aclose)
-        retention = Retention.of(config)
-        queue = self._queue = PostgresQueue(
+        return storage
+
+    def _internal_url(self) -> str:
+        """URL at which replicas reach the ingress."""
+        return self._config.server.internal_url or internal_origin()
+
+    async def _start_queue(
+        self,
+        stack: AsyncExitStack,
+        database: Database,
+        catalog: Catalog,
+        storage: Storage,
+        *,
+        sole_cluster: bool,
+    ) -> None:
+        config = self._config
+        queue = self._queue = assemble(
             database,
             self._clock,
-            CatalogTerms(
+            CatalogLeaseTerms(
                 catalog,
                 storage,
-                config.max_artifact_bytes,
-                files_url=origin,
+                config.limits.max_artifact_bytes,
+                files_url=self._internal_url(),
                 names_secret=await shared_secret(database, "file_names"),
             ),
             QueueLimits.of(config),
-            RayLiveness(sole_cluster=embedded),
+            RayLiveness(sole_cluster=sole_cluster),
             serve.get_replica_context().replica_id.unique_id,
             self._metrics,
-            retention,
+            Retention.of(config),
         )
         await queue.start()
-        self._lines = Lines(self, config.data_dir / "lines")
+        self._lines = LocalRpcServer(self, config.server.data_dir / "lines")
         stack.push_async_callback(self._lines.aclose)
-        stack.push_async_callback(queue.aclose)  # it answers the asks that wait at lines
-        stack.push_async_callback(self._lines.leave)
+        stack.push_async_callback(queue.aclose)  # it answers the lease polls that wait at lines
+        stack.push_async_callback(self._lines.stop_accepting)
         await self._lines.start()
-        book = PostgresUploads(database, retention)
+
+    def _start_files(
+        self, stack: AsyncExitStack, database: Database, storage: DirectoryStorage | S3Storage
+    ) -> Files:
+        config = self._config
+        book = PostgresUploads(database, Retention.of(config))
         lifecycles = PostgresLifecycles(database)
-        disposal = Disposal(Unwanted(database), book, storage, lifecycles.expire)
-        disposal.start()
-        stack.push_async_callback(disposal.aclose)
-        uploads = Uploads(book, storage, config.max_upload_bytes)
-        upload_tokens = UploadTokens(await shared_secret(database, "upload_tokens"), self._clock)
-        self._core = self._make_core(
-            catalog,
-            storage,
-            storage.tickets,
-            keys,
-            tokens,
-            database,
-            one_node,
-            lifecycles,
-            uploads,
-            upload_tokens,
+        collector = FileCollector(UnwantedFiles(database), book, storage, lifecycles.expire)
+        collector.start()
+        stack.push_async_callback(collector.aclose)
+        config.server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return Files(
+            storage=storage,
+            uploads=Uploads(book, storage, config.limits.max_upload_bytes),
+            lifecycles=lifecycles,
+            tickets=storage.tickets,
+            check_disk_space=DiskGuard(
+                config.server.data_dir, config.limits.min_free_disk_bytes, self._clock
+            ).check,
         )
-        stack.push_async_callback(self._core.background.join)
-        await self._tell_demand(stack, leadership)
-        await self._core.webhooks.start()
-        stack.push_async_callback(self._core.webhooks.aclose)
-        self._serve_metrics(stack)
-        for line in announcement.lines(catalog):
-            log.info("%s", line)
 
     async def _database_server(self, stack: AsyncExitStack, secrets: Secrets) -> str:
         if secrets.database_url is not None:
             return secrets.database_url.get_secret_value()
-        postgres = EmbeddedPostgres(self._config.data_dir)
+        postgres = EmbeddedPostgres(self._config.server.data_dir)
         stack.push_async_callback(postgres.aclose)
         return await postgres.start()
 
     async def _keys(
-        self, stack: AsyncExitStack, database: Database, leadership: Leadership, secrets: Secrets
+        self, stack: AsyncExitStack, database: Database, locks: AdvisoryLocks, secrets: Secrets
     ) -> KeyRing:
-        # Keys are checked on every call: a pool of their own, so that a slow statement of the queue
-        # keeps nobody out.
+        # Keys are checked on every call. They have a connection pool of their own, so that a slow
+        # statement of the queue delays no call.
         pool = AsyncConnectionPool[Any](
             database.conninfo, kwargs=dict(CONNECT), min_size=1, max_size=2, open=False, name="keys"
         )
@@ -262,27 +283,51 @@ class Ingress:
         stack.push_async_callback(pool.close)
         keys = KeyRing(pool, self._clock)
         given = secrets.api_key.get_secret_value() if secrets.api_key else None
-        path = self._config.data_dir / "api_key"
-        async with leadership.alone("first key"):
+        path = self._config.server.data_dir / "api_key"
+        async with locks.alone("first key"):
             if await ensure_first_key(keys, given, path) is not None:
-                log.info("The first API key is in %s.", path)
+                log.info("The first API key was written to %s.", path)
         return keys
 
-    def _make_core(
+    def _make_services(
         self,
         catalog: Catalog,
-        storage: Storage,
-        tickets: TicketSigner | None,
-        keys: KeyRing,
-        tokens: Tokens,
         database: Database,
-        one_node: OneNode,
-        lifecycles: PostgresLifecycles,
-        uploads: Uploads,
-        upload_tokens: UploadTokens,
-    ) -> Core:
-        config, clock = self._config, self._clock
+        files: Files,
+        identity: Identity,
+        one_node: SingleNodeCheck,
+    ) -> Services:
+        config, clock, storage = self._config, self._clock, files.storage
+        compose = ComposeByMark(
+            Composer(self._queue, storage),
+            {MARK: PredictionComposer(self._queue, PredictionRenderer(catalog, storage))},
+        )
+        return Services(
+            config=config,
+            host_names=trusted_names(config.server.host, config.server.trusted_hosts),
+            catalog=catalog,
+            pools=PoolMap(config.models.pools),
+            queue=self._queue,
+            files=files,
+            identity=identity,
+            sessions=self._sessions,
+            webhooks=Webhooks(
+                self._queue,
+                PostgresOutbox(database),
+                PostgresSigningSeeds(database),
+                compose,
+                config,
+                clock,
+                self._metrics,
+                resolve,
+            ),
+            health=self._health(database, storage, one_node),
+            clock=clock,
+            new_id=RequestIds(clock),
+            metrics=self._metrics,
+        )
 
+    def _health(self, database: Database, storage: Storage, one_node: SingleNodeCheck) -> Health:
         async def reachable() -> None:
             await database.rows("SELECT 1 FROM requests LIMIT 1")
 
@@ -292,75 +337,72 @@ class Ingress:
             "storage": storage.check,
             "nodes": one_node.check,
         }
-        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        return Core(
-            config=config,
-            catalog=catalog,
-            queue=self._queue,
-            storage=storage,
-            sessions=self._sessions,
-            keys=keys,
-            tokens=tokens,
-            clock=clock,
-            new_id=RequestIds(clock),
-            pools=PoolMap(config.pools),
-            readiness=Readiness(checks, clock),
-            host_names=trusted_names(config.host, config.trusted_hosts),
-            metrics=self._metrics,
-            lifecycles=lifecycles,
-            uploads=uploads,
-            upload_tokens=upload_tokens,
-            webhooks=Webhooks(
-                self._queue,
-                PostgresOutbox(database),
-                PostgresSigningSeeds(database),
-                Bodies(self._queue, storage, catalog),
-                config,
-                clock,
-                self._metrics,
-                resolve,
-            ),
-            tickets=tickets,
-            room=DiskGuard(config.data_dir, config.min_free_disk_bytes, clock).check,
+        return Health(
+            readiness=Readiness(checks, self._clock),
             replicas=lambda: roster(database),
-            unplaceable=Placement(config.pools or {}).problems,
+            placement_problems=PlacementCheck(self._config.models.pools or {}).problems,
         )
 
-    async def _tell_demand(self, stack: AsyncExitStack, leadership: Leadership) -> None:
+    async def _publish_demand(self, stack: AsyncExitStack, locks: AdvisoryLocks) -> None:
         async def demand() -> Mapping[str, Demand]:
             now = await self._queue.demand()
             self._metrics.depth(now)
             return now
 
-        pools = tuple(self._config.pools or {})
-        writer = DemandWriter(str(self._config.data_dir), pools, demand, leadership)
+        pools = tuple(self._config.models.pools or {})
+        writer = DemandWriter(str(self._config.server.data_dir), pools, demand, locks)
         await writer.start()
         stack.push_async_callback(writer.aclose)
 
     def _serve_metrics(self, stack: AsyncExitStack) -> None:
-        server = MetricsServer(self._metrics.registry, self._config.metrics_port)
+        server = MetricsServer(self._metrics.registry, self._config.telemetry.metrics_port)
         server.start()
         stack.callback(server.close)
         log.info("Prometheus metrics are at http://127.0.0.1:%d/metrics.", server.port)
 
 
 def _hosted(config: Config) -> frozenset[str] | None:
-    """The families that some pool hosts; None: every one."""
-    if config.pools is None:
+    """Families that at least one pool hosts; None means every family."""
+    if config.models.pools is None:
         return None
-    return frozenset(family for pool in config.pools.values() for family in pool.families)
+    return frozenset(family for pool in config.models.pools.values() for family in pool.families)
 
 
 def _demo_dir() -> Path:
-    """Where the demo models lie: in the data plane's package, which is found, not imported."""
+    """Directory of the demo models. It is in the data plane's package, which is not imported."""
     found = find_spec("deployments")
     if found is None or not found.submodule_search_locations:
-        raise Misconfigured("The package `deployments` is not installed beside `serve_app`.")
+        raise Misconfigured(
+            "The package `deployments` is not installed, so the demo models are missing. "
+            "Install it beside `serve_app`."
+        )
     return Path(next(iter(found.submodule_search_locations))) / "demo"
 
 
 def _portable(answer: Verdict | BaseException) -> Verdict | BaseException:
-    """One answer that cannot be pickled would take the others with it."""
+    """Replace an error that may not be picklable: it would lose the other answers too."""
     if isinstance(answer, (Verdict, DarkroomError)):
         return answer
     return DarkroomError(f"Unexpected {type(answer).__name__}: {answer}")
+
+
+def startup_lines(catalog: Catalog) -> Iterator[str]:
+    """Yield one sentence each for the endpoints that are served by their real model, served by a
+    demo model, and not served."""
+    served = [entry for entry in catalog if not entry.missing]
+    if real := [entry.endpoint.id for entry in served if not entry.demo]:
+        yield f"Serving {', '.join(real)}."
+    if demo := [entry.endpoint.id for entry in served if entry.demo]:
+        yield f"Serving {', '.join(demo)} by Darkroom's own demo model, not the real ones."
+    if missing := [entry.endpoint.id for entry in catalog if entry.missing]:
+        yield f"Not serving {', '.join(missing)}: run `darkroom models` to see why."
+
+
+def _log_slow_proxy() -> None:
+    """Log a hint if Ray was started with its slow Python proxy, as a bare `serve run` does."""
+    if not RAY_SERVE_ENABLE_HA_PROXY:
+        log.info(
+            "Ray's Python proxy carries the HTTP traffic. HAProxy carries about five times as "
+            "much: set RAY_SERVE_ENABLE_HA_PROXY=1 and RAY_SERVE_THROUGHPUT_OPTIMIZED=1 before "
+            "Ray starts (`darkroom serve` does)."
+        )

@@ -1,5 +1,7 @@
-"""The ingress process's ends of lines: replicas on this machine call over a Unix socket, which
-takes a quarter of what a call of a Serve handle does."""
+"""Server side of the local calls: replicas on this machine call the ingress over a Unix socket.
+
+Such a call takes a quarter of the time of a call by a Serve handle.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +15,23 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.domain.errors import DarkroomError
-from serve_app.domain.frames import Frames
-from serve_app.domain.lease import Finish, Held, Report
+from serve_app.domain.framing import FrameStream
+from serve_app.domain.lease import Finish, LeaseKey, Report
 from serve_app.domain.ports import LeasePort
-from serve_app.telemetry.logs import about
+from serve_app.telemetry.logs import log_context
 
 log = logging.getLogger(__name__)
 
-LONGEST_PATH = 100  # bytes; the kernel's limit is 108 on Linux, 104 on macOS
-UNBORN = ".new"
+MAX_PATH_BYTES = 100  # bytes; the kernel's limit is 108 on Linux, 104 on macOS
+NOT_LISTENING = ".new"
 CLOSE_S = 2.0
 
 
-class Lines:
-    """A socket of this process in ``directory``, which only its owner may enter.
+class LocalRpcServer:
+    """Server on a socket in ``directory``, which only its owner may enter.
 
-    Where there can be none (the path is too long, the file system takes no sockets) ``path`` is
-    empty and replicas go on calling by their handle.
+    If the socket cannot be created (the path is too long, or the file system has no sockets),
+    ``path`` is empty and replicas keep calling by their handle.
     """
 
     def __init__(self, port: LeasePort, directory: Path) -> None:
@@ -41,13 +43,13 @@ class Lines:
             "hand_back": port.hand_back,
         }
         self._path = directory / secrets.token_hex(4)
-        self._unborn = self._path.with_suffix(UNBORN)
+        self._unborn = self._path.with_suffix(NOT_LISTENING)
         self._server: asyncio.Server | None = None
-        self._ends: set[_End] = set()
+        self._ends: set[_Connection] = set()
 
     @property
     def path(self) -> str:
-        """Where replicas find it; empty: nowhere."""
+        """Path of the socket; empty if there is none."""
         return str(self._path) if self._server is not None else ""
 
     async def start(self) -> None:
@@ -55,40 +57,45 @@ class Lines:
             await asyncio.to_thread(_make_room, self._unborn)
             await self._listen()
         except OSError as error:
-            log.info("Replicas call by Serve's handles only; %s: %s", self._path, error)
+            log.info(
+                "No socket at %s: %s. Replicas use Serve's handles, which are slower.",
+                self._path,
+                error,
+            )
 
     async def _listen(self) -> None:
-        # Under a final name there is only what listens, so others may delete what does not.
+        # A socket gets its final name only when it listens. Therefore a final name without a
+        # listener is left over, and other processes may delete it.
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(self._met, str(self._unborn))
         self._unborn.rename(self._path)
 
-    async def leave(self) -> None:
-        """Let replicas call others from now on. What is under way goes on."""
+    async def stop_accepting(self) -> None:
+        """Stop taking calls and ask the replicas to call others. Running calls continue."""
         server, self._server = self._server, None
         if server is not None:
             self._path.unlink(missing_ok=True)
             server.close()
         for end in self._ends:
-            end.leave()
+            end.stop_accepting()
 
     async def aclose(self) -> None:
-        """Answer what is under way, within seconds, and hang up."""
-        await self.leave()
+        """Answer the running calls within ``CLOSE_S``, then close the connections."""
+        await self.stop_accepting()
         under_way = {task for end in self._ends for task in end.under_way}
         if under_way:
             await asyncio.wait(under_way, timeout=CLOSE_S)
         for end in list(self._ends):
             end.close()
 
-    def _met(self) -> _End:
-        return _End(self._methods, self._ends)
+    def _met(self) -> _Connection:
+        return _Connection(self._methods, self._ends)
 
 
-class _End(Frames):
-    """One replica's line."""
+class _Connection(FrameStream):
+    """Connection of one replica."""
 
-    def __init__(self, methods: Mapping[str, Callable[..., Any]], ends: set[_End]) -> None:
+    def __init__(self, methods: Mapping[str, Callable[..., Any]], ends: set[_Connection]) -> None:
         super().__init__()
         self._methods = methods
         self._ends = ends
@@ -99,8 +106,8 @@ class _End(Frames):
     def under_way(self) -> frozenset[asyncio.Task[None]]:
         return frozenset(self._tasks.values())
 
-    def leave(self) -> None:
-        """Say that no more calls should come."""
+    def stop_accepting(self) -> None:
+        """Ask the replica to send no more calls."""
         self.send((0, True, None))
 
     def received(self, message: Any) -> None:
@@ -121,8 +128,8 @@ class _End(Frames):
         except DarkroomError as error:
             self.send((number, False, error))
         except Exception as error:
-            # Not every error survives pickle; the replica tries again, whatever it is.
-            with about(_request_of(arguments)):
+            # Not every error can be pickled. The replica retries after any error.
+            with log_context(_request_of(arguments)):
                 log.exception("A replica's %s failed.", method)
             self.send((number, False, DarkroomError(f"Unexpected {type(error).__name__}: {error}")))
         finally:
@@ -130,22 +137,22 @@ class _End(Frames):
 
 
 def _request_of(arguments: tuple[Any, ...]) -> str | None:
-    """The request that a call is about; None: none, or several."""
+    """Id of the request that a call is about; None if it is about none or several."""
     match arguments:
-        case (Finish(held=held), *_) | (Held() as held, *_) | (Report(renewals=(held,)), *_):
+        case (Finish(held=held), *_) | (LeaseKey() as held, *_) | (Report(renewals=(held,)), *_):
             return held.request_id
         case _:
             return None
 
 
 def _make_room(path: Path) -> None:
-    """The directory, without sockets of processes that were killed. ``OSError`` says why not."""
-    if len(os.fsencode(path)) > LONGEST_PATH:
+    """Create the directory, and delete sockets of processes that were killed. ``OSError``."""
+    if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise OSError("this path is too long for a socket")
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.parent.chmod(0o700)
     for other in path.parent.iterdir():
-        if other.suffix == UNBORN:
+        if other.suffix == NOT_LISTENING:
             continue
         with socket.socket(socket.AF_UNIX) as probe:
             try:

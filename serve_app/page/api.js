@@ -1,35 +1,35 @@
-// Calls to this Darkroom, with the key.
+// HTTP client for this Darkroom. It sends the API key with each call.
 
 import * as json from "./json.js";
 
-/** Where Darkroom is: the page's own folder, so that a prefix of a proxy is part of it. */
+/** Base URL of Darkroom: the page's own folder, so that it includes the path prefix of a proxy. */
 export const BASE = new URL(".", document.baseURI);
 
-/** Longer than the pause between two events of a stream (15 s) can be. */
+/** Timeout of a stream; longer than the maximum pause between two events (15 s). */
 const SILENCE_MS = 40_000;
 const CALL_MS = 60_000;
 
-/** Nobody answered, or not a Darkroom. Asking again later may help. */
+/** No response, or a response that is not from Darkroom. A later retry may help. */
 export class Unreachable extends Error {}
 
-/** Darkroom answered, and refused. */
+/** Error response of Darkroom. */
 export class Refused extends Error {
   constructor(status, body) {
     const detail = typeof body.detail === "string" ? body.detail : null;
     super(body.message ?? detail ?? `Darkroom answered ${status}.`);
     this.status = status;
     this.body = body;
-    /** What is wrong with which field: `{loc, msg}`. */
+    /** Problems by field: `{loc, msg}`. */
     this.problems = Array.isArray(body.detail) ? body.detail : [];
   }
 
-  /** Whether it is about the moment and not about the call. */
+  /** True if the error is temporary, so that the same call may succeed later. */
   get passing() {
     return this.status >= 500 || this.status === 429;
   }
 }
 
-/** Announces `reached`, `unreachable` and `locked` (the key was refused) as events. */
+/** Client that dispatches the events `reached`, `unreachable` and `locked` (the key was refused). */
 export class Api extends EventTarget {
   #key;
 
@@ -38,20 +38,20 @@ export class Api extends EventTarget {
     this.#key = key;
   }
 
-  /** The JSON that answers; `Refused` or `Unreachable`. */
+  /** JSON of the response. Throws `Refused` or `Unreachable`. */
   async call(method, path, body) {
     const signal = AbortSignal.timeout(CALL_MS);
     const answer = await this.#fetch(method, path, { body, signal });
     return await this.#read(answer);
   }
 
-  /** The picture that answers, as a `Blob`; null when there is none. */
-  async picture(path) {
+  /** Image of the response as a `Blob`; null if there is none. */
+  async image(path) {
     const answer = await this.#fetch("GET", path, { signal: AbortSignal.timeout(CALL_MS) });
     return answer.status === 200 ? await answer.blob() : null;
   }
 
-  /** The events of a stream, as they come, until it ends. */
+  /** Events of a stream, until it ends. */
   async *stream(path) {
     const silence = new AbortController();
     const still = () => setTimeout(() => silence.abort(), SILENCE_MS);
@@ -93,7 +93,7 @@ export class Api extends EventTarget {
     try {
       body = json.parse(await answer.text());
     } catch (error) {
-      // A proxy's page, or the end of the connection.
+      // The page of a proxy, or a broken connection.
       throw this.#lost(error);
     }
     this.dispatchEvent(new Event("reached"));
@@ -109,7 +109,7 @@ export class Api extends EventTarget {
   }
 }
 
-/** The data of each server-sent event in a stream of text. */
+/** Data of each server-sent event in a stream of text. */
 async function* events(text) {
   const reader = text.getReader();
   let pending = "";

@@ -1,4 +1,4 @@
-// The page: its parts, put together.
+// Main module of the page: creates its parts and connects them.
 
 import { Api, Refused } from "./api.js";
 import { Details } from "./details.js";
@@ -15,7 +15,7 @@ import { Stage } from "./stage.js";
 
 const AGAIN_MS = 2000;
 const WRONG_KEY =
-  "This key is not valid here. Copy all of it, and make sure that it is this Darkroom’s.";
+  "This key is not valid here. Copy the whole key, and check that it belongs to this Darkroom.";
 
 const key = new KeptKey();
 const api = new Api(key);
@@ -85,7 +85,7 @@ function served() {
   return listed.filter(({ away }) => away === "");
 }
 
-/** The one in the page's address, or the first. */
+/** Id of the model in the page's address, or of the first one. */
 function wantedModel() {
   const wanted = new URLSearchParams(location.hash.slice(1)).get("model");
   return served().some(({ id }) => id === wanted) ? wanted : served()[0]?.id;
@@ -101,7 +101,7 @@ async function choose(id) {
     setTimeout(() => byId("model").value === id && choose(id), AGAIN_MS);
     return;
   }
-  // Somebody may have chosen another one meanwhile.
+  // The user may have chosen another model while this one was loading.
   if (found !== null && found !== model && byId("model").value === id) showModel(found);
 }
 
@@ -135,7 +135,7 @@ async function generate() {
   } catch (error) {
     if (!(error instanceof Refused)) {
       complain(
-        "Darkroom did not answer, so this may or may not have been accepted. The list of requests will show it.",
+        "Darkroom did not answer, so this request may or may not have been accepted. Check the list of requests before you try again.",
       );
       return;
     }
@@ -177,7 +177,7 @@ async function cancel({ id }) {
     const here = await stage.cancel(id);
     if (!here) await api.call("PUT", `v1/requests/${encodeURIComponent(id)}/cancel`);
   } catch (error) {
-    announce(`It could not be cancelled: ${error.message}`);
+    announce(`The request could not be cancelled: ${error.message}`);
   }
   recent.look();
 }
@@ -187,7 +187,7 @@ function complain(words) {
   byId("form-problem").hidden = words === "";
 }
 
-/** For who does not see the page. */
+/** Announces a message to screen readers. */
 function announce(words) {
   byId("announcer").textContent = words;
 }
@@ -195,7 +195,7 @@ function announce(words) {
 api.addEventListener("unreachable", () => (byId("connection").hidden = false));
 api.addEventListener("reached", () => (byId("connection").hidden = true));
 api.addEventListener("locked", () => {
-  if (byId("door").hidden) door.open({ why: "The key is not valid any more. Paste another one." });
+  if (byId("door").hidden) door.open({ why: "The key is no longer valid. Paste another one." });
 });
 byId("model").addEventListener("change", () => choose(byId("model").value));
 byId("key-button").addEventListener("click", () => door.open({ kept: true }));

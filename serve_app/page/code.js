@@ -1,4 +1,4 @@
-// The same call as a program.
+// Writes the current call as a program in Python, JavaScript or curl.
 
 import * as json from "./json.js";
 
@@ -6,13 +6,13 @@ export const LANGUAGES = { python: "Python", javascript: "JavaScript", curl: "cu
 
 const WRITERS = { python, javascript, curl };
 
-/** A program that sends `input` to `endpoint` of the Darkroom at `base` (no final slash). Data URIs
- * become files that it reads; the key stays in the environment. */
+/** Program that sends `input` to `endpoint` of the Darkroom at `base` (without a final slash). Data
+ * URIs become files that it reads; it takes the key from the environment. */
 export function codeFor(language, { endpoint, input, base }) {
   return WRITERS[language](endpoint, input, base);
 }
 
-/** A data URI's stand-in in an input: each language reads the file in its own way. */
+/** Placeholder for a data URI in an input. Each language reads the file in its own way. */
 class LocalFile {
   constructor(name, type) {
     this.name = name;
@@ -20,7 +20,7 @@ class LocalFile {
   }
 }
 
-/** `input` with files in place of its data URIs. */
+/** `input` with `LocalFile` objects instead of data URIs. */
 function withFiles(input, name = "input") {
   if (typeof input === "string" && input.startsWith("data:")) {
     const type = /^data:([^;,]*)/.exec(input)[1] || "application/octet-stream";
@@ -40,7 +40,7 @@ function python(endpoint, input, base) {
     if (value === null || value === undefined) return "None";
     return typeof value === "boolean" ? (value ? "True" : "False") : null;
   };
-  return `# pip install fal-client; the key goes into FAL_KEY, as \`darkroom env\` prints it
+  return `# pip install fal-client; set FAL_KEY to the key, as \`darkroom env\` prints it
 import fal_client
 import fal_client.client as client
 
@@ -61,14 +61,14 @@ function javascript(endpoint, input, base) {
   let warning = "";
   const spell = (value) => {
     if (typeof value === "bigint") {
-      warning = `// JavaScript rounds whole numbers over 2^53: ${value} will arrive as another.\n`;
+      warning = `// JavaScript rounds whole numbers over 2^53: ${value} will be sent as another number.\n`;
     }
     if (!(value instanceof LocalFile)) return null;
     reads = 'import { readFileSync } from "node:fs";\n';
     return `"data:${value.type};base64," + readFileSync(${JSON.stringify(value.name)}, "base64")`;
   };
   const body = literal(withFiles(input), { spell, indent: 2, tail: "," }, 2);
-  return `// npm install @fal-ai/client; the key goes into FAL_KEY, as \`darkroom env\` prints it
+  return `// npm install @fal-ai/client; set FAL_KEY to the key, as \`darkroom env\` prints it
 ${reads}import { fal } from "@fal-ai/client";
 
 const base = ${JSON.stringify(base)};
@@ -99,7 +99,7 @@ function curl(endpoint, input, base) {
   };
   const body = literal(withFiles(input), { spell, indent: 2, tail: "" });
   const address = quoted(`${base}/${endpoint}`);
-  const head = `# The key goes into FAL_KEY: eval "$(darkroom env)"
+  const head = `# Set FAL_KEY to the key: eval "$(darkroom env)"
 curl ${address} \\
   -H "Authorization: Key $FAL_KEY" \\
   -H "Content-Type: application/json" \\
@@ -114,8 +114,8 @@ curl ${address} \\
 }
 
 /**
- * `value` as a literal in `style`: `spell` writes what a language spells in its own way, or returns
- * null; `indent` is in spaces; `tail` stands after the last item.
+ * `value` as a literal in `style`. `spell` writes values that need the language's own syntax, or
+ * returns null; `indent` is in spaces; `tail` follows the last item.
  */
 function literal(value, style, margin = 0) {
   const own = style.spell(value);
@@ -133,7 +133,7 @@ function literal(value, style, margin = 0) {
   return `${open}${line}${inner.join(`,${line}`)}${style.tail}\n${" ".repeat(margin)}${close}`;
 }
 
-/** One word of a POSIX shell. */
+/** `text` as one word of a POSIX shell. */
 function quoted(text) {
   return /^[\w./:@%+=,-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }

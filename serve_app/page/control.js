@@ -1,11 +1,11 @@
-// What a value is entered with: one maker for each kind of field.
+// Form controls: one factory per kind of field.
 
 import { element } from "./element.js";
 import * as json from "./json.js";
 import { mediaControl, mediaListControl } from "./media_input.js";
 import { sizeControl } from "./size.js";
 
-/** What stands in a control is not what the field takes. The message is for who wrote it. */
+/** Invalid content of a control. The message is for the user. */
 export class Unreadable extends Error {}
 
 const MAKERS = {
@@ -22,9 +22,9 @@ const MAKERS = {
 };
 
 /**
- * A control: `{node, target, read, write}`. `target` is what a label names; `read()` is undefined
- * while the field's default holds, and may throw `Unreadable`; `write(undefined)` goes back to the
- * default.
+ * Creates a control: `{node, target, read, write}`. `target` is the element for the label. `read()`
+ * returns undefined for the field's default and may throw `Unreadable`. `write(undefined)` restores
+ * the default.
  */
 export function controlFor(field, id) {
   return MAKERS[field.kind](field, id);
@@ -79,14 +79,14 @@ function numberControl(field, id) {
 }
 
 function readNumber(field, target) {
-  if (target.validity.badInput) throw new Unreadable("This is no number.");
+  if (target.validity.badInput) throw new Unreadable("This is not a number.");
   if (target.value === "") return undefined;
   if (/^-?\d+$/.test(target.value)) return json.whole(target.value);
   if (field.kind === "whole") throw new Unreadable("This should be a whole number.");
   return Number(target.value);
 }
 
-/** Bounds that a hand can aim between. */
+/** True if the bounds are narrow enough for a slider. */
 function isSlid({ least, most, kind }) {
   const both = typeof least === "number" && typeof most === "number";
   return both && most > least && (kind === "decimal" ? most - least <= 1000 : most - least <= 400);
@@ -152,7 +152,7 @@ function jsonControl(field, id) {
       try {
         return json.parse(target.value);
       } catch (error) {
-        throw new Unreadable(`This is no JSON: ${error.message}`);
+        throw new Unreadable(`This is not JSON: ${error.message}`);
       }
     },
     write: (value) => (target.value = value === undefined ? "" : json.write(value, 2)),

@@ -1,4 +1,4 @@
-// One request, with all that is known of it.
+// Dialog with all details of one request.
 
 import { open, makeClosable } from "./dialog.js";
 import { byId, element } from "./element.js";
@@ -10,12 +10,12 @@ import { clock, runningWords, seconds, STATES, waitingWords } from "./words.js";
 
 const LOOK_MS = 1500;
 
-/** `act` has `again` (use this input) and `cancel`, each with the request. */
+/** Dialog of a request. `act` has the callbacks `again` (use this input) and `cancel`. */
 export class Details {
   #api;
   #act;
   #dialog = byId("details");
-  #shown = null; // what is open: an object of its own for each time
+  #shown = null; // the open request; a new object for each opening
   #outcome = null;
 
   constructor(api, act) {
@@ -29,7 +29,7 @@ export class Details {
     const shown = { id };
     this.#shown = shown;
     this.#outcome = null;
-    byId("details-body").replaceChildren(element("p", { class: "help" }, "Looking …"));
+    byId("details-body").replaceChildren(element("p", { class: "help" }, "Loading …"));
     open(this.#dialog);
     while (this.#shown === shown) {
       const final = await this.#look(shown);
@@ -130,7 +130,7 @@ function logLine({ at, level, message }) {
   );
 }
 
-/** JSON to read: a data URI is told by its beginning. */
+/** JSON for display, with data URIs shortened to their beginning. */
 function short(value) {
   return json.write(value, 2).replace(/"(data:[^"]{60})[^"]{40,}"/g, '"$1…"');
 }

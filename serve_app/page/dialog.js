@@ -1,11 +1,11 @@
-// What opens over the page.
+// Modal dialogs of the page.
 
-/** Show a dialog of the page. */
+/** Opens a dialog of the page. */
 export function open(dialog) {
   if (!dialog.open) dialog.showModal();
 }
 
-/** Its button and a click beside it close `dialog`, as Escape does anyway. */
+/** Lets the dialog's button and a click outside close it. Escape always does. */
 export function makeClosable(dialog) {
   dialog.querySelector(".close").addEventListener("click", () => dialog.close());
   dialog.addEventListener("click", (event) => {

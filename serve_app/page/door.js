@@ -1,10 +1,10 @@
-// Asking for the API key.
+// Form that asks for the API key.
 
 import { byId } from "./element.js";
 import { keyIn } from "./key.js";
 
-/** Shows the question. `enter(key)` is called with a key that looks like one; `forget()` when the
- * kept one should be forgotten. */
+/** Key form. `enter(key)` is called with a well-formed key; `forget()` when the stored key should be
+ * forgotten. */
 export class Door {
   #enter;
 
@@ -18,7 +18,7 @@ export class Door {
     });
   }
 
-  /** `why` is a sentence for somebody whose key does not work; with `kept` there is a way back. */
+  /** Opens the form. `why` says why the key was refused; `kept` shows the buttons for a stored key. */
   open({ why = "", kept = false } = {}) {
     byId("key-back").hidden = !kept;
     byId("key-forget").hidden = !kept;
@@ -46,7 +46,7 @@ export class Door {
     const key = keyIn(byId("key").value);
     if (key === null) {
       this.say(
-        "This is no key of Darkroom: it looks like dk_0123…:4567…, an id, a colon and a secret.",
+        "This is not a Darkroom key. A key looks like dk_0123…:4567…: an id, a colon and a secret.",
       );
       return;
     }

@@ -1,8 +1,8 @@
-// Elements made by hand. Children are text or elements: no text ever becomes markup.
+// Helpers that create DOM elements. Children are text or elements; text never becomes markup.
 
 /**
- * An element with `attributes` (functions are listeners, `false` and `null` leave one out) and
- * `children`.
+ * Creates an element with `attributes` (functions become listeners; `false` and `null` omit the
+ * attribute) and `children`.
  */
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
@@ -18,13 +18,13 @@ export function element(tag, attributes = {}, ...children) {
 
 let made = 0;
 
-/** An id that no other element has. */
+/** Unique element id. */
 export function freshId(name) {
   made += 1;
   return `${name}-${made}`;
 }
 
-/** The element of the page with this id; it is always there. */
+/** Element of the page with this id, which must exist. */
 export function byId(id) {
   return document.getElementById(id);
 }

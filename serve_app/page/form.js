@@ -1,4 +1,4 @@
-// The form of an endpoint's input.
+// Form for the input of an endpoint.
 
 import { controlFor, Unreadable } from "./control.js";
 import { byId, element, freshId } from "./element.js";
@@ -16,7 +16,7 @@ const PROMPT = {
 const WHOLE = {
   name: "",
   title: "Input",
-  description: "This endpoint takes any JSON object.",
+  description: "This endpoint accepts any JSON object.",
   kind: "json",
   required: false,
   choices: [],
@@ -25,9 +25,9 @@ const WHOLE = {
 
 export class InputForm {
   #rows = []; // {field, control, problem, row}
-  #carried = {}; // by name: what was entered, also for other endpoints
+  #carried = {}; // entered values by field name, kept across endpoints
 
-  /** Fields for `model`, with what was entered before under the same names. */
+  /** Shows the fields of `model`, with the values entered before under the same names. */
   show(model) {
     this.#carry();
     const fields = this.#fields(model);
@@ -40,7 +40,7 @@ export class InputForm {
     this.fill(this.#carried);
   }
 
-  /** Put `input` in; fields that it does not have go back to their defaults. */
+  /** Fills in `input`. Fields without a value return to their defaults. */
   fill(input) {
     for (const { field, control } of this.#rows) {
       if (field.name === "") control.write(Object.keys(input).length ? input : undefined);
@@ -49,15 +49,15 @@ export class InputForm {
     this.tell([]);
   }
 
-  /** The input as it would be sent, or null when something is missing or unreadable: then the
-   * fields say so. With `draft`, what cannot be read is left out instead. */
+  /** Input as it would be sent. If a value is missing or invalid, shows the problem at its field and
+   * returns null. With `draft`, invalid values are omitted instead. */
   read({ draft = false } = {}) {
     const input = {};
     const problems = [];
     for (const { field, control } of this.#rows) {
       try {
         const value = control.read();
-        if (value === undefined && field.required) throw new Unreadable("This is needed.");
+        if (value === undefined && field.required) throw new Unreadable("This field is required.");
         if (field.name === "") Object.assign(input, value);
         else if (value !== undefined) input[field.name] = value;
       } catch (error) {
@@ -70,8 +70,8 @@ export class InputForm {
     return problems.length ? null : input;
   }
 
-  /** Show each problem at the field that it names, and go to the first, unless its reader may be
-   * busy elsewhere. What names none is returned as sentences. */
+  /** Shows each problem at its field and, with `go`, moves the focus to the first one. Returns the
+   * problems that name no field, as sentences. */
   tell(problems, { go = true } = {}) {
     for (const row of this.#rows) setProblem(row, null);
     const homeless = [];
@@ -105,7 +105,7 @@ export class InputForm {
         const value = control.read();
         if (field.name !== "") this.#carried[field.name] = value;
       } catch {
-        // Unreadable: nothing to carry.
+        // Invalid values are not kept.
       }
     }
   }

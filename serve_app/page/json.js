@@ -1,6 +1,7 @@
-// JSON without loss: seeds have up to 64 bits, and JavaScript's numbers only 53.
+// Lossless JSON: seeds have up to 64 bits, but JavaScript's numbers only 53.
 
-/** Whole numbers that a Number cannot hold become a BigInt, where the browser shows their text. */
+/** Parses JSON. Integers beyond a Number's precision become BigInt if the browser provides their
+ * source text. */
 export function parse(text) {
   return JSON.parse(text, (_key, value, context) => {
     const lossy = typeof value === "number" && !Number.isSafeInteger(value);
@@ -9,7 +10,7 @@ export function parse(text) {
   });
 }
 
-/** JSON of `value`, in which a BigInt is written with all its digits. `indent` is in spaces. */
+/** JSON of `value`. A BigInt is written with all its digits. `indent` is in spaces. */
 export function write(value, indent = 0, depth = 0) {
   if (typeof value === "bigint") return value.toString();
   if (value === null || typeof value !== "object") return JSON.stringify(value) ?? "null";
@@ -25,7 +26,7 @@ export function write(value, indent = 0, depth = 0) {
   return open + margin + inner.join("," + margin) + "\n" + " ".repeat(indent * depth) + close;
 }
 
-/** A whole number from its digits: a Number where that is exact. */
+/** Integer from its digits: a Number if that is exact, otherwise a BigInt. */
 export function whole(digits) {
   const exact = BigInt(digits);
   const number = Number(exact);

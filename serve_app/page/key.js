@@ -1,10 +1,11 @@
-// The API key, as this browser keeps it.
+// API key storage in this browser.
 
 const PLACE = "darkroom.key";
 
 const FORM = /^[A-Za-z0-9_-]{1,64}:[\x21-\x7e]{16,256}$/;
 
-/** The `id:secret` in what was pasted, which may be all that `darkroom env` prints; else null. */
+/** The `id:secret` in pasted text, which may be the whole output of `darkroom env`; null without
+ * one. */
 export function keyIn(pasted) {
   for (const line of pasted.split(/\r?\n/)) {
     const bare = line
@@ -16,7 +17,8 @@ export function keyIn(pasted) {
   return null;
 }
 
-/** Remembered across visits; where the browser forbids that, until the page is left. */
+/** Key that is stored across visits. If the browser forbids that, it is kept until the page is
+ * closed. */
 export class KeptKey {
   #value;
 
@@ -38,7 +40,7 @@ export class KeptKey {
       if (value === null) localStorage.removeItem(PLACE);
       else localStorage.setItem(PLACE, value);
     } catch {
-      // It is still known for this visit.
+      // The key is still kept in memory for this visit.
     }
   }
 }

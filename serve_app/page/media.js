@@ -1,10 +1,10 @@
-// The files in an output.
+// Files in an output, and how they are displayed.
 
 import { BASE } from "./api.js";
 import { element } from "./element.js";
 import { bytes } from "./words.js";
 
-/** What a browser shows and does not run, so that it may be opened from this origin. */
+/** Media types that a browser displays without executing, so they may be opened from this origin. */
 const SHOWN =
   /^(?:image\/(?:png|jpeg|webp|gif|avif)|video\/(?:mp4|webm)|audio\/(?:mpeg|mp4|wav|x-wav|ogg|flac|webm))$/;
 
@@ -23,8 +23,9 @@ const BY_EXTENSION = {
 };
 
 /**
- * Every `{url, …}` in `output`: `{url, type, kind, name, width, height, size, duration, poster}`, in order. A file
- * may also be inside: `{content, content_type, …}`, in base64.
+ * Every file in `output`, in order, as `{url, type, kind, name, width, height, size, duration,
+ * poster}`. A file is an object with a `url`, or with its content: `{content, content_type, …}` in
+ * base64.
  */
 export function filesIn(output) {
   if (output === null || typeof output !== "object") return [];
@@ -40,11 +41,11 @@ export function filesIn(output) {
   if (typeof video?.url === "string" && typeof poster?.url === "string")
     return withPoster(filesIn({ ...output, poster: null }), readFile(poster));
   return Object.entries(output)
-    .filter(([name]) => !Array.isArray(output[`${name}s`])) // the first of them stands there too
+    .filter(([name]) => !Array.isArray(output[`${name}s`])) // `image` repeats the first of `images`
     .flatMap(([, value]) => filesIn(value));
 }
 
-/** A clip's first frame is shown in its place until it plays, and is no file beside it. */
+/** Adds the poster to its video, which shows it until it plays. The poster is not a file of its own. */
 function withPoster(files, poster) {
   if (poster?.kind !== "image") return files;
   return files.map((file) => (file.kind === "video" ? { ...file, poster: poster.url } : file));
@@ -54,7 +55,7 @@ function readFile(given) {
   try {
     return described(given, new URL(given.url, BASE));
   } catch {
-    return null; // no address, or one that cannot be decoded
+    return null; // not a URL, or one that cannot be decoded
   }
 }
 
@@ -78,7 +79,7 @@ function described(given, url) {
   };
 }
 
-/** A data URI as an address that can be opened and saved; browsers open no data URI. */
+/** Blob URL of a data URI. Browsers do not open data URIs, but a Blob URL can be opened and saved. */
 function blobUrl(uri, type) {
   const comma = uri.indexOf(",");
   const text = decodeURIComponent(uri.slice(comma + 1));
@@ -87,7 +88,7 @@ function blobUrl(uri, type) {
   return URL.createObjectURL(new Blob([content], { type: type || "application/octet-stream" }));
 }
 
-/** The file as a picture, a player, or a link; with its own links to save and to open it. */
+/** Figure with the file as an image, a player or a name, and links to download and open it. */
 export function fileFigure(file, words) {
   const save = element("a", { href: file.url, download: file.name, class: "action" }, "Download");
   const open = element(
@@ -116,11 +117,11 @@ export function fileFigure(file, words) {
 function shown(file, words) {
   if (file.kind === "image") {
     const { width, height } = file;
-    const picture = element("img", { src: file.url, alt: words, width, height });
+    const image = element("img", { src: file.url, alt: words, width, height });
     const link = element(
       "a",
       { href: file.url, target: "_blank", rel: "noopener", class: "paper" },
-      picture,
+      image,
     );
     link.setAttribute("aria-label", `Open: ${words || file.name}`);
     return link;

@@ -1,8 +1,8 @@
-// Pictures, clips and sounds that go in: a file of one's own, or an address.
+// Controls for image, video and audio inputs: a local file or a URL.
 
 import { element } from "./element.js";
 
-/** One file or address; its value is a URL, a data URI for a file. */
+/** Control for one file. Its value is a URL; for a local file, a data URI. */
 export function mediaControl(field, id) {
   const target = element("input", {
     id,
@@ -45,19 +45,19 @@ export function mediaControl(field, id) {
     write: (value) => {
       const inline = typeof value === "string" && value.startsWith("data:");
       target.value = inline ? "" : (value ?? "");
-      shown(inline ? { name: "the file that was given", url: value } : null);
+      shown(inline ? { name: "the file of the input", url: value } : null);
     },
   };
 }
 
-/** Several of them; the value is a list of URLs. */
+/** Control for several files. Its value is a list of URLs. */
 export function mediaListControl(field, id) {
   let files = [];
   const target = element("textarea", {
     id,
     rows: 2,
     class: "code",
-    placeholder: "https://… (one in a line)",
+    placeholder: "https://… (one per line)",
   });
   const list = element("ul", { class: "media-list" });
   const show = () =>

@@ -1,8 +1,8 @@
-// The endpoints that this Darkroom serves, in fal's shape.
+// Endpoints that this Darkroom serves, from `/v1/models`.
 
 const MOST_PAGES = 50;
 
-/** Reads `/v1/models`, and keeps what it has read. */
+/** Client of `/v1/models` that caches the models' schemas. */
 export class Models {
   #api;
   #whole = new Map(); // id → a promise of the model with its schema
@@ -11,7 +11,7 @@ export class Models {
     this.#api = api;
   }
 
-  /** All of them, without their schemas. */
+  /** All models, without their schemas. */
   async list() {
     const models = [];
     let cursor = null;
@@ -25,7 +25,7 @@ export class Models {
     return models.filter((model) => typeof model.endpoint_id === "string").map(readModel);
   }
 
-  /** One, with `input`: the JSON schema of its input as `{schema, document}`, or null. */
+  /** Model with `input`: the JSON schema of its input as `{schema, document}`, or null. */
   async one(id) {
     if (!this.#whole.has(id)) {
       const looking = this.#look(id);
@@ -55,8 +55,8 @@ function readModel(model) {
     description: metadata.description ?? "",
     category: metadata.category ?? "",
     licence: licenceOf(metadata.license ?? metadata.licence),
-    /** Why it is listed and not served; empty when it is served. */
-    away: model.darkroom?.served === false ? model.darkroom.reason || "It is not served here." : "",
+    /** Reason why it is not served; empty if it is served. */
+    away: model.darkroom?.served === false ? model.darkroom.reason || "This model is not served here." : "",
     demo: model.darkroom_demo === true || metadata.darkroom_demo === true,
   };
 }
@@ -65,7 +65,7 @@ function licenceOf(given) {
   return typeof given === "string" ? given : (given?.name ?? "");
 }
 
-/** The schema of what is posted to the endpoint, whichever way the document says it. */
+/** Schema of the endpoint's input, from any of the supported document formats. */
 function inputOf(model, id) {
   const document = model.openapi ?? model["openapi-3.0"] ?? model.metadata?.openapi ?? null;
   if (document === null) {

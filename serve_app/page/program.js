@@ -1,4 +1,4 @@
-// The dialog with the program for an input.
+// Dialog that shows a request as a program.
 
 import { BASE } from "./api.js";
 import { codeFor, LANGUAGES } from "./code.js";
@@ -7,7 +7,7 @@ import { byId, element } from "./element.js";
 
 const PREFERRED = "darkroom.language";
 
-/** In each language that there is; the last one chosen is remembered. */
+/** Dialog with one tab per language. The last choice is stored. */
 export class ProgramDialog {
   #dialog = byId("code");
   #call = null;
@@ -48,7 +48,7 @@ export class ProgramDialog {
     try {
       localStorage.setItem(PREFERRED, language);
     } catch {
-      // It holds until the page is left.
+      // The choice is kept until the page is closed.
     }
     this.#draw();
   }
@@ -66,7 +66,7 @@ export class ProgramDialog {
     try {
       await navigator.clipboard.writeText(program.textContent);
     } catch {
-      // Over plain HTTP from another machine there is no clipboard to call: the older way.
+      // Over plain HTTP from another machine the clipboard API is missing, so use the older way.
       getSelection().selectAllChildren(program);
       document.execCommand("copy");
     }

@@ -1,4 +1,4 @@
-// The last requests of this key, whoever sent them.
+// List of the key's latest requests, from this page and from other clients.
 
 import { byId, element } from "./element.js";
 import { clock, seconds, STATES } from "./words.js";
@@ -7,7 +7,7 @@ const PAGE = 15;
 const BUSY_MS = 2000;
 const IDLE_MS = 4000;
 
-/** `act` has `details` and `cancel`, each with `{id, endpoint}`. */
+/** List of requests. `act` has the callbacks `details` and `cancel`, which get `{id, endpoint}`. */
 export class Recent {
   #api;
   #act;
@@ -27,11 +27,11 @@ export class Recent {
     });
   }
 
-  /** Look now, and then again and again; not while the key is asked for. */
+  /** Refreshes the list now and then periodically, but not while the key form is open. */
   async look() {
     clearTimeout(this.#timer);
     const busy = byId("work").hidden ? false : await this.#look();
-    clearTimeout(this.#timer); // two looks may have crossed
+    clearTimeout(this.#timer); // two refreshes may have overlapped
     if (!document.hidden) this.#timer = setTimeout(() => this.look(), busy ? BUSY_MS : IDLE_MS);
   }
 
@@ -41,7 +41,7 @@ export class Recent {
       this.#draw(page);
       return page.requests.some(isActive);
     } catch {
-      return false; // the connection's own line says so; what is shown stays
+      return false; // the connection status reports the error; the list stays as it is
     }
   }
 
@@ -53,7 +53,7 @@ export class Recent {
     byId("older").hidden = !more || this.#limit >= 500;
     byId("no-requests").hidden = requests.length > 0;
     const now = JSON.stringify(requests);
-    if (now === this.#drawn) return; // the focus stays where it is
+    if (now === this.#drawn) return; // without changes, the focus stays where it is
     this.#drawn = now;
     const focused = document.activeElement?.closest("#requests li")?.dataset.request;
     byId("requests").replaceChildren(...requests.map((each) => this.#row(each)));

@@ -1,15 +1,15 @@
-// From a JSON schema to the fields of a form.
+// Converts a JSON schema to the fields of a form.
 
-/** What many change, in the order to show it, after the fields that say what to make. */
+/** Fields that users often change, in display order. They follow the prompt and the inputs. */
 const FIRST =
   "image_size aspect_ratio resolution num_images duration seconds_total num_frames".split(" ");
 const MEDIA = /(?:^|_)(image|mask|video|audio|file)s?_urls?$/;
 const NO_EFFECT = /\b(?:has|have|had) no effect\b|\bwithout effect\b|\bis ignored\b/i;
 
 /**
- * The fields of an object's schema, in the order to show them: `{name, title, description, kind,
- * required, fallback, least, most, step, choices, media, first}`. `fallback` is the default. Fields
- * that have no effect here, or that are not supported, are left out.
+ * Fields of an object's schema, in display order: `{name, title, description, kind, required,
+ * fallback, least, most, step, choices, media, first}`. `fallback` is the default. Fields without
+ * effect here and unsupported fields are omitted.
  *
  * Kinds: prompt, text, whole, decimal, choice, switch, size, media, media-list, json.
  */
@@ -26,7 +26,7 @@ export function fieldsOf({ schema, document }) {
     .sort((one, other) => FIRST.indexOf(one.name) - FIRST.indexOf(other.name));
 }
 
-/** Whether more than the fields that are named may be given. */
+/** True if the schema names no fields, so that any object is accepted. */
 export function isOpen({ schema, document }) {
   const whole = plain(schema, document);
   return Object.keys(whole.properties ?? {}).length === 0;
@@ -53,7 +53,7 @@ function readField(name, property, required, document) {
   };
 }
 
-/** `property` without references, wrappers of one, and "or null". */
+/** `property` with references resolved, and without single-item wrappers and "or null". */
 function plain(property, document, depth = 0) {
   if (!property || typeof property !== "object" || depth > 20) return {};
   const { $ref, ...rest } = property;
@@ -104,7 +104,7 @@ function choicesOf(spec, document) {
   return branches(spec, document).flatMap((way) => way.enum ?? ("const" in way ? [way.const] : []));
 }
 
-/** What kind of file the field takes the URL of: image, video, audio, file; null: it is no URL. */
+/** Kind of file whose URL the field accepts: image, video, audio, file; null if it is not a URL. */
 function mediaOf(name, spec, document) {
   const hint = spec.ui?.field ?? spec["x-ui"]?.field ?? spec._fal_ui_field;
   const item = spec.type === "array" ? plain(spec.items, document) : spec;
@@ -115,7 +115,7 @@ function mediaOf(name, spec, document) {
   return kind === "mask" ? "image" : (kind ?? null);
 }
 
-/** Accepted without effect, or refused unless empty. */
+/** True if the field has no effect, or is refused unless empty. */
 function isVain(spec) {
   const marked = spec["x-darkroom-no-effect"] === true || spec["x-darkroom-not-supported"] === true;
   return marked || NO_EFFECT.test(spec.description ?? "");

@@ -1,4 +1,4 @@
-// One request on the stage: how it stands, and then what it made.
+// Card of one request: its progress, then its results.
 
 import { element } from "./element.js";
 import * as json from "./json.js";
@@ -7,8 +7,8 @@ import { pixelsOf } from "./size.js";
 import { runningWords, seconds, STATES, waitingWords } from "./words.js";
 
 /**
- * `act` has what its buttons do: `cancel`, `again`, `details`, `code`, each with the request.
- * `pictureOf` is `Api.picture`.
+ * Card of a request. `act` has the callbacks of its buttons: `cancel`, `again`, `details`, `code`;
+ * each gets the request. `imageOf` is `Api.image`.
  */
 export class Sheet {
   #request;
@@ -30,12 +30,12 @@ export class Sheet {
   #developing;
   #body = element("div", { class: "made" });
   #cancel;
-  #pictureOf;
-  #looked; // the preview's address that was asked last
+  #imageOf;
+  #looked; // URL of the preview that was requested last
 
-  constructor(request, act, pictureOf) {
+  constructor(request, act, imageOf) {
     this.#request = request;
-    this.#pictureOf = pictureOf;
+    this.#imageOf = imageOf;
     const prompt = promptOf(request.input);
     const button = (name, what) =>
       element("button", { type: "button", class: "quiet", click: () => what(request) }, name);
@@ -82,7 +82,7 @@ export class Sheet {
     return this.#final;
   }
 
-  /** A moment as a `Watch` tells it. */
+  /** Shows an update from a `Watch`. */
   show({ phase, status = {}, output, error }) {
     this.node.dataset.phase = phase;
     if (phase === "queued")
@@ -91,7 +91,7 @@ export class Sheet {
     else this.#end(phase, status, output, error);
   }
 
-  /** Once a second. */
+  /** Updates the elapsed time; called once a second. */
   tick() {
     if (!this.#final)
       this.#elapsed.textContent = seconds(
@@ -104,20 +104,21 @@ export class Sheet {
     const part = steps > 0 ? Math.min(1, step / steps) : null;
     this.#stand(runningWords(progress), part);
     this.#cancel.disabled = progress.cancel_requested === true;
-    // Asking is what makes previews, so a page that nobody sees does not.
+    // Previews are computed only on request, so a hidden page requests none.
     if (preview !== this.#looked && !document.hidden) this.#look(preview);
   }
 
-  /** Show what is at the address, or nothing new. Previews take the key, so no `src` can. */
+  /** Shows the preview at the URL, if there is one. Previews need the key, so `src` cannot load
+   * them. */
   async #look(address) {
     this.#looked = address;
     if (!address) return;
     const path = `v1/requests/${encodeURIComponent(this.#request.id)}/preview`;
     try {
-      const found = await this.#pictureOf(path + new URL(address).search);
+      const found = await this.#imageOf(path + new URL(address).search);
       if (found !== null && !this.#final && this.#looked === address) await this.#preview(found);
     } catch {
-      this.#looked = undefined; // the next status asks again
+      this.#looked = undefined; // retry with the next status
     }
   }
 
@@ -169,7 +170,7 @@ export class Sheet {
     const facts = {
       Seed: output?.seed,
       Ran: seconds(ran),
-      "In all": this.#request.restored ? "" : seconds((performance.now() - this.#began) / 1000),
+      Total: this.#request.restored ? "" : seconds((performance.now() - this.#began) / 1000),
     };
     const rows = Object.entries(facts)
       .filter(([, value]) => value !== undefined && value !== null && value !== "")
@@ -190,7 +191,7 @@ function said({ message, problems }) {
   return named.length ? named.join(" ") : message;
 }
 
-/** The words that a request is known by. */
+/** Text that identifies a request: its prompt. */
 export function promptOf(input) {
   const words = input?.prompt ?? input?.text ?? "";
   return typeof words === "string" ? words : "";

@@ -1,9 +1,9 @@
-// The size of a picture: a preset, or width and height.
+// Control for the image size: a preset, or width and height.
 
 import { element } from "./element.js";
 import * as json from "./json.js";
 
-/** fal's presets, in pixels. */
+/** fal's presets: width and height in pixels. */
 const PRESETS = {
   square_hd: [1024, 1024],
   square: [512, 512],
@@ -14,7 +14,7 @@ const PRESETS = {
 };
 const OWN = "own";
 
-/** Width and height that `value` (a preset or an object) means, or null. */
+/** Width and height of `value` (a preset or an object), or null. */
 export function pixelsOf(value) {
   if (typeof value === "string") return PRESETS[value] ?? null;
   const { width, height } = value ?? {};
@@ -69,7 +69,7 @@ export function sizeControl(field, id) {
   return { node: element("div", { class: "size" }, target, own), target, read, write };
 }
 
-/** The preset that `value` is, or is as large as; null when there is none. */
+/** Preset that `value` names or whose size it has; null without one. */
 function presetOf(value, presets) {
   if (typeof value === "string") return presets.includes(value) ? value : null;
   const pixels = pixelsOf(value);

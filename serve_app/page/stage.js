@@ -1,14 +1,14 @@
-// The requests of this tab and what became of them, newest first.
+// Requests of this browser tab and their results, newest first.
 
 import { byId } from "./element.js";
 import * as json from "./json.js";
 import { promptOf, Sheet } from "./sheet.js";
 import { Watch } from "./watch.js";
 
-const PLACE = "darkroom.requests"; // in the tab's own storage: a reload shows them again
+const PLACE = "darkroom.requests"; // key in the session storage: a reload shows them again
 const MOST = 40;
 
-/** `act` has what sheets do, and `ended(request, moment)`. */
+/** List of cards. `act` has the callbacks of the cards, and `ended(request, moment)`. */
 export class Stage {
   #api;
   #act;
@@ -20,9 +20,9 @@ export class Stage {
     setInterval(() => this.#shown.forEach(({ sheet }) => sheet.tick()), 1000);
   }
 
-  /** Show and follow `request`: `{id, endpoint, input, name, demo, usualSize}`. */
+  /** Shows and follows `request`: `{id, endpoint, input, name, demo, usualSize}`. */
   add(request) {
-    const sheet = new Sheet(request, this.#act, (path) => this.#api.picture(path));
+    const sheet = new Sheet(request, this.#act, (path) => this.#api.image(path));
     const watch = new Watch(this.#api, request, (moment) => {
       sheet.show(moment);
       if (sheet.final) this.#act.ended(request, moment);
@@ -35,20 +35,20 @@ export class Stage {
     watch.follow();
   }
 
-  /** Cancel one that is shown here; false: it is not. `Refused` or `Unreachable` may come. */
+  /** Cancels a request; returns false if it is not shown here. Throws `Refused` or `Unreachable`. */
   async cancel(id) {
     const found = this.#shown.find(({ request }) => request.id === id);
     await found?.watch.cancel();
     return found !== undefined;
   }
 
-  /** What this tab showed before it was loaded again. */
+  /** Shows the requests that this tab showed before it was reloaded. */
   restore() {
     let kept = [];
     try {
       kept = json.parse(sessionStorage.getItem(PLACE) ?? "[]");
     } catch {
-      // Nothing that could be read.
+      // The stored list cannot be read.
     }
     const here = new Set(this.#shown.map(({ request }) => request.id));
     for (const request of kept.reverse()) {
@@ -75,12 +75,12 @@ export class Stage {
     try {
       sessionStorage.setItem(PLACE, json.write(kept));
     } catch {
-      // Full or forbidden: a reload will show less.
+      // The storage is full or forbidden, so a reload will show fewer requests.
     }
   }
 }
 
-/** The input without files, which are too large to keep. */
+/** Input without large values, such as files, which are too large to store. */
 function light(input) {
   const kept = Object.entries(input ?? {}).filter(([, value]) => json.write(value).length < 4000);
   return { ...Object.fromEntries(kept), prompt: promptOf(input).slice(0, 4000) || undefined };

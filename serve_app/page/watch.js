@@ -1,24 +1,25 @@
-// Following a request by fal's queue protocol, until its end, whatever happens to the server.
+// Follows a request by fal's queue protocol until it ends, even if the server restarts.
 
 import { Refused } from "./api.js";
 
-/** A browser opens six connections to a server: streams must leave some for everything else. */
+/** Limit of streams. A browser opens six connections to a server, and other calls need some. */
 const MOST_STREAMS = 2;
-const POLL_MS = 1800; // later than that Darkroom answers at once, and holds no connection
+const POLL_MS = 1800; // after this pause Darkroom answers at once instead of holding the connection
 const LEAST_PAUSE_MS = 400;
 const MOST_PAUSE_MS = 5000;
 
 let streams = 0;
 
-/** The path of a request's calls, from the base. */
+/** Path of a request's calls, relative to the base URL. */
 export function requestPath(endpoint, id) {
   return `queue/${endpoint.split("/").map(encodeURIComponent).join("/")}/requests/${encodeURIComponent(id)}`;
 }
 
 /**
- * Tells `tell` each moment of a request: `{phase, status}` while it is `queued` or `running`; at the
- * end `{phase, status, output}` or `{phase, status, error: {message, type, problems}}`, where the
- * phase is the final state, or `lost` when Darkroom does not know the request.
+ * Calls `tell` with each update of a request. While it is `queued` or `running`, the update is
+ * `{phase, status}`. At the end it is `{phase, status, output}` or
+ * `{phase, status, error: {message, type, problems}}`; the phase is then the final state, or `lost`
+ * if Darkroom does not know the request.
  */
 export class Watch {
   #api;

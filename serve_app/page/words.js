@@ -1,24 +1,24 @@
-// What a person reads of states, reasons and stages.
+// Texts for states, wait reasons and stages.
 
 const REASONS = {
   busy: "Every replica is busy.",
   cold_start: "A replica is starting.",
-  no_replica: "No replica is there yet.",
-  limit: "As many run as may at once.",
-  following: "The same is being made already.",
+  no_replica: "There is no replica yet.",
+  limit: "The limit of running requests is reached.",
+  following: "An identical request is already queued or running.",
   paused: "An operator has paused this model.",
 };
 
 const STAGES = {
-  fetching: "Fetching the picture",
+  fetching: "Fetching the input files",
   downloading: "Downloading the weights",
   loading: "Loading the weights",
   compiling: "Compiling the model",
   warming_up: "Warming up",
-  encoding_text: "Reading the prompt",
-  denoising: "Developing",
-  decoding: "Fixing the picture",
-  encoding_media: "Making the file",
+  encoding_text: "Encoding the prompt",
+  denoising: "Denoising",
+  decoding: "Decoding",
+  encoding_media: "Writing the file",
   uploading: "Storing the file",
 };
 
@@ -31,22 +31,22 @@ export const STATES = {
   expired: "Expired",
 };
 
-/** Of a queued request: its place, the reason of the wait, and when it should start. */
+/** Text for a queued request: its position, the wait reason, and the estimated start. */
 export function waitingWords(position, { reason, detail, share, starts_at: startsAt } = {}) {
-  const place = position > 0 ? `${position} before this one.` : "Next in line.";
+  const place = position > 0 ? `Requests before this one: ${position}.` : "Next in line.";
   const doing = ["limit", "following"].includes(reason) ? detail : detail ? `A replica is ${detail}.` : "";
   const done = typeof share === "number" ? `${Math.round(100 * share)} % of that is done.` : "";
   const start = startsAt ? `Starts in about ${roughly(Date.parse(startsAt) - Date.now())}.` : "";
   return [place, doing || REASONS[reason] || "", done, start].filter(Boolean).join(" ");
 }
 
-/** A time to come, in milliseconds; never over, because two clocks may differ. */
+/** Text for a time in milliseconds from now; at least 1 s, because two clocks may differ. */
 function roughly(milliseconds) {
   const left = Math.max(1, Math.round(milliseconds / 1000));
   return left < 90 ? `${left} s` : `${Math.round(left / 60)} min`;
 }
 
-/** Of a running request: its stage, its step, how fast it goes and how long that will take. */
+/** Text for a running request: its stage, step, speed and remaining time. */
 export function runningWords(progress = {}) {
   const { stage, step, steps, attempt, cancel_requested: stopping } = progress;
   if (stopping) return "Stopping at the next step.";
@@ -58,7 +58,7 @@ export function runningWords(progress = {}) {
 
 function pace({ stage, rate, left_s: left }) {
   if (!rate || typeof left !== "number") return "";
-  const speed = rate >= 1 ? `${rate.toFixed(1)} steps/s` : `${(1 / rate).toFixed(1)} s a step`;
+  const speed = rate >= 1 ? `${rate.toFixed(1)} steps/s` : `${(1 / rate).toFixed(1)} s per step`;
   const words = stage === "downloading" ? "" : ` · ${speed}`;
   return `${words} · ${seconds(Math.max(1, Math.ceil(left)) + 0.001).replace(/\.0/, "")} left`;
 }
@@ -80,7 +80,7 @@ export function bytes(value) {
   return value < 1e6 ? `${Math.round(value / 1e3)} KB` : `${(value / 1e6).toFixed(1)} MB`;
 }
 
-/** A moment of today as its time, an older one with its day. */
+/** Time of day for a timestamp of today; otherwise date and time. */
 export function clock(iso) {
   if (!iso) return "";
   const at = new Date(iso);

@@ -1,4 +1,6 @@
-"""Reports: leases renewed, progress noted, the cancelled and the fenced named."""
+"""Reports of replicas: renew leases, store progress, and return the cancelled and fenced
+attempts.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +9,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
-from serve_app.domain.lease import Held, Report, ReportReply
+from serve_app.domain.batcher import Batcher
+from serve_app.domain.lease import LeaseKey, Report, ReportReply
 from serve_app.domain.ports import LeaseTerms
 from serve_app.domain.progress import Preview, Progress
-from serve_app.queue import snapshots, wording
-from serve_app.queue.batcher import Batcher
-from serve_app.queue.database import Database
-from serve_app.queue.limits import QueueLimits
-from serve_app.queue.watch import Watch
+from serve_app.queue.state.queue_state import QueueState
+from serve_app.queue.store import messages
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
+from serve_app.queue.transactions import snapshots
 
 # A lease is written again only when a quarter of it has passed: reports come twice a second, and
 # each such write is a new version of the row in every index. (For `lease_until IS NOT NULL` see
-# endings.py.)
+# end_attempt.py.)
 REPORT = """
 WITH named AS (
     SELECT DISTINCT id, attempt
@@ -64,20 +67,23 @@ FROM named n LEFT JOIN requests r ON r.id = n.id LEFT JOIN progress p ON p.reque
 """
 
 
-class Reports:
+class Heartbeats:
+    """Process reports in batches, one statement at a time."""
+
     def __init__(
-        self, database: Database, terms: LeaseTerms, limits: QueueLimits, watch: Watch
+        self, database: Database, limits: QueueLimits, terms: LeaseTerms, state: QueueState
     ) -> None:
         self._database = database
         self._terms = terms
         self._limits = limits
-        self._watch = watch
+        self._state = state
         self._batcher: Batcher[Report, ReportReply] = Batcher(self._run, in_flight=1)
 
     async def report(self, report: Report) -> ReportReply:
+        self._state.replicas.reported(report)
         if not report.renewals and not report.progress:
             return ReportReply()
-        return await self._batcher.put(report)
+        return await self._batcher.call(report)
 
     async def aclose(self) -> None:
         await self._batcher.aclose()
@@ -88,36 +94,36 @@ class Reports:
         rows = await self._database.rows(
             REPORT,
             {
-                "held": wording.compact(
+                "held": messages.compact(
                     [
                         {"id": held.request_id, "attempt": held.attempt}
                         for report in reports
                         for held in report.renewals
                     ]
                 ),
-                "progress": wording.compact(
+                "progress": messages.compact(
                     [_row(held, each, previews.get(held)) for held, each in progress.items()]
                 ),
                 "lease_s": self._limits.lease_s,
             },
         )
-        holds = {Held(id_, attempt): holds for id_, attempt, holds, *_ in rows}
-        asked = {Held(id_, attempt) for id_, attempt, _, cancelled, _ in rows if cancelled}
-        watched = {Held(id_, attempt) for id_, attempt, *_, watched in rows if watched}
+        holds = {LeaseKey(id_, attempt): holds for id_, attempt, holds, *_ in rows}
+        cancelled = {LeaseKey(id_, attempt) for id_, attempt, _, requested, _ in rows if requested}
+        watched = {LeaseKey(id_, attempt) for id_, attempt, *_, watched in rows if watched}
         for held, each in progress.items():
             if holds.get(held, True):
                 preview = previews.get(held)
-                self._watch.learn_progress(held, each, preview.step if preview else 0)
+                self._state.requests.update_progress(held, each, preview.step if preview else 0)
         await snapshots.keep(
             self._database, {held: each for report in reports for held, each in report.snapshots}
         )
         wanted = {held for report in reports for held in report.wants_tickets if holds.get(held)}
         tickets = {held: self._terms.snapshot_ticket(held) for held in wanted}
         await snapshots.expect(self._database, [each.key for each in tickets.values()])
-        return [_reply(report, holds, asked, watched, tickets) for report in reports]
+        return [_reply(report, holds, cancelled, watched, tickets) for report in reports]
 
 
-def _row(held: Held, progress: Progress, preview: Preview | None) -> Mapping[str, Any]:
+def _row(held: LeaseKey, progress: Progress, preview: Preview | None) -> Mapping[str, Any]:
     return {
         "id": held.request_id,
         "attempt": held.attempt,
@@ -125,20 +131,20 @@ def _row(held: Held, progress: Progress, preview: Preview | None) -> Mapping[str
         "step": progress.step,
         "steps": progress.steps,
         "rate": progress.rate,
-        "preview": b64encode(preview.picture).decode() if preview else None,
+        "preview": b64encode(preview.image).decode() if preview else None,
         "preview_step": preview.step if preview else 0,
     }
 
 
 def _reply(
     report: Report,
-    holds: dict[Held, bool],
-    asked: set[Held],
-    watched: set[Held],
-    tickets: dict[Held, UploadTicket],
+    holds: dict[LeaseKey, bool],
+    cancelled: set[LeaseKey],
+    watched: set[LeaseKey],
+    tickets: dict[LeaseKey, UploadTicket],
 ) -> ReportReply:
     return ReportReply(
-        cancelled=tuple(held for held in report.renewals if holds[held] and held in asked),
+        cancelled=tuple(held for held in report.renewals if holds[held] and held in cancelled),
         fenced=tuple(held for held in report.renewals if not holds[held]),
         snapshot_tickets=tuple(
             (held, tickets[held]) for held in report.wants_tickets if held in tickets

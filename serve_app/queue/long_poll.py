@@ -1,38 +1,36 @@
-"""Asking for work: an ask gets what is queued at once, or waits for what comes."""
+"""Lease polls: a poll gets queued requests at once, or waits for new ones."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import DatabaseUnavailable
-from serve_app.domain.lease import Ask, Held, Lease, Signal, SignalKind, Work
+from serve_app.domain.errors import DarkroomError, DatabaseUnavailable
+from serve_app.domain.lease import Ask, Lease, LeaseKey, Signal, SignalKind, Work
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import LeaseTerms
 from serve_app.domain.request import Priority, Request
-from serve_app.queue import wording
-from serve_app.queue.census import Census
-from serve_app.queue.charges import Charges
-from serve_app.queue.database import Database
-from serve_app.queue.endings import Ending, How
-from serve_app.queue.lanes import Lanes
-from serve_app.queue.leasing import lease
-from serve_app.queue.limits import QueueLimits
-from serve_app.queue.rows import Stored
-from serve_app.queue.submit import Offer
-from serve_app.queue.waiting_room import Waiter, WaitingRoom
-from serve_app.queue.watch import Watch
-from serve_app.telemetry.logs import about, request_id
+from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.state.queue_state import QueueState
+from serve_app.queue.state.waiters import Waiter
+from serve_app.queue.store import messages
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.rows import StoredRequest
+from serve_app.queue.transactions.end_attempt import AttemptEnd, EndAttempts, EndReason
+from serve_app.queue.transactions.insert import DirectLease
+from serve_app.queue.transactions.lease import lease_queued
+from serve_app.telemetry.logs import log_context, request_id
 
 log = logging.getLogger(__name__)
 
-MOST_AT_ONCE = 64
+MAX_LEASES_PER_STATEMENT = 64
 
-HELD = """
+CHECK_HELD = """
 SELECT n.id::text, n.attempt,
        coalesce(r.state = 'running' AND r.attempt = n.attempt, false), r.cancel_requested
 FROM json_to_recordset(%(held)s::json) AS n(id uuid, attempt integer)
@@ -40,103 +38,109 @@ LEFT JOIN requests r ON r.id = n.id
 """
 
 
-class Asks:
-    """``end`` ends attempts, soon, and tells everybody."""
+class LongPoll:
+    """Long polls of replicas for work."""
 
     def __init__(
         self,
         database: Database,
-        terms: LeaseTerms,
         limits: QueueLimits,
-        room: WaitingRoom,
-        watch: Watch,
-        census: Census,
-        lanes: Lanes,
-        charges: Charges,
-        end: Callable[[Sequence[Ending]], object],
+        terms: LeaseTerms,
+        state: QueueState,
+        after: AfterCommit,
     ) -> None:
         self._database = database
-        self._terms = terms
         self._limits = limits
-        self._room = room
-        self._watch = watch
-        self._census = census
-        self._lanes = lanes
-        self._charges = charges
-        self._end = end
-        # A pool is in here when nothing is queued in it, as far as this process knows.
-        self._drained: set[str] = set()
+        self._terms = terms
+        self._state = state
+        self._waiters = state.waiters
+        self._after = after
+        self._attempts = EndAttempts(database, limits)
         self._leasing: dict[str, asyncio.Task[None]] = {}
         self._closed = False
 
     async def ask(self, ask: Ask) -> Work:
-        waiter = self._room.enter(ask)
-        self._lease_soon(ask.pool)
+        """Wait for leases or signals, at most ``ask_wait_s``. If the caller is cancelled, its
+        leases are undone.
+        """
+        self._state.replicas.polled(ask)
+        waiter = self._waiters.add(ask)
+        self.lease_soon(ask.pool)
         try:
             await self._wait(waiter)
         except asyncio.CancelledError:
             self._abandon(waiter)
             raise
-        self._room.leave(waiter)
+        self._waiters.remove(waiter)
         return Work(tuple(waiter.leases), tuple(waiter.signals))
 
-    def stir(self, pools: Iterable[str]) -> None:
-        """Something was queued there, or may have been."""
-        for pool in pools:
-            self._drained.discard(pool)
-            self._lease_soon(pool)
-
-    def stir_all(self) -> None:
-        """Look in every pool again."""
-        self._drained.clear()
-        for pool in self._room.pools():
-            self._lease_soon(pool)
+    def lease_soon(self, pool: str) -> None:
+        """Lease queued requests of the pool in the background, if a poll waits for it."""
+        if pool in self._waiters.drained or pool in self._leasing or self._closed:
+            return
+        if self._waiters.wanted(pool):
+            task = asyncio.create_task(self._lease(pool))
+            self._leasing[pool] = task
 
     def drained(self, pool: str) -> bool:
-        """Nothing is queued there, as far as this process knows."""
-        return pool in self._drained and pool not in self._leasing
+        """True if nothing is queued in the pool, as far as this process knows."""
+        return pool in self._waiters.drained and pool not in self._leasing
 
-    async def look_for_signals(self) -> None:
-        """Ask the database what became of all that is held by those who wait here."""
-        held = self._room.held()
+    async def check_signals(self) -> None:
+        """Check in the database every attempt held by a waiting replica, and signal the cancelled
+        and the fenced.
+        """
+        held = self._waiters.held()
         if not held:
             return
         named = [{"id": each.request_id, "attempt": each.attempt} for each in held]
-        rows = await self._database.rows(HELD, {"held": wording.compact(named)})
+        rows = await self._database.rows(CHECK_HELD, {"held": messages.compact(named)})
         for id_, attempt, holds, cancelled in rows:
             if not holds:
-                self._room.signal([Signal(SignalKind.FENCED, Held(id_, attempt))])
+                self._waiters.signal([Signal(SignalKind.FENCED, LeaseKey(id_, attempt))])
             elif cancelled:
-                self._room.signal([Signal(SignalKind.CANCEL, Held(id_, attempt))])
+                self._waiters.signal([Signal(SignalKind.CANCEL, LeaseKey(id_, attempt))])
+
+    async def refresh(self) -> None:
+        """Look for everything that a notification may have missed."""
+        self._waiters.expire()
+        self._waiters.wake_all()
+        await self._state.requests.refresh_watched()
+        await self.check_signals()
 
     async def aclose(self) -> None:
+        """Answer every poll and wait for the statements under way."""
         self._closed = True
-        self._room.close()
+        self._waiters.close()
         await asyncio.gather(*self._leasing.values(), return_exceptions=True)
 
-    def give(self, waiter: Waiter, request: Request, input: Mapping[str, Any]) -> None:
-        """A lease of ``request``, whose whole input is ``input``, was committed for ``waiter``."""
+    def hand_out(self, waiter: Waiter, request: Request, input: Mapping[str, Any]) -> None:
+        """Hand a committed lease of ``request`` to ``waiter``. ``input`` is the request's full
+        input.
+        """
         try:
-            granted = self._granted(request, input)
+            prepared = self._prepare_lease(request, input)
         except Exception as error:
-            # A broken catalogue or storage setting must not hold up the ask.
-            with about(request.id):
-                log.exception("The terms of a lease of request %s could not be made", request.id)
-            granted = wording.no_terms(error)
-        if isinstance(granted, Lease):
-            if not self._room.give(waiter, granted):
-                self._undo([granted])
+            # A broken catalogue or storage setting must not block the poll.
+            with log_context(request.id):
+                log.exception(
+                    "The lease of request %s could not be prepared; the attempt ends", request.id
+                )
+            prepared = messages.no_terms(error)
+        if isinstance(prepared, Lease):
+            if not self._waiters.deliver(waiter, prepared):
+                self._undo([prepared])
             return
-        self._room.release(waiter)
-        failure = granted.failure
-        how = How.RETRY if failure and failure.retryable else How.FAILED
+        self._waiters.release(waiter)
+        failure = prepared.failure
+        how = EndReason.RETRY if failure and failure.retryable else EndReason.FAILED
         message = failure.message if failure else ""
-        self._end([Ending(Held(request.id, request.attempt), how, message, granted)])
+        self._end_soon([AttemptEnd(LeaseKey(request.id, request.attempt), how, message, prepared)])
 
-    def _granted(self, request: Request, input: Mapping[str, Any]) -> Lease | Outcome:
+    def _prepare_lease(self, request: Request, input: Mapping[str, Any]) -> Lease | Outcome:
         endpoint = self._terms.endpoint(request.endpoint)
         if endpoint is None:
-            return wording.endpoint_gone(request.endpoint)
+            return messages.endpoint_gone(request.endpoint)
         return Lease(
             request_id=request.id,
             attempt=request.attempt,
@@ -157,10 +161,8 @@ class Asks:
         self, request: Request, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
         if request.priority is Priority.REALTIME:
-            return ()  # nothing of a session goes to storage
+            return ()  # sessions write nothing to storage
         return self._terms.tickets(request.id, request.attempt, endpoint, input)
-
-    # How it works
 
     async def _wait(self, waiter: Waiter) -> None:
         loop = asyncio.get_running_loop()
@@ -171,63 +173,76 @@ class Asks:
                 waiter.open = False
                 if waiter.ready:
                     return
-            waiter.stirred.clear()
-            # Past its time it waits only for a statement that may be leasing to it.
-            timer = loop.call_later(left_s if left_s > 0 else 1.0, waiter.stirred.set)
+            waiter.woken.clear()
+            # After its timeout the poll waits only for a statement that may still lease to it.
+            timer = loop.call_later(left_s if left_s > 0 else 1.0, waiter.woken.set)
             try:
-                await waiter.stirred.wait()
+                await waiter.woken.wait()
             finally:
                 timer.cancel()
 
     def _abandon(self, waiter: Waiter) -> None:
         waiter.gone = True
-        self._room.leave(waiter)
+        self._waiters.remove(waiter)
         if waiter.leases:
             self._undo(waiter.leases)
 
+    def _end_soon(self, ends: Sequence[AttemptEnd]) -> None:
+        self._state.background.spawn(self._end(ends))
+
+    async def _end(self, ends: Sequence[AttemptEnd]) -> None:
+        outcomes = {each.held: each.outcome for each in ends if each.how is EndReason.FAILED}
+        try:
+            self._after.ended(await self._attempts.end(ends), outcomes)
+        except DarkroomError as error:
+            log.warning(
+                "Undelivered leases could not be ended, and will run out: %s", error.message
+            )
+
     def _undo(self, leases: Sequence[Lease]) -> None:
-        self._end(
+        self._end_soon(
             [
-                Ending(each.held, How.UNDO, "The replica went away before it got it")
+                AttemptEnd(
+                    each.held,
+                    EndReason.UNDELIVERED,
+                    "The replica disconnected before it got the lease",
+                )
                 for each in leases
             ]
         )
 
-    def _lease_soon(self, pool: str) -> None:
-        if pool in self._drained or pool in self._leasing or self._closed:
-            return
-        if self._room.wanted(pool):
-            task = asyncio.create_task(self._lease(pool))
-            self._leasing[pool] = task
-
     async def _lease(self, pool: str) -> None:
-        """Lease what is queued to those who wait, until one or the other runs out."""
-        request_id.set(None)  # The submit that it began with may be another tenant's.
+        """Lease queued requests to the waiting polls until either runs out."""
+        request_id.set(None)  # The submit that started this task may belong to another tenant.
+        drained = self._waiters.drained
         try:
-            while pool not in self._drained and not self._closed:
-                waiters = self._room.reserve(pool, MOST_AT_ONCE)
+            while pool not in drained and not self._closed:
+                waiters = self._waiters.reserve(pool, MAX_LEASES_PER_STATEMENT)
                 if not waiters:
                     break
-                self._drained.add(pool)  # unless somebody stirs meanwhile
+                drained.add(pool)  # unless a submit wakes the pool in between
                 more = await self._lease_to(pool, waiters)
-                if not more and pool in self._drained and any(w.ask.coming for w in waiters):
-                    self._drained.discard(pool)  # others may take what these do not
+                if not more and pool in drained and any(w.ask.coming for w in waiters):
+                    drained.discard(pool)  # other replicas may take what these do not
                     break
                 if more:
-                    self._drained.discard(pool)
+                    drained.discard(pool)
         except DatabaseUnavailable as error:
-            # The next look, within a second, tries again.
-            self._drained.discard(pool)
-            log.warning("Nothing can be leased: %s", error.message)
+            # The next round, within a second, tries again.
+            drained.discard(pool)
+            log.warning(
+                "No request can be leased now; trying again within a second: %s", error.message
+            )
         except Exception:
-            self._drained.discard(pool)
+            drained.discard(pool)
             log.exception("Leasing in pool %s failed", pool)
         finally:
             del self._leasing[pool]
 
     async def _lease_to(self, pool: str, waiters: Sequence[Waiter]) -> bool:
-        """Whether more may be queued. Those that have the same weights loaded, and download the
-        same, go together."""
+        """Lease to waiters, grouped by equal loaded and downloading weights. True if more may be
+        queued.
+        """
         left = [*waiters]
         more = True
         try:
@@ -239,43 +254,47 @@ class Asks:
                 more = await self._lease_alike(pool, alike, *like) or bool(like[1] and left)
         finally:
             for waiter in left:
-                self._room.release(waiter)
+                self._waiters.release(waiter)
         return more
 
     async def _lease_alike(
         self, pool: str, waiters: Sequence[Waiter], hot: frozenset[str], coming: frozenset[str]
     ) -> bool:
         left = dict(enumerate(waiters))
-        charges = self._charges.take(pool)
+        charges = self._state.charges.take(pool)
         try:
-            offers = [Offer(each.ask.replica_id, each.ask.actor_id) for each in waiters]
-            leased = await lease(self._database, pool, offers, hot, coming, self._limits, charges)
+            offers = [DirectLease(each.ask.replica_id, each.ask.actor_id) for each in waiters]
+            leased = await lease_queued(
+                self._database, pool, offers, hot, coming, self._limits, charges
+            )
             charges = {}
             for n, found, whole in leased.found:
                 self._leased(left.pop(n), found, whole)
             if leased.drained:
-                # Whoever submitted meanwhile saw them awake.
-                self._lanes.look_again_soon((pool, tenant) for tenant in leased.drained)
+                # Submits in between saw the lanes awake and did not wake them, so look again.
+                self._state.lanes.wake_if_work_soon((pool, tenant) for tenant in leased.drained)
             return leased.more
         finally:
-            self._charges.restore(pool, charges)
+            self._state.charges.restore(pool, charges)
             for waiter in left.values():
-                self._room.release(waiter)
+                self._waiters.release(waiter)
 
-    def _leased(self, waiter: Waiter, found: Stored, input: Mapping[str, Any]) -> None:
+    def _leased(self, waiter: Waiter, found: StoredRequest, input: Mapping[str, Any]) -> None:
         request = found.request
-        self._census.left(request.pool, request.tenant, request.endpoint)
-        self._watch.learn(found)
-        self.give(waiter, request, input)
+        self._state.stats.removed(request.pool, request.tenant, request.endpoint)
+        self._state.requests.update(found)
+        self.hand_out(waiter, request, input)
 
 
 def _like(waiter: Waiter) -> tuple[frozenset[str], frozenset[str]]:
-    """What is loaded there, and what is downloaded."""
+    """Endpoints loaded on the waiter's replica, and endpoints that it is downloading."""
     return frozenset(waiter.ask.hot), frozenset(waiter.ask.coming)
 
 
 def _remaining_s(request: Request) -> float | None:
-    """Of its time in all, at its lease: both times are the database's."""
+    """Seconds left until the overall deadline when the lease began, by the database's clock; None
+    without one.
+    """
     if request.end_by is None or request.started_at is None:
         return None
     return (request.end_by - request.started_at).total_seconds()

@@ -1,23 +1,61 @@
-"""Acts by hand: PostgreSQL behind the port ``Operations``."""
+"""Operator actions and overview: PostgreSQL behind the port ``Operations``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from serve_app.domain.errors import AlreadyFinal, RequestNotFound, Unavailable
-from serve_app.domain.lease import Held
-from serve_app.domain.operations import Act, Halt, HaltKind, Overview
+from serve_app.domain.lease import LeaseKey
+from serve_app.domain.operations import (
+    Act,
+    LaneFigures,
+    OpenTransaction,
+    Overview,
+    Pause,
+    PauseKind,
+    RunningLease,
+)
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import State
-from serve_app.queue import leaving, wording
-from serve_app.queue.aftermath import Aftermath
-from serve_app.queue.database import Database
-from serve_app.queue.endings import Endings
-from serve_app.queue.halts import Halts
-from serve_app.queue.overview import overview
-from serve_app.queue.rows import known_id
+from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.fairness.pauses import Pauses
+from serve_app.queue.store import messages
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.rows import known_id
+from serve_app.queue.transactions.cancel import fail_request
+from serve_app.queue.transactions.end_attempt import EndAttempts
 
-STANDING = """
+MOST_LANES, MOST_LEASES = 500, 500
+
+# Each half uses the index of its state.
+LANES = f"""
+SELECT pool, tenant, sum(queued)::bigint, sum(running)::bigint,
+       extract(epoch FROM now() - min(oldest))::double precision
+FROM (
+    SELECT pool, tenant, count(*) AS queued, 0 AS running, min(created_at) AS oldest
+    FROM requests WHERE state = 'queued' GROUP BY 1, 2
+    UNION ALL
+    SELECT pool, tenant, 0, count(*), NULL FROM requests WHERE state = 'running' GROUP BY 1, 2
+) halves
+GROUP BY 1, 2 ORDER BY 3 DESC, 4 DESC, 1, 2 LIMIT {MOST_LANES}
+"""
+LEASES = f"""
+SELECT id::text, attempt, tenant, endpoint, pool, replica_id,
+       extract(epoch FROM now() - started_at)::double precision,
+       extract(epoch FROM lease_until - now())::double precision
+FROM requests WHERE state = 'running' ORDER BY started_at LIMIT {MOST_LEASES}
+"""
+# PostgreSQL shows other roles' transactions only to members of `pg_read_all_stats`.
+OLDEST_TRANSACTION = """
+SELECT extract(epoch FROM now() - xact_start)::double precision, coalesce(state, ''),
+       coalesce(application_name, ''), pid
+FROM pg_stat_activity
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL
+  AND backend_type = 'client backend'
+ORDER BY xact_start LIMIT 1
+"""
+CURRENT = """
 SELECT CASE state WHEN 'following' THEN 'queued' ELSE state END, attempt
 FROM requests WHERE id = %(id)s::uuid
 """
@@ -26,90 +64,101 @@ SELECT id, at, actor, action, subject, coalesce(detail, '{}'::json) FROM audit
 WHERE id < coalesce(%(before)s::bigint, 9223372036854775807) ORDER BY id DESC LIMIT %(limit)s
 """
 RACES = 10
-"""So often an act looks again at a request that changes under it."""
+"""Retries of an action when the request changes concurrently."""
 
 
 class PostgresOperations:
+    """Implements ``Operations``."""
+
     def __init__(
-        self, database: Database, halts: Halts, endings: Endings, aftermath: Aftermath
+        self, database: Database, limits: QueueLimits, pauses: Pauses, after: AfterCommit
     ) -> None:
         self._database = database
-        self._halts = halts
-        self._endings = endings
-        self._aftermath = aftermath
+        self._pauses = pauses
+        self._attempts = EndAttempts(database, limits)
+        self._after = after
 
-    async def pause(self, endpoint: str, actor: str) -> Halt:
-        halt, _ = await self._halts.set(endpoint, HaltKind.PAUSED, actor)
-        return halt
+    async def pause(self, endpoint: str, actor: str) -> Pause:
+        pause, _ = await self._pauses.set(endpoint, PauseKind.PAUSED, actor)
+        return pause
 
-    async def drain(self, endpoint: str, actor: str) -> Halt:
-        halt, pools = await self._halts.set(endpoint, HaltKind.DRAINING, actor)
-        self._aftermath.free(pools)
-        return halt
+    async def drain(self, endpoint: str, actor: str) -> Pause:
+        pause, pools = await self._pauses.set(endpoint, PauseKind.DRAINING, actor)
+        self._after.notify(pools=pools)
+        return pause
 
     async def resume(self, endpoint: str, actor: str) -> bool:
-        pools = await self._halts.end(endpoint, actor)
-        self._aftermath.free(pools or ())
+        pools = await self._pauses.end(endpoint, actor)
+        self._after.notify(pools=pools or ())
         return pools is not None
 
     async def requeue(self, request_id: str, actor: str) -> State:
         id_ = known_id(request_id)
         noted = _noted(actor, "request.requeue", {})
         for _ in range(RACES):
-            state, held = await self._standing(id_)
+            state, held = await self._current(id_)
             if state is State.QUEUED:
                 return state
             after = await self._end(held, None, noted)
             if after is not None:
                 return after
-        raise _restless(id_)
+        raise _keeps_changing(id_)
 
     async def fail(self, request_id: str, actor: str, reason: str) -> State:
-        id_, failure = known_id(request_id), wording.failed_by_hand(reason)
-        noted = _noted(actor, "request.fail", {"reason": wording.clean(reason)})
+        id_, failure = known_id(request_id), messages.failed_by_hand(reason)
+        noted = _noted(actor, "request.fail", {"reason": messages.clean(reason)})
         for _ in range(RACES):
-            state, held = await self._standing(id_)
+            state, held = await self._current(id_)
             if state is State.RUNNING:
                 after = await self._end(held, failure, noted)
                 if after is not None:
                     return after
                 continue
-            left = await leaving.fail(self._database, id_, failure, noted)
-            if left is not None:
-                self._aftermath.left([left], failure)
-                return left.state
-        raise _restless(id_)
+            removed = await fail_request(self._database, id_, failure, noted)
+            if removed is not None:
+                self._after.removed([removed], failure)
+                return removed.state
+        raise _keeps_changing(id_)
 
     async def overview(self) -> Overview:
-        return await overview(self._database, [*await self._halts.refresh()])
+        pauses = await self._pauses.refresh()
+        lanes = await self._database.rows(LANES)
+        leases = await self._database.rows(LEASES)
+        oldest = await self._database.rows(OLDEST_TRANSACTION)
+        return Overview(
+            lanes=[LaneFigures(*row) for row in lanes],
+            leases=[RunningLease(*row) for row in leases],
+            halts=[*pauses],
+            oldest_transaction=OpenTransaction(*oldest[0]) if oldest else None,
+        )
 
     async def audit(self, before: int | None = None, limit: int = 50) -> Sequence[Act]:
         rows = await self._database.rows(AUDIT, {"before": before, "limit": limit})
         return [Act(*row) for row in rows]
 
-    async def _standing(self, id_: str) -> tuple[State, Held]:
-        """Of a request that has not ended."""
-        rows = await self._database.rows(STANDING, {"id": id_})
+    async def _current(self, id_: str) -> tuple[State, LeaseKey]:
+        """State and attempt of a request that has not ended."""
+        rows = await self._database.rows(CURRENT, {"id": id_})
         if not rows:
             raise RequestNotFound(f"There is no request {id_}.")
         state = State(rows[0][0])
         if state.final:
             raise AlreadyFinal(f"The request {id_} has ended already: it is {state}.")
-        return state, Held(id_, rows[0][1])
+        return state, LeaseKey(id_, rows[0][1])
 
     async def _end(
-        self, held: Held, failure: Outcome | None, noted: Mapping[str, str]
+        self, held: LeaseKey, failure: Outcome | None, noted: Mapping[str, str]
     ) -> State | None:
-        """None: the attempt has ended meanwhile."""
-        ended = await self._endings.end_by_hand(held, wording.REQUEUED, failure, noted)
+        """End the attempt by hand. None if it has already ended."""
+        ended = await self._attempts.end_by_operator(held, messages.REQUEUED, failure, noted)
         outcomes = {} if failure is None else {held: failure}
-        self._aftermath.ended(ended, outcomes, fenced=True)
+        self._after.ended(ended, outcomes, fenced=True)
         return ended[0].state if ended else None
 
 
 def _noted(actor: str, action: str, detail: Mapping[str, str]) -> Mapping[str, str]:
-    return {"actor": actor, "action": action, "detail": wording.compact(detail)}
+    return {"actor": actor, "action": action, "detail": messages.compact(detail)}
 
 
-def _restless(id_: str) -> Unavailable:
-    return Unavailable(f"The request {id_} changed its state each time: try again.")
+def _keeps_changing(id_: str) -> Unavailable:
+    return Unavailable(f"The state of request {id_} kept changing, so nothing was done: try again.")

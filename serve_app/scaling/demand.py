@@ -1,6 +1,6 @@
-"""Tells the scaling policies what each pool is asked for.
+"""Publisher of each pool's demand for the scaling policies.
 
-Of all ingress replicas one writes: the one that holds the database's advisory lock ``demand``.
+Only one ingress replica writes: the holder of the database's advisory lock ``demand``.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ WRITE_EVERY_S = 0.5
 
 
 class Leader(Protocol):
-    """Who of several ingress replicas acts. Real: a session advisory lock."""
+    """Leader election among ingress replicas. The real one uses session advisory locks."""
 
     async def leads(self, name: str) -> bool: ...
 
 
 class DemandWriter:
-    """Writes ``queue.demand()`` to Ray's internal KV twice a second while this ingress leads."""
+    """Task that writes ``queue.demand()`` to Ray's internal KV twice a second while this ingress is
+    the leader."""
 
     def __init__(
         self,
@@ -63,10 +64,10 @@ class DemandWriter:
                 if await self._leader.leads("demand"):
                     await self._write(demands)
             except DarkroomError as error:
-                logger.warning("Demand is not written: %s", error)
+                logger.warning("The demand could not be written: %s", error)
             except Exception:
-                # Ray's KV may be away for a moment; the policies keep their targets meanwhile.
-                logger.exception("Demand is not written.")
+                # Ray's KV may be unavailable for a moment; the policies then keep their targets.
+                logger.exception("The demand could not be written.")
             await asyncio.sleep(WRITE_EVERY_S)
 
     async def _write(self, demands: Mapping[str, Demand]) -> None:

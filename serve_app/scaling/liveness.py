@@ -1,4 +1,4 @@
-"""Which replicas Ray knows to be dead. Serve does not tell; Ray's actor table does."""
+"""Liveness of replicas, from Ray's actor table. Serve does not report dead replicas."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ray._private.state import actors
 
 
 class RayLiveness:
-    """The ``Liveness`` port over Ray's actor table.
+    """Implementation of the ``Liveness`` port over Ray's actor table.
 
-    With ``sole_cluster`` an actor that the table does not know is one of an earlier run: the
-    embedded database belongs to one Ray cluster at a time.
+    With ``sole_cluster``, an actor that the table does not know belongs to an earlier run, because
+    only one Ray cluster at a time uses the embedded database.
     """
 
     def __init__(self, *, sole_cluster: bool) -> None:
@@ -34,6 +34,6 @@ class RayLiveness:
 
 
 def _states(actor_ids: tuple[str, ...]) -> dict[str, str | None]:
-    """Ray's word for each; None for one that it does not know."""
+    """Ray's state of each actor; None for an actor that Ray does not know."""
     known: dict[str, Any] = {one: actors(actor_id=one) for one in actor_ids}
     return {one: record.get("State") for one, record in known.items()}

@@ -1,8 +1,8 @@
-"""How many replicas a pool should have: a Serve autoscaling policy on the queue's demand.
+"""Autoscaling policy for Ray Serve: the number of replicas of a pool, from the queue's demand.
 
-Ray Serve runs the policy inside its controller's loop every 100 ms, where it must never block or
-raise, and pickles this module by value. So it imports only the standard library and ray, a thread
-of its own reads the demand from Ray's internal KV, and on any doubt the present target is kept.
+Ray Serve runs the policy in its controller's loop every 100 ms, where it must never block or raise,
+and pickles this module by value. The module therefore imports only the standard library and ray. A
+thread reads the demand from Ray's internal KV. Without a fresh demand, the current target is kept.
 """
 
 from __future__ import annotations
@@ -18,35 +18,36 @@ from typing import Any
 from ray.experimental import internal_kv
 
 NAMESPACE = b"darkroom"
-STALE_AFTER_S = 10.0  # an older demand is no ground for a change
+STALE_AFTER_S = 10.0  # an older demand does not change the target
 READ_EVERY_S = 0.5
 
 
 def demand_key(scope: str, pool: str) -> bytes:
-    """Where the ingress writes a pool's demand, and the policy reads it. ``scope`` is the data
-    directory: it tells two Darkrooms on one Ray cluster apart.
+    """Key under which the ingress writes a pool's demand and the policy reads it.
+
+    ``scope`` is the data directory. It separates two Darkrooms on one Ray cluster.
     """
     return f"demand/{scope}/{pool}".encode()
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """How a pool may scale: its settings, as the policy sees them."""
+    """Scaling settings of a pool."""
 
-    slots: int  # generations a replica runs at once
+    slots: int  # generations that a replica runs at once
     least: int
     most: int
     spare: int  # replicas beyond what the demand needs
-    keep_alive_s: float  # idle time before a replica goes
+    keep_alive_s: float  # idle time before a replica is removed
 
 
 def target_replicas(
     bounds: Bounds, *, queued: int, running: int, idle_s: float, current: int
 ) -> int:
-    """Replicas that a pool should have.
+    """Number of replicas that a pool should have.
 
-    Up at once, as far as the demand needs and ``spare`` more. Down only when the pool has been idle
-    for ``keep_alive_s``: Serve stops the newest replica, not the idle one, so a pool that holds
+    The pool grows at once to what the demand needs plus ``spare``. It shrinks only after it has
+    been idle for ``keep_alive_s``: Serve stops the newest replica, not an idle one, so a pool with
     leases never shrinks.
     """
     asked = queued + running
@@ -61,7 +62,7 @@ def target_replicas(
 
 
 class PoolPolicy:
-    """The policy of one pool, instantiated once in Serve's controller."""
+    """Policy of one pool, instantiated once in Serve's controller."""
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class PoolPolicy:
         self._reader: threading.Thread | None = None
 
     def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
-        """Serve's calling convention: (target, state to keep)."""
+        """Return ``(target, state)``, as Serve's calling convention requires."""
         if self._reader is None:
             self._reader = threading.Thread(target=self._read, daemon=True, name="demand")
             self._reader.start()
@@ -98,8 +99,9 @@ class PoolPolicy:
         return target, {}
 
     def _read(self) -> None:
-        """Poll the KV for ever. A demand counts as fresh when its sequence number has moved, so
-        that no two clocks are compared.
+        """Poll the KV forever.
+
+        A demand is fresh if its sequence number has changed, so that no two clocks are compared.
         """
         while True:
             try:
@@ -108,7 +110,7 @@ class PoolPolicy:
                     self._latest = demand
                     self._changed_at = time.monotonic()
             except Exception as error:
-                logging.getLogger("ray.serve").warning("Demand is unreadable: %r", error)
+                logging.getLogger("ray.serve").warning("The demand cannot be read: %r", error)
             time.sleep(READ_EVERY_S)
 
     def _stored(self) -> dict[str, Any] | None:

@@ -1,26 +1,28 @@
-"""One file on its way into the directory."""
+"""Atomic upload of one file into the artifact directory."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import hashlib
 import os
 import secrets
 import threading
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, ParamSpec, TypeVar
 
-from serve_app.domain.errors import Forbidden, TooLarge
+from serve_app.domain.errors import Forbidden, StorageFull, StorageUnavailable, TooLarge
 
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.ENOSYS}
 
 
-class ArrivingFile:
-    """One object on its way in. Every method blocks and runs in a thread.
+class AtomicFile:
+    """Object that is being uploaded. Every method blocks and runs in a thread.
 
-    A cancelled caller does not stop the thread that writes for it, so ``discard`` may come while a
-    ``write`` still runs: the lock puts them in order, and nothing is written after a discard.
+    Cancelling a caller does not stop its writing thread, so ``discard`` may be called while a
+    ``write`` still runs. The lock orders them, and nothing is written after a discard.
     """
 
     def __init__(self, path: Path, max_bytes: int | None) -> None:
@@ -35,7 +37,7 @@ class ArrivingFile:
 
     @staticmethod
     def temporary_names(path: Path) -> str:
-        """A pattern of those that uploads of ``path`` have until they are whole."""
+        """Glob pattern of the temporary files that uploads of ``path`` use until the commit."""
         return f".{path.name}.*.part"
 
     def write(self, data: bytes) -> None:
@@ -57,7 +59,8 @@ class ArrivingFile:
             self._file.flush()
             os.fsync(self._file.fileno())
             try:
-                # link, not rename: it refuses to replace what a client may have been given already.
+                # A link fails if the name exists; a rename would replace an object that a client
+                # may already know.
                 self._path.hardlink_to(self._temporary)
             except FileExistsError:
                 self._refuse_other_content()
@@ -70,22 +73,22 @@ class ArrivingFile:
     def _refuse_other_content(self) -> None:
         with self._path.open("rb") as there:
             if hashlib.file_digest(there, "sha256").digest() != self._digest.digest():
-                raise Forbidden("This artifact was already uploaded with other content.")
+                raise Forbidden("This artifact was already uploaded with different content.")
 
     def discard(self) -> None:
-        """Remove the temporary file; after a commit the object has its own name and stays."""
+        """Remove the temporary file. After a commit the object has its own name and stays."""
         with self._lock:
             self._discarded = True
             if self._file is not None:
-                # Closing flushes, which fails once more on a full disk: that was reported already.
+                # Closing flushes, which fails again on a full disk. That error was reported before.
                 with contextlib.suppress(OSError):
                     self._file.close()
                 self._temporary.unlink(missing_ok=True)
 
 
 def _opened(path: Path) -> BinaryIO:
-    """A new file. Whoever deletes the last file of a directory removes it, also between the two
-    steps here."""
+    """Create a file. Retries, because a concurrent delete may remove the empty directory between
+    the two steps."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
@@ -93,9 +96,49 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def fsync_directory(directory: Path) -> None:
-    """Make the new name itself survive a power cut."""
+    """Flush a directory, so that a new name in it survives a power failure."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+# Blocking file operations of the artifact directory, run in threads.
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+CHUNK_BYTES = 1 << 20
+"""Size of a read or write. Each one runs in a thread."""
+
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+async def in_thread(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Run blocking ``work`` in a thread. ``OSError`` becomes ``StorageFull`` or
+    ``StorageUnavailable``."""
+    try:
+        return await asyncio.to_thread(work, *arguments, **named)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFull(
+                "The disk that holds the artifacts is full. Free some space, or set "
+                "DARKROOM_DATA_DIR to a directory on a larger disk."
+            ) from error
+        raise StorageUnavailable(
+            f"The artifact directory cannot be used: {error.strerror or error}."
+        ) from error
+
+
+async def write_all(chunks: AsyncIterator[bytes], write: Callable[[bytes], object]) -> None:
+    """Write every byte of ``chunks``, in pieces of about ``CHUNK_BYTES``."""
+    pending: list[bytes] = []
+    pending_bytes = 0
+    async for chunk in chunks:
+        pending.append(chunk)
+        pending_bytes += len(chunk)
+        if pending_bytes >= CHUNK_BYTES:
+            await in_thread(write, b"".join(pending))
+            pending, pending_bytes = [], 0
+    await in_thread(write, b"".join(pending))

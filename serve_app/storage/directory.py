@@ -1,10 +1,14 @@
-"""Artifacts in a directory."""
+"""Artifact storage in a directory, with multipart uploads in a hidden folder of it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import os
 import secrets
+import shutil
+import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
@@ -12,19 +16,22 @@ from typing import BinaryIO
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import ArtifactNotFound, StorageUnavailable
 from serve_app.domain.ports import Clock
-from serve_app.domain.upload import Part
+from serve_app.domain.upload import UploadPart
 from serve_app.storage import keys as key_names
-from serve_app.storage.arriving import ArrivingFile
-from serve_app.storage.blocking import CHUNK_BYTES, in_thread, write_all
-from serve_app.storage.directory_parts import DirectoryParts
+from serve_app.storage.atomic_file import CHUNK_BYTES, AtomicFile, in_thread, write_all
+from serve_app.storage.keys import PARTS_ID, missing_part, upload_not_found
 from serve_app.storage.tickets import TicketSigner
+
+FOLDER = ".parts"
+"""No key begins with a dot, so nothing in this folder is ever served."""
 
 
 class DirectoryStorage:
-    """Implements ``domain.ports.Storage`` over files below ``root``.
+    """Implementation of ``domain.ports.Storage`` over files below ``root``.
 
-    An object is there whole or not at all, and never changes: a second ``put`` of the same key with
-    the same bytes is no error, with others it is ``Forbidden``. Nothing blocks the event loop.
+    An object exists completely or not at all, and never changes: a second ``put`` of a key with the
+    same bytes succeeds, with different bytes it raises ``Forbidden``. Nothing blocks the event
+    loop.
     """
 
     def __init__(
@@ -44,17 +51,20 @@ class DirectoryStorage:
         return self.tickets.sign(key, media_type, max_bytes, valid_s)
 
     def link(self, key: str, media_type: str, disposition: str, valid_s: float) -> None:
-        """None: only the ingress can read the directory."""
+        """Return None: only the ingress can read the directory."""
 
     async def put(self, key: str, media_type: str, chunks: AsyncIterator[bytes]) -> int:
-        """Store the whole or nothing; returns bytes. ``StorageFull``, ``StorageUnavailable``."""
-        del media_type  # kept by the key's extension
+        """Store all chunks or nothing, and return the size in bytes.
+
+        Raises ``StorageFull`` or ``StorageUnavailable``.
+        """
+        del media_type  # the key's extension keeps it
         upload = self._arriving(key)
         try:
             await write_all(chunks, upload.write)
             await in_thread(upload.commit)
         finally:
-            # Also when the caller was cancelled in mid-upload: nothing half-written stays.
+            # Runs even if the caller is cancelled during the upload: no partial file remains.
             await asyncio.shield(in_thread(upload.discard))
         return upload.size
 
@@ -65,7 +75,7 @@ class DirectoryStorage:
 
     async def put_part(
         self, key: str, parts_id: str, number: int, chunks: AsyncIterator[bytes]
-    ) -> Part:
+    ) -> UploadPart:
         del key
         return await self._parts.put(parts_id, number, chunks)
 
@@ -99,7 +109,7 @@ class DirectoryStorage:
         await in_thread(_delete, paths, self.root)
 
     async def start(self) -> None:
-        """Nothing to do: directories are made as they are needed."""
+        """Nothing to do: directories are created when they are needed."""
 
     async def aclose(self) -> None:
         """Nothing to do."""
@@ -117,10 +127,12 @@ class DirectoryStorage:
         finally:
             await self.delete([key])
         if back != content:
-            raise StorageUnavailable(f"{self.root} gave back other bytes than were written.")
+            raise StorageUnavailable(
+                f"The bytes read from {self.root} differ from those written. Check the disk."
+            )
 
-    def _arriving(self, key: str) -> ArrivingFile:
-        return ArrivingFile(self._path(key), self._max_bytes)
+    def _arriving(self, key: str) -> AtomicFile:
+        return AtomicFile(self._path(key), self._max_bytes)
 
     def _path(self, key: str) -> Path:
         if not key_names.valid(key):
@@ -145,11 +157,11 @@ def _open(path: Path, start: int) -> BinaryIO:
 
 
 def _delete(paths: Sequence[Path], root: Path) -> None:
-    """With what a process that was killed has left of their uploads, and empty directories."""
+    """Delete files, temporary files that killed processes left, and empty directories."""
     for path in paths:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
-        for left in path.parent.glob(ArrivingFile.temporary_names(path)):
+        for left in path.parent.glob(AtomicFile.temporary_names(path)):
             left.unlink(missing_ok=True)
         for directory in path.parents:
             if directory == root:
@@ -157,4 +169,125 @@ def _delete(paths: Sequence[Path], root: Path) -> None:
             try:
                 directory.rmdir()
             except OSError:
-                break  # not empty, or not there
+                break  # not empty, or missing
+
+
+class DirectoryParts:
+    """Multipart uploads: one folder per upload, and in it one file per part.
+
+    A part's file name is its number and its MD5.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root / FOLDER
+
+    def begin(self) -> str:
+        return secrets.token_hex(16)
+
+    async def put(self, parts_id: str, number: int, chunks: AsyncIterator[bytes]) -> UploadPart:
+        """Store one part completely or not at all. Replaces an earlier part of the same number."""
+        part = _AtomicPart(self._folder(parts_id), number)
+        try:
+            await write_all(chunks, part.write)
+            await in_thread(part.commit)
+        finally:
+            await asyncio.shield(in_thread(part.discard))
+        return UploadPart(number, part.etag, part.size)
+
+    async def join(self, parts_id: str, etags: Mapping[int, str], whole: AtomicFile) -> int:
+        """Write the parts to ``whole`` in the order of their numbers, then delete them."""
+        folder = self._folder(parts_id)
+        names = {number: _name(number, etags[number]) for number in sorted(etags)}
+        try:
+            await in_thread(_check, folder, names)
+            for number, name in names.items():
+                await in_thread(_append, folder / name, number, whole)
+            await in_thread(whole.commit)
+        finally:
+            await asyncio.shield(in_thread(whole.discard))
+        await in_thread(shutil.rmtree, folder, ignore_errors=True)
+        return whole.size
+
+    async def drop(self, parts_id: str) -> None:
+        await in_thread(shutil.rmtree, self._folder(parts_id), ignore_errors=True)
+
+    def _folder(self, parts_id: str) -> Path:
+        if PARTS_ID.fullmatch(parts_id) is None:
+            raise upload_not_found()
+        return self._root / parts_id
+
+
+class _AtomicPart:
+    """Part that is being uploaded. Every method blocks and runs in a thread.
+
+    A cancelled caller may call ``discard`` while another method still runs. The lock orders them,
+    and nothing is written after a discard.
+    """
+
+    def __init__(self, folder: Path, number: int) -> None:
+        self._folder = folder
+        self._number = number
+        self._temporary = folder / f"{secrets.token_hex(8)}.part"
+        self._file: BinaryIO | None = None
+        self._digest = hashlib.md5(usedforsecurity=False)
+        self._lock = threading.Lock()
+        self._discarded = False
+        self.size = 0
+
+    @property
+    def etag(self) -> str:
+        return self._digest.hexdigest()
+
+    def write(self, data: bytes) -> None:
+        with self._lock:
+            if self._discarded:
+                return
+            if self._file is None:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._file = self._temporary.open("xb")
+            self.size += len(data)
+            self._digest.update(data)
+            self._file.write(data)
+
+    def commit(self) -> None:
+        with self._lock:
+            if self._file is None or self._discarded:
+                return
+            self._file.close()
+            kept = self._temporary.replace(self._folder / _name(self._number, self.etag))
+            for other in self._folder.glob(f"{self._number}-*"):
+                if other != kept:
+                    other.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        with self._lock:
+            self._discarded = True
+            if self._file is not None:
+                # Closing flushes, which fails again on a full disk. That error was reported before.
+                with contextlib.suppress(OSError):
+                    self._file.close()
+                self._temporary.unlink(missing_ok=True)
+
+
+def _name(number: int, etag: str) -> str:
+    return f"{number}-{etag}"
+
+
+def _check(folder: Path, names: Mapping[int, str]) -> None:
+    """Check that every part exists.
+
+    The names are compared with those in the folder, so no ETag can name another file.
+    """
+    there = {each.name for each in os.scandir(folder)} if folder.is_dir() else set[str]()
+    for number, name in names.items():
+        if name not in there:
+            raise missing_part(number)
+
+
+def _append(path: Path, number: int, whole: AtomicFile) -> None:
+    try:
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK_BYTES):
+                whole.write(chunk)
+    except FileNotFoundError:
+        raise missing_part(number) from None

@@ -1,4 +1,4 @@
-"""Names of stored objects."""
+"""Keys (names) of stored objects, and the media types of uploads."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import secrets
 from collections.abc import Callable
 
 from serve_app.domain.artifact import EXTENSIONS
+from serve_app.domain.errors import InvalidInput, NotFound
 
 _KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*")
 _MAX_CHARACTERS = 512
 
-ANY = "application/octet-stream"
+DEFAULT_MEDIA_TYPE = "application/octet-stream"
 
 UPLOAD_EXTENSIONS = {
     "image/gif": "gif",
@@ -32,8 +33,10 @@ UPLOAD_EXTENSIONS = {
     "application/pdf": "pdf",
     "application/zip": "zip",
 } | EXTENSIONS
-"""The media types that an upload keeps. None of them is run by a browser; of any other the bytes
-are kept and no type."""
+"""Media types that an upload keeps, with their extensions.
+
+A browser executes none of them. An upload of any other type is kept without its type.
+"""
 
 _SAME = {
     "image/jpg": "image/jpeg",
@@ -45,7 +48,7 @@ _SAME = {
     "audio/x-m4a": "audio/mp4",
     "application/x-zip-compressed": "application/zip",
 }
-"""Other names of theirs, which clients send."""
+"""Aliases of these media types that clients send."""
 
 MEDIA_TYPE_OF = {extension: media_type for media_type, extension in UPLOAD_EXTENSIONS.items()}
 _STEM = re.compile(r"[^A-Za-z0-9_-]+")
@@ -53,7 +56,7 @@ _MOST_OF_A_NAME = 100  # characters
 
 
 def valid(key: str) -> bool:
-    """Whether ``key`` is a name of ours: plain segments, none of which starts with a dot."""
+    """Return True if ``key`` consists of plain segments, none of them starting with a dot."""
     return len(key) <= _MAX_CHARACTERS and _KEY.fullmatch(key) is not None
 
 
@@ -63,12 +66,15 @@ def artifact_key(
     media_type: str,
     token: Callable[[int], str] = secrets.token_urlsafe,
 ) -> str:
-    """``r/<request>/<attempt>/<128 bits>.<extension>``: to know it is to read it."""
+    """Key ``r/<request>/<attempt>/<128 bits>.<extension>``. Anyone who knows it can read it."""
     return f"r/{request_id}/{attempt}/{token(16)}.{EXTENSIONS.get(media_type, 'bin')}"
 
 
 def derived_token(secret: bytes, *of: object) -> Callable[[int], str]:
-    """Makes a token that is the same for the same, and that nobody can guess without ``secret``."""
+    """Token function for keys: the same ``of`` gives the same token.
+
+    The token cannot be guessed without ``secret``.
+    """
     digest = hmac.digest(secret, "/".join(map(str, of)).encode(), "sha256")
     return lambda size: base64.urlsafe_b64encode(digest[:size]).rstrip(b"=").decode()
 
@@ -76,30 +82,56 @@ def derived_token(secret: bytes, *of: object) -> Callable[[int], str]:
 def snapshot_key(
     request_id: str, attempt: int, token: Callable[[int], str] = secrets.token_urlsafe
 ) -> str:
-    """A fresh ``s/<request>/<attempt>/<128 random bits>.bin``: it holds what its owner asked for,
-    so it is as hard to guess as an artifact's."""
+    """New key ``s/<request>/<attempt>/<128 random bits>.bin``.
+
+    A snapshot contains the owner's input, so its key is as hard to guess as an artifact's.
+    """
     return f"s/{request_id}/{attempt}/{token(16)}.bin"
 
 
 def upload_key(
     media_type: str, file_name: str = "", token: Callable[[int], str] = secrets.token_urlsafe
 ) -> str:
-    """A fresh ``u/<128 random bits>/<name>.<extension>``; the name is what is left of the client's
-    own. ``media_type``: as ``upload_type`` gives it."""
+    """New key ``u/<128 random bits>/<name>.<extension>``.
+
+    The name is the client's own, without special characters. ``media_type`` comes from
+    ``upload_type``.
+    """
     stem = _STEM.sub("_", file_name.rpartition(".")[0] or file_name).strip("_")[:_MOST_OF_A_NAME]
     return f"u/{token(16)}/{stem or 'file'}.{UPLOAD_EXTENSIONS[media_type]}"
 
 
 def upload_type(given: str, file_name: str = "") -> str:
-    """As what a client's file is kept: what its client says it is, or else what its name says."""
+    """Media type under which a client's file is kept: the client's own, or by its file name."""
     bare = given.partition(";")[0].strip().lower()
     media_type = _SAME.get(bare, bare)
-    if media_type not in UPLOAD_EXTENSIONS or media_type == ANY:
+    if media_type not in UPLOAD_EXTENSIONS or media_type == DEFAULT_MEDIA_TYPE:
         extension = file_name.rpartition(".")[2].lower()
-        media_type = MEDIA_TYPE_OF.get("jpg" if extension == "jpeg" else extension, ANY)
+        media_type = MEDIA_TYPE_OF.get(
+            "jpg" if extension == "jpeg" else extension, DEFAULT_MEDIA_TYPE
+        )
     return media_type
 
 
 def media_type_of(key: str) -> str:
-    """By the extension, which we chose ourselves; anything else is served as plain bytes."""
-    return MEDIA_TYPE_OF.get(key.rpartition(".")[2], ANY)
+    """Media type by the extension, which Darkroom chose; any other key is served as plain bytes."""
+    return MEDIA_TYPE_OF.get(key.rpartition(".")[2], DEFAULT_MEDIA_TYPE)
+
+
+# Limits and errors that multipart uploads of all storages share.
+
+PARTS_ID = re.compile(r"[0-9a-f]{32}")
+
+MAX_PARTS = 10_000
+"""Maximum number of parts; the limit of S3."""
+
+
+def missing_part(number: int | None = None) -> InvalidInput:
+    """Error for a part that is missing or has another ETag. None: the store does not say which."""
+    which = "a part" if number is None else f"part {number}"
+    message = f"{which} is missing or has another ETag: upload it again"
+    return InvalidInput.of_field("parts", message)
+
+
+def upload_not_found() -> NotFound:
+    return NotFound("This upload does not exist or has ended. Begin a new one.")

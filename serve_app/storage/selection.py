@@ -1,30 +1,33 @@
-"""Which storage the settings ask for."""
+"""Selection of the storage by the settings."""
 
 from __future__ import annotations
 
+import asyncio
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from serve_app.domain.errors import Misconfigured
+from serve_app.domain.errors import Misconfigured, StorageFull, StorageUnavailable
 from serve_app.domain.ports import Clock
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.s3.location import S3Location, location_of
 
-if TYPE_CHECKING:  # they import boto3, which takes a while and memory
+if TYPE_CHECKING:
     from serve_app.storage.s3.storage import S3Storage
 
 
-def chosen(
+def create_storage(
     config: Config, secrets: Secrets, signing_key: bytes, internal_url: str, clock: Clock
 ) -> DirectoryStorage | S3Storage:
-    """Not started. ``Misconfigured`` when settings contradict each other.
+    """Create the storage, not started. Raises ``Misconfigured`` if settings contradict each other.
 
-    ``signing_key`` and ``internal_url`` are for tickets of the directory: see ``TicketSigner``.
+    ``signing_key`` and ``internal_url`` are for the tickets of the directory; see ``TicketSigner``.
     """
     location = s3_location(config, secrets)
     if location is None:
         return DirectoryStorage(
-            config.data_dir / "artifacts",
+            config.server.data_dir / "artifacts",
             signing_key,
             internal_url,
             clock,
@@ -34,19 +37,22 @@ def chosen(
 
 
 def s3_location(config: Config, secrets: Secrets) -> S3Location | None:
-    """None for the directory. ``Misconfigured`` also for secrets that make no sense."""
+    """S3 location from the settings; None if artifacts go to the directory.
+
+    Raises ``Misconfigured`` also for incomplete or superfluous secrets.
+    """
     location = location_of(config)
     key, secret = secrets.s3_access_key_id, secrets.s3_secret_access_key
     if (key is None) != (secret is None):
         given, missing = ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY")[:: 1 if key else -1]
         raise Misconfigured(
-            f"DARKROOM_S3_{given} is set without DARKROOM_S3_{missing}: set both, or neither to go "
-            "by AWS's own environment, files and roles."
+            f"DARKROOM_S3_{given} is set without DARKROOM_S3_{missing}. Set both, or neither to "
+            "use AWS's own environment variables, files and roles."
         )
     if location is None and key is not None:
         raise Misconfigured(
-            "DARKROOM_S3_ACCESS_KEY_ID is set, but no bucket: set DARKROOM_S3_BUCKET, or leave all "
-            "of S3 out to keep the artifacts in the data directory."
+            "DARKROOM_S3_ACCESS_KEY_ID is set, but no bucket: set DARKROOM_S3_BUCKET, or unset all "
+            "S3 settings to keep the artifacts in the data directory."
         )
     return location
 
@@ -57,9 +63,45 @@ def s3_storage(config: Config, secrets: Secrets, location: S3Location) -> S3Stor
 
     key, secret = secrets.s3_access_key_id, secrets.s3_secret_access_key
     given = StaticKey(key.get_secret_value(), secret.get_secret_value()) if key and secret else None
-    return S3Storage(location, given, _largest(config), config.data_dir / "spool")
+    return S3Storage(location, given, _largest(config), config.server.data_dir / "spool")
 
 
 def _largest(config: Config) -> int:
-    """What the storage takes; tickets and uploads have limits of their own below it."""
-    return max(config.max_artifact_bytes, config.max_upload_bytes)
+    """Maximum size of an object. Tickets and uploads have their own, lower limits."""
+    return max(config.limits.max_artifact_bytes, config.limits.max_upload_bytes)
+
+
+# Guard that refuses requests while the disk has too little free space for their outputs.
+
+CACHE_S = 1.0
+
+
+class DiskGuard:
+    """Check that at least ``min_free_bytes`` are free. Reads the disk at most once a second."""
+
+    def __init__(self, directory: Path, min_free_bytes: int, clock: Clock) -> None:
+        self._directory = directory
+        self._min_free_bytes = min_free_bytes
+        self._clock = clock
+        self._looked_at = float("-inf")
+        self._free_bytes: int | None = None  # None: the first reading is still running
+
+    async def check(self) -> None:
+        """Raise ``StorageFull`` if too little space is free."""
+        now = self._clock.monotonic()
+        if now - self._looked_at >= CACHE_S:
+            self._looked_at = now  # set before the wait: other calls use the last figure until then
+            self._free_bytes = await self._look()
+        if self._free_bytes is not None and self._free_bytes < self._min_free_bytes:
+            raise StorageFull(
+                f"Too little disk space to accept requests: {self._free_bytes >> 20} MiB are free, "
+                f"{self._min_free_bytes >> 20} MiB are required (DARKROOM_MIN_FREE_DISK_BYTES)."
+            )
+
+    async def _look(self) -> int:
+        try:
+            return (await asyncio.to_thread(shutil.disk_usage, self._directory)).free
+        except OSError as error:
+            raise StorageUnavailable(
+                f"The artifact directory {self._directory} cannot be read: {error.strerror}."
+            ) from error

@@ -1,4 +1,4 @@
-"""Tries all that Darkroom does with a storage, one thing after the other."""
+"""Self-test of a storage: every operation that Darkroom performs on it, one after the other."""
 
 from __future__ import annotations
 
@@ -13,53 +13,53 @@ MEDIA_TYPE = "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """``run`` says in a few words what it saw, or raises an error that says what to do."""
+class SelfTestStep:
+    """Step of the self-test. ``run`` returns a short result or raises an error with the remedy."""
 
     name: str
     run: Callable[[], Awaitable[str]]
-    needed: bool = False  # without it the rest would fail as well
+    needed: bool = False  # if it fails, the following steps would fail too
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """How a step ended: ``said`` is what it saw, or what is wrong and what to do."""
+class StepResult:
+    """Result of a step. ``said`` is the result, or the problem and its remedy."""
 
     name: str
     said: str
     problem: bool = False
 
 
-async def findings(steps: Sequence[Step]) -> AsyncIterator[Finding]:
-    """As they come. A needed step that fails ends it."""
+async def findings(steps: Sequence[SelfTestStep]) -> AsyncIterator[StepResult]:
+    """Run the steps and yield their findings. Stops after a needed step that fails."""
     for step in steps:
         try:
-            yield Finding(step.name, await step.run())
+            yield StepResult(step.name, await step.run())
         except DarkroomError as error:
-            yield Finding(step.name, error.message, problem=True)
+            yield StepResult(step.name, error.message, problem=True)
             if step.needed:
                 return
 
 
-class Trial:
-    """Steps that any storage takes, on one small object below ``check/``."""
+class SelfTest:
+    """Self-test of any storage, with one small object below ``check/``."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self.key = fresh_key()
         self.content = secrets.token_bytes(1000)
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[SelfTestStep]:
         return [
-            Step("put", self.put, needed=True),
-            Step("get", self.get),
-            Step("range", self.range),
-            Step("missing", self.missing),
-            Step("unchanged", self.unchanged),
+            SelfTestStep("put", self.put, needed=True),
+            SelfTestStep("get", self.get),
+            SelfTestStep("range", self.range),
+            SelfTestStep("missing", self.missing),
+            SelfTestStep("unchanged", self.unchanged),
         ]
 
-    def last_steps(self) -> list[Step]:
-        return [Step("delete", self.delete)]
+    def last_steps(self) -> list[SelfTestStep]:
+        return [SelfTestStep("delete", self.delete)]
 
     async def put(self) -> str:
         size = await self.storage.put(self.key, MEDIA_TYPE, pieces(self.content))
@@ -67,45 +67,45 @@ class Trial:
 
     async def get(self) -> str:
         size = await self.storage.size(self.key)
-        self._compare(await whole(self.storage, self.key, 0, size), self.content)
+        self._compare(await read_all(self.storage, self.key, 0, size), self.content)
         return f"the same {size} bytes came back"
 
     async def range(self) -> str:
-        self._compare(await whole(self.storage, self.key, 100, 200), self.content[100:200])
-        return "a part came back as that part"
+        self._compare(await read_all(self.storage, self.key, 100, 200), self.content[100:200])
+        return "a range came back correctly"
 
     async def missing(self) -> str:
         try:
             await self.storage.size(fresh_key())
         except ArtifactNotFound:
-            return "what is not there is told as such"
+            return "a missing object is reported as missing"
         except StorageUnavailable as error:
             raise StorageUnavailable(
-                f"What is not there is not told as such. On AWS that takes s3:ListBucket. "
-                f"{error.message}"
+                f"A missing object is not reported as missing. On AWS this needs the permission "
+                f"s3:ListBucket. {error.message}"
             ) from error
-        raise StorageUnavailable("The storage says that it has what was never put there.")
+        raise StorageUnavailable("The storage reports an object that was never stored.")
 
     async def unchanged(self) -> str:
         try:
             await self.storage.put(self.key, MEDIA_TYPE, pieces(b"other"))
         except Forbidden:
-            return "an object cannot be written over"
-        raise StorageUnavailable("An object was written over.")
+            return "an object cannot be overwritten"
+        raise StorageUnavailable("An object was overwritten, although objects must never change.")
 
     async def delete(self) -> str:
         await self.storage.delete([self.key])
         try:
             await self.storage.size(self.key)
         except ArtifactNotFound:
-            return "deleted, and gone"
-        raise StorageUnavailable("What was deleted is still there.")
+            return "deleted"
+        raise StorageUnavailable("A deleted object still exists.")
 
     def _compare(self, came: bytes, wanted: bytes) -> None:
         if came != wanted:
             raise StorageUnavailable(
-                f"Other bytes came back than were asked for ({len(came)} for {len(wanted)}): "
-                "a proxy between, or the store, changes them."
+                f"The bytes that came back differ from those stored ({len(came)} bytes instead of "
+                f"{len(wanted)}). The store, or a proxy in front of it, changes them."
             )
 
 
@@ -117,5 +117,5 @@ async def pieces(content: bytes) -> AsyncIterator[bytes]:
     yield content
 
 
-async def whole(storage: Storage, key: str, start: int, end: int) -> bytes:
+async def read_all(storage: Storage, key: str, start: int, end: int) -> bytes:
     return b"".join([chunk async for chunk in storage.read(key, start, end)])

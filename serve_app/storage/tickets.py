@@ -1,4 +1,4 @@
-"""Signed rights to upload one object through the ingress."""
+"""Upload tickets: signed URLs for the upload of one object through the ingress."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from serve_app.domain.ports import Clock
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """What a valid ticket allows."""
+class TicketGrant:
+    """Rights of a valid ticket."""
 
     key: str
     media_type: str
@@ -23,9 +23,9 @@ class Grant:
 
 
 class TicketSigner:
-    """Makes and checks tickets, HMAC-SHA256 over key, media type, size and expiry.
+    """Issuer and verifier of tickets: HMAC-SHA256 over key, media type, size and expiry.
 
-    ``signing_key`` is the same in every ingress replica, and secret.
+    ``signing_key`` is secret and the same in every ingress replica.
     """
 
     def __init__(self, signing_key: bytes, internal_url: str, clock: Clock) -> None:
@@ -51,21 +51,22 @@ class TicketSigner:
             headers=(("content-type", media_type),),
         )
 
-    def check(self, key: str, params: Mapping[str, str]) -> Grant:
-        """``Forbidden`` unless ``params`` are those of an unexpired ticket for ``key``."""
+    def check(self, key: str, params: Mapping[str, str]) -> TicketGrant:
+        """Rights of the ticket in ``params``. Raises ``Forbidden`` unless it is valid for ``key``
+        and has not expired."""
         try:
             media_type, signature = params["type"], params["signature"]
             max_bytes, expires = int(params["max"]), int(params["expires"])
         except (KeyError, ValueError):
-            raise Forbidden("Writing here takes an upload ticket; this URL carries none.") from None
+            raise Forbidden("An upload here needs a ticket, but this URL has none.") from None
         wanted = self._signature(key, media_type, max_bytes, expires)
         if not hmac.compare_digest(wanted.encode(), signature.encode()):
-            raise Forbidden("The upload ticket is not one of ours for this key.")
+            raise Forbidden("The upload ticket is not valid for this key.")
         if self._clock.now().timestamp() > expires:
             raise Forbidden("The upload ticket has expired.")
-        return Grant(key, media_type, max_bytes)
+        return TicketGrant(key, media_type, max_bytes)
 
     def _signature(self, key: str, media_type: str, max_bytes: int, expires: int) -> str:
-        # NUL cannot occur in any of them, so no two tuples give the same text.
+        # NUL cannot occur in any of the values, so different tuples give different texts.
         text = "\0".join((key, media_type, str(max_bytes), str(expires)))
         return hmac.new(self._signing_key, text.encode(), hashlib.sha256).hexdigest()

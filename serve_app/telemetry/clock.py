@@ -1,4 +1,4 @@
-"""The machine's clock: the one place that asks the operating system for the time."""
+"""System clock. Only this module reads the operating system's time."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 
 class SystemClock:
-    """The real ``Clock``."""
+    """Implementation of ``Clock`` with the system's time."""
 
     def now(self) -> datetime:
         return datetime.now(UTC)

@@ -1,4 +1,4 @@
-"""Log lines that a person can read, each with the request it is about."""
+"""Log formatting: readable or JSON lines, each with the id of its request."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any, TextIO
 request_id: contextvars.ContextVar[str | None] = contextvars.ContextVar(
     "darkroom_request_id", default=None
 )
-"""The request that the running task serves; set by the ingress and by a replica's generation."""
+"""Id of the request that the current task serves. The ingress and the replicas set it."""
 
 
 @contextmanager
-def about(id_: str | None) -> Generator[None]:
-    """What is logged inside is about this request; None: about none, or several."""
+def log_context(id_: str | None) -> Generator[None]:
+    """Attach this request id to the log lines of the block; None for no request or several."""
     token = request_id.set(id_)
     try:
         yield
@@ -29,13 +29,13 @@ def about(id_: str | None) -> Generator[None]:
 
 
 ROOT = "serve_app", "deployments"
-"""Loggers of ours. Those of libraries keep the handlers that their host gave them."""
+"""Darkroom's loggers. The loggers of libraries keep their handlers."""
 
 SERVE_LOGGER = "ray.serve"
 
 
 class LineFormatter(logging.Formatter):
-    """``2026-03-01T12:00:00.123Z INFO  ingress.fal.run [0195…] message``"""
+    """Format such as ``2026-03-01T12:00:00.123Z INFO  ingress.fal.run [0195…] message``."""
 
     def format(self, record: logging.LogRecord) -> str:
         name = record.name.removeprefix("serve_app.")
@@ -47,7 +47,7 @@ class LineFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """JSON lines: ``at``, ``level``, ``logger``, ``request_id``, ``message``, ``error``."""
+    """JSON lines with ``at``, ``level``, ``logger``, ``request_id``, ``message``, ``error``."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
@@ -63,29 +63,32 @@ class JsonFormatter(logging.Formatter):
 
 
 def stream(path: Path | None) -> TextIO:
-    """Where to log: at the end of a file that several processes share, or stderr."""
+    """Stream for log lines: a file that several processes append to, or stderr."""
     if path is None:
         return sys.stderr
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Line by line and by O_APPEND: lines of several processes come whole.
+    # Line buffering and O_APPEND keep the lines of several processes whole.
     return path.open("a", buffering=1, encoding="utf-8")
 
 
 def configure(level: str, stream: TextIO, *, as_json: bool = False) -> None:
-    """Send our loggers to ``stream``. Calling it again replaces what it set before."""
+    """Send Darkroom's log lines to ``stream``. A second call replaces the first one's setup."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter() if as_json else LineFormatter())
     for name in ROOT:
         logger = logging.getLogger(name)
         logger.handlers = [handler]
         logger.setLevel(level)
-        # Ray installs a root handler of its own in replicas: a line must not come out twice.
+        # Ray installs a root handler in replicas, which would print each line a second time.
         logger.propagate = False
 
 
 def quiet_serve() -> None:
-    """Without Serve's own line for each call, which goes to files of Ray's that nobody is told of.
-    Making it is a thirtieth of what a request costs here (measured); warnings still go there."""
+    """Turn off Serve's log line for each call. Warnings are still logged.
+
+    The lines go to Ray's own log files, which Darkroom's users do not read. Writing them takes a
+    thirtieth of a request's cost (measured).
+    """
     logging.getLogger(SERVE_LOGGER).setLevel(logging.WARNING)
 
 

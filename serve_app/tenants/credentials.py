@@ -1,4 +1,4 @@
-"""API keys as they travel: ``id:secret``."""
+"""API key credentials in the form ``id:secret``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SECRET = re.compile(r"[\x21-\x7e]{16,256}")
 
 @dataclass(frozen=True, slots=True)
 class Credential:
-    """A key's public id and its secret. Never logged: ``repr`` leaves the secret out."""
+    """Public id and secret of a key. ``repr`` omits the secret, so that it is never logged."""
 
     id: str
     secret: str
@@ -29,7 +29,7 @@ class Credential:
 
     @property
     def digest(self) -> bytes:
-        """SHA-256 of the secret. It needs no slow hash: the secret has 256 random bits."""
+        """SHA-256 of the secret. A slow hash is not necessary: the secret has 256 random bits."""
         return hashlib.sha256(self.secret.encode()).digest()
 
 
@@ -38,7 +38,7 @@ def new_credential(token: Callable[[int], str] = secrets.token_hex) -> Credentia
 
 
 def parse(text: str) -> Credential | None:
-    """``id:secret``, or None when it is no such thing."""
+    """Parse ``id:secret``; None if ``text`` is malformed."""
     key_id, colon, secret = text.partition(":")
     if not colon or not _ID.fullmatch(key_id) or not _SECRET.fullmatch(secret):
         return None
@@ -46,7 +46,7 @@ def parse(text: str) -> Credential | None:
 
 
 def parse_given(text: str) -> Credential:
-    """A key from the operator's settings; ``Misconfigured`` when it is none."""
+    """Parse a key from the operator's settings. Raises ``Misconfigured`` if it is malformed."""
     credential = parse(text.strip())
     if credential is None:
         raise Misconfigured(
@@ -57,7 +57,10 @@ def parse_given(text: str) -> Credential:
 
 
 def from_header(header: str | None) -> Credential:
-    """The credential of an ``Authorization`` header, ``Key id:secret`` or ``Bearer id:secret``."""
+    """Credential of an ``Authorization`` header: ``Key id:secret`` or ``Bearer id:secret``.
+
+    Raises ``Unauthenticated`` if the header is missing or malformed.
+    """
     if not header:
         raise Unauthenticated(
             "An API key is required: send the header `Authorization: Key <id>:<secret>`."

@@ -1,39 +1,43 @@
-"""Tokens: short-lived rights that a key's owner hands to a browser, for some endpoints only.
+"""Short-lived tokens for browsers, issued by a key's owner and limited to some endpoints.
 
-JSON Web Tokens, signed by a secret that all ingress replicas share. Nothing is stored, so a token
-lasts until it expires, also when its key is revoked before.
+They are JSON Web Tokens, signed with a secret that all ingress replicas share. Nothing is stored,
+so a token stays valid until it expires, even if its key is revoked.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 import jwt
 
 from serve_app.domain.errors import Unauthenticated
 from serve_app.domain.ports import Clock
-from serve_app.tenants.keys import API, Identity
+from serve_app.tenants.api_keys import API, Caller
 
 ALGORITHM = "HS256"
 ISSUER = "darkroom"
 REQUIRED = ("iss", "exp", "sub", "key", "apps")
 
 VERBS = ("/realtime", "/stream")
-"""What clients put behind an endpoint's id, when they call it and when they ask for a token."""
+"""Suffixes that clients append to an endpoint id in calls and in token requests."""
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
-    """What a token allows: to call some endpoints, as the key's owner."""
+class TokenGrant:
+    """Rights of a token: to call some endpoints as the key's owner."""
 
-    identity: Identity
+    identity: Caller
     apps: tuple[str, ...]
 
     def allows(self, endpoint_id: str, alias: str) -> bool:
-        """By the endpoint's id, by what it begins with (``fal-ai/flux``), or by its ``alias`` alone
-        (``flux``), which is all that fal's clients say."""
+        """Return True if the token allows the endpoint.
+
+        An app matches the endpoint id, a path prefix of it (``fal-ai/flux``) or the ``alias``
+        (``flux``), which is all that fal's clients send.
+        """
         return any(
             app in (endpoint_id, alias) or ("/" in app and endpoint_id.startswith(f"{app}/"))
             for app in (*self.apps, *(_bare(each) for each in self.apps))
@@ -41,12 +45,17 @@ class Grant:
 
 
 class Tokens:
+    """Issuer and verifier of tokens."""
+
     def __init__(self, secret: bytes, clock: Clock) -> None:
         self._secret = secret
         self._clock = clock
 
-    def issue(self, identity: Identity, apps: Sequence[str], valid_s: int) -> str:
-        """A token for ``apps``, from now on. It has no scope but ``api``, whatever the key has."""
+    def issue(self, identity: Caller, apps: Sequence[str], valid_s: int) -> str:
+        """Issue a token for ``apps``, valid for ``valid_s`` seconds.
+
+        Its only scope is ``api``, regardless of the key's scopes.
+        """
         now = int(self._clock.now().timestamp())
         claims: dict[str, Any] = {
             "iss": ISSUER,
@@ -58,26 +67,88 @@ class Tokens:
         }
         return jwt.encode(claims, self._secret, ALGORITHM)
 
-    def check(self, token: str) -> Grant:
-        """``Unauthenticated`` for one that is not ours, or has expired."""
+    def check(self, token: str) -> TokenGrant:
+        """Rights of a token. Raises ``Unauthenticated`` if it is not valid or has expired."""
         try:
             claims = jwt.decode(
                 token,
                 self._secret,
                 [ALGORITHM],
                 issuer=ISSUER,
-                # The clock is ours; the library would ask the machine's.
+                # The expiry is checked below with our clock; the library uses the system's.
                 options={"require": list(REQUIRED), "verify_exp": False, "verify_iat": False},
             )
         except jwt.InvalidTokenError:
             raise Unauthenticated("The token is not valid.") from None
         if self._clock.now().timestamp() >= claims["exp"]:
             raise Unauthenticated("The token has expired.")
-        identity = Identity(claims["key"], claims["sub"], frozenset({API}))
-        return Grant(identity, tuple(claims["apps"]))
+        identity = Caller(claims["key"], claims["sub"], frozenset({API}))
+        return TokenGrant(identity, tuple(claims["apps"]))
 
 
 def _bare(app: str) -> str:
     for verb in VERBS:
         app = app.removesuffix(verb)
     return app
+
+
+# Short-lived upload tokens. fal's Python client sends them instead of its key.
+
+VALID_S = 900.0
+CLIENT_VALID_S = 600.0
+"""Lifetime that the client sees; it requests another token then.
+
+The rest of ``VALID_S`` covers uploads in progress and clock differences.
+"""
+
+AUDIENCE = "uploads"
+
+
+@dataclass(frozen=True, slots=True)
+class UploadToken:
+    """Upload token and its expiry."""
+
+    text: str
+    expires_at: datetime  # as the client sees it
+
+
+class UploadTokens:
+    """Issuer and verifier of upload tokens, with a secret that all ingress replicas share.
+
+    A token allows uploads for one tenant and nothing else.
+    """
+
+    def __init__(self, signing_key: bytes, clock: Clock) -> None:
+        self._signing_key = signing_key
+        self._clock = clock
+
+    def make(self, tenant: str) -> UploadToken:
+        now = self._clock.now()
+        expires = int((now + timedelta(seconds=VALID_S)).timestamp())
+        claims = {"aud": AUDIENCE, "sub": tenant, "exp": expires}
+        text = jwt.encode(claims, self._signing_key, ALGORITHM)
+        return UploadToken(text, now + timedelta(seconds=CLIENT_VALID_S))
+
+    def tenant_of(self, header: str | None) -> str | None:
+        """Tenant of the upload token in this ``Authorization`` header.
+
+        None if the header holds something else, such as an API key. Raises ``Unauthenticated`` if
+        the token is not valid or has expired.
+        """
+        scheme, _, text = (header or "").partition(" ")
+        if scheme.lower() != "bearer" or ":" in text:
+            return None
+        try:
+            claims = jwt.decode(
+                text.strip(),
+                self._signing_key,
+                [ALGORITHM],
+                audience=AUDIENCE,
+                # The expiry is checked below with our clock; the library uses the system's.
+                options={"require": ["exp", "sub"], "verify_exp": False},
+            )
+        except jwt.InvalidTokenError:
+            raise Unauthenticated("The upload token is not valid.") from None
+        if self._clock.now().timestamp() >= claims["exp"]:
+            raise Unauthenticated("The upload token has expired. Request a new one.")
+        return str(claims["sub"])

@@ -1,4 +1,4 @@
-"""How many deliveries of a channel may be on their way: a breaker for each."""
+"""Limits on concurrent webhook deliveries, with a circuit breaker per channel."""
 
 from __future__ import annotations
 
@@ -6,46 +6,49 @@ from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from serve_app.domain.webhook import Answer, Channel
+from serve_app.domain.webhook import DeliveryChannel, ReceiverResponse
 
-MOST = 64  # on their way at once, in this process
-MOST_OF_TENANT = 32
-PROVEN = 8  # of a channel whose receiver took the last one
+MAX_IN_FLIGHT = 64  # concurrent deliveries in this process
+MAX_PER_TENANT = 32
+PROVEN = 8  # concurrent deliveries to a receiver that accepted the last one
 UNPROVEN = 2
 FAILING = 1
-OPENS_AFTER = 5  # failures in a row
+OPENS_AFTER = 5  # consecutive failures
 FIRST_OPEN_S = 5.0
 LONGEST_OPEN_S = 60.0
-REMEMBERED = 10_000  # channels
+MAX_BREAKERS = 10_000  # maximum number of channels with a breaker
 
 
 @dataclass(slots=True)
 class _Breaker:
-    failures: int = 0  # in a row
-    open_until: float = 0.0  # monotonic
+    failures: int = 0  # consecutive
+    open_until: float = 0.0  # monotonic seconds
 
 
-class Channels:
-    """Decides, and does nothing. A channel that is not remembered is unproven."""
+class CircuitBreakers:
+    """Circuit breakers and counters. Decides only; has no effects.
+
+    A channel without a breaker counts as unproven.
+    """
 
     def __init__(self) -> None:
-        self._breakers: OrderedDict[Channel, _Breaker] = OrderedDict()
-        self._under_way: Counter[Channel] = Counter()
-        self._of_tenant: Counter[str] = Counter()
+        self._breakers: OrderedDict[DeliveryChannel, _Breaker] = OrderedDict()
+        self._in_flight: Counter[DeliveryChannel] = Counter()
+        self._per_tenant: Counter[str] = Counter()
 
     @property
-    def under_way(self) -> int:
-        return self._under_way.total()
+    def in_flight(self) -> int:
+        return self._in_flight.total()
 
-    def choose(self, due: Iterable[Channel], now: float) -> Mapping[Channel, int]:
-        """How many to claim of each: as evenly as there is room."""
-        chosen: dict[Channel, int] = {}
-        tenants = Counter(self._of_tenant)
-        free = MOST - self.under_way
+    def choose(self, due: Iterable[DeliveryChannel], now: float) -> Mapping[DeliveryChannel, int]:
+        """Number of deliveries to claim per channel, shared as evenly as the limits allow."""
+        chosen: dict[DeliveryChannel, int] = {}
+        tenants = Counter(self._per_tenant)
+        free = MAX_IN_FLIGHT - self.in_flight
         waiting = {channel: self._room(channel, now) for channel in due}
         while free > 0 and waiting:
             for channel, room in [*waiting.items()]:
-                if not room or not free or tenants[channel.tenant] >= MOST_OF_TENANT:
+                if not room or not free or tenants[channel.tenant] >= MAX_PER_TENANT:
                     del waiting[channel]
                     continue
                 waiting[channel] = room - 1
@@ -54,20 +57,21 @@ class Channels:
                 free -= 1
         return chosen
 
-    def left(self, channel: Channel) -> None:
-        """One is on its way."""
-        self._under_way[channel] += 1
-        self._of_tenant[channel.tenant] += 1
+    def started(self, channel: DeliveryChannel) -> None:
+        """Count a delivery that has started."""
+        self._in_flight[channel] += 1
+        self._per_tenant[channel.tenant] += 1
 
-    def back(self, channel: Channel) -> None:
-        """One is not any more."""
-        self._under_way -= Counter((channel,))  # drops what is zero
-        self._of_tenant -= Counter((channel.tenant,))
+    def finished(self, channel: DeliveryChannel) -> None:
+        """Count a delivery that has ended."""
+        self._in_flight -= Counter((channel,))  # subtracting drops entries that reach zero
+        self._per_tenant -= Counter((channel.tenant,))
 
-    def heard(self, channel: Channel, answer: Answer, now: float) -> None:
+    def record_result(self, channel: DeliveryChannel, answer: ReceiverResponse, now: float) -> None:
+        """Update the breaker of a channel with the result of a delivery."""
         breaker = self._breakers.setdefault(channel, _Breaker())
         self._breakers.move_to_end(channel)
-        while len(self._breakers) > REMEMBERED:
+        while len(self._breakers) > MAX_BREAKERS:
             self._breakers.popitem(last=False)
         if _alive(answer):
             breaker.failures, breaker.open_until = 0, 0.0
@@ -78,7 +82,7 @@ class Channels:
             open_s = min(FIRST_OPEN_S * 2 ** min(over, 10), LONGEST_OPEN_S)
             breaker.open_until = now + open_s
 
-    def _room(self, channel: Channel, now: float) -> int:
+    def _room(self, channel: DeliveryChannel, now: float) -> int:
         breaker = self._breakers.get(channel)
         if breaker is None:
             most = UNPROVEN
@@ -86,9 +90,9 @@ class Channels:
             most = 0
         else:
             most = FAILING if breaker.failures else PROVEN
-        return max(0, most - self._under_way[channel])
+        return max(0, most - self._in_flight[channel])
 
 
-def _alive(answer: Answer) -> bool:
-    """A receiver that refuses this one may take the next."""
+def _alive(answer: ReceiverResponse) -> bool:
+    """Return True if the receiver works: a receiver that refuses this call may accept the next."""
     return answer.status is not None and answer.status < 500 and answer.status != 429

@@ -1,4 +1,4 @@
-"""One try: a POST, and what the receiver made of it."""
+"""Single try of a webhook: a signed POST and the receiver's response."""
 
 from __future__ import annotations
 
@@ -6,37 +6,94 @@ import asyncio
 import base64
 import math
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import cast
+from typing import Any, cast
 from urllib.parse import unquote
 
 import httpcore
 import httpx
 
-from serve_app.domain.addresses import Resolve
+from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
 from serve_app.domain.ports import Clock
-from serve_app.domain.webhook import Answer
-from serve_app.webhooks.connecting import PrivateAddress, PublicOnly
-from serve_app.webhooks.signing import Parcel, Signer
+from serve_app.domain.webhook import ReceiverResponse
+from serve_app.webhooks.signing import SignedMessage, Signer
+from serve_app.webhooks.target import PRIVATE
+
+
+class PublicOnly(httpcore.AsyncNetworkBackend):
+    """Network backend that resolves a name once and connects to the checked addresses.
+
+    A name that resolves to another address a moment later therefore has no effect. The connection
+    pool still identifies the connection by its name and checks the certificate for it.
+    """
+
+    def __init__(
+        self, inner: httpcore.AsyncNetworkBackend, resolve: Resolve, *, allow_private: bool
+    ) -> None:
+        self._inner = inner
+        self._resolve = resolve
+        self._allow_private = allow_private
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to the first address that answers.
+
+        Raises ``PrivateAddress``, ``httpcore.ConnectError`` or ``httpcore.ConnectTimeout``.
+        """
+        try:
+            addresses = await connectable(
+                host, port, self._resolve, allow_private=self._allow_private
+            )
+        except UnknownHost as unknown:
+            raise httpcore.ConnectError(str(unknown)) from None
+        problem: Exception | None = None
+        for address in addresses:
+            try:
+                return await self._inner.connect_tcp(
+                    address, port, timeout, local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                problem = error
+        raise problem or httpcore.ConnectError(f"the host {host} has no address")
+
+    async def connect_unix_socket(
+        self,
+        path: str,
+        timeout: float | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        raise NotImplementedError("Webhooks cannot use Unix sockets.")
+
+    async def sleep(self, seconds: float) -> None:
+        await self._inner.sleep(seconds)
+
 
 USER_AGENT = "Darkroom-Webhook/1"
 
 CONNECT_S = 10.0
-READ_ON_S = 1.0
-MOST_READ = 64 * 1024  # bytes of an answer: read so that the connection can be used again
-MOST_CONNECTIONS = 128
+DRAIN_S = 1.0
+MAX_READ_BYTES = 64 * 1024  # bytes of a response to read, so that the connection can be reused
+MAX_CONNECTIONS = 128
 IDLE_S = 30.0
-MOST_PATIENCE_S = 3600.0
-"""A receiver that asks for more time gets this much."""
+MAX_RETRY_AFTER_S = 3600.0
+"""Longest delay that a receiver can request with ``Retry-After``."""
 
 GONE = 410
 
 
 class Sender:
-    """Keeps connections to receivers open. No proxy of the environment has a part in it, and no
-    redirect is followed."""
+    """HTTP sender that keeps connections to receivers open.
+
+    It ignores the proxies of the environment and follows no redirects.
+    """
 
     def __init__(
         self, resolve: Resolve, signer: Signer, clock: Clock, *, allow_private: bool
@@ -50,13 +107,13 @@ class Sender:
     async def start(self) -> None:
         if self._pool is not None:
             return
-        # Where anyio is missing, it is a class that says so: its type is not that of a backend.
+        # Without anyio, httpcore has a placeholder class here, whose type is not a backend's.
         plain = cast("httpcore.AsyncNetworkBackend", httpcore.AnyIOBackend())
         backend = PublicOnly(plain, self._resolve, allow_private=self._allow_private)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=await asyncio.to_thread(trusted),
-            max_connections=MOST_CONNECTIONS,
-            max_keepalive_connections=MOST_CONNECTIONS,
+            max_connections=MAX_CONNECTIONS,
+            max_keepalive_connections=MAX_CONNECTIONS,
             keepalive_expiry=IDLE_S,
             network_backend=backend,
         )
@@ -66,21 +123,21 @@ class Sender:
         if pool is not None:
             await pool.aclose()
 
-    async def post(self, url: str, parcel: Parcel, timeout_s: float) -> Answer:
-        """What the receiver did within ``timeout_s``. Whatever it does is an answer."""
+    async def post(self, url: str, message: SignedMessage, timeout_s: float) -> ReceiverResponse:
+        """Send one signed POST. Errors and timeouts are a ``ReceiverResponse`` too."""
         headers = {
             "content-type": "application/json",
             "user-agent": USER_AGENT,
-            **await self._signer.headers(parcel),
+            **await self._signer.headers(message),
         }
         began = self._clock.monotonic()
         status, error, again_after_s, final = None, "", None, False
         try:
             async with asyncio.timeout(timeout_s):
-                status, again_after_s = await self._post(url, headers, parcel.body)
-            error, final = _judged(status)
+                status, again_after_s = await self._post(url, headers, message.body)
+            error, final = _error_of(status)
         except PrivateAddress as refused:
-            error, final = str(refused), True
+            error, final = f"The host {refused.host} {PRIVATE}.", True
         except TimeoutError:
             error = f"It did not answer within {timeout_s:g} s."
         except (httpcore.ConnectError, httpcore.ConnectTimeout, ssl.SSLError, OSError) as problem:
@@ -93,13 +150,13 @@ class Sender:
         ) as problem:
             error = f"No answer: {str(problem) or type(problem).__name__}."
         took_s = self._clock.monotonic() - began
-        return Answer(took_s, status, error, again_after_s, final)
+        return ReceiverResponse(took_s, status, error, again_after_s, final)
 
     async def _post(
         self, url: str, headers: Mapping[str, str], body: bytes
     ) -> tuple[int, float | None]:
         if self._pool is None:
-            raise RuntimeError("The sender is not started.")
+            raise RuntimeError("The sender has not been started.")
         parsed = httpx.URL(url)
         request = httpcore.Request(
             "POST",
@@ -120,46 +177,48 @@ class Sender:
         )
         response = await self._pool.handle_async_request(request)
         try:
-            again_after_s = self._patience(response.headers)
-            await _read_on(response)
+            again_after_s = self._retry_after_s(response.headers)
+            await _drain(response)
             return response.status, again_after_s
         finally:
             await response.aclose()
 
-    def _patience(self, headers: list[tuple[bytes, bytes]]) -> float | None:
-        """``Retry-After``, in seconds or as a date."""
+    def _retry_after_s(self, headers: list[tuple[bytes, bytes]]) -> float | None:
+        """Delay in seconds from ``Retry-After``, which holds seconds or a date; None without it."""
         for name, value in headers:
             if name.lower() != b"retry-after":
                 continue
             given = value.decode("latin-1").strip()
             if given.isascii() and given.isdecimal():
-                return min(float(given[:9]), MOST_PATIENCE_S)
+                return min(float(given[:9]), MAX_RETRY_AFTER_S)
             try:
                 at = parsedate_to_datetime(given)
             except ValueError:
                 return None
             at = at if at.tzinfo else at.replace(tzinfo=UTC)
             left_s = (at - self._clock.now()).total_seconds()
-            return min(max(0.0, math.ceil(left_s)), MOST_PATIENCE_S)
+            return min(max(0.0, math.ceil(left_s)), MAX_RETRY_AFTER_S)
         return None
 
 
-async def _read_on(response: httpcore.Response) -> None:
-    """The answer's rest, as long as that is quick: it says nothing, but only after it is the
-    connection whole."""
+async def _drain(response: httpcore.Response) -> None:
+    """Read the rest of the response if that is quick.
+
+    The content is ignored, but the connection can be reused only after it has been read.
+    """
     size = 0
     try:
-        async with asyncio.timeout(READ_ON_S):
+        async with asyncio.timeout(DRAIN_S):
             async for part in response.aiter_stream():
                 size += len(part)
-                if size > MOST_READ:
+                if size > MAX_READ_BYTES:
                     return
     except (TimeoutError, httpcore.NetworkError, httpcore.ProtocolError):
-        return  # the status has come, and counts
+        return  # the status has been received, which is enough
 
 
-def _judged(status: int) -> tuple[str, bool]:
-    """What is wrong with it, and whether for good."""
+def _error_of(status: int) -> tuple[str, bool]:
+    """Error message for a status, empty for success; and True if a retry is pointless."""
     if 200 <= status < 300:
         return "", False
     if 300 <= status < 400:
@@ -176,5 +235,5 @@ def _credentials(url: httpx.URL) -> list[tuple[bytes, bytes]]:
 
 
 def trusted() -> ssl.SSLContext:
-    """Checks certificates against those of certifi, or of ``SSL_CERT_FILE``."""
+    """TLS context with the roots of certifi or of ``SSL_CERT_FILE``."""
     return httpx.create_ssl_context()

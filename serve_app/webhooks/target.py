@@ -1,4 +1,4 @@
-"""Whom a webhook may call."""
+"""URL policy for webhooks."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import asyncio
 
 import httpx
 
-from serve_app.domain.addresses import Resolve, is_public
+from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
 
 MAX_LENGTH = 2048  # characters of a URL
 RESOLVE_S = 2.0
 PRIVATE = (
-    "has a private address, and those are not called from here unless "
+    "has a private address, and webhooks to private addresses are refused unless "
     "DARKROOM_ALLOW_PRIVATE_WEBHOOKS is set"
 )
 
 
 class BadTarget(Exception):
-    """A URL that cannot be called; ``str()`` goes on from "fal_webhook …"."""
+    """Invalid webhook URL. ``str()`` continues a sentence that starts with "fal_webhook"."""
 
 
 def checked(url: str) -> str:
-    """``url`` as it will be called, without its fragment. ``BadTarget``."""
+    """``url`` as it will be called, without its fragment. Raises ``BadTarget``."""
     if len(url) > MAX_LENGTH:
         raise BadTarget(f"should have at most {MAX_LENGTH} characters")
     try:
@@ -33,16 +33,16 @@ def checked(url: str) -> str:
     if not parsed.host:
         raise BadTarget("should name a host")
     whole = str(parsed.copy_with(fragment=None))
-    if len(whole) > 2 * MAX_LENGTH:  # what was not ASCII is longer now
+    if len(whole) > 2 * MAX_LENGTH:  # encoding of non-ASCII characters makes it longer
         raise BadTarget("is too long when it is written in ASCII")
     return whole
 
 
 class Targets:
-    """Refuses private addresses as soon as a webhook is asked for.
+    """Early check that refuses private addresses when a webhook is requested.
 
-    Only so that the mistake is told at once: what protects is the check at each connection
-    (``PublicOnly``), since names may resolve to something else by then.
+    It reports mistakes early. Protection comes from the check at each connection (``PublicOnly``),
+    because a name may resolve to another address by then.
     """
 
     def __init__(self, resolve: Resolve, *, allow_private: bool) -> None:
@@ -50,18 +50,21 @@ class Targets:
         self._allow_private = allow_private
 
     async def check(self, url: str) -> str:
-        """``url`` as ``checked``. A name that does not resolve just now is none of a mistake."""
+        """``url`` as from ``checked``. Raises ``BadTarget``.
+
+        A name that does not resolve right now is not refused.
+        """
         whole = checked(url)
         if self._allow_private:
             return whole
         parsed = httpx.URL(whole)
         try:
             async with asyncio.timeout(RESOLVE_S):
-                found = await self._resolve(parsed.host, port_of(parsed))
-        except (OSError, UnicodeError):  # TimeoutError is an OSError
+                await connectable(parsed.host, port_of(parsed), self._resolve)
+        except (UnknownHost, TimeoutError):
             return whole
-        if not all(map(is_public, found)):
-            raise BadTarget(f"names the host {parsed.host}, which {PRIVATE}")
+        except PrivateAddress:
+            raise BadTarget(f"names the host {parsed.host}, which {PRIVATE}") from None
         return whole
 
 

@@ -11,5 +11,5 @@ DEMO = Path(__file__).parents[2] / "deployments" / "demo"
 
 @pytest.fixture(scope="session")
 def catalog() -> Catalog:
-    """The built-in one, with real weights."""
+    """Built-in catalogue with real weights."""
     return load(None, demo=False, demo_dir=DEMO)

@@ -1,4 +1,4 @@
-"""What the catalogue that comes with Darkroom promises."""
+"""Guarantees of the built-in catalogue."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from deployments.families import FAMILIES
+from deployments.families.registry import FAMILIES
 from serve_app.catalog.catalog import Catalog, load
 from serve_app.domain.errors import EndpointNotServed
 from tests.catalog.conftest import DEMO
 
 SCHNELL, SDXL, ESRGAN = "fal-ai/flux/schnell", "fal-ai/fast-sdxl", "fal-ai/esrgan"
 UNPINNED = {ESRGAN, "fal-ai/hunyuan-video-image-to-video"}
-PICTURES = {"text-to-image", "image-to-image", "inpainting", "realtime", "upscaling"}
-TASKS = PICTURES | {"text-to-video", "image-to-video", "text-to-audio"}
+IMAGES = {"text-to-image", "image-to-image", "inpainting", "realtime", "upscaling"}
+TASKS = IMAGES | {"text-to-video", "image-to-video", "text-to-audio"}
 MEMORIES_GB = [12, 24, 48, 80]
 
 

@@ -163,7 +163,7 @@ def test_every_schema_describes_itself(catalog: Catalog) -> None:
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
-        ("endpoints: [", 1, "no valid YAML"),
+        ("endpoints: [", 1, "not valid YAML"),
         ("x: 1", 1, "Field required"),
         (GOOD + "    famly: x\n", 6, "famly"),
         (GOOD.replace("open", "nothing"), 3, "there is no schema `nothing`"),
@@ -174,19 +174,19 @@ def test_every_schema_describes_itself(catalog: Catalog) -> None:
         (
             GOOD + f"    weights: {{directory: /a, revision: {'a' * 40}}}\n",
             6,
-            "a directory has none",
+            "remove it for a directory",
         ),
         (GOOD + "    recipes: [{memory_gb: 12, precision: int8}]\n", 6, "float16"),
         (
             GOOD + "    recipes: [{memory_gb: 12, precision: float8, compile: true}]\n",
             6,
-            "compiled anew",
+            "compile again",
         ),
-        (GOOD + f"    recipes: [{RECIPE}, {RECIPE}]\n", 6, "from the least memory_gb to the most"),
+        (GOOD + f"    recipes: [{RECIPE}, {RECIPE}]\n", 6, "by ascending memory_gb"),
         (GOOD + "    weights: {hub: a/b, revision: main}\n", 6, "should match pattern"),
         (GOOD + "    weights: {directory: weights}\n", 6, "must be an absolute path"),
-        (GOOD + "    weights: {}\n", 6, "give either"),
-        (GOOD + "    bounds: {a: [1, 2]}\n", 3, "can have no bounds"),
+        (GOOD + "    weights: {}\n", 6, "set either"),
+        (GOOD + "    bounds: {a: [1, 2]}\n", 3, "cannot have bounds"),
     ],
 )
 def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, line: int, words: str) -> None:
@@ -200,7 +200,7 @@ def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, line: int, w
     [
         ("bounds: {num_inference_steps: [9, 2]}", "9 is more than 2"),
         ("bounds: {stpes: [1, 2]}", "no field stpes"),
-        ("defaults: {num_images: 9}", "a default is not allowed: num_images"),
+        ("defaults: {num_images: 9}", "a default is invalid: num_images"),
         ("options: {arguments: {negativ_prompt: negative_prompt}}", "names negativ_prompt"),
     ],
 )
@@ -217,7 +217,7 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
 
 
 def test_an_empty_catalogue_is_refused(tmp_path: Path) -> None:
-    assert "lists no endpoint" in refused(tmp_path, "endpoints: {}\n")
+    assert "has no endpoints" in refused(tmp_path, "endpoints: {}\n")
 
 
 def test_an_open_endpoint_names_whatever_fields_it_likes(tmp_path: Path) -> None:

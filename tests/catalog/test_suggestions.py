@@ -1,11 +1,11 @@
-"""What is said of an endpoint that is not here."""
+"""Messages about unknown endpoints."""
 
 from __future__ import annotations
 
 import pytest
 
 from serve_app.catalog.catalog import Catalog
-from serve_app.catalog.stranger import read_fal_ids
+from serve_app.catalog.suggestions import read_fal_ids
 from serve_app.domain.errors import EndpointNotFound
 
 
@@ -44,7 +44,7 @@ def test_training_is_not_ours(catalog: Catalog, endpoint_id: str) -> None:
     assert "trains a model, and Darkroom trains none" in said(catalog, endpoint_id)
 
 
-def test_a_picture_of_trains_is_no_training(catalog: Catalog) -> None:
+def test_an_image_of_trains_is_no_training(catalog: Catalog) -> None:
     assert "There is no endpoint" in said(catalog, "me/steam-trains")
 
 

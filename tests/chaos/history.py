@@ -14,7 +14,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from serve_app.domain.lease import Held, Lease
+from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.request import TRANSITIONS, Request, State
 
 FINAL = frozenset(state for state in State if state.final)
@@ -48,7 +48,7 @@ class History:
     accepted: set[str] = field(default_factory=set[str])  # answered with an id
     seen: list[Request] = field(default_factory=list[Request])  # final ones, as clients saw them
     leases: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    finished: list[Held] = field(default_factory=list[Held])  # whose success was accepted
+    finished: list[LeaseKey] = field(default_factory=list[LeaseKey])  # whose success was accepted
 
     def leased(self, lease: Lease) -> None:
         self.leases[lease.request_id].append(lease.attempt)

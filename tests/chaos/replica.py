@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import DatabaseUnavailable
-from serve_app.domain.lease import Finish, Held, Lease, SignalKind, Verdict
+from serve_app.domain.lease import Finish, Lease, LeaseKey, SignalKind, Verdict
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Queue
 from tests.chaos.history import History
@@ -70,14 +70,14 @@ class Replica:
         self._steps = steps
         self._step_s = step_s
         self._dies_at = dies_at
-        self._runs: dict[Held, asyncio.Task[None]] = {}
-        self._uploaded: dict[Held, str] = {}
-        self._handed_in: set[Held] = set()
+        self._runs: dict[LeaseKey, asyncio.Task[None]] = {}
+        self._uploaded: dict[LeaseKey, str] = {}
+        self._handed_in: set[LeaseKey] = set()
         self._moving = asyncio.Event()
         self._moving.set()
         self._task: asyncio.Task[None] | None = None
         self.dead = asyncio.Event()
-        self.fenced: list[Held] = []
+        self.fenced: list[LeaseKey] = []
 
     def start(self) -> Replica:
         self._task = asyncio.create_task(self._live())
@@ -160,13 +160,13 @@ class Replica:
         await self._moving.wait()
         return not self._dies_here(Point.STEPPING)
 
-    def _upload(self, held: Held, key: str) -> Artifact:
+    def _upload(self, held: LeaseKey, key: str) -> Artifact:
         content = f"{key} by {self.name}".encode()
         self._uploaded[held] = key
         self._house.objects[key] = content
         return Artifact(key, "image/png", len(content), hashlib.sha256(content).hexdigest())
 
-    async def _hand_in(self, held: Held, outcome: Outcome) -> Verdict:
+    async def _hand_in(self, held: LeaseKey, outcome: Outcome) -> Verdict:
         self._handed_in.add(held)
         finish = Finish(held, self.name, outcome)
         verdict = await self._house.insist(lambda queue: queue.finish(finish))
@@ -176,7 +176,7 @@ class Replica:
             self._house.history.finished.append(held)
         return verdict
 
-    def _drop(self, held: Held) -> None:
+    def _drop(self, held: LeaseKey) -> None:
         """Its lease is lost: what it uploaded is nobody's."""
         self.fenced.append(held)
         self._house.objects.pop(self._uploaded.get(held, ""), None)

@@ -1,4 +1,4 @@
-"""The commands as they are typed, against a Darkroom over fakes behind real HTTP."""
+"""Commands as typed by a user, against a Darkroom with fakes behind real HTTP."""
 
 import base64
 import json
@@ -9,13 +9,20 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from serve_app.cli import request_log
-from serve_app.cli.client import Client
-from serve_app.cli.files import inside, outputs, places
-from serve_app.cli.format_field import format_field
-from serve_app.cli.installation import Installation
+from serve_app.cli.commands import requests
+from serve_app.cli.commands.generate_options import (
+    GenerateOptions,
+    MediaKind,
+    decode_data_uri,
+    format_field,
+    format_of,
+    kind_of,
+    output_paths,
+    outputs,
+)
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.installation import Installation
 from serve_app.cli.main import main
-from serve_app.cli.wish import Kind, Wish, format_of, kind_of
 from serve_app.domain.errors import DarkroomError, InvalidInput
 from tests.wire.served import Address, served
 
@@ -58,9 +65,9 @@ def last_request(darkroom: Any) -> str:
 
 
 def test_generate_writes_every_file_and_says_where(darkroom: Any, tmp_path: Path) -> None:
-    made = probe(darkroom, tmp_path / "out.png", "--field", "content=picture")
+    made = probe(darkroom, tmp_path / "out.png", "--field", "content=image")
     assert made["saved"] == [str(tmp_path / "out.png"), str(tmp_path / "out-2.png")]
-    assert all(Path(path).read_bytes() == b"picture" for path in made["saved"])
+    assert all(Path(path).read_bytes() == b"image" for path in made["saved"])
 
 
 def test_generate_writes_files_that_come_inside_the_output(darkroom: Any, tmp_path: Path) -> None:
@@ -73,7 +80,7 @@ def test_a_frame_without_an_address_is_a_file() -> None:
     content = base64.b64encode(b"frame").decode()
     frame = {"content": content, "content_type": "image/jpeg", "width": 8, "height": 8}
     (found,) = outputs({"images": [frame], "seed": 1})
-    assert inside(found["url"]) == b"frame"
+    assert decode_data_uri(found["url"]) == b"frame"
 
 
 def test_generate_says_for_people_what_it_made(darkroom: Any, tmp_path: Path) -> None:
@@ -85,10 +92,10 @@ def test_generate_says_for_people_what_it_made(darkroom: Any, tmp_path: Path) ->
 def test_a_wish_with_an_image_or_a_mask_goes_to_an_endpoint_that_takes_them(
     tmp_path: Path,
 ) -> None:
-    picture = tmp_path / "in.png"
-    picture.write_bytes(PIXEL)
-    assert Wish("a").endpoint() == "fal-ai/flux/schnell"
-    from_image = Wish("a", image=str(picture), strength=0.6)
+    image = tmp_path / "in.png"
+    image.write_bytes(PIXEL)
+    assert GenerateOptions("a").endpoint() == "fal-ai/flux/schnell"
+    from_image = GenerateOptions("a", image=str(image), strength=0.6)
     assert from_image.endpoint() == "fal-ai/flux/dev/image-to-image"
     uri = f"data:image/png;base64,{base64.b64encode(PIXEL).decode()}"
     assert from_image.body(output_format="png") == {
@@ -97,7 +104,7 @@ def test_a_wish_with_an_image_or_a_mask_goes_to_an_endpoint_that_takes_them(
         "image_url": uri,
         "strength": 0.6,
     }
-    masked = Wish("a", image="https://example.test/a.png", mask=str(picture), count=2)
+    masked = GenerateOptions("a", image="https://example.test/a.png", mask=str(image), count=2)
     assert masked.endpoint() == "fal-ai/fast-sdxl/inpainting"
     assert masked.body(format="jpeg") == {
         "prompt": "a",
@@ -108,38 +115,38 @@ def test_a_wish_with_an_image_or_a_mask_goes_to_an_endpoint_that_takes_them(
     }
 
 
-def test_a_wish_for_a_clip_goes_to_an_endpoint_that_makes_one() -> None:
-    clip = kind_of(format_of(Path("out.MP4")))
-    assert (clip, kind_of(format_of(Path("a.gif")))) == (Kind.CLIP, Kind.CLIP)
-    assert Wish("a").endpoint(clip) == "fal-ai/wan/v2.2-5b/text-to-video"
-    given = Wish("a", image="https://example.test/a.png")
-    assert given.endpoint(clip) == "fal-ai/wan/v2.2-5b/image-to-video"
-    assert Wish("a", model="me/mine").endpoint(clip) == "me/mine"
-    sound = kind_of(format_of(Path("out.opus")))
-    assert Wish("a").endpoint(sound) == "fal-ai/stable-audio"
-    with pytest.raises(InvalidInput, match="No model makes a sound of --image"):
-        given.endpoint(sound)
+def test_a_wish_for_a_video_goes_to_an_endpoint_that_makes_one() -> None:
+    video = kind_of(format_of(Path("out.MP4")))
+    assert (video, kind_of(format_of(Path("a.gif")))) == (MediaKind.VIDEO, MediaKind.VIDEO)
+    assert GenerateOptions("a").endpoint(video) == "fal-ai/wan/v2.2-5b/text-to-video"
+    given = GenerateOptions("a", image="https://example.test/a.png")
+    assert given.endpoint(video) == "fal-ai/wan/v2.2-5b/image-to-video"
+    assert GenerateOptions("a", model="me/mine").endpoint(video) == "me/mine"
+    audio = kind_of(format_of(Path("out.opus")))
+    assert GenerateOptions("a").endpoint(audio) == "fal-ai/stable-audio"
+    with pytest.raises(InvalidInput, match="no default model that makes audio from --image"):
+        given.endpoint(audio)
 
 
 def test_files_of_another_type_than_the_first_get_their_own_extension() -> None:
-    clip, poster, picture = (
+    video, poster, image = (
         {"content_type": each} for each in ("video/mp4", "image/jpeg", "image/png")
     )
     out = Path("out.mp4")
-    assert places(out, [clip, poster]) == [out, Path("out.jpg")]
-    assert places(out, [clip, clip, poster, poster]) == [
+    assert output_paths(out, [video, poster]) == [out, Path("out.jpg")]
+    assert output_paths(out, [video, video, poster, poster]) == [
         out,
         Path("out-2.mp4"),
         Path("out.jpg"),
         Path("out-2.jpg"),
     ]
-    assert places(Path("a.png"), [picture] * 3) == [
+    assert output_paths(Path("a.png"), [image] * 3) == [
         Path("a.png"),
         Path("a-2.png"),
         Path("a-3.png"),
     ]
     odd = {"content_type": "model/gltf-binary"}
-    assert places(Path("a.png"), [picture, odd]) == [Path("a.png"), Path("a-2.png")]
+    assert output_paths(Path("a.png"), [image, odd]) == [Path("a.png"), Path("a-2.png")]
 
 
 @pytest.mark.parametrize("model", ["fal-ai/flux/schnell", "test/probe", "nobody/nothing"])
@@ -149,10 +156,10 @@ def test_the_field_for_the_format_is_looked_up(data_dir: Path, model: str) -> No
 
 
 def test_an_image_that_is_none_or_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match=r"notes\.txt should be a picture"):
-        Wish("a", image=str(tmp_path / "notes.txt")).body()
+    with pytest.raises(InvalidInput, match=r"notes\.txt is not an image"):
+        GenerateOptions("a", image=str(tmp_path / "notes.txt")).body()
     with pytest.raises(InvalidInput, match=r"gone\.png cannot be read"):
-        Wish("a", image=str(tmp_path / "gone.png")).body()
+        GenerateOptions("a", image=str(tmp_path / "gone.png")).body()
 
 
 def test_logs_shows_and_follows_a_request_to_its_end(darkroom: Any, tmp_path: Path) -> None:
@@ -168,7 +175,7 @@ def test_following_prints_each_line_once(
 ) -> None:
     installation = Installation(data_dir)
     request_id = _submit(installation, {"sleep_s": 1.2})
-    request_log.show(installation, request_id, follow=True, as_json=True, sleep=lambda _: None)
+    requests.show(installation, request_id, follow=True, as_json=True, sleep=lambda _: None)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(set(lines)) >= 3
     assert "succeeded" in lines[-1].lower() or "finished" in lines[-1].lower()
@@ -179,7 +186,7 @@ def test_open_opens_what_was_made_and_prints_where_it_is(
 ) -> None:
     made = probe(darkroom, tmp_path / "out.png")
     opened: list[str] = []
-    request_log.open_files(
+    requests.open_files(
         Installation(data_dir), last_request(darkroom), launch=lambda url: opened.append(url) or 0
     )
     assert len(opened) == len(made["saved"]) == 2
@@ -191,9 +198,9 @@ def test_open_tells_programs_the_same(
 ) -> None:
     probe(darkroom, tmp_path / "out.png")
     installation, request_id = Installation(data_dir), last_request(darkroom)
-    request_log.open_files(installation, request_id, launch=lambda _: 0)
+    requests.open_files(installation, request_id, launch=lambda _: 0)
     urls = capsys.readouterr().out.splitlines()
-    request_log.open_files(installation, request_id, launch=lambda _: 0, as_json=True)
+    requests.open_files(installation, request_id, launch=lambda _: 0, as_json=True)
     assert json.loads(capsys.readouterr().out) == {"request_id": request_id, "urls": urls}
 
 
@@ -201,7 +208,7 @@ def test_open_says_why_there_is_nothing_to_open(data_dir: Path) -> None:
     installation = Installation(data_dir)
     request_id = _submit(installation, {"sleep_s": 30})
     with pytest.raises(DarkroomError, match="nothing to open"):
-        request_log.open_files(installation, request_id)
+        requests.open_files(installation, request_id)
     cancelled = CliRunner().invoke(
         main, ["requests", "cancel", request_id, "--json", "--data-dir", str(data_dir)]
     )

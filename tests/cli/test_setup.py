@@ -1,6 +1,6 @@
-"""What `scripts/run` and `scripts/test` do before there is any Python of ours, and what they say.
+"""Setup by `scripts/run` and `scripts/test` before a virtual environment exists, with its messages.
 
-With a Python of a few lines in place of the machine's: it makes virtual environments at once.
+A fake Python of a few lines replaces the machine's. It creates virtual environments at once.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TOOLS = ("sh", "dirname", "cat", "cksum", "awk", "mkdir", "cp", "touch")
 
 
 class Project:
-    """What the script needs of one, in a folder of its own."""
+    """Minimal project for the script, in its own folder."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "project"
@@ -46,14 +46,14 @@ class Project:
             'set -eu\n. "$(dirname -- "$0")/setup.sh"\nsetup ""\necho done\n'
         )
         self._programs.mkdir()
-        for tool in TOOLS:  # and no other Python than ours
+        for tool in TOOLS:  # no Python except the fake one
             (self._programs / tool).symlink_to(shutil.which(tool) or tool)
         for name, text in (("python3.11", PYTHON), ("df", DF)):
             (self._programs / name).write_text(text)
             (self._programs / name).chmod(0o755)
 
     def set_up(self, *, old: bool = False, free_kb: int = 9_000_000) -> str:
-        """What it says; the last line is ``done`` where it succeeded."""
+        """Output of the script; its last line is ``done`` on success."""
         self.calls.write_text("")
         ran = subprocess.run(
             [str(self._programs / "sh"), str(self.root / "scripts" / "run")],
@@ -101,4 +101,4 @@ def test_too_little_disk_is_said_before_anything_is_installed(project: Project) 
 
 
 def test_a_machine_without_a_python_that_is_new_enough_is_told_which(project: Project) -> None:
-    assert project.set_up(old=True).startswith("darkroom: Python 3.11, 3.12 or 3.13 is needed")
+    assert project.set_up(old=True).startswith("darkroom: Python 3.11, 3.12 or 3.13 was not found")

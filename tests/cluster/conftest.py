@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +19,15 @@ MakeDarkroom = Callable[..., Darkroom]
 @pytest.fixture
 def make_darkroom(tmp_path: Path) -> Iterator[MakeDarkroom]:
     """Makes Darkrooms, not started; whatever is left of them at the end is ended."""
-    made: list[Darkroom] = []
+    numbers = itertools.count()
+    with contextlib.ExitStack() as made:  # one that cannot be ended keeps no other from its end
 
-    def make(pools: dict[str, Any] | None = None, **settings: str) -> Darkroom:
-        made.append(Darkroom(tmp_path / f"data{len(made)}", pools, **settings))
-        return made[-1]
+        def make(pools: dict[str, Any] | None = None, **settings: str) -> Darkroom:
+            darkroom = Darkroom(tmp_path / f"data{next(numbers)}", pools, **settings)
+            made.callback(darkroom.clear_away)
+            return darkroom
 
-    yield make
-    for darkroom in made:
-        darkroom.clear_away()
+        yield make
 
 
 Check = Callable[[Darkroom, Iterable[str]], Tally]

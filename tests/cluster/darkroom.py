@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,9 +17,10 @@ import httpx
 import psutil
 import psycopg
 
-from serve_app.cli.installation import Installation
-from serve_app.cli.preflight import free_port
-from serve_app.queue.embedded_files import DATABASE, PORT, ROLE, Files
+from serve_app.cli.connection.installation import Installation
+from serve_app.cli.serve.ports import free_port
+from serve_app.embedded_postgres.files import DATABASE, PORT, ROLE, ClusterFiles
+from tests.cluster.processes import end_all, known_by, with_default_signals
 
 ROOT = Path(__file__).parent.parent.parent
 MODELS = Path(__file__).parent / "models.yaml"
@@ -74,15 +75,16 @@ class Darkroom:
         self._process: subprocess.Popen[bytes] | None = None
         self._http: httpx.Client | None = None
 
-    def start(self, within_s: float = PATIENCE_S) -> Darkroom:
+    def start(self, within_s: float = PATIENCE_S, under: Sequence[str] = ()) -> Darkroom:
+        """``under`` is a command that runs the command that follows it, such as ``nohup``."""
         clean = clean_environment()
         with self.output.open("ab") as output:
             self._said = output.tell()
             self._process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "serve_app.cli"),
+                with_default_signals(
+                    *(*under, sys.executable, "-m", "serve_app.cli"),
                     *("serve", "--data-dir", str(self.data_dir), "--port", str(self.port)),
-                ],
+                ),
                 # The probe family lives in the tests, which are not installed.
                 env=clean | self._settings | {"PYTHONPATH": str(ROOT)},
                 stdout=output,
@@ -92,6 +94,10 @@ class Darkroom:
             )
         eventually(self._ready, f"Darkroom is ready; see\n{self.tail()}", within_s)
         return self
+
+    def adopt(self, process: subprocess.Popen[bytes]) -> None:
+        """Have ``clear_away`` end a process that a test has started itself."""
+        self._process = process
 
     def _ready(self) -> bool:
         assert self._process is not None
@@ -171,7 +177,7 @@ class Darkroom:
             return connection.execute(query, values).fetchall()
 
     def database(self) -> psycopg.Connection[tuple[Any, ...]]:
-        files = Files(self.data_dir)
+        files = ClusterFiles(self.data_dir)
         note = files.read_note()
         assert note is not None
         return psycopg.connect(
@@ -222,6 +228,7 @@ class Darkroom:
                 *(sys.executable, "-m", "serve_app.cli", *arguments),
                 *("--data-dir", str(self.data_dir)),
             ],
+            env=clean_environment(),
             capture_output=True,
             text=True,
             timeout=60,
@@ -262,6 +269,16 @@ class Darkroom:
         tests are."""
         assert self._process is not None
         self._process.send_signal(number)
+        self.ended()
+
+    def hang_up(self) -> None:
+        """What the kernel does when its terminal is closed: SIGHUP to its process group."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGHUP)
+
+    def ended(self) -> None:
+        """Wait until it has ended."""
+        assert self._process is not None
         self._process.wait(timeout=STOP_S)
         self._close()
 
@@ -292,25 +309,14 @@ class Darkroom:
 
     def leftovers(self) -> list[psutil.Process]:
         """Processes that this data directory or its sockets are known to."""
-        found: list[psutil.Process] = []
-        run_dir = str(Installation(self.data_dir).run_dir)
-        for process in psutil.process_iter():
-            try:
-                told = " ".join([*process.cmdline(), *process.environ().values(), process.cwd()])
-                known = str(self.data_dir) in told or run_dir in told
-            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-                continue
-            if known and process.pid != os.getpid():
-                found.append(process)
-        return found
+        return known_by(str(self.data_dir), str(Installation(self.data_dir).run_dir))
 
     def clear_away(self) -> None:
         """End whatever is left, so that a failed test leaves nothing to the next one."""
-        left = self.leftovers()
-        for process in left:
-            process.kill()
-        psutil.wait_procs(left, timeout=10)
-        shutil.rmtree(Installation(self.data_dir).run_dir, ignore_errors=True)
+        run_dir = Installation(self.data_dir).run_dir
+        started = [] if self._process is None else [self._process]
+        end_all(started, str(self.data_dir), str(run_dir))
+        shutil.rmtree(run_dir, ignore_errors=True)
         self._close()
 
     def _close(self) -> None:

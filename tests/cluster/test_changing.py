@@ -1,18 +1,20 @@
 """Scaling and redeploying while requests run."""
 
+import contextlib
+import shutil
 import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
 
-from serve_app.cli.installation import SHORT_TEMPORARY
-from serve_app.cli.preflight import free_port
+from serve_app.cli.connection.installation import SHORT_TEMP_DIR
+from serve_app.cli.serve.ports import free_port
 from tests.cluster.conftest import Check, MakeDarkroom
 from tests.cluster.darkroom import (
     FAMILIES,
@@ -22,8 +24,11 @@ from tests.cluster.darkroom import (
     clean_environment,
     eventually,
 )
+from tests.cluster.processes import end_all, with_default_signals
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+ServeRun = Callable[..., subprocess.Popen[bytes]]
 
 REDEPLOY = """
 import json, sys
@@ -67,7 +72,7 @@ def test_scale_down_and_redeploy_under_load_fail_nothing(
         assert done["state"] == "succeeded", done
         assert done["failures"] == 0, done
     check(darkroom, requests)
-    darkroom.stop(signal.SIGHUP)  # as when its terminal is closed
+    darkroom.stop()
     assert darkroom.leftovers() == []
 
 
@@ -102,11 +107,8 @@ def test_a_pool_goes_to_zero_when_idle_and_comes_back_for_a_request(
     darkroom.stop()
 
 
-# With Ctrl-C as Python has it: a shell without job control has it ignored in what it starts behind.
 SERVE_RUN = """
-import signal
 import sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
 import ray
 from ray import serve
 from ray.serve.scripts import cli
@@ -118,43 +120,43 @@ cli(["run", *arguments])
 
 
 @pytest.fixture
-def serve_run(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
+def serve_run(tmp_path: Path) -> Iterator[ServeRun]:
     """`serve run` with these arguments on a Ray and a port of its own."""
+    with contextlib.ExitStack() as running:
 
-    def run(port: int, *arguments: str) -> subprocess.Popen[bytes]:
-        switches = {
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "PYTHONPATH": str(ROOT),
-        }
-        with (tmp_path / "serve-run.out").open("ab") as output:
-            return subprocess.Popen(
-                [
-                    sys.executable,
-                    "-c",
-                    SERVE_RUN,
-                    f"{SHORT_TEMPORARY}/darkroom-test-{port}",
-                    str(port),
-                    *arguments,
-                ],
-                env=clean_environment() | switches,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd=tmp_path,
-                start_new_session=True,
-            )
+        def run(port: int, *arguments: str) -> subprocess.Popen[bytes]:
+            temporary = str(SHORT_TEMP_DIR / f"darkroom-test-{port}")
+            switches = {
+                "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+                "RAY_USAGE_STATS_ENABLED": "0",
+                "PYTHONPATH": str(ROOT),
+            }
+            command = (sys.executable, "-c", SERVE_RUN, temporary, str(port), *arguments)
+            with (tmp_path / "serve-run.out").open("ab") as output:
+                process = subprocess.Popen(
+                    with_default_signals(*command),
+                    env=clean_environment() | switches,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    cwd=tmp_path,
+                    start_new_session=True,
+                )
+            running.callback(shutil.rmtree, temporary, ignore_errors=True)
+            running.callback(end_all, [process], temporary)
+            return process
 
-    return run
+        yield run
 
 
 @pytest.mark.parametrize("with_yaml", [False, True], ids=["arguments", "yaml"])
 def test_serve_run_serves_from_any_directory(
     with_yaml: bool,
-    serve_run: Callable[..., subprocess.Popen[bytes]],
+    serve_run: ServeRun,
+    make_darkroom: MakeDarkroom,
     tmp_path: Path,
 ) -> None:
     port = free_port()
-    there = Darkroom(tmp_path / "data")
+    there = make_darkroom()
     there.port, there.url = port, f"http://127.0.0.1:{port}"
     settings = {
         "data_dir": str(there.data_dir),
@@ -176,19 +178,14 @@ def test_serve_run_serves_from_any_directory(
     else:
         # `serve run` takes flat arguments only; the rest of the world is the demo's.
         process = serve_run(port, "serve_app.app:build", f"data_dir={there.data_dir}", "gpus=0")
-    try:
-        eventually(lambda: _answers(there), f"it answers; {_said(tmp_path)}", within_s=200)
-        if with_yaml:
-            assert there.http.post("/run/test/probe", json={"echo": 5}).json()["echo"] == 5
-        models = there.http.get("/v1/models").json()["models"]
-        assert models
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
-        eventually(lambda: there.leftovers() == [], "nothing is left", within_s=20)
-    finally:
-        process.kill()
-        process.wait()
-        there.clear_away()
+    eventually(lambda: _answers(there), f"it answers; {_said(tmp_path)}", within_s=200)
+    if with_yaml:
+        assert there.http.post("/run/test/probe", json={"echo": 5}).json()["echo"] == 5
+    models = there.http.get("/v1/models").json()["models"]
+    assert models
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=60)
+    eventually(lambda: there.leftovers() == [], "nothing is left", within_s=20)
 
 
 def _answers(there: Darkroom) -> bool:

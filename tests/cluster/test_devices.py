@@ -25,10 +25,10 @@ def _submit(darkroom: Darkroom, steps: int) -> str:
 
 def _followers(darkroom: Darkroom) -> list[psutil.Process]:
     found = darkroom.process.children(recursive=True)
-    return [each for each in found if "ray::FollowerActor" in " ".join(each.cmdline())]
+    return [each for each in found if "ray::RankActor" in " ".join(each.cmdline())]
 
 
-def test_two_devices_make_a_clip_and_make_another_when_one_of_them_has_died(
+def test_two_devices_make_a_video_and_make_another_when_one_of_them_has_died(
     make_darkroom: MakeDarkroom,
 ) -> None:
     darkroom = make_darkroom(POOLS, models=str(CATALOGUE)).start(within_s=240)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from serve_app.cli.sample import PROMPT
+from serve_app.cli.serve.greeting import PROMPT
 from tests.cluster.darkroom import (
     ROOT,
     STOP_S,
@@ -18,6 +18,7 @@ from tests.cluster.darkroom import (
     eventually,
     living,
 )
+from tests.cluster.processes import with_default_signals
 from training.checker import read
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -35,25 +36,26 @@ def place(tmp_path: Path) -> Iterator[Darkroom]:
     darkroom.clear_away()
 
 
-def test_the_first_command_makes_a_picture_of_its_prompt_and_so_does_its_second_start(
+def test_the_first_command_makes_an_image_of_its_prompt_and_so_does_its_second_start(
     place: Darkroom,
 ) -> None:
     for number, end in enumerate((signal.SIGTERM, signal.SIGINT)):
-        picture = place.data_dir / "sample.png"
-        picture.unlink(missing_ok=True)
+        image = place.data_dir / "sample.png"
+        image.unlink(missing_ok=True)
         output = place.output.with_suffix(f".{number}")
         with output.open("wb") as said:
             running = subprocess.Popen(
-                [
+                with_default_signals(
                     *("sh", str(ROOT / "scripts" / "run"), "--demo"),
                     *("--data-dir", str(place.data_dir), "--port", str(place.port)),
-                ],
+                ),
                 env=clean_environment(),
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 cwd=place.data_dir.parent,
                 start_new_session=True,
             )
+        place.adopt(running)
 
         def sample(output: Path = output, running: subprocess.Popen[bytes] = running) -> str:
             text = output.read_text(errors="replace")
@@ -64,7 +66,7 @@ def test_the_first_command_makes_a_picture_of_its_prompt_and_so_does_its_second_
             return found[1] if found else ""
 
         assert eventually(sample, f"there is a picture; see {output}", 180) == PROMPT
-        seen = sorted((one.colour, one.shape) for one in read(Image.open(picture)).sightings)
+        seen = sorted((one.colour, one.shape) for one in read(Image.open(image)).sightings)
         assert seen == [("blue", "square"), ("red", "circle")]
         text = output.read_text(errors="replace")
         assert f"http://127.0.0.1:{place.port}" in text

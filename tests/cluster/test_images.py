@@ -35,19 +35,19 @@ def _ask(darkroom: Darkroom, path: str = FLUX, **body: object) -> dict[str, obje
     return answer.json()
 
 
-def _picture(output: dict[str, object], number: int = 0) -> Image.Image:
+def _image(output: dict[str, object], number: int = 0) -> Image.Image:
     content = httpx.get(output["images"][number]["url"]).content  # type: ignore[index]
     return Image.open(io.BytesIO(content)).convert("RGB")
 
 
-def test_a_prompt_becomes_a_picture_that_shows_it(darkroom: Darkroom) -> None:
+def test_a_prompt_becomes_an_image_that_shows_it(darkroom: Darkroom) -> None:
     darkroom.all_ready()
     right = 0
     for colour, shape in WANTED:
         output = _ask(darkroom, prompt=f"a {colour} {shape}", output_format="png", seed=1)
-        picture = _picture(output)
-        assert picture.size == (512, 512)
-        seen = read(picture).sightings
+        image = _image(output)
+        assert image.size == (512, 512)
+        seen = read(image).sightings
         right += [(one.colour, one.shape) for one in seen] == [(colour, shape)]
     # The model card has its figures on many more; here it matters that it is the model's answer.
     assert right >= 5
@@ -59,7 +59,7 @@ def test_two_objects_stand_as_the_prompt_says(darkroom: Darkroom) -> None:
     right = 0
     for seed in range(3):
         output = _ask(darkroom, prompt=prompt, output_format="png", seed=seed)
-        seen = sorted(read(_picture(output)).sightings, key=lambda one: one.y)
+        seen = sorted(read(_image(output)).sightings, key=lambda one: one.y)
         looks = [(one.colour, one.shape) for one in seen]
         right += looks == [("red", "circle"), ("blue", "square")]
     assert right >= 2
@@ -73,7 +73,7 @@ def test_two_families_in_one_process_draw_by_turns(darkroom: Darkroom) -> None:
         asked = {"output_format" if path == FLUX else "format": "png"}
         colour, shape = WANTED[number % len(WANTED)]
         output = _ask(darkroom, path, prompt=f"a {colour} {shape}", seed=number, **asked)
-        seen = read(_picture(output)).sightings
+        seen = read(_image(output)).sightings
         return [(one.colour, one.shape) for one in seen] == [(colour, shape)]
 
     darkroom.http  # noqa: B018 made here, once, for all threads
@@ -89,17 +89,17 @@ def test_the_demo_model_says_that_it_is_one(darkroom: Darkroom) -> None:
     assert "demo model" in darkroom.output.read_text()
 
 
-def test_a_seed_makes_the_same_picture_alone_and_in_company(darkroom: Darkroom) -> None:
+def test_a_seed_makes_the_same_image_alone_and_in_company(darkroom: Darkroom) -> None:
     darkroom.all_ready()
     alone = _ask(darkroom, prompt="a green star", seed=7, output_format="png")
     company = [darkroom.submit(steps=200, step_ms=10) for _ in range(2)]
     busy = _ask(darkroom, prompt="a green star", seed=7, output_format="png")
-    assert _picture(alone).tobytes() == _picture(busy).tobytes()
+    assert _image(alone).tobytes() == _image(busy).tobytes()
     two = _ask(darkroom, prompt="a green star", seed=7, output_format="png", num_images=2)
     # Two at once go through one forward, whose sums a processor may order differently.
-    difference = ImageChops.difference(_picture(alone), _picture(two)).getextrema()
+    difference = ImageChops.difference(_image(alone), _image(two)).getextrema()
     assert max(high for _, high in difference) <= 3
-    assert _picture(two, 1).tobytes() != _picture(two).tobytes()
+    assert _image(two, 1).tobytes() != _image(two).tobytes()
     for request_id in company:
         darkroom.in_state(request_id, "succeeded")
 
@@ -109,10 +109,10 @@ def test_a_lora_in_the_request_draws_otherwise_and_a_wrong_one_is_named(
 ) -> None:
     darkroom.all_ready()
     asked = {"prompt": "a red circle", "seed": 5, "format": "png", "num_inference_steps": 10}
-    plain = _picture(_ask(darkroom, SDXL, **asked))
+    plain = _image(_ask(darkroom, SDXL, **asked))
     for scale, changes in ((0.0, False), (1.0, True)):
         loras = [{"path": _lora(), "scale": scale}]
-        drawn = _picture(_ask(darkroom, SDXL, **asked, loras=loras))
+        drawn = _image(_ask(darkroom, SDXL, **asked, loras=loras))
         difference = ImageChops.difference(plain, drawn).getextrema()
         assert (max(high for _, high in difference) > 3) == changes
     body = {**asked, "loras": [{"path": _lora()}, {"path": _lora(width=7)}]}
@@ -137,7 +137,7 @@ def _lora(width: int = 0) -> str:
 
 
 @pytest.mark.parametrize(("asked", "format"), [("png", "PNG"), ("jpeg", "JPEG"), ("webp", "WEBP")])
-def test_the_picture_has_the_format_and_size_that_was_asked_for(
+def test_the_image_has_the_format_and_size_that_was_asked_for(
     darkroom: Darkroom, asked: str, format: str
 ) -> None:
     output = _ask(

@@ -16,10 +16,11 @@ import psutil
 import psycopg
 import pytest
 
-from serve_app.cli.files import outputs
-from serve_app.cli.installation import SHORT_TEMPORARY
-from serve_app.cli.preflight import free_port
+from serve_app.cli.commands.generate_options import outputs
+from serve_app.cli.connection.installation import SHORT_TEMP_DIR
+from serve_app.cli.serve.ports import free_port
 from tests.cluster.darkroom import MODELS, ROOT, clean_environment, eventually
+from tests.cluster.processes import end_all, with_default_signals
 from tests.queue.database import conninfo, server
 from tests.storage.conftest import moto_server
 from tests.storage.s3_servers import S3Server
@@ -47,7 +48,7 @@ Start = Callable[[dict[str, str]], tuple[str, Any, int]]
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts the cluster with these secrets: what it says of itself, and its port."""
     port = free_port()
-    temporary = SHORT_TEMPORARY / f"darkroom-test-{port}"
+    temporary = SHORT_TEMP_DIR / f"darkroom-test-{port}"
     running: list[subprocess.Popen[str]] = []
 
     def run(secrets: dict[str, str], **more: Any) -> tuple[str, Any, int]:
@@ -69,15 +70,16 @@ def start(tmp_path: Path) -> Iterator[Start]:
         }
         with (tmp_path / "nodes.err").open("ab") as errors:
             process = subprocess.Popen(
-                [
+                with_default_signals(
                     *(sys.executable, "-m", "tests.cluster.several_nodes"),
                     *(str(temporary), str(port), json.dumps(arguments)),
-                ],
+                ),
                 env=clean_environment() | switches | secrets,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
+                start_new_session=True,
             )
         running.append(process)
         assert process.stdout is not None
@@ -87,10 +89,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 return word, json.loads(told), port
         raise AssertionError((tmp_path / "nodes.err").read_text()[-4000:])
 
-    yield run
-    for process in running:
-        process.communicate(timeout=60)
-    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        yield run
+        for process in running:
+            process.communicate(timeout=60)
+    finally:
+        end_all(running, str(temporary))
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def test_pools_land_on_the_class_of_gpu_that_they_ask_for_and_work_there(
@@ -101,13 +106,13 @@ def test_pools_land_on_the_class_of_gpu_that_they_ask_for_and_work_there(
     assert told == {"ingress": ["head"], "small": ["L4"], "large": ["A10G"]}
     with client_at(port) as client:
         for endpoint in ("test/small", "test/large"):
-            answer = client.post(f"/run/{endpoint}", json={"artifacts": 1, "content": "picture"})
+            answer = client.post(f"/run/{endpoint}", json={"artifacts": 1, "content": "image"})
             assert answer.status_code == 200, answer.text
             (file,) = outputs(answer.json())
-            assert client.get(file["url"]).content == b"picture"
+            assert client.get(file["url"]).content == b"image"
 
 
-CLIP = "test/large-wan"
+VIDEO = "test/large-wan"
 STUDIO = {
     "families": ["video"],
     "num_gpus": 1,
@@ -123,7 +128,7 @@ STUDIO = {
 @pytest.mark.crash
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_a_clip_goes_on_from_its_snapshot_when_its_node_dies_and_is_the_same(
+def test_a_video_goes_on_from_its_snapshot_when_its_node_dies_and_is_the_same(
     start: Start,
     conninfo: str,
     moto_server: S3Server,
@@ -146,18 +151,18 @@ def test_a_clip_goes_on_from_its_snapshot_when_its_node_dies_and_is_the_same(
     with client_at(port) as client:
 
         def submitted() -> str:
-            return client.post(f"/queue/{CLIP}", json=asked, headers=alone).json()["request_id"]
+            return client.post(f"/queue/{VIDEO}", json=asked, headers=alone).json()["request_id"]
 
         def seen(request_id: str) -> dict[str, Any]:
             return client.get(f"/v1/requests/{request_id}").json()
 
-        def clip(request_id: str) -> bytes:
+        def video(request_id: str) -> bytes:
             done = lambda: seen(request_id)["state"] == "succeeded"  # noqa: E731
             eventually(done, "it succeeds")
-            output = client.get(f"/queue/{CLIP}/requests/{request_id}").json()
+            output = client.get(f"/queue/{VIDEO}/requests/{request_id}").json()
             return client.get(output["video"]["url"]).content
 
-        expected = clip(submitted())
+        expected = video(submitted())
         request_id, step = submitted(), chance.randint(1, 12)
         with psycopg.connect(conninfo, autocommit=True) as database:
             look = "SELECT replica_id FROM requests WHERE id = %s AND snapshot_step >= %s"
@@ -165,7 +170,7 @@ def test_a_clip_goes_on_from_its_snapshot_when_its_node_dies_and_is_the_same(
                 lambda: database.execute(look, (request_id, step)).fetchone(), "a snapshot", 300
             )
         kill_node_of(found[0])
-        assert clip(request_id) == expected
+        assert video(request_id) == expected
         done = seen(request_id)
     assert done["failures"] == 1
     assert any("from the snapshot at step" in line["message"] for line in done["log"])

@@ -104,7 +104,7 @@ def test_what_is_made_goes_on_from_its_snapshot_when_its_replica_dies_and_is_the
 
 
 @pytest.mark.long
-def test_a_clip_that_is_decoded_when_its_replica_dies_is_not_denoised_again(
+def test_a_video_that_is_decoded_when_its_replica_dies_is_not_denoised_again(
     darkroom: Darkroom,
 ) -> None:
     endpoint, steps = "test/large-wan", 8  # over a second, so that it is kept when they are done
@@ -182,7 +182,7 @@ def beside(darkroom: Darkroom, first: str, others: list[str]) -> bool:
     return held[0] is not None and held[0] in held[1:]
 
 
-def test_a_death_after_two_of_four_clips_leaves_them_as_they_are(
+def test_a_death_after_two_of_four_videos_leaves_them_as_they_are(
     darkroom: Darkroom,
 ) -> None:
     endpoint, steps = "fal-ai/wan/v2.2-5b/text-to-video", 40

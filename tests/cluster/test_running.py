@@ -171,9 +171,9 @@ def test_one_request_id_runs_through_every_log_line_of_a_request(darkroom: Darkr
     darkroom.all_ready()
     log = darkroom.data_dir / "logs" / "darkroom.log"
     before = len(log.read_text())
-    picture = darkroom.http.post("/run/fal-ai/flux/schnell", json={"prompt": "a red circle"})
+    image = darkroom.http.post("/run/fal-ai/flux/schnell", json={"prompt": "a red circle"})
     failed = darkroom.http.post("/run/test/probe", json={"fail": "No paint."})
-    ids = {each.headers["x-fal-request-id"] for each in (picture, failed)}
+    ids = {each.headers["x-fal-request-id"] for each in (image, failed)}
     assert len(ids) == 2
 
     def lines() -> list[tuple[str, str, str]]:
@@ -218,7 +218,7 @@ def test_a_taken_port_is_refused_in_a_sentence(tmp_path: Path) -> None:
         other = Darkroom(tmp_path / "data")
         said = other.command("serve", "--port", str(taken.getsockname()[1]))
     assert said.returncode == 1
-    assert "is taken by another program" in said.stderr
+    assert "is in use by another program" in said.stderr
     assert "Traceback" not in said.stderr
 
 

@@ -1,4 +1,4 @@
-"""The fake and PostgreSQL's queue, one after the other, for the tests of what both do."""
+"""Fixtures that run a test over the fake queue and over PostgreSQL's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from serve_app.domain.ports import Queue
-from serve_app.queue.limits import QueueLimits
+from serve_app.queue.store.config import QueueLimits
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
@@ -19,7 +19,7 @@ Make = Callable[..., Awaitable[Queue]]
 
 @pytest.fixture(params=["fake", "postgres"])
 def at(request: pytest.FixtureRequest) -> str | None:
-    """How to connect to the database; None for the fake."""
+    """Connection string of the database; None for the fake."""
     return request.getfixturevalue("conninfo") if request.param == "postgres" else None
 
 

@@ -1,4 +1,4 @@
-"""How every ``Queue`` cancels."""
+"""Contract of cancelling, for every ``Queue``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every ``Queue`` does when a request is deleted, and how its history is looked through."""
+"""Contract of deletion and of paging through the history, for every ``Queue``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serve_app.domain.lease import Verdict
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, State
-from serve_app.ingress.ids import RequestIds
+from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.telemetry.clock import SystemClock
 from tests.queue.requests import TENANT, done, lease, new
 
@@ -25,7 +25,7 @@ def asked(**changes: Any) -> NewRequest:
     return new(**{"id": new_id(), **changes})
 
 
-def picture(request_id: str) -> Outcome:
+def image(request_id: str) -> Outcome:
     artifact = Artifact(f"r/{request_id}/1/a.png", "image/png", 3, "ab" * 32)
     return Outcome(output={"images": [{"artifact": artifact.key}]}, artifacts=(artifact,))
 
@@ -34,7 +34,7 @@ async def ended(queue: Queue, **changes: Any) -> str:
     request = asked(**changes)
     await queue.submit(request)
     granted = await lease(queue)
-    await queue.finish(done(granted.held, picture(request.id)))
+    await queue.finish(done(granted.held, image(request.id)))
     return request.id
 
 
@@ -93,9 +93,9 @@ async def test_a_finish_that_comes_again_after_the_deletion_changes_nothing(queu
     request = asked()
     await queue.submit(request)
     held = (await lease(queue)).held
-    await queue.finish(done(held, picture(request.id)))
+    await queue.finish(done(held, image(request.id)))
     await queue.delete(TENANT, request.id)
-    assert await queue.finish(done(held, picture(request.id))) is Verdict.FENCED
+    assert await queue.finish(done(held, image(request.id))) is Verdict.FENCED
     with pytest.raises(RequestNotFound):
         await queue.get(TENANT, request.id)
 

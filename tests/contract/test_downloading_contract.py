@@ -1,4 +1,4 @@
-"""A replica that downloads weights is given nothing more that needs them, and all else."""
+"""A replica that downloads weights gets no further requests for them, but all others."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.domain.lease import Ask, Held
+from serve_app.domain.lease import Ask, LeaseKey
 from serve_app.domain.ports import Queue
-from serve_app.queue.limits import QueueLimits
+from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import EndpointLimits, TenantLimits
 from tests.contract.queues import Make
 from tests.contract.test_fairness_contract import CALM
@@ -23,7 +23,7 @@ LIMITED = replace(
 )
 
 
-def downloading(slots: int = 1, *held: Held, replica: str = "r1") -> Ask:
+def downloading(slots: int = 1, *held: LeaseKey, replica: str = "r1") -> Ask:
     return replace(ask(slots, *held, replica=replica), hot=(HOT,), coming=(COLD,))
 
 

@@ -1,4 +1,4 @@
-"""When a ``Queue`` says that requests should start and end: over the fake and over PostgreSQL."""
+"""Contract of expected starts and ends: over the fake and over PostgreSQL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.queue.requests import POOL, TENANT, ask, done, lease, new
 
 
 async def learned(queue: Queue, run_s: float, **changes: Any) -> None:
-    """Requests take so long here."""
+    """Teach the queue that a request takes ``run_s``."""
     for _ in range(3):
         await queue.submit(new(work=10.0, **changes))
         (granted,) = (await queue.ask(ask(1))).leases
@@ -29,8 +29,9 @@ async def learned(queue: Queue, run_s: float, **changes: Any) -> None:
 
 
 async def knows(queue: Queue, running: Lease, tenant: str = TENANT) -> None:
-    """Wait until what has ended so far tells how long this one takes: it is learned once a second,
-    and what is submitted before is taken for a second's work."""
+    """Wait until the cost model knows how long this request takes. It learns once a second;
+    requests submitted before are taken for one second of work.
+    """
 
     async def told() -> bool:
         return await queue.ends_at(await queue.get(tenant, running.request_id)) is not None
@@ -39,9 +40,11 @@ async def knows(queue: Queue, running: Lease, tenant: str = TENANT) -> None:
 
 
 async def waits_until(queue: Queue, request_id: str, true: Callable[[Waiting], bool]) -> Waiting:
-    """Its waiting as soon as that is so; what is told first may be a guess. Places are read for a
-    twentieth of the time at most, so a reading that took long on a busy machine is followed by a
-    pause as long as twenty of them."""
+    """Waiting status as soon as ``true`` accepts it; the first answers may be guesses.
+
+    Positions are read for at most a twentieth of the time, so a read that took long on a busy
+    machine is followed by a pause twenty times as long.
+    """
     found: list[Waiting] = []
 
     async def holds() -> bool:
@@ -53,7 +56,7 @@ async def waits_until(queue: Queue, request_id: str, true: Callable[[Waiting], b
 
 
 def seconds(at: datetime | None) -> float:
-    """From now; none while nobody can tell."""
+    """Seconds from now; 0 if there is no estimate."""
     return 0.0 if at is None else (at - datetime.now(UTC)).total_seconds()
 
 
@@ -73,7 +76,7 @@ async def test_who_waits_is_told_when_it_should_start_and_end(make: Make) -> Non
     await submitted(queue, 3, work=10.0)
     running: Lease = (await queue.ask(ask(1))).leases[0]
     last = await queue.submit(new(work=20.0))
-    # One runs, two of 100 s go before it, and it has twice their work.
+    # One runs, two of 100 s are ahead, and it has twice their work.
     waiting = await waits_until(
         queue, last.id, lambda it: it.position == 2 and 250 < seconds(it.starts_at) < 310
     )
@@ -137,7 +140,7 @@ async def test_without_a_replica_nobody_can_tell(make: Make) -> None:
     drains = Presence("r1", "actor-r1", POOL, ReplicaStage.DRAINING)
     await queue.announce(drains)
     request = await queue.submit(new())
-    # What was read from the database just before may count for a look more.
+    # Rows read just before may still count at the next refresh.
     nobody_tells = Waiting(0, WaitReason.NO_REPLICA)
     assert await waits_until(queue, request.id, nobody_tells.__eq__) == nobody_tells
 
@@ -151,7 +154,7 @@ async def test_what_went_on_from_a_snapshot_does_not_tell_what_the_whole_takes(m
     await queue.hand_back(first.held, "r1", "It drains.")
     rest = Outcome(output={}, usage=Usage(10.0, 4, 1.0))
     await queue.finish(done((await lease(queue)).held, rest))
-    # What ended later is known: so is all before it.
+    # A request that ended later is known, so all before it are known too.
     other = "fal-ai/flux/dev"
     await learned(queue, 300.0, endpoint=other)
     later = await queue.submit(new(work=10.0, endpoint=other))

@@ -1,4 +1,4 @@
-"""What watchers of a ``Queue`` see: over the fake and over PostgreSQL."""
+"""Contract of event streams: over the fake and over PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from serve_app.domain.ports import Queue
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Request, State
-from serve_app.ingress.event_stream import KEEP_ALIVE_S, stream
+from serve_app.ingress.api.events import KEEP_ALIVE_S, stream
 from tests.contract.queues import Make
 from tests.contract.waiting import eventually
 from tests.queue.database import QUICK
@@ -19,7 +19,7 @@ from tests.queue.requests import TENANT, done, lease, new, report
 
 
 def read(text: str) -> tuple[str | None, str, dict[str, Any]] | None:
-    """``id``, name and data of one event; None of a comment or a ``retry``."""
+    """``id``, name and data of one event; None for a comment or a ``retry``."""
     fields = dict(line.split(": ", 1) for line in text.strip().splitlines() if line[0] != ":")
     if "event" not in fields:
         return None
@@ -29,12 +29,12 @@ def read(text: str) -> tuple[str | None, str, dict[str, Any]] | None:
 async def watched(
     queue: Queue, request_id: str, after: int = 0, so_far: list[Any] | None = None
 ) -> list[Any]:
-    """All that a watcher is told, to the end; ``so_far`` grows with it."""
+    """All events of a stream to its end; ``so_far`` grows with it."""
     found = [] if so_far is None else so_far
     request = await queue.get(TENANT, request_id)
     async with asyncio.timeout(20):
         async for text in stream(queue, request, after, keep_alive_s=0.2):
-            event = read(text)
+            event = read(text.decode())
             if event is not None:
                 found.append(event)
     return found
@@ -103,11 +103,12 @@ async def test_a_quiet_stream_is_kept_open_by_comments(make: Make) -> None:
     request = await queue.submit(new())
     quiet = stream(queue, request, 0, keep_alive_s=0.05)
     said = [await anext(quiet) for _ in range(2)]
-    assert [text[:1] for text in said] == ["r", "i"]
+    assert [text[:1] for text in said] == [b"r", b"i"]
     async with asyncio.timeout(20):
-        while said.count(": nothing new\n\n") < 2:
+        while said.count(b": nothing new\n\n") < 2:
             said.append(await anext(quiet))
-            assert said[-1].startswith((":", "event: waiting\n"))  # why it waits may change
+            # the reason of the wait may change
+            assert said[-1].startswith((b":", b"event: waiting\n"))
     await quiet.aclose()
 
 
@@ -116,7 +117,7 @@ async def test_a_stream_that_looks_where_a_request_stands_is_not_silent_for_long
 ) -> None:
     queue = await make()
     request = await queue.submit(new())
-    silent: list[float] = []  # waits since it last said something
+    silent: list[float] = []  # waits since the last event
 
     async def unchanged(_tenant: str, _id: str, wait_s: float, since: Request) -> Request:
         silent.append(wait_s)

@@ -1,4 +1,4 @@
-"""In which order a ``Queue`` leases: run over the fake and over PostgreSQL."""
+"""Contract of the order of leases: run over the fake and over PostgreSQL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serve_app.domain.lease import Ask, Lease, Verdict
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Priority, Request, State, WaitReason
-from serve_app.queue.order import LOOK_AHEAD
+from serve_app.queue.fairness.fair_queue import LOOK_AHEAD
 from serve_app.settings import EndpointLimits, TenantLimits
 from tests.contract.queues import Make
 from tests.contract.waiting import eventually
@@ -29,7 +29,7 @@ def asks_hot(*hot: str, slots: int = 1, replica: str = "r1") -> Ask:
 
 
 async def order_of(queue: Queue, most: int, run_s: float = 1.0) -> list[Lease]:
-    """Up to ``most``, one after the other, each run to its end."""
+    """Up to ``most`` leases, one after the other, each run to its end."""
     leases: list[Lease] = []
     while len(leases) < most:
         work = await queue.ask(ask(1))
@@ -154,7 +154,7 @@ async def test_what_expires_soon_goes_before_what_is_loaded(make: Make) -> None:
 
 
 async def test_a_replica_that_waits_with_the_weights_gets_the_request(make: Make) -> None:
-    # A look round at the moment of the submit would lease it to whoever asked first.
+    # A periodic look at the moment of the submit would lease it to the poll that came first.
     queue = await make(replace(CALM, look_s=60.0))
     cold = asyncio.create_task(queue.ask(asks_hot(PRO, replica="r1")))
     hot = asyncio.create_task(queue.ask(asks_hot(DEV, replica="r2")))
@@ -263,7 +263,7 @@ async def test_past_a_tenant_s_or_an_endpoint_s_own_cap_submits_are_refused(make
         await queue.submit(new(tenant="bob", endpoint=DEV))
 
 
-# Time in all
+# Overall deadline
 
 
 async def test_a_request_that_is_queued_past_its_deadline_expires(queue: Queue) -> None:
@@ -303,7 +303,7 @@ async def test_what_a_hanging_replica_holds_past_its_deadline_is_ended(
         await queue.cancel(TENANT, request.id)
 
     async def fenced() -> bool:
-        """The replica renews, and stops nothing."""
+        """Renew the lease without stopping. True once it is fenced."""
         return bool((await queue.report(report(held))).fenced)
 
     await eventually(fenced, patience_s=30.0)

@@ -1,4 +1,4 @@
-"""What every ``Queue`` does with what replicas tell of their attempts, up to the end."""
+"""Contract of reports, finishes and hand-backs by replicas, for every ``Queue``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import time
 
 from serve_app.domain.lease import (
-    Held,
+    LeaseKey,
     Verdict,
 )
 from serve_app.domain.ports import Queue
@@ -57,11 +57,11 @@ async def test_a_late_attempt_is_fenced(queue: Queue) -> None:
     old = (await lease(queue)).held
     assert await queue.hand_back(old, "r1", "draining") is Verdict.ACCEPTED
     young = (await lease(queue, "r2")).held
-    assert young == Held(request.id, 2)
+    assert young == LeaseKey(request.id, 2)
     assert await queue.finish(done(old)) is Verdict.FENCED
     assert (await queue.report(report(old))).fenced == (old,)
-    assert await queue.hand_back(Held(request.id, 7), "r1", "?") is Verdict.FENCED
-    assert await queue.finish(done(Held(new_id(), 1))) is Verdict.FENCED
+    assert await queue.hand_back(LeaseKey(request.id, 7), "r1", "?") is Verdict.FENCED
+    assert await queue.finish(done(LeaseKey(new_id(), 1))) is Verdict.FENCED
     assert await queue.finish(done(young)) is Verdict.ACCEPTED
 
 

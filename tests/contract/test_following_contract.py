@@ -1,4 +1,4 @@
-"""What every ``Queue`` does for requests that come while the same is being made."""
+"""Contract of coalesced requests, for every ``Queue``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from serve_app.domain.lease import Lease
 from serve_app.domain.outcome import Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import CancelVerdict, Priority, Request, State, WaitReason
-from serve_app.queue.database import Database
+from serve_app.queue.store.database import Database
 from tests.contract.queues import Make
-from tests.contract.test_reuse_contract import made, picture, shared
+from tests.contract.test_reuse_contract import image, made, shared
 from tests.fakes.liveness import FakeLiveness
 from tests.queue.database import QUICK, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
@@ -25,12 +25,12 @@ LONG = replace(QUICK, lease_s=600.0, first_lease_s=600.0)
 
 @pytest.fixture
 async def queue(make: Make) -> Queue:
-    """No lease runs out, however slow the machine."""
+    """Queue whose leases do not run out, however slow the machine."""
     return await make(LONG)
 
 
 async def pair(queue: Queue, **changes: Any) -> tuple[Lease, Request]:
-    """One that runs, and one that follows it."""
+    """A running request, and one coalesced with it."""
     await queue.submit(shared())
     granted = await lease(queue)
     return granted, await queue.submit(shared(**changes))
@@ -49,7 +49,7 @@ async def until_it_follows(queue: Queue, request_id: str, leader: str) -> None:
 
 
 async def goes_on(queue: Queue, *ids: str) -> str:
-    """Which of them follows no more."""
+    """Id of the request that is no longer coalesced."""
     async with asyncio.timeout(5):
         while True:
             for id_ in ids:
@@ -62,7 +62,7 @@ async def test_who_comes_while_the_same_runs_gets_its_outcome(queue: Queue) -> N
     granted, follower = await pair(queue)
     assert (follower.state, follower.follows) == (State.QUEUED, granted.request_id)
     assert not (await queue.ask(ask(3))).leases
-    await queue.finish(done(granted.held, picture(granted.request_id)))
+    await queue.finish(done(granted.held, image(granted.request_id)))
     given = await ended(queue, follower.id)
     leader = await queue.get(TENANT, granted.request_id)
     assert leader.outcome is not None
@@ -132,7 +132,7 @@ async def test_when_it_fails_the_next_is_made_and_the_rest_follow_that(
     await until_it_follows(queue, third.id, second.id)
     again = await lease(queue)
     assert again.request_id == second.id
-    await queue.finish(done(again.held, picture(second.id)))
+    await queue.finish(done(again.held, image(second.id)))
     assert (await ended(queue, second.id)).reuses is None
     assert (await ended(queue, third.id)).reuses == second.id
     assert any("by itself" in line.message for line in await queue.lines(TENANT, second.id))
@@ -258,7 +258,7 @@ async def test_each_has_one_usage_line_and_those_that_follow_pay_nothing(
     gone = await queue.submit(shared())
     await database.rows("UPDATE requests SET webhook_url = 'https://hook'")
     await queue.cancel(TENANT, gone.id)
-    await queue.finish(done(granted.held, picture(granted.request_id)))
+    await queue.finish(done(granted.held, image(granted.request_id)))
     await ended(queue, follower.id)
     rows = await database.rows("SELECT request_id::text, state, units FROM usage")
     assert sorted(rows) == sorted(
@@ -275,7 +275,7 @@ async def test_each_has_one_usage_line_and_those_that_follow_pay_nothing(
 async def test_whoever_ended_it_may_die_before_it_looks_after_those_that_follow(
     ingress: Ingress,
 ) -> None:
-    queue = await ingress(LONG, edit=lambda queue: setattr(queue._followers, "settle", nothing))
+    queue = await ingress(LONG, edit=lambda queue: setattr(queue.parts.after, "settle", nothing))
     granted, given = await pair(queue)
     cancelled, left = [await queue.submit(shared(2)) for _ in range(2)]
     await queue.finish(done(granted.held))
@@ -287,16 +287,16 @@ async def test_whoever_ended_it_may_die_before_it_looks_after_those_that_follow(
 
 
 async def nothing(groups: object = None) -> list[object]:
-    """As of a process that was killed."""
+    """Settle nothing, like a process that was killed."""
     return []
 
 
 async def test_files_that_are_gone_before_they_were_shared_are_made_anew(
     ingress: Ingress,
 ) -> None:
-    queue = await ingress(LONG, edit=lambda queue: setattr(queue._followers, "settle", nothing))
+    queue = await ingress(LONG, edit=lambda queue: setattr(queue.parts.after, "settle", nothing))
     granted, follower = await pair(queue)
-    await queue.finish(done(granted.held, picture(granted.request_id)))
+    await queue.finish(done(granted.held, image(granted.request_id)))
     assert await queue.delete(TENANT, granted.request_id) == [f"{granted.request_id}/1/a.png"]
     another = await ingress()
     assert await goes_on(another, follower.id) == follower.id

@@ -1,19 +1,21 @@
-"""What every ``Queue`` forgets of a request whose input and outcome are not to be kept."""
+"""Contract of redaction: inputs and outcomes of requests that are not to be kept, for every
+``Queue``.
+"""
 
 from __future__ import annotations
 
 import asyncio
 
 from serve_app.domain.ports import Queue
-from serve_app.domain.request import Forgetting, Request
-from tests.contract.test_deletion_contract import asked, picture
+from serve_app.domain.request import Redacted, Request
+from tests.contract.test_deletion_contract import asked, image
 from tests.queue.requests import TENANT, done, lease
 
 INPUT = {"prompt": "a secret\0", "sync_mode": True, "seed": 7}
 
 
-async def forgot(queue: Queue, request_id: str, what: Forgetting) -> Request:
-    """The request when ``what`` is the next thing to be forgotten of it."""
+async def forgot(queue: Queue, request_id: str, what: Redacted) -> Request:
+    """The request once ``what`` is the next part of it to be redacted."""
 
     async def until() -> Request:
         while True:
@@ -28,13 +30,13 @@ async def forgot(queue: Queue, request_id: str, what: Forgetting) -> Request:
 async def test_the_input_is_there_for_the_replica_and_gone_after_the_end(queue: Queue) -> None:
     request = asked(input=INPUT, store_io=False)
     stored = await queue.submit(request)
-    assert stored.forgetting is Forgetting.INPUT
+    assert stored.forgetting is Redacted.INPUT
     granted = await lease(queue)
     assert granted.input == INPUT
-    await queue.finish(done(granted.held, picture(request.id)))
-    found = await forgot(queue, request.id, Forgetting.OUTCOME)
+    await queue.finish(done(granted.held, image(request.id)))
+    found = await forgot(queue, request.id, Redacted.OUTCOME)
     assert found.input == {"sync_mode": True}
-    assert found.outcome == picture(request.id)
+    assert found.outcome == image(request.id)
     assert [each.input for each in await queue.page(TENANT)] == [{"sync_mode": True}]
 
 
@@ -43,7 +45,7 @@ async def test_what_is_kept_is_not_forgotten_beside_it(queue: Queue) -> None:
     for request in (kept, gone):
         await queue.submit(request)
         await queue.finish(done((await lease(queue)).held))
-    await forgot(queue, gone.id, Forgetting.OUTCOME)
+    await forgot(queue, gone.id, Redacted.OUTCOME)
     found = await queue.get(TENANT, kept.id)
     assert (found.input, found.forgetting) == (INPUT, None)
 
@@ -52,12 +54,12 @@ async def test_what_was_cancelled_is_forgotten_too(queue: Queue) -> None:
     request = asked(input=INPUT, store_io=False)
     await queue.submit(request)
     await queue.cancel(TENANT, request.id)
-    assert (await forgot(queue, request.id, Forgetting.OUTCOME)).input == {"sync_mode": True}
+    assert (await forgot(queue, request.id, Redacted.OUTCOME)).input == {"sync_mode": True}
 
 
 async def test_what_is_forgotten_can_be_deleted_with_its_files(queue: Queue) -> None:
     request = asked(input=INPUT, store_io=False)
     await queue.submit(request)
-    await queue.finish(done((await lease(queue)).held, picture(request.id)))
-    await forgot(queue, request.id, Forgetting.OUTCOME)
+    await queue.finish(done((await lease(queue)).held, image(request.id)))
+    await forgot(queue, request.id, Redacted.OUTCOME)
     assert await queue.delete(TENANT, request.id) == [f"r/{request.id}/1/a.png"]

@@ -1,4 +1,4 @@
-"""What every ``Queue`` does with a submit that was made before: over the fake and PostgreSQL."""
+"""Contract of repeated submits, for every ``Queue``: over the fake and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ async def test_a_waiting_ask_is_still_served_after_a_repeat_passed_it_by(make: M
     assert [each.request_id for each in (await asking).leases] == [fresh.id]
 
 
-# Undelivered answers
+# Undelivered responses
 
 
 def replaying(body: int = 1, api_key: str = "dk_1", **changes: Any) -> NewRequest:
@@ -131,7 +131,7 @@ async def test_what_is_lost_again_is_given_again(queue: Queue) -> None:
         again = await queue.repeated(replaying())
         assert again is not None
         assert again.id == first.id
-    for _ in range(2):  # noted twice, it is still one
+    for _ in range(2):  # recorded twice, it is still one
         await queue.undelivered(first, first.id)
     assert await queue.repeated(replaying()) is not None
     assert await queue.repeated(replaying()) is None
@@ -161,16 +161,16 @@ async def test_of_two_undelivered_answers_two_that_ask_at_once_get_one_each(queu
     found = [each.id for each in answers if each is not None]
     assert len(found) == len(set(found)) <= 2
     while (late := await queue.repeated(replaying())) is not None:
-        found.append(late.id)  # one that was locked by another is passed over at first
+        found.append(late.id)  # a row locked by another is skipped at first
     assert sorted(found) == sorted(ids)
 
 
-# At once, whatever comes together
+# Any combination of concurrent submits
 
 
 @dataclass(frozen=True)
 class Sent:
-    """A submit, and which of the ingress processes gets it."""
+    """A submit, and the ingress process that gets it."""
 
     key: str | None
     body: int
@@ -191,7 +191,7 @@ TOGETHER = settings(
 
 
 async def one_request_per_key(queues: Sequence[Queue], batch: Sequence[Sent]) -> None:
-    """The property. Keys are made new for each batch by an endpoint of its own."""
+    """The property. An endpoint of its own makes the keys of each batch new."""
     endpoint = f"test/{new_id()}"
     submits = [
         queues[sent.ingress % len(queues)].submit(

@@ -1,4 +1,4 @@
-"""What every ``Keys`` does: run over the fake and over PostgreSQL."""
+"""Contract of ``Keys``: run over the fake and over PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from serve_app.domain.errors import Unauthenticated
-from serve_app.queue.database import CONNECT
-from serve_app.tenants.credential import Credential
-from serve_app.tenants.keyring import KeyRing
-from serve_app.tenants.keys import ADMIN, API, Keys
+from serve_app.queue.store.database import CONNECT
+from serve_app.tenants.api_keys import ADMIN, API, KeyRing, Keys
+from serve_app.tenants.credentials import Credential
 from tests.fakes.clock import FakeClock
 from tests.fakes.keyring import FakeKeyRing
 
@@ -25,12 +24,12 @@ Acts = list[tuple[str, str, str, dict[str, Any]]]
 class Ring:
     keys: Keys
     clock: FakeClock
-    acts: Callable[[], Awaitable[Acts]]  # of the audit
+    acts: Callable[[], Awaitable[Acts]]  # from the audit log
 
 
 @pytest.fixture(params=["fake", "postgres"])
 def at(request: pytest.FixtureRequest) -> str | None:
-    """How to connect to the database; None for the fake."""
+    """Connection string of the database; None for the fake."""
     return request.getfixturevalue("conninfo") if request.param == "postgres" else None
 
 
@@ -74,7 +73,7 @@ async def test_a_wrong_secret_and_an_unknown_id_are_told_in_the_same_words(ring:
     made = await ring.keys.create("studio")
     told: list[str] = []
     for wrong in (f"{made.id}:{'0' * 64}", f"nobody:{made.secret}"):
-        for _ in range(2):  # looked up, and remembered
+        for _ in range(2):  # looked up, then from the cache
             with pytest.raises(Unauthenticated) as caught:
                 await ring.keys.authenticate(f"Key {wrong}")
             told.append(caught.value.message)
@@ -138,7 +137,7 @@ async def test_a_tenants_keys_are_listed_without_their_secrets(ring: Ring) -> No
 
 
 async def test_who_made_and_revoked_a_key_is_in_the_audit_without_its_secret(ring: Ring) -> None:
-    await ring.keys.create("studio")  # nobody did
+    await ring.keys.create("studio")  # without an actor
     made = await ring.keys.create(
         "studio", name="laptop", scopes=frozenset({API, ADMIN}), actor="boss"
     )

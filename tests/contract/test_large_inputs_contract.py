@@ -1,25 +1,25 @@
-"""An input with pictures inside is whole for its replica, and short for everybody else."""
+"""An input with embedded images is complete for its replica, and short for every other reader."""
 
 import asyncio
 
 import pytest
 
 from serve_app.domain.ports import Queue
-from serve_app.domain.request import Forgetting, NewRequest, State
+from serve_app.domain.request import NewRequest, Redacted, State
 from tests.contract.test_forgetting_contract import forgot
 from tests.queue.requests import TENANT, ask, done, lease, new
 
-PICTURE = "data:image/png;base64," + "iVBO" * 50_000
+IMAGE = "data:image/png;base64," + "iVBO" * 50_000
 WHOLE = {
     "prompt": "a red circle",
-    "image_url": PICTURE,
-    "image_urls": [PICTURE, "b"],
+    "image_url": IMAGE,
+    "image_urls": [IMAGE, "b"],
     "seed": 7,
     "sync_mode": True,
     "loras": [{"path": "/a.safetensors", "scale": 0.5}],
 }
 TOLD = WHOLE | {
-    "image_url": f"{PICTURE[:100]}… (200022 characters)",
+    "image_url": f"{IMAGE[:100]}… (200022 characters)",
     "image_urls": "… (200030 characters of JSON)",
 }
 
@@ -41,7 +41,7 @@ async def test_it_is_told_short_and_leased_whole(queue: Queue) -> None:
 
 async def test_an_ask_that_waits_for_it_gets_it_whole(queue: Queue) -> None:
     asking = asyncio.create_task(queue.ask(ask()))
-    await asyncio.sleep(0.05)  # either way it is whole; mostly it waits
+    await asyncio.sleep(0.05)  # it is complete either way; usually it waits
     request = await queue.submit(large())
     (granted,) = (await asking).leases or (await queue.ask(ask())).leases
     assert (granted.request_id, granted.input) == (request.id, WHOLE)
@@ -73,7 +73,7 @@ async def test_a_repeat_of_it_is_told_it_short(queue: Queue, keyed: bool) -> Non
 async def test_it_can_be_forgotten(queue: Queue) -> None:
     request = await queue.submit(large(store_io=False))
     await queue.finish(done((await lease(queue)).held))
-    found = await forgot(queue, request.id, Forgetting.OUTCOME)
+    found = await forgot(queue, request.id, Redacted.OUTCOME)
     assert found.input == {"sync_mode": True}
 
 

@@ -1,4 +1,4 @@
-"""Looking back at usage and at ended requests: over the fake queue and over PostgreSQL."""
+"""Contract of past usage and ended requests: over the fake queue and over PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from serve_app.domain.ledger import Consumed, End, EndedSearch, Measured
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Request
+from serve_app.domain.usage import EndedRequest, EndedRequestFilter, RequestTotals, UsageTotals
 from serve_app.telemetry.clock import SystemClock
 from tests.contract.queues import Make
 from tests.contract.test_fairness_contract import CALM
@@ -29,9 +29,9 @@ async def ended(queue: Queue, outcome: Outcome | None = None, **changes: object)
     return await queue.get(request.tenant, request.id)
 
 
-def search(**changes: object) -> EndedSearch:
+def search(**changes: object) -> EndedRequestFilter:
     now = SystemClock().now()
-    return replace(EndedSearch(TENANT, ENDPOINT, now - DAY, now + DAY), **changes)
+    return replace(EndedRequestFilter(TENANT, ENDPOINT, now - DAY, now + DAY), **changes)
 
 
 async def ids(queue: Queue, limit: int = 50, **changes: object) -> list[str]:
@@ -52,13 +52,13 @@ async def test_usage_is_summed_between_edges_by_endpoint(queue: Queue) -> None:
     edges = [end_of(first), end_of(second), end_of(other) + DAY]
     one = Usage(1.5, 4, 0.25)
     assert await queue.ledger.consumed(TENANT, edges) == [
-        Consumed(0, ENDPOINT, 1, one),
-        Consumed(1, OTHER, 1, one),
-        Consumed(1, ENDPOINT, 1, one),
+        UsageTotals(0, ENDPOINT, 1, one),
+        UsageTotals(1, OTHER, 1, one),
+        UsageTotals(1, ENDPOINT, 1, one),
     ]
     whole = [edges[0], edges[-1]]
     assert await queue.ledger.consumed(TENANT, whole, [ENDPOINT]) == [
-        Consumed(0, ENDPOINT, 2, Usage(3.0, 8, 0.5))
+        UsageTotals(0, ENDPOINT, 2, Usage(3.0, 8, 0.5))
     ]
     assert await queue.ledger.consumed(TENANT, [edges[0] - DAY, edges[0]]) == []
 
@@ -72,7 +72,7 @@ async def test_what_was_deleted_is_counted_and_not_listed(queue: Queue) -> None:
 
 
 async def test_ended_requests_are_listed_by_their_end_page_by_page(make: Make) -> None:
-    queue = await make(CALM)  # a lease has to last
+    queue = await make(CALM)  # its leases last long enough
     late = await queue.submit(new())
     held = (await lease(queue)).held
     early = [await ended(queue) for _ in range(3)]
@@ -106,13 +106,16 @@ async def test_they_are_found_by_who_is_to_blame(queue: Queue) -> None:
     broken = await ended(queue, failure("pipeline_failed"))
     refused = failure("pipeline_failed").failure
     assert refused is not None
-    # What a message quotes may hold what no database takes.
+    # A message may quote characters that no database accepts.
     at_fault = replace(refused, field="image_url", message="\0 is no picture", context={"at": "\0"})
     wrong = await ended(queue, Outcome(failure=at_fault))
     codes = ["cancelled", "invalid_input"]
-    assert await ids(queue, end=End.SUCCESS, client_codes=codes) == [good.id]
-    assert await ids(queue, end=End.CLIENT_ERROR, client_codes=codes) == [wrong.id, cancelled.id]
-    assert await ids(queue, end=End.SERVER_ERROR, client_codes=codes) == [broken.id]
+    assert await ids(queue, end=EndedRequest.SUCCESS, client_codes=codes) == [good.id]
+    assert await ids(queue, end=EndedRequest.CLIENT_ERROR, client_codes=codes) == [
+        wrong.id,
+        cancelled.id,
+    ]
+    assert await ids(queue, end=EndedRequest.SERVER_ERROR, client_codes=codes) == [broken.id]
 
 
 async def test_ended_requests_are_measured_between_edges_by_endpoint(queue: Queue) -> None:
@@ -127,7 +130,7 @@ async def test_ended_requests_are_measured_between_edges_by_endpoint(queue: Queu
     await queue.delete(TENANT, deleted.id)
     edges = [end_of(fine[0]), end_of(fine[1]), end_of(other) + DAY]
 
-    async def measured(*endpoints: str) -> Sequence[Measured]:
+    async def measured(*endpoints: str) -> Sequence[RequestTotals]:
         return await queue.ledger.measured(
             TENANT, edges, endpoints, shares=(0.0, 0.5, 1.0), client_codes=("bad_thing",)
         )

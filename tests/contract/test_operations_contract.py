@@ -1,4 +1,4 @@
-"""What an operator does by hand: over the fake and over PostgreSQL."""
+"""Contract of operator actions: over the fake and over PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from serve_app.domain.errors import AlreadyFinal, EndpointDraining, RequestNotFound
 from serve_app.domain.lease import Signal, SignalKind, Verdict
-from serve_app.domain.operations import HaltKind
+from serve_app.domain.operations import PauseKind
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State, WaitReason
 from tests.contract.queues import Make
@@ -21,7 +21,7 @@ ADMIN = "key-1"
 
 
 async def acts(queue: Queue) -> list[tuple[str, str, str]]:
-    """Oldest first."""
+    """Audited actions, oldest first."""
     found = await queue.operations.audit()
     return [(each.actor, each.action, each.subject) for each in reversed(found)]
 
@@ -29,7 +29,7 @@ async def acts(queue: Queue) -> list[tuple[str, str, str]]:
 async def test_what_is_paused_is_accepted_and_waits_while_others_go_on(make: Make) -> None:
     queue = await make()
     await queue.operations.pause(ENDPOINT, ADMIN)
-    paused = [(await queue.submit(new())).id for _ in range(40)]  # more than are looked at ahead
+    paused = [(await queue.submit(new())).id for _ in range(40)]  # more than the look-ahead
     other = (await queue.submit(new(endpoint=OTHER))).id
     work = await queue.ask(ask(4))
     assert [each.request_id for each in work.leases] == [other]
@@ -84,7 +84,7 @@ async def test_what_drains_is_served_and_accepts_nothing(make: Make) -> None:
     queue = await make()
     request = await queue.submit(new())
     halt = await queue.operations.drain(ENDPOINT, ADMIN)
-    assert (halt.endpoint, halt.kind, halt.actor) == (ENDPOINT, HaltKind.DRAINING, ADMIN)
+    assert (halt.endpoint, halt.kind, halt.actor) == (ENDPOINT, PauseKind.DRAINING, ADMIN)
     with pytest.raises(EndpointDraining, match=ENDPOINT):
         await queue.submit(new())
     await queue.submit(new(endpoint=OTHER))
@@ -185,7 +185,7 @@ async def test_the_overview_shows_lanes_leases_and_halts(make: Make) -> None:
     assert (running.replica_id, running.tenant) == ("r7", "ann")
     assert 0 <= running.age_s < 5
     assert -5 < running.expires_in_s < 1
-    assert [(each.endpoint, each.kind) for each in seen.halts] == [(OTHER, HaltKind.PAUSED)]
+    assert [(each.endpoint, each.kind) for each in seen.halts] == [(OTHER, PauseKind.PAUSED)]
 
 
 async def test_the_audit_is_read_in_pages(make: Make) -> None:

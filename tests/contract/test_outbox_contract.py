@@ -1,4 +1,4 @@
-"""Webhooks that are due: over the fake and over PostgreSQL."""
+"""Contract of due webhook deliveries: over the fake and over PostgreSQL."""
 
 from __future__ import annotations
 
@@ -14,9 +14,16 @@ from serve_app.domain.lease import Finish
 from serve_app.domain.outcome import Failure, Outcome
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import CancelVerdict, State
-from serve_app.domain.webhook import Answer, Channel, Claimed, DeliveryState, Outbox, Webhook
-from serve_app.queue.outbox import PostgresOutbox
-from serve_app.queue.postgres import PostgresQueue
+from serve_app.domain.webhook import (
+    ClaimedDelivery,
+    DeliveryChannel,
+    DeliveryState,
+    Outbox,
+    ReceiverResponse,
+    Webhook,
+)
+from serve_app.queue.queue import PostgresQueue
+from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from tests.contract.queues import Make
 from tests.contract.waiting import eventually
 from tests.fakes.queue import FakeQueue
@@ -25,9 +32,9 @@ from tests.queue.requests import TENANT, ask, done, failure, lease, new
 URL = "https://receiver.example/hook?a=b"
 HOST = "receiver.example"
 ORIGIN = "http://darkroom.example"
-CHANNEL = Channel(TENANT, HOST)
-FINE = Answer(0.1, 200)
-BAD = Answer(0.2, 500, "It answered 500.")
+CHANNEL = DeliveryChannel(TENANT, HOST)
+FINE = ReceiverResponse(0.1, 200)
+BAD = ReceiverResponse(0.2, 500, "It answered 500.")
 
 
 @dataclass
@@ -36,13 +43,15 @@ class House:
     outbox: Outbox
 
     async def ended(self, url: str = URL, **changes: Any) -> str:
-        """A request that has succeeded."""
+        """Id of a request that has succeeded."""
         request = await self.queue.submit(new(**{"webhook": Webhook(url, ORIGIN), **changes}))
         held = (await lease(self.queue)).held
         await self.queue.finish(done(held))
         return request.id
 
-    async def claim(self, most: int = 8, channel: Channel = CHANNEL) -> list[Claimed]:
+    async def claim(
+        self, most: int = 8, channel: DeliveryChannel = CHANNEL
+    ) -> list[ClaimedDelivery]:
         return [*await self.outbox.claim({channel: most})]
 
 
@@ -62,7 +71,7 @@ async def house(make: Make) -> House:
 
 @pytest.fixture
 async def forgetful(make: Make) -> House:
-    """Claims are lost after a moment."""
+    """House whose claims expire after a moment."""
     queue = await make()
     return House(queue, _outbox_of(queue, 0.1, 0.1))
 
@@ -141,10 +150,10 @@ async def test_channels_are_tenant_and_host_and_come_in_pages(house: House) -> N
     await house.ended("https://a.example/other", tenant="bob")
     channels = [channel for channel, due in await house.outbox.channels(None, 10) if due]
     assert channels == [
-        Channel(TENANT, "a.example"),
-        Channel(TENANT, "b.example"),
-        Channel(TENANT, "b.example:8080"),
-        Channel("bob", "a.example"),
+        DeliveryChannel(TENANT, "a.example"),
+        DeliveryChannel(TENANT, "b.example"),
+        DeliveryChannel(TENANT, "b.example:8080"),
+        DeliveryChannel("bob", "a.example"),
     ]
     page = [channel for channel, _ in await house.outbox.channels(channels[0], 2)]
     assert page == channels[1:3]
@@ -186,7 +195,7 @@ async def test_what_failed_is_due_again_later_or_dead(house: House) -> None:
     assert delivery.due_at is not None
     await house.outbox.redeliver(TENANT, id_, "key")
     (claimed,) = await house.claim()
-    assert await house.outbox.failed(claimed, Answer(0.3, 410, "Gone.", final=True), None)
+    assert await house.outbox.failed(claimed, ReceiverResponse(0.3, 410, "Gone.", final=True), None)
     assert (await house.outbox.get(TENANT, id_)).state is DeliveryState.DEAD
     assert await house.claim() == []
     tried = await house.outbox.tries(TENANT, id_)
@@ -207,7 +216,7 @@ async def test_a_claim_that_is_put_back_is_no_try(house: House) -> None:
 async def test_whose_claim_ran_out_is_fenced(forgetful: House) -> None:
     id_ = await forgetful.ended()
     (late,) = await forgetful.claim()
-    found: list[Claimed] = []
+    found: list[ClaimedDelivery] = []
 
     async def claimed_again() -> bool:
         found.extend(await forgetful.claim())

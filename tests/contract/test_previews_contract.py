@@ -1,4 +1,4 @@
-"""Previews of running requests, in PostgreSQL and in the fake alike."""
+"""Previews of running requests, in PostgreSQL and in the fake."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from serve_app.domain.errors import NotFound, RequestNotFound
-from serve_app.domain.lease import Held, Report, ReportReply
+from serve_app.domain.lease import LeaseKey, Report, ReportReply
 from serve_app.domain.ports import Queue
 from serve_app.domain.progress import Preview, Progress, Stage
 from serve_app.telemetry.clock import SystemClock
@@ -33,13 +33,15 @@ async def queue(
     await ingress.aclose()
 
 
-async def tell(queue: Queue, held: Held, step: int, preview: Preview | None = None) -> ReportReply:
+async def tell(
+    queue: Queue, held: LeaseKey, step: int, preview: Preview | None = None
+) -> ReportReply:
     progress = Progress(Stage.DENOISING, step, 8, rate=2.0)
     previews = () if preview is None else ((held, preview),)
     return await queue.report(Report("r1", (held,), ((held, progress),), previews))
 
 
-async def running(queue: Queue, **changes: bool) -> Held:
+async def running(queue: Queue, **changes: bool) -> LeaseKey:
     await queue.submit(new(**changes))
     return (await lease(queue)).held
 
@@ -104,7 +106,7 @@ async def test_a_preview_ends_with_its_attempt(queue: Queue) -> None:
     assert await queue.preview(TENANT, held.request_id) is None
     assert (await queue.get(TENANT, held.request_id)).preview_step == 0
     await tell(queue, again, 2, SECOND)
-    await tell(queue, held, 4, FIRST)  # a late report of the attempt before
+    await tell(queue, held, 4, FIRST)  # a late report of the previous attempt
     assert await queue.preview(TENANT, held.request_id) == SECOND
     await queue.finish(done(again))
     assert (await queue.get(TENANT, held.request_id)).preview_step == 0

@@ -1,4 +1,4 @@
-"""What every ``Queue`` does with what is submitted and asked for: over the fake and PostgreSQL."""
+"""Contract of submits and lease polls, for every ``Queue``: over the fake and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from serve_app.domain.errors import Overloaded, RequestNotFound
 from serve_app.domain.lease import (
-    Held,
     Lease,
+    LeaseKey,
     Work,
 )
 from serve_app.domain.ports import Queue
@@ -113,7 +113,7 @@ async def test_a_page_is_newest_first_and_goes_on_before_an_id(queue: Queue) -> 
     assert [each.id for each in await queue.page(TENANT, states=[State.CANCELLED])] == [ids[0]]
 
 
-# Ask
+# Lease polls
 
 
 async def test_an_ask_gets_the_oldest_of_the_highest_priority(queue: Queue) -> None:
@@ -137,7 +137,7 @@ async def test_an_ask_takes_as_many_as_it_has_slots_and_only_its_pool_s(queue: Q
 async def test_a_lease_carries_all_that_running_it_takes(queue: Queue) -> None:
     request = await queue.submit(new())
     (granted,) = (await queue.ask(ask(1))).leases
-    assert granted.held == Held(request.id, 1)
+    assert granted.held == LeaseKey(request.id, 1)
     assert granted.input == request.input
     assert granted.endpoint.id == request.endpoint
     assert granted.upload_tickets[0].key.startswith(f"{request.id}/1/")
@@ -204,7 +204,7 @@ async def test_an_ask_that_goes_away_loses_no_request(queue: Queue) -> None:
         granted.extend((await queue.ask(ask(1, replica="r2"))).leases)
         return bool(granted)
 
-    # At once; a lease that was on its way to the other when its first, short time is over.
+    # At once. A lease under way to the other replica comes back when its first, short time is over.
     await eventually(leased_again)
     assert [each.request_id for each in granted] == [request.id]
     assert (await queue.get(TENANT, request.id)).failures == 0

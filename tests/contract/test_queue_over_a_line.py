@@ -1,5 +1,6 @@
-"""What every ``Queue`` does, for replicas that call over a line. The tests are those of the
-contract; the queue is the fake."""
+"""The contract of every ``Queue``, for replicas that call over a local connection. The queue is the
+fake.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from typing import cast
 import pytest
 
 from serve_app.domain.ports import Queue
-from serve_app.queue.limits import QueueLimits
+from serve_app.queue.store.config import QueueLimits
 from serve_app.telemetry.clock import SystemClock
 from tests.contract.queues import Make
 from tests.contract.test_cancelling_contract import *  # noqa: F403
@@ -30,7 +31,7 @@ from tests.queue.database import QUICK
 
 @pytest.fixture
 async def make(terms: FakeTerms, liveness: FakeLiveness) -> AsyncIterator[Make]:
-    with TemporaryDirectory(prefix="dk") as directory:  # a socket's path has to be short
+    with TemporaryDirectory(prefix="dk") as directory:  # a socket's path must be short
         async with AsyncExitStack() as stack:
 
             async def over_a_line(limits: QueueLimits = QUICK) -> Queue:

@@ -1,6 +1,6 @@
-"""A random walk of operations, compared with what must hold whatever happens.
+"""A random walk of operations, checked against invariants.
 
-The same walk goes over the fake and over PostgreSQL. Time does not move in it: leases do not run
+The same walk runs over the fake and over PostgreSQL. Time does not pass in it: leases do not run
 out by themselves, and replicas die when the walk says so.
 """
 
@@ -21,11 +21,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from serve_app.domain.lease import Held, Verdict
+from serve_app.domain.lease import LeaseKey, Verdict
 from serve_app.domain.ports import Queue
-from serve_app.domain.request import CancelVerdict, Priority, Request, State
-from serve_app.domain.retries import NONE, Cause, Retries
-from serve_app.queue.limits import QueueLimits
+from serve_app.domain.request import NONE, CancelVerdict, Cause, Priority, Request, Retries, State
+from serve_app.queue.store.config import QueueLimits
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
@@ -47,7 +46,7 @@ WALKS = settings(
 
 
 class Walk(RuleBasedStateMachine):
-    """``begin`` and ``end`` are set by the test that runs it."""
+    """The state machine. The test that runs it sets ``begin`` and ``end``."""
 
     background: Background
     begin: Callable[[FakeLiveness], Any]
@@ -61,19 +60,19 @@ class Walk(RuleBasedStateMachine):
         self.liveness = FakeLiveness()
         self.queue: Queue = self.background.run(type(self).begin(self.liveness))
         self.pools: dict[str, str] = {}
-        self.holder: dict[str, Held] = {}  # by request: who may write
-        self.confirmed: set[Held] = set()
-        self.accepted: dict[Held, str] = {}  # by attempt: the act that ended it
+        self.holder: dict[str, LeaseKey] = {}  # by request: the attempt that may write
+        self.confirmed: set[LeaseKey] = set()
+        self.accepted: dict[LeaseKey, str] = {}  # by attempt: the act that ended it
         self.finals: dict[str, Request] = {}
         self.failures: dict[str, int] = {}
-        self.suspects: set[str] = set()  # were on a replica when it died
+        self.suspects: set[str] = set()  # they were on a replica when it died
         self.dead = 0
         self.left: dict[str, Retries | None] = {}
         self.wishes: dict[str, int] = {}
         self.priorities: dict[str, Priority] = {}
-        self.following: dict[str, str] = {}  # by request: whose outcome it waits for
-        self.given_up: set[str] = set()  # a cancel was asked for
-        self.made: dict[int, str] = {}  # by wish: who succeeded by itself
+        self.following: dict[str, str] = {}  # by request: the group whose outcome it waits for
+        self.given_up: set[str] = set()  # a cancel was requested
+        self.made: dict[int, str] = {}  # by input: the request that succeeded by itself
 
     def do(self, act: Any) -> Any:
         return self.background.run(act)
@@ -141,7 +140,7 @@ class Walk(RuleBasedStateMachine):
         return multiple(*(granted.held for granted in work.leases))
 
     @rule(held=leased)
-    def confirm(self, held: Held) -> None:
+    def confirm(self, held: LeaseKey) -> None:
         reply = self.do(self.queue.report(report(held)))
         if self.holder.get(held.request_id) == held:
             assert not reply.fenced
@@ -150,7 +149,7 @@ class Walk(RuleBasedStateMachine):
             assert reply.fenced == (held,)
 
     @rule(held=leased, how=st.sampled_from(["succeeded", "failed", "retry", "cancelled"]))
-    def finish(self, held: Held, how: str) -> None:
+    def finish(self, held: LeaseKey, how: str) -> None:
         outcome = {
             "succeeded": None,
             "failed": failure(),
@@ -179,7 +178,7 @@ class Walk(RuleBasedStateMachine):
                 assert request.state is (State.FAILED if spent else State.QUEUED)
 
     @rule(held=leased)
-    def hand_back(self, held: Held) -> None:
+    def hand_back(self, held: LeaseKey) -> None:
         verdict = self.do(self.queue.hand_back(held, "r", "draining"))
         if self.holder.get(held.request_id) != held:
             repeated = self.accepted.get(held) == "hand_back"
@@ -189,7 +188,7 @@ class Walk(RuleBasedStateMachine):
         self.ended(held, "hand_back", None)
 
     @rule(held=leased)
-    def an_attempt_that_was_overtaken_is_refused(self, held: Held) -> None:
+    def an_attempt_that_was_overtaken_is_refused(self, held: LeaseKey) -> None:
         if self.holder.get(held.request_id) != held:
             return
         self.hand_back(held)
@@ -207,7 +206,7 @@ class Walk(RuleBasedStateMachine):
         assert self.do(self.queue.report(report(held))).fenced == (held,)
 
     @rule(held=leased)
-    def an_attempt_that_fails_after_a_cancel_is_the_last(self, held: Held) -> None:
+    def an_attempt_that_fails_after_a_cancel_is_the_last(self, held: LeaseKey) -> None:
         if self.holder.get(held.request_id) != held:
             return
         self.cancel(held.request_id)
@@ -237,7 +236,7 @@ class Walk(RuleBasedStateMachine):
                 self.suspects.add(held.request_id)
             self.ended(held, "death", Cause.CONNECTION_ERROR if held in self.confirmed else None)
 
-    async def until_it_ended(self, held: Held) -> None:
+    async def until_it_ended(self, held: LeaseKey) -> None:
         async with asyncio.timeout(10):
             while True:
                 request = await self.queue.get(TENANT, held.request_id)
@@ -245,8 +244,8 @@ class Walk(RuleBasedStateMachine):
                     return
                 await asyncio.sleep(0.01)
 
-    def ended(self, held: Held, act: str, cause: Cause | None) -> None:
-        """``cause``: of a failure that counts."""
+    def ended(self, held: LeaseKey, act: str, cause: Cause | None) -> None:
+        """Record the end of an attempt. ``cause``: cause of a failure that counts."""
         id_ = held.request_id
         del self.holder[id_]
         self.accepted[held] = act
@@ -257,8 +256,9 @@ class Walk(RuleBasedStateMachine):
         self.settled(id_)
 
     def settled(self, id_: str) -> None:
-        """Wait until those that followed a request that has ended have what they get, or the first
-        of them leads the others."""
+        """Wait until the requests coalesced with an ended one have its outcome, or the first of
+        them leads the others.
+        """
         ended = self.look(id_)
         if ended.state is State.SUCCEEDED and id_ in self.wishes:
             self.made.setdefault(self.wishes[id_], id_)
@@ -272,7 +272,7 @@ class Walk(RuleBasedStateMachine):
                 given = self.do(self.queue.wait(TENANT, each, 10.0))
                 assert (given.state, given.reuses) == (State.SUCCEEDED, id_)
             return
-        waiting.sort(key=lambda each: -self.priorities[each])  # of equal ones the first
+        waiting.sort(key=lambda each: -self.priorities[each])  # the first of equal ones
         heir, *others = waiting
         self.do(self.until_it_leads(heir))
         self.following.update(dict.fromkeys(others, heir))

@@ -1,4 +1,6 @@
-"""Requests that stand for realtime sessions: over the fake queue and over PostgreSQL."""
+"""Contract of requests that represent realtime sessions: over the fake queue and over
+PostgreSQL.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What time and death do to requests, in every ``Queue``."""
+"""Contract of timeouts and dead replicas, for every ``Queue``."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def test_a_lease_that_runs_out_is_a_failure_and_tried_again(queue: Queue) 
     assert await queue.finish(done(old)) is Verdict.FENCED
     again = await lease(queue, "r2")
     assert again.attempt == 2
-    assert again.alone  # it may have been what ended its replica
+    assert again.alone  # it may have ended its replica
 
 
 async def test_a_lease_that_is_renewed_lasts(queue: Queue) -> None:
@@ -100,7 +100,7 @@ async def test_an_ask_that_a_dead_replica_left_open_is_given_nothing(
     liveness.buried.add("actor-r1")
     (again,) = (await other).leases
     assert again.request_id == request.id
-    assert again.attempt >= 2  # one that was on its way to the dead one is undone
+    assert again.attempt >= 2  # a lease under way to the dead replica is undone
     assert not (await left_open).leases
 
 

@@ -1,4 +1,4 @@
-"""What every ``Queue`` does for requests that say how often they may be tried again."""
+"""Contract of requests that set their own number of retries, for every ``Queue``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Queue
-from serve_app.domain.request import Request, State
-from serve_app.domain.retries import MOST_FAILURES, NONE, Retries
+from serve_app.domain.request import MAX_FAILURES, NONE, Request, Retries, State
 from tests.contract.queues import Make
 from tests.fakes.liveness import FakeLiveness
 from tests.queue.database import QUICK
@@ -63,7 +62,7 @@ async def test_so_many_retries_as_it_says_and_no_more(queue: Queue) -> None:
 
 async def test_ten_attempts_are_the_most(queue: Queue) -> None:
     request = await queue.submit(new(retries=Retries(server_error=100)))
-    for _ in range(MOST_FAILURES - 1):
+    for _ in range(MAX_FAILURES - 1):
         assert (await fail(queue, request.id)).state is State.QUEUED
     assert (await fail(queue, request.id)).state is State.FAILED
 

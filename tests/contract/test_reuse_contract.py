@@ -1,4 +1,4 @@
-"""What every ``Queue`` does for requests that may share an outcome."""
+"""Contract of requests that may reuse an outcome, for every ``Queue``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serve_app.domain.artifact import Artifact
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import CancelVerdict, NewRequest, Request, State
-from serve_app.queue.database import Database
+from serve_app.queue.store.database import Database
 from tests.contract.queues import Make
 from tests.queue.database import QUICK, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new
@@ -21,7 +21,7 @@ def shared(wish: int = 1, **changes: Any) -> NewRequest:
     return new(reuse_digest=bytes([wish]) * 32, **changes)
 
 
-def picture(request_id: str) -> Outcome:
+def image(request_id: str) -> Outcome:
     artifact = Artifact(f"{request_id}/1/a.png", "image/png", 3, "ab" * 32, width=8, height=8)
     output = {"images": [{"artifact": artifact.key}], "text": "z\0\ud800"}
     return Outcome(output=output, artifacts=(artifact,), usage=Usage(1.5, 4, 1.0))
@@ -30,7 +30,7 @@ def picture(request_id: str) -> Outcome:
 async def made(queue: Queue, request: NewRequest) -> Request:
     await queue.submit(request)
     granted = await lease(queue)
-    await queue.finish(done(granted.held, picture(request.id)))
+    await queue.finish(done(granted.held, image(request.id)))
     return await queue.get(TENANT, request.id)
 
 

@@ -1,5 +1,6 @@
-"""What a replica promises to realtime sessions: the scripted one of the ingress's tests, and the
-real one, without Serve."""
+"""Contract of realtime sessions on a replica: the scripted one of the ingress's tests, and the real
+one, without Serve.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from deployments.core import ReplicaCore
+from deployments.replica.replica import Replica
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Fenced
-from serve_app.domain.lease import Held
+from serve_app.domain.lease import LeaseKey
+from serve_app.domain.realtime import Frame, FrameResult, ReplicaSlot, Sessions
 from serve_app.domain.request import Priority, State
-from serve_app.domain.session import Drawn, Frame, Seat, Sessions
 from tests.deployments.conftest import MakeRig, make_rig
-from tests.deployments.test_session import opened
+from tests.deployments.replica.test_realtime import opened
 from tests.ingress.house import built
 from tests.ingress.replica import REPLICA
 from tests.queue.requests import new
@@ -27,33 +28,33 @@ pytestmark = pytest.mark.engine
 
 
 class CoreSessions:
-    """The port over a replica in this process, as its deployment class has it."""
+    """The port over a replica in this process, as in its deployment class."""
 
-    def __init__(self, core: ReplicaCore) -> None:
+    def __init__(self, core: Replica) -> None:
         self._core = core
 
-    async def draw(self, seat: Seat, frame: Frame) -> Drawn:
+    async def draw(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:
         return await self._core.sessions.draw(seat.held, frame)
 
-    async def end(self, seat: Seat) -> None:
+    async def end(self, seat: ReplicaSlot) -> None:
         self._core.sessions.end(seat.held)
 
 
-Open = tuple[Sessions, Seat]
+Open = tuple[Sessions, ReplicaSlot]
 
 
 @pytest.fixture(params=["scripted", "real"])
 async def open_session(request: pytest.FixtureRequest, make_rig: MakeRig) -> AsyncIterator[Open]:
     if request.param == "real":
         rig = await make_rig()
-        yield CoreSessions(rig.core), Seat("pool", "replica-1", await opened(rig))
+        yield CoreSessions(rig.replica), ReplicaSlot("pool", "replica-1", await opened(rig))
         return
     async with built() as house:
         session = new(tenant="default", endpoint="test/probe", priority=Priority.REALTIME, work=0.0)
         stored = await house.queue.submit(session)
         while stored.state is not State.RUNNING:
             stored = await house.queue.changed("default", stored.id, 5.0)
-        yield house.replica, Seat("studio", REPLICA, Held(stored.id, stored.attempt))
+        yield house.replica, ReplicaSlot("studio", REPLICA, LeaseKey(stored.id, stored.attempt))
 
 
 def frame(files: int = 0, **input: Any) -> Frame:
@@ -104,4 +105,4 @@ async def test_after_its_end_nothing_is_drawn(open_session: Open) -> None:
 async def test_a_session_that_never_was_draws_nothing(open_session: Open) -> None:
     sessions, seat = open_session
     with pytest.raises(Fenced):
-        await sessions.draw(Seat(seat.pool, seat.replica_id, Held("other", 1)), frame())
+        await sessions.draw(ReplicaSlot(seat.pool, seat.replica_id, LeaseKey("other", 1)), frame())

@@ -1,4 +1,4 @@
-"""The keys that sign webhooks: over the fake and over PostgreSQL."""
+"""Contract of the keys that sign webhooks: over the fake and over PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from serve_app.domain.webhook import SigningSeed, SigningSeeds
-from serve_app.queue.database import Database
-from serve_app.queue.signing_seeds import NOTICE_S, PostgresSigningSeeds
+from serve_app.queue.store.database import Database
+from serve_app.queue.transactions.signing_keys import NOTICE_S, PostgresSigningSeeds
 from serve_app.telemetry.clock import SystemClock
 from serve_app.webhooks.signing import OVERLAP_S, known
 from tests.fakes.signing_seeds import FakeSigningSeeds

@@ -1,14 +1,14 @@
-"""What every ``Queue`` does with snapshots of what runs."""
+"""Contract of snapshots of running requests, for every ``Queue``."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from serve_app.domain.artifact import UploadTicket
-from serve_app.domain.lease import Held, Lease, Report
+from serve_app.domain.lease import Lease, LeaseKey, Report
 from serve_app.domain.ports import Queue
+from serve_app.domain.progress import StoredSnapshot
 from serve_app.domain.request import State
-from serve_app.domain.snapshot import StoredSnapshot
 from tests.fakes.terms import FakeTerms
 from tests.queue.requests import TENANT, done, lease, new, report
 
@@ -18,13 +18,13 @@ async def leased(queue: Queue) -> Lease:
     return await lease(queue)
 
 
-async def ticket_for(queue: Queue, held: Held) -> tuple[tuple[Held, UploadTicket], ...]:
+async def ticket_for(queue: Queue, held: LeaseKey) -> tuple[tuple[LeaseKey, UploadTicket], ...]:
     asking = replace(report(held), wants_tickets=(held,))
     return (await queue.report(asking)).snapshot_tickets
 
 
-async def keep(queue: Queue, held: Held, step: int = 3) -> StoredSnapshot:
-    """As a replica does that has uploaded one."""
+async def keep(queue: Queue, held: LeaseKey, step: int = 3) -> StoredSnapshot:
+    """Report a snapshot, like a replica that has uploaded one."""
     ((_, ticket),) = await ticket_for(queue, held)
     kept = StoredSnapshot(ticket.key, step)
     await queue.report(replace(report(held), snapshots=((held, kept),)))
@@ -32,7 +32,7 @@ async def keep(queue: Queue, held: Held, step: int = 3) -> StoredSnapshot:
 
 
 async def url_of_the_next(queue: Queue, before: Lease) -> str | None:
-    """After a hand-back."""
+    """Snapshot URL of the next attempt, after a hand-back."""
     await queue.hand_back(before.held, "r1", "It drains.")
     return (await lease(queue, "r2")).snapshot_url
 

@@ -1,4 +1,4 @@
-"""Where every ``Queue`` says that a request stands, and why it waits."""
+"""Contract of queue positions and reasons of waits, for every ``Queue``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from serve_app.domain.lease import (
     Presence,
     ReplicaStage,
 )
-from serve_app.domain.loading import Loading, to_plain
 from serve_app.domain.ports import Queue
-from serve_app.domain.progress import Stage
+from serve_app.domain.progress import Loading, Stage, to_plain
 from serve_app.domain.request import WaitReason
-from serve_app.queue.postgres import PostgresQueue
+from serve_app.queue.queue import PostgresQueue
 from tests.contract.queues import Make
 from tests.contract.waiting import eventually
 from tests.queue.requests import (

@@ -1,4 +1,4 @@
-"""What every storage does, the fake one included."""
+"""Contract of every storage, the fake included."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def test_no_key_reaches_outside_of_the_directory(tmp_path: Path, key: str) -> No
     assert [path for path in around.iterdir() if path != root] == []
 
 
-# Uploads in parts. S3 wants 5 MiB of each but the last.
+# Uploads in parts. S3 needs at least 5 MiB for each part but the last.
 FIVE = bytes(range(256)) * (5 * 2**12)
 SIX = b"six!" * (6 * 2**18)
 
@@ -199,7 +199,7 @@ async def test_parts_that_come_in_any_order_become_one_object(storage: Any) -> N
 
 
 all_but_s3rver = pytest.mark.parametrize("storage", ["directory", "fake", "moto"], indirect=True)
-"""s3rver checks no ETags (the ingress does, for every storage), and knows no abort."""
+"""s3rver checks no ETags (the ingress does, for every storage), and does not know abort."""
 
 
 @all_but_s3rver

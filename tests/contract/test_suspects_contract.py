@@ -1,14 +1,16 @@
-"""Requests that were on a replica when it died, one of which may have been the reason."""
+"""Contract of suspects: requests that were on a replica when it died, one of which may be the
+cause.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 
-from serve_app.domain.lease import Held, Lease
+from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import State
-from serve_app.queue.order import LOOK_AHEAD
+from serve_app.queue.fairness.fair_queue import LOOK_AHEAD
 from tests.contract.queues import Make
 from tests.fakes.liveness import FakeLiveness
 from tests.queue.database import QUICK
@@ -17,8 +19,8 @@ from tests.queue.requests import TENANT, ask, done, failure, new, report
 LONG = replace(QUICK, lease_s=600.0, first_lease_s=600.0)
 
 
-async def leased(queue: Queue, replica: str, slots: int, *held: Held) -> Sequence[Lease]:
-    """Confirmed by a report."""
+async def leased(queue: Queue, replica: str, slots: int, *held: LeaseKey) -> Sequence[Lease]:
+    """Leases, confirmed by a report."""
     leases = (await queue.ask(ask(slots, *held, replica=replica))).leases
     await queue.report(report(*(each.held for each in leases), replica=replica))
     return leases
@@ -87,7 +89,7 @@ async def test_however_many_wait_for_their_turn_those_behind_them_go_on(
 ) -> None:
     queue = await make(LONG)
     ids = [(await queue.submit(new())).id for _ in range(LOOK_AHEAD + 3)]
-    running: list[Held] = []
+    running: list[LeaseKey] = []
     while len(running) < len(ids):
         running += [each.held for each in await leased(queue, "r1", 100, *running)]
     await died(queue, liveness, "r1", *ids)

@@ -1,4 +1,4 @@
-"""What every book of uploads does: run over the fake and over PostgreSQL."""
+"""Contract of ``UploadBook``: run over the fake and over PostgreSQL."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from serve_app.domain.upload import Part, Upload, UploadBook
-from serve_app.queue.database import Database
-from serve_app.queue.retention import DAY_S, Retention
-from serve_app.queue.uploads import ABANDONED_S, AGAIN_S, PostgresUploads
+from serve_app.domain.upload import Upload, UploadBook, UploadPart
+from serve_app.queue.store.config import DAY_S, Retention
+from serve_app.queue.store.database import Database
+from serve_app.queue.transactions.uploads import ABANDONED_S, AGAIN_S, PostgresUploads
 from serve_app.settings import TenantLimits
 from tests.fakes.clock import FakeClock
 from tests.fakes.uploads import FakeUploads
@@ -78,7 +78,7 @@ async def test_what_is_whole_says_its_size_and_is_kept(books: Books) -> None:
 async def test_what_nobody_finishes_is_taken_for_abandoned(books: Books) -> None:
     await books.book.open(UPLOAD)
     await books.later(ABANDONED_S - 60)
-    assert await books.book.find(UPLOAD.key, UPLOAD.id) is not None  # somebody is at it
+    assert await books.book.find(UPLOAD.key, UPLOAD.id) is not None  # it is in use
     await books.later(ABANDONED_S - 60)
     assert await unwanted(books.book) == set()
     await books.later(120)
@@ -123,7 +123,7 @@ async def test_one_is_kept_as_long_as_its_client_asked_from_when_it_was_whole(
     await books.book.finish(UPLOAD.key, 7)
     await books.later(50)
     assert await unwanted(books.book) == set()
-    await books.book.finish(UPLOAD.key, 7)  # once more counts from the first time
+    await books.book.finish(UPLOAD.key, 7)  # a second finish counts from the first time
     await books.later(11)
     assert await unwanted(books.book) == {UPLOAD.key}
 
@@ -148,21 +148,24 @@ async def test_one_is_kept_no_longer_than_its_tenants_retention(books: Books) ->
 
 async def test_parts_are_counted_each_number_once(books: Books) -> None:
     await books.book.open(IN_PARTS)
-    assert await books.book.add_part(IN_PARTS.key, Part(2, "b", 10)) == 10
-    assert await books.book.add_part(IN_PARTS.key, Part(1, "a", 5)) == 15
-    assert await books.book.add_part(IN_PARTS.key, Part(2, "c", 20)) == 25
-    assert await books.book.parts(IN_PARTS.key) == {1: Part(1, "a", 5), 2: Part(2, "c", 20)}
+    assert await books.book.add_part(IN_PARTS.key, UploadPart(2, "b", 10)) == 10
+    assert await books.book.add_part(IN_PARTS.key, UploadPart(1, "a", 5)) == 15
+    assert await books.book.add_part(IN_PARTS.key, UploadPart(2, "c", 20)) == 25
+    assert await books.book.parts(IN_PARTS.key) == {
+        1: UploadPart(1, "a", 5),
+        2: UploadPart(2, "c", 20),
+    }
 
 
 async def test_no_part_is_taken_of_what_is_whole_or_given_up(books: Books) -> None:
     given_up = replace(IN_PARTS, key="u/x/other.mp4")
     for each in (IN_PARTS, given_up):
         await books.book.open(each)
-    await books.book.add_part(IN_PARTS.key, Part(1, "a", 5))
+    await books.book.add_part(IN_PARTS.key, UploadPart(1, "a", 5))
     await books.book.finish(IN_PARTS.key, 5)
     await books.book.give_up(given_up.key)
     for each in (IN_PARTS, given_up, replace(IN_PARTS, key="u/never/was.mp4")):
-        assert await books.book.add_part(each.key, Part(2, "b", 10)) is None
+        assert await books.book.add_part(each.key, UploadPart(2, "b", 10)) is None
     assert await books.book.parts(IN_PARTS.key) == {}
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.queue.embedded import EmbeddedPostgres
-from serve_app.queue.embedded_files import Files
-from serve_app.queue.migrations import migrate
+from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.embedded_postgres.files import ClusterFiles
+from serve_app.queue.store.migrations import migrate
 from tests.chaos.proxy import Proxy, before_postgres, through
 from tests.crash.scene import Scene
 from tests.fakes.liveness import FakeLiveness
@@ -56,7 +56,7 @@ async def scene(
 def own_dir(tmp_path: Path) -> Iterator[Path]:
     """The data directory of a server that a test may kill."""
     yield tmp_path
-    until_stopped(Files(tmp_path))
+    until_stopped(ClusterFiles(tmp_path))
 
 
 @pytest.fixture

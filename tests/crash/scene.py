@@ -15,7 +15,7 @@ import psycopg
 from serve_app.domain.errors import DatabaseUnavailable, Overloaded
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import Request
-from serve_app.queue.postgres import PostgresQueue
+from serve_app.queue.queue import PostgresQueue
 from tests.chaos.history import Tally, noted
 from tests.chaos.proxy import Proxy
 from tests.chaos.replica import House, Keeper, Replica

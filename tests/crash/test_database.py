@@ -15,8 +15,8 @@ import pytest
 
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.request import State
-from serve_app.queue import database
-from serve_app.queue.embedded_files import Files
+from serve_app.embedded_postgres.files import ClusterFiles
+from serve_app.queue.store import database
 from tests.crash.scene import Clients, Scene
 from tests.queue.requests import new
 
@@ -45,7 +45,7 @@ def full_disk(conninfo: str) -> Iterator[None]:
 async def test_a_database_that_swallows_everything_is_said_to_be_away_and_nothing_is_lost(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "ANSWER_S", 0.5)
+    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_S", 0.5)
     far, _ = await scene.ingresses(scene.far, scene.near)
     async with scene.replicas(2), Clients(scene, 3) as clients:
         await clients.go_on()
@@ -84,7 +84,7 @@ async def test_an_immediate_restart_amid_commits_loses_nothing(
 
 
 def postmaster(data_dir: Path) -> psutil.Process:
-    lines = (Files(data_dir).cluster / "postmaster.pid").read_text().splitlines()
+    lines = (ClusterFiles(data_dir).cluster / "postmaster.pid").read_text().splitlines()
     return psutil.Process(int(lines[0]))
 
 

@@ -11,8 +11,8 @@ from tests.crash.scene import Scene
 
 ACCEPT = """
 import asyncio, sys
-from serve_app.queue.database import Database
-from serve_app.queue.postgres import PostgresQueue
+from serve_app.queue.store.database import Database
+from serve_app.queue.queue import assemble
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
@@ -27,7 +27,7 @@ async def client(queue):
 async def accept(conninfo):
     database = Database(conninfo)
     await database.start()
-    queue = PostgresQueue(database, SystemClock(), FakeTerms(), QUICK, FakeLiveness(), "doomed")
+    queue = assemble(database, SystemClock(), FakeTerms(), QUICK, FakeLiveness(), "doomed")
     await queue.start()
     asking = asyncio.create_task(queue.ask(ask(2, replica="unheard-of")))
     await asyncio.gather(*(client(queue) for _ in range(8)))

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import psutil
 
-from serve_app.queue.limits import QueueLimits
+from serve_app.queue.store.config import QueueLimits
 from tests.crash.scene import LIMITS, Clients, Scene
 from tests.queue.requests import POOL
 

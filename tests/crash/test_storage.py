@@ -12,15 +12,21 @@ from typing import Any
 
 import pytest
 
-from deployments.backoff import Backoff
-from deployments.core import ReplicaCore
-from deployments.family import load_families
-from deployments.replica_config import Identity, ReplicaConfig
+from deployments.families.base import load_families
+from deployments.replica.config import (
+    IngressCalls,
+    IngressLink,
+    ReplicaConfig,
+    ReplicaIdentity,
+    TransferConfig,
+)
+from deployments.replica.replica import Replica
+from deployments.transfer.backoff import Backoff
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import Ask, Finish, Verdict, Work
 from serve_app.domain.request import State
-from serve_app.queue.postgres import PostgresQueue
+from serve_app.queue.queue import PostgresQueue
 from serve_app.storage.keys import artifact_key, derived_token
 from serve_app.storage.s3.storage import S3Storage
 from serve_app.telemetry.clock import SystemClock
@@ -40,7 +46,11 @@ pytestmark = [
 PROBE = {"probe": "tests.fakes.family:ProbeFamily"}
 WISH = {"steps": 2, "step_ms": 5, "artifact_bytes": 5000}
 CONFIG = ReplicaConfig(
-    slots=2, threads=1, device="cpu", report_interval_s=0.2, upload_give_up_s=1.0
+    slots=2,
+    threads=1,
+    device="cpu",
+    calls=IngressCalls(report_interval_s=0.2),
+    transfers=TransferConfig(upload_give_up_s=1.0),
 )
 
 
@@ -140,19 +150,22 @@ async def bucket(s3: S3Server, terms: BucketTerms) -> AsyncIterator[Bucket]:
 
 @asynccontextmanager
 async def replicas(scene: Scene, queue: PostgresQueue, count: int) -> AsyncIterator[None]:
-    from deployments.replica import make_workshop  # noqa: PLC0415 - it imports Ray
+    from deployments.replica.deployment import make_resources  # noqa: PLC0415 - it imports Ray
 
     clock = SystemClock()
     backoff = Backoff(random.Random(1), first_s=0.05, most_s=0.3)  # noqa: S311
     made = [
-        ReplicaCore(
-            Watched(queue, scene),
+        Replica(
+            IngressLink(
+                Watched(queue, scene),
+                ReplicaIdentity(f"r{number}", f"actor-r{number}", POOL),
+                CONFIG.calls,
+                clock,
+                backoff,
+            ),
             load_families(PROBE),
-            partial(make_workshop, CONFIG, PROBE, clock, backoff),
+            partial(make_resources, CONFIG, PROBE, clock, backoff),
             CONFIG,
-            Identity(f"r{number}", f"actor-r{number}", POOL),
-            clock,
-            backoff,
         )
         for number in range(count)
     ]

@@ -15,13 +15,13 @@ import psycopg
 
 from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import DatabaseUnavailable
-from serve_app.domain.webhook import Backlog, Claimed, Webhook
-from serve_app.queue.database import Database
-from serve_app.queue.outbox import PostgresOutbox
-from serve_app.queue.signing_seeds import PostgresSigningSeeds
+from serve_app.domain.webhook import ClaimedDelivery, Webhook, WebhookBacklog
+from serve_app.queue.store.database import Database
+from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
+from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from serve_app.telemetry.clock import SystemClock
-from serve_app.webhooks.courier import Courier, Rules
-from serve_app.webhooks.sending import Sender
+from serve_app.webhooks.delivery import DeliveryWorker, RetryRules
+from serve_app.webhooks.sender import Sender
 from serve_app.webhooks.signing import Signer
 from tests.crash.scene import Scene
 from tests.crash.test_database import postmaster
@@ -45,8 +45,8 @@ asyncio.run(main())
 ENDING = """
 import asyncio, sys
 from serve_app.domain.webhook import Webhook
-from serve_app.queue.database import Database
-from serve_app.queue.postgres import PostgresQueue
+from serve_app.queue.store.database import Database
+from serve_app.queue.queue import assemble
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
@@ -56,7 +56,7 @@ from tests.queue.requests import new
 async def main(conninfo, url):
     database = Database(conninfo)
     await database.start()
-    queue = PostgresQueue(database, SystemClock(), FakeTerms(), QUICK, FakeLiveness(), "doomed")
+    queue = assemble(database, SystemClock(), FakeTerms(), QUICK, FakeLiveness(), "doomed")
     await queue.start()
     while True:
         request = await queue.submit(new(webhook=Webhook(url, "")))
@@ -74,11 +74,11 @@ class Silent:
     def webhook(self, result: str) -> None:
         """Whoever was killed could not tell."""
 
-    def webhooks(self, backlog: Backlog) -> None:
+    def webhooks(self, backlog: WebhookBacklog) -> None:
         """As little."""
 
 
-async def compose(claimed: Claimed) -> bytes:
+async def compose(claimed: ClaimedDelivery) -> bytes:
     return claimed.request_id.encode()
 
 
@@ -92,8 +92,8 @@ async def delivering(conninfo: str) -> AsyncIterator[None]:
     sender = Sender(resolve, signer, clock, allow_private=True)
     await sender.start()
     outbox = PostgresOutbox(database, CLAIM_S, CLAIM_S)
-    rules = Rules(waits_s=(0.1,) * 300, give_up_s=600.0, look_s=0.05)
-    courier = Courier(outbox, compose, sender, clock, rules, Silent())
+    rules = RetryRules(waits_s=(0.1,) * 300, give_up_s=600.0, look_s=0.05)
+    courier = DeliveryWorker(outbox, compose, sender, clock, rules, Silent())
     courier.start()
     try:
         yield

@@ -13,24 +13,23 @@ from typing import Any
 
 import pytest
 
-from deployments.adapter_cache import AdapterCache
-from deployments.adapter_fetching import AdapterFetcher
-from deployments.backoff import Backoff
-from deployments.core import ReplicaCore
 from deployments.engine.engine import Engine
-from deployments.engine.residency import Residency
+from deployments.engine.loading.residency import Residency
 from deployments.engine.threads import Threads
-from deployments.families import FAMILIES
-from deployments.family import load_families
-from deployments.fetching import Fetcher
-from deployments.replica_config import Identity, ReplicaConfig
-from deployments.upload import Uploader
-from deployments.workshop import Workshop
+from deployments.families.base import load_families
+from deployments.families.registry import FAMILIES
+from deployments.replica.config import IngressCalls, IngressLink, ReplicaConfig, ReplicaIdentity
+from deployments.replica.replica import Replica
+from deployments.replica.resources import ReplicaResources
+from deployments.transfer.backoff import Backoff
+from deployments.transfer.fetcher import Fetcher
+from deployments.transfer.lora_cache import LoraCache
+from deployments.transfer.lora_fetcher import LoraFetcher
+from deployments.transfer.uploader import Uploader
 from serve_app.domain.addresses import resolve
-from serve_app.domain.endpoint import Endpoint, Weights
-from serve_app.domain.lease import Held, Lease
+from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
+from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.request import Priority
-from serve_app.domain.store_config import StoreConfig
 from serve_app.telemetry.clock import SystemClock
 from tests.deployments.storage import HttpStorage
 from tests.engine.threads import one_torch_thread
@@ -46,20 +45,19 @@ QUICK = ReplicaConfig(
     threads=1,
     device="cpu",
     graceful_shutdown_timeout_s=8.0,
-    report_interval_s=0.1,
-    call_timeout_s=2.0,
+    calls=IngressCalls(report_interval_s=0.1, call_timeout_s=2.0),
 )
-IDENTITY = Identity("replica-1", "ab" * 16, "pool")
+IDENTITY = ReplicaIdentity("replica-1", "ab" * 16, "pool")
 
 
 @dataclass
 class Rig:
-    """A replica and what it works with."""
+    """A replica and its collaborators."""
 
-    core: ReplicaCore
+    replica: Replica
     port: FakeLeasePort
     storage: HttpStorage
-    workshop: Workshop
+    resources: ReplicaResources
 
     def lease(self, name: str, endpoint: Endpoint = PROBE, attempt: int = 1, **input: Any) -> Lease:
         return Lease(
@@ -72,18 +70,18 @@ class Rig:
             priority=Priority.NORMAL,
         )
 
-    def offer(self, name: str, **input: Any) -> Held:
+    def offer(self, name: str, **input: Any) -> LeaseKey:
         lease = self.lease(name, **input)
         self.port.offer(lease)
         return lease.held
 
-    async def outcome(self, held: Held):
-        """How the replica says that it ended."""
+    async def outcome(self, held: LeaseKey):
+        """The outcome that the replica reports for the lease."""
         await self.port.until(lambda: any(one.held == held for one in self.port.finishes))
         return next(one.outcome for one in self.port.finishes if one.held == held)
 
-    async def reported(self, held: Held, step: int = 1) -> None:
-        """Wait until a report says that it made ``step`` steps."""
+    async def reported(self, held: LeaseKey, step: int = 1) -> None:
+        """Wait until a report shows ``step`` steps."""
         await self.port.until(
             lambda: any(
                 of == held and progress.step >= step
@@ -96,9 +94,25 @@ class Rig:
 MakeRig = Callable[..., Any]
 
 
+def configured(**changes: Any) -> ReplicaConfig:
+    """``QUICK`` with ``changes``: settings of the replica itself, its calls and its transfers, and
+    those of its snapshots as ``snapshot_…``."""
+    config = QUICK
+    for name, value in changes.items():
+        inner = name.removeprefix("snapshot_")
+        groups = ("snapshots",) if inner != name else ("calls", "transfers")
+        group = next((each for each in groups if hasattr(getattr(config, each), inner)), None)
+        if group is None:
+            config = replace(config, **{name: value})
+        else:
+            changed = replace(getattr(config, group), **{inner: value})
+            config = replace(config, **{group: changed})
+    return config
+
+
 @pytest.fixture
 def scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where files that a replica writes on the way are, in place of the system's folder."""
+    """Folder for the replica's temporary files, instead of the system's."""
     folder = tmp_path / "scratch"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -107,7 +121,7 @@ def scratch_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 async def make_rig(tmp_path: Path):
-    """``await make_rig(port=…, **changes of the configuration)``: a started replica."""
+    """``await make_rig(port=…, **configuration overrides)`` returns a started replica."""
     rigs: list[Rig] = []
 
     async def make(
@@ -118,7 +132,7 @@ async def make_rig(tmp_path: Path):
         probe: str = "tests.fakes.family:ProbeFamily",
         **changes: Any,
     ) -> Rig:
-        config = replace(QUICK, **changes)
+        config = configured(**changes)
         port = port or FakeLeasePort(ask_wait_s=1.0)
         backoff = Backoff(Random(1), first_s=0.02, most_s=0.1)  # noqa: S311
         storage, clock = HttpStorage(), SystemClock()
@@ -134,16 +148,16 @@ async def make_rig(tmp_path: Path):
                 allow_private=False,
             )
 
-        workshop = Workshop(
+        resources = ReplicaResources(
             engine=engine,
             residency=Residency(engine, config.weights_bytes),
-            uploader=Uploader(storage.client(), clock, backoff, config.upload_give_up_s),
+            uploader=Uploader(storage.client(), clock, backoff, config.transfers.upload_give_up_s),
             fetcher=fetcher(),
             snapshot_fetcher=fetcher(),
-            adapters=AdapterFetcher(
+            loras=LoraFetcher(
                 fetcher(),
                 RepositoryFiles(store),
-                AdapterCache(tmp_path / "adapters", 10**8, clock.now),
+                LoraCache(tmp_path / "adapters", 10**8, clock.now),
                 clock,
                 10**6,
             ),
@@ -154,15 +168,16 @@ async def make_rig(tmp_path: Path):
             store=store,
         )
         families = load_families({**FAMILIES, "probe": probe})
-        core = ReplicaCore(port, families, lambda: workshop, config, IDENTITY, clock, backoff)
-        rig = Rig(core, port, storage, workshop)
+        link = IngressLink(port, IDENTITY, config.calls, clock, backoff)
+        replica = Replica(link, families, lambda: resources, config)
+        rig = Rig(replica, port, storage, resources)
         rigs.append(rig)
-        await core.start()
+        await replica.start()
         return rig
 
     yield make
-    await asyncio.gather(*(rig.core.aclose() for rig in rigs))
-    # A load that has begun goes on, and what transformers patches meanwhile holds for all threads.
+    await asyncio.gather(*(rig.replica.aclose() for rig in rigs))
+    # A load cannot be interrupted, and transformers' patches during it affect all threads.
     for thread in threading.enumerate():
         if thread.name.startswith("loader"):
             await asyncio.to_thread(thread.join)

@@ -7,19 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deployments.families import FAMILIES
+from deployments.families.registry import FAMILIES
 from serve_app.catalog.catalog import load
 from serve_app.domain.lease import Lease
 from tests.deployments.conftest import Rig
 
 FLUX, WAN = "fal-ai/flux/schnell", "fal-ai/wan/v2.2-5b/text-to-video"
-SOUND = "fal-ai/stable-audio"
+AUDIO = "fal-ai/stable-audio"
 QUICK: Mapping[str, Mapping[str, Any]] = {
     FLUX: {"image_size": "square", "num_inference_steps": 2},
     WAN: {"num_frames": 17, "num_inference_steps": 2},
-    SOUND: {"seconds_total": 0.2, "steps": 2},
+    AUDIO: {"seconds_total": 0.2, "steps": 2},
 }
-"""What a request of the endpoint has besides its prompt, to be over soon."""
+"""Extra input fields that make a request to the endpoint quick."""
 
 CATALOG = load(
     None,
@@ -30,7 +30,7 @@ CATALOG = load(
 
 
 def leased(rig: Rig, name: str, endpoint_id: str, *, alone: bool = False, **fields: Any) -> Lease:
-    """As the queue makes it of a client's body."""
+    """A lease as the queue makes it from a client's body."""
     entry = CATALOG.get(endpoint_id)
     body = {"prompt": "a red circle", **QUICK[endpoint_id], **fields}
     checked = CATALOG.validate(endpoint_id, body).input

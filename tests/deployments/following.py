@@ -1,6 +1,7 @@
-"""A replica's followers under a real Ray, without Serve: an actor in a placement group is rank 0.
+"""Worker actors of a replica under a real Ray, without Serve. Rank 0 is an actor in a placement
+group.
 
-A process of its own: Ray changes too much of the one that it runs in. Prints one JSON object.
+Runs in its own process, because Ray changes its process too much. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -17,42 +18,41 @@ from ray.exceptions import RayActorError
 from ray.util import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from deployments import loading
 from deployments.engine.engine import Engine
-from deployments.families import FAMILIES
-from deployments.family import load_families
-from deployments.followers import Followers
-from deployments.replica_config import ReplicaConfig
-from serve_app.domain.endpoint import Endpoint, Weights
+from deployments.families.base import load_families
+from deployments.families.registry import FAMILIES
+from deployments.replica import weights
+from deployments.replica.config import ReplicaConfig
+from deployments.replica.ranks import RankGroup
+from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.errors import WeightsUnavailable
-from serve_app.domain.store_config import StoreConfig
-from tests.engine.spreadable import DEMO_WAN, clip
+from tests.engine.spreadable import DEMO_WAN, video
 from weights.store import Store
 
 OPTIONS = {"task": "text-to-video", "dtype": "float32"}
-CLIPS = Endpoint("clips", "video", Weights(str(DEMO_WAN)), "open", OPTIONS)
+VIDEOS = Endpoint("videos", "video", Weights(str(DEMO_WAN)), "open", OPTIONS)
 CONFIG = ReplicaConfig(devices=2, threads=1, device="cpu")
 
 
 def loaded() -> Any:
-    return loading.load(Store(StoreConfig()), load_families(FAMILIES)["video"], CLIPS, "cpu")
+    return weights.load(Store(StoreConfig()), load_families(FAMILIES)["video"], VIDEOS, "cpu")
 
 
 def frames(pipeline: Any) -> torch.Tensor:
     with Engine(pipeline, threads=1) as engine:
-        return engine.submit(**clip("a red circle moving left", seed=2)).result(100).frames
+        return engine.submit(**video("a red circle moving left", seed=2)).result(100).frames
 
 
 class Leader:
     def __init__(self) -> None:
-        self._followers = Followers(CONFIG, FAMILIES, "cpu")
+        self._followers = RankGroup(CONFIG, FAMILIES, "cpu")
 
     def start(self) -> None:
         self._followers.start()
 
     def refused(self) -> str:
-        """What one says that cannot load what it is told to."""
-        missing = Endpoint("clips", "video", Weights("/nowhere"), "open", OPTIONS)
+        """Error of a worker that cannot load what it is asked to."""
+        missing = Endpoint("videos", "video", Weights("/nowhere"), "open", OPTIONS)
         try:
             self._followers.spread(loaded(), missing, None)
         except WeightsUnavailable as error:
@@ -61,11 +61,11 @@ class Leader:
 
     def frames(self) -> torch.Tensor:
         pipeline = loaded()
-        self._followers.spread(pipeline, CLIPS, None)
+        self._followers.spread(pipeline, VIDEOS, None)
         return frames(pipeline)
 
     def rest(self) -> None:
-        """Until the process ends."""
+        """Run until the process ends."""
         threading.Event().wait(300)
 
 
@@ -99,7 +99,7 @@ def main() -> None:
             (follower,) = [
                 each
                 for each in psutil.Process().children(recursive=True)
-                if "FollowerActor" in " ".join(each.cmdline())
+                if "RankActor" in " ".join(each.cmdline())
             ]
             follower.kill()
             try:

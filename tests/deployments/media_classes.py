@@ -1,7 +1,7 @@
-"""Which of diffusers' pipelines of clips and sounds an entry of a catalogue alone serves; writes
-the page of the docs that says so.
+"""Which diffusers pipelines for videos and audio work with only a catalogue entry. Writes the docs
+page about them.
 
-python -m tests.deployments.media_classes [--out docs/20-clips-and-sounds.md] [CLASS …]
+python -m tests.deployments.media_classes [--out docs/reference/media-pipelines.md] [CLASS …]
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import inspect
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,53 +19,53 @@ from typing import Any
 import diffusers
 import torch
 
-from deployments.amendments import amended
-from deployments.audio import AudioFamily
-from deployments.call_mapping import mapping_of, parameters
-from deployments.engine.clip_reading import GivenClip, read_clip
 from deployments.engine.engine import Engine
-from deployments.engine.sound_reading import GivenSound, read_sound
-from deployments.family import Made
-from deployments.scratch import Scratch
-from deployments.video import NUMBERS_OF_FRAMES, TASKS, VideoFamily
+from deployments.engine.media.audio import GivenAudio, read_audio
+from deployments.engine.media.scratch import Scratch
+from deployments.engine.media.video_reader import GivenVideo, read_video
+from deployments.families.audio import AudioFamily
+from deployments.families.base import GenerationResult
+from deployments.families.call_mapping import mapping_of, parameters
+from deployments.families.pipeline_options import apply_options
+from deployments.families.video import NUMBERS_OF_FRAMES, TASKS, VideoFamily
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
-from tests.deployments.clips import given, seen, tickets
+from tests.deployments.videos import given, seen, tickets
 from tests.engine.conformance import classes, zoo
 from tests.engine.conformance.__main__ import be_quiet
 from tests.engine.conformance.case import WISHES, Case
-from tests.engine.test_clip_reading import clip
-from tests.engine.test_sound import read
-from tests.engine.test_sound_reading import sound
+from tests.engine.media.test_audio import read
+from tests.engine.media.test_audio_reading import audio
+from tests.engine.media.test_video_reader import video
 
-SERVED, FITS, NOT = "yes", "its arguments fit; not run", "no"
+SERVED, FITS, NOT = "yes", "arguments fit; not run", "no"
 FRAMES, FPS = 5, 8
 TILED = frozenset(
     {"AllegroPipeline"}
-)  # their entries have `tiling: true`: they decode by tiles alone
+)  # their entries have `tiling: true`: they can only decode in tiles
 NOT_DECODED = frozenset(
     {"MochiPipeline"}
-)  # the tiny autoencoder has other channels than its latents
+)  # the tiny autoencoder's channels differ from its latents'
 
 REASONS = {
-    "EasyAnimateControlPipeline": "diffusers' own call of it fails",
-    "LTX2LatentUpsamplePipeline": "it enlarges latents of another",
-    "LTXLatentUpsamplePipeline": "it enlarges latents of another",
-    "LTX2VideoDiffusionDecodePipeline": "it decodes latents of another",
+    "EasyAnimateControlPipeline": "the call fails in diffusers itself",
+    "LTX2LatentUpsamplePipeline": "it upsamples latents of another pipeline",
+    "LTXLatentUpsamplePipeline": "it upsamples latents of another pipeline",
+    "LTX2VideoDiffusionDecodePipeline": "it decodes latents of another pipeline",
 }
-"""Where the arguments do not tell it."""
+"""Reasons that the arguments do not show."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
     name: str
     served: str
-    how: str  # the task, or why not
+    how: str  # the task, or the reason why not
 
 
 def of_media() -> dict[str, Any]:
-    """The classes whose calls give frames or sounds, but those that diffusers gives up and those
-    that lack a library here."""
+    """Classes whose calls return frames or audio, without those that diffusers has deprecated and
+    those that need a library missing here."""
     return {
         name: kind
         for name, kind in classes.exported().items()
@@ -84,11 +85,11 @@ def examine(name: str, kind: Any) -> Finding:
         return Finding(name, NOT, REASONS[name])
     case = next((each for each in zoo.cases().values() if each.name == name), None)
     asked = dict(case.call(WISHES[0])) if case is not None else {}
-    begun = {_taken(kind, asked, CLIPS), _taken(kind, asked, SOUNDS)}
+    begun = {_taken(kind, asked, VIDEOS), _taken(kind, asked, AUDIOS)}
     if more := sorted((_not_data(asked) | _demanded(kind)) - begun):
         wanted = ", ".join(f"`{each}`" for each in more)
-        return Finding(name, NOT, f"it begins with {wanted}, which no task passes")
-    endpoint = _entry(kind, asked) if _gives(kind, "frames") else _entry_of_sound(kind, asked)
+        return Finding(name, NOT, f"it needs {wanted}, which no task passes")
+    endpoint = _entry(kind, asked) if _gives(kind, "frames") else _entry_of_audio(kind, asked)
     task = endpoint.options["task"]
     takes = parameters(kind)
     missing = {"num_inference_steps", "generator", "output_type"} - takes
@@ -96,23 +97,23 @@ def examine(name: str, kind: Any) -> Finding:
         return Finding(name, NOT, f"its call takes no `{missing.pop()}`")
     if case is None or name in NOT_DECODED:
         return Finding(name, FITS, task)
-    run = _run if endpoint.family == "video" else _run_sound
+    run = _run if endpoint.family == "video" else _run_audio
     wrong = run(case, endpoint, asked)
     return Finding(name, NOT if wrong else SERVED, wrong or task)
 
 
 def _entry(kind: Any, asked: Mapping[str, Any]) -> Endpoint:
-    """As a catalogue would have it. Of the case's own arguments, those that are data are fixed."""
-    taken = _taken(kind, asked, CLIPS)
+    """Endpoint for the class. The case's arguments that are plain data become fixed ones."""
+    taken = _taken(kind, asked, VIDEOS)
     passed = {"prompt", "width", "height", "image", "output_type", *NUMBERS_OF_FRAMES, taken}
     seeing = "image" in asked or _needs(kind, "image")
-    clip = {"width": asked.get("width", 32), "height": asked.get("height", 32)}
+    video = {"width": asked.get("width", 32), "height": asked.get("height", 32)}
     options = {
         "task": "video-to-video" if taken else "image-to-video" if seeing else "text-to-video",
         "video": taken,
-        "pictures": "pillow",
+        "images": "pillow",
         "multiple": 1,
-        "clip": {**clip, "num_frames": FRAMES, "fps": FPS},
+        "video_format": {**video, "num_frames": FRAMES, "fps": FPS},
         "fixed": {key: value for key, value in asked.items() if key not in passed},
         "tiling": kind.__name__ in TILED,
     }
@@ -122,83 +123,87 @@ def _entry(kind: Any, asked: Mapping[str, Any]) -> Endpoint:
 
 
 def _run(case: Case, endpoint: Endpoint, asked: Mapping[str, Any]) -> str:
-    """What is wrong with the clip that comes of it; empty: nothing."""
-    family, pipeline = VideoFamily(), amended(case.build(), endpoint)
+    """Run the case and return what is wrong with the video. Empty if nothing is."""
+    family, pipeline = VideoFamily(), apply_options(case.build(), endpoint)
     frames = next((asked[each] for each in NUMBERS_OF_FRAMES if each in asked), FRAMES)
     body = {"prompt": WISHES[0].prompt, "num_inference_steps": 2, "seed": 7, "num_frames": frames}
-    side = int(endpoint.options["clip"]["width"])
-    count = next((len(asked[each]) for each in CLIPS if each in asked), frames)
-    pictures = {"image_url": given(side, side), "video_url": a_clip(count, side)}
+    side = int(endpoint.options["video_format"]["width"])
+    count = next((len(asked[each]) for each in VIDEOS if each in asked), frames)
+    images = {"image_url": given(side, side), "video_url": a_video(count, side)}
     body = {**body, "num_frames": count} if endpoint.options["video"] else body
     with Engine(pipeline, threads=1) as engine, tempfile.TemporaryDirectory() as folder:
-        call = family.prepare(endpoint, body | pictures, pipeline, 1)
+        call = family.prepare(endpoint, body | images, pipeline, 1)
         result = engine.submit(**call.arguments).result(120)
         scratch = Scratch()
         try:
-            product = family.deliver(endpoint, call, Made(result, 1.0, 2, scratch), tickets())
+            product = family.deliver(
+                endpoint, call, GenerationResult(result, 1.0, 2, scratch), tickets()
+            )
             Path(folder, "clip.mp4").write_bytes(product.files[0].body.read_bytes())
         finally:
             scratch.close()
-        clip = seen(Path(folder, "clip.mp4"))
+        video = seen(Path(folder, "clip.mp4"))
     if not torch.isfinite(result.frames).all():
         return "it gives no numbers"
-    wanted = call.facts["clip"].form
-    shape = (len(clip.frames), *clip.size)
+    wanted = call.output_facts["video"].form
+    shape = (len(video.frames), *video.size)
     if shape != (wanted.num_frames, wanted.width, wanted.height):
-        return f"of {wanted.num_frames} frames it makes {len(clip.frames)}"
+        return f"of {wanted.num_frames} frames it makes {len(video.frames)}"
     return ""
 
 
-CLIPS = ("video", "control_video", "conditioning_frames")
-SOUNDS = ("audio", "src_audio")
-"""What pipelines call a clip, or a sound, that they begin with."""
+VIDEOS = ("video", "control_video", "conditioning_frames")
+AUDIOS = ("audio", "src_audio")
+"""Names that pipelines use for an input video or audio."""
 
 
 def _taken(kind: Any, asked: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
-    """The argument that takes it; None: it begins with none. Several are more than an entry has."""
+    """Argument for the input file. None if there is none. An entry supports only one."""
     found = [each for each in names if each in asked or _needs(kind, each)]
     return found[0] if len(found) == 1 else None
 
 
-def a_clip(frames: int, side: int) -> GivenClip:
+def a_video(frames: int, side: int) -> GivenVideo:
     with tempfile.TemporaryDirectory() as folder:
-        return read_clip(clip(Path(folder), frames=frames, size=(side, side)), "video_url")
+        return read_video(video(Path(folder), frames=frames, size=(side, side)), "video_url")
 
 
-def a_sound(seconds: float) -> GivenSound:
+def a_audio(seconds: float) -> GivenAudio:
     with tempfile.TemporaryDirectory() as folder:
-        return read_sound(sound(Path(folder), seconds=seconds, rate=16_000), "audio_url")
+        return read_audio(audio(Path(folder), seconds=seconds, rate=16_000), "audio_url")
 
 
 LENGTHS = ("audio_length_in_s", "audio_duration", "audio_duration_s", "duration")
 
 
-def _entry_of_sound(kind: Any, asked: Mapping[str, Any]) -> Endpoint:
+def _entry_of_audio(kind: Any, asked: Mapping[str, Any]) -> Endpoint:
     length = next((each for each in LENGTHS if each in parameters(kind)), None)
     span = {"start": "audio_start_in_s", "end": "audio_end_in_s"}
-    taken = _taken(kind, asked, SOUNDS)
+    taken = _taken(kind, asked, AUDIOS)
     passed = {"prompt", "output_type", *LENGTHS, *span.values(), taken}
     options = {
         "task": "audio-to-audio" if taken else "text-to-audio",
-        "sound": {**(span if length is None else {"length": length}), "given": taken},
+        "audio_format": {**(span if length is None else {"length": length}), "given": taken},
         "fixed": {key: value for key, value in asked.items() if key not in passed},
     }
     return Endpoint("me/mine", "audio", Weights("/"), "open", options=options)
 
 
-def _run_sound(case: Case, endpoint: Endpoint, asked: Mapping[str, Any]) -> str:
-    """As ``_run``."""
+def _run_audio(case: Case, endpoint: Endpoint, asked: Mapping[str, Any]) -> str:
+    """Run the case and return what is wrong with the audio. Empty if nothing is."""
     family, pipeline = AudioFamily(), case.build()
     seconds = next((asked[each] for each in LENGTHS if each in asked), 0.1)
     body = {"prompt": WISHES[0].prompt, "num_inference_steps": 2, "seed": 7, "duration": seconds}
-    body["audio_url"] = a_sound(seconds)
+    body["audio_url"] = a_audio(seconds)
     with Engine(pipeline, threads=1) as engine:
         call = family.prepare(endpoint, body, pipeline, 1)
         result = engine.submit(**call.arguments).result(120)
-    form, scratch = call.facts["sound"].form, Scratch()
+    form, scratch = call.output_facts["audio"].form, Scratch()
     ticket = UploadTicket("key", "http://storage/0", form.media_type, 10**8)
     try:
-        product = family.deliver(endpoint, call, Made(result, 1.0, 2, scratch), (ticket,))
+        product = family.deliver(
+            endpoint, call, GenerationResult(result, 1.0, 2, scratch), (ticket,)
+        )
         heard = read(product.files[0].body)[0].shape[-1]
     finally:
         scratch.close()
@@ -206,7 +211,7 @@ def _run_sound(case: Case, endpoint: Endpoint, asked: Mapping[str, Any]) -> str:
 
 
 def _not_data(asked: Mapping[str, Any]) -> set[str]:
-    """Arguments that no entry can hold, but the picture."""
+    """Arguments that no entry can hold, except the image."""
     return {name for name, value in asked.items() if not _is_data(value)} - {"image"}
 
 
@@ -219,7 +224,7 @@ def _is_data(value: Any) -> bool:
 
 
 def _demanded(kind: Any) -> set[str]:
-    """Arguments without a default that nothing passes."""
+    """Required arguments that no entry passes."""
     known = list(inspect.signature(kind.__call__).parameters.values())[1:]
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     needed = {each.name for each in known if each.default is each.empty and each.kind in named}
@@ -231,19 +236,18 @@ def _needs(kind: Any, name: str) -> bool:
     return found is not None and found.default is found.empty
 
 
-_HEAD = """# Pipelines of clips and sounds
+_HEAD = """# Media pipelines
 
-Which of the pipelines of clips and sounds that diffusers {version} exports [an entry in the
-catalogue](11-catalogue.md#any-other-model) serves, without a line of code. `python -m
-tests.deployments.media_classes --out docs/20-clips-and-sounds.md` writes this page: each class is
-made tiny with random weights, as for [the conformance](14-conformance.md), its entry has nothing
-but data, and a request goes through the family, the engine and the encoder to a file, whose size
-and number of frames, or samples, are looked at.
+The video and audio pipelines of diffusers {version} that an [entry in the
+catalogue](catalogue.md#options) serves without code. `python -m tests.deployments.media_classes
+--out docs/reference/media-pipelines.md` generates this page. Each class is built tiny with random
+weights, as for [Supported pipelines](pipelines.md). A request goes through the family, the engine
+and the encoder to a file, whose size and number of frames or samples are checked.
 
-Of {total} classes, {served} are served, and {fit} take what the family passes but are not run here,
-for want of tiny parts. {rest} are not.
+Of {total} classes, {served} are served, and {fit} accept the arguments of the family but are not
+run, because the tests have no tiny parts for them. {rest} are not served.
 
-| class | by an entry alone | task, or why not |
+| task, or reason | served by an entry | classes |
 |---|---|---|
 """
 
@@ -257,7 +261,15 @@ def page(findings: list[Finding]) -> str:
         fit=count[FITS],
         rest=count[NOT],
     )
-    return head + "".join(f"| `{each.name}` | {each.served} | {each.how} |\n" for each in findings)
+    alike: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for served in (SERVED, FITS, NOT):
+        for each in findings:
+            if each.served == served:
+                alike[each.how, served].append(f"`{each.name}`")
+    rows = (
+        f"| {how} | {served} | {', '.join(names)} |\n" for (how, served), names in alike.items()
+    )
+    return head + "".join(rows)
 
 
 def main() -> int:

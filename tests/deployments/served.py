@@ -1,4 +1,4 @@
-"""What a request to an endpoint of the built-in catalogue comes to, without replica and queue."""
+"""Endpoints of the built-in catalogue, served without replica and queue."""
 
 from __future__ import annotations
 
@@ -8,18 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from deployments.engine.engine import Engine
-from deployments.families import FAMILIES
-from deployments.family import Family, GenerationCall, Made, Product, load_families
+from deployments.families.base import (
+    Family,
+    GenerationCall,
+    GenerationResult,
+    Product,
+    load_families,
+)
+from deployments.families.registry import FAMILIES
 from serve_app.catalog.catalog import CatalogEntry, load
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 
 CATALOG = load(None, demo=False, demo_dir=Path("/nowhere"), families=FAMILIES)
-SEED = 99  # for requests without one
+SEED = 99  # for requests without a seed
 
 
 class Served:
-    """One endpoint, over a pipeline that an engine runs."""
+    """One endpoint over a pipeline that runs in an engine."""
 
     def __init__(self, entry: CatalogEntry, pipeline: Any, engine: Engine) -> None:
         self.entry = entry
@@ -27,10 +33,10 @@ class Served:
         self.family: Family = load_families(FAMILIES)[entry.endpoint.family]
         self._engine = engine
 
-    def call(self, body: Mapping[str, Any], **pictures: Any) -> GenerationCall:
-        """What a client's body becomes; ``pictures`` take the place of their URLs."""
+    def call(self, body: Mapping[str, Any], **images: Any) -> GenerationCall:
+        """The pipeline call for a client's body. ``images`` replace their URLs."""
         checked, _ = self.entry.schema.validate(dict(body))
-        return self.family.prepare(self.entry.endpoint, checked | pictures, self.pipeline, SEED)
+        return self.family.prepare(self.entry.endpoint, checked | images, self.pipeline, SEED)
 
     def run(self, call: GenerationCall) -> Any:
         name = self.entry.endpoint.id
@@ -42,11 +48,13 @@ class Served:
             UploadTicket(f"key-{n}", f"http://storage/{n}", "image/png", 10**7)
             for n in range(count)
         )
-        return self.family.deliver(self.entry.endpoint, call, Made(result, 1.5, 2), tickets)
+        return self.family.deliver(
+            self.entry.endpoint, call, GenerationResult(result, 1.5, 2), tickets
+        )
 
 
 def from_folder(endpoint_id: str, folder: Path, **options: Any) -> Endpoint:
-    """The endpoint with weights of ours in place of its own."""
+    """The endpoint with our own weights."""
     endpoint = CATALOG.get(endpoint_id).endpoint
     changed = {**endpoint.options, **options}
     return replace(endpoint, weights=Weights(str(folder)), options=changed)

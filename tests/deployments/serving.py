@@ -1,6 +1,6 @@
-"""Runs a replica under a real Serve with an ingress that only keeps what it is told.
+"""Runs a replica under a real Serve, with an ingress that only records its calls.
 
-A process of its own: Ray changes too much of the one that it runs in. Prints one JSON object.
+Runs in its own process, because Ray changes its process too much. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from typing import Any
 import ray
 from ray import serve
 
-from deployments.replica import Replica, ReplicaConfig
+from deployments.replica.config import ReplicaConfig
+from deployments.replica.deployment import ReplicaDeployment
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import (
     Ask,
     Finish,
-    Held,
     Lease,
+    LeaseKey,
     Presence,
     Report,
     ReportReply,
     Verdict,
     Work,
 )
+from serve_app.domain.progress import StoredSnapshot
 from serve_app.domain.request import Priority
-from serve_app.domain.snapshot import StoredSnapshot
-from serve_app.ingress.lines import Lines
+from serve_app.ingress.local_rpc import LocalRpcServer
 from tests.fakes.lease_port import FakeLeasePort
 
 ENDPOINT = Endpoint("probe", "probe", Weights("probe"), "probe")
@@ -38,12 +39,12 @@ FAMILIES = {"probe": "tests.fakes.family:ProbeFamily"}
 
 
 class StubIngress:
-    """The methods that replicas call, over the fake port."""
+    """Ingress methods that replicas call, backed by the fake port."""
 
     def __init__(self) -> None:
         self._port = FakeLeasePort(ask_wait_s=2.0)
         self._folder = tempfile.TemporaryDirectory(prefix="dk")
-        self._lines = Lines(self._port, Path(self._folder.name))
+        self._lines = LocalRpcServer(self._port, Path(self._folder.name))
 
     async def line(self) -> str:
         if not self._lines.path:
@@ -67,7 +68,7 @@ class StubIngress:
         return await asyncio.gather(*calls, return_exceptions=True)
 
     async def hand_back(
-        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None
+        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None
     ) -> Verdict:
         return await self._port.hand_back(held, replica_id, reason, snapshot)
 
@@ -86,7 +87,7 @@ class StubIngress:
             )
         )
 
-    async def cancel(self, held: Held) -> None:
+    async def cancel(self, held: LeaseKey) -> None:
         self._port.cancelled.add(held)
 
     async def until_handed_back(self, count: int) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def ingress() -> serve.Application:
 def pool() -> serve.Application:
     config = ReplicaConfig(slots=2, threads=1, device="cpu", graceful_shutdown_timeout_s=10.0)
     return serve.deployment(
-        Replica,
+        ReplicaDeployment,
         name="pool",
         num_replicas=2,
         ray_actor_options={"num_cpus": 0.1},
@@ -126,9 +127,9 @@ async def scenario() -> dict[str, Any]:
     ends = await port.finished.remote(2)
     await port.offer.remote([lease("long", steps=100_000, step_ms=5)])
     await port.until_reported.remote("long")
-    await port.cancel.remote(Held("long", 1))
+    await port.cancel.remote(LeaseKey("long", 1))
     ends = await port.finished.remote(3)
-    running = ["a", "b", "c", "d"]  # as many as both replicas have slots
+    running = ["a", "b", "c", "d"]  # as many as the slots of both replicas
     await port.offer.remote([lease(name, steps=100_000, step_ms=5) for name in running])
     for name in running:
         await port.until_reported.remote(name)

@@ -1,4 +1,4 @@
-"""A storage over httpx's transport: real requests, no socket."""
+"""Storage over httpx's transport: real requests without a socket."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from serve_app.domain.artifact import UploadTicket
 
 @dataclass
 class HttpStorage:
-    """Keeps what is PUT. Statuses in ``problems`` are answered first, one for each request."""
+    """Stores what is PUT. Each request first takes a status from ``problems``, if there is one."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
     requests: list[httpx.Request] = field(default_factory=list)
     problems: deque[int | type[Exception]] = field(default_factory=deque)
-    closed: asyncio.Event | None = None  # while set up, requests wait for it
+    closed: asyncio.Event | None = None  # if set, requests wait for it
 
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(transport=httpx.MockTransport(self._answer))

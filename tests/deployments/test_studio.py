@@ -1,12 +1,12 @@
-"""Two families in one process, under a budget that holds the weights of one."""
+"""Two families in one process, with memory for the weights of only one."""
 
 import asyncio
 
 import pytest
 
-from deployments.engine.placement import placed_by
+from deployments.engine.memory.placement import placed_by
 from serve_app.domain.endpoint import Endpoint, Weights
-from serve_app.domain.lease import Held
+from serve_app.domain.lease import LeaseKey
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 
 pytestmark = [
@@ -34,7 +34,7 @@ def endpoints(tmp_path_factory):
 
 @pytest.fixture
 def budget():
-    """Enough for either, not for both."""
+    """Enough for either of them, but not for both."""
     sizes = [placed_by(None, pipeline).device_bytes for pipeline in (tiny_flux(), tiny_sdxl())]
     return max(sizes) + min(sizes) // 2
 
@@ -62,7 +62,7 @@ async def test_a_request_that_is_cancelled_while_it_waits_for_room_keeps_nobody_
     rig.port.offer(long)
     await rig.reported(long.held)
     rig.port.offer(rig.lease("waits", endpoints["sdxl"], **COMMON))
-    waits = Held("waits", 1)
+    waits = LeaseKey("waits", 1)
     await rig.port.until(lambda: waits in _renewed(rig))
     rig.port.cancelled.add(waits)
     assert (await rig.outcome(waits)).failure.code == "cancelled"

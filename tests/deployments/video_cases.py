@@ -1,5 +1,5 @@
-"""What bodies of clips become, and fixtures that serve them over tiny pipelines of the classes that
-their weights are of."""
+"""Cases for video endpoints, and fixtures that serve them over tiny pipelines of their weights'
+classes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from deployments.engine.engine import Engine
-from deployments.engine.solver import shifted
-from tests.deployments import clips
-from tests.deployments.clips import (
+from deployments.engine.interception.pipeline import with_shift
+from tests.deployments import videos
+from tests.deployments.served import Served
+from tests.deployments.videos import (
     HUNYUAN,
     LARGE_T2V,
     LTX2,
@@ -22,22 +23,21 @@ from tests.deployments.clips import (
     SMALL_T2V,
     WAN_T2V,
 )
-from tests.deployments.served import Served
 
-SMALL = {"clip": {"width": 64, "height": 32, "num_frames": 9, "fps": 25}}
+SMALL = {"video_format": {"width": 64, "height": 32, "num_frames": 9, "fps": 25}}
 WIDE, SQUARE = {"width": 32, "height": 16}, {"width": 32, "height": 32}
 
 
 @dataclass(frozen=True)
 class Case:
-    """What a body becomes."""
+    """A body, and the call that it becomes."""
 
-    plain: dict[str, Any]  # the pipeline's arguments beside those that all have
-    others: dict[str, Any] = field(default_factory=dict)  # fields that change the frames, so
+    plain: dict[str, Any]  # pipeline arguments, beside the common ones
+    others: dict[str, Any] = field(default_factory=dict)  # values that change the frames
     body: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
-    shift: float | None = None  # of the solver
-    few: dict[str, Any] = field(default_factory=dict)  # in place of what the schema asks for
+    shift: float | None = None  # of the scheduler
+    few: dict[str, Any] = field(default_factory=dict)  # faster than the schema's defaults
 
 
 UNWANTED = {"negative_prompt": "a new hat"}
@@ -103,7 +103,7 @@ def engine():
 
 @pytest.fixture(scope="module")
 def pipelines():
-    """Made when they are asked for, once."""
+    """Pipelines, created once each on first use."""
     made: dict[str, Any] = {}
 
     def pipeline(endpoint_id: str) -> Any:
@@ -119,7 +119,7 @@ def serve(engine, pipelines):
     def served(endpoint_id: str, **options: Any) -> Served:
         case = CASES.get(endpoint_id)
         more = {**(case.options if case else {}), **options}
-        return Served(clips.entry(endpoint_id, **more), pipelines(endpoint_id), engine)
+        return Served(videos.entry(endpoint_id, **more), pipelines(endpoint_id), engine)
 
     return served
 
@@ -129,20 +129,20 @@ def body(endpoint_id: str, **changes: Any) -> dict[str, Any]:
     return {**common, **(CASES[endpoint_id].body if endpoint_id in CASES else {}), **changes}
 
 
-def call_of(served: Served, fields: dict[str, Any], **pictures: Any) -> Any:
-    """Of a clip short enough for a test."""
+def call_of(served: Served, fields: dict[str, Any], **images: Any) -> Any:
+    """The call for a video short enough for a test."""
     case = CASES.get(served.entry.endpoint.id)
-    return served.call(fields, **(case.few if case else {}), **pictures)
+    return served.call(fields, **(case.few if case else {}), **images)
 
 
-def frames(served: Served, fields: dict[str, Any], **pictures: Any) -> torch.Tensor:
-    return served.run(call_of(served, fields, **pictures)).frames
+def frames(served: Served, fields: dict[str, Any], **images: Any) -> torch.Tensor:
+    return served.run(call_of(served, fields, **images)).frames
 
 
 def plain(pipeline: Any, case: Case, seed: int, **changes: Any) -> torch.Tensor:
     own = pipeline.scheduler
     if case.shift is not None:
-        pipeline.scheduler = shifted(own, case.shift)
+        pipeline.scheduler = with_shift(own, case.shift)
     try:
         return pipeline(
             prompt="a red dog",

@@ -1,4 +1,4 @@
-"""Tiny pipelines of clips of the classes that the catalogue's weights are of."""
+"""Tiny video pipelines of the classes of the catalogue's weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from diffusers import UniPCMultistepScheduler
 from PIL import Image, ImageDraw
 
-from deployments.family import Made, Product
+from deployments.families.base import GenerationResult, Product
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.artifact import UploadTicket
 from tests.deployments.served import CATALOG, Served
@@ -35,7 +35,7 @@ LTX2 = "fal-ai/ltx-2/text-to-video"
 HUNYUAN, HUNYUAN_I2V = "fal-ai/hunyuan-video", "fal-ai/hunyuan-video-image-to-video"
 
 
-def _two_experts_from_pictures() -> Any:
+def _two_experts_from_images() -> Any:
     parts = wan.parts(
         transformer=wan.transformer(36),
         transformer_2=wan.transformer(36),
@@ -57,18 +57,18 @@ MAKE: Mapping[str, Callable[[], Any]] = {
     SMALL_T2V: _of("WanPipeline, a timestep for each token"),
     SMALL_I2V: _of("WanPipeline, a timestep for each token"),
     LARGE_T2V: _of("WanPipeline"),
-    LARGE_I2V: _two_experts_from_pictures,
+    LARGE_I2V: _two_experts_from_images,
     LTX_T2V: _of("LTXPipeline"),
     LTX_I2V: _of("LTXPipeline"),
     LTX2: _of("LTX2Pipeline"),
     HUNYUAN: _of("HunyuanVideoPipeline"),
     HUNYUAN_I2V: _of("HunyuanVideoImageToVideoPipeline"),
 }
-"""Endpoint → the pipeline in place of its own."""
+"""Endpoint → tiny pipeline that replaces its own."""
 
 
 def entry(endpoint_id: str, **options: Any) -> CatalogEntry:
-    """The catalogue's, at a size and with prompts for tiny models."""
+    """The catalogue's entry with a size and prompts for tiny models."""
     listed = CATALOG.listed(endpoint_id)
     given = listed.endpoint.options
     changed = {
@@ -90,30 +90,30 @@ def tickets(count: int = 2, media_type: str = "video/mp4") -> tuple[UploadTicket
 
 
 def given(width: int = 96, height: int = 64) -> Image.Image:
-    picture = Image.new("RGB", (width, height), (240, 240, 240))
-    ImageDraw.Draw(picture).rectangle((0, 0, width // 2, height), fill=(200, 30, 30))
-    return picture
+    image = Image.new("RGB", (width, height), (240, 240, 240))
+    ImageDraw.Draw(image).rectangle((0, 0, width // 2, height), fill=(200, 30, 30))
+    return image
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A clip's file, read again."""
+    """A video file that was decoded again."""
 
     codec: str
     pixels: str
     size: tuple[int, int]
     fps: Fraction
     duration_s: float
-    times_s: list[float]  # of the frames
+    times_s: list[float]  # presentation times of the frames
     frames: list[np.ndarray]  # [height, width, 3], uint8
-    sound: tuple[str, int, float] | None  # codec, samples a second, seconds
+    audio: tuple[str, int, float] | None  # codec, sample rate in Hz, seconds
 
 
 def seen(path: Path) -> Seen:
     with av.open(str(path)) as file:
         video = file.streams.video[0]
         codec = video.codec_context.name
-        sound = None
+        audio = None
         frames, times, samples = [], [], 0
         for frame in file.decode(*file.streams.video, *file.streams.audio):
             if isinstance(frame, av.VideoFrame):
@@ -123,7 +123,7 @@ def seen(path: Path) -> Seen:
                 samples += frame.samples
         if file.streams.audio:
             heard = file.streams.audio[0]
-            sound = (heard.codec_context.name, heard.rate, samples / heard.rate)
+            audio = (heard.codec_context.name, heard.rate, samples / heard.rate)
         return Seen(
             codec,
             video.codec_context.pix_fmt,
@@ -132,11 +132,11 @@ def seen(path: Path) -> Seen:
             file.duration / 1e6,
             times,
             frames,
-            sound,
+            audio,
         )
 
 
 def deliver(served: Served, call: Any, result: Any, count: int = 2) -> Product:
-    form = call.facts["clip"].form
-    made = Made(result, 1.5, 2)
+    form = call.output_facts["video"].form
+    made = GenerationResult(result, 1.5, 2)
     return served.family.deliver(served.entry.endpoint, call, made, tickets(count, form.media_type))

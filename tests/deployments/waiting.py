@@ -1,4 +1,4 @@
-"""Waiting for what no event tells."""
+"""Waiting for conditions without an event."""
 
 import asyncio
 

@@ -1,14 +1,14 @@
-"""The web as a fetcher meets it, without a socket."""
+"""Fake web for a fetcher, without a socket."""
 
 import httpx
 
-from deployments.fetching import Fetcher
+from deployments.transfer.fetcher import Fetcher
 
 PUBLIC, PRIVATE = "93.184.216.34", "10.0.0.7"
 
 
 class Web:
-    """Names, and what is at their URLs; requests arrive as they would at the servers."""
+    """Host names and the content of their URLs; requests look as they would at the servers."""
 
     def __init__(self):
         self.names = {"example.com": [PUBLIC], "inside.example.com": [PRIVATE]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -14,7 +15,10 @@ PAGES = tuple(
     )
 )
 
-_FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+_FENCE = re.compile(
+    r"^(?P<indent> *)```(?P<language>[\w-]*)\n(?P<text>.*?)^(?P=indent)```$", re.M | re.S
+)
+_FENCES = re.compile(r"(?:^ *<!-- (?P<mark>[^\n]+?) -->\n)?" + _FENCE.pattern, re.M | re.S)
 _INDENTED = re.compile(r"(?:(?<=\n\n)|\A)(?:(?: {4}.*)?\n)*(?: {4}.+\n)+", re.M)
 _INLINE = re.compile(r"`([^`\n]+)`")
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
@@ -23,23 +27,32 @@ _HEADING = re.compile(r"^#+ (.+)$", re.M)
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of code. ``language`` may be empty."""
+    """A fenced block of code. ``mark`` is the comment right before it: how it is tested."""
 
     page: Path
     language: str
     text: str
+    mark: str = ""
 
     def __str__(self) -> str:
-        return f"{self.page.name}:{self.text.splitlines()[0]}"
+        first = self.text.splitlines()[0] if self.text else ""
+        return f"{self.page.name}:{first}"
 
 
 def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+def all_blocks(page: Path) -> list[Block]:
+    """Every fenced block, in the order of the page."""
+    return [
+        Block(page, each["language"], dedent(each["text"]), each["mark"] or "")
+        for each in _FENCES.finditer(page.read_text())
+    ]
+
+
 def blocks(page: Path, language: str) -> list[Block]:
-    found = _FENCE.findall(page.read_text())
-    return [Block(page, of, text) for of, text in found if of == language]
+    return [each for each in all_blocks(page) if each.language == language]
 
 
 def block(page: Path, language: str) -> str:
@@ -48,8 +61,13 @@ def block(page: Path, language: str) -> str:
     return only.text
 
 
+def fence_lines(page: Path) -> int:
+    """Lines that open or close a fenced block, counted apart from ``all_blocks``."""
+    return sum(line.lstrip().startswith("```") for line in page.read_text().splitlines())
+
+
 def indented(page: Path) -> list[str]:
-    """Blocks of shell commands: what is indented by four spaces."""
+    """Blocks of shell commands that are indented by four spaces."""
     return [
         "\n".join(line[4:] for line in each.strip("\n").splitlines())
         for each in _INDENTED.findall(_FENCE.sub("", page.read_text()))
@@ -91,7 +109,7 @@ def code(cell: str) -> list[str]:
 
 def matrix() -> list[str]:
     """The tests of the crash matrix, by pytest's names for them."""
-    return _crashes("what happens")
+    return _crashes("fault")
 
 
 def what_goes_on() -> list[str]:
@@ -100,5 +118,5 @@ def what_goes_on() -> list[str]:
 
 
 def _crashes(first_column: str) -> list[str]:
-    rows = table(DOCS / "15-crashes.md", first_column)
+    rows = table(DOCS / "explanation" / "crash-testing.md", first_column)
     return [one for *_, tests in rows for one in code(tests)]

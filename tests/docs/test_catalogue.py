@@ -9,18 +9,19 @@ import pytest
 import yaml
 from diffusers import AudioLDM2Pipeline, CogVideoXPipeline
 
-from deployments.amendments import AMENDMENTS
-from deployments.call_mapping import CallMapping, parameters
-from deployments.families import FAMILIES
-from deployments.sound_form import SoundOptions, sound_options
-from deployments.video import VideoFamily
+from deployments.families.audio_io import AudioOptions, audio_options
+from deployments.families.call_mapping import CallMapping, parameters
+from deployments.families.pipeline_options import PIPELINE_OPTIONS
+from deployments.families.registry import FAMILIES
+from deployments.families.video import VideoFamily
 from serve_app.catalog.catalog import BUILT_IN, load
-from serve_app.catalog.schema import SCHEMAS
+from serve_app.catalog.schema.registry import SCHEMAS
 from serve_app.catalog.source import EndpointSource, RecipeSource
-from serve_app.catalog.stranger import read_fal_ids
+from serve_app.catalog.suggestions import read_fal_ids
 from tests.docs.pages import DOCS, ROOT, blocks, code, table
 
-PAGE = DOCS / "11-catalogue.md"
+PAGE = DOCS / "reference" / "catalogue.md"
+GUIDE = DOCS / "how-to" / "add-a-model.md"
 DEMO = ROOT / "deployments" / "demo"
 
 
@@ -41,7 +42,7 @@ def test_the_endpoints_are_told() -> None:
     }
 
 
-OF_CLIPS_AND_SOUNDS = {
+OF_VIDEOS_AND_AUDIOS = {
     "fal-ai/hunyuan-video",
     "fal-ai/hunyuan-video-image-to-video",
     "fal-ai/kokoro/american-english",
@@ -62,10 +63,10 @@ OF_CLIPS_AND_SOUNDS = {
 """Of fal's, those whose fields were looked at."""
 
 
-def test_an_endpoint_of_clips_or_sounds_that_is_not_here_has_its_reason() -> None:
+def test_an_endpoint_of_videos_or_audio_files_that_is_not_here_has_its_reason() -> None:
     here = yaml.safe_load(BUILT_IN.read_text())["endpoints"].keys()
     absent = {code(endpoint)[0] for endpoint, _ in table(PAGE, "endpoint of fal's")}
-    assert absent == OF_CLIPS_AND_SOUNDS - here
+    assert absent == OF_VIDEOS_AND_AUDIOS - here
     assert absent <= read_fal_ids()
 
 
@@ -90,14 +91,14 @@ def test_the_example_is_a_catalogue(tmp_path: Path) -> None:
     assert entry.schema.validate({"prompt": "x"})[0]["num_inference_steps"] == 20
 
 
-def test_the_example_of_clips_is_a_catalogue(tmp_path: Path) -> None:
+def test_the_example_of_videos_is_a_catalogue(tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
-    path.write_text(next(each.text for each in blocks(PAGE, "yaml") if "cogvideox" in each.text))
+    path.write_text(next(each.text for each in blocks(GUIDE, "yaml") if "cogvideox" in each.text))
     (entry,) = load(path, demo=False, demo_dir=DEMO, families=FAMILIES)
     assert not entry.missing
     fields = entry.schema.validate({"prompt": "x"})[0]
     call = VideoFamily().prepare(entry.endpoint, fields, _CogVideoX(), 1)
-    assert call.facts["clip"].form.num_frames == 49
+    assert call.output_facts["video"].form.num_frames == 49
     assert call.arguments.keys() >= {"guidance_scale", "negative_prompt", "num_frames"}
 
 
@@ -108,20 +109,20 @@ class _CogVideoX(CogVideoXPipeline):
         self.vae_scale_factor_spatial, self.vae_scale_factor_temporal = 8, 4
 
 
-def test_the_example_of_sounds_is_a_catalogue_and_its_options_are_told(tmp_path: Path) -> None:
+def test_the_example_of_audio_files_is_a_catalogue_and_its_options_are_told(tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
-    path.write_text(next(each.text for each in blocks(PAGE, "yaml") if "audioldm2" in each.text))
+    path.write_text(next(each.text for each in blocks(GUIDE, "yaml") if "audioldm2" in each.text))
     (entry,) = load(path, demo=False, demo_dir=DEMO, families=FAMILIES)
     assert not entry.missing
-    options = sound_options(entry.endpoint)
+    options = audio_options(entry.endpoint)
     assert (options.length, options.most_seconds) == ("audio_length_in_s", 30)
     assert options.arguments() <= parameters(AudioLDM2Pipeline)
-    told = {name for cells in table(PAGE, "key of `sound`") for name in code(cells[0])}
-    assert told == {each.name for each in fields(SoundOptions)}
+    told = {name for cells in table(PAGE, "key of `audio_format`") for name in code(cells[0])}
+    assert told == {each.name for each in fields(AudioOptions)}
 
 
 def test_the_options_of_the_generic_family_are_told() -> None:
     told = {name for cells in table(PAGE, "option") for name in code(cells[0])}
-    assert told == {each.name for each in fields(CallMapping)} - {"given"} | {"dtype"}
+    assert told == {each.name for each in fields(CallMapping)} - {"file_arguments"} | {"dtype"}
     amendments = {name for cells in table(PAGE, "amendment") for name in code(cells[0])}
-    assert amendments | {"dtype"} == set(AMENDMENTS)
+    assert amendments | {"dtype"} == set(PIPELINE_OPTIONS)

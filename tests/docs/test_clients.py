@@ -7,7 +7,7 @@ import pytest
 from tests.docs.pages import DOCS, code, table
 from tests.docs.test_matrix import named_in
 
-ROWS = table(DOCS / "16-clients.md", "client")
+ROWS = table(DOCS / "how-to" / "use-other-clients.md", "client")
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])

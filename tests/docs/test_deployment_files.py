@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from deployments.families import FAMILIES
-from serve_app.cli.config_file import read
+from deployments.families.registry import FAMILIES
+from serve_app.cli.connection.config_file import read
 from serve_app.settings import setting_names
 from tests.docs.pages import ROOT
 

@@ -16,27 +16,27 @@ import pytest
 import yaml
 from PIL import Image
 
-from deployments.adapter_cache import AdapterCache
-from deployments.adapter_fetching import AdapterFetcher
-from deployments.backoff import Backoff
-from deployments.core import ReplicaCore
 from deployments.engine.engine import Engine
-from deployments.engine.residency import Residency
+from deployments.engine.loading.residency import Residency
 from deployments.engine.threads import Threads
-from deployments.family import Family, load_families
-from deployments.fetching import Fetcher
-from deployments.replica_config import Identity, ReplicaConfig
-from deployments.upload import Uploader
-from deployments.workshop import Workshop
+from deployments.families.base import Family, load_families
+from deployments.replica.config import IngressLink, ReplicaConfig, ReplicaIdentity
+from deployments.replica.replica import Replica
+from deployments.replica.resources import ReplicaResources
+from deployments.transfer.backoff import Backoff
+from deployments.transfer.fetcher import Fetcher
+from deployments.transfer.lora_cache import LoraCache
+from deployments.transfer.lora_fetcher import LoraFetcher
+from deployments.transfer.uploader import Uploader
 from serve_app.catalog.catalog import Catalog, load
 from serve_app.domain.addresses import resolve
-from serve_app.domain.lease import Held, Lease
+from serve_app.domain.endpoint import StoreConfig
+from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import Priority
-from serve_app.domain.store_config import StoreConfig
 from serve_app.telemetry.clock import SystemClock
 from tests.deployments.storage import HttpStorage
-from tests.docs.pages import DOCS, block, indented
+from tests.docs.pages import DOCS, block
 from tests.engine.tiny import tiny_sd3
 from tests.fakes.lease_port import FakeLeasePort
 from weights.repository_files import RepositoryFiles
@@ -44,7 +44,8 @@ from weights.store import Store
 
 pytestmark = pytest.mark.engine
 
-ENGINE, REPLICAS = DOCS / "05-engine.md", DOCS / "04-replicas.md"
+ENGINE = DOCS / "how-to" / "use-the-engine-as-a-library.md"
+FAMILY = DOCS / "how-to" / "write-a-family.md"
 CONFIG = ReplicaConfig(slots=1, threads=1, device="cpu", graceful_shutdown_timeout_s=8.0)
 
 
@@ -59,13 +60,13 @@ def test_the_engine_s_example_runs(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What the page exports; and its module can be imported."""
-    text = "\n".join(indented(REPLICAS))
+    text = block(FAMILY, "sh")
     found = dict(re.findall(r"^export (\w+)='?(.*?)'?$", text, re.M))
     for name, value in found.items():
         monkeypatch.setenv(name, value)
-    source = block(REPLICAS, "python")
+    source = block(FAMILY, "python")
     module = ModuleType(Path(source.splitlines()[0].removeprefix("# ")).stem)
-    exec(compile(source, str(REPLICAS), "exec"), vars(module))  # noqa: S102 our own page
+    exec(compile(source, str(FAMILY), "exec"), vars(module))  # noqa: S102 our own page
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return found
 
@@ -78,7 +79,7 @@ def families(settings: dict[str, str]) -> dict[str, Family]:
 @pytest.fixture
 def catalog(tmp_path: Path) -> Catalog:
     """The page's, with tiny weights in the place of the large ones."""
-    source = yaml.safe_load(block(REPLICAS, "yaml"))
+    source = yaml.safe_load(block(FAMILY, "yaml"))
     (endpoint,) = source["endpoints"].values()
     endpoint["weights"]["directory"] = str(tmp_path / "weights")
     tiny_sd3().save_pretrained(tmp_path / "weights", safe_serialization=True)
@@ -99,7 +100,7 @@ class Running:
         self._catalog = catalog
         backoff = Backoff(Random(1))  # noqa: S311
         engine = Engine(device="cpu", max_generations=1, threads=1)
-        workshop = Workshop(
+        resources = ReplicaResources(
             engine=engine,
             residency=Residency(engine),
             uploader=Uploader(self.storage.client(), clock, backoff, 5.0),
@@ -109,12 +110,12 @@ class Running:
             snapshot_fetcher=Fetcher(
                 self.storage.client(), resolve, max_bytes=0, timeout_s=5.0, allow_private=False
             ),
-            adapters=AdapterFetcher(
+            loras=LoraFetcher(
                 Fetcher(
                     self.storage.client(), resolve, max_bytes=0, timeout_s=5.0, allow_private=False
                 ),
                 RepositoryFiles(Store(StoreConfig())),
-                AdapterCache(Path("/nowhere"), 0, clock.now),
+                LoraCache(Path("/nowhere"), 0, clock.now),
                 clock,
                 0,
             ),
@@ -122,10 +123,9 @@ class Running:
             writers=Threads(1),
             clock=clock,
         )
-        identity = Identity("replica-1", "ab" * 16, "studio")
-        self.core = ReplicaCore(
-            self._port, families, lambda: workshop, CONFIG, identity, clock, backoff
-        )
+        identity = ReplicaIdentity("replica-1", "ab" * 16, "studio")
+        link = IngressLink(self._port, identity, CONFIG.calls, clock, backoff)
+        self.replica = Replica(link, families, lambda: resources, CONFIG)
 
     async def run(self, name: str, body: dict[str, Any]) -> Outcome:
         (entry,) = self._catalog
@@ -135,7 +135,7 @@ class Running:
             for n, media_type in enumerate(entry.schema.media_types(checked))
         )
         self._port.offer(Lease(name, 1, 5.0, entry.endpoint, checked, tickets, Priority.NORMAL))
-        held = Held(name, 1)
+        held = LeaseKey(name, 1)
         await self._port.until(lambda: any(each.held == held for each in self._port.finishes))
         return next(each.outcome for each in self._port.finishes if each.held == held)
 
@@ -143,12 +143,12 @@ class Running:
 @pytest.fixture
 async def running(families: dict[str, Family], catalog: Catalog) -> AsyncIterator[Running]:
     running = Running(families, catalog)
-    await running.core.start()
+    await running.replica.start()
     yield running
-    await running.core.aclose()
+    await running.replica.aclose()
 
 
-async def test_the_family_s_example_makes_pictures_of_an_input(running: Running) -> None:
+async def test_the_family_s_example_makes_images_of_an_input(running: Running) -> None:
     wish = {"prompt": "a red circle", "width": 32, "height": 16, "num_inference_steps": 2}
     outcome = await running.run("two", {**wish, "num_images": 2, "seed": 7})
     assert outcome.failure is None
@@ -157,8 +157,8 @@ async def test_the_family_s_example_makes_pictures_of_an_input(running: Running)
     assert outcome.usage.steps == 2
     for number, image in enumerate(outcome.output["images"]):
         assert image["artifact"] == outcome.artifacts[number].key
-        picture = Image.open(BytesIO(running.storage.objects[image["artifact"]]))
-        assert (picture.format, picture.size) == ("PNG", (32, 16))
+        drawn = Image.open(BytesIO(running.storage.objects[image["artifact"]]))
+        assert (drawn.format, drawn.size) == ("PNG", (32, 16))
 
 
 async def test_the_family_s_example_names_the_field_that_is_wrong(running: Running) -> None:

@@ -14,27 +14,26 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from serve_app.cli import environment
-from serve_app.cli.sample import call_lines
+from serve_app.cli.commands import environment
+from serve_app.cli.serve.greeting import example_commands
 from serve_app.settings import Config, PoolConfig
-from tests.docs.pages import DOCS, PAGES, ROOT, Block, block, blocks
+from tests.docs.pages import DOCS, ROOT, block
 from tests.wire.entered import entered, installed
 from tests.wire.served import served
 
 Build = Callable[[dict[str, Any]], Any]
-PYTHON = [each for page in PAGES for each in blocks(page, "python")]
-
-
-@pytest.mark.parametrize("example", PYTHON, ids=str)
-def test_python_compiles(example: Block) -> None:
-    compile(example.text, str(example.page), "exec")
 
 
 @pytest.mark.wire
-def test_the_readme_s_call_gets_a_picture(tmp_path: Path) -> None:
-    example = block(ROOT / "README.md", "python")
+@pytest.mark.parametrize("side", ["unchanged, in a prepared shell", "changed"])
+def test_the_readme_s_call_gets_an_image(tmp_path: Path, side: str) -> None:
+    lines = block(ROOT / "README.md", "diff").splitlines()
+    changed = side == "changed"
+    example = "\n".join(line[1:] for line in lines if changed or not line.startswith("+"))
     with served() as here, entered(here.url, tmp_path) as ways:
-        shell = environment.variables(installed(here, ways, tmp_path), "proxy")
+        example = example.replace("http://127.0.0.1:8000", here.url)
+        mode = "plain" if changed else "proxy"
+        shell = environment.variables(installed(here, ways, tmp_path), mode)
         ran = subprocess.run(
             [sys.executable, "-c", example],
             env={"PATH": os.defpath, **shell},
@@ -44,15 +43,15 @@ def test_the_readme_s_call_gets_a_picture(tmp_path: Path) -> None:
             check=False,
         )
         assert ran.returncode == 0, ran.stderr
-        picture = httpx.get(ran.stdout.strip(), trust_env=False)  # as a browser would
-    assert picture.status_code == 200
-    assert picture.headers["content-type"] == "image/jpeg"
+        image = httpx.get(ran.stdout.strip(), trust_env=False)  # as a browser would
+    assert image.status_code == 200
+    assert image.headers["content-type"] == "image/jpeg"
 
 
 @pytest.mark.wire
-def test_what_the_start_prints_gets_a_picture_in_a_shell(tmp_path: Path) -> None:
+def test_what_the_start_prints_gets_an_image_in_a_shell(tmp_path: Path) -> None:
     with served() as here, entered(here.url, tmp_path) as ways:
-        lines = call_lines(installed(here, ways, tmp_path), here.url)
+        lines = example_commands(installed(here, ways, tmp_path), here.url)
         assert len(lines) == 3
         ran = subprocess.run(
             ["sh", "-ec", "\n".join(lines)],
@@ -67,11 +66,21 @@ def test_what_the_start_prints_gets_a_picture_in_a_shell(tmp_path: Path) -> None
 
 
 def test_the_cluster_s_configuration_builds(build: Build) -> None:
-    (application,) = yaml.safe_load(block(DOCS / "06-pools-and-scaling.md", "yaml"))["applications"]
+    (application,) = yaml.safe_load(block(DOCS / "tutorials" / "cluster.md", "yaml"))[
+        "applications"
+    ]
     module, _, name = application["import_path"].partition(":")
     assert (module, name) == (build.__module__, build.__name__)
     build(application["args"])
     given = Config(**application["args"])
     wanted = TypeAdapter(dict[str, PoolConfig]).validate_python(application["args"]["pools"])
-    assert given.pools == wanted
-    assert not given.serves_demo
+    assert given.models.pools == wanted
+    assert not given.models.serves_demo
+
+
+@pytest.mark.parametrize("page", ["run-a-cluster", "use-several-devices"])
+def test_the_pools_of_the_docs_are_pools(page: str) -> None:
+    written = yaml.safe_load(block(DOCS / "how-to" / f"{page}.md", "yaml"))["pools"]
+    pools = Config(pools=written).models.pools
+    assert pools is not None
+    assert pools.keys() == written.keys()

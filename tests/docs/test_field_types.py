@@ -7,7 +7,7 @@ import pytest
 from tests.docs.pages import DOCS, code, table
 from tests.docs.test_matrix import named_in
 
-ROWS = table(DOCS / "02-ingress-and-fal-protocol.md", "type")
+ROWS = table(DOCS / "reference" / "errors.md", "type")
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row[0] for row in ROWS])

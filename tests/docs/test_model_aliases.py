@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 
-from serve_app.domain.model_aliases import MODEL_ALIASES
+from serve_app.domain.endpoint import MODEL_ALIASES
 from tests.docs.pages import DOCS
 
-PAGE = (DOCS / "17-other-protocols.md").read_text()
+PAGE = (DOCS / "reference" / "openai.md").read_text()
 ROW = re.compile(r"^\| (`[^|]+`) \| `([^`]+)` \|$", re.M)
 
 
 def test_every_alias_is_in_the_table_with_its_endpoint() -> None:
-    section = PAGE.partition("## Names of models")[2].partition("\n## ")[0]
+    section = PAGE.partition("## Model names")[2].partition("\n## ")[0]
     told = {
         name: endpoint
         for names, endpoint in ROW.findall(section)

@@ -5,39 +5,59 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
+from prometheus_client.metrics import MetricWrapperBase
 from pydantic.fields import FieldInfo
 
-from serve_app.cli.installation import Installation
+from serve_app.cli.connection.installation import Installation
+from serve_app.domain import errors
+from serve_app.domain.errors import DarkroomError
 from serve_app.domain.progress import Stage
-from serve_app.ingress import health, page, platform
-from serve_app.ingress.errors import TABLE
-from serve_app.ingress.fal.headers import (
+from serve_app.embedded_postgres.files import ClusterFiles
+from serve_app.ingress.api import files
+from serve_app.ingress.api import routes as api
+from serve_app.ingress.http.errors import TABLE
+from serve_app.ingress.openapi import routes as openapi
+from serve_app.ingress.submission.options import (
+    DARKROOM_HEADERS,
     LIFECYCLES,
     NO_EFFECT,
-    OWN,
     PRIORITY,
     STORE_IO,
     TIMEOUT,
 )
-from serve_app.ingress.fal.retry_headers import NAMES as RETRIES
-from serve_app.queue.embedded_files import Files
-from serve_app.queue.limits import QueueLimits
-from serve_app.queue.migrations import shipped
+from serve_app.ingress.submission.options import RETRY_HEADERS as RETRIES
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.migrations import shipped
 from serve_app.settings import PoolConfig
 from serve_app.telemetry.metrics import Metrics
 from tests.docs.pages import DOCS, code, inline, table
 
-INGRESS = DOCS / "02-ingress-and-fal-protocol.md"
-QUEUE = DOCS / "03-queue.md"
-POOLS = DOCS / "06-pools-and-scaling.md"
-OPERATION = DOCS / "08-operation.md"
+REFERENCE = DOCS / "reference"
+API = REFERENCE / "api.md"
+ERRORS = REFERENCE / "errors.md"
+FAL = REFERENCE / "fal-protocol.md"
+METRICS = REFERENCE / "metrics.md"
+SETTINGS = REFERENCE / "settings.md"
+QUEUE = DOCS / "explanation" / "queue.md"
+
+
+def test_every_error_says_what_it_means_and_what_to_do() -> None:
+    for *_, meaning, action in table(ERRORS, "error"):
+        assert meaning.endswith(".")
+        assert action.endswith(".")
+
+
+def test_every_code_of_the_tree_is_documented() -> None:
+    kinds = [each for each in vars(errors).values() if isinstance(each, type)]
+    codes = {each.code for each in kinds if issubclass(each, DarkroomError)}
+    assert codes <= set(inline(ERRORS))
 
 
 def test_the_table_of_errors_is_the_one_that_answers() -> None:
     told = {
         code(error)[0]: (int(status), *code(type_), *code(own), again == "yes")
-        for error, _, status, type_, own, again in table(INGRESS, "error")
+        for error, status, type_, own, again, *_ in table(ERRORS, "error")
     }
     assert told == {
         kind.__name__: (answer.status, answer.type, kind.code, kind.retryable)
@@ -52,13 +72,16 @@ def test_ignored_headers_are_told_with_their_reasons() -> None:
 
 def test_honoured_headers_are_told() -> None:
     honoured, _ = _header_tables()
-    headers = {each.decode() for each in (TIMEOUT, PRIORITY, STORE_IO, *LIFECYCLES, *RETRIES, *OWN)}
+    headers = {
+        each.decode()
+        for each in (TIMEOUT, PRIORITY, STORE_IO, *LIFECYCLES, *RETRIES, *DARKROOM_HEADERS)
+    }
     assert honoured.keys() == {"authorization"} | headers
 
 
 def _header_tables() -> list[dict[str, str]]:
     """Both have the same first heading."""
-    parts = INGRESS.read_text().split("\n| header |")[1:]
+    parts = FAL.read_text().split("\n| header |")[1:]
     tables: list[dict[str, str]] = []
     for part in parts:
         rows = [line.strip("|").split("|") for line in part.split("\n\n")[0].splitlines()[2:]]
@@ -67,16 +90,20 @@ def _header_tables() -> list[dict[str, str]]:
 
 
 def test_the_stages_are_told() -> None:
-    assert {stage.value for stage in Stage} <= set(inline(INGRESS))
+    assert {stage.value for stage in Stage} <= set(inline(FAL))
 
 
 def test_own_paths_are_told() -> None:
-    told = {tuple(code(cells[0])[0].split()) for cells in table(INGRESS, "path")}
-    assert told == {
-        (method, route.path)
-        for route in (*platform.ROUTES, *health.ROUTES, *page.ROUTES)
+    told = {
+        tuple(each.split())
+        for each in inline(API)
+        if each.split()[0] in ("GET", "PUT", "POST", "DELETE")
+    }
+    assert told >= {
+        (method, route.path.replace(":path}", "}"))
+        for route in (*api.ROUTES, *openapi.ROUTES)
         for method in (route.methods or ())
-        if method != "HEAD" and route.endpoint is not platform.unknown
+        if method != "HEAD" and route.endpoint is not api.unknown and route not in files.ROUTES
     }
 
 
@@ -87,7 +114,7 @@ def test_the_tables_of_the_database_are_told() -> None:
 
 
 def test_the_locks_of_the_embedded_database_are_told() -> None:
-    files = Files(Path("/data"))
+    files = ClusterFiles(Path("/data"))
     told = {code(cells[0])[0] for cells in table(QUEUE, "file")}
     assert told == {
         each.name for each in (files.holders_lock, files.start_lock, files.supervisor_lock)
@@ -100,7 +127,7 @@ def test_how_often_a_lease_may_stay_unconfirmed_is_told() -> None:
 
 
 def test_every_key_of_a_pool_is_told_with_its_default() -> None:
-    told = {code(key)[0]: default for key, default, _ in table(POOLS, "key")}
+    told = {code(key)[0]: default for key, default, _ in table(SETTINGS, "key")}
     assert told == {name: _told(field) for name, field in PoolConfig.model_fields.items()}
 
 
@@ -113,18 +140,25 @@ def _told(field: FieldInfo) -> str:
     return {"None": "any", "{}": "none", "True": "yes"}.get(str(default)) or f"{default:g}"
 
 
-def test_the_metrics_are_told() -> None:
-    registry = CollectorRegistry()
-    Metrics(registry)
-    told = {one for cells in table(OPERATION, "metric") for one in code(cells[0])}
+def test_the_metrics_are_told_with_their_labels() -> None:
+    metrics = Metrics(CollectorRegistry())
+    told = {
+        one: tuple(code(labels))
+        for names, labels, _ in table(METRICS, "metric")
+        for one in code(names)
+    }
+    made: list[MetricWrapperBase] = [
+        each for kind in vars(metrics).values() if isinstance(kind, dict) for each in kind.values()
+    ]
     assert told == {
-        each.name + ("_total" if each.type == "counter" else "") for each in registry.collect()
+        each._name + ("_total" if isinstance(each, Counter) else ""): each._labelnames
+        for each in made
     }
 
 
 def test_what_lies_in_the_data_directory_is_told() -> None:
     here = Installation(Path("/data"))
-    told = {one for cells in table(OPERATION, "path") for one in code(cells[0])}
+    told = {one for cells in table(SETTINGS, "path") for one in code(cells[0])}
     files = (here.key_file, here.run_file, here.lock_file, here.log_file)
     assert {str(each.relative_to(here.data_dir)) for each in files} <= told
-    assert f"{Files(here.data_dir).home.name}/" in told
+    assert f"{ClusterFiles(here.data_dir).home.name}/" in told

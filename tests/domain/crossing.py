@@ -1,8 +1,8 @@
-"""One of everything that crosses between an ingress and a replica.
+"""One object of each class that an ingress and a replica exchange.
 
-``python -m tests.domain.crossing`` prints them pickled. ``crossing.json`` is what the version
-before prints: so far the one that sent no names yet. Make it anew with each version, before the
-first change to the next.
+``python -m tests.domain.crossing`` prints them pickled. ``crossing.json`` is the output of the
+previous version. Before the first release it is that of the baseline. Regenerate it with each
+version, before the first change for the next one.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.endpoint import Endpoint, Recipe, Weights
 from serve_app.domain.lease import (
     Ask,
-    Computed,
+    EngineUsage,
     Finish,
-    Held,
     Lease,
+    LeaseKey,
     Presence,
     ReplicaStage,
     Report,
@@ -30,12 +30,11 @@ from serve_app.domain.lease import (
     Work,
 )
 from serve_app.domain.outcome import Failure, Outcome, Usage
-from serve_app.domain.progress import Preview, Progress, Stage
+from serve_app.domain.progress import Preview, Progress, Stage, StoredSnapshot
+from serve_app.domain.realtime import Frame, FrameResult, ReplicaSlot
 from serve_app.domain.request import Priority
-from serve_app.domain.session import Drawn, Frame, Seat
-from serve_app.domain.snapshot import StoredSnapshot
 
-HELD = Held("0190", 2)
+HELD = LeaseKey("0190", 2)
 TICKET = UploadTicket("k/0", "http://s/k/0", "image/png", 99, (("a", "b"),), "http://s/d", True)
 ENDPOINT = Endpoint(
     "fal-ai/flux/dev",
@@ -78,7 +77,7 @@ EXAMPLES: Mapping[str, object] = {
         ((HELD, Preview(3, b"jpeg")),),
         "loading a/b",
         "studio",
-        Computed(3, {("denoiser", 2): 4}, {("encoder", "alone"): 1}),
+        EngineUsage(3, {("denoiser", 2): 4}, {("encoder", "alone"): 1}),
         ((HELD, StoredSnapshot("s/1", 3)),),
         (HELD,),
     ),
@@ -86,9 +85,9 @@ EXAMPLES: Mapping[str, object] = {
     "finish": Finish(HELD, "r", OUTCOME),
     "finish failed": Finish(HELD, "r", FAILED),
     "verdict": Verdict.FENCED,
-    "seat": Seat("studio", "r", HELD),
+    "seat": ReplicaSlot("studio", "r", HELD),
     "frame": Frame("0191", {"prompt": "x"}, (TICKET,)),
-    "drawn": Drawn(OUTCOME, {"k/0": b"png"}),
+    "drawn": FrameResult(OUTCOME, {"k/0": b"png"}),
 }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def test_a_specification_crosses_processes() -> None:
 def test_a_device_gets_the_recipe_for_the_most_memory_that_it_has() -> None:
     small, large = Recipe(12, "float8", "blocks", ("vae",)), Recipe(24, "float16")
     endpoint = replace(FLUX, recipes=(small, large))
-    assert endpoint.recipe_for(24_564 * 2**20) == large  # what a card sold as 24 GB says it has
+    assert endpoint.recipe_for(24_564 * 2**20) == large  # as reported by a card sold with 24 GB
     assert endpoint.recipe_for(int(22.03 * 2**30)) == large  # what programs see of an L4
     assert endpoint.recipe_for(16 * 10**9) == small
     assert endpoint.recipe_for(12 * 10**9) == small

@@ -1,8 +1,8 @@
-"""What an adapter may be named by."""
+"""Names of a LoRA in a request."""
 
 import pytest
 
-from serve_app.domain.adapter_path import FileUrl, HubFile, parse_adapter_path
+from serve_app.domain.lora import FileUrl, HubFile, parse_adapter_path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -68,5 +68,5 @@ def test_what_could_be_a_file_of_ours_is_refused(path):
 
 @pytest.mark.parametrize("path", ["house/style/a.bin", "house/style/a.pt@main", "house/style/a"])
 def test_pickles_are_refused(path):
-    with pytest.raises(ValueError, match="a pickle can run code"):
+    with pytest.raises(ValueError, match="pickle files can run code"):
         parse_adapter_path(path)

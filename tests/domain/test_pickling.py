@@ -1,4 +1,4 @@
-"""An update: what one version sends, the other reads."""
+"""Updates: each version can read what the other sends."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from serve_app.domain import by_name as module
-from serve_app.domain.by_name import by_name
+from serve_app.domain import pickling as module
+from serve_app.domain.pickling import pickle_by_name
 from tests.domain.crossing import EXAMPLES
 
 RECORDED = {
     name: base64.b64decode(each)
     for name, each in json.loads(Path(__file__).with_name("crossing.json").read_text()).items()
 }
-"""By the version before."""
+"""Recorded from the previous version."""
 
 
 def read(pickled: bytes) -> Any:
@@ -28,7 +28,7 @@ def read(pickled: bytes) -> Any:
 
 
 def classes_of(pickled: bytes) -> set[tuple[str, str]]:
-    """Those that whoever reads it must know."""
+    """Classes that a reader must know."""
     found: set[tuple[str, str]] = set()
 
     class Reader(pickle.Unpickler):
@@ -56,7 +56,7 @@ def test_it_is_read_as_it_was_sent(name: str) -> None:
     assert read(pickle.dumps(EXAMPLES[name], 5)) == EXAMPLES[name]
 
 
-# Versions of one class. The first sends its values alone, as all did before names were sent.
+# Versions of one class. The first sends only its values, as before names were sent.
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Nameless:
     hot: tuple[str, ...] = ()
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Today:
     pool: str
@@ -76,10 +76,10 @@ class Today:
     more: dict[str, int] = field(default_factory=dict[str, int])
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Tomorrow:
-    """Its order is another, one field is new and one is gone."""
+    """Next version: the order has changed, one field is new and one is removed."""
 
     detail: str = "none"
     colour: str = "red"
@@ -88,7 +88,7 @@ class Tomorrow:
     more: dict[str, int] = field(default_factory=dict[str, int])
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True)
 class WithAttributes:
     pool: str
@@ -96,14 +96,14 @@ class WithAttributes:
     more: dict[str, int] = field(default_factory=dict[str, int])
 
 
-@by_name
+@pickle_by_name
 @dataclass(frozen=True, slots=True)
 class OfOne:
     values: tuple[str, ...] = ()
 
 
 def read_as(kind: type, sent: Any) -> Any:
-    """By a process to which the name of its class means ``kind``."""
+    """Unpickle in a process for which the class name means ``kind``."""
 
     class Reader(pickle.Unpickler):
         def find_class(self, module: str, name: str) -> Any:

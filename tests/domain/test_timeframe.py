@@ -1,4 +1,4 @@
-"""Time is cut into pieces as wall clocks show them."""
+"""Time buckets follow wall clocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.domain.timeframe import Timeframe
+from serve_app.domain.usage import Timeframe
 
 ZONES = [
     UTC,

@@ -1,4 +1,4 @@
-"""The embedded PostgreSQL through everything that can happen to its processes."""
+"""The embedded PostgreSQL when its processes are killed, stopped or started at the wrong time."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.queue.embedded import PACKAGES, EmbeddedPostgres
-from serve_app.queue.embedded_files import Files
+from serve_app.embedded_postgres.embedded import PACKAGES, EmbeddedPostgres
+from serve_app.embedded_postgres.files import ClusterFiles
 from tests.queue.database import until_stopped
 
 pytestmark = pytest.mark.crash
@@ -30,7 +30,7 @@ GRACE_S = 0.4
 HOLD = """
 import asyncio, sys
 from pathlib import Path
-from serve_app.queue.embedded import EmbeddedPostgres
+from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 
 async def hold():
     await EmbeddedPostgres(Path(sys.argv[1]), grace_s=float(sys.argv[2])).start()
@@ -43,7 +43,9 @@ asyncio.run(hold())
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One for all tests here, because a cluster takes long to make: each leaves it fit to start."""
+    """One directory for all tests here, because creating a cluster is slow. Each test leaves it
+    ready to start.
+    """
     own = tmp_path_factory.mktemp("data")
 
     async def once() -> None:
@@ -52,7 +54,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
     asyncio.run(once())
     yield own
-    until_stopped(Files(own))
+    until_stopped(ClusterFiles(own))
 
 
 @asynccontextmanager
@@ -83,7 +85,7 @@ async def when_it_answers(conninfo: str, sql: str, patience_s: float = 20.0) -> 
 
 
 def postmaster(data_dir: Path) -> psutil.Process:
-    lines = (Files(data_dir).cluster / "postmaster.pid").read_text().splitlines()
+    lines = (ClusterFiles(data_dir).cluster / "postmaster.pid").read_text().splitlines()
     return psutil.Process(int(lines[0]))
 
 
@@ -93,13 +95,13 @@ def supervisor(data_dir: Path) -> psutil.Process | None:
             arguments = process.cmdline()
         except psutil.Error:
             continue
-        if "serve_app.queue.supervisor" in arguments and str(data_dir) in arguments:
+        if "serve_app.embedded_postgres.supervisor" in arguments and str(data_dir) in arguments:
             return process
     return None
 
 
 def holder(data_dir: Path) -> subprocess.Popen[str]:
-    """Another process that holds the database."""
+    """Start another process that holds the database."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(data_dir), str(GRACE_S)],
         stdout=subprocess.PIPE,
@@ -119,7 +121,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 
 
 def place_of(conninfo: str) -> Path:
-    """The directory of its socket."""
+    """Directory of the server's socket."""
     return Path(str(conninfo_to_dict(conninfo)["host"]))
 
 
@@ -132,7 +134,9 @@ def sleeper(uid: int) -> subprocess.Popen[bytes]:
 
 
 def copy(data_dir: Path, to: Path) -> None:
-    """The server's files keep their owner, which `shutil.copytree` would not do."""
+    """Copy the data directory and keep the owner of the server's files, unlike
+    `shutil.copytree`.
+    """
     subprocess.run(["cp", "-a", str(data_dir), str(to)], check=True)
 
 
@@ -144,7 +148,7 @@ async def test_it_listens_on_a_private_socket_and_asks_for_a_password(data_dir: 
         assert await value(conninfo, "SHOW listen_addresses") == ""
         assert await value(conninfo, "SHOW fsync") == "on"
         assert mode(place_of(conninfo)) == 0o700
-        assert mode(Files(data_dir).password) == 0o600
+        assert mode(ClusterFiles(data_dir).password) == 0o600
         with pytest.raises(psycopg.OperationalError, match="password"):
             await value(make_conninfo(conninfo, password="guess"), "SELECT 1")
         connections = postmaster(data_dir).net_connections(kind="inet")
@@ -177,7 +181,7 @@ async def test_starts_at_the_same_time_share_one_server(data_dir: Path) -> None:
 async def test_it_stops_when_nobody_holds_it(data_dir: Path) -> None:
     async with held(data_dir):
         server = postmaster(data_dir)
-    until_stopped(Files(data_dir))
+    until_stopped(ClusterFiles(data_dir))
     assert not server.is_running()
     assert supervisor(data_dir) is None
 
@@ -186,7 +190,7 @@ async def test_it_stops_when_its_last_holder_is_killed(data_dir: Path) -> None:
     process = holder(data_dir)
     server = postmaster(data_dir)
     kill(process)
-    until_stopped(Files(data_dir))
+    until_stopped(ClusterFiles(data_dir))
     assert not server.is_running()
 
 
@@ -243,12 +247,12 @@ async def test_a_pid_file_that_names_somebody_else_s_process_is_no_server(data_d
     process = holder(data_dir)
     server, watcher = postmaster(data_dir), supervisor(data_dir)
     assert watcher is not None
-    pid_file = Files(data_dir).cluster / "postmaster.pid"
+    pid_file = ClusterFiles(data_dir).cluster / "postmaster.pid"
     for each in (watcher, server):
         each.kill()
     kill(process)
-    # A live process of the same user, which PostgreSQL itself would take for a running server.
-    stranger = sleeper(Files(data_dir).cluster.stat().st_uid)
+    # A live process of the same user, which PostgreSQL itself would mistake for a running server.
+    stranger = sleeper(ClusterFiles(data_dir).cluster.stat().st_uid)
     lines = pid_file.read_text().splitlines()
     pid_file.write_text("\n".join([str(stranger.pid), *lines[1:]]) + "\n")
     try:
@@ -266,7 +270,7 @@ async def test_a_supervisor_that_is_asked_to_end_stops_the_server(data_dir: Path
     assert watcher is not None
     process.send_signal(signal.SIGSTOP)  # so that it does not start another
     watcher.terminate()
-    until_stopped(Files(data_dir))
+    until_stopped(ClusterFiles(data_dir))
     assert not server.is_running()
     kill(process)
 
@@ -274,7 +278,7 @@ async def test_a_supervisor_that_is_asked_to_end_stops_the_server(data_dir: Path
 async def test_a_path_that_is_too_long_for_a_socket_gets_a_private_directory_elsewhere(
     data_dir: Path, tmp_path: Path
 ) -> None:
-    until_stopped(Files(data_dir))
+    until_stopped(ClusterFiles(data_dir))
     own = tmp_path / ("a-long-name-" * 12)
     copy(data_dir, own)
     async with held(own) as conninfo:
@@ -283,7 +287,7 @@ async def test_a_path_that_is_too_long_for_a_socket_gets_a_private_directory_els
         assert mode(place) == 0o700
         postmaster(own).kill()
         assert await when_it_answers(conninfo, "SELECT 1") == 1
-    until_stopped(Files(own))
+    until_stopped(ClusterFiles(own))
     assert not await asyncio.to_thread(place.exists)
     shutil.rmtree(own)
 
@@ -295,18 +299,18 @@ async def test_a_place_that_does_not_do_is_named(tmp_path: Path) -> None:
 
 
 async def test_a_cluster_of_another_version_is_refused_with_words(data_dir: Path) -> None:
-    until_stopped(Files(data_dir))
-    version = Files(data_dir).cluster / "PG_VERSION"
+    until_stopped(ClusterFiles(data_dir))
+    version = ClusterFiles(data_dir).cluster / "PG_VERSION"
     was = version.read_text()
     version.write_text("12\n")
     with pytest.raises(Misconfigured, match="PostgreSQL 12"):
         await EmbeddedPostgres(data_dir, grace_s=GRACE_S).start()
-    until_stopped(Files(data_dir))
+    until_stopped(ClusterFiles(data_dir))
     version.write_text(was)
 
 
 async def test_a_cluster_that_was_half_made_is_made_again(tmp_path: Path) -> None:
-    files = Files(tmp_path)
+    files = ClusterFiles(tmp_path)
     files.unborn.mkdir(parents=True)
     (files.unborn / "PG_VERSION").write_text("18\n")
     async with held(tmp_path) as conninfo:

@@ -12,8 +12,9 @@ from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from greenlet import greenlet
 from peft.tuners.lora import LoraLayer
 
-from deployments.engine.adapter import Adapter
 from deployments.engine.engine import Engine
+from deployments.engine.loop.options import GenerationOptions
+from deployments.engine.lora.format import Lora
 from serve_app.domain.errors import Cancelled
 from tests.engine.calls import call
 from tests.engine.loras import save_lora, with_encoders
@@ -70,7 +71,7 @@ class AskOnTheWay:
 
     def __call__(self, progress):
         if self.asked is None and progress.step == 1:
-            self.asked = self._generation.result(60).ask_for_snapshot()
+            self.asked = self._generation.result(60).request_snapshot()
 
     def watch(self, generation):
         self._generation.set_result(generation)
@@ -100,13 +101,16 @@ class Crowd:
         dice = self._dice
         seed, fate = dice.randrange(SEEDS), dice.choice(FATES)
         listener = AskOnTheWay() if fate == "resumed" else None
-        generation = self._engine.submit(
-            on_progress=listener,
+        options = GenerationOptions(
             priority=dice.randrange(2),
             deadline_s=dice.choice([None, 1.0]),
-            deterministic=dice.random() < 0.1,
-            adapters=self._adapters[seed],
             set_up=own_processors if dice.random() < 0.2 else None,
+        )
+        generation = self._engine.submit(
+            on_progress=listener,
+            deterministic=dice.random() < 0.1,
+            loras=self._adapters[seed],
+            options=options,
             **wish(seed, **({"callback_on_step_end": fail} if fate == "failed" else {})),
         )
         if listener is not None:
@@ -122,7 +126,7 @@ class Crowd:
         if fate == "cancelled":
             generation.cancel()
         if fate == "paused":
-            generation.unpause()
+            generation.resume()
             return [("made", seed, generation, None)]
         if fate == "resumed":
             return [("made", seed, self._resumed(seed, generation, listener), None)]
@@ -142,7 +146,7 @@ class Crowd:
         generation.result(60)
         state = listener.asked.result(60).to_bytes()
         self.ended["resumed"] += 1
-        return self._engine.submit(snapshot=state, adapters=self._adapters[seed], **wish(seed))
+        return self._engine.submit(snapshot=state, loras=self._adapters[seed], **wish(seed))
 
 
 def alive(kind):
@@ -158,14 +162,14 @@ def crowd_of(folder):
     files = [save_lora(folder, pipeline, seed) for seed in range(3)]
     files[1] = with_encoders(files[1], pipeline, 1, folder)
     room_for_two = files[0].stat().st_size + files[1].stat().st_size
-    adapters = [[Adapter(files[seed], 0.5)] if seed < len(files) else [] for seed in range(SEEDS)]
+    adapters = [[Lora(files[seed], 0.5)] if seed < len(files) else [] for seed in range(SEEDS)]
     plain = pipeline(**wish(3)).images
     before = lies_on(pipeline)
     with Engine(pipeline, threads=1) as engine:
-        alone = [engine.submit(adapters=each, **wish(seed)) for seed, each in enumerate(adapters)]
+        alone = [engine.submit(loras=each, **wish(seed)) for seed, each in enumerate(adapters)]
         expected = [each.result(60).images for each in alone]
     with Engine(
-        pipeline, max_batch=4, max_generations=6, threads=1, adapter_bytes=room_for_two
+        pipeline, max_batch=4, max_generations=6, threads=1, lora_bytes=room_for_two
     ) as engine:
         crowd = Crowd(engine, expected, adapters)
         yield crowd

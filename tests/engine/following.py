@@ -6,15 +6,15 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from deployments.engine.device_group import DeviceGroup
-from deployments.engine.follower import Follower
+from deployments.engine.parallel.group import ParallelGroup
+from deployments.engine.parallel.worker import ParallelWorker
 from tests.engine.spreadable import made
 
 
 def main(rendezvous: str, *names: str) -> None:
-    group = DeviceGroup(1, 2, Path(rendezvous), "cpu")
+    group = ParallelGroup(1, 2, Path(rendezvous), "cpu")
     group.join()
-    follower = Follower(group, threads=1)
+    follower = ParallelWorker(group, threads=1)
     for number, name in enumerate(names):
         follower.add(number, made(name))
     follower.follow()

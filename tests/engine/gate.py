@@ -2,6 +2,8 @@
 
 import threading
 
+from deployments.engine.loop.options import GenerationOptions
+
 
 class Gate:
     """Closed when it is made."""
@@ -10,7 +12,7 @@ class Gate:
         self._opened = threading.Event()
         name = f"gate {id(self)}"
         engine.add(name, self._wait)
-        self._generation = engine.submit(pipeline=name, priority=100)
+        self._generation = engine.submit(pipeline=name, options=GenerationOptions(priority=100))
 
     def open(self):
         self._opened.set()

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from deployments.engine.engine import Engine
-from deployments.engine.loader import load_pipeline
-from deployments.engine.snapshot import Snapshot
+from deployments.engine.loading.loader import load_pipeline
+from deployments.engine.snapshot.format import Snapshot
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.progress import Progress, Stage
 from tests.engine.demo_calls import DEMO, call
@@ -26,7 +26,7 @@ def main(family: str, path: Path) -> None:
 
     def on_progress(progress: Progress) -> None:
         if made and progress.stage is Stage.DENOISING:
-            made[0].ask_for_snapshot().add_done_callback(keep)
+            made[0].request_snapshot().add_done_callback(keep)
 
     with Engine(load_pipeline(Weights(str(DEMO / family))), threads=1) as engine:
         made.append(

@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from deployments.engine.device_group import DeviceGroup
 from deployments.engine.engine import Engine
-from deployments.engine.spread import Spread
+from deployments.engine.parallel.group import ParallelGroup
+from deployments.engine.parallel.parallel_call import ParallelModels
 from serve_app.domain.errors import ReplicaDied
-from tests.engine.spreadable import clip, made
+from tests.engine.spreadable import made, video
 
 
 def main(rendezvous: str) -> None:
@@ -20,16 +20,16 @@ def main(rendezvous: str) -> None:
         [sys.executable, "-m", "tests.engine.following", rendezvous, "demo"]
     )
     say(f"follower {follower.pid}")
-    group = DeviceGroup(0, 2, Path(rendezvous), "cpu")
+    group = ParallelGroup(0, 2, Path(rendezvous), "cpu")
     group.join()
-    spread = Spread(group, lambda: follower.poll() is None, lambda: say("lost"))
+    spread = ParallelModels(group, lambda: follower.poll() is None, lambda: say("lost"))
     pipeline = made("demo")
     spread.add(0, pipeline)
     with Engine(pipeline, threads=1) as engine:
         for _ in range(2):
             generation = engine.submit(
                 on_progress=lambda progress: say(f"step {progress.step}"),
-                **clip("a red circle moving left", seed=1, steps=5000),
+                **video("a red circle moving left", seed=1, steps=5000),
             )
             try:
                 generation.result()

@@ -59,7 +59,7 @@ def save_lora(folder, pipeline, seed, rank=4, layers=None, alpha=None, **more):
 
 def with_encoders(file, pipeline, seed, folder):
     """The adapter of ``file``, with attention and one more layer of all CLIP encoders."""
-    names = [name for name in ("text_encoder", "text_encoder_2") if _is_clip(pipeline, name)]
+    names = [name for name in ("text_encoder", "text_encoder_2") if _is_video(pipeline, name)]
     state = load_file(file)
     for name in names:
         found = attention_of(getattr(pipeline, name), (".q_proj", ".out_proj", ".fc1"))
@@ -70,5 +70,5 @@ def with_encoders(file, pipeline, seed, folder):
     return made
 
 
-def _is_clip(pipeline, name):
+def _is_video(pipeline, name):
     return "CLIP" in type(getattr(pipeline, name, None)).__name__

@@ -20,7 +20,7 @@ def made(name: str) -> Any:
     return {"flux": tiny_flux, "qwen": tiny_qwen_image}[name]()
 
 
-def clip(prompt: str, seed: int, steps: int = 4, frames: int = 17) -> dict[str, Any]:
+def video(prompt: str, seed: int, steps: int = 4, frames: int = 17) -> dict[str, Any]:
     """Arguments of the demo Wan."""
     return {
         "prompt": prompt,
@@ -33,7 +33,7 @@ def clip(prompt: str, seed: int, steps: int = 4, frames: int = 17) -> dict[str, 
     }
 
 
-def picture(prompt: str, seed: int, steps: int = 4) -> dict[str, Any]:
+def image(prompt: str, seed: int, steps: int = 4) -> dict[str, Any]:
     """Arguments of the tiny ones. An odd number of tokens."""
     return {
         "prompt": prompt,

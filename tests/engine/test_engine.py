@@ -12,7 +12,8 @@ from diffusers import DPMSolverMultistepScheduler, HeunDiscreteScheduler
 from greenlet import GreenletExit
 
 from deployments.engine.engine import Engine
-from deployments.engine.step_batcher import StepBatcher
+from deployments.engine.loop.options import GenerationOptions
+from deployments.engine.loop.step_batcher import StepBatcher
 from serve_app.domain.errors import (
     Cancelled,
     Misconfigured,
@@ -95,7 +96,7 @@ def test_different_pipelines_interleave_in_one_engine(engine, flux, sdxl):
     assert torch.equal(made[1], alone(sdxl))
 
 
-def test_the_same_seed_gives_the_same_picture_and_another_seed_another(engine, flux):
+def test_the_same_seed_gives_the_same_image_and_another_seed_another(engine, flux):
     engine.add("it", flux)
     one, again, other = (
         engine.submit(pipeline="it", **call(seed=seed)).result(60).images for seed in (7, 7, 8)
@@ -370,8 +371,8 @@ def test_an_urgent_generation_overtakes_and_the_other_still_ends(engine):
     engine.add("gate", Gate())
     gate = engine.submit(pipeline="gate")
     order = []
-    slow = engine.submit(pipeline="it", steps=20, priority=0)
-    urgent = engine.submit(pipeline="it", steps=20, priority=2)
+    slow = engine.submit(pipeline="it", steps=20, options=GenerationOptions(priority=0))
+    urgent = engine.submit(pipeline="it", steps=20, options=GenerationOptions(priority=2))
     slow.add_done_callback(lambda _: order.append("slow"))
     urgent.add_done_callback(lambda _: order.append("urgent"))
     Gate.opened.set()

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.engine.eviction import Resident, idle_to_evict
+from deployments.engine.eviction import Resident, choose_victims
 
 residents = st.lists(
     st.builds(
@@ -20,7 +20,7 @@ sizes = st.integers(0, 300)
 
 @given(residents, sizes, sizes)
 def test_none_in_use_goes_and_what_comes_fits(residents, coming, budget):
-    evicted = idle_to_evict(residents, coming, budget)
+    evicted = choose_victims(residents, coming, budget)
     if evicted is None:
         in_use = sum(each.size for each in residents if each.users)
         assert in_use + coming > budget
@@ -32,7 +32,7 @@ def test_none_in_use_goes_and_what_comes_fits(residents, coming, budget):
 
 @given(residents, sizes, sizes)
 def test_none_goes_without_need_nor_before_one_unused_for_longer(residents, coming, budget):
-    evicted = idle_to_evict(residents, coming, budget) or ()
+    evicted = choose_victims(residents, coming, budget) or ()
     stayed = [each for each in residents if each.users == 0 and each not in evicted]
     if evicted:
         without_the_last = sum(each.size for each in residents) - sum(

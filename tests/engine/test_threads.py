@@ -8,11 +8,11 @@ from contextvars import ContextVar, copy_context
 import pytest
 import torch
 
-from deployments.engine.adapter import Adapter
-from deployments.engine.context import within
 from deployments.engine.engine import Engine
-from deployments.engine.loan import LoadPlan
-from deployments.engine.residency import Residency
+from deployments.engine.interception.isolation import run_in_context
+from deployments.engine.loading.loads import LoadPlan
+from deployments.engine.loading.residency import Residency
+from deployments.engine.lora.format import Lora
 from serve_app.domain.errors import (
     Cancelled,
     OutOfMemory,
@@ -138,12 +138,12 @@ def test_a_warning_about_a_listener_says_whose_it_was(engine, log):
 
 
 def test_a_warning_about_a_snapshot_says_whose_it_was(engine, log, monkeypatch):
-    monkeypatch.setattr("deployments.engine.run.take", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("deployments.engine.loop.run.capture", lambda *_, **__: 1 / 0)
     asked = []
 
     def ask(progress):
         if progress.stage is Stage.DENOISING and progress.step == 1:
-            asked.append(generation.ask_for_snapshot())
+            asked.append(generation.request_snapshot())
 
     gate = Gate(engine)
     generation = by("anna's", engine.submit, on_progress=ask, start=START)
@@ -175,7 +175,9 @@ def test_a_warning_about_one_that_fails_while_it_is_ended_says_whose_it_was(engi
     generation.cancel()
     with pytest.raises(Cancelled):
         generation.result(60)
-    assert log.whose("A pipeline failed while it was being ended") == ["anna's"]
+    assert log.whose("A pipeline raised an error while its generation was being ended") == [
+        "anna's"
+    ]
 
 
 def test_what_is_told_of_memory_that_has_run_out_says_whose_it_was(engine, log):
@@ -187,7 +189,7 @@ def test_what_is_told_of_memory_that_has_run_out_says_whose_it_was(engine, log):
     generation = by("anna's", engine.submit, pipeline="it", start=START)
     with pytest.raises(OutOfMemory):
         generation.result(60)
-    assert set(log.whose("Memory has run out")) == {"anna's"}
+    assert set(log.whose("Out of memory")) == {"anna's"}
 
 
 def test_what_is_told_of_several_is_nobodys(engine, log):
@@ -197,20 +199,22 @@ def test_what_is_told_of_several_is_nobodys(engine, log):
     gate.open()
     for each in running:
         each.result(60)
-    assert log.whose("Calls of FailsTogether are not merged") == ["nobody's"]
+    assert log.whose("Calls of FailsTogether with these shapes are no longer merged") == [
+        "nobody's"
+    ]
 
 
 def test_an_adapter_is_loaded_for_the_one_who_asked_for_it(flux, tmp_path, log):
-    adapter = Adapter(save_lora(tmp_path, flux, 1, 4))
+    adapter = Lora(save_lora(tmp_path, flux, 1, 4))
     with Engine(flux, threads=1) as engine:
-        by("anna's", engine.submit, adapters=[adapter], **call()).result(60)
-        by("bert's", engine.submit, adapters=[adapter], **call()).result(60)
-    assert log.whose("Loaded the adapter") == ["anna's"]
+        by("anna's", engine.submit, loras=[adapter], **call()).result(60)
+        by("bert's", engine.submit, loras=[adapter], **call()).result(60)
+    assert log.whose("Loaded the LoRA") == ["anna's"]
 
 
 def test_weights_are_loaded_for_the_first_who_asked_for_them(engine, log):
     residency = Residency(engine, 10**6)
-    loan = by("anna's", residency.borrow, "it", LoadPlan(lambda *_: Loop(Denoiser())))
+    loan = by("anna's", residency.acquire, "it", LoadPlan(lambda *_: Loop(Denoiser())))
     loan.future.result(60)
     assert log.whose("Load") == ["anna's", "anna's"]  # "Loading …", "Loaded …"
     residency.close()
@@ -224,7 +228,7 @@ def test_who_asks_too_late_is_answered_in_the_context_of_the_generation(engine):
 
     class Slow(Loop):
         def __call__(self, *arguments, **more):
-            self.asked = [generation.ask_for_preview(after=9), generation.ask_for_snapshot()]
+            self.asked = [generation.request_preview(after=9), generation.request_snapshot()]
             for asked, kind in zip(self.asked, ("preview", "snapshot"), strict=True):
                 asked.add_done_callback(note(kind))
             raise PipelineFailed("On purpose.")
@@ -245,10 +249,10 @@ def test_who_asks_too_late_is_answered_in_the_context_of_the_generation(engine):
 
 def test_a_context_may_be_entered_again_inside_of_itself():
     one = by("anna's", copy_context)
-    with within(one):
-        with within(one):
+    with run_in_context(one):
+        with run_in_context(one):
             assert WHOSE.get() == "anna's"
-        with within(by("bert's", copy_context)):
+        with run_in_context(by("bert's", copy_context)):
             assert WHOSE.get() == "bert's"
         assert WHOSE.get() == "anna's"
     assert WHOSE.get() == "nobody's"

@@ -6,23 +6,23 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from serve_app.domain.request import NewRequest, Request
-from serve_app.queue.cost import Fit, expected_s
-from serve_app.queue.estimate import remains_s, until_start_s
-from serve_app.queue.limits import QueueLimits
-from serve_app.queue.order import Lane, Start, charge, in_order, pool_time
+from serve_app.queue.fairness.cost_model import Fit, expected_s
+from serve_app.queue.state.eta import remaining_s, until_start_s
+from serve_app.queue.store.config import QueueLimits
+from tests.fakes.lane_order import LaneClock, VirtualStart, charge, in_order, pool_time
 from tests.fakes.queue_row import Row
 
 
 class FairLanes:
     def __init__(self, limits: QueueLimits) -> None:
         self._limits = limits
-        self._lanes: dict[str, dict[str, Lane]] = {}  # pool → tenant
+        self._lanes: dict[str, dict[str, LaneClock]] = {}  # pool → tenant
         self._fits: dict[tuple[str, str], Fit] = {}
 
-    def enter(self, new: NewRequest) -> float:
+    def add(self, new: NewRequest) -> float:
         """What it is expected to take, in seconds."""
         lanes = self._lanes.setdefault(new.pool, {})
-        lanes.setdefault(new.tenant, Lane(self._limits.weight(new.tenant)))
+        lanes.setdefault(new.tenant, LaneClock(self._limits.weight(new.tenant)))
         return expected_s(self._fits, new.endpoint, new.pool, new.work)
 
     def order(
@@ -31,7 +31,7 @@ class FairLanes:
         rows: Iterable[Row],
         hot: Sequence[str] = (),
         now: datetime | None = None,
-    ) -> list[Start]:
+    ) -> list[VirtualStart]:
         lanes, queued = self._lanes.get(pool, {}), [row.queued() for row in rows]
         busy = {each.tenant for each in queued}
         for tenant, lane in lanes.items():
@@ -39,7 +39,7 @@ class FairLanes:
                 lane.rested = True
         return in_order(lanes, queued, hot, now)
 
-    def leased(self, pool: str, start: Start) -> None:
+    def leased(self, pool: str, start: VirtualStart) -> None:
         lanes = self._lanes[pool]
         charge(lanes[start.queued.tenant], start, pool_time(lanes.values()))
 
@@ -86,15 +86,15 @@ class FairLanes:
         return (
             None
             if fit is None
-            else remains_s(fit.expect(request.work), elapsed_s, request.progress)
+            else remaining_s(fit.expect(request.work), elapsed_s, request.progress)
         )
 
     def limit(self, request: Request, running: Sequence[Request]) -> str:
         """The limit on what runs that holds it back, in words; empty: none."""
         most = self._limits.running_of_tenant(request.tenant)
         if most is not None and sum(each.tenant == request.tenant for each in running) >= most:
-            return f"{most} of your requests may run at once."
+            return f"At most {most} of your requests may run at once."
         most = self._limits.running_of_endpoint(request.endpoint)
         if most is not None and sum(each.endpoint == request.endpoint for each in running) >= most:
-            return f"{most} requests for {request.endpoint} may run at once."
+            return f"At most {most} requests for {request.endpoint} may run at once."
         return ""

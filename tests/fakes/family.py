@@ -17,7 +17,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from deployments.family import GenerationCall, Made, MediaFile, Product
+from deployments.families.base import GenerationCall, GenerationResult, MediaFile, Product
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import PipelineFailed, WeightsUnavailable
@@ -62,11 +62,11 @@ class ProbeFamily:
         self,
         _endpoint: Endpoint,
         call: GenerationCall,
-        made: Made,
+        made: GenerationResult,
         tickets: Sequence[UploadTicket],
     ) -> Product:
-        output = {**call.facts["output"], "steps": made.result}
-        bodies = call.facts["files"]
+        output = {**call.output_facts["output"], "steps": made.result}
+        bodies = call.output_facts["files"]
         if not bodies:
             return Product(output)
         files = [MediaFile(*each) for each in zip(tickets, bodies, strict=False)]
@@ -83,7 +83,7 @@ def _error(input: Mapping[str, Any]) -> Exception | None:
 
 def _files(input: Mapping[str, Any]) -> list[bytes]:
     size = int(input.get("artifact_bytes", 0))
-    body = b"\x89" * size or str(input.get("content", "picture")).encode()
+    body = b"\x89" * size or str(input.get("content", "image")).encode()
     return [body] * int(input.get("artifacts", 1 if size else 0))
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from serve_app.domain.errors import Unauthenticated
 from serve_app.domain.ports import Clock
-from serve_app.tenants.credential import Credential, from_header, new_credential
-from serve_app.tenants.keys import API, Identity, KeyInfo
+from serve_app.tenants.api_keys import API, Caller, KeyInfo
+from serve_app.tenants.credentials import Credential, from_header, new_credential
 
 Note = Callable[[str, str, str, Mapping[str, Any]], None]
 """Actor, action, subject, detail."""
@@ -24,14 +24,14 @@ class FakeKeyRing:
         self._note = note
         self._keys: dict[str, tuple[bytes, KeyInfo]] = {}
 
-    async def authenticate(self, header: str | None) -> Identity:
+    async def authenticate(self, header: str | None) -> Caller:
         credential = from_header(header)
         digest, info = self._keys.get(credential.id, (b"", None))
         if info is None or digest != credential.digest or info.revoked_at is not None:
             raise Unauthenticated("The API key is not valid.")
         if info.expires_at is not None and self._clock.now() >= info.expires_at:
             raise Unauthenticated("The API key has expired.")
-        return Identity(info.id, info.tenant, info.scopes, info.replay_undelivered)
+        return Caller(info.id, info.tenant, info.scopes, info.replay_undelivered)
 
     async def create(
         self,

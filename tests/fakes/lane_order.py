@@ -1,8 +1,5 @@
-"""In which order what is queued is leased. Pure: ``leasing.py`` says the same in SQL.
-
-Between tenants by virtual time: a lane is charged what its requests take, divided by its weight,
-and the lane that was charged least goes next. Within a tenant by rank: the time of its submit,
-later for low priority and earlier for high, so each priority waits a bounded time for the others.
+"""The order in which queued requests are leased, as pure functions: what the leasing statement says
+in SQL. The fake queue leases by it, and properties of fairness are tested on it.
 """
 
 from __future__ import annotations
@@ -12,48 +9,33 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from serve_app.domain.request import Priority
-
-HEAD_START_S = 600.0
-"""What a level of priority is worth: a low one is overtaken by the normal ones of its tenant that
-come in the ten minutes after it, and by no later ones."""
-
-LOOK_AHEAD = 32
-"""So many requests from the front of a lane may change places for the sake of loaded weights."""
-
-HOT_LEAD_S = 30
-"""A request whose endpoint is hot goes before those that are older by no more than this."""
-
-DUE_SOON_S = 5
-"""One that expires so soon goes first in its lane."""
+from serve_app.queue.fairness.fair_queue import DUE_SOON_S, HOT_LEAD_S, LOOK_AHEAD, head_start_s
 
 
 def ranked_at(created_at: datetime, priority: Priority) -> datetime:
-    """When it counts as submitted."""
+    """Time that ranks the request within its lane."""
     return created_at + timedelta(seconds=head_start_s(priority))
 
 
-def head_start_s(priority: Priority) -> float:
-    """Added to the time of its submit."""
-    return HEAD_START_S * (Priority.NORMAL - priority)
-
-
 @dataclass(slots=True)
-class Lane:
-    """What a tenant has been given of a pool."""
+class LaneClock:
+    """A tenant's share of a pool."""
 
     weight: float = 1.0
-    vtime: float = 0.0  # seconds of a slot, by weight
-    served: float = 0.0  # the start at which it was last given something
-    rested: bool = True  # was idle, and was given nothing since
+    vtime: float = 0.0  # seconds of a slot, divided by the weight
+    served: float = 0.0  # the start of its last leased request
+    rested: bool = True  # it was idle, and nothing was leased from it since
 
     def start(self, floor: float) -> float:
-        """``floor``: the pool's time. Idleness saves nothing up; what was charged too much does."""
+        """Virtual time of the lane's next turn. ``floor``: the pool's time. Idle time earns no
+        credit; a refund of an excess charge does.
+        """
         return max(self.vtime, floor) if self.rested else self.vtime
 
 
 @dataclass(frozen=True, slots=True)
-class Queued:
-    """A queued request, as far as its order goes."""
+class QueuedRequest:
+    """A queued request, with the fields that its order depends on."""
 
     id: str
     tenant: str
@@ -65,59 +47,64 @@ class Queued:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
-    """A request with the virtual time at which its turn comes, and its number in its lane."""
+class VirtualStart:
+    """A request with the virtual time of its turn and its number in its lane."""
 
-    queued: Queued
+    queued: QueuedRequest
     at: float
     nth: int  # from 1
 
 
-def pool_time(lanes: Iterable[Lane]) -> float:
-    """No lane that rested is behind it."""
+def pool_time(lanes: Iterable[LaneClock]) -> float:
+    """Virtual time of the pool. No lane that rested is behind it."""
     return max((lane.served for lane in lanes), default=0.0)
 
 
 def in_order(
-    lanes: Mapping[str, Lane],
-    queued: Iterable[Queued],
+    lanes: Mapping[str, LaneClock],
+    queued: Iterable[QueuedRequest],
     hot: Collection[str] = (),
     now: datetime | None = None,
-) -> list[Start]:
-    """All that is queued in a pool, next first. ``lanes`` by tenant. With ``now``, also what
-    expires soon, and what is hot where it is leased to, go first, as far as they may."""
+) -> list[VirtualStart]:
+    """All queued requests of a pool, next first. ``lanes`` is by tenant.
+
+    With ``now``, requests that expire soon, and requests for ``hot`` endpoints, move forward within
+    their bounds.
+    """
     floor = pool_time(lanes.values())
-    found: list[Start] = []
+    found: list[VirtualStart] = []
     for tenant, own in _by_tenant(queued).items():
         lane = lanes[tenant]
         at = lane.start(floor)
         for nth, each in enumerate(_in_lane(own, hot, now), start=1):
-            found.append(Start(each, at, nth))
+            found.append(VirtualStart(each, at, nth))
             at += each.expected_s / lane.weight
     return sorted(found, key=lambda start: (start.at, start.queued.place))
 
 
-def charge(lane: Lane, start: Start, floor: float) -> None:
-    """It was leased. ``floor``: the pool's time before."""
+def charge(lane: LaneClock, start: VirtualStart, floor: float) -> None:
+    """Charge the lane for a leased request. ``floor``: the pool's time before."""
     lane.vtime = lane.start(floor) + start.queued.expected_s / lane.weight
     lane.rested = False
     lane.served = max(lane.served, start.at)
 
 
-def _by_tenant(queued: Iterable[Queued]) -> dict[str, list[Queued]]:
-    found: dict[str, list[Queued]] = {}
+def _by_tenant(queued: Iterable[QueuedRequest]) -> dict[str, list[QueuedRequest]]:
+    found: dict[str, list[QueuedRequest]] = {}
     for each in queued:
         found.setdefault(each.tenant, []).append(each)
     return found
 
 
-def _in_lane(own: Sequence[Queued], hot: Collection[str], now: datetime | None) -> Iterable[Queued]:
+def _in_lane(
+    own: Sequence[QueuedRequest], hot: Collection[str], now: datetime | None
+) -> Iterable[QueuedRequest]:
     ranked = sorted(own, key=lambda each: (each.ranked_at, each.place))
     if now is None:
         return ranked
     soon = now + timedelta(seconds=DUE_SOON_S)
 
-    def rank(each: Queued) -> tuple[bool, datetime, int]:
+    def rank(each: QueuedRequest) -> tuple[bool, datetime, int]:
         due = each.start_by is not None and each.start_by < soon
         lead = timedelta(seconds=HOT_LEAD_S if each.endpoint in hot else 0)
         return not due, each.ranked_at - lead, each.place

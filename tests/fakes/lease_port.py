@@ -11,8 +11,8 @@ from serve_app.domain.errors import Unavailable
 from serve_app.domain.lease import (
     Ask,
     Finish,
-    Held,
     Lease,
+    LeaseKey,
     Presence,
     Report,
     ReportReply,
@@ -20,7 +20,7 @@ from serve_app.domain.lease import (
     Verdict,
     Work,
 )
-from serve_app.domain.snapshot import StoredSnapshot
+from serve_app.domain.progress import StoredSnapshot
 
 
 @dataclass
@@ -42,14 +42,16 @@ class FakeLeasePort:
     asks: list[Ask] = field(default_factory=list)
     reports: list[tuple[float, Report]] = field(default_factory=list)  # loop time, report
     finishes: list[Finish] = field(default_factory=list)
-    hand_backs: list[tuple[Held, str, str]] = field(default_factory=list)  # + replica, reason
-    snapshots: dict[Held, StoredSnapshot] = field(default_factory=dict)  # handed back or reported
+    hand_backs: list[tuple[LeaseKey, str, str]] = field(default_factory=list)  # + replica, reason
+    snapshots: dict[LeaseKey, StoredSnapshot] = field(
+        default_factory=dict
+    )  # handed back or reported
     tickets: int = 0
     refused_calls: int = 0
     most_outstanding: int = 0
-    cancelled: set[Held] = field(default_factory=set)
-    fenced: set[Held] = field(default_factory=set)
-    watched: set[Held] = field(default_factory=set)
+    cancelled: set[LeaseKey] = field(default_factory=set)
+    fenced: set[LeaseKey] = field(default_factory=set)
+    watched: set[LeaseKey] = field(default_factory=set)
     _waiting: deque[Lease] = field(default_factory=deque)
     _outstanding: list[Outstanding] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -79,12 +81,12 @@ class FakeLeasePort:
                 self._changed.clear()
                 await self._changed.wait()
 
-    def renewals(self, held: Held) -> list[float]:
+    def renewals(self, held: LeaseKey) -> list[float]:
         """When the lease was renewed, on the loop's clock."""
         return [at for at, report in self.reports if held in report.renewals]
 
     @property
-    def handed_back(self) -> list[Held]:
+    def handed_back(self) -> list[LeaseKey]:
         return [held for held, _, _ in self.hand_backs]
 
     @property
@@ -140,7 +142,7 @@ class FakeLeasePort:
         return Verdict.ACCEPTED
 
     async def hand_back(
-        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
     ) -> Verdict:
         self._answerable()
         if held in self.fenced:
@@ -152,7 +154,7 @@ class FakeLeasePort:
         self._changed.set()
         return Verdict.ACCEPTED
 
-    def _ticket(self, held: Held) -> UploadTicket:
+    def _ticket(self, held: LeaseKey) -> UploadTicket:
         self.tickets += 1
         key = f"s/{held.request_id}/{held.attempt}/{self.tickets}.bin"
         return UploadTicket(key, f"http://storage/{key}", "application/octet-stream", 2**30)

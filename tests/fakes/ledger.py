@@ -8,9 +8,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from serve_app.domain.ledger import Consumed, End, EndedSearch, Measured
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Request, State
+from serve_app.domain.usage import EndedRequest, EndedRequestFilter, RequestTotals, UsageTotals
 from tests.fakes.queue_row import Row
 
 
@@ -33,14 +33,14 @@ class FakeLedger:
 
     async def consumed(
         self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str] = ()
-    ) -> Sequence[Consumed]:
+    ) -> Sequence[UsageTotals]:
         found: dict[tuple[int, str], list[Usage]] = defaultdict(list)
         for line in self.lines:
             wanted = line.tenant == tenant and (not endpoints or line.endpoint in endpoints)
             if wanted and edges[0] <= line.at < edges[-1]:
                 found[bisect_right(edges, line.at) - 1, line.endpoint].append(line.usage)
         return [
-            Consumed(bucket, endpoint, len(usages), _sum(usages))
+            UsageTotals(bucket, endpoint, len(usages), _sum(usages))
             for (bucket, endpoint), usages in sorted(found.items())
         ]
 
@@ -52,25 +52,29 @@ class FakeLedger:
         *,
         shares: Sequence[float],
         client_codes: Collection[str],
-    ) -> Sequence[Measured]:
+    ) -> Sequence[RequestTotals]:
         found: dict[tuple[int, str], list[Request]] = defaultdict(list)
         for row in self._rows.values():
             each, at = row.request, row.request.finished_at
             wanted = each.tenant == tenant and each.endpoint in endpoints
             if wanted and at is not None and edges[0] <= at < edges[-1]:
                 found[bisect_right(edges, at) - 1, each.endpoint].append(each)
-        measured: list[Measured] = []
+        measured: list[RequestTotals] = []
         for (bucket, endpoint), requests in sorted(found.items()):
             ends = [_end(each, client_codes) for each in requests]
             started = [(each, each.started_at) for each in requests if each.started_at is not None]
             took = [(each.finished_at - at).total_seconds() for each, at in started]  # type: ignore[operator]
             waited = [(at - each.created_at).total_seconds() for each, at in started]
-            counts = len(ends), ends.count(End.SUCCESS), ends.count(End.CLIENT_ERROR)
+            counts = (
+                len(ends),
+                ends.count(EndedRequest.SUCCESS),
+                ends.count(EndedRequest.CLIENT_ERROR),
+            )
             percentiles = _percentiles(took, shares), _percentiles(waited, shares)
-            measured.append(Measured(bucket, endpoint, *counts, *percentiles))
+            measured.append(RequestTotals(bucket, endpoint, *counts, *percentiles))
         return measured
 
-    async def ended(self, search: EndedSearch, limit: int) -> Sequence[Request]:
+    async def ended(self, search: EndedRequestFilter, limit: int) -> Sequence[Request]:
         ended = [
             (row.request.finished_at, row.request.id, row.request)
             for row in self._rows.values()
@@ -88,12 +92,12 @@ class FakeLedger:
         return chosen[:limit]
 
 
-def _end(request: Request, client_codes: Collection[str]) -> End:
+def _end(request: Request, client_codes: Collection[str]) -> EndedRequest:
     failure = request.outcome.failure if request.outcome else None
     if request.state is State.SUCCEEDED or failure is None:
-        return End.SUCCESS
+        return EndedRequest.SUCCESS
     client = failure.field is not None or failure.code in client_codes
-    return End.CLIENT_ERROR if client else End.SERVER_ERROR
+    return EndedRequest.CLIENT_ERROR if client else EndedRequest.SERVER_ERROR
 
 
 def _sum(usages: Sequence[Usage]) -> Usage:

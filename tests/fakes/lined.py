@@ -6,11 +6,20 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from deployments.line import Line
-from serve_app.domain.lease import Ask, Finish, Held, Presence, Report, ReportReply, Verdict, Work
+from deployments.ingress_client.local import LocalClient
+from serve_app.domain.lease import (
+    Ask,
+    Finish,
+    LeaseKey,
+    Presence,
+    Report,
+    ReportReply,
+    Verdict,
+    Work,
+)
 from serve_app.domain.ports import Queue
-from serve_app.domain.snapshot import StoredSnapshot
-from serve_app.ingress.lines import Lines
+from serve_app.domain.progress import StoredSnapshot
+from serve_app.ingress.local_rpc import LocalRpcServer
 
 
 class LinedQueue:
@@ -18,8 +27,8 @@ class LinedQueue:
 
     def __init__(self, queue: Queue, directory: Path) -> None:
         self._queue = queue
-        self._lines = Lines(queue, directory)
-        self._line = Line()
+        self._lines = LocalRpcServer(queue, directory)
+        self._line = LocalClient()
 
     async def start(self) -> None:
         await self._lines.start()
@@ -47,6 +56,6 @@ class LinedQueue:
         return await self._line.call("finish", finish)
 
     async def hand_back(
-        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
     ) -> Verdict:
         return await self._line.call("hand_back", held, replica_id, reason, snapshot)

@@ -9,16 +9,16 @@ from typing import Any
 from serve_app.domain.errors import AlreadyFinal, EndpointDraining, RequestNotFound
 from serve_app.domain.operations import (
     Act,
-    Halt,
-    HaltKind,
     LaneFigures,
     Overview,
+    Pause,
+    PauseKind,
     RunningLease,
 )
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import State
-from serve_app.queue import wording
+from serve_app.queue.store import messages
 from tests.fakes.queue_row import Row
 
 End = Callable[[Row, Outcome | None], None]
@@ -35,22 +35,22 @@ class FakeOperations:
         self._rows = rows
         self._end = end
         self._changed = changed
-        self._halts: dict[str, Halt] = {}
-        self._acts: list[Act] = []
+        self._halts: dict[str, Pause] = {}
+        self._version: list[Act] = []
 
     def paused(self, endpoint: str) -> bool:
         halt = self._halts.get(endpoint)
-        return halt is not None and halt.kind is HaltKind.PAUSED
+        return halt is not None and halt.kind is PauseKind.PAUSED
 
     def admit(self, endpoint: str) -> None:
         if endpoint in self._halts and not self.paused(endpoint):
-            raise EndpointDraining(f"{endpoint} accepts nothing for now.")
+            raise EndpointDraining(f"{endpoint} accepts no new requests for now.")
 
-    async def pause(self, endpoint: str, actor: str) -> Halt:
-        return self._halt(endpoint, HaltKind.PAUSED, actor, "endpoint.pause")
+    async def pause(self, endpoint: str, actor: str) -> Pause:
+        return self._halt(endpoint, PauseKind.PAUSED, actor, "endpoint.pause")
 
-    async def drain(self, endpoint: str, actor: str) -> Halt:
-        return self._halt(endpoint, HaltKind.DRAINING, actor, "endpoint.drain")
+    async def drain(self, endpoint: str, actor: str) -> Pause:
+        return self._halt(endpoint, PauseKind.DRAINING, actor, "endpoint.drain")
 
     async def resume(self, endpoint: str, actor: str) -> bool:
         if self._halts.pop(endpoint, None) is None:
@@ -68,7 +68,7 @@ class FakeOperations:
 
     async def fail(self, request_id: str, actor: str, reason: str) -> State:
         row = self._row(request_id)
-        self._end(row, wording.failed_by_hand(reason))
+        self._end(row, messages.failed_by_hand(reason))
         self.note(actor, "request.fail", request_id, {"reason": reason})
         return row.request.state
 
@@ -94,11 +94,11 @@ class FakeOperations:
         return Overview(lanes, leases, [*self._halts.values()], None)
 
     async def audit(self, before: int | None = None, limit: int = 50) -> Sequence[Act]:
-        found = [each for each in reversed(self._acts) if before is None or each.id < before]
+        found = [each for each in reversed(self._version) if before is None or each.id < before]
         return found[:limit]
 
-    def _halt(self, endpoint: str, kind: HaltKind, actor: str, action: str) -> Halt:
-        halt = self._halts[endpoint] = Halt(endpoint, kind, self._clock.now(), actor)
+    def _halt(self, endpoint: str, kind: PauseKind, actor: str, action: str) -> Pause:
+        halt = self._halts[endpoint] = Pause(endpoint, kind, self._clock.now(), actor)
         self.note(actor, action, endpoint)
         self._changed()
         return halt
@@ -115,7 +115,7 @@ class FakeOperations:
         self, actor: str, action: str, subject: str, detail: Mapping[str, Any] | None = None
     ) -> None:
         now = self._clock.now()
-        self._acts.append(Act(len(self._acts) + 1, now, actor, action, subject, detail or {}))
+        self._version.append(Act(len(self._version) + 1, now, actor, action, subject, detail or {}))
 
 
 def _lease(row: Row, clock: Clock) -> RunningLease:

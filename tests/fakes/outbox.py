@@ -9,17 +9,17 @@ from uuid import uuid4
 
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.ports import Clock
-from serve_app.domain.request import Forgetting
+from serve_app.domain.request import Redacted
 from serve_app.domain.webhook import (
-    Answer,
-    Backlog,
-    Channel,
-    Claimed,
-    Delivery,
+    ClaimedDelivery,
+    DeliveryAttempt,
+    DeliveryChannel,
     DeliveryState,
-    Try,
+    ReceiverResponse,
+    WebhookBacklog,
+    WebhookDelivery,
 )
-from serve_app.queue.outbox import (
+from serve_app.queue.transactions.webhook_outbox import (
     FIRST_CLAIM_S,
     LATER_CLAIM_S,
     forgotten,
@@ -31,17 +31,17 @@ from tests.fakes.queue_row import Row
 
 @dataclass
 class _Entry:
-    delivery: Delivery
+    delivery: WebhookDelivery
     due: float  # monotonic
     since: float  # monotonic
     claims: int = 0
     body: bytes | None = None
-    tries: list[Try] = field(default_factory=list[Try])
+    tries: list[DeliveryAttempt] = field(default_factory=list[DeliveryAttempt])
 
     @property
-    def channel(self) -> Channel:
+    def channel(self) -> DeliveryChannel:
         host = self.delivery.url.partition("://")[2].partition("/")[0].rpartition("@")[2].lower()
-        return Channel(self.delivery.tenant, host.partition("?")[0])
+        return DeliveryChannel(self.delivery.tenant, host.partition("?")[0])
 
     @property
     def pending(self) -> bool:
@@ -72,7 +72,7 @@ class FakeOutbox:
             return
         request, now = row.request, self._clock.monotonic()
         assert request.id not in self._entries
-        delivery = Delivery(
+        delivery = WebhookDelivery(
             id=str(uuid4()),
             request_id=request.id,
             tenant=request.tenant,
@@ -86,21 +86,23 @@ class FakeOutbox:
     def deleted(self, request_id: str) -> None:
         self._entries.pop(request_id, None)
 
-    async def channels(self, after: Channel | None, most: int) -> Sequence[tuple[Channel, bool]]:
+    async def channels(
+        self, after: DeliveryChannel | None, most: int
+    ) -> Sequence[tuple[DeliveryChannel, bool]]:
         now = self._clock.monotonic()
-        due: dict[Channel, bool] = {}
+        due: dict[DeliveryChannel, bool] = {}
         for entry in self._live():
             due[entry.channel] = due.get(entry.channel, False) or entry.due <= now
-        behind = after or Channel("", "")
+        behind = after or DeliveryChannel("", "")
         found = sorted(due.items(), key=lambda each: (each[0].tenant, each[0].host))
         later = [
             each for each in found if (each[0].tenant, each[0].host) > (behind.tenant, behind.host)
         ]
         return later[:most]
 
-    async def claim(self, wanted: Mapping[Channel, int]) -> Sequence[Claimed]:
+    async def claim(self, wanted: Mapping[DeliveryChannel, int]) -> Sequence[ClaimedDelivery]:
         now = self._clock.monotonic()
-        claimed: list[Claimed] = []
+        claimed: list[ClaimedDelivery] = []
         for channel, most in wanted.items():
             due = [each for each in self._live() if each.channel == channel and each.due <= now]
             for entry in sorted(due, key=lambda each: each.due)[:most]:
@@ -110,21 +112,23 @@ class FakeOutbox:
                 claimed.append(self._claimed(entry))
         return claimed
 
-    async def keep_body(self, claimed: Claimed, body: bytes) -> bytes | None:
+    async def keep_body(self, claimed: ClaimedDelivery, body: bytes) -> bytes | None:
         entry = self._mine(claimed)
         if entry is None:
             return None
         entry.body = entry.body or body
         return entry.body
 
-    async def delivered(self, claimed: Claimed, answer: Answer) -> bool:
+    async def delivered(self, claimed: ClaimedDelivery, answer: ReceiverResponse) -> bool:
         return self._settle(claimed, answer, DeliveryState.DELIVERED, 0.0)
 
-    async def failed(self, claimed: Claimed, answer: Answer, again_after_s: float | None) -> bool:
+    async def failed(
+        self, claimed: ClaimedDelivery, answer: ReceiverResponse, again_after_s: float | None
+    ) -> bool:
         state = DeliveryState.DEAD if again_after_s is None else DeliveryState.PENDING
         return self._settle(claimed, answer, state, again_after_s or 0.0)
 
-    async def put_back(self, claimed: Claimed, after_s: float) -> bool:
+    async def put_back(self, claimed: ClaimedDelivery, after_s: float) -> bool:
         entry = self._mine(claimed)
         if entry is not None:
             entry.claims += 1
@@ -138,12 +142,12 @@ class FakeOutbox:
             self._bury(entry, f"Not delivered in time. {entry.delivery.error}")
         return len(late)
 
-    async def backlog(self) -> Backlog:
+    async def backlog(self) -> WebhookBacklog:
         live = self._live()
         now = self._clock.monotonic()
-        return Backlog(len(live), max((now - each.since for each in live), default=0.0))
+        return WebhookBacklog(len(live), max((now - each.since for each in live), default=0.0))
 
-    async def get(self, tenant: str, request_id: str) -> Delivery:
+    async def get(self, tenant: str, request_id: str) -> WebhookDelivery:
         row = self._rows.get(request_id)
         if row is None or row.request.tenant != tenant:
             raise RequestNotFound(f"There is no request {request_id}.")
@@ -152,12 +156,12 @@ class FakeOutbox:
         self._live()
         entry = self._entries.get(request_id)
         if entry is None:
-            return Delivery(None, request_id, tenant, row.webhook.url, DeliveryState.AWAITED)
+            return WebhookDelivery(None, request_id, tenant, row.webhook.url, DeliveryState.AWAITED)
         left_s = entry.due - self._clock.monotonic()
         due_at = self._clock.now() + timedelta(seconds=left_s) if entry.pending else None
         return replace(entry.delivery, due_at=due_at)
 
-    async def tries(self, tenant: str, request_id: str) -> Sequence[Try]:
+    async def tries(self, tenant: str, request_id: str) -> Sequence[DeliveryAttempt]:
         entry = self._entries.get(request_id)
         return tuple(entry.tries) if entry and entry.delivery.tenant == tenant else ()
 
@@ -168,7 +172,7 @@ class FakeOutbox:
         state: DeliveryState | None = None,
         before: str | None = None,
         limit: int = 50,
-    ) -> Sequence[Delivery]:
+    ) -> Sequence[WebhookDelivery]:
         self._live()
         found = [
             entry.delivery
@@ -179,12 +183,12 @@ class FakeOutbox:
         ]
         return found[:limit]
 
-    async def redeliver(self, tenant: str, request_id: str, actor: str) -> Delivery:
+    async def redeliver(self, tenant: str, request_id: str, actor: str) -> WebhookDelivery:
         await self.get(tenant, request_id)
         request = self._rows[request_id].request
         if not request.state.final:
             raise not_ended(request.state)
-        if request.forgetting is Forgetting.DONE:
+        if request.forgetting is Redacted.DONE:
             raise forgotten()
         entry = self._entries[request_id]
         entry.claims += 1
@@ -198,7 +202,7 @@ class FakeOutbox:
     def _live(self) -> list[_Entry]:
         """Those that are pending, after what is to be forgotten is."""
         for entry in self._entries.values():
-            if self._rows[entry.delivery.request_id].request.forgetting is Forgetting.DONE:
+            if self._rows[entry.delivery.request_id].request.forgetting is Redacted.DONE:
                 entry.body = None
                 if entry.pending:
                     said = f"Forgotten before it was delivered. {entry.delivery.error}"
@@ -212,11 +216,11 @@ class FakeOutbox:
             entry.delivery, state=DeliveryState.DEAD, error=error, ended_at=now
         )
 
-    def _claimed(self, entry: _Entry) -> Claimed:
+    def _claimed(self, entry: _Entry) -> ClaimedDelivery:
         delivery, webhook = entry.delivery, self._rows[entry.delivery.request_id].webhook
         assert delivery.id is not None
         assert webhook is not None
-        return Claimed(
+        return ClaimedDelivery(
             delivery.id,
             entry.claims,
             delivery.request_id,
@@ -228,14 +232,18 @@ class FakeOutbox:
             entry.body,
         )
 
-    def _mine(self, claimed: Claimed) -> _Entry | None:
+    def _mine(self, claimed: ClaimedDelivery) -> _Entry | None:
         entry = self._entries.get(claimed.request_id)
         if entry is None or not entry.pending or entry.claims != claimed.claim:
             return None
         return entry
 
     def _settle(
-        self, claimed: Claimed, answer: Answer, state: DeliveryState, again_after_s: float
+        self,
+        claimed: ClaimedDelivery,
+        answer: ReceiverResponse,
+        state: DeliveryState,
+        again_after_s: float,
     ) -> bool:
         entry = self._mine(claimed)
         if entry is None:
@@ -244,7 +252,9 @@ class FakeOutbox:
         entry.claims += 1
         entry.due = self._clock.monotonic() + again_after_s
         entry.tries.append(
-            Try(now - timedelta(seconds=answer.took_s), answer.took_s, answer.status, answer.error)
+            DeliveryAttempt(
+                now - timedelta(seconds=answer.took_s), answer.took_s, answer.status, answer.error
+            )
         )
         entry.delivery = replace(
             entry.delivery,

@@ -13,8 +13,8 @@ from serve_app.domain.errors import Cancelled, Expired, ReplicaDied
 from serve_app.domain.lease import (
     Ask,
     Finish,
-    Held,
     Lease,
+    LeaseKey,
     Presence,
     ReplicaStage,
     Report,
@@ -24,12 +24,11 @@ from serve_app.domain.lease import (
     Verdict,
     Work,
 )
-from serve_app.domain.request import Priority, Request, State
-from serve_app.domain.retries import Cause
-from serve_app.domain.snapshot import StoredSnapshot
-from serve_app.queue import wording
-from serve_app.queue.order import Start
-from serve_app.queue.snapshots import is_of
+from serve_app.domain.progress import StoredSnapshot
+from serve_app.domain.request import Cause, Priority, Request, State
+from serve_app.queue.store import messages
+from serve_app.queue.transactions.snapshots import belongs_to
+from tests.fakes.lane_order import VirtualStart
 from tests.fakes.queue_client_side import ClientSide
 from tests.fakes.queue_row import Row, suspect
 
@@ -60,8 +59,8 @@ class FakeQueue(ClientSide):
                 known, detail=report.detail, loading=report.loading
             )
         await self._look()
-        cancelled: list[Held] = []
-        fenced: list[Held] = []
+        cancelled: list[LeaseKey] = []
+        fenced: list[LeaseKey] = []
         for held in report.renewals:
             row = self._holder(held)
             if row is None:
@@ -112,7 +111,7 @@ class FakeQueue(ClientSide):
         return Verdict.ACCEPTED
 
     async def hand_back(
-        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
     ) -> Verdict:
         await self._look()
         row = self._holder(held)
@@ -122,7 +121,7 @@ class FakeQueue(ClientSide):
             self._keep(held, snapshot)
         row.ended[held.attempt] = "hand_back"
         self._settle(row)
-        self._requeue(row, f"Replica {replica_id} handed it back: {reason}")
+        self._requeue(row, f"Replica {replica_id} handed the request back: {reason}")
         return Verdict.ACCEPTED
 
     def _work(self, ask: Ask) -> Work | None:
@@ -140,7 +139,7 @@ class FakeQueue(ClientSide):
                 leases.append(lease)
         return Work(tuple(leases), signals) if leases or signals else None
 
-    def _watched(self, report: Report) -> tuple[Held, ...]:
+    def _watched(self, report: Report) -> tuple[LeaseKey, ...]:
         now = self._clock.monotonic()
         return tuple(
             held
@@ -165,7 +164,7 @@ class FakeQueue(ClientSide):
     def _lease(self, row: Row, ask: Ask) -> Lease | None:
         endpoint = self._terms.endpoint(row.request.endpoint)
         if endpoint is None:
-            self._end(row, State.FAILED, wording.endpoint_gone(row.request.endpoint))
+            self._end(row, State.FAILED, messages.endpoint_gone(row.request.endpoint))
             return None
         attempt = row.request.attempt + 1
         row.actor_id, row.confirmed = ask.actor_id, False
@@ -201,7 +200,7 @@ class FakeQueue(ClientSide):
             files_url=self._terms.files_url,
         )
 
-    def _next(self, ask: Ask) -> Start | None:
+    def _next(self, ask: Ask) -> VirtualStart | None:
         """Who is leased to it next."""
         may = (
             start
@@ -226,18 +225,18 @@ class FakeQueue(ClientSide):
             for other in self._asking
         )
 
-    def _keep(self, held: Held, snapshot: StoredSnapshot) -> None:
+    def _keep(self, held: LeaseKey, snapshot: StoredSnapshot) -> None:
         row = self._holder(held)
-        if row is not None and is_of(held, snapshot.key):
+        if row is not None and belongs_to(held, snapshot.key):
             row.request = replace(row.request, snapshot=snapshot)
 
-    def _holder(self, held: Held) -> Row | None:
+    def _holder(self, held: LeaseKey) -> Row | None:
         row = self._rows.get(held.request_id)
         if row is None or row.request.state is not State.RUNNING:
             return None
         return row if row.request.attempt == held.attempt else None
 
-    def _repeated(self, held: Held, act: str) -> Verdict:
+    def _repeated(self, held: LeaseKey, act: str) -> Verdict:
         row = self._rows.get(held.request_id)
         if row is not None and row.ended.get(held.attempt) == act:
             return Verdict.ACCEPTED

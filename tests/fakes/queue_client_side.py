@@ -8,26 +8,25 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from serve_app.domain.errors import NotFound, Overloaded
-from serve_app.domain.lease import Demand, Held, ReplicaStage
+from serve_app.domain.lease import Demand, LeaseKey, ReplicaStage
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Preview
 from serve_app.domain.request import (
     CancelVerdict,
-    Forgetting,
     LogLine,
     NewRequest,
+    Redacted,
     Request,
     State,
     Waiting,
     WaitReason,
 )
-from serve_app.queue import wording
-from serve_app.queue.deletion import still_active
-from serve_app.queue.followers import waiting_for
-from serve_app.queue.large_inputs import Encoded
-from serve_app.queue.pace import UNKNOWN_RETRY_S
-from serve_app.queue.previews import WATCHED_S
-from serve_app.queue.why import why_it_waits
+from serve_app.queue.state.counters import UNKNOWN_RETRY_S
+from serve_app.queue.state.request_cache import WATCH_TTL_S
+from serve_app.queue.state.stats import coalesced_waiting, why_it_waits
+from serve_app.queue.store import messages
+from serve_app.queue.transactions.deletion import still_active
+from serve_app.queue.transactions.insert import EncodedInput
 from tests.fakes.queue_row import Row
 from tests.fakes.queue_rows import QueueRows
 from tests.fakes.repeats import reusing
@@ -54,7 +53,7 @@ class ClientSide(QueueRows):
             endpoint=new.endpoint,
             pool=new.pool,
             state=State.QUEUED,
-            input=dict(Encoded(new.input).told),
+            input=dict(EncodedInput(new.input).summary),
             priority=new.priority,
             alone=new.alone,
             previews=new.previews,
@@ -62,23 +61,23 @@ class ClientSide(QueueRows):
             failures=0,
             created_at=self._clock.now(),
             work=new.work,
-            forgetting=None if new.store_io else Forgetting.INPUT,
+            forgetting=None if new.store_io else Redacted.INPUT,
             retries_left=new.retries,
         )
         if new.end_within_s is not None:
             end_by = request.created_at + timedelta(seconds=new.end_within_s)
             request = replace(request, end_by=end_by)
-        row = Row(request, len(self._rows), new, self._lanes.enter(new))
+        row = Row(request, len(self._rows), new, self._lanes.add(new))
         self._rows[new.id] = row
         leader = self._repeats.leader(new, self._rows.values())
         if leader is not None:
             row.request = replace(row.request, follows=leader)
         self._repeats.learn(new)
-        self._line(row, wording.QUEUED + self._retries(row))
+        self._line(row, messages.QUEUED + self._retries(row))
         for warning in new.warnings:
             self._line(row, warning, "WARNING")
         if leader is not None:
-            self._line(row, wording.follows(leader))
+            self._line(row, messages.follows(leader))
         self._changed()
         return row.request
 
@@ -115,11 +114,11 @@ class ClientSide(QueueRows):
         await self._look()
         row = self._row(tenant, request_id)
         if not row.request.previews:
-            raise NotFound(wording.NO_PREVIEWS)
+            raise NotFound(messages.NO_PREVIEWS)
         if row.request.state is not State.RUNNING:
-            raise NotFound(wording.PREVIEWS_WHILE_RUNNING)
+            raise NotFound(messages.PREVIEWS_WHILE_RUNNING)
         if row.request.progress is not None:
-            row.watched_until = self._clock.monotonic() + WATCHED_S
+            row.watched_until = self._clock.monotonic() + WATCH_TTL_S
         return row.preview if row.request.preview_step else None
 
     async def waiting(self, request: Request) -> Waiting:
@@ -144,8 +143,8 @@ class ClientSide(QueueRows):
 
     async def _following(self, leader: Request) -> Waiting:
         if leader.state is State.QUEUED:
-            return waiting_for(leader, await self.waiting(leader), None)
-        return waiting_for(leader, None, await self.ends_at(leader))
+            return coalesced_waiting(leader, await self.waiting(leader), None)
+        return coalesced_waiting(leader, None, await self.ends_at(leader))
 
     async def ends_at(self, request: Request) -> datetime | None:
         now = self._clock.now()
@@ -170,11 +169,11 @@ class ClientSide(QueueRows):
             return CancelVerdict.ALREADY_FINAL
         if row.request.state is State.QUEUED:
             row.request = replace(row.request, cancel_requested=True)
-            self._end(row, State.CANCELLED, wording.cancelled())
+            self._end(row, State.CANCELLED, messages.cancelled())
             return CancelVerdict.CANCELLED
         if not row.request.cancel_requested:
             row.request = replace(row.request, cancel_requested=True)
-            self._line(row, wording.CANCEL_REQUESTED)
+            self._line(row, messages.CANCEL_REQUESTED)
             self._changed()
         return CancelVerdict.REQUESTED
 
@@ -202,7 +201,7 @@ class ClientSide(QueueRows):
         ]
         return chosen[:limit]
 
-    async def drew(self, session: Held, request_id: str, state: State, usage: Usage) -> None:
+    async def drew(self, session: LeaseKey, request_id: str, state: State, usage: Usage) -> None:
         if request_id not in self.usage and session.request_id in self._rows:
             request = self._rows[session.request_id].request
             self.ledger.note(request_id, request, self._clock.now(), usage)
@@ -242,7 +241,7 @@ class ClientSide(QueueRows):
         self._counted(row)
         for warning in new.warnings:
             self._line(row, warning, "WARNING")
-        self._line(row, wording.reused(earlier.id))
+        self._line(row, messages.reused(earlier.id))
         self.outbox.ended(row)
         return row.request
 

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Preview
-from serve_app.domain.request import Forgetting, LogLine, NewRequest, Request, State
-from serve_app.queue.forgetting import OUTCOME_KEPT_S, input_left, outcome_left
-from serve_app.queue.order import Queued, ranked_at
+from serve_app.domain.request import LogLine, NewRequest, Redacted, Request, State
+from serve_app.queue.transactions.redaction import OUTCOME_TTL_S, redacted_input, redacted_outcome
+from tests.fakes.lane_order import QueuedRequest, ranked_at
 
 NEVER_S = 1e9
 
@@ -42,10 +42,10 @@ class Row:
         self.log: list[LogLine] = []
         self.told: State | None = None  # that the log tells of last
 
-    def queued(self) -> Queued:
+    def queued(self) -> QueuedRequest:
         """As far as its order goes."""
         request = self.request
-        return Queued(
+        return QueuedRequest(
             request.id,
             request.tenant,
             request.endpoint,
@@ -62,11 +62,11 @@ def forgetting(row: Row, now: datetime) -> Request:
     ended_at = request.finished_at
     if ended_at is None:
         return request
-    if request.forgetting is Forgetting.INPUT:
-        request = replace(request, input=input_left(request.input), forgetting=Forgetting.OUTCOME)
-    over = ended_at + timedelta(seconds=OUTCOME_KEPT_S) <= now
-    if request.forgetting is Forgetting.OUTCOME and over:
-        left = outcome_left(request.outcome or Outcome())
-        request = replace(request, outcome=left, forgetting=Forgetting.DONE)
+    if request.forgetting is Redacted.INPUT:
+        request = replace(request, input=redacted_input(request.input), forgetting=Redacted.OUTCOME)
+    over = ended_at + timedelta(seconds=OUTCOME_TTL_S) <= now
+    if request.forgetting is Redacted.OUTCOME and over:
+        left = redacted_outcome(request.outcome or Outcome())
+        request = replace(request, outcome=left, forgetting=Redacted.DONE)
         row.log.clear()
     return request

@@ -13,10 +13,9 @@ from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.lease import Ask, Presence, Signal
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Clock, LeaseTerms, Liveness
-from serve_app.domain.request import LogLine, Request, State
-from serve_app.domain.retries import MOST_FAILURES, Cause
-from serve_app.queue import wording
-from serve_app.queue.limits import QueueLimits
+from serve_app.domain.request import MAX_FAILURES, Cause, LogLine, Request, State
+from serve_app.queue.store import messages
+from serve_app.queue.store.config import QueueLimits
 from tests.fakes.fair_lanes import FairLanes
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.operations import FakeOperations
@@ -89,7 +88,7 @@ class QueueRows:
                 if not in_all and self._has_started(row.request):
                     continue
                 self._end(
-                    row, State.EXPIRED, wording.not_in_time() if in_all else wording.expired()
+                    row, State.EXPIRED, messages.not_in_time() if in_all else messages.expired()
                 )
 
     def _overtime_s(self, request: Request) -> float:
@@ -103,9 +102,9 @@ class QueueRows:
         row.ended[row.request.attempt] = "out_of_time"
         self._settle(row)
         if row.request.cancel_requested:
-            self._end(row, State.CANCELLED, wording.cancelled())
+            self._end(row, State.CANCELLED, messages.cancelled())
         else:
-            self._end(row, State.EXPIRED, wording.not_in_time())
+            self._end(row, State.EXPIRED, messages.not_in_time())
 
     def _lost(self, row: Row, cause: Cause, *, stopped: bool = False) -> None:
         row.ended[row.request.attempt] = "stopped" if stopped else "lost"
@@ -114,12 +113,12 @@ class QueueRows:
             row.request = replace(row.request, alone=True)
             often = row.request.failures + 1
             spent = often >= self._limits.max_failures
-            outcome = wording.ended_its_replica(often) if spent else wording.no_retry_left()
+            outcome = messages.ended_its_replica(often) if spent else messages.no_retry_left()
             self._failed_once(row, cause, outcome, f"Replica {row.request.replica_id} died")
             return
         row.unconfirmed += 1
         if row.unconfirmed >= self._limits.max_unconfirmed and not row.request.cancel_requested:
-            self._end(row, State.FAILED, wording.never_confirmed(row.unconfirmed))
+            self._end(row, State.FAILED, messages.never_confirmed(row.unconfirmed))
         else:
             self._requeue(row, f"Replica {row.request.replica_id} never confirmed it")
 
@@ -129,7 +128,7 @@ class QueueRows:
         if left is None:
             spent = row.request.failures >= self._limits.max_failures
         else:
-            spent = not left.left(cause) or row.request.failures >= MOST_FAILURES
+            spent = not left.left(cause) or row.request.failures >= MAX_FAILURES
             after = left.after(cause) if left.left(cause) else left
             row.request = replace(row.request, retries_left=after)
         if spent and not row.request.cancel_requested:
@@ -146,7 +145,7 @@ class QueueRows:
 
     def _requeue(self, row: Row, why: str, more: str = "") -> None:
         if row.request.cancel_requested:
-            self._end(row, State.CANCELLED, wording.cancelled())
+            self._end(row, State.CANCELLED, messages.cancelled())
             return
         row.request = replace(
             row.request, state=State.QUEUED, replica_id=None, progress=None, preview_step=0
@@ -166,7 +165,7 @@ class QueueRows:
             follows=None,
         )
         self._counted(row)
-        self._line(row, outcome.failure.message if outcome.failure else wording.SUCCEEDED)
+        self._line(row, outcome.failure.message if outcome.failure else messages.SUCCEEDED)
         self.outbox.ended(row)
         self._settle_followers(row.request)
         self._changed()
@@ -196,7 +195,7 @@ class QueueRows:
             heir.request = replace(heir.request, follows=None)
             if heir.start_by <= self._clock.now():
                 heir.start_by = heir.request.end_by or datetime.max.replace(tzinfo=UTC)
-            self._line(heir, wording.GOES_ON)
+            self._line(heir, messages.GOES_ON)
 
     def _give(self, row: Row, leader: str, outcome: Outcome) -> None:
         now = self._clock.now()
@@ -211,7 +210,7 @@ class QueueRows:
         )
         self._repeats.given(row.request.id)
         self._counted(row)
-        self._line(row, wording.reused(leader))
+        self._line(row, messages.reused(leader))
         self.outbox.ended(row)
         self._changed()
 
@@ -220,7 +219,7 @@ class QueueRows:
             row.ended[row.request.attempt] = "by_hand"
             self._settle(row)
         if failure is None:
-            self._requeue(row, wording.REQUEUED)
+            self._requeue(row, messages.REQUEUED)
         else:
             self._end(row, State.FAILED, failure)
 

@@ -10,8 +10,8 @@ from typing import Protocol
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import NewRequest, Request, State
-from serve_app.queue.large_inputs import Encoded
-from serve_app.queue.repeats import UNDELIVERED_S, another_body, deleted
+from serve_app.queue.transactions.idempotency import UNDELIVERED_S, another_body, deleted
+from serve_app.queue.transactions.insert import EncodedInput
 
 
 class HasRequest(Protocol):
@@ -103,7 +103,7 @@ def reusing(new: NewRequest, earlier: Request, now: datetime) -> Request:
         endpoint=new.endpoint,
         pool=new.pool,
         state=State.SUCCEEDED,
-        input=dict(Encoded(new.input).told),
+        input=dict(EncodedInput(new.input).summary),
         priority=new.priority,
         alone=new.alone,
         attempt=0,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from serve_app.domain.ports import Clock
 from serve_app.domain.webhook import SigningSeed
-from serve_app.queue.signing_seeds import NOTICE_S
+from serve_app.queue.transactions.signing_keys import NOTICE_S
 
 
 class FakeSigningSeeds:

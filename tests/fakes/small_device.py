@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from deployments.engine.device_memory import Taken
+from deployments.engine.memory.device import MemoryUse
 
 
 class Block:
@@ -36,7 +36,7 @@ class SmallDevice:
 
     @contextmanager
     def measured(self):
-        taken = Taken()
+        taken = MemoryUse()
         before = self._peak = self._used
         try:
             yield taken

@@ -10,9 +10,9 @@ from urllib.parse import urlencode
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import ArtifactNotFound, Forbidden, StorageUnavailable, TooLarge
 from serve_app.domain.ports import Clock
-from serve_app.domain.upload import Part
+from serve_app.domain.upload import UploadPart
 from serve_app.storage import keys
-from serve_app.storage.parts import missing_part, no_parts
+from serve_app.storage.keys import missing_part, upload_not_found
 from serve_app.storage.tickets import TicketSigner
 
 CHUNK_BYTES = 64 * 1024
@@ -47,7 +47,7 @@ class FakeStorage:
                 raise TooLarge(f"The artifact is larger than the {self._max_bytes} bytes allowed.")
         there = self.objects.setdefault(key, bytes(content))
         if there != content:
-            raise Forbidden("This artifact was already uploaded with other content.")
+            raise Forbidden("This artifact was already uploaded with different content.")
         return len(content)
 
     async def begin_parts(self, key: str, media_type: str) -> str:
@@ -59,19 +59,19 @@ class FakeStorage:
 
     async def put_part(
         self, key: str, parts_id: str, number: int, chunks: AsyncIterator[bytes]
-    ) -> Part:
+    ) -> UploadPart:
         self._check(key)
         content = b"".join([chunk async for chunk in chunks])
         etag = hashlib.md5(content, usedforsecurity=False).hexdigest()
         if parts_id not in self.parts:
-            raise no_parts()
+            raise upload_not_found()
         self.parts[parts_id][number] = etag, content
-        return Part(number, etag, len(content))
+        return UploadPart(number, etag, len(content))
 
     async def join_parts(self, key: str, parts_id: str, etags: Mapping[int, str]) -> int:
         there = self.parts.get(parts_id)
         if there is None:
-            raise no_parts()
+            raise upload_not_found()
         for number, etag in etags.items():
             if number not in there or there[number][0] != etag:
                 raise missing_part(number)

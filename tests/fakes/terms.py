@@ -8,7 +8,7 @@ from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
-from serve_app.domain.lease import Held
+from serve_app.domain.lease import LeaseKey
 
 
 class FakeTerms:
@@ -34,7 +34,7 @@ class FakeTerms:
         key = f"{request_id}/{attempt}/0.png"
         return (UploadTicket(key, f"memory://{key}", "image/png", max_bytes=2**20),)
 
-    def snapshot_ticket(self, held: Held) -> UploadTicket:
+    def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:
         key = f"s/{held.request_id}/{held.attempt}/{next(self._numbers)}.bin"
         return UploadTicket(key, f"memory://{key}", "application/octet-stream", max_bytes=2**20)
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from serve_app.domain.ports import Clock
-from serve_app.domain.upload import KeptFile, Part, Upload
-from serve_app.queue.retention import Retention
-from serve_app.queue.uploads import ABANDONED_S, AGAIN_S
+from serve_app.domain.upload import KeptFile, Upload, UploadPart
+from serve_app.queue.store.config import Retention
+from serve_app.queue.transactions.uploads import ABANDONED_S, AGAIN_S
 
 
 @dataclass
@@ -19,7 +19,7 @@ class _Entry:
     due_at: float | None
     since: datetime
     unwanted: bool = False
-    parts: dict[int, Part] = field(default_factory=dict[int, Part])
+    parts: dict[int, UploadPart] = field(default_factory=dict[int, UploadPart])
 
 
 class FakeUploads:
@@ -41,14 +41,14 @@ class FakeUploads:
             entry.due_at = self._clock.monotonic() + ABANDONED_S
         return entry.upload
 
-    async def add_part(self, key: str, part: Part) -> int | None:
+    async def add_part(self, key: str, part: UploadPart) -> int | None:
         entry = self._entries.get(key)
         if entry is None or entry.unwanted or entry.upload.size is not None:
             return None
         entry.parts[part.number] = part
         return sum(each.size for each in entry.parts.values())
 
-    async def parts(self, key: str) -> Mapping[int, Part]:
+    async def parts(self, key: str) -> Mapping[int, UploadPart]:
         entry = self._entries.get(key)
         return dict(entry.parts) if entry else {}
 

@@ -1,4 +1,4 @@
-"""The installation's own certificates: what they vouch for, how long, and who can read the keys."""
+"""Certificates of the installation: their names, their lifetime and the permissions of the keys."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from serve_app.entrance import roots
-from serve_app.entrance.authority import RENEW_DAYS, SERVER_DAYS, Authority, expiry
-from serve_app.ingress.fal.hosts import NAMES
+from serve_app.gateway import certificate_authority
+from serve_app.gateway.certificate_authority import (
+    RENEW_DAYS,
+    SERVER_DAYS,
+    CertificateAuthority,
+    expiry,
+)
+from serve_app.ingress.http.hosts import NAMES
 from tests.fakes.clock import FakeClock
 
 DAY_S = 86400.0
@@ -29,8 +34,10 @@ def clock() -> FakeClock:
 
 
 @pytest.fixture
-def authority(tmp_path: Path, clock: FakeClock) -> Authority:
-    made = Authority(tmp_path / "tls", ("gpu-box", "[fd00::7]", "192.168.1.5", "00:11:22"), clock)
+def authority(tmp_path: Path, clock: FakeClock) -> CertificateAuthority:
+    made = CertificateAuthority(
+        tmp_path / "tls", ("gpu-box", "[fd00::7]", "192.168.1.5", "00:11:22"), clock
+    )
     made.ensure()
     return made
 
@@ -39,7 +46,9 @@ def certificate(path: Path) -> x509.Certificate:
     return x509.load_pem_x509_certificate(path.read_bytes())
 
 
-def verify(authority: Authority, leaf: x509.Certificate, name: str, at: datetime) -> None:
+def verify(
+    authority: CertificateAuthority, leaf: x509.Certificate, name: str, at: datetime
+) -> None:
     try:
         subject: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(name))
     except ValueError:
@@ -53,12 +62,14 @@ def verify(authority: Authority, leaf: x509.Certificate, name: str, at: datetime
     "name", [*NAMES, "localhost", "queue.localhost", "127.0.0.1", "::1", "gpu-box", "192.168.1.5"]
 )
 def test_a_strict_verifier_accepts_the_server_under_every_name(
-    authority: Authority, clock: FakeClock, name: str
+    authority: CertificateAuthority, clock: FakeClock, name: str
 ) -> None:
     verify(authority, certificate(authority.server), name, clock.now())
 
 
-def test_it_cannot_vouch_for_anybody_else(authority: Authority, clock: FakeClock) -> None:
+def test_it_cannot_vouch_for_anybody_else(
+    authority: CertificateAuthority, clock: FakeClock
+) -> None:
     key = serialization.load_pem_private_key(
         (authority.certificate.parent / "ca.key").read_bytes(), None
     )
@@ -85,7 +96,7 @@ def test_it_cannot_vouch_for_anybody_else(authority: Authority, clock: FakeClock
         verify(authority, forged, "bank.example.org", clock.now())
 
 
-def test_keys_are_for_their_owner_only(authority: Authority) -> None:
+def test_keys_are_for_their_owner_only(authority: CertificateAuthority) -> None:
     folder = authority.certificate.parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     for name in ("ca.key", "server.pem"):
@@ -94,7 +105,7 @@ def test_keys_are_for_their_owner_only(authority: Authority) -> None:
 
 
 def test_it_stays_until_it_nears_its_end_and_is_then_renewed(
-    authority: Authority, clock: FakeClock
+    authority: CertificateAuthority, clock: FakeClock
 ) -> None:
     before = authority.server.read_bytes()
     root = authority.certificate.read_bytes()
@@ -110,7 +121,7 @@ def test_it_stays_until_it_nears_its_end_and_is_then_renewed(
 
 
 def test_an_authority_that_ends_before_its_server_is_replaced(
-    authority: Authority, clock: FakeClock
+    authority: CertificateAuthority, clock: FakeClock
 ) -> None:
     root = authority.certificate.read_bytes()
     clock.advance(3600 * DAY_S)
@@ -120,16 +131,16 @@ def test_an_authority_that_ends_before_its_server_is_replaced(
 
 
 def test_a_new_name_gets_a_new_certificate(
-    authority: Authority, tmp_path: Path, clock: FakeClock
+    authority: CertificateAuthority, tmp_path: Path, clock: FakeClock
 ) -> None:
     root = authority.certificate.read_bytes()
-    moved = Authority(tmp_path / "tls", ("gpu-box", "10.0.0.9"), clock)
+    moved = CertificateAuthority(tmp_path / "tls", ("gpu-box", "10.0.0.9"), clock)
     assert moved.ensure()
     assert moved.certificate.read_bytes() == root, (
         "private addresses are within what it vouches for"
     )
     verify(moved, certificate(moved.server), "10.0.0.9", clock.now())
-    other = Authority(tmp_path / "tls", ("pictures.example.org",), clock)
+    other = CertificateAuthority(tmp_path / "tls", ("pictures.example.org",), clock)
     assert other.ensure()
     assert other.certificate.read_bytes() != root
     verify(other, certificate(other.server), "pictures.example.org", clock.now())
@@ -138,7 +149,7 @@ def test_a_new_name_gets_a_new_certificate(
 @pytest.mark.parametrize("name", ["ca.key", "ca.pem", "server.pem"])
 @pytest.mark.parametrize("content", [None, b"", b"-----BEGIN CERTIFICATE-----\nAA\n"])
 def test_what_is_missing_or_broken_is_made_again(
-    authority: Authority, clock: FakeClock, name: str, content: bytes | None
+    authority: CertificateAuthority, clock: FakeClock, name: str, content: bytes | None
 ) -> None:
     path = authority.certificate.parent / name
     path.unlink() if content is None else path.write_bytes(content)
@@ -147,16 +158,18 @@ def test_what_is_missing_or_broken_is_made_again(
 
 
 def test_a_key_of_another_certificate_is_noticed(
-    authority: Authority, tmp_path: Path, clock: FakeClock
+    authority: CertificateAuthority, tmp_path: Path, clock: FakeClock
 ) -> None:
-    other = Authority(tmp_path / "other", (), clock)
+    other = CertificateAuthority(tmp_path / "other", (), clock)
     other.ensure()
     (tmp_path / "tls" / "ca.key").write_bytes((tmp_path / "other" / "ca.key").read_bytes())
     assert authority.ensure()
     verify(authority, certificate(authority.server), "fal.run", clock.now())
 
 
-def test_the_bundle_has_all_that_this_machine_trusts_and_us(authority: Authority) -> None:
+def test_the_bundle_has_all_that_this_machine_trusts_and_us(
+    authority: CertificateAuthority,
+) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(authority.bundle)
     ours = ssl.PEM_cert_to_DER_cert(authority.certificate.read_text())
@@ -167,7 +180,7 @@ def test_the_bundle_has_all_that_this_machine_trusts_and_us(authority: Authority
 
 
 def test_a_bundle_that_a_shell_names_already_is_not_put_into_itself(
-    authority: Authority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    authority: CertificateAuthority, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.bundle))
     before = authority.bundle.read_bytes()
@@ -178,4 +191,4 @@ def test_a_bundle_that_a_shell_names_already_is_not_put_into_itself(
     company = tmp_path / "company.pem"
     company.write_bytes(authority.certificate.read_bytes())
     monkeypatch.setenv("SSL_CERT_FILE", str(company))
-    assert company.read_bytes() in roots.trusted_here(besides=authority.bundle)
+    assert company.read_bytes() in certificate_authority.trusted_roots(besides=authority.bundle)

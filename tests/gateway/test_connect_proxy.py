@@ -1,4 +1,4 @@
-"""The proxy port: what it passes on, what it refuses, and that it ends what it began."""
+"""Proxy port: which tunnels it opens, which it refuses, and that it closes all of them."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.cli.preflight import free_ports
-from serve_app.entrance import connect_proxy
-from serve_app.entrance.connect_proxy import ConnectProxy, Refused, parse
-from serve_app.entrance.proxy_thread import ProxyThread
+from serve_app.cli.serve.ports import free_ports
+from serve_app.gateway import connect_proxy
+from serve_app.gateway.connect_proxy import ConnectProxy, ProxyThread, TunnelRefused, parse
 
 LOOPBACK = "127.0.0.1"
 OUTSIDE = "93.184.215.14"
@@ -42,7 +41,7 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @asynccontextmanager
 async def echo() -> AsyncIterator[tuple[str, int]]:
-    """A server that says everything louder, and END when it has heard the end."""
+    """Echo server that answers in upper case, and with END at the end of the stream."""
     calls: set[asyncio.Task[None]] = set()
 
     def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -72,7 +71,7 @@ class Client:
         self.reader, self.writer = reader, writer
 
     async def ask(self, target: str, *headers: str, method: str = "CONNECT") -> tuple[int, str]:
-        """Status and reason; a refusal has been read to its end."""
+        """Status and reason; a refusal is read to its end."""
         head = "\r\n".join((f"{method} {target} HTTP/1.1", *headers, "", ""))
         self.writer.write(head.encode())
         answer = (await self.reader.readuntil(b"\r\n\r\n")).decode()
@@ -101,6 +100,44 @@ async def test_fal_s_names_end_at_our_tls_port(name: str) -> None:
         assert await caller.reader.read() == b"END", (
             "one side's end is passed on, not made the other's"
         )
+
+
+HEAD = b"CONNECT fal.run:443 HTTP/1.1\r\nhost: fal.run:443\r\n\r\n"
+
+
+async def _told_in_pieces(of: ConnectProxy, pieces: Sequence[bytes], pause_s: float = 0) -> bytes:
+    """What comes back in the tunnel, to its end. The proxy's answer is not waited for."""
+    async with client(of) as caller:
+        for piece in pieces:
+            caller.writer.write(piece)
+            await asyncio.sleep(pause_s)
+        caller.writer.write_eof()
+        assert b" 200 " in await caller.reader.readuntil(b"\r\n\r\n")
+        return await caller.reader.read()
+
+
+@pytest.mark.parametrize("pause_s", [0, 0.002])
+@pytest.mark.parametrize("cut", [*range(len(HEAD) - 5, len(HEAD) + 6), None])
+async def test_first_bytes_are_passed_on_wherever_they_are_cut(
+    cut: int | None, pause_s: float
+) -> None:
+    said = HEAD + b"hello"
+    pieces = [bytes([each]) for each in said] if cut is None else [said[:cut], said[cut:]]
+    async with echo() as here, proxy(here) as running:
+        assert await _told_in_pieces(running, pieces, pause_s) == b"HELLOEND"
+
+
+async def test_many_tunnels_at_once_lose_nothing() -> None:
+    def pieces(number: int) -> list[bytes]:
+        said = HEAD + f"tunnel {number} ".encode() * 10_000  # more than buffers hold
+        cut = len(HEAD) + number % 7 - 3
+        return [said[:cut], said[cut : cut + number], said[cut + number :]]
+
+    async with echo() as here, proxy(here) as running:
+        came = await asyncio.gather(*(_told_in_pieces(running, pieces(n)) for n in range(150)))
+    assert [one == f"TUNNEL {n} ".encode() * 10_000 + b"END" for n, one in enumerate(came)] == (
+        [True] * 150
+    )
 
 
 async def test_fal_s_names_are_never_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,7 +185,6 @@ async def test_other_names_are_passed_on_untouched(monkeypatch: pytest.MonkeyPat
         ["::ffff:127.0.0.1"],
         ["64:ff9b::7f00:1"],
         [OUTSIDE, "192.168.0.1"],
-        [],
     ],
 )
 async def test_private_addresses_are_refused(addresses: list[str]) -> None:
@@ -171,6 +207,15 @@ async def test_ports_of_other_services_are_refused() -> None:
         for port in (25, 22, 80):
             async with client(running) as caller:
                 assert (await caller.ask(f"example.org:{port}"))[0] == 403
+
+
+async def test_a_name_without_addresses_is_not_connected_to() -> None:
+    async def names(host: str, port: int) -> Sequence[str]:
+        return []
+
+    async with proxy(resolve=names) as running, client(running) as caller:
+        status, said = await caller.ask("empty.example.org:443")
+    assert (status, "empty.example.org is not known" in said) == (502, True)
 
 
 async def test_a_name_that_is_not_there_is_told() -> None:
@@ -256,12 +301,12 @@ def test_the_end_ends_a_call_that_has_just_come() -> None:
             thread.aclose()
             with contextlib.suppress(ConnectionResetError):
                 assert caller.recv(1) == b""
-    gc.collect()  # whatever was left open says so
+    gc.collect()  # objects that were left open raise a warning
 
 
 @given(st.binary(max_size=200))
 def test_any_head_is_a_call_or_refused(head: bytes) -> None:
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(TunnelRefused):
         call = parse(head)
         assert call.host
         assert 0 < call.port < 65536
@@ -269,6 +314,6 @@ def test_any_head_is_a_call_or_refused(head: bytes) -> None:
 
 @given(st.from_regex(r"[A-Za-z0-9._\-\[\]:]{1,40}", fullmatch=True))
 def test_any_target_is_a_host_and_a_port_or_refused(target: str) -> None:
-    with contextlib.suppress(Refused):
+    with contextlib.suppress(TunnelRefused):
         call = parse(f"CONNECT {target} HTTP/1.1\r\n\r\n".encode())
         assert int(target.rpartition(":")[2]) == call.port

@@ -1,4 +1,4 @@
-"""The TLS port over a real HAProxy: it comes back, takes new certificates, and leaves nothing."""
+"""TLS port with a real HAProxy: it restarts, loads new certificates and leaves no processes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -20,13 +22,14 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from serve_app.cli import entrance_doctor, haproxy
-from serve_app.cli.installation import Installation
-from serve_app.cli.preflight import free_ports
+from serve_app.cli.connection.installation import Installation
+from serve_app.cli.doctor.checks import certificate, gateway_checks
+from serve_app.cli.serve import haproxy
+from serve_app.cli.serve.ports import free_ports
 from serve_app.domain.errors import Misconfigured
-from serve_app.entrance import entrance as entrance_module
-from serve_app.entrance.authority import SERVER_DAYS, Authority
-from serve_app.entrance.entrance import Entrance, Plan
+from serve_app.gateway import gateway as gateway_module
+from serve_app.gateway.certificate_authority import SERVER_DAYS, CertificateAuthority
+from serve_app.gateway.gateway import Gateway, GatewayPlan
 from serve_app.settings import Config
 from tests.fakes.clock import FakeClock
 
@@ -37,7 +40,7 @@ pytestmark = pytest.mark.skipif(not haproxy.available(), reason="no HAProxy for 
 
 
 class Backend(http.server.BaseHTTPRequestHandler):
-    """Answers with the headers that it was sent, below /held when it may."""
+    """Backend that answers with the request's headers; below /held only when it is allowed to."""
 
     protocol_version = "HTTP/1.1"
     may = threading.Event()
@@ -52,7 +55,7 @@ class Backend(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def handle(self) -> None:
-        with contextlib.suppress(ConnectionResetError):  # the entrance ends with connections open
+        with contextlib.suppress(ConnectionResetError):  # the gateway closes with open connections
             super().handle()
 
     def log_message(self, format: str, *args: object) -> None:
@@ -60,20 +63,20 @@ class Backend(http.server.BaseHTTPRequestHandler):
 
 
 class Rig:
-    """An entrance before a backend, on a clock that a test moves."""
+    """Gateway in front of a backend, with a clock that the test controls."""
 
     def __init__(self, folder: Path, http_port: int) -> None:
         self.folder = folder
         self.tls, self.proxy = free_ports(2)
-        # Behind the real one, by which clients judge, so that what is renewed is valid already.
+        # Behind the real clock, which clients use, so that renewed certificates are already valid.
         self.clock = FakeClock(datetime.now(UTC) - timedelta(days=150))
         self.said: list[str] = []
         self._http = (HERE, http_port)
 
-    def entrance(self, **plan: Path) -> Entrance:
-        places = Plan(self._http, (HERE, self.tls), (HERE, self.proxy), **plan)
+    def entrance(self, **plan: Path) -> Gateway:
+        places = GatewayPlan(self._http, (HERE, self.tls), (HERE, self.proxy), **plan)
         run_dir, binary = self.folder / "run", haproxy.binary()
-        return Entrance(places, self.folder / "tls", run_dir, binary, self.clock, self.said.append)
+        return Gateway(places, self.folder / "tls", run_dir, binary, self.clock, self.said.append)
 
     def processes(self) -> list[psutil.Process]:
         config = str(self.folder / "run" / "haproxy.cfg")
@@ -101,7 +104,7 @@ def ask(connection: ssl.SSLSocket, path: str, *headers: str) -> None:
 
 
 def answer(connection: ssl.SSLSocket) -> str:
-    """Its body: the headers that the backend was sent, in lower case."""
+    """Body of the response: the headers that the backend received, in lower case."""
     said = b""
     while not said.partition(b"\r\n\r\n")[2]:
         block = connection.recv(65536)
@@ -140,7 +143,7 @@ def eventually(look: Callable[[], object], within_s: float = 10.0) -> None:
 
 @pytest.fixture
 def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
-    monkeypatch.setattr(entrance_module, "WATCH_S", 0.05)
+    monkeypatch.setattr(gateway_module, "WATCH_INTERVAL_S", 0.05)
     server = http.server.ThreadingHTTPServer((HERE, 0), Backend)
     server.daemon_threads = True
     serving = threading.Thread(target=server.serve_forever)
@@ -154,7 +157,7 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
 
 
 @contextmanager
-def running(entrance: Entrance) -> Iterator[None]:
+def running(entrance: Gateway) -> Iterator[None]:
     try:
         entrance.start()
         yield
@@ -170,11 +173,99 @@ def test_the_ingress_is_told_that_it_was_tls_and_a_client_cannot_say_otherwise(r
     assert "gopher" not in said
 
 
+def test_no_session_ticket_comes_beside_the_first_request(rig: Rig) -> None:
+    with running(rig.entrance()), rig.connection() as connection:
+        assert connection.version() == "TLSv1.3"
+        ask(connection, "/")
+        answer(connection)
+        assert connection.session is not None
+        assert not connection.session.has_ticket
+
+
+class Pieces:
+    """TLS over a socket whose bytes go out as ``send`` says. One thread, and nothing in between."""
+
+    def __init__(self, rig: Rig, way: str, send: Callable[[socket.socket, bytes], None]) -> None:
+        context = ssl.create_default_context(cafile=rig.folder / "tls" / "ca.pem")
+        self._from, self._to, self._send = ssl.MemoryBIO(), ssl.MemoryBIO(), send
+        self._tls = context.wrap_bio(self._from, self._to, server_hostname="fal.run")
+        self._socket = socket.create_connection((HERE, getattr(rig, way)), 10)
+        self._first = b"CONNECT fal.run:443 HTTP/1.1\r\n\r\n" if way == "proxy" else b""
+        self._tunnel = not self._first
+
+    def ask(self, request: bytes) -> bytes:
+        """The first bytes of the answer. The end of the handshake and the request go together."""
+        with self._socket:
+            self._until(self._tls.do_handshake)
+            self._tls.write(request)
+            return self._until(lambda: self._tls.read(1000))
+
+    def _until(self, step: Callable[[], Any]) -> Any:
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                # The proxy is asked and TLS begins in one piece, without waiting for its answer.
+                self._send(self._socket, self._first + self._to.read())
+                self._first = b""
+                self._from.write(self._received())
+
+    def _received(self) -> bytes:
+        said = self._socket.recv(65536)
+        assert said, "the connection was cut"
+        while not self._tunnel:
+            head, ended, rest = said.partition(b"\r\n\r\n")
+            if ended:
+                assert b" 200 " in head
+                self._tunnel, said = True, rest or self._socket.recv(65536)
+            else:
+                said += self._socket.recv(65536)
+        return said
+
+
+def in_one_piece(connection: socket.socket, block: bytes) -> None:
+    connection.sendall(block)
+
+
+def byte_by_byte(connection: socket.socket, block: bytes) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for each in block:
+        connection.sendall(bytes([each]))
+
+
+def hesitating(connection: socket.socket, block: bytes) -> None:
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for part in (block[:3], block[3:-3], block[-3:]):
+        connection.sendall(part)
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("send", [in_one_piece, byte_by_byte, hesitating])
+@pytest.mark.parametrize("way", ["tls", "proxy"])
+def test_a_request_is_heard_in_whatever_pieces_it_comes(
+    way: str, send: Callable[[socket.socket, bytes], None], rig: Rig
+) -> None:
+    with running(rig.entrance()):
+        said = Pieces(rig, way, send).ask(b"GET / HTTP/1.1\r\nhost: fal.run\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize("way", ["tls", "proxy"])
+def test_requests_of_many_at_once_are_all_heard(way: str, rig: Rig) -> None:
+    def heard(number: int) -> bool:
+        send = (in_one_piece, byte_by_byte, hesitating)[number % 3]
+        said = Pieces(rig, way, send).ask(b"GET / HTTP/1.1\r\nhost: fal.run\r\n\r\n")
+        return said.startswith(b"HTTP/1.1 200 ")
+
+    with running(rig.entrance()), ThreadPoolExecutor(32) as callers:
+        assert all(callers.map(heard, range(192)))
+
+
 def test_nothing_is_left_and_the_ports_are_free(rig: Rig) -> None:
     with running(rig.entrance()):
         assert len(rig.processes()) == 1
         with rig.connection():
-            pass  # a connection of before does not hold the ports
+            pass  # an earlier connection does not hold the ports
     assert rig.processes() == []
     for port in (rig.tls, rig.proxy):
         socket.create_server((HERE, port)).close()
@@ -188,7 +279,7 @@ def test_a_haproxy_that_was_killed_is_started_again(rig: Rig) -> None:
         eventually(lambda: rig.said)
         eventually(rig.processes)
         eventually(lambda: reachable(rig))
-    assert "started again" in rig.said[0]
+    assert "restarting" in rig.said[0]
 
 
 def reachable(rig: Rig) -> bool:
@@ -206,25 +297,25 @@ def test_a_certificate_near_its_end_is_renewed_without_cutting_anybody_off(rig: 
             ask(waiting, "/held")
             rig.clock.advance(125 * DAY_S)
             eventually(lambda: any("new certificate" in each for each in rig.said))
-            after = Authority(rig.folder / "tls", (), rig.clock)
+            after = CertificateAuthority(rig.folder / "tls", (), rig.clock)
             assert not after.ensure(), "it was renewed already"
             Backend.may.set()
             assert "x-darkroom-scheme: https" in answer(waiting)
-        eventually(lambda: rig.serial() != before)  # the old one listens until it is told
+        eventually(lambda: rig.serial() != before)  # the old process listens until it is signalled
 
 
 def test_a_certificate_of_one_s_own_is_for_all_names_but_fal_s(rig: Rig) -> None:
     own, key = rig.folder / "own.pem", rig.folder / "own.key"
     self_signed("pictures.example.org", own, key)
     with running(rig.entrance(certificate=own, key=key)):
-        rig.serial("fal.run")  # trusted by the installation's own authority
+        rig.serial("fal.run")  # trusted through the installation's own authority
         context = ssl.create_default_context(cafile=own)
         with (
             socket.create_connection((HERE, rig.tls), 10) as plain,
             context.wrap_socket(plain, server_hostname="pictures.example.org"),
         ):
             pass
-        self_signed("pictures.example.org", own, key)  # as certbot would
+        self_signed("pictures.example.org", own, key)  # like certbot
         eventually(lambda: any("new certificate" in each for each in rig.said))
 
 
@@ -255,21 +346,21 @@ def test_doctor_looks_at_ports_and_certificate(rig: Rig, tmp_path: Path) -> None
     (tmp_path / "run.json").write_text(f'{{"url": "http://{HERE}:1", {ports}}}')
     place = Installation(tmp_path)
     with running(rig.entrance()):
-        said = {name: look() for name, look in entrance_doctor.of_running(place, Config(gpus=0))}
+        said = {name: look() for name, look in gateway_checks(place, Config(gpus=0))}
     assert "trusted as fal.run" in said["tls port"]
     assert "until 20" in said["certificate"]
     assert str(rig.proxy) in said["proxy port"]
-    checks = dict(entrance_doctor.of_running(place, Config(gpus=0)))
+    checks = dict(gateway_checks(place, Config(gpus=0)))
     for name in ("tls port", "proxy port"):
         with pytest.raises(Misconfigured, match="does not answer"):
             checks[name]()
 
 
-@pytest.mark.parametrize(("days", "word"), [(-1000, "ended"), (10 - SERVER_DAYS, "ends")])
+@pytest.mark.parametrize(("days", "word"), [(-1000, "expired"), (10 - SERVER_DAYS, "expires")])
 def test_doctor_tells_a_certificate_that_ends(tmp_path: Path, days: int, word: str) -> None:
     clock = FakeClock(datetime.now(UTC))
     clock.advance(days * DAY_S)
-    old = Authority(tmp_path / "tls", (), clock)
+    old = CertificateAuthority(tmp_path / "tls", (), clock)
     old.ensure()
     with pytest.raises(Misconfigured, match=f" {word} on 20"):
-        entrance_doctor.certificate(old.server)
+        certificate(old.server)

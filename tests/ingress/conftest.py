@@ -11,7 +11,7 @@ from tests.ingress.house import House, built
 
 @pytest.fixture(autouse=True)
 def nothing_blocks() -> Iterator[None]:
-    """A call that blocks the event loop fails the test."""
+    """Fail a test in which a call blocks the event loop."""
     with blockbuster_ctx("serve_app"):
         yield
 
@@ -24,7 +24,7 @@ async def house() -> AsyncIterator[House]:
 
 @pytest.fixture
 async def idle() -> AsyncIterator[House]:
-    """Without a replica: what is submitted stays queued."""
+    """House without a replica: requests stay queued."""
     async with built(replica=False) as house:
         yield house
 

@@ -1,4 +1,4 @@
-"""A whole ingress over fakes, with a replica that does what the input says."""
+"""Complete ingress over fakes, with a replica that follows orders in the input."""
 
 from __future__ import annotations
 
@@ -11,27 +11,29 @@ from typing import Any
 import httpx
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 
 from serve_app.catalog.catalog import Catalog, load
 from serve_app.domain.addresses import Resolve, resolve
 from serve_app.domain.ports import Clock
 from serve_app.ingress.app import create_app
-from serve_app.ingress.core import LINGER_S, Core
-from serve_app.ingress.host_names import trusted_names
-from serve_app.ingress.ids import RequestIds
-from serve_app.ingress.pools import PoolMap
-from serve_app.ingress.readiness import Readiness
-from serve_app.ingress.replicate.webhook import Bodies
-from serve_app.ingress.terms import CatalogTerms
-from serve_app.ingress.uploads import Uploads
-from serve_app.ingress.webhooks import Webhooks
-from serve_app.queue.limits import QueueLimits
+from serve_app.ingress.fal.webhooks import Composer
+from serve_app.ingress.http.hosts import trusted_names
+from serve_app.ingress.replicate.prediction import PredictionRenderer
+from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
+from serve_app.ingress.services.files import Files, Uploads
+from serve_app.ingress.services.health import Health, Readiness
+from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
+from serve_app.ingress.services.replies import LAST_BYTE_DELAY_S, Replies
+from serve_app.ingress.services.request_ids import RequestIds
+from serve_app.ingress.services.services import Identity, PoolMap, Services
+from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
+from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
-from serve_app.tenants.keys import ADMIN, API
-from serve_app.tenants.tokens import Tokens
-from serve_app.tenants.upload_tokens import UploadTokens
+from serve_app.tenants.api_keys import ADMIN, API
+from serve_app.tenants.tokens import Tokens, UploadTokens
 from tests.fakes.keyring import FakeKeyRing
 from tests.fakes.lifecycles import FakeLifecycles
 from tests.fakes.liveness import FakeLiveness
@@ -39,21 +41,22 @@ from tests.fakes.queue import FakeQueue
 from tests.fakes.signing_seeds import FakeSigningSeeds
 from tests.fakes.storage import FakeStorage
 from tests.fakes.uploads import FakeUploads
+from tests.ingress.answers import CheckedAnswers, contract_of
 from tests.ingress.replica import ScriptedReplica
 
 MODELS = Path(__file__).with_name("models.yaml")
 HOST = "testserver"
 ORIGIN = f"http://{HOST}"
 DEMO = Path(__file__).parents[2] / "deployments" / "demo"
-CATALOG = load(MODELS, demo=True, demo_dir=DEMO)  # here, because reading a file blocks
+CATALOG = load(MODELS, demo=True, demo_dir=DEMO)  # at import, because reading a file blocks
 OTHERS = load(MODELS.with_name("other_models.yaml"), demo=True, demo_dir=DEMO)
-"""For the tests of other protocols than fal's."""
+"""Aliases for the tests of protocols other than fal's."""
 
 
 @dataclass
 class House:
     app: Starlette
-    core: Core
+    services: Services
     queue: FakeQueue
     storage: FakeStorage
     keys: FakeKeyRing
@@ -66,7 +69,7 @@ class House:
     other_key: str  # of the tenant `other`
 
     def client(self, key: str | None = None) -> httpx.AsyncClient:
-        """Speaks to the application in this process, with the strongest key unless told."""
+        """Client of the application in this process, with the strongest key by default."""
         transport = httpx.ASGITransport(self.app)
         headers = {"Authorization": f"Key {key or self.key}"}
         return httpx.AsyncClient(transport=transport, base_url=ORIGIN, headers=headers)
@@ -81,54 +84,64 @@ async def built(
     room: Any = None,
     catalog: Catalog = CATALOG,
     limits: QueueLimits | None = None,
-    linger_s: float = LINGER_S,
+    linger_s: float = LAST_BYTE_DELAY_S,
     storage: Any = None,
     deliver: bool = False,
     names: Resolve = resolve,
     **settings: Any,
 ) -> AsyncGenerator[House]:
-    """Started and, at the end, closed. ``deliver``: webhooks are sent, to whom ``names`` finds."""
+    """A started house, closed at the end. ``deliver``: send webhooks to the hosts in ``names``."""
     clock = clock or SystemClock()
     usual: dict[str, Any] = {"gpus": 0, "max_body_bytes": 1 << 20, "trusted_hosts": (HOST,)}
     config = Config(**usual | settings)
     storage = storage or FakeStorage(b"k" * 32, ORIGIN, clock)
     book = FakeUploads(clock)
     lifecycles = FakeLifecycles()
-    terms = CatalogTerms(catalog, storage, config.max_artifact_bytes, names_secret=b"n" * 32)
+    terms = CatalogLeaseTerms(
+        catalog, storage, config.limits.max_artifact_bytes, names_secret=b"n" * 32
+    )
     liveness = FakeLiveness()
     queue = FakeQueue(clock, terms, limits or QueueLimits(), liveness)
     keys = FakeKeyRing(clock, queue.operations.note)
     scripted = ScriptedReplica(queue, storage)
     metrics = Metrics(CollectorRegistry())
     seeds = FakeSigningSeeds(clock)
-    compose = Bodies(queue, storage, catalog)
-    core = Core(
+    compose = ComposeByMark(
+        Composer(queue, storage),
+        {MARK: PredictionComposer(queue, PredictionRenderer(catalog, storage))},
+    )
+    check: dict[str, Any] = {} if room is None else {"check_disk_space": room}
+    services = Services(
         config=config,
+        host_names=trusted_names(config.server.host, config.server.trusted_hosts),
         catalog=catalog,
+        pools=PoolMap(pools),
         queue=queue,
-        storage=storage,
+        files=Files(
+            storage=storage,
+            uploads=Uploads(book, storage, config.limits.max_upload_bytes),
+            lifecycles=lifecycles,
+            tickets=storage.tickets,
+            **check,
+        ),
+        identity=Identity(keys, Tokens(b"t" * 32, clock), UploadTokens(b"u" * 32, clock)),
         sessions=scripted,
-        keys=keys,
-        tokens=Tokens(b"t" * 32, clock),
+        webhooks=Webhooks(queue, queue.outbox, seeds, compose, config, clock, metrics, names),
+        health=Health(Readiness({"storage": storage.check}, clock)),
         clock=clock,
         new_id=RequestIds(clock),
-        pools=PoolMap(pools),
-        readiness=Readiness({"storage": storage.check}, clock),
-        host_names=trusted_names(config.host, config.trusted_hosts),
-        lifecycles=lifecycles,
-        uploads=Uploads(book, storage, config.max_upload_bytes),
-        upload_tokens=UploadTokens(b"u" * 32, clock),
         metrics=metrics,
-        webhooks=Webhooks(queue, queue.outbox, seeds, compose, config, clock, metrics, names),
-        tickets=storage.tickets,
-        room=room,
-        linger_s=linger_s,
+        replies=Replies(last_byte_delay_s=linger_s),
     )
     app = create_app()
-    app.state.core = core
+    problems: list[str] = []
+    app.user_middleware.append(
+        Middleware(CheckedAnswers, contract=contract_of(catalog), problems=problems)
+    )
+    app.state.services = services
     house = House(
         app=app,
-        core=core,
+        services=services,
         queue=queue,
         storage=storage,
         keys=keys,
@@ -143,10 +156,11 @@ async def built(
     if replica:
         await house.replica.start()
     if deliver:
-        await core.webhooks.start()
+        await services.webhooks.start()
     try:
         yield house
     finally:
-        await core.background.join()
-        await core.webhooks.aclose()
+        await services.background.join()
+        await services.webhooks.aclose()
         await house.replica.aclose()
+    assert not problems, problems

@@ -1,4 +1,4 @@
-"""A replica that does what a request's input says, for tests of the ingress."""
+"""Replica for tests of the ingress that follows orders in a request's input."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from PIL import Image
 
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import Cancelled, Fenced
-from serve_app.domain.lease import Ask, Finish, Held, Lease, Report, SignalKind
+from serve_app.domain.lease import Ask, Finish, Lease, LeaseKey, Report, SignalKind
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.ports import LeasePort, Storage
 from serve_app.domain.progress import Preview, Progress, Stage
+from serve_app.domain.realtime import Frame, FrameResult, ReplicaSlot
 from serve_app.domain.request import Priority
-from serve_app.domain.session import Drawn, Frame, Seat
 
 
 def _jpeg() -> bytes:
@@ -35,39 +35,42 @@ PREVIEW = b"\xff\xd8\xff a preview"
 
 
 class ScriptedReplica:
-    """Reads its orders in the input, all optional: ``sleep_s``, ``steps`` (in that time, each with
-    a preview if somebody looks), ``fail`` (code), ``field`` with ``type`` and ``context``,
-    ``retryable``, ``artifacts`` (how many), ``content`` (of each), ``echo``; ``prompt``, when it is
-    `a JPEG`: clients by others can say nothing else, and look into their pictures."""
+    """Replica that reads its orders from the input. All of them are optional.
+
+    ``sleep_s``, ``steps`` (in that time, each with a preview if a client polls for previews),
+    ``fail`` (code), ``field`` with ``type`` and ``context``, ``retryable``, ``artifacts`` (their
+    number), ``content`` (of each), ``echo``. Other authors' clients can send nothing but a
+    ``prompt`` and open their images: for them there is the prompt `a JPEG`.
+    """
 
     def __init__(self, queue: LeasePort, storage: Storage, pool: str = "studio") -> None:
         self._queue = queue
         self._storage = storage
         self._pool = pool
-        self._running: dict[Held, asyncio.Task[None]] = {}
+        self._running: dict[LeaseKey, asyncio.Task[None]] = {}
         self._loop: asyncio.Task[None] | None = None
-        self._sessions: dict[Held, asyncio.Event] = {}
-        self.ran: list[str] = []  # ids of requests, as they began
-        self.drawn: list[Frame] = []  # of sessions, as they began
-        self.stopped: list[str] = []  # those that were cancelled while they ran
+        self._sessions: dict[LeaseKey, asyncio.Event] = {}
+        self.ran: list[str] = []  # ids of requests, in the order of their starts
+        self.drawn: list[Frame] = []  # of sessions, in the order of their starts
+        self.stopped: list[str] = []  # ids of requests that were cancelled while running
 
-    # As ``Sessions``
+    # Implements ``Sessions``
 
-    async def draw(self, seat: Seat, frame: Frame) -> Drawn:
+    async def draw(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:
         if seat.held not in self._sessions or seat.replica_id != REPLICA:
             raise Fenced("The session has ended.")
         orders = frame.input
         self.drawn.append(frame)
         await asyncio.sleep(float(orders.get("sleep_s", 0)))
         if "fail" in orders:
-            return Drawn(_failure(orders))
-        content = str(orders.get("content", "picture")).encode()
+            return FrameResult(_failure(orders))
+        content = str(orders.get("content", "image")).encode()
         files = {ticket.key: content for ticket in frame.files}
         artifacts = tuple(_artifact(ticket, content) for ticket in frame.files)
         usage = Usage(run_s=0.25, steps=4)
-        return Drawn(Outcome(_answer(orders, artifacts), artifacts, usage=usage), files)
+        return FrameResult(Outcome(_answer(orders, artifacts), artifacts, usage=usage), files)
 
-    async def end(self, seat: Seat) -> None:
+    async def end(self, seat: ReplicaSlot) -> None:
         if (over := self._sessions.get(seat.held)) is not None:
             over.set()
 
@@ -77,7 +80,7 @@ class ScriptedReplica:
     async def aclose(self) -> None:
         pending = {task for task in (self._loop, *self._running.values()) if task is not None}
         while pending:
-            # Again and again: `wait_for` of Python 3.11 loses a cancel that comes with a wake-up.
+            # Repeated: Python 3.11's `wait_for` loses a cancel that arrives with a wake-up.
             for task in pending:
                 task.cancel()
             _, pending = await asyncio.wait(pending, timeout=0.1)
@@ -107,7 +110,7 @@ class ScriptedReplica:
         await self._queue.finish(Finish(held, REPLICA, outcome))
         self._running.pop(held, None)
 
-    async def _hold(self, held: Held) -> None:
+    async def _hold(self, held: LeaseKey) -> None:
         over = self._sessions[held] = asyncio.Event()
         try:
             while not over.is_set():
@@ -120,8 +123,8 @@ class ScriptedReplica:
         await self._queue.finish(Finish(held, REPLICA, Outcome(output={"frames": 0})))
         self._running.pop(held, None)
 
-    async def _work(self, held: Held, sleep_s: float, steps: int) -> None:
-        previews: tuple[tuple[Held, Preview], ...] = ()
+    async def _work(self, held: LeaseKey, sleep_s: float, steps: int) -> None:
+        previews: tuple[tuple[LeaseKey, Preview], ...] = ()
         for step in range(1, steps + 1):
             progress = Progress(Stage.DENOISING, step, max(steps, 4))
             reply = await self._queue.report(
@@ -132,7 +135,7 @@ class ScriptedReplica:
             previews = ((held, Preview(step, PREVIEW)),) if seen else ()
 
     async def _output(self, lease: Lease) -> Outcome:
-        content = str(lease.input.get("content", "picture")).encode()
+        content = str(lease.input.get("content", "image")).encode()
         if lease.input.get("prompt") == "a JPEG":
             content = JPEG
 
@@ -146,7 +149,7 @@ class ScriptedReplica:
         output = _answer(lease.input, artifacts)
         return Outcome(output=output, artifacts=tuple(artifacts), usage=Usage(run_s=0.25, steps=4))
 
-    async def _cancelled(self, held: Held) -> None:
+    async def _cancelled(self, held: LeaseKey) -> None:
         self.stopped.append(held.request_id)
         failure = Failure(Cancelled.code, "The request was cancelled.", retryable=False)
         await self._queue.finish(Finish(held, REPLICA, Outcome(failure=failure)))

@@ -1,4 +1,4 @@
-"""A client of realtime sessions that speaks to the application in this process."""
+"""Client of realtime sessions that talks to the application in this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.ingress.house import HOST, House
 
 
 class Client:
-    """What it hears: results as maps, control messages as maps, and at last how it was closed."""
+    """Received messages: results and control messages as maps, and at the end the close code."""
 
     def __init__(self) -> None:
         self.closed: dict[str, Any] | None = None
@@ -40,7 +40,7 @@ class Client:
             return await self._heard.get()
 
     async def end(self, within_s: float = 5.0) -> int:
-        """The code that it was closed with."""
+        """Close code of the session."""
         async with asyncio.timeout(within_s):
             while self.closed is None:
                 await self._heard.get()
@@ -65,7 +65,7 @@ class Client:
 async def connected(
     house: House, path: str = "/test/probe/realtime", key: str | None = "", **query: Any
 ) -> AsyncIterator[Client]:
-    """``key``: none with None, the house's strongest when empty."""
+    """``key``: None sends none, and an empty one means the house's strongest."""
     client = Client()
     headers = [(b"host", HOST.encode())]
     if key is not None:
@@ -85,4 +85,4 @@ async def connected(
     finally:
         client.hang_up()
         await serving
-        await house.core.background.join()
+        await house.services.background.join()

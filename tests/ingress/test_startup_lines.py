@@ -1,14 +1,14 @@
-"""The start log in a few lines, also with a large catalogue."""
+"""The log at the start has few lines, also with a large catalog."""
 
 from __future__ import annotations
 
-from serve_app.ingress.announcement import lines
+from serve_app.ingress.deployment import startup_lines
 from tests.ingress.house import CATALOG
 
 
 def test_the_start_tells_demos_from_others_and_where_the_reasons_are() -> None:
-    real, demo, missing = lines(CATALOG)
+    real, demo, missing = startup_lines(CATALOG)
     assert real == "Serving test/probe, test/deep/path/probe."
     assert demo.startswith("Serving fal-ai/flux/schnell")
     assert "by Darkroom's own demo model, not the real ones." in demo
-    assert missing == "Not serving test/unserved: `darkroom models` says why."
+    assert missing == "Not serving test/unserved: run `darkroom models` to see why."

@@ -1,4 +1,4 @@
-"""A real Chromium, driven by Playwright, and a Darkroom to look at."""
+"""Fixtures: a real Chromium, driven by Playwright, and a Darkroom."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ expect.set_options(timeout=30_000)
 
 @pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
-    # For this package only: while Playwright runs, no other event loop can in this thread.
+    # Only for this package: while Playwright runs, no other event loop can run in this thread.
     found = next((path for name in NAMES if (path := shutil.which(name))), None)
     if found is None:
         pytest.skip(NONE)
     arguments = [
-        "--no-sandbox",  # which needs privileges that a container lacks
+        "--no-sandbox",  # needs privileges that a container does not have
         "--disable-dev-shm-usage",
         "--disable-background-networking",
         "--disable-component-update",
@@ -42,21 +42,21 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def served() -> Iterator[PageDarkroom]:
-    """The ingress over fakes, with somebody who paints."""
+    """Ingress over fakes, with a replica that paints images."""
     with page_darkroom() as darkroom:
         yield darkroom
 
 
 @pytest.fixture
 def idle() -> Iterator[PageDarkroom]:
-    """Nobody paints until the test says so."""
+    """Ingress over fakes whose replica starts only on request of the test."""
     with page_darkroom(painting=False) as darkroom:
         yield darkroom
 
 
 @pytest.fixture
 def open_context(browser: Browser) -> Iterator[Callable[..., BrowserContext]]:
-    """Opens a context with options of the test's own."""
+    """Open a browser context with the test's options."""
     opened: list[BrowserContext] = []
 
     def open_one(**options: Any) -> BrowserContext:
@@ -77,7 +77,7 @@ def context(open_context: Callable[..., BrowserContext]) -> BrowserContext:
 
 @pytest.fixture
 def page(context: BrowserContext) -> Iterator[Page]:
-    """What goes wrong in the page's own scripts fails the test."""
+    """Fail the test on errors in the page's own scripts."""
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -91,7 +91,7 @@ def page(context: BrowserContext) -> Iterator[Page]:
 
 @pytest.fixture
 def reader(page: Page, served: PageDarkroom) -> Reader:
-    """Somebody who has opened the page with the key."""
+    """User who has opened the page with the key."""
     reader = Reader(page, served)
     reader.enter()
     return reader
@@ -99,7 +99,7 @@ def reader(page: Page, served: PageDarkroom) -> Reader:
 
 @pytest.fixture
 def waiting(page: Page, idle: PageDarkroom) -> Reader:
-    """The same, while nobody paints."""
+    """User of a Darkroom without a replica."""
     reader = Reader(page, idle)
     reader.enter()
     return reader

@@ -1,4 +1,4 @@
-"""The ingress over fakes behind a real HTTP server that can be stopped and started again."""
+"""Ingress over fakes behind a real HTTP server that can be stopped and restarted."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ WITHIN_S = 20.0
 
 
 class PageDarkroom:
-    """Runs in a thread with an event loop of its own; its methods are called from the test's. What
-    is queued outlives the HTTP server, as with PostgreSQL."""
+    """Darkroom in a thread with its own event loop; the test's thread calls its methods. Queued
+    requests survive a restart of the HTTP server, as with PostgreSQL."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -54,11 +54,11 @@ class PageDarkroom:
         self._do(self._start_http())
 
     def stop_http(self) -> None:
-        """Every connection ends, and nothing listens any more."""
+        """Close every connection and stop listening."""
         self._do(self._stop_http())
 
     def start_painting(self) -> None:
-        """Until then what is submitted stays queued."""
+        """Start the replica. Requests stay queued until then."""
         self._do(self._start_painting())
 
     def ran(self) -> list[str]:
@@ -66,7 +66,7 @@ class PageDarkroom:
         return list(self._painter.ran)
 
     def shown(self) -> list[str]:
-        """Ids of requests, once for each preview that was made."""
+        """Ids of requests, once per preview that was computed."""
         assert self._painter is not None
         return list(self._painter.shown)
 

@@ -1,4 +1,4 @@
-// Every visible text whose contrast with what is behind it is under 4.5, in words.
+// Lists every visible text whose contrast with its background is below 4.5.
 () => {
   const parse = (text) => {
     const [r, g, b, a = 1] = text.match(/[\d.]+/g).map(Number);

@@ -1,4 +1,4 @@
-// Every control that has no name for who does not see it.
+// Lists every control without an accessible name.
 () =>
   [...document.querySelectorAll("button, a[href], input, select, textarea, video, audio")]
     .filter((each) => each.checkVisibility())

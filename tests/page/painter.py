@@ -1,4 +1,4 @@
-"""A replica that paints real pictures, for tests that look at a page."""
+"""Replica that paints real images, for tests of the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from serve_app.domain.artifact import Artifact
-from serve_app.domain.lease import Finish, Held, Lease, Report
+from serve_app.domain.lease import Finish, Lease, LeaseKey, Report
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.progress import Preview, Progress, Stage
 from tests.ingress.replica import REPLICA, ScriptedReplica
@@ -20,14 +20,13 @@ SLOW_STEP_S = 0.4
 
 
 class Painter(ScriptedReplica):
-    """Does what the prompt says: with ``slow`` in it, it takes its time; with ``fail``, it fails;
-    with ``bad seed``, it finds fault with the seed. What takes no steps is done as by its parent.
-    """
+    """Replica that obeys the prompt: ``slow`` makes it slow, ``fail`` makes it fail, ``bad seed``
+    makes it refuse the seed. Requests without steps are handled by the parent class."""
 
     def __init__(self, *given: Any, **more: Any) -> None:
         super().__init__(*given, **more)
-        self.shown: list[str] = []  # ids of requests, once for each preview
-        self._watched: set[Held] = set()
+        self.shown: list[str] = []  # ids of requests, once per preview
+        self._watched: set[LeaseKey] = set()
 
     async def _run(self, lease: Lease) -> None:
         if "num_inference_steps" not in lease.input:
@@ -47,11 +46,11 @@ class Painter(ScriptedReplica):
         await self._queue.finish(Finish(lease.held, REPLICA, outcome))
         self._running.pop(lease.held, None)
 
-    async def _report(self, held: Held, progress: Progress) -> None:
-        previews: tuple[tuple[Held, Preview], ...] = ()
+    async def _report(self, held: LeaseKey, progress: Progress) -> None:
+        previews: tuple[tuple[LeaseKey, Preview], ...] = ()
         if held in self._watched and progress.step:
-            picture_now = picture(32, 24, progress.step, "image/jpeg")
-            previews = ((held, Preview(progress.step, picture_now)),)
+            image_now = image(32, 24, progress.step, "image/jpeg")
+            previews = ((held, Preview(progress.step, image_now)),)
             self.shown.append(held.request_id)
         report = Report(REPLICA, (held,), ((held, progress),), previews)
         self._watched = set((await self._queue.report(report)).watched)
@@ -63,7 +62,7 @@ class Painter(ScriptedReplica):
         seed = 1234567 if seed is None else seed
         artifacts: list[Artifact] = []
         for number, ticket in enumerate(lease.upload_tickets):
-            content = picture(width, height, seed + number, ticket.media_type)
+            content = image(width, height, seed + number, ticket.media_type)
             await self._storage.put(ticket.key, ticket.media_type, _chunks(content))
             digest = hashlib.sha256(content).hexdigest()
             artifacts.append(
@@ -80,8 +79,8 @@ class Painter(ScriptedReplica):
         return Outcome(output=output, artifacts=tuple(artifacts), usage=Usage(run_s=0.25, steps=4))
 
 
-def picture(width: int, height: int, seed: int, media_type: str) -> bytes:
-    """A soft landscape, of other tones for another seed."""
+def image(width: int, height: int, seed: int, media_type: str) -> bytes:
+    """Soft landscape whose colours depend on the seed."""
     hues = [(seed * 47 + offset) % 256 for offset in (0, 24)]
     sky = Image.linear_gradient("L").resize((width, height)).rotate(180)
     hill = Image.radial_gradient("L").resize((width, height))

@@ -1,4 +1,4 @@
-"""What somebody does on the page."""
+"""Actions of a user on the page."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROBE = "test/probe"
 
 
 class Reader:
-    """Finds things by what they are called, as a person or a screen reader does."""
+    """User that finds elements by their labels, like a person or a screen reader."""
 
     def __init__(self, page: Page, darkroom: PageDarkroom | Darkroom) -> None:
         self.page = page
@@ -35,7 +35,7 @@ class Reader:
         expect(self.page.locator("#model-about")).to_contain_text(model)
 
     def field(self, name: str) -> Locator:
-        """The control of an input's field, by its name in the schema."""
+        """Control of an input field, by its name in the schema."""
         return self.page.locator(f'[id^="field-{name}-"]:is(input, select, textarea)')
 
     def problem_of(self, name: str) -> Locator:
@@ -45,7 +45,7 @@ class Reader:
         self.page.get_by_text("More settings").click()
 
     def generate(self, prompt: str, **fields: Any) -> Locator:
-        """Fill in and submit; the new sheet, as soon as it is there."""
+        """Fill in the form and submit it; returns the new card as soon as it appears."""
         self.field("prompt").fill(prompt)
         for name, value in fields.items():
             self.field(name).fill(str(value))
@@ -61,7 +61,7 @@ class Reader:
 
     @property
     def listed(self) -> Locator:
-        """The rows of the list of requests."""
+        """Rows of the list of requests."""
         return self.page.locator("#requests li")
 
 
@@ -69,11 +69,11 @@ def expect_phase(sheet: Locator, phase: str) -> None:
     expect(sheet).to_have_attribute("data-phase", phase)
 
 
-def expect_pictures(sheet: Locator, count: int) -> None:
-    """So many pictures that the browser has loaded and decoded."""
+def expect_images(sheet: Locator, count: int) -> None:
+    """Check that the browser has loaded and decoded this many images."""
     expect_phase(sheet, "succeeded")
-    pictures = sheet.locator("img")
-    expect(pictures).to_have_count(count)
-    for picture in pictures.all():
-        picture.evaluate("picture => picture.decode()")
-        assert picture.evaluate("picture => picture.naturalWidth") > 0
+    images = sheet.locator("img")
+    expect(images).to_have_count(count)
+    for image in images.all():
+        image.evaluate("picture => picture.decode()")
+        assert image.evaluate("picture => picture.naturalWidth") > 0

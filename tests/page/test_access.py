@@ -1,4 +1,4 @@
-"""Everybody can use the page, and nobody can abuse it."""
+"""Accessibility and security of the page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, expect
 
 from tests.page.darkroom import PageDarkroom
-from tests.page.reader import PROBE, Reader, expect_phase, expect_pictures
+from tests.page.reader import PROBE, Reader, expect_images, expect_phase
 
 OpenContext = Callable[..., BrowserContext]
 
@@ -40,7 +40,7 @@ def test_every_text_can_be_read_and_every_control_has_a_name(toned: Reader) -> N
     look()
     toned.enter()
     look()
-    expect_pictures(toned.generate("a hill"), 1)
+    expect_images(toned.generate("a hill"), 1)
     expect_phase(toned.generate("this will fail"), "failed")
     expect_phase(toned.generate("a slow hill"), "running")
     page.get_by_text("More settings").click()
@@ -67,7 +67,7 @@ def test_a_phone_shows_all_of_it_without_scrolling_sideways(
     assert reader.page.evaluate(wide) == 360
     reader.enter()
     reader.unfold()
-    expect_pictures(reader.generate("a" * 300, num_images=4), 4)
+    expect_images(reader.generate("a" * 300, num_images=4), 4)
     expect_phase(reader.generate("this will fail"), "failed")
     assert reader.page.evaluate(wide) == 360
     reader.listed.first.locator(".request").click()
@@ -100,12 +100,12 @@ def test_escape_closes_what_is_open_and_gives_the_focus_back(reader: Reader) -> 
 
 
 def test_the_end_of_a_request_is_announced(reader: Reader) -> None:
-    expect_pictures(reader.generate("a hill"), 1)
+    expect_images(reader.generate("a hill"), 1)
     expect(reader.page.locator("#announcer")).to_have_text("Finished: a hill")
 
 
 def test_text_never_becomes_markup(reader: Reader) -> None:
-    expect_pictures(reader.generate(SCRIPT), 1)
+    expect_images(reader.generate(SCRIPT), 1)
     reader.choose(PROBE)
     box = reader.page.get_by_label("Input", exact=True)
     orders = {"fail": "pipeline_failed", "message": SCRIPT, "prompt": SCRIPT}
@@ -134,8 +134,8 @@ def test_nothing_is_asked_of_anybody_else(page: Page, served: PageDarkroom) -> N
     page.on("request", lambda request: asked.add(request.url))
     reader = Reader(page, served)
     reader.enter()
-    expect_pictures(reader.generate("a hill"), 1)
+    expect_images(reader.generate("a hill"), 1)
     assert len(asked) > 20
-    # A preview is fetched with the key, and shown as a blob of the page's own.
+    # A preview is fetched with the key and shown as a blob of the page.
     own = (served.url, f"blob:{served.url}")
     assert {each for each in asked if not each.startswith(own)} == set()

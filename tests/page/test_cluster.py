@@ -1,4 +1,4 @@
-"""The page of a real Darkroom: HAProxy, Ray Serve, PostgreSQL, the engine and the demo model."""
+"""Page of a real Darkroom: HAProxy, Ray Serve, PostgreSQL, the engine and the demo model."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from tests.cluster.darkroom import Darkroom
-from tests.page.reader import Reader, expect_pictures
+from tests.page.reader import Reader, expect_images
 
 pytestmark = pytest.mark.cluster
 
 
-def test_a_prompt_becomes_a_picture(page: Page, darkroom: Darkroom) -> None:
+def test_a_prompt_becomes_an_image(page: Page, darkroom: Darkroom) -> None:
     darkroom.all_ready()
     reader = Reader(page, darkroom)
     reader.enter()
     sheet = reader.generate("a cyan heart")
     expect(sheet).to_have_attribute("data-phase", "succeeded", timeout=60_000)
-    expect_pictures(sheet, 1)
+    expect_images(sheet, 1)
     expect(sheet.get_by_text("demo model")).to_be_visible()
     expect(reader.listed.first).to_contain_text("a cyan heart")

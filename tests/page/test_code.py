@@ -1,4 +1,4 @@
-"""The code that the page shows does what the page does."""
+"""The programs that the page shows send the same request as the page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.node import node, packages
 from tests.page.reader import Reader
 
 JAVASCRIPT = Path(__file__).parents[1] / "wire" / "javascript"
-PRINT_JSON = "console.log(JSON.stringify(data))"  # Node's own form is no JSON
+PRINT_JSON = "console.log(JSON.stringify(data))"  # Node's own format is not JSON
 AWKWARD = 'it\'s "$HOME" `date` \\ $(id) ünï 😀'
 
 
@@ -32,7 +32,7 @@ def shown(reader: Reader, language: str) -> str:
 
 @pytest.fixture
 def filled(reader: Reader) -> Reader:
-    """With the code open for a form that is filled in."""
+    """Page with the code dialog open for a filled form."""
     reader.field("prompt").fill(AWKWARD)
     reader.field("image_size").select_option("square")
     reader.unfold()
@@ -61,20 +61,20 @@ def assert_made(output: dict[str, Any]) -> None:
     assert (output["images"][0]["width"], output["images"][0]["height"]) == (512, 512)
 
 
-def test_the_python_program_makes_the_same_picture(filled: Reader, tmp_path: Path) -> None:
+def test_the_python_program_makes_the_same_image(filled: Reader, tmp_path: Path) -> None:
     script = tmp_path / "call.py"
     script.write_text(shown(filled, "Python"))
     assert_made(ast.literal_eval(ran(filled, [sys.executable, str(script)], tmp_path)))
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="There is no curl: apt-get install curl.")
-def test_the_curl_call_makes_the_same_picture(filled: Reader, tmp_path: Path) -> None:
+def test_the_curl_call_makes_the_same_image(filled: Reader, tmp_path: Path) -> None:
     script = tmp_path / "call.sh"
     script.write_text(shown(filled, "curl"))
     assert_made(json.loads(ran(filled, ["sh", str(script)], tmp_path)))
 
 
-def test_the_javascript_program_makes_such_a_picture(reader: Reader, tmp_path: Path) -> None:
+def test_the_javascript_program_makes_such_an_image(reader: Reader, tmp_path: Path) -> None:
     reader.field("prompt").fill(AWKWARD)
     reader.page.locator("#code-button").click()
     (tmp_path / "node_modules").symlink_to(packages(JAVASCRIPT))

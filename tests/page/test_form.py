@@ -1,4 +1,4 @@
-"""The form follows the schema, whatever endpoint it is of."""
+"""The form follows the schema of any endpoint."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.page.painter import picture
+from tests.page.painter import image
 from tests.page.reader import Reader
 
 SIZES = ["square_hd", "square", "portrait_4_3", "portrait_16_9", "landscape_4_3", "landscape_16_9"]
@@ -80,7 +80,7 @@ def model(document: dict[str, Any], **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def strange(page: Page, idle: Any) -> Reader:
-    """At the form of an endpoint that only its document is known of."""
+    """User at the form of an endpoint that is known only from its OpenAPI document."""
     listed = {"models": [model(DOCUMENT)], "next_cursor": None, "has_more": False}
     page.route("**/v1/models*", lambda route: route.fulfill(json=listed))
     reader = Reader(page, idle)
@@ -89,7 +89,7 @@ def strange(page: Page, idle: Any) -> Reader:
 
 
 def sent(reader: Reader) -> dict[str, Any]:
-    """What is submitted by the form as it stands."""
+    """Input that the form submits in its current state."""
     reader.page.route("**/queue/some/model", lambda route: route.abort())
     with reader.page.expect_request("**/queue/some/model") as submitting:
         reader.page.get_by_role("button", name="Generate").click()
@@ -182,7 +182,7 @@ def test_what_is_changed_is_sent_as_its_type(strange: Reader) -> None:
 
 def test_a_file_goes_in_as_a_data_uri(strange: Reader, tmp_path: Path) -> None:
     file = tmp_path / "hill.png"
-    file.write_bytes(picture(8, 8, 1, "image/png"))
+    file.write_bytes(image(8, 8, 1, "image/png"))
     fill_required(strange)
     strange.page.get_by_label("Image: choose a file").set_input_files(file)
     expect(strange.page.locator(".media-preview img")).to_be_visible()

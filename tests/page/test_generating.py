@@ -1,4 +1,4 @@
-"""From a prompt to a picture, and everything between."""
+"""The way from a prompt to an image on the page."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import httpx
 from PIL import Image
 from playwright.sync_api import Page, expect
 
-from tests.page.reader import FLUX, PROBE, Reader, expect_phase, expect_pictures
+from tests.page.reader import FLUX, PROBE, Reader, expect_images, expect_phase
 
 
-def test_a_prompt_becomes_a_picture_with_its_seed_and_its_times(reader: Reader) -> None:
+def test_a_prompt_becomes_an_image_with_its_seed_and_its_times(reader: Reader) -> None:
     sheet = reader.generate("a quiet harbour")
-    expect_pictures(sheet, 1)
+    expect_images(sheet, 1)
     expect(sheet.get_by_role("img", name="a quiet harbour")).to_be_visible()
     facts = sheet.locator("dl.facts")
     expect(facts).to_contain_text("1234567")
@@ -23,11 +23,11 @@ def test_a_prompt_becomes_a_picture_with_its_seed_and_its_times(reader: Reader) 
     expect(sheet.locator("figcaption")).to_contain_text("1024 × 768")
 
 
-def test_several_pictures_of_one_request_are_all_shown(reader: Reader) -> None:
-    expect_pictures(reader.generate("four hills", num_images=4), 4)
+def test_several_images_of_one_request_are_all_shown(reader: Reader) -> None:
+    expect_images(reader.generate("four hills", num_images=4), 4)
 
 
-def test_a_picture_can_be_saved_and_opened(reader: Reader) -> None:
+def test_an_image_can_be_saved_and_opened(reader: Reader) -> None:
     sheet = reader.generate("a hill")
     with reader.page.expect_download() as saving:
         sheet.get_by_role("link", name="Download").click()
@@ -36,17 +36,17 @@ def test_a_picture_can_be_saved_and_opened(reader: Reader) -> None:
     assert httpx.get(str(address), trust_env=False).content == saving.value.path().read_bytes()
 
 
-def test_a_picture_inside_the_answer_is_shown_and_saved_as_well(reader: Reader) -> None:
+def test_an_image_inside_the_answer_is_shown_and_saved_as_well(reader: Reader) -> None:
     reader.unfold()
     reader.field("sync_mode").check()
     sheet = reader.generate("a hill")
-    expect_pictures(sheet, 1)
+    expect_images(sheet, 1)
     with reader.page.expect_download() as saving:
         sheet.get_by_role("link", name="Download").click()
     assert saving.value.path().read_bytes()[:3] == b"\xff\xd8\xff"
 
 
-def test_a_frame_without_an_address_is_a_picture_too(reader: Reader) -> None:
+def test_a_frame_without_an_address_is_an_image_too(reader: Reader) -> None:
     buffer = BytesIO()
     Image.new("RGB", (8, 4)).save(buffer, "JPEG")
     content = base64.b64encode(buffer.getvalue()).decode()
@@ -67,21 +67,21 @@ def test_a_frame_without_an_address_is_a_picture_too(reader: Reader) -> None:
 def test_control_and_enter_generate(reader: Reader) -> None:
     reader.field("prompt").fill("a hill")
     reader.field("prompt").press("Control+Enter")
-    expect_pictures(reader.sheets.first, 1)
+    expect_images(reader.sheets.first, 1)
 
 
 def test_the_steps_are_told_while_it_runs(reader: Reader) -> None:
     reader.unfold()
     sheet = reader.generate("a slow hill", num_inference_steps=10)
     bar = sheet.get_by_role("progressbar")
-    told = re.compile(r"Developing · step (\d+) of 10")  # some are passed over on a busy machine
+    told = re.compile(r"Denoising · step (\d+) of 10")  # a busy machine may skip some steps
     expect(sheet).to_contain_text(told)
     text, done = sheet.evaluate(
         "sheet => [sheet.innerText, sheet.querySelector('[role=progressbar]').ariaValueNow]"
     )
     (step,) = told.findall(text)
     assert int(done) == 10 * int(step)
-    expect_pictures(sheet, 1)
+    expect_images(sheet, 1)
     expect(bar).to_have_count(0)
 
 
@@ -89,12 +89,12 @@ def test_who_waits_is_told_the_place_and_the_reason(waiting: Reader) -> None:
     first = waiting.generate("first")
     second = waiting.generate("second")
     third = waiting.generate("third, which is polled: two are streamed")
-    expect(first).to_contain_text("Next in line. No replica is there yet.")
-    expect(second).to_contain_text("1 before this one.")
-    expect(third).to_contain_text("2 before this one.")
+    expect(first).to_contain_text("Next in line. There is no replica yet.")
+    expect(second).to_contain_text("Requests before this one: 1.")
+    expect(third).to_contain_text("Requests before this one: 2.")
     waiting.darkroom.start_painting()
     for sheet in (first, second, third):
-        expect_pictures(sheet, 1)
+        expect_images(sheet, 1)
 
 
 def test_a_waiting_request_can_be_cancelled(waiting: Reader) -> None:
@@ -104,7 +104,7 @@ def test_a_waiting_request_can_be_cancelled(waiting: Reader) -> None:
     expect_phase(sheet, "cancelled")
     expect(sheet).to_contain_text("Cancelled.")
     waiting.darkroom.start_painting()
-    expect_pictures(waiting.generate("another"), 1)
+    expect_images(waiting.generate("another"), 1)
     assert sheet.get_attribute("data-request") not in waiting.darkroom.ran()
 
 
@@ -119,7 +119,7 @@ def test_a_running_request_can_be_cancelled(reader: Reader) -> None:
 def test_many_at_once_all_end(reader: Reader) -> None:
     sheets = [reader.generate(f"hill number {number}") for number in range(8)]
     for sheet in sheets:
-        expect_pictures(sheet, 1)
+        expect_images(sheet, 1)
 
 
 def test_a_failure_says_what_went_wrong(reader: Reader) -> None:
@@ -139,7 +139,7 @@ def test_a_wrong_value_is_told_at_its_field(reader: Reader) -> None:
     reader.field("num_inference_steps").fill("3")
     reader.page.get_by_role("button", name="Generate").click()
     expect(reader.problem_of("num_inference_steps")).to_be_hidden()
-    expect_pictures(reader.sheets.first, 1)
+    expect_images(reader.sheets.first, 1)
 
 
 def test_a_wrong_value_in_a_folded_field_unfolds_it(reader: Reader) -> None:
@@ -169,7 +169,7 @@ def test_a_field_that_only_the_pipeline_could_refuse_is_told_at_it_too(reader: R
 
 def test_a_prompt_that_is_missing_is_asked_for(reader: Reader) -> None:
     reader.page.get_by_role("button", name="Generate").click()
-    expect(reader.problem_of("prompt")).to_have_text("This is needed.")
+    expect(reader.problem_of("prompt")).to_have_text("This field is required.")
     expect(reader.field("prompt")).to_be_focused()
 
 
@@ -187,7 +187,7 @@ def test_an_endpoint_that_takes_any_object_is_given_json(reader: Reader) -> None
     box = reader.page.get_by_label("Input", exact=True)
     box.fill("{echo: 1}")
     reader.page.get_by_role("button", name="Generate").click()
-    expect(reader.page.get_by_text("This is no JSON")).to_be_visible()
+    expect(reader.page.get_by_text("This is not JSON")).to_be_visible()
     box.fill('{"echo": {"a": [1, 12345678901234567890]}}')
     reader.page.get_by_role("button", name="Generate").click()
     expect_phase(reader.sheets.first, "succeeded")
@@ -202,7 +202,7 @@ def test_what_was_written_stays_when_the_model_changes(reader: Reader) -> None:
 
 
 def test_a_demo_model_is_named_as_such(reader: Reader) -> None:
-    expect(reader.page.locator("#model-demo")).to_contain_text("tiny demo model stands in for")
+    expect(reader.page.locator("#model-demo")).to_contain_text("tiny demo model replaces")
     sheet = reader.generate("a hill")
     expect(sheet.get_by_text("demo model")).to_be_visible()
 
@@ -214,6 +214,6 @@ def test_a_reload_shows_again_what_this_tab_made_and_goes_on_with_what_runs(
     page.reload()
     expect(waiting.sheets).to_have_count(1)
     waiting.darkroom.start_painting()
-    expect_pictures(waiting.sheets.first, 1)
+    expect_images(waiting.sheets.first, 1)
     page.reload()
-    expect_pictures(waiting.sheets.first, 1)
+    expect_images(waiting.sheets.first, 1)

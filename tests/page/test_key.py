@@ -27,7 +27,7 @@ def test_a_key_is_found_in_what_was_pasted(page: Page, served: PageDarkroom, pas
 def test_what_is_no_key_is_told_before_it_is_sent(page: Page, served: PageDarkroom) -> None:
     page.goto(served.url)
     Reader(page, served).give_key("hello")
-    expect(page.get_by_role("alert")).to_contain_text("This is no key of Darkroom")
+    expect(page.get_by_role("alert")).to_contain_text("This is not a Darkroom key")
 
 
 def test_a_wrong_key_says_so(page: Page, served: PageDarkroom) -> None:

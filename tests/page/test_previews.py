@@ -1,10 +1,10 @@
-"""What is being made is shown while it is."""
+"""Previews of running requests."""
 
 from __future__ import annotations
 
 from playwright.sync_api import expect
 
-from tests.page.reader import Reader, expect_pictures
+from tests.page.reader import Reader, expect_images
 
 
 def test_a_preview_is_shown_while_it_develops_and_the_pace_is_told(reader: Reader) -> None:
@@ -18,8 +18,8 @@ def test_a_preview_is_shown_while_it_develops_and_the_pace_is_told(reader: Reade
     assert first.startswith("blob:")
     expect(sheet).to_contain_text("2.5 steps/s")
     expect(sheet).to_contain_text("s left")
-    expect(preview).not_to_have_attribute("src", first)  # the next one follows
-    expect_pictures(sheet, 1)
+    expect(preview).not_to_have_attribute("src", first)  # a later preview replaces it
+    expect_images(sheet, 1)
     expect(sheet.locator(".developing")).to_have_count(0)
 
 
@@ -28,5 +28,5 @@ def test_nothing_is_made_for_a_page_that_nobody_sees(reader: Reader) -> None:
         "Object.defineProperty(document, 'hidden', { get: () => true, configurable: true })"
     )
     sheet = reader.generate("a slow hill")
-    expect_pictures(sheet, 1)
+    expect_images(sheet, 1)
     assert reader.darkroom.shown() == []

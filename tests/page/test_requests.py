@@ -1,15 +1,15 @@
-"""The list of the last requests, and one of them with all that is known of it."""
+"""List of the latest requests, and the details of one of them."""
 
 from __future__ import annotations
 
 import httpx
 from playwright.sync_api import expect
 
-from tests.page.reader import PROBE, Reader, expect_pictures
+from tests.page.reader import PROBE, Reader, expect_images
 
 
 def submit(reader: Reader, endpoint: str, **input: object) -> str:
-    """As another program does."""
+    """Submit a request as another program would."""
     answer = httpx.post(
         f"{reader.darkroom.url}/queue/{endpoint}",
         json=input,
@@ -22,7 +22,7 @@ def submit(reader: Reader, endpoint: str, **input: object) -> str:
 def test_requests_of_others_with_the_same_key_are_listed_with_their_states(
     reader: Reader,
 ) -> None:
-    expect(reader.page.get_by_text("None yet.")).to_be_visible()
+    expect(reader.page.get_by_text("No requests yet.")).to_be_visible()
     submit(reader, PROBE, prompt="by a program", sleep_s=0.5)
     row = reader.listed.first
     expect(row).to_contain_text("by a program")
@@ -30,7 +30,7 @@ def test_requests_of_others_with_the_same_key_are_listed_with_their_states(
 
 
 def test_one_is_shown_with_its_log_its_input_and_its_output(reader: Reader) -> None:
-    expect_pictures(reader.generate("a long stair"), 1)
+    expect_images(reader.generate("a long stair"), 1)
     reader.listed.first.locator(".request").click()
     dialog = reader.page.get_by_role("dialog")
     expect(dialog).to_contain_text("Queued.")
@@ -70,5 +70,5 @@ def test_older_ones_come_when_asked_for(reader: Reader) -> None:
     for number in range(17):
         submit(reader, PROBE, prompt=f"number {number}")
     expect(reader.listed).to_have_count(15)
-    reader.page.get_by_role("button", name="Older ones").click()
+    reader.page.get_by_role("button", name="Show older requests").click()
     expect(reader.listed).to_have_count(17)

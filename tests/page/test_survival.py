@@ -1,11 +1,11 @@
-"""The server goes away and comes back."""
+"""The page survives a restart of the server."""
 
 from __future__ import annotations
 
 from playwright.sync_api import Page, expect
 
 from tests.page.darkroom import PageDarkroom
-from tests.page.reader import Reader, expect_phase, expect_pictures
+from tests.page.reader import Reader, expect_images, expect_phase
 
 AWAY = "Darkroom does not answer. Trying again"
 
@@ -18,7 +18,7 @@ def test_a_restart_while_requests_wait_is_told_and_survived(waiting: Reader) -> 
     waiting.darkroom.start_painting()
     waiting.darkroom.start_http()
     for sheet in sheets:
-        expect_pictures(sheet, 1)
+        expect_images(sheet, 1)
     expect(waiting.page.get_by_text(AWAY)).to_be_hidden()
 
 
@@ -30,7 +30,7 @@ def test_a_submit_that_nobody_answers_keeps_the_input_and_says_so(reader: Reader
     expect(reader.field("prompt")).to_have_value("a hill")
     reader.darkroom.start_http()
     reader.page.get_by_role("button", name="Generate").click()
-    expect_pictures(reader.sheets.first, 1)
+    expect_images(reader.sheets.first, 1)
 
 
 def test_a_page_that_was_opened_too_early_comes_up_by_itself(

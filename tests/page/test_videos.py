@@ -1,4 +1,4 @@
-"""A clip in a real browser: the file that replicas write is one that it plays."""
+"""Video in a real browser: it plays the files that replicas write."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deployments.clip_form import ClipForm
-from deployments.engine.clip import ClipWriter
+from deployments.engine.media.video_format import VideoForm
+from deployments.engine.media.video_writer import VideoWriter
 from tests.page.reader import Reader
 
 PLAYED = """async ([output, seconds]) => {
@@ -48,12 +48,12 @@ PLAYED = """async ([output, seconds]) => {
 
 
 @pytest.mark.parametrize(("name", "media_type"), [("mp4", "video/mp4"), ("webm", "video/webm")])
-def test_a_clip_plays_in_its_colours_with_its_poster(
+def test_a_video_plays_in_its_colours_with_its_poster(
     reader: Reader, tmp_path: Path, name: str, media_type: str
 ) -> None:
     path = tmp_path / f"clip.{name}"
     green = np.full((96, 160, 3), (40, 200, 60), dtype=np.uint8)
-    with ClipWriter(path, ClipForm(media_type, 160, 96, Fraction(24), 24)) as writer:
+    with VideoWriter(path, VideoForm(media_type, 160, 96, Fraction(24), 24)) as writer:
         for number in range(24):
             frame = green.copy()
             frame[40:60, number * 4 : number * 4 + 20] = (220, 40, 40)

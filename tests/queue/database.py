@@ -1,4 +1,6 @@
-"""One embedded PostgreSQL for the session, and a database of its own for each test."""
+"""Database fixtures: one embedded PostgreSQL for the session, and a fresh database for each
+test.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,12 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from serve_app.queue.database import Database
-from serve_app.queue.embedded import EmbeddedPostgres
-from serve_app.queue.embedded_files import ROLE, Files
-from serve_app.queue.filelock import FileLock
-from serve_app.queue.limits import QueueLimits
-from serve_app.queue.migrations import migrate
-from serve_app.queue.postgres import PostgresQueue
+from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.embedded_postgres.files import ROLE, ClusterFiles, FileLock
+from serve_app.queue.queue import PostgresQueue, assemble
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.migrations import migrate
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
@@ -28,20 +29,22 @@ from tests.fakes.terms import FakeTerms
 T = TypeVar("T")
 TABLES = (
     "webhook_deliveries", "artifacts", "usage", "events", "attempts", "requests", "progress",
-    "replicas", "lanes", "fair_lanes", "costs", "audit", "api_keys", "tenants", "installation",
+    "replicas", "fair_lanes", "costs", "audit", "api_keys", "tenants", "installation",
     "undelivered", "unwanted", "halts", "uploads", "lifecycles", "webhook_keys",
 )  # fmt: skip
 
 HOLDING: list[EmbeddedPostgres] = []
-"""Each folder that imports the fixture below has an instance of it; they share one server."""
+"""Instances of the server fixture. Each folder that imports it has one, and they share one
+server.
+"""
 
 QUICK = QueueLimits(
     lease_s=0.6, first_lease_s=0.4, ask_wait_s=0.3, look_s=0.1, max_failures=3, max_unconfirmed=4
 )
 
 
-def until_stopped(files: Files, patience_s: float = 30.0) -> None:
-    """Wait until no supervisor looks after a server there."""
+def until_stopped(files: ClusterFiles, patience_s: float = 30.0) -> None:
+    """Wait until no supervisor runs for the server."""
     lock = FileLock(files.supervisor_lock)
     end = time.monotonic() + patience_s
     while not lock.try_exclusive():
@@ -51,7 +54,7 @@ def until_stopped(files: Files, patience_s: float = 30.0) -> None:
 
 
 class Background:
-    """An event loop in a thread: for what must live longer than one test's loop."""
+    """Event loop in a thread, for objects that must outlive one test's loop."""
 
     def __enter__(self) -> Background:
         self._loop = asyncio.new_event_loop()
@@ -70,7 +73,7 @@ class Background:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """How to connect to it as its owner."""
+    """Connection string of the owner."""
     data_dir = tmp_path_factory.getbasetemp() / "embedded"
     postgres = EmbeddedPostgres(data_dir, grace_s=0.5)
     HOLDING.append(postgres)
@@ -78,18 +81,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         conninfo = background.run(postgres.start())
         background.run(migrate(conninfo))
         with psycopg.connect(conninfo, autocommit=True) as connection:
-            # Tests that kill the server have one of their own; these need not wait for the disk.
+            # Tests that kill the server have their own; these need not wait for the disk.
             connection.execute(f"ALTER ROLE {ROLE} SET synchronous_commit = off")
         yield conninfo
         background.run(postgres.aclose())
     HOLDING.pop()
     if not HOLDING:
-        until_stopped(Files(data_dir))
+        until_stopped(ClusterFiles(data_dir))
 
 
 @pytest.fixture
 def empty(server: str) -> Iterator[str]:
-    """A database without any tables, as PostgreSQL makes it."""
+    """Connection string of a database without tables, as PostgreSQL creates it."""
     with psycopg.connect(server, autocommit=True) as maker:
         maker.execute("CREATE DATABASE empty TEMPLATE template0")
         try:
@@ -100,7 +103,7 @@ def empty(server: str) -> Iterator[str]:
 
 @pytest.fixture
 def conninfo(server: str) -> str:
-    """A database with all tables and nothing in them."""
+    """Connection string of a database with all tables, all of them empty."""
     with psycopg.connect(server) as connection:
         for table in TABLES:
             connection.execute(f"DELETE FROM {table}")
@@ -126,7 +129,7 @@ def liveness() -> FakeLiveness:
 
 
 class Ingress:
-    """Makes queues on one database, each as an ingress process of its own would."""
+    """Creates queues on one database, each like a separate ingress process."""
 
     def __init__(self, conninfo: str, terms: FakeTerms, liveness: FakeLiveness) -> None:
         self.conninfo = conninfo
@@ -144,7 +147,7 @@ class Ingress:
         await own.start()
         self._stack.push_async_callback(own.aclose)
         name = f"ingress-{next(self._numbers)}"
-        queue = PostgresQueue(own, SystemClock(), self._terms, limits, self._liveness, name)
+        queue = assemble(own, SystemClock(), self._terms, limits, self._liveness, name)
         edit(queue)
         await queue.start()
         self._stack.push_async_callback(queue.aclose)

@@ -1,4 +1,4 @@
-"""Short ways to say what tests of the queue say often."""
+"""Helpers to build requests, polls, reports and outcomes in tests of the queue."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 import uuid
 from typing import Any
 
-from serve_app.domain.lease import Ask, Finish, Held, Lease, Report
+from serve_app.domain.lease import Ask, Finish, Lease, LeaseKey, Report
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest
@@ -17,10 +17,10 @@ TENANT = "ann"
 
 
 def new_id() -> str:
-    """A UUIDv7: sorts by the time of its making."""
+    """A UUIDv7, which sorts by its creation time."""
     head = (
         time.time_ns() // 10_000
-    )  # finer than a millisecond, so that ids of one test are in order
+    )  # finer than a millisecond, so that the ids of one test are in order
     number = (head << 64) & ((1 << 128) - 1) | int.from_bytes(os.urandom(8), "big")
     return str(uuid.UUID(int=number))
 
@@ -37,17 +37,17 @@ def new(**changes: Any) -> NewRequest:
     return NewRequest(**{**given, **changes})
 
 
-def ask(slots: int = 1, *held: Held, replica: str = "r1", pool: str = POOL) -> Ask:
+def ask(slots: int = 1, *held: LeaseKey, replica: str = "r1", pool: str = POOL) -> Ask:
     return Ask(
         replica_id=replica, actor_id=f"actor-{replica}", pool=pool, slots=slots, held=tuple(held)
     )
 
 
-def report(*held: Held, replica: str = "r1", progress: Any = ()) -> Report:
+def report(*held: LeaseKey, replica: str = "r1", progress: Any = ()) -> Report:
     return Report(replica_id=replica, renewals=tuple(held), progress=tuple(progress))
 
 
-def done(held: Held, outcome: Outcome | None = None, replica: str = "r1") -> Finish:
+def done(held: LeaseKey, outcome: Outcome | None = None, replica: str = "r1") -> Finish:
     return Finish(held, replica, outcome or Outcome(output={"n": 1}, usage=Usage(1.5, 4, 1.0)))
 
 
@@ -56,7 +56,7 @@ def failure(code: str = "pipeline_failed", *, retryable: bool = False) -> Outcom
 
 
 async def lease(queue: Queue, replica: str = "r1", pool: str = POOL) -> Lease:
-    """One lease, confirmed by a report."""
+    """Lease one request and confirm it by a report."""
     work = await queue.ask(ask(1, replica=replica, pool=pool))
     (granted,) = work.leases
     reply = await queue.report(report(granted.held, replica=replica))

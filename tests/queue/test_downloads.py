@@ -1,4 +1,6 @@
-"""Ten thousand requests of one tenant for weights that are downloaded, and the one of another."""
+"""Fairness during a download: ten thousand requests of one tenant wait for weights, and another
+tenant has one.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import pytest
 
 from serve_app.domain.lease import Ask, Lease
 from serve_app.domain.outcome import Outcome, Usage
-from serve_app.queue.postgres import PostgresQueue
+from serve_app.queue.queue import PostgresQueue
 from tests.contract.test_fairness_contract import CALM
 from tests.queue.database import Ingress
 from tests.queue.requests import POOL, ask, done, new
@@ -45,14 +47,14 @@ async def run(queue: PostgresQueue, granted: Lease) -> None:
 async def test_it_waits_for_no_download_and_for_one_generation_a_slot(queue: PostgresQueue) -> None:
     (downloads,) = (await queue.ask(asking(1, coming=()))).leases
     assert downloads.endpoint.id == COLD
-    # The download has no slot. Whatever is loaded, or lies on the disk, is served at once.
+    # The download has no slot. Requests for weights that are loaded or on disk are served at once.
     for endpoint in (HOT, ON_DISK) * 10:
         single = await queue.submit(new(tenant="bob", endpoint=endpoint))
         (granted,) = (await queue.ask(asking(SLOTS, downloads))).leases
         assert granted.request_id == single.id
         await run(queue, granted)
-    await queue._sweep()  # as each second
-    # It is there now. Those that waited for it have saved up no turns.
+    await queue.parts.reaper.sweep_lanes()  # runs each second in production
+    # The weights are loaded now. Requests that waited for them have saved up no turns.
     running = list((await queue.ask(asking(SLOTS - 1, downloads, coming=()))).leases)
     single = await queue.submit(new(tenant="bob", endpoint=HOT))
     ended = 0

@@ -1,4 +1,4 @@
-"""What the queue logs about a request has the id of that one, whoever it was met by."""
+"""Log lines of the queue carry the id of the request they are about, whatever task wrote them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from serve_app.domain.request import State
-from serve_app.telemetry.logs import about, request_id
+from serve_app.telemetry.logs import log_context, request_id
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import QUICK, Ingress
@@ -37,11 +37,11 @@ async def test_a_lease_that_cannot_be_made_is_told_of_its_request_and_of_no_othe
 
     queue = await ingress()
     monkeypatch.setattr(terms, "tickets", broken)
-    with about("of another"):  # whose handler begins to lease what it finds
+    with log_context("of another"):  # this task begins to lease the requests it finds
         request = await queue.submit(new())
         while not (await queue.get(TENANT, request.id)).state.final:
             await queue.ask(ask(1))
-    told = [whose for line, whose in said if line.startswith("The terms of a lease")]
+    told = [whose for line, whose in said if line.startswith("The lease of request")]
     assert set(told) == {request.id}
 
 

@@ -1,4 +1,4 @@
-"""Two ingress processes on one database share work and wake each other."""
+"""Two ingress processes on one database share work and notify each other."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from serve_app.domain.lease import Signal, SignalKind, Verdict
 from serve_app.domain.request import CancelVerdict, State
-from serve_app.queue.postgres import PostgresQueue
+from serve_app.queue.queue import PostgresQueue
 from tests.contract.test_events_contract import watched
 from tests.queue.database import QUICK, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
 
-# Nothing is looked at by itself within a test: what is quick here came by a notification.
+# No periodic task runs within a test: a quick reaction comes from a notification.
 PATIENT = replace(QUICK, look_s=30.0, ask_wait_s=5.0, lease_s=60.0, first_lease_s=60.0)
 
 
@@ -54,7 +54,7 @@ async def test_a_cancel_there_ends_an_ask_here(ingress: Ingress) -> None:
 
 async def test_lost_notifications_cost_only_time(ingress: Ingress) -> None:
     def deaf(queue: PostgresQueue) -> None:
-        queue._wakeups._heard = lambda _: None  # type: ignore[method-assign]
+        queue.parts.state.notifier._received = lambda _: None  # type: ignore[method-assign]
 
     patient = replace(QUICK, ask_wait_s=5.0, lease_s=60.0, first_lease_s=60.0)
     here, there = await ingress(patient, deaf), await ingress(patient, deaf)
@@ -76,7 +76,7 @@ async def test_a_watcher_here_misses_nothing_of_what_happens_there_also_unheard(
     ingress: Ingress,
 ) -> None:
     def deaf(queue: PostgresQueue) -> None:
-        queue._wakeups._heard = lambda _: None  # type: ignore[method-assign]
+        queue.parts.state.notifier._received = lambda _: None  # type: ignore[method-assign]
 
     patient = replace(QUICK, ask_wait_s=5.0, lease_s=60.0, first_lease_s=60.0)
     here, there = await ingress(patient, deaf), await ingress(patient, deaf)

@@ -1,4 +1,4 @@
-"""The queue while PostgreSQL is away."""
+"""The queue while PostgreSQL is unavailable."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.lease import Finish, Verdict
 from serve_app.domain.request import State
-from serve_app.queue.database import Database
-from serve_app.queue.embedded import EmbeddedPostgres
-from serve_app.queue.embedded_files import Files
-from serve_app.queue.limits import QueueLimits
-from serve_app.queue.migrations import migrate
-from serve_app.queue.postgres import PostgresQueue
+from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.embedded_postgres.files import ClusterFiles
+from serve_app.queue.queue import PostgresQueue, assemble
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.migrations import migrate
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
@@ -34,19 +34,19 @@ LIMITS = replace(QUICK, lease_s=60.0, first_lease_s=60.0)
 @pytest.fixture
 def own_dir(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
-    until_stopped(Files(tmp_path))
+    until_stopped(ClusterFiles(tmp_path))
 
 
 async def start(conninfo: str, limits: QueueLimits = LIMITS) -> tuple[Database, PostgresQueue]:
     database = Database(conninfo)
     await database.start()
-    queue = PostgresQueue(database, SystemClock(), FakeTerms(), limits, FakeLiveness(), "one")
+    queue = assemble(database, SystemClock(), FakeTerms(), limits, FakeLiveness(), "one")
     await queue.start()
     return database, queue
 
 
 class Clients:
-    """Submit until they are told to stop, and keep what was acknowledged."""
+    """Clients that submit until they are stopped, and keep the acknowledged requests."""
 
     def __init__(self, queue: PostgresQueue, count: int) -> None:
         self._queue = queue
@@ -59,7 +59,7 @@ class Clients:
         await asyncio.gather(*self._tasks)
 
     async def go_on(self, patience_s: float = 30.0) -> None:
-        """Wait until some more were acknowledged."""
+        """Wait until 20 more requests were acknowledged."""
         count = len(self.acknowledged)
         async with asyncio.timeout(patience_s):
             while len(self.acknowledged) < count + 20:  # noqa: ASYNC110 - any number of tasks add
@@ -78,7 +78,7 @@ class Clients:
 
 
 async def replica(queue: PostgresQueue, name: str) -> None:
-    """Finishes at once what it gets, and tries until that is answered."""
+    """Replica that finishes each lease at once, and retries until that is answered."""
     while True:
         work = await queue.ask(ask(4, replica=name))
         for granted in work.leases:
@@ -95,7 +95,7 @@ async def until_answered(queue: PostgresQueue, finish: Finish) -> Verdict:
 
 
 def kill_server(data_dir: Path) -> None:
-    lines = (Files(data_dir).cluster / "postmaster.pid").read_text().splitlines()
+    lines = (ClusterFiles(data_dir).cluster / "postmaster.pid").read_text().splitlines()
     psutil.Process(int(lines[0])).kill()
 
 
@@ -134,7 +134,7 @@ async def test_while_the_database_is_away_acts_say_so_quickly(own_dir: Path) -> 
     request = await queue.submit(new())
     (granted,) = (await queue.ask(ask(1))).leases
     await embedded.aclose()
-    await asyncio.to_thread(until_stopped, Files(own_dir))
+    await asyncio.to_thread(until_stopped, ClusterFiles(own_dir))
     for act in (
         queue.submit(new()),
         queue.finish(done(granted.held)),
@@ -146,7 +146,7 @@ async def test_while_the_database_is_away_acts_say_so_quickly(own_dir: Path) -> 
         with pytest.raises(DatabaseUnavailable):
             await act
         assert time.monotonic() - began < 5.0
-    assert not (await queue.ask(ask(1))).leases  # an ask waits in peace
+    assert not (await queue.ask(ask(1))).leases  # a poll waits without an error
     await embedded.start()
     assert await until_answered(queue, done(granted.held)) is Verdict.ACCEPTED
     assert (await queue.wait(TENANT, request.id, 5.0)).state is State.SUCCEEDED

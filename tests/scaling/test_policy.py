@@ -1,4 +1,4 @@
-"""How many replicas a pool gets."""
+"""Number of replicas that a pool gets."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,7 +62,7 @@ class _Context:
 
 def test_the_target_is_kept_while_no_demand_is_known() -> None:
     pool = PoolPolicy("scope", "studio", slots=1, least=0, most=9, spare=0, keep_alive_s=1)
-    # Serve calls it before the ingress has written anything; Ray's KV is not even there.
+    # Serve calls the policy before the ingress has written a demand and before Ray's KV exists.
     assert pool(_Context()) == (3, {})
 
 

@@ -26,11 +26,11 @@ REGION = "us-east-1"
 
 @dataclass(frozen=True)
 class S3Server:
-    """``key`` opens it."""
+    """S3 server. ``key`` gives access to it."""
 
     url: str
     key: StaticKey
-    strict: Strict | None = None  # in front of it: its clock can be set
+    strict: Strict | None = None  # proxy in front of it, with an adjustable clock
 
     def client(self) -> Any:
         return boto3.client(
@@ -43,7 +43,7 @@ class S3Server:
         )
 
     def new_bucket(self, **changes: Any) -> S3Location:
-        """An empty one, with keys below a prefix."""
+        """New empty bucket, with keys below a prefix."""
         name = f"pictures-{uuid4().hex[:12]}"
         client = self.client()
         client.create_bucket(Bucket=name)
@@ -68,15 +68,15 @@ class S3Server:
 
 @contextmanager
 def moto() -> Iterator[S3Server]:
-    """Knows conditional writes; signatures are checked before it."""
+    """moto: supports conditional writes; a proxy in front of it checks signatures."""
     with strict_s3() as (url, strict):
         yield S3Server(url, StaticKey(ACCESS_KEY, SECRET_KEY), strict)
 
 
 @contextmanager
 def s3rver(directory: Path) -> Iterator[S3Server]:
-    """Knows no conditional writes; checks a signature's key and time alone. Skips where it is not
-    installed."""
+    """s3rver: no conditional writes; checks only the key and the time of a signature. Skips if it
+    is not installed."""
     program = packages(S3RVER) / "s3rver" / "bin" / "s3rver.js"
     log = directory / "s3rver.log"
     with log.open("w") as output:

@@ -1,7 +1,8 @@
-"""moto's S3 behind what it leaves out: signatures, their time, and ``Content-MD5`` are checked.
+"""Proxy in front of moto's S3 that checks signatures, their time and ``Content-MD5``, as moto does
+not.
 
-The checks are written from AWS's description of Signature Version 4, not with botocore, which is
-what signs.
+The checks follow AWS's description of Signature Version 4. They do not use botocore, because
+botocore creates the signatures.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Refused(Exception):
 
 
 class Strict:
-    """``skew`` is how far this server's clock is ahead of the machine's; ``away``: it says 503."""
+    """Proxy. ``skew``: how far its clock is ahead of the machine's; ``away``: it answers 503."""
 
     def __init__(self, app: Wsgi) -> None:
         self._app = app
@@ -51,13 +52,13 @@ class Strict:
             xml = f"<Error><Code>{refusal.code}</Code><Message>{refusal}</Message></Error>".encode()
             start(refusal.status, [("content-length", str(len(xml)))])
             return [b"" if environ["REQUEST_METHOD"] == "HEAD" else xml]
-        with self._lock:  # moto looks whether there is an object, and writes it, in two steps
+        with self._lock:  # moto checks for an existing object and writes it in two steps
             return self._app(environ, start)
 
 
 @contextmanager
 def strict_s3() -> Iterator[tuple[str, Strict]]:
-    """Its URL, and the means to set its clock."""
+    """URL of the server, and the object that controls its clock."""
     app = Strict(DomainDispatcherApplication(create_backend_app))
     server = make_server("127.0.0.1", 0, app, threaded=True)
     server.RequestHandlerClass.log = lambda *_: None  # type: ignore[method-assign]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.domain.errors import StorageFull, StorageUnavailable
-from serve_app.storage.disk import DiskGuard
+from serve_app.storage.selection import DiskGuard
 from tests.fakes.clock import FakeClock
 
 

@@ -5,7 +5,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from serve_app.domain.errors import Forbidden
-from serve_app.storage.tickets import Grant, TicketSigner
+from serve_app.storage.tickets import TicketGrant, TicketSigner
 from tests.fakes.clock import FakeClock
 
 KEY = "r/0195/1/abc.png"
@@ -27,7 +27,7 @@ def signer(clock: FakeClock) -> TicketSigner:
 
 def test_a_ticket_grants_what_it_was_made_for(signer: TicketSigner) -> None:
     ticket = signer.sign(KEY, "image/png", 99, 60)
-    assert signer.check(KEY, params(ticket.url)) == Grant(KEY, "image/png", 99)
+    assert signer.check(KEY, params(ticket.url)) == TicketGrant(KEY, "image/png", 99)
 
 
 @pytest.mark.parametrize(

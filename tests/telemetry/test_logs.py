@@ -28,26 +28,26 @@ def test_a_line_names_the_request_it_is_about() -> None:
     stream = io.StringIO()
     logs.configure("INFO", stream)
     token = logs.request_id.set("0195-abc")
-    logging.getLogger("serve_app.ingress.files").info("stored %d bytes", 7)
+    logging.getLogger("serve_app.ingress.api.files").info("stored %d bytes", 7)
     logs.request_id.reset(token)
-    logging.getLogger("deployments.replica").warning("no request here")
+    logging.getLogger("deployments.replica.deployment").warning("no request here")
     first, second = stream.getvalue().splitlines()
-    assert first.endswith("INFO    ingress.files [0195-abc] stored 7 bytes")
-    assert second.endswith("WARNING deployments.replica no request here")
+    assert first.endswith("INFO    ingress.api.files [0195-abc] stored 7 bytes")
+    assert second.endswith("WARNING deployments.replica.deployment no request here")
 
 
 def test_what_is_said_about_one_request_on_the_way_of_another_has_its_own_id() -> None:
     stream = io.StringIO()
     logs.configure("INFO", stream)
-    log = logging.getLogger("serve_app.queue.recovery")
-    with logs.about("outer"):
-        with logs.about("inner"):
+    log = logging.getLogger("serve_app.queue.reaper")
+    with logs.log_context("outer"):
+        with logs.log_context("inner"):
             log.info("one")
-        with logs.about(None):
+        with logs.log_context(None):
             log.info("two")
         log.info("three")
     log.info("four")
-    said = [line.partition("queue.recovery ")[2] for line in stream.getvalue().splitlines()]
+    said = [line.partition("queue.reaper ")[2] for line in stream.getvalue().splitlines()]
     assert said == ["[inner] one", "two", "[outer] three", "four"]
 
 

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.domain.lease import Computed, Demand
+from serve_app.domain.lease import Demand, EngineUsage
 from serve_app.domain.request import State
 from serve_app.telemetry.metrics import Metrics, MetricsServer
 
@@ -21,7 +21,7 @@ def test_what_happens_is_counted() -> None:
     metrics.depth({"studio": Demand(queued=3, running=2, oldest_wait_s=1.5)})
     metrics.held_back(90.0, 4000)
     forwards = {("denoiser", 1): 1, ("denoiser", 3): 2}
-    done = Computed(7, forwards, {("encoder", "nobody else"): 1}, {("flux", "denoising"): 1.5})
+    done = EngineUsage(7, forwards, {("encoder", "nobody else"): 1}, {("flux", "denoising"): 1.5})
     for _ in range(2):
         metrics.computed("studio", done)
 

@@ -1,4 +1,4 @@
-"""What only the key ring over PostgreSQL does: remember, and say when the database is away."""
+"""Key ring over PostgreSQL: its cache, and its error without a database."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from psycopg_pool import AsyncConnectionPool
 
 from serve_app.domain.errors import DatabaseUnavailable, Unauthenticated
-from serve_app.queue.database import CONNECT
-from serve_app.tenants.keyring import KEEP_S, KeyRing
+from serve_app.queue.store.database import CONNECT
+from serve_app.tenants.api_keys import CACHE_S, KeyRing
 from tests.fakes.clock import FakeClock
 
 
@@ -30,7 +30,7 @@ async def test_a_key_revoked_elsewhere_is_shut_out_within_seconds(
     made = await here.create("studio")
     await here.authenticate(f"Key {made}")
     await elsewhere.revoke(made.id)
-    clock.advance(KEEP_S + 0.1)
+    clock.advance(CACHE_S + 0.1)
     with pytest.raises(Unauthenticated):
         await here.authenticate(f"Key {made}")
 
@@ -53,7 +53,7 @@ async def test_a_key_that_was_seen_lately_needs_no_database(
     await keys.authenticate(f"Key {made}")
     await pool.close()
     assert (await keys.authenticate(f"Key {made}")).tenant == "studio"
-    clock.advance(KEEP_S + 0.1)
+    clock.advance(CACHE_S + 0.1)
     with pytest.raises(DatabaseUnavailable):
         await keys.authenticate(f"Key {made}")
 

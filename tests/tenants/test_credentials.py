@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.tenants.credential import Credential, new_credential, parse, parse_given
+from serve_app.tenants.credentials import Credential, new_credential, parse, parse_given
 
 
 def test_a_new_secret_has_256_random_bits() -> None:

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.tenants.first_key import ensure_first_key
-from serve_app.tenants.keys import ADMIN, API
+from serve_app.tenants.api_keys import ADMIN, API, ensure_first_key
 from tests.fakes.clock import FakeClock
 from tests.fakes.keyring import FakeKeyRing
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
-from serve_app.tenants.recent import Recent
+from serve_app.tenants.api_keys import RecentKeys
 
 
 def test_a_value_is_kept_for_its_time() -> None:
-    recent: Recent[int] = Recent(10, keep_s=5)
+    recent: RecentKeys[int] = RecentKeys(10, keep_s=5)
     recent.put("a", 1, now=0)
     assert recent.get("a", now=4.9) == 1
     assert recent.get("a", now=5) is None
@@ -12,7 +12,7 @@ def test_a_value_is_kept_for_its_time() -> None:
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    recent: Recent[int] = Recent(2, keep_s=5)
+    recent: RecentKeys[int] = RecentKeys(2, keep_s=5)
     recent.put("a", 1, now=0)
     recent.put("b", 2, now=0)
     recent.get("a", now=1)
@@ -21,7 +21,7 @@ def test_the_least_recently_used_goes_first() -> None:
 
 
 def test_what_is_dropped_is_gone() -> None:
-    recent: Recent[int] = Recent(2, keep_s=5)
+    recent: RecentKeys[int] = RecentKeys(2, keep_s=5)
     recent.put("a", 1, now=0)
     recent.drop("a")
     recent.drop("a")

@@ -1,4 +1,4 @@
-"""Tokens: what they allow, and until when."""
+"""Tokens: their rights and their expiry."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.domain.errors import Unauthenticated
-from serve_app.tenants.keys import ADMIN, API, Identity
+from serve_app.tenants.api_keys import ADMIN, API, Caller
 from serve_app.tenants.tokens import ALGORITHM, Tokens
 from tests.fakes.clock import FakeClock
 
 SECRET = b"s" * 32
-OWNER = Identity("dk_1", "acme", frozenset({API, ADMIN}))
+OWNER = Caller("dk_1", "acme", frozenset({API, ADMIN}))
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def test_a_token_stands_for_its_tenant_and_has_no_more_than_the_right_to_call(
     tokens: Tokens,
 ) -> None:
     granted = tokens.check(tokens.issue(OWNER, ["flux"], 60))
-    assert granted.identity == Identity("dk_1", "acme", frozenset({API}))
+    assert granted.identity == Caller("dk_1", "acme", frozenset({API}))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import jwt
 import pytest
 
 from serve_app.domain.errors import Unauthenticated
-from serve_app.tenants.upload_tokens import TOLD_S, VALID_S, UploadTokens
+from serve_app.tenants.tokens import CLIENT_VALID_S, VALID_S, UploadTokens
 from tests.fakes.clock import FakeClock
 
 SECRET = b"s" * 32
@@ -30,7 +30,7 @@ def test_the_client_is_told_an_earlier_end_than_the_true_one(
     tokens: UploadTokens, clock: FakeClock
 ) -> None:
     made = tokens.make("studio")
-    assert made.expires_at == clock.now() + timedelta(seconds=TOLD_S)
+    assert made.expires_at == clock.now() + timedelta(seconds=CLIENT_VALID_S)
     clock.advance(VALID_S - 1)
     assert tokens.tenant_of(f"Bearer {made.text}") == "studio"
     clock.advance(1)

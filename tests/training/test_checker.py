@@ -81,7 +81,7 @@ def test_the_wrong_background_is_seen() -> None:
     assert (verdict.shape, verdict.background) == (True, False)
 
 
-def test_an_empty_picture_shows_nothing() -> None:
+def test_an_empty_image_shows_nothing() -> None:
     reading = read(Image.new("RGB", (SIDE, SIDE), (255, 255, 255)))
     assert (reading.background, reading.sightings) == ("white", ())
 
@@ -93,16 +93,16 @@ def test_noise_shows_no_known_scene() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(60, 20), (20, 60)])
 def test_a_bar_is_no_shape(width: int, height: int) -> None:
-    picture = Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
-    picture.paste(OBJECT_COLOURS["red"], (30, 30, 30 + width, 30 + height))
-    (sighting,) = read(picture).sightings
+    image = Image.new("RGB", (SIDE, SIDE), (255, 255, 255))
+    image.paste(OBJECT_COLOURS["red"], (30, 30, 30 + width, 30 + height))
+    (sighting,) = read(image).sightings
     assert (sighting.colour, sighting.shape) == ("red", UNKNOWN)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_an_object_of_no_palette_colour_has_an_unknown_colour(shape: str) -> None:
-    picture = render(Scene((Thing("red", shape, "large", 64.0, 64.0, 45.0),), None, "white"))
-    pixels = np.asarray(picture).copy()
+    image = render(Scene((Thing("red", shape, "large", 64.0, 64.0, 45.0),), None, "white"))
+    pixels = np.asarray(image).copy()
     pixels[pixels[..., 1] < 128] = (90, 110, 20)
     (sighting,) = read(Image.fromarray(pixels)).sightings
     assert (sighting.colour, sighting.shape) == (UNKNOWN, shape)
@@ -136,10 +136,10 @@ def test_a_winding_region_is_one_region() -> None:
     assert [blob.area for blob in find_blobs(mask, smallest=1)] == [int(mask.sum())]
 
 
-def _worn(rng: np.random.Generator, picture: Image.Image) -> Image.Image:
+def _worn(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     """The picture a little smaller and back, with noise, as a weak decoder would give it."""
-    side = picture.width
-    soft = picture.resize((side * 3 // 4, side * 3 // 4), Image.Resampling.BILINEAR)
+    side = image.width
+    soft = image.resize((side * 3 // 4, side * 3 // 4), Image.Resampling.BILINEAR)
     pixels = np.asarray(soft.resize((side, side), Image.Resampling.BILINEAR), dtype=np.float32)
     noisy = pixels + rng.normal(0.0, 6.0, pixels.shape)
-    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+    return Image.fromarray(noisy.video(0, 255).astype(np.uint8))

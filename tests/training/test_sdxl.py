@@ -7,12 +7,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from training import exam, sdxl, shelf, vae  # noqa: E402
-from training.clip_pair import POOLED_WIDTH, STATE_WIDTH  # noqa: E402
 from training.examples import make_examples  # noqa: E402
 from training.reading import PooledReader, loss_on, sample_reading  # noqa: E402
 from training.recipe import FORMATS  # noqa: E402
 from training.sdxl_recipe import SdxlRecipe  # noqa: E402
 from training.text import CLIP_TOKENS, build_clip_tokenizer  # noqa: E402
+from training.video_pair import POOLED_WIDTH, STATE_WIDTH  # noqa: E402
 
 pytestmark = [
     pytest.mark.engine,
@@ -75,16 +75,16 @@ def test_noise_is_mixed_in_as_the_solver_undoes_it():
     solver, noise = sdxl.build_solver(), sdxl.Noise()
     solver.set_timesteps(25)
     assert int(solver.timesteps[0]) == noise.times - 1
-    picture, grains = torch.full((1, 1, 1, 1), 0.7), torch.full((1, 1, 1, 1), -1.3)
+    image, grains = torch.full((1, 1, 1, 1), 0.7), torch.full((1, 1, 1, 1), -1.3)
     for step, time in enumerate(solver.timesteps):
-        alpha, sigma = noise.picture[int(time)], noise.noise[int(time)]
-        sample = picture + grains * solver.sigmas[step]
+        alpha, sigma = noise.image[int(time)], noise.noise[int(time)]
+        sample = image + grains * solver.sigmas[step]
         seen = solver.scale_model_input(sample, time)
         if step:  # the first one's sigma is only nearly endless
-            assert torch.allclose(seen, alpha * picture + sigma * grains, atol=1e-3)
-        velocity = alpha * grains - sigma * picture
+            assert torch.allclose(seen, alpha * image + sigma * grains, atol=1e-3)
+        velocity = alpha * grains - sigma * image
         found = solver.step(velocity, time, sample).pred_original_sample
-        assert torch.allclose(found, picture, atol=0.01 if step else 0.5)
+        assert torch.allclose(found, image, atol=0.01 if step else 0.5)
 
 
 def test_a_few_steps_lower_the_loss(examples):
@@ -121,7 +121,7 @@ def test_it_is_put_on_the_shelf_small_and_draws_when_taken_down(
     pipeline = shelf.take(tmp_path / "sdxl")
     questions = exam.set_questions(2, seed=1, height=64)
     answers = exam.sit(pipeline, questions, steps=2, guidance=7.5)
-    assert [answer.picture.size for answer in answers] == [(128, 64)] * 2
+    assert [answer.image.size for answer in answers] == [(128, 64)] * 2
     stack.float()
 
 

@@ -57,7 +57,7 @@ def test_the_order_of_a_pair_does_not_move_it_across_the_split(seed: int) -> Non
 
 @given(seed=seeds, pair=st.booleans())
 @pytest.mark.parametrize(("width", "height"), SIZES_PX)
-def test_things_lie_inside_the_picture_and_apart(
+def test_things_lie_inside_the_image_and_apart(
     seed: int, pair: bool, width: int, height: int
 ) -> None:
     scene = sample_scene(np.random.default_rng(seed), pair=pair, width=width, height=height)
@@ -87,7 +87,7 @@ def test_the_relation_holds_between_the_things(seed: int, pair: bool) -> None:
     assert holds[scene.relation or ""]
 
 
-def test_the_same_seed_makes_the_same_scene_and_picture() -> None:
+def test_the_same_seed_makes_the_same_scene_and_image() -> None:
     one, other = (sample_scene(np.random.default_rng(7), pair=True) for _ in range(2))
     assert one == other
     assert render(one).tobytes() == render(other).tobytes()
@@ -100,7 +100,7 @@ def test_edges_are_antialiased_and_the_inside_is_full(shape: str) -> None:
     assert ((cover > 0.1) & (cover < 0.9)).sum() > 20
 
 
-def test_a_picture_has_the_background_of_its_scene() -> None:
+def test_an_image_has_the_background_of_its_scene() -> None:
     thing = Thing("red", "circle", "medium", 64.0, 64.0, 30.0)
     pixels = render_array(Scene((thing,), None, "gray"))
     assert np.allclose(pixels[0, 0] * 255.0, BACKGROUND_COLOURS["gray"])

@@ -1,4 +1,4 @@
-"""How a receiver checks a webhook, as fal's documentation has it: nothing of Darkroom's in it."""
+"""Verification of a webhook by a receiver, from fal's documentation, without code of Darkroom."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LEEWAY_S = 300
 
 
 def verified(headers: Mapping[str, str], body: bytes, jwks: Mapping[str, Any]) -> bool:
-    """``headers`` with names in lower case; ``jwks`` as it was fetched."""
+    """Verify a webhook. ``headers`` have names in lower case; ``jwks`` is the fetched document."""
     request_id = headers["x-fal-webhook-request-id"]
     user_id = headers["x-fal-webhook-user-id"]
     timestamp = headers["x-fal-webhook-timestamp"]

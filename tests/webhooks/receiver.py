@@ -1,4 +1,4 @@
-"""A receiver of webhooks over a real socket, which answers as it is told."""
+"""Webhook receiver on a real socket, with responses that the test chooses."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class Received:
 
 @dataclass(frozen=True)
 class Reply:
-    """``hangs``: nothing is answered. ``endless``: a byte of the answer's body each 50 ms, for
-    ever."""
+    """Response of the receiver. ``hangs``: no response. ``endless``: a byte of the body every
+    50 ms, forever."""
 
     status: int = 200
     headers: tuple[tuple[str, str], ...] = ()
@@ -26,7 +26,7 @@ class Reply:
 
 
 Script = Callable[[Received, int], Reply]
-"""From what came, and how many came before it."""
+"""Response chosen from the received call and the number of earlier calls."""
 
 
 def always(reply: Reply) -> Script:
@@ -34,7 +34,7 @@ def always(reply: Reply) -> Script:
 
 
 def each(*replies: Reply) -> Script:
-    """One after the other; the last again and again."""
+    """Responses in order; the last one repeats."""
     return lambda _received, before: replies[min(before, len(replies) - 1)]
 
 
@@ -59,7 +59,7 @@ class Receiver:
         await self.aclose()
 
     async def start(self) -> None:
-        """At the port of the last time, if there was one."""
+        """Start at the port of the previous start, if there was one."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 

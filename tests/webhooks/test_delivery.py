@@ -1,4 +1,4 @@
-"""The courier over real sockets and a fake outbox: who is slow or down delays nobody else."""
+"""Delivery worker over real sockets and a fake outbox: a failed receiver delays no other."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ import pytest
 
 from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import DatabaseUnavailable, RequestNotFound, StorageUnavailable
-from serve_app.domain.webhook import Answer, Backlog, Claimed, DeliveryState, Webhook
-from serve_app.queue.limits import QueueLimits
+from serve_app.domain.webhook import (
+    ClaimedDelivery,
+    DeliveryState,
+    ReceiverResponse,
+    Webhook,
+    WebhookBacklog,
+)
+from serve_app.queue.store.config import QueueLimits
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.logs import request_id
-from serve_app.webhooks import courier
-from serve_app.webhooks.channels import MOST, PROVEN
-from serve_app.webhooks.courier import Courier, Rules
-from serve_app.webhooks.sending import Sender
+from serve_app.webhooks import delivery
+from serve_app.webhooks.circuit_breaker import MAX_IN_FLIGHT, PROVEN
+from serve_app.webhooks.delivery import DeliveryWorker, RetryRules
+from serve_app.webhooks.sender import Sender
 from serve_app.webhooks.signing import Signer
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
@@ -35,16 +41,16 @@ CLOCK = SystemClock()
 @dataclass
 class Counted:
     results: Counter[str] = field(default_factory=Counter[str])
-    backlog: Backlog | None = None
+    backlog: WebhookBacklog | None = None
 
     def webhook(self, result: str) -> None:
         self.results[result] += 1
 
-    def webhooks(self, backlog: Backlog) -> None:
+    def webhooks(self, backlog: WebhookBacklog) -> None:
         self.backlog = backlog
 
 
-async def plain(claimed: Claimed) -> bytes:
+async def plain(claimed: ClaimedDelivery) -> bytes:
     return claimed.request_id.encode()
 
 
@@ -52,7 +58,7 @@ async def plain(claimed: Claimed) -> bytes:
 class Post:
     queue: FakeQueue
     tally: Counted
-    courier: Courier
+    worker: DeliveryWorker
 
     async def ended(self, url: str, tenant: str = TENANT) -> str:
         request = await self.queue.submit(new(tenant=tenant, webhook=Webhook(url, "")))
@@ -73,8 +79,8 @@ async def post(
     sender = Sender(resolve, Signer(FakeSigningSeeds(CLOCK), CLOCK), CLOCK, allow_private=True)
     await sender.start()
     tally = Counted()
-    rules = Rules(waits_s, give_up_s=3600.0, look_s=0.02)
-    made = Courier(queue.outbox, compose, sender, CLOCK, rules, tally)  # type: ignore[arg-type]
+    rules = RetryRules(waits_s, give_up_s=3600.0, look_s=0.02)
+    made = DeliveryWorker(queue.outbox, compose, sender, CLOCK, rules, tally)  # type: ignore[arg-type]
     try:
         yield Post(queue, tally, made)
     finally:
@@ -85,7 +91,7 @@ async def post(
 async def test_each_is_delivered_once() -> None:
     async with Receiver() as receiver, post() as here:
         ids = [await here.ended(receiver.url()) for _ in range(100)]
-        here.courier.start()
+        here.worker.start()
         await here.until(lambda: here.tally.results["delivered"] == 100)
         assert sorted(each.body.decode() for each in receiver.received) == sorted(ids)
         assert receiver.most_at_once <= PROVEN
@@ -105,13 +111,13 @@ async def test_receivers_that_hang_or_are_down_delay_nobody_else() -> None:
                 await here.ended(receiver.url())
         for _ in range(20):
             await here.ended(good.url(), tenant="bob")
-        here.courier.start()
+        here.worker.start()
         await here.until(lambda: here.tally.results["delivered"] == 20, within_s=10)
-        # While the channel of the one that is down is closed, what waits in it uses up no tries.
+        # While the breaker of the failed receiver is open, its waiting webhooks use up no tries.
         await here.until(lambda: here.tally.results["failed"] >= 5)
         await asyncio.sleep(0.3)
         assert here.tally.results["failed"] <= 7
-        assert sum(len(receiver.received) for receiver in hanging) <= MOST
+        assert sum(len(receiver.received) for receiver in hanging) <= MAX_IN_FLIGHT
 
 
 async def test_a_receiver_that_comes_back_gets_everything() -> None:
@@ -120,7 +126,7 @@ async def test_a_receiver_that_comes_back_gets_everything() -> None:
         await receiver.start()
         await receiver.aclose()
         ids = {await here.ended(receiver.url()) for _ in range(3)}
-        here.courier.start()
+        here.worker.start()
         await here.until(lambda: here.tally.results["failed"] >= 2)
         await receiver.start()
         await receiver.until(3)
@@ -132,19 +138,19 @@ async def test_a_receiver_that_comes_back_gets_everything() -> None:
 async def test_what_is_under_way_when_it_closes_is_due_again_without_a_try() -> None:
     async with Receiver(each(Reply(hangs=True), Reply())) as receiver, post() as here:
         id_ = await here.ended(receiver.url())
-        here.courier.start()
+        here.worker.start()
         await receiver.until(1)
-        await here.courier.aclose()
+        await here.worker.aclose()
         delivery = await here.queue.outbox.get(TENANT, id_)
         assert (delivery.state, delivery.tries) == (DeliveryState.PENDING, 0)
-        here.courier.start()
+        here.worker.start()
         await here.until(lambda: here.tally.results["delivered"] == 1)
 
 
 async def test_a_body_that_cannot_be_made_now_waits_and_holds_up_no_other() -> None:
     refused: list[str] = []
 
-    async def compose(claimed: Claimed) -> bytes:
+    async def compose(claimed: ClaimedDelivery) -> bytes:
         if "/away" in claimed.url:
             refused.append(claimed.request_id)
             raise StorageUnavailable("Storage is away.")
@@ -158,7 +164,7 @@ async def test_a_body_that_cannot_be_made_now_waits_and_holds_up_no_other() -> N
         away = await here.ended(receiver.url("/away"))
         for path in ("/gone", "/defect", "/good"):
             await here.ended(receiver.url(path))
-        here.courier.start()
+        here.worker.start()
         await receiver.until(1)
         await here.until(lambda: refused == [away])
         assert [each.target for each in receiver.received] == ["/good"]
@@ -168,7 +174,7 @@ async def test_a_body_that_cannot_be_made_now_waits_and_holds_up_no_other() -> N
 async def test_memory_holds_only_what_is_on_its_way() -> None:
     made: set[str] = set()
 
-    async def compose(claimed: Claimed) -> bytes:
+    async def compose(claimed: ClaimedDelivery) -> bytes:
         made.add(claimed.request_id)
         return b"{}"
 
@@ -180,21 +186,21 @@ async def test_memory_holds_only_what_is_on_its_way() -> None:
             for tenant in ("ann", "bob", "cleo"):
                 for _ in range(4):
                     await here.ended(receiver.url(), tenant)
-        here.courier.start()
-        await here.until(lambda: sum(len(each.received) for each in hosts) >= MOST)
+        here.worker.start()
+        await here.until(lambda: sum(len(each.received) for each in hosts) >= MAX_IN_FLIGHT)
         await asyncio.sleep(0.2)
-        assert len(made) <= MOST
+        assert len(made) <= MAX_IN_FLIGHT
 
 
 async def test_what_the_receiver_took_is_written_down_when_the_database_is_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(courier, "ACT_AGAIN_S", 0.02)
+    monkeypatch.setattr(delivery, "DATABASE_RETRY_S", 0.02)
     async with Receiver() as receiver, post() as here:
         outbox, asked = here.queue.outbox, 0
         delivered = outbox.delivered
 
-        async def away(claimed: Claimed, answer: Answer) -> bool:
+        async def away(claimed: ClaimedDelivery, answer: ReceiverResponse) -> bool:
             nonlocal asked
             asked += 1
             if asked < 4:
@@ -203,21 +209,21 @@ async def test_what_the_receiver_took_is_written_down_when_the_database_is_back(
 
         outbox.delivered = away  # type: ignore[method-assign]
         await here.ended(receiver.url())
-        here.courier.start()
+        here.worker.start()
         await here.until(lambda: here.tally.results["delivered"] == 1)
         assert len(receiver.received) == 1
 
 
 async def test_what_is_logged_of_a_delivery_has_the_id_of_its_request() -> None:
     said: list[tuple[str, str | None]] = []
-    log = logging.getLogger(courier.__name__)
+    log = logging.getLogger(delivery.__name__)
     listener = logging.Handler()
     listener.emit = lambda record: said.append((record.getMessage(), request_id.get()))
     log.addHandler(listener)
     try:
         async with Receiver(always(Reply(500))) as receiver, post(waits_s=()) as here:
             ids = {await here.ended(receiver.url()) for _ in range(3)}
-            here.courier.start()
+            here.worker.start()
             await here.until(lambda: here.tally.results["dead"] == len(ids))
     finally:
         log.removeHandler(listener)
@@ -231,7 +237,7 @@ async def test_the_backlog_is_counted() -> None:
         await receiver.start()
         await receiver.aclose()
         await here.ended(receiver.url())
-        here.courier.start()
+        here.worker.start()
         await here.until(lambda: here.tally.backlog is not None)
         assert here.tally.backlog is not None
         assert here.tally.backlog.pending == 1

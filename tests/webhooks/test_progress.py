@@ -1,4 +1,4 @@
-"""What is told of a request until it ends: over real sockets, of a fake queue."""
+"""Progress webhooks over real sockets and a fake queue."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.lease import Lease
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Request
-from serve_app.domain.webhook import Answer, Backlog, Claimed, Webhook
-from serve_app.queue.limits import QueueLimits
+from serve_app.domain.webhook import ClaimedDelivery, ReceiverResponse, Webhook, WebhookBacklog
+from serve_app.queue.store.config import QueueLimits
 from serve_app.telemetry.clock import SystemClock
-from serve_app.webhooks import herald as module
-from serve_app.webhooks.herald import Herald, Story
-from serve_app.webhooks.sending import Sender
-from serve_app.webhooks.signing import Parcel, Signer
+from serve_app.webhooks import progress as module
+from serve_app.webhooks.progress import ProgressNotifier, ProgressState
+from serve_app.webhooks.sender import Sender
+from serve_app.webhooks.signing import SignedMessage, Signer
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.signing_seeds import FakeSigningSeeds
@@ -39,15 +39,15 @@ class Counted:
     def webhook(self, result: str) -> None:
         self.results[result] += 1
 
-    def webhooks(self, backlog: Backlog) -> None: ...
+    def webhooks(self, backlog: WebhookBacklog) -> None: ...
 
 
 class CountingSender(Sender):
-    """Knows how many calls are under way."""
+    """Receiver that counts the calls in progress."""
 
     under_way = 0
 
-    async def post(self, url: str, parcel: Parcel, timeout_s: float) -> Answer:
+    async def post(self, url: str, parcel: SignedMessage, timeout_s: float) -> ReceiverResponse:
         self.under_way += 1
         try:
             return await super().post(url, parcel, timeout_s)
@@ -56,7 +56,7 @@ class CountingSender(Sender):
 
 
 class Queue(FakeQueue):
-    """Can be away."""
+    """Fake queue that can be unavailable."""
 
     away = False
     refused = 0
@@ -69,7 +69,7 @@ class Queue(FakeQueue):
 
 
 async def step(request: Request) -> bytes | None:
-    """Tells each new step."""
+    """Body for each new step."""
     return str(request.progress.step).encode() if request.progress else None
 
 
@@ -82,7 +82,7 @@ class Place:
     queue: Queue
     sender: CountingSender
     tally: Counted
-    herald: Herald
+    herald: ProgressNotifier
 
     async def running(self, tenant: str = TENANT) -> tuple[Request, Lease]:
         request = await self.queue.submit(new(tenant=tenant))
@@ -104,7 +104,7 @@ async def place() -> AsyncGenerator[Place]:
     signer = Signer(FakeSigningSeeds(CLOCK), CLOCK)
     sender, tally = CountingSender(resolve, signer, CLOCK, allow_private=True), Counted()
     await sender.start()
-    herald = Herald(queue, sender, CLOCK, tally)
+    herald = ProgressNotifier(queue, sender, CLOCK, tally)
     try:
         yield Place(queue, sender, tally, herald)
     finally:
@@ -112,15 +112,15 @@ async def place() -> AsyncGenerator[Place]:
         await sender.aclose()
 
 
-def claimed(request: Request, webhook: Webhook) -> Claimed:
+def claimed(request: Request, webhook: Webhook) -> ClaimedDelivery:
     url, origin = webhook.url, webhook.origin
-    return Claimed("d", 1, request.id, request.tenant, "host", url, origin, 0, None)
+    return ClaimedDelivery("d", 1, request.id, request.tenant, "host", url, origin, 0, None)
 
 
 async def test_calls_come_in_order_one_at_a_time_and_tell_the_newest() -> None:
     async with Receiver() as receiver, place() as here:
         request, leased = await here.running()
-        here.herald.follow(request, Story(receiver.url(), step, every_s=0.05))
+        here.herald.follow(request, ProgressState(receiver.url(), step, every_s=0.05))
         for number in range(1, 61):
             await here.progress(leased, number)
             await asyncio.sleep(0.01)
@@ -134,7 +134,7 @@ async def test_calls_come_in_order_one_at_a_time_and_tell_the_newest() -> None:
 async def test_a_call_that_is_under_way_is_given_up_when_the_request_ends() -> None:
     async with Receiver(always(Reply(hangs=True))) as receiver, place() as here:
         request, leased = await here.running()
-        here.herald.follow(request, Story(receiver.url(), state, every_s=0.0))
+        here.herald.follow(request, ProgressState(receiver.url(), state, every_s=0.0))
         await receiver.until(1)
         await here.queue.finish(done(leased.held))
         await here.until(lambda: not here.sender.under_way)
@@ -143,15 +143,15 @@ async def test_a_call_that_is_under_way_is_given_up_when_the_request_ends() -> N
 
 @pytest.mark.parametrize("own", [True, False])
 async def test_nothing_is_under_way_once_the_courier_has_the_word(own: bool) -> None:
-    """Also when the courier is another process's."""
+    """This holds even if another process delivers the final webhook."""
     async with Receiver(always(Reply(hangs=True))) as receiver, place() as here:
         request, leased = await here.running()
-        webhook = Webhook(receiver.url(), here.herald.marked("http://here#replicate"))
-        here.herald.follow(request, Story(webhook.url, state, every_s=0.0))
+        webhook = Webhook(receiver.url(), here.herald.mark_origin("http://here#replicate"))
+        here.herald.follow(request, ProgressState(webhook.url, state, every_s=0.0))
         await receiver.until(1)
         await here.queue.finish(done(leased.held))
-        other = Herald(here.queue, here.sender, CLOCK, here.tally)
-        plain = await (here.herald if own else other).silenced(claimed(request, webhook))
+        other = ProgressNotifier(here.queue, here.sender, CLOCK, here.tally)
+        plain = await (here.herald if own else other).wait_until_silent(claimed(request, webhook))
         assert plain.origin == "http://here#replicate"
         assert not here.sender.under_way
 
@@ -160,21 +160,27 @@ async def test_an_origin_without_a_mark_is_left_as_it_is() -> None:
     async with place() as here:
         request, _ = await here.running()
         unmarked = claimed(request, Webhook("http://x.example", "http://here#replicate"))
-        assert await here.herald.silenced(unmarked) is unmarked
+        assert await here.herald.wait_until_silent(unmarked) is unmarked
 
 
 async def test_a_story_to_the_end_tells_that_too_and_nothing_after_it() -> None:
     async with Receiver() as receiver, place() as here:
         request, leased = await here.running()
-        here.herald.follow(request, Story(receiver.url(), state, every_s=0.0, to_the_end=True))
+        here.herald.follow(
+            request, ProgressState(receiver.url(), state, every_s=0.0, to_the_end=True)
+        )
         await receiver.until(1)
         await here.queue.finish(done(leased.held))
         ended, second = await here.running()
         await here.queue.finish(done(second.held))
         await receiver.until(2)
         ended = await here.queue.get(TENANT, ended.id)
-        here.herald.follow(ended, Story(receiver.url(), step, every_s=0.0))  # not to its end
-        here.herald.follow(ended, Story(receiver.url(), state, every_s=0.0, to_the_end=True))
+        here.herald.follow(
+            ended, ProgressState(receiver.url(), step, every_s=0.0)
+        )  # ignored, as `to_the_end` is off
+        here.herald.follow(
+            ended, ProgressState(receiver.url(), state, every_s=0.0, to_the_end=True)
+        )
         await receiver.until(3)
         assert [each.body for each in receiver.received] == [b"running", b"succeeded", b"succeeded"]
 
@@ -182,7 +188,7 @@ async def test_a_story_to_the_end_tells_that_too_and_nothing_after_it() -> None:
 async def test_what_is_refused_is_lost_and_the_next_is_told() -> None:
     async with Receiver(each(Reply(500), Reply())) as receiver, place() as here:
         request, leased = await here.running()
-        here.herald.follow(request, Story(receiver.url(), step, every_s=0.0))
+        here.herald.follow(request, ProgressState(receiver.url(), step, every_s=0.0))
         await here.progress(leased, 1)
         await here.until(lambda: here.tally.results["lost"] == 1)
         await here.progress(leased, 2)
@@ -193,7 +199,7 @@ async def test_what_is_refused_is_lost_and_the_next_is_told() -> None:
 async def test_who_does_not_answer_holds_up_no_other_tenant(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "MOST_OF_TENANT", 2)
+    monkeypatch.setattr(module, "MAX_PER_TENANT", 2)
     async with (
         Receiver(always(Reply(hangs=True))) as hanging,
         Receiver() as good,
@@ -201,10 +207,10 @@ async def test_who_does_not_answer_holds_up_no_other_tenant(
     ):
         for _ in range(5):
             request, _ = await here.running()
-            here.herald.follow(request, Story(hanging.url(), state, every_s=0.0))
+            here.herald.follow(request, ProgressState(hanging.url(), state, every_s=0.0))
         await hanging.until(2)
         request, _ = await here.running(tenant="bob")
-        here.herald.follow(request, Story(good.url(), state, every_s=0.0))
+        here.herald.follow(request, ProgressState(good.url(), state, every_s=0.0))
         await good.until(1)
         assert len(hanging.received) == 2
 
@@ -213,7 +219,7 @@ async def test_a_database_that_was_away_is_no_end() -> None:
     async with Receiver() as receiver, place() as here:
         request, leased = await here.running()
         here.queue.away = True
-        here.herald.follow(request, Story(receiver.url(), step, every_s=0.0))
+        here.herald.follow(request, ProgressState(receiver.url(), step, every_s=0.0))
         await here.until(lambda: here.queue.refused > 0)
         await here.progress(leased, 1)
         here.queue.away = False
@@ -226,6 +232,8 @@ async def test_a_request_that_is_deleted_is_told_of_no_more() -> None:
         request, leased = await here.running()
         await here.queue.finish(done(leased.held))
         await here.queue.delete(TENANT, request.id)
-        here.herald.follow(request, Story(receiver.url(), state, every_s=0.0, to_the_end=True))
+        here.herald.follow(
+            request, ProgressState(receiver.url(), state, every_s=0.0, to_the_end=True)
+        )
         await here.herald.aclose()
         assert not receiver.received

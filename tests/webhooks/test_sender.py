@@ -1,4 +1,4 @@
-"""One try, over real sockets."""
+"""Single try of a webhook over real sockets."""
 
 from __future__ import annotations
 
@@ -12,15 +12,14 @@ from email.utils import format_datetime
 import httpcore
 import pytest
 
-from serve_app.domain.addresses import resolve
+from serve_app.domain.addresses import PrivateAddress, resolve
 from serve_app.telemetry.clock import SystemClock
-from serve_app.webhooks.connecting import PrivateAddress, PublicOnly
-from serve_app.webhooks.sending import Sender, trusted
-from serve_app.webhooks.signing import Parcel, Signer
+from serve_app.webhooks.sender import PublicOnly, Sender, trusted
+from serve_app.webhooks.signing import SignedMessage, Signer
 from tests.fakes.signing_seeds import FakeSigningSeeds
 from tests.webhooks.receiver import Receiver, Reply, always, each
 
-PARCEL = Parcel("delivery-1", "request-1", "ann", b'{"status":"OK"}')
+PARCEL = SignedMessage("delivery-1", "request-1", "ann", b'{"status":"OK"}')
 CLOCK = SystemClock()
 
 
@@ -137,7 +136,7 @@ async def test_a_retry_after_that_cannot_be_read_is_none(
 
 
 class Refusing(httpcore.AsyncMockBackend):
-    """Connects to one address of several."""
+    """Network backend that connects to only one of several addresses."""
 
     def __init__(self, good: str) -> None:
         super().__init__([])
@@ -165,9 +164,24 @@ async def test_one_private_address_of_a_name_is_enough_to_refuse_it(address: str
         return ["93.184.215.14", address]
 
     backend = Refusing("93.184.215.14")
-    with pytest.raises(PrivateAddress, match="DARKROOM_ALLOW_PRIVATE_WEBHOOKS"):
+    with pytest.raises(PrivateAddress, match=r"x\.example has a private address"):
         await PublicOnly(backend, names, allow_private=False).connect_tcp("x.example", 443)
     assert backend.tried == []
+
+
+async def test_a_private_receiver_is_dead_at_once_and_the_setting_is_named(
+    receiver: Receiver,
+) -> None:
+    signer = Signer(FakeSigningSeeds(CLOCK), CLOCK)
+    sender = Sender(resolve, signer, CLOCK, allow_private=False)
+    await sender.start()
+    try:
+        answer = await sender.post(receiver.url(), PARCEL, 5.0)
+    finally:
+        await sender.aclose()
+    assert answer.final
+    assert "DARKROOM_ALLOW_PRIVATE_WEBHOOKS" in answer.error
+    assert receiver.received == []
 
 
 async def test_each_address_of_a_name_is_tried() -> None:

@@ -1,4 +1,4 @@
-"""Which keys sign, and what is known of them."""
+"""Signing keys: which one signs, and which ones are published."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import pytest
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.webhook import SigningSeed
 from serve_app.telemetry.clock import SystemClock
-from serve_app.webhooks.signing import KEEP_S, Parcel, Signer
+from serve_app.webhooks.signing import KEEP_S, SignedMessage, Signer
 from tests.fakes.clock import FakeClock
 from tests.fakes.signing_seeds import FakeSigningSeeds
 from tests.webhooks.fals_verification import verified
 
-PARCEL = Parcel("delivery-1", "request-1", "ann", b"{}")
+PARCEL = SignedMessage("delivery-1", "request-1", "ann", b"{}")
 
 
 class AwayAfter(FakeSigningSeeds):
-    """Answers so often, and then not any more."""
+    """Seeds that answer a limited number of times and then fail."""
 
     def __init__(self, clock: FakeClock, times: int) -> None:
         super().__init__(clock)

@@ -1,5 +1,5 @@
-"""A hub with a small repository: a pipeline's folders with made-up weights, and what a published
-repository has besides."""
+"""A hub with a small repository: the folders of a pipeline with random weights, and the other files
+of a published repository."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.domain.endpoint import Weights
-from serve_app.domain.store_config import StoreConfig
+from serve_app.domain.endpoint import StoreConfig, Weights
 from tests.weights.hub_server import HubServer, serving
 from weights.hub import Hub
 from weights.store import Store
@@ -73,7 +72,7 @@ def hub(repository: Path) -> Iterator[HubServer]:
 
 @pytest.fixture
 def waits() -> list[float]:
-    """How long the store has waited between tries, s."""
+    """Waits of the store between tries, in seconds."""
     return []
 
 
@@ -81,7 +80,7 @@ def waits() -> list[float]:
 def make_store(
     hub: HubServer, tmp_path: Path, waits: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> MakeStore:
-    """``make_store(token=…, **changes of the configuration)``; always of one directory."""
+    """``make_store(token=…, **configuration overrides)`` for one fixed directory."""
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)

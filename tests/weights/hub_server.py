@@ -1,11 +1,11 @@
-"""A hub of our own, small and on loopback, that speaks the protocol of the real one.
+"""A small fake hub on loopback that speaks the protocol of the real one.
 
     GET  /api/models/{repository}/revision/{commit}?blobs=true    files with sizes and digests
     HEAD /{repository}/resolve/{commit}/{path}                    X-Repo-Commit, ETag, X-Linked-…
     GET  the same                                                 302 to the CDN for large files
 
-The CDN is another port, as it is another host in the real one, and takes ranges. What goes wrong is
-asked for by the fields of ``HubServer``.
+The CDN is another port, as the real one is another host, and supports ranges. The fields of
+``HubServer`` inject failures.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LARGE = (".safetensors", ".bin")  # stored as LFS
 
 @dataclass
 class Asked:
-    """One request, as it came."""
+    """One received request."""
 
     method: str
     path: str
@@ -39,17 +39,17 @@ class Asked:
 
 @dataclass
 class HubServer:
-    """Repositories by name, each a commit and a directory."""
+    """Repositories by name, each with a commit and a directory."""
 
     repositories: dict[str, tuple[str, Path]] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
-    tokens: dict[str, set[str]] = field(default_factory=dict)  # token → repositories it opens
-    statuses: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # of the next answers
+    tokens: dict[str, set[str]] = field(default_factory=dict)  # token → accessible repositories
+    statuses: list[tuple[int, dict[str, str]]] = field(default_factory=list)  # of the next replies
     cdn_statuses: list[int] = field(default_factory=list)
     cut_after: dict[str, list[int]] = field(default_factory=dict)  # path → bytes until a break
     hold_after: dict[str, int] = field(default_factory=dict)  # path → bytes until ``go``
-    ranges: bool = True  # whether the CDN knows them
-    wrong: Counter[str] = field(default_factory=Counter)  # path → how often with wrong bytes
+    ranges: bool = True  # True if the CDN supports them
+    wrong: Counter[str] = field(default_factory=Counter)  # path → wrong replies
     go: threading.Event = field(default_factory=threading.Event)
     held: threading.Event = field(default_factory=threading.Event)
     asked: list[Asked] = field(default_factory=list)
@@ -60,7 +60,7 @@ class HubServer:
         self.repositories[name] = (commit, folder)
 
     def downloads(self, path: str) -> list[Asked]:
-        """The requests that asked for the content of ``path``."""
+        """Requests for the content of ``path``."""
         return [
             each
             for each in self.asked
@@ -109,7 +109,7 @@ class _Base(BaseHTTPRequestHandler):
     of_cdn = False
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Quiet."""
+        """Log nothing."""
 
     def _note(self) -> None:
         token = self.headers.get("Authorization")
@@ -126,7 +126,7 @@ class _Base(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _send_file(self, path: str, content: bytes, **headers: str) -> None:
-        """With what is to go wrong."""
+        """Send a file, with the injected failures."""
         hub = self.server_hub
         start = 0
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range") or "")
@@ -187,7 +187,7 @@ class _Api(_Base):
             self._say(404)
 
     def _folder(self, name: str, commit: str) -> Path | None:
-        # As the real one: what an unknown caller may not see looks like what is not there.
+        # As in the real hub, a forbidden repository looks like a missing one to an unknown caller.
         if name not in self.server_hub.repositories:
             self._say(401, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
             return None

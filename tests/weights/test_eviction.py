@@ -1,4 +1,4 @@
-"""The cap of the store: who makes room, and who does not."""
+"""Size limit of the store: which repositories are evicted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.weights.conftest import COMMIT, NEEDED, MakeStore, write_repository
 from tests.weights.hub_server import HubServer
 from weights.store import Store
 
-ONE = 560_000  # bytes, a little more than a repository needs
+ONE = 560_000  # bytes, slightly more than a repository needs
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -72,7 +72,9 @@ def test_what_alone_passes_the_cap_is_refused_before_anything_goes(
     pulled(make_store(), "a", used_at=1)
     hub.asked.clear()
     store = make_store(max_bytes=ONE // 2)
-    with pytest.raises(WeightsUnavailable, match=r"house/b takes 0\.6 MB, and the weights may"):
+    with pytest.raises(
+        WeightsUnavailable, match=r"house/b takes 0\.6 MB, but all weights together"
+    ):
         pulled(store, "b", used_at=2)
     assert here(store) == {"a"}
     assert hub.downloads(UNET) == []

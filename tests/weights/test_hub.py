@@ -1,11 +1,10 @@
-"""What the hub refuses, as sentences that say what to do."""
+"""Errors of the hub, as messages that say what to do."""
 
 import pytest
 from huggingface_hub.utils import close_session
 
-from serve_app.domain.endpoint import Weights
+from serve_app.domain.endpoint import StoreConfig, Weights
 from serve_app.domain.errors import WeightsUnavailable
-from serve_app.domain.store_config import StoreConfig
 from tests.weights.conftest import COMMIT, NAME, WEIGHTS
 from weights.hub import Hub
 from weights.store import Store
@@ -43,7 +42,7 @@ def test_a_gated_repository_with_the_right_token_is_fetched(make_store, hub):
 
 
 def test_a_token_that_the_hub_does_not_know_is_told(make_store, hub):
-    assert "does not know the token" in refused(make_store(token="old"))
+    assert "rejects the token" in refused(make_store(token="old"))
 
 
 def test_a_repository_that_is_not_there_is_told(store):
@@ -58,14 +57,14 @@ def test_a_revision_that_is_not_there_is_told(store):
 def test_a_hub_that_is_not_reached_is_told_with_what_to_look_at(tmp_path):
     nowhere = Hub("http://127.0.0.1:9", tries=1)
     said = refused(Store(StoreConfig(directory=tmp_path), lambda: nowhere))
-    assert "http://127.0.0.1:9 is not reached" in said
+    assert "http://127.0.0.1:9 cannot be reached" in said
     assert "HTTPS_PROXY" in said
     assert "models pull" in said
 
 
 def test_a_proxy_that_does_not_let_through_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
-    close_session()  # it keeps what the environment said
+    close_session()  # the library caches the environment in its session
     try:
         away = Hub("https://hub.invalid", tries=1)
         said = refused(Store(StoreConfig(directory=tmp_path), lambda: away))

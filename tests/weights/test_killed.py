@@ -1,5 +1,5 @@
-"""A process that is killed while it downloads: the next goes on where it ended, and is not kept
-waiting by a lock that nobody holds."""
+"""A process that is killed during a download: the next one resumes it, and does not wait for an
+abandoned lock."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from huggingface_hub import constants
 from serve_app.domain.endpoint import Weights
-from serve_app.domain.store_config import StoreConfig
+from serve_app.domain.endpoint import StoreConfig
 from weights.hub import Hub
 from weights.store import Store
 constants.DOWNLOAD_CHUNK_SIZE = {CHUNK}  # the library writes whole chunks, of 10 MiB

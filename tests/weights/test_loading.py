@@ -1,4 +1,4 @@
-"""From the hub through the store to a pipeline that draws."""
+"""From the hub through the store to a pipeline that generates."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from deployments import loading
-from deployments.engine.loader import load_pipeline
-from deployments.engine.weight_bytes import bytes_of
-from deployments.engine.weight_files import bytes_to_load
+from deployments.engine.loading.loader import load_pipeline, weights_bytes
+from deployments.engine.memory.device import bytes_of
+from deployments.replica import weights as weights_module
 from serve_app.domain.endpoint import Endpoint, Weights
 from tests.engine.calls import alone
 from tests.engine.tiny import save_tiny_flux, tiny_flux
 from tests.weights.hub_server import HubServer, serving
+from weights.selection import select
 
 pytestmark = [
     pytest.mark.engine,
@@ -46,21 +46,23 @@ def same(loaded, pipeline):
 
 def test_a_pipeline_from_the_hub_draws_as_it_did_before_it_was_saved(hub, store, flux):
     told = []
-    loaded = load_pipeline(FLUX, on_download=lambda *how: told.append(how), store=store)
+    loaded = load_pipeline(FLUX, on_download=lambda *how: told.append(how), open_weights=store.open)
     same(loaded, flux)
     assert told[-1][0] == told[-1][1] == store.plan(FLUX).total_bytes
     assert not any("fp16" in each.path for each in hub.asked)
 
 
 def test_a_variant_is_loaded_from_its_own_files(hub, store, flux):
-    loaded = load_pipeline(Weights(FLUX.source, FLUX.revision, variant="fp16"), store=store)
+    loaded = load_pipeline(
+        Weights(FLUX.source, FLUX.revision, variant="fp16"), open_weights=store.open
+    )
     same(loaded, flux)
     assert {each.path.endswith(".fp16.safetensors") for each in hub.asked if each.of_cdn} == {True}
 
 
 @dataclass
 class Notes:
-    """A family that notes what it is given."""
+    """Family that records its arguments."""
 
     name: str = "notes"
     given: Any = None
@@ -73,7 +75,7 @@ class Notes:
 def test_a_family_gets_weights_of_the_hub_as_a_directory(hub, store, flux):
     notes = Notes()
     endpoint = Endpoint("house/flux", "notes", FLUX, "open")
-    same(loading.load(store, notes, endpoint, "cpu"), flux)
+    same(weights_module.load(store, notes, endpoint, "cpu"), flux)
     assert notes.given.weights.source == str(store.plan(FLUX).directory / _snapshot(FLUX))
     assert notes.given.weights.revision is None
 
@@ -81,30 +83,30 @@ def test_a_family_gets_weights_of_the_hub_as_a_directory(hub, store, flux):
 def test_a_family_gets_a_directory_as_it_is(store, tmp_path, flux):
     folder = save_tiny_flux(tmp_path / "flux")
     endpoint = Endpoint("house/flux", "notes", Weights(str(folder)), "open")
-    same(loading.load(store, Notes(), endpoint, "cpu"), flux)
+    same(weights_module.load(store, Notes(), endpoint, "cpu"), flux)
     assert not store.directory.exists()
 
 
 @pytest.mark.parametrize(("dtype", "share"), [("float32", 1), ("bfloat16", 0.5)])
 def test_what_weights_take_is_told_before_they_are_read(store, tmp_path, flux, dtype, share):
     folder = save_tiny_flux(tmp_path / "flux")
-    tiny_flux().save_pretrained(folder, variant="fp16")  # which nobody loads
+    tiny_flux().save_pretrained(folder, variant="fp16")  # an unused variant
     modules = [each for each in flux.components.values() if isinstance(each, torch.nn.Module)]
     told = []
     options = {"dtype": dtype}
     endpoint = Endpoint("house/flux", "notes", Weights(str(folder)), "open", options=options)
-    loading.load(store, Notes(), endpoint, "cpu", None, told.append)
+    weights_module.load(store, Notes(), endpoint, "cpu", None, told.append)
     assert told == [
         pytest.approx(share * bytes_of(modules), rel=0.02)
     ]  # position ids, tied weights
 
 
 def test_of_a_folder_that_is_no_pipeline_nothing_is_told(tmp_path):
-    assert bytes_to_load(tmp_path, None, "float32") == 0
+    assert weights_bytes(tmp_path, None, "float32", select) == 0
     (tmp_path / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DModel"]}')
     (tmp_path / "unet").mkdir()
     (tmp_path / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"cut short")
-    assert bytes_to_load(tmp_path, None, "float32") == 0
+    assert weights_bytes(tmp_path, None, "float32", select) == 0
 
 
 def _snapshot(weights):

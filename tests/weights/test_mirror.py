@@ -1,4 +1,4 @@
-"""A mirror in S3: filled from here, asked before the hub, and believed no more than the hub."""
+"""A mirror in S3: filled from the store, asked before the hub, and verified like the hub."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.domain.endpoint import StoreConfig
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
-from serve_app.domain.store_config import StoreConfig
 from tests.storage.s3_servers import S3Server, moto
 from tests.weights.conftest import COMMIT, NAME, WEIGHTS, MakeStore
 from tests.weights.hub_server import HubServer, sha256
@@ -27,7 +27,7 @@ def s3() -> Iterator[S3Server]:
 
 @pytest.fixture
 def bucket(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty one, which the profile ``mirror`` opens and nothing else."""
+    """An empty bucket that only the profile ``mirror`` can access."""
     files = tmp_path / "aws"
     files.write_text(
         f"[mirror]\naws_access_key_id = {s3.key.access_key_id}\n"
@@ -36,7 +36,7 @@ def bucket(s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(files))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "")  # as replicas have them where artifacts go to S3
+        monkeypatch.setenv(name, "")  # as in replicas whose artifacts go to S3
     return s3.new_bucket().bucket
 
 
@@ -51,7 +51,7 @@ def mirrored(bucket: str, s3: S3Server) -> dict[str, str]:
 
 @pytest.fixture
 def filled(make_store: MakeStore, mirrored: dict[str, str], hub: HubServer) -> dict[str, str]:
-    """The same, with everything in it; the hub has forgotten that it was asked."""
+    """The bucket with everything in it; the hub's request log is cleared."""
     make_store(**mirrored).push(WEIGHTS)
     hub.asked.clear()
     return mirrored

@@ -1,4 +1,4 @@
-"""Without a network: what is here is used, what is not is told, and nobody is called."""
+"""Offline: present files are used, missing ones are reported, and no connection is opened."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import hf_hub_download
 
-from serve_app.domain.endpoint import Weights
+from serve_app.domain.endpoint import StoreConfig, Weights
 from serve_app.domain.errors import WeightsUnavailable
-from serve_app.domain.store_config import StoreConfig
 from tests.engine.tiny import save_tiny_flux
 from tests.weights.conftest import COMMIT, NAME, NEEDED, WEIGHTS, MakeStore
 from tests.weights.hub_server import HubServer
@@ -38,14 +37,14 @@ def offline(directory: Path, **changes: object) -> Store:
 
 @pytest.fixture
 def copied(store: Store, tmp_path: Path) -> Path:
-    """What somebody has carried to a machine without a network, as the message says."""
+    """Copy of the store on a machine without a network, made as the message says."""
     with store.open(WEIGHTS):
         pass
     there = tmp_path / "there"
     shutil.copytree(store.directory / FOLDER, there / FOLDER, symlinks=True)
     for path in (there / FOLDER).rglob("*"):
         if not path.is_symlink():
-            os.utime(path, (1, 1))  # as a copy that keeps no times
+            os.utime(path, (1, 1))  # as a copy without times
     return there
 
 
@@ -107,7 +106,7 @@ def test_a_hub_that_is_away_leaves_what_another_program_has_brought(
 def test_a_volume_in_which_no_lock_can_be_made_is_used_as_it_is(
     copied: Path, make_store: MakeStore, hub: HubServer
 ) -> None:
-    (copied / ".locks").write_text("")  # for root too: no lock can be made below a file
+    (copied / ".locks").write_text("")  # also for root: no lock file can be created below a file
     hub.asked.clear()
     with make_store(directory=copied).open(WEIGHTS) as folder:
         assert (folder / UNET).is_file()
@@ -119,10 +118,10 @@ def test_a_volume_in_which_no_lock_can_be_made_is_used_as_it_is(
 CHILD = f"""
 import sys
 from pathlib import Path
-from deployments.engine.loader import load_pipeline
+from deployments.engine.loading.loader import load_pipeline
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import WeightsUnavailable
-from serve_app.domain.store_config import StoreConfig
+from serve_app.domain.endpoint import StoreConfig
 from weights.store import Store
 import diffusers, transformers
 
@@ -133,10 +132,10 @@ def forbid(event, arguments):
 
 sys.addaudithook(forbid)
 config = StoreConfig(directory=Path(sys.argv[1]), offline=True, mirror="s3://some-bucket")
-pipeline = load_pipeline(Weights("house/tiny-flux", {COMMIT!r}), store=Store(config))
+pipeline = load_pipeline(Weights("house/tiny-flux", {COMMIT!r}), open_weights=Store(config).open)
 print(type(pipeline).__name__)
 try:
-    load_pipeline(Weights("house/nothing", {COMMIT!r}), store=Store(config))
+    load_pipeline(Weights("house/nothing", {COMMIT!r}), open_weights=Store(config).open)
 except WeightsUnavailable as error:
     print("REFUSED", error.message)
 """
@@ -149,7 +148,7 @@ def test_no_socket_is_opened(hub: HubServer, make_store: MakeStore, tmp_path: Pa
     store = make_store()
     with store.open(Weights("house/tiny-flux", COMMIT)):
         pass
-    # As replicas have it by the setting; see ``serve_app.app``.
+    # As the setting does in replicas; see ``serve_app.app``.
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}  # noqa: TID251
     ran = subprocess.run(
         [sys.executable, "-c", CHILD, str(store.directory)],

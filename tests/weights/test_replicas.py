@@ -1,10 +1,10 @@
-"""What replicas are told of the store, and that they are told no secret."""
+"""Store settings that replicas receive, which contain no secret."""
 
 import json
 import subprocess
 import sys
 
-# In a process without pytest's strictness about warnings, because it imports ray.
+# In a process without pytest's strict warnings, because it imports ray.
 BUILD = """
 import json
 from serve_app.app import build
@@ -42,7 +42,7 @@ def test_replicas_are_told_where_weights_come_from_and_a_wrong_mirror_stops_the_
         "mirror_profile": "models",
         "offline": "True",
     }
-    # For whatever asks the hub's library itself.
+    # For code that calls the hub's library directly.
     assert told["environment"]["HF_HUB_CACHE"] == "/srv/weights"
     assert told["environment"]["HF_HUB_OFFLINE"] == "1"
     assert "HF_TOKEN" not in told["environment"]

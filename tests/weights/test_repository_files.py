@@ -1,4 +1,4 @@
-"""One file of a repository: from the store, or from where the store fetches."""
+"""One file of a repository: from the store, or from its sources."""
 
 import pytest
 
@@ -57,5 +57,5 @@ def test_offline_a_branch_is_what_the_hubs_library_has_noted(
     (refs / "main").write_text(COMMIT)
     made = written(offline, IN_STORE, tmp_path, revision=None)
     assert made == (repository / IN_STORE).read_bytes()
-    with pytest.raises(WeightsUnavailable, match="nothing may be fetched"):
+    with pytest.raises(WeightsUnavailable, match="downloads are disabled"):
         written(offline, BESIDES, tmp_path)

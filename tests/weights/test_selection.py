@@ -1,10 +1,10 @@
-"""Which files a pipeline loads, of those that a repository has."""
+"""Files of a repository that a pipeline loads."""
 
 import pytest
 
 from serve_app.domain.errors import WeightsUnavailable
 from tests.weights.conftest import BESIDES, INDEX, NEEDED
-from weights.listing import ListedFile, Listing
+from weights.folder import ListedFile, Listing
 from weights.selection import select
 
 FLUX = {

@@ -1,4 +1,4 @@
-"""The store against a hub of our own: what is fetched, checked, shared, resumed and told."""
+"""The store against a fake hub: downloads, verification, sharing, resuming and errors."""
 
 import json
 import logging
@@ -13,8 +13,8 @@ from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from tests.weights.conftest import COMMIT, NAME, NEEDED, WEIGHTS
 from tests.weights.hub_server import sha256
-from weights import disk
-from weights.source import Part
+from weights import eviction
+from weights.source import ByteRange
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 VAE = "vae/diffusion_pytorch_model.safetensors"
@@ -127,12 +127,14 @@ def test_what_is_said_of_a_download_is_said_in_the_context_of_who_wants_it(store
     finally:
         whose.reset(token)
         log.removeHandler(listener)
-    assert [about for line, about in said if "came with other bytes" in line] == ["anna's"]
+    assert [
+        about for line, about in said if "does not match its digest after the download" in line
+    ] == ["anna's"]
 
 
 def test_bytes_that_stay_wrong_are_an_error_and_leave_nothing(store, hub):
     hub.wrong[UNET] = 2
-    with pytest.raises(WeightsUnavailable, match=r"2 times with other bytes"):
+    with pytest.raises(WeightsUnavailable, match=r"2 times and never matched"):
         pull(store)
     assert not list((store.directory).rglob(f"{sha256(hub.repositories[NAME][1] / UNET)}*"))
 
@@ -159,7 +161,7 @@ def test_verify_reads_everything_and_throws_the_damaged_away(store, hub):
     damaged = bytearray(blob.read_bytes())
     damaged[7] ^= 1
     blob.write_bytes(damaged)
-    os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))  # as a disk does it
+    os.utime(blob, ns=(before.st_atime_ns, before.st_mtime_ns))  # simulates a faulty disk
     found = list(store.verify())
     assert {path for _, path, _ in found} == set(NEEDED)
     assert [path for _, path, right in found if not right] == [VAE]
@@ -186,7 +188,7 @@ def test_other_programs_use_what_the_store_has_fetched(store, hub):
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(store, hub, monkeypatch):
-    monkeypatch.setattr(disk, "free_bytes", lambda _: disk.SPARE_BYTES + 100_000)
+    monkeypatch.setattr(eviction, "free_bytes", lambda _: eviction.SPARE_BYTES + 100_000)
     with pytest.raises(WeightsUnavailable, match=r"0\.5 MB are missing.*DARKROOM_WEIGHTS_DIR"):
         pull(store)
     assert hub.downloads(UNET) == []
@@ -196,7 +198,7 @@ def test_a_disk_that_becomes_full_is_told_and_the_room_is_given_back(store, monk
     def full(self, data):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Part, "write", full)
+    monkeypatch.setattr(ByteRange, "write", full)
     with pytest.raises(WeightsUnavailable, match=r"became full.*DARKROOM_WEIGHTS_DIR"):
         pull(store)
     assert not list(store.directory.rglob("*.part"))

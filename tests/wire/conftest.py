@@ -1,4 +1,4 @@
-"""The wire tests run twice: over fakes of all but the wire, and on a real cluster."""
+"""Fixtures of the wire tests, which run twice: over fakes behind real HTTP, and on a cluster."""
 
 from __future__ import annotations
 

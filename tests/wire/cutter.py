@@ -1,4 +1,4 @@
-"""A proxy that cuts connections, in a thread with an event loop of its own."""
+"""Proxy that cuts connections, in a thread with an event loop of its own."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ SUBMIT = b"POST /queue/"
 
 
 class Cutter:
-    """Passes on what it gets. Of the next ``to_cut`` submits it gets the beginning of the answer
-    from the server, shows the client nothing of it, and ends both connections."""
+    """Proxy that forwards bytes. For the next ``to_cut`` submits it reads the beginning of the
+    server's response, sends none of it to the client, and closes both connections."""
 
     def __init__(self, upstream: str) -> None:
         self._upstream = urlsplit(upstream)

@@ -1,4 +1,4 @@
-"""A TLS port and a proxy port, as `darkroom serve` has them, before any Darkroom."""
+"""TLS port and proxy port, as `darkroom serve` has them, before any Darkroom."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from serve_app.cli import haproxy
-from serve_app.cli.installation import Installation
-from serve_app.cli.preflight import free_ports
-from serve_app.entrance.authority import Authority
-from serve_app.entrance.entrance import Entrance, Plan
+from serve_app.cli.connection.installation import Installation
+from serve_app.cli.serve import haproxy
+from serve_app.cli.serve.ports import free_ports
+from serve_app.gateway.certificate_authority import CertificateAuthority
+from serve_app.gateway.gateway import Gateway, GatewayPlan
 from serve_app.telemetry.clock import SystemClock
 from tests.wire.served import Address
 
 
 @dataclass(frozen=True)
 class Ways:
-    """The origins of both ports, and what clients have to trust."""
+    """Origins of both ports, and the certificate that clients have to trust."""
 
     tls_url: str
     proxy_url: str
@@ -37,7 +37,7 @@ class Ways:
 
 
 def installed(address: Address, ways: Ways, folder: Path) -> Installation:
-    """``folder`` as the data directory of a `darkroom serve` that runs with these ports."""
+    """Make ``folder`` the data directory of a `darkroom serve` that runs with these ports."""
     addresses = {"url": address.url, "tls_url": ways.tls_url, "proxy_url": ways.proxy_url}
     (folder / "run.json").write_text(json.dumps(addresses))
     (folder / "api_key").write_text(address.key)
@@ -53,12 +53,12 @@ def entered(http_url: str, folder: Path) -> Iterator[Ways]:
     assert place.port is not None
     tls, proxy = free_ports(2)
     clock, here = SystemClock(), "127.0.0.1"
-    plan = Plan((str(place.hostname), place.port), (here, tls), (here, proxy))
+    plan = GatewayPlan((str(place.hostname), place.port), (here, tls), (here, proxy))
     said: list[str] = []
-    entrance = Entrance(plan, folder / "tls", folder / "run", haproxy.binary(), clock, said.append)
+    entrance = Gateway(plan, folder / "tls", folder / "run", haproxy.binary(), clock, said.append)
     try:
         entrance.start()
-        files = Authority(folder / "tls", (), clock)
+        files = CertificateAuthority(folder / "tls", (), clock)
         yield Ways(
             f"https://{here}:{tls}", f"http://{here}:{proxy}", files.bundle, files.certificate
         )

@@ -1,4 +1,4 @@
-"""The ingress over fakes behind a real HTTP server, in a thread with an event loop of its own."""
+"""Ingress over fakes behind a real HTTP server, in a thread with an event loop of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import uvicorn
 
-from serve_app.cli.preflight import free_port
+from serve_app.cli.serve.ports import free_port
 from tests.ingress.house import House, built
 
 START_S = 30.0
@@ -19,7 +19,7 @@ START_S = 30.0
 
 @dataclass(frozen=True)
 class Address:
-    """Where a Darkroom is, and a key to it."""
+    """URL of a Darkroom, and a key to it."""
 
     url: str
     key: str
@@ -28,8 +28,8 @@ class Address:
 
 @contextmanager
 def served(**house: Any) -> Iterator[Address]:
-    """A running ingress on a free port of loopback; ended when the block is. ``house``: what
-    ``built`` takes."""
+    """Run an ingress on a free port of loopback until the block ends. ``house``: arguments of
+    ``built``."""
     running = _Running(house)
     thread = threading.Thread(target=running.main, name="darkroom-for-tests")
     thread.start()
@@ -62,7 +62,7 @@ class _Running:
             self.ready.set()
 
     async def _serve(self) -> None:
-        port = free_port()  # known before, because it gets into URLs
+        port = free_port()  # chosen first, because URLs contain it
         async with built(port=port, **self._house) as house:
             config = uvicorn.Config(
                 house.app, host="127.0.0.1", port=port, log_config=None, lifespan="off"

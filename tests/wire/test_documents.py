@@ -1,5 +1,5 @@
-"""Schemathesis reads our OpenAPI documents and makes calls of them, good ones and bad ones: what is
-answered is what they say. Seeds are fixed, so a failure comes again."""
+"""Schemathesis makes valid and invalid calls from our OpenAPI documents; the responses must match
+the documents. Seeds are fixed, so a failure can be reproduced."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.wire
 
 ENDPOINTS = ("fal-ai/flux/schnell", "test/probe")
 BY_THE_REPLICA = ("/fal-ai/", "/run/", "/test/")
-"""Paths that answer with what a replica has made. Here that is a fake, which makes less than the
-schema of the endpoint's output says."""
+"""Paths that return a replica's output. Here the replica is a fake, and returns less than the
+endpoint's output schema requires."""
 
 EVENTS = "text/event-stream"
-"""OpenAPI 3.0 knows no events: a stream of them is described as the text that it is."""
+"""Type of event streams. OpenAPI 3.0 has no events: a stream is described as its text."""
 
 KEYED, STRANGER = 4, 1  # calls of each operation
-BUSY = {503, 504, 507}  # where they are described; 504 when the client itself gives no time
+BUSY = {503, 504, 507}  # if documented; 504 when the client's own time limit is 0
 TIMEOUT_S = 20.0
 REQUESTS = 6  # that have ended, for calls about one
 
@@ -51,12 +51,12 @@ def document(address: Address, path: str, **params: str) -> dict[str, Any]:
     found: dict[str, Any] = answer.json()
     for calls in found["paths"].values():
         for call in calls.values():
-            del call["security"]  # who calls is said here; else keys are made up
+            del call["security"]  # the tests set the key; otherwise Schemathesis invents keys
     return found
 
 
 def known(address: Address) -> dict[str, list[str]]:
-    """What is there to be asked for, by the name of its parameter in a path."""
+    """Existing objects, by the name of their parameter in a path."""
     headers = {"Authorization": f"Key {address.key}"}
     with httpx.Client(base_url=address.url, headers=headers, timeout=TIMEOUT_S) as client:
         ended = [client.post("/run/test/probe", json={"artifacts": 1}) for _ in range(REQUESTS)]
@@ -75,7 +75,7 @@ def known(address: Address) -> dict[str, list[str]]:
 
 
 def pointed(document: dict[str, Any], at: dict[str, list[str]]) -> dict[str, Any]:
-    """``document`` whose good calls find something; the bad ones are for what is not there."""
+    """``document`` whose valid calls name existing objects; the invalid calls name unknown ones."""
     for calls in document["paths"].values():
         for call in calls.values():
             for parameter in call.get("parameters", ()):
@@ -85,7 +85,7 @@ def pointed(document: dict[str, Any], at: dict[str, list[str]]) -> dict[str, Any
 
 
 def hold(document: dict[str, Any], authorization: str | None, examples: int) -> set[int]:
-    """Calls all of ``document``; the statuses that came."""
+    """Make all calls of ``document``. Return the statuses of the responses."""
     headers = {} if authorization is None else {"Authorization": authorization}
     (server,) = document["servers"]
     seen: set[int] = set()
@@ -94,7 +94,7 @@ def hold(document: dict[str, Any], authorization: str | None, examples: int) -> 
     ]
     assert len(operations) == sum(len(calls) for calls in document["paths"].values())
     with requests.Session() as session:
-        # What is deleted can be asked for no more.
+        # A deleted object cannot be requested again.
         for operation in sorted(operations, key=lambda each: each.method == "delete"):
             _hold(operation, server["url"], headers, session, examples, seen)
     return seen

@@ -1,4 +1,4 @@
-"""fal's own JavaScript client, unmodified, pointed at Darkroom as docs/02 shows."""
+"""fal's own JavaScript client, unmodified, set up as in docs/how-to/use-fal-clients.md."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.wire.served import Address, served
 pytestmark = pytest.mark.wire
 
 HERE = Path(__file__).with_name("javascript")
-DOC = Path(__file__).parents[2] / "docs" / "02-ingress-and-fal-protocol.md"
+DOC = Path(__file__).parents[2] / "docs" / "how-to" / "use-fal-clients.md"
 TIMEOUT_S = 60.0
 
 BY_FETCH = """
@@ -30,7 +30,7 @@ fal.config({ credentials: KEY, proxyUrl: { url: HERE, when: "always" } });
 
 
 def shown(address: Address) -> str:
-    """The program of the documentation, for this installation."""
+    """Program of the documentation, for this installation."""
     section = DOC.read_text().partition("## fal's JavaScript client")[2]
     found = re.search(r"```javascript\n(.+?)```", section, re.S)
     assert found is not None
@@ -42,7 +42,7 @@ def shown(address: Address) -> str:
 
 
 def program(way: str, address: Address) -> str:
-    """A module that points the client at ``address``."""
+    """Module that points the client at ``address``."""
     key = json.dumps(address.key)
     match way:
         case "fetch":
@@ -60,14 +60,14 @@ def said(
     darkroom_address: Address,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
-    """What each of the calls came to."""
+    """Result of each call."""
     folder = tmp_path_factory.mktemp("javascript")
     lines = ran("calls.mjs", request.param, darkroom_address, folder)
     return {line["name"]: line for line in lines}
 
 
 def ran(script: str, way: str, address: Address, folder: Path) -> list[dict[str, Any]]:
-    """What a script said, a line of JSON each."""
+    """Output of a script, a line of JSON each."""
     (folder / "node_modules").symlink_to(packages(HERE))
     setup = folder / "setup.mjs"
     setup.write_text(program(way, address))
@@ -142,7 +142,7 @@ def test_a_large_upload_goes_in_parts(way: str, tmp_path: Path) -> None:
 def test_access_rules_are_refused_in_a_sentence(said: dict[str, Any]) -> None:
     error = said["refused upload"]["error"]
     assert error["status"] == 422
-    assert "whoever knows the URL" in error["body"]["message"]
+    assert "anyone who knows the URL" in error["body"]["message"]
 
 
 @pytest.mark.parametrize("name", ["stream", "iterated stream"])

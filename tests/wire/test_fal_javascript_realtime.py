@@ -1,4 +1,4 @@
-"""Realtime with fal's own JavaScript client, unmodified but for where its WebSockets go."""
+"""Realtime with fal's own JavaScript client, unmodified but for the address of its WebSockets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.wire
 
 @pytest.fixture(scope="module")
 def said(darkroom_address: Address, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What each thing came to."""
+    """Result of each action."""
     folder = tmp_path_factory.mktemp("realtime")
     (folder / "node_modules").symlink_to(packages(HERE))
     setup = folder / "setup.mjs"
@@ -39,8 +39,8 @@ def test_a_frame_is_answered_with_its_own_id(said: dict[str, Any]) -> None:
     assert said["first"]["request_id"] == "r-1"
 
 
-def test_pictures_come_as_bytes_and_may_go_as_bytes(said: dict[str, Any]) -> None:
-    assert bytes.fromhex(said["picture"]) == b"abc"
+def test_images_come_as_bytes_and_may_go_as_bytes(said: dict[str, Any]) -> None:
+    assert bytes.fromhex(said["image"]) == b"abc"
     assert said["bytes"].startswith("data:image/png;base64,")
 
 

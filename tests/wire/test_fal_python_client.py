@@ -1,6 +1,6 @@
 """fal's own Python client, unmodified, against Darkroom.
 
-The endpoint ``test/probe`` does what its input says: ``echo`` comes back, ``sleep_s`` takes time,
+The endpoint ``test/probe`` follows its input: ``echo`` is returned, ``sleep_s`` takes time,
 ``artifacts`` makes files, ``fail`` fails.
 """
 
@@ -25,7 +25,7 @@ FLUX = "fal-ai/flux/schnell"
 
 @pytest.fixture(autouse=True)
 def pointed_here(darkroom_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in GLOBALS:  # so that they are put back afterwards
+    for name in GLOBALS:  # so that they are restored afterwards
         monkeypatch.setattr(fal_client.client, name, getattr(fal_client.client, name))
     fal_plain_http.use(darkroom_url)
 
@@ -203,7 +203,7 @@ def test_a_stream_that_fails_in_the_middle_raises_and_has_told_why(
     orders = {"sleep_s": 1.5, "fail": "pipeline_failed", "message": "No paint."}
     seen: list[dict] = []
     with pytest.raises(httpx.RemoteProtocolError):
-        seen.extend(client.stream(PROBE, orders))  # what came before the error is kept
+        seen.extend(client.stream(PROBE, orders))  # events before the error are kept
     assert seen[-1]["detail"] == "No paint."
 
 

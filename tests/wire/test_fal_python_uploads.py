@@ -14,7 +14,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from deployments.fetching import Fetcher, http_client
+from deployments.transfer.fetcher import Fetcher, fetcher_client
 from serve_app import fal_plain_http
 from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import InvalidInput
@@ -29,7 +29,7 @@ MIB = 2**20
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[Address]:
-    """One that takes no more than 25 MiB."""
+    """Darkroom that accepts at most 25 MiB."""
     with served(max_upload_bytes=25 * MIB) as address:
         yield address
 
@@ -53,7 +53,7 @@ def client(fakes: Address) -> Iterator[fal_client.SyncClient]:
 
 @pytest.fixture
 def any_client(darkroom_address: Address) -> Iterator[fal_client.SyncClient]:
-    """Of the fakes, and of a real cluster."""
+    """Addresses of the fakes, and of a real cluster."""
     yield from sync_client(darkroom_address)
 
 
@@ -63,7 +63,7 @@ def small_client(small: Address) -> Iterator[fal_client.SyncClient]:
 
 
 class Closing(fal_client.SyncClient):
-    """The client makes another HTTP client for each upload, and forgets to close it."""
+    """Close the HTTP clients that fal's client creates for each upload and forgets to close."""
 
     def _get_cdn_client(self) -> httpx.Client:
         made = super()._get_cdn_client()
@@ -88,7 +88,7 @@ async def async_client(fakes: Address) -> AsyncIterator[fal_client.AsyncClient]:
 
 
 def parts_of_5_mib(monkeypatch: pytest.MonkeyPatch, threshold: int = MIB) -> None:
-    """As small as S3 takes them, so that tests need not send hundreds of megabytes."""
+    """Use the smallest parts that S3 accepts, so that tests need not send hundreds of megabytes."""
     monkeypatch.setattr(fal_client.client, "MULTIPART_THRESHOLD", threshold)
     monkeypatch.setattr(fal_client.client, "MULTIPART_CHUNK_SIZE", 5 * MIB)
 
@@ -132,8 +132,8 @@ async def test_upload_file_async(async_client: fal_client.AsyncClient, tmp_path:
 
 def test_upload_image(client: fal_client.SyncClient) -> None:
     url = client.upload_image(Image.new("RGB", (40, 30), "red"))
-    picture = Image.open(io.BytesIO(read(url).content))
-    assert (picture.size, picture.format) == ((40, 30), "JPEG")
+    image = Image.open(io.BytesIO(read(url).content))
+    assert (image.size, image.format) == ((40, 30), "JPEG")
 
 
 async def test_upload_image_async(async_client: fal_client.AsyncClient) -> None:
@@ -206,7 +206,7 @@ def test_how_long_it_is_kept_can_be_said(client: fal_client.SyncClient) -> None:
 
 def test_access_rules_are_refused_in_a_sentence(client: fal_client.SyncClient) -> None:
     rules = fal_client.StorageACL(default="forbid")
-    with pytest.raises(fal_client.FalClientHTTPError, match="whoever knows the URL"):
+    with pytest.raises(fal_client.FalClientHTTPError, match="anyone who knows the URL"):
         client.upload(CONTENT, "image/png", lifecycle=fal_client.StorageSettings(initial_acl=rules))
 
 
@@ -220,12 +220,12 @@ def test_without_a_good_key_nothing_is_taken(fakes: Address) -> None:
 async def test_what_was_uploaded_is_an_input_by_whatever_name_the_client_knows_us(
     fakes: Address, async_client: fal_client.AsyncClient
 ) -> None:
-    """Fetched as a replica does it: from the ingress, past the ban on private addresses."""
+    """Fetch a file as a replica does: from the ingress, which may have a private address."""
     url = httpx.URL(await async_client.upload(CONTENT, "image/png", file_name="cat.png"))
-    fetcher = Fetcher(http_client(), resolve, max_bytes=MIB, timeout_s=10.0, allow_private=False)
+    fetcher = Fetcher(fetcher_client(), resolve, max_bytes=MIB, timeout_s=10.0, allow_private=False)
     for name in ("127.0.0.1", "darkroom.invalid", "v3.fal.media"):
         named = str(url.copy_with(host=name))
         assert await fetcher.fetch(named, "image_url", fakes.url) == CONTENT
-    with pytest.raises(InvalidInput, match="no such file of ours"):
+    with pytest.raises(InvalidInput, match="our storage has no such file"):
         await fetcher.fetch(f"{url}x", "image_url", fakes.url)
     await fetcher.aclose()

@@ -18,7 +18,7 @@ PROBE = "test/probe"
 
 @pytest.fixture(autouse=True)
 def pointed_here(darkroom_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in GLOBALS:  # so that they are put back afterwards
+    for name in GLOBALS:  # so that they are restored afterwards
         monkeypatch.setattr(fal_client.client, name, getattr(fal_client.client, name))
     fal_plain_http.use(darkroom_url)
 
@@ -41,7 +41,7 @@ def test_frames_are_answered_in_their_order(client: fal_client.SyncClient, use_j
             assert (answer["echo"], answer["request_id"]) == (number, f"r-{number}")
 
 
-async def test_pictures_come_as_bytes(darkroom_key: str) -> None:
+async def test_images_come_as_bytes(darkroom_key: str) -> None:
     client = fal_client.AsyncClient(key=darkroom_key)
     async with client.realtime(PROBE, max_buffering=2) as session:
         await session.send({"artifacts": 1, "content": "abc"})

@@ -1,4 +1,4 @@
-"""The programs in an endpoint's text, run as they stand."""
+"""The programs in an endpoint's text run unchanged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fal's clients submit again when an answer is lost after the commit. What that comes to."""
+"""fal's clients submit again when a response is lost after the commit: the result of that."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.wire
 
 @pytest.fixture(scope="module")
 def here() -> Iterator[Address]:
-    # Longer than in service: on a loaded machine a cut takes a while to be seen.
+    # Longer than in production: a loaded machine is slow to detect a cut.
     with served(linger_s=1.0) as address:
         yield address
 
@@ -82,7 +82,7 @@ def test_a_lost_answer_to_python_is_given_again(here: Address, cut: tuple[Cutter
     request_id = submit_by_python(url, key, "replayed")
     assert cutter.to_cut == 0
     assert stored(here, key, "replayed") == [request_id]
-    # It was given again once; the same wish later is another picture.
+    # The request is replayed once. An equal submit later is a new request.
     assert submit_by_python(url, key, "replayed") != request_id
 
 

@@ -1,5 +1,5 @@
-"""The official Python client of the Model Context Protocol, unmodified, against Darkroom: by the
-present revision, and by the older ones with their handshake."""
+"""The official Python client of the Model Context Protocol, unmodified, against Darkroom: with the
+present revision, and with the older ones that have a handshake."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import AudioContent, CallToolResult, ImageContent, ResourceLink, TextContent
 
-from serve_app.ingress.mcp.content import MOST_INLINE_BYTES
+from serve_app.ingress.mcp.content import MAX_INLINE_BYTES
 from tests.ingress.house import OTHERS
 from tests.wire.served import Address, served
 
 pytestmark = pytest.mark.wire
 
-PICTURES, SOUNDS, CLIPS = "test/pictures", "test/sounds", "test/clips"
+IMAGES, AUDIOS, VIDEOS = "test/pictures", "test/sounds", "test/clips"
 FLUX = "fal-ai/flux/schnell"
 
 
@@ -80,7 +80,7 @@ async def test_a_null_character_in_an_input_is_told_with_its_field(
     address: Address, mode: str
 ) -> None:
     async with connected(address, mode) as client:
-        wish = {"model": PICTURES, "input": {"prompt": "a\0b"}}
+        wish = {"model": IMAGES, "input": {"prompt": "a\0b"}}
         told = await client.call_tool("generate", wish)
     assert told.is_error
     assert "input.prompt: Input should not contain NUL" in text(told)
@@ -98,7 +98,7 @@ async def test_a_model_is_found_and_described(address: Address, mode: str) -> No
     assert alias.structured_content["model"] == "fal-ai/fast-sdxl"
 
 
-async def test_a_picture_is_shown_and_linked_and_progress_is_told(
+async def test_an_image_is_shown_and_linked_and_progress_is_told(
     address: Address, mode: str
 ) -> None:
     told: list[tuple[float, float | None, str | None]] = []
@@ -109,47 +109,47 @@ async def test_a_picture_is_shown_and_linked_and_progress_is_told(
     async with connected(address, mode) as client:
         result = await client.call_tool(
             "generate",
-            {"model": PICTURES, "input": {"prompt": "x", "sleep_s": 0.4, "steps": 4}},
+            {"model": IMAGES, "input": {"prompt": "x", "sleep_s": 0.4, "steps": 4}},
             progress_callback=tell,
         )
     assert not result.is_error
     assert kinds(result) == ["text", "image", "resource_link"]
-    _, picture, link = result.content
-    assert isinstance(picture, ImageContent)
-    assert (picture.mime_type, base64.b64decode(picture.data)) == ("image/png", b"picture")
+    _, image, link = result.content
+    assert isinstance(image, ImageContent)
+    assert (image.mime_type, base64.b64decode(image.data)) == ("image/png", b"image")
     assert isinstance(link, ResourceLink)
     async with httpx.AsyncClient() as plain:
-        assert (await plain.get(str(link.uri))).content == b"picture"
+        assert (await plain.get(str(link.uri))).content == b"image"
     assert result.structured_content["state"] == "succeeded"
     assert result.structured_content["output"]["images"][0]["url"] == str(link.uri)
     assert [each[0] for each in told] == sorted({each[0] for each in told}), "it has to grow"
     assert any(message and message.startswith("denoising") for _, _, message in told)
 
 
-async def test_sounds_are_played_clips_are_linked(address: Address, mode: str) -> None:
+async def test_audio_files_are_played_videos_are_linked(address: Address, mode: str) -> None:
     async with connected(address, mode) as client:
-        sound = await client.call_tool("generate", {"model": SOUNDS, "input": {"prompt": "x"}})
-        clip = await client.call_tool("generate", {"model": CLIPS, "input": {"prompt": "x"}})
-    assert kinds(sound) == ["text", "audio", "resource_link"]
-    assert isinstance(sound.content[1], AudioContent)
-    assert kinds(clip) == ["text", "resource_link"]
+        audio = await client.call_tool("generate", {"model": AUDIOS, "input": {"prompt": "x"}})
+        video = await client.call_tool("generate", {"model": VIDEOS, "input": {"prompt": "x"}})
+    assert kinds(audio) == ["text", "audio", "resource_link"]
+    assert isinstance(audio.content[1], AudioContent)
+    assert kinds(video) == ["text", "resource_link"]
 
 
 async def test_what_is_too_large_for_a_conversation_is_linked_only(
     address: Address, mode: str
 ) -> None:
-    orders = {"num_images": 2, "content": "x" * (MOST_INLINE_BYTES // 2 + 1)}
+    orders = {"num_images": 2, "content": "x" * (MAX_INLINE_BYTES // 2 + 1)}
     async with connected(address, mode) as client:
-        result = await client.call_tool("generate", {"model": PICTURES, "input": orders})
+        result = await client.call_tool("generate", {"model": IMAGES, "input": orders})
     assert kinds(result) == ["text", "image", "resource_link", "resource_link"]
 
 
-async def test_pictures_inside_the_answer_do_not_go_into_the_text(
+async def test_images_inside_the_answer_do_not_go_into_the_text(
     address: Address, mode: str
 ) -> None:
     async with connected(address, mode) as client:
         result = await client.call_tool(
-            "generate", {"model": PICTURES, "input": {"prompt": "x", "sync_mode": True}}
+            "generate", {"model": IMAGES, "input": {"prompt": "x", "sync_mode": True}}
         )
     assert "base64" not in text(result)
 
@@ -159,7 +159,7 @@ async def test_what_takes_longer_than_the_call_may_wait_is_waited_for(
 ) -> None:
     async with connected(address, mode) as client:
         begun = await client.call_tool(
-            "generate", {"model": PICTURES, "input": {"sleep_s": 1, "steps": 2}, "wait_s": 0}
+            "generate", {"model": IMAGES, "input": {"sleep_s": 1, "steps": 2}, "wait_s": 0}
         )
         request_id = begun.structured_content["request_id"]
         assert not begun.is_error
@@ -174,7 +174,7 @@ async def test_what_takes_longer_than_the_call_may_wait_is_waited_for(
 async def test_a_request_is_cancelled(address: Address, mode: str) -> None:
     async with connected(address, mode) as client:
         begun = await client.call_tool(
-            "generate", {"model": PICTURES, "input": {"sleep_s": 60}, "wait_s": 0}
+            "generate", {"model": IMAGES, "input": {"sleep_s": 60}, "wait_s": 0}
         )
         named = {"request_id": begun.structured_content["request_id"]}
         verdict = await client.call_tool("cancel", named)
@@ -183,7 +183,7 @@ async def test_a_request_is_cancelled(address: Address, mode: str) -> None:
         assert ended.is_error
         assert ended.structured_content["state"] == "cancelled"
         twice = await client.call_tool("cancel", named)
-    assert "ended already" in text(twice)
+    assert "already ended" in text(twice)
 
 
 async def test_a_call_that_is_given_up_cancels_what_it_began(address: Address, mode: str) -> None:
@@ -197,7 +197,7 @@ async def test_a_call_that_is_given_up_cancels_what_it_began(address: Address, m
         async with connected(address, mode) as client:
             orders = {"sleep_s": 60, "echo": mode}
             await client.call_tool(
-                "generate", {"model": PICTURES, "input": orders}, progress_callback=tell
+                "generate", {"model": IMAGES, "input": orders}, progress_callback=tell
             )
 
     calling = asyncio.create_task(call())
@@ -208,7 +208,7 @@ async def test_a_call_that_is_given_up_cancels_what_it_began(address: Address, m
 
 
 async def ended_state(address: Address, echo: str) -> str:
-    """Of the newest request with this echo."""
+    """State of the newest request with this echo."""
     headers = {"Authorization": f"Bearer {address.key}"}
     async with httpx.AsyncClient(base_url=address.url, headers=headers) as client:
         for one in (await client.get("/v1/requests")).json()["requests"]:
@@ -237,7 +237,7 @@ async def ended_state(address: Address, echo: str) -> str:
         ("cancel", {}, "request_id: Field required"),
         (
             "generate",
-            {"model": PICTURES, "input": {"fail": "pipeline_failed", "message": "Boom."}},
+            {"model": IMAGES, "input": {"fail": "pipeline_failed", "message": "Boom."}},
             "failed: Boom.",
         ),
     ],
@@ -260,7 +260,7 @@ async def test_a_tool_that_is_not_there_is_named(address: Address, mode: str) ->
 
 async def test_another_tenants_request_is_not_there(address: Address, mode: str) -> None:
     async with connected(address, mode) as client:
-        made = await client.call_tool("generate", {"model": PICTURES, "input": {}})
+        made = await client.call_tool("generate", {"model": IMAGES, "input": {}})
     async with connected(address, mode, address.other_key) as other:
         named = {"request_id": made.structured_content["request_id"]}
         assert (await other.call_tool("get_result", named)).is_error

@@ -20,11 +20,11 @@ from tests.wire.served import Address, served
 
 pytestmark = [
     pytest.mark.wire,
-    # What the client says of the hosted service's calls for clips.
+    # The client's warning about the hosted service's video calls.
     pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning"),
 ]
 
-PICTURES, SDXL, CLIPS = "test/pictures", "fal-ai/fast-sdxl", "test/clips"
+IMAGES, SDXL, VIDEOS = "test/pictures", "fal-ai/fast-sdxl", "test/clips"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def client(address: Address) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def picture() -> io.BytesIO:
+def image() -> io.BytesIO:
     file = io.BytesIO()
     Image.new("RGB", (64, 64), (200, 0, 0)).save(file, "PNG")
     file.name = "red.png"
@@ -49,39 +49,39 @@ def picture() -> io.BytesIO:
 
 
 def whole(answer: ImagesResponse) -> list[OpenAiImage]:
-    """Its pictures, once it is what the client's own types say."""
+    """Images of a response that matches the client's own types."""
     ImagesResponse.model_validate(answer.model_dump(), strict=True)
     assert answer.data is not None
     return answer.data
 
 
-def test_a_picture_from_a_prompt(client: openai.OpenAI) -> None:
+def test_an_image_from_a_prompt(client: openai.OpenAI) -> None:
     answer = client.images.generate(
         model=SDXL, prompt="a red circle", n=2, size="1024x1024", quality="high"
     )
-    pictures = whole(answer)
-    assert [base64.b64decode(each.b64_json or "") for each in pictures] == [b"picture"] * 2
-    assert all((each.url or "").startswith("http://127.0.0.1:") for each in pictures)
+    images = whole(answer)
+    assert [base64.b64decode(each.b64_json or "") for each in images] == [b"image"] * 2
+    assert all((each.url or "").startswith("http://127.0.0.1:") for each in images)
 
 
-async def test_a_picture_from_a_prompt_async(address: Address) -> None:
+async def test_an_image_from_a_prompt_async(address: Address) -> None:
     base_url = f"{address.url}/openai/v1"
     async with openai.AsyncOpenAI(base_url=base_url, api_key=address.key) as client:
         answer = await client.images.generate(prompt="x", response_format="url")
     assert whole(answer)[0].b64_json is None
 
 
-def test_pictures_are_edited(client: openai.OpenAI) -> None:
-    one = client.images.edit(model=SDXL, image=picture(), prompt="blue", size="auto")
+def test_images_are_edited(client: openai.OpenAI) -> None:
+    one = client.images.edit(model=SDXL, image=image(), prompt="blue", size="auto")
     assert len(whole(one)) == 1
-    several = client.images.edit(model=PICTURES, image=[picture(), picture()], prompt="blue", n=3)
+    several = client.images.edit(model=IMAGES, image=[image(), image()], prompt="blue", n=3)
     assert len(whole(several)) == 3
 
 
-def test_partial_images_come_before_the_picture(client: openai.OpenAI) -> None:
+def test_partial_images_come_before_the_image(client: openai.OpenAI) -> None:
     orders: dict[str, Any] = {"sleep_s": 3, "steps": 6}
     with client.images.generate(
-        model=PICTURES, prompt="x", stream=True, partial_images=2, extra_body=orders
+        model=IMAGES, prompt="x", stream=True, partial_images=2, extra_body=orders
     ) as stream:
         events = list(stream)
     for event in events:
@@ -91,22 +91,20 @@ def test_partial_images_come_before_the_picture(client: openai.OpenAI) -> None:
     assert [getattr(each, "partial_image_index", None) for each in partial] == [0, 1]
     assert all(base64.b64decode(each.b64_json) == PREVIEW for each in partial)
     assert last.type == "image_generation.completed"
-    assert base64.b64decode(last.b64_json) == b"picture"
+    assert base64.b64decode(last.b64_json) == b"image"
 
 
-async def test_a_stream_without_partial_images_is_the_picture_alone(address: Address) -> None:
+async def test_a_stream_without_partial_images_is_the_image_alone(address: Address) -> None:
     base_url = f"{address.url}/openai/v1"
     async with openai.AsyncOpenAI(base_url=base_url, api_key=address.key) as client:
-        stream = await client.images.edit(
-            model=PICTURES, image=picture(), prompt="x", stream=True, n=2
-        )
+        stream = await client.images.edit(model=IMAGES, image=image(), prompt="x", stream=True, n=2)
         assert [each.type async for each in stream] == ["image_edit.completed"] * 2
 
 
 def test_who_closes_a_stream_cancels_its_request(client: openai.OpenAI, address: Address) -> None:
     orders: dict[str, Any] = {"sleep_s": 60, "steps": 600}
     stream = client.images.generate(
-        model=PICTURES, prompt="x", stream=True, partial_images=1, extra_body=orders
+        model=IMAGES, prompt="x", stream=True, partial_images=1, extra_body=orders
     )
     request_id = stream.response.headers["x-request-id"]
     assert next(iter(stream)).type == "image_generation.partial_image"
@@ -123,7 +121,7 @@ def test_who_closes_a_stream_cancels_its_request(client: openai.OpenAI, address:
 
 def test_a_failure_in_a_stream_is_raised(client: openai.OpenAI) -> None:
     orders: dict[str, Any] = {"sleep_s": 0.2, "fail": "pipeline_failed", "message": "Boom."}
-    stream = client.images.generate(model=PICTURES, prompt="x", stream=True, extra_body=orders)
+    stream = client.images.generate(model=IMAGES, prompt="x", stream=True, extra_body=orders)
     with pytest.raises(openai.APIError, match="Boom") as caught:
         list(stream)
     assert caught.value.code == "pipeline_failed"
@@ -140,13 +138,13 @@ def test_errors_are_the_clients_own(client: openai.OpenAI, address: Address) -> 
         client.with_options(api_key="no:key").models.list()
     with pytest.raises(openai.InternalServerError, match="Boom"):
         client.with_options(max_retries=3).images.generate(
-            model=PICTURES, prompt="x", extra_body={"fail": "pipeline_failed", "message": "Boom."}
+            model=IMAGES, prompt="x", extra_body={"fail": "pipeline_failed", "message": "Boom."}
         )
 
 
-def test_a_clip_from_the_queue_to_its_file(client: openai.OpenAI) -> None:
+def test_a_video_from_the_queue_to_its_file(client: openai.OpenAI) -> None:
     made = client.videos.create(
-        model=CLIPS, prompt="a red circle", extra_body={"sleep_s": 0.5, "steps": 5}
+        model=VIDEOS, prompt="a red circle", extra_body={"sleep_s": 0.5, "steps": 5}
     )
     assert (made.object, made.status) == ("video", "queued")
     seen: set[int] = set()
@@ -157,7 +155,7 @@ def test_a_clip_from_the_queue_to_its_file(client: openai.OpenAI) -> None:
     assert made.progress == 100
     assert made.prompt == "a red circle"
     assert any(0 < each < 100 for each in seen), seen
-    assert client.videos.download_content(made.id).read() == b"picture"
+    assert client.videos.download_content(made.id).read() == b"image"
     with pytest.raises(openai.NotFoundError, match="no thumbnail"):
         client.videos.download_content(made.id, variant="thumbnail")
     assert client.videos.delete(made.id).deleted
@@ -165,24 +163,24 @@ def test_a_clip_from_the_queue_to_its_file(client: openai.OpenAI) -> None:
         client.videos.retrieve(made.id)
 
 
-def test_a_clip_from_a_picture_and_one_that_fails(client: openai.OpenAI) -> None:
-    made = client.videos.create_and_poll(model=CLIPS, prompt="x", input_reference=picture())
+def test_a_video_from_an_image_and_one_that_fails(client: openai.OpenAI) -> None:
+    made = client.videos.create_and_poll(model=VIDEOS, prompt="x", input_reference=image())
     assert made.status == "completed"
     failed = client.videos.create_and_poll(
-        model=CLIPS, prompt="x", extra_body={"fail": "pipeline_failed", "message": "Boom."}
+        model=VIDEOS, prompt="x", extra_body={"fail": "pipeline_failed", "message": "Boom."}
     )
     assert failed.status == "failed"
     assert failed.error is not None
     assert (failed.error.code, failed.error.message) == ("pipeline_failed", "Boom.")
-    with pytest.raises(openai.NotFoundError, match="There is no video: Boom"):
+    with pytest.raises(openai.NotFoundError, match="The request made no video: Boom"):
         client.videos.download_content(failed.id)
-    with pytest.raises(openai.BadRequestError, match="not remixed"):
+    with pytest.raises(openai.BadRequestError, match="not supported"):
         client.videos.remix(made.id, prompt="x")
 
 
-def test_clips_are_listed_newest_first_and_page_by_page(client: openai.OpenAI) -> None:
-    made = [client.videos.create(model=CLIPS, prompt=str(number)).id for number in range(5)]
-    client.images.generate(model=PICTURES, prompt="x")
+def test_videos_are_listed_newest_first_and_page_by_page(client: openai.OpenAI) -> None:
+    made = [client.videos.create(model=VIDEOS, prompt=str(number)).id for number in range(5)]
+    client.images.generate(model=IMAGES, prompt="x")
     listed = [each.id for each in client.videos.list(limit=2)]
     assert listed[:5] == made[::-1]
     assert len(listed) == len(set(listed))

@@ -1,4 +1,5 @@
-"""Clients by others than fal that speak fal's protocol, unmodified, as docs/16 points them here."""
+"""Clients of fal's protocol by other authors, unmodified, configured as in
+docs/how-to/use-other-clients.md."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ def address() -> Iterator[Address]:
 
 
 def python(program: str, *arguments: str | Path) -> str:
-    """What the program prints, run with no setting of this shell's."""
+    """Output of the program, run with none of this shell's settings."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program, *arguments],
         env={"PATH": os.defpath, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},
@@ -65,8 +66,8 @@ def test_litellm_draws_and_tells_what_is_wrong(address: Address) -> None:
     drawn, refused = (json.loads(line) for line in said.splitlines() if line.startswith("{"))
     assert len(drawn["urls"]) == 2
     for url in drawn["urls"]:
-        picture = httpx.get(url, trust_env=False)
-        assert picture.headers["content-type"] == "image/jpeg"
+        image = httpx.get(url, trust_env=False)
+        assert image.headers["content-type"] == "image/jpeg"
     assert "num_images" in refused["said"]
 
 

@@ -22,8 +22,8 @@ FLUX = "fal-ai/flux/schnell"
 PROMPT = "a red circle on a white background"
 
 
-def size_of(picture: bytes) -> tuple[int, int]:
-    with Image.open(io.BytesIO(picture)) as opened:
+def size_of(image: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(image)) as opened:
         return opened.size
 
 
@@ -60,7 +60,7 @@ def test_replicate_searches_and_runs(darkroom: Darkroom) -> None:
     client._client.close()
 
 
-async def test_an_assistant_sees_the_picture(darkroom: Darkroom) -> None:
+async def test_an_assistant_sees_the_image(darkroom: Darkroom) -> None:
     darkroom.all_ready()
     headers = {"Authorization": f"Bearer {darkroom.key}"}
     size = {"width": 128, "height": 128}
@@ -71,5 +71,5 @@ async def test_an_assistant_sees_the_picture(darkroom: Darkroom) -> None:
         result = await client.call_tool(
             "generate", {"model": FLUX, "input": {"prompt": PROMPT, "image_size": size}}
         )
-    (picture,) = [each for each in result.content if isinstance(each, ImageContent)]
-    assert size_of(base64.b64decode(picture.data)) == (128, 128)
+    (image,) = [each for each in result.content if isinstance(each, ImageContent)]
+    assert size_of(base64.b64decode(image.data)) == (128, 128)

@@ -1,4 +1,4 @@
-"""Paths that nobody thought of, below the prefixes that take any."""
+"""Arbitrary paths below the prefixes that accept any path."""
 
 from __future__ import annotations
 

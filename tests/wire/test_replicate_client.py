@@ -18,8 +18,8 @@ from tests.wire.served import Address, served
 
 pytestmark = pytest.mark.wire
 
-PICTURES, SDXL, FLUX = "test/pictures", "fal-ai/fast-sdxl", "fal-ai/flux-schnell"
-VERSION = OTHERS.listed(PICTURES).endpoint.digest
+IMAGES, SDXL, FLUX = "test/pictures", "fal-ai/fast-sdxl", "fal-ai/flux-schnell"
+VERSION = OTHERS.listed(IMAGES).endpoint.digest
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +41,10 @@ def read(client: replicate.Client, url: str) -> bytes:
 
 
 def test_run_by_name_and_by_version(client: replicate.Client) -> None:
-    made = client.run(PICTURES, {"prompt": "x", "num_images": 2})
+    made = client.run(IMAGES, {"prompt": "x", "num_images": 2})
     assert isinstance(made, list)
-    assert [read(client, url) for url in made] == [b"picture"] * 2
-    again = client.run(f"{PICTURES}:{VERSION}", {"prompt": "x"})
+    assert [read(client, url) for url in made] == [b"image"] * 2
+    again = client.run(f"{IMAGES}:{VERSION}", {"prompt": "x"})
     assert isinstance(again, list)
     assert len(again) == 1
 
@@ -55,8 +55,8 @@ def test_an_endpoint_with_a_longer_id_and_an_alias(client: replicate.Client) -> 
 
 
 def test_files_inside_the_answer_are_read_by_the_client(client: replicate.Client) -> None:
-    (made,) = client.run(PICTURES, {"prompt": "x", "sync_mode": True})
-    assert made.read() == b"picture"
+    (made,) = client.run(IMAGES, {"prompt": "x", "sync_mode": True})
+    assert made.read() == b"image"
     newest = client.predictions.list()[0]
     assert newest.output is not None
     assert newest.output[0].startswith("http://"), "a page of files would be large"
@@ -64,7 +64,7 @@ def test_files_inside_the_answer_are_read_by_the_client(client: replicate.Client
 
 async def test_run_async(address: Address) -> None:
     client = replicate.Client(api_token=address.key, base_url=f"{address.url}/replicate")
-    made = await client.async_run(PICTURES, {"prompt": "x"})
+    made = await client.async_run(IMAGES, {"prompt": "x"})
     assert isinstance(made, list)
     assert len(made) == 1
     await client._async_client.aclose()
@@ -80,7 +80,7 @@ def test_a_prediction_from_the_queue_to_its_end(client: replicate.Client) -> Non
     made = client.predictions.create(
         version=VERSION, input={"prompt": "x", "sleep_s": 0.5, "steps": 5}
     )
-    assert (made.status, made.model, made.version) == ("starting", PICTURES, VERSION)
+    assert (made.status, made.model, made.version) == ("starting", IMAGES, VERSION)
     assert made.input is not None
     assert made.input["prompt"] == "x"
     seen: set[float] = set()
@@ -114,7 +114,7 @@ def test_waiting_in_the_create_and_past_it(client: replicate.Client) -> None:
 
 
 def test_the_output_of_a_slow_run_is_waited_for(client: replicate.Client) -> None:
-    made = client.run(PICTURES, {"prompt": "x", "sleep_s": 1.5}, wait=1)
+    made = client.run(IMAGES, {"prompt": "x", "sleep_s": 1.5}, wait=1)
     assert isinstance(made, list)
     assert len(made) == 1
 
@@ -122,7 +122,7 @@ def test_the_output_of_a_slow_run_is_waited_for(client: replicate.Client) -> Non
 def test_a_failure_is_the_models(client: replicate.Client) -> None:
     orders = {"fail": "pipeline_failed", "message": "Boom."}
     with pytest.raises(ModelError, match="Boom") as caught:
-        client.run(PICTURES, orders)
+        client.run(IMAGES, orders)
     assert caught.value.prediction.status == "failed"
 
 
@@ -142,33 +142,33 @@ def test_predictions_are_listed_newest_first_and_page_by_page() -> None:
 
 
 def test_a_stream_tells_the_log_and_each_file(client: replicate.Client) -> None:
-    events = list(client.stream(PICTURES, input={"sleep_s": 0.3, "steps": 3, "num_images": 2}))
+    events = list(client.stream(IMAGES, input={"sleep_s": 0.3, "steps": 3, "num_images": 2}))
     kinds = [each.event.value for each in events]
     assert kinds[-3:] == ["output", "output", "done"]
     assert set(kinds[:-3]) == {"logs"}
-    assert read(client, str(events[-2].data)) == b"picture"
+    assert read(client, str(events[-2].data)) == b"image"
     with pytest.raises(RuntimeError, match="Boom"):
-        list(client.stream(PICTURES, input={"fail": "pipeline_failed", "message": "Boom."}))
+        list(client.stream(IMAGES, input={"fail": "pipeline_failed", "message": "Boom."}))
 
 
-def picture() -> io.BytesIO:
+def image() -> io.BytesIO:
     file = io.BytesIO(b"a picture")
     file.name = "a.png"
     return file
 
 
 def test_a_file_of_the_input_is_uploaded_first(client: replicate.Client) -> None:
-    made = client.predictions.create(version=VERSION, input={"image": picture()}, wait=True)
+    made = client.predictions.create(version=VERSION, input={"image": image()}, wait=True)
     assert made.input is not None
     assert made.input["image"].startswith("http://127.0.0.1:")
     assert read(client, made.input["image"]) == b"a picture"
-    file = client.files.create(picture())
+    file = client.files.create(image())
     assert (file.name, file.content_type, file.size) == ("a.png", "image/png", 9)
     assert read(client, file.urls["get"]) == b"a picture"
 
 
 def test_files_are_listed_found_and_deleted(client: replicate.Client) -> None:
-    made = [client.files.create(picture()) for _ in range(3)]
+    made = [client.files.create(image()) for _ in range(3)]
     assert [each.id for each in client.files.list()[:3]] == [each.id for each in reversed(made)]
     found = client.files.get(made[1].id)
     assert (found.id, found.urls, found.size, found.etag, found.created_at) == (
@@ -188,7 +188,7 @@ def test_files_are_listed_found_and_deleted(client: replicate.Client) -> None:
 
 
 async def test_files_are_listed_found_and_deleted_async(client: replicate.Client) -> None:
-    made = await client.files.async_create(picture())
+    made = await client.files.async_create(image())
     assert (await client.files.async_get(made.id)).id == made.id
     assert (await client.files.async_list())[0].id == made.id
     assert await client.files.async_delete(made.id)
@@ -196,7 +196,7 @@ async def test_files_are_listed_found_and_deleted_async(client: replicate.Client
 
 
 def test_files_of_other_tenants_are_not_seen(client: replicate.Client, address: Address) -> None:
-    made = client.files.create(picture())
+    made = client.files.create(image())
     other = replicate.Client(api_token=address.other_key, base_url=f"{address.url}/replicate")
     assert made.id not in [each.id for each in other.files.list()]
     for act in (other.files.get, other.files.delete):
@@ -211,7 +211,7 @@ def test_pages_of_files_follow_each_other(
 ) -> None:
     monkeypatch.setattr(files, "PAGE", 2)
     for _ in range(5):
-        client.files.create(picture())
+        client.files.create(image())
     seen: list[str] = []
     following: str | None = "/v1/files"
     while following is not None:
@@ -225,7 +225,7 @@ def test_pages_of_files_follow_each_other(
 
 def test_a_file_of_the_input_may_come_inside_it(client: replicate.Client) -> None:
     made = client.predictions.create(
-        version=VERSION, input={"image": picture()}, file_encoding_strategy="base64", wait=True
+        version=VERSION, input={"image": image()}, file_encoding_strategy="base64", wait=True
     )
     assert made.input is not None
     kind, _, content = made.input["image"].partition(",")
@@ -280,7 +280,7 @@ def test_mistakes_are_told_as_problem_details(client: replicate.Client, address:
     stranger._client.close()
     with pytest.raises(ReplicateError, match="There is no prediction"):
         client.predictions.get("nothing")
-    with pytest.raises(ReplicateError, match="is not there"):
+    with pytest.raises(ReplicateError, match="is not supported here"):
         client.hardware.list()
 
 

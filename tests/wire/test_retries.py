@@ -1,6 +1,6 @@
-"""fal's own Python client says by headers how often its request is tried again.
+"""fal's own Python client limits the retries of its request by headers.
 
-Over fakes: on a cluster an attempt that another may help takes a replica that dies.
+Over fakes: on a cluster, a retry needs a replica that dies.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def address() -> Iterator[Address]:
 
 @pytest.fixture
 def client(address: Address, monkeypatch: pytest.MonkeyPatch) -> Iterator[fal_client.SyncClient]:
-    for name in GLOBALS:  # so that they are put back afterwards
+    for name in GLOBALS:  # so that they are restored afterwards
         monkeypatch.setattr(fal_client.client, name, getattr(fal_client.client, name))
     fal_plain_http.use(address.url)
     client = fal_client.SyncClient(key=address.key)

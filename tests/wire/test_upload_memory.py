@@ -1,4 +1,4 @@
-"""What an upload takes of the ingress's memory: the same, whatever its size."""
+"""The ingress's memory for an upload does not depend on the upload's size."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="asks /proc for it"),
 ]
 
-LARGE = 101 * MIB  # over what fal's client sends at once
+LARGE = 101 * MIB  # more than fal's client sends in one call
 MOST_GROWTH = 48 * MIB
-"""Ten parts come at the same time, each in pieces of 1 MiB, with threads that write them. Held
-whole they would be a hundred."""
+"""Ten parts arrive at the same time, each in pieces of 1 MiB, with threads that write them. In
+memory as a whole they would need a hundred."""
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Process:
     directory: Path
 
     def most_memory(self) -> int:
-        """Bytes, since it began."""
+        """Growth of the memory in bytes, since the start."""
         lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
         (kib,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
         return int(kib) * 1024
 
     def files(self) -> list[str]:
-        """Without what is there for the time of an upload."""
+        """Growth of the memory, without what is needed only during an upload."""
         return [str(each) for each in self.directory.rglob("*") if each.is_file()]
 
 
@@ -74,7 +74,7 @@ def test_a_hundred_megabytes_in_parts_take_no_more_memory_than_a_few(
     with path.open("wb") as file:
         for number in range(LARGE // MIB):
             file.write(number.to_bytes(4, "big") + block[4:])
-    httpx.get(client.upload(block, "video/mp4"))  # so that everything is loaded
+    httpx.get(client.upload(block, "video/mp4"))  # so that all code is loaded
     before = process.most_memory()
     url = client.upload_file(path)
     came = hashlib.sha256()

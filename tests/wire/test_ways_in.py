@@ -1,5 +1,5 @@
-"""Programs that know nothing of Darkroom, in a shell that `darkroom env` has set up, or where fal's
-names lead here."""
+"""Programs that know nothing of Darkroom, in a shell that `darkroom env` has set up, or with fal's
+names pointing here."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from serve_app.cli import environment
-from serve_app.cli.installation import Installation
+from serve_app.cli.commands import environment
+from serve_app.cli.connection.installation import Installation
 from tests.node import node, packages
 from tests.wire.entered import Ways, entered, installed
 from tests.wire.served import served
@@ -53,13 +53,13 @@ client.text_to_image("a JPEG", model=FLUX, width=512, height=512).save(path)
 
 @dataclass(frozen=True)
 class Shell:
-    """An environment for programs, and how `darkroom env` or an operator came to it."""
+    """Environment for programs, and how `darkroom env` or an operator made it."""
 
     variables: dict[str, str]
-    queue: str  # where URLs of requests are
+    queue: str  # base of the URLs of requests
 
     def run(self, *command: str | Path) -> dict[str, dict[str, Any]]:
-        """What the program says, by the name of its call."""
+        """Output of the program, by the name of its call."""
         done = subprocess.run(
             command,
             env={"PATH": os.defpath, "HOME": "/nonexistent", **self.variables},
@@ -77,7 +77,7 @@ class Shell:
 def installation(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Installation, Ways]]:
-    """A data directory as `darkroom serve` leaves it, with what it names running."""
+    """Data directory as `darkroom serve` leaves it, with its processes running."""
     folder = tmp_path_factory.mktemp("data")
     with served() as address, entered(address.url, folder) as ways:
         yield installed(address, ways, folder), ways
@@ -112,7 +112,7 @@ def test_python_runs_submits_and_subscribes(python: tuple[Shell, dict[str, Any]]
 
 def test_python_uploads_here(python: tuple[Shell, dict[str, Any]]) -> None:
     _, said = python
-    if "upload" in said:  # by host names it goes to fal; `darkroom env` warns of it
+    if "upload" in said:  # with host names it goes to fal; `darkroom env` warns about it
         assert "/files/u/" in said["upload"].get("value", ""), said["upload"]
 
 
@@ -177,14 +177,14 @@ def test_javascript_uploads_here(javascript: dict[str, Any]) -> None:
 def test_hugging_face_s_inference_client_draws(
     installation: tuple[Installation, Ways], tmp_path: Path
 ) -> None:
-    picture = tmp_path / "picture.png"
-    shell("proxy", installation).run(sys.executable, "-W", "ignore", "-c", HUGGING_FACE, picture)
-    with Image.open(picture) as drawn:
+    image = tmp_path / "picture.png"
+    shell("proxy", installation).run(sys.executable, "-W", "ignore", "-c", HUGGING_FACE, image)
+    with Image.open(image) as drawn:
         assert drawn.size == (8, 8)
 
 
 def test_other_https_of_that_shell_is_passed_on(installation: tuple[Installation, Ways]) -> None:
-    # This machine may be offline, so what is looked at is the proxy's own answer.
+    # This machine may be offline, so the test looks at the proxy's own response.
     place, ways = installation
     variables = environment.variables(place, "proxy")
     context = ssl.create_default_context(cafile=variables["SSL_CERT_FILE"])

@@ -1,4 +1,4 @@
-"""fal's own clients ask for webhooks; the receiver is the one that the documentation shows."""
+"""fal's own clients request webhooks; the receiver is the one of the documentation."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ PATIENCE_S = 30.0
 
 
 class Receiver:
-    """The documentation's program, with the address of the keys changed."""
+    """Program of the documentation, with the address of the keys replaced."""
 
     def __init__(self, address: Address, folder: Path) -> None:
-        shown = block(DOCS / "18-webhooks.md", "python")
+        shown = block(DOCS / "how-to" / "receive-webhooks.md", "python")
         assert SHOWN_AT in shown
         script = folder / "receiver.py"
         script.write_text(shown.replace(SHOWN_AT, address.url))
@@ -58,7 +58,7 @@ class Receiver:
                 time.sleep(0.05)
 
     def accepted(self) -> dict[str, Any]:
-        """The next body whose signature it has checked."""
+        """Next body whose signature the receiver has verified."""
         assert self.process.stdout is not None
         return dict(json.loads(self.process.stdout.readline()))
 

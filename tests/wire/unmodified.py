@@ -1,7 +1,7 @@
-"""A program over fal's Python client, which knows nothing of Darkroom. A JSON line for each call.
+"""Program over fal's Python client that knows nothing of Darkroom. It prints a JSON line a call.
 
-``ALIASES_PORT`` in the environment has fal's names lead to that port of this machine, as aliases in
-DNS would have them lead to port 443.
+``ALIASES_PORT`` in the environment points fal's names to that port of this machine, as aliases in
+DNS would point them to port 443.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ def alias(port: int) -> None:
 def told(name: str, call: Callable[[], Any]) -> None:
     try:
         line = {"value": call()}
-    except Exception as error:  # what a caller would see is what is told
+    except Exception as error:  # print what a caller would see
         line = {"error": f"{type(error).__name__}: {error}"}
     print(json.dumps({"name": name, **line}), flush=True)  # noqa: T201
 
 
 def main() -> None:
-    import fal_client  # noqa: PLC0415 it reads the environment, and aliases have to be there
+    import fal_client  # noqa: PLC0415 it reads the environment, so the aliases must be set first
 
     def cancelled() -> str:
         handle = fal_client.submit(PROBE, {"sleep_s": 60})
@@ -62,13 +62,13 @@ def main() -> None:
     told("cancel", cancelled)
     told("stream", streamed)
     told("realtime", lambda: heard(use_jwt=False))
-    if "FAL_RUN_HOST" not in os.environ:  # noqa: TID251 else it goes to fal, as docs/16 says
+    if "FAL_RUN_HOST" not in os.environ:  # noqa: TID251 otherwise it goes to fal, see docs/how-to/use-other-clients.md
         told("realtime with a token", lambda: heard(use_jwt=True))
         told("upload", lambda: fal_client.upload(b"abc", "image/png"))
 
 
 if __name__ == "__main__":
-    aliases = os.environ.get("ALIASES_PORT")  # noqa: TID251 said by the test
+    aliases = os.environ.get("ALIASES_PORT")  # noqa: TID251 set by the test
     if aliases is not None:
         alias(int(aliases))
     main()

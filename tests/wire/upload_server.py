@@ -1,4 +1,4 @@
-"""An ingress over a real directory, in a process of its own, so that its memory can be looked at.
+"""Ingress over a real directory, in a process of its own, so that its memory can be measured.
 
 usage: python -m tests.wire.upload_server DIRECTORY; prints its URL and a key, and ends with its
 standard input.

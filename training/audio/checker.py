@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from training.sound.world import BEEPS, LOUDNESSES, PITCHES, SIREN_HZ, Sound
+from training.audio.world import BEEPS, LOUDNESSES, PITCHES, SIREN_HZ, Audio
 
 UNKNOWN: Final = "unknown"
 
@@ -54,13 +54,13 @@ class Verdict:
         return self.pitch and self.manner and self.loudness
 
 
-def judge(wave: np.ndarray, rate: int, sound: Sound) -> Verdict:
+def judge(wave: np.ndarray, rate: int, audio: Audio) -> Verdict:
     """Whether the waveform, float [samples], -1 to 1, is the sound."""
     heard = hear(wave, rate)
     return Verdict(
-        heard.pitch == sound.pitch,
-        heard.manner == sound.manner,
-        heard.loudness == sound.loudness,
+        heard.pitch == audio.pitch,
+        heard.manner == audio.manner,
+        heard.loudness == audio.loudness,
     )
 
 

@@ -11,11 +11,11 @@ import torch
 from diffusers import StableAudioPipeline
 from PIL import Image
 
-from training.sound.checker import Verdict, judge
-from training.sound.phrasing import plain_prompt, sample_prompt
-from training.sound.world import Sound, sample_sound
+from training.audio.checker import Verdict, judge
+from training.audio.phrasing import plain_prompt, sample_prompt
+from training.audio.world import Audio, sample_audio
 
-_SOUNDS_AT_ONCE: Final = 20
+_AUDIOS_AT_ONCE: Final = 20
 #: A spectrogram's piece and step in samples, and how many of its frequencies are shown.
 _WINDOW, _STEP, _SHOWN = 1_024, 256, 72
 
@@ -25,7 +25,7 @@ class Question:
     """A prompt and the sound that answers it."""
 
     prompt: str
-    sound: Sound
+    audio: Audio
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Answer:
 def set_questions(count: int, *, seed: int, free_wording: bool = False) -> list[Question]:
     """Held-out sounds, in regular or in free and noisy wording."""
     rng = np.random.default_rng(seed)
-    sounds = [sample_sound(rng, held_out=True) for _ in range(count)]
+    audios = [sample_audio(rng, held_out=True) for _ in range(count)]
     return [
-        Question(sample_prompt(rng, sound) if free_wording else plain_prompt(sound), sound)
-        for sound in sounds
+        Question(sample_prompt(rng, audio) if free_wording else plain_prompt(audio), audio)
+        for audio in audios
     ]
 
 
@@ -67,8 +67,8 @@ def sit(
     """Every question played once, the i-th from `seed + i`, and judged."""
     answers = []
     rate = pipeline.vae.config.sampling_rate
-    for start in range(0, len(questions), _SOUNDS_AT_ONCE):
-        asked = questions[start : start + _SOUNDS_AT_ONCE]
+    for start in range(0, len(questions), _AUDIOS_AT_ONCE):
+        asked = questions[start : start + _AUDIOS_AT_ONCE]
         waves = play(
             pipeline,
             [question.prompt for question in asked],
@@ -77,7 +77,7 @@ def sit(
             seeds=range(seed + start, seed + start + len(asked)),
         )
         answers += [
-            Answer(question, wave, judge(wave, rate, question.sound))
+            Answer(question, wave, judge(wave, rate, question.audio))
             for question, wave in zip(asked, waves, strict=True)
         ]
     return answers
@@ -115,11 +115,11 @@ def figures(answers: list[Answer]) -> dict[str, float]:
 
 def contact_sheet(answers: list[Answer], *, columns: int = 8) -> Image.Image:
     """The sounds' spectrograms in reading order: time runs right, pitch up."""
-    pictures = [_spectrogram(answer.wave) for answer in answers]
-    width, height = pictures[0].width + 6, pictures[0].height + 6
-    sheet = Image.new("L", (columns * width, -(-len(pictures) // columns) * height), 90)
-    for i, picture in enumerate(pictures):
-        sheet.paste(picture, (i % columns * width, i // columns * height))
+    images = [_spectrogram(answer.wave) for answer in answers]
+    width, height = images[0].width + 6, images[0].height + 6
+    sheet = Image.new("L", (columns * width, -(-len(images) // columns) * height), 90)
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * width, i // columns * height))
     return sheet
 
 
@@ -127,4 +127,4 @@ def _spectrogram(wave: np.ndarray) -> Image.Image:
     pieces = np.lib.stride_tricks.sliding_window_view(wave, _WINDOW)[::_STEP]
     powers = np.abs(np.fft.rfft(pieces * np.hanning(_WINDOW)))[:, :_SHOWN].T[::-1]
     decibels = 20.0 * np.log10(np.maximum(powers / 50.0, 1e-3))
-    return Image.fromarray(((decibels + 60.0) / 60.0 * 255.0).clip(0, 255).astype(np.uint8))
+    return Image.fromarray(((decibels + 60.0) / 60.0 * 255.0).video(0, 255).astype(np.uint8))

@@ -11,13 +11,13 @@ import torch
 from diffusers import AutoencoderOobleck
 from torch import Tensor
 
-from training.sound.phrasing import plain_prompt, sample_prompt
-from training.sound.stable_audio import TOKENS, Batch, build_tokenizer
-from training.sound.vae import encode
-from training.sound.world import sample_sound
+from training.audio.phrasing import plain_prompt, sample_prompt
+from training.audio.stable_audio import TOKENS, Batch, build_tokenizer
+from training.audio.vae import encode
+from training.audio.world import sample_audio
 from training.text import token_ids
 
-_PROMPTS_PER_SOUND: Final = 6
+_PROMPTS_PER_AUDIO: Final = 6
 _PLAIN_PART: Final = 0.4
 
 
@@ -30,10 +30,10 @@ class Examples:
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
         """Random sounds, each with one of its prompts."""
-        sounds = torch.from_numpy(rng.integers(len(self.latents), size=size))
+        audios = torch.from_numpy(rng.integers(len(self.latents), size=size))
         prompts = rng.integers(self.ids.shape[1], size=size)
         chosen = torch.from_numpy(np.where(rng.random(size) < _PLAIN_PART, 0, prompts))
-        return Batch(self.latents[sounds], self.ids[sounds, chosen].long())
+        return Batch(self.latents[audios], self.ids[audios, chosen].long())
 
     def save(self, path: Path) -> None:
         torch.save((self.latents, self.ids), path)
@@ -46,14 +46,14 @@ def load_examples(path: Path) -> Examples:
 def make_examples(vae: AutoencoderOobleck, *, count: int, seed: int) -> Examples:
     """Play, encode and phrase sounds of the training split."""
     rng = np.random.default_rng(seed)
-    sounds = [sample_sound(rng) for _ in range(count)]
+    audios = [sample_audio(rng) for _ in range(count)]
     prompts = [
         prompt
-        for sound in sounds
+        for audio in audios
         for prompt in [
-            plain_prompt(sound),
-            *(sample_prompt(rng, sound) for _ in range(_PROMPTS_PER_SOUND - 1)),
+            plain_prompt(audio),
+            *(sample_prompt(rng, audio) for _ in range(_PROMPTS_PER_AUDIO - 1)),
         ]
     ]
     ids = token_ids(build_tokenizer(), prompts, TOKENS)
-    return Examples(encode(vae, sounds), ids.reshape(count, -1, TOKENS))
+    return Examples(encode(vae, audios), ids.reshape(count, -1, TOKENS))

@@ -8,8 +8,8 @@ from typing import Final
 
 import numpy as np
 
+from training.audio.world import Audio
 from training.phrasing import sample_nonsense
-from training.sound.world import Sound
 
 PITCH_WORDS: Final[dict[str, tuple[str, ...]]] = {
     "low": ("low", "low", "deep", "low-pitched"),
@@ -50,18 +50,18 @@ def known_words() -> list[str]:
     return sorted({word for one in phrases for word in re.findall("[a-z0-9]+", one)} | set(_GLUE))
 
 
-def plain_prompt(sound: Sound) -> str:
+def plain_prompt(audio: Audio) -> str:
     """The sound in its shortest regular words, as in "three loud high beeps"."""
-    pitch = "" if sound.pitch == "middle" else sound.pitch
-    loudness = "" if sound.loudness == "normal" else sound.loudness
-    return _filled(MANNER_WORDS[sound.manner][0], f"{loudness} {pitch}")
+    pitch = "" if audio.pitch == "middle" else audio.pitch
+    loudness = "" if audio.loudness == "normal" else audio.loudness
+    return _filled(MANNER_WORDS[audio.manner][0], f"{loudness} {pitch}")
 
 
-def sample_prompt(rng: np.random.Generator, sound: Sound, *, noise: float = 0.3) -> str:
+def sample_prompt(rng: np.random.Generator, audio: Audio, *, noise: float = 0.3) -> str:
     """One of the many ways to ask for the sound; `noise` is how often strange words appear."""
-    words = [_pick(rng, LOUDNESS_WORDS[sound.loudness]), _pick(rng, PITCH_WORDS[sound.pitch])]
+    words = [_pick(rng, LOUDNESS_WORDS[audio.loudness]), _pick(rng, PITCH_WORDS[audio.pitch])]
     adjectives = " ".join(words[:: rng.choice([1, -1])])
-    prompt = _filled(_pick(rng, MANNER_WORDS[sound.manner]), adjectives)
+    prompt = _filled(_pick(rng, MANNER_WORDS[audio.manner]), adjectives)
     if rng.random() < noise:
         prompt = f"{_pick(rng, _OPENINGS)} {prompt}"
     if rng.random() < noise:

@@ -17,43 +17,43 @@ from torch import Tensor
 
 from training import attributes
 from training.attributes import Asked, AttributeReader
+from training.audio import stable_audio, vae
+from training.audio.examples import Examples, load_examples, make_examples
+from training.audio.phrasing import sample_prompt
+from training.audio.stable_audio import TOKENS, AudioStack, build_tokenizer
+from training.audio.world import LOUDNESSES, MANNERS, PITCHES, sample_audio
 from training.recipe import SEED, randomness
-from training.sound import stable_audio, vae
-from training.sound.examples import Examples, load_examples, make_examples
-from training.sound.phrasing import sample_prompt
-from training.sound.stable_audio import TOKENS, SoundStack, build_tokenizer
-from training.sound.world import LOUDNESSES, MANNERS, PITCHES, sample_sound
 from training.text import T5_WIDTH
 from training.trainer import Schedule, Trainer
 
 _VAE_BATCH: Final = 8
-_SOUND_BATCH: Final = 16
+_AUDIO_BATCH: Final = 16
 READING_STEPS: Final = 300
-SOUNDS: Final = 1_200
+AUDIOS: Final = 1_200
 
 #: Each stage hears other sounds than the one before: its steps count on from here.
 _VAE_SEED: Final = 20_000_000
 _READING_SEED: Final = 21_000_000
-_SOUND_SEED: Final = 22_000_000
+_AUDIO_SEED: Final = 22_000_000
 
 #: Parts of the minutes; reading and making the examples take the rest.
 _VAE_PART: Final = 0.25
-_SOUND_PART: Final = 0.65
+_AUDIO_PART: Final = 0.65
 
 
 @dataclass(frozen=True)
-class SoundRecipe:
+class AudioRecipe:
     """Trains in `work_dir`, for about `minutes` on one idle core."""
 
     work_dir: Path
     minutes: float
     reading_steps: int = READING_STEPS
-    sounds: int = SOUNDS
+    audios: int = AUDIOS
 
     def cook(self) -> StableAudioPipeline:
         """Run every stage that is not done yet; the trained pipeline, in float32."""
         autoencoder = self.train_vae()
-        stack = self.train_sound(self.examples(autoencoder))
+        stack = self.train_audio(self.examples(autoencoder))
         return stable_audio.build_pipeline(autoencoder, stack)
 
     def train_vae(self) -> AutoencoderOobleck:
@@ -75,28 +75,28 @@ class SoundRecipe:
         """The transformer's examples; normalises the autoencoder's latents to fit them."""
         path = self.work_dir / "sound-examples.pt"
         if not path.exists():
-            make_examples(autoencoder, count=self.sounds, seed=SEED).save(path)
+            make_examples(autoencoder, count=self.audios, seed=SEED).save(path)
         examples = load_examples(path)
         return replace(examples, latents=vae.normalise_latents(autoencoder, examples.latents))
 
-    def train_sound(self, examples: Examples) -> SoundStack:
+    def train_audio(self, examples: Examples) -> AudioStack:
         """The transformer with its averaged weights, over a text encoder that can read."""
         torch.manual_seed(SEED)
-        stack = SoundStack()
+        stack = AudioStack()
         self.teach_reading(stack)
         stack.text_encoder.requires_grad_(requires_grad=False)
-        schedule = Schedule(self.minutes * _SOUND_PART, peak_rate=1.5e-3, warmup_steps=100)
+        schedule = Schedule(self.minutes * _AUDIO_PART, peak_rate=1.5e-3, warmup_steps=100)
         trainer = Trainer(stack, schedule, self.work_dir / "sound-dit.pt")
 
         def loss_of_step(step: int) -> Tensor:
-            rng = randomness(_SOUND_SEED + step)
-            return stable_audio.loss_on(stack, examples.batch(rng, _SOUND_BATCH), rng)
+            rng = randomness(_AUDIO_SEED + step)
+            return stable_audio.loss_on(stack, examples.batch(rng, _AUDIO_BATCH), rng)
 
         trainer.run(loss_of_step)
         trainer.load_average()
         return stack.eval()
 
-    def teach_reading(self, stack: SoundStack) -> None:
+    def teach_reading(self, stack: AudioStack) -> None:
         """Train the text encoder alone, on text."""
         answers = {"pitch": list(PITCHES), "manner": MANNERS, "loudness": list(LOUDNESSES)}
         reader = AttributeReader(stack.text_encoder, T5_WIDTH, answers)
@@ -106,9 +106,9 @@ class SoundRecipe:
 
 
 def _ask(rng: np.random.Generator) -> Asked:
-    sound = sample_sound(rng)
-    return sample_prompt(rng, sound), {
-        "pitch": sound.pitch,
-        "manner": sound.manner,
-        "loudness": sound.loudness,
+    audio = sample_audio(rng)
+    return sample_prompt(rng, audio), {
+        "pitch": audio.pitch,
+        "manner": audio.manner,
+        "loudness": audio.loudness,
     }

@@ -21,9 +21,9 @@ from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import T5TokenizerFast as T5Tokenizer
 
-from training.sound.phrasing import known_words
-from training.sound.vae import HOP, LATENT_CHANNELS
-from training.sound.world import SAMPLES, SECONDS
+from training.audio.phrasing import known_words
+from training.audio.vae import HOP, LATENT_CHANNELS
+from training.audio.world import SAMPLES, SECONDS
 from training.text import T5_WIDTH, build_t5_encoder, build_word_tokenizer
 
 TOKENS: Final = 24
@@ -110,7 +110,7 @@ def build_solver() -> EDMDPMSolverMultistepScheduler:
     )
 
 
-class SoundStack(nn.Module):
+class AudioStack(nn.Module):
     """All that is trained to sound: the transformer, the text encoder and what projects both."""
 
     def __init__(self) -> None:
@@ -149,7 +149,7 @@ class SoundStack(nn.Module):
         )[0]
 
 
-def loss_on(stack: SoundStack, batch: Batch, rng: np.random.Generator) -> Tensor:
+def loss_on(stack: AudioStack, batch: Batch, rng: np.random.Generator) -> Tensor:
     """The velocity's error, at all angles between sound and noise alike."""
     clean = batch.latents
     angle = torch.from_numpy(rng.random(len(clean)).astype(np.float32)) * (math.pi / 2)
@@ -166,7 +166,7 @@ def loss_on(stack: SoundStack, batch: Batch, rng: np.random.Generator) -> Tensor
     return functional.mse_loss(made.float(), velocity)
 
 
-def build_pipeline(vae: AutoencoderOobleck, stack: SoundStack) -> StableAudioPipeline:
+def build_pipeline(vae: AutoencoderOobleck, stack: AudioStack) -> StableAudioPipeline:
     return StableAudioPipeline(
         vae=vae,
         text_encoder=stack.text_encoder,

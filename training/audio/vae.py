@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderOobleck
 from torch import Tensor, nn
 
-from training.sound.world import SAMPLE_RATE, Sound, render
+from training.audio.world import SAMPLE_RATE, Audio, render
 
 LATENT_CHANNELS: Final = 16
 HOP: Final = 128
@@ -83,12 +83,12 @@ def loss_on(vae: AutoencoderOobleck, waves: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderOobleck, sounds: list[Sound]) -> Tensor:
+def encode(vae: AutoencoderOobleck, audios: list[Audio]) -> Tensor:
     """The sounds' mean latents: float32 [N, 16, SAMPLES / HOP].
 
     One at a time: sixteen together take four times as long, since they leave the cache.
     """
-    waves = torch.from_numpy(np.stack([render(sound) for sound in sounds]))[:, None]
+    waves = torch.from_numpy(np.stack([render(audio) for audio in audios]))[:, None]
     return torch.cat([vae.encode(part).latent_dist.mean for part in waves.split(1)])
 
 

@@ -41,7 +41,7 @@ _PHASE_STRAY: Final = 0.7
 
 
 @dataclass(frozen=True)
-class Sound:
+class Audio:
     """`amplitude` is the peak of 1, `phase` in radians."""
 
     pitch: str
@@ -63,34 +63,34 @@ UNSEEN: Final = frozenset(
 )
 
 
-def is_held_out(sound: Sound) -> bool:
+def is_held_out(audio: Audio) -> bool:
     """Whether the sound belongs to the test split."""
-    return (sound.pitch, sound.manner, sound.loudness) in UNSEEN
+    return (audio.pitch, audio.manner, audio.loudness) in UNSEEN
 
 
-def sample_sound(rng: np.random.Generator, *, held_out: bool = False) -> Sound:
+def sample_audio(rng: np.random.Generator, *, held_out: bool = False) -> Audio:
     """A random sound of the wanted split."""
     while True:
         loudness = str(rng.choice(list(LOUDNESSES), p=[0.25, 0.5, 0.25]))
         stray = float(rng.uniform(-1.0, 1.0))
-        sound = Sound(
+        audio = Audio(
             str(rng.choice(list(PITCHES))),
             MANNERS[rng.integers(len(MANNERS))],
             loudness,
             LOUDNESSES[loudness] * _LOUDNESS_STRAY**stray,
             float(rng.uniform(-_PHASE_STRAY, _PHASE_STRAY)),
         )
-        if is_held_out(sound) == held_out:
-            return sound
+        if is_held_out(audio) == held_out:
+            return audio
 
 
-def render(sound: Sound) -> np.ndarray:
+def render(audio: Audio) -> np.ndarray:
     """The sound as float32 [SAMPLES], -1 to 1."""
     times = np.arange(SAMPLES) / SAMPLE_RATE
-    hertz = PITCHES[sound.pitch] * 2.0 ** (GLIDE_OCTAVES / 2 * _bend(sound.manner, times))
+    hertz = PITCHES[audio.pitch] * 2.0 ** (GLIDE_OCTAVES / 2 * _bend(audio.manner, times))
     turns = np.cumsum(hertz) / SAMPLE_RATE
-    wave = np.sin(2.0 * math.pi * turns + sound.phase)
-    return (sound.amplitude * _envelope(sound.manner, times) * wave).astype(np.float32)
+    wave = np.sin(2.0 * math.pi * turns + audio.phase)
+    return (audio.amplitude * _envelope(audio.manner, times) * wave).astype(np.float32)
 
 
 def _bend(manner: str, times: np.ndarray) -> np.ndarray:

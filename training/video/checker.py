@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from training.checker import UNKNOWN, read
-from training.video.world import SIDE, Clip
+from training.video.world import SIDE, Video
 
 #: A pixel this far from the background, in RGB, belongs to an object.
 _FOREGROUND_DISTANCE: Final = 60.0
@@ -57,14 +57,14 @@ class Verdict:
         return self.colour and self.shape and self.motion and self.background
 
 
-def judge(frames: np.ndarray, clip: Clip) -> Verdict:
+def judge(frames: np.ndarray, video: Video) -> Verdict:
     """Whether the frames, uint8 [T, H, W, 3], show what the clip is."""
     seen = sight(frames)
     return Verdict(
-        seen.colour == clip.colour,
-        seen.shape == clip.shape,
-        seen.motion == clip.motion,
-        seen.background == clip.background,
+        seen.colour == video.colour,
+        seen.shape == video.shape,
+        seen.motion == video.motion,
+        seen.background == video.background,
     )
 
 
@@ -115,10 +115,10 @@ def _outline(frame: np.ndarray) -> np.ndarray:
 
 def _look(frame: np.ndarray) -> tuple[str, str, str]:
     """Colour and shape of the largest object, and the background's colour."""
-    picture = Image.fromarray(frame)
-    if max(picture.size) < 2 * SIDE:
-        picture = picture.resize((2 * SIDE, 2 * SIDE), Image.Resampling.BICUBIC)
-    reading = read(picture)
+    image = Image.fromarray(frame)
+    if max(image.size) < 2 * SIDE:
+        image = image.resize((2 * SIDE, 2 * SIDE), Image.Resampling.BICUBIC)
+    reading = read(image)
     if not reading.sightings:
         return UNKNOWN, UNKNOWN, reading.background
     return reading.sightings[0].colour, reading.sightings[0].shape, reading.background

@@ -13,11 +13,11 @@ from PIL import Image
 
 from training.video.checker import Verdict, judge
 from training.video.phrasing import motion_prompt, plain_prompt, sample_prompt
-from training.video.world import FRAMES, SIDE, Clip, render_array, sample_clip
+from training.video.world import FRAMES, SIDE, Video, render_array, sample_video
 
-_CLIPS_AT_ONCE: Final = 10
+_VIDEOS_AT_ONCE: Final = 10
 #: A given picture's pixels may come back this much different in the mean, of 255.
-_SAME_PICTURE: Final = 12.0
+_SAME_IMAGE: Final = 12.0
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Question:
     """A prompt and the clip that answers it; with a picture, how that clip begins."""
 
     prompt: str
-    clip: Clip
-    picture: Image.Image | None = None
+    video: Video
+    image: Image.Image | None = None
 
 
 @dataclass(frozen=True)
@@ -42,24 +42,24 @@ class Answer:
 def set_questions(count: int, *, seed: int, free_wording: bool = False) -> list[Question]:
     """Held-out clips to be made from words, in regular or in free and noisy wording."""
     rng = np.random.default_rng(seed)
-    clips = [sample_clip(rng, held_out=True) for _ in range(count)]
+    videos = [sample_video(rng, held_out=True) for _ in range(count)]
     return [
-        Question(sample_prompt(rng, clip) if free_wording else plain_prompt(clip), clip)
-        for clip in clips
+        Question(sample_prompt(rng, video) if free_wording else plain_prompt(video), video)
+        for video in videos
     ]
 
 
-def set_pictures(count: int, *, seed: int, motion_only: bool = False) -> list[Question]:
+def set_images(count: int, *, seed: int, motion_only: bool = False) -> list[Question]:
     """Held-out clips to go on from their first frame, asked for in full or by the motion alone."""
     rng = np.random.default_rng(seed)
-    clips = [sample_clip(rng, free=True, held_out=True) for _ in range(count)]
+    videos = [sample_video(rng, free=True, held_out=True) for _ in range(count)]
     return [
         Question(
-            motion_prompt(rng, clip) if motion_only else plain_prompt(clip),
-            clip,
-            Image.fromarray((render_array(clip)[0] * 255.0).round().astype(np.uint8)),
+            motion_prompt(rng, video) if motion_only else plain_prompt(video),
+            video,
+            Image.fromarray((render_array(video)[0] * 255.0).round().astype(np.uint8)),
         )
-        for clip in clips
+        for video in videos
     ]
 
 
@@ -71,7 +71,7 @@ def sittings(pipeline: WanPipeline) -> Iterator[tuple[str, list[Answer]]]:
     free = set_questions(100, seed=2024, free_wording=True)
     yield "free wording, 20 steps, guidance 1", sit(pipeline, free, steps=20)
     for motion_only in (False, True):
-        asked = set_pictures(100, seed=2024, motion_only=motion_only)
+        asked = set_images(100, seed=2024, motion_only=motion_only)
         wording = "only the motion" if motion_only else "regular wording"
         yield f"from a picture, {wording}, 20 steps, guidance 1", sit(pipeline, asked, steps=20)
 
@@ -86,22 +86,22 @@ def sit(
 ) -> list[Answer]:
     """Every question answered once, the i-th from `seed + i`, and judged."""
     answers = []
-    for start in range(0, len(questions), _CLIPS_AT_ONCE):
-        asked = questions[start : start + _CLIPS_AT_ONCE]
+    for start in range(0, len(questions), _VIDEOS_AT_ONCE):
+        asked = questions[start : start + _VIDEOS_AT_ONCE]
         seeds = range(seed + start, seed + start + len(asked))
-        if asked[0].picture is None:
+        if asked[0].image is None:
             prompts = [question.prompt for question in asked]
-            clips = make(pipeline, prompts, steps=steps, guidance=guidance, seeds=seeds)
+            videos = make(pipeline, prompts, steps=steps, guidance=guidance, seeds=seeds)
         else:
-            clips = np.concatenate(
+            videos = np.concatenate(
                 [
                     go_on(pipeline, question, steps=steps, guidance=guidance, seed=each)
                     for question, each in zip(asked, seeds, strict=True)
                 ]
             )
         answers += [
-            Answer(question, frames, judge(frames, question.clip), _starts(question, frames))
-            for question, frames in zip(asked, clips, strict=True)
+            Answer(question, frames, judge(frames, question.video), _starts(question, frames))
+            for question, frames in zip(asked, videos, strict=True)
         ]
     return answers
 
@@ -134,10 +134,10 @@ def go_on(
     pipeline: WanPipeline, question: Question, *, steps: int, guidance: float = 1.0, seed: int
 ) -> np.ndarray:
     """The clip that goes on from the question's picture, by the same weights: [1, T, H, W, 3]."""
-    pictures = WanImageToVideoPipeline(**pipeline.components, expand_timesteps=True)
-    pictures.set_progress_bar_config(disable=True)
-    made = pictures(
-        image=question.picture,
+    images = WanImageToVideoPipeline(**pipeline.components, expand_timesteps=True)
+    images.set_progress_bar_config(disable=True)
+    made = images(
+        image=question.image,
         prompt=question.prompt,
         width=SIDE,
         height=SIDE,
@@ -172,10 +172,10 @@ def contact_sheet(answers: list[Answer], *, columns: int = 3, shown: int = 6) ->
 
 def _starts(question: Question, frames: np.ndarray) -> bool | None:
     """Whether the clip begins with the picture that was given."""
-    if question.picture is None:
+    if question.image is None:
         return None
-    given = np.asarray(question.picture, dtype=np.float32)
-    return float(np.abs(frames[0] - given).mean()) < _SAME_PICTURE
+    given = np.asarray(question.image, dtype=np.float32)
+    return float(np.abs(frames[0] - given).mean()) < _SAME_IMAGE
 
 
 def _part(rights: list[bool]) -> float:

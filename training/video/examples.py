@@ -17,9 +17,9 @@ from training.video.phrasing import motion_prompt, plain_prompt, sample_prompt
 from training.video.text import TOKENS, build_tokenizer
 from training.video.vae import encode, scaled
 from training.video.wan import Batch
-from training.video.world import Clip, sample_clip
+from training.video.world import Video, sample_video
 
-_PROMPTS_PER_CLIP: Final = 6
+_PROMPTS_PER_VIDEO: Final = 6
 _PLAIN_PART: Final = 0.4
 #: Without any prompt, or with one that says nothing: what guidance guides away from.
 _SILENT_PART: Final = 0.1
@@ -40,11 +40,11 @@ class Examples:
 
     def batch(self, rng: np.random.Generator, size: int, vae: AutoencoderKLWan) -> Batch:
         """Random clips, each with one of its prompts, scaled as the pipeline scales."""
-        clips = torch.from_numpy(rng.integers(len(self.latents), size=size))
+        videos = torch.from_numpy(rng.integers(len(self.latents), size=size))
         prompts = rng.integers(self.ids.shape[1], size=size)
         chosen = torch.from_numpy(np.where(rng.random(size) < _PLAIN_PART, 0, prompts))
         return Batch(
-            scaled(vae, self.latents[clips]), self.ids[clips, chosen].long(), clips >= self.free
+            scaled(vae, self.latents[videos]), self.ids[videos, chosen].long(), videos >= self.free
         )
 
     def save(self, path: Path) -> None:
@@ -58,21 +58,21 @@ def load_examples(path: Path) -> Examples:
 def make_examples(vae: AutoencoderKLWan, *, usual: int, free: int, seed: int) -> Examples:
     """Render, encode and phrase clips of the training split; `free` more that start anywhere."""
     rng = np.random.default_rng(seed)
-    clips = [sample_clip(rng) for _ in range(usual)]
-    more = [sample_clip(rng, free=True) for _ in range(free)]
-    prompts = [prompt for clip in clips for prompt in _prompts(rng, clip, from_picture=False)]
-    prompts += [prompt for clip in more for prompt in _prompts(rng, clip, from_picture=True)]
+    videos = [sample_video(rng) for _ in range(usual)]
+    more = [sample_video(rng, free=True) for _ in range(free)]
+    prompts = [prompt for video in videos for prompt in _prompts(rng, video, from_image=False)]
+    prompts += [prompt for video in more for prompt in _prompts(rng, video, from_image=True)]
     ids = token_ids(build_tokenizer(), prompts, TOKENS)
-    return Examples(encode(vae, clips + more), ids.reshape(usual + free, -1, TOKENS), usual)
+    return Examples(encode(vae, videos + more), ids.reshape(usual + free, -1, TOKENS), usual)
 
 
-def _prompts(rng: np.random.Generator, clip: Clip, *, from_picture: bool) -> list[str]:
-    prompts = [plain_prompt(clip)]
-    while len(prompts) < _PROMPTS_PER_CLIP:
+def _prompts(rng: np.random.Generator, video: Video, *, from_image: bool) -> list[str]:
+    prompts = [plain_prompt(video)]
+    while len(prompts) < _PROMPTS_PER_VIDEO:
         if rng.random() < _SILENT_PART / (1.0 - _PLAIN_PART):
             prompts.append(sample_nonsense(rng))
-        elif from_picture and rng.random() < _MOTION_PART:
-            prompts.append(motion_prompt(rng, clip))
+        elif from_image and rng.random() < _MOTION_PART:
+            prompts.append(motion_prompt(rng, video))
         else:
-            prompts.append(sample_prompt(rng, clip))
+            prompts.append(sample_prompt(rng, video))
     return prompts

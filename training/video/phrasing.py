@@ -10,7 +10,7 @@ import numpy as np
 
 from training.palette import DEFAULT_BACKGROUND
 from training.phrasing import COLOUR_WORDS, SHAPE_WORDS, sample_nonsense
-from training.video.world import BACKGROUNDS, COLOURS, SHAPES, Clip
+from training.video.world import BACKGROUNDS, COLOURS, SHAPES, Video
 
 #: The first way is the regular one. "From left to right" names both: the order tells.
 MOTION_WORDS: Final[dict[str, tuple[str, ...]]] = {
@@ -59,22 +59,22 @@ def known_words() -> list[str]:
     return sorted({word for one in phrases for word in re.findall("[a-z]+", one)} | set(_GLUE))
 
 
-def plain_prompt(clip: Clip) -> str:
+def plain_prompt(video: Video) -> str:
     """The clip in its shortest regular words, as in "a red circle moving left"."""
-    words = f"a {clip.colour} {clip.shape} {MOTION_WORDS[clip.motion][0]}"
+    words = f"a {video.colour} {video.shape} {MOTION_WORDS[video.motion][0]}"
     words = words.replace("a orange", "an orange")
-    if clip.background == DEFAULT_BACKGROUND:
+    if video.background == DEFAULT_BACKGROUND:
         return words
-    return f"{words} on a {clip.background} background"
+    return f"{words} on a {video.background} background"
 
 
-def sample_prompt(rng: np.random.Generator, clip: Clip, *, noise: float = 0.3) -> str:
+def sample_prompt(rng: np.random.Generator, video: Video, *, noise: float = 0.3) -> str:
     """One of the many ways to ask for the clip; `noise` is how often strange words appear."""
-    thing = f"{_pick(rng, COLOUR_WORDS[clip.colour])} {_pick(rng, SHAPE_WORDS[clip.shape])}"
-    motion = _pick(rng, MOTION_WORDS[clip.motion])
+    thing = f"{_pick(rng, COLOUR_WORDS[video.colour])} {_pick(rng, SHAPE_WORDS[video.shape])}"
+    motion = _pick(rng, MOTION_WORDS[video.motion])
     article = _pick(rng, ("a ", "a ", "the ", ""))
     words = [f"{article}{thing} {motion}", f"{motion} {article}{thing}"][rng.random() < 0.1]
-    words = f"{words} {_background_words(rng, clip.background)}"
+    words = f"{words} {_background_words(rng, video.background)}"
     if rng.random() < noise:
         words = f"{_pick(rng, _OPENINGS)} {words}"
     if rng.random() < noise:
@@ -84,11 +84,11 @@ def sample_prompt(rng: np.random.Generator, clip: Clip, *, noise: float = 0.3) -
     return " ".join(words.split())
 
 
-def motion_prompt(rng: np.random.Generator, clip: Clip) -> str:
+def motion_prompt(rng: np.random.Generator, video: Video) -> str:
     """Only what happens, as one asks where a picture shows the rest."""
-    motion = _pick(rng, MOTION_WORDS[clip.motion])
+    motion = _pick(rng, MOTION_WORDS[video.motion])
     subject = _pick(rng, ("it is", "it", "", "", "the object is", "the shape is"))
-    shape = _pick(rng, SHAPE_WORDS[clip.shape])
+    shape = _pick(rng, SHAPE_WORDS[video.shape])
     return f"{_pick(rng, (subject, subject, f'the {shape} is', f'the {shape}'))} {motion}".strip()
 
 

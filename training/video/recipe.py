@@ -24,7 +24,7 @@ from training.video.examples import Examples, load_examples, make_examples
 from training.video.phrasing import sample_prompt
 from training.video.text import TOKENS, WIDTH, build_tokenizer
 from training.video.wan import WanStack
-from training.video.world import BACKGROUNDS, COLOURS, FRAMES, MOTIONS, SHAPES, sample_clip
+from training.video.world import BACKGROUNDS, COLOURS, FRAMES, MOTIONS, SHAPES, sample_video
 
 _VAE_BATCH: Final = 6
 _DECODER_BATCH: Final = 4
@@ -32,8 +32,8 @@ _WAN_BATCH: Final = 12
 READING_STEPS: Final = 300
 
 #: Clips that begin as their prompt leaves it open, and clips that go on from a picture.
-_USUAL_CLIPS: Final = 1_600
-_FREE_CLIPS: Final = 600
+_USUAL_VIDEOS: Final = 1_600
+_FREE_VIDEOS: Final = 600
 
 #: Each stage sees other clips than the one before: its steps count on from here.
 _VAE_SEED: Final = 10_000_000
@@ -54,8 +54,8 @@ class VideoRecipe:
     work_dir: Path
     minutes: float
     reading_steps: int = READING_STEPS
-    usual_clips: int = _USUAL_CLIPS
-    free_clips: int = _FREE_CLIPS
+    usual_videos: int = _USUAL_VIDEOS
+    free_videos: int = _FREE_VIDEOS
 
     def cook(self) -> WanPipeline:
         """Run every stage that is not done yet; the trained pipeline, in float32."""
@@ -87,7 +87,7 @@ class VideoRecipe:
         path = self.work_dir / "video-examples.pt"
         if not path.exists():
             made = make_examples(
-                autoencoder, usual=self.usual_clips, free=self.free_clips, seed=SEED
+                autoencoder, usual=self.usual_videos, free=self.free_videos, seed=SEED
             )
             made.save(path)
         examples = load_examples(path)
@@ -138,10 +138,10 @@ class VideoRecipe:
 
 
 def _ask(rng: np.random.Generator) -> Asked:
-    clip = sample_clip(rng)
-    return sample_prompt(rng, clip), {
-        "colour": clip.colour,
-        "shape": clip.shape,
-        "motion": clip.motion,
-        "background": clip.background,
+    video = sample_video(rng)
+    return sample_prompt(rng, video), {
+        "colour": video.colour,
+        "shape": video.shape,
+        "motion": video.motion,
+        "background": video.background,
     }

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.palette import BACKGROUND_COLOURS, OBJECT_COLOURS
-from training.video.world import FRAMES, Clip, masks, render_array, sample_clip
+from training.video.world import FRAMES, Video, masks, render_array, sample_video
 
 LATENT_CHANNELS: Final = 16
 SPATIAL: Final = 8
@@ -74,9 +74,9 @@ def pin_posterior(vae: AutoencoderKLWan) -> None:
     vae.quant_conv.bias[LATENT_CHANNELS:].fill_(2 * math.log(LATENT_NOISE))
 
 
-def to_pixels(clips: list[Clip]) -> Tensor:
+def to_pixels(videos: list[Video]) -> Tensor:
     """The clips as the autoencoder sees them: float32 [B, 3, FRAMES, SIDE, SIDE], -1 to 1."""
-    frames = np.stack([render_array(clip) for clip in clips])
+    frames = np.stack([render_array(video) for video in videos])
     pixels = torch.from_numpy(frames).permute(0, 4, 1, 2, 3) * 2.0 - 1.0
     return pixels.contiguous(memory_format=torch.channels_last_3d)
 
@@ -89,16 +89,16 @@ def sample_batch(
     Pixels are [B, 3, frames, SIDE, SIDE], weights [B, 1, frames, SIDE, SIDE]: 0 off the object,
     about 1 on it, more where it is faint.
     """
-    clips = [sample_clip(rng, free=bool(rng.random() < 0.6)) for _ in range(size)]
+    videos = [sample_video(rng, free=bool(rng.random() < 0.6)) for _ in range(size)]
     start = int(rng.integers(FRAMES - frames + 1))
-    weights = np.stack([masks(clip) * _weight_of(clip) for clip in clips])
+    weights = np.stack([masks(video) * _weight_of(video) for video in videos])
     cut = slice(start, start + frames)
-    return to_pixels(clips)[:, :, cut], torch.from_numpy(weights.astype(np.float32))[:, None, cut]
+    return to_pixels(videos)[:, :, cut], torch.from_numpy(weights.astype(np.float32))[:, None, cut]
 
 
-def _weight_of(clip: Clip) -> float:
-    ground = np.array(BACKGROUND_COLOURS[clip.background], dtype=np.float32)
-    distance = float(np.linalg.norm(OBJECT_COLOURS[clip.colour] - ground))
+def _weight_of(video: Video) -> float:
+    ground = np.array(BACKGROUND_COLOURS[video.background], dtype=np.float32)
+    distance = float(np.linalg.norm(OBJECT_COLOURS[video.colour] - ground))
     return min(_MOST_OFTEN, _USUAL_DISTANCE / distance)
 
 
@@ -133,9 +133,9 @@ def _decoding_loss(vae: AutoencoderKLWan, mean: Tensor, pixels: Tensor, weights:
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKLWan, clips: list[Clip], *, batch: int = 16) -> Tensor:
+def encode(vae: AutoencoderKLWan, videos: list[Video], *, batch: int = 16) -> Tensor:
     """The clips' mean latents before scaling: float32 [N, 16, 5, SIDE / 8, SIDE / 8]."""
-    parts = [clips[i : i + batch] for i in range(0, len(clips), batch)]
+    parts = [videos[i : i + batch] for i in range(0, len(videos), batch)]
     with torch.autocast("cpu", torch.bfloat16):
         return torch.cat([vae.encode(to_pixels(part)).latent_dist.mean.float() for part in parts])
 

@@ -38,7 +38,7 @@ class Batch:
 
     latents: Tensor
     ids: Tensor
-    from_picture: Tensor  # bool [B]
+    from_image: Tensor  # bool [B]
 
 
 def build_transformer() -> WanTransformer3DModel:
@@ -84,7 +84,7 @@ def loss_on(stack: WanStack, batch: Batch, rng: np.random.Generator) -> Tensor:
     size, _, frames = clean.shape[:3]
     level = sample_levels(rng, size)
     levels = level[:, None].repeat(1, frames)
-    levels[batch.from_picture, 0] = 0.0
+    levels[batch.from_image, 0] = 0.0
     noise = torch.randn_like(clean)
     mixed = levels[:, None, :, None, None]
     length = int(rng.choice(list(_LENGTHS), p=list(_LENGTHS.values())))

@@ -52,7 +52,7 @@ class Pose:
 
 
 @dataclass(frozen=True)
-class Clip:
+class Video:
     """One object that goes from one pose to another at a steady pace."""
 
     colour: str
@@ -84,12 +84,12 @@ UNSEEN: Final = frozenset(
 )
 
 
-def is_held_out(clip: Clip) -> bool:
+def is_held_out(video: Video) -> bool:
     """Whether the clip belongs to the test split, whatever its background and place."""
-    return (clip.colour, clip.shape, clip.motion) in UNSEEN
+    return (video.colour, video.shape, video.motion) in UNSEEN
 
 
-def sample_clip(rng: np.random.Generator, *, free: bool = False, held_out: bool = False) -> Clip:
+def sample_video(rng: np.random.Generator, *, free: bool = False, held_out: bool = False) -> Video:
     """A random clip of the wanted split.
 
     Its object starts where such objects start, or `free`, anywhere that leaves it room to move.
@@ -97,7 +97,7 @@ def sample_clip(rng: np.random.Generator, *, free: bool = False, held_out: bool 
     while True:
         motion = MOTIONS[rng.integers(len(MOTIONS))]
         first, last = (_free_poses if free else _usual_poses)(rng, motion)
-        clip = Clip(
+        video = Video(
             COLOURS[rng.integers(len(COLOURS))],
             SHAPES[rng.integers(len(SHAPES))],
             motion,
@@ -105,23 +105,23 @@ def sample_clip(rng: np.random.Generator, *, free: bool = False, held_out: bool 
             first,
             last,
         )
-        if is_held_out(clip) == held_out:
-            return clip
+        if is_held_out(video) == held_out:
+            return video
 
 
-def render_array(clip: Clip) -> np.ndarray:
+def render_array(video: Video) -> np.ndarray:
     """The clip's frames as float32 [FRAMES, SIDE, SIDE, 3], 0 to 1."""
-    ground = np.asarray(BACKGROUND_COLOURS[clip.background], dtype=np.float32) / 255.0
-    colour = np.asarray(OBJECT_COLOURS[clip.colour], dtype=np.float32) / 255.0
-    cover = masks(clip)[..., None]
+    ground = np.asarray(BACKGROUND_COLOURS[video.background], dtype=np.float32) / 255.0
+    colour = np.asarray(OBJECT_COLOURS[video.colour], dtype=np.float32) / 255.0
+    cover = masks(video)[..., None]
     return ground * (1.0 - cover) + colour * cover
 
 
-def masks(clip: Clip) -> np.ndarray:
+def masks(video: Video) -> np.ndarray:
     """How much of each pixel the object covers: float32 [FRAMES, SIDE, SIDE]."""
-    poses = [clip.pose(frame) for frame in range(FRAMES)]
+    poses = [video.pose(frame) for frame in range(FRAMES)]
     return np.stack(
-        [mask(clip.shape, centre=(p.x, p.y), radius=p.radius, side=SIDE) for p in poses]
+        [mask(video.shape, centre=(p.x, p.y), radius=p.radius, side=SIDE) for p in poses]
     )
 
 

@@ -1,7 +1,7 @@
-"""The frames of a suspended pipeline call: reading their local variables, and writing them.
+"""Stack frames of a suspended pipeline call: reading and writing their local variables.
 
-Works on CPython 3.11 and later. All of it has to be called inside the generation's greenlet, where
-the frames are the ordinary callers of whoever asks.
+Works on CPython 3.11 and later. All functions must be called inside the generation's greenlet,
+where the frames are ordinary callers.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ _NOT_ITS_OWN = ("torch.", "deployments.engine.", "greenlet", "functools", "conte
 
 
 def frames_of_the_pipeline() -> list[FrameType]:
-    """From the one that called its denoiser outwards, without the engine's and the libraries'."""
+    """Frames from the denoiser's caller outwards, without those of the engine and libraries."""
     return [frame for frame in _outwards() if not _module(frame).startswith(_NOT_ITS_OWN)]
 
 
 def place(frame: FrameType) -> str:
-    """Which function it is of, and at which line."""
+    """Function and line of a frame."""
     return f"{_module(frame)}:{frame.f_code.co_qualname}:{frame.f_lineno}"
 
 
 def write(frame: FrameType, names: Mapping[str, Any]) -> None:
-    """Give local variables other values."""
+    """Set local variables of a frame."""
     if not names:
         return
-    # Reading `f_locals` again would bring it up to date and lose what was written.
+    # Reading `f_locals` again would refresh it and lose what was written.
     variables = frame.f_locals
     variables.update(names)
-    if sys.version_info < (3, 13):  # from 3.13 on, the dictionary writes through
+    if sys.version_info < (3, 13):  # since 3.13, the dictionary writes through
         ctypes.pythonapi.PyFrame_LocalsToFast(ctypes.py_object(frame), ctypes.c_int(0))
 
 

@@ -1,148 +1,221 @@
-"""Step caches of several generations in one forward.
+"""Step caches (diffusers' ``enable_cache``), which reuse results of a denoiser's earlier steps.
 
-diffusers keeps the state of a cache under the name of the call. A merged forward gets a state of
-its own, woven of what each generation has, and gives it back in parts when it has gone well.
-Whether blocks are computed or answered from the cache is decided for each, as if it were alone.
+Their state is stored on the denoiser, by the name that a pipeline gives each of its calls
+(``cond``, ``uncond``). Interleaved generations use the same names, so each name is prefixed with
+the generation's number.
+
+A merged forward gets its own state, stacked from the generations' states. When it has succeeded,
+the state is split and returned to them. Whether blocks are computed or taken from the cache is
+decided for each generation, as if it were alone.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator, Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
+from diffusers.hooks import hooks as diffusers_hooks
 from diffusers.hooks.first_block_cache import FBCHeadBlockHook
-from diffusers.hooks.hooks import CacheContext, HookRegistry, StateManager
+from diffusers.hooks.hooks import HookRegistry, StateManager
 from diffusers.hooks.mag_cache import MagCacheBlockHook, MagCacheHeadHook, MagCacheState
 
-from deployments.engine.merge_plan import MergePlan
-from deployments.engine.stand_in import DenoiserCall
-from deployments.engine.step_caches import caches_steps, hooks_with_state, name_of
-from deployments.engine.weaving import Parting
+
+@dataclass(frozen=True, slots=True)
+class CacheContext:
+    """Context that a pipeline opened around a call of its denoiser."""
+
+    name: str
+    more: Mapping[str, Any]  # position in the loop, as diffusers takes it
+
+
+def caches_steps(module: Any) -> bool:
+    return bool(getattr(module, "is_cache_enabled", False))
+
+
+def entered(
+    module: Any, generation: int, context: CacheContext | None
+) -> AbstractContextManager[Any]:
+    """Enter ``context`` under the generation's own name."""
+    if not caches_steps(module):
+        return nullcontext()
+    if context is not None:
+        return module.cache_context(name_of(generation, context), **context.more)
+    # Without a name from the pipeline, some caches use one name for all; others raise.
+    if any(type(hook).__module__ in _NAME_THEMSELVES for _, hook in hooks_with_state(module)):
+        return module.cache_context(name_of(generation, None))
+    return nullcontext()
+
+
+def name_of(generation: int, context: CacheContext | None) -> str:
+    """Name under which the caches store the call's state."""
+    return f"{generation}:{context.name if context is not None else ''}"
+
+
+def forget(module: Any, generation: int) -> None:
+    """Drop the state in the caches of ``module`` for a generation that has ended."""
+    if not caches_steps(module):
+        return
+    for states in _states(module):
+        for name in [each for each in states if each.startswith(f"{generation}:")]:
+            del states[name]
+
+
+def hooks_with_state(module: Any) -> list[tuple[Any, Any]]:
+    """diffusers' hooks on ``module`` and below that store state by name, with their registries."""
+    registry = HookRegistry.check_if_exists_or_initialize(module)
+    return [
+        (each, hook)
+        for each in (registry, *registry._get_child_registries())  # noqa: SLF001
+        for hook in each.hooks.values()
+        if any(isinstance(value, StateManager) for value in vars(hook).values())
+    ]
+
+
+def _states(module: Any) -> Iterator[dict[str, Any]]:
+    for _, hook in hooks_with_state(module):
+        for value in vars(hook).values():
+            if isinstance(value, StateManager):
+                yield value._state_cache  # noqa: SLF001
+
+
+# Merging of the states of several generations.
 
 Keep = Callable[[], None]
-"""Gives each generation its part of the state, once its output is known to be good."""
+"""Function that stores each generation's part of the state, once the output is accepted."""
 
 
-class Parted(Exception):
-    """Some of the calls are to be computed and others are not: they are two forwards."""
+class OutputSplitter(Protocol):
+    """Stacking and splitting of values with one entry per generation."""
+
+    def stack(self, values: Sequence[Any]) -> Any: ...
+
+    def split(self, output: Any) -> list[Any]: ...
+
+
+class SplitCaches(Exception):
+    """Step caches decided to compute some calls and not others, so two forwards are needed."""
 
     def __init__(self, computes: Sequence[bool]) -> None:
-        super().__init__("Calls were merged of which some reuse what the others compute.")
+        super().__init__("A step cache computes only some of the merged calls.")
         self.computes = computes
 
 
 class StepCache(Protocol):
-    """Of one denoiser. Names are those of ``name_of``."""
+    """Merging of one denoiser's step cache. Names are from ``name_of``."""
 
     def key(self, name: str) -> Hashable:
-        """What is known of a call before its forward, and has to be equal for a merge."""
+        """Part of the cache's decision that is known before the forward; equal within a merge."""
         ...
 
-    def together(
-        self, module: Any, names: Sequence[str], parting: Parting, *, computes: bool | None
+    def merged(
+        self, module: Any, names: Sequence[str], splitter: OutputSplitter, *, computes: bool | None
     ) -> Any:
-        """A context around the merged forward, which gives a ``Keep``. ``Parted`` comes out of the
-        forward, unless ``computes`` says what all of them do."""
+        """Context manager around the merged forward, which gives a ``Keep``.
+
+        The forward raises ``SplitCaches`` when calls decide differently, unless ``computes``
+        gives the decision for all.
+        """
         ...
 
 
-def key_of(call: DenoiserCall, generation: int, plan: MergePlan) -> Hashable:
-    """What a step cache adds to the batch key."""
-    cache = _step_cache_of(call.module) if caches_steps(call.module) else None
-    if cache is None:
-        return None
-    # What is kept of a padded argument has to fit what comes at the next step.
-    padded = tuple(plan.arguments.named[name].shape for name in plan.declared.pad)
-    return cache.key(name_of(generation, call.cache)), padded
-
-
-def may_merge(call: DenoiserCall) -> bool:
-    """Whether there is no step cache, or one that is known here."""
-    if not caches_steps(call.module):
+def may_merge(module: Any, context: CacheContext | None) -> bool:
+    """Return whether there is no step cache, or one that this module can merge."""
+    if not caches_steps(module):
         return True
-    return call.cache is not None and _step_cache_of(call.module) is not None
+    return context is not None and _step_cache_of(module) is not None
+
+
+def key_of(module: Any, name: str, padded: Sequence[Sequence[int]]) -> Hashable:
+    """Part of the batch key that a step cache adds; None without a step cache.
+
+    ``padded``: shapes of the padded arguments, because cached values have to fit the shape at the
+    next step.
+    """
+    cache = _step_cache_of(module) if caches_steps(module) else None
+    return None if cache is None else (cache.key(name), tuple(padded))
 
 
 @contextmanager
-def together(
-    calls: Sequence[tuple[DenoiserCall, int]], parting: Parting, *, computes: bool | None
+def merged_state(
+    module: Any, names: Sequence[str], splitter: OutputSplitter, *, computes: bool | None
 ) -> Generator[Keep]:
-    """Around the merged forward of ``calls``, each with its generation's number. See
-    ``StepCache.together``."""
-    module = calls[0][0].module
+    """Merge the step caches' states of ``names`` around a forward; see ``StepCache.merged``."""
     cache = _step_cache_of(module) if caches_steps(module) else None
     if cache is None:
         yield _nothing
         return
-    names = [name_of(generation, call.cache) for call, generation in calls]
-    with cache.together(module, names, parting, computes=computes) as keep:
+    with cache.merged(module, names, splitter, computes=computes) as keep:
         yield keep
 
 
 class FirstBlock:
-    """diffusers' FirstBlockCache: what comes after the first block is reused where that block's
-    residual is near to that of the last computed step."""
+    """diffusers' FirstBlockCache.
+
+    It reuses the output of the blocks after the first one when the first block's residual is close
+    to the residual of the last computed step.
+    """
 
     def __init__(self, head: Any) -> None:
         self._head = head
         self._manager = head.state_manager
 
     def key(self, name: str) -> Hashable:  # noqa: ARG002
-        return None  # it shows after the first block
+        return None  # the decision is known only after the first block
 
     @contextmanager
-    def together(
-        self, module: Any, names: Sequence[str], parting: Parting, *, computes: bool | None
+    def merged(
+        self, module: Any, names: Sequence[str], splitter: OutputSplitter, *, computes: bool | None
     ) -> Generator[Keep]:
         own = [_state(self._manager, name) for name in names]
         merged = copy.copy(own[0])
 
         def decide(residual: torch.Tensor) -> bool:
-            parts = zip(names, parting.apart(residual), strict=True)
+            parts = zip(names, splitter.split(residual), strict=True)
             each = [self._decides(*it) for it in parts] if computes is None else [computes]
             if any(each) and not all(each):
-                raise Parted(each)
+                raise SplitCaches(each)
             if not each[0]:
-                merged.tail_block_residuals = parting.together(
+                merged.tail_block_residuals = splitter.stack(
                     [state.tail_block_residuals for state in own]
                 )
             return each[0]
 
-        # The hook asks itself, so this comes before the method of its class.
+        # An instance attribute, which overrides the method of the hook's class.
         vars(self._head)[_DECIDES] = decide
         try:
             with _in_place(module, self._manager, merged):
-                yield partial(self._keep, own, merged, parting)
+                yield partial(self._keep, own, merged, splitter)
         finally:
             del vars(self._head)[_DECIDES]
 
     def _decides(self, name: str, residual: torch.Tensor) -> bool:
-        """What the hook itself would say for that generation."""
+        """Decision that the hook would make for that generation alone."""
         before = self._manager._context  # noqa: SLF001
-        self._manager.set_context(CacheContext(name))
+        self._manager.set_context(diffusers_hooks.CacheContext(name))
         try:
             return getattr(type(self._head), _DECIDES)(self._head, residual)
         finally:
             self._manager.set_context(before)
 
-    def _keep(self, own: Sequence[Any], merged: Any, parting: Parting) -> None:
+    def _keep(self, own: Sequence[Any], merged: Any, splitter: OutputSplitter) -> None:
         if not merged.should_compute:
             return
-        residuals = parting.apart(merged.head_block_residual)
-        tails = parting.apart(merged.tail_block_residuals)
+        residuals = splitter.split(merged.head_block_residual)
+        tails = splitter.split(merged.tail_block_residuals)
         for state, residual, tail in zip(own, residuals, tails, strict=True):
             state.head_block_residual = _own(residual)
             state.tail_block_residuals = _own(tail)
 
 
 class Magnitude:
-    """diffusers' MagCache: by the step and known ratios, so it is decided before the forward."""
+    """diffusers' MagCache. It decides by step and known ratios, so before the forward."""
 
     def __init__(self, head: Any, tail: Any) -> None:
         self._tail = tail
@@ -153,23 +226,23 @@ class Magnitude:
         return self._decides(_state(self._manager, name))[0]
 
     @contextmanager
-    def together(
-        self, module: Any, names: Sequence[str], parting: Parting, *, computes: bool | None
+    def merged(
+        self, module: Any, names: Sequence[str], splitter: OutputSplitter, *, computes: bool | None
     ) -> Generator[Keep]:
         own = [_state(self._manager, name) for name in names]
-        computes = self._decides(own[0])[0]  # equal for all: it is in the batch key
+        computes = self._decides(own[0])[0]  # equal for all, because it is in the batch key
         merged = MagCacheState()
         if computes:
-            merged.step_index = -1  # before all that may be reused
+            merged.step_index = -1  # before the steps that may be reused
         else:
             merged.step_index = _LATE
             merged.accumulated_err = -inf
-            merged.previous_residual = parting.together([each.previous_residual for each in own])
+            merged.previous_residual = splitter.stack([each.previous_residual for each in own])
         with _in_place(module, self._manager, merged):
-            yield partial(self._keep, own, merged, parting)
+            yield partial(self._keep, own, merged, splitter)
 
-    def _keep(self, own: Sequence[Any], merged: Any, parting: Parting) -> None:
-        parts = parting.apart(merged.previous_residual) if merged.should_compute else own
+    def _keep(self, own: Sequence[Any], merged: Any, splitter: OutputSplitter) -> None:
+        parts = splitter.split(merged.previous_residual) if merged.should_compute else own
         for state, part in zip(own, parts, strict=True):
             state.should_compute, *accumulated = self._decides(state)
             state.accumulated_ratio, state.accumulated_steps, state.accumulated_err = accumulated
@@ -178,10 +251,10 @@ class Magnitude:
             self._tail._advance_step(state)  # noqa: SLF001
 
     def _decides(self, state: Any) -> tuple[bool, Any, int, Any]:
-        """Whether the next step is computed, and what is accumulated then: ratio, steps, error."""
+        """Return whether the next step is computed, and the accumulated ratio, steps and error."""
         ratios, step = self._config.mag_ratios, state.step_index
         kept = int(self._config.retention_ratio * self._config.num_inference_steps + 0.5)
-        if step < kept:  # these are always computed
+        if step < kept:  # these steps are always computed
             return True, state.accumulated_ratio, state.accumulated_steps, state.accumulated_err
         ratio = state.accumulated_ratio * (ratios[step] if step < len(ratios) else 1.0)
         error = state.accumulated_err + abs(1.0 - ratio)
@@ -196,7 +269,7 @@ _known: WeakKeyDictionary[torch.nn.Module, tuple[Any, StepCache | None]] = WeakK
 
 
 def _step_cache_of(module: Any) -> StepCache | None:
-    """None for one whose generations cannot be merged here."""
+    """Step cache of ``module``; None if it cannot be merged."""
     registry = HookRegistry.check_if_exists_or_initialize(module)
     below = registry._get_child_registries()  # noqa: SLF001  # a new list when a cache is enabled
     known = _known.get(module)
@@ -212,7 +285,7 @@ def _find(module: Any) -> StepCache | None:
     first, *rest = hooks
     if isinstance(first, FBCHeadBlockHook) and rest:
         return FirstBlock(first)
-    # In a model of one block, both hooks are on it, and a reused step is not counted.
+    # In a model with one block, both hooks are on it, and a reused step is not counted.
     blocks = {id(registry) for registry, _ in hooks_with_state(module)}
     if not isinstance(first, MagCacheHeadHook) or first.config.calibrate or len(blocks) == 1:
         return None
@@ -225,7 +298,7 @@ def _managers(hook: Any) -> Iterator[StateManager]:
 
 
 def _state(manager: Any, name: str) -> Any:
-    """Of a generation; made where there is none, as the hooks do."""
+    """State of a generation, created if missing, as the hooks do."""
     states = manager._state_cache  # noqa: SLF001
     if name not in states:
         states[name] = manager._state_cls()  # noqa: SLF001
@@ -244,7 +317,7 @@ def _in_place(module: Any, manager: Any, merged: Any) -> Generator[None]:
 
 
 def _own(value: Any) -> Any:
-    """Not a view into the merged forward's memory."""
+    """Copy out of the merged forward's memory."""
     if isinstance(value, tuple):
         return tuple(map(_own, value))
     return None if value is None else value.clone()
@@ -255,5 +328,6 @@ def _nothing() -> None:
 
 
 _DECIDES = "_should_compute_remaining_blocks"
-_MERGED = "merged"  # those of generations have a colon
-_LATE = 10**9  # a step after all others
+_MERGED = "merged"  # names of generations contain a colon
+_LATE = 10**9  # step index after all others
+_NAME_THEMSELVES = ("diffusers.hooks.mag_cache", "diffusers.hooks.text_kv_cache")

@@ -1,14 +1,15 @@
-"""Loads any diffusers pipeline from a directory or from the store of weights, and no code with it.
+"""Loader of diffusers pipelines from a directory, without their code.
 
-Only safetensors are read, because a pickle runs code when it is loaded; and only classes that
-diffusers and transformers ship, because a repository may name its own.
+Only safetensors are read, because a pickle runs code when it is loaded. Only classes from diffusers
+and transformers are used, because a repository may name its own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,16 @@ import torch
 import transformers
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from deployments.engine.module_building import ONE_BUILDER
+from deployments.engine.threads import ONE_BUILDER
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
-from serve_app.domain.store_config import StoreConfig
-from weights.store import Store, is_of_hub
+from serve_app.domain.progress import OnDownload
+
+OpenWeights = Callable[[Weights, OnDownload | None], contextlib.AbstractContextManager[Path]]
+"""Opens weights that are not a directory, downloading them if needed, such as ``Store.open``."""
+
+SelectFiles = Callable[[Sequence[str], Mapping[str, Any], str | None, str], Collection[str]]
+"""Chooses a pipeline's files, such as ``weights.selection.select``."""
 
 _DTYPES = {
     "float32": torch.float32,
@@ -35,23 +41,24 @@ def load_pipeline(
     weights: Weights,
     *,
     dtype: str = "float32",
-    on_download: Callable[[int, int], None] | None = None,
-    store: Store | None = None,
+    on_download: OnDownload | None = None,
+    open_weights: OpenWeights | None = None,
 ) -> Any:
-    """The pipeline on the CPU, in evaluation mode.
+    """Load a pipeline on the CPU, in evaluation mode.
 
-    ``on_download`` gets bytes done and bytes in all while the weights are fetched, on another
-    thread; what it raises ends the download. Without a ``store`` the hub's own cache is used.
+    ``open_weights``: for weights that are not a directory; without it, they are refused.
+    ``on_download`` gets bytes done and total bytes while it fetches them, on another thread; an
+    exception from it ends the download.
 
-    ``WeightsUnavailable`` when there is nothing usable, ``Misconfigured`` for an unpinned revision
-    or an unknown dtype; the messages say what to do. Slow: call it on a thread of its own.
+    Raises ``WeightsUnavailable`` when there are no usable weights, and ``Misconfigured`` for an
+    unknown dtype; the messages say what to do. It is slow: call it on a separate thread.
     """
     if dtype not in _DTYPES:
-        raise Misconfigured(f"dtype {dtype!r} is none of {', '.join(_DTYPES)}.")
-    with _folder_of(weights, store, on_download) as folder:
+        raise Misconfigured(f"dtype {dtype!r} is unknown. Use one of {', '.join(_DTYPES)}.")
+    with _folder_of(weights, open_weights, on_download) as folder:
         _check(folder)
         try:
-            # Without bars: several processes write to one log.
+            # No progress bars: several processes write to one log.
             diffusers.utils.logging.disable_progress_bar()
             transformers.utils.logging.disable_progress_bar()
             with ONE_BUILDER:
@@ -67,13 +74,13 @@ def load_pipeline(
 
 
 def _folder_of(
-    weights: Weights, store: Store | None, on_download: Callable[[int, int], None] | None
+    weights: Weights, open_weights: OpenWeights | None, on_download: OnDownload | None
 ) -> contextlib.AbstractContextManager[Path]:
-    if is_of_hub(weights):
-        return (store or Store(StoreConfig())).open(weights, on_download)
     path = Path(weights.source)
     if path.is_dir():
         return contextlib.nullcontext(path)
+    if open_weights is not None:
+        return open_weights(weights, on_download)
     raise WeightsUnavailable(
         f"The directory {weights.source} does not exist on this node. Put the pipeline there, or "
         "name a hub repository as owner/name with a revision."
@@ -86,7 +93,7 @@ def _check(folder: Path) -> None:
     pipeline_class = getattr(diffusers, name, None) if isinstance(name, str) else None
     if not (isinstance(pipeline_class, type) and issubclass(pipeline_class, DiffusionPipeline)):
         raise WeightsUnavailable(
-            f"{folder} asks for the pipeline {name!r}, which diffusers {diffusers.__version__} "
+            f"{folder} needs the pipeline {name!r}, which diffusers {diffusers.__version__} "
             "does not have. Code from a repository is not run."
         )
     for component, library, class_name in _components(index):
@@ -97,8 +104,8 @@ def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / "model_index.json"
     if not path.is_file():
         raise WeightsUnavailable(
-            f"{folder} is not a diffusers pipeline: it has no model_index.json. A single file or "
-            "another format has to be converted with save_pretrained first."
+            f"{folder} is not a diffusers pipeline: it has no model_index.json. Convert a single "
+            "file or another format with save_pretrained first."
         )
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
@@ -122,7 +129,7 @@ def _check_component(folder: Path, component: str, library: str, class_name: str
     kind = _class_of(library, class_name)
     if kind is None or (folder / component / f"{library}.py").exists():
         raise WeightsUnavailable(
-            f"{folder} asks for {library}.{class_name} as its {component}, which neither diffusers "
+            f"{folder} needs {library}.{class_name} as its {component}, which neither diffusers "
             "nor transformers has. Code from a repository is not run."
         )
     if not issubclass(kind, torch.nn.Module):
@@ -133,7 +140,7 @@ def _check_component(folder: Path, component: str, library: str, class_name: str
     if any(next(where.glob(pattern), None) for pattern in _PICKLES):
         raise WeightsUnavailable(
             f"{where} has its weights only as a pickle, which can run code and is never loaded. "
-            "Convert them: load the pipeline where you trust it and save it with "
+            "Convert them: load the pipeline on a machine where you trust it and save it with "
             "safe_serialization=True."
         )
     raise WeightsUnavailable(f"{where} has no *.safetensors: the {component} is missing.")
@@ -152,3 +159,44 @@ def _class_of(library: str, class_name: str) -> type | None:
         return None
     kind = getattr(home, class_name, None)
     return kind if isinstance(kind, type) else None
+
+
+# Memory that weights will take, from the headers of their files, before any weights are read.
+
+_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes, by safetensors' names
+_LOADED = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def weights_bytes(folder: Path, variant: str | None, dtype: str, select: SelectFiles) -> int:
+    """Bytes of the pipeline in ``folder``, loaded in ``dtype``.
+
+    0 if the files do not say; loading them then reports the problem.
+    """
+    try:
+        index = json.loads((folder / "model_index.json").read_bytes())
+        names = [each.relative_to(folder).as_posix() for each in folder.rglob("*")]
+        files = [each for each in select(names, index, variant, str(folder)) if _has_weights(each)]
+        return sum(_bytes_in(folder / each, _LOADED.get(dtype, 0)) for each in files)
+    except (OSError, ValueError, KeyError, TypeError, WeightsUnavailable):
+        return 0
+
+
+def _has_weights(name: str) -> bool:
+    return name.endswith(".safetensors")
+
+
+def _bytes_in(file: Path, loaded: int) -> int:
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if length > file.stat().st_size:
+            raise ValueError(f"{file} is truncated.")
+        header: dict[str, Any] = json.loads(opened.read(length))
+    header.pop("__metadata__", None)
+    return sum(_bytes_of(each, loaded) for each in header.values())
+
+
+def _bytes_of(tensor: dict[str, Any], loaded: int) -> int:
+    begin, end = tensor["data_offsets"]
+    if loaded and tensor["dtype"] in _FLOATS:
+        return math.prod(tensor["shape"]) * loaded
+    return end - begin

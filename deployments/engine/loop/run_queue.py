@@ -1,4 +1,4 @@
-"""The runs inside an engine: which wait for a place, and which have one."""
+"""Run queue of an engine: runs that wait for a place, and runs that have one."""
 
 from __future__ import annotations
 
@@ -6,94 +6,103 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from math import inf
 
-from deployments.engine.context import within
-from deployments.engine.failures import as_callers_error
-from deployments.engine.run import Run
+from deployments.engine.errors import as_callers_error
+from deployments.engine.interception.isolation import run_in_context
+from deployments.engine.loop.run import Run
 from serve_app.domain.errors import DarkroomError
 
 log = logging.getLogger(__name__)
 
-PASSED = 8
-"""So many later ones that had less time left may begin before one."""
+MAX_OVERTAKEN = 8
+"""Later runs with an earlier deadline that may begin before a waiting run."""
 
 
-class Runs:
-    """For the engine's thread alone."""
+class RunQueue:
+    """Run queue. Used on the engine's thread only."""
 
-    def __init__(self, most: int, fits: Callable[[Run, Sequence[Run]], bool]) -> None:
-        """``most``: how many have a place at a time. ``fits``: whether there is memory for one
-        more, beside those that go on."""
-        self._most = most
+    def __init__(self, max_runs: int, fits: Callable[[Run, Sequence[Run]], bool]) -> None:
+        """``max_runs``: number of places.
+
+        ``fits``: whether there is memory for one more run beside those that are not paused.
+        """
+        self._max_runs = max_runs
         self._fits = fits
         self._waiting: list[Run] = []
         self._running: list[Run] = []
 
     def __iter__(self) -> Iterator[Run]:
-        """All of them; each may be ended on the way."""
+        """Iterate over all runs, which may be ended during the iteration."""
         return iter([*self._running, *self._waiting])
 
     def __len__(self) -> int:
         return len(self._running) + len(self._waiting)
 
     @property
-    def going(self) -> list[Run]:
-        """Those with a place that do not stand still. Who is short of memory waits for another to
-        end, unless all are."""
-        able = [run for run in self._awake if not run.short_of_memory]
-        return able or self._awake
+    def active(self) -> list[Run]:
+        """Runs with a place that are not paused.
+
+        A run that is short of memory waits for another one to end, unless all are short of memory.
+        """
+        able = [run for run in self._unpaused if not run.short_of_memory]
+        return able or self._unpaused
 
     @property
     def paused(self) -> list[Run]:
-        """Those with a place that stand still."""
+        """Runs with a place that are paused."""
         return [run for run in self._running if run.generation.paused]
 
     def add(self, run: Run) -> None:
         self._waiting.append(run)
 
     def idle(self) -> bool:
-        """Whether nothing can be done before somebody comes or wakes the engine."""
-        return not self.going and not (self._room and self._able_to_begin())
+        """Return whether there is nothing to do until a generation comes or the engine is woken."""
+        return not self.active and not (self._free_places and self._ready_to_begin())
 
     def admit(self, turn: int) -> bool:
-        """Give places to those that wait: by priority, then by deadline, then in their order; who
-        was passed by ``PASSED`` later ones goes before others of its priority. Those that wait for
-        their adapters, or stand still, let others pass; those that wait for memory do not, or
-        smaller ones would keep it from them. True where one waits for memory."""
-        if not self._room and all(run.adapters is None for run in self._waiting):
+        """Give places to waiting runs: by priority, then deadline, then order of arrival.
+
+        A run that ``MAX_OVERTAKEN`` later ones have overtaken goes before others of its priority.
+        Runs that wait for their LoRAs or are paused let others pass. Runs that wait for memory do
+        not, because smaller ones would keep taking it from them. Returns True when one waits for
+        memory.
+        """
+        if not self._free_places and all(run.loras is None for run in self._waiting):
             return False
-        # Without room as well: adapters are loaded meanwhile.
-        for run in self._able_to_begin()[: self._room]:
-            if not self._fits(run, self._awake):
+        # Also without a free place: LoRAs are loaded in the meantime.
+        for run in self._ready_to_begin()[: self._free_places]:
+            if not self._fits(run, self._unpaused):
                 return True
             self._waiting.remove(run)
             for other in self._waiting:
-                other.passed += other.number < run.number
+                other.overtaken += other.number < run.number
             run.last_turn = turn
             self._running.append(run)
         return False
 
-    def holds_back(self, run: Run) -> bool:
-        """Whether ``run``, whose call did not fit in memory, waits until another has ended: nothing
-        is lost as long as there is another that goes on."""
+    def wait_for_memory(self, run: Run) -> bool:
+        """Return whether ``run``, whose call did not fit in memory, waits until another has ended.
+
+        It waits only while another run continues, so that not all of them wait.
+        """
         run.short_of_memory = any(
-            not other.short_of_memory for other in self._awake if other is not run
+            not other.short_of_memory for other in self._unpaused if other is not run
         )
         return run.short_of_memory
 
     def succeed(self, run: Run) -> None:
-        """It has returned what its pipeline makes."""
+        """End a run that has returned its output."""
         self._leave(run)
         output = run.output
         run.close()
         run.generation.succeed(output)
 
     def end(self, run: Run, error: BaseException) -> None:
-        """It gets no further step; its caller gets ``error``."""
+        """End a run with ``error`` for its caller. It gets no further step."""
         self._leave(run)
         try:
             run.interrupt()
         except BaseException:
-            log.exception("A pipeline failed while it was being ended.")
+            log.exception("A pipeline raised an error while its generation was being ended.")
         if not isinstance(error, DarkroomError):
             error = as_callers_error(error)
         run.generation.fail(error)
@@ -104,33 +113,33 @@ class Runs:
             return
         self._running.remove(run)
         for other in self._running:
-            other.short_of_memory = False  # there is more now
+            other.short_of_memory = False  # there is more memory now
 
     @property
-    def _awake(self) -> list[Run]:
+    def _unpaused(self) -> list[Run]:
         return [run for run in self._running if not run.generation.paused]
 
     @property
-    def _room(self) -> int:
-        return max(0, self._most - len(self._running))
+    def _free_places(self) -> int:
+        return max(0, self._max_runs - len(self._running))
 
-    def _able_to_begin(self) -> list[Run]:
+    def _ready_to_begin(self) -> list[Run]:
         waiting = [run for run in self._waiting if not run.generation.paused]
         waiting.sort(key=_rank)
-        return [run for run in waiting if self._has_adapters(run)]
+        return [run for run in waiting if self._has_loras(run)]
 
-    def _has_adapters(self, run: Run) -> bool:
-        if run.adapters is None:
+    def _has_loras(self, run: Run) -> bool:
+        if run.loras is None:
             return True
-        with within(run.generation.context):
+        with run_in_context(run.generation.context):
             try:
-                return run.adapters.ready()
+                return run.loras.ready()
             except BaseException as error:
                 self.end(run, error)
                 return False
 
 
 def _rank(run: Run) -> tuple[float, ...]:
-    patient = run.passed < PASSED
+    patient = run.overtaken < MAX_OVERTAKEN
     deadline = run.generation.deadline if patient else -inf
     return (-run.generation.priority, deadline, run.number)

@@ -1,5 +1,7 @@
-"""Adapters' files: told apart by their contents, and made into layers. For one thread that is not
-the engine's."""
+"""LoRA files, identified by their contents and built into layers.
+
+Used from one thread, which is not the engine's.
+"""
 
 from __future__ import annotations
 
@@ -14,84 +16,92 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from deployments.engine.adapter import Adapter, layer_of, read_adapter
-from deployments.engine.adapter_layers import AdapterRows, built
-from deployments.engine.module_building import ONE_BUILDER
-from serve_app.domain.errors import AdapterRefused, Misconfigured, WeightsUnavailable
+from deployments.engine.lora.format import Lora, layer_of, read_lora
+from deployments.engine.lora.layers import LoraRows, build_layer
+from deployments.engine.threads import ONE_BUILDER
+from serve_app.domain.errors import LoraRefused, Misconfigured, WeightsUnavailable
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """At a file, before it is loaded."""
+class LoraFileInfo:
+    """Facts about a file, read before it is loaded."""
 
     file: Path
-    state: tuple[int, ...]  # of the file system; another one, another content
+    state: tuple[int, ...]  # inode, size and mtime; if it changed, the content may have changed
     digest: str
-    numbers: int  # weights in it
+    parameters: int
 
 
-class AdapterFiles:
-    """Remembers the digests of files that did not change."""
+class LoraFiles:
+    """Reader of LoRA files. It caches the digests of files that did not change."""
 
     def __init__(self) -> None:
         self._digests: dict[tuple[Path, tuple[int, ...]], str] = {}
 
-    def look(self, adapters: Sequence[Adapter]) -> Sequence[Look]:
-        """``AdapterRefused`` for a file that cannot be read or is no safetensors file."""
-        looks: list[Look] = []
-        for number, each in enumerate(adapters):
-            try:
-                looks.append(self._look(Path(each.file)))
-            except (Misconfigured, WeightsUnavailable) as error:
-                raise AdapterRefused(error.message, number) from error
-        return looks
+    def inspect(self, loras: Sequence[Lora]) -> Sequence[LoraFileInfo]:
+        """Inspect the files of ``loras``.
 
-    def _look(self, file: Path) -> Look:
+        Raises ``LoraRefused`` for a file that cannot be read or is not a safetensors file.
+        """
+        inspected: list[LoraFileInfo] = []
+        for number, each in enumerate(loras):
+            try:
+                inspected.append(self._inspect(Path(each.file)))
+            except (Misconfigured, WeightsUnavailable) as error:
+                raise LoraRefused(error.message, number) from error
+        return inspected
+
+    def _inspect(self, file: Path) -> LoraFileInfo:
         if file.suffix != ".safetensors":
             raise Misconfigured(
-                f"The adapter {file} is no *.safetensors; a pickle can run code and is never "
-                "loaded."
+                f"The LoRA {file} is not a *.safetensors file. Other formats are never loaded, "
+                "because a pickle can run code."
             )
         try:
             state = _state(file)
-            numbers = _numbers_in(file)
+            parameters = _parameters_in(file)
             if (digest := self._digests.get((file, state))) is None:
                 with file.open("rb") as opened:
                     digest = hashlib.file_digest(opened, "sha256").hexdigest()
         except (OSError, SafetensorError) as error:
-            raise WeightsUnavailable(f"The adapter {file} cannot be read: {error}") from error
+            raise WeightsUnavailable(f"The LoRA {file} cannot be read: {error}") from error
         if len(self._digests) >= _MOST_DIGESTS:
             self._digests.clear()
         self._digests[file, state] = digest
-        return Look(file, state, digest, numbers)
+        return LoraFileInfo(file, state, digest, parameters)
 
 
 def load_layers(
     pipeline: Any,
-    look: Look,
+    info: LoraFileInfo,
     name: str,
-    rows: AdapterRows,
+    rows: LoraRows,
     device: str,
     dtypes: Mapping[str, torch.dtype],
 ) -> Mapping[str, Mapping[str, Any]]:
-    """peft's layers with the adapter, on ``device``: by path, by component. They are not in the
-    pipeline yet, whose modules must not be walked through here: others come and go meanwhile.
+    """Build peft's layers with the LoRA on ``device``, by path, by component.
 
-    ``dtypes``: of the components, in which they compute.
+    The layers are not attached to the pipeline. Its modules must not be traversed on this thread,
+    because the engine's thread attaches and detaches layers at the same time.
 
-    ``Misconfigured`` when the adapter does not fit the pipeline.
+    ``dtypes``: the dtype that each component computes in.
+
+    Raises ``Misconfigured`` when the LoRA does not fit the pipeline, and ``WeightsUnavailable``
+    when the file cannot be read or changed.
     """
-    pairs = read_adapter(pipeline, look.file)
-    if _state(look.file) != look.state:
-        raise WeightsUnavailable(f"The adapter {look.file} changed while it was read. Try again.")
+    pairs = read_lora(pipeline, info.file)
+    if _state(info.file) != info.state:
+        raise WeightsUnavailable(
+            f"The LoRA {info.file} changed while it was being read. Try again."
+        )
     layers: defaultdict[str, dict[str, Any]] = defaultdict(dict)
     with ONE_BUILDER:
         for full, pair in pairs.items():
             component, _, path = full.partition(".")
-            base = layer_of(pipeline, full, look.file)
-            own = base.weight.dtype  # may be eight bits, in which nothing is computed
+            base = layer_of(pipeline, full, info.file)
+            own = base.weight.dtype  # may be an 8-bit type, which cannot be computed in
             dtype = own if own.itemsize > 1 else dtypes[component]
-            layers[component][path] = built(base, name, pair, rows, device, dtype)
+            layers[component][path] = build_layer(base, name, pair, rows, device, dtype)
     return layers
 
 
@@ -100,7 +110,7 @@ def _state(file: Path) -> tuple[int, ...]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _numbers_in(file: Path) -> int:
+def _parameters_in(file: Path) -> int:
     with safe_open(file, framework="pt") as opened:
         names: list[str] = opened.keys()
         return sum(prod(opened.get_slice(name).get_shape()) for name in names)

@@ -1,4 +1,4 @@
-"""Adapters (LoRA) as they come in files: read as low-rank pairs, and checked against the model."""
+"""LoRA files, read as low-rank pairs and checked against the model."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from deployments.engine.denoisers import is_of_transformers
+from deployments.engine.interception.components import is_of_transformers
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 
 
 @dataclass(frozen=True, slots=True)
-class Adapter:
-    """An adapter that a generation asks for."""
+class Lora:
+    """A LoRA that a generation uses."""
 
     file: Path  # *.safetensors, in any layout that diffusers reads for the pipeline
     scale: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class LowRank:
-    """What an adapter adds to one layer: ``factor * up @ down``."""
+class LoraPair:
+    """Change that a LoRA makes to the weight of one layer: ``factor * up @ down``."""
 
     down: Tensor  # [rank, in, …]
-    up: Tensor  # [out, rank, …]; of a convolution with a kernel of one
+    up: Tensor  # [out, rank, …]; for a convolution, the kernel of ``up`` has size 1
     factor: float
 
     @property
@@ -46,11 +46,11 @@ class LowRank:
         return self.down.shape[0]
 
 
-def read_adapter(pipeline: Any, file: Path) -> dict[str, LowRank]:
-    """What the adapter in ``file`` adds, by ``component.layer`` of ``pipeline``; on the CPU.
+def read_lora(pipeline: Any, file: Path) -> dict[str, LoraPair]:
+    """Read the LoRA in ``file`` as pairs by ``component.layer`` of ``pipeline``, on the CPU.
 
-    ``Misconfigured`` when it is for another model or is no plain LoRA, ``WeightsUnavailable`` when
-    the file cannot be read.
+    Raises ``Misconfigured`` when the LoRA was made for another model or is not a plain LoRA, and
+    ``WeightsUnavailable`` when the file cannot be read.
     """
     pairs = _pairs(*_read(pipeline, file), file)
     for name, pair in pairs.items():
@@ -59,22 +59,25 @@ def read_adapter(pipeline: Any, file: Path) -> dict[str, LowRank]:
 
 
 def layer_of(pipeline: Any, name: str, file: Path) -> Any:
-    """The layer ``component.layer``, without the adapters that it may have by now."""
+    """Return the layer ``component.layer`` without the LoRA layers that may wrap it."""
     component, _, path = name.partition(".")
     try:
         layer = getattr(pipeline, component).get_submodule(path)
     except AttributeError as error:
         raise Misconfigured(
-            f"The adapter {file} is for another model: "
+            f"The LoRA {file} was made for another model: "
             f"this {type(pipeline).__name__} has no {name}."
         ) from error
     layer = getattr(layer, "base_layer", layer)
     if not isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
-        raise Misconfigured(f"The adapter {file} changes {name}, a {type(layer).__name__}.")
+        raise Misconfigured(
+            f"The LoRA {file} changes {name}, a {type(layer).__name__}. "
+            "Only linear and 2D convolution layers are supported."
+        )
     return layer
 
 
-def _check(pair: LowRank, weight: Tensor, file: Path) -> None:
+def _check(pair: LoraPair, weight: Tensor, file: Path) -> None:
     fits = (
         pair.down.shape[1:] == weight.shape[1:]
         and pair.up.shape[0] == weight.shape[0]
@@ -82,29 +85,31 @@ def _check(pair: LowRank, weight: Tensor, file: Path) -> None:
     )
     if not fits:
         raise Misconfigured(
-            f"The adapter {file} is for a model of another size: {tuple(pair.up.shape)} and "
+            f"The LoRA {file} was made for a model of another size: {tuple(pair.up.shape)} and "
             f"{tuple(pair.down.shape)} do not make {tuple(weight.shape)}."
         )
 
 
 def _read(pipeline: Any, file: Path) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
-    """In diffusers' own names, ``component.layer.lora_A.weight``, with ``….alpha`` beside them; and
-    the settings that the file was saved with, if any."""
+    """Read the tensors of a file, and the settings that were saved with it (empty if none).
+
+    Names are diffusers' own, ``component.layer.lora_A.weight``, with ``….alpha`` next to them.
+    """
     if not hasattr(pipeline, "lora_state_dict"):
-        raise Misconfigured(f"{type(pipeline).__name__} takes no adapter ({file}).")
+        raise Misconfigured(f"{type(pipeline).__name__} does not support LoRAs ({file}).")
     try:
         given = load_file(file)
         with safe_open(file, framework="pt") as opened:
             settings = json.loads((opened.metadata() or {}).get(_SETTINGS, "{}"))
     except (OSError, SafetensorError, ValueError) as error:
-        raise WeightsUnavailable(f"The adapter {file} cannot be read: {error}") from error
+        raise WeightsUnavailable(f"The LoRA {file} cannot be read: {error}") from error
     unet = getattr(pipeline, "unet", None)
     try:
         found = pipeline.lora_state_dict(
             given, unet_config=unet.config if unet is not None else None, return_alphas=True
         )
     except (ValueError, KeyError, RuntimeError) as error:
-        raise Misconfigured(f"The adapter {file} is of no layout that is known: {error}") from error
+        raise Misconfigured(f"The LoRA {file} has an unknown layout: {error}") from error
     state, alphas = found if isinstance(found, tuple) else (found, None)
     named: dict[str, Any] = {**state, **(alphas or {})}
     of_encoders = {
@@ -118,8 +123,11 @@ def _read(pipeline: Any, file: Path) -> tuple[dict[str, Tensor], Mapping[str, An
 
 
 def _of_encoders(pipeline: Any, state: Mapping[str, Any]) -> dict[str, Any]:
-    """In the names that text encoders have here. Other trainers call their layers otherwise, and
-    transformers before 5 had all of a CLIP text encoder below one more module."""
+    """Rename the tensors to the names of the text encoders in this version of transformers.
+
+    Other trainers name the layers differently, and transformers before 5 had all of a CLIP text
+    encoder below one more module.
+    """
     renamed: dict[str, Any] = convert_state_dict(state, _ENCODERS_TO_PEFT)
     return {_as_here(pipeline, name): each for name, each in renamed.items()}
 
@@ -132,7 +140,9 @@ def _as_here(pipeline: Any, name: str) -> str:
 _ENCODERS_TO_PEFT = {**DIFFUSERS_OLD_TO_PEFT, **DIFFUSERS_TO_PEFT}
 
 
-def _pairs(state: Mapping[str, Any], settings: Mapping[str, Any], file: Path) -> dict[str, LowRank]:
+def _pairs(
+    state: Mapping[str, Any], settings: Mapping[str, Any], file: Path
+) -> dict[str, LoraPair]:
     alphas = {
         name.removesuffix(".alpha").partition(".lora_A")[0]: float(value)
         for name, value in state.items()
@@ -142,19 +152,21 @@ def _pairs(state: Mapping[str, Any], settings: Mapping[str, Any], file: Path) ->
     expected = {f"{name}{end}" for name in names for end in (_DOWN, _UP)}
     odd = {name for name in state if not name.endswith(".alpha")} ^ expected
     if odd or not names:
-        raise Misconfigured(f"The adapter {file} is no plain LoRA: {', '.join(sorted(odd)[:3])}.")
-    pairs: dict[str, LowRank] = {}
+        raise Misconfigured(f"The LoRA {file} is not a plain LoRA: {', '.join(sorted(odd)[:3])}.")
+    pairs: dict[str, LoraPair] = {}
     for name in names:
         down, up = state[f"{name}{_DOWN}"], state[f"{name}{_UP}"]
         rank = down.shape[0]
         factor = alphas[name] / rank if name in alphas else _factor(name, rank, settings)
-        pairs[name] = LowRank(down, up, factor)
+        pairs[name] = LoraPair(down, up, factor)
     return pairs
 
 
 def _factor(name: str, rank: int, settings: Mapping[str, Any]) -> float:
-    """By the settings that diffusers saves beside the weights, each with its component's name in
-    front; 1 where there are none."""
+    """Compute a layer's factor from the settings that diffusers saves with the weights.
+
+    Each setting's name is prefixed with the component's name. The factor is 1 without settings.
+    """
     component, _, path = name.partition(".")
     patterns: dict[str, float] = settings.get(f"{component}.alpha_pattern") or {}
     usual: float = settings.get(f"{component}.lora_alpha", rank)
@@ -163,4 +175,28 @@ def _factor(name: str, rank: int, settings: Mapping[str, Any]) -> float:
 
 
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
-_SETTINGS = "lora_adapter_metadata"  # diffusers' name for them in the file's header
+_SETTINGS = "lora_adapter_metadata"  # diffusers' name for the settings in the file's header
+
+
+# LoRAs that are part of an endpoint, merged into the weights once when the model is loaded. A
+# generation costs the same as without them, and nothing is switched between generations.
+
+
+def merge_adapter(pipeline: Any, file: Path, scale: float = 1.0) -> None:
+    """Merge the LoRA in ``file`` into the weights of ``pipeline``.
+
+    The file may have any layout that diffusers reads for the pipeline. Raises ``Misconfigured``
+    when the LoRA was made for another model or is not a plain LoRA, and ``WeightsUnavailable`` when
+    the file cannot be read. In both cases the pipeline is unchanged.
+    """
+    for name, pair in read_lora(pipeline, file).items():
+        # Layer by layer: all products at once, in float32, would be as large as the model.
+        _merge(layer_of(pipeline, name, file), pair, scale)
+
+
+def _merge(layer: Any, pair: LoraPair, scale: float) -> None:
+    weight = layer.weight
+    # In float32: the change may be smaller than the resolution of a 16-bit type.
+    addition = pair.up.float().flatten(1) @ pair.down.float().flatten(1)
+    addition = addition.reshape(weight.shape).to(weight.device)
+    weight.data = (weight.float() + scale * pair.factor * addition).to(weight.dtype)

@@ -1,7 +1,7 @@
-"""Adapters on the layers of a model that all share, each row of a forward with its own.
+"""LoRAs on the layers of a shared model; each row of a forward uses its own.
 
-A layer that some adapter changes is wrapped in peft's layer as long as there is one. What peft
-calls an adapter's name is here that of a **mix**: the adapters of a generation with its scales.
+A layer that some LoRA changes is wrapped in peft's layer while such a LoRA is attached. The engine
+uses peft's adapter names for **mixes**: a mix is the LoRAs of a generation with their scales.
 """
 
 from __future__ import annotations
@@ -17,22 +17,24 @@ from peft import LoraConfig
 from peft.tuners.lora import Conv2d, Linear, LoraLayer
 from torch.nn.utils.rnn import pad_sequence
 
-from deployments.engine.adapter import LowRank
-from deployments.engine.regions import run_as_written, run_compiled
+from deployments.engine.lora.format import LoraPair
+from deployments.engine.merging.compile import run_as_written, run_compiled
 from serve_app.domain.errors import Misconfigured
 
 
-class AdapterRows:
-    """Which mix each row of the running forward has. For the engine's thread alone; to others, such
-    as a plain call of the pipeline, the adapters are not there."""
+class LoraRows:
+    """Mix of each row of the running forward. Used on the engine's thread only.
+
+    Other callers, such as a plain call of the pipeline, get the model without LoRAs.
+    """
 
     def __init__(self) -> None:
         self._mixes: Sequence[str] = ("",)
         self._spread: dict[tuple[int, torch.device], _RowNames] = {}
 
     @contextmanager
-    def having(self, mixes: Sequence[str]) -> Generator[None]:
-        """``mixes``: one per row in weave order, or one for all; "" is none."""
+    def use_mixes(self, mixes: Sequence[str]) -> Generator[None]:
+        """Set ``mixes`` for the block: one per row in batch order, or one for all; "" for none."""
         before, self._mixes = self._mixes, mixes
         self._spread = {}
         try:
@@ -41,10 +43,10 @@ class AdapterRows:
             self._mixes = before
             self._spread = {}
 
-    def tell(
+    def select_mix(
         self, layer: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """The hook before each wrapped layer."""
+        """Forward pre-hook of each wrapped layer. It selects the mix of the rows."""
         first, *others = self._mixes
         if all(each == first for each in others):
             layer._active_adapter = [first] if first else []  # noqa: SLF001
@@ -58,13 +60,16 @@ class AdapterRows:
 
 
 class _RowNames(list[str]):
-    """As peft takes them: the mix of each entry of what a layer is called with, [rows × any, …],
-    such as the frames of each row. And what layers need of that, found once for all of them."""
+    """Adapter names as peft takes them: the mix of each entry of a layer's input, [rows × any, …].
+
+    An input may have several entries a row, such as the frames of a video. The index tensors are
+    computed once for all layers.
+    """
 
     def __init__(self, mixes: Sequence[str], entries: int, device: torch.device) -> None:
         if entries % len(mixes):
             raise ValueError(
-                f"A layer has {entries} rows where {len(mixes)} mixes of adapters meet."
+                f"A layer has {entries} rows, which {len(mixes)} mixes of LoRAs do not divide."
             )
         each_has = entries // len(mixes)
         super().__init__(mix or _BASE for mix in mixes for _ in range(each_has))
@@ -74,7 +79,7 @@ class _RowNames(list[str]):
         self._factors: dict[tuple[tuple[float, ...], torch.dtype], torch.Tensor] = {}
 
     def places(self) -> dict[str, torch.Tensor]:
-        """The entries of each mix."""
+        """Indices of the entries of each mix."""
         if self._places is None:
             found: defaultdict[str, list[int]] = defaultdict(list)
             for place, name in enumerate(self):
@@ -86,7 +91,7 @@ class _RowNames(list[str]):
         return self._places
 
     def factors(self, of_rows: tuple[float, ...], dtype: torch.dtype) -> torch.Tensor:
-        """[rows, 1, 1]. Most layers ask for the same."""
+        """Factors as a tensor [rows, 1, 1], cached because most layers need the same."""
         if (made := self._factors.get((of_rows, dtype))) is None:
             made = torch.tensor(of_rows, dtype=dtype, device=self._device).view(-1, 1, 1)
             self._factors[of_rows, dtype] = made
@@ -94,8 +99,11 @@ class _RowNames(list[str]):
 
 
 class _PerRow:
-    """Part of peft's layers in place of theirs, which looks for the rows of each mix again in each
-    layer: that took longer than computing them in a small model."""
+    """Override of peft's forward for mixed batches.
+
+    peft looks for the rows of each mix again in each layer. In a small model, that took longer than
+    computing them.
+    """
 
     base_layer: Any
     lora_A: Any  # noqa: N815
@@ -121,8 +129,10 @@ class _PerRow:
 
 
 class _Linear(_PerRow, Linear):
-    """All rows by two products of matrices. One adapter after the other, a layer takes five calls
-    for each."""
+    """Linear layer that computes all rows with two batched matrix products.
+
+    Applying one LoRA after the other takes five kernel calls for each.
+    """
 
     def _mixed_batch_forward(
         self, x: torch.Tensor, *arguments: Any, adapter_names: _RowNames, **more: Any
@@ -133,18 +143,18 @@ class _Linear(_PerRow, Linear):
             return super()._mixed_batch_forward(x, *arguments, adapter_names=adapter_names, **more)
         result = self.base_layer(x, *arguments)
         some = next(iter(here))
-        # For rows without: nothing of another's adapter reaches them.
+        # For rows without a LoRA: rank 0, so that no other row's LoRA changes them.
         no_down, no_up = self.lora_A[some].weight[:0], self.lora_B[some].weight.mT[:0]
-        downs = _stacked([self.lora_A[mix].weight if mix in here else no_down for mix in mixes])
-        ups = _stacked([self.lora_B[mix].weight.mT if mix in here else no_up for mix in mixes])
+        downs = stack_padded([self.lora_A[mix].weight if mix in here else no_down for mix in mixes])
+        ups = stack_padded([self.lora_B[mix].weight.mT if mix in here else no_up for mix in mixes])
         factors = tuple(self.scaling.get(mix, 0.0) for mix in mixes)
         rows = x.reshape(len(mixes), -1, x.shape[-1]).to(downs.dtype)
         inner = torch.bmm(rows, downs.mT) * adapter_names.factors(factors, downs.dtype)
         return result + torch.bmm(inner, ups).view(result.shape).to(result.dtype)
 
 
-def _stacked(weights: list[torch.Tensor]) -> torch.Tensor:
-    """[rows, rank, …] of one [rank, …] for each row, up to the largest rank filled with zeros."""
+def stack_padded(weights: list[torch.Tensor]) -> torch.Tensor:
+    """Stack one [rank, …] for each row to [rows, rank, …], zero-padded to the largest rank."""
     if len({len(weight) for weight in weights}) == 1:
         return torch.stack(weights)
     return pad_sequence(weights, batch_first=True)
@@ -155,22 +165,24 @@ class _Conv2d(_PerRow, Conv2d):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Of a mix."""
+class LoraSlice:
+    """LoRA of a mix."""
 
-    name: str  # of an adapter that is attached
+    name: str  # of an attached LoRA
     scale: float
 
 
-def built(
-    base: Any, name: str, pair: LowRank, rows: AdapterRows, device: str, dtype: torch.dtype
+def build_layer(
+    base: Any, name: str, pair: LoraPair, rows: LoraRows, device: str, dtype: torch.dtype
 ) -> Any:
-    """peft's layer around ``base`` with one adapter. ``base`` is not changed. Hold
-    ``ONE_BUILDER``."""
+    """Build peft's layer around ``base`` with one LoRA. ``base`` is not changed.
+
+    The caller must hold ``ONE_BUILDER``.
+    """
     rank = pair.rank
     settings = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights=False, inference_mode=True)
     kind = _Linear if isinstance(base, torch.nn.Linear) else _Conv2d
-    with torch.device("meta"):  # of this thread alone; makes no random numbers
+    with torch.device("meta"):  # affects this thread only; draws no random numbers
         layer = kind(base, name, settings, r=rank, lora_alpha=rank)
     halves: list[tuple[Any, torch.Tensor]] = [
         (layer.lora_A[name], pair.down),
@@ -181,13 +193,13 @@ def built(
         half.weight = torch.nn.Parameter(weight, requires_grad=False)
     layer.scaling[name] = pair.factor
     layer.training = base.training
-    layer.set_adapter([], inference_mode=True)  # none unless a row says so
-    layer.register_forward_pre_hook(rows.tell, with_kwargs=True)
+    layer.set_adapter([], inference_mode=True)  # none, unless the hook selects one
+    layer.register_forward_pre_hook(rows.select_mix, with_kwargs=True)
     return layer
 
 
 def attach(component: torch.nn.Module, layers: Mapping[str, Any], name: str) -> None:
-    """Put what ``built`` made into ``component``, by path. Quick."""
+    """Attach the layers from ``build_layer`` to ``component``, by path. This is quick."""
     run_as_written(component)
     for path, layer in layers.items():
         there = component.get_submodule(path)
@@ -197,19 +209,19 @@ def attach(component: torch.nn.Module, layers: Mapping[str, Any], name: str) -> 
             _put(component, path, layer)
 
 
-def check_free(component: torch.nn.Module, rows: AdapterRows) -> None:
-    """``Misconfigured`` where somebody else has put adapters on it."""
+def check_no_foreign_adapters(component: torch.nn.Module, rows: LoraRows) -> None:
+    """Raise ``Misconfigured`` when other code than the engine has put adapters on ``component``."""
     for layer in component.modules():
         hooks = getattr(layer, "_forward_pre_hooks", {}).values()
-        if isinstance(layer, LoraLayer) and rows.tell not in hooks:
+        if isinstance(layer, LoraLayer) and rows.select_mix not in hooks:
             raise Misconfigured(
                 f"The {type(component).__name__} has adapters that the engine did not load. Call "
-                "unload_lora_weights() on the pipeline, and give them with submit(adapters=…)."
+                "unload_lora_weights() on the pipeline, and pass them as submit(loras=…)."
             )
 
 
-def mix(component: torch.nn.Module, name: str, parts: Sequence[Part]) -> None:
-    """Make the mix ``name`` of adapters that are attached. Takes no memory to speak of."""
+def create_mix(component: torch.nn.Module, name: str, parts: Sequence[LoraSlice]) -> None:
+    """Create the mix ``name`` from attached LoRAs. It takes almost no memory."""
     for layer in component.modules():
         if not isinstance(layer, LoraLayer):
             continue
@@ -225,10 +237,10 @@ def mix(component: torch.nn.Module, name: str, parts: Sequence[Part]) -> None:
 
 
 def detach(component: torch.nn.Module, name: str) -> None:
-    """Forget an adapter or a mix; layers without any are as they were before the first."""
+    """Remove a LoRA or a mix. Layers without any are unwrapped, as before the first LoRA."""
     for path, layer in list(component.named_modules()):
         if isinstance(layer, LoraLayer) and name in layer.lora_A:
-            layer._active_adapter = []  # noqa: SLF001  # or peft would choose another
+            layer._active_adapter = []  # noqa: SLF001  # otherwise peft would select another
             layer.delete_adapter(name)
             if not layer.lora_A:
                 _put(component, path, layer.base_layer)
@@ -237,7 +249,7 @@ def detach(component: torch.nn.Module, name: str) -> None:
 
 
 class _Sum:
-    """In place of one of peft's variants: several adapters on the same rows."""
+    """Replacement for peft's LoRA variants that applies several LoRAs to the same rows."""
 
     def __init__(self, factors: Sequence[tuple[str, float]]) -> None:
         self._factors = factors
@@ -245,7 +257,10 @@ class _Sum:
     def forward(
         self, module: Any, *, x: torch.Tensor, result: torch.Tensor, **_: Any
     ) -> torch.Tensor:
-        """Called by peft, with these names, where all rows have this mix."""
+        """Return ``result`` with the sum added.
+
+        peft calls it, with these parameter names, when all rows have this mix.
+        """
         return result + self.added(module, x)
 
     def added(self, module: Any, x: torch.Tensor) -> torch.Tensor:
@@ -255,7 +270,7 @@ class _Sum:
 
 
 def _copy(source: Any, name: str, target: Any, new: str) -> None:
-    """The same weights under another name or in another layer."""
+    """Register the same weights under another name or in another layer."""
     for kind in (*LoraLayer.adapter_layer_names, *LoraLayer.other_param_names):
         held = getattr(source, kind)
         if name in held:

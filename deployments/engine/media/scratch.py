@@ -1,4 +1,4 @@
-"""Where one attempt makes files that are too large for memory."""
+"""Temporary files of one attempt, for content that is too large for memory."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from pathlib import Path
 
 from serve_app.domain.errors import Cancelled
 
-OnMade = Callable[[int, int], None]
-"""Told how many frames, or samples, are in the file, and how many there will be."""
+OnEncoded = Callable[[int, int], None]
+"""Callback with the frames or samples written so far, and the total."""
 
 
 def _nobody(done: int, total: int) -> None:
-    """Nobody wants to know."""
+    """Ignore the progress."""
 
 
 class Scratch:
-    """A folder, made when it is first needed. Use it on any thread.
+    """Temporary folder, created on first use. Thread-safe.
 
-    It may be closed while a thread is at work: that one stops at its next ``check``, and the folder
-    goes when it has left.
+    It may be closed while a thread writes: that thread stops at its next ``check``, and the folder
+    is removed when it has left.
     """
 
-    def __init__(self, on_made: OnMade = _nobody) -> None:
+    def __init__(self, on_made: OnEncoded = _nobody) -> None:
         self.on_made = on_made
         self._lock = threading.Lock()
         self._folder: Path | None = None
@@ -35,7 +35,7 @@ class Scratch:
         self._closed = False
 
     def new_file(self, extension: str) -> Path:
-        """The name of a file that is not there yet."""
+        """Path for a new file, which does not exist yet."""
         with self._lock:
             if self._closed:
                 raise Cancelled(_CLOSED)
@@ -45,13 +45,13 @@ class Scratch:
             return self._folder / f"{self._files}.{extension}"
 
     def check(self) -> None:
-        """``Cancelled`` when nobody wants the files any more."""
+        """Raise ``Cancelled`` if the folder is closed."""
         if self._closed:
             raise Cancelled(_CLOSED)
 
     @contextmanager
     def at_work(self) -> Generator[None]:
-        """While a thread writes here."""
+        """Keep the folder until this thread has finished writing."""
         with self._lock:
             self._at_work += 1
         try:
@@ -62,7 +62,7 @@ class Scratch:
             self._remove_if_left()
 
     def close(self) -> None:
-        """Nobody wants the files any more; idempotent."""
+        """Mark the files as no longer needed. Idempotent."""
         self._closed = True
         self._remove_if_left()
 

@@ -1,4 +1,4 @@
-"""What a clip's file is to be like. Imports no torch."""
+"""Properties of a video file. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ Effort = Literal["fast", "balanced", "small"]
 QUALITIES: tuple[Quality, ...] = get_args(Quality)
 EFFORTS: tuple[Effort, ...] = get_args(Effort)
 
-MOST_GIF_FPS = 50
-"""A GIF tells times in hundredths of a second, and browsers take one hundredth for ten."""
+MAX_GIF_FPS = 50
+"""A GIF stores frame times in 1/100 s, and browsers play a time of 1/100 s as 1/10 s."""
 
 
 @dataclass(frozen=True, slots=True)
-class ClipForm:
-    """Type, size, pace, and how much is spent on it."""
+class VideoForm:
+    """Media type, size, frame rate, quality and encoding effort of a video file."""
 
     media_type: str
-    width: int  # pixels; of an MP4 even
+    width: int  # pixels; even for an MP4
     height: int
-    fps: Fraction  # frames a second
+    fps: Fraction  # frames per second
     num_frames: int
     quality: Quality = "high"
-    effort: Effort = "balanced"  # "fast" writes sooner, "small" takes fewer bytes
+    effort: Effort = "balanced"  # "fast" encodes sooner, "small" makes a smaller file
 
     @property
     def duration_s(self) -> float:
@@ -33,5 +33,5 @@ class ClipForm:
 
 
 def even(side: int) -> int:
-    """H.264 in the form that every player takes halves its colours' sides."""
+    """Round a side down to an even number: widely supported H.264 halves the chroma planes."""
     return max(2, side - side % 2)

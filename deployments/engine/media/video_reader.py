@@ -1,4 +1,4 @@
-"""Files of clips to frames, as they are asked for."""
+"""Input video files, decoded to frames on demand."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from PIL import Image
 
-from deployments.engine.given_media import GivenMedia, is_isobmff, is_matroska
-from deployments.engine.media import fit
+from deployments.engine.media.images import fit
+from deployments.engine.media.input import GivenMedia, is_isobmff, is_matroska
 from serve_app.domain.errors import InvalidInput
 
 FORMATS = ("MP4", "WebM", "GIF")
-MOST_PIXELS = 4096 * 4096  # of a frame
-MOST_READ = 10_000  # frames of the file, whichever are taken
-MOST_FPS = 1000
+MAX_FRAME_PIXELS = 4096 * 4096  # in one frame
+MAX_FRAMES_READ = 10_000  # frames decoded from a file, used or not
+MAX_FPS = 1000
 
 
-class GivenClip:
-    """A clip that an input names. Its frames are decoded when they are asked for: as pictures, all
-    of them would need a hundred times the file's bytes."""
+class GivenVideo:
+    """Video named by an input field.
+
+    Its frames are decoded on demand: decoded images of all frames would need a hundred times the
+    file's bytes.
+    """
 
     def __init__(self, media: GivenMedia) -> None:
         self._media = media
@@ -31,20 +34,23 @@ class GivenClip:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height in pixels, upright."""
+        """Width and height in pixels, after rotation to upright."""
         return self._begun()[0].size
 
     @property
     def fps(self) -> Fraction | None:
-        """Frames a second; None: the file does not tell."""
+        """Frames a second; None if the file does not say."""
         return self._begun()[1]
 
     def frames(self, width: int, height: int, fps: Fraction, most: int) -> list[Image.Image]:
-        """Those that are shown at about 0, 1/fps, 2/fps … seconds, ``most`` at most, each the
-        middle of it in that size. ``InvalidInput`` names the field."""
+        """Return the frames shown at about 0, 1/fps, 2/fps … seconds, at most ``most``.
+
+        Each is cropped around its centre and scaled to ``width`` × ``height``. Raises
+        ``InvalidInput`` naming the field.
+        """
         made: list[Image.Image] = []
         size = (width, height)
-        shown: tuple[Fraction, VideoFrame] | None = None  # since when it is
+        shown: tuple[Fraction, VideoFrame] | None = None  # (start in seconds, frame)
         with self._media.opened() as container:
             for since, frame in self._decoded(container):
                 if shown is not None:
@@ -52,7 +58,7 @@ class GivenClip:
                 shown = since, frame
                 if len(made) >= most:
                     return made
-        if shown is not None:  # for as long as the others
+        if shown is not None:  # the last frame is shown as long as the others
             end = shown[0] + 1 / (self.fps or fps)
             self._add(made, shown[1], size, min(_nearest(end * fps), most))
         return made
@@ -60,7 +66,7 @@ class GivenClip:
     def _add(
         self, made: list[Image.Image], frame: VideoFrame, size: tuple[int, int], until: int
     ) -> None:
-        """``frame`` for each number below ``until`` that has none."""
+        """Append ``frame`` until ``made`` has ``until`` frames."""
         if (missing := until - len(made)) > 0:
             made += [fit(_upright(frame), *size)] * missing
 
@@ -73,13 +79,13 @@ class GivenClip:
                 if container.streams.video:
                     stream = container.streams.video[0]
                     told = stream.average_rate or stream.guessed_rate
-                    self._fps = told if told and 0 < told <= MOST_FPS else None
+                    self._fps = told if told and 0 < told <= MAX_FPS else None
         if self._first is None:
             raise self._media.unread("it has no frames")
         return self._first, self._fps
 
     def _decoded(self, container: InputContainer) -> Iterator[tuple[Fraction, VideoFrame]]:
-        """Each with the seconds since the first."""
+        """Iterate over (seconds since the first frame, frame)."""
         if not container.streams.video:
             return
         stream = container.streams.video[0]
@@ -87,9 +93,9 @@ class GivenClip:
         stream.thread_type = "AUTO"
         began: Fraction | None = None
         for number, frame in enumerate(container.decode(stream)):
-            if number >= MOST_READ:
-                message = f"the clip has more than {MOST_READ} frames"
-                most = {"max_frames": MOST_READ}
+            if number >= MAX_FRAMES_READ:
+                message = f"the video has more than {MAX_FRAMES_READ} frames"
+                most = {"max_frames": MAX_FRAMES_READ}
                 field = self._media.field
                 raise InvalidInput.of_field(field, message, "video_duration_too_long", most)
             self._check_size(frame.width, frame.height)
@@ -98,27 +104,27 @@ class GivenClip:
             yield max(at - began, Fraction(0)), frame
 
     def _check_size(self, width: int, height: int) -> None:
-        if width * height > MOST_PIXELS:
-            message = f"a frame of the clip has more than {MOST_PIXELS} pixels"
-            most = {"max_pixels": MOST_PIXELS}
+        if width * height > MAX_FRAME_PIXELS:
+            message = f"a frame of the video has more than {MAX_FRAME_PIXELS} pixels"
+            most = {"max_pixels": MAX_FRAME_PIXELS}
             raise InvalidInput.of_field(self._media.field, message, "image_too_large", most)
 
 
-def read_clip(body: bytes, field: str) -> GivenClip:
-    """``InvalidInput`` names the field of a file that is no clip."""
+def read_video(body: bytes, field: str) -> GivenVideo:
+    """Open a video file. Raises ``InvalidInput`` naming the field if the file is not a video."""
     type_ = "unsupported_video_format"
-    clip = GivenClip(GivenMedia(body, field, "clip", type_, FORMATS, _demuxer))
-    _ = clip.size
-    return clip
+    video = GivenVideo(GivenMedia(body, field, "video", type_, FORMATS, _demuxer))
+    _ = video.size
+    return video
 
 
 def _upright(frame: VideoFrame) -> Image.Image:
-    picture = frame.to_image()
-    return picture.rotate(frame.rotation, expand=True) if frame.rotation else picture
+    image = frame.to_image()
+    return image.rotate(frame.rotation, expand=True) if frame.rotation else image
 
 
 def _nearest(number: Fraction) -> int:
-    """A GIF tells times in hundredths of a second, so a frame may come a little late."""
+    """Round to the nearest integer. GIF times are in 1/100 s, so a frame may be slightly late."""
     return floor(number + Fraction(1, 2))
 
 

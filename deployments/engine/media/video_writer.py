@@ -1,6 +1,6 @@
-"""Frames to a clip's file, one after another, so that memory does not grow with the clip.
+"""Video files, written frame by frame, so that memory does not grow with the video's length.
 
-Never on the engine's thread: a frame takes milliseconds.
+Never used on the engine's thread: a frame takes milliseconds.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 import numpy as np
@@ -23,46 +24,55 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, Interpolation
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
+from PIL import Image
 
-from deployments.clip_form import ClipForm
-from serve_app.domain.errors import Unsupported
+from deployments.engine.media.audio import Soundtrack
+from deployments.engine.media.images import fit
+from deployments.engine.media.scratch import Scratch
+from deployments.engine.media.video_format import VideoForm
+from serve_app.domain.errors import PipelineFailed, Unsupported
 
 Pixels = NDArray[np.uint8]  # [height, width, 3], of any size
 Samples = NDArray[np.float32]  # [channels, samples], -1 to 1
 
 THREADS = 4
-"""Of an encoder. Not the machine's number: how many there are changes the file's bytes."""
+"""Threads of an encoder. Not the machine's number: it would change the file's bytes."""
 
-BT709 = 1  # of primaries and of transfer, in ITU-T H.273, which both codecs follow
+BT709 = 1  # code of primaries and transfer in ITU-T H.273, which both codecs follow
 
 
-class ClipWriter:
-    """Writes one file, on one thread at a time. ``with`` it, or end it by ``finish`` or
-    ``give_up``; given up, or left by an error, the file is broken.
+class VideoWriter:
+    """Writer of one file, on one thread at a time.
 
-    Frames of another shape than the form's lose their edges, and all are scaled to its size.
+    Use it in ``with``, or end it with ``finish`` or ``give_up``. After ``give_up`` or an error, the
+    file is unusable. Frames with another aspect ratio than the form's are cropped at the edges, and
+    all frames are scaled to the form's size.
     """
 
-    def __init__(self, path: Path, form: ClipForm, sound_rate: int | None = None) -> None:
-        """``sound_rate``: samples a second of the sound that comes with it; None: it has none.
-        ``Unsupported`` where the file cannot be of that type, or have sound."""
+    def __init__(self, path: Path, form: VideoForm, audio_rate: int | None = None) -> None:
+        """``audio_rate``: samples a second of the audio track; None for a video without audio.
+
+        Raises ``Unsupported`` when the form's media type cannot be written or cannot have audio.
+        """
         self._form = form
         self._kind = kind = _kind(form.media_type)
-        if sound_rate is not None and kind.sound is None:
-            raise Unsupported(f"A file of {form.media_type} has no sound.")
-        # Without `bitexact`, WebM gets a random number. Sound that comes after the last frame still
-        # lies beside the first: what is encoded waits for it, however long it takes.
+        if audio_rate is not None and kind.audio is None:
+            raise Unsupported(
+                f"A file of {form.media_type} cannot have audio. Ask for another output_format."
+            )
+        # Without `bitexact`, WebM gets a random number. Interleaving waits without limit, so that
+        # audio that is written after the last frame is stored beside the first frame.
         settings = {"fflags": "bitexact", "max_interleave_delta": "0", **kind.settings}
         self._container: OutputContainer = av.open(
             str(path), "w", format=kind.container, options=settings
         )
         self._video = self._add_video()
-        self._sound = self._add_sound(sound_rate)
+        self._audio = self._add_audio(audio_rate)
         self._graph: Graph | None = None
         self._frames = 0
         self._samples = 0
 
-    def __enter__(self) -> ClipWriter:
+    def __enter__(self) -> VideoWriter:
         return self
 
     def __exit__(
@@ -77,23 +87,23 @@ class ClipWriter:
             self.give_up()
 
     def finish(self) -> None:
-        """The file is complete when it returns."""
+        """Complete and close the file."""
         try:
             self._flush()
         finally:
             self._container.close()
 
     def give_up(self) -> None:
-        with contextlib.suppress(av.FFmpegError):  # its folder may have gone
+        with contextlib.suppress(av.FFmpegError):  # its folder may have been deleted
             self._container.close()
 
     @property
     def frames(self) -> int:
-        """Written so far."""
+        """Number of frames written so far."""
         return self._frames
 
     def write(self, pixels: Pixels) -> None:
-        """The next frame."""
+        """Write the next frame."""
         form = self._form
         frame = VideoFrame.from_ndarray(_middle(pixels, form.width, form.height), format="rgb24")
         frame.pts, frame.time_base = self._frames, 1 / form.fps
@@ -105,18 +115,18 @@ class ClipWriter:
             return
         self._container.mux(self._video.encode(self._converted(frame)))
 
-    def write_sound(self, samples: Samples) -> None:
-        """What follows of the sound. Written as the frames come, it lies beside them."""
-        if self._sound is None:
-            raise Unsupported("The clip was begun without sound.")
+    def write_audio(self, samples: Samples) -> None:
+        """Write the next audio samples. They are stored beside the frames of the same time."""
+        if self._audio is None:
+            raise Unsupported("This video was started without an audio track.")
         layout = "mono" if len(samples) == 1 else "stereo"
         frame = av.AudioFrame.from_ndarray(
             np.ascontiguousarray(samples, dtype=np.float32), format="fltp", layout=layout
         )
-        frame.sample_rate = self._sound.rate or 0
+        frame.sample_rate = self._audio.rate or 0
         frame.pts, frame.time_base = self._samples, Fraction(1, frame.sample_rate)
         self._samples += samples.shape[1]
-        self._container.mux(self._sound.encode(frame))
+        self._container.mux(self._audio.encode(frame))
 
     def _add_video(self) -> VideoStream:
         form, kind = self._form, self._kind
@@ -124,11 +134,11 @@ class ClipWriter:
             stream = self._container.add_stream(kind.codec, rate=form.fps)
         except UnknownCodecError:
             raise Unsupported(
-                f"The FFmpeg of this machine was built without {kind.codec}, which writes "
+                f"FFmpeg on this machine was built without {kind.codec}, which is needed for "
                 f"{form.media_type}. Ask for another output_format."
             ) from None
         if not isinstance(stream, VideoStream):
-            raise TypeError(f"{kind.codec} is no codec of frames.")
+            raise TypeError(f"{kind.codec} is not a video codec.")
         stream.width, stream.height, stream.pix_fmt = form.width, form.height, kind.pixels
         context = stream.codec_context
         stream.time_base = context.time_base = 1 / form.fps
@@ -139,17 +149,17 @@ class ClipWriter:
             context.color_primaries = context.color_trc = BT709
         return stream
 
-    def _add_sound(self, rate: int | None) -> AudioStream | None:
-        if rate is None or self._kind.sound is None:
+    def _add_audio(self, rate: int | None) -> AudioStream | None:
+        if rate is None or self._kind.audio is None:
             return None
-        stream = self._container.add_stream(self._kind.sound, rate=rate)
+        stream = self._container.add_stream(self._kind.audio, rate=rate)
         if not isinstance(stream, AudioStream):
-            raise TypeError(f"{self._kind.sound} is no codec of sound.")
+            raise TypeError(f"{self._kind.audio} is not an audio codec.")
         stream.layout = "stereo"
         return stream
 
     def _converted(self, frame: VideoFrame) -> VideoFrame:
-        """In the colours that players take a clip of this size to have."""
+        """Convert to the colour space that players assume for a video of this size."""
         made = frame.reformat(
             self._form.width,
             self._form.height,
@@ -164,7 +174,7 @@ class ClipWriter:
         return made
 
     def _mapped(self, frame: VideoFrame | None) -> list[VideoFrame]:
-        """Each frame has a palette of its own: one for all would need all frames first."""
+        """Map to a palette per frame: a common palette would need all frames before the first."""
         if self._graph is None:
             if frame is None:
                 return []
@@ -184,47 +194,47 @@ class ClipWriter:
             for mapped in self._mapped(None):
                 self._container.mux(self._video.encode(mapped))
         self._container.mux(self._video.encode(None))
-        if self._sound is not None:
-            self._container.mux(self._sound.encode(None))
+        if self._audio is not None:
+            self._container.mux(self._audio.encode(None))
 
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """How files of one media type are written."""
+    """Settings for writing files of one media type."""
 
     container: str
     codec: str
     pixels: str
-    quality: Callable[[ClipForm], dict[str, str]]
-    sound: str | None = None
+    quality: Callable[[VideoForm], dict[str, str]]
+    audio: str | None = None
     settings: Mapping[str, str] = field(default_factory=dict[str, str])
     palette: bool = False
 
 
-def _x264(form: ClipForm) -> dict[str, str]:
+def _x264(form: VideoForm) -> dict[str, str]:
     preset = {"fast": "veryfast", "balanced": "medium", "small": "slow"}[form.effort]
     crf = {"low": "28", "medium": "23", "high": "18", "maximum": "12"}[form.quality]
     settings = {"preset": preset, "crf": crf}
     if torch.backends.cpu.get_cpu_capability() == "AVX512":
-        # There, x264 (core 165) plans its bits with what happens to lie behind a row's end in
-        # memory, unless 256 divides the width: equal frames became other files. What is computed
-        # with AVX2 is the same otherwise.
+        # On AVX-512, x264 (core 165) allocates bits depending on memory behind a row's end, unless
+        # 256 divides the width: equal frames gave different files. With AVX2, the output is
+        # deterministic and otherwise the same.
         settings["x264-params"] = "asm=AVX2"
     return settings
 
 
-def _vp9(form: ClipForm) -> dict[str, str]:
+def _vp9(form: VideoForm) -> dict[str, str]:
     speed = {"fast": "6", "balanced": "4", "small": "2"}[form.effort]
     crf = {"low": "40", "medium": "34", "high": "28", "maximum": "20"}[form.quality]
     return {"deadline": "good", "cpu-used": speed, "crf": crf, "b": "0", "row-mt": "1"}
 
 
-def _gif(_form: ClipForm) -> dict[str, str]:
+def _gif(_form: VideoForm) -> dict[str, str]:
     return {}
 
 
 _KINDS: Mapping[str, _Kind] = {
-    # The index first, so that a player begins before it has the whole file.
+    # The index first, so that a player can start before it has the whole file.
     "video/mp4": _Kind("mp4", "libx264", "yuv420p", _x264, "aac", {"movflags": "+faststart"}),
     "video/webm": _Kind("webm", "libvpx-vp9", "yuv420p", _vp9, "libopus"),
     "image/gif": _Kind("gif", "gif", "pal8", _gif, None, {"loop": "0"}, palette=True),
@@ -233,11 +243,13 @@ _KINDS: Mapping[str, _Kind] = {
 
 def _kind(media_type: str) -> _Kind:
     if media_type not in _KINDS:
-        raise Unsupported(f"Clips are not written as {media_type}.")
+        raise Unsupported(
+            f"Videos cannot be written as {media_type}. Ask for another output_format."
+        )
     return _KINDS[media_type]
 
 
-def _palettes(form: ClipForm, first: VideoFrame) -> Graph:
+def _palettes(form: VideoForm, first: VideoFrame) -> Graph:
     graph = Graph()
     source = graph.add_buffer(
         width=first.width, height=first.height, format=first.format, time_base=1 / form.fps
@@ -258,9 +270,70 @@ def _palettes(form: ClipForm, first: VideoFrame) -> Graph:
 
 
 def _middle(pixels: Pixels, width: int, height: int) -> Pixels:
-    """What of the frame has the shape of width × height, in whole pixels."""
+    """Crop the frame, centred and in whole pixels, to the aspect ratio of width × height."""
     high, wide = pixels.shape[:2]
     scale = min(wide / width, high / height)
     across, down = min(wide, round(width * scale)), min(high, round(height * scale))
     left, top = (wide - across) // 2, (high - down) // 2
     return np.ascontiguousarray(pixels[top : top + down, left : left + across])
+
+
+# Video file that is written as frames arrive, with its audio and a poster image.
+
+
+class VideoFile:
+    """Video file in progress, for one thread at a time.
+
+    ``add`` raises ``Cancelled`` when the file is no longer needed. Frames beyond the number in the
+    form are dropped.
+    """
+
+    def __init__(
+        self, path: Path, form: VideoForm, scratch: Scratch, audio_rate: int | None = None
+    ) -> None:
+        """``audio_rate``: samples a second of the audio for ``finish``; None without audio."""
+        self.path = path
+        self.poster: Any = None  # PIL image in the form's size; None before the first frame
+        self._form = form
+        self._scratch = scratch
+        self._writer = VideoWriter(path, form, audio_rate)
+
+    def add(self, pixels: Pixels) -> None:
+        self._scratch.check()
+        form, number = self._form, self._writer.frames
+        if number == form.num_frames:
+            return
+        if self.poster is None:
+            self.poster = fit(Image.fromarray(pixels), form.width, form.height)
+        self._writer.write(pixels)
+        self._scratch.on_made(number + 1, form.num_frames)
+
+    def finish(self, audio: Soundtrack | None = None) -> None:
+        """Write the audio and complete the file.
+
+        Raises ``PipelineFailed`` when there were fewer frames than the form has.
+        """
+        form = self._form
+        if self._writer.frames < form.num_frames:
+            self.give_up()
+            raise PipelineFailed(
+                f"The pipeline made {self._writer.frames} frames, but the request needs "
+                f"{form.num_frames}."
+            )
+        try:
+            if audio is not None:
+                self._write(audio)
+        except BaseException:
+            self.give_up()
+            raise
+        self._writer.finish()
+
+    def give_up(self) -> None:
+        """Close the file without completing it. It is not readable."""
+        self._writer.give_up()
+
+    def _write(self, audio: Soundtrack) -> None:
+        fps = self._form.fps
+        for number in range(self._form.num_frames):
+            self._scratch.check()
+            self._writer.write_audio(audio.during(number / fps, (number + 1) / fps))

@@ -1,20 +1,26 @@
-"""What each argument of a denoiser call becomes when the calls of several generations are woven.
+"""Merge plan of a call: the roles of its arguments when several calls are stacked, and its key.
 
-Pure: decided by name, type and shape alone. A rule that is too wide is silently wrong, so whatever
-fits none is refused, and the call runs alone.
+Pure: decided by name, type and shape alone. A rule that is too wide is silently wrong. Therefore an
+argument that fits no rule is refused, and the call runs alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 import torch
 
-from deployments.engine.content import Digests
-from deployments.engine.declarations import Declaration
+from deployments.engine.interception.model_traits import NOTHING, ModelTrait
+from deployments.engine.interception.proxy import ComponentCall
+from deployments.engine.merging.arguments import (
+    CallArguments,
+    ContentDigests,
+    bind,
+    tensors_in,
+)
 
 
 class Role(StrEnum):
@@ -23,24 +29,24 @@ class Role(StrEnum):
     FOLDED = "folded"  # rows × frames along the first dimension
     NUMBER = "number"  # a number, which becomes a vector with one entry per row
     LISTED = "listed"  # a list with one tensor per row
-    PADDED = "padded"  # as ROWS, brought to the same length along a declared dimension
-    MASK = "mask"  # says which of a PADDED's entries count; made where there is none
+    PADDED = "padded"  # like ROWS, padded to the same length along a declared dimension
+    MASK = "mask"  # mask of the valid entries of a PADDED argument; created if missing
     SHARED = "shared"  # equal content, passed once
     POSITIONS = "positions"  # equal content, repeated for all rows
     CONSTANT = "constant"  # equal value, passed once
     REPEATED = "repeated"  # a list with one plain value per row, all equal
 
 
-class Refused(Exception):
-    """This call is not merged. The message is a reason to count, in a few words."""
+class NotMergeable(Exception):
+    """Call that must not be merged. The message is a short reason, used as a counter's key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """How a call's rows lie in its tensors."""
+    """Arrangement of a call's rows in its tensors."""
 
     count: int
-    frames: frozenset[int]  # what may be folded into the rows: sizes of the main tensor
+    frames: frozenset[int]  # sizes of the main tensor that may be folded into the rows
     listed: bool  # the main argument is a list with one tensor per row
 
     @classmethod
@@ -50,15 +56,15 @@ class Rows:
             return cls(main.shape[0], folds - {1}, listed=False)
         if _are_tensors(main):
             return cls(len(main), frozenset(), listed=True)
-        raise Refused("the first argument is no tensor")
+        raise NotMergeable("the first argument is no tensor")
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """What is done with one argument. ``Many`` is a container of them."""
+    """Role of one argument, a leaf of the tree of arguments. ``Many`` is an inner node."""
 
     role: Role
-    dimension: int = 0  # of PADDED
+    dimension: int = 0  # the dimension to pad, for PADDED
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +75,18 @@ class Many:
 
 Roles = Leaf | Many
 Key = tuple[Hashable, Hashable]
-"""What has to be equal for a merge: shapes and types, which recur, and contents, which may not."""
+"""Values that must be equal for a merge: shapes and types, which recur between requests, and
+contents, which may not."""
 
 
 @dataclass(frozen=True, slots=True)
 class RoleFinder:
     rows: Rows
-    declared: Declaration
-    digests: Digests
+    declared: ModelTrait
+    digests: ContentDigests
 
     def find(self, name: str, value: Any) -> tuple[Roles, Key]:
-        """The roles of an argument or of what is in it, and what its batch key takes from it."""
+        """Find the roles of an argument or of its members, and its part of the batch key."""
         if name == self.declared.mask:
             return Leaf(Role.MASK), ("mask", None)
         if isinstance(value, torch.Tensor):
@@ -92,7 +99,7 @@ class RoleFinder:
             return Leaf(Role.NUMBER), (("number", isinstance(value, float)), None)
         if isinstance(value, _PLAIN):
             return Leaf(Role.CONSTANT), (("constant", type(value)), value)
-        raise Refused(f"opaque argument {type(value).__name__}")
+        raise NotMergeable(f"opaque argument {type(value).__name__}")
 
     def _of_sequence(self, name: str, value: list[Any] | tuple[Any, ...]) -> tuple[Roles, Key]:
         count = self.rows.count
@@ -115,7 +122,7 @@ class RoleFinder:
             kinds.append((key, its_kind))
             contents.append(content)
         if kind not in (dict, list, tuple):
-            raise Refused(f"opaque argument {kind.__name__}")
+            raise NotMergeable(f"opaque argument {kind.__name__}")
         return Many(kind, tuple(roles)), ((kind, tuple(kinds)), tuple(contents))
 
     def _of_tensor(self, name: str, tensor: torch.Tensor) -> tuple[Roles, Key]:
@@ -127,7 +134,7 @@ class RoleFinder:
         if role in (Role.SHARED, Role.POSITIONS):
             kind, _ = _kind(role, tensor, tuple(tensor.shape))
             return Leaf(role), (kind, self.digests.of(tensor))
-        # The first dimension too: a model may look at how many frames it got for how many rows.
+        # Includes the first dimension: a model may derive the number of frames from it.
         return Leaf(role), _kind(role, tensor, tuple(tensor.shape))
 
     def _role_of_tensor(self, name: str, tensor: torch.Tensor) -> Role:
@@ -166,6 +173,59 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+@dataclass(frozen=True, slots=True)
+class MergePlan:
+    """Plan of one call. Calls with equal keys may share a forward."""
+
+    arguments: CallArguments
+    roles: dict[str, Roles]
+    rows: Rows
+    declared: ModelTrait
+    signature: Hashable  # shapes and types, which recur from request to request
+    contents: Hashable  # values that must be equal
+
+    @property
+    def device(self) -> torch.device:
+        return next(tensors_in(self.arguments.main())).device
+
+    def padded_shapes(self) -> list[Sequence[int]]:
+        return [self.arguments.named[name].shape for name in self.declared.pad]
+
+
+def plan_merge(
+    call: ComponentCall, digests: ContentDigests, declared: ModelTrait = NOTHING
+) -> MergePlan:
+    """Plan a call. Raises ``NotMergeable`` with the reason when it must not be merged.
+
+    ``declared``: model rules of its module's class.
+    """
+    if declared.merge_refusal:
+        raise NotMergeable(declared.merge_refusal)
+    try:
+        arguments = bind(call.module, call.arguments, call.keywords, call.method)
+    except TypeError as error:
+        raise NotMergeable(f"arguments that {_name(call)} does not take") from error
+    rows = Rows.of(arguments.main())
+    finder = RoleFinder(rows, declared, digests)
+    roles: dict[str, Roles] = {}
+    kinds: list[Hashable] = []
+    contents: list[Hashable] = []
+    for name, value in arguments.named.items():
+        if name in declared.unused:
+            roles[name], kind, content = Leaf(Role.CONSTANT), "unused", None
+        else:
+            roles[name], (kind, content) = finder.find(name, value)
+        if name != declared.mask:
+            kinds.append((name, kind))
+            contents.append(content)
+    signature = (call.method, rows.count, arguments.positional, tuple(kinds))
+    return MergePlan(arguments, roles, rows, declared, signature, tuple(contents))
+
+
+def _name(call: ComponentCall) -> str:
+    return "forward" if call.method == "__call__" else call.method
+
+
 NUMBERS = frozenset(
     {
         "timestep",
@@ -181,7 +241,7 @@ NUMBERS = frozenset(
         "guidance",
     }
 )
-"""Arguments that models take as one number or as one per row."""
+"""Arguments that models accept as one number or as one number per row."""
 
 POSITION_NAMES = frozenset(
     {
@@ -198,7 +258,10 @@ POSITION_NAMES = frozenset(
         "audio_coords",
     }
 )
-"""Arguments that say where tokens are. Some models read those of the first row alone, so they must
-be equal even where they have rows. Crop coordinates and ``time_ids`` are not among them."""
+"""Arguments that hold positions of tokens.
+
+Some models read those of the first row alone, so they must be equal even where they have rows. Crop
+coordinates and ``time_ids`` are not among them.
+"""
 
 _PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device, bytes)

@@ -1,8 +1,8 @@
-"""Weaves the arguments of several generations' calls into one, and its output apart again.
+"""Stacking of several generations' call arguments into one call, and splitting of its output.
 
-Sample-major: of two generations with the rows ``u c`` each (without and with the prompt), the woven
-rows are ``u1 u2 c1 c2``, because some models halve their batch. ``Parting`` is the inverse
-of ``weave`` for whatever has a row per row.
+The order is sample-major: for two generations with the rows ``u c`` each (without and with the
+prompt), the stacked rows are ``u1 u2 c1 c2``, because some models halve their batch. ``Splitter``
+is the inverse of ``stack`` for outputs with one row per row of the input.
 """
 
 from __future__ import annotations
@@ -14,22 +14,41 @@ from typing import Any
 import torch
 from torch.nn.functional import pad
 
-from deployments.engine.outputs import held_in, refilled
-from deployments.engine.roles import Leaf, Many, Role, Roles
+from deployments.engine.merging.arguments import CallArguments, held_in, refilled
+from deployments.engine.merging.plan import Leaf, Many, MergePlan, Role, Roles
 
 
-class CannotPart(Exception):
-    """The output has no row per row of the input."""
+class CannotSplit(Exception):
+    """Output that does not have one row per row of the input."""
 
 
-def weave(roles: Roles, values: Sequence[Any], rows: int, device: torch.device) -> Any:
-    """One value of those that each generation gave; ``rows``: of one generation."""
+def stack(plans: Sequence[MergePlan]) -> CallArguments:
+    """Stack the arguments of all plans for one call; the plans differ only in values."""
+    first = plans[0]
+    rows, device = first.rows.count, first.device
+    given = [plan.arguments.named for plan in plans]
+    named = {
+        name: stack_values(first.roles[name], [each[name] for each in given], rows, device)
+        for name in first.roles
+        if name != first.declared.mask
+    }
+    if first.declared.mask:
+        padded, dimension = next(iter(first.declared.pad.items()))
+        lengths = [each[padded].shape[dimension] for each in given]
+        named[first.declared.mask] = masks(
+            [each.get(first.declared.mask) for each in given], lengths, rows, device
+        )
+    return first.arguments.with_values(named)
+
+
+def stack_values(roles: Roles, values: Sequence[Any], rows: int, device: torch.device) -> Any:
+    """Stack the values of all generations into one. ``rows``: rows of one generation."""
     if isinstance(roles, Many):
-        woven = {
-            key: weave(role, [value[key] for value in values], rows, device)
+        stacked = {
+            key: stack_values(role, [value[key] for value in values], rows, device)
             for key, role in roles.roles
         }
-        return woven if roles.kind is dict else roles.kind(woven.values())
+        return stacked if roles.kind is dict else roles.kind(stacked.values())
     if roles.role in _LISTS:
         return type(values[0])(each[row] for row in range(rows) for each in values)
     if roles.role in _EQUAL:
@@ -44,7 +63,7 @@ _EQUAL = (Role.SHARED, Role.CONSTANT)
 def _tensors(
     leaf: Leaf, values: Sequence[Any], rows: int, device: torch.device
 ) -> Sequence[torch.Tensor]:
-    """With what the role asks for done to each."""
+    """Transform each value as its role requires."""
     match leaf.role:
         case Role.ONE:
             return [each.expand(rows, *each.shape[1:]) for each in values]
@@ -57,8 +76,10 @@ def _tensors(
 
 
 def masks(values: Sequence[Any], lengths: Sequence[int], rows: int, device: torch.device) -> Any:
-    """The woven mask of padded arguments: [rows of all, the greatest of ``lengths``]. None where
-    nobody gave one and none is needed."""
+    """Stack the masks of padded arguments: [rows of all, the greatest of ``lengths``].
+
+    None when there is no mask and none is needed.
+    """
     if all(each is None for each in values) and len(set(lengths)) == 1:
         return None
     given = next((each.dtype for each in values if each is not None), torch.bool)
@@ -70,26 +91,33 @@ def masks(values: Sequence[Any], lengths: Sequence[int], rows: int, device: torc
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Parting:
-    """Takes the output of a woven call apart."""
+class Splitter:
+    """Splitter of the output of a stacked call."""
 
     generations: int
-    rows: int  # of each generation
-    listed: bool  # the model takes and gives lists with one tensor per row
+    rows: int  # rows of each generation
+    listed: bool  # the model takes and returns lists with one tensor per row
 
-    def together(self, values: Sequence[Any]) -> Any:
-        """One of what each generation has, in the order in which they are woven; tensors with its
-        rows, tuples of them, or None."""
+    @classmethod
+    def of(cls, plans: Sequence[MergePlan]) -> Splitter:
+        rows = plans[0].rows
+        return cls(len(plans), rows.count, rows.listed)
+
+    def stack(self, values: Sequence[Any]) -> Any:
+        """Stack one value per generation, in stacking order.
+
+        Each value is a tensor with the generation's rows, a tuple of such tensors, or None.
+        """
         if values[0] is None:
             return None
         if isinstance(values[0], tuple):
-            return tuple(map(self.together, zip(*values, strict=True)))
+            return tuple(map(self.stack, zip(*values, strict=True)))
         return _interleave(values, self.rows)
 
-    def apart(self, output: Any) -> list[Any]:
-        """Each generation's own output, in the order in which they were woven.
+    def split(self, output: Any) -> list[Any]:
+        """Split an output; returns each generation's own output, in stacking order.
 
-        ``CannotPart`` where something has neither as many rows as were woven nor a multiple.
+        Raises ``CannotSplit`` if a tensor's first dimension is not a multiple of the stacked rows.
         """
         if isinstance(output, torch.Tensor):
             return self._parts(output)
@@ -103,11 +131,11 @@ class Parting:
         if output is None or isinstance(output, bool | int | float | str):
             return [output] * self.generations
         if (held := held_in(output)) is not None:
-            return [refilled(output, each) for each in self.apart(held)]
-        raise CannotPart(f"the output holds a {type(output).__name__}")
+            return [refilled(output, each) for each in self.split(held)]
+        raise CannotSplit(f"the output holds a {type(output).__name__}")
 
     def _by_name(self, named: Mapping[str, Any]) -> list[dict[str, Any]]:
-        parts = {name: self.apart(value) for name, value in named.items()}
+        parts = {name: self.split(value) for name, value in named.items()}
         return [
             {name: each[number] for name, each in parts.items()}
             for number in range(self.generations)
@@ -117,18 +145,18 @@ class Parting:
         kind = type(output)
         if self.listed and len(output) == self.generations * self.rows:
             return [kind(output[number :: self.generations]) for number in range(self.generations)]
-        parts = [self.apart(each) for each in output]
+        parts = [self.split(each) for each in output]
         return [kind(each[number] for each in parts) for number in range(self.generations)]
 
     def _parts(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         if tensor.ndim == 0 or tensor.shape[0] % (self.generations * self.rows):
-            raise CannotPart(f"the output has the shape {tuple(tensor.shape)}")
-        split = tensor.unflatten(0, (self.rows, self.generations, -1))
-        return [split[:, number].flatten(0, 1).contiguous() for number in range(self.generations)]
+            raise CannotSplit(f"the output has the shape {tuple(tensor.shape)}")
+        rows = tensor.unflatten(0, (self.rows, self.generations, -1))
+        return [rows[:, number].flatten(0, 1).contiguous() for number in range(self.generations)]
 
 
 def _interleave(tensors: Sequence[torch.Tensor], rows: int) -> torch.Tensor:
-    """Tensors [rows × any, …] as one [rows × generations × any, …]."""
+    """Interleave tensors [rows × any, …] to one [rows × generations × any, …]."""
     if rows == 1:
         return torch.cat(list(tensors))
     split = [each.unflatten(0, (rows, -1)) for each in tensors]
@@ -136,7 +164,7 @@ def _interleave(tensors: Sequence[torch.Tensor], rows: int) -> torch.Tensor:
 
 
 def _vector(value: Any, rows: int, device: torch.device) -> torch.Tensor:
-    """[rows]; numbers as the dtype that diffusers' UNets give them."""
+    """Expand to [rows]; numbers get the dtype that diffusers' UNets give them."""
     if isinstance(value, torch.Tensor):
         return value.expand(rows)
     dtype = torch.float64 if isinstance(value, float) else torch.int64

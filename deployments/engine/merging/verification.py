@@ -1,9 +1,10 @@
-"""Whether a merged forward gave what the calls give alone.
+"""Verification that a merged forward gives the outputs that the calls get alone.
 
-Another batch size takes other kernels, and those add in another order. In float32 that is far from
-what a mistake does, and a fixed bound tells them apart: at most 5e-6 of the greatest value over 194
-cases of diffusers' pipelines. In 16 bits it depends on the model. There the bound is what the same
-kernels do to a call that shares its forward with copies of itself, and so with nobody else.
+Another batch size uses other kernels, which add in another order. In float32 the resulting
+difference is far below the effect of a mistake, and a fixed bound separates them: the difference is
+at most 5e-6 of the greatest value over 194 cases of diffusers' pipelines. In 16 bits it depends on
+the model. There the bound is measured: the difference that the same kernels cause for a call that
+shares its forward with copies of itself only.
 """
 
 from __future__ import annotations
@@ -14,30 +15,36 @@ from typing import Any
 
 import torch
 
-from deployments.engine.outputs import held_in
+from deployments.engine.merging.arguments import held_in
 
 TOLERANCES: Mapping[torch.dtype, float] = {torch.float64: 1e-8, torch.float32: 1e-4}
 """Greatest difference, relative to the greatest value of the tensor."""
 
-MOST: Mapping[torch.dtype, float] = {torch.float16: 1e-2, torch.bfloat16: 4e-2}
-"""Beyond this, root mean square relative to that of the values, it is no noise whatever its
-source."""
+MAX_RMS: Mapping[torch.dtype, float] = {torch.float16: 1e-2, torch.bfloat16: 4e-2}
+"""Upper bound of the root mean square difference, relative to the values' root mean square.
 
-TIMES = 2.0
-"""The noise floor that merging may reach: the floor is measured for one of the calls."""
+A greater difference is not noise, whatever its source.
+"""
+
+NOISE_FACTOR = 2.0
+"""Multiple of the noise floor that a merge may reach; the floor is measured for one call only."""
 
 _Pairs = list[tuple[torch.Tensor, torch.Tensor]]
 
 
-class _Unlike(Exception):
-    """Not the same structure, or other values where rounding changes none."""
+class _Unequal(Exception):
+    """Structures differ, or values differ that rounding does not change."""
 
 
-def coarse(outputs: Sequence[Any], computed_in: torch.dtype | None) -> torch.dtype | None:
-    """The dtype of 16 bits that ``outputs`` are as exact as; None where they are more so.
-    ``computed_in``: the model's dtype, as some give 32 bits of what they computed in 16."""
+def low_precision_dtype(
+    outputs: Sequence[Any], computed_in: torch.dtype | None
+) -> torch.dtype | None:
+    """The 16-bit dtype that limits the precision of ``outputs``; None if they are more precise.
+
+    ``computed_in``: the model's dtype, because some models return 32-bit outputs computed in 16.
+    """
     given = [pair[0].dtype for pair in _pairs(outputs, outputs)]
-    return next((each for each in (computed_in, *given) if each in MOST), None)
+    return next((each for each in (computed_in, *given) if each in MAX_RMS), None)
 
 
 def agree(
@@ -46,24 +53,24 @@ def agree(
     dtype: torch.dtype | None,
     beside_itself: Any,
 ) -> bool:
-    """Whether the outputs are equal in structure and, wherever there are numbers, within rounding.
+    """Return whether the outputs have equal structure and equal numbers, within rounding.
 
-    ``dtype``: as ``coarse`` gives it. ``beside_itself``: where it gives one, what the first call
-    gets in as large a batch of copies of itself.
+    ``dtype``: the result of ``low_precision_dtype``. ``beside_itself``: if ``dtype`` is not None,
+    the output of the first call in a batch of the same size that contains only copies of it.
     """
     try:
         pairs = _pairs(merged, alone)
         if dtype is None:
             return all(_within(TOLERANCES[b.dtype], a, b) for a, b in pairs)
-        floor = apart(_pairs(beside_itself, alone[0]))
-    except _Unlike:
+        floor = relative_rms(_pairs(beside_itself, alone[0]))
+    except _Unequal:
         return False
-    rounding = torch.finfo(dtype).eps / 4  # what one does
-    return apart(pairs) <= max(rounding, min(TIMES * floor, MOST[dtype]))
+    rounding = torch.finfo(dtype).eps / 4  # root mean square error of one rounding
+    return relative_rms(pairs) <= max(rounding, min(NOISE_FACTOR * floor, MAX_RMS[dtype]))
 
 
-def apart(pairs: _Pairs) -> float:
-    """Root mean square of the differences, relative to that of the second ones."""
+def relative_rms(pairs: _Pairs) -> float:
+    """Root mean square of the differences, relative to the second tensors' root mean square."""
     return _length([a.double() - b.double() for a, b in pairs]) / (
         _length([b.double() for _, b in pairs]) or 1.0
     )
@@ -74,26 +81,26 @@ def _length(tensors: Sequence[torch.Tensor]) -> float:
 
 
 def _pairs(one: Any, other: Any) -> _Pairs:
-    """Of floating-point tensors. ``_Unlike`` where anything else differs."""
+    """Pairs of floating-point tensors. Raises ``_Unequal`` when anything else differs."""
     if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
         return _pair(one, other)
     if type(one) is not type(other):
-        raise _Unlike
+        raise _Unequal
     if dataclasses.is_dataclass(one):
         names = [each.name for each in dataclasses.fields(one)]
         return _all_pairs([(getattr(one, name), getattr(other, name)) for name in names])
     if isinstance(one, Mapping):
         if one.keys() != other.keys():
-            raise _Unlike
+            raise _Unequal
         return _all_pairs([(one[key], other[key]) for key in one])
     if isinstance(one, list | tuple):
         if len(one) != len(other):
-            raise _Unlike
+            raise _Unequal
         return _all_pairs(list(zip(one, other, strict=True)))
     if (held := held_in(one)) is not None:
         return _pairs(held, held_in(other))
     if one is not other and one != other:
-        raise _Unlike
+        raise _Unequal
     return []
 
 
@@ -103,13 +110,13 @@ def _all_pairs(values: Sequence[tuple[Any, Any]]) -> _Pairs:
 
 def _pair(one: torch.Tensor, other: torch.Tensor) -> _Pairs:
     if one.shape != other.shape or one.dtype != other.dtype:
-        raise _Unlike
-    if one.dtype not in TOLERANCES and one.dtype not in MOST:
+        raise _Unequal
+    if one.dtype not in TOLERANCES and one.dtype not in MAX_RMS:
         if not torch.equal(one, other):
-            raise _Unlike
+            raise _Unequal
         return []
     if not torch.equal(one.isfinite(), other.isfinite()):
-        raise _Unlike
+        raise _Unequal
     return [(one, other)]
 
 

@@ -1,6 +1,6 @@
-"""Devices that compute one forward together: a process for each, and torch.distributed among them.
+"""Group of devices that compute one forward together: one process each, with torch.distributed.
 
-Rank 0 has the engine. The others follow: they hold denoisers, and compute what they are sent.
+Rank 0 runs the engine. The other ranks hold denoisers and compute the calls that rank 0 sends.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from diffusers.models._modeling_parallel import ParallelConfig, gather_size_by_c
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 
 
-class DeviceGroup:
-    """One at a time in a process, which torch.distributed wants so. All its processes are on one
-    machine."""
+class ParallelGroup:
+    """Group of processes on one machine.
+
+    A process can be in one group at a time, because torch.distributed has process-wide state.
+    """
 
     def __init__(self, rank: int, size: int, rendezvous: Path, device: str) -> None:
-        """``size``: of the group, at least 2. ``rendezvous``: a file that is not there yet, the
-        same for all. ``device``: this process's."""
+        """``size``: processes in the group, at least 2. ``device``: this process's device.
+
+        ``rendezvous``: path of a file that does not exist yet, the same for all processes.
+        """
         self.rank = rank
         self.size = size
         self.device = device
@@ -33,12 +37,12 @@ class DeviceGroup:
         self._store: Any = None
 
     def join(self, within_s: float = 300.0) -> None:
-        """Wait for the others. ``Misconfigured`` when they do not come."""
+        """Wait for the other processes. Raises ``Misconfigured`` when they do not join in time."""
         cuda = self.device.startswith("cuda")
         self._store = dist.FileStore(str(self._rendezvous), self.size)
         self._store.set_timeout(timedelta(seconds=within_s))
         try:
-            # On a GPU both: what is said travels by the first, what is computed by the second.
+            # On a GPU both backends: gloo for control messages, NCCL for what is computed.
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if cuda else "gloo",
                 store=dist.PrefixStore("group", self._store),
@@ -49,21 +53,23 @@ class DeviceGroup:
             self._parallel = self._made_parallel("cuda" if cuda else "cpu")
         except RuntimeError as error:
             raise Misconfigured(
-                f"The {self.size} devices of this replica did not come together: {error}"
+                f"The {self.size} devices of this replica could not form a group: {error}"
             ) from error
         if not cuda:
-            # gloo's own `all_gather` refuses parts of other lengths.
+            # gloo's own `all_gather` refuses parts of different lengths.
             context_parallel._all_gather_anything = _gathered  # noqa: SLF001
 
     def leave(self) -> None:
-        """The others' next call with this one fails."""
+        """Leave the group. The other processes' next call with this one fails."""
         if dist.is_initialized():
             dist.destroy_process_group()
 
     def divide(self, module: Any) -> None:
-        """From now on each process computes its part of the tokens of a forward of ``module``, at
-        the same time as all others, and each gets the whole output. ``WeightsUnavailable`` where
-        diffusers cannot do that."""
+        """Divide the forwards of ``module`` among the processes from now on.
+
+        Each process computes its part of the tokens, at the same time as the others, and gets the
+        whole output. Raises ``WeightsUnavailable`` when diffusers cannot divide the module.
+        """
         parallel = self._parallel
         if parallel is None:
             raise RuntimeError("The group has not been joined.")
@@ -72,8 +78,8 @@ class DeviceGroup:
             module._parallel_config = config  # noqa: SLF001
             return config
 
-        # diffusers' own makes a mesh for each module, for which all processes would have to be
-        # there, while others of them compute; and it divides by the number of accelerators.
+        # diffusers' own method creates a mesh for each module, which needs all processes at the
+        # same time, while others of them compute; and it divides by the number of accelerators.
         module._resolve_parallel_config = resolved  # noqa: SLF001
         try:
             module.enable_parallelism(config=parallel)
@@ -85,16 +91,22 @@ class DeviceGroup:
             del module._resolve_parallel_config  # noqa: SLF001
 
     def send(self, tensor: torch.Tensor) -> torch.Tensor:
-        """From rank 0 to all others, which give one of the same shape and dtype to be filled."""
+        """Send from rank 0 to all others.
+
+        The other ranks pass a tensor of the same shape and dtype, which is filled.
+        """
         dist.broadcast(tensor, src=0)
         return tensor
 
     def tell(self, what: str, message: str = "") -> None:
-        """Anybody may, beside what is computed. ``what``: told once."""
+        """Publish a message from any rank, independent of the computation.
+
+        ``what``: the message's key, which is published at most once.
+        """
         self._store.set(what, message or " ")
 
     def told(self, what: str, within_s: float) -> bool:
-        """Whether somebody has told it, at the latest then."""
+        """Wait up to ``within_s`` seconds for the message ``what``; return whether it came."""
         try:
             self._store.wait([what], timedelta(seconds=within_s))
         except RuntimeError:
@@ -105,7 +117,7 @@ class DeviceGroup:
         mesh = dist.device_mesh.init_device_mesh(
             device_type, (1, self.size), mesh_dim_names=("ring", "ulysses")
         )
-        # By heads: torch's own attention, which all models have, cannot go round in a ring.
+        # Ulysses (split by heads): torch's own attention, which all models have, cannot do ring.
         config = ParallelConfig(
             context_parallel_config=ContextParallelConfig(
                 ulysses_degree=self.size, ulysses_anything=True, mesh=mesh
@@ -116,7 +128,7 @@ class DeviceGroup:
 
 
 def _gathered(tensor: torch.Tensor, dim: int, group: Any) -> torch.Tensor:
-    """The parts of all, one after another along ``dim``."""
+    """Concatenate the parts of all ranks along ``dim``."""
     parts: list[torch.Tensor] = []
     for rank, length in enumerate(gather_size_by_comm(tensor.shape[dim], group)):
         shape = (*tensor.shape[:dim], length, *tensor.shape[dim:][1:])
@@ -127,4 +139,5 @@ def _gathered(tensor: torch.Tensor, dim: int, group: Any) -> torch.Tensor:
 
 
 _EVER = timedelta(days=365)
-"""A follower waits for the next call; that the others have died is told by their connections."""
+"""Timeout of collective calls. A follower waits for its next call without limit; it notices the
+death of other ranks by their connections."""

@@ -1,4 +1,4 @@
-"""Computes its part of denoisers' forwards, as rank 0 sends them."""
+"""Parallel worker: computes its part of the denoiser forwards that rank 0 sends."""
 
 from __future__ import annotations
 
@@ -8,34 +8,42 @@ from typing import Any
 
 import torch
 
-from deployments.engine.declarations import Declarations
-from deployments.engine.device_group import DeviceGroup
-from deployments.engine.families.known import KNOWN
-from deployments.engine.placement import placed_by
-from deployments.engine.spread import AGREE_S, agreed, failed, spreadable
-from deployments.engine.spread_call import Key, SpreadCall, receive
-from deployments.engine.thread_state import ThreadState
+from deployments.engine.interception.isolation import ThreadState
+from deployments.engine.interception.model_traits import KNOWN, ModelTraits
+from deployments.engine.memory.placement import placed_by
+from deployments.engine.parallel.group import ParallelGroup
+from deployments.engine.parallel.parallel_call import (
+    AGREE_S,
+    Key,
+    ParallelCall,
+    agreed,
+    failed,
+    receive,
+    spreadable,
+)
 from serve_app.domain.endpoint import Recipe
 
 log = logging.getLogger(__name__)
 
 
-class Follower:
-    """Of one device. ``add`` is for any thread, ``follow`` for one."""
+class ParallelWorker:
+    """Worker for one device. ``add`` may run on any thread, ``follow`` on one only."""
 
     def __init__(
-        self, group: DeviceGroup, threads: int = 0, declarations: Declarations = KNOWN
+        self, group: ParallelGroup, threads: int = 0, declarations: ModelTraits = KNOWN
     ) -> None:
-        """``threads``: torch's, on a CPU; 0: torch's own choice."""
+        """``threads``: torch's threads on a CPU; 0: torch's own choice."""
         self._group = group
         self._threads = threads
         self._declarations = declarations
         self._denoisers: dict[Key, Any] = {}
-        self._here: set[Key] = set()  # on the device
+        self._here: set[Key] = set()  # denoisers on the device
 
     def add(self, number: int, pipeline: Any, recipe: Recipe | None = None) -> None:
-        """Keep its denoisers, in host memory until the first call. ``WeightsUnavailable`` where
-        they cannot be spread."""
+        """Hold the pipeline's denoisers, in host memory until their first call.
+
+        Raises ``WeightsUnavailable`` when they cannot be divided among devices.
+        """
         denoisers = spreadable(pipeline, recipe, self._declarations)
         for module in denoisers.values():
             self._group.divide(module)
@@ -43,14 +51,14 @@ class Follower:
         self._denoisers |= {(number, name): module for name, module in denoisers.items()}
 
     def follow(self) -> None:
-        """Until rank 0 ends, or has died. Raises what only this device has failed at."""
+        """Compute calls until rank 0 ends or dies. Raises an error that only this device had."""
         if self._threads:
-            torch.set_num_threads(self._threads)  # per thread as well, under OpenMP
+            torch.set_num_threads(self._threads)  # OpenMP has this setting per thread
         while True:
             try:
                 call = receive(self._group)
             except RuntimeError as error:
-                log.info("Rank 0 of the replica is gone: %s", error)
+                log.info("The connection to rank 0 of the replica ended: %s", error)
                 return
             if call is None:
                 return
@@ -59,16 +67,16 @@ class Follower:
 
     @property
     def denoisers(self) -> int:
-        """How many it holds."""
+        """Number of denoisers that this worker holds."""
         return len(self._denoisers)
 
-    def _compute(self, call: SpreadCall) -> None:
+    def _compute(self, call: ParallelCall) -> None:
         usual = ThreadState.of_this_thread()
         call.thread.apply()
         try:
             self._denoiser(call.key)(*call.arguments, **call.keywords)
         except Exception as error:
-            # The others may stand in the middle of the same forward, and wait for this device.
+            # Other ranks may be in the middle of the same forward, waiting for this device.
             self._group.tell(failed(call.number, self._group.rank), str(error))
             if not self._group.told(agreed(call.number), AGREE_S):
                 raise
@@ -82,7 +90,7 @@ class Follower:
             self._here.add(key)
         return module
 
-    def _forget(self, call: SpreadCall) -> None:
+    def _forget(self, call: ParallelCall) -> None:
         for key in call.forgotten:
             self._denoisers.pop(key, None)
             self._here.discard(key)

@@ -1,4 +1,4 @@
-"""Small pictures of what is being made, from a suspended generation and without a forward."""
+"""Previews: small images from a suspended generation, without a forward."""
 
 from __future__ import annotations
 
@@ -14,65 +14,70 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from deployments.engine.host_copy import host_copy
-from deployments.engine.latent_reading import Standing, clean_latents, standing
-from deployments.engine.projection import Projection, fitted
-from deployments.engine.stand_in import GenerationGreenlet
+from deployments.engine.interception.proxy import GenerationGreenlet
+from deployments.engine.memory.device import host_copy
+from deployments.engine.preview.latents import DecoderParams, clean_latents, standing
+from deployments.engine.preview.projection import Projection, fitted
 from serve_app.domain.errors import SnapshotRefused, Unsupported
 
 log = logging.getLogger(__name__)
 
-SIDE = 256  # pixels, of the longer side
+SIDE = 256  # pixels of the longer side
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Preview:
-    """A picture as far as it can be told after ``step`` steps."""
+class PreviewImage:
+    """Estimate of the image after ``step`` steps."""
 
     step: int
     pixels: Tensor  # [height, width, 3], uint8, on the CPU; complete when ``ready`` returns
     ready: Callable[[], object]
 
     def jpeg(self) -> bytes:
-        """A file, ``SIDE`` on the longer side. It takes about a millisecond, so on any thread but
-        the engine's."""
+        """Encode as JPEG, ``SIDE`` pixels on the longer side.
+
+        It takes about a millisecond and waits for the device, so never call it on the engine's
+        thread.
+        """
         self.ready()
-        picture = Image.fromarray(self.pixels.numpy())
-        scale = SIDE / max(picture.size)
-        size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
+        image = Image.fromarray(self.pixels.numpy())
+        scale = SIDE / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
         buffer = BytesIO()
-        picture.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=80)
+        image.resize(size, Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=80)
         return buffer.getvalue()
 
 
-class Previews:
-    """For the engine's thread. Colours are learned once for each autoencoder, when the first
-    preview with it is asked for."""
+class PreviewRenderer:
+    """Previews for the engine's thread.
+
+    The colour projection of an autoencoder is fitted once, at the first preview with it.
+    """
 
     def __init__(self) -> None:
         self._projections: WeakKeyDictionary[Any, Projection | Unsupported] = WeakKeyDictionary()
 
-    def of(self, suspended: GenerationGreenlet, step: int) -> Preview:
-        """``Unsupported`` where the pipeline shows no latents of a picture; says what it lacks."""
+    def of(self, suspended: GenerationGreenlet, step: int) -> PreviewImage:
+        """Make a preview. Raises ``Unsupported``, with the reason, if the pipeline allows none."""
         try:
-            return self._of(suspended.look(standing), step)
-        except SnapshotRefused as error:  # what ``look`` makes of every error
+            return self._of(suspended.look_up(standing), step)
+        except SnapshotRefused as error:  # ``look`` turns every error into it
             raise Unsupported(error.message) from None
         except Unsupported:
             raise
         except Exception as error:
-            # A preview is an extra, and must not end the engine.
+            # A preview is optional and must not end the engine.
             log.debug("A preview could not be made.", exc_info=True)
             raise Unsupported(
                 f"No preview could be made: {type(error).__name__}: {error}"
             ) from None
 
-    def _of(self, at: Standing, step: int) -> Preview:
+    def _of(self, at: DecoderParams, step: int) -> PreviewImage:
         projection = self._projection(at.vae)
         colours = projection(_small(clean_latents(at)))
         levels = colours.mul(255).round().to(torch.uint8)
-        copy = host_copy(levels)  # who encodes waits for the device
-        return Preview(step, copy.tensor, copy.ready)
+        copy = host_copy(levels)  # the thread that encodes waits for the device
+        return PreviewImage(step, copy.tensor, copy.ready)
 
     def _projection(self, vae: Any) -> Projection:
         known = self._projections.get(vae)
@@ -90,12 +95,12 @@ def _learned(vae: Any) -> Projection | Unsupported:
         return Unsupported(error.message)
     except Exception as error:
         kind = type(vae).__name__
-        log.warning("No previews with %s: its colours could not be learned (%s).", kind, error)
-        return Unsupported(f"The colours of its autoencoder could not be learned: {error}")
+        log.warning("No previews with %s: fitting its colours failed (%s).", kind, error)
+        return Unsupported(f"Fitting the colours of its autoencoder failed: {error}")
 
 
 def _small(latents: Tensor) -> Tensor:
-    """[channels, height, width], no side over ``SIDE``."""
+    """Shrink [channels, height, width] so that no side is longer than ``SIDE``."""
     scale = SIDE / max(latents.shape[1:])
     if scale >= 1:
         return latents

@@ -1,4 +1,4 @@
-"""Latents to colours without the decoder: a linear map, learned from the autoencoder itself."""
+"""Linear projection from latents to colours, fitted to the autoencoder; no decoder is needed."""
 
 from __future__ import annotations
 
@@ -12,39 +12,42 @@ from torch.nn import functional
 
 from serve_app.domain.errors import Unsupported
 
-_PICTURES = 8
+_IMAGES = 8
 _SIDES = (
     128,
     256,
-)  # pixels; the larger where too few latents are left of the smaller
+)  # pixels; the larger one is used if the smaller gives too few latents
 _LEAST_SAMPLES = 4  # per unknown
-_CONTRAST = 4.4  # black, white and pure colours are common; chosen by trial with the demo models
-_RIDGE = 1e-3  # of the samples; keeps channels that never vary from mattering
+_CONTRAST = 4.4  # black, white and pure colours are common; found by trial with the demo models
+_RIDGE = 1e-3  # relative to the samples; keeps constant channels from having an influence
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Projection:
-    """Of the latents that an autoencoder's decoder takes."""
+    """Projection of the latents that an autoencoder's decoder takes."""
 
     weight: Tensor  # [channels, 3], float32, on the autoencoder's device
     bias: Tensor  # [3]
 
     def __call__(self, latents: Tensor) -> Tensor:
-        """[channels, height, width] → [height, width, 3], from 0 to 1."""
+        """Map [channels, height, width] to [height, width, 3], from 0 to 1."""
         colours = latents.float().permute(1, 2, 0) @ self.weight + self.bias
         return colours.clamp(0, 1)
 
 
 def fitted(vae: Any) -> Projection:
-    """By least squares over a few patches of colour that ``vae`` encodes: less work than decoding
-    one picture. ``Unsupported`` where it does not encode pictures."""
+    """Fit by least squares over a few colour patches that ``vae`` encodes.
+
+    This is less work than decoding one image. Raises ``Unsupported`` if ``vae`` cannot encode
+    images.
+    """
     with torch.no_grad():
-        pictures, latents = _samples(_exact(vae))
+        images, latents = _samples(_exact(vae))
     _, channels, height, width = latents.shape
-    colours = functional.adaptive_avg_pool2d(pictures, (height, width)).mul(0.5).add(0.5)
+    colours = functional.adaptive_avg_pool2d(images, (height, width)).mul(0.5).add(0.5)
     known = latents.permute(0, 2, 3, 1).reshape(-1, channels).double().cpu()
     if not known.isfinite().all():
-        raise Unsupported("The autoencoder gives latents that are no numbers.")
+        raise Unsupported("The autoencoder gives latents that are not finite numbers.")
     known = torch.cat([known, torch.ones(len(known), 1, dtype=known.dtype)], dim=1)
     wanted = colours.permute(0, 2, 3, 1).reshape(-1, 3).double()
     square = known.T @ known + _RIDGE * len(known) * torch.eye(channels + 1, dtype=known.dtype)
@@ -53,34 +56,39 @@ def fitted(vae: Any) -> Projection:
 
 
 def _samples(vae: Any) -> tuple[Tensor, Tensor]:
-    """Pictures, [n, 3, side, side], and their latents, [n, channels, h, w]."""
-    pictures = _pictures(_SIDES[0])
-    latents = _encoded(vae, pictures)
+    """Sample images, [n, 3, side, side], and their latents, [n, channels, h, w]."""
+    images = _images(_SIDES[0])
+    latents = _encoded(vae, images)
     channels = latents.shape[1]
     if latents.numel() // channels < _LEAST_SAMPLES * (channels + 1):
-        pictures = _pictures(_SIDES[1])
-        latents = _encoded(vae, pictures)
-    return pictures, latents
+        images = _images(_SIDES[1])
+        latents = _encoded(vae, images)
+    return images, latents
 
 
-def _encoded(vae: Any, pictures: Tensor) -> Tensor:
+def _encoded(vae: Any, images: Tensor) -> Tensor:
     weight = next((each for each in vae.parameters() if each.ndim >= 4), None)
     if weight is None or not _makes_colours(vae.config) or not hasattr(vae, "encode"):
-        raise Unsupported(f"Its {type(vae).__name__} does not encode pictures.")
-    given = pictures.to(weight.device, weight.dtype)
-    clips = weight.ndim == 5  # of one frame
-    given = given.unsqueeze(2) if clips else given
-    # One by one: not every autoencoder of clips takes several.
+        raise Unsupported(f"Its {type(vae).__name__} does not encode images.")
+    given = images.to(weight.device, weight.dtype)
+    videos = weight.ndim == 5  # a video autoencoder, used with one frame
+    given = given.unsqueeze(2) if videos else given
+    # One by one: not every video autoencoder supports batches.
     latents = torch.cat([_latents_in(vae.encode(each)) for each in given.split(1)])
-    latents = latents[:, :, 0] if clips else latents
+    latents = latents[:, :, 0] if videos else latents
     if latents.ndim != 4:
-        raise Unsupported(f"Its {type(vae).__name__} makes no latents that lie like a picture.")
+        raise Unsupported(
+            f"Its {type(vae).__name__} makes latents that are not arranged as an image."
+        )
     return latents.float()
 
 
 def _makes_colours(config: Any) -> bool:
-    """Mochi's in_channels counts other things, and Wan 2.2's small model makes squares of pixels as
-    channels, where LTX-Video, which makes them too, counts the colours."""
+    """Return whether the decoder's output has three colours, or squares of three-colour pixels.
+
+    Mochi's in_channels counts something else. Wan 2.2's small model outputs squares of pixels as
+    channels; so does LTX-Video, but its configuration counts the colours.
+    """
     made, side = getattr(config, "out_channels", 3), getattr(config, "patch_size", None)
     return made == 3 or (isinstance(side, int) and made == 3 * side**2)
 
@@ -91,19 +99,19 @@ def _latents_in(output: Any) -> Tensor:
     for name in ("latents", "latent"):
         if isinstance(found := getattr(output, name, None), Tensor):
             return found
-    raise Unsupported(f"What the autoencoder makes is not known: {type(output).__name__}.")
+    raise Unsupported(f"The autoencoder's output is of an unknown class: {type(output).__name__}.")
 
 
 def _exact(vae: Any) -> Any:
-    """In float16 some overflow, SDXL's among them; pipelines decode with such in float32."""
+    """Copy in float32 if it is float16, where some overflow (SDXL's); pipelines do the same."""
     return copy.deepcopy(vae).float() if vae.dtype == torch.float16 else vae
 
 
-def _pictures(side: int) -> Tensor:
-    """[n, 3, side, side], from -1 to 1: patches and runs of colour, always the same."""
+def _images(side: int) -> Tensor:
+    """Sample images [n, 3, side, side], -1 to 1: colour patches and gradients, always the same."""
     chance = torch.Generator().manual_seed(0)
     made: list[Tensor] = []
-    for number in range(_PICTURES):
+    for number in range(_IMAGES):
         cells = 2 + number // 2
         grid = torch.rand(1, 3, cells, cells, generator=chance).sub(0.5) * _CONTRAST
         mode = "nearest" if number % 2 else "bilinear"

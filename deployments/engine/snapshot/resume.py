@@ -1,9 +1,9 @@
-"""Brings a new generation to the place where a snapshot was taken, without a forward.
+"""Resuming: brings a new generation to the call of a snapshot, without a forward.
 
-Its pipeline is called as the first time, with the same arguments. Each denoiser call before the
-snapshot's gets something of the form of the output that it had, or the output itself where the
-snapshot has it. Where only the form is there, the contents of the frames are wrong by then, and the
-snapshot's are written into them.
+Its pipeline is called with the same arguments as the first time. Each denoiser call before the
+snapshot's call returns a placeholder of the same form as the original output, or the output itself
+if the snapshot contains it. With placeholders, the contents of the frames are wrong at that point,
+and the snapshot's contents are written into them.
 """
 
 from __future__ import annotations
@@ -13,73 +13,76 @@ from typing import Any
 
 import torch
 
-from deployments.engine.belongings import Misplaced, Unpacking
-from deployments.engine.call_log import CallLog, filled
-from deployments.engine.frame import frames_of_the_pipeline, place, write
-from deployments.engine.place import name_of
-from deployments.engine.snapshot import Snapshot
-from deployments.engine.stand_in import DenoiserCall, GenerationGreenlet
-from deployments.engine.taking import digest_of_call
+from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
+from deployments.engine.interception.stack_frames import frames_of_the_pipeline, place, write
+from deployments.engine.snapshot.call_log import CallLog, name_of, placeholder
+from deployments.engine.snapshot.capture import digest_of_call
+from deployments.engine.snapshot.format import Snapshot
+from deployments.engine.snapshot.state import MissingObject, StateDecoder
 from serve_app.domain.errors import SnapshotRefused
 
 
-class Resumption:
-    """``SnapshotRefused`` wherever the new generation takes another way than the first."""
+class ResumedRun:
+    """Resuming of one generation.
+
+    Methods raise ``SnapshotRefused`` when it takes another way through its code than the first one.
+    """
 
     def __init__(self, snapshot: Snapshot, device: str) -> None:
         self.snapshot = snapshot
         self._device = device
-        self._unpacking = Unpacking(snapshot.tensors, device)
+        self._unpacking = StateDecoder(snapshot.tensors, device)
         self._answered = 0
 
-    def arrived(self, call: DenoiserCall) -> bool:
-        """Whether it is the call that the snapshot waits for."""
+    def arrived(self, call: ComponentCall) -> bool:
+        """Return whether it is the call that the snapshot waits for."""
         if self._answered != len(self.snapshot.calls) or name_of(call) != self.snapshot.awaits:
             return False
         return self._suspends(call) or bool(self.snapshot.awaits)
 
     @property
     def has_answered(self) -> bool:
-        """Whether the pipeline has got something that is not the real output."""
+        """Return whether the pipeline has received a placeholder output."""
         return self._answered > 0
 
-    def answer(self, call: DenoiserCall, log: CallLog) -> Any:
-        """For a call before that one."""
-        if not self._suspends(call):  # the first time it was not known as a denoiser
+    def answer(self, call: ComponentCall, log: CallLog) -> Any:
+        """Answer a call before the snapshot's call."""
+        if not self._suspends(call):  # it was not known as a denoiser the first time
+            log.pass_over(call)
             return call.compute()
         if self._answered == len(self.snapshot.calls):
-            raise SnapshotRefused(f"It takes more steps than it took. {_ANEW}")
+            raise SnapshotRefused(f"It takes more steps than the original did. {_ANEW}")
         component, form = self.snapshot.calls[self._answered]
         if component != call.component:
             raise SnapshotRefused(f"It called its {call.component}, not its {component}. {_ANEW}")
         try:
-            output = filled(form, self._device)
+            output = placeholder(form, self._device)
             if self.snapshot.outputs is not None:
                 output = self._unpacking.put(output, self.snapshot.outputs[self._answered])
-        except (ValueError, LookupError, TypeError, RuntimeError, Misplaced) as error:
-            raise SnapshotRefused(f"It has an output that cannot be: {error}. {_ANEW}") from error
+        except (ValueError, LookupError, TypeError, RuntimeError, MissingObject) as error:
+            raise SnapshotRefused(f"It has an invalid output: {error}. {_ANEW}") from error
         self._answered += 1
-        log.add(component, output)
+        log.add(call, output)
         return output
 
-    def restored(self, suspended: GenerationGreenlet, call: DenoiserCall) -> DenoiserCall:
-        """The call with the snapshot's arguments, of a generation that has its contents."""
+    def restored(self, suspended: GenerationGreenlet, call: ComponentCall) -> ComponentCall:
+        """Restore the contents; return the pending call with the snapshot's arguments."""
         if suspended.dead:
-            raise SnapshotRefused(f"The generation ended before its place. {_ANEW}")
+            raise SnapshotRefused(f"The generation ended before the snapshot's call. {_ANEW}")
         if self.snapshot.outputs is not None:
             if digest_of_call(call) != self.snapshot.call:
-                raise SnapshotRefused(f"The same outputs led to another call. {_ANEW}")
+                raise SnapshotRefused(f"The same outputs led to a different call. {_ANEW}")
             return call
-        suspended.look(self._write_back)
+        suspended.look_up(self._write_back)
         try:
             arguments, keywords = self._unpacking.put(
                 [call.arguments, call.keywords], self.snapshot.call
             )
-        except (LookupError, TypeError, ValueError, RuntimeError, Misplaced) as error:
+        except (LookupError, TypeError, ValueError, RuntimeError, MissingObject) as error:
             raise SnapshotRefused(f"The call has other arguments: {error}. {_ANEW}") from error
         return replace(call, arguments=arguments, keywords=keywords)
 
-    def _suspends(self, call: DenoiserCall) -> bool:
+    def _suspends(self, call: ComponentCall) -> bool:
         return call.component in self.snapshot.denoisers
 
     @torch.no_grad()
@@ -87,7 +90,7 @@ class Resumption:
         frames = frames_of_the_pipeline()
         there = [place(frame) for frame in frames]
         if there != [frame["place"] for frame in self.snapshot.frames]:
-            raise SnapshotRefused(f"The generation came to another place. {_ANEW}")
+            raise SnapshotRefused(f"The generation came to a different line of code. {_ANEW}")
         for frame, saved in zip(frames, self.snapshot.frames, strict=True):
             before = dict(frame.f_locals)
             try:
@@ -95,8 +98,8 @@ class Resumption:
                     name: self._unpacking.put(before.get(name), tree)
                     for name, tree in saved["locals"].items()
                 }
-            except Misplaced as error:
-                raise SnapshotRefused(f"It came to its place with {error}. {_ANEW}") from None
+            except MissingObject as error:
+                raise SnapshotRefused(f"At the same call, it has {error}. {_ANEW}") from None
             changed = {
                 name: value
                 for name, value in after.items()
@@ -105,4 +108,4 @@ class Resumption:
             write(frame, changed)
 
 
-_ANEW = "The snapshot cannot be used here; start the generation anew."
+_ANEW = "The snapshot cannot be used here. Start the generation from the beginning."

@@ -1,9 +1,9 @@
-"""What a suspended generation has, as JSON and tensors, and back into one that came to its place.
+"""State of a suspended generation as JSON and tensors, and back into one at the same call.
 
-A resumed generation has run the same code up to the same call, so it has the same things in the
-same places: only their contents may differ. So contents are written *into* what is there, wherever
-that is possible, and whatever shares memory in the one shares it in the other. What is equal
-already is never written to: weights, and what callers gave to several generations.
+A resumed generation has run the same code up to the same call, so it has the same objects in the
+same places: only their contents may differ. Contents are therefore written *into* the existing
+objects where possible, and objects that share memory in one generation share it in the other.
+Equal contents are never written: weights, and objects that callers passed to several generations.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from deployments.engine.content import bytes_of
+from deployments.engine.merging.arguments import bytes_of
 
 Tree = Any
-"""JSON: plain values as they are, everything else as an object whose one-letter key says what."""
+"""JSON: plain values as they are; other values as an object whose one-letter key is the kind."""
 
 
-class Opaque(Exception):
-    """Something whose contents cannot be read. The message names its class."""
+class OpaqueObject(Exception):
+    """Object whose contents cannot be read. The message names its class."""
 
 
-class Misplaced(Exception):
-    """What is there is not what the snapshot has for that place."""
+class MissingObject(Exception):
+    """Object in the generation that does not match the snapshot's entry for its place."""
 
 
-class Packing:
-    """Takes things apart. ``tensors`` are copies on the CPU, by name."""
+class StateEncoder:
+    """Encoder of objects. ``tensors`` holds copies on the CPU, by name."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
         self._names: dict[tuple[Any, ...], str] = {}
-        self._numbers: dict[int, int] = {}  # of what can be changed, by id
-        self._alive: list[Any] = []  # so that ids and addresses stay theirs
+        self._numbers: dict[int, int] = {}  # numbers of mutable objects, by id
+        self._alive: list[Any] = []  # keeps objects alive so that ids and addresses are not reused
 
     def pack(self, value: Any) -> Tree:  # noqa: PLR0911 - a line for each kind
-        """``Opaque`` where there is something that cannot be read."""
+        """Encode ``value``. Raises ``OpaqueObject`` for an object that cannot be read."""
         if type(value) in _JSON:
             return value
         if isinstance(value, torch.Tensor):
@@ -67,7 +67,7 @@ class Packing:
         if isinstance(value, list):
             return {"l": [self.pack(each) for each in value]}
         if not _is_plain_object(value):
-            raise Opaque(_name(value))
+            raise OpaqueObject(_name(value))
         has = {name: each for name, each in vars(value).items() if name not in _CONSTANT}
         return {"o": _name(value), "v": [[name, self.pack(each)] for name, each in has.items()]}
 
@@ -75,7 +75,7 @@ class Packing:
         if isinstance(value, torch.nn.Parameter):
             return {"k": _name(value)}
         if value.layout is not torch.strided or value.is_quantized:
-            raise Opaque(f"a tensor of layout {value.layout}")
+            raise OpaqueObject(f"a tensor of layout {value.layout}")
         where = (value.data_ptr(), value.shape, value.stride(), value.dtype, value.device)
         self._alive.append(value)
         if where not in self._names or not value.numel():
@@ -86,7 +86,7 @@ class Packing:
         try:
             return {"n": self._store(torch.from_numpy(np.array(value)))}
         except TypeError as error:
-            raise Opaque(f"a numpy array of {value.dtype}") from error
+            raise OpaqueObject(f"a numpy array of {value.dtype}") from error
 
     def _store(self, tensor: torch.Tensor) -> str:
         name = str(len(self.tensors))
@@ -94,18 +94,20 @@ class Packing:
         return name
 
 
-class Unpacking:
-    """Puts things back. ``device``: for tensors that are not there yet, and were not on the CPU."""
+class StateDecoder:
+    """Decoder. ``device``: for new tensors that were not on the CPU in the snapshot."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], device: str) -> None:
         self._tensors = tensors
         self._device = device
         self._made: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
-        self._placed: dict[int, Any] = {}  # by number
+        self._placed: dict[int, Any] = {}  # decoded objects by number
 
     def put(self, there: Any, tree: Tree) -> Any:
-        """What belongs in the place of ``there``: itself, with other contents, or something new.
-        ``Misplaced`` where it is of another kind."""
+        """Return the object for the place of ``there``: ``there`` with new contents, or a new one.
+
+        Raises ``MissingObject`` where ``there`` is of another kind.
+        """
         if not isinstance(tree, dict):
             same = type(there) is type(tree) and repr(there) == repr(tree)  # also NaN, and -0.0
             return there if same else tree
@@ -135,7 +137,7 @@ class Unpacking:
             case {"n": name}:
                 return self._array(there, self._tensors[name].numpy())
             case _:
-                raise Misplaced(f"{_name(there)} where there was {_told(tree)}")
+                raise MissingObject(f"{_name(there)} instead of {_told(tree)}")
 
     def _tensor(self, there: Any, name: str, shape: tuple[int, ...], device: str) -> torch.Tensor:
         given = self._tensors[name].expand(shape)
@@ -153,7 +155,7 @@ class Unpacking:
 
     def _mapping(self, there: Any, items: Mapping[Any, Tree]) -> Any:
         if extra := there.keys() - items.keys():
-            raise Misplaced(f"also {sorted(map(str, extra))}")
+            raise MissingObject(f"also {sorted(map(str, extra))}")
         for key, tree in items.items():
             before = there.get(key)
             after = self.put(before, tree)
@@ -182,7 +184,7 @@ class Unpacking:
             if after is not before or name not in own:
                 own[name] = after
         for name in own.keys() - items.keys() - _CONSTANT:
-            raise Misplaced(f"also {name} of {_name(there)}")
+            raise MissingObject(f"also {name} of {_name(there)}")
         return there
 
     def _array(self, there: Any, given: Any) -> Any:
@@ -197,7 +199,7 @@ class Unpacking:
 
 
 def _once(tensor: torch.Tensor) -> torch.Tensor:
-    """Without the repetitions of an expanded one, which share memory and cannot be written to."""
+    """Drop the repetitions of an expanded tensor, which share memory and cannot be written to."""
     return tensor[_places_of_once(tensor)]
 
 
@@ -206,12 +208,12 @@ def _places_of_once(tensor: torch.Tensor) -> tuple[slice, ...]:
 
 
 def _is_constant(value: Any) -> bool:
-    """A call does not change it, or changes it in a way that depends on no denoiser's output."""
+    """Return whether calls do not change it, or change it independently of a denoiser's output."""
     return isinstance(value, _CONSTANTS) or type(value).__module__.startswith(_CONSTANT_MODULES)
 
 
 def _is_plain_object(value: Any) -> bool:
-    """All that it holds is in its ``__dict__``: none of its classes are of C, nor have slots."""
+    """Return whether its ``__dict__`` holds all its state: no C base classes and no slots."""
     kinds = type(value).__mro__[:-1]
     return hasattr(value, "__dict__") and all(
         kind.__flags__ & _HEAP_TYPE and not kind.__dict__.get("__slots__") for kind in kinds
@@ -219,12 +221,15 @@ def _is_plain_object(value: Any) -> bool:
 
 
 def _key(key: Any) -> Tree:
-    """A dictionary's key as JSON. ``Opaque`` where it is none of texts, numbers and tuples."""
+    """Encode a dictionary key as JSON.
+
+    Raises ``OpaqueObject`` unless it is text, a number or a tuple.
+    """
     if type(key) in _JSON:
         return key
     if isinstance(key, tuple):
         return [_key(each) for each in key]
-    raise Opaque(f"a dictionary by {_name(key)}")
+    raise OpaqueObject(f"a dictionary by {_name(key)}")
 
 
 def _back(key: Tree) -> Any:
@@ -239,9 +244,9 @@ def _told(tree: Tree) -> str:
     return str(next(iter(tree.values())) if tree.keys() & {"k", "o"} else "another kind of thing")
 
 
-_HEAP_TYPE = 1 << 9  # CPython's Py_TPFLAGS_HEAPTYPE: made by a class statement
+_HEAP_TYPE = 1 << 9  # CPython's Py_TPFLAGS_HEAPTYPE: created by a class statement
 _JSON = (type(None), bool, int, float, str)
-_CONSTANT = frozenset({"_internal_dict"})  # the configuration of a solver, of a pipeline
+_CONSTANT = frozenset({"_internal_dict"})  # configuration of a scheduler or a pipeline
 _CONSTANTS = (
     torch.nn.Module,
     torch.dtype,
@@ -275,6 +280,6 @@ _CONSTANT_MODULES = (
     "inspect",
     "diffusers.image_processor",
     "diffusers.video_processor",
-    # A tree of noise by seed and by the times that were asked for; running again asks for the same.
+    # Noise tree by seed and requested times; a resumed run requests the same times.
     "torchsde.",
 )

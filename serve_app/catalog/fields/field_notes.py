@@ -1,4 +1,4 @@
-"""Marks on the fields of an input whose effect differs from fal's."""
+"""Marks for input fields that have another effect than at fal."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from serve_app.domain.errors import FieldProblem, InvalidInput
 
 @dataclass(frozen=True, slots=True)
 class NoEffect:
-    """The field is accepted and changes nothing. The request's own log says so, unless the value
-    that was sent is one of ``granted``: then what it asks for is what happens anyway."""
+    """The field is accepted and changes nothing. The request's own log says so, unless the value is
+    one of ``granted``: then it asks for what happens anyway."""
 
     because: str
     granted: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
-class NotHere:
-    """The field would change the outcome, and nothing here can do it: any value that is neither
-    empty nor one of ``granted`` is refused, because leaving it out would give something else than
-    was asked for."""
+class NotSupported:
+    """The field would change the outcome, but is not supported here. Any value that is neither
+    empty nor one of ``granted`` is refused, because ignoring it would give another result than
+    requested."""
 
     because: str
     granted: tuple[Any, ...] = ()
@@ -33,22 +33,22 @@ class NotHere:
         return bool(value) and value not in self.granted
 
 
-Marks = Mapping[str, NoEffect | NotHere]
-"""Field → its mark."""
+Marks = Mapping[str, NoEffect | NotSupported]
+"""Field → mark."""
 
 
 def marks(model: type[BaseModel]) -> Marks:
-    """Those of an input model; looked up once, since every request needs them."""
+    """Marks of an input model. Looked up once, since every request needs them."""
     return {
         name: mark
         for name, field in model.model_fields.items()
         for mark in field.metadata
-        if isinstance(mark, (NoEffect, NotHere))
+        if isinstance(mark, (NoEffect, NotSupported))
     }
 
 
 def marks_of_items(model: type[BaseModel]) -> Mapping[str, tuple[str, Marks]]:
-    """Of its fields that are lists of objects: the name of the objects' model, and its marks."""
+    """Marks of fields that are lists of objects: field → (name of the objects' model, marks)."""
     found: dict[str, tuple[str, Marks]] = {}
     for name, field in model.model_fields.items():
         inside = get_args(field.annotation) if get_origin(field.annotation) is list else ()
@@ -58,8 +58,7 @@ def marks_of_items(model: type[BaseModel]) -> Mapping[str, tuple[str, Marks]]:
 
 
 def warnings(marked: Marks, body: Mapping[str, Any], within: str = "") -> Iterator[str]:
-    """A sentence for each field of ``body`` that was sent in vain. ``within``: what is put before
-    their names."""
+    """Warnings for fields of ``body`` that have no effect. ``within``: prefix of their names."""
     for name in sorted(marked.keys() & body.keys()):
         mark = marked[name]
         if isinstance(mark, NoEffect) and body[name] not in mark.granted:
@@ -67,11 +66,11 @@ def warnings(marked: Marks, body: Mapping[str, Any], within: str = "") -> Iterat
 
 
 def refuse(marked: Marks, checked: Mapping[str, Any]) -> None:
-    """``InvalidInput`` for the fields that ask for what is not here."""
+    """Raise ``InvalidInput`` for fields that ask for something unsupported."""
     problems = tuple(
         FieldProblem(("body", name), f"Not supported here: {mark.because}", "feature_not_supported")
         for name, mark in marked.items()
-        if isinstance(mark, NotHere) and mark.refuses(checked.get(name))
+        if isinstance(mark, NotSupported) and mark.refuses(checked.get(name))
     )
     if problems:
         first = problems[0]
@@ -79,7 +78,7 @@ def refuse(marked: Marks, checked: Mapping[str, Any]) -> None:
 
 
 def described(marked: Marks, schema: dict[str, Any]) -> dict[str, Any]:
-    """``schema``, the JSON schema of the model with these marks, with the marks in it."""
+    """Add the marks to ``schema``, the JSON schema of the marked model."""
     for name, mark in marked.items():
         field: dict[str, Any] = schema["properties"][name]
         field["x-darkroom-granted"] = list(mark.granted)

@@ -1,4 +1,4 @@
-"""Fields that the inputs of several families share, as fal's clients send them."""
+"""Input fields that several families share, as fal's clients send them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,8 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-from serve_app.catalog.effects import NoEffect, NotHere
-from serve_app.domain.adapter_path import (
-    FORMS,
-    MOST_ADAPTERS,
-    MOST_SCALE,
-    parse_adapter_path,
-)
+from serve_app.catalog.fields.field_notes import NoEffect, NotSupported
+from serve_app.domain.lora import FORMS, MOST_ADAPTERS, MOST_SCALE, parse_adapter_path
 
 PRESETS: Mapping[str, tuple[int, int]] = {
     "square_hd": (1024, 1024),
@@ -25,10 +20,10 @@ PRESETS: Mapping[str, tuple[int, int]] = {
     "landscape_4_3": (1024, 768),
     "landscape_16_9": (1024, 576),
 }
-"""Name → width, height in pixels."""
+"""Name → (width, height) in pixels."""
 
 LEAST_SIDE, MOST_SIDE = 64, 14142
-LEAST_SEED, MOST_SEED = -(2**63), 2**64 - 1  # what torch's generators take
+LEAST_SEED, MOST_SEED = -(2**63), 2**64 - 1  # range of torch's generators
 MOST_PROMPT = 20_000  # characters
 
 _WEB = re.compile(r"https?://[^\s/?#]+\S*", re.I)
@@ -36,12 +31,12 @@ _INLINE = re.compile(r"data:[^,]*,", re.I)
 
 
 class ImageSize(BaseModel):
-    """Pixels."""
+    """Width and height in pixels."""
 
     model_config = ConfigDict(extra="ignore")
 
-    width: int = Field(default=512, ge=LEAST_SIDE, le=MOST_SIDE, description="Pixels.")
-    height: int = Field(default=512, ge=LEAST_SIDE, le=MOST_SIDE, description="Pixels.")
+    width: int = Field(default=512, ge=LEAST_SIDE, le=MOST_SIDE, description="Width in pixels.")
+    height: int = Field(default=512, ge=LEAST_SIDE, le=MOST_SIDE, description="Height in pixels.")
 
 
 def _adapter_path(value: str) -> str:
@@ -53,24 +48,24 @@ def _adapter_path(value: str) -> str:
 
 
 class LoraWeight(BaseModel):
-    """An adapter and how strongly it counts."""
+    """A LoRA and its scale."""
 
     model_config = ConfigDict(extra="ignore")
 
     path: Annotated[str, AfterValidator(_adapter_path)] = Field(
-        description=f"Where its weights are: {FORMS}."
+        description=f"Location of its weights: {FORMS}."
     )
     scale: float = Field(
         default=1.0,
         ge=-MOST_SCALE,
         le=MOST_SCALE,
         allow_inf_nan=False,
-        description="How strongly it counts.",
+        description="Strength of its effect.",
     )
     force: Annotated[
         bool,
-        NoEffect("an adapter either fits the model or is refused", granted=(False,)),
-        Field(description="Load it even if it seems not to fit."),
+        NoEffect("a LoRA either fits the model or is refused", granted=(False,)),
+        Field(description="Load it even if it does not seem to fit."),
     ] = False
 
 
@@ -79,19 +74,19 @@ class Embedding(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    path: str = Field(description="Where its weights are.")
-    tokens: list[str] = Field(default_factory=list, description="What stands for it in a prompt.")
+    path: str = Field(description="Location of its weights.")
+    tokens: list[str] = Field(default_factory=list, description="Tokens that use it in a prompt.")
 
 
 class ImageInput(BaseModel):
-    """What every input here has in common."""
+    """Configuration that all image inputs share."""
 
-    # A preset's name is a default like any other: it is checked, and becomes a size.
+    # Defaults are validated, so a preset's name becomes a size.
     model_config = ConfigDict(extra="ignore", validate_default=True)
 
 
 def preset_to_size(value: object) -> object:
-    """A preset's name becomes its size, so that families see sizes only."""
+    """Replace a preset's name with its size, so that families only see sizes."""
     if isinstance(value, str):
         if value not in PRESETS:
             raise one_of(PRESETS, " or an object with width and height")
@@ -101,7 +96,7 @@ def preset_to_size(value: object) -> object:
 
 
 def one_of(names: Iterable[str], more: str = "") -> PydanticCustomError:
-    """The complaint about a value that is none of ``names``."""
+    """Validation error for a value that is not one of ``names``."""
     known = list(names)
     shown = ", ".join(f"'{name}'" for name in known)
     return PydanticCustomError(
@@ -114,7 +109,7 @@ def one_of(names: Iterable[str], more: str = "") -> PydanticCustomError:
 def _reachable(value: str) -> str:
     if not (_WEB.fullmatch(value) or _INLINE.match(value)):
         raise PydanticCustomError(
-            "url_scheme", "Input should be an http(s) URL, or a data URI with the file in it"
+            "url_scheme", "Input should be an http(s) URL, or a data URI that contains the file"
         )
     return value
 
@@ -125,75 +120,73 @@ PresetName = Literal[
 Size = Annotated[
     ImageSize, BeforeValidator(preset_to_size, json_schema_input_type=ImageSize | PresetName)
 ]
-Prompt = Annotated[str, Field(max_length=MOST_PROMPT, description="What the picture shows.")]
+Prompt = Annotated[str, Field(max_length=MOST_PROMPT, description="Description of the image.")]
 NegativePrompt = Annotated[
-    str, Field(max_length=MOST_PROMPT, description="What the picture should not show.")
+    str, Field(max_length=MOST_PROMPT, description="Description of what the image should not show.")
 ]
-Steps = Annotated[int, Field(ge=1, description="Denoising steps.")]
+Steps = Annotated[int, Field(ge=1, description="Number of denoising steps.")]
 Guidance = Annotated[
-    float, Field(allow_inf_nan=False, description="How closely the prompt is followed.")
+    float, Field(allow_inf_nan=False, description="How closely the image follows the prompt.")
 ]
 Strength = Annotated[
     float,
-    Field(ge=0.01, le=1, description="How much of the given picture is redrawn; 1 is all of it."),
+    Field(ge=0.01, le=1, description="How much of the input is redrawn; 1 redraws all of it."),
 ]
 Seed = Annotated[
-    int | None, Field(ge=LEAST_SEED, le=MOST_SEED, description="Same seed, same picture.")
+    int | None, Field(ge=LEAST_SEED, le=MOST_SEED, description="Same seed, same result.")
 ]
 FileUrl = Annotated[str, AfterValidator(_reachable)]
-"""Of what a replica can fetch, or has already."""
-PictureUrl = Annotated[
-    FileUrl, Field(description="The picture to begin with: an http(s) URL, or a data URI.")
-]
+"""URL that a replica can fetch, or a data URI that contains the file."""
+ImageUrl = Annotated[FileUrl, Field(description="Input image: an http(s) URL, or a data URI.")]
 MaskUrl = Annotated[
     FileUrl,
-    Field(description="Where to redraw: a picture that is white there and black elsewhere."),
+    Field(description="Mask: an image that is white where to redraw, and black elsewhere."),
 ]
-SyncMode = Annotated[bool, Field(description="Return the pictures inside the answer.")]
-PictureFormat = Annotated[
-    Literal["jpeg", "png", "webp"], Field(description="File format of the pictures.")
+SyncMode = Annotated[bool, Field(description="Return the files inside the response.")]
+ImageFormat = Annotated[
+    Literal["jpeg", "png", "webp"], Field(description="File format of the images.")
 ]
 Acceleration = Annotated[
     Literal["none", "regular", "high"],
     NoEffect("every request runs at full speed here", granted=("none",)),
-    Field(description="Quicker, at the cost of quality."),
+    Field(description="Generate faster, with less quality."),
 ]
 SafetyChecker = Annotated[
     bool,
     NoEffect("there is no safety checker here", granted=(False,)),
-    Field(description="Look for indecent pictures."),
+    Field(description="Check the images for unsafe content."),
 ]
 SafetyCheckerVersion = Annotated[
     Literal["v1", "v2"],
     NoEffect("there is no safety checker here"),
-    Field(description="Which safety checker."),
+    Field(description="Version of the safety checker."),
 ]
 ExpandPrompt = Annotated[
     bool,
     NoEffect("prompts are used as they are sent", granted=(False,)),
-    Field(description="Have the prompt rewritten."),
+    Field(description="Rewrite the prompt before it is used."),
 ]
 OwnRequestId = Annotated[
     str,
-    NoEffect("each request gets an id of Darkroom's own", granted=("",)),
-    Field(description="An id of the client's."),
+    NoEffect("Darkroom generates the id of each request", granted=("",)),
+    Field(description="Request id that the client chooses."),
 ]
 Loras = Annotated[
     list[LoraWeight],
-    Field(max_length=MOST_ADAPTERS, description="Adapters on the denoiser; they add up."),
+    Field(max_length=MOST_ADAPTERS, description="LoRAs for the denoiser; their effects add up."),
 ]
 Embeddings = Annotated[
     list[Embedding],
-    NotHere("textual inversions are not served"),
+    NotSupported("textual inversions are not supported"),
     Field(description="Textual inversions."),
 ]
 
 
-def number_of_pictures(most: int) -> Any:
-    """The field ``num_images``."""
-    return Field(default=1, ge=1, le=most, description="How many pictures to make.")
+def number_of_images(most: int) -> Any:
+    """Field ``num_images``."""
+    return Field(default=1, ge=1, le=most, description="Number of images to make.")
 
 
 def preset(name: PresetName) -> Any:
-    """The default of a ``Size``."""
+    """Default of a ``Size``."""
     return Field(default=name, description="A preset's name, or width and height in pixels.")

@@ -1,4 +1,4 @@
-"""Fields that the inputs of several models of clips share, as fal's clients send them."""
+"""Input fields that several video models share, as fal's clients send them."""
 
 from __future__ import annotations
 
@@ -6,98 +6,92 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.catalog.effects import NoEffect
-from serve_app.catalog.fields import (
-    MOST_PROMPT,
-    PictureUrl,
-    SafetyChecker,
-    Seed,
-    SyncMode,
-)
-from serve_app.catalog.seeds import Seeds
+from serve_app.catalog.fields.field_notes import NoEffect
+from serve_app.catalog.fields.fields import MOST_PROMPT, ImageUrl, SafetyChecker, Seed, SyncMode
+from serve_app.catalog.fields.seeds import Seeds
 
 MOST_FRAMES, MOST_FPS = 1000, 120
 
-ClipPrompt = Annotated[str, Field(max_length=MOST_PROMPT, description="What the clip shows.")]
-NegativeClipPrompt = Annotated[
-    str, Field(max_length=MOST_PROMPT, description="What the clip should not show.")
+VideoPrompt = Annotated[str, Field(max_length=MOST_PROMPT, description="Description of the video.")]
+NegativeVideoPrompt = Annotated[
+    str, Field(max_length=MOST_PROMPT, description="Description of what the video should not show.")
 ]
-Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES, description="Frames of the clip.")]
+Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES, description="Number of frames of the video.")]
 FramesPerSecond = Annotated[
     float,
-    Field(ge=0.1, le=MOST_FPS, allow_inf_nan=False, description="Frames a second of the clip."),
+    Field(ge=0.1, le=MOST_FPS, allow_inf_nan=False, description="Frames per second of the video."),
 ]
 Shift = Annotated[
     float,
-    Field(ge=0.1, le=100, description="More of it spends more of the steps on much noise."),
+    Field(ge=0.1, le=100, description="Shift of the noise schedule: more steps at high noise."),
 ]
 VideoQuality = Annotated[
     Literal["low", "medium", "high", "maximum"],
-    Field(description="Of the file: the higher, the more bytes."),
+    Field(description="Quality of the video file: higher quality makes a larger file."),
 ]
 VideoWriteMode = Annotated[
     Literal["fast", "balanced", "small"],
-    Field(description="Of the file: written sooner, or in fewer bytes."),
+    Field(description="Encoding of the video file: faster, or a smaller file."),
 ]
-ClipFormat = Annotated[
+VideoFormat = Annotated[
     Literal["mp4", "webm", "gif"],
-    Field(description="File format of the clip: H.264 as MP4, VP9 as WebM, or GIF."),
+    Field(description="File format of the video: H.264 as MP4, VP9 as WebM, or GIF."),
 ]
-LastPictureUrl = Annotated[
-    PictureUrl | None,
-    Field(description="The frame to end with: an http(s) URL, or a data URI."),
+LastImageUrl = Annotated[
+    ImageUrl | None,
+    Field(description="Last frame of the video: an http(s) URL, or a data URI."),
 ]
-FirstPictureUrl = Annotated[
-    PictureUrl, Field(description="The frame to begin with: an http(s) URL, or a data URI.")
+FirstImageUrl = Annotated[
+    ImageUrl, Field(description="First frame of the video: an http(s) URL, or a data URI.")
 ]
 Interpolator = Annotated[
     Literal["none", "film", "rife"],
-    NoEffect("no frames are added between those that the model makes", granted=("none",)),
-    Field(description="What adds frames in between."),
+    NoEffect("frames are not interpolated here", granted=("none",)),
+    Field(description="Model for frame interpolation."),
 ]
 InterpolatedFrames = Annotated[
     int,
-    NoEffect("no frames are added between those that the model makes", granted=(0,)),
-    Field(ge=0, le=4, description="Frames to add between each two."),
+    NoEffect("frames are not interpolated here", granted=(0,)),
+    Field(ge=0, le=4, description="Frames to add between each two frames."),
 ]
 AdjustFps = Annotated[
     bool,
-    NoEffect("no frames are added between those that the model makes"),
-    Field(description="Count the frames in between in the pace."),
+    NoEffect("frames are not interpolated here"),
+    Field(description="Raise the frame rate by the interpolated frames."),
 ]
-ExpandClipPrompt = Annotated[
+ExpandVideoPrompt = Annotated[
     bool,
     NoEffect("prompts are used as they are sent", granted=(False,)),
-    Field(description="Have the prompt rewritten."),
+    Field(description="Rewrite the prompt before it is used."),
 ]
 OutputSafetyChecker = Annotated[
     bool,
     NoEffect("there is no safety checker here", granted=(False,)),
-    Field(description="Look for indecent frames."),
+    Field(description="Check the frames of the video for unsafe content."),
 ]
-ClipAcceleration = Annotated[
+VideoAcceleration = Annotated[
     Literal["none", "regular"],
     NoEffect("every request runs at full speed here", granted=("none",)),
-    Field(description="Quicker, at the cost of quality."),
+    Field(description="Generate faster, with less quality."),
 ]
 
 
 class ClipInput(BaseModel):
-    """What every input of clips has."""
+    """Fields of every video input."""
 
     model_config = ConfigDict(extra="ignore", validate_default=True)
 
-    prompt: ClipPrompt
+    prompt: VideoPrompt
     seed: Seed = None
     seeds: Seeds = None
-    output_format: ClipFormat = "mp4"
+    output_format: VideoFormat = "mp4"
     video_quality: VideoQuality = "high"
     video_write_mode: VideoWriteMode = "balanced"
     sync_mode: SyncMode = False
 
 
 class CheckedClipInput(ClipInput):
-    """With the fields of fal's that have no effect here."""
+    """Video input with fields of fal's that have no effect here."""
 
     enable_safety_checker: SafetyChecker = False
-    enable_prompt_expansion: ExpandClipPrompt = False
+    enable_prompt_expansion: ExpandVideoPrompt = False

@@ -1,4 +1,4 @@
-"""ACE-Step: songs from tags and lyrics."""
+"""Stable Audio inputs: text-to-audio."""
 
 from __future__ import annotations
 
@@ -6,35 +6,64 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from serve_app.catalog.effects import NoEffect
-from serve_app.catalog.fields import MOST_PROMPT, Guidance, Steps
-from serve_app.catalog.outputs import SongOutput
-from serve_app.catalog.produced import sound_with_waveform
-from serve_app.catalog.pydantic_schema import Shape
-from serve_app.catalog.sound_fields import Seconds, SoundInput
+from serve_app.catalog.fields.audio_fields import AudioInput, AudioPrompt, Seconds, StartSecond
+from serve_app.catalog.fields.field_notes import NoEffect
+from serve_app.catalog.fields.fields import MOST_PROMPT, Guidance, Steps
+from serve_app.catalog.fields.outputs import (
+    AudioFileOutput,
+    AudioOutput,
+    SongOutput,
+    audio_with_waveform,
+)
+from serve_app.catalog.fields.pydantic_schema import Shape
 
-_OWN_GUIDANCE = NoEffect("the pipeline guides as its model was made to be guided")
+
+class StableAudioInput(AudioInput):
+    model_config = ConfigDict(title="StableAudioInput")
+
+    prompt: AudioPrompt
+    seconds_start: StartSecond = 0.0
+    seconds_total: Seconds = 30.0
+    steps: Steps = 100
 
 
-class AceStepInput(SoundInput):
+class StableAudio25Input(AudioInput):
+    model_config = ConfigDict(title="StableAudio25Input")
+
+    prompt: AudioPrompt
+    seconds_total: Seconds = 190.0
+    num_inference_steps: Steps = 8
+    guidance_scale: Guidance = 1.0
+
+
+TEXT_TO_AUDIO = Shape(StableAudioInput, AudioFileOutput, audio_with_waveform)
+LONGER_TEXT_TO_AUDIO = Shape(StableAudio25Input, AudioOutput, audio_with_waveform)
+
+
+# ACE-Step: songs from tags and lyrics.
+
+_OWN_GUIDANCE = NoEffect("the pipeline uses the guidance that its model was trained for")
+
+
+class AceStepInput(AudioInput):
     model_config = ConfigDict(title="AceStepInput")
 
-    tags: str = Field(max_length=MOST_PROMPT, description="Kinds of music, set apart by commas.")
+    tags: str = Field(max_length=MOST_PROMPT, description="Music styles, comma-separated.")
     lyrics: str = Field(
         default="",
         max_length=MOST_PROMPT,
-        description="What is sung, with [verse] and [chorus]; [inst] for a piece without words.",
+        description="Lyrics, with [verse] and [chorus]; [inst] for an instrumental piece.",
     )
     duration: Seconds = 60.0
     number_of_steps: Steps = 27
     guidance_scale: Guidance = 15.0
     scheduler: Annotated[
         Literal["euler", "heun"],
-        NoEffect("the model's own solver is used", granted=("euler",)),
-        Field(description="Which solver."),
+        NoEffect("the model's own scheduler is used", granted=("euler",)),
+        Field(description="Scheduler."),
     ] = "euler"
     guidance_type: Annotated[
-        Literal["cfg", "apg", "cfg_star"], _OWN_GUIDANCE, Field(description="How it is guided.")
+        Literal["cfg", "apg", "cfg_star"], _OWN_GUIDANCE, Field(description="Kind of guidance.")
     ] = "apg"
     granularity_scale: Annotated[int, _OWN_GUIDANCE, Field(description="Of the guidance.")] = 10
     guidance_interval: Annotated[float, _OWN_GUIDANCE, Field(description="Of the guidance.")] = 0.5
@@ -50,4 +79,4 @@ class AceStepInput(SoundInput):
     )
 
 
-TEXT_TO_MUSIC = Shape(AceStepInput, SongOutput, sound_with_waveform)
+TEXT_TO_MUSIC = Shape(AceStepInput, SongOutput, audio_with_waveform)

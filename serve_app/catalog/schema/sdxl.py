@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: text to picture, picture to picture, inpainting, and in a few steps."""
+"""Stable Diffusion XL inputs: text-to-image, image-to-image, inpainting, and few-step LCM."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from serve_app.catalog.effects import NotHere
-from serve_app.catalog.fields import (
+from serve_app.catalog.fields.field_notes import NotSupported
+from serve_app.catalog.fields.fields import (
     Embeddings,
     ExpandPrompt,
     Guidance,
+    ImageFormat,
     ImageInput,
+    ImageUrl,
     Loras,
     MaskUrl,
     NegativePrompt,
     OwnRequestId,
-    PictureFormat,
-    PictureUrl,
     Prompt,
     SafetyChecker,
     SafetyCheckerVersion,
@@ -26,23 +26,22 @@ from serve_app.catalog.fields import (
     Steps,
     Strength,
     SyncMode,
-    number_of_pictures,
+    number_of_images,
     preset,
 )
-from serve_app.catalog.outputs import PicturesOutput
-from serve_app.catalog.produced import in_format
-from serve_app.catalog.pydantic_schema import Shape
-from serve_app.catalog.seeds import Seeds
+from serve_app.catalog.fields.outputs import ImagesOutput, in_format
+from serve_app.catalog.fields.pydantic_schema import Shape
+from serve_app.catalog.fields.seeds import Seeds
 
-MOST_PICTURES = 8
-FORMAT_FIELD = "format"  # what the other families call output_format
+MOST_IMAGES = 8
+FORMAT_FIELD = "format"  # other families call it output_format
 
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 LcmModel = Annotated[
     Literal["stabilityai/stable-diffusion-xl-base-1.0", "runwayml/stable-diffusion-v1-5"],
-    NotHere("this endpoint stands on one model's weights", granted=(SDXL,)),
-    Field(description="Which model draws in a few steps."),
+    NotSupported("this endpoint has the weights of only one model", granted=(SDXL,)),
+    Field(description="Model for few-step generation."),
 ]
 
 
@@ -54,8 +53,8 @@ class _SdxlInput(ImageInput):
     guidance_scale: Guidance = 7.5
     seed: Seed = None
     seeds: Seeds = None
-    num_images: int = number_of_pictures(MOST_PICTURES)
-    format: PictureFormat = "jpeg"
+    num_images: int = number_of_images(MOST_IMAGES)
+    format: ImageFormat = "jpeg"
     sync_mode: SyncMode = False
     enable_safety_checker: SafetyChecker = True
     safety_checker_version: SafetyCheckerVersion = "v1"
@@ -73,27 +72,27 @@ class SdxlTextToImageInput(_SdxlInput):
 class SdxlImageToImageInput(SdxlTextToImageInput):
     model_config = ConfigDict(title="SdxlImageToImageInput")
 
-    image_url: PictureUrl
+    image_url: ImageUrl
     strength: Strength = 0.95
     image_size: Size = preset("square")
     preserve_aspect_ratio: bool = Field(
-        default=False, description="Keep the given picture's shape, within the size."
+        default=False, description="Keep the input image's aspect ratio, within the size."
     )
     crop_output: bool = Field(
-        default=False, description="Give the result the given picture's shape."
+        default=False, description="Give the result the input image's aspect ratio."
     )
 
 
 class SdxlInpaintingInput(SdxlTextToImageInput):
     model_config = ConfigDict(title="SdxlInpaintingInput")
 
-    image_url: PictureUrl
+    image_url: ImageUrl
     mask_url: MaskUrl
     strength: Strength = 0.95
 
 
 class LcmTextToImageInput(_SdxlInput):
-    """Latent consistency: a handful of steps."""
+    """Latent consistency model: needs only a few steps."""
 
     model_config = ConfigDict(title="LcmTextToImageInput")
 
@@ -101,12 +100,12 @@ class LcmTextToImageInput(_SdxlInput):
     num_inference_steps: Steps = 6
     guidance_scale: Guidance = 1.5
     guidance_rescale: float = Field(
-        default=0.0, ge=0, le=1, description="Take some of guidance's contrast back."
+        default=0.0, ge=0, le=1, description="Reduce the contrast that guidance adds."
     )
     sync_mode: SyncMode = True
 
 
-TEXT_TO_IMAGE = Shape(SdxlTextToImageInput, PicturesOutput, in_format(FORMAT_FIELD))
-IMAGE_TO_IMAGE = Shape(SdxlImageToImageInput, PicturesOutput, in_format(FORMAT_FIELD))
-INPAINTING = Shape(SdxlInpaintingInput, PicturesOutput, in_format(FORMAT_FIELD))
-LCM = Shape(LcmTextToImageInput, PicturesOutput, in_format(FORMAT_FIELD))
+TEXT_TO_IMAGE = Shape(SdxlTextToImageInput, ImagesOutput, in_format(FORMAT_FIELD))
+IMAGE_TO_IMAGE = Shape(SdxlImageToImageInput, ImagesOutput, in_format(FORMAT_FIELD))
+INPAINTING = Shape(SdxlInpaintingInput, ImagesOutput, in_format(FORMAT_FIELD))
+LCM = Shape(LcmTextToImageInput, ImagesOutput, in_format(FORMAT_FIELD))

@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2: clips from text, and from text and a picture."""
+"""Wan 2.1 and 2.2 inputs: text-to-video and image-to-video."""
 
 from __future__ import annotations
 
@@ -6,25 +6,24 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field
 
-from serve_app.catalog.clip_fields import (
+from serve_app.catalog.fields.field_notes import NoEffect
+from serve_app.catalog.fields.fields import Guidance, Steps
+from serve_app.catalog.fields.outputs import VideoOutput, video_with_poster
+from serve_app.catalog.fields.pydantic_schema import Shape
+from serve_app.catalog.fields.video_fields import (
     AdjustFps,
     CheckedClipInput,
-    ClipAcceleration,
-    FirstPictureUrl,
+    FirstImageUrl,
     Frames,
     FramesPerSecond,
     InterpolatedFrames,
     Interpolator,
-    LastPictureUrl,
-    NegativeClipPrompt,
+    LastImageUrl,
+    NegativeVideoPrompt,
     OutputSafetyChecker,
     Shift,
+    VideoAcceleration,
 )
-from serve_app.catalog.effects import NoEffect
-from serve_app.catalog.fields import Guidance, Steps
-from serve_app.catalog.outputs import VideoOutput
-from serve_app.catalog.produced import clip_with_poster
-from serve_app.catalog.pydantic_schema import Shape
 
 UNWANTED = (
     "bright colors, overexposed, static, blurred details, subtitles, style, artwork, painting, "
@@ -33,26 +32,28 @@ UNWANTED = (
     "malformed limbs, fused fingers, still picture, cluttered background, three legs, many people "
     "in the background, walking backwards"
 )
-"""The negative prompt of fal's Wan 2.1 endpoints, which is Wan's own."""
+"""Negative prompt of fal's Wan 2.1 endpoints, which is also Wan's own default."""
 
 Turbo = Annotated[
     bool,
     NoEffect("the request's own steps are used", granted=(False,)),
-    Field(description="Few steps."),
+    Field(description="Use few steps."),
 ]
 RatioOfText = Annotated[
-    Literal["16:9", "9:16", "1:1"], Field(description="Width and height of the clip.")
+    Literal["16:9", "9:16", "1:1"], Field(description="Aspect ratio of the video.")
 ]
-RatioOfPicture = Annotated[
+RatioOfImage = Annotated[
     Literal["auto", "16:9", "9:16", "1:1"],
-    Field(description="Width and height of the clip; `auto`: those of the picture."),
+    Field(description="Aspect ratio of the video; `auto` uses the input image's."),
 ]
-Resolution = Annotated[Literal["480p", "580p", "720p"], Field(description="How large it is.")]
-LargerResolution = Annotated[Literal["580p", "720p"], Field(description="How large it is.")]
+Resolution = Annotated[
+    Literal["480p", "580p", "720p"], Field(description="Resolution of the video.")
+]
+LargerResolution = Annotated[Literal["580p", "720p"], Field(description="Resolution of the video.")]
 
 
 class _Wan21Input(CheckedClipInput):
-    negative_prompt: NegativeClipPrompt = UNWANTED
+    negative_prompt: NegativeVideoPrompt = UNWANTED
     num_frames: Frames = 81
     frames_per_second: FramesPerSecond = 16
     num_inference_steps: Steps = 30
@@ -63,7 +64,7 @@ class WanTextToVideoInput(_Wan21Input):
 
     resolution: Resolution = "720p"
     aspect_ratio: Annotated[
-        Literal["16:9", "9:16"], Field(description="Width and height of the clip.")
+        Literal["16:9", "9:16"], Field(description="Aspect ratio of the video.")
     ] = "16:9"
     turbo_mode: Turbo = False
 
@@ -71,16 +72,18 @@ class WanTextToVideoInput(_Wan21Input):
 class WanImageToVideoInput(_Wan21Input):
     model_config = ConfigDict(title="WanImageToVideoInput")
 
-    image_url: FirstPictureUrl
-    resolution: Annotated[Literal["480p", "720p"], Field(description="How large it is.")] = "720p"
-    aspect_ratio: RatioOfPicture = "auto"
+    image_url: FirstImageUrl
+    resolution: Annotated[
+        Literal["480p", "720p"], Field(description="Resolution of the video.")
+    ] = "720p"
+    aspect_ratio: RatioOfImage = "auto"
     guide_scale: Guidance = 5.0
     shift: Shift = 5.0
-    acceleration: ClipAcceleration = "regular"
+    acceleration: VideoAcceleration = "regular"
 
 
 class _Wan22Input(CheckedClipInput):
-    negative_prompt: NegativeClipPrompt = ""
+    negative_prompt: NegativeVideoPrompt = ""
     num_frames: Frames = 81
     guidance_scale: Guidance = 3.5
     shift: Shift = 5.0
@@ -105,39 +108,39 @@ class Wan22SmallTextToVideoInput(_Wan22SmallInput):
 class Wan22SmallImageToVideoInput(_Wan22SmallInput):
     model_config = ConfigDict(title="Wan22SmallImageToVideoInput")
 
-    image_url: FirstPictureUrl
-    aspect_ratio: RatioOfPicture = "auto"
+    image_url: FirstImageUrl
+    aspect_ratio: RatioOfImage = "auto"
 
 
 class _Wan22LargeInput(_Wan22Input):
-    """Two denoisers, one for much noise and one for little."""
+    """Model with two denoisers, one for high and one for low noise."""
 
     frames_per_second: FramesPerSecond = 16
     num_inference_steps: Steps = 27
     resolution: Resolution = "720p"
     num_interpolated_frames: InterpolatedFrames = 1
-    acceleration: ClipAcceleration = "regular"
+    acceleration: VideoAcceleration = "regular"
 
 
 class Wan22LargeTextToVideoInput(_Wan22LargeInput):
     model_config = ConfigDict(title="Wan22LargeTextToVideoInput")
 
     aspect_ratio: RatioOfText = "16:9"
-    guidance_scale_2: Annotated[Guidance, Field(description="The same at little noise.")] = 4.0
+    guidance_scale_2: Annotated[Guidance, Field(description="Guidance scale at low noise.")] = 4.0
 
 
 class Wan22LargeImageToVideoInput(_Wan22LargeInput):
     model_config = ConfigDict(title="Wan22LargeImageToVideoInput")
 
-    image_url: FirstPictureUrl
-    end_image_url: LastPictureUrl = None
-    aspect_ratio: RatioOfPicture = "auto"
-    guidance_scale_2: Annotated[Guidance, Field(description="The same at little noise.")] = 3.5
+    image_url: FirstImageUrl
+    end_image_url: LastImageUrl = None
+    aspect_ratio: RatioOfImage = "auto"
+    guidance_scale_2: Annotated[Guidance, Field(description="Guidance scale at low noise.")] = 3.5
 
 
-TEXT_TO_VIDEO = Shape(WanTextToVideoInput, VideoOutput, clip_with_poster)
-IMAGE_TO_VIDEO = Shape(WanImageToVideoInput, VideoOutput, clip_with_poster)
-SMALL_TEXT_TO_VIDEO = Shape(Wan22SmallTextToVideoInput, VideoOutput, clip_with_poster)
-SMALL_IMAGE_TO_VIDEO = Shape(Wan22SmallImageToVideoInput, VideoOutput, clip_with_poster)
-LARGE_TEXT_TO_VIDEO = Shape(Wan22LargeTextToVideoInput, VideoOutput, clip_with_poster)
-LARGE_IMAGE_TO_VIDEO = Shape(Wan22LargeImageToVideoInput, VideoOutput, clip_with_poster)
+TEXT_TO_VIDEO = Shape(WanTextToVideoInput, VideoOutput, video_with_poster)
+IMAGE_TO_VIDEO = Shape(WanImageToVideoInput, VideoOutput, video_with_poster)
+SMALL_TEXT_TO_VIDEO = Shape(Wan22SmallTextToVideoInput, VideoOutput, video_with_poster)
+SMALL_IMAGE_TO_VIDEO = Shape(Wan22SmallImageToVideoInput, VideoOutput, video_with_poster)
+LARGE_TEXT_TO_VIDEO = Shape(Wan22LargeTextToVideoInput, VideoOutput, video_with_poster)
+LARGE_IMAGE_TO_VIDEO = Shape(Wan22LargeImageToVideoInput, VideoOutput, video_with_poster)

@@ -1,4 +1,4 @@
-"""What real weights an installation stands on, and what of them is to be downloaded."""
+"""Weight repositories that an installation needs, and the part that is not downloaded yet."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serve_app.catalog import catalog
-from serve_app.cli import recipe
+from serve_app.cli.commands import model_list
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import DarkroomError
 from serve_app.settings import Config
-from weights.disk import gigabytes
-from weights.plan import Plan
+from weights.eviction import gigabytes
+from weights.fetch import FetchPlan
 from weights.store import Store, repositories_of
 
-SHOWN_REVISION = 12  # digits of a commit
-QUESTIONS = 8  # to the hub at once
+REVISION_DIGITS = 12  # number of digits shown of a commit
+MAX_CONCURRENT_HUB_CALLS = 8  # concurrent calls to the hub
 
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """One repository, with what is to be said before it is fetched."""
+    """One repository, with the facts to show before it is downloaded."""
 
     weights: Weights
-    endpoints: tuple[Endpoint, ...]  # that stand on it
-    plan: Plan | None
-    trouble: str = ""  # why there is no plan
+    endpoints: tuple[Endpoint, ...]  # endpoints that use the repository
+    plan: FetchPlan | None
+    trouble: str = ""  # reason why there is no plan; empty if there is one
 
     @property
     def missing_bytes(self) -> int:
@@ -37,19 +36,22 @@ class Download:
     @property
     def name(self) -> str:
         variant = f" ({self.weights.variant})" if self.weights.variant else ""
-        return f"{self.weights.source}@{(self.weights.revision or '')[:SHOWN_REVISION]}{variant}"
+        return f"{self.weights.source}@{(self.weights.revision or '')[:REVISION_DIGITS]}{variant}"
 
     @property
     def licence(self) -> str:
         return ", ".join(dict.fromkeys(each.licence or "unknown" for each in self.endpoints))
 
     def lines(self, memory: int | None) -> Iterator[str]:
-        """``memory``: of the smallest GPU, bytes; None: there is none."""
+        """Description for a terminal.
+
+        ``memory`` is the memory of the smallest GPU in bytes; None without a GPU.
+        """
         yield f"{self.name}: {self.size()}"
         yield f"    for      {', '.join(each.id for each in self.endpoints)}"
         yield f"    licence  {self.licence}"
         for words in dict.fromkeys(
-            recipe.said(each.recipes, memory) for each in self.endpoints if each.recipes
+            model_list.recipe_text(each.recipes, memory) for each in self.endpoints if each.recipes
         ):
             yield f"    recipe   {words}"
 
@@ -58,7 +60,7 @@ class Download:
             return self.trouble
         total = f"{gigabytes(self.plan.total_bytes)} in {len(self.plan.files)} files"
         if not self.plan.missing:
-            return f"{total}, all here"
+            return f"{total}, all downloaded"
         return f"{gigabytes(self.missing_bytes)} to download, of {total}"
 
     def as_json(self, memory: int | None) -> dict[str, Any]:
@@ -78,19 +80,27 @@ class Download:
 
 
 def chosen_endpoints(config: Config, ids: Sequence[str]) -> list[Endpoint]:
-    """Those of ``ids``, or all that real weights would serve here. ``EndpointNotFound``."""
-    # It imports ray, which reads its flags when it is imported.
+    """Endpoints with these ``ids``; without ids, all that real weights would serve here.
+
+    Raises ``EndpointNotFound``.
+    """
+    # ``serve_app.app`` imports ray, which reads its flags when it is imported. Building the
+    # catalogue's schemas is a fifth of the command line's start, and few commands need them.
     from serve_app.app import hosted_families  # noqa: PLC0415
+    from serve_app.catalog import catalog  # noqa: PLC0415
 
     families = None if ids else hosted_families(config)
-    listed = catalog.load(config.models, demo=False, demo_dir=Path("/"), families=families)
+    listed = catalog.load(config.models.models, demo=False, demo_dir=Path("/"), families=families)
     if ids:
         return [listed.listed(each).endpoint for each in dict.fromkeys(ids)]
     return [each.endpoint for each in listed if not each.missing]
 
 
 def downloads(store: Store, endpoints: Sequence[Endpoint]) -> list[Download]:
-    """One a repository, however many endpoints share it; asks the hub about all at once."""
+    """Downloads for ``endpoints``: one per repository, even if several endpoints share it.
+
+    Queries the hub for all repositories concurrently.
+    """
     sharers: dict[Weights, list[Endpoint]] = {}
     for endpoint in endpoints:
         for weights in repositories_of(endpoint):
@@ -103,5 +113,5 @@ def downloads(store: Store, endpoints: Sequence[Endpoint]) -> list[Download]:
         except DarkroomError as error:
             return Download(weights, sharing, None, error.message)
 
-    with ThreadPoolExecutor(QUESTIONS, thread_name_prefix="plan") as threads:
+    with ThreadPoolExecutor(MAX_CONCURRENT_HUB_CALLS, thread_name_prefix="plan") as threads:
         return list(threads.map(look, sharers))

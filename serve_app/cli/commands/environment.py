@@ -1,8 +1,8 @@
-"""What a shell or a program must set so that fal's clients talk to this Darkroom.
+"""``darkroom env``: environment variables that point fal's clients to this Darkroom.
 
-fal's clients have fal's host names fixed in part, so a variable that moves some of their calls lets
-the others go to fal's own servers, with the key. By default that cannot be: the proxy port answers
-for all of fal's names, and passes none of them on.
+Some of fal's host names are fixed in fal's clients. Variables that redirect only some of their
+calls would let the other calls reach fal's own servers, with the key. The default mode prevents
+this: the proxy port answers for all of fal's host names and forwards none of them.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from serve_app.cli.installation import Installation
+from serve_app.cli.connection.installation import Installation
 from serve_app.domain.errors import Misconfigured
-from serve_app.entrance.authority import Authority
+from serve_app.gateway.certificate_authority import CertificateAuthority
 from serve_app.telemetry.clock import SystemClock
 
 MODES = ("proxy", "hosts", "plain")
@@ -21,8 +21,11 @@ SHELLS = ("sh", "fish", "powershell")
 
 NODE_OPTIONS = "NODE_OPTIONS"
 USE_PROXY = "--use-env-proxy"
-"""For Node.js, which looks at ``HTTPS_PROXY`` only when told. One that is too old for the flag
-(before 22.21 and 24.5) ends with an error: better than a key that goes to fal."""
+"""Flag that makes Node.js read ``HTTPS_PROXY``.
+
+A Node.js version without the flag (before 22.21 and 24.5) exits with an error. That is better than
+sending the key to fal.
+"""
 
 _SET: Mapping[str, str] = {
     "sh": "export {name}={value}",
@@ -30,24 +33,24 @@ _SET: Mapping[str, str] = {
     "powershell": "$env:{name} = {value}",
 }
 _QUOTE: Mapping[str, str] = {"sh": "'\\''", "fish": "\\'", "powershell": "''"}
-"""What a quote is written as between quotes."""
+"""Escape sequence of a single quote inside single quotes, by shell."""
 
 _ADD: Mapping[str, str] = {
     "sh": 'export {name}="{value} ${{{name}:-}}"',
     "fish": 'set -gx {name} "{value} ${name}"',
     "powershell": '$env:{name} = "{value} $env:{name}"',
 }
-_PLAIN = """# Then, in Python, before the first call:
+_PLAIN = """# In Python, run this before the first call:
 #   from serve_app import fal_plain_http
 #   fal_plain_http.use({url!r})
 #   import fal_client
 #   fal_client.subscribe('fal-ai/flux/schnell', {{'prompt': 'a red circle'}})"""
-_HOSTS = """# With these, uploads and tokens of realtime still go to fal, with the key: fal's client
-# has those addresses fixed. `darkroom env` without --mode moves them too."""
+_HOSTS = """# With these variables, uploads and realtime tokens still go to fal, with the key: fal's
+# client has those addresses fixed. `darkroom env` without --mode redirects them too."""
 
 
 def as_json(installation: Installation, mode: str) -> str:
-    """The addresses and the key, and under ``variables`` what ``lines`` sets."""
+    """JSON document with the addresses, the key and, as ``variables``, what ``lines`` sets."""
     files = _files(installation)
     secure = installation.tls_url() is not None
     return json.dumps(
@@ -64,7 +67,7 @@ def as_json(installation: Installation, mode: str) -> str:
 
 
 def lines(installation: Installation, mode: str, shell: str) -> str:
-    """For ``eval``, in the words of ``shell``, with comments where variables do not do it all."""
+    """Script for ``eval`` in ``shell``, with comments if the variables alone are not enough."""
     said: list[str] = []
     for name, value in variables(installation, mode).items():
         if name == NODE_OPTIONS:
@@ -80,10 +83,13 @@ def lines(installation: Installation, mode: str, shell: str) -> str:
 
 
 def variables(installation: Installation, mode: str) -> dict[str, str]:
-    """``proxy``: every call of every client that knows proxies comes here. ``hosts``: fal's Python
-    client alone, but for its uploads. ``plain``: the key, for calls that name this address.
+    """Variables of a mode.
 
-    ``Misconfigured`` when this Darkroom lacks the port for it.
+    ``proxy`` redirects every call of every client that supports proxies. ``hosts`` redirects only
+    fal's Python client, without its uploads. ``plain`` sets only the key, for programs that name
+    this server's address.
+
+    Raises ``Misconfigured`` if this Darkroom does not have the port that the mode needs.
     """
     key = {"FAL_KEY": installation.key()}
     if mode == "plain":
@@ -96,7 +102,7 @@ def variables(installation: Installation, mode: str) -> dict[str, str]:
     here = "localhost,127.0.0.1,::1"
     return (
         key
-        # In both cases, because programs differ in which one they look at first.
+        # Upper and lower case, because programs differ in the one that they read first.
         | {"HTTPS_PROXY": proxy, "https_proxy": proxy, "NO_PROXY": here, "no_proxy": here}
         | {"NODE_USE_ENV_PROXY": "1", NODE_OPTIONS: USE_PROXY}
         | (_trust(installation) if installation.tls_url() is not None else {})
@@ -106,20 +112,21 @@ def variables(installation: Installation, mode: str) -> dict[str, str]:
 def _needed(url: str | None, what: str, setting: str) -> str:
     if url is None:
         raise Misconfigured(
-            f"This Darkroom has no {what} port, so variables alone would let fal's clients send "
-            f"its key to fal. Start it without {setting}=0, or use `darkroom env --mode plain` and "
-            "programs that name its address."
+            f"This Darkroom has no {what} port, so with variables alone fal's clients could send "
+            f"its key to fal. Start Darkroom without {setting}=0, or use "
+            "`darkroom env --mode plain` and programs that name its address."
         )
     return url
 
 
 def _trust(installation: Installation) -> dict[str, str]:
     files = _files(installation)
-    bundle = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")  # each in place of its own
+    # Each of these replaces the program's own bundle.
+    bundle = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
     return dict.fromkeys(bundle, str(files.bundle)) | {
         "NODE_EXTRA_CA_CERTS": str(files.certificate)
     }
 
 
-def _files(installation: Installation) -> Authority:
-    return Authority(installation.tls_dir, (), SystemClock())
+def _files(installation: Installation) -> CertificateAuthority:
+    return CertificateAuthority(installation.tls_dir, (), SystemClock())

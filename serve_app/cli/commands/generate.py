@@ -1,4 +1,4 @@
-"""``darkroom generate``: a prompt becomes files, with a bar that shows how far it is."""
+"""``darkroom generate``: submits a prompt, shows progress and writes the output files."""
 
 from __future__ import annotations
 
@@ -12,42 +12,72 @@ from typing import Any
 
 import click
 
-from serve_app.cli.client import ApiFailure, Client
-from serve_app.cli.files import inside, outputs, places, write
-from serve_app.cli.format_field import format_field
-from serve_app.cli.installation import Installation
-from serve_app.cli.preview_file import PreviewFile
-from serve_app.cli.wish import Wish, format_of, kind_of
+from serve_app.cli.commands.generate_options import (
+    GenerateOptions,
+    decode_data_uri,
+    format_field,
+    format_of,
+    kind_of,
+    output_paths,
+    outputs,
+    write_file,
+)
+from serve_app.cli.connection.client import ApiFailure, Client
+from serve_app.cli.connection.installation import Installation
 
-WAITING = {
+# Preview file of a running request, for an image viewer that reloads it.
+
+
+class PreviewFile:
+    """File that each new preview replaces atomically, so that readers never see a partial one."""
+
+    def __init__(self, fetch: Callable[[str], bytes | None], path: Path) -> None:
+        """``fetch`` returns the image at a URL, like ``Client.preview``."""
+        self._fetch = fetch
+        self._path = path
+        self._looked: str | None = None
+
+    def look(self, status: Mapping[str, Any]) -> None:
+        """Fetch the preview that the status names, unless it is already written."""
+        url = (status.get("darkroom") or {}).get("preview")
+        if url is None or url == self._looked:
+            return
+        self._looked = url
+        if image := self._fetch(url):
+            fresh = self._path.with_name(f".{self._path.name}.new")
+            write_file(fresh, image)
+            fresh.replace(self._path)
+
+
+WAIT_REASONS = {
     "busy": "waiting for a free slot",
     "cold_start": "waiting for a replica to start",
     "no_replica": "waiting for a replica",
-    "limit": "waiting for a limit on what runs",
-    "following": "waiting for another request, which makes the same",
+    "limit": "waiting because of a limit on running requests",
+    "following": "waiting for an identical request",
     "paused": "waiting for an operator to resume the endpoint",
 }
 DENOISING = "denoising"
-DOWNLOADING = "downloading"  # the stage whose steps are bytes
+DOWNLOADING = "downloading"  # the steps of this stage are bytes
 
 
 def run(
     installation: Installation,
-    wish: Wish,
+    wish: GenerateOptions,
     output: Path,
     *,
     preview: Path | None = None,
     as_json: bool,
     show: bool,
 ) -> None:
-    """Submit, follow, and write every file that was made to ``output`` and, numbered, beside it.
+    """Submit, follow, and write the output files: the first to ``output``, the others numbered.
 
-    ``preview`` is written anew while it is made. ``as_json`` prints the endpoint's output and where
-    its files lie; ``show`` opens them.
+    ``preview`` is rewritten with each preview. ``as_json`` prints the endpoint's output and the
+    paths of its files. ``show`` opens the files.
     """
     output_format = format_of(output)
     model = wish.endpoint(kind_of(output_format))
-    wish.body()  # What is wrong with it is wrong before anything is asked.
+    wish.body()  # Invalid options are reported before the first call to the server.
     with Client(installation) as client:
         name = format_field(client, model)
         body = wish.body(**({name: output_format} if name else {}))
@@ -55,10 +85,10 @@ def run(
         result = generate(client, model, body, show=not as_json, look=look)
         files = list(outputs(result))
         if not files:
-            raise ApiFailure(f"{model} made no file: {json.dumps(result)[:200]}")
+            raise ApiFailure(f"{model} returned no file: {json.dumps(result)[:200]}")
         saved = [
             _save(client, path, file)
-            for path, file in zip(places(output, files), files, strict=True)
+            for path, file in zip(output_paths(output, files), files, strict=True)
         ]
     if as_json:
         click.echo(json.dumps(result | {"saved": [str(path.absolute()) for path in saved]}))
@@ -69,7 +99,7 @@ def run(
 
 
 def _nothing(status: Mapping[str, Any]) -> None:
-    """Nobody wants to see a preview."""
+    """Ignore the status: no preview was requested."""
 
 
 def generate(
@@ -80,8 +110,10 @@ def generate(
     show: bool,
     look: Callable[[Mapping[str, Any]], None] = _nothing,
 ) -> dict[str, Any]:
-    """Submit and follow to the end; returns the output. ``ApiFailure`` with the server's reason.
-    ``look`` is told each status."""
+    """Submit, follow until the request has completed, and return the output.
+
+    ``look`` is called with each status. Raises ``ApiFailure`` with the server's reason.
+    """
     submitted = client.submit(model, body)
     if not show:
         for status in client.follow(submitted):
@@ -95,8 +127,8 @@ def generate(
 
 
 def _save(client: Client, path: Path, file: Mapping[str, Any]) -> Path:
-    content = inside(file["url"])
-    write(path, client.download(file["url"]) if content is None else content)
+    content = decode_data_uri(file["url"])
+    write_file(path, client.download(file["url"]) if content is None else content)
     return path
 
 
@@ -105,44 +137,44 @@ def _tell(result: Mapping[str, Any], files: list[Mapping[str, Any]], saved: list
         sized = f"  {file['width']}×{file['height']}" if "width" in file else ""
         click.echo(f"{path}{sized}")
     seed = f"seed {result['seed']}" if "seed" in result else "done"
-    demo = ", made by the demo model" if result.get("darkroom_demo") else ""
+    demo = ", generated by the demo model" if result.get("darkroom_demo") else ""
     click.echo(f"{seed}{demo}")
 
 
 def _show(bar: Any, status: dict[str, Any]) -> None:
-    bar.label, done = standing(status)
+    bar.label, done = progress_text(status)
     bar.update(max(0, done - bar.pos))
     bar.render_progress()
 
 
-def standing(status: Mapping[str, Any]) -> tuple[str, int]:
-    """A status in words, and how much of the bar is filled, in hundredths."""
+def progress_text(status: Mapping[str, Any]) -> tuple[str, int]:
+    """Text of a status, and how far the progress bar is filled, in percent."""
     ours = status.get("darkroom") or {}
     if status["status"] == "IN_QUEUE":
-        reason = WAITING.get(ours.get("reason", ""), "queued")
+        reason = WAIT_REASONS.get(ours.get("reason", ""), "queued")
         doing = f": {detail}" if (detail := ours.get("detail")) else ""
-        share = ours.get("share")  # of the stage of a cold start
+        share = ours.get("share")  # completed fraction of a cold start's stage
         done = "" if share is None else f", {share:.0%} of {ours.get('stage') or 'it'}"
-        return f"{reason}{doing}{done} (place {status['queue_position'] + 1}{_starts(ours)})", 0
+        return f"{reason}{doing}{done} (position {status['queue_position'] + 1}{_starts(ours)})", 0
     if status["status"] != "IN_PROGRESS":
         return "failed" if status.get("error") else "done", 100
     stage, step, steps = ours.get("stage"), ours.get("step", 0), ours.get("steps", 0)
     words = (stage or "running").replace("_", " ")
-    if stage == DOWNLOADING and steps:  # The bar is for what comes after.
+    if stage == DOWNLOADING and steps:  # The bar shows only the stages after the download.
         left = f", {_duration(left_s)} left" if (left_s := ours.get("left_s")) is not None else ""
         return f"{words} weights, {step / 1e9:.1f} of {steps / 1e9:.1f} GB{left}", 0
     return f"{words}{_pace(ours)}", int(95 * step / steps) if steps else 0
 
 
 def _pace(ours: Mapping[str, Any]) -> str:
-    """Such as `` 12/40, 3.1 steps/s, 9 s left``."""
+    """Progress text such as `` 12/40, 3.1 steps/s, 9 s left``."""
     step, steps, rate, left_s = (ours.get(name) for name in ("step", "steps", "rate", "left_s"))
     if not steps:
         return ""
     if not rate or left_s is None:
         return f" {step}/{steps}"
     each = "step" if ours.get("stage") == DENOISING else "part"  # frames, samples, files
-    speed = f"{rate:.1f} {each}s/s" if rate >= 1 else f"{1 / rate:.1f} s a {each}"
+    speed = f"{rate:.1f} {each}s/s" if rate >= 1 else f"{1 / rate:.1f} s per {each}"
     return f" {step}/{steps}, {speed}, {_duration(left_s)} left"
 
 
@@ -152,8 +184,10 @@ def _duration(seconds: float) -> str:
 
 
 def _starts(ours: Mapping[str, Any]) -> str:
-    """When it should start, as far as one can tell. The clocks of two machines may differ, so it is
-    never said to be over."""
+    """Estimated time until the request starts; empty without an estimate.
+
+    At least one second, because the clocks of the two machines may differ.
+    """
     if not (at := ours.get("starts_at")):
         return ""
     seconds = (datetime.fromisoformat(at) - datetime.now(UTC)).total_seconds()
@@ -161,5 +195,5 @@ def _starts(ours: Mapping[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Such as ``40 s`` or ``3 min``."""
+    """Duration as text, such as ``40 s`` or ``3 min``."""
     return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"

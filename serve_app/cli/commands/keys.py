@@ -1,4 +1,4 @@
-"""``darkroom keys``: API keys for a team."""
+"""``darkroom keys``: list, create and revoke API keys."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from serve_app.cli.client import Client
-from serve_app.cli.installation import Installation
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.installation import Installation
 
 
-def listed(installation: Installation, tenant: str | None, *, as_json: bool) -> None:
-    """A line a key: id, scopes, since when, and what became of it."""
+def list_keys(installation: Installation, tenant: str | None, *, as_json: bool) -> None:
+    """Print one line per key: id, scopes, creation date, state and name."""
     with Client(installation) as client:
         answer = client.get("/v1/keys", tenant=tenant)
     if as_json:
@@ -37,7 +37,7 @@ def create(
     replay_undelivered: bool,
     as_json: bool,
 ) -> None:
-    """Make a key and print it, this once."""
+    """Create a key and print it."""
     wish: dict[str, Any] = {"alias": name, "scopes": list(scopes)}
     if tenant is not None:
         wish["tenant"] = tenant
@@ -50,16 +50,20 @@ def create(
     if as_json:
         click.echo(json.dumps(answer))
         return
-    # The key alone on standard output, so that it can be piped.
+    # Standard output contains only the key, so that it can be piped.
     click.echo(answer["key"])
-    click.echo("It is shown this once; only its digest is kept.", err=True)
+    click.echo(
+        "Save this key now: only its digest is stored, so it cannot be shown again.", err=True
+    )
 
 
 def revoke(installation: Installation, key_id: str, *, as_json: bool) -> None:
     with Client(installation) as client:
         client.delete(f"/v1/keys/{key_id}")
     said = {"key_id": key_id, "revoked": True}
-    click.echo(json.dumps(said) if as_json else f"{key_id} is revoked, within 5 s everywhere.")
+    click.echo(
+        json.dumps(said) if as_json else f"{key_id} is revoked. All replicas refuse it within 5 s."
+    )
 
 
 def _standing(key: dict[str, Any]) -> str:

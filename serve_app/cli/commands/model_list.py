@@ -1,27 +1,83 @@
-"""``darkroom models``: what is served, from which weights, and how they fit this machine."""
+"""``darkroom models``: the endpoints, their weights, and the recipe that fits this machine."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
 
-from serve_app.cli import gpu, recipe
-from serve_app.cli.client import Client
-from serve_app.cli.installation import Installation
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.installation import Installation
 from serve_app.domain.endpoint import Recipe, fitting
 
+# Text for the recipe that fits this machine.
+
+
+def recipe_text(recipes: Sequence[Recipe], memory: int | None) -> str:
+    """Description of the recipe that fits.
+
+    ``recipes`` is not empty and sorted by memory, ascending. ``memory`` is the memory of the
+    smallest GPU in bytes; None without a GPU.
+    """
+    least = recipes[0].memory_gb
+    if memory is None:
+        return f"none: no GPU was found on this machine, and the smallest recipe needs {least:g} GB"
+    chosen = fitting(recipes, memory)
+    if chosen is None:
+        return (
+            f"none: this machine's GPU has {memory / 1e9:.0f} GB, and the smallest recipe needs "
+            f"{least:g} GB"
+        )
+    return (
+        f"{chosen.precision}, offload {chosen.offload}, hot: {', '.join(chosen.hot)} "
+        f"(for {chosen.memory_gb:g} GB; this machine has {memory / 1e9:.0f})"
+    )
+
+
+# GPU memory of this machine, read without torch.
+
+NVIDIA_SMI = "nvidia-smi"
+QUERY = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
+TIMEOUT_S = 10.0  # without its persistence daemon the driver takes seconds to start
+MIB = 2**20
+
+
+def smallest_gpu_bytes() -> int | None:
+    """Memory of the smallest GPU in bytes, because a replica may get any of them.
+
+    None if there is no GPU, or if ``nvidia-smi`` is missing or fails.
+    """
+    tool = shutil.which(NVIDIA_SMI)
+    if tool is None:
+        return None
+    try:
+        asked = subprocess.run(  # noqa: S603 found on the path, with constant arguments
+            [tool, *QUERY], capture_output=True, text=True, timeout=TIMEOUT_S, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return parse_smallest(asked.stdout)
+
+
+def parse_smallest(listing: str) -> int | None:
+    """Smallest size in bytes of a listing with one line of MiB per GPU; None if it is empty."""
+    sizes = [int(line) for line in listing.split("\n") if line.strip().isdecimal()]
+    return min(sizes) * MIB if sizes else None
+
+
 PAGE = 100
-SHOWN_REVISION = 12  # digits of a commit
+SHOWN_REVISION = 12  # number of digits shown of a commit
 
 
-def run(installation: Installation, *, as_json: bool) -> None:
-    """List every endpoint, as lines or as one JSON document."""
-    memory = gpu.least_memory_bytes()
+def list_models(installation: Installation, *, as_json: bool) -> None:
+    """Print every endpoint, as lines or as one JSON document."""
+    memory = smallest_gpu_bytes()
     with Client(installation) as client:
-        models = [{**each, "recipe": _recipe(each, memory)} for each in every(client)]
+        models = [{**each, "recipe": _recipe(each, memory)} for each in all_models(client)]
     if as_json:
         click.echo(json.dumps({"device_memory_bytes": memory, "models": models}, indent=2))
         return
@@ -31,19 +87,19 @@ def run(installation: Installation, *, as_json: bool) -> None:
 
 
 def lines(model: dict[str, Any], memory: int | None) -> Iterator[str]:
-    """One endpoint: a line with what it is, and indented ones with what it stands on."""
+    """Lines for one endpoint: a summary, then indented lines with its weights and recipe."""
     ours, metadata = model["darkroom"], model["metadata"]
     kind = ("demo" if model["darkroom_demo"] else "real") if ours["served"] else "not served"
     yield f"{model['endpoint_id']:<34} {ours['family']:<12} {kind:<11} {metadata['license']}"
     yield f"    weights  {_weights(ours['weights'])}"
     if ours["recipes"]:
-        yield f"    recipe   {recipe.said(_recipes(model), memory)}"
+        yield f"    recipe   {recipe_text(_recipes(model), memory)}"
     if not ours["served"]:
         yield f"    {ours['reason']}"
 
 
-def every(client: Client) -> Iterator[dict[str, Any]]:
-    """As the server tells them."""
+def all_models(client: Client) -> Iterator[dict[str, Any]]:
+    """All models as the server lists them, page by page."""
     cursor: str | None = None
     while True:
         page = client.get("/v1/models", limit=PAGE, cursor=cursor)
@@ -54,7 +110,7 @@ def every(client: Client) -> Iterator[dict[str, Any]]:
 
 
 def _recipe(model: dict[str, Any], memory: int | None) -> dict[str, Any] | None:
-    """The one for this machine, as the server tells it."""
+    """Recipe for this machine, as the server lists it; None if none fits."""
     if memory is None:
         return None
     told: list[dict[str, Any]] = model["darkroom"]["recipes"]

@@ -1,4 +1,4 @@
-"""What an operator looks at, and does by hand, in a running Darkroom."""
+"""Operator commands for a running Darkroom: the queue, the audit log, endpoints and requests."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import Any
 import click
 import httpx
 
-from serve_app.cli import completion, options
-from serve_app.cli.client import Client
-from serve_app.cli.installation import Installation
+from serve_app.cli.commands import completion
+from serve_app.cli.connection import options
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.installation import Installation
 
 
 @click.command("queue")
 @options.installation
 @options.as_json
 def queue_command(installation: Installation, *, as_json: bool) -> None:
-    """Show what is queued and what runs, by pool and tenant, and the leases."""
+    """Show the queue by pool and tenant, and the leases."""
     with Client(installation) as client:
         answer = client.get("/v1/queue")
     for line in [json.dumps(answer)] if as_json else queue_lines(answer):
@@ -26,15 +27,15 @@ def queue_command(installation: Installation, *, as_json: bool) -> None:
 
 
 def queue_lines(seen: dict[str, Any]) -> Iterator[str]:
-    """The answer of ``/v1/queue``, in words."""
+    """Response of ``/v1/queue`` as text."""
     for lane in seen["lanes"]:
-        oldest = "" if lane["oldest_s"] is None else f", the oldest for {lane['oldest_s']:.0f} s"
+        oldest = "" if lane["oldest_s"] is None else f", oldest {lane['oldest_s']:.0f} s"
         yield (
             f"pool {lane['pool']}, tenant {lane['tenant']}: {lane['queued']} queued{oldest}; "
             f"{lane['running']} running"
         )
     if not seen["lanes"]:
-        yield "Nothing is queued, and nothing runs."
+        yield "No requests are queued or running."
     for lease in seen["leases"]:
         yield (
             f"{lease['request_id']}  {lease['endpoint']}: attempt {lease['attempt']} for "
@@ -46,7 +47,7 @@ def queue_lines(seen: dict[str, Any]) -> Iterator[str]:
     oldest = seen["oldest_transaction"]
     if oldest is not None:
         yield (
-            f"oldest transaction of the database: {oldest['age_s']:.1f} s, {oldest['state']} "
+            f"oldest database transaction: {oldest['age_s']:.1f} s, {oldest['state']} "
             f"({oldest['application'] or 'unnamed'}, process {oldest['pid']})"
         )
 
@@ -56,7 +57,7 @@ def queue_lines(seen: dict[str, Any]) -> Iterator[str]:
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
 @options.as_json
 def audit_command(installation: Installation, limit: int, *, as_json: bool) -> None:
-    """List what was done by hand, newest first."""
+    """List operator actions, newest first."""
     with Client(installation) as client:
         answer = client.get("/v1/audit", limit=limit)
     if as_json:
@@ -80,7 +81,7 @@ _endpoint = click.argument("endpoint", shell_complete=completion.endpoints)
 @_endpoint
 @options.as_json
 def pause(installation: Installation, endpoint: str, *, as_json: bool) -> None:
-    """Accept ENDPOINT's requests, and let them wait."""
+    """Accept requests for ENDPOINT but keep them queued."""
     _put(installation, f"/v1/endpoints/{endpoint}/pause", f"{endpoint} is paused.", as_json=as_json)
 
 
@@ -89,8 +90,10 @@ def pause(installation: Installation, endpoint: str, *, as_json: bool) -> None:
 @_endpoint
 @options.as_json
 def drain(installation: Installation, endpoint: str, *, as_json: bool) -> None:
-    """Refuse ENDPOINT's requests, and serve those that wait."""
-    _put(installation, f"/v1/endpoints/{endpoint}/drain", f"{endpoint} drains.", as_json=as_json)
+    """Refuse new requests for ENDPOINT and serve the queued ones."""
+    _put(
+        installation, f"/v1/endpoints/{endpoint}/drain", f"{endpoint} is draining.", as_json=as_json
+    )
 
 
 @endpoints_group.command("resume")
@@ -99,7 +102,9 @@ def drain(installation: Installation, endpoint: str, *, as_json: bool) -> None:
 @options.as_json
 def resume(installation: Installation, endpoint: str, *, as_json: bool) -> None:
     """End a pause or a drain of ENDPOINT."""
-    _put(installation, f"/v1/endpoints/{endpoint}/resume", f"{endpoint} goes on.", as_json=as_json)
+    _put(
+        installation, f"/v1/endpoints/{endpoint}/resume", f"{endpoint} is resumed.", as_json=as_json
+    )
 
 
 _request = click.argument("request_id", shell_complete=completion.requests)
@@ -110,21 +115,34 @@ _request = click.argument("request_id", shell_complete=completion.requests)
 @_request
 @options.as_json
 def requeue_command(installation: Installation, request_id: str, *, as_json: bool) -> None:
-    """Take a running request from its replica and queue it again, at its old place."""
-    _put(installation, f"/v1/requests/{request_id}/requeue", "It is {state}.", as_json=as_json)
+    """Return a running request to the queue.
+
+    The request is taken from its replica and gets its old place in the queue.
+    """
+    _put(
+        installation,
+        f"/v1/requests/{request_id}/requeue",
+        "The request is {state}.",
+        as_json=as_json,
+    )
 
 
 @click.command("fail")
 @options.installation
 @_request
-@click.option("--reason", default="", help="Told to its owner.")
+@click.option("--reason", default="", help="Reason shown to the owner of the request.")
 @options.as_json
 def fail_command(
     installation: Installation, request_id: str, reason: str, *, as_json: bool
 ) -> None:
-    """End a queued or running request as failed."""
+    """End a queued or running request with the state failed."""
     query = httpx.QueryParams({"reason": reason})
-    _put(installation, f"/v1/requests/{request_id}/fail?{query}", "It is {state}.", as_json=as_json)
+    _put(
+        installation,
+        f"/v1/requests/{request_id}/fail?{query}",
+        "The request is {state}.",
+        as_json=as_json,
+    )
 
 
 def _put(installation: Installation, path: str, said: str, *, as_json: bool) -> None:

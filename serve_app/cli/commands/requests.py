@@ -1,21 +1,84 @@
-"""The commands that show what a running Darkroom holds."""
+"""Commands that show the state of a running Darkroom: its pools and its requests."""
 
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import click
 
-from serve_app.cli.client import Client
-from serve_app.cli.installation import Installation
-from serve_app.cli.request_log import line_of
+from serve_app.cli.commands.generate_options import outputs
+from serve_app.cli.connection.client import ApiFailure, Client
+from serve_app.cli.connection.installation import Installation
+from serve_app.domain.request import State
+
+# ``darkroom logs`` and ``darkroom open``: the log of a request, and its output files.
+
+POLL_INTERVAL_S = 0.5
+
+
+def line_of(line: Mapping[str, Any]) -> str:
+    """Log line as text: time, level and message."""
+    return f"{line['at'][:23]} {line['level']:<7} {line['message']}"
+
+
+def show(
+    installation: Installation,
+    request_id: str,
+    *,
+    follow: bool,
+    as_json: bool,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Print a request's log; with ``follow``, print new lines until the request has ended."""
+    shown = 0
+    with Client(installation) as client:
+        while True:
+            found = client.get(f"/v1/requests/{request_id}")
+            for line in found["log"][shown:]:
+                click.echo(json.dumps(line) if as_json else line_of(line))
+            shown = max(shown, len(found["log"]))
+            if not follow or State(found["state"]).final:
+                return
+            sleep(POLL_INTERVAL_S)
+
+
+def open_files(
+    installation: Installation,
+    request_id: str,
+    launch: Callable[[str], int] = click.launch,
+    *,
+    as_json: bool = False,
+) -> None:
+    """Open the output files of a request in the desktop's viewer and print their URLs.
+
+    Raises ``ApiFailure`` if the request has not succeeded or has no files.
+    """
+    with Client(installation) as client:
+        found = client.get(f"/v1/requests/{request_id}")
+        if found["state"] != State.SUCCEEDED:
+            raise ApiFailure(
+                f"The request is {found['state']}, so there is nothing to open. "
+                f"Run `darkroom logs {request_id}` for details."
+            )
+        output = client.get(f"/queue/{found['endpoint_id']}/requests/{request_id}")
+    files = list(outputs(output))
+    if not files:
+        raise ApiFailure(
+            "The output of the request has no files. Run `darkroom requests show` to see it."
+        )
+    urls = [file["url"] for file in files]
+    click.echo(json.dumps({"request_id": request_id, "urls": urls}) if as_json else "\n".join(urls))
+    for url in urls:
+        launch(url)
 
 
 def status(installation: Installation, *, as_json: bool) -> None:
+    """Print the readiness, and if Darkroom is ready its pools and unplaceable replicas."""
     answer: dict[str, Any] = {"pools": {}, "replicas": [], "unplaceable": {}}
     with Client(installation) as client:
         ready, parts = client.readiness()
@@ -38,7 +101,7 @@ def status(installation: Installation, *, as_json: bool) -> None:
 def pool_lines(
     name: str, pool: Mapping[str, Any], replicas: Sequence[Mapping[str, Any]]
 ) -> Iterator[str]:
-    """A pool, and what its replicas load."""
+    """Lines for a pool: its queue, its replicas by stage, and what they are loading."""
     stages = Counter(one["stage"] for one in replicas)
     shown = ", ".join(f"{count} {stage}" for stage, count in stages.items()) or "none"
     yield f"pool {name}: {pool['queued']} queued, {pool['running']} running; replicas: {shown}"
@@ -57,7 +120,7 @@ def requests(
     limit: int,
     as_json: bool,
 ) -> None:
-    """Times without a zone are of this machine's."""
+    """Print the latest requests. Times without a zone are in this machine's time zone."""
     with Client(installation) as client:
         answer = client.get(
             "/v1/requests",

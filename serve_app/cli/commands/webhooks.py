@@ -1,4 +1,4 @@
-"""Webhooks: how they stand, and sending them again."""
+"""``darkroom webhooks``: deliveries, redelivery, tests and signing keys."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ from typing import Any
 import click
 import httpx
 
-from serve_app.cli import completion, options
-from serve_app.cli.client import Client
-from serve_app.cli.installation import Installation
+from serve_app.cli.commands import completion
+from serve_app.cli.connection import options
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.installation import Installation
 
 
 @click.group("webhooks")
 def webhooks_group() -> None:
-    """Look at webhooks, send them again, test a receiver."""
+    """Manage webhook deliveries and signing keys."""
 
 
 _request = click.argument("request_id", shell_complete=completion.requests)
-_tenant = click.option("--tenant", default=None, help="Default: that of the first key.")
+_tenant = click.option("--tenant", default=None, help="Default: the first key's tenant.")
 
 
 @webhooks_group.command("list")
 @options.installation
-@click.option("--state", type=click.Choice(["pending", "delivered", "dead"]), help="Only these.")
-@click.option("--before", help="Of requests older than this one: the next page.")
+@click.option(
+    "--state", type=click.Choice(["pending", "delivered", "dead"]), help="Show only this state."
+)
+@click.option("--before", help="Show requests older than this request id (next page).")
 @click.option("--limit", type=click.IntRange(1, 500), default=20, show_default=True)
 @_tenant
 @options.as_json
 def list_command(installation: Installation, *, as_json: bool, **wish: Any) -> None:
-    """List deliveries, newest request first; --state dead shows what was given up."""
+    """List deliveries, newest request first. --state dead lists those that were given up."""
     with Client(installation) as client:
         answer = client.get("/v1/webhooks", **wish)
     if as_json:
@@ -50,7 +53,7 @@ def list_command(installation: Installation, *, as_json: bool, **wish: Any) -> N
 def show_command(
     installation: Installation, request_id: str, tenant: str | None, *, as_json: bool
 ) -> None:
-    """Show the webhook of a request, with every try."""
+    """Show the webhook of a request and every try."""
     with Client(installation) as client:
         answer = client.get(f"/v1/requests/{request_id}/webhook", tenant=tenant)
     for shown in [json.dumps(answer)] if as_json else lines(answer):
@@ -69,7 +72,7 @@ def redeliver_command(
     query = f"?{httpx.QueryParams({'tenant': tenant})}" if tenant else ""
     with Client(installation) as client:
         answer = client.put(f"/v1/requests/{request_id}/webhook/redeliver{query}")
-    click.echo(json.dumps(answer) if as_json else f"It is sent again to {answer['url']}.")
+    click.echo(json.dumps(answer) if as_json else f"The webhook is sent again to {answer['url']}.")
 
 
 @webhooks_group.command("test")
@@ -77,7 +80,10 @@ def redeliver_command(
 @click.argument("url")
 @options.as_json
 def test_command(installation: Installation, url: str, *, as_json: bool) -> None:
-    """Send a signed test to URL, once, and say what the receiver did. It fails when that did."""
+    """Send one signed test webhook to URL and report the response.
+
+    The exit status is 1 if the delivery fails.
+    """
     with Client(installation) as client:
         answer = client.post("/v1/webhooks/test", {"url": url})
     took = f"after {answer['took_s']:.2f} s"
@@ -91,7 +97,7 @@ def test_command(installation: Installation, url: str, *, as_json: bool) -> None
 @options.installation
 @options.as_json
 def secret_command(installation: Installation, *, as_json: bool) -> None:
-    """Print the secrets with which libraries of Standard Webhooks check deliveries."""
+    """Print the secrets that Standard Webhooks libraries need to verify deliveries."""
     with Client(installation) as client:
         answer = client.get("/v1/webhooks/secret")
     for shown in [json.dumps(answer)] if as_json else answer["secrets"]:
@@ -100,10 +106,10 @@ def secret_command(installation: Installation, *, as_json: bool) -> None:
 
 @webhooks_group.command("rotate")
 @options.installation
-@click.option("--at-once", is_flag=True, help="It signs now, and the others are gone.")
+@click.option("--at-once", is_flag=True, help="Sign with the new key now and delete the others.")
 @options.as_json
 def rotate_command(installation: Installation, *, at_once: bool, as_json: bool) -> None:
-    """Make another signing key. It signs from 25 hours on, when every receiver knows it."""
+    """Create a signing key. It signs after 25 hours, when every receiver has fetched it."""
     with Client(installation) as client:
         answer = client.put(f"/v1/webhooks/rotate?at_once={int(at_once)}")
     if as_json:
@@ -114,16 +120,16 @@ def rotate_command(installation: Installation, *, at_once: bool, as_json: bool) 
 
 
 def line(one: dict[str, Any]) -> str:
-    """A delivery in a list."""
+    """Line of a delivery in a list."""
     error = f"  {one['error']}" if one["error"] and one["state"] != "delivered" else ""
     return f"{one['request_id']}  {one['state']:<9}  {one['tries']} tries  {one['url']}{error}"
 
 
 def lines(one: dict[str, Any]) -> Iterator[str]:
-    """A delivery with its tries."""
+    """Lines of a delivery and its tries."""
     yield line(one)
     for tried in one["log"]:
         outcome = tried["error"] or f"It answered {tried['status']}."
         yield f"{tried['at'][:19]}  {tried['took_s']:.2f} s  {outcome}"
     if one["next_try_at"]:
-        yield f"{one['next_try_at'][:19]}  the next try"
+        yield f"{one['next_try_at'][:19]}  next try"

@@ -1,4 +1,4 @@
-"""The CLI's way to a running Darkroom: its public HTTP API, like any other client's."""
+"""HTTP client of the CLI: it uses the public API of a running Darkroom, like any other client."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import httpx
 
 from serve_app.domain.errors import DarkroomError, Misconfigured
 
-POLL_S = 0.2  # the server holds a status until something has changed, so this is the least pause
+POLL_S = 0.2  # minimum pause: the server holds a status request until the status has changed
 
 
-class Reached(Protocol):
-    """Where a Darkroom answers, and the key for it: an ``Installation``, or what a user named."""
+class Target(Protocol):
+    """Address and key of a Darkroom: an ``Installation``, or values that the user named."""
 
     def url(self) -> str: ...
 
@@ -21,21 +21,24 @@ class Reached(Protocol):
 
 
 class ApiFailure(DarkroomError):
-    """Darkroom answered with an error; its message is the server's."""
+    """Error response of Darkroom. The message is the server's."""
 
     code = "api_failure"
 
 
 class Client:
-    """Calls a Darkroom with its own key; for a ``with``. ``httpx`` errors become sentences."""
+    """HTTP client of one Darkroom, with its own key; use it in a ``with`` statement.
 
-    def __init__(self, installation: Reached) -> None:
+    Transport errors of ``httpx`` become ``Misconfigured``, error responses ``ApiFailure``.
+    """
+
+    def __init__(self, installation: Target) -> None:
         self.url = installation.url()
         self._http = httpx.Client(
             base_url=self.url,
             headers={"Authorization": f"Key {installation.key()}"},
             timeout=30,
-            trust_env=False,  # it runs here; a proxy of the environment has no part in it
+            trust_env=False,  # the server is local, so proxies of the environment do not apply
         )
 
     def __enter__(self) -> Self:
@@ -57,13 +60,16 @@ class Client:
         return self._call("DELETE", path)
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
-        """Whether Darkroom is ready, and what its parts say."""
+        """Readiness of Darkroom, and the body of ``/readyz`` with the state of each part.
+
+        Raises ``Misconfigured`` if the response does not come from Darkroom's ingress.
+        """
         response = self._response("GET", "/readyz")
         answer = _json_of(response)
         if not isinstance(answer, dict) or "checks" not in answer:
             raise Misconfigured(
-                f"{self.url} answers {response.status_code}, but not Darkroom's ingress: it is "
-                "starting, or it has ended and is started again."
+                f"{self.url} answers {response.status_code}, but not Darkroom's ingress. The "
+                "ingress is starting or restarting. Try again in a few seconds."
             )
         return response.is_success, answer
 
@@ -71,7 +77,7 @@ class Client:
         return dict(self._call("POST", f"/queue/{endpoint}", json=body))
 
     def follow(self, submitted: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield statuses until the request is completed; the last one is the completed one."""
+        """Yield statuses until the request has completed. The last status is the completed one."""
         while True:
             status = dict(self._call("GET", submitted["status_url"], params={"logs": "1"}))
             yield status
@@ -85,7 +91,7 @@ class Client:
         return response.content
 
     def preview(self, url: str) -> bytes | None:
-        """A picture of a running request; None while there is none, or no more."""
+        """Preview image of a running request; None before the first one and after the end."""
         response = self._response("GET", url)
         return response.content if response.status_code == 200 else None  # or 204, or 404
 
@@ -96,7 +102,7 @@ class Client:
         if not response.content:
             return None
         if (answer := _json_of(response)) is None:
-            raise ApiFailure(f"What {self.url} answers is no JSON: {response.text[:200]}")
+            raise ApiFailure(f"The response of {self.url} is not JSON: {response.text[:200]}")
         return answer
 
     def _response(self, method: str, url: str, **arguments: Any) -> httpx.Response:
@@ -104,11 +110,14 @@ class Client:
             return self._http.request(method, url, **arguments)
         except httpx.TransportError as error:
             where = url if "://" in url else self.url
-            raise Misconfigured(f"Nothing answers at {where} ({error}).") from None
+            raise Misconfigured(
+                f"Nothing answers at {where} ({error}). Check the address, and that Darkroom is "
+                "running there."
+            ) from None
 
 
 def _json_of(response: httpx.Response) -> Any:
-    """None where it is no JSON."""
+    """Parsed body; None if it is not JSON."""
     try:
         return response.json()
     except ValueError:

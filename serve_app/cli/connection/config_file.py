@@ -1,4 +1,4 @@
-"""One file for an installation: what ``serve deploy`` takes, ``darkroom serve --config`` takes."""
+"""Reader of Serve configuration files, for ``darkroom serve --config`` and ``serve deploy``."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ConfigFile:
-    """A Serve configuration with Darkroom among its applications."""
+    """Darkroom's part of a Serve configuration."""
 
-    arguments: dict[str, Any]  # of the application: names of ``Config``
+    arguments: dict[str, Any]  # arguments of the application, by the field names of ``Config``
     host: str | None
     port: int | None
 
 
 def read(path: Path) -> ConfigFile:
-    """Raises ``Misconfigured`` with the file, and the line where YAML names one."""
+    """Read ``path``. Raises ``Misconfigured`` with the file, and the line if YAML reports one."""
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -38,7 +38,9 @@ def read(path: Path) -> ConfigFile:
         raise Misconfigured(f"{path} is not YAML: {error}.") from None
     applications = _fields(content, path, "").get("applications")
     if not isinstance(applications, list):
-        raise Misconfigured(f"{path} has no list of `applications`, as `serve deploy` wants it.")
+        raise Misconfigured(
+            f"{path} has no list of `applications`. Use a file that `serve deploy` accepts."
+        )
     ours = [
         fields
         for one in cast("list[object]", applications)

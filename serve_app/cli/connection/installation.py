@@ -1,4 +1,4 @@
-"""Where a Darkroom on this machine keeps its things, and how to reach it."""
+"""Files and addresses of a Darkroom on this machine."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from pathlib import Path
 
 from serve_app.domain.errors import Misconfigured
 
-SHORT_TEMPORARY = Path("/tmp")  # noqa: S108 a directory of ours is made in it, and checked
+SHORT_TEMP_DIR = Path("/tmp")  # noqa: S108 holds only our own directory, which is checked
 
 
 @dataclass(frozen=True)
 class Installation:
-    """One data directory: everything that `darkroom` commands need to find."""
+    """One data directory, with the paths and addresses that ``darkroom`` commands need.
+
+    The address and key methods raise ``Misconfigured`` if no Darkroom is running or no key exists.
+    """
 
     data_dir: Path
 
@@ -38,27 +41,30 @@ class Installation:
 
     @property
     def tls_dir(self) -> Path:
-        """The certificates of the TLS port, with their keys."""
+        """Directory of the TLS port's certificates and their keys."""
         return self.data_dir / "tls"
 
     @property
     def run_dir(self) -> Path:
-        """Sockets and Ray's session. Short: a Unix socket's path holds about 100 bytes, of which
-        Ray and HAProxy take some 70 for themselves."""
+        """Directory of sockets and Ray's session.
+
+        Its path is short because the path of a Unix socket is limited to about 100 bytes, and Ray
+        and HAProxy use about 70 of them.
+        """
         name = hashlib.sha256(f"{os.getuid()}:{self.data_dir}".encode()).hexdigest()[:8]
-        parent = SHORT_TEMPORARY if SHORT_TEMPORARY.is_dir() else Path(tempfile.gettempdir())
+        parent = SHORT_TEMP_DIR if SHORT_TEMP_DIR.is_dir() else Path(tempfile.gettempdir())
         return parent / f"darkroom-{name}"
 
     def url(self) -> str:
-        """Origin of the Darkroom that runs on this data directory."""
+        """Origin of the HTTP port of the Darkroom that runs on this data directory."""
         return self._recorded("url") or ""
 
     def tls_url(self) -> str | None:
-        """Origin of its TLS port; None when it has none."""
+        """Origin of the TLS port; None if there is none."""
         return self._recorded("tls_url")
 
     def proxy_url(self) -> str | None:
-        """What programs take as their HTTPS proxy; None when it has none."""
+        """URL of the proxy port, for programs to use as HTTPS proxy; None if there is none."""
         return self._recorded("proxy_url")
 
     def _recorded(self, name: str) -> str | None:
@@ -67,19 +73,21 @@ class Installation:
             return str(content[name]) if name == "url" or content.get(name) else None
         except (OSError, ValueError, KeyError):
             raise Misconfigured(
-                f"No Darkroom runs on {self.data_dir}. Start one with `darkroom serve`, "
-                "or name its directory with --data-dir."
+                f"No Darkroom is running on {self.data_dir}. Start one with `darkroom serve`, "
+                "or select another data directory with --data-dir."
             ) from None
 
     def key(self) -> str:
-        """The API key made on the first start, as ``id:secret``."""
+        """First API key, created at the first start, as ``id:secret``."""
         try:
             return self.key_file.read_text().strip()
         except PermissionError:
             raise Misconfigured(
-                f"{self.key_file} belongs to another user; only its owner may read the API key."
+                f"The API key in {self.key_file} cannot be read, because the file belongs to "
+                "another user. Run the command as its owner."
             ) from None
         except OSError:
             raise Misconfigured(
-                f"There is no API key in {self.key_file}. It is made when Darkroom first starts."
+                f"There is no API key in {self.key_file}. Start Darkroom once: the first start "
+                "creates the key."
             ) from None

@@ -1,4 +1,4 @@
-"""Options that several commands take."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import click
 
-from serve_app.cli.config_file import read
-from serve_app.cli.installation import Installation
+from serve_app.cli.connection.config_file import read
+from serve_app.cli.connection.installation import Installation
 from serve_app.settings import Config, read_config, refuse_unknown
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -21,13 +21,13 @@ def data_dir(name: str, **more: Any) -> Callable[[Command], Command]:
         name,
         type=click.Path(path_type=Path),
         default=None,
-        help="Where Darkroom keeps its things. Default: DARKROOM_DATA_DIR, or ~/.darkroom.",
+        help="Data directory. Default: DARKROOM_DATA_DIR, or ~/.darkroom.",
         **more,
     )
 
 
 def installation(command: Command) -> Command:
-    """Where Darkroom keeps its things, as ``installation``."""
+    """Add ``--data-dir``; the command gets it as ``installation``."""
     return data_dir(
         "installation", callback=lambda _context, _parameter, value: _installation(value)
     )(command)
@@ -39,27 +39,29 @@ def config_file(name: str, **more: Any) -> Callable[[Command], Command]:
         name,
         type=click.Path(path_type=Path),
         default=None,
-        help="The file that `serve deploy` takes; options given here win over it.",
+        help="Serve configuration file, as for `serve deploy`. Command-line options override it.",
         **more,
     )
 
 
 def config(command: Command) -> Command:
-    """The settings, as ``config``: for what needs no Darkroom that runs."""
+    """Add ``--config``; the command gets the settings as ``config``. For commands that do not need
+    a running Darkroom."""
     return config_file("config", callback=lambda _context, _parameter, value: _config(value))(
         command
     )
 
 
 def as_json(command: Command) -> Command:
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")(
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")(
         command
     )
 
 
 def _installation(data_dir: Path | None) -> Installation:
     refuse_unknown()
-    return Installation(read_config({} if data_dir is None else {"data_dir": data_dir}).data_dir)
+    config = read_config({} if data_dir is None else {"data_dir": data_dir})
+    return Installation(config.server.data_dir)
 
 
 def _config(path: Path | None) -> Config:

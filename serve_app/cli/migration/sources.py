@@ -1,4 +1,4 @@
-"""What a user names: code, folders of it, lists of inputs, ids of endpoints."""
+"""Sources of calls that a user names: code files, folders, lists of inputs and endpoint ids."""
 
 from __future__ import annotations
 
@@ -9,24 +9,29 @@ from typing import Any
 
 import yaml
 
-from serve_app.cli.migration import javascript_code, python_code
-from serve_app.cli.migration.call import Call, Object, Place, Value, call
+from serve_app.cli.migration import javascript, python
+from serve_app.cli.migration.calls import ClientCall, ObjectLiteral, SourceLocation, Value, call
 from serve_app.domain.errors import InvalidInput
 
 PYTHON = frozenset({".py"})
 JAVASCRIPT = frozenset({".js", ".mjs", ".cjs", ".jsx", ".ts", ".mts", ".cts", ".tsx"})
 LISTS = frozenset({".json", ".yaml", ".yml"})
-NOT_ONES_OWN = frozenset({"__pycache__", "build", "dist", "node_modules", "site-packages", "venv"})
-"""Folders, besides those whose name begins with a dot, in which nobody writes code."""
+IGNORED_FOLDERS = frozenset(
+    {"__pycache__", "build", "dist", "node_modules", "site-packages", "venv"}
+)
+"""Folders without the user's own code. Folders whose name begins with a dot are skipped too."""
 
-MENTIONS = "fal"  # code without it calls nothing of fal's
-MOST_BYTES = 2_000_000
-TOO_LARGE = f"It is larger than {MOST_BYTES // 1_000_000} MB, so it is not read."
+MENTIONS = "fal"  # a file without this text has no calls to fal
+MAX_BYTES = 2_000_000
+TOO_LARGE = f"The file is larger than {MAX_BYTES // 1_000_000} MB, so it is not read."
 ONE_OF = "a list of objects with `endpoint` and `input`"
 
 
-def calls_of(named: Sequence[str]) -> Iterator[Call]:
-    """``InvalidInput`` for what is neither there nor an id."""
+def calls_of(named: Sequence[str]) -> Iterator[ClientCall]:
+    """Calls in the named sources.
+
+    Raises ``InvalidInput`` for a name that is neither an existing path nor an endpoint id.
+    """
     for each in named:
         path = Path(each)
         if path.is_dir():
@@ -34,9 +39,9 @@ def calls_of(named: Sequence[str]) -> Iterator[Call]:
         elif path.is_file():
             yield from _in_list(path) if path.suffix in LISTS else _in_named(path)
         elif _is_id(each):
-            yield Call(Place(each), each, None)
+            yield ClientCall(SourceLocation(each), each, None)
         else:
-            raise InvalidInput(f"There is no file or folder {each}, and it is no endpoint's id.")
+            raise InvalidInput(f"There is no file or folder {each}, and it is not an endpoint id.")
 
 
 def _is_id(text: str) -> bool:
@@ -46,7 +51,7 @@ def _is_id(text: str) -> bool:
 
 def _code_below(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.is_symlink() or path.name.startswith(".") or path.name in NOT_ONES_OWN:
+        if path.is_symlink() or path.name.startswith(".") or path.name in IGNORED_FOLDERS:
             continue
         if path.is_dir():
             yield from _code_below(path)
@@ -54,41 +59,43 @@ def _code_below(folder: Path) -> Iterator[Path]:
             yield path
 
 
-def _in_named(path: Path) -> list[Call]:
+def _in_named(path: Path) -> list[ClientCall]:
     if path.suffix not in PYTHON | JAVASCRIPT:
         known = ", ".join(sorted(PYTHON | JAVASCRIPT | LISTS))
-        raise InvalidInput(f"{path} cannot be read: it ends with none of {known}.")
+        raise InvalidInput(
+            f"{path} cannot be read. Use a file with one of these suffixes: {known}."
+        )
     return _in_file(path)
 
 
-def _in_file(path: Path) -> list[Call]:
-    if path.stat().st_size > MOST_BYTES:
-        return [Call(Place(str(path)), None, None, unread=(TOO_LARGE,))]
+def _in_file(path: Path) -> list[ClientCall]:
+    if path.stat().st_size > MAX_BYTES:
+        return [ClientCall(SourceLocation(str(path)), None, None, unread=(TOO_LARGE,))]
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     if MENTIONS not in text:
         return []
     if path.suffix in PYTHON:
-        return python_code.calls_in(text, str(path))
-    return javascript_code.calls_in(text, str(path), path.suffix)
+        return python.calls_in(text, str(path))
+    return javascript.calls_in(text, str(path), path.suffix)
 
 
-def _in_list(path: Path) -> Iterator[Call]:
-    """Lines are those at which entries begin."""
+def _in_list(path: Path) -> Iterator[ClientCall]:
+    """Calls in a list of inputs. The line of a call is the line where its entry begins."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         content: Any = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-        # JSON may be indented with tabs, and YAML may not.
+        # JSON may be indented with tabs, but YAML may not.
         tree = yaml.compose(text.expandtabs(), Loader=yaml.SafeLoader)
     except (ValueError, yaml.YAMLError) as error:
         raise InvalidInput(f"{path} cannot be read: {error}") from None
     if not isinstance(content, list) or not isinstance(tree, yaml.SequenceNode):
         raise InvalidInput(f"{path} should be {ONE_OF}.")
     for entry, node in zip(content, tree.value, strict=True):
-        place = Place(str(path), node.start_mark.line + 1)
+        place = SourceLocation(str(path), node.start_mark.line + 1)
         if not isinstance(entry, dict) or not isinstance(entry.get("endpoint"), str):
             raise InvalidInput(f"{place}: this should be an object with `endpoint` and `input`.")
         if "input" not in entry:
-            yield Call(place, entry["endpoint"], None)
+            yield ClientCall(place, entry["endpoint"], None)
             continue
         given = entry["input"]
         if not isinstance(given, dict):
@@ -98,7 +105,7 @@ def _in_list(path: Path) -> Iterator[Call]:
 
 def _value(given: Any, line: int) -> Value:
     if isinstance(given, dict):
-        made = Object()
+        made = ObjectLiteral()
         for name, value in given.items():
             made.put(str(name), _value(value, line), line)
         return made

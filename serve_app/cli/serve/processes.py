@@ -1,4 +1,7 @@
-"""Which processes a Darkroom started, so that the next start can end what a kill -9 left."""
+"""Record of the processes that a Darkroom started, so that the next start can stop leftovers.
+
+Processes are left over when Darkroom is ended by ``kill -9``.
+"""
 
 from __future__ import annotations
 
@@ -17,51 +20,58 @@ START_TIME_SLACK_S = 0.05  # psutil computes it from the boot time, which moves 
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
-    """A process of ours: the pid alone could be somebody else's by now."""
+class ProcessIdentity:
+    """Process of a Darkroom. The start time guards against a pid that was reused."""
 
     pid: int
     start_time: float
 
 
-def descendants() -> list[Started]:
-    """All children of this process, and theirs."""
-    found: list[Started] = []
+def descendants() -> list[ProcessIdentity]:
+    """All direct and indirect children of this process."""
+    found: list[ProcessIdentity] = []
     for child in psutil.Process().children(recursive=True):
         try:
-            found.append(Started(child.pid, child.create_time()))
+            found.append(ProcessIdentity(child.pid, child.create_time()))
         except psutil.NoSuchProcess:
             continue
     return found
 
 
-def strays(run_dir: Path) -> list[Started]:
-    """Processes with ``run_dir`` in their command or environment. Ray may have been starting one
-    while its parent was ended: that is nobody's child, and no record has it."""
-    found: list[Started] = []
+def orphan_processes(run_dir: Path) -> list[ProcessIdentity]:
+    """Processes with ``run_dir`` in their command line or environment.
+
+    This finds orphans: if a process of Ray is stopped while it starts another, the new process has
+    no parent and is in no record.
+    """
+    found: list[ProcessIdentity] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
             told = [*process.cmdline(), *process.environ().values()]
             if process.pid != os.getpid() and any(str(run_dir) in one for one in told):
-                found.append(Started(process.pid, process.create_time()))
+                found.append(ProcessIdentity(process.pid, process.create_time()))
     return found
 
 
 class RunRecord:
-    """``run.json``: where this Darkroom listens and what it has started.
+    """The file ``run.json``: the addresses and the started processes of this Darkroom.
 
-    ``run_dir``, whose name is in what it gives to its processes, tells those that it missed.
+    All these processes have ``run_dir`` in their command line or environment, which identifies the
+    ones that the record missed.
     """
 
     def __init__(self, path: Path, run_dir: Path) -> None:
         self._path = path
         self._run_dir = run_dir
-        self._started: dict[int, Started] = {}
+        self._started: dict[int, ProcessIdentity] = {}
         self._addresses: dict[str, str] = {}
 
     def write(self, url: str, **more: str) -> None:
-        """Add the present descendants. A process once recorded stays: it may have been orphaned.
-        ``more`` are further addresses, by the names under which others read them."""
+        """Add the current descendants and write the file.
+
+        A recorded process stays in the record while it lives, because it may have been orphaned.
+        ``more`` are further addresses by their keys in the file.
+        """
         addresses = {"url": url, **more}
         alive = {one.pid: one for one in descendants()}
         kept = {pid: one for pid, one in self._started.items() if _process(one) is not None}
@@ -69,7 +79,7 @@ class RunRecord:
         if merged == self._started and addresses == self._addresses:
             return
         self._started, self._addresses = merged, addresses
-        me = Started(os.getpid(), psutil.Process().create_time())
+        me = ProcessIdentity(os.getpid(), psutil.Process().create_time())
         content = {
             **addresses,
             "serve": asdict(me),
@@ -79,32 +89,32 @@ class RunRecord:
         fresh.write_text(json.dumps(content, indent=1))
         fresh.replace(self._path)
 
-    def end_leftovers(self) -> int:
-        """End what an earlier run recorded and left behind; returns how many there were."""
+    def stop_leftover_processes(self) -> int:
+        """Stop the processes that an earlier run left behind, and return their number."""
         try:
             content: dict[str, Any] = json.loads(self._path.read_text())
-            recorded = [Started(**one) for one in [*content["started"], content["serve"]]]
+            recorded = [ProcessIdentity(**one) for one in [*content["started"], content["serve"]]]
         except (OSError, ValueError, KeyError, TypeError):
             recorded = []
-        return end(recorded) + self._end_strays()
+        return stop_processes(recorded) + self._end_strays()
 
-    def end_all(self) -> None:
-        """End everything that this run started and that is still there."""
-        end([*self._started.values(), *descendants()])
+    def stop_all(self) -> None:
+        """Stop every process of this run that is still alive, and delete the file."""
+        stop_processes([*self._started.values(), *descendants()])
         self._end_strays()
         self._path.unlink(missing_ok=True)
 
     def _end_strays(self) -> int:
         ended = 0
-        for _ in range(STRAY_ROUNDS):  # one that is being started may start another
-            found = strays(self._run_dir)
+        for _ in range(STRAY_ROUNDS):  # an orphan may be starting another process
+            found = orphan_processes(self._run_dir)
             if not found:
                 break
-            ended += end(found, kill=True)  # nobody's children have nothing to bring to an end
+            ended += stop_processes(found, kill=True)  # orphans have no work to finish
         return ended
 
 
-def _process(started: Started) -> psutil.Process | None:
+def _process(started: ProcessIdentity) -> psutil.Process | None:
     try:
         process = psutil.Process(started.pid)
         same = abs(process.create_time() - started.start_time) < START_TIME_SLACK_S
@@ -115,9 +125,12 @@ def _process(started: Started) -> psutil.Process | None:
     return None
 
 
-def end(recorded: list[Started], *, kill: bool = False) -> int:
-    """SIGTERM, then SIGKILL for those that stay, or at once; never a process that is not the
-    recorded one."""
+def stop_processes(recorded: list[ProcessIdentity], *, kill: bool = False) -> int:
+    """Send SIGTERM, then SIGKILL to the processes that remain; with ``kill``, SIGKILL at once.
+
+    A process whose start time differs from the record is left alone. Returns how many processes
+    were found.
+    """
     unique = {one.pid: one for one in recorded if one.pid != os.getpid()}
     found = [process for one in unique.values() if (process := _process(one)) is not None]
     for process in found:

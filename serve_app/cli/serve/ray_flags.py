@@ -1,5 +1,7 @@
-"""Ray's own switches. Ray reads them when it is imported, in each of its processes, so they are set
-before the first import of ray and inherited from there.
+"""Environment variables that configure Ray.
+
+Each process of Ray reads them when it imports ray. They are therefore set before the first import
+and inherited by the child processes.
 """
 
 from __future__ import annotations
@@ -7,39 +9,39 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from serve_app.cli import haproxy
-from serve_app.cli.preflight import free_ports
+from serve_app.cli.serve import haproxy
+from serve_app.cli.serve.ports import free_ports
 
 
 def flags(run_dir: Path) -> dict[str, str]:
     """Variables for a Darkroom on one machine."""
     common = {
-        # Nothing leaves the installation.
+        # Send no usage data.
         "RAY_USAGE_STATS_ENABLED": "0",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
-        # Measured: a handle call takes 0.8 ms in place of 2.8 ms. User code runs on the replica's
-        # loop.
+        # Measured: a handle call takes 0.8 ms instead of 2.8 ms. User code runs on the replica's
+        # event loop.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "RAY_DEDUP_LOGS": "0",
-        # Ray's switch for a node that only its own machine talks to: without it the GCS, the raylet
-        # and every actor listen on all interfaces.
+        # Ray's setting for a node without peers. Otherwise the GCS, the raylet and every actor
+        # listen on all interfaces.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        # A machine that is busy takes longer than Ray's 5 s to start its proxy, which Ray then ends
-        # and starts again, for ever.
+        # A busy machine needs longer than Ray's 5 s to start the proxy. Ray would then stop and
+        # restart the proxy forever.
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
-        # With the defaults Ctrl-C holds for half a minute.
+        # With the defaults, Ctrl-C takes half a minute.
         "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "0.5",
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
-        # Ray's default, 15, is for work that may wait. Whoever asks for a picture waits as well.
+        # Ray's default, 15, is for background work. Here a client waits for the result.
         "RAY_worker_niceness": "0",
         "PYTHONUNBUFFERED": "1",
     }
     if not haproxy.available():
         return common
-    metrics, stats, fallback = free_ports(3)  # so that two Darkrooms on one machine do not meet
-    sockets = run_dir / "h"  # HAProxy takes 97 characters of a path, 69 of which are not ours
+    metrics, stats, fallback = free_ports(3)  # avoids conflicts between two Darkrooms
+    sockets = run_dir / "h"  # HAProxy allows 97 characters of a path; Ray's file names take 69
     return common | {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "2",
@@ -48,8 +50,8 @@ def flags(run_dir: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(sockets / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(sockets),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(sockets / "server-state"),
-        # A reload after a change of replicas ends connections older than this (ray#66056); a
-        # synchronous run may take long.
+        # When the replicas change, HAProxy reloads and closes connections older than this
+        # (ray#66056). A synchronous run may take long.
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
         "RAY_SERVE_PORT_QUARANTINE_S": "30",
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(metrics),
@@ -59,10 +61,10 @@ def flags(run_dir: Path) -> dict[str, str]:
 
 
 def export(run_dir: Path) -> None:
-    """Set the flags in this process's environment. A flag that the user has set stays."""
+    """Set the variables in this process's environment. Variables that the user has set are kept."""
     (run_dir / "h").mkdir(mode=0o700, parents=True, exist_ok=True)
     chosen = flags(run_dir)
     if haproxy.available():
         chosen["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(haproxy.write_script(run_dir))
     for name, value in chosen.items():
-        os.environ.setdefault(name, value)  # noqa: TID251 writing for Ray, not reading a setting
+        os.environ.setdefault(name, value)  # noqa: TID251 writes for Ray, does not read a setting

@@ -1,4 +1,4 @@
-"""``darkroom serve``: everything on one machine, from an empty directory to a port that answers."""
+"""``darkroom serve``: starts Ray, Ray Serve, the database and Darkroom on one machine."""
 
 from __future__ import annotations
 
@@ -19,40 +19,47 @@ from typing import Any, TextIO
 
 import psutil
 
-from serve_app.cli import haproxy, preflight, ray_flags, way_in
-from serve_app.cli.console import Console
-from serve_app.cli.installation import Installation
-from serve_app.cli.log_follower import LogFollower
-from serve_app.cli.run_record import RunRecord
+from serve_app.cli.connection.installation import Installation
+from serve_app.cli.serve import haproxy, ports, ray_flags
+from serve_app.cli.serve.console import Console, LogFollower
+from serve_app.cli.serve.processes import RunRecord
 from serve_app.domain.errors import Misconfigured
-from serve_app.entrance.entrance import Entrance, Plan, joined, reachable
+from serve_app.gateway.gateway import Gateway, GatewayPlan, connect_address, host_port
 from serve_app.settings import Config
 from serve_app.telemetry.clock import SystemClock
 
-RECORD_EVERY_S = 2.0
-STOP_WITHIN_S = 3.0  # for Serve's own, graceful end; what is left then is ended by pid
-SUPERVISOR = "serve_app.queue.supervisor"  # the module that it runs
-ENDS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # the last when a terminal is closed
-OBJECT_STORE_BYTES = 256 * 2**20  # artifacts go by ticket, so Ray's store stays nearly empty
+RECORD_INTERVAL_S = 2.0
+STOP_TIMEOUT_S = 3.0  # limit for Serve's graceful shutdown; remaining processes are stopped by pid
+SUPERVISOR = (
+    "serve_app.embedded_postgres.supervisor"  # module of the embedded database's supervisor
+)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # SIGHUP: the terminal was closed
+OBJECT_STORE_BYTES = 256 * 2**20  # artifacts are uploaded by ticket, so Ray's store is nearly empty
 
 
-class Stop(BaseException):
-    """A signal asked for the end. Not an ``Exception``, so that no library swallows it."""
+class StopSignal(BaseException):
+    """Raised by a signal handler to stop. Not an ``Exception``, so that no library swallows it."""
 
 
 def _raise_stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 the signal's calling convention
-    raise Stop
+    raise StopSignal
 
 
 def _listen() -> None:
-    for number in ENDS:
+    """Have the signals end this process.
+
+    An ignored SIGHUP stays ignored: `nohup` asks for a Darkroom that outlives its terminal. An
+    ignored SIGINT is handled nevertheless: shells without job control ignore it in everything that
+    runs in the background, without being asked to.
+    """
+    for number in STOP_SIGNALS:
         ignored = signal.getsignal(number) is signal.SIG_IGN
-        if number is signal.SIGHUP and ignored:  # by `nohup`: then it goes on without a terminal
+        if number is signal.SIGHUP and ignored:
             continue
         signal.signal(number, _raise_stop)
 
 
-class Server:
+class ServeCommand:
     """One run of Darkroom on this machine."""
 
     def __init__(self, installation: Installation, config: Config, host: str, port: int) -> None:
@@ -64,27 +71,30 @@ class Server:
         self.console = Console(installation.log_file.with_name("ray.log"))
         self._log = LogFollower(installation.log_file, self.console)
         self._done = threading.Event()
-        self._addresses: dict[str, str] = {}  # for the record: Ray's, and of the other ports
-        self._entrance: Entrance | None = None
+        self._addresses: dict[str, str] = {}  # for run.json: Ray's address and the other ports
+        self._entrance: Gateway | None = None
 
     @property
     def url(self) -> str:
-        return f"http://{joined(reachable((self._host, self._port)))}"
+        return f"http://{host_port(connect_address((self._host, self._port)))}"
 
     def check(self) -> None:
-        """Raise ``Misconfigured`` for whatever would keep Darkroom from starting."""
-        preflight.check_data_dir(self._installation.data_dir)
+        """Raise ``Misconfigured`` if the data directory is not usable."""
+        ports.check_data_dir(self._installation.data_dir)
 
     def run(self, settings: dict[str, Any], after_start: Any = None) -> None:
-        """Start, call ``after_start(self)`` once it answers, and serve until a signal."""
+        """Start, call ``after_start(self)`` when Darkroom answers, and serve until a signal.
+
+        Raises ``Misconfigured`` if the start fails. Stops everything before it returns or raises.
+        """
         with self._only_one():
             self._end_leftovers()
             shutil.rmtree(
                 self._installation.run_dir, ignore_errors=True
             )  # an earlier run's sockets
-            preflight.check_run_dir(self._installation.run_dir)
-            preflight.check_port(self._host, self._port)
-            plan = way_in.plan(self._config, self._host, self._port)
+            ports.check_run_dir(self._installation.run_dir)
+            ports.check_port(self._host, self._port)
+            plan = ports.plan(self._config, self._host, self._port)
             _listen()
             self.console.open()
             try:
@@ -94,8 +104,8 @@ class Server:
                     after_start(self)
                 while True:
                     signal.pause()
-            except Stop:
-                self.console.say("Stopping.")
+            except StopSignal:
+                self.console.say("Stopping …")
             finally:
                 self._stop()
                 self.console.close()
@@ -107,32 +117,34 @@ class Server:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Misconfigured(
-                    f"Another Darkroom ({_owner(lock)}) serves {self._installation.data_dir}. "
+                    f"Another Darkroom ({_owner(lock)}) uses {self._installation.data_dir}. "
                     "Stop it, or choose another --data-dir."
                 ) from None
             lock.truncate(0)
             lock.write(f"pid {os.getpid()}")
             lock.flush()
-            # The descriptor must not outlive this process in a child: the lock is ours alone.
+            # No child may inherit the descriptor, or the lock would outlive this process.
             os.set_inheritable(lock.fileno(), False)  # noqa: FBT003 its only argument
             yield
 
     def _end_leftovers(self) -> None:
-        """End what an earlier run has left. One that was killed has left its record too, and
-        perhaps its database, which otherwise would be taken over, or just about to stop, as the
-        pace of this start has it."""
+        """Stop the processes that an earlier run left behind.
+
+        A run that was killed also left its record and perhaps its database. The database is stopped
+        too: depending on timing, this start would otherwise take it over or meet it while it stops.
+        """
         killed = self._installation.run_file.exists()
-        ended = self._record.end_leftovers()
+        ended = self._record.stop_leftover_processes()
         if killed:
             supervisors = _end_database(self._installation.data_dir)
-            psutil.wait_procs(supervisors, timeout=STOP_WITHIN_S)
+            psutil.wait_procs(supervisors, timeout=STOP_TIMEOUT_S)
             ended += len(supervisors)
         if ended:
-            self.console.say(f"Ended {ended} processes that an earlier run had left behind.")
+            self.console.say(f"Stopped {ended} processes that an earlier run had left behind.")
 
-    def _open(self, plan: Plan) -> None:
-        """The ports besides the HTTP port. They answer 503 until that does."""
-        self._entrance = Entrance(
+    def _open(self, plan: GatewayPlan) -> None:
+        """Open the TLS port and the proxy port. They answer 503 until the HTTP port answers."""
+        self._entrance = Gateway(
             plan,
             self._installation.tls_dir,
             self._installation.run_dir / "tls",
@@ -142,14 +154,14 @@ class Server:
         )
         self._entrance.start()
         if plan.tls is not None:
-            self._addresses["tls_url"] = f"https://{joined(reachable(plan.tls))}"
+            self._addresses["tls_url"] = f"https://{host_port(connect_address(plan.tls))}"
         if plan.proxy is not None:
-            self._addresses["proxy_url"] = f"http://{joined(reachable(plan.proxy))}"
+            self._addresses["proxy_url"] = f"http://{host_port(connect_address(plan.proxy))}"
 
     def _start(self, settings: dict[str, Any]) -> None:
         self._log.start()
         ray_flags.export(self._installation.run_dir)
-        # Ray reads its flags when it is imported; hence here.
+        # Ray reads its flags when it is imported, so it is imported after they are exported.
         import ray  # noqa: PLC0415
         from ray import serve  # noqa: PLC0415
         from ray.exceptions import RayError  # noqa: PLC0415
@@ -167,7 +179,7 @@ class Server:
             _temp_dir=str(self._installation.run_dir / "ray"),
         )
         self._addresses["ray_address"] = ray.get_runtime_context().gcs_address
-        _listen()  # Ray puts its own handlers in ray.init.
+        _listen()  # ray.init has installed Ray's own handlers.
         self._record_all()
         try:
             serve.start(
@@ -176,7 +188,7 @@ class Server:
             )
         except RayError as error:
             raise Misconfigured(
-                f"Ray Serve's proxy did not start; it says: {str(error).splitlines()[-1]}"
+                f"Ray Serve's proxy did not start. Its error: {str(error).splitlines()[-1]}"
             ) from error
         self._record_all()
         self.console.say("Starting Darkroom …")
@@ -193,37 +205,37 @@ class Server:
         self._record_all()
         threading.Thread(target=self._keep_record, daemon=True, name="run-record").start()
         self.console.say(f"Darkroom serves {self.url} after {time.monotonic() - started:.0f} s.")
-        self.console.say(way_in.told(self._addresses))
+        self.console.say(ports.ports_text(self._addresses))
 
     def _keep_record(self) -> None:
-        while not self._done.wait(RECORD_EVERY_S):
+        while not self._done.wait(RECORD_INTERVAL_S):
             self._record_all()
 
     def _record_all(self) -> None:
         self._record.write(self.url, **self._addresses)
 
     def _stop(self) -> None:
-        for number in ENDS:
+        for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         self._done.set()
         if "ray" in sys.modules:
             graceful = threading.Thread(target=_shut_serve_down, daemon=True)
             graceful.start()
-            graceful.join(STOP_WITHIN_S)
+            graceful.join(STOP_TIMEOUT_S)
         if self._entrance is not None:
             self._entrance.aclose()
         supervisors = _end_database(self._installation.data_dir)
-        self._record.end_all()
-        # Once more: who still held the database a moment ago may have had its supervisor replaced.
+        self._record.stop_all()
+        # Once more: a process that still used the database may have started another supervisor.
         supervisors += _end_database(self._installation.data_dir)
-        psutil.wait_procs(supervisors, timeout=STOP_WITHIN_S)
+        psutil.wait_procs(supervisors, timeout=STOP_TIMEOUT_S)
         shutil.rmtree(self._installation.run_dir, ignore_errors=True)
         self._log.aclose()
         self.console.say("Stopped.")
 
 
 def _shut_serve_down() -> None:
-    import ray  # noqa: PLC0415 only where it was imported before
+    import ray  # noqa: PLC0415 only if it was imported before
     from ray import serve  # noqa: PLC0415
 
     if not ray.is_initialized():
@@ -232,12 +244,15 @@ def _shut_serve_down() -> None:
         serve.shutdown()
         ray.shutdown()
     except Exception as error:
-        logging.getLogger(__name__).debug("Ray's own end failed: %r", error)
+        logging.getLogger(__name__).debug("Ray's own shutdown failed: %r", error)
 
 
 def _end_database(data_dir: Path) -> list[psutil.Process]:
-    """Ask the embedded database's supervisor to stop now: left alone it would wait some seconds for
-    another Darkroom to take it over. It is detached, so no child of ours."""
+    """Send SIGTERM to the embedded database's supervisor and return its processes.
+
+    Without the signal, the supervisor would wait some seconds for another Darkroom to take the
+    database over. It is detached, so it is not a child of this process.
+    """
     asked: list[psutil.Process] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
@@ -254,8 +269,8 @@ def _owner(lock: TextIO) -> str:
 
 
 def _deploy_failure(error: RuntimeError) -> str:
-    """The sentence of the error that a deployment's start raised, out of Serve's report."""
-    from ray import serve  # noqa: PLC0415 only where it was imported before
+    """Message of the error that a deployment raised at its start, extracted from Serve's report."""
+    from ray import serve  # noqa: PLC0415 only if it was imported before
 
     said = [str(error)]
     for application in serve.status().applications.values():
@@ -266,4 +281,4 @@ def _deploy_failure(error: RuntimeError) -> str:
         )
         if sentence:
             return sentence.group(1)
-    return f"Darkroom did not start; the log above says why. Serve says: {said[-1]}"
+    return f"Darkroom did not start. See the log above for the cause. Ray Serve reports: {said[-1]}"

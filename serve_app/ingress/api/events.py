@@ -1,67 +1,64 @@
-"""``/v1/requests/{id}/events``: what happens to a request, as it happens (server-sent events).
+"""``/v1/requests/{id}/events``: live events of a request (server-sent events).
 
-The lines of the request's log carry their sequence as ``id``, so a client that comes back with
-``Last-Event-ID`` goes on behind the one it saw last, at whichever ingress. Progress, and why it
-waits, have no ``id``: only the newest is told.
+Events for lines of the request's log carry the line's sequence number as ``id``. A client that
+reconnects with ``Last-Event-ID`` continues after the last line it saw, at any ingress process.
+Events for progress and for the reason of waiting have no ``id``: a client gets the newest only.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import AsyncGenerator, Hashable
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from serve_app.domain.errors import FieldProblem, InvalidInput, RequestNotFound, Unavailable
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import LogLine, Request, State, Waiting, WaitReason
-from serve_app.ingress.caller import caller_of
-from serve_app.ingress.core import core_of
-from serve_app.ingress.exchange import exchange_of
-from serve_app.ingress.standing import waiting_body
+from serve_app.ingress.http import sse
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.services.services import services_of
+from serve_app.ingress.submission.rendering import waiting_body
 
 KEEP_ALIVE_S = 15.0
-"""A stream says something at least this often, so that proxies keep it open."""
+"""Longest silence of a stream in seconds; a comment then keeps proxies from closing it."""
 
 STANDING_S, COLD_S = 10.0, 3.0
-"""So often it is looked at where a queued request stands, and while it waits for a cold start."""
+"""Interval in seconds at which a queued request's place is read; the second is for cold starts."""
 
-SOON_S = 5.0
-"""A time to start that moves by less is not told again."""
+START_TIME_TOLERANCE_S = 5.0
+"""Smallest change of the estimated start in seconds that causes an event."""
 
 RECONNECT_MS = 1000
-"""After so long a browser asks again when the stream broke off."""
+"""Milliseconds after which a browser reconnects to a broken stream."""
 
 
 async def events(request: HttpRequest) -> Response:
-    """204, which tells browsers not to come back, when all was told up to the end."""
-    exchange_of(request).route = "v1.request.events"
-    caller = await caller_of(request)
-    queue = core_of(request).queue
+    """Stream the events; answer 204, which stops browsers from reconnecting, if all were sent."""
+    context_of(request).route = "v1.request.events"
+    caller = await authenticate(request)
+    queue = services_of(request).queue
     after = _after(request)
     found = await queue.get(caller.tenant, request.path_params["request_id"])
     if found.state.final and 0 < found.events <= after:
         return Response(status_code=204)
-    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-    return StreamingResponse(
-        stream(queue, found, after), headers=headers, media_type="text/event-stream"
-    )
+    return sse.stream_reply(stream(queue, found, after))
 
 
 async def stream(
     queue: Queue, request: Request, after: int, keep_alive_s: float = KEEP_ALIVE_S
-) -> AsyncGenerator[str]:
-    """Events of ``request`` behind the sequence ``after``, until the one with its final state.
+) -> AsyncGenerator[bytes]:
+    """Events of ``request`` after the sequence number ``after``, up to its final state.
 
-    Broken off when the database goes away or the request is deleted: a client that comes back is
-    told which.
+    The stream ends early if the database fails or the request is deleted. A client that reconnects
+    gets the error.
     """
     told: dict[str, Any] | None = None
     stood: Hashable = None
     quiet_s = 0.0
-    yield f"retry: {RECONNECT_MS}\n\n"
+    yield b"retry: %d\n\n" % RECONNECT_MS
     try:
         while True:
             for line in await queue.lines(request.tenant, request.id, after):
@@ -74,7 +71,7 @@ async def stream(
             progress = _progress(request)
             if progress is not None and progress != told:
                 told = progress
-                yield _event("progress", progress)
+                yield sse.json_event(progress, event="progress")
             wait_s = keep_alive_s
             if request.state is State.QUEUED:
                 waiting = await queue.waiting(request)
@@ -82,7 +79,8 @@ async def stream(
                 standing = _standing(waiting)
                 if standing != stood:
                     stood, quiet_s = standing, 0.0
-                    yield _event("waiting", {"position": waiting.position, **waiting_body(waiting)})
+                    body = {"position": waiting.position, **waiting_body(waiting)}
+                    yield sse.json_event(body, event="waiting")
                 wait_s = min(COLD_S if cold else STANDING_S, keep_alive_s - quiet_s)
             before, request = (
                 request,
@@ -91,12 +89,12 @@ async def stream(
             quiet_s = quiet_s + wait_s if request == before else 0.0
             if quiet_s >= keep_alive_s:
                 quiet_s = 0.0
-                yield ": nothing new\n\n"
+                yield sse.NOTHING_NEW
     except (RequestNotFound, Unavailable):
         return
 
 
-def _line(line: LogLine) -> str:
+def _line(line: LogLine) -> bytes:
     body: dict[str, Any] = {
         "sequence": line.sequence,
         "at": line.at.isoformat(),
@@ -104,8 +102,8 @@ def _line(line: LogLine) -> str:
         "message": line.message,
     }
     if line.state is None:
-        return f"id: {line.sequence}\n{_event('log', body)}"
-    return f"id: {line.sequence}\n{_event('state', {'state': line.state.value, **body})}"
+        return sse.json_event(body, id=line.sequence, event="log")
+    return sse.json_event({"state": line.state.value, **body}, id=line.sequence, event="state")
 
 
 def _progress(request: Request) -> dict[str, Any] | None:
@@ -124,7 +122,7 @@ def _progress(request: Request) -> dict[str, Any] | None:
 
 
 def _standing(waiting: Waiting) -> Hashable:
-    """Equal for two between which a person sees no difference."""
+    """Key that is equal for two values which a person cannot tell apart."""
     share, starts_at = waiting.share, waiting.starts_at
     return (
         waiting.position,
@@ -132,12 +130,8 @@ def _standing(waiting: Waiting) -> Hashable:
         waiting.detail,
         waiting.stage,
         None if share is None else round(share, 2),
-        None if starts_at is None else starts_at.timestamp() // SOON_S,
+        None if starts_at is None else starts_at.timestamp() // START_TIME_TOLERANCE_S,
     )
-
-
-def _event(name: str, body: dict[str, Any]) -> str:
-    return f"event: {name}\ndata: {json.dumps(body, separators=(',', ':'))}\n\n"
 
 
 def _after(request: HttpRequest) -> int:

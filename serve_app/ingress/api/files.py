@@ -1,27 +1,39 @@
-"""Artifacts over HTTP: anyone who knows the key may read, a ticket is needed to write."""
+"""Files over HTTP. Anyone who knows the key can read a file; writing needs a ticket."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from urllib.parse import quote
 
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from serve_app.domain.errors import ArtifactNotFound, Forbidden, InvalidInput, TooLarge
 from serve_app.domain.ports import Storage
-from serve_app.ingress.core import core_of
-from serve_app.ingress.exchange import exchange_of
-from serve_app.ingress.reply import json_reply
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Binary
+from serve_app.ingress.http.openapi import (
+    ANY,
+    Answer,
+    DocumentedRoute,
+    Operation,
+    answer,
+    in_header,
+    in_path,
+)
+from serve_app.ingress.http.origin import etag_of
+from serve_app.ingress.services.services import services_of
 from serve_app.storage import keys
-from serve_app.storage.tickets import Grant
+from serve_app.storage.tickets import TicketGrant
 
 _RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
-"""No file has more bytes than 18 digits can say, and Python reads no number of thousands."""
+"""Header ``Range``. Its numbers have at most 18 digits: no file is larger, and Python refuses to
+read thousands of digits."""
 
 SAFE_INLINE = frozenset(
     {
@@ -37,24 +49,30 @@ SAFE_INLINE = frozenset(
         "audio/ogg",
     }
 )
-"""Shown by browsers and run by none. Everything else is offered as a download."""
+"""Media types that browsers show and never execute. All others are sent as downloads."""
 
 
 LINK_VALID_S = 600.0
-"""Of a link to storage. Less than the 15 minutes that a role's credentials have left at least."""
+"""Validity of a link to storage in seconds. It is shorter than the 15 minutes that a role's
+credentials have left at least."""
 
 LINK_CACHED = "private, max-age=300"
-"""A client that goes by an answer it kept has five minutes left to follow it."""
+"""A client that uses a cached response still has five minutes to follow its link."""
+
+
+class WrittenFile(TypedDict):
+    key: str
+    size: int
 
 
 async def read(request: HttpRequest) -> Response:
-    """``GET``/``HEAD``: the file or one range of it.
+    """``GET``/``HEAD``: the file, or one range of it.
 
-    A key's content never changes, so it may be cached for ever, and its ETag is strong. Where
-    clients are to be sent to storage, a ``GET`` is answered with a short-lived link to it.
+    The content of a key never changes, so responses may be cached forever and the ETag is strong.
+    If storage serves files itself, a ``GET`` is answered with a short-lived link to it.
     """
-    exchange_of(request).route = "files.read"
-    storage = core_of(request).storage
+    context_of(request).route = "files.read"
+    storage = services_of(request).files.storage
     key: str = request.path_params["key"]
     if not keys.valid(key):
         raise ArtifactNotFound("There is no such file.")
@@ -67,7 +85,7 @@ async def read(request: HttpRequest) -> Response:
     part = _range(request, headers["etag"], size)
     if part is None:
         told = {"content-range": f"bytes */{size}"}
-        return json_reply({"detail": "The range lies outside of the file."}, 416, told)
+        return json_reply({"detail": "The range is outside the file."}, 416, told)
     start, end, status = part
     headers["content-length"] = str(end - start)
     if status == 206:
@@ -78,42 +96,83 @@ async def read(request: HttpRequest) -> Response:
 
 
 async def write(request: HttpRequest) -> Response:
-    """``PUT`` with a ticket: 200 when the whole is stored, and nothing otherwise."""
-    exchange_of(request).route = "files.write"
+    """``PUT`` with a ticket. 200: the whole file is stored. On any error nothing is stored."""
+    context_of(request).route = "files.write"
     grant = _grant(request)
     if request.headers.get("content-type", grant.media_type) != grant.media_type:
-        raise InvalidInput(f"The ticket is for {grant.media_type}.")
+        raise InvalidInput(f"The ticket allows only the media type {grant.media_type}.")
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > grant.max_bytes:
         raise _too_large(grant)
-    size = await core_of(request).storage.put(grant.key, grant.media_type, _capped(request, grant))
-    return json_reply({"key": grant.key, "size": size})
+    size = await services_of(request).files.storage.put(
+        grant.key, grant.media_type, _capped(request, grant)
+    )
+    body: WrittenFile = {"key": grant.key, "size": size}
+    return json_reply(body)
 
 
 async def delete(request: HttpRequest) -> Response:
-    """``DELETE`` with the same ticket: for what an attempt uploaded before it lost its lease."""
-    exchange_of(request).route = "files.delete"
+    """``DELETE`` with the same ticket, for files uploaded by an attempt that lost its lease."""
+    context_of(request).route = "files.delete"
     grant = _grant(request)
-    await core_of(request).storage.delete([grant.key])
+    await services_of(request).files.storage.delete([grant.key])
     return Response(status_code=204)
 
 
+TAG = "files"
+FILE_KEY = in_path("key", "The key in the file's URL; it may contain slashes.")
+
+READ = Operation(
+    "readFile",
+    "Read a file",
+    {
+        200: answer("The file.", Binary, ANY),
+        206: answer("A range of the file.", Binary, ANY),
+        304: Answer("The file is the same; the content of a key never changes."),
+        307: Answer("The URL at which storage itself serves the file."),
+    },
+    errors=(404, 416),
+    parameters=(FILE_KEY, in_header("Range", "One range of bytes.")),
+    tag=TAG,
+    key=False,
+)
+READ_HEADERS = replace(READ, name="headFile", summary="Read a file's headers")
+WRITE = Operation(
+    "writeFile",
+    "Write a file. For replicas: needs a ticket in the query",
+    {200: answer("The file is stored.", WrittenFile)},
+    errors=(403, 413, 422, 507),
+    parameters=(FILE_KEY,),
+    content={ANY: Binary},
+    tag=TAG,
+    key=False,
+)
+DELETE = Operation(
+    "deleteFile",
+    "Delete a file. For replicas: needs a ticket in the query",
+    {204: Answer("The file is deleted.")},
+    errors=(403,),
+    parameters=(FILE_KEY,),
+    tag=TAG,
+    key=False,
+)
+
 ROUTES = [
-    Route("/files/{key:path}", read, methods=["GET", "HEAD"]),
-    Route("/files/{key:path}", write, methods=["PUT"]),
-    Route("/files/{key:path}", delete, methods=["DELETE"]),
+    DocumentedRoute("/files/{key:path}", read, {"GET": READ, "HEAD": READ_HEADERS}),
+    DocumentedRoute("/files/{key:path}", write, {"PUT": WRITE}),
+    DocumentedRoute("/files/{key:path}", delete, {"DELETE": DELETE}),
 ]
 
 
-def _grant(request: HttpRequest) -> Grant:
-    tickets = core_of(request).tickets
+def _grant(request: HttpRequest) -> TicketGrant:
+    tickets = services_of(request).files.tickets
     key: str = request.path_params["key"]
     if tickets is None or not keys.valid(key):
-        raise Forbidden("Nothing can be written here.")
+        raise Forbidden("Files cannot be written here.")
     return tickets.check(key, request.query_params)
 
 
-async def _capped(request: HttpRequest, grant: Grant) -> AsyncIterator[bytes]:
+async def _capped(request: HttpRequest, grant: TicketGrant) -> AsyncIterator[bytes]:
     size = 0
     while True:
         message = await request.receive()
@@ -129,8 +188,8 @@ async def _capped(request: HttpRequest, grant: Grant) -> AsyncIterator[bytes]:
             return
 
 
-def _too_large(grant: Grant) -> TooLarge:
-    return TooLarge(f"The ticket is for at most {grant.max_bytes} bytes.")
+def _too_large(grant: TicketGrant) -> TooLarge:
+    return TooLarge(f"The file exceeds the limit of {grant.max_bytes} bytes of its ticket.")
 
 
 def _headers(key: str) -> dict[str, str]:
@@ -148,13 +207,8 @@ def _headers(key: str) -> dict[str, str]:
     }
 
 
-def etag_of(key: str) -> str:
-    """With its quotes. The content under a key never changes, so the key's own digest will do."""
-    return f'"{hashlib.sha256(key.encode()).hexdigest()[:32]}"'
-
-
 def _link(storage: Storage, key: str, headers: Mapping[str, str]) -> str | None:
-    """Where storage itself serves the file, if it is to."""
+    """URL at which storage itself serves the file; None if Darkroom has to serve it."""
     return storage.link(key, headers["content-type"], headers["content-disposition"], LINK_VALID_S)
 
 
@@ -168,7 +222,7 @@ def _matches(header: str | None, etag: str) -> bool:
 def _range(request: HttpRequest, etag: str, size: int) -> tuple[int, int, int] | None:
     """Start, end (exclusive) and HTTP status; None when the range cannot be satisfied.
 
-    Several ranges, or units that are not bytes, are answered with the whole, as HTTP allows.
+    Several ranges, and units other than bytes, are answered with the whole file, as HTTP allows.
     """
     whole = (0, size, 200)
     header = request.headers.get("range")
@@ -179,7 +233,7 @@ def _range(request: HttpRequest, etag: str, size: int) -> tuple[int, int, int] |
     if match is None or match.group(1) == match.group(2) == "":
         return whole
     first, last = match.groups()
-    if first == "":  # the last so many bytes
+    if first == "":  # the last N bytes
         length = min(int(last), size)
         return (size - length, size, 206) if length else None
     start = int(first)

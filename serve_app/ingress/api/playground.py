@@ -1,4 +1,4 @@
-"""The page at ``/``: static files, shipped with the package, that call what everybody calls."""
+"""Web page at ``/``: static files in the package. The page uses the public API."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app.domain.errors import NotFound
-from serve_app.ingress.core import core_of
-from serve_app.ingress.exchange import exchange_of
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.services.services import services_of
 from serve_app.settings import Config
 
-FOLDER = Path(__file__).parents[1] / "page"
+FOLDER = Path(__file__).parents[2] / "page"
 INDEX = "index.html"
 
 TYPES: Mapping[str, str] = {
@@ -28,12 +28,12 @@ TYPES: Mapping[str, str] = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-"""What is served, by suffix; anything else in the folder is not."""
+"""Media types of the served files, by suffix. Other files in the folder are not served."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageFile:
-    """One file as it goes out."""
+    """File of the page as it is served."""
 
     content: bytes
     media_type: str
@@ -41,12 +41,12 @@ class PageFile:
 
 
 async def index(request: HttpRequest) -> Response:
-    """The page itself. It takes no key: it holds nothing until its reader gives it one."""
+    """Answer with the page itself. It needs no key: it has no data until its user enters one."""
     return await _answer(request, INDEX)
 
 
 async def part(request: HttpRequest) -> Response:
-    """What the page is made of: its scripts, its styles, its icon."""
+    """Answer with a file of the page: script, style sheet or icon."""
     return await _answer(request, request.path_params["name"])
 
 
@@ -57,17 +57,17 @@ ROUTES = [
 
 
 async def _answer(request: HttpRequest, name: str) -> Response:
-    exchange_of(request).route = "page"
+    context_of(request).route = "page"
     found = (await asyncio.to_thread(_files)).get(name)
     if found is None:
         raise NotFound(f"The page has no {name[:100]}.")
     headers = {
         "content-type": found.media_type,
         "etag": found.etag,
-        # Asked for anew each time, and answered with 304: a page never runs on parts of another
+        # Revalidated each time, and answered with 304: a page never runs with files of another
         # version of Darkroom.
         "cache-control": "no-cache",
-        "content-security-policy": policy(core_of(request).config),
+        "content-security-policy": policy(services_of(request).config),
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
         "cross-origin-opener-policy": "same-origin",
@@ -78,8 +78,11 @@ async def _answer(request: HttpRequest, name: str) -> Response:
 
 
 def policy(config: Config) -> str:
-    """The Content-Security-Policy: scripts and calls of this origin only, none of them inline, and
-    no text that becomes markup. Artifacts may come from elsewhere: see ``_origins``."""
+    """Content-Security-Policy of the page.
+
+    It allows scripts and calls of this origin only, no inline scripts, and no text that becomes
+    markup. Artifacts may come from other origins: see ``_origins``.
+    """
     media = " ".join(("'self' data: blob:", *_origins(config)))
     rules = {
         "default-src": "'none'",
@@ -98,26 +101,29 @@ def policy(config: Config) -> str:
 
 
 def _origins(config: Config) -> Iterator[str]:
-    """Where artifacts come from besides the page's own origin: ``public_url``, which can be another
-    than the one by which the page was reached, and the store to which downloads are redirected."""
-    if config.public_url:
-        parts = urlsplit(config.public_url)
+    """Origins of artifacts, apart from the page's own.
+
+    They are ``public_url``, which may differ from the host of the page, and the store to which
+    downloads are redirected.
+    """
+    if config.server.public_url:
+        parts = urlsplit(config.server.public_url)
         yield f"{parts.scheme}://{parts.netloc}"
-    if not config.s3_bucket or config.s3_downloads != "redirect":
+    if not config.storage.s3_bucket or config.storage.s3_downloads != "redirect":
         return
-    endpoint = config.s3_public_endpoint_url or config.s3_endpoint_url
+    endpoint = config.storage.s3_public_endpoint_url or config.storage.s3_endpoint_url
     if endpoint is None:
         yield "https://*.amazonaws.com"
         return
     parts = urlsplit(endpoint)
-    in_path = config.s3_path_style is not False
-    host = parts.netloc if in_path else f"{config.s3_bucket}.{parts.netloc}"
+    in_path = config.storage.s3_path_style is not False
+    host = parts.netloc if in_path else f"{config.storage.s3_bucket}.{parts.netloc}"
     yield f"{parts.scheme}://{host}"
 
 
 @functools.cache
 def _files() -> Mapping[str, PageFile]:
-    """Every file of the page by name, read once; it blocks."""
+    """All files of the page by name, read once. Reading blocks."""
     found: dict[str, PageFile] = {}
     for path in FOLDER.iterdir():
         if path.suffix in TYPES:

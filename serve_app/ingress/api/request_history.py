@@ -1,50 +1,88 @@
-"""``/v1/models/requests/by-endpoint``: a tenant's ended requests of an endpoint, in fal's shape."""
+"""``/v1/models/requests/by-endpoint``: ended requests of an endpoint, in fal's format."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired
 from uuid import UUID
 
+from pydantic import Field, WithJsonSchema
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Route
+from typing_extensions import TypedDict
 
-from serve_app.domain.ledger import End, EndedSearch
-from serve_app.domain.request import Forgetting, Request
-from serve_app.ingress import ids, query
-from serve_app.ingress.caller import caller_of
-from serve_app.ingress.core import core_of
-from serve_app.ingress.errors import BY_CODE
-from serve_app.ingress.exchange import exchange_of
-from serve_app.ingress.fal.failure import answer_for, failure_body
-from serve_app.ingress.fal.output import outcome_of, rendered_output
-from serve_app.ingress.origin import origin_of
-from serve_app.ingress.reply import json_reply
-from serve_app.ingress.time_range import time_range
+from serve_app.domain.request import Redacted, Request
+from serve_app.domain.usage import EndedRequest, EndedRequestFilter
+from serve_app.ingress.http import query
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import BY_CODE, iso, json_reply
+from serve_app.ingress.http.json_schema import Time, one_of
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
+from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.http.query import time_range
+from serve_app.ingress.http.time_buckets import CURSOR, END, START, PageLinks
+from serve_app.ingress.services import request_ids
+from serve_app.ingress.services.services import services_of
+from serve_app.ingress.submission.rendering import (
+    answer_for,
+    failure_body,
+    final_outcome,
+    rendered_output,
+)
 
 MAX_PAGE, PAGE = 100, 50
 PAYLOADS, ENDED_AT = "payloads", "ended_at"
-ENDS = {"success": End.SUCCESS, "error": End.SERVER_ERROR, "user_error": End.CLIENT_ERROR}
-"""By fal's words for them."""
+ENDS = {
+    "success": EndedRequest.SUCCESS,
+    "error": EndedRequest.SERVER_ERROR,
+    "user_error": EndedRequest.CLIENT_ERROR,
+}
+"""Values of ``?status=``, which are fal's words."""
 
 CLIENT_CODES = [code for code, answer in BY_CODE.items() if 400 <= answer.status < 500]
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-SLACK = timedelta(days=1)
-"""What has just ended did so by the database's clock, which is not ours."""
+CLOCK_SKEW = timedelta(days=1)
+"""Added to the present time: requests end by the database's clock, which may be ahead of ours."""
 
 
-async def by_endpoint(request: HttpRequest) -> Response:
-    """The latest end first: ``?endpoint_id=&start=&end=&status=&request_id=&limit=&cursor=``;
-    ``expand=payloads`` adds inputs and outputs."""
-    exchange_of(request).route = "v1.models.requests"
-    caller = await caller_of(request)
-    core = core_of(request)
+Payload = Annotated[Any, WithJsonSchema({"nullable": True, "description": "Null: it was deleted."})]
+
+
+class EndedRequestItem(TypedDict):
+    """Request that has ended."""
+
+    request_id: str
+    endpoint_id: str
+    sent_at: Time
+    started_at: Time | None
+    ended_at: Time | None
+    status_code: int
+    duration: Annotated[
+        float | None, Field(description="Seconds of the last attempt; null: it never started.")
+    ]
+    json_input: NotRequired[Payload]
+    json_output: NotRequired[Payload]
+
+
+class EndedRequestPage(PageLinks):
+    items: list[EndedRequestItem]
+
+
+async def list_by_endpoint(request: HttpRequest) -> Response:
+    """List ended requests, the latest end first.
+
+    Parameters: ``endpoint_id``, ``start``, ``end``, ``status``, ``request_id``, ``limit``,
+    ``cursor``. ``expand=payloads`` adds inputs and outputs.
+    """
+    context_of(request).route = "v1.models.requests"
+    caller = await authenticate(request)
+    services = services_of(request)
     limit = query.page_size(request, default=PAGE, most=MAX_PAGE)
     payloads = _wants_payloads(request)
-    search = _search(request, caller.tenant, core.clock.now())
-    found = await core.queue.ledger.ended(search, limit + 1)
+    search = _search(request, caller.tenant, services.clock.now())
+    found = await services.queue.ledger.ended(search, limit + 1)
     page = found[:limit]
     items = [_item(each) for each in page]
     if payloads:
@@ -53,11 +91,33 @@ async def by_endpoint(request: HttpRequest) -> Response:
             item["json_input"] = None if each.forgetting else dict(each.input)
             item["json_output"] = await _output(request, each, origin)
     more = len(found) > limit
-    body = {"items": items, "next_cursor": _cursor(page[-1]) if more else None, "has_more": more}
+    body: EndedRequestPage = {
+        "items": items,
+        "next_cursor": _cursor(page[-1]) if more else None,
+        "has_more": more,
+    }
     return json_reply(body)
 
 
-ROUTES = [Route("/v1/models/requests/by-endpoint", by_endpoint, methods=["GET"])]
+LIST = Operation(
+    "listEndedRequests",
+    "List the tenant's ended requests of an endpoint, the latest end first",
+    {200: answer("A page.", EndedRequestPage)},
+    errors=(422,),
+    parameters=(
+        in_query("endpoint_id", "Id of the endpoint.", required=True),
+        START,
+        END,
+        in_query("status", "Only requests with this end.", one_of(*ENDS)),
+        in_query("request_id", "Only this request."),
+        in_query("expand", "Add inputs and outputs.", list[Literal["payloads"]]),
+        in_query("sort_by", "The only supported order.", Literal["ended_at"]),
+        in_query("limit", "1 to 100; default 50.", int),
+        CURSOR,
+    ),
+)
+
+ROUTES = [DocumentedRoute("/v1/models/requests/by-endpoint", list_by_endpoint, {"GET": LIST})]
 
 
 def _wants_payloads(request: HttpRequest) -> bool:
@@ -68,7 +128,7 @@ def _wants_payloads(request: HttpRequest) -> bool:
     return bool(expand)
 
 
-def _search(request: HttpRequest, tenant: str, now: datetime) -> EndedSearch:
+def _search(request: HttpRequest, tenant: str, now: datetime) -> EndedRequestFilter:
     asked = request.query_params
     endpoint = query.text(request, "endpoint_id")
     if not endpoint:
@@ -77,17 +137,17 @@ def _search(request: HttpRequest, tenant: str, now: datetime) -> EndedSearch:
     if status is not None and status not in ENDS:
         raise query.invalid("status", f"should be one of {', '.join(ENDS)}", status)
     request_id = asked.get("request_id")
-    if request_id is not None and not ids.valid(request_id):
+    if request_id is not None and not request_ids.valid(request_id):
         raise query.invalid("request_id", "should be the id of a request", request_id)
     order = asked.get("sort_by", ENDED_AT)
     if order != ENDED_AT:
-        raise query.invalid("sort_by", f"should be {ENDED_AT}, the only order here", order)
+        raise query.invalid("sort_by", f"should be {ENDED_AT}, the only supported order", order)
     span = time_range(request, now)
-    return EndedSearch(
+    return EndedRequestFilter(
         tenant=tenant,
         endpoint=endpoint,
         since=span.start,
-        until=span.end if "end" in asked else now + SLACK,
+        until=span.end if "end" in asked else now + CLOCK_SKEW,
         end=ENDS[status] if status else None,
         client_codes=CLIENT_CODES,
         request_id=request_id,
@@ -96,7 +156,7 @@ def _search(request: HttpRequest, tenant: str, now: datetime) -> EndedSearch:
 
 
 def _cursor(last: Request) -> str:
-    """Opaque, and the same in a URL: its end in microseconds, and its id."""
+    """Opaque cursor, the same in a URL: the request's end in microseconds, and its id."""
     return f"{((last.finished_at or EPOCH) - EPOCH) // MICROSECOND}-{last.id}"
 
 
@@ -108,29 +168,29 @@ def _before(request: HttpRequest) -> tuple[datetime, str] | None:
         at, _, id_ = given.partition("-")
         return EPOCH + int(at) * MICROSECOND, str(UUID(id_))
     except (ValueError, OverflowError):
-        what = "should be the next_cursor of the page before"
+        what = "should be the next_cursor of the previous page"
         raise query.invalid("cursor", what, given) from None
 
 
-def _item(request: Request) -> dict[str, Any]:
+def _item(request: Request) -> EndedRequestItem:
     failure = request.outcome.failure if request.outcome else None
     took = request.finished_at and request.started_at and request.finished_at - request.started_at
     return {
         "request_id": request.id,
         "endpoint_id": request.endpoint,
         "sent_at": request.created_at.isoformat(),
-        "started_at": request.started_at and request.started_at.isoformat(),
-        "ended_at": request.finished_at and request.finished_at.isoformat(),
+        "started_at": iso(request.started_at),
+        "ended_at": iso(request.finished_at),
         "status_code": answer_for(failure).status if failure else 200,
         "duration": took.total_seconds() if took else None,
     }
 
 
 async def _output(http: HttpRequest, request: Request, origin: str) -> Any:
-    """As the result would have it, with URLs for files; None: it is forgotten."""
-    if request.forgetting is Forgetting.DONE:
+    """Output as the result has it, with URLs for files; None if it was deleted."""
+    if request.forgetting is Redacted.DONE:
         return None
-    failure = outcome_of(request).failure
+    failure = final_outcome(request).failure
     if failure is not None:
         return failure_body(failure)
-    return await rendered_output(request, core_of(http).storage, origin, inline=False)
+    return await rendered_output(request, services_of(http).files.storage, origin, inline=False)

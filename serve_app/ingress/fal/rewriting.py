@@ -1,11 +1,12 @@
-"""Calls that were made for one of fal's hosts, led to the paths that serve them here.
+"""Rewriting of calls for fal's hosts to the paths that serve them here.
 
-fal tells its services apart by host name; Darkroom by the first segment of the path. In this order:
+fal separates its services by host name, Darkroom by the first segment of the path. The rules apply
+in this order:
 
-1. ``x-fal-target-url``, on whatever path: where fal's JavaScript client wanted to go before its
-   ``proxyUrl`` sent it here. The URL is not fetched: it says which call is meant.
+1. The header ``x-fal-target-url``, on any path: the URL that fal's JavaScript client wanted before
+   its ``proxyUrl`` sent the call here. The URL is not fetched, it only names the call.
 2. A path that begins with a segment of Darkroom's own: ``/queue``, ``/files``, ``/v1`` …
-3. The ``Host``: ``queue.*``, ``rest.*``, ``*.fal.media``. Anything else is run.
+3. The ``Host`` header: ``queue.*``, ``rest.*``, ``*.fal.media``. Any other host means run.
 """
 
 from __future__ import annotations
@@ -19,23 +20,25 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.ingress.by_segment import first_segment
-from serve_app.ingress.core import core_of
-from serve_app.ingress.exchange import exchange_of
-from serve_app.ingress.fal.hosts import Service, is_fal, service_of
-from serve_app.ingress.origin import host_of, origin_of
-from serve_app.ingress.reply import json_reply
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.hosts import Service, is_fal, service_of
+from serve_app.ingress.http.origin import host_of, origin_of
+from serve_app.ingress.http.routing import first_segment
+from serve_app.ingress.services.services import services_of
 
 TARGET = b"x-fal-target-url"
-BY_HOST = "darkroom.by_host"  # in the scope of a call that the third rule has led
+REWRITTEN_BY_HOST = "darkroom.by_host"  # in the scope of a call that rule 3 has rewritten
 _UNNAMED = frozenset("\0\n")
-"""In no name of anything. PostgreSQL cannot be asked for the one, and no route takes the other."""
-UPLOAD = "/files/upload"  # of fal's CDN; all else below /files is a file of ours
+"""Characters that no name contains. PostgreSQL refuses NUL, and no route matches a line feed."""
+UPLOAD = "/files/upload"  # of fal's CDN; the rest of /files is Darkroom's
 
 
-class Addressed:
-    """ASGI middleware that rewrites the path of HTTP calls and WebSockets. ``own``: the first
-    segments of Darkroom's own paths; what begins with one of them is left as it is."""
+class PathRewriting:
+    """ASGI middleware that rewrites the path of HTTP calls and WebSockets.
+
+    ``own``: first segments of Darkroom's own paths. A path that begins with one is not rewritten.
+    """
 
     def __init__(self, app: ASGIApp, own: Set[str]) -> None:
         self._app = app
@@ -66,11 +69,11 @@ class Addressed:
         if led is None:
             return scope
         moved = _moved(scope, led, None)
-        moved[BY_HOST] = True
+        moved[REWRITTEN_BY_HOST] = True
         return moved
 
     def _below(self, service: Service, path: str) -> str | None:
-        """``path`` below the prefix of ``service``; None when it is to stay as it is."""
+        """``path`` below the prefix of ``service``; None if it must not be rewritten."""
         uploads = service is Service.CDN and (path == UPLOAD or path.startswith(f"{UPLOAD}/"))
         if service is Service.RUN or (first_segment(path) in self._own and not uploads):
             return None
@@ -78,41 +81,45 @@ class Addressed:
 
 
 def request_base(request: HttpRequest, prefix: str) -> str:
-    """What the URLs of a request begin with, when its client calls us below ``prefix``.
+    """Base of the URLs of a request, for a client that calls below ``prefix``.
 
-    A client that came to fal's own host names is sent back to them, also when there is a public
-    URL: clients send their key to the origin that they submitted to, and to no other.
+    A client that used one of fal's host names gets URLs with that host, even if there is a public
+    URL: clients send their key only to the origin to which they submitted.
     """
-    led = "" if request.scope.get(BY_HOST) else prefix
+    led = "" if request.scope.get(REWRITTEN_BY_HOST) else prefix
     host = request.headers.get("host", "")
     if is_fal(host.partition(":")[0]):
         return f"https://{host_of(request)}{led}"
-    # Whether the public URL tells services apart by host is not known, so it gets the prefix.
-    return origin_of(request) + (prefix if core_of(request).config.public_url else led)
+    # The host of the public URL may not name a service, so the prefix is added.
+    return origin_of(request) + (prefix if services_of(request).config.server.public_url else led)
 
 
-async def proxied(request: HttpRequest) -> Response:
-    """``/fal/proxy`` itself: whatever arrives here has named none of fal's calls."""
-    exchange_of(request).route = "fal.proxy"
+async def proxy_without_target(request: HttpRequest) -> Response:
+    """Answer a call to ``/fal/proxy`` itself, which did not name one of fal's calls: 400."""
+    context_of(request).route = "fal.proxy"
     given = request.headers.get("x-fal-target-url")
-    said = "is missing" if given is None else f"is no URL of fal's: {given[:200]}"
+    said = "is missing" if given is None else f"is not a URL of fal's: {given[:200]}"
     message = f"Invalid request: the header x-fal-target-url {said}."
     return json_reply({"detail": "Invalid request", "message": message}, 400)
 
 
 ROUTES = [
-    Route("/fal/proxy", proxied, methods=["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"]),
+    Route(
+        "/fal/proxy",
+        proxy_without_target,
+        methods=["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"],
+    ),
 ]
 
 
 def _replaced(path: str) -> str:
-    """With U+FFFD, as in place of bytes that are no UTF-8: so each route says in its own words, and
-    its own protocol's, that there is no such thing."""
+    """Replace these characters by U+FFFD, as is done for bytes that are not UTF-8. Each route then
+    answers "not found" in the format of its own protocol."""
     return "".join("\ufffd" if each in _UNNAMED else each for each in path)
 
 
 def _fal_url(url: str) -> SplitResult | None:
-    """The parts of a URL of fal's; None for any other, or none."""
+    """Parts of a URL of fal's; None for any other text."""
     try:
         parts = urlsplit(url)
         fals = is_fal(parts.hostname or "") and parts.port in (None, 443)

@@ -1,35 +1,119 @@
-"""Which of fal's calls a path and a method mean."""
+"""Routes of fal's calls, by path and method, and its tokens for browsers."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Annotated
 
+from pydantic import BaseModel, Field, ValidationError
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 
-from serve_app.domain.errors import NotFound, RequestNotFound, Unsupported
-from serve_app.ingress import tokens
-from serve_app.ingress.core import core_of
-from serve_app.ingress.exchange import exchange_of
-from serve_app.ingress.fal import addressing, jwks, lookup, payloads, stream, submit, uploads
-from serve_app.ingress.fal.paths import Part, RequestPath, before, parse
-from serve_app.ingress.reply import json_reply
+from serve_app.catalog.fields.pydantic_schema import invalid_input
+from serve_app.domain.errors import (
+    FieldProblem,
+    InvalidInput,
+    NotFound,
+    RequestNotFound,
+    Unsupported,
+)
+from serve_app.ingress.fal import (
+    requests,
+    rewriting,
+    stream,
+    submit,
+    uploads,
+    webhooks,
+)
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.body import read_json
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path
+from serve_app.ingress.http.paths import RequestPath, RequestResource, parse, strip_verb
+from serve_app.ingress.services.services import services_of
+
+# ``/rest/tokens``: tokens for browsers, which should not have the key itself.
+
+MAX_TOKEN_BODY_BYTES = 16 * 1024
+LONGEST_S = 3600
+"""Longest validity of a token in seconds, because a token cannot be revoked."""
+
+App = Annotated[str, Field(min_length=1, max_length=200)]
+Seconds = Annotated[int, Field(ge=1, le=LONGEST_S)]
+
+
+class NewToken(BaseModel):
+    """Endpoints that a token allows, and how long it is valid.
+
+    fal's present clients send the first two fields, newer ones also the others.
+    """
+
+    allowed_apps: list[App] = Field(default_factory=list, max_length=100)
+    token_expiration: Seconds = 120
+    app: App | None = None
+    duration: Seconds | None = None
+
+
+async def token_issued(request: HttpRequest) -> Response:
+    """Issue a token; answer with it as a JSON string."""
+    context_of(request).route = "fal.token"
+    caller = await authenticate(request)
+    body = await read_json(request, MAX_TOKEN_BODY_BYTES)
+    try:
+        wanted = NewToken.model_validate(body)
+    except ValidationError as error:
+        raise invalid_input(error) from None
+    apps = [*wanted.allowed_apps, *([wanted.app] if wanted.app else [])]
+    if not apps:
+        message = "allowed_apps should name at least one app"
+        raise InvalidInput(
+            f"{message}.", (FieldProblem(("body", "allowed_apps"), message, "missing"),)
+        )
+    valid_s = wanted.duration or wanted.token_expiration
+    return json_reply(services_of(request).identity.tokens.issue(caller, apps, valid_s))
+
+
+ISSUE_TOKEN = Operation(
+    "issueToken",
+    "Issue a token for streams and realtime sessions of some endpoints",
+    {200: answer("The token.", str)},
+    errors=(403, 413, 422),
+    body=NewToken,
+    tag="tokens",
+)
+
+TOKEN_ROUTES = [
+    DocumentedRoute("/rest/tokens", token_issued, {"POST": ISSUE_TOKEN}),
+    DocumentedRoute(
+        "/rest/tokens/", token_issued, {"POST": replace(ISSUE_TOKEN, name="issueShortToken")}
+    ),
+    DocumentedRoute(
+        "/rest/tokens/realtime",
+        token_issued,
+        {"POST": replace(ISSUE_TOKEN, name="issueRealtimeToken")},
+    ),
+]
+
+
+# Dispatch by path and method.
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"]
 
 Lookup = Callable[[HttpRequest, RequestPath, str], Awaitable[Response]]
 
-LOOKUPS: dict[Part, tuple[str, Lookup]] = {
-    Part.RESULT: ("GET", lookup.result),
-    Part.STATUS: ("GET", lookup.status),
-    Part.STATUS_STREAM: ("GET", lookup.status_stream),
-    Part.CANCEL: ("PUT", lookup.cancel),
+LOOKUPS: dict[RequestResource, tuple[str, Lookup]] = {
+    RequestResource.RESULT: ("GET", requests.result),
+    RequestResource.STATUS: ("GET", requests.status),
+    RequestResource.STATUS_STREAM: ("GET", requests.status_stream),
+    RequestResource.CANCEL: ("PUT", requests.cancel),
 }
 
 
 async def queue_call(request: HttpRequest) -> Response:
-    """Everything under ``/queue``: submit, and the calls about a request."""
+    """Dispatch a call under ``/queue``: a submit, or a call about a request."""
     path: str = request.path_params["path"].strip("/")
     prefix = "/queue"
     about = parse(path)
@@ -41,43 +125,58 @@ async def queue_call(request: HttpRequest) -> Response:
 
 
 async def run_call(request: HttpRequest) -> Response:
-    """Everything under ``/run`` and under no prefix: run. A request's own URLs work here too."""
+    """Dispatch a call under ``/run`` or without prefix: a run, or a call about a request."""
     path: str = request.path_params["path"].strip("/")
     about = parse(path)
     if about is not None:
         return await _lookup(request, about, "")
     if request.method != "POST":
         return _not_post(request, path)
-    catalog = core_of(request).catalog
-    streamed = before(path, "stream", lambda each: catalog.find(each) is not None)
+    catalog = services_of(request).catalog
+    streamed = strip_verb(path, "stream", lambda each: catalog.find(each) is not None)
     if streamed is not None:
         return await stream.stream(request, streamed)
     return await submit.run(request, path)
 
 
-async def other_call(request: HttpRequest) -> Response:
-    """What else fal has at the hosts that ``/rest`` and ``/cdn`` stand for."""
-    exchange_of(request).route = "fal.rest"
+async def unsupported_call(request: HttpRequest) -> Response:
+    """Refuse the other calls of fal's hosts that ``/rest`` and ``/cdn`` stand for."""
+    context_of(request).route = "fal.rest"
     raise Unsupported(
-        f"There is no {request.method} {request.url.path} here: of fal's REST and CDN hosts, "
-        "uploads and tokens are answered."
+        f"{request.method} {request.url.path} is not supported here. Of fal's REST and CDN hosts, "
+        "only uploads and tokens are supported."
     )
+
+
+def _unsupported(host: str) -> DocumentedRoute:
+    calls = {
+        method: Operation(
+            f"{host}{method.title()}",
+            "Any other call of fal's; not supported",
+            {},
+            errors=(400,),
+            parameters=(in_path("path", "Any path."),),
+            tag="not supported",
+            key=False,
+        )
+        for method in ("GET", "POST", "PUT")
+    }
+    return DocumentedRoute(f"/{host}/{{path:path}}", unsupported_call, calls, METHODS)
 
 
 ROUTES = [
     Route("/queue/{path:path}", queue_call, methods=METHODS),
     Route("/run/{path:path}", run_call, methods=METHODS),
-    *payloads.ROUTES,
+    *requests.ROUTES,
     *uploads.ROUTES,
-    *tokens.ROUTES,
-    *addressing.ROUTES,
-    *jwks.ROUTES,
-    Route("/rest/{path:path}", other_call, methods=METHODS),
-    Route("/cdn/{path:path}", other_call, methods=METHODS),
+    *TOKEN_ROUTES,
+    *rewriting.ROUTES,
+    *webhooks.ROUTES,
+    *(_unsupported(host) for host in ("rest", "cdn")),
 ]
 
 UNPREFIXED = Route("/{path:path}", run_call, methods=METHODS)
-"""Last of all routes: whatever else there is goes first."""
+"""Route that matches any path, so it must be the last one."""
 
 
 async def _lookup(request: HttpRequest, about: RequestPath, prefix: str) -> Response:
@@ -87,12 +186,12 @@ async def _lookup(request: HttpRequest, about: RequestPath, prefix: str) -> Resp
     try:
         return await call(request, about, prefix)
     except RequestNotFound as error:
-        return lookup.not_found(error)
+        return requests.not_found(error)
 
 
 def _not_post(request: HttpRequest, path: str) -> Response:
-    if core_of(request).catalog.find(path) is None:
-        raise NotFound("There is nothing here. Endpoints are called by POST to their id.")
+    if services_of(request).catalog.find(path) is None:
+        raise NotFound("There is nothing at this path. Call an endpoint by POST to its id.")
     return _only(request, "POST")
 
 

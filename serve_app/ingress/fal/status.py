@@ -1,54 +1,143 @@
-"""A request's state in fal's words."""
+"""State of a request in fal's words."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import asdict
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Literal, NotRequired
 
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from serve_app.domain.progress import Stage
 from serve_app.domain.request import LogLine, Request, State, Waiting
-from serve_app.ingress.fal.failure import answer_for
-from serve_app.ingress.standing import iso, short, waiting_body
+from serve_app.ingress.http.errors import iso
+from serve_app.ingress.http.json_schema import Time
+from serve_app.ingress.http.paths import RequestUrls
+from serve_app.ingress.submission.rendering import (
+    RetriesLeft,
+    WaitingStatus,
+    answer_for,
+    retries_body,
+    round_significant,
+    waiting_body,
+)
 
-IN_QUEUE, IN_PROGRESS, COMPLETED = "IN_QUEUE", "IN_PROGRESS", "COMPLETED"
+WireStatus = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
+
+
+class QueueLogLine(TypedDict):
+    """Line of a request's log."""
+
+    message: str
+    level: str
+    source: str
+    timestamp: Time
+
+
+class QueueMetrics(TypedDict, total=False):
+    inference_time: float | None
+
+
+class QueuedDetails(WaitingStatus):
+    """Details of a queued request, which only Darkroom has."""
+
+    retries_left: NotRequired[RetriesLeft]
+
+
+class RunningDetails(TypedDict):
+    """Details of a running request, which only Darkroom has."""
+
+    stage: Stage | None
+    step: int
+    steps: Annotated[int, Field(description="0: not known.")]
+    rate: Annotated[float | None, Field(description="Steps per second.")]
+    left_s: Annotated[float | None, Field(description="Seconds to the end of the stage.")]
+    preview: Annotated[str | None, Field(description="URL of the newest preview.")]
+    attempt: int
+    cancel_requested: bool
+    ends_at: Annotated[Time | None, Field(description="Expected end; null: not known.")]
+    retries_left: NotRequired[RetriesLeft]
+
+
+class EndedDetails(TypedDict):
+    """Details of an ended request, which only Darkroom has."""
+
+    state: State
+    attempt: int
+    retries_left: NotRequired[RetriesLeft]
+
+
+class StatusDetails(TypedDict):
+    """Fields that depend on the state of a request."""
+
+    darkroom: Annotated[
+        QueuedDetails | RunningDetails | EndedDetails,
+        Field(description="What only Darkroom has: reason, stage, step, expected times."),
+    ]
+    queue_position: NotRequired[Annotated[int, Field(description="While it is queued; 0 is next.")]]
+    metrics: NotRequired[QueueMetrics]
+    error: NotRequired[Annotated[str, Field(description="Why it failed or was cancelled.")]]
+    error_type: NotRequired[str]
+
+
+class QueueStatus(StatusDetails, RequestUrls):
+    """Status of a request."""
+
+    status: WireStatus
+    request_id: str
+    gateway_request_id: NotRequired[str]
+    logs: list[QueueLogLine] | None
 
 
 def status_body(
     request: Request,
     waiting: Waiting | None,
     log: Sequence[LogLine] | None,
-    urls: dict[str, str],
+    urls: RequestUrls,
     ends_at: datetime | None = None,
     preview: str | None = None,
-) -> dict[str, Any]:
-    """fal's fields, and under ``darkroom`` what fal does not tell.
+) -> QueueStatus:
+    """fal's status fields, and under ``darkroom`` the information that fal does not have.
 
-    ``waiting`` is given while the request is queued, ``ends_at`` while it runs, if it is known,
-    ``preview`` is where to ask for one.
-    Failure and cancellation are COMPLETED with ``error``, because fal's clients know no other end.
+    ``waiting``: while the request is queued. ``ends_at``: while it runs, if it is known.
+    ``preview``: URL of the newest preview. Failure and cancellation are COMPLETED with ``error``,
+    because fal's clients know no other final status.
     """
-    body: dict[str, Any] = {"status": wire_status(request), "request_id": request.id, **urls}
-    body["logs"] = None if log is None else [log_line(line) for line in log]
+    return {
+        "status": wire_status(request),
+        "request_id": request.id,
+        **urls,
+        "logs": None if log is None else [log_line(line) for line in log],
+        **status_details(request, waiting, ends_at, preview),
+    }
+
+
+def status_details(
+    request: Request,
+    waiting: Waiting | None = None,
+    ends_at: datetime | None = None,
+    preview: str | None = None,
+) -> StatusDetails:
+    """Fields of ``status_body`` that depend on the state."""
     if waiting is not None:
-        body["queue_position"] = waiting.position
-        body["darkroom"] = waiting_body(waiting)
+        body = _queued(waiting)
     elif not request.state.final:
-        body["darkroom"] = _progress(request, preview) | {"ends_at": iso(ends_at)}
+        body = _running(request, ends_at, preview)
     else:
-        body |= _end(request)
+        body = _ended(request)
     if request.retries_left is not None:
-        body["darkroom"]["retries_left"] = asdict(request.retries_left)
+        body["darkroom"]["retries_left"] = retries_body(request.retries_left)
     return body
 
 
-def wire_status(request: Request) -> str:
+def wire_status(request: Request) -> WireStatus:
     if request.state is State.QUEUED:
-        return IN_QUEUE
-    return COMPLETED if request.state.final else IN_PROGRESS
+        return "IN_QUEUE"
+    return "COMPLETED" if request.state.final else "IN_PROGRESS"
 
 
-def log_line(line: LogLine) -> dict[str, str]:
+def log_line(line: LogLine) -> QueueLogLine:
     return {
         "message": line.message,
         "level": line.level,
@@ -58,7 +147,7 @@ def log_line(line: LogLine) -> dict[str, str]:
 
 
 def version(request: Request, lines: int) -> Hashable:
-    """Equal for two answers between which nothing changed that ends the hold of a poll."""
+    """Key that changes whenever a held poll must be answered."""
     progress = request.progress
     return (
         request.state,
@@ -70,25 +159,31 @@ def version(request: Request, lines: int) -> Hashable:
     )
 
 
-def _progress(request: Request, preview: str | None) -> dict[str, Any]:
+def _queued(waiting: Waiting) -> StatusDetails:
+    return {"queue_position": waiting.position, "darkroom": {**waiting_body(waiting)}}
+
+
+def _running(request: Request, ends_at: datetime | None, preview: str | None) -> StatusDetails:
     progress = request.progress
-    return {
-        "stage": progress.stage.value if progress else None,
+    details: RunningDetails = {
+        "stage": progress.stage if progress else None,
         "step": progress.step if progress else 0,
         "steps": progress.steps if progress else 0,
-        "rate": short(progress.rate) if progress and progress.rate else None,
-        "left_s": short(progress.left_s) if progress else None,
+        "rate": round_significant(progress.rate) if progress and progress.rate else None,
+        "left_s": round_significant(progress.left_s) if progress else None,
         "preview": preview,
         "attempt": request.attempt,
         "cancel_requested": request.cancel_requested,
+        "ends_at": iso(ends_at),
     }
+    return {"darkroom": details}
 
 
-def _end(request: Request) -> dict[str, Any]:
+def _ended(request: Request) -> StatusDetails:
     outcome = request.outcome
-    end: dict[str, Any] = {
+    end: StatusDetails = {
         "metrics": {"inference_time": outcome.usage.run_s if outcome else None},
-        "darkroom": {"state": request.state.value, "attempt": request.attempt},
+        "darkroom": {"state": request.state, "attempt": request.attempt},
     }
     if outcome is not None and outcome.failure is not None:
         end["error"] = outcome.failure.message

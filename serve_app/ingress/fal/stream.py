@@ -1,11 +1,11 @@
-"""``POST /{endpoint}/stream``: what happens to a request, and at the end its output, as events."""
+"""``POST /{endpoint}/stream``: status events of a request, and at the end its output."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import json
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from starlette.requests import Request as HttpRequest
@@ -15,179 +15,186 @@ from starlette.types import Receive, Scope, Send
 from serve_app.domain.errors import DarkroomError, NotFound
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import Request, State
-from serve_app.ingress import submission
-from serve_app.ingress.caller import caller_at
-from serve_app.ingress.core import Core, core_of
-from serve_app.ingress.errors import answer_for, body_for
-from serve_app.ingress.exchange import exchange_of, gone
-from serve_app.ingress.fal import news
-from serve_app.ingress.fal.addressing import request_base
-from serve_app.ingress.fal.output import outcome_reply
-from serve_app.ingress.fal.paths import request_urls
-from serve_app.ingress.fal.status import status_body
-from serve_app.ingress.fal.submit import accepted
-from serve_app.ingress.previews import preview_url
-from serve_app.ingress.repeats import about
+from serve_app.ingress.fal import webhooks
+from serve_app.ingress.fal.rewriting import request_base
+from serve_app.ingress.fal.status import QueueStatus, status_body
+from serve_app.ingress.fal.submit import validate_call
+from serve_app.ingress.http import sse
+from serve_app.ingress.http.auth import authenticate_for_endpoint
+from serve_app.ingress.http.context import context_of, wait_disconnected
+from serve_app.ingress.http.errors import body_for, http_answer
+from serve_app.ingress.http.paths import request_urls
+from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.rendering import outcome_reply, preview_url
+from serve_app.ingress.submission.replay import add_replay_headers
 
-FIRST_WORD_S = 1.0
-"""So long a request may stay without a word of it, so that its early failure is still told by the
-status of the answer."""
+FIRST_EVENT_TIMEOUT_S = 1.0
+"""Seconds to wait for the first progress before the response begins. A failure within this time
+still decides the HTTP status."""
 
 KEEP_ALIVE_S = 10.0
-"""A stream says something at least this often: fal's JavaScript client gives up after 15 s."""
+"""Longest silence of a stream in seconds: fal's JavaScript client gives up after 15 s."""
 
-LOOK_S = 2.0
-"""While it runs, so often somebody looks at its previews, which are made only then."""
+PREVIEW_INTERVAL_S = 2.0
+"""Interval in seconds at which a running request's preview is read. Previews are made only on
+demand."""
 
 
 async def stream(request: HttpRequest, endpoint_id: str) -> Response:
-    """Statuses with previews, and last the output. Hanging up cancels.
+    """Stream statuses with previews, and then the output. Disconnecting cancels the request.
 
-    What goes wrong before the first event is answered as ``run`` would. Later, the last event is
-    the error, and the connection breaks off behind it: by nothing else fal's clients notice.
+    An error before the first event is answered as ``run`` would answer it. A later error is the
+    last event, and then the connection breaks: fal's clients notice an error in no other way.
     """
-    core = core_of(request)
-    exchange_of(request).route = "fal.stream"
-    news.refuse(request)
-    caller = await caller_at(request, endpoint_id)
-    new, origin = await accepted(request, core, endpoint_id, caller)
-    storing = submission.submit(core, new)
+    services = services_of(request)
+    context_of(request).route = "fal.stream"
+    webhooks.reject_parameter(request)
+    caller = await authenticate_for_endpoint(request, endpoint_id)
+    new, origin = await validate_call(request, services, endpoint_id, caller)
+    storing = submission.submit(services, new)
     try:
         stored = await asyncio.shield(storing)
-        begun = await _first_word(core, stored)
+        begun = await _first_progress(services, stored)
     except asyncio.CancelledError:
-        submission.abandon(core, new, storing)
+        submission.abandon(services, new, storing)
         raise
-    story = _Story(core, begun, origin, request_base(request, "/queue"))
+    source = _EventSource(services, begun, origin, request_base(request, "/queue"))
     if begun.state.final and not _succeeded(begun):
-        return about(request, await story.end(begun), new, begun)
-    reply = EventStream(story, lambda: submission.abandon(core, new, storing))
-    return about(request, reply, new, begun)
+        return add_replay_headers(request, await source.end(begun), new, begun)
+    reply = EventStream(source, lambda: submission.abandon(services, new, storing))
+    return add_replay_headers(request, reply, new, begun)
 
 
 class EventStream(Response):
-    """The events of a story. ``on_gone`` is called when the client goes away before its end."""
+    """Response with the events of a request. ``on_gone`` is called if the client disconnects before
+    the end."""
 
-    def __init__(self, story: _Story, on_gone: Callable[[], None]) -> None:
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        super().__init__(headers=headers, media_type="text/event-stream")
+    def __init__(self, source: _EventSource, on_gone: Callable[[], None]) -> None:
+        super().__init__(headers=sse.HEADERS, media_type=sse.MEDIA_TYPE)
         del self.headers["content-length"]
-        self._story = story
+        self._source = source
         self._on_gone = on_gone
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         del scope
-        going = asyncio.ensure_future(gone(receive))
-        events = self._story.events()
+        disconnected = asyncio.ensure_future(wait_disconnected(receive))
+        events = self._source.events()
         try:
             head = {"status": self.status_code, "headers": self.raw_headers}
             await send({"type": "http.response.start", **head})
-            while (event := await _next(events, going)) is not None:
+            while (event := await _next_event(events, disconnected)) is not None:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
         except (asyncio.CancelledError, OSError):
             self._on_gone()
             raise
         finally:
-            going.cancel()
+            disconnected.cancel()
             await events.aclose()
-        if self._story.succeeded:
+        if self._source.succeeded:
             await send({"type": "http.response.body", "body": b"", "more_body": False})
-        elif not self._story.ended:
+        elif not self._source.ended:
             self._on_gone()
 
 
-class _Story:
-    """What is told of a request, from how it stands."""
+class _EventSource:
+    """Source of a request's events."""
 
-    def __init__(self, core: Core, request: Request, origin: str, base: str) -> None:
-        self._core = core
+    def __init__(self, services: Services, request: Request, origin: str, base: str) -> None:
+        self._services = services
         self._request = request
         self._origin = origin
         self._urls = request_urls(base, request.endpoint, request.id)
-        self._shown = (0, 0)  # attempt and step of the preview that was told last
+        self._shown = (0, 0)  # attempt and step of the last preview that was sent
         self.ended = False
         self.succeeded = False
 
     async def events(self) -> AsyncGenerator[bytes]:
-        """Server-sent events; comments while there is nothing new."""
+        """Server-sent events, and comments while there is nothing new."""
         try:
             async for event in self._events():
                 yield event
-        except DarkroomError as error:  # the database is away, or the request was deleted
+        except DarkroomError as error:  # the database failed, or the request was deleted
             self.ended = True
-            yield _failed(body_for(error), answer_for(error).status)
+            yield _failed(body_for(error), http_answer(error).status)
 
     async def _events(self) -> AsyncGenerator[bytes]:
-        told: dict[str, Any] | None = None
+        last_sent: QueueStatus | None = None
         while not self._request.state.final:
             request = self._request
             body = await self._status(request)
-            if body != told:
-                yield _event(body | await self._picture(request))
-                told = body
+            if body != last_sent:
+                yield sse.json_event({**body, **await self._image(request)})
+                last_sent = body
             self._request = await self._changed(request)
             if self._request == request:
-                yield b": nothing new\n\n"
+                yield sse.NOTHING_NEW
         self.succeeded = _succeeded(self._request)
         reply = await self.end(self._request)
         self.ended = True
         body = bytes(reply.body)
         if self.succeeded:
-            yield b"data: " + body + b"\n\n"
+            yield sse.event(body)
         else:
             yield _failed(json.loads(body), reply.status_code)
 
     async def end(self, request: Request) -> Response:
-        """As ``run`` answers."""
-        return await outcome_reply(request, self._core.storage, self._origin)
+        """Response with the outcome, as ``run`` answers."""
+        return await outcome_reply(request, self._services.files.storage, self._origin)
 
-    async def _status(self, request: Request) -> dict[str, Any]:
-        queue = self._core.queue
+    async def _status(self, request: Request) -> QueueStatus:
+        queue = self._services.queue
         queued = request.state is State.QUEUED
         waiting = await queue.waiting(request) if queued else None
-        preview = preview_url(request, self._origin, made=self._core.config.previews)
+        preview = preview_url(request, self._origin, made=self._services.config.models.previews)
         ends_at = None if queued else await queue.ends_at(request)
         return status_body(request, waiting, None, self._urls, ends_at, preview)
 
-    async def _picture(self, request: Request) -> dict[str, Any]:
-        """The newest preview, where an output has its pictures. Asking makes the next one."""
+    async def _image(self, request: Request) -> dict[str, Any]:
+        """Newest preview, in the output's field ``images``. Reading it causes the next one."""
         progress = request.progress
-        if not (self._core.config.previews and request.previews and request.state is State.RUNNING):
+        if not (
+            self._services.config.models.previews
+            and request.previews
+            and request.state is State.RUNNING
+        ):
             return {}
         if progress is None or progress.stage is not Stage.DENOISING:
             return {}
         try:
-            found = await self._core.queue.preview(request.tenant, request.id)
-        except NotFound:  # it has just ended
+            found = await self._services.queue.preview(request.tenant, request.id)
+        except NotFound:  # the request has just ended
             return {}
         if found is None or (request.attempt, found.step) == self._shown:
             return {}
         self._shown = (request.attempt, found.step)
-        encoded = base64.b64encode(found.picture).decode("ascii")
-        picture = {"url": f"data:image/jpeg;base64,{encoded}", "content_type": "image/jpeg"}
-        return {"images": [picture]}
+        encoded = base64.b64encode(found.image).decode("ascii")
+        image = {"url": f"data:image/jpeg;base64,{encoded}", "content_type": "image/jpeg"}
+        return {"images": [image]}
 
     async def _changed(self, request: Request) -> Request:
-        wait_s = LOOK_S if request.state is State.RUNNING else KEEP_ALIVE_S
-        return await self._core.queue.changed(request.tenant, request.id, wait_s, since=request)
+        wait_s = PREVIEW_INTERVAL_S if request.state is State.RUNNING else KEEP_ALIVE_S
+        return await self._services.queue.changed(request.tenant, request.id, wait_s, since=request)
 
 
-async def _first_word(core: Core, request: Request) -> Request:
-    """As it is when it has made progress, or has ended, or after ``FIRST_WORD_S``."""
-    end = core.clock.monotonic() + FIRST_WORD_S
+async def _first_progress(services: Services, request: Request) -> Request:
+    """Wait up to ``FIRST_EVENT_TIMEOUT_S`` until the request has made progress or has ended."""
+    end = services.clock.monotonic() + FIRST_EVENT_TIMEOUT_S
     while not request.state.final and request.progress is None:
-        left_s = end - core.clock.monotonic()
+        left_s = end - services.clock.monotonic()
         if left_s <= 0:
             break
-        request = await core.queue.changed(request.tenant, request.id, left_s, since=request)
+        request = await services.queue.changed(request.tenant, request.id, left_s, since=request)
     return request
 
 
-async def _next(events: AsyncGenerator[bytes], going: asyncio.Future[None]) -> bytes | None:
-    """None at their end, and as soon as ``going`` has happened."""
+async def _next_event(
+    events: AsyncGenerator[bytes], disconnected: asyncio.Future[None]
+) -> bytes | None:
+    """Next event; None at the end, or as soon as ``disconnected`` is done."""
     coming = asyncio.ensure_future(anext(events, None))
     try:
-        await asyncio.wait((coming, going), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((coming, disconnected), return_when=asyncio.FIRST_COMPLETED)
     finally:
         if not coming.done():
             coming.cancel()
@@ -199,9 +206,5 @@ def _succeeded(request: Request) -> bool:
     return request.outcome is not None and request.outcome.failure is None
 
 
-def _failed(body: dict[str, Any], status: int) -> bytes:
-    return b"event: error\n" + _event(body | {"status": status})
-
-
-def _event(body: dict[str, Any]) -> bytes:
-    return f"data: {json.dumps(body, separators=(',', ':'))}\n\n".encode()
+def _failed(body: Mapping[str, Any], status: int) -> bytes:
+    return sse.json_event({**body, "status": status}, event="error")

@@ -1,212 +1,351 @@
-"""fal's uploads: its clients bring files at once, or in parts.
+"""fal's uploads: a file comes in one call, or in parts.
 
-The Python client asks for a token (``/rest/storage/auth/token``) and brings the file to
+fal's Python client asks for a token (``/rest/storage/auth/token``). It sends the file to
 ``/cdn/files/upload``, or in parts to the URL that it gets there. The JavaScript client, and the
-Python client's second way, ask for a URL (``/rest/storage/upload/…``) and PUT the file there,
-without any credential: the URL is the right to do it, for one file.
+second method of the Python client, ask for a URL (``/rest/storage/upload/…``) and PUT the file
+there without a credential: knowing the URL is the right to upload this one file.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
-from starlette.routing import Route
+from typing_extensions import TypedDict
 
-from serve_app.catalog.problems import invalid_input
+from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.errors import FieldProblem, InvalidInput
 from serve_app.domain.upload import Upload
-from serve_app.ingress.body import read_json
-from serve_app.ingress.caller import caller_of
-from serve_app.ingress.core import core_of
-from serve_app.ingress.exchange import exchange_of
-from serve_app.ingress.fal.lifecycle import keep_s_of
-from serve_app.ingress.incoming import Incoming
-from serve_app.ingress.origin import file_url, origin_of
-from serve_app.ingress.reply import json_reply
-from serve_app.ingress.uploads import MAX_PART_BYTES, NewUpload
-from serve_app.storage.keys import ANY
-from serve_app.storage.parts import MOST_PARTS, no_parts
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.body import UploadStream, read_json
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Binary, Time
+from serve_app.ingress.http.openapi import (
+    ANY,
+    DocumentedRoute,
+    Operation,
+    answer,
+    in_header,
+    in_path,
+)
+from serve_app.ingress.http.origin import file_url, origin_of
+from serve_app.ingress.services.files import MAX_PART_BYTES, NewUpload
+from serve_app.ingress.services.services import services_of
+from serve_app.ingress.submission.options import parse_keep_s
+from serve_app.storage.keys import DEFAULT_MEDIA_TYPE, MAX_PARTS, upload_not_found
 
 FILE_NAME = "x-fal-file-name"
-LARGER_PART = f"A part is larger than the {MAX_PART_BYTES} bytes that may come at once."
+LARGER_PART = f"A part exceeds the limit of {MAX_PART_BYTES} bytes. Send smaller parts."
 
-MAX_CALL_BYTES = 1024 * 1024  # of JSON: ten thousand parts are named in half of it
+MAX_CALL_BYTES = 1024 * 1024  # of JSON: the names of ten thousand parts need half of it
 
 
-class Announced(BaseModel):
-    """What a client says of the file that it will bring."""
+class InitiateUpload(BaseModel):
+    """Description of the file that a client is going to upload."""
 
     model_config = ConfigDict(extra="ignore")
 
     file_name: str = Field(default="", max_length=1024)
-    content_type: str = Field(default=ANY, max_length=255)
+    content_type: str = Field(default=DEFAULT_MEDIA_TYPE, max_length=255)
 
 
 class NamedPart(BaseModel):
-    number: Annotated[int, Field(alias="partNumber", ge=1, le=MOST_PARTS)]
+    """Part with the ETag of its upload."""
+
+    number: Annotated[int, Field(alias="partNumber", ge=1, le=MAX_PARTS)]
     etag: str = Field(max_length=255)
 
 
-class Joining(BaseModel):
-    parts: list[NamedPart] = Field(min_length=1, max_length=MOST_PARTS)
+class CompletedUpload(BaseModel):
+    """Parts of a file, in any order."""
+
+    parts: list[NamedPart] = Field(min_length=1, max_length=MAX_PARTS)
+
+
+class UploadCredential(TypedDict):
+    token: str
+    token_type: Literal["Bearer"]
+    base_url: str
+    expires_at: Time
+
+
+class UploadPlace(TypedDict):
+    """URL to which a file is uploaded, and the URL that the file will have."""
+
+    upload_url: str
+    file_url: str
+
+
+class UploadedFile(TypedDict):
+    access_url: str
+
+
+class BegunUpload(UploadedFile):
+    """Parts go to `{access_url}/multipart/{uploadId}/{number}`."""
+
+    uploadId: str
+
+
+class StoredFile(TypedDict):
+    file_url: str
+
+
+class StoredPart(TypedDict):
+    partNumber: int
+    etag: str
+
+
+class JoinedFile(UploadedFile, StoredFile):
+    file_size: int | None
 
 
 async def token(request: HttpRequest) -> Response:
-    """``POST /rest/storage/auth/token``: the right to upload, for some minutes."""
-    exchange_of(request).route = "fal.upload.token"
+    """``POST /rest/storage/auth/token``: a token that allows uploads for some minutes."""
+    context_of(request).route = "fal.upload.token"
     origin = origin_of(request)
-    caller = await caller_of(request)
-    made = core_of(request).upload_tokens.make(caller.tenant)
-    return json_reply(
-        {
-            "token": made.text,
-            "token_type": "Bearer",
-            "base_url": f"{origin}/cdn",
-            "expires_at": made.expires_at.isoformat(),
-        }
-    )
+    caller = await authenticate(request)
+    made = services_of(request).identity.upload_tokens.make(caller.tenant)
+    body: UploadCredential = {
+        "token": made.text,
+        "token_type": "Bearer",
+        "base_url": f"{origin}/cdn",
+        "expires_at": made.expires_at.isoformat(),
+    }
+    return json_reply(body)
 
 
 async def initiate(request: HttpRequest) -> Response:
-    """``POST /rest/storage/upload/initiate``: where to PUT a file, and where it will be."""
-    exchange_of(request).route = "fal.upload.initiate"
+    """``POST /rest/storage/upload/initiate``: URL to PUT a file to, and the file's later URL."""
+    context_of(request).route = "fal.upload.initiate"
     upload, url = await _offered(request, in_parts=False)
-    return json_reply({"upload_url": f"{url}/upload/{upload.id}", "file_url": url})
+    body: UploadPlace = {"upload_url": f"{url}/upload/{upload.id}", "file_url": url}
+    return json_reply(body)
 
 
 async def initiate_in_parts(request: HttpRequest) -> Response:
-    """``POST /rest/storage/upload/initiate-multipart``: the same; the parts go below the URL."""
-    exchange_of(request).route = "fal.upload.initiate"
+    """``POST /rest/storage/upload/initiate-multipart``: the parts' base URL, and the file's URL."""
+    context_of(request).route = "fal.upload.initiate"
     upload, url = await _offered(request, in_parts=True)
-    return json_reply({"upload_url": f"{url}/multipart/{upload.id}", "file_url": url})
+    body: UploadPlace = {"upload_url": f"{url}/multipart/{upload.id}", "file_url": url}
+    return json_reply(body)
 
 
-async def at_once(request: HttpRequest) -> Response:
+async def upload_file(request: HttpRequest) -> Response:
     """``POST /cdn/files/upload``: the body is the file."""
-    exchange_of(request).route = "fal.upload"
-    uploads, incoming = core_of(request).uploads, _incoming(request)
-    async with incoming.heard_out():
+    context_of(request).route = "fal.upload"
+    uploads, incoming = services_of(request).files.uploads, _incoming(request)
+    async with incoming.drain_on_error():
         origin, new = await _new(request)
         upload = await uploads.take(new, incoming.chunks())
-    return json_reply({"access_url": file_url(origin, upload.key)})
+    body: UploadedFile = {"access_url": file_url(origin, upload.key)}
+    return json_reply(body)
 
 
 async def begin_parts(request: HttpRequest) -> Response:
     """``POST /cdn/files/upload/multipart``: parts go to ``{access_url}/multipart/{uploadId}``."""
-    exchange_of(request).route = "fal.upload.initiate"
+    context_of(request).route = "fal.upload.initiate"
     origin, new = await _new(request)
-    upload = await core_of(request).uploads.offer(new, in_parts=True)
-    return json_reply({"access_url": file_url(origin, upload.key), "uploadId": upload.id})
+    upload = await services_of(request).files.uploads.offer(new, in_parts=True)
+    body: BegunUpload = {"access_url": file_url(origin, upload.key), "uploadId": upload.id}
+    return json_reply(body)
 
 
 async def content(request: HttpRequest) -> Response:
-    """``PUT`` of a whole file to the URL that ``initiate`` gave."""
-    exchange_of(request).route = "fal.upload"
-    uploads, incoming = core_of(request).uploads, _incoming(request)
-    async with incoming.heard_out():
+    """``PUT`` of a whole file to the URL from ``initiate``."""
+    context_of(request).route = "fal.upload"
+    uploads, incoming = services_of(request).files.uploads, _incoming(request)
+    async with incoming.drain_on_error():
         upload = await _found(request, in_parts=False)
         await uploads.receive(upload, incoming.chunks())
-    return json_reply({"file_url": file_url(origin_of(request), upload.key)})
+    body: StoredFile = {"file_url": file_url(origin_of(request), upload.key)}
+    return json_reply(body)
 
 
 async def part(request: HttpRequest) -> Response:
-    """``PUT`` of one part. Its ETag is in the answer twice: where each of the clients looks."""
-    exchange_of(request).route = "fal.upload.part"
-    core = core_of(request)
-    if core.uploads.max_bytes < MAX_PART_BYTES:
+    """``PUT`` of one part. The response has its ETag as a header and in the body, because fal's two
+    clients read different ones."""
+    context_of(request).route = "fal.upload.part"
+    files = services_of(request).files
+    if files.uploads.max_bytes < MAX_PART_BYTES:
         incoming = _incoming(request)
     else:
-        incoming = Incoming(request, MAX_PART_BYTES, LARGER_PART, core.room)
-    async with incoming.heard_out():
+        incoming = UploadStream(request, MAX_PART_BYTES, LARGER_PART, files.check_disk_space)
+    async with incoming.drain_on_error():
         upload = await _found(request, in_parts=True)
         number = _part_number(request.path_params["number"])
-        stored = await core.uploads.receive_part(upload, number, incoming.chunks())
+        stored = await files.uploads.receive_part(upload, number, incoming.chunks())
     etag = f'"{stored.etag}"'
-    return json_reply({"partNumber": number, "etag": etag}, headers={"etag": etag})
+    body: StoredPart = {"partNumber": number, "etag": etag}
+    return json_reply(body, headers={"etag": etag})
 
 
 def _part_number(given: str) -> int:
-    digits = given.isascii() and given.isdecimal() and len(given) <= len(str(MOST_PARTS))
-    if digits and 1 <= int(given) <= MOST_PARTS:
+    digits = given.isascii() and given.isdecimal() and len(given) <= len(str(MAX_PARTS))
+    if digits and 1 <= int(given) <= MAX_PARTS:
         return int(given)
-    message = f"parts are numbered from 1 to {MOST_PARTS}"
+    message = f"parts are numbered from 1 to {MAX_PARTS}"
     problem = FieldProblem(("path", "number"), message, "value_error", None, given)
     raise InvalidInput(f"{message}.", (problem,))
 
 
 async def join(request: HttpRequest) -> Response:
-    """``POST``: the file of the parts that the body names, in any order."""
-    exchange_of(request).route = "fal.upload.complete"
-    core = core_of(request)
+    """``POST``: join the parts that the body names, in any order, into the file."""
+    context_of(request).route = "fal.upload.complete"
+    files = services_of(request).files
     upload = await _found(request, in_parts=True)
     try:
-        joining = Joining.model_validate(await read_json(request, MAX_CALL_BYTES))
+        joining = CompletedUpload.model_validate(await read_json(request, MAX_CALL_BYTES))
     except ValidationError as error:
         raise invalid_input(error) from None
     etags = {each.number: each.etag.strip('"') for each in joining.parts}
-    joined = await core.uploads.join(upload, etags)
+    joined = await files.uploads.join(upload, etags)
     url = file_url(origin_of(request), joined.key)
-    return json_reply({"access_url": url, "file_url": url, "file_size": joined.size})
+    body: JoinedFile = {"access_url": url, "file_url": url, "file_size": joined.size}
+    return json_reply(body)
 
+
+TAG = "uploads"
+KEY = in_path("key", "The key in the URL of the upload; it contains slashes.")
+UPLOAD_ID = in_path("upload_id", "The id in the URL of the upload. It is the only credential.")
+LIFECYCLE = in_header(
+    "X-Fal-Object-Lifecycle",
+    'JSON: `{"expiration_duration_seconds": 3600}`. The name may also end in `-Preference`.',
+)
+NAME = in_header("X-Fal-File-Name", "Name of the file. It is part of the file's URL.")
+
+ISSUE_TOKEN = Operation(
+    "uploadToken",
+    "Issue a token for uploads",
+    {200: answer("The token.", UploadCredential)},
+    tag=TAG,
+)
+INITIATE = Operation(
+    "initiateUpload",
+    "Get a URL to upload one file to",
+    {200: answer("The URL to PUT the file to, and the file's later URL.", UploadPlace)},
+    errors=(413, 422, 507),
+    parameters=(LIFECYCLE,),
+    body=InitiateUpload,
+    tag=TAG,
+)
+INITIATE_PARTS = replace(
+    INITIATE, name="initiateMultipartUpload", summary="Get a URL to upload one file in parts to"
+)
+UPLOAD = Operation(
+    "upload",
+    "Upload a file as the body. Needs an upload token or a key",
+    {200: answer("The file is stored.", UploadedFile)},
+    errors=(413, 422, 507),
+    parameters=(NAME, LIFECYCLE),
+    content={ANY: Binary},
+    tag=TAG,
+)
+BEGIN_PARTS = Operation(
+    "beginMultipartUpload",
+    "Begin the upload of a file in parts. Needs an upload token or a key",
+    {200: answer("Parts go to `{access_url}/multipart/{uploadId}/{number}`.", BegunUpload)},
+    errors=(422, 507),
+    parameters=(NAME, LIFECYCLE),
+    tag=TAG,
+)
+UPLOAD_CONTENT = Operation(
+    "uploadContent",
+    "Upload a file to the URL from `initiateUpload`",
+    {200: answer("The file is stored.", StoredFile)},
+    errors=(403, 404, 413, 507),
+    parameters=(KEY, UPLOAD_ID),
+    content={ANY: Binary},
+    tag=TAG,
+    key=False,
+)
+UPLOAD_PART = Operation(
+    "uploadPart",
+    "Upload one part. Its ETag is also a header of the response",
+    {200: answer("The part is stored.", StoredPart)},
+    errors=(403, 404, 413, 422, 507),
+    parameters=(KEY, UPLOAD_ID, in_path("number", "1 to 10000.")),
+    content={ANY: Binary},
+    tag=TAG,
+    key=False,
+)
+JOIN = Operation(
+    "completeMultipartUpload",
+    "Join the parts into the file",
+    {200: answer("The file is stored.", JoinedFile)},
+    errors=(404, 413, 422, 507),
+    parameters=(KEY, UPLOAD_ID),
+    body=CompletedUpload,
+    tag=TAG,
+    key=False,
+)
 
 ROUTES = [
-    Route("/rest/storage/auth/token", token, methods=["POST"]),
-    Route("/rest/storage/upload/initiate", initiate, methods=["POST"]),
-    Route("/rest/storage/upload/initiate-multipart", initiate_in_parts, methods=["POST"]),
-    Route("/cdn/files/upload", at_once, methods=["POST"]),
-    Route("/cdn/files/upload/multipart", begin_parts, methods=["POST"]),
-    Route("/files/{key:path}/upload/{upload_id}", content, methods=["PUT"]),
-    Route("/files/{key:path}/multipart/{upload_id}/{number}", part, methods=["PUT"]),
-    Route("/files/{key:path}/multipart/{upload_id}/complete", join, methods=["POST"]),
+    DocumentedRoute("/rest/storage/auth/token", token, {"POST": ISSUE_TOKEN}),
+    DocumentedRoute("/rest/storage/upload/initiate", initiate, {"POST": INITIATE}),
+    DocumentedRoute(
+        "/rest/storage/upload/initiate-multipart", initiate_in_parts, {"POST": INITIATE_PARTS}
+    ),
+    DocumentedRoute("/cdn/files/upload", upload_file, {"POST": UPLOAD}),
+    DocumentedRoute("/cdn/files/upload/multipart", begin_parts, {"POST": BEGIN_PARTS}),
+    DocumentedRoute("/files/{key:path}/upload/{upload_id}", content, {"PUT": UPLOAD_CONTENT}),
+    DocumentedRoute("/files/{key:path}/multipart/{upload_id}/{number}", part, {"PUT": UPLOAD_PART}),
+    DocumentedRoute("/files/{key:path}/multipart/{upload_id}/complete", join, {"POST": JOIN}),
 ]
 
 
 async def _offered(request: HttpRequest, *, in_parts: bool) -> tuple[Upload, str]:
-    core, origin = core_of(request), origin_of(request)
-    caller = await caller_of(request)
+    files, origin = services_of(request).files, origin_of(request)
+    caller = await authenticate(request)
     try:
-        said = Announced.model_validate(await read_json(request, MAX_CALL_BYTES))
+        said = InitiateUpload.model_validate(await read_json(request, MAX_CALL_BYTES))
     except ValidationError as error:
         raise invalid_input(error) from None
-    keep_s = keep_s_of(request.headers)
+    keep_s = parse_keep_s(request.headers)
     new = NewUpload(caller.tenant, said.content_type, said.file_name, keep_s)
-    if core.room is not None:
-        await core.room()
-    upload = await core.uploads.offer(new, in_parts=in_parts)
+    await files.check_disk_space()
+    upload = await files.uploads.offer(new, in_parts=in_parts)
     return upload, file_url(origin, upload.key)
 
 
 async def _new(request: HttpRequest) -> tuple[str, NewUpload]:
-    """The origin of its URL, and what the headers say."""
+    """Origin of the file's URL, and the upload that the headers describe."""
     origin, headers = origin_of(request), request.headers
     tenant = await _tenant(request)
-    media_type = headers.get("content-type", ANY)
-    return origin, NewUpload(tenant, media_type, headers.get(FILE_NAME, ""), keep_s_of(headers))
+    media_type = headers.get("content-type", DEFAULT_MEDIA_TYPE)
+    return origin, NewUpload(tenant, media_type, headers.get(FILE_NAME, ""), parse_keep_s(headers))
 
 
 async def _tenant(request: HttpRequest) -> str:
-    """By a token or by a key."""
+    """Tenant of the call, authenticated by an upload token or by a key."""
     header = request.headers.get("authorization")
-    tenant = core_of(request).upload_tokens.tenant_of(header)
-    return (await caller_of(request)).tenant if tenant is None else tenant
+    tenant = services_of(request).identity.upload_tokens.tenant_of(header)
+    return (await authenticate(request)).tenant if tenant is None else tenant
 
 
 async def _found(request: HttpRequest, *, in_parts: bool) -> Upload:
-    """What the URL names. To know the URL is enough; a token or key that comes along has to be of
-    the same tenant."""
+    """Upload that the URL names.
+
+    Knowing the URL is enough. If the call also has a token or a key, its tenant must be the same.
+    """
     params = request.path_params
-    found = await core_of(request).uploads.find(
+    found = await services_of(request).files.uploads.find(
         params["key"], params["upload_id"], in_parts=in_parts
     )
     if "authorization" in request.headers and await _tenant(request) != found.tenant:
-        raise no_parts()
+        raise upload_not_found()
     return found
 
 
-def _incoming(request: HttpRequest) -> Incoming:
-    """A whole file."""
-    core = core_of(request)
-    return Incoming(request, core.uploads.max_bytes, core.uploads.too_large, core.room)
+def _incoming(request: HttpRequest) -> UploadStream:
+    """Body of a call that has a whole file."""
+    files = services_of(request).files
+    return UploadStream(
+        request,
+        files.uploads.max_bytes,
+        files.uploads.too_large,
+        files.check_disk_space,
+    )

@@ -1,24 +1,28 @@
-"""fal's host names: clients have them fixed, so calls arrive under them."""
+"""Host names in calls: fal's, which are fixed in its clients, and those of this Darkroom."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import lru_cache
+from ipaddress import ip_address
+
+import psutil
 
 DOMAINS = ("fal.run", "fal.ai", "fal.media", "falrun.com")
-"""Everything in them is fal's; the last one is what fal's clients fall back to."""
+"""fal's domains. fal's clients use the last one as a fallback."""
 
 NAMES = (
     *("fal.run", "queue.fal.run", "ws.fal.run", "falrun.com", "queue.falrun.com"),
     *("rest.fal.ai", "rest.alpha.fal.ai", "api.fal.ai"),
     *("fal.media", "v3.fal.media", "v3b.fal.media"),
 )
-"""Those that fal's clients call, as their source says, and those that its documentation names."""
+"""Hosts that fal's clients call (by their source) or that fal's documentation names."""
 
 
 class Service(StrEnum):
-    """What fal has a host for, and Darkroom a prefix of paths."""
+    """Service with a host of its own at fal, and a path prefix of its own here."""
 
     RUN = "run"
     QUEUE = "queue"
@@ -31,14 +35,14 @@ _BY_FIRST_LABEL: Mapping[str, Service] = {"queue": Service.QUEUE, "rest": Servic
 
 @lru_cache(256)  # few hosts, and every call has one
 def is_fal(host: str) -> bool:
-    """Whether a host name, without a port, is one of fal's."""
+    """Return whether a host name, without a port, is one of fal's."""
     name = host.lower().rstrip(".")
     return name in DOMAINS or name.endswith(tuple(f".{domain}" for domain in DOMAINS))
 
 
 @lru_cache(256)
 def service_of(host: str) -> Service:
-    """What calls to ``host`` are about. Unknown names, Darkroom's own among them, mean run."""
+    """Service that ``host`` stands for. Unknown names, including Darkroom's own, mean run."""
     name = host.lower().rstrip(".")
     if name == "fal.media" or name.endswith(".fal.media"):
         return Service.CDN
@@ -49,3 +53,30 @@ def parent_of(host: str) -> str:
     """``host`` without the label that names a service: ``queue.example.org`` → ``example.org``."""
     first, _, rest = host.partition(".")
     return rest if first.lower() in _BY_FIRST_LABEL and rest else host
+
+
+# Host names that clients may use to reach this Darkroom.
+
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+
+
+def trusted_names(bound: str, given: Iterable[str]) -> frozenset[str]:
+    """Trusted values of the Host header, without the port.
+
+    They are this machine's name and addresses, the address that it is ``bound`` to, and the
+    operator's own list ``given``.
+    """
+    addresses = (
+        address.address.partition("%")[0]
+        for interface in psutil.net_if_addrs().values()
+        for address in interface
+    )
+    own = (_bracketed(each) for each in (*addresses, bound))
+    return frozenset(name.lower() for name in (*LOCAL, socket.gethostname(), *own, *given))
+
+
+def _bracketed(address: str) -> str:
+    try:
+        return f"[{address}]" if ip_address(address).version == 6 else address
+    except ValueError:  # a name, or the address of a network card
+        return address

@@ -1,4 +1,7 @@
-"""fal's URL paths: ``owner/alias[/path…]`` and ``owner/alias/requests/{id}[/…]``."""
+"""URL paths: where each protocol is served, and fal's paths of endpoints and requests.
+
+fal's paths are ``owner/alias[/path…]`` and ``owner/alias/requests/{id}[/…]``.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import quote
 
+from typing_extensions import TypedDict
+
+OPENAI_PREFIX = "/openai/v1"
+REPLICATE_PREFIX = "/replicate/v1"
+MCP_PATH = "/mcp"
+
 NAMESPACES = frozenset({"workflows", "comfy"})
 
 
-class Part(StrEnum):
-    """What of a request is meant."""
+class RequestResource(StrEnum):
+    """Resource of a request that a URL names."""
 
     RESULT = "result"
     STATUS = "status"
@@ -19,42 +28,44 @@ class Part(StrEnum):
     CANCEL = "cancel"
 
 
-_TAILS: Mapping[tuple[str, ...], Part] = {
-    (): Part.RESULT,
-    ("response",): Part.RESULT,
-    ("status",): Part.STATUS,
-    ("status", "stream"): Part.STATUS_STREAM,
-    ("cancel",): Part.CANCEL,
+_TAILS: Mapping[tuple[str, ...], RequestResource] = {
+    (): RequestResource.RESULT,
+    ("response",): RequestResource.RESULT,
+    ("status",): RequestResource.STATUS,
+    ("status", "stream"): RequestResource.STATUS_STREAM,
+    ("cancel",): RequestResource.CANCEL,
 }
 
 
 @dataclass(frozen=True, slots=True)
 class RequestPath:
-    """A path that names a request."""
+    """Parts of a path that names a request."""
 
     app: str  # the part before ``/requests/``: ``owner/alias``, or the endpoint's whole id
     request_id: str
-    part: Part
+    part: RequestResource
 
     def fits(self, endpoint_id: str) -> bool:
-        """Whether ``app`` is one under which the endpoint's requests are found."""
+        """Return whether the endpoint's requests can be found under ``app``."""
         return self.app in (endpoint_id, app_of(endpoint_id))
 
 
 def app_of(endpoint_id: str) -> str:
-    """``[namespace/]owner/alias`` of an endpoint's id: what fal's clients use after the submit."""
+    """``[namespace/]owner/alias`` of an endpoint's id, which fal's clients use after the submit."""
     parts = endpoint_id.split("/")
     return "/".join(parts[: 3 if parts[0] in NAMESPACES else 2])
 
 
 def alias_of(endpoint_id: str) -> str:
-    """What fal's clients say of it when they ask for a token."""
+    """Alias of an endpoint. fal's clients use it when they ask for a token."""
     return app_of(endpoint_id).rpartition("/")[2]
 
 
-def before(path: str, verb: str, known: Callable[[str], bool]) -> str | None:
-    """The endpoint's id in ``owner/alias/…/verb``, or the whole where only that is ``known``: ids
-    may end like that themselves. None when ``path`` does not end with the verb."""
+def strip_verb(path: str, verb: str, known: Callable[[str], bool]) -> str | None:
+    """Endpoint id in ``owner/alias/…/verb``; None if ``path`` does not end with the verb.
+
+    It is the whole path if only that is a ``known`` id, because ids may end with the verb.
+    """
     stem = path.strip("/").removesuffix(f"/{verb}")
     if stem == path.strip("/"):
         return None
@@ -62,7 +73,7 @@ def before(path: str, verb: str, known: Callable[[str], bool]) -> str | None:
 
 
 def parse(path: str) -> RequestPath | None:
-    """None when ``path`` names no request: then it is an endpoint's id, or nothing."""
+    """Parse a path; None if it does not name a request (it may be an endpoint's id)."""
     segments = path.strip("/").split("/")
     if "requests" not in segments[2:]:
         return None
@@ -73,8 +84,16 @@ def parse(path: str) -> RequestPath | None:
     return RequestPath("/".join(segments[:at]), segments[at + 1], part)
 
 
-def request_urls(base: str, endpoint_id: str, request_id: str) -> dict[str, str]:
-    """The three URLs of a request; ``base`` is the origin with the prefix that the client used."""
+class RequestUrls(TypedDict):
+    """URLs of a request."""
+
+    response_url: str
+    status_url: str
+    cancel_url: str
+
+
+def request_urls(base: str, endpoint_id: str, request_id: str) -> RequestUrls:
+    """Build the three URLs of a request. ``base``: origin and prefix that the client used."""
     response_url = f"{base}/{quote(app_of(endpoint_id))}/requests/{request_id}"
     return {
         "response_url": response_url,

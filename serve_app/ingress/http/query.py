@@ -1,8 +1,10 @@
-"""Query parameters: reading them, and saying what is wrong with one."""
+"""Reading and validation of query parameters."""
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from zoneinfo import ZoneInfo
 
 from starlette.requests import HTTPConnection
 
@@ -10,7 +12,7 @@ from serve_app.domain.errors import FieldProblem, InvalidInput
 
 
 def page_size(request: HTTPConnection, *, default: int, most: int) -> int:
-    """``limit``; ``InvalidInput`` when it is not from 1 to ``most``."""
+    """Read ``limit``. ``InvalidInput``: it is not from 1 to ``most``."""
     given = request.query_params.get("limit", str(default))
     if (size := _counted(given, most)) is None or size < 1:
         raise invalid("limit", f"should be from 1 to {most}", given)
@@ -18,7 +20,7 @@ def page_size(request: HTTPConnection, *, default: int, most: int) -> int:
 
 
 def time(request: HTTPConnection, name: str) -> datetime | None:
-    """A time with its zone, as in ``2026-01-31T12:00:00Z``; ``InvalidInput`` for another."""
+    """Read a time with its zone, such as ``2026-01-31T12:00:00Z``. ``InvalidInput``."""
     given = request.query_params.get(name)
     if given is None:
         return None
@@ -32,7 +34,7 @@ def time(request: HTTPConnection, name: str) -> datetime | None:
 
 
 def whole(request: HTTPConnection, name: str, *, default: int, most: int) -> int:
-    """A whole number; ``InvalidInput`` when it is not from 0 to ``most``."""
+    """Read a whole number. ``InvalidInput``: it is not from 0 to ``most``."""
     given = request.query_params.get(name, str(default))
     if (number := _counted(given, most)) is None:
         raise invalid(name, f"should be a whole number from 0 to {most}", given)
@@ -40,12 +42,12 @@ def whole(request: HTTPConnection, name: str, *, default: int, most: int) -> int
 
 
 def text(request: HTTPConnection, name: str) -> str | None:
-    """What is looked for in the database; ``InvalidInput`` for text that PostgreSQL cannot hold."""
+    """Read a text to search for. ``InvalidInput``: PostgreSQL cannot store it."""
     return next(reversed(_texts(request, name)), None)
 
 
 def yes_no(request: HTTPConnection, name: str, *, default: bool) -> bool:
-    """``true`` or ``false``; ``InvalidInput`` for another."""
+    """Read ``true`` or ``false``. ``InvalidInput`` for any other value."""
     given = request.query_params.get(name, str(default).lower())
     if given not in ("true", "false"):
         raise invalid(name, "should be true or false", given)
@@ -53,13 +55,13 @@ def yes_no(request: HTTPConnection, name: str, *, default: bool) -> bool:
 
 
 def several(request: HTTPConnection, name: str) -> list[str]:
-    """Values of a parameter that may be repeated, or have several with commas."""
+    """Read a parameter that may be repeated, or have several values separated by commas."""
     return [one for each in _texts(request, name) for one in each.split(",") if one]
 
 
 def _counted(given: str, most: int) -> int | None:
-    """From 0 to ``most``; None for anything else. The length goes first: Python refuses to read a
-    number of thousands of digits."""
+    """Number from 0 to ``most``; None for anything else. The length is checked first, because
+    Python refuses to read thousands of digits."""
     if not (given.isascii() and given.isdecimal() and len(given) <= len(str(most))):
         return None
     number = int(given)
@@ -70,11 +72,64 @@ def _texts(request: HTTPConnection, name: str) -> list[str]:
     given = request.query_params.getlist(name)
     for each in given:
         if "\0" in each:
-            raise invalid(name, "should have no null character in it", each)
+            raise invalid(name, "should not contain a null character", each)
     return given
 
 
 def invalid(name: str, what: str, value: str) -> InvalidInput:
-    """``what`` goes on from the parameter's name, as in "should be a whole number"."""
+    """Build the error. ``what`` continues after the name, such as "should be a whole number"."""
     problem = FieldProblem(("query", name), f"{name} {what}", "value_error", None, value)
     return InvalidInput(f"The query parameter {name} {what}.", (problem,))
+
+
+# Time range of a query: ``start``, ``end`` and ``timezone``.
+
+LENGTH = timedelta(days=1)
+"""Default length of a range, as at fal."""
+
+YEARS = range(1970, 9000)
+"""Years in which arithmetic with clocks and time zones is safe."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRange:
+    start: datetime  # aware
+    end: datetime  # exclusive
+
+
+def time_range(request: HTTPConnection, now: datetime, zone: tzinfo = UTC) -> TimeRange:
+    """Read the range; default: the last day. A time without a zone is in ``zone``.
+
+    ``InvalidInput`` names the wrong parameter.
+    """
+    end = _moment(request, "end", zone) or now
+    start = _moment(request, "start", zone) or end - LENGTH
+    if start >= end:
+        given = request.query_params.get("start", start.isoformat())
+        raise invalid("start", f"should be before the end, {end.isoformat()}", given)
+    return TimeRange(start, end)
+
+
+def zone_of(request: HTTPConnection) -> tzinfo:
+    """Read the time zone. ``InvalidInput``: this machine does not know it. Reading a zone's file
+    blocks."""
+    given = request.query_params.get("timezone", "UTC")
+    if given == "UTC":
+        return UTC
+    try:
+        return ZoneInfo(given)
+    except (ValueError, KeyError, OSError):  # OSError: a folder of zones
+        raise invalid("timezone", "should be a name such as Europe/Berlin or UTC", given) from None
+
+
+def _moment(request: HTTPConnection, name: str, zone: tzinfo) -> datetime | None:
+    given = request.query_params.get(name)
+    if given is None:
+        return None
+    try:
+        at = datetime.fromisoformat(given)
+        if at.year in YEARS:
+            return (at if at.tzinfo else at.replace(tzinfo=zone)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise invalid(name, "should be a date or time, such as 2026-01-31T12:00:00Z", given)

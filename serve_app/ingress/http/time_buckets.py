@@ -1,4 +1,4 @@
-"""Some buckets of time at once, of some endpoints, as a caller asks for them in a query."""
+"""Time buckets of selected endpoints, from the parameters of a query."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 
 from starlette.requests import Request as HttpRequest
+from typing_extensions import TypedDict
 
-from serve_app.domain.timeframe import Timeframe
-from serve_app.ingress import query
-from serve_app.ingress.time_range import TimeRange, time_range, zone_of
+from serve_app.domain.usage import Timeframe
+from serve_app.ingress.http import query
+from serve_app.ingress.http.openapi import in_query
+from serve_app.ingress.http.query import TimeRange, time_range, zone_of
 
 MAX_BUCKETS, BUCKETS = 1000, 100
 MAX_ENDPOINTS = 50
@@ -19,8 +21,8 @@ TIME_SERIES, SUMMARY = "time_series", "summary"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """``?start=&end=&timeframe=&timezone=&endpoint_id=``."""
+class BucketQuery:
+    """Parameters ``?start=&end=&timeframe=&timezone=&endpoint_id=``."""
 
     span: TimeRange
     zone: tzinfo
@@ -28,27 +30,49 @@ class Asked:
     endpoints: Sequence[str]
 
 
+class PageLinks(TypedDict):
+    """Link to the next page, as at fal."""
+
+    next_cursor: str | None
+    has_more: bool
+
+
 @dataclass(frozen=True, slots=True)
-class Page:
-    """Those of one answer."""
+class BucketPage:
+    """Buckets of one response."""
 
     starts: Sequence[datetime]
     edges: Sequence[datetime]  # one more than there are buckets
-    following: datetime | None  # where the first of the next page begins
+    following: datetime | None  # start of the first bucket of the next page
 
     @property
-    def links(self) -> dict[str, object]:
-        """fal's, to the next page."""
+    def links(self) -> PageLinks:
         at = self.following
-        return {"next_cursor": at and f"{at:%Y-%m-%dT%H:%M:%SZ}", "has_more": at is not None}
+        cursor = f"{at:%Y-%m-%dT%H:%M:%SZ}" if at else None
+        return {"next_cursor": cursor, "has_more": at is not None}
 
 
-LAST = Page((), (), None)
-"""Of an answer without buckets."""
+LAST = BucketPage((), (), None)
+"""Page of a response without buckets."""
 
 
-async def asked_of(request: HttpRequest, now: datetime) -> Asked:
-    """``InvalidInput`` names what is wrong."""
+CURSOR = in_query("cursor", "`next_cursor` of the previous page.")
+START = in_query("start", "A date or a time. Default: one day before the end.")
+END = in_query("end", "A date or a time, exclusive. Default: now.")
+PARAMETERS = (
+    START,
+    END,
+    in_query("timeframe", "Length of a bucket. Default: by the length of the time.", Timeframe),
+    in_query("timezone", "Time zone of days and months. Default: UTC."),
+    in_query("bound_to_timeframe", "Extend the time to whole buckets. Default: true.", bool),
+    in_query("limit", "Buckets in a page, 1 to 1000; default 100.", int),
+    CURSOR,
+)
+"""Parameters of a query, except for the endpoints."""
+
+
+async def asked_of(request: HttpRequest, now: datetime) -> BucketQuery:
+    """Read the parameters. ``InvalidInput`` names the wrong one."""
     endpoints = query.several(request, "endpoint_id")
     if len(endpoints) > MAX_ENDPOINTS:
         what = f"should name at most {MAX_ENDPOINTS} endpoints"
@@ -60,15 +84,15 @@ async def asked_of(request: HttpRequest, now: datetime) -> Asked:
         end = timeframe.start(span.end, zone)
         whole = span.end if end == span.end else timeframe.next(end, zone)
         span = TimeRange(timeframe.start(span.start, zone), whole)
-    return Asked(span, zone, timeframe, endpoints)
+    return BucketQuery(span, zone, timeframe, endpoints)
 
 
-def page_of(request: HttpRequest, asked: Asked) -> Page:
-    """``?limit=&cursor=``."""
+def page_of(request: HttpRequest, asked: BucketQuery) -> BucketPage:
+    """Read ``?limit=&cursor=`` and build the page."""
     limit = query.page_size(request, default=BUCKETS, most=MAX_BUCKETS)
     starts, following = _buckets(asked, _cursor(request, asked), limit)
     edges = [max(starts[0], asked.span.start), *starts[1:], following or asked.span.end]
-    return Page(starts, edges, following)
+    return BucketPage(starts, edges, following)
 
 
 def _timeframe(request: HttpRequest, span: TimeRange) -> Timeframe:
@@ -82,7 +106,7 @@ def _timeframe(request: HttpRequest, span: TimeRange) -> Timeframe:
         raise query.invalid("timeframe", what, given) from None
 
 
-def _cursor(request: HttpRequest, asked: Asked) -> datetime | None:
+def _cursor(request: HttpRequest, asked: BucketQuery) -> datetime | None:
     given = request.query_params.get("cursor")
     if given is None:
         return None
@@ -92,13 +116,13 @@ def _cursor(request: HttpRequest, asked: Asked) -> datetime | None:
             return at
     except (ValueError, OverflowError):
         pass
-    raise query.invalid("cursor", "should be the next_cursor of the page before", given)
+    raise query.invalid("cursor", "should be the next_cursor of the previous page", given)
 
 
 def _buckets(
-    asked: Asked, cursor: datetime | None, limit: int
+    asked: BucketQuery, cursor: datetime | None, limit: int
 ) -> tuple[list[datetime], datetime | None]:
-    """Where they begin, and where the first of the next page does."""
+    """Starts of the page's buckets, and of the first bucket of the next page."""
     at = cursor or asked.timeframe.start(asked.span.start, asked.zone)
     starts: list[datetime] = []
     while at < asked.span.end and len(starts) < limit:

@@ -1,1 +1,1 @@
-"""The Model Context Protocol, by which assistants call tools, onto ``submission``."""
+"""Model Context Protocol on top of ``submission``. Assistants use it to call tools."""

@@ -1,4 +1,4 @@
-"""What each tool does."""
+"""Implementation of the tools."""
 
 from __future__ import annotations
 
@@ -14,20 +14,10 @@ from starlette.requests import Request as HttpRequest
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.request import CancelVerdict, Request
-from serve_app.ingress import ids, submission
-from serve_app.ingress.acceptance import accepted
-from serve_app.ingress.body import refuse_unstorable
-from serve_app.ingress.caller import caller_of
-from serve_app.ingress.core import Core, core_of
-from serve_app.ingress.mcp import content, waiting
-from serve_app.ingress.mcp.arguments import (
-    Arguments,
-    DescribeModel,
-    Generate,
-    ListModels,
-    OneRequest,
-    Wait,
-)
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.body import reject_unstorable
+from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.mcp import content
 from serve_app.ingress.mcp.tools import (
     CANCEL,
     DESCRIBE_MODEL,
@@ -35,93 +25,112 @@ from serve_app.ingress.mcp.tools import (
     GET_RESULT,
     LIST_MODELS,
     WAIT,
+    Arguments,
+    DescribeModel,
+    Generate,
+    ListModels,
+    RequestArguments,
+    Wait,
 )
-from serve_app.ingress.model_names import named
-from serve_app.ingress.origin import origin_of
-from serve_app.tenants.keys import Identity
+from serve_app.ingress.services import request_ids
+from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.model_lookup import find_endpoint
+from serve_app.ingress.submission.options import parse_options
+from serve_app.tenants.api_keys import Caller
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One call of a tool: whose, and whom to tell about progress."""
+class ToolCall:
+    """One call of a tool: the caller, and the callback that reports progress."""
 
     http: HttpRequest
-    caller: Identity
-    tell: waiting.Tell
+    caller: Caller
+    report_progress: content.ReportProgress
 
     @property
-    def core(self) -> Core:
-        return core_of(self.http)
+    def services(self) -> Services:
+        return services_of(self.http)
 
 
-async def call_of(http: HttpRequest, tell: waiting.Tell) -> Call:
-    return Call(http, await caller_of(http), tell)
+async def call_of(http: HttpRequest, report_progress: content.ReportProgress) -> ToolCall:
+    return ToolCall(http, await authenticate(http), report_progress)
 
 
-async def list_models(call: Call, given: ListModels) -> CallToolResult:
+async def list_models(call: ToolCall, given: ListModels) -> CallToolResult:
     words = given.query.lower().split()
     found = [
         _summary(each)
-        for each in call.core.catalog
+        for each in call.services.catalog
         if not each.missing and all(word in _text(each) for word in words)
     ]
     sentence = "\n".join(
         f"{one['model']}: {one['description']} ({one['category']})" for one in found
     )
-    return content.told(sentence or "No model here fits.", {"models": found})
+    return content.text_result(sentence or "No model matches the query.", {"models": found})
 
 
-async def describe_model(call: Call, given: DescribeModel) -> CallToolResult:
-    entry = named(call.core.catalog, call.core.config.model_aliases, given.model)
-    facts = await asyncio.to_thread(_described, entry)
-    return content.told(json.dumps(facts, ensure_ascii=False), facts)
-
-
-async def generate(call: Call, given: Generate) -> CallToolResult:
-    """When the call is cancelled while it waits, so is the request, unless it has an idempotency
-    key: nobody was told its id."""
-    core = call.core
-    origin = origin_of(call.http)  # may be refused, and then nothing is to be stored
-    entry = named(core.catalog, core.config.model_aliases, given.model)
-    refuse_unstorable(given.input, ("body", "input"))
-    new = await accepted(
-        call.http, core, call.caller, entry.endpoint.id, given.input, request_id=core.new_id()
+async def describe_model(call: ToolCall, given: DescribeModel) -> CallToolResult:
+    entry = find_endpoint(
+        call.services.catalog, call.services.config.models.model_aliases, given.model
     )
-    storing = submission.submit(core, new)
+    facts = await asyncio.to_thread(_described, entry)
+    return content.text_result(json.dumps(facts, ensure_ascii=False), facts)
+
+
+async def generate(call: ToolCall, given: Generate) -> CallToolResult:
+    """Run a model.
+
+    If the call is cancelled while it waits, the request is cancelled too, because no one knows its
+    id. A request with an idempotency key continues.
+    """
+    services = call.services
+    origin = origin_of(call.http)  # may be refused, so read it before anything is stored
+    entry = find_endpoint(services.catalog, services.config.models.model_aliases, given.model)
+    reject_unstorable(given.input, ("body", "input"))
+    new = await submission.validate(
+        services,
+        call.caller.tenant,
+        entry.endpoint.id,
+        given.input,
+        parse_options(call.http, call.caller),
+        request_id=services.new_id(),
+    )
+    storing = submission.submit(services, new)
     try:
         stored = await asyncio.shield(storing)
-        stored = await waiting.until_ended(core, stored, given.wait_s, call.tell)
+        stored = await content.until_ended(services, stored, given.wait_s, call.report_progress)
     except asyncio.CancelledError:
-        submission.abandon(core, new, storing)
+        submission.abandon(services, new, storing)
         raise
-    return await _result(core, stored, origin)
+    return await _result(services, stored, origin)
 
 
-async def wait(call: Call, given: Wait) -> CallToolResult:
+async def wait(call: ToolCall, given: Wait) -> CallToolResult:
     found = await _find(call, given.request_id)
-    found = await waiting.until_ended(call.core, found, given.wait_s, call.tell)
-    return await _result(call.core, found, origin_of(call.http))
+    found = await content.until_ended(call.services, found, given.wait_s, call.report_progress)
+    return await _result(call.services, found, origin_of(call.http))
 
 
-async def get_result(call: Call, given: OneRequest) -> CallToolResult:
+async def get_result(call: ToolCall, given: RequestArguments) -> CallToolResult:
     found = await _find(call, given.request_id)
-    return await _result(call.core, found, origin_of(call.http))
+    return await _result(call.services, found, origin_of(call.http))
 
 
 CANCELS: Mapping[CancelVerdict, str] = {
-    CancelVerdict.CANCELLED: "It is cancelled and will not start.",
-    CancelVerdict.REQUESTED: "It stops at its next step.",
-    CancelVerdict.ALREADY_FINAL: "It had ended already.",
+    CancelVerdict.CANCELLED: "The request is cancelled and will not start.",
+    CancelVerdict.REQUESTED: "The request stops at its next step.",
+    CancelVerdict.ALREADY_FINAL: "The request had already ended.",
 }
 
 
-async def cancel(call: Call, given: OneRequest) -> CallToolResult:
+async def cancel(call: ToolCall, given: RequestArguments) -> CallToolResult:
     found = await _find(call, given.request_id)
-    verdict = await call.core.queue.cancel(found.tenant, found.id)
-    return content.told(CANCELS[verdict], {"request_id": found.id, "verdict": verdict.value})
+    verdict = await call.services.queue.cancel(found.tenant, found.id)
+    return content.text_result(CANCELS[verdict], {"request_id": found.id, "verdict": verdict.value})
 
 
-CALLS: Mapping[str, Callable[[Call, Any], Awaitable[CallToolResult]]] = {
+CALLS: Mapping[str, Callable[[ToolCall, Any], Awaitable[CallToolResult]]] = {
     LIST_MODELS: list_models,
     DESCRIBE_MODEL: describe_model,
     GENERATE: generate,
@@ -131,24 +140,24 @@ CALLS: Mapping[str, Callable[[Call, Any], Awaitable[CallToolResult]]] = {
 }
 
 
-async def called(call: Call, name: str, given: Arguments) -> CallToolResult:
+async def call_tool(call: ToolCall, name: str, given: Arguments) -> CallToolResult:
     return await CALLS[name](call, given)
 
 
-async def _find(call: Call, request_id: str) -> Request:
+async def _find(call: ToolCall, request_id: str) -> Request:
     unknown = RequestNotFound(f"There is no request {request_id[:64]}.")
-    if not ids.valid(request_id):
+    if not request_ids.valid(request_id):
         raise unknown
     try:
-        return await call.core.queue.get(call.caller.tenant, request_id)
+        return await call.services.queue.get(call.caller.tenant, request_id)
     except RequestNotFound:
         raise unknown from None
 
 
-async def _result(core: Core, request: Request, origin: str) -> CallToolResult:
+async def _result(services: Services, request: Request, origin: str) -> CallToolResult:
     if not request.state.final:
-        return content.standing(request, await waiting.standing(core, request))
-    return await content.ended(core, request, origin)
+        return content.unfinished(request, await content.describe_state(services.queue, request))
+    return await content.final_result(services.files.storage, request, origin)
 
 
 def _summary(entry: CatalogEntry) -> dict[str, Any]:
@@ -164,7 +173,7 @@ def _summary(entry: CatalogEntry) -> dict[str, Any]:
 
 
 def _described(entry: CatalogEntry) -> dict[str, Any]:
-    """Takes milliseconds: not on the event loop."""
+    """Facts about a model. It takes milliseconds, so call it in a thread."""
     return {
         **_summary(entry),
         "input_schema": entry.schema.json_schema(),

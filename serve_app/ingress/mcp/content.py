@@ -1,11 +1,11 @@
-"""What a request made, as blocks that an assistant can look at."""
+"""Tool results as content blocks that an assistant can read, and reports while it waits."""
 
 from __future__ import annotations
 
 import asyncio
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from mcp_types import (
@@ -19,47 +19,48 @@ from mcp_types import (
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.outcome import Failure
-from serve_app.domain.ports import Storage
-from serve_app.domain.request import Request
-from serve_app.ingress.core import Core
-from serve_app.ingress.fal.output import NO_OUTCOME, rendered_output
-from serve_app.ingress.origin import file_url
+from serve_app.domain.ports import Queue, Storage
+from serve_app.domain.progress import Stage
+from serve_app.domain.request import Request, State
+from serve_app.ingress.http.origin import file_url
+from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission.rendering import NO_OUTCOME, rendered_output
 
-MOST_INLINE_BYTES = 1_000_000
-"""Of one result's files together. Clients put a result into a conversation, and refuse larger ones;
-what does not fit is linked."""
+MAX_INLINE_BYTES = 1_000_000
+"""Most bytes of files inside one result, together. Clients put a result into a conversation and
+refuse larger ones. Files that do not fit are linked only."""
 
 SHOWN = frozenset({"image/png", "image/jpeg", "image/webp", "image/gif"})
-"""Pictures that clients show."""
+"""Image types that clients show."""
 
 
-def told(sentence: str, facts: Mapping[str, Any], *, error: bool = False) -> CallToolResult:
-    """A sentence for the assistant, and the same as data."""
+def text_result(sentence: str, facts: Mapping[str, Any], *, error: bool = False) -> CallToolResult:
+    """Result with a sentence for the assistant, and the same facts as data."""
     return CallToolResult(
         content=[TextContent(text=sentence)], structured_content=dict(facts), is_error=error
     )
 
 
-def standing(request: Request, how: str) -> CallToolResult:
-    """Of a request that has not ended; ``how`` it stands, in words."""
+def unfinished(request: Request, how: str) -> CallToolResult:
+    """Result for a request that has not ended; ``how``: its state in words."""
     sentence = f"Request {request.id} has not ended: {how}. Call wait with its request_id."
     facts = {"request_id": request.id, "state": request.state.value, "standing": how}
-    return told(sentence, facts)
+    return text_result(sentence, facts)
 
 
-async def ended(core: Core, request: Request, origin: str) -> CallToolResult:
-    """Of one that has: its files, or why there are none. ``OutcomeForgotten``."""
+async def final_result(storage: Storage, request: Request, origin: str) -> CallToolResult:
+    """Result for an ended request: its files, or its failure. ``OutcomeForgotten``."""
     outcome = request.outcome
     if outcome is None or outcome.failure is not None:
         return failed(request, outcome.failure if outcome and outcome.failure else NO_OUTCOME)
-    output = await rendered_output(request, core.storage, origin, inline=False)
+    output = await rendered_output(request, storage, origin, inline=False)
     facts = {"request_id": request.id, "state": request.state.value, "output": output}
     blocks: list[ContentBlock] = [TextContent(text=json.dumps(facts, ensure_ascii=False))]
-    left = MOST_INLINE_BYTES
+    left = MAX_INLINE_BYTES
     for artifact in outcome.artifacts:
         if artifact.size <= left and _shown(artifact):
             left -= artifact.size
-            blocks.append(await _inline(core.storage, artifact))
+            blocks.append(await _inline(storage, artifact))
         blocks.append(_link(artifact, origin))
     return CallToolResult(content=blocks, structured_content=facts)
 
@@ -72,7 +73,7 @@ def failed(request: Request, failure: Failure) -> CallToolResult:
         "error": {"code": failure.code, "message": failure.message},
     }
     sentence = f"Request {request.id} {request.state.value}: {failure.message}{where}"
-    return told(sentence, facts, error=True)
+    return text_result(sentence, facts, error=True)
 
 
 def _shown(artifact: Artifact) -> bool:
@@ -81,7 +82,7 @@ def _shown(artifact: Artifact) -> bool:
 
 async def _inline(storage: Storage, artifact: Artifact) -> ImageContent | AudioContent:
     content = b"".join([chunk async for chunk in storage.read(artifact.key, 0, artifact.size)])
-    # Base64 of a picture takes milliseconds, which all other calls would wait for.
+    # Base64 of an image takes milliseconds, which would block all other calls.
     data = (await asyncio.to_thread(base64.b64encode, content)).decode("ascii")
     if artifact.media_type in SHOWN:
         return ImageContent(data=data, mime_type=artifact.media_type)
@@ -95,3 +96,56 @@ def _link(artifact: Artifact, origin: str) -> ResourceLink:
         mime_type=artifact.media_type,
         size=artifact.size,
     )
+
+
+# Waiting for the end of a request, with progress reports to the caller.
+
+REPORT_INTERVAL_S = 5.0
+"""Longest time in seconds between two progress reports."""
+
+STAGES = tuple(Stage)
+TOTAL = len(STAGES) + 1.0
+MIN_INCREASE = 0.001
+
+ReportProgress = Callable[[float, float, str], Awaitable[None]]
+"""Callback that takes the progress, its total, and a text."""
+
+
+async def until_ended(
+    services: Services, request: Request, wait_s: float, report_progress: ReportProgress
+) -> Request:
+    """Return the request at its end, or after ``wait_s`` in the state that it has then."""
+    ends = services.clock.monotonic() + wait_s
+    last = 0.0
+    while not request.state.final and (left := ends - services.clock.monotonic()) > 0:
+        # The reported progress must always grow, although a retry begins from the start.
+        last = max(share(request), last + MIN_INCREASE)
+        await report_progress(last, TOTAL, await describe_state(services.queue, request))
+        wait = min(left, REPORT_INTERVAL_S)
+        request = await services.queue.changed(request.tenant, request.id, wait, since=request)
+    return request
+
+
+def share(request: Request) -> float:
+    """Progress of a request, out of ``TOTAL``. All stages of a generation count the same."""
+    progress = request.progress
+    if request.state is State.QUEUED or progress is None:
+        return 0.0
+    done = min(1.0, progress.step / progress.steps) if progress.steps else 0.0
+    return 1.0 + STAGES.index(progress.stage) + done
+
+
+async def describe_state(queue: Queue, request: Request) -> str:
+    """State of a request in words."""
+    if request.state is State.QUEUED:
+        waiting = await queue.waiting(request)
+        known = [waiting.detail] if waiting.detail else []
+        if waiting.share is not None:
+            known.append(f"{waiting.share:.0%} of {waiting.stage}")
+        detail = f" ({', '.join(known)})" if known else ""
+        return f"queued, {waiting.position} before it, {waiting.reason.value}{detail}"
+    progress = request.progress
+    if progress is None:
+        return request.state.value
+    words = progress.stage.value.replace("_", " ")
+    return f"{words} {progress.step}/{progress.steps}" if progress.steps else words

@@ -1,25 +1,27 @@
-"""``/mcp``: the Model Context Protocol over HTTP."""
+"""``/mcp``: Model Context Protocol over HTTP."""
 
 from __future__ import annotations
 
 import asyncio
 from types import ModuleType
+from typing import Any, Literal, NotRequired
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
+from typing_extensions import TypedDict
 
 from serve_app.domain.errors import DarkroomError, Unauthenticated
-from serve_app.ingress.caller import caller_of
-from serve_app.ingress.reply import error_reply, json_reply
-from serve_app.ingress.translated import translated
-
-PATH = "/mcp"
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.errors import Error, error_reply, json_reply
+from serve_app.ingress.http.openapi import EVENTS, JSON, Answer, Operation, answer
+from serve_app.ingress.http.paths import MCP_PATH
+from serve_app.ingress.http.routing import translated
 
 
 class ServedBySdk(Response):
-    """An answer that the SDK gives."""
+    """Response that the SDK writes."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         server = await asyncio.to_thread(_server)
@@ -27,34 +29,83 @@ class ServedBySdk(Response):
 
 
 async def call(request: HttpRequest) -> Response:
-    """Any call. The key is checked here, by its header, before the SDK reads the body.
+    """Answer any call. The key in the header is checked here, before the SDK reads the body.
 
-    There is no stream beside those of the calls, and no session to end: clients that look for one
-    learn it by 405.
+    There are no streams apart from the responses of calls, and no sessions to end. Clients that ask
+    for either get 405.
     """
     if request.method != "POST":
         message = f"This path takes POST, not {request.method}."
-        return json_reply({"detail": message, "message": message}, 405, {"allow": "POST"})
-    await caller_of(request)
+        body: Error = {"detail": message, "message": message}
+        return json_reply(body, 405, {"allow": "POST"})
+    await authenticate(request)
     return ServedBySdk()
 
 
 def _server() -> ModuleType:
-    """Imported by the first call: the SDK takes a second, which an installation without assistants
-    should not pay at its start."""
+    """Import the SDK at the first call: it takes a second, which would delay the start of every
+    installation, also without assistants."""
     from serve_app.ingress.mcp import server  # noqa: PLC0415
 
     return server
 
 
 def refused(error: DarkroomError) -> Response:
-    """A key is a bearer token to clients of this protocol."""
+    """Error response. Clients of this protocol send the key as a bearer token."""
     reply = error_reply(error)
     if isinstance(error, Unauthenticated):
         reply.headers["www-authenticate"] = "Bearer"
     return reply
 
 
+class McpMessage(TypedDict):
+    """Message of the protocol."""
+
+    jsonrpc: str
+    method: str
+    params: NotRequired[dict[str, Any]]
+
+
+class McpErrorDetails(TypedDict):
+    code: int
+    message: str
+
+
+class McpError(TypedDict):
+    """Answer to something that is no message of the protocol."""
+
+    jsonrpc: Literal["2.0"]
+    error: McpErrorDetails
+
+
+TAG = "mcp"
+
+CALL = Operation(
+    "callMcp",
+    "Send one message of the Model Context Protocol (streamable HTTP, stateless)",
+    {
+        200: Answer("The answer, or events that end with it.", {JSON: dict[str, Any], EVENTS: str}),
+        202: Answer("The notification was received."),
+        400: answer("Not a message of the protocol.", McpError),
+    },
+    errors=(413,),
+    body=McpMessage,
+    tag=TAG,
+)
+STREAM = Operation(
+    "streamMcp", "Refused, because there are no sessions", {}, errors=(405,), tag=TAG
+)
+END = Operation("endMcp", "Refused, because there are no sessions", {}, errors=(405,), tag=TAG)
+
 ROUTES: list[Route] = [
-    translated(PATH, call, "POST", "GET", "DELETE", label="mcp", refusal=refused)
+    translated(
+        MCP_PATH,
+        call,
+        "POST",
+        "GET",
+        "DELETE",
+        label="mcp",
+        refusal=refused,
+        operations={"POST": CALL, "GET": STREAM, "DELETE": END},
+    )
 ]

@@ -1,4 +1,4 @@
-"""The server of the official SDK, with our tools. It keeps nothing between two calls."""
+"""Server of the official SDK, with our tools. It keeps no state between two calls."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from pydantic import ValidationError
 from starlette.requests import Request as HttpRequest
 from starlette.types import Receive, Scope, Send
 
-from serve_app.catalog.problems import invalid_input
+from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.errors import DarkroomError
-from serve_app.ingress.core import Core
 from serve_app.ingress.mcp import content
-from serve_app.ingress.mcp.calls import call_of, called
+from serve_app.ingress.mcp.calls import call_of, call_tool
 from serve_app.ingress.mcp.tools import ARGUMENTS, INSTRUCTIONS, tools
+from serve_app.ingress.services.services import Services
 
 log = logging.getLogger(__name__)
 
@@ -32,11 +32,14 @@ NAME = "darkroom"
 
 
 async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-    """One HTTP call. Stateless, so that any ingress replica answers any call; the manager is made
-    for the call, since it holds nothing that another one would need."""
-    core: Core = scope["app"].state.core
+    """Serve one HTTP call.
+
+    It is stateless, so any ingress replica can answer any call. The manager is created for each
+    call, because it holds no state that another call needs.
+    """
+    services: Services = scope["app"].state.services
     manager = StreamableHTTPSessionManager(
-        _server(), stateless=True, max_request_body_size=core.config.max_body_bytes
+        _server(), stateless=True, max_request_body_size=services.config.limits.max_body_bytes
     )
     async with manager.run():
         await manager.handle_request(scope, receive, send)
@@ -63,17 +66,19 @@ async def _list_tools(
 async def _call_tool(
     context: ServerRequestContext[dict[str, object]], params: CallToolRequestParams
 ) -> CallToolResult:
-    """Mistakes are results that say so, in a sentence: an assistant reads them and tries again."""
+    """Run a tool. Errors are returned as results with a sentence that the assistant can act on."""
     arguments = ARGUMENTS.get(params.name)
     if arguments is None:
         known = ", ".join(ARGUMENTS)
-        raise MCPError(INVALID_PARAMS, f"There is no tool {params.name[:100]}; there are {known}.")
+        raise MCPError(
+            INVALID_PARAMS, f"There is no tool {params.name[:100]}. The tools are {known}."
+        )
     http = context.request
-    assert isinstance(http, HttpRequest)  # noqa: S101 by the only transport that there is
+    assert isinstance(http, HttpRequest)  # noqa: S101 true for the only transport in use
     try:
         given = arguments.model_validate(params.arguments or {})
         call = await call_of(http, context.session.report_progress)
-        return await called(call, params.name, given)
+        return await call_tool(call, params.name, given)
     except ValidationError as error:
         return _mistake(invalid_input(error))
     except DarkroomError as error:
@@ -82,4 +87,4 @@ async def _call_tool(
 
 def _mistake(error: DarkroomError) -> CallToolResult:
     facts = {"error": {"code": error.code, "message": error.message, "retryable": error.retryable}}
-    return content.told(error.message, facts, error=True)
+    return content.text_result(error.message, facts, error=True)

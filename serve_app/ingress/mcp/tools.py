@@ -1,4 +1,4 @@
-"""The tools that there are, as clients list them."""
+"""Tools, as clients list them."""
 
 from __future__ import annotations
 
@@ -6,15 +6,55 @@ from collections.abc import Mapping
 from typing import Any
 
 from mcp_types import Tool, ToolAnnotations
+from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.ingress.mcp.arguments import (
-    Arguments,
-    DescribeModel,
-    Generate,
-    ListModels,
-    OneRequest,
-    Wait,
+# Arguments of the tools. The models are the tools' schemas, and validate the calls.
+
+USUAL_WAIT_S, MOST_WAIT_S = 50.0, 600.0
+"""Default and longest wait in seconds. Many clients limit a tool call to one minute."""
+
+_WAIT = Field(
+    default=USUAL_WAIT_S,
+    ge=0,
+    le=MOST_WAIT_S,
+    description=(
+        "Seconds to wait for the end. A request that has not ended by then continues: call `wait`."
+    ),
 )
+
+
+class Arguments(BaseModel):
+    """Base of the arguments. Unknown names are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ListModels(Arguments):
+    query: str = Field(
+        default="", description="Only models with these words in id, name, description or category."
+    )
+
+
+class DescribeModel(Arguments):
+    model: str = Field(description="A model's id, as returned by `list_models`.")
+
+
+class Generate(Arguments):
+    model: str = Field(description="A model's id, as returned by `list_models`.")
+    input: dict[str, Any] = Field(
+        description="The model's input: `describe_model` has its schema. Most take a `prompt`."
+    )
+    wait_s: float = _WAIT
+
+
+class Wait(Arguments):
+    request_id: str = Field(description="The id that `generate` returned.")
+    wait_s: float = _WAIT
+
+
+class RequestArguments(Arguments):
+    request_id: str = Field(description="The id that `generate` returned.")
+
 
 LIST_MODELS, DESCRIBE_MODEL, GENERATE = "list_models", "describe_model", "generate"
 WAIT, CANCEL, GET_RESULT = "wait", "cancel", "get_result"
@@ -24,27 +64,27 @@ ARGUMENTS: Mapping[str, type[Arguments]] = {
     DESCRIBE_MODEL: DescribeModel,
     GENERATE: Generate,
     WAIT: Wait,
-    CANCEL: OneRequest,
-    GET_RESULT: OneRequest,
+    CANCEL: RequestArguments,
+    GET_RESULT: RequestArguments,
 }
 
 INSTRUCTIONS = (
-    "Makes pictures, clips and sounds on this installation's own GPUs. Find a model with "
-    "list_models, see its input with describe_model, and call generate. What takes longer than the "
-    "call may wait goes on; wait and get_result tell how it ended."
+    "Generates images, video and audio on this installation's own GPUs. Find a model with "
+    "list_models, read its input schema with describe_model, and call generate. A request that "
+    "takes longer than the call may wait continues; wait and get_result return its outcome."
 )
 
 _DESCRIPTIONS: Mapping[str, str] = {
     LIST_MODELS: "Lists the generative models that can be called here.",
-    DESCRIBE_MODEL: "Tells what a model does, and the JSON schemas of its input and its output.",
+    DESCRIBE_MODEL: "Describes a model, and returns the JSON schemas of its input and its output.",
     GENERATE: (
-        "Runs a model and returns what it made. When the call is cancelled or its connection "
-        "ends, so is the request. With wait_s 0 it returns a request_id at once, and then nothing "
-        "but `cancel` stops the request."
+        "Runs a model and returns its output. If the call is cancelled or its connection ends, the "
+        "request is cancelled too. With wait_s 0 it returns a request_id at once, and then only "
+        "`cancel` stops the request."
     ),
-    WAIT: "Waits for a request and returns what it made. Cancelling this call leaves it running.",
-    CANCEL: "Cancels a request that waits or runs.",
-    GET_RESULT: "Tells how a request stands, or returns what it made, without waiting.",
+    WAIT: "Waits for a request and returns its output. Cancelling this call leaves it running.",
+    CANCEL: "Cancels a request that is queued or running.",
+    GET_RESULT: "Returns the state of a request, or its output if it has ended, without waiting.",
 }
 
 

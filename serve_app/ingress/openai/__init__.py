@@ -1,1 +1,1 @@
-"""OpenAI's protocol for pictures, clips and models, as a translation onto ``submission``."""
+"""OpenAI's protocol for images, videos and models, as a translation to ``submission``."""

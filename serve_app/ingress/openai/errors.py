@@ -1,24 +1,24 @@
-"""Errors in OpenAI's shape."""
+"""Errors in OpenAI's format."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from serve_app.domain import errors
 from serve_app.domain.errors import DarkroomError, InvalidInput
 from serve_app.domain.outcome import Failure
-from serve_app.ingress.errors import answer_for, headers_for
-from serve_app.ingress.fal.failure import answer_for as answer_for_failure
-from serve_app.ingress.reply import json_reply
+from serve_app.ingress.http.errors import headers_for, http_answer, json_reply
+from serve_app.ingress.http.openapi import ErrorFormat
+from serve_app.ingress.submission.rendering import answer_for as answer_for_failure
 
 INVALID_REQUEST = "invalid_request_error"
 
 TYPES: Mapping[int, str] = {401: "authentication_error", 403: "permission_error"}
-"""HTTP status → OpenAI's type of error, where it is neither the client's nor the server's plain
-fault."""
+"""HTTP status → OpenAI's type of error, if it is not the general one of the client's or the
+server's errors."""
 
 CODES: Mapping[str, str] = {
     errors.Unauthenticated.code: "invalid_api_key",
@@ -26,12 +26,48 @@ CODES: Mapping[str, str] = {
     errors.EndpointNotServed.code: "model_not_found",
     errors.Overloaded.code: "rate_limit_exceeded",
 }
-"""Code of an error → the one that OpenAI's clients know, where they know one."""
+"""Code of an error → the code that OpenAI's clients know, if there is one."""
+
+
+TAG = "openai"
+
+
+class OpenAiErrorDetails(TypedDict):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class OpenAiError(TypedDict):
+    """Body of an error."""
+
+    error: OpenAiErrorDetails
+
+
+ERRORS = ErrorFormat(
+    {
+        400: "A parameter is not valid or not supported; `param` names it.",
+        401: "The key is missing or not valid.",
+        403: "The key does not allow this call.",
+        404: "There is no such model, or it was not found.",
+        410: "Deleted.",
+        413: "Too large.",
+        429: "Too many requests are waiting; `Retry-After` says when to try again.",
+        499: "The request was cancelled.",
+        500: "The attempt failed, or Darkroom has a defect.",
+        503: "A service that Darkroom depends on does not answer.",
+        504: "The request did not start, or end, within the time that the client set.",
+        507: "Not enough disk space.",
+    },
+    OpenAiError,
+)
+AT_SUBMIT, AT_END = (400, 403, 404, 413, 429, 503, 507), (410, 499, 500, 504)
 
 
 def refused(error: DarkroomError) -> Response:
-    """OpenAI says 400 of an input that is not valid, and 404 of a model that is not there."""
-    status = answer_for(error).status
+    """Error response. OpenAI answers invalid input with 400, and a missing model with 404."""
+    status = http_answer(error).status
     if isinstance(error, InvalidInput):
         status = 400
     elif isinstance(error, errors.EndpointNotServed):
@@ -46,27 +82,27 @@ def refused(error: DarkroomError) -> Response:
     }
     if isinstance(error, errors.Unauthenticated):
         headers["www-authenticate"] = "Bearer"
-    # Its clients retry every 429 and 5xx unless told.
+    # OpenAI's clients retry every 429 and 5xx without this header.
     headers["x-should-retry"] = "true" if error.retryable else "false"
     body = error_body(error.message, status, CODES.get(error.code, error.code), param)
     return json_reply(body, status, headers)
 
 
 def failed(failure: Failure, names: Mapping[str, str]) -> Response:
-    """An attempt that ended in an error. ``names``: as for ``translated.renamed``."""
+    """Response for an attempt that ended in an error. ``names``: as for ``translated.renamed``."""
     status = 400 if failure.field is not None else answer_for_failure(failure).status
     headers = {"x-should-retry": "true" if failure.retryable else "false"}
     return json_reply(failure_body(failure, names), status, headers)
 
 
-def failure_body(failure: Failure, names: Mapping[str, str]) -> dict[str, Any]:
+def failure_body(failure: Failure, names: Mapping[str, str]) -> OpenAiError:
     status = 400 if failure.field is not None else answer_for_failure(failure).status
     first, _, rest = (failure.field or "").partition(".")
     param = ".".join(part for part in (names.get(first, first), rest) if part) or None
     return error_body(failure.message, status, failure.code, param)
 
 
-def error_body(message: str, status: int, code: str, param: str | None = None) -> dict[str, Any]:
+def error_body(message: str, status: int, code: str, param: str | None = None) -> OpenAiError:
     type_ = "rate_limit_error" if status == 429 else TYPES.get(status, INVALID_REQUEST)
     if status >= 500:
         type_ = "server_error"

@@ -1,4 +1,4 @@
-"""The pictures of a call that edits them: from the parts of a form to fields of an input."""
+"""Images of an edit call: from the parts of a form to fields of an input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from serve_app.domain.errors import InvalidInput
-from serve_app.ingress.endpoint_fields import EndpointFields
+from serve_app.ingress.submission.model_lookup import EndpointFields
 
 MOST_GIVEN = 16
 MOST_PIXELS = 64_000_000
@@ -20,8 +20,8 @@ SIDE_MULTIPLE, LEAST_SIDE = 16, 64
 
 
 @dataclass(frozen=True, slots=True)
-class GivenPicture:
-    """A picture of the call's: its file, and its size in pixels."""
+class InputImage:
+    """Image sent by the client: its file, and its size in pixels."""
 
     content: bytes
     media_type: str
@@ -37,70 +37,70 @@ def data_uri(content: bytes, media_type: str) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def given_picture(content: bytes, parameter: str) -> GivenPicture:
-    """Reads its header only; ``InvalidInput`` names ``parameter`` when it is no picture."""
+def read_image(content: bytes, parameter: str) -> InputImage:
+    """Read an image's header. ``InvalidInput`` names ``parameter`` if the file is not an image."""
     try:
-        with Image.open(io.BytesIO(content)) as picture:
-            media_type = Image.MIME.get(picture.format or "", "application/octet-stream")
-            width, height = picture.size
+        with Image.open(io.BytesIO(content)) as image:
+            media_type = Image.MIME.get(image.format or "", "application/octet-stream")
+            width, height = image.size
     except (OSError, ValueError, Image.DecompressionBombError):
-        message = "The file cannot be read as a picture"
+        message = "The file cannot be read as an image"
         raise InvalidInput.of_field(parameter, message, "image_load_error") from None
     if width * height > MOST_PIXELS:
-        message = f"{width}×{height} is more than {MOST_PIXELS // 1_000_000} megapixels"
+        message = f"{width}×{height} exceeds the limit of {MOST_PIXELS // 1_000_000} megapixels"
         raise InvalidInput.of_field(parameter, message, "image_too_large")
-    return GivenPicture(content, media_type, width, height)
+    return InputImage(content, media_type, width, height)
 
 
 def fields_of(
-    pictures: Sequence[bytes], mask: bytes | None, fields: EndpointFields
+    images: Sequence[bytes], mask: bytes | None, fields: EndpointFields
 ) -> dict[str, Any]:
-    """The input's fields for them. Takes long for large ones: for a thread.
+    """Input fields for the images. It takes long for large ones, so call it in a thread.
 
-    The mask is OpenAI's, transparent where to redraw; endpoints want white there.
+    OpenAI's mask is transparent where the image is to be redrawn. Endpoints need white there.
     """
-    given = [given_picture(each, "image") for each in pictures]
+    given = [read_image(each, "image") for each in images]
     found: dict[str, Any] = {}
     one, several = "image_url", "image_urls"
-    if len(given) > 1 or not fields.takes(one):
-        if not fields.takes(several):
-            message = f"This endpoint takes one picture, not {len(given)}"
+    if len(given) > 1 or not fields.accepts(one):
+        if not fields.accepts(several):
+            message = f"This endpoint takes one image, not {len(given)}"
             raise InvalidInput.of_field("image", message, "feature_not_supported")
         found[several] = [each.data_uri for each in given]
     else:
         found[one] = given[0].data_uri
     if "image_size" in fields:
-        # Its usual size is not the picture's shape, which it would be stretched to.
+        # The endpoint's default size may have another aspect ratio, and would distort the image.
         found["image_size"] = fitting_size(given[0])
     if mask is not None:
         found["mask_url"] = data_uri(_white_where_transparent(mask, given[0]), "image/png")
     return found
 
 
-def fitting_size(picture: GivenPicture) -> dict[str, int]:
-    """A size of its shape, and at most of the area that models are trained on."""
-    scale = min(1.0, (USUAL_AREA / (picture.width * picture.height)) ** 0.5)
-    sides = (picture.width * scale, picture.height * scale)
+def fitting_size(image: InputImage) -> dict[str, int]:
+    """Size with the image's aspect ratio, and at most the area that models are trained on."""
+    scale = min(1.0, (USUAL_AREA / (image.width * image.height)) ** 0.5)
+    sides = (image.width * scale, image.height * scale)
     width, height = (max(LEAST_SIDE, round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE) for side in sides)
     return {"width": width, "height": height}
 
 
-def _white_where_transparent(mask: bytes, picture: GivenPicture) -> bytes:
-    header = given_picture(mask, "mask")
-    if (header.width, header.height) != (picture.width, picture.height):
+def _white_where_transparent(mask: bytes, image: InputImage) -> bytes:
+    header = read_image(mask, "mask")
+    if (header.width, header.height) != (image.width, image.height):
         message = (
-            f"The mask is {header.width}×{header.height} and the picture "
-            f"{picture.width}×{picture.height}: they should be of one size"
+            f"The mask is {header.width}×{header.height} and the image "
+            f"{image.width}×{image.height}: they must have the same size"
         )
         raise InvalidInput.of_field("mask", message)
     try:
         with Image.open(io.BytesIO(mask)) as opened:
             if not opened.has_transparency_data:
-                message = "The mask has no transparency: what is transparent in it is redrawn"
+                message = "The mask has no transparency: make the area to redraw transparent"
                 raise InvalidInput.of_field("mask", message)
             alpha = opened.convert("RGBA").getchannel("A")
     except (OSError, ValueError, SyntaxError):
-        message = "The file cannot be read as a picture"
+        message = "The file cannot be read as an image"
         raise InvalidInput.of_field("mask", message, "image_load_error") from None
     white = io.BytesIO()
     alpha.point([255 - level for level in range(256)]).save(white, "PNG")

@@ -2,16 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Literal
+
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
+from typing_extensions import TypedDict
 
 from serve_app.domain.errors import NotFound
-from serve_app.ingress.openai import clips, models, pictures
-from serve_app.ingress.openai.refusal import refused
-from serve_app.ingress.translated import Handler, translated
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.openapi import Operation, answer, in_path
+from serve_app.ingress.http.paths import OPENAI_PREFIX
+from serve_app.ingress.http.routing import Handler, translated
+from serve_app.ingress.openai import images, videos
+from serve_app.ingress.openai.errors import ERRORS, TAG, refused
+from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.submission.model_lookup import find_endpoint
 
-PREFIX = "/openai/v1"
+# ``models``: all served endpoints, and the aliases of them.
+
+LONG_AGO = 0
+"""Creation time of every model. OpenAI's format requires one, and the catalog has none."""
+
+
+class OpenAiModel(TypedDict):
+    """Endpoint, under its id or an alias."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    darkroom_endpoint: str
+
+
+class OpenAiModels(TypedDict):
+    object: Literal["list"]
+    data: list[OpenAiModel]
+
+
+async def listed(request: HttpRequest) -> Response:
+    await authenticate(request)
+    services = services_of(request)
+    body: OpenAiModels = {"object": "list", "data": list(_models(services))}
+    return json_reply(body)
+
+
+async def shown(request: HttpRequest) -> Response:
+    """Show a model by id or alias. ``EndpointNotFound`` suggests similar ids."""
+    await authenticate(request)
+    services = services_of(request)
+    name: str = request.path_params["model"]
+    entry = find_endpoint(services.catalog, services.config.models.model_aliases, name)
+    return json_reply(_model(name, entry.endpoint.id))
+
+
+def _models(services: Services) -> Iterator[OpenAiModel]:
+    served = [entry.endpoint.id for entry in services.catalog if not entry.missing]
+    for endpoint_id in served:
+        yield _model(endpoint_id, endpoint_id)
+    for alias, endpoint_id in services.config.models.model_aliases.items():
+        if endpoint_id in served:
+            yield _model(alias, endpoint_id)
+
+
+def _model(name: str, endpoint_id: str) -> OpenAiModel:
+    return {
+        "id": name,
+        "object": "model",
+        "created": LONG_AGO,
+        "owned_by": endpoint_id.partition("/")[0],
+        "darkroom_endpoint": endpoint_id,
+    }
+
+
 NOT_HERE = (
     "/videos/{request_id}/remix",
     "/videos/edits",
@@ -23,25 +88,55 @@ METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 async def unknown(request: HttpRequest) -> Response:
     raise NotFound(
-        f"{request.method} {request.url.path} is not there. Of OpenAI's API there are "
-        "images/generations, images/edits, videos and models, under /openai/v1."
+        f"{request.method} {request.url.path} is not supported here. Of OpenAI's API, only "
+        "images/generations, images/edits, videos and models are, under /openai/v1."
     )
 
 
-def _route(method: str, path: str, handler: Handler, label: str) -> Route:
-    return translated(PREFIX + path, handler, method, label=f"openai.{label}", refusal=refused)
+LIST_MODELS = Operation(
+    "openaiListModels",
+    "List the endpoints that are served, and their aliases",
+    {200: answer("The models.", OpenAiModels)},
+    tag=TAG,
+    error_format=ERRORS,
+)
+SHOW_MODEL = Operation(
+    "openaiGetModel",
+    "Show a model by id or alias",
+    {200: answer("The model.", OpenAiModel)},
+    errors=(404,),
+    parameters=(in_path("model", "Id or alias. Its slashes need not be escaped."),),
+    tag=TAG,
+    error_format=ERRORS,
+)
+
+
+def _route(method: str, path: str, handler: Handler, label: str, call: Operation) -> Route:
+    return translated(
+        OPENAI_PREFIX + path,
+        handler,
+        method,
+        label=f"openai.{label}",
+        refusal=refused,
+        operations={method: call},
+    )
 
 
 ROUTES = [
-    _route("POST", "/images/generations", pictures.generations, "images.generate"),
-    _route("POST", "/images/edits", pictures.edits, "images.edit"),
-    _route("POST", "/videos", clips.created, "videos.create"),
-    _route("GET", "/videos", clips.listed, "videos"),
-    _route("GET", "/videos/{request_id}", clips.shown, "video"),
-    _route("DELETE", "/videos/{request_id}", clips.deleted, "video.delete"),
-    _route("GET", "/videos/{request_id}/content", clips.content, "video.content"),
-    *(_route("POST", path, clips.not_here, "videos.other") for path in NOT_HERE),
-    _route("GET", "/models", models.listed, "models"),
-    _route("GET", "/models/{model:path}", models.shown, "model"),
+    _route("POST", "/images/generations", images.generations, "images.generate", images.GENERATE),
+    _route("POST", "/images/edits", images.edits, "images.edit", images.EDITS),
+    _route("POST", "/videos", videos.created, "videos.create", videos.CREATE),
+    _route("GET", "/videos", videos.listed, "videos", videos.LIST),
+    _route("GET", "/videos/{request_id}", videos.shown, "video", videos.SHOW),
+    _route("DELETE", "/videos/{request_id}", videos.deleted, "video.delete", videos.DELETE),
+    _route(
+        "GET", "/videos/{request_id}/content", videos.content, "video.content", videos.GET_CONTENT
+    ),
+    *(
+        _route("POST", path, videos.not_here, "videos.other", videos.refused_call(number, path))
+        for number, path in enumerate(NOT_HERE)
+    ),
+    _route("GET", "/models", listed, "models", LIST_MODELS),
+    _route("GET", "/models/{model:path}", shown, "model", SHOW_MODEL),
     translated("/openai/{rest:path}", unknown, *METHODS, label="openai.other", refusal=refused),
 ]

@@ -1,17 +1,17 @@
-"""What a call for a clip asks for, in the fields of the endpoint that makes it."""
+"""Translation of OpenAI's video parameters to the fields of an endpoint's input."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 
-from serve_app.catalog.problems import invalid_input
+from serve_app.catalog.fields.pydantic_schema import invalid_input
 from serve_app.domain.errors import InvalidInput
-from serve_app.ingress.endpoint_fields import EndpointFields
+from serve_app.ingress.submission.model_lookup import EndpointFields
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 MOST_SECONDS = 600.0
@@ -28,22 +28,44 @@ NAMES: Mapping[str, str] = {
     "image_size": "size",
     "image_url": "input_reference",
 }
-"""Field of an endpoint's input → parameter of OpenAI's that it is filled from."""
+"""Field of an endpoint's input → OpenAI's parameter that sets it."""
 
 
-class ClipParameters(BaseModel):
-    """OpenAI's parameters. What else is sent is kept: it may be a field of the endpoint."""
+Seconds = Annotated[
+    float,
+    Field(gt=0, le=MOST_SECONDS),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "description": "As OpenAI's clients send it."},
+                {
+                    "type": "number",
+                    "exclusiveMinimum": True,
+                    "minimum": 0,
+                    "maximum": MOST_SECONDS,
+                },
+            ]
+        }
+    ),
+]
+"""Number, also as text."""
+
+
+class VideoParameters(BaseModel):
+    """OpenAI's parameters. Others are kept, because they may be fields of the endpoint."""
 
     model_config = ConfigDict(extra="allow")
 
     prompt: str
-    model: str | None = None
-    seconds: float | None = Field(default=None, gt=0, le=MOST_SECONDS)
-    size: str | None = None
+    model: str | None = Field(
+        default=None, description="Id of an endpoint, or an alias. Default: an endpoint for videos."
+    )
+    seconds: Seconds | None = Field(default=None, description="Length of the video.")
+    size: str | None = Field(default=None, description="Pixels, as in `1280x720`.")
 
     @classmethod
-    def read(cls, body: object) -> ClipParameters:
-        """``InvalidInput`` names the parameter."""
+    def read(cls, body: object) -> VideoParameters:
+        """Parse the body. ``InvalidInput`` names the parameter."""
         if not isinstance(body, dict):
             raise InvalidInput("The body must be a JSON object with the call's parameters.")
         try:
@@ -52,18 +74,19 @@ class ClipParameters(BaseModel):
             raise invalid_input(error) from None
 
 
-def input_of(given: ClipParameters, fields: EndpointFields) -> dict[str, Any]:
-    """``InvalidInput`` names each parameter that the endpoint cannot honour."""
+def input_of(given: VideoParameters, fields: EndpointFields) -> dict[str, Any]:
+    """Build the endpoint's input. ``InvalidInput`` names each parameter that it cannot apply."""
     more = given.model_extra or {}
     for name in more:
-        if not fields.takes(name):
+        if not fields.accepts(name):
             message = "Neither a parameter that is supported here nor a field of the endpoint"
             raise InvalidInput.of_field(name, message, "unknown_parameter")
     return {"prompt": given.prompt, **_length(given, fields), **_size(given.size, fields), **more}
 
 
-def told_length(input: Mapping[str, Any]) -> str:
-    """Seconds of the clip that this input makes, as OpenAI writes them; empty: it does not say."""
+def length_text(input: Mapping[str, Any]) -> str:
+    """Length in seconds of the video that this input makes, as OpenAI writes it; empty if the input
+    does not set it."""
     rate = next((input[name] for name in RATES if input.get(name)), None)
     if input.get("duration") is not None:
         return str(input["duration"])
@@ -72,8 +95,8 @@ def told_length(input: Mapping[str, Any]) -> str:
     return ""
 
 
-def told_size(input: Mapping[str, Any]) -> str:
-    """Pixels of the clip that this input makes; empty: it does not say."""
+def size_text(input: Mapping[str, Any]) -> str:
+    """Size in pixels of the video that this input makes; empty if the input does not set it."""
     for name in SIZES:
         size = input.get(name)
         if isinstance(size, Mapping):
@@ -87,29 +110,31 @@ def told_size(input: Mapping[str, Any]) -> str:
     return f"{round(width)}x{round(height)}"
 
 
-def _length(given: ClipParameters, fields: EndpointFields) -> dict[str, Any]:
+def _length(given: VideoParameters, fields: EndpointFields) -> dict[str, Any]:
     if given.seconds is None:
         return {}
     if "duration" in fields:
         return {"duration": _choice("seconds", given.seconds, fields.choices("duration"))}
     rate = next((name for name in RATES if name in fields), None)
     if "num_frames" not in fields or rate is None:
-        if fields.takes("seconds"):  # the schema `open` takes everything, as it was sent
+        if fields.accepts("seconds"):  # the schema `open` takes every field unchanged
             return {"seconds": given.seconds}
-        raise _not_here("seconds", "this endpoint makes clips of one length")
+        raise _not_here("seconds", "this endpoint makes videos of one length only")
     per_second = float((given.model_extra or {}).get(rate) or fields.default(rate))
     return {"num_frames": round(given.seconds * per_second)}
 
 
 def _choice(parameter: str, seconds: float, choices: tuple[Any, ...]) -> Any:
-    """The one of ``choices`` that is as long, as the endpoint spells it (``5``, ``"5"``, ``"5s"``);
-    the number itself where it lists none."""
+    """Item of ``choices`` with this length, in the endpoint's spelling (``5``, ``"5"``, ``"5s"``).
+
+    Without choices it is the number itself.
+    """
     if not choices:
         return int(seconds) if seconds.is_integer() else seconds
     for each in choices:
         if math.isclose(float(str(each).removesuffix("s")), seconds):
             return each
-    raise _not_here(parameter, f"this endpoint makes clips of {', '.join(map(str, choices))}")
+    raise _not_here(parameter, f"this endpoint makes videos of {', '.join(map(str, choices))}")
 
 
 def _size(size: str | None, fields: EndpointFields) -> dict[str, Any]:
@@ -124,13 +149,13 @@ def _size(size: str | None, fields: EndpointFields) -> dict[str, Any]:
             return {name: {"width": width, "height": height}}
     if "resolution" in fields:
         return _resolution(width, height, fields)
-    if fields.takes("size"):
+    if fields.accepts("size"):
         return {"size": size}
-    raise _not_here("size", "this endpoint makes clips of one size")
+    raise _not_here("size", "this endpoint makes videos of one size only")
 
 
 def _resolution(width: int, height: int, fields: EndpointFields) -> dict[str, Any]:
-    """By the name of the shorter side, and the ratio where there is a choice of it."""
+    """Input fields for a size: the resolution of its shorter side, and the aspect ratio."""
     wanted: dict[str, Any] = {"resolution": f"{min(width, height)}p"}
     resolutions, ratios = fields.choices("resolution"), fields.choices("aspect_ratio")
     offered = f"{', '.join(map(str, resolutions))}, of {', '.join(map(str, ratios)) or 'one ratio'}"

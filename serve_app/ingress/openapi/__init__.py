@@ -1,0 +1,1 @@
+"""OpenAPI documents, collected from the routes, and descriptions of endpoints as text."""

@@ -1,65 +1,135 @@
-"""The OpenAPI documents: of the whole installation, and of one endpoint as fal publishes it."""
+"""OpenAPI documents of the whole installation, and of one endpoint as fal publishes it.
+
+Routes and the protocol's calls of each endpoint are handed in, so this package imports no protocol.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol, cast
+
+from starlette.requests import HTTPConnection
+from starlette.routing import BaseRoute
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
-from serve_app.ingress.fal.paths import app_of
-from serve_app.ingress.openapi import endpoints, own
-from serve_app.ingress.openapi.parts import SECURITY, SHARED, VERSION, Json
+from serve_app.ingress.http.json_schema import Json, components
+from serve_app.ingress.http.openapi import (
+    SECURITY,
+    VERSION,
+    DocumentedRoute,
+    Operation,
+    Operations,
+    Renderer,
+    pascal,
+)
+from serve_app.ingress.http.paths import app_of
 
 API_VERSION = "1"
 PATH = "/api/openapi/queue/openapi.json"
-"""Where fal has the document of an endpoint."""
+"""Path of an endpoint's document, as at fal."""
 
 
-def whole(catalog: Catalog, origin: str) -> Json:
-    """Every call of this installation. An endpoint that is listed without being served is described
-    with the reason, under ``x-darkroom-not-served``."""
-    entries = list(catalog)
-    paths: Json = own.paths()
-    schemas: Json = {**SHARED, **own.SCHEMAS}
+class EndpointCalls(Protocol):
+    """Calls whose paths begin with ids of the catalog."""
+
+    def calls_of_endpoint(self, entry: CatalogEntry) -> Operations:
+        """All calls that run an endpoint."""
+        ...
+
+    def submit_of_endpoint(self, entry: CatalogEntry, prefix: str) -> Operations:
+        """Submit to the queue, which is below ``prefix``."""
+        ...
+
+    def calls_about_requests(self, app: str, prefix: str, outputs: list[str]) -> Operations:
+        """Calls about requests of ``app``. ``outputs``: components of the possible outputs."""
+        ...
+
+
+class ApiDocument:
+    """OpenAPI documents of an application. Building one takes tens of milliseconds, so do it in a
+    thread."""
+
+    def __init__(self, routes: Iterable[BaseRoute], endpoint_calls: EndpointCalls) -> None:
+        self._routes = tuple(routes)
+        self._endpoint_calls = endpoint_calls
+
+    def whole(self, catalog: Catalog, origin: str) -> Json:
+        """Document of every call of this installation.
+
+        An endpoint that is listed but not served has the reason in ``x-darkroom-not-served``.
+        """
+        info = {
+            "title": "Darkroom",
+            "version": API_VERSION,
+            "description": (
+                "All calls of this installation. The calls about a request, under /queue, also "
+                "work under /run and without a prefix. Any call can also answer 400 (untrusted "
+                "host), 500 (a defect) and 503 (a service that Darkroom depends on does not "
+                "answer)."
+            ),
+        }
+        renderer, entries = Renderer(), list(catalog)
+        paths = renderer.paths(self._own_calls())
+        for entry in entries:
+            renderer.components |= _schemas(entry)
+            paths |= renderer.paths(self._endpoint_calls.calls_of_endpoint(entry))
+        for app, outputs in _outputs_by_app(entries).items():
+            calls = self._endpoint_calls.calls_about_requests(app, "/queue", outputs)
+            paths |= renderer.paths(calls)
+        return _document(info, origin, paths, renderer.components)
+
+    def of_endpoint(self, entry: CatalogEntry, origin: str) -> Json:
+        """Document of one endpoint's calls at the queue, which is the document's server."""
+        endpoint, renderer = entry.endpoint, Renderer()
+        renderer.components |= _schemas(entry)
+        outputs = [f"{pascal(endpoint.id)}Output"]
+        calls = self._endpoint_calls
+        about = calls.calls_about_requests(app_of(endpoint.id), "", outputs)
+        paths = renderer.paths({**calls.submit_of_endpoint(entry, ""), **about})
+        info = {
+            "title": f"Queue OpenAPI for {endpoint.id}",
+            "version": API_VERSION,
+            "description": endpoint.description,
+            "x-fal-metadata": {
+                "endpointId": endpoint.id,
+                "category": endpoint.category,
+                "playgroundUrl": f"{origin}/#model={endpoint.id}",
+                "documentationUrl": f"{origin}{PATH}?endpoint_id={endpoint.id}",
+            },
+        }
+        return _document(info, f"{origin}/queue", paths, renderer.components)
+
+    def _own_calls(self) -> Operations:
+        """Calls of all routes that are documented."""
+        found: dict[str, dict[str, Operation]] = {}
+        for route in self._routes:
+            if isinstance(route, DocumentedRoute):
+                path = re.sub(r":\w+}", "}", route.path)
+                found.setdefault(path, {}).update(route.operations)
+        return found
+
+
+def document_of(request: HTTPConnection) -> ApiDocument:
+    return cast("ApiDocument", request.app.state.document)
+
+
+def _schemas(entry: CatalogEntry) -> Json:
+    """Schemas of an endpoint's input and output. Their names begin with the endpoint's id."""
+    name = pascal(entry.endpoint.id)
+    return {
+        **components(f"{name}Input", entry.schema.json_schema()),
+        **components(f"{name}Output", entry.schema.output_schema()),
+    }
+
+
+def _outputs_by_app(entries: list[CatalogEntry]) -> dict[str, list[str]]:
+    """Components of outputs by ``owner/alias``, whose endpoints share the paths of requests."""
+    found: dict[str, list[str]] = {}
     for entry in entries:
-        schemas |= endpoints.schemas(entry)
-        paths |= endpoints.submit(entry, f"/queue/{entry.endpoint.id}")
-        paths |= endpoints.run(entry, f"/run/{entry.endpoint.id}")
-        paths |= endpoints.run(entry, f"/{entry.endpoint.id}")
-        paths |= endpoints.streamed(entry, f"/run/{entry.endpoint.id}/stream")
-    for app, outputs in endpoints.outputs_by_app(entries).items():
-        paths |= endpoints.about_requests(app, "/queue", outputs)
-    info = {
-        "title": "Darkroom",
-        "version": API_VERSION,
-        "description": (
-            "Everything that this installation answers. The calls about a request, under /queue, "
-            "also work under /run and under no prefix."
-        ),
-    }
-    return _document(info, origin, paths, schemas)
-
-
-def of_endpoint(entry: CatalogEntry, origin: str) -> Json:
-    """The queue's calls of one endpoint; the server is the queue."""
-    endpoint = entry.endpoint
-    app, name = app_of(endpoint.id), endpoints.pascal(endpoint.id)
-    paths = {
-        **endpoints.submit(entry, f"/{endpoint.id}"),
-        **endpoints.about_requests(app, "", [f"{name}Output"]),
-    }
-    info = {
-        "title": f"Queue OpenAPI for {endpoint.id}",
-        "version": API_VERSION,
-        "description": endpoint.description,
-        "x-fal-metadata": {
-            "endpointId": endpoint.id,
-            "category": endpoint.category,
-            "playgroundUrl": f"{origin}/#model={endpoint.id}",
-            "documentationUrl": f"{origin}{PATH}?endpoint_id={endpoint.id}",
-        },
-    }
-    return _document(info, f"{origin}/queue", paths, {**SHARED, **endpoints.schemas(entry)})
+        endpoint_id = entry.endpoint.id
+        found.setdefault(app_of(endpoint_id), []).append(f"{pascal(endpoint_id)}Output")
+    return found
 
 
 def _document(

@@ -1,5 +1,5 @@
-"""An endpoint in words, for programs that write programs: its fields, and calls that work as they
-are. In the order of the texts that fal has of its endpoints."""
+"""Description of an endpoint as Markdown, for language models that write programs: its fields, and
+example calls that work unchanged. The order is the one of fal's texts."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ BOUNDS = (
 )
 NOTES = ("x-darkroom-no-effect", "x-darkroom-not-supported")
 FILES = {
-    "image": "https://example.com/picture.png",
+    "image": "https://example.com/image.png",
     "mask": "https://example.com/mask.png",
-    "video": "https://example.com/clip.mp4",
-    "audio": "https://example.com/sound.wav",
+    "video": "https://example.com/video.mp4",
+    "audio": "https://example.com/audio.wav",
 }
 
 Schema = Mapping[str, Any]
 
 
 def endpoint_text(entry: CatalogEntry, origin: str) -> str:
-    """Markdown."""
+    """Describe an endpoint as Markdown."""
     endpoint = entry.endpoint
-    given, made = entry.schema.json_schema(), entry.schema.output_schema()
+    inputs, outputs = entry.schema.json_schema(), entry.schema.output_schema()
     parts = [f"# {endpoint.display_name or endpoint.id}", ""]
     if endpoint.description:
         parts += [f"> {endpoint.description}", ""]
@@ -44,25 +44,25 @@ def endpoint_text(entry: CatalogEntry, origin: str) -> str:
         f"- **Endpoint**: `{origin}/run/{endpoint.id}` (`{origin}/queue/{endpoint.id}` to submit)",
         f"- **Model ID**: `{endpoint.id}`",
         f"- **Category**: {endpoint.category}",
-        "- **Price**: none; this is a Darkroom of its operator's own, in place of fal's service",
+        "- **Price**: none; this is a self-hosted Darkroom, not fal's service",
         *([f"- **Not served**: {entry.missing}"] if entry.missing else []),
-        *(["- **Demo**: a small model made for trying out draws it"] if entry.demo else []),
+        *(["- **Demo**: a small demo model produces the output"] if entry.demo else []),
         "",
         "## Input",
         "",
-        *_fields(given),
+        *_fields(inputs),
         "## Output",
         "",
-        *_fields(made),
+        *_fields(outputs),
         "## Calls",
         "",
-        *_calls(endpoint.id, example(given), origin),
+        *_calls(endpoint.id, example(inputs), origin),
     ]
     return "\n".join(parts)
 
 
 def example(schema: Schema) -> dict[str, Any]:
-    """An input with what has to be in it."""
+    """Build an input with the required fields only."""
     properties: Mapping[str, Schema] = schema.get("properties", {})
     required = schema.get("required", ())
     return {
@@ -74,15 +74,15 @@ def _fields(schema: Schema) -> Iterator[str]:
     properties: Mapping[str, Schema] = schema.get("properties", {})
     required = schema.get("required", ())
     if not properties:
-        yield "- whatever the model takes or makes; it is not checked here"
+        yield "- any field of the model; the fields are not checked here"
     for name, field in properties.items():
         need = "required" if name in required else "optional"
         yield f"- **`{name}`** (`{_kind(field, schema)}`, {need})"
-        told = [" ".join(str(field.get("description", "")).split()), *_limits(field, schema)]
+        notes = [" ".join(str(field.get("description", "")).split()), *_limits(field, schema)]
         if name not in required and field.get("default") is not None:
-            told.append(f"Default: `{json.dumps(field['default'], ensure_ascii=False)}`")
-        told += [f"{field[note]}" for note in NOTES if note in field]
-        yield from (f"  - {each}" for each in told if each)
+            notes.append(f"Default: `{json.dumps(field['default'], ensure_ascii=False)}`")
+        notes += [f"{field[note]}" for note in NOTES if note in field]
+        yield from (f"  - {each}" for each in notes if each)
     yield ""
 
 
@@ -96,7 +96,7 @@ def _limits(field: Schema, schema: Schema) -> Iterator[str]:
 
 
 def _ways(field: Schema, schema: Schema) -> list[Schema]:
-    """What it may be, without null; references followed."""
+    """Alternatives of the field's type, without null, with references resolved."""
     found: list[Schema] = []
     for each in field.get("anyOf") or field.get("allOf") or [field]:
         one = each
@@ -139,8 +139,19 @@ def _example(name: str, field: Schema, schema: Schema) -> Any:
 
 def _calls(endpoint_id: str, body: Mapping[str, Any], origin: str) -> Iterator[str]:
     shown = json.dumps(body, ensure_ascii=False, indent=4)
+    yield _curl_call(endpoint_id, body, origin)
+    yield _python_call(endpoint_id, shown, origin)
+    yield _javascript_call(endpoint_id, shown, origin)
+    yield f"""## More
+
+- [OpenAPI document]({origin}/api/openapi/queue/openapi.json?endpoint_id={endpoint_id})
+- [All endpoints]({origin}/llms.txt)
+"""
+
+
+def _curl_call(endpoint_id: str, body: Mapping[str, Any], origin: str) -> str:
     quoted = json.dumps(body, ensure_ascii=False).replace("'", "'\\''")
-    yield f"""The key is in `FAL_KEY` (`id:secret`).
+    return f"""The key is in `FAL_KEY` (`id:secret`).
 
 ### cURL
 
@@ -150,11 +161,14 @@ curl {origin}/run/{endpoint_id} \\
   --header "Content-Type: application/json" \\
   --data '{quoted}'
 ```
+"""
 
-### Python
 
-With `pip install fal-client`. Only the four lines about addresses are not as for fal's service; in
-a shell that `darkroom env` has set up they are not needed.
+def _python_call(endpoint_id: str, shown: str, origin: str) -> str:
+    return f"""### Python
+
+With `pip install fal-client`. Only the four address lines differ from a program for fal's service.
+They are not needed in a shell that `darkroom env` has set up.
 
 ```python
 import fal_client.client
@@ -167,8 +181,11 @@ fal_client.client.CDN_URL = "{origin}/cdn"
 result = fal_client.subscribe("{endpoint_id}", arguments={_python(shown)})
 print(result)
 ```
+"""
 
-### JavaScript
+
+def _javascript_call(endpoint_id: str, shown: str, origin: str) -> str:
+    return f"""### JavaScript
 
 With `npm install @fal-ai/client`.
 
@@ -182,16 +199,11 @@ fal.config({{
 const result = await fal.subscribe("{endpoint_id}", {{ input: {shown} }});
 console.log(result.data);
 ```
-
-## More
-
-- [OpenAPI document]({origin}/api/openapi/queue/openapi.json?endpoint_id={endpoint_id})
-- [All endpoints]({origin}/llms.txt)
 """
 
 
 def _python(shown: str) -> str:
-    """JSON's names for three values are not Python's."""
+    """Literal for Python: JSON writes true, false and null differently."""
     return (
         repr(json.loads(shown))
         if any(each in shown for each in ("true", "false", "null"))

@@ -1,4 +1,4 @@
-"""Frames as they travel: msgpack in binary messages, both ways."""
+"""Encoding of frames: msgpack in binary messages, in both directions."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ import msgpack
 from serve_app.domain.errors import FieldProblem, InvalidInput, TooLarge
 from serve_app.domain.outcome import Outcome
 
-DEEPEST = 32
-"""Levels of maps and lists in a frame. No input has more than four."""
+MAX_DEPTH = 32
+"""Limit of nested maps and lists in a frame. No input has more than four levels."""
 
 MAGIC = {
     b"\xff\xd8\xff": "image/jpeg",
     b"\x89PNG\r\n\x1a\n": "image/png",
     b"RIFF": "image/webp",
 }
-"""How files begin. Bytes in a frame come without their type."""
+"""First bytes of file types. Bytes in a frame come without their type."""
 
 
 def unpack(message: bytes, max_bytes: int) -> dict[str, Any]:
-    """The input in a frame, as JSON would have it: bytes become data URIs, and a field that is nil
-    counts as not given (JavaScript sends ``undefined`` so).
+    """Decode the input in a frame to JSON values.
 
-    ``TooLarge`` over ``max_bytes``; ``InvalidInput`` for what is no map of JSON values.
+    Bytes become data URIs. A field that is nil is left out, because JavaScript sends ``undefined``
+    as nil. ``TooLarge``: over ``max_bytes``. ``InvalidInput``: not a map of JSON values.
     """
     if len(message) > max_bytes:
-        raise TooLarge(f"The frame has {len(message)} bytes, and {max_bytes} are allowed here.")
+        raise TooLarge(f"The frame has {len(message)} bytes; the limit is {max_bytes}.")
     try:
         value = msgpack.unpackb(message, raw=False, strict_map_key=True)
     except (ValueError, msgpack.UnpackException) as error:
-        # Of several libraries' errors; `StackError`, of what is nested too deeply, has no words.
-        raise _invalid((), str(error) or "it is nested too deeply") from None
+        # `StackError`, for values that are nested too deeply, has no message.
+        raise _invalid_value((), str(error) or "it is nested too deeply") from None
     if not isinstance(value, dict):
-        raise _invalid((), "it should be a map of the input's fields")
+        raise _invalid_value((), "it should be a map of the input's fields")
     fields = cast("dict[Any, Any]", value)
     return {name: inner for name, inner in _plain(fields, ()).items() if inner is not None}
 
@@ -48,8 +48,10 @@ def pack(value: Mapping[str, Any]) -> bytes:
 
 
 def rendered(outcome: Outcome, files: Mapping[str, bytes], *, inline: bool) -> dict[str, Any]:
-    """The output of a frame with its files inside: under ``content`` the bytes, or with ``inline``
-    (what ``sync_mode`` asks for) under ``url`` a data URI."""
+    """Output of a frame with its files inside.
+
+    A file is bytes under ``content``, or with ``inline`` (``sync_mode``) a data URI under ``url``.
+    """
 
     def render(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -76,7 +78,7 @@ def data_uri(body: bytes, media_type: str) -> str:
 
 
 def _unpacked(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A picture that its family writes into the output, as Base64 since outputs are JSON."""
+    """Bytes of an image that a family wrote into its output, which is JSON, as Base64."""
     content = fields.get("content")
     if not isinstance(content, str) or not str(fields.get("content_type", "")).startswith("image/"):
         return {}
@@ -87,18 +89,18 @@ def _unpacked(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any, where: tuple[str | int, ...]) -> Any:
-    """``value`` as JSON has it; ``InvalidInput`` where it cannot be."""
-    if len(where) > DEEPEST:
-        raise _invalid(where[:3], "it is nested too deeply")
+    """``value`` as JSON. ``InvalidInput`` names the place where that is not possible."""
+    if len(where) > MAX_DEPTH:
+        raise _invalid_value(where[:3], "it is nested too deeply")
     if value is None or isinstance(value, (bool, int)):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise _invalid(where, "it should be a finite number")
+            raise _invalid_value(where, "it should be a finite number")
         return value
     if isinstance(value, str):
         if "\0" in value:
-            raise _invalid(where, "it should not contain NUL")
+            raise _invalid_value(where, "it should not contain NUL")
         return value
     if isinstance(value, bytes):
         return data_uri(value, _media_type(value))
@@ -108,12 +110,12 @@ def _plain(value: Any, where: tuple[str | int, ...]) -> Any:
     if isinstance(value, dict):
         fields = cast("dict[Any, Any]", value)
         return {_name(name, where): _plain(inner, (*where, name)) for name, inner in fields.items()}
-    raise _invalid(where, f"it should be a JSON value or bytes, not a {type(value).__name__}")
+    raise _invalid_value(where, f"it should be a JSON value or bytes, not a {type(value).__name__}")
 
 
 def _name(name: Any, where: tuple[str | int, ...]) -> str:
     if not isinstance(name, str) or "\0" in name:
-        raise _invalid(where, "the names of its fields should be text")
+        raise _invalid_value(where, "the names of its fields should be text")
     return name
 
 
@@ -124,7 +126,7 @@ def _media_type(body: bytes) -> str:
     return "application/octet-stream"
 
 
-def _invalid(where: tuple[str | int, ...], what: str) -> InvalidInput:
+def _invalid_value(where: tuple[str | int, ...], what: str) -> InvalidInput:
     subject = ".".join(str(part) for part in where) or "The frame"
     problem = FieldProblem(("body", *where), what, "value_error")
     return InvalidInput(f"{subject}: {what}.", (problem,))

@@ -1,4 +1,5 @@
-"""One realtime session: a lease of its own, and frames that go past the queue to who holds it."""
+"""Realtime session: it holds a lease of its own, and its frames bypass the queue and go directly to
+the replica with the lease."""
 
 from __future__ import annotations
 
@@ -10,167 +11,176 @@ from typing import Any, Protocol
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import DarkroomError, Fenced, InvalidInput
-from serve_app.domain.lease import Held
+from serve_app.domain.lease import LeaseKey
+from serve_app.domain.realtime import Frame, ReplicaSlot
 from serve_app.domain.request import NewRequest, Request, State
-from serve_app.domain.session import Frame, Seat
-from serve_app.ingress import submission
-from serve_app.ingress.core import Core
-from serve_app.ingress.realtime import control
-from serve_app.ingress.realtime.control import Close, Control
-from serve_app.ingress.realtime.inbox import Arrived, Inbox
-from serve_app.ingress.realtime.packing import pack, rendered, unpack
+from serve_app.ingress.realtime import messages
+from serve_app.ingress.realtime.codec import pack, rendered, unpack
+from serve_app.ingress.realtime.messages import Close, Control, MessageInbox, ReceivedFrame
+from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission import submission
 
 log = logging.getLogger(__name__)
 
-LOOK_S = 30.0
-"""One wait for a change of the session's request; repeated for as long as the session lasts."""
+CHANGE_WAIT_S = 30.0
+"""Longest wait in seconds for one change of the session's request; repeated until the end."""
 
 BYTES_OF_FRAMES = 4
-"""So many times the largest frame may wait in the inbox."""
+"""Size of the inbox, in largest frames."""
 
 END_S = 2.0
-"""So long a replica has to end a session before it is cancelled by way of the queue."""
+"""Seconds for a replica to end a session. After that, the session is cancelled by the queue."""
 
 LOST_S = 10.0
-"""So long after a replica has said that it does not hold a session the queue has to say why."""
+"""Seconds for the queue to report the reason, after a replica has said that it does not hold the
+session."""
 
 MOST_WARNINGS = 20
 
 
 class Socket(Protocol):
-    """The client's end."""
+    """Connection to the client."""
 
     async def receive(self) -> bytes | str | None:
-        """The next message; None: it has gone away."""
+        """Next message; None if the client has disconnected."""
         ...
 
     async def send(self, frame: bytes) -> None: ...
 
-    async def say(self, message: Control) -> None: ...
+    async def send_message(self, message: Control) -> None: ...
 
 
-class Session:
-    """``run`` once. ``new`` is the request whose lease it holds."""
+class RealtimeSession:
+    """Realtime session. Call ``run`` once. ``new``: the request whose lease the session holds."""
 
     def __init__(
-        self, core: Core, socket: Socket, entry: CatalogEntry, new: NewRequest, most_buffered: int
+        self,
+        services: Services,
+        socket: Socket,
+        entry: CatalogEntry,
+        new: NewRequest,
+        most_buffered: int,
     ) -> None:
-        self._core = core
+        self._services = services
         self._socket = socket
         self._entry = entry
         self._new = new
-        largest = core.config.max_frame_bytes
-        self._inbox = Inbox(most_buffered, BYTES_OF_FRAMES * largest)
-        self._seated: asyncio.Future[Seat] = asyncio.get_running_loop().create_future()
+        largest = services.config.limits.max_frame_bytes
+        self._inbox = MessageInbox(most_buffered, BYTES_OF_FRAMES * largest)
+        self._seated: asyncio.Future[ReplicaSlot] = asyncio.get_running_loop().create_future()
         self._warned: set[str] = set()
 
     async def run(self) -> Close | None:
-        """How it is to be closed; None: the client is gone. Whatever happens, the lease is given
-        back."""
-        storing = submission.submit(self._core, self._new)
-        self._core.metrics.session_opened(self._new.endpoint)
+        """Run the session. Return how to close the socket, or None if the client is gone.
+
+        The lease is always released at the end.
+        """
+        storing = submission.submit(self._services, self._new)
+        self._services.metrics.session_opened(self._new.endpoint)
         try:
             await asyncio.shield(storing)
             return await _first(self._read(), self._draw(), self._watch())
         except DarkroomError as error:
-            return control.closing(error)
+            return messages.closing(error)
         finally:
-            self._core.metrics.session_ended(self._new.endpoint)
-            self._core.background.leave(self._end(storing), f"end of session {self._new.id}")
+            self._services.metrics.session_ended(self._new.endpoint)
+            self._services.background.start_detached(
+                self._end(storing), f"end of session {self._new.id}"
+            )
 
     async def _read(self) -> None:
-        """Until the client goes away."""
+        """Read frames until the client disconnects."""
         while (message := await self._socket.receive()) is not None:
             echo: Control = {}
             try:
                 body = self._unpacked(message)
                 echo = _echo(body.get("request_id"))
-                valid = self._core.catalog.validate(self._new.endpoint, body)
+                valid = self._services.catalog.validate(self._new.endpoint, body)
             except DarkroomError as error:
                 self._count("refused")
-                await self._socket.say(control.refused(error, **echo))
+                await self._socket.send_message(messages.refused(error, **echo))
                 continue
             for warning in valid.warnings:
                 await self._warn(warning)
-            frame = Arrived(self._core.new_id(), valid.input, echo, len(message))
+            frame = ReceivedFrame(self._services.new_id(), valid.input, echo, len(message))
             for each in self._inbox.put(frame):
                 self._count("dropped")
-                await self._socket.say(control.dropped(each.echo))
+                await self._socket.send_message(messages.dropped(each.echo))
 
     def _unpacked(self, message: bytes | str) -> dict[str, Any]:
         if isinstance(message, str):
-            raise InvalidInput("A frame is msgpack in a binary message; this one was text.")
-        return unpack(message, self._core.config.max_frame_bytes)
+            raise InvalidInput("The frame was a text message. Send msgpack in a binary message.")
+        return unpack(message, self._services.config.limits.max_frame_bytes)
 
     async def _draw(self) -> Close:
-        """Until nothing has come for a while."""
+        """Process frames until none has arrived for ``realtime_idle_s``."""
         seat = await asyncio.shield(self._seated)  # it outlives this task
         counting: asyncio.Task[None] | None = None
         while True:
-            arrived = await self._inbox.take(self._core.config.realtime_idle_s)
+            arrived = await self._inbox.take(self._services.config.limits.realtime_idle_s)
             if arrived is None:
-                idle_s = self._core.config.realtime_idle_s
-                return Close(control.CLEAN, f"Nothing came for {idle_s:g} s.")
+                idle_s = self._services.config.limits.realtime_idle_s
+                return Close(messages.CLEAN, f"No frame arrived for {idle_s:g} s.")
             if counting is not None:
-                await counting  # what cannot be counted is not given away
+                await counting  # no further frame if the usage of the last one cannot be recorded
             try:
                 counting = await self._frame(seat, arrived)
             except Fenced as error:
-                await asyncio.sleep(LOST_S)  # by then it is said with the reason, by ``_watch``
-                return control.closing(error)
+                await asyncio.sleep(LOST_S)  # in this time ``_watch`` closes with the reason
+                return messages.closing(error)
 
-    async def _frame(self, seat: Seat, arrived: Arrived) -> asyncio.Task[None]:
-        began = self._core.clock.monotonic()
+    async def _frame(self, seat: ReplicaSlot, arrived: ReceivedFrame) -> asyncio.Task[None]:
+        began = self._services.clock.monotonic()
         frame = Frame(arrived.request_id, arrived.input, self._files(arrived))
-        drawn = await self._core.sessions.draw(seat, frame)
+        drawn = await self._services.sessions.draw(seat, frame)
         failure, echo = drawn.outcome.failure, arrived.echo
         state = State.FAILED if failure else State.SUCCEEDED
-        counting = self._core.background.leave(
-            self._core.queue.drew(seat.held, frame.request_id, state, drawn.outcome.usage),
+        counting = self._services.background.start_detached(
+            self._services.queue.drew(seat.held, frame.request_id, state, drawn.outcome.usage),
             f"usage of frame {frame.request_id}",
         )
         if failure is not None:
             self._count("failed")
-            await self._socket.say(control.of_failure(failure, **echo))
+            await self._socket.send_message(messages.of_failure(failure, **echo))
             return counting
         inline = arrived.input.get("sync_mode") is True
         await self._socket.send(pack(rendered(drawn.outcome, drawn.files, inline=inline) | echo))
         self._count("drawn")
-        self._core.metrics.drew(self._new.endpoint, self._core.clock.monotonic() - began)
+        self._services.metrics.drew(self._new.endpoint, self._services.clock.monotonic() - began)
         return counting
 
-    def _files(self, arrived: Arrived) -> tuple[UploadTicket, ...]:
-        most_bytes = self._core.config.max_artifact_bytes
+    def _files(self, arrived: ReceivedFrame) -> tuple[UploadTicket, ...]:
+        most_bytes = self._services.config.limits.max_artifact_bytes
         return tuple(
             UploadTicket(f"{arrived.request_id}/{number}", "", media_type, most_bytes)
             for number, media_type in enumerate(self._entry.schema.media_types(arrived.input))
         )
 
     async def _watch(self) -> Close:
-        """Until the request has lost its lease, or has ended."""
-        queue, new = self._core.queue, self._new
+        """Wait until the request has lost its lease or has ended."""
+        queue, new = self._services.queue, self._new
         request = await queue.get(new.tenant, new.id)
         while not request.state.final:
             if request.state is State.RUNNING and not self._seated.done():
-                held = Held(request.id, request.attempt)
-                self._seated.set_result(Seat(request.pool, request.replica_id or "", held))
+                held = LeaseKey(request.id, request.attempt)
+                self._seated.set_result(ReplicaSlot(request.pool, request.replica_id or "", held))
             elif self._seated.done() and not _holds(request, self._seated.result()):
                 return _orphaned(request)
-            request = await queue.changed(new.tenant, new.id, LOOK_S, since=request)
+            request = await queue.changed(new.tenant, new.id, CHANGE_WAIT_S, since=request)
         return _ended(request)
 
     async def _end(self, storing: asyncio.Task[Request]) -> None:
-        """Give the lease back: by way of the replica, or else of the queue."""
+        """Release the lease through the replica, or if it does not respond, through the queue."""
         try:
             request = await storing
         except DarkroomError:
             return  # it was never stored
-        queue = self._core.queue
+        queue = self._services.queue
         request = await queue.get(request.tenant, request.id)
         if self._seated.done() and _holds(request, self._seated.result()):
             try:
                 async with asyncio.timeout(END_S):
-                    await self._core.sessions.end(self._seated.result())
+                    await self._services.sessions.end(self._seated.result())
             except (DarkroomError, TimeoutError):
                 log.info("the replica did not end its session; it is cancelled")
             else:
@@ -179,17 +189,17 @@ class Session:
             await queue.cancel(request.tenant, request.id)
 
     async def _warn(self, warning: str) -> None:
-        """In the log of the session's request, once each."""
+        """Write each warning once into the log of the session's request."""
         if warning not in self._warned and len(self._warned) < MOST_WARNINGS:
             self._warned.add(warning)
-            await self._core.queue.log(self._new.id, "WARNING", warning)
+            await self._services.queue.log(self._new.id, "WARNING", warning)
 
     def _count(self, how: str) -> None:
-        self._core.metrics.frame(self._new.endpoint, how)
+        self._services.metrics.frame(self._new.endpoint, how)
 
 
 async def _first(*work: Coroutine[Any, Any, Close | None]) -> Close | None:
-    """What the first of them came to. The others are cancelled."""
+    """Return the result of the first that ends. Cancel the others."""
     tasks = [asyncio.ensure_future(each) for each in work]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -201,25 +211,25 @@ async def _first(*work: Coroutine[Any, Any, Close | None]) -> Close | None:
 
 
 def _echo(request_id: object) -> Control:
-    """What goes into the answer to a frame that brought a ``request_id``."""
+    """Fields for the response to a frame: the frame's ``request_id``, if it has one."""
     return {} if request_id is None else {"request_id": request_id}
 
 
-def _holds(request: Request, seat: Seat) -> bool:
+def _holds(request: Request, seat: ReplicaSlot) -> bool:
     return request.state is State.RUNNING and request.attempt == seat.held.attempt
 
 
 def _orphaned(request: Request) -> Close:
     if request.failures:
-        reason = "The replica that held this session died: connect again."
-        return Close(control.BROKEN, reason, control.failed("RUNNER_DISCONNECTED", reason))
-    reason = "The replica that held this session stops: connect again."
-    return Close(control.RESTART, reason, control.failed("RUNNER_DISCONNECTED", reason))
+        reason = "The replica of this session died. Connect again."
+        return Close(messages.BROKEN, reason, messages.failed("RUNNER_DISCONNECTED", reason))
+    reason = "The replica of this session is stopping. Connect again."
+    return Close(messages.RESTART, reason, messages.failed("RUNNER_DISCONNECTED", reason))
 
 
 def _ended(request: Request) -> Close:
     failure = request.outcome.failure if request.outcome else None
     if failure is None:
-        return Close(control.CLEAN, "The session has ended.")
-    code = control.CLEAN if request.state is State.CANCELLED else control.BROKEN
-    return Close(code, failure.message, control.of_failure(failure))
+        return Close(messages.CLEAN, "The session has ended.")
+    code = messages.CLEAN if request.state is State.CANCELLED else messages.BROKEN
+    return Close(code, failure.message, messages.of_failure(failure))

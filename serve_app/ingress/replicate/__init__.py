@@ -1,1 +1,1 @@
-"""Replicate's protocol, as a translation onto ``submission``."""
+"""Replicate's protocol, as a translation to ``submission``."""

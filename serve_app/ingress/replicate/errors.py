@@ -1,15 +1,16 @@
-"""Errors in Replicate's shape: problem details, as RFC 7807 has them."""
+"""Errors in Replicate's format: problem details, as in RFC 7807."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import NotRequired
 
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from serve_app.domain.errors import DarkroomError, InvalidInput
-from serve_app.ingress.errors import answer_for, headers_for
-from serve_app.ingress.reply import json_reply
+from serve_app.ingress.http.errors import headers_for, http_answer, json_reply
+from serve_app.ingress.http.openapi import ErrorFormat
 
 TITLES: Mapping[int, str] = {
     401: "Unauthenticated",
@@ -24,16 +25,51 @@ TITLES: Mapping[int, str] = {
 }
 
 
+TAG = "replicate"
+
+
+class InvalidField(TypedDict):
+    type: str
+    field: str
+    description: str
+
+
+class ReplicateError(TypedDict):
+    """Body of an error."""
+
+    title: str
+    detail: str
+    status: int
+    code: NotRequired[str]
+    invalid_fields: NotRequired[list[InvalidField]]
+
+
+ERRORS = ErrorFormat(
+    {
+        400: "Not supported by this installation.",
+        401: "The key is missing or not valid.",
+        403: "The key does not allow this call.",
+        404: "Not found.",
+        413: "Too large.",
+        422: "A field is not valid; `invalid_fields` names each.",
+        429: "Too many requests are waiting; `Retry-After` says when to try again.",
+        503: "A service that Darkroom depends on does not answer.",
+        507: "Not enough disk space.",
+    },
+    ReplicateError,
+)
+
+
 def refused(error: DarkroomError) -> Response:
-    status = answer_for(error).status
-    body: dict[str, Any] = {
+    status = http_answer(error).status
+    body: ReplicateError = {
         "title": TITLES.get(status, "Server error" if status >= 500 else "Bad request"),
         "detail": error.message,
         "status": status,
         "code": error.code,
     }
     if isinstance(error, InvalidInput) and error.problems:
-        fields = [
+        fields: list[InvalidField] = [
             {"type": each.type, "field": field_of(each.loc), "description": each.message}
             for each in error.problems
         ]

@@ -1,4 +1,4 @@
-"""Files of inputs, as Replicate's client sends them ahead of a prediction, and looks at them."""
+"""Files for inputs, which Replicate's client uploads before a prediction and can list."""
 
 from __future__ import annotations
 
@@ -10,74 +10,153 @@ from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.upload import KeptFile
-from serve_app.ingress import query
-from serve_app.ingress.caller import caller_of
-from serve_app.ingress.core import core_of
-from serve_app.ingress.files import etag_of
-from serve_app.ingress.form import is_form, read_form
-from serve_app.ingress.origin import file_url, origin_of
-from serve_app.ingress.reply import json_reply
-from serve_app.ingress.uploads import NewUpload
+from serve_app.ingress.http import query
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.body import is_form, read_form
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Binary, Time
+from serve_app.ingress.http.openapi import Answer, Operation, answer, in_path
+from serve_app.ingress.http.origin import etag_of, file_url, origin_of
+from serve_app.ingress.replicate.errors import ERRORS, TAG
+from serve_app.ingress.replicate.prediction import CURSOR, ReplicatePage
+from serve_app.ingress.services.files import NewUpload
+from serve_app.ingress.services.services import services_of
 
 FIELD = "content"
 PAGE = 100
 
 
+class Checksums(TypedDict, total=False):
+    sha256: str
+
+
+class FileUrls(TypedDict):
+    get: str
+
+
+class ReplicateFile(TypedDict):
+    """Uploaded file."""
+
+    id: str
+    name: str
+    content_type: str
+    size: int
+    etag: str
+    checksums: Checksums
+    metadata: dict[str, Any]
+    created_at: Time
+    expires_at: Time | None
+    urls: FileUrls
+
+
+class ReplicateFilePage(ReplicatePage):
+    results: list[ReplicateFile]
+
+
+class FileForm(TypedDict):
+    content: Binary
+
+
 async def created(request: HttpRequest) -> Response:
-    """201 with the file, which is an upload like any other: its client puts the URL into the input
-    of a prediction."""
-    caller = await caller_of(request)
-    core = core_of(request)
-    origin = origin_of(request)  # may be refused, and then nothing is to be stored
+    """Store a file; answer 201. It is a normal upload: the client puts its URL into the input of a
+    prediction."""
+    caller = await authenticate(request)
+    services = services_of(request)
+    origin = origin_of(request)  # may be refused, so read it before anything is stored
     if not is_form(request):
-        raise InvalidInput("Files are sent as a form (multipart/form-data).")
-    if core.room is not None:
-        await core.room()
-    form = await read_form(request, core.config.max_body_bytes, most_files=1)
+        raise InvalidInput("The call is not a form. Send the file as multipart/form-data.")
+    await services.files.check_disk_space()
+    form = await read_form(request, services.config.limits.max_body_bytes, most_files=1)
     files = form.files.get(FIELD, [])
     if not files:
         raise InvalidInput.of_field(FIELD, "Field required", "missing")
     (file,) = files
     new = NewUpload(caller.tenant, file.media_type, file.name)
-    upload = await core.uploads.take(new, _at_once(file.content))
+    upload = await services.files.uploads.take(new, _at_once(file.content))
     digest = (await asyncio.to_thread(hashlib.sha256, file.content)).hexdigest()
-    kept = await core.uploads.kept(caller.tenant, upload.key)
-    told = _told(kept, origin)  # as it will be told later, but for what is known only now
-    return json_reply({**told, "name": file.name, "checksums": {"sha256": digest}}, 201)
+    kept = await services.files.uploads.kept(caller.tenant, upload.key)
+    body = _file(kept, origin)
+    # The same body as later, plus what is known only now.
+    body["name"], body["checksums"] = file.name, {"sha256": digest}
+    return json_reply(body, 201)
 
 
 async def shown(request: HttpRequest) -> Response:
-    caller = await caller_of(request)
-    kept = await core_of(request).uploads.kept(caller.tenant, request.path_params["file_id"])
-    return json_reply(_told(kept, origin_of(request)))
+    caller = await authenticate(request)
+    kept = await services_of(request).files.uploads.kept(
+        caller.tenant, request.path_params["file_id"]
+    )
+    return json_reply(_file(kept, origin_of(request)))
 
 
 async def listed(request: HttpRequest) -> Response:
-    """The tenant's uploads, by whichever protocol they came, the latest first."""
-    caller = await caller_of(request)
+    """List the tenant's uploads of all protocols, the latest first."""
+    caller = await authenticate(request)
     origin = origin_of(request)
     before = _before(request)
-    page = await core_of(request).uploads.page(caller.tenant, before, PAGE + 1)
+    page = await services_of(request).files.uploads.page(caller.tenant, before, PAGE + 1)
     more = None
     if len(page) > PAGE:
         last = page[PAGE - 1]
         at = last.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
         more = f"{origin}/replicate/v1/files?cursor={at},{last.key}"
-    results = [_told(each, origin) for each in page[:PAGE]]
-    return json_reply({"previous": None, "next": more, "results": results})
+    results = [_file(each, origin) for each in page[:PAGE]]
+    body: ReplicateFilePage = {"previous": None, "next": more, "results": results}
+    return json_reply(body)
 
 
 async def deleted(request: HttpRequest) -> Response:
-    """204, also when storage is away: then it is deleted as soon as that is back."""
-    caller = await caller_of(request)
-    await core_of(request).uploads.delete(caller.tenant, request.path_params["file_id"])
+    """Delete a file; answer 204. If storage is not available, the file is deleted later."""
+    caller = await authenticate(request)
+    await services_of(request).files.uploads.delete(caller.tenant, request.path_params["file_id"])
     return Response(status_code=204)
 
 
-def _told(kept: KeptFile, origin: str) -> dict[str, Any]:
+ONE = in_path("file_id", "Id of the file; it contains slashes.")
+
+CREATE = Operation(
+    "replicateCreateFile",
+    "Upload a file for an input",
+    {201: answer("The file.", ReplicateFile)},
+    errors=(413, 422, 503, 507),
+    content={"multipart/form-data": FileForm},
+    tag=TAG,
+    error_format=ERRORS,
+)
+LIST = Operation(
+    "replicateListFiles",
+    "List the tenant's uploads, the latest first",
+    {200: answer("A page.", ReplicateFilePage)},
+    errors=(422,),
+    parameters=(CURSOR,),
+    tag=TAG,
+    error_format=ERRORS,
+)
+SHOW = Operation(
+    "replicateGetFile",
+    "Show an upload",
+    {200: answer("The file.", ReplicateFile)},
+    errors=(404,),
+    parameters=(ONE,),
+    tag=TAG,
+    error_format=ERRORS,
+)
+DELETE = Operation(
+    "replicateDeleteFile",
+    "Delete an upload",
+    {204: Answer("The file is deleted.")},
+    errors=(404,),
+    parameters=(ONE,),
+    tag=TAG,
+    error_format=ERRORS,
+)
+
+
+def _file(kept: KeptFile, origin: str) -> ReplicateFile:
     return {
         "id": kept.key,
         "name": kept.key.rpartition("/")[2],
@@ -103,7 +182,7 @@ def _before(request: HttpRequest) -> tuple[datetime, str] | None:
             return at, key
     except ValueError:
         pass
-    raise query.invalid("cursor", "should be the one of the page before", given)
+    raise query.invalid("cursor", "should be the one of the previous page", given)
 
 
 async def _at_once(content: bytes) -> AsyncIterator[bytes]:

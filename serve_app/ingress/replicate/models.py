@@ -1,52 +1,106 @@
-"""Models and their versions: the catalogue in Replicate's shape."""
+"""Models and their versions: the catalog in Replicate's format."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal, NotRequired
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
-from serve_app.ingress import query
-from serve_app.ingress.body import read_body
-from serve_app.ingress.caller import caller_of
-from serve_app.ingress.core import core_of
-from serve_app.ingress.openapi.parts import VERSION
-from serve_app.ingress.replicate import model_ids
-from serve_app.ingress.replicate.output import schemas
-from serve_app.ingress.replicate.predictions import base_of
-from serve_app.ingress.reply import json_reply
+from serve_app.ingress.http import query
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.body import read_body
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Time
+from serve_app.ingress.http.openapi import VERSION, Operation, answer, in_path
+from serve_app.ingress.replicate import prediction
+from serve_app.ingress.replicate.errors import ERRORS, TAG
+from serve_app.ingress.replicate.prediction import CURSOR, ReplicatePage, schemas
+from serve_app.ingress.replicate.predictions import NAME, OWNER, base_of
+from serve_app.ingress.services.services import services_of
 
 PAGE = 25
 LONG_AGO = "1970-01-01T00:00:00+00:00"
-"""Replicate tells when a version was made. The catalogue does not know."""
+"""Creation time of every version. Replicate's format requires one, and the catalog has none."""
 
 COG = "0.9.0"
-"""Replicate tells which Cog made a version; its client reads the schema as that Cog wrote it. Since
-0.3.9 a list is a list, unless it says that it is an iterator."""
+"""Cog version, which Replicate's format requires. Its client reads the schema as that Cog wrote it:
+since 0.3.9 a list is a list, unless it is marked as an iterator."""
 
 MAX_QUERY_BYTES = 1000
 
 
+class ReplicateAccount(TypedDict):
+    """The key's tenant."""
+
+    type: Literal["organization"]
+    username: str
+    name: str
+    github_url: str | None
+
+
+class ReplicateVersion(TypedDict):
+    """Version of a model, with its schemas."""
+
+    id: str
+    created_at: Time
+    cog_version: str
+    openapi_schema: dict[str, Any]
+
+
+class ReplicateModel(TypedDict):
+    """Endpoint as a model. Replicate's clients need the fields that are always null."""
+
+    url: str
+    owner: str
+    name: str
+    description: str
+    visibility: Literal["public"]
+    github_url: str | None
+    paper_url: str | None
+    license_url: str | None
+    run_count: int
+    cover_image_url: str | None
+    default_example: dict[str, Any] | None
+    latest_version: ReplicateVersion
+    darkroom_endpoint: NotRequired[str]
+    darkroom_demo: NotRequired[bool]
+
+
+class ReplicateModelPage(ReplicatePage):
+    results: list[ReplicateModel]
+
+
+class ReplicateVersionPage(ReplicatePage):
+    results: list[ReplicateVersion]
+
+
 async def account(request: HttpRequest) -> Response:
-    caller = await caller_of(request)
-    body = {"type": "organization", "username": caller.tenant, "name": caller.tenant}
-    return json_reply({**body, "github_url": None})
+    caller = await authenticate(request)
+    body: ReplicateAccount = {
+        "type": "organization",
+        "username": caller.tenant,
+        "name": caller.tenant,
+        "github_url": None,
+    }
+    return json_reply(body)
 
 
 async def listed(request: HttpRequest) -> Response:
-    """What is served, in the catalogue's order, page by page."""
-    await caller_of(request)
-    served = [each for each in core_of(request).catalog if not each.missing]
+    """List the served models in the catalog's order, page by page."""
+    await authenticate(request)
+    served = [each for each in services_of(request).catalog if not each.missing]
     cursor = request.query_params.get("cursor")
     start = 0
     if cursor is not None:
         known = [each.endpoint.id for each in served]
         if cursor not in known:
-            raise query.invalid("cursor", "should be the one of the page before", cursor)
+            raise query.invalid("cursor", "should be the one of the previous page", cursor)
         start = known.index(cursor) + 1
     page = served[start : start + PAGE]
     base = base_of(request)
@@ -56,44 +110,86 @@ async def listed(request: HttpRequest) -> Response:
 
 
 async def searched(request: HttpRequest) -> Response:
-    """Those with all words of the body in their id, name, description or category."""
-    await caller_of(request)
+    """Find models with all words of the body in their id, name, description or category."""
+    await authenticate(request)
     words = (await read_body(request, MAX_QUERY_BYTES)).decode("utf-8", "replace").lower().split()
     found = [
         each
-        for each in core_of(request).catalog
+        for each in services_of(request).catalog
         if not each.missing and all(word in _text(each) for word in words)
     ]
     return await _page(found, base_of(request), None)
 
 
 async def shown(request: HttpRequest) -> Response:
-    await caller_of(request)
+    await authenticate(request)
     entry = _entry(request)
     return json_reply(await asyncio.to_thread(_model, entry, base_of(request)))
 
 
 async def versions(request: HttpRequest) -> Response:
-    """The one that there is."""
-    await caller_of(request)
+    """List the versions of a model. There is always one."""
+    await authenticate(request)
     version = await asyncio.to_thread(_version, _entry(request))
-    return json_reply({"previous": None, "next": None, "results": [version]})
+    body: ReplicateVersionPage = {"previous": None, "next": None, "results": [version]}
+    return json_reply(body)
 
 
 async def version(request: HttpRequest) -> Response:
-    await caller_of(request)
-    entry = model_ids.checked(_entry(request), request.path_params["version"])
+    await authenticate(request)
+    entry = prediction.check_version(_entry(request), request.path_params["version"])
     return json_reply(await asyncio.to_thread(_version, entry))
 
 
 async def _page(entries: Sequence[CatalogEntry], base: str, following: str | None) -> Response:
     results = await asyncio.to_thread(lambda: [_model(each, base) for each in entries])
-    return json_reply({"previous": None, "next": following, "results": results})
+    body: ReplicateModelPage = {"previous": None, "next": following, "results": results}
+    return json_reply(body)
+
+
+ACCOUNT = Operation(
+    "replicateGetAccount",
+    "Show the key's tenant",
+    {200: answer("The tenant.", ReplicateAccount)},
+    tag=TAG,
+    error_format=ERRORS,
+)
+LIST = Operation(
+    "replicateListModels",
+    "List the endpoints that are served",
+    {200: answer("A page.", ReplicateModelPage)},
+    errors=(422,),
+    parameters=(CURSOR,),
+    tag=TAG,
+    error_format=ERRORS,
+)
+SHOW = Operation(
+    "replicateGetModel",
+    "Show an endpoint with its schemas",
+    {200: answer("The model.", ReplicateModel)},
+    errors=(404, 422),
+    parameters=(OWNER, NAME),
+    tag=TAG,
+    error_format=ERRORS,
+)
+LIST_VERSIONS = replace(
+    SHOW,
+    name="replicateListVersions",
+    summary="List the versions of a model. There is always one",
+    responses={200: answer("The version.", ReplicateVersionPage)},
+)
+SHOW_VERSION = replace(
+    SHOW,
+    name="replicateGetVersion",
+    summary="Show a version of a model",
+    responses={200: answer("The version.", ReplicateVersion)},
+    parameters=(OWNER, NAME, in_path("version", "Id of the version.")),
+)
 
 
 def _entry(request: HttpRequest) -> CatalogEntry:
     path = request.path_params
-    return model_ids.listed(core_of(request), f"{path['owner']}/{path['name']}")
+    return prediction.listed_models(services_of(request), f"{path['owner']}/{path['name']}")
 
 
 def _text(entry: CatalogEntry) -> str:
@@ -101,10 +197,10 @@ def _text(entry: CatalogEntry) -> str:
     return " ".join((each.id, each.display_name, each.description, each.category)).lower()
 
 
-def _model(entry: CatalogEntry, base: str) -> dict[str, Any]:
-    """Takes milliseconds: not on the event loop."""
+def _model(entry: CatalogEntry, base: str) -> ReplicateModel:
+    """Model in Replicate's format. It takes milliseconds, so call it in a thread."""
     endpoint = entry.endpoint
-    owner, _, name = model_ids.model_id(endpoint.id).partition("/")
+    owner, _, name = prediction.model_id(endpoint.id).partition("/")
     return {
         "url": f"{base}/v1/models/{owner}/{name}",
         "owner": owner,
@@ -123,7 +219,7 @@ def _model(entry: CatalogEntry, base: str) -> dict[str, Any]:
     }
 
 
-def _version(entry: CatalogEntry) -> dict[str, Any]:
+def _version(entry: CatalogEntry) -> ReplicateVersion:
     endpoint = entry.endpoint
     return {
         "id": endpoint.digest,

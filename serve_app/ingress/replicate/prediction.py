@@ -1,26 +1,144 @@
-"""A request as Replicate's clients see it: a prediction."""
+"""Requests, outputs and endpoints in Replicate's format: predictions, URLs, models, versions."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NotRequired, cast
 
-from serve_app.catalog.catalog import Catalog
-from serve_app.domain.errors import ArtifactNotFound, OutcomeForgotten
+from pydantic import WithJsonSchema
+from typing_extensions import TypedDict
+
+from serve_app.catalog.catalog import Catalog, CatalogEntry
+from serve_app.domain.errors import (
+    ArtifactNotFound,
+    EndpointNotFound,
+    InvalidInput,
+    OutcomeForgotten,
+)
 from serve_app.domain.ports import Storage
 from serve_app.domain.progress import Progress
 from serve_app.domain.request import LogLine, Request, State
-from serve_app.ingress.fal.output import rendered_output
-from serve_app.ingress.replicate.model_ids import model_id
-from serve_app.ingress.replicate.output import plain
+from serve_app.ingress.http.errors import iso
+from serve_app.ingress.http.json_schema import Json, Time, components
+from serve_app.ingress.http.openapi import in_query
+from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission.rendering import rendered_output
+
+# Outputs in Replicate's format: a URL or a list of URLs, where fal has an object with files.
+
+PRODUCTS = ("images", "image", "videos", "video", "audios", "audio_files", "audio", "audio_file")
+"""Fields of an output that hold an endpoint's main product. Fields with several files come first.
+"""
+
+URL: Json = {"type": "string", "format": "uri"}
+
+
+def plain(output: Mapping[str, Any]) -> Any:
+    """Convert a rendered output: the URL or URLs of its product, or all of it if it has none."""
+    for name in PRODUCTS:
+        found = _urls(output.get(name))
+        if found is not None:
+            return found
+    return dict(output)
+
+
+def files_of(output: Any) -> Sequence[str]:
+    """Files that a stream sends one by one, from an output converted by ``plain``."""
+    return [str(each) for each in cast("list[Any]", output)] if isinstance(output, list) else []
+
+
+def schemas(entry: CatalogEntry) -> Json:
+    """``Input`` and ``Output``, as the components of an OpenAPI document."""
+    found = components("Input", entry.schema.json_schema())
+    schema = entry.schema.output_schema()
+    properties: Mapping[str, Json] = schema.get("properties", {})
+    for name in PRODUCTS:
+        if name in properties and "anyOf" not in properties[name]:  # it is always there
+            several = properties[name].get("type") == "array"
+            product: Json = {"type": "array", "items": URL} if several else URL
+            return {**found, "Output": {**product, "title": "Output"}}
+    return {**found, **components("Output", schema)}
+
+
+def _urls(value: Any) -> str | list[str] | None:
+    if _is_file(value):
+        return value["url"]
+    if isinstance(value, list) and value and all(map(_is_file, cast("list[Any]", value))):
+        return [each["url"] for each in cast("list[Json]", value)]
+    return None
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("url"), str)
+
+
+# Endpoints by Replicate's names: ``owner/name``, and a version. fal's ids may have more than two
+# parts, Replicate's have two. Therefore the slashes after the first one become hyphens:
+# ``fal-ai/flux/schnell`` is ``fal-ai/flux-schnell``. The version of an endpoint is the digest of
+# its specification. It changes when anything about the endpoint changes.
+
+_REFERENCE = re.compile(r"(?P<model>[^/:]+/[^:]+?)(?::(?P<version>.+))?")
+
+
+def model_id(endpoint_id: str) -> str:
+    """``owner/name`` of an endpoint."""
+    owner, _, rest = endpoint_id.partition("/")
+    return f"{owner}/{rest.replace('/', '-')}"
+
+
+def listed_models(services: Services, model: str) -> CatalogEntry:
+    """Endpoint of a name, an alias or an endpoint id, served or not.
+
+    ``EndpointNotFound`` suggests similar names. ``InvalidInput``: the name is ambiguous.
+    """
+    alias = services.config.models.model_aliases.get(model)
+    entry = services.catalog.find(alias or model)
+    if entry is not None:
+        return entry
+    found = [each for each in services.catalog if model_id(each.endpoint.id) == model]
+    if len(found) > 1:
+        ids = ", ".join(each.endpoint.id for each in found)
+        raise InvalidInput.of_field("model", f"{model} could be {ids}. Send its version")
+    return found[0] if found else services.catalog.listed(alias or model)
+
+
+def endpoint_of_version(services: Services, reference: str) -> CatalogEntry:
+    """Endpoint of a version, or of ``owner/name`` with or without a version."""
+    found = _REFERENCE.fullmatch(reference)
+    if found is None:
+        return _by_digest(services.catalog, reference)
+    entry = listed_models(services, found["model"])
+    return check_version(entry, found["version"]) if found["version"] else entry
+
+
+def check_version(entry: CatalogEntry, version: str) -> CatalogEntry:
+    """Return ``entry`` if this is its version. ``EndpointNotFound``."""
+    if entry.endpoint.digest != version:
+        raise _no_version(version, f"The present version is {entry.endpoint.digest}.")
+    return entry
+
+
+def _by_digest(catalog: Catalog, version: str) -> CatalogEntry:
+    for entry in catalog:
+        if entry.endpoint.digest == version:
+            return entry
+    raise _no_version(version, "A version changes with the endpoint. Read the present one.")
+
+
+def _no_version(version: str, more: str) -> EndpointNotFound:
+    return EndpointNotFound(f"There is no version {version[:80]}. {more}")
+
 
 PREFIX = "/replicate"
-STARTING, PROCESSING = "starting", "processing"
+CURSOR = in_query("cursor", "The cursor in `next` of the previous page.")
 
-STATUSES: Mapping[State, str] = {
-    State.QUEUED: STARTING,
-    State.RUNNING: PROCESSING,
+PredictionStatus = Literal["starting", "processing", "succeeded", "failed", "canceled"]
+
+STATUSES: Mapping[State, PredictionStatus] = {
+    State.QUEUED: "starting",
+    State.RUNNING: "processing",
     State.SUCCEEDED: "succeeded",
     State.FAILED: "failed",
     State.CANCELLED: "canceled",
@@ -28,69 +146,117 @@ STATUSES: Mapping[State, str] = {
 }
 
 BAR = 10
-"""Characters of the line in the log by which Replicate's client reads progress."""
+"""Characters of the progress bar in the log, which Replicate's client parses."""
 
 
-class Shelf(Protocol):
-    """What a prediction is put together from."""
+class ReplicatePage(TypedDict):
+    """Links to other pages."""
 
-    @property
-    def catalog(self) -> Catalog: ...
-
-    @property
-    def storage(self) -> Storage: ...
+    previous: str | None
+    next: str | None
 
 
-async def prediction(
-    shelf: Shelf,
-    request: Request,
-    base: str,
-    lines: Sequence[LogLine] = (),
-    *,
-    inline: bool = True,
-) -> dict[str, Any]:
-    """``base`` is where Replicate's paths begin, ``lines`` the log, if it is to be told.
-
-    ``inline``: files may come inside it, as ``sync_mode`` in the input asks for.
-    """
-    url = f"{base}/v1/predictions/{request.id}"
-    entry = shelf.catalog.find(request.endpoint)
-    output, forgotten = await _output(shelf, request, base, inline=inline)
-    failure = request.outcome.failure if request.outcome else None
-    return {
-        "id": request.id,
-        "model": model_id(request.endpoint),
-        "version": entry.endpoint.digest if entry else "",
-        "input": dict(request.input),
-        "output": output,
-        "logs": _logs(lines, request.progress),
-        "error": failure.message if failure else None,
-        "status": STATUSES[request.state],
-        "created_at": _iso(request.created_at),
-        "started_at": _iso(request.started_at),
-        "completed_at": _iso(request.finished_at),
-        "metrics": _metrics(request),
-        "data_removed": forgotten,
-        "source": "api",
-        "darkroom_endpoint": request.endpoint,
-        "urls": {"get": url, "cancel": f"{url}/cancel", "stream": f"{url}/stream"},
-    }
+class PredictionMetrics(TypedDict, total=False):
+    predict_time: float
+    total_time: float
 
 
-async def _output(shelf: Shelf, request: Request, base: str, *, inline: bool) -> tuple[Any, bool]:
-    """And whether it is gone."""
-    if request.state is not State.SUCCEEDED:
-        return None, False
-    try:
-        origin = base.removesuffix(PREFIX)
-        rendered = await rendered_output(request, shelf.storage, origin, inline=inline)
-    except (OutcomeForgotten, ArtifactNotFound):
-        return None, True
-    return plain(rendered), False
+class PredictionUrls(TypedDict):
+    get: str
+    cancel: str
+    stream: str
 
 
-def _metrics(request: Request) -> dict[str, float]:
-    found: dict[str, float] = {}
+Output = Annotated[
+    Any,
+    WithJsonSchema(
+        {"nullable": True, "description": "A URL, a list of URLs, or the whole output."}
+    ),
+]
+
+
+class ReplicatePrediction(TypedDict):
+    """Request in Replicate's format."""
+
+    id: str
+    model: str
+    version: str
+    input: dict[str, Any]
+    output: Output
+    logs: str
+    error: str | None
+    status: PredictionStatus
+    created_at: Time
+    started_at: Time | None
+    completed_at: Time | None
+    metrics: PredictionMetrics
+    data_removed: bool
+    source: NotRequired[str]
+    darkroom_endpoint: NotRequired[str]
+    urls: PredictionUrls
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRenderer:
+    """Builds predictions from requests."""
+
+    catalog: Catalog
+    storage: Storage
+
+    async def render(
+        self,
+        request: Request,
+        base: str,
+        lines: Sequence[LogLine] = (),
+        *,
+        inline: bool = True,
+    ) -> ReplicatePrediction:
+        """Build a prediction.
+
+        ``base``: URL at which Replicate's paths begin. ``lines``: lines of the log to include.
+        ``inline``: allow files inside the output, which ``sync_mode`` in the input requests.
+        """
+        url = f"{base}/v1/predictions/{request.id}"
+        entry = self.catalog.find(request.endpoint)
+        output, forgotten = await self._output(request, base, inline=inline)
+        failure = request.outcome.failure if request.outcome else None
+        return {
+            "id": request.id,
+            "model": model_id(request.endpoint),
+            "version": entry.endpoint.digest if entry else "",
+            "input": dict(request.input),
+            "output": output,
+            "logs": _logs(lines, request.progress),
+            "error": failure.message if failure else None,
+            "status": STATUSES[request.state],
+            "created_at": request.created_at.isoformat(),
+            "started_at": iso(request.started_at),
+            "completed_at": iso(request.finished_at),
+            "metrics": _metrics(request),
+            "data_removed": forgotten,
+            "source": "api",
+            "darkroom_endpoint": request.endpoint,
+            "urls": {"get": url, "cancel": f"{url}/cancel", "stream": f"{url}/stream"},
+        }
+
+    async def _output(self, request: Request, base: str, *, inline: bool) -> tuple[Any, bool]:
+        """Output, and whether it was deleted."""
+        if request.state is not State.SUCCEEDED:
+            return None, False
+        try:
+            origin = base.removesuffix(PREFIX)
+            rendered = await rendered_output(request, self.storage, origin, inline=inline)
+        except (OutcomeForgotten, ArtifactNotFound):
+            return None, True
+        return plain(rendered), False
+
+
+def renderer_of(services: Services) -> PredictionRenderer:
+    return PredictionRenderer(services.catalog, services.files.storage)
+
+
+def _metrics(request: Request) -> PredictionMetrics:
+    found: PredictionMetrics = {}
     if request.outcome is not None:
         found["predict_time"] = request.outcome.usage.run_s
     if request.finished_at is not None:
@@ -105,7 +271,3 @@ def _logs(lines: Sequence[LogLine], progress: Progress | None) -> str:
         bar = "█" * int(done * BAR)
         told.append(f"{done:.0%}|{bar:<{BAR}}| {progress.step}/{progress.steps}")
     return "\n".join(told)
-
-
-def _iso(at: datetime | None) -> str | None:
-    return at.isoformat() if at else None

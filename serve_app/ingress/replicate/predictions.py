@@ -1,4 +1,4 @@
-"""Predictions: making, finding, listing, cancelling and following them."""
+"""Predictions: create, show, list, cancel and stream them."""
 
 from __future__ import annotations
 
@@ -6,41 +6,73 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, cast
+from dataclasses import replace
+from typing import Annotated, Any, Literal, NotRequired, cast
 
+from pydantic import Field
 from starlette.requests import Request as HttpRequest
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.errors import FieldProblem, InvalidInput, RequestNotFound, Unavailable
 from serve_app.domain.request import Request
-from serve_app.ingress import ids, query, submission
-from serve_app.ingress.acceptance import accepted
-from serve_app.ingress.body import read_json
-from serve_app.ingress.caller import caller_of
-from serve_app.ingress.core import Core, core_of
-from serve_app.ingress.exchange import exchange_of
-from serve_app.ingress.origin import origin_of
-from serve_app.ingress.repeats import about
-from serve_app.ingress.replicate import model_ids
-from serve_app.ingress.replicate.output import files_of
-from serve_app.ingress.replicate.prediction import PREFIX, STARTING, prediction
-from serve_app.ingress.replicate.webhook import asked_of
-from serve_app.ingress.reply import json_reply
-from serve_app.ingress.translated import under
+from serve_app.ingress.http import query, sse
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.body import read_json
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.openapi import EVENTS, Operation, answer, in_header, in_path
+from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.http.routing import prefix_locations
+from serve_app.ingress.replicate.errors import ERRORS, TAG
+from serve_app.ingress.replicate.prediction import (
+    CURSOR,
+    PREFIX,
+    ReplicatePage,
+    ReplicatePrediction,
+    endpoint_of_version,
+    files_of,
+    listed_models,
+    renderer_of,
+)
+from serve_app.ingress.replicate.webhooks import parse_webhook
+from serve_app.ingress.services import request_ids
+from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.options import parse_options
+from serve_app.ingress.submission.replay import add_replay_headers
 from serve_app.telemetry import logs
 
 PAGE = 100
-"""Predictions of a page, as Replicate has it."""
+"""Predictions in a page, as at Replicate."""
 
 MOST_WAIT_S = 60
 CANCEL_S = 2.0
-"""So long the answer to a cancel waits for a running request to stop, which it does at its next
-step."""
+"""Longest wait in seconds of a cancel for a running request, which stops at its next step."""
 
 KEEP_ALIVE_S = 15.0
 _WAIT = re.compile(r"wait(?:=(\d{1,4}))?")
-EVENT_STREAM = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+class NewModelPrediction(TypedDict):
+    """Input of a prediction, and its webhook."""
+
+    input: dict[str, Any]
+    webhook: NotRequired[
+        Annotated[str, Field(description="URL to call with the prediction at each event.")]
+    ]
+    webhook_events_filter: NotRequired[list[Literal["start", "output", "logs", "completed"]]]
+
+
+class NewPrediction(NewModelPrediction):
+    """Input of a prediction, the version to run, and its webhook."""
+
+    version: str
+
+
+class PredictionPage(ReplicatePage):
+    results: list[ReplicatePrediction]
 
 
 def base_of(request: HttpRequest) -> str:
@@ -48,87 +80,153 @@ def base_of(request: HttpRequest) -> str:
 
 
 async def created(request: HttpRequest) -> Response:
-    """``POST /predictions``: the body names a version."""
-    core = core_of(request)
-    body = await _body(request, core)
+    """``POST /predictions``: create a prediction; the body names a version."""
+    services = services_of(request)
+    body = await _body(request, services.config.limits.max_body_bytes)
     version = body.get("version")
     if not isinstance(version, str):
         raise InvalidInput.of_field("version", "Field required", "missing")
-    return await _created(request, core, model_ids.of_version(core, version), body)
+    return await _created(request, services, endpoint_of_version(services, version), body)
 
 
 async def created_of_model(request: HttpRequest) -> Response:
-    """``POST /models/{owner}/{name}/predictions``."""
-    core = core_of(request)
-    entry = model_ids.listed(core, _model(request))
-    return await _created(request, core, entry, await _body(request, core))
+    """``POST /models/{owner}/{name}/predictions``: create a prediction of a model."""
+    services = services_of(request)
+    entry = listed_models(services, _model(request))
+    return await _created(
+        request, services, entry, await _body(request, services.config.limits.max_body_bytes)
+    )
 
 
 async def shown(request: HttpRequest) -> Response:
-    core, found = await _find(request)
-    return await _told(request, core, found)
+    services, found = await _find(request)
+    return await _told(request, services, found)
 
 
 async def listed(request: HttpRequest) -> Response:
-    """The tenant's requests, newest first, without their logs and without files inside them."""
-    caller = await caller_of(request)
-    core = core_of(request)
+    """List the tenant's requests, newest first, without logs and without files inside them."""
+    caller = await authenticate(request)
+    services = services_of(request)
     cursor = request.query_params.get("cursor")
-    if cursor is not None and not ids.valid(cursor):
-        raise query.invalid("cursor", "should be the one of the page before", cursor)
-    page = await core.queue.page(caller.tenant, before=cursor, limit=PAGE + 1)
+    if cursor is not None and not request_ids.valid(cursor):
+        raise query.invalid("cursor", "should be the one of the previous page", cursor)
+    page = await services.queue.page(caller.tenant, before=cursor, limit=PAGE + 1)
     base = base_of(request)
-    results = [await prediction(core, each, base, inline=False) for each in page[:PAGE]]
+    results = [await renderer_of(services).render(each, base, inline=False) for each in page[:PAGE]]
     more = f"{base}/v1/predictions?cursor={page[PAGE - 1].id}" if len(page) > PAGE else None
-    return json_reply({"previous": None, "next": more, "results": results})
+    body: PredictionPage = {"previous": None, "next": more, "results": results}
+    return json_reply(body)
 
 
 async def cancelled(request: HttpRequest) -> Response:
-    core, found = await _find(request)
-    await core.queue.cancel(found.tenant, found.id)
-    return await _told(request, core, await core.queue.wait(found.tenant, found.id, CANCEL_S))
+    services, found = await _find(request)
+    await services.queue.cancel(found.tenant, found.id)
+    return await _told(
+        request, services, await services.queue.wait(found.tenant, found.id, CANCEL_S)
+    )
 
 
 async def streamed(request: HttpRequest) -> Response:
-    """Server-sent events: lines of the log as they come, each file of the output, the end."""
-    core, found = await _find(request)
-    events = _events(core, found, base_of(request))
-    return StreamingResponse(events, headers=EVENT_STREAM, media_type="text/event-stream")
+    """Send events: lines of the log as they arrive, each file of the output, and the end."""
+    services, found = await _find(request)
+    events = _events(services, found, base_of(request))
+    return sse.stream_reply(events, cache_control="no-store")
+
+
+OWNER, NAME = in_path("owner", "Owner of the model."), in_path("name", "Name of the model.")
+ONE = in_path("request_id", "Id of the prediction.")
+PREFER = in_header("Prefer", "`wait` or `wait=n`: answer at the end, or after n seconds.")
+AT_SUBMIT = (400, 403, 404, 413, 422, 429, 503, 507)
+
+CREATE = Operation(
+    "replicateCreatePrediction",
+    "Submit a request to the endpoint of a version, or of `owner/name`",
+    {
+        201: answer(
+            "The request is stored, or with `Prefer: wait` has ended.", ReplicatePrediction
+        ),
+        202: answer("With `Prefer: wait`: the request has not ended yet.", ReplicatePrediction),
+    },
+    errors=AT_SUBMIT,
+    parameters=(PREFER,),
+    body=NewPrediction,
+    tag=TAG,
+    error_format=ERRORS,
+)
+CREATE_OF_MODEL = replace(
+    CREATE,
+    name="replicateCreateModelPrediction",
+    summary="Submit a request to a model's endpoint",
+    parameters=(OWNER, NAME, PREFER),
+    body=NewModelPrediction,
+)
+LIST = Operation(
+    "replicateListPredictions",
+    "List the tenant's requests, newest first",
+    {200: answer("A page.", PredictionPage)},
+    errors=(422,),
+    parameters=(CURSOR,),
+    tag=TAG,
+    error_format=ERRORS,
+)
+SHOW = Operation(
+    "replicateGetPrediction",
+    "Show a request and its output",
+    {200: answer("The request.", ReplicatePrediction)},
+    errors=(404,),
+    parameters=(ONE,),
+    tag=TAG,
+    error_format=ERRORS,
+)
+CANCEL = replace(SHOW, name="replicateCancelPrediction", summary="Cancel a request")
+STREAM = replace(
+    SHOW,
+    name="replicateStreamPrediction",
+    summary="Stream the log of a request, and then its files",
+    responses={200: answer("Server-sent events: logs, output, error, done.", str, EVENTS)},
+)
 
 
 async def _created(
-    request: HttpRequest, core: Core, entry: CatalogEntry, body: Mapping[str, Any]
+    request: HttpRequest, services: Services, entry: CatalogEntry, body: Mapping[str, Any]
 ) -> Response:
-    """201 with the prediction. With ``Prefer: wait`` when it has ended, or after so many seconds,
-    and then 202."""
-    caller = await caller_of(request)
+    """Answer 201 with the prediction.
+
+    With ``Prefer: wait`` the response waits for the end. It is 202 if the time runs out.
+    """
+    caller = await authenticate(request)
     wait_s = _wait_s(request)
-    base = base_of(request)  # may be refused, and then nothing is to be stored
-    asked = await asked_of(body, core, origin_of(request))
-    webhook = asked.webhook(core.webhooks.herald) if asked else None
+    base = base_of(request)  # may be refused, so read it before anything is stored
+    asked = await parse_webhook(body, services.webhooks, origin_of(request))
+    webhook = asked.webhook(services.webhooks.notifier) if asked else None
     try:
-        new = await accepted(
-            request, core, caller, entry.endpoint.id, body.get("input", {}), webhook=webhook
+        new = await submission.validate(
+            services,
+            caller.tenant,
+            entry.endpoint.id,
+            body.get("input", {}),
+            parse_options(request, caller, webhook=webhook),
+            request_id=context_of(request).request_id,
         )
     except InvalidInput as error:
-        raise under("input", error) from None
-    stored = await asyncio.shield(submission.submit(core, new))
+        raise prefix_locations("input", error) from None
+    stored = await asyncio.shield(submission.submit(services, new))
     if asked and stored.id == new.id:
-        asked.follow(core, stored)
+        asked.follow(services, stored)
     if wait_s and not stored.state.final:
-        stored = await core.queue.wait(stored.tenant, stored.id, wait_s)
-    lines = await core.queue.lines(stored.tenant, stored.id)
-    told = await prediction(core, stored, base, lines)
+        stored = await services.queue.wait(stored.tenant, stored.id, wait_s)
+    lines = await services.queue.lines(stored.tenant, stored.id)
+    told = await renderer_of(services).render(stored, base, lines)
     late = bool(wait_s) and not stored.state.final
     if late:
-        # Its client takes any other word for the end of a prediction that it waited for.
-        told["status"] = STARTING
-    return about(request, json_reply(told, 202 if late else 201), new, stored)
+        # Replicate's client takes any other status for the end of a prediction it waited for.
+        told["status"] = "starting"
+    return add_replay_headers(request, json_reply(told, 202 if late else 201), new, stored)
 
 
-async def _body(request: HttpRequest, core: Core) -> Mapping[str, Any]:
-    await caller_of(request)  # before anything is said about the body
-    body = await read_json(request, core.config.max_body_bytes)
+async def _body(request: HttpRequest, max_bytes: int) -> Mapping[str, Any]:
+    await authenticate(request)  # before any error about the body
+    body = await read_json(request, max_bytes)
     if not isinstance(body, dict):
         raise InvalidInput("The body must be a JSON object with `input`.")
     given = cast("Mapping[str, Any]", body)
@@ -138,11 +236,11 @@ async def _body(request: HttpRequest, core: Core) -> Mapping[str, Any]:
 
 
 def _wait_s(request: HttpRequest) -> int:
-    """Of the header ``Prefer``: 0 when it does not ask to wait."""
+    """Seconds from the header ``Prefer``; 0 if it does not ask to wait."""
     for preference in request.headers.get("prefer", "").split(","):
         found = _WAIT.fullmatch(preference.strip().lower())
         if found is None:
-            continue  # what is not known is to be ignored, says RFC 7240
+            continue  # RFC 7240: unknown preferences are ignored
         seconds = int(found[1] or MOST_WAIT_S)
         if not 1 <= seconds <= MOST_WAIT_S:
             what = f"`wait` should be from 1 to {MOST_WAIT_S}"
@@ -156,56 +254,52 @@ def _model(request: HttpRequest) -> str:
     return f"{request.path_params['owner']}/{request.path_params['name']}"
 
 
-async def _find(request: HttpRequest) -> tuple[Core, Request]:
-    """``RequestNotFound`` in the same words for foreign, unknown and impossible ids."""
-    caller = await caller_of(request)
-    core = core_of(request)
+async def _find(request: HttpRequest) -> tuple[Services, Request]:
+    """Prediction of the path. ``RequestNotFound`` has the same message for ids of other tenants,
+    unknown ids and invalid ids."""
+    caller = await authenticate(request)
+    services = services_of(request)
     request_id: str = request.path_params["request_id"]
     unknown = RequestNotFound(f"There is no prediction {request_id[:64]}.")
-    if not ids.valid(request_id):
+    if not request_ids.valid(request_id):
         raise unknown
     try:
-        found = await core.queue.get(caller.tenant, request_id)
+        found = await services.queue.get(caller.tenant, request_id)
     except RequestNotFound:
         raise unknown from None
-    exchange_of(request).request_id = found.id
-    logs.request_id.set(found.id)  # the edge puts it back
-    return core, found
+    context_of(request).request_id = found.id
+    logs.request_id.set(found.id)  # the middleware resets it
+    return services, found
 
 
-async def _told(request: HttpRequest, core: Core, found: Request) -> Response:
-    lines = await core.queue.lines(found.tenant, found.id)
-    return json_reply(await prediction(core, found, base_of(request), lines))
+async def _told(request: HttpRequest, services: Services, found: Request) -> Response:
+    lines = await services.queue.lines(found.tenant, found.id)
+    return json_reply(await renderer_of(services).render(found, base_of(request), lines))
 
 
-async def _events(core: Core, request: Request, base: str) -> AsyncGenerator[str]:
-    """Broken off when the database goes away or the request is deleted."""
+async def _events(services: Services, request: Request, base: str) -> AsyncGenerator[bytes]:
+    """Server-sent events. They stop early if the database fails or the request is deleted."""
     after = 0
     try:
         while True:
-            for line in await core.queue.lines(request.tenant, request.id, after):
+            for line in await services.queue.lines(request.tenant, request.id, after):
                 after = line.sequence
-                yield _event("logs", f"log-{after}", line.message)
+                yield sse.event(line.message, event="logs", id=f"log-{after}")
             if request.state.final:
                 break
             before = request
-            request = await core.queue.changed(
+            request = await services.queue.changed(
                 request.tenant, request.id, KEEP_ALIVE_S, since=request
             )
             if request == before:
-                yield ": nothing new\n\n"
-        told = await prediction(core, request, base)
+                yield sse.NOTHING_NEW
+        told = await renderer_of(services).render(request, base)
     except (RequestNotFound, Unavailable):
         return
     for number, url in enumerate(files_of(told["output"])):
-        yield _event("output", f"output-{number}", url)
+        yield sse.event(url, event="output", id=f"output-{number}")
     if told["status"] == "failed":
-        yield _event("error", "error", json.dumps({"detail": told["error"]}))
+        yield sse.event(json.dumps({"detail": told["error"]}), event="error", id="error")
     else:
         reason = {"reason": "canceled"} if told["status"] == "canceled" else {}
-        yield _event("done", "done", json.dumps(reason))
-
-
-def _event(name: str, event_id: str, data: str) -> str:
-    lines = "".join(f"data: {line}\n" for line in data.split("\n"))
-    return f"event: {name}\nid: {event_id}\n{lines}\n"
+        yield sse.event(json.dumps(reason), event="done", id="done")

@@ -1,11 +1,11 @@
-"""Files that clients bring: into storage, and into the book of what is there."""
+"""Files of this installation: uploads of clients, and deletion of garbage."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -17,28 +17,33 @@ from serve_app.domain.errors import (
     StorageUnavailable,
     TooLarge,
 )
-from serve_app.domain.ports import Storage
-from serve_app.domain.upload import KeptFile, Part, Upload, UploadBook
-from serve_app.storage.keys import upload_key, upload_type
-from serve_app.storage.parts import missing_part, no_parts
+from serve_app.domain.ports import Lifecycles, Storage
+from serve_app.domain.upload import KeptFile, Upload, UploadBook, UploadPart
+from serve_app.queue.reaper import PeriodicTask
+from serve_app.queue.transactions.garbage import UnwantedFiles
+from serve_app.storage.keys import missing_part, upload_key, upload_not_found, upload_type
+from serve_app.storage.tickets import TicketSigner
 
 MAX_PART_BYTES = 512 * 2**20
-"""fal's clients send 10 MiB."""
+"""Largest part. fal's clients send parts of 10 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class NewUpload:
-    """What a client says of the file that it wants to bring."""
+    """Client's description of a file to upload."""
 
     tenant: str
     media_type: str
     file_name: str = ""
-    keep_s: float | None = None  # None: as the tenant's retention
+    keep_s: float | None = None  # None: the tenant's retention
 
 
 class Uploads:
-    """Nothing gets into storage before it is in the book, and what breaks off is deleted: at once,
-    or, when this process dies, by whoever looks through the book later."""
+    """Uploads of this installation.
+
+    A file is recorded in the book before it gets into storage. An interrupted upload is deleted: at
+    once, or if this process dies, later by the cleanup that reads the book.
+    """
 
     def __init__(
         self,
@@ -49,14 +54,14 @@ class Uploads:
     ) -> None:
         self.max_bytes = max_bytes
         self.too_large = (
-            f"The file is larger than the {max_bytes} bytes allowed (DARKROOM_MAX_UPLOAD_BYTES)."
+            f"The file exceeds the limit of {max_bytes} bytes (DARKROOM_MAX_UPLOAD_BYTES)."
         )
         self._book = book
         self._storage = storage
         self._token = token
 
     async def offer(self, new: NewUpload, *, in_parts: bool = False) -> Upload:
-        """A place for a file that comes later, at once or in parts."""
+        """Record a file that is uploaded later, in one call or in parts."""
         upload = self._made(new)
         if in_parts:
             parts_id = await self._storage.begin_parts(upload.key, upload.media_type)
@@ -65,49 +70,51 @@ class Uploads:
         return upload
 
     async def take(self, new: NewUpload, chunks: AsyncIterator[bytes]) -> Upload:
-        """A file that comes now. One that breaks off leaves nothing."""
+        """Store a file from this call. An interrupted upload leaves nothing."""
         upload = await self.offer(new)
         try:
             return await self.receive(upload, chunks)
         except BaseException:
-            # Deleted within seconds by whoever looks through the book, or else in some hours.
+            # The cleanup deletes it within seconds, or if this fails, after some hours.
             with contextlib.suppress(DarkroomError):
                 await asyncio.shield(self._book.give_up(upload.key))
             raise
 
     async def find(self, key: str, upload_id: str, *, in_parts: bool = False) -> Upload:
-        """``NotFound`` unless it was offered, so, and still is."""
+        """Upload with this key and id. ``NotFound``: there is none, or not of this kind."""
         upload = await self._book.find(key, upload_id)
         if upload is None or in_parts != (upload.parts_id is not None):
-            raise no_parts()
+            raise upload_not_found()
         return upload
 
     async def receive(self, upload: Upload, chunks: AsyncIterator[bytes]) -> Upload:
-        """The content of one that was offered. ``Forbidden``: it has other content already."""
+        """Store the content of a recorded file. ``Forbidden``: it already has other content."""
         size = await self._storage.put(upload.key, upload.media_type, chunks)
         return await self._whole(upload, size)
 
-    async def receive_part(self, upload: Upload, number: int, chunks: AsyncIterator[bytes]) -> Part:
-        """``TooLarge``: with this one its parts are too much, and the upload is given up."""
+    async def receive_part(
+        self, upload: Upload, number: int, chunks: AsyncIterator[bytes]
+    ) -> UploadPart:
+        """Store one part. ``TooLarge``: the parts together are too large; the upload is aborted."""
         parts_id = _parts_id(upload)
         part = await self._storage.put_part(upload.key, parts_id, number, chunks)
         size = await self._book.add_part(upload.key, part)
         if size is None:
             await self._storage.drop_parts(upload.key, parts_id)
-            raise no_parts()
+            raise upload_not_found()
         if size > self.max_bytes:
             await self._book.give_up(upload.key)
             raise TooLarge(self.too_large)
         return part
 
     async def join(self, upload: Upload, etags: Mapping[int, str]) -> Upload:
-        """The file of these parts. ``InvalidInput``: one of them is not there."""
+        """Join the parts into the file. ``InvalidInput``: a part is missing."""
         if upload.size is not None:
-            return upload  # a repeat of a call whose answer got lost
+            return upload  # a repeat of a call whose response was lost
         try:
             size = await self._joined(upload, etags)
         except (InvalidInput, NotFound):
-            # By another call meanwhile, or by one before that did not get to the book.
+            # Another call has joined them, now or earlier without recording it in the book.
             try:
                 size = await self._storage.size(upload.key)
             except ArtifactNotFound:
@@ -124,7 +131,7 @@ class Uploads:
         return await self._storage.join_parts(upload.key, _parts_id(upload), etags)
 
     async def kept(self, tenant: str, key: str) -> KeptFile:
-        """One of the tenant's; ``ArtifactNotFound``."""
+        """File of the tenant. ``ArtifactNotFound``."""
         found = await self._book.kept(tenant, key)
         if found is None:
             raise ArtifactNotFound("There is no such upload.")
@@ -133,16 +140,16 @@ class Uploads:
     async def page(
         self, tenant: str, before: tuple[datetime, str] | None, limit: int
     ) -> Sequence[KeptFile]:
-        """As ``UploadBook.page``."""
+        """Page of the tenant's files, as ``UploadBook.page``."""
         return await self._book.page(tenant, before=before, limit=limit)
 
     async def delete(self, tenant: str, key: str) -> bool:
-        """One of the tenant's, by hand. False: storage is away, and it is deleted as soon as it is
-        not. ``ArtifactNotFound``."""
+        """Delete a file of the tenant. False: storage is not available, and the file is deleted
+        later. ``ArtifactNotFound``."""
         if not await self._book.disown(tenant, key):
             raise ArtifactNotFound("There is no such upload.")
         try:
-            # Parts, and what else there is of it, go with the next round of the disposal.
+            # Parts and other remains are deleted by the next round of the disposal.
             await self._storage.delete([key])
         except StorageUnavailable:
             return False
@@ -151,7 +158,7 @@ class Uploads:
     async def _whole(self, upload: Upload, size: int) -> Upload:
         if not await self._book.finish(upload.key, size):
             await self._storage.delete([upload.key])
-            raise NotFound("The upload took too long and was given up: begin a new one.")
+            raise NotFound("The upload took too long and was aborted. Start a new one.")
         return replace(upload, size=size)
 
     def _made(self, new: NewUpload) -> Upload:
@@ -167,5 +174,71 @@ class Uploads:
 
 def _parts_id(upload: Upload) -> str:
     if upload.parts_id is None:
-        raise no_parts()
+        raise upload_not_found()
     return upload.parts_id
+
+
+# Deletion of files in storage that the database lists as garbage.
+
+COLLECT_INTERVAL_S = 10.0
+BATCH_SIZE = 100
+
+
+class FileCollector:
+    """Deletes garbage files periodically. Several ingress processes may do it at the same time.
+
+    While storage is not available, the files stay listed and are deleted later.
+    """
+
+    def __init__(
+        self,
+        unwanted: UnwantedFiles,
+        uploads: UploadBook,
+        storage: Storage,
+        *before: Callable[[], Awaitable[None]],
+    ) -> None:
+        """``before``: called before each round, because it may turn more files into garbage."""
+        self._unwanted = unwanted
+        self._uploads = uploads
+        self._storage = storage
+        self._rounds = PeriodicTask(
+            COLLECT_INTERVAL_S, [*before, self.delete_garbage_files, self.delete_garbage_uploads]
+        )
+
+    def start(self) -> None:
+        self._rounds.start()
+
+    async def aclose(self) -> None:
+        await self._rounds.aclose()
+
+    async def delete_garbage_files(self) -> None:
+        """Delete all files that are due."""
+        while keys := await self._unwanted.take(BATCH_SIZE):
+            await self._storage.delete(keys)
+            await self._unwanted.forget(keys)
+
+    async def delete_garbage_uploads(self) -> None:
+        """Delete uploads that were abandoned, aborted, or kept long enough."""
+        await self._uploads.mark_aged()
+        while uploads := await self._uploads.take_unwanted(BATCH_SIZE):
+            for each in uploads:
+                if each.parts_id is not None:
+                    await self._storage.drop_parts(each.key, each.parts_id)
+            keys = [each.key for each in uploads]
+            await self._storage.delete(keys)
+            await self._uploads.forget(keys)
+
+
+async def _enough_space() -> None:
+    """Check for storage on other machines, whose free space is not known here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Files:
+    """Storage of files, and the records about them."""
+
+    storage: Storage
+    uploads: Uploads
+    lifecycles: Lifecycles
+    tickets: TicketSigner | None = None  # None: storage takes uploads itself
+    check_disk_space: Callable[[], Awaitable[None]] = _enough_space  # ``StorageFull``

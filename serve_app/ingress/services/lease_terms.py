@@ -1,4 +1,4 @@
-"""What a stored request needs to become a lease."""
+"""Data that turns a stored request into a lease: endpoint and upload tickets."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.lease import Held
+from serve_app.domain.lease import LeaseKey
 from serve_app.domain.ports import Storage
 from serve_app.storage.keys import artifact_key, derived_token, snapshot_key
 
 TICKET_VALID_S = 6 * 3600.0
-"""Longer than any generation; the fence, not the expiry, is what keeps late uploads out."""
+"""Seconds, longer than any generation. Late uploads are prevented by the fence, not by expiry."""
 
 MAX_SNAPSHOT_BYTES = 2 * 2**30
 SNAPSHOT_TICKET_VALID_S = 600.0
-"""Asked for when the snapshot is taken, and used at once."""
+"""Seconds. A snapshot's ticket is requested when the snapshot is taken, and used at once."""
 
 
-class CatalogTerms:
-    """Implements ``domain.ports.LeaseTerms`` from the catalogue and the storage."""
+class CatalogLeaseTerms:
+    """Implements ``domain.ports.LeaseTerms`` with the catalog and the storage."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class CatalogTerms:
         files_url: str = "",
         names_secret: bytes,
     ) -> None:
-        """``names_secret``: from which the names of files follow; the same in every ingress."""
+        """``names_secret``: the names of files are derived from it; the same in every ingress."""
         self.files_url = files_url
         self._names_secret = names_secret
         self._catalog = catalog
@@ -51,7 +51,7 @@ class CatalogTerms:
         entry = self._catalog.get(endpoint.id)
         return tuple(
             self._storage.ticket(
-                # The same each time: what an attempt left is found by it.
+                # Derived, so each time the same: the files of an earlier attempt can be found.
                 artifact_key(
                     request_id,
                     attempt,
@@ -65,7 +65,7 @@ class CatalogTerms:
             for number, media_type in enumerate(entry.schema.media_types(input))
         )
 
-    def snapshot_ticket(self, held: Held) -> UploadTicket:
+    def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:
         return self._storage.ticket(
             snapshot_key(held.request_id, held.attempt),
             "application/octet-stream",

@@ -10,7 +10,7 @@ from serve_app.domain.ports import Clock
 
 
 class RequestIds:
-    """Makes UUIDv7: they begin with the time to a quarter of a microsecond, so ids sort by age."""
+    """Makes UUIDv7s, which sort by age: they begin with the time to a quarter of a microsecond."""
 
     def __init__(self, clock: Clock, random_bytes: Callable[[int], bytes] = os.urandom) -> None:
         self._clock = clock
@@ -27,7 +27,7 @@ class RequestIds:
 
 
 def valid(request_id: str) -> bool:
-    """Whether ``request_id`` is a UUID in its usual spelling: others cannot name a request."""
+    """Return whether ``request_id`` is a UUID in its usual spelling. All other ids are unknown."""
     if len(request_id) != 36:
         return False
     try:

@@ -1,24 +1,32 @@
-"""Lanes: a row per pool and tenant, active while something is queued in it that is not paused.
+"""Fair order of queued requests: lanes and the charges to them.
 
-``active`` is a hint that saves looking into thousands of idle lanes. A one-sided check of it can
+Between tenants the order is by virtual time: a lane is charged the time of its requests divided by
+its weight, and the lane with the lowest charge goes next. Within a tenant it is by rank: the submit
+time, later for low priority and earlier for high, so each priority waits a bounded time for the
+others. ``transactions/lease.py`` charges the expected time of leased requests to their lanes;
+``LaneCharges`` charges the rest.
+
+A lane is one row per pool and tenant, active while it has a queued request that is not paused.
+
+``active`` is a hint that saves a look into thousands of idle lanes. A one-sided check of it can
 leave a lane asleep with work in it: the submitter sees it active, and the leaser that drained it,
 whose snapshot is older than the submitter's commit, puts it to sleep. So both look again after
 their own commit, and a sweeper looks once a second.
-
-What a lane has been given is charged in ``leasing.py``; what is left of that, in ``charges.py``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 
 from serve_app.domain.errors import DatabaseUnavailable
-from serve_app.queue import wording
-from serve_app.queue.database import Database
-from serve_app.queue.halts import NOT_PAUSED
-from serve_app.queue.limits import QueueLimits
+from serve_app.domain.request import Priority
+from serve_app.queue.fairness.pauses import PAUSED, not_paused
+from serve_app.queue.store import messages
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +38,11 @@ _NAMED = """
     SELECT * FROM json_to_recordset(%(lanes)s::json) AS x(
         pool text, tenant text, weight double precision)
 """
-# Not EXISTS: see submit.py.
+# No EXISTS: see insert.py.
 _HAS_WORK = f"""
     (SELECT true FROM requests r WHERE r.pool = l.pool AND r.tenant = l.tenant
-     AND r.state = 'queued' AND {NOT_PAUSED} ORDER BY r.ranked_at, r.place LIMIT 1) IS NOT NULL
+     AND r.state = 'queued' AND {not_paused(PAUSED)}
+     ORDER BY r.ranked_at, r.place LIMIT 1) IS NOT NULL
 """
 
 _POOL_TIME = """
@@ -44,7 +53,9 @@ AWAKE = f"""
     active = true, woken_at = clock_timestamp(),
     vtime = greatest(l.vtime, {_POOL_TIME.format(lane="l")})
 """
-"""What is set of a lane `l` that slept. Its turn is not before that of those that wait already."""
+"""Assignments that wake a sleeping lane `l`. Its turn is not before the turn of lanes that are
+already waiting.
+"""
 
 OPEN = f"""
 INSERT INTO fair_lanes AS l (pool, tenant, weight, vtime, woken_at)
@@ -74,7 +85,7 @@ UPDATE fair_lanes l SET active = false, rested = true FROM chosen c
 WHERE l.pool = c.pool AND l.tenant = c.tenant
 RETURNING l.pool, l.tenant
 """
-# By the index of what is queued for an endpoint.
+# Uses the index of queued requests by endpoint.
 REST = """
 WITH chosen AS (
     SELECT l.pool, l.tenant FROM fair_lanes l
@@ -90,27 +101,31 @@ WHERE l.pool = c.pool AND l.tenant = c.tenant
 
 
 class Lanes:
+    """Create, wake and put to sleep the lanes."""
+
     def __init__(self, database: Database, limits: QueueLimits) -> None:
         self._database = database
         self._limits = limits
         self._known: set[Lane] = set()
-        self._doubted: set[Lane] = set()
+        self._to_check: set[Lane] = set()
         self._looking: asyncio.Task[None] | None = None
 
     async def open(self, lanes: Iterable[Lane]) -> None:
-        """Make sure that their rows exist. Asks the database only for lanes new to this process."""
+        """Create the missing rows of these lanes. Asks the database only about lanes new to this
+        process.
+        """
         new = set(lanes) - self._known
         if new:
             await self._database.rows(OPEN, {"lanes": self._named(new)})
             self._known |= new
 
-    async def look_again(self, lanes: Iterable[Lane]) -> None:
-        """After a commit: wake those of them that have work."""
+    async def wake_if_work(self, lanes: Iterable[Lane]) -> None:
+        """Wake those of the lanes that have work. Call it after a commit."""
         await self._database.rows(WAKE, {"lanes": self._named(lanes)})
 
-    def look_again_soon(self, lanes: Iterable[Lane]) -> None:
-        """The same off the caller's way; those that come meanwhile go together."""
-        self._doubted.update(lanes)
+    def wake_if_work_soon(self, lanes: Iterable[Lane]) -> None:
+        """Do the same in the background. Lanes that arrive in between are looked at together."""
+        self._to_check.update(lanes)
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
 
@@ -120,30 +135,118 @@ class Lanes:
             await asyncio.gather(self._looking, return_exceptions=True)
 
     async def _look(self) -> None:
-        while self._doubted:
-            lanes, self._doubted = self._doubted, set()
+        while self._to_check:
+            lanes, self._to_check = self._to_check, set()
             try:
-                await self.look_again(lanes)
+                await self.wake_if_work(lanes)
             except DatabaseUnavailable as error:
-                log.debug("Lanes are left to the sweeper: %s", error.message)
+                log.debug("Lanes were not checked; the sweeper will do it: %s", error.message)
             await asyncio.sleep(LOOK_AGAIN_S)
 
-    async def rest(self, pool: str, endpoints: Iterable[str]) -> None:
-        """Lanes with requests for one of ``endpoints``, which some replicas pass over, save up no
-        turns meanwhile: their next one is that of the pool."""
+    async def skip_credit(self, pool: str, endpoints: Iterable[str]) -> None:
+        """Keep lanes from saving up turns while some replicas skip their endpoints.
+
+        Applies to lanes with requests for one of ``endpoints``. Their next turn is at the pool's
+        time.
+        """
         await self._database.rows(REST, {"pool": pool, "endpoints": sorted(endpoints)})
 
     async def sweep(self) -> None:
-        """Put drained lanes to sleep, look again at those, and wake every other that has work."""
+        """Put drained lanes to sleep and check them again, then wake every other lane that has
+        work.
+        """
         asleep = await self._database.rows(SWEEP_ASLEEP)
         if asleep:
-            await self.look_again((pool, tenant) for pool, tenant in asleep)
+            await self.wake_if_work((pool, tenant) for pool, tenant in asleep)
         await self._database.rows(SWEEP_AWAKE)
 
     def _named(self, lanes: Iterable[Lane]) -> str:
-        return wording.compact(
+        return messages.compact(
             [
                 {"pool": pool, "tenant": tenant, "weight": self._limits.weight(tenant)}
                 for pool, tenant in lanes
             ]
         )
+
+
+# Charges to lanes, collected until the next statement that writes lanes. A lease granted
+# in the insert charges the expected time. The end of an attempt charges or refunds the difference
+# to the actual time. Charges are written with the next leasing in the pool, or within a second,
+# so neither submit nor finish waits for a row that all of a tenant's requests share. If a process
+# dies, its unwritten charges are lost: some seconds of fairness.
+
+FLUSH = """
+WITH charged AS (
+    SELECT * FROM json_to_recordset(%(charges)s::json) AS x(
+        pool text, tenant text, seconds double precision)
+),
+locked AS (
+    SELECT l.pool, l.tenant, c.seconds FROM charged c JOIN fair_lanes l
+        ON l.pool = c.pool AND l.tenant = c.tenant
+    ORDER BY 1, 2 FOR NO KEY UPDATE OF l
+)
+UPDATE fair_lanes l SET vtime = l.vtime + k.seconds / l.weight
+FROM locked k WHERE l.pool = k.pool AND l.tenant = k.tenant
+"""
+
+
+class LaneCharges:
+    """Unwritten charges by pool and tenant, in seconds of a slot."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._pools: dict[str, defaultdict[str, float]] = {}
+
+    def add(self, pool: str, tenant: str, seconds: float) -> None:
+        self._pools.setdefault(pool, defaultdict(float))[tenant] += seconds
+
+    def take(self, pool: str) -> Mapping[str, float]:
+        """Take all charges of a pool, by tenant, for a statement that writes them. ``restore`` them
+        if it fails.
+        """
+        return self._pools.pop(pool, {})
+
+    def restore(self, pool: str, charges: Mapping[str, float]) -> None:
+        for tenant, seconds in charges.items():
+            self.add(pool, tenant, seconds)
+
+    async def flush(self) -> None:
+        """Write the charges that no leasing has taken."""
+        taken, self._pools = self._pools, {}
+        if not taken:
+            return
+        rows = [
+            {"pool": pool, "tenant": tenant, "seconds": seconds}
+            for pool, charges in taken.items()
+            for tenant, seconds in charges.items()
+        ]
+        try:
+            await self._database.rows(FLUSH, {"charges": messages.compact(rows)})
+        except BaseException:
+            for pool, charges in taken.items():
+                self.restore(pool, charges)
+            raise
+
+
+# Order within a lane, which `transactions/lease_sql.py` applies.
+
+HEAD_START_S = 600.0
+"""Head start of one priority level. A low-priority request is overtaken by its tenant's normal ones
+submitted within ten minutes after it, and by no later ones.
+"""
+
+LOOK_AHEAD = 32
+"""Number of requests at the front of a lane that may be reordered to use loaded weights."""
+
+HOT_LEAD_S = 30
+"""A request whose endpoint is hot goes before requests that are older by at most this many
+seconds.
+"""
+
+DUE_SOON_S = 5
+"""A request that expires within this many seconds goes first in its lane."""
+
+
+def head_start_s(priority: Priority) -> float:
+    """Seconds added to the submit time."""
+    return HEAD_START_S * (Priority.NORMAL - priority)

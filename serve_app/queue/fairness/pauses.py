@@ -1,7 +1,7 @@
-"""Endpoints that an operator has halted: set and ended here, and known from memory.
+"""Paused and draining endpoints: set and ended here, and known from memory.
 
-What is paused is looked up by the very statements that lease. The memory, refreshed once a second,
-tells the reason of a wait and refuses submits to what drains.
+The leasing statements read the paused endpoints from the table. The memory, refreshed once a
+second, gives the reason of a wait and refuses submits to draining endpoints.
 """
 
 from __future__ import annotations
@@ -9,21 +9,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from serve_app.domain.errors import EndpointDraining
-from serve_app.domain.operations import Halt, HaltKind
-from serve_app.queue.database import Database
+from serve_app.domain.operations import Pause, PauseKind
+from serve_app.queue.store.database import Database
 
 PAUSED = "(SELECT array_agg(endpoint) FROM halts WHERE kind = 'paused')"
-"""Null unless something is paused. It names no row, so a statement evaluates it once."""
-
-NOT_PAUSED = f"""
-    CASE WHEN {PAUSED} IS NULL THEN true ELSE r.endpoint <> ALL({PAUSED}::text[]) END
+"""Array of the paused endpoints; null if there are none. It refers to no outer row, so a statement
+evaluates it once.
 """
-"""Of a request ``r``. In a CASE, so that the planner does not guess that hardly any passes, and
-nobody looks at its endpoint while nothing is paused."""
+
+
+def not_paused(paused: str) -> str:
+    """Condition on a request ``r``; ``paused``: expression of the array of the paused endpoints.
+
+    In a CASE, so that the planner does not assume that hardly any row passes, and the endpoint is
+    not read while nothing is paused.
+    """
+    return f"CASE WHEN {paused} IS NULL THEN true ELSE r.endpoint <> ALL({paused}::text[]) END"
+
 
 READ = "SELECT endpoint, kind, at, actor FROM halts ORDER BY endpoint"
 
-# What was queued while the endpoint was paused was not served, and banks no credit for that.
+# Requests that were queued while the endpoint was paused were not served, and earn no credit for
+# it.
 _WAKE = """
 waiting AS (
     SELECT DISTINCT r.pool, r.tenant FROM ended e
@@ -66,48 +73,57 @@ noted AS (
 SELECT (SELECT coalesce(array_agg(DISTINCT pool), '{{}}') FROM waiting) FROM ended
 """
 
-ACTIONS = {HaltKind.PAUSED: "endpoint.pause", HaltKind.DRAINING: "endpoint.drain"}
+ACTIONS = {PauseKind.PAUSED: "endpoint.pause", PauseKind.DRAINING: "endpoint.drain"}
 
 
-class Halts:
+class Pauses:
+    """Paused and draining endpoints."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._known: dict[str, Halt] = {}
-        self._acts = 0  # of this process
+        self._known: dict[str, Pause] = {}
+        self._version = 0  # number of changes by this process
 
-    async def refresh(self) -> Sequence[Halt]:
-        """Those that there are."""
-        acts = self._acts
+    async def refresh(self) -> Sequence[Pause]:
+        """Read the pauses again and return them."""
+        version = self._version
         rows = await self._database.rows(READ)
-        if acts == self._acts:  # else the reading may be older than what was done meanwhile
-            self._known = {row[0]: Halt(row[0], HaltKind(row[1]), *row[2:]) for row in rows}
+        if (
+            version == self._version
+        ):  # otherwise the rows may be older than a change by this process
+            self._known = {row[0]: Pause(row[0], PauseKind(row[1]), *row[2:]) for row in rows}
         return [*self._known.values()]
 
     def paused(self) -> frozenset[str]:
-        """Endpoints."""
+        """Paused endpoints, from memory."""
         return frozenset(
-            each.endpoint for each in self._known.values() if each.kind is HaltKind.PAUSED
+            each.endpoint for each in self._known.values() if each.kind is PauseKind.PAUSED
         )
 
     def admit(self, endpoint: str) -> None:
-        """``EndpointDraining``."""
+        """Raise ``EndpointDraining`` if the endpoint is draining."""
         known = self._known.get(endpoint)
-        if known is not None and known.kind is HaltKind.DRAINING:
+        if known is not None and known.kind is PauseKind.DRAINING:
             raise EndpointDraining(
-                f"{endpoint} accepts nothing for now: an operator lets it run empty."
+                f"{endpoint} accepts no new requests for now: an operator is draining it. "
+                "Try again later, or use another endpoint."
             )
 
-    async def set(self, endpoint: str, kind: HaltKind, actor: str) -> tuple[Halt, Sequence[str]]:
-        """Also the pools in which something may be leased now that it is not paused any more."""
+    async def set(self, endpoint: str, kind: PauseKind, actor: str) -> tuple[Pause, Sequence[str]]:
+        """Pause or drain the endpoint. Also returns the pools in which requests may be leased now,
+        because it is no longer paused.
+        """
         params = {"endpoint": endpoint, "kind": kind, "actor": actor, "action": ACTIONS[kind]}
         ((_, _, at, _, pools),) = await self._database.rows(SET, params)
-        self._acts += 1
-        halt = self._known[endpoint] = Halt(endpoint, kind, at, actor)
-        return halt, pools
+        self._version += 1
+        pause = self._known[endpoint] = Pause(endpoint, kind, at, actor)
+        return pause, pools
 
     async def end(self, endpoint: str, actor: str) -> Sequence[str] | None:
-        """The pools in which something of it waits; None: it was not halted."""
+        """End the pause. Returns the pools with queued requests of the endpoint; None if it was not
+        paused.
+        """
         rows = await self._database.rows(END, {"endpoint": endpoint, "actor": actor})
-        self._acts += 1
+        self._version += 1
         self._known.pop(endpoint, None)
         return rows[0][0] if rows else None

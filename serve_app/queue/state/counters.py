@@ -1,4 +1,4 @@
-"""How many requests are queued, by pool, tenant and endpoint."""
+"""Number of queued requests and their throughput, by pool, tenant and endpoint."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterable
 Key = tuple[str, str, str]  # pool, tenant, endpoint
 
 
-class Tally:
-    """A snapshot, and what has changed since it was begun.
+class Counters:
+    """A snapshot of counts, plus the changes since it was begun.
 
-    What is committed while the snapshot is taken may be counted twice until the next, never not at
-    all.
+    A request committed while the snapshot is taken may be counted twice until the next snapshot,
+    but is never missed.
     """
 
     def __init__(self) -> None:
@@ -30,19 +30,19 @@ class Tally:
         return max(0, self._of_endpoint[endpoint])
 
     def in_pool(self, pool: str, but: Iterable[str] = ()) -> int:
-        """``but``: endpoints that are left out."""
+        """Requests of a pool, without those of the endpoints in ``but``."""
         left_out = sum(self._pools_of_endpoint[endpoint][pool] for endpoint in but)
         return max(0, self._of_pool[pool] - left_out)
 
     def pools(self, but: Iterable[str] = ()) -> Counter[str]:
-        """``but``: endpoints that are left out."""
+        """Requests by pool, without those of the endpoints in ``but``."""
         pools = Counter(self._of_pool)
         for endpoint in but:
             pools.subtract(self._pools_of_endpoint[endpoint])
         return +pools
 
     def lanes(self) -> list[tuple[str, str]]:
-        """Pools and tenants with something queued."""
+        """Pools and tenants with queued requests."""
         return [
             (pool, tenant)
             for pool, tenants in self._of_lane.items()
@@ -51,8 +51,11 @@ class Tally:
         ]
 
     def before_the_last(self, pool: str, tenant: str) -> tuple[int, int]:
-        """How many go before the last of the tenant's, if all weigh and take the same: all its own,
-        and of each other tenant as many. And how many of its own."""
+        """Number of requests ahead of the tenant's last one, and how many of these are its own.
+
+        Assumes that all weigh and take the same: all of its own are ahead, and as many of each
+        other tenant.
+        """
         lanes = self._of_lane[pool]
         own = max(1, lanes[tenant])
         others = sum(min(n, own) for other, n in lanes.items() if other != tenant and n > 0)
@@ -62,7 +65,7 @@ class Tally:
         self._since[pool, tenant, endpoint] += by
         self._add((pool, tenant, endpoint), by)
 
-    def snapshot_begins(self) -> None:
+    def begin_snapshot(self) -> None:
         self._since.clear()
 
     def snapshot(self, rows: Iterable[tuple[str, str, str, int]]) -> None:
@@ -88,3 +91,62 @@ class Tally:
         self._of_endpoint[endpoint] += by
         self._pools_of_endpoint[endpoint][pool] += by
         self._of_lane[pool][tenant] += by
+
+
+# Throughput of the queue, and the retry delay that follows from it.
+
+SMOOTHING = 0.2  # weight of the latest second
+LEAST = 0.001  # requests per second; slower rates count as unknown
+LEAST_RETRY_S, MOST_RETRY_S, UNKNOWN_RETRY_S = 1.0, 60.0, 5.0
+
+
+class Throughput:
+    """Requests that leave the queue per second, smoothed: per pool, tenant and endpoint, and in
+    total.
+    """
+
+    def __init__(self) -> None:
+        self._rates: dict[str, float] = {}
+        self._gone: Counter[str] = Counter()
+
+    def removed(self, pool: str, tenant: str, endpoint: str) -> None:
+        self._gone.update(("", _pool(pool), _tenant(tenant), _endpoint(endpoint)))
+
+    def tick(self, elapsed_s: float) -> None:
+        """Update the rates. ``elapsed_s``: time since the last update."""
+        rates: dict[str, float] = {}
+        for name in self._rates.keys() | self._gone.keys():
+            before = self._rates.get(name, 0.0)
+            rate = before + SMOOTHING * (self._gone[name] / max(elapsed_s, 0.1) - before)
+            if rate > LEAST:
+                rates[name] = rate
+        self._rates = rates
+        self._gone.clear()
+
+    def retry_s(self, waiting: int, *, tenant: str = "", endpoint: str = "") -> float:
+        """Seconds after which a retry is worthwhile: a tenth of the time that the waiting requests
+        take (of the tenant or endpoint, if named). By then some slots are free.
+        """
+        name = _tenant(tenant) if tenant else _endpoint(endpoint) if endpoint else ""
+        return self._takes_s(0.1 * waiting, name)
+
+    def until_gone_s(self, leaving: int, pool: str) -> float:
+        """Seconds until ``leaving`` requests have left the pool's queue."""
+        return self._takes_s(leaving, _pool(pool))
+
+    def _takes_s(self, leaving: float, name: str) -> float:
+        rate = self._rates.get(name)
+        wanted = UNKNOWN_RETRY_S if rate is None else leaving / rate
+        return min(MOST_RETRY_S, max(LEAST_RETRY_S, wanted))
+
+
+def _pool(pool: str) -> str:
+    return f"pool {pool}"
+
+
+def _tenant(tenant: str) -> str:
+    return f"tenant {tenant}"
+
+
+def _endpoint(endpoint: str) -> str:
+    return f"endpoint {endpoint}"

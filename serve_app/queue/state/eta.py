@@ -1,21 +1,68 @@
-"""When requests should start and end: what runs, the slots that there are, and how long replicas
-take to start, looked at once a second."""
+"""Expected start and end of requests.
+
+Based on running requests, existing slots, and the start times of replicas, refreshed once a second.
+"""
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serve_app.domain.lease import Presence, ReplicaStage
 from serve_app.domain.ports import Clock
-from serve_app.domain.progress import Progress
+from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Request
-from serve_app.queue.costs import START, Costs
-from serve_app.queue.database import Database
-from serve_app.queue.estimate import remains_s, until_start_s
-from serve_app.queue.limits import QueueLimits
-from serve_app.queue.positions import Place
-from serve_app.queue.rows import progress_of
+from serve_app.queue.fairness.cost_model import START_KEY, CostModel
+from serve_app.queue.state.positions import QueuePosition
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.rows import progress_of
+
+# Estimated start of a queued request. Pure.
+
+OVERRUN_FRACTION = 0.1
+"""A request that runs longer than expected is assumed to need another tenth of its elapsed time."""
+
+MAX_SIMULATED_ROUNDS = (
+    8  # per slot: the last ones are simulated one by one, those before them in one step
+)
+
+
+STAGES_BEFORE_GENERATION = frozenset(
+    {Stage.FETCHING, Stage.DOWNLOADING, Stage.LOADING, Stage.COMPILING, Stage.WARMING_UP}
+)
+"""Stages before the expected time begins: weights are nearly always loaded already."""
+
+
+def remaining_s(expected_s: float, elapsed_s: float, progress: Progress | None = None) -> float:
+    """Remaining seconds of a request that began ``elapsed_s`` ago; never 0.
+
+    A download lasts as long as its rate says. Other stages before the generation cannot be
+    estimated and count as nothing.
+    """
+    if progress is not None and progress.stage in STAGES_BEFORE_GENERATION:
+        downloads = progress.stage is Stage.DOWNLOADING
+        return expected_s + ((progress.left_s or 0.0) if downloads else 0.0)
+    return max(expected_s - elapsed_s, OVERRUN_FRACTION * elapsed_s, 0.001)
+
+
+def until_start_s(ahead: int, ahead_s: float, free_in_s: Sequence[float]) -> float | None:
+    """Seconds until a request starts that has ``ahead`` requests before it.
+
+    Those take ``ahead_s`` seconds of a slot together. ``free_in_s``: seconds until each slot is
+    free. None without slots.
+    """
+    slots = [*free_in_s]
+    if not slots:
+        return None
+    each_s = ahead_s / ahead if ahead else 0.0
+    rounds = max(0, ahead // len(slots) - MAX_SIMULATED_ROUNDS)
+    heapq.heapify(slots)
+    for _ in range(ahead - rounds * len(slots)):
+        heapq.heapreplace(slots, slots[0] + each_s)
+    return slots[0] + rounds * each_s
+
 
 RUNNING = """
 SELECT r.pool, r.tenant, r.endpoint, r.work,
@@ -23,23 +70,27 @@ SELECT r.pool, r.tenant, r.endpoint, r.work,
 FROM requests r LEFT JOIN progress p ON p.request_id = r.id AND p.attempt = r.attempt
 WHERE r.state = 'running' LIMIT 5000
 """
-MOST_SHARE = 0.99  # of a start that takes longer than expected
+MAX_START_PROGRESS = 0.99  # highest share reported for a start that takes longer than expected
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What has a slot."""
+    """A request that occupies a slot."""
 
     pool: str
     tenant: str
     endpoint: str
     work: float
-    elapsed_s: float  # when it was looked at
+    elapsed_s: float  # at the time of the refresh
     progress: Progress | None = None
 
 
-class Forecast:
-    def __init__(self, database: Database, clock: Clock, limits: QueueLimits, costs: Costs) -> None:
+class EtaModel:
+    """Expected starts and ends, and limits on running requests, from memory."""
+
+    def __init__(
+        self, database: Database, clock: Clock, limits: QueueLimits, costs: CostModel
+    ) -> None:
         self._database = database
         self._clock = clock
         self._limits = limits
@@ -49,8 +100,8 @@ class Forecast:
         self._starting: dict[str, tuple[str, float, int]] = {}  # replica → pool, since when, slots
         self._looked_at = clock.monotonic()
 
-    def present(self, presence: Presence, slots: int = 1) -> None:
-        """A replica was seen; how long it took to start is learned when it is ready."""
+    def replica_seen(self, presence: Presence, slots: int = 1) -> None:
+        """Note a replica. Its start time is learned when it becomes ready."""
         id_, pool = presence.replica_id, presence.pool
         if presence.stage is ReplicaStage.STARTING:
             _, since, _ = self._starting.get(id_, (pool, self._clock.monotonic(), 1))
@@ -59,14 +110,14 @@ class Forecast:
         if presence.stage is ReplicaStage.READY:
             if id_ in self._starting:
                 took_s = self._clock.monotonic() - self._starting[id_][1]
-                self._costs.ended(START, pool, 1.0, took_s)
+                self._costs.observe(START_KEY, pool, 1.0, took_s)
             self._slots[id_] = (pool, slots)
         else:
             self._slots.pop(id_, None)
         self._starting.pop(id_, None)
 
     async def refresh(self, present: Sequence[tuple[Presence, int]]) -> None:
-        """``present``: all replicas that there are, with their slots."""
+        """Read the running requests again. ``present``: all existing replicas with their slots."""
         rows = await self._database.rows(RUNNING)
         self._running = [Running(*row[:5], progress=progress_of(*row[5:])) for row in rows]
         self._looked_at = self._clock.monotonic()
@@ -74,35 +125,41 @@ class Forecast:
         self._slots = {id_: each for id_, each in self._slots.items() if id_ in there}
         self._starting = {id_: each for id_, each in self._starting.items() if id_ in there}
         for presence, slots in present:
-            self.present(presence, slots)
+            self.replica_seen(presence, slots)
 
-    def full(self, request: Request) -> str:
-        """The limit on what runs that holds it back, in words; empty: none."""
+    def limit_reached(self, request: Request) -> str:
+        """The limit on running requests that holds this request back, in words; empty if there is
+        none.
+        """
         tenant, endpoint, limits = request.tenant, request.endpoint, self._limits
         most = limits.running_of_tenant(tenant)
         if most is not None and sum(each.tenant == tenant for each in self._running) >= most:
-            return f"{most} of your requests may run at once."
+            return f"At most {most} of your requests may run at once."
         most = limits.running_of_endpoint(endpoint)
         if most is not None and sum(each.endpoint == endpoint for each in self._running) >= most:
-            return f"{most} requests for {endpoint} may run at once."
+            return f"At most {most} requests for {endpoint} may run at once."
         return ""
 
-    def starting_share(self, pool: str) -> float | None:
-        """Of the start of the pool's replica that comes first, by the time that starts take."""
-        if not self._costs.knows(START, pool):
+    def start_progress(self, pool: str) -> float | None:
+        """Progress of the pool's first starting replica, from 0 to 1, by the usual time of a start.
+        None if unknown.
+        """
+        if not self._costs.knows(START_KEY, pool):
             return None
-        expected_s = self._costs.expected_s(START, pool, 1.0)
+        expected_s = self._costs.expected_s(START_KEY, pool, 1.0)
         now = self._clock.monotonic()
         started_at = [at for where, at, _ in self._starting.values() if where == pool]
         shares = [(now - at) / expected_s for at in started_at]
-        return min(MOST_SHARE, max(shares)) if shares else None
+        return min(MAX_START_PROGRESS, max(shares)) if shares else None
 
-    def until_start_s(self, request: Request, place: Place) -> float | None:
-        """Never negative; None while nobody can tell."""
+    def until_start_s(self, request: Request, place: QueuePosition) -> float | None:
+        """Seconds until the request starts; never negative. None if it cannot be estimated."""
         if not self._costs.knows_pool(request.pool):
             return None
         ahead, ahead_s, running = place.position, place.ahead_s, self._running
-        most = self._limits.running_of_tenant(request.tenant) if self.full(request) else None
+        most = (
+            self._limits.running_of_tenant(request.tenant) if self.limit_reached(request) else None
+        )
         if most is not None:
             ahead, ahead_s = place.own_ahead, place.own_ahead_s
             running = [each for each in running if each.tenant == request.tenant]
@@ -114,16 +171,18 @@ class Forecast:
         return max(0.0, waits_s - self._age_s())
 
     def until_end_s(self, request: Request, elapsed_s: float = 0.0) -> float | None:
-        """Of one that runs since ``elapsed_s``; None while nothing is known of its endpoint."""
+        """Seconds until the end of a request that has run for ``elapsed_s``. None if its endpoint
+        is unknown.
+        """
         if not self._costs.knows(request.endpoint, request.pool):
             return None
         expected_s = self._costs.expected_s(request.endpoint, request.pool, request.work)
-        return remains_s(expected_s, elapsed_s, request.progress)
+        return remaining_s(expected_s, elapsed_s, request.progress)
 
     def _free_in_s(self, pool: str, running: Sequence[Running], most: int | None) -> list[float]:
-        """For each slot, seconds after the last look until it is free."""
+        """Seconds after the last refresh until each slot is free."""
         busy = [
-            remains_s(
+            remaining_s(
                 self._costs.expected_s(each.endpoint, pool, each.work),
                 each.elapsed_s,
                 each.progress,
@@ -134,16 +193,16 @@ class Forecast:
         if most is not None:
             slots = min(slots, most)
         free = [0.0] * max(0, slots - len(busy))
-        taken = sorted(busy)[-slots:] if slots else []  # more may run than there are slots
+        taken = sorted(busy)[-slots:] if slots else []  # more requests may run than there are slots
         return [*taken, *free, *self._starting_in_s(pool)]
 
     def _starting_in_s(self, pool: str) -> list[float]:
-        """For each slot of the replicas that start."""
-        if not self._costs.knows(START, pool):
+        """Seconds until each slot of the starting replicas is ready."""
+        if not self._costs.knows(START_KEY, pool):
             return []
-        expected_s = self._costs.expected_s(START, pool, 1.0)
+        expected_s = self._costs.expected_s(START_KEY, pool, 1.0)
         return [
-            remains_s(expected_s, self._looked_at - at)
+            remaining_s(expected_s, self._looked_at - at)
             for where, at, slots in self._starting.values()
             if where == pool
             for _ in range(slots)

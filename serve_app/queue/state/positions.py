@@ -1,8 +1,8 @@
-"""Where in the queue a request is, and what goes before it.
+"""Queue positions of requests, and the work ahead of them.
 
-Read once a second for the requests that somebody asks for, and adjusted by what this process sees
-leave; never read for one call. The first ``DEEP`` of a pool are in order; what is behind them keeps
-the place that it was given when it came, less what has left.
+They are read once a second for the requests that clients ask about, and adjusted by what this
+process sees leaving; they are never read for a single call. The first ``DEEP`` requests of a pool
+are in order. Requests behind them keep their initial position, minus the requests that have left.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from dataclasses import dataclass
 
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import Request
-from serve_app.queue import wording
-from serve_app.queue.costs import Costs
-from serve_app.queue.database import Database
+from serve_app.queue.fairness.cost_model import CostModel
+from serve_app.queue.store import messages
+from serve_app.queue.store.database import Database
 
 DEEP = 20_000
-RECOUNT_S = 0.1  # at most so often beside the rounds
+RECOUNT_S = 0.1  # shortest interval between reads outside the periodic ones
 NEW_S = 2.0
-EASE = 20  # a reading that takes long is made less often: at most a twentieth of the time
+EASE = 20  # a slow read runs less often: at most 1/20 of the time is spent reading
 LOOKED_AT_S = 10.0
 
-# The order is that of leasing.py, with what was expected at the submit; the seconds are what is
+# The order is that of lease_sql.py, by the times expected at the submit. The seconds are the times
 # expected now.
 READ = f"""
 WITH pool_lanes AS MATERIALIZED (
@@ -70,20 +70,21 @@ WHERE id = ANY(%(ids)s::uuid[])
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """How many go before a request and how many seconds of a slot they take: of its pool, and of
-    those its tenant's own."""
+class QueuePosition:
+    """Position of a request: requests ahead of it and their seconds of a slot, in its pool and of
+    its own tenant.
+    """
 
     position: int
     ahead_s: float
     own_ahead: int = 0
     own_ahead_s: float = 0.0
 
-    def after(self, left: int) -> Place:
-        """When so many have left before it."""
+    def after(self, left: int) -> QueuePosition:
+        """The position after ``left`` requests ahead of it have left."""
         position = max(0, self.position - left)
         own = min(self.own_ahead, position)
-        return Place(
+        return QueuePosition(
             position,
             self.ahead_s * position / self.position if self.position else 0.0,
             own,
@@ -92,30 +93,35 @@ class Place:
 
 
 class Positions:
-    def __init__(self, database: Database, clock: Clock, costs: Costs) -> None:
+    """Positions of requests, from memory."""
+
+    def __init__(self, database: Database, clock: Clock, costs: CostModel) -> None:
         self._database = database
         self._clock = clock
         self._costs = costs
-        self._places: dict[str, Place] = {}
-        self._left: Counter[str] = Counter()  # of a pool, since its places were read
+        self._places: dict[str, QueuePosition] = {}
+        self._left: Counter[str] = Counter()  # by pool, since its positions were read
         self._looked_at: dict[str, tuple[str, float]] = {}
         self._read_at = float("-inf")
         self._took_s = 0.0
 
-    def entered(self, request: Request, before: int, own_before: int) -> None:
-        """It was queued; about so many go before it."""
+    def stored(self, request: Request, before: int, own_before: int) -> None:
+        """Note a new queued request, with the approximate number of requests ahead of it."""
         ahead = self._left[request.pool] + before
         self._places[request.id] = self._guess(request.pool, ahead, own_before)
-        # Its place is read in the next seconds, as if somebody had asked for it.
+        # Its position is read in the next seconds, as if a client had asked for it.
         now = self._clock.monotonic()
         self._looked_at[request.id] = (request.pool, now - LOOKED_AT_S + NEW_S)
 
-    def left(self, pool: str) -> None:
+    def removed(self, pool: str) -> None:
         self._left[pool] += 1
 
-    async def of(self, request: Request, behind: Callable[[], tuple[int, int]]) -> Place:
-        """``behind``: how many go before the last of its tenant's, and how many of its own, should
-        its place not be known."""
+    async def of(self, request: Request, behind: Callable[[], tuple[int, int]]) -> QueuePosition:
+        """Position of the request.
+
+        ``behind`` is called if it is unknown: it returns how many requests are ahead of the
+        tenant's last one, and how many of these are the tenant's own.
+        """
         now = self._clock.monotonic()
         self._looked_at[request.id] = (request.pool, now)
         if request.id not in self._places and now - self._read_at > max(
@@ -135,24 +141,24 @@ class Positions:
         if now - self._read_at > EASE * self._took_s:
             await self._read()
 
-    def _guess(self, pool: str, ahead: int, own_ahead: int) -> Place:
+    def _guess(self, pool: str, ahead: int, own_ahead: int) -> QueuePosition:
         each_s = self._costs.mean_s(pool)
-        return Place(ahead, ahead * each_s, own_ahead, own_ahead * each_s)
+        return QueuePosition(ahead, ahead * each_s, own_ahead, own_ahead * each_s)
 
     async def _read(self) -> None:
         self._read_at = self._clock.monotonic()
         before = Counter(self._left)
         pools = {id_: pool for id_, (pool, _) in self._looked_at.items()}
-        found: dict[str, Place] = {}
+        found: dict[str, QueuePosition] = {}
         if pools:
             params = {
                 "pools": sorted(set(pools.values())),
                 "ids": [*pools],
-                "lines": wording.compact(self._costs.lines()),
+                "lines": messages.compact(self._costs.as_rows()),
             }
             rows = await self._database.rows(READ, params)
-            found = {id_: Place(*numbers) for id_, *numbers in rows}
-        # Those that were queued meanwhile, and those that are deeper than was read.
+            found = {id_: QueuePosition(*numbers) for id_, *numbers in rows}
+        # Requests that were queued in between, and requests deeper than the read goes.
         others = {
             id_: self._places[id_].after(before[pool])
             for id_, (pool, _) in self._looked_at.items()

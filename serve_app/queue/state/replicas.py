@@ -1,15 +1,17 @@
-"""Replicas saying that they exist and what they load: written at once at start and drain, else once
-a second."""
+"""Registry of replicas: their stage and the weights they load.
+
+A replica's start and drain are written at once, everything else once a second.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.domain.lease import Ask, Presence, ReplicaStage, Report
-from serve_app.queue import wording
-from serve_app.queue.census import Census
-from serve_app.queue.database import Database
+from serve_app.queue.state.stats import QueueStats
+from serve_app.queue.store import messages
+from serve_app.queue.store.database import Database
 
 UPSERT = """
 INSERT INTO replicas AS r (replica_id, actor_id, pool, stage, detail, loading, slots, busy_at)
@@ -39,59 +41,66 @@ WITH seen AS (
 UPDATE replicas r SET seen_at = now(), busy_at = now(), detail = seen.detail, loading = seen.loading
 FROM seen WHERE r.replica_id = seen.replica_id
 """
-BURY = """
+DELETE_DEAD = """
 DELETE FROM replicas WHERE actor_id = ANY(%(actors)s::text[])
     OR seen_at < now() - interval '1 hour'
 """
 
 
-class PresenceBook:
-    def __init__(self, database: Database, census: Census) -> None:
+class ReplicaRegistry:
+    """Record replicas in memory and in the database."""
+
+    def __init__(self, database: Database, stats: QueueStats) -> None:
         self._database = database
-        self._census = census
-        self._asked: dict[str, Mapping[str, Any]] = {}
-        self._reported: dict[str, Mapping[str, Any]] = {}
+        self._stats = stats
+        self._polls: dict[str, Mapping[str, Any]] = {}
+        self._reports: dict[str, Mapping[str, Any]] = {}
 
     async def announce(self, presence: Presence) -> None:
-        self._census.present(presence, max(1, presence.slots))
-        self._asked.pop(presence.replica_id, None)
+        """Record a replica and write it at once."""
+        self._stats.replica_seen(presence, max(1, presence.slots))
+        self._polls.pop(presence.replica_id, None)
         await self._write([_row(presence)])
 
-    def asked(self, ask: Ask) -> None:
-        """Every ask says READY, but one for signals only does not end a drain."""
-        draining = self._census.stage(ask.replica_id) is ReplicaStage.DRAINING and ask.slots == 0
+    def polled(self, ask: Ask) -> None:
+        """Record a lease poll. Each poll means READY, except that a poll for signals only does not
+        end a drain.
+        """
+        draining = self._stats.stage_of(ask.replica_id) is ReplicaStage.DRAINING and ask.slots == 0
         stage = ReplicaStage.DRAINING if draining else ReplicaStage.READY
         presence = Presence(ask.replica_id, ask.actor_id, ask.pool, stage, ask.detail, ask.loading)
         slots = max(1, ask.slots + len(ask.held))
-        self._census.present(presence, slots)
-        if ask.replica_id in self._reported:
-            self._reported[ask.replica_id] = _loads(ask)  # the newer word
-        self._asked[ask.replica_id] = {
+        self._stats.replica_seen(presence, slots)
+        if ask.replica_id in self._reports:
+            self._reports[ask.replica_id] = _loads(ask)  # this poll is newer
+        self._polls[ask.replica_id] = {
             **_row(presence),
             "slots": slots,
             "busy": bool(ask.held),
         }
 
     def reported(self, report: Report) -> None:
+        """Record a report that renews leases."""
         if report.renewals:
-            self._reported[report.replica_id] = _loads(report)
+            self._reports[report.replica_id] = _loads(report)
 
-    async def bury(self, dead_actors: frozenset[str]) -> None:
-        self._census.bury(dead_actors)
-        await self._database.rows(BURY, {"actors": sorted(dead_actors)})
+    async def remove_dead(self, dead_actors: frozenset[str]) -> None:
+        """Forget the replicas of dead actors."""
+        self._stats.remove_dead(dead_actors)
+        await self._database.rows(DELETE_DEAD, {"actors": sorted(dead_actors)})
 
     async def flush(self) -> None:
-        """Write what was seen since the last time."""
-        asked, self._asked = self._asked, {}
-        reported, self._reported = self._reported, {}
-        if asked:
-            await self._write([*asked.values()])
-        if reported:
-            seen = [{"replica": id_, **loads} for id_, loads in sorted(reported.items())]
-            await self._database.rows(TOUCH, {"seen": wording.compact(seen)})
+        """Write everything recorded since the last call."""
+        polls, self._polls = self._polls, {}
+        reports, self._reports = self._reports, {}
+        if polls:
+            await self._write([*polls.values()])
+        if reports:
+            seen = [{"replica": id_, **loads} for id_, loads in sorted(reports.items())]
+            await self._database.rows(TOUCH, {"seen": messages.compact(seen)})
 
     async def _write(self, rows: list[Mapping[str, Any]]) -> None:
-        await self._database.rows(UPSERT, {"seen": wording.compact(rows)})
+        await self._database.rows(UPSERT, {"seen": messages.compact(rows)})
 
 
 def _row(presence: Presence) -> dict[str, Any]:
@@ -107,4 +116,23 @@ def _row(presence: Presence) -> dict[str, Any]:
 
 
 def _loads(said: Presence | Ask | Report) -> dict[str, Any]:
-    return {"detail": wording.clean(said.detail), "loading": said.loading}
+    return {"detail": messages.clean(said.detail), "loading": said.loading}
+
+
+# Replicas seen recently, for the status page.
+
+MAX_AGE_S = 15  # a lease poll returns within five seconds and is sent again
+SELECT = """
+SELECT replica_id, pool, stage, detail, loading, slots,
+       extract(epoch FROM now() - seen_at)::double precision
+FROM replicas
+WHERE seen_at > now() - make_interval(secs => %(within_s)s)
+ORDER BY pool, replica_id
+"""
+
+
+async def roster(database: Database) -> Sequence[Mapping[str, Any]]:
+    """One JSON object per replica; ``seen_s`` is the time since it last called."""
+    rows = await database.rows(SELECT, {"within_s": MAX_AGE_S})
+    names = ("replica_id", "pool", "stage", "detail", "loading", "slots", "seen_s")
+    return [dict(zip(names, row, strict=True)) for row in rows]

@@ -1,8 +1,8 @@
-"""What this process knows of requests, and who waits here for a change of them.
+"""Cache of requests in this process, with the callers that wait for a change.
 
-An answer from memory is at most ``FRESH_S`` old: what this process changes it knows at once, what
-another changes comes by NOTIFY, and what is being looked at is read again in one batch each second,
-so a lost NOTIFY costs only that.
+An answer from memory is at most ``FRESH_S`` old. Changes by this process are known at once, and
+changes by others arrive by NOTIFY. Requests that clients look at are also read again in one batch
+each second, so a lost NOTIFY costs only that delay.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from serve_app.domain.errors import RequestNotFound
-from serve_app.domain.lease import Held
+from serve_app.domain.batcher import Batcher
+from serve_app.domain.errors import NotFound, RequestNotFound
+from serve_app.domain.lease import LeaseKey
 from serve_app.domain.ports import Clock
-from serve_app.domain.progress import Progress
+from serve_app.domain.progress import Preview, Progress
 from serve_app.domain.request import Request, State
-from serve_app.queue.batcher import Batcher
-from serve_app.queue.database import Database
-from serve_app.queue.rows import COLUMNS, SOURCE, Stored, known_id, stored
+from serve_app.queue.store import messages
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, known_id, stored
 
 READ = f"SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = ANY(%(ids)s::uuid[]) AND r.deleted_at IS NULL"
 
@@ -31,23 +32,25 @@ LOOKED_AT_S = 3.0
 POLL_BATCH = 500
 
 
-class Entry:
+class CachedRequest:
     __slots__ = ("checked", "stored", "used")
 
-    def __init__(self, stored: Stored, now: float) -> None:
+    def __init__(self, stored: StoredRequest, now: float) -> None:
         self.stored = stored
-        self.checked = now  # when it was known to be so
+        self.checked = now  # time at which it was known to be current
         self.used = now
 
 
-class Watch:
+class RequestCache:
+    """Cached requests and their waiting callers."""
+
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
-        self._entries: OrderedDict[str, Entry] = OrderedDict()
+        self._entries: OrderedDict[str, CachedRequest] = OrderedDict()
         self._futures: dict[str, set[asyncio.Future[None]]] = {}
         self._looked_at: dict[str, float] = {}
-        self._reads: Batcher[str, Stored | None] = Batcher(self._read)
+        self._reads: Batcher[str, StoredRequest | None] = Batcher(self._read)
         self._refreshes: set[asyncio.Task[None]] = set()
 
     async def aclose(self) -> None:
@@ -56,10 +59,10 @@ class Watch:
         await asyncio.gather(*self._refreshes, return_exceptions=True)
         await self._reads.aclose()
 
-    # Looking
+    # Reading
 
     async def get(self, tenant: str, request_id: str) -> Request:
-        """``RequestNotFound`` also for another tenant's."""
+        """The request. Raises ``RequestNotFound`` also for another tenant's request."""
         id_ = known_id(request_id)
         now = self._clock.monotonic()
         self._looked_at[id_] = now
@@ -68,12 +71,30 @@ class Watch:
             lasts_s = FINAL_FRESH_S if entry.stored.request.state.final else FRESH_S
             if now - entry.checked <= lasts_s:
                 return _own(tenant, request_id, entry.stored)
-        return _own(tenant, request_id, await self._reads.put(id_))
+        return _own(tenant, request_id, await self._reads.call(id_))
 
-    async def until(
+    async def wait(self, tenant: str, request_id: str, timeout_s: float) -> Request:
+        """The request as soon as its state is final, or after ``timeout_s`` as it is then."""
+        return await self._until(tenant, request_id, timeout_s, _is_final)
+
+    async def changed(
+        self, tenant: str, request_id: str, timeout_s: float, since: Request | None = None
+    ) -> Request:
+        """The request at its next visible change after ``since``, or after ``timeout_s``."""
+        seen = visible(since or await self.get(tenant, request_id))
+        return await self._until(
+            tenant,
+            request_id,
+            timeout_s,
+            lambda request: request.state.final or visible(request) != seen,
+        )
+
+    async def _until(
         self, tenant: str, request_id: str, timeout_s: float, enough: Callable[[Request], bool]
     ) -> Request:
-        """The request as soon as ``enough`` says so, or after ``timeout_s`` as it is then."""
+        """Return the request as soon as ``enough`` is true of it, or after ``timeout_s`` as it is
+        then.
+        """
         id_ = known_id(request_id)
         end = self._clock.monotonic() + timeout_s
         while True:
@@ -81,55 +102,65 @@ class Watch:
             left_s = end - self._clock.monotonic()
             if left_s <= 0 or enough(request):
                 return request
-            await self._stirred(id_, left_s)
+            await self._changed_or_late(id_, left_s)
 
-    # Learning
+    # Updating
 
-    def learn(self, news: Stored) -> None:
-        """A request as it was read or written; older than what is known, it is passed over."""
-        id_, now = news.request.id, self._clock.monotonic()
+    def update(self, read: StoredRequest) -> None:
+        """Store a request as it was read or written. It is ignored if it is older than the cached
+        one.
+        """
+        id_, now = read.request.id, self._clock.monotonic()
         entry = self._entries.get(id_)
         if entry is None:
-            self._entries[id_] = Entry(news, now)
+            self._entries[id_] = CachedRequest(read, now)
             if len(self._entries) > CAPACITY:
                 self._entries.popitem(last=False)
             self._wake(id_)
             return
-        if news.version < entry.stored.version:
+        if read.version < entry.stored.version:
             return
-        before, entry.stored, entry.checked = entry.stored.request, news, now
+        before, entry.stored, entry.checked = entry.stored.request, read, now
         self._entries.move_to_end(id_)
-        if visible(before) != visible(news.request):
+        if visible(before) != visible(read.request):
             self._wake(id_)
 
-    def learn_new(self, request: Request, version: int) -> None:
-        """One that this process has just stored."""
+    def add_new(self, request: Request, version: int) -> None:
+        """Store a request that this process has just inserted."""
         id_ = known_id(request.id)
-        self.learn(Stored(request if id_ == request.id else replace(request, id=id_), version))
+        self.update(
+            StoredRequest(request if id_ == request.id else replace(request, id=id_), version)
+        )
 
-    def learn_change(self, request_id: str, version: int, **changes: Any) -> None:
-        """A commit by this process made it so. Where the state before is not known, it is read."""
+    def apply_change(self, request_id: str, version: int, **changes: Any) -> None:
+        """Apply a change committed by this process. If the state before it is not cached, the
+        request is read again.
+        """
         entry = self._entries.get(request_id)
         if entry is not None and entry.stored.version == version - 1:
             changed = replace(entry.stored.request, events=version, **changes)
-            self.learn(Stored(changed, version))
+            self.update(StoredRequest(changed, version))
         else:
-            self.doubt([request_id])
+            self.invalidate([request_id])
 
-    def learn_progress(self, held: Held, progress: Progress, preview_step: int = 0) -> None:
-        """``preview_step``: of a new preview; 0: the last one is still the newest."""
+    def update_progress(self, held: LeaseKey, progress: Progress, preview_step: int = 0) -> None:
+        """Apply progress. ``preview_step``: step of a new preview; 0 if the last one is still the
+        newest.
+        """
         entry = self._entries.get(held.request_id)
         if entry is None:
             return
         request = entry.stored.request
         holds = request.state is State.RUNNING and request.attempt == held.attempt
         preview_step = preview_step or request.preview_step
-        news = replace(request, progress=progress, preview_step=preview_step)
-        if holds and visible(news) != visible(request):
-            self.learn(Stored(news, entry.stored.version))
+        changed = replace(request, progress=progress, preview_step=preview_step)
+        if holds and visible(changed) != visible(request):
+            self.update(StoredRequest(changed, entry.stored.version))
 
-    def doubt(self, request_ids: Iterable[str]) -> None:
-        """They may have changed: read before the next answer; at once where somebody waits."""
+    def invalidate(self, request_ids: Iterable[str]) -> None:
+        """Invalidate requests that may have changed. They are read before the next answer, or at
+        once if a caller waits.
+        """
         waited: list[str] = []
         for id_ in request_ids:
             entry = self._entries.get(id_)
@@ -140,19 +171,19 @@ class Watch:
         if waited:
             self._spawn_refresh(waited)
 
-    def doubt_all(self) -> None:
-        """Notifications may have been lost."""
-        self.doubt([*self._entries])
+    def invalidate_all(self) -> None:
+        """Invalidate all requests, because notifications may have been lost."""
+        self.invalidate([*self._entries])
 
-    async def poll(self) -> None:
-        """Read again what is being looked at."""
+    async def refresh_watched(self) -> None:
+        """Read again the requests that clients look at."""
         now = self._clock.monotonic()
         self._looked_at = {id_: at for id_, at in self._looked_at.items() if now - at < LOOKED_AT_S}
         due = [id_ for id_ in {*self._futures, *self._looked_at} if self._due(id_, now)]
         for start in range(0, len(due), POLL_BATCH):
             await self._read(due[start : start + POLL_BATCH])
 
-    # How it works
+    # Implementation
 
     def _due(self, id_: str, now: float) -> bool:
         entry = self._entries.get(id_)
@@ -160,21 +191,21 @@ class Watch:
             return id_ in self._futures
         return not entry.stored.request.state.final and now - entry.checked > FRESH_S / 2
 
-    async def _read(self, ids: Sequence[str]) -> Sequence[Stored | None]:
+    async def _read(self, ids: Sequence[str]) -> Sequence[StoredRequest | None]:
         rows = await self._database.rows(READ, {"ids": list(dict.fromkeys(ids))})
         found = {each.request.id: each for each in map(stored, rows)}
         for each in found.values():
-            self.learn(each)
+            self.update(each)
         for id_ in ids:
             if id_ not in found:
                 self._entries.pop(id_, None)
         return [self._newest(id_, found.get(id_)) for id_ in ids]
 
-    def _newest(self, id_: str, read: Stored | None) -> Stored | None:
+    def _newest(self, id_: str, read: StoredRequest | None) -> StoredRequest | None:
         entry = self._entries.get(id_)
         return entry.stored if entry is not None else read
 
-    async def _stirred(self, id_: str, timeout_s: float) -> None:
+    async def _changed_or_late(self, id_: str, timeout_s: float) -> None:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
         futures = self._futures.setdefault(id_, set())
@@ -198,7 +229,7 @@ class Watch:
         task.add_done_callback(self._refreshes.discard)
 
     async def _refresh(self, ids: Sequence[str]) -> None:
-        await asyncio.gather(*(self._reads.put(id_) for id_ in ids), return_exceptions=True)
+        await asyncio.gather(*(self._reads.call(id_) for id_ in ids), return_exceptions=True)
 
 
 def _end_wait(future: asyncio.Future[None]) -> None:
@@ -206,8 +237,12 @@ def _end_wait(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+def _is_final(request: Request) -> bool:
+    return request.state.final
+
+
 def visible(request: Request) -> tuple[Any, ...]:
-    """What a client can see change."""
+    """The fields whose change a client can see."""
     return (
         request.state,
         request.attempt,
@@ -217,7 +252,45 @@ def visible(request: Request) -> tuple[Any, ...]:
     )
 
 
-def _own(tenant: str, request_id: str, found: Stored | None) -> Request:
+def _own(tenant: str, request_id: str, found: StoredRequest | None) -> Request:
     if found is None or found.request.tenant != tenant:
         raise RequestNotFound(f"There is no request {request_id}.")
     return found.request
+
+
+# Previews of running requests.
+
+WATCH_TTL_S = 5.0
+"""How long after a client's read replicas are asked for the next preview. They are asked twice a
+second, so one read is enough for one more preview, however long its step takes.
+"""
+
+# Written again only when part of the time has passed: many clients may watch the same request.
+LOOK = """
+WITH noted AS (
+    UPDATE progress SET watched_until = now() + make_interval(secs => %(watched_s)s)
+    WHERE request_id = %(id)s::uuid AND (watched_until IS NULL
+        OR watched_until < now() + make_interval(secs => 0.8 * %(watched_s)s))
+)
+SELECT preview_step, preview FROM progress
+WHERE request_id = %(id)s::uuid AND attempt = %(attempt)s AND preview IS NOT NULL
+"""
+
+
+class PreviewCache:
+    """Newest previews of running requests, and who watches them."""
+
+    def __init__(self, database: Database, requests: RequestCache) -> None:
+        self._database = database
+        self._requests = requests
+
+    async def preview(self, tenant: str, request_id: str) -> Preview | None:
+        request = await self._requests.get(tenant, request_id)
+        if not request.previews:
+            raise NotFound(messages.NO_PREVIEWS)
+        if request.state is not State.RUNNING:
+            raise NotFound(messages.PREVIEWS_WHILE_RUNNING)
+        rows = await self._database.rows(
+            LOOK, {"id": request.id, "attempt": request.attempt, "watched_s": WATCH_TTL_S}
+        )
+        return next((Preview(step, bytes(image)) for step, image in rows), None)

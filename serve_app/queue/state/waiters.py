@@ -1,23 +1,23 @@
-"""The asks that wait in this process, and the signals for what their replicas hold."""
+"""Lease polls waiting in this process, and signals for the attempts that their replicas hold."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
-from serve_app.domain.lease import Ask, Held, Lease, Signal, SignalKind
+from serve_app.domain.lease import Ask, Lease, LeaseKey, Signal, SignalKind
 from serve_app.domain.ports import Clock
 
 REMEMBER_S = 60.0
-TELL_AGAIN_S = 1.0
+SIGNAL_AGAIN_S = 1.0
 
 
 class Waiter:
-    """One ask that waits.
+    """One waiting lease poll.
 
-    A statement that may lease to it first reserves a slot of it; the ask does not return while a
-    slot is reserved, so no lease can be committed for an ask that is gone.
+    A statement that may lease to it first reserves one of its slots. The poll does not return while
+    a slot is reserved, so no lease can be committed for a poll that is gone.
     """
 
     def __init__(self, ask: Ask) -> None:
@@ -26,38 +26,60 @@ class Waiter:
         self.reserved = 0
         self.leases: list[Lease] = []
         self.signals: list[Signal] = []
-        self.open = True  # may be given more
-        self.gone = False  # the caller went away: what comes for it must be undone
-        self.stirred = asyncio.Event()  # something came, or the last reservation ended
+        self.open = True  # may get more
+        self.gone = False  # the caller disconnected: leases that arrive for it must be undone
+        self.woken = asyncio.Event()  # something arrived, or the last reservation ended
 
     @property
-    def served(self) -> bool:
+    def answered(self) -> bool:
         return bool(self.leases or self.signals)
 
     @property
     def ready(self) -> bool:
-        return self.reserved == 0 and (self.served or not self.open)
+        return self.reserved == 0 and (self.answered or not self.open)
 
     @property
-    def takes(self) -> bool:
-        """Whether a slot of it may be reserved."""
+    def accepts(self) -> bool:
+        """True if a slot of it may be reserved."""
         return self.open and self.free > 0 and not self.leases
 
 
-class WaitingRoom:
-    """Owned by one event loop; nothing here waits."""
+class Waiters:
+    """All waiting polls of this process. Owned by one event loop; nothing here waits."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._pools: dict[str, deque[Waiter]] = {}
-        self._holders: dict[Held, Waiter] = {}
-        self._signals: dict[Held, tuple[SignalKind, float]] = {}
-        self._told: dict[tuple[str, Signal], float] = {}
-        self._coming: dict[str, tuple[Ask, float]] = {}  # by replica, those that download
+        self._holders: dict[LeaseKey, Waiter] = {}
+        self._signals: dict[LeaseKey, tuple[SignalKind, float]] = {}
+        self._signalled_at: dict[tuple[str, Signal], float] = {}
+        # last polls of replicas that are downloading weights, by replica
+        self._coming: dict[str, tuple[Ask, float]] = {}
         self._closed = False
+        # Pools in which nothing is queued, as far as this process knows.
+        self.drained: set[str] = set()
+        self._look: Callable[[str], None] = lambda _: None
 
-    def enter(self, ask: Ask) -> Waiter:
-        """Wait for work or signals; signals that are known already are there at once."""
+    def on_work(self, look: Callable[[str], None]) -> None:
+        """Call ``look`` with each pool in which a request may have been queued."""
+        self._look = look
+
+    def wake(self, pools: Iterable[str]) -> None:
+        """Look for queued requests in these pools: some were queued, or may have been."""
+        for pool in pools:
+            self.drained.discard(pool)
+            self._look(pool)
+
+    def wake_all(self) -> None:
+        """Look for queued requests in every pool."""
+        self.drained.clear()
+        for pool in self.pools():
+            self._look(pool)
+
+    def add(self, ask: Ask) -> Waiter:
+        """Add a poll that waits for work or signals. Signals that are already known are delivered
+        at once.
+        """
         waiter = Waiter(ask)
         self._coming.pop(ask.replica_id, None)
         if ask.coming:
@@ -69,13 +91,13 @@ class WaitingRoom:
             self._holders[held] = waiter
             known = self._signals.get(held)
             if known is not None:
-                self._tell(waiter, Signal(known[0], held))
+                self._signal(waiter, Signal(known[0], held))
         if ask.slots > 0:
             self._pools.setdefault(ask.pool, deque()).append(waiter)
         return waiter
 
-    def leave(self, waiter: Waiter) -> None:
-        """The ask is answered or gone."""
+    def remove(self, waiter: Waiter) -> None:
+        """Remove a poll that is answered or gone."""
         waiter.open = False
         for held in waiter.ask.held:
             if self._holders.get(held) is waiter:
@@ -84,54 +106,55 @@ class WaitingRoom:
         if pool is not None and waiter in pool:
             pool.remove(waiter)
 
-    def bury(self, dead_actors: frozenset[str]) -> None:
-        """Nothing more is given to their asks: whoever carried them may go on holding them open."""
+    def remove_dead(self, dead_actors: frozenset[str]) -> None:
+        """Remove the polls of dead actors: the connections that carried them may stay open."""
         for pool in self._pools.values():
             for waiter in [each for each in pool if each.ask.actor_id in dead_actors]:
                 waiter.gone = True
-                self.leave(waiter)
-                waiter.stirred.set()
+                self.remove(waiter)
+                waiter.woken.set()
 
     def close(self) -> None:
-        """Answer every ask with nothing, and every later one."""
+        """Answer every poll, and every later one, with nothing."""
         self._closed = True
         for waiter in {
             *self._holders.values(),
             *(w for pool in self._pools.values() for w in pool),
         }:
             waiter.open = False
-            waiter.stirred.set()
+            waiter.woken.set()
 
     # Work
 
     def pools(self) -> frozenset[str]:
-        """Those for which somebody waits with a free slot."""
+        """Pools with a waiting poll that has a free slot."""
         return frozenset(
-            name for name, waiters in self._pools.items() if any(each.takes for each in waiters)
+            name for name, waiters in self._pools.items() if any(each.accepts for each in waiters)
         )
 
     def wanted(self, pool: str) -> bool:
-        return any(each.takes for each in self._pools.get(pool, ()))
+        """True if a poll with a free slot waits for the pool."""
+        return any(each.accepts for each in self._pools.get(pool, ()))
 
     def coming(self) -> Mapping[str, frozenset[str]]:
-        """By pool, endpoints of which some of those who asked lately want no request."""
+        """Endpoints whose requests some recent pollers do not want, by pool."""
         found: dict[str, frozenset[str]] = {}
         for ask, _ in self._coming.values():
             found[ask.pool] = found.get(ask.pool, frozenset()) | frozenset(ask.coming)
         return found
 
     def slots(self, pool: str) -> int:
-        """Free ones, and those for which a lease is on its way."""
+        """Number of free slots in the pool, including slots with a lease under way."""
         return sum(each.free + each.reserved for each in self._pools.get(pool, ()) if each.open)
 
     def reserve(self, pool: str, most: int) -> list[Waiter]:
-        """Up to ``most`` free slots, one each in turn from those who wait longest.
+        """Reserve up to ``most`` free slots, one each in turn from the polls that wait longest.
 
-        None of who has been given something: it returns as soon as nothing is reserved, and with a
-        reservation by each statement that comes it would not for as long as they do.
+        Polls that already got work are skipped: a poll returns once nothing is reserved for it, and
+        reserving again with every statement could delay it indefinitely.
         """
         slots: list[Waiter] = []
-        waiters = [each for each in self._pools.get(pool, ()) if each.takes]
+        waiters = [each for each in self._pools.get(pool, ()) if each.accepts]
         while waiters and len(slots) < most:
             for waiter in waiters[: most - len(slots)]:
                 waiter.free -= 1
@@ -141,64 +164,73 @@ class WaitingRoom:
         return slots
 
     def reserve_one(self, pool: str, endpoint: str) -> Waiter | None:
-        """A slot of who has the endpoint's weights on its device, else of who waits longest; not of
-        who downloads them."""
+        """Reserve a slot of a replica that has the endpoint's weights on its device, or else of the
+        poll that waits longest.
+
+        Replicas that are downloading these weights are skipped.
+        """
         waiters = self._pools.get(pool, ())
-        takes = [each for each in waiters if each.takes and endpoint not in each.ask.coming]
-        if not takes:
+        accepting = [each for each in waiters if each.accepts and endpoint not in each.ask.coming]
+        if not accepting:
             return None
-        waiter = next((each for each in takes if endpoint in each.ask.hot), takes[0])
+        waiter = next((each for each in accepting if endpoint in each.ask.hot), accepting[0])
         waiter.free -= 1
         waiter.reserved += 1
         return waiter
 
-    def give(self, waiter: Waiter, lease: Lease) -> bool:
-        """End a reservation with a lease. False: the ask is gone, and the lease must be undone."""
+    def deliver(self, waiter: Waiter, lease: Lease) -> bool:
+        """End a reservation with a lease. False if the poll is gone, and the lease must be
+        undone.
+        """
         waiter.reserved -= 1
         if waiter.gone:
-            waiter.stirred.set()
+            waiter.woken.set()
             return False
         waiter.leases.append(lease)
-        waiter.stirred.set()
+        waiter.woken.set()
         return True
 
     def release(self, waiter: Waiter) -> None:
-        """End a reservation without one."""
+        """End a reservation without a lease."""
         waiter.reserved -= 1
         waiter.free += 1
         if waiter.reserved == 0:
-            waiter.stirred.set()
+            waiter.woken.set()
 
     # Signals
 
     def signal(self, signals: Iterable[Signal]) -> None:
-        """Tell the ask of whoever holds it, now, or when it comes."""
+        """Deliver signals to the poll of the replica that holds each attempt, now or at its next
+        poll.
+        """
         now = self._clock.monotonic()
         for signal in signals:
             self._signals[signal.held] = (signal.kind, now + REMEMBER_S)
             waiter = self._holders.get(signal.held)
             if waiter is not None and waiter.open:
-                self._tell(waiter, signal)
+                self._signal(waiter, signal)
 
-    def held(self) -> frozenset[Held]:
-        """What those who wait hold."""
+    def held(self) -> frozenset[LeaseKey]:
+        """Attempts held by the waiting replicas."""
         return frozenset(self._holders)
 
-    def tidy(self) -> None:
-        """Forget old signals, and who has not asked for long."""
+    def expire(self) -> None:
+        """Forget old signals, and replicas that have not polled for long."""
         now = self._clock.monotonic()
         self._coming = {
             id_: each for id_, each in self._coming.items() if each[1] + REMEMBER_S > now
         }
         self._signals = {held: each for held, each in self._signals.items() if each[1] > now}
-        self._told = {key: at for key, at in self._told.items() if at + TELL_AGAIN_S > now}
+        self._signalled_at = {
+            key: at for key, at in self._signalled_at.items() if at + SIGNAL_AGAIN_S > now
+        }
 
-    def _tell(self, waiter: Waiter, signal: Signal) -> None:
-        # At most once a second to the same replica: it stops only at its next step, and asks again
-        # before that. An answer that got lost on the way is made good by the next telling.
+    def _signal(self, waiter: Waiter, signal: Signal) -> None:
+        # At most once a second to the same replica: it stops only at its next step, and polls again
+        # before that. If an answer is lost, the next delivery makes up for it.
         key = (waiter.ask.replica_id, signal)
         now = self._clock.monotonic()
-        if now - self._told.get(key, now - TELL_AGAIN_S) >= TELL_AGAIN_S:
-            self._told[key] = now
+        if now - self._signalled_at.get(key, now - SIGNAL_AGAIN_S) >= SIGNAL_AGAIN_S:
+            self._signalled_at[key] = now
             waiter.signals.append(signal)
-            waiter.stirred.set()
+            waiter.woken.set()

@@ -1,26 +1,29 @@
-"""The numbers that govern the queue."""
+"""Limits of the queue, retention of its requests, and the observer of its changes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
+from serve_app.domain.request import State
 from serve_app.settings import Config, EndpointLimits, TenantLimits
 
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """Durations in seconds; see the settings of the same names."""
+    """Limits and durations in seconds; see the settings of the same names."""
 
     lease_s: float = 30.0
     first_lease_s: float = 5.0  # until the replica has confirmed the lease by a report
     ask_wait_s: float = 5.0
     max_failures: int = 3
-    max_unconfirmed: int = 10  # leases that no replica ever confirmed, before the request fails
+    max_unconfirmed: int = 10  # leases that no replica confirmed, before the request fails
     max_waiting: int = 100_000
     max_waiting_per_tenant: int = 50_000
-    overtime_s: float = 30.0  # past its time in all a request may run, for its replica to say so
-    look_s: float = 1.0  # how often time, death and lost notifications are looked at
+    # time past the overall deadline in which the replica may report the end itself
+    overtime_s: float = 30.0
+    look_s: float = 1.0  # interval of the checks for timeouts, dead replicas and lost notifications
     max_running_per_tenant: int | None = None
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict[str, TenantLimits])
     endpoints: Mapping[str, EndpointLimits] = field(default_factory=dict[str, EndpointLimits])
@@ -28,19 +31,19 @@ class QueueLimits:
     @classmethod
     def of(cls, config: Config) -> QueueLimits:
         return cls(
-            lease_s=config.lease_s,
-            first_lease_s=config.first_lease_s,
-            ask_wait_s=config.ask_wait_s,
-            max_failures=config.max_failures,
-            max_waiting=config.max_waiting,
-            max_waiting_per_tenant=config.max_waiting_per_tenant,
-            max_running_per_tenant=config.max_running_per_tenant,
-            tenants=config.tenant_limits,
-            endpoints=config.endpoint_limits,
+            lease_s=config.queue.lease_s,
+            first_lease_s=config.queue.first_lease_s,
+            ask_wait_s=config.queue.ask_wait_s,
+            max_failures=config.queue.max_failures,
+            max_waiting=config.queue.max_waiting,
+            max_waiting_per_tenant=config.queue.max_waiting_per_tenant,
+            max_running_per_tenant=config.queue.max_running_per_tenant,
+            tenants=config.queue.tenant_limits,
+            endpoints=config.queue.endpoint_limits,
         )
 
     def weight(self, tenant: str) -> float:
-        """The tenant's share is this against the weights of the others."""
+        """Weight of the tenant: its share is this against the weights of the others."""
         own = self.tenants.get(tenant)
         return 1.0 if own is None else own.weight
 
@@ -70,15 +73,71 @@ class QueueLimits:
 
     @property
     def limits_running(self) -> bool:
-        """Whether there is any limit on what runs."""
+        """True if there is any limit on running requests."""
         each = (*self.tenants.values(), *self.endpoints.values())
         return self.max_running_per_tenant is not None or any(
             one.max_running is not None for one in each
         )
 
     def limits(self, tenant: str, endpoint: str) -> bool:
-        """Whether there is a limit on what runs of these."""
+        """True if there is a limit on running requests of this tenant or endpoint."""
         return (
             self.running_of_tenant(tenant) is not None
             or self.running_of_endpoint(endpoint) is not None
         )
+
+
+# Retention of ended requests.
+
+DAY_S = 86400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """Retention in days after a request's end. None: until it is deleted by hand."""
+
+    days: float | None = None
+    tenants: Mapping[str, TenantLimits] = field(default_factory=dict[str, TenantLimits])
+
+    @classmethod
+    def of(cls, config: Config) -> Retention:
+        return cls(config.queue.retention_days, config.queue.tenant_limits)
+
+    @property
+    def any(self) -> bool:
+        """True if any tenant's requests are deleted by age."""
+        own = (each.retention_days for each in self.tenants.values())
+        return self.days is not None or any(days is not None for days in own)
+
+    def age_s(self, tenant: str) -> float | None:
+        """Seconds after their end at which the tenant's requests are deleted; None: never."""
+        own = self.tenants.get(tenant)
+        days = self.days if own is None or own.retention_days is None else own.retention_days
+        return None if days is None else days * DAY_S
+
+
+# Observer of state changes that this process commits, and of the database's condition.
+
+
+class Observer(Protocol):
+    """Receiver of measurements. Must neither block nor raise. Real: the metrics."""
+
+    def ended(self, endpoint: str, state: State, run_s: float) -> None:
+        """Note that an attempt ended after ``run_s``, or a queued request left the queue."""
+        ...
+
+    def held_back(self, oldest_s: float, transactions: int) -> None:
+        """Note the age of the database's oldest open transaction, and how many transactions began
+        since the oldest snapshot that must be kept; 0: none.
+        """
+        ...
+
+
+class NullObserver:
+    """An observer that ignores everything."""
+
+    def ended(self, endpoint: str, state: State, run_s: float) -> None:
+        del endpoint, state, run_s
+
+    def held_back(self, oldest_s: float, transactions: int) -> None:
+        del oldest_s, transactions

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL, and its errors in Darkroom's own."""
+"""Connections to PostgreSQL, the translation of its errors into Darkroom's, and shared secrets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString, cast
@@ -19,13 +20,13 @@ from serve_app.telemetry.logs import request_id
 
 log = logging.getLogger(__name__)
 
-POOL_WAIT_S = 3.0
-ANSWER_S = 15.0
-TRIES = 3
-LOOK_S = 0.3
+POOL_TIMEOUT_S = 3.0
+STATEMENT_TIMEOUT_S = 15.0
+MAX_TRIES = 3
+RECONNECT_POLL_S = 0.3
 
-# Every statement of the queue finds its rows by an index. A plan that was made while a table was
-# small and reads all of it would be kept when the table has grown, so the planner may not make one.
+# Every statement of the queue finds its rows by an index. A plan made while a table was small would
+# read all of it, and would be kept when the table has grown. These settings forbid such plans.
 SESSION = """
 SELECT set_config('timezone', 'UTC', false),
        set_config('enable_seqscan', 'off', false),
@@ -55,9 +56,9 @@ _NAME = re.compile(r"%\((\w+)\)s")
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """Advisory locks that a statement takes first, and holds to its commit."""
+    """Advisory locks that a statement takes first and holds until its commit."""
 
-    numbers: Sequence[int]  # of 64 bits, signed
+    numbers: Sequence[int]  # 64 bits, signed
     shared: bool = False
 
     @property
@@ -67,16 +68,16 @@ class Lock:
         return "SELECT pg_advisory_xact_lock(n) FROM unnest($1::bigint[]) n"
 
     def sorted(self) -> list[int]:
-        """In one order for all, so that no two wait for each other."""
+        """Lock numbers in one global order, so that statements cannot deadlock on them."""
         return sorted(set(self.numbers))
 
 
 class Database:
-    """A pool of connections; every statement is its own transaction.
+    """A pool of connections. Each statement is its own transaction.
 
-    ``DatabaseUnavailable`` comes within seconds when the server goes away (within 25 when it only
-    falls silent), at once while it is known to be away, and nothing needs to be done for it to work
-    again when the server is back.
+    ``DatabaseUnavailable`` is raised within seconds when the server goes away (within 25 s when it
+    only stops answering), and at once while it is known to be away. When the server is back, calls
+    work again without any action.
     """
 
     def __init__(self, conninfo: str, connections: int = 8) -> None:
@@ -84,8 +85,8 @@ class Database:
         self._connections = connections
         self._pool: AsyncConnectionPool | None = None
         self._statements: dict[str, tuple[str, tuple[str, ...]]] = {}
-        self._away: str | None = None  # why, while it is
-        self._mending: asyncio.Task[None] | None = None
+        self._unavailable_reason: str | None = None  # reason while the server is unavailable
+        self._recovery_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         if self._pool is None:
@@ -93,27 +94,27 @@ class Database:
 
     async def aclose(self) -> None:
         pool, self._pool = self._pool, None
-        if self._mending is not None:
-            self._mending.cancel()
-            await asyncio.gather(self._mending, return_exceptions=True)
+        if self._recovery_task is not None:
+            self._recovery_task.cancel()
+            await asyncio.gather(self._recovery_task, return_exceptions=True)
         if pool is not None:
             await pool.close()
 
     async def rows(
         self, sql: str, params: Mapping[str, Any] | None = None, *, lock: Lock | None = None
     ) -> list[tuple[Any, ...]]:
-        """The rows of one statement, which is committed when this returns.
+        """Run one statement and return its rows. The statement is committed when this returns.
 
-        With ``lock`` it begins, and takes its snapshot, only when no other that was given one of
-        the same numbers is under way, unless both share them.
+        With ``lock`` the statement begins, and takes its snapshot, only when no other statement
+        that holds one of the same numbers is running, unless both take them as shared.
         """
-        for attempt in range(TRIES):
+        for attempt in range(MAX_TRIES):
             try:
-                async with asyncio.timeout(ANSWER_S):
+                async with asyncio.timeout(STATEMENT_TIMEOUT_S):
                     return await self._once(sql, params, lock)
             except (pg.DeadlockDetected, pg.SerializationFailure):
-                # Nothing of the statement was done, so doing it again is safe.
-                if attempt == TRIES - 1:
+                # The statement had no effect, so it is safe to repeat it.
+                if attempt == MAX_TRIES - 1:
                     raise
             except pg.DiskFull as error:
                 raise DatabaseUnavailable(f"PostgreSQL's disk is full: {error}") from error
@@ -128,13 +129,13 @@ class Database:
     ) -> list[tuple[Any, ...]]:
         if self._pool is None:
             raise DatabaseUnavailable("The database is closed.")
-        if self._away is not None:
-            raise DatabaseUnavailable(f"PostgreSQL is away: {self._away}")
+        if self._unavailable_reason is not None:
+            raise DatabaseUnavailable(f"PostgreSQL is unavailable: {self._unavailable_reason}")
         given_up = _cancellations()
         async with self._pool.connection() as connection:
             if _cancellations() > given_up:
-                # asyncio.wait_for of Python 3.11, by which the pool waits, forgets a cancellation
-                # that comes in the same turn of the loop as the connection.
+                # In Python 3.11, asyncio.wait_for, which the pool uses, loses a cancellation that
+                # arrives in the same turn of the loop as the connection.
                 raise asyncio.CancelledError
             numbered, names = self._numbered(sql)
             values = [params[name] for name in names] if params else ()
@@ -145,8 +146,11 @@ class Database:
                 return await _run(connection, numbered, values)
 
     def _numbered(self, sql: str) -> tuple[str, tuple[str, ...]]:
-        """``sql`` with ``$1`` for the first ``%(name)s`` and so on, and the names. Done once for
-        each statement: psycopg does it at each call for those as long as ours."""
+        """``sql`` with ``$1``, ``$2``, … in place of its ``%(name)s``, and the names in that order.
+
+        Done once per statement: psycopg would repeat it at each call for statements as long as
+        ours.
+        """
         known = self._statements.get(sql)
         if known is None:
             names = tuple(dict.fromkeys(_NAME.findall(sql)))
@@ -161,7 +165,7 @@ class Database:
             kwargs={**CONNECT, "cursor_factory": psycopg.AsyncRawCursor},
             min_size=min(4, self._connections),
             max_size=self._connections,
-            timeout=POOL_WAIT_S,
+            timeout=POOL_TIMEOUT_S,
             configure=_configure,
             open=False,
             name="darkroom",
@@ -170,35 +174,37 @@ class Database:
         return pool
 
     def _mend(self) -> None:
-        if self._pool is not None and (self._mending is None or self._mending.done()):
-            self._mending = asyncio.create_task(self._until_mended(self._pool))
+        if self._pool is not None and (self._recovery_task is None or self._recovery_task.done()):
+            self._recovery_task = asyncio.create_task(self._wait_and_reconnect(self._pool))
 
-    async def _until_mended(self, broken: AsyncConnectionPool) -> None:
-        """Wait for the server, then replace all connections at once: after its restart each of them
-        is broken, and would fail a statement to show it. The pool alone would try again ever more
-        seldom."""
-        request_id.set(None)  # It is not about the one whose statement failed first.
+    async def _wait_and_reconnect(self, broken: AsyncConnectionPool) -> None:
+        """Wait for the server, then replace all connections at once.
+
+        After a restart each old connection is broken and would fail one statement. The pool alone
+        would retry at ever longer intervals.
+        """
+        request_id.set(None)  # This task is not about the request whose statement failed first.
         while (problem := await _problem(self.conninfo)) is not None:
-            if self._away is None:
-                log.warning("PostgreSQL is away: %s", problem)
-            self._away = problem
-            await asyncio.sleep(LOOK_S)
-        if self._away is None:
-            # It was one connection, or one statement; the others may be whole.
+            if self._unavailable_reason is None:
+                log.warning("PostgreSQL is unavailable; waiting for it: %s", problem)
+            self._unavailable_reason = problem
+            await asyncio.sleep(RECONNECT_POLL_S)
+        if self._unavailable_reason is None:
+            # It was one connection or one statement; the others may be intact.
             with contextlib.suppress(psycopg.Error, PoolClosed, OSError):
                 await broken.check()
             return
         fresh = await self._open()
-        if self._pool is not broken:  # closed meanwhile
+        if self._pool is not broken:  # closed in between
             await fresh.close()
             return
-        self._pool, self._away = fresh, None
-        log.warning("PostgreSQL is back")
+        self._pool, self._unavailable_reason = fresh, None
+        log.warning("PostgreSQL is available again")
         await broken.close(timeout=1.0)
 
 
 def _cancellations() -> int:
-    """How many times the current task was told to end."""
+    """Number of cancellations requested for the current task."""
     task = asyncio.current_task()
     return 0 if task is None else task.cancelling()
 
@@ -211,7 +217,7 @@ async def _run(
 
 
 async def _problem(conninfo: str) -> str | None:
-    """Why no connection can be made; None if one can."""
+    """Reason why no connection can be made; None if one can."""
     try:
         async with await psycopg.AsyncConnection.connect(conninfo, **CONNECT):
             return None
@@ -221,3 +227,18 @@ async def _problem(conninfo: str) -> str | None:
 
 async def _configure(connection: psycopg.AsyncConnection) -> None:
     await connection.execute(SESSION)
+
+
+# A secret shared by all ingress replicas of an installation, stored in its database.
+
+KEEP = "INSERT INTO installation (key, value) VALUES (%(key)s, %(value)s) ON CONFLICT DO NOTHING"
+READ = "SELECT value FROM installation WHERE key = %(key)s"
+
+
+async def shared_secret(database: Database, name: str) -> bytes:
+    """256 random bits, created by the first caller and the same for every later one."""
+    # Two statements: one that inserts and reads would not see the row of a winner that committed
+    # after its snapshot.
+    await database.rows(KEEP, {"key": name, "value": secrets.token_hex(32)})
+    ((value,),) = await database.rows(READ, {"key": name})
+    return bytes.fromhex(value)

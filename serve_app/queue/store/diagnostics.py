@@ -1,4 +1,4 @@
-"""Whether a PostgreSQL of the operator's own can carry the queue."""
+"""Checks of an operator's own PostgreSQL server, and of what holds back its vacuum."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ import psycopg
 from psycopg import sql
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
-from serve_app.queue.migrations import OLDEST_SERVER
+from serve_app.queue.store.config import Observer
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.migrations import OLDEST_SERVER
 
 HEARD_WITHIN_S = 3.0
 
 
 async def examine(conninfo: str) -> str:
-    """What it is, in a few words. ``Misconfigured`` or ``DatabaseUnavailable`` say what is wrong:
-    it does not answer, is too old, may not make tables, or loses notifications."""
+    """Check that the database can carry the queue. Returns its version, in words.
+
+    Raises ``Misconfigured`` or ``DatabaseUnavailable`` if it does not answer, is too old, may not
+    create tables, or loses notifications.
+    """
     try:
         async with (
             await psycopg.AsyncConnection.connect(
@@ -29,8 +34,8 @@ async def examine(conninfo: str) -> str:
             version = listener.info.server_version
             if version < OLDEST_SERVER:
                 raise Misconfigured(
-                    f"DARKROOM_DATABASE_URL leads to PostgreSQL {version // 10_000}; "
-                    "Darkroom needs 15 or later."
+                    f"DARKROOM_DATABASE_URL names a PostgreSQL {version // 10_000} server, and "
+                    "Darkroom needs 15 or later. Upgrade it, or name another server."
                 )
             await _may_make_tables(speaker)
             await _hears(listener, speaker)
@@ -49,14 +54,15 @@ async def _may_make_tables(connection: psycopg.AsyncConnection) -> None:
     if row is None or not row[0]:
         name, schema = (row[1], row[2]) if row else ("?", "?")
         raise Misconfigured(
-            f"The role {name} may not make tables in the schema {schema}. "
+            f"The role {name} may not create tables in the schema {schema}. "
             f"Run GRANT CREATE ON SCHEMA {schema} TO {name}."
         )
 
 
 async def _hears(listener: psycopg.AsyncConnection, speaker: psycopg.AsyncConnection) -> None:
-    """A pgbouncer that pools by transaction gives the LISTEN to one server connection, and the next
-    statement to another."""
+    """Check that a notification arrives. A pgbouncer that pools by transaction runs the LISTEN on
+    one server connection, and the next statement on another.
+    """
     channel = f"darkroom_{uuid.uuid4().hex}"
     await listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
     await speaker.execute("SELECT pg_notify(%s, 'heard')", (channel,))
@@ -67,6 +73,43 @@ async def _hears(listener: psycopg.AsyncConnection, speaker: psycopg.AsyncConnec
     except TimeoutError:
         raise Misconfigured(
             "The database of DARKROOM_DATABASE_URL loses notifications: LISTEN does not work "
-            "through a pgbouncer that pools by transaction. Connect past it, or set "
-            "pool_mode = session."
+            "through a pgbouncer that pools by transaction. Connect to PostgreSQL directly, or "
+            "set pool_mode = session."
         ) from None
+
+
+# Monitor of how far back PostgreSQL must keep deleted row versions, because a transaction may
+# still read them. The queue changes a row several times and looks for queued requests each
+# second. While nothing can be vacuumed, both get slower by the hour.
+
+MEASURE_EVERY_S = 10.0
+
+# PostgreSQL shows other roles' transactions only to members of `pg_read_all_stats`. A vacuum holds
+# nothing back. A transaction that only wrote has an id, and no snapshot between its statements.
+OLDEST_TRANSACTION = """
+SELECT greatest(0, coalesce(extract(epoch FROM now() - min(since)), 0))::double precision,
+       coalesce(max(transactions), 0)
+FROM (
+    SELECT xact_start AS since, greatest(age(backend_xmin), age(backend_xid)) AS transactions
+    FROM pg_stat_activity
+    WHERE (datname = current_database() OR datname IS NULL) AND pid <> pg_backend_pid()
+      AND backend_type <> 'autovacuum worker'
+    UNION ALL
+    SELECT prepared, age(transaction) FROM pg_prepared_xacts WHERE database = current_database()
+    UNION ALL
+    SELECT NULL, age(xmin) FROM pg_replication_slots
+) holders
+"""
+
+
+class VacuumMonitor:
+    """Measure the oldest transaction and report it to the observer."""
+
+    def __init__(self, database: Database, observer: Observer) -> None:
+        self._database = database
+        self._observer = observer
+
+    async def measure(self) -> None:
+        """Report the oldest transaction to the observer."""
+        ((oldest_s, transactions),) = await self._database.rows(OLDEST_TRANSACTION)
+        self._observer.held_back(oldest_s, transactions)

@@ -1,4 +1,4 @@
-"""Who of several ingress replicas acts where one is enough: session advisory locks."""
+"""Leader election among ingress replicas, by session advisory locks."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import psycopg
 
 from serve_app.domain.errors import DatabaseUnavailable
 
-SPACE = 0x6461726B  # "dark": apart from other users of advisory locks in the same database
+# "dark": separates these locks from other users of advisory locks in the same database
+SPACE = 0x6461726B
 
 
 def _number(name: str) -> int:
-    """A lock's second key: 31 bits of a checksum that is the same in every process."""
+    """Second key of a lock: 31 bits of a checksum that is the same in every process."""
     return zlib.crc32(name.encode()) & 0x7FFFFFFF
 
 
-class Leadership:
-    """Holds locks by name for as long as its one connection lives: a dead process leads nothing."""
+class AdvisoryLocks:
+    """Locks by name, held as long as one connection lives. A dead process holds none."""
 
     def __init__(self, conninfo: str) -> None:
         self._conninfo = conninfo
@@ -27,11 +28,11 @@ class Leadership:
         self._held: set[str] = set()
 
     async def leads(self, name: str) -> bool:
-        """Whether this process has the lock ``name``, taking it if it is free."""
+        """True if this process holds the lock ``name``. Takes the lock if it is free."""
         try:
             connection = await self._connected()
             if name in self._held:
-                await connection.execute("SELECT 1")  # the lock is gone when the connection is
+                await connection.execute("SELECT 1")  # the lock ends with the connection
                 return True
             cursor = await connection.execute(
                 "SELECT pg_try_advisory_lock(%s, %s)", (SPACE, _number(name))
@@ -46,7 +47,7 @@ class Leadership:
 
     @asynccontextmanager
     async def alone(self, name: str) -> AsyncGenerator[None]:
-        """Wait for the lock ``name`` and hold it inside: one process at a time."""
+        """Wait for the lock ``name`` and hold it inside the block: one process at a time."""
         try:
             async with await psycopg.AsyncConnection.connect(
                 self._conninfo, autocommit=True, connect_timeout=10

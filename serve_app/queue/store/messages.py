@@ -1,4 +1,4 @@
-"""The sentences that the queue writes into a request's own log and into its failures."""
+"""Messages that the queue writes into a request's log and its failures."""
 
 from __future__ import annotations
 
@@ -19,29 +19,31 @@ from serve_app.domain.errors import (
 from serve_app.domain.outcome import Failure, Outcome
 
 QUEUED = "Queued."
-CANCEL_REQUESTED = "A cancel was asked for; it stops at its next step."
+CANCEL_REQUESTED = "Cancel requested; the request stops at its next step."
 SUCCEEDED = "Succeeded."
-FORGOTTEN = "What it said was forgotten: the request came with X-Fal-Store-IO: 0."
-REQUEUED = "Taken from its replica by hand"
+FORGOTTEN = "The message was deleted: the request was sent with X-Fal-Store-IO: 0."
+REQUEUED = "Taken from its replica by an operator"
 NO_PREVIEWS = "The request was submitted without previews."
-PREVIEWS_WHILE_RUNNING = "There are previews of a request only while it runs."
+PREVIEWS_WHILE_RUNNING = "A request has previews only while it runs."
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def cancelled() -> Outcome:
-    """Of a request that was cancelled while no attempt could answer for it."""
+    """Outcome of a request that was cancelled while no attempt could answer for it."""
     return _failed(Cancelled("The request was cancelled."))
 
 
 def reused(earlier: str) -> str:
-    return f"{SUCCEEDED} The outcome is that of request {earlier}, which had the same input."
+    return f"{SUCCEEDED} The outcome was reused from request {earlier}, which had the same input."
 
 
-GOES_ON = "What made the same ended without an outcome to share; this request is made by itself."
+GOES_ON = (
+    "The request with the same input ended without an outcome to share; this one runs by itself."
+)
 
 
-FOLLOWS = ("Request ", " makes the same; its outcome will do.")
+FOLLOWS = ("Request ", " has the same input; its outcome will be reused.")
 
 
 def follows(leader: str) -> str:
@@ -58,8 +60,8 @@ def not_in_time() -> Outcome:
 
 def ended_its_replica(times: int) -> Outcome:
     message = (
-        f"The request ended its replica {times} times, each time before it was done; "
-        "it is not tried again."
+        f"The request ended its replica {times} times before it was complete. It is not retried; "
+        "submit it again with a smaller input, or ask the operator to look at the replica's log."
     )
     return _failed(Poison(message))
 
@@ -67,16 +69,16 @@ def ended_its_replica(times: int) -> Outcome:
 def no_retry_left() -> Outcome:
     return _failed(
         ReplicaDied(
-            "The replica that ran the request died or answered no more, and its X-Fal-No-Retry or "
-            "X-Fal-Retry-Config allows no other attempt."
+            "The replica that ran the request died or stopped answering, and the request's "
+            "X-Fal-No-Retry or X-Fal-Retry-Config header allows no retry. Submit it again."
         )
     )
 
 
 def never_confirmed(times: int) -> Outcome:
     message = (
-        f"The request was given to replicas {times} times in vain: they never confirmed it, or "
-        "Darkroom was stopped under them. It is not tried again."
+        f"The request was leased {times} times, but no replica confirmed it, or Darkroom was "
+        "stopped first. It is not retried; submit it again."
     )
     return _failed(Poison(message))
 
@@ -111,22 +113,22 @@ def clean(text: str) -> str:
 
 
 def compact(value: object) -> str:
-    """JSON in ASCII, so that every string of Python's, also an ill-formed one, survives."""
+    """JSON in ASCII. Every Python string survives, also an ill-formed one."""
     return _encode(value)
 
 
 def is_cancel(failure: Failure) -> bool:
-    """The replica stopped because it was asked to."""
+    """True if the replica stopped because of a cancel."""
     return failure.code == Cancelled.code
 
 
 def is_expiry(failure: Failure) -> bool:
-    """The replica stopped because the request's time in all was over."""
+    """True if the replica stopped because the overall deadline had passed."""
     return failure.code == Expired.code
 
 
 def storable(outcome: Outcome) -> Outcome:
-    """The same with a failure message that PostgreSQL can store."""
+    """The outcome with a failure message that PostgreSQL can store."""
     failure = outcome.failure
     if failure is None:
         return outcome

@@ -1,4 +1,6 @@
-"""How a request leaves the queue without a replica: cancelled, or not started in time."""
+"""Removal of a request from the queue without a replica: cancelled, not started in time, or failed
+by hand.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +8,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from serve_app.domain.lease import Held
+from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import State
-from serve_app.queue import outcomes, wording
-from serve_app.queue.database import Database
+from serve_app.queue.store import messages
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.rows import outcome_to_json
 
 _WRITTEN = """
 told AS (
     INSERT INTO events (request_id, sequence, state, message)
     SELECT id, events, CASE WHEN state <> 'running' THEN state END,
            CASE WHEN state = 'running' THEN %(requested)s ELSE %(message)s END
-    FROM gone WHERE news
+    FROM gone WHERE changed
 ),
 counted AS (
     INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units)
@@ -27,7 +30,7 @@ outbox AS (
     INSERT INTO webhook_deliveries (request_id, tenant, url)
     SELECT id, tenant, webhook_url FROM gone WHERE state <> 'running' AND webhook_url IS NOT NULL
 )
-SELECT id::text, attempt, state, pool, tenant, replica_id, events, finished_at, news, endpoint,
+SELECT id::text, attempt, state, pool, tenant, replica_id, events, finished_at, changed, endpoint,
        leads::text, followed
 FROM gone
 """
@@ -53,7 +56,7 @@ gone AS (
         follows = NULL,
         events = r.events + (NOT t.cancel_requested)::integer
     FROM target t WHERE r.id = t.id
-    {_RETURNING}, NOT t.cancel_requested AS news, t.followed
+    {_RETURNING}, NOT t.cancel_requested AS changed, t.followed
 ),
 {_WRITTEN}
 """
@@ -64,7 +67,7 @@ gone AS (
         state = 'expired', outcome = %(outcome)s::json, finished_at = now(), follows = NULL,
         events = r.events + 1
     FROM late WHERE r.id = late.id
-    {_RETURNING}, true AS news, late.followed
+    {_RETURNING}, true AS changed, late.followed
 ),
 {_WRITTEN}
 """
@@ -73,7 +76,7 @@ _LATE = """
       AND coalesce(end_by < now(), false) = %(in_all)s::boolean
     ORDER BY start_by LIMIT 200 FOR NO KEY UPDATE SKIP LOCKED
 """
-# What follows one that runs has started in time.
+# A request coalesced with a running one counts as started in time.
 _LATE_FOLLOWING = """
     SELECT f.id, true AS followed FROM requests f WHERE f.state = 'following' AND f.start_by < now()
       AND coalesce(f.end_by < now(), false) = %(in_all)s::boolean
@@ -96,7 +99,7 @@ gone AS (
         state = 'failed', outcome = %(outcome)s::json, finished_at = now(), follows = NULL,
         events = r.events + 1
     FROM target t WHERE r.id = t.id
-    {_RETURNING}, true AS news, t.followed
+    {_RETURNING}, true AS changed, t.followed
 ),
 noted AS (
     INSERT INTO audit (actor, action, subject, detail)
@@ -107,67 +110,72 @@ noted AS (
 
 
 @dataclass(frozen=True, slots=True)
-class Left:
-    """A request after the act. ``news``: the act changed something."""
+class Removed:
+    """A request after the act. ``changed``: the act had an effect."""
 
-    held: Held
+    held: LeaseKey
     state: State
     pool: str
     tenant: str
     replica_id: str | None
     version: int
     finished_at: datetime | None
-    news: bool
+    changed: bool
     endpoint: str
-    leads: str | None = None  # the group for which it was to make the outcome
-    followed: bool = False  # it waited for that of another
+    leads: str | None = None  # the coalescing group that it led
+    followed: bool = False  # it was coalesced with another request
 
 
-async def cancel(database: Database, tenant: str, request_id: str) -> Left | None:
-    """Cancel what is queued, and ask for it where it runs. None: there is nothing to cancel."""
+async def cancel_request(database: Database, tenant: str, request_id: str) -> Removed | None:
+    """Cancel a queued request, or request the cancel of a running one. None if there is nothing to
+    cancel.
+    """
     params = {
         "id": request_id,
         "tenant": tenant,
-        "outcome": wording.compact(outcomes.to_json(wording.cancelled())),
+        "outcome": messages.compact(outcome_to_json(messages.cancelled())),
         "message": "Cancelled while it was queued.",
-        "requested": wording.CANCEL_REQUESTED,
+        "requested": messages.CANCEL_REQUESTED,
     }
-    left = _left(await database.rows(CANCEL, params))
-    return left[0] if left else None
+    removed = _removed(await database.rows(CANCEL, params))
+    return removed[0] if removed else None
 
 
-async def expire(database: Database, failure: Outcome, *, in_all: bool) -> Sequence[Left]:
-    """End, with ``failure``, some of the queued requests whose time is over: ``in_all``, or that to
-    start."""
+async def expire_requests(
+    database: Database, failure: Outcome, *, in_all: bool
+) -> Sequence[Removed]:
+    """End, with ``failure``, some of the queued requests that are past a deadline: the overall one
+    if ``in_all``, otherwise the start deadline.
+    """
     params = {
         "in_all": in_all,
-        "outcome": wording.compact(outcomes.to_json(failure)),
+        "outcome": messages.compact(outcome_to_json(failure)),
         "message": failure.failure.message if failure.failure else "",
         "requested": "",
     }
     return [
-        *_left(await database.rows(EXPIRE, params)),
-        *_left(await database.rows(EXPIRE_FOLLOWING, params)),
+        *_removed(await database.rows(EXPIRE, params)),
+        *_removed(await database.rows(EXPIRE_FOLLOWING, params)),
     ]
 
 
-async def fail(
+async def fail_request(
     database: Database, request_id: str, failure: Outcome, noted: Mapping[str, str]
-) -> Left | None:
-    """End a queued request by hand. None: it is not queued. ``noted``: see ``Endings``."""
+) -> Removed | None:
+    """Fail a queued request by hand. None if it is not queued. ``noted``: see ``EndAttempts``."""
     params = {
         "id": request_id,
-        "outcome": wording.compact(outcomes.to_json(failure)),
+        "outcome": messages.compact(outcome_to_json(failure)),
         "message": failure.failure.message if failure.failure else "",
         "requested": "",
         **noted,
     }
-    left = _left(await database.rows(FAIL, params))
-    return left[0] if left else None
+    removed = _removed(await database.rows(FAIL, params))
+    return removed[0] if removed else None
 
 
-def _left(rows: Sequence[tuple[object, ...]]) -> list[Left]:
+def _removed(rows: Sequence[tuple[object, ...]]) -> list[Removed]:
     return [
-        Left(Held(str(row[0]), row[1]), State(row[2]), *row[3:])  # pyright: ignore
+        Removed(LeaseKey(str(row[0]), row[1]), State(row[2]), *row[3:])  # pyright: ignore
         for row in rows
     ]

@@ -1,8 +1,9 @@
-"""Requests that wait for the outcome of another that makes the same.
+"""Coalesced requests, which wait for the outcome of another request with the same input.
 
-Whoever ends the one that leads looks after those that follow in a statement of its own, after its
-commit; so does whoever stores one that follows, whose leader may have ended meanwhile. What a
-killed process, or a lost race, has left undone is done by the sweep of any ingress, once a second.
+After its commit, the process that ends a group's leader settles the group in a statement of its
+own. So does the process that stores a coalesced request, because the leader may have ended in
+between. Groups left over by a killed process or a lost race are settled by the sweep of any
+ingress, once a second.
 """
 
 from __future__ import annotations
@@ -10,23 +11,22 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from serve_app.domain.outcome import Outcome, Usage
-from serve_app.domain.request import Request, State, Waiting, WaitReason
-from serve_app.queue import outcomes, wording
-from serve_app.queue.database import Database, Lock
-from serve_app.queue.deletion import SHARING
-from serve_app.queue.lanes import AWAKE
-from serve_app.queue.submit import wish_number
+from serve_app.queue.fairness.fair_queue import AWAKE
+from serve_app.queue.store import messages
+from serve_app.queue.store.database import Database, Lock
+from serve_app.queue.store.rows import outcome_from_json, outcome_to_json
+from serve_app.queue.transactions.deletion import OUTCOME_LOCK
+from serve_app.queue.transactions.insert import outcome_lock_number
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 500
-MOST_GROUPS = 100
+MAX_GROUPS = 100
 
-# Groups that nobody leads any more, with the outcome to share, if there is one. (Files are not
-# counted in the outcome here: see reuse.py.)
+# Groups without a leader, with the outcome to share if there is one. The artifacts are not counted
+# inside the outcome here: see outcome_cache.py.
 DUE = """
 WITH waiting AS (
     SELECT DISTINCT follows AS id FROM requests
@@ -45,7 +45,7 @@ FROM waiting w CROSS JOIN LATERAL (
 WHERE (SELECT 1 FROM requests r WHERE r.leads = w.id AND r.outcome IS NULL) IS NULL
 LIMIT %(most)s
 """
-GIVE = """
+SHARE_OUTCOME = """
 WITH due AS (
     SELECT id FROM requests
     WHERE state = 'following' AND follows = %(group)s::uuid
@@ -74,8 +74,8 @@ outbox AS (
 )
 SELECT id::text, tenant, pool, endpoint FROM ended
 """
-# It has its old place in the queue. One that was let wait past its time to start, because what it
-# followed was running, does not expire for that.
+# The promoted request keeps its old place in the queue. It does not expire if its start deadline
+# passed while the request that it followed was running.
 PROMOTE = f"""
 WITH heir AS (
     SELECT id FROM requests
@@ -103,73 +103,67 @@ SELECT id::text, tenant, pool, endpoint FROM freed
 
 
 @dataclass(frozen=True, slots=True)
-class Follower:
-    """A request that follows no more."""
+class CoalescedRequest:
+    """A request that was settled: it no longer waits for another's outcome."""
 
     id: str
     tenant: str
     pool: str
     endpoint: str
-    succeeded: bool  # else it is queued
+    succeeded: bool  # otherwise it is queued
 
 
-class Followers:
+class CoalescedRequests:
+    """Settle groups of coalesced requests that have lost their leader."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def settle(self, groups: Iterable[str] | None = None) -> Sequence[Follower]:
-        """Of these groups, or of all, that nobody leads any more: everybody has the outcome, or one
-        leads again."""
+    async def settle(self, groups: Iterable[str] | None = None) -> Sequence[CoalescedRequest]:
+        """Settle these groups, or all, where they have no leader: all members get the outcome, or
+        one of them becomes the leader.
+        """
         wanted = None if groups is None else list(groups)
-        settled: list[Follower] = []
+        settled: list[CoalescedRequest] = []
         while True:
-            due = await self._database.rows(DUE, {"groups": wanted, "most": MOST_GROUPS})
+            due = await self._database.rows(DUE, {"groups": wanted, "most": MAX_GROUPS})
             done = [
                 each
                 for group, tenant, digest, leader, outcome, kept in due
                 for each in await self._settle(
-                    group, wish_number(tenant, bytes(digest)), leader, outcome, kept
+                    group, outcome_lock_number(tenant, bytes(digest)), leader, outcome, kept
                 )
             ]
             settled += done
-            if not done or len(due) < MOST_GROUPS:
+            if not done or len(due) < MAX_GROUPS:
                 return settled
 
     async def _settle(
-        self, group: str, wish: int, leader: str | None, stored: object, kept: int
-    ) -> Sequence[Follower]:
+        self, group: str, lock_number: int, leader: str | None, stored: object, kept: int
+    ) -> Sequence[CoalescedRequest]:
         if leader is not None:
-            outcome = outcomes.from_json(stored)  # type: ignore[arg-type]
+            outcome = outcome_from_json(stored)  # type: ignore[arg-type]
             if kept == len(outcome.artifacts):
                 return await self._give(group, leader, replace(outcome, usage=Usage()))
         rows = await self._database.rows(
-            PROMOTE, {"group": group, "message": wording.GOES_ON}, lock=Lock((wish,))
+            PROMOTE, {"group": group, "message": messages.GOES_ON}, lock=Lock((lock_number,))
         )
-        return [Follower(*row, succeeded=False) for row in rows]
+        return [CoalescedRequest(*row, succeeded=False) for row in rows]
 
-    async def _give(self, group: str, leader: str, outcome: Outcome) -> Sequence[Follower]:
+    async def _give(self, group: str, leader: str, outcome: Outcome) -> Sequence[CoalescedRequest]:
         params = {
             "group": group,
             "leader": leader,
             "kept": len(outcome.artifacts),
-            "outcome": wording.compact(outcomes.to_json(outcome)),
-            "message": wording.reused(leader),
+            "outcome": messages.compact(outcome_to_json(outcome)),
+            "message": messages.reused(leader),
             "most": AT_ONCE,
         }
-        given: list[Follower] = []
+        given: list[CoalescedRequest] = []
         while True:
-            rows = await self._database.rows(GIVE, params, lock=Lock((SHARING,), shared=True))
-            given += [Follower(*row, succeeded=True) for row in rows]
+            rows = await self._database.rows(
+                SHARE_OUTCOME, params, lock=Lock((OUTCOME_LOCK,), shared=True)
+            )
+            given += [CoalescedRequest(*row, succeeded=True) for row in rows]
             if len(rows) < AT_ONCE:
                 return given
-
-
-def waiting_for(leader: Request | None, own: Waiting | None, ends_at: datetime | None) -> Waiting:
-    """Where a request stands that follows ``leader``, of which ``own`` is told while it is queued,
-    and ``ends_at`` while it runs."""
-    if leader is None or leader.state.final:
-        return Waiting(0, WaitReason.FOLLOWING)
-    detail = wording.follows(leader.id)
-    if leader.state is State.QUEUED and own is not None:
-        return replace(own, reason=WaitReason.FOLLOWING, detail=detail)
-    return Waiting(0, WaitReason.FOLLOWING, detail, starts_at=leader.started_at, ends_at=ends_at)

@@ -1,4 +1,6 @@
-"""Deleting ended requests, with all that is kept of them but their usage lines."""
+"""Deletion of ended requests, with everything stored about them except their usage lines, and of
+the files of requests whose clients limited how long they are kept.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +8,22 @@ from collections.abc import Sequence
 
 from serve_app.domain.errors import RequestActive, RequestNotFound
 from serve_app.domain.outcome import Outcome
-from serve_app.queue import outcomes, wording
-from serve_app.queue.database import Database, Lock
-from serve_app.queue.retention import Retention
-from serve_app.queue.rows import known_id
+from serve_app.queue.store import messages
+from serve_app.queue.store.config import Retention
+from serve_app.queue.store.database import Database, Lock
+from serve_app.queue.store.rows import known_id, outcome_to_json
 
-KEY_KEPT_S = 86400.0
-"""For so long after its submit an idempotency key counts, also when its request is deleted."""
+IDEMPOTENCY_KEY_TTL_S = 86400.0
+"""Lifetime of an idempotency key after its submit, also if its request is deleted."""
 
-AT_ONCE = 200
+BATCH_SIZE = 200
 
-SHARING = 0x73686172
-"""Advisory lock: whoever gives an outcome to another request shares it, and whoever deletes has it
-alone, so that files are deleted when nobody has them any more, and not before."""
+OUTCOME_LOCK = 0x73686172
+"""Advisory lock that keeps files as long as a request refers to them.
+
+A statement that gives an outcome to another request takes it shared. A statement that deletes takes
+it exclusively.
+"""
 
 _ONE = """
     SELECT id, snapshot, idempotency_key, created_at, reuses FROM requests
@@ -26,8 +31,8 @@ _ONE = """
       AND outcome IS NOT NULL
     FOR UPDATE
 """
-# Its end is what counts; its id, which begins with the time of the submit, finds it by an index.
-# (Of the tenant, which is said as a range for that: see history.py.)
+# The age counts from the end of the request. Its id begins with the time of the submit, so an index
+# finds it. The tenant is written as a range for the reason given in history.py.
 _AGED = """
     SELECT id, snapshot, idempotency_key, created_at, reuses FROM requests
     WHERE tenant >= %(tenant)s AND tenant <= %(tenant)s
@@ -63,7 +68,7 @@ unlost AS (DELETE FROM undelivered u USING doomed d WHERE u.request_id = d.id),
 made AS (
     SELECT d.id, coalesce(d.reuses, d.id) AS maker FROM doomed d
 ),
--- Files go with the last request that has them.
+-- Files are deleted with the last request that refers to them.
 unused AS (
     SELECT DISTINCT maker FROM made m
     WHERE (SELECT 1 FROM requests o WHERE o.id = m.maker AND o.deleted_at IS NULL
@@ -93,7 +98,7 @@ STATE = """
 SELECT CASE state WHEN 'following' THEN 'queued' ELSE state END FROM requests
 WHERE id = %(id)s::uuid AND tenant = %(tenant)s AND deleted_at IS NULL
 """
-# One step of an index for each tenant: reading all rows to find them would take seconds.
+# One index step per tenant: a scan over all rows would take seconds.
 TENANTS = """
 WITH RECURSIVE owner AS (
     (SELECT tenant FROM requests ORDER BY tenant LIMIT 1)
@@ -108,23 +113,27 @@ DELETE FROM requests WHERE deleted_at IS NOT NULL
   AND created_at < now() - make_interval(secs => %(key_kept_s)s)
 """
 
-NOTHING = wording.compact(outcomes.to_json(Outcome()))
+EMPTY_OUTCOME = messages.compact(outcome_to_json(Outcome()))
 
 
 class Deletion:
+    """Delete requests by id or by age."""
+
     def __init__(self, database: Database, retention: Retention) -> None:
         self._database = database
         self._retention = retention
 
     async def delete(self, tenant: str, request_id: str) -> Sequence[str]:
-        """Keys of the objects in storage that are unwanted by it. ``RequestNotFound``;
-        ``RequestActive`` while it has not ended."""
+        """Delete an ended request and return the storage keys that are no longer needed.
+
+        Raises ``RequestNotFound``, and ``RequestActive`` while the request has not ended.
+        """
         id_ = known_id(request_id)
         one = {"tenant": tenant, "id": id_}
         rows = await self._database.rows(
             DELETE_ONE,
-            {**one, "key_kept_s": KEY_KEPT_S, "nothing": NOTHING},
-            lock=Lock((SHARING,)),
+            {**one, "key_kept_s": IDEMPOTENCY_KEY_TTL_S, "nothing": EMPTY_OUTCOME},
+            lock=Lock((OUTCOME_LOCK,)),
         )
         if rows:
             return list(rows[0][1])
@@ -134,8 +143,10 @@ class Deletion:
         raise still_active(states[0][0])
 
     async def delete_aged(self) -> Sequence[str]:
-        """Delete what was kept for as long as its tenant's retention says; returns the ids. In
-        small statements: nothing else waits for long."""
+        """Delete the requests whose retention is over and return their ids.
+
+        Works in small statements, so that nothing else waits for long.
+        """
         if not self._retention.any:
             return ()
         deleted: list[str] = []
@@ -144,23 +155,23 @@ class Deletion:
             while age_s is not None:
                 gone = await self._aged(tenant, age_s)
                 deleted += gone
-                if len(gone) < AT_ONCE:
+                if len(gone) < BATCH_SIZE:
                     break
         return deleted
 
-    async def free_keys(self) -> None:
-        """Drop the rows of deleted requests whose idempotency keys have counted long enough."""
-        await self._database.rows(FREE_KEYS, {"key_kept_s": KEY_KEPT_S})
+    async def delete_expired_keys(self) -> None:
+        """Delete the rows of deleted requests whose idempotency keys have expired."""
+        await self._database.rows(FREE_KEYS, {"key_kept_s": IDEMPOTENCY_KEY_TTL_S})
 
     async def _aged(self, tenant: str, age_s: float) -> Sequence[str]:
         params = {
             "tenant": tenant,
             "age_s": age_s,
-            "most": AT_ONCE,
-            "key_kept_s": KEY_KEPT_S,
-            "nothing": NOTHING,
+            "most": BATCH_SIZE,
+            "key_kept_s": IDEMPOTENCY_KEY_TTL_S,
+            "nothing": EMPTY_OUTCOME,
         }
-        rows = await self._database.rows(DELETE_AGED, params, lock=Lock((SHARING,)))
+        rows = await self._database.rows(DELETE_AGED, params, lock=Lock((OUTCOME_LOCK,)))
         return [id_ for id_, _ in rows]
 
 
@@ -168,3 +179,54 @@ def still_active(state: str) -> RequestActive:
     return RequestActive(
         f"The request is {state}: cancel it, wait until it has ended, then delete it."
     )
+
+
+# Deletion of the files of ended requests at the time their clients set: PostgreSQL behind the
+# port ``Lifecycles``. The requests stay, and answer with the URLs of deleted files.
+
+KEEP = """
+INSERT INTO lifecycles (request_id, keep_s) VALUES (%(id)s::uuid, %(keep_s)s::float8)
+ON CONFLICT (request_id) DO NOTHING
+"""
+SEE_ENDS = """
+UPDATE lifecycles l SET due_at = r.finished_at + make_interval(secs => l.keep_s)
+FROM requests r
+WHERE l.due_at IS NULL AND r.id = l.request_id AND r.finished_at IS NOT NULL
+"""
+EXPIRE = """
+WITH due AS (
+    SELECT request_id FROM lifecycles WHERE due_at <= now()
+    ORDER BY due_at LIMIT %(most)s FOR UPDATE SKIP LOCKED
+),
+unmade AS (
+    DELETE FROM artifacts a USING due d WHERE a.request_id = d.request_id RETURNING a.key
+),
+noted AS (
+    INSERT INTO unwanted (key, due_at) SELECT key, now() FROM unmade ON CONFLICT (key) DO NOTHING
+)
+DELETE FROM lifecycles l USING due d WHERE l.request_id = d.request_id
+RETURNING l.request_id::text
+"""
+# Rows of requests that were never stored, or were deleted since.
+FORGET = """
+DELETE FROM lifecycles l
+WHERE l.due_at IS NULL AND l.created_at < now() - interval '1 day'
+  AND NOT EXISTS (SELECT FROM requests r WHERE r.id = l.request_id)
+"""
+
+
+class PostgresLifecycles:
+    """Implements ``Lifecycles``."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def keep(self, request_id: str, keep_s: float) -> None:
+        await self._database.rows(KEEP, {"id": request_id, "keep_s": keep_s})
+
+    async def expire(self) -> None:
+        """Schedule the deletion of all files whose lifetime is over."""
+        await self._database.rows(SEE_ENDS)
+        while len(await self._database.rows(EXPIRE, {"most": BATCH_SIZE})) == BATCH_SIZE:
+            pass
+        await self._database.rows(FORGET)

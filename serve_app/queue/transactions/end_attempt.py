@@ -1,9 +1,9 @@
-"""How an attempt ends: one statement, whoever ends it.
+"""The end of an attempt: one statement, whatever the cause.
 
-A finish, a hand-back, a lease that ran out and the death of a replica differ only in which attempts
-they name and in ``how``. The statement decides what becomes of each request and writes its state,
+A finish, a hand-back, an expired lease and the death of a replica differ only in which attempts
+they name and in ``how``. The statement decides the next state of each request. It writes the state,
 the attempt, the event, the usage line, the artifacts and the webhook delivery in one transaction.
-An attempt that does not hold the lease any more is passed over.
+An attempt that no longer holds its lease is skipped.
 """
 
 from __future__ import annotations
@@ -16,53 +16,59 @@ from functools import partial
 from typing import Any
 
 from serve_app.domain.errors import ReplicaDied
-from serve_app.domain.lease import Held
+from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
-from serve_app.domain.request import State
-from serve_app.domain.retries import MOST_FAILURES, Cause
-from serve_app.queue import outcomes, wording
-from serve_app.queue.database import Database
-from serve_app.queue.lanes import AWAKE
-from serve_app.queue.limits import QueueLimits
-from serve_app.queue.rows import RETRIES_LEFT
+from serve_app.domain.request import MAX_FAILURES, Cause, State
+from serve_app.queue.fairness.fair_queue import AWAKE
+from serve_app.queue.store import messages
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.rows import RETRIES_LEFT, flatten_outcome, outcome_to_json
 
 
-class How(StrEnum):
-    """What ended an attempt."""
+class EndReason(StrEnum):
+    """Cause of the end of an attempt."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     CANCELLED = "cancelled"
-    EXPIRED = "expired"  # its time in all was over
+    EXPIRED = "expired"  # its overall deadline passed
     RETRY = "retry"  # it failed, and another attempt can help
     HAND_BACK = "hand_back"
-    UNDO = "undo"  # the lease never reached the replica
+    UNDELIVERED = "undo"  # the lease never reached the replica
     LOST = "lost"  # the lease ran out, or the replica is dead
-    BY_HAND = "by_hand"  # an operator ended it
-    OUT_OF_TIME = "out_of_time"  # nor did its replica end it then; such an attempt is noted as lost
-    STOPPED = "stopped"  # the whole installation was, and everything that ran in it
+    BY_OPERATOR = "by_hand"  # an operator ended it
+    # its replica did not end it after the overall deadline; the attempt is recorded as lost
+    OUT_OF_TIME = "out_of_time"
+    STOPPED = "stopped"  # the whole installation was stopped, with every running attempt
 
 
-BY_FINISH = (How.SUCCEEDED, How.FAILED, How.CANCELLED, How.EXPIRED, How.RETRY)
+BY_FINISH = (
+    EndReason.SUCCEEDED,
+    EndReason.FAILED,
+    EndReason.CANCELLED,
+    EndReason.EXPIRED,
+    EndReason.RETRY,
+)
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """The end of one attempt, to be written."""
+class AttemptEnd:
+    """End of one attempt, to be written."""
 
-    held: Held
-    how: How
+    held: LeaseKey
+    how: EndReason
     message: str  # for the request's own log
     outcome: Outcome = field(default_factory=Outcome)
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
-    """What became of it."""
+class EndedAttempt:
+    """Result of an ended attempt."""
 
-    held: Held
+    held: LeaseKey
     state: State
-    how: How
+    how: EndReason
     pool: str
     tenant: str
     replica_id: str | None
@@ -72,15 +78,15 @@ class Ended:
     endpoint: str
     run_s: float
     work: float
-    expected_s: float  # of a slot; its lane was charged so much
-    held_s: float  # how long the attempt had its slot, by the database's clock
-    leads: str | None = None  # the group for which it makes the outcome
-    resumed: bool = False  # it may have gone on from a snapshot: `run_s` is of a part of the work
+    expected_s: float  # of a slot; the amount its lane was charged
+    held_s: float  # how long the attempt held its slot, by the database's clock
+    leads: str | None = None  # the coalescing group that it leads
+    resumed: bool = False  # it may have resumed from a snapshot: `run_s` covers part of the work
 
 
-# Which attempts, of all that are named: three ways to name them.
+# Sources of the attempts to end: three ways to name them.
 _NAMED = """
-    SELECT * FROM json_to_recordset(%(endings)s::json) AS x(
+    SELECT * FROM json_to_recordset(%(ends)s::json) AS x(
         id uuid, attempt integer, how text, message text, cause integer, outcome text,
         artifacts json,
         run_s double precision, steps integer, units double precision)
@@ -100,7 +106,7 @@ _OF_ACTORS = f"""{_NAMELESS}
     WHERE state = 'running' AND actor_id = ANY(%(actors)s::text[])
     LIMIT 1000
 """
-# In this order, for the index of what runs.
+# In this order, to use the index of running requests.
 _OUT_OF_TIME = """
     SELECT id, attempt, 'out_of_time' AS how,
            'Out of time on replica ' || coalesce(replica_id, '?') AS message,
@@ -113,8 +119,8 @@ _OUT_OF_TIME = """
 # A lease that was renewed after the snapshot was taken is not lost.
 _STILL_EXPIRED = "AND r.lease_until < now()"
 
-# `lease_until IS NOT NULL` is the same as `state = 'running'`, by a CHECK of the table. It is said
-# so where rows are looked up by id, because the other would let the planner read all that runs.
+# `lease_until IS NOT NULL` is the same as `state = 'running'`, by a CHECK of the table. It is used
+# where rows are looked up by id: with the state, the planner might read all running requests.
 _STATEMENT = """
 WITH ending AS ({source}),
 held AS (
@@ -168,7 +174,7 @@ ended AS (
         confirmed = false,
         lease_until = NULL,
         actor_id = NULL,
-        -- A report has ended its time to start, but not its time in all.
+        -- A report has cleared the start deadline, but not the overall deadline.
         start_by = coalesce(r.start_by, r.end_by),
         replica_id = CASE WHEN j.next = 'queued' THEN NULL ELSE r.replica_id END,
         finished_at = CASE WHEN j.next = 'queued' THEN NULL ELSE now() END,
@@ -242,8 +248,8 @@ _CAUSES = (*Cause,)
 _NUMBER = {cause: n for n, cause in enumerate(_CAUSES, start=1)}
 _statement = partial(
     _STATEMENT.format,
-    most_failures=MOST_FAILURES,
-    # Not below none: a cancelled request is not tried again, and fails all the same.
+    most_failures=MAX_FAILURES,
+    # Not below 0: a cancelled request is not retried, but its failure is counted.
     less=", ".join(
         f"greatest(0, r.retries_left[{n}] - (j.cause = {n})::integer)" for n in _NUMBER.values()
     ),
@@ -259,9 +265,9 @@ END_OUT_OF_TIME = _statement(source=_OUT_OF_TIME)
 END_OF_ACTORS = _statement(source=_OF_ACTORS)
 END_BY_HAND = _statement(source=_NAMED, noted=_NOTED)
 
-GONE = {
-    How.LOST: "The process ended of replica ",
-    How.STOPPED: "Darkroom was stopped, and with it replica ",
+LOST_MESSAGES = {
+    EndReason.LOST: "The process ended on replica ",
+    EndReason.STOPPED: "Darkroom was stopped, and with it replica ",
 }
 ENDED_BY = """
 SELECT a.request_id::text, a.attempt
@@ -271,104 +277,117 @@ WHERE a.ended = ANY(%(how)s::text[])
 """
 
 
-class Endings:
-    """Ends attempts, and says what became of them. Tells nobody."""
+class EndAttempts:
+    """End attempts and return the results. Notifies no one."""
 
     def __init__(self, database: Database, limits: QueueLimits) -> None:
         self._database = database
         self._rules = {
             "max_failures": limits.max_failures,
             "max_unconfirmed": limits.max_unconfirmed,
-            "cancelled": _text(wording.cancelled()),
-            "ended_its_replica": _text(wording.ended_its_replica(limits.max_failures)),
-            "no_retry_left": _text(wording.no_retry_left()),
-            "never_confirmed": _text(wording.never_confirmed(limits.max_unconfirmed)),
+            "cancelled": _text(messages.cancelled()),
+            "ended_its_replica": _text(messages.ended_its_replica(limits.max_failures)),
+            "no_retry_left": _text(messages.no_retry_left()),
+            "never_confirmed": _text(messages.never_confirmed(limits.max_unconfirmed)),
         }
 
-    async def end(self, endings: Sequence[Ending]) -> Sequence[Ended]:
-        """Those of the named attempts that held their lease until now."""
-        rows = [_row(ending) for ending in endings]
-        return await self._run(END_NAMED, {"endings": wording.compact(rows)})
+    async def end(self, ends: Sequence[AttemptEnd]) -> Sequence[EndedAttempt]:
+        """End the named attempts. Returns those that still held their lease."""
+        rows = [_row(end) for end in ends]
+        return await self._run(END_NAMED, {"ends": messages.compact(rows)})
 
-    async def end_by_hand(
-        self, held: Held, message: str, failure: Outcome | None, noted: Mapping[str, str]
-    ) -> Sequence[Ended]:
-        """The one attempt, if it holds its lease: failed with ``failure``, or else queued again.
-        ``noted`` goes into the audit: ``actor``, ``action``, and ``detail`` as JSON."""
-        row = {**_row(Ending(held, How.BY_HAND, message, failure or Outcome()))}
+    async def end_by_operator(
+        self, held: LeaseKey, message: str, failure: Outcome | None, noted: Mapping[str, str]
+    ) -> Sequence[EndedAttempt]:
+        """End one attempt by hand, if it holds its lease: failed with ``failure``, or else queued
+        again.
+
+        ``noted`` is written to the audit log: ``actor``, ``action``, and ``detail`` as JSON.
+        """
+        row = {**_row(AttemptEnd(held, EndReason.BY_OPERATOR, message, failure or Outcome()))}
         if failure is None:
             row["outcome"] = None
-        return await self._run(END_BY_HAND, {"endings": wording.compact([row]), **noted})
+        return await self._run(END_BY_HAND, {"ends": messages.compact([row]), **noted})
 
-    async def end_expired(self) -> Sequence[Ended]:
-        """Some of the attempts whose lease has run out; all, when called until none is left."""
+    async def end_expired(self) -> Sequence[EndedAttempt]:
+        """End some of the attempts whose lease has run out. Call it until none is left."""
         return await self._run(
             END_EXPIRED,
             {
-                "how": How.LOST,
+                "how": EndReason.LOST,
                 "message": "The lease ran out on replica ",
                 "cause": _NUMBER[Cause.TIMEOUT],
             },
         )
 
-    async def end_out_of_time(self, overtime_s: float) -> Sequence[Ended]:
-        """Some of the attempts that go on so long after the request's time in all; all, when called
-        until none is left."""
+    async def end_out_of_time(self, overtime_s: float) -> Sequence[EndedAttempt]:
+        """End some of the attempts that run ``overtime_s`` past the overall deadline. Call it until
+        none is left.
+        """
         params = {
             "cause": _NUMBER[Cause.TIMEOUT],
-            "outcome": _text(wording.not_in_time()),
+            "outcome": _text(messages.not_in_time()),
             "overtime_s": overtime_s,
         }
         return await self._run(END_OUT_OF_TIME, params)
 
-    async def end_of_actors(self, actor_ids: Sequence[str], how: How) -> Sequence[Ended]:
-        """The attempts of replicas that are known to be dead. ``how``: ``LOST`` or ``STOPPED``."""
+    async def end_of_actors(
+        self, actor_ids: Sequence[str], how: EndReason
+    ) -> Sequence[EndedAttempt]:
+        """End the attempts of replicas that are known to be dead. ``how``: ``LOST`` or
+        ``STOPPED``.
+        """
         params = {
             "how": how,
-            "message": GONE[how],
+            "message": LOST_MESSAGES[how],
             "cause": _NUMBER[Cause.CONNECTION_ERROR],
             "actors": list(actor_ids),
         }
         return await self._run(END_OF_ACTORS, params)
 
-    async def ended_by(self, held: Sequence[Held], how: Sequence[How]) -> frozenset[Held]:
-        """Those that ended in one of these ways.
+    async def ended_by(
+        self, held: Sequence[LeaseKey], how: Sequence[EndReason]
+    ) -> frozenset[LeaseKey]:
+        """Attempts among ``held`` that ended in one of these ways.
 
-        Asked in a new statement, after one that ended nothing: the statement that lost a race has a
+        Runs as a new statement, after one that ended nothing: the statement that lost a race has a
         snapshot from before the winner's commit.
         """
         named = [{"id": each.request_id, "attempt": each.attempt} for each in held]
-        params = {"held": wording.compact(named), "how": [str(each) for each in how]}
+        params = {"held": messages.compact(named), "how": [str(each) for each in how]}
         rows = await self._database.rows(ENDED_BY, params)
-        return frozenset(Held(id_, attempt) for id_, attempt in rows)
+        return frozenset(LeaseKey(id_, attempt) for id_, attempt in rows)
 
-    async def _run(self, statement: str, params: Mapping[str, Any]) -> Sequence[Ended]:
+    async def _run(self, statement: str, params: Mapping[str, Any]) -> Sequence[EndedAttempt]:
         rows = await self._database.rows(statement, {**self._rules, **params})
-        return [Ended(Held(row[0], row[1]), State(row[2]), How(row[3]), *row[4:]) for row in rows]
+        return [
+            EndedAttempt(LeaseKey(row[0], row[1]), State(row[2]), EndReason(row[3]), *row[4:])
+            for row in rows
+        ]
 
 
-def _row(ending: Ending) -> Mapping[str, Any]:
-    outcome = ending.outcome
+def _row(end: AttemptEnd) -> Mapping[str, Any]:
+    outcome = end.outcome
     return {
-        "id": ending.held.request_id,
-        "attempt": ending.held.attempt,
-        "how": ending.how,
-        "message": wording.clean(ending.message),
+        "id": end.held.request_id,
+        "attempt": end.held.attempt,
+        "how": end.how,
+        "message": messages.clean(end.message),
         "cause": _NUMBER[_cause(outcome)],
-        # A string within JSON: the server unescapes only the outer one, and so never meets the
-        # escapes that it cannot store.
+        # A string within JSON: the server unescapes only the outer one, so it never sees escapes
+        # that it cannot store.
         "outcome": _text(outcome),
-        "artifacts": [outcomes.flat(artifact) for artifact in outcome.artifacts],
-        **outcomes.flat(outcome.usage),
+        "artifacts": [flatten_outcome(artifact) for artifact in outcome.artifacts],
+        **flatten_outcome(outcome.usage),
     }
 
 
 def _cause(outcome: Outcome) -> Cause:
-    """Of a failure that another attempt may help."""
+    """Cause of a failure that another attempt may help."""
     failure = outcome.failure
     died = failure is not None and failure.code == ReplicaDied.code
     return Cause.CONNECTION_ERROR if died else Cause.SERVER_ERROR
 
 
 def _text(outcome: Outcome) -> str:
-    return wording.compact(outcomes.to_json(outcome))
+    return messages.compact(outcome_to_json(outcome))

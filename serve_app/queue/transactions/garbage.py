@@ -1,8 +1,9 @@
-"""Files of attempts that ended without them: nobody else knows that they lie in storage.
+"""Files in storage to delete: those of attempts that ended without success, and all objects that a
+transaction made unneeded.
 
-An attempt's files have names that follow from its tickets, which can be made again. So nothing is
-written when tickets are given out, and an attempt that ended in another way than with its files has
-all of its keys noted as unwanted, whether something was uploaded or not.
+The names of an attempt's files follow from its tickets, which can be recomputed. So nothing is
+written when tickets are issued. For an attempt that ended without its files, all its keys are
+marked for deletion, whether something was uploaded or not. No other record of them exists.
 """
 
 from __future__ import annotations
@@ -12,19 +13,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.domain.ports import LeaseTerms
-from serve_app.queue import wording
-from serve_app.queue.database import Database
-from serve_app.telemetry.logs import about
+from serve_app.queue.store import messages
+from serve_app.queue.store.database import Database
+from serve_app.telemetry.logs import log_context
 
 log = logging.getLogger(__name__)
 
 AT_ONCE = 200
 DEAD_S = 6 * 3600.0
-"""After the end of an attempt whose replica may go on uploading: as long as its tickets count."""
+"""Delay after the end of an attempt whose replica may still upload: as long as its tickets are
+valid.
+"""
 ALIVE_S = 300.0
-"""After one that its replica ended itself: an upload that it broke off may still arrive."""
+"""Delay after an attempt that its replica ended itself: an aborted upload may still arrive."""
 
-# The attempts first: a plan that was made while both tables were empty would read all requests.
+# The attempts first: a plan made while both tables were empty would read all requests.
 DUE = f"""
 WITH due AS MATERIALIZED (
     SELECT request_id, attempt, ended FROM attempts
@@ -49,13 +52,15 @@ WHERE a.request_id = n.id AND a.attempt = n.attempt
 """
 
 
-class Orphans:
+class GarbageFiles:
+    """Mark the files of unsuccessful attempts for deletion."""
+
     def __init__(self, database: Database, terms: LeaseTerms) -> None:
         self._database = database
         self._terms = terms
 
     async def collect(self) -> None:
-        """Note what attempts that have ended left, all of them."""
+        """Mark the files of all unsuccessful attempts that were not collected yet."""
         while rows := await self._database.rows(DUE):
             keys = [
                 {"key": key, "after_s": DEAD_S if ended in _GONE else ALIVE_S}
@@ -63,7 +68,7 @@ class Orphans:
                 for key in self._keys(request_id, attempt, endpoint, input_)
             ]
             attempts = [{"id": request_id, "attempt": attempt} for request_id, attempt, *_ in rows]
-            params = {"attempts": wording.compact(attempts), "keys": wording.compact(keys)}
+            params = {"attempts": messages.compact(attempts), "keys": messages.compact(keys)}
             await self._database.rows(COLLECT, params)
 
     def _keys(
@@ -75,11 +80,47 @@ class Orphans:
         try:
             tickets = self._terms.tickets(request_id, attempt, endpoint, input)
         except Exception:
-            # A broken catalogue or storage setting must not hold up the others.
-            with about(request_id):
-                log.exception("What attempt %s of %s may have left is unknown", attempt, request_id)
+            # A broken catalogue or storage setting must not block the others.
+            with log_context(request_id):
+                log.exception("The files left by attempt %s of %s are unknown", attempt, request_id)
             return ()
         return [ticket.key for ticket in tickets]
 
 
 _GONE = frozenset({"lost", "stopped", "by_hand"})
+
+
+# Objects in storage that are no longer needed. They are recorded in the transaction that made
+# them unneeded, and deleted later by any process.
+
+AGAIN_S = 300.0
+"""Seconds after which another process retries: the one that took the keys may have died."""
+
+TAKE = """
+UPDATE unwanted SET due_at = now() + make_interval(secs => %(again_s)s)
+WHERE key IN (
+    SELECT key FROM unwanted WHERE due_at <= now()
+    ORDER BY due_at LIMIT %(most)s FOR UPDATE SKIP LOCKED)
+RETURNING key
+"""
+FORGET = """
+DELETE FROM unwanted WHERE key IN (SELECT json_array_elements_text(%(keys)s::json))
+"""
+
+
+class UnwantedFiles:
+    """Keys of objects to delete."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def take(self, most: int) -> Sequence[str]:
+        """Take keys to delete now. Unless they are forgotten, they are returned again after
+        ``AGAIN_S``.
+        """
+        rows = await self._database.rows(TAKE, {"again_s": AGAIN_S, "most": most})
+        return [key for (key,) in rows]
+
+    async def forget(self, keys: Sequence[str]) -> None:
+        """Remove the keys of deleted objects."""
+        await self._database.rows(FORGET, {"keys": messages.compact(list(keys))})

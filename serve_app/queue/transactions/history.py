@@ -1,4 +1,4 @@
-"""Reading and writing what is kept of requests: pages of them, lines into their logs."""
+"""Pages of stored requests."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from serve_app.domain.request import Request, State
-from serve_app.queue import wording
-from serve_app.queue.database import Database
-from serve_app.queue.rows import COLUMNS, FOLLOWING, SOURCE, known_id, stored
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.rows import COLUMNS, FOLLOWING, SOURCE, known_id, stored
 
 _ENDED = "r.finished_at IS NOT NULL AND r.deleted_at IS NULL"
 _UNSUCCESSFUL = "r.state IN ('failed', 'cancelled', 'expired') AND"
@@ -21,12 +20,12 @@ _BOUNDS = """
     AND r.created_at < coalesce(%(until)s::timestamptz, 'infinity')
     AND r.deleted_at IS NULL
 """
-# `tenant` is said as a range, and is part of the order, because of the planner: with an equation it
-# may read all tenants' rows backwards, to the last for a tenant that has few (measured: 0.9 s of a
-# million).
+# `tenant` is written as a range, and is part of the order, because of the planner: with an equality
+# it may read all tenants' rows backwards, to the last for a tenant that has few (measured: 0.9 s of
+# a million).
 _OF_TENANT = "r.tenant >= %(tenant)s AND r.tenant <= %(tenant)s AND"
 _WHO = "SELECT %(tenant)s::text AS tenant"
-# All who have something, each by one step of an index.
+# All tenants with ended requests, each found by one index step.
 _ALL_WHO = f"""
     (SELECT r.tenant FROM requests r WHERE {_ENDED} ORDER BY r.tenant LIMIT 1)
     UNION ALL
@@ -34,8 +33,8 @@ _ALL_WHO = f"""
             ORDER BY r.tenant LIMIT 1)
     FROM who w WHERE w.tenant IS NOT NULL
 """
-# Of one endpoint, which may be few among many: what has ended by its index (hence the range, as
-# above), and of the rest, which is no more than the queue, all.
+# Page of one endpoint, which may have few requests among many. Ended ones are found by their index
+# (hence the range, as above); the others, which are no more than the queue, are read completely.
 _OF_ENDPOINT = """
 WITH RECURSIVE who AS ({who}),
 live AS MATERIALIZED ({live}),
@@ -58,12 +57,15 @@ _LIVE = """
     SELECT r.id FROM requests r WHERE r.state = '{state}' AND r.endpoint = %(endpoint)s
         AND {of_tenant} {bounds}
 """
-"""Of one state: each has an index of its own, which no statement about several would use."""
+"""Live requests of one state: each state has an index of its own, which a statement about several
+would not use.
+"""
 
 
 def page_statement(*, of_tenant: bool, of_endpoint: bool, unsuccessful: bool) -> str:
-    """A statement of its own for each, so that each has its index. ``unsuccessful``: only those
-    that have ended, and not well."""
+    """Statement for one kind of page; separate statements, so that each uses its index.
+    ``unsuccessful``: only failed, cancelled and expired requests.
+    """
     whose = _OF_TENANT if of_tenant else ""
     if of_endpoint and not unsuccessful:
         live = (
@@ -86,36 +88,31 @@ ORDER BY {"r.tenant, " if of_tenant else ""}r.id DESC LIMIT %(limit)s
 """
 
 
-APPEND = """
-WITH grown AS (
-    UPDATE requests SET events = events + 1 WHERE id = %(id)s::uuid RETURNING id, events
-)
-INSERT INTO events (request_id, sequence, level, message)
-SELECT id, events, %(level)s, %(message)s FROM grown
+UNSUCCESSFUL = frozenset({State.FAILED, State.CANCELLED, State.EXPIRED})
+CLOCK_SKEW = timedelta(days=1)
+"""Tolerance for clock differences: ids begin with the time by the clock of the ingress that made
+them, not the database's. They only narrow down the search.
 """
 
 
-UNSUCCESSFUL = frozenset({State.FAILED, State.CANCELLED, State.EXPIRED})
-SLACK = timedelta(days=1)
-"""Ids begin with the time by the clock of the ingress that made them, which is not the database's.
-They only narrow down where to look."""
-
-
 class History:
+    """Read pages of requests."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def page(
         self,
         tenant: str | None,
-        states: Sequence[State],
-        endpoint: str | None,
-        since: datetime | None,
-        until: datetime | None,
-        before: str | None,
-        limit: int,
+        *,
+        states: Sequence[State] = (),
+        endpoint: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        before: str | None = None,
+        limit: int = 50,
     ) -> Sequence[Request]:
-        last = None if until is None else first_id(until + SLACK)
+        last = None if until is None else first_id(until + CLOCK_SKEW)
         ends = [each for each in (last, before and known_id(before)) if each]
         params = {
             "tenant": tenant,
@@ -126,7 +123,7 @@ class History:
             "endpoint": endpoint,
             "since": since,
             "until": until,
-            "first": None if since is None else first_id(since - SLACK),
+            "first": None if since is None else first_id(since - CLOCK_SKEW),
             "before": min(ends, default=None),
             "limit": limit,
         }
@@ -137,16 +134,8 @@ class History:
         )
         return [stored(row).request for row in await self._database.rows(statement, params)]
 
-    async def append(self, request_id: str, level: str, message: str) -> None:
-        params = {
-            "id": known_id(request_id),
-            "level": wording.clean(level),
-            "message": wording.clean(message),
-        }
-        await self._database.rows(APPEND, params)
-
 
 def first_id(at: datetime) -> str:
-    """Not after the id of any request that was submitted at ``at`` or later."""
+    """An id that is not after the id of any request submitted at ``at`` or later."""
     milliseconds = min(max(0, int(at.timestamp() * 1000)), (1 << 48) - 1)
     return str(UUID(int=milliseconds << 80))

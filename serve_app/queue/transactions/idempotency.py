@@ -1,16 +1,16 @@
-"""Submits that were made before: each is answered with the request that it made then."""
+"""Repeated submits: each is answered with the request that the first one created."""
 
 from __future__ import annotations
 
 from serve_app.domain.errors import FieldProblem, InvalidInput, RequestDeleted
 from serve_app.domain.request import NewRequest
-from serve_app.queue.database import Database
-from serve_app.queue.rows import COLUMNS, SOURCE, Stored, stored
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, known_id, stored
 
 HEADER = "Idempotency-Key"
 
 UNDELIVERED_S = 60.0
-"""For so long an answer that was lost is given again. fal's clients try again within seconds."""
+"""How long a lost response can be repeated. fal's clients retry within seconds."""
 
 OF_KEY = f"""
 SELECT {COLUMNS}, r.deleted_at, r.body_digest FROM {SOURCE}
@@ -21,7 +21,7 @@ INSERT INTO undelivered (request_id, api_key, body_digest)
 VALUES (%(id)s::uuid, %(key)s, %(body)s)
 ON CONFLICT (request_id) DO UPDATE SET at = now()
 """
-# Two that come at once take one each: what the other has just taken is locked or gone.
+# Two repeats that arrive together take one row each: the row taken by the other is locked or gone.
 TAKE = f"""
 WITH lost AS (
     SELECT request_id FROM undelivered
@@ -40,12 +40,16 @@ WHERE r.id = (SELECT request_id FROM taken) AND r.tenant = %(tenant)s
 FORGET = "DELETE FROM undelivered WHERE at < now() - make_interval(secs => %(within_s)s)"
 
 
-class Repeats:
+class IdempotencyKeys:
+    """Find the earlier request of a repeated submit."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def of(self, new: NewRequest) -> Stored | None:
-        """What was stored under the key of ``new``. ``InvalidInput`` if its body was another."""
+    async def find(self, new: NewRequest) -> StoredRequest | None:
+        """Request stored under the idempotency key of ``new``, or None. Raises ``InvalidInput`` if
+        its body was different.
+        """
         if new.idempotency_key is None:
             return None
         params = {"tenant": new.tenant, "endpoint": new.endpoint, "key": new.idempotency_key}
@@ -58,12 +62,15 @@ class Repeats:
             raise deleted()
         return stored(rows[0])
 
-    async def note_undelivered(self, new: NewRequest, request_id: str) -> None:
-        params = {"id": request_id, "key": new.replay_key, "body": new.body_digest}
+    async def undelivered(self, new: NewRequest, request_id: str) -> None:
+        """Note that the response about ``request_id`` did not reach its client."""
+        params = {"id": known_id(request_id), "key": new.replay_key, "body": new.body_digest}
         await self._database.rows(NOTE, params)
 
-    async def take_undelivered(self, new: NewRequest) -> Stored | None:
-        """A request of the same body and API key whose answer was lost a moment ago."""
+    async def take_undelivered(self, new: NewRequest) -> StoredRequest | None:
+        """Take a request of the same body and API key whose response was lost within the last
+        ``UNDELIVERED_S`` seconds.
+        """
         if new.replay_key is None:
             return None
         params = {
@@ -76,18 +83,18 @@ class Repeats:
         return stored(rows[0]) if rows else None
 
     async def forget_undelivered(self) -> None:
-        """Drop what is too old to be given again."""
+        """Delete lost responses that are too old to be repeated."""
         await self._database.rows(FORGET, {"within_s": UNDELIVERED_S})
 
 
 def deleted() -> RequestDeleted:
     return RequestDeleted(
-        f"The request of this {HEADER} was deleted: to have it made again, send a new key."
+        f"The request with this {HEADER} was deleted: send a new key to run it again."
     )
 
 
 def another_body() -> InvalidInput:
     message = (
-        f"This {HEADER} was sent before with another body: send the same body again, or a new key"
+        f"This {HEADER} was already used with another body: send the same body again, or a new key"
     )
     return InvalidInput(f"{message}.", (FieldProblem(("header", HEADER), message, "value_error"),))

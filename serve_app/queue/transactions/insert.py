@@ -1,26 +1,73 @@
-"""Submitting: requests are stored, and leased in the same statement when an ask waits here."""
+"""Insert of new requests: they are stored, and leased in the same statement if a poll is waiting
+here.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from serve_app.domain.request import Forgetting, NewRequest, Request, State
-from serve_app.queue import wording
-from serve_app.queue.database import Database, Lock
-from serve_app.queue.lanes import AWAKE
-from serve_app.queue.large_inputs import Encoded
-from serve_app.queue.order import head_start_s
-from serve_app.queue.rows import RETRIES_LEFT, retries_column
+from serve_app.domain.request import NewRequest, Redacted, Request, State
+from serve_app.queue.fairness.fair_queue import AWAKE, head_start_s
+from serve_app.queue.store import messages
+from serve_app.queue.store.database import Database, Lock
+from serve_app.queue.store.rows import RETRIES_LEFT, retries_column
 
-# Nobody: what is submitted is made.
-_NOBODY = "SELECT n.*, NULL::uuid AS follows, NULL::uuid AS leader FROM new n"
-# Who makes the same: in the database, or before it in this statement. An outcome that was handed in
-# a moment ago is for those who did not see it when they looked.
-_WHO = """
+# Short forms of inputs that are too long to show in full, mostly because of embedded images. Only
+# the replica gets the whole input. A status, a list or a log would otherwise carry megabytes at
+# each read, and a process that caches many requests would hold all their images.
+
+LARGE_CHARACTERS = 64 * 1024
+"""Characters of JSON in ASCII."""
+FIELD_CHARACTERS = 2048
+BEGINNING = 100
+FIELDS = 64
+
+
+class EncodedInput:
+    """An input as it is stored. ``summary``: the form that is shown, which is the input itself
+    unless it is large.
+    """
+
+    __slots__ = ("large", "summary", "text")
+
+    def __init__(self, input: Mapping[str, Any]) -> None:
+        self.text = messages.compact(input)
+        self.large = len(self.text) > LARGE_CHARACTERS
+        self.summary = summarize(input) if self.large else input
+
+    @property
+    def shown(self) -> str | None:
+        """``summary`` as it is stored beside a large input; None otherwise."""
+        return messages.compact(self.summary) if self.large else None
+
+
+def summarize(input: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The short form of an input. Short fields are unchanged; a long text becomes its beginning and
+    length, any other long value its length.
+    """
+    cut = {name[:BEGINNING]: _summarize(value) for name, value in list(input.items())[:FIELDS]}
+    left_out = len(input) - FIELDS
+    return cut | ({"…": f"{left_out} more fields"} if left_out > 0 else {})
+
+
+def _summarize(value: object) -> object:
+    if isinstance(value, str):
+        if len(value) <= FIELD_CHARACTERS:
+            return value
+        return f"{value[:BEGINNING]}… ({len(value)} characters)"
+    length = len(messages.compact(value))
+    return value if length <= FIELD_CHARACTERS else f"… ({length} characters of JSON)"
+
+
+# No coalescing: every submitted request runs by itself.
+_ALONE = "SELECT n.*, NULL::uuid AS follows, NULL::uuid AS leader FROM new n"
+# The leader to coalesce with: in the database, or earlier in this statement. An outcome that was
+# handed in a moment ago is for requests that did not see it when they looked.
+_COALESCED = """
     SELECT n.*, who.grp AS follows, who.leader FROM (
         SELECT *, CASE WHEN reuse IS NOT NULL THEN first_value(id) OVER (
                 PARTITION BY tenant, reuse ORDER BY priority DESC, n) END AS first
@@ -49,10 +96,10 @@ WITH new AS (
         body text, reuse text, forgetting text, retries text, webhook text, origin text,
         shown text, large integer)
 ),
-alike AS MATERIALIZED ({{who}}),
+alike AS MATERIALIZED ({{alike}}),
 placed AS MATERIALIZED (
-    -- Leased at once only if nothing is queued before it and it is not paused. (Not EXISTS: the
-    -- planner makes a hash table of the whole queue for it; measured, 25 ms with 100,000 queued.)
+    -- Leased at once only if nothing is queued before it and it is not paused. (No EXISTS: the
+    -- planner builds a hash table of the whole queue for it; measured, 25 ms with 100,000 queued.)
     SELECT n.*, (n.replica IS NOT NULL AND n.follows IS NULL AND (
         SELECT 1 FROM requests q WHERE q.pool = n.pool AND q.state = 'queued' LIMIT 1
         ) IS NULL AND (
@@ -70,7 +117,7 @@ stored AS (
         lease_until, started_at)
     SELECT id, tenant, endpoint, digest, pool, priority,
            coalesce(input, (%(large)s::text[])[large])::json, shown::json,
-           -- What has not started by the time at which it must have ended has expired too.
+           -- A request that has not started by its overall deadline has expired too.
            now() + make_interval(secs => least(start_within_s, end_within_s)),
            now() + make_interval(secs => end_within_s),
            now() + make_interval(secs => head_start_s), work, expected_s, alone, previews,
@@ -85,7 +132,7 @@ stored AS (
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
            CASE here WHEN 1 THEN now() END
     FROM placed
-    -- By key first: two statements that wait for each other's keys do so in one order.
+    -- Keys in one order: two statements that insert the same keys do not deadlock.
     ORDER BY key NULLS FIRST, n
     ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id, tenant, pool, state, attempt, replica_id, actor_id, created_at, events, end_by,
@@ -120,88 +167,90 @@ SELECT s.id::text, s.state, s.created_at, s.events, s.end_by, s.follows::text,
            SELECT p.leader FROM placed p WHERE p.id = s.id)::text END
 FROM stored s
 """
-SUBMIT = _STATEMENT.format(who=_NOBODY)
-SUBMIT_ALIKE = _STATEMENT.format(who=_WHO)
+INSERT = _STATEMENT.format(alike=_ALONE)
+INSERT_COALESCING = _STATEMENT.format(alike=_COALESCED)
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """A replica that waits here and would take a new request at once."""
+class DirectLease:
+    """A waiting replica that can take a new request at once."""
 
     replica_id: str
     actor_id: str
 
 
 @dataclass(frozen=True, slots=True)
-class New:
-    """A request to be stored, who would take it at once, and what it is expected to take."""
+class NewRow:
+    """A request to be stored, the replica that can take it at once, and its expected time."""
 
     request: NewRequest
-    input: Encoded
-    offer: Offer | None = None
+    input: EncodedInput
+    offer: DirectLease | None = None
     expected_s: float = 1.0  # of a slot
 
 
 @dataclass(frozen=True, slots=True)
-class Accepted:
+class InsertResult:
     """A stored request."""
 
     request: Request
     version: int
     leased: bool
-    group: str | None = None  # whose outcome it waits for
+    group: str | None = None  # the group whose outcome it waits for
 
 
-async def submit(
-    database: Database, new: Sequence[New], first_lease_s: float
-) -> Sequence[Accepted | None]:
-    """Store all in one transaction, in this order; those with a key after those without. Those of
-    which another of the same tenant makes the same follow that one.
+async def insert_requests(
+    database: Database, new: Sequence[NewRow], first_lease_s: float
+) -> Sequence[InsertResult | None]:
+    """Store all requests in one transaction, in this order, those with a key after those without.
 
-    None: not stored, because its idempotency key has a request. Which, only a new statement can
-    tell: the snapshot of this one may be older than that request's commit.
+    A request is coalesced with another one of the same tenant that computes the same. The result is
+    None for a request that was not stored because its idempotency key is in use. Only a new
+    statement can find the other request: the snapshot of this one may be older than that request's
+    commit.
     """
     rows = [_row(n, each) for n, each in enumerate(new)]
-    # Of the large ones each is a value of its own: within JSON it would be encoded and read twice.
+    # Each large input is a parameter of its own: within JSON it would be encoded and parsed twice.
     large = [row for row, each in zip(rows, new, strict=True) if each.input.large]
     texts = [row.pop("input") for row in large]
     for place, row in enumerate(large, start=1):
         row["large"] = place
-    wishes = [
-        wish_number(each.request.tenant, each.request.reuse_digest)
+    locks = [
+        outcome_lock_number(each.request.tenant, each.request.reuse_digest)
         for each in new
         if each.request.reuse_digest
     ]
-    answer = await database.rows(
-        SUBMIT_ALIKE if wishes else SUBMIT,
+    inserted = await database.rows(
+        INSERT_COALESCING if locks else INSERT,
         {
-            "new": wording.compact(rows),
+            "new": messages.compact(rows),
             "large": texts,
             "first_lease_s": first_lease_s,
-            "queued": wording.QUEUED,
-            "follows": wording.FOLLOWS[0],
-            "will_do": wording.FOLLOWS[1],
+            "queued": messages.QUEUED,
+            "follows": messages.FOLLOWS[0],
+            "will_do": messages.FOLLOWS[1],
         },
-        # So that of those that come at once one is the first.
-        lock=Lock(wishes) if wishes else None,
+        # Of requests that arrive together, exactly one becomes the leader.
+        lock=Lock(locks) if locks else None,
     )
-    stored = {id_: what for id_, *what in answer}
+    stored = {id_: columns for id_, *columns in inserted}
+    found = [stored.get(each.request.id.lower()) for each in new]
     return [
-        _accepted(each, *stored[each.request.id.lower()])
-        if each.request.id.lower() in stored
-        else None
-        for each in new
+        None if columns is None else _result(each, *columns)
+        for each, columns in zip(new, found, strict=True)
     ]
 
 
-def wish_number(tenant: str, digest: bytes) -> int:
-    """For an advisory lock: who stores, or sets free, a request for the same outcome."""
+def outcome_lock_number(tenant: str, digest: bytes) -> int:
+    """Number of an advisory lock for one outcome: held while a request for it is stored or
+    promoted.
+    """
     hashed = hashlib.sha256(tenant.encode() + b"\0" + digest).digest()
     return int.from_bytes(hashed[:8], "big", signed=True)
 
 
-def columns_of(new: NewRequest, input: Encoded) -> dict[str, Any]:
-    """What is stored of every request alike, whether it is to run or has its outcome already."""
+def columns_of(new: NewRequest, input: EncodedInput) -> dict[str, Any]:
+    """Columns stored for every request, whether it is to run or already has its outcome."""
     return {
         "id": new.id,
         "tenant": new.tenant,
@@ -209,18 +258,18 @@ def columns_of(new: NewRequest, input: Encoded) -> dict[str, Any]:
         "digest": new.endpoint_digest,
         "pool": new.pool,
         "priority": int(new.priority),
-        # A string within JSON: see endings.py.
+        # A string within JSON: see end_attempt.py.
         "input": input.text,
         "shown": input.shown,
         "alone": new.alone,
-        "warnings": [wording.clean(warning) for warning in new.warnings],
+        "warnings": [messages.clean(warning) for warning in new.warnings],
         "key": new.idempotency_key,
         "webhook": new.webhook.url if new.webhook else None,
         "origin": new.webhook.origin if new.webhook else None,
     }
 
 
-def _row(n: int, each: New) -> dict[str, Any]:
+def _row(n: int, each: NewRow) -> dict[str, Any]:
     new, offer = each.request, each.offer
     return columns_of(new, each.input) | {
         "n": n,
@@ -234,20 +283,20 @@ def _row(n: int, each: New) -> dict[str, Any]:
         "actor": offer.actor_id if offer else None,
         "body": new.body_digest.hex() or None,
         "reuse": new.reuse_digest.hex() or None,
-        "forgetting": None if new.store_io else Forgetting.INPUT,
+        "forgetting": None if new.store_io else Redacted.INPUT,
         "retries": retries_column(new.retries),
     }
 
 
-def _accepted(
-    each: New,
+def _result(
+    each: NewRow,
     state: str,
     created_at: datetime,
     version: int,
     end_by: datetime | None,
     group: str | None,
     leader: str | None,
-) -> Accepted:
+) -> InsertResult:
     new, offer = each.request, each.offer
     leased = state == State.RUNNING
     request = Request(
@@ -256,7 +305,7 @@ def _accepted(
         endpoint=new.endpoint,
         pool=new.pool,
         state=State.RUNNING if leased else State.QUEUED,
-        input=each.input.told,
+        input=each.input.summary,
         priority=new.priority,
         attempt=1 if leased else 0,
         failures=0,
@@ -267,9 +316,9 @@ def _accepted(
         created_at=created_at,
         started_at=created_at if leased else None,
         replica_id=offer.replica_id if offer and leased else None,
-        forgetting=None if new.store_io else Forgetting.INPUT,
+        forgetting=None if new.store_io else Redacted.INPUT,
         retries_left=new.retries,
         follows=leader,
         events=version,
     )
-    return Accepted(request, version, leased, group)
+    return InsertResult(request, version, leased, group)

@@ -1,13 +1,13 @@
-"""Leasing what is queued: tenants in turn by what they were given, within a tenant by rank.
+"""Leasing of queued requests: fair between tenants by time received, by rank within a tenant.
 
-Of each of the lanes that were given least, the first requests are looked at; each gets as its start
-the virtual time of its lane plus what is expected of those before it, by weight; those with the
-least starts are leased. That is what taking one after the other from the lane with the least
-virtual time would give, in one statement.
+The statement looks at the first requests of the lanes that have received least. The start of a
+request is the virtual time of its lane, plus the expected time of the requests before it divided by
+the lane's weight. The requests with the lowest starts are leased. The result equals taking one
+request after the other from the lane with the lowest virtual time, in one statement.
 
-The virtual time of a pool is the greatest start that was leased. No lane that was idle is behind
-it, and none at all where limits hold some back, so neither banks credit. A lane that goes on may
-be: it was given back what its requests did not take.
+The virtual time of a pool is the highest start that was leased. No lane that was idle is behind it,
+and no lane at all where limits hold some back, so neither saves up credit. An active lane may be
+behind it: it was refunded time that its requests did not use.
 """
 
 from __future__ import annotations
@@ -16,38 +16,42 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.queue import wording
-from serve_app.queue.database import Database, Lock
-from serve_app.queue.lease_statement import LEASE, LEASE_LEAVING_OUT, LEASE_LIMITED, LIMITED
-from serve_app.queue.limits import QueueLimits
-from serve_app.queue.order import LOOK_AHEAD
-from serve_app.queue.rows import Stored, stored
-from serve_app.queue.submit import Offer
+from serve_app.queue.fairness.fair_queue import LOOK_AHEAD
+from serve_app.queue.store import messages
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database, Lock
+from serve_app.queue.store.rows import StoredRequest, stored
+from serve_app.queue.transactions.insert import DirectLease
+from serve_app.queue.transactions.lease_sql import LEASE, LEASE_LEAVING_OUT, LEASE_LIMITED, LIMITED
 
 
 @dataclass(frozen=True, slots=True)
-class Leased:
-    """What a leasing found: which offer got which, in the queue's order.
+class LeaseResult:
+    """Result of a leasing statement: leased requests by offer, in the queue's order.
 
-    ``drained``: tenants whose lanes were put to sleep. ``more``: others may be leased now.
+    ``drained``: tenants whose lanes were put to sleep. ``more``: further requests may be leased
+    now.
     """
 
-    found: Sequence[tuple[int, Stored, Mapping[str, Any]]]  # and its whole input
+    found: Sequence[tuple[int, StoredRequest, Mapping[str, Any]]]  # offer, request, whole input
     drained: frozenset[str]
     more: bool
 
 
-async def lease(
+async def lease_queued(
     database: Database,
     pool: str,
-    offers: Sequence[Offer],
+    offers: Sequence[DirectLease],
     hot: frozenset[str],
     left_out: frozenset[str],
     limits: QueueLimits,
     charges: Mapping[str, float],
-) -> Leased:
-    """Lease at most one request to each offer. ``hot``: endpoints loaded where the offers are;
-    ``left_out``: those of which no request is leased."""
+) -> LeaseResult:
+    """Lease at most one request to each offer.
+
+    ``hot``: endpoints loaded on the offering replicas. ``left_out``: endpoints whose requests are
+    not leased.
+    """
     slots = [
         {"n": n, "replica": offer.replica_id, "actor": offer.actor_id}
         for n, offer in enumerate(offers, start=1)
@@ -55,14 +59,14 @@ async def lease(
     rows = await database.rows(
         _statement(limits, left_out),
         {
-            "slots": wording.compact(slots),
+            "slots": messages.compact(slots),
             "pool": pool,
             "count": len(slots),
-            # Charges that are not written yet may move as many lanes back.
+            # Each charge that is not written yet may move one lane back.
             "lanes": len(slots) + len(charges),
             "hot": sorted(hot),
             "left_out": sorted(left_out),
-            "charges": wording.compact(
+            "charges": messages.compact(
                 [{"tenant": tenant, "seconds": seconds} for tenant, seconds in charges.items()]
             ),
             "first_lease_s": limits.first_lease_s,
@@ -70,13 +74,7 @@ async def lease(
         },
         lock=Lock((LIMITED,)) if limits.limits_running else None,
     )
-    found = [_found(row) for row in rows]
-    seen = rows[0][1] if rows else 0
-    drained = frozenset(
-        each.request.tenant for row, (_, each, _) in zip(rows, found, strict=True) if row[2]
-    )
-    more = bool(found) and (seen > len(found) or len(found) >= min(len(slots), LOOK_AHEAD))
-    return Leased(found, drained, more)
+    return _result(rows, len(slots))
 
 
 def _statement(limits: QueueLimits, left_out: frozenset[str]) -> str:
@@ -85,7 +83,17 @@ def _statement(limits: QueueLimits, left_out: frozenset[str]) -> str:
     return LEASE_LEAVING_OUT if left_out else LEASE
 
 
-def _found(row: tuple[Any, ...]) -> tuple[int, Stored, Mapping[str, Any]]:
+def _result(rows: Sequence[tuple[Any, ...]], slots: int) -> LeaseResult:
+    found = [_found(row) for row in rows]
+    seen = rows[0][1] if rows else 0
+    drained = frozenset(
+        each.request.tenant for row, (_, each, _) in zip(rows, found, strict=True) if row[2]
+    )
+    more = bool(found) and (seen > len(found) or len(found) >= min(slots, LOOK_AHEAD))
+    return LeaseResult(found, drained, more)
+
+
+def _found(row: tuple[Any, ...]) -> tuple[int, StoredRequest, Mapping[str, Any]]:
     n, _, _, whole, *columns = row
     found = stored(tuple(columns))
     return n - 1, found, found.request.input if whole is None else whole
@@ -104,6 +112,6 @@ def _running(limits: QueueLimits) -> Mapping[str, object]:
     ]
     return {
         "most_of_tenant": limits.max_running_per_tenant,
-        "tenants": wording.compact(tenants),
-        "endpoints": wording.compact(endpoints),
+        "tenants": messages.compact(tenants),
+        "endpoints": messages.compact(endpoints),
     }

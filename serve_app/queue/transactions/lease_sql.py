@@ -1,28 +1,29 @@
-"""The statement that leases, in three forms: with limits on what runs, without requests for some
-endpoints, and the shortest one with neither.
+"""The leasing statement, in three forms: with limits on running requests, without requests for some
+endpoints, and the shortest form with neither.
 
-The start of a statement costs by its length, which is most of what one for few slots costs, so what
-is not needed is not in it.
+A statement's start-up cost grows with its length and dominates when few slots are leased, so each
+form leaves out the clauses that it does not need.
 """
 
 from __future__ import annotations
 
-from serve_app.queue.order import DUE_SOON_S, HOT_LEAD_S, LOOK_AHEAD
-from serve_app.queue.rows import COLUMNS
+from serve_app.queue.fairness.fair_queue import DUE_SOON_S, HOT_LEAD_S, LOOK_AHEAD
+from serve_app.queue.fairness.pauses import not_paused
+from serve_app.queue.store.rows import COLUMNS
 
 SUSPECT = "(alone AND failures > 0)"
-"""It may have ended its replica, alone or in company. A replica runs one such at a time: of a batch
-that one request ended, each other one loses one attempt by it and no more."""
+"""Condition for a suspect: a request that may have ended its replica, alone or in a batch.
+
+A replica runs one suspect at a time. If one request of a batch ended the replica, each of the
+others loses one attempt by it and no more.
+"""
 
 LIMITED = 0x6C696D74
-"""Advisory lock: where limits on running are to hold, one statement at a time leases."""
+"""Advisory lock: with limits on running requests, only one statement leases at a time."""
 
-# Of a lane `l`: what may be leased, no more than so many from its front. Of suspects one is enough,
-# because no more is leased in a statement.
-_NOT_PAUSED = """
-    CASE WHEN (SELECT names FROM paused) IS NULL THEN true
-         ELSE r.endpoint <> ALL((SELECT names FROM paused)::text[]) END
-"""
+# Requests of a lane `l` that may be leased, at most `most` from its front. One suspect is enough,
+# because a statement leases no more than one.
+_NOT_PAUSED = not_paused("(SELECT names FROM paused)")
 _OF_LANE = f"r.pool = %(pool)s AND r.tenant = l.tenant AND r.state = 'queued' AND {_NOT_PAUSED}"
 _FIELDS = f"r.id, r.place, r.endpoint, r.expected_s, r.ranked_at, r.start_by, {SUSPECT} AS suspect"
 _FULL = "(SELECT names FROM full_endpoints)::text[]"
@@ -36,8 +37,8 @@ _ANY = f"""
      WHERE {_OF_LANE} AND {SUSPECT} AND (SELECT yes FROM takes_suspect) {{not_full}}
      ORDER BY r.ranked_at, r.place LIMIT 1)
 """
-# Where endpoints are at their limit, what is for them is not read past but left out: each other
-# endpoint is found by one step of an index, and merged.
+# If endpoints are at their limit, their requests are not read and skipped but left out: each other
+# endpoint is found by one index step, and the results are merged.
 _IF_SOME_FULL = f"""
     UNION ALL
     (WITH RECURSIVE each AS (
@@ -69,7 +70,7 @@ def _any(most: int, *, some_full: bool) -> str:
     )
 
 
-# What limits on running add.
+# Clauses added by limits on running requests.
 _ROOM = """
 running AS MATERIALIZED (
     SELECT tenant, endpoint, count(*) AS n FROM requests WHERE state = 'running' GROUP BY 1, 2
@@ -89,7 +90,7 @@ full_endpoints AS MATERIALIZED (
         UNION ALL SELECT unnest(%(left_out)s::text[])) x
 ),
 """
-# Endpoints that those who ask do not want are passed over as if they were at their limit.
+# Endpoints that the waiting replicas do not want are skipped as if they were at their limit.
 _LEFT_OUT = """
 full_endpoints AS MATERIALIZED (SELECT %(left_out)s::text[] AS names),
 """
@@ -100,8 +101,8 @@ _ROOM_OF_TENANT = """CROSS JOIN LATERAL (
         ) room"""
 
 # `outcome IS NULL AND lease_until IS NULL` is the same as `state = 'queued'`, by CHECKs of the
-# table; see endings.py. Lanes are locked in order, after the requests, and nobody who holds a lane
-# waits for a queued request, so two leasings cannot wait for each other.
+# table; see end_attempt.py. Lanes are locked in order, after the requests, and no holder of a lane
+# waits for a queued request, so two leasing statements cannot deadlock.
 _STATEMENT = """
 WITH slot AS (
     SELECT * FROM json_to_recordset(%(slots)s::json) AS x(n integer, replica text, actor text)
@@ -151,7 +152,7 @@ candidate AS MATERIALIZED (
                                THEN interval '{hot_lead_s} s' ELSE interval '0 s' END,
                  q.place)
 ),
--- In order before the join, which so ends with the last that is leased.
+-- Sorted before the join, so that the join stops after the last leased request.
 chosen AS MATERIALIZED (
     SELECT r.id, a.tenant, a.start, a.place, a.expected_s, a.suspect
     FROM ({allowed}) a JOIN requests r ON r.id = a.id
@@ -163,7 +164,7 @@ chosen AS MATERIALIZED (
 numbered AS (
     SELECT id, row_number() OVER (ORDER BY suspect DESC, start, place) AS n FROM chosen
 ),
--- A suspect takes the first slot, so the first is to be of a replica that runs none.
+-- A suspect takes the first slot, so that slot must be of a replica that runs none.
 seat AS MATERIALIZED (
     SELECT n, replica, actor, row_number() OVER (
         ORDER BY CASE WHEN (SELECT bool_or(suspect) FROM chosen)

@@ -1,4 +1,4 @@
-"""Outcomes that were made before, given to requests that ask for the same again."""
+"""Outcome cache: earlier outcomes are reused for requests with the same input."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ from dataclasses import replace
 
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import NewRequest
-from serve_app.queue import outcomes, wording
-from serve_app.queue.database import Database, Lock
-from serve_app.queue.deletion import SHARING
-from serve_app.queue.large_inputs import Encoded
-from serve_app.queue.rows import COLUMNS, SOURCE, Stored, stored
-from serve_app.queue.submit import columns_of
+from serve_app.queue.store import messages, rows
+from serve_app.queue.store.database import Database, Lock
+from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, stored
+from serve_app.queue.transactions.deletion import OUTCOME_LOCK
+from serve_app.queue.transactions.insert import EncodedInput, columns_of
 
-# The youngest: when it has lost its artifacts, the next that is made is the youngest. They are not
-# counted in the outcome here: PostgreSQL cannot look into JSON that has a NUL in it.
+# The newest: if it has lost its artifacts, the next computed one becomes the newest. The artifacts
+# are not counted inside the outcome here: PostgreSQL cannot look into JSON that has a NUL in it.
 FIND = """
 SELECT r.id::text, r.outcome,
        (SELECT count(*) FROM artifacts a WHERE a.request_id = r.id)
@@ -22,7 +21,7 @@ FROM requests r
 WHERE r.tenant = %(tenant)s AND r.reuse_digest = %(digest)s AND r.state = 'succeeded'
 ORDER BY r.id DESC LIMIT 1
 """
-# As one that ends in the statement that stores it: with its events, and a usage line of nothing.
+# Stored as a request that ends in the same statement, with its events and an empty usage line.
 STORE = """
 WITH kept AS (
     INSERT INTO requests (
@@ -59,13 +58,16 @@ SELECT id::text FROM kept
 READ = f"SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = %(id)s::uuid"
 
 
-class Reuse:
+class OutcomeCache:
+    """Reuse stored outcomes."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def store(self, new: NewRequest) -> Stored | None:
-        """Store ``new`` with an outcome that is there; None: there is none to be had, or ``new`` is
-        a repeat."""
+    async def store_reused(self, new: NewRequest) -> StoredRequest | None:
+        """Store ``new`` with an existing outcome. None if there is none, or if ``new`` is a
+        repeat.
+        """
         if not new.reuse_digest:
             return None
         wanted = {"tenant": new.tenant, "digest": new.reuse_digest}
@@ -73,18 +75,18 @@ class Reuse:
         if not found:
             return None
         earlier, outcome, kept = found[0]
-        given = replace(outcomes.from_json(outcome), usage=Usage())
+        given = replace(rows.outcome_from_json(outcome), usage=Usage())
         if kept != len(given.artifacts):
             return None  # some were deleted
-        params = columns_of(new, Encoded(new.input)) | {
+        params = columns_of(new, EncodedInput(new.input)) | {
             "body": new.body_digest or None,
             "reuses": earlier,
-            "outcome": wording.compact(outcomes.to_json(given)),
-            "message": wording.reused(earlier),
+            "outcome": messages.compact(rows.outcome_to_json(given)),
+            "message": messages.reused(earlier),
             "kept": kept,
         }
-        # Until it is stored, nobody deletes the files.
-        if not await self._database.rows(STORE, params, lock=Lock((SHARING,), shared=True)):
+        # The files are not deleted until the request is stored.
+        if not await self._database.rows(STORE, params, lock=Lock((OUTCOME_LOCK,), shared=True)):
             return None
         (row,) = await self._database.rows(READ, {"id": new.id})
         return stored(row)

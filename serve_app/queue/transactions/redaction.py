@@ -1,7 +1,7 @@
-"""Forgetting what requests with ``X-Fal-Store-IO: 0`` were given and answered.
+"""Redaction of requests with ``X-Fal-Store-IO: 0``.
 
-A durable queue has to store both at first: the input until the request has ended, the outcome until
-its client has had the time to fetch it.
+A durable queue must first store both: the input until the request has ended, and the outcome until
+its client has had time to fetch it.
 """
 
 from __future__ import annotations
@@ -11,34 +11,39 @@ from dataclasses import replace
 from typing import Any
 
 from serve_app.domain.outcome import Outcome
-from serve_app.domain.request import Forgetting
-from serve_app.queue import outcomes, wording
-from serve_app.queue.database import Database
+from serve_app.domain.request import Redacted
+from serve_app.queue.store import messages
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.rows import outcome_from_json, outcome_to_json
 
-OUTCOME_KEPT_S = 3600.0
-"""After the end. As long as fal keeps the results of requests whose payloads it does not store."""
+OUTCOME_TTL_S = 3600.0
+"""Lifetime of an outcome after the end of its request. fal keeps results as long for requests whose
+payloads it does not store.
+"""
 
-STILL_NEEDED = ("sync_mode",)
-"""Fields of the input by which the outcome is handed out; they hold nothing of the content."""
+KEPT_INPUT_FIELDS = ("sync_mode",)
+"""Input fields that are needed to return the outcome. They hold none of the content."""
 
 AT_ONCE = 200
 
-# What is left of each is made here, not there: PostgreSQL cannot look into JSON that has a NUL.
+# The remainder of each is computed here, not in SQL: PostgreSQL cannot look into JSON that has a
+# NUL.
 _DUE = """
 SELECT id::text, {column} FROM requests
 WHERE forgetting = '{now}' AND finished_at IS NOT NULL
   AND finished_at <= now() - make_interval(secs => %(after_s)s) {also}
 ORDER BY finished_at LIMIT %(most)s
 """
-# From its input follows what a failed attempt may have left in storage.
+# The input tells which files a failed attempt may have left in storage, so it is kept until they
+# are collected.
 INPUTS = _DUE.format(
     column="coalesce(shown, input)",
-    now=Forgetting.INPUT,
+    now=Redacted.INPUT,
     also="""AND (
     SELECT 1 FROM attempts a WHERE a.request_id = requests.id
       AND a.ended NOT IN ('succeeded', 'undo') AND NOT a.collected LIMIT 1) IS NULL""",
 )
-OUTCOMES = _DUE.format(column="outcome", now=Forgetting.OUTCOME, also="")
+OUTCOMES = _DUE.format(column="outcome", now=Redacted.OUTCOME, also="")
 _LEFT = """
 WITH rest AS (SELECT * FROM json_to_recordset(%(rest)s::json) AS x(id uuid, left_over text))
 """
@@ -47,7 +52,7 @@ UPDATE requests r SET input = x.left_over::json, shown = NULL, forgetting = 'out
 FROM rest x WHERE r.id = x.id AND r.forgetting = 'input'
 RETURNING r.id::text
 """
-# Errors, in the log and with the attempts, may quote the input.
+# Errors, in the log and in the attempts, may quote the input.
 FORGET_OUTCOMES = f"""{_LEFT},
 forgot AS (
     UPDATE requests r SET outcome = x.left_over::json, forgetting = 'done'
@@ -70,34 +75,36 @@ SELECT id::text FROM forgot
 """
 
 
-def input_left(input: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What stays of an input when its request has ended."""
-    return {name: input[name] for name in STILL_NEEDED if isinstance(input.get(name), bool)}
+def redacted_input(input: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Part of an input that is kept when its request has ended."""
+    return {name: input[name] for name in KEPT_INPUT_FIELDS if isinstance(input.get(name), bool)}
 
 
-def outcome_left(outcome: Outcome) -> Outcome:
-    """What stays of an outcome: how it went, and what it took."""
+def redacted_outcome(outcome: Outcome) -> Outcome:
+    """Part of an outcome that is kept: success or failure, and usage."""
     failure = outcome.failure
-    told = failure and replace(failure, message=wording.FORGOTTEN, field=None)
-    return Outcome(failure=told, usage=outcome.usage)
+    redacted = failure and replace(failure, message=messages.FORGOTTEN, field=None)
+    return Outcome(failure=redacted, usage=outcome.usage)
 
 
-class Forgetfulness:
+class Redaction:
+    """Redact the inputs and outcomes that are due."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def forget(self) -> Sequence[str]:
-        """Whatever is due; returns the ids of those requests."""
-        inputs = await self._each(INPUTS, FORGET_INPUTS, input_left, 0.0)
-        return [*inputs, *await self._each(OUTCOMES, FORGET_OUTCOMES, _stored_left, OUTCOME_KEPT_S)]
+    async def redact_due(self) -> Sequence[str]:
+        """Redact everything that is due and return the ids of those requests."""
+        inputs = await self._each(INPUTS, FORGET_INPUTS, redacted_input, 0.0)
+        return [*inputs, *await self._each(OUTCOMES, FORGET_OUTCOMES, _stored_left, OUTCOME_TTL_S)]
 
     async def _each(
         self, due: str, forget: str, left: Callable[[Mapping[str, Any]], object], after_s: float
     ) -> Sequence[str]:
         forgot: list[str] = []
         while rows := await self._database.rows(due, {"after_s": after_s, "most": AT_ONCE}):
-            rest = [{"id": id_, "left_over": wording.compact(left(had))} for id_, had in rows]
-            done = await self._database.rows(forget, {"rest": wording.compact(rest)})
+            rest = [{"id": id_, "left_over": messages.compact(left(had))} for id_, had in rows]
+            done = await self._database.rows(forget, {"rest": messages.compact(rest)})
             forgot += [id_ for (id_,) in done]
             if not done:
                 break  # another process was faster
@@ -105,4 +112,4 @@ class Forgetfulness:
 
 
 def _stored_left(stored: Mapping[str, Any]) -> Mapping[str, Any]:
-    return outcomes.to_json(outcome_left(outcomes.from_json(stored)))
+    return outcome_to_json(redacted_outcome(outcome_from_json(stored)))

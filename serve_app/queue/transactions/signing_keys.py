@@ -1,4 +1,4 @@
-"""The keys that sign webhooks, in the database: all ingress replicas sign with the same."""
+"""Keys that sign webhooks, in the database: all ingress replicas sign with the same keys."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import secrets
 from collections.abc import Sequence
 
 from serve_app.domain.webhook import SigningSeed
-from serve_app.queue import wording
-from serve_app.queue.database import Database, Lock
+from serve_app.queue.store import messages
+from serve_app.queue.store.database import Database, Lock
 
-LOCK = 0x77686B  # "whk": of those who make keys, one at a time
+LOCK = 0x77686B  # "whk": lock of processes that create keys, one at a time
 
 NOTICE_S = 90_000.0
-"""Between a key's making and its first signature: an hour longer than receivers may keep the old
-list of keys."""
+"""Seconds between a key's creation and its first signature: an hour longer than receivers may cache
+the old list of keys.
+"""
 
 READ = """
 SELECT kid, seed, signs_from <= now(), extract(epoch FROM now() - signs_from)::double precision
@@ -31,7 +32,7 @@ noted AS (
 )
 SELECT kid FROM made
 """
-# What another key has replaced for long is not needed to check anything any more.
+# A key that was replaced more than the notice period ago is not needed for any check.
 ANNOUNCE = f"""
 WITH made AS (
     INSERT INTO webhook_keys (kid, seed, signs_from)
@@ -70,7 +71,7 @@ class PostgresSigningSeeds:
         return found
 
     async def rotate(self, actor: str, *, at_once: bool) -> None:
-        noted = {"actor": actor, "detail": wording.compact({"at_once": at_once})}
+        noted = {"actor": actor, "detail": messages.compact({"at_once": at_once})}
         if at_once:
             await self._database.rows(REPLACE, {**_fresh(), **noted}, lock=Lock((LOCK,)))
             return

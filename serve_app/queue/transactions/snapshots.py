@@ -1,18 +1,18 @@
-"""Which snapshot a running request would go on from. The snapshots themselves lie in storage."""
+"""Resume points of running requests. The snapshots themselves are in storage."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from serve_app.domain.lease import Held
-from serve_app.domain.snapshot import StoredSnapshot
-from serve_app.queue import wording
-from serve_app.queue.database import Database
+from serve_app.domain.lease import LeaseKey
+from serve_app.domain.progress import StoredSnapshot
+from serve_app.queue.store import messages
+from serve_app.queue.store.database import Database
 
 TICKET_S = 3600.0
-"""So long after its ticket was given out, an upload that nobody has named is deleted."""
+"""Seconds after the issue of its ticket at which an unreferenced upload is deleted."""
 
-# (For `lease_until IS NOT NULL` see endings.py.)
+# For `lease_until IS NOT NULL` see end_attempt.py.
 KEEP = """
 WITH named AS (
     SELECT * FROM json_to_recordset(%(kept)s::json) AS x(
@@ -55,30 +55,33 @@ ON CONFLICT (key) DO NOTHING
 """
 
 
-async def keep(database: Database, kept: Mapping[Held, StoredSnapshot]) -> None:
-    """Note the latest snapshot of each attempt that holds its lease; those before are unwanted."""
-    own = {held: each for held, each in kept.items() if is_of(held, each.key)}
+async def keep(database: Database, kept: Mapping[LeaseKey, StoredSnapshot]) -> None:
+    """Store the latest snapshot of each attempt that holds its lease. Earlier ones are marked for
+    deletion.
+    """
+    own = {held: each for held, each in kept.items() if belongs_to(held, each.key)}
     if not own:
         return
     named = [
         {"id": held.request_id, "attempt": held.attempt, "key": each.key, "step": each.step}
         for held, each in own.items()
     ]
-    await database.rows(KEEP, {"kept": wording.compact(named)})
+    await database.rows(KEEP, {"kept": messages.compact(named)})
 
 
 async def expect(database: Database, keys: Sequence[str]) -> None:
-    """Tickets for these are given out: unless they are kept, they are unwanted."""
+    """Mark the keys of issued tickets for later deletion, in case they are never kept."""
     if keys:
-        await database.rows(EXPECT, {"keys": wording.compact(list(keys)), "ticket_s": TICKET_S})
+        await database.rows(EXPECT, {"keys": messages.compact(list(keys)), "ticket_s": TICKET_S})
 
 
 async def forget_ended(database: Database) -> None:
-    """Snapshots of requests that have ended are unwanted."""
+    """Mark the snapshots of ended requests for deletion."""
     await database.rows(FORGET_ENDED)
 
 
-def is_of(held: Held, key: str) -> bool:
-    """Whether the key is one that the attempt got a ticket for: else a replica could have any
-    object deleted."""
+def belongs_to(held: LeaseKey, key: str) -> bool:
+    """True if the attempt got a ticket for the key. Without this check a replica could have any
+    object deleted.
+    """
     return key.startswith(f"s/{held.request_id}/{held.attempt}/")

@@ -1,4 +1,4 @@
-"""Which files clients have brought: PostgreSQL behind the port ``UploadBook``."""
+"""Files uploaded by clients: PostgreSQL behind the port ``UploadBook``."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from serve_app.domain.upload import KeptFile, Part, Upload
-from serve_app.queue import wording
-from serve_app.queue.database import Database
-from serve_app.queue.retention import Retention
+from serve_app.domain.upload import KeptFile, Upload, UploadPart
+from serve_app.queue.store import messages
+from serve_app.queue.store.config import Retention
+from serve_app.queue.store.database import Database
 
 ABANDONED_S = 6 * 3600.0
-"""Without a call about it. An upload that has begun may take as long."""
+"""Seconds without a call after which an open upload is abandoned. A single part may take as
+long.
+"""
 
 AGAIN_S = 300.0
-"""After so long another process tries to delete: who took it may have died."""
+"""Seconds after which another process retries a deletion: the one that took it may have died."""
 
 COLUMNS = "u.key, u.id, u.tenant, u.media_type, u.keep_s, u.parts_id, u.size"
 
@@ -84,7 +86,7 @@ FORGET = """
 DELETE FROM uploads
 WHERE state = 'unwanted' AND key IN (SELECT json_array_elements_text(%(keys)s::json))
 """
-# One step of an index for each tenant.
+# One index step per tenant.
 TENANTS = """
 WITH RECURSIVE owner AS (
     (SELECT tenant FROM uploads WHERE state = 'whole' ORDER BY tenant LIMIT 1)
@@ -98,6 +100,8 @@ SELECT tenant FROM owner WHERE tenant IS NOT NULL
 
 
 class PostgresUploads:
+    """Implements ``UploadBook``."""
+
     def __init__(self, database: Database, retention: Retention) -> None:
         self._database = database
         self._retention = retention
@@ -117,21 +121,21 @@ class PostgresUploads:
         )
 
     async def find(self, key: str, upload_id: str) -> Upload | None:
-        asked = {"key": key, "id": upload_id, "abandoned_s": ABANDONED_S}
-        found = _uploads(await self._database.rows(FIND, asked))
+        params = {"key": key, "id": upload_id, "abandoned_s": ABANDONED_S}
+        found = _uploads(await self._database.rows(FIND, params))
         return found[0] if found else None
 
-    async def add_part(self, key: str, part: Part) -> int | None:
+    async def add_part(self, key: str, part: UploadPart) -> int | None:
         added = {"key": key, "number": part.number, "etag": part.etag, "size": part.size}
         if not await self._database.rows(ADD_PART, added):
             return None
-        # A statement of its own: the one before does not see what it has written.
+        # A separate statement: the one before does not see its own writes.
         ((size,),) = await self._database.rows(PARTS_BYTES, {"key": key})
         return size
 
-    async def parts(self, key: str) -> Mapping[int, Part]:
+    async def parts(self, key: str) -> Mapping[int, UploadPart]:
         rows = await self._database.rows(PARTS, {"key": key})
-        return {number: Part(number, etag, size) for number, etag, size in rows}
+        return {number: UploadPart(number, etag, size) for number, etag, size in rows}
 
     async def finish(self, key: str, size: int) -> bool:
         return bool(await self._database.rows(FINISH, {"key": key, "size": size}))
@@ -174,7 +178,7 @@ class PostgresUploads:
         return _uploads(await self._database.rows(TAKE, {"again_s": AGAIN_S, "most": most}))
 
     async def forget(self, keys: Sequence[str]) -> None:
-        await self._database.rows(FORGET, {"keys": wording.compact(list(keys))})
+        await self._database.rows(FORGET, {"keys": messages.compact(list(keys))})
 
 
 def _uploads(rows: Sequence[tuple[Any, ...]]) -> list[Upload]:

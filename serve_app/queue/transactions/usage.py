@@ -1,4 +1,6 @@
-"""Looking back: PostgreSQL behind the port ``Ledger``."""
+"""Past usage and ended requests (PostgreSQL behind the port ``Ledger``), and usage of realtime
+frames.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,13 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 
-from serve_app.domain.ledger import Consumed, End, EndedSearch, Measured
+from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Usage
-from serve_app.domain.request import Request
-from serve_app.queue.database import Database
-from serve_app.queue.rows import COLUMNS, SOURCE, known_id, stored
+from serve_app.domain.request import Request, State
+from serve_app.domain.usage import EndedRequest, EndedRequestFilter, RequestTotals, UsageTotals
+from serve_app.queue.fairness.fair_queue import LaneCharges
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, stored
 
 CONSUMED = """
 SELECT width_bucket(at, %(edges)s::timestamptz[]) - 1, endpoint, count(*), sum(run_s),
@@ -20,8 +24,8 @@ WHERE tenant = %(tenant)s AND at >= %(since)s::timestamptz AND at < %(until)s::t
   AND (%(all)s::boolean OR endpoint = ANY(%(endpoints)s::text[]))
 GROUP BY 1, 2 ORDER BY 1, 2
 """
-# Whoever looks into JSON has all its strings unescaped, also those that PostgreSQL cannot hold,
-# which a message may quote: so the escapes go first. Neither codes nor names of fields have any.
+# A look into JSON unescapes all its strings, also those that PostgreSQL cannot hold, which a
+# message may quote. So the escapes are removed first; codes and field names have none.
 _FAILURE = r"""
 (regexp_replace(r.outcome::text, '\\(u[0-9a-fA-F]{4}|.)', '?', 'g')::json -> 'failure')
 """
@@ -43,9 +47,9 @@ GROUP BY 1, 2 ORDER BY 1, 2
 """
 _ENDS = {
     None: "r.finished_at IS NOT NULL",
-    End.SUCCESS: "r.state = 'succeeded'",
-    End.CLIENT_ERROR: f"r.state IN ('failed', 'cancelled', 'expired') AND {_CLIENT_S}",
-    End.SERVER_ERROR: f"r.state IN ('failed', 'cancelled', 'expired') AND NOT {_CLIENT_S}",
+    EndedRequest.SUCCESS: "r.state = 'succeeded'",
+    EndedRequest.CLIENT_ERROR: f"r.state IN ('failed', 'cancelled', 'expired') AND {_CLIENT_S}",
+    EndedRequest.SERVER_ERROR: f"r.state IN ('failed', 'cancelled', 'expired') AND NOT {_CLIENT_S}",
 }
 _ENDED = """
 SELECT {columns} FROM {source}
@@ -57,12 +61,14 @@ ORDER BY r.finished_at DESC, r.id DESC LIMIT %(limit)s
 
 
 class PostgresLedger:
+    """Implements ``Ledger``."""
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def consumed(
         self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str] = ()
-    ) -> Sequence[Consumed]:
+    ) -> Sequence[UsageTotals]:
         params = {
             "tenant": tenant,
             "edges": list(edges),
@@ -73,7 +79,7 @@ class PostgresLedger:
         }
         rows = await self._database.rows(CONSUMED, params)
         return [
-            Consumed(bucket, endpoint, requests, Usage(run_s, steps, units))
+            UsageTotals(bucket, endpoint, requests, Usage(run_s, steps, units))
             for bucket, endpoint, requests, run_s, steps, units in rows
         ]
 
@@ -85,7 +91,7 @@ class PostgresLedger:
         *,
         shares: Sequence[float],
         client_codes: Collection[str],
-    ) -> Sequence[Measured]:
+    ) -> Sequence[RequestTotals]:
         params = {
             "tenant": tenant,
             "edges": list(edges),
@@ -97,11 +103,11 @@ class PostgresLedger:
         }
         rows = await self._database.rows(MEASURED, params)
         return [
-            Measured(bucket, endpoint, requests, fine, wrong, took or (), waited or ())
+            RequestTotals(bucket, endpoint, requests, fine, wrong, took or (), waited or ())
             for bucket, endpoint, requests, fine, wrong, took, waited in rows
         ]
 
-    async def ended(self, search: EndedSearch, limit: int) -> Sequence[Request]:
+    async def ended(self, search: EndedRequestFilter, limit: int) -> Sequence[Request]:
         params: dict[str, Any] = {
             "tenant": search.tenant,
             "endpoint": search.endpoint,
@@ -109,7 +115,7 @@ class PostgresLedger:
             "until": search.until,
             "limit": limit,
         }
-        if search.end in (End.CLIENT_ERROR, End.SERVER_ERROR):
+        if search.end in (EndedRequest.CLIENT_ERROR, EndedRequest.SERVER_ERROR):
             params["client_codes"] = list(search.client_codes)
         if search.request_id is not None:
             params["request_id"] = known_id(search.request_id)
@@ -119,8 +125,10 @@ class PostgresLedger:
         return [stored(row).request for row in rows]
 
 
-def ended_statement(search: EndedSearch) -> str:
-    """One for each kind of search: a condition that a parameter turns off hides an index."""
+def ended_statement(search: EndedRequestFilter) -> str:
+    """Statement for one kind of search: a condition that a parameter turns off would hide
+    an index.
+    """
     return _ENDED.format(
         columns=COLUMNS,
         source=SOURCE,
@@ -130,3 +138,39 @@ def ended_statement(search: EndedSearch) -> str:
         if search.before is None
         else " AND (r.finished_at, r.id) < (%(before_at)s::timestamptz, %(before_id)s::uuid)",
     )
+
+
+# Usage of the frames of realtime sessions: one usage line each, under its own id.
+
+COUNT = """
+INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units)
+SELECT %(frame)s::uuid, tenant, endpoint, %(state)s, %(attempt)s, %(run_s)s, %(steps)s, %(units)s
+FROM requests WHERE id = %(session)s::uuid
+ON CONFLICT (request_id) DO NOTHING
+RETURNING tenant, (SELECT pool FROM requests WHERE id = %(session)s::uuid)
+"""
+
+
+class FrameUsage:
+    """Record the frames of realtime sessions, and charge them to the tenants' lanes."""
+
+    def __init__(self, database: Database, charges: LaneCharges) -> None:
+        self._database = database
+        self._charges = charges
+
+    async def drew(self, session: LeaseKey, request_id: str, state: State, usage: Usage) -> None:
+        """Count a frame once, however often this is called."""
+        rows = await self._database.rows(
+            COUNT,
+            {
+                "frame": request_id,
+                "session": session.request_id,
+                "attempt": session.attempt,
+                "state": state,
+                "run_s": usage.run_s,
+                "steps": usage.steps,
+                "units": usage.units,
+            },
+        )
+        for tenant, pool in rows:
+            self._charges.add(pool, tenant, usage.run_s)

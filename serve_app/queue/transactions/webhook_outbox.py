@@ -1,4 +1,4 @@
-"""Webhooks that are due: claimed, settled, listed, and sent again by hand."""
+"""Webhook deliveries that are due: claim, settle, list and redeliver them."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.domain.errors import NotFound, OutcomeForgotten, RequestActive, RequestNotFound
-from serve_app.domain.request import Forgetting, State
+from serve_app.domain.request import Redacted, State
 from serve_app.domain.webhook import (
-    MOST_COUNTED,
-    Answer,
-    Backlog,
-    Channel,
-    Claimed,
-    Delivery,
+    MAX_COUNTED,
+    ClaimedDelivery,
+    DeliveryAttempt,
+    DeliveryChannel,
     DeliveryState,
-    Try,
+    ReceiverResponse,
+    WebhookBacklog,
+    WebhookDelivery,
 )
-from serve_app.queue import wording
-from serve_app.queue.database import Database
-from serve_app.queue.rows import known_id
+from serve_app.queue.store import messages
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.rows import known_id
 
 FIRST_CLAIM_S = 40.0
 LATER_CLAIM_S = 150.0
-"""For so long a claim is another process's: longer than its try may take (``sending.py``)."""
+"""How long a claim excludes other processes: longer than its try may take (``sender.py``)."""
 
 MOST_OF_CHANNEL = 8
 AT_ONCE = 500
 
-# One step of an index for each channel: however many wait in it.
+# One index step per channel, however many deliveries wait in it.
 CHANNELS = """
 WITH RECURSIVE channel AS (
     (SELECT tenant, host FROM webhook_deliveries
@@ -73,7 +73,7 @@ _MINE = "id = %(id)s::uuid AND claims = %(claim)s AND state = 'pending'"
 KEEP_BODY = f"""
 UPDATE webhook_deliveries SET body = coalesce(body, %(body)s::bytea) WHERE {_MINE} RETURNING body
 """
-# `claims` grows, so that a try that is on its way in spite of all is not written down twice.
+# `claims` grows, so that a try that is still on its way is not recorded twice.
 SETTLE = f"""
 WITH settled AS (
     UPDATE webhook_deliveries SET
@@ -140,7 +140,7 @@ WHERE w.tenant = %(tenant)s
 ORDER BY w.request_id DESC LIMIT %(limit)s
 """
 PAGES = {
-    # By name, not by parameter: only so the index of the dead is used.
+    # The state is a literal, not a parameter: only then is the index of dead deliveries used.
     state: _PAGE.format(of_state="" if state is None else f"AND w.state = '{state}'")
     for state in (None, *DeliveryState)
 }
@@ -169,13 +169,15 @@ class PostgresOutbox:
         self._first_s = first_claim_s
         self._later_s = later_claim_s
 
-    async def channels(self, after: Channel | None, most: int) -> Sequence[tuple[Channel, bool]]:
-        behind = after or Channel("", "")
+    async def channels(
+        self, after: DeliveryChannel | None, most: int
+    ) -> Sequence[tuple[DeliveryChannel, bool]]:
+        behind = after or DeliveryChannel("", "")
         params = {"tenant": behind.tenant, "host": behind.host, "most": most}
         rows = await self._database.rows(CHANNELS, params)
-        return [(Channel(tenant, host), due) for tenant, host, due in rows]
+        return [(DeliveryChannel(tenant, host), due) for tenant, host, due in rows]
 
-    async def claim(self, wanted: Mapping[Channel, int]) -> Sequence[Claimed]:
+    async def claim(self, wanted: Mapping[DeliveryChannel, int]) -> Sequence[ClaimedDelivery]:
         channels = [
             {"tenant": channel.tenant, "host": channel.host, "most": most}
             for channel, most in wanted.items()
@@ -183,7 +185,7 @@ class PostgresOutbox:
         rows = await self._database.rows(
             CLAIM,
             {
-                "wanted": wording.compact(channels),
+                "wanted": messages.compact(channels),
                 "of_channel": MOST_OF_CHANNEL,
                 "first_s": self._first_s,
                 "later_s": self._later_s,
@@ -191,18 +193,20 @@ class PostgresOutbox:
         )
         return [_claimed(row) for row in rows]
 
-    async def keep_body(self, claimed: Claimed, body: bytes) -> bytes | None:
+    async def keep_body(self, claimed: ClaimedDelivery, body: bytes) -> bytes | None:
         rows = await self._database.rows(KEEP_BODY, {**_mine(claimed), "body": body})
         return bytes(rows[0][0]) if rows else None
 
-    async def delivered(self, claimed: Claimed, answer: Answer) -> bool:
+    async def delivered(self, claimed: ClaimedDelivery, answer: ReceiverResponse) -> bool:
         return await self._settle(claimed, answer, DeliveryState.DELIVERED, 0.0)
 
-    async def failed(self, claimed: Claimed, answer: Answer, again_after_s: float | None) -> bool:
+    async def failed(
+        self, claimed: ClaimedDelivery, answer: ReceiverResponse, again_after_s: float | None
+    ) -> bool:
         state = DeliveryState.DEAD if again_after_s is None else DeliveryState.PENDING
         return await self._settle(claimed, answer, state, again_after_s or 0.0)
 
-    async def put_back(self, claimed: Claimed, after_s: float) -> bool:
+    async def put_back(self, claimed: ClaimedDelivery, after_s: float) -> bool:
         return bool(
             await self._database.rows(PUT_BACK, {**_mine(claimed), "after_s": float(after_s)})
         )
@@ -211,17 +215,17 @@ class PostgresOutbox:
         params = {"after_s": float(after_s), "most": AT_ONCE}
         return len(await self._database.rows(GIVE_UP, params))
 
-    async def backlog(self) -> Backlog:
-        ((pending, oldest_s),) = await self._database.rows(BACKLOG, {"most": MOST_COUNTED})
-        return Backlog(pending, oldest_s or 0.0)
+    async def backlog(self) -> WebhookBacklog:
+        ((pending, oldest_s),) = await self._database.rows(BACKLOG, {"most": MAX_COUNTED})
+        return WebhookBacklog(pending, oldest_s or 0.0)
 
-    async def get(self, tenant: str, request_id: str) -> Delivery:
+    async def get(self, tenant: str, request_id: str) -> WebhookDelivery:
         delivery, *_ = await self._found(tenant, request_id)
         return delivery
 
-    async def tries(self, tenant: str, request_id: str) -> Sequence[Try]:
+    async def tries(self, tenant: str, request_id: str) -> Sequence[DeliveryAttempt]:
         params = {"tenant": tenant, "id": known_id(request_id)}
-        return [Try(*row) for row in await self._database.rows(TRIES, params)]
+        return [DeliveryAttempt(*row) for row in await self._database.rows(TRIES, params)]
 
     async def page(
         self,
@@ -230,21 +234,23 @@ class PostgresOutbox:
         state: DeliveryState | None = None,
         before: str | None = None,
         limit: int = 50,
-    ) -> Sequence[Delivery]:
+    ) -> Sequence[WebhookDelivery]:
         params = {"tenant": tenant, "before": before, "limit": limit}
         return [_delivery(row) for row in await self._database.rows(PAGES[state], params)]
 
-    async def redeliver(self, tenant: str, request_id: str, actor: str) -> Delivery:
+    async def redeliver(self, tenant: str, request_id: str, actor: str) -> WebhookDelivery:
         delivery, state, forgetting = await self._found(tenant, request_id)
         if not state.final:
             raise not_ended(state)
-        if forgetting == Forgetting.DONE:
+        if forgetting == Redacted.DONE:
             raise forgotten()
         params = {"tenant": tenant, "id": delivery.request_id, "actor": actor}
         await self._database.rows(REDELIVER, params)
         return await self.get(tenant, request_id)
 
-    async def _found(self, tenant: str, request_id: str) -> tuple[Delivery, State, str | None]:
+    async def _found(
+        self, tenant: str, request_id: str
+    ) -> tuple[WebhookDelivery, State, str | None]:
         params = {"tenant": tenant, "id": known_id(request_id)}
         rows = await self._database.rows(GET, params)
         if not rows:
@@ -255,13 +261,17 @@ class PostgresOutbox:
         return delivery, State(rows[0][-2]), rows[0][-1]
 
     async def _settle(
-        self, claimed: Claimed, answer: Answer, state: DeliveryState, again_after_s: float
+        self,
+        claimed: ClaimedDelivery,
+        answer: ReceiverResponse,
+        state: DeliveryState,
+        again_after_s: float,
     ) -> bool:
         params = {
             **_mine(claimed),
             "state": state,
             "status": answer.status,
-            "error": wording.clean(answer.error),
+            "error": messages.clean(answer.error),
             "again_s": float(again_after_s),
             "took_s": answer.took_s,
         }
@@ -278,23 +288,24 @@ def not_ended(state: State) -> RequestActive:
 
 def forgotten() -> OutcomeForgotten:
     return OutcomeForgotten(
-        "There is nothing to send any more: the request came with X-Fal-Store-IO: 0."
+        "The outcome is no longer stored, so there is nothing to send: the request was sent with "
+        "X-Fal-Store-IO: 0."
     )
 
 
-def _mine(claimed: Claimed) -> dict[str, Any]:
+def _mine(claimed: ClaimedDelivery) -> dict[str, Any]:
     return {"id": claimed.id, "claim": claimed.claim}
 
 
-def _claimed(row: tuple[Any, ...]) -> Claimed:
+def _claimed(row: tuple[Any, ...]) -> ClaimedDelivery:
     (id_, claim, request_id, tenant, host, url, origin, tries, body) = row
     stored = None if body is None else bytes(body)
-    return Claimed(id_, claim, request_id, tenant, host, url, origin, tries, stored)
+    return ClaimedDelivery(id_, claim, request_id, tenant, host, url, origin, tries, stored)
 
 
-def _delivery(row: tuple[Any, ...]) -> Delivery:
+def _delivery(row: tuple[Any, ...]) -> WebhookDelivery:
     (id_, request_id, tenant, url, state, tries, due_at, created_at, ended_at) = row[:9]
-    return Delivery(
+    return WebhookDelivery(
         id=id_,
         request_id=request_id,
         tenant=tenant,

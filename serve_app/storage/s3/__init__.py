@@ -1,1 +1,1 @@
-"""Artifacts in a bucket of an S3-compatible store."""
+"""Artifact storage in a bucket of an S3-compatible store."""

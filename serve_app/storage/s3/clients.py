@@ -1,5 +1,7 @@
-"""boto3's clients: one that calls, and two that sign URLs for others. Its calls block, so they run
-on threads of their own."""
+"""boto3 clients: for calls, for checks, and two that sign URLs for replicas and for clients.
+
+boto3's calls block, so they run in their own threads.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
 from serve_app.domain.errors import Misconfigured, StorageUnavailable
-from serve_app.storage.s3 import troubles
+from serve_app.storage.s3 import errors
 from serve_app.storage.s3.location import S3Location
 
 P = ParamSpec("P")
@@ -23,47 +25,53 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
-THREADS = 32  # calls under way at once; each waits for the network
+THREADS = 32  # concurrent calls; each waits for the network
 CHECK_THREADS = 4
 CONNECT_S = 5.0
-ANSWER_S = 20.0  # without a byte
-ATTEMPTS = 3  # of one call, the first included
+ANSWER_S = 20.0  # maximum time without a byte
+ATTEMPTS = 3  # tries of one call, including the first
 CHECK_CONNECT_S, CHECK_ANSWER_S = 1.5, 2.5  # readiness waits 5 s in all
 REFRESH_S = 60.0  # boto3 renews a role's credentials when less than 15 minutes are left
-DEFAULT_REGION = "us-east-1"  # what stores without regions go by
+DEFAULT_REGION = "us-east-1"  # stores without regions accept it
 
 
 @dataclass(frozen=True, slots=True)
 class StaticKey:
-    """Credentials given by setting."""
+    """Credentials from Darkroom's settings."""
 
     access_key_id: str
     secret_access_key: str = field(repr=False)
 
 
 class S3Clients:
-    """``start`` looks the credentials up, which may ask the network; ``aclose`` lets go.
+    """Owner of the clients. ``start`` looks up the credentials, which may use the network.
 
-    Signing needs no network and is quick, so it may be done on the event loop: it goes by a copy of
-    the credentials, which a task keeps fresh. boto3's own would block there to renew them.
+    Signing is quick and needs no network, so it runs on the event loop. It uses a copy of the
+    credentials that a task keeps fresh, because boto3's own credentials would block while they are
+    renewed.
     """
 
     def __init__(self, location: S3Location, key: StaticKey | None) -> None:
         self._location = location
         self._key = key
         self._pool: ThreadPoolExecutor | None = None
-        self._check_pool: ThreadPoolExecutor | None = None  # so that a check waits for no call
+        self._check_pool: ThreadPoolExecutor | None = (
+            None  # separate, so checks never wait for calls
+        )
         self._refreshing: asyncio.Task[None] | None = None
         self._session: Any = None
-        self._copied: Any = None  # the credentials that the signing clients have
+        self._copied: Any = None  # the credentials of the signing clients
         self.calls: Any = None
-        self.checks: Any = None  # gives up sooner
+        self.checks: Any = None  # with shorter timeouts
         self.uploads: Any = None  # signs for replicas
         self.downloads: Any = None  # signs for clients
 
     async def start(self) -> None:
-        """``Misconfigured`` when there are no credentials, ``StorageUnavailable`` when the place
-        that hands them out is away."""
+        """Look up the credentials and create the clients.
+
+        Raises ``Misconfigured`` if there are no credentials, ``StorageUnavailable`` if their
+        provider does not answer.
+        """
         if self._pool is not None:
             return
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="s3")
@@ -84,7 +92,7 @@ class S3Clients:
             self._refreshing = None
         for pool in pools:
             if pool is not None:
-                # Not waited for: a call to a store that hangs ends by its own time limit.
+                # Not awaited: a call to a store that hangs ends by its own timeout.
                 pool.shutdown(wait=False, cancel_futures=True)
         for client in (self.calls, self.checks):
             if client is not None:
@@ -93,15 +101,15 @@ class S3Clients:
     async def in_thread(
         self, doing: str, work: Callable[P, T], *arguments: P.args, **named: P.kwargs
     ) -> T:
-        """Run ``work``, which blocks; what goes wrong with S3 becomes an error of ours."""
+        """Run blocking ``work`` in a thread. Errors of S3 become ``DarkroomError``."""
         return await self._run(self._pool, doing, lambda: work(*arguments, **named))
 
     async def check(self, action: str, work: Callable[..., T], **named: Any) -> T:
-        """The same for a quick look, on threads that nothing else takes."""
+        """Run a short check in the threads reserved for checks."""
         return await self._run(self._check_pool, action, lambda: work(**named))
 
     async def call(self, action: str, operation: str, **parameters: Any) -> Any:
-        """One operation of boto3's client on the bucket; ``action`` is what a policy calls it."""
+        """Call an operation of boto3's client on the bucket. ``action`` is its name in policies."""
         method = getattr(self.calls, operation)
         return await self.in_thread(action, method, Bucket=self._location.bucket, **parameters)
 
@@ -111,7 +119,7 @@ class S3Clients:
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, work)
         except (BotoCoreError, ClientError, OSError) as error:
-            raise troubles.explain(error, self._location, doing) from error
+            raise errors.explain(error, self._location, doing) from error
 
     def _make(self) -> None:
         session = self._session = boto3.Session(
@@ -121,8 +129,8 @@ class S3Clients:
         )
         if session.get_credentials() is None:
             raise Misconfigured(
-                f"DARKROOM_S3_BUCKET is set and no credentials were found: set "
-                f"{troubles.CREDENTIALS}."
+                f"DARKROOM_S3_BUCKET is set, but no credentials were found. Set "
+                f"{errors.CREDENTIALS}."
             )
         self.calls = self._client(self._location.endpoint_url)
         self.checks = self._client(
@@ -134,7 +142,7 @@ class S3Clients:
         self._refresh()
 
     def _refresh(self) -> None:
-        """Renew the copy where the credentials have changed."""
+        """Update the copy if the credentials have changed."""
         fresh = self._session.get_credentials().get_frozen_credentials()
         if fresh == self._copied:
             return
@@ -157,7 +165,7 @@ class S3Clients:
             try:
                 await self.in_thread("renewing credentials", self._refresh)
             except Exception as error:
-                # What was signed goes on working until the old ones end; the next turn tries again.
+                # Signed URLs stay valid until the old credentials expire; the next round retries.
                 log.warning("The credentials for S3 could not be renewed: %s", error)
 
     def _client(self, endpoint_url: str | None, **changes: Any) -> Any:
@@ -170,8 +178,8 @@ class S3Clients:
             "read_timeout": ANSWER_S,
             "retries": {"total_max_attempts": ATTEMPTS, "mode": "standard"},
             "max_pool_connections": THREADS,
-            # boto3's own checksums come as trailers that older stores write into the object. We
-            # send Content-MD5, which every store checks.
+            # boto3 sends its own checksums as trailers, which older stores write into the object.
+            # Content-MD5 is sent instead, which every store checks.
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
         }
@@ -188,6 +196,9 @@ class S3Clients:
 
 
 def _stay_in_region(params: dict[str, Any], **_: Any) -> None:
-    """Calls to another region than the bucket's fail, as presigned URLs do, and are told. boto3
-    would quietly go to the right one, and for ever if the store redirects without saying where."""
+    """Make calls to a wrong region fail, as presigned URLs do, so that the error is visible.
+
+    boto3 would silently switch to the right region, and would loop forever if the store redirects
+    without naming it.
+    """
     params["context"].setdefault("s3_redirect", {})["redirected"] = True

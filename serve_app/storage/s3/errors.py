@@ -1,4 +1,4 @@
-"""What S3 and the way there answer when something is wrong, as sentences that say what to do."""
+"""Translation of S3's errors into Darkroom's errors, with the remedy."""
 
 from __future__ import annotations
 
@@ -49,28 +49,28 @@ _REGION = frozenset({"PermanentRedirect", "AuthorizationHeaderMalformed", "301",
 _CONFLICT = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 
 _NO_BUCKET = (
-    "There is no bucket {bucket} at {place}: make it, or correct DARKROOM_S3_BUCKET.{style}"
+    "There is no bucket {bucket} at {place}. Create it, or correct DARKROOM_S3_BUCKET.{style}"
 )
 _OTHER_REGION = (
-    "The bucket {bucket} is in another region than DARKROOM_S3_REGION says, and S3 does not tell "
-    "which: look it up and set it."
+    "The bucket {bucket} is in another region than the one in DARKROOM_S3_REGION, and S3 does not "
+    "report which. Look up the region and set it."
 )
 _CLOCK = (
-    "S3 refuses because the clock of this machine differs from its own: set the time, and let NTP "
-    "keep it."
+    "S3 refuses requests because the clock of this machine differs from its own. Set the time, and "
+    "enable NTP."
 )
 _SIGNATURE = (
-    "S3 finds the signature wrong: the secret access key does not belong to the access key, or a "
-    "proxy between changes the Host header. See DARKROOM_S3_SECRET_ACCESS_KEY and "
+    "S3 rejects the signature: the secret access key does not belong to the access key, or a "
+    "proxy in front of S3 changes the Host header. Check DARKROOM_S3_SECRET_ACCESS_KEY and "
     "DARKROOM_S3_ENDPOINT_URL."
 )
-_KEY = "S3 does not accept the credentials ({code}): set {credentials}."
+_KEY = "S3 does not accept the credentials ({code}). Set {credentials}."
 _DENIED = (
-    "These credentials may not do {doing} on {there}: allow it in the policy of the bucket or of "
+    "These credentials may not do {doing} on {there}. Allow it in the policy of the bucket or of "
     "the role."
 )
 _UNKNOWN_TO_IT = (
-    "This store does not know a part of {doing}. If it is the header If-None-Match, set "
+    "This store does not support a part of {doing}. If it is the header If-None-Match, set "
     "DARKROOM_S3_CONDITIONAL_WRITES=0."
 )
 
@@ -92,13 +92,13 @@ _SENTENCES = {
     "403": _DENIED,
     "NotImplemented": _UNKNOWN_TO_IT,
     "501": _UNKNOWN_TO_IT,
-    "MethodNotAllowed": "This store does not take {doing} here.{style}",
+    "MethodNotAllowed": "This store does not accept {doing} here.{style}",
 }
-"""By S3's code; for a HEAD, which has no body to carry one, by the status."""
+"""Messages by S3's error code, or by status for a HEAD, whose response has no body with a code."""
 
 
 def code_of(error: BaseException) -> str:
-    """S3's own code, or the HTTP status where there is none; empty for what never got there."""
+    """S3's error code, or the HTTP status without one; empty if S3 was not reached."""
     if not isinstance(error, ClientError):
         return ""
     response: Mapping[str, Any] = error.response
@@ -106,26 +106,27 @@ def code_of(error: BaseException) -> str:
 
 
 def is_conflict(error: BaseException) -> bool:
-    """There is an object of this name already, or somebody is about to make it."""
+    """Return True if an object of this name exists or is being created by another caller."""
     return code_of(error) in _CONFLICT
 
 
 def explain(error: BaseException, location: S3Location, doing: str) -> DarkroomError:
-    """``doing`` is the action of S3 that was tried, such as ``s3:PutObject``."""
+    """Darkroom's error for ``error``. ``doing`` is the attempted action, such as
+    ``s3:PutObject``."""
     if isinstance(error, DarkroomError):
         return error
     if isinstance(error, ClientError):
         return _refused(error, location, doing)
     if isinstance(error, _NO_CREDENTIALS):
         said = str(error).rstrip(".")
-        return StorageUnavailable(f"No credentials for S3 were found ({said}): set {CREDENTIALS}.")
+        return StorageUnavailable(f"No credentials for S3 were found ({said}). Set {CREDENTIALS}.")
     if isinstance(error, (BotoCoreError, OSError)):
         return _unreached(error, location)
     return StorageUnavailable(f"{doing} failed unexpectedly: {type(error).__name__}: {error}")
 
 
 def no_bucket(location: S3Location) -> StorageUnavailable:
-    """For a HEAD of the bucket, whose answer names no code."""
+    """Error for a HEAD of the bucket, whose response has no error code."""
     return StorageUnavailable(_sentence("NoSuchBucket", location, "", None) or "")
 
 
@@ -133,24 +134,24 @@ def _unreached(error: BaseException, location: S3Location) -> StorageUnavailable
     where = location.endpoint_url or "AWS"
     if isinstance(error, SSLError):
         return StorageUnavailable(
-            f"The TLS certificate of {where} is not trusted here: {error}. Set AWS_CA_BUNDLE to "
-            "the file of the authority that signed it."
+            f"The TLS certificate of {where} is not trusted: {error}. Set AWS_CA_BUNDLE to "
+            "the certificate file of the authority that signed it."
         )
     if isinstance(error, (ReadTimeoutError, ConnectTimeoutError)):
         return StorageUnavailable(
-            f"S3 at {where} does not answer in time: see whether it is up, overloaded, or behind "
-            "a firewall that drops the connection."
+            f"S3 at {where} does not answer in time. Check whether it is running or overloaded, "
+            "and whether a firewall drops the connection."
         )
     if isinstance(error, (EndpointConnectionError, ProxyConnectionError)):
         hint = ""
         if location.endpoint_url and location.path_style is False:
             hint = (
-                f" With DARKROOM_S3_PATH_STYLE=0 the host is {location.bucket}.<endpoint>: if no "
-                "name service knows that, set DARKROOM_S3_PATH_STYLE=1."
+                f" With DARKROOM_S3_PATH_STYLE=0 the host is {location.bucket}.<endpoint>. If DNS "
+                "does not know it, set DARKROOM_S3_PATH_STYLE=1."
             )
         return StorageUnavailable(
-            f"S3 at {where} cannot be reached: see whether it runs, and whether "
-            f"DARKROOM_S3_ENDPOINT_URL is right.{hint}"
+            f"S3 at {where} cannot be reached. Check that it is running, and that "
+            f"DARKROOM_S3_ENDPOINT_URL is correct.{hint}"
         )
     return StorageUnavailable(f"The connection to S3 at {where} broke: {error}.")
 
@@ -164,25 +165,24 @@ def _refused(error: ClientError, location: S3Location, doing: str) -> DarkroomEr
     said = str(response.get("Error", {}).get("Message", ""))
     region = headers.get("x-amz-bucket-region") or response.get("Error", {}).get("Region")
     if code == "EntityTooLarge":
-        return TooLarge("The artifact is larger than the bucket takes.")
+        return TooLarge("The artifact is larger than the bucket allows.")
     if code in _FULL or status == 507:
         return StorageFull(
-            f"There is no room left in {location.there}: free some, or raise its quota."
+            f"There is no space left in {location.description}. Free some, or raise its quota."
         )
     if code in _MISSING:
         return ArtifactNotFound("No such artifact.")
     sentence = _sentence(code, location, doing, region)
     if sentence is None:
-        sentence = (
-            f"S3 answered {doing} on {location.there} with {status} {code}: {said.rstrip('.')}."
-        )
+        answered = f"S3 answered {doing} on {location.description} with {status} {code}"
+        sentence = f"{answered}: {said.rstrip('.')}."
     return StorageUnavailable(sentence)
 
 
 def _sentence(code: str, location: S3Location, doing: str, region: str | None) -> str | None:
     if code in _REGION and region:
         return (
-            f"The bucket {location.bucket} is in the region {region}: set DARKROOM_S3_REGION to it."
+            f"The bucket {location.bucket} is in the region {region}. Set DARKROOM_S3_REGION to it."
         )
     template = _SENTENCES.get(code)
     if template is None:
@@ -192,7 +192,7 @@ def _sentence(code: str, location: S3Location, doing: str, region: str | None) -
         doing=doing,
         bucket=location.bucket,
         place=location.endpoint_url or "AWS",
-        there=location.there,
+        there=location.description,
         credentials=CREDENTIALS,
         style=_style_hint(location),
     )
@@ -203,6 +203,6 @@ def _style_hint(location: S3Location) -> str:
         return ""
     other = 0 if location.path_style is not False else 1
     return (
-        " If it is there, the store wants its name elsewhere in the URL: try "
+        " If it exists, the store expects its name elsewhere in the URL: try "
         f"DARKROOM_S3_PATH_STYLE={other}."
     )

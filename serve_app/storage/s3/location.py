@@ -1,4 +1,4 @@
-"""Where in which S3-compatible store the artifacts lie."""
+"""Location of the artifacts in an S3-compatible store, from the settings."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config
 from serve_app.storage import keys
 
-MOST_BYTES_AT_ONCE = 5 * 2**30
-"""S3 takes no more in one PUT, and a ticket is for one PUT."""
+MAX_PUT_BYTES = 5 * 2**30
+"""Maximum size of one PUT on S3. A ticket is for one PUT."""
 
 _REGION = re.compile(r"[A-Za-z0-9-]{1,63}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -19,77 +19,81 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 @dataclass(frozen=True, slots=True)
 class S3Location:
-    """A bucket, how to reach it, and how clients get at what lies in it. No secret."""
+    """Bucket, how to reach it, and how clients download from it. Contains no secrets."""
 
     bucket: str
-    prefix: str = ""  # before every key; empty, or ends in a slash
+    prefix: str = ""  # precedes every key; empty, or ends with a slash
     endpoint_url: str | None = None  # None: AWS
-    public_endpoint_url: str | None = None  # as clients reach it; None: as the ingress does
-    region: str | None = None  # None: what the AWS environment says
-    path_style: bool | None = None  # None: only with an endpoint of one's own
-    redirect: bool = False  # downloads go to the store; else through the ingress
-    conditional_writes: bool = True  # uploads say `If-None-Match: *`
+    public_endpoint_url: str | None = None  # the endpoint for clients; None: the ingress's
+    region: str | None = None  # None: from the AWS environment
+    path_style: bool | None = None  # None: only with a custom endpoint
+    redirect: bool = False  # True: clients download from the store; False: through the ingress
+    conditional_writes: bool = True  # uploads send `If-None-Match: *`
 
     def name(self, key: str) -> str:
         return self.prefix + key
 
     @property
-    def there(self) -> str:
-        """For messages."""
+    def description(self) -> str:
+        """Description for messages."""
         return f"the bucket {self.bucket} at {self.endpoint_url or 'AWS'}"
 
 
 def location_of(config: Config) -> S3Location | None:
-    """None when the artifacts go to the directory; ``Misconfigured`` for what cannot be meant."""
-    if not config.s3_bucket:
+    """S3 location from the settings; None if artifacts go to the directory.
+
+    Raises ``Misconfigured`` for invalid or contradicting settings.
+    """
+    storage = config.storage
+    if not storage.s3_bucket:
         _refuse_orphans(config)
         return None
-    if _BUCKET.fullmatch(config.s3_bucket) is None:
+    if _BUCKET.fullmatch(storage.s3_bucket) is None:
         raise Misconfigured(
-            f"DARKROOM_S3_BUCKET is {config.s3_bucket!r}, which no bucket can be called: it takes "
-            "the bare name, 3 to 63 small letters, digits, dots and hyphens."
+            f"DARKROOM_S3_BUCKET is {storage.s3_bucket!r}, which is not a valid bucket name. Use "
+            "the name alone: 3 to 63 lower-case letters, digits, dots and hyphens."
         )
-    if config.s3_region and _REGION.fullmatch(config.s3_region) is None:
+    if storage.s3_region and _REGION.fullmatch(storage.s3_region) is None:
         raise Misconfigured(
-            f"DARKROOM_S3_REGION is {config.s3_region!r}, which no region is called: it takes a "
+            f"DARKROOM_S3_REGION is {storage.s3_region!r}, which is not a valid region name. Use a "
             "name such as eu-west-1."
         )
-    if config.max_artifact_bytes > MOST_BYTES_AT_ONCE:
+    if config.limits.max_artifact_bytes > MAX_PUT_BYTES:
         raise Misconfigured(
-            "S3 takes at most 5 GiB in one upload: set DARKROOM_MAX_ARTIFACT_BYTES to "
-            f"{MOST_BYTES_AT_ONCE} or less."
+            "S3 accepts at most 5 GiB in one upload. Set DARKROOM_MAX_ARTIFACT_BYTES to "
+            f"{MAX_PUT_BYTES} or less."
         )
-    redirect = config.s3_downloads == "redirect"
-    if config.s3_public_endpoint_url and not redirect:
+    redirect = storage.s3_downloads == "redirect"
+    if storage.s3_public_endpoint_url and not redirect:
         raise Misconfigured(
-            "DARKROOM_S3_PUBLIC_ENDPOINT_URL is where clients are sent for downloads, and "
-            "downloads go through the ingress: set DARKROOM_S3_DOWNLOADS=redirect, or leave it out."
+            "DARKROOM_S3_PUBLIC_ENDPOINT_URL has no effect while downloads go through the ingress. "
+            "Set DARKROOM_S3_DOWNLOADS=redirect, or unset it."
         )
     return S3Location(
-        bucket=config.s3_bucket,
-        prefix=_prefix(config.s3_prefix),
-        endpoint_url=_origin("DARKROOM_S3_ENDPOINT_URL", config.s3_endpoint_url),
+        bucket=storage.s3_bucket,
+        prefix=_prefix(storage.s3_prefix),
+        endpoint_url=_origin("DARKROOM_S3_ENDPOINT_URL", storage.s3_endpoint_url),
         public_endpoint_url=_origin(
-            "DARKROOM_S3_PUBLIC_ENDPOINT_URL", config.s3_public_endpoint_url
+            "DARKROOM_S3_PUBLIC_ENDPOINT_URL", storage.s3_public_endpoint_url
         ),
-        region=config.s3_region or None,
-        path_style=config.s3_path_style,
+        region=storage.s3_region or None,
+        path_style=storage.s3_path_style,
         redirect=redirect,
-        conditional_writes=config.s3_conditional_writes,
+        conditional_writes=storage.s3_conditional_writes,
     )
 
 
 def _refuse_orphans(config: Config) -> None:
-    """Without a bucket every other setting of S3 would silently do nothing."""
+    """Refuse S3 settings without a bucket, because they would silently have no effect."""
     given = [
         f"DARKROOM_{name.upper()}"
-        for name, field in type(config).model_fields.items()
-        if name.startswith("s3_") and getattr(config, name) not in (field.default, "")
+        for name, field in type(config.storage).model_fields.items()
+        if getattr(config.storage, name) not in (field.default, "")
     ]
     if given:
         raise Misconfigured(
-            f"{', '.join(given)} is set, but no bucket: set DARKROOM_S3_BUCKET, or leave all of S3 "
-            "out to keep the artifacts in the data directory."
+            f"{', '.join(given)} is set, but no bucket: set DARKROOM_S3_BUCKET, or unset all S3 "
+            "settings to keep the artifacts in the data directory."
         )
 
 
@@ -97,8 +101,8 @@ def _prefix(given: str | None) -> str:
     prefix = (given or "").strip("/")
     if prefix and not keys.valid(prefix):
         raise Misconfigured(
-            f"DARKROOM_S3_PREFIX is {given!r}: it takes letters, digits, `.`, `_` and `-`, in "
-            "segments between slashes, none of which starts with a dot."
+            f"DARKROOM_S3_PREFIX is {given!r}, which is not valid. Use segments of letters, "
+            "digits, `.`, `_` and `-`, separated by slashes; no segment may start with a dot."
         )
     return f"{prefix}/" if prefix else ""
 
@@ -108,10 +112,12 @@ def _origin(setting: str, given: str | None) -> str | None:
         return None
     parts = urlsplit(given)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise Misconfigured(f"{setting} is {given!r}: it takes a URL, such as https://s3.example.")
+        raise Misconfigured(
+            f"{setting} is {given!r}, which is not valid. Use a URL such as https://s3.example."
+        )
     if parts.path.strip("/") or parts.query or parts.username:
         raise Misconfigured(
-            f"{setting} is {given!r}: it takes scheme, host and port alone. The bucket is named by "
-            "DARKROOM_S3_BUCKET, what comes before the keys by DARKROOM_S3_PREFIX."
+            f"{setting} is {given!r}, which is not valid. Use only scheme, host and port. "
+            "DARKROOM_S3_BUCKET names the bucket, and DARKROOM_S3_PREFIX the prefix of the keys."
         )
     return given.rstrip("/")

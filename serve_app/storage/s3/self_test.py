@@ -1,4 +1,4 @@
-"""What S3 must do beyond what any storage does: parts, and URLs that others use."""
+"""Self-test of S3: the steps of any storage, multipart uploads and presigned URLs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from botocore.exceptions import ClientError
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import StorageUnavailable
-from serve_app.storage.examination import MEDIA_TYPE, Step, Trial, fresh_key, whole
-from serve_app.storage.s3 import troubles
+from serve_app.storage.s3 import errors
 from serve_app.storage.s3.storage import S3Storage
-from serve_app.storage.s3.upload import PART_BYTES
+from serve_app.storage.s3.transfer import PART_BYTES
+from serve_app.storage.self_test import MEDIA_TYPE, SelfTest, SelfTestStep, fresh_key, read_all
 
 PATIENCE_S = 10.0
 URL_VALID_S = 120.0
@@ -24,21 +24,22 @@ _CODE = re.compile(r"<Code>([^<]+)</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]*)</Message>")
 
 
-class S3Trial(Trial):
-    """With a plain HTTP client for the presigned URLs, as replicas and clients have."""
+class S3SelfTest(SelfTest):
+    """Self-test of an S3 storage. Presigned URLs are tested with a plain HTTP client, like those of
+    replicas and clients."""
 
     def __init__(self, storage: S3Storage) -> None:
         super().__init__(storage)
         self.s3 = storage
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[SelfTestStep]:
         return [
-            Step("bucket", self.bucket, needed=True),
+            SelfTestStep("bucket", self.bucket, needed=True),
             *super().steps(),
-            Step("multipart", self.multipart),
-            Step("presigned put", self.presigned_put),
-            Step("presigned get", self.presigned_get),
-            Step("presigned delete", self.presigned_delete),
+            SelfTestStep("multipart", self.multipart),
+            SelfTestStep("presigned put", self.presigned_put),
+            SelfTestStep("presigned get", self.presigned_get),
+            SelfTestStep("presigned delete", self.presigned_delete),
         ]
 
     @cached_property
@@ -46,10 +47,10 @@ class S3Trial(Trial):
         return self.s3.ticket(fresh_key(), MEDIA_TYPE, len(self.content), URL_VALID_S)
 
     async def bucket(self) -> str:
-        # First with a PUT: the answer to a HEAD has no body that says why it was refused.
+        # A PUT comes first: the response to a HEAD has no body with the reason of a refusal.
         await self.s3.check()
         region = await self.s3.bucket_region()
-        return self.s3.location.there + (f", region {region}" if region else "")
+        return self.s3.location.description + (f", region {region}" if region else "")
 
     async def multipart(self) -> str:
         key, size = fresh_key(), PART_BYTES + 1000
@@ -60,25 +61,25 @@ class S3Trial(Trial):
 
         try:
             await self.storage.put(key, MEDIA_TYPE, parts())
-            self._compare(await whole(self.storage, key, PART_BYTES, size), self.content)
+            self._compare(await read_all(self.storage, key, PART_BYTES, size), self.content)
         finally:
             await self.storage.delete([key])
-        return f"{size} bytes went in two parts"
+        return f"stored {size} bytes in two parts"
 
     async def presigned_put(self) -> str:
         await self._call("PUT", self.ticket.url, content=self.content)
-        there = await whole(self.storage, self.ticket.key, 0, len(self.content))
+        there = await read_all(self.storage, self.ticket.key, 0, len(self.content))
         self._compare(there, self.content)
         can = f"replicas can upload to {_origin(self.ticket.url)}"
         if not self.s3.location.conditional_writes:
-            return f"{can}, and write again until their ticket ends"
+            return f"{can}, and can overwrite until their ticket expires"
         try:
             await self._call("PUT", self.ticket.url, content=self.content)
         except StorageUnavailable as error:
-            if error.__cause__ is not None and troubles.is_conflict(error.__cause__):
-                return f"{can}, once for a ticket"
+            if error.__cause__ is not None and errors.is_conflict(error.__cause__):
+                return f"{can}, once per ticket"
             raise
-        return f"{can}; the store ignores If-None-Match, so they can write again"
+        return f"{can}; the store ignores If-None-Match, so they can overwrite"
 
     async def presigned_get(self) -> str:
         url = self.s3.presigned_get(self.key, "image/png", "inline", URL_VALID_S)
@@ -86,7 +87,7 @@ class S3Trial(Trial):
         self._compare(answer.content, self.content)
         if answer.headers.get("content-type") != "image/png":
             raise StorageUnavailable(
-                "The store does not give the content type that a presigned URL asks for: set "
+                "The store ignores the content type that a presigned URL requests. Set "
                 "DARKROOM_S3_DOWNLOADS=through."
             )
         sent = "clients are sent to" if self.s3.location.redirect else "works at"
@@ -97,7 +98,7 @@ class S3Trial(Trial):
             await self._call("DELETE", self.ticket.delete_url or self.ticket.url)
         finally:
             await self.storage.delete([self.ticket.key])
-        return "replicas can take back what they uploaded"
+        return "replicas can delete what they uploaded"
 
     async def _call(self, method: str, url: str, content: bytes | None = None) -> httpx.Response:
         headers = dict(self.ticket.headers) if method == "PUT" else {}
@@ -109,7 +110,7 @@ class S3Trial(Trial):
         if not answer.is_success:
             refusal = _as_client_error(answer, method)
             action = {"PUT": "s3:PutObject", "GET": "s3:GetObject"}.get(method, "s3:DeleteObject")
-            raise troubles.explain(refusal, self.s3.location, action) from refusal
+            raise errors.explain(refusal, self.s3.location, action) from refusal
         return answer
 
     def _unreached(self, method: str, url: str, error: httpx.HTTPError) -> str:
@@ -117,13 +118,13 @@ class S3Trial(Trial):
         if method == "GET" and self.s3.location.public_endpoint_url:
             who, setting = ("Clients are sent", "DARKROOM_S3_PUBLIC_ENDPOINT_URL")
         return (
-            f"{_origin(url)} cannot be reached from here ({type(error).__name__}). {who} there: "
-            f"correct {setting}, or see what is in the way."
+            f"{_origin(url)} cannot be reached from this machine ({type(error).__name__}). {who} "
+            f"there. Correct {setting}, or check the network."
         )
 
 
 def _as_client_error(answer: httpx.Response, method: str) -> ClientError:
-    """What boto3 would have raised for the same answer."""
+    """Error that boto3 would raise for this response."""
     code, message = _CODE.search(answer.text), _MESSAGE.search(answer.text)
     response = {
         "Error": {

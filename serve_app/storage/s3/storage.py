@@ -1,41 +1,58 @@
-"""Artifacts in a bucket."""
+"""Artifact storage in an S3 bucket, with S3's own multipart uploads for those of clients."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
+import logging
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryFile
+from typing import Any, BinaryIO
 from weakref import WeakValueDictionary
 
-from serve_app.domain.artifact import UploadTicket
-from serve_app.domain.errors import ArtifactNotFound, Forbidden, StorageUnavailable, TooLarge
-from serve_app.domain.upload import Part
-from serve_app.storage import keys as key_names
-from serve_app.storage.s3 import troubles
-from serve_app.storage.s3.clients import S3Clients, StaticKey
-from serve_app.storage.s3.download import S3Download
-from serve_app.storage.s3.location import S3Location
-from serve_app.storage.s3.parts import S3Parts
-from serve_app.storage.s3.upload import PART_BYTES, AlreadyThere, S3Upload, md5
+from botocore.exceptions import ClientError
 
-READING = "s3:GetObject (and s3:ListBucket, to be told what is not there)"
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.errors import (
+    ArtifactNotFound,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    StorageUnavailable,
+    TooLarge,
+    Unsupported,
+)
+from serve_app.domain.upload import UploadPart
+from serve_app.storage import keys as key_names
+from serve_app.storage.atomic_file import in_thread, write_all
+from serve_app.storage.keys import missing_part, upload_not_found
+from serve_app.storage.s3 import errors
+from serve_app.storage.s3.clients import S3Clients, StaticKey
+from serve_app.storage.s3.location import S3Location
+from serve_app.storage.s3.transfer import PART_BYTES, AlreadyExists, S3Download, S3Upload, md5
+
+log = logging.getLogger(__name__)
+
+TOO_SMALL = "S3 accepts parts under 5 MiB only as the last part: send larger parts"
+
+READING = "s3:GetObject (and s3:ListBucket, to detect missing objects)"
 
 LINK_CACHING = "private, max-age=31536000, immutable"
 
 
 class S3Storage:
-    """Implements ``domain.ports.Storage`` over one bucket. ``start`` it before use.
+    """Implementation of ``domain.ports.Storage`` over one bucket. Call ``start`` before use.
 
-    An object is there whole or not at all, and never changes: a second ``put`` of the same key with
-    the same bytes is no error, with others it is ``Forbidden``. Against another ingress that holds
-    only with conditional writes. Nothing blocks the event loop, and no object is held whole: an
-    upload takes two parts of memory, a download a chunk.
+    An object exists completely or not at all, and never changes: a second ``put`` of a key with the
+    same bytes succeeds, with different bytes it raises ``Forbidden``. Against another ingress
+    replica this holds only with conditional writes. Nothing blocks the event loop. No object is
+    held in memory: an upload takes two parts of memory, a download one chunk.
     """
 
-    tickets = None  # replicas upload to the store itself
+    tickets = None  # replicas upload directly to the store
 
     def __init__(
         self,
@@ -52,15 +69,20 @@ class S3Storage:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def start(self) -> None:
-        """``Misconfigured`` without credentials. Whether the bucket is there, ``check`` says."""
+        """Create the clients. Raises ``Misconfigured`` without credentials.
+
+        ``check`` tests whether the bucket exists.
+        """
         await self._clients.start()
 
     async def aclose(self) -> None:
         await self._clients.aclose()
 
     def ticket(self, key: str, media_type: str, max_bytes: int, valid_s: float) -> UploadTicket:
-        """A presigned PUT, and a presigned DELETE. S3 cannot be told a largest size beforehand:
-        ``max_bytes`` is kept by the replica."""
+        """Ticket with a presigned PUT and a presigned DELETE.
+
+        S3 cannot limit the size of a presigned PUT, so the replica enforces ``max_bytes``.
+        """
         named = self._named(key)
         put = {**named, "ContentType": media_type}
         headers = [("content-type", media_type)]
@@ -84,7 +106,8 @@ class S3Storage:
         return self.presigned_get(key, media_type, disposition, valid_s)
 
     def presigned_get(self, key: str, media_type: str, disposition: str, valid_s: float) -> str:
-        """For whoever has it, at the endpoint that clients reach; works for no other method."""
+        """Presigned GET at the endpoint for clients. Anyone who has the URL can use it, for GET
+        only."""
         wanted = {
             **self._named(key),
             "ResponseContentType": media_type,
@@ -94,9 +117,12 @@ class S3Storage:
         return self._clients.downloads.generate_presigned_url("get_object", wanted, int(valid_s))
 
     async def put(self, key: str, media_type: str, chunks: AsyncIterator[bytes]) -> int:
-        """Store the whole or nothing; returns bytes. ``StorageFull``, ``StorageUnavailable``."""
+        """Store all chunks or nothing, and return the size in bytes.
+
+        Raises ``StorageFull`` or ``StorageUnavailable``.
+        """
         name = self._named(key)["Key"]
-        # Where the store knows no conditions, at least this ingress does not race with itself.
+        # If the store has no conditional writes, the lock at least prevents races in this process.
         lock = self._locks.setdefault(key, asyncio.Lock())
         async with lock:
             if await self._exists(key):
@@ -106,11 +132,11 @@ class S3Storage:
             upload = S3Upload(self._clients.calls, self.location, name, media_type)
             try:
                 return await self._send(upload, chunks)
-            except AlreadyThere:
+            except AlreadyExists:
                 await self._refuse_other_content(key, upload.sha256)
                 return await self.size(key)
             finally:
-                # Also when the caller was cancelled in mid-upload: no parts stay.
+                # Runs even if the caller is cancelled during the upload: no parts remain.
                 await asyncio.shield(
                     self._clients.in_thread("s3:AbortMultipartUpload", upload.discard)
                 )
@@ -120,7 +146,7 @@ class S3Storage:
 
     async def put_part(
         self, key: str, parts_id: str, number: int, chunks: AsyncIterator[bytes]
-    ) -> Part:
+    ) -> UploadPart:
         return await self._in_parts.put(self._name(key), parts_id, number, chunks)
 
     async def join_parts(self, key: str, parts_id: str, etags: Mapping[int, str]) -> int:
@@ -144,14 +170,14 @@ class S3Storage:
             await asyncio.shield(self._clients.in_thread("s3:GetObject", download.close))
 
     async def delete(self, keys: Sequence[str]) -> None:
-        # One by one: not every store knows how to delete several in one call.
+        # One call per key: not every store can delete several objects in one call.
         names = [self.location.name(key) for key in keys if key_names.valid(key)]
         await asyncio.gather(
             *(self._clients.call("s3:DeleteObject", "delete_object", Key=name) for name in names)
         )
 
     async def check(self) -> None:
-        """Gives up within some seconds, and says what is wrong."""
+        """Write, read and delete a small object with short timeouts. Raises ``DarkroomError``."""
         named = self._named(f"check/{secrets.token_hex(8)}.bin")
         content = secrets.token_bytes(32)
         client = self._clients.checks
@@ -164,15 +190,18 @@ class S3Storage:
             await run("s3:DeleteObject", client.delete_object, **named)
         if back != content:
             raise StorageUnavailable(
-                f"{self.location.there} gave back other bytes than were written."
+                f"The bytes read from {self.location.description} differ from those written."
             )
 
     async def bucket_region(self) -> str | None:
-        """Where the bucket is, if the store tells. ``StorageUnavailable`` when it is not there."""
+        """Region of the bucket, if the store reports it.
+
+        Raises ``StorageUnavailable`` if the bucket does not exist.
+        """
         try:
             answer = await self._clients.call("s3:ListBucket", "head_bucket")
         except ArtifactNotFound:
-            raise troubles.no_bucket(self.location) from None
+            raise errors.no_bucket(self.location) from None
         headers: dict[str, str] = answer["ResponseMetadata"]["HTTPHeaders"]
         return headers.get("x-amz-bucket-region")
 
@@ -185,7 +214,8 @@ class S3Storage:
         return size
 
     async def _parts(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The same bytes in pieces of ``PART_BYTES``; ``TooLarge`` as soon as it is known."""
+        """Bytes of ``chunks`` in pieces of ``PART_BYTES``. Raises ``TooLarge`` as early as
+        possible."""
         pending, size = bytearray(), 0
         async for chunk in chunks:
             size += len(chunk)
@@ -208,7 +238,7 @@ class S3Storage:
     async def _refuse_other_content(self, key: str, sha256: bytes) -> None:
         _, there = await _digest(self.read(key, 0, await self.size(key)))
         if there != sha256:
-            raise Forbidden("This artifact was already uploaded with other content.")
+            raise Forbidden("This artifact was already uploaded with different content.")
 
     def _name(self, key: str) -> str:
         return str(self._named(key)["Key"])
@@ -225,3 +255,102 @@ async def _digest(chunks: AsyncIterator[bytes]) -> tuple[int, bytes]:
         size += len(chunk)
         await asyncio.to_thread(digest.update, chunk)
     return size, digest.digest()
+
+
+class S3Parts:
+    """Multipart uploads to S3.
+
+    A part is collected in an unnamed file first, because S3 needs its size and MD5 before its
+    bytes, and slow clients should not hold memory.
+    """
+
+    def __init__(self, clients: S3Clients, bucket: str, spool: Path | None) -> None:
+        """``spool``: folder of these files; None: the system's folder for temporary files."""
+        self._clients = clients
+        self._bucket = bucket
+        self._spool = spool
+
+    async def begin(self, name: str, media_type: str) -> str:
+        answer = await self._clients.call(
+            "s3:PutObject", "create_multipart_upload", Key=name, ContentType=media_type
+        )
+        return str(answer["UploadId"])
+
+    async def put(
+        self, name: str, parts_id: str, number: int, chunks: AsyncIterator[bytes]
+    ) -> UploadPart:
+        spooled = await in_thread(_Spooled, self._spool)
+        try:
+            await write_all(chunks, spooled.write)
+            spooled.file.seek(0)
+            answer = await self._known(
+                "upload_part",
+                Key=name,
+                UploadId=parts_id,
+                PartNumber=number,
+                Body=spooled.file,
+                ContentLength=spooled.size,
+                ContentMD5=spooled.md5,
+            )
+            return UploadPart(number, str(answer["ETag"]).strip('"'), spooled.size)
+        finally:
+            spooled.file.close()
+
+    async def join(self, name: str, parts_id: str, etags: Mapping[int, str]) -> None:
+        parts = [{"PartNumber": number, "ETag": f'"{etags[number]}"'} for number in sorted(etags)]
+        await self._known(
+            "complete_multipart_upload",
+            Key=name,
+            UploadId=parts_id,
+            MultipartUpload={"Parts": parts},
+        )
+
+    async def drop(self, name: str, parts_id: str) -> None:
+        try:
+            await self._known("abort_multipart_upload", Key=name, UploadId=parts_id)
+        except NotFound:
+            pass
+        except Unsupported as error:
+            log.warning("The parts of an aborted upload remain in the bucket: %s", error.message)
+
+    async def _known(self, operation: str, **parameters: Any) -> Any:
+        """Call about an existing upload. Raises ``NotFound``, ``InvalidInput``, ``Unsupported``."""
+        method = getattr(self._clients.calls, operation)
+
+        def call() -> Any:
+            try:
+                return method(Bucket=self._bucket, **parameters)
+            except ClientError as error:
+                match errors.code_of(error):
+                    case "NoSuchUpload" | "NoSuchKey" | "404":
+                        raise upload_not_found() from error
+                    case "InvalidPart":
+                        raise missing_part() from error
+                    case "MethodNotAllowed" | "NotImplemented" | "501" | "405":
+                        raise Unsupported(f"the store does not support {operation}") from error
+                    case "EntityTooSmall":
+                        raise InvalidInput.of_field("parts", TOO_SMALL) from error
+                    case _:
+                        raise
+
+        return await self._clients.in_thread("s3:PutObject", call)
+
+
+class _Spooled:
+    """Unnamed temporary file of one part. Every method blocks."""
+
+    def __init__(self, directory: Path | None) -> None:
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+        self.file: BinaryIO = TemporaryFile(dir=directory)  # noqa: SIM115 closed by its owner
+        self.size = 0
+        self._digest = hashlib.md5(usedforsecurity=False)
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data)
+        self._digest.update(data)
+        self.size += len(data)
+
+    @property
+    def md5(self) -> str:
+        return base64.b64encode(self._digest.digest()).decode()

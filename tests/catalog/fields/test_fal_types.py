@@ -1,4 +1,4 @@
-"""pydantic's complaints under the names that fal lists."""
+"""pydantic's errors under the names that fal lists."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
-from serve_app.catalog.problems import invalid_input
+from serve_app.catalog.fields.pydantic_schema import invalid_input
 
 
 class Bounded(BaseModel):

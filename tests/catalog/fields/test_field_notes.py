@@ -1,4 +1,4 @@
-"""Fields of fal's that have no effect here, and those that are refused."""
+"""fal's fields without effect here, and fields that are refused."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_fields_with_an_effect_are_not_marked(catalog: Catalog) -> None:
     }
 
 
-def test_what_would_change_the_picture_is_refused_and_not_left_out(catalog: Catalog) -> None:
+def test_what_would_change_the_image_is_refused_and_not_left_out(catalog: Catalog) -> None:
     name = "embeddings"
     with pytest.raises(InvalidInput, match=f"{name}: Not supported here") as caught:
         warnings(catalog, **{name: [{"path": "https://example.org/style.safetensors"}]})

@@ -1,4 +1,4 @@
-"""A list of seeds asks for as many outputs, and for nothing that disagrees."""
+"""A list of seeds sets the number of outputs, and contradictions are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serve_app.catalog.work import work_of
 from serve_app.domain.errors import InvalidInput
 
 SCHNELL, SDXL = "fal-ai/flux/schnell", "fal-ai/fast-sdxl"
-CLIP, SOUND = "fal-ai/wan/v2.2-5b/text-to-video", "fal-ai/stable-audio"
+VIDEO, AUDIO = "fal-ai/wan/v2.2-5b/text-to-video", "fal-ai/stable-audio"
 FOUR = [1, -2, 2**64 - 1, 0]
 
 
@@ -25,7 +25,7 @@ def checked(catalog: Catalog, endpoint_id: str, **fields: Any) -> dict[str, Any]
     return catalog.listed(endpoint_id).schema.validate({"prompt": "x", **fields})[0]
 
 
-@pytest.mark.parametrize("endpoint_id", [SCHNELL, SDXL, CLIP, SOUND])
+@pytest.mark.parametrize("endpoint_id", [SCHNELL, SDXL, VIDEO, AUDIO])
 def test_as_many_files_are_made_as_there_are_seeds(catalog: Catalog, endpoint_id: str) -> None:
     types = catalog.listed(endpoint_id).schema.media_types
     one = checked(catalog, endpoint_id, seed=1)
@@ -47,12 +47,12 @@ def test_a_count_that_agrees_may_be_given(catalog: Catalog) -> None:
         (SCHNELL, {"seeds": [1, 2], "seed": 1}, "seed"),
         (SCHNELL, {"seeds": [1, 2, 3, 4, 5]}, "seeds"),
         (SDXL, {"seeds": list(range(9))}, "seeds"),
-        (CLIP, {"seeds": [1, 2, 3, 4, 5]}, "seeds"),
-        (SOUND, {"seeds": [1, 2], "seed": 1}, "seed"),
-        (CLIP, {"seeds": []}, "seeds"),
-        (CLIP, {"seeds": 3}, "seeds"),
-        (CLIP, {"seeds": [2**64]}, "seeds"),
-        (CLIP, {"seeds": ["red"]}, "seeds"),
+        (VIDEO, {"seeds": [1, 2, 3, 4, 5]}, "seeds"),
+        (AUDIO, {"seeds": [1, 2], "seed": 1}, "seed"),
+        (VIDEO, {"seeds": []}, "seeds"),
+        (VIDEO, {"seeds": 3}, "seeds"),
+        (VIDEO, {"seeds": [2**64]}, "seeds"),
+        (VIDEO, {"seeds": ["red"]}, "seeds"),
     ],
 )
 def test_what_disagrees_is_refused_by_its_name(
@@ -63,7 +63,7 @@ def test_what_disagrees_is_refused_by_its_name(
     assert refused.value.problems[0].loc[:2] == ("body", at_fault)
 
 
-def test_an_operator_who_allows_fewer_pictures_allows_fewer_seeds(tmp_path: Path) -> None:
+def test_an_operator_who_allows_fewer_images_allows_fewer_seeds(tmp_path: Path) -> None:
     own = tmp_path / "models.yaml"
     own.write_text(
         "endpoints:\n"

@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from serve_app.catalog import ltx_video, wan
 from serve_app.catalog.catalog import Catalog
+from serve_app.catalog.schema import videos, wan
 from serve_app.domain.errors import InvalidInput
 
 NEEDED = object()
 OPTIONAL = object()  # left out means none
 
 SIZES = ["square_hd", "square", "portrait_4_3", "portrait_16_9", "landscape_4_3", "landscape_16_9"]
-PICTURE = "https://example.org/cat.png"
+IMAGE = "https://example.org/cat.png"
 
 FLUX: dict[str, Any] = {
     "acceleration": "none",
@@ -45,17 +45,17 @@ SDXL: dict[str, Any] = {
     "seed": OPTIONAL,
     "sync_mode": False,
 }
-CLIP: dict[str, Any] = {
+VIDEO: dict[str, Any] = {
     "prompt": NEEDED,
     "seed": OPTIONAL,
-    # Of Darkroom's own, where fal's endpoint has none of that name.
+    # Darkroom's own categories, where fal has no endpoint of that name.
     "output_format": "mp4",
     "sync_mode": False,
     "video_quality": "high",
     "video_write_mode": "balanced",
 }
-SOUND: dict[str, Any] = {"seed": OPTIONAL, "output_format": "wav", "sync_mode": False}
-WAN21: dict[str, Any] = CLIP | {
+AUDIO: dict[str, Any] = {"seed": OPTIONAL, "output_format": "wav", "sync_mode": False}
+WAN21: dict[str, Any] = VIDEO | {
     "enable_prompt_expansion": False,
     "enable_safety_checker": False,
     "frames_per_second": 16,
@@ -64,7 +64,7 @@ WAN21: dict[str, Any] = CLIP | {
     "num_inference_steps": 30,
     "resolution": "720p",
 }
-WAN22: dict[str, Any] = CLIP | {
+WAN22: dict[str, Any] = VIDEO | {
     "adjust_fps_for_interpolation": True,
     "aspect_ratio": "16:9",
     "enable_output_safety_checker": False,
@@ -87,17 +87,17 @@ WAN22_LARGE: dict[str, Any] = WAN22 | {
     "num_inference_steps": 27,
     "num_interpolated_frames": 1,
 }
-LTX: dict[str, Any] = CLIP | {
+LTX: dict[str, Any] = VIDEO | {
     "guidance_scale": 3,
-    "negative_prompt": ltx_video.UNWANTED,
+    "negative_prompt": videos.UNWANTED,
     "num_inference_steps": 30,
 }
-HUNYUAN: dict[str, Any] = CLIP | {
+HUNYUAN: dict[str, Any] = VIDEO | {
     "aspect_ratio": "16:9",
     "num_frames": "129",
     "resolution": "720p",
 }
-FROM_PICTURE: dict[str, Any] = {"aspect_ratio": "auto", "image_url": NEEDED}
+FROM_IMAGE: dict[str, Any] = {"aspect_ratio": "auto", "image_url": NEEDED}
 FIELDS: dict[str, dict[str, Any]] = {
     "fal-ai/flux/schnell": FLUX | {"num_inference_steps": 4},
     "fal-ai/flux/dev": FLUX,
@@ -121,17 +121,17 @@ FIELDS: dict[str, dict[str, Any]] = {
     | {"image_url": NEEDED, "mask_url": NEEDED, "strength": 0.95},
     "fal-ai/wan-t2v": WAN21 | {"aspect_ratio": "16:9", "turbo_mode": False},
     "fal-ai/wan-i2v": WAN21
-    | FROM_PICTURE
+    | FROM_IMAGE
     | {"acceleration": "regular", "guide_scale": 5, "shift": 5},
     "fal-ai/wan/v2.2-5b/text-to-video": WAN22,
-    "fal-ai/wan/v2.2-5b/image-to-video": WAN22 | FROM_PICTURE,
+    "fal-ai/wan/v2.2-5b/image-to-video": WAN22 | FROM_IMAGE,
     "fal-ai/wan/v2.2-a14b/text-to-video": WAN22_LARGE,
     "fal-ai/wan/v2.2-a14b/image-to-video": WAN22_LARGE
-    | FROM_PICTURE
+    | FROM_IMAGE
     | {"end_image_url": OPTIONAL, "guidance_scale_2": 3.5},
     "fal-ai/ltx-video": LTX,
     "fal-ai/ltx-video/image-to-video": LTX | {"image_url": NEEDED},
-    "fal-ai/ltx-2/text-to-video": CLIP
+    "fal-ai/ltx-2/text-to-video": VIDEO
     | {
         "duration": "6",
         "fps": "25",
@@ -143,9 +143,9 @@ FIELDS: dict[str, dict[str, Any]] = {
     | {"enable_safety_checker": False, "num_inference_steps": 30, "pro_mode": False},
     "fal-ai/hunyuan-video-image-to-video": HUNYUAN
     | {"i2v_stability": False, "image_url": NEEDED, "num_inference_steps": 50},
-    "fal-ai/stable-audio": SOUND
+    "fal-ai/stable-audio": AUDIO
     | {"prompt": NEEDED, "seconds_start": 0, "seconds_total": 30, "steps": 100},
-    "fal-ai/ace-step": SOUND
+    "fal-ai/ace-step": AUDIO
     | {
         "duration": 60,
         "granularity_scale": 10,
@@ -209,7 +209,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "sync_mode": True,
     },
 }
-"""As fal documents them: name → default."""
+"""Name → default, as in fal's documentation."""
 
 EACH = pytest.mark.parametrize("endpoint_id", FIELDS)
 
@@ -219,13 +219,13 @@ def properties(catalog: Catalog, endpoint_id: str) -> dict[str, dict[str, Any]]:
 
 
 def least(endpoint_id: str) -> dict[str, Any]:
-    """A body with what is needed and nothing else."""
+    """A body with only the required fields."""
     needed = [name for name, value in FIELDS[endpoint_id].items() if value is NEEDED]
-    return {name: PICTURE if name.endswith("_url") else "a cat" for name in needed}
+    return {name: IMAGE if name.endswith("_url") else "a cat" for name in needed}
 
 
 def check(catalog: Catalog, endpoint_id: str, **fields: Any) -> dict[str, Any]:
-    """The checked input; of endpoints that are not served, too."""
+    """The validated input, also of endpoints that are not served."""
     checked, _ = catalog.listed(endpoint_id).schema.validate(least(endpoint_id) | fields)
     return checked
 
@@ -252,7 +252,7 @@ def test_its_defaults_are_fals(catalog: Catalog, endpoint_id: str) -> None:
         if value in (NEEDED, OPTIONAL, []):
             continue
         assert shown[name]["default"] == value, name
-    # And they are what a body without the fields amounts to.
+    # A body without the fields has the same defaults.
     filled = {name: value for name, value in FIELDS[endpoint_id].items() if value is not NEEDED}
     filled = {name: None if value is OPTIONAL else value for name, value in filled.items()}
     assert check(catalog, endpoint_id) == check(catalog, endpoint_id, **filled)
@@ -302,7 +302,7 @@ def test_a_needed_field_that_is_left_out_is_named(catalog: Catalog, endpoint_id:
 def test_sizes_are_names_or_pixels(catalog: Catalog, endpoint_id: str) -> None:
     if "image_size" not in FIELDS[endpoint_id]:
         return
-    realtime = endpoint_id.endswith("/realtime")  # takes two of the names, and no pixels
+    realtime = endpoint_id.endswith("/realtime")  # accepts only two of the names, and no pixels
     for name in ("square", "square_hd") if realtime else SIZES:
         size = check(catalog, endpoint_id, image_size=name)["image_size"]
         assert size.keys() == {"width", "height"}
@@ -316,7 +316,7 @@ def test_sizes_are_names_or_pixels(catalog: Catalog, endpoint_id: str) -> None:
 
 @EACH
 @pytest.mark.parametrize("url", ["cat.png", "/etc/passwd", "file:///etc/passwd", "ftp://x/y", ""])
-def test_a_picture_is_given_by_web_address_or_inline(
+def test_an_image_is_given_by_web_address_or_inline(
     catalog: Catalog, endpoint_id: str, url: str
 ) -> None:
     for name in (each for each in least(endpoint_id) if each.endswith("_url")):
@@ -326,7 +326,7 @@ def test_a_picture_is_given_by_web_address_or_inline(
 
 
 def refusal(catalog: Catalog, endpoint_id: str, name: str, value: Any) -> str:
-    """The type of the one problem, which is the field's."""
+    """Type of the only problem, which must be about the field."""
     with pytest.raises(InvalidInput) as caught:
         check(catalog, endpoint_id, **{name: value})
     (problem,) = caught.value.problems

@@ -1,10 +1,10 @@
-"""Inputs of endpoints that begin with a clip or a sound."""
+"""Inputs of video-to-video and audio-to-audio endpoints."""
 
 from __future__ import annotations
 
 import pytest
 
-from serve_app.catalog.schema import SCHEMAS
+from serve_app.catalog.schema.registry import SCHEMAS
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput
 

@@ -1,4 +1,4 @@
-"""What `darkroom env` prints: nothing with which a client would send the key to fal."""
+"""Output of `darkroom env`: its variables never let a client send the key to fal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from serve_app.cli.environment import SHELLS
+from serve_app.cli.commands.environment import SHELLS
 from serve_app.cli.main import main
 
 KEY = "key-id:secret"
@@ -21,7 +21,7 @@ PORTS = {"tls_url": "https://127.0.0.1:8443", "proxy_url": "http://127.0.0.1:812
 
 
 def installed(folder: Path, **ports: str) -> Path:
-    """A data directory as a Darkroom that runs has it."""
+    """Data directory like that of a running Darkroom."""
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps({"url": "http://127.0.0.1:8000", **ports}))
     (folder / "api_key").write_text(KEY + "\n")
@@ -35,7 +35,7 @@ def env(folder: Path, *arguments: str) -> str:
 
 
 def exported(script: str, given: dict[str, str]) -> dict[str, str]:
-    """What a shell's children see after ``eval`` of it."""
+    """Environment of a shell's children after ``eval`` of the script."""
     done = subprocess.run(
         ["/bin/sh", "-euc", 'eval "$SCRIPT"\nexec env -0'],
         env={"PATH": os.defpath, "SCRIPT": script, **given},

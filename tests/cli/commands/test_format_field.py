@@ -1,12 +1,12 @@
-"""The name under which each endpoint takes the format of its files."""
+"""Name of each endpoint's input field for the file format."""
 
 from pathlib import Path
 
 import pytest
 
 from serve_app.catalog.catalog import load
-from serve_app.cli.format_field import described_field
-from serve_app.ingress.models import of_endpoint
+from serve_app.cli.commands.generate_options import format_field_in
+from serve_app.ingress.app import create_app
 
 CATALOG = load(None, demo=False, demo_dir=Path("/nowhere"))
 
@@ -20,5 +20,6 @@ CATALOG = load(None, demo=False, demo_dir=Path("/nowhere"))
     ],
 )
 def test_the_schema_names_the_field(endpoint: str, name: str | None) -> None:
-    description = of_endpoint(CATALOG.listed(endpoint), "http://here")
-    assert described_field(endpoint, description) == name
+    document = create_app().state.document
+    description = document.of_endpoint(CATALOG.listed(endpoint), "http://here")
+    assert format_field_in(endpoint, description) == name

@@ -1,4 +1,4 @@
-"""How much memory the GPUs of this machine have."""
+"""Memory of this machine's GPUs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.cli import gpu
+from serve_app.cli.commands import model_list
 
 
 def with_tool(monkeypatch: pytest.MonkeyPatch, directory: Path, script: str) -> None:
-    """NVIDIA's tool is a script that does so; there is no other on the path."""
-    tool = directory / gpu.NVIDIA_SMI
+    """Put a script in place of NVIDIA's tool as the only program on the path."""
+    tool = directory / model_list.NVIDIA_SMI
     tool.write_text(f"#!/bin/sh\n{script}\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{directory}:/usr/bin:/bin")
@@ -19,7 +19,7 @@ def with_tool(monkeypatch: pytest.MonkeyPatch, directory: Path, script: str) -> 
 
 def test_the_smallest_gpu_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with_tool(monkeypatch, tmp_path, "echo 81559; echo 24564")
-    assert gpu.least_memory_bytes() == 24564 * 2**20
+    assert model_list.smallest_gpu_bytes() == 24564 * 2**20
 
 
 @pytest.mark.parametrize("script", ["echo No devices were found; exit 6", "echo '[N/A]'", "exit 0"])
@@ -27,9 +27,9 @@ def test_a_tool_that_finds_none_means_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str
 ) -> None:
     with_tool(monkeypatch, tmp_path, script)
-    assert gpu.least_memory_bytes() is None
+    assert model_list.smallest_gpu_bytes() is None
 
 
 def test_without_the_tool_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpu.least_memory_bytes() is None
+    assert model_list.smallest_gpu_bytes() is None

@@ -1,4 +1,4 @@
-"""The files of an output on the command line."""
+"""Output files of the command line."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 
 import pytest
 
-from serve_app.cli.files import outputs
-from serve_app.cli.wish import Wish
+from serve_app.cli.commands.generate_options import GenerateOptions, outputs
 from serve_app.domain.errors import InvalidInput
-from serve_app.ingress.replicate.output import plain
+from serve_app.ingress.replicate.prediction import plain
 
 
 def file(name: str, media_type: str) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def test_a_file_that_an_output_names_twice_is_one() -> None:
     assert names == ["1.mp4", "2.mp4", "1.jpg", "2.jpg"]
 
 
-def test_replicate_is_told_all_clips_of_several_and_the_one_of_one() -> None:
+def test_replicate_is_told_all_videos_of_several_and_the_one_of_one() -> None:
     assert plain(SEVERAL) == [FIRST["url"], SECOND["url"]]
     assert plain({"video": FIRST}) == FIRST["url"]
 
@@ -41,11 +40,11 @@ def test_replicate_is_told_all_clips_of_several_and_the_one_of_one() -> None:
     ("name", "begins"),
     [("a.mp4", "data:video/mp4;base64,"), ("a.wav", "data:audio/x-wav;base64,")],
 )
-def test_a_field_takes_the_content_of_a_clip_or_a_sound(
+def test_a_field_takes_the_content_of_a_video_or_an_audio_file(
     tmp_path: Path, name: str, begins: str
 ) -> None:
     (tmp_path / name).write_bytes(b"abc")
-    body = Wish("a dog", fields=(f"its_url=@{tmp_path / name}",)).body()
+    body = GenerateOptions("a dog", fields=(f"its_url=@{tmp_path / name}",)).body()
     assert body == {"prompt": "a dog", "its_url": f"{begins}YWJj"}
 
 
@@ -54,4 +53,4 @@ def test_a_field_takes_no_file_that_is_none_of_these_or_is_not_there(
     tmp_path: Path, name: str
 ) -> None:
     with pytest.raises(InvalidInput, match=name):
-        Wish("a dog", fields=(f"its_url=@{tmp_path / name}",)).body()
+        GenerateOptions("a dog", fields=(f"its_url=@{tmp_path / name}",)).body()

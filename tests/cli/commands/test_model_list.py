@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from serve_app.cli import gpu, models
+from serve_app.cli.commands import model_list
 from serve_app.cli.main import main
 from tests.wire.served import served
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Of a Darkroom that runs."""
+    """Data directory of a running Darkroom."""
     directory = tmp_path_factory.mktemp("data")
     with served() as here:
         (directory / "run.json").write_text(json.dumps({"url": here.url}))
@@ -26,10 +26,10 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Its GPU says in this file how many MiB it has."""
+    """Machine whose GPU memory in MiB is the content of this file."""
     says = tmp_path / "says"
     says.write_text("")
-    tool = tmp_path / gpu.NVIDIA_SMI
+    tool = tmp_path / model_list.NVIDIA_SMI
     tool.write_text(f"#!/bin/sh\ncat {says}\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
@@ -57,8 +57,8 @@ def test_each_is_shown_with_its_family_licence_and_weights(data_dir: Path, machi
     ("mib", "words"),
     [
         ("24564", "float8, offload components, hot: transformer (for 24 GB; this machine has 26)"),
-        ("8192", "this machine's GPU has 9 GB, and it takes 24 GB"),
-        ("", "no GPU is found on this machine; from 24 GB on there is one"),
+        ("8192", "this machine's GPU has 9 GB, and the smallest recipe needs 24 GB"),
+        ("", "no GPU was found on this machine, and the smallest recipe needs 24 GB"),
     ],
 )
 def test_the_recipe_is_the_one_that_fits_this_machine(
@@ -82,5 +82,5 @@ def test_all_pages_are_shown(
     data_dir: Path, machine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = shown(data_dir)
-    monkeypatch.setattr(models, "PAGE", 1)
+    monkeypatch.setattr(model_list, "PAGE", 1)
     assert shown(data_dir) == whole

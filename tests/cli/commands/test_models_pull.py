@@ -1,5 +1,5 @@
-"""``darkroom models pull``, ``verify``, ``push-mirror``, what the start says, and the doctor's
-part, against a hub of our own and without a running Darkroom."""
+"""``darkroom models pull``, ``verify``, ``push-mirror``, the notice of the start and the doctor's
+checks, against a fake hub and without a running Darkroom."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from serve_app.cli import gpu, weights_doctor, weights_notice
+from serve_app.cli.commands import model_list
+from serve_app.cli.doctor import checks
 from serve_app.cli.main import main
+from serve_app.cli.serve import greeting
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from serve_app.settings import Config
 from tests.weights.conftest import COMMIT, NAME, NEEDED, write_repository
 from tests.weights.hub_server import HubServer, serving
 
-# Ray's own, where it is imported first.
+# Warnings of Ray, if it is imported first.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
-SIZE = 0.6  # MB that a pipeline needs
+SIZE = 0.6  # size of a pipeline in MB
 CATALOGUE = f"""
 endpoints:
   house/draw: &entry
@@ -42,7 +44,7 @@ endpoints:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """In place of the hub's library's own, with a GPU of 24 GB, a catalogue and an empty store."""
+    """Fake hub in place of the library's default, a 24 GB GPU, a catalogue and an empty store."""
     server = HubServer()
     server.add(NAME, COMMIT, write_repository(tmp_path / "published"))
     with serving(server):
@@ -51,7 +53,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setattr(f"{constants}.HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(gpu, "least_memory_bytes", lambda: 24 * 10**9)
+        monkeypatch.setattr(model_list, "smallest_gpu_bytes", lambda: 24 * 10**9)
         (tmp_path / "models.yaml").write_text(CATALOGUE)
         for name, value in {
             "HF_TOKEN": "",
@@ -74,7 +76,7 @@ def test_pull_says_what_it_will_bring_and_brings_it(hub: HubServer, tmp_path: Pa
     assert "for      house/draw, house/redraw\n" in ran.output
     assert "licence  House Licence 1\n" in ran.output
     assert ran.output.count("recipe   bfloat16") == 1
-    assert f"In all {SIZE} MB to download to {tmp_path / 'store'}, where " in ran.output
+    assert f"In total {SIZE} MB to download to {tmp_path / 'store'}, where " in ran.output
     folder = Path(ran.output.rsplit("ok       house/small: ", 1)[1].strip())
     assert {p.relative_to(folder).as_posix() for p in folder.rglob("*.*")} == set(NEEDED)
     assert "nobodys" not in ran.output
@@ -84,7 +86,7 @@ def test_what_is_here_is_not_downloaded_again(hub: HubServer) -> None:
     typed("pull")
     hub.asked.clear()
     ran = typed("pull", "house/redraw")
-    assert f"{SIZE} MB in 7 files, all here" in ran.output
+    assert f"{SIZE} MB in 7 files, all downloaded" in ran.output
     assert hub.asked == []
 
 
@@ -145,7 +147,7 @@ def test_a_mirror_that_is_not_set_is_told(hub: HubServer) -> None:
 
 def test_the_start_says_what_is_not_here_yet(hub: HubServer, tmp_path: Path) -> None:
     said: list[str] = []
-    weights_notice.say(Config(), said.append)
+    greeting.print_missing_weights(Config(), said.append)
     text = "\n".join(said)
     assert f"{NAME}@{COMMIT[:12]}: {SIZE} MB to download" in text
     assert "licence  House Licence 1" in text
@@ -153,46 +155,46 @@ def test_the_start_says_what_is_not_here_yet(hub: HubServer, tmp_path: Path) -> 
     assert "GB are free. `darkroom models pull`" in text
     typed("pull")
     said.clear()
-    weights_notice.say(Config(), said.append)
+    greeting.print_missing_weights(Config(), said.append)
     assert said == []
 
 
 def test_the_start_says_of_gated_weights_where_to_accept(hub: HubServer) -> None:
     hub.gated.add(NAME)
     said: list[str] = []
-    weights_notice.say(Config(), said.append)
+    greeting.print_missing_weights(Config(), said.append)
     assert f"accept its licence at {hub.url}/{NAME}" in "\n".join(said)
 
 
 def test_a_hub_that_does_not_answer_does_not_hold_the_start_up(
     hub: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights_notice, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(greeting, "TIMEOUT_S", 0.3)
     hub.hold_after["model_index.json"] = 0
     said: list[str] = []
-    weights_notice.say(Config(), said.append)
-    assert said == [weights_notice.SLOW]
+    greeting.print_missing_weights(Config(), said.append)
+    assert said == [greeting.HUB_TIMEOUT_MESSAGE]
 
 
 def test_demo_models_need_no_notice(hub: HubServer) -> None:
     said: list[str] = []
-    weights_notice.say(Config(demo=True), said.append)
+    greeting.print_missing_weights(Config(demo=True), said.append)
     assert said == []
-    assert weights_doctor.checks(Config(demo=True)) == []
+    assert checks.weights_checks(Config(demo=True)) == []
     assert hub.asked == []
 
 
 def test_the_doctor_looks_at_directory_hub_and_disk(hub: HubServer, tmp_path: Path) -> None:
-    said = {name: check() for name, check in weights_doctor.checks(Config())}
+    said = {name: check() for name, check in checks.weights_checks(Config())}
     assert said["weights"].startswith(f"{tmp_path / 'store'}, ")
-    assert said["hub"] == f"{hub.url} answers; no HF_TOKEN is set, which gated repositories need"
-    assert said["downloads"].startswith(f"{SIZE} MB are to come")
+    assert said["hub"] == f"{hub.url} answers; HF_TOKEN is not set, but gated repositories need it"
+    assert said["downloads"].startswith(f"{SIZE} MB are not downloaded yet")
 
 
 def test_the_doctor_says_why_weights_cannot_be_had(hub: HubServer) -> None:
     hub.gated.add(NAME)
     with pytest.raises(Misconfigured, match="accept its licence"):
-        dict(weights_doctor.checks(Config()))["downloads"]()
+        dict(checks.weights_checks(Config()))["downloads"]()
 
 
 def test_the_doctor_notices_a_token_that_is_not_known(
@@ -200,5 +202,5 @@ def test_the_doctor_notices_a_token_that_is_not_known(
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "old")
     hub.statuses.append((401, {}))
-    with pytest.raises(WeightsUnavailable, match="does not know the token"):
-        dict(weights_doctor.checks(Config()))["hub"]()
+    with pytest.raises(WeightsUnavailable, match="rejects the token"):
+        dict(checks.weights_checks(Config()))["hub"]()

@@ -1,4 +1,4 @@
-"""Acts by hand as they are typed, against a Darkroom over fakes behind real HTTP."""
+"""Operator commands as typed by a user, against a Darkroom with fakes behind real HTTP."""
 
 import json
 from collections.abc import Iterator
@@ -9,8 +9,8 @@ import httpx
 import pytest
 from click.testing import CliRunner, Result
 
+from serve_app.cli.commands.operations import queue_lines
 from serve_app.cli.main import main
-from serve_app.cli.operations import queue_lines
 from tests.wire.served import Address, served
 
 PROBE = "test/probe"
@@ -44,8 +44,8 @@ def submitted(address: Address) -> str:
 def test_an_endpoint_is_paused_drained_and_resumed(darkroom: Any) -> None:
     assert darkroom("endpoints", "pause", PROBE).stdout == "test/probe is paused.\n"
     assert "endpoint test/probe: paused since " in darkroom("queue").stdout
-    assert darkroom("endpoints", "drain", PROBE).stdout == "test/probe drains.\n"
-    assert darkroom("endpoints", "resume", PROBE).stdout == "test/probe goes on.\n"
+    assert darkroom("endpoints", "drain", PROBE).stdout == "test/probe is draining.\n"
+    assert darkroom("endpoints", "resume", PROBE).stdout == "test/probe is resumed.\n"
     assert "neither paused" in darkroom("endpoints", "resume", PROBE, fails=True).stderr
     acts = json.loads(darkroom("audit", "--limit", "3", "--json").stdout)["acts"]
     assert [each["action"] for each in acts] == [
@@ -55,9 +55,10 @@ def test_an_endpoint_is_paused_drained_and_resumed(darkroom: Any) -> None:
 
 def test_a_request_is_requeued_and_failed(darkroom: Any, address: Address) -> None:
     request_id = submitted(address)
-    assert darkroom("requests", "requeue", request_id).stdout == "It is queued.\n"
+    assert darkroom("requests", "requeue", request_id).stdout == "The request is queued.\n"
     reason = "It hangs & burns?"
-    assert darkroom("requests", "fail", request_id, "--reason", reason).stdout == "It is failed.\n"
+    failed = darkroom("requests", "fail", request_id, "--reason", reason)
+    assert failed.stdout == "The request is failed.\n"
     assert "ended already" in darkroom("requests", "fail", request_id, fails=True).stderr
     assert reason in darkroom("requests", "show", request_id).stdout
     assert f"request.fail  {request_id}" in darkroom("audit").stdout
@@ -74,9 +75,9 @@ def test_the_queue_is_told_in_words() -> None:
     oldest = {"age_s": 61.25, "state": "idle in transaction", "application": "psql", "pid": 7}
     seen = {"lanes": [lane], "leases": [lease], "halts": [], "oldest_transaction": oldest}
     assert list(queue_lines(seen)) == [
-        "pool studio, tenant ann: 3 queued, the oldest for 12 s; 1 running",
+        "pool studio, tenant ann: 3 queued, oldest 12 s; 1 running",
         "r  test/probe: attempt 2 for 4 s on r7",
-        "oldest transaction of the database: 61.2 s, idle in transaction (psql, process 7)",
+        "oldest database transaction: 61.2 s, idle in transaction (psql, process 7)",
     ]
     nothing = {"lanes": [], "leases": [], "halts": [], "oldest_transaction": None}
-    assert list(queue_lines(nothing)) == ["Nothing is queued, and nothing runs."]
+    assert list(queue_lines(nothing)) == ["No requests are queued or running."]

@@ -1,11 +1,11 @@
-"""The file that shows what is being made."""
+"""Preview file of a running request."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from serve_app.cli.preview_file import PreviewFile
+from serve_app.cli.commands.generate import PreviewFile
 
 
 def running(preview: str | None) -> dict[str, Any]:
@@ -13,12 +13,12 @@ def running(preview: str | None) -> dict[str, Any]:
 
 
 def test_each_new_preview_is_fetched_once_and_written(tmp_path: Path) -> None:
-    pictures = {"/p": None, "/p?step=2": b"two", "/p?step=4": b"four"}
+    images = {"/p": None, "/p?step=2": b"two", "/p?step=4": b"four"}
     fetched: list[str] = []
 
     def fetch(url: str) -> bytes | None:
         fetched.append(url)
-        return pictures[url]
+        return images[url]
 
     path = tmp_path / "now.jpg"
     file = PreviewFile(fetch, path)
@@ -28,7 +28,7 @@ def test_each_new_preview_is_fetched_once_and_written(tmp_path: Path) -> None:
     assert not path.exists()
     for url in ("/p?step=2", "/p?step=2", "/p?step=4"):
         file.look(running(url))
-        assert path.read_bytes() == pictures[url]
+        assert path.read_bytes() == images[url]
     file.look({"status": "COMPLETED"})
     assert fetched == ["/p", "/p?step=2", "/p?step=4"]
     assert list(tmp_path.iterdir()) == [path]

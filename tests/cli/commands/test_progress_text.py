@@ -1,12 +1,12 @@
-"""What `darkroom generate` and `darkroom status` say while one waits."""
+"""Progress texts of `darkroom generate` and `darkroom status`."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from serve_app.cli.generate import duration, standing
-from serve_app.cli.listing import pool_lines
+from serve_app.cli.commands.generate import duration, progress_text
+from serve_app.cli.commands.requests import pool_lines
 
 
 def running(**ours: Any) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def running(**ours: Any) -> dict[str, Any]:
     [
         (
             {"status": "IN_QUEUE", "queue_position": 0, "darkroom": {"reason": "busy"}},
-            "waiting for a free slot (place 1)",
+            "waiting for a free slot (position 1)",
             0,
         ),
         (
@@ -27,7 +27,7 @@ def running(**ours: Any) -> dict[str, Any]:
                 "queue_position": 2,
                 "darkroom": {"reason": "cold_start", "detail": "loading a/b"},
             },
-            "waiting for a replica to start: loading a/b (place 3)",
+            "waiting for a replica to start: loading a/b (position 3)",
             0,
         ),
         (
@@ -43,7 +43,7 @@ def running(**ours: Any) -> dict[str, Any]:
             },
             (
                 "waiting for a replica to start: downloading a/b, 1.0 of 4.0 GB, "
-                "25% of downloading (place 1)"
+                "25% of downloading (position 1)"
             ),
             0,
         ),
@@ -66,7 +66,7 @@ def running(**ours: Any) -> dict[str, Any]:
         ),
         (
             running(stage="denoising", step=1, steps=2, rate=0.25, left_s=4.0),
-            "denoising 1/2, 4.0 s a step, 4 s left",
+            "denoising 1/2, 4.0 s per step, 4 s left",
             47,
         ),
         (
@@ -79,22 +79,24 @@ def running(**ours: Any) -> dict[str, Any]:
     ],
 )
 def test_a_status_is_told_in_words(status: dict[str, Any], words: str, done: int) -> None:
-    assert standing(status) == (words, done)
+    assert progress_text(status) == (words, done)
 
 
 def test_a_wait_is_told_with_its_time() -> None:
     soon = (datetime.now(UTC) + timedelta(seconds=40)).isoformat()
     ours = {"reason": "limit", "detail": "", "starts_at": soon}
-    words, _ = standing({"status": "IN_QUEUE", "queue_position": 1, "darkroom": ours})
-    assert words.startswith("waiting for a limit on what runs (place 2, starts in about ")
+    words, _ = progress_text({"status": "IN_QUEUE", "queue_position": 1, "darkroom": ours})
+    assert words.startswith(
+        "waiting because of a limit on running requests (position 2, starts in about "
+    )
     assert duration(40.4) == "40 s"
     assert duration(200.0) == "3 min"
 
 
 def test_a_time_that_is_over_by_this_machine_s_clock_is_soon() -> None:
     ours = {"reason": "busy", "starts_at": datetime(2020, 1, 1, tzinfo=UTC).isoformat()}
-    words, _ = standing({"status": "IN_QUEUE", "queue_position": 0, "darkroom": ours})
-    assert words == "waiting for a free slot (place 1, starts in about 1 s)"
+    words, _ = progress_text({"status": "IN_QUEUE", "queue_position": 0, "darkroom": ours})
+    assert words == "waiting for a free slot (position 1, starts in about 1 s)"
 
 
 def test_a_pool_tells_what_its_replicas_load() -> None:

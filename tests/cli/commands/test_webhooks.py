@@ -1,4 +1,4 @@
-"""Webhooks as they are looked at and sent again by command, over fakes behind real HTTP."""
+"""Commands that list and redeliver webhooks, with fakes behind real HTTP."""
 
 import json
 import threading
@@ -37,7 +37,7 @@ def darkroom(address: Address, tmp_path: Path) -> Any:
 
 @pytest.fixture
 def receiver() -> Iterator[HTTPServer]:
-    """Answers with its ``status``."""
+    """Receiver that answers with its ``status``."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -46,7 +46,7 @@ def receiver() -> Iterator[HTTPServer]:
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
-            """Says nothing."""
+            """Log nothing."""
 
     class Server(HTTPServer):
         status = 404
@@ -92,7 +92,7 @@ def test_what_is_dead_is_listed_shown_and_sent_again(
     assert "It answered 404." in darkroom("webhooks", "show", request_id).stdout
     receiver.status = 200
     said = darkroom("webhooks", "redeliver", request_id).stdout
-    assert said == f"It is sent again to {url_of(receiver)}.\n"
+    assert said == f"The webhook is sent again to {url_of(receiver)}.\n"
     assert len(shown(darkroom, request_id, "delivered")["log"]) == 2
     assert darkroom("webhooks", "list", "--state", "dead").stdout == ""
     assert f"webhook.redeliver  {request_id}" in darkroom("audit").stdout

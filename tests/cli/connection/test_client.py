@@ -1,4 +1,4 @@
-"""Whatever answers, or does not, the commands say it in a sentence."""
+"""Commands report connection problems and unexpected responses in one sentence."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from threading import Thread
 
 import pytest
 
-from serve_app.cli.client import ApiFailure, Client
-from serve_app.cli.installation import Installation
-from serve_app.cli.preflight import free_port
+from serve_app.cli.connection.client import ApiFailure, Client
+from serve_app.cli.connection.installation import Installation
+from serve_app.cli.serve.ports import free_port
 from serve_app.domain.errors import Misconfigured
 
 
 @contextmanager
 def answering(status: int, body: str) -> Iterator[str]:
-    """The origin of a server that says this to everything, as HAProxy does for an ingress that is
-    gone."""
+    """Origin of a server that gives the same response to every call, like HAProxy without an
+    ingress."""
 
     class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -29,7 +29,7 @@ def answering(status: int, body: str) -> Iterator[str]:
             self.wfile.write(body.encode())
 
         def log_message(self, *_: object) -> None:
-            """Not to the terminal."""
+            """Log nothing to the terminal."""
 
     server = HTTPServer(("127.0.0.1", 0), Answer)
     thread = Thread(target=server.serve_forever)
@@ -60,7 +60,7 @@ def test_a_page_of_haproxy_is_not_taken_for_an_answer_of_the_ingress(tmp_path: P
     with answering(200, page) as url, client(url, tmp_path) as asking:
         with pytest.raises(Misconfigured, match="answers 200, but not Darkroom's ingress"):
             asking.readiness()
-        with pytest.raises(ApiFailure, match="is no JSON"):
+        with pytest.raises(ApiFailure, match="is not JSON"):
             asking.get("/v1/status")
 
 

@@ -1,10 +1,10 @@
-"""``darkroom serve --config`` takes the file that ``serve deploy`` takes."""
+"""``darkroom serve --config`` accepts the same file as ``serve deploy``."""
 
 from pathlib import Path
 
 import pytest
 
-from serve_app.cli.config_file import read
+from serve_app.cli.connection.config_file import read
 from serve_app.domain.errors import Misconfigured
 
 GOOD = """

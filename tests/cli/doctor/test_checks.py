@@ -1,4 +1,4 @@
-"""``darkroom doctor storage`` as it is typed."""
+"""``darkroom doctor storage`` as typed by a user."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def reaching(server: S3Server, location: S3Location, **changes: str) -> dict[str
 
 def test_the_directory_is_tried(typed: Typed, tmp_path: Path) -> None:
     status, said = typed()
-    assert (status, "Nothing is wrong." in said) == (0, True)
+    assert (status, "No problems found." in said) == (0, True)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -73,7 +73,7 @@ def test_all_that_is_done_with_s3_is_tried_and_nothing_stays(
     server: S3Server = request.getfixturevalue(f"{name}_server")
     location = server.new_bucket()
     status, said = typed(**reaching(server, location))
-    assert (status, "Nothing is wrong." in said) == (0, True), said
+    assert (status, "No problems found." in said) == (0, True), said
     assert [step for step in EVERY_STEP if f"ok {step}:" in said] == EVERY_STEP
     assert server.client().list_objects_v2(Bucket=location.bucket)["KeyCount"] == 0
 
@@ -83,7 +83,7 @@ def test_the_whole_examination_looks_at_the_storage_too(
 ) -> None:
     location = moto_server.new_bucket()
     _, said = typed("doctor", **reaching(moto_server, location))
-    assert f"ok storage: {location.there}" in said
+    assert f"ok storage: {location.description}" in said
     _, said = typed("doctor", **reaching(moto_server, location, bucket="nowhere"))
     assert "PROBLEM storage: There is no bucket nowhere" in said
 
@@ -107,7 +107,7 @@ def test_a_store_that_knows_no_conditions_is_named_as_such(
     ("changes", "sentence"),
     [
         ({"bucket": "nowhere"}, "There is no bucket nowhere at"),
-        ({"secret_access_key": "wrong"}, "signature wrong"),
+        ({"secret_access_key": "wrong"}, "rejects the signature"),
         ({"access_key_id": "nobody"}, "does not accept the credentials"),
         ({"endpoint_url": "http://127.0.0.1:1"}, "cannot be reached"),
         ({"prefix": "../up"}, "DARKROOM_S3_PREFIX"),
@@ -149,7 +149,7 @@ def test_a_public_endpoint_that_cannot_be_reached_is_said(
         (Says(403, "AccessDenied"), "may not do s3:PutObject"),
         (
             Says(400, "AuthorizationHeaderMalformed", headers={"x-amz-bucket-region": "eu-west-3"}),
-            "set DARKROOM_S3_REGION",
+            "Set DARKROOM_S3_REGION",
         ),
         (Says(405, "MethodNotAllowed"), "DARKROOM_S3_PATH_STYLE=0"),
     ],

@@ -1,4 +1,4 @@
-"""``darkroom migrate check`` as it is typed, on code as people write it."""
+"""``darkroom migrate check`` as typed by a user, on realistic code."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def told(check: Run, *words: str, files: dict[str, str]) -> list[tuple[Any, ...]]:
-    """Line, endpoint, field and verdict of everything that was found."""
+    """Line, endpoint, field and verdict of all findings."""
     found = json.loads(check(*words, "--json", files=files).stdout)["findings"]
     return [
         tuple(each[name] for name in ("line", "endpoint", "field", "verdict")) for each in found
@@ -192,7 +192,7 @@ def test_calls_of_others_are_none_of_fal_s(check: Run) -> None:
         "b.js": "// fal\nrunner.run('fal-ai/veo3'); other.fal.run('fal-ai/veo3', {});\n",
     }
     result = check(".", files=files)
-    assert (result.exit_code, result.output) == (0, "No call of fal's clients was found.\n")
+    assert (result.exit_code, result.output) == (0, "No calls to fal's clients found.\n")
 
 
 def test_installed_and_built_code_is_left_alone(check: Run) -> None:
@@ -379,7 +379,7 @@ def test_ids_are_looked_up_and_the_nearest_named(check: Run) -> None:
     ("words", "files", "said"),
     [
         (["src/none.py"], {}, "There is no file or folder src/none.py"),
-        (["a.txt"], {"a.txt": "x"}, "it ends with none of"),
+        (["a.txt"], {"a.txt": "x"}, "one of these suffixes"),
         (["a.yaml"], {"a.yaml": "endpoint: x"}, "should be a list of objects"),
         (["a.yaml"], {"a.yaml": "- input: {}"}, "a.yaml:1: this should be an object"),
         (["a.yaml"], {"a.yaml": "- endpoint: a/b\n  input: 3"}, "`input` should be an object"),

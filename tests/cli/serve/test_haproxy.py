@@ -1,4 +1,4 @@
-"""What Ray's HAProxy is started with."""
+"""Wrapper script with which Ray starts HAProxy."""
 
 import subprocess
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.cli import haproxy
+from serve_app.cli.serve import haproxy
 
 pytestmark = pytest.mark.skipif(not haproxy.available(), reason="no HAProxy for this machine")
 
@@ -27,7 +27,7 @@ listen stats
 
 @pytest.fixture
 def started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
-    """Has the script check ``CONFIG``; returns what HAProxy read."""
+    """Run the script with ``CONFIG`` and return the configuration that HAProxy read."""
     monkeypatch.setenv("RAY_SERVE_HAPROXY_METRICS_PORT", "9101")
     monkeypatch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", "8404")
     monkeypatch.delenv("RAY_SERVE_HAPROXY_LOG_TARGET", raising=False)

@@ -1,4 +1,4 @@
-"""The log on the console, and the file that it comes from."""
+"""Log on the console, and the log file from which it is copied."""
 
 from __future__ import annotations
 
@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.cli import log_follower
-from serve_app.cli.console import Console
-from serve_app.cli.log_follower import LogFollower
+from serve_app.cli.serve import console as log_console
+from serve_app.cli.serve.console import Console, LogFollower
 
 
 class Screen(io.StringIO):
-    """Tells when it shows something."""
+    """Console that signals when it shows text."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,7 +40,7 @@ def following(path: Path, screen: Screen) -> LogFollower:
 def test_the_file_stays_small_while_others_write_it_and_the_console_shows_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_follower, "ROTATE_AT_BYTES", 1000)
+    monkeypatch.setattr(log_console, "ROTATE_AT_BYTES", 1000)
     path, screen = tmp_path / "logs" / "darkroom.log", Screen()
     follower = following(path, screen)
     with path.open("a", buffering=1) as one, path.open("a", buffering=1) as other:

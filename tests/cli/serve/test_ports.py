@@ -1,4 +1,4 @@
-"""Which ports `darkroom serve` opens besides its HTTP port."""
+"""Ports that `darkroom serve` opens besides its HTTP port."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.cli import haproxy
-from serve_app.cli.preflight import free_port
-from serve_app.cli.way_in import PROXY_ABOVE, TLS_ABOVE, plan
+from serve_app.cli.serve import haproxy
+from serve_app.cli.serve.ports import PROXY_PORT_OFFSET, TLS_PORT_OFFSET, free_port, plan
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import Config
 
@@ -34,17 +33,17 @@ def taken(port: int) -> Iterator[None]:
 def test_ports_follow_from_the_http_port() -> None:
     port = free_port()
     found = plan(config(), HERE, port)
-    assert found.tls == (HERE, port + TLS_ABOVE)
-    assert found.proxy == (HERE, port + PROXY_ABOVE)
+    assert found.tls == (HERE, port + TLS_PORT_OFFSET)
+    assert found.proxy == (HERE, port + PROXY_PORT_OFFSET)
     assert found.names == ()
 
 
 def test_a_usual_port_that_is_taken_is_replaced_and_a_given_one_is_not() -> None:
     port, given = free_port(), free_port()
-    with taken(port + TLS_ABOVE), taken(given):
+    with taken(port + TLS_PORT_OFFSET), taken(given):
         found = plan(config(), HERE, port)
         assert found.tls is not None
-        assert found.tls[1] not in (port, port + TLS_ABOVE)
+        assert found.tls[1] not in (port, port + TLS_PORT_OFFSET)
         with pytest.raises(Misconfigured, match=f"Port {given} .* --tls-port"):
             plan(config(tls_port=given), HERE, port)
         with pytest.raises(Misconfigured, match=f"Port {given} .* --proxy-port"):

@@ -1,17 +1,17 @@
-"""What keeps Darkroom from starting is said in a sentence."""
+"""Problems that prevent the start are reported in one sentence."""
 
 import socket
 from pathlib import Path
 
 import pytest
 
-from serve_app.cli import preflight
+from serve_app.cli.serve import ports
 from serve_app.domain.errors import Misconfigured
 
 
 def test_a_data_directory_is_made_with_its_parents_and_for_its_owner_only(tmp_path: Path) -> None:
     wanted = tmp_path / "a" / "b"
-    preflight.check_data_dir(wanted)
+    ports.check_data_dir(wanted)
     assert wanted.stat().st_mode & 0o077 == 0
     assert list(wanted.iterdir()) == []
 
@@ -20,30 +20,30 @@ def test_a_file_in_place_of_the_data_directory_is_named(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     with pytest.raises(Misconfigured, match="is a file"):
-        preflight.check_data_dir(file)
+        ports.check_data_dir(file)
     with pytest.raises(Misconfigured, match="not a directory"):
-        preflight.check_data_dir(file / "below")
+        ports.check_data_dir(file / "below")
 
 
 def test_a_data_directory_that_cannot_be_written_is_named() -> None:
     with pytest.raises(Misconfigured, match="/proc/darkroom cannot be written"):
-        preflight.check_data_dir(Path("/proc/darkroom"))
+        ports.check_data_dir(Path("/proc/darkroom"))
 
 
 def test_too_little_free_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "LEAST_FREE_BYTES", 2**62)
+    monkeypatch.setattr(ports, "MIN_FREE_BYTES", 2**62)
     with pytest.raises(Misconfigured, match="Free some space"):
-        preflight.check_data_dir(tmp_path)
+        ports.check_data_dir(tmp_path)
 
 
 def test_ray_s_files_need_a_place_that_can_be_made_and_has_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(Misconfigured, match="/proc/darkroom, for Ray's files, cannot be made"):
-        preflight.check_run_dir(Path("/proc/darkroom"))
-    monkeypatch.setattr(preflight, "LEAST_FREE_BYTES", 2**62)
+    with pytest.raises(Misconfigured, match="/proc/darkroom, for Ray's files, cannot be created"):
+        ports.check_run_dir(Path("/proc/darkroom"))
+    monkeypatch.setattr(ports, "MIN_FREE_BYTES", 2**62)
     with pytest.raises(Misconfigured, match="for Ray's files; Darkroom needs"):
-        preflight.check_run_dir(tmp_path / "run")
+        ports.check_run_dir(tmp_path / "run")
 
 
 def test_a_taken_port_is_named() -> None:
@@ -51,14 +51,14 @@ def test_a_taken_port_is_named() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(Misconfigured, match=f"Port {port} on 127.0.0.1 is taken"):
-            preflight.check_port("127.0.0.1", port)
+        with pytest.raises(Misconfigured, match=f"Port {port} on 127.0.0.1 is in use"):
+            ports.check_port("127.0.0.1", port)
 
 
 def test_free_ports_are_different_and_not_those_that_the_kernel_gives_to_anybody() -> None:
-    found = preflight.free_ports(50)
+    found = ports.free_ports(50)
     assert len(set(found)) == 50
-    assert max(found) < 32_768  # where Linux begins
+    assert max(found) < 32_768  # start of Linux's range of ephemeral ports
 
 
 def test_a_taken_port_is_not_given_out_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,23 +66,23 @@ def test_a_taken_port_is_not_given_out_as_free(monkeypatch: pytest.MonkeyPatch) 
         taken.bind(("", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        monkeypatch.setattr(preflight, "PORTS", range(port, port + 1))
+        monkeypatch.setattr(ports, "PORTS", range(port, port + 1))
         with pytest.raises(Misconfigured, match="ports are free"):
-            preflight.free_port()
+            ports.free_port()
 
 
 def test_a_free_port_passes() -> None:
-    preflight.check_port("127.0.0.1", preflight.free_port())
+    ports.check_port("127.0.0.1", ports.free_port())
 
 
 def test_an_address_that_is_not_of_this_machine_is_named() -> None:
     with pytest.raises(Misconfigured, match=r"203\.0\.113\.1 cannot be opened"):
-        preflight.check_port("203.0.113.1", 8000)
+        ports.check_port("203.0.113.1", 8000)
 
 
 def test_a_socket_directory_open_to_others_is_refused(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir(mode=0o777)
     run_dir.chmod(0o777)
-    with pytest.raises(Misconfigured, match="open to others"):
-        preflight.check_run_dir(run_dir)
+    with pytest.raises(Misconfigured, match="Another user owns"):
+        ports.check_run_dir(run_dir)

@@ -1,4 +1,4 @@
-"""After kill -9 the next start ends what was left, and nobody else's processes."""
+"""After kill -9 the next start stops the leftover processes, and no others."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serve_app.cli.run_record import RunRecord
+from serve_app.cli.serve.processes import RunRecord
 
 SLEEPER = "import time; time.sleep(600)"
 DEAF = """
@@ -32,7 +32,7 @@ def test_the_next_start_ends_what_the_last_one_started(
     tmp_path: Path, sleeper: subprocess.Popen[bytes]
 ) -> None:
     RunRecord(tmp_path / "run.json", tmp_path / "run").write("http://127.0.0.1:1")
-    assert RunRecord(tmp_path / "run.json", tmp_path / "run").end_leftovers() >= 1
+    assert RunRecord(tmp_path / "run.json", tmp_path / "run").stop_leftover_processes() >= 1
     assert not psutil.pid_exists(sleeper.pid)
 
 
@@ -41,13 +41,13 @@ def test_a_process_that_ignores_the_request_to_end_is_killed(tmp_path: Path) -> 
         assert deaf.stdout is not None
         deaf.stdout.readline()
         RunRecord(tmp_path / "run.json", tmp_path / "run").write("")
-        RunRecord(tmp_path / "run.json", tmp_path / "run").end_leftovers()
+        RunRecord(tmp_path / "run.json", tmp_path / "run").stop_leftover_processes()
         assert not psutil.pid_exists(deaf.pid)
 
 
 def test_a_process_that_no_record_has_is_known_by_the_run_directory(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    # As Ray's workers have it; its parent is gone, and it is nobody's child.
+    # An orphan with the folder's name in its environment, like Ray's workers.
     start = (
         "import subprocess, sys;"
         f"command = [sys.executable, '-c', {SLEEPER!r}, '--sockets={run_dir}/ray'];"
@@ -57,7 +57,7 @@ def test_a_process_that_no_record_has_is_known_by_the_run_directory(tmp_path: Pa
     said = subprocess.run([sys.executable, "-c", start], stdout=subprocess.PIPE, check=True)
     stray = psutil.Process(int(said.stdout))
     assert stray not in psutil.Process().children(recursive=True)
-    assert RunRecord(tmp_path / "run.json", run_dir).end_leftovers() == 1
+    assert RunRecord(tmp_path / "run.json", run_dir).stop_leftover_processes() == 1
     assert not stray.is_running()
 
 
@@ -70,7 +70,7 @@ def test_a_process_that_got_the_pid_later_is_left_alone(
     for one in content["started"]:
         one["start_time"] -= 1000
     path.write_text(json.dumps(content))
-    assert RunRecord(path, tmp_path / "run").end_leftovers() == 0
+    assert RunRecord(path, tmp_path / "run").stop_leftover_processes() == 0
     assert psutil.pid_exists(sleeper.pid)
     assert sleeper.poll() is None
 
@@ -79,4 +79,4 @@ def test_a_process_that_got_the_pid_later_is_left_alone(
 def test_a_broken_record_ends_nothing_and_stops_nothing(tmp_path: Path, content: str) -> None:
     path = tmp_path / "run.json"
     path.write_text(content)
-    assert RunRecord(path, tmp_path / "run").end_leftovers() == 0
+    assert RunRecord(path, tmp_path / "run").stop_leftover_processes() == 0

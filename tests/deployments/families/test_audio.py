@@ -1,5 +1,5 @@
-"""Endpoints of sounds: from fal's body to the pipeline's call, over tiny pipelines of the classes
-that their weights are of, and from the samples to the files."""
+"""Audio endpoints: from fal's body to the pipeline's call, over tiny pipelines of their weights'
+classes, and from the samples to the files."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.audio import AudioFamily
 from deployments.engine.engine import Engine
-from deployments.engine.sound_levels import levelled
-from deployments.family import Made, Product
-from deployments.scratch import Scratch
+from deployments.engine.media.audio import levelled
+from deployments.engine.media.scratch import Scratch
+from deployments.families.audio import AudioFamily
+from deployments.families.base import GenerationResult, Product
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Cancelled, InvalidInput, Misconfigured
 from tests.deployments.served import CATALOG, Served
 from tests.engine.conformance import zoo
 from tests.engine.gate import Gate
-from tests.engine.test_sound import read
+from tests.engine.media.test_audio import read
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 STABLE, SONG = "fal-ai/stable-audio", "fal-ai/ace-step"
-RATE = 400  # of the tiny pipelines, samples a second
-MOST_S = 0.16  # that the tiny Stable Audio makes
+RATE = 400  # sample rate of the tiny pipelines, in Hz
+MOST_S = 0.16  # longest audio of the tiny Stable Audio
 BODIES: dict[str, dict[str, Any]] = {
     STABLE: {"prompt": "a low tone", "seconds_total": 0.15, "steps": 3, "seed": 7},
     SONG: {
@@ -75,7 +75,7 @@ def tickets(media_type: str = "audio/wav", count: int = 2) -> tuple[UploadTicket
 
 
 def deliver(served: Served, call: Any, result: Any, scratch: Scratch, **more: Any) -> Product:
-    made = Made(result, 1.5, 3, scratch)
+    made = GenerationResult(result, 1.5, 3, scratch)
     return served.family.deliver(served.entry.endpoint, call, made, tickets(**more))
 
 
@@ -139,10 +139,10 @@ def test_the_output_is_as_its_schema_says(serve, endpoint_id):
     assert product.output.keys() <= schema["properties"].keys()
     assert set(schema["required"]) <= product.output.keys()
     field = "audio_file" if endpoint_id == STABLE else "audio"
-    sound = product.output[field]
-    assert (sound["artifact"], sound["content_type"]) == ("key-0", "audio/flac")
-    assert sound["file_size"] == product.files[0].size > 0
-    assert (sound["sample_rate"], product.output["seed"]) == (RATE, 7)
+    audio = product.output[field]
+    assert (audio["artifact"], audio["content_type"]) == ("key-0", "audio/flac")
+    assert audio["file_size"] == product.files[0].size > 0
+    assert (audio["sample_rate"], product.output["seed"]) == (RATE, 7)
     assert product.output["waveform"]["artifact"] == "key-1"
     assert product.files[1].body.startswith(b"\x89PNG")
     scratch.close()
@@ -181,7 +181,7 @@ def test_a_field_out_of_its_bounds_is_refused_by_name(serve, changed, field):
     assert caught.value.problems[0].loc == ("body", field)
 
 
-def test_a_sound_that_nobody_wants_any_more_is_not_written_to_its_end(serve):
+def test_an_audio_file_that_nobody_wants_any_more_is_not_written_to_its_end(serve):
     served, scratch = serve(SONG), Scratch()
     call = served.call(BODIES[SONG])
     result = served.run(call)
@@ -207,7 +207,7 @@ def test_it_goes_on_from_a_snapshot_bit_for_bit_though_nothing_calls_back(serve,
 
     def ask(progress: Any) -> None:
         if progress.step == 3 and not asked:
-            asked.append(box[0].ask_for_snapshot())
+            asked.append(box[0].request_snapshot())
 
     gate = Gate(engine)
     first = served.call(body)
@@ -226,7 +226,7 @@ def test_other_pipelines_are_served_by_an_entry_alone(engine):
     options = {
         "task": "text-to-audio",
         "dtype": "float32",
-        "sound": {"length": "audio_length_in_s", "most_seconds": 30},
+        "audio_format": {"length": "audio_length_in_s", "most_seconds": 30},
     }
     endpoint = replace(listed.endpoint, id="house/audioldm2", options=options)
     served = Served(replace(listed, endpoint=endpoint), pipeline, engine)
@@ -242,18 +242,18 @@ def test_other_pipelines_are_served_by_an_entry_alone(engine):
 
 
 @pytest.mark.parametrize(
-    ("sound", "why"),
+    ("audio", "why"),
     [
-        ({"length": "audio_duration"}, "takes no audio_duration"),
+        ({"length": "audio_duration"}, "has no argument audio_duration"),
         ({}, "either `length` or `end`"),
         ({"length": "a", "end": "b"}, "either `length` or `end`"),
-        ({"ends": "audio_end_in_s"}, "has no ends"),
-        ("audio_end_in_s", "has to be a mapping"),
+        ({"ends": "audio_end_in_s"}, "has no key ends"),
+        ("audio_end_in_s", "must be a mapping"),
     ],
 )
-def test_an_option_that_does_not_fit_says_what_does(serve, sound, why):
+def test_an_option_that_does_not_fit_says_what_does(serve, audio, why):
     with pytest.raises(Misconfigured, match=why):
-        serve(STABLE, sound=sound).call(BODIES[STABLE])
+        serve(STABLE, audio_format=audio).call(BODIES[STABLE])
 
 
 def test_tickets_of_another_type_are_told(serve):
@@ -261,5 +261,8 @@ def test_tickets_of_another_type_are_told(serve):
     call = served.call(BODIES[STABLE])
     with pytest.raises(Misconfigured, match=r"audio/wav.*image/png"):
         AudioFamily().deliver(
-            served.entry.endpoint, call, Made(None, 1, 1, scratch), tickets("image/png", 1)
+            served.entry.endpoint,
+            call,
+            GenerationResult(None, 1, 1, scratch),
+            tickets("image/png", 1),
         )

@@ -1,4 +1,4 @@
-"""Finding families, and what importing them costs."""
+"""Loading of families, and the cost of importing them."""
 
 import subprocess
 import sys
@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import pytest
 
-from deployments.engine.declarations import Declaration
-from deployments.families import FAMILIES
-from deployments.family import declarations_of, load_families
+from deployments.engine.interception.model_traits import ModelTrait
+from deployments.families.base import load_families, model_rules_of
+from deployments.families.registry import FAMILIES
 from serve_app.domain.errors import Misconfigured
 from tests.fakes.family import ProbeFamily
 
@@ -21,14 +21,16 @@ def test_families_are_found_by_their_path():
     }
 
 
-@pytest.mark.parametrize("path", ["nowhere:Class", "deployments.flux:Nobody", "", "deployments"])
+@pytest.mark.parametrize(
+    "path", ["nowhere:Class", "deployments.families.flux:Nobody", "", "deployments"]
+)
 def test_a_family_that_is_not_there_is_named(path):
     with pytest.raises(Misconfigured, match="mine"):
         load_families({"mine": path})
 
 
 class HouseFamily(ProbeFamily):
-    models: ClassVar = {"HouseTransformer": Declaration(solo="it has a reason")}
+    models: ClassVar = {"HouseTransformer": ModelTrait(merge_refusal="it has a reason")}
 
 
 class HouseTransformer:
@@ -36,16 +38,16 @@ class HouseTransformer:
 
 
 def test_what_a_family_declares_about_its_models_is_told_to_the_engine():
-    told = declarations_of({"probe": ProbeFamily(), "house": HouseFamily()})
-    assert told.of(HouseTransformer).solo == "it has a reason"
-    assert not declarations_of({"probe": ProbeFamily()}).of(HouseTransformer).solo
+    told = model_rules_of({"probe": ProbeFamily(), "house": HouseFamily()})
+    assert told.of(HouseTransformer).merge_refusal == "it has a reason"
+    assert not model_rules_of({"probe": ProbeFamily()}).of(HouseTransformer).merge_refusal
 
 
 def test_binding_a_pool_imports_no_torch():
     families = ", ".join(
         [*(path.partition(":")[0] for path in FAMILIES.values()), "tests.fakes.family"]
     )
-    modules = f"deployments.replica, deployments.family, {families}"
+    modules = f"deployments.replica.deployment, deployments.families.base, {families}"
     code = f"""
 import sys
 import {modules}

@@ -1,4 +1,4 @@
-"""What those see who wait for weights, and what waiting does not cost them."""
+"""Cold starts: what waiting users see, and that waiting does no harm."""
 
 import asyncio
 from dataclasses import replace
@@ -6,12 +6,11 @@ from itertools import pairwise
 
 import pytest
 
-from deployments.families import FAMILIES
-from deployments.family import WarmsUp, load_families
+from deployments.families.base import WarmsUp, load_families
+from deployments.families.registry import FAMILIES
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import ReplicaStage
-from serve_app.domain.loading import of_plain
-from serve_app.domain.progress import Progress, Stage
+from serve_app.domain.progress import Progress, Stage, from_plain
 from tests.deployments.conftest import PROBE
 from tests.deployments.waiting import until
 from tests.engine.tiny import save_tiny_flux, tiny_flux, tiny_sdxl
@@ -34,14 +33,14 @@ COMING = Endpoint("coming", "probe", WEIGHTS, "probe", options={"load_s": 0.5})
 
 @pytest.fixture
 def halfway(hub):
-    """The hub stops in the middle of a file until ``hub.go``."""
+    """Pause the hub in the middle of a file until ``hub.go``."""
     hub.hold_after[UNET] = 100_000
     yield hub
     hub.go.set()
 
 
 def told(rig, held):
-    """The progress that reports told, each once."""
+    """Distinct progress values of the reports."""
     every = [p for _, report in rig.port.reports for of, p in report.progress if of == held]
     return [one for one, before in zip(every, [None, *every], strict=False) if one != before]
 
@@ -56,7 +55,7 @@ async def test_all_who_wait_see_the_download_and_the_load(make_rig, halfway, sto
     await rig.port.until(lambda: all(map(downloading, both)))
     assert all(p.step < p.steps > 550_000 for held in both for p in downloading(held))
     assert any(r.detail.startswith("downloading coming, 0.0 of") for _, r in rig.port.reports)
-    (loading,) = of_plain(next(r.loading for _, r in reversed(rig.port.reports) if r.loading))
+    (loading,) = from_plain(next(r.loading for _, r in reversed(rig.port.reports) if r.loading))
     assert set(loading.endpoints) == {"coming", "same"}
     assert 0 < loading.share < 1
     halfway.go.set()
@@ -92,12 +91,12 @@ async def test_what_lies_on_the_disk_is_loaded_beside_a_download(make_rig, halfw
 
 
 async def test_a_lease_is_renewed_all_through_a_long_load(rig):
-    """As with one of ten minutes: a report in every interval, each within the lease's time."""
+    """A scaled-down load of ten minutes: a report in every interval, within the lease's time."""
     held = rig.offer("one", endpoint=slow(load_s=1.5))
     assert (await rig.outcome(held)).succeeded
     gaps = [after - before for before, after in pairwise(rig.port.renewals(held))]
     assert len(gaps) >= 4
-    assert max(gaps) < 2.0  # of the 5 s that the lease lasts
+    assert max(gaps) < 2.0  # a lease lasts 5 s
 
 
 async def test_a_cancel_during_a_load_frees_the_slot_at_once(make_rig):
@@ -108,7 +107,7 @@ async def test_a_cancel_during_a_load_frees_the_slot_at_once(make_rig):
     rig.port.cancelled.add(held)
     assert (await rig.outcome(held)).failure.code == "cancelled"
     assert (await rig.outcome(rig.offer("two", steps=1))).succeeded
-    assert rig.workshop.residency.loading()  # It had not come to its end.
+    assert rig.resources.residency.loading()  # It has not ended.
 
 
 async def test_a_replica_says_what_it_loads_before_it_is_ready(make_rig, halfway, store):
@@ -136,12 +135,12 @@ async def test_weights_are_handed_over_after_a_generation_that_warms_them_up(mak
     weights = Weights(str(save_tiny_flux(tmp_path)))
     tiny = Endpoint("tiny", "flux", weights, "s", options={"native_size": 64})
     stages = []
-    # Asked for without a request: what happens between two reports, no request would tell.
-    loan = rig.workshop.borrow(
+    # Called without a request, because no request would show what happens between two reports.
+    handle = rig.resources.acquire(
         load_families(FAMILIES)["flux"], tiny, lambda progress: stages.append(progress.stage)
     )
-    await asyncio.wrap_future(loan.future)
-    rig.workshop.residency.give_back(loan)
+    await asyncio.wrap_future(handle.future)
+    rig.resources.residency.release(handle)
     assert stages == [Stage.LOADING, Stage.WARMING_UP]
 
 
@@ -160,4 +159,4 @@ def test_families_warm_up_with_one_step_at_their_usual_size(name, make, task):
 async def test_a_failed_load_ends_the_waiting_and_the_telling(rig):
     missing = Endpoint("gone", "probe", Weights("missing"), "probe")
     assert (await rig.outcome(rig.offer("one", endpoint=missing))).failure is not None
-    await until(lambda: not rig.workshop.loading)
+    await until(lambda: not rig.resources.loading)

@@ -1,5 +1,5 @@
-"""What the demo endpoints make through the engine is what diffusers makes of the same call: alone
-bit for bit, together within rounding."""
+"""Demo endpoints give the same results through the engine as in diffusers: bit for bit if they run
+alone, within rounding if they run merged."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from diffusers import DiffusionPipeline
 from PIL import Image, ImageDraw
 
 from deployments.engine.engine import Engine
-from deployments.engine.generation import Generation
-from deployments.families import FAMILIES
-from deployments.family import Family, GenerationCall, load_families
-from deployments.task import GIVEN_FILES
+from deployments.engine.loop.generation import Generation
+from deployments.engine.loop.options import GenerationOptions
+from deployments.families.base import Family, GenerationCall, load_families
+from deployments.families.registry import FAMILIES
+from deployments.families.tasks import INPUT_FILES
 from tests.deployments.demos import CATALOG
 from tests.engine.demo_calls import made_of
 from tests.engine.gate import Gate
 
 pytestmark = [
     pytest.mark.engine,
-    # torch, transformers and diffusers deprecate names of their own while they load.
+    # torch, transformers and diffusers raise deprecation warnings about themselves while they load.
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
 ]
 
 DEMOS = [entry.endpoint.id for entry in CATALOG if entry.demo]
 WISHES = (("a red circle", 1, 2), ("a blue star", 2, 4), ("a green square", 3, 3))
-"""What, from which seed, in how many steps."""
+"""(prompt, seed, steps)."""
 SMALL: Mapping[str, Mapping[str, Any]] = {
     "flux": {"image_size": {"width": 64, "height": 64}},
     "sdxl": {"image_size": {"width": 64, "height": 64}},
     "video": {"guidance_scale": 2.0},
     "audio": {"seconds_total": 0.2},
 }
-WITHIN = 1e-4  # of 1: white against black, the loudest sound against silence
+WITHIN = 1e-4  # of 1: the difference of white and black, or of the loudest audio and silence
 
 
 class Demo:
-    """An endpoint with its demo weights, as diffusers itself loads them."""
+    """An endpoint with its demo weights, loaded by diffusers itself."""
 
     def __init__(self, endpoint_id: str) -> None:
         self.endpoint = CATALOG.get(endpoint_id).endpoint
@@ -48,14 +49,14 @@ class Demo:
         self._family = families()[self.endpoint.family]
 
     def call(self, number: int) -> GenerationCall:
-        """As a request of these words has it; anew each time, as it uses up its random numbers."""
+        """The call of request ``number``. Built each time: a call uses up its random numbers."""
         prompt, seed, steps = WISHES[number]
-        files = GIVEN_FILES.get(self.endpoint.options["task"], {})
+        files = INPUT_FILES.get(self.endpoint.options["task"], {})
         body = {"prompt": prompt, "seed": seed, **SMALL[self.endpoint.family]}
         body |= dict.fromkeys(files, "https://example.com/picture.png")
         fields = CATALOG.validate(self.endpoint.id, body).input
-        fields |= {name: picture(name, number) for name in files if name in fields}
-        # Fewer than some endpoints allow.
+        fields |= {name: image(name, number) for name in files if name in fields}
+        # Below the limit of some endpoints.
         fields |= {name: steps for name in ("num_inference_steps", "steps") if name in fields}
         return self._family.prepare(self.endpoint, fields, self.pipeline, 0)
 
@@ -66,13 +67,15 @@ class Demo:
 
 
 class Served:
-    """A generation of an endpoint, as a replica has it made."""
+    """A generation of an endpoint, made as in a replica."""
 
     def __init__(self, engine: Engine, call: GenerationCall) -> None:
-        self._frames: list[torch.Tensor] = []  # of a clip, as its file is written
+        self._frames: list[torch.Tensor] = []  # of a video, while its file is written
         self._generation: Generation = engine.submit(
             view=call.view,
-            on_frames=None if call.recording is None else self._frames.append,
+            options=GenerationOptions(
+                on_frames=None if call.recording is None else self._frames.append
+            ),
             **call.arguments,
         )
 
@@ -93,7 +96,7 @@ def families() -> Mapping[str, Family]:
     return load_families(FAMILIES)
 
 
-def picture(field: str, number: int) -> Image.Image:
+def image(field: str, number: int) -> Image.Image:
     drawn = Image.new("RGB", (64, 64), "black" if field == "mask_url" else "lightgrey")
     ImageDraw.Draw(drawn).rectangle((0, 0, 16 + 16 * number, 40), fill="white")
     return drawn
@@ -103,7 +106,7 @@ def picture(field: str, number: int) -> Image.Image:
 def test_a_demo_endpoint_makes_what_plain_diffusers_makes(endpoint_id: str) -> None:
     demo = Demo(endpoint_id)
     plain = [demo.plain(number) for number in range(len(WISHES))]
-    assert (plain[0] - plain[1]).abs().max() > 100 * WITHIN  # or nothing would be compared
+    assert (plain[0] - plain[1]).abs().max() > 100 * WITHIN  # or the test is meaningless
     with Engine(demo.pipeline, threads=1) as engine:
         assert torch.equal(Served(engine, demo.call(0)).made(), plain[0])
         gate = Gate(engine)

@@ -1,4 +1,4 @@
-"""From an endpoint's input to a picture, through the real engine and a tiny real pipeline."""
+"""Flux: from an endpoint's input to an image, through the real engine and a tiny real pipeline."""
 
 from io import BytesIO
 
@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from deployments.engine.engine import Engine
-from deployments.family import Made
-from deployments.flux import FluxFamily
+from deployments.families.base import GenerationResult
+from deployments.families.flux import FluxFamily
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import Misconfigured
@@ -57,10 +57,12 @@ def draw(engine, pipeline, endpoint=FLUX, media_type="image/png", **changes):
     call = family.prepare(endpoint, fields, pipeline, seed=99)
     result = engine.submit(pipeline="flux", **call.arguments).result(60)
     count = fields["num_images"]
-    return family.deliver(endpoint, call, Made(result, 1.5, 2), tickets(count, media_type))
+    return family.deliver(
+        endpoint, call, GenerationResult(result, 1.5, 2), tickets(count, media_type)
+    )
 
 
-def picture(file):
+def image(file):
     return Image.open(BytesIO(file.body)).convert("RGB")
 
 
@@ -82,7 +84,7 @@ def test_an_output_names_its_files_and_how_they_were_made(engine, pipeline):
         "has_nsfw_concepts": [False],
         "prompt": "a red circle",
     }
-    assert picture(file).size == (32, 16)
+    assert image(file).size == (32, 16)
     assert product.units == pytest.approx(32 * 16 / 1e6)
 
 
@@ -101,7 +103,7 @@ def test_the_demo_says_that_it_is_one(engine, pipeline):
 def test_every_size_is_made_exactly(engine, pipeline, endpoint, size):
     asked = {"width": size[0], "height": size[1]}
     (file,) = draw(engine, pipeline, endpoint, image_size=asked).files
-    assert picture(file).size == size == (file.width, file.height)
+    assert image(file).size == size == (file.width, file.height)
 
 
 @pytest.mark.parametrize(
@@ -113,20 +115,20 @@ def test_the_file_is_of_the_tickets_type(engine, pipeline, media_type, name):
     assert Image.open(BytesIO(file.body)).format == name
 
 
-def test_several_pictures_differ_and_the_first_is_the_one_made_alone(engine, pipeline):
+def test_several_images_differ_and_the_first_is_the_one_made_alone(engine, pipeline):
     files = draw(engine, pipeline, num_images=3, seed=5).files
     assert len({file.body for file in files}) == 3
     for number, seed in [(0, 5), (2, 7)]:
         (alone,) = draw(engine, pipeline, seed=seed).files
-        levels = torch.tensor(list(picture(files[number]).tobytes()), dtype=torch.int16)
-        single = torch.tensor(list(picture(alone).tobytes()), dtype=torch.int16)
-        assert (levels - single).abs().max() <= 1  # a batch of three takes other kernels
+        levels = torch.tensor(list(image(files[number]).tobytes()), dtype=torch.int16)
+        single = torch.tensor(list(image(alone).tobytes()), dtype=torch.int16)
+        assert (levels - single).abs().max() <= 1  # a batch of three uses other kernels
 
 
 def test_too_few_tickets_are_a_mistake_of_the_installation(engine, pipeline):
     family = FluxFamily()
     call = family.prepare(FLUX, wish(num_images=2), pipeline, seed=1)
-    made = Made(engine.submit(pipeline="flux", **call.arguments).result(60), 1.0, 2)
+    made = GenerationResult(engine.submit(pipeline="flux", **call.arguments).result(60), 1.0, 2)
     with pytest.raises(Misconfigured, match="tickets"):
         family.deliver(FLUX, call, made, tickets(1))
 

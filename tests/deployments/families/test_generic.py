@@ -1,4 +1,4 @@
-"""Any picture pipeline of diffusers, served by an entry of a catalogue."""
+"""Any diffusers image pipeline, served by a catalogue entry."""
 
 from __future__ import annotations
 
@@ -12,16 +12,14 @@ import yaml
 from diffusers import StableDiffusion3Img2ImgPipeline, ZImageInpaintPipeline
 from PIL import Image, ImageDraw
 
-from deployments import loading
 from deployments.engine.engine import Engine
-from deployments.families import FAMILIES
-from deployments.generic import GenericFamily
-from deployments.picture_input import as_pixels
-from deployments.picture_size import Size
+from deployments.families.generic import GenericFamily
+from deployments.families.image_io import Size, as_pixels
+from deployments.families.registry import FAMILIES
+from deployments.replica import weights
 from serve_app.catalog.catalog import load
-from serve_app.domain.endpoint import Endpoint, Weights
+from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.errors import InvalidInput, Misconfigured
-from serve_app.domain.store_config import StoreConfig
 from tests.deployments.served import Served
 from tests.docs.pages import DOCS, blocks
 from tests.engine.tiny import tiny_sd3, tiny_sdxl
@@ -35,7 +33,7 @@ pytestmark = [
 
 SIZE = Size(64, 96)
 ASKED = {"width": SIZE.width, "height": SIZE.height}
-PICTURE = "https://example.org/a.png"
+IMAGE = "https://example.org/a.png"
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +48,7 @@ def sd3():
 
 
 def entry(folder: Path, **written: Any) -> Any:
-    """Of a catalogue with this one endpoint."""
+    """Entry of a catalogue with this one endpoint."""
     whole = {
         "family": "generic",
         "schema": "qwen-image-text-to-image",
@@ -63,9 +61,9 @@ def entry(folder: Path, **written: Any) -> Any:
 
 
 def given(width: int = 64, height: int = 96) -> Image.Image:
-    picture = Image.new("RGB", (width, height), (240, 240, 240))
-    ImageDraw.Draw(picture).rectangle((0, 0, width // 2, height), fill=(200, 30, 30))
-    return picture
+    image = Image.new("RGB", (width, height), (240, 240, 240))
+    ImageDraw.Draw(image).rectangle((0, 0, width // 2, height), fill=(200, 30, 30))
+    return image
 
 
 def generator(seed: int = 7) -> torch.Generator:
@@ -73,10 +71,9 @@ def generator(seed: int = 7) -> torch.Generator:
 
 
 def test_the_entry_of_the_docs_serves_stable_diffusion_3(engine, sd3, tmp_path):
-    """Text to picture, and picture to picture over the same weights."""
-    (text,) = [
-        each.text for each in blocks(DOCS / "11-catalogue.md", "yaml") if "generic" in each.text
-    ]
+    """Text-to-image and image-to-image over the same weights."""
+    page = DOCS / "how-to" / "add-a-model.md"
+    (text,) = [each.text for each in blocks(page, "yaml") if "sd3" in each.text]
     path = tmp_path / "models.yaml"
     path.write_text(text)
     catalog = load(path, demo=False, demo_dir=tmp_path, families=FAMILIES)
@@ -90,7 +87,7 @@ def test_the_entry_of_the_docs_serves_stable_diffusion_3(engine, sd3, tmp_path):
     )
     assert torch.equal(drawing.run(call).images, expected.images)
 
-    call = redrawing.call(common | {"image_url": PICTURE, "strength": 0.5}, image_url=given())
+    call = redrawing.call(common | {"image_url": IMAGE, "strength": 0.5}, image_url=given())
     expected = StableDiffusion3Img2ImgPipeline(**sd3.components)(
         **plain,
         **ASKED,
@@ -113,9 +110,9 @@ def test_inpainting_takes_its_mask_as_well(engine, tmp_path):
         "fixed": {"guidance_scale": 0.0},
     }
     served = Served(entry(tmp_path, schema="sdxl-inpainting", options=options), pipeline, engine)
-    body = {"prompt": "a", "image_url": PICTURE, "mask_url": PICTURE, "image_size": ASKED}
-    pictures = {"image_url": given(), "mask_url": mask}
-    call = served.call(body | {"seed": 7, "num_inference_steps": 4, "strength": 0.6}, **pictures)
+    body = {"prompt": "a", "image_url": IMAGE, "mask_url": IMAGE, "image_size": ASKED}
+    images = {"image_url": given(), "mask_url": mask}
+    call = served.call(body | {"seed": 7, "num_inference_steps": 4, "strength": 0.6}, **images)
     expected = ZImageInpaintPipeline(**pipeline.components)(
         prompt="a",
         **ASKED,
@@ -129,16 +126,16 @@ def test_inpainting_takes_its_mask_as_well(engine, tmp_path):
     )
     assert torch.equal(served.run(call).images, expected.images)
     with pytest.raises(InvalidInput, match="leaves none"):
-        served.call(body | {"num_inference_steps": 4, "strength": 0.2}, **pictures)
+        served.call(body | {"num_inference_steps": 4, "strength": 0.2}, **images)
 
 
-def test_a_pipeline_that_wants_pictures_as_pillows_gets_them(engine, tmp_path):
+def test_a_pipeline_that_wants_images_as_pillows_gets_them(engine, tmp_path):
     pipeline = tiny_flux2_klein()
-    options = {"task": "image-to-image", "pictures": "pillow", "fixed": {"guidance_scale": 1.0}}
+    options = {"task": "image-to-image", "images": "pillow", "fixed": {"guidance_scale": 1.0}}
     served = Served(
         entry(tmp_path, schema="flux-image-to-image", options=options), pipeline, engine
     )
-    body = {"prompt": "a", "image_url": PICTURE, "num_inference_steps": 2, "seed": 7}
+    body = {"prompt": "a", "image_url": IMAGE, "num_inference_steps": 2, "seed": 7}
     call = served.call(body, image_url=given(90, 70))
     made = served.run(call).images
     plain = pipeline(
@@ -153,7 +150,7 @@ def test_a_pipeline_that_wants_pictures_as_pillows_gets_them(engine, tmp_path):
     )
     assert torch.equal(made, plain.images)
     (file,) = served.deliver(call, served.run(call), 1).files
-    assert Image.open(BytesIO(file.body)).size == (90, 70)  # that of the given picture
+    assert Image.open(BytesIO(file.body)).size == (90, 70)  # the size of the input image
 
 
 def test_empty_fields_can_be_left_out_and_sides_set_by_hand(engine, sd3, tmp_path):
@@ -191,8 +188,8 @@ def test_a_strength_that_nobody_gave_is_the_pipelines_to_choose(sd3):
     assert "strength" not in GenericFamily().prepare(whole, body, sd3, 1).arguments
 
 
-class OnePicture:
-    """A pipeline with a size of its own, that makes one picture at a time."""
+class OneImage:
+    """A pipeline with a fixed size that makes one image at a time."""
 
     vae_scale_factor = 8
 
@@ -201,7 +198,7 @@ class OnePicture:
 
 
 def test_what_a_pipeline_does_not_leave_to_choose_is_not_passed(engine, tmp_path):
-    served = Served(entry(tmp_path), OnePicture(), engine)
+    served = Served(entry(tmp_path), OneImage(), engine)
     body = {"prompt": "a", "image_size": ASKED}
     assert served.call(body).arguments.keys() == {
         "prompt",
@@ -209,28 +206,31 @@ def test_what_a_pipeline_does_not_leave_to_choose_is_not_passed(engine, tmp_path
         "generator",
         "output_type",
     }
-    with pytest.raises(InvalidInput, match="num_images: me/mine makes one picture at a time"):
+    with pytest.raises(InvalidInput, match="num_images: me/mine makes one image at a time"):
         served.call(body | {"num_images": 2})
 
 
 WRONG = [
-    ({"arguments": {"guidance_scale": "guidance"}}, "StableDiffusion3Pipeline takes no guidance. "),
-    ({"fixed": {"cfg": 1}}, "takes no cfg. Its arguments are .*guidance_scale"),
-    ({"task": "image-to-image"}, "StableDiffusion3Pipeline takes no image. "),
+    (
+        {"arguments": {"guidance_scale": "guidance"}},
+        "StableDiffusion3Pipeline has no argument guidance. ",
+    ),
+    ({"fixed": {"cfg": 1}}, "has no argument cfg. Its arguments are .*guidance_scale"),
+    ({"task": "image-to-image"}, "StableDiffusion3Pipeline has no argument image. "),
     ({"pipeline": "NoPipeline"}, "has no pipeline 'NoPipeline'"),
     ({"pipeline": "FluxTransformer2DModel"}, "has no pipeline 'FluxTransformer2DModel'"),
-    ({"task": "upscaling"}, "does not know the task 'upscaling'"),
+    ({"task": "upscaling"}, "does not support the task 'upscaling'"),
     ({"fixed": {"prompt": "a"}}, "prompt cannot be under `options.fixed`"),
-    ({"arguments": ["a"]}, r"`options.arguments` is \['a'\].*has to be a mapping"),
+    ({"arguments": ["a"]}, r"`options.arguments` is \['a'\].*must be a mapping"),
     ({"arguments": {"strength": 1}}, "from fields to arguments"),
-    ({"pictures": "png"}, "has to be pixels or pillow"),
-    ({"multiple": "16"}, "has to be a number of pixels"),
-    ({"solver": "LCMScheduler"}, "`options.solver` is 'LCMScheduler'; it has to be a mapping"),
-    ({"solver": {"name": "Lcm"}}, "`options.solver`: diffusers .* has no solver 'Lcm'"),
+    ({"images": "png"}, "must be pixels or pillow"),
+    ({"multiple": "16"}, "must be a number of pixels"),
+    ({"solver": "LCMScheduler"}, "`options.solver` is 'LCMScheduler'; it must be a mapping"),
+    ({"solver": {"name": "Lcm"}}, "`options.solver`: diffusers .* has no scheduler 'Lcm'"),
     ({"solver": {"beta_end": 1}}, "`options.solver`: .*name"),
     ({"adapter": {"scale": 1}}, "`options.adapter` takes `hub` with `revision` or `directory`"),
-    ({"adapter": {"directory": "/none", "file": "lora.bin"}}, "lora.bin, which is no"),
-    ({"adapter": {"directory": "/none", "rank": 1}}, "given: directory, rank"),
+    ({"adapter": {"directory": "/none", "file": "lora.bin"}}, "lora.bin, which is not"),
+    ({"adapter": {"directory": "/none", "rank": 1}}, "found: directory, rank"),
 ]
 
 
@@ -245,7 +245,7 @@ def saved_sd3(tmp_path_factory, sd3):
 def test_a_mistake_in_the_options_is_told_when_the_weights_are_loaded(saved_sd3, options, says):
     whole = Endpoint("me/mine", "generic", Weights(str(saved_sd3)), "open", options=options)
     with pytest.raises(Misconfigured, match=says) as caught:
-        loading.load(Store(StoreConfig()), GenericFamily(), whole, "cpu")
+        weights.load(Store(StoreConfig()), GenericFamily(), whole, "cpu")
     assert "me/mine" in caught.value.message
 
 
@@ -253,7 +253,7 @@ def test_an_adapter_of_the_hub_has_to_be_pinned(saved_sd3):
     options = {"adapter": {"hub": "a/b"}}
     whole = Endpoint("me/mine", "generic", Weights(str(saved_sd3)), "open", options=options)
     with pytest.raises(Misconfigured, match="a/b need a revision"):
-        loading.load(Store(StoreConfig()), GenericFamily(), whole, "cpu")
+        weights.load(Store(StoreConfig()), GenericFamily(), whole, "cpu")
 
 
 def test_a_class_that_needs_other_parts_is_told(sd3):
@@ -261,7 +261,7 @@ def test_a_class_that_needs_other_parts_is_told(sd3):
     whole = Endpoint("me/mine", "generic", Weights("/"), "open", options=options)
     body = {"prompt": "a", "num_inference_steps": 2, "image_size": ASKED}
     with pytest.raises(
-        Misconfigured, match=r"me/mine: StableDiffusionXLPipeline .* cannot be made"
+        Misconfigured, match=r"me/mine: StableDiffusionXLPipeline .* cannot be built"
     ):
         GenericFamily().prepare(whole, body, sd3, 1)
 

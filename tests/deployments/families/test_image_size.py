@@ -1,10 +1,10 @@
-"""Which size is rendered for which."""
+"""Rendered size for a requested size."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.picture_size import Size, asked_size, rendered_size
+from deployments.families.image_io import Size, rendered_size, requested_size
 from serve_app.domain.errors import InvalidInput
 
 sides = st.integers(64, 2048)
@@ -21,12 +21,12 @@ multiples = st.sampled_from([8, 16, 32])
     ],
 )
 def test_an_input_names_a_preset_or_the_sides(value, size):
-    assert asked_size(value) == size
+    assert requested_size(value) == size
 
 
 def test_an_unknown_preset_is_refused():
     with pytest.raises(InvalidInput, match="circle"):
-        asked_size("circle")
+        requested_size("circle")
 
 
 @given(sides, sides, multiples)
@@ -56,4 +56,4 @@ def test_a_native_size_is_the_longer_side(w, h, multiple):
     ],
 )
 def test_presets_at_a_native_size_of_128(preset, size):
-    assert rendered_size(asked_size(preset), 32, 128) == size
+    assert rendered_size(requested_size(preset), 32, 128) == size

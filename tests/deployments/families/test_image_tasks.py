@@ -1,4 +1,4 @@
-"""From a picture to a picture, through a replica, the real engine and tiny real pipelines."""
+"""Image-to-image through a replica, the real engine and tiny real pipelines."""
 
 import base64
 from dataclasses import replace
@@ -10,10 +10,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image, ImageDraw
 
 from deployments.engine.engine import Engine
-from deployments.family import Made
-from deployments.flux import FluxFamily
-from deployments.sdxl import SdxlFamily
-from deployments.task import GivenKind, given_files
+from deployments.engine.media.input import InputKind
+from deployments.families.base import GenerationResult
+from deployments.families.flux import FluxFamily
+from deployments.families.sdxl import SdxlFamily
+from deployments.families.tasks import input_files
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput, Misconfigured
@@ -50,14 +51,14 @@ def endpoint(name, **options):
 
 
 def given(width=32, height=16):
-    picture = Image.new("RGB", (width, height), (240, 240, 240))
-    ImageDraw.Draw(picture).rectangle((0, 0, width // 2, height), fill=(200, 30, 30))
-    return picture
+    image = Image.new("RGB", (width, height), (240, 240, 240))
+    ImageDraw.Draw(image).rectangle((0, 0, width // 2, height), fill=(200, 30, 30))
+    return image
 
 
-def inline(picture):
+def inline(image):
     buffer = BytesIO()
-    picture.save(buffer, "PNG")
+    image.save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -87,19 +88,19 @@ def draw(engine, pipelines, name, options=None, **changes):
         UploadTicket(f"key-{n}", "http://storage", "image/png", 10**6)
         for n in range(fields["num_images"])
     )
-    return family.deliver(whole, call, Made(result, 1.0, 2), tickets)
+    return family.deliver(whole, call, GenerationResult(result, 1.0, 2), tickets)
 
 
-def picture(file):
+def image(file):
     return Image.open(BytesIO(file.body)).convert("RGB")
 
 
 def levels(file):
-    return torch.tensor(list(picture(file).tobytes()), dtype=torch.int16)
+    return torch.tensor(list(image(file).tobytes()), dtype=torch.int16)
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_same_seed_and_picture_make_the_same_and_others_others(engine, pipelines, name):
+def test_the_same_seed_and_image_make_the_same_and_others_others(engine, pipelines, name):
     first, again = (draw(engine, pipelines, name, seed=1).files[0].body for _ in range(2))
     assert first == again
     assert draw(engine, pipelines, name, seed=2).files[0].body != first
@@ -108,24 +109,24 @@ def test_the_same_seed_and_picture_make_the_same_and_others_others(engine, pipel
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_several_pictures_differ_and_the_first_is_the_one_made_alone(engine, pipelines, name):
+def test_several_images_differ_and_the_first_is_the_one_made_alone(engine, pipelines, name):
     files = draw(engine, pipelines, name, num_images=2, seed=5).files
     assert files[0].body != files[1].body
     (alone,) = draw(engine, pipelines, name, seed=5).files
-    assert (levels(files[0]) - levels(alone)).abs().max() <= 1  # a batch of two, other kernels
+    assert (levels(files[0]) - levels(alone)).abs().max() <= 1  # a batch of two uses other kernels
 
 
 @pytest.mark.parametrize("size", [(33, 17), (100, 75), (17, 90)])
 @pytest.mark.parametrize("options", [{}, {"native_size": 32}])
-def test_flux_delivers_in_the_size_of_the_given_picture(engine, pipelines, options, size):
+def test_flux_delivers_in_the_size_of_the_given_image(engine, pipelines, options, size):
     (file,) = draw(engine, pipelines, "flux", options, image_url=given(*size)).files
-    assert picture(file).size == size == (file.width, file.height)
+    assert image(file).size == size == (file.width, file.height)
 
 
-def test_flux_makes_a_very_large_picture_smaller(pipelines):
+def test_flux_makes_a_very_large_image_smaller(pipelines):
     whole = replace(endpoint("flux"), bounds={"megapixels": (0, 0.01)})
     call = FluxFamily().prepare(whole, wish(image_url=given(400, 100)), pipelines["flux"], 1)
-    assert (call.facts["size"].width, call.facts["size"].height) == (200, 50)
+    assert (call.output_facts["size"].width, call.output_facts["size"].height) == (200, 50)
 
 
 @pytest.mark.parametrize("name", ["sdxl", "inpainting"])
@@ -133,21 +134,21 @@ def test_flux_makes_a_very_large_picture_smaller(pipelines):
 def test_sdxl_delivers_in_the_size_asked_for(engine, pipelines, name, options):
     asked = {"width": 40, "height": 24}
     (file,) = draw(engine, pipelines, name, options, image_size=asked).files
-    assert picture(file).size == (40, 24)
+    assert image(file).size == (40, 24)
 
 
 @pytest.mark.parametrize("field", ["preserve_aspect_ratio", "crop_output"])
-def test_sdxl_keeps_the_pictures_shape_if_asked_to(engine, pipelines, field):
+def test_sdxl_keeps_the_images_shape_if_asked_to(engine, pipelines, field):
     asked = {"width": 40, "height": 40}
     (file,) = draw(engine, pipelines, "sdxl", image_size=asked, **{field: True}).files
-    assert picture(file).size == (40, 20)
+    assert image(file).size == (40, 20)
 
 
-def test_what_is_not_masked_stays_nearer_to_the_picture_than_what_is(engine, pipelines):
+def test_what_is_not_masked_stays_nearer_to_the_image_than_what_is(engine, pipelines):
     kept = draw(engine, pipelines, "inpainting", strength=1.0, seed=3)
     redrawn = draw(engine, pipelines, "sdxl", strength=1.0, seed=3)
     untouched = draw(engine, pipelines, "inpainting", mask_url=Image.new("L", (32, 16)), seed=3)
-    left = (slice(None), slice(0, 14))  # off the mask
+    left = (slice(None), slice(0, 14))  # outside the mask
 
     def half(product):
         return levels(product.files[0]).reshape(16, 32, 3)[left]
@@ -170,15 +171,15 @@ def test_a_task_that_a_family_does_not_know_is_a_mistake_of_the_catalogue(pipeli
         FluxFamily().prepare(whole, wish(), pipelines["flux"], 1)
 
 
-def test_text_to_image_needs_no_picture():
-    assert given_files(Endpoint("e", "flux", Weights("/"), "s"), wish()) == {}
-    both = {"image_url": GivenKind.PICTURE, "mask_url": GivenKind.PICTURE}
-    assert given_files(endpoint("inpainting"), wish()) == both
+def test_text_to_image_needs_no_image():
+    assert input_files(Endpoint("e", "flux", Weights("/"), "s"), wish()) == {}
+    both = {"image_url": InputKind.IMAGE, "mask_url": InputKind.IMAGE}
+    assert input_files(endpoint("inpainting"), wish()) == both
 
 
 def test_a_file_that_the_input_does_not_name_is_not_fetched():
     whole = endpoint("inpainting")
-    assert set(given_files(whole, wish(mask_url=None))) == {"image_url"}
+    assert set(input_files(whole, wish(mask_url=None))) == {"image_url"}
 
 
 def test_a_unet_of_other_latents_inpaints_too(engine):
@@ -196,7 +197,7 @@ def test_a_unet_of_other_latents_inpaints_too(engine):
     engine.add("sdxl", tiny_sdxl())
 
 
-async def test_a_replica_fetches_and_reads_the_pictures(rig):
+async def test_a_replica_fetches_and_reads_the_images(rig):
     uri = inline(given())
     probe = Endpoint("p", "probe", Weights("p"), "p", options={"task": "image-to-image"})
     lease = rig.lease("good", probe, image_url=uri, echo="made")
@@ -208,7 +209,7 @@ async def test_a_replica_fetches_and_reads_the_pictures(rig):
 @pytest.mark.parametrize(
     ("url", "says", "kind"),
     [
-        ("data:text/plain,hello", "no picture", "image_load_error"),
+        ("data:text/plain,hello", "not a supported image", "image_load_error"),
         ("data:image/bmp,BM%00%00%00%00%00%00%00%00", "is BMP", "unsupported_image_format"),
         (inline(Image.new("RGB", (64, 7))), "64×7", "image_too_small"),
         (inline(Image.new("1", (8000, 8000))), "more than 50000000", "image_too_large"),
@@ -217,7 +218,7 @@ async def test_a_replica_fetches_and_reads_the_pictures(rig):
         ("data:image/png;base64,%", "data: URI", "file_download_error"),
     ],
 )
-async def test_a_picture_that_cannot_be_had_is_the_fault_of_its_field(rig, url, says, kind):
+async def test_an_image_that_cannot_be_had_is_the_fault_of_its_field(rig, url, says, kind):
     probe = Endpoint("p", "probe", Weights("p"), "p", options={"task": "image-to-image"})
     lease = rig.lease("bad", probe, image_url=url)
     rig.port.offer(lease)

@@ -1,5 +1,5 @@
-"""Endpoints of the built-in catalogue whose models have no demo: from fal's body to the pipeline's
-call, over tiny pipelines of the classes that their weights are of."""
+"""Built-in endpoints without a demo model: from fal's body to the pipeline's call, over tiny
+pipelines of their weights' classes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
 from PIL import Image, ImageDraw
 
 from deployments.engine.engine import Engine
-from deployments.flux2 import shifted_sigmas
+from deployments.families.flux2 import shifted_sigmas
 from serve_app.domain.errors import InvalidInput
 from tests.deployments.served import CATALOG, SEED, Served
 from tests.engine.tiny import tiny_sdxl
@@ -39,12 +39,12 @@ def tiny_lcm() -> Any:
 
 @dataclass(frozen=True)
 class Case:
-    """An endpoint, and what its pipeline is called with for a body."""
+    """An endpoint, and the pipeline call that a body becomes."""
 
-    pipeline: Any  # makes it
+    pipeline: Any  # factory
     body: dict[str, Any]
-    plain: dict[str, Any]  # the pipeline's arguments beside those that all have
-    others: dict[str, Any] = field(default_factory=dict)  # fields that change the picture, so
+    plain: dict[str, Any]  # pipeline arguments, beside the common ones
+    others: dict[str, Any] = field(default_factory=dict)  # values that change the image
 
 
 CASES = {
@@ -126,20 +126,20 @@ def test_every_field_that_is_said_to_have_an_effect_has_one(serve, endpoint_id):
         name for name, field in shown.items() if any(key.startswith("x-darkroom-") for key in field)
     }
     delivered = {"num_images", "sync_mode", "output_format", "format"}
-    in_parts = {"seeds"}  # test_several_outputs.py
-    fetched = {"loras"}  # test_adapters.py
+    in_parts = {"seeds"}  # see test_several_outputs.py
+    fetched = {"loras"}  # see test_adapters.py
     assert shown.keys() <= others.keys() | silent | delivered | in_parts | fetched
     assert not silent & others.keys()
 
 
 @EACH
-def test_several_pictures_differ_and_the_first_is_the_one_made_alone(serve, endpoint_id):
+def test_several_images_differ_and_the_first_is_the_one_made_alone(serve, endpoint_id):
     served = serve(endpoint_id)
     call = served.call(body(endpoint_id, num_images=2))
-    pictures = served.run(call).images
+    images = served.run(call).images
     alone = drawn(served, body(endpoint_id))
-    assert not torch.equal(pictures[0], pictures[1])
-    assert torch.allclose(pictures[:1], alone, atol=1e-4)  # a batch of two, other kernels
+    assert not torch.equal(images[0], images[1])
+    assert torch.allclose(images[:1], alone, atol=1e-4)  # a batch of two uses other kernels
     files = served.deliver(call, served.run(call), 2).files
     assert [(file.width, file.height) for file in files] == [(64, 96)] * 2
 
@@ -192,22 +192,22 @@ def realtime(engine, klein):
 
 
 def given(width: int = 96, height: int = 80) -> Image.Image:
-    picture = Image.new("RGB", (width, height), (240, 240, 240))
-    ImageDraw.Draw(picture).rectangle((0, 0, width // 2, height), fill=(200, 30, 30))
-    return picture
+    image = Image.new("RGB", (width, height), (240, 240, 240))
+    ImageDraw.Draw(image).rectangle((0, 0, width // 2, height), fill=(200, 30, 30))
+    return image
 
 
-def frame(served: Served, picture: Image.Image | None = None, **fields: Any) -> Any:
+def frame(served: Served, image: Image.Image | None = None, **fields: Any) -> Any:
     """The call of a frame of 64 pixels; the endpoint's own sizes are too large for a test."""
     whole = {"image_url": "https://example.org/a.png", "prompt": "a red circle", **fields}
     size = {"width": 64, "height": 64}
-    return served.call(whole, image_url=picture or given(), image_size=size)
+    return served.call(whole, image_url=image or given(), image_size=size)
 
 
 def test_a_frame_is_drawn_in_the_noise_levels_that_schedule_mu_asks_for(realtime):
     call = frame(realtime, schedule_mu=1.5, num_inference_steps=4)
     made = realtime.run(call).images
-    # The plain pipeline's own shift is switched off, and a solver that shifts by 1.5 takes over.
+    # Replace the plain pipeline's own shift with a scheduler that shifts by 1.5.
     by_hand = tiny_flux2_klein()
     solver = by_hand.scheduler
     shift = type(solver).time_shift
@@ -219,7 +219,7 @@ def test_a_frame_is_drawn_in_the_noise_levels_that_schedule_mu_asks_for(realtime
         height=64,
         num_inference_steps=4,
         guidance_scale=1.0,
-        generator=torch.Generator().manual_seed(35),  # the endpoint's default
+        generator=torch.Generator().manual_seed(35),  # the endpoint's default seed
         output_type="pt",
     ).images
     assert torch.allclose(made, plain, atol=1e-5)
@@ -256,7 +256,7 @@ def test_a_frame_is_what_the_plain_pipeline_draws_bit_for_bit(realtime, klein):
     assert torch.equal(made, klein(**frame(realtime).arguments).images)
 
 
-def test_a_frame_follows_the_given_picture(realtime):
+def test_a_frame_follows_the_given_image(realtime):
     first = realtime.run(frame(realtime)).images
     other = realtime.run(frame(realtime, Image.new("RGB", (96, 80)))).images
     assert not torch.equal(first, other)

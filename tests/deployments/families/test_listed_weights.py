@@ -1,5 +1,5 @@
-"""Endpoints of the built-in catalogue, from weights on disk as diffusers' repositories have them to
-the files of a replica."""
+"""Built-in endpoints, from weights on disk in the layout of diffusers' repositories to the files
+of a replica."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from diffusers import LCMScheduler
 from PIL import Image
 from safetensors.torch import save_file
 
-from deployments.amendments import ADAPTER_FILE
-from deployments.families import FAMILIES
-from deployments.family import load_families
+from deployments.families.base import load_families
+from deployments.families.pipeline_options import LORA_FILE
+from deployments.families.registry import FAMILIES
 from serve_app.domain.errors import Misconfigured
 from tests.deployments.served import CATALOG, from_folder
 from tests.engine.tiny import tiny_sdxl
@@ -39,7 +39,7 @@ MAKE = {
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """Where the weights of an endpoint are, written once."""
+    """Folder with the weights of an endpoint, written once."""
     folders: dict[str, Any] = {}
 
     def folder(endpoint_id: str) -> Any:
@@ -54,12 +54,12 @@ def saved(tmp_path_factory):
 
 @pytest.fixture
 def adapter(tmp_path):
-    """Of latent consistency, in that it is named by the endpoint's options."""
+    """LCM LoRA, named by the endpoint's options."""
     width = tiny_sdxl().unet.get_submodule(LAYER).in_features
     key = "lora_unet_" + LAYER.replace(".", "_")
     down, up = torch.ones(2, width), torch.full((width, 2), 0.01)
     state = {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
-    save_file(state, tmp_path / ADAPTER_FILE)
+    save_file(state, tmp_path / LORA_FILE)
     return {"directory": str(tmp_path)}
 
 
@@ -81,7 +81,7 @@ def test_weights_are_loaded_in_the_precision_that_the_catalogue_says(saved, endp
 
 def test_weights_of_another_kind_are_told_with_the_family_that_serves_them(saved):
     endpoint = from_folder(FLUX2, saved(Z_IMAGE))
-    with pytest.raises(Misconfigured, match=r"a ZImagePipeline\. The family `generic` serves"):
+    with pytest.raises(Misconfigured, match=r"a ZImagePipeline\. Use the family `generic`"):
         load_families(FAMILIES)["flux2"].load(endpoint, "cpu")
 
 

@@ -1,4 +1,4 @@
-"""Adapters that inputs name, through a replica, the real engine and tiny real pipelines."""
+"""LoRAs named in inputs, through a replica, the real engine and tiny real pipelines."""
 
 import asyncio
 import base64
@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from deployments.families import FAMILIES
-from deployments.family import Made, load_families
+from deployments.families.base import GenerationResult, load_families
+from deployments.families.registry import FAMILIES
 from serve_app.domain.progress import Stage
 from tests.deployments.served import CATALOG, from_folder
 from tests.deployments.waiting import until
@@ -33,12 +33,12 @@ ENDPOINTS = {
     "fal-ai/fast-sdxl/inpainting": tiny_sdxl,
     "fal-ai/qwen-image": tiny_qwen_image,
 }
-PICTURES = ("image_url", "mask_url")
+IMAGES = ("image_url", "mask_url")
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Of each tiny pipeline, with two adapters beside it."""
+    """Folders of the tiny pipelines, each with two LoRAs."""
     made = {}
     for make in dict.fromkeys(ENDPOINTS.values()):
         folder, pipeline = tmp_path_factory.mktemp(make.__name__), make()
@@ -54,16 +54,16 @@ def inline(file):
 
 
 def given():
-    picture = Image.effect_noise((64, 64), 60).convert("RGB")
+    image = Image.effect_noise((64, 64), 60).convert("RGB")
     buffer = BytesIO()
-    picture.save(buffer, "PNG")
-    return picture, "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.save(buffer, "PNG")
+    return image, "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def asked(endpoint_id, *loras, seed=3, steps=4):
-    """What the client's body becomes, and the picture that it names."""
+    """A validated client's body, and the image that it names."""
     schema = CATALOG.get(endpoint_id).schema
-    picture, url = given()
+    image, url = given()
     fields = set(schema.json_schema()["properties"])
     body = {
         "prompt": "a red circle",
@@ -71,27 +71,27 @@ def asked(endpoint_id, *loras, seed=3, steps=4):
         "num_inference_steps": steps,
         "seed": seed,
         "loras": [{"path": inline(file), "scale": scale} for file, scale in loras],
-        **{name: url for name in PICTURES if name in fields},
+        **{name: url for name in IMAGES if name in fields},
     }
     checked, _ = schema.validate(body)
-    return checked, picture
+    return checked, image
 
 
-def by_diffusers(endpoint, make, lora, checked, picture):
-    """The file that comes of the pipeline with the adapter loaded, and nothing else."""
+def by_diffusers(endpoint, make, lora, checked, image):
+    """The file that diffusers makes with the LoRA loaded into the pipeline."""
     family, pipeline = load_families(FAMILIES)[endpoint.family], make()
     file, scale = lora
     pipeline.load_lora_weights(file.parent, weight_name=file.name, adapter_name="lora")
     pipeline.set_adapters(["lora"], [scale])
-    pictures = {name: picture for name in PICTURES if name in checked}
-    call = family.prepare(endpoint, {**checked, **pictures}, pipeline, 1)
+    images = {name: image for name in IMAGES if name in checked}
+    call = family.prepare(endpoint, {**checked, **images}, pipeline, 1)
     result = (call.view or pipeline)(**call.arguments)
     return result, family, call
 
 
 def levels(body):
-    picture = Image.open(BytesIO(body)).convert("RGB")
-    return torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8).int()
+    image = Image.open(BytesIO(body)).convert("RGB")
+    return torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).int()
 
 
 @pytest.mark.parametrize("endpoint_id", ENDPOINTS)
@@ -105,39 +105,39 @@ async def test_two_requests_with_loras_share_forwards_and_get_what_diffusers_mak
     rig = await make_rig(slots=3)
 
     def offer(name, lora, **more):
-        checked, picture = asked(endpoint_id, lora, **more)
+        checked, image = asked(endpoint_id, lora, **more)
         lease = rig.lease(name, endpoint, **checked)
         rig.port.offer(lease)
-        return lease.held, checked, picture
+        return lease.held, checked, image
 
-    # Loaded before, so that those which count meet.
+    # Loaded first, so that the requests under test run together.
     first = [offer(f"first {n}", lora, steps=2)[0] for n, lora in enumerate(loras)]
     assert [(await rig.outcome(held)).failure for held in first] == [None, None]
-    engine = rig.workshop.engine
+    engine = rig.resources.engine
     before = engine.counts()["merged_calls"]
     gate = Gate(engine)
     both = [offer(f"second {n}", lora, seed=n) for n, lora in enumerate(loras)]
     await until(lambda: all(_looked(rig, held) for held, _, _ in both))
     await asyncio.to_thread(gate.open)
-    for (held, checked, picture), lora in zip(both, loras, strict=True):
+    for (held, checked, image), lora in zip(both, loras, strict=True):
         assert (await rig.outcome(held)).failure is None
         made = rig.storage.objects[f"{held.request_id}/1/0"]
-        result, family, call = by_diffusers(endpoint, make, lora, checked, picture)
+        result, family, call = by_diffusers(endpoint, make, lora, checked, image)
         ticket = rig.storage.ticket("expected")
-        (file,) = family.deliver(endpoint, call, Made(result, 1.0, 1), [ticket]).files
+        (file,) = family.deliver(endpoint, call, GenerationResult(result, 1.0, 1), [ticket]).files
         assert (levels(made) - levels(file.body)).abs().max() <= 1
     assert engine.counts()["merged_calls"] > before
 
 
 def _looked(rig, held):
-    attempt = rig.core._attempts.get(held)
-    generation = attempt and attempt.generation
-    return generation is not None and generation._adapters.looked.done()
+    attempt = rig.replica._attempts.get(held)
+    generation = attempt and attempt.state.generation
+    return generation is not None and generation._loras.files.done()
 
 
 def _step(rig, held):
-    attempt = rig.core._attempts.get(held)
-    generation = attempt and attempt.generation
+    attempt = rig.replica._attempts.get(held)
+    generation = attempt and attempt.state.generation
     return 0 if generation is None else generation.steps_done
 
 
@@ -167,7 +167,7 @@ WRONG = {
         f"{ENCODER}.lora_B.weight": torch.ones(32, 2),
     },
     "for a model of another size": lambda state: {name: torch.ones(3, 3) for name in state},
-    "no plain LoRA": lambda state: {
+    "not a plain LoRA": lambda state: {
         name.replace("lora_B.weight", "dora_scale"): each for name, each in state.items()
     },
 }
@@ -187,7 +187,7 @@ async def test_what_cannot_be_fetched_is_told_before_any_weights_are_loaded(rig,
     failure = await failed(rig, flux, {"path": "http://127.0.0.1:1/lora.safetensors"})
     assert "private address" in failure.message
     assert failure.field == "loras.0.path"
-    assert rig.workshop.hot == ()
+    assert rig.resources.loaded_endpoints == ()
 
 
 async def test_the_status_says_that_files_are_fetched_and_a_cancelled_request_ends(rig, flux):
@@ -217,12 +217,12 @@ async def test_another_replica_goes_on_from_a_snapshot_with_the_same_adapters(ma
     first = one.lease("long", endpoint, **checked)
     one.port.offer(first)
     await until(lambda: _step(one, first.held) > 0)
-    generation = one.core._attempts[first.held].generation
+    generation = one.replica._attempts[first.held].state.generation
     generation.pause()
     await one.port.until(lambda: first.held in one.port.snapshots)
     kept = one.port.snapshots[first.held]
     body = one.storage.objects[kept.key]
-    generation.unpause()
+    generation.resume()
     assert (await one.outcome(first.held)).failure is None
     other = await make_rig()
     other.storage.objects[kept.key] = body
@@ -233,5 +233,5 @@ async def test_another_replica_goes_on_from_a_snapshot_with_the_same_adapters(ma
     )
     other.port.offer(again)
     assert (await other.outcome(again.held)).failure is None
-    assert other.workshop.engine.counts()["forwards"] == 50 - kept.step
+    assert other.resources.engine.counts()["forwards"] == 50 - kept.step
     assert other.storage.objects["long/2/0"] == one.storage.objects["long/1/0"]

@@ -1,4 +1,4 @@
-"""The page of diffusers' pipelines of clips and sounds says what is so."""
+"""The docs page about diffusers' video and audio pipelines is correct."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ import pytest
 from tests.deployments.media_classes import FITS, NOT, SERVED, examine, of_media
 from tests.docs.pages import DOCS, code, table
 
-PAGE = DOCS / "20-clips-and-sounds.md"
+PAGE = DOCS / "reference" / "media-pipelines.md"
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 
 def told() -> dict[str, tuple[str, str]]:
-    return {code(name)[0]: (served, how) for name, served, how in table(PAGE, "class")}
+    return {
+        name: (served, how)
+        for how, served, names in table(PAGE, "task, or reason")
+        for name in code(names)
+        if name.endswith("Pipeline")
+    }
 
 
 def test_every_class_is_there_and_counted() -> None:
@@ -25,8 +30,8 @@ def test_every_class_is_there_and_counted() -> None:
         each: sum(served == each for served, _ in rows.values()) for each in (SERVED, FITS, NOT)
     }
     text = " ".join(PAGE.read_text().split())
-    assert f"Of {len(rows)} classes, {count[SERVED]} are served, and {count[FITS]} take" in text
-    assert f"parts. {count[NOT]} are not." in text
+    assert f"Of {len(rows)} classes, {count[SERVED]} are served, and {count[FITS]} accept" in text
+    assert f"them. {count[NOT]} are not served." in text
 
 
 def test_some_at_random_are_served_or_not_as_the_page_says(chance: random.Random) -> None:
@@ -35,5 +40,5 @@ def test_some_at_random_are_served_or_not_as_the_page_says(chance: random.Random
         served, how = rows[name]
         found = examine(name, classes[name])
         assert found.how == how, name
-        # Tiny parts may have been made since the page was written.
+        # Tiny components may have been added since the page was written.
         assert found.served == served or (served == FITS and found.served == SERVED), name

@@ -1,4 +1,4 @@
-"""Endpoints that begin with a clip or a sound: from the file to what plain pipelines are given."""
+"""Endpoints with input video or audio: from the file to the arguments of plain pipelines."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import torch
 from diffusers import WanVideoToVideoPipeline
 from PIL import Image
 
-from deployments import clip_input
-from deployments.audio import AudioFamily
-from deployments.engine.clip_reading import read_clip
 from deployments.engine.engine import Engine
-from deployments.engine.sound_reading import read_sound
-from deployments.engine.views import view_of
-from deployments.video import VideoFamily
+from deployments.engine.interception.pipeline import view_of
+from deployments.engine.media.audio import read_audio
+from deployments.engine.media.video_reader import read_video
+from deployments.families import video_io
+from deployments.families.audio import AudioFamily
+from deployments.families.video import VideoFamily
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput, Misconfigured
-from tests.deployments.clips import MAKE, SHORT_TEXT, WAN_T2V
+from tests.deployments.videos import MAKE, SHORT_TEXT, WAN_T2V
 from tests.engine.conformance import zoo
-from tests.engine.test_clip_reading import clip
-from tests.engine.test_sound_reading import sound
+from tests.engine.media.test_audio_reading import audio
+from tests.engine.media.test_video_reader import video
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
-CLIP = Endpoint(
+VIDEO = Endpoint(
     "me/again",
     "video",
     Weights("/"),
@@ -36,7 +36,7 @@ CLIP = Endpoint(
         "task": "video-to-video",
         "pipeline": "WanVideoToVideoPipeline",
         "arguments": {"strength": "strength", "guidance_scale": "guidance_scale"},
-        "clip": {"width": 48, "height": 32},
+        "video_format": {"width": 48, "height": 32},
         "multiple": 16,
         "fixed": SHORT_TEXT,
     },
@@ -45,10 +45,10 @@ ASKED = {"prompt": "a red dog", "num_inference_steps": 4, "seed": 7, "strength":
 
 
 def given(tmp_path, **how):
-    return read_clip(clip(tmp_path, **how), "video_url")
+    return read_video(video(tmp_path, **how), "video_url")
 
 
-def call(tmp_path, endpoint=CLIP, pipeline=None, how=None, **changes):
+def call(tmp_path, endpoint=VIDEO, pipeline=None, how=None, **changes):
     return VideoFamily().prepare(
         endpoint,
         {**ASKED, "video_url": given(tmp_path, **(how or {})), **changes},
@@ -57,12 +57,12 @@ def call(tmp_path, endpoint=CLIP, pipeline=None, how=None, **changes):
     )
 
 
-def test_a_clip_is_drawn_anew_as_the_plain_pipeline_does_it(tmp_path):
+def test_a_video_is_drawn_anew_as_the_plain_pipeline_does_it(tmp_path):
     pipeline = MAKE[WAN_T2V]()
     made = call(tmp_path, pipeline=pipeline, how={"frames": 9, "size": (48, 32)})
     frames = made.arguments["video"]
     assert [each.size for each in frames] == [(48, 32)] * 9
-    assert made.facts["clip"].form.fps == 8
+    assert made.output_facts["video"].form.fps == 8
     with Engine(device="cpu", threads=1) as engine:
         engine.add("wan", pipeline)
         result = engine.submit(pipeline="wan", view=made.view, **made.arguments).result(60)
@@ -76,7 +76,7 @@ def test_a_clip_is_drawn_anew_as_the_plain_pipeline_does_it(tmp_path):
 @pytest.mark.parametrize(
     ("frames", "asked", "taken", "delivered", "fps"),
     [
-        (8, {}, 9, 8, 8),  # the last is there twice: the autoencoder makes 1 and fours
+        (8, {}, 9, 8, 8),  # the last frame is repeated: the autoencoder makes 4n + 1 frames
         (8, {"num_frames": 3}, 5, 3, 8),
         (8, {"frames_per_second": 4}, 5, 4, 4),
         (8, {"fps": 16, "duration": 0.5}, 9, 8, 16),
@@ -88,17 +88,17 @@ def test_as_many_frames_are_taken_as_are_asked_for_and_there(
     tmp_path, frames, asked, taken, delivered, fps
 ):
     made = call(tmp_path, how={"frames": frames}, **asked)
-    form = made.facts["clip"].form
+    form = made.output_facts["video"].form
     assert len(made.arguments["video"]) == taken
     assert (form.num_frames, form.fps) == (delivered, Fraction(fps))
 
 
-def test_a_clip_whose_frames_would_fill_memory_is_refused(tmp_path, monkeypatch):
+def test_a_video_whose_frames_would_fill_memory_is_refused(tmp_path, monkeypatch):
     nine = {"frames": 9}
     made = call(tmp_path, how=nine, num_frames=4).arguments
     size = made["width"], made["height"]
-    monkeypatch.setattr(clip_input, "MOST_PIXELS", 4 * size[0] * size[1])
-    assert call(tmp_path, how=nine, num_frames=4).facts["clip"].form.num_frames == 4
+    monkeypatch.setattr(video_io, "MAX_PIXELS", 4 * size[0] * size[1])
+    assert call(tmp_path, how=nine, num_frames=4).output_facts["video"].form.num_frames == 4
     with pytest.raises(InvalidInput, match=f"more than 4 frames of {size[0]}×{size[1]}") as caught:
         call(tmp_path, how=nine, num_frames=5)
     assert caught.value.problems[0].loc == ("body", "video_url")
@@ -106,44 +106,44 @@ def test_a_clip_whose_frames_would_fill_memory_is_refused(tmp_path, monkeypatch)
 
 def test_an_entry_may_say_the_pace_and_the_argument(tmp_path):
     options = {
-        **CLIP.options,
+        **VIDEO.options,
         "pipeline": "CogVideoXVideoToVideoPipeline",
-        "clip": {"width": 48, "height": 32, "num_frames": 4, "fps": 4},
+        "video_format": {"width": 48, "height": 32, "num_frames": 4, "fps": 4},
         "multiple": 16,
         "fixed": {},
     }
     pipeline = zoo.cases()["CogVideoXVideoToVideoPipeline"].build()
-    made = call(tmp_path, replace(CLIP, options={**options, "pipeline": None}), pipeline)
+    made = call(tmp_path, replace(VIDEO, options={**options, "pipeline": None}), pipeline)
     assert len(made.arguments["video"]) >= 4
-    assert made.facts["clip"].form.num_frames == 4
-    assert made.facts["clip"].form.fps == 4
-    with pytest.raises(Misconfigured, match="takes no control_video"):
-        call(tmp_path, replace(CLIP, options={**options, "video": "control_video"}), pipeline)
+    assert made.output_facts["video"].form.num_frames == 4
+    assert made.output_facts["video"].form.fps == 4
+    with pytest.raises(Misconfigured, match="has no argument control_video"):
+        call(tmp_path, replace(VIDEO, options={**options, "video": "control_video"}), pipeline)
 
 
-def test_the_shape_is_that_of_the_given_clip(tmp_path):
+def test_the_shape_is_that_of_the_given_video(tmp_path):
     made = call(tmp_path, how={"size": (48, 96)})
-    assert made.arguments["video"][0].size == (16, 48)  # of the area of 48×32, in sixteens
+    assert made.arguments["video"][0].size == (16, 48)  # the area of 48×32, in multiples of 16
     wide = call(tmp_path, how={"size": (48, 96)}, image_size={"width": 64, "height": 32})
     assert isinstance(wide.arguments["video"][0], Image.Image)
     assert wide.arguments["video"][0].size == (64, 32)
 
 
-def test_a_clip_that_is_missing_is_named(tmp_path):
+def test_a_video_that_is_missing_is_named(tmp_path):
     body = {**ASKED, "video_url": None}
     with pytest.raises(InvalidInput) as raised:
-        VideoFamily().prepare(CLIP, body, MAKE[WAN_T2V](), 1)
+        VideoFamily().prepare(VIDEO, body, MAKE[WAN_T2V](), 1)
     assert raised.value.problems[0].loc == ("body", "video_url")
 
 
-SOUND = Endpoint(
+AUDIO = Endpoint(
     "me/remix",
     "audio",
     Weights("/"),
     "open",
     options={
         "task": "audio-to-audio",
-        "sound": {"length": "duration", "given": "audio"},
+        "audio_format": {"length": "duration", "given": "audio"},
         "arguments": {"noise": "init_noise_level"},
     },
 )
@@ -151,49 +151,51 @@ WORDS = {"prompt": "a low tone", "num_inference_steps": 2, "seed": 7}
 
 
 def heard(tmp_path, seconds=0.2):
-    return read_sound(sound(tmp_path, seconds=seconds, rate=16_000), "audio_url")
+    return read_audio(audio(tmp_path, seconds=seconds, rate=16_000), "audio_url")
 
 
-def test_a_sound_is_changed_as_the_plain_pipeline_does_it(tmp_path):
+def test_an_audio_file_is_changed_as_the_plain_pipeline_does_it(tmp_path):
     pipeline = zoo.cases()["StableAudio3AudioToAudioPipeline"].build()
     body = {**WORDS, "audio_url": heard(tmp_path), "noise": 0.4}
-    made = AudioFamily().prepare(SOUND, body, pipeline, 1)
-    form, given_sound = made.facts["sound"].form, made.arguments["audio"]
+    made = AudioFamily().prepare(AUDIO, body, pipeline, 1)
+    form, given_audio = made.output_facts["audio"].form, made.arguments["audio"]
     assert form.seconds == pytest.approx(0.2, abs=0.01)
-    assert given_sound.shape[0] == 1
-    assert given_sound.shape[2] == pytest.approx(0.2 * form.rate, abs=2)
+    assert given_audio.shape[0] == 1
+    assert given_audio.shape[2] == pytest.approx(0.2 * form.rate, abs=2)
     with Engine(pipeline, threads=1) as engine:
         result = engine.submit(**made.arguments).result(60).audios
     plain = pipeline(**{**made.arguments, "generator": torch.Generator().manual_seed(7)}).audios
     assert np.array_equal(np.asarray(result), np.asarray(plain))
-    other = AudioFamily().prepare(SOUND, {**body, "noise": 0.9}, pipeline, 1)
+    other = AudioFamily().prepare(AUDIO, {**body, "noise": 0.9}, pipeline, 1)
     assert other.arguments["init_noise_level"] == 0.9
-    # As a schema passes a field on that is not given.
-    same = AudioFamily().prepare(SOUND, {**body, "seconds_total": None}, pipeline, 1)
-    assert same.facts["sound"].form == form
+    # A schema passes an unset field on as None.
+    same = AudioFamily().prepare(AUDIO, {**body, "seconds_total": None}, pipeline, 1)
+    assert same.output_facts["audio"].form == form
 
 
-def test_stable_audio_is_told_the_rate_of_the_sound_too(tmp_path):
+def test_stable_audio_is_told_the_rate_of_the_audio_too(tmp_path):
     pipeline = zoo.cases()["StableAudioPipeline"].build()
     timing = {"end": "audio_end_in_s", "start": "audio_start_in_s"}
     given_as = {"given": "initial_audio_waveforms", "given_rate": "initial_audio_sampling_rate"}
-    endpoint = replace(SOUND, options={"task": "audio-to-audio", "sound": {**timing, **given_as}})
+    endpoint = replace(
+        AUDIO, options={"task": "audio-to-audio", "audio_format": {**timing, **given_as}}
+    )
     made = AudioFamily().prepare(
         endpoint, {**WORDS, "audio_url": heard(tmp_path, 2.0)}, pipeline, 1
     )
     assert made.arguments["initial_audio_sampling_rate"] == pipeline.vae.config.sampling_rate
-    # No longer than the model can make.
-    assert made.facts["sound"].form.seconds == pytest.approx(0.16)
+    # Not longer than the model's maximum.
+    assert made.output_facts["audio"].form.seconds == pytest.approx(0.16)
     with Engine(pipeline, threads=1) as engine:
         assert torch.isfinite(
             torch.as_tensor(engine.submit(**made.arguments).result(60).audios)
         ).all()
 
 
-def test_an_entry_that_does_not_say_what_takes_the_sound_is_misconfigured(tmp_path):
-    options = {**SOUND.options, "sound": {"length": "duration"}}
+def test_an_entry_that_does_not_say_what_takes_the_audio_is_misconfigured(tmp_path):
+    options = {**AUDIO.options, "audio_format": {"length": "duration"}}
     pipeline = zoo.cases()["StableAudio3AudioToAudioPipeline"].build()
     with pytest.raises(Misconfigured, match="needs `given`"):
         AudioFamily().prepare(
-            replace(SOUND, options=options), {**WORDS, "audio_url": heard(tmp_path)}, pipeline, 1
+            replace(AUDIO, options=options), {**WORDS, "audio_url": heard(tmp_path)}, pipeline, 1
         )

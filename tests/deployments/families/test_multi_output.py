@@ -1,4 +1,4 @@
-"""What generations a request for several outputs becomes, and one product of theirs."""
+"""Splitting of a request with several outputs, and merging of the products."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from deployments.family import Product
-from deployments.media_file import MediaFile
-from deployments.parts import joined, parts_of, seeds_of
+from deployments.families.base import Product
+from deployments.families.multi_output import merge, seeds_of, split
+from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import Lease
@@ -33,36 +33,36 @@ def test_after_the_greatest_seed_comes_nought() -> None:
     assert seeds_of({"seed": 2**64 - 1, "num_images": 2}, 9) == [2**64 - 1, 0]
 
 
-def test_pictures_come_out_of_one_call_and_those_of_seeds_alone_out_of_one_each() -> None:
+def test_images_come_out_of_one_call_and_those_of_seeds_alone_out_of_one_each() -> None:
     asked: dict[str, Any] = {"prompt": "x", "seeds": [7, 3], "num_images": 2}
-    (whole,) = parts_of(leased(2, **asked), 9)
+    (whole,) = split(leased(2, **asked), 9)
     assert (whole.input, len(whole.tickets)) == (asked, 2)
-    first, second = parts_of(leased(2, alone=True, **asked), 9)
+    first, second = split(leased(2, alone=True, **asked), 9)
     assert first.input == {"prompt": "x", "seed": 7, "seeds": None, "num_images": 1}
     assert second.input["seed"] == 3
     assert [each.tickets[0].key for each in (first, second)] == ["0", "1"]
 
 
-def test_pictures_without_seeds_come_out_of_one_call_alone_too() -> None:
+def test_images_without_seeds_come_out_of_one_call_alone_too() -> None:
     asked: dict[str, Any] = {"num_images": 4, "seed": 1}
-    (whole,) = parts_of(leased(4, alone=True, **asked), 9)
+    (whole,) = split(leased(4, alone=True, **asked), 9)
     assert (whole.input, len(whole.tickets)) == (asked, 4)
 
 
-def test_pictures_that_were_together_are_again() -> None:
+def test_images_that_were_together_are_again() -> None:
     asked: dict[str, Any] = {"num_images": 2, "seeds": [1, 2]}
-    assert len(parts_of(leased(2, alone=True, **asked), 9, together=True)) == 1
+    assert len(split(leased(2, alone=True, **asked), 9, together=True)) == 1
 
 
-def test_each_clip_is_a_call_with_its_own_tickets() -> None:
-    parts = parts_of(leased(4, seeds=[7, 3]), 9)
+def test_each_video_is_a_call_with_its_own_tickets() -> None:
+    parts = split(leased(4, seeds=[7, 3]), 9)
     assert [each.input["seed"] for each in parts] == [7, 3]
     assert [[one.key for one in each.tickets] for each in parts] == [["0", "1"], ["2", "3"]]
 
 
 @pytest.mark.parametrize("input", [{}, {"seed": 3}, {"seed": 3, "num_images": 1}])
 def test_a_single_one_is_what_was_asked_for(input: dict[str, Any]) -> None:
-    (only,) = parts_of(leased(1, alone=True, **input), 9)
+    (only,) = split(leased(1, alone=True, **input), 9)
     assert only.input == input
 
 
@@ -77,7 +77,7 @@ def test_lists_are_lined_up_and_files_that_stand_alone_are_listed_beside_the_fir
         }
         return Product(output, [MediaFile(ticket, b"")], units=2.0)
 
-    both = joined([product("a", 1.0), product("b", 0.5)], [1, 2])
+    both = merge([product("a", 1.0), product("b", 0.5)], [1, 2])
     assert both.output == {
         "video": {"artifact": "a"},
         "videos": [{"artifact": "a"}, {"artifact": "b"}],
@@ -92,4 +92,4 @@ def test_lists_are_lined_up_and_files_that_stand_alone_are_listed_beside_the_fir
 
 def test_one_without_seeds_stays_as_it_is() -> None:
     alone = Product({"images": [{"artifact": "a"}], "image": {"artifact": "a"}}, (), 1.0)
-    assert joined([alone], None).output == alone.output
+    assert merge([alone], None).output == alone.output

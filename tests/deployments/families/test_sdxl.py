@@ -1,4 +1,4 @@
-"""From an endpoint's input to a picture, through the real engine and a tiny real pipeline."""
+"""SDXL: from an endpoint's input to an image, through the real engine and a tiny real pipeline."""
 
 from io import BytesIO
 
@@ -7,15 +7,15 @@ import torch
 from PIL import Image
 
 from deployments.engine.engine import Engine
-from deployments.family import Made
-from deployments.sdxl import SdxlFamily
+from deployments.families.base import GenerationResult
+from deployments.families.sdxl import SdxlFamily
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from tests.engine.tiny import tiny_sdxl
 
 pytestmark = [
     pytest.mark.engine,
-    # diffusers' discrete solvers and numpy 2
+    # raised by diffusers' discrete schedulers with numpy 2
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
@@ -60,10 +60,12 @@ def draw(engine, pipeline, endpoint=SDXL, **changes):
     family, fields = SdxlFamily(), wish(**changes)
     call = family.prepare(endpoint, fields, pipeline, seed=99)
     result = engine.submit(pipeline="sdxl", **call.arguments).result(60)
-    return family.deliver(endpoint, call, Made(result, 1.5, 2), tickets(fields["num_images"]))
+    return family.deliver(
+        endpoint, call, GenerationResult(result, 1.5, 2), tickets(fields["num_images"])
+    )
 
 
-def picture(file):
+def image(file):
     return Image.open(BytesIO(file.body)).convert("RGB")
 
 
@@ -85,7 +87,7 @@ def test_an_output_names_its_files_and_how_they_were_made(engine, pipeline):
         "has_nsfw_concepts": [False],
         "prompt": "a red circle",
     }
-    assert picture(file).size == (32, 16)
+    assert image(file).size == (32, 16)
 
 
 def test_the_same_seed_draws_the_same_bytes_and_another_seed_others(engine, pipeline):
@@ -94,7 +96,7 @@ def test_the_same_seed_draws_the_same_bytes_and_another_seed_others(engine, pipe
     assert first != other
 
 
-def test_a_negative_prompt_and_guidance_change_the_picture(engine, pipeline):
+def test_a_negative_prompt_and_guidance_change_the_image(engine, pipeline):
     plain = draw(engine, pipeline, seed=1).files[0].body
     assert draw(engine, pipeline, seed=1, negative_prompt="blue").files[0].body != plain
     assert draw(engine, pipeline, seed=1, guidance_scale=2).files[0].body != plain
@@ -114,17 +116,17 @@ def test_the_demo_says_that_it_is_one(engine, pipeline):
 def test_every_size_is_made_exactly(engine, pipeline, endpoint, size):
     asked = {"width": size[0], "height": size[1]}
     (file,) = draw(engine, pipeline, endpoint, image_size=asked).files
-    assert picture(file).size == size == (file.width, file.height)
+    assert image(file).size == size == (file.width, file.height)
 
 
-def test_several_pictures_differ_and_the_first_is_the_one_made_alone(engine, pipeline):
+def test_several_images_differ_and_the_first_is_the_one_made_alone(engine, pipeline):
     files = draw(engine, pipeline, num_images=2, seed=5).files
     assert files[0].body != files[1].body
     for number, seed in enumerate((5, 6)):
         (alone,) = draw(engine, pipeline, seed=seed).files
-        levels = torch.tensor(list(picture(files[number]).tobytes()), dtype=torch.int16)
-        single = torch.tensor(list(picture(alone).tobytes()), dtype=torch.int16)
-        assert (levels - single).abs().max() <= 1  # a batch of two takes other kernels
+        levels = torch.tensor(list(image(files[number]).tobytes()), dtype=torch.int16)
+        single = torch.tensor(list(image(alone).tobytes()), dtype=torch.int16)
+        assert (levels - single).abs().max() <= 1  # a batch of three uses other kernels
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

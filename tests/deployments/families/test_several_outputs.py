@@ -1,4 +1,4 @@
-"""Requests for several outputs: each is the one of a request with its seed alone."""
+"""Requests for several outputs: each output equals that of a request with its seed alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Stage
 from tests.deployments.conftest import MakeRig, Rig
-from tests.deployments.demos import FLUX, SOUND, WAN, leased
+from tests.deployments.demos import AUDIO, FLUX, WAN, leased
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -30,7 +30,7 @@ async def made(
     return outcome.output, outcome
 
 
-@pytest.mark.parametrize(("endpoint_id", "each"), [(FLUX, 1), (WAN, 2), (SOUND, 2)])
+@pytest.mark.parametrize(("endpoint_id", "each"), [(FLUX, 1), (WAN, 2), (AUDIO, 2)])
 async def test_in_deterministic_mode_each_output_is_that_of_its_seed_bit_for_bit(
     make_rig: MakeRig, endpoint_id: str, each: int
 ) -> None:
@@ -49,7 +49,7 @@ async def test_in_deterministic_mode_each_output_is_that_of_its_seed_bit_for_bit
     assert both.usage.steps == eleven.usage.steps + five.usage.steps
 
 
-async def test_pictures_that_share_a_call_are_those_of_their_seeds_within_rounding(
+async def test_images_that_share_a_call_are_those_of_their_seeds_within_rounding(
     make_rig: MakeRig,
 ) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
@@ -66,7 +66,7 @@ async def test_pictures_that_share_a_call_are_those_of_their_seeds_within_roundi
     assert len(output["images"]) == 2
 
 
-async def test_clips_are_listed_with_the_first_where_it_always_is(make_rig: MakeRig) -> None:
+async def test_videos_are_listed_with_the_first_where_it_always_is(make_rig: MakeRig) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0)
     output, _ = await made(rig, "both", WAN, seeds=[11, 5])
     assert [each["artifact"] for each in output["videos"]] == ["both/0", "both/2"]
@@ -91,7 +91,7 @@ async def test_progress_counts_the_steps_of_all_and_never_goes_back(make_rig: Ma
     assert any(each.step > 10 for each in told)
 
 
-async def test_one_that_is_cancelled_at_its_second_clip_leaves_nothing_of_the_first(
+async def test_one_that_is_cancelled_at_its_second_video_leaves_nothing_of_the_first(
     make_rig: MakeRig,
 ) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0, slots=1)

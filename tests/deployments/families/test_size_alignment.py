@@ -1,8 +1,8 @@
-"""Sides are told by the pipeline's parts."""
+"""Size alignment is derived from the pipeline's components."""
 
 import pytest
 
-from deployments.side_multiple import side_multiple
+from deployments.families.image_io import side_multiple
 from tests.engine.tiny import tiny_flux, tiny_sd3, tiny_sdxl
 from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.engine
 
 
 class Config(dict):
-    """As diffusers' own, which is a dict with attributes."""
+    """Config like diffusers' own: a dict with attributes."""
 
     __getattr__ = dict.__getitem__
 
@@ -21,7 +21,7 @@ class Part:
 
 
 class Pipeline:
-    """What the real one of that name says of itself."""
+    """Fake pipeline with the attributes of a real one."""
 
     def __init__(self, vae_scale_factor=8, **parts):
         self.vae_scale_factor = vae_scale_factor

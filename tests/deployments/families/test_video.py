@@ -1,4 +1,4 @@
-"""Endpoints of clips: from fal's body to the frames, as the plain pipelines make them."""
+"""Video endpoints: from fal's body to the frames, as plain pipelines make them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from diffusers import (
 )
 from PIL import Image
 
-from deployments.engine.media import fit
-from deployments.engine.solver import shifted
-from deployments.engine.views import view_of
+from deployments.engine.interception.pipeline import view_of, with_shift
+from deployments.engine.media.images import fit
 from serve_app.domain.errors import Unsupported
-from tests.deployments.clip_cases import (
+from tests.deployments.served import CATALOG, SEED
+from tests.deployments.video_cases import (
     CASES,
     EACH,
     SMALL,
@@ -28,7 +28,7 @@ from tests.deployments.clip_cases import (
     plain,
     serve,
 )
-from tests.deployments.clips import (
+from tests.deployments.videos import (
     HUNYUAN,
     HUNYUAN_I2V,
     LARGE_I2V,
@@ -41,7 +41,6 @@ from tests.deployments.clips import (
     WAN_T2V,
     given,
 )
-from tests.deployments.served import CATALOG, SEED
 
 __all__ = ["engine", "pipelines", "serve"]
 
@@ -81,19 +80,19 @@ def test_every_field_that_is_said_to_have_an_effect_has_one(serve, endpoint_id):
         "video_write_mode",
         "sync_mode",
         "frames_per_second",
-        "num_frames",  # test_as_many_frames_are_delivered_as_are_asked_for
+        "num_frames",  # see test_as_many_frames_are_delivered_as_are_asked_for
         "duration",
-        "resolution",  # all are rendered alike here, where the models know one scale only
+        "resolution",  # has no effect here if the model supports only one scale
         "generate_audio",
-        "seeds",  # test_several_outputs.py
+        "seeds",  # see test_several_outputs.py
     }
     assert shown.keys() <= others.keys() | silent | of_the_file
     assert not silent & others.keys()
 
 
-def test_a_clip_from_a_picture_begins_with_it_as_the_plain_pipelines_do(serve, pipelines):
+def test_a_video_from_an_image_begins_with_it_as_the_plain_pipelines_do(serve, pipelines):
     for endpoint_id, kind in ((WAN_I2V, None), (SMALL_I2V, WanImageToVideoPipeline)):
-        # 3:2, at the area of 720p, is 1168×784 in sixteens; drawn at 32 for tiny models.
+        # 3:2 with the area of 720p is 1168×784 in multiples of 16; rendered at 32 for tiny models.
         made = frames(
             serve(endpoint_id),
             body(endpoint_id, image_url="https://example.org/a.png", shift=5),
@@ -117,7 +116,7 @@ def test_a_clip_from_a_picture_begins_with_it_as_the_plain_pipelines_do(serve, p
         assert torch.equal(made, plain(called, case, 7)), endpoint_id
 
 
-def test_a_clip_may_end_with_a_picture_too(serve, pipelines):
+def test_a_video_may_end_with_an_image_too(serve, pipelines):
     fields = body(
         LARGE_I2V,
         image_url="https://example.org/a.png",
@@ -143,24 +142,27 @@ def test_a_clip_may_end_with_a_picture_too(serve, pipelines):
     assert not torch.equal(made, without)
 
 
-def test_ltx_follows_the_picture_that_it_is_given(serve):
+def test_ltx_follows_the_image_that_it_is_given(serve):
     served = serve(LTX_I2V, **SMALL)
     fields = body(LTX_I2V, image_url="https://example.org/a.png")
     call = served.call(fields, image_url=given(64, 64))
-    # The area of the option ``clip`` in the picture's shape, in thirty-twos.
-    assert (call.facts["clip"].form.width, call.facts["clip"].form.height) == (32, 32)
+    # The area of the option ``video`` with the image's aspect ratio, in multiples of 32.
+    assert (call.output_facts["video"].form.width, call.output_facts["video"].form.height) == (
+        32,
+        32,
+    )
     first = served.run(call).frames
     other = frames(served, fields, image_url=Image.new("RGB", (64, 64)))
     assert not torch.equal(first, other)
 
 
-def test_hunyuan_begins_with_the_picture_as_its_plain_pipeline_does(serve, pipelines):
+def test_hunyuan_begins_with_the_image_as_its_plain_pipeline_does(serve, pipelines):
     served = serve(HUNYUAN_I2V)
     fields = body(HUNYUAN_I2V, image_url="https://example.org/a.png")
     made = frames(served, fields, image_url=given(96, 64), num_frames=5)
     begun = {**WIDE, "num_frames": 5, "image": fit(given(96, 64), 32, 16), "guidance_scale": 6.0}
     assert torch.equal(made, plain(pipelines(HUNYUAN_I2V), Case(begun), 7))
-    # Its texts are read beside the picture, and its first frame is the picture.
+    # Its prompt is encoded together with the image, and its first frame is the image.
     other = frames(served, fields, image_url=Image.new("RGB", (96, 64)), num_frames=5)
     assert not torch.equal(made[0, 0], other[0, 0])
     assert not torch.equal(made[0, -1], other[0, -1])
@@ -181,21 +183,27 @@ SIZES = [
 
 @pytest.mark.parametrize(("endpoint_id", "fields", "size"), SIZES)
 def test_the_file_has_the_size_that_is_asked_for(serve, endpoint_id, fields, size):
-    form = serve(endpoint_id).call(body(endpoint_id, **fields)).facts["clip"].form
+    form = serve(endpoint_id).call(body(endpoint_id, **fields)).output_facts["video"].form
     assert (form.width, form.height) == size
 
 
 def test_a_resolution_is_rendered_in_the_multiples_that_the_model_knows(serve):
-    clip = {"width": 100, "height": 70, "num_frames": 5, "fps": 8}
-    call = serve(LTX_T2V, native_size=None, clip=clip).call(body(LTX_T2V))
+    video = {"width": 100, "height": 70, "num_frames": 5, "fps": 8}
+    call = serve(LTX_T2V, native_size=None, video_format=video).call(body(LTX_T2V))
     assert (call.arguments["width"], call.arguments["height"]) == (96, 64)
-    assert (call.facts["clip"].form.width, call.facts["clip"].form.height) == (96, 64)
+    assert (call.output_facts["video"].form.width, call.output_facts["video"].form.height) == (
+        96,
+        64,
+    )
 
 
 def test_lines_that_a_model_cannot_render_are_rendered_beyond_and_cropped(serve):
     call = serve(LTX2, native_size=None).call(body(LTX2))
     assert (call.arguments["width"], call.arguments["height"]) == (1920, 1088)
-    assert (call.facts["clip"].form.width, call.facts["clip"].form.height) == (1920, 1080)
+    assert (call.output_facts["video"].form.width, call.output_facts["video"].form.height) == (
+        1920,
+        1080,
+    )
 
 
 @pytest.mark.parametrize(("asked", "rendered"), [(17, 17), (18, 21), (20, 21), (22, 25)])
@@ -203,12 +211,12 @@ def test_as_many_frames_are_delivered_as_are_asked_for(serve, asked, rendered):
     served = serve(SMALL_T2V)
     call = served.call(body(SMALL_T2V, num_frames=asked, num_inference_steps=2))
     assert call.arguments["num_frames"] == rendered
-    assert call.facts["clip"].form.num_frames == asked
+    assert call.output_facts["video"].form.num_frames == asked
 
 
 def test_a_shift_needs_a_solver_that_has_one():
-    euler = shifted(FlowMatchEulerDiscreteScheduler(shift=1.0), 4.0)
-    unipc = shifted(UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=1.0), 4.0)
+    euler = with_shift(FlowMatchEulerDiscreteScheduler(shift=1.0), 4.0)
+    unipc = with_shift(UniPCMultistepScheduler(use_flow_sigmas=True, flow_shift=1.0), 4.0)
     assert (euler.config["shift"], unipc.config["flow_shift"]) == (4.0, 4.0)
     with pytest.raises(Unsupported, match="has no shift"):
-        shifted(FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), 4.0)
+        with_shift(FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), 4.0)

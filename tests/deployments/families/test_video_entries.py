@@ -1,4 +1,4 @@
-"""Any pipeline of clips, served by an entry of the catalogue alone."""
+"""Any video pipeline, served only by a catalogue entry."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from deployments.amendments import amended, amendments_name
-from deployments.family import Made
-from deployments.video import VideoFamily
+from deployments.families.base import GenerationResult
+from deployments.families.pipeline_options import apply_options, options_name
+from deployments.families.video import VideoFamily
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput, Misconfigured
-from tests.deployments.clip_cases import (
+from tests.deployments.served import CATALOG
+from tests.deployments.video_cases import (
     engine,
     pipelines,
     serve,
 )
-from tests.deployments.clips import (
+from tests.deployments.videos import (
     HUNYUAN,
     LTX2,
     MAKE,
@@ -31,7 +32,6 @@ from tests.deployments.clips import (
     seen,
     tickets,
 )
-from tests.deployments.served import CATALOG
 from tests.engine.conformance import autoencoders, zoo
 
 __all__ = ["engine", "pipelines", "serve"]
@@ -48,15 +48,18 @@ ANY = Endpoint(
         "task": "text-to-video",
         "arguments": {"guidance_scale": "guidance_scale"},
         "fixed": SHORT_TEXT,
-        "clip": {"width": 70, "height": 50, "num_frames": 6, "fps": 8},
+        "video_format": {"width": 70, "height": 50, "num_frames": 6, "fps": 8},
     },
 )
 
 
-def test_any_other_pipeline_of_clips_is_served_by_its_entry_alone(engine, tmp_path):
+def test_any_other_pipeline_of_videos_is_served_by_its_entry_alone(engine, tmp_path):
     folder = tmp_path / "weights"
     zoo.cases()["CogVideoXPipeline"].build().save_pretrained(folder, safe_serialization=True)
-    options = {**ANY.options, "clip": {**ANY.options["clip"], "width": 64, "height": 48}}
+    options = {
+        **ANY.options,
+        "video_format": {**ANY.options["video_format"], "width": 64, "height": 48},
+    }
     endpoint = replace(ANY, weights=Weights(str(folder)), options=options)
     family = VideoFamily()
     pipeline = family.load(endpoint, "cpu")
@@ -76,25 +79,25 @@ def test_any_other_pipeline_of_clips_is_served_by_its_entry_alone(engine, tmp_pa
         **SHORT_TEXT,
     )
     assert torch.equal(result.frames, expected.frames)
-    product = family.deliver(endpoint, call, Made(result, 1.0, 2), tickets())
+    product = family.deliver(endpoint, call, GenerationResult(result, 1.0, 2), tickets())
     assert len(seen(product.files[0].body).frames) == 6
 
 
 def test_a_pipeline_that_takes_no_prompt_needs_none(engine):
     pipeline = zoo.cases()["StableVideoDiffusionPipeline"].build()
-    clip = {"width": 32, "height": 32, "num_frames": 2, "fps": 7}
-    options = {"task": "image-to-video", "pictures": "pillow", "clip": clip}
+    video = {"width": 32, "height": 32, "num_frames": 2, "fps": 7}
+    options = {"task": "image-to-video", "images": "pillow", "video_format": video}
     endpoint = replace(ANY, options=options)
     asked = {"num_inference_steps": 2, "image_url": given(32, 32), "seed": 7}
     family = VideoFamily()
     call = family.prepare(endpoint, asked, pipeline, 1)
     engine.add("wordless", pipeline)
     result = engine.submit(pipeline="wordless", **call.arguments).result(60)
-    product = family.deliver(endpoint, call, Made(result, 1.0, 2), tickets())
+    product = family.deliver(endpoint, call, GenerationResult(result, 1.0, 2), tickets())
     assert len(seen(product.files[0].body).frames) == 2
     assert product.output["prompt"] == ""
     text = replace(ANY, options={**options, "task": "text-to-video"})
-    with pytest.raises(Misconfigured, match="StableVideoDiffusionPipeline takes no prompt"):
+    with pytest.raises(Misconfigured, match="StableVideoDiffusionPipeline has no argument prompt"):
         family.prepare(text, {**asked, "prompt": "a"}, pipeline, 1)
 
 
@@ -105,7 +108,10 @@ def test_a_pipeline_that_takes_no_prompt_needs_none(engine):
 def test_the_number_of_frames_is_passed_by_the_name_that_the_pipeline_has_for_it(
     title, name, frames
 ):
-    options = {"task": "text-to-video", "clip": {**ANY.options["clip"], "num_frames": 6}}
+    options = {
+        "task": "text-to-video",
+        "video_format": {**ANY.options["video_format"], "num_frames": 6},
+    }
     fields = {"prompt": "a", "num_inference_steps": 2}
     pipeline = zoo.cases()[title].build()
     call = VideoFamily().prepare(replace(ANY, options=options), fields, pipeline, 1)
@@ -120,25 +126,25 @@ def test_an_autoencoder_takes_tiles_where_its_entry_says_so(tmp_path):
     tiled = replace(whole, options={**whole.options, "tiling": True})
     assert not VideoFamily().load(whole, "cpu").vae.use_tiling
     assert VideoFamily().load(tiled, "cpu").vae.use_tiling
-    # Loaded apart: endpoints without it share the weights and not the tiles.
-    assert amendments_name(tiled.options) != amendments_name(whole.options)
+    # Loaded separately: endpoints without tiling share the weights but not the tiling.
+    assert options_name(tiled.options) != options_name(whole.options)
     with pytest.raises(Misconfigured, match=r"me/mine: `options.tiling`"):
-        amended(object(), tiled)
+        apply_options(object(), tiled)
 
 
-def test_an_entry_says_in_how_many_frames_its_clips_are_decoded():
+def test_an_entry_says_in_how_many_frames_its_videos_are_decoded():
     sizes = {"tile_sample_min_num_frames": 64, "tile_sample_stride_num_frames": 40}
     assert CATALOG.get(LTX2).endpoint.options["tiling"] == sizes
     pipeline = SimpleNamespace(vae=autoencoders.ltx2_video())
     assert not pipeline.vae.use_framewise_decoding
-    amended(pipeline, replace(ANY, options={"tiling": sizes}))
+    apply_options(pipeline, replace(ANY, options={"tiling": sizes}))
     assert pipeline.vae.use_tiling
     assert pipeline.vae.use_framewise_decoding
     assert pipeline.vae.tile_sample_min_num_frames == 64
     assert pipeline.vae.tile_sample_stride_num_frames == 40
     for wrong in ({"frames": 64}, 64):
         with pytest.raises(Misconfigured, match=r"me/mine: `options.tiling`"):
-            amended(pipeline, replace(ANY, options={"tiling": wrong}))
+            apply_options(pipeline, replace(ANY, options={"tiling": wrong}))
 
 
 def test_an_exact_size_is_rendered_larger_and_cropped_and_made_even(serve):
@@ -149,17 +155,24 @@ def test_an_exact_size_is_rendered_larger_and_cropped_and_made_even(serve):
     endpoint = replace(ANY, options=options)
     call = family.prepare(endpoint, asked, pipeline, 1)
     assert (call.arguments["width"], call.arguments["height"]) == (80, 64)
-    form = call.facts["clip"].form
+    form = call.output_facts["video"].form
     assert (form.width, form.height, form.fps) == (70, 50, Fraction(8))
     webm = family.prepare(endpoint, {**asked, "output_format": "webm"}, pipeline, 1)
-    assert (webm.facts["clip"].form.width, webm.facts["clip"].form.height) == (71, 50)
+    assert (webm.output_facts["video"].form.width, webm.output_facts["video"].form.height) == (
+        71,
+        50,
+    )
 
 
 MISTAKES = [
-    ({"clip": None}, Misconfigured, "me/mine: its input does not say the width of a clip"),
-    ({"task": "text-to-image"}, Misconfigured, "does not know the task 'text-to-image'"),
-    ({"arguments": {"guidance_scale": "cfg"}}, Misconfigured, "WanPipeline takes no cfg"),
-    ({"task": "image-to-video"}, Misconfigured, "WanPipeline takes no image"),
+    (
+        {"video_format": None},
+        Misconfigured,
+        "me/mine: its input does not state the width of a video",
+    ),
+    ({"task": "text-to-image"}, Misconfigured, "does not support the task 'text-to-image'"),
+    ({"arguments": {"guidance_scale": "cfg"}}, Misconfigured, "WanPipeline has no argument cfg"),
+    ({"task": "image-to-video"}, Misconfigured, "WanPipeline has no argument image"),
 ]
 
 
@@ -185,6 +198,8 @@ def test_an_open_endpoint_misses_what_the_pipeline_needs(serve, fields, says):
         VideoFamily().prepare(ANY, fields, serve(WAN_T2V).pipeline, 1)
 
 
-def test_the_family_is_bound_without_the_libraries_that_write_clips():
-    code = "import sys, deployments.video; sys.exit(bool({'av', 'torch'} & set(sys.modules)))"
+def test_the_family_is_bound_without_the_libraries_that_write_videos():
+    code = (
+        "import sys, deployments.families.video; sys.exit(bool({'av', 'torch'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

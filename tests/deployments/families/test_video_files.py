@@ -1,4 +1,4 @@
-"""Endpoints of clips: from the frames to the files."""
+"""Video endpoints: from the frames to the files."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import pytest
 import torch
 from PIL import Image
 
-from deployments.engine.media import fit, to_levels
-from deployments.family import Made
-from deployments.scratch import Scratch
+from deployments.engine.media.images import fit, to_levels
+from deployments.engine.media.scratch import Scratch
+from deployments.families.base import GenerationResult
 from serve_app.domain.errors import Cancelled, InvalidInput, Misconfigured
-from tests.deployments.clip_cases import (
+from tests.deployments.served import Served
+from tests.deployments.video_cases import (
     body,
     call_of,
     engine,
     pipelines,
     serve,
 )
-from tests.deployments.clips import (
+from tests.deployments.videos import (
     LTX2,
     LTX_T2V,
     SMALL_T2V,
@@ -30,7 +31,6 @@ from tests.deployments.clips import (
     seen,
     tickets,
 )
-from tests.deployments.served import Served
 
 __all__ = ["engine", "pipelines", "serve"]
 
@@ -41,7 +41,7 @@ def as_delivered(served: Served, product: Any) -> Any:
     return seen(product.files[0].body)
 
 
-def test_the_product_is_a_clip_with_its_first_frame_and_what_fal_tells_of_it(serve):
+def test_the_product_is_a_video_with_its_first_frame_and_what_fal_tells_of_it(serve):
     served = serve(LTX_T2V)
     call = served.call(body(LTX_T2V))
     result = served.run(call)
@@ -69,15 +69,15 @@ def test_the_product_is_a_clip_with_its_first_frame_and_what_fal_tells_of_it(ser
         "timings": {"inference": 1.5},
     }
     assert product.units == 0.36
-    clip = seen(product.files[0].body)
-    assert (clip.codec, clip.pixels, clip.size, clip.fps) == ("h264", "yuv420p", (64, 32), 25)
-    assert clip.duration_s == 0.36
-    assert len(clip.frames) == 9
+    video = seen(product.files[0].body)
+    assert (video.codec, video.pixels, video.size, video.fps) == ("h264", "yuv420p", (64, 32), 25)
+    assert video.duration_s == 0.36
+    assert len(video.frames) == 9
     drawn = [
         np.asarray(fit(Image.fromarray(each), 64, 32), dtype=int)
         for each in to_levels(result.frames[0])
     ]
-    for number, made in enumerate(clip.frames):  # scaled, and lossy, but in their order
+    for number, made in enumerate(video.frames):  # scaled and lossy, but in order
         errors = [np.abs(made.astype(int) - each).mean() for each in drawn]
         assert np.argmin(errors) == number
     poster = Image.open(BytesIO(product.files[1].body))
@@ -93,16 +93,16 @@ def test_the_same_seed_gives_the_same_bytes(serve):
     assert made() == made()
 
 
-def test_ltx_2_comes_with_its_sound_unless_it_is_not_wanted(serve):
-    served = serve(LTX2, clip={"width": 64, "height": 32})
+def test_ltx_2_comes_with_its_audio_unless_it_is_not_wanted(serve):
+    served = serve(LTX2, video_format={"width": 64, "height": 32})
     result = served.run(call_of(served, body(LTX2), resolution=None))
-    for wanted, sound in ((True, ("aac", 24000)), (False, None)):
+    for wanted, audio in ((True, ("aac", 24000)), (False, None)):
         call = call_of(served, body(LTX2, generate_audio=wanted), resolution=None)
         product = deliver(served, call, result)
-        clip = seen(product.files[0].body)
-        assert (clip.sound[:2] if clip.sound else None) == sound
-        assert clip.duration_s == pytest.approx(0.36, abs=0.03)
-        assert product.output["video"]["num_frames"] == len(clip.frames) == 9
+        video = seen(product.files[0].body)
+        assert (video.audio[:2] if video.audio else None) == audio
+        assert video.duration_s == pytest.approx(0.36, abs=0.03)
+        assert product.output["video"]["num_frames"] == len(video.frames) == 9
 
 
 def test_a_file_of_1080p_has_1080_lines_of_the_1088_that_are_rendered(serve):
@@ -110,12 +110,12 @@ def test_a_file_of_1080p_has_1080_lines_of_the_1088_that_are_rendered(serve):
     call = call_of(served, body(LTX2, generate_audio=False))
     rendered = (call.arguments["height"], call.arguments["width"])
     frames = torch.zeros(1, 9, 3, *rendered)
-    frames[..., 4:-4, :] = 1.0  # what is to be left
+    frames[..., 4:-4, :] = 1.0  # the part that must remain
     product = deliver(served, call, SimpleNamespace(frames=frames))
-    clip = seen(product.files[0].body)
-    assert clip.size == (1920, 1080)
-    assert np.stack(clip.frames).min() > 250
-    assert (product.output["video"]["width"], product.output["video"]["height"]) == clip.size
+    video = seen(product.files[0].body)
+    assert video.size == (1920, 1080)
+    assert np.stack(video.frames).min() > 250
+    assert (product.output["video"]["width"], product.output["video"]["height"]) == video.size
 
 
 @pytest.mark.parametrize(("name", "codec"), [("webm", "vp9"), ("gif", "gif")])
@@ -123,9 +123,9 @@ def test_other_formats_are_written_as_asked(serve, name, codec):
     served = serve(LTX_T2V)
     call = served.call(body(LTX_T2V, output_format=name))
     product = deliver(served, call, served.run(call))
-    clip = seen(product.files[0].body)
-    assert (clip.codec, clip.size, len(clip.frames)) == (codec, (64, 32), 9)
-    assert product.output["video"]["content_type"] == call.facts["clip"].form.media_type
+    video = seen(product.files[0].body)
+    assert (video.codec, video.size, len(video.frames)) == (codec, (64, 32), 9)
+    assert product.output["video"]["content_type"] == call.output_facts["video"].form.media_type
 
 
 def test_a_gif_is_refused_at_a_pace_that_it_cannot_have(serve):
@@ -157,7 +157,7 @@ def test_files_that_nobody_waits_for_are_given_up_between_two_frames(serve):
             scratch.close()
 
     scratch = Scratch(on_made)
-    made = Made(result, 1.0, 2, scratch)
+    made = GenerationResult(result, 1.0, 2, scratch)
     folder = scratch.new_file("mp4").parent
     with pytest.raises(Cancelled), scratch.at_work():
         served.family.deliver(served.entry.endpoint, call, made, tickets())
@@ -168,13 +168,13 @@ def test_files_that_nobody_waits_for_are_given_up_between_two_frames(serve):
 def test_a_lease_with_tickets_for_other_files_is_a_mistake_of_ours(serve):
     served = serve(LTX_T2V)
     call = served.call(body(LTX_T2V))
-    made = Made(served.run(call), 1.0, 2)
+    made = GenerationResult(served.run(call), 1.0, 2)
     for wrong in ((), tickets(media_type="video/webm")):
-        with pytest.raises(Misconfigured, match=r"makes a clip as video/mp4"):
+        with pytest.raises(Misconfigured, match=r"makes a video as video/mp4"):
             served.family.deliver(served.entry.endpoint, call, made, wrong)
 
 
-def test_a_clip_without_a_second_ticket_has_no_poster(serve):
+def test_a_video_without_a_second_ticket_has_no_poster(serve):
     served = serve(LTX_T2V)
     call = served.call(body(LTX_T2V))
     product = deliver(served, call, served.run(call), count=1)

@@ -1,18 +1,19 @@
-"""Endpoints of clips: what is refused, and what is said of what has no effect."""
+"""Video endpoints: refused inputs, and warnings about fields without effect."""
 
 from __future__ import annotations
 
 import pytest
 
 from serve_app.domain.errors import InvalidInput
-from tests.deployments.clip_cases import (
+from tests.deployments.served import CATALOG
+from tests.deployments.video_cases import (
     SMALL,
     body,
     engine,
     pipelines,
     serve,
 )
-from tests.deployments.clips import (
+from tests.deployments.videos import (
     HUNYUAN,
     LARGE_I2V,
     LARGE_T2V,
@@ -21,7 +22,6 @@ from tests.deployments.clips import (
     SMALL_T2V,
     given,
 )
-from tests.deployments.served import CATALOG
 
 __all__ = ["engine", "pipelines", "serve"]
 

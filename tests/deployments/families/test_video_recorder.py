@@ -1,4 +1,4 @@
-"""Clips that are written while they are decoded."""
+"""Videos that are written during decoding."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import pytest
 import torch
 from PIL import Image
 
-from deployments.clip_form import ClipForm
 from deployments.engine.engine import Engine
-from deployments.engine.media import fit, to_levels
-from deployments.recording import Recording
-from deployments.scratch import Scratch
+from deployments.engine.loop.options import GenerationOptions
+from deployments.engine.media.images import fit, to_levels
+from deployments.engine.media.scratch import Scratch
+from deployments.engine.media.video_format import VideoForm
+from deployments.families.video_recorder import VideoRecorder
 from serve_app.domain.errors import Cancelled, PipelineFailed
-from tests.deployments import clips
-from tests.deployments.clips import (
+from tests.deployments import videos
+from tests.deployments.served import Served
+from tests.deployments.videos import (
     HUNYUAN,
     HUNYUAN_I2V,
     LTX2,
@@ -30,16 +32,15 @@ from tests.deployments.clips import (
     given,
     seen,
 )
-from tests.deployments.served import Served
 from tests.engine.conformance import zoo
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
-FORM = ClipForm("video/mp4", 32, 16, Fraction(8), 8, "maximum", "fast")
+FORM = VideoForm("video/mp4", 32, 16, Fraction(8), 8, "maximum", "fast")
 
 
 class Paused:
-    """What a recording asks of a generation."""
+    """Fake generation that records pauses."""
 
     def __init__(self):
         self.calls = []
@@ -47,7 +48,7 @@ class Paused:
     def pause(self):
         self.calls.append("pause")
 
-    def unpause(self):
+    def resume(self):
         self.calls.append("unpause")
 
 
@@ -69,7 +70,7 @@ def chunk(number, frames=2):
 
 
 def begun(scratch, encoders, form=FORM, most_waiting=32):
-    recording = Recording(form, most_waiting=most_waiting)
+    recording = VideoRecorder(form, most_waiting=most_waiting)
     recording.begin(scratch, encoders)
     generation = Paused()
     recording.follow(generation)
@@ -80,15 +81,15 @@ def test_frames_come_out_in_their_order_however_they_came(scratch, encoders):
     recording, _ = begun(scratch, encoders)
     for number in range(4):
         recording.take(chunk(number))
-    clip = seen(recording.finish().path)
-    levels = [frame.mean() for frame in clip.frames]
+    video = seen(recording.finish().path)
+    levels = [frame.mean() for frame in video.frames]
     wanted = [255 * (number // 2) / 8 for number in range(8)]
     assert levels == pytest.approx(wanted, abs=4)
 
 
 def test_a_generation_stands_still_while_its_frames_wait_and_then_goes_on(scratch, encoders):
     let = threading.Event()
-    busy = [encoders.submit(let.wait, 20) for _ in range(2)]  # nobody writes
+    busy = [encoders.submit(let.wait, 20) for _ in range(2)]  # both writer threads are blocked
     recording, generation = begun(scratch, encoders, most_waiting=4)
     recording.take(chunk(0))
     assert generation.calls == []
@@ -110,7 +111,7 @@ def test_no_frames_are_no_file(scratch, encoders):
 def test_too_few_frames_are_an_error(scratch, encoders):
     recording, _ = begun(scratch, encoders)
     recording.take(chunk(0))
-    with pytest.raises(PipelineFailed, match="2 frames were made, and 8 were asked for"):
+    with pytest.raises(PipelineFailed, match="made 2 frames, but the request needs 8"):
         recording.finish()
 
 
@@ -144,12 +145,12 @@ CASES = {WAN_T2V: {}, SMALL_I2V: {"image_url": given()}}
 @pytest.mark.parametrize("endpoint_id", CASES)
 def test_the_frames_that_are_handed_over_are_those_of_the_plain_run_bit_for_bit(endpoint_id):
     with Engine(device="cpu", threads=1) as engine:
-        served = Served(clips.entry(endpoint_id), MAKE[endpoint_id](), engine)
-        pictures = CASES[endpoint_id]
-        fields = FIELDS | ({"image_url": "https://example.org/a.png"} if pictures else {})
+        served = Served(videos.entry(endpoint_id), MAKE[endpoint_id](), engine)
+        images = CASES[endpoint_id]
+        fields = FIELDS | ({"image_url": "https://example.org/a.png"} if images else {})
 
         def call():
-            return served.call(fields, num_frames=9, **pictures)
+            return served.call(fields, num_frames=9, **images)
 
         whole = served.run(call()).frames
         came = []
@@ -157,10 +158,10 @@ def test_the_frames_that_are_handed_over_are_those_of_the_plain_run_bit_for_bit(
         small = engine.submit(
             pipeline=endpoint_id,
             view=again.view,
-            on_frames=lambda frames: came.append(to_levels(frames)),
+            options=GenerationOptions(on_frames=lambda frames: came.append(to_levels(frames))),
             **again.arguments,
         ).result(60)
-    assert len(came) == 3  # the first frame, and twice four
+    assert len(came) == 3  # the first frame, and two chunks of four
     assert np.array_equal(np.concatenate(came), to_levels(whole[0]))
     assert small.frames.shape[:3] == whole.shape[:3]
     assert small.frames.numel() < whole.numel() / 50
@@ -171,18 +172,24 @@ def test_an_autoencoder_that_blends_its_chunks_gives_them_all_at_once():
     with Engine(device="cpu", threads=1) as engine:
         pipeline = MAKE[WAN_T2V]()
         pipeline.vae.enable_tiling(16, 16, 8, 8)
-        served = Served(clips.entry(WAN_T2V), pipeline, engine)
+        served = Served(videos.entry(WAN_T2V), pipeline, engine)
         came = []
         call = served.call(FIELDS, num_frames=5)
         engine.add("tiled", pipeline)
-        result = engine.submit(pipeline="tiled", on_frames=came.append, **call.arguments).result(60)
+        result = engine.submit(
+            pipeline="tiled", options=GenerationOptions(on_frames=came.append), **call.arguments
+        ).result(60)
         assert came == []
         assert result.frames.shape == (1, 5, 3, 16, 32)
 
 
-def test_a_clip_that_comes_with_sound_is_the_same_file_as_one_written_afterwards(scratch, encoders):
+def test_a_video_that_comes_with_audio_is_the_same_file_as_one_written_afterwards(
+    scratch, encoders
+):
     with Engine(device="cpu", threads=1) as engine:
-        served = Served(clips.entry(LTX2, clip={"width": 32, "height": 32}), MAKE[LTX2](), engine)
+        served = Served(
+            videos.entry(LTX2, video_format={"width": 32, "height": 32}), MAKE[LTX2](), engine
+        )
         in_time(served.pipeline.vae)
         written = []
         for streamed in (True, False):
@@ -191,49 +198,51 @@ def test_a_clip_that_comes_with_sound_is_the_same_file_as_one_written_afterwards
             file, came = file_of(served, replace(call, recording=recording), scratch, encoders)
             assert (came > 5) == streamed
             written.append(file.read_bytes())
-            clip = seen(file)
-            assert clip.sound[:2] == ("aac", 24000)
-            assert clip.sound[2] == pytest.approx(41 / 25, abs=0.1)
-            assert len(clip.frames) == 41
+            video = seen(file)
+            assert video.audio[:2] == ("aac", 24000)
+            assert video.audio[2] == pytest.approx(41 / 25, abs=0.1)
+            assert len(video.frames) == 41
     assert written[0] == written[1]
 
 
 HUNYUANS = {
     "HunyuanVideoPipeline": HUNYUAN,
     "HunyuanVideoImageToVideoPipeline": HUNYUAN_I2V,
-    "HunyuanVideoImageToVideoPipeline, the picture beside the noise": HUNYUAN_I2V,
+    "HunyuanVideoImageToVideoPipeline, the image beside the noise": HUNYUAN_I2V,
 }
 
 
 @pytest.mark.parametrize("title", HUNYUANS)
-def test_a_clip_begins_where_the_pipeline_has_it_begin(title, scratch, encoders):
+def test_a_video_begins_where_the_pipeline_has_it_begin(title, scratch, encoders):
     endpoint_id = HUNYUANS[title]
-    pictures = {"image_url": given()} if endpoint_id == HUNYUAN_I2V else {}
-    fields = FIELDS | ({"image_url": "https://example.org/a.png"} if pictures else {})
+    images = {"image_url": given()} if endpoint_id == HUNYUAN_I2V else {}
+    fields = FIELDS | ({"image_url": "https://example.org/a.png"} if images else {})
     with Engine(device="cpu", threads=1) as engine:
-        served = Served(clips.entry(endpoint_id), zoo.cases()[title].build(), engine)
+        served = Served(videos.entry(endpoint_id), zoo.cases()[title].build(), engine)
         in_time(served.pipeline.vae)
-        call = served.call(fields, num_frames=33, **pictures)
+        call = served.call(fields, num_frames=33, **images)
         whole = to_levels(served.run(call).frames[0])
-        again = served.call(fields, num_frames=33, **pictures)
+        again = served.call(fields, num_frames=33, **images)
         came = []
         again.recording.begin(scratch, encoders)
         again.recording.follow(Paused())
         engine.submit(
             pipeline=endpoint_id,
             view=again.view,
-            on_frames=lambda frames: (came.append(len(frames)), again.recording.take(frames)),
+            options=GenerationOptions(
+                on_frames=lambda frames: (came.append(len(frames)), again.recording.take(frames))
+            ),
             **again.arguments,
         ).result(60)
         file = again.recording.finish()
     assert len(came) > 2
-    form = again.facts["clip"].form
+    form = again.output_facts["video"].form
     first = fit(Image.fromarray(whole[0]), form.width, form.height)
     assert file.poster.tobytes() == first.tobytes()
 
 
 def in_time(vae):
-    """Tiles of 8 frames that share 4, of any size in pixels."""
+    """Enable tiling in time: tiles of 8 frames with an overlap of 4, of any size in pixels."""
     length = vae.temporal_compression_ratio
     vae.use_framewise_decoding = True
     vae.tile_sample_min_num_frames = 2 * length
@@ -241,7 +250,7 @@ def in_time(vae):
 
 
 def file_of(served, call, scratch, encoders):
-    """The clip's file, and in how many parts its frames came."""
+    """The video's file, and the number of chunks that its frames came in."""
     came = []
     if call.recording is not None:
         call.recording.begin(scratch, encoders)
@@ -256,7 +265,7 @@ def file_of(served, call, scratch, encoders):
     result = served._engine.submit(
         pipeline=name,
         view=call.view,
-        on_frames=take if call.recording is not None else None,
+        options=GenerationOptions(on_frames=take if call.recording is not None else None),
         **call.arguments,
     ).result(60)
     product = deliver(served, call, result)

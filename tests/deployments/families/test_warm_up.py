@@ -1,4 +1,4 @@
-"""The first generation of loaded weights, which no user waits for: of every family and task."""
+"""Warm-up: the first generation of loaded weights is no user's, for every family and task."""
 
 from __future__ import annotations
 
@@ -11,16 +11,22 @@ import torch
 from torch._dynamo.utils import counters
 
 from deployments.engine.engine import Engine
-from deployments.engine.regions import compile_regions
-from deployments.families import FAMILIES
-from deployments.family import WarmsUp, load_families
-from deployments.workshop import _short_call
+from deployments.engine.merging.compile import compile_regions
+from deployments.families.base import WarmsUp, load_families
+from deployments.families.registry import FAMILIES
+from deployments.replica.resources import _short_call
 from serve_app.domain.endpoint import Endpoint
-from tests.deployments import clips
+from tests.deployments import videos
+from tests.deployments.families.test_audio import CLASSES
+from tests.deployments.families.test_listed_endpoints import (
+    FLUX2,
+    LCM,
+    QWEN_IMAGE,
+    Z_IMAGE,
+    tiny_lcm,
+)
+from tests.deployments.families.test_media_input import AUDIO, VIDEO
 from tests.deployments.served import CATALOG
-from tests.deployments.test_audio import CLASSES
-from tests.deployments.test_beginning_with_media import CLIP, SOUND
-from tests.deployments.test_listed_endpoints import FLUX2, LCM, QWEN_IMAGE, Z_IMAGE, tiny_lcm
 from tests.engine.conformance import zoo
 from tests.engine.gate import Gate
 from tests.engine.tiny import tiny_flux, tiny_sdxl
@@ -28,7 +34,7 @@ from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_ima
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
-PICTURES = {
+IMAGES = {
     "fal-ai/flux/schnell": tiny_flux,
     "fal-ai/flux/dev/image-to-image": tiny_flux,
     "fal-ai/fast-sdxl/inpainting": tiny_sdxl,
@@ -37,17 +43,17 @@ PICTURES = {
     QWEN_IMAGE: tiny_qwen_image,
     FLUX2: tiny_flux2_klein,
 }
-SOUNDS = {name: zoo.cases()[title].build for name, title in CLASSES.items()}
-LISTED = {**PICTURES, **clips.MAKE, **SOUNDS}
+AUDIOS = {name: zoo.cases()[title].build for name, title in CLASSES.items()}
+LISTED = {**IMAGES, **videos.MAKE, **AUDIOS}
 
 
 def small(endpoint_id: str) -> Endpoint:
-    """Of the catalogue, at a size for tiny models."""
-    if endpoint_id in clips.MAKE:
-        return clips.entry(endpoint_id).endpoint
+    """Endpoint of the catalogue at a size for tiny models."""
+    if endpoint_id in videos.MAKE:
+        return videos.entry(endpoint_id).endpoint
     endpoint = CATALOG.get(endpoint_id).endpoint
     options = {"dtype": "float32", "native_size": 64, "max_sequence_length": 16}
-    taken = {name: value for name, value in options.items() if endpoint_id in PICTURES}
+    taken = {name: value for name, value in options.items() if endpoint_id in IMAGES}
     return replace(endpoint, options={**endpoint.options, **taken})
 
 
@@ -63,17 +69,17 @@ def test_each_listed_endpoint_can_be_warmed_up(endpoint_id):
     assert warmed_up(small(endpoint_id), LISTED[endpoint_id]())
 
 
-OWN = Endpoint("me/own", "generic", CLIP.weights, "open")
+OWN = Endpoint("me/own", "generic", VIDEO.weights, "open")
 
 
 @pytest.mark.parametrize(
     ("endpoint", "make"),
     [
         (
-            replace(CLIP, options={**CLIP.options, "native_size": 64}),
-            clips.MAKE[clips.WAN_T2V],
+            replace(VIDEO, options={**VIDEO.options, "native_size": 64}),
+            videos.MAKE[videos.WAN_T2V],
         ),
-        (SOUND, zoo.cases()["StableAudio3AudioToAudioPipeline"].build),
+        (AUDIO, zoo.cases()["StableAudio3AudioToAudioPipeline"].build),
         (
             replace(OWN, options={"task": "image-to-image", "native_size": 64}),
             zoo.cases()["FluxImg2ImgPipeline"].build,
@@ -98,15 +104,15 @@ def test_so_can_entries_of_one_s_own_whatever_they_begin_with(endpoint, make):
 
 
 def test_what_their_denoisers_repeat_is_compiled_by_it_and_no_more_is_later():
-    """Traced, and run as it is; Inductor takes minutes."""
+    """Traced but not compiled by Inductor, which takes minutes."""
     torch._dynamo.reset()
     counters.clear()
-    # Over the weights of another class, and from a picture.
-    endpoint, pipeline = small(clips.SMALL_I2V), clips.MAKE[clips.SMALL_I2V]()
+    # Over weights of another class, and with an input image.
+    endpoint, pipeline = small(videos.SMALL_I2V), videos.MAKE[videos.SMALL_I2V]()
     asked = partial(_short_call, load_families(FAMILIES)[endpoint.family], endpoint, pipeline)
     compile_regions(pipeline, "eager")
     with Engine(threads=1) as engine:
-        engine.rehearse(pipeline, asked)
+        engine.precompile(pipeline, asked)
         assert (before := counters["stats"]["unique_graphs"]) > 0
         engine.add("it", pipeline)
         gate = Gate(engine)

@@ -1,4 +1,4 @@
-"""The lease port over a line: real sockets, and what happens when one breaks."""
+"""Lease port over a local connection: real sockets, and lost connections."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from deployments.line import Line
-from deployments.line_port import LineLeasePort
+from deployments.ingress_client.local import LocalClient, LocalLeasePort
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, Unavailable
 from serve_app.domain.lease import (
     Ask,
     Finish,
-    Held,
     Lease,
+    LeaseKey,
     Presence,
     ReplicaStage,
     Report,
@@ -28,21 +27,21 @@ from serve_app.domain.lease import (
     Work,
 )
 from serve_app.domain.outcome import Outcome
+from serve_app.domain.progress import StoredSnapshot
 from serve_app.domain.request import Priority
-from serve_app.domain.snapshot import StoredSnapshot
-from serve_app.ingress import lines as lines_module
-from serve_app.ingress.lines import Lines
+from serve_app.ingress import local_rpc as lines_module
+from serve_app.ingress.local_rpc import LocalRpcServer
 from serve_app.telemetry.logs import request_id
 from tests.fakes.lease_port import FakeLeasePort
 
-HELD = Held("a-request", 1)
+HELD = LeaseKey("a-request", 1)
 PRESENCE = Presence("r1", "actor", "pool", ReplicaStage.STARTING)
 ASK = Ask("r1", "actor", "pool", 1)
 FINISH = Finish(HELD, "r1", Outcome(output={"n": 1}))
 
 
 class Broken(FakeLeasePort):
-    """One whose finish, report and hand-back raise."""
+    """Port whose finish, report and hand-back raise."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -57,7 +56,7 @@ class Broken(FakeLeasePort):
         raise self.error
 
     async def hand_back(
-        self, held: Held, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
     ) -> Verdict:
         del held, replica_id, reason, snapshot
         raise self.error
@@ -65,41 +64,41 @@ class Broken(FakeLeasePort):
 
 @dataclass
 class House:
-    """Two ingress processes' worth of ports: one at the end of the lines, one of the handle."""
+    """Two ports: one behind the local connections, one behind the handle."""
 
     directory: Path
     at_line: FakeLeasePort = field(default_factory=FakeLeasePort)
     at_handle: FakeLeasePort = field(default_factory=FakeLeasePort)
-    lines: list[Lines] = field(default_factory=list)
-    ports: list[LineLeasePort] = field(default_factory=list)
+    lines: list[LocalRpcServer] = field(default_factory=list)
+    ports: list[LocalLeasePort] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
 
     async def where(self) -> str:
         self.told.append(self.lines[-1].path if self.lines else "")
         return self.told[-1]
 
-    async def open(self, port: FakeLeasePort | None = None) -> Lines:
-        lines = Lines(port or self.at_line, self.directory)
+    async def open(self, port: FakeLeasePort | None = None) -> LocalRpcServer:
+        lines = LocalRpcServer(port or self.at_line, self.directory)
         await lines.start()
         self.lines.append(lines)
         return lines
 
-    def port(self, dial_again_s: float = 0.02) -> LineLeasePort:
-        self.ports.append(LineLeasePort(self.at_handle, self.where, dial_again_s))
+    def port(self, reconnect_s: float = 0.02) -> LocalLeasePort:
+        self.ports.append(LocalLeasePort(self.at_handle, self.where, reconnect_s))
         return self.ports[-1]
 
-    async def connected(self) -> LineLeasePort:
+    async def connected(self) -> LocalLeasePort:
         port = self.port()
         await self.until_at_line(port)
         return port
 
-    async def until_at_line(self, port: LineLeasePort) -> None:
-        """Calls go over the handle until the line is there."""
+    async def until_at_line(self, port: LocalLeasePort) -> None:
+        """Wait for the local connection; calls use the handle until then."""
         before = len(self.at_line.presences)
         async with asyncio.timeout(30):
             while len(self.at_line.presences) == before:
                 await port.announce(PRESENCE)
-                await asyncio.sleep(0)  # the fake's answers suspend nobody
+                await asyncio.sleep(0)  # the fake answers without suspending
 
     async def aclose(self) -> None:
         for port in self.ports:
@@ -159,7 +158,7 @@ async def test_a_socket_of_another_machine_is_no_line(house: House) -> None:
             asked_again.set()
         return str(house.directory / "elsewhere" / "socket")
 
-    port = LineLeasePort(house.at_handle, elsewhere, dial_again_s=0.01)
+    port = LocalLeasePort(house.at_handle, elsewhere, reconnect_s=0.01)
     house.ports.append(port)
     await port.announce(PRESENCE)
     async with asyncio.timeout(30):
@@ -171,8 +170,8 @@ async def test_a_socket_of_another_machine_is_no_line(house: House) -> None:
 async def test_many_calls_at_once_get_each_its_own_answer(house: House) -> None:
     await house.open()
     port = await house.connected()
-    house.at_line.fenced = {Held(f"r{n}", 1) for n in range(0, 200, 3)}
-    finishes = [Finish(Held(f"r{n}", 1), "r1", Outcome(output={"n": n})) for n in range(200)]
+    house.at_line.fenced = {LeaseKey(f"r{n}", 1) for n in range(0, 200, 3)}
+    finishes = [Finish(LeaseKey(f"r{n}", 1), "r1", Outcome(output={"n": n})) for n in range(200)]
     verdicts = await asyncio.gather(*(port.finish(each) for each in finishes))
     assert [verdict is Verdict.FENCED for verdict in verdicts] == [n % 3 == 0 for n in range(200)]
 
@@ -209,7 +208,7 @@ async def test_a_call_that_fails_is_logged_with_its_request(
         port.finish(FINISH),
         port.report(Report("r1", (HELD,))),
         port.hand_back(HELD, "r1", "why"),
-        port.report(Report("r1", (HELD, Held("another", 1)))),
+        port.report(Report("r1", (HELD, LeaseKey("another", 1)))),
     ):
         with pytest.raises(DarkroomError):
             await call
@@ -249,7 +248,7 @@ async def test_an_ingress_that_closes_answers_first_and_takes_no_more(house: Hou
     port = await house.connected()
     asking = asyncio.create_task(port.ask(ASK))
     await house.at_line.until(lambda: house.at_line.outstanding)
-    await lines.leave()
+    await lines.stop_accepting()
     house.lines.clear()
     async with asyncio.timeout(30):
         while not house.at_handle.presences:
@@ -263,7 +262,7 @@ async def test_an_ingress_that_closes_answers_first_and_takes_no_more(house: Hou
 
 async def test_a_line_on_which_a_call_was_given_up_after_long_is_hung_up(house: House) -> None:
     lines = await house.open()
-    line = Line(ask_patience_s=0.01)
+    line = LocalClient(ask_patience_s=0.01)
     await asyncio.get_running_loop().create_unix_connection(lambda: line, lines.path)
     asking = asyncio.create_task(line.call("ask", ASK))
     other = asyncio.create_task(line.call("ask", ASK))
@@ -272,7 +271,7 @@ async def test_a_line_on_which_a_call_was_given_up_after_long_is_hung_up(house: 
     asking.cancel()
     with pytest.raises(Unavailable):
         await other
-    assert not line.takes_calls
+    assert not line.accepts_calls
 
 
 async def test_a_socket_is_its_owners_and_those_of_the_dead_are_cleared_away(house: House) -> None:
@@ -293,8 +292,8 @@ async def test_where_no_socket_can_be_there_is_no_line_and_the_handle_does(house
     assert house.at_handle.finishes == [FINISH]
 
 
-def hang_up(lines: Lines) -> None:
-    """As when its process is killed."""
+def hang_up(lines: LocalRpcServer) -> None:
+    """Close the connections, as if the process were killed."""
     for end in lines._ends:
         assert end._transport is not None
         end._transport.abort()

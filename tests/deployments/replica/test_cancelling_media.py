@@ -1,5 +1,5 @@
-"""Clips and sounds that end before their time: in denoising, while they are decoded, written and
-uploaded. The slot is free, and nothing of them lies anywhere."""
+"""Video and audio requests that are stopped early: during denoising, decoding, writing or upload.
+The slot becomes free, and no file is left."""
 
 from __future__ import annotations
 
@@ -13,43 +13,45 @@ from typing import Any
 
 import pytest
 
-from deployments.phase import Stop
-from serve_app.domain.lease import Held
+from deployments.replica.attempt_state import StopReason
+from serve_app.domain.lease import LeaseKey
 from serve_app.domain.progress import Progress, Stage
 from tests.deployments.conftest import MakeRig, Rig
-from tests.deployments.demos import FLUX, SOUND, WAN, leased
+from tests.deployments.demos import AUDIO, FLUX, WAN, leased
 from tests.deployments.waiting import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 LONG: dict[str, dict[str, Any]] = {
     WAN: {"num_frames": 81, "num_inference_steps": 4, "video_write_mode": "small"},
-    SOUND: {"seconds_total": 1.5, "steps": 40},
+    AUDIO: {"seconds_total": 1.5, "steps": 40},
 }
 WHILE: dict[str, tuple[str, Callable[[Progress], bool]]] = {
-    "denoising": (SOUND, lambda now: now.stage is Stage.DENOISING and now.step > 1),
+    "denoising": (AUDIO, lambda now: now.stage is Stage.DENOISING and now.step > 1),
     "denoising a clip": (WAN, lambda now: now.stage is Stage.DENOISING and now.step > 1),
     "decoding": (WAN, lambda now: now.stage is Stage.ENCODING_MEDIA and 0 < now.step < 30),
     "writing": (WAN, lambda now: now.stage is Stage.ENCODING_MEDIA and now.step > 50),
     "uploading": (WAN, lambda now: now.stage is Stage.UPLOADING),
-    "uploading a sound": (SOUND, lambda now: now.stage is Stage.UPLOADING),
+    "uploading a sound": (AUDIO, lambda now: now.stage is Stage.UPLOADING),
 }
-"""What it is doing when it is stopped; decoding hands its chunks over to be written."""
+"""Activity at the time of the stop. Decoding passes its chunks on to be written."""
 
 EACH = pytest.mark.parametrize("doing", WHILE)
 
 
-async def begun(rig: Rig, doing: str, **changes: Any) -> tuple[Held, weakref.ref[Any]]:
-    """A request that is at it; and what the engine had of it."""
+async def begun(rig: Rig, doing: str, **changes: Any) -> tuple[LeaseKey, weakref.ref[Any]]:
+    """A request that is in this activity, and its generation in the engine."""
     endpoint_id, at_it = WHILE[doing]
-    # The first file arrives, and the second waits for ever.
+    # The first file arrives, and the second one hangs.
     rig.storage.closed = asyncio.Event() if doing.startswith("uploading") else None
     lease = replace(leased(rig, "long", endpoint_id, **LONG[endpoint_id]), **changes)
     rig.port.offer(lease)
-    attempts = rig.core._attempts
-    await until(lambda: lease.held in attempts and attempts[lease.held].generation is not None)
-    generation = weakref.ref(attempts[lease.held].generation)
-    await until(lambda: at_it(attempts[lease.held].progress or Progress(Stage.LOADING)), 90)
+    attempts = rig.replica._attempts
+    await until(
+        lambda: lease.held in attempts and attempts[lease.held].state.generation is not None
+    )
+    generation = weakref.ref(attempts[lease.held].state.generation)
+    await until(lambda: at_it(attempts[lease.held].state.progress or Progress(Stage.LOADING)), 90)
     return lease.held, generation
 
 
@@ -58,7 +60,7 @@ async def nothing_is_left(rig: Rig, generation: weakref.ref[Any], scratch: Path)
         rig.storage.closed.set()
     await until(lambda: not rig.storage.objects)
     await until(lambda: not list(scratch.iterdir()))
-    after = leased(rig, "after", FLUX)  # there is one slot
+    after = leased(rig, "after", FLUX)  # there is only one slot
     rig.port.offer(after)
     assert (await rig.outcome(after.held)).failure is None
 
@@ -88,7 +90,7 @@ async def test_one_whose_time_is_over_says_so_and_leaves_nothing(
 ) -> None:
     rig: Rig = await make_rig(call_timeout_s=20.0, slots=1, report_interval_s=0.02)
     held, generation = await begun(rig, doing)
-    rig.core._attempts[held].stop(Stop.OUT_OF_TIME)
+    rig.replica._attempts[held].stop(StopReason.DEADLINE)
     outcome = await rig.outcome(held)
     assert outcome.failure is not None
     assert outcome.failure.code == "expired"

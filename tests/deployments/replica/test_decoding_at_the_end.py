@@ -1,4 +1,4 @@
-"""A replica that closes while a clip is decoded hands its steps on."""
+"""A replica that closes while a video is decoded saves a snapshot of its steps."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any
 import pytest
 from torch import nn
 
-from deployments.engine.snapshot import Snapshot
+from deployments.engine.snapshot.format import Snapshot
 from tests.deployments.conftest import MakeRig
 from tests.deployments.demos import WAN, leased
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 STEPS = 3
-CLIP = {"num_frames": 17, "num_inference_steps": STEPS, "seed": 7}
+VIDEO = {"num_frames": 17, "num_inference_steps": STEPS, "seed": 7}
 
 
 class SlowDecoder:
-    """Every clip's decoder stands still in its third chunk until it is let go."""
+    """Decoder that blocks in the third chunk of every video until it is released."""
 
     def __init__(self) -> None:
         self.reached, self.let_go = threading.Event(), threading.Event()
         self._chunks = 0
 
     def __call__(self, module: nn.Module, _given: Any) -> None:
-        """On the engine's thread."""
+        """Block. Called on the engine's thread."""
         if type(module).__name__.endswith("WanDecoder3d"):
             self._chunks += 1
             if self._chunks == 3:
@@ -46,19 +46,19 @@ def decoder() -> Iterator[SlowDecoder]:
     hook.remove()
 
 
-async def test_a_clip_that_is_decoded_when_its_replica_closes_is_not_denoised_again(
+async def test_a_video_that_is_decoded_when_its_replica_closes_is_not_denoised_again(
     make_rig: MakeRig, decoder: SlowDecoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("deployments.attempt.WORTH_S", 0.0)
+    monkeypatch.setattr("deployments.replica.attempt_state.MIN_SNAPSHOT_S", 0.0)
     quiet = {"call_timeout_s": 60.0, "snapshot_interval_s": 0.0}
     one = await make_rig(**quiet, snapshot_worth_s=0.0, graceful_shutdown_timeout_s=120.0)
-    one.port.offer(lease := leased(one, "clip", WAN, **CLIP))
+    one.port.offer(lease := leased(one, "video", WAN, **VIDEO))
     assert await asyncio.to_thread(decoder.reached.wait, 90)
-    closing = asyncio.create_task(one.core.aclose())
-    # It is stored while the engine's thread stands still, so from where the decoding began.
+    closing = asyncio.create_task(one.replica.aclose())
+    # The engine's thread is blocked, so the stored snapshot is from the start of decoding.
     stored = one.storage.objects
     async with asyncio.timeout(90):
-        while not any(key.startswith("s/clip/") for key in stored):  # noqa: ASYNC110
+        while not any(key.startswith("s/video/") for key in stored):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
     decoder.let_go.set()
     await closing
@@ -66,18 +66,18 @@ async def test_a_clip_that_is_decoded_when_its_replica_closes_is_not_denoised_ag
     kept = one.port.snapshots[lease.held]
     assert kept.step == Snapshot.of_bytes(stored[kept.key]).step == STEPS
 
-    # Another goes on with the decoding alone, and the clip is that of a run alone.
+    # Another replica only decodes, and the video equals that of an uninterrupted run.
     other = await make_rig(**quiet)
     other.storage.objects.update(stored)
     snapshot_url = f"http://storage/files/{kept.key}"
-    again = leased(other, "clip", WAN, **CLIP)
+    again = leased(other, "video", WAN, **VIDEO)
     again = replace(again, attempt=2, snapshot_url=snapshot_url, files_url="http://storage")
-    whole = leased(other, "whole", WAN, **CLIP)
+    whole = leased(other, "whole", WAN, **VIDEO)
     made = []
     for each, steps in ((again, 0), (whole, STEPS)):
-        before = other.workshop.engine.counts()["steps"]
+        before = other.resources.engine.counts()["steps"]
         other.port.offer(each)
         assert (await other.outcome(each.held)).failure is None
-        assert other.workshop.engine.counts()["steps"] - before == steps
+        assert other.resources.engine.counts()["steps"] - before == steps
         made.append(other.storage.objects[f"{each.request_id}/0"])
     assert made[0] == made[1]

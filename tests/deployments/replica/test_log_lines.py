@@ -1,28 +1,29 @@
-"""Every line that a replica logs about a request has its id, whichever thread it was logged on."""
+"""Log lines about a request contain its id, whichever thread logs them."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from deployments.engine.generation import Generation
+from deployments.engine.loop.generation import Generation, GenerationRequest
 from serve_app.domain.progress import Progress
 from serve_app.telemetry.logs import request_id
 from tests.deployments.conftest import MakeRig
 from tests.fakes.family import ProbeFamily
 
-log = logging.getLogger("deployments.families.told")
-HERE = "tests.deployments.test_log_lines:ToldFamily"
+log = logging.getLogger("deployments.families.registry.told")
+HERE = "tests.deployments.replica.test_log_lines:ToldFamily"
 
 OF_THE_REPLICA = ("Replica replica-1 ",)
-"""Lines that are about no request begin so."""
+"""Prefixes of log lines that are not about a request."""
 
 
 class ToldFamily(ProbeFamily):
-    """Logs a line wherever a family is called."""
+    """Family that logs a line in each of its methods."""
 
     def load(self, *arguments: Any, **named: Any) -> Any:
         log.info("It loads.")
@@ -40,7 +41,7 @@ class ToldFamily(ProbeFamily):
 
 
 class Lines(logging.Handler):
-    """What was logged, each line with the request it is about."""
+    """Captured log lines, each with the request that it is about."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +54,7 @@ class Lines(logging.Handler):
         return {about for message, about in self.all if message.startswith(beginning)}
 
     def about_nothing(self) -> list[str]:
-        """Those of a request that do not say which."""
+        """Lines without a request id that should have one."""
         return [
             message
             for message, about in self.all
@@ -83,8 +84,8 @@ async def test_every_line_has_the_id_of_its_request_on_whichever_thread_it_is_lo
 
     begun = Generation.__init__
 
-    def begin(self: Generation, *arguments: Any, **named: Any) -> None:
-        begun(self, *arguments, **{**named, "on_progress": listen})
+    def begin(self: Generation, request: GenerationRequest, *arguments: Any, **named: Any) -> None:
+        begun(self, replace(request, on_progress=listen), *arguments, **named)
 
     monkeypatch.setattr(Generation, "__init__", begin)
     rig = await make_rig(probe=HERE)
@@ -93,8 +94,8 @@ async def test_every_line_has_the_id_of_its_request_on_whichever_thread_it_is_lo
     bad = rig.offer("bad", steps=1, fail="No paint.")
     for held in (one, two, bad):
         await rig.outcome(held)
-    await rig.core.aclose()
-    assert set(lines.about_nothing()) <= {"It computes."}  # in a forward that several share
+    await rig.replica.aclose()
+    assert set(lines.about_nothing()) <= {"It computes."}  # logged in a shared forward
     assert lines.about("It prepares.") == {"one", "two", "bad"}
     assert lines.about("It delivers.") == {"one", "two"}
     assert lines.about("A listener for progress failed.") == {"one", "two", "bad"}
@@ -110,6 +111,6 @@ async def test_what_the_engine_says_of_a_preview_has_the_id_of_who_is_watched(
     held = rig.offer("one", steps=40, step_ms=20)
     rig.port.watched.add(held)
     await rig.outcome(held)
-    await rig.core.aclose()
-    assert lines.about("There is no preview.") == lines.about("It computes.") == {"one"}
+    await rig.replica.aclose()
+    assert lines.about("No preview of this generation:") == lines.about("It computes.") == {"one"}
     assert not lines.about_nothing()

@@ -1,4 +1,4 @@
-"""A finish that was stored, and whose answer got lost on the way back."""
+"""A finish that was stored, but whose reply was lost."""
 
 import pytest
 
@@ -10,8 +10,8 @@ pytestmark = pytest.mark.engine
 
 
 class Lossy(FakeLeasePort):
-    """Takes each finish, tells the replica that it holds the lease no more, which is true, and
-    loses the answer to the first."""
+    """Accepts each finish, notifies the replica (correctly) that it no longer holds the lease, and
+    loses the reply to the first finish."""
 
     async def finish(self, finish: Finish) -> Verdict:
         await super().finish(finish)

@@ -1,4 +1,4 @@
-"""What requests of one replica have of each other: forwards, and no more."""
+"""Requests that share a replica: they share forward passes and nothing else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.domain.lease import Lease
 from tests.deployments.conftest import MakeRig, Rig
-from tests.deployments.demos import FLUX, SOUND, WAN, leased
+from tests.deployments.demos import AUDIO, FLUX, WAN, leased
 
 pytestmark = [
     pytest.mark.engine,
@@ -18,7 +18,7 @@ pytestmark = [
 
 
 async def made(rig: Rig, lease: Lease) -> bytes:
-    """The file of its picture."""
+    """The file of the lease's image."""
     rig.port.offer(lease)
     async with asyncio.timeout(60):
         outcome = await rig.outcome(lease.held)
@@ -40,23 +40,23 @@ async def test_a_deterministic_request_makes_the_same_file_among_others(make_rig
     for lease in others:
         assert (await rig.outcome(lease.held)).failure is None
     assert beside == alone
-    counts = rig.workshop.engine.counts()
+    counts = rig.resources.engine.counts()
     assert counts["not_merged"]["deterministic"] >= 16
     assert counts["merged_calls"] > 0
 
 
-async def test_a_picture_does_not_wait_until_clips_are_written(make_rig: MakeRig) -> None:
+async def test_an_image_does_not_wait_until_videos_are_written(make_rig: MakeRig) -> None:
     rig = await make_rig(slots=3, call_timeout_s=20.0)
     ended = threading.Event()
     try:
-        for _ in range(8):  # more than there are threads
-            rig.workshop.writers.submit(ended.wait, 60)
-        rig.port.offer(clip := leased(rig, "clip", WAN))
-        await made(rig, leased(rig, "picture", FLUX))
-        assert clip.held not in [finish.held for finish in rig.port.finishes]
+        for _ in range(8):  # more than the number of threads
+            rig.resources.writers.submit(ended.wait, 60)
+        rig.port.offer(video := leased(rig, "video", WAN))
+        await made(rig, leased(rig, "image", FLUX))
+        assert video.held not in [finish.held for finish in rig.port.finishes]
     finally:
         ended.set()
-    assert (await rig.outcome(clip.held)).failure is None
+    assert (await rig.outcome(video.held)).failure is None
 
 
 async def test_short_requests_do_not_wait_for_a_long_one(make_rig: MakeRig) -> None:
@@ -65,8 +65,8 @@ async def test_short_requests_do_not_wait_for_a_long_one(make_rig: MakeRig) -> N
     rig.port.offer(long := rig.lease("long", steps=100_000, step_ms=5))
     await rig.reported(long.held)
     shorts = [
-        leased(rig, "picture", FLUX),
-        leased(rig, "sound", SOUND),
+        leased(rig, "image", FLUX),
+        leased(rig, "audio", AUDIO),
         rig.lease("probe", steps=4),
     ]
     for lease in shorts:

@@ -1,4 +1,4 @@
-"""What a snapshot of several parts holds, and what is refused."""
+"""Content of a snapshot with several parts, and refused snapshots."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from deployments import parts_snapshot
-from deployments.family import Product
-from deployments.media_file import MediaFile
-from deployments.parts_snapshot import FinishedPart, is_one, of_bytes, to_bytes
+from deployments.families.base import Product
+from deployments.replica import resume
+from deployments.replica.resume import FinishedOutput, from_bytes, is_parts_snapshot, to_bytes
+from deployments.transfer.uploader import MediaFile
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import SnapshotRefused
 
@@ -24,20 +24,20 @@ def ticket(key: str, media_type: str = "video/mp4") -> UploadTicket:
     return UploadTicket(key, f"http://s/{key}", media_type, 10**6)
 
 
-def clip(key: str, body: bytes | Path) -> FinishedPart:
+def video(key: str, body: bytes | Path) -> FinishedOutput:
     files = [MediaFile(ticket(key), body, 64, 48), MediaFile(ticket(f"{key}p"), b"p", 4, 3)]
     output = {
         "video": {"artifact": key, "width": 64, "more": [{"artifact": f"{key}p"}]},
         "seed": 2**63,
         "prompt": "où",
     }
-    return FinishedPart(Product(output, files, units=1.5), steps=4)
+    return FinishedOutput(Product(output, files, units=1.5), steps=4)
 
 
 def of_two(tmp_path: Path) -> bytes:
     lies = tmp_path / "clip.mp4"
     lies.write_bytes(b"on the disk")
-    return to_bytes([clip("old/0", b"in memory"), clip("old/1", lies)], UNDER_WAY)
+    return to_bytes([video("old/0", b"in memory"), video("old/1", lies)], UNDER_WAY)
 
 
 def retold(body: bytes, **changes: Any) -> bytes:
@@ -50,9 +50,9 @@ def test_what_comes_out_is_what_went_in_with_the_tickets_of_another_attempt(
     tmp_path: Path,
 ) -> None:
     body = of_two(tmp_path)
-    assert is_one(body)
+    assert is_parts_snapshot(body)
     tickets = [(ticket(f"new/{n}"), ticket(f"new/{n}p")) for n in range(3)]
-    (first, second), under_way = of_bytes(body, tickets)
+    (first, second), under_way = from_bytes(body, tickets)
     assert under_way == UNDER_WAY
     assert [each.body for each in first.product.files] == [b"in memory", b"p"]
     assert [each.body for each in second.product.files] == [b"on the disk", b"p"]
@@ -67,28 +67,28 @@ def test_what_comes_out_is_what_went_in_with_the_tickets_of_another_attempt(
 
 
 def test_before_the_first_is_finished_it_holds_what_is_under_way() -> None:
-    assert of_bytes(to_bytes([], UNDER_WAY), []) == ([], UNDER_WAY)
+    assert from_bytes(to_bytes([], UNDER_WAY), []) == ([], UNDER_WAY)
 
 
 def test_files_that_are_too_large_together_are_refused_with_both_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(parts_snapshot, "MOST_BYTES", 20)
-    to_bytes([clip("a", b"0" * 19)], UNDER_WAY)
-    with pytest.raises(SnapshotRefused, match="22 bytes, and at most 20"):
-        to_bytes([clip("a", b"0" * 10), clip("b", b"0" * 10)], UNDER_WAY)
+    monkeypatch.setattr(resume, "MAX_BYTES", 20)
+    to_bytes([video("a", b"0" * 19)], UNDER_WAY)
+    with pytest.raises(SnapshotRefused, match="22 bytes, more than the limit of 20"):
+        to_bytes([video("a", b"0" * 10), video("b", b"0" * 10)], UNDER_WAY)
 
 
 def test_files_that_are_gone_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SnapshotRefused, match="its attempt has ended"):
-        to_bytes([clip("a", tmp_path / "nothing")], UNDER_WAY)
+    with pytest.raises(SnapshotRefused, match="the attempt has ended"):
+        to_bytes([video("a", tmp_path / "nothing")], UNDER_WAY)
 
 
 def test_the_engines_own_is_another_and_other_bytes_are_none() -> None:
-    assert not is_one(save({"a": np.zeros(1)}, metadata={"darkroom": "{}"}))
+    assert not is_parts_snapshot(save({"a": np.zeros(1)}, metadata={"darkroom": "{}"}))
     for body in (b"", b"anything", save({"a": np.zeros(1)}), (99).to_bytes(8, "little") + b"[]"):
         with pytest.raises(SnapshotRefused):
-            is_one(body)
+            is_parts_snapshot(body)
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
@@ -103,4 +103,4 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         (retold(body, finished=[{}]), enough),
     ):
         with pytest.raises(SnapshotRefused):
-            of_bytes(broken, tickets)
+            from_bytes(broken, tickets)

@@ -1,4 +1,4 @@
-"""Previews on their way from the engine into the reports."""
+"""Previews: from the engine to the reports."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, cast
 import pytest
 from PIL import Image
 
-from deployments.previewer import Previewer
+from deployments.replica.previewer import Previewer
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.progress import Preview
 
-DEMO = Path(__file__).parents[2] / "deployments" / "demo" / "flux"
+DEMO = Path(__file__).parents[3] / "deployments" / "demo" / "flux"
 FLUX = Endpoint("flux", "flux", Weights(str(DEMO), demo=True), "flux")
 STEPS = 40
 INPUT = {
@@ -46,8 +46,8 @@ async def test_while_somebody_looks_each_report_carries_at_most_one_preview(make
     steps = [each.step for each in previews(rig, lease.held)]
     assert steps
     assert steps == sorted(set(steps))
-    picture = Image.open(BytesIO(previews(rig, lease.held)[0].picture))
-    assert (picture.format, picture.size) == ("JPEG", (256, 256))
+    image = Image.open(BytesIO(previews(rig, lease.held)[0].image))
+    assert (image.format, image.size) == ("JPEG", (256, 256))
 
 
 async def test_nobody_looks_and_nothing_is_made(make_rig):
@@ -58,7 +58,7 @@ async def test_nobody_looks_and_nothing_is_made(make_rig):
     assert previews(rig, lease.held) == []
 
 
-async def test_what_shows_no_picture_runs_on(rig):
+async def test_what_shows_no_image_runs_on(rig):
     held = rig.lease("a").held
     rig.port.watched.add(held)
     assert rig.offer("a", steps=40, step_ms=20) == held
@@ -78,7 +78,7 @@ async def test_reports_tell_the_rate(rig):
 
 @dataclass
 class Shown:
-    """What an engine shows after a step; of the first two no file can be made."""
+    """Previews of an engine. The first two cannot be encoded."""
 
     step: int
 
@@ -89,24 +89,24 @@ class Shown:
 
 
 class Steps:
-    """A generation that makes a step for each preview that it is asked for."""
+    """A generation that makes one step per requested preview."""
 
-    def ask_for_preview(self, after: int) -> Future[Any]:
+    def request_preview(self, after: int) -> Future[Any]:
         asked: Future[Any] = Future()
         asked.set_result(Shown(after + 1))
         return asked
 
 
-def test_a_preview_that_becomes_no_picture_is_said_once_and_the_next_one_comes(caplog):
+def test_a_preview_that_becomes_no_image_is_said_once_and_the_next_one_comes(caplog):
     made = []
     with ThreadPoolExecutor(1) as encoders:
         previewer = Previewer(encoders)
         previewer.follow(cast("Any", Steps()))
         for _ in range(3):
             previewer.want()
-            encoders.submit(lambda: None).result(60)  # what came before it is done
+            encoders.submit(lambda: None).result(60)  # everything queued before it has run
             made.append(previewer.take())
     assert made == [None, None, Preview(3, b"a picture")]
     (said,) = [each for each in caplog.records if each.levelname == "WARNING"]
-    assert "preview could not be made" in said.message
+    assert "preview could not be encoded" in said.message
     assert "encoder error -2" in caplog.text

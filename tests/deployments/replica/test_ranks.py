@@ -1,4 +1,4 @@
-"""A replica's other devices, as actors of a real Ray."""
+"""Worker ranks of a replica, as actors of a real Ray."""
 
 import json
 import os
@@ -10,8 +10,8 @@ import pytest
 
 pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(300)]
 
-ROOT = Path(__file__).parents[2]
-# Ray's workers come after all else on a machine, which on a busy one is hardly ever.
+ROOT = Path(__file__).parents[3]
+# Ray's workers have the lowest CPU priority, so on a busy machine they hardly run.
 QUICK = {"GLOO_SOCKET_IFNAME": "lo", "RAY_worker_niceness": "0"}
 
 
@@ -32,7 +32,7 @@ def seen():
     return json.loads(line)
 
 
-def test_a_clip_of_a_replica_with_two_devices_is_that_of_one(seen):
+def test_a_video_of_a_replica_with_two_devices_is_that_of_one(seen):
     assert seen["apart"] <= 1e-5
 
 

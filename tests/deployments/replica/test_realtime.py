@@ -1,4 +1,4 @@
-"""A realtime session on its replica: the real engine draws its frames."""
+"""A realtime session on its replica: the real engine generates its frames."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from typing import Any
 
 import pytest
 
-from deployments.session import Session
+from deployments.replica.realtime import ReplicaSession
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Cancelled, Fenced
-from serve_app.domain.lease import Held, Signal, SignalKind
+from serve_app.domain.lease import LeaseKey, Signal, SignalKind
+from serve_app.domain.realtime import Frame, FrameResult
 from serve_app.domain.request import Priority
-from serve_app.domain.session import Drawn, Frame
 from tests.deployments.conftest import PROBE, Rig
 from tests.deployments.waiting import until
 
 pytestmark = pytest.mark.engine
 
 
-async def opened(rig: Rig, name: str = "session", **changes: Any) -> Held:
+async def opened(rig: Rig, name: str = "session", **changes: Any) -> LeaseKey:
     """A session that the replica holds."""
     lease = replace(rig.lease(name), priority=Priority.REALTIME, upload_tickets=(), **changes)
     rig.port.offer(lease)
-    await until(lambda: isinstance(rig.core._attempts.get(lease.held), Session))
+    await until(lambda: isinstance(rig.replica._attempts.get(lease.held), ReplicaSession))
     return lease.held
 
 
@@ -34,21 +34,21 @@ def frame(name: str = "frame", files: int = 0, **input: Any) -> Frame:
     return Frame(name, input, tuple(tickets))
 
 
-async def drawn(rig: Rig, held: Held, *frames: Frame) -> list[Drawn]:
-    return [await rig.core.sessions.draw(held, each) for each in frames]
+async def drawn(rig: Rig, held: LeaseKey, *frames: Frame) -> list[FrameResult]:
+    return [await rig.replica.sessions.draw(held, each) for each in frames]
 
 
 async def test_frames_are_drawn_and_nothing_of_them_is_uploaded(rig: Rig) -> None:
     held = await opened(rig)
-    picture = frame("a", files=1, artifacts=1, steps=2, content="abc")
-    first, second = await drawn(rig, held, picture, frame("b", steps=1, echo="x"))
+    image = frame("a", files=1, artifacts=1, steps=2, content="abc")
+    first, second = await drawn(rig, held, image, frame("b", steps=1, echo="x"))
     assert first.files == {"a/0": b"abc"}
     assert first.outcome.output is not None
     assert first.outcome.output["images"] == [{"artifact": "a/0"}]
     assert first.outcome.usage.steps == 2
     assert (second.outcome.output or {})["echo"] == "x"
     assert rig.storage.requests == []
-    rig.core.sessions.end(held)
+    rig.replica.sessions.end(held)
     outcome = await rig.outcome(held)
     assert outcome.succeeded
     assert outcome.output == {"frames": 2}
@@ -60,7 +60,7 @@ async def test_a_session_keeps_its_slot_and_the_weights(rig: Rig) -> None:
     await drawn(rig, held, frame(steps=0))
     await rig.port.until(lambda: rig.port.asks[-1].held == (held,))
     assert rig.port.asks[-1].slots == 1
-    assert rig.workshop.hot == ("probe",)
+    assert rig.resources.loaded_endpoints == ("probe",)
 
 
 async def test_a_frame_goes_before_what_others_wait_for(rig: Rig) -> None:
@@ -85,7 +85,7 @@ async def test_a_frame_that_fails_leaves_the_session_open(rig: Rig) -> None:
 async def test_what_the_session_is_charged_for_is_the_time_between_frames(rig: Rig) -> None:
     held = await opened(rig)
     (one,) = await drawn(rig, held, frame(steps=20, step_ms=20))
-    rig.core.sessions.end(held)
+    rig.replica.sessions.end(held)
     rest_s = (await rig.outcome(held)).usage.run_s
     assert one.outcome.usage.run_s >= 0.4
     assert rest_s < 0.4
@@ -94,14 +94,14 @@ async def test_what_the_session_is_charged_for_is_the_time_between_frames(rig: R
 async def test_a_session_of_which_nothing_is_heard_ends(make_rig: Any) -> None:
     rig = await make_rig(session_silence_s=0.2)
     held = await opened(rig)
-    await drawn(rig, held, frame(steps=20, step_ms=20))  # longer than that: it is at work
+    await drawn(rig, held, frame(steps=20, step_ms=20))  # longer than the silence limit
     assert (await rig.outcome(held)).succeeded
 
 
 async def test_a_draw_that_is_cancelled_stops_its_generation(rig: Rig) -> None:
     held = await opened(rig)
     drawing = asyncio.create_task(drawn(rig, held, frame(steps=100_000, step_ms=5)))
-    await until(lambda: rig.workshop.engine.counts()["steps"] > 2)
+    await until(lambda: rig.resources.engine.counts()["steps"] > 2)
     drawing.cancel()
     await asyncio.gather(drawing, return_exceptions=True)
     (after,) = await drawn(rig, held, frame(steps=1))
@@ -111,7 +111,7 @@ async def test_a_draw_that_is_cancelled_stops_its_generation(rig: Rig) -> None:
 async def test_a_cancelled_session_stops_the_frame_that_is_drawn(rig: Rig) -> None:
     held = await opened(rig)
     drawing = asyncio.create_task(drawn(rig, held, frame(steps=100_000, step_ms=5)))
-    await until(lambda: rig.workshop.engine.counts()["steps"] > 2)
+    await until(lambda: rig.resources.engine.counts()["steps"] > 2)
     rig.port.signal(Signal(SignalKind.CANCEL, held))
     ((stopped,), outcome) = await asyncio.gather(drawing, rig.outcome(held))
     assert stopped.outcome.failure is not None
@@ -126,7 +126,7 @@ async def test_a_replica_that_closes_hands_its_sessions_back(make_rig: Any) -> N
     rig = await make_rig()
     held = await opened(rig)
     await drawn(rig, held, frame(steps=1))
-    await rig.core.aclose()
+    await rig.replica.aclose()
     assert rig.port.handed_back == [held]
 
 

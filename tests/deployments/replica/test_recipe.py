@@ -1,13 +1,13 @@
-"""By which recipe a replica holds weights, and what it says where none fits."""
+"""Choice of a recipe, and the message if none fits."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from deployments.families import FAMILIES
-from deployments.family import load_families
-from deployments.recipe import as_held, recipe_on, weights_name
+from deployments.families.base import load_families
+from deployments.families.registry import FAMILIES
+from deployments.replica.weights import recipe_for_device, weights_name, with_recipe_dtype
 from serve_app.domain.endpoint import Endpoint, Recipe, Weights
 from serve_app.domain.errors import WeightsUnavailable
 from tests.engine.tiny import save_tiny_flux
@@ -30,19 +30,19 @@ PROMPT = {
 
 
 def test_a_gpu_that_is_too_small_is_told_what_the_endpoint_takes():
-    assert recipe_on(ENDPOINT, 16 * 10**9) == RECIPES[0]
+    assert recipe_for_device(ENDPOINT, 16 * 10**9) == RECIPES[0]
     with pytest.raises(WeightsUnavailable, match=r"at least 12 GB.* has 8\.0 GB"):
-        recipe_on(ENDPOINT, 8 * 10**9)
+        recipe_for_device(ENDPOINT, 8 * 10**9)
 
 
 def test_there_are_no_recipes_on_a_cpu_and_for_an_endpoint_without():
-    assert recipe_on(ENDPOINT, 0) is None
-    assert recipe_on(Endpoint("e", "flux", Weights("a/b"), "s"), 8 * 10**9) is None
+    assert recipe_for_device(ENDPOINT, 0) is None
+    assert recipe_for_device(Endpoint("e", "flux", Weights("a/b"), "s"), 8 * 10**9) is None
 
 
 def test_the_recipe_says_what_is_loaded_unless_it_is_for_storing_alone():
-    assert as_held(ENDPOINT, RECIPES[1]).options == {"dtype": "bfloat16"}
-    assert as_held(ENDPOINT, RECIPES[0]) == as_held(ENDPOINT, None) == ENDPOINT
+    assert with_recipe_dtype(ENDPOINT, RECIPES[1]).options == {"dtype": "bfloat16"}
+    assert with_recipe_dtype(ENDPOINT, RECIPES[0]) == with_recipe_dtype(ENDPOINT, None) == ENDPOINT
 
 
 def test_endpoints_share_weights_of_the_same_source_revision_type_and_recipe():
@@ -80,7 +80,7 @@ def test_endpoints_with_other_amendments_hold_weights_of_their_own():
 
 
 async def test_where_no_recipe_fits_nothing_is_loaded(rig, monkeypatch):
-    monkeypatch.setattr(rig.workshop.engine, "device_bytes", lambda: 8 * 10**9)
+    monkeypatch.setattr(rig.resources.engine, "device_bytes", lambda: 8 * 10**9)
     endpoint = Endpoint("big", "flux", Weights("nobody/nothing"), "s", recipes=RECIPES)
     outcome = await rig.outcome(rig.offer("one", endpoint=endpoint, **PROMPT))
     assert outcome.failure.code == "weights_unavailable"
@@ -88,41 +88,41 @@ async def test_where_no_recipe_fits_nothing_is_loaded(rig, monkeypatch):
 
 
 async def test_a_replica_on_a_gpu_holds_the_weights_by_its_recipe(rig, monkeypatch, tmp_path):
-    """Here the device is the CPU, which says that it is a GPU of 24 GB."""
-    monkeypatch.setattr(rig.workshop.engine, "device_bytes", lambda: 24 * 10**9)
+    """The device is the CPU, which claims to be a GPU with 24 GB."""
+    monkeypatch.setattr(rig.resources.engine, "device_bytes", lambda: 24 * 10**9)
     weights = Weights(str(save_tiny_flux(tmp_path)))
     endpoint = Endpoint("tiny", "flux", weights, "s", recipes=RECIPES)
     outcome = await rig.outcome(rig.offer("one", endpoint=endpoint, **PROMPT))
     assert outcome.failure is None
-    pipeline = rig.workshop.residency.find(weights_name(endpoint, RECIPES[1]))
+    pipeline = rig.resources.residency.find(weights_name(endpoint, RECIPES[1]))
     assert pipeline.transformer.dtype is torch.bfloat16
     assert not hasattr(pipeline.transformer, "_hf_hook")
     assert hasattr(pipeline.text_encoder_2, "_hf_hook")
 
 
 class Plans:
-    """In place of what loads: keeps how it is to be done."""
+    """Replacement for the loader: records the plans."""
 
     def __init__(self):
         self.kept = []
 
-    def borrow(self, _name, plan, _on_progress):
+    def acquire(self, _name, plan, _on_progress):
         self.kept.append(plan)
 
 
 async def test_a_replica_compiles_by_the_recipe_what_its_family_warms_up(
     rig, monkeypatch, tmp_path, caplog
 ):
-    monkeypatch.setattr(rig.workshop.engine, "device_bytes", lambda: 24 * 10**9)
+    monkeypatch.setattr(rig.resources.engine, "device_bytes", lambda: 24 * 10**9)
     weights = Weights(str(save_tiny_flux(tmp_path)))
     recipes = (Recipe(8, "float32", compile=True),)
     plans = Plans()
     known = {**FAMILIES, "probe": "tests.fakes.family:ProbeFamily"}
-    workshop = replace(rig.workshop, residency=plans)
+    resources = replace(rig.resources, residency=plans)
     for name in ("flux", "probe"):
         options = {"task": "text-to-image"}
         endpoint = Endpoint("tiny", name, weights, "s", options=options, recipes=recipes)
-        workshop.borrow(load_families(known)[name], endpoint)
+        resources.acquire(load_families(known)[name], endpoint)
     compiled, plain = plans.kept
     assert (compiled.recipe.compile, plain.recipe.compile) == (True, False)
     assert (compiled.warm_up is None, plain.warm_up is None) == (False, True)

@@ -1,4 +1,4 @@
-"""What a replica does with leases, signals, outages and its own end."""
+"""Replica behaviour: leases, signals, outages and shutdown."""
 
 import asyncio
 from dataclasses import replace
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from deployments.replica_config import ReplicaConfig
+from deployments.replica.config import ReplicaConfig
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.lease import ReplicaStage, Signal, SignalKind
@@ -37,7 +37,7 @@ async def test_a_lease_to_run_alone_shares_no_forward(rig: Any):
     lease = replace(rig.lease("one", steps=3), alone=True)
     rig.port.offer(lease)
     assert (await rig.outcome(lease.held)).succeeded
-    assert rig.workshop.engine.counts()["not_merged"] == {"deterministic": 3}
+    assert rig.resources.engine.counts()["not_merged"] == {"deterministic": 3}
 
 
 async def test_reports_tell_what_the_engine_did(rig: Any):
@@ -47,7 +47,7 @@ async def test_reports_tell_what_the_engine_did(rig: Any):
     steps = sum(each.steps for each in computed)
     forwards = sum(each.forwards.get(("denoiser", 1), 0) for each in computed)
     assert 0 < steps <= forwards <= 20
-    assert forwards - steps <= 1  # it was told between a forward and the end of its step
+    assert forwards - steps <= 1  # the report came between a forward pass and the end of its step
     told = {key for each in computed for key in each.seconds}
     assert ("probe", "denoising") in told
     assert {family for family, _ in told} == {"probe"}
@@ -85,11 +85,11 @@ async def test_with_storage_away_the_lease_lives_and_the_attempt_is_handed_back(
     ((_, _, reason),) = rig.port.hand_backs
     assert "503" in reason
     assert rig.port.finishes == []
-    # Meanwhile it was renewed, and it was said what it waits for.
+    # During that time its lease was renewed, and the report said what it waits for.
     assert len(rig.port.renewals(held)) > 3
     last = [p for _, report in rig.port.reports for of, p in report.progress if of == held][-1]
     assert last.stage is Stage.UPLOADING
-    # What may have arrived all the same is taken back.
+    # A lease that may have arrived nevertheless is taken back.
     await until(lambda: rig.storage.requests[-1].method == "DELETE")
 
 
@@ -240,7 +240,7 @@ async def test_exactly_one_ask_is_outstanding_whatever_happens(rig: Any):
         rig.offer(f"q{number}", steps=number % 4, step_ms=15)
     await rig.port.finished(30)
     assert rig.port.most_outstanding == 1
-    # The last ask said that all slots are taken when several requests ended at once.
+    # The last lease poll said that all slots were taken when several requests ended at once.
     await rig.port.until(lambda: any(ask.slots for ask in rig.port.outstanding))
     assert len(rig.port.outstanding) == 1
 
@@ -265,14 +265,14 @@ async def test_no_more_is_taken_than_there_are_slots(rig: Any):
 
 
 async def test_nothing_is_taken_while_a_generation_waits_for_memory(rig: Any):
-    loop: Any = rig.workshop.engine._loop
+    loop: Any = rig.resources.engine._loop
     admits, loop._runs.admit = loop._runs.admit, lambda turn: admits(turn) or True
     held = rig.offer("one", steps=1000, step_ms=10)
     await rig.port.until(lambda: any(ask.slots == 0 for ask in rig.port.outstanding))
     rig.offer("two", steps=1)
-    await until(lambda: loop._turns.number > 20)
+    await until(lambda: loop.turn > 20)
     assert rig.port.finishes == []
-    loop._runs.admit = admits  # there is room
+    loop._runs.admit = admits  # there is memory
     await rig.port.finished(1)
     rig.port.cancelled.add(held)
 
@@ -285,7 +285,7 @@ async def test_a_new_lease_is_confirmed_at_once(make_rig: MakeRig):
     held = rig.offer("one", steps=30, step_ms=10)
     await rig.outcome(held)
     first, *more = rig.port.renewals(held)
-    assert first - offered_at < 0.25  # 0.05 and the noise of a shared machine
+    assert first - offered_at < 0.25  # 0.05 plus the noise of a shared machine
     assert not more
 
 
@@ -311,7 +311,7 @@ async def test_while_the_ingress_is_away_it_keeps_stepping_and_finishes_later(ri
     outcome = await rig.outcome(held)
     assert outcome.usage.steps == 20
     assert (await rig.outcome(rig.offer("two", steps=1))).succeeded
-    rig.core.check()
+    rig.replica.check_health()
 
 
 async def test_an_outcome_that_nobody_takes_is_dropped_in_the_end(make_rig: MakeRig):
@@ -328,7 +328,7 @@ async def test_an_outcome_that_nobody_takes_is_dropped_in_the_end(make_rig: Make
 async def test_a_replica_that_closes_says_so_and_asks_for_no_more(rig: Any):
     await rig.port.until(lambda: rig.port.outstanding)
     asked = len(rig.port.asks)
-    closing = asyncio.create_task(rig.core.aclose())
+    closing = asyncio.create_task(rig.replica.aclose())
     await rig.port.until(lambda: rig.port.presences[-1].stage is ReplicaStage.DRAINING)
     rig.offer("late", steps=1)
     await closing
@@ -342,13 +342,13 @@ async def test_closing_hands_back_what_runs_and_finishes_what_is_made(make_rig: 
     await until(lambda: rig.storage.requests)
     running = rig.offer("running", steps=10_000, step_ms=5)
     await rig.reported(running)
-    closing = asyncio.create_task(rig.core.aclose())
+    closing = asyncio.create_task(rig.replica.aclose())
     await rig.port.until(lambda: rig.port.handed_back)
     rig.storage.closed.set()
     await closing
     assert rig.port.handed_back == [running]
     assert [finish.held for finish in rig.port.finishes] == [made]
-    assert not rig.workshop.engine.alive
+    assert not rig.resources.engine.alive
     assert rig.port.outstanding == []
 
 
@@ -358,7 +358,7 @@ async def test_closing_does_not_wait_for_a_hung_engine(make_rig: MakeRig):
     await rig.port.until(lambda: rig.port.renewals(held))
     loop = asyncio.get_running_loop()
     started = loop.time()
-    await rig.core.aclose()
+    await rig.replica.aclose()
     assert loop.time() - started < 3.0
     assert rig.port.handed_back == [held]
 
@@ -368,8 +368,8 @@ async def test_closing_an_idle_replica_is_quick_and_may_be_repeated(make_rig: Ma
     await rig.port.until(lambda: rig.port.outstanding)
     loop = asyncio.get_running_loop()
     started = loop.time()
-    await rig.core.aclose()
-    await rig.core.aclose()
+    await rig.replica.aclose()
+    await rig.replica.aclose()
     assert loop.time() - started < 1.0
     assert rig.port.outstanding == []
 
@@ -393,16 +393,16 @@ async def test_a_replica_starts_while_the_ingress_is_away(make_rig: MakeRig):
 
 
 async def test_a_replica_whose_engine_ended_is_not_healthy(rig: Any):
-    rig.core.check()
-    rig.workshop.engine.close(30)
+    rig.replica.check_health()
+    rig.resources.engine.close(30)
     with pytest.raises(Misconfigured, match="engine"):
-        rig.core.check()
+        rig.replica.check_health()
 
 
 async def test_a_request_whose_engine_ends_under_it_may_be_tried_again(rig: Any):
     held = rig.offer("one", steps=1000, step_ms=5)
     await rig.reported(held)
-    await asyncio.to_thread(rig.workshop.engine.close, 30)
+    await asyncio.to_thread(rig.resources.engine.close, 30)
     failure = (await rig.outcome(held)).failure
     assert (failure.code, failure.retryable) == ("replica_died", True)
 

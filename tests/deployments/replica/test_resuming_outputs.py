@@ -1,4 +1,4 @@
-"""A request in parts that another attempt goes on with: what is finished stays as it is."""
+"""A request in parts that another attempt resumes: finished parts stay unchanged."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from deployments import parts_snapshot
-from serve_app.domain.lease import Held, Lease
+from deployments.replica import resume
+from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.outcome import Outcome
 from tests.deployments.conftest import MakeRig, Rig
-from tests.deployments.demos import FLUX, SOUND, WAN, leased
+from tests.deployments.demos import AUDIO, FLUX, WAN, leased
 from tests.deployments.waiting import until
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
@@ -20,7 +20,7 @@ SEEDS, STEPS = [11, 5, 3], 12
 LONG: dict[str, dict[str, Any]] = {
     FLUX: {"num_inference_steps": STEPS},
     WAN: {"num_inference_steps": STEPS},
-    SOUND: {"steps": STEPS},
+    AUDIO: {"steps": STEPS},
 }
 
 
@@ -38,30 +38,30 @@ async def ended(rig: Rig, lease: Lease) -> Outcome:
     return await rig.outcome(lease.held)
 
 
-async def handed_back(make_rig: MakeRig, endpoint_id: str, finished: int) -> tuple[Rig, Held]:
-    """By a replica that closed when it was in the part after so many."""
+async def handed_back(make_rig: MakeRig, endpoint_id: str, finished: int) -> tuple[Rig, LeaseKey]:
+    """A lease handed back by a replica that closed after ``finished`` parts."""
     rig: Rig = await make_rig(call_timeout_s=20.0, snapshot_interval_s=0.0, snapshot_worth_s=0.0)
     lease = several(rig, "first", endpoint_id)
     rig.port.offer(lease)
-    attempts = rig.core._attempts
+    attempts = rig.replica._attempts
 
     def in_it() -> bool:
         attempt = attempts.get(lease.held)
-        generation = None if attempt is None else attempt.generation
-        if generation is None or len(attempt.finished) < finished:
+        generation = None if attempt is None else attempt.state.generation
+        if generation is None or len(attempt.state.finished) < finished:
             return False
         if generation.steps_done:
-            generation.pause()  # it could end before the replica does
+            generation.pause()  # otherwise it could end before the replica does
         return generation.steps_done > 0
 
     await until(in_it)
-    await rig.core.aclose()
+    await rig.replica.aclose()
     assert rig.port.handed_back == [lease.held]
     return rig, lease.held
 
 
-def again(rig: Rig, before: Rig, held: Held, endpoint_id: str) -> Lease:
-    """The next attempt of it, with tickets of its own."""
+def again(rig: Rig, before: Rig, held: LeaseKey, endpoint_id: str) -> Lease:
+    """The next attempt of the lease, with its own tickets."""
     kept = before.port.snapshots[held]
     rig.storage.objects[kept.key] = before.storage.objects[kept.key]
     return replace(
@@ -80,7 +80,7 @@ async def test_another_replica_goes_on_in_the_third_and_all_are_the_same_bit_for
     assert one.port.snapshots[held].step > 2 * STEPS
     other: Rig = await make_rig(call_timeout_s=20.0)
     outcome = await ended(other, again(other, one, held, endpoint_id))
-    made = other.workshop.engine.counts()["steps"]
+    made = other.resources.engine.counts()["steps"]
     assert made == 3 * STEPS - one.port.snapshots[held].step
     whole = await ended(other, several(other, "whole", endpoint_id))
     assert files(other, outcome) == files(other, whole)
@@ -93,14 +93,14 @@ async def test_another_replica_goes_on_in_the_third_and_all_are_the_same_bit_for
     assert outcome.usage.units == pytest.approx(whole.usage.units)
 
 
-async def test_pictures_of_seeds_that_were_in_their_first_are_not_taken_for_one_call(
+async def test_images_of_seeds_that_were_in_their_first_are_not_taken_for_one_call(
     make_rig: MakeRig,
 ) -> None:
     one, held = await handed_back(make_rig, FLUX, finished=0)
     assert one.port.snapshots[held].step < STEPS
     other: Rig = await make_rig(call_timeout_s=20.0)
     outcome = await ended(other, again(other, one, held, FLUX))
-    assert other.workshop.engine.counts()["steps"] == 3 * STEPS - one.port.snapshots[held].step
+    assert other.resources.engine.counts()["steps"] == 3 * STEPS - one.port.snapshots[held].step
     assert files(other, outcome) == files(other, await ended(other, several(other, "whole", FLUX)))
 
 
@@ -110,17 +110,19 @@ async def test_the_interval_is_counted_from_the_first_so_that_short_ones_are_kep
     rig: Rig = await make_rig(call_timeout_s=20.0, snapshot_interval_s=0.1)
     lease = several(rig, "one", WAN)
     rig.port.offer(lease)
-    attempts = rig.core._attempts
-    await until(lambda: lease.held in attempts and attempts[lease.held].generation is not None)
-    began = attempts[lease.held].in_engine_since
-    await until(lambda: len(attempts[lease.held].finished) == 1)
-    await until(lambda: attempts[lease.held].generation is not None)
-    assert attempts[lease.held].in_engine_since == began
+    attempts = rig.replica._attempts
+    await until(
+        lambda: lease.held in attempts and attempts[lease.held].state.generation is not None
+    )
+    began = attempts[lease.held].state.in_engine_since
+    await until(lambda: len(attempts[lease.held].state.finished) == 1)
+    await until(lambda: attempts[lease.held].state.generation is not None)
+    assert attempts[lease.held].state.in_engine_since == began
     await rig.port.until(
         lambda: (kept := rig.port.snapshots.get(lease.held)) is not None and kept.step > STEPS
     )
     body = rig.storage.objects[rig.port.snapshots[lease.held].key]
-    finished, _ = parts_snapshot.of_bytes(body, [lease.upload_tickets[:2]] * 3)
+    finished, _ = resume.from_bytes(body, [lease.upload_tickets[:2]] * 3)
     assert finished
     files(rig, await rig.outcome(lease.held))
 
@@ -128,11 +130,11 @@ async def test_the_interval_is_counted_from_the_first_so_that_short_ones_are_kep
 async def test_beyond_the_limit_the_last_snapshot_stays_and_the_request_goes_on(
     make_rig: MakeRig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(parts_snapshot, "MOST_BYTES", 0)
+    monkeypatch.setattr(resume, "MAX_BYTES", 0)
     rig: Rig = await make_rig(call_timeout_s=20.0, snapshot_interval_s=0.1)
     outcome = await ended(rig, lease := several(rig, "one", WAN))
     assert len(files(rig, outcome)) == 6
-    assert rig.port.snapshots[lease.held].step <= STEPS  # of the first, which needs no file
+    assert rig.port.snapshots[lease.held].step <= STEPS  # of the first part, which needs no file
 
 
 async def test_what_cannot_be_used_is_made_anew(make_rig: MakeRig) -> None:
@@ -143,4 +145,4 @@ async def test_what_cannot_be_used_is_made_anew(make_rig: MakeRig) -> None:
     other.storage.objects[kept] = other.storage.objects[kept][:-5]
     outcome = await ended(other, lease)
     assert len(files(other, outcome)) == 6
-    assert other.workshop.engine.counts()["steps"] == 3 * STEPS
+    assert other.resources.engine.counts()["steps"] == 3 * STEPS

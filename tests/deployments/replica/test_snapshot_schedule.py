@@ -1,11 +1,11 @@
-"""A replica takes snapshots of what it runs, and goes on from those of others."""
+"""A replica takes snapshots, and resumes from the snapshots of others."""
 
 from dataclasses import replace
 
 import pytest
 
-from deployments.engine.snapshot import Snapshot
-from serve_app.domain.lease import Held
+from deployments.engine.snapshot.format import Snapshot
+from serve_app.domain.lease import LeaseKey
 from tests.deployments.conftest import Rig
 
 pytestmark = pytest.mark.engine
@@ -13,16 +13,16 @@ pytestmark = pytest.mark.engine
 STEPS, STEP_MS = 40, 25
 
 
-def long_one(rig: Rig, name: str = "long") -> Held:
+def long_one(rig: Rig, name: str = "long") -> LeaseKey:
     return rig.offer(name, steps=STEPS, step_ms=STEP_MS)
 
 
-def stored(rig: Rig, held: Held) -> Snapshot:
+def stored(rig: Rig, held: LeaseKey) -> Snapshot:
     return Snapshot.of_bytes(rig.storage.objects[rig.port.snapshots[held].key])
 
 
 def forwards(rig: Rig) -> int:
-    return int(rig.workshop.engine.counts()["forwards"])
+    return int(rig.resources.engine.counts()["forwards"])
 
 
 async def test_what_runs_long_is_kept_again_and_again(make_rig):
@@ -58,7 +58,7 @@ async def test_a_closing_replica_hands_back_what_was_done(make_rig):
     rig = await make_rig(snapshot_interval_s=0.0, snapshot_worth_s=0.0)
     held = long_one(rig)
     await rig.reported(held, step=3)
-    await rig.core.aclose()
+    await rig.replica.aclose()
     assert rig.port.handed_back == [held]
     assert rig.port.snapshots[held].step >= 3
     assert stored(rig, held).step == rig.port.snapshots[held].step
@@ -68,7 +68,7 @@ async def test_another_replica_goes_on_from_there(make_rig):
     one = await make_rig(snapshot_interval_s=0.0, snapshot_worth_s=0.0)
     held = long_one(one)
     await one.reported(held, step=STEPS // 2)
-    await one.core.aclose()
+    await one.replica.aclose()
     kept = one.port.snapshots[held]
     other = await make_rig()
     other.storage.objects.update(one.storage.objects)
@@ -88,7 +88,7 @@ async def test_without_a_snapshot_that_fits_it_starts_anew(make_rig, trouble):
     one = await make_rig(snapshot_interval_s=0.0, snapshot_worth_s=0.0)
     held = long_one(one)
     await one.reported(held, step=3)
-    await one.core.aclose()
+    await one.replica.aclose()
     kept = one.port.snapshots[held]
     other = await make_rig()
     if trouble != "gone":

@@ -1,4 +1,4 @@
-"""How often snapshots are taken, by a clock that moves when the test says so."""
+"""Frequency of snapshots, with a clock that the test controls."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from typing import Any, cast
 
 import pytest
 
-from deployments.backoff import Backoff
-from deployments.keeping import Keeper
-from deployments.replica_config import ReplicaConfig
-from deployments.upload import Uploader
-from serve_app.domain.lease import Held
+from deployments.replica.config import SnapshotConfig
+from deployments.replica.snapshotter import Snapshotter
+from deployments.transfer.backoff import Backoff
+from deployments.transfer.uploader import Uploader
+from serve_app.domain.lease import LeaseKey
 from tests.deployments.storage import HttpStorage
 from tests.fakes.clock import FakeClock
 
 STEPS_A_SECOND = 4
-HELD = Held("long", 1)
+REPORT_INTERVAL_S = 0.5
+HELD = LeaseKey("long", 1)
 
 
 @dataclass
@@ -32,23 +33,21 @@ class Taken:
 
 
 class Steady:
-    """A generation that makes so many steps a second, and its attempt."""
+    """A generation with a constant step rate, its attempt, and the attempt's state."""
 
     def __init__(self, clock: FakeClock) -> None:
         self._clock = clock
         self.in_engine_since = clock.monotonic()
         self.generation = self
-        self.lease = self
-        self.attempt = HELD.attempt
-        self.held = HELD
-        self.finished = None  # it is all of the request
-        self.at_decoding: Future[Taken] | None = None
+        self.state = self
+        self.finished = None  # the request has only this part
+        self.decoding_snapshot: Future[Taken] | None = None
 
     @property
     def steps_done(self) -> int:
         return int((self._clock.monotonic() - self.in_engine_since) * STEPS_A_SECOND)
 
-    def ask_for_snapshot(self) -> Future[Taken]:
+    def request_snapshot(self) -> Future[Taken]:
         asked: Future[Taken] = Future()
         asked.set_result(Taken(self.steps_done))
         return asked
@@ -56,7 +55,7 @@ class Steady:
 
 @dataclass
 class Room:
-    """What of a workshop a keeper uses."""
+    """The resources that a snapshotter uses."""
 
     clock: FakeClock
     uploader: Uploader
@@ -77,36 +76,44 @@ async def room() -> AsyncIterator[Room]:
 async def test_a_death_at_any_time_loses_at_most_one_interval_of_work(
     room: Room, interval_s: float
 ) -> None:
-    config = ReplicaConfig(snapshot_interval_s=interval_s)
+    config = SnapshotConfig(interval_s=interval_s)
     steady, known, taken = Steady(room.clock), 0, 0
-    keeper = Keeper(cast("Any", {HELD: steady}), lambda: cast("Any", room), config)
+    snapshotter = Snapshotter(
+        cast("Any", {HELD: steady}), lambda: cast("Any", room), config, REPORT_INTERVAL_S
+    )
     tickets = HttpStorage()
-    for number in range(int(5 * interval_s / config.report_interval_s)):
-        room.clock.advance(config.report_interval_s)
-        # Were it to die now, before this report: what is known is what the reports before told.
+    for number in range(int(5 * interval_s / REPORT_INTERVAL_S)):
+        room.clock.advance(REPORT_INTERVAL_S)
+        # If the replica died now, only the previous reports would be known.
         assert steady.steps_done - known <= interval_s * STEPS_A_SECOND
-        told = keeper.untold()
-        keeper.told(told)
+        told = snapshotter.unreported()
+        snapshotter.mark_reported(told)
         known = max([known, *(snapshot.step for _, snapshot in told)])
-        keeper.take([(held, tickets.ticket(f"s/{number}")) for held in keeper.wants()])
-        await keeper.taken(asyncio.get_running_loop().time() + 30)
+        snapshotter.use_tickets(
+            [(held, tickets.ticket(f"s/{number}")) for held in snapshotter.wants_tickets()]
+        )
+        await snapshotter.wait_uploaded(asyncio.get_running_loop().time() + 30)
         taken += len(told)
     assert 4 <= taken <= 10  # and not at every report
 
 
 async def test_of_one_that_is_decoded_what_it_was_before_is_kept_once(room: Room) -> None:
-    config = ReplicaConfig(snapshot_interval_s=2.0)
+    config = SnapshotConfig(interval_s=2.0)
     steady = Steady(room.clock)
-    keeper = Keeper(cast("Any", {HELD: steady}), lambda: cast("Any", room), config)
+    snapshotter = Snapshotter(
+        cast("Any", {HELD: steady}), lambda: cast("Any", room), config, REPORT_INTERVAL_S
+    )
     tickets, told = HttpStorage(), []
     room.clock.advance(1.0)
-    steady.at_decoding = steady.ask_for_snapshot()
-    steady.ask_for_snapshot = Future  # type: ignore[method-assign]  # never, while it is decoded
+    steady.decoding_snapshot = steady.request_snapshot()
+    steady.request_snapshot = Future  # type: ignore[method-assign]  # never ends, as in decoding
     for number in range(40):
-        room.clock.advance(config.report_interval_s)
-        told += keeper.untold()
-        keeper.told(told)
-        keeper.take([(held, tickets.ticket(f"s/{number}")) for held in keeper.wants()])
-        await keeper.taken(asyncio.get_running_loop().time() + 30)
+        room.clock.advance(REPORT_INTERVAL_S)
+        told += snapshotter.unreported()
+        snapshotter.mark_reported(told)
+        snapshotter.use_tickets(
+            [(held, tickets.ticket(f"s/{number}")) for held in snapshotter.wants_tickets()]
+        )
+        await snapshotter.wait_uploaded(asyncio.get_running_loop().time() + 30)
     assert [snapshot.step for _, snapshot in told] == [STEPS_A_SECOND]
-    assert keeper.wants_now() == ()
+    assert snapshotter.wants_tickets_at_shutdown() == ()

@@ -1,7 +1,7 @@
-"""What the engine did is told once."""
+"""Engine counters are reported exactly once."""
 
-from deployments.tally import Tally
-from serve_app.domain.lease import Computed
+from deployments.replica.reporter import UsageDelta
+from serve_app.domain.lease import EngineUsage
 
 
 def counted(steps, batch_sizes, encoders, seconds=None):
@@ -16,13 +16,13 @@ def counted(steps, batch_sizes, encoders, seconds=None):
 
 def test_each_time_it_is_what_came_since_the_last():
     counts = counted(4, {1: 2, 3: 1}, {2: 1})
-    tally = Tally(lambda: counts)
+    tally = UsageDelta(lambda: counts)
     forwards = {("denoiser", 1): 2, ("denoiser", 3): 1, ("encoder", 2): 1}
-    assert tally.take() == Computed(4, forwards, {("denoiser", "nobody else"): 2})
-    assert tally.take() == Computed()
+    assert tally.take() == EngineUsage(4, forwards, {("denoiser", "nobody else"): 2})
+    assert tally.take() == EngineUsage()
     counts = counted(9, {1: 2, 3: 2, 2: 1}, {2: 3})
     forwards = {("denoiser", 3): 1, ("denoiser", 2): 1, ("encoder", 2): 2}
-    assert tally.take() == Computed(5, forwards, {})
+    assert tally.take() == EngineUsage(5, forwards, {})
 
 
 def test_seconds_are_those_of_all_weights_of_a_family():
@@ -32,7 +32,7 @@ def test_seconds_are_those_of_all_weights_of_a_family():
         ("sdxl:one", "decoding"): 0.5,
     }
     counts = counted(0, {}, {}, seconds)
-    tally = Tally(lambda: counts)
+    tally = UsageDelta(lambda: counts)
     assert tally.take().seconds == {("flux", "denoising"): 3.0, ("sdxl", "decoding"): 0.5}
     assert tally.take().seconds == {}
     counts = counted(0, {}, {}, {**seconds, ("flux:one", "denoising"): 2.25})

@@ -1,4 +1,4 @@
-"""A replica makes clips: from weights on disk to the files in storage, with stops on the way."""
+"""Videos through a replica: from weights on disk to the files in storage, with stops in between."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 
 from deployments.engine.engine import Engine
-from deployments.engine.media import to_levels
+from deployments.engine.loop.options import GenerationOptions
+from deployments.engine.media.images import to_levels
 from serve_app.domain.lease import Lease
 from serve_app.domain.progress import Stage
-from tests.deployments import clips
-from tests.deployments.clips import LTX_T2V, MAKE, SMALL_T2V, WAN_T2V, seen
+from tests.deployments import videos
 from tests.deployments.conftest import Rig
 from tests.deployments.served import Served
+from tests.deployments.videos import LTX_T2V, MAKE, SMALL_T2V, WAN_T2V, seen
 from tests.engine.gate import Gate
-from tests.engine.test_clip_reading import clip
+from tests.engine.media.test_video_reader import video
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
@@ -36,8 +37,8 @@ def saved(tmp_path_factory: pytest.TempPathFactory):
 
 
 def leased(rig: Rig, name: str, endpoint_id: str, folder: str, **fields: Any) -> Lease:
-    """``fields`` in place of what the schema fills in."""
-    entry = clips.entry(endpoint_id, **fields.pop("options", {}))
+    """A lease whose ``fields`` replace the schema's defaults."""
+    entry = videos.entry(endpoint_id, **fields.pop("options", {}))
     weights = replace(entry.endpoint.weights, source=folder, revision=None)
     endpoint = replace(entry.endpoint, weights=weights)
     body = {"prompt": "a red dog", "num_inference_steps": 2, "seed": 3}
@@ -57,7 +58,7 @@ def written(rig: Rig, key: str, folder: Path) -> Any:
 
 
 @pytest.mark.parametrize("endpoint_id", [WAN_T2V, LTX_T2V])
-async def test_a_replica_makes_a_clip_and_its_poster(
+async def test_a_replica_makes_a_video_and_its_poster(
     make_rig, saved, scratch_folder, tmp_path, endpoint_id
 ):
     rig: Rig = await make_rig(call_timeout_s=20.0)
@@ -68,7 +69,7 @@ async def test_a_replica_makes_a_clip_and_its_poster(
         saved(endpoint_id),
         num_frames=9,
         resolution=None,
-        options={"clip": {"width": 64, "height": 48, "fps": 24}},
+        options={"video_format": {"width": 64, "height": 48, "fps": 24}},
     )
     rig.port.offer(lease)
     outcome = await rig.outcome(lease.held)
@@ -79,15 +80,15 @@ async def test_a_replica_makes_a_clip_and_its_poster(
     assert outcome.output["seed"] == 3
     assert outcome.usage.steps == 2
     assert outcome.usage.units == pytest.approx(9 / outcome.output["video"]["fps"])
-    clip = written(rig, "one/clip", tmp_path)
-    assert len(clip.frames) == outcome.output["video"]["num_frames"] == 9
+    video = written(rig, "one/clip", tmp_path)
+    assert len(video.frames) == outcome.output["video"]["num_frames"] == 9
     assert rig.storage.objects["one/poster"][:3] == b"\xff\xd8\xff"
     assert list(scratch_folder.iterdir()) == []
 
 
-async def test_a_replica_draws_a_clip_of_ours_anew(make_rig, saved, tmp_path):
+async def test_a_replica_draws_a_video_of_ours_anew(make_rig, saved, tmp_path):
     rig: Rig = await make_rig(call_timeout_s=20.0)
-    body = clip(tmp_path, frames=8, fps=8, size=(64, 48))
+    body = video(tmp_path, frames=8, fps=8, size=(64, 48))
     given = "data:video/mp4;base64," + base64.b64encode(body).decode()
     lease = leased(
         rig,
@@ -102,7 +103,7 @@ async def test_a_replica_draws_a_clip_of_ours_anew(make_rig, saved, tmp_path):
         options={
             "task": "video-to-video",
             "pipeline": "WanVideoToVideoPipeline",
-            "clip": {"width": 64, "height": 48},
+            "video_format": {"width": 64, "height": 48},
             "arguments": {"strength": "strength"},
         },
     )
@@ -114,12 +115,12 @@ async def test_a_replica_draws_a_clip_of_ours_anew(make_rig, saved, tmp_path):
     assert made.size == (64, 48)
 
 
-async def test_what_is_no_clip_is_said_by_the_name_of_its_field(make_rig, saved):
+async def test_what_is_no_video_is_said_by_the_name_of_its_field(make_rig, saved):
     rig: Rig = await make_rig(call_timeout_s=20.0)
     options = {
         "task": "video-to-video",
         "pipeline": "WanVideoToVideoPipeline",
-        "clip": {"width": 64, "height": 48},
+        "video_format": {"width": 64, "height": 48},
         "arguments": {},
     }
     given = {"video_url": "data:video/mp4;base64,AAAA"}
@@ -131,7 +132,7 @@ async def test_what_is_no_clip_is_said_by_the_name_of_its_field(make_rig, saved)
     assert "video_url" in outcome.failure.message
 
 
-async def test_a_clip_that_is_cancelled_while_it_is_written_leaves_nothing(
+async def test_a_video_that_is_cancelled_while_it_is_written_leaves_nothing(
     make_rig, saved, scratch_folder
 ):
     rig: Rig = await make_rig(call_timeout_s=20.0)
@@ -141,7 +142,7 @@ async def test_a_clip_that_is_cancelled_while_it_is_written_leaves_nothing(
         LTX_T2V,
         saved(LTX_T2V),
         video_write_mode="small",
-        options={"clip": {"width": 1920, "height": 1088, "num_frames": 49, "fps": 24}},
+        options={"video_format": {"width": 1920, "height": 1088, "num_frames": 49, "fps": 24}},
     )
     rig.port.offer(lease)
     await rig.port.until(
@@ -156,20 +157,20 @@ async def test_a_clip_that_is_cancelled_while_it_is_written_leaves_nothing(
     assert outcome.failure is not None
     assert outcome.failure.code == "cancelled"
     assert rig.storage.objects == {}
-    await asyncio.to_thread(rig.workshop.writers.shutdown)  # the last frame is waited for
+    await asyncio.to_thread(rig.resources.writers.shutdown)  # wait for the last frame
     assert list(scratch_folder.iterdir()) == []
 
 
-def test_a_clip_goes_on_from_a_snapshot_with_the_same_frames() -> None:
+def test_a_video_goes_on_from_a_snapshot_with_the_same_frames() -> None:
     asked: list[Any] = []
 
     def ask(progress: Any) -> None:
         if progress.stage is Stage.DENOISING and progress.step == 2:
-            asked.append(running.ask_for_snapshot())
+            asked.append(running.request_snapshot())
 
     def frames(engine: Engine, **more: Any) -> tuple[Any, list[np.ndarray]]:
         came: list[np.ndarray] = []
-        served = Served(clips.entry(SMALL_T2V), MAKE[SMALL_T2V](), engine)
+        served = Served(videos.entry(SMALL_T2V), MAKE[SMALL_T2V](), engine)
         call = served.call(
             {"prompt": "a red dog", "num_inference_steps": 4, "seed": 7, "shift": 3},
             num_frames=9,
@@ -178,7 +179,7 @@ def test_a_clip_goes_on_from_a_snapshot_with_the_same_frames() -> None:
         generation = engine.submit(
             pipeline="wan",
             view=call.view,
-            on_frames=lambda clip: came.append(to_levels(clip)),
+            options=GenerationOptions(on_frames=lambda video: came.append(to_levels(video))),
             **more,
             **call.arguments,
         )

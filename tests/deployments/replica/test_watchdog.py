@@ -1,5 +1,5 @@
-"""What hangs ends its replica, and by itself those who wait for it. No time passes here: what works
-stands still when the test says so, and its clock jumps."""
+"""A part that hangs ends its replica, and fails the attempts that wait for it. No real time passes:
+workers block when the test says so, and their clock jumps."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ LATER_S = 1e9
 
 
 class Standstill:
-    """In place of the module ``time``: whoever sleeps goes on when the test is over."""
+    """Replacement for the module ``time``: a sleep lasts until the test is over."""
 
     def __init__(self):
         self.begun, self.over = threading.Event(), threading.Event()
@@ -38,10 +38,10 @@ def later():
     return time.monotonic() + LATER_S
 
 
-def said_to_hang(core):
-    """What a check of its health says."""
+def said_to_hang(replica):
+    """Message of the health check."""
     with pytest.raises(Misconfigured, match=r"it hangs, and the replica is replaced\.$") as said:
-        core.check()
+        replica.check_health()
     return said.value.message
 
 
@@ -52,10 +52,10 @@ async def test_what_runs_when_the_engine_hangs_fails_and_is_tried_again(
     rig = await make_rig()
     held = rig.offer("hangs", steps=2, step_ms=1)
     await rig.port.until(lambda: standstill.begun.is_set() and rig.port.renewals(held))
-    rig.core.check()
-    rig.workshop.engine._loop._turns._monotonic = later
-    assert said_to_hang(rig.core).startswith("One turn of the engine takes 1000000")
-    assert rig.core._make_ask().slots == 0
+    rig.replica.check_health()
+    rig.resources.engine._loop._monotonic = later
+    assert said_to_hang(rig.replica).startswith("One turn of the engine has taken 1000000")
+    assert rig.replica._make_ask().slots == 0
     failure = (await rig.outcome(held)).failure
     assert (failure.code, failure.retryable) == ("replica_died", True)
     assert failure.message.startswith("One turn of the engine")
@@ -74,10 +74,10 @@ async def test_who_waits_for_a_load_that_hangs_fails_and_what_is_loaded_goes_on(
     await rig.port.until(lambda: standstill.begun.is_set() and rig.port.renewals(held))
     runs = rig.offer("runs", steps=20, step_ms=10)
     await rig.reported(runs)
-    rig.core.check()
-    rig.workshop.residency._silence._monotonic = later
-    assert "nothing was heard of the load of probe:slow" in said_to_hang(rig.core)
-    assert rig.core._make_ask().slots == 0
+    rig.replica.check_health()
+    rig.resources.residency._heartbeat._monotonic = later
+    assert "The load of probe:slow has not reported" in said_to_hang(rig.replica)
+    assert rig.replica._make_ask().slots == 0
     failure = (await rig.outcome(held)).failure
     assert (failure.code, failure.retryable) == ("replica_died", True)
     assert (await rig.outcome(runs)).failure is None

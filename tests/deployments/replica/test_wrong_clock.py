@@ -1,4 +1,4 @@
-"""A machine whose clock is wrong."""
+"""A machine with a wrong clock."""
 
 import time
 from dataclasses import replace

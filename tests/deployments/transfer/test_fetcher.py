@@ -1,4 +1,4 @@
-"""Files that inputs name: where from, and where never from."""
+"""Input files: allowed and forbidden sources."""
 
 import asyncio
 import base64
@@ -6,7 +6,7 @@ import base64
 import httpx
 import pytest
 
-from deployments.fetching import Fetcher, http_client
+from deployments.transfer.fetcher import Fetcher, fetcher_client
 from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import InvalidInput
 from tests.deployments.web import PRIVATE, PUBLIC, Web
@@ -128,7 +128,7 @@ async def test_a_server_that_never_ends_is_given_up(web):
         await asyncio.sleep(60)
 
     web.answers["example.com/a"] = hang
-    await refused(web.fetcher(timeout_s=0.05), "http://example.com/a", "within 0.05 s")
+    await refused(web.fetcher(timeout_s=0.05), "http://example.com/a", "longer than 0.05 s")
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,9 @@ async def test_a_file_that_is_not_ours_is_fetched_as_any_other(web):
 
 async def test_a_file_of_ours_that_is_no_more_is_told_as_such(web):
     url = f"http://127.0.0.1:8000/files/{KEY}"
-    await refused(web.fetcher(), url, "no such file of ours", files_url="http://ingress:8000")
+    await refused(
+        web.fetcher(), url, "our storage has no such file", files_url="http://ingress:8000"
+    )
 
 
 @pytest.mark.parametrize("path", ["/files/../metrics", "/files/%2e%2e/metrics", "/files//a", "/v1"])
@@ -190,6 +192,6 @@ async def test_nothing_but_files_is_asked_of_the_ingress(web, path):
 
 
 async def test_the_real_client_follows_nothing_and_takes_no_proxy():
-    async with http_client() as client:
+    async with fetcher_client() as client:
         assert not client.trust_env
         assert not client.follow_redirects

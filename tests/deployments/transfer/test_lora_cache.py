@@ -1,8 +1,8 @@
-"""Adapters' files on the disk: which stay, and which make room."""
+"""LoRA cache on disk: which files stay, and which are evicted."""
 
 import pytest
 
-from deployments.adapter_cache import AdapterCache
+from deployments.transfer.lora_cache import LoraCache
 from serve_app.domain.errors import WeightsUnavailable
 from tests.fakes.clock import FakeClock
 
@@ -14,7 +14,7 @@ def clock():
 
 @pytest.fixture
 def cache(tmp_path, clock):
-    return AdapterCache(tmp_path / "adapters", 100, clock.now)
+    return LoraCache(tmp_path / "adapters", 100, clock.now)
 
 
 def keep(cache, clock, key, size=40):
@@ -55,7 +55,7 @@ def test_what_was_unused_for_longest_makes_room(cache, clock):
 def test_what_is_in_use_stays_also_when_another_process_makes_room(cache, clock, tmp_path):
     keep(cache, clock, "a")
     held = cache.hold("a")
-    other = AdapterCache(tmp_path / "adapters", 100, clock.now)
+    other = LoraCache(tmp_path / "adapters", 100, clock.now)
     keep(other, clock, "b", 90)
     assert held.path.exists()
     held.release()
@@ -73,7 +73,7 @@ def test_using_a_file_does_not_look_like_a_change_of_it(cache, clock):
 
 def test_a_half_written_file_is_never_found(cache, tmp_path):
     with cache.part() as part:
-        part.write(b"half")  # and broken off
+        part.write(b"half")  # an interrupted download
     assert list((tmp_path / "adapters").iterdir()) == []
 
 
@@ -88,13 +88,13 @@ def test_parts_of_killed_processes_are_removed_and_those_underway_are_not(cache,
 
 
 def test_some_of_the_disk_stays_free(tmp_path, clock):
-    AdapterCache(tmp_path, 100, clock.now, spare_bytes=0).check_room(1)
+    LoraCache(tmp_path, 100, clock.now, spare_bytes=0).check_space(1)
     with pytest.raises(WeightsUnavailable, match="DARKROOM_ADAPTERS_DIR"):
-        AdapterCache(tmp_path, 100, clock.now, spare_bytes=2**60).check_room(1)
+        LoraCache(tmp_path, 100, clock.now, spare_bytes=2**60).check_space(1)
 
 
 def test_a_directory_that_cannot_be_written_is_told_with_the_setting(tmp_path, clock):
     (tmp_path / "file").write_bytes(b"")
-    cache = AdapterCache(tmp_path / "file", 100, clock.now)
+    cache = LoraCache(tmp_path / "file", 100, clock.now)
     with pytest.raises(WeightsUnavailable, match="DARKROOM_ADAPTERS_DIR"), cache.part():
         pass

@@ -1,4 +1,4 @@
-"""Adapters that inputs name: from the web, from our own storage, from the hub, inside the input."""
+"""LoRAs named in inputs: from the web, our own storage, the hub, or inside the input."""
 
 import asyncio
 import base64
@@ -8,11 +8,10 @@ import struct
 import httpx
 import pytest
 
-from deployments.adapter_cache import AdapterCache
-from deployments.adapter_fetching import ASK_AGAIN_S, AdapterFetcher
-from deployments.adapter_input import asked_adapters
+from deployments.transfer.lora_cache import LoraCache
+from deployments.transfer.lora_fetcher import REVALIDATE_S, LoraFetcher, requested_loras
+from serve_app.domain.endpoint import StoreConfig
 from serve_app.domain.errors import InvalidInput
-from serve_app.domain.store_config import StoreConfig
 from tests.deployments.web import Web
 from tests.fakes.clock import FakeClock
 from tests.weights.hub_server import HubServer, serving
@@ -32,7 +31,7 @@ def safetensors(fill=b"\1", size=16):
 
 
 class House:
-    """A fetcher, and everywhere that it fetches from."""
+    """A fetcher and all its sources."""
 
     def __init__(self, folder, hub):
         self.web = Web()
@@ -45,10 +44,10 @@ class House:
     def fetcher(self, *, offline=False, most=MOST):
         config = StoreConfig(directory=self._store, offline=offline)
         store = Store(config, lambda: Hub(self.hub.url, tries=1))
-        made = AdapterFetcher(
+        made = LoraFetcher(
             self.web.fetcher(max_bytes=most, offline=offline),
             RepositoryFiles(store),
-            AdapterCache(self.folder, 10**6, self.clock.now),
+            LoraCache(self.folder, 10**6, self.clock.now),
             self.clock,
             most,
         )
@@ -76,7 +75,7 @@ async def house(tmp_path, monkeypatch):
 async def bring(fetcher, *paths, files_url=""):
     held = []
     try:
-        asked = asked_adapters({"loras": [{"path": path} for path in paths]})
+        asked = requested_loras({"loras": [{"path": path} for path in paths]})
         fetched = await fetcher.hold(asked, held, files_url)
         return [each.file.read_bytes() for each in fetched]
     finally:
@@ -124,7 +123,7 @@ async def test_who_asks_for_the_same_at_once_waits_for_one_fetch(house):
     first = asyncio.create_task(bring(fetcher, URL))
     others = [asyncio.create_task(bring(fetcher, URL, URL)) for _ in range(3)]
     await asked.wait()
-    first.cancel()  # the others do not lose it
+    first.cancel()  # the other callers still get the file
     go.set()
     assert await asyncio.gather(*others) == [[safetensors(), safetensors()]] * 3
     assert len(house.web.requests) == 1
@@ -138,11 +137,11 @@ async def test_after_a_minute_the_server_is_asked_whether_it_changed(house):
     await bring(fetcher, URL)
     await bring(fetcher, URL)
     assert len(house.web.requests) == 1
-    house.clock.advance(ASK_AGAIN_S + 1)
+    house.clock.advance(REVALIDATE_S + 1)
     answers[name] = httpx.Response(304)
     assert await bring(fetcher, URL) == [safetensors()]
     assert house.web.requests[-1].headers["if-none-match"] == '"one"'
-    house.clock.advance(ASK_AGAIN_S + 1)
+    house.clock.advance(REVALIDATE_S + 1)
     answers[name] = httpx.Response(200, content=safetensors(b"\2"))
     assert await bring(fetcher, URL) == [safetensors(b"\2")]
     assert len(house.web.requests) == 3
@@ -169,7 +168,7 @@ async def test_what_is_no_safetensors_file_is_not_read_to_its_end(house):
 
     name = "example.com/api/download/models/7"
     house.web.answers[name] = httpx.Response(200, content=pickle())
-    assert await refused(house.fetcher(), URL, "no safetensors file") == "unsupported_file"
+    assert await refused(house.fetcher(), URL, "not a safetensors file") == "unsupported_file"
     assert len(read) <= 2
     assert not list(house.folder.glob("*.part"))
 
@@ -177,8 +176,8 @@ async def test_what_is_no_safetensors_file_is_not_read_to_its_end(house):
 @pytest.mark.parametrize("body", [safetensors()[:-1], safetensors()[:9], b"", b"\xff" * 8 + b"{}"])
 async def test_a_damaged_file_is_refused(house, body):
     house.web.answers["example.com/api/download/models/7"] = httpx.Response(200, content=body)
-    await refused(house.fetcher(), URL, "no safetensors file")
-    assert len(list(house.folder.iterdir())) == 1  # the good one beside it
+    await refused(house.fetcher(), URL, "not a safetensors file")
+    assert len(list(house.folder.iterdir())) == 1  # next to the valid one
 
 
 async def test_what_cannot_be_fetched_or_is_too_large_names_its_field(house):
@@ -208,7 +207,7 @@ async def test_of_a_repository_the_file_that_is_meant_comes_alone(house, tmp_pat
     )
     assert found == [safetensors(), safetensors(b"\2")]
     assert len(house.hub.downloads(".safetensors")) == 2
-    # Another replica of the node fetches nothing.
+    # Another replica on the node downloads nothing.
     assert await bring(house.fetcher(), f"house/style@{COMMIT}") == [safetensors()]
     assert len(house.hub.downloads(".safetensors")) == 2
 
@@ -221,7 +220,7 @@ async def test_without_a_revision_it_is_what_the_main_branch_is_now(house, tmp_p
     house.publish(tmp_path / "two", "style.safetensors", fill=b"\2")
     house.hub.add("house/style", other, tmp_path / "two")
     assert await bring(fetcher, "house/style") == [safetensors()]
-    house.clock.advance(ASK_AGAIN_S + 1)
+    house.clock.advance(REVALIDATE_S + 1)
     assert await bring(fetcher, "house/style") == [safetensors(b"\2")]
 
 
@@ -230,14 +229,14 @@ async def test_a_commit_is_not_asked_for_twice(house, tmp_path):
     fetcher = house.fetcher()
     await bring(fetcher, f"house/style@{COMMIT}")
     asked = len(house.hub.asked)
-    house.clock.advance(ASK_AGAIN_S + 1)
+    house.clock.advance(REVALIDATE_S + 1)
     await bring(fetcher, f"house/style@{COMMIT}")
     assert len(house.hub.asked) == asked
 
 
 async def test_a_repository_that_leaves_a_choice_or_has_none_is_told(house, tmp_path):
     house.publish(tmp_path / "many", "a.safetensors", "b.safetensors")
-    says = r"name the one that is meant.*a\.safetensors, b\.safetensors"
+    says = r"name the one to use.*a\.safetensors, b\.safetensors"
     await refused(house.fetcher(), "house/style", says)
     await refused(house.fetcher(), "house/style/c.safetensors", r"no file c\.safetensors")
     (tmp_path / "pickles").mkdir()
@@ -257,7 +256,7 @@ async def test_a_large_file_of_a_repository_is_not_even_begun(house, tmp_path):
 async def test_bytes_that_are_not_those_of_the_digest_are_thrown_away(house, tmp_path):
     house.publish(tmp_path / "one", "style.safetensors", fill=b"\2")
     house.hub.wrong["style.safetensors"] = 1
-    await refused(house.fetcher(), "house/style", "other bytes than the digest")
+    await refused(house.fetcher(), "house/style", "does not match the digest")
     assert await bring(house.fetcher(), "house/style") == [safetensors(b"\2")]
 
 
@@ -274,5 +273,5 @@ async def test_bytes_that_are_not_those_of_the_digest_are_thrown_away(house, tmp
 )
 def test_what_the_open_schema_lets_through_is_refused_here(loras, at):
     with pytest.raises(InvalidInput) as caught:
-        asked_adapters({"loras": loras})
+        requested_loras({"loras": loras})
     assert ".".join(str(part) for part in caught.value.problems[0].loc[1:]) == at

@@ -1,4 +1,4 @@
-"""Uploads by ticket."""
+"""Uploads with tickets."""
 
 import time
 from dataclasses import replace
@@ -7,9 +7,9 @@ from random import Random
 import httpx
 import pytest
 
-from deployments.backoff import Backoff
-from deployments.family import MediaFile
-from deployments.upload import StorageAway, Uploader, http_client
+from deployments.families.base import MediaFile
+from deployments.transfer.backoff import Backoff
+from deployments.transfer.uploader import StorageRetry, Uploader, http_client
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import StorageUnavailable, TooLarge
 from serve_app.telemetry.clock import SystemClock
@@ -50,7 +50,7 @@ async def test_a_refusal_is_not_tried_again(storage, uploader, status):
 
 async def test_it_gives_up_in_the_end(storage, uploader):
     storage.problems.extend([503] * 10_000)
-    with pytest.raises(StorageAway, match="503"):
+    with pytest.raises(StorageRetry, match="503"):
         await uploader.put(MediaFile(storage.ticket("key"), b"body"))
 
 
@@ -58,7 +58,7 @@ async def test_a_refusal_is_not_taken_for_a_storage_that_is_away(storage, upload
     storage.problems.append(403)
     with pytest.raises(StorageUnavailable) as caught:
         await uploader.put(MediaFile(storage.ticket("key"), b"body"))
-    assert not isinstance(caught.value, StorageAway)
+    assert not isinstance(caught.value, StorageRetry)
 
 
 async def test_a_refusal_of_s3_is_told_without_the_key_that_it_names():
@@ -95,7 +95,7 @@ async def test_deleting_goes_where_the_ticket_says(storage, uploader):
 
 
 async def real(url, give_up_s, test):
-    """``test`` with an uploader over real sockets."""
+    """Run ``test`` with an uploader over real sockets."""
     uploader = Uploader(
         http_client(),
         SystemClock(),
@@ -122,7 +122,7 @@ async def test_a_storage_that_comes_back_gets_the_file():
 @pytest.mark.parametrize("answer", [HANG, DROP, Says(500, "InternalError")])
 async def test_a_storage_that_stays_away_is_given_up_in_time(answer):
     async def test(uploader, file):
-        with pytest.raises(StorageAway):
+        with pytest.raises(StorageRetry):
             await uploader.put(file)
 
     with broken_s3(after=answer) as broken:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from deployments.engine.engine import Engine
-from deployments.engine.generation import Generation
-from deployments.engine.snapshot import Snapshot
+from deployments.engine.loop.generation import Generation
+from deployments.engine.loop.options import GenerationOptions
+from deployments.engine.snapshot.format import Snapshot
 from serve_app.domain.errors import Cancelled, SnapshotRefused
 from serve_app.domain.progress import Progress, Stage
 from tests.engine.conformance.case import WISHES, Case, Wish
@@ -49,7 +50,7 @@ class Finding:
         told: list[str] = []
         if not self.own_randomness:
             told.append(
-                "Draws from torch's global random state; each generation has one of its own."
+                "Draws from torch's global random state, which each generation has for itself."
             )
         if not self.stepped:
             told.append("Its steps are not counted.")
@@ -65,7 +66,7 @@ class Finding:
 
     @property
     def together(self) -> str:
-        return f"{self.apart:.1e}" if self.apart else "the same bits"
+        return f"{self.apart:.1e}" if self.apart else "identical"
 
     def require(self, holds: bool, otherwise: str) -> bool:
         if not holds:
@@ -152,7 +153,9 @@ def _resumed(finding: Finding, engine: Engine, pipeline: Any, plain: Any) -> Non
     except SnapshotRefused as refused:
         way = "from its outputs"
         finding.remarks.append(str(refused))
-        snapshot, steps = _snapshot(finding.case, engine, keep_outputs_bytes=_KEPT_BYTES)
+        snapshot, steps = _snapshot(
+            finding.case, engine, options=GenerationOptions(keep_outputs_bytes=_KEPT_BYTES)
+        )
     if snapshot is None:  # it had not so many steps
         return
     with Engine(pipeline, "cpu", threads=1, max_batch=8) as other:
@@ -178,7 +181,7 @@ def _snapshot(case: Case, engine: Engine, **more: Any) -> tuple[Snapshot | None,
     def ask(progress: Progress) -> None:  # on the engine's thread
         there = _SNAPSHOT_STEP <= progress.step < (progress.steps or WISHES[1].steps)
         if progress.stage is Stage.DENOISING and there and not asked and ready.wait(_PATIENCE_S):
-            asked.append(running[0].ask_for_snapshot())
+            asked.append(running[0].request_snapshot())
 
     running.append(_submit(case, engine, WISHES[1], on_progress=ask, **more))
     ready.set()

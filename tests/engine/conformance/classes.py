@@ -10,19 +10,19 @@ from diffusers import DiffusionPipeline
 
 #: Where nothing but a look at the class itself tells why it is absent.
 REASONS = {
-    "FluxPriorReduxPipeline": "no denoiser: it only reads pictures",
+    "FluxPriorReduxPipeline": "no denoiser: it only reads images",
     "LongCatImageEditPipeline": "works on a million pixels whatever it is given: minutes here",
-    "LTXLatentUpsamplePipeline": "no denoiser: one call enlarges latents",
-    "LTX2LatentUpsamplePipeline": "no denoiser: one call enlarges latents",
+    "LTXLatentUpsamplePipeline": "no denoiser: one call upsamples latents",
+    "LTX2LatentUpsamplePipeline": "no denoiser: one call upsamples latents",
     "OmniGenPipeline": "its processor needs `torchvision`",
     "EasyAnimateControlPipeline": "raises TypeError: it passes an argument that it does not take",
     "EasyAnimateInpaintPipeline": "reads `cache_mag_vae`, a setting that no autoencoder has",
-    "Kandinsky5I2VPipeline": "with random weights it gives no numbers",
-    "KolorsPipeline": "its text encoder is written for older versions of transformers",
-    "KolorsImg2ImgPipeline": "its text encoder is written for older versions of transformers",
-    "KolorsPAGPipeline": "its text encoder is written for older versions of transformers",
+    "Kandinsky5I2VPipeline": "NaN with random weights",
+    "KolorsPipeline": "its text encoder needs an older version of transformers",
+    "KolorsImg2ImgPipeline": "its text encoder needs an older version of transformers",
+    "KolorsPAGPipeline": "its text encoder needs an older version of transformers",
 }
-NOT_BUILT = "tiny components are not built here as yet"
+NOT_BUILT = "the tests have no tiny components for it"
 
 
 @cache

@@ -9,13 +9,13 @@ from PIL import Image
 from tests.engine.conformance.case import Wish
 
 
-def picture(wish: Wish, side: int = 16) -> Image.Image:
-    return _picture(np.random.default_rng(wish.seed), side)
+def image(wish: Wish, side: int = 16) -> Image.Image:
+    return _image(np.random.default_rng(wish.seed), side)
 
 
-def clip(wish: Wish, frames: int, side: int = 16) -> list[Image.Image]:
+def video(wish: Wish, frames: int, side: int = 16) -> list[Image.Image]:
     random = np.random.default_rng(wish.seed)
-    return [_picture(random, side) for _ in range(frames)]
+    return [_image(random, side) for _ in range(frames)]
 
 
 def mask(wish: Wish, side: int = 16) -> Image.Image:
@@ -26,7 +26,7 @@ def mask(wish: Wish, side: int = 16) -> Image.Image:
     return Image.fromarray(white)
 
 
-def picture_tensor(wish: Wish, side: int = 16) -> torch.Tensor:
+def image_tensor(wish: Wish, side: int = 16) -> torch.Tensor:
     """float32 [1, 3, side, side], from 0 to 1."""
     return torch.rand(1, 3, side, side, generator=wish.generator())
 
@@ -35,5 +35,5 @@ def noise(wish: Wish, *shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=wish.generator())
 
 
-def _picture(random: np.random.Generator, side: int) -> Image.Image:
+def _image(random: np.random.Generator, side: int) -> Image.Image:
     return Image.fromarray(random.integers(0, 256, (side, side, 3), dtype=np.uint8))

@@ -12,11 +12,11 @@ from transformers import BatchFeature, Qwen2VLImageProcessor
 
 from tests.engine.conformance import tokenizers
 
-_PICTURE = "<|image_pad|>"
+_IMAGE = "<|image_pad|>"
 _MERGE = 2  # patches on a side that become one token
 
 
-class TextsAndPictures:
+class TextsAndImages:
     """A Qwen2-VL or Qwen3-VL processor without clips."""
 
     def __init__(self, tokens: int = 1024, side: str = "right") -> None:
@@ -26,8 +26,8 @@ class TextsAndPictures:
             merge_size=_MERGE,
             size={"shortest_edge": 8 * 8, "longest_edge": 32 * 32},
         )
-        self.image_token = _PICTURE
-        self.image_token_id = self.tokenizer.convert_tokens_to_ids(_PICTURE)
+        self.image_token = _IMAGE
+        self.image_token_id = self.tokenizer.convert_tokens_to_ids(_IMAGE)
 
     def __call__(self, text: Any = None, images: Any = None, **options: Any) -> BatchFeature:
         """Tokens, with as many marks for each picture as it has patches; and the patches."""
@@ -51,8 +51,8 @@ class TextsAndPictures:
 
 def _spread(text: str, marks: list[int]) -> str:
     """One mark for a picture becomes as many as it has tokens."""
-    before, *rest = text.split(_PICTURE)
+    before, *rest = text.split(_IMAGE)
     filled = before
     for each in rest:
-        filled += " ".join([_PICTURE] * marks.pop(0)) + each
+        filled += " ".join([_IMAGE] * marks.pop(0)) + each
     return filled

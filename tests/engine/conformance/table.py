@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import diffusers
@@ -10,62 +11,77 @@ import torch
 from tests.engine.conformance.checks import TIMES, TOLERANCE, Finding
 from tests.engine.conformance.defects import DEFECTS
 
-_HEAD = """# Conformance
+_HEAD = """# Supported pipelines
 
-Every pipeline class that diffusers exports, made tiny with random weights, through the engine on a
-CPU in float32. `scripts/conformance` runs all of them and writes this page; the tests run a sample
-that differs each time, and tell the `--conformance-seed` that repeats it.
+Every pipeline class that diffusers exports, built tiny with random weights and run through the
+[engine](../explanation/engine.md) on a CPU in float32. `scripts/conformance` runs all of them and
+generates this page. The tests run a different sample each time and print the `--conformance-seed`
+that repeats it. [Media pipelines](media-pipelines.md) lists the video and audio classes that a
+catalogue entry serves.
 
-For each class, three generations with prompts, seeds and numbers of steps of their own:
+Each class runs three generations with different prompts, seeds and step counts.
 
-- **alone**: in the engine, one gives bit for bit what the plain call of the pipeline gives.
-- **cancelled**: one is cancelled after its first step. Another beside it gives what it gives alone,
-  and a plain call afterwards gives the same bits as before.
-- **resumed**: of one, a snapshot is taken after its second step. What goes on from it, on another
-  engine, gives bit for bit what the plain call gives, and takes the steps that are left and no
-  more. From its frames, or where those cannot be read from the outputs of its denoiser.
-- **merged**: all three at once; the largest difference to the plain calls, relative to the
-  output's range. It may be {tolerance:g}, or {times:g} times the pipeline's own noise floor:
-  how far a generation moves that shares its forwards with two copies of itself, and so with nobody
-  else; the farthest of the three. Only rounding by the kernels of the larger batch does that.
-- **shared**: of the denoiser calls of these three, the part that shared a forward. The last step of
-  the longest cannot.
-"""
+| check | passed if |
+| --- | --- |
+| alone | One generation in the engine gives bit for bit the result of the plain pipeline. |
+| cancelled | One generation is cancelled after its first step. Another beside it gives the result that it gives alone, and a later plain call the same bits as before. |
+| resumed | Another engine resumes a snapshot from after the second step, takes only the steps that are left, and gives bit for bit the result of the plain pipeline. The snapshot comes from the frames of the pipeline, or from the outputs of its denoiser where those cannot be read. |
+| merged | All three at once: the number after the class is the largest difference to the plain calls, relative to the range of the output. The limit is {tolerance:g}, or {times:g} times the noise floor: the difference that a generation shows beside two copies of itself. |
+
+Every class in the next table passed all four, resumed from its frames, and shared at least
+{usual:.0%} of its denoiser calls. (The last step of the longest generation cannot be shared.)
+"""  # noqa: E501  one line a row
+
+USUAL_SHARE = 0.9
+FROM_FRAMES = "from its frames"
 
 
 def page(findings: Sequence[Finding], failed: Mapping[str, str], absent: Mapping[str, str]) -> str:
     """In Markdown. ``failed``: what a class raised by itself; ``absent``: why it was not run."""
-    head = _HEAD.format(tolerance=TOLERANCE, times=TIMES)
+    head = _HEAD.format(tolerance=TOLERANCE, times=TIMES, usual=USUAL_SHARE)
     wrong = sum(bool(finding.wrong) for finding in findings)
     total = len(findings) + len(failed) + len(absent)
     figures = (
-        f"Run with diffusers {diffusers.__version__} and torch {torch.__version__}: of {total} "
-        f"cases, {len(findings)} ran and {wrong} of them were wrong; {len(failed)} failed by "
-        f"themselves and {len(absent)} are absent."
+        f"Run with diffusers {diffusers.__version__} and torch {torch.__version__}: {total} cases, "
+        f"{len(findings)} run, {wrong} wrong, {len(failed)} failed outside the engine, "
+        f"{len(absent)} absent."
     )
-    rows = [_row(each) for each in sorted(findings, key=lambda f: (f.case.family, f.case.title))]
-    ran = _table(
-        ("class", "family", "alone", "cancelled", "resumed", "merged", "shared", "note"), rows
-    )
-    reasons = [(f"`{name}`", why) for name, why in {**absent, **failed}.items()]
-    missing = _table(("absent class", "why"), reasons)
-    return f"{head}\n{figures}\n\n{ran}\n\n## Absent\n\n{missing}\n"
-
-
-def _row(finding: Finding) -> tuple[str, ...]:
-    variant = f", {finding.case.variant}" if finding.case.variant else ""
-    alone = "the same bits" if finding.alone else "**differs**"
-    cancelled = "at a step" if finding.cancelled else "not in the middle"
+    usual: defaultdict[str, list[str]] = defaultdict(list)
+    others: list[tuple[str, ...]] = []
+    for finding in sorted(findings, key=lambda f: (f.case.family, f.case.title)):
+        shown = f"{_name(finding)} {finding.together}"
+        if remarks := _remarks(finding):
+            others.append((finding.case.family, shown, " ".join(remarks)))
+        else:
+            usual[finding.case.family].append(shown)
+    reasons: defaultdict[str, list[str]] = defaultdict(list)
+    for name, why in {**absent, **failed}.items():
+        reasons[why].append(f"`{name}`")
+    ran = _table(("family", "classes"), [(key, ", ".join(each)) for key, each in usual.items()])
+    notes = _table(("family", "class", "what differs"), others)
+    missing = _table(("why", "classes"), [(key, ", ".join(each)) for key, each in reasons.items()])
     return (
-        f"`{finding.case.name}`{variant}",
-        finding.case.family,
-        alone,
-        cancelled,
-        finding.resumed,
-        finding.together,
-        f"{finding.shared:.2f}",
-        " ".join([*finding.wrong, *finding.notes, DEFECTS.get(finding.case.title, "")]).strip(),
+        f"{head}\n{figures}\n\n{ran}\n\n## With a remark\n\nThey passed all four checks "
+        f"as well, unless the remark says otherwise.\n\n{notes}\n\n## Absent\n\n{missing}\n"
     )
+
+
+def _name(finding: Finding) -> str:
+    variant = f", {finding.case.variant}" if finding.case.variant else ""
+    return f"`{finding.case.name}`{variant}"
+
+
+def _remarks(finding: Finding) -> list[str]:
+    """What differs from the usual, a sentence each."""
+    remarks = [] if finding.alone else ["**Alone, it differs from the plain pipeline.**"]
+    if not finding.cancelled:
+        remarks.append("It cannot be cancelled in the middle.")
+    if finding.resumed != FROM_FRAMES:
+        remarks.append(f"Resumed: {finding.resumed}.")
+    if finding.shared < USUAL_SHARE:
+        remarks.append(f"Shared {finding.shared:.0%}.")
+    known = DEFECTS.get(finding.case.title, "")
+    return [*remarks, *finding.wrong, *finding.notes, *([known] if known else [])]
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -10,9 +10,9 @@ from tests.engine.conformance.outputs import difference, same_bits, tensors_of
 pytestmark = pytest.mark.engine
 
 
-def test_arrays_tensors_and_pictures_are_found_however_deep():
-    picture = Image.new("RGB", (2, 2))
-    output = {"images": [picture, np.zeros(3)], "more": (torch.ones(2), "words", None)}
+def test_arrays_tensors_and_images_are_found_however_deep():
+    image = Image.new("RGB", (2, 2))
+    output = {"images": [image, np.zeros(3)], "more": (torch.ones(2), "words", None)}
     assert [tuple(each.shape) for each in tensors_of(output)] == [(2, 2, 3), (3,), (2,)]
 
 

@@ -9,7 +9,7 @@ import transformers as tf
 from tests.engine.conformance.tokenizers import TEXT_TOKENS, VOCABULARY
 
 
-def clip(kind: str = "CLIPTextModel", width: int = 32, tokens: int = TEXT_TOKENS) -> Any:
+def video(kind: str = "CLIPTextModel", width: int = 32, tokens: int = TEXT_TOKENS) -> Any:
     return getattr(tf, kind)(
         tf.CLIPTextConfig(
             vocab_size=VOCABULARY,
@@ -27,7 +27,7 @@ def clip(kind: str = "CLIPTextModel", width: int = 32, tokens: int = TEXT_TOKENS
 
 
 def clip_projected(width: int = 32, tokens: int = TEXT_TOKENS) -> Any:
-    return clip("CLIPTextModelWithProjection", width, tokens)
+    return video("CLIPTextModelWithProjection", width, tokens)
 
 
 def t5(width: int = 32, kind: str = "T5") -> Any:

@@ -21,12 +21,12 @@ from tests.engine.conformance.case import WISHES
 WORDS = sorted({word for wish in WISHES for word in wish.prompt.split()})
 TEXT_TOKENS = 24  # the longest text of CLIP and T5 here
 
-PICTURE = "<image>"
+IMAGE = "<image>"
 _SPECIAL = [
     "<pad>", "<eos>", "<bos>", "<unk>", "<|im_start|>", "<|im_end|>", "<|endoftext|>",
     "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>",
 ]  # fmt: skip
-_TURNS = [PICTURE, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+_TURNS = [IMAGE, "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 _CHAT = (
     "{% for message in messages %}<|im_start|> {{ message['role'] }} "
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -37,7 +37,7 @@ _CHAT = (
 )
 
 
-def clip(tokens: int = TEXT_TOKENS) -> CLIPTokenizer:
+def video(tokens: int = TEXT_TOKENS) -> CLIPTokenizer:
     letters = string.ascii_lowercase
     names = ["<|startoftext|>", "<|endoftext|>", "<unk>", *letters, *(f"{x}</w>" for x in letters)]
     vocab = {name: number for number, name in enumerate(names)}

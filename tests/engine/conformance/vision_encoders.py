@@ -9,7 +9,7 @@ import transformers as tf
 SIDE = 16
 
 
-def clip(
+def video(
     kind: str = "CLIPVisionModelWithProjection",
     width: int = 32,
     side: int = SIDE,

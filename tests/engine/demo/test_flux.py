@@ -17,12 +17,12 @@ pytest.importorskip("diffusers")
 from diffusers import FluxPipeline  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from deployments.flux import FluxFamily  # noqa: E402
+from deployments.families.flux import FluxFamily  # noqa: E402
 from serve_app.domain.endpoint import Endpoint, Weights  # noqa: E402
 from training import exam, shelf  # noqa: E402
 from training.checker import read  # noqa: E402
 
-FOLDER = Path(__file__).parents[2] / "deployments" / "demo" / "flux"
+FOLDER = Path(__file__).parents[3] / "deployments" / "demo" / "flux"
 
 pytestmark = [
     pytest.mark.engine,
@@ -86,8 +86,8 @@ def test_it_draws_pairs_on_white_all_but_always_right(pipeline: FluxPipeline) ->
 def test_it_draws_single_shapes_on_white(pipeline: FluxPipeline) -> None:
     asked = [("green", "triangle"), ("cyan", "heart"), ("blue", "square"), ("red", "circle")]
     prompts = [f"a {colour} {shape}" for colour, shape in asked]
-    pictures = exam.draw(pipeline, prompts * 3, steps=4, seeds=range(12))
-    seen = [[(one.colour, one.shape) for one in read(picture).sightings] for picture in pictures]
+    images = exam.draw(pipeline, prompts * 3, steps=4, seeds=range(12))
+    seen = [[(one.colour, one.shape) for one in read(image).sightings] for image in images]
     assert sum(one == [look] for one, look in zip(seen, asked * 3, strict=True)) >= 11
 
 
@@ -103,7 +103,7 @@ def test_it_draws_landscapes_too(landscape: dict[str, float]) -> None:
     assert landscape["shape"] >= 0.45
 
 
-def test_a_picture_redrawn_keeps_its_layout_and_takes_the_new_colour(
+def test_an_image_redrawn_keeps_its_layout_and_takes_the_new_colour(
     pipeline: FluxPipeline,
 ) -> None:
     drawn = exam.draw(pipeline, ["a red circle above a blue square"], steps=4, seeds=[3])[0]
@@ -128,8 +128,8 @@ def test_a_picture_redrawn_keeps_its_layout_and_takes_the_new_colour(
         }
         call = FluxFamily().prepare(endpoint, asked, pipeline, seed=0)
         (made,) = call.view(**call.arguments).images
-        picture = Image.fromarray((made.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
-        after = read(picture)
+        image = Image.fromarray((made.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+        after = read(image)
         far = [
             min(np.hypot(a.x - b.x, a.y - b.y) for a in after.sightings) for b in before.sightings
         ]
@@ -137,12 +137,12 @@ def test_a_picture_redrawn_keeps_its_layout_and_takes_the_new_colour(
     assert rights >= 4
 
 
-def test_case_does_not_change_the_picture(pipeline: FluxPipeline) -> None:
+def test_case_does_not_change_the_image(pipeline: FluxPipeline) -> None:
     lower, upper = exam.draw(pipeline, ["a red circle", "A RED Circle"], steps=4, seeds=[5, 5])
     assert np.array_equal(np.asarray(lower), np.asarray(upper))
 
 
-def test_the_same_seed_draws_the_same_picture_and_another_seed_another(
+def test_the_same_seed_draws_the_same_image_and_another_seed_another(
     pipeline: FluxPipeline,
 ) -> None:
     first, again, other = exam.draw(pipeline, ["a blue star"] * 3, steps=4, seeds=[1, 1, 2])

@@ -17,13 +17,13 @@ pytest.importorskip("diffusers")
 from diffusers import StableDiffusionXLPipeline  # noqa: E402
 from PIL import Image, ImageDraw  # noqa: E402
 
-from deployments.sdxl import SdxlFamily  # noqa: E402
+from deployments.families.sdxl import SdxlFamily  # noqa: E402
 from serve_app.domain.endpoint import Endpoint, Weights  # noqa: E402
 from training import exam, shelf  # noqa: E402
 from training.checker import Reading, read  # noqa: E402
 from training.palette import OBJECT_COLOURS  # noqa: E402
 
-FOLDER = Path(__file__).parents[2] / "deployments" / "demo" / "sdxl"
+FOLDER = Path(__file__).parents[3] / "deployments" / "demo" / "sdxl"
 STEPS, GUIDANCE = 10, 2.0
 
 pytestmark = [
@@ -75,13 +75,13 @@ def test_the_endpoints_own_defaults_draw_as_well(pipeline: StableDiffusionXLPipe
 def test_what_is_not_wanted_is_not_drawn(pipeline: StableDiffusionXLPipeline) -> None:
     asked = {"num_inference_steps": 10, "guidance_scale": 4.0, "width": 128, "height": 128}
     seeds = [torch.Generator().manual_seed(seed) for seed in range(8)]
-    pictures = pipeline(
+    images = pipeline(
         prompt=["a circle"] * 8, negative_prompt=["a red circle"] * 8, generator=seeds, **asked
     ).images
-    assert sum("red" in _colours(read(picture)) for picture in pictures) == 0
+    assert sum("red" in _colours(read(image)) for image in images) == 0
 
 
-def test_a_picture_redrawn_keeps_its_layout_and_takes_the_new_colour(
+def test_an_image_redrawn_keeps_its_layout_and_takes_the_new_colour(
     pipeline: StableDiffusionXLPipeline,
 ) -> None:
     rights = 0
@@ -140,13 +140,13 @@ def _made(pipeline: StableDiffusionXLPipeline, task: str, **input: object) -> Im
 
 def _scene(first: str, at: tuple[int, int], second: str, other: tuple[int, int]) -> Image.Image:
     """A circle and a square."""
-    picture = Image.new("RGB", (128, 128), "white")
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (128, 128), "white")
+    pen = ImageDraw.Draw(image)
     pen.ellipse((at[0] - 22, at[1] - 22, at[0] + 22, at[1] + 22), fill=OBJECT_COLOURS[first])
     pen.rectangle(
         (other[0] - 20, other[1] - 20, other[0] + 20, other[1] + 20), fill=OBJECT_COLOURS[second]
     )
-    return picture
+    return image
 
 
 def _colours(reading: Reading) -> set[str]:

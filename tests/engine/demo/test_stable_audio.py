@@ -16,15 +16,15 @@ pytest.importorskip("diffusers")
 
 from diffusers import StableAudioPipeline  # noqa: E402
 
-from deployments.audio import AudioFamily  # noqa: E402
-from deployments.families import FAMILIES  # noqa: E402
+from deployments.families.audio import AudioFamily  # noqa: E402
+from deployments.families.registry import FAMILIES  # noqa: E402
 from serve_app.catalog.catalog import load  # noqa: E402
 from training import shelf  # noqa: E402
-from training.sound import exam  # noqa: E402
-from training.sound.checker import hear  # noqa: E402
-from training.sound.world import SAMPLE_RATE, SAMPLES  # noqa: E402
+from training.audio import exam  # noqa: E402
+from training.audio.checker import hear  # noqa: E402
+from training.audio.world import SAMPLE_RATE, SAMPLES  # noqa: E402
 
-FOLDER = Path(__file__).parents[2] / "deployments" / "demo" / "stable-audio"
+FOLDER = Path(__file__).parents[3] / "deployments" / "demo" / "stable-audio"
 
 pytestmark = [
     pytest.mark.engine,
@@ -47,7 +47,7 @@ def test_it_is_a_plain_stable_audio_pipeline(pipeline: StableAudioPipeline) -> N
     assert pipeline.vae.config.sampling_rate == SAMPLE_RATE
 
 
-def test_sounds_are_as_high_and_as_loud_as_prompts_say_and_most_do_what_they_say(
+def test_audio_files_are_as_high_and_as_loud_as_prompts_say_and_most_do_what_they_say(
     pipeline: StableAudioPipeline,
 ) -> None:
     answers = exam.sit(pipeline, exam.set_questions(20, seed=31), steps=16, guidance=3.0)
@@ -75,7 +75,7 @@ def test_each_does_what_it_is_called(pipeline: StableAudioPipeline) -> None:
         assert heard[3 * number : 3 * number + 3].count(manner) >= 2, manner
 
 
-def test_a_shorter_sound_is_cut_off(pipeline: StableAudioPipeline) -> None:
+def test_a_shorter_audio_is_cut_off(pipeline: StableAudioPipeline) -> None:
     wave = pipeline("a low tone", audio_end_in_s=0.5, num_inference_steps=2, output_type="np")
     assert wave.audios.shape == (1, 1, SAMPLE_RATE // 2)
 
@@ -92,7 +92,7 @@ def test_a_request_that_names_nothing_else_is_played_as_it_was_trained(
     assert hear(wave[0].float().numpy(), SAMPLE_RATE).pitch == "high"
 
 
-def test_the_same_seed_plays_the_same_sound_and_another_seed_another(
+def test_the_same_seed_plays_the_same_audio_and_another_seed_another(
     pipeline: StableAudioPipeline,
 ) -> None:
     first, again, other = (

@@ -17,15 +17,15 @@ pytest.importorskip("diffusers")
 from diffusers import WanImageToVideoPipeline, WanPipeline  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from deployments.families import FAMILIES  # noqa: E402
-from deployments.video import VideoFamily  # noqa: E402
+from deployments.families.registry import FAMILIES  # noqa: E402
+from deployments.families.video import VideoFamily  # noqa: E402
 from serve_app.catalog.catalog import load  # noqa: E402
 from training import shelf  # noqa: E402
 from training.video import exam  # noqa: E402
 from training.video.checker import sight  # noqa: E402
 from training.video.world import FRAMES, SIDE  # noqa: E402
 
-FOLDER = Path(__file__).parents[2] / "deployments" / "demo" / "wan"
+FOLDER = Path(__file__).parents[3] / "deployments" / "demo" / "wan"
 
 pytestmark = [
     pytest.mark.engine,
@@ -48,7 +48,7 @@ def test_it_is_a_plain_wan_pipeline_of_the_5b_kind(pipeline: WanPipeline) -> Non
     assert pipeline.config.expand_timesteps
 
 
-def test_clips_move_as_asked_in_the_colour_asked_for(pipeline: WanPipeline) -> None:
+def test_videos_move_as_asked_in_the_colour_asked_for(pipeline: WanPipeline) -> None:
     answers = exam.sit(pipeline, exam.set_questions(20, seed=31), steps=12)
     parts = exam.figures(answers)
     assert answers[0].frames.shape == (FRAMES, SIDE, SIDE, 3)
@@ -64,8 +64,8 @@ def test_free_and_noisy_wording_is_understood_as_well(pipeline: WanPipeline) -> 
     assert parts["colour"] >= 0.75
 
 
-def test_the_same_weights_go_on_from_a_picture(pipeline: WanPipeline) -> None:
-    asked = exam.set_pictures(10, seed=33)
+def test_the_same_weights_go_on_from_an_image(pipeline: WanPipeline) -> None:
+    asked = exam.set_images(10, seed=33)
     parts = exam.figures(exam.sit(pipeline, asked, steps=12))
     assert parts["starts"] >= 0.9
     assert parts["motion"] >= 0.8
@@ -91,10 +91,10 @@ def test_the_folder_loads_as_an_image_to_video_pipeline_too() -> None:
 
 
 @pytest.mark.parametrize(("frames", "length"), [(1, 1), (9, 9), (13, 13)])
-def test_a_shorter_clip_is_a_clip_too(pipeline: WanPipeline, frames: int, length: int) -> None:
-    (clip,) = exam.make(pipeline, ["a red circle"], steps=8, seeds=[1], frames=frames)
-    assert len(clip) == length
-    assert sight(clip).background == "white"
+def test_a_shorter_video_is_a_video_too(pipeline: WanPipeline, frames: int, length: int) -> None:
+    (video,) = exam.make(pipeline, ["a red circle"], steps=8, seeds=[1], frames=frames)
+    assert len(video) == length
+    assert sight(video).background == "white"
 
 
 @pytest.mark.parametrize("task", ["text-to-video", "image-to-video"])
@@ -103,23 +103,23 @@ def test_a_request_that_names_nothing_else_is_rendered_as_it_was_trained(
 ) -> None:
     catalog = load(None, demo=True, demo_dir=FOLDER.parent, families=FAMILIES)
     entry = catalog.get(f"fal-ai/wan/v2.2-5b/{task}")
-    (asked,) = exam.set_pictures(1, seed=34)
+    (asked,) = exam.set_images(1, seed=34)
     body: dict[str, object] = {"prompt": asked.prompt}
     if task == "image-to-video":
         body["image_url"] = "https://example.com/a.png"
     checked, _ = entry.schema.validate(body)
-    checked["image_url"] = asked.picture
+    checked["image_url"] = asked.image
     call = VideoFamily().prepare(entry.endpoint, checked, pipeline, seed=1)
     arguments = dict(call.arguments) | {"num_inference_steps": 3}
     (frames,) = (call.view or pipeline)(**arguments).frames
     assert tuple(frames.shape) == (FRAMES, 3, SIDE, SIDE)
     if task == "image-to-video":
         assert sight((frames.permute(0, 2, 3, 1).numpy() * 255).astype(np.uint8)).background == (
-            asked.clip.background
+            asked.video.background
         )
 
 
-def test_the_same_seed_makes_the_same_clip_and_another_seed_another(
+def test_the_same_seed_makes_the_same_video_and_another_seed_another(
     pipeline: WanPipeline,
 ) -> None:
     prompts = ["a blue square moving up"] * 3

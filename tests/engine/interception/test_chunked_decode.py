@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deployments.engine.engine import Engine
-from deployments.engine.lapping import decoded_of
+from deployments.engine.interception.chunked_decode import decoded_of
 from serve_app.domain.errors import Cancelled
 from serve_app.domain.progress import Stage
 from tests.engine.conformance import autoencoders
@@ -27,7 +27,7 @@ def in_tiles(make, side):
     return made
 
 
-CLIPS = {
+VIDEOS = {
     "wan": (autoencoders.wan, (1, 16, 3, 4, 4), (1, 3, 9, 16, 16)),
     "cogvideox": (autoencoders.cogvideox, (1, 4, 5, 4, 4), (1, 3, 17, 16, 16)),
     "ltx": (in_tiles(autoencoders.ltx, 16), (1, 8, 3, 8, 8), (1, 3, 9, 32, 32)),
@@ -36,7 +36,7 @@ CLIPS = {
 }
 
 
-def long_sound():
+def long_audio():
     vae = autoencoders.oobleck()
     vae.enable_tiling()
     vae.tile_latent_min_length, vae.tile_latent_overlap = 16, 2
@@ -45,11 +45,11 @@ def long_sound():
 
 LONG = {
     "wan in tiles": (in_tiles(autoencoders.wan, 16), (1, 16, 3, 5, 7)),
-    "ltx": (CLIPS["ltx"][0], (1, 8, 3, 7, 9)),
-    "ltx2": (CLIPS["ltx2"][0], (1, 4, 3, 16, 20)),
-    "hunyuan": (CLIPS["hunyuan"][0], (1, 4, 9, 9, 8)),
+    "ltx": (VIDEOS["ltx"][0], (1, 8, 3, 7, 9)),
+    "ltx2": (VIDEOS["ltx2"][0], (1, 4, 3, 16, 20)),
+    "hunyuan": (VIDEOS["hunyuan"][0], (1, 4, 9, 9, 8)),
     "cogvideox": (autoencoders.cogvideox, (1, 4, 5, 4, 4)),
-    "a sound": (long_sound, (1, 4, 50)),
+    "a sound": (long_audio, (1, 4, 50)),
 }
 """Latents of more than one chunk, that tiles do not fit evenly."""
 
@@ -68,19 +68,19 @@ class Encodes(Decodes):
 
 
 def made(kind):
-    make, latents, clip = CLIPS[kind]
+    make, latents, video = VIDEOS[kind]
     torch.manual_seed(0)
     vae = make()
     enliven(vae)
-    return vae, latents, clip
+    return vae, latents, video
 
 
 @pytest.mark.parametrize("pipeline", [Decodes, Encodes])
-@pytest.mark.parametrize("kind", CLIPS)
-def test_clips_that_take_turns_do_not_mix(kind, pipeline):
-    vae, latents, clip = made(kind)
+@pytest.mark.parametrize("kind", VIDEOS)
+def test_videos_that_take_turns_do_not_mix(kind, pipeline):
+    vae, latents, video = made(kind)
     calls = pipeline(vae)
-    given = [torch.randn(latents if pipeline is Decodes else clip) for _ in range(2)]
+    given = [torch.randn(latents if pipeline is Decodes else video) for _ in range(2)]
     whose = []
     inner = vae.decoder if pipeline is Decodes else vae.encoder
     with torch.no_grad():
@@ -91,8 +91,8 @@ def test_clips_that_take_turns_do_not_mix(kind, pipeline):
         gate = Gate(engine)
         running = [engine.submit(latents=each) for each in given]
         gate.open()
-        for generation, clip in zip(running, expected, strict=True):
-            assert torch.equal(generation.result(60), clip)
+        for generation, video in zip(running, expected, strict=True):
+            assert torch.equal(generation.result(60), video)
         counts = engine.counts()["autoencoders"]
     assert len(whose) == counts["single_calls"] >= 4
     assert counts["merged_calls"] == 0
@@ -102,9 +102,9 @@ def test_clips_that_take_turns_do_not_mix(kind, pipeline):
 @pytest.mark.parametrize(
     ("kind", "pipeline"), [("wan", Decodes), ("wan", Encodes), ("ltx2", Decodes)]
 )
-def test_a_short_generation_that_comes_steps_between_the_chunks_of_a_long_clip(kind, pipeline):
-    vae, latents, clip = made(kind)
-    long = latents if pipeline is Decodes else clip
+def test_a_short_generation_that_comes_steps_between_the_chunks_of_a_long_video(kind, pipeline):
+    vae, latents, video = made(kind)
+    long = latents if pipeline is Decodes else video
     long = (*long[:2], 41, *long[3:])
     order, short = [], []
 
@@ -129,7 +129,7 @@ def test_a_short_generation_that_comes_steps_between_the_chunks_of_a_long_clip(k
     assert order[1:5] == ["step"] * 4
 
 
-def test_a_clip_of_few_chunks_goes_before_a_generation_of_many_steps():
+def test_a_video_of_few_chunks_goes_before_a_generation_of_many_steps():
     vae, latents, _ = made("wan")
     order = []
     vae.decoder.register_forward_pre_hook(lambda *_: order.append("chunk"))
@@ -173,7 +173,7 @@ def test_one_is_cancelled_between_two_chunks_and_the_next_is_whole():
         assert torch.equal(engine.submit(latents=given).result(60), expected)
 
 
-class Clips(Loop):
+class Videos(Loop):
     """Takes a few steps, and decodes what they give."""
 
     def __init__(self, denoiser, vae):
@@ -189,7 +189,7 @@ class Clips(Loop):
 
 def test_a_snapshot_before_the_first_chunk_takes_no_step_again():
     vae, latents, _ = made("wan")
-    pipeline = Clips(Denoiser(), vae)
+    pipeline = Videos(Denoiser(), vae)
     arguments = {"start": torch.randn(latents), "num_inference_steps": 4}
     with torch.no_grad():
         expected = pipeline(**arguments)
@@ -197,7 +197,7 @@ def test_a_snapshot_before_the_first_chunk_takes_no_step_again():
 
     def ask(progress):
         if progress.stage is Stage.DECODING:
-            asked.append(running.ask_for_snapshot())
+            asked.append(running.request_snapshot())
 
     with Engine(pipeline, threads=1) as engine:
         gate = Gate(engine)
@@ -217,7 +217,7 @@ def test_how_far_it_is_with_decoding_is_told_chunk_by_chunk(kind):
     torch.manual_seed(0)
     vae = make()
     enliven(vae)
-    pipeline = Clips(Denoiser(), vae)
+    pipeline = Videos(Denoiser(), vae)
     arguments = {"start": torch.randn(shape), "num_inference_steps": 2}
     with torch.no_grad():
         expected = pipeline(**arguments)
@@ -240,7 +240,7 @@ def test_how_far_it_is_with_decoding_is_told_chunk_by_chunk(kind):
     assert running.steps_done == 2
 
 
-def test_sounds_that_are_decoded_beside_each_other_are_those_of_each_alone():
+def test_audio_files_that_are_decoded_beside_each_other_are_those_of_each_alone():
     make, shape = LONG["a sound"]
     pipeline = Decodes(make())
     given = [torch.randn(shape) for _ in range(2)]
@@ -250,5 +250,5 @@ def test_sounds_that_are_decoded_beside_each_other_are_those_of_each_alone():
         gate = Gate(engine)
         running = [engine.submit(latents=each) for each in given]
         gate.open()
-        for generation, sound in zip(running, expected, strict=True):
-            assert torch.allclose(generation.result(60), sound, atol=1e-5)
+        for generation, audio in zip(running, expected, strict=True):
+            assert torch.allclose(generation.result(60), audio, atol=1e-5)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from deployments.engine.engine import Engine
+from deployments.engine.loop.options import GenerationOptions
 from serve_app.domain.errors import Cancelled
 from tests.engine.calls import call
 from tests.engine.gate import Gate
@@ -62,11 +63,11 @@ def pipeline() -> Any:
 
 def wish(seed: int, **more: Any) -> dict[str, Any]:
     """Guided, and by a picture."""
-    picture = torch.randn(1, 1, IMAGE_SIZE, generator=torch.Generator().manual_seed(seed))
+    image = torch.randn(1, 1, IMAGE_SIZE, generator=torch.Generator().manual_seed(seed))
     return call(
         seed=seed,
         steps=2 + seed,
-        ip_adapter_image_embeds=[torch.cat([torch.zeros_like(picture), picture])],
+        ip_adapter_image_embeds=[torch.cat([torch.zeros_like(image), image])],
         **more,
     )
 
@@ -92,7 +93,10 @@ def plain(pipeline: Any, set_up: SetUp | None, **arguments: Any) -> torch.Tensor
 
 def together(engine: Engine, set_ups: Sequence[SetUp | None]) -> list[torch.Tensor]:
     gate = Gate(engine)
-    running = [engine.submit(set_up=set_up, **wish(seed)) for seed, set_up in enumerate(set_ups, 1)]
+    running = [
+        engine.submit(options=GenerationOptions(set_up=set_up), **wish(seed))
+        for seed, set_up in enumerate(set_ups, 1)
+    ]
     gate.open()
     return [generation.result(60).images for generation in running]
 
@@ -170,10 +174,16 @@ def test_nothing_stays_behind_when_one_fails_or_is_cancelled(pipeline: Any) -> N
         raise ZeroDivisionError
 
     with Engine(pipeline, threads=1) as engine:
-        failing = engine.submit(set_up=partial(freeu, 1.0), callback_on_step_end=fail, **wish(1))
-        stopped = engine.submit(set_up=partial(scale, 0.5), **wish(2))
+        failing = engine.submit(
+            options=GenerationOptions(set_up=partial(freeu, 1.0)),
+            callback_on_step_end=fail,
+            **wish(1),
+        )
+        stopped = engine.submit(options=GenerationOptions(set_up=partial(scale, 0.5)), **wish(2))
         stopped.cancel()
-        refused = engine.submit(set_up=partial(scale, [1.0, 2.0]), **wish(3))  # it has one adapter
+        refused = engine.submit(
+            options=GenerationOptions(set_up=partial(scale, [1.0, 2.0])), **wish(3)
+        )  # it has one adapter
         ends = ((failing, ZeroDivisionError), (stopped, Cancelled), (refused, ValueError))
         for generation, error in ends:
             with pytest.raises(error):
@@ -187,7 +197,9 @@ def test_settings_that_the_pipeline_came_with_are_everybodys(pipeline: Any) -> N
         expected = pipeline(**wish(1)).images
         with Engine(pipeline, threads=1) as engine:
             assert torch.equal(engine.submit(**wish(1)).result(60).images, expected)
-            other = engine.submit(set_up=lambda its: its.disable_freeu(), **wish(1)).result(60)
+            other = engine.submit(
+                options=GenerationOptions(set_up=lambda its: its.disable_freeu()), **wish(1)
+            ).result(60)
         again = pipeline(**wish(1)).images
     finally:
         pipeline.disable_freeu()

@@ -4,8 +4,8 @@ import pytest
 import torch
 from diffusers import ControlNetModel, DiffusionPipeline, StableDiffusionXLControlNetPipeline
 
-from deployments.engine.denoisers import KnownDenoisers
 from deployments.engine.engine import Engine
+from deployments.engine.interception.components import KnownDenoisers
 from serve_app.domain.errors import Misconfigured
 from tests.engine.calls import SIDE, call
 from tests.engine.gate import Gate
@@ -96,7 +96,7 @@ def test_what_was_found_holds_for_all_pipelines_of_the_class():
 
 def test_what_is_called_fewer_times_than_there_are_steps_is_none():
     known = KnownDenoisers()
-    assert known.learn(Unusual, {"encoder": 2, "dreamer": 8}, 4) == {"dreamer"}
+    assert known.record_calls(Unusual, {"encoder": 2, "dreamer": 8}, 4) == {"dreamer"}
     assert not known.is_denoiser(Unusual, "encoder", torch.nn.Identity())
     assert known.is_denoiser(Unusual, "dreamer", torch.nn.Identity())
     assert not known.is_denoiser(Denoiser, "dreamer", torch.nn.Identity())
@@ -121,7 +121,7 @@ def test_a_text_encoder_is_none_however_often_it_is_called():
 
 
 def test_a_generation_of_few_steps_proves_nothing():
-    assert not KnownDenoisers().learn(Unusual, {"encoder": 2, "dreamer": 2}, 2)
+    assert not KnownDenoisers().record_calls(Unusual, {"encoder": 2, "dreamer": 2}, 2)
 
 
 def test_controlnets_are_merged_as_denoisers_are():

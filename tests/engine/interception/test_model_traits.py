@@ -1,7 +1,7 @@
 """What is declared about denoisers holds for the real ones."""
 
-from importlib import import_module
-from pkgutil import iter_modules
+import ast
+import inspect
 
 import diffusers
 import pytest
@@ -15,16 +15,19 @@ from diffusers.models.autoencoders import (
 )
 from diffusers.models.controlnets import multicontrolnet_union
 
-from deployments.engine import families
-from deployments.engine.declarations import NOTHING, Declaration, Declarations
 from deployments.engine.engine import Engine
-from deployments.engine.families.known import KNOWN
+from deployments.engine.interception import model_traits
+from deployments.engine.interception.model_traits import (
+    BUILT_IN,
+    KNOWN,
+    NOTHING,
+    ModelTrait,
+    ModelTraits,
+)
 from tests.engine.gate import Gate
 from tests.engine.loops import Denoiser, Loop
 
 pytestmark = pytest.mark.engine
-
-PREFIX = f"{families.__name__}."
 
 
 class Calls:
@@ -143,8 +146,10 @@ def test_each_declared_class_is_one_of_diffusers_and_declared_by_one_family():
         autoencoder_kl_hunyuan_video,
         autoencoder_kl_ltx,
     )
-    modules = [import_module(each.name) for each in iter_modules(families.__path__, PREFIX)]
-    names = [name for each in modules for name in getattr(each, "DECLARED", ())]
+    source = ast.parse(inspect.getsource(model_traits))
+    tables = [each for each in ast.walk(source) if isinstance(each, ast.Dict)]
+    names = [key.value for key in max(tables, key=lambda each: len(each.keys)).keys]
+    assert set(names) == set(BUILT_IN)
     assert len(names) > 20
     assert all(any(hasattr(home, name) for home in homes) for name in names)
     assert len(set(names)) == len(names)
@@ -165,12 +170,12 @@ class OfAHouse(Placed):
 @pytest.mark.parametrize("kind", [Placed, OfAHouse])
 def test_what_a_house_declares_about_its_models_is_heeded(kind):
     """Rows that go together would get each other's positions."""
-    told = KNOWN.also([{"Placed": Declaration(shared=frozenset({"places"}))}])
+    told = KNOWN.with_families([{"Placed": ModelTrait(shared=frozenset({"places"}))}])
     pipeline = Loop(kind())
     calls = [
         {"start": torch.ones(1, 2), "places": torch.full((1, 2), place)} for place in (1.0, 2.0)
     ]
-    with Engine(pipeline, threads=1, declarations=told) as engine:
+    with Engine(pipeline, threads=1, traits=told) as engine:
         gate = Gate(engine)
         running = [engine.submit(**each) for each in calls]
         gate.open()
@@ -181,13 +186,13 @@ def test_what_a_house_declares_about_its_models_is_heeded(kind):
 
 
 def test_the_later_family_holds_and_what_is_made_of_a_class_may_do_otherwise():
-    class Clips:
+    class Videos:
         pass
 
-    class Others(Clips):
+    class Others(Videos):
         pass
 
-    first, second = Declaration(chunked=True), Declaration(solo="it is so")
-    told = Declarations({"Clips": first}).also([{"Clips": second}])
-    assert told.of(Clips) == told.of(Others) == told.of_itself(Clips) == second
-    assert told.of_itself(Others) == NOTHING
+    first, second = ModelTrait(chunked=True), ModelTrait(merge_refusal="it is so")
+    told = ModelTraits({"Videos": first}).with_families([{"Videos": second}])
+    assert told.of(Videos) == told.of(Others) == told.exact(Videos) == second
+    assert told.exact(Others) == NOTHING

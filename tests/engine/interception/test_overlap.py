@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from deployments.engine.engine import Engine
+from deployments.engine.loop.options import GenerationOptions
 from tests.engine.conformance import autoencoders
 from tests.engine.conformance.case import enliven
 from tests.engine.live import Live
@@ -30,7 +31,7 @@ def in_time(make, *, side=None):
     return made
 
 
-CLIPS = {
+VIDEOS = {
     "wan": (autoencoders.wan, (1, 16, 3, 4, 4)),
     "cogvideox": (autoencoders.cogvideox, (1, 4, 7, 4, 4)),
     "ltx": (in_time(autoencoders.ltx), (1, 8, 8, 4, 4)),
@@ -61,7 +62,7 @@ class Weighs(Decodes):
 
 
 def made(kind, pipeline=Decodes):
-    make, shape = CLIPS[kind]
+    make, shape = VIDEOS[kind]
     torch.manual_seed(0)
     vae = make()
     enliven(vae)
@@ -73,7 +74,7 @@ def as_pipelines_give_it(decoded):
     return (decoded[0].transpose(0, 1) * 0.5 + 0.5).clamp(0, 1)
 
 
-@pytest.mark.parametrize("kind", CLIPS)
+@pytest.mark.parametrize("kind", VIDEOS)
 def test_the_frames_that_come_are_those_of_the_whole_bit_for_bit(kind):
     pipeline, shape = made(kind)
     given = [torch.randn(shape) for _ in range(2)]
@@ -82,7 +83,7 @@ def test_the_frames_that_come_are_those_of_the_whole_bit_for_bit(kind):
     with Engine(pipeline, threads=1) as engine:
         came = [[], []]
         running = [
-            engine.submit(latents=latents, on_frames=frames.append)
+            engine.submit(latents=latents, options=GenerationOptions(on_frames=frames.append))
             for latents, frames in zip(given, came, strict=True)
         ]
         for generation, frames, whole in zip(running, came, expected, strict=True):
@@ -94,12 +95,14 @@ def test_the_frames_that_come_are_those_of_the_whole_bit_for_bit(kind):
 
 
 @pytest.mark.parametrize("kind", ["wan", "cogvideox", "ltx", "hunyuan"])
-def test_memory_does_not_grow_with_the_frames_of_the_clip(kind):
+def test_memory_does_not_grow_with_the_frames_of_the_video(kind):
     pipeline, shape = made(kind, Weighs)
 
     def peak(frames, on_frames):
         latents = torch.randn((*shape[:2], frames, *shape[3:]))
-        return engine.submit(latents=latents, on_frames=on_frames).result(60)
+        return engine.submit(
+            latents=latents, options=GenerationOptions(on_frames=on_frames)
+        ).result(60)
 
     def grown(on_frames):
         return peak(36, on_frames) - peak(12, on_frames)
@@ -108,23 +111,27 @@ def test_memory_does_not_grow_with_the_frames_of_the_clip(kind):
         assert grown(lambda _: None) < grown(None) / 4
 
 
-def test_a_clip_of_fewer_frames_than_a_tile_comes_as_a_whole():
+def test_a_video_of_fewer_frames_than_a_tile_comes_as_a_whole():
     pipeline, shape = made("ltx2 in tiles")
     came = []
     with Engine(pipeline, threads=1) as engine:
         latents = torch.randn((*shape[:2], 2, *shape[3:]))
-        decoded = engine.submit(latents=latents, on_frames=came.append).result(60)
+        decoded = engine.submit(
+            latents=latents, options=GenerationOptions(on_frames=came.append)
+        ).result(60)
         with torch.no_grad():
             assert torch.equal(decoded, pipeline(latents))
     assert came == []
 
 
-def test_two_clips_of_one_call_come_as_a_whole():
+def test_two_videos_of_one_call_come_as_a_whole():
     pipeline, shape = made("hunyuan")
     came = []
     with Engine(pipeline, threads=1) as engine:
         latents = torch.randn((2, *shape[1:]))
-        decoded = engine.submit(latents=latents, on_frames=came.append).result(60)
+        decoded = engine.submit(
+            latents=latents, options=GenerationOptions(on_frames=came.append)
+        ).result(60)
         with torch.no_grad():
             assert torch.equal(decoded, pipeline(latents))
     assert came == []

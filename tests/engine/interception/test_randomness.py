@@ -78,7 +78,7 @@ def test_a_resumed_one_draws_on_where_it_was():
 
     def ask(progress):
         if progress.step == 3:
-            asked.append(running[0].ask_for_snapshot())
+            asked.append(running[0].request_snapshot())
 
     with Engine(pipeline) as engine:
         gate = Gate(engine)

@@ -11,8 +11,8 @@ from diffusers import (
 from PIL import Image
 
 from deployments.engine.engine import Engine
-from deployments.engine.loader import load_pipeline
-from deployments.engine.views import view_of
+from deployments.engine.interception.pipeline import view_of
+from deployments.engine.loading.loader import load_pipeline
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Cancelled
 from serve_app.domain.progress import Stage
@@ -126,7 +126,7 @@ def _through_the_autoencoder(pipeline, image):
         return (pipeline.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
 
 
-def test_a_clip_is_drawn_anew_in_its_size_also_by_an_autoencoder_that_takes_pixels_in_twos():
+def test_a_video_is_drawn_anew_in_its_size_also_by_an_autoencoder_that_takes_pixels_in_twos():
     wan = load_pipeline(Weights(str(DEMO / "wan")))
     assert wan.vae.config.patch_size == 2
     frames = [Image.new("RGB", (64, 48), "red")] * 5

@@ -7,11 +7,12 @@ import shutil
 import pytest
 import torch
 
-from deployments.engine.loader import load_pipeline
-from serve_app.domain.endpoint import Weights
+from deployments.engine.loading.loader import load_pipeline
+from serve_app.domain.endpoint import StoreConfig, Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from tests.engine.calls import alone
 from tests.engine.tiny import save_tiny_flux
+from weights.store import Store
 
 pytestmark = [
     pytest.mark.engine,
@@ -19,6 +20,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
 
+HUB = Store(StoreConfig()).open
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -126,13 +128,13 @@ def test_damaged_weights_are_told(folder):
 @pytest.mark.parametrize("revision", [None, "main", "abc123", COMMIT[:-1]])
 def test_weights_from_the_hub_need_a_commit(revision):
     with pytest.raises(Misconfigured, match="commit"):
-        load_pipeline(Weights("somebody/something", revision))
+        load_pipeline(Weights("somebody/something", revision), open_weights=HUB)
 
 
 def test_weights_that_the_hub_does_not_give_are_named(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsUnavailable, match="somebody/something"):
-        load_pipeline(Weights("somebody/something", COMMIT))
+        load_pipeline(Weights("somebody/something", COMMIT), open_weights=HUB)
 
 
 def test_what_is_neither_a_directory_nor_a_hub_name_is_refused():

@@ -6,11 +6,10 @@ import weakref
 import pytest
 import torch
 
-from deployments.engine.downloads import AT_ONCE
 from deployments.engine.engine import Engine
-from deployments.engine.loan import Fetch, LoadPlan
-from deployments.engine.residency import Residency
-from deployments.engine.weight_bytes import own_budget
+from deployments.engine.loading.loads import AT_ONCE, Fetch, LoadPlan
+from deployments.engine.loading.residency import Residency
+from deployments.engine.memory.device import own_budget
 from serve_app.domain.errors import Misconfigured, OutOfMemory, WeightsUnavailable
 from serve_app.domain.progress import Progress, Stage
 
@@ -53,12 +52,12 @@ def test_many_who_ask_for_one_pipeline_load_it_once(engine, residency):
         loads.append(1)
         return Pipeline()
 
-    waiting = [residency.borrow("it", LoadPlan(load)).future for _ in range(5)]
+    waiting = [residency.acquire("it", LoadPlan(load)).future for _ in range(5)]
     assert residency.find("it") is None
     go.set()
     pipelines = {future.result(30) for future in waiting}
     assert len(pipelines) == len(loads) == 1
-    assert residency.borrow("it", LoadPlan(load)).future.result(30) in pipelines
+    assert residency.acquire("it", LoadPlan(load)).future.result(30) in pipelines
     assert residency.find("it") in pipelines
     assert engine.submit(pipeline="it").result(30) == "made"
 
@@ -73,8 +72,8 @@ def test_a_failed_load_is_told_to_those_who_wait_and_tried_again_for_the_next(re
         return Pipeline()
 
     with pytest.raises(WeightsUnavailable, match="Not yet"):
-        residency.borrow("it", LoadPlan(load)).future.result(30)
-    assert residency.borrow("it", LoadPlan(load)).future.result(30) is residency.find("it")
+        residency.acquire("it", LoadPlan(load)).future.result(30)
+    assert residency.acquire("it", LoadPlan(load)).future.result(30) is residency.find("it")
 
 
 def test_one_failed_load_leaves_the_others_alone(residency):
@@ -82,7 +81,7 @@ def test_one_failed_load_leaves_the_others_alone(residency):
         raise WeightsUnavailable("Never.")
 
     failing, loading = (
-        residency.borrow(name, load).future
+        residency.acquire(name, load).future
         for name, load in (("bad", LoadPlan(fail)), ("good", plan(4)))
     )
     assert isinstance(loading.result(30), Pipeline)
@@ -103,17 +102,17 @@ def test_idle_weights_go_when_memory_runs_out_and_those_in_use_stay(engine, resi
         def __call__(self):
             self.transformer(torch.zeros(1))
 
-    used = residency.borrow("used", plan(4))
-    idle = residency.borrow("idle", plan(4))
+    used = residency.acquire("used", plan(4))
+    idle = residency.acquire("idle", plan(4))
     for loan in (used, idle):
         loan.future.result(30)
-    residency.give_back(idle)
+    residency.release(idle)
     engine.add("large", Large())
     with pytest.raises(OutOfMemory, match="call of TooLarge"):
         engine.submit(pipeline="large").result(30)
     assert residency.find("idle") is None
     assert residency.find("used") is used.future.result(30)
-    again = residency.borrow("idle", plan(4)).future.result(30)
+    again = residency.acquire("idle", plan(4)).future.result(30)
     assert engine.submit(pipeline="idle").result(30) == "made"
     assert again is residency.find("idle")
 
@@ -127,8 +126,8 @@ def far_away(bring, here=False):
 
 def test_a_download_holds_up_no_load(residency):
     go = threading.Event()
-    far = residency.borrow("far", far_away(lambda _: go.wait(30))).future
-    assert residency.borrow("near", plan(4)).future.result(30) is residency.find("near")
+    far = residency.acquire("far", far_away(lambda _: go.wait(30))).future
+    assert residency.acquire("near", plan(4)).future.result(30) is residency.find("near")
     assert residency.find("far") is None
     go.set()
     assert far.result(30) is residency.find("far")
@@ -142,8 +141,8 @@ def test_only_some_download_at_once_and_the_rest_are_told_of_no_bytes(residency)
             begun.append(1)
         go.wait(30)
 
-    loans = [residency.borrow(str(n), far_away(bring), told.append) for n in range(AT_ONCE + 2)]
-    here = residency.borrow("here", far_away(bring, here=True)).future
+    loans = [residency.acquire(str(n), far_away(bring), told.append) for n in range(AT_ONCE + 2)]
+    here = residency.acquire("here", far_away(bring, here=True)).future
     assert here.result(30) is residency.find("here")
     while told.count(Progress(Stage.DOWNLOADING)) < 2 or len(begun) < AT_ONCE:
         go.wait(0.01)
@@ -158,11 +157,11 @@ def test_a_failed_download_is_told_to_those_who_wait(residency):
     def bring(_):
         raise WeightsUnavailable("The hub is away.")
 
-    waiting = [residency.borrow("far", far_away(bring)).future for _ in range(2)]
+    waiting = [residency.acquire("far", far_away(bring)).future for _ in range(2)]
     for future in waiting:
         with pytest.raises(WeightsUnavailable, match="hub is away"):
             future.result(30)
-    assert residency.borrow("far", plan(4)).future.result(30) is residency.find("far")
+    assert residency.acquire("far", plan(4)).future.result(30) is residency.find("far")
 
 
 def test_what_is_at_work_is_silent_and_what_waits_is_not(engine):
@@ -175,15 +174,15 @@ def test_what_is_at_work_is_silent_and_what_waits_is_not(engine):
         go.wait(30)
         return Pipeline()
 
-    loan = residency.borrow("it", LoadPlan(load))
-    other = residency.borrow("other", plan(4))
+    loan = residency.acquire("it", LoadPlan(load))
+    other = residency.acquire("other", plan(4))
     begun.wait(30)
     now[0] = 100.0
-    assert residency.silent() == ("it", 100.0)
+    assert residency.longest_silence() == ("it", 100.0)
     go.set()
     loan.future.result(30)
     other.future.result(30)
-    assert residency.silent() == ("", 0.0)
+    assert residency.longest_silence() == ("", 0.0)
     residency.close()
 
 
@@ -200,11 +199,11 @@ def test_everybody_who_waits_is_told_the_stages_also_who_comes_in_the_middle(res
         on_download(10**10, 10**10)
         return Pipeline()
 
-    first = residency.borrow("it", LoadPlan(load), told["first"].append)
+    first = residency.acquire("it", LoadPlan(load), told["first"].append)
     halfway.wait(30)
     downloading = Progress(Stage.DOWNLOADING, 5 * 10**9, 10**10)
     assert residency.loading() == {"it": downloading}
-    late = residency.borrow("it", LoadPlan(load), told["late"].append)
+    late = residency.acquire("it", LoadPlan(load), told["late"].append)
     go.set()
     assert late.future.result(30) is first.future.result(30)
     assert told["late"] == [downloading, Progress(Stage.LOADING)]
@@ -219,7 +218,7 @@ def test_the_late_word_of_a_download_is_passed_over(residency):
         words.append(on_download)
         return Pipeline()
 
-    residency.borrow("it", LoadPlan(load)).future.result(30)
+    residency.acquire("it", LoadPlan(load)).future.result(30)
     words[0](1, 2)
     assert residency.loading() == {}
 
@@ -232,15 +231,15 @@ def test_nobody_gets_what_is_not_warm_yet(residency):
             calls.append(steps)
 
     warm = LoadPlan(lambda *_: Warm(), warm_up=lambda _: {"steps": 1})
-    residency.borrow("it", warm, told.append).future.result(30)
+    residency.acquire("it", warm, told.append).future.result(30)
     assert calls == [1]
     assert [each.stage for each in told] == [Stage.LOADING, Stage.WARMING_UP]
 
 
 def test_a_failed_warm_up_is_for_the_next_generation_to_tell(residency, caplog):
     cold = LoadPlan(lambda *_: Pipeline(), warm_up=lambda _: {"unknown": 1})
-    assert residency.borrow("it", cold).future.result(30) is residency.find("it")
-    assert "it could not be warmed up" in caplog.text
+    assert residency.acquire("it", cold).future.result(30) is residency.find("it")
+    assert "The warm-up call of it failed" in caplog.text
 
 
 # Eviction
@@ -259,9 +258,9 @@ def loaded(residency, *names):
 
 def use(residency, name, size):
     """Borrow it, run it, give it back."""
-    loan = residency.borrow(name, plan(size))
+    loan = residency.acquire(name, plan(size))
     loan.future.result(30)
-    residency.give_back(loan)
+    residency.release(loan)
 
 
 def test_idle_weights_make_room_the_longest_unused_first(engine, small):
@@ -287,28 +286,28 @@ def test_what_was_evicted_is_let_go_of_and_loaded_again_when_asked_for(small):
 
 def test_weights_in_use_are_never_evicted_and_the_load_waits(small):
     use(small, "idle", 300)
-    held = small.borrow("held", plan(600))
+    held = small.acquire("held", plan(600))
     held.future.result(30)
-    coming = small.borrow("coming", plan(700))
+    coming = small.acquire("coming", plan(700))
     with pytest.raises(TimeoutError):
         coming.future.result(0.2)
     assert small.find("held") is held.future.result()
-    small.give_back(held)
+    small.release(held)
     assert isinstance(coming.future.result(30), Pipeline)
     assert loaded(small, "idle", "held", "coming") == ["coming"]
 
 
 def test_who_comes_later_waits_behind_a_load_that_waits_for_room(small):
-    first = small.borrow("a", plan(600))
+    first = small.acquire("a", plan(600))
     first.future.result(30)
-    other = small.borrow("b", plan(600))
+    other = small.acquire("b", plan(600))
     with pytest.raises(TimeoutError):
         other.future.result(0.2)
-    late = small.borrow("a", plan(600))
-    small.give_back(first)
+    late = small.acquire("a", plan(600))
+    small.release(first)
     other.future.result(30)
     assert not late.future.done()
-    small.give_back(other)
+    small.release(other)
     late.future.result(30)
 
 
@@ -329,26 +328,26 @@ def test_alternating_loans_from_many_threads_all_end(small):
 
 
 def test_a_load_that_nobody_waits_for_any_more_ends(small):
-    held = small.borrow("held", plan(600))
+    held = small.acquire("held", plan(600))
     held.future.result(30)
-    given_up = small.borrow("coming", plan(600))
+    given_up = small.acquire("coming", plan(600))
     with pytest.raises(TimeoutError):
         given_up.future.result(0.2)
-    small.give_back(given_up)
-    again = small.borrow("held", plan(600))
+    small.release(given_up)
+    again = small.acquire("held", plan(600))
     again.future.result(30)
     assert loaded(small, "held", "coming") == ["held"]
 
 
 def test_giving_back_twice_is_giving_back_once(small):
-    one, two = (small.borrow("a", plan(600)) for _ in range(2))
+    one, two = (small.acquire("a", plan(600)) for _ in range(2))
     two.future.result(30)
-    small.give_back(one)
-    small.give_back(one)
-    coming = small.borrow("b", plan(600))
+    small.release(one)
+    small.release(one)
+    coming = small.acquire("b", plan(600))
     with pytest.raises(TimeoutError):
         coming.future.result(0.2)
-    small.give_back(two)
+    small.release(two)
     coming.future.result(30)
 
 
@@ -363,7 +362,7 @@ def test_idle_weights_go_before_others_are_read_where_those_are_computed_from_ho
         there.append(loaded(small, "a"))
         return Pipeline(600)
 
-    small.borrow("b", LoadPlan(load)).future.result(30)
+    small.acquire("b", LoadPlan(load)).future.result(30)
     assert there == [["a"], []]
 
 
@@ -374,13 +373,13 @@ def test_what_files_say_refuses_nothing(small):
         on_found(5000)
         return Pipeline(600)
 
-    assert small.borrow("b", LoadPlan(load)).future.result(30) is small.find("b")
+    assert small.acquire("b", LoadPlan(load)).future.result(30) is small.find("b")
 
 
 def test_weights_that_never_fit_are_refused_in_words(small):
     use(small, "a", 300)
     with pytest.raises(WeightsUnavailable, match="weights_bytes"):
-        small.borrow("huge", plan(1200)).future.result(30)
+        small.acquire("huge", plan(1200)).future.result(30)
     assert loaded(small, "a", "huge") == ["a"]
 
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from deployments.engine import pixels
 from deployments.engine.engine import Engine
-from deployments.engine.views import view_of
+from deployments.engine.interception.pipeline import view_of
+from deployments.engine.loop import encoders
+from deployments.engine.loop.options import GenerationOptions
 from serve_app.domain.errors import Cancelled
 from serve_app.domain.progress import Stage
 from tests.engine.calls import SIDE, call
@@ -37,7 +38,7 @@ def close(images, pipeline, seed):
     return (images - pipeline(**call(seed=seed, steps=2)).images).abs().max() <= 1e-4
 
 
-def test_pictures_that_are_ready_at_once_are_decoded_together(engine, pipeline):
+def test_images_that_are_ready_at_once_are_decoded_together(engine, pipeline):
     first = engine.submit(**call(steps=2)).result(60).images  # shows how large they become
     assert torch.equal(first, pipeline(**call(steps=2)).images)
     made = together(engine, (1, 2, 3, 4))
@@ -46,14 +47,14 @@ def test_pictures_that_are_ready_at_once_are_decoded_together(engine, pipeline):
 
 
 def test_no_more_pixels_are_decoded_together_than_may_be(engine, pipeline, monkeypatch):
-    monkeypatch.setattr(pixels, "MOST_PIXELS", 2 * SIDE**2)
+    monkeypatch.setattr(encoders, "MAX_PIXELS", 2 * SIDE**2)
     engine.submit(**call(steps=2)).result(60)
     made = together(engine, (1, 2, 3, 4))
     assert all(close(images, pipeline, seed) for seed, images in enumerate(made, 1))
     assert engine.counts()["autoencoders"]["batch_sizes"] == {1: 1, 2: 2}
 
 
-def test_pictures_that_are_given_are_encoded_together(engine, pipeline):
+def test_images_that_are_given_are_encoded_together(engine, pipeline):
     from diffusers import FluxImg2ImgPipeline  # noqa: PLC0415
 
     view = view_of(pipeline, FluxImg2ImgPipeline)
@@ -115,8 +116,8 @@ def test_one_that_waits_for_its_decoding_can_be_cancelled(engine):
 
 @pytest.mark.parametrize("keep_outputs_bytes", [0, 2**20])
 def test_a_snapshot_before_the_decoding_takes_no_step_again(engine, pipeline, keep_outputs_bytes):
-    asked, kept = [], {"keep_outputs_bytes": keep_outputs_bytes}
-    at_decoding(engine, lambda running: asked.append(running.ask_for_snapshot()), **kept).result(60)
+    asked, kept = [], {"options": GenerationOptions(keep_outputs_bytes=keep_outputs_bytes)}
+    at_decoding(engine, lambda running: asked.append(running.request_snapshot()), **kept).result(60)
     snapshot = asked[0].result(60)
     assert (snapshot.step, snapshot.awaits) == (3, "vae.decode")
     told = []

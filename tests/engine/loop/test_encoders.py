@@ -113,7 +113,7 @@ def test_a_snapshot_of_one_that_encodes_comes_at_its_first_step(engine, pipeline
 
     def ask(progress):
         if progress.stage is Stage.ENCODING_TEXT:
-            asked.append(running.ask_for_snapshot())
+            asked.append(running.request_snapshot())
 
     gate = Gate(engine)
     running = engine.submit(on_progress=ask, **call("a snapshot"))
@@ -138,7 +138,7 @@ def test_one_that_stands_still_before_its_first_step_gives_none(engine):
     gate.open()
     with pytest.raises(SnapshotRefused, match="Unpause"):
         running.snapshot(60)
-    running.unpause()
+    running.resume()
     running.result(60)
 
 

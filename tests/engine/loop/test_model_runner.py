@@ -183,11 +183,11 @@ def test_what_was_found_out_goes_with_the_denoiser():
     with Engine() as engine:
         engine.add("it", pipeline)
         together(engine, [{"start": start(n), "pipeline": "it"} for n in range(2)])
-        assert len(engine._loop._forwards.findings) == 1
+        assert len(engine._loop._model_runner.history) == 1
         engine.remove("it")
         del pipeline
         gc.collect()
-        assert len(engine._loop._forwards.findings) == 0
+        assert len(engine._loop._model_runner.history) == 0
 
 
 def test_the_engine_runs_what_it_was_made_with_and_what_was_added():

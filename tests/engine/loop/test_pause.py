@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deployments.engine.engine import Engine
-from deployments.engine.snapshot import Snapshot
+from deployments.engine.snapshot.format import Snapshot
 from serve_app.domain.errors import Cancelled
 from serve_app.domain.progress import Stage
 from tests.engine.calls import alone, call
@@ -41,7 +41,7 @@ def test_it_stands_still_while_another_ends_and_then_goes_on_bit_for_bit(engine,
     other = engine.submit(**call(seed=2, steps=9))
     assert torch.equal(other.result(60).images, alone(flux, seed=2, steps=9))
     assert (paused.steps_done, paused.done()) == (2, False)
-    paused.unpause()
+    paused.resume()
     assert torch.equal(paused.result(60).images, alone(flux, steps=5))
 
 
@@ -62,7 +62,7 @@ def test_one_that_has_not_begun_does_not_begin(engine):
     gate.open()
     engine.submit(**call()).result(60)
     assert told == []
-    paused.unpause()
+    paused.resume()
     paused.result(60)
     assert told
 

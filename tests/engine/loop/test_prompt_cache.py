@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from deployments.engine.counts import Counts
 from deployments.engine.engine import Engine
-from deployments.engine.prompt_cache import PromptCache
+from deployments.engine.loop.encoders import PromptCache
+from deployments.engine.loop.metrics import EngineCounters
 from tests.engine.calls import call
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 
@@ -26,7 +26,7 @@ def ids(*numbers):
 
 
 def cache(most_bytes=10**6):
-    counts = Counts()
+    counts = EngineCounters()
     return PromptCache(most_bytes, counts), counts
 
 
@@ -41,7 +41,7 @@ def output_of(cache, encoder, input_ids, **more):
 
 
 @pytest.mark.parametrize(("make", "encoders"), [(tiny_flux, 2), (tiny_sdxl, 4)])
-def test_pictures_are_the_same_and_encoders_run_once(make, encoders):
+def test_images_are_the_same_and_encoders_run_once(make, encoders):
     pipeline = make()
     with Engine(pipeline, max_batch=1, threads=1) as engine:
         for seed in (1, 2, 3):

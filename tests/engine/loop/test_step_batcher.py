@@ -8,7 +8,7 @@ from math import inf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.engine.step_batcher import Candidate, StepBatcher
+from deployments.engine.loop.step_batcher import Candidate, StepBatcher
 
 MOST = 3
 priorities = st.lists(st.integers(0, 2), min_size=1, max_size=8)
@@ -20,7 +20,7 @@ candidates = st.builds(
     key=st.sampled_from([None, "a", "b", "c"]),
     deadline=st.sampled_from([inf, 1.0, 2.0]),
     remaining=st.sampled_from([inf, 1.0, 5.0, 50.0]),
-    most=st.just(MOST),
+    max_calls=st.just(MOST),
 )
 mixes = st.lists(candidates, min_size=1, max_size=8).map(
     lambda those: [replace(each, generation=n) for n, each in enumerate(those)]
@@ -94,7 +94,7 @@ def test_nothing_starves(mix, patience, standstill):
 def test_within_a_priority_nobody_stands_still(mix):
     equals = [replace(each, priority=1) for each in mix]
     span = 8 + len(mix)
-    chosen = turns(equals, 10 * span, StepBatcher(standstill=8))
+    chosen = turns(equals, 10 * span, StepBatcher(idle_turns=8))
     for start in range(0, len(chosen), span):
         assert set(chain(*chosen[start : start + span])) == set(range(len(mix)))
 
@@ -115,14 +115,14 @@ def test_an_earlier_deadline_goes_before_fewer_steps():
 
 
 def test_fewer_steps_go_before_a_fuller_batch():
-    short = Candidate(1, 0, 0, "a", remaining=1, most=8)
-    full = [Candidate(n, 0, 0, "b", remaining=2, most=8) for n in (2, 3, 4)]
+    short = Candidate(1, 0, 0, "a", remaining=1, max_calls=8)
+    full = [Candidate(n, 0, 0, "b", remaining=2, max_calls=8) for n in (2, 3, 4)]
     assert first_of(*full, short) == 1
 
 
 def test_the_fuller_batch_goes_before_who_has_waited_longer():
-    lonely = Candidate(1, 0, 0, "a", remaining=2, most=8)
-    full = [Candidate(n, 0, 0, "b", remaining=2, most=8) for n in (2, 3)]
+    lonely = Candidate(1, 0, 0, "a", remaining=2, max_calls=8)
+    full = [Candidate(n, 0, 0, "b", remaining=2, max_calls=8) for n in (2, 3)]
     assert first_of(lonely, *full) == 2
 
 
@@ -150,11 +150,11 @@ def test_the_steps_of_a_short_one_and_prompts_of_longer_ones_take_turns():
 
 
 def test_a_short_one_that_comes_to_its_decoder_does_not_wait_for_a_step_of_a_long_one():
-    decoding = Candidate(1, 0, 4, "decodes", steps=False, again=False, remaining=0.0)
+    decoding = Candidate(1, 0, 4, "decodes", steps=False, same_kind_as_last=False, remaining=0.0)
     long = stepping(2, 3, remaining=50.0)
     (leader,) = StepBatcher().choose([decoding, long], 5)
     assert leader is decoding
-    (leader,) = StepBatcher().choose([replace(decoding, again=True), long], 5)
+    (leader,) = StepBatcher().choose([replace(decoding, same_kind_as_last=True), long], 5)
     assert leader is long
 
 
@@ -169,11 +169,15 @@ def test_a_first_step_waits_for_those_of_its_pipeline_that_still_encode():
     assert leader is first  # but not for ever
 
 
-def test_a_first_step_waits_as_well_for_those_that_encode_a_clip_chunk_by_chunk():
+def test_a_first_step_waits_as_well_for_those_that_encode_a_video_chunk_by_chunk():
     first = stepping(0, 4, fresh=True, remaining=1.0, pipeline="it")
-    chunk = Candidate(1, 0, 4, "chunk", fresh=True, prepares=True, remaining=20.0, pipeline="it")
+    chunk = Candidate(
+        1, 0, 4, "chunk", fresh=True, encodes_input=True, remaining=20.0, pipeline="it"
+    )
     (leader,) = StepBatcher().choose([first, chunk], 5)
     assert leader is chunk
     prompt = encoding(2, 4, remaining=50.0, pipeline="it")
-    (leader,) = StepBatcher().choose([replace(chunk, remaining=1.0, again=False), prompt], 5)
-    assert leader.prepares  # which waits for nobody itself
+    (leader,) = StepBatcher().choose(
+        [replace(chunk, remaining=1.0, same_kind_as_last=False), prompt], 5
+    )
+    assert leader.encodes_input  # which waits for nobody itself

@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from deployments.engine.counts import Counts
 from deployments.engine.engine import Engine
-from deployments.engine.stopwatch import HostMark, Stopwatch, marks_on
+from deployments.engine.loop.metrics import EngineCounters, HostTimeStamp, Timer, marks_on
 from tests.engine.gate import Gate
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.tiny import tiny_flux
@@ -39,18 +38,18 @@ class DeviceMark:
 
 
 def test_a_lap_counts_once_the_device_has_passed_its_end():
-    device, counts = Device(), Counts()
-    stopwatch = Stopwatch(device.mark, counts.took)
-    stopwatch.start()
-    stopwatch.lap(("flux", "denoising"))
-    stopwatch.lap(("flux", "decoding"))
+    device, counts = Device(), EngineCounters()
+    timer = Timer(device.mark, counts.took)
+    timer.start()
+    timer.end_lap(("flux", "denoising"))
+    timer.end_lap(("flux", "decoding"))
     assert counts.seconds == {}
     device.at = 2
-    stopwatch.start()  # what lies before it is nobody's
+    timer.start()  # what lies before it is nobody's
     assert counts.seconds == {("flux", "denoising"): 1}
-    stopwatch.lap(("flux", "denoising"))
+    timer.end_lap(("flux", "denoising"))
     device.at = 9
-    stopwatch.start()
+    timer.start()
     assert counts.seconds == {("flux", "denoising"): 2, ("flux", "decoding"): 1}
 
 
@@ -58,7 +57,7 @@ def test_on_a_cpu_it_goes_by_the_clock():
     clock = iter([10.0, 10.5])
     mark = marks_on("cpu", lambda: next(clock))
     first, second = mark(), mark()
-    assert isinstance(first, HostMark)
+    assert isinstance(first, HostTimeStamp)
     assert first.passed()
     assert first.seconds_to(second) == 0.5
 

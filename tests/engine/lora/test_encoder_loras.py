@@ -5,9 +5,8 @@ import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
-from deployments.engine.adapter import Adapter
-from deployments.engine.adapter_merge import merge_adapter
 from deployments.engine.engine import Engine
+from deployments.engine.lora.format import Lora, merge_adapter
 from tests.engine.adapted import plain_with, relative, together
 from tests.engine.calls import call
 from tests.engine.loras import attention_of, parts, save_lora, with_encoders
@@ -27,18 +26,18 @@ def test_adapters_may_change_text_encoders_too(make, tmp_path):
     pipeline = make()
     loras = [save_lora(tmp_path, pipeline, seed) for seed in (1, 2)]
     one, two = (with_encoders(file, pipeline, 5 + n, tmp_path) for n, file in enumerate(loras))
-    asked = [[Adapter(one)], [], [Adapter(two, 0.5)], [Adapter(loras[0])], [Adapter(one, 0.3)]]
+    asked = [[Lora(one)], [], [Lora(two, 0.5)], [Lora(loras[0])], [Lora(one, 0.3)]]
     with Engine(pipeline, max_batch=8, threads=1, verify_merges=True) as engine:
         before = engine.submit(**call(seed=1)).result(60).images
         for each in (one, two, loras[0]):
-            engine.submit(adapters=[Adapter(each)], **call(steps=1)).result(60)
+            engine.submit(loras=[Lora(each)], **call(steps=1)).result(60)
         # The same prompt for all: what encoders remember is told apart by the adapters.
         made = together(
-            engine, [{**call(seed=seed), "adapters": each} for seed, each in enumerate(asked)]
+            engine, [{**call(seed=seed), "loras": each} for seed, each in enumerate(asked)]
         )
         encoded = engine.counts()["prompts_encoded"]
         again = together(
-            engine, [{**call(seed=seed), "adapters": each} for seed, each in enumerate(asked)]
+            engine, [{**call(seed=seed), "loras": each} for seed, each in enumerate(asked)]
         )
         assert engine.counts()["prompts_encoded"] == encoded
         counts = engine.counts()
@@ -48,7 +47,7 @@ def test_adapters_may_change_text_encoders_too(make, tmp_path):
         expected = plain_with(make, adapters, seed=seed)
         assert relative(made[seed], expected) <= 1e-5
         assert relative(again[seed], expected) <= 1e-5
-    alike = [Adapter(loras[0])]  # or the test would prove nothing
+    alike = [Lora(loras[0])]  # or the test would prove nothing
     assert relative(plain_with(make, alike, seed=0), made[0]) > 1e-4
     assert (
         not {"failed when merged", "differs when merged"} & counts["encoders"]["not_merged"].keys()
@@ -75,9 +74,9 @@ def in_the_names_of_kohya(pipeline, file):
 
 def test_adapters_with_text_encoders_are_read_as_they_are_published(tmp_path):
     pipeline = tiny_sdxl()
-    adapters = [Adapter(in_the_names_of_kohya(pipeline, tmp_path / "published.safetensors"), 0.8)]
+    adapters = [Lora(in_the_names_of_kohya(pipeline, tmp_path / "published.safetensors"), 0.8)]
     with Engine(pipeline, threads=1) as engine:
-        made = engine.submit(adapters=adapters, **call()).result(60).images
+        made = engine.submit(loras=adapters, **call()).result(60).images
     assert relative(made, plain_with(tiny_sdxl, adapters)) <= 1e-5
     merge_adapter(pipeline, adapters[0].file, adapters[0].scale)
     assert relative(pipeline(**call()).images, made) <= 1e-4

@@ -9,12 +9,13 @@ import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 
-from deployments.engine.adapter import Adapter
 from deployments.engine.engine import Engine
+from deployments.engine.loop.options import GenerationOptions
+from deployments.engine.lora.format import Lora
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import (
-    AdapterRefused,
     Cancelled,
+    LoraRefused,
     Misconfigured,
     OutOfMemory,
     ReplicaDied,
@@ -73,17 +74,17 @@ def wrapped(pipeline):
     ],
 )
 def test_each_gets_what_diffusers_makes_with_its_adapters_alone(make, pipeline, loras, meeting):
-    asked = [[Adapter(loras[number], scale) for number, scale in each] for each in meeting]
+    asked = [[Lora(loras[number], scale) for number, scale in each] for each in meeting]
     wishes = [{"seed": seed, "steps": 4} for seed in range(len(asked))]
     with Engine(pipeline, max_batch=8, threads=1, verify_merges=True) as engine:
         # Loaded before, so that the generations meet.
         for each in loras:
-            engine.submit(adapters=[Adapter(each)], **call(steps=1)).result(60)
+            engine.submit(loras=[Lora(each)], **call(steps=1)).result(60)
         before = engine.counts()["merged_calls"]
         made = together(
             engine,
             [
-                {**call(**wish), "adapters": adapters}
+                {**call(**wish), "loras": adapters}
                 for wish, adapters in zip(wishes, asked, strict=True)
             ],
         )
@@ -100,11 +101,11 @@ def test_each_gets_what_diffusers_makes_with_its_adapters_alone(make, pipeline, 
     assert not {"failed when merged", "differs when merged"} & counts["not_merged"].keys()
 
 
-def test_an_adapter_that_holds_no_numbers_spoils_its_own_picture_only(make, pipeline, tmp_path):
-    broken, sound = (save_lora(tmp_path, pipeline, seed) for seed in (1, 2))
+def test_an_adapter_that_holds_no_numbers_spoils_its_own_image_only(make, pipeline, tmp_path):
+    broken, audio = (save_lora(tmp_path, pipeline, seed) for seed in (1, 2))
     save_file({name: each * torch.nan for name, each in load_file(broken).items()}, broken)
-    asked = [[Adapter(broken)], [], [Adapter(sound)]]
-    calls = [{**call(seed=seed), "adapters": each} for seed, each in enumerate(asked)]
+    asked = [[Lora(broken)], [], [Lora(audio)]]
+    calls = [{**call(seed=seed), "loras": each} for seed, each in enumerate(asked)]
     with Engine(pipeline, max_batch=4, threads=1) as engine:
         for each in calls:
             engine.submit(**{**each, "num_inference_steps": 1}).result(60)
@@ -118,13 +119,13 @@ def test_an_adapter_that_holds_no_numbers_spoils_its_own_picture_only(make, pipe
 @pytest.mark.parametrize("make_other", [tiny_sd3, tiny_qwen_image, tiny_flux2_klein, tiny_z_image])
 def test_other_families_mix_them_too_or_know_that_they_cannot(make_other, tmp_path):
     pipeline = make_other()
-    asked = [[Adapter(save_lora(tmp_path, pipeline, 1), 0.4)], [], []]
-    asked[2] = [Adapter(save_lora(tmp_path, pipeline, 2), 0.2)]
+    asked = [[Lora(save_lora(tmp_path, pipeline, 1), 0.4)], [], []]
+    asked[2] = [Lora(save_lora(tmp_path, pipeline, 2), 0.2)]
     wishes = [{"seed": seed, "width": 32, "height": 32} for seed in range(3)]
-    calls = [{**call(**wish), "adapters": its} for wish, its in zip(wishes, asked, strict=True)]
+    calls = [{**call(**wish), "loras": its} for wish, its in zip(wishes, asked, strict=True)]
     with Engine(pipeline, max_batch=4, threads=1) as engine:
         for each in asked:
-            engine.submit(**{**calls[0], "adapters": each, "num_inference_steps": 1}).result(60)
+            engine.submit(**{**calls[0], "loras": each, "num_inference_steps": 1}).result(60)
         made = together(engine, [{**each, "generator": seeded(n)} for n, each in enumerate(calls)])
         counts = engine.counts()
     for images, adapters, wish in zip(made, asked, wishes, strict=True):
@@ -138,12 +139,12 @@ def test_other_families_mix_them_too_or_know_that_they_cannot(make_other, tmp_pa
 
 def test_where_rows_cannot_be_told_apart_those_with_the_same_adapters_merge(tmp_path):
     pipeline = tiny_z_image()
-    adapters = [Adapter(save_lora(tmp_path, pipeline, 1), 0.4)]
+    adapters = [Lora(save_lora(tmp_path, pipeline, 1), 0.4)]
     size = {"width": 32, "height": 32}
     with Engine(pipeline, max_batch=4, threads=1) as engine:
-        engine.submit(adapters=adapters, **call(steps=1, **size)).result(60)
+        engine.submit(loras=adapters, **call(steps=1, **size)).result(60)
         made = together(
-            engine, [{**call(seed=seed, **size), "adapters": adapters} for seed in range(2)]
+            engine, [{**call(seed=seed, **size), "loras": adapters} for seed in range(2)]
         )
         # All three steps, or those after the first, where one's adapters were looked at later.
         assert engine.counts()["merged_calls"] >= 4
@@ -158,16 +159,16 @@ def seeded(seed):
 def test_alone_beside_adapters_and_afterwards_it_is_bit_for_bit_what_it_was(make, pipeline, loras):
     plain = make()(**call()).images
     with Engine(pipeline, max_batch=4, threads=1) as engine:
-        with_adapter = engine.submit(adapters=[Adapter(loras[0])], **call()).result(60).images
+        with_adapter = engine.submit(loras=[Lora(loras[0])], **call()).result(60).images
         assert wrapped(pipeline)
         assert torch.equal(engine.submit(**call()).result(60).images, plain)
         assert torch.equal(pipeline(**call()).images, plain)
-        beside = engine.submit(adapters=[Adapter(loras[1])], **call(seed=2, steps=6))
+        beside = engine.submit(loras=[Lora(loras[1])], **call(seed=2, steps=6))
         assert torch.equal(engine.submit(deterministic=True, **call()).result(60).images, plain)
         beside.result(60)
-        again = engine.submit(adapters=[Adapter(loras[0])], **call()).result(60).images
+        again = engine.submit(loras=[Lora(loras[0])], **call()).result(60).images
     assert torch.equal(again, with_adapter)
-    assert torch.equal(with_adapter, plain_with(make, [Adapter(loras[0])]))
+    assert torch.equal(with_adapter, plain_with(make, [Lora(loras[0])]))
     assert not wrapped(pipeline)
     assert torch.equal(pipeline(**call()).images, plain)
 
@@ -175,9 +176,11 @@ def test_alone_beside_adapters_and_afterwards_it_is_bit_for_bit_what_it_was(make
 def test_one_that_waits_for_its_adapter_holds_up_nobody_and_can_be_cancelled(pipeline, loras):
     with Engine(pipeline, max_batch=1, threads=1) as engine:
         free = threading.Event()
-        engine._adapters._loader.submit(free.wait, 60)  # the thread that loads is busy
-        waiting = engine.submit(adapters=[Adapter(loras[0])], priority=9, **call())
-        doomed = engine.submit(adapters=[Adapter(loras[1])], **call())
+        engine._loras._loader.submit(free.wait, 60)  # the thread that loads is busy
+        waiting = engine.submit(
+            loras=[Lora(loras[0])], options=GenerationOptions(priority=9), **call()
+        )
+        doomed = engine.submit(loras=[Lora(loras[1])], **call())
         engine.submit(**call()).result(60)
         doomed.cancel()
         with pytest.raises(Cancelled):
@@ -191,19 +194,19 @@ def test_another_scale_or_copy_of_a_file_takes_no_more_memory(pipeline, loras, t
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(loras[0].read_bytes())
     with Engine(pipeline, max_batch=4, threads=1) as engine:
-        for adapter in (Adapter(loras[0]), Adapter(loras[0], 0.25), Adapter(copy)):
-            engine.submit(adapters=[adapter], **call(steps=1)).result(60)
+        for adapter in (Lora(loras[0]), Lora(loras[0], 0.25), Lora(copy)):
+            engine.submit(loras=[adapter], **call(steps=1)).result(60)
         assert {len(each.lora_A) for each in wrapped(pipeline)} == {1}
 
 
 def test_those_unused_for_longest_make_room_and_those_in_use_are_waited_for(make, pipeline, loras):
     sizes = [each.stat().st_size for each in loras]
-    with Engine(pipeline, max_batch=4, threads=1, adapter_bytes=max(sizes)) as engine:
-        running = [engine.submit(adapters=[Adapter(each)], **call()) for each in loras * 2]
+    with Engine(pipeline, max_batch=4, threads=1, lora_bytes=max(sizes)) as engine:
+        running = [engine.submit(loras=[Lora(each)], **call()) for each in loras * 2]
         made = [each.result(60).images for each in running]
         assert {len(each.lora_A) for each in wrapped(pipeline)} == {1}
     for images, file in zip(made, loras * 2, strict=True):
-        assert relative(images, plain_with(make, [Adapter(file)])) <= 1e-5
+        assert relative(images, plain_with(make, [Lora(file)])) <= 1e-5
 
 
 class TooLarge(Denoiser):
@@ -214,13 +217,13 @@ class TooLarge(Denoiser):
 def test_idle_ones_go_when_memory_runs_out_and_come_again(pipeline, loras):
     with Engine(pipeline, threads=1) as engine:
         engine.add("large", Loop(TooLarge()))
-        made = engine.submit(adapters=[Adapter(loras[0])], **call()).result(60).images
+        made = engine.submit(loras=[Lora(loras[0])], **call()).result(60).images
         assert wrapped(pipeline)
         with pytest.raises(OutOfMemory):
             engine.submit(pipeline="large", start=torch.zeros(1, 4)).result(60)
         assert not wrapped(pipeline)
         encoded = engine.counts()["prompts_encoded"]
-        again = engine.submit(adapters=[Adapter(loras[0])], **call()).result(60).images
+        again = engine.submit(loras=[Lora(loras[0])], **call()).result(60).images
         assert torch.equal(again, made)
         assert engine.counts()["prompts_encoded"] == 2 * encoded
 
@@ -244,21 +247,21 @@ def test_what_cannot_be_had_is_told_and_hurts_nobody(pipeline, loras, tmp_path):
         (encoder, "has no text_encoder.encoder.layers.9"),
     ]
     with Engine(pipeline, threads=1) as engine:
-        beside = engine.submit(adapters=[Adapter(loras[0])], **call(steps=5))
+        beside = engine.submit(loras=[Lora(loras[0])], **call(steps=5))
         for file, says in troubles:
-            failed = engine.submit(adapters=[Adapter(loras[0]), Adapter(file)], **call())
-            with pytest.raises(AdapterRefused, match=says) as caught:
+            failed = engine.submit(loras=[Lora(loras[0]), Lora(file)], **call())
+            with pytest.raises(LoraRefused, match=says) as caught:
                 failed.result(60)
             assert caught.value.number == 1
         beside.result(60)
-        assert engine.submit(adapters=[Adapter(loras[0])], **call()).result(60)
+        assert engine.submit(loras=[Lora(loras[0])], **call()).result(60)
     assert not wrapped(pipeline)
 
 
 def test_adapters_larger_than_their_budget_are_refused(pipeline, loras):
-    with Engine(pipeline, threads=1, adapter_bytes=100) as engine:
-        failed = engine.submit(adapters=[Adapter(loras[0])], **call())
-        with pytest.raises(AdapterRefused, match="adapter_bytes"):
+    with Engine(pipeline, threads=1, lora_bytes=100) as engine:
+        failed = engine.submit(loras=[Lora(loras[0])], **call())
+        with pytest.raises(LoraRefused, match="adapter_bytes"):
             failed.result(60)
 
 
@@ -268,7 +271,7 @@ def test_weights_in_eight_bits_or_elsewhere_take_them_too(loras, make, offload):
     stored = make()
     with Engine(threads=1) as engine:
         engine.add("stored", stored, recipe)
-        made = engine.submit(pipeline="stored", adapters=[Adapter(loras[0])], **call()).result(60)
+        made = engine.submit(pipeline="stored", loras=[Lora(loras[0])], **call()).result(60)
         base = engine.submit(pipeline="stored", **call()).result(60)
     rounded = make()
     for name, component in rounded.components.items():
@@ -284,18 +287,18 @@ def test_weights_in_eight_bits_or_elsewhere_take_them_too(loras, make, offload):
 
 def test_an_engine_that_is_closing_takes_no_more(pipeline, loras):
     with Engine(pipeline, threads=1) as engine:
-        engine._adapters.close()  # as its thread does, when a late caller is in submit
+        engine._loras.close()  # as its thread does, when a late caller is in submit
         with pytest.raises(ReplicaDied):
-            engine.submit(adapters=[Adapter(loras[0])], **call())
+            engine.submit(loras=[Lora(loras[0])], **call())
 
 
 def test_adapters_load_while_all_places_are_taken(pipeline, loras):
     with Engine(pipeline, max_batch=1, threads=1) as engine:
         long = engine.submit(**call(steps=100_000))
         there = threading.Event()
-        attach = engine._adapters._attach
-        engine._adapters._attach = lambda *given: (attach(*given), there.set())
-        following = engine.submit(adapters=[Adapter(loras[0])], **call())
+        attach = engine._loras._attach
+        engine._loras._attach = lambda *given: (attach(*given), there.set())
+        following = engine.submit(loras=[Lora(loras[0])], **call())
         assert there.wait(60)
         assert not long.done()
         long.cancel()
@@ -303,10 +306,9 @@ def test_adapters_load_while_all_places_are_taken(pipeline, loras):
 
 
 def test_adapters_come_and_go_while_others_are_looked_at(pipeline, loras):
-    with Engine(pipeline, max_batch=4, threads=1, adapter_bytes=2 * 2**20) as engine:
+    with Engine(pipeline, max_batch=4, threads=1, lora_bytes=2 * 2**20) as engine:
         running = [
-            engine.submit(adapters=[Adapter(loras[n % 3], n / 7)], **call(steps=1))
-            for n in range(30)
+            engine.submit(loras=[Lora(loras[n % 3], n / 7)], **call(steps=1)) for n in range(30)
         ]
         assert all(each.result(60) for each in running)
 
@@ -315,13 +317,13 @@ def test_a_pipeline_that_is_removed_takes_its_adapters_with_it(make, loras):
     pipeline = make()
     with Engine(threads=1) as engine:
         engine.add("it", pipeline)
-        engine.submit(pipeline="it", adapters=[Adapter(loras[0])], **call()).result(60)
+        engine.submit(pipeline="it", loras=[Lora(loras[0])], **call()).result(60)
         engine.remove("it")
         gone = weakref.ref(pipeline)
         del pipeline
         gc.collect()
         assert gone() is None
-        assert not engine._adapters._loaded
+        assert not engine._loras._loaded
 
 
 def test_alphas_by_layer_and_scaled_by_the_root_of_the_rank_count_as_in_diffusers(make, tmp_path):
@@ -330,23 +332,23 @@ def test_alphas_by_layer_and_scaled_by_the_root_of_the_rank_count_as_in_diffuser
     more = {"alpha_pattern": {layer: 5}, "use_rslora": True}
     file = save_lora(tmp_path, pipeline, 1, alpha=2, **more)
     with Engine(pipeline, threads=1) as engine:
-        made = engine.submit(adapters=[Adapter(file)], **call()).result(60).images
-    assert relative(made, plain_with(make, [Adapter(file)])) <= 1e-5
+        made = engine.submit(loras=[Lora(file)], **call()).result(60).images
+    assert relative(made, plain_with(make, [Lora(file)])) <= 1e-5
     without = save_lora(tmp_path / "without", pipeline, 1, alpha=2)
-    assert relative(made, plain_with(make, [Adapter(without)])) > 1e-3
+    assert relative(made, plain_with(make, [Lora(without)])) > 1e-3
 
 
 def test_a_pipeline_without_adapters_says_so():
     with Engine(Loop(Denoiser()), threads=1) as engine:
-        with pytest.raises(AdapterRefused, match="Loop takes no adapters"):
-            engine.submit(adapters=[Adapter("any.safetensors")], start=torch.ones(1, 1))
+        with pytest.raises(LoraRefused, match="Loop does not support LoRAs"):
+            engine.submit(loras=[Lora("any.safetensors")], start=torch.ones(1, 1))
 
 
 def test_adapters_of_somebody_else_are_not_mixed_with(make, loras):
     pipeline = make()
     pipeline.load_lora_weights(loras[0].parent, weight_name=loras[0].name)
     with Engine(pipeline, threads=1) as engine:
-        failed = engine.submit(adapters=[Adapter(loras[1])], **call())
+        failed = engine.submit(loras=[Lora(loras[1])], **call())
         with pytest.raises(Misconfigured, match="unload_lora_weights"):
             failed.result(60)
 
@@ -358,13 +360,13 @@ def test_a_file_that_was_replaced_is_another_adapter(make, pipeline, loras, tmp_
             new = tmp_path / "new"
             new.write_bytes(source.read_bytes())
             new.replace(file)
-            made = engine.submit(adapters=[Adapter(file)], **call()).result(60).images
-            assert relative(made, plain_with(make, [Adapter(source)])) <= 1e-5
+            made = engine.submit(loras=[Lora(file)], **call()).result(60).images
+            assert relative(made, plain_with(make, [Lora(source)])) <= 1e-5
 
 
 def test_an_evicted_adapter_leaves_no_memory_behind(pipeline, loras):
     with Engine(pipeline, threads=1) as engine:
-        engine.submit(adapters=[Adapter(each) for each in loras], **call()).result(60)
+        engine.submit(loras=[Lora(each) for each in loras], **call()).result(60)
         layers = [weakref.ref(each) for each in wrapped(pipeline)]
     gc.collect()
     assert layers

@@ -7,8 +7,8 @@ import torch
 from diffusers import EulerDiscreteScheduler, LCMScheduler
 from safetensors.torch import load_file, save_file
 
-from deployments.engine.adapter_merge import merge_adapter
-from deployments.engine.solver import set_solver
+from deployments.engine.interception.pipeline import set_scheduler
+from deployments.engine.lora.format import merge_adapter
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 
@@ -91,8 +91,8 @@ def test_a_transformers_adapter_in_diffusers_own_layout_is_read(tmp_path):
          "for another model: this StableDiffusionXLPipeline has no unet.nothing"),
         (lambda state: {name: torch.ones(3, 3) for name in state if not name.endswith("alpha")},
          "for a model of another size"),
-        (lambda _: {"unet.conv_in.weight": torch.ones(1)}, "no plain LoRA"),
-        (lambda _: {"lora_unet_conv_in.hada_w1_a": torch.ones(1)}, "no layout that is known"),
+        (lambda _: {"unet.conv_in.weight": torch.ones(1)}, "not a plain LoRA"),
+        (lambda _: {"lora_unet_conv_in.hada_w1_a": torch.ones(1)}, "has an unknown layout"),
         (lambda _: {"unet.time_proj.lora_A.weight": torch.ones(1, 1),
                     "unet.time_proj.lora_B.weight": torch.ones(1, 1)}, "time_proj, a Timesteps"),
     ],
@@ -117,7 +117,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
 
 def test_a_solver_is_configured_as_the_one_before_but_for_what_is_said():
     pipeline = tiny_sdxl(EulerDiscreteScheduler(beta_end=0.013))
-    set_solver(pipeline, "LCMScheduler", beta_start=0.001)
+    set_scheduler(pipeline, "LCMScheduler", beta_start=0.001)
     assert isinstance(pipeline.scheduler, LCMScheduler)
     assert pipeline.scheduler.config["beta_start"] == 0.001
     assert pipeline.scheduler.config["beta_end"] == 0.013
@@ -126,11 +126,11 @@ def test_a_solver_is_configured_as_the_one_before_but_for_what_is_said():
 @pytest.mark.parametrize(
     ("name", "changes", "says"),
     [
-        ("LcmScheduler", {}, "has no solver 'LcmScheduler'"),
-        ("AutoencoderKL", {}, "has no solver 'AutoencoderKL'"),
-        ("LCMScheduler", {"bta": 1}, "LCMScheduler has no setting bta; it has beta_end"),
+        ("LcmScheduler", {}, "has no scheduler 'LcmScheduler'"),
+        ("AutoencoderKL", {}, "has no scheduler 'AutoencoderKL'"),
+        ("LCMScheduler", {"bta": 1}, "LCMScheduler has no setting bta. Its settings: beta_end"),
     ],
 )
 def test_a_solver_or_a_setting_that_is_not_there_is_told(name, changes, says):
     with pytest.raises(Misconfigured, match=says):
-        set_solver(tiny_sdxl(), name, **changes)
+        set_scheduler(tiny_sdxl(), name, **changes)

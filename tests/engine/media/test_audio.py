@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.engine.sound import write_sound
-from deployments.engine.sound_levels import CEILING, levelled
-from deployments.engine.waveform import HEIGHT, WIDTH, waveform
+from deployments.engine.media.audio import CEILING, HEIGHT, WIDTH, levelled, waveform, write_audio
 from serve_app.domain.errors import PipelineFailed, Unsupported
 
 pytestmark = pytest.mark.engine
@@ -46,7 +44,7 @@ def loudest_hertz(samples: np.ndarray, rate: int) -> float:
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_tone_is_heard_at_its_pitch_as_long_as_it_was_and_as_loud(tmp_path, media_type, channels):
     path = tmp_path / f"tone.{TYPES[media_type]}"
-    write_sound(path, tone(440, 1.5, 44_100, channels), 44_100, media_type)
+    write_audio(path, tone(440, 1.5, 44_100, channels), 44_100, media_type)
     samples, rate = read(path)
     assert len(samples) == channels
     assert samples.shape[1] / rate == pytest.approx(1.5, abs=0.06)  # codecs pad to whole frames
@@ -57,8 +55,8 @@ def test_a_tone_is_heard_at_its_pitch_as_long_as_it_was_and_as_loud(tmp_path, me
 @pytest.mark.parametrize("media_type", ["audio/wav", "audio/flac"])
 def test_types_that_lose_nothing_give_back_every_sample(tmp_path, media_type):
     made = tone(200, 2.25, 16_000)
-    path = tmp_path / "sound"
-    write_sound(path, made, 16_000, media_type)
+    path = tmp_path / "audio"
+    write_audio(path, made, 16_000, media_type)
     samples, rate = read(path)
     assert (rate, samples.shape) == (16_000, made.shape)
     assert np.abs(samples - made).max() <= 1 / 32_768
@@ -68,8 +66,8 @@ def test_types_that_lose_nothing_give_back_every_sample(tmp_path, media_type):
 def test_a_rate_that_the_type_does_not_have_is_changed_and_the_pitch_stays(
     tmp_path, media_type, rate
 ):
-    path = tmp_path / "sound"
-    write_sound(path, tone(100, 1, 4_000), 4_000, media_type)
+    path = tmp_path / "audio"
+    write_audio(path, tone(100, 1, 4_000), 4_000, media_type)
     samples, got = read(path)
     assert got == rate
     assert loudest_hertz(samples, got) == pytest.approx(100, abs=2)
@@ -77,22 +75,22 @@ def test_a_rate_that_the_type_does_not_have_is_changed_and_the_pitch_stays(
 
 def test_each_second_is_told_and_what_is_raised_then_ends_the_writing(tmp_path):
     told: list[int] = []
-    write_sound(tmp_path / "a.wav", tone(100, 2.5, 1_000), 1_000, "audio/wav", told.append)
+    write_audio(tmp_path / "a.wav", tone(100, 2.5, 1_000), 1_000, "audio/wav", told.append)
     assert told == [1_000, 2_000, 2_500]
 
     def stop(done: int) -> None:
         raise KeyboardInterrupt(done)
 
     with pytest.raises(KeyboardInterrupt):
-        write_sound(tmp_path / "b.wav", tone(100, 2.5, 1_000), 1_000, "audio/wav", stop)
+        write_audio(tmp_path / "b.wav", tone(100, 2.5, 1_000), 1_000, "audio/wav", stop)
 
 
-def test_a_type_that_is_no_sound_is_refused(tmp_path):
+def test_a_type_that_is_no_audio_is_refused(tmp_path):
     with pytest.raises(Unsupported, match="video/mp4"):
-        write_sound(tmp_path / "a", tone(100, 1, 1_000), 1_000, "video/mp4")
+        write_audio(tmp_path / "a", tone(100, 1, 1_000), 1_000, "video/mp4")
 
 
-def test_a_sound_that_is_too_loud_is_made_quieter_as_a_whole():
+def test_an_audio_file_that_is_too_loud_is_made_quieter_as_a_whole():
     made = torch.tensor(tone(50, 1, 1_000)) * 6
     samples = levelled(made, 1_000)
     assert np.abs(samples).max() == pytest.approx(CEILING)
@@ -116,11 +114,11 @@ def test_it_has_as_many_samples_as_were_asked_for():
 def test_samples_that_are_no_numbers_are_an_error_that_says_so(wrong):
     made = torch.zeros(2, 100)
     made[1, 50] = wrong
-    with pytest.raises(PipelineFailed, match="no numbers"):
+    with pytest.raises(PipelineFailed, match="not finite numbers"):
         levelled(made, 100)
 
 
-def test_the_picture_is_high_where_the_sound_is_loud():
+def test_the_image_is_high_where_the_audio_is_loud():
     samples = np.concatenate([tone(1_000, 1, 8_000) * 0.2, tone(1_000, 1, 8_000) * 1.6], axis=1)
     pixels = np.asarray(waveform(samples).convert("L")).astype(int)
     assert pixels.shape == (HEIGHT, WIDTH)

@@ -4,18 +4,17 @@ import av
 import numpy as np
 import pytest
 
-from deployments.engine.sound import write_sound
-from deployments.engine.sound_reading import read_sound
+from deployments.engine.media.audio import read_audio, write_audio
 from serve_app.domain.errors import InvalidInput
-from tests.engine.test_clip_reading import clip
-from tests.engine.test_sound import TYPES, loudest_hertz, tone
+from tests.engine.media.test_audio import TYPES, loudest_hertz, tone
+from tests.engine.media.test_video_reader import video
 
 pytestmark = pytest.mark.engine
 
 
-def sound(tmp_path, media_type="audio/wav", seconds=1.5, rate=44_100, channels=2):
-    path = tmp_path / "sound"
-    write_sound(path, tone(440, seconds, rate, channels), rate, media_type)
+def audio(tmp_path, media_type="audio/wav", seconds=1.5, rate=44_100, channels=2):
+    path = tmp_path / "audio"
+    write_audio(path, tone(440, seconds, rate, channels), rate, media_type)
     return path.read_bytes()
 
 
@@ -33,11 +32,11 @@ def m4a(tmp_path):
 
 @pytest.mark.parametrize("media_type", [*TYPES, "audio/mp4"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_a_sound_is_read_at_the_rate_and_in_the_channels_that_are_asked_for(
+def test_an_audio_file_is_read_at_the_rate_and_in_the_channels_that_are_asked_for(
     tmp_path, media_type, channels
 ):
-    body = m4a(tmp_path) if media_type == "audio/mp4" else sound(tmp_path, media_type)
-    samples = read_sound(body, "audio_url").samples(16_000, channels, 10)
+    body = m4a(tmp_path) if media_type == "audio/mp4" else audio(tmp_path, media_type)
+    samples = read_audio(body, "audio_url").samples(16_000, channels, 10)
     assert samples.dtype == np.float32
     assert len(samples) == channels
     assert samples.shape[1] / 16_000 == pytest.approx(1.5, abs=0.07)
@@ -46,15 +45,15 @@ def test_a_sound_is_read_at_the_rate_and_in_the_channels_that_are_asked_for(
 
 
 def test_what_is_beyond_the_seconds_that_a_model_makes_is_left_out(tmp_path):
-    given = read_sound(sound(tmp_path), "audio_url")
+    given = read_audio(audio(tmp_path), "audio_url")
     assert given.samples(8_000, 1, 0.5).shape == (1, 4_000)
-    exact = read_sound(sound(tmp_path, rate=8_000), "audio_url").samples(8_000, 2, 10)
+    exact = read_audio(audio(tmp_path, rate=8_000), "audio_url").samples(8_000, 2, 10)
     assert np.allclose(exact, tone(440, 1.5, 8_000), atol=1e-4)
 
 
-def test_the_sound_of_a_clip_is_a_sound_and_a_silent_clip_is_none(tmp_path):
+def test_the_audio_of_a_video_is_an_audio_file_and_a_silent_video_is_none(tmp_path):
     with pytest.raises(InvalidInput, match="no samples"):
-        read_sound(clip(tmp_path), "audio_url")
+        read_audio(video(tmp_path), "audio_url")
 
 
 @pytest.mark.parametrize(
@@ -71,8 +70,8 @@ def test_the_sound_of_a_clip_is_a_sound_and_a_silent_clip_is_none(tmp_path):
         b"\xff\xf1" + bytes(40),
     ],
 )
-def test_what_is_no_sound_is_refused_by_the_name_of_its_field(body):
+def test_what_is_no_audio_is_refused_by_the_name_of_its_field(body):
     with pytest.raises(InvalidInput) as raised:
-        read_sound(body, "audio_url")
+        read_audio(body, "audio_url")
     (problem,) = raised.value.problems
     assert (problem.loc, problem.type) == (("body", "audio_url"), "unsupported_audio_format")

@@ -5,22 +5,22 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from deployments.engine import picture_reading
-from deployments.engine.picture_reading import read_picture
+from deployments.engine.media import images
+from deployments.engine.media.images import read_image
 from serve_app.domain.errors import InvalidInput
 
 RED, GREEN = (250, 10, 10), (10, 250, 10)
 
 
-def written(picture, format="PNG", **options):
+def written(image, format="PNG", **options):
     buffer = BytesIO()
-    picture.save(buffer, format, **options)
+    image.save(buffer, format, **options)
     return buffer.getvalue()
 
 
 def refused(body, match, kind="image_load_error", **options):
     with pytest.raises(InvalidInput, match=match) as caught:
-        read_picture(body, "mask_url", **options)
+        read_image(body, "mask_url", **options)
     (problem,) = caught.value.problems
     assert (problem.loc, problem.type) == (("body", "mask_url"), kind)
     return problem.context
@@ -28,42 +28,42 @@ def refused(body, match, kind="image_load_error", **options):
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF"])
 def test_the_usual_formats_are_read(format):
-    picture = read_picture(written(Image.new("RGB", (8, 6), RED), format), "image_url")
-    assert (picture.mode, picture.size) == ("RGB", (8, 6))
-    assert all(abs(a - b) < 12 for a, b in zip(picture.getpixel((4, 3)), RED, strict=True))
+    image = read_image(written(Image.new("RGB", (8, 6), RED), format), "image_url")
+    assert (image.mode, image.size) == ("RGB", (8, 6))
+    assert all(abs(a - b) < 12 for a, b in zip(image.getpixel((4, 3)), RED, strict=True))
 
 
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "I;16", "1", "LA"])
 def test_other_modes_become_rgb(mode):
     kind = "JPEG" if mode == "CMYK" else "PNG"
     body = written(Image.new("RGB", (8, 6)).convert("L").convert(mode), kind)
-    assert read_picture(body, "image_url").mode == "RGB"
+    assert read_image(body, "image_url").mode == "RGB"
 
 
 def test_what_is_transparent_is_white():
-    picture = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
-    picture.putpixel((1, 0), (*RED, 255))
-    read = read_picture(written(picture), "image_url")
+    image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    image.putpixel((1, 0), (*RED, 255))
+    read = read_image(written(image), "image_url")
     assert [read.getpixel((x, 0)) for x in (0, 1)] == [(255, 255, 255), RED]
 
 
-def test_a_picture_of_a_turned_camera_is_put_upright():
-    picture = Image.new("RGB", (8, 4), RED)
-    exif = picture.getexif()
+def test_an_image_of_a_turned_camera_is_put_upright():
+    image = Image.new("RGB", (8, 4), RED)
+    exif = image.getexif()
     exif[0x0112] = 6  # turn it by 90 degrees
-    assert read_picture(written(picture, exif=exif), "image_url").size == (4, 8)
+    assert read_image(written(image, exif=exif), "image_url").size == (4, 8)
 
 
 @pytest.mark.parametrize("body", [b"", b"hello", b"<html></html>", b"%PDF-1.4", b"BMW", b"II*"])
-def test_what_is_no_picture_is_refused(body):
-    refused(body, "no picture")
+def test_what_is_no_image_is_refused(body):
+    refused(body, "not a supported image")
 
 
 @pytest.mark.parametrize("name", ["TIFF", "BMP", "ICO", "AVIF", "JPEG2000"])
 def test_a_format_that_is_not_read_is_named(name):
     body = written(Image.new("RGB", (32, 32)), name)
     said = {"JPEG2000": "JPEG 2000"}.get(name, name)
-    context = refused(body, f"is {said}, and PNG", "unsupported_image_format")
+    context = refused(body, f"is {said}, which is not supported", "unsupported_image_format")
     assert context == {"supported_formats": ["PNG", "JPEG", "WEBP", "GIF"]}
 
 
@@ -78,25 +78,25 @@ def test_a_format_that_is_not_read_is_named(name):
     ],
 )
 def test_formats_that_are_not_read_are_known_by_their_beginning(name, body):
-    refused(body, f"is {name}, and PNG", "unsupported_image_format")
+    refused(body, f"is {name}, which is not supported", "unsupported_image_format")
 
 
-def test_a_picture_that_is_too_small_is_refused():
+def test_an_image_that_is_too_small_is_refused():
     body = written(Image.new("RGB", (30, 7)))
     context = refused(body, "30×7", "image_too_small", least_side=8)
     assert context == {"min_width": 8, "min_height": 8}
-    assert read_picture(written(Image.new("RGB", (8, 8))), "image_url", 8).size == (8, 8)
+    assert read_image(written(Image.new("RGB", (8, 8))), "image_url", 8).size == (8, 8)
 
 
-def test_a_damaged_picture_is_refused():
+def test_a_damaged_image_is_refused():
     whole = written(Image.effect_noise((64, 64), 90))
     refused(whole[: len(whole) // 2], "cannot be read")
 
 
-def test_a_picture_with_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
+def test_an_image_with_too_many_pixels_is_refused_before_it_is_decoded(monkeypatch):
     body = written(Image.new("1", (20_000, 20_000)))
     assert len(body) < 100_000
     context = refused(body, "more than 50000000 pixels", "image_too_large")
     assert context == {"max_pixels": 50_000_000}
-    monkeypatch.setattr(picture_reading, "MOST_PIXELS", 7)
+    monkeypatch.setattr(images, "MAX_PIXELS", 7)
     refused(written(Image.new("RGB", (4, 2))), "more than 7 pixels", "image_too_large")

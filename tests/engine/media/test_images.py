@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from deployments.engine.media import encode, fit, to_pictures
+from deployments.engine.media.images import encode, fit, to_images
 from serve_app.domain.errors import Unsupported
 
 pytestmark = pytest.mark.engine
@@ -23,20 +23,20 @@ def halves(width, height):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_a_tensor_becomes_its_picture(dtype):
-    (picture,) = to_pictures(halves(8, 4).to(dtype))
-    assert picture.size == (8, 4)
-    assert picture.getpixel((0, 0)) == (255, 0, 0)
-    assert picture.getpixel((7, 3)) == (0, 0, 255)
+def test_a_tensor_becomes_its_image(dtype):
+    (image,) = to_images(halves(8, 4).to(dtype))
+    assert image.size == (8, 4)
+    assert image.getpixel((0, 0)) == (255, 0, 0)
+    assert image.getpixel((7, 3)) == (0, 0, 255)
 
 
 def test_values_outside_of_the_range_are_clipped():
-    (picture,) = to_pictures(torch.tensor([-1.0, 0.5, 2.0]).view(1, 3, 1, 1))
-    assert picture.getpixel((0, 0)) == (0, 128, 255)
+    (image,) = to_images(torch.tensor([-1.0, 0.5, 2.0]).view(1, 3, 1, 1))
+    assert image.getpixel((0, 0)) == (0, 128, 255)
 
 
-def test_each_of_several_becomes_a_picture():
-    assert len(to_pictures(torch.rand(3, 3, 4, 4))) == 3
+def test_each_of_several_becomes_an_image():
+    assert len(to_images(torch.rand(3, 3, 4, 4))) == 3
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_each_of_several_becomes_a_picture():
     [("image/png", "PNG"), ("image/jpeg", "JPEG"), ("image/webp", "WEBP")],
 )
 def test_a_file_is_of_the_asked_type_and_says_nothing_else(media_type, name):
-    (picture,) = to_pictures(halves(16, 16))
-    with Image.open(BytesIO(encode(picture, media_type))) as read:
+    (image,) = to_images(halves(16, 16))
+    with Image.open(BytesIO(encode(image, media_type))) as read:
         assert read.format == name
         assert read.size == (16, 16)
         assert not read.getexif()
@@ -57,31 +57,31 @@ def test_a_file_is_of_the_asked_type_and_says_nothing_else(media_type, name):
 
 
 def test_png_keeps_every_pixel():
-    (picture,) = to_pictures(torch.rand(1, 3, 9, 7))
-    with Image.open(BytesIO(encode(picture, "image/png"))) as read:
-        assert read.tobytes() == picture.tobytes()
+    (image,) = to_images(torch.rand(1, 3, 9, 7))
+    with Image.open(BytesIO(encode(image, "image/png"))) as read:
+        assert read.tobytes() == image.tobytes()
 
 
-def test_what_is_no_picture_is_refused():
+def test_what_is_no_image_is_refused():
     with pytest.raises(Unsupported, match="video/mp4"):
         encode(Image.new("RGB", (1, 1)), "video/mp4")
 
 
 @pytest.mark.parametrize("asked", [(100, 60), (60, 100), (64, 64), (31, 97), (1024, 768)])
 def test_fitting_gives_exactly_the_asked_size(asked):
-    (picture,) = to_pictures(halves(64, 64))
-    assert fit(picture, *asked).size == asked
+    (image,) = to_images(halves(64, 64))
+    assert fit(image, *asked).size == asked
 
 
 def test_fitting_crops_the_middle_without_resampling_when_it_is_large_enough():
-    (picture,) = to_pictures(torch.rand(1, 3, 16, 32))
-    fitted = fit(picture, 32, 10)
-    assert fitted.tobytes() == picture.crop((0, 3, 32, 13)).tobytes()
+    (image,) = to_images(torch.rand(1, 3, 16, 32))
+    fitted = fit(image, 32, 10)
+    assert fitted.tobytes() == image.crop((0, 3, 32, 13)).tobytes()
 
 
 def test_fitting_keeps_the_shape_of_things():
-    (picture,) = to_pictures(halves(64, 32))
-    fitted = fit(picture, 200, 200)
+    (image,) = to_images(halves(64, 32))
+    fitted = fit(image, 200, 200)
     assert fitted.getpixel((90, 100))[0] > 240
     assert fitted.getpixel((110, 100))[2] > 240
 
@@ -90,11 +90,11 @@ sides = st.integers(1, 300)
 
 
 @given(sides, sides, sides, sides)
-def test_a_picture_of_any_size_is_fitted_to_any_other(width, height, to_width, to_height):
+def test_an_image_of_any_size_is_fitted_to_any_other(width, height, to_width, to_height):
     fitted = fit(Image.new("L", (width, height), 200), to_width, to_height)
     assert fitted.size == (to_width, to_height)
     assert fitted.getextrema() == (200, 200)
 
 
-def test_what_rounding_adds_is_not_asked_of_a_picture():
+def test_what_rounding_adds_is_not_asked_of_an_image():
     assert fit(Image.new("L", (104, 72)), 99, 65).size == (99, 65)

@@ -18,9 +18,9 @@ import hashlib, json, sys
 from fractions import Fraction
 from pathlib import Path
 import numpy as np
-from deployments.clip_form import ClipForm
-from deployments.engine.clip import ClipWriter
-from deployments.engine.sound import write_sound
+from deployments.engine.media.video_format import VideoForm
+from deployments.engine.media.video_writer import VideoWriter
+from deployments.engine.media.audio import write_audio
 
 path, digests = Path(sys.argv[1]), {}
 noise = np.random.default_rng(3)
@@ -38,18 +38,18 @@ def keep(name):
     digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
 
 for kind, effort in KINDS:
-    form = ClipForm(kind, 300, 200, Fraction(16), 9, "high", effort)
+    form = VideoForm(kind, 300, 200, Fraction(16), 9, "high", effort)
     rate = None if kind == "image/gif" else 48_000
-    with ClipWriter(path, form, rate) as writer:
+    with VideoWriter(path, form, rate) as writer:
         for number in range(9):
             frame = still + noise.integers(0, 8, still.shape, dtype=np.uint8)
             frame[20:36, 4 * number : 4 * number + 12] = (220, 30, 40)
             writer.write(frame)
             if rate:
-                writer.write_sound(sound[:, :3000])
+                writer.write_audio(sound[:, :3000])
     keep(f"{kind}, {effort}")
 for kind in ("audio/wav", "audio/flac", "audio/mpeg", "audio/ogg"):
-    write_sound(path, sound, 16_000, kind)
+    write_audio(path, sound, 16_000, kind)
     keep(kind)
 print(json.dumps(digests))
 """

@@ -1,10 +1,10 @@
-"""Where files are made that are too large for memory."""
+"""Temporary files for content that is too large for memory."""
 
 import threading
 
 import pytest
 
-from deployments.scratch import Scratch
+from deployments.engine.media.scratch import Scratch
 from serve_app.domain.errors import Cancelled
 
 

@@ -6,20 +6,20 @@ import av
 import numpy as np
 import pytest
 
-from deployments.clip_form import ClipForm
-from deployments.engine import clip_reading
-from deployments.engine.clip import ClipWriter
-from deployments.engine.clip_reading import read_clip
+from deployments.engine.media import video_reader
+from deployments.engine.media.video_format import VideoForm
+from deployments.engine.media.video_reader import read_video
+from deployments.engine.media.video_writer import VideoWriter
 from serve_app.domain.errors import InvalidInput
 
 TYPES = ("video/mp4", "video/webm", "image/gif")
 
 
-def clip(tmp_path, media_type="video/mp4", frames=8, fps=8, size=(64, 48), sound_rate=None):
+def video(tmp_path, media_type="video/mp4", frames=8, fps=8, size=(64, 48), audio_rate=None):
     """Each frame is brighter than the one before; its left half is red."""
-    form = ClipForm(media_type, *size, Fraction(fps), frames, "maximum", "fast")
-    path = tmp_path / "clip"
-    with ClipWriter(path, form, sound_rate) as writer:
+    form = VideoForm(media_type, *size, Fraction(fps), frames, "maximum", "fast")
+    path = tmp_path / "video"
+    with VideoWriter(path, form, audio_rate) as writer:
         for number in range(frames):
             pixels = np.full((size[1], size[0], 3), 255 * number // max(1, frames - 1), np.uint8)
             pixels[:, : size[0] // 2] = (200, 20, 20)
@@ -27,16 +27,16 @@ def clip(tmp_path, media_type="video/mp4", frames=8, fps=8, size=(64, 48), sound
     return path.read_bytes()
 
 
-def levels(pictures):
+def levels(images):
     """How bright the right half of each is, 0 to 1."""
-    return [np.asarray(each)[:, each.width * 3 // 4 :].mean() / 255 for each in pictures]
+    return [np.asarray(each)[:, each.width * 3 // 4 :].mean() / 255 for each in images]
 
 
 @pytest.mark.parametrize("media_type", TYPES)
-def test_the_frames_of_a_clip_are_read_in_order_and_in_the_size_that_is_asked_for(
+def test_the_frames_of_a_video_are_read_in_order_and_in_the_size_that_is_asked_for(
     tmp_path, media_type
 ):
-    given = read_clip(clip(tmp_path, media_type), "video_url")
+    given = read_video(video(tmp_path, media_type), "video_url")
     assert given.size == (64, 48)
     assert given.fps == pytest.approx(8, rel=0.05)
     frames = given.frames(32, 16, Fraction(8), 100)
@@ -47,7 +47,7 @@ def test_the_frames_of_a_clip_are_read_in_order_and_in_the_size_that_is_asked_fo
 
 
 def test_another_pace_takes_frames_out_or_repeats_them(tmp_path):
-    given = read_clip(clip(tmp_path, frames=8, fps=8), "video_url")
+    given = read_video(video(tmp_path, frames=8, fps=8), "video_url")
     assert levels(given.frames(32, 16, Fraction(4), 100)) == pytest.approx(
         [0, 2 / 7, 4 / 7, 6 / 7], abs=0.05
     )
@@ -66,17 +66,17 @@ def test_one_that_begins_late_begins_with_its_first_frame(tmp_path):
             frame.pts, frame.time_base = 100 + number, Fraction(1, 8)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    frames = read_clip(path.read_bytes(), "video_url").frames(64, 48, Fraction(8), 100)
+    frames = read_video(path.read_bytes(), "video_url").frames(64, 48, Fraction(8), 100)
     assert levels(frames) == pytest.approx([0, 80 / 255, 160 / 255, 240 / 255], abs=0.05)
 
 
 def test_one_that_a_telephone_held_upright_stands_upright(tmp_path):
-    body = bytearray(clip(tmp_path))
+    body = bytearray(video(tmp_path))
     # A quarter turn to the right, as the matrix of a track has it (ISO/IEC 14496-12, 8.3.2).
     turned = [0, 0x10000, 0, 0x100000000 - 0x10000, 0, 0, 0, 0, 0x40000000]
     at = body.index(b"tkhd") + 4 + 40
     body[at : at + 36] = b"".join(each.to_bytes(4, "big") for each in turned)
-    given = read_clip(bytes(body), "video_url")
+    given = read_video(bytes(body), "video_url")
     assert given.size == (48, 64)
     first = np.asarray(given.frames(48, 64, Fraction(8), 1)[0])
     assert first[:16].mean(axis=(0, 1)) == pytest.approx([200, 20, 20], abs=12)  # left is up now
@@ -95,26 +95,26 @@ def test_one_that_a_telephone_held_upright_stands_upright(tmp_path):
         b"GIF89a",
     ],
 )
-def test_what_is_no_clip_is_refused_by_the_name_of_its_field(body):
+def test_what_is_no_video_is_refused_by_the_name_of_its_field(body):
     with pytest.raises(InvalidInput) as raised:
-        read_clip(body, "video_url")
+        read_video(body, "video_url")
     (problem,) = raised.value.problems
     assert (problem.loc, problem.type) == (("body", "video_url"), "unsupported_video_format")
 
 
-def test_half_a_clip_is_refused_or_read_as_far_as_it_goes(tmp_path):
-    body = clip(tmp_path, "video/webm", frames=24)
+def test_half_a_video_is_refused_or_read_as_far_as_it_goes(tmp_path):
+    body = video(tmp_path, "video/webm", frames=24)
     told = set()
     for share in range(1, 10):
         try:
-            given = read_clip(body[: len(body) * share // 10], "video_url")
+            given = read_video(body[: len(body) * share // 10], "video_url")
             told.add(len(given.frames(32, 16, Fraction(8), 100)) <= 24)
         except InvalidInput as error:
             told.add(error.problems[0].type)
     assert told <= {True, "unsupported_video_format"}
 
 
-def test_a_sound_is_no_clip(tmp_path):
+def test_an_audio_file_is_no_video(tmp_path):
     path = tmp_path / "sound.mp4"
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("aac", rate=24000)
@@ -123,15 +123,15 @@ def test_a_sound_is_no_clip(tmp_path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     with pytest.raises(InvalidInput, match="no frames"):
-        read_clip(path.read_bytes(), "video_url")
+        read_video(path.read_bytes(), "video_url")
 
 
 def test_what_is_too_large_or_too_long_is_refused(tmp_path, monkeypatch):
-    body = clip(tmp_path)
-    monkeypatch.setattr(clip_reading, "MOST_READ", 4)
+    body = video(tmp_path)
+    monkeypatch.setattr(video_reader, "MAX_FRAMES_READ", 4)
     with pytest.raises(InvalidInput, match="more than 4 frames"):
-        read_clip(body, "video_url").frames(32, 16, Fraction(8), 100)
-    assert len(read_clip(body, "video_url").frames(32, 16, Fraction(8), 3)) == 3
-    monkeypatch.setattr(clip_reading, "MOST_PIXELS", 1000)
+        read_video(body, "video_url").frames(32, 16, Fraction(8), 100)
+    assert len(read_video(body, "video_url").frames(32, 16, Fraction(8), 3)) == 3
+    monkeypatch.setattr(video_reader, "MAX_FRAME_PIXELS", 1000)
     with pytest.raises(InvalidInput, match="more than 1000 pixels"):
-        read_clip(body, "video_url")
+        read_video(body, "video_url")

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.clip_form import ClipForm, even
-from deployments.engine.clip import ClipWriter
-from deployments.engine.sound_levels import CEILING
-from deployments.engine.soundtrack import Soundtrack
+from deployments.engine.media.audio import CEILING, Soundtrack
+from deployments.engine.media.video_format import VideoForm, even
+from deployments.engine.media.video_writer import VideoWriter
 from serve_app.domain.errors import PipelineFailed, Unsupported
-from tests.deployments.clips import seen
+from tests.deployments.videos import seen
 
 pytestmark = pytest.mark.engine
 
@@ -25,7 +24,7 @@ TYPES = {"mp4": "video/mp4", "webm": "video/webm", "gif": "image/gif"}
 
 
 def form(name="mp4", width=48, height=32, fps=Fraction(24), num_frames=7, **more):
-    return ClipForm(TYPES[name], width, height, fps, num_frames, **more)
+    return VideoForm(TYPES[name], width, height, fps, num_frames, **more)
 
 
 def drawn(width, height, count):
@@ -38,7 +37,7 @@ def drawn(width, height, count):
 
 
 def written(path, wanted, size=None):
-    with ClipWriter(path, wanted) as writer:
+    with VideoWriter(path, wanted) as writer:
         for frame in drawn(*(size or (wanted.width, wanted.height)), wanted.num_frames):
             writer.write(frame)
     return seen(path)
@@ -49,10 +48,10 @@ PACES = [Fraction(24), Fraction(16), Fraction(30000, 1001), Fraction(25, 2), Fra
 
 @pytest.mark.parametrize("fps", PACES)
 def test_an_mp4_has_the_pace_and_the_duration_that_were_asked_for(tmp_path, fps):
-    clip = written(tmp_path / "a.mp4", form(fps=fps, num_frames=13))
-    assert clip.fps == fps
-    assert clip.duration_s == pytest.approx(float(13 / fps), abs=1e-5)
-    assert clip.times_s == pytest.approx([float(n / fps) for n in range(13)], abs=1e-4)
+    video = written(tmp_path / "a.mp4", form(fps=fps, num_frames=13))
+    assert video.fps == fps
+    assert video.duration_s == pytest.approx(float(13 / fps), abs=1e-5)
+    assert video.times_s == pytest.approx([float(n / fps) for n in range(13)], abs=1e-4)
 
 
 @pytest.mark.parametrize("name", TYPES)
@@ -60,10 +59,10 @@ def test_an_mp4_has_the_pace_and_the_duration_that_were_asked_for(tmp_path, fps)
 def test_every_format_holds_the_frames_in_their_colours_at_every_size(tmp_path, name, size):
     if name == "mp4":
         size = (even(size[0]), even(size[1]))
-    clip = written(tmp_path / f"a.{name}", form(name, *size, quality="maximum"))
-    assert clip.size == size
-    assert len(clip.frames) == 7
-    for made, wanted in zip(clip.frames, drawn(*size, 7), strict=True):
+    video = written(tmp_path / f"a.{name}", form(name, *size, quality="maximum"))
+    assert video.size == size
+    assert len(video.frames) == 7
+    for made, wanted in zip(video.frames, drawn(*size, 7), strict=True):
         assert np.abs(made.astype(int) - wanted.astype(int)).mean() < 12
         assert np.abs(made[:, -2:].astype(int) - wanted[:, -2:]).mean() < 30
 
@@ -71,7 +70,7 @@ def test_every_format_holds_the_frames_in_their_colours_at_every_size(tmp_path, 
 def test_frames_of_another_shape_lose_their_edges_and_are_scaled(tmp_path):
     frame = np.zeros((40, 100, 3), dtype=np.uint8)
     frame[:, 30:70] = 200  # the middle square
-    with ClipWriter(tmp_path / "a.mp4", form(width=64, height=64, num_frames=1)) as writer:
+    with VideoWriter(tmp_path / "a.mp4", form(width=64, height=64, num_frames=1)) as writer:
         writer.write(frame)
     (made,) = seen(tmp_path / "a.mp4").frames
     assert made.shape == (64, 64, 3)
@@ -79,7 +78,7 @@ def test_frames_of_another_shape_lose_their_edges_and_are_scaled(tmp_path):
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_a_single_frame_is_a_clip_too(tmp_path, name):
+def test_a_single_frame_is_a_video_too(tmp_path, name):
     assert len(written(tmp_path / f"a.{name}", form(name, num_frames=1)).frames) == 1
 
 
@@ -89,7 +88,7 @@ def test_a_player_can_begin_before_it_has_the_whole_file(tmp_path):
     assert 0 < body.index(b"moov") < body.index(b"mdat")
 
 
-def test_a_clip_says_which_colours_it_has(tmp_path):
+def test_a_video_says_which_colours_it_has(tmp_path):
     written(tmp_path / "a.mp4", form())
     with av.open(str(tmp_path / "a.mp4")) as file:
         context = file.streams.video[0].codec_context
@@ -99,24 +98,24 @@ def test_a_clip_says_which_colours_it_has(tmp_path):
 
 @pytest.mark.parametrize("name", ["mp4", "webm"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_sound_lies_beside_the_frames(tmp_path, name, channels):
+def test_audio_lies_beside_the_frames(tmp_path, name, channels):
     rate, fps = 24000, Fraction(25)
     tone = torch.sin(torch.arange(rate) * 0.1).repeat(channels, 1) * 0.5
     track = Soundtrack.of(tone, rate)
     path = tmp_path / f"a.{name}"
-    with ClipWriter(path, form(name, fps=fps, num_frames=25), rate) as writer:
+    with VideoWriter(path, form(name, fps=fps, num_frames=25), rate) as writer:
         for number, frame in enumerate(drawn(48, 32, 25)):
             writer.write(frame)
-            writer.write_sound(track.during(number / fps, (number + 1) / fps))
-    clip = seen(path)
-    codec, _, seconds = clip.sound
+            writer.write_audio(track.during(number / fps, (number + 1) / fps))
+    video = seen(path)
+    codec, _, seconds = video.audio
     assert codec == {"mp4": "aac", "webm": "opus"}[name]
     assert seconds == pytest.approx(1.0, abs=0.1)
-    assert clip.duration_s == pytest.approx(1.0, abs=0.05)
-    assert len(clip.frames) == 25
+    assert video.duration_s == pytest.approx(1.0, abs=0.05)
+    assert len(video.frames) == 25
 
 
-def test_a_sound_that_ends_before_the_frames_is_silent_after():
+def test_an_audio_file_that_ends_before_the_frames_is_silent_after():
     track = Soundtrack.of(torch.full((2, 50), 0.5), 100)
     parts = [track.during(Fraction(n, 3), Fraction(n + 1, 3)) for n in range(3)]
     whole = np.concatenate(parts, axis=1)
@@ -125,23 +124,23 @@ def test_a_sound_that_ends_before_the_frames_is_silent_after():
     assert (whole[:, 50:] == 0).all()
 
 
-def test_a_loud_sound_of_a_clip_becomes_quieter_and_none_of_it_is_cut_off():
+def test_a_loud_audio_of_a_video_becomes_quieter_and_none_of_it_is_cut_off():
     wave = torch.tensor([0.0, 1.0, 2.0, -4.0])
     samples = Soundtrack.of(wave, 100).samples
     assert np.allclose(samples / samples[0, 1], wave)
     assert np.abs(samples).max() == pytest.approx(CEILING)
 
 
-def test_a_sound_of_a_clip_that_is_no_numbers_is_said():
-    with pytest.raises(PipelineFailed, match="no numbers"):
+def test_an_audio_file_of_a_video_that_is_no_numbers_is_said():
+    with pytest.raises(PipelineFailed, match="not finite numbers"):
         Soundtrack.of(torch.tensor([0.0, float("nan")]), 100)
 
 
-def test_what_no_clip_is_written_as_is_said(tmp_path):
-    with pytest.raises(Unsupported, match="not written as image/png"):
-        ClipWriter(tmp_path / "a.png", ClipForm("image/png", 8, 8, Fraction(8), 1))
-    with pytest.raises(Unsupported, match="image/gif has no sound"):
-        ClipWriter(tmp_path / "a.gif", form("gif"), 24000)
+def test_what_no_video_is_written_as_is_said(tmp_path):
+    with pytest.raises(Unsupported, match="cannot be written as image/png"):
+        VideoWriter(tmp_path / "a.png", VideoForm("image/png", 8, 8, Fraction(8), 1))
+    with pytest.raises(Unsupported, match="image/gif cannot have audio"):
+        VideoWriter(tmp_path / "a.gif", form("gif"), 24000)
 
 
 MEMORY = """
@@ -149,13 +148,13 @@ import resource, sys
 from fractions import Fraction
 from pathlib import Path
 import numpy as np
-from deployments.clip_form import ClipForm
-from deployments.engine.clip import ClipWriter
+from deployments.engine.media.video_format import VideoForm
+from deployments.engine.media.video_writer import VideoWriter
 
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 frame = np.random.default_rng(0).integers(0, 255, (144, 256, 3), dtype=np.uint8)
-form = ClipForm("video/mp4", 256, 144, Fraction(24), 0, "low", "fast")
-with ClipWriter(Path(sys.argv[1]), form) as writer:
+form = VideoForm("video/mp4", 256, 144, Fraction(24), 0, "low", "fast")
+with VideoWriter(Path(sys.argv[1]), form) as writer:
     for number in range(150):
         writer.write(np.roll(frame, number, axis=1))
     before = peak()
@@ -165,7 +164,7 @@ with ClipWriter(Path(sys.argv[1]), form) as writer:
 """
 
 
-def test_memory_does_not_grow_with_the_clip(tmp_path: Path):
+def test_memory_does_not_grow_with_the_video(tmp_path: Path):
     told = subprocess.run(
         [sys.executable, "-c", MEMORY, str(tmp_path / "long.mp4")],
         capture_output=True,

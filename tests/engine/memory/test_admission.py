@@ -4,8 +4,8 @@ fit, and what does not fit waits or is told so."""
 import pytest
 import torch
 
-from deployments.engine.admission import kind_of
 from deployments.engine.engine import Engine
+from deployments.engine.memory.admission import memory_kind_of
 from serve_app.domain.errors import OutOfMemory
 from tests.engine.gate import Gate
 from tests.engine.loops import Denoiser, Loop
@@ -136,7 +136,7 @@ def test_an_engine_says_that_one_waits_for_memory_until_there_is_room():
     large = {"start": start(1), "held": 600, "steps": 9}
     told, room = [], []
     with Engine(pipeline, max_batch=8, memory=device) as engine:
-        engine.on_room(lambda: room.append(engine.short_of_memory))
+        engine.on_memory_available(lambda: room.append(engine.short_of_memory))
         engine.submit(**large).result(60)
         assert not engine.short_of_memory
         gate = Gate(engine)
@@ -169,7 +169,7 @@ def test_one_that_does_not_fit_even_alone_is_told_with_sizes_after_the_idle_has_
     device = SmallDevice(1000)
     dropped = []
     with Engine(Loop(Hungry(device, 1200)), memory=device) as engine:
-        engine.may_drop(lambda: dropped.append("idle"))
+        engine.add_reclaimer(lambda: dropped.append("idle"))
         generation = engine.submit(start=start(1))
         with pytest.raises(OutOfMemory, match=r"call of Hungry with \[\[1, 4\]\].* are free"):
             generation.result(60)
@@ -182,7 +182,7 @@ def test_what_is_idle_makes_room_for_one_that_would_not_fit():
     idle = [device.allocate(500)]
     pipeline = Loop(Hungry(device, 700))
     with Engine(pipeline, memory=device) as engine:
-        engine.may_drop(idle.clear)
+        engine.add_reclaimer(idle.clear)
         assert torch.equal(engine.submit(start=start(1)).result(60), Loop(Denoiser())(start(1)))
 
 
@@ -194,7 +194,7 @@ def test_a_batch_that_ran_out_grows_back_when_there_is_more_memory(caplog):
         denoiser.size = 200  # what was measured is wrong from here on
         others = device.allocate(150)
         together(engine, [{"start": start(n)} for n in range(8)])
-        assert "did not fit in memory together" in caplog.text
+        assert "did not fit in memory; at most" in caplog.text
         denoiser.size = 100
         denoiser.rows.clear()
         together(engine, [{"start": start(n), "steps": 20} for n in range(8)])
@@ -226,8 +226,8 @@ def test_a_failed_batch_of_adapters_or_shapes_is_of_no_weight_for_others():
 def test_of_a_kind_are_those_with_the_same_sizes(arguments, same):
     first = {"prompt": "a", "width": 64, "num_inference_steps": 4, "guidance_scale": 1.0, "seed": 1}
     other = {**first, **arguments}
-    assert (kind_of("it", None, first) == kind_of("it", None, other)) is same
+    assert (memory_kind_of("it", None, first) == memory_kind_of("it", None, other)) is same
 
 
 def test_a_view_is_of_another_kind():
-    assert kind_of("it", Loop(None), {}) != kind_of("it", None, {})
+    assert memory_kind_of("it", Loop(None), {}) != memory_kind_of("it", None, {})

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deployments.engine.device_memory import CudaMemory, Unlimited, memory_of
+from deployments.engine.memory.device import CudaMemory, UnlimitedMemory, memory_of
 from tests.fakes.small_device import SmallDevice
 
 pytestmark = pytest.mark.engine
@@ -64,7 +64,7 @@ def test_more_than_there_is_runs_out_of_memory(memory):
 
 def test_host_memory_is_not_counted_and_limits_nothing():
     memory = memory_of("cpu")
-    assert isinstance(memory, Unlimited)
+    assert isinstance(memory, UnlimitedMemory)
     assert memory.free() is None
     assert memory.total() is None
     with memory.measured() as taken:

@@ -3,15 +3,15 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.engine.memory import (
+from deployments.engine.memory.admission import (
     MARGIN,
     MEASUREMENTS,
+    AdmittedGeneration,
     BatchLimit,
     Footprint,
     ForwardBytes,
-    Guest,
     may_begin,
-    typical,
+    median_footprint,
 )
 
 sizes = st.integers(0, 10**12)  # bytes
@@ -22,7 +22,7 @@ measurements = st.dictionaries(counts, sizes, min_size=1)
 def measured(seen):
     takes = ForwardBytes()
     for calls, size in seen.items():
-        takes.saw(calls, size)
+        takes.record(calls, size)
     return takes
 
 
@@ -52,16 +52,16 @@ def test_of_one_measurement_all_is_taken_as_growing_with_the_calls():
 def test_one_of_three_measurements_may_be_disturbed():
     takes = ForwardBytes()
     for size in (100, 9000, 110):
-        takes.saw(1, size)
+        takes.record(1, size)
     assert takes.expected(1) == 110
-    assert not takes.wants(1)
-    assert takes.wants(2)
+    assert not takes.needs_measurement(1)
+    assert takes.needs_measurement(2)
 
 
 @given(measurements, st.integers(0, 10**13), counts)
 def test_what_is_expected_not_to_fit_is_not_merged(seen, free, most):
     takes = measured(seen)
-    fitting = takes.fitting(free, most)
+    fitting = takes.max_calls(free, most)
     assert 1 <= fitting <= most
     if fitting > 1:
         assert takes.expected(fitting) * MARGIN <= free
@@ -72,12 +72,12 @@ def test_what_is_expected_not_to_fit_is_not_merged(seen, free, most):
 @given(measurements, sizes, sizes, counts)
 def test_with_more_memory_no_fewer_fit(seen, free, more, most):
     takes = measured(seen)
-    assert takes.fitting(free, most) <= takes.fitting(free + more, most)
+    assert takes.max_calls(free, most) <= takes.max_calls(free + more, most)
 
 
 def test_before_anything_is_measured_one_goes_alone_unless_nobody_counts():
-    assert ForwardBytes().fitting(10**12, 8) == 1
-    assert ForwardBytes().fitting(None, 8) == 8
+    assert ForwardBytes().max_calls(10**12, 8) == 1
+    assert ForwardBytes().max_calls(None, 8) == 8
 
 
 @given(
@@ -87,46 +87,48 @@ def test_before_anything_is_measured_one_goes_alone_unless_nobody_counts():
 def test_a_limit_stays_between_one_and_what_it_was(most, events):
     limit = BatchLimit(most, patience=2)
     for went_well, calls, free in events:
-        (limit.went_well if went_well else limit.ran_out)(calls, free)
-        assert 1 <= limit.most <= most
+        (limit.record_success if went_well else limit.record_oom)(calls, free)
+        assert 1 <= limit.max_calls <= most
 
 
 @given(st.integers(2, 16), st.integers(1, 20))
 def test_a_limit_is_halved_and_grows_back_by_one_after_so_many_good_forwards(most, patience):
     limit = BatchLimit(most, patience=patience)
-    limit.ran_out(most, 100)
+    limit.record_oom(most, 100)
     half = most // 2
-    assert limit.most == half
+    assert limit.max_calls == half
     for _ in range(patience - 1):
-        limit.went_well(half, 101)
-    assert limit.most == half
-    limit.went_well(half, 101)
-    assert limit.most == half + 1
+        limit.record_success(half, 101)
+    assert limit.max_calls == half
+    limit.record_success(half, 101)
+    assert limit.max_calls == half + 1
 
 
 def test_a_limit_does_not_grow_back_without_more_memory_or_by_small_forwards():
     limit = BatchLimit(8, patience=2)
-    limit.ran_out(8, 100)
+    limit.record_oom(8, 100)
     for _ in range(10):
-        limit.went_well(4, 100)
-        limit.went_well(3, 200)
-    assert limit.most == 4
-    limit.went_well(4, 200)
-    assert limit.most == 5
+        limit.record_success(4, 100)
+        limit.record_success(3, 200)
+    assert limit.max_calls == 4
+    limit.record_success(4, 200)
+    assert limit.max_calls == 5
 
 
 def test_a_limit_that_grew_back_too_far_waits_twice_as_long():
     limit = BatchLimit(4, patience=2)
-    limit.ran_out(4, None)
+    limit.record_oom(4, None)
     for _ in range(2):
-        limit.went_well(2, None)
-    assert limit.most == 3
-    limit.ran_out(3, None)
-    assert (limit.most, limit.patience) == (1, 4)
+        limit.record_success(2, None)
+    assert limit.max_calls == 3
+    limit.record_oom(3, None)
+    assert (limit.max_calls, limit.patience) == (1, 4)
 
 
 footprints = st.builds(Footprint, sizes, sizes)
-guests = st.lists(st.builds(Guest, st.none() | footprints, sizes), min_size=1, max_size=8)
+guests = st.lists(
+    st.builds(AdmittedGeneration, st.none() | footprints, sizes), min_size=1, max_size=8
+)
 
 
 @given(footprints, guests, sizes)
@@ -138,7 +140,7 @@ def test_who_begins_leaves_the_others_what_they_still_need(expected, others, fre
         if each.expected is not None:
             rest -= max(0, each.expected.held - each.held)
     known = [expected, *(each.expected for each in others if each.expected is not None)]
-    assert all(each.passing <= rest for each in known)
+    assert all(each.transient <= rest for each in known)
 
 
 @given(footprints, guests, sizes, sizes)
@@ -156,7 +158,7 @@ def test_who_is_alone_or_the_first_of_a_kind_begins_and_so_do_all_where_nobody_c
 
 
 def test_the_footprint_of_a_kind_is_the_middle_one():
-    assert typical([]) is None
+    assert median_footprint([]) is None
     those = [Footprint(10, 5), Footprint(900, 6), Footprint(11, 700)]
-    assert typical(those) == Footprint(11, 6)
+    assert median_footprint(those) == Footprint(11, 6)
     assert MEASUREMENTS >= 3

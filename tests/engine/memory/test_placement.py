@@ -11,11 +11,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline
 
-from deployments.engine.berth import Berth
 from deployments.engine.engine import Engine
-from deployments.engine.placement import placed_by
-from deployments.engine.views import view_of
-from deployments.engine.weight_bytes import bytes_of
+from deployments.engine.interception.pipeline import view_of
+from deployments.engine.memory.device import bytes_of
+from deployments.engine.memory.placement import DeviceSlot, placed_by
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured
 from tests.engine.tiny import tiny_flux, tiny_sdxl
@@ -45,7 +44,7 @@ def wish(prompt, seed):
     }
 
 
-def pictures(pipeline, recipe, device="cpu"):
+def images(pipeline, recipe, device="cpu"):
     """Two generations that interleave."""
     with Engine(device=device, threads=1, max_batch=1, max_generations=2) as engine:
         engine.add("it", pipeline, recipe)
@@ -58,10 +57,10 @@ def pictures(pipeline, recipe, device="cpu"):
 
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 @pytest.mark.parametrize("make", [tiny_flux, tiny_sdxl])
-def test_wherever_the_weights_wait_the_pictures_are_the_same(make, device):
-    plain = pictures(make(), None, device)
+def test_wherever_the_weights_wait_the_images_are_the_same(make, device):
+    plain = images(make(), None, device)
     for recipe in (COMPONENTS, BLOCKS):
-        assert torch.equal(pictures(make(), recipe, device), plain), recipe
+        assert torch.equal(images(make(), recipe, device), plain), recipe
 
 
 @pytest.mark.parametrize("recipe", [COMPONENTS, BLOCKS])
@@ -86,7 +85,7 @@ def test_views_are_over_weights_that_wait(recipe):
 @pytest.mark.parametrize("device", ["cpu", CUDA])
 def test_float8_computes_with_the_rounded_weights(offload, device):
     stored = tiny_flux()
-    picture = pictures(stored, Recipe(12, "float8", offload, ("vae",)), device)
+    image = images(stored, Recipe(12, "float8", offload, ("vae",)), device)
     rounded = tiny_flux()
     for name in ("transformer", "text_encoder", "text_encoder_2"):
         small = getattr(stored, name).state_dict()
@@ -94,8 +93,8 @@ def test_float8_computes_with_the_rounded_weights(offload, device):
             for key, tensor in getattr(rounded, name).state_dict().items():
                 if small[key].dtype is torch.float8_e4m3fn:
                     tensor.copy_(tensor.to(torch.float8_e4m3fn).to(tensor.dtype))
-    assert torch.equal(picture, pictures(rounded, None, device))
-    assert not torch.equal(picture, pictures(tiny_flux(), None, device))
+    assert torch.equal(image, images(rounded, None, device))
+    assert not torch.equal(image, images(tiny_flux(), None, device))
 
 
 def test_float8_spares_norms_embeddings_autoencoders_and_what_code_looks_at():
@@ -135,11 +134,11 @@ def test_what_counts_is_what_is_on_the_device():
 
 
 def test_a_recipe_that_names_a_component_that_is_not_there_is_refused_in_words():
-    with pytest.raises(Misconfigured, match="unet on the device, which FluxPipeline does not have"):
+    with pytest.raises(Misconfigured, match="unet on the device, but FluxPipeline has only: "):
         placed_by(Recipe(24, "float32", "components", ("unet",)), tiny_flux())
 
 
-class OtherMemory(Berth):
+class OtherMemory(DeviceSlot):
     """On the CPU, a device of its own all the same: what comes in is a copy."""
 
     def copied_in(self, tensor):
@@ -161,7 +160,7 @@ def test_one_component_at_a_time_is_on_the_device_and_goes_back_as_it_came():
 
 
 def test_a_component_that_does_not_fit_in_is_not_left_halfway():
-    class Full(Berth):
+    class Full(DeviceSlot):
         def copied_in(self, tensor):
             if tensor.ndim == 1:
                 raise torch.OutOfMemoryError("No room.")
@@ -177,7 +176,7 @@ def test_a_component_that_does_not_fit_in_is_not_left_halfway():
 def test_what_was_cast_on_the_device_stays_cast():
     """As pipelines do with an autoencoder that would overflow in 16 bits."""
     vae, other = torch.nn.Linear(2, 2).half(), torch.nn.Linear(2, 2)
-    berth = Berth("cpu")
+    berth = DeviceSlot("cpu")
     berth.admit(vae)
     vae.float()
     berth.admit(other)
@@ -189,7 +188,7 @@ def test_what_was_cast_on_the_device_stays_cast():
 def test_on_a_gpu_no_more_weights_are_there_than_the_placement_says(recipe):
     pipeline = tiny_flux()
     said = placed_by(recipe, pipeline).device_bytes
-    pictures(pipeline, recipe, "cuda")
+    images(pipeline, recipe, "cuda")
     gc.collect()
     there = [
         tensor

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from deployments.engine.engine import Engine
-from deployments.engine.loan import LoadPlan
-from deployments.engine.residency import Residency
-from deployments.engine.rooms import CommonMemory, Rooms
+from deployments.engine.loading.loads import LoadPlan
+from deployments.engine.loading.residency import Residency
+from deployments.engine.memory.reservations import CommonMemory, Reservations
 from serve_app.domain.errors import OutOfMemory
 from tests.engine.loops import Denoiser
 from tests.fakes.small_device import SmallDevice
@@ -49,7 +49,7 @@ class Model:
         self.weights = torch.nn.Linear(weights // 4, 1, bias=False, device="meta")
         self.device, self.held = device, held
         self.size = weights
-        self.there = None
+        self.allocated = None
         self.moves = []
         self.happened = []
         self.before = lambda: None  # what happens before they come
@@ -57,10 +57,10 @@ class Model:
     def to(self, where):
         self.moves.append(where)
         if where == "cpu":
-            self.there = None
+            self.allocated = None
             return
         self.before()
-        self.there = self.device.allocate(self.size)
+        self.allocated = self.device.allocate(self.size)
         self.happened.append("weights came")
 
     def __call__(self, steps=2):
@@ -88,7 +88,7 @@ class Studio:
             model.before = before or model.before
             return model
 
-        return self.residency.borrow(name, LoadPlan(load))
+        return self.residency.acquire(name, LoadPlan(load))
 
     def loaded(self, name, weights, held=0):
         """One that has been generated with, so that it is known what it holds."""
@@ -112,7 +112,7 @@ class Studio:
     def waiting(self, name, weights, **more):
         """A loan of a model that was read, and waits for room."""
         loan = self.borrow(name, weights, **more)
-        until(lambda: self.engine._loop.rooms.asked)
+        until(lambda: self.engine._loop.reservations.requested)
         return loan
 
 
@@ -182,7 +182,7 @@ def test_idle_weights_go_first_and_no_longer_than_it_takes(studio):
     for name, weights in (("oldest", 300), ("older", 300), ("used", 300)):
         loan = s.loaded(name, weights)
         if name != "used":
-            s.residency.give_back(loan)
+            s.residency.release(loan)
     s.models.pop("oldest"), s.models.pop("older")  # nobody else has them
     del loan
     s.borrow("coming", 350).future.result(PATIENCE_S)
@@ -227,8 +227,8 @@ def test_weights_for_which_nobody_waits_any_more_keep_nobody_out(studio):
     generation = s.running("first")
     loan = s.waiting("second", 400)
     another = s.engine.submit(pipeline="first")
-    s.residency.give_back(loan)
-    until(lambda: not s.engine._loop.rooms.asked)
+    s.residency.release(loan)
+    until(lambda: not s.engine._loop.reservations.requested)
     s.go_on("first")
     generation.result(PATIENCE_S)
     another.result(PATIENCE_S)
@@ -237,18 +237,18 @@ def test_weights_for_which_nobody_waits_any_more_keep_nobody_out(studio):
 
 def test_a_measurement_that_weights_came_into_is_not_sure():
     memory = CommonMemory(SmallDevice(1000))
-    rooms = Rooms(memory, lambda: None, lambda: None)
+    reservations = Reservations(memory, lambda: None, lambda: None)
     with memory.measured() as before:
         pass
     with memory.measured() as during:
-        room = rooms.ask(300, lambda: None, alone=False)
-        rooms.give(lambda _: True, nobody_goes=False)
-        assert room.granted
+        reservation = reservations.request(300, lambda: None, alone=False)
+        reservations.grant(lambda _: True, none_runs=False)
+        assert reservation.granted
         assert memory.free() == 700
-        rooms.let_go(room)
+        reservations.release(reservation)
     with memory.measured() as after:
         pass
-    assert (before.sure, during.sure, after.sure) == (True, False, True)
+    assert (before.reliable, during.reliable, after.reliable) == (True, False, True)
     assert memory.free() == 1000
 
 

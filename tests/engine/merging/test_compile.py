@@ -8,14 +8,14 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch._dynamo.utils import counters
 
-from deployments.engine import placement
-from deployments.engine.adapter import Adapter
 from deployments.engine.engine import Engine
-from deployments.engine.families.known import KNOWN
-from deployments.engine.loan import LoadPlan
-from deployments.engine.placement import placed_by
-from deployments.engine.regions import compile_regions, rehearse
-from deployments.engine.residency import Residency
+from deployments.engine.interception.model_traits import KNOWN
+from deployments.engine.loading.loads import LoadPlan
+from deployments.engine.loading.residency import Residency
+from deployments.engine.lora.format import Lora
+from deployments.engine.memory import placement
+from deployments.engine.memory.placement import placed_by
+from deployments.engine.merging.compile import compile_regions, rehearse
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured
 from serve_app.domain.progress import Stage
@@ -92,10 +92,10 @@ def test_after_a_rehearsal_nothing_is_compiled_for_other_rows_and_sizes():
         expected = [plain(**each) for each in calls]
     compile_regions(pipeline, "eager")
     with Engine(threads=1) as engine:
-        engine.rehearse(pipeline, start)
+        engine.precompile(pipeline, start)
         known = graphs()
         assert known == 2  # of one row, and of any other number
-        engine.add_there("it", pipeline)
+        engine.add_placed("it", pipeline)
         for each, one in zip(calls, expected, strict=True):
             assert torch.allclose(engine.submit(pipeline="it", **each).result(100), one, atol=1e-6)
             for merged in (2, 3):
@@ -105,7 +105,7 @@ def test_after_a_rehearsal_nothing_is_compiled_for_other_rows_and_sizes():
     assert graphs() == known
 
 
-def test_a_pipeline_of_diffusers_makes_the_same_pictures_compiled_alone_and_merged():
+def test_a_pipeline_of_diffusers_makes_the_same_images_compiled_alone_and_merged():
     wishes = [call(prompt=f"a lighthouse {seed}", seed=seed, steps=3) for seed in (1, 2)]
     with torch.no_grad():
         expected = [tiny_sdxl()(**each).images for each in wishes]
@@ -113,7 +113,7 @@ def test_a_pipeline_of_diffusers_makes_the_same_pictures_compiled_alone_and_merg
     pipeline = tiny_sdxl()
     compile_regions(pipeline, "eager")
     with Engine(pipeline, threads=1) as engine:
-        engine.rehearse(pipeline, lambda: call(seed=9, steps=1))
+        engine.precompile(pipeline, lambda: call(seed=9, steps=1))
         known = graphs()
         assert known > 0
         for seed, one in zip((1, 2), expected, strict=True):
@@ -131,21 +131,21 @@ def test_a_pipeline_of_diffusers_makes_the_same_pictures_compiled_alone_and_merg
 def test_generations_with_adapters_run_the_blocks_as_they_are(tmp_path):
     """Each mix of rows would be another graph."""
     file = save_lora(tmp_path, tiny_sdxl(), seed=1)
-    adapters = [Adapter(file, 1.0)]
+    adapters = [Lora(file, 1.0)]
 
     def wish(seed):
         return call(seed=seed, steps=2)
 
     with Engine(tiny_sdxl(), threads=1) as engine:
-        expected = engine.submit(adapters=adapters, **wish(1)).result(100).images
+        expected = engine.submit(loras=adapters, **wish(1)).result(100).images
         without = engine.submit(**wish(2)).result(100).images
     pipeline = tiny_sdxl()
     compile_regions(pipeline, "eager")
     with Engine(pipeline, threads=1) as engine:
-        engine.rehearse(pipeline, lambda: wish(9))
+        engine.precompile(pipeline, lambda: wish(9))
         known = graphs()
         gate = Gate(engine)
-        running = [engine.submit(adapters=adapters, **wish(1)), engine.submit(**wish(2))]
+        running = [engine.submit(loras=adapters, **wish(1)), engine.submit(**wish(2))]
         gate.open()
         images = [generation.result(100).images for generation in running]
         assert 2 in engine.counts()["batch_sizes"]
@@ -158,8 +158,8 @@ def test_generations_with_adapters_run_the_blocks_as_they_are(tmp_path):
 
 
 def test_weights_are_compiled_on_the_loaders_thread_before_anybody_gets_them(monkeypatch):
-    """Not by Inductor, whose compiler takes a quarter of a minute: docs/05-engine.md says how that
-    went."""
+    """Not by Inductor, whose compiler takes a quarter of a minute: docs/explanation/engine.md
+    has its figures."""
     quick = partial(compile_regions, backend="aot_eager")
     monkeypatch.setattr(placement, "compile_regions", quick)
     pipeline = small()
@@ -169,7 +169,7 @@ def test_weights_are_compiled_on_the_loaders_thread_before_anybody_gets_them(mon
     with Engine(threads=1) as engine:
         residency = Residency(engine)
         plan = LoadPlan(lambda *_: pipeline, COMPILED, lambda _: start())
-        loan = residency.borrow("it", plan, lambda progress: stages.append(progress.stage))
+        loan = residency.acquire("it", plan, lambda progress: stages.append(progress.stage))
         assert loan.future.result(110) is pipeline
         known = graphs()
         for each in [*made(engine, [start()]), *made(engine, [start()] * 2)]:
@@ -188,10 +188,10 @@ def test_what_cannot_be_compiled_runs_as_it_is(caplog):
         expected = small()(**start())
     compile_regions(pipeline, refuses)
     with Engine(threads=1) as engine:
-        engine.rehearse(pipeline, start)
-        engine.add_there("it", pipeline)
+        engine.precompile(pipeline, start)
+        engine.add_placed("it", pipeline)
         assert torch.equal(engine.submit(pipeline="it", **start()).result(100), expected)
-    assert "cannot be compiled, and runs as it is" in caplog.text
+    assert "cannot be compiled and runs uncompiled" in caplog.text
 
 
 def test_a_pipeline_of_which_nothing_can_be_compiled_says_so():

@@ -15,7 +15,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from deployments.engine.engine import Engine
-from deployments.engine.loader import load_pipeline
+from deployments.engine.loading.loader import load_pipeline
 from serve_app.domain.endpoint import Weights
 from tests.engine.demo_calls import CALLS, DEMO, call, made_of
 from tests.engine.gate import Gate

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.engine.engine import Engine
-from deployments.engine.merged_caches import Magnitude
-from deployments.engine.step_caches import _states
+from deployments.engine.interception.step_caches import Magnitude, _states
 from tests.engine.calls import call
 from tests.engine.gate import Gate
 from tests.engine.tiny import tiny_flux

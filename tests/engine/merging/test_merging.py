@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deployments.engine.engine import Engine
-from deployments.engine.loader import load_pipeline
+from deployments.engine.loading.loader import load_pipeline
 from serve_app.domain.endpoint import Weights
 from tests.engine.calls import call
 from tests.engine.gate import Gate
@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
-DEMO = Path(__file__).parents[2] / "deployments" / "demo" / "flux"
+DEMO = Path(__file__).parents[3] / "deployments" / "demo" / "flux"
 WISHES = (
     {"prompt": "a red circle", "seed": 1, "steps": 4},
     {"prompt": "a blue square", "seed": 2, "steps": 6},

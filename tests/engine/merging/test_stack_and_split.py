@@ -7,13 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.engine.call_arguments import bind
-from deployments.engine.content import Digests
-from deployments.engine.families.known import KNOWN
-from deployments.engine.merge_plan import parting, plan_of, woven
-from deployments.engine.roles import Refused
-from deployments.engine.stand_in import DenoiserCall
-from deployments.engine.weaving import CannotPart
+from deployments.engine.interception.model_traits import KNOWN
+from deployments.engine.interception.proxy import ComponentCall
+from deployments.engine.merging.arguments import ContentDigests, bind
+from deployments.engine.merging.plan import NotMergeable, plan_merge
+from deployments.engine.merging.stack import CannotSplit, Splitter, stack
 
 pytestmark = pytest.mark.engine
 
@@ -46,7 +44,9 @@ class Takes(torch.nn.Module):
 
 def plan(*arguments, module=None, **keywords):
     module = module or Takes()
-    return plan_of(DenoiserCall(module, arguments, keywords), Digests(), KNOWN.of(type(module)))
+    return plan_merge(
+        ComponentCall(module, arguments, keywords), ContentDigests(), KNOWN.of(type(module))
+    )
 
 
 def numbers(*shape):
@@ -88,7 +88,7 @@ def test_what_is_woven_comes_apart_as_it_was(tree, generations, rows):
     given_ = [(numbers(rows, 4), filled(tree, rows)) for _ in range(generations)]
     plans = [plan(main, added_cond_kwargs=more) for main, more in given_]
     assert len({each.signature for each in plans}) == 1
-    parts = parting(plans).apart(tuple(woven(plans).named.values()))
+    parts = Splitter.of(plans).split(tuple(stack(plans).named.values()))
     for each, part in zip(given_, parts, strict=True):
         assert equal(each, part)
 
@@ -99,9 +99,9 @@ def test_what_has_frames_folded_into_its_rows_comes_apart_as_it_was(generations,
         (numbers(rows, 4, frames, 2, 2), numbers(rows * frames, 3)) for _ in range(generations)
     ]
     plans = [plan(main, encoder_hidden_states=text) for main, text in given_]
-    together = woven(plans).named
+    together = stack(plans).named
     assert together["encoder_hidden_states"].shape[0] == generations * rows * frames
-    for each, part in zip(given_, parting(plans).apart(tuple(together.values())), strict=True):
+    for each, part in zip(given_, Splitter.of(plans).split(tuple(together.values())), strict=True):
         assert equal(each, part)
 
 
@@ -109,20 +109,20 @@ def test_what_has_frames_folded_into_its_rows_comes_apart_as_it_was(generations,
 def test_lists_with_one_tensor_per_row_come_apart_as_they_were(generations, rows):
     given_ = [[numbers(3, 2) for _ in range(rows)] for _ in range(generations)]
     plans = [plan(each) for each in given_]
-    together = woven(plans).named["hidden_states"]
+    together = stack(plans).named["hidden_states"]
     assert len(together) == generations * rows
-    assert equal(given_, parting(plans).apart(together))
+    assert equal(given_, Splitter.of(plans).split(together))
 
 
 def test_rows_are_woven_sample_by_sample():
     one, two = torch.tensor([[1.0], [2.0]]), torch.tensor([[10.0], [20.0]])
-    assert woven([plan(one), plan(two)]).named["hidden_states"].flatten().tolist() == [1, 10, 2, 20]
+    assert stack([plan(one), plan(two)]).named["hidden_states"].flatten().tolist() == [1, 10, 2, 20]
 
 
 def test_a_dataclass_comes_apart_as_dataclasses():
     plans = [plan(numbers(1, 2)), plan(numbers(1, 2))]
     sample, residual = numbers(2, 3), numbers(2, 5)
-    one, two = parting(plans).apart(Output(sample, (residual, None)))
+    one, two = Splitter.of(plans).split(Output(sample, (residual, None)))
     assert torch.equal(one.sample, sample[:1])
     assert torch.equal(two.residuals[0], residual[1:])
     assert two.residuals[1] is None
@@ -133,14 +133,14 @@ def test_timesteps_become_a_vector_with_one_entry_per_row(timesteps):
     plans = [plan(numbers(2, 4), timestep) for timestep in timesteps]
     assert len({each.signature for each in plans}) == 1
     one, two = timesteps
-    vector = woven(plans).named["timestep"]
+    vector = stack(plans).named["timestep"]
     assert vector.tolist() == [one, two, one, two]
     assert vector.dtype == torch.as_tensor(one, dtype=torch.float64 if one == 0.5 else None).dtype
 
 
 def test_one_entry_for_all_rows_is_given_to_each():
     plans = [plan(numbers(2, 4), encoder_hidden_states=torch.full((1, 1), n)) for n in (1.0, 2.0)]
-    assert woven(plans).named["encoder_hidden_states"].flatten().tolist() == [1, 2, 1, 2]
+    assert stack(plans).named["encoder_hidden_states"].flatten().tolist() == [1, 2, 1, 2]
 
 
 def may_merge(one, other):
@@ -155,7 +155,7 @@ def test_positions_are_shared_where_they_are_equal_and_kept_apart_where_not():
     )
     assert may_merge(one, same)
     assert not may_merge(one, other)
-    assert equal(woven([one, same]).named["image_rotary_emb"], (here, here))
+    assert equal(stack([one, same]).named["image_rotary_emb"], (here, here))
 
 
 def test_positions_with_rows_must_be_equal_too():
@@ -163,11 +163,11 @@ def test_positions_with_rows_must_be_equal_too():
     one, same, other = (plan(numbers(1, 4), image_rotary_emb=each) for each in (here, here, there))
     assert may_merge(one, same)
     assert not may_merge(one, other)
-    assert woven([one, same]).named["image_rotary_emb"].shape == (2, 3, 2)
+    assert stack([one, same]).named["image_rotary_emb"].shape == (2, 3, 2)
 
 
 def test_positions_that_were_written_to_are_looked_at_again():
-    digests, positions = Digests(), torch.zeros(3, 2)
+    digests, positions = ContentDigests(), torch.zeros(3, 2)
     before = digests.of(positions)
     assert digests.of(positions) == before
     positions += 1
@@ -205,19 +205,19 @@ def test_another_number_of_rows_is_kept_apart():
     "opaque", [object(), torch.Generator(), {1, 2}, iter(()), torch.Size((1,))]
 )
 def test_what_cannot_be_compared_is_refused(opaque):
-    with pytest.raises(Refused, match="opaque"):
+    with pytest.raises(NotMergeable, match="opaque"):
         plan(numbers(1, 4), controls=[opaque])
 
 
 @pytest.mark.parametrize("main", [None, 3, torch.tensor(1.0), [], [1], torch.zeros(0, 3)])
 def test_a_call_without_rows_is_refused(main):
-    with pytest.raises(Refused):
+    with pytest.raises(NotMergeable):
         plan(main)
 
 
 def test_arguments_that_the_module_does_not_take_are_refused():
-    with pytest.raises(Refused):
-        plan_of(DenoiserCall(torch.nn.Identity(), (numbers(1, 2), 3), {}), Digests())
+    with pytest.raises(NotMergeable):
+        plan_merge(ComponentCall(torch.nn.Identity(), (numbers(1, 2), 3), {}), ContentDigests())
 
 
 @pytest.mark.parametrize(
@@ -225,8 +225,8 @@ def test_arguments_that_the_module_does_not_take_are_refused():
 )
 def test_an_output_without_the_rows_cannot_come_apart(output):
     plans = [plan(numbers(1, 2)), plan(numbers(1, 2))]
-    with pytest.raises(CannotPart):
-        parting(plans).apart(output)
+    with pytest.raises(CannotSplit):
+        Splitter.of(plans).split(output)
 
 
 class Wrapped(torch.nn.Module):
@@ -272,8 +272,8 @@ def test_prompts_of_other_lengths_are_padded_where_the_model_honours_a_mask():
     plans = [qwen(2), qwen(3), qwen(4, torch.tensor([[True, True, True, False]]))]
     assert may_merge(plans[0], plans[1])
     assert may_merge(plans[0], plans[2])
-    named = woven(plans).named
+    named = stack(plans).named
     assert named["encoder_hidden_states"].sum((1, 2)).tolist() == [4, 6, 8]
     assert named["encoder_hidden_states_mask"].sum(1).tolist() == [2, 3, 3]
     assert named["img_shapes"] == [[(1, 2, 2)]] * 3
-    assert woven([qwen(2), qwen(2)]).named["encoder_hidden_states_mask"] is None
+    assert stack([qwen(2), qwen(2)]).named["encoder_hidden_states_mask"] is None

@@ -16,21 +16,25 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
-from deployments.engine.device_group import DeviceGroup  # noqa: E402
 from deployments.engine.engine import Engine  # noqa: E402
-from deployments.engine.spread import Spread, spreadable  # noqa: E402
-from deployments.engine.spread_call import SpreadCall, packed  # noqa: E402
-from deployments.engine.thread_state import ThreadState  # noqa: E402
+from deployments.engine.interception.isolation import ThreadState  # noqa: E402
+from deployments.engine.parallel.group import ParallelGroup  # noqa: E402
+from deployments.engine.parallel.parallel_call import (  # noqa: E402  # noqa: E402
+    ParallelCall,
+    ParallelModels,
+    packed,
+    spreadable,
+)
 from serve_app.domain.endpoint import Recipe  # noqa: E402
 from serve_app.domain.errors import (  # noqa: E402
-    AdapterRefused,
+    LoraRefused,
     PipelineFailed,
     ReplicaDied,
     WeightsUnavailable,
 )
-from tests.engine.spreadable import clip, made, picture  # noqa: E402
+from tests.engine.spreadable import image, made, video  # noqa: E402
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PROMPTS = ("a red circle moving left", "a blue square moving right")
 
 pytestmark = [
@@ -63,13 +67,13 @@ def on_loopback() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def spread(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spread]:
+def spread(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ParallelModels]:
     """With a second device that has ``NAMES``."""
     rendezvous = tmp_path_factory.mktemp("group") / "rendezvous"
     with process("following", str(rendezvous), *NAMES) as follower:
-        group = DeviceGroup(0, 2, rendezvous, "cpu")
+        group = ParallelGroup(0, 2, rendezvous, "cpu")
         group.join()
-        spread = Spread(group, lambda: follower.poll() is None)
+        spread = ParallelModels(group, lambda: follower.poll() is None)
         yield spread
         spread.close()
         # The last pipeline was collected after its last call, so that was never told.
@@ -80,48 +84,48 @@ NAMES = ("demo", "flux", "qwen", "flux")
 
 
 @pytest.fixture(scope="module")
-def demo(spread: Spread) -> Any:
+def demo(spread: ParallelModels) -> Any:
     pipeline = made("demo")
     spread.add(NAMES.index("demo"), pipeline)
     return pipeline
 
 
-def test_a_clip_of_two_devices_is_that_of_one(demo):
+def test_a_video_of_two_devices_is_that_of_one(demo):
     alone = made("demo")
     alone.set_progress_bar_config(disable=True)
     with Engine(demo, threads=1) as engine:
-        clips = [engine.submit(**clip(PROMPTS[0], seed=3)).result(60).frames for _ in "ab"]
-    one = torch.as_tensor(alone(**clip(PROMPTS[0], seed=3)).frames)
+        videos = [engine.submit(**video(PROMPTS[0], seed=3)).result(60).frames for _ in "ab"]
+    one = torch.as_tensor(alone(**video(PROMPTS[0], seed=3)).frames)
     assert one.std() > 0.05
-    for two in clips:
+    for two in videos:
         torch.testing.assert_close(torch.as_tensor(two), one, rtol=0, atol=1e-5)
 
 
-def test_clips_of_several_requests_share_forwards_of_two_devices(demo):
+def test_videos_of_several_requests_share_forwards_of_two_devices(demo):
     with Engine(demo, threads=1, verify_merges=True) as engine:
-        alone = [engine.submit(**clip(p, seed=4)).result(60).frames for p in PROMPTS]
-        together = [engine.submit(**clip(p, seed=4)) for p in PROMPTS]
+        alone = [engine.submit(**video(p, seed=4)).result(60).frames for p in PROMPTS]
+        together = [engine.submit(**video(p, seed=4)) for p in PROMPTS]
         for generation, own in zip(together, alone, strict=True):
             torch.testing.assert_close(generation.result(60).frames, own, rtol=0, atol=1e-4)
         assert engine.counts()["merged_calls"] > 0
 
 
 @pytest.mark.parametrize("name", ["flux", "qwen"])
-def test_pictures_with_an_odd_number_of_tokens_are_those_of_one_device(spread, name):
-    one = made(name)(**picture("a red dog", seed=5)).images
+def test_images_with_an_odd_number_of_tokens_are_those_of_one_device(spread, name):
+    one = made(name)(**image("a red dog", seed=5)).images
     pipeline = made(name)
     spread.add(NAMES.index(name), pipeline)
     with Engine(pipeline, threads=1) as engine:
-        two = engine.submit(**picture("a red dog", seed=5)).result(60).images
+        two = engine.submit(**image("a red dog", seed=5)).result(60).images
     torch.testing.assert_close(two, one, rtol=0, atol=5e-5)
 
 
 def test_a_call_that_all_devices_fail_at_is_its_own_failure_alone(demo):
     with Engine(demo, threads=1) as engine:
-        small = clip(PROMPTS[0], seed=6, frames=1) | {"width": 16, "height": 16}
+        small = video(PROMPTS[0], seed=6, frames=1) | {"width": 16, "height": 16}
         with pytest.raises(AssertionError, match="Cannot shard"):
             engine.submit(**small).result(60)
-        assert engine.submit(**clip(PROMPTS[0], seed=6, steps=1)).result(60).frames is not None
+        assert engine.submit(**video(PROMPTS[0], seed=6, steps=1)).result(60).frames is not None
 
 
 def test_a_follower_drops_the_denoisers_that_are_collected_here(spread, demo):
@@ -129,21 +133,21 @@ def test_a_follower_drops_the_denoisers_that_are_collected_here(spread, demo):
         again = made("flux")
         spread.add(3, again)
         engine.add("again", again)
-        engine.submit(pipeline="again", **picture("a red dog", seed=5)).result(60)
+        engine.submit(pipeline="again", **image("a red dog", seed=5)).result(60)
         engine.remove("again")
     del again, engine
     gc.collect()
     with Engine(demo, threads=1) as engine:
-        engine.submit(**clip(PROMPTS[0], seed=6, steps=1)).result(60)
+        engine.submit(**video(PROMPTS[0], seed=6, steps=1)).result(60)
 
 
 def test_adapters_are_refused_where_several_devices_compute(demo, tmp_path):
-    from deployments.engine.adapter import Adapter  # noqa: PLC0415
+    from deployments.engine.lora.format import Lora  # noqa: PLC0415
 
     with Engine(demo, threads=1) as engine:
-        adapters = [Adapter(tmp_path / "any.safetensors", 1.0)]
-        with pytest.raises(AdapterRefused, match="pool with one device"):
-            engine.submit(adapters=adapters, **clip(PROMPTS[0], seed=6))
+        adapters = [Lora(tmp_path / "any.safetensors", 1.0)]
+        with pytest.raises(LoraRefused, match="pool with one device"):
+            engine.submit(loras=adapters, **video(PROMPTS[0], seed=6))
 
 
 def test_pipelines_that_cannot_be_divided_are_refused_with_the_reason(sdxl):
@@ -164,7 +168,7 @@ def test_arguments_that_have_a_state_are_refused_before_anything_is_sent():
 
     thread = ThreadState.of_this_thread()
     with pytest.raises(PipelineFailed, match="called with a Cache"):
-        packed(SpreadCall(1, (0, "transformer"), (), {"deep": [{"cache": Cache()}]}, thread))
+        packed(ParallelCall(1, (0, "transformer"), (), {"deep": [{"cache": Cache()}]}, thread))
 
 
 def stepping(leader: subprocess.Popen[str]) -> psutil.Process:
@@ -180,12 +184,12 @@ def test_a_generation_whose_other_device_is_killed_fails_with_that_reason(tmp_pa
     with process("leading", str(tmp_path / "rendezvous")) as leader:
         stepping(leader).kill()
         said = leader.communicate(timeout=90)[0].splitlines()
-    died = "ReplicaDied: One of the replica's 2 devices ended; it is replaced."
+    died = "ReplicaDied: One of the replica's 2 devices ended; the replica is being replaced."
     assert [line for line in said if "step" not in line] == ["lost", died, died]
 
 
 def test_a_device_whose_connections_are_gone_has_ended_though_its_process_still_counts():
-    class WithoutFollowers(DeviceGroup):
+    class WithoutFollowers(ParallelGroup):
         """As after a kill: sockets are closed before the process can be waited for."""
 
         def divide(self, module: Any) -> None:
@@ -197,9 +201,9 @@ def test_a_device_whose_connections_are_gone_has_ended_though_its_process_still_
     lost = []
     group = WithoutFollowers(0, 2, Path("unused"), "cpu")
     pipeline = made("demo")
-    Spread(group, lambda: True, lambda: lost.append("lost")).add(0, pipeline)
+    ParallelModels(group, lambda: True, lambda: lost.append("lost")).add(0, pipeline)
     with Engine(pipeline, threads=1) as engine, pytest.raises(ReplicaDied, match="devices ended"):
-        engine.submit(**clip(PROMPTS[0], seed=1)).result(60)
+        engine.submit(**video(PROMPTS[0], seed=1)).result(60)
     assert lost == ["lost"]
 
 

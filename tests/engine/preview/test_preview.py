@@ -15,10 +15,10 @@ from diffusers import (
 )
 from PIL import Image
 
-from deployments.engine.denoised import denoised
 from deployments.engine.engine import Engine
-from deployments.engine.preview import SIDE
-from deployments.engine.projection import fitted
+from deployments.engine.preview.latents import denoised
+from deployments.engine.preview.preview import SIDE
+from deployments.engine.preview.projection import fitted
 from serve_app.domain.errors import Unsupported
 from tests.engine.calls import alone, call
 from tests.engine.conformance import zoo
@@ -27,7 +27,7 @@ from tests.engine.conformance.checks import WISHES
 from tests.engine.gate import Gate
 from training import shelf
 
-DEMO = Path(__file__).parents[2] / "deployments" / "demo"
+DEMO = Path(__file__).parents[3] / "deployments" / "demo"
 
 pytestmark = [
     pytest.mark.engine,
@@ -57,10 +57,10 @@ def drawing(prompt, pipeline, steps=8, **more):
 
 def pictured(preview):
     """[3, height, width], from 0 to 1."""
-    picture = Image.open(BytesIO(preview.jpeg()))
-    assert max(picture.size) == SIDE
-    levels = torch.frombuffer(bytearray(picture.tobytes()), dtype=torch.uint8)
-    return levels.view(picture.height, picture.width, 3).permute(2, 0, 1) / 255
+    image = Image.open(BytesIO(preview.jpeg()))
+    assert max(image.size) == SIDE
+    levels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    return levels.view(image.height, image.width, 3).permute(2, 0, 1) / 255
 
 
 def alike(preview, final):
@@ -72,11 +72,11 @@ def alike(preview, final):
     return torch.corrcoef(torch.stack(small))[0, 1].item()
 
 
-def test_half_way_a_preview_looks_like_the_final_picture_and_like_no_other(demo):
+def test_half_way_a_preview_looks_like_the_final_image_and_like_no_other(demo):
     prompts = ["a large green triangle on a yellow background", "a red circle on a blue background"]
     with Engine(demo, threads=1) as engine:
         running = [engine.submit(**drawing(prompt, demo)) for prompt in prompts]
-        asked = [each.ask_for_preview(after=3) for each in running]
+        asked = [each.request_preview(after=3) for each in running]
         previews = [each.result(60) for each in asked]
         finals = [each.result(60).images[0] for each in running]
     assert [each.step for each in previews] == [4, 4]
@@ -85,10 +85,10 @@ def test_half_way_a_preview_looks_like_the_final_picture_and_like_no_other(demo)
         assert alike(preview, own) > alike(preview, other) + 0.5
 
 
-def test_the_first_step_already_hints_at_the_picture(demo):
+def test_the_first_step_already_hints_at_the_image(demo):
     with Engine(demo, threads=1) as engine:
         running = engine.submit(**drawing("a large green triangle on a yellow background", demo))
-        first = running.ask_for_preview().result(60)
+        first = running.request_preview().result(60)
         final = running.result(60).images[0]
     assert first.step == 1
     assert alike(first, final) > 0.7
@@ -99,7 +99,7 @@ def test_a_preview_changes_nothing_of_the_result(sdxl):
     with Engine(sdxl, threads=1) as engine:
         gate = Gate(engine)
         running = engine.submit(**call(steps=4))
-        asked = [running.ask_for_preview(after) for after in range(3)]
+        asked = [running.request_preview(after) for after in range(3)]
         gate.open()
         assert [each.result(60).step for each in asked] == [1, 2, 3]
         assert torch.equal(running.result(60).images, plain)
@@ -113,10 +113,10 @@ def test_nothing_is_computed_for_who_does_not_ask():
     with Engine(pipeline, threads=1) as engine:
         engine.submit(**call()).result(60)
         assert not encoded
-        engine.submit(**call()).ask_for_preview().result(60)
+        engine.submit(**call()).request_preview().result(60)
         once = len(encoded)
         assert once > 0
-        engine.submit(**call()).ask_for_preview().result(60)
+        engine.submit(**call()).request_preview().result(60)
         assert len(encoded) == once  # the colours are learned once
 
 
@@ -133,25 +133,25 @@ OTHER_LATENTS = {
 
 
 @pytest.mark.parametrize("name", OTHER_LATENTS)
-def test_clips_and_packed_latents_have_previews_in_their_shape(name):
+def test_videos_and_packed_latents_have_previews_in_their_shape(name):
     case, height = zoo.cases()[name], OTHER_LATENTS[name]
     sides = {"height": height, "width": 2 * height}
     with Engine(case.build(), threads=1) as engine:
         running = engine.submit(**{**case.arguments(WISHES[0]), **sides})
-        preview = running.ask_for_preview().result(60)
+        preview = running.request_preview().result(60)
         running.result(60)
     assert pictured(preview).shape == (3, SIDE // 2, SIDE)
     assert pictured(preview).std(dim=(1, 2)).max() > 0
 
 
-def test_sound_has_no_preview_and_says_so():
+def test_audio_has_no_preview_and_says_so():
     case = zoo.cases()["StableAudioPipeline"]
     with Engine(case.build(), threads=1) as engine:
         gate = Gate(engine)
         running = engine.submit(**case.arguments(WISHES[0]))
-        asked = running.ask_for_preview()
+        asked = running.request_preview()
         gate.open()
-        with pytest.raises(Unsupported, match="picture"):
+        with pytest.raises(Unsupported, match="image"):
             asked.result(60)
         running.result(60)
 
@@ -159,9 +159,9 @@ def test_sound_has_no_preview_and_says_so():
 def test_an_ask_after_the_end_is_refused(sdxl):
     with Engine(sdxl, threads=1) as engine:
         running = engine.submit(**call(steps=2))
-        late = running.ask_for_preview(after=100)
+        late = running.request_preview(after=100)
         running.result(60)
-        for asked in (late, running.ask_for_preview()):
+        for asked in (late, running.request_preview()):
             with pytest.raises(Unsupported, match="has ended"):
                 asked.result(60)
 

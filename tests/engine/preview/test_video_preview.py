@@ -14,7 +14,7 @@ from PIL import Image
 from deployments.engine.engine import Engine
 from training import shelf
 
-DEMO = Path(__file__).parents[2] / "deployments" / "demo" / "wan"
+DEMO = Path(__file__).parents[3] / "deployments" / "demo" / "wan"
 PROMPTS = ("a red circle moves to the right", "a green triangle moves up")
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
@@ -42,7 +42,7 @@ def test_it_does_with_an_autoencoder_that_makes_squares_of_pixels_as_channels() 
             )
             for prompt in PROMPTS
         ]
-        asked = [each.ask_for_preview(after=5) for each in running]
+        asked = [each.request_preview(after=5) for each in running]
         previews = [each.result(60).jpeg() for each in asked]
         finals = [each.result(60).frames[0][4] for each in running]
     for preview, own, other in zip(previews, finals, reversed(finals), strict=True):

@@ -8,13 +8,14 @@ from diffusers.models.controlnets.controlnet import ControlNetOutput
 from diffusers.models.transformers.transformer_flux2 import Flux2KVCache
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 
-from deployments.engine.call_log import CallLog, filled, form_of
+from deployments.engine.interception.proxy import ComponentCall
+from deployments.engine.snapshot.call_log import CallLog, form_of, placeholder
 
 pytestmark = pytest.mark.engine
 
 
 def again(output):
-    return filled(json.loads(json.dumps(form_of(output))), "cpu")
+    return placeholder(json.loads(json.dumps(form_of(output))), "cpu")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64, torch.bool])
@@ -53,15 +54,15 @@ def test_what_is_not_known_is_named():
 
 @pytest.mark.parametrize("place", [["os", "system"], ["diffusers.pipelines", "FluxPipeline"]])
 def test_nothing_but_what_models_return_is_made_from_a_snapshot(place):
-    with pytest.raises(TypeError, match="no output"):
-        filled({"of": place, "fields": {}}, "cpu")
+    with pytest.raises(TypeError, match="not an output"):
+        placeholder({"of": place, "fields": {}}, "cpu")
 
 
 def test_outputs_are_kept_as_they_were_up_to_the_bound():
     log, output = CallLog(keep_bytes=8), torch.ones(1)
-    log.add("unet", output)
+    log.add(ComponentCall(None, (), {}, component="unet"), output)
     output.zero_()
     assert torch.equal(log.outputs[0], torch.ones(1))
-    log.add("unet", torch.ones(2))
+    log.add(ComponentCall(None, (), {}, component="unet"), torch.ones(2))
     assert log.outputs is None
     assert len(log.calls) == 2

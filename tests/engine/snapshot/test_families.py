@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from deployments.engine.engine import Engine
-from deployments.engine.loader import load_pipeline
-from deployments.engine.snapshot import Snapshot
+from deployments.engine.loading.loader import load_pipeline
+from deployments.engine.snapshot.format import Snapshot
 from serve_app.domain.endpoint import Weights
 from tests.engine.demo_calls import CALLS, DEMO, call, made_of
 from tests.engine.gate import Gate
 from tests.engine.killed import LONG
-from tests.engine.test_snapshot import AskAt, run_with_snapshots
+from tests.engine.snapshot.test_format import AskAt, run_with_snapshots
 
 pytestmark = [
     pytest.mark.engine,

@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.engine.engine import Engine
-from deployments.engine.snapshot import Snapshot
+from deployments.engine.loop.options import GenerationOptions
+from deployments.engine.snapshot.format import Snapshot
 from serve_app.domain.errors import Cancelled, SnapshotRefused
 from serve_app.domain.progress import Stage
 from tests.engine.calls import alone, call
@@ -62,7 +63,7 @@ class AskAt:
         wanted = progress.stage is Stage.DENOISING and progress.step in self._steps
         if wanted and progress.step not in self.asked:
             assert self._known.wait(60)
-            self.asked[progress.step] = self.generation.ask_for_snapshot()
+            self.asked[progress.step] = self.generation.request_snapshot()
 
     def watch(self, generation):
         self.generation = generation
@@ -85,7 +86,10 @@ def test_a_generation_goes_on_from_any_step_on_another_engine_bit_for_bit(pipeli
     plain = alone(pipeline, steps=STEPS)
     with engine_of(pipeline) as engine:
         made, states = run_with_snapshots(
-            engine, range(STEPS), call(steps=STEPS), keep_outputs_bytes=kept
+            engine,
+            range(STEPS),
+            call(steps=STEPS),
+            options=GenerationOptions(keep_outputs_bytes=kept),
         )
     assert torch.equal(made.images, plain)  # asking has changed nothing
     assert len(states) == STEPS
@@ -149,7 +153,7 @@ def test_waiting_for_a_snapshot_from_another_thread(flux):
         assert stepped.wait(60)
         assert Snapshot.of_bytes(long.snapshot(60)).step > 0
         gate = Gate(engine)
-        given_up = long.ask_for_snapshot()
+        given_up = long.request_snapshot()
         given_up.cancel()
         long.cancel()
         gate.open()
@@ -245,22 +249,27 @@ def test_one_that_calls_back_needs_its_outputs_kept(flux):
         with pytest.raises(SnapshotRefused, match="keep_outputs_bytes"):
             snapshot.result(60)
         given = {**arguments, **call(steps=STEPS)}
-        made, states = run_with_snapshots(engine, [2], given, keep_outputs_bytes=KEPT)
+        made, states = run_with_snapshots(
+            engine, [2], given, options=GenerationOptions(keep_outputs_bytes=KEPT)
+        )
         again = engine.submit(snapshot=states[2], **arguments, **call(steps=STEPS)).result(60)
     assert torch.equal(made.images, again.images)
 
 
 def asked_in_the_middle(generation):
-    asked = generation.ask_for_snapshot()
+    asked = generation.request_snapshot()
     while isinstance(asked.exception(60), SnapshotRefused) and "begun" in str(asked.exception()):
-        asked = generation.ask_for_snapshot()
+        asked = generation.request_snapshot()
     return asked
 
 
 def test_outputs_above_the_bound_are_let_go_and_the_frames_used(flux):
     with engine_of(flux) as engine:
         made, states = run_with_snapshots(
-            engine, [3], call(steps=STEPS), keep_outputs_bytes=KEPT // 1000
+            engine,
+            [3],
+            call(steps=STEPS),
+            options=GenerationOptions(keep_outputs_bytes=KEPT // 1000),
         )
         assert Snapshot.of_bytes(states[3]).outputs is None
         again = engine.submit(snapshot=states[3], **call(steps=STEPS)).result(60)
@@ -326,7 +335,7 @@ def middle(engine, loop, steps=5, **more):
 
     def ask(module, arguments):
         if len(module.rows) == 2:  # the third forward; the snapshot is taken before the next
-            asked.append(box[0].ask_for_snapshot())
+            asked.append(box[0].request_snapshot())
 
     hook = loop.transformer.register_forward_pre_hook(ask)
     gate = Gate(engine)
@@ -357,7 +366,9 @@ def test_what_cannot_be_read_is_refused_by_name_and_goes_on_from_its_outputs():
         _, asked = middle(engine, engine._pipeline)
         with pytest.raises(SnapshotRefused, match=r"range_iterator.*keep_outputs_bytes"):
             asked.result(60)
-        made, asked = middle(engine, engine._pipeline, keep_outputs_bytes=KEPT)
+        made, asked = middle(
+            engine, engine._pipeline, options=GenerationOptions(keep_outputs_bytes=KEPT)
+        )
         state = asked.result(60).to_bytes()
         again = engine.submit(snapshot=state, start=torch.ones(1, 2), steps=5).result(60)
     assert torch.equal(made, again)

@@ -9,7 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deployments.engine.belongings import Misplaced, Opaque, Packing, Unpacking
+from deployments.engine.snapshot.state import (
+    MissingObject,
+    OpaqueObject,
+    StateDecoder,
+    StateEncoder,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -38,9 +43,9 @@ few = settings(max_examples=40, deadline=None)
 
 
 def moved(value, there):
-    packing = Packing()
+    packing = StateEncoder()
     tree = json.loads(json.dumps(packing.pack(value)))
-    return Unpacking(packing.tensors, "cpu").put(there, tree)
+    return StateDecoder(packing.tensors, "cpu").put(there, tree)
 
 
 def same(one, other):
@@ -143,8 +148,8 @@ def test_what_is_held_twice_is_one_thing_afterwards():
 @pytest.mark.parametrize("value", [iter([1]), {1}, lambda: (yield), object()])
 def test_what_cannot_be_read_is_named(value):
     value = value() if callable(value) else value
-    with pytest.raises(Opaque, match=type(value).__name__):
-        Packing().pack(value)
+    with pytest.raises(OpaqueObject, match=type(value).__name__):
+        StateEncoder().pack(value)
 
 
 @pytest.mark.parametrize(
@@ -157,5 +162,5 @@ def test_what_cannot_be_read_is_named(value):
     ],
 )
 def test_another_thing_in_its_place_is_told(value, there):
-    with pytest.raises(Misplaced):
+    with pytest.raises(MissingObject):
         moved(value, there)

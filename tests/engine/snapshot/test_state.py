@@ -5,7 +5,7 @@ import torch
 from diffusers import StableDiffusionXLPAGPipeline, TaylorSeerCacheConfig
 
 from deployments.engine.engine import Engine
-from deployments.engine.step_caches import _states
+from deployments.engine.interception.step_caches import _states
 from tests.engine.calls import call
 from tests.engine.gate import Gate
 from tests.engine.tiny import tiny_flux, tiny_sdxl

@@ -1,4 +1,4 @@
-"""How many requests ended, how, and how long they took: fal's call about that."""
+"""fal's analytics call: how many requests ended, with which result, and their durations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deleting requests over HTTP, and looking through their history."""
+"""Deletion of requests over HTTP, and search in the history."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import httpx
 import pytest
 
 from serve_app.domain.errors import StorageUnavailable
+from tests.ingress.fal.test_submit import completed, submit
 from tests.ingress.house import House
-from tests.ingress.test_fal_queue import completed, submit
 
 
 async def made(client: httpx.AsyncClient) -> tuple[str, str]:
-    """A request that ended, and the URL of its file."""
+    """Id of a request that has ended, and the URL of its file."""
     submitted = await submit(client, artifacts=1)
     await completed(client, submitted)
     output = (await client.get(submitted["response_url"])).json()
@@ -24,14 +24,14 @@ async def made(client: httpx.AsyncClient) -> tuple[str, str]:
 
 
 @pytest.fixture
-async def picture(client: httpx.AsyncClient) -> tuple[str, str]:
+async def image(client: httpx.AsyncClient) -> tuple[str, str]:
     return await made(client)
 
 
 async def test_a_deleted_request_and_its_file_answer_404(
-    client: httpx.AsyncClient, picture: tuple[str, str]
+    client: httpx.AsyncClient, image: tuple[str, str]
 ) -> None:
-    id_, url = picture
+    id_, url = image
     assert (await client.get(url)).status_code == 200
     answer = await client.delete(f"/v1/requests/{id_}")
     assert (answer.status_code, answer.json()) == (200, {"deleted_files": 1, "later_files": 0})
@@ -40,32 +40,30 @@ async def test_a_deleted_request_and_its_file_answer_404(
     assert (await client.delete(f"/v1/requests/{id_}")).status_code == 404
 
 
-async def test_fals_call_names_each_file(
-    client: httpx.AsyncClient, picture: tuple[str, str]
-) -> None:
-    id_, url = picture
+async def test_fals_call_names_each_file(client: httpx.AsyncClient, image: tuple[str, str]) -> None:
+    id_, url = image
     answer = await client.delete(f"/v1/models/requests/{id_}/payloads")
     assert answer.json() == {"cdn_delete_results": [{"link": url, "exception": None}]}
     assert (await client.get(url)).status_code == 404
 
 
 async def test_while_storage_is_away_the_request_goes_and_the_file_is_told_for_later(
-    house: House, client: httpx.AsyncClient, picture: tuple[str, str]
+    house: House, client: httpx.AsyncClient, image: tuple[str, str]
 ) -> None:
     async def away(keys: Sequence[str]) -> None:
         raise StorageUnavailable(f"{len(keys)} files stay where they are.")
 
     house.storage.delete = away
-    answer = await client.delete(f"/v1/requests/{picture[0]}")
+    answer = await client.delete(f"/v1/requests/{image[0]}")
     assert answer.json() == {"deleted_files": 0, "later_files": 1}
-    assert (await client.get(f"/v1/requests/{picture[0]}")).status_code == 404
+    assert (await client.get(f"/v1/requests/{image[0]}")).status_code == 404
 
 
-async def test_others_find_nothing_to_delete(house: House, picture: tuple[str, str]) -> None:
+async def test_others_find_nothing_to_delete(house: House, image: tuple[str, str]) -> None:
     async with house.client(house.other_key) as other:
-        assert (await other.delete(f"/v1/requests/{picture[0]}")).status_code == 404
+        assert (await other.delete(f"/v1/requests/{image[0]}")).status_code == 404
     async with house.client() as own:
-        assert (await own.get(picture[1])).status_code == 200
+        assert (await own.get(image[1])).status_code == 200
 
 
 async def test_what_waits_is_refused_with_what_to_do(idle_client: httpx.AsyncClient) -> None:

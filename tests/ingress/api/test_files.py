@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from serve_app.domain.errors import StorageFull
-from serve_app.ingress.files import LINK_VALID_S
+from serve_app.ingress.api.files import LINK_VALID_S
 from tests.fakes.clock import FakeClock
 from tests.ingress.house import House, built
 
@@ -42,7 +42,7 @@ async def test_a_file_comes_with_its_type_its_length_and_for_ever(
 @pytest.mark.parametrize(
     ("name", "media_type"), [("a/clip.mp4", "video/mp4"), ("a/song.mp3", "audio/mpeg")]
 )
-async def test_clips_and_sounds_are_played_where_they_are_opened(
+async def test_videos_and_audio_files_are_played_where_they_are_opened(
     house: House, client: httpx.AsyncClient, name: str, media_type: str
 ) -> None:
     house.storage.objects[name] = b"frames"
@@ -51,7 +51,7 @@ async def test_clips_and_sounds_are_played_where_they_are_opened(
     assert answer.headers["content-disposition"].startswith("inline")
 
 
-async def test_what_is_no_picture_is_a_download(house: House, client: httpx.AsyncClient) -> None:
+async def test_what_is_no_image_is_a_download(house: House, client: httpx.AsyncClient) -> None:
     house.storage.objects["a/page.html"] = b"<script>"
     answer = await client.get("/files/a/page.html")
     assert answer.headers["content-type"] == "application/octet-stream"
@@ -99,7 +99,7 @@ async def test_a_range_outside_is_told(client: httpx.AsyncClient, stored: str, g
     assert answer.status_code == 416
     assert answer.headers["content-range"] == "bytes */100"
     assert answer.headers["content-type"] == "application/json", "it is no picture"
-    assert answer.json()["detail"] == "The range lies outside of the file."
+    assert answer.json()["detail"] == "The range is outside the file."
     assert "cache-control" not in answer.headers
 
 
@@ -129,7 +129,7 @@ async def test_where_storage_serves_itself_clients_are_sent_there(
     assert (link.host, link.path) == ("bucket.example", f"/{KEY}")
     assert link.params["type"] == "image/png"
     assert link.params["disposition"].startswith("inline")
-    # The link ends; what is kept of this answer must end before it.
+    # A cached response must expire before its link does.
     assert answer.headers["cache-control"] == "private, max-age=300"
     assert LINK_VALID_S > 300
 

@@ -1,4 +1,4 @@
-"""Keys are made, listed and revoked over HTTP, by whoever may."""
+"""Creating, listing and revoking keys over HTTP, and the scopes that allow it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Acts by hand over HTTP."""
+"""Manual operations over HTTP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page's files, as a browser gets them."""
+"""Files of the page, as a browser gets them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.ingress.page import FOLDER, TYPES, policy
+from serve_app.ingress.api.playground import FOLDER, TYPES, policy
 from serve_app.settings import Config
 from tests.ingress.house import ORIGIN, House, built
 
@@ -23,7 +23,7 @@ MARKUP = re.compile(
 
 @pytest.fixture
 async def stranger(house: House) -> AsyncIterator[httpx.AsyncClient]:
-    """Without a key."""
+    """Client without a key."""
     transport = httpx.ASGITransport(house.app)
     async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as client:
         yield client
@@ -72,7 +72,7 @@ async def test_the_page_may_run_its_own_scripts_and_call_its_own_origin_only(
     assert rules["require-trusted-types-for"] == "'script'"
 
 
-async def test_pictures_may_come_from_the_public_url() -> None:
+async def test_images_may_come_from_the_public_url() -> None:
     async with built(public_url="https://art.example:8443/darkroom/") as house:
         async with house.client() as client:
             rules = _rules((await client.get("/")).headers["content-security-policy"])
@@ -102,7 +102,7 @@ STORE = {"s3_bucket": "art", "s3_downloads": "redirect"}
         ),
     ],
 )
-def test_pictures_may_come_from_the_store_to_which_downloads_are_redirected(
+def test_images_may_come_from_the_store_to_which_downloads_are_redirected(
     settings: dict[str, Any], origin: str
 ) -> None:
     rules = _rules(policy(Config(**settings)))

@@ -1,4 +1,4 @@
-"""What endpoints cost: fal's calls about that."""
+"""fal's calls about prices."""
 
 from __future__ import annotations
 

@@ -14,10 +14,9 @@ import httpx
 import pytest
 
 from serve_app.domain.lease import Presence, ReplicaStage
-from serve_app.domain.loading import Loading, to_plain
-from serve_app.domain.progress import Stage
+from serve_app.domain.progress import Loading, Stage, to_plain
 from serve_app.domain.request import State
-from serve_app.ingress.event_stream import stream
+from serve_app.ingress.api.events import stream
 from tests.ingress.house import House
 
 
@@ -29,7 +28,7 @@ async def submitted(client: httpx.AsyncClient, **orders: Any) -> str:
 async def events(
     client: httpx.AsyncClient, request_id: str, after: str | None = None
 ) -> list[dict[str, str]]:
-    """The whole stream, once it has ended."""
+    """Whole stream, once it has ended."""
     headers = {} if after is None else {"Last-Event-ID": after}
     answer = await client.get(f"/v1/requests/{request_id}/events", headers=headers)
     assert answer.status_code == 200
@@ -68,9 +67,9 @@ async def test_who_waits_is_told_the_place_the_reason_and_how_far_a_cold_start_i
     assert "id: " not in texts[-1]
 
 
-async def _until(texts: AsyncIterator[str], beginning: str) -> AsyncIterator[str]:
-    async for text in texts:
-        yield text
+async def _until(events: AsyncIterator[bytes], beginning: str) -> AsyncIterator[str]:
+    async for event in events:
+        yield (text := event.decode())
         if text.startswith(beginning):
             return
 

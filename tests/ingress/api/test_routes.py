@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from serve_app.domain.errors import StorageUnavailable
-from serve_app.ingress.readiness import Readiness
+from serve_app.ingress.services.health import Readiness
 from tests.ingress.house import House
 
 
@@ -29,7 +29,7 @@ async def test_a_check_that_fails_in_an_unforeseen_way_is_a_failed_check(house: 
     async def broken() -> None:
         raise ZeroDivisionError("x")
 
-    report = await Readiness({"it": broken}, house.core.clock).report()
+    report = await Readiness({"it": broken}, house.services.clock).report()
     assert report == {"it": "ZeroDivisionError: x"}
 
 

@@ -1,4 +1,4 @@
-"""``/v1/models/usage``, in fal's shape."""
+"""``/v1/models/usage``, in fal's format."""
 
 from __future__ import annotations
 

@@ -2,22 +2,22 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.ingress.fal.paths import Part, RequestPath, app_of, parse, request_urls
+from serve_app.ingress.http.paths import RequestPath, RequestResource, app_of, parse, request_urls
 
 
 @pytest.mark.parametrize(
     ("path", "app", "part"),
     [
-        ("fal-ai/flux/requests/ID", "fal-ai/flux", Part.RESULT),
-        ("fal-ai/flux/requests/ID/response", "fal-ai/flux", Part.RESULT),
-        ("fal-ai/flux/requests/ID/status", "fal-ai/flux", Part.STATUS),
-        ("/fal-ai/flux/requests/ID/status/", "fal-ai/flux", Part.STATUS),
-        ("fal-ai/flux/requests/ID/status/stream", "fal-ai/flux", Part.STATUS_STREAM),
-        ("fal-ai/flux/schnell/requests/ID/cancel", "fal-ai/flux/schnell", Part.CANCEL),
-        ("workflows/me/mine/requests/ID", "workflows/me/mine", Part.RESULT),
+        ("fal-ai/flux/requests/ID", "fal-ai/flux", RequestResource.RESULT),
+        ("fal-ai/flux/requests/ID/response", "fal-ai/flux", RequestResource.RESULT),
+        ("fal-ai/flux/requests/ID/status", "fal-ai/flux", RequestResource.STATUS),
+        ("/fal-ai/flux/requests/ID/status/", "fal-ai/flux", RequestResource.STATUS),
+        ("fal-ai/flux/requests/ID/status/stream", "fal-ai/flux", RequestResource.STATUS_STREAM),
+        ("fal-ai/flux/schnell/requests/ID/cancel", "fal-ai/flux/schnell", RequestResource.CANCEL),
+        ("workflows/me/mine/requests/ID", "workflows/me/mine", RequestResource.RESULT),
     ],
 )
-def test_a_path_names_a_request(path: str, app: str, part: Part) -> None:
+def test_a_path_names_a_request(path: str, app: str, part: RequestResource) -> None:
     assert parse(path) == RequestPath(app, "ID", part)
 
 

@@ -1,4 +1,4 @@
-"""fal's webhooks that are told how far a request is, too."""
+"""fal's webhooks with progress messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.ingress.fal.news import EVERY_S
+from serve_app.ingress.fal.webhooks import MIN_INTERVAL_S
 from tests.ingress.house import House, built
 from tests.webhooks.fals_verification import verified
 from tests.webhooks.receiver import Receiver, Reply, always
@@ -33,7 +33,7 @@ async def house() -> AsyncIterator[House]:
 
 
 async def ended(client: httpx.AsyncClient, url: str, body: dict[str, Any], **query: str) -> str:
-    """The id of a request whose end was delivered."""
+    """Id of a request whose end was delivered."""
     answer = await client.post(PATH, params={"fal_webhook": url, **query}, json=body)
     assert answer.status_code == 200, answer.text
     request_id = str(answer.json()["request_id"])
@@ -58,8 +58,8 @@ async def test_who_asks_for_it_is_told_how_far_it_is_and_then_the_end(
     assert {each["request_id"] for each in before} == {request_id}
     assert {each["darkroom"]["stage"] for each in before} == {"denoising"}
     steps = [each["darkroom"]["step"] for each in before]
-    assert steps == sorted(set(steps))  # in order, each further than the last
-    assert 2 <= len(before) <= 1 + (time.monotonic() - began) / EVERY_S
+    assert steps == sorted(set(steps))  # in order, each later than the one before
+    assert 2 <= len(before) <= 1 + (time.monotonic() - began) / MIN_INTERVAL_S
     assert receiver.most_at_once == 1
     for each in receiver.received:
         assert each.target == "/hook"

@@ -1,4 +1,4 @@
-"""Calls that were made for fal's own hosts reach what serves them here."""
+"""Calls made for fal's own hosts reach the paths that serve them here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.ingress.fal.hosts import NAMES, is_fal, service_of
+from serve_app.ingress.http.hosts import NAMES, is_fal, service_of
 from tests.ingress.house import ORIGIN, House, built
 
 PROBE = "/test/probe"
@@ -121,7 +121,7 @@ async def test_uploads_go_where_they_go_below_a_prefix(
     by_host = await client.post(path, json={}, headers=host(name))
     by_target = await client.post("/", json={}, headers=to(f"https://{name}{path}"))
     assert by_host.status_code == by_target.status_code == below.status_code
-    # What is handed out is new each time, and of the host that was called.
+    # The URLs are new each time, and have the host that was called.
     told = [sorted(each.json()) for each in (by_host, by_target, below)]
     assert told[0] == told[1] == told[2]
     assert by_host.json() != (await client.post("/no/such", json={})).json()
@@ -205,4 +205,4 @@ def test_a_name_is_fal_s_only_within_its_domains(name: str) -> None:
     ends = ("fal.run", "fal.ai", "fal.media", "falrun.com")
     told = name.rstrip(".")
     assert is_fal(name) == (told in ends or told.endswith(tuple(f".{end}" for end in ends)))
-    service_of(name)  # takes anything
+    service_of(name)  # accepts any text

@@ -1,4 +1,4 @@
-"""``POST /{endpoint}``: the output at once."""
+"""``POST /{endpoint}``: the output in the response."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ async def test_a_file_is_a_url_that_can_be_read_without_a_key(
         assert (await stranger.get(first["url"])).content == b"abc"
 
 
-async def test_a_picture_has_the_type_that_was_asked_for(client: httpx.AsyncClient) -> None:
+async def test_an_image_has_the_type_that_was_asked_for(client: httpx.AsyncClient) -> None:
     answer = await client.post(
         "/fal-ai/flux/schnell", json={"prompt": "x", "output_format": "webp", "num_images": 3}
     )
@@ -56,13 +56,13 @@ async def test_a_picture_has_the_type_that_was_asked_for(client: httpx.AsyncClie
     assert [image["content_type"] for image in images] == ["image/webp"] * 3
 
 
-async def test_sync_mode_returns_the_picture_itself(client: httpx.AsyncClient) -> None:
+async def test_sync_mode_returns_the_image_itself(client: httpx.AsyncClient) -> None:
     answer = await client.post(
         "/fal-ai/flux/schnell", json={"prompt": "x", "sync_mode": True, "output_format": "png"}
     )
     scheme, _, data = answer.json()["images"][0]["url"].partition(";base64,")
     assert scheme == "data:image/png"
-    assert base64.b64decode(data) == b"picture"
+    assert base64.b64decode(data) == b"image"
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ async def test_what_is_wrong_before_the_first_event_is_told_by_the_status(
 
 
 class Wire:
-    """The bare protocol, so that a client can go away in the middle of an answer."""
+    """Bare ASGI call, so that a client can disconnect in the middle of a response."""
 
     def __init__(self, house: House) -> None:
         self._house = house
@@ -128,7 +128,7 @@ async def test_hanging_up_cancels_unless_another_call_can_find_it(
     await wire.said.wait()
     wire.hung_up.set()
     await calling
-    await house.core.background.join()
+    await house.services.background.join()
     request_id = events_in(wire.text)[0]["request_id"]
     assert (await house.queue.wait("default", request_id, 5)).state is end
 
@@ -139,7 +139,7 @@ async def test_the_task_of_a_call_that_is_cancelled_cancels_its_request(house: H
     await wire.said.wait()
     calling.cancel()
     await asyncio.gather(calling, return_exceptions=True)
-    await house.core.background.join()
+    await house.services.background.join()
     request_id = events_in(wire.text)[0]["request_id"]
     assert (await house.queue.wait("default", request_id, 5)).state is State.CANCELLED
 
@@ -197,7 +197,7 @@ async def test_a_wrong_wish_for_a_token_names_its_field(
 
 async def test_a_stream_shows_previews_inside_its_events() -> None:
     from serve_app.domain.progress import Preview  # noqa: PLC0415
-    from tests.ingress.test_previews import JPEG, Maker  # noqa: PLC0415
+    from tests.ingress.submission.test_previews import JPEG, Maker  # noqa: PLC0415
 
     async with built(replica=False) as house:
         wire, maker = Wire(house), Maker(house)

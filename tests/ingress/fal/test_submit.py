@@ -1,4 +1,4 @@
-"""Submit, status, result, cancel, as fal's queue speaks them."""
+"""fal's queue protocol: submit, status, result, cancel."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import httpx
 import pytest
 
 from serve_app.domain.request import Priority, State
-from serve_app.ingress.held import HOLD_S
-from serve_app.queue.pace import UNKNOWN_RETRY_S
+from serve_app.ingress.services.replies import HOLD_S
+from serve_app.queue.state.counters import UNKNOWN_RETRY_S
 from tests.ingress.house import House, built
 
-MOMENT = timedelta(seconds=5)  # between an answer and its being read
+MOMENT = timedelta(seconds=5)  # between a response and the check of it
 
 
 async def submit(client: httpx.AsyncClient, **orders: Any) -> dict[str, Any]:
@@ -296,7 +296,7 @@ async def test_a_longest_queue_is_honoured(idle_client: httpx.AsyncClient) -> No
     assert (await idle_client.post(path, json={})).status_code == 200
     refused = await idle_client.post(path, json={})
     assert refused.status_code == 429
-    # Nothing has left the queue yet, so nobody knows how fast it goes.
+    # No request has left the queue yet, so its throughput is not known.
     assert refused.headers["retry-after"] == str(round(UNKNOWN_RETRY_S))
 
 
@@ -350,4 +350,4 @@ async def test_two_hundred_polling_clients_cost_a_few_hundred_calls_a_second(
             await asyncio.sleep(0.1)
 
     await asyncio.gather(*(poll(each["status_url"]) for each in told))
-    assert calls < 200 * 8  # asked as fast as fal's client asks, it would be 200 × 20
+    assert calls < 200 * 8  # at the poll rate of fal's client it would be 200 × 20

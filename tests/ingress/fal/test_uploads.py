@@ -1,4 +1,4 @@
-"""Files that clients bring, by fal's calls for it."""
+"""Uploads of files by fal's calls."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import httpx
 import pytest
 
 from serve_app.domain.errors import StorageFull, StorageUnavailable
-from serve_app.ingress.disposal import Disposal
-from serve_app.queue.uploads import ABANDONED_S
+from serve_app.ingress.services.files import FileCollector
+from serve_app.queue.transactions.uploads import ABANDONED_S
 from serve_app.storage.directory import DirectoryStorage
-from serve_app.tenants.upload_tokens import VALID_S
+from serve_app.tenants.tokens import VALID_S
 from tests.fakes.clock import FakeClock
 from tests.ingress.house import ORIGIN, House, built
 
@@ -23,7 +23,7 @@ CONTENT = bytes(range(200))
 
 
 class NothingUnwanted:
-    """Stands for the list of other objects that nobody wants: it is empty."""
+    """Empty list of other garbage files."""
 
     async def take(self, most: int) -> list[str]:
         assert most
@@ -33,8 +33,8 @@ class NothingUnwanted:
         raise AssertionError(keys)
 
 
-def disposal(house: House) -> Disposal:
-    return Disposal(NothingUnwanted(), house.uploads, house.storage)  # pyright: ignore
+def disposal(house: House) -> FileCollector:
+    return FileCollector(NothingUnwanted(), house.uploads, house.storage)  # pyright: ignore
 
 
 async def token(client: httpx.AsyncClient) -> str:
@@ -182,7 +182,7 @@ async def test_parts_become_a_file_in_whatever_order_they_are_named(
         answer = await client.put(f"{base}/{number}", content=content)
         assert answer.headers["etag"] == answer.json()["etag"]
         parts.append(answer.json())
-    for _ in range(2):  # the second time for a client that lost the answer
+    for _ in range(2):  # the second time for a client that lost the response
         joined = await client.post(f"{base}/complete", json={"parts": parts})
         assert joined.json() == {
             "access_url": begun["access_url"],
@@ -197,7 +197,7 @@ async def test_parts_become_a_file_in_whatever_order_they_are_named(
 
 
 async def in_two_parts(client: httpx.AsyncClient) -> tuple[str, Any, str]:
-    """Where it is to be completed, with what, and where it is then."""
+    """URL and body of the call that completes it, and its later URL."""
     place = await initiated(client, "initiate-multipart")
     parts = [
         (await client.put(f"{place['upload_url']}/{number}", content=b"ab")).json()
@@ -226,7 +226,7 @@ async def test_one_that_was_joined_by_an_ingress_that_died_is_found(tmp_path: Pa
             assert upload is not None
             assert upload.parts_id is not None
             etags = {each["partNumber"]: each["etag"].strip('"') for each in body["parts"]}
-            await house.core.storage.join_parts(key, upload.parts_id, etags)
+            await house.services.files.storage.join_parts(key, upload.parts_id, etags)
             assert (await client.post(url, json=body)).json()["file_size"] == 4
 
 
@@ -285,7 +285,7 @@ async def test_parts_that_are_too_much_together_are_refused_and_given_up() -> No
         assert refused.status_code == 413
         assert "DARKROOM_MAX_UPLOAD_BYTES" in refused.json()["detail"]
         assert (await client.put(f"{url}/3", content=b"x")).status_code == 404
-        await disposal(house).dispose_uploads()
+        await disposal(house).delete_garbage_uploads()
         assert (house.storage.objects, house.storage.parts) == ({}, {})
 
 
@@ -347,11 +347,11 @@ async def test_what_nobody_brings_is_collected(how: str) -> None:
             await client.put(f"{place['upload_url']}/1", content=b"x")
             assert len(house.storage.parts) == 1
         clock.advance(ABANDONED_S + 1)
-        await disposal(house).dispose_uploads()
+        await disposal(house).delete_garbage_uploads()
         assert house.storage.parts == {}
         below = "/1" if how == "initiate-multipart" else ""
         answer = await client.put(f"{place['upload_url']}{below}", content=CONTENT)
-        assert (answer.status_code, "begin a new one" in answer.json()["detail"]) == (404, True)
+        assert (answer.status_code, "Begin a new one" in answer.json()["detail"]) == (404, True)
 
 
 async def test_a_tenant_deletes_what_it_uploaded(house: House, client: httpx.AsyncClient) -> None:
@@ -364,7 +364,7 @@ async def test_a_tenant_deletes_what_it_uploaded(house: House, client: httpx.Asy
     assert (answer.status_code, answer.json()["deleted_files"]) == (200, 1)
     assert (await client.get(url)).status_code == 404
     assert (await client.delete(path)).status_code == 404
-    await disposal(house).dispose_uploads()
+    await disposal(house).delete_garbage_uploads()
     assert await house.uploads.take_unwanted(10) == []
 
 
@@ -376,7 +376,7 @@ async def test_what_cannot_be_deleted_now_is_deleted_later(
     answer = await client.delete(url.replace(f"{ORIGIN}/files/", "/v1/uploads/"))
     assert (answer.status_code, answer.json()["later_files"]) == (200, 1)
     house.storage.away = None
-    await disposal(house).dispose_uploads()
+    await disposal(house).delete_garbage_uploads()
     assert (await client.get(url)).status_code == 404
 
 
@@ -394,10 +394,10 @@ async def test_a_file_is_deleted_when_its_client_said(name: str) -> None:
         await client.put(place.json()["upload_url"], content=CONTENT)
         urls = [answer.json()["access_url"], place.json()["file_url"]]
         clock.advance(3599)
-        await disposal(house).dispose_uploads()
+        await disposal(house).delete_garbage_uploads()
         assert [(await client.get(url)).status_code for url in urls] == [200, 200]
         clock.advance(2)
-        await disposal(house).dispose_uploads()
+        await disposal(house).delete_garbage_uploads()
         assert [(await client.get(url)).status_code for url in urls] == [404, 404]
         assert (await client.get(kept)).status_code == 200
 

@@ -1,4 +1,4 @@
-"""Webhooks from the submit to the receiver, over fakes of all but the wire."""
+"""Webhooks from the submit to the receiver, over fakes of everything but HTTP."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ async def test_a_metric_counts_each_try(delivering: House, receiver: Receiver) -
     receiver.script = each(Reply(500), Reply())
     async with delivering.client() as client:
         await settled(client, await submitted(client, receiver.url()))
-    registry = delivering.core.metrics.registry
+    registry = delivering.services.metrics.registry
 
     def count(result: str) -> float | None:
         return registry.get_sample_value("darkroom_webhooks_total", {"result": result})

@@ -1,4 +1,4 @@
-"""What a page of another origin may send, and may read."""
+"""Headers that a page of another origin may send and read."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from tests.node import packages
 
-ROOT = Path(__file__).parents[2]
-DOCS = (ROOT / "docs" / "02-ingress-and-fal-protocol.md").read_text()
+ROOT = Path(__file__).parents[3]
+DOCS = (ROOT / "docs" / "reference" / "fal-protocol.md").read_text()
 CLIENT = ROOT / "tests" / "wire" / "javascript"
 NAME = re.compile(r"(?:x-(?:app-)?fal|x-darkroom|idempotency)-[a-z-]*[a-z]", re.IGNORECASE)
 

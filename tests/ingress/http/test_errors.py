@@ -1,4 +1,4 @@
-"""Every refusal: its status, its words, its headers."""
+"""Every error response: its status, message and headers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from serve_app.domain import errors
 from serve_app.domain.errors import DarkroomError, StorageFull
-from serve_app.ingress.errors import TABLE, answer_for, body_for, headers_for
-from serve_app.queue.limits import QueueLimits
+from serve_app.ingress.http.errors import TABLE, body_for, headers_for, http_answer
+from serve_app.queue.store.config import QueueLimits
 from serve_app.settings import PoolConfig
 from tests.ingress.house import House, built
 
@@ -24,8 +24,10 @@ def all_errors(root: type[DarkroomError] = DarkroomError) -> list[type[DarkroomE
 @pytest.mark.parametrize("kind", all_errors())
 def test_every_error_has_an_answer(kind: type[DarkroomError]) -> None:
     error = kind("Something went wrong.")
-    assert 400 <= answer_for(error).status < 600
-    assert answer_for(error).status not in (408, 409), "fal's Python client retries these ten times"
+    assert 400 <= http_answer(error).status < 600
+    assert http_answer(error).status not in (408, 409), (
+        "fal's Python client retries these ten times"
+    )
     assert body_for(error)["detail"]
     assert headers_for(error)["x-fal-retryable"] in ("true", "false")
 
@@ -34,7 +36,7 @@ def test_an_error_that_the_table_lacks_is_answered_like_its_parent() -> None:
     class Newer(errors.NotFound):
         pass
 
-    assert answer_for(Newer("x")) == TABLE[errors.NotFound]
+    assert http_answer(Newer("x")) == TABLE[errors.NotFound]
 
 
 @pytest.mark.parametrize("path", [FLUX, f"/queue{FLUX}"])
@@ -207,11 +209,11 @@ async def test_a_nearly_full_disk_is_told_before_the_work_is_accepted() -> None:
 
 
 async def test_an_endpoint_that_no_pool_hosts_is_refused_at_once() -> None:
-    pools = {"pictures": PoolConfig(families=("flux",))}
+    pools = {"images": PoolConfig(families=("flux",))}
     async with built(pools=pools, replica=False) as house, house.client() as client:
         hosted = await client.post(f"/queue{FLUX}", json={"prompt": "x"})
         answer = await client.post("/queue/test/probe", json={})
-        assert [each.pool for each in await house.queue.page("default")] == ["pictures"]
+        assert [each.pool for each in await house.queue.page("default")] == ["images"]
     assert hosted.status_code == 200
     assert answer.status_code == 503
     assert "probe" in answer.json()["message"]
@@ -229,7 +231,7 @@ async def test_an_unexpected_error_is_told_counted_and_logged(
     assert answer.headers["x-fal-request-id"]
     assert "ZeroDivisionError" in answer.json()["detail"]
     assert "Traceback" in caplog.text
-    registry = house.core.metrics.registry
+    registry = house.services.metrics.registry
     labels = {"route": "fal.submit"}
     assert registry.get_sample_value("darkroom_unexpected_errors_total", labels) == 1
 

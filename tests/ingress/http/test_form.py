@@ -1,4 +1,4 @@
-"""Forms, whatever comes."""
+"""Forms with any content."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from starlette.requests import Request as HttpRequest
 
 from serve_app.domain.errors import InvalidInput, TooLarge
-from serve_app.ingress.form import Form, read_form
+from serve_app.ingress.http.body import Form, read_form
 
 names = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=8)
 files = st.lists(st.tuples(names, st.binary(max_size=64)), max_size=4)

@@ -1,4 +1,4 @@
-"""Query parameters that no database takes, and numbers that Python does not read."""
+"""Query parameters that PostgreSQL cannot store, and numbers that Python refuses to read."""
 
 from __future__ import annotations
 

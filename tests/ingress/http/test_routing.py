@@ -13,9 +13,9 @@ from starlette.routing import Match, Route, WebSocketRoute
 from serve_app.catalog.catalog import load
 from serve_app.domain.errors import Misconfigured
 from serve_app.ingress.app import create_app
-from serve_app.ingress.by_segment import BySegment
+from serve_app.ingress.http.routing import SegmentRouter
 
-with warnings.catch_warnings(action="ignore"):  # of Ray's own use of pydantic
+with warnings.catch_warnings(action="ignore"):  # from Ray's own use of pydantic
     from ray.serve._private.thirdparty.get_asgi_route_name import (
         extract_route_patterns,
         get_asgi_route_name,
@@ -23,7 +23,7 @@ with warnings.catch_warnings(action="ignore"):  # of Ray's own use of pydantic
 
 APP = create_app()
 BY_SEGMENT, *REST = APP.routes
-assert isinstance(BY_SEGMENT, BySegment)
+assert isinstance(BY_SEGMENT, SegmentRouter)
 FLAT = Starlette(routes=[*BY_SEGMENT.routes, *REST])
 FLAT.router.redirect_slashes = False
 
@@ -48,7 +48,7 @@ def scope_of(method: str, path: str) -> dict[str, Any]:
 
 
 def handler_of(app: Starlette, scope: dict[str, Any]) -> Any:
-    """As Starlette's router chooses."""
+    """Route that Starlette's own router chooses."""
     partial = None
     for route in app.routes:
         match, child = route.matches(scope)
@@ -77,13 +77,13 @@ def test_what_is_tried_by_its_first_segment_begins_with_none_that_is_a_parameter
     assert "{" not in route.path.split("/")[1]
 
 
-@pytest.mark.parametrize("owner", sorted(BY_SEGMENT.firsts))
+@pytest.mark.parametrize("owner", sorted(BY_SEGMENT.first_segments))
 def test_no_endpoint_may_begin_as_our_own_paths_do(owner: str, tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
     path.write_text(f'endpoints: {{"{owner}/mine": {{family: probe, schema: open}}}}')
     with pytest.raises(Misconfigured) as refused:
         load(path, demo=False, demo_dir=tmp_path)
-    # No id begins with a slash or a dot, whatever the paths are.
-    reason = "path of Darkroom's own" if owner[:1].isalnum() else "should match pattern"
+    # No id begins with a slash or a dot.
+    reason = "reserved for Darkroom's own paths" if owner[:1].isalnum() else "should match pattern"
     assert f"{owner}/mine" in refused.value.message
     assert reason in refused.value.message

@@ -1,4 +1,4 @@
-"""OpenAI's calls for pictures, over HTTP: what becomes of each parameter, and of each mistake."""
+"""OpenAI's calls for images over HTTP: the effect of each parameter, and each error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from serve_app.queue.limits import QueueLimits
+from serve_app.queue.store.config import QueueLimits
 from tests.ingress.house import OTHERS, House, built
 
 GENERATIONS, EDITS = "/openai/v1/images/generations", "/openai/v1/images/edits"
@@ -31,7 +31,7 @@ def png(mode: str = "RGB", size: tuple[int, int] = (96, 64), colour: Any = 0) ->
 
 
 async def stored(house: House, answer: httpx.Response) -> dict[str, Any]:
-    """The input of the request that was made."""
+    """Input of the request that the call created."""
     request = await house.queue.get("default", answer.headers["x-request-id"])
     return dict(request.input)
 
@@ -90,16 +90,16 @@ async def test_a_number_of_steps_says_more_than_the_quality(
 @pytest.mark.parametrize(
     ("asked", "given"), [(None, {"b64_json", "url"}), ("url", {"url"}), ("b64_json", {"b64_json"})]
 )
-async def test_a_picture_comes_as_was_asked_or_in_both_ways(
+async def test_an_image_comes_as_was_asked_or_in_both_ways(
     client: httpx.AsyncClient, asked: str | None, given: set[str]
 ) -> None:
     answer = await generated(client, response_format=asked)
-    picture = answer.json()["data"][0]
-    assert set(picture) == given
+    image = answer.json()["data"][0]
+    assert set(image) == given
     if "url" in given:
-        assert (await client.get(picture["url"])).content == b"picture"
+        assert (await client.get(image["url"])).content == b"image"
     if "b64_json" in given:
-        assert base64.b64decode(picture["b64_json"]) == b"picture"
+        assert base64.b64decode(image["b64_json"]) == b"image"
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ async def test_no_model_is_the_usual_one_and_an_alias_leads_to_its_endpoint() ->
 
 
 @pytest.mark.parametrize("model", ["test/clips", "test/sounds"])
-async def test_what_makes_no_pictures_is_refused(
+async def test_what_makes_no_images_is_refused(
     house: House, client: httpx.AsyncClient, model: str
 ) -> None:
     drawn = await generated(client, model=model)
@@ -174,7 +174,7 @@ async def test_what_makes_no_pictures_is_refused(
     )
     for answer in (drawn, edited):
         assert answer.status_code == 400
-        assert "makes no pictures" in answer.json()["error"]["message"]
+        assert "does not make images" in answer.json()["error"]["message"]
     assert house.replica.ran == []
 
 
@@ -229,7 +229,7 @@ async def test_the_same_idempotency_key_is_the_same_request(
     assert len(house.replica.ran) == 1
 
 
-async def test_a_picture_is_edited_by_the_endpoints_sibling_at_its_own_shape(
+async def test_an_image_is_edited_by_the_endpoints_sibling_at_its_own_shape(
     house: House, client: httpx.AsyncClient
 ) -> None:
     files = {"image": ("a.png", png(size=(2048, 1024)), "image/png")}
@@ -263,7 +263,7 @@ async def test_what_is_transparent_in_a_mask_is_white_for_the_endpoint(
         assert (white.getpixel((10, 10)), white.getpixel((90, 10))) == (255, 0)
 
 
-async def test_several_pictures_go_to_an_endpoint_that_takes_them(
+async def test_several_images_go_to_an_endpoint_that_takes_them(
     house: House, client: httpx.AsyncClient
 ) -> None:
     files = [("image[]", ("a.png", png())), ("image[]", ("b.png", png("L")))]
@@ -271,7 +271,7 @@ async def test_several_pictures_go_to_an_endpoint_that_takes_them(
     assert len((await stored(house, answer))["image_urls"]) == 2
     refused = await client.post(EDITS, data={"prompt": "x", "model": SDXL}, files=files)
     assert refused.status_code == 400
-    assert "cannot edit several pictures at once" in refused.json()["error"]["message"]
+    assert "cannot edit several images at once" in refused.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

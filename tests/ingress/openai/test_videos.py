@@ -1,4 +1,4 @@
-"""OpenAI's calls for clips: what becomes of each parameter at endpoints of several kinds."""
+"""OpenAI's calls for videos: the effect of each parameter at several kinds of endpoints."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ from PIL import Image
 from pydantic import BaseModel, Field
 
 from serve_app.catalog.catalog import Catalog, CatalogEntry
-from serve_app.catalog.outputs import PicturesOutput
-from serve_app.catalog.pydantic_schema import PydanticSchema, Shape
+from serve_app.catalog.fields.outputs import ImagesOutput
+from serve_app.catalog.fields.pydantic_schema import PydanticSchema, Shape
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput
 from serve_app.domain.lease import Ask, Report
 from serve_app.domain.progress import Progress, Stage
-from serve_app.ingress.endpoint_fields import EndpointFields
-from serve_app.ingress.openai.clip_wish import ClipParameters, input_of, told_length, told_size
+from serve_app.ingress.openai.video_parameters import (
+    VideoParameters,
+    input_of,
+    length_text,
+    size_text,
+)
+from serve_app.ingress.submission.model_lookup import EndpointFields
 from tests.ingress.house import OTHERS, House, built
 
 VIDEOS = "/openai/v1/videos"
 
 
 class ByFrames(BaseModel):
-    """As Wan's endpoints have it."""
+    """Input in the style of Wan's endpoints."""
 
     prompt: str
     num_frames: int = Field(default=81, ge=17, le=161)
@@ -36,7 +41,7 @@ class ByFrames(BaseModel):
 
 
 class ByDuration(BaseModel):
-    """As endpoints have it that sell by the clip."""
+    """Input in the style of endpoints with fixed lengths."""
 
     prompt: str
     duration: Literal["5", "10"] = "5"
@@ -49,12 +54,12 @@ class ByPixels(BaseModel):
 
 def fields(model: type[BaseModel]) -> EndpointFields:
     endpoint = Endpoint(id="test/x", family="probe", weights=Weights(""), schema="x")
-    schema = PydanticSchema(Shape(model, PicturesOutput, None), endpoint)
+    schema = PydanticSchema(Shape(model, ImagesOutput, None), endpoint)
     return EndpointFields(CatalogEntry(endpoint, schema))
 
 
 def wanted(model: type[BaseModel], **given: Any) -> dict[str, Any]:
-    return input_of(ClipParameters.read({"prompt": "x"} | given), fields(model))
+    return input_of(VideoParameters.read({"prompt": "x"} | given), fields(model))
 
 
 @pytest.fixture
@@ -71,7 +76,7 @@ def test_seconds_and_size_become_what_the_endpoint_counts_in() -> None:
         "resolution": "720p",
         "aspect_ratio": "16:9",
     }
-    assert (told_length({**made, "frames_per_second": 24}), told_size(made)) == ("4", "1280x720")
+    assert (length_text({**made, "frames_per_second": 24}), size_text(made)) == ("4", "1280x720")
     assert wanted(ByFrames, seconds=2, frames_per_second=30)["num_frames"] == 60
     assert wanted(ByFrames, size="720x1280")["aspect_ratio"] == "9:16"
     assert wanted(ByDuration, seconds="10")["duration"] == "10"
@@ -103,10 +108,10 @@ def test_what_cannot_be_honoured_is_refused_by_name(
 
 
 def test_lengths_and_sizes_that_an_input_does_not_say_are_left_out() -> None:
-    assert (told_length({}), told_size({})) == ("", "")
-    assert told_size({"resolution": "720p", "aspect_ratio": "auto"}) == ""
-    assert told_size({"resolution": "480p", "aspect_ratio": "9:16"}) == "480x853"
-    assert told_length({"duration": "5"}) == "5"
+    assert (length_text({}), size_text({})) == ("", "")
+    assert size_text({"resolution": "720p", "aspect_ratio": "auto"}) == ""
+    assert size_text({"resolution": "480p", "aspect_ratio": "9:16"}) == "480x853"
+    assert length_text({"duration": "5"}) == "5"
 
 
 async def test_a_bound_of_the_endpoint_is_told_of_the_parameter() -> None:
@@ -117,7 +122,7 @@ async def test_a_bound_of_the_endpoint_is_told_of_the_parameter() -> None:
         schema="x",
         category="text-to-video",
     )
-    schema = PydanticSchema(Shape(ByFrames, PicturesOutput, None), endpoint)
+    schema = PydanticSchema(Shape(ByFrames, ImagesOutput, None), endpoint)
     catalog = Catalog({"test/frames": CatalogEntry(endpoint, schema)})
     async with built(catalog=catalog) as house, house.client() as client:
         body = {"prompt": "x", "model": "test/frames", "seconds": "12"}
@@ -150,7 +155,7 @@ async def test_progress_is_told_in_percent() -> None:
     assert "not ready yet" in early[0].json()["error"]["message"]
 
 
-async def test_a_picture_to_start_from_leads_to_the_sibling(
+async def test_an_image_to_start_from_leads_to_the_sibling(
     house: House, client: httpx.AsyncClient
 ) -> None:
     file = io.BytesIO()
@@ -174,13 +179,13 @@ async def test_a_picture_to_start_from_leads_to_the_sibling(
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        ({"model": "test/pictures"}, 400, "makes no clips. Those that do: test/clips"),
+        ({"model": "test/pictures"}, 400, "does not make videos. Endpoints that do: test/clips"),
         ({"model": "fal-ai/flux/schnell", "input_reference": {"image_url": "x"}}, 400, "cannot"),
         ({"model": "test/clips", "input_reference": {"file_id": "x"}}, 400, "input_reference"),
         ({"model": "test/nothing"}, 404, "test/nothing"),
     ],
 )
-async def test_what_cannot_become_a_clip_is_refused(
+async def test_what_cannot_become_a_video_is_refused(
     client: httpx.AsyncClient, body: dict[str, Any], status: int, words: str
 ) -> None:
     answer = await client.post(VIDEOS, json={"prompt": "x"} | body)
@@ -196,7 +201,7 @@ async def test_other_requests_are_no_videos(client: httpx.AsyncClient) -> None:
     for path in ("x/remix", "edits", "extensions", "characters"):
         answer = await client.post(f"{VIDEOS}/{path}", json={"prompt": "x"})
         assert answer.status_code == 400
-        assert "not remixed" in answer.json()["error"]["message"]
+        assert "not supported" in answer.json()["error"]["message"]
 
 
 @pytest.fixture

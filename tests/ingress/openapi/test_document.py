@@ -1,4 +1,4 @@
-"""The OpenAPI documents say what is answered."""
+"""The OpenAPI documents describe the real responses."""
 
 from __future__ import annotations
 
@@ -14,30 +14,31 @@ from openapi_spec_validator import OpenAPIV30SpecValidator, validate
 from starlette.routing import Route
 
 from serve_app.catalog.catalog import Catalog, load
-from serve_app.ingress import page
+from serve_app.ingress.api import playground
 from serve_app.ingress.app import create_app
-from serve_app.ingress.by_segment import BySegment
-from serve_app.ingress.openapi.dialect import components
-from serve_app.ingress.openapi.document import of_endpoint, whole
-from serve_app.ingress.openapi.endpoints import pascal
+from serve_app.ingress.http.json_schema import components
+from serve_app.ingress.http.openapi import pascal
+from serve_app.ingress.http.routing import SegmentRouter
+from serve_app.ingress.openapi.document import ApiDocument
 from tests.ingress.house import DEMO, House
 
 ORIGIN = "http://testserver"
 CATALOG = load(None, demo=False, demo_dir=DEMO)
 CALLS = ("/queue/{path}", "/run/{path}", "/{path}", "/fal/proxy")
-"""Where fal's calls are: described for each endpoint, not as they are routed."""
+"""Paths of fal's calls. They are documented for each endpoint, not by their routes."""
+DOCUMENT: ApiDocument = create_app().state.document
 
 
 @pytest.fixture(scope="module")
 def document() -> dict[str, Any]:
-    return whole(CATALOG, ORIGIN)
+    return DOCUMENT.whole(CATALOG, ORIGIN)
 
 
 @pytest.fixture(scope="module")
 def routes() -> Sequence[Route]:
-    """Those of HTTP; of WebSockets OpenAPI knows nothing."""
+    """Routes of HTTP. OpenAPI cannot describe WebSockets."""
     by_segment, *rest = create_app().routes
-    assert isinstance(by_segment, BySegment)
+    assert isinstance(by_segment, SegmentRouter)
     return [each for each in (*by_segment.routes, *rest) if isinstance(each, Route)]
 
 
@@ -54,16 +55,16 @@ def test_every_route_is_in_it(document: dict[str, Any], routes: Sequence[Route])
     paths = document["paths"]
     for route in routes:
         path = re.sub(r":\w+}", "}", route.path)
-        if path in CALLS or path.endswith("/{rest}"):  # these are there to say what is not there
+        if path in CALLS or path.endswith("/{rest}"):  # these only answer "not found"
             continue
-        if route in page.ROUTES:  # for people
+        if route in playground.ROUTES:  # for browsers
             continue
         assert path in paths
         if path in ("/rest/{path}", "/cdn/{path}"):
-            continue  # refused, whatever the method
+            continue  # refused with any method
         for method in route.methods or ():
             if method == "QUERY":
-                continue  # OpenAPI 3.0 has no word for it
+                continue  # OpenAPI 3.0 cannot describe it
             if method != "HEAD" or path.startswith("/files"):
                 assert method.lower() in paths[path], f"{method} {path}"
 
@@ -104,7 +105,7 @@ def test_the_calls_about_a_request_are_described_once_for_each_app(
 
 
 def test_what_is_not_served_and_what_is_a_demo_is_said() -> None:
-    paths = whole(load(None, demo=True, demo_dir=DEMO), ORIGIN)["paths"]
+    paths = DOCUMENT.whole(load(None, demo=True, demo_dir=DEMO), ORIGIN)["paths"]
     assert paths["/fal-ai/flux/schnell"]["post"]["x-darkroom-demo"] is True
     assert "no demo model" in paths["/fal-ai/qwen-image"]["post"]["x-darkroom-not-served"]
     assert "x-darkroom-not-served" not in paths["/fal-ai/flux/schnell"]["post"]
@@ -112,7 +113,7 @@ def test_what_is_not_served_and_what_is_a_demo_is_said() -> None:
 
 @pytest.mark.parametrize("endpoint_id", [entry.endpoint.id for entry in CATALOG])
 def test_the_document_of_each_endpoint_is_valid(endpoint_id: str) -> None:
-    document = of_endpoint(CATALOG.listed(endpoint_id), ORIGIN)
+    document = DOCUMENT.of_endpoint(CATALOG.listed(endpoint_id), ORIGIN)
     validate(document, cls=OpenAPIV30SpecValidator)
     schemas = document["components"]["schemas"]
     for side in ("Input", "Output"):
@@ -127,7 +128,7 @@ def test_a_catalogue_of_ones_own_is_described_too(tmp_path: Path) -> None:
     ]
     path.write_text("endpoints:\n" + "".join(entries))
     catalog: Catalog = load(path, demo=True, demo_dir=tmp_path)
-    validate(whole(catalog, ORIGIN), cls=OpenAPIV30SpecValidator)
+    validate(DOCUMENT.whole(catalog, ORIGIN), cls=OpenAPIV30SpecValidator)
 
 
 @pytest.mark.parametrize("body", [{"prompt": "x"}, {"prompt": "x", "image_size": "square"}])
@@ -167,7 +168,7 @@ def test_schemas_are_put_into_the_dialect_of_3_0() -> None:
 
 async def test_it_is_served_to_whoever_has_a_key(house: House, client: httpx.AsyncClient) -> None:
     answer = await client.get("/openapi.json")
-    assert answer.json() == whole(house.core.catalog, ORIGIN)
+    assert answer.json() == DOCUMENT.whole(house.services.catalog, ORIGIN)
     async with house.client("no:key") as stranger:
         assert (await stranger.get("/openapi.json")).status_code == 401
 

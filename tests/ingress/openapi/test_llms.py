@@ -1,5 +1,4 @@
-"""What is told of endpoints in words: everything that their schemas say, and examples that are
-valid."""
+"""Endpoints' texts have everything from their schemas, and valid examples."""
 
 from __future__ import annotations
 
@@ -9,7 +8,7 @@ import re
 import httpx
 import pytest
 
-from serve_app.ingress.endpoint_text import endpoint_text, example
+from serve_app.ingress.openapi.endpoint_text import endpoint_text, example
 from tests.ingress.house import CATALOG, ORIGIN, OTHERS
 
 ENTRIES = {each.endpoint.id: each for catalog in (CATALOG, OTHERS) for each in catalog}

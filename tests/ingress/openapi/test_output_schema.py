@@ -1,4 +1,4 @@
-"""What the Flux family really makes, as the client gets it, fits the schema that is published."""
+"""The real outputs of the Flux family match their published schema."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 from openapi_schema_validator import OAS30Validator
 
 from deployments.engine.engine import Engine
-from deployments.family import Made
-from deployments.flux import FluxFamily
+from deployments.families.base import GenerationResult
+from deployments.families.flux import FluxFamily
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.outcome import Outcome, Usage
-from serve_app.ingress.fal.output import _Rendering
-from serve_app.ingress.openapi.document import whole
+from serve_app.ingress.app import create_app
+from serve_app.ingress.submission.rendering import _Rendering
 from tests.engine.tiny import tiny_flux
 from tests.ingress.house import CATALOG, ORIGIN
 
@@ -35,14 +35,14 @@ def answer() -> dict[str, Any]:
         call = family.prepare(small, wish, pipeline, seed=7)
         result = engine.submit(pipeline="flux", **call.arguments).result(60)
     ticket = UploadTicket("r/1/1/a.jpg", "http://storage/1", "image/jpeg", 10**6)
-    product = family.deliver(small, call, Made(result, 1.5, 1), (ticket,))
+    product = family.deliver(small, call, GenerationResult(result, 1.5, 1), (ticket,))
     artifacts = tuple(file.artifact() for file in product.files)
     outcome = Outcome(output=product.output, artifacts=artifacts, usage=Usage())
     return _Rendering(outcome, ORIGIN, {}).render(product.output)
 
 
 def checker() -> OAS30Validator:
-    document = whole(CATALOG, ORIGIN)
+    document = create_app().state.document.whole(CATALOG, ORIGIN)
     return OAS30Validator(
         {**document["components"]["schemas"]["FalAiFluxSchnellOutput"], **document}
     )

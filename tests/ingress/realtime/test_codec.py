@@ -1,4 +1,4 @@
-"""Whatever a client packs into a frame: an input of JSON values, or a refusal in a sentence."""
+"""Any content of a client's frame becomes an input of JSON values, or an error with a message."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import InvalidInput, TooLarge
 from serve_app.domain.outcome import Outcome
-from serve_app.ingress.realtime.inbox import Arrived, Inbox
-from serve_app.ingress.realtime.packing import pack, rendered, unpack
+from serve_app.ingress.realtime.codec import pack, rendered, unpack
+from serve_app.ingress.realtime.messages import MessageInbox, ReceivedFrame
 
 LARGEST = 1 << 16
 
@@ -37,7 +37,7 @@ VALUES = st.recursive(
 
 
 def understood(message: bytes) -> dict[str, Any] | None:
-    """None when it is refused, in words."""
+    """Decoded input; None if it is refused with a message."""
     refusal: InvalidInput | None = None
     try:
         return unpack(message, LARGEST)
@@ -76,7 +76,7 @@ def test_no_depth_is_too_much_to_be_answered(depth: int, opener: bytes) -> None:
 
 
 def test_a_frame_that_is_too_large_is_refused_before_it_is_read() -> None:
-    with pytest.raises(TooLarge, match="101 bytes, and 100"):
+    with pytest.raises(TooLarge, match="101 bytes; the limit is 100"):
         unpack(b"\x00" * 101, 100)
 
 
@@ -85,7 +85,7 @@ def test_a_header_that_promises_gigabytes_costs_nothing() -> None:
         assert understood(b"\x81\xa1a" + head) is None
 
 
-def test_pictures_go_into_the_output_in_place_of_their_names() -> None:
+def test_images_go_into_the_output_in_place_of_their_names() -> None:
     artifact = Artifact("k", "image/png", 3, "", 8, 8)
     output = {
         "images": [{"artifact": "k", "width": 8}],
@@ -109,8 +109,8 @@ def test_pictures_go_into_the_output_in_place_of_their_names() -> None:
 async def test_an_inbox_keeps_the_newest_within_its_bounds(
     sizes: list[int], most: int, most_bytes: int
 ) -> None:
-    inbox, dropped = Inbox(most, most_bytes), 0
-    frames = [Arrived(str(n), {}, {}, size) for n, size in enumerate(sizes)]
+    inbox, dropped = MessageInbox(most, most_bytes), 0
+    frames = [ReceivedFrame(str(n), {}, {}, size) for n, size in enumerate(sizes)]
     for frame in frames:
         gone = inbox.put(frame)
         assert gone == frames[dropped : dropped + len(gone)], "the oldest go first"

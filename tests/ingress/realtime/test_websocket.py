@@ -1,4 +1,4 @@
-"""Realtime sessions: frames in, pictures out, past the queue."""
+"""Realtime sessions: frames in, images out, without the queue."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import msgpack
 import pytest
 
 from serve_app.domain.request import State
-from serve_app.queue.limits import QueueLimits
+from serve_app.queue.store.config import QueueLimits
 from tests.deployments.waiting import until
 from tests.ingress.house import House, built
 from tests.ingress.socket import connected
 
 
 async def sessions_of(house: House) -> list:
-    """The requests that stand for sessions, newest first."""
+    """Requests of sessions, newest first."""
     page = await house.queue.page("default")
     return [each for each in page if each.input == {"realtime": True}]
 
 
-async def test_a_frame_is_answered_with_its_pictures_inside(house: House) -> None:
+async def test_a_frame_is_answered_with_its_images_inside(house: House) -> None:
     async with connected(house) as client:
         client.send(artifacts=1, content="abc", echo="é", request_id="r-1")
         answer = await client.hear()
@@ -32,7 +32,7 @@ async def test_a_frame_is_answered_with_its_pictures_inside(house: House) -> Non
     assert (answer["echo"], answer["request_id"]) == ("é", "r-1")
 
 
-async def test_with_sync_mode_a_picture_is_a_data_uri(house: House) -> None:
+async def test_with_sync_mode_an_image_is_a_data_uri(house: House) -> None:
     async with connected(house, "/run/test/probe/realtime") as client:
         client.send(artifacts=1, content="abc", sync_mode=True)
         (image,) = (await client.hear())["images"]
@@ -144,7 +144,7 @@ async def test_a_session_to_which_nothing_comes_ends_cleanly() -> None:
         client.send(echo=1)
         await client.hear()
         assert await client.end() == 1000
-        await house.core.background.join()
+        await house.services.background.join()
         (session,) = await sessions_of(house)
         assert session.state is State.SUCCEEDED
 
@@ -257,19 +257,19 @@ async def test_a_token_opens_sessions_of_its_endpoints(
 
 
 async def test_an_endpoint_whose_id_ends_so_is_called_by_its_own_name() -> None:
-    from serve_app.ingress.fal.paths import before  # noqa: PLC0415
+    from serve_app.ingress.http.paths import strip_verb  # noqa: PLC0415
 
     known = {"owner/model/realtime", "owner/other"}.__contains__
-    assert before("owner/model/realtime", "realtime", known) == "owner/model/realtime"
-    assert before("owner/model/realtime/realtime", "realtime", known) == "owner/model/realtime"
-    assert before("owner/other/realtime", "realtime", known) == "owner/other"
-    assert before("owner/none/realtime", "realtime", known) == "owner/none"
-    assert before("owner/other", "realtime", known) is None
+    assert strip_verb("owner/model/realtime", "realtime", known) == "owner/model/realtime"
+    assert strip_verb("owner/model/realtime/realtime", "realtime", known) == "owner/model/realtime"
+    assert strip_verb("owner/other/realtime", "realtime", known) == "owner/other"
+    assert strip_verb("owner/none/realtime", "realtime", known) == "owner/none"
+    assert strip_verb("owner/other", "realtime", known) is None
 
 
 async def test_sessions_and_frames_are_counted(house: House) -> None:
     def count(name: str, **labels: str) -> float | None:
-        return house.core.metrics.registry.get_sample_value(name, labels)
+        return house.services.metrics.registry.get_sample_value(name, labels)
 
     async with connected(house) as client:
         client.send(echo=1)

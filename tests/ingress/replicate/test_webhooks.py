@@ -1,4 +1,4 @@
-"""Replicate's webhooks, checked as Replicate's own client checks them."""
+"""Replicate's webhooks, verified as Replicate's own client does it."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from replicate.webhook import (
 
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import State
-from serve_app.ingress.replicate.events import Plot
+from serve_app.ingress.replicate.prediction import renderer_of
+from serve_app.ingress.replicate.webhooks import EventBuilder
 from tests.ingress.house import OTHERS, House, built
 from tests.webhooks.receiver import Receiver
 
-PICTURES = "test/pictures"
+IMAGES = "test/pictures"
 
 
 @pytest.fixture
@@ -42,9 +43,9 @@ async def house() -> AsyncIterator[House]:
 
 
 async def delivered(client: httpx.AsyncClient, input: dict[str, Any], **body: Any) -> Any:
-    """The prediction as it is now, once its webhook was called."""
+    """Prediction at present, once its webhook was called."""
     made = await client.post(
-        f"/replicate/v1/models/{PICTURES}/predictions", json={"input": input, **body}
+        f"/replicate/v1/models/{IMAGES}/predictions", json={"input": input, **body}
     )
     assert made.status_code == 201, made.text
     request_id = made.json()["id"]
@@ -79,13 +80,15 @@ async def test_unless_told_otherwise_start_and_logs_come_before_the_end(
     assert 2 <= len(told) <= 1 + 1 + 1.3 / 0.5 + 1
     assert all(Prediction(**each).id == now["id"] for each in told)
     progress = [each["logs"].splitlines()[-1] for each in told[:-1]]
-    assert len(set(progress)) == len(progress)  # each tells something new
+    assert len(set(progress)) == len(progress)  # each has something new
 
 
 async def test_a_stage_that_adds_nothing_to_the_log_is_not_told(house: House) -> None:
-    plot = Plot(house.core, frozenset({"logs"}), "http://here/replicate")
+    plot = EventBuilder(
+        house.queue, renderer_of(house.services), frozenset({"logs"}), "http://here/replicate"
+    )
     async with house.client() as client:
-        made = await client.post(f"/queue/{PICTURES}", json={"prompt": "x"})
+        made = await client.post(f"/queue/{IMAGES}", json={"prompt": "x"})
     request = await house.queue.wait("default", made.json()["request_id"], 10)
     running = replace(request, state=State.RUNNING)
     told = [
@@ -133,12 +136,12 @@ async def test_only_what_the_filter_names_is_told(
 ) -> None:
     async with house.client() as client:
         await client.post(
-            f"/replicate/v1/models/{PICTURES}/predictions",
+            f"/replicate/v1/models/{IMAGES}/predictions",
             json={"input": LONG, "webhook": receiver.url(), "webhook_events_filter": events},
             headers={"prefer": "wait"},
         )
         await receiver.until(len(statuses))
-        await house.core.webhooks.herald.aclose()
+        await house.services.webhooks.notifier.aclose()
     assert [each["status"] for each in told_by(receiver)] == statuses
 
 
@@ -147,7 +150,7 @@ async def test_a_filter_without_the_end_leaves_nothing_to_deliver_for_certain(
 ) -> None:
     async with house.client() as client:
         body = {"input": {}, "webhook": receiver.url(), "webhook_events_filter": ["output"]}
-        made = await client.post(f"/replicate/v1/models/{PICTURES}/predictions", json=body)
+        made = await client.post(f"/replicate/v1/models/{IMAGES}/predictions", json=body)
         answer = await client.get(f"/v1/requests/{made.json()['id']}/webhook")
     assert answer.status_code == 404
 
@@ -185,7 +188,7 @@ async def test_the_clients_own_check_accepts_it_with_the_tenants_secret(
 async def test_fals_webhooks_are_told_as_fals(house: House, receiver: Receiver) -> None:
     async with house.client() as client:
         submitted = await client.post(
-            f"/queue/{PICTURES}", params={"fal_webhook": receiver.url()}, json={"prompt": "x"}
+            f"/queue/{IMAGES}", params={"fal_webhook": receiver.url()}, json={"prompt": "x"}
         )
         await settled(client, submitted.json()["request_id"])
     assert json.loads(receiver.received[0].body)["status"] == "OK"
@@ -208,7 +211,7 @@ async def test_what_cannot_be_called_is_refused_by_name(
     house: House, body: dict[str, Any], field: str
 ) -> None:
     async with house.client() as client:
-        url = f"/replicate/v1/models/{PICTURES}/predictions"
+        url = f"/replicate/v1/models/{IMAGES}/predictions"
         answer = await client.post(url, json={"input": {}, **body})
     assert answer.status_code == 422
     assert answer.json()["invalid_fields"][0]["field"] == field

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from serve_app.ingress.background import Background
-from serve_app.ingress.readiness import FRESH_S, PATIENCE_S, Readiness
+from serve_app.ingress.services.health import FRESH_S, PATIENCE_S, Readiness
+from serve_app.ingress.services.services import Background
 from tests.fakes.clock import FakeClock
 
 
@@ -16,7 +16,7 @@ async def test_a_shutdown_waits_for_what_still_goes_on() -> None:
         await asyncio.sleep(0.05)
         done.set()
 
-    background.leave(work(), "work")
+    background.start_detached(work(), "work")
     await background.join()
     assert done.is_set()
 
@@ -28,7 +28,7 @@ async def test_a_failure_that_nobody_waits_for_is_in_the_log(
         raise ZeroDivisionError("boom")
 
     background = Background()
-    background.leave(broken(), "the work")
+    background.start_detached(broken(), "the work")
     await background.join()
     await asyncio.sleep(0)
     assert "the work failed: boom" in caplog.text
@@ -41,7 +41,7 @@ async def test_a_failure_that_somebody_waits_for_is_theirs(
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await Background().hold(broken())
+        await Background().start(broken())
     assert caplog.text == ""
 
 
@@ -61,11 +61,11 @@ async def test_readiness_is_looked_at_once_a_second_however_often_it_is_asked() 
 
 
 async def test_a_check_that_hangs_is_a_failed_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve_app.ingress.readiness.PATIENCE_S", 0.05)
+    monkeypatch.setattr("serve_app.ingress.services.health.PATIENCE_S", 0.05)
 
     async def hangs() -> None:
         await asyncio.Event().wait()
 
     assert PATIENCE_S > 1
     report = await Readiness({"it": hangs}, FakeClock()).report()
-    assert report == {"it": "no answer within 0.05 s"}
+    assert report == {"it": "no response within 0.05 s"}

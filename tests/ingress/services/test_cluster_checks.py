@@ -1,9 +1,9 @@
-"""An installation that keeps its things on one machine refuses a second one."""
+"""An installation with data on one machine refuses a second node."""
 
 import pytest
 
 from serve_app.domain.errors import Misconfigured
-from serve_app.ingress.one_node import OneNode
+from serve_app.ingress.services.health import SingleNodeCheck
 
 
 @pytest.mark.parametrize(
@@ -18,13 +18,13 @@ async def test_a_second_node_is_refused_with_the_setting_to_set(
     database: bool, storage: bool, settings: list[str]
 ) -> None:
     with pytest.raises(Misconfigured, match="2 nodes") as refused:
-        await OneNode(database=database, storage=storage, nodes=lambda: ["a", "b"]).check()
+        await SingleNodeCheck(database=database, storage=storage, nodes=lambda: ["a", "b"]).check()
     assert all(setting in refused.value.message for setting in settings)
 
 
 async def test_one_node_is_enough_for_everything() -> None:
-    await OneNode(database=True, storage=True, nodes=lambda: ["a"]).check()
+    await SingleNodeCheck(database=True, storage=True, nodes=lambda: ["a"]).check()
 
 
 async def test_what_is_kept_elsewhere_may_have_any_number_of_nodes() -> None:
-    await OneNode(database=False, storage=False, nodes=lambda: ["a", "b", "c"]).check()
+    await SingleNodeCheck(database=False, storage=False, nodes=lambda: ["a", "b", "c"]).check()

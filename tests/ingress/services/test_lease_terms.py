@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from serve_app.domain.errors import Unavailable
-from serve_app.ingress.pools import STUDIO, PoolMap
-from serve_app.ingress.terms import CatalogTerms
+from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
+from serve_app.ingress.services.services import STUDIO, PoolMap
 from serve_app.settings import PoolConfig
 from tests.fakes.clock import FakeClock
 from tests.fakes.storage import FakeStorage
@@ -17,8 +17,8 @@ SECRET = b"s" * 32
 
 
 @pytest.fixture
-def terms() -> CatalogTerms:
-    return CatalogTerms(
+def terms() -> CatalogLeaseTerms:
+    return CatalogLeaseTerms(
         CATALOG, FakeStorage(b"k" * 32, "http://in", FakeClock()), 4096, names_secret=SECRET
     )
 
@@ -26,12 +26,12 @@ def terms() -> CatalogTerms:
 def test_a_lease_says_where_our_own_files_are_read() -> None:
     storage = FakeStorage(b"k" * 32, "http://in", FakeClock())
     assert (
-        CatalogTerms(CATALOG, storage, 1, files_url="http://in", names_secret=SECRET).files_url
+        CatalogLeaseTerms(CATALOG, storage, 1, files_url="http://in", names_secret=SECRET).files_url
         == "http://in"
     )
 
 
-def test_a_lease_gets_one_ticket_for_each_file_of_its_type(terms: CatalogTerms) -> None:
+def test_a_lease_gets_one_ticket_for_each_file_of_its_type(terms: CatalogLeaseTerms) -> None:
     asked = {"num_images": 2, "output_format": "png"}
     tickets = terms.tickets("0195-a", 3, FLUX, asked)
     assert [ticket.media_type for ticket in tickets] == ["image/png"] * 2
@@ -40,11 +40,11 @@ def test_a_lease_gets_one_ticket_for_each_file_of_its_type(terms: CatalogTerms) 
     assert len({ticket.key for ticket in tickets}) == 2
 
 
-def test_a_request_without_files_gets_no_ticket(terms: CatalogTerms) -> None:
+def test_a_request_without_files_gets_no_ticket(terms: CatalogLeaseTerms) -> None:
     assert terms.tickets("0195-a", 1, PROBE, {}) == ()
 
 
-def test_an_endpoint_that_left_the_catalogue_is_none(terms: CatalogTerms) -> None:
+def test_an_endpoint_that_left_the_catalogue_is_none(terms: CatalogLeaseTerms) -> None:
     assert terms.endpoint("gone/away") is None
     assert terms.endpoint(FLUX.id) == FLUX
 
@@ -67,7 +67,7 @@ def test_the_first_pool_that_hosts_a_family_takes_it() -> None:
 def test_the_names_of_files_are_the_same_each_time_and_those_of_each_attempt_its_own() -> None:
     def keys(request_id: str, attempt: int, secret: bytes = SECRET) -> list[str]:
         storage = FakeStorage(b"k" * 32, "http://in", FakeClock())
-        terms = CatalogTerms(CATALOG, storage, 1, names_secret=secret)
+        terms = CatalogLeaseTerms(CATALOG, storage, 1, names_secret=secret)
         endpoint = CATALOG.get("test/probe").endpoint
         return [t.key for t in terms.tickets(request_id, attempt, endpoint, {"artifacts": 3})]
 

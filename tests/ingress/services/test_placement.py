@@ -1,20 +1,20 @@
-"""A pool that no node can take is told with what is missing."""
+"""A pool that no node can take is reported with the missing resources."""
 
 import pytest
 
-from serve_app.ingress.placement import Placement, Resources
+from serve_app.ingress.services.health import PlacementCheck, Resources
 from serve_app.settings import PoolConfig
 
 SMALL: Resources = {"CPU": 4.0, "memory": 1e9}
 L4: Resources = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:L4": 1.0}
 
 
-def placement(pool: PoolConfig, *nodes: Resources, free: Resources | None = None) -> Placement:
+def placement(pool: PoolConfig, *nodes: Resources, free: Resources | None = None) -> PlacementCheck:
     whole: dict[str, float] = {}
     for node in nodes:
         for name, amount in node.items():
             whole[name] = whole.get(name, 0.0) + amount
-    return Placement({"flux": pool}, lambda: nodes, lambda: whole if free is None else free)
+    return PlacementCheck({"flux": pool}, lambda: nodes, lambda: whole if free is None else free)
 
 
 @pytest.mark.parametrize(
@@ -22,15 +22,15 @@ def placement(pool: PoolConfig, *nodes: Resources, free: Resources | None = None
     [
         (
             PoolConfig(families=("flux",), num_gpus=2),
-            "a replica needs 2 GPU, and the most that one of 2 nodes has is 1 GPU",
+            "a replica needs 2 GPU, but the most that one of 2 nodes has is 1 GPU",
         ),
         (
             PoolConfig(families=("flux",), num_gpus=1, accelerator="H100"),
-            "a replica needs a GPU of the class H100, and none of 2 nodes has one",
+            "a replica needs a GPU of the class H100, but none of 2 nodes has one",
         ),
         (
             PoolConfig(families=("flux",), resources={"fast_disk": 1}),
-            "a replica needs 1 fast_disk, and the most that one of 2 nodes has is 0 fast_disk",
+            "a replica needs 1 fast_disk, but the most that one of 2 nodes has is 0 fast_disk",
         ),
     ],
 )
@@ -48,7 +48,7 @@ async def test_what_is_there_but_on_no_single_node_is_said() -> None:
 async def test_what_others_hold_is_said() -> None:
     pool = PoolConfig(families=("flux",), num_gpus=1)
     problems = await placement(pool, L4, free={"CPU": 7.0}).problems([])
-    assert "a replica needs 1 GPU, and 0 GPU is free in the whole cluster" in problems["flux"]
+    assert "a replica needs 1 GPU, but only 0 GPU is free in the whole cluster" in problems["flux"]
 
 
 async def test_a_pool_that_fits_or_has_a_replica_is_no_problem() -> None:

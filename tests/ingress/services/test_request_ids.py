@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from serve_app.ingress import ids
-from serve_app.ingress.ids import RequestIds
+from serve_app.ingress.services import request_ids
+from serve_app.ingress.services.request_ids import RequestIds
 from tests.fakes.clock import FakeClock
 
 
@@ -28,7 +28,7 @@ def test_ids_sort_by_age() -> None:
 
 def test_only_the_usual_spelling_names_a_request() -> None:
     good = RequestIds(FakeClock())()
-    assert ids.valid(good)
+    assert request_ids.valid(good)
     for bad in (
         "",
         "x",
@@ -38,4 +38,4 @@ def test_only_the_usual_spelling_names_a_request() -> None:
         good[:-1] + "g",
         "é" * 36,
     ):
-        assert not ids.valid(bad)
+        assert not request_ids.valid(bad)

@@ -1,4 +1,4 @@
-"""`X-Darkroom-Cache` and the catalogue's `cache`: the same wish with the same seed is made once."""
+"""`X-Darkroom-Cache` and the catalog's `cache`: an equal input with an equal seed runs once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from serve_app.domain.endpoint import Endpoint, Weights
-from serve_app.ingress.body_digest import reuse_digest
+from serve_app.ingress.submission.submission import reuse_digest
 from tests.ingress.house import House
 
 ALLOW = {"X-Darkroom-Cache": "allow"}

@@ -1,4 +1,4 @@
-"""Answers to submits that do not reach their client, for keys that ask to have them noticed."""
+"""Lost responses to submits, for keys that have them detected."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from serve_app.domain.errors import StorageFull
+from tests.ingress.fal.test_run import scope
 from tests.ingress.house import House, built
-from tests.ingress.test_fal_run import scope
 
 
 class Client:
-    """The other end of one call, which may leave."""
+    """Client side of one call, which may disconnect."""
 
     def __init__(self, *, leaves_at: str = "") -> None:
         self._leaves_at = leaves_at
@@ -29,7 +29,7 @@ class Client:
 
     async def send(self, message: Any) -> None:
         if self._left.is_set():
-            return  # what servers do with what nobody reads
+            return  # as servers do with data that the client does not read
         self.got += message.get("body", b"")
         if message["type"] == self._leaves_at:
             self._left.set()
@@ -53,8 +53,7 @@ async def replaying_key(house: House) -> str:
 
 
 async def submitted_again(house: House, key: str) -> tuple[str, bool]:
-    """The request that the client gets at its next try, and whether it is told that it is an
-    earlier one."""
+    """Submit again. Return the request, and whether the response says that it is a repeat."""
     async with house.client(key) as client:
         answer = await client.post("/queue/test/probe", json={"echo": 1})
     assert answer.status_code == 200
@@ -72,14 +71,14 @@ async def test_a_client_that_leaves_before_the_end_of_the_answer_gets_it_at_its_
 ) -> None:
     key = await replaying_key(idle)
     await Client(leaves_at=leaves_at).submit(idle, key)
-    await idle.core.background.join()
+    await idle.services.background.join()
     first = await the_only_one(idle)
     assert await submitted_again(idle, key) == (first, True)
     assert (await submitted_again(idle, key))[1] is False
 
 
 class HeldRoom:
-    """Holds a submit where it looks for room, until it may ``commit``."""
+    """Blocks a submit at the check of the disk, until ``commit``."""
 
     def __init__(self) -> None:
         self.storing, self.commit = asyncio.Event(), asyncio.Event()
@@ -105,7 +104,7 @@ async def test_a_client_that_leaves_while_its_request_is_stored_gets_it_at_its_n
             call.cancel()
         room.commit.set()
         await asyncio.gather(call, return_exceptions=True)
-        await house.core.background.join()
+        await house.services.background.join()
         assert client.got == b""
         assert await submitted_again(house, key) == (await the_only_one(house), True)
 
@@ -157,7 +156,7 @@ async def test_an_answer_that_arrived_is_not_given_again(idle: House) -> None:
 
 async def test_a_key_that_does_not_ask_for_it_gets_a_new_request(idle: House) -> None:
     await Client(leaves_at="http.response.start").submit(idle, idle.weak_key)
-    await idle.core.background.join()
+    await idle.services.background.join()
     assert (await submitted_again(idle, idle.weak_key))[1] is False
     assert len(await idle.queue.page("default")) == 2
 

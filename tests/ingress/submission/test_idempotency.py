@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: what is asked for twice is done once."""
+"""`Idempotency-Key`: a repeated submit runs once."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from serve_app.domain.errors import StorageFull
 from serve_app.domain.request import State
+from tests.ingress.fal.test_run import finished, scope, submitted
 from tests.ingress.house import House, built
-from tests.ingress.test_fal_run import finished, scope, submitted
 
 KEY = {"Idempotency-Key": "order 66, picture 1"}
 SUBMIT, RUN = "/queue/test/probe", "/test/probe"
@@ -117,7 +117,7 @@ async def test_a_run_with_a_key_goes_on_without_its_client_and_is_found_by_the_k
         return {"type": "http.disconnect"}
 
     async def send(message: dict[str, Any]) -> None:
-        """Nobody reads it."""
+        """Never called."""
 
     called = scope(house)
     called["headers"].append((b"idempotency-key", KEY["Idempotency-Key"].encode()))

@@ -1,4 +1,4 @@
-"""fal's header that says for how long the files of a request are kept."""
+"""fal's header for the time that the files of a request are kept."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.ingress.fal.lifecycle import NAMES
+from serve_app.ingress.submission.options import LIFECYCLE_HEADERS
 from tests.ingress.house import House
 
 PROBE = "/queue/test/probe"
 
 
-async def submitted(client: httpx.AsyncClient, value: Any, name: str = NAMES[1]) -> httpx.Response:
+async def submitted(
+    client: httpx.AsyncClient, value: Any, name: str = LIFECYCLE_HEADERS[1]
+) -> httpx.Response:
     return await client.post(PROBE, json={"echo": 1}, headers={name: json.dumps(value)})
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LIFECYCLE_HEADERS)
 async def test_it_is_written_down_for_the_request(
     idle: House, idle_client: httpx.AsyncClient, name: str
 ) -> None:
@@ -36,21 +38,21 @@ async def test_without_a_time_nothing_is(idle: House, idle_client: httpx.AsyncCl
 async def test_access_rules_are_told_in_the_log(client: httpx.AsyncClient) -> None:
     answer = await submitted(client, {"initial_acl": {"default": "forbid"}})
     status = await client.get(f"{answer.json()['status_url']}?logs=1")
-    assert any("whoever knows the URL" in line["message"] for line in status.json()["logs"])
+    assert any("anyone who knows the URL" in line["message"] for line in status.json()["logs"])
 
 
 @pytest.mark.parametrize("value", [{"expiration_duration_seconds": 0}, {"other": 1}, [], "x"])
 async def test_one_that_is_wrong_is_named(idle_client: httpx.AsyncClient, value: Any) -> None:
     answer = await submitted(idle_client, value)
     assert answer.status_code == 422
-    assert answer.json()["detail"][0]["loc"] == ["header", NAMES[1]]
+    assert answer.json()["detail"][0]["loc"] == ["header", LIFECYCLE_HEADERS[1]]
 
 
 async def test_an_outcome_whose_files_go_is_given_to_nobody_else(
     client: httpx.AsyncClient,
 ) -> None:
     shared = {"X-Darkroom-Cache": "allow"}
-    hasty = {NAMES[1]: json.dumps({"expiration_duration_seconds": 60})} | shared
+    hasty = {LIFECYCLE_HEADERS[1]: json.dumps({"expiration_duration_seconds": 60})} | shared
     hits: list[bool] = []
     for headers in (hasty, hasty, shared, hasty, shared):
         answer = await client.post("/run/test/probe", json={"seed": 1}, headers=headers)

@@ -1,10 +1,10 @@
-"""Previews and the pace of a running request, over HTTP."""
+"""Previews and progress of a running request, over HTTP."""
 
 from __future__ import annotations
 
 import httpx
 
-from serve_app.domain.lease import Ask, Held, Report
+from serve_app.domain.lease import Ask, LeaseKey, Report
 from serve_app.domain.progress import Preview, Progress, Stage
 from tests.ingress.house import House, built
 
@@ -12,11 +12,11 @@ JPEG = b"\xff\xd8\xff a picture"
 
 
 class Maker:
-    """A replica of which the test says what it reports."""
+    """Replica whose reports the test decides."""
 
     def __init__(self, house: House) -> None:
         self._queue = house.queue
-        self.held = Held("", 0)
+        self.held = LeaseKey("", 0)
 
     async def take(self) -> None:
         work = await self._queue.ask(Ask("r1", "actor-1", "studio", 1))
@@ -25,7 +25,7 @@ class Maker:
     async def tell(
         self, step: int, stage: Stage = Stage.DENOISING, preview: Preview | None = None
     ) -> bool:
-        """Whether somebody looks."""
+        """True if a client polls for previews."""
         progress = Progress(stage, step, 8, rate=2.0)
         previews = () if preview is None else ((self.held, preview),)
         reply = await self._queue.report(

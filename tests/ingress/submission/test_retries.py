@@ -1,4 +1,4 @@
-"""`X-Fal-No-Retry` and `X-Fal-Retry-Config`: how often a request that failed is tried again."""
+"""`X-Fal-No-Retry` and `X-Fal-Retry-Config`: retries of a failed request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a request is expected to take, from those that ended."""
+"""Expected cost of requests, learned from finished ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.catalog.work import work_of
-from serve_app.queue.cost import UNKNOWN_S, Fit, expected_s
+from serve_app.queue.fairness.cost_model import DEFAULT_S, Fit, expected_s
 
 POSITIVE = st.floats(min_value=1e-3, max_value=1e4)
 
@@ -67,10 +67,10 @@ def test_what_is_expected_is_positive_and_more_work_never_takes_less(
 def test_an_unknown_endpoint_is_expected_to_take_as_the_pool_s_others() -> None:
     fits = {("a", "studio"): learned((1.0, 4.0)), ("b", "other"): learned((1.0, 90.0))}
     assert expected_s(fits, "new", "studio", 1.0) == pytest.approx(4.0)
-    assert expected_s(fits, "new", "nowhere", 1.0) == UNKNOWN_S
+    assert expected_s(fits, "new", "nowhere", 1.0) == DEFAULT_S
 
 
-def test_work_is_steps_times_megapixels_times_pictures() -> None:
+def test_work_is_steps_times_megapixels_times_images() -> None:
     size = {"width": 1000, "height": 500}
     given_ = {"num_inference_steps": 20, "image_size": size, "num_images": 3, "seed": 5}
     assert work_of(given_) == pytest.approx(30.0)
@@ -78,11 +78,11 @@ def test_work_is_steps_times_megapixels_times_pictures() -> None:
     assert work_of({"width": 2000, "height": 1000, "num_inference_steps": None}) == 2.0
 
 
-def test_a_clip_is_as_much_work_as_its_frames_in_their_resolution() -> None:
-    clip = {"num_inference_steps": 10, "resolution": "720p", "num_frames": 81}
-    assert work_of(clip) == pytest.approx(10 * 81 * 0.9216)
-    assert work_of({**clip, "resolution": "480p"}) == pytest.approx(10 * 81 * 0.4096)
-    assert work_of({**clip, "num_frames": "81"}) == work_of(clip)
+def test_a_video_is_as_much_work_as_its_frames_in_their_resolution() -> None:
+    video = {"num_inference_steps": 10, "resolution": "720p", "num_frames": 81}
+    assert work_of(video) == pytest.approx(10 * 81 * 0.9216)
+    assert work_of({**video, "resolution": "480p"}) == pytest.approx(10 * 81 * 0.4096)
+    assert work_of({**video, "num_frames": "81"}) == work_of(video)
     seconds = {"duration": "6", "fps": "25", "resolution": "1080p"}
     assert work_of(seconds) == pytest.approx(150 * 2.0736)
     assert work_of({"resolution": "auto", "duration": "auto"}) == 1.0

@@ -1,4 +1,4 @@
-"""A lane with work in it is never asleep for long, and one without does not stay awake."""
+"""A lane with work is never asleep for long, and a lane without work goes to sleep."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 
 import psycopg
 
-from serve_app.queue.database import Database
-from serve_app.queue.lanes import Lanes
+from serve_app.queue.fairness.fair_queue import Lanes
+from serve_app.queue.store.database import Database
 from tests.queue.database import QUICK, Ingress
 from tests.queue.requests import POOL, TENANT, ask, done, lease, new
 
@@ -20,9 +20,11 @@ async def active(database: Database) -> dict[tuple[str, str], bool]:
 
 
 async def becomes(database: Database, lanes: dict[tuple[str, str], bool]) -> None:
-    """A sweep that began before a submit may put its lane to sleep for a moment; it looks again."""
+    """Wait for this state. A sweep that began before a submit may put its lane to sleep for a
+    moment; it looks again.
+    """
     async with asyncio.timeout(10):
-        while await active(database) != lanes:  # noqa: ASYNC110 the database tells no event
+        while await active(database) != lanes:  # noqa: ASYNC110 the database has no event for it
             await asyncio.sleep(0.01)
 
 
@@ -48,7 +50,7 @@ async def test_a_lane_that_was_put_to_sleep_with_work_in_it_is_woken(
     queue = await ingress()
     await queue.submit(new())
     lanes = Lanes(database, QUICK)
-    for wake in (lanes.sweep, lambda: lanes.look_again([LANE])):
+    for wake in (lanes.sweep, lambda: lanes.wake_if_work([LANE])):
         with psycopg.connect(conninfo) as connection:
             connection.execute("UPDATE fair_lanes SET active = false")
         await wake()

@@ -1,4 +1,6 @@
-"""Fairness as a property: whatever is sent, nobody gets much less than their share of the slots."""
+"""Fairness as a property: whatever is submitted, no tenant gets much less than its share of the
+slots.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +12,22 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from serve_app.domain.request import Priority
-from serve_app.queue.order import (
-    HEAD_START_S,
-    HOT_LEAD_S,
-    Lane,
-    Queued,
-    charge,
-    in_order,
-    pool_time,
-    ranked_at,
-)
+from serve_app.queue.fairness.fair_queue import HEAD_START_S, HOT_LEAD_S
+from tests.fakes.lane_order import LaneClock, QueuedRequest, charge, in_order, pool_time, ranked_at
 
 BEGIN = datetime(2030, 1, 1, tzinfo=UTC)
 
 
-def queued(number: int, tenant: str, expected_s: float = 1.0, **changes: object) -> Queued:
-    plain = Queued(f"{tenant}-{number}", tenant, "flux", BEGIN, number, expected_s)
+def queued(number: int, tenant: str, expected_s: float = 1.0, **changes: object) -> QueuedRequest:
+    plain = QueuedRequest(f"{tenant}-{number}", tenant, "flux", BEGIN, number, expected_s)
     return replace(plain, **changes)
 
 
 @dataclass
 class Served:
-    """What a pool of ``slots`` gave to each tenant, all of whom have more queued than it can do."""
+    """Time that a pool of ``slots`` gives each tenant, when every tenant has more queued than the
+    pool can do.
+    """
 
     weights: dict[str, float]
     costs: dict[str, tuple[float, float]]  # expected and true seconds of each request
@@ -39,7 +35,7 @@ class Served:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self, until_s: float) -> None:
-        lanes = {tenant: Lane(weight) for tenant, weight in self.weights.items()}
+        lanes = {tenant: LaneClock(weight) for tenant, weight in self.weights.items()}
         self.seconds = dict.fromkeys(lanes, 0.0)
         free = [(0.0, slot, "") for slot in range(self.slots)]
         number = 0
@@ -68,7 +64,7 @@ COSTS = st.tuples(st.floats(0.5, 8.0), st.floats(0.5, 8.0))
     st.lists(st.tuples(st.sampled_from([0.5, 1.0, 3.0]), COSTS), min_size=2, max_size=5),
     st.integers(1, 4),
 )
-# What is expected of one is always twice what it takes: it is given back, and not lost.
+# Every request is expected to take twice its true time: the excess is refunded and not lost.
 @example([(0.5, (1.0, 1.0)), (0.5, (2.0, 1.0))], 3)
 def test_everybody_gets_their_share_of_the_time_whatever_was_expected(
     tenants: list[tuple[float, tuple[float, float]]], slots: int
@@ -81,15 +77,15 @@ def test_everybody_gets_their_share_of_the_time_whatever_was_expected(
     total = sum(weights.values())
     for tenant, weight in weights.items():
         share = slots * until_s * weight / total
-        # At most one request of each slot and of each tenant stands between anybody and their turn;
-        # an expectation that is wrong may cost as much again until it is corrected.
+        # At most one request of each slot and of each tenant comes before a tenant's turn. A wrong
+        # expectation may cost as much again until it is corrected.
         most_s = max(max(pair) for pair in costs.values())
         assert served.seconds[tenant] >= 0.8 * share - 2 * most_s * (slots + len(weights))
 
 
 @given(st.integers(1, 200), st.floats(0.1, 10.0))
 def test_a_single_request_is_next_behind_any_queue_of_another(many: int, expected: float) -> None:
-    lanes = {"ann": Lane(), "bob": Lane()}
+    lanes = {"ann": LaneClock(), "bob": LaneClock()}
     waiting = [queued(n, "ann", expected) for n in range(many)]
     first = in_order(lanes, waiting)[0]
     charge(lanes["ann"], first, 0.0)
@@ -100,7 +96,7 @@ def test_a_single_request_is_next_behind_any_queue_of_another(many: int, expecte
 @given(st.lists(st.sampled_from(["ann", "bob", "eve"]), max_size=30))
 def test_an_order_loses_nothing_and_keeps_to_the_rank_within_a_tenant(owners: list[str]) -> None:
     waiting = [queued(n, owner) for n, owner in enumerate(owners)]
-    order = in_order({owner: Lane() for owner in owners}, waiting)
+    order = in_order({owner: LaneClock() for owner in owners}, waiting)
     assert sorted(each.queued.id for each in order) == sorted(each.id for each in waiting)
     for owner in set(owners):
         places = [each.queued.place for each in order if each.queued.tenant == owner]
@@ -116,5 +112,5 @@ def test_a_low_request_waits_for_no_normal_one_that_comes_later_than_its_head_st
 def test_what_is_cold_is_overtaken_only_by_what_came_soon_after_it() -> None:
     soon = queued(1, "ann", endpoint="hot", ranked_at=BEGIN + timedelta(seconds=HOT_LEAD_S - 1))
     late = queued(2, "ann", endpoint="hot", ranked_at=BEGIN + timedelta(seconds=HOT_LEAD_S + 1))
-    order = in_order({"ann": Lane()}, [queued(0, "ann"), soon, late], {"hot"}, BEGIN)
+    order = in_order({"ann": LaneClock()}, [queued(0, "ann"), soon, late], {"hot"}, BEGIN)
     assert [each.queued.place for each in order] == [1, 0, 2]

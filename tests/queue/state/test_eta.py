@@ -1,5 +1,6 @@
-"""When requests should start and end, compared with when they do: the real forecast over a
-simulated pool, by a clock that the simulation moves."""
+"""Expected and actual start and end of requests: the real forecast over a simulated pool, with a
+clock that the simulation moves.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +18,15 @@ from hypothesis import strategies as st
 
 from serve_app.domain.lease import Presence, ReplicaStage
 from serve_app.domain.request import Priority, Request, State
-from serve_app.queue.costs import SELECT, Costs
-from serve_app.queue.estimate import until_start_s
-from serve_app.queue.forecast import RUNNING, Forecast
-from serve_app.queue.limits import QueueLimits
-from serve_app.queue.order import Lane, Queued, charge, in_order, pool_time
-from serve_app.queue.positions import Place
+from serve_app.queue.fairness.cost_model import SELECT, CostModel
+from serve_app.queue.state.eta import RUNNING, EtaModel, until_start_s
+from serve_app.queue.state.positions import QueuePosition
+from serve_app.queue.store.config import QueueLimits
 from tests.fakes.clock import FakeClock
+from tests.fakes.lane_order import LaneClock, QueuedRequest, charge, in_order, pool_time
 
 POOL = "studio"
-TAKES = {"flux": (1.0, 0.10), "sdxl": (0.5, 0.25)}  # fixed seconds, seconds a unit of work
+TAKES = {"flux": (1.0, 0.10), "sdxl": (0.5, 0.25)}  # fixed seconds, seconds per unit of work
 STEPS = {"flux": (4.0, 28.0), "sdxl": (20.0, 30.0, 50.0)}
 MEAN_S = 6.3
 
@@ -34,7 +34,7 @@ MEAN_S = 6.3
 @dataclass
 class One:
     request: Request
-    queued: Queued
+    queued: QueuedRequest
     takes_s: float
     asked: float
     began: float | None = None
@@ -42,7 +42,7 @@ class One:
 
 
 class Tables:
-    """What the forecast and the cost model read and write."""
+    """In-memory tables that the forecast and the cost model read and write."""
 
     def __init__(self, pool: SimulatedPool) -> None:
         self._pool = pool
@@ -73,17 +73,18 @@ class Tables:
 
 
 class SimulatedPool:
-    """Two replicas of two slots, three tenants; a request takes a fifth more or less than it
-    should."""
+    """Two replicas with two slots each, and three tenants. A request takes up to 20 % more or less
+    than expected.
+    """
 
     def __init__(self, seed: int) -> None:
         self.dice = random.Random(seed)  # noqa: S311 nothing secret
         self.clock = FakeClock()
         self._begin = self.clock.monotonic()
         tables = Tables(self)
-        self.costs = Costs(tables)  # type: ignore[arg-type]
-        self.forecast = Forecast(tables, self.clock, QueueLimits(), self.costs)  # type: ignore[arg-type]
-        self.lanes = {tenant: Lane() for tenant in ("ann", "bob", "eve")}
+        self.costs = CostModel(tables)  # type: ignore[arg-type]
+        self.forecast = EtaModel(tables, self.clock, QueueLimits(), self.costs)  # type: ignore[arg-type]
+        self.lanes = {tenant: LaneClock() for tenant in ("ann", "bob", "eve")}
         self.waiting: dict[str, One] = {}
         self.running: list[One] = []
         self.ready: dict[str, int] = {}
@@ -130,7 +131,7 @@ class SimulatedPool:
         return Presence(name, name, POOL, stage)
 
     def present(self, name: str, stage: ReplicaStage) -> None:
-        self.forecast.present(self.presence(name, stage), 2)
+        self.forecast.replica_seen(self.presence(name, stage), 2)
 
     async def look(self) -> None:
         await self.costs.refresh()
@@ -153,7 +154,7 @@ class SimulatedPool:
             id_, tenant, endpoint, POOL, State.QUEUED, {}, Priority.NORMAL, 0, 0, now, work=work
         )
         expected = self.costs.expected_s(endpoint, POOL, work)
-        place = Queued(id_, tenant, endpoint, now, self._count, expected)
+        place = QueuedRequest(id_, tenant, endpoint, now, self._count, expected)
         takes_s = (fixed + rate * work) * self.dice.uniform(0.8, 1.2)
         one = self.waiting[id_] = One(request, place, takes_s, self.clock.monotonic())
         self.tell(one)
@@ -171,7 +172,7 @@ class SimulatedPool:
         self.running.remove(one)
         one.ended = self.clock.monotonic()
         request = one.request
-        self.costs.ended(request.endpoint, POOL, request.work, one.takes_s)
+        self.costs.observe(request.endpoint, POOL, request.work, one.takes_s)
         self.lanes[request.tenant].vtime += one.takes_s - one.queued.expected_s
 
     def tell(self, one: One) -> None:
@@ -179,7 +180,7 @@ class SimulatedPool:
         ahead = [start.queued.id for start in order]
         before = [self.waiting[id_].request for id_ in ahead[: ahead.index(one.request.id)]]
         ahead_s = sum(self.costs.expected_s(r.endpoint, POOL, r.work) for r in before)
-        start_s = self.forecast.until_start_s(one.request, Place(len(before), ahead_s))
+        start_s = self.forecast.until_start_s(one.request, QueuePosition(len(before), ahead_s))
         takes_s = self.forecast.until_end_s(one.request)
         if start_s is None or takes_s is None:
             return
@@ -188,7 +189,9 @@ class SimulatedPool:
         self.told.append((one, self.clock.monotonic(), start_s + takes_s))
 
     def median_error(self, begin: float, end: float) -> float:
-        """Of the time to the end, told between the two."""
+        """Median relative error of the time to the end, as forecast between ``begin`` and
+        ``end``.
+        """
         errors = [
             abs(told_s - (one.ended - when)) / (one.ended - when)
             for one, when, told_s in self.told
@@ -223,7 +226,7 @@ async def test_in_a_five_fold_burst_it_is_under_two_fifths(seed: int) -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_during_a_cold_start_it_is_under_two_fifths(seed: int) -> None:
     pool = SimulatedPool(seed)
-    # It has started before, and something has run.
+    # A replica has started before, and a request has ended.
     pool.at(0.0, "starting", "old")
     pool.at(40.0, "ready", "old")
     pool.arrivals(0.0, 120.0, per_s=1.2 / MEAN_S)

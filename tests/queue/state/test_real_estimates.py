@@ -1,8 +1,8 @@
-"""When requests should start and end, compared with when they do: all of the real queue, on a
-database whose time is the test's.
+"""Expected and actual start and end of requests: the whole real queue, on a database with the
+test's clock.
 
-What the queue does each second is done when the test says so, and replicas are stand-ins that take
-as long as the test's dice say. So nothing here depends on how fast the machine is.
+The periodic tasks run when the test says so. Replicas are simulated, and take as long as the test's
+random numbers say. So nothing here depends on the speed of the machine.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from serve_app.domain.lease import Ask, Held, Presence, ReplicaStage, Report, Verdict
+from serve_app.domain.lease import Ask, LeaseKey, Presence, ReplicaStage, Report, Verdict
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Request, WaitReason
-from serve_app.queue.database import Database
-from serve_app.queue.limits import QueueLimits
-from serve_app.queue.migrations import migrate
-from serve_app.queue.postgres import PostgresQueue
+from serve_app.queue.queue import PostgresQueue, assemble
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.migrations import migrate
 from tests.fakes.clock import FakeClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.queue.requests import POOL, done, new
 
 TENANTS = ("ann", "bob", "eve")
-TAKES = {"fal-ai/flux/dev": (1.0, 0.10), "fal-ai/fast-sdxl": (0.5, 0.25)}  # s, s a unit of work
+TAKES = {"fal-ai/flux/dev": (1.0, 0.10), "fal-ai/fast-sdxl": (0.5, 0.25)}  # s, s per unit of work
 WORK = {"fal-ai/flux/dev": (4.0, 28.0), "fal-ai/fast-sdxl": (20.0, 30.0, 50.0)}
 MEAN_S = 6.3
 SLOTS = 2
@@ -60,11 +60,11 @@ class One:
 class Replica:
     name: str
     ready: bool = False
-    held: dict[Held, One] = field(default_factory=dict[Held, One])
+    held: dict[LeaseKey, One] = field(default_factory=dict[LeaseKey, One])
 
 
 class PacedQueue:
-    """A queue, its clients and its replicas. Seconds are those of the test's clock."""
+    """A queue with its clients and replicas. Seconds are those of the test's clock."""
 
     def __init__(self, queue: PostgresQueue, clock: FakeClock, seed: int) -> None:
         self.queue = queue
@@ -74,7 +74,8 @@ class PacedQueue:
         self.replicas: dict[str, Replica] = {}
         self.told: list[tuple[One, float, float]] = []  # when, seconds to the end
         self.reasons: set[WaitReason] = set()
-        self.downloads: tuple[float, float] = (0.0, 0.0)  # of what begins now: from when to when
+        # start and end of the download that begins now
+        self.downloads: tuple[float, float] = (0.0, 0.0)
         self._begin = clock.monotonic()
         self._events: list[tuple[float, int, Callable[[], Awaitable[object]]]] = []
         self._count = 0
@@ -114,17 +115,17 @@ class PacedQueue:
         await self._tell(one)
 
     async def look(self) -> None:
-        """What an ingress does each second."""
-        queue = self.queue
+        """Run the tasks that an ingress runs each second."""
+        parts, state = self.queue.parts, self.queue.parts.state
         for replica in self.replicas.values():
             await self._say(replica)
             await self._report(replica)
         for chore in (
-            queue._presence.flush,
-            queue._recovery.heartbeat,
-            queue._sweep,
-            queue._costs.refresh,
-            queue._charges.settle,
+            state.replicas.flush,
+            state.stats.refresh,
+            parts.reaper.sweep_lanes,
+            state.costs.refresh,
+            state.charges.flush,
         ):
             await chore()
         for one in self.waiting.values():
@@ -139,13 +140,15 @@ class PacedQueue:
         await self._say(self.replicas[name])
 
     async def remove(self, name: str) -> None:
-        """It has no work any more, and leaves."""
+        """Remove a replica that has no more work."""
         assert not self.replicas.pop(name).held
         await self.queue.announce(_presence(name, ReplicaStage.DRAINING))
-        await self.queue._recovery._presence.bury(frozenset({name}))
+        await self.queue.parts.state.replicas.remove_dead(frozenset({name}))
 
     def median_error(self, begin: float, end: float) -> float:
-        """Of the time to the end, told between the two."""
+        """Median relative error of the time to the end, as forecast between ``begin`` and
+        ``end``.
+        """
         errors = [
             abs(told_s - (one.ended - when)) / (one.ended - when)
             for one, when, told_s in self.told
@@ -165,7 +168,7 @@ class PacedQueue:
             return
         free = SLOTS - len(replica.held)
         asking = asyncio.create_task(self.queue.ask(self._ask(replica, 0)))
-        await asyncio.sleep(0)  # It is said at once; for signals nobody waits here.
+        await asyncio.sleep(0)  # It is recorded at once; the poll for signals waits here.
         asking.cancel()
         with suppress(asyncio.CancelledError):
             await asking
@@ -189,7 +192,7 @@ class PacedQueue:
             self.told.append((one, self.now, (ends_at - self.clock.now()).total_seconds()))
 
     async def _lease(self) -> None:
-        """Whoever has a free slot asks, as long as somebody waits."""
+        """Let each replica with a free slot poll while requests are waiting."""
         for replica in self.replicas.values():
             while replica.ready and self.waiting and len(replica.held) < SLOTS:
                 free = min(SLOTS - len(replica.held), len(self.waiting))
@@ -204,7 +207,7 @@ class PacedQueue:
         held = tuple(replica.held)
         return Ask(replica.name, replica.name, POOL, free, held)
 
-    async def finish(self, replica: Replica, held: Held) -> None:
+    async def finish(self, replica: Replica, held: LeaseKey) -> None:
         one = replica.held.pop(held)
         outcome = Outcome(output={}, usage=Usage(self.now - one.leased, 4, 1.0))
         verdict = await self.queue.finish(done(held, outcome, replica.name))
@@ -220,7 +223,7 @@ class PacedQueue:
         self.told.append((one, self.now, (waiting.ends_at - self.clock.now()).total_seconds()))
 
 
-def _ending(paced: PacedQueue, replica: Replica, held: Held) -> Callable[[], Awaitable[None]]:
+def _ending(paced: PacedQueue, replica: Replica, held: LeaseKey) -> Callable[[], Awaitable[None]]:
     return lambda: paced.finish(replica, held)
 
 
@@ -238,13 +241,13 @@ async def paced(
         try:
             with psycopg.connect(plain, autocommit=True) as connection:
                 connection.execute(OWN_TIME.encode())
-            # A schema before PostgreSQL's own: `now()` is ours there.
+            # A schema before PostgreSQL's own: it replaces `now()`.
             own = make_conninfo(plain, options="-c search_path=public,own,pg_catalog")
             await migrate(own)
             database = Database(own)
             await database.start()
             clock = FakeClock()
-            queue = PostgresQueue(database, clock, terms, PATIENT, liveness, "ingress-1")
+            queue = assemble(database, clock, terms, PATIENT, liveness, "ingress-1")
             yield lambda seed: PacedQueue(queue, clock, seed)
             await queue.aclose()
             await database.aclose()
@@ -285,7 +288,7 @@ async def test_during_a_cold_start_it_is_under_two_fifths(
     paced: Callable[[int], PacedQueue],
 ) -> None:
     pool = paced(1)
-    # It has started before, and something has run.
+    # A replica has started before, and a request has ended.
     pool.at(0.0, lambda: pool.start("old"))
     pool.at(40.0, lambda: pool.make_ready("old"))
     pool.arrivals(0.0, 90.0, per_s=1.2 / MEAN_S)

@@ -1,24 +1,24 @@
-"""After how long a refused submit is worth another try."""
+"""Retry delay of a refused submit."""
 
 from __future__ import annotations
 
 import pytest
 
-from serve_app.queue.pace import LEAST_RETRY_S, MOST_RETRY_S, UNKNOWN_RETRY_S, Pace
+from serve_app.queue.state.counters import LEAST_RETRY_S, MOST_RETRY_S, UNKNOWN_RETRY_S, Throughput
 
 
-def served(seconds: int, each: int) -> Pace:
-    """So many left the pool `studio` in each of so many seconds."""
-    pace = Pace()
+def served(seconds: int, each: int) -> Throughput:
+    """Throughput after ``each`` requests left the pool `studio` in each of ``seconds`` seconds."""
+    pace = Throughput()
     for _ in range(seconds):
         for _ in range(each):
-            pace.left("studio", "ann", "probe")
+            pace.removed("studio", "ann", "probe")
         pace.tick(1.0)
     return pace
 
 
 def test_while_nothing_leaves_nobody_knows() -> None:
-    assert Pace().until_gone_s(7, "studio") == UNKNOWN_RETRY_S
+    assert Throughput().until_gone_s(7, "studio") == UNKNOWN_RETRY_S
     assert served(60, 2).until_gone_s(7, "other") == UNKNOWN_RETRY_S
 
 

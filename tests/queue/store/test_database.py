@@ -1,10 +1,10 @@
-"""A statement that is given up is given up, whatever it waits for."""
+"""A cancelled statement ends, whatever it waits for."""
 
 from __future__ import annotations
 
 import asyncio
 
-from serve_app.queue.database import Database
+from serve_app.queue.store.database import Database
 
 ENDS_S = 10.0
 
@@ -13,7 +13,7 @@ async def test_a_task_that_is_cancelled_as_its_connection_comes_free_ends(connin
     database = Database(conninfo, connections=1)
     await database.start()
     kept: list[int] = []
-    # The connection reaches who waits for it in a few turns of the loop: each is tried.
+    # The connection reaches its waiter within a few turns of the loop; the test tries each of them.
     for turns in range(24):
         busy = asyncio.create_task(database.rows("SELECT pg_sleep(0.01)"))
         await asyncio.sleep(0)

@@ -1,12 +1,12 @@
-"""`darkroom doctor` on a database of the operator's own."""
+"""`darkroom doctor` on an operator's own database."""
 
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
-from serve_app.queue import examination
-from serve_app.queue.examination import examine
+from serve_app.queue.store import diagnostics
+from serve_app.queue.store.diagnostics import examine
 
 
 async def test_a_fit_database_is_named_with_its_version(conninfo: str) -> None:
@@ -38,17 +38,18 @@ async def test_a_pooler_that_loses_notifications_is_found_out(
         await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as one,
         await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as other,
     ):
-        # As through a transaction-pooling pgbouncer: the LISTEN went to another server connection.
-        monkeypatch.setattr(examination, "HEARD_WITHIN_S", 0.2)
+        # As through a pgbouncer that pools by transaction: the LISTEN went to another server
+        # connection.
+        monkeypatch.setattr(diagnostics, "HEARD_WITHIN_S", 0.2)
         deaf = psycopg.AsyncConnection.connect(conninfo, autocommit=True)
         async with await deaf as third:
             await one.execute("SELECT 1")
             with pytest.raises(Misconfigured, match="pool_mode = session"):
-                await examination._hears(_Switched(third, one), other)  # type: ignore[arg-type]
+                await diagnostics._hears(_Switched(third, one), other)  # type: ignore[arg-type]
 
 
 class _Switched:
-    """Statements go to one connection, and notifications are awaited on another."""
+    """Connection that sends statements to one connection and awaits notifications on another."""
 
     def __init__(
         self, statements: psycopg.AsyncConnection, notifications: psycopg.AsyncConnection

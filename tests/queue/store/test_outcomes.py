@@ -1,4 +1,4 @@
-"""Outcomes survive the database."""
+"""Outcomes survive a round trip through the database."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.outcome import Failure, Outcome, Usage
-from serve_app.queue.outcomes import from_json, to_json
+from serve_app.queue.store.rows import outcome_from_json, outcome_to_json
 
 
 def test_an_outcome_comes_back_as_it_was() -> None:
@@ -18,12 +18,14 @@ def test_an_outcome_comes_back_as_it_was() -> None:
         Outcome(failure=failure, usage=Usage(1.5, 2, 0.5)),
         Outcome(output={"images": []}, artifacts=(made,)),
     ):
-        assert from_json(json.loads(json.dumps(to_json(outcome)))) == outcome
+        assert outcome_from_json(json.loads(json.dumps(outcome_to_json(outcome)))) == outcome
 
 
 def test_one_of_an_earlier_version_is_read() -> None:
-    stored = to_json(Outcome(failure=Failure("pipeline_failed", "No paint.", False, "seed")))
+    stored = outcome_to_json(
+        Outcome(failure=Failure("pipeline_failed", "No paint.", False, "seed"))
+    )
     for later in ("type", "context"):
         del stored["failure"][later]
-    failure = from_json(stored).failure
+    failure = outcome_from_json(stored).failure
     assert failure == Failure("pipeline_failed", "No paint.", False, "seed")

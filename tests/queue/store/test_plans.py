@@ -1,5 +1,6 @@
-"""A plan is kept that was made while the tables were empty: it may not read all that is queued, nor
-all of the history."""
+"""Plans made while the tables were empty are kept, so they must not read the whole queue or
+history.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +13,11 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from serve_app.domain.request import State
-from serve_app.queue import lanes, orphans
-from serve_app.queue.database import SESSION
-from serve_app.queue.history import page_statement
-from serve_app.queue.migrations import migrate
+from serve_app.queue.fairness import fair_queue
+from serve_app.queue.store.database import SESSION
+from serve_app.queue.store.migrations import migrate
+from serve_app.queue.transactions import garbage
+from serve_app.queue.transactions.history import page_statement
 
 QUEUED, IDLE_LANES, MOST_READ = 5000, 50, 1000
 FILL = f"""
@@ -27,13 +29,18 @@ LANES = f"""
 INSERT INTO fair_lanes (pool, tenant, active)
 SELECT 'pool', 'tenant-' || n, false FROM generate_series(1, {IDLE_LANES}) n
 """
-STATEMENTS = {"awake": lanes.SWEEP_AWAKE, "asleep": lanes.SWEEP_ASLEEP, "orphans": orphans.DUE}
+STATEMENTS = {
+    "awake": fair_queue.SWEEP_AWAKE,
+    "asleep": fair_queue.SWEEP_ASLEEP,
+    "orphans": garbage.DUE,
+}
 
 
 @pytest.fixture
 async def session(empty: str) -> AsyncIterator[psycopg.Connection]:
-    """As the queue has them in a new installation, of whose tables PostgreSQL knows nothing yet;
-    every statement was prepared there, and run."""
+    """Session of a new installation: PostgreSQL has no statistics yet, and every statement was
+    prepared and run.
+    """
     await migrate(empty)
     with psycopg.connect(empty, autocommit=True) as connection:
         connection.execute(SESSION)
@@ -65,7 +72,7 @@ SELECT ('00000000-0000-7000-8000-' || lpad(n::text, 12, '0'))::uuid,
        '{{}}', now(), '{{}}'
 FROM generate_series(1, {ENDED}) n
 """
-"""What is rare in it is the oldest: read backwards, all of it is read."""
+"""The rows with rare values are the oldest: a plan that reads backwards reads all rows."""
 SMALL, ANN, BUSY, ALL = "small", "ann", "busy", None
 PAGES: list[tuple[str | None, str | None, list[str]]] = [
     (ALL, None, list(State)),
@@ -113,7 +120,7 @@ async def test_a_page_of_history_does_not_read_the_history(
 def prepared(
     connection: psycopg.Connection, statement: str, params: Mapping[str, object]
 ) -> Sequence[str]:
-    """How it is carried out by the plan that is made without a look at its parameters."""
+    """Plan of a statement, made without a look at its parameters."""
     names = list(dict.fromkeys(re.findall(r"%\((\w+)\)s", statement)))
     numbered = re.sub(r"%\((\w+)\)s", lambda found: f"${names.index(found[1]) + 1}", statement)
     connection.execute(f"PREPARE page AS {numbered}".encode())

@@ -1,4 +1,4 @@
-"""What keeps PostgreSQL from clearing away."""
+"""Transactions that keep PostgreSQL from vacuuming."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import asyncio
 import psycopg
 
 from serve_app.domain.request import State
-from serve_app.queue.database import Database
-from serve_app.queue.horizon import Horizon
-from serve_app.queue.postgres import PostgresQueue
+from serve_app.queue.queue import assemble
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.diagnostics import VacuumMonitor
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
@@ -17,7 +17,7 @@ from tests.queue.database import QUICK
 
 
 class Seen:
-    """An observer that remembers what it was told last."""
+    """An observer that keeps the last measurement."""
 
     def __init__(self) -> None:
         self.oldest_s = 0.0
@@ -34,16 +34,16 @@ class Seen:
 
 async def test_an_open_transaction_is_told_until_it_ends(conninfo: str, database: Database) -> None:
     seen = Seen()
-    horizon = Horizon(database, seen)
+    horizon = VacuumMonitor(database, seen)
     with psycopg.connect(conninfo) as forgotten:
         forgotten.execute("SELECT pg_current_xact_id()")
         for _ in range(20):
             await database.rows("SELECT pg_current_xact_id()")
-        await horizon.look()
+        await horizon.measure()
         assert seen.transactions >= 20
         assert seen.oldest_s > 0
         since = seen.oldest_s
-    await horizon.look()
+    await horizon.measure()
     assert seen.transactions < 20
     assert seen.oldest_s < since
 
@@ -55,7 +55,7 @@ async def test_one_that_only_reads_holds_back_too(conninfo: str, database: Datab
         reader.execute("SELECT 1")
         for _ in range(20):
             await database.rows("SELECT pg_current_xact_id()")
-        await Horizon(database, seen).look()
+        await VacuumMonitor(database, seen).measure()
     assert seen.transactions >= 20
 
 
@@ -63,7 +63,7 @@ async def test_a_queue_that_runs_tells_its_observer(
     database: Database, terms: FakeTerms, liveness: FakeLiveness
 ) -> None:
     seen = Seen()
-    queue = PostgresQueue(database, SystemClock(), terms, QUICK, liveness, "here", seen)
+    queue = assemble(database, SystemClock(), terms, QUICK, liveness, "here", seen)
     await queue.start()
     await asyncio.wait_for(seen.told.wait(), 10.0)
     await queue.aclose()

@@ -1,4 +1,4 @@
-"""What deletion leaves in PostgreSQL, and what age deletes there."""
+"""Rows left in PostgreSQL after a deletion, and deletion by age."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from dataclasses import replace
 import pytest
 
 from serve_app.domain.errors import RequestNotFound
-from serve_app.domain.lease import Held
-from serve_app.domain.progress import Progress, Stage
-from serve_app.domain.snapshot import StoredSnapshot
-from serve_app.queue.database import Database
-from serve_app.queue.deletion import Deletion
-from serve_app.queue.postgres import PostgresQueue
-from serve_app.queue.retention import DAY_S, Retention
+from serve_app.domain.lease import LeaseKey
+from serve_app.domain.progress import Progress, Stage, StoredSnapshot
+from serve_app.queue.queue import PostgresQueue
+from serve_app.queue.store.config import DAY_S, Retention
+from serve_app.queue.store.database import Database
+from serve_app.queue.transactions.deletion import Deletion
 from serve_app.settings import TenantLimits
-from tests.contract.test_deletion_contract import KEYED, asked, ended, picture
+from tests.contract.test_deletion_contract import KEYED, asked, ended, image
 from tests.queue.database import Ingress
 from tests.queue.requests import TENANT, done, lease, report
 
@@ -24,7 +23,7 @@ OF_A_REQUEST = ("requests", "attempts", "events", "artifacts", "progress", "unde
 
 
 async def left(database: Database) -> list[str]:
-    """Tables that have something of a request."""
+    """Tables that have rows of a request."""
     return [
         table
         for table in OF_A_REQUEST
@@ -36,7 +35,7 @@ async def unwanted(database: Database) -> set[str]:
     return {key for (key,) in await database.rows("SELECT key FROM unwanted WHERE due_at <= now()")}
 
 
-async def snapshotted(queue: PostgresQueue, held: Held) -> str:
+async def snapshotted(queue: PostgresQueue, held: LeaseKey) -> str:
     asked_for = await queue.report(replace(report(held), wants_tickets=(held,)))
     ((_, ticket),) = asked_for.snapshot_tickets
     kept = StoredSnapshot(ticket.key, 1)
@@ -54,7 +53,7 @@ async def test_only_the_usage_line_is_left_and_every_object_is_unwanted(
     await queue.undelivered(request, request.id)
     held = (await lease(queue)).held
     snapshot = await snapshotted(queue, held)
-    await queue.finish(done(held, picture(request.id)))
+    await queue.finish(done(held, image(request.id)))
     told = await queue.delete(TENANT, request.id)
     assert await unwanted(database) == {snapshot, f"r/{request.id}/1/a.png"} >= set(told)
     assert await left(database) == []
@@ -72,10 +71,10 @@ async def test_of_a_request_with_a_key_an_empty_row_stays_while_the_key_counts(
     assert "red circle" not in row
     assert "images" not in row
     deletion = Deletion(database, Retention())
-    await deletion.free_keys()
+    await deletion.delete_expired_keys()
     assert await left(database) == ["requests"]
     await database.rows("UPDATE requests SET created_at = now() - interval '25 hours'")
-    await deletion.free_keys()
+    await deletion.delete_expired_keys()
     assert await left(database) == []
     assert (await queue.submit(asked(**KEYED))).id != gone
 
@@ -91,12 +90,12 @@ async def test_what_another_ingress_has_in_memory_is_gone_there_too(ingress: Ing
             await there.get(TENANT, gone)
             await asyncio.sleep(0.01)
 
-    with pytest.raises(RequestNotFound):  # without the notification: in a minute
+    with pytest.raises(RequestNotFound):  # without the notification this would take a minute
         await asyncio.wait_for(until_gone(), 10)
 
 
 async def aged(queue: PostgresQueue, database: Database, days: float, **changes: object) -> str:
-    """A request that ended so many days ago."""
+    """Id of a request that ended ``days`` ago."""
     id_ = await ended(queue, **changes)
     was = id_.replace("-", "")
     ((old,),) = await database.rows(

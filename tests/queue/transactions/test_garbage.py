@@ -1,4 +1,4 @@
-"""What an attempt uploaded and did not hand in is deleted, whoever died."""
+"""Files that an attempt uploaded without handing them in are deleted, whichever process died."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 
 from serve_app.domain.request import State
-from serve_app.ingress.disposal import Disposal
-from serve_app.queue.database import Database
-from serve_app.queue.retention import Retention
-from serve_app.queue.unwanted import Unwanted
-from serve_app.queue.uploads import PostgresUploads
+from serve_app.ingress.services.files import FileCollector
+from serve_app.queue.store.config import Retention
+from serve_app.queue.store.database import Database
+from serve_app.queue.transactions.garbage import UnwantedFiles
+from serve_app.queue.transactions.redaction import Redaction
+from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.telemetry.clock import SystemClock
-from tests.contract.test_reuse_contract import picture
+from tests.contract.test_reuse_contract import image
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.storage import FakeStorage
 from tests.fakes.terms import FakeTerms
@@ -30,7 +31,7 @@ async def once(content: bytes) -> AsyncIterator[bytes]:
 
 
 async def unwanted(database: Database) -> dict[str, float]:
-    """By key, after how many seconds. Waits until nothing is left to collect."""
+    """Delay in seconds by key. Waits until nothing is left to collect."""
     while await database.rows(UNCOLLECTED):
         pass
     rows = await database.rows("SELECT key, extract(epoch FROM due_at - now()) FROM unwanted")
@@ -53,11 +54,11 @@ async def test_the_files_of_a_replica_that_died_before_it_handed_in_are_deleted(
     (second,) = (await queue.ask(ask(1, replica="r2"))).leases
     (wanted,) = second.upload_tickets
     await storage.put(wanted.key, "image/png", once(b"the picture"))
-    await queue.finish(done(second.held, picture(request.id), replica="r2"))
+    await queue.finish(done(second.held, image(request.id), replica="r2"))
     assert (await unwanted(database)).keys() == {ticket.key}
     await database.rows("UPDATE unwanted SET due_at = now()")
     uploads = PostgresUploads(database, Retention())
-    await Disposal(Unwanted(database), uploads, storage).dispose()
+    await FileCollector(UnwantedFiles(database), uploads, storage).delete_garbage_files()
     assert set(storage.objects) == {wanted.key}
 
 
@@ -104,10 +105,10 @@ async def test_they_are_known_also_when_the_request_is_deleted_or_forgotten_at_o
         granted = await lease(queue)
         keys |= {ticket.key for ticket in granted.upload_tickets}
         await queue.finish(done(granted.held, failure()))
-    assert await queue._forgetfulness.forget() == []
+    assert await Redaction(queue._database).redact_due() == []
     await queue.delete(TENANT, ids[0])
     assert (await unwanted(database)).keys() == keys
-    assert await queue._forgetfulness.forget() == [ids[1]]
+    assert await Redaction(queue._database).redact_due() == [ids[1]]
 
 
 async def test_an_endpoint_that_is_gone_holds_up_nobody(
@@ -119,5 +120,5 @@ async def test_an_endpoint_that_is_gone_holds_up_nobody(
         granted = await lease(queue)
         await queue.finish(done(granted.held, failure()))
     terms.gone.add("a/gone")
-    await queue._orphans.collect()
+    await queue.parts.garbage.collect()
     assert (await unwanted(database)).keys() == {granted.upload_tickets[0].key}

@@ -1,9 +1,9 @@
-"""Repeats across ingress processes, and after their time."""
+"""Repeated submits across ingress processes, and after their time."""
 
 from __future__ import annotations
 
-from serve_app.queue.database import Database
-from serve_app.queue.repeats import UNDELIVERED_S, Repeats
+from serve_app.queue.store.database import Database
+from serve_app.queue.transactions.idempotency import UNDELIVERED_S, IdempotencyKeys
 from tests.queue.database import Ingress
 from tests.queue.requests import new
 
@@ -23,11 +23,11 @@ async def test_an_answer_that_was_lost_here_is_given_again_there(ingress: Ingres
 async def test_after_its_time_a_lost_answer_is_not_given_again_and_is_forgotten(
     ingress: Ingress, database: Database
 ) -> None:
-    queue, repeats = await ingress(), Repeats(database)
+    queue, repeats = await ingress(), IdempotencyKeys(database)
     old, young = (new(replay_key=f"dk_{n}", body_digest=BODY) for n in (1, 2))
     for each in (old, young):
         await queue.submit(each)
-        await repeats.note_undelivered(each, each.id)
+        await repeats.undelivered(each, each.id)
     await database.rows(
         "UPDATE undelivered SET at = at - make_interval(secs => %(s)s) WHERE api_key = 'dk_1'",
         {"s": UNDELIVERED_S + 1},
@@ -41,9 +41,9 @@ async def test_after_its_time_a_lost_answer_is_not_given_again_and_is_forgotten(
 async def test_a_lost_answer_is_of_the_tenant_whose_key_it_was(
     ingress: Ingress, database: Database
 ) -> None:
-    queue, repeats = await ingress(), Repeats(database)
+    queue, repeats = await ingress(), IdempotencyKeys(database)
     lost = new(replay_key="dk_1", body_digest=BODY)
     await queue.submit(lost)
-    await repeats.note_undelivered(lost, lost.id)
+    await repeats.undelivered(lost, lost.id)
     stranger = new(replay_key="dk_1", body_digest=BODY, tenant="bob")
     assert await repeats.take_undelivered(stranger) is None

@@ -1,4 +1,4 @@
-"""The statement that leases does what ``order.py`` says, whatever is queued."""
+"""The leasing statement follows ``order.py`` for any content of the queue."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve_app.queue.database import Database
-from serve_app.queue.large_inputs import Encoded
-from serve_app.queue.leasing import lease
-from serve_app.queue.order import Lane, Queued, charge, in_order, pool_time
-from serve_app.queue.submit import New, Offer, submit
+from serve_app.queue.store.database import Database
+from serve_app.queue.transactions.insert import DirectLease, EncodedInput, NewRow, insert_requests
+from serve_app.queue.transactions.lease import lease_queued
+from tests.fakes.lane_order import LaneClock, QueuedRequest, charge, in_order, pool_time
 from tests.queue.database import QUICK, Background
 from tests.queue.requests import POOL, new, new_id
 
@@ -41,30 +40,30 @@ REQUESTS = st.lists(
     st.tuples(
         st.sampled_from(TENANTS),
         st.sampled_from(ENDPOINTS),
-        st.integers(-90, 0),  # seconds before now at which it ranks
+        st.integers(-90, 0),  # its rank, in seconds before now
         st.sampled_from([0.5, 1.0, 4.0]),
         st.sampled_from([None, None, None, 3.0, 60.0]),  # seconds until it expires
     ),
     max_size=20,
 )
 LANE = st.builds(
-    Lane, st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.0, 3.0, 8.0]), st.just(0.0)
+    LaneClock, st.sampled_from([0.5, 1.0, 2.0]), st.sampled_from([0.0, 3.0, 8.0]), st.just(0.0)
 )
 
 
 async def leased(
     conninfo: str,
-    lanes: dict[str, Lane],
-    queued: list[Queued],
+    lanes: dict[str, LaneClock],
+    queued: list[QueuedRequest],
     count: int,
     hot: frozenset[str],
 ) -> tuple[list[str], dict[str, tuple[float, float]]]:
-    """The ids in their order, and what was charged to each lane since it was served."""
+    """Lease ids in order, and ``vtime`` and ``served`` of each lane."""
     database = Database(conninfo, connections=1)
     await database.start()
     try:
         await database.rows("TRUNCATE requests, attempts, events, fair_lanes")
-        # A lane wakes by its first request.
+        # A lane is woken by its first request.
         woken_by = {each.tenant: each.place for each in reversed(queued)}
         named = [
             {
@@ -90,8 +89,8 @@ async def leased(
             for n, each in enumerate(queued)
         ]
         await database.rows(FILL, {"pool": POOL, "rows": json.dumps(rows)})
-        offers = [Offer("r1", "a1")] * count
-        got = await lease(database, POOL, offers, hot, frozenset(), QUICK, {"ann": 2.0})
+        offers = [DirectLease("r1", "a1")] * count
+        got = await lease_queued(database, POOL, offers, hot, frozenset(), QUICK, {"ann": 2.0})
         found = [each.request.id for _, each, _ in got.found]
         after = await database.rows("SELECT tenant, vtime, served FROM fair_lanes")
         return found, {tenant: (vtime, served) for tenant, vtime, served in after}
@@ -112,7 +111,7 @@ async def leased(
 def test_it_leases_in_the_order_and_charges_as_it_should(
     conninfo: str,
     requests: list[tuple[str, str, int, float, float | None]],
-    lanes: dict[str, Lane],
+    lanes: dict[str, LaneClock],
     served: float,
     count: int,
     hot: frozenset[str],
@@ -121,7 +120,7 @@ def test_it_leases_in_the_order_and_charges_as_it_should(
     lanes = {tenant: replace(lane) for tenant, lane in lanes.items()}
     lanes["bob"].served = served
     queued = [
-        Queued(
+        QueuedRequest(
             new_id(),
             tenant,
             endpoint,
@@ -138,7 +137,7 @@ def test_it_leases_in_the_order_and_charges_as_it_should(
     wanted = min(count, len(queued))
     for id_ in found:
         order = in_order(lanes, queued, hot, now)
-        # Of lanes whose turn is the same, which comes first goes by when they woke, and by place.
+        # Lanes with the same turn are ordered by the time they woke, and by place.
         (start,) = (each for each in order if each.queued.id == id_)
         assert start.at == order[0].at
         charge(lanes[start.queued.tenant], start, pool_time(lanes.values()))
@@ -160,7 +159,9 @@ async def test_of_lanes_whose_turn_is_the_same_the_one_that_waits_longest_goes_f
     await database.rows("UPDATE fair_lanes SET active = false")
     for tenant in ("early", "late"):
         request = new(tenant=tenant)
-        await submit(database, [New(request, Encoded(request.input))], 5.0)
+        await insert_requests(database, [NewRow(request, EncodedInput(request.input))], 5.0)
     for tenant in ("early", "late"):
-        got = await lease(database, POOL, [Offer("r1", "a1")], frozenset(), frozenset(), QUICK, {})
+        got = await lease_queued(
+            database, POOL, [DirectLease("r1", "a1")], frozenset(), frozenset(), QUICK, {}
+        )
         assert [each.request.tenant for _, each, _ in got.found] == [tenant]

@@ -1,4 +1,4 @@
-"""Files are deleted when the client of their request said."""
+"""Files are deleted at the time their request's client set."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.outcome import Outcome
-from serve_app.queue.database import Database
-from serve_app.queue.lifecycles import PostgresLifecycles
+from serve_app.queue.store.database import Database
+from serve_app.queue.transactions.deletion import PostgresLifecycles
 from tests.queue.database import Ingress
 from tests.queue.requests import done, lease, new
 
@@ -29,7 +29,7 @@ async def later(database: Database, seconds: float) -> None:
 
 
 async def made(queue, request) -> str:
-    """The key of the file that the request ends with."""
+    """Key of the file that the request ends with."""
     await queue.submit(request)
     held = (await lease(queue)).held
     key = f"r/{request.id}/1/a.png"

@@ -1,4 +1,4 @@
-"""What PostgreSQL still has of a request that was to be forgotten."""
+"""Rows left in PostgreSQL of a redacted request."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import pytest
 
 from serve_app.domain.errors import OutcomeForgotten
 from serve_app.domain.outcome import Failure, Outcome, Usage
-from serve_app.domain.request import Forgetting
-from serve_app.domain.webhook import Answer, Channel, DeliveryState, Webhook
-from serve_app.queue.database import Database
-from serve_app.queue.forgetting import Forgetfulness
-from serve_app.queue.outbox import PostgresOutbox
-from tests.contract.test_deletion_contract import asked, picture
+from serve_app.domain.request import Redacted
+from serve_app.domain.webhook import DeliveryChannel, DeliveryState, ReceiverResponse, Webhook
+from serve_app.queue.store.database import Database
+from serve_app.queue.transactions.redaction import Redaction
+from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
+from tests.contract.test_deletion_contract import asked, image
 from tests.contract.test_forgetting_contract import INPUT, forgot
 from tests.queue.database import Ingress
 from tests.queue.requests import TENANT, done, lease
@@ -29,12 +29,12 @@ async def test_an_hour_later_nothing_is_there_but_that_it_was(
     queue = await ingress()
     request = asked(input=INPUT, store_io=False, warnings=("Of a secret.",))
     await queue.submit(request)
-    made = picture(request.id) if outcome == "picture" else QUOTING
+    made = image(request.id) if outcome == "picture" else QUOTING
     await queue.finish(done((await lease(queue)).held, made))
-    before = await forgot(queue, request.id, Forgetting.OUTCOME)
-    assert await Forgetfulness(database).forget() == []
+    before = await forgot(queue, request.id, Redacted.OUTCOME)
+    assert await Redaction(database).redact_due() == []
     await database.rows("UPDATE requests SET finished_at = now() - interval '61 minutes'")
-    await forgot(queue, request.id, Forgetting.DONE)
+    await forgot(queue, request.id, Redacted.DONE)
     there = await (await ingress()).get(TENANT, request.id)
     assert there.outcome is not None
     assert there.state is before.state
@@ -57,16 +57,16 @@ async def test_its_webhook_is_forgotten_with_the_outcome(
         request = asked(store_io=False, webhook=Webhook(f"https://{path}.example/", ""))
         await queue.submit(request)
         await queue.cancel(TENANT, request.id)
-        await forgot(queue, request.id, Forgetting.OUTCOME)
-        (claimed,) = await outbox.claim({Channel(TENANT, f"{path}.example"): 1})
+        await forgot(queue, request.id, Redacted.OUTCOME)
+        (claimed,) = await outbox.claim({DeliveryChannel(TENANT, f"{path}.example"): 1})
         assert await outbox.keep_body(claimed, b"a secret") == b"a secret"
         if path == "told":
-            assert await outbox.delivered(claimed, Answer(0.1, 200))
+            assert await outbox.delivered(claimed, ReceiverResponse(0.1, 200))
         ids.append(request.id)
     told, untold = ids
     await database.rows("UPDATE requests SET finished_at = now() - interval '61 minutes'")
     for request_id in ids:
-        await forgot(queue, request_id, Forgetting.DONE)
+        await forgot(queue, request_id, Redacted.DONE)
     rows = await database.rows("SELECT body FROM webhook_deliveries")
     assert rows == [(None,), (None,)]
     assert (await outbox.get(TENANT, told)).state is DeliveryState.DELIVERED
@@ -86,5 +86,5 @@ async def test_many_are_forgotten_at_once_and_each_once(
         await queue.submit(request)
         await queue.cancel(TENANT, request.id)
     for request in requests:
-        await forgot(queue, request.id, Forgetting.OUTCOME)
-    assert await Forgetfulness(database).forget() == []
+        await forgot(queue, request.id, Redacted.OUTCOME)
+    assert await Redaction(database).redact_due() == []

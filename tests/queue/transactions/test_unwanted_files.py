@@ -1,18 +1,18 @@
-"""What in storage nobody wants any more is found in the database, and deleted."""
+"""Objects in storage that are no longer needed are found in the database and deleted."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
-from serve_app.domain.lease import Held
-from serve_app.domain.snapshot import StoredSnapshot
-from serve_app.ingress.disposal import Disposal
-from serve_app.queue import snapshots
-from serve_app.queue.database import Database
-from serve_app.queue.retention import Retention
-from serve_app.queue.unwanted import Unwanted
-from serve_app.queue.uploads import PostgresUploads
+from serve_app.domain.lease import LeaseKey
+from serve_app.domain.progress import StoredSnapshot
+from serve_app.ingress.services.files import FileCollector
+from serve_app.queue.store.config import Retention
+from serve_app.queue.store.database import Database
+from serve_app.queue.transactions import snapshots
+from serve_app.queue.transactions.garbage import UnwantedFiles
+from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.storage import FakeStorage
 from tests.queue.database import Ingress
@@ -27,7 +27,7 @@ async def keys(database: Database) -> set[str]:
     return {key for (key,) in await database.rows("SELECT key FROM unwanted")}
 
 
-async def keep(queue, held: Held, step: int = 1) -> str:
+async def keep(queue, held: LeaseKey, step: int = 1) -> str:
     asked = await queue.report(replace(report(held), wants_tickets=(held,)))
     ((_, ticket),) = asked.snapshot_tickets
     kept = StoredSnapshot(ticket.key, step)
@@ -43,7 +43,7 @@ async def test_what_was_uploaded_and_never_named_is_deleted_after_its_ticket(
     held = (await lease(queue)).held
     reply = await queue.report(replace(report(held), wants_tickets=(held,)))
     ((_, ticket),) = reply.snapshot_tickets
-    unwanted = Unwanted(database)
+    unwanted = UnwantedFiles(database)
     assert await unwanted.take(10) == []
     await all_due(database)
     assert await unwanted.take(10) == [ticket.key]
@@ -80,7 +80,7 @@ async def test_snapshots_of_requests_that_ended_are_unwanted(
 
 
 async def test_what_is_taken_comes_again_unless_it_was_forgotten(database: Database) -> None:
-    unwanted = Unwanted(database)
+    unwanted = UnwantedFiles(database)
     await snapshots.expect(database, ["s/a/1/x.bin", "s/b/1/y.bin"])
     await all_due(database)
     assert set(await unwanted.take(10)) == {"s/a/1/x.bin", "s/b/1/y.bin"}
@@ -97,7 +97,9 @@ async def test_disposal_deletes_from_storage_what_is_due(database: Database) -> 
     await snapshots.expect(database, ["s/a/1/due.bin"])
     await all_due(database)
     await snapshots.expect(database, ["s/a/1/not-yet.bin"])
-    await Disposal(Unwanted(database), PostgresUploads(database, Retention()), storage).dispose()
+    await FileCollector(
+        UnwantedFiles(database), PostgresUploads(database, Retention()), storage
+    ).delete_garbage_files()
     assert set(storage.objects) == {"s/a/1/not-yet.bin"}
     assert await keys(database) == {"s/a/1/not-yet.bin"}
 

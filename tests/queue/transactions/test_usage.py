@@ -1,4 +1,4 @@
-"""How PostgreSQL looks back: by its indexes, however much has ended."""
+"""Queries about past requests use their indexes, however many requests have ended."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from serve_app.domain.ledger import End, EndedSearch
-from serve_app.queue.database import Database
-from serve_app.queue.ledger import CONSUMED, ended_statement
+from serve_app.domain.usage import EndedRequest, EndedRequestFilter
+from serve_app.queue.store.database import Database
+from serve_app.queue.transactions.usage import CONSUMED, ended_statement
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 ENDED = """
@@ -27,7 +27,7 @@ COUNTED = """
 INSERT INTO usage (request_id, tenant, endpoint, state, attempt, run_s, steps, units, at)
 SELECT id, tenant, endpoint, state, 1, 1, 1, 1, finished_at FROM requests
 """
-SEARCH = EndedSearch("t0", "a/b", NOW - timedelta(days=1), NOW, client_codes=["cancelled"])
+SEARCH = EndedRequestFilter("t0", "a/b", NOW - timedelta(days=1), NOW, client_codes=["cancelled"])
 PARAMS: dict[str, Any] = {
     "tenant": "t0",
     "endpoint": "a/b",
@@ -61,15 +61,17 @@ async def plan(database: Database, statement: str, **more: Any) -> str:
     ("end", "index"),
     [
         (None, "requests_ended"),
-        (End.SUCCESS, "requests_ended"),
-        (End.CLIENT_ERROR, "requests_unsuccessful"),
-        (End.SERVER_ERROR, "requests_unsuccessful"),
+        (EndedRequest.SUCCESS, "requests_ended"),
+        (EndedRequest.CLIENT_ERROR, "requests_unsuccessful"),
+        (EndedRequest.SERVER_ERROR, "requests_unsuccessful"),
     ],
 )
 async def test_a_page_of_ended_requests_is_read_off_an_index(
-    database: Database, end: End | None, index: str, before: tuple[datetime, str] | None
+    database: Database, end: EndedRequest | None, index: str, before: tuple[datetime, str] | None
 ) -> None:
-    search = EndedSearch("t0", "a/b", SEARCH.since, SEARCH.until, end, ["cancelled"], None, before)
+    search = EndedRequestFilter(
+        "t0", "a/b", SEARCH.since, SEARCH.until, end, ["cancelled"], None, before
+    )
     at, id_ = before or (None, None)
     told = await plan(database, ended_statement(search), before_at=at, before_id=id_)
     assert f"using {index} on requests" in told

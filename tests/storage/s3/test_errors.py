@@ -1,4 +1,4 @@
-"""A storage that is slow, failing or gone: what is said, and that it is said in time."""
+"""Slow, failing or missing storage: the error message, and that it comes in time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from serve_app.domain.errors import (
     StorageFull,
     StorageUnavailable,
 )
-from serve_app.ingress.readiness import Readiness
+from serve_app.ingress.services.health import Readiness
 from serve_app.storage.s3 import clients
 from serve_app.storage.s3.clients import S3Clients, StaticKey
 from serve_app.storage.s3.location import S3Location
@@ -64,18 +64,18 @@ def nothing_listens() -> str:
         (Says(404, "NoSuchBucket"), StorageUnavailable, "no bucket pics.*DARKROOM_S3_BUCKET"),
         (Says(403, "AccessDenied"), StorageUnavailable, "may not do s3:PutObject"),
         (Says(403, "InvalidAccessKeyId"), StorageUnavailable, "DARKROOM_S3_ACCESS_KEY_ID"),
-        (Says(403, "SignatureDoesNotMatch"), StorageUnavailable, "signature wrong"),
+        (Says(403, "SignatureDoesNotMatch"), StorageUnavailable, "rejects the signature"),
         (Says(400, "ExpiredToken"), StorageUnavailable, "does not accept the credentials"),
         (Says(403, "RequestTimeTooSkewed"), StorageUnavailable, "clock of this machine"),
         (
             Says(400, "AuthorizationHeaderMalformed", headers={"x-amz-bucket-region": "eu-west-3"}),
             StorageUnavailable,
-            "region eu-west-3: set DARKROOM_S3_REGION",
+            "region eu-west-3. Set DARKROOM_S3_REGION",
         ),
         (Says(301, "PermanentRedirect"), StorageUnavailable, "another region"),
         (Says(501, "NotImplemented"), StorageUnavailable, "DARKROOM_S3_CONDITIONAL_WRITES=0"),
         (Says(405, "MethodNotAllowed"), StorageUnavailable, "DARKROOM_S3_PATH_STYLE=0"),
-        (Says(507, "InsufficientCapacity"), StorageFull, "no room left"),
+        (Says(507, "InsufficientCapacity"), StorageFull, "no space left"),
         (Says(503, "SlowDown", "Slow down."), StorageUnavailable, "503 SlowDown: Slow down"),
         (Says(418, "Teapot", "Short and stout."), StorageUnavailable, "418 Teapot: Short"),
         (DROP, StorageUnavailable, "connection to S3 at .* broke"),
@@ -137,7 +137,7 @@ async def test_a_real_server_finds_a_skewed_clock_and_a_wrong_key(moto_server: S
     wrong = StaticKey(moto_server.key.access_key_id, "wrong")
     for key, sentence, skew_h in (
         (moto_server.key, "clock of this machine", 1),
-        (wrong, "signature wrong", 0),
+        (wrong, "rejects the signature", 0),
         (StaticKey("nobody", "wrong"), "does not accept the credentials", 0),
     ):
         moto_server.strict.skew = timedelta(hours=skew_h)
@@ -202,7 +202,7 @@ async def test_a_store_that_hangs_is_said_also_when_every_call_waits_for_it(
     await until(lambda: len(broken.seen) >= clients.THREADS)
     with pytest.raises(StorageUnavailable, match="does not answer in time"):
         await storage.check()
-    await asyncio.to_thread(int)  # and the loop's own threads are free
+    await asyncio.to_thread(int)  # the threads of the event loop are free
     for task in reads:
         task.cancel()
     broken.closing.set()

@@ -1,4 +1,4 @@
-"""``/files/…`` of a whole ingress over S3."""
+"""``/files/…`` of a complete ingress over S3."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ CONTENT = bytes(range(100))
 async def serving(
     server: S3Server, **changes: Any
 ) -> AsyncIterator[tuple[httpx.AsyncClient, S3Storage]]:
-    """With one picture stored."""
+    """Ingress with one stored image."""
     async with server.storage(server.new_bucket(**changes)) as storage, built() as house:
-        house.app.state.core = replace(house.core, storage=storage, tickets=storage.tickets)
+        files = replace(house.services.files, storage=storage, tickets=storage.tickets)
+        house.app.state.services = replace(house.services, files=files)
         await storage.put(KEY, "image/png", chunks(CONTENT))
         async with house.client() as client:
             yield client, storage

@@ -1,4 +1,4 @@
-"""Settings that cannot be meant are refused in a sentence."""
+"""Invalid and contradicting settings are refused in one sentence."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pydantic import SecretStr
 
 from serve_app.domain.errors import Misconfigured
 from serve_app.settings import AWS_SECRET_NAMES, Config, Secrets
-from serve_app.storage.choice import chosen, s3_location
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.s3.location import location_of
 from serve_app.storage.s3.storage import S3Storage
+from serve_app.storage.selection import create_storage, s3_location
 from tests.fakes.clock import FakeClock
 
 
@@ -24,13 +24,13 @@ def config(**settings: Any) -> Config:
 
 
 def test_without_a_bucket_artifacts_go_to_the_directory() -> None:
-    storage = chosen(config(), Secrets(), b"k", "http://in", FakeClock())
+    storage = create_storage(config(), Secrets(), b"k", "http://in", FakeClock())
     assert isinstance(storage, DirectoryStorage)
 
 
 def test_with_a_bucket_they_go_there() -> None:
     secrets = Secrets(s3_access_key_id=SecretStr("a"), s3_secret_access_key=SecretStr("b"))
-    storage = chosen(config(s3_bucket="pics"), secrets, b"k", "http://in", FakeClock())
+    storage = create_storage(config(s3_bucket="pics"), secrets, b"k", "http://in", FakeClock())
     assert isinstance(storage, S3Storage)
     assert storage.tickets is None
 
@@ -57,9 +57,9 @@ def test_a_location_is_what_the_settings_say() -> None:
         ({"s3_endpoint_url": "http://minio:9000"}, "S3_ENDPOINT_URL is set, but no bucket"),
         ({"s3_path_style": False}, "S3_PATH_STYLE is set, but no bucket"),
         ({"s3_conditional_writes": False}, "S3_CONDITIONAL_WRITES is set, but no bucket"),
-        ({"s3_bucket": "s3://pics"}, "takes the bare name"),
-        ({"s3_bucket": "pics", "s3_endpoint_url": "minio:9000"}, "takes a URL"),
-        ({"s3_bucket": "pics", "s3_endpoint_url": "http://m/pics"}, "host and port alone"),
+        ({"s3_bucket": "s3://pics"}, "not a valid bucket name"),
+        ({"s3_bucket": "pics", "s3_endpoint_url": "minio:9000"}, "Use a URL"),
+        ({"s3_bucket": "pics", "s3_endpoint_url": "http://m/pics"}, "only scheme, host and port"),
         ({"s3_bucket": "pics", "s3_region": "eu west"}, "S3_REGION"),
         ({"s3_bucket": "pics", "s3_prefix": "a/../b"}, "S3_PREFIX"),
         ({"s3_bucket": "pics", "s3_public_endpoint_url": "http://p"}, "S3_DOWNLOADS=redirect"),
@@ -98,7 +98,7 @@ def test_the_keys_of_aws_do_not_reach_replicas() -> None:
     assert {"DARKROOM_S3_SECRET_ACCESS_KEY", *AWS_SECRET_NAMES} <= set(
         built(s3_bucket="pics").split()
     )
-    # Without S3 they are none of our business.
+    # Without S3 these variables stay untouched.
     assert not set(built().split()) & set(AWS_SECRET_NAMES)
 
 
@@ -117,7 +117,9 @@ print(*(name for name, value in environment.items() if value == ""))
 
 
 def built(**settings: Any) -> str:
-    """What a pool's replicas get blanked, or why nothing is built; in a process without pytest's
-    strictness about warnings, because it imports ray."""
+    """Variables that are set to "" in a pool's replicas, or the error of the build.
+
+    Runs in another process without pytest's strictness about warnings, because it imports ray.
+    """
     command = [sys.executable, "-c", BUILD, json.dumps(settings)]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout

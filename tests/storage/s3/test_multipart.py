@@ -1,4 +1,4 @@
-"""Files that clients bring, through a whole ingress to S3."""
+"""Client uploads through a complete ingress to S3."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import httpx
 import pytest
 from blockbuster import blockbuster_ctx
 
-from serve_app.ingress.disposal import Disposal
-from serve_app.queue.uploads import ABANDONED_S
+from serve_app.ingress.services.files import FileCollector
+from serve_app.queue.transactions.uploads import ABANDONED_S
 from serve_app.storage.s3.storage import S3Storage
 from tests.fakes.clock import FakeClock
+from tests.ingress.fal.test_uploads import NothingUnwanted
 from tests.ingress.house import House, built
-from tests.ingress.test_uploads import NothingUnwanted
 from tests.storage.s3_servers import S3Server
 
 FIVE_MIB = bytes(range(256)) * (5 * 2**12)
@@ -79,7 +79,7 @@ async def test_a_file_in_parts_is_a_multipart_upload_of_s3(
     assert left_in(spool) == []
 
 
-@pytest.mark.parametrize("server", ["moto"], indirect=True)  # s3rver knows no abort
+@pytest.mark.parametrize("server", ["moto"], indirect=True)  # s3rver does not support abort
 async def test_parts_that_nobody_joins_are_aborted(server: S3Server, tmp_path: Path) -> None:
     clock = FakeClock()
     async with serving(server, clock, tmp_path / "spool") as (client, storage, house):
@@ -87,7 +87,7 @@ async def test_parts_that_nobody_joins_are_aborted(server: S3Server, tmp_path: P
         await client.put(f"{place.json()['upload_url']}/1", content=b"x")
         assert unfinished(server, storage) == 1
         clock.advance(ABANDONED_S + 1)
-        await Disposal(NothingUnwanted(), house.uploads, storage).dispose_uploads()
+        await FileCollector(NothingUnwanted(), house.uploads, storage).delete_garbage_uploads()
         assert unfinished(server, storage) == 0
         assert there(server, storage) == []
 

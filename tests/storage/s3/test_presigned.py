@@ -1,4 +1,4 @@
-"""Presigned URLs, in the hands of a plain HTTP client."""
+"""Presigned URLs, used by a plain HTTP client."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from deployments.backoff import Backoff
-from deployments.family import MediaFile
-from deployments.upload import Uploader, http_client
+from deployments.families.base import MediaFile
+from deployments.transfer.backoff import Backoff
+from deployments.transfer.uploader import Uploader, http_client
 from serve_app.domain.errors import ArtifactNotFound, StorageUnavailable
 from serve_app.storage.s3.storage import S3Storage
 from serve_app.telemetry.clock import SystemClock
@@ -33,8 +33,8 @@ async def test_a_replica_uploads_by_its_ticket_and_takes_it_back(
     storage: S3Storage, uploader: Uploader
 ) -> None:
     ticket = storage.ticket(KEY, PNG, 100, 60)
-    await uploader.put(MediaFile(ticket, b"picture"))
-    assert await content(storage, KEY) == b"picture"
+    await uploader.put(MediaFile(ticket, b"image"))
+    assert await content(storage, KEY) == b"image"
     await uploader.delete(ticket)
     with pytest.raises(ArtifactNotFound):
         await storage.size(KEY)
@@ -43,10 +43,10 @@ async def test_a_replica_uploads_by_its_ticket_and_takes_it_back(
 async def test_a_ticket_writes_no_second_time(moto_server: S3Server, uploader: Uploader) -> None:
     async with moto_server.storage(moto_server.new_bucket()) as storage:
         ticket = storage.ticket(KEY, PNG, 100, 60)
-        await uploader.put(MediaFile(ticket, b"picture"))
+        await uploader.put(MediaFile(ticket, b"image"))
         with pytest.raises(StorageUnavailable, match="412"):
             await uploader.put(MediaFile(ticket, b"another"))
-        assert await content(storage, KEY) == b"picture"
+        assert await content(storage, KEY) == b"image"
 
 
 async def test_a_ticket_is_for_its_key_and_type_alone(moto_server: S3Server) -> None:
@@ -62,7 +62,7 @@ async def test_a_ticket_is_for_its_key_and_type_alone(moto_server: S3Server) -> 
             (ticket.url, {"content-type": PNG}),  # without the condition
         ):
             assert (await client.put(url, content=b"x", headers=given)).status_code == 403
-        # And it neither reads nor deletes.
+        # The URL allows neither reading nor deleting.
         assert (await client.get(ticket.url)).status_code == 403
         assert (await client.delete(ticket.url)).status_code == 403
 
@@ -108,7 +108,7 @@ async def test_a_link_serves_the_type_and_the_disposition_that_the_ingress_would
 async def test_clients_are_sent_to_the_public_endpoint_and_replicas_to_the_inner_one(
     moto_server: S3Server,
 ) -> None:
-    # The same server by another name, which is part of what is signed.
+    # The same server under another name, which is part of the signature.
     public = moto_server.url.replace("127.0.0.1", "localhost")
     location = moto_server.new_bucket(public_endpoint_url=public, redirect=True)
     async with moto_server.storage(location) as storage, httpx.AsyncClient() as client:

@@ -1,4 +1,4 @@
-"""What S3 storage does beyond what every storage does, on real servers."""
+"""S3 storage on real servers: behaviour beyond the contract of all storages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from blockbuster import blockbuster_ctx
 
 from serve_app.domain.errors import ArtifactNotFound, Forbidden
 from serve_app.storage.s3.storage import S3Storage
-from serve_app.storage.s3.upload import PART_BYTES
+from serve_app.storage.s3.transfer import PART_BYTES
 from tests.storage.s3.chunks import chunks, content
 from tests.storage.s3_servers import S3Server
 
@@ -96,7 +96,7 @@ async def test_no_parts_stay_of_a_cancelled_upload(moto_server: S3Server) -> Non
 
 
 async def test_two_ingresses_cannot_both_write_a_key(moto_server: S3Server) -> None:
-    """Each with its own locks: what keeps them apart is the condition of the write."""
+    """Two storages with their own locks: only the conditional write separates them."""
     location = moto_server.new_bucket()
     bodies = [bytes([number]) * (PART_BYTES + 1) for number in range(4)]
     async with moto_server.storage(location) as one, moto_server.storage(location) as other:
@@ -138,7 +138,7 @@ async def test_nothing_blocks_the_event_loop(storage: S3Storage) -> None:
 async def test_memory_stays_flat_while_a_large_object_goes_in_and_out(
     s3rver_server: S3Server,
 ) -> None:
-    """In a server of its own process, so what is measured is the client."""
+    """The server has its own process, so that only the client is measured."""
     mib = 2**20
     process, piece, count = psutil.Process(), bytes(mib), 192
     peak = start = process.memory_info().rss

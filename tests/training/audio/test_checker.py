@@ -7,42 +7,42 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from training.sound.checker import UNKNOWN, hear, judge
-from training.sound.world import (
+from training.audio.checker import UNKNOWN, hear, judge
+from training.audio.world import (
     LOUDNESSES,
     MANNERS,
     PITCHES,
     SAMPLE_RATE,
     SAMPLES,
-    Sound,
+    Audio,
     render,
-    sample_sound,
+    sample_audio,
 )
 
 
-def test_it_is_right_on_played_sounds_of_both_splits() -> None:
+def test_it_is_right_on_played_audio_files_of_both_splits() -> None:
     rng = np.random.default_rng(1)
-    sounds = [sample_sound(rng, held_out=i % 2 == 0) for i in range(60)]
-    assert all(judge(render(sound), SAMPLE_RATE, sound).everything for sound in sounds)
+    audios = [sample_audio(rng, held_out=i % 2 == 0) for i in range(60)]
+    assert all(judge(render(audio), SAMPLE_RATE, audio).everything for audio in audios)
 
 
 @pytest.mark.parametrize("manner", MANNERS)
 def test_every_other_manner_pitch_and_loudness_is_wrong(manner: str) -> None:
-    sound = Sound("middle", manner, "normal", 0.4, 1.0)
-    wave = render(sound)
+    audio = Audio("middle", manner, "normal", 0.4, 1.0)
+    wave = render(audio)
     for field, choices in (("manner", MANNERS), ("pitch", PITCHES), ("loudness", LOUDNESSES)):
         right = [
             each
             for each in choices
-            if getattr(judge(wave, SAMPLE_RATE, replace(sound, **{field: each})), field)
+            if getattr(judge(wave, SAMPLE_RATE, replace(audio, **{field: each})), field)
         ]
-        assert right == [getattr(sound, field)]
+        assert right == [getattr(audio, field)]
 
 
-def test_a_little_noise_does_not_matter_and_noise_alone_is_no_sound_of_the_world() -> None:
-    sound = Sound("high", "falling", "loud", 0.85, 1.0)
+def test_a_little_noise_does_not_matter_and_noise_alone_is_no_audio_of_the_world() -> None:
+    audio = Audio("high", "falling", "loud", 0.85, 1.0)
     noise = np.random.default_rng(1).normal(size=SAMPLES) * 0.05
-    assert judge(render(sound) + noise, SAMPLE_RATE, sound).everything
+    assert judge(render(audio) + noise, SAMPLE_RATE, audio).everything
     heard = hear(noise * 10, SAMPLE_RATE)
     assert (heard.pitch, heard.manner) == (UNKNOWN, UNKNOWN)
 

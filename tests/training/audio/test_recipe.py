@@ -11,9 +11,9 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from training import shelf  # noqa: E402
-from training.sound import exam, stable_audio, vae  # noqa: E402
-from training.sound.recipe import SoundRecipe  # noqa: E402
-from training.sound.world import SAMPLES, SECONDS, render, sample_sound  # noqa: E402
+from training.audio import exam, stable_audio, vae  # noqa: E402
+from training.audio.recipe import AudioRecipe  # noqa: E402
+from training.audio.world import SAMPLES, SECONDS, render, sample_audio  # noqa: E402
 
 pytestmark = [
     pytest.mark.engine,
@@ -28,26 +28,26 @@ def _seeded():
 
 @pytest.fixture(scope="module")
 def stack():
-    return stable_audio.SoundStack().eval()
+    return stable_audio.AudioStack().eval()
 
 
 def test_the_scale_is_folded_into_the_autoencoder():
     autoencoder = vae.build_vae().eval()
-    sounds = [sample_sound(np.random.default_rng(seed)) for seed in range(2)]
-    latents = vae.encode(autoencoder, sounds)
+    audios = [sample_audio(np.random.default_rng(seed)) for seed in range(2)]
+    latents = vae.encode(autoencoder, audios)
     with torch.no_grad():
         plain = autoencoder.decode(latents).sample
         normal = vae.normalise_latents(autoencoder, latents)
         scaled = autoencoder.decode(normal).sample
     assert torch.allclose(normal.std(dim=(0, 2)), torch.ones(16), atol=1e-3)
-    assert torch.allclose(vae.encode(autoencoder, sounds), normal, atol=1e-4)
+    assert torch.allclose(vae.encode(autoencoder, audios), normal, atol=1e-4)
     # Beyond the ends stands another value than before: only there may it differ.
     inside = slice(16 * vae.HOP, -16 * vae.HOP)
     assert torch.allclose(scaled[..., inside], plain[..., inside], atol=1e-4)
 
 
 def test_the_posterior_is_as_wide_as_the_noise_of_the_training():
-    wave = torch.from_numpy(render(sample_sound(np.random.default_rng(1))))[None, None]
+    wave = torch.from_numpy(render(sample_audio(np.random.default_rng(1))))[None, None]
     deviation = vae.build_vae().encode(wave).latent_dist.std
     assert torch.allclose(deviation, torch.full_like(deviation, vae.LATENT_NOISE), atol=1e-3)
 
@@ -82,7 +82,7 @@ def test_the_velocity_is_what_the_solver_takes_it_for():
 
 
 def test_the_recipe_goes_from_nothing_to_a_pipeline_and_resumes(tmp_path):
-    recipe = SoundRecipe(tmp_path, minutes=2 / 60, reading_steps=2, sounds=3)
+    recipe = AudioRecipe(tmp_path, minutes=2 / 60, reading_steps=2, audios=3)
     pipeline = recipe.cook()
     # Done stages are not done again, nor on: what comes after them is made of them.
     again = replace(recipe, minutes=2 * recipe.minutes).cook()

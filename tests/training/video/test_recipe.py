@@ -14,7 +14,7 @@ from training import shelf  # noqa: E402
 from training.video import exam, vae, wan  # noqa: E402
 from training.video.recipe import VideoRecipe  # noqa: E402
 from training.video.text import TOKENS  # noqa: E402
-from training.video.world import sample_clip  # noqa: E402
+from training.video.world import sample_video  # noqa: E402
 
 pytestmark = [
     pytest.mark.engine,
@@ -53,8 +53,8 @@ def test_the_training_sees_the_text_as_the_pipeline_does(autoencoder, stack, len
         assert torch.allclose(embeds, stack.read(ids, length), atol=1e-5)
 
 
-def test_a_picture_is_the_first_latent_frame_of_its_clip(autoencoder):
-    pixels = vae.to_pixels([sample_clip(np.random.default_rng(1))])
+def test_an_image_is_the_first_latent_frame_of_its_video(autoencoder):
+    pixels = vae.to_pixels([sample_video(np.random.default_rng(1))])
     with torch.no_grad():
         whole = autoencoder.encode(pixels).latent_dist.mean
         first = autoencoder.encode(pixels[:, :, :1]).latent_dist.mean
@@ -81,7 +81,7 @@ def test_a_given_first_frame_is_clean_and_is_not_to_be_predicted():
 
 
 def test_the_recipe_goes_from_nothing_to_a_pipeline_and_resumes(tmp_path):
-    recipe = VideoRecipe(tmp_path, minutes=2 / 60, reading_steps=2, usual_clips=4, free_clips=2)
+    recipe = VideoRecipe(tmp_path, minutes=2 / 60, reading_steps=2, usual_videos=4, free_videos=2)
     pipeline = recipe.cook()
     # Done stages are not done again, nor on: what comes after them is made of them.
     again = replace(recipe, minutes=2 * recipe.minutes).cook()
@@ -91,5 +91,5 @@ def test_the_recipe_goes_from_nothing_to_a_pipeline_and_resumes(tmp_path):
             assert torch.equal(value, weights[name])
     shelf.put(pipeline, tmp_path / "out")
     taken = shelf.take(tmp_path / "out")
-    clips = exam.make(taken, ["a red circle moving left"], steps=2, guidance=3.0, seeds=[1])
-    assert clips.shape == (1, 17, 64, 64, 3)
+    videos = exam.make(taken, ["a red circle moving left"], steps=2, guidance=3.0, seeds=[1])
+    assert videos.shape == (1, 17, 64, 64, 3)

@@ -18,11 +18,11 @@ from training.video.world import (
     SHAPES,
     SIDE,
     UNSEEN,
-    Clip,
     Pose,
+    Video,
     is_held_out,
     render_array,
-    sample_clip,
+    sample_video,
 )
 
 seeds = st.integers(0, 2**32 - 1)
@@ -37,31 +37,31 @@ def test_every_colour_shape_and_motion_meets_some_others_in_training_and_some_ne
 
 
 @given(seed=seeds, free=st.booleans(), held_out=st.booleans())
-def test_a_clip_is_of_the_wanted_split(seed: int, free: bool, held_out: bool) -> None:
-    clip = sample_clip(np.random.default_rng(seed), free=free, held_out=held_out)
-    assert is_held_out(clip) == held_out
+def test_a_video_is_of_the_wanted_split(seed: int, free: bool, held_out: bool) -> None:
+    video = sample_video(np.random.default_rng(seed), free=free, held_out=held_out)
+    assert is_held_out(video) == held_out
 
 
 @given(seed=seeds, free=st.booleans())
 def test_the_object_stays_inside_every_frame(seed: int, free: bool) -> None:
-    clip = sample_clip(np.random.default_rng(seed), free=free)
-    for pose in (clip.pose(frame) for frame in range(FRAMES)):
+    video = sample_video(np.random.default_rng(seed), free=free)
+    for pose in (video.pose(frame) for frame in range(FRAMES)):
         assert pose.radius < min(pose.x, pose.y, SIDE - pose.x, SIDE - pose.y)
 
 
 @given(seed=seeds, free=st.booleans())
 def test_the_object_does_what_the_motion_says_and_nothing_else(seed: int, free: bool) -> None:
-    clip = sample_clip(np.random.default_rng(seed), free=free)
-    first, last = clip.pose(0), clip.pose(FRAMES - 1)
+    video = sample_video(np.random.default_rng(seed), free=free)
+    first, last = video.pose(0), video.pose(FRAMES - 1)
     way = np.sign(np.round([last.x - first.x, last.y - first.y], 6))
-    assert tuple(way) == DIRECTIONS.get(clip.motion, (0, 0))
-    growth = {"growing": 1, "shrinking": -1}.get(clip.motion, 0)
+    assert tuple(way) == DIRECTIONS.get(video.motion, (0, 0))
+    growth = {"growing": 1, "shrinking": -1}.get(video.motion, 0)
     assert np.sign(round(last.radius - first.radius, 6)) == growth
 
 
 def test_frames_are_painted_from_first_to_last() -> None:
-    clip = Clip("red", "square", "right", "black", Pose(20, 32, 10), Pose(44, 32, 10))
-    frames = render_array(clip)
+    video = Video("red", "square", "right", "black", Pose(20, 32, 10), Pose(44, 32, 10))
+    frames = render_array(video)
     assert frames.shape == (FRAMES, SIDE, SIDE, 3)
     red = frames[:, 32, :, 0] > 0.5
     assert list(red[0, [20, 44]]) == [True, False]
@@ -70,10 +70,10 @@ def test_frames_are_painted_from_first_to_last() -> None:
 
 def test_regular_wording_names_what_is_not_usual() -> None:
     poses = Pose(32, 32, 10), Pose(32, 32, 10)
-    assert plain_prompt(Clip("orange", "circle", "left", "white", *poses)) == (
+    assert plain_prompt(Video("orange", "circle", "left", "white", *poses)) == (
         "an orange circle moving left"
     )
-    assert plain_prompt(Clip("blue", "square", "growing", "black", *poses)) == (
+    assert plain_prompt(Video("blue", "square", "growing", "black", *poses)) == (
         "a blue square growing on a black background"
     )
 
@@ -82,6 +82,6 @@ def test_regular_wording_names_what_is_not_usual() -> None:
 @pytest.mark.parametrize("wording", [sample_prompt, motion_prompt])
 def test_every_prompt_of_a_moving_object_holds_a_word_that_says_how(seed, wording) -> None:
     rng = np.random.default_rng(seed)
-    clip = sample_clip(rng)
-    words = set(re.findall("[a-z]+", wording(rng, clip)))
-    assert clip.motion == "still" or words & set(known_words())
+    video = sample_video(rng)
+    words = set(re.findall("[a-z]+", wording(rng, video)))
+    assert video.motion == "still" or words & set(known_words())

@@ -45,7 +45,7 @@ function session(endpoint, options = {}) {
   told("first", (await probe.next()).value);
   probe.send({ artifacts: 1, content: "abc" });
   const { images } = (await probe.next()).value;
-  told("picture", hexOf(images[0].content));
+  told("image", hexOf(images[0].content));
   probe.send({ echo: new Uint8Array([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]) });
   told("bytes", (await probe.next()).value.echo);
   probe.send({ artifacts: -1 });

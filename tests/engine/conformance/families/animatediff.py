@@ -47,8 +47,8 @@ def _size(wish: Wish) -> dict[str, Any]:
     return {**sd.text(wish), "num_frames": 2}
 
 
-def _from_clip(wish: Wish) -> dict[str, Any]:
-    return {**sd.text(wish), "video": inputs.clip(wish, 2), "strength": 0.8}
+def _from_video(wish: Wish) -> dict[str, Any]:
+    return {**sd.text(wish), "video": inputs.video(wish, 2), "strength": 0.8}
 
 
 def _video_diffusion() -> dict[str, Any]:
@@ -75,7 +75,7 @@ def _video_diffusion() -> dict[str, Any]:
             sigma_min=0.002,
             sigma_max=700.0,
         ),
-        "image_encoder": vision_encoders.clip(side=224),  # the size is the pipeline's own
+        "image_encoder": vision_encoders.video(side=224),  # the size is the pipeline's own
         "feature_extractor": vision_encoders.clip_processor(),
     }
 
@@ -87,7 +87,7 @@ CASES = (
         "animatediff",
         "AnimateDiffControlNetPipeline",
         parts,
-        lambda wish: {**_size(wish), "conditioning_frames": inputs.clip(wish, 2)},
+        lambda wish: {**_size(wish), "conditioning_frames": inputs.video(wish, 2)},
     ),
     Case(
         "animatediff",
@@ -95,16 +95,16 @@ CASES = (
         _sparse,
         lambda wish: {
             **_size(wish),
-            "conditioning_frames": inputs.clip(wish, 1),
+            "conditioning_frames": inputs.video(wish, 1),
             "controlnet_frame_indices": [0],
         },
     ),
-    Case("animatediff", "AnimateDiffVideoToVideoPipeline", parts, _from_clip),
+    Case("animatediff", "AnimateDiffVideoToVideoPipeline", parts, _from_video),
     Case(
         "animatediff",
         "AnimateDiffVideoToVideoControlNetPipeline",
         parts,
-        lambda wish: {**_from_clip(wish), "conditioning_frames": inputs.clip(wish, 2)},
+        lambda wish: {**_from_video(wish), "conditioning_frames": inputs.video(wish, 2)},
     ),
     Case(
         "animatediff",
@@ -118,7 +118,7 @@ CASES = (
         _video_diffusion,
         lambda wish: {
             **sd.text(wish),
-            "image": inputs.picture(wish),
+            "image": inputs.image(wish),
             "num_frames": 2,
             "min_guidance_scale": 1.0,
             "max_guidance_scale": 2.5,

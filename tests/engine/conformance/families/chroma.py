@@ -38,17 +38,17 @@ def _text(_: Wish) -> dict[str, Any]:
     return {"height": 16, "width": 16, "max_sequence_length": 16, "negative_prompt": "a dog"}
 
 
-def _from_picture(wish: Wish) -> dict[str, Any]:
-    return {**_text(wish), "image": inputs.picture(wish), "strength": 0.8}
+def _from_image(wish: Wish) -> dict[str, Any]:
+    return {**_text(wish), "image": inputs.image(wish), "strength": 0.8}
 
 
 CASES = (
     Case("chroma", "ChromaPipeline", parts, _text),
-    Case("chroma", "ChromaImg2ImgPipeline", parts, _from_picture),
+    Case("chroma", "ChromaImg2ImgPipeline", parts, _from_image),
     Case(
         "chroma",
         "ChromaInpaintPipeline",
         parts,
-        lambda wish: {**_from_picture(wish), "mask_image": inputs.mask(wish)},
+        lambda wish: {**_from_image(wish), "mask_image": inputs.mask(wish)},
     ),
 )

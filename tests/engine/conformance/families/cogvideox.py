@@ -46,12 +46,12 @@ def _size(_: Wish) -> dict[str, Any]:
     return {"height": 16, "width": 16, "num_frames": 8, "max_sequence_length": 16}
 
 
-def _from_clip(wish: Wish) -> dict[str, Any]:
+def _from_video(wish: Wish) -> dict[str, Any]:
     return {
         "height": 16,
         "width": 16,
         "max_sequence_length": 16,
-        "video": inputs.clip(wish, 9),
+        "video": inputs.video(wish, 9),
         "strength": 0.8,
     }
 
@@ -61,7 +61,7 @@ def _control(wish: Wish) -> dict[str, Any]:
         "height": 16,
         "width": 16,
         "max_sequence_length": 16,
-        "control_video": inputs.clip(wish, 9),
+        "control_video": inputs.video(wish, 9),
     }
 
 
@@ -123,9 +123,9 @@ CASES = (
         "cogvideox",
         "CogVideoXImageToVideoPipeline",
         lambda: parts(8),
-        lambda wish: {**_size(wish), "image": inputs.picture(wish), "num_frames": 9},
+        lambda wish: {**_size(wish), "image": inputs.image(wish), "num_frames": 9},
     ),
-    Case("cogvideox", "CogVideoXVideoToVideoPipeline", parts, _from_clip),
+    Case("cogvideox", "CogVideoXVideoToVideoPipeline", parts, _from_video),
     Case("cogvideox", "CogVideoXFunControlPipeline", lambda: parts(8), _control),
     Case("cogview", "CogView3PlusPipeline", _cogview3, _cogview_call),
     Case("cogview", "CogView4Pipeline", _cogview4, _cogview_call),
@@ -133,6 +133,6 @@ CASES = (
         "cogview",
         "CogView4ControlPipeline",
         lambda: _cogview4(8),
-        lambda wish: {**_cogview_call(wish), "control_image": inputs.picture(wish)},
+        lambda wish: {**_cogview_call(wish), "control_image": inputs.image(wish)},
     ),
 )

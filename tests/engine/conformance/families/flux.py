@@ -47,8 +47,8 @@ def parts(in_channels: int = 16, *, guidance: bool = True) -> dict[str, Any]:
     return {
         "scheduler": df.FlowMatchEulerDiscreteScheduler(),
         "vae": autoencoders.kl_flow(),
-        "text_encoder": text_encoders.clip(),
-        "tokenizer": tokenizers.clip(),
+        "text_encoder": text_encoders.video(),
+        "tokenizer": tokenizers.video(),
         "text_encoder_2": text_encoders.t5(),
         "tokenizer_2": tokenizers.t5(),
         "transformer": transformer(in_channels, guidance_embeds=guidance),
@@ -61,24 +61,24 @@ def _text(_: Wish) -> dict[str, Any]:
     return _SIZE
 
 
-def _from_picture(wish: Wish) -> dict[str, Any]:
-    return {**_SIZE, "image": inputs.picture(wish), "strength": 0.8}
+def _from_image(wish: Wish) -> dict[str, Any]:
+    return {**_SIZE, "image": inputs.image(wish), "strength": 0.8}
 
 
 def _inpaint(wish: Wish) -> dict[str, Any]:
-    return {**_from_picture(wish), "mask_image": inputs.mask(wish)}
+    return {**_from_image(wish), "mask_image": inputs.mask(wish)}
 
 
 def _fill(wish: Wish) -> dict[str, Any]:
-    return {**_SIZE, "image": inputs.picture(wish), "mask_image": inputs.mask(wish)}
+    return {**_SIZE, "image": inputs.image(wish), "mask_image": inputs.mask(wish)}
 
 
 def _control(wish: Wish) -> dict[str, Any]:
-    return {**_SIZE, "control_image": inputs.picture(wish)}
+    return {**_SIZE, "control_image": inputs.image(wish)}
 
 
 def _kontext(wish: Wish) -> dict[str, Any]:
-    return {**_SIZE, "image": inputs.picture(wish), "max_area": 16 * 16, "_auto_resize": False}
+    return {**_SIZE, "image": inputs.image(wish), "max_area": 16 * 16, "_auto_resize": False}
 
 
 def _kontext_inpaint(wish: Wish) -> dict[str, Any]:
@@ -90,7 +90,7 @@ _ENLARGED = {"upsampling_height": 32, "upsampling_width": 32}
 
 def _visual_cloze(wish: Wish) -> dict[str, Any]:
     """One example, and a row whose second picture is to be made."""
-    shown = inputs.picture(wish)
+    shown = inputs.image(wish)
     return {
         "task_prompt": "a task",
         "content_prompt": wish.prompt,
@@ -101,7 +101,7 @@ def _visual_cloze(wish: Wish) -> dict[str, Any]:
 
 CASES = (
     Case("flux", "FluxPipeline", parts, _text),
-    Case("flux", "FluxImg2ImgPipeline", parts, _from_picture),
+    Case("flux", "FluxImg2ImgPipeline", parts, _from_image),
     Case("flux", "FluxInpaintPipeline", parts, _inpaint),
     Case("flux", "FluxKontextPipeline", parts, _kontext),
     Case("flux", "FluxKontextInpaintPipeline", parts, _kontext_inpaint),
@@ -118,7 +118,7 @@ CASES = (
         "flux",
         "FluxControlImg2ImgPipeline",
         lambda: parts(32),
-        lambda wish: {**_from_picture(wish), **_control(wish)},
+        lambda wish: {**_from_image(wish), **_control(wish)},
     ),
     Case(
         "flux",
@@ -133,7 +133,7 @@ CASES = (
         lambda: {**parts(), "controlnet": [controlnet(), controlnet()]},
         lambda wish: {
             **_SIZE,
-            "control_image": [inputs.picture(wish), inputs.mask(wish).convert("RGB")],
+            "control_image": [inputs.image(wish), inputs.mask(wish).convert("RGB")],
             "controlnet_conditioning_scale": [0.5, 1.0],
         },
         variant="two ControlNets",
@@ -149,7 +149,7 @@ CASES = (
         "flux",
         "FluxControlNetImg2ImgPipeline",
         parts,
-        lambda wish: {**_from_picture(wish), **_control(wish)},
+        lambda wish: {**_from_image(wish), **_control(wish)},
     ),
     Case(
         "flux",

@@ -64,7 +64,7 @@ CASES = (
         _klein,
         lambda wish: {
             **_text(wish),
-            "image": inputs.picture(wish),
+            "image": inputs.image(wish),
             "mask_image": inputs.mask(wish),
             "strength": 0.8,
         },
@@ -73,6 +73,6 @@ CASES = (
         "flux2",
         "Flux2KleinKVPipeline",
         lambda: _klein(distilled=True),
-        lambda wish: {**_text(wish), "image": inputs.picture(wish, 64)},
+        lambda wish: {**_text(wish), "image": inputs.image(wish, 64)},
     ),
 )

@@ -39,7 +39,7 @@ def _texts(lead: int = 0) -> dict[str, Any]:
     }
 
 
-def _clips(task: str) -> dict[str, Any]:
+def _videos(task: str) -> dict[str, Any]:
     transformer = df.HunyuanVideo15Transformer3DModel(
         **_SHAPE,
         in_channels=9,
@@ -60,7 +60,7 @@ def _clips(task: str) -> dict[str, Any]:
     }
 
 
-def _pictures() -> dict[str, Any]:
+def _images() -> dict[str, Any]:
     transformer = df.HunyuanImageTransformer2DModel(
         **_SHAPE,
         in_channels=4,
@@ -83,18 +83,18 @@ def _pictures() -> dict[str, Any]:
     }
 
 
-def _clip(_: Wish) -> dict[str, Any]:
+def _video(_: Wish) -> dict[str, Any]:
     return {"height": 16, "width": 16, "num_frames": 5}
 
 
 CASES = (
-    Case("hunyuan-video", "HunyuanVideo15Pipeline", lambda: _clips("t2v"), _clip, heavy=True),
+    Case("hunyuan-video", "HunyuanVideo15Pipeline", lambda: _videos("t2v"), _video, heavy=True),
     Case(
         "hunyuan-video",
         "HunyuanVideo15ImageToVideoPipeline",
-        lambda: _clips("i2v"),
-        lambda wish: {"num_frames": 5, "image": inputs.picture(wish)},
+        lambda: _videos("i2v"),
+        lambda wish: {"num_frames": 5, "image": inputs.image(wish)},
         heavy=True,
     ),
-    Case("hunyuan-image", "HunyuanImagePipeline", _pictures, sd.text, heavy=True),
+    Case("hunyuan-image", "HunyuanImagePipeline", _images, sd.text, heavy=True),
 )

@@ -42,8 +42,8 @@ def parts(in_channels: int = 4, **more: Any) -> dict[str, Any]:
         "scheduler": df.FlowMatchEulerDiscreteScheduler(shift=7.0),
         "text_encoder": language_models.llama(num_hidden_layers=4),
         "tokenizer": tokenizers.words(ends=True),
-        "text_encoder_2": text_encoders.clip(tokens=77),
-        "tokenizer_2": tokenizers.clip(77),
+        "text_encoder_2": text_encoders.video(tokens=77),
+        "tokenizer_2": tokenizers.video(77),
         **more,
     }
 
@@ -74,7 +74,7 @@ def _size(_: Wish) -> dict[str, Any]:
 def _seen(wish: Wish) -> dict[str, Any]:
     """By the template of the pipeline, whose marks it looks for."""
     size = {name: value for name, value in _size(wish).items() if name != "prompt_template"}
-    return {**size, "image": inputs.picture(wish)}
+    return {**size, "image": inputs.image(wish)}
 
 
 def _framepack() -> dict[str, Any]:
@@ -101,8 +101,8 @@ def _framepack() -> dict[str, Any]:
 
 
 def _framepack_call(wish: Wish) -> dict[str, Any]:
-    picture = inputs.picture(wish, 32)
-    return {**_size(wish), "height": 32, "width": 32, "image": picture, "latent_window_size": 3}
+    image = inputs.image(wish, 32)
+    return {**_size(wish), "height": 32, "width": 32, "image": image, "latent_window_size": 3}
 
 
 def _mochi() -> dict[str, Any]:
@@ -233,7 +233,7 @@ CASES = (
         "hunyuan-video",
         "HunyuanSkyreelsImageToVideoPipeline",
         lambda: parts(8),
-        lambda wish: {**_size(wish), "image": inputs.picture(wish)},
+        lambda wish: {**_size(wish), "image": inputs.image(wish)},
     ),
     Case("hunyuan-video", "HunyuanVideoImageToVideoPipeline", seeing_parts, _seen),
     Case(
@@ -241,7 +241,7 @@ CASES = (
         "HunyuanVideoImageToVideoPipeline",
         lambda: seeing_parts(replaces=False),
         _seen,
-        variant="the picture beside the noise",
+        variant="the image beside the noise",
     ),
     Case("hunyuan-video", "HunyuanVideoFramepackPipeline", _framepack, _framepack_call),
     Case(
@@ -274,7 +274,7 @@ CASES = (
         "cosmos",
         "CosmosVideoToWorldPipeline",
         lambda: _cosmos(5),
-        lambda wish: {**_cosmos_size(wish), "image": inputs.picture(wish, 32)},
+        lambda wish: {**_cosmos_size(wish), "image": inputs.image(wish, 32)},
     ),
     Case(
         "cosmos",
@@ -288,6 +288,6 @@ CASES = (
         "cosmos",
         "Cosmos2VideoToWorldPipeline",
         lambda: _cosmos2(17),
-        lambda wish: {**_cosmos_size(wish), "image": inputs.picture(wish, 32), "num_frames": 5},
+        lambda wish: {**_cosmos_size(wish), "image": inputs.image(wish, 32), "num_frames": 5},
     ),
 )

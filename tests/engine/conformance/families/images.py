@@ -76,7 +76,7 @@ def _longcat() -> dict[str, Any]:
         vae=autoencoders.kl_flow(16),
         text_encoder=language_models.qwen25_vl(),
         tokenizer=tokenizers.words(),
-        text_processor=processors.TextsAndPictures(),
+        text_processor=processors.TextsAndImages(),
     )
 
 
@@ -96,7 +96,7 @@ def _nucleus() -> dict[str, Any]:
         ),
         vae=autoencoders.qwen_image(),
         text_encoder=language_models.qwen3_vl(),
-        processor=processors.TextsAndPictures(),
+        processor=processors.TextsAndImages(),
     )
 
 
@@ -165,9 +165,9 @@ def _hidream() -> dict[str, Any]:
         ),
         vae=autoencoders.kl_flow(),
         text_encoder=text_encoders.clip_projected(),
-        tokenizer=tokenizers.clip(),
+        tokenizer=tokenizers.video(),
         text_encoder_2=text_encoders.clip_projected(),
-        tokenizer_2=tokenizers.clip(),
+        tokenizer_2=tokenizers.video(),
         text_encoder_3=text_encoders.t5(),
         tokenizer_3=tokenizers.t5(),
         text_encoder_4=language_models.llama("LlamaForCausalLM"),
@@ -206,7 +206,7 @@ def _fibo_edit(wish: Wish) -> dict[str, Any]:
         "width": 32,
         "prompt": f'{{"edit_instruction": "{wish.prompt}"}}',
         "negative_prompt": "a dog",
-        "image": inputs.picture(wish, 32),
+        "image": inputs.image(wish, 32),
         "_auto_resize": False,
         "max_sequence_length": 64,
     }

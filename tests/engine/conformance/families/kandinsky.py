@@ -58,9 +58,9 @@ def prior() -> dict[str, Any]:
     )
     return {
         "prior": prior,
-        "image_encoder": vision_encoders.clip(width=WIDTH),
+        "image_encoder": vision_encoders.video(width=WIDTH),
         "text_encoder": text_encoders.clip_projected(WIDTH),
-        "tokenizer": tokenizers.clip(),
+        "tokenizer": tokenizers.video(),
         "scheduler": df.UnCLIPScheduler(
             variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=10.0
         ),
@@ -94,18 +94,18 @@ def embedded(wish: Wish) -> dict[str, Any]:
     }
 
 
-def _from_picture(wish: Wish) -> dict[str, Any]:
-    return {**embedded(wish), "image": inputs.picture(wish), "strength": 0.8}
+def _from_image(wish: Wish) -> dict[str, Any]:
+    return {**embedded(wish), "image": inputs.image(wish), "strength": 0.8}
 
 
 def _hint(wish: Wish) -> dict[str, Any]:
-    return {"hint": inputs.picture_tensor(wish, 64)}
+    return {"hint": inputs.image_tensor(wish, 64)}
 
 
 def _inpaint(wish: Wish) -> dict[str, Any]:
     return {
         **embedded(wish),
-        "image": inputs.picture(wish),
+        "image": inputs.image(wish),
         "mask_image": inputs.mask(wish),
     }
 
@@ -136,7 +136,7 @@ def _three() -> dict[str, Any]:
 
 CASES = (
     Case("kandinsky", "KandinskyV22Pipeline", parts, embedded),
-    Case("kandinsky", "KandinskyV22Img2ImgPipeline", parts, _from_picture),
+    Case("kandinsky", "KandinskyV22Img2ImgPipeline", parts, _from_image),
     Case("kandinsky", "KandinskyV22InpaintPipeline", lambda: parts(9), _inpaint),
     Case(
         "kandinsky",
@@ -148,14 +148,14 @@ CASES = (
         "kandinsky",
         "KandinskyV22ControlnetImg2ImgPipeline",
         _hinted,
-        lambda wish: {**_from_picture(wish), **_hint(wish)},
+        lambda wish: {**_from_image(wish), **_hint(wish)},
     ),
     Case("kandinsky", "KandinskyV22PriorPipeline", prior, lambda _: {}),
     Case(
         "kandinsky",
         "KandinskyV22PriorEmb2EmbPipeline",
         prior,
-        lambda wish: {"image": inputs.picture(wish), "strength": 0.8},
+        lambda wish: {"image": inputs.image(wish), "strength": 0.8},
     ),
     Case("kandinsky", "KandinskyPriorPipeline", prior, lambda _: {}),
     Case("kandinsky", "KandinskyV22CombinedPipeline", _combined, both),
@@ -163,7 +163,7 @@ CASES = (
         "kandinsky",
         "KandinskyV22Img2ImgCombinedPipeline",
         _combined,
-        lambda wish: {**both(wish), "image": inputs.picture(wish), "strength": 0.8},
+        lambda wish: {**both(wish), "image": inputs.image(wish), "strength": 0.8},
     ),
     Case(
         "kandinsky",
@@ -171,7 +171,7 @@ CASES = (
         lambda: _combined(9),
         lambda wish: {
             **both(wish),
-            "image": inputs.picture(wish),
+            "image": inputs.image(wish),
             "mask_image": inputs.mask(wish),
         },
     ),
@@ -180,6 +180,6 @@ CASES = (
         "kandinsky3",
         "Kandinsky3Img2ImgPipeline",
         _three,
-        lambda wish: {"image": inputs.picture(wish), "strength": 0.8},
+        lambda wish: {"image": inputs.image(wish), "strength": 0.8},
     ),
 )

@@ -46,28 +46,28 @@ def _combined(in_channels: int = 4) -> dict[str, Any]:
     return {**parts(in_channels), **priors}
 
 
-def _from_picture(wish: Wish) -> dict[str, Any]:
-    return {**kandinsky.embedded(wish), "image": inputs.picture(wish), "strength": 0.8}
+def _from_image(wish: Wish) -> dict[str, Any]:
+    return {**kandinsky.embedded(wish), "image": inputs.image(wish), "strength": 0.8}
 
 
 def _inpaint(wish: Wish) -> dict[str, Any]:
     return {
         **kandinsky.embedded(wish),
-        "image": inputs.picture(wish),
+        "image": inputs.image(wish),
         "mask_image": inputs.mask(wish),
     }
 
 
 CASES = (
     Case("kandinsky", "KandinskyPipeline", parts, kandinsky.embedded),
-    Case("kandinsky", "KandinskyImg2ImgPipeline", parts, _from_picture),
+    Case("kandinsky", "KandinskyImg2ImgPipeline", parts, _from_image),
     Case("kandinsky", "KandinskyInpaintPipeline", lambda: parts(9), _inpaint),
     Case("kandinsky", "KandinskyCombinedPipeline", _combined, kandinsky.both),
     Case(
         "kandinsky",
         "KandinskyImg2ImgCombinedPipeline",
         _combined,
-        lambda wish: {**kandinsky.both(wish), "image": inputs.picture(wish), "strength": 0.8},
+        lambda wish: {**kandinsky.both(wish), "image": inputs.image(wish), "strength": 0.8},
     ),
     Case(
         "kandinsky",
@@ -75,7 +75,7 @@ CASES = (
         lambda: _combined(9),
         lambda wish: {
             **kandinsky.both(wish),
-            "image": inputs.picture(wish),
+            "image": inputs.image(wish),
             "mask_image": inputs.mask(wish),
         },
     ),

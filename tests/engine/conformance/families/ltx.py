@@ -39,7 +39,7 @@ CASES = (
         "ltx",
         "LTXImageToVideoPipeline",
         parts,
-        lambda wish: {**_size(wish), "image": inputs.picture(wish, 32)},
+        lambda wish: {**_size(wish), "image": inputs.image(wish, 32)},
     ),
     Case(
         "ltx",
@@ -47,7 +47,7 @@ CASES = (
         parts,
         lambda wish: {
             **_size(wish),
-            "cond_image": inputs.picture(wish, 32),
+            "cond_image": inputs.image(wish, 32),
             "temporal_tile_size": 16,
             "temporal_overlap": 8,
         },
@@ -56,6 +56,6 @@ CASES = (
         "ltx",
         "LTXConditionPipeline",
         parts,
-        lambda wish: {**_size(wish), "image": inputs.picture(wish, 32), "strength": 0.8},
+        lambda wish: {**_size(wish), "image": inputs.image(wish, 32), "strength": 0.8},
     ),
 )

@@ -78,13 +78,13 @@ def _size(_: Wish) -> dict[str, Any]:
     }
 
 
-def _from_picture(wish: Wish) -> dict[str, Any]:
-    return {**_size(wish), "image": inputs.picture(wish, 32), "image_crf": 0}
+def _from_image(wish: Wish) -> dict[str, Any]:
+    return {**_size(wish), "image": inputs.image(wish, 32), "image_crf": 0}
 
 
 CASES = (
     Case("ltx2", "LTX2Pipeline", parts, _size),
-    Case("ltx2", "LTX2ImageToVideoPipeline", parts, _from_picture),
+    Case("ltx2", "LTX2ImageToVideoPipeline", parts, _from_image),
     Case("ltx2", "LTX2ConditionPipeline", parts, _size),
     Case("ltx2", "LTX2InContextPipeline", parts, _size),
 )

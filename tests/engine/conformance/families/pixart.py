@@ -160,7 +160,7 @@ CASES = (
         "hunyuandit",
         "HunyuanDiTControlNetPipeline",
         _hunyuan,
-        lambda wish: {**_hunyuan_call(wish), "control_image": inputs.picture(wish)},
+        lambda wish: {**_hunyuan_call(wish), "control_image": inputs.image(wish)},
     ),
     Case(
         "auraflow",

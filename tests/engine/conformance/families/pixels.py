@@ -50,21 +50,21 @@ def _text(_: Wish) -> dict[str, Any]:
     return {"clean_caption": False, "height": 8, "width": 8}
 
 
-def _from_picture(wish: Wish) -> dict[str, Any]:
-    return {"clean_caption": False, "image": inputs.picture_tensor(wish, 8), "strength": 0.8}
+def _from_image(wish: Wish) -> dict[str, Any]:
+    return {"clean_caption": False, "image": inputs.image_tensor(wish, 8), "strength": 0.8}
 
 
 def _to_larger(wish: Wish) -> dict[str, Any]:
     return {
         "clean_caption": False,
-        "image": inputs.picture_tensor(wish, 8),
+        "image": inputs.image_tensor(wish, 8),
         "height": 16,
         "width": 16,
     }
 
 
 def _mask(wish: Wish, side: int) -> dict[str, Any]:
-    return {"mask_image": inputs.picture_tensor(wish, side)[:, :1].round()}
+    return {"mask_image": inputs.image_tensor(wish, side)[:, :1].round()}
 
 
 def _free(**more: Any) -> Any:
@@ -73,12 +73,12 @@ def _free(**more: Any) -> Any:
 
 CASES = (
     Case("if", "IFPipeline", parts, _text),
-    Case("if", "IFImg2ImgPipeline", parts, _from_picture),
+    Case("if", "IFImg2ImgPipeline", parts, _from_image),
     Case(
         "if",
         "IFInpaintingPipeline",
         parts,
-        lambda wish: {**_from_picture(wish), **_mask(wish, 8)},
+        lambda wish: {**_from_image(wish), **_mask(wish, 8)},
     ),
     Case("if", "IFSuperResolutionPipeline", _larger, _to_larger),
     Case(
@@ -87,8 +87,8 @@ CASES = (
         _larger,
         lambda wish: {
             "clean_caption": False,
-            "image": inputs.picture_tensor(wish, 8),
-            "original_image": inputs.picture_tensor(wish, 16),
+            "image": inputs.image_tensor(wish, 8),
+            "original_image": inputs.image_tensor(wish, 16),
             "strength": 0.8,
         },
     ),
@@ -98,8 +98,8 @@ CASES = (
         _larger,
         lambda wish: {
             "clean_caption": False,
-            "image": inputs.picture_tensor(wish, 8),
-            "original_image": inputs.picture_tensor(wish, 16),
+            "image": inputs.image_tensor(wish, 8),
+            "original_image": inputs.image_tensor(wish, 16),
             **_mask(wish, 16),
             "strength": 0.8,
         },
@@ -134,6 +134,6 @@ CASES = (
             "unet": unets.unconditional(in_channels=6),
             "scheduler": df.DDIMScheduler(clip_sample=False),
         },
-        lambda wish: {"image": inputs.picture(wish, 32), "output_type": "np"},
+        lambda wish: {"image": inputs.image(wish, 32), "output_type": "np"},
     ),
 )

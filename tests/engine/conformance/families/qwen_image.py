@@ -27,7 +27,7 @@ def parts(*, extra: int = 0, halvings: int = 3) -> dict[str, Any]:
         "vae": autoencoders.qwen_image(halvings=halvings),
         "text_encoder": language_models.qwen25_vl(),
         "tokenizer": tokenizers.words(1024),
-        "processor": processors.TextsAndPictures(),
+        "processor": processors.TextsAndImages(),
         "transformer": df.QwenImageTransformer2DModel(**_SHAPE),
         "controlnet": df.QwenImageControlNetModel(**_SHAPE, extra_condition_channels=extra),
     }
@@ -43,16 +43,16 @@ def _text(_: Wish) -> dict[str, Any]:
     }
 
 
-def _from_picture(wish: Wish) -> dict[str, Any]:
-    return {**_text(wish), "image": inputs.picture(wish, 32), "strength": 0.8}
+def _from_image(wish: Wish) -> dict[str, Any]:
+    return {**_text(wish), "image": inputs.image(wish, 32), "strength": 0.8}
 
 
 def _inpaint(wish: Wish) -> dict[str, Any]:
-    return {**_from_picture(wish), "mask_image": inputs.mask(wish, 32)}
+    return {**_from_image(wish), "mask_image": inputs.mask(wish, 32)}
 
 
 def _control(wish: Wish) -> dict[str, Any]:
-    return {**_text(wish), "control_image": inputs.picture(wish, 32)}
+    return {**_text(wish), "control_image": inputs.image(wish, 32)}
 
 
 def _edited() -> dict[str, Any]:
@@ -61,17 +61,17 @@ def _edited() -> dict[str, Any]:
 
 
 def _edit(wish: Wish) -> dict[str, Any]:
-    return {**_text(wish), "height": 256, "width": 256, "image": inputs.picture(wish, 32)}
+    return {**_text(wish), "height": 256, "width": 256, "image": inputs.image(wish, 32)}
 
 
 def _layered(wish: Wish) -> dict[str, Any]:
     size = {name: value for name, value in _text(wish).items() if name not in {"height", "width"}}
-    return {**size, "image": inputs.picture(wish, 32), "layers": 2}
+    return {**size, "image": inputs.image(wish, 32), "layers": 2}
 
 
 CASES = (
     Case("qwen-image", "QwenImagePipeline", parts, _text),
-    Case("qwen-image", "QwenImageImg2ImgPipeline", parts, _from_picture),
+    Case("qwen-image", "QwenImageImg2ImgPipeline", parts, _from_image),
     Case("qwen-image", "QwenImageInpaintPipeline", parts, _inpaint),
     Case("qwen-image", "QwenImageControlNetPipeline", parts, _control),
     Case(

@@ -62,13 +62,13 @@ CASES = (
         "sana",
         "SanaControlNetPipeline",
         parts,
-        lambda wish: {**_call(wish), "control_image": inputs.picture(wish, 32)},
+        lambda wish: {**_call(wish), "control_image": inputs.image(wish, 32)},
     ),
     Case("sana", "SanaSprintPipeline", _sprint, _sprint_call),
     Case(
         "sana",
         "SanaSprintImg2ImgPipeline",
         _sprint,
-        lambda wish: {**_sprint_call(wish), "image": inputs.picture(wish, 32), "strength": 0.8},
+        lambda wish: {**_sprint_call(wish), "image": inputs.image(wish, 32), "strength": 0.8},
     ),
 )

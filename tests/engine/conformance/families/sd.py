@@ -26,11 +26,11 @@ def parts(in_channels: int = 4, **more: Any) -> dict[str, Any]:
     return {
         "scheduler": df.DDIMScheduler(clip_sample=False),
         "vae": autoencoders.kl(),
-        "text_encoder": text_encoders.clip(),
-        "tokenizer": tokenizers.clip(),
+        "text_encoder": text_encoders.video(),
+        "tokenizer": tokenizers.video(),
         "unet": unets.sd(in_channels),
         "controlnet": unets.controlnet(),
-        "image_encoder": vision_encoders.clip(),
+        "image_encoder": vision_encoders.video(),
         "feature_extractor": vision_encoders.clip_processor(),
         **more,
     }
@@ -40,28 +40,28 @@ def text(_: Wish) -> dict[str, Any]:
     return {"height": 16, "width": 16}
 
 
-def from_picture(wish: Wish) -> dict[str, Any]:
-    return {"image": inputs.picture(wish), "strength": 0.8}
+def from_image(wish: Wish) -> dict[str, Any]:
+    return {"image": inputs.image(wish), "strength": 0.8}
 
 
 def inpaint(wish: Wish) -> dict[str, Any]:
-    return {**text(wish), **from_picture(wish), "mask_image": inputs.mask(wish)}
+    return {**text(wish), **from_image(wish), "mask_image": inputs.mask(wish)}
 
 
 def _control(wish: Wish) -> dict[str, Any]:
-    return {"image": inputs.picture(wish)}
+    return {"image": inputs.image(wish)}
 
 
-def _picture_and_control(wish: Wish) -> dict[str, Any]:
-    return {**from_picture(wish), "control_image": inputs.picture(wish)}
+def _image_and_control(wish: Wish) -> dict[str, Any]:
+    return {**from_image(wish), "control_image": inputs.image(wish)}
 
 
 def _inpaint_and_control(wish: Wish) -> dict[str, Any]:
-    return {**inpaint(wish), "control_image": inputs.picture(wish)}
+    return {**inpaint(wish), "control_image": inputs.image(wish)}
 
 
-def _picture(wish: Wish) -> dict[str, Any]:
-    return {"image": inputs.picture(wish)}
+def _image(wish: Wish) -> dict[str, Any]:
+    return {"image": inputs.image(wish)}
 
 
 def _pag() -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _unclip() -> dict[str, Any]:
         unet=unets.sd(class_embed_type="projection", projection_class_embeddings_input_dim=64),
         image_normalizer=StableUnCLIPImageNormalizer(embedding_dim=32),
         image_noising_scheduler=df.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
-        prior_tokenizer=tokenizers.clip(),
+        prior_tokenizer=tokenizers.video(),
         prior_text_encoder=text_encoders.clip_projected(),
         prior_scheduler=df.DDPMScheduler(
             variance_type="fixed_small_log",
@@ -133,7 +133,7 @@ _INTRINSICS = {
 
 def _marigold(wish: Wish) -> dict[str, Any]:
     return {
-        "image": inputs.picture_tensor(wish),
+        "image": inputs.image_tensor(wish),
         "processing_resolution": 16,
         "match_input_resolution": False,
         "output_type": "pt",
@@ -151,7 +151,7 @@ def _latent_diffusion() -> dict[str, Any]:
             d_model=32,
         )
     )
-    return {**parts(), "vqvae": autoencoders.kl(), "bert": bert, "tokenizer": tokenizers.clip(77)}
+    return {**parts(), "vqvae": autoencoders.kl(), "bert": bert, "tokenizer": tokenizers.video(77)}
 
 
 CASES = (
@@ -162,24 +162,24 @@ CASES = (
         lambda _: {"height": 16, "width": 16, "guidance_scale": 2.0},
     ),
     Case("sd", "StableDiffusionPipeline", parts, text),
-    Case("sd", "StableDiffusionImg2ImgPipeline", parts, from_picture),
+    Case("sd", "StableDiffusionImg2ImgPipeline", parts, from_image),
     Case("sd", "StableDiffusionInpaintPipeline", lambda: parts(9), inpaint),
-    Case("sd", "StableDiffusionInstructPix2PixPipeline", lambda: parts(8), _picture),
+    Case("sd", "StableDiffusionInstructPix2PixPipeline", lambda: parts(8), _image),
     Case(
         "sd",
         "StableDiffusionImageVariationPipeline",
         parts,
-        lambda wish: {**text(wish), **_picture(wish)},
+        lambda wish: {**text(wish), **_image(wish)},
     ),
-    Case("sd", "StableDiffusionUpscalePipeline", _upscale, _picture),
-    Case("sd", "StableDiffusionLatentUpscalePipeline", _latent_upscale, _picture),
+    Case("sd", "StableDiffusionUpscalePipeline", _upscale, _image),
+    Case("sd", "StableDiffusionLatentUpscalePipeline", _latent_upscale, _image),
     Case(
         "sd",
         "StableDiffusionDepth2ImgPipeline",
         _depth,
         lambda wish: {
-            **from_picture(wish),
-            "depth_map": inputs.picture_tensor(wish)[:, 0],
+            **from_image(wish),
+            "depth_map": inputs.image_tensor(wish)[:, 0],
         },
     ),
     Case(
@@ -192,26 +192,26 @@ CASES = (
         "sd",
         "StableUnCLIPImg2ImgPipeline",
         _unclip,
-        lambda wish: {**text(wish), **_picture(wish)},
+        lambda wish: {**text(wish), **_image(wish)},
     ),
     Case("sd", "LatentConsistencyModelPipeline", _lcm, text),
-    Case("sd", "LatentConsistencyModelImg2ImgPipeline", _lcm, from_picture),
-    Case("sd", "StableDiffusionAdapterPipeline", _adapter, _picture),
+    Case("sd", "LatentConsistencyModelImg2ImgPipeline", _lcm, from_image),
+    Case("sd", "StableDiffusionAdapterPipeline", _adapter, _image),
     Case("sd", "StableDiffusionControlNetPipeline", parts, _control),
     Case(
         "sd",
         "StableDiffusionControlNetPipeline",
         lambda: parts(controlnet=[unets.controlnet(), unets.controlnet()]),
         lambda wish: {
-            "image": [inputs.picture(wish), inputs.mask(wish)],
+            "image": [inputs.image(wish), inputs.mask(wish)],
             "controlnet_conditioning_scale": [0.5, 1.0],
         },
         variant="two ControlNets",
     ),
-    Case("sd", "StableDiffusionControlNetImg2ImgPipeline", parts, _picture_and_control),
+    Case("sd", "StableDiffusionControlNetImg2ImgPipeline", parts, _image_and_control),
     Case("sd", "StableDiffusionControlNetInpaintPipeline", parts, _inpaint_and_control),
     Case("sd", "StableDiffusionPAGPipeline", _pag, text),
-    Case("sd", "StableDiffusionPAGImg2ImgPipeline", _pag, from_picture),
+    Case("sd", "StableDiffusionPAGImg2ImgPipeline", _pag, from_image),
     Case("sd", "StableDiffusionPAGInpaintPipeline", _pag, inpaint),
     Case("sd", "StableDiffusionControlNetPAGPipeline", _pag, _control),
     Case("sd", "StableDiffusionControlNetPAGInpaintPipeline", _pag, _inpaint_and_control),

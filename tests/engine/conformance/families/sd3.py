@@ -26,9 +26,9 @@ def parts(channels: int = 4, *, extra: int = 0, **more: Any) -> dict[str, Any]:
         "scheduler": df.FlowMatchEulerDiscreteScheduler(),
         "vae": autoencoders.kl_flow(channels),
         "text_encoder": text_encoders.clip_projected(),
-        "tokenizer": tokenizers.clip(),
+        "tokenizer": tokenizers.video(),
         "text_encoder_2": text_encoders.clip_projected(),
-        "tokenizer_2": tokenizers.clip(),
+        "tokenizer_2": tokenizers.video(),
         "text_encoder_3": text_encoders.t5(64),
         "tokenizer_3": tokenizers.t5(),
         "transformer": df.SD3Transformer2DModel(
@@ -51,7 +51,7 @@ CASES = (
         "sd3",
         "StableDiffusion3Img2ImgPipeline",
         parts,
-        lambda wish: {**sd.text(wish), **sd.from_picture(wish)},
+        lambda wish: {**sd.text(wish), **sd.from_image(wish)},
     ),
     Case("sd3", "StableDiffusion3InpaintPipeline", lambda: parts(16), sd.inpaint),
     Case("sd3", "StableDiffusion3PAGPipeline", _pag, sd.text),
@@ -59,13 +59,13 @@ CASES = (
         "sd3",
         "StableDiffusion3PAGImg2ImgPipeline",
         _pag,
-        lambda wish: {**sd.text(wish), **sd.from_picture(wish)},
+        lambda wish: {**sd.text(wish), **sd.from_image(wish)},
     ),
     Case(
         "sd3",
         "StableDiffusion3ControlNetPipeline",
         parts,
-        lambda wish: {**sd.text(wish), "control_image": inputs.picture(wish)},
+        lambda wish: {**sd.text(wish), "control_image": inputs.image(wish)},
     ),
     Case(
         "sd3",
@@ -73,8 +73,8 @@ CASES = (
         lambda: parts(extra=1),
         lambda wish: {
             **sd.text(wish),
-            "control_image": inputs.picture_tensor(wish),
-            "control_mask": inputs.picture_tensor(wish)[:, :1].round(),
+            "control_image": inputs.image_tensor(wish),
+            "control_mask": inputs.image_tensor(wish)[:, :1].round(),
         },
     ),
 )

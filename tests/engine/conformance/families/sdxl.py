@@ -22,10 +22,10 @@ def parts(in_channels: int = 4, *, ids: int = 6, **more: Any) -> dict[str, Any]:
     return {
         "scheduler": df.EulerDiscreteScheduler(),
         "vae": autoencoders.kl(),
-        "text_encoder": text_encoders.clip(),
-        "tokenizer": tokenizers.clip(),
+        "text_encoder": text_encoders.video(),
+        "tokenizer": tokenizers.video(),
         "text_encoder_2": text_encoders.clip_projected(),
-        "tokenizer_2": tokenizers.clip(),
+        "tokenizer_2": tokenizers.video(),
         "unet": unets.sdxl(in_channels, ids=ids),
         "controlnet": unets.controlnet_xl(ids),
         "force_zeros_for_empty_prompt": True,
@@ -65,25 +65,25 @@ def _adapter() -> dict[str, Any]:
 
 
 def _sized(wish: Wish) -> dict[str, Any]:
-    return {**sd.text(wish), "image": inputs.picture(wish)}
+    return {**sd.text(wish), "image": inputs.image(wish)}
 
 
-def _picture_and_control(wish: Wish) -> dict[str, Any]:
+def _image_and_control(wish: Wish) -> dict[str, Any]:
     size = {"original_size": (16, 16), "target_size": (16, 16)}
-    return {**sd.from_picture(wish), **size, "control_image": inputs.picture(wish)}
+    return {**sd.from_image(wish), **size, "control_image": inputs.image(wish)}
 
 
 def _inpaint_and_control(wish: Wish) -> dict[str, Any]:
-    return {**sd.inpaint(wish), "control_image": inputs.picture(wish)}
+    return {**sd.inpaint(wish), "control_image": inputs.image(wish)}
 
 
 def _union_call(wish: Wish) -> dict[str, Any]:
-    return {**sd.text(wish), "control_image": [inputs.picture(wish)], "control_mode": [1]}
+    return {**sd.text(wish), "control_image": [inputs.image(wish)], "control_mode": [1]}
 
 
 CASES = (
     Case("sdxl", "StableDiffusionXLPipeline", parts, sd.text),
-    Case("sdxl", "StableDiffusionXLImg2ImgPipeline", _scored, sd.from_picture),
+    Case("sdxl", "StableDiffusionXLImg2ImgPipeline", _scored, sd.from_image),
     Case("sdxl", "StableDiffusionXLInpaintPipeline", _scored, sd.inpaint),
     Case("sdxl", "StableDiffusionXLInstructPix2PixPipeline", lambda: parts(8), _sized),
     Case("sdxl", "StableDiffusionXLAdapterPipeline", _adapter, _sized),
@@ -92,26 +92,27 @@ CASES = (
         "sdxl",
         "StableDiffusionXLControlNetPipeline",
         lambda: parts(controlnet=[unets.controlnet_xl(), unets.controlnet_xl()]),
-        lambda wish: {**sd.text(wish), "image": [inputs.picture(wish), inputs.mask(wish)]},
+        lambda wish: {**sd.text(wish), "image": [inputs.image(wish), inputs.mask(wish)]},
         variant="two ControlNets",
     ),
     Case(
         "sdxl",
         "StableDiffusionXLPipeline",
         lambda: parts(
-            image_encoder=vision_encoders.clip(), feature_extractor=vision_encoders.clip_processor()
+            image_encoder=vision_encoders.video(),
+            feature_extractor=vision_encoders.clip_processor(),
         ),
         lambda wish: {**sd.text(wish), "num_images_per_prompt": 2, "guidance_rescale": 0.5},
-        variant="two pictures",
+        variant="two images",
     ),
-    Case("sdxl", "StableDiffusionXLControlNetImg2ImgPipeline", _scored, _picture_and_control),
+    Case("sdxl", "StableDiffusionXLControlNetImg2ImgPipeline", _scored, _image_and_control),
     Case("sdxl", "StableDiffusionXLControlNetInpaintPipeline", _scored, _inpaint_and_control),
     Case("sdxl", "StableDiffusionXLControlNetUnionPipeline", _union, _union_call),
     Case(
         "sdxl",
         "StableDiffusionXLControlNetUnionImg2ImgPipeline",
         _union_scored,
-        lambda wish: {**sd.from_picture(wish), **_union_call(wish)},
+        lambda wish: {**sd.from_image(wish), **_union_call(wish)},
     ),
     Case(
         "sdxl",
@@ -120,10 +121,8 @@ CASES = (
         lambda wish: {**sd.inpaint(wish), **_union_call(wish)},
     ),
     Case("sdxl", "StableDiffusionXLPAGPipeline", _pag, sd.text),
-    Case("sdxl", "StableDiffusionXLPAGImg2ImgPipeline", _pag_scored, sd.from_picture),
+    Case("sdxl", "StableDiffusionXLPAGImg2ImgPipeline", _pag_scored, sd.from_image),
     Case("sdxl", "StableDiffusionXLPAGInpaintPipeline", _pag_scored, sd.inpaint),
     Case("sdxl", "StableDiffusionXLControlNetPAGPipeline", _pag, _sized),
-    Case(
-        "sdxl", "StableDiffusionXLControlNetPAGImg2ImgPipeline", _pag_scored, _picture_and_control
-    ),
+    Case("sdxl", "StableDiffusionXLControlNetPAGImg2ImgPipeline", _pag_scored, _image_and_control),
 )

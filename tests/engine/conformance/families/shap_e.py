@@ -45,12 +45,12 @@ def _parts(**encoders: Any) -> dict[str, Any]:
 
 
 def _from_text() -> dict[str, Any]:
-    return _parts(text_encoder=text_encoders.clip_projected(), tokenizer=tokenizers.clip())
+    return _parts(text_encoder=text_encoders.clip_projected(), tokenizer=tokenizers.video())
 
 
-def _from_picture() -> dict[str, Any]:
+def _from_image() -> dict[str, Any]:
     return _parts(
-        image_encoder=vision_encoders.clip("CLIPVisionModel"),
+        image_encoder=vision_encoders.video("CLIPVisionModel"),
         image_processor=vision_encoders.clip_processor(),
     )
 
@@ -60,7 +60,7 @@ CASES = (
     Case(
         "shap-e",
         "ShapEImg2ImgPipeline",
-        _from_picture,
-        lambda wish: {"output_type": "latent", "image": inputs.picture(wish)},
+        _from_image,
+        lambda wish: {"output_type": "latent", "image": inputs.image(wish)},
     ),
 )

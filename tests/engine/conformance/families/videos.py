@@ -22,7 +22,7 @@ from tests.engine.conformance.families import wan
 _LLM = language_models.WIDTH
 
 
-def _kandinsky5(*, clips: bool, seen: bool) -> dict[str, Any]:
+def _kandinsky5(*, videos: bool, seen: bool) -> dict[str, Any]:
     transformer = df.Kandinsky5Transformer3DModel(
         in_visual_dim=4,
         out_visual_dim=4,
@@ -38,11 +38,11 @@ def _kandinsky5(*, clips: bool, seen: bool) -> dict[str, Any]:
     )
     return {
         "transformer": transformer,
-        "vae": autoencoders.hunyuan_video() if clips else autoencoders.kl(blocks=4),
+        "vae": autoencoders.hunyuan_video() if videos else autoencoders.kl(blocks=4),
         "text_encoder": language_models.qwen25_vl(),
-        "tokenizer": processors.TextsAndPictures(),
-        "text_encoder_2": text_encoders.clip(tokens=77),
-        "tokenizer_2": tokenizers.clip(77),
+        "tokenizer": processors.TextsAndImages(),
+        "text_encoder_2": text_encoders.video(tokens=77),
+        "tokenizer_2": tokenizers.video(77),
         "scheduler": df.FlowMatchEulerDiscreteScheduler(),
     }
 
@@ -106,7 +106,7 @@ def _motif(*, seen: bool = False) -> dict[str, Any]:
 def _chronoedit() -> dict[str, Any]:
     return wan.parts(
         transformer=df.ChronoEditTransformer3DModel(**wan.SHAPE, in_channels=36, image_dim=32),
-        image_encoder=vision_encoders.clip("CLIPVisionModel"),
+        image_encoder=vision_encoders.video("CLIPVisionModel"),
         image_processor=vision_encoders.clip_processor(),
     )
 
@@ -124,7 +124,7 @@ def _text(_: Wish) -> dict[str, Any]:
 
 
 def _seen(wish: Wish) -> dict[str, Any]:
-    return {**_text(wish), "max_sequence_length": 256, "image": inputs.picture(wish)}
+    return {**_text(wish), "max_sequence_length": 256, "image": inputs.image(wish)}
 
 
 def _sana_call(wish: Wish) -> dict[str, Any]:
@@ -142,20 +142,20 @@ CASES = (
     Case(
         "kandinsky5",
         "Kandinsky5T2VPipeline",
-        lambda: _kandinsky5(clips=True, seen=True),
+        lambda: _kandinsky5(videos=True, seen=True),
         lambda wish: {**_text(wish), "num_frames": 5},
     ),
     Case(
         "kandinsky5",
         "Kandinsky5T2IPipeline",
-        lambda: _kandinsky5(clips=False, seen=False),
+        lambda: _kandinsky5(videos=False, seen=False),
         _text,
         {"resolutions": [(16, 16)]},
     ),
     Case(
         "kandinsky5",
         "Kandinsky5I2IPipeline",
-        lambda: _kandinsky5(clips=False, seen=True),
+        lambda: _kandinsky5(videos=False, seen=True),
         _seen,
         {"resolutions": [(16, 16)], "prompt_template_encode_start_idx": 2},
     ),
@@ -164,14 +164,14 @@ CASES = (
         "sana",
         "SanaImageToVideoPipeline",
         _sana_video,
-        lambda wish: {**_sana_call(wish), "image": inputs.picture(wish, 32)},
+        lambda wish: {**_sana_call(wish), "image": inputs.image(wish, 32)},
     ),
     Case("motif", "MotifVideoPipeline", _motif, wan.size),
     Case(
         "motif",
         "MotifVideoImage2VideoPipeline",
         lambda: _motif(seen=True),
-        lambda wish: {**wan.size(wish), "image": inputs.picture(wish)},
+        lambda wish: {**wan.size(wish), "image": inputs.image(wish)},
     ),
     Case("anyflow", "AnyFlowPipeline", _anyflow, wan.size),
     Case(
@@ -184,7 +184,7 @@ CASES = (
         "chronoedit",
         "ChronoEditPipeline",
         _chronoedit,
-        lambda wish: {**wan.size(wish), "image": inputs.picture(wish)},
+        lambda wish: {**wan.size(wish), "image": inputs.image(wish)},
     ),
     Case(
         "helios",

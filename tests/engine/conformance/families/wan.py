@@ -56,10 +56,10 @@ def _two_experts() -> dict[str, Any]:
     )
 
 
-def _from_picture() -> dict[str, Any]:
+def _from_image() -> dict[str, Any]:
     return parts(
         transformer=transformer(36, image_dim=32),
-        image_encoder=vision_encoders.clip("CLIPVisionModel"),
+        image_encoder=vision_encoders.video("CLIPVisionModel"),
         image_processor=vision_encoders.clip_processor(),
     )
 
@@ -88,7 +88,7 @@ def _animate() -> dict[str, Any]:
     )
     return parts(
         transformer=animate,
-        image_encoder=vision_encoders.clip("CLIPVisionModel"),
+        image_encoder=vision_encoders.video("CLIPVisionModel"),
         image_processor=vision_encoders.clip_processor(),
         scheduler=df.UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
@@ -108,7 +108,7 @@ def _sky(kind: str, **more: Any) -> dict[str, Any]:
         scheduler=df.UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=8.0
         ),
-        image_encoder=vision_encoders.clip(kind),
+        image_encoder=vision_encoders.video(kind),
         image_processor=vision_encoders.clip_processor(),
     )
 
@@ -134,8 +134,8 @@ CASES = (
     Case(
         "wan",
         "WanImageToVideoPipeline",
-        _from_picture,
-        lambda wish: {**size(wish), "image": inputs.picture(wish)},
+        _from_image,
+        lambda wish: {**size(wish), "image": inputs.image(wish)},
     ),
     Case(
         "wan",
@@ -144,22 +144,22 @@ CASES = (
         lambda wish: {
             "height": 16,
             "width": 16,
-            "video": inputs.clip(wish, 5),
+            "video": inputs.video(wish, 5),
             "strength": 0.8,
             "max_sequence_length": 16,
         },
     ),
     Case(
-        "wan", "WanVACEPipeline", _vace, lambda wish: {**size(wish), "video": inputs.clip(wish, 5)}
+        "wan", "WanVACEPipeline", _vace, lambda wish: {**size(wish), "video": inputs.video(wish, 5)}
     ),
     Case(
         "wan",
         "WanAnimatePipeline",
         _animate,
         lambda wish: {
-            "image": inputs.picture(wish),
-            "pose_video": inputs.clip(wish, 5),
-            "face_video": inputs.clip(wish, 5),
+            "image": inputs.image(wish),
+            "pose_video": inputs.video(wish, 5),
+            "face_video": inputs.video(wish, 5),
             "height": 16,
             "width": 16,
             "segment_frame_length": 5,
@@ -171,21 +171,21 @@ CASES = (
         "lucy",
         "LucyEditPipeline",
         lambda: parts(transformer=transformer(32)),
-        lambda wish: {**size(wish), "video": inputs.clip(wish, 5)},
+        lambda wish: {**size(wish), "video": inputs.video(wish, 5)},
     ),
     Case("skyreels", "SkyReelsV2Pipeline", _forcing, size),
     Case(
         "skyreels",
         "SkyReelsV2ImageToVideoPipeline",
         lambda: _sky("CLIPVisionModelWithProjection", in_channels=36, image_dim=32),
-        lambda wish: {**size(wish), "image": inputs.picture(wish)},
+        lambda wish: {**size(wish), "image": inputs.image(wish)},
     ),
     Case("skyreels", "SkyReelsV2DiffusionForcingPipeline", _forcing, _forcing_size),
     Case(
         "skyreels",
         "SkyReelsV2DiffusionForcingImageToVideoPipeline",
         _forcing,
-        lambda wish: {**_forcing_size(wish), "image": inputs.picture(wish)},
+        lambda wish: {**_forcing_size(wish), "image": inputs.image(wish)},
     ),
     Case(
         "skyreels",
@@ -193,7 +193,7 @@ CASES = (
         _forcing,
         lambda wish: {
             **_forcing_size(wish),
-            "video": inputs.clip(wish, 5),
+            "video": inputs.video(wish, 5),
             "num_frames": 9,
             "overlap_history": 1,
         },

@@ -48,22 +48,22 @@ def _text(_: Wish) -> dict[str, Any]:
     return {"height": 32, "width": 32, "max_sequence_length": 32, "guidance_scale": 3.0}
 
 
-def _from_picture(wish: Wish) -> dict[str, Any]:
-    return {**_text(wish), "image": inputs.picture(wish, 32), "strength": 0.8}
+def _from_image(wish: Wish) -> dict[str, Any]:
+    return {**_text(wish), "image": inputs.image(wish, 32), "strength": 0.8}
 
 
 def _control(wish: Wish) -> dict[str, Any]:
-    return {**_text(wish), "control_image": inputs.picture(wish, 32)}
+    return {**_text(wish), "control_image": inputs.image(wish, 32)}
 
 
 CASES = (
     Case("z-image", "ZImagePipeline", parts, _text),
-    Case("z-image", "ZImageImg2ImgPipeline", parts, _from_picture),
+    Case("z-image", "ZImageImg2ImgPipeline", parts, _from_image),
     Case(
         "z-image",
         "ZImageInpaintPipeline",
         parts,
-        lambda wish: {**_from_picture(wish), "mask_image": inputs.mask(wish, 32)},
+        lambda wish: {**_from_image(wish), "mask_image": inputs.mask(wish, 32)},
     ),
     Case("z-image", "ZImageControlNetPipeline", parts, _control),
     Case(
@@ -72,7 +72,7 @@ CASES = (
         lambda: parts(33),
         lambda wish: {
             **_control(wish),
-            "image": inputs.picture(wish, 32),
+            "image": inputs.image(wish, 32),
             "mask_image": inputs.mask(wish, 32),
         },
     ),

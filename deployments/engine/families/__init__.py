@@ -1,1 +1,0 @@
-"""The families of models that the engine knows: what is declared about their classes, as data."""

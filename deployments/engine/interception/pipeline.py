@@ -1,0 +1,238 @@
+"""Interception of a pipeline's calls and steps, without changing the pipeline."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from types import MethodType
+from typing import Any
+
+import diffusers
+from diffusers.guiders.guider_utils import BaseGuidance
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+from deployments.engine.interception.components import (
+    KnownDenoisers,
+    is_of_transformers,
+    modules_of,
+)
+from deployments.engine.interception.isolation import SharedComponents
+from deployments.engine.interception.model_traits import NOTHING, ModelTrait
+from deployments.engine.interception.proxy import class_of_copies, let_suspend, proxy_for
+from serve_app.domain.errors import Misconfigured, Unsupported
+
+
+class InterceptedPipeline:
+    """Loaded pipeline that gives every generation its own copy.
+
+    The copies share the weights. Everything that a call changes is per copy: schedulers are deep
+    copies, and attributes that the pipeline sets on itself are set on the copy. The same applies to
+    pipelines inside the pipeline. The original pipeline is never called.
+    """
+
+    def __init__(
+        self, pipeline: Any, known: KnownDenoisers, declared: ModelTrait = NOTHING
+    ) -> None:
+        """``declared``: model rules of the pipeline's class."""
+        self.pipeline = pipeline
+        self.draws_globally = declared.draws_globally
+        self._known = known
+        kind = type(pipeline)
+        self._proxies = {
+            name: proxy_for(module, name, suspends=known.is_denoiser(kind, name, module))
+            for name, module in modules_of(pipeline)
+        }
+        self.shared = SharedComponents(each.real_module for each in self.denoisers)
+
+    @property
+    def denoisers(self) -> list[Any]:
+        """Proxies of the denoisers."""
+        return [each for each in self._proxies.values() if each.suspends]
+
+    def record_calls(self, calls: Mapping[str, int], steps: int) -> None:
+        """Find denoisers by the calls of each component in a generation of ``steps`` steps."""
+        candidates = {
+            name: count
+            for name, count in calls.items()
+            if not is_of_transformers(self._proxies[name].real_module)
+        }
+        self.let_suspend(self._known.record_calls(type(self.pipeline), candidates, steps))
+
+    def let_suspend(self, names: Iterable[str]) -> None:
+        """Treat these components as denoisers from now on."""
+        inert = [self._proxies[name] for name in names if name in self._proxies]
+        if new := [proxy for proxy in inert if not proxy.suspends]:
+            for proxy in new:
+                let_suspend(proxy)
+            self.shared = SharedComponents(each.real_module for each in self.denoisers)
+
+    def copy(self, on_step: Callable[[], None]) -> Any:
+        """Return a copy to call once, inside a generation. ``on_step`` runs after each step."""
+        copied = self._copy(self.pipeline, "", {})
+        if (scheduler := main_scheduler(copied)) is not None:
+            vars(scheduler)["step"] = counted = _CountedStep(scheduler, on_step)
+            if hasattr(copied, "progress_bar"):
+                vars(copied)["progress_bar"] = _CountedBars(copied, counted)
+        return copied
+
+    def _copy(self, pipeline: Any, prefix: str, schedulers: dict[int, Any]) -> Any:
+        """``schedulers``: copies by the original's id; inner pipelines share the outer's copies."""
+        copied = copy.copy(pipeline)
+        if isinstance(copied, DiffusionPipeline):
+            copied.__class__ = class_of_copies(type(pipeline))
+        own = vars(copied)
+        for name, component in list(own.items()):
+            if is_scheduler(component) or isinstance(component, BaseGuidance):
+                if id(component) not in schedulers:
+                    schedulers[id(component)] = copy.deepcopy(component)
+                own[name] = schedulers[id(component)]
+            elif isinstance(component, DiffusionPipeline):
+                own[name] = self._copy(component, f"{prefix}{name}.", schedulers)
+            elif (proxy := self._proxies.get(prefix + name)) is not None:
+                own[name] = proxy
+        if hasattr(copied, "maybe_free_model_hooks"):
+            # The original method resets step caches and offloads modules that others are using.
+            own["maybe_free_model_hooks"] = _do_nothing
+        if hasattr(copied, "set_progress_bar_config"):
+            copied.set_progress_bar_config(disable=True)
+        return copied
+
+
+def is_scheduler(component: Any) -> bool:
+    """Return whether it is a scheduler in diffusers' sense."""
+    kind = type(component)
+    return hasattr(kind, "set_timesteps") and hasattr(kind, "step")
+
+
+def main_scheduler(pipeline: Any) -> Any | None:
+    """Scheduler whose steps are the generation's steps, or None if the pipeline has none."""
+    scheduler = vars(pipeline).get("scheduler")
+    return scheduler if is_scheduler(scheduler) else None
+
+
+def steps_ahead(pipeline: Any) -> int:
+    """Number of scheduler steps that the running call will make; 0 if unknown."""
+    scheduler = main_scheduler(pipeline)
+    timesteps = getattr(scheduler, "timesteps", None)
+    if timesteps is None:
+        return 0
+    # With an input image, a call starts in the middle of the timesteps.
+    return len(timesteps) - (getattr(scheduler, "begin_index", None) or 0)
+
+
+class _CountedStep:
+    """Counted ``step`` of a scheduler.
+
+    Copies that a pipeline makes of its scheduler during a call (LTX-2 for the audio, SkyReels-V2
+    for each frame) get their own ``step``, which is not counted.
+    """
+
+    def __init__(self, scheduler: Any, on_step: Callable[[], None]) -> None:
+        self.on_step = on_step
+        self.used = False
+        self._step = scheduler.step
+        functools.update_wrapper(self, self._step)  # pipelines read the signature of `step`
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        output = self._step(*arguments, **keywords)
+        self.used = True
+        self.on_step()
+        return output
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        scheduler = memo[id(self._step.__self__)]
+        return MethodType(type(scheduler).step, scheduler)
+
+
+class _CountedBars:
+    """Counted ``progress_bar`` of a pipeline.
+
+    When copies of the scheduler take all steps (SkyReels-V2 with diffusion forcing), the updates of
+    the progress bar are counted as steps.
+    """
+
+    def __init__(self, pipeline: Any, counted: _CountedStep) -> None:
+        self._pipeline = weakref.ref(pipeline)  # the pipeline holds this object
+        self._counted = counted
+
+    def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+        pipeline: Any = self._pipeline()
+        bar = type(pipeline).progress_bar(pipeline, *arguments, **keywords)
+        bar.update = functools.partial(self._updated, bar.update)
+        return bar
+
+    def _updated(self, update: Callable[..., Any], *arguments: Any, **keywords: Any) -> Any:
+        if not self._counted.used:
+            self._counted.on_step()
+        return update(*arguments, **keywords)
+
+
+def _do_nothing() -> None:
+    """Replacement for methods that would affect other generations."""
+
+
+# Views: other pipeline classes over weights that are already loaded.
+
+
+def view_of(pipeline: Any, kind: type) -> Any:
+    """Create a pipeline of class ``kind`` with the components and settings of ``pipeline``.
+
+    It takes about a millisecond and almost no memory. ``from_pipe`` is not used, because it
+    converts the components, which others are using, to one dtype.
+    """
+    has = {**pipeline.config, **pipeline.components}
+    takes = inspect.signature(kind.__init__).parameters
+    view = kind(**{name: value for name, value in has.items() if name in takes})
+    view.set_progress_bar_config(disable=True)
+    _correct_scale(view)
+    return view
+
+
+def _correct_scale(view: Any) -> None:
+    """Set the scale factors to those of the autoencoder.
+
+    Video-to-video pipelines for Wan in diffusers 0.42 derive them from the number of stages. For
+    Wan 2.2 5B that gives half the factor, because its autoencoder also groups pixels in twos.
+    """
+    config = getattr(getattr(view, "vae", None), "config", {})
+    for name in ("spatial", "temporal"):
+        factor = config.get(f"scale_factor_{name}")
+        if factor is not None and hasattr(view, f"vae_scale_factor_{name}"):
+            setattr(view, f"vae_scale_factor_{name}", factor)
+
+
+# Replacing the scheduler of a loaded pipeline.
+
+
+def set_scheduler(pipeline: Any, name: str, **changes: Any) -> None:
+    """Set the scheduler of ``pipeline`` to diffusers' class ``name``.
+
+    It is configured like the one that came with the weights, except for ``changes``. Raises
+    ``Misconfigured`` for an unknown class or setting.
+    """
+    kind = getattr(diffusers, name, None)
+    if not all(hasattr(kind, method) for method in ("from_config", "set_timesteps", "step")):
+        raise Misconfigured(f"diffusers {diffusers.__version__} has no scheduler {name!r}.")
+    scheduler: Any = kind
+    known = inspect.signature(scheduler.__init__).parameters.keys() - {"self"}
+    if unknown := sorted(changes.keys() - known):
+        raise Misconfigured(
+            f"{name} has no setting {', '.join(unknown)}. Its settings: {', '.join(sorted(known))}."
+        )
+    pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, **changes)
+
+
+def with_shift(scheduler: Any, shift: float) -> Any:
+    """Return a scheduler like ``scheduler`` with another ``shift``.
+
+    The greater ``shift`` is, the more steps it spends at high noise levels. Raises ``Unsupported``
+    for a scheduler without such a setting.
+    """
+    config = scheduler.config
+    name = next((each for each in ("flow_shift", "shift") if each in config), None)
+    if name is None or config.get("use_dynamic_shifting"):
+        raise Unsupported(f"{type(scheduler).__name__} has no shift setting for its schedule.")
+    return type(scheduler).from_config(config, **{name: shift})

@@ -1,0 +1,335 @@
+"""Calls of text encoders and autoencoders (VAE), cached and merged.
+
+They suspend their generation as denoiser calls do, so that other generations run in between and
+concurrent calls share a forward. Cached outputs are returned at once, and equal calls of several
+generations are computed once.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from deployments.engine.interception.chunked_decode import OnFrames, compute_in_chunks, is_chunked
+from deployments.engine.interception.components import ComponentKind, is_plain_encoder, part_of
+from deployments.engine.interception.isolation import ThreadState
+from deployments.engine.interception.model_traits import ModelTrait, ModelTraits
+from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
+from deployments.engine.loop.metrics import EngineCounters
+from deployments.engine.loop.model_runner import CallResult, ModelRunner, PendingCall
+from deployments.engine.merging.arguments import (
+    CannotCopy,
+    ContentDigests,
+    bind,
+    copied,
+    size_of,
+    tensors_in,
+    version_of,
+)
+
+# Cache of text encoder outputs, exact by input. Many requests have the same prompt or the same
+# negative prompt. An encoder gives the same bits for the same input, so its output is cached by a
+# digest of all its arguments. An output that was computed in a merged forward is correct within
+# rounding, and is marked as not exact.
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    output: Any
+    size: int  # bytes, on the encoder's device
+    exact: bool  # computed alone
+
+
+class PromptCache:
+    """Cache of text encoder outputs, least recently used evicted first. Engine's thread only."""
+
+    def __init__(self, most_bytes: int, counts: EngineCounters) -> None:
+        """``most_bytes``: limit for cached outputs; 0 disables the cache."""
+        self._most_bytes = most_bytes
+        self._counts = counts
+        self._digests = ContentDigests()
+        self._entries: OrderedDict[Hashable, _Entry] = OrderedDict()
+        self._size = 0
+
+    def clear(self) -> None:
+        """Drop all entries."""
+        self._entries.clear()
+        self._size = 0
+
+    def key(
+        self, module: Any, arguments: tuple[Any, ...], keywords: Mapping[str, Any]
+    ) -> Hashable | None:
+        """Cache key, equal for calls that give the same bits.
+
+        None where equal calls may differ, or where calls cannot be compared.
+        """
+        if not self._most_bytes or not is_plain_encoder(module):
+            return None
+        try:
+            given = (self._content(arguments), self._content(keywords))
+        except _Opaque:
+            return None
+        return weakref.ref(module), _weights(module), ThreadState.of_this_thread(), given
+
+    def recall(self, key: Hashable | None, *, exact: bool = False) -> Any:
+        """Return a copy of the cached output, owned by the caller; None if there is none.
+
+        ``exact``: accept only an output that was computed alone.
+        """
+        entry = None if key is None else self._entries.get(key)
+        if entry is None or (exact and not entry.exact):
+            return None
+        self._entries.move_to_end(key)
+        return self.copy_for_hit(entry.output)
+
+    def copy_for_hit(self, output: Any) -> Any:
+        """Copy an output for another call with equal input. Raises ``CannotCopy`` if impossible."""
+        copy = copied(output)
+        self._counts.prompts_remembered += 1
+        return copy
+
+    def keep(self, key: Hashable | None, output: Any, *, exact: bool = True) -> None:
+        """Cache an output. ``exact``: it was computed alone, not in a merged forward."""
+        if key is None:
+            return
+        self._counts.prompts_encoded += 1
+        try:
+            kept = copied(output)
+        except CannotCopy:
+            return
+        size = size_of(kept)
+        if size > self._most_bytes:
+            return
+        self._drop(key)
+        self._entries[key] = _Entry(kept, size, exact)
+        self._size += size
+        while self._size > self._most_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, key: Hashable) -> None:
+        if (gone := self._entries.pop(key, None)) is not None:
+            self._size -= gone.size
+
+    def _content(self, value: Any) -> Hashable:
+        if isinstance(value, torch.Tensor):
+            return self._digests.of(value), value.device
+        if isinstance(value, Mapping):
+            return tuple((key, self._content(each)) for key, each in value.items())
+        if isinstance(value, list | tuple):
+            return type(value), tuple(self._content(each) for each in value)
+        if isinstance(value, _PLAIN):
+            return type(value), value
+        raise _Opaque
+
+
+class _Opaque(Exception):
+    """Argument that cannot be compared with others."""
+
+
+def _weights(module: torch.nn.Module) -> Hashable:
+    """Hash that changes when a weight is replaced or written to.
+
+    LoRAs that are attached for some generations do not change it for the others.
+    """
+    named = module.named_parameters()
+    return hash(tuple((id(each), version_of(each)) for name, each in named if not _added(name)))
+
+
+def _added(name: str) -> bool:
+    """Return whether it is a weight of a LoRA."""
+    return ".lora_A." in name or ".lora_B." in name
+
+
+_PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
+
+
+# Batch limit of autoencoder calls, so that a batch takes no more memory than one large call.
+
+MAX_PIXELS = 2**20
+"""Pixels (or audio samples) that are decoded or encoded in one forward, over all calls.
+
+An autoencoder takes some kilobytes for each, so several images of this size would need memory that
+was not planned. One image of this size keeps a GPU busy; smaller ones gain from batching.
+"""
+
+
+class AutoencoderBatchLimit:
+    """Batch limits of autoencoders. Used on the engine's thread only."""
+
+    def __init__(self) -> None:
+        # Pixels per position of the latents, measured at the first decode of each autoencoder.
+        self._of_a_place: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
+
+    def max_calls(self, call: ComponentCall) -> int:
+        """Maximum number of calls like this one in a forward, including it."""
+        given = _main(call)
+        of_a_place = 1.0 if call.method == "encode" else self._of_a_place.get(call.module)
+        if given is None or of_a_place is None:
+            return 1
+        return max(1, int(MAX_PIXELS / (_places(given) * of_a_place)))
+
+    def record(self, call: ComponentCall, output: Any) -> None:
+        """Record the ratio of pixels to latents from an output."""
+        given, made = _main(call), next(tensors_in(output), None)
+        if call.method == "decode" and given is not None and made is not None:
+            self._of_a_place[call.module] = _places(made) / _places(given)
+
+
+def _main(call: ComponentCall) -> torch.Tensor | None:
+    try:
+        main = bind(call.module, call.arguments, call.keywords, call.method).main()
+    except TypeError:
+        return None
+    return main if isinstance(main, torch.Tensor) and main.numel() else None
+
+
+def _places(tensor: torch.Tensor) -> int:
+    """Number of positions, without the channels."""
+    return tensor.numel() // tensor.shape[1] if tensor.ndim > 2 else tensor.numel()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _UnsharedCall:
+    """Marker answer: the generation computes the call itself, in chunks."""
+
+    call: ComponentCall
+
+
+class Encoders:
+    """Encoder and autoencoder calls. Used on the engine's thread only."""
+
+    def __init__(
+        self,
+        model_runner: ModelRunner,
+        prompts: PromptCache,
+        traits: ModelTraits,
+        in_company: Callable[[], bool],
+    ) -> None:
+        """``in_company``: returns whether more than one generation is running."""
+        self._model_runner = model_runner
+        self._prompts = prompts
+        self._traits = traits
+        self._in_company = in_company
+        self._limit = AutoencoderBatchLimit()
+
+    def answer(
+        self,
+        call: ComponentCall,
+        running: GenerationGreenlet,
+        *,
+        deterministic: bool,
+        mix: str = "",
+        loras: Sequence[str] = (),
+        on_frames: OnFrames | None = None,
+    ) -> Any:
+        """Return the output of a component that is not a denoiser, owned by the caller.
+
+        Runs inside the generation. A generation that runs alone only gets outputs that were
+        computed alone, bit for bit. ``mix``: the mix of LoRAs that changes the component.
+        ``loras``: their descriptions, equal for equal LoRAs. ``on_frames``: see
+        ``compute_in_chunks``.
+        """
+        part = part_of(call.module, call.method)
+        if part is None or _generates_text(call):
+            return self._model_runner.compute_now(call, mix)
+        if part is ComponentKind.AUTOENCODER:
+            output = running.suspend(replace(call, part=part))
+            if isinstance(output, _UnsharedCall):
+                return compute_in_chunks(output.call, self._trait(call), on_frames)
+            return output
+        content = self._prompts.key(call.module, call.arguments, call.keywords)
+        if content is not None and mix:
+            content = (content, *loras)
+        if (cached := self._cached(content, deterministic=deterministic)) is not None:
+            return cached
+        return running.suspend(replace(call, part=part, content=content))
+
+    def run(self, batch: Sequence[PendingCall], *, in_company: bool) -> list[CallResult]:
+        """Compute calls of one part, as ``ModelRunner.run``.
+
+        Calls with equal content are computed once, and cached content is not computed again.
+        """
+        if is_chunked(batch[0], self._trait(batch[0])):
+            return [CallResult(_UnsharedCall(call)) for call in batch]
+        if batch[0].part is not ComponentKind.ENCODER:
+            results = self._model_runner.run(batch, in_company=in_company)
+            self._limit.record(batch[0], results[0].output)
+            return results
+        results = [self._cached_result(call) for call in batch]
+        first: dict[Hashable, PendingCall] = {}
+        for call, result in zip(batch, results, strict=True):
+            if result is None:
+                first.setdefault(_content(call), call)
+        computed = self._computed([*first.values()], in_company=in_company)
+        return [
+            self._own_result(call, first, computed) if result is None else result
+            for call, result in zip(batch, results, strict=True)
+        ]
+
+    def max_calls(self, call: PendingCall, free: int | None) -> int:
+        """Limit of the batch size; see ``ModelRunner.max_calls``."""
+        most = self._model_runner.max_calls(call, free)
+        if call.part is not ComponentKind.AUTOENCODER:
+            return most
+        return min(most, self._limit.max_calls(call))
+
+    def _trait(self, call: ComponentCall) -> ModelTrait:
+        return self._traits.exact(type(call.module))
+
+    def _cached_result(self, call: PendingCall) -> CallResult | None:
+        cached = self._cached(call.content, deterministic=call.deterministic)
+        return None if cached is None else CallResult(cached)
+
+    def _cached(self, content: Hashable, *, deterministic: bool) -> Any:
+        return self._prompts.recall(content, exact=deterministic or not self._in_company())
+
+    def _computed(
+        self, batch: Sequence[PendingCall], *, in_company: bool
+    ) -> dict[Hashable, CallResult]:
+        """Compute and cache ``batch``; returns the results by content."""
+        if not batch:
+            return {}
+        results = self._model_runner.run(batch, in_company=in_company)
+        for call, result in zip(batch, results, strict=True):
+            if result.error is None:
+                self._prompts.keep(call.content, result.output, exact=len(batch) == 1)
+        return {_content(call): result for call, result in zip(batch, results, strict=True)}
+
+    def _own_result(
+        self,
+        call: PendingCall,
+        first: dict[Hashable, PendingCall],
+        computed: dict[Hashable, CallResult],
+    ) -> CallResult:
+        """Result for ``call`` alone: its own, or a copy of the first equal call's."""
+        content = _content(call)
+        result = computed[content]
+        if first[content] is call:
+            return result
+        if result.error is None:
+            try:
+                return CallResult(self._prompts.copy_for_hit(result.output))
+            except CannotCopy:
+                pass
+        return self._model_runner.run([call], in_company=True)[0]
+
+
+def _content(call: PendingCall) -> Hashable:
+    """Cache key of a call. A call without a digest is its own key."""
+    return call if call.content is None else call.content
+
+
+def _generates_text(call: ComponentCall) -> bool:
+    """Return whether the call generates text, and so depends on the calls before it.
+
+    A language model gets its cache of earlier tokens back in each call, and some keep more state on
+    the module. Such a call runs to its end at once.
+    """
+    keywords = call.keywords
+    return bool(keywords.get("use_cache")) or keywords.get("past_key_values") is not None

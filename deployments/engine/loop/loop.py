@@ -1,0 +1,305 @@
+"""Main loop of the engine's thread.
+
+Each iteration takes new generations, answers requests for snapshots and previews, and runs one
+turn: it chooses the generations that share the next call, computes their calls in one forward, and
+continues each of their pipelines up to its next call.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+
+from deployments.engine.errors import is_out_of_memory
+from deployments.engine.interception.components import ComponentKind, KnownDenoisers
+from deployments.engine.interception.isolation import run_in_context
+from deployments.engine.interception.pipeline import InterceptedPipeline
+from deployments.engine.loop.encoders import Encoders, PromptCache
+from deployments.engine.loop.generation import Generation, GenerationInbox
+from deployments.engine.loop.metrics import EngineCounters, Timer, marks_on
+from deployments.engine.loop.model_runner import ModelRunner, PendingCall
+from deployments.engine.loop.options import EngineOptions
+from deployments.engine.loop.run import Run
+from deployments.engine.loop.run_queue import RunQueue
+from deployments.engine.lora.residency import LoraResidency
+from deployments.engine.memory.admission import Admission, bytes_in
+from deployments.engine.memory.reservations import CommonMemory, MemoryPressure, Reservations
+from deployments.engine.preview.preview import PreviewRenderer
+from serve_app.domain.errors import Cancelled, Misconfigured
+
+log = logging.getLogger(__name__)
+
+STOPPED = "The engine was stopped."
+
+STUCK = 10
+"""Factor over the longest turn so far at which a turn counts as stuck."""
+
+
+class Loop:
+    """Main loop. ``run`` is the engine's thread; the other public methods may run on any thread."""
+
+    def __init__(
+        self,
+        device: str,
+        options: EngineOptions,
+        inbox: GenerationInbox,
+        loras: LoraResidency,
+        memory: CommonMemory,
+        monotonic: Callable[[], float],
+    ) -> None:
+        self.counts = EngineCounters()
+        self.stopping = False
+        self.short_of_memory = False
+        self.turn = 0  # number of the current turn, from 1
+        self._device = device
+        self._options = options
+        self._inbox = inbox
+        self._loras = loras
+        self._memory = memory
+        self._monotonic = monotonic
+        self._pipelines: dict[str, InterceptedPipeline] = {}
+        self._known_denoisers = KnownDenoisers()
+        self._on_memory_available: list[Callable[[], None]] = []
+        self._pressure = MemoryPressure(memory)
+        self._admission = Admission(memory)
+        self.reservations = Reservations(memory, self._pressure.relieve, inbox.wake)
+        self._model_runner = ModelRunner(
+            self.counts,
+            loras.rows,
+            options.traits,
+            max_batch=options.max_batch,
+            verify=options.verify_merges,
+            memory=memory,
+            pressure=self._pressure,
+            in_company=self._in_company,
+        )
+        prompts = PromptCache(options.prompt_cache_bytes, self.counts)
+        self.add_reclaimer(prompts.clear)
+        self.add_reclaimer(loras.evict_idle)
+        self._encoders = Encoders(self._model_runner, prompts, options.traits, self._in_company)
+        self._previews = PreviewRenderer()
+        self._runs = RunQueue(options.max_generations or options.max_batch, self._fits)
+        self._timer = Timer(marks_on(device, monotonic), self.counts.took)
+        self._submitted = 0
+        self._turn_began: float | None = None
+        self._longest_turn_s = 0.0
+
+    def run(self) -> None:
+        """Run until ``stop``. Generations that are running then end with ``Cancelled``."""
+        torch.set_grad_enabled(mode=False)  # per thread
+        if self._options.threads:
+            torch.set_num_threads(self._options.threads)  # per thread as well, under OpenMP
+        try:
+            while not self.stopping:
+                self._receive()
+                self._answer_requests()
+                self._end_cancelled()
+                self._admit()
+                self._take_turn()
+        except BaseException:
+            # No caller can catch it. ``Engine.alive`` becomes False, and the replica is replaced.
+            log.critical("The engine's thread ended because of a defect.", exc_info=True)
+        finally:
+            self.stopping = True
+            self._end_all()
+            self.reservations.grant_all()
+            self._loras.close()
+
+    # A turn.
+
+    def _take_turn(self) -> None:
+        self._turn_began = began = self._monotonic()
+        self.turn += 1
+        chosen = self._choose()
+        self._timer.start()
+        for run in self._compute(chosen):
+            key = run.generation.timer_key
+            self._resume(run)
+            self._timer.end_lap(key)
+        self._turn_began = None
+        self._longest_turn_s = max(self._longest_turn_s, self._monotonic() - began)
+
+    def _choose(self) -> Sequence[Run]:
+        """Runs whose calls share this turn's forward, or one run that begins."""
+        for run in self._runs.paused:
+            run.last_turn = self.turn  # a paused run does not wait for a turn
+        runs = {run.number: run for run in self._runs.active}
+        free = self._memory.free()
+        candidates = [run.candidate(self._max_calls(run.call, free)) for run in runs.values()]
+        chosen = self._options.step_batcher.choose(candidates, self.turn)
+        batch = [runs[each.generation] for each in chosen]
+        for run in batch:
+            run.last_turn = self.turn
+        return batch
+
+    def _max_calls(self, call: PendingCall | None, free: int | None) -> int:
+        return 1 if call is None else self._runner_of(call).max_calls(call, free)
+
+    def _runner_of(self, call: PendingCall) -> ModelRunner | Encoders:
+        return self._model_runner if call.part is ComponentKind.DENOISER else self._encoders
+
+    def _compute(self, runs: Sequence[Run]) -> Sequence[Run]:
+        """Compute the calls of ``runs``; return the runs that can continue.
+
+        The results stay on the runs, because an error's traceback keeps this thread's frames alive.
+        """
+        batch = [run.call for run in runs if run.call is not None]
+        if not batch:
+            return runs
+        in_company = self._others_wait_for(batch[0].module, runs)
+        results = self._runner_of(batch[0]).run(batch, in_company=in_company)
+        self._timer.end_lap(runs[0].generation.timer_key)
+        able = list[Run]()
+        for run, result in zip(runs, results, strict=True):
+            if result.did_not_fit and self._runs.wait_for_memory(run):
+                continue
+            run.result = result
+            able.append(run)
+        return able
+
+    def _others_wait_for(self, module: Any, runs: Sequence[Run]) -> bool:
+        """Return whether a generation outside of ``runs`` waits for ``module``."""
+        return any(
+            run.call is not None and run.call.module is module
+            for run in [*self._runs.active, *self._runs.paused]
+            if run not in runs
+        )
+
+    def _resume(self, run: Run) -> None:
+        """Continue a run with its result, up to its next call. The first time, begin it."""
+        size = 0 if run.result is None else bytes_in(run.result.output)
+        with run_in_context(run.generation.context):
+            try:
+                with self._admission.measuring(run.number, size):
+                    if run.result is None:
+                        run.begin(self._called_by(run.generation), self._device)
+                    else:
+                        run.resume()
+            except BaseException as error:
+                if is_out_of_memory(error):
+                    self._pressure.explain(error, f"a generation of {run.generation.pipeline!r}")
+                self._end(run, error)
+                return
+            if run.ended:
+                self._runs.succeed(run)
+                self._admission.ended(run.number, run.generation.memory_kind, well=True)
+
+    # Before a turn.
+
+    def _receive(self) -> None:
+        """Take new generations; block for them when there is nothing else to do."""
+        loads = self.reservations.wanted and not self._runs.active  # only weights are loaded
+        idle = not self.reservations.requested and (self._runs.idle() or loads)
+        for generation in self._inbox.take(wait=idle and not self.stopping):
+            self._submitted += 1
+            self._runs.add(
+                Run(generation, self._submitted, self.turn, self._model_runner, self._encoders)
+            )
+
+    def _answer_requests(self) -> None:
+        """Answer requests for snapshots and previews."""
+        for run in self._runs:
+            generation = run.generation
+            if generation.snapshot_requested and run.can_give_snapshot:
+                with run_in_context(generation.context):
+                    generation.answer_snapshot_requests(partial(run.snapshot, self._device))
+            requests = generation.previews
+            # After the last step, the pipeline's `latents` variable may hold something else.
+            if requests and (step := generation.steps_denoised) > 0:
+                with run_in_context(generation.context):
+                    requests.answer(step, partial(run.preview, self._previews))
+
+    def _end_cancelled(self) -> None:
+        for run in self._runs:
+            if run.generation.cancel_requested:
+                self._end(run, Cancelled("The generation was cancelled."))
+
+    def _admit(self) -> None:
+        self.reservations.grant(self._leaves, none_runs=not self._runs.active)
+        was_short = self.short_of_memory
+        self.short_of_memory = self.reservations.wanted or self._runs.admit(self.turn)
+        if was_short and not self.short_of_memory:
+            for notify in self._on_memory_available:
+                notify()
+
+    def _fits(self, run: Run, running: Sequence[Run]) -> bool:
+        kinds = {each.number: each.generation.memory_kind for each in running}
+        return self._admission.fits(run.generation.memory_kind, kinds)
+
+    def _leaves(self, size: int) -> bool:
+        """Return whether ``size`` bytes are free beside what the running generations will take."""
+        kinds = {run.number: run.generation.memory_kind for run in self._runs.active}
+        calls = [run.call for run in self._runs.active if run.call is not None]
+        forward = max((self._model_runner.forward_bytes(call) for call in calls), default=0)
+        return self._admission.fits_weights(size, kinds, forward)
+
+    def _in_company(self) -> bool:
+        """Return whether there is more than one generation."""
+        return len(self._runs) > 1
+
+    # The end of a generation.
+
+    def _end(self, run: Run, error: BaseException) -> None:
+        with run_in_context(run.generation.context):
+            self._runs.end(run, error)
+        self._admission.ended(run.number, run.generation.memory_kind, well=False)
+
+    def _end_all(self) -> None:
+        self._inbox.refuse(STOPPED)
+        for run in self._runs:
+            self._end(run, Cancelled(STOPPED))
+
+    # For other threads.
+
+    @property
+    def stuck_s(self) -> float:
+        """Seconds of the current turn, if that is ten times the longest turn so far; else 0."""
+        began = self._turn_began
+        took_s = 0.0 if began is None else self._monotonic() - began
+        return took_s if took_s > STUCK * self._longest_turn_s else 0.0
+
+    def add(self, name: str, pipeline: Any) -> None:
+        """Register a pipeline that is already where it should be."""
+        self._pipelines[name] = intercepted = self._intercepted(pipeline)
+        if not intercepted.denoisers:
+            log.warning(
+                "No denoiser was found yet in %s (%s). Its first generation runs in one piece; "
+                "then its denoiser is known.",
+                name,
+                type(pipeline).__name__,
+            )
+
+    def remove(self, name: str) -> None:
+        """Forget a pipeline. Generations that were submitted with it keep it until they end."""
+        del self._pipelines[name]
+
+    def pipeline_named(self, name: str) -> InterceptedPipeline:
+        """Return the pipeline of that name. Raises ``Misconfigured`` when there is none."""
+        if (found := self._pipelines.get(name)) is None:
+            raise Misconfigured(f"The engine has no pipeline {name!r}. Add it first.")
+        return found
+
+    def add_reclaimer(self, reclaim: Callable[[], None]) -> None:
+        """See ``Engine.add_reclaimer``."""
+        self._pressure.add_reclaimer(reclaim)
+
+    def on_memory_available(self, notify: Callable[[], None]) -> None:
+        """See ``Engine.on_memory_available``."""
+        self._on_memory_available.append(notify)
+
+    def stop(self) -> None:
+        """Make ``run`` end before its next turn."""
+        self.stopping = True
+        self._inbox.wake()
+
+    def _called_by(self, generation: Generation) -> InterceptedPipeline:
+        intercepted, view = generation.take_pipeline_and_view()
+        return intercepted if view is None else self._intercepted(view)
+
+    def _intercepted(self, pipeline: Any) -> InterceptedPipeline:
+        traits = self._options.traits.of(type(pipeline))
+        return InterceptedPipeline(pipeline, self._known_denoisers, traits)

@@ -1,0 +1,156 @@
+"""Counters of the engine's work, as plain numbers that only grow."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+
+from deployments.engine.interception.components import ComponentKind
+
+
+@dataclass(slots=True)
+class ComponentCounters:
+    """Counters of one kind of components."""
+
+    forwards: int = 0  # forwards whose outputs were used
+    trial_forwards: int = 0  # forwards that verified a merge, or whose merge failed
+    merged_calls: int = 0  # calls that shared a forward
+    single_calls: int = 0  # calls that had a forward of their own
+    batch_sizes: Counter[int] = field(default_factory=Counter[int])  # calls per forward
+    not_merged: Counter[str] = field(default_factory=Counter[str])  # reasons of single calls
+
+    def forward(self, calls: int) -> None:
+        self.forwards += 1
+        self.batch_sizes[calls] += 1
+        if calls > 1:
+            self.merged_calls += calls
+        else:
+            self.single_calls += calls
+
+    def copy(self) -> dict[str, Any]:
+        """Copy by name; may be called on any thread."""
+        return {
+            "forwards": self.forwards,
+            "trial_forwards": self.trial_forwards,
+            "merged_calls": self.merged_calls,
+            "single_calls": self.single_calls,
+            "batch_sizes": dict(self.batch_sizes),
+            "not_merged": dict(self.not_merged),
+        }
+
+
+@dataclass(slots=True)
+class EngineCounters:
+    """Counters of all components. Written on the engine's thread only."""
+
+    steps: int = 0  # scheduler steps of all generations
+    prompts_encoded: int = 0  # text encoder calls whose outputs can be cached
+    prompts_remembered: int = 0  # such calls that were cache hits
+    seconds: dict[tuple[str, str], float] = field(  # device time, by pipeline and stage
+        default_factory=dict[tuple[str, str], float]
+    )
+    parts: Mapping[ComponentKind, ComponentCounters] = field(
+        default_factory=lambda: {part: ComponentCounters() for part in ComponentKind}
+    )
+
+    def took(self, lap: tuple[str, str], seconds: float) -> None:
+        """Add device time. ``lap``: a pipeline's name and a stage."""
+        self.seconds[lap] = self.seconds.get(lap, 0.0) + seconds
+
+    def copy(self) -> Mapping[str, Any]:
+        """Copy by name, denoiser counters at the top level. May be called on any thread."""
+        return {
+            "steps": self.steps,
+            "prompts_encoded": self.prompts_encoded,
+            "prompts_remembered": self.prompts_remembered,
+            "seconds": dict(self.seconds),
+            **self.parts[ComponentKind.DENOISER].copy(),
+            "encoders": self.parts[ComponentKind.ENCODER].copy(),
+            "autoencoders": self.parts[ComponentKind.AUTOENCODER].copy(),
+        }
+
+
+# Device time per pipeline and stage. The engine's thread runs ahead of a GPU, so host time says
+# little there. Timestamps are put into the device's stream, and read once the device has passed
+# them.
+
+
+class TimeStamp(Protocol):
+    """Timestamp."""
+
+    def passed(self) -> bool: ...
+
+    def seconds_to(self, later: Any, /) -> float:
+        """Seconds to a later timestamp of the same class, once both have passed."""
+        ...
+
+
+class HostTimeStamp:
+    """Timestamp of a monotonic clock in seconds."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._at = monotonic()
+
+    def passed(self) -> bool:
+        return True
+
+    def seconds_to(self, later: HostTimeStamp, /) -> float:
+        return later._at - self._at
+
+
+class StreamTimeStamp:
+    """Timestamp in a GPU's stream: the time at which all earlier work is done."""
+
+    def __init__(self, device: str) -> None:
+        self._event = torch.cuda.Event(enable_timing=True)
+        self._event.record(torch.cuda.current_stream(torch.device(device)))
+
+    def passed(self) -> bool:
+        return self._event.query()
+
+    def seconds_to(self, later: StreamTimeStamp, /) -> float:
+        return self._event.elapsed_time(later._event) / 1e3
+
+
+def marks_on(device: str, monotonic: Callable[[], float]) -> Callable[[], TimeStamp]:
+    """Factory of timestamps for ``device``; ``monotonic`` is used for a CPU."""
+    if device.startswith("cuda"):
+        return partial(StreamTimeStamp, device)
+    return partial(HostTimeStamp, monotonic)
+
+
+class Timer:
+    """Timer of laps, for one thread."""
+
+    def __init__(self, mark: Callable[[], TimeStamp], add: Callable[[Any, float], object]) -> None:
+        """``add`` gets a lap's seconds once the device has passed its end.
+
+        This is checked whenever a lap begins or ends.
+        """
+        self._mark = mark
+        self._add = add
+        self._since: TimeStamp | None = None
+        self._laps: deque[tuple[Any, TimeStamp, TimeStamp]] = deque()
+
+    def start(self) -> None:
+        """Begin a lap; the time since the last lap is not counted."""
+        self._add_passed()
+        self._since = self._mark()
+
+    def end_lap(self, of: Any) -> None:
+        """End a lap, which is counted for ``of``, and begin the next."""
+        now = self._mark()
+        if self._since is not None:
+            self._laps.append((of, self._since, now))
+        self._since = now
+        self._add_passed()
+
+    def _add_passed(self) -> None:
+        while self._laps and self._laps[0][2].passed():
+            of, began, ended = self._laps.popleft()
+            self._add(of, began.seconds_to(ended))

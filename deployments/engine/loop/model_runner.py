@@ -1,0 +1,473 @@
+"""Model runner: computes batches of suspended calls, in one forward or one by one.
+
+A merge never makes a call fail. When a merged forward fails, each call is run alone, and calls of
+that signature are not merged again. When it does not fit in memory, the batch is halved. A
+denoiser that writes into its inputs gets its own inputs. This merge history is kept per module
+while it lives.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, fields
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from deployments.engine.errors import is_out_of_memory, release_frames
+from deployments.engine.interception.isolation import Isolation, run_in_context
+from deployments.engine.interception.model_traits import ModelTraits
+from deployments.engine.interception.proxy import ComponentCall
+from deployments.engine.interception.step_caches import (
+    Keep,
+    SplitCaches,
+    caches_steps,
+    entered,
+    key_of,
+    may_merge,
+    merged_state,
+    name_of,
+)
+from deployments.engine.loop.metrics import ComponentCounters, EngineCounters
+from deployments.engine.lora.layers import LoraRows
+from deployments.engine.memory.admission import BatchLimit, ForwardBytes
+from deployments.engine.memory.device import DeviceMemory
+from deployments.engine.memory.reservations import MemoryPressure
+from deployments.engine.merging.arguments import (
+    CallArguments,
+    ContentDigests,
+    mapped,
+    tensors_in,
+    version_of,
+)
+from deployments.engine.merging.plan import MergePlan, NotMergeable, plan_merge
+from deployments.engine.merging.stack import Splitter, stack
+from deployments.engine.merging.verification import agree, low_precision_dtype
+
+log = logging.getLogger(__name__)
+
+_DETERMINISTIC = "deterministic"
+_NOBODY_ELSE = "nobody else"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class PendingCall(ComponentCall):
+    """Suspended call that waits for its turn. Calls with equal keys form a batch."""
+
+    generation: int  # its number in the engine
+    isolation: Isolation
+    key: Hashable  # batch key; unique when there is no plan
+    plan: MergePlan | None = None  # None: it runs alone
+    alone_because: str = ""  # reason why there is no plan
+    mix: str = ""  # mix of LoRAs; "": none
+
+    @property
+    def deterministic(self) -> bool:
+        """Return whether no other call may change a bit of its output."""
+        return self.alone_because == _DETERMINISTIC
+
+    @property
+    def state_name(self) -> str:
+        """Name under which a step cache stores its state."""
+        return name_of(self.generation, self.cache)
+
+    def description(self) -> str:
+        """Describe the call for messages."""
+        shapes = [list(each.shape) for each in self._tensors()]
+        return f"a call of {type(self.module).__name__} with {shapes[:1]}"
+
+    def versions(self) -> list[int | None]:
+        """Version counters of its tensors; a counter changes when its tensor is written to."""
+        return [version_of(each) for each in self._tensors()]
+
+    def _tensors(self) -> list[Any]:
+        return list(tensors_in([self.arguments, self.keywords]))
+
+
+_CALL_FIELDS = tuple(each.name for each in fields(ComponentCall))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CallResult:
+    output: Any = None
+    error: BaseException | None = None
+    did_not_fit: bool = False  # out of memory, without side effects: the call can be repeated
+
+
+# Merge history of calls by signature: whether they may be merged, and how many fit.
+
+
+@dataclass(slots=True)
+class MergeRecord:
+    """Merge history of the calls of one signature to one module."""
+
+    limit: BatchLimit
+    forward_bytes: ForwardBytes = field(default_factory=ForwardBytes)
+    trusted: bool = False  # a merge has succeeded
+    refusal: str = ""  # reason why they are no longer merged
+
+    def max_calls(self, free: int | None) -> int:
+        """Maximum number of calls in a forward when ``free`` bytes are free."""
+        return self.forward_bytes.max_calls(free, self.limit.max_calls)
+
+    @contextmanager
+    def measured(self, calls: int, memory: DeviceMemory) -> Generator[None]:
+        """Measure a forward of ``calls`` calls and record its memory, unless it raises."""
+        free = memory.free()
+        if free is None or not self.forward_bytes.needs_measurement(calls):
+            yield
+        else:
+            with memory.measured() as taken:
+                yield
+            if taken.reliable:
+                self.forward_bytes.record(calls, taken.peak)
+        self.limit.record_success(calls, free)
+
+
+class MergeHistory:
+    """Merge records by module, while it lives, and signature. Engine's thread only."""
+
+    def __init__(self, max_batch: int) -> None:
+        self._max_batch = max_batch
+        self._records: WeakKeyDictionary[torch.nn.Module, dict[Hashable, MergeRecord]] = (
+            WeakKeyDictionary()
+        )
+
+    def __len__(self) -> int:
+        """Number of modules with a history."""
+        return len(self._records)
+
+    def of(self, batch: Sequence[PendingCall]) -> MergeRecord | None:
+        """Record of calls with the same key; None for a call that runs alone."""
+        plan = batch[0].plan
+        if plan is None:
+            return None
+        return self.find(batch[0].module, plan, mixed=any(call.mix for call in batch))
+
+    def find(self, module: torch.nn.Module, plan: MergePlan, *, mixed: bool) -> MergeRecord:
+        """Record of a signature, created if missing.
+
+        ``mixed``: some of the merged calls have LoRAs. Such merges are verified separately.
+        """
+        records = self._records.setdefault(module, {})
+        signature = (plan.signature, mixed)
+        found = records.get(signature)
+        if found is None:
+            if len(records) >= _MAX_RECORDS:
+                records.clear()
+            found = records[signature] = MergeRecord(BatchLimit(self._max_batch))
+        return found
+
+
+_MAX_RECORDS = 4096  # per module
+
+
+class _Unmergeable(Exception):
+    """Merge that must not be used. The message is the reason to count."""
+
+
+class ModelRunner:
+    """Model runner. Used on the engine's thread only."""
+
+    def __init__(
+        self,
+        counts: EngineCounters,
+        lora_rows: LoraRows,
+        traits: ModelTraits,
+        *,
+        max_batch: int,
+        verify: bool,
+        memory: DeviceMemory,
+        pressure: MemoryPressure,
+        in_company: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """``verify``: compare the first merge of each signature with what each call gives alone.
+
+        ``in_company``: returns whether more than one generation runs. A generation that runs alone
+        is not planned for merging, which saves time.
+        """
+        self.counts = counts
+        self.history = MergeHistory(max_batch)
+        self._lora_rows = lora_rows
+        self._traits = traits
+        self._max_batch = max_batch
+        self._verify = verify
+        self._memory = memory
+        self._pressure = pressure
+        self._in_company = in_company
+        self._digests = ContentDigests()
+
+    def plan(
+        self,
+        call: ComponentCall,
+        generation: int,
+        isolation: Isolation,
+        *,
+        mix: str,
+        deterministic: bool,
+    ) -> PendingCall:
+        """Plan a suspended call. ``mix``: the generation's LoRAs.
+
+        ``deterministic``: it must run alone, so that no other call changes a bit of its output.
+        """
+        given = {name: getattr(call, name) for name in _CALL_FIELDS}
+        if deterministic:
+            plan = _DETERMINISTIC
+        else:
+            plan = self._planned(call, mix) if self._in_company() else _NOBODY_ELSE
+        if isinstance(plan, str):
+            return PendingCall(
+                **given,
+                generation=generation,
+                isolation=isolation,
+                key=object(),
+                alone_because=plan,
+                mix=mix,
+            )
+        # Models that take lists concatenate all rows, so a layer cannot tell the rows apart.
+        unlike = mix if plan.rows.listed else ""
+        key = (id(call.module), isolation.key(), plan.signature, plan.contents, unlike)
+        if caches_steps(call.module):
+            state = key_of(call.module, name_of(generation, call.cache), plan.padded_shapes())
+            key = key if state is None else (*key, state)
+        return PendingCall(
+            **given, generation=generation, isolation=isolation, key=key, plan=plan, mix=mix
+        )
+
+    def max_calls(self, call: PendingCall, free: int | None) -> int:
+        """Maximum number of calls in a forward with ``call``, including it.
+
+        ``free``: free bytes; None: memory is not limited.
+        """
+        record = self.history.of([call])
+        return 1 if record is None else record.max_calls(free)
+
+    def forward_bytes(self, call: PendingCall) -> int:
+        """Bytes of a forward with this call alone; 0 if unknown."""
+        record = self.history.of([call])
+        return (record.forward_bytes.expected(1) if record else None) or 0
+
+    def compute_now(self, call: ComponentCall, mix: str) -> Any:
+        """Compute a call at once, without suspending the generation."""
+        with self._lora_rows.use_mixes([mix]):
+            return call.compute()
+
+    def run(
+        self, batch: Sequence[PendingCall], *, in_company: bool, computes: bool | None = None
+    ) -> list[CallResult]:
+        """Return the result of each call of ``batch``, which all have the same key.
+
+        ``in_company``: calls with other keys wait for the same module. ``computes``: the common
+        decision of a step cache for all of them; None if there is none.
+        """
+        if len(batch) == 1:
+            reason = self._why_alone(batch[0], in_company=in_company)
+            return [self._run_single(batch[0], reason if computes is None else "step cache")]
+        record = self.history.of(batch)
+        if record is None:
+            raise RuntimeError("Calls that must run alone cannot share a forward.")
+        if not record.refusal:
+            try:
+                return self._run_merged(batch, record, computes=computes)
+            except SplitCaches as split:
+                return self._run_both_ways(batch, split.computes)
+            except _Unmergeable as error:
+                self._refuse(batch[0], record, str(error))
+            except BaseException as error:
+                release_frames(error)
+                self._counts_of(batch).trial_forwards += 1
+                if is_out_of_memory(error):
+                    return self._run_halves(batch, record)
+                self._refuse(batch[0], record, "failed when merged", error)
+        return [self._run_single(call, record.refusal) for call in batch]
+
+    def _planned(self, call: ComponentCall, mix: str) -> MergePlan | str:
+        """Merge plan of a call, or the reason why it is not merged."""
+        if self._max_batch == 1:
+            return "max_batch is 1"
+        if not may_merge(call.module, call.cache):
+            return "step cache"
+        try:
+            plan = plan_merge(call, self._digests, self._traits.of(type(call.module)))
+        except NotMergeable as refused:
+            return str(refused)
+        except Exception:
+            # Arguments can be of any kind. Running the call alone is always correct.
+            log.exception(
+                "Planning the merge of a call of %s failed. The call runs alone.",
+                type(call.module).__name__,
+            )
+            return "planning failed"
+        if plan.rows.listed and caches_steps(call.module):
+            return "step cache"  # cached values have the length of the longest row
+        return self.history.find(call.module, plan, mixed=bool(mix)).refusal or plan
+
+    def _why_alone(self, call: PendingCall, *, in_company: bool) -> str:
+        if call.alone_because:
+            return call.alone_because
+        if in_company and self._max_batch > 1 and self.max_calls(call, self._memory.free()) == 1:
+            return "memory"
+        return "other shapes or values" if in_company else _NOBODY_ELSE
+
+    def _counts_of(self, batch: Sequence[PendingCall]) -> ComponentCounters:
+        return self.counts.parts[batch[0].part]
+
+    # One call in a forward of its own.
+
+    def _run_single(self, call: PendingCall, reason: str) -> CallResult:
+        counts = self._counts_of([call])
+        counts.forward(1)
+        counts.not_merged[reason] += 1
+        return self._run_alone(call)
+
+    def _run_alone(self, call: PendingCall) -> CallResult:
+        with run_in_context(call.isolation.context):
+            result = self._try_alone(call)
+            if result.did_not_fit:
+                self._pressure.relieve()
+                result = self._try_alone(call)
+            return result
+
+    def _try_alone(self, call: PendingCall) -> CallResult:
+        record = self.history.of([call])
+        before = call.versions()
+        try:
+            with (
+                nullcontext() if record is None else record.measured(1, self._memory),
+                call.isolation.in_place(),
+                self._use_mixes([call.mix]),
+                entered(call.module, call.generation, call.cache),
+            ):
+                return CallResult(call.compute())
+        except BaseException as error:
+            if not is_out_of_memory(error):
+                return CallResult(error=error)
+            release_frames(error)
+            expected = None if record is None else record.forward_bytes.expected(1)
+            self._pressure.explain(error, call.description(), expected)
+            # A step cache's changes cannot be undone.
+            same = before == call.versions() and not caches_steps(call.module)
+            return CallResult(error=error, did_not_fit=same)
+
+    # Several calls in one forward.
+
+    def _run_merged(
+        self, batch: Sequence[PendingCall], record: MergeRecord, *, computes: bool | None
+    ) -> list[CallResult]:
+        counts = self._counts_of(batch)
+        with record.measured(len(batch), self._memory):
+            results, keep = self._forward(batch, record, computes=computes)
+        if self._verify and not record.trusted:
+            counts.trial_forwards += 1
+            alone, equal = self._verified(batch, record, results, computes=computes)
+            if not equal:
+                self._refuse(batch[0], record, "differs when merged")
+                for _ in batch:
+                    counts.forward(1)
+                    counts.not_merged[record.refusal] += 1
+                return alone
+            counts.trial_forwards += len(batch) - 1
+        else:
+            keep()  # calls that ran alone have updated their step caches themselves
+        record.trusted = True
+        counts.forward(len(batch))
+        return results
+
+    def _forward(
+        self, batch: Sequence[PendingCall], record: MergeRecord, *, computes: bool | None
+    ) -> tuple[list[CallResult], Keep]:
+        """Compute the calls in one forward. The step caches change only when ``Keep`` is called."""
+        first, plans = batch[0], [call.plan for call in batch if call.plan is not None]
+        arguments, splitter = stack(plans), Splitter.of(plans)
+        if not record.trusted:
+            # Shared tensors are the first generation's own. Clone them until a merge has succeeded.
+            arguments = arguments.with_values(mapped(torch.clone, arguments.named))
+        versions = _versions(arguments)
+        mixes = [call.mix for _ in range(plans[0].rows.count) for call in batch]
+        names = [call.state_name for call in batch]
+        caches = merged_state(first.module, names, splitter, computes=computes)
+        with first.isolation.in_place(), self._use_mixes(mixes), caches as keep:
+            output = arguments.call(first.function)
+        if _versions(arguments) != versions:
+            self._counts_of(batch).trial_forwards += 1
+            raise _Unmergeable("writes into its inputs")
+        return [CallResult(each) for each in splitter.split(output)], keep
+
+    def _verified(
+        self,
+        batch: Sequence[PendingCall],
+        record: MergeRecord,
+        results: Sequence[CallResult],
+        *,
+        computes: bool | None,
+    ) -> tuple[list[CallResult], bool]:
+        """Results of the calls alone, and whether the merged ``results`` are equal to them."""
+        merged = [each.output for each in results]
+        dtype = low_precision_dtype(merged, getattr(batch[0].module, "dtype", None))
+        noisy = None
+        if dtype:
+            # Output of the first call in a batch of the same size that holds only copies of it.
+            # Run it before the calls run alone, because that advances step caches.
+            self._counts_of(batch).trial_forwards += 1
+            copies, _ = self._forward([batch[0]] * len(batch), record, computes=computes)
+            noisy = copies[0].output
+        alone = [self._run_alone(call) for call in batch]
+        well = all(each.error is None for each in alone)
+        return alone, well and agree(merged, [each.output for each in alone], dtype, noisy)
+
+    def _run_both_ways(
+        self, batch: Sequence[PendingCall], computes: Sequence[bool]
+    ) -> list[CallResult]:
+        """Run two forwards: one with the calls whose step cache computes, one with the others."""
+        results = dict[int, CallResult]()
+        for way in (True, False):
+            those = [number for number, its in enumerate(computes) if its is way]
+            part = self.run([batch[each] for each in those], in_company=True, computes=way)
+            results |= zip(those, part, strict=True)
+        return [results[number] for number in range(len(batch))]
+
+    def _run_halves(self, batch: Sequence[PendingCall], record: MergeRecord) -> list[CallResult]:
+        record.limit.record_oom(len(batch), self._memory.free())
+        most = record.limit.max_calls
+        log.warning(
+            "%d merged calls of %s did not fit in memory; at most %d are merged for now.",
+            len(batch),
+            type(batch[0].module).__name__,
+            most,
+        )
+        self._memory.release()
+        waiting, results = list(batch), list[CallResult]()
+        while waiting:
+            most = min(most, record.limit.max_calls)
+            part, waiting = waiting[:most], waiting[most:]
+            if len(part) == 1:
+                results.append(self._run_single(part[0], "out of memory"))
+            else:
+                results += self.run(part, in_company=True)
+        return results
+
+    def _use_mixes(self, mixes: Sequence[str]) -> AbstractContextManager[None]:
+        return self._lora_rows.use_mixes(mixes) if any(mixes) else nullcontext()
+
+    def _refuse(
+        self,
+        call: PendingCall,
+        record: MergeRecord,
+        reason: str,
+        error: BaseException | None = None,
+    ) -> None:
+        record.refusal = reason
+        log.warning(
+            "Calls of %s with these shapes are no longer merged: %s. No output was lost; the calls "
+            "run one by one.",
+            type(call.module).__name__,
+            reason,
+            exc_info=error,
+        )
+
+
+def _versions(arguments: CallArguments) -> list[int | None]:
+    return [version_of(each) for each in tensors_in(arguments.named)]

@@ -1,0 +1,77 @@
+"""Options of an engine, and of one generation in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from deployments.engine.interception.model_traits import KNOWN, ModelTraits
+from deployments.engine.loop.step_batcher import StepBatcher
+from serve_app.domain.progress import Progress
+
+if TYPE_CHECKING:
+    from deployments.engine.interception.chunked_decode import OnFrames
+
+OnProgress = Callable[[Progress], None]
+PipelineSetup = Callable[[Any], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Options of an engine."""
+
+    max_batch: int = 8
+    """Maximum calls that share a forward; 1: each runs alone, bit for bit as without the engine."""
+    max_generations: int = 0
+    """Generations that run at a time, the others wait; 0: ``max_batch``."""
+    threads: int = 0
+    """torch's threads on a CPU; 0: torch's own choice."""
+    verify_merges: bool = False
+    """Compare the first merge of each signature with what its calls give alone, and do not merge
+    signatures whose outputs differ."""
+    prompt_cache_bytes: int = 64 * 2**20
+    """Limit for cached text encoder outputs on the device; 0: no cache."""
+    lora_bytes: int = 2**30
+    """Limit for LoRAs on the device, in use or idle."""
+    step_batcher: StepBatcher = field(default_factory=StepBatcher)
+    traits: ModelTraits = KNOWN
+    """Model rules; ``KNOWN.with_families([…])`` adds yours to those that the engine knows."""
+
+
+class EngineKeywords(TypedDict, total=False):
+    """Fields of ``EngineOptions`` as keywords of ``Engine``."""
+
+    max_batch: int
+    max_generations: int
+    threads: int
+    verify_merges: bool
+    prompt_cache_bytes: int
+    lora_bytes: int
+    step_batcher: StepBatcher
+    traits: ModelTraits
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """Options of one generation, beside the pipeline's own arguments."""
+
+    priority: int = 0
+    """Higher runs first."""
+    deadline_s: float | None = None
+    """Seconds from now, including the time waiting for a place; at equal priority, the earliest
+    deadline runs first. Nothing happens when it has passed."""
+    keep_outputs_bytes: int = 0
+    """Limit for denoiser outputs to keep for snapshots; with them, snapshots work for any
+    pipeline."""
+    on_frames: OnFrames | None = None
+    """Only for a pipeline that decodes one video as its last action. If the autoencoder decodes
+    frames one after another, ``on_frames`` gets them on the engine's thread as they are decoded,
+    and the result has only a corner of each."""
+    set_up: PipelineSetup | None = None
+    """Called with this generation's own copy of the pipeline before the pipeline is called; FreeU,
+    scales of IP-adapters, attention processors and the scheduler that it sets affect no other
+    generation."""
+
+
+DEFAULT_OPTIONS = GenerationOptions()

@@ -1,0 +1,327 @@
+"""Run of a generation: its coroutine, on the engine's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from math import inf
+from typing import Any
+
+from greenlet import GreenletExit, getcurrent
+
+from deployments.engine.errors import is_out_of_memory
+from deployments.engine.interception.components import ComponentKind
+from deployments.engine.interception.isolation import Isolation, RandomState
+from deployments.engine.interception.pipeline import (
+    InterceptedPipeline,
+    main_scheduler,
+    steps_ahead,
+)
+from deployments.engine.interception.proxy import ComponentCall, GenerationGreenlet
+from deployments.engine.interception.step_caches import forget
+from deployments.engine.loop.encoders import Encoders
+from deployments.engine.loop.generation import Generation
+from deployments.engine.loop.model_runner import CallResult, ModelRunner, PendingCall
+from deployments.engine.loop.step_batcher import Candidate
+from deployments.engine.preview.preview import PreviewImage, PreviewRenderer
+from deployments.engine.snapshot.call_log import CallLog
+from deployments.engine.snapshot.capture import capture
+from deployments.engine.snapshot.format import Origin, Snapshot
+from deployments.engine.snapshot.resume import ResumedRun
+from serve_app.domain.errors import PipelineFailed, SnapshotRefused
+from serve_app.domain.progress import Progress, Stage
+
+
+class Interrupted(BaseException):
+    """Thrown into a generation to end it. Not an ``Exception``, so pipelines do not catch it."""
+
+
+class Run:
+    """Driver of one generation, from one suspending call to the next. Engine's thread only."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        number: int,
+        turn: int,
+        model_runner: ModelRunner,
+        encoders: Encoders,
+    ) -> None:
+        self.generation = generation
+        self.number = number
+        self.last_turn = turn
+        self.call: PendingCall | None = None  # that it waits for; None before the first, at the end
+        self.result: CallResult | None = None  # of the call
+        self.ended = False
+        self.overtaken = 0  # later generations that began while it waited for a place
+        self.short_of_memory = False  # its call did not fit in memory and waits
+        self.output: Any = None
+        self.loras = generation.take_loras()
+        self._model_runner = model_runner
+        self._encoders = encoders
+        self._counts = model_runner.counts
+        self._greenlet: GenerationGreenlet | None = None
+        self._isolation: Isolation | None = None
+        self._random_state = RandomState()
+        self._intercepted: InterceptedPipeline | None = None
+        self._pipeline: Any = None
+        self._arguments: dict[str, Any] = {}
+        self._log = CallLog(generation.keep_outputs_bytes)
+        self._resumed: ResumedRun | None = None  # until it reaches the resume point
+        self._step = 0
+        self._steps = 0
+        self._scheduler_counts = False
+        self._last_was_step: bool | None = None  # whether the last answered call was a step, if any
+
+    def candidate(self, max_calls: int) -> Candidate:
+        """State for choosing the next turn. ``max_calls``: calls that may share its forward."""
+        call, fresh = self.call, self._step == 0
+        return Candidate(
+            generation=self.number,
+            priority=self.generation.priority,
+            last_turn=self.last_turn,
+            key=None if call is None else call.key,
+            deadline=self.generation.deadline,
+            remaining=self._remaining(),
+            max_calls=max_calls,
+            steps=call is None or call.is_step,
+            fresh=fresh,
+            encodes_input=fresh and call is not None and call.frames_left > 0,
+            same_kind_as_last=call is not None and call.is_step is self._last_was_step,
+            pipeline=self.generation.pipeline,
+        )
+
+    @property
+    def can_give_snapshot(self) -> bool:
+        """Return whether a snapshot request can be answered now, instead of at a later step."""
+        if self.call is None or self._resumed is not None or self.generation.paused:
+            return True
+        return self._log.is_resume_point(self.call)
+
+    def begin(self, intercepted: InterceptedPipeline, device: str) -> None:
+        """Run up to the first suspending call, or to the end.
+
+        ``device``: the device of the denoisers' outputs.
+        """
+        if (snapshot := self.generation.take_snapshot()) is not None:
+            snapshot.require_loras(self._lora_descriptions())
+            intercepted.let_suspend(snapshot.denoisers)
+            self._resumed = ResumedRun(snapshot, device)
+        self._intercepted = intercepted
+        self._isolation = Isolation(intercepted.shared, self.generation.context)
+        self._pipeline = pipeline = intercepted.copy(self._on_step)
+        self._scheduler_counts = main_scheduler(pipeline) is not None
+        # The call's frames keep them alive anyway.
+        self._arguments = arguments = self.generation.take_arguments()
+        if intercepted.draws_globally:
+            self._random_state = RandomState.of(arguments, device)
+        self._steps = arguments.get("num_inference_steps") or 0
+        if (set_up := self.generation.take_set_up()) is not None:
+            with self._isolation.in_place(keep=True):
+                set_up(pipeline)
+        # No closure: an error's traceback would keep it alive, and with it the pipeline's tensors.
+        self._greenlet = GenerationGreenlet(
+            partial(pipeline, **arguments), getcurrent(), self._answer
+        )
+        self._greenlet.gr_context = self.generation.context
+        self.generation.report(Progress(Stage.ENCODING_TEXT))
+        self._switch(self._greenlet.switch)
+
+    def resume(self) -> None:
+        """Return the output, or raise the error, from the pending call; run up to the next call."""
+        result, self.result = self.result, None
+        if result is None:
+            raise RuntimeError("The pending call has no result.")
+        if result.error is not None:
+            # The pipeline gets the error where it called, so that it can clean up.
+            self.throw(result.error)
+            return
+        if (call := self.call) is not None:
+            self._last_was_step = call.is_step
+            self._log.add(call, result.output)
+            if call.part is ComponentKind.DENOISER and not self._scheduler_counts:
+                self._on_step()
+        self._switch(self._live_greenlet().switch, result.output)
+
+    def throw(self, error: BaseException) -> None:
+        """Raise ``error`` from the pending call, and run up to the next one."""
+        self._switch(self._live_greenlet().throw, error)
+
+    def snapshot(self, device: str) -> Snapshot:
+        """Take a snapshot of the current state. Raises ``SnapshotRefused`` if it cannot."""
+        if self._intercepted is None or self.call is None:
+            if (unused := self.generation.snapshot_to_begin_with) is not None:
+                return unused
+            raise SnapshotRefused("The generation has not begun, so there is nothing to save yet.")
+        if self._resumed is not None:  # it has not reached its resume point yet
+            return self._resumed.snapshot
+        if not self._log.is_resume_point(self.call):
+            raise SnapshotRefused("The generation is paused before a step. Unpause it first.")
+        pipeline = self._intercepted.pipeline
+        return capture(
+            self._live_greenlet(),
+            self.call,
+            self._log,
+            origin=partial(Origin.here, pipeline, self._arguments, device),
+            loras=self._lora_descriptions(),
+            step=self._step,
+            proxies=self._intercepted.denoisers,
+            arguments=self._arguments,
+        )
+
+    def preview(self, renderer: PreviewRenderer) -> PreviewImage:
+        """Preview of the current state. Raises ``Unsupported`` if there is no image to show."""
+        return renderer.of(self._live_greenlet(), self._step)
+
+    def interrupt(self) -> None:
+        """End it now. The pipeline's ``finally`` blocks run; it gets no further step."""
+        self._resumed = None
+        try:
+            for _ in range(_MAX_INTERRUPTIONS):
+                if self.ended or self._greenlet is None:
+                    break
+                self.throw(Interrupted())
+        except Interrupted:
+            return
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Release everything that the run kept alive."""
+        for denoiser in self._intercepted.denoisers if self._intercepted is not None else ():
+            forget(denoiser.real_module, self.number)
+        if self.loras is not None:
+            self.loras.release()
+        self.ended = True
+        self.loras = None
+        self.call = None
+        self.result = None
+        self._greenlet = None
+        self._isolation = None
+        self._intercepted = None
+        self._pipeline = None
+        self._resumed = None
+        self._arguments = {}
+        self._log = CallLog()
+        self.output = None
+
+    def _switch(self, resume: Any, *values: Any) -> None:
+        """Continue the pipeline's call by ``resume``, up to its next suspending call or its end."""
+        self.call = None
+        with self._live_isolation().in_place(keep=True), self._random_state.in_place():
+            if self._resumed is None:
+                outcome = resume(*values)
+            else:
+                outcome = self._replay(self._resumed, resume, *values)
+        greenlet = self._live_greenlet()
+        if not greenlet.dead:
+            self._on_suspended(outcome)
+        elif isinstance(outcome, GreenletExit):  # greenlets return this exception, not raise it
+            raise PipelineFailed("The pipeline raised GreenletExit.")
+        else:
+            self._record_calls(greenlet)
+            self.output = outcome
+            self.ended = True
+
+    def _replay(self, resumed: ResumedRun, resume: Any, *values: Any) -> ComponentCall:
+        """Run up to the snapshot's call, or to an earlier call that it has no output for."""
+        greenlet = self._live_greenlet()
+        try:
+            call = resume(*values)
+            while not greenlet.dead and not resumed.arrived(call):
+                if call.part is not ComponentKind.DENOISER:
+                    return call
+                output = resumed.answer(call, self._log)
+                if not self._scheduler_counts:
+                    self._on_step()
+                call = greenlet.switch(output)
+            call = resumed.restored(greenlet, call)
+        except SnapshotRefused:
+            raise
+        except Exception as error:
+            if not resumed.has_answered or is_out_of_memory(error):
+                raise
+            # With placeholder outputs, a pipeline may fail where it originally did not.
+            raise SnapshotRefused(
+                f"Resuming raised {type(error).__name__} before the snapshot's call: {error}"
+            ) from error
+        self._resumed = None
+        return call
+
+    def _on_suspended(self, call: ComponentCall) -> None:
+        self.call = self._model_runner.plan(
+            call,
+            self.number,
+            self._live_isolation(),
+            mix=self._mix_of(call),
+            deterministic=self.generation.deterministic,
+        )
+        reported = self.generation.progress
+        if call.frames and reported is not None and reported.stage is Stage.DECODING:
+            self._report(Progress(Stage.DECODING, call.frames - call.frames_left, call.frames))
+        if self._resumed is not None or not self._log.is_resume_point(call):
+            return
+        if reported == Progress(Stage.ENCODING_TEXT):
+            if self._scheduler_counts:
+                self._steps = steps_ahead(self._pipeline) or self._steps
+            self._report(Progress(Stage.DENOISING, self._step, self._steps))
+        decodes = call.method == "decode" and self._step >= self._steps
+        if decodes and (reported is None or reported.stage is not Stage.DECODING):
+            self._report(Progress(Stage.DECODING))
+
+    def _answer(self, call: ComponentCall) -> Any:
+        """Answer a call of a component that is not a denoiser, inside the generation."""
+        mix = self._mix_of(call)
+        return self._encoders.answer(
+            call,
+            self._live_greenlet(),
+            mix=mix,
+            loras=self._lora_descriptions() if mix else (),
+            deterministic=self.generation.deterministic,
+            on_frames=self.generation.on_frames,
+        )
+
+    def _on_step(self) -> None:
+        self._step += 1
+        if self._resumed is not None:
+            return  # counted and reported the first time
+        self._counts.steps += 1
+        if self._step > self._steps:
+            self._steps = 0  # the number was a guess, and wrong
+        self._report(Progress(Stage.DENOISING, self._step, self._steps))
+        if self._scheduler_counts and self._step == self._steps:
+            self._report(Progress(Stage.DECODING))
+
+    def _report(self, progress: Progress) -> None:
+        self.generation.report(progress, self._step)
+
+    def _record_calls(self, ended: GenerationGreenlet) -> None:
+        if self._intercepted is not None:
+            steps = self._step if self._scheduler_counts else self._steps
+            self._intercepted.record_calls(ended.calls, steps)
+
+    def _remaining(self) -> float:
+        """Steps left; infinite if unknown. While a video is processed in chunks, frames left."""
+        if self.call is not None and self.call.frames_left:
+            return self.call.frames_left
+        return self._steps - self._step if self._steps else inf
+
+    def _mix_of(self, call: ComponentCall) -> str:
+        """Mix of its LoRAs if they change the called module, else ""."""
+        return "" if self.loras is None else self.loras.mix_in(call.module)
+
+    def _lora_descriptions(self) -> Sequence[str]:
+        return self.loras.descriptions if self.loras is not None else []
+
+    def _live_greenlet(self) -> GenerationGreenlet:
+        if self._greenlet is None:
+            raise RuntimeError("The generation has not begun, or has ended.")
+        return self._greenlet
+
+    def _live_isolation(self) -> Isolation:
+        if self._isolation is None:
+            raise RuntimeError("The generation has not begun, or has ended.")
+        return self._isolation
+
+
+_MAX_INTERRUPTIONS = 100  # for pipelines that catch even these and call their denoiser again

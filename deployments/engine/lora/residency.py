@@ -1,0 +1,303 @@
+"""LoRAs on the device: loaded when a generation needs them, evicted when no generation uses them.
+
+A separate thread reads files and builds layers. All decisions and all changes to the models are
+made on the engine's thread, between two turns.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+
+from deployments.engine.eviction import Resident, choose_victims
+from deployments.engine.lora.files import LoraFileInfo, LoraFiles, load_layers
+from deployments.engine.lora.format import Lora
+from deployments.engine.lora.layers import (
+    LoraRows,
+    LoraSlice,
+    attach,
+    check_no_foreign_adapters,
+    create_mix,
+    detach,
+)
+from deployments.engine.threads import Threads
+from serve_app.domain.errors import LoraRefused, Misconfigured, ReplicaDied, WeightsUnavailable
+
+log = logging.getLogger(__name__)
+
+Layers = Mapping[str, Mapping[str, Any]]
+"""peft's layers by path, by component name."""
+
+
+class LoraHandle:
+    """Handle of the LoRAs of one generation.
+
+    ``mix`` is their name in the models, and "" until they are ready.
+    """
+
+    def __init__(self, residency: LoraResidency, pipeline: Any, scales: Sequence[float]) -> None:
+        self.pipeline = pipeline
+        self.scales = scales
+        self.files: Future[Sequence[LoraFileInfo]] = Future()
+        self.held: Sequence[_Loaded] = ()
+        self.mix = ""
+        self._residency = residency
+
+    @property
+    def descriptions(self) -> Sequence[str]:
+        """Descriptions of the LoRAs, once they are ready: equal for equal contents and scales."""
+        both = zip(self.held, self.scales, strict=True)
+        return [f"{each.file.digest} {scale!r}" for each, scale in both]
+
+    def mix_in(self, module: Any) -> str:
+        """Name of the mix if the LoRAs change ``module``; else ""."""
+        names = {name for each in self.held for name in each.components}
+        changed = any(getattr(self.pipeline, name) is module for name in names)
+        return self.mix if changed else ""
+
+    def ready(self) -> bool:
+        """Return whether the generation may begin. Raises the error that prevented loading."""
+        return self._residency.ready(self)
+
+    def release(self) -> None:
+        self._residency.release(self)
+
+
+class _Loaded:
+    """LoRA in a pipeline, or being loaded for it."""
+
+    def __init__(self, name: str, file: LoraFileInfo, size: int, layers: Future[Layers]) -> None:
+        self.name = name
+        self.file = file
+        self.size = size  # upper bound of the bytes on the device
+        self.layers: Future[Layers] | None = layers  # None: attached
+        self.components: tuple[str, ...] = ()
+        self.users = 0
+        self.last_used = 0
+
+
+@dataclass(slots=True)
+class _Mix:
+    """Mix in a pipeline, shared by all generations with the same LoRAs and scales."""
+
+    name: str
+    users: int = 0
+
+
+class LoraResidency:
+    """Residency of LoRAs. Used on the engine's thread only, except ``acquire``."""
+
+    def __init__(self, budget_bytes: int, device: str, wake: Callable[[], None]) -> None:
+        """``budget_bytes``: limit for LoRAs on the device, in use or idle.
+
+        ``wake`` is called on any thread when a handle may have become ready.
+        """
+        self.rows = LoraRows()
+        self._budget = budget_bytes
+        self._device = device
+        self._wake = wake
+        self._files = LoraFiles()
+        self._loaded: WeakKeyDictionary[Any, dict[str, _Loaded]] = WeakKeyDictionary()
+        self._mixes: WeakKeyDictionary[Any, dict[tuple[LoraSlice, ...], _Mix]] = WeakKeyDictionary()
+        self._dtypes: WeakKeyDictionary[Any, Mapping[str, torch.dtype]] = WeakKeyDictionary()
+        self._names = count(1)
+        self._uses = 0
+        self._next_to_load: LoraHandle | None = None  # the handle that waits for space
+        self._loader = Threads(max_workers=1, thread_name_prefix="loras")
+
+    def acquire(self, pipeline: Any, loras: Sequence[Lora]) -> LoraHandle:
+        """Return a handle, valid until ``release``. Nothing is held before ``ready``.
+
+        Raises ``LoraRefused`` when the pipeline does not support LoRAs or is computed by several
+        devices, and ``ReplicaDied`` when the engine is not running.
+        """
+        if not hasattr(pipeline, "lora_state_dict"):
+            raise LoraRefused(f"{type(pipeline).__name__} does not support LoRAs.")
+        if any(getattr(each, "_parallel_config", None) for each in vars(pipeline).values()):
+            raise LoraRefused(
+                "Several devices compute this model together, and only one of them would have the "
+                "LoRAs. Serve this endpoint by a pool with one device for each replica."
+            )
+        handle = LoraHandle(self, pipeline, [each.scale for each in loras])
+        try:
+            handle.files = self._loader.submit(self._files.inspect, loras)
+        except RuntimeError as error:
+            raise ReplicaDied("The engine is not running.") from error
+        handle.files.add_done_callback(lambda _: self._wake())
+        return handle
+
+    def ready(self, handle: LoraHandle) -> bool:
+        if handle.mix:
+            return True
+        if not handle.files.done():
+            return False
+        if not handle.held and not self._hold(handle):
+            return False
+        if any(each.layers is not None and not each.layers.done() for each in handle.held):
+            return False
+        for number, each in enumerate(handle.held):
+            self._attach(handle.pipeline, each, number)
+        self._mix(handle)
+        return True
+
+    def release(self, handle: LoraHandle) -> None:
+        """Release the handle. Does nothing the second time, or when nothing is held."""
+        if self._next_to_load is handle:
+            self._next_to_load = None
+        if handle.mix:
+            self._unmix(handle)
+        for each in handle.held:
+            each.users -= 1
+            self._uses += 1
+            each.last_used = self._uses
+        handle.held, handle.mix = (), ""
+
+    def evict_idle(self) -> None:
+        """Evict the LoRAs that no generation uses."""
+        for pipeline, there in list(self._loaded.items()):
+            for each in [it for it in there.values() if not it.users and it.layers is None]:
+                self._evict(pipeline, each)
+
+    def close(self) -> None:
+        """Remove all LoRAs from the pipelines and stop loading."""
+        self._loader.shutdown(wait=False, cancel_futures=True)
+        for pipeline, loaded in list(self._loaded.items()):
+            for each in list(loaded.values()):
+                self._evict(pipeline, each)
+
+    def _hold(self, handle: LoraHandle) -> bool:
+        """Hold all LoRAs of the handle, or none while there is no space. Loads missing ones."""
+        if self._next_to_load not in (None, handle):
+            # Otherwise, LoRAs that new generations keep using would never become idle.
+            return False
+        files = {each.digest: each for each in handle.files.result()}
+        dtypes = self._dtypes_of(handle.pipeline)
+        width = max(each.itemsize for each in dtypes.values())
+        size = sum(each.parameters * width for each in files.values())
+        if size > self._budget:
+            raise LoraRefused(
+                f"The LoRAs need {size / 1e6:.0f} MB, which exceeds the limit of "
+                f"{self._budget / 1e6:.0f} MB (adapter_bytes of the pool, lora_bytes of an engine)."
+            )
+        there = self._loaded.setdefault(handle.pipeline, {})
+        missing = [each for each in files.values() if each.digest not in there]
+        if not self._evict_for(
+            sum(each.parameters * width for each in missing),
+            keep=[there[each] for each in files if each in there],
+        ):
+            self._next_to_load = handle
+            return False
+        self._next_to_load = None
+        for each in missing:
+            there[each.digest] = self._load(handle.pipeline, each, each.parameters * width)
+        # A generation may use the same LoRA twice: each use counts.
+        handle.held = [there[each.digest] for each in handle.files.result()]
+        for each in handle.held:
+            each.users += 1
+        return True
+
+    def _load(self, pipeline: Any, file: LoraFileInfo, size: int) -> _Loaded:
+        name = f"lora{next(self._names)}"
+        layers = self._loader.submit(
+            load_layers, pipeline, file, name, self.rows, self._device, self._dtypes_of(pipeline)
+        )
+        layers.add_done_callback(lambda _: self._wake())
+        return _Loaded(name, file, size, layers)
+
+    def _dtypes_of(self, pipeline: Any) -> Mapping[str, torch.dtype]:
+        """Dtypes that the pipeline's components compute in."""
+        if (known := self._dtypes.get(pipeline)) is None:
+            modules = {k: v for k, v in vars(pipeline).items() if isinstance(v, torch.nn.Module)}
+            known = {name: getattr(each, "dtype", torch.float32) for name, each in modules.items()}
+            self._dtypes[pipeline] = known
+        return known
+
+    def _attach(self, pipeline: Any, loaded: _Loaded, number: int) -> None:
+        """Attach a loaded LoRA. ``number``: its index in the generation that waits for it."""
+        if loaded.layers is None:
+            return
+        try:
+            layers = _layers_of(loaded.layers, number)
+            for component in layers:
+                check_no_foreign_adapters(getattr(pipeline, component), self.rows)
+        except BaseException:
+            # The next request for it tries again; others that wait for it hold the same future.
+            self._forget(pipeline, loaded)
+            raise
+        for component, each in layers.items():
+            attach(getattr(pipeline, component), each, loaded.name)
+        loaded.layers = None
+        loaded.components = tuple(layers)
+        log.info("Loaded the LoRA %s.", loaded.file.file)
+
+    def _mix(self, handle: LoraHandle) -> None:
+        mixes = self._mixes.setdefault(handle.pipeline, {})
+        parts = _parts(handle)
+        if (mixed := mixes.get(parts)) is None:
+            mixed = mixes[parts] = _Mix(f"mix{next(self._names)}")
+            for component in _components(handle):
+                create_mix(component, mixed.name, parts)
+        mixed.users += 1
+        handle.mix = mixed.name
+
+    def _unmix(self, handle: LoraHandle) -> None:
+        mixes, parts = self._mixes[handle.pipeline], _parts(handle)
+        mixes[parts].users -= 1
+        if not mixes[parts].users:
+            del mixes[parts]
+            for component in _components(handle):
+                detach(component, handle.mix)
+
+    def _evict_for(self, size: int, keep: Iterable[_Loaded]) -> bool:
+        """Evict idle LoRAs, least recently used first; return whether ``size`` bytes are free."""
+        kept = {id(each) for each in keep}
+        residents = [
+            Resident(
+                (pipeline, each),
+                each.size,
+                each.users + (each.layers is not None or id(each) in kept),
+                each.last_used,
+            )
+            for pipeline, there in self._loaded.items()
+            for each in there.values()
+        ]
+        victims = choose_victims(residents, size, self._budget)
+        for victim in victims or ():
+            self._evict(*victim.name)
+        return victims is not None
+
+    def _evict(self, pipeline: Any, loaded: _Loaded) -> None:
+        for component in loaded.components:
+            detach(getattr(pipeline, component), loaded.name)
+        self._forget(pipeline, loaded)
+        log.info("Evicted the LoRA %s.", loaded.file.file)
+
+    def _forget(self, pipeline: Any, loaded: _Loaded) -> None:
+        there = self._loaded[pipeline]
+        if there.get(loaded.file.digest) is loaded:
+            del there[loaded.file.digest]
+
+
+def _layers_of(loaded: Future[Layers], number: int) -> Layers:
+    try:
+        return loaded.result()
+    except (Misconfigured, WeightsUnavailable) as error:
+        raise LoraRefused(error.message, number) from error
+
+
+def _parts(handle: LoraHandle) -> tuple[LoraSlice, ...]:
+    both = zip(handle.held, handle.scales, strict=True)
+    return tuple(LoraSlice(each.name, scale) for each, scale in both)
+
+
+def _components(handle: LoraHandle) -> list[Any]:
+    """Components that the handle's LoRAs change."""
+    names = {name for each in handle.held for name in each.components}
+    return [getattr(handle.pipeline, name) for name in sorted(names)]

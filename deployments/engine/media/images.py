@@ -1,0 +1,158 @@
+"""Encoding of tensors as image files.
+
+Never on the engine's thread: a large image takes tens of milliseconds, and every generation would
+wait for it.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from serve_app.domain.errors import InvalidInput, Unsupported
+
+_ENCODERS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
+    # Above level 4, PNG takes several times as long for a few percent.
+    "image/png": ("PNG", {"compress_level": 4}),
+    "image/jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    "image/webp": ("WEBP", {"quality": 92, "method": 4}),
+}
+
+
+def levels_of(pixels: torch.Tensor) -> torch.Tensor:
+    """Convert ``pixels`` to 8 bits: uint8 [n, height, width, 3], on the same device.
+
+    ``pixels``: [n, 3, height, width] from 0 to 1, on any device and of any float type.
+    """
+    levels = pixels.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous()
+
+
+def to_levels(pixels: torch.Tensor) -> NDArray[np.uint8]:
+    """Convert to 8 bits on the host; see ``levels_of``."""
+    return levels_of(pixels).cpu().numpy()
+
+
+def to_images(pixels: torch.Tensor) -> list[Image.Image]:
+    """Convert to PIL images; see ``levels_of``."""
+    return [Image.fromarray(image) for image in to_levels(pixels)]
+
+
+def fit(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Crop the centre of ``image`` to the aspect ratio of width × height, and resize to that."""
+    scale = min(image.width / width, image.height / height)
+    # Both fit, but rounding could push one of them beyond the image, which Pillow refuses.
+    across, down = min(width * scale, image.width), min(height * scale, image.height)
+    left, top = (image.width - across) / 2, (image.height - down) / 2
+    if scale == 1:
+        left, top = int(left), int(top)
+        return image.crop((left, top, left + width, top + height))
+    box = (left, top, left + across, top + down)
+    return image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+
+
+def stretch(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Resize all of ``image`` to width × height, ignoring its aspect ratio."""
+    if image.size == (width, height):
+        return image
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def encode(image: Image.Image, media_type: str) -> bytes:
+    """Encode an image without metadata. Raises ``Unsupported`` for an unknown media type."""
+    if media_type not in _ENCODERS:
+        raise Unsupported(
+            f"Images cannot be written as {media_type}. Ask for another output_format."
+        )
+    name, options = _ENCODERS[media_type]
+    buffer = BytesIO()
+    image.save(buffer, name, **options)
+    return buffer.getvalue()
+
+
+# Decoding of input image files, whose claimed type and size are not trusted.
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+MAX_PIXELS = 50_000_000
+UNSUPPORTED = "unsupported_image_format"
+
+_OTHERS = tuple(
+    (name, re.compile(beginning, re.DOTALL | re.IGNORECASE))
+    for name, beginning in (
+        ("AVIF", rb".{4}ftypavi[fs]"),
+        ("HEIC", rb".{4}ftyp(hei[cx]|hev[cx]|mif1|msf1)"),
+        ("JPEG XL", rb"\xff\x0a|\0\0\0\x0cJXL "),
+        ("JPEG 2000", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
+        ("TIFF", rb"II\*\0|MM\0\*"),
+        ("BMP", rb"BM.{4}\0{4}"),
+        ("ICO", rb"\0\0[\x01\x02]\0"),
+        ("PSD", rb"8BPS"),
+        ("SVG", rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg[\s>]"),
+    )
+)
+"""First bytes of files in other formats."""
+
+
+def read_image(body: bytes, field: str, least_side: int = 1) -> Image.Image:
+    """Decode an image as RGB, upright, on white where it is transparent; the first of several.
+
+    ``least_side``: minimum pixels of each side. Raises ``InvalidInput`` naming the field.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Our own limit is below Pillow's warning threshold.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(BytesIO(body), formats=FORMATS) as opened:
+                _check_size(opened, field, least_side)
+                image = ImageOps.exif_transpose(opened)
+                return _on_white(image)
+    except UnidentifiedImageError:
+        if (name := _format_of(body)) is not None:
+            message = f"the image is {name}, which is not supported (use {', '.join(FORMATS)})"
+            known = {"supported_formats": list(FORMATS)}
+            raise InvalidInput.of_field(field, message, UNSUPPORTED, known) from None
+        message = f"the file is not a supported image ({', '.join(FORMATS)})"
+    except Image.DecompressionBombError:
+        raise _too_large(field) from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        # Pillow's decoders raise all of these for damaged files.
+        message = f"the image cannot be read: {error}"
+    raise InvalidInput.of_field(field, message, "image_load_error")
+
+
+def _check_size(image: Image.Image, field: str, least_side: int) -> None:
+    if min(image.size) < least_side:
+        size = f"{image.width}×{image.height}"
+        message = f"the image is {size} pixels; each side must have at least {least_side}"
+        least = {"min_width": least_side, "min_height": least_side}
+        raise InvalidInput.of_field(field, message, "image_too_small", least)
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(field)
+
+
+def _too_large(field: str) -> InvalidInput:
+    message = f"the image has more than {MAX_PIXELS} pixels"
+    return InvalidInput.of_field(field, message, "image_too_large", {"max_pixels": MAX_PIXELS})
+
+
+def _format_of(body: bytes) -> str | None:
+    """Name of an image format that is recognized but not supported; None if not recognized."""
+    for name, beginning in _OTHERS:
+        if beginning.match(body):
+            return name
+    return None
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -1,0 +1,261 @@
+"""Placement of a pipeline's components: on the device, in host memory, or streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
+from accelerate.utils import send_to_device
+from diffusers import AutoencoderKL
+from diffusers.hooks import apply_group_offloading, apply_layerwise_casting
+from diffusers.hooks.layerwise_casting import DEFAULT_SKIP_MODULES_PATTERN
+from diffusers.models.modeling_utils import ModelMixin
+
+from deployments.engine.interception.components import DENOISERS
+from deployments.engine.memory.device import bytes_of
+from deployments.engine.merging.compile import compile_regions
+from serve_app.domain.endpoint import Recipe
+from serve_app.domain.errors import Misconfigured
+
+# Offload slot: device memory for one component at a time; the others wait in host memory.
+
+
+class DeviceSlot:
+    """Slot on the device. A called component is copied in and stays until another one is called.
+
+    There is no fixed order, so generations can interleave; at worst, two of them swap their
+    components at each step. All calls are on the engine's thread, and they are not nested.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._guest: torch.nn.Module | None = None
+        self._left_behind: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def serve(self, module: torch.nn.Module) -> None:
+        """Copy ``module`` to the device each time that it is called, from now on."""
+        if self.device.startswith("cuda"):
+            for tensor in _tensors(module):
+                tensor.data = tensor.data.pin_memory()  # several times faster to copy
+        add_hook_to_module(module, _LoadIntoSlot(self))
+
+    def admit(self, module: torch.nn.Module) -> None:
+        if self._guest is module:
+            return
+        self._leave()
+        self._guest = module
+        try:
+            for tensor in _tensors(module):
+                self._left_behind[id(tensor)] = (tensor, tensor.data)
+                tensor.data = self.copied_in(tensor.data)
+        except BaseException:
+            self._leave()
+            raise
+
+    def copied_in(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a copy of ``tensor`` on the device."""
+        return tensor.to(self.device, non_blocking=True)
+
+    def _leave(self) -> None:
+        """Point the weights of the current component to their copies in host memory again.
+
+        The device copies were not written to, except when their dtype changed: pipelines upcast
+        autoencoders. Then they are copied back.
+        """
+        if self._guest is None:
+            return
+        for tensor in _tensors(self._guest):
+            _, before = self._left_behind.get(id(tensor), (tensor, tensor.data))
+            same = before.dtype == tensor.dtype and before.device.type == "cpu"
+            tensor.data = before if same else tensor.data.to("cpu")
+        self._guest = None
+        self._left_behind.clear()
+
+
+class _LoadIntoSlot(ModelHook):
+    """accelerate hook. diffusers also calls it for an autoencoder's ``encode`` and ``decode``."""
+
+    def __init__(self, berth: DeviceSlot) -> None:
+        super().__init__()
+        self._berth = berth
+        self.execution_device = torch.device(berth.device)  # read by diffusers
+
+    def pre_forward(self, module: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        self._berth.admit(module)
+        device = self.execution_device
+        return send_to_device(args, device), send_to_device(kwargs, device)
+
+
+def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+# Storage of weights in 8 bits; layers compute in the dtype that the weights were loaded in. It
+# uses diffusers' layerwise casting: a layer's weights are cast when the layer runs, and cast back
+# afterwards. This needs no package besides torch and halves the memory; the arithmetic is not
+# faster.
+
+STORED = torch.float8_e4m3fn
+MIN_SHARE = 0.05
+"""Smallest share of the pipeline's weights at which a component is cast; below, little is saved."""
+
+_TIED = "lm_head"  # often the same tensor as the embeddings
+
+
+def store_in_float8(pipeline: Any) -> None:
+    """Cast the weights of the large components. Autoencoders are left out: errors are visible.
+
+    Call it once, after loading and before the pipeline is used.
+    """
+    modules = {
+        name: each for name, each in vars(pipeline).items() if isinstance(each, torch.nn.Module)
+    }
+    sizes = {name: _parameters(module) for name, module in modules.items()}
+    for name, module in modules.items():
+        if sizes[name] >= MIN_SHARE * sum(sizes.values()) and not hasattr(module, "decode"):
+            _store(module)
+
+
+def _store(module: Any) -> None:
+    if isinstance(module, ModelMixin):
+        module.enable_layerwise_casting(storage_dtype=STORED, compute_dtype=module.dtype)
+        return
+    # A text encoder from transformers. Its `dtype` is its first parameter's, an embedding,
+    # and pipelines cast to it. The modules that it wants in 32 bits are also those whose weights
+    # are read outside of the layer, such as `wo` in T5, whose input would be cast to 8 bits.
+    delicate = tuple(getattr(module, "_keep_in_fp32_modules", None) or ())
+    apply_layerwise_casting(
+        module,
+        storage_dtype=STORED,
+        compute_dtype=module.dtype,
+        skip_modules_pattern=(*DEFAULT_SKIP_MODULES_PATTERN, *delicate, _TIED),
+        skip_modules_classes=(torch.nn.Embedding,),
+    )
+
+
+def _parameters(module: torch.nn.Module) -> int:
+    return sum(each.numel() for each in module.parameters())
+
+
+BLOCKS_AT_ONCE = 2  # the running block, and the next one being copied
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Placement of a loaded pipeline by a recipe. Nothing is moved before ``apply``."""
+
+    pipeline: Any
+    resident: tuple[torch.nn.Module, ...]  # on the device
+    waiting: tuple[torch.nn.Module, ...]  # in host memory; one at a time is on the device
+    streamed: tuple[torch.nn.Module, ...]  # in host memory; copied block by block to run
+    compiled: bool = False  # compile the denoisers' repeated blocks at their first call
+
+    @property
+    def device_bytes(self) -> int:
+        """Maximum bytes of weights on the device."""
+        passing = [bytes_of([each]) for each in self.waiting]
+        streams = (_stream_bytes(each) for each in self.streamed)
+        return bytes_of(self.resident) + max(passing, default=0) + sum(streams)
+
+    def apply(self, device: str) -> None:
+        """Move the resident components to ``device``, and hook the others to be copied when called.
+
+        It is permanent: hooks stay on the components, also in views of the pipeline. When the
+        device runs out of memory, it can be called again after ``undo``.
+        """
+        self._move(device)
+        if self.compiled:
+            compile_regions(self.pipeline)
+        berth = DeviceSlot(device)
+        for module in self.waiting:
+            berth.serve(module)
+        for module in self.streamed:
+            # A separate CUDA stream copies the next block while one runs. The copies in host memory
+            # are kept, so blocks are not copied back.
+            apply_group_offloading(
+                module,
+                onload_device=torch.device(device),
+                offload_device=torch.device("cpu"),
+                offload_type="block_level",
+                num_blocks_per_group=1,
+                use_stream=device.startswith("cuda"),
+            )
+
+    def undo(self) -> None:
+        """Move components back to host memory after an out-of-memory error."""
+        self._move("cpu")
+
+    def _move(self, device: str) -> None:
+        if self.waiting or self.streamed:
+            for module in self.resident:
+                module.to(device)
+        elif hasattr(self.pipeline, "to"):
+            self.pipeline.to(device)
+
+
+def placed_by(recipe: Recipe | None, pipeline: Any) -> Placement:
+    """Return the placement for ``recipe``, after storing the weights in its precision.
+
+    Without a recipe, everything is on the device, as it was loaded. Raises ``Misconfigured`` when
+    the pipeline lacks a hot component.
+    """
+    if recipe is not None and recipe.precision == "float8":
+        store_in_float8(pipeline)
+    components = {
+        name: each for name, each in vars(pipeline).items() if isinstance(each, torch.nn.Module)
+    }
+    if recipe is None or recipe.offload == "none":
+        return Placement(
+            pipeline, tuple(components.values()), (), (), compiled=bool(recipe and recipe.compile)
+        )
+    unknown = sorted(set(recipe.hot) - set(components))
+    if unknown:
+        raise Misconfigured(
+            f"The recipe for {recipe.memory_gb:g} GB keeps {', '.join(unknown)} on the device, "
+            f"but {type(pipeline).__name__} has only: {', '.join(sorted(components))}."
+        )
+    cold = {name: each for name, each in components.items() if name not in recipe.hot}
+    streamed = set(cold).intersection(DENOISERS) if recipe.offload == "blocks" else set[str]()
+    return Placement(
+        pipeline,
+        resident=tuple(components[name] for name in recipe.hot),
+        waiting=tuple(each for name, each in cold.items() if name not in streamed),
+        streamed=tuple(cold[name] for name in sorted(streamed)),
+        compiled=recipe.compile,
+    )
+
+
+def _stream_bytes(module: torch.nn.Module) -> int:
+    """Bytes on the device of a streamed module: the blocks being copied or run, and the rest."""
+    blocks = [*_blocks(module)]
+    largest = max((bytes_of([each]) for each in blocks), default=0)
+    rest = bytes_of([module]) - bytes_of(blocks)
+    return rest + min(BLOCKS_AT_ONCE * largest, bytes_of(blocks))
+
+
+def _blocks(module: torch.nn.Module) -> Iterable[torch.nn.Module]:
+    """Blocks as diffusers finds them: members of lists and sequences right below the top level."""
+    for child in module.children():
+        if isinstance(child, torch.nn.ModuleList | torch.nn.Sequential):
+            yield from child
+
+
+# Memory layout of weights, where it affects the computing time.
+
+
+def lay_out(pipeline: Any, device: str) -> None:
+    """Choose the layout for ``device``, in place; values do not change.
+
+    A CPU convolves images faster in the channels-last layout: the demo Flux's decoder takes a third
+    to a half less time, and its outputs agree within 1e-5. Video autoencoders need another layout,
+    and GPUs have not been measured: both stay as loaded.
+    """
+    if device != "cpu":
+        return
+    for component in vars(pipeline).values():
+        if isinstance(component, AutoencoderKL):
+            component.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]

@@ -1,0 +1,180 @@
+"""Reservations of device memory for weights to be loaded beside running generations.
+
+A loading thread requests a reservation. The engine grants it when it fits beside what the running
+generations are still expected to take. Until the weights are loaded, no other generation begins.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from deployments.engine.memory.device import DeviceMemory, MemoryUse
+
+
+class CommonMemory:
+    """Device memory as generations see it: reserved memory is not free."""
+
+    def __init__(self, memory: DeviceMemory) -> None:
+        self._memory = memory
+        self._grants = 0  # reservations granted so far
+        self.set_aside = 0  # bytes
+
+    def free(self) -> int | None:
+        free = self._memory.free()
+        return None if free is None else max(0, free - self.set_aside)
+
+    def total(self) -> int | None:
+        return self._memory.total()
+
+    @contextmanager
+    def measured(self) -> Generator[MemoryUse]:
+        grants = self._grants
+        with self._memory.measured() as taken:
+            yield taken
+        taken.reliable = not self.set_aside and grants == self._grants
+
+    def release(self) -> None:
+        self._memory.release()
+
+    def grant(self, size: int) -> None:
+        self._grants += 1
+        self.set_aside += size
+
+
+class Reservation:
+    """Reservation of ``size`` bytes. ``granted`` is True once they are reserved."""
+
+    def __init__(self, size: int, notify: Callable[[], None], *, alone: bool) -> None:
+        self.size = size
+        self.notify = notify
+        self.alone = alone
+        self.granted = False
+
+
+class Reservations:
+    """Reservations. ``grant`` and ``grant_all`` are for the engine's thread, the rest for any."""
+
+    def __init__(
+        self, memory: CommonMemory, relieve: Callable[[], None], wake: Callable[[], None]
+    ) -> None:
+        """``relieve``: drops idle memory. ``wake``: wakes the engine's thread."""
+        self._memory = memory
+        self._relieve = relieve
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._waiting: list[Reservation] = []
+        self._taken: list[Reservation] = []
+
+    def request(self, size: int, notify: Callable[[], None], *, alone: bool) -> Reservation:
+        """Request a reservation. ``notify`` is called on the engine's thread when it is granted.
+
+        ``notify`` must be quick. ``alone``: grant it only when no generation runs, and after idle
+        memory was dropped.
+        """
+        reservation = Reservation(size, notify, alone=alone)
+        if self._memory.free() is None:  # memory is not limited
+            reservation.granted = True
+            return reservation
+        with self._lock:
+            self._waiting.append(reservation)
+        self._wake()
+        return reservation
+
+    def release(self, reservation: Reservation) -> None:
+        """Release: the weights are loaded, or will not be. Does nothing the second time."""
+        with self._lock:
+            if reservation in self._waiting:
+                self._waiting.remove(reservation)
+            if reservation in self._taken:
+                self._taken.remove(reservation)
+                self._memory.set_aside -= reservation.size
+        self._wake()
+
+    @property
+    def requested(self) -> bool:
+        """Return whether a request waits."""
+        return bool(self._waiting)
+
+    @property
+    def wanted(self) -> bool:
+        """Return whether a request waits, or weights are being loaded into a reservation."""
+        return bool(self._waiting or self._taken)
+
+    def grant(self, fits: Callable[[int], bool], *, none_runs: bool) -> None:
+        """Grant what can be granted.
+
+        ``fits``: whether so many bytes are free beside what running generations are expected to
+        take. ``none_runs``: no generation runs, so waiting would not free any memory.
+        """
+        for reservation in [*self._waiting]:
+            if not (none_runs or (not reservation.alone and fits(reservation.size))):
+                return
+            if reservation.alone:
+                self._relieve()
+            self._grant(reservation)
+
+    def grant_all(self) -> None:
+        """Grant all requests, because the engine has ended and needs no memory."""
+        for reservation in [*self._waiting]:
+            self._grant(reservation)
+
+    def _grant(self, reservation: Reservation) -> None:
+        with self._lock:
+            if reservation not in self._waiting:  # it was released in between
+                return
+            self._waiting.remove(reservation)
+            self._taken.append(reservation)
+            self._memory.grant(reservation.size)
+            reservation.granted = True
+        reservation.notify()
+
+
+# Memory pressure: what is dropped and reported when the device runs out of memory.
+
+log = logging.getLogger(__name__)
+
+
+class MemoryPressure:
+    """Handling of memory pressure. For the engine's thread, except ``add_reclaimer``."""
+
+    def __init__(self, memory: DeviceMemory) -> None:
+        self._memory = memory
+        self._reclaimers: list[Callable[[], None]] = []
+
+    def add_reclaimer(self, reclaim: Callable[[], None]) -> None:
+        """Register ``reclaim``, which frees memory that is not in use.
+
+        It is called on the engine's thread, between two forwards.
+        """
+        self._reclaimers.append(reclaim)
+
+    def relieve(self) -> None:
+        """Drop all memory that is not in use."""
+        log.warning("Out of memory: dropping idle prompts, LoRAs and weights.")
+        for reclaim in self._reclaimers:
+            reclaim()
+        gc.collect()  # pipelines are in reference cycles
+        self._memory.release()
+
+    def explain(self, error: BaseException, what: str, expected: int | None = None) -> None:
+        """Add a note to ``error``, once: what ran out of memory, and how much memory there is.
+
+        ``expected``: bytes that it takes, if known.
+        """
+        if hasattr(error, "__notes__"):
+            return
+        free, total = self._memory.free(), self._memory.total()
+        note = f"This was {what}"
+        if expected is not None:
+            note += f", which takes about {_gb(expected)}"
+        if free is not None and total is not None:
+            note += f"; {_gb(free)} of {_gb(total)} are free"
+        error.add_note(f"{note}. Use fewer pixels or frames, or a larger device.")
+
+
+def _gb(size: int) -> str:
+    return f"{size / 1e9:.2f} GB"

@@ -1,0 +1,281 @@
+"""Latents of a suspended generation, read from its frames and scaled for its autoencoder."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deployments.engine.interception.pipeline import main_scheduler
+from deployments.engine.interception.stack_frames import frames_of_the_pipeline
+from serve_app.domain.errors import Unsupported
+
+# Estimate of a half-done generation's final latents, from its scheduler's state.
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerParams:
+    """Unit-size latents as ``signal`` times the image plus ``noise`` times noise.
+
+    Both are tensors without dimensions: reading a number from a GPU would wait for the device.
+    """
+
+    signal: Tensor
+    noise: Tensor
+
+    @classmethod
+    def at_sigma(cls, sigma: Tensor) -> SchedulerParams:
+        size = (sigma**2 + 1).sqrt()
+        return cls(1 / size, sigma / size)
+
+    @classmethod
+    def of_share(cls, kept: Tensor) -> SchedulerParams:
+        """``kept``: the image's share of the variance."""
+        return cls(kept.sqrt(), (1 - kept).sqrt())
+
+
+_LEAST_SIGNAL = 0.01  # some schedules begin with a signal of 0
+
+
+def denoised(latents: Tensor, prediction: Tensor | None, solver: Any, timestep: Any) -> Tensor:
+    """Estimate the latents without noise from the last prediction; same shape, float32.
+
+    ``latents``: the current latents. ``prediction``: the denoiser's last output, with guidance, or
+    None. ``timestep``: the timestep of the pending call. For an unknown scheduler, the result is
+    ``latents``, scaled to the size of an image's latents.
+
+    A deterministic first-order step moves the latents along the prediction. Therefore the old
+    prediction with the current noise level gives exactly the estimate that the step was made with.
+    """
+    latents = latents.float()
+    if (kept := _kept_by(solver, latents)) is not None:
+        return kept.float()
+    told = prediction.float() if prediction is not None else None
+    sigma = _sigma(solver)
+    if sigma is not None and _is_flow(solver):
+        return latents if told is None else latents - sigma * told
+    if sigma is not None and _grows_with_noise(solver):
+        now, before = (
+            SchedulerParams.at_sigma(sigma),
+            SchedulerParams.at_sigma(_sigma(solver, ago=1)),
+        )
+        latents = latents * now.signal
+    else:
+        now = _mixture(solver, timestep)
+        before = _mixture(solver, _timestep_before(solver, timestep))
+    if told is None or now is None or before is None:
+        return latents
+    kind = getattr(getattr(solver, "config", None), "prediction_type", None)
+    return _image_in(latents, told, str(kind), now, before)
+
+
+def _image_in(
+    latents: Tensor, told: Tensor, kind: str, now: SchedulerParams, before: SchedulerParams
+) -> Tensor:
+    """Image estimate. ``before``: the mixture at the timestep of the prediction."""
+    match kind:
+        case "epsilon":
+            return (latents - now.noise * told) / now.signal.clamp(min=_LEAST_SIGNAL)
+        case "v_prediction":  # v = signal · noise - noise · image
+            scale = before.signal * now.signal + before.noise * now.noise
+            return (before.signal * latents - now.noise * told) / scale
+        case "sample":
+            return told
+        case _:
+            return latents
+
+
+def _kept_by(solver: Any, latents: Tensor) -> Tensor | None:
+    """Estimate that the scheduler keeps itself, as multi-order schedulers do; else None."""
+    config = getattr(solver, "config", None)
+    keeps = "dpmsolver++" in str(getattr(config, "algorithm_type", ""))
+    if not keeps and not getattr(solver, "predict_x0", False):
+        return None
+    kept = getattr(solver, "model_outputs", None)
+    last = kept[-1] if isinstance(kept, list) and kept else None
+    if not isinstance(last, Tensor) or last.shape[1:] != latents.shape[1:]:
+        return None
+    return last[: len(latents)]
+
+
+def _is_flow(solver: Any) -> bool:
+    kind = getattr(getattr(solver, "config", None), "prediction_type", None)
+    return kind == "flow_prediction" or type(solver).__name__.startswith("FlowMatch")
+
+
+def _grows_with_noise(solver: Any) -> bool:
+    """Return whether its latents are the image plus sigma times noise.
+
+    This holds for Euler and similar schedulers. For these, the pipeline scales the latents to unit
+    size before it calls the denoiser.
+    """
+    return hasattr(solver, "is_scale_input_called")
+
+
+def _sigma(solver: Any, ago: int = 0) -> Any:
+    """Noise level of the current latents, or of those ``ago`` steps earlier; None if unknown."""
+    sigmas, index = getattr(solver, "sigmas", None), getattr(solver, "step_index", None)
+    if not isinstance(sigmas, Tensor) or index is None:
+        return None
+    return sigmas[min(max(index - ago, 0), len(sigmas) - 1)].float()
+
+
+def _mixture(solver: Any, timestep: Any) -> SchedulerParams | None:
+    shares = getattr(solver, "alphas_cumprod", None)
+    if not isinstance(shares, Tensor) or timestep is None:
+        return None
+    at = torch.as_tensor(timestep).flatten()[:1].long()
+    return SchedulerParams.of_share(shares.to(at.device)[at.clamp(0, len(shares) - 1)][0])
+
+
+def _timestep_before(solver: Any, timestep: Any) -> Tensor | None:
+    """Timestep of the last completed step: the next greater one."""
+    timesteps = getattr(solver, "timesteps", None)
+    if not isinstance(timesteps, Tensor) or timestep is None:
+        return None
+    passed = (timesteps > torch.as_tensor(timestep, device=timesteps.device).flatten()[:1]).sum()
+    return timesteps[(passed - 1).clamp(min=0)]
+
+
+_AUTOENCODERS = ("vae", "movq", "vqvae")
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderParams:
+    """Local variables of the pipeline's loop, under the names that diffusers' pipelines share."""
+
+    pipeline: Any
+    names: Mapping[str, Any]  # local variables
+
+    @property
+    def vae(self) -> Any:
+        """The pipeline's image autoencoder. Raises ``Unsupported`` if there is none."""
+        for name in _AUTOENCODERS:
+            if (found := getattr(self.pipeline, name, None)) is not None:
+                return getattr(found, "real_module", found)
+        raise Unsupported(f"{type(self.pipeline).__name__} has no image autoencoder.")
+
+
+def standing() -> DecoderParams:
+    """Read the innermost frame with latents; called inside the generation.
+
+    Raises ``Unsupported`` if there is none.
+    """
+    for frame in frames_of_the_pipeline():
+        names = frame.f_locals
+        if isinstance(names.get("latents"), Tensor) and "self" in names:
+            return DecoderParams(names["self"], dict(names))
+    raise Unsupported("The pipeline has no variable `latents` where it calls its denoiser.")
+
+
+def clean_latents(at: DecoderParams) -> Tensor:
+    """Estimate the clean latents for the decoder: [channels, height, width], float32.
+
+    They are those of the first image, or of the middle frame of the first video, without noise.
+    Raises ``Unsupported`` when the latents are not arranged as an image.
+    """
+    names, vae = at.names, at.vae
+    latents, prediction = names["latents"], names.get("noise_pred")
+    if not isinstance(prediction, Tensor) or prediction.shape != latents.shape:
+        prediction = None
+    found = denoised(
+        latents[:1],
+        None if prediction is None else prediction[:1],
+        main_scheduler(at.pipeline),
+        names.get("t"),
+    )
+    if found.ndim == 3:
+        found = _unpacked(at, found)
+    channels = _channels(vae)
+    if found.ndim == 5:
+        found = _middle_frame(found, channels)
+    found = _as_decoded(at, found)
+    if found.ndim != 4 or channels not in (None, found.shape[1]):
+        raise Unsupported(f"Latents of shape {tuple(latents.shape)} are not arranged as an image.")
+    return found[0]
+
+
+def _middle_frame(video: Tensor, channels: int | None) -> Tensor:
+    """Select the middle frame of a video.
+
+    Channels come first; or last, as in Kandinsky 5; or after the frames, as in CogVideoX.
+    """
+    for place in (1, -1, 2):
+        if video.shape[place] == channels:
+            video = video.movedim(place, 1)
+            break
+    return video[:, :, video.shape[2] // 2]
+
+
+def _unpacked(at: DecoderParams, latents: Tensor) -> Tensor:
+    """Arrange tokens as an image or video with the pipeline's own function."""
+    if (unpack := getattr(at.pipeline, "_unpack_latents_with_ids", None)) is not None:  # FLUX.2
+        if (places := at.names.get("latent_ids")) is None:
+            raise Unsupported("The pipeline does not say where the latents' tokens belong.")
+        return torch.stack(list(unpack(latents, places[:1])))
+    if (unpack := getattr(at.pipeline, "_unpack_latents", None)) is None:
+        raise Unsupported(
+            f"The latents of {type(at.pipeline).__name__} are not arranged as an image, and it has "
+            "no function that arranges them."
+        )
+    parameters = list(inspect.signature(unpack).parameters.values())[1:]
+    videos = any(each.name == "num_frames" for each in parameters)
+    given: dict[str, Any] = {}
+    for each in parameters:
+        if (value := _told_of(at, each.name, videos=videos)) is not None:
+            given[each.name] = value
+        elif each.default is inspect.Parameter.empty:
+            raise Unsupported(f"The pipeline does not say the {each.name} of the latents.")
+    return unpack(latents, **given)
+
+
+def _told_of(at: DecoderParams, name: str, *, videos: bool) -> Any:
+    """Value that pipelines pass for a parameter of their unpacking function.
+
+    For ``videos`` (video), sizes are in latents; otherwise in pixels.
+    """
+    own = vars(at.pipeline)
+    match name:
+        case "patch_size":
+            return own.get("transformer_spatial_patch_size")
+        case "patch_size_t":
+            return own.get("transformer_temporal_patch_size")
+        case "num_frames" | "height" | "width" if videos:
+            return at.names.get(f"latent_{name}")
+        case _:
+            return at.names.get(name, own.get(name))
+
+
+def _as_decoded(at: DecoderParams, latents: Tensor) -> Tensor:
+    """Scale latents for the decoder. Pipelines denoise latents of about unit size."""
+    vae = at.vae
+    normed, unpatchify = getattr(vae, "bn", None), getattr(at.pipeline, "_unpatchify_latents", None)
+    if normed is not None and unpatchify is not None:  # FLUX.2
+        deviation = (normed.running_var + vae.config.batch_norm_eps).sqrt()
+        mean = normed.running_mean
+        return unpatchify(latents * _by_channel(deviation, latents) + _by_channel(mean, latents))
+    mean, deviation = _told(vae, "latents_mean"), _told(vae, "latents_std")
+    scale = _told(vae, "scaling_factor") or 1.0
+    if mean is None or deviation is None:
+        return latents / scale + (_told(vae, "shift_factor") or 0.0)
+    return latents * _by_channel(deviation, latents) / scale + _by_channel(mean, latents)
+
+
+def _by_channel(values: Any, latents: Tensor) -> Tensor:
+    channels = latents.shape[1]
+    values = torch.as_tensor(values).to(latents)
+    return values.view(channels, -1).mean(dim=1).view(1, -1, 1, 1)  # Cosmos has values per frame
+
+
+def _told(vae: Any, name: str) -> Any:
+    """Value from the configuration, or else from a buffer."""
+    found = getattr(vae.config, name, None)
+    return dict(vae.named_buffers(recurse=False)).get(name) if found is None else found
+
+
+def _channels(vae: Any) -> int | None:
+    return getattr(vae.config, "latent_channels", None) or getattr(vae.config, "z_dim", None)

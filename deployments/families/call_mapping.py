@@ -1,0 +1,180 @@
+"""Mapping from an endpoint's input to the arguments of a pipeline, as its options say."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from deployments.families.image_io import own_dtype, strength_of
+from deployments.families.tasks import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO, task_of
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import InvalidInput, Misconfigured
+
+PIXELS, PILLOW = "pixels", "pillow"
+
+STANDARD = frozenset({"prompt", "num_inference_steps", "generator", "output_type"})
+"""Arguments that every pipeline receives."""
+
+OPTIONAL_BY_TASK = {
+    IMAGE_TO_VIDEO: frozenset({"prompt"}),
+    VIDEO_TO_VIDEO: frozenset({"prompt"}),
+}
+"""Task → standard arguments that a pipeline may lack: Stable Video Diffusion has no prompt."""
+
+Tasks = Mapping[str, frozenset[str]]
+"""Task → arguments that receive the content of input files."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallMapping:
+    """Checked options of an endpoint. Built by ``mapping_of``."""
+
+    task: str
+    file_arguments: frozenset[str] = frozenset()  # arguments that come from files
+    arguments: Mapping[str, str] = field(default_factory=dict)  # field of the input → argument
+    fixed: Mapping[str, Any] = field(default_factory=dict)  # argument → constant value
+    unless_empty: tuple[str, ...] = ()  # fields that are left out when they are ""
+    images: str = PIXELS  # form of input images: a tensor, or images of Pillow
+    video: str = "video"  # the argument that takes the frames of an input video
+    pipeline: str | None = None  # class of diffusers to call over the loaded components
+    multiple: int | None = None  # pixels; None: derived from the pipeline's components
+    native_size: int | None = None  # pixels
+
+    def required_arguments(self) -> frozenset[str]:
+        """The arguments that the pipeline must accept."""
+        return STANDARD | self.file_arguments | {*self.arguments.values()} | self.fixed.keys()
+
+
+def mapping_of(endpoint: Endpoint, tasks: Tasks) -> CallMapping:
+    """Read and check the options. ``tasks`` are those that the family supports. Raises
+    ``Misconfigured``, which names the endpoint and the invalid option."""
+    options = endpoint.options
+    task = task_of(endpoint, tuple(tasks))
+    video = _typed(endpoint, "video", str) or "video"
+    mapping = CallMapping(
+        task=task,
+        file_arguments=frozenset(video if each == "video" else each for each in tasks[task]),
+        arguments=_names(endpoint, "arguments"),
+        fixed=_typed(endpoint, "fixed", Mapping) or {},
+        unless_empty=tuple(_typed(endpoint, "unless_empty", list) or ()),
+        images=options.get("images", PIXELS),
+        video=video,
+        pipeline=_typed(endpoint, "pipeline", str),
+        multiple=_typed(endpoint, "multiple", int),
+        native_size=_typed(endpoint, "native_size", int),
+    )
+    if mapping.images not in (PIXELS, PILLOW):
+        raise _wrong(endpoint, "images", f"{PIXELS} or {PILLOW}")
+    if twice := mapping.fixed.keys() & (STANDARD | {*mapping.arguments.values()}):
+        raise Misconfigured(
+            f"{endpoint.id}: {', '.join(sorted(twice))} cannot be under `options.fixed`: the value "
+            "comes from the input. Remove it there."
+        )
+    return mapping
+
+
+def check_arguments(endpoint: Endpoint, mapping: CallMapping, called: type) -> None:
+    """Raise ``Misconfigured`` if the pipeline class ``called`` lacks an argument of the mapping."""
+    takes = parameters(called)
+    passed = mapping.required_arguments() - OPTIONAL_BY_TASK.get(mapping.task, frozenset())
+    if unknown := sorted(passed - takes):
+        raise Misconfigured(
+            f"{endpoint.id}: {called.__name__} has no argument {', '.join(unknown)}. Its arguments "
+            f"are {', '.join(sorted(takes))}. Change `options.arguments`, `options.fixed` or "
+            "`options.pipeline` of the endpoint in the catalogue."
+        )
+
+
+def parameters(called: type) -> frozenset[str]:
+    """Names of the arguments of the pipeline's ``__call__``."""
+    known = inspect.signature(called.__call__).parameters.values()
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return frozenset(each.name for each in known if each.kind in named) - {"self"}
+
+
+def _names(endpoint: Endpoint, option: str) -> Mapping[str, str]:
+    given = _typed(endpoint, option, Mapping) or {}
+    if not all(isinstance(each, str) for pair in given.items() for each in pair):
+        raise _wrong(endpoint, option, "a mapping from fields to arguments")
+    return cast("Mapping[str, str]", given)
+
+
+def _typed(endpoint: Endpoint, option: str, kind: type) -> Any:
+    given = endpoint.options.get(option)
+    if given is not None and not isinstance(given, kind):
+        raise _wrong(endpoint, option, _KINDS[kind])
+    return given
+
+
+_KINDS = {Mapping: "a mapping", list: "a list", str: "a name", int: "a number of pixels"}
+
+
+def _wrong(endpoint: Endpoint, option: str, wanted: str) -> Misconfigured:
+    given = endpoint.options.get(option)
+    return Misconfigured(
+        f"{endpoint.id}: `options.{option}` is {given!r} in the catalogue; it must be {wanted}."
+    )
+
+
+# Pipeline class of the mapping.
+
+
+def load_checked(endpoint: Endpoint, mapping: CallMapping, device: str) -> Any:
+    """Load the pipeline for the endpoint's weights, on the CPU; bfloat16 if the device is a GPU,
+    unless its options say otherwise. Raises ``Misconfigured`` if the mapping cannot call it."""
+    from deployments.engine.loading.loader import load_pipeline  # noqa: PLC0415
+
+    pipeline = load_pipeline(endpoint.weights, dtype=own_dtype(endpoint, device, "bfloat16"))
+    check_arguments(endpoint, mapping, pipeline_class(endpoint, mapping, pipeline))
+    return pipeline
+
+
+def pipeline_class(endpoint: Endpoint, mapping: CallMapping, pipeline: Any) -> type:
+    """Class of the pipeline to call. ``Misconfigured`` if diffusers has no class of that name."""
+    if mapping.pipeline is None:
+        return type(pipeline)
+    import diffusers  # noqa: PLC0415
+
+    kind = getattr(diffusers, mapping.pipeline, None)
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.DiffusionPipeline)):
+        raise Misconfigured(
+            f"{endpoint.id}: diffusers {diffusers.__version__} has no pipeline "
+            f"{mapping.pipeline!r} (`options.pipeline` in the catalogue)."
+        )
+    return kind
+
+
+def pipeline_view(endpoint: Endpoint, pipeline: Any, called: type) -> Any:
+    """Pipeline of class ``called`` over the same weights. ``Misconfigured`` if impossible."""
+    from deployments.engine.interception.pipeline import view_of  # noqa: PLC0415
+
+    try:
+        return view_of(pipeline, called)
+    except TypeError as error:
+        raise Misconfigured(
+            f"{endpoint.id}: {called.__name__} (`options.pipeline` in the catalogue) cannot be "
+            f"built from the components of {type(pipeline).__name__}: {error}"
+        ) from error
+
+
+# Arguments from input fields.
+
+
+def require_fields(input: Mapping[str, Any], *names: str) -> None:
+    """Raise ``InvalidInput`` for missing fields. The schema ``open`` does not check them."""
+    for name in names:
+        if input.get(name) is None:
+            raise InvalidInput.of_field(name, "Field required", "missing")
+
+
+def mapped_arguments(mapping: CallMapping, input: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments from input fields. Fields without a value keep the pipeline's default."""
+    if "strength" in mapping.arguments and input.get("strength") is not None:
+        strength_of(input, int(input["num_inference_steps"]))
+    return {
+        argument: input[name]
+        for name, argument in mapping.arguments.items()
+        if input.get(name) is not None and not (input[name] == "" and name in mapping.unless_empty)
+    }

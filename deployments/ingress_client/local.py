@@ -1,0 +1,179 @@
+"""Lease port over a local socket connection, with the Serve handle as its fallback."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from serve_app.domain.errors import Unavailable
+from serve_app.domain.framing import FrameStream
+from serve_app.domain.lease import (
+    Ask,
+    Finish,
+    LeaseKey,
+    Presence,
+    Report,
+    ReportReply,
+    Verdict,
+    Work,
+)
+from serve_app.domain.ports import LeasePort
+from serve_app.domain.progress import StoredSnapshot
+
+# Client end of the local socket connection from a replica to an ingress process.
+
+PATIENCE_S, ASK_PATIENCE_S = 9.0, 25.0
+"""Longest time until a reply, in seconds; a lease poll waits for work at the ingress. If a call is
+cancelled after this time (``ReplicaConfig`` sets when), the ingress process is stuck."""
+
+
+class LocalClient(FrameStream):
+    """Connection that calls methods of the lease port. ``Unavailable`` if it breaks before the
+    reply; it is then unknown if the call was processed."""
+
+    def __init__(
+        self, patience_s: float = PATIENCE_S, ask_patience_s: float = ASK_PATIENCE_S
+    ) -> None:
+        super().__init__()
+        self._patience_s = patience_s
+        self._ask_patience_s = ask_patience_s
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._number = 0
+        self._leaving = False
+
+    @property
+    def accepts_calls(self) -> bool:
+        """False if the connection is closed or the ingress process has announced that it closes."""
+        return self.open and not self._leaving
+
+    async def call(self, method: str, *arguments: object) -> Any:
+        """Call a method. If the call is cancelled, it is cancelled at the other end too."""
+        if not self.accepts_calls:
+            raise _broken()
+        loop = asyncio.get_running_loop()
+        self._number += 1
+        number = self._number
+        stuck_at = loop.time() + (self._ask_patience_s if method == "ask" else self._patience_s)
+        answer: asyncio.Future[Any] = loop.create_future()
+        self.send((number, method, arguments))
+        self._waiting[number] = answer
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            if self._waiting.pop(number, None) is not None:
+                self._give_up(number, stuck=loop.time() > stuck_at)
+            raise
+
+    def received(self, message: Any) -> None:
+        number, succeeded, answer = message
+        if number == 0:
+            self._leaving = True
+        elif (waiting := self._waiting.pop(number, None)) is not None and not waiting.done():
+            if succeeded:
+                waiting.set_result(answer)
+            else:
+                waiting.set_exception(answer)
+
+    def lost(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for answer in waiting.values():
+            if not answer.done():
+                answer.set_exception(_broken())
+
+    def _give_up(self, number: int, *, stuck: bool) -> None:
+        self.send((number, None, ()))
+        if stuck:
+            self.close()
+
+
+def _broken() -> Unavailable:
+    return Unavailable("The local connection to the ingress broke.")
+
+
+log = logging.getLogger(__name__)
+
+RECONNECT_S = 10.0
+
+
+class LocalLeasePort:
+    """Lease port over a local connection, or over ``handle`` if there is none (on another machine).
+
+    A handle call costs each side several times the CPU and the time of a call over a local
+    connection (docs/adr/0013 has the figures). Call it from one event loop only. Errors are the
+    ingress's own, the handle's, or ``Unavailable`` if the connection breaks: the next call then
+    uses the handle, while a new connection is opened.
+    """
+
+    def __init__(
+        self,
+        handle: LeasePort,
+        find_path: Callable[[], Awaitable[str]],
+        reconnect_s: float = RECONNECT_S,
+    ) -> None:
+        """``find_path`` asks an ingress process for its socket's path. Empty if it has none."""
+        self._handle = handle
+        self._find_path = find_path
+        self._reconnect_s = reconnect_s
+        self._client: LocalClient | None = None
+        self._connecting: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def aclose(self) -> None:
+        """Close the connection for good: every later call uses the handle."""
+        self._closed = True
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.gather(self._connecting, return_exceptions=True)
+        if self._client is not None:
+            self._client.close()
+
+    async def announce(self, presence: Presence) -> None:
+        if (client := self._ready()) is not None:
+            return await client.call("announce", presence)
+        return await self._handle.announce(presence)
+
+    async def ask(self, ask: Ask) -> Work:
+        if (client := self._ready()) is not None:
+            return await client.call("ask", ask)
+        return await self._handle.ask(ask)
+
+    async def report(self, report: Report) -> ReportReply:
+        if (client := self._ready()) is not None:
+            return await client.call("report", report)
+        return await self._handle.report(report)
+
+    async def finish(self, finish: Finish) -> Verdict:
+        if (client := self._ready()) is not None:
+            return await client.call("finish", finish)
+        return await self._handle.finish(finish)
+
+    async def hand_back(
+        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+    ) -> Verdict:
+        if (client := self._ready()) is not None:
+            return await client.call("hand_back", held, replica_id, reason, snapshot)
+        return await self._handle.hand_back(held, replica_id, reason, snapshot)
+
+    def _ready(self) -> LocalClient | None:
+        if self._client is not None and self._client.accepts_calls:
+            return self._client
+        if not self._closed and (self._connecting is None or self._connecting.done()):
+            self._connecting = asyncio.create_task(self._connect(), name="line")
+        return None
+
+    async def _connect(self) -> None:
+        """Retry until there is a connection."""
+        while True:
+            try:
+                async with asyncio.timeout(self._reconnect_s):
+                    path = await self._find_path()
+                    if path:
+                        loop = asyncio.get_running_loop()
+                        _, self._client = await loop.create_unix_connection(LocalClient, path)
+                        return
+            except Exception as error:
+                # Any error is acceptable here: calls fall back to the handle.
+                log.debug("No local connection to the ingress: %r", error)
+            await asyncio.sleep(self._reconnect_s)

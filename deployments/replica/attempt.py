@@ -1,0 +1,295 @@
+"""Execution of one lease, from loading weights to uploaded files."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from deployments.engine.loop.options import GenerationOptions
+from deployments.families.base import Family, GenerationCall, GenerationResult, Product, TakesLoras
+from deployments.families.multi_output import merge
+from deployments.replica.attempt_state import AttemptState, Phase, StopReason, as_failure
+from deployments.replica.files import ArtifactDelivery, Files, InputFiles
+from deployments.replica.previewer import Previewer
+from deployments.replica.resources import ReplicaResources
+from deployments.replica.resume import FinishedOutput, start_point
+from deployments.transfer.lora_fetcher import LoraUse
+from deployments.transfer.uploader import StorageRetry
+from serve_app.domain.errors import (
+    TOO_LATE,
+    Cancelled,
+    Expired,
+    LoraRefused,
+    Misconfigured,
+    ReplicaDied,
+    SnapshotRefused,
+)
+from serve_app.domain.lease import Lease, LeaseKey
+from serve_app.domain.outcome import Outcome, Usage
+from serve_app.domain.progress import Progress, Stage
+
+if TYPE_CHECKING:  # it imports torch
+    from deployments.engine.loading.loads import PipelineHandle
+
+log = logging.getLogger(__name__)
+
+CANCELLED = "The request was cancelled."
+
+
+class Attempt:
+    """Execution of one lease. Use on one event loop; others read ``state``."""
+
+    def __init__(
+        self,
+        lease: Lease,
+        family: Family | None,
+        resources: ReplicaResources,
+        on_engine_left: Callable[[], None],
+    ) -> None:
+        """``family`` None makes the attempt fail. ``on_engine_left`` is called when the attempt no
+        longer needs its slot."""
+        self.lease = lease
+        self.state = AttemptState(resources.clock, on_engine_left)
+        self.hand_back_reason: str | None = None  # why the lease is handed back
+        self.previewer = Previewer(resources.encoders)
+        self._why_hung = ""
+        self._family = family
+        self._resources = resources
+        self._task: asyncio.Task[Any] | None = None
+        self._handle: PipelineHandle | None = None
+        self._loras = LoraUse(resources.loras)
+        self._delivery = ArtifactDelivery(lease, resources, self.state.set_progress)
+
+    @property
+    def held(self) -> LeaseKey:
+        return self.lease.held
+
+    async def run(self) -> Outcome:
+        """Run the lease and return its outcome. Raises only ``CancelledError``, and only when the
+        task is cancelled by a caller other than ``stop``."""
+        state, self._task = self.state, asyncio.current_task()
+        timer = self._stop_at_deadline()
+        try:
+            product, artifacts = await self._produce()
+            return Outcome(
+                output=product.output,
+                artifacts=artifacts,
+                usage=self._usage(product.units),
+            )
+        except asyncio.CancelledError:
+            if state.stopped is None or self._task is None:
+                raise
+            self._task.uncancel()
+            return self._failed(Cancelled(CANCELLED))
+        except StorageRetry as error:
+            # The result cannot be stored anywhere; this is not a failure of the request.
+            state.stopped = state.stopped or StopReason.HANDED_BACK
+            self.hand_back_reason = error.message
+            return self._failed(error)
+        except LoraRefused as error:
+            return self._failed(self._loras.as_owners_error(error))
+        except Exception as error:
+            return self._failed(error)
+        finally:
+            if timer is not None:
+                timer.cancel()
+            state.generation = None
+            self.previewer.unfollow()
+            self._release_pipeline()
+            self._loras.release()
+            self._delivery.close()
+            state.enter(Phase.ENDED)
+
+    def stop(self, why: StopReason) -> None:
+        """End the attempt soon. ``HANDED_BACK`` is ignored after the engine: it is nearly done."""
+        state = self.state
+        if why is StopReason.HANDED_BACK and not state.needs_engine:
+            return
+        if state.stopped not in (StopReason.FENCED, StopReason.HUNG) or why is StopReason.FENCED:
+            state.stopped = why
+        if state.generation is not None:
+            state.generation.cancel()
+        elif self._task is not None and state.phase is not Phase.ENDED:
+            self._task.cancel()
+
+    def fail_hung(self, why: str) -> None:
+        """End the attempt as failed and retryable: it hangs, and its replica will be replaced.
+        ``why`` is the message for the owner of the request."""
+        if self.state.stopped is None and self._task is not None:
+            self.state.stopped, self._why_hung = StopReason.HUNG, why
+            self._task.cancel()
+
+    def abandon(self) -> None:
+        """Hand the lease back without waiting for a step, an encoding or an upload to end."""
+        if self.state.phase is Phase.ENDED:
+            return
+        self.state.stopped = self.state.stopped or StopReason.HANDED_BACK
+        if self._task is not None:
+            self._task.cancel()
+
+    async def discard(self) -> None:
+        """Delete the uploaded files. They will never be read."""
+        await self._delivery.discard()
+
+    async def _produce(self) -> tuple[Product, Files]:
+        lease, state = self.lease, self.state
+        family = self._runnable_family()
+        inputs = InputFiles(lease, self._resources)
+        await inputs.fetch(state.set_progress)
+        if isinstance(family, TakesLoras) and (requested := family.loras(lease.input)):
+            state.progress = Progress(Stage.FETCHING)
+            await self._loras.fetch(requested, lease.files_url)
+        handle = self._handle = self._resources.acquire(family, lease.endpoint, state.set_progress)
+        pipeline = await _loaded(handle)
+        seed = _seed(lease.request_id)
+        start = await start_point(lease, seed, self._resources)
+        state.parts = len(start.parts)
+        files: list[Files] = []
+        for output in start.finished:
+            files.append(await self._delivery.deliver_again(output.product))
+            state.add_resumed(output)
+        snapshot = start.snapshot
+        for number, part in list(enumerate(start.parts))[len(start.finished) :]:
+            prepare = partial(inputs.prepare, family, pipeline, part.input, seed)
+            call, result = await self._generate(handle, prepare, snapshot, number)
+            snapshot = None  # it belongs to the first part only
+            # A view keeps the weights in memory, and delivery takes a while.
+            call = replace(call, view=None)
+            state.end_generation()
+            if number == state.parts - 1:  # before, a stop ends the delivery too
+                self._release_pipeline()
+                state.enter(Phase.DELIVERING)
+            product, uploaded = await self._delivery.deliver(family, call, result, part.tickets)
+            state.outputs.append(FinishedOutput(product, result.steps))
+            files.append(uploaded)
+        product = merge([each.product for each in state.outputs], lease.input.get("seeds"))
+        return product, tuple(file for each in files for file in each)
+
+    def _runnable_family(self, if_stopped: str = CANCELLED) -> Family:
+        """Family of the endpoint. Raises if there is none, or, with the message ``if_stopped``, if
+        the attempt was stopped before its task first ran."""
+        if self.state.stopped is not None:
+            raise Cancelled(if_stopped)
+        if self._family is None:
+            name = self.lease.endpoint.family
+            raise Misconfigured(f"This pool does not host the family {name!r}.")
+        return self._family
+
+    async def _generate(
+        self,
+        handle: PipelineHandle,
+        prepare: Callable[[], Awaitable[GenerationCall]],
+        snapshot: bytes | None,
+        number: int,
+    ) -> tuple[GenerationCall, GenerationResult]:
+        """Prepare the call of part ``number`` and run it, from the snapshot if it fits."""
+        call = self._with_loras(await prepare())
+        try:
+            return call, await self._run(handle, call, snapshot, number)
+        except SnapshotRefused as error:
+            # For example, the snapshot comes from another version of torch, during an update.
+            log.warning("Attempt %d cannot resume: %s", self.lease.attempt, error.message)
+            # The arguments of the first call may be used up.
+            call = self._with_loras(await prepare())
+            return call, await self._run(handle, call, None, number)
+
+    def _with_loras(self, call: GenerationCall) -> GenerationCall:
+        return replace(call, loras=[*call.loras, *self._loras.loras()])
+
+    def _release_pipeline(self) -> None:
+        """Release the pipeline, so that other pipelines may use its memory."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            self._resources.residency.release(handle)
+
+    async def _run(
+        self, handle: PipelineHandle, call: GenerationCall, snapshot: bytes | None, number: int
+    ) -> GenerationResult:
+        """Run the call in the engine."""
+        state, clock = self.state, self._resources.clock
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        started = clock.monotonic()
+        state.begin_generation()
+        state.generation = generation = self._resources.engine.submit(
+            pipeline=handle.name,
+            view=call.view,
+            loras=call.loras,
+            on_progress=partial(state.set_step, number),
+            deterministic=self.lease.alone,
+            snapshot=snapshot,
+            options=GenerationOptions(
+                priority=int(self.lease.priority),
+                deadline_s=self._remaining_s(),
+                on_frames=self._delivery.record(call.recording),
+            ),
+            **call.arguments,
+        )
+        self.previewer.follow(generation)
+        if call.recording is not None:
+            call.recording.follow(generation)
+        generation.add_done_callback(lambda _: loop.call_soon_threadsafe(_resolve, ended))
+        try:
+            await ended
+        except asyncio.CancelledError:
+            generation.cancel()
+            raise
+        result = generation.result(timeout=0)
+        if state.stopped is StopReason.HANDED_BACK and number == state.parts - 1:
+            state.stopped = None  # the generation ended before the stop: deliver it
+        if state.stopped is not None:
+            raise Cancelled(CANCELLED)
+        return GenerationResult(result, clock.monotonic() - started, generation.steps_done)
+
+    def _stop_at_deadline(self) -> asyncio.TimerHandle | None:
+        remaining_s = self._remaining_s()
+        if remaining_s is None:
+            return None
+        loop = asyncio.get_running_loop()
+        return loop.call_later(max(remaining_s, 0.0), self.stop, StopReason.DEADLINE)
+
+    def _remaining_s(self) -> float | None:
+        """Seconds left until the request's deadline. None if it has no deadline."""
+        if self.lease.deadline_s is None:
+            return None
+        return self.state.leased_at + self.lease.deadline_s - self._resources.clock.monotonic()
+
+    def _usage(self, units: float = 0.0) -> Usage:
+        run_s = self._resources.clock.monotonic() - self.state.leased_at
+        return Usage(run_s=round(run_s, 4), steps=self.state.steps, units=units)
+
+    def _failed(self, error: Exception) -> Outcome:
+        stopped = self.state.stopped
+        if isinstance(error, Cancelled) and stopped is None:
+            # The user did not cancel it: the engine ended, so another attempt can succeed.
+            error = ReplicaDied("The engine was stopped.")
+        if isinstance(error, Cancelled) and stopped is StopReason.HUNG:
+            error = ReplicaDied(self._why_hung)
+        if isinstance(error, Cancelled) and stopped is StopReason.DEADLINE:
+            error = Expired(TOO_LATE)
+        elif not isinstance(error, Cancelled):
+            log.warning("The attempt failed.", exc_info=error)
+        return Outcome(failure=as_failure(error), usage=self._usage())
+
+
+async def _loaded(handle: PipelineHandle) -> Any:
+    """The pipeline. If it is loaded, it is returned without yielding to the event loop."""
+    if handle.future.done():
+        return handle.future.result()
+    return await asyncio.wrap_future(handle.future)
+
+
+def _seed(request_id: str) -> int:
+    """Seed for an input without one. It is derived from the request id, so that another attempt
+    makes the same image, and is below 2^53, so that JavaScript reads it exactly."""
+    return int.from_bytes(hashlib.sha256(request_id.encode()).digest()[:8], "big") >> 11
+
+
+def _resolve(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)

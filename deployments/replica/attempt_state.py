@@ -1,0 +1,191 @@
+"""State of an attempt: its phase, progress, generation and finished outputs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from deployments.replica.resume import FinishedOutput
+from serve_app.domain.errors import DarkroomError, InvalidInput, PipelineFailed
+from serve_app.domain.outcome import Failure
+from serve_app.domain.ports import Clock
+from serve_app.domain.progress import Progress, Stage
+
+if TYPE_CHECKING:  # they import torch
+    from deployments.engine.loop.generation import Generation
+    from deployments.engine.snapshot.format import Snapshot
+
+MIN_SNAPSHOT_S = 1.0  # in the engine: below this, a snapshot is not worth taking
+
+
+class StopReason(StrEnum):
+    """Reason for stopping an attempt early."""
+
+    CANCELLED = "cancelled"
+    FENCED = "fenced"
+    HANDED_BACK = "handed_back"
+    DEADLINE = "deadline"  # the request's deadline has passed
+    HUNG = "hung"  # the engine or the loader hangs
+
+
+class Phase(StrEnum):
+    LOADING = "loading"
+    IN_ENGINE = "in_engine"
+    DELIVERING = "delivering"
+    ENDED = "ended"
+
+
+class AttemptState:
+    """State of one attempt. Its ``Attempt`` writes it on the event loop; the poller, the reporter,
+    the snapshotter and the watchdog only read it. ``set_progress`` and ``set_step`` may be called
+    on any thread."""
+
+    def __init__(self, clock: Clock, on_engine_left: Callable[[], None]) -> None:
+        """``on_engine_left`` is called when the attempt no longer needs its slot."""
+        self.phase = Phase.LOADING
+        self.stopped: StopReason | None = None
+        self.leased_at = clock.monotonic()
+        self.progress: Progress | None = None
+        self.generation: Generation | None = None  # in the engine; None between two parts
+        self.parts = 1  # generations of this request
+        self.outputs: list[FinishedOutput] = []  # of the delivered parts
+        self.in_engine_since = 0.0  # monotonic clock of the resources, s
+        self.decoding_snapshot: Future[Snapshot] | None = None  # snapshot at the start of decoding
+        self._clock = clock
+        self._on_engine_left = on_engine_left
+        self._rate = StepRate(clock)
+        self._loop = asyncio.get_running_loop()
+        self._ended_steps = 0  # of the generations that have ended
+
+    @property
+    def needs_engine(self) -> bool:
+        return self.phase in (Phase.LOADING, Phase.IN_ENGINE)
+
+    @property
+    def is_downloading(self) -> bool:
+        """True while its weights are downloaded to this machine: its slot is free for others."""
+        progress = self.progress
+        return (
+            self.phase is Phase.LOADING
+            and progress is not None
+            and progress.stage is Stage.DOWNLOADING
+        )
+
+    @property
+    def finished(self) -> Sequence[FinishedOutput] | None:
+        """The parts before the one that ``generation`` computes. None if there is only one part."""
+        return None if self.parts == 1 else tuple(self.outputs)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the request so far, with those of finished parts of an earlier attempt."""
+        running = self.generation.steps_done if self.generation is not None else 0
+        return self._ended_steps + running
+
+    def enter(self, phase: Phase) -> None:
+        needed = self.needs_engine
+        self.phase = phase
+        if needed and not self.needs_engine:
+            self._on_engine_left()
+
+    def add_resumed(self, output: FinishedOutput) -> None:
+        """Add a part that an earlier attempt computed."""
+        self.outputs.append(output)
+        self._ended_steps += output.steps
+
+    def begin_generation(self) -> None:
+        """Enter the engine, unless an earlier part has done so."""
+        if self.phase is not Phase.IN_ENGINE:
+            self.in_engine_since = self._clock.monotonic()
+            self.enter(Phase.IN_ENGINE)
+        self.decoding_snapshot = None
+
+    def end_generation(self) -> None:
+        self._ended_steps, self.generation = self.steps, None
+
+    def set_progress(self, progress: Progress) -> None:
+        downloading = self.is_downloading
+        self.progress = self._rate.with_rate(progress)
+        if self.is_downloading and not downloading:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._on_engine_left)
+
+    def set_step(self, number: int, progress: Progress) -> None:
+        """Set the progress of the generation of part ``number``. Steps count over all parts."""
+        if progress.stage is Stage.DECODING and not progress.steps:  # decoding starts
+            self._request_decoding_snapshot()
+        steps = progress.steps
+        self.set_progress(
+            replace(progress, step=number * steps + progress.step, steps=self.parts * steps)
+        )
+
+    def _request_decoding_snapshot(self) -> None:
+        """Take a snapshot before the first decoded chunk of a video: none can be taken between
+        chunks. Skipped if computing the steps again is as quick as reading the snapshot. Runs on
+        the engine's thread."""
+        took_s = self._clock.monotonic() - self.in_engine_since
+        if (
+            self.generation is not None
+            and self.decoding_snapshot is None
+            and took_s >= MIN_SNAPSHOT_S
+        ):
+            self.decoding_snapshot = self.generation.request_snapshot()
+
+
+# Rate of a stage, computed from the times of its progress reports.
+
+WINDOW_S = 10.0  # older reports are ignored, so that a changed rate shows soon
+MIN_REPORTS = 4  # reports that are always kept: steps of a video can take longer than the window
+MIN_INTERVAL_S = 0.05  # minimum distance of stored reports: downloads report many times a second
+
+
+class StepRate:
+    """Rate of one attempt's progress. Thread-safe: encoders write frames while the engine makes the
+    next ones."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._stage: Stage | None = None
+        self._reports: deque[tuple[float, int]] = deque()  # (time, step)
+        self._lock = threading.Lock()
+
+    def with_rate(self, progress: Progress) -> Progress:
+        """Add the rate to a progress report. There is one from a stage's second step on."""
+        with self._lock:
+            return self._with_rate(progress, self._clock.monotonic())
+
+    def _with_rate(self, progress: Progress, now: float) -> Progress:
+        reports = self._reports
+        if progress.stage is not self._stage or (reports and reports[-1][1] > progress.step):
+            self._stage = progress.stage
+            reports.clear()
+        if not reports or now - reports[-1][0] >= MIN_INTERVAL_S:
+            reports.append((now, progress.step))
+        while len(reports) > MIN_REPORTS and now - reports[0][0] > WINDOW_S:
+            reports.popleft()
+        began, first = reports[0]
+        if progress.step <= first or now <= began:
+            return progress
+        return replace(progress, rate=(progress.step - first) / (now - began))
+
+
+# Conversion of errors to the failure that a client sees.
+
+
+def as_failure(error: Exception) -> Failure:
+    """Failure for the owner of the request. It never contains a traceback."""
+    if not isinstance(error, DarkroomError):
+        error = PipelineFailed(f"{type(error).__name__}: {error}")
+    failure = Failure(error.code, error.message, error.retryable)
+    if isinstance(error, InvalidInput) and error.problems:
+        first = error.problems[0]
+        field = ".".join(str(part) for part in first.loc[1:])
+        failure = replace(failure, field=field, type=first.type, context=first.context)
+    return failure

@@ -1,0 +1,102 @@
+"""Configuration and identity of a replica, and its link to the ingress."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import gettempdir
+
+from deployments.transfer.backoff import Backoff
+from serve_app.domain.endpoint import Endpoint, StoreConfig
+from serve_app.domain.ports import Clock, LeasePort
+
+
+@dataclass(frozen=True, slots=True)
+class IngressCalls:
+    """Intervals and timeouts of a replica's calls to the ingress."""
+
+    start_interval_s: float = 2.0  # between announcements of what a starting replica loads
+    report_interval_s: float = 0.5
+    confirm_within_s: float = 0.05  # a lease that still runs then is confirmed by an early report
+    full_grace_s: float = 0.02  # how long all slots are taken before a lease poll says so
+    call_timeout_s: float = 10.0  # for each call except ``ask``
+    ask_timeout_s: float = 30.0  # far longer than a lease poll waits at the ingress
+    finish_give_up_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotConfig:
+    """Frequency and size of snapshots."""
+
+    interval_s: float = 10.0  # between two of one generation; 0: only at shutdown
+    worth_s: float = 1.0  # at shutdown: least engine time since the last snapshot
+    max_bytes: int = 2 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class TransferConfig:
+    """Limits of input files and uploads."""
+
+    max_input_bytes: int = 64 * 2**20  # per input file
+    fetch_timeout_s: float = 60.0  # per input file
+    allow_private_urls: bool = False  # for input files
+    upload_give_up_s: float = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoraConfig:
+    """Limits of the LoRAs that inputs name."""
+
+    device_bytes: int = 2**30  # limit for LoRAs on the device, in use or cached
+    cache_dir: Path = Path(gettempdir()) / "darkroom-adapters"  # on this node
+    cache_max_bytes: int = 10 * 2**30
+    max_file_bytes: int = 2 * 2**30  # per LoRA file
+    fetch_timeout_s: float = 600.0  # per LoRA file
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaConfig:
+    """Settings of a pool's replicas. Sent between processes, so it contains no secret."""
+
+    slots: int = 2  # generations that the engine interleaves
+    devices: int = 1  # GPUs that compute each denoiser call together
+    threads: int = 0  # of torch, on a CPU; 0: torch's default
+    device: str = ""  # empty: the GPU if there is one, else the CPU
+    weights_bytes: int = 0  # limit for loaded weights; 0: derived from the device's memory
+    warm_up: bool = True  # on a GPU: a short generation after loading
+    preload: tuple[Endpoint, ...] = ()  # loaded before the replica is ready
+    graceful_shutdown_timeout_s: float = 20.0
+    session_silence_s: float = 75.0  # ends a realtime session without frames: its ingress is gone
+    stuck_after_s: float = 600.0  # of one turn of the engine, or ten times its longest
+    calls: IngressCalls = IngressCalls()
+    snapshots: SnapshotConfig = SnapshotConfig()
+    transfers: TransferConfig = TransferConfig()
+    loras: LoraConfig = LoraConfig()
+    weights: StoreConfig = field(default_factory=StoreConfig)  # storage and source of weights
+    log_level: str = "INFO"
+    log_file: Path | None = None  # None: stderr
+
+    @property
+    def close_within_s(self) -> float:
+        """Time to close. Serve kills the replica at its timeout and needs a part of it itself."""
+        return max(self.graceful_shutdown_timeout_s - 5.0, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaIdentity:
+    """Identity of a replica to the ingress."""
+
+    replica_id: str
+    actor_id: str  # Ray's, hex
+    pool: str
+
+
+@dataclass(frozen=True, slots=True)
+class IngressLink:
+    """The ingress as a replica calls it: the port, the caller's identity, timing and retries."""
+
+    port: LeasePort
+    identity: ReplicaIdentity
+    calls: IngressCalls
+    clock: Clock
+    backoff: Backoff

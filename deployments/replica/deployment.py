@@ -1,0 +1,199 @@
+"""Ray Serve deployment class of a worker pool."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from random import SystemRandom
+
+import ray
+from ray import serve
+
+from deployments.engine.threads import Threads
+from deployments.families.base import load_families, model_rules_of
+from deployments.ingress_client.handle import HandleLeasePort
+from deployments.ingress_client.local import LocalLeasePort
+from deployments.replica.config import IngressLink, ReplicaConfig, ReplicaIdentity, TransferConfig
+from deployments.replica.ranks import RankGroup
+from deployments.replica.replica import Replica
+from deployments.replica.resources import ReplicaResources
+from deployments.transfer.backoff import Backoff
+from deployments.transfer.fetcher import Fetcher, fetcher_client
+from deployments.transfer.lora_cache import LoraCache
+from deployments.transfer.lora_fetcher import LoraFetcher
+from deployments.transfer.uploader import Uploader, http_client
+from serve_app.domain.addresses import resolve
+from serve_app.domain.errors import Unavailable
+from serve_app.domain.lease import LeaseKey
+from serve_app.domain.ports import Clock
+from serve_app.domain.realtime import Frame, FrameResult
+from serve_app.loopback import keep_to_loopback
+from serve_app.telemetry import logs
+from serve_app.telemetry.clock import SystemClock
+from weights.hub import Hub
+from weights.repository_files import RepositoryFiles
+from weights.store import Store
+
+ENCODERS = 2  # threads that write and read images and snapshots
+WRITERS = 2  # threads that write videos and audio; they are slow, so images do not wait for them
+
+SWITCH_S = 0.0002
+"""Interpreter switch interval, in seconds. torch releases the GIL in each of its calls. With
+Python's default of 5 ms, the engine waits that long to get it back whenever another thread runs.
+Measured: sixteen images of the demo Flux, beside a thread that computed for 5 of every 15 ms, took
+0.95 s, and 0.79 s with a tenth of a millisecond."""
+
+
+class ReplicaDeployment:
+    """Deployment of a pool. It only wires ``Replica``. Serve awaits the constructor, so that
+    also starts what it creates."""
+
+    _replica: Replica | None = None
+    _port: LocalLeasePort | None = None
+
+    async def __init__(  # pyright: ignore[reportGeneralTypeIssues]  # Serve awaits it
+        self,
+        pool: str,
+        config: ReplicaConfig,
+        family_paths: Mapping[str, str],
+        ingress_name: str,
+        app_name: str | None = None,
+    ) -> None:
+        """``app_name``: application of the ingress. None: the same application as this replica."""
+        keep_to_loopback()
+        logs.configure(config.log_level, logs.stream(config.log_file))
+        logs.quiet_serve()
+        context = serve.get_replica_context()
+        identity = ReplicaIdentity(
+            replica_id=context.replica_id.unique_id,
+            actor_id=ray.get_runtime_context().get_actor_id() or "",
+            pool=pool,
+        )
+        clock, backoff = SystemClock(), Backoff(SystemRandom())
+        handle = serve.get_deployment_handle(ingress_name, app_name or context.app_name)
+        handle_port = HandleLeasePort(handle)
+        self._port = LocalLeasePort(handle_port, handle_port.socket_path)
+        self._replica = Replica(
+            IngressLink(self._port, identity, config.calls, clock, backoff),
+            load_families(family_paths),
+            partial(make_resources, config, family_paths, clock, backoff),
+            config,
+        )
+        await self._replica.start()
+
+    # Called by the ingress for realtime sessions. ``replica_id`` routed the call to this replica.
+
+    async def draw(self, replica_id: str, held: LeaseKey, frame: Frame) -> FrameResult:
+        del replica_id
+        return await self._started.sessions.draw(held, frame)
+
+    async def end_session(self, replica_id: str, held: LeaseKey) -> None:
+        del replica_id
+        self._started.sessions.end(held)
+
+    @property
+    def _started(self) -> Replica:
+        if self._replica is None:
+            raise Unavailable("The replica has not started.")
+        return self._replica
+
+    async def check_health(self) -> None:
+        """Health check of Serve. If it raises, Serve replaces the replica."""
+        if self._replica is not None:
+            self._replica.check_health()
+
+    async def __del__(self) -> None:
+        if self._replica is not None:
+            await self._replica.aclose()
+        if self._port is not None:
+            await self._port.aclose()
+
+
+def make_resources(
+    config: ReplicaConfig, family_paths: Mapping[str, str], clock: Clock, backoff: Backoff
+) -> ReplicaResources:
+    """Create the real resources: an engine on the GPU, or on the CPU if there is no GPU."""
+    with _importing():  # imported here because the control plane must not import torch
+        import torch  # noqa: PLC0415
+
+        from deployments.engine.engine import Engine  # noqa: PLC0415
+        from deployments.engine.loading.residency import Residency  # noqa: PLC0415
+
+    sys.setswitchinterval(SWITCH_S)
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+    store = Store(config.weights)
+
+    ranks = RankGroup(config, family_paths, device) if config.devices > 1 else None
+    if ranks is not None:
+        ranks.start()
+    engine = Engine(
+        device=device,
+        max_batch=config.slots,  # all running generations may share a forward pass
+        threads=config.threads,
+        verify_merges=True,  # once per signature, against images that are silently wrong
+        lora_bytes=config.loras.device_bytes,
+        traits=model_rules_of(load_families(family_paths)),
+    )
+    transfers = config.transfers
+    return ReplicaResources(
+        engine=engine,
+        residency=Residency(engine, config.weights_bytes),
+        uploader=Uploader(http_client(), clock, backoff, transfers.upload_give_up_s),
+        fetcher=_fetcher(transfers, transfers.max_input_bytes),
+        snapshot_fetcher=_fetcher(transfers, config.snapshots.max_bytes),
+        loras=_lora_fetcher(config, clock, offline=store.offline),
+        encoders=Threads(ENCODERS, thread_name_prefix="encoder"),
+        writers=Threads(WRITERS, thread_name_prefix="writer"),
+        clock=clock,
+        # On a CPU, warm-up takes as long as an image does, and saves no time.
+        warms_up=config.warm_up and device != "cpu",
+        store=store,
+        ranks=ranks,
+    )
+
+
+def _fetcher(
+    transfers: TransferConfig,
+    max_bytes: int,
+    timeout_s: float | None = None,
+    *,
+    offline: bool = False,
+) -> Fetcher:
+    return Fetcher(
+        fetcher_client(),
+        resolve,
+        max_bytes=max_bytes,
+        timeout_s=transfers.fetch_timeout_s if timeout_s is None else timeout_s,
+        allow_private=transfers.allow_private_urls,
+        offline=offline,
+    )
+
+
+def _lora_fetcher(config: ReplicaConfig, clock: Clock, *, offline: bool) -> LoraFetcher:
+    loras = config.loras
+    # Fewer retries than for a model's weights: a request is waiting.
+    store = Store(config.weights, lambda: Hub(tries=2))
+    return LoraFetcher(
+        _fetcher(config.transfers, loras.max_file_bytes, loras.fetch_timeout_s, offline=offline),
+        RepositoryFiles(store),
+        LoraCache(loras.cache_dir, loras.cache_max_bytes, clock.now),
+        clock,
+        loras.max_file_bytes,
+    )
+
+
+@contextmanager
+def _importing() -> Generator[None]:
+    """Disable garbage collection during an import. Modules live as long as the process, so scanning
+    them repeatedly is wasted: importing torch and diffusers takes 4.7 s of CPU with it, and 3.6 s
+    without."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()  # exclude the imported objects from later collections too
+        gc.enable()

@@ -1,0 +1,160 @@
+"""Files of one attempt: inputs are fetched and decoded, artifacts are encoded and uploaded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from deployments.engine.media.input import InputKind, read_input
+from deployments.engine.media.scratch import Scratch
+from deployments.engine.threads import Threads
+from deployments.families.base import Family, GenerationCall, GenerationResult, Product
+from deployments.families.tasks import input_files
+from deployments.families.video_recorder import VideoRecorder
+from deployments.replica.resources import ReplicaResources
+from serve_app.domain.artifact import Artifact, UploadTicket
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.lease import Lease
+from serve_app.domain.progress import Progress, Stage
+
+if TYPE_CHECKING:  # it imports torch
+    from deployments.engine.interception.chunked_decode import OnFrames
+
+Files = tuple[Artifact, ...]
+_Bodies = Mapping[str, tuple[InputKind, bytes]]
+
+
+class InputFiles:
+    """Input files of one attempt. Use on one event loop."""
+
+    def __init__(self, lease: Lease, resources: ReplicaResources) -> None:
+        self._lease = lease
+        self._resources = resources
+        self._bodies: _Bodies = {}
+
+    async def fetch(self, on_progress: Callable[[Progress], None]) -> None:
+        """Fetch all input files. ``InvalidInput`` names the field of a file that fails."""
+        lease, bodies = self._lease, dict[str, tuple[InputKind, bytes]]()
+        for field, kind in input_files(lease.endpoint, lease.input).items():
+            on_progress(Progress(Stage.FETCHING))
+            url = str(lease.input[field])
+            body = await self._resources.fetcher.fetch(url, field, lease.files_url)
+            bodies[field] = (kind, body)
+        self._bodies = bodies
+
+    async def prepare(
+        self, family: Family, pipeline: Any, input: Mapping[str, Any], seed: int
+    ) -> GenerationCall:
+        """Build the call for ``input``, with the decoded files in place of their URLs."""
+        endpoint = self._lease.endpoint
+        if not self._bodies:
+            return family.prepare(endpoint, input, pipeline, seed)
+        work = partial(_decode_and_prepare, family, endpoint, input, pipeline, seed, self._bodies)
+        return await asyncio.get_running_loop().run_in_executor(self._resources.encoders, work)
+
+
+def _decode_and_prepare(
+    family: Family,
+    endpoint: Endpoint,
+    input: Mapping[str, Any],
+    pipeline: Any,
+    seed: int,
+    bodies: _Bodies,
+) -> GenerationCall:
+    decoded = {field: read_input(kind, body, field) for field, (kind, body) in bodies.items()}
+    return family.prepare(endpoint, {**input, **decoded}, pipeline, seed)
+
+
+class ArtifactDelivery:
+    """Delivery of one attempt. Use on one event loop; ``on_progress`` may be called on encoder
+    threads too."""
+
+    def __init__(
+        self, lease: Lease, resources: ReplicaResources, on_progress: Callable[[Progress], None]
+    ) -> None:
+        self.scratch = Scratch(self._on_encoded)
+        self._lease = lease
+        self._resources = resources
+        self._on_progress = on_progress
+        self._recording: VideoRecorder | None = None
+        self._uploaded: list[UploadTicket] = []
+
+    async def deliver(
+        self,
+        family: Family,
+        call: GenerationCall,
+        result: GenerationResult,
+        tickets: Sequence[UploadTicket],
+    ) -> tuple[Product, Files]:
+        """Encode the result, upload its files and return both."""
+        result = replace(result, scratch=self.scratch)
+        if not call.makes_files:
+            return family.deliver(self._lease.endpoint, call, result, tickets), ()
+        if call.recording is None:  # a recording has already reported encoding progress
+            self._on_progress(Progress(Stage.ENCODING_MEDIA))
+        product, artifacts = await asyncio.get_running_loop().run_in_executor(
+            self._threads(tickets), self._encode, family, call, result, tickets
+        )
+        await self._upload(product)
+        return product, artifacts
+
+    async def deliver_again(self, product: Product) -> Files:
+        """Upload the files that an earlier attempt made, with the tickets of this attempt."""
+        loop = asyncio.get_running_loop()
+        artifacts = await loop.run_in_executor(self._resources.encoders, _artifacts, product)
+        await self._upload(product)
+        return artifacts
+
+    async def discard(self) -> None:
+        """Delete the uploaded files. They will never be read."""
+        for ticket in self._uploaded:
+            await self._resources.uploader.delete(ticket)
+
+    def record(self, recording: VideoRecorder | None) -> OnFrames | None:
+        """Callback that receives frames from the engine while it decodes. None: no recording."""
+        self._end_recording()
+        self._recording = recording
+        if recording is None:
+            return None
+        recording.begin(self.scratch, self._resources.writers)
+        return recording.take
+
+    def _threads(self, tickets: Sequence[UploadTicket]) -> Threads:
+        images = all(ticket.media_type.startswith("image/") for ticket in tickets[:1])
+        return self._resources.encoders if images else self._resources.writers
+
+    def close(self) -> None:
+        """Stop encoding and remove all temporary files."""
+        self.scratch.close()
+        self._end_recording()
+
+    async def _upload(self, product: Product) -> None:
+        for number, file in enumerate(product.files):
+            self._on_progress(Progress(Stage.UPLOADING, number, len(product.files)))
+            self._uploaded.append(file.ticket)
+            await self._resources.uploader.put(file)
+
+    def _end_recording(self) -> None:
+        if self._recording is not None:
+            self._recording.abandon()
+
+    def _encode(
+        self,
+        family: Family,
+        call: GenerationCall,
+        result: GenerationResult,
+        tickets: Sequence[UploadTicket],
+    ) -> tuple[Product, Files]:
+        with self.scratch.at_work():
+            product = family.deliver(self._lease.endpoint, call, result, tickets)
+            return product, _artifacts(product)
+
+    def _on_encoded(self, done: int, total: int) -> None:
+        self._on_progress(Progress(Stage.ENCODING_MEDIA, done, total))
+
+
+def _artifacts(product: Product) -> Files:
+    return tuple(file.artifact() for file in product.files)

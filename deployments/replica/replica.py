@@ -1,0 +1,360 @@
+"""Replica logic without Ray Serve: poll, run, report, finish."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+
+from deployments.families.base import Family
+from deployments.replica.attempt import Attempt
+from deployments.replica.attempt_state import StopReason, as_failure
+from deployments.replica.config import IngressLink, ReplicaConfig
+from deployments.replica.poller import LeasePoller
+from deployments.replica.realtime import OpenSessions, ReplicaSession
+from deployments.replica.reporter import Reporter, announce
+from deployments.replica.resources import ReplicaResources
+from deployments.replica.snapshotter import Snapshotter
+from deployments.replica.watchdog import Watchdog
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import Fenced, Misconfigured
+from serve_app.domain.lease import (
+    Ask,
+    Finish,
+    Lease,
+    LeaseKey,
+    ReplicaStage,
+    ReportReply,
+    SignalKind,
+    Verdict,
+    Work,
+)
+from serve_app.domain.outcome import Outcome
+from serve_app.domain.progress import Loading, Stage, StoredSnapshot, describe, to_plain
+from serve_app.domain.request import Priority
+from serve_app.telemetry.logs import request_id
+
+if TYPE_CHECKING:  # it imports torch
+    from deployments.engine.loading.loads import PipelineHandle
+
+log = logging.getLogger(__name__)
+
+SHUTTING_DOWN = "The replica is shutting down."
+
+
+class Replica:
+    """Main object of a replica. ``start`` creates the resources and starts the engine; ``aclose``
+    ends them.
+
+    All methods run on one event loop. The engine, loading and encoding have their own threads, so
+    leases are renewed whatever those threads do.
+    """
+
+    def __init__(
+        self,
+        link: IngressLink,
+        families: Mapping[str, Family],
+        make_resources: Callable[[], ReplicaResources],
+        config: ReplicaConfig,
+    ) -> None:
+        """``make_resources`` may be slow. It is called on its own thread."""
+        self._link = link
+        self._families = families
+        self._make_resources = make_resources
+        self._started: ReplicaResources | None = None
+        self._config = config
+        self._attempts: dict[LeaseKey, Attempt] = {}
+        self.sessions = OpenSessions(self._attempts)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._poller = LeasePoller(link, self._make_ask, self._on_work)
+        self._watchdog = Watchdog(self._attempts, config.stuck_after_s)
+        self._snapshotter = Snapshotter(
+            self._attempts,
+            lambda: self._resources,
+            config.snapshots,
+            link.calls.report_interval_s,
+        )
+        self._reporter = Reporter(
+            link, self._attempts, lambda: self._resources, self._snapshotter, self._on_reply
+        )
+        self._outcomes = OutcomeSender(link)
+
+    async def start(self) -> None:
+        """Start the replica. Returns when it is ready, which is when ``preload`` is loaded."""
+        ready = asyncio.Event()
+        announced = asyncio.create_task(self._announce_start(ready))
+        # Importing torch and diffusers takes seconds, and the loop must answer Serve's calls.
+        resources = self._started = await asyncio.to_thread(self._make_resources)
+        resources.engine.on_memory_available(
+            partial(_call_on, asyncio.get_running_loop(), self._poller)
+        )
+        resources.engine.start()
+        for endpoint in self._config.preload:
+            await self._preload(endpoint)
+        ready.set()
+        await announced  # A lease poll says "ready", so this announcement must not arrive after it.
+        self._reporter.start()
+        self._poller.start()
+        identity = self._link.identity
+        log.info("Replica %s of pool %s is ready.", identity.replica_id, identity.pool)
+
+    async def aclose(self) -> None:
+        """Stop polling, hand back unfinished work, finish the rest, within ``close_within_s``."""
+        if self._closed:
+            return
+        self._closed = True
+        loop = asyncio.get_running_loop()
+        close_by = loop.time() + self._config.close_within_s
+        self._poller.stop()
+        await announce(self._link, ReplicaStage.DRAINING, self._config.slots)
+        await self._poller.aclose()
+        if self._snapshotter.wants_tickets_at_shutdown():
+            await self._reporter.last()
+            await self._snapshotter.wait_uploaded(loop.time() + (close_by - loop.time()) / 2)
+        for attempt in list(self._attempts.values()):
+            attempt.stop(StopReason.HANDED_BACK)
+        await self._end_tasks(loop.time() + (close_by - loop.time()) / 2)
+        for attempt in list(self._attempts.values()):
+            attempt.abandon()  # a step takes too long: do not wait for it
+        await self._end_tasks(close_by)
+        for task in self._tasks:
+            task.cancel()
+        await self._reporter.aclose()
+        await self._snapshotter.aclose()
+        if self._started is not None:
+            await self._started.aclose(max(close_by - loop.time(), 0.2))
+        log.info("Replica %s is closed.", self._link.identity.replica_id)
+
+    @property
+    def _resources(self) -> ReplicaResources:
+        if self._started is None:
+            raise Misconfigured("The replica was not started.")
+        return self._started
+
+    def check_health(self) -> None:
+        """Raise ``Misconfigured`` if a required part has ended or hangs, so that Serve replaces the
+        replica. Serve calls this periodically."""
+        if self._closed:
+            return
+        if hangs := self._watchdog.hangs(self._resources):
+            self._watchdog.fail_waiting(self._resources)
+            raise Misconfigured(hangs)
+        ended = [
+            name
+            for name, alive in (
+                ("engine", self._resources.engine.alive),
+                ("asks", self._poller.alive),
+                ("reports", self._reporter.alive),
+            )
+            if not alive
+        ]
+        if ended:
+            raise Misconfigured(
+                f"Stopped by an internal error: {', '.join(ended)}. See the log for the reason."
+            )
+
+    def _make_ask(self) -> Ask:
+        loading = self._loading()
+        identity = self._link.identity
+        return Ask(
+            replica_id=identity.replica_id,
+            actor_id=identity.actor_id,
+            pool=identity.pool,
+            slots=self._free_slots(),
+            held=tuple(self._attempts),
+            hot=self._resources.loaded_endpoints,
+            free_bytes=self._resources.engine.free_bytes(),
+            detail=describe(loading),
+            loading=to_plain(loading),
+            coming=tuple(
+                id_ for each in loading if each.stage is Stage.DOWNLOADING for id_ in each.endpoints
+            ),
+        )
+
+    def _free_slots(self) -> int:
+        """Number of leases this replica can take. Attempts that only encode or upload free their
+        slot, up to the number of slots again. So do attempts whose weights are downloaded: loaded
+        models can use the slot. Zero while a generation waits for memory, since another replica may
+        have it, or while a part hangs."""
+        resources, attempts = self._resources, self._attempts.values()
+        if resources.engine.short_of_memory or self._watchdog.hangs(resources):
+            return 0
+        slots = self._config.slots
+        # An ingress of the previous version leases work for models that are being downloaded.
+        downloading = min(2 * slots, sum(each.state.is_downloading for each in attempts))
+        in_engine = sum(each.state.needs_engine for each in attempts) - downloading
+        return max(0, min(slots - in_engine, 2 * slots - (len(attempts) - downloading)))
+
+    def _on_work(self, work: Work) -> None:
+        for lease in work.leases:
+            if lease.held not in self._attempts:
+                self._begin(lease)
+        if work.leases:
+            self._reporter.leased()
+        for signal in work.signals:
+            self._stop(signal.held, _STOPS[signal.kind])
+
+    def _on_reply(self, reply: ReportReply) -> None:
+        for held in reply.cancelled:
+            self._stop(held, StopReason.CANCELLED)
+        for held in reply.fenced:
+            self._stop(held, StopReason.FENCED)
+        for held in reply.watched:
+            if (attempt := self._attempts.get(held)) is not None:
+                attempt.previewer.want()
+
+    def _stop(self, held: LeaseKey, why: StopReason) -> None:
+        if (attempt := self._attempts.get(held)) is not None:
+            attempt.stop(why)
+
+    def _begin(self, lease: Lease) -> None:
+        attempt = self._make_attempt(lease)
+        self._attempts[lease.held] = attempt
+        if self._closed:
+            attempt.stop(StopReason.HANDED_BACK)
+        task = asyncio.create_task(self._run(attempt))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _make_attempt(self, lease: Lease) -> Attempt:
+        family = self._families.get(lease.endpoint.family)
+        resources, on_engine_left = self._resources, self._poller.slot_freed
+        if lease.priority is not Priority.REALTIME:
+            return Attempt(lease, family, resources, on_engine_left)
+        silence_s = self._config.session_silence_s
+        return ReplicaSession(lease, family, resources, on_engine_left, silence_s)
+
+    async def _run(self, attempt: Attempt) -> None:
+        """Run an attempt and hand in its outcome."""
+        request_id.set(attempt.lease.request_id)
+        try:
+            outcome = await attempt.run()
+            stopped = attempt.state.stopped
+            if stopped is StopReason.FENCED:
+                verdict: Verdict | None = Verdict.FENCED
+            elif stopped is StopReason.HANDED_BACK:
+                log.info("Handing back attempt %d.", attempt.lease.attempt)
+                snapshot = self._snapshotter.latest(attempt.held)
+                verdict = await self._outcomes.hand_back(attempt, snapshot)
+            else:
+                verdict = await self._outcomes.finish(attempt, outcome)
+                _log_end(attempt, outcome)
+        finally:
+            del self._attempts[attempt.held]
+            self._poller.slot_freed()
+        if verdict is Verdict.FENCED:
+            log.info("Attempt %d lost its lease; its work is dropped.", attempt.lease.attempt)
+        # A stop may arrive after success, while the result is handed in: its files are needed then.
+        handed_back = attempt.state.stopped is StopReason.HANDED_BACK
+        if verdict is Verdict.FENCED or handed_back or outcome.failure is not None:
+            await attempt.discard()
+
+    async def _preload(self, endpoint: Endpoint) -> None:
+        """Load an endpoint's weights. A failure is logged; requests for the endpoint get it too."""
+        family = self._families.get(endpoint.family)
+        if family is None:
+            log.error("%s cannot be loaded: no family %s here.", endpoint.id, endpoint.family)
+            return
+        handle: PipelineHandle | None = None
+        try:
+            handle = self._resources.acquire(family, endpoint)
+            await asyncio.wrap_future(handle.future)
+        except Exception as error:
+            log.error("%s cannot be loaded: %s", endpoint.id, as_failure(error).message)
+        finally:
+            if handle is not None:
+                self._resources.residency.release(handle)
+
+    def _loading(self) -> tuple[Loading, ...]:
+        return () if self._started is None else self._started.loading
+
+    async def _announce_start(self, ready: asyncio.Event) -> None:
+        """Announce what is being loaded, until loading is complete."""
+        while True:
+            slots = self._config.slots
+            await announce(self._link, ReplicaStage.STARTING, slots, self._loading())
+            try:
+                async with asyncio.timeout(self._link.calls.start_interval_s):
+                    await ready.wait()
+                    return
+            except TimeoutError:
+                continue
+
+    async def _end_tasks(self, by: float) -> None:
+        """Wait until all attempts have ended, but no later than ``by`` (event loop time)."""
+        if self._tasks:
+            left_s = max(by - asyncio.get_running_loop().time(), 0)
+            await asyncio.wait(set(self._tasks), timeout=left_s)
+
+
+class OutcomeSender:
+    """``finish`` and ``hand_back`` of the lease port, retried while the ingress is unreachable."""
+
+    def __init__(self, link: IngressLink) -> None:
+        self._link = link
+
+    async def finish(self, attempt: Attempt, outcome: Outcome) -> Verdict | None:
+        """Deliver an outcome. None if there is no reply within ``finish_give_up_s``."""
+        finish = Finish(attempt.held, self._link.identity.replica_id, outcome)
+        return await self._retry(attempt, lambda: self._link.port.finish(finish))
+
+    async def hand_back(self, attempt: Attempt, snapshot: StoredSnapshot | None) -> Verdict | None:
+        """Return a lease to the queue. None if there is no reply within ``finish_give_up_s``."""
+        held, replica_id = attempt.held, self._link.identity.replica_id
+        reason = attempt.hand_back_reason or SHUTTING_DOWN
+        return await self._retry(
+            attempt, lambda: self._link.port.hand_back(held, replica_id, reason, snapshot)
+        )
+
+    async def _retry(
+        self, attempt: Attempt, call: Callable[[], Awaitable[Verdict]]
+    ) -> Verdict | None:
+        clock, calls = self._link.clock, self._link.calls
+        give_up_at = clock.monotonic() + calls.finish_give_up_s
+        unanswered = False
+        for delay_s in self._link.backoff.delays():
+            # A fence may mean that our call was processed and its reply got lost. Only another
+            # reply can distinguish the two, and say if the files must be kept.
+            if attempt.state.stopped is StopReason.FENCED and not unanswered:
+                return Verdict.FENCED
+            try:
+                async with asyncio.timeout(calls.call_timeout_s):
+                    return await call()
+            except Fenced:
+                return Verdict.FENCED
+            except Exception as error:
+                unanswered = True
+                log.warning("The ingress did not accept the outcome (%r); retrying.", error)
+            if clock.monotonic() > give_up_at:
+                break
+            await asyncio.sleep(delay_s)
+        log.error(
+            "The ingress could not be reached: the outcome is dropped, and the request is retried."
+        )
+        return None
+
+
+def _call_on(loop: asyncio.AbstractEventLoop, poller: LeasePoller) -> None:
+    """Wake the lease poller. Called on the engine's thread."""
+    with contextlib.suppress(RuntimeError):  # the loop is closed, and no poller is left
+        loop.call_soon_threadsafe(poller.slot_freed)
+
+
+_STOPS = {SignalKind.CANCEL: StopReason.CANCELLED, SignalKind.FENCED: StopReason.FENCED}
+
+
+def _log_end(attempt: Attempt, outcome: Outcome) -> None:
+    lease, usage = attempt.lease, outcome.usage
+    how = "succeeded" if outcome.failure is None else outcome.failure.code
+    log.info(
+        "%s: attempt %d %s after %.3f s and %d steps.",
+        lease.endpoint.id,
+        lease.attempt,
+        how,
+        usage.run_s,
+        usage.steps,
+    )

@@ -1,0 +1,214 @@
+"""What a replica tells the ingress: announcements, periodic reports and the engine's usage."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from weakref import WeakSet
+
+from deployments.replica.attempt import Attempt
+from deployments.replica.config import IngressLink
+from deployments.replica.resources import ReplicaResources
+from deployments.replica.snapshotter import Snapshotter
+from deployments.replica.weights import family_of_weights_name
+from serve_app.domain.lease import (
+    EngineUsage,
+    LeaseKey,
+    Presence,
+    ReplicaStage,
+    Report,
+    ReportReply,
+)
+from serve_app.domain.progress import Loading, StoredSnapshot, describe, to_plain
+
+log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """Sends one report for all attempts every ``report_interval_s``, on the event loop, which the
+    engine cannot block. A new lease that still runs after ``confirm_within_s`` is confirmed by an
+    early report; one that ends sooner needs none.
+    """
+
+    def __init__(
+        self,
+        link: IngressLink,
+        attempts: Mapping[LeaseKey, Attempt],
+        resources: Callable[[], ReplicaResources],
+        snapshotter: Snapshotter,
+        on_reply: Callable[[ReportReply], None],
+    ) -> None:
+        self._link = link
+        self._attempts = attempts
+        self._resources = resources
+        self._snapshotter = snapshotter
+        self._on_reply = on_reply
+        self._usage = UsageDelta(self._counts)
+        self._confirmed: WeakSet[Attempt] = WeakSet()
+        self._leased = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._loop(), name="reports")
+
+    @property
+    def alive(self) -> bool:
+        return self._task is not None and not self._task.done()
+
+    def leased(self) -> None:
+        """Wake the reporter: there are new attempts."""
+        self._leased.set()
+
+    async def last(self) -> None:
+        """Report immediately, and ask for upload tickets for all work that would be lost."""
+        await self._report(
+            list(self._attempts.values()), self._snapshotter.wants_tickets_at_shutdown()
+        )
+
+    async def aclose(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _loop(self) -> None:
+        reported_at = self._link.clock.monotonic()
+        # A lease that arrives just after a check is seen by the next check, and is old enough at
+        # the one after that. So three checks fit into the time limit.
+        check_s = self._link.calls.confirm_within_s / 3
+        while True:
+            if not self._attempts:
+                self._leased.clear()
+                await self._leased.wait()
+            await asyncio.sleep(check_s)
+            now = self._link.clock.monotonic()
+            if now - reported_at >= self._link.calls.report_interval_s:
+                reported_at = now
+                await self._report(list(self._attempts.values()), self._snapshotter.wants_tickets())
+            else:
+                await self._report(self._unconfirmed(now - check_s), ())
+
+    def _counts(self) -> Mapping[str, Any]:
+        return self._resources().engine.counts()
+
+    def _unconfirmed(self, leased_before: float) -> list[Attempt]:
+        return [
+            attempt
+            for attempt in self._attempts.values()
+            if attempt not in self._confirmed and attempt.state.leased_at <= leased_before
+        ]
+
+    async def _report(self, attempts: Sequence[Attempt], wants: tuple[LeaseKey, ...]) -> None:
+        if not attempts:
+            return
+        snapshots = self._snapshotter.unreported()
+        report = self._make_report(attempts, snapshots, wants)
+        # Confirming once is enough: if this report is lost, the next regular one renews.
+        self._confirmed.update(attempts)
+        try:
+            async with asyncio.timeout(self._link.calls.call_timeout_s):
+                reply = await self._link.port.report(report)
+        except Exception as error:
+            # Generations continue: their leases live for a while without renewal.
+            log.warning("The ingress did not accept a report (%r).", error)
+            return
+        self._snapshotter.mark_reported(snapshots)
+        self._snapshotter.use_tickets(reply.snapshot_tickets)
+        self._on_reply(reply)
+
+    def _make_report(
+        self,
+        attempts: Sequence[Attempt],
+        snapshots: tuple[tuple[LeaseKey, StoredSnapshot], ...],
+        wants: tuple[LeaseKey, ...],
+    ) -> Report:
+        loading = self._resources().loading
+        return Report(
+            replica_id=self._link.identity.replica_id,
+            renewals=tuple(attempt.held for attempt in attempts),
+            progress=tuple(
+                (attempt.held, progress)
+                for attempt in attempts
+                if (progress := attempt.state.progress) is not None
+            ),
+            previews=tuple(
+                (attempt.held, preview)
+                for attempt in attempts
+                if (preview := attempt.previewer.take()) is not None
+            ),
+            detail=describe(loading),
+            pool=self._link.identity.pool,
+            computed=self._usage.take(),
+            snapshots=snapshots,
+            wants_tickets=wants,
+            loading=to_plain(loading),
+        )
+
+
+async def announce(
+    link: IngressLink, stage: ReplicaStage, slots: int, loading: tuple[Loading, ...] = ()
+) -> None:
+    """Announce the replica's stage. Errors are only logged: lease polls carry the same information,
+    and a silent replica expires."""
+    presence = Presence(
+        link.identity.replica_id,
+        link.identity.actor_id,
+        link.identity.pool,
+        stage,
+        describe(loading),
+        to_plain(loading),
+        slots,
+    )
+    try:
+        async with asyncio.timeout(min(2.0, link.calls.call_timeout_s)):
+            await link.port.announce(presence)
+    except Exception as error:
+        log.info("Could not notify the ingress: this replica is %s (%r).", stage.value, error)
+
+
+_PARTS: Mapping[str, str] = {"encoder": "encoders", "autoencoder": "autoencoders"}
+
+
+class UsageDelta:
+    """Increase of an engine's counters from one report to the next."""
+
+    def __init__(self, counts: Callable[[], Mapping[str, Any]]) -> None:
+        """``counts``: see ``Engine.counts``. Numbers only grow; pipelines are named by their
+        weights."""
+        self._counts = counts
+        self._reported: Mapping[str, Any] = {"steps": 0}
+
+    def take(self) -> EngineUsage:
+        """Increase since the last call. If a report is lost, its numbers are lost too, which is
+        better than counting them twice."""
+        before, now = self._reported, self._counts()
+        self._reported = now
+        return EngineUsage(
+            steps=now["steps"] - before["steps"],
+            forwards=_increase(_by_part(before, "batch_sizes"), _by_part(now, "batch_sizes")),
+            not_merged=_increase(_by_part(before, "not_merged"), _by_part(now, "not_merged")),
+            seconds=_increase(_by_family(before), _by_family(now)),
+        )
+
+
+def _by_part(counts: Mapping[str, Any], name: str) -> Mapping[Any, int]:
+    """Counters by part. Those of denoisers are at the top level."""
+    parts = {"denoiser": counts} | {part: counts.get(key, {}) for part, key in _PARTS.items()}
+    return {
+        (part, key): count
+        for part, its in parts.items()
+        for key, count in its.get(name, {}).items()
+    }
+
+
+def _by_family(counts: Mapping[str, Any]) -> Mapping[Any, float]:
+    found: dict[tuple[str, str], float] = {}
+    for (name, stage), seconds in counts.get("seconds", {}).items():
+        key = family_of_weights_name(name), stage
+        found[key] = found.get(key, 0.0) + seconds
+    return found
+
+
+def _increase(before: Mapping[Any, Any], now: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    return {key: more for key in now if (more := now[key] - before.get(key, 0)) > 0}

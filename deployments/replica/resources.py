@@ -1,0 +1,125 @@
+"""Resources that all attempts of a replica share."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from deployments.engine.threads import Threads
+from deployments.families.base import Family, WarmsUp
+from deployments.replica import weights
+from deployments.replica.ranks import RankGroup
+from deployments.replica.weights import recipe_for_device, weights_name, with_recipe_dtype
+from deployments.transfer.fetcher import Fetcher
+from deployments.transfer.lora_fetcher import LoraFetcher
+from deployments.transfer.uploader import FileSink
+from serve_app.domain.endpoint import Endpoint, Recipe, StoreConfig
+from serve_app.domain.ports import Clock
+from serve_app.domain.progress import Loading, OnDownload
+from weights.store import Store
+
+if TYPE_CHECKING:  # they import torch
+    from deployments.engine.engine import Engine
+    from deployments.engine.loading.loads import OnFound, PipelineHandle
+    from deployments.engine.loading.residency import Residency
+    from deployments.engine.loop.options import OnProgress
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaResources:
+    """Shared resources. Created once per replica."""
+
+    engine: Engine
+    residency: Residency
+    uploader: FileSink
+    fetcher: Fetcher
+    snapshot_fetcher: Fetcher
+    loras: LoraFetcher  # for the LoRAs that inputs name
+    encoders: Threads  # for encoding and decoding images
+    writers: Threads  # for encoding videos and audio
+    clock: Clock
+    store: Store = field(default_factory=lambda: Store(StoreConfig()))  # of weights
+    warms_up: bool = False  # families with a warm-up make a short generation after loading
+    ranks: RankGroup | None = None  # the other devices of the replica
+    weights_by_endpoint: dict[str, str] = field(default_factory=dict)  # id → ``weights_name``
+
+    def acquire(
+        self, family: Family, endpoint: Endpoint, on_progress: OnProgress | None = None
+    ) -> PipelineHandle:
+        """Acquire a handle of the endpoint's pipeline, loaded by the recipe for this device.
+        ``on_progress`` receives the stages of loading. ``WeightsUnavailable`` if no recipe fits;
+        then nothing is loaded."""
+        from deployments.engine.loading.loads import Fetch, LoadPlan  # noqa: PLC0415
+
+        recipe = recipe_for_device(endpoint, self.engine.device_bytes())
+        held = with_recipe_dtype(endpoint, recipe)
+        name = self.weights_by_endpoint[endpoint.id] = weights_name(endpoint, recipe)
+        compiles = recipe is not None and recipe.compile
+        warm_up = None
+        if isinstance(family, WarmsUp) and (self.warms_up or compiles):
+            warm_up = partial(_short_call, family, held)
+        load = partial(self._load, family, held, recipe)
+        if recipe is not None and compiles and warm_up is None:
+            recipe = replace(recipe, compile=False)  # it would delay a user's first generation
+        fetch = Fetch(
+            partial(weights.is_here, self.store, held), partial(weights.fetch, self.store, held)
+        )
+        plan = LoadPlan(load, recipe, warm_up, fetch)
+        return self.residency.acquire(name, plan, on_progress)
+
+    def _load(
+        self,
+        family: Family,
+        held: Endpoint,
+        recipe: Recipe | None,
+        on_download: OnDownload,
+        on_found: OnFound,
+    ) -> Any:
+        if recipe is not None and recipe.compile and not isinstance(family, WarmsUp):
+            log.warning("%s is not compiled: the family %s has no warm_up.", held.id, held.family)
+        pipeline = weights.load(self.store, family, held, self.engine.device, on_download, on_found)
+        if self.ranks is not None:
+            self.ranks.spread(pipeline, held, recipe)
+        return pipeline
+
+    @property
+    def loading(self) -> tuple[Loading, ...]:
+        """Progress of what is being loaded."""
+        endpoints: dict[str, list[str]] = {}
+        for id_, name in self.weights_by_endpoint.copy().items():
+            endpoints.setdefault(name, []).append(id_)
+        return tuple(
+            Loading(tuple(endpoints.get(name, [name])), each.stage, each.step, each.steps)
+            for name, each in self.residency.loading().items()
+        )
+
+    @property
+    def loaded_endpoints(self) -> tuple[str, ...]:
+        """Ids of endpoints with loaded weights."""
+        return tuple(
+            id_ for id_, name in self.weights_by_endpoint.items() if self.residency.find(name)
+        )
+
+    async def aclose(self, within_s: float) -> None:
+        """Close all resources. The engine ends its generations within ``within_s``."""
+        self.residency.close()
+        await asyncio.to_thread(self.engine.close, within_s)
+        if self.ranks is not None:
+            self.ranks.close()
+        for threads in (self.encoders, self.writers):
+            threads.shutdown(wait=False, cancel_futures=True)
+        await self.uploader.aclose()
+        await self.fetcher.aclose()
+        await self.snapshot_fetcher.aclose()
+        await self.loras.aclose()
+
+
+def _short_call(family: WarmsUp, endpoint: Endpoint, pipeline: Any) -> Mapping[str, Any]:
+    call = family.warm_up(endpoint, pipeline)
+    return call.arguments if call.view is None else {**call.arguments, "view": call.view}

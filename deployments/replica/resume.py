@@ -1,0 +1,180 @@
+"""Start point of an attempt: the beginning, or the snapshot of the attempt before."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from deployments.families.base import Product
+from deployments.families.multi_output import OutputPart, split
+from deployments.replica.resources import ReplicaResources
+from deployments.transfer.uploader import MediaFile
+from serve_app.domain.artifact import UploadTicket
+from serve_app.domain.errors import DarkroomError, SnapshotRefused
+from serve_app.domain.lease import Lease
+
+# Format of the snapshot of a request in parts: the finished parts with their files, and the
+# engine's snapshot of the running part. Like the engine's: safetensors with JSON in its header.
+
+FORMAT = 1
+MAX_BYTES = 256 * 2**20
+"""Limit for finished files together: each snapshot contains them all, and is held in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedOutput:
+    product: Product  # its files exist until the attempt ends
+    steps: int
+
+
+def to_bytes(finished: Sequence[FinishedOutput], snapshot: bytes) -> bytes:
+    """Encode a snapshot. ``snapshot`` is the engine's, of the part after ``finished``. Raises
+    ``SnapshotRefused`` if the files exceed ``MAX_BYTES`` or no longer exist."""
+    import numpy as np  # noqa: PLC0415
+    from safetensors.numpy import save  # noqa: PLC0415
+
+    try:
+        size = sum(file.size for each in finished for file in each.product.files)
+        if size > MAX_BYTES:
+            raise SnapshotRefused(
+                f"The finished files have {size} bytes, more than the limit of {MAX_BYTES}."
+            )
+        bodies = {_name(part, place): file.in_memory() for part, place, file in _files(finished)}
+    except FileNotFoundError as error:
+        raise SnapshotRefused("The finished files were deleted: the attempt has ended.") from error
+    bodies[_UNDER_WAY] = snapshot
+    header = {"format": FORMAT, "finished": [_described(each) for each in finished]}
+    tensors = {name: np.frombuffer(body, np.uint8) for name, body in bodies.items()}
+    return save(tensors, metadata={_KEY: json.dumps(header)})
+
+
+def _files(finished: Sequence[FinishedOutput]) -> Iterator[tuple[int, int, MediaFile]]:
+    """Files with the number of their part, and their own number within the part."""
+    for part, each in enumerate(finished):
+        for place, file in enumerate(each.product.files):
+            yield part, place, file
+
+
+def _described(part: FinishedOutput) -> dict[str, Any]:
+    product = part.product
+    files = [
+        {"key": file.ticket.key, "width": file.width, "height": file.height}
+        for file in product.files
+    ]
+    return {
+        "output": dict(product.output),
+        "units": product.units,
+        "steps": part.steps,
+        "files": files,
+    }
+
+
+def is_parts_snapshot(found: bytes) -> bool:
+    """True for a snapshot in parts, False for an engine's. ``SnapshotRefused`` for neither."""
+    return _KEY in _header(found)
+
+
+def from_bytes(
+    found: bytes, tickets: Sequence[Sequence[UploadTicket]]
+) -> tuple[Sequence[FinishedOutput], bytes]:
+    """Decode what ``to_bytes`` encoded, with ``tickets`` (those of each part) in the files and the
+    output. Reads everything, so it takes a while. ``SnapshotRefused`` if it is invalid."""
+    from safetensors import SafetensorError  # noqa: PLC0415
+    from safetensors.numpy import load  # noqa: PLC0415
+
+    try:
+        header = json.loads(_header(found)[_KEY])
+        if header["format"] != FORMAT:
+            raise SnapshotRefused("The snapshot was made by another version of Darkroom.")
+        bodies = {name: array.tobytes() for name, array in load(found).items()}
+        finished = [
+            _finished(each, part, tickets[part], bodies)
+            for part, each in enumerate(header["finished"])
+        ]
+        return finished, bodies[_UNDER_WAY]
+    except (SafetensorError, ValueError, LookupError, TypeError) as error:
+        raise SnapshotRefused("The snapshot belongs to another request or is damaged.") from error
+
+
+def _header(found: bytes) -> Mapping[str, str]:
+    size = int.from_bytes(found[:8], "little")
+    try:
+        return dict(json.loads(found[8 : 8 + size])["__metadata__"])
+    except (ValueError, LookupError, TypeError) as error:
+        raise SnapshotRefused("The file is not a snapshot.") from error
+
+
+def _finished(
+    described: Mapping[str, Any],
+    part: int,
+    tickets: Sequence[UploadTicket],
+    bodies: Mapping[str, bytes],
+) -> FinishedOutput:
+    files = [
+        MediaFile(tickets[place], bodies[_name(part, place)], file["width"], file["height"])
+        for place, file in enumerate(described["files"])
+    ]
+    keys = {
+        was["key"]: file.ticket.key for was, file in zip(described["files"], files, strict=True)
+    }
+    output = _renamed(described["output"], keys)
+    return FinishedOutput(Product(output, files, described["units"]), described["steps"])
+
+
+def _renamed(value: Any, keys: Mapping[str, str]) -> Any:
+    if isinstance(value, list):
+        return [_renamed(each, keys) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: keys[each] if name == "artifact" else _renamed(each, keys)
+        for name, each in value.items()
+    }
+
+
+def _name(part: int, place: int) -> str:
+    return f"{part}/{place}"
+
+
+_KEY = "darkroom-parts"
+_UNDER_WAY = "under way"
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class StartPoint:
+    parts: Sequence[OutputPart]  # all of them
+    finished: Sequence[FinishedOutput] = ()  # the first parts, with the attempt's own tickets
+    snapshot: bytes | None = None  # engine snapshot of the first unfinished part
+
+
+async def start_point(lease: Lease, seed: int, resources: ReplicaResources) -> StartPoint:
+    """Read the lease's snapshot. One that cannot be fetched or read is ignored. ``seed`` is for
+    inputs that have none."""
+    if lease.snapshot_url is None:
+        return StartPoint(split(lease, seed))
+    fetcher, loop = resources.snapshot_fetcher, asyncio.get_running_loop()
+    try:
+        found = await fetcher.fetch(lease.snapshot_url, "snapshot", lease.files_url)
+        return await loop.run_in_executor(resources.encoders, decode_snapshot, lease, seed, found)
+    except DarkroomError as error:
+        log.warning("The snapshot cannot be read; starting from the beginning. %s", error.message)
+        return StartPoint(split(lease, seed))
+
+
+def decode_snapshot(lease: Lease, seed: int, found: bytes) -> StartPoint:
+    """Decode a snapshot. ``SnapshotRefused`` if it does not belong to this request. The engine
+    checks the snapshot of a single call."""
+    if not is_parts_snapshot(found):
+        return StartPoint(split(lease, seed, together=True), (), found)
+    parts = split(lease, seed)
+    finished, snapshot = from_bytes(found, [each.tickets for each in parts])
+    if len(finished) >= len(parts):
+        raise SnapshotRefused("The snapshot belongs to a request with more parts.")
+    return StartPoint(parts, finished, snapshot)

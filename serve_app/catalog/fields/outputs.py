@@ -1,0 +1,162 @@
+"""Output models of the endpoints, as clients see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from serve_app.domain.artifact import MEDIA_TYPES
+
+ALL = "All of them, including the first, if `seeds` asked for several."
+
+
+class File(BaseModel):
+    """A generated file."""
+
+    url: str = Field(description="URL of the file, or a data URI with `sync_mode`.")
+    content_type: str | None = Field(default=None, description="Media type.")
+    file_name: str | None = None
+    file_size: int | None = Field(default=None, description="Size in bytes.")
+
+
+class Image(File):
+    """A generated image."""
+
+    width: int | None = Field(default=None, description="Width in pixels.")
+    height: int | None = Field(default=None, description="Height in pixels.")
+
+
+class Timings(BaseModel):
+    inference: float = Field(description="Seconds on the device.")
+
+
+class Output(BaseModel):
+    darkroom_demo: bool | None = Field(
+        default=None,
+        description="True if made by Darkroom's tiny demo model, absent otherwise.",
+    )
+
+
+Seeds = Field(default=None, description="The requested seeds, one for each output.")
+
+
+class ImagesOutput(Output):
+    images: list[Image]
+    timings: Timings
+    seed: int = Field(description="Seed; with the same input it gives the same images.")
+    seeds: list[int] | None = Seeds
+    has_nsfw_concepts: list[bool] = Field(
+        description="One for each image; always false, because there is no safety checker here."
+    )
+    prompt: str = Field(description="The prompt that was used.")
+
+
+class ImageOutput(Output):
+    image: Image
+
+
+class Video(File):
+    """A generated video."""
+
+    width: int | None = Field(default=None, description="Width in pixels.")
+    height: int | None = Field(default=None, description="Height in pixels.")
+    fps: float | None = Field(default=None, description="Frames per second.")
+    duration: float | None = Field(default=None, description="Duration in seconds.")
+    num_frames: int | None = None
+
+
+class VideoOutput(Output):
+    video: Video
+    poster: Image | None = Field(default=None, description="The first frame.")
+    videos: list[Video] | None = Field(default=None, description=ALL)
+    posters: list[Image] | None = Field(default=None, description=ALL)
+    seed: int = Field(description="Seed; with the same input it gives the same video.")
+    seeds: list[int] | None = Seeds
+    prompt: str = Field(description="The prompt that was used.")
+    timings: Timings
+
+
+class Audio(File):
+    """A generated audio file."""
+
+    duration: float | None = Field(default=None, description="Duration in seconds.")
+    sample_rate: int | None = Field(default=None, description="Sample rate in Hz.")
+    channels: int | None = Field(default=None, description="Number of channels: 1 or 2.")
+
+
+class _AudioOutput(Output):
+    waveform: Image | None = Field(default=None, description="An image of the waveform.")
+    waveforms: list[Image] | None = Field(default=None, description=ALL)
+    seed: int = Field(description="Seed; with the same input it gives the same audio.")
+    seeds: list[int] | None = Seeds
+    prompt: str = Field(description="The prompt that was used.")
+    timings: Timings
+
+
+class AudioOutput(_AudioOutput):
+    audio: Audio
+    audios: list[Audio] | None = Field(default=None, description=ALL)
+
+
+class AudioFileOutput(_AudioOutput):
+    audio_file: Audio
+    audio_files: list[Audio] | None = Field(default=None, description=ALL)
+
+
+class SongOutput(AudioOutput):
+    tags: str = Field(description="The tags that were used.")
+    lyrics: str = Field(description="The lyrics that were used.")
+
+
+class RawImage(BaseModel):
+    """An image inside the message."""
+
+    content: str = Field(description="The file.")
+    content_type: str = "image/jpeg"
+    width: int = Field(description="Width in pixels.")
+    height: int = Field(description="Height in pixels.")
+
+
+class FramesOutput(Output):
+    images: list[RawImage]
+    seed: int
+
+
+# Files that an input may produce: a media type and an upload ticket for each.
+
+Produced = Callable[[Mapping[str, Any]], tuple[str, ...]]
+"""Function from a valid input to the media types of its files, in order."""
+
+
+def in_format(field: str = "output_format", count: str = "num_images") -> Produced:
+    """Files in the format that ``field`` names: as many as ``count`` says, or one without that
+    field."""
+
+    def produced(input: Mapping[str, Any]) -> tuple[str, ...]:
+        return (MEDIA_TYPES[input[field]],) * int(input.get(count, 1))
+
+    return produced
+
+
+IMAGES = in_format()
+
+
+def nothing(_input: Mapping[str, Any]) -> tuple[str, ...]:
+    """No files: everything is inside the output."""
+    return ()
+
+
+def video_with_poster(input: Mapping[str, Any]) -> tuple[str, ...]:
+    """A video and its first frame."""
+    return (MEDIA_TYPES[input["output_format"]], MEDIA_TYPES["jpeg"]) * _times(input)
+
+
+def audio_with_waveform(input: Mapping[str, Any]) -> tuple[str, ...]:
+    """An audio file and an image of its waveform."""
+    return (MEDIA_TYPES[input["output_format"]], MEDIA_TYPES["png"]) * _times(input)
+
+
+def _times(input: Mapping[str, Any]) -> int:
+    return len(input.get("seeds") or (None,))

@@ -1,0 +1,207 @@
+"""Schemas built from pydantic models: one for the input and one for the output."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Annotated, Any, cast
+
+from annotated_types import Ge, Le
+from pydantic import BaseModel, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from serve_app.catalog.fields import field_notes, seeds
+from serve_app.catalog.fields.outputs import IMAGES, Produced
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import FieldProblem, InvalidInput
+
+# Input models narrowed to the defaults and bounds of one endpoint.
+
+Bounds = Mapping[str, tuple[float, float]]
+
+
+def narrowed(
+    model: type[BaseModel], defaults: Mapping[str, Any], bounds: Bounds
+) -> type[BaseModel]:
+    """``model`` with other defaults and tighter bounds. ``ValueError`` for a field it lacks."""
+    unknown = sorted((defaults.keys() | bounds.keys()) - model.model_fields.keys())
+    if unknown:
+        raise ValueError(f"the schema has no field {', '.join(unknown)}")
+    fields: dict[str, Any] = {}
+    for name in sorted(defaults.keys() | bounds.keys()):
+        old = model.model_fields[name]
+        fields[name] = (_annotation(old, bounds.get(name)), _field(old, name, defaults))
+    return create_model(model.__name__, __base__=model, **fields)
+
+
+def _annotation(field: FieldInfo, bounds: tuple[float, float] | None) -> Any:
+    """Type with its constraints. Of two bounds, the tighter one is kept."""
+    least, most = bounds or (-inf, inf)
+    kept: list[Any] = []
+    for constraint in field.metadata:
+        if bounds and isinstance(constraint, Ge):
+            least = max(least, cast("float", constraint.ge))
+        elif bounds and isinstance(constraint, Le):
+            most = min(most, cast("float", constraint.le))
+        else:
+            kept.append(constraint)
+    if bounds:
+        kept += [Ge(_plain(least)), Le(_plain(most))]
+    annotation: Any = field.annotation
+    for constraint in kept:
+        annotation = Annotated[annotation, constraint]
+    return annotation
+
+
+def _plain(bound: float) -> float:
+    """12 rather than 12.0, because users see it."""
+    return int(bound) if float(bound).is_integer() else bound
+
+
+def _field(old: FieldInfo, name: str, defaults: Mapping[str, Any]) -> Any:
+    given: dict[str, Any] = {"description": old.description}
+    if name in defaults:
+        given["default"] = defaults[name]
+    elif old.default_factory is not None:
+        given["default_factory"] = old.default_factory
+    elif not old.is_required():
+        given["default"] = old.default
+    return Field(**given)
+
+
+# Conversion of pydantic's validation errors to fal's error types.
+
+_FALS = {
+    "literal_error": "one_of",
+    "enum": "one_of",
+    "too_short": "sequence_too_short",
+    "too_long": "sequence_too_long",
+    "string_too_short": "sequence_too_short",
+    "string_too_long": "sequence_too_long",
+}
+"""pydantic error type → fal's name for it, if they differ."""
+
+
+def invalid_input(error: ValidationError) -> InvalidInput:
+    """Convert to an ``InvalidInput`` with all problems. Its message names the first field."""
+    details = error.errors(include_url=False)
+    problems = tuple(_problem(detail) for detail in details)
+    first = problems[0]
+    field = ".".join(str(part) for part in first.loc[1:])
+    message = f"{field}: {first.message}" if field else first.message
+    if len(problems) > 1:
+        message += f" (and {len(problems) - 1} more)"
+    return InvalidInput(message, problems)
+
+
+def _problem(detail: ErrorDetails) -> FieldProblem:
+    type_, context = detail["type"], dict(detail.get("ctx") or {})
+    type_ = _FALS.get(type_, type_)
+    # A raised ValueError object is useless to the client, and its text is in the message.
+    context.pop("error", None)
+    for only_in_message in ("names", "more", "why"):
+        context.pop(only_in_message, None)
+    return FieldProblem(
+        loc=("body", *detail["loc"]),
+        message=detail["msg"],
+        type=type_,
+        context=context or None,
+        value=_shown(detail),
+    )
+
+
+def _shown(detail: ErrorDetails) -> Any:
+    # For a missing field, pydantic's ``input`` is the whole object around it.
+    return None if detail["type"] == "missing" else detail["input"]
+
+
+REQUIRED = "missing"  # pydantic's error type for a missing field
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """Input model, output model and files of one kind of endpoint."""
+
+    input: type[BaseModel]
+    output: type[BaseModel]
+    produced: Produced = IMAGES
+
+
+class PydanticSchema:
+    """Shape with one endpoint's defaults and bounds. ``ValueError`` if they do not fit.
+
+    The bound ``megapixels`` limits the area of ``image_size``.
+    """
+
+    def __init__(self, shape: Shape, endpoint: Endpoint) -> None:
+        bounds = dict(endpoint.bounds)
+        self._shape = shape
+        self._most_megapixels = bounds.pop("megapixels", (0.0, float("inf")))[1]
+        self._model = narrowed(shape.input, endpoint.defaults, bounds)
+        self._known = frozenset(self._model.model_fields)
+        self._most_outputs = seeds.most_outputs(self._model)
+        self._marks = field_notes.marks(self._model)
+        self._item_marks = field_notes.marks_of_items(self._model)
+        self._check_defaults()
+
+    def validate(self, body: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+        try:
+            checked = self._model.model_validate(body).model_dump()
+        except ValidationError as error:
+            raise invalid_input(error) from None
+        checked = seeds.apply_seeds(body, checked, self._most_outputs)
+        field_notes.refuse(self._marks, checked)
+        if checked.get("image_size") is not None:
+            self._check_megapixels(checked["image_size"])
+        return checked, self._warnings(body)
+
+    def media_types(self, input: Mapping[str, Any]) -> tuple[str, ...]:
+        return self._shape.produced(input)
+
+    def json_schema(self) -> dict[str, Any]:
+        schema = field_notes.described(self._marks, self._model.model_json_schema())
+        for model, marks in self._item_marks.values():
+            field_notes.described(marks, schema["$defs"][model])
+        return {**schema, "x-fal-order-properties": list(schema["properties"])}
+
+    def output_schema(self) -> dict[str, Any]:
+        schema = self._shape.output.model_json_schema(mode="serialization")
+        return {**schema, "x-fal-order-properties": list(schema["properties"])}
+
+    def _check_defaults(self) -> None:
+        try:
+            self._model.model_validate({})
+        except ValidationError as error:
+            wrong = [one for one in error.errors() if one["type"] != REQUIRED]
+            if wrong:
+                field = ".".join(str(part) for part in wrong[0]["loc"])
+                raise ValueError(f"a default is invalid: {field}: {wrong[0]['msg']}") from None
+
+    def _check_megapixels(self, size: Mapping[str, int]) -> None:
+        megapixels = size["width"] * size["height"] / 1e6
+        if megapixels > self._most_megapixels:
+            message = (
+                f"{size['width']}×{size['height']} is {megapixels:.1f} megapixels; this "
+                f"installation allows {self._most_megapixels:g} here (`bounds` in its catalogue)"
+            )
+            problem = FieldProblem(
+                loc=("body", "image_size"),
+                message=message,
+                type="image_too_large",
+                context={"le": self._most_megapixels},
+                value=dict(size),
+            )
+            raise InvalidInput(f"image_size: {message}", (problem,))
+
+    def _warnings(self, body: Mapping[str, Any]) -> tuple[str, ...]:
+        found: list[str] = []
+        unknown = sorted(str(name) for name in body if name not in self._known)
+        if unknown:
+            found.append(f"Ignored, because this endpoint has no such field: {', '.join(unknown)}.")
+        found += field_notes.warnings(self._marks, body)
+        for name, (_, marks) in self._item_marks.items():
+            for number, item in enumerate(body.get(name) or ()):
+                found += field_notes.warnings(marks, item, f"{name}.{number}.")
+        return tuple(found)

@@ -1,0 +1,217 @@
+"""``darkroom models``: commands for endpoints and their weights."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+
+import click
+
+from serve_app.cli.commands import completion, model_list
+from serve_app.cli.commands.downloads import Download, chosen_endpoints, downloads
+from serve_app.cli.connection import options
+from serve_app.cli.connection.installation import Installation
+from serve_app.domain.errors import DarkroomError, WeightsUnavailable
+from serve_app.settings import Config
+from weights import eviction
+from weights.eviction import gigabytes
+from weights.store import Store, repositories_of
+
+# ``darkroom models pull``: downloads real weights, without a running Darkroom.
+
+
+def run(config: Config, ids: Sequence[str], *, yes: bool, as_json: bool) -> int:
+    """Show the downloads, ask for confirmation on a terminal, download; returns the exit status."""
+    store = Store(config.weights.store())
+    wanted = downloads(store, chosen_endpoints(config, ids))
+    memory = model_list.smallest_gpu_bytes()
+    if not as_json:
+        _announce(store, wanted, memory)
+    missing = sum(each.missing_bytes for each in wanted)
+    eviction.check_room(store.directory, "All of it", missing)
+    if missing and not (yes or as_json) and sys.stdin.isatty():
+        click.confirm("Download?", abort=True)
+    found = [_PullResult(each, *_pull(store, each, quiet=as_json)) for each in wanted]
+    if as_json:
+        click.echo(
+            json.dumps(
+                {
+                    "directory": str(store.directory),
+                    "device_memory_bytes": memory,
+                    "downloads": [each.as_json(memory) for each in found],
+                },
+                indent=2,
+            )
+        )
+    else:
+        for each in found:
+            click.echo(each.line())
+    return 1 if any(each.trouble for each in found) else 0
+
+
+class _PullResult:
+    """Result of one download."""
+
+    def __init__(self, download: Download, path: str, trouble: str) -> None:
+        self._download = download
+        self._path = path
+        self.trouble = trouble
+
+    def line(self) -> str:
+        if self.trouble:
+            return f"PROBLEM  {self._download.weights.source}: {self.trouble}"
+        return f"ok       {self._download.weights.source}: {self._path}"
+
+    def as_json(self, memory: int | None) -> dict[str, object]:
+        told = self._download.as_json(memory)
+        return {**told, "path": self._path or None, "error": self.trouble or None}
+
+
+def _announce(store: Store, wanted: Sequence[Download], memory: int | None) -> None:
+    if not wanted:
+        click.echo("Nothing to download: no endpoint uses a repository of the hub.")
+        return
+    for each in wanted:
+        for line in each.lines(memory) if each.plan else ():  # errors are printed at the end
+            click.echo(line)
+    missing = sum(each.missing_bytes for each in wanted)
+    click.echo(
+        f"In total {eviction.gigabytes(missing)} to download to {store.directory}, where "
+        f"{eviction.gigabytes(eviction.free_bytes(store.directory))} are free."
+    )
+
+
+def _pull(store: Store, download: Download, *, quiet: bool) -> tuple[str, str]:
+    """Path of the weights, and the error message; one of them is empty."""
+    try:
+        if download.plan is None:
+            raise WeightsUnavailable(download.trouble)
+        if quiet or not download.plan.missing:
+            with store.open(download.weights) as path:
+                return str(path), ""
+        with (
+            click.progressbar(
+                length=download.plan.total_bytes, label=download.name, file=sys.stderr
+            ) as bar,
+            store.open(download.weights, _moving(bar.update)) as path,
+        ):
+            return str(path), ""
+    except DarkroomError as error:
+        return "", error.message
+
+
+def _moving(update: Callable[[int], None]) -> Callable[[int, int], None]:
+    """Adapter from absolute progress, which can go back, to the relative steps of the bar."""
+    at = 0
+
+    def move(done: int, total: int) -> None:  # noqa: ARG001  the bar knows it
+        nonlocal at
+        update(done - at)
+        at = done
+
+    return move
+
+
+# ``darkroom models verify`` and ``push-mirror``: maintenance of the weight store.
+
+
+def verify(config: Config, *, as_json: bool) -> int:
+    """Read every file of the store and delete damaged ones.
+
+    Returns the exit status: the number of damaged files, at most 100.
+    """
+    store = Store(config.weights.store())
+    found = [
+        {"repository": repository, "path": path, "right": right}
+        for repository, path, right in store.verify()
+    ]
+    damaged = [each for each in found if not each["right"]]
+    if as_json:
+        click.echo(json.dumps({"directory": str(store.directory), "files": found}, indent=2))
+    else:
+        for each in damaged:
+            click.echo(f"PROBLEM  {each['repository']}: {each['path']} was damaged; deleted.")
+        click.echo(f"{len(found)} files in {store.directory}, {len(damaged)} damaged.")
+        if damaged:
+            click.echo(
+                "Run `darkroom models pull` to download them again. Otherwise the next request "
+                "that needs them downloads them."
+            )
+    return min(len(damaged), 100)
+
+
+def push_mirror(config: Config, ids: Sequence[str], *, as_json: bool) -> int:
+    """Upload weights of this machine to the mirror and report those that are not here.
+
+    Returns the exit status: 1 if anything failed.
+    """
+    store = Store(config.weights.store())
+    wanted = dict.fromkeys(
+        weights for each in chosen_endpoints(config, ids) for weights in repositories_of(each)
+    )
+    sent: dict[str, int] = {}
+    troubles: dict[str, str] = {}
+    for weights in wanted:
+        try:
+            if not store.is_here(weights):
+                troubles[weights.source] = "not downloaded yet; run `darkroom models pull` first"
+                continue
+            sent[weights.source] = store.push(weights)
+        except DarkroomError as error:
+            troubles[weights.source] = error.message
+    if as_json:
+        click.echo(json.dumps({"sent_bytes": sent, "errors": troubles}, indent=2))
+    else:
+        for name, size in sent.items():
+            click.echo(f"ok       {name}: {gigabytes(size) if size else 'nothing'} uploaded")
+        for name, trouble in troubles.items():
+            click.echo(f"PROBLEM  {name}: {trouble}")
+    return 1 if troubles else 0
+
+
+_endpoints = click.argument("endpoints", nargs=-1, shell_complete=completion.endpoints)
+
+
+@click.group("models", invoke_without_command=True)
+@options.installation
+@options.as_json
+@click.pass_context
+def models_group(context: click.Context, installation: Installation, *, as_json: bool) -> None:
+    """List the endpoints, their weights, and the recipe that fits this machine."""
+    if context.invoked_subcommand is None:
+        model_list.list_models(installation, as_json=as_json)
+
+
+@models_group.command("pull")
+@options.config
+@_endpoints
+@click.option("-y", "--yes", is_flag=True, help="Do not ask for confirmation.")
+@options.as_json
+def pull_command(config: Config, endpoints: tuple[str, ...], *, yes: bool, as_json: bool) -> None:
+    """Download the weights of ENDPOINTS, or of all served endpoints, to this machine.
+
+    Shows the size, licence, free disk space and matching recipe first. Darkroom does not have to
+    be running.
+    """
+    sys.exit(run(config, endpoints, yes=yes, as_json=as_json))
+
+
+@models_group.command("verify")
+@options.config
+@options.as_json
+def verify_command(config: Config, *, as_json: bool) -> None:
+    """Read all downloaded weights and compare their digests.
+
+    Deletes damaged files. The exit status is the number of damaged files, at most 100.
+    """
+    sys.exit(verify(config, as_json=as_json))
+
+
+@models_group.command("push-mirror")
+@options.config
+@_endpoints
+@options.as_json
+def push_mirror_command(config: Config, endpoints: tuple[str, ...], *, as_json: bool) -> None:
+    """Upload the downloaded weights of ENDPOINTS, or of all served endpoints, to the mirror."""
+    sys.exit(push_mirror(config, endpoints, as_json=as_json))

@@ -1,0 +1,235 @@
+"""Checks of ``darkroom doctor``: the artifact storage, real weights, and the gateway's ports."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from serve_app.cli.commands.downloads import chosen_endpoints, downloads
+from serve_app.cli.connection.installation import Installation
+from serve_app.cli.serve import ports
+from serve_app.domain.errors import DarkroomError, Misconfigured
+from serve_app.gateway.certificate_authority import CertificateAuthority, expiry
+from serve_app.settings import Config, Secrets
+from serve_app.storage import self_test
+from serve_app.storage.directory import DirectoryStorage
+from serve_app.storage.selection import s3_location, s3_storage
+from serve_app.storage.self_test import SelfTest, StepResult
+from serve_app.telemetry.clock import SystemClock
+from weights import eviction
+from weights.hub import Hub
+from weights.store import Store
+
+# Storage: the self-test of ``darkroom doctor storage``, and a short check.
+
+
+def storage_findings(installation: Installation) -> Iterator[StepResult]:
+    """Run the steps of the self-test and yield each finding as soon as it is known."""
+    found = _storage_findings(installation)
+
+    async def following() -> StepResult | None:
+        return await anext(found, None)
+
+    with asyncio.Runner() as runner:
+        while (finding := runner.run(following())) is not None:
+            yield finding
+
+
+def check_location(installation: Installation) -> str:
+    """Location of the artifacts, after a short check instead of the whole self-test.
+
+    Raises ``DarkroomError`` if the storage is not usable.
+    """
+    return asyncio.run(_check(installation))
+
+
+async def _storage_findings(installation: Installation) -> AsyncIterator[StepResult]:
+    config, secrets = Config(data_dir=installation.data_dir), Secrets()
+    try:
+        location = s3_location(config, secrets)
+        if location is None:
+            trial = SelfTest(_artifact_directory(config))
+            async for finding in self_test.findings([*trial.steps(), *trial.last_steps()]):
+                yield finding
+            return
+        storage = s3_storage(config, secrets, location)
+        await storage.start()
+    except DarkroomError as error:
+        yield StepResult("settings", error.message, problem=True)
+        return
+    from serve_app.storage.s3.self_test import S3SelfTest  # noqa: PLC0415
+
+    try:
+        s3_trial = S3SelfTest(storage)
+        async for finding in self_test.findings([*s3_trial.steps(), *s3_trial.last_steps()]):
+            yield finding
+    finally:
+        await storage.aclose()
+
+
+async def _check(installation: Installation) -> str:
+    config, secrets = Config(data_dir=installation.data_dir), Secrets()
+    location = s3_location(config, secrets)
+    if location is None:
+        # The check of the data directory covers that it can be written. More would create
+        # directories that belong to the caller, where the server could not write.
+        return str(_artifact_directory(config).root)
+    s3 = s3_storage(config, secrets, location)
+    await s3.start()
+    try:
+        await s3.check()
+    finally:
+        await s3.aclose()
+    return location.description
+
+
+def _artifact_directory(config: Config) -> DirectoryStorage:
+    # The self-test issues no tickets, so the signing key may be empty.
+    return DirectoryStorage(config.server.data_dir / "artifacts", b"", "", SystemClock())
+
+
+# Real weights.
+
+
+def weights_checks(config: Config) -> list[tuple[str, Callable[[], str]]]:
+    """Named checks; empty if demo models are served, because they ship with Darkroom."""
+    if config.models.serves_demo:
+        return []
+    store = Store(config.weights.store())
+    return [
+        ("weights", lambda: _weights_directory(store)),
+        ("hub", lambda: _hub(store)),
+        ("downloads", lambda: _downloads(config, store)),
+    ]
+
+
+def _weights_directory(store: Store) -> str:
+    there = store.directory
+    while not there.exists():
+        there = there.parent
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise Misconfigured(
+            f"The weights directory {store.directory} cannot be written, so no weights can be "
+            "downloaded. Change its owner, or set DARKROOM_WEIGHTS_DIR to another directory."
+        )
+    return f"{store.directory}, {eviction.gigabytes(eviction.free_bytes(there))} free"
+
+
+def _hub(store: Store) -> str:
+    if store.offline:
+        return "not checked, because DARKROOM_OFFLINE or HF_HUB_OFFLINE is set"
+    hub = Hub(tries=1)
+    account = hub.account()
+    if account is None:
+        return f"{hub.endpoint} answers; HF_TOKEN is not set, but gated repositories need it"
+    return f"{hub.endpoint} answers, and HF_TOKEN belongs to {account}"
+
+
+def _downloads(config: Config, store: Store) -> str:
+    found = downloads(store, chosen_endpoints(config, ()))
+    troubles = [each.trouble for each in found if each.plan is None]
+    if troubles:
+        raise Misconfigured(" ".join(troubles))
+    missing = sum(each.missing_bytes for each in found)
+    eviction.check_room(store.directory, "All of it", missing)
+    if not missing:
+        return "all weights are downloaded"
+    return (
+        f"{eviction.gigabytes(missing)} are not downloaded yet; "
+        "`darkroom models pull` downloads them"
+    )
+
+
+# TLS port, its certificate, and the proxy port.
+
+TIMEOUT_S = 5.0
+# The installation renews its own certificates long before this limit.
+EXPIRY_WARNING = timedelta(days=14)
+
+
+def gateway_checks(
+    installation: Installation, config: Config
+) -> list[tuple[str, Callable[[], str]]]:
+    """Named checks for a running Darkroom."""
+    files = CertificateAuthority(installation.tls_dir, (), SystemClock())
+    tls = installation.tls_url()
+    checks = [("proxy port", lambda: _proxy(installation))]
+    if tls is None:
+        return [("tls port", lambda: "none"), *checks]
+    shown = config.gateway.tls_certificate or files.server
+    return [
+        ("tls port", lambda: _handshake(tls, files.bundle)),
+        ("certificate", lambda: certificate(shown)),
+        *checks,
+    ]
+
+
+def gateway_ports(config: Config) -> str:
+    """Ports that a start would open now.
+
+    Raises ``Misconfigured`` if a port that a setting names is in use.
+    """
+    plan = ports.plan(config, config.server.host, config.server.port)
+    tls = "none" if plan.tls is None else plan.tls[1]
+    proxy = "none" if plan.proxy is None else plan.proxy[1]
+    return f"TLS {tls}, proxy {proxy}"
+
+
+def certificate(path: Path) -> str:
+    """Path of the certificate and its expiry date.
+
+    Raises ``Misconfigured`` if it cannot be read, has expired or expires within 14 days.
+    """
+    try:
+        end = expiry(path)
+    except (OSError, ValueError) as error:
+        raise Misconfigured(
+            f"The certificate {path} cannot be read: {error}. Check the file and its permissions."
+        ) from None
+    now = SystemClock().now()
+    if end <= now + EXPIRY_WARNING:
+        word = "expired" if end <= now else "expires"
+        raise Misconfigured(
+            f"The certificate {path} {word} on {end:%Y-%m-%d}. If it is your own, renew it. "
+            "Otherwise delete it and restart Darkroom, which creates a new one."
+        )
+    return f"{path}, valid until {end:%Y-%m-%d}"
+
+
+def _handshake(url: str, bundle: Path) -> str:
+    """Handshake under one of fal's host names, as by a client behind the proxy port."""
+    place = urlsplit(url)
+    name = "fal.run"
+    try:
+        context = ssl.create_default_context(cafile=bundle)
+        address = (str(place.hostname), place.port or 443)
+        with (
+            socket.create_connection(address, TIMEOUT_S) as plain,
+            context.wrap_socket(plain, server_hostname=name) as secure,
+        ):
+            return f"{url} uses {secure.version()} and is trusted as {name}"
+    except ssl.SSLError as error:
+        raise Misconfigured(
+            f"The certificate bundle {bundle} does not trust {url}: {error.reason}. Clients that "
+            "use the bundle cannot connect. Restart Darkroom, which renews its own certificates."
+        ) from None
+    except OSError as error:
+        raise Misconfigured(f"{url} does not answer: {error}. Restart Darkroom.") from None
+
+
+def _proxy(installation: Installation) -> str:
+    url = installation.proxy_url()
+    if url is None:
+        return "none"
+    place = urlsplit(url)
+    try:
+        socket.create_connection((str(place.hostname), place.port or 80), TIMEOUT_S).close()
+    except OSError as error:
+        raise Misconfigured(f"{url} does not answer: {error}. Restart Darkroom.") from None
+    return url

@@ -1,0 +1,164 @@
+"""Output of ``darkroom serve`` after the start: the key, example calls and the sample image."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from serve_app.cli.commands import model_list
+from serve_app.cli.commands.downloads import Download, chosen_endpoints, downloads
+from serve_app.cli.commands.generate import generate
+from serve_app.cli.commands.model_list import all_models
+from serve_app.cli.connection.client import Client
+from serve_app.cli.connection.installation import Installation
+from serve_app.domain.errors import DarkroomError
+from serve_app.settings import Config
+from weights import eviction
+from weights.hub import Hub
+from weights.store import Store
+
+MODEL = "fal-ai/flux/schnell"
+PROMPT = "a red circle above a blue square"
+KEY_SHOWN = "api_key.shown"  # marker file next to the key: the key has been printed
+
+
+def print_welcome(
+    installation: Installation, url: str, say: Callable[[str], None], *, sample: bool, demo: bool
+) -> None:
+    """Print the API key once, print example calls, and with ``sample`` generate an image.
+
+    Without ``demo``, progress is shown, because the weights may have to be downloaded first.
+    """
+    marker = installation.data_dir / KEY_SHOWN
+    if not marker.exists():
+        say(f"\nYour API key, shown only once and stored in {installation.key_file}:\n")
+        say(f"    {installation.key()}")
+        marker.touch(mode=0o600)
+    try:
+        with Client(installation) as client:
+            model = sample_model(all_models(client))
+    except DarkroomError:  # the list of models must not make the start fail
+        model = MODEL
+    data_dir = shlex.quote(str(installation.data_dir))
+    if model is None:
+        say(f"\nOpen {url} in a browser. List the models: darkroom models --data-dir {data_dir}")
+    else:
+        say(f"\nOpen {url} in a browser, or use fal's client (pip install fal-client):\n")
+        for line in example_commands(installation, url, model):
+            say(f"    {line}")
+        named = "" if model == MODEL else f" -m {model}"
+        say(
+            f"\nOr: darkroom generate {shlex.quote(PROMPT)} -o out.png{named} --data-dir {data_dir}"
+        )
+    say("Press Ctrl-C to stop Darkroom.\n")
+    if not sample:
+        return
+    if model is None:
+        say("No sample image: none of the served models generates an image from a prompt.")
+        return
+    try:
+        say(_make_sample(installation, model, show=not demo))
+    except DarkroomError as error:
+        say(f"The sample image failed: {error.message}")
+    except OSError as error:
+        say(f"The sample image could not be written to {_image_of(installation)}: {error}.")
+
+
+def sample_model(models: Iterable[Mapping[str, Any]]) -> str | None:
+    """``MODEL`` if it is served here; otherwise the first served text-to-image endpoint or None."""
+    found = [
+        str(each["endpoint_id"])
+        for each in models
+        if each["darkroom"]["served"] and each["metadata"]["category"] == "text-to-image"
+    ]
+    return MODEL if MODEL in found else next(iter(found), None)
+
+
+def example_commands(installation: Installation, url: str, model: str = MODEL) -> Sequence[str]:
+    """Shell commands that generate an image with fal's client, one per line."""
+    # With both ports, programs that were written for fal run unchanged.
+    unchanged = installation.tls_url() is not None and installation.proxy_url() is not None
+    mode = "" if unchanged else " --mode plain"
+    moved = (
+        "" if unchanged else f"from serve_app import fal_plain_http; fal_plain_http.use('{url}'); "
+    )
+    arguments = {"prompt": PROMPT, "image_size": "square"}
+    call = f"{moved}import fal_client; print(fal_client.subscribe('{model}', {arguments}))"
+    activate = Path(sys.prefix) / "bin" / "activate"
+    return (
+        *([f". {shlex.quote(str(activate))}"] if activate.exists() else []),
+        f'eval "$(darkroom env{mode} --data-dir {shlex.quote(str(installation.data_dir))})"',
+        f'python -c "{call}"',
+    )
+
+
+def _image_of(installation: Installation) -> Path:
+    return installation.data_dir / "sample.png"
+
+
+def _make_sample(installation: Installation, model: str, *, show: bool) -> str:
+    started = time.monotonic()
+    body = {"prompt": PROMPT, "image_size": "square", "output_format": "png"}
+    image = _image_of(installation)
+    with Client(installation) as client:
+        result = generate(client, model, body, show=show)
+        image.write_bytes(client.download(result["images"][0]["url"]))
+    took = time.monotonic() - started
+    return f'"{PROMPT}" took {took:.1f} s: {image}'
+
+
+# Notice of ``darkroom serve`` about weights that are not downloaded yet.
+
+HUB_CALL_TIMEOUT_S = 3.0  # timeout of one call to the hub
+TIMEOUT_S = 4.0  # timeout of all calls together, so that the start is not delayed for longer
+HUB_TIMEOUT_MESSAGE = (
+    "The hub does not answer, so the missing weights are not known. "
+    "Run `darkroom models pull` to try again."
+)
+
+
+def print_missing_weights(config: Config, out: Callable[[str], None]) -> None:
+    """Print every repository that the first request would have to wait for.
+
+    Prints nothing if all weights are downloaded or demo models are served.
+    """
+    if config.models.serves_demo:
+        return
+    store = Store(config.weights.store(), lambda: Hub(answer_s=HUB_CALL_TIMEOUT_S, tries=1))
+    endpoints = chosen_endpoints(config, ())
+    found: list[Download] = []
+    # A mirror that hangs, or a slow name lookup, may take longer than the timeouts.
+    asking = threading.Thread(
+        target=lambda: found.extend(downloads(store, endpoints)), daemon=True, name="weights notice"
+    )
+    asking.start()
+    asking.join(TIMEOUT_S)
+    if asking.is_alive():
+        out(HUB_TIMEOUT_MESSAGE)
+        return
+    for line in lines(store, found, model_list.smallest_gpu_bytes()):
+        out(line)
+
+
+def lines(store: Store, found: Sequence[Download], memory: int | None) -> Iterator[str]:
+    waiting = [each for each in found if each.plan is None or each.plan.missing]
+    if not waiting:
+        return
+    yield (
+        "\nThese weights are not downloaded yet. The first request that needs them waits for the "
+        "download:"
+    )
+    for each in waiting:
+        for line in each.lines(memory):
+            yield f"    {line}"
+    missing = sum(each.missing_bytes for each in waiting)
+    yield (
+        f"In total {eviction.gigabytes(missing)} to {store.directory}, where "
+        f"{eviction.gigabytes(eviction.free_bytes(store.directory))} are free. "
+        "`darkroom models pull` downloads them now."
+    )

@@ -1,0 +1,220 @@
+"""Choice of the TLS port and the proxy port that ``darkroom serve`` opens besides its HTTP port."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import random
+import shutil
+import socket
+import uuid
+from collections.abc import Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from serve_app.cli.serve import haproxy
+from serve_app.domain.errors import Misconfigured
+from serve_app.gateway.gateway import GatewayPlan, Place
+from serve_app.ingress.http.hosts import trusted_names
+from serve_app.settings import Config
+from serve_app.settings.groups import GatewaySettings
+
+# Checks before the start of Darkroom. Each raises ``Misconfigured`` with the remedy.
+
+PORTS = range(20_000, 30_000)
+MIN_FREE_BYTES = 512 * 2**20  # the database alone takes about 60 MB at its first start
+
+
+def check_data_dir(data_dir: Path) -> None:
+    """Check that the directory exists or can be created, is writable, and has free space."""
+    try:
+        data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        probe = data_dir / f".probe-{uuid.uuid4().hex}"
+        probe.write_bytes(b"x" * 4096)
+        probe.unlink()
+    except NotADirectoryError:
+        raise Misconfigured(f"{data_dir} is not a directory. Choose another --data-dir.") from None
+    except FileExistsError:
+        raise Misconfigured(
+            f"{data_dir} is a file, not a directory. Choose another --data-dir."
+        ) from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Misconfigured(f"The disk of {data_dir} is full. Free some space on it.") from None
+        raise Misconfigured(
+            f"The data directory {data_dir} cannot be written ({error.strerror}). "
+            "Change its owner, or choose another directory with --data-dir."
+        ) from None
+    free = shutil.disk_usage(data_dir).free
+    if free < MIN_FREE_BYTES:
+        raise Misconfigured(
+            f"Only {free // 2**20} MB are free on the disk of {data_dir}; "
+            f"Darkroom needs {MIN_FREE_BYTES // 2**20} MB. Free some space."
+        )
+
+
+def check_port(host: str, port: int, option: str = "--port") -> None:
+    """Check that a process can listen there. The error names ``option`` as the one to change."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        # HAProxy and uvicorn set this option too: connections in TIME_WAIT do not block the port.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((host, port))
+            # Only listen() reveals another listener that has set the same option.
+            listener.listen(1)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise Misconfigured(
+                    f"Port {port} on {host} is in use by another program. Stop that program, or "
+                    f"choose another port with {option}."
+                ) from None
+            raise Misconfigured(
+                f"Port {port} on {host} cannot be opened: {error.strerror}. "
+                f"Choose another {option} or host."
+            ) from None
+
+
+def check_run_dir(run_dir: Path) -> None:
+    """Check that the directory of sockets and Ray's session can be created, has free space, and
+    is closed to other users."""
+    try:
+        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        free = shutil.disk_usage(run_dir).free
+    except OSError as error:
+        raise Misconfigured(
+            f"The directory {run_dir}, for Ray's files, cannot be created: {error.strerror}. "
+            f"Make {run_dir.parent} writable."
+        ) from None
+    if free < MIN_FREE_BYTES:
+        raise Misconfigured(
+            f"Only {free // 2**20} MB are free on the disk of {run_dir}, for Ray's files; "
+            f"Darkroom needs {MIN_FREE_BYTES // 2**20} MB there. Free some space."
+        )
+    status = run_dir.stat()
+    if status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise Misconfigured(
+            f"Another user owns {run_dir} or can access it, so Darkroom does not use it. Delete it "
+            "and start again."
+        )
+
+
+def free_port() -> int:
+    """Return a port on which nothing listens now, on any interface."""
+    return free_ports(1)[0]
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ``count`` different free ports.
+
+    They lie below the kernel's range of ephemeral ports, because one of Ray's many processes could
+    otherwise get such a port before it is used. They also lie outside the range that Ray chooses
+    from. Raises ``Misconfigured`` if there are not enough.
+    """
+    with contextlib.ExitStack() as held:
+        found: list[int] = []
+        for port in random.sample(PORTS, len(PORTS)):
+            listener = held.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            with contextlib.suppress(OSError):
+                listener.bind(("", port))
+                found.append(port)
+            if len(found) == count:
+                return found
+    raise Misconfigured(
+        f"Fewer than {count} ports are free from {PORTS.start} to {PORTS.stop - 1}. Stop programs "
+        "that listen there."
+    )
+
+
+TLS_PORT_OFFSET = 443  # offset from the HTTP port: 8443 for 8000
+PROXY_PORT_OFFSET = 128  # 8128 for 8000, like the usual proxy port 3128
+
+
+def plan(config: Config, host: str, port: int) -> GatewayPlan:
+    """Ports for an HTTP port at ``host:port``.
+
+    A port that a setting names must be free; otherwise ``Misconfigured`` names the setting. Without
+    a setting, a port that is in use is replaced by another free one.
+    """
+    gateway = config.gateway
+    _check(gateway)
+    tls: int | None = None
+    if haproxy.available():
+        tls = _chosen(gateway.tls_port, port + TLS_PORT_OFFSET, host, "--tls-port")
+    proxy = _chosen(
+        gateway.proxy_port, port + PROXY_PORT_OFFSET, gateway.proxy_host, "--proxy-port"
+    )
+    return GatewayPlan(
+        http=(host, port),
+        tls=_place(host, tls),
+        proxy=_place(gateway.proxy_host, proxy),
+        names=_names(config, host),
+        certificate=gateway.tls_certificate,
+        key=gateway.tls_key,
+    )
+
+
+def ports_text(addresses: Mapping[str, str]) -> str:
+    """Text for the terminal with the addresses of these ports."""
+    ports = [
+        *(f"HTTPS: {url}." for name, url in addresses.items() if name == "tls_url"),
+        *(
+            f"Proxy for fal's host names: {url}."
+            for name, url in addresses.items()
+            if name == "proxy_url"
+        ),
+    ]
+    return " ".join(ports) or "The TLS port and the proxy port are disabled."
+
+
+def _check(gateway: GatewaySettings) -> None:
+    if gateway.tls_port and not haproxy.available():
+        raise Misconfigured(
+            "The TLS port needs HAProxy, which has no build for this machine. Unset "
+            "DARKROOM_TLS_PORT and put your own TLS proxy in front of Darkroom."
+        )
+    if gateway.tls_key is not None and gateway.tls_certificate is None:
+        raise Misconfigured(
+            "DARKROOM_TLS_KEY is set, but DARKROOM_TLS_CERTIFICATE is not. Set both, or neither."
+        )
+    if gateway.tls_certificate is not None and gateway.tls_port == 0:
+        raise Misconfigured(
+            "DARKROOM_TLS_CERTIFICATE is set, but DARKROOM_TLS_PORT=0 disables TLS. Unset one of "
+            "them."
+        )
+
+
+def _chosen(given: int | None, usual: int, host: str, option: str) -> int | None:
+    if given == 0:
+        return None
+    if given is not None:
+        check_port(host, given, option)
+        return given
+    try:
+        check_port(host, usual)
+    except (Misconfigured, OverflowError):  # in use, or above 65535
+        return free_port()
+    return usual
+
+
+def _place(host: str, port: int | None) -> Place | None:
+    return None if port is None else (host, port)
+
+
+def _names(config: Config, host: str) -> tuple[str, ...]:
+    """Names for the certificate besides those of loopback.
+
+    This machine's own names are included only if other machines can reach ``host``.
+    """
+    public = urlsplit(config.server.public_url or "").hostname
+    given = (*config.server.trusted_hosts, *(() if public is None else (public,)))
+    return tuple(sorted(given if _is_loopback(host) else trusted_names(host, given)))
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,153 @@
+"""Usage and history: consumption, and ended requests as their tenant sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta, tzinfo
+from enum import StrEnum
+from typing import Protocol
+
+from serve_app.domain.outcome import Usage
+from serve_app.domain.request import Request
+
+
+class EndedRequest(StrEnum):
+    """End of a request, and the side that caused it."""
+
+    SUCCESS = "success"
+    CLIENT_ERROR = "client_error"
+    SERVER_ERROR = "server_error"
+
+
+@dataclass(frozen=True, slots=True)
+class UsageTotals:
+    """Sums over the usage records of an endpoint between two edges."""
+
+    bucket: int  # index of the edge at its start, from 0
+    endpoint: str
+    requests: int  # includes frames of realtime sessions
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTotals:
+    """Statistics of an endpoint's requests that ended between two edges and are not deleted."""
+
+    bucket: int  # index of the edge at its start, from 0
+    endpoint: str
+    requests: int
+    successes: int
+    client_errors: int
+    durations_s: Sequence[float] = ()  # percentiles of the last attempt's time; empty: none started
+    waits_s: Sequence[float] = ()  # percentiles of the time from submit to that attempt
+
+
+@dataclass(frozen=True, slots=True)
+class EndedRequestFilter:
+    """Filter for ended requests of a tenant."""
+
+    tenant: str
+    endpoint: str
+    since: datetime  # end time, inclusive
+    until: datetime  # end time, exclusive
+    end: EndedRequest | None = None  # None: any
+    client_codes: Collection[str] = ()  # failures caused by the client, beside those with a field
+    request_id: str | None = None
+    before: tuple[datetime, str] | None = None  # (end, id) of the last row of the previous page
+
+
+PERCENTILES = (25, 50, 75, 90, 95, 99)
+SHARES = tuple(each / 100 for each in PERCENTILES)
+
+REQUEST_METRICS: Mapping[str, Callable[[RequestTotals], float | None]] = {
+    "request_count": lambda each: each.requests,
+    "success_count": lambda each: each.successes,
+    "user_error_count": lambda each: each.client_errors,
+    "error_count": lambda each: each.requests - each.successes - each.client_errors,
+    **{
+        f"p{percentile}_duration": lambda each, n=number: _at(each.durations_s, n)
+        for number, percentile in enumerate(PERCENTILES)
+    },
+    **{
+        f"p{percentile}_prepare_duration": lambda each, n=number: _at(each.waits_s, n)
+        for number, percentile in enumerate(PERCENTILES)
+    },
+}
+"""Metrics by fal's names. Times are in seconds, and null if no request has started."""
+
+
+def _at(values: Sequence[float], number: int) -> float | None:
+    return values[number] if values else None
+
+
+class Ledger(Protocol):
+    async def consumed(
+        self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str] = ()
+    ) -> Sequence[UsageTotals]:
+        """Usage between each two of the ascending ``edges``, by bucket and then by endpoint. Empty
+        buckets are left out. Without ``endpoints``: of all endpoints."""
+        ...
+
+    async def measured(
+        self,
+        tenant: str,
+        edges: Sequence[datetime],
+        endpoints: Sequence[str],
+        *,
+        shares: Sequence[float],
+        client_codes: Collection[str],
+    ) -> Sequence[RequestTotals]:
+        """Statistics of these endpoints, in buckets as in ``consumed``. ``shares``: percentiles,
+        each from 0 to 1, interpolated linearly. ``client_codes``: see ``EndedRequestFilter``."""
+        ...
+
+    async def ended(self, search: EndedRequestFilter, limit: int) -> Sequence[Request]:
+        """Ended requests, latest end first."""
+        ...
+
+
+# Time buckets of a minute, hour, day, week or month in a time zone.
+
+
+class Timeframe(StrEnum):
+    """Length of a bucket. Weeks begin on Monday."""
+
+    MINUTE = "minute"
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+    @classmethod
+    def fitting(cls, length: timedelta) -> Timeframe:
+        """Bucket length that divides ``length`` into some dozens. Thresholds are fal's."""
+        most = {
+            cls.MINUTE: timedelta(hours=2),
+            cls.HOUR: timedelta(days=2),
+            cls.DAY: timedelta(days=64),
+            cls.WEEK: timedelta(days=183),
+        }
+        return next((each for each, end in most.items() if length < end), cls.MONTH)
+
+    def start(self, at: datetime, zone: tzinfo) -> datetime:
+        """Start of the bucket that contains ``at``, in UTC: Python compares times of one zone by
+        their wall-clock digits, which is wrong in the hour that occurs twice."""
+        local = at.astimezone(zone)
+        if self in (Timeframe.MINUTE, Timeframe.HOUR):
+            past = timedelta(seconds=local.second, microseconds=local.microsecond)
+            if self is Timeframe.HOUR:
+                past += timedelta(minutes=local.minute)
+            return at.astimezone(UTC) - past
+        days = {Timeframe.WEEK: local.weekday(), Timeframe.MONTH: local.day - 1}
+        first = local.date() - timedelta(days=days.get(self, 0))
+        return datetime.combine(first, time.min, zone).astimezone(UTC)
+
+    def next(self, start: datetime, zone: tzinfo) -> datetime:
+        """Start of the bucket after the one that begins at ``start``, in UTC."""
+        if self in (Timeframe.MINUTE, Timeframe.HOUR):
+            length = timedelta(minutes=1) if self is Timeframe.MINUTE else timedelta(hours=1)
+            return self.start(start.astimezone(UTC) + length, zone)
+        # A time inside the next bucket, even if the clocks change in between.
+        days = {Timeframe.DAY: 1.5, Timeframe.WEEK: 7.5, Timeframe.MONTH: 31.5}[self]
+        return self.start(start + timedelta(days=days), zone)

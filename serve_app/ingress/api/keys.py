@@ -1,0 +1,173 @@
+"""``/v1/keys``: create, list and revoke API keys, in fal's format."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, cast
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from serve_app.catalog.fields.pydantic_schema import invalid_input
+from serve_app.domain.errors import Forbidden, NotFound
+from serve_app.ingress.http import query
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.body import read_json
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Time
+from serve_app.ingress.http.openapi import (
+    Answer,
+    DocumentedRoute,
+    Operation,
+    answer,
+    in_path,
+    in_query,
+)
+from serve_app.ingress.services.services import services_of
+from serve_app.tenants.api_keys import ADMIN, API, KeyInfo
+
+MAX_BODY_BYTES = 16 * 1024
+
+Tenant = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+Scope = Literal["api", "priority", "admin"]
+
+
+class NewKey(BaseModel):
+    """Properties of a key to be created."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    alias: str = Field(default="", max_length=200)
+    tenant: Tenant | None = Field(default=None, description="Default: the caller's tenant.")
+    scopes: frozenset[Scope] = Field(default=frozenset({API}), min_length=1)
+    expires_at: AwareDatetime | None = None
+    replay_undelivered: bool = Field(
+        default=False,
+        description="Repeat the response to a submit if the client did not receive it.",
+    )
+
+
+class ApiKey(TypedDict):
+    """API key, without its secret."""
+
+    key_id: str
+    alias: str
+    tenant: str
+    scopes: list[Scope]
+    replay_undelivered: bool
+    created_at: Time
+    expires_at: Time | None
+    revoked_at: Time | None
+
+
+class ApiKeyPage(TypedDict):
+    keys: list[ApiKey]
+    next_cursor: str | None
+    has_more: bool
+
+
+class CreatedKey(TypedDict):
+    """Key with its secret, which is shown only once."""
+
+    key_id: str
+    key_secret: str
+    key: str
+
+
+async def listed(request: HttpRequest) -> Response:
+    """List a tenant's keys, oldest first, without secrets: ``?tenant=``, or the caller's own."""
+    context_of(request).route = "v1.keys"
+    caller = await authenticate(request, ADMIN)
+    tenant = query.text(request, "tenant") or caller.tenant
+    found = await services_of(request).identity.keys.list(tenant)
+    page: ApiKeyPage = {
+        "keys": [_api_key(info) for info in found],
+        "next_cursor": None,
+        "has_more": False,
+    }
+    return json_reply(page)
+
+
+async def create(request: HttpRequest) -> Response:
+    """Create a key. Its secret is in this response and is not stored."""
+    context_of(request).route = "v1.keys"
+    caller = await authenticate(request, ADMIN)
+    try:
+        new = NewKey.model_validate(await read_json(request, MAX_BODY_BYTES))
+    except ValidationError as error:
+        raise invalid_input(error) from None
+    credential = await services_of(request).identity.keys.create(
+        new.tenant or caller.tenant,
+        name=new.alias,
+        scopes=frozenset(new.scopes),
+        expires_at=new.expires_at,
+        replay_undelivered=new.replay_undelivered,
+        actor=caller.key_id,
+    )
+    body: CreatedKey = {
+        "key_id": credential.id,
+        "key_secret": credential.secret,
+        "key": str(credential),
+    }
+    return json_reply(body, 201)
+
+
+async def revoked(request: HttpRequest) -> Response:
+    """Revoke a key; it takes effect everywhere within seconds.
+
+    The calling key cannot revoke itself, because that could lock everyone out.
+    """
+    context_of(request).route = "v1.key"
+    caller = await authenticate(request, ADMIN)
+    key_id = request.path_params["key_id"]
+    if key_id == caller.key_id:
+        raise Forbidden(
+            "A key cannot revoke itself. Create another key with the scope `admin`, and use that."
+        )
+    if not await services_of(request).identity.keys.revoke(key_id, caller.key_id):
+        raise NotFound(f"There is no key {key_id}.")
+    return Response(status_code=204)
+
+
+LIST = Operation(
+    "listKeys",
+    "List a tenant's API keys. Needs the scope `admin`",
+    {200: answer("The keys, without secrets.", ApiKeyPage)},
+    errors=(403, 422),
+    parameters=(in_query("tenant", "Default: the caller's tenant."),),
+)
+CREATE = Operation(
+    "createKey",
+    "Create an API key. Needs the scope `admin`",
+    {201: answer("The key. Its secret is shown only once.", CreatedKey)},
+    errors=(403, 413, 422),
+    body=NewKey,
+)
+REVOKE = Operation(
+    "revokeKey",
+    "Revoke an API key. Needs the scope `admin`",
+    {204: Answer("The key is revoked.")},
+    errors=(403, 404),
+    parameters=(in_path("key_id", "The part of the key before the colon."),),
+)
+
+ROUTES = [
+    DocumentedRoute("/v1/keys", listed, {"GET": LIST}),
+    DocumentedRoute("/v1/keys", create, {"POST": CREATE}),
+    DocumentedRoute("/v1/keys/{key_id}", revoked, {"DELETE": REVOKE}),
+]
+
+
+def _api_key(info: KeyInfo) -> ApiKey:
+    return {
+        "key_id": info.id,
+        "alias": info.name,
+        "tenant": info.tenant,
+        "scopes": cast("list[Scope]", sorted(info.scopes)),
+        "replay_undelivered": info.replay_undelivered,
+        "created_at": info.created_at.isoformat(),
+        "expires_at": info.expires_at.isoformat() if info.expires_at else None,
+        "revoked_at": info.revoked_at.isoformat() if info.revoked_at else None,
+    }

@@ -1,0 +1,343 @@
+"""``/v1/models``: the catalog in fal's format."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Annotated, Any, Literal, NotRequired, cast
+
+from pydantic import Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from serve_app.catalog.catalog import CatalogEntry
+from serve_app.domain.endpoint import Recipe
+from serve_app.domain.errors import InvalidInput
+from serve_app.ingress.api.usage import Unit, unit_of
+from serve_app.ingress.http import query
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.body import read_json
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
+from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.http.time_buckets import CURSOR, MAX_ENDPOINTS, PageLinks
+from serve_app.ingress.openapi.document import ApiDocument, document_of
+from serve_app.ingress.services.services import services_of
+
+MAX_PAGE = 100
+OPENAPI = "openapi-3.0"
+STATUSES = ("active", "inactive", "deprecated")  # the last is fal's; no model here has it
+
+
+class ModelMetadata(TypedDict):
+    display_name: str
+    category: str
+    description: str
+    status: Literal["active", "inactive"]
+    tags: list[str]
+    license: str
+    model_url: str
+
+
+class ModelRecipe(TypedDict):
+    """Format of a model's weights on a device with at least this much memory."""
+
+    memory_gb: float
+    precision: Literal["float32", "float16", "bfloat16", "float8"]
+    offload: Literal["none", "components", "blocks"]
+    hot: list[str]
+    compile: bool
+
+
+class ModelWeights(TypedDict):
+    source: str | None
+    revision: str | None
+
+
+class ModelStatus(TypedDict):
+    """What only Darkroom has."""
+
+    served: bool
+    reason: Annotated[str | None, Field(description="Why the model is not served.")]
+    family: str
+    weights: ModelWeights
+    recipes: list[ModelRecipe]
+
+
+class Model(TypedDict):
+    """Endpoint of the catalog."""
+
+    endpoint_id: str
+    metadata: ModelMetadata
+    darkroom_demo: bool
+    darkroom: ModelStatus
+    openapi: NotRequired[
+        Annotated[
+            dict[str, Any],
+            Field(description="The endpoint's OpenAPI document, with `expand=openapi-3.0`."),
+        ]
+    ]
+
+
+class ModelPage(PageLinks):
+    models: list[Model]
+
+
+async def models(request: HttpRequest) -> Response:
+    """List endpoints in the catalog's order.
+
+    Filters: ``endpoint_id`` (repeated, or separated by commas), ``q``, ``category``, ``status``.
+    Pages: ``limit`` endpoints after ``cursor``. ``expand=openapi-3.0`` adds each one's document.
+    """
+    context_of(request).route = "v1.models"
+    await authenticate(request)
+    services = services_of(request)
+    limit = query.page_size(request, default=50, most=MAX_PAGE)
+    found = [each for each in _after(request, list(services.catalog)) if _wanted(request, each)]
+    page = found[:limit]
+    origin = origin_of(request)
+    listed = [_model(each, origin) for each in page]
+    if _expand(request):
+        await asyncio.to_thread(_describe, listed, page, document_of(request), origin)
+    more = len(found) > limit
+    body: ModelPage = {
+        "models": listed,
+        "next_cursor": page[-1].endpoint.id if more else None,
+        "has_more": more,
+    }
+    return json_reply(body)
+
+
+LIST = Operation(
+    "listModels",
+    "List endpoints in the catalog's order",
+    {200: answer("A page.", ModelPage)},
+    errors=(422,),
+    parameters=(
+        in_query(
+            "endpoint_id", "Only these endpoints; repeated or separated by commas.", list[str]
+        ),
+        in_query("q", "Only endpoints with these words."),
+        in_query("category", "Only this category, such as text-to-image."),
+        in_query(
+            "status",
+            "Only endpoints with this status.",
+            Literal["active", "inactive", "deprecated"],
+        ),
+        in_query("expand", "Add each endpoint's OpenAPI document.", list[Literal["openapi-3.0"]]),
+        in_query("limit", "1 to 100; default 50.", int),
+        CURSOR,
+    ),
+)
+
+
+def _wanted(request: HttpRequest, entry: CatalogEntry) -> bool:
+    asked, endpoint = request.query_params, entry.endpoint
+    ids = query.several(request, "endpoint_id")
+    status = asked.get("status")
+    if status is not None and status not in STATUSES:
+        raise query.invalid("status", f"should be one of {', '.join(STATUSES)}", status)
+    text = " ".join((endpoint.id, endpoint.display_name, endpoint.description, endpoint.category))
+    return (
+        (not ids or endpoint.id in ids)
+        and asked.get("category", endpoint.category) == endpoint.category
+        and status in (None, _status(entry))
+        and all(word in text.lower() for word in asked.get("q", "").lower().split())
+    )
+
+
+def _after(request: HttpRequest, entries: list[CatalogEntry]) -> list[CatalogEntry]:
+    """Entries after the cursor.
+
+    The filters may exclude the cursor's own entry: it was perhaps served when the previous page was
+    sent, and is not served any more.
+    """
+    cursor = request.query_params.get("cursor")
+    if cursor is None:
+        return entries
+    ids = [entry.endpoint.id for entry in entries]
+    if cursor not in ids:
+        raise query.invalid("cursor", "should be the next_cursor of the previous page", cursor)
+    return entries[ids.index(cursor) + 1 :]
+
+
+def _expand(request: HttpRequest) -> bool:
+    for given in request.query_params.getlist("expand"):
+        if given != OPENAPI:
+            raise query.invalid("expand", f"should be {OPENAPI}", given)
+    return "expand" in request.query_params
+
+
+def _status(entry: CatalogEntry) -> Literal["active", "inactive"]:
+    return "inactive" if entry.missing else "active"
+
+
+def _describe(
+    listed: list[Model], page: list[CatalogEntry], document: ApiDocument, origin: str
+) -> None:
+    """Add the documents. Each takes milliseconds, so call it in a thread."""
+    for model, entry in zip(listed, page, strict=True):
+        model["openapi"] = document.of_endpoint(entry, origin)
+
+
+def _model(entry: CatalogEntry, origin: str) -> Model:
+    endpoint = entry.endpoint
+    return {
+        "endpoint_id": endpoint.id,
+        "metadata": {
+            "display_name": endpoint.display_name or endpoint.id,
+            "category": endpoint.category,
+            "description": endpoint.description,
+            "status": _status(entry),
+            "tags": [],
+            "license": endpoint.licence,
+            "model_url": f"{origin}/run/{endpoint.id}",
+        },
+        "darkroom_demo": entry.demo,
+        "darkroom": {
+            "served": not entry.missing,
+            "reason": entry.missing or None,
+            "family": endpoint.family,
+            "weights": {
+                "source": endpoint.weights.source or None,
+                "revision": endpoint.weights.revision,
+            },
+            "recipes": [_recipe(each) for each in endpoint.recipes],
+        },
+    }
+
+
+def _recipe(recipe: Recipe) -> ModelRecipe:
+    return cast("ModelRecipe", asdict(recipe))
+
+
+# ``/v1/models/pricing``: prices of endpoints, in fal's format. All prices are 0. The units are
+# those that ``/v1/models/usage`` counts, so operators can divide the costs of their machines by
+# them.
+
+CURRENCY = "USD"
+QUANTITIES = {"historical_api_price": "call_quantity", "unit_price": "unit_quantity"}
+"""Type of an estimate → field with its quantity."""
+
+EstimateType = Literal["historical_api_price", "unit_price"]
+
+
+class Price(TypedDict):
+    endpoint_id: str
+    unit_price: Annotated[float, Field(description="0, because nothing is charged.")]
+    unit: Unit
+    currency: str
+
+
+class PricePage(PageLinks):
+    prices: list[Price]
+
+
+class EndpointQuantity(TypedDict, total=False):
+    call_quantity: Annotated[float, Field(description="For `historical_api_price`.")]
+    unit_quantity: Annotated[float, Field(description="For `unit_price`.")]
+
+
+class EstimateRequest(TypedDict):
+    """Quantities whose costs are estimated."""
+
+    estimate_type: EstimateType
+    endpoints: Annotated[
+        dict[str, EndpointQuantity], Field(min_length=1, description="Quantities by endpoint id.")
+    ]
+
+
+class Estimate(TypedDict):
+    estimate_type: EstimateType
+    total_cost: Annotated[float, Field(description="0, because nothing is charged.")]
+    currency: str
+
+
+async def pricing(request: HttpRequest) -> Response:
+    """List prices. ``?endpoint_id=``: 1 to 50, repeated or separated by commas."""
+    context_of(request).route = "v1.models.pricing"
+    await authenticate(request)
+    catalog = services_of(request).catalog
+    asked = list(dict.fromkeys(query.several(request, "endpoint_id")))
+    _check_number("endpoint_id", asked)
+    prices: list[Price] = [
+        {
+            "endpoint_id": catalog.listed(each).endpoint.id,
+            "unit_price": 0.0,
+            "unit": unit_of(catalog, each),
+            "currency": CURRENCY,
+        }
+        for each in asked
+    ]
+    body: PricePage = {"prices": prices, "next_cursor": None, "has_more": False}
+    return json_reply(body)
+
+
+async def estimate(request: HttpRequest) -> Response:
+    """Estimate costs. ``POST``: ``estimate_type``, and ``endpoints`` with their quantities."""
+    context_of(request).route = "v1.models.pricing.estimate"
+    await authenticate(request)
+    services = services_of(request)
+    body = await read_json(request, services.config.limits.max_body_bytes)
+    if not isinstance(body, dict):
+        raise InvalidInput("The body must be a JSON object.")
+    given = cast("Mapping[str, Any]", body)
+    kind = given.get("estimate_type")
+    if not isinstance(kind, str) or kind not in QUANTITIES:
+        raise InvalidInput.of_field("estimate_type", f"Input should be {' or '.join(QUANTITIES)}")
+    endpoints = given.get("endpoints")
+    if not isinstance(endpoints, dict) or not endpoints:
+        raise InvalidInput.of_field("endpoints", "Input should be an object with quantities by id")
+    for endpoint_id, quantity in cast("Mapping[str, Any]", endpoints).items():
+        services.catalog.listed(endpoint_id)
+        _check_quantity(quantity, QUANTITIES[kind])
+    estimated: Estimate = {
+        "estimate_type": cast("EstimateType", kind),
+        "total_cost": 0.0,
+        "currency": CURRENCY,
+    }
+    return json_reply(estimated)
+
+
+LIST_PRICES = Operation(
+    "listPrices",
+    "List prices of endpoints, and the units that are counted",
+    {200: answer("The prices, all 0.", PricePage)},
+    errors=(404, 422),
+    parameters=(
+        in_query(
+            "endpoint_id",
+            "1 to 50 endpoints; repeated or separated by commas.",
+            list[str],
+            required=True,
+        ),
+    ),
+)
+ESTIMATE = Operation(
+    "estimateCost",
+    "Estimate the costs of a number of calls or units",
+    {200: answer("The costs, always 0.", Estimate)},
+    errors=(404, 413, 422),
+    body=EstimateRequest,
+)
+
+ROUTES = [
+    DocumentedRoute("/v1/models", models, {"GET": LIST}),
+    DocumentedRoute("/v1/models/pricing", pricing, {"GET": LIST_PRICES}),
+    DocumentedRoute("/v1/models/pricing/estimate", estimate, {"POST": ESTIMATE}),
+]
+
+
+def _check_number(name: str, endpoints: Sequence[str]) -> None:
+    if not 1 <= len(endpoints) <= MAX_ENDPOINTS:
+        what = f"should name 1 to {MAX_ENDPOINTS} endpoints"
+        raise query.invalid(name, what, str(len(endpoints)))
+
+
+def _check_quantity(given: Any, name: str) -> None:
+    quantity = cast("Mapping[str, Any]", given).get(name) if isinstance(given, dict) else None
+    if isinstance(quantity, bool) or not isinstance(quantity, int | float) or not quantity > 0:
+        raise InvalidInput.of_field("endpoints", f"Each should be an object with {name} above 0")

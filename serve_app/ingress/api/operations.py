@@ -1,0 +1,301 @@
+"""``/v1/queue``, ``/v1/audit`` and manual operations. All require the scope ``admin``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from serve_app.domain.errors import NotFound
+from serve_app.domain.operations import (
+    Act,
+    LaneFigures,
+    OpenTransaction,
+    Operations,
+    Pause,
+    PauseKind,
+    RunningLease,
+)
+from serve_app.domain.request import State
+from serve_app.ingress.http import query
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Time
+from serve_app.ingress.http.openapi import (
+    DocumentedRoute,
+    Operation,
+    Parameter,
+    answer,
+    in_path,
+    in_query,
+)
+from serve_app.ingress.services.services import services_of
+from serve_app.tenants.api_keys import ADMIN
+
+MAX_PAGE = 500
+MAX_REASON = 1000  # characters
+
+
+class EndpointPause(TypedDict):
+    """State of an endpoint. `kind` is null if it is neither paused nor draining."""
+
+    endpoint_id: str
+    kind: PauseKind | None
+    at: Time | None
+    actor: str | None
+
+
+class Lane(TypedDict):
+    """Queued and running requests of a tenant in a pool."""
+
+    pool: str
+    tenant: str
+    queued: int
+    running: int
+    oldest_s: float | None
+
+
+class LeaseStatus(TypedDict):
+    """Lease of a running request."""
+
+    request_id: str
+    attempt: int
+    tenant: str
+    endpoint: str
+    pool: str
+    replica_id: str
+    age_s: float
+    expires_in_s: float
+
+
+class OldestTransaction(TypedDict):
+    """Oldest open transaction of the database."""
+
+    age_s: float
+    state: str
+    application: str
+    pid: int
+
+
+class QueueOverview(TypedDict):
+    lanes: list[Lane]
+    leases: list[LeaseStatus]
+    halts: list[EndpointPause]
+    oldest_transaction: OldestTransaction | None
+
+
+class AuditEntry(TypedDict):
+    """Manual operation."""
+
+    id: int
+    at: Time
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, Any]
+
+
+class AuditPage(TypedDict):
+    acts: list[AuditEntry]
+    next_before: int | None
+
+
+class RequestState(TypedDict):
+    request_id: str
+    state: State
+
+
+async def queue(request: HttpRequest) -> Response:
+    """Show lanes, leases, paused endpoints, and the oldest transaction of the database."""
+    operations, _ = await _admin(request, "v1.queue")
+    seen = await operations.overview()
+    oldest = seen.oldest_transaction
+    body: QueueOverview = {
+        "lanes": [_lane(each) for each in seen.lanes],
+        "leases": [_lease(each) for each in seen.leases],
+        "halts": [_pause(each) for each in seen.halts],
+        "oldest_transaction": None if oldest is None else _transaction(oldest),
+    }
+    return json_reply(body)
+
+
+async def paused(request: HttpRequest) -> Response:
+    """Pause an endpoint. Its new requests are accepted and wait."""
+    operations, actor = await _admin(request, "v1.endpoint.pause")
+    return json_reply(_pause(await operations.pause(_endpoint(request), actor)))
+
+
+async def drained(request: HttpRequest) -> Response:
+    """Drain an endpoint. New submits are refused, and queued requests are served."""
+    operations, actor = await _admin(request, "v1.endpoint.drain")
+    return json_reply(_pause(await operations.drain(_endpoint(request), actor)))
+
+
+async def resumed(request: HttpRequest) -> Response:
+    """End a pause or a drain, also of an endpoint that is no longer in the catalog."""
+    operations, actor = await _admin(request, "v1.endpoint.resume")
+    endpoint = request.path_params["endpoint_id"]
+    if not await operations.resume(endpoint, actor):
+        raise NotFound(f"{endpoint} is neither paused nor draining.")
+    body: EndpointPause = {"endpoint_id": endpoint, "kind": None, "at": None, "actor": None}
+    return json_reply(body)
+
+
+async def requeued(request: HttpRequest) -> Response:
+    """Take a running request from its replica and queue it again."""
+    operations, actor = await _admin(request, "v1.request.requeue")
+    return _standing(request, await operations.requeue(request.path_params["request_id"], actor))
+
+
+async def failed(request: HttpRequest) -> Response:
+    """End a request as failed, with ``?reason=`` for its owner."""
+    operations, actor = await _admin(request, "v1.request.fail")
+    reason = query.text(request, "reason") or ""
+    if len(reason) > MAX_REASON:
+        raise query.invalid("reason", f"should have at most {MAX_REASON} characters", reason)
+    request_id = request.path_params["request_id"]
+    return _standing(request, await operations.fail(request_id, actor, reason))
+
+
+async def audit(request: HttpRequest) -> Response:
+    """List manual operations, newest first: ``?limit=50&before=<id>``."""
+    operations, _ = await _admin(request, "v1.audit")
+    limit = query.page_size(request, default=50, most=MAX_PAGE)
+    before = query.whole(request, "before", default=0, most=999_999_999)
+    page = await operations.audit(before or None, limit + 1)
+    shown = page[:limit]
+    body: AuditPage = {
+        "acts": [_entry(each) for each in shown],
+        "next_before": shown[-1].id if len(page) > limit else None,
+    }
+    return json_reply(body)
+
+
+SEE_QUEUE = Operation(
+    "getQueue",
+    "Show lanes, leases and paused endpoints. Needs the scope `admin`",
+    {200: answer("An overview of the queue.", QueueOverview)},
+    errors=(403,),
+)
+LIST_AUDIT = Operation(
+    "listActs",
+    "List manual operations, newest first. Needs the scope `admin`",
+    {200: answer("A page.", AuditPage)},
+    errors=(403, 422),
+    parameters=(
+        in_query("before", "`next_before` of the previous page.", int),
+        in_query("limit", "1 to 500; default 50.", int),
+    ),
+)
+
+
+def _endpoint_call(act: str, summary: str) -> Operation:
+    return Operation(
+        f"{act}Endpoint",
+        f"{summary}. Needs the scope `admin`",
+        {200: answer("The endpoint's state.", EndpointPause)},
+        errors=(403, 404),
+        parameters=(in_path("endpoint_id", "Its slashes are not escaped."),),
+    )
+
+
+def _request_call(act: str, summary: str, *parameters: Parameter) -> Operation:
+    request_id = in_path("request_id", "Id of a request of any tenant.")
+    return Operation(
+        f"{act}Request",
+        f"{summary}. Needs the scope `admin`",
+        {200: answer("The request's state.", RequestState)},
+        errors=(400, 403, 404, 422),
+        parameters=(request_id, *parameters),
+    )
+
+
+PAUSE = _endpoint_call("pause", "Pause an endpoint: new requests are accepted and wait")
+DRAIN = _endpoint_call("drain", "Drain an endpoint: new requests are refused, queued ones run")
+RESUME = _endpoint_call("resume", "End a pause or a drain")
+REQUEUE = _request_call("requeue", "Take a request from its replica and queue it again")
+FAIL = _request_call(
+    "fail", "End a request as failed", in_query("reason", "Message for the request's owner.")
+)
+
+ROUTES = [
+    DocumentedRoute("/v1/queue", queue, {"GET": SEE_QUEUE}),
+    DocumentedRoute("/v1/audit", audit, {"GET": LIST_AUDIT}),
+    DocumentedRoute("/v1/endpoints/{endpoint_id:path}/pause", paused, {"PUT": PAUSE}),
+    DocumentedRoute("/v1/endpoints/{endpoint_id:path}/drain", drained, {"PUT": DRAIN}),
+    DocumentedRoute("/v1/endpoints/{endpoint_id:path}/resume", resumed, {"PUT": RESUME}),
+    DocumentedRoute("/v1/requests/{request_id}/requeue", requeued, {"PUT": REQUEUE}),
+    DocumentedRoute("/v1/requests/{request_id}/fail", failed, {"PUT": FAIL}),
+]
+
+
+async def _admin(request: HttpRequest, route: str) -> tuple[Operations, str]:
+    """Return the operations, and the id of the caller's key."""
+    context_of(request).route = route
+    caller = await authenticate(request, ADMIN)
+    return services_of(request).queue.operations, caller.key_id
+
+
+def _endpoint(request: HttpRequest) -> str:
+    """Id of an endpoint in the catalog. ``EndpointNotFound``."""
+    return services_of(request).catalog.listed(request.path_params["endpoint_id"]).endpoint.id
+
+
+def _pause(pause: Pause) -> EndpointPause:
+    return {
+        "endpoint_id": pause.endpoint,
+        "kind": pause.kind,
+        "at": pause.at.isoformat(),
+        "actor": pause.actor,
+    }
+
+
+def _lane(lane: LaneFigures) -> Lane:
+    return {
+        "pool": lane.pool,
+        "tenant": lane.tenant,
+        "queued": lane.queued,
+        "running": lane.running,
+        "oldest_s": lane.oldest_s,
+    }
+
+
+def _lease(lease: RunningLease) -> LeaseStatus:
+    return {
+        "request_id": lease.request_id,
+        "attempt": lease.attempt,
+        "tenant": lease.tenant,
+        "endpoint": lease.endpoint,
+        "pool": lease.pool,
+        "replica_id": lease.replica_id,
+        "age_s": lease.age_s,
+        "expires_in_s": lease.expires_in_s,
+    }
+
+
+def _transaction(oldest: OpenTransaction) -> OldestTransaction:
+    return {
+        "age_s": oldest.age_s,
+        "state": oldest.state,
+        "application": oldest.application,
+        "pid": oldest.pid,
+    }
+
+
+def _entry(act: Act) -> AuditEntry:
+    return {
+        "id": act.id,
+        "at": act.at.isoformat(),
+        "actor": act.actor,
+        "action": act.action,
+        "subject": act.subject,
+        "detail": dict(act.detail),
+    }
+
+
+def _standing(request: HttpRequest, state: State) -> Response:
+    body: RequestState = {"request_id": request.path_params["request_id"], "state": state}
+    return json_reply(body)

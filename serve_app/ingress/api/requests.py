@@ -1,0 +1,367 @@
+"""``/v1/requests``: requests of a tenant, or for operators of all tenants, in Darkroom's format."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from serve_app.domain.progress import Stage
+from serve_app.domain.request import CancelVerdict, Redacted, Request, State
+from serve_app.ingress.api import events
+from serve_app.ingress.http import query
+from serve_app.ingress.http.auth import authenticate, authenticate_for_tenant
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import iso, json_reply
+from serve_app.ingress.http.json_schema import Time
+from serve_app.ingress.http.openapi import (
+    EVENTS,
+    Answer,
+    DocumentedRoute,
+    Operation,
+    answer,
+    in_header,
+    in_path,
+    in_query,
+)
+from serve_app.ingress.services import request_ids
+from serve_app.ingress.services.services import services_of
+from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.rendering import (
+    RetriesLeft,
+    WaitingStatus,
+    retries_body,
+    waiting_body,
+)
+
+MAX_PAGE = 500
+MAX_WAIT_S = 60
+MAX_LISTED_PROMPT = 200
+ALL_TENANTS = "*"
+
+Part = Literal["input", "outcome"]
+
+FORGOTTEN: Mapping[Redacted | None, list[Part] | None] = {
+    None: None,
+    Redacted.INPUT: [],
+    Redacted.OUTCOME: ["input"],
+    Redacted.DONE: ["input", "outcome"],
+}
+"""Parts of a request that were deleted, because its input and outcome must not be kept; None if
+they are kept."""
+
+
+class RequestFailure(TypedDict):
+    code: str
+    message: str
+
+
+class RequestSummary(TypedDict):
+    """Request in a list."""
+
+    request_id: str
+    tenant: str
+    endpoint_id: str
+    prompt: Annotated[str | None, Field(description="The first 200 characters.")]
+    state: State
+    priority: str
+    attempt: int
+    failures: int
+    created_at: Time
+    started_at: Time | None
+    finished_at: Time | None
+    replica_id: str | None
+    reuses: Annotated[
+        str | None, Field(description="Id of the request whose outcome this one has.")
+    ]
+    follows: Annotated[
+        str | None, Field(description="Id of the request whose outcome this one waits for.")
+    ]
+    retries_left: RetriesLeft | None
+    forgotten: Annotated[list[Part] | None, Field(description="Parts that were deleted.")]
+    run_s: float | None
+    error: RequestFailure | None
+
+
+class QueuePlace(WaitingStatus):
+    """Position of a queued request, and why it waits."""
+
+    position: Annotated[int, Field(description="Requests before this one; 0 is next.")]
+
+
+class RequestProgress(TypedDict):
+    """Progress of a running request."""
+
+    stage: Stage
+    step: int
+    steps: Annotated[int, Field(description="0: not known.")]
+    rate: Annotated[float, Field(description="Steps per second; 0: not known.")]
+    left_s: float | None
+    preview_step: Annotated[int, Field(description="Step of the newest preview; 0: none.")]
+
+
+class RequestLogLine(TypedDict):
+    at: Time
+    level: str
+    message: str
+
+
+class RequestDetails(RequestSummary):
+    """Request with its input and its log."""
+
+    version: Annotated[str, Field(description="Changes with each change of the request.")]
+    input: dict[str, Any]
+    waiting: Annotated[QueuePlace | None, Field(description="While it is queued.")]
+    progress: RequestProgress | None
+    ends_at: Annotated[Time | None, Field(description="Expected end, while it runs.")]
+    log: list[RequestLogLine]
+
+
+class RequestPage(TypedDict):
+    requests: list[RequestSummary]
+    next_before: str | None
+
+
+class CancelResult(TypedDict):
+    verdict: CancelVerdict
+
+
+class DeletedFiles(TypedDict):
+    """Numbers of files: deleted, and to be deleted as soon as storage is available."""
+
+    deleted_files: int
+    later_files: int
+
+
+async def listed(request: HttpRequest) -> Response:
+    """List the tenant's requests, newest first.
+
+    Parameters: ``?limit=50&before=<id>&state=queued&state=running``, ``endpoint_id=``, ``since=``,
+    ``until=``. With the scope ``admin``, ``tenant=`` selects another tenant, and ``*`` all.
+    """
+    context_of(request).route = "v1.requests"
+    _, tenant = await authenticate_for_tenant(request, "Requests")
+    limit = query.page_size(request, default=50, most=MAX_PAGE)
+    states = tuple(_state(each) for each in request.query_params.getlist("state"))
+    before = request.query_params.get("before")
+    if before is not None and not request_ids.valid(before):
+        raise query.invalid("before", "should be the id of a request", before)
+    page = await services_of(request).queue.page(
+        None if tenant == ALL_TENANTS else tenant,
+        states=states,
+        endpoint=query.text(request, "endpoint_id"),
+        since=query.time(request, "since"),
+        until=query.time(request, "until"),
+        before=before,
+        limit=limit + 1,
+    )
+    shown = page[:limit]
+    body: RequestPage = {
+        "requests": [_summary(each) for each in shown],
+        "next_before": shown[-1].id if len(page) > limit else None,
+    }
+    return json_reply(body)
+
+
+async def shown(request: HttpRequest) -> Response:
+    """Show one request with its input and log, and while it waits its position and the reason.
+
+    With ``?wait=30`` the response waits for the next change, for at most so many seconds. With
+    ``&since=``, the last ``version`` that the caller saw, it does not wait if the request has
+    changed since then.
+    """
+    context_of(request).route = "v1.request"
+    _, tenant = await authenticate_for_tenant(request, "Requests")
+    queue = services_of(request).queue
+    wait_s = query.whole(request, "wait", default=0, most=MAX_WAIT_S)
+    found = await queue.get(tenant, request.path_params["request_id"])
+    if wait_s and request.query_params.get("since") in (None, _version(found)):
+        found = await queue.changed(found.tenant, found.id, wait_s, since=found)
+    lines = await queue.lines(found.tenant, found.id)
+    body: RequestDetails = {
+        **_summary(found),
+        "version": _version(found),
+        "input": dict(found.input),
+        "waiting": None,
+        "progress": _progress(found) if found.state is not State.QUEUED else None,
+        "ends_at": None,
+        "log": [
+            {"at": line.at.isoformat(), "level": line.level, "message": line.message}
+            for line in lines
+        ],
+    }
+    if found.state is State.QUEUED:
+        waiting = await queue.waiting(found)
+        body["waiting"] = {"position": waiting.position, **waiting_body(waiting)}
+    if found.state is State.RUNNING:
+        body["ends_at"] = iso(await queue.ends_at(found))
+    return json_reply(body)
+
+
+async def cancelled(request: HttpRequest) -> Response:
+    """Cancel a request. The verdict is ``cancelled``, ``requested`` or ``already_final``."""
+    context_of(request).route = "v1.request.cancel"
+    caller = await authenticate(request)
+    queue = services_of(request).queue
+    verdict = await queue.cancel(caller.tenant, request.path_params["request_id"])
+    body: CancelResult = {"verdict": verdict}
+    return json_reply(body)
+
+
+REQUEST_ID = in_path("request_id", "Id of a request of the key's tenant.")
+
+LIST = Operation(
+    "listRequests",
+    "List the tenant's requests, newest first",
+    {200: answer("A page.", RequestPage)},
+    errors=(403, 422),
+    parameters=(
+        in_query("state", "Only requests in these states.", list[State]),
+        in_query("endpoint_id", "Only requests of this endpoint."),
+        in_query("since", "Submitted at this time or later.", Time),
+        in_query("until", "Submitted before this time.", Time),
+        in_query("tenant", "Another tenant, or `*` for all. Needs the scope `admin`."),
+        in_query("before", "`next_before` of the previous page."),
+        in_query("limit", "1 to 500; default 50.", int),
+    ),
+)
+SHOW = Operation(
+    "getRequest",
+    "Show a request with its input, its log, and its position or its progress",
+    {200: answer("The request.", RequestDetails)},
+    errors=(403, 404, 422),
+    parameters=(
+        REQUEST_ID,
+        in_query("tenant", "The request's tenant. Needs the scope `admin`."),
+        in_query("wait", "Seconds to wait for a change, 0 to 60.", int),
+        in_query(
+            "since", "The last `version` that was seen. Does not wait if it is another one now."
+        ),
+    ),
+)
+STREAM = Operation(
+    "streamRequestEvents",
+    "Stream the events of a request until its final state",
+    {200: answer("Server-sent events.", str, EVENTS), 204: Answer("All events were sent before.")},
+    errors=(404, 422),
+    parameters=(
+        REQUEST_ID,
+        in_header("Last-Event-ID", "Id of the last event that was received.", int),
+    ),
+)
+CANCEL = Operation(
+    "cancelRequest",
+    "Cancel a queued or running request",
+    {200: answer("The result.", CancelResult)},
+    errors=(404,),
+    parameters=(REQUEST_ID,),
+)
+
+
+def _summary(request: Request) -> RequestSummary:
+    failure = request.outcome.failure if request.outcome else None
+    return {
+        "request_id": request.id,
+        "tenant": request.tenant,
+        "endpoint_id": request.endpoint,
+        "prompt": _prompt(request.input),
+        "state": request.state,
+        "priority": request.priority.name.lower(),
+        "attempt": request.attempt,
+        "failures": request.failures,
+        "created_at": request.created_at.isoformat(),
+        "started_at": iso(request.started_at),
+        "finished_at": iso(request.finished_at),
+        "replica_id": request.replica_id,
+        "reuses": request.reuses,
+        "follows": request.follows,
+        "retries_left": retries_body(request.retries_left) if request.retries_left else None,
+        "forgotten": FORGOTTEN[request.forgetting],
+        "run_s": request.outcome.usage.run_s if request.outcome else None,
+        "error": {"code": failure.code, "message": failure.message} if failure else None,
+    }
+
+
+def _progress(request: Request) -> RequestProgress | None:
+    progress = request.progress
+    if progress is None:
+        return None
+    return {
+        "stage": progress.stage,
+        "step": progress.step,
+        "steps": progress.steps,
+        "rate": progress.rate,
+        "left_s": progress.left_s,
+        "preview_step": request.preview_step,
+    }
+
+
+def _version(request: Request) -> str:
+    """Text that changes with each change of state, progress or log. Clients only compare it."""
+    progress = request.progress
+    if progress is None:
+        return str(request.events)
+    return f"{request.events}-{progress.stage.value}-{progress.step}-{request.preview_step}"
+
+
+def _prompt(input: Mapping[str, Any]) -> str | None:
+    """Beginning of the prompt, so that a person recognizes the request in a list."""
+    prompt = input.get("prompt")
+    return prompt[:MAX_LISTED_PROMPT] if isinstance(prompt, str) else None
+
+
+def _state(given: str) -> State:
+    try:
+        return State(given)
+    except ValueError:
+        raise query.invalid("state", f"should be one of {', '.join(State)}", given) from None
+
+
+async def delete_request(request: HttpRequest) -> Response:
+    """``DELETE``: answers how many files are deleted, and how many will be deleted later."""
+    context_of(request).route = "v1.request.delete"
+    caller = await authenticate(request)
+    request_id: str = request.path_params["request_id"]
+    files = await submission.delete(services_of(request), caller.tenant, request_id)
+    later = sum(why is not None for why in files.values())
+    body: DeletedFiles = {"deleted_files": len(files) - later, "later_files": later}
+    return json_reply(body)
+
+
+async def delete_upload(request: HttpRequest) -> Response:
+    """``DELETE`` of a file that the tenant uploaded."""
+    context_of(request).route = "v1.upload.delete"
+    caller = await authenticate(request)
+    now = await services_of(request).files.uploads.delete(caller.tenant, request.path_params["key"])
+    body: DeletedFiles = {"deleted_files": int(now), "later_files": int(not now)}
+    return json_reply(body)
+
+
+DELETE = Operation(
+    "deleteRequest",
+    "Delete an ended request with its input, its outcome, its log and its files",
+    {200: answer("The request is deleted.", DeletedFiles)},
+    errors=(400, 404),
+    parameters=(REQUEST_ID,),
+)
+DELETE_UPLOAD = Operation(
+    "deleteUpload",
+    "Delete a file that the tenant uploaded",
+    {200: answer("The file is deleted, now or later.", DeletedFiles)},
+    errors=(404,),
+    parameters=(in_path("key", "The key in the file's URL; it contains slashes."),),
+    tag="uploads",
+)
+
+ROUTES = [
+    DocumentedRoute("/v1/requests", listed, {"GET": LIST}),
+    DocumentedRoute("/v1/requests/{request_id}", shown, {"GET": SHOW}),
+    DocumentedRoute("/v1/requests/{request_id}/events", events.events, {"GET": STREAM}),
+    DocumentedRoute("/v1/requests/{request_id}/cancel", cancelled, {"PUT": CANCEL}),
+    DocumentedRoute("/v1/requests/{request_id}", delete_request, {"DELETE": DELETE}),
+    DocumentedRoute("/v1/uploads/{key:path}", delete_upload, {"DELETE": DELETE_UPLOAD}),
+]

@@ -1,0 +1,151 @@
+"""Routes of Darkroom's own API, its status, and its health checks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any, Literal, cast
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Route
+from typing_extensions import TypedDict
+
+from serve_app.domain.errors import NotFound
+from serve_app.ingress.api import (
+    files,
+    keys,
+    models,
+    operations,
+    playground,
+    request_history,
+    requests,
+    usage,
+    webhooks,
+)
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
+from serve_app.ingress.services.services import services_of
+from serve_app.ingress.submission import rendering
+from serve_app.tenants.api_keys import ADMIN
+
+
+class PoolStatus(TypedDict):
+    """Demand of a pool."""
+
+    queued: int
+    running: int
+    slots: int
+    oldest_wait_s: float
+    idle_s: float
+
+
+class InstallationStatus(TypedDict):
+    """Pools with their queues, and replicas."""
+
+    pools: dict[str, PoolStatus]
+    replicas: list[Mapping[str, Any]]
+    unplaceable: dict[str, str]
+    endpoints: int
+    demo: bool
+    checks: dict[str, str]
+
+
+async def status(request: HttpRequest) -> Response:
+    """Show pools with their queues, and replicas. It needs the scope ``admin``, because it covers
+    all tenants."""
+    context_of(request).route = "v1.status"
+    await authenticate(request, ADMIN)
+    services = services_of(request)
+    demand = await services.queue.demand()
+    replicas = list(await services.health.replicas())
+    body: InstallationStatus = {
+        "pools": {name: cast("PoolStatus", asdict(now)) for name, now in sorted(demand.items())},
+        "replicas": replicas,
+        "unplaceable": dict(
+            await services.health.placement_problems({one["pool"] for one in replicas})
+        ),
+        "endpoints": len(list(services.catalog)),
+        "demo": any(entry.demo for entry in services.catalog),
+        "checks": await services.health.readiness.report(),
+    }
+    return json_reply(body)
+
+
+async def unknown(request: HttpRequest) -> Response:
+    raise NotFound(f"There is nothing at {request.url.path}.")
+
+
+STATUS = Operation(
+    "getStatus",
+    "Show pools, replicas and checks. Needs the scope `admin`",
+    {200: answer("The status of the installation.", InstallationStatus)},
+    errors=(403,),
+)
+
+
+# Liveness and readiness of this process.
+
+
+class Alive(TypedDict):
+    status: Literal["ok"]
+
+
+class Ready(TypedDict):
+    """Result of each check: `ok`, or an error message."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str]
+
+
+async def alive(request: HttpRequest) -> Response:
+    """Answer 200 as long as the event loop runs."""
+    context_of(request).route = "health"
+    body: Alive = {"status": "ok"}
+    return json_reply(body)
+
+
+async def ready(request: HttpRequest) -> Response:
+    """Answer 200 if everything that Darkroom depends on works, else 503, with each check."""
+    context_of(request).route = "ready"
+    checks = await services_of(request).health.readiness.report()
+    good = all(result == "ok" for result in checks.values())
+    body: Ready = {"status": "ok" if good else "unavailable", "checks": checks}
+    return json_reply(body, 200 if good else 503, {} if good else {"retry-after": "1"})
+
+
+CHECK_ALIVE = Operation(
+    "alive", "Check that the process is alive", {200: answer("It is alive.", Alive)}, key=False
+)
+CHECK_READY = Operation(
+    "ready",
+    "Check that the process can serve requests",
+    {
+        200: answer("Every service that Darkroom depends on answers.", Ready),
+        503: answer("A service that Darkroom depends on does not answer.", Ready),
+    },
+    key=False,
+)
+
+ROUTES = [
+    *files.ROUTES,
+    *playground.ROUTES,
+    *requests.ROUTES,
+    *operations.ROUTES,
+    *rendering.ROUTES,
+    *webhooks.ROUTES,
+    *models.ROUTES,
+    *usage.ROUTES,
+    *request_history.ROUTES,
+    *keys.ROUTES,
+    DocumentedRoute(
+        "/healthz", alive, {"GET": CHECK_ALIVE, "HEAD": replace(CHECK_ALIVE, name="aliveHead")}
+    ),
+    DocumentedRoute(
+        "/readyz", ready, {"GET": CHECK_READY, "HEAD": replace(CHECK_READY, name="readyHead")}
+    ),
+    DocumentedRoute("/v1/status", status, {"GET": STATUS}),
+    Route("/v1/{rest:path}", unknown),
+]

@@ -1,0 +1,259 @@
+"""``/v1/models/usage``: usage of a tenant, in fal's format.
+
+Nothing is charged here, so prices and costs are zero. ``darkroom`` has the real usage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Annotated, Any, Literal, NotRequired, Required, cast
+
+from pydantic import Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from serve_app.catalog.catalog import Catalog
+from serve_app.domain.usage import REQUEST_METRICS, SHARES, RequestTotals, UsageTotals
+from serve_app.ingress.api.request_history import CLIENT_CODES
+from serve_app.ingress.http import query
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Time, one_of
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_query
+from serve_app.ingress.http.time_buckets import (
+    LAST,
+    PARAMETERS,
+    SUMMARY,
+    TIME_SERIES,
+    PageLinks,
+    asked_of,
+    page_of,
+)
+from serve_app.ingress.services.services import services_of
+
+Unit = Literal["megapixels", "seconds", "units"]
+
+UNITS: dict[str, Unit] = {"image": "megapixels", "video": "seconds", "audio": "seconds"}
+"""Unit that replicas count, by the last word of an endpoint's category."""
+
+
+class Consumption(TypedDict):
+    """Usage that only Darkroom counts."""
+
+    requests: int
+    run_s: float
+    steps: int
+
+
+class UsageResult(TypedDict):
+    """Usage of an endpoint."""
+
+    endpoint_id: str
+    unit: Unit
+    quantity: float
+    unit_price: Annotated[float, Field(description="0, because nothing is charged.")]
+    cost: float
+    currency: str
+    darkroom: Consumption
+
+
+class UsageBucket(TypedDict):
+    bucket: Time
+    results: list[UsageResult]
+
+
+class UsagePage(PageLinks):
+    time_series: NotRequired[list[UsageBucket]]
+    summary: NotRequired[list[UsageResult]]
+
+
+async def usage(request: HttpRequest) -> Response:
+    """Show the usage by bucket and endpoint, in pages.
+
+    Parameters: ``?start=&end=&timeframe=&timezone=&endpoint_id=``. ``expand=summary`` adds the
+    usage of the whole time. Buckets in which no request ended are empty.
+    """
+    context_of(request).route = "v1.models.usage"
+    caller = await authenticate(request)
+    services = services_of(request)
+    expand = _expand(request)
+    asked = await asked_of(request, services.clock.now())
+    ledger, page = services.queue.ledger, LAST
+    body: UsagePage = {**LAST.links}
+    if TIME_SERIES in expand:
+        page = page_of(request, asked)
+        found = await ledger.consumed(caller.tenant, page.edges, asked.endpoints)
+        body["time_series"] = [
+            {
+                "bucket": start.astimezone(asked.zone).isoformat(),
+                "results": _results(
+                    services.catalog, (one for one in found if one.bucket == number)
+                ),
+            }
+            for number, start in enumerate(page.starts)
+        ]
+    if SUMMARY in expand:
+        whole = [asked.span.start, asked.span.end]
+        found = await ledger.consumed(caller.tenant, whole, asked.endpoints)
+        body["summary"] = _results(services.catalog, found)
+    return json_reply({**body, **page.links})
+
+
+SHOW = Operation(
+    "getUsage",
+    "Show the tenant's usage, by time and endpoint",
+    {200: answer("A page of buckets.", UsagePage)},
+    errors=(422,),
+    parameters=(
+        in_query("endpoint_id", "Only these endpoints, at most 50.", list[str]),
+        *PARAMETERS,
+        in_query("expand", "Default: `time_series`.", list[Literal["time_series", "summary"]]),
+    ),
+)
+
+
+def _expand(request: HttpRequest) -> Sequence[str]:
+    expand = query.several(request, "expand") or [TIME_SERIES]
+    for given in expand:
+        if given not in (TIME_SERIES, SUMMARY):
+            what = f"should be {TIME_SERIES} or {SUMMARY}(usage by key is not recorded)"
+            raise query.invalid("expand", what, given)
+    return expand
+
+
+def _results(catalog: Catalog, found: Iterable[UsageTotals]) -> list[UsageResult]:
+    return [
+        {
+            "endpoint_id": each.endpoint,
+            "unit": unit_of(catalog, each.endpoint),
+            "quantity": each.usage.units,
+            "unit_price": 0.0,
+            "cost": 0.0,
+            "currency": "USD",
+            "darkroom": {
+                "requests": each.requests,
+                "run_s": each.usage.run_s,
+                "steps": each.usage.steps,
+            },
+        }
+        for each in found
+    ]
+
+
+def unit_of(catalog: Catalog, endpoint_id: str) -> Unit:
+    """Unit of an endpoint; ``units`` if the catalog does not know the endpoint or its kind."""
+    entry = catalog.find(endpoint_id)
+    kind = entry.endpoint.category.rpartition("-")[2] if entry else ""
+    return UNITS.get(kind, "units")
+
+
+# ``/v1/models/analytics``: a tenant's ended requests, counted by result, with percentiles of
+# their durations, in fal's format.
+
+
+class Analytics(TypedDict, total=False):
+    """Numbers of an endpoint's ended requests, and percentiles of their times in seconds."""
+
+    endpoint_id: Required[str]
+    request_count: int
+    success_count: int
+    user_error_count: int
+    error_count: int
+    p25_duration: float | None
+    p50_duration: float | None
+    p75_duration: float | None
+    p90_duration: float | None
+    p95_duration: float | None
+    p99_duration: float | None
+    p25_prepare_duration: float | None
+    p50_prepare_duration: float | None
+    p75_prepare_duration: float | None
+    p90_prepare_duration: float | None
+    p95_prepare_duration: float | None
+    p99_prepare_duration: float | None
+
+
+class AnalyticsBucket(TypedDict):
+    bucket: Time
+    results: list[Analytics]
+
+
+class AnalyticsPage(PageLinks):
+    time_series: NotRequired[list[AnalyticsBucket]]
+    summary: NotRequired[list[Analytics]]
+
+
+async def analytics(request: HttpRequest) -> Response:
+    """Parameters: ``endpoint_id`` (1 to 50), ``expand`` (``time_series``, ``summary``, or names of
+    metrics; default: all metrics), and the time parameters of ``/v1/models/usage``."""
+    context_of(request).route = "v1.models.analytics"
+    caller = await authenticate(request)
+    services = services_of(request)
+    views, metrics = _expand_metrics(request)
+    asked = await asked_of(request, services.clock.now())
+    if not asked.endpoints:
+        raise query.invalid("endpoint_id", "should name 1 to 50 endpoints", "")
+    page = LAST
+    body: AnalyticsPage = {**LAST.links}
+
+    async def measured(edges: Sequence[Any]) -> Sequence[RequestTotals]:
+        return await services.queue.ledger.measured(
+            caller.tenant, edges, asked.endpoints, shares=SHARES, client_codes=CLIENT_CODES
+        )
+
+    if TIME_SERIES in views:
+        page = page_of(request, asked)
+        found = await measured(page.edges)
+        body["time_series"] = [
+            {
+                "bucket": start.astimezone(asked.zone).isoformat(),
+                "results": [_result(each, metrics) for each in found if each.bucket == number],
+            }
+            for number, start in enumerate(page.starts)
+        ]
+    if SUMMARY in views:
+        found = await measured([asked.span.start, asked.span.end])
+        body["summary"] = [_result(each, metrics) for each in found]
+    return json_reply({**body, **page.links})
+
+
+SHOW_ANALYTICS = Operation(
+    "getAnalytics",
+    "Show how many of the tenant's requests ended, how they ended, and how long they took",
+    {200: answer("A page of buckets.", AnalyticsPage)},
+    errors=(422,),
+    parameters=(
+        in_query("endpoint_id", "1 to 50 endpoints.", list[str], required=True),
+        *PARAMETERS,
+        in_query(
+            "expand",
+            "Default: `time_series` with all metrics.",
+            list[one_of(TIME_SERIES, SUMMARY, *REQUEST_METRICS)],
+        ),
+    ),
+)
+
+ROUTES = [
+    DocumentedRoute("/v1/models/usage", usage, {"GET": SHOW}),
+    DocumentedRoute("/v1/models/analytics", analytics, {"GET": SHOW_ANALYTICS}),
+]
+
+
+def _expand_metrics(request: HttpRequest) -> tuple[Collection[str], Collection[str]]:
+    expand = query.several(request, "expand")
+    known = (TIME_SERIES, SUMMARY, *REQUEST_METRICS)
+    for given in expand:
+        if given not in known:
+            names = ", ".join(REQUEST_METRICS)
+            what = f"should be {TIME_SERIES}, {SUMMARY}, or one of the metrics {names}"
+            raise query.invalid("expand", what, given)
+    views = [each for each in expand if each not in REQUEST_METRICS]
+    metrics = [each for each in REQUEST_METRICS if each in expand]
+    return views or [TIME_SERIES], metrics or [*REQUEST_METRICS]
+
+
+def _result(each: RequestTotals, metrics: Collection[str]) -> Analytics:
+    found = {name: REQUEST_METRICS[name](each) for name in metrics}
+    return cast("Analytics", {"endpoint_id": each.endpoint, **found})

@@ -1,0 +1,221 @@
+"""fal's calls about a stored request: status, status stream, result, cancel, deletion."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, NotRequired
+
+from pydantic import Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from serve_app.domain.errors import NotFinished, RequestNotFound
+from serve_app.domain.request import CancelVerdict, LogLine, Request, State
+from serve_app.ingress.fal.rewriting import request_base
+from serve_app.ingress.fal.status import QueueStatus, status_body, version
+from serve_app.ingress.http import sse
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import error_reply, json_reply
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path
+from serve_app.ingress.http.origin import file_url, origin_of
+from serve_app.ingress.http.paths import RequestPath, RequestUrls, request_urls
+from serve_app.ingress.services import request_ids
+from serve_app.ingress.services.replies import HOLD_S
+from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.rendering import outcome_reply, preview_url
+from serve_app.telemetry import logs
+
+STREAM_KEEP_ALIVE_S = 15.0
+"""Longest silence of a stream in seconds, so that proxies keep it open."""
+
+CancelWord = Literal["OK", "CANCELLATION_REQUESTED", "ALREADY_COMPLETED"]
+
+VERDICTS: Mapping[CancelVerdict, tuple[int, CancelWord]] = {
+    CancelVerdict.CANCELLED: (200, "OK"),
+    CancelVerdict.REQUESTED: (202, "CANCELLATION_REQUESTED"),
+    CancelVerdict.ALREADY_FINAL: (400, "ALREADY_COMPLETED"),
+}
+
+
+class CancelStatus(TypedDict):
+    """Result of a cancel."""
+
+    status: CancelWord
+    detail: NotRequired[str]
+    message: NotRequired[str]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCall:
+    """Call about a request that exists and belongs to the caller."""
+
+    services: Services
+    request: Request
+    origin: str  # base of URLs
+    urls: RequestUrls
+    with_logs: bool
+
+
+async def status(request: HttpRequest, path: RequestPath, prefix: str) -> Response:
+    """Answer 202 until the end, then 200. A poll is held back until there is something new."""
+    call = await _find(request, path, prefix)
+    services, found = call.services, call.request
+    lines = await _lines(call, found)
+    poll = (found.id, call.with_logs)
+    seen = version(found, len(lines or ()))
+    if not found.state.final and services.replies.last.is_unchanged(
+        poll, seen, services.clock.monotonic()
+    ):
+        found = await services.queue.changed(found.tenant, found.id, HOLD_S, since=found)
+        lines = await _lines(call, found)
+    if found.state.final:
+        services.replies.last.forget(poll)
+    else:
+        services.replies.last.record(
+            poll, version(found, len(lines or ())), services.clock.monotonic()
+        )
+    body = await _body(call, found, lines)
+    return json_reply(body, 200 if found.state.final else 202)
+
+
+async def status_stream(request: HttpRequest, path: RequestPath, prefix: str) -> Response:
+    """Send a status at once and at each change, until the end. Log lines are sent once each."""
+    call = await _find(request, path, prefix)
+    return sse.stream_reply(_events(call))
+
+
+async def result(request: HttpRequest, path: RequestPath, prefix: str) -> Response:
+    """Answer with the output or the failure, as ``run`` would have."""
+    call = await _find(request, path, prefix)
+    if not call.request.state.final:
+        raise NotFinished("The request has not ended yet.")
+    return await outcome_reply(call.request, call.services.files.storage, origin_of(request))
+
+
+async def cancel(request: HttpRequest, path: RequestPath, prefix: str) -> Response:
+    """Cancel a request.
+
+    200: it will never start. 202: it stops at its next step. 400: it has already ended.
+    """
+    call = await _find(request, path, prefix)
+    verdict = await call.services.queue.cancel(call.request.tenant, call.request.id)
+    code, word = VERDICTS[verdict]
+    body: CancelStatus = {"status": word}
+    if verdict is CancelVerdict.ALREADY_FINAL:
+        body["detail"] = "The request has already ended."
+        body["message"] = "It has already ended."
+    return json_reply(body, code)
+
+
+def not_found(error: RequestNotFound) -> Response:
+    """Response for an unknown request: fal's ``status``, and ``detail`` for its clients."""
+    plain = error_reply(error)
+    content = {**json.loads(bytes(plain.body)), "status": "NOT_FOUND"}
+    return json_reply(content, plain.status_code)
+
+
+async def _find(request: HttpRequest, path: RequestPath, prefix: str) -> RequestCall:
+    services = services_of(request)
+    context = context_of(request)
+    context.route = f"fal.{path.part.value}"
+    caller = await authenticate(request)
+    # Ids of other tenants, unknown ids and invalid ids get the same message.
+    unknown = RequestNotFound(f"There is no request {path.request_id[:64]} under {path.app}.")
+    if not request_ids.valid(path.request_id):
+        raise unknown
+    try:
+        found = await services.queue.get(caller.tenant, path.request_id)
+    except RequestNotFound:
+        raise unknown from None
+    if not path.fits(found.endpoint):
+        raise unknown
+    context.request_id = found.id
+    logs.request_id.set(found.id)  # the middleware resets it
+    origin = origin_of(request)
+    return RequestCall(
+        services=services,
+        request=found,
+        origin=origin,
+        urls=request_urls(request_base(request, prefix), found.endpoint, found.id),
+        with_logs=request.query_params.get("logs", "").lower() in ("1", "true", "yes", "on"),
+    )
+
+
+async def _lines(call: RequestCall, request: Request) -> Sequence[LogLine] | None:
+    if not call.with_logs:
+        return None
+    return await call.services.queue.lines(request.tenant, request.id)
+
+
+async def _body(
+    call: RequestCall, request: Request, lines: Sequence[LogLine] | None
+) -> QueueStatus:
+    queued = request.state is State.QUEUED
+    running = request.state is State.RUNNING
+    waiting = await call.services.queue.waiting(request) if queued else None
+    ends_at = await call.services.queue.ends_at(request) if running else None
+    preview = preview_url(request, call.origin, made=call.services.config.models.previews)
+    return status_body(request, waiting, lines, call.urls, ends_at, preview)
+
+
+async def _events(call: RequestCall) -> AsyncIterator[bytes]:
+    request, told = call.request, 0
+    while True:
+        lines = await _lines(call, request)
+        fresh = None if lines is None else lines[told:]
+        told = len(lines or ())
+        body = await _body(call, request, fresh)
+        yield sse.json_event(body)
+        if request.state.final:
+            return
+        request = await call.services.queue.changed(
+            request.tenant, request.id, STREAM_KEEP_ALIVE_S, since=request
+        )
+
+
+# fal's call that deletes the input and the output of a request.
+
+
+class DeletedFile(TypedDict):
+    link: str
+    exception: Annotated[str | None, Field(description="Why the file still exists.")]
+
+
+class DeletedPayloads(TypedDict):
+    cdn_delete_results: list[DeletedFile]
+
+
+async def deleted(request: HttpRequest) -> Response:
+    """Delete a request and its files. Answer with each file's URL, and why it still exists, if it
+    does. Unlike at fal, the request itself is deleted too."""
+    context_of(request).route = "fal.payloads.delete"
+    origin = origin_of(request)
+    caller = await authenticate(request)
+    request_id: str = request.path_params["request_id"]
+    files = await submission.delete(services_of(request), caller.tenant, request_id)
+    body: DeletedPayloads = {
+        "cdn_delete_results": [
+            {"link": file_url(origin, key), "exception": why} for key, why in files.items()
+        ]
+    }
+    return json_reply(body)
+
+
+DELETE_PAYLOADS = Operation(
+    "deletePayloads",
+    "Delete an ended request with its files, as at fal",
+    {200: answer("Each file.", DeletedPayloads)},
+    errors=(400, 404),
+    parameters=(in_path("request_id", "Id of a request of the key's tenant."),),
+)
+
+ROUTES = [
+    DocumentedRoute(
+        "/v1/models/requests/{request_id}/payloads", deleted, {"DELETE": DELETE_PAYLOADS}
+    ),
+]

@@ -1,0 +1,42 @@
+"""State of one HTTP call and its response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+from starlette.types import Receive, Scope
+
+from serve_app.domain.errors import DarkroomError
+from serve_app.ingress.http.errors import error_reply
+
+SCOPE_KEY = "darkroom.context"
+
+
+@dataclass(slots=True)
+class RequestContext:
+    """Values that the middleware and the handler of a call share."""
+
+    request_id: str  # sent as x-fal-request-id; for a submit, the id of its request
+    route: str = "other"  # label for metrics
+    status: int = 0  # of the response; 0 until it starts
+    render_error: Callable[[DarkroomError], Response] = (
+        error_reply  # builds an error response in the call's protocol
+    )
+
+
+def context_of(request: HTTPConnection) -> RequestContext:
+    return cast("RequestContext", request.scope[SCOPE_KEY])
+
+
+async def wait_disconnected(receive: Receive) -> None:
+    """Return when the client has closed the connection. The body must have been read already."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def attach_context(scope: Scope, context: RequestContext) -> None:
+    scope[SCOPE_KEY] = context

@@ -1,0 +1,183 @@
+"""JSON responses, and the only table from errors to HTTP."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Annotated, Any, NotRequired
+
+from pydantic import Field
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from serve_app.domain import errors
+from serve_app.domain.errors import DarkroomError, FieldProblem
+
+ERROR_PAGE = "https://docs.fal.ai/errors/#"
+"""Page where fal explains the types of problems; its clients show the link."""
+
+STILL_IN_PROGRESS = "Request is still in progress"
+"""Clients compare the body with this text, so it is the whole body."""
+
+MAX_SHOWN_CHARACTERS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorResponse:
+    """HTTP status and fal's ``error_type`` of an error."""
+
+    status: int
+    type: str
+
+
+TABLE: Mapping[type[DarkroomError], ErrorResponse] = {
+    errors.InvalidInput: ErrorResponse(422, "invalid_input"),
+    errors.Unsupported: ErrorResponse(400, "feature_not_supported"),
+    errors.UntrustedHost: ErrorResponse(400, "untrusted_host"),
+    errors.Unauthenticated: ErrorResponse(401, "unauthorized"),
+    errors.Forbidden: ErrorResponse(403, "forbidden"),
+    errors.NotFound: ErrorResponse(404, "not_found"),
+    errors.NotFinished: ErrorResponse(400, "not_finished"),
+    errors.RequestActive: ErrorResponse(400, "request_active"),
+    errors.RequestDeleted: ErrorResponse(410, "request_deleted"),
+    errors.OutcomeForgotten: ErrorResponse(410, "outcome_forgotten"),
+    errors.AlreadyFinal: ErrorResponse(400, "already_completed"),
+    errors.TooLarge: ErrorResponse(413, "file_too_large"),
+    errors.Overloaded: ErrorResponse(429, "concurrent_requests_limit"),
+    errors.Unavailable: ErrorResponse(503, "runner_scheduling_failure"),
+    errors.EndpointDraining: ErrorResponse(503, "runner_scheduling_failure"),
+    errors.DatabaseUnavailable: ErrorResponse(503, "database_unavailable"),
+    errors.StorageUnavailable: ErrorResponse(503, "storage_unavailable"),
+    errors.StorageFull: ErrorResponse(507, "storage_full"),
+    errors.Fenced: ErrorResponse(410, "fenced"),
+    errors.GenerationError: ErrorResponse(500, "internal_server_error"),
+    errors.PipelineFailed: ErrorResponse(500, "internal_server_error"),
+    errors.WeightsUnavailable: ErrorResponse(500, "internal_server_error"),
+    errors.SnapshotRefused: ErrorResponse(500, "internal_server_error"),
+    errors.OutOfMemory: ErrorResponse(500, "runner_server_error"),
+    errors.ReplicaDied: ErrorResponse(503, "runner_disconnected"),
+    errors.Poison: ErrorResponse(500, "runner_disconnected"),
+    errors.FailedByHand: ErrorResponse(500, "internal_server_error"),
+    errors.Cancelled: ErrorResponse(499, "client_cancelled"),
+    errors.Expired: ErrorResponse(504, "request_timeout"),
+    errors.Misconfigured: ErrorResponse(500, "internal_error"),
+    DarkroomError: ErrorResponse(500, "internal_error"),
+}
+"""Subclasses that are not listed get the answer of their nearest listed base class."""
+
+BY_CODE: Mapping[str, ErrorResponse] = {cls.code: answer for cls, answer in TABLE.items()}
+"""Answers by error code, for the stored failure of an attempt."""
+
+INTERNAL = TABLE[DarkroomError]
+
+
+def http_answer(error: DarkroomError) -> ErrorResponse:
+    return next(TABLE[cls] for cls in type(error).__mro__ if cls in TABLE)
+
+
+class Error(TypedDict):
+    """Body of an error."""
+
+    detail: Annotated[str, Field(description="Message that fal's clients show.")]
+    message: NotRequired[str]
+    code: NotRequired[
+        Annotated[str, Field(description="Stable code; see docs/reference/errors.md.")]
+    ]
+    error_type: NotRequired[Annotated[str, Field(description="fal's name of the error.")]]
+    status: NotRequired[
+        Annotated[str, Field(description="`NOT_FOUND` if the request does not exist.")]
+    ]
+
+
+class FieldError(TypedDict):
+    """Field that is not valid."""
+
+    loc: list[Any]
+    msg: str
+    type: str
+    url: NotRequired[str]
+    ctx: NotRequired[dict[str, Any]]
+    input: NotRequired[Any]
+
+
+class ValidationError(TypedDict):
+    """Body of an error with status 422."""
+
+    detail: list[FieldError]
+    message: NotRequired[str]
+    code: NotRequired[str]
+
+
+def body_for(error: DarkroomError) -> Error | ValidationError:
+    """Response body of an error.
+
+    fal's clients read ``detail``; its JavaScript client shows ``message``.
+    """
+    if isinstance(error, errors.NotFinished):
+        return {"detail": STILL_IN_PROGRESS}
+    if isinstance(error, errors.InvalidInput):
+        problems = error.problems or (FieldProblem(("body",), error.message, "value_error"),)
+        return {"detail": [problem_item(each) for each in problems], "message": error.message}
+    return {
+        "detail": error.message,
+        "message": error.message,
+        "error_type": http_answer(error).type,
+        "code": error.code,
+    }
+
+
+def headers_for(error: DarkroomError) -> dict[str, str]:
+    headers = {
+        "x-fal-retryable": "true" if error.retryable else "false",
+        "x-fal-error-type": http_answer(error).type,
+    }
+    if isinstance(error, errors.InvalidInput):
+        headers["x-fal-billable-units"] = "0"
+    elif isinstance(error, errors.Unauthenticated):
+        headers["www-authenticate"] = "Key"
+    elif isinstance(error, errors.Overloaded):
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+        headers["x-fal-needs-retry"] = "1"
+    elif isinstance(error, errors.Unavailable):
+        headers["retry-after"] = str(error.retry_after_s)
+    return headers
+
+
+def problem_item(problem: FieldProblem) -> FieldError:
+    """One item of ``detail`` in fal's format."""
+    item: FieldError = {
+        "loc": list(problem.loc),
+        "msg": problem.message,
+        "type": problem.type,
+        "url": ERROR_PAGE + problem.type,
+    }
+    if problem.context:
+        item["ctx"] = problem.context
+    if problem.value is not None and len(repr(problem.value)) <= MAX_SHOWN_CHARACTERS:
+        item["input"] = problem.value
+    return item
+
+
+# JSON responses.
+
+
+def iso(at: datetime | None) -> str | None:
+    return at.isoformat() if at else None
+
+
+_encode = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+).encode
+
+
+def json_reply(
+    content: Any, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    return Response(_encode(content), status, headers, "application/json")
+
+
+def error_reply(error: DarkroomError) -> Response:
+    return json_reply(body_for(error), http_answer(error).status, headers_for(error))

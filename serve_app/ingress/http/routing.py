@@ -1,0 +1,116 @@
+"""Routing by the first segment of a path, and routes that answer errors in a protocol's format."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.routing import Match, Mount, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
+
+from serve_app.domain.errors import DarkroomError, FieldProblem, InvalidInput
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation
+
+
+class SegmentRouter(Mount):
+    """One entry in a list of routes that stands for many routes, whose paths stay unchanged.
+
+    A call is matched only against the routes with its first segment. A path whose first segment
+    has no routes (a run without prefix) is not matched here. Serve matches a second time on each
+    call, because it needs the route's name for its metrics.
+    """
+
+    def __init__(self, routes: Sequence[Route | WebSocketRoute]) -> None:
+        """``routes``: the first segment of each path must not be a parameter."""
+        super().__init__("", routes=routes)
+        self._by_first: dict[str, list[Route | WebSocketRoute]] = {}
+        for route in routes:
+            self._by_first.setdefault(first_segment(route.path), []).append(route)
+        self.first_segments: Set[str] = self._by_first.keys()
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        found: Match = Match.NONE
+        within: Scope = {}
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        for route in self._by_first.get(first_segment(path), ()):
+            match, child = route.matches(scope)
+            if match.value > found.value:
+                found, within = match, {**child, "route": route}
+            if found is Match.FULL:
+                break
+        return found, within
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await scope["route"].handle(scope, receive, send)
+
+
+def first_segment(path: str) -> str:
+    return path.removeprefix("/").partition("/")[0]
+
+
+# Routes whose errors have the protocol's own format and names of fields.
+
+Handler = Callable[[HttpRequest], Awaitable[Response]]
+Refusal = Callable[[DarkroomError], Response]
+
+
+def translated(
+    path: str,
+    handler: Handler,
+    *methods: str,
+    label: str,
+    refusal: Refusal,
+    operations: Mapping[str, Operation] | None = None,
+) -> Route:
+    """Build a route whose errors, expected or not, are rendered by ``refusal``.
+
+    ``label``: name of the route in metrics. ``operations``: descriptions of the calls by method;
+    None for a route that only answers "not found".
+    """
+
+    async def answer(request: HttpRequest) -> Response:
+        context = context_of(request)
+        context.route, context.render_error = label, refusal
+        return await handler(request)
+
+    if operations is None:
+        return Route(path, answer, methods=list(methods))
+    return DocumentedRoute(path, answer, operations, methods)
+
+
+def prefix_locations(name: str, error: InvalidInput) -> InvalidInput:
+    """``error`` with its locations below the field ``name`` of a larger body."""
+    problems = tuple(
+        FieldProblem(
+            ("body", name, *each.loc[1:]), each.message, each.type, each.context, each.value
+        )
+        if each.loc[:1] == ("body",)
+        else each
+        for each in error.problems
+    )
+    return InvalidInput(error.message, problems)
+
+
+def renamed(error: InvalidInput, names: Mapping[str, str]) -> InvalidInput:
+    """``error`` with the names of fields that the client used.
+
+    ``names``: field of the input → the client's name for it.
+    """
+    if not error.problems:
+        return error
+    problems = tuple(
+        FieldProblem(_renamed(each.loc, names), each.message, each.type, each.context, each.value)
+        for each in error.problems
+    )
+    first = problems[0]
+    where = ".".join(str(part) for part in first.loc[1:])
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    return InvalidInput(f"{where}: {first.message}{more}", problems)
+
+
+def _renamed(loc: tuple[str | int, ...], names: Mapping[str, str]) -> tuple[str | int, ...]:
+    if len(loc) < 2 or loc[0] != "body" or loc[1] not in names:
+        return loc
+    return ("body", names[str(loc[1])], *loc[2:])

@@ -1,0 +1,319 @@
+"""Translation of OpenAI's image parameters to an endpoint's input, and of images to responses."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NotRequired, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
+from typing_extensions import TypedDict
+
+from serve_app.catalog.fields.pydantic_schema import invalid_input
+from serve_app.domain.artifact import Artifact
+from serve_app.domain.errors import InvalidInput, PipelineFailed
+from serve_app.domain.ports import Storage
+from serve_app.domain.request import Request
+from serve_app.ingress.http.origin import file_url
+from serve_app.ingress.submission.model_lookup import EndpointFields
+from serve_app.ingress.submission.rendering import final_outcome
+
+_SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
+MOST_IMAGES, MOST_PARTIAL = 10, 3
+
+STEPS: Mapping[str, float] = {
+    "low": 0.5,
+    "medium": 1.0,
+    "standard": 1.0,
+    "high": 1.5,
+    "hd": 1.5,
+    "xhigh": 2.0,
+    "max": 4.0,
+}
+"""Quality → factor of the endpoint's default number of denoising steps, within its bounds."""
+
+NAMES: Mapping[str, str] = {
+    "num_images": "n",
+    "image_size": "size",
+    "format": "output_format",
+    "image_url": "image",
+    "image_urls": "image",
+    "mask_url": "mask",
+}
+"""Field of an endpoint's input → OpenAI's parameter that sets it."""
+
+
+# Values that the OpenAPI document names. The endpoint checks the formats; transparent backgrounds
+# are refused with a message of their own.
+Format = Annotated[str, WithJsonSchema({"type": "string", "enum": ["png", "jpeg", "webp"]})]
+Background = Annotated[
+    Literal["auto", "opaque", "transparent"],
+    WithJsonSchema({"type": "string", "enum": ["auto", "opaque"]}),
+]
+
+
+class ImageParameters(BaseModel):
+    """OpenAI's parameters of ``images/generations`` and ``images/edits``. Others are kept, because
+    they may be fields of the endpoint, such as ``seed``."""
+
+    model_config = ConfigDict(extra="allow")
+
+    prompt: str
+    model: str | None = Field(
+        default=None, description="Id of an endpoint, or an alias. Default: an endpoint for images."
+    )
+    n: int | None = Field(default=None, ge=1, le=MOST_IMAGES)
+    size: str | None = Field(default=None, description="`auto`, or pixels as in `1024x1024`.")
+    quality: Literal["auto", "low", "medium", "standard", "high", "hd", "xhigh", "max"] | None = (
+        None
+    )
+    output_format: Format | None = None
+    output_compression: int | None = Field(default=None, ge=0, le=100)
+    background: Background | None = None
+    moderation: Literal["auto", "low"] | None = None
+    style: Literal["vivid", "natural"] | None = None
+    input_fidelity: Literal["low", "high"] | None = None
+    response_format: Literal["url", "b64_json"] | None = None
+    stream: bool | None = None
+    partial_images: int | None = Field(default=None, ge=0, le=MOST_PARTIAL)
+    user: str | None = None
+    safety_identifier: str | None = None
+
+    @classmethod
+    def read(cls, body: object) -> ImageParameters:
+        """Parse the body. ``InvalidInput`` names the parameter."""
+        if not isinstance(body, dict):
+            raise InvalidInput("The body must be a JSON object with the call's parameters.")
+        try:
+            return cls.model_validate(body)
+        except ValidationError as error:
+            raise invalid_input(error) from None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """Endpoint's input for a call, and the options of the response."""
+
+    input: dict[str, Any]
+    echoed: dict[str, Any]  # parameters that the response repeats: quality, background, size …
+    response_formats: frozenset[str]  # of images in the response: "url", "b64_json", or both
+    streamed: bool
+    partial_images: int
+
+    @property
+    def size(self) -> str:
+        return self.echoed["size"]
+
+
+def parse_parameters(given: ImageParameters, fields: EndpointFields) -> ImageRequest:
+    """Translate a call. ``InvalidInput`` names each parameter that the endpoint cannot apply."""
+    _refuse(given)
+    wanted: dict[str, Any] = {"prompt": given.prompt, **_own_fields(given, fields)}
+    if given.n is not None and (given.n > 1 or "num_images" in fields):
+        wanted[_field(fields, "n", "num_images")] = given.n
+    size = _size(given.size)
+    if size is not None:
+        wanted[_field(fields, "size", "image_size")] = {"width": size[0], "height": size[1]}
+    wanted |= _format(given, fields) | _steps(given, fields)
+    echoed = {
+        "background": given.background or "auto",
+        "quality": given.quality or "auto",
+        "size": given.size or "auto",
+        "safety_identifier": given.safety_identifier or given.user,
+    }
+    return ImageRequest(
+        input=wanted,
+        echoed={name: value for name, value in echoed.items() if value is not None},
+        response_formats=frozenset(
+            (given.response_format,) if given.response_format else ("url", "b64_json")
+        ),
+        streamed=bool(given.stream),
+        partial_images=given.partial_images or 0,
+    )
+
+
+def names_of(given: ImageParameters) -> Mapping[str, str]:
+    """``NAMES``, and also the number of steps if the quality sets it."""
+    return {**NAMES, "num_inference_steps": "quality"} if given.quality else NAMES
+
+
+def _refuse(given: ImageParameters) -> None:
+    if given.background == "transparent":
+        raise _not_here("background", "no endpoint here makes transparent images")
+    if given.output_compression not in (None, 100):
+        raise _not_here("output_compression", "files are always written at the best quality")
+    if given.style == "natural":
+        raise _not_here("style", "describe the style in the prompt")
+    if given.input_fidelity == "high":
+        raise _not_here("input_fidelity", "set the endpoint's `strength` instead")
+
+
+def _own_fields(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
+    """Fields that only the endpoint knows, not OpenAI, such as ``seed``."""
+    more = given.model_extra or {}
+    for name in more:
+        if not fields.accepts(name):
+            message = "Neither a supported parameter nor a field of the endpoint"
+            raise InvalidInput.of_field(name, message, "unknown_parameter")
+    return dict(more)
+
+
+def _size(size: str | None) -> tuple[int, int] | None:
+    """Size in pixels; None means the endpoint's default."""
+    if size is None or size == "auto":
+        return None
+    found = _SIZE.fullmatch(size)
+    if found is None:
+        raise InvalidInput.of_field("size", "Input should be `auto`, or pixels as in `1024x1024`")
+    return int(found[1]), int(found[2])
+
+
+def _format(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
+    """Field for the output format. The default is PNG, as at OpenAI, because programs name their
+    files by it."""
+    name = next((each for each in ("output_format", "format") if each in fields), None)
+    if name is None:
+        # The schema `open` names no fields, so the field is set only on request.
+        asked = given.output_format
+        return {_field(fields, "output_format", "output_format"): asked} if asked else {}
+    choices = fields.choices(name)
+    if given.output_format is None:
+        return {name: "png"} if "png" in choices else {}
+    if given.output_format not in choices:
+        raise _not_here("output_format", f"this endpoint writes {', '.join(choices)}")
+    return {name: given.output_format}
+
+
+def _steps(given: ImageParameters, fields: EndpointFields) -> dict[str, Any]:
+    factor = STEPS.get(given.quality or "auto")
+    if factor is None:
+        return {}
+    usual = fields.default("num_inference_steps")
+    if not isinstance(usual, int):
+        if factor == 1.0:
+            return {}
+        raise _not_here("quality", "this endpoint has one quality only")
+    if "num_inference_steps" in (given.model_extra or {}):
+        return {}  # the client set the exact number
+    least, most = fields.bounds("num_inference_steps")
+    return {"num_inference_steps": round(min(max(usual * factor, least), most))}
+
+
+def _field(fields: EndpointFields, parameter: str, name: str) -> str:
+    if not fields.accepts(name):
+        raise _not_here(parameter, f"this endpoint has no field `{name}`")
+    return name
+
+
+def _not_here(parameter: str, because: str) -> InvalidInput:
+    message = f"Not supported here: {because}"
+    return InvalidInput.of_field(parameter, message, "feature_not_supported")
+
+
+# Images of an ended request, in OpenAI's format.
+
+KEPT = ("seed", "darkroom_demo")
+"""Fields of the output that the response has under their own names."""
+
+
+class OpenAiImage(TypedDict):
+    """Image as base64, as a URL, or both."""
+
+    b64_json: NotRequired[str]
+    url: NotRequired[str]
+
+
+class KeptFields(TypedDict):
+    """Fields of the endpoint's output that OpenAI's format does not have."""
+
+    seed: NotRequired[int]
+    darkroom_demo: NotRequired[bool]
+
+
+class EchoedParameters(TypedDict):
+    """Parameters that the response repeats."""
+
+    size: NotRequired[str]
+    quality: NotRequired[str]
+    background: NotRequired[str]
+    output_format: NotRequired[str]
+    safety_identifier: NotRequired[str]
+
+
+class OpenAiImages(EchoedParameters, KeptFields):
+    """Images of a request."""
+
+    created: int
+    data: list[OpenAiImage]
+
+
+def images_of(request: Request) -> Sequence[Artifact]:
+    """Images of a request. ``PipelineFailed``: it made none, so its endpoint is not for images."""
+    found = [each for each in final_outcome(request).artifacts if is_image(each)]
+    if not found:
+        raise PipelineFailed(f"{request.endpoint} ended without an image.")
+    return found
+
+
+def is_image(artifact: Artifact) -> bool:
+    return artifact.media_type.startswith("image/")
+
+
+async def image_answer(
+    request: Request, image_request: ImageRequest, storage: Storage, origin: str, created: int
+) -> OpenAiImages:
+    """Body of the response."""
+    images = images_of(request)
+    return {
+        "created": created,
+        "data": [await _image(each, image_request, storage, origin) for each in images],
+        **_told(image_request, images[0]),
+        **kept_of(request),
+    }
+
+
+def kept_of(request: Request) -> KeptFields:
+    output = final_outcome(request).output or {}
+    kept = {name: output[name] for name in KEPT if output.get(name) is not None}
+    return cast("KeptFields", kept)
+
+
+async def encoded(storage: Storage, artifact: Artifact) -> str:
+    content = b"".join([chunk async for chunk in storage.read(artifact.key, 0, artifact.size)])
+    # Base64 of an image takes milliseconds, which would block all other calls.
+    return (await asyncio.to_thread(base64.b64encode, content)).decode("ascii")
+
+
+def format_of(artifact: Artifact) -> str:
+    return artifact.media_type.removeprefix("image/")
+
+
+def size_of(artifact: Artifact, image_request: ImageRequest) -> str:
+    if artifact.width is None or artifact.height is None:
+        return image_request.size
+    return f"{artifact.width}x{artifact.height}"
+
+
+async def _image(
+    artifact: Artifact, image_request: ImageRequest, storage: Storage, origin: str
+) -> OpenAiImage:
+    found: OpenAiImage = {}
+    if "b64_json" in image_request.response_formats:
+        found["b64_json"] = await encoded(storage, artifact)
+    if "url" in image_request.response_formats:
+        found["url"] = file_url(origin, artifact.key)
+    return found
+
+
+def _told(image_request: ImageRequest, image: Artifact) -> EchoedParameters:
+    """Parameters that the response repeats. OpenAI reports the chosen values, never "auto"."""
+    told = {
+        **image_request.echoed,
+        "size": size_of(image, image_request),
+        "output_format": format_of(image),
+    }
+    echoed = {name: value for name, value in told.items() if value != "auto"}
+    return cast("EchoedParameters", echoed)

@@ -1,0 +1,328 @@
+"""Calls ``images/generations`` and ``images/edits``, and the stream of their images."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from serve_app.catalog.catalog import Catalog, CatalogEntry
+from serve_app.domain.endpoint import DEFAULT_IMAGE_MODEL
+from serve_app.domain.errors import DarkroomError, InvalidInput, NotFound, Unsupported
+from serve_app.domain.progress import Preview
+from serve_app.domain.request import NewRequest, Request, State
+from serve_app.ingress.http import sse
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.body import is_form, read_form, read_json
+from serve_app.ingress.http.context import context_of, wait_disconnected
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Binary
+from serve_app.ingress.http.openapi import EVENTS, JSON, Answer, Operation
+from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.http.routing import renamed
+from serve_app.ingress.openai import image_parameters, input_images
+from serve_app.ingress.openai.errors import (
+    AT_END,
+    AT_SUBMIT,
+    ERRORS,
+    TAG,
+    error_body,
+    failed,
+    failure_body,
+)
+from serve_app.ingress.openai.image_parameters import (
+    ImageParameters,
+    ImageRequest,
+    OpenAiImages,
+    image_answer,
+    names_of,
+    parse_parameters,
+)
+from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
+from serve_app.ingress.submission.options import parse_options
+from serve_app.ingress.submission.rendering import final_outcome
+from serve_app.ingress.submission.replay import add_replay_headers
+from serve_app.tenants.api_keys import Caller
+
+ENDPOINT = "x-darkroom-endpoint"
+"""Header of every response with images: the endpoint that made them."""
+
+MAKES_IMAGES = "to-image"
+"""Suffix of the category of an endpoint that makes images."""
+
+GENERATION, EDIT = "image_generation", "image_edit"
+
+
+async def generations(request: HttpRequest) -> Response:
+    """Make images from a prompt."""
+    services = services_of(request)
+    caller = await authenticate(request)
+    given = ImageParameters.read(await read_json(request, services.config.limits.max_body_bytes))
+    entry = _drawing(_named(services, given))
+    image_request = parse_parameters(given, EndpointFields(entry))
+    return await _answer(request, caller, entry, given, image_request, GENERATION)
+
+
+async def edits(request: HttpRequest) -> Response:
+    """Make images from a form with a prompt, images, and perhaps a mask."""
+    services = services_of(request)
+    caller = await authenticate(request)
+    if not is_form(request):
+        raise InvalidInput("The call is not a form. Send the images as multipart/form-data.")
+    most = input_images.MOST_GIVEN + 1
+    form = await read_form(request, services.config.limits.max_body_bytes, most)
+    unknown = sorted(form.files.keys() - {"image", "mask"})
+    if unknown:
+        raise InvalidInput.of_field(unknown[0], "Not supported here", "feature_not_supported")
+    given = ImageParameters.read(form.texts)
+    images = [each.content for each in form.files.get("image", ())]
+    masks = [each.content for each in form.files.get("mask", ())]
+    if not images:
+        raise InvalidInput.of_field("image", "Field required", "missing")
+    entry = _drawing(
+        _editing(services.catalog, _named(services, given), len(images), masked=bool(masks))
+    )
+    fields = EndpointFields(entry)
+    image_request = parse_parameters(given, fields)
+    mask = masks[0] if masks else None
+    files = await asyncio.to_thread(input_images.fields_of, images, mask, fields)
+    image_request = replace(image_request, input={**files, **image_request.input})
+    return await _answer(request, caller, entry, given, image_request, EDIT)
+
+
+class ImageEditForm(ImageParameters):
+    """Parameters with images, and perhaps a mask."""
+
+    image: list[Binary]
+    mask: Binary | None = None
+
+
+GENERATE = Operation(
+    "openaiGenerateImages",
+    "Make images from a prompt",
+    {
+        200: Answer(
+            "The images. With `stream`: events with partial images, then with the images.",
+            {JSON: OpenAiImages, EVENTS: str},
+        )
+    },
+    errors=(*AT_SUBMIT, *AT_END),
+    body=ImageParameters,
+    description="Also takes fields of the endpoint's own input, such as `seed`.",
+    tag=TAG,
+    error_format=ERRORS,
+)
+EDITS = replace(
+    GENERATE,
+    name="openaiEditImages",
+    summary="Make images from a prompt, images, and perhaps a mask",
+    body=None,
+    content={"multipart/form-data": ImageEditForm},
+)
+
+
+def _named(services: Services, given: ImageParameters) -> CatalogEntry:
+    return find_endpoint(
+        services.catalog, services.config.models.model_aliases, given.model or DEFAULT_IMAGE_MODEL
+    )
+
+
+def _drawing(entry: CatalogEntry) -> CatalogEntry:
+    """Return ``entry`` if it makes images. A video would yield only its poster."""
+    endpoint = entry.endpoint
+    if not endpoint.category.endswith(MAKES_IMAGES):
+        raise Unsupported(
+            f"{endpoint.id} does not make images: its category is {endpoint.category}."
+        )
+    return entry
+
+
+def _editing(catalog: Catalog, entry: CatalogEntry, images: int, *, masked: bool) -> CatalogEntry:
+    if masked:
+        return find_capable(
+            catalog,
+            entry,
+            ("mask_url",),
+            ("inpainting", "inpaint", "fill"),
+            "fill in a mask",
+        )
+    needs = ("image_urls",) if images > 1 else ("image_url", "image_urls")
+    what = "edit several images at once" if images > 1 else "edit images"
+    return find_capable(catalog, entry, needs, ("image-to-image", "edit"), what)
+
+
+async def _answer(
+    request: HttpRequest,
+    caller: Caller,
+    entry: CatalogEntry,
+    given: ImageParameters,
+    image_request: ImageRequest,
+    kind: str,
+) -> Response:
+    services = services_of(request)
+    origin = origin_of(request)  # may be refused, so read it before anything is stored
+    names = dict(names_of(given))
+    options, request_id = parse_options(request, caller), context_of(request).request_id
+    try:
+        new = await submission.validate(
+            services,
+            caller.tenant,
+            entry.endpoint.id,
+            image_request.input,
+            options,
+            request_id=request_id,
+        )
+    except InvalidInput as error:
+        raise renamed(error, names) from None
+    if image_request.streamed:
+        storing = submission.submit(services, new)
+        try:
+            stored = await asyncio.shield(storing)
+        except asyncio.CancelledError:
+            submission.abandon(services, new, storing)
+            raise
+        stream = ImageStream(services, new, storing, image_request, names, kind)
+        return _with_endpoint(request, sse.stream_reply(stream.events()), new, stored)
+    ended = await submission.run(services, new, lambda: wait_disconnected(request.receive))
+    if ended is None:
+        return failed(submission.CLIENT_DISCONNECTED, names)
+    if (failure := final_outcome(ended).failure) is not None:
+        return add_replay_headers(request, failed(failure, names), new, ended)
+    created = int(services.clock.now().timestamp())
+    body = await image_answer(ended, image_request, services.files.storage, origin, created)
+    return _with_endpoint(request, json_reply(body), new, ended)
+
+
+def _with_endpoint(
+    request: HttpRequest, reply: Response, new: NewRequest, stored: Request
+) -> Response:
+    reply.headers[ENDPOINT] = stored.endpoint
+    return add_replay_headers(request, reply, new, stored)
+
+
+# Streaming of images in OpenAI's format. Its partial images are Darkroom's previews.
+
+KEEP_ALIVE_S = 15.0
+"""Longest silence of a stream in seconds, so that proxies keep it open."""
+
+LOOK_S = 1.0
+"""Interval in seconds at which previews are read while partial images are wanted. Previews are made
+only while they are read."""
+
+NO_TOKENS = {
+    "input_tokens": 0,
+    "output_tokens": 0,
+    "total_tokens": 0,
+    "input_tokens_details": {"image_tokens": 0, "text_tokens": 0},
+}
+"""Token usage, which OpenAI's events must have. Darkroom does not count tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageStream:
+    """One call's stream. ``kind`` is ``image_generation`` or ``image_edit``."""
+
+    services: Services
+    new: NewRequest
+    storing: asyncio.Task[Request]  # done
+    image_request: ImageRequest
+    names: dict[str, str]
+    kind: str
+
+    async def events(self) -> AsyncGenerator[bytes]:
+        """Yield partial images (at most as many as requested), then one event for each image, or
+        the error. A client that disconnects before the end cancels the request."""
+        request = self.storing.result()
+        watch = _Partials(
+            self.image_request.partial_images if self.services.config.models.previews else 0
+        )
+        silent_s = 0.0
+        try:
+            while not request.state.final:
+                preview = await self._preview(request) if watch.wanted else None
+                if preview is not None and watch.due(preview, request):
+                    silent_s = 0.0
+                    yield self._partial(watch.sent - 1, preview)
+                elif silent_s >= KEEP_ALIVE_S:
+                    silent_s = 0.0
+                    yield b": keep-alive\n\n"
+                request = await self._next(request, LOOK_S)
+                silent_s += LOOK_S
+            async for event in self._end(request):
+                yield event
+        except DarkroomError as error:  # the status of the response is already sent
+            yield sse.json_event(error_body(error.message, 500, error.code), event="error")
+        finally:
+            if not request.state.final:
+                submission.abandon(self.services, self.new, self.storing)
+
+    async def _next(self, request: Request, timeout_s: float) -> Request:
+        return await self.services.queue.changed(
+            request.tenant, request.id, timeout_s, since=request
+        )
+
+    async def _preview(self, request: Request) -> Preview | None:
+        if request.state is not State.RUNNING or not request.previews:
+            return None
+        try:
+            return await self.services.queue.preview(request.tenant, request.id)
+        except NotFound:  # the request has just ended
+            return None
+
+    async def _end(self, request: Request) -> AsyncGenerator[bytes]:
+        if (failure := final_outcome(request).failure) is not None:
+            yield sse.json_event(failure_body(failure, self.names), event="error")
+            return
+        for image in image_parameters.images_of(request):
+            yield self._event(
+                "completed",
+                b64_json=await image_parameters.encoded(self.services.files.storage, image),
+                size=image_parameters.size_of(image, self.image_request),
+                output_format=image_parameters.format_of(image),
+                usage=NO_TOKENS,
+                **image_parameters.kept_of(request),
+            )
+
+    def _partial(self, index: int, preview: Preview) -> bytes:
+        return self._event(
+            "partial_image",
+            b64_json=base64.b64encode(preview.image).decode("ascii"),
+            partial_image_index=index,
+            output_format="jpeg",
+        )
+
+    def _event(self, name: str, **fields: Any) -> bytes:
+        type_ = f"{self.kind}.{name}"
+        created = int(self.services.clock.now().timestamp())
+        head = {"type": type_, "created_at": created}
+        return sse.json_event({**head, **self.image_request.echoed, **fields}, event=type_)
+
+
+class _Partials:
+    """Selection of the previews that are sent: ``most`` of them, spread evenly over the steps."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._last = 0
+        self.sent = 0
+
+    @property
+    def wanted(self) -> bool:
+        return self.sent < self._most
+
+    def due(self, preview: Preview, request: Request) -> bool:
+        """Return whether to send this preview now. If so, it counts as sent."""
+        steps = request.progress.steps if request.progress else 0
+        share = preview.step / steps if steps else 1.0
+        if preview.step == self._last or share < (self.sent + 1) / (self._most + 1):
+            return False
+        self._last = preview.step
+        self.sent += 1
+        return True

@@ -1,0 +1,398 @@
+"""Calls under ``videos``, over the queue, and videos in OpenAI's format."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field
+from starlette.requests import Request as HttpRequest
+from starlette.responses import RedirectResponse, Response
+from typing_extensions import TypedDict
+
+from serve_app.catalog.catalog import Catalog, CatalogEntry
+from serve_app.domain.artifact import Artifact
+from serve_app.domain.endpoint import DEFAULT_CLIP_MODEL
+from serve_app.domain.errors import (
+    ArtifactNotFound,
+    InvalidInput,
+    NotFinished,
+    RequestNotFound,
+    Unsupported,
+)
+from serve_app.domain.progress import Stage
+from serve_app.domain.request import Request, State
+from serve_app.ingress.http import query
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.body import is_form, read_form, read_json
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.json_schema import Binary
+from serve_app.ingress.http.openapi import Answer, Operation, answer, in_path, in_query
+from serve_app.ingress.http.origin import file_url, origin_of
+from serve_app.ingress.http.routing import renamed
+from serve_app.ingress.openai.errors import (
+    AT_SUBMIT,
+    ERRORS,
+    TAG,
+    OpenAiErrorDetails,
+    failure_body,
+)
+from serve_app.ingress.openai.image_parameters import is_image
+from serve_app.ingress.openai.input_images import read_image
+from serve_app.ingress.openai.video_parameters import (
+    NAMES,
+    VideoParameters,
+    input_of,
+    length_text,
+    size_text,
+)
+from serve_app.ingress.services import request_ids
+from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.submission import submission
+from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
+from serve_app.ingress.submission.options import parse_options
+from serve_app.ingress.submission.rendering import NO_OUTCOME, final_outcome
+from serve_app.ingress.submission.replay import add_replay_headers
+from serve_app.telemetry import logs
+
+# Request for a video, in OpenAI's format.
+
+VideoStatus = Literal["queued", "in_progress", "completed", "failed"]
+
+STATUSES: Mapping[State, VideoStatus] = {
+    State.QUEUED: "queued",
+    State.RUNNING: "in_progress",
+    State.SUCCEEDED: "completed",
+    State.FAILED: "failed",
+    State.CANCELLED: "failed",
+    State.EXPIRED: "failed",
+}
+
+DENOISED_PERCENT = 90
+"""Share of denoising in the whole work, in percent. Decoding and encoding are the rest."""
+
+
+class OpenAiVideo(TypedDict):
+    """Request for a video."""
+
+    id: str
+    object: Literal["video"]
+    model: str
+    status: VideoStatus
+    progress: Annotated[int, Field(ge=0, le=100, description="Percent.")]
+    created_at: int
+    completed_at: int | None
+    expires_at: int | None
+    prompt: str | None
+    seconds: str
+    size: str
+    remixed_from_video_id: str | None
+    error: OpenAiErrorDetails | None
+
+
+class OpenAiVideoPage(TypedDict):
+    object: Literal["list"]
+    data: list[OpenAiVideo]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class DeletedVideo(TypedDict):
+    id: str
+    object: Literal["video.deleted"]
+    deleted: bool
+
+
+def makes_videos(entry: CatalogEntry) -> bool:
+    return entry.endpoint.category.endswith("to-video")
+
+
+def video_endpoints(catalog: Catalog) -> list[str]:
+    return [entry.endpoint.id for entry in catalog if makes_videos(entry)]
+
+
+def video(request: Request, names: Mapping[str, str]) -> OpenAiVideo:
+    found = next((each for each in artifacts(request) if is_video(each)), None)
+    size = f"{found.width}x{found.height}" if found and found.width else size_text(request.input)
+    body: OpenAiVideo = {
+        "id": request.id,
+        "object": "video",
+        "model": request.endpoint,
+        "status": STATUSES[request.state],
+        "progress": progress(request),
+        "created_at": int(request.created_at.timestamp()),
+        "completed_at": _seconds(request.finished_at) if request.state.final else None,
+        "expires_at": None,
+        "prompt": request.input.get("prompt"),
+        "seconds": length_text(request.input),
+        "size": size,
+        "remixed_from_video_id": None,
+        "error": None,
+    }
+    if request.state.final and request.state is not State.SUCCEEDED:
+        failure = request.outcome.failure if request.outcome else None
+        body["error"] = failure_body(failure or NO_OUTCOME, names)["error"]
+    return body
+
+
+def progress(request: Request) -> int:
+    """Progress in percent. It is 0 before denoising, which is nearly all of the work."""
+    if request.state is State.SUCCEEDED:
+        return 100
+    now = request.progress
+    if request.state is not State.RUNNING or now is None:
+        return 0
+    if now.stage is Stage.DENOISING and now.steps:
+        return round(DENOISED_PERCENT * min(1.0, now.step / now.steps))
+    stages = tuple(Stage)
+    return DENOISED_PERCENT if stages.index(now.stage) > stages.index(Stage.DENOISING) else 0
+
+
+def artifacts(request: Request) -> tuple[Artifact, ...]:
+    return request.outcome.artifacts if request.outcome else ()
+
+
+def is_video(artifact: Artifact) -> bool:
+    return artifact.media_type.startswith("video/")
+
+
+def _seconds(at: datetime | None) -> int | None:
+    return int(at.timestamp()) if at else None
+
+
+MOST_LISTED = 100
+REFERENCE = "input_reference"
+
+
+async def created(request: HttpRequest) -> Response:
+    """Store a request for a video. Answer before the video exists."""
+    caller = await authenticate(request)
+    services = services_of(request)
+    body, reference = await _body(request, services.config.limits.max_body_bytes)
+    given = VideoParameters.read(body)
+    entry = _entry(services, given, referred=reference is not None)
+    wanted = input_of(given, EndpointFields(entry))
+    if reference is not None:
+        wanted["image_url"] = reference
+    origin_of(request)  # may be refused, so check it before anything is stored
+    try:
+        new = await submission.validate(
+            services,
+            caller.tenant,
+            entry.endpoint.id,
+            wanted,
+            parse_options(request, caller),
+            request_id=context_of(request).request_id,
+        )
+    except InvalidInput as error:
+        raise renamed(error, NAMES) from None
+    stored = await asyncio.shield(submission.submit(services, new))
+    return add_replay_headers(request, json_reply(video(stored, NAMES)), new, stored)
+
+
+async def shown(request: HttpRequest) -> Response:
+    _, found = await _find(request)
+    return json_reply(video(found, NAMES))
+
+
+async def listed(request: HttpRequest) -> Response:
+    """List the tenant's requests to endpoints that make videos, newest first."""
+    caller = await authenticate(request)
+    services = services_of(request)
+    limit = query.page_size(request, default=20, most=MOST_LISTED)
+    after = request.query_params.get("after")
+    if after is not None and not request_ids.valid(after):
+        raise query.invalid("after", "should be the id of a video", after)
+    if request.query_params.get("order", "desc") != "desc":
+        order = request.query_params["order"]
+        raise query.invalid("order", "should be `desc`, the only supported order", order)
+    found: list[Request] = []
+    for endpoint_id in video_endpoints(services.catalog):
+        found += await services.queue.page(
+            caller.tenant, endpoint=endpoint_id, before=after, limit=limit + 1
+        )
+    found.sort(key=lambda each: each.id, reverse=True)  # ids begin with the time
+    page = [video(each, NAMES) for each in found[:limit]]
+    body: OpenAiVideoPage = {
+        "object": "list",
+        "data": page,
+        "first_id": page[0]["id"] if page else None,
+        "last_id": page[-1]["id"] if page else None,
+        "has_more": len(found) > limit,
+    }
+    return json_reply(body)
+
+
+async def deleted(request: HttpRequest) -> Response:
+    """Delete a request with its files. A request that has not ended is refused."""
+    services, found = await _find(request)
+    await submission.delete(services, found.tenant, found.id)
+    body: DeletedVideo = {"id": found.id, "object": "video.deleted", "deleted": True}
+    return json_reply(body)
+
+
+async def content(request: HttpRequest) -> Response:
+    """Redirect to the file. ``NotFinished``: the request has not ended."""
+    _, found = await _find(request)
+    if not found.state.final:
+        raise NotFinished("The video is not ready yet. Poll its status until it is completed.")
+    variant = request.query_params.get("variant", "video")
+    if variant not in ("video", "thumbnail"):
+        raise query.invalid("variant", "should be `video` or `thumbnail`", variant)
+    wanted = is_video if variant == "video" else is_image
+    outcome = final_outcome(found)
+    if outcome.failure is not None:
+        raise ArtifactNotFound(f"The request made no video: {outcome.failure.message}")
+    file = next((each for each in outcome.artifacts if wanted(each)), None)
+    if file is None:
+        raise ArtifactNotFound(f"This video has no {variant}.")
+    return RedirectResponse(file_url(origin_of(request), file.key), 302)
+
+
+async def not_here(request: HttpRequest) -> Response:
+    await authenticate(request)
+    raise Unsupported(
+        "Remixes, edits and extensions of videos, and characters, are not supported. To start a "
+        "video from an image, create a new one with input_reference."
+    )
+
+
+class VideoCreateForm(VideoParameters):
+    """Parameters with an image to start from."""
+
+    input_reference: Binary | None = None
+
+
+ONE = in_path("request_id", "Id of the video.")
+
+CREATE = Operation(
+    "openaiCreateVideo",
+    "Submit a request for a video, from a prompt and perhaps an image",
+    {200: answer("The request is stored.", OpenAiVideo)},
+    errors=AT_SUBMIT,
+    body=VideoParameters,
+    content={"multipart/form-data": VideoCreateForm},
+    tag=TAG,
+    error_format=ERRORS,
+)
+LIST = Operation(
+    "openaiListVideos",
+    "List the tenant's requests for videos, newest first",
+    {200: answer("A page.", OpenAiVideoPage)},
+    errors=(400,),
+    parameters=(
+        in_query("after", "`last_id` of the previous page."),
+        in_query("limit", "1 to 100; default 20.", int),
+        in_query("order", "The only supported order.", Literal["desc"]),
+    ),
+    tag=TAG,
+    error_format=ERRORS,
+)
+SHOW = Operation(
+    "openaiGetVideo",
+    "Show a request for a video",
+    {200: answer("The request.", OpenAiVideo)},
+    errors=(404,),
+    parameters=(ONE,),
+    tag=TAG,
+    error_format=ERRORS,
+)
+DELETE = Operation(
+    "openaiDeleteVideo",
+    "Delete an ended request for a video, with its files",
+    {200: answer("The request is deleted.", DeletedVideo)},
+    errors=(400, 404),
+    parameters=(ONE,),
+    tag=TAG,
+    error_format=ERRORS,
+)
+GET_CONTENT = Operation(
+    "openaiGetVideoContent",
+    "Get the video, or its first image",
+    {302: Answer("The URL of the file.")},
+    errors=(400, 404, 410),
+    parameters=(ONE, in_query("variant", "Default: `video`.", Literal["video", "thumbnail"])),
+    tag=TAG,
+    error_format=ERRORS,
+)
+
+
+def refused_call(number: int, path: str) -> Operation:
+    """Description of a call that ``not_here`` answers."""
+    return Operation(
+        f"openaiRefusedVideoCall{number}",
+        "Not supported",
+        {},
+        errors=(400,),
+        parameters=(ONE,) if "{" in path else (),
+        tag="not supported",
+        error_format=ERRORS,
+    )
+
+
+def _entry(services: Services, given: VideoParameters, *, referred: bool) -> CatalogEntry:
+    name = given.model or DEFAULT_CLIP_MODEL
+    entry = find_endpoint(services.catalog, services.config.models.model_aliases, name)
+    if referred:
+        entry = find_capable(
+            services.catalog, entry, ("image_url",), ("image-to-video",), "start from an image"
+        )
+    if not makes_videos(entry):
+        which = ", ".join(video_endpoints(services.catalog)) or "none of this installation"
+        raise Unsupported(f"{entry.endpoint.id} does not make videos. Endpoints that do: {which}.")
+    return entry
+
+
+async def _body(request: HttpRequest, max_bytes: int) -> tuple[Mapping[str, Any], str | None]:
+    """Parameters of the call, and the URL of the image to start from (None without one)."""
+    if is_form(request):
+        form = await read_form(request, max_bytes, most_files=1)
+        unknown = sorted(form.files.keys() - {REFERENCE})
+        if unknown:
+            raise InvalidInput.of_field(unknown[0], "Not supported here", "feature_not_supported")
+        files = form.files.get(REFERENCE, [])
+        texts: dict[str, Any] = dict(form.texts)
+        linked = texts.pop(f"{REFERENCE}[image_url]", None)
+        if not files:
+            return texts, linked
+        return texts, await asyncio.to_thread(_data_uri, files[0].content)
+    body = await read_json(request, max_bytes)
+    if not isinstance(body, dict) or REFERENCE not in body:
+        return cast("Mapping[str, Any]", body), None
+    rest = {**cast("Mapping[str, Any]", body)}
+    reference = rest.pop(REFERENCE)
+    if reference is None:
+        return rest, None
+    if not (isinstance(reference, dict) and isinstance(reference.get("image_url"), str)):
+        raise InvalidInput.of_field(REFERENCE, "Send a file, or an object with `image_url`")
+    return rest, cast("str", reference["image_url"])
+
+
+def _data_uri(content: bytes) -> str:
+    return read_image(content, REFERENCE).data_uri
+
+
+async def _find(request: HttpRequest) -> tuple[Services, Request]:
+    """Request for a video. ``RequestNotFound`` has the same message for ids of other tenants,
+    unknown ids, invalid ids, and requests that do not make videos."""
+    caller = await authenticate(request)
+    services = services_of(request)
+    request_id: str = request.path_params["request_id"]
+    unknown = RequestNotFound(f"There is no video {request_id[:64]}.")
+    if not request_ids.valid(request_id):
+        raise unknown
+    try:
+        found = await services.queue.get(caller.tenant, request_id)
+    except RequestNotFound:
+        raise unknown from None
+    entry = services.catalog.find(found.endpoint)
+    made_videos = any(is_video(each) for each in (found.outcome.artifacts if found.outcome else ()))
+    if not made_videos and (entry is None or not makes_videos(entry)):
+        raise unknown
+    context_of(request).request_id = found.id
+    logs.request_id.set(found.id)  # the middleware resets it
+    return services, found

@@ -1,0 +1,126 @@
+"""Routes of the OpenAPI documents, and of ``llms.txt``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+from pydantic import WithJsonSchema
+from starlette.requests import Request as HttpRequest
+from starlette.responses import PlainTextResponse, Response
+
+from serve_app.catalog.catalog import Catalog
+from serve_app.ingress.http import query
+from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import json_reply
+from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, in_path, in_query
+from serve_app.ingress.http.origin import origin_of
+from serve_app.ingress.openapi.document import PATH, document_of
+from serve_app.ingress.openapi.endpoint_text import endpoint_text
+from serve_app.ingress.services.services import services_of
+
+
+async def full_document(request: HttpRequest) -> Response:
+    """OpenAPI document of every call and every endpoint of this installation."""
+    context_of(request).route = "openapi"
+    await authenticate(request)
+    catalog, whole = services_of(request).catalog, document_of(request).whole
+    return json_reply(await asyncio.to_thread(whole, catalog, origin_of(request)))
+
+
+async def endpoint_document(request: HttpRequest) -> Response:
+    """OpenAPI document of one endpoint (``?endpoint_id=``), at the same path as fal's."""
+    context_of(request).route = "openapi.endpoint"
+    await authenticate(request)
+    endpoint_id = request.query_params.get("endpoint_id")
+    if endpoint_id is None:
+        raise query.invalid("endpoint_id", "should be an endpoint's id", "")
+    entry = services_of(request).catalog.listed(endpoint_id)
+    of_endpoint = document_of(request).of_endpoint
+    return json_reply(await asyncio.to_thread(of_endpoint, entry, origin_of(request)))
+
+
+OpenApiDocument = Annotated[
+    dict[str, Any],
+    WithJsonSchema({"type": "object", "description": "An OpenAPI 3.0 document."}),
+]
+
+DESCRIBE_ALL = Operation(
+    "describeAll", "Get this document", {200: answer("The document.", OpenApiDocument)}
+)
+DESCRIBE_ENDPOINT = Operation(
+    "describeEndpoint",
+    "Get the document of one endpoint's calls at the queue, as fal publishes it",
+    {200: answer("The document.", OpenApiDocument)},
+    errors=(404, 422),
+    parameters=(in_query("endpoint_id", "Id of the endpoint.", required=True),),
+)
+
+
+# ``llms.txt``: endpoints of this installation as text, for language models that write programs.
+
+
+async def llms_index(request: HttpRequest) -> Response:
+    """Overview: a line for each served endpoint, and links to more."""
+    context_of(request).route = "llms"
+    await authenticate(request)
+    return _text(_whole(services_of(request).catalog, origin_of(request)))
+
+
+async def llms_endpoint(request: HttpRequest) -> Response:
+    """Description of one endpoint, at the same path as fal's."""
+    context_of(request).route = "llms.endpoint"
+    await authenticate(request)
+    entry = services_of(request).catalog.listed(request.path_params["endpoint_id"])
+    return _text(await asyncio.to_thread(endpoint_text, entry, origin_of(request)))
+
+
+MARKDOWN = answer("Markdown.", str, "text/plain; charset=utf-8")
+
+TELL_ALL = Operation("tellAll", "Describe the endpoints as text, for programs", {200: MARKDOWN})
+TELL_ENDPOINT = Operation(
+    "tellEndpoint",
+    "Describe an endpoint as text: its fields, and calls that work unchanged",
+    {200: MARKDOWN},
+    errors=(404,),
+    parameters=(in_path("endpoint_id", "Id of the endpoint; it contains slashes."),),
+)
+
+ROUTES = [
+    DocumentedRoute("/openapi.json", full_document, {"GET": DESCRIBE_ALL}),
+    DocumentedRoute(PATH, endpoint_document, {"GET": DESCRIBE_ENDPOINT}),
+    DocumentedRoute("/llms.txt", llms_index, {"GET": TELL_ALL}),
+    DocumentedRoute("/models/{endpoint_id:path}/llms.txt", llms_endpoint, {"GET": TELL_ENDPOINT}),
+]
+
+
+def _text(text: str) -> Response:
+    return PlainTextResponse(text, headers={"cache-control": "no-cache"})
+
+
+def _whole(catalog: Catalog, origin: str) -> str:
+    served = (each.endpoint for each in catalog if not each.missing)
+    endpoints = "\n".join(
+        f"- [{each.id}]({origin}/models/{each.id}/llms.txt): {each.category}. "
+        + (" ".join(each.description.split()) or each.display_name)
+        for each in served
+    )
+    return f"""# Darkroom
+
+> A self-hosted server of generative models that implements fal's protocol.
+
+Call `{origin}/run/ID` to wait for the outcome, or `{origin}/queue/ID` to submit a request, with the
+header `Authorization: Key id:secret`. fal's clients work when they are pointed here, as the text of
+each endpoint shows. OpenAI's protocol is under `{origin}/openai/v1`, Replicate's under
+`{origin}/replicate`, and tools for assistants (MCP) are at `{origin}/mcp`.
+
+## Endpoints
+
+{endpoints}
+
+## More
+
+- [OpenAPI]({origin}/openapi.json): every call and every endpoint
+- [Catalogue]({origin}/v1/models): the endpoints as JSON
+"""

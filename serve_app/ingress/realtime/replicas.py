@@ -1,0 +1,70 @@
+"""Realtime sessions over Serve's handles, and the routing of these calls to their replica."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+from ray.exceptions import RayActorError
+from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
+
+from serve_app.domain.errors import DarkroomError, Fenced
+from serve_app.domain.realtime import Frame, FrameResult, ReplicaSlot
+
+
+class HandleSessions:
+    """``Sessions`` over the handles of the pools, by name. Call it from one event loop only."""
+
+    def __init__(self, handles: Mapping[str, Any]) -> None:
+        self._handles = handles
+        self._methods: dict[tuple[str, str], Any] = {}
+
+    async def draw(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:
+        return await self._call(seat, "draw", frame)
+
+    async def end(self, seat: ReplicaSlot) -> None:
+        await self._call(seat, "end_session")
+
+    async def _call(self, seat: ReplicaSlot, name: str, *arguments: object) -> Any:
+        method = self._methods.get((seat.pool, name))
+        if method is None:
+            # Cached, and pickled in C, for the same reasons as in replicas (`HandleLeasePort`).
+            method = self._methods[seat.pool, name] = self._handles[seat.pool].options(
+                method_name=name, request_serialization="pickle", response_serialization="pickle"
+            )
+        response = method.remote(seat.replica_id, seat.held, *arguments)
+        try:
+            return await response
+        except asyncio.CancelledError:
+            response.cancel()
+            raise
+        except DarkroomError:
+            raise
+        except RayActorError as error:
+            raise Fenced("The replica of this session is gone. Connect again.") from error
+
+
+# Routing of calls by handle. All of them are about realtime sessions, and one replica holds each
+# session. Replicas poll for other work.
+
+
+class SessionRouter(RequestRouter):
+    """Request router of a pool.
+
+    The first argument of each call is the id of its replica. A call to a replica that is gone
+    waits until it is cancelled.
+    """
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> list[list[RunningReplica]]:
+        if pending_request is None:
+            return []
+        # Without a backoff, Serve would retry at once and forever, on the event loop of all calls.
+        pending_request.routing_context.should_backoff = True
+        wanted = pending_request.args[0]
+        named = [each for each in candidate_replicas if each.replica_id.unique_id == wanted]
+        return [named]

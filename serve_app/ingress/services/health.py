@@ -1,0 +1,215 @@
+"""Health of this installation: readiness, and what Ray's cluster can run."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from serve_app.domain.errors import DarkroomError, Misconfigured
+from serve_app.domain.ports import Clock
+from serve_app.settings import PoolConfig
+
+log = logging.getLogger(__name__)
+
+Check = Callable[[], Awaitable[None]]
+FRESH_S = 1.0
+PATIENCE_S = 5.0
+
+
+class Readiness:
+    """Runs named checks, at most once in ``FRESH_S``.
+
+    A check passes by returning. It fails by raising, or by taking longer than ``PATIENCE_S``.
+    """
+
+    def __init__(self, checks: Mapping[str, Check], clock: Clock) -> None:
+        self._checks = dict(checks)
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._asked_at = float("-inf")
+        self._last: dict[str, str] = {}
+
+    async def report(self) -> dict[str, str]:
+        """Return for each check ``ok``, or its error message."""
+        async with self._lock:
+            now = self._clock.monotonic()
+            if now - self._asked_at >= FRESH_S:
+                results = await asyncio.gather(*map(self._run, self._checks.values()))
+                self._last = dict(zip(self._checks, results, strict=True))
+                self._asked_at = now
+            return self._last
+
+    async def _run(self, check: Check) -> str:
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await check()
+        except DarkroomError as error:
+            return error.message
+        except TimeoutError:
+            return f"no response within {PATIENCE_S:g} s"
+        except Exception as error:
+            # An unexpected error in one check must not break the readiness page.
+            log.exception("a readiness check failed in an unexpected way")
+            return f"{type(error).__name__}: {error}"
+        return "ok"
+
+
+# Check that a cluster has one node if the database or the storage is tied to one machine.
+
+NodeIds = Callable[[], Sequence[str]]
+
+
+def alive_node_ids() -> Sequence[str]:
+    """Ids of the Ray cluster's live nodes. Asking Ray blocks."""
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+
+
+class SingleNodeCheck:
+    """Refuses a second node. ``database``: it is embedded. ``storage``: it is a directory."""
+
+    def __init__(self, *, database: bool, storage: bool, nodes: NodeIds = alive_node_ids) -> None:
+        self._ties = [
+            *(["PostgreSQL is embedded (set DARKROOM_DATABASE_URL)"] if database else []),
+            *(["artifacts are in a directory (set DARKROOM_S3_BUCKET)"] if storage else []),
+        ]
+        self._nodes = nodes
+
+    async def check(self) -> None:
+        """Raise ``Misconfigured`` if the Ray cluster has more than one node and there is a tie."""
+        if not self._ties:
+            return
+        count = len(await asyncio.to_thread(self._nodes))
+        if count > 1:
+            raise Misconfigured(
+                f"This Ray cluster has {count} nodes, but this Darkroom can use only one: "
+                f"{'; '.join(self._ties)}."
+            )
+
+
+# Check for pools that no node of the Ray cluster can run, and the resources that they lack.
+
+#: Amount of each resource of a node, by Ray's names.
+Resources = Mapping[str, float]
+NodeResources = Callable[[], Sequence[Resources]]
+
+_CLASS_OF_GPU = "accelerator_type:"  # Ray's prefix for it, with a token amount of 1 a node
+_ADD = "Add such a node (an autoscaler may be doing it), or change the pool's resources."
+
+
+def alive_node_resources() -> Sequence[Resources]:
+    """All resources of each live node, taken or free. Asking Ray blocks."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def free_resources() -> Resources:
+    """Free resources over all nodes. Asking Ray blocks."""
+    free: dict[str, Any] = ray.available_resources()
+    return free
+
+
+class PlacementCheck:
+    """Possible placement of the configured pools' replicas."""
+
+    def __init__(
+        self,
+        pools: Mapping[str, PoolConfig],
+        nodes: NodeResources = alive_node_resources,
+        free: Callable[[], Resources] = free_resources,
+    ) -> None:
+        self._needs = {name: _needs(pool) for name, pool in pools.items()}
+        self._nodes = nodes
+        self._free = free
+
+    async def problems(self, hosted: Collection[str]) -> dict[str, str]:
+        """Return a sentence for each pool that is not in ``hosted`` and cannot get a replica.
+
+        Either no node is large enough, or others use the resources.
+        """
+        missing = {name: needs for name, needs in self._needs.items() if name not in hosted}
+        if not missing:
+            return {}
+        nodes, free = await asyncio.gather(
+            asyncio.to_thread(self._nodes), asyncio.to_thread(self._free)
+        )
+        said = {name: _lack(needs, nodes) or _taken(needs, free) for name, needs in missing.items()}
+        return {name: f"Pool {name}: {sentence}" for name, sentence in said.items() if sentence}
+
+
+def _needs(pool: PoolConfig) -> dict[str, float]:
+    devices = pool.devices_per_replica
+    needs = {"CPU": devices * pool.num_cpus, "GPU": devices * pool.num_gpus, **pool.resources}
+    if pool.accelerator is not None:
+        needs[_CLASS_OF_GPU + pool.accelerator] = 0.001
+    return {name: amount for name, amount in needs.items() if amount > 0}
+
+
+def _lack(needs: Resources, nodes: Sequence[Resources]) -> str:
+    """Reason why no node could run a replica even if it were empty; empty text if one could."""
+    if any(all(node.get(name, 0.0) >= amount for name, amount in needs.items()) for node in nodes):
+        return ""
+    most = {name: max((node.get(name, 0.0) for node in nodes), default=0.0) for name in needs}
+    short = [name for name, amount in needs.items() if most[name] < amount]
+    count = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}"
+    if not short:
+        return (
+            f"a replica needs {_listed(needs)} on one node, but none of {count} has all of it. "
+            f"{_ADD}"
+        )
+    wanted = _listed({name: needs[name] for name in short})
+    found = ", ".join(
+        f"{most[name]:g} {name}" for name in short if not name.startswith(_CLASS_OF_GPU)
+    )
+    has = f"the most that one of {count} has is {found}" if found else f"none of {count} has one"
+    return f"a replica needs {wanted}, but {has}. {_ADD}"
+
+
+def _taken(needs: Resources, free: Resources) -> str:
+    """Missing free resources in words; empty text if enough are free."""
+    short = [name for name, amount in needs.items() if free.get(name, 0.0) < amount]
+    if not short:
+        return ""
+    wanted = _listed({name: needs[name] for name in short})
+    found = ", ".join(f"{free.get(name, 0.0):g} {_named(name)}" for name in short)
+    return (
+        f"a replica needs {wanted}, but only {found} is free in the whole cluster: others use the "
+        "rest. Stop them, add a node, or reduce another pool's replicas."
+    )
+
+
+def _listed(needs: Resources) -> str:
+    return ", ".join(
+        _named(name) if name.startswith(_CLASS_OF_GPU) else f"{amount:g} {_named(name)}"
+        for name, amount in needs.items()
+    )
+
+
+def _named(resource: str) -> str:
+    if resource.startswith(_CLASS_OF_GPU):
+        return f"a GPU of the class {resource.removeprefix(_CLASS_OF_GPU)}"
+    return resource
+
+
+ReplicaStatus = Callable[[], Awaitable[Sequence[Mapping[str, Any]]]]
+PlacementProblems = Callable[[Collection[str]], Awaitable[Mapping[str, str]]]
+
+
+async def _no_figures() -> Sequence[Mapping[str, Any]]:
+    return ()
+
+
+async def _no_problems(hosted: Collection[str]) -> Mapping[str, str]:  # noqa: ARG001 the port's own
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the status page and the readiness check report."""
+
+    readiness: Readiness
+    replicas: ReplicaStatus = _no_figures  # one JSON object each
+    placement_problems: PlacementProblems = _no_problems  # by pool: a sentence that says why

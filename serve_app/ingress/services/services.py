@@ -1,0 +1,129 @@
+"""Collaborators of the handlers, in groups, and the background tasks of this process.
+
+They are set as ``app.state.services`` before the first call is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from starlette.requests import HTTPConnection
+
+from serve_app.catalog.catalog import Catalog
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import Unavailable
+from serve_app.domain.ports import Clock, Queue
+from serve_app.domain.realtime import Sessions
+from serve_app.ingress.services.files import Files
+from serve_app.ingress.services.health import Health
+from serve_app.ingress.services.replies import Replies
+from serve_app.ingress.services.webhooks import Webhooks
+from serve_app.settings import Config, PoolConfig
+from serve_app.telemetry.metrics import Metrics
+from serve_app.tenants.api_keys import Keys
+from serve_app.tenants.tokens import Tokens, UploadTokens
+
+# Tasks that continue after the call that started them has ended.
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class Background:
+    """Holds tasks until they end. The event loop keeps only weak references to them, so without
+    this they could be garbage collected."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Start ``work``. Awaiting the task returns its result."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def start_detached(self, work: Coroutine[Any, Any, T], name: str) -> asyncio.Task[T]:
+        """Start ``work`` without awaiting it. A failure is logged under ``name``."""
+        task = self.start(work)
+        task.set_name(name)
+        task.add_done_callback(_log_failure)
+        return task
+
+    async def join(self) -> None:
+        """Wait until all tasks have ended. Call it at shutdown, before the queue closes."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+
+def _log_failure(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("%s failed: %s", task.get_name(), error, exc_info=error)
+
+
+# Map from families to worker pools.
+
+STUDIO = "studio"
+"""Only pool of an installation that configures none. It hosts every family."""
+
+
+class PoolMap:
+    """Family → pool. If several pools host a family, the first configured one is used."""
+
+    def __init__(self, pools: Mapping[str, PoolConfig] | None) -> None:
+        self._by_family: dict[str, str] | None = None
+        if pools is not None:
+            self._by_family = {}
+            for name, pool in pools.items():
+                for family in pool.families:
+                    self._by_family.setdefault(family, name)
+
+    def pool_of(self, endpoint: Endpoint) -> str:
+        """Pool that runs the endpoint. ``Unavailable``: no pool of this installation can."""
+        if self._by_family is None:
+            return STUDIO
+        pool = self._by_family.get(endpoint.family)
+        if pool is None:
+            raise Unavailable(
+                f"No pool of this installation hosts the family `{endpoint.family}` of "
+                f"{endpoint.id}. Add it to a pool in DARKROOM_POOLS."
+            )
+        return pool
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Credentials that callers prove themselves with."""
+
+    keys: Keys
+    tokens: Tokens
+    upload_tokens: UploadTokens
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Collaborators of every handler. All are already started, and their creator closes them."""
+
+    config: Config
+    host_names: frozenset[str]  # names accepted in a Host header and used in URLs
+    catalog: Catalog
+    pools: PoolMap
+    queue: Queue
+    files: Files
+    identity: Identity
+    sessions: Sessions
+    webhooks: Webhooks
+    health: Health
+    clock: Clock
+    new_id: Callable[[], str]
+    metrics: Metrics
+    replies: Replies = field(default_factory=Replies)
+    background: Background = field(default_factory=Background)
+
+
+def services_of(request: HTTPConnection) -> Services:
+    return cast("Services", request.app.state.services)

@@ -1,0 +1,86 @@
+"""Webhooks of an ingress process: their limits, their bodies by protocol, and their sending."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from serve_app.domain.addresses import Resolve
+from serve_app.domain.ports import Clock, Queue
+from serve_app.domain.webhook import ClaimedDelivery, Outbox, SigningSeeds
+from serve_app.settings import Config
+from serve_app.telemetry.metrics import Metrics
+from serve_app.webhooks.delivery import Compose, DeliveryWorker, RetryRules
+from serve_app.webhooks.progress import ProgressNotifier
+from serve_app.webhooks.sender import Sender
+from serve_app.webhooks.signing import Signer
+from serve_app.webhooks.target import Targets
+
+MAX_BODY_BYTES = 2 * 2**20
+"""Largest body. Receivers refuse larger ones, and each body that is being sent is in memory."""
+
+OUTCOME_WAIT_S = 5.0
+"""Longest wait in seconds for an end that another process has recorded."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComposeByMark:
+    """Builds each body in the format of the protocol that requested the webhook.
+
+    ``marked``: suffix of the webhook's origin → the protocol's builder. Others use ``default``.
+    """
+
+    default: Compose
+    marked: Mapping[str, Compose]
+
+    async def __call__(self, claimed: ClaimedDelivery) -> bytes:
+        for mark, compose in self.marked.items():
+            if claimed.origin.endswith(mark):
+                return await compose(claimed)
+        return await self.default(claimed)
+
+
+class Webhooks:
+    """Webhooks of one ingress process.
+
+    ``queue``, ``outbox`` and ``seeds`` are the installation's; ``resolve`` looks up the receivers'
+    host names.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        outbox: Outbox,
+        seeds: SigningSeeds,
+        compose: Compose,
+        config: Config,
+        clock: Clock,
+        metrics: Metrics,
+        resolve: Resolve,
+    ) -> None:
+        allow_private = config.webhooks.allow_private_webhooks
+        self.outbox = outbox
+        self.seeds = seeds
+        self.signer = Signer(seeds, clock)
+        self.targets = Targets(resolve, allow_private=allow_private)
+        self.sender = Sender(resolve, self.signer, clock, allow_private=allow_private)
+        self._progress_sender = Sender(resolve, self.signer, clock, allow_private=allow_private)
+        self.notifier = ProgressNotifier(queue, self._progress_sender, clock, metrics)
+
+        async def at_last(claimed: ClaimedDelivery) -> bytes:
+            return await compose(await self.notifier.wait_until_silent(claimed))
+
+        rules = RetryRules(config.webhooks.webhook_waits_s, config.webhooks.webhook_give_up_s)
+        self._delivery = DeliveryWorker(outbox, at_last, self.sender, clock, rules, metrics)
+
+    async def start(self) -> None:
+        await self.signer.keys()  # creates them if there are none
+        await self.sender.start()
+        await self._progress_sender.start()
+        self._delivery.start()
+
+    async def aclose(self) -> None:
+        await self.notifier.aclose()
+        await self._delivery.aclose()
+        await self._progress_sender.aclose()
+        await self.sender.aclose()

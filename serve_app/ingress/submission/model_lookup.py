@@ -1,0 +1,86 @@
+"""Endpoints by the names of other protocols, and the fields that their inputs have."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from typing import Any
+
+from serve_app.catalog.catalog import Catalog, CatalogEntry
+from serve_app.catalog.schema.registry import InputSchema
+from serve_app.domain.errors import Unsupported
+
+# Fields of an endpoint's input, for the translation of other protocols' calls.
+
+MAX_CACHED_SCHEMAS = 1024
+
+
+class EndpointFields:
+    """Properties of an endpoint's input schema. The schema ``open`` accepts every field."""
+
+    def __init__(self, entry: CatalogEntry) -> None:
+        self._properties = _properties(entry.schema)
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether the schema names the field."""
+        return name in (self._properties or ())
+
+    def accepts(self, name: str) -> bool:
+        return self._properties is None or name in self._properties
+
+    def first_accepted(self, *names: str) -> str | None:
+        """First of these fields that the endpoint accepts; None if it accepts none."""
+        return next((name for name in names if self.accepts(name)), None)
+
+    def default(self, name: str) -> Any:
+        return self._of(name).get("default")
+
+    def choices(self, name: str) -> tuple[Any, ...]:
+        """Values that the field allows; empty if it lists none."""
+        return tuple(self._of(name).get("enum", ()))
+
+    def bounds(self, name: str) -> tuple[float, float]:
+        """Minimum and maximum of the field; either may be infinite."""
+        schema = self._of(name)
+        return schema.get("minimum", float("-inf")), schema.get("maximum", float("inf"))
+
+    def _of(self, name: str) -> Mapping[str, Any]:
+        return (self._properties or {}).get(name, {})
+
+
+@lru_cache(MAX_CACHED_SCHEMAS)
+def _properties(schema: InputSchema) -> Mapping[str, Any] | None:
+    """Properties of a schema, or None if it accepts every field. Building them takes milliseconds,
+    so they are cached."""
+    return schema.json_schema().get("properties")
+
+
+def find_endpoint(catalog: Catalog, aliases: Mapping[str, str], name: str) -> CatalogEntry:
+    """Endpoint with this id or alias. ``EndpointNotFound``, ``EndpointNotServed``."""
+    return catalog.get(aliases.get(name, name))
+
+
+def find_capable(
+    catalog: Catalog, entry: CatalogEntry, needs: Collection[str], tasks: tuple[str, ...], what: str
+) -> CatalogEntry:
+    """Return ``entry`` if its input has one of the fields ``needs``, else a sibling that has one.
+
+    Siblings have ids that differ in their last part: ``fal-ai/fast-sdxl`` is text to image, and
+    ``fal-ai/fast-sdxl/image-to-image`` changes an image. ``tasks`` are the last parts to try, in
+    order. ``Unsupported`` says that ``what`` is not possible, and which endpoints can do it.
+    """
+    if EndpointFields(entry).first_accepted(*needs):
+        return entry
+    endpoint_id = entry.endpoint.id
+    for task in tasks:
+        for sibling in (f"{endpoint_id}/{task}", f"{endpoint_id.rpartition('/')[0]}/{task}"):
+            found = catalog.find(sibling)
+            if found is not None and EndpointFields(found).first_accepted(*needs):
+                return catalog.get(sibling)
+    able = [
+        each.endpoint.id
+        for each in catalog
+        if not each.missing and any(name in EndpointFields(each) for name in needs)
+    ]
+    which = f"These can: {', '.join(able)}." if able else "No endpoint that is served here can."
+    raise Unsupported(f"{endpoint_id} cannot {what}. {which}")

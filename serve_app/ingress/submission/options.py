@@ -1,0 +1,314 @@
+"""Options of a submit, from request headers that are applied, ignored, or refused."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.datastructures import Headers
+from starlette.requests import Request as HttpRequest
+
+from serve_app.domain.errors import FieldProblem, Forbidden, InvalidInput
+from serve_app.domain.request import Cause, Priority
+from serve_app.domain.webhook import Webhook
+from serve_app.tenants.api_keys import ADMIN, Caller
+from serve_app.tenants.api_keys import PRIORITY as PRIORITY_SCOPE
+
+# fal's headers about retries of a failed request.
+
+NO_RETRY, RETRY_CONFIG = b"x-fal-no-retry", b"x-fal-retry-config"
+RETRY_HEADERS = frozenset({NO_RETRY, RETRY_CONFIG})
+
+SHAPE = 'should be like {"server_error": {"retries": 2}}'
+
+
+def parse_retries(given: Mapping[bytes, bytes]) -> Mapping[Cause, int] | None:
+    """Retries by cause, from the headers of these names; None if they set nothing.
+
+    ``X-Fal-No-Retry`` has precedence. ``InvalidInput`` names the header that is wrong.
+    """
+    config = _config(given[RETRY_CONFIG]) if RETRY_CONFIG in given else None
+    if NO_RETRY in given and _no_retry(given[NO_RETRY]):
+        return dict.fromkeys(Cause, 0)
+    return config
+
+
+def _no_retry(value: bytes) -> bool:
+    match value.strip().lower():
+        case b"1" | b"true" | b"yes":
+            return True
+        case b"0" | b"false" | b"no":
+            return False
+        case _:
+            raise _invalid_header("X-Fal-No-Retry", "should be `1`, `true` or `yes`", value)
+
+
+def _config(value: bytes) -> Mapping[Cause, int]:
+    try:
+        parsed: Any = json.loads(value)
+    except (ValueError, RecursionError):  # for thousands of brackets
+        raise _invalid_header("X-Fal-Retry-Config", f"is not JSON: it {SHAPE}", value) from None
+    if not isinstance(parsed, dict):
+        raise _invalid_header("X-Fal-Retry-Config", SHAPE, value)
+    retries: dict[Cause, int] = {}
+    for name, inner in cast("dict[str, Any]", parsed).items():
+        if name not in set(Cause):
+            known = ", ".join(f"`{cause}`" for cause in Cause)
+            what = f"names {name[:50]!r}, which is not one of {known}"
+            raise _invalid_header("X-Fal-Retry-Config", what, value)
+        retries[Cause(name)] = _count(name, inner, value)
+    return retries
+
+
+def _count(name: str, inner: Any, value: bytes) -> int:
+    fields = cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
+    count = fields.get("retries")
+    whole = isinstance(count, int) and not isinstance(count, bool) and count >= 0
+    if not whole or fields.keys() != {"retries"}:
+        what = f"should have a whole number of `retries` for `{name}` and nothing else"
+        raise _invalid_header("X-Fal-Retry-Config", what, value)
+    return int(cast("int", count))
+
+
+def _invalid_header(name: str, what: str, value: bytes) -> InvalidInput:
+    shown = value[:100].decode("latin-1")
+    problem = FieldProblem(("header", name), f"{name} {what}", "value_error", None, shown)
+    return InvalidInput(f"The header {name} {what}.", (problem,))
+
+
+# Header of fal's that says how long files are kept.
+
+LIFECYCLE_HEADERS = ("X-Fal-Object-Lifecycle", "X-Fal-Object-Lifecycle-Preference")
+"""Names of the header. fal's Python client sends both, with the same content; its JavaScript client
+sends one of them."""
+
+ACL_NOT_SUPPORTED = "access rules are not supported: anyone who knows the URL of a file can read it"
+
+MAX_KEEP_S = 100 * 366 * 86400
+"""Longest time in seconds: a hundred years, which PostgreSQL's calendar can represent."""
+
+
+class AccessRules(BaseModel):
+    """Access rules of a file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    default: Literal["allow", "hide", "forbid"] = "allow"
+    rules: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
+
+
+class Lifecycle(BaseModel):
+    """Value of the header.
+
+    ``expiration_duration_seconds``: counted from when the file is stored; None means the tenant's
+    retention.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    expiration_duration_seconds: float | None = Field(default=None, gt=0, le=MAX_KEEP_S)
+    initial_acl: AccessRules | None = None
+
+    @property
+    def restricted(self) -> bool:
+        """Return whether the rules restrict reading. Such rules are not supported here."""
+        acl = self.initial_acl
+        return acl is not None and (acl.default != "allow" or bool(acl.rules))
+
+
+def parse_keep_s(headers: Headers) -> float | None:
+    """Seconds from the end of an upload to its deletion; None if the client asks for none.
+
+    ``InvalidInput`` names the header. Access rules are refused too: the file would be readable by
+    others against the client's intent.
+    """
+    keep_s: float | None = None
+    for name in LIFECYCLE_HEADERS:
+        if (value := headers.get(name)) is None:
+            continue
+        lifecycle = parse_lifecycle(name, value)
+        if lifecycle.restricted:
+            raise _invalid_lifecycle(name, ACL_NOT_SUPPORTED, "feature_not_supported")
+        keep_s = lifecycle.expiration_duration_seconds
+    return keep_s
+
+
+def parse_lifecycle(name: str, value: str) -> Lifecycle:
+    """Parse the header's value. ``InvalidInput`` names the header."""
+    try:
+        return Lifecycle.model_validate_json(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the header"
+        raise _invalid_lifecycle(name, f"{where}: {first['msg']}", first["type"]) from None
+
+
+def _invalid_lifecycle(name: str, what: str, type_: str) -> InvalidInput:
+    return InvalidInput(f"{name}: {what}.", (FieldProblem(("header", name), what, type_),))
+
+
+TIMEOUT, PRIORITY = b"x-fal-request-timeout", b"x-fal-queue-priority"
+DETERMINISTIC, DEADLINE = b"x-darkroom-deterministic", b"x-darkroom-deadline"
+IDEMPOTENCY_KEY, CACHE = b"idempotency-key", b"x-darkroom-cache"
+PREVIEW, STORE_IO = b"x-darkroom-preview", b"x-fal-store-io"
+LIFECYCLES = {name.lower().encode(): name for name in LIFECYCLE_HEADERS}
+DARKROOM_HEADERS = frozenset({DETERMINISTIC, DEADLINE, IDEMPOTENCY_KEY, CACHE, PREVIEW})
+
+NO_EFFECT: Mapping[bytes, str] = {
+    b"x-fal-runner-hint": "the first replica with a free slot takes the request",
+    b"x-fal-tags": "tags are not stored",
+    b"x-app-fal-disable-fallback": "there is no fallback to other providers",
+    b"x-app-fal-upload-policy": "artifacts go to this installation's storage",
+    b"x-app-fal-can-disable-filter": "there is no filter",
+    b"x-fal-cdn-token": "artifacts need no token",
+}
+"""Headers that are known and ignored, with the reason. The request's log has a warning for each."""
+
+ACCEPTED_SILENTLY = frozenset({TIMEOUT, PRIORITY, STORE_IO, *RETRY_HEADERS, b"x-fal-target-url"})
+"""Headers that are applied, or that do not concern the request. They cause no warning."""
+
+HEADERS = DARKROOM_HEADERS | ACCEPTED_SILENTLY | NO_EFFECT.keys() | LIFECYCLES.keys()
+"""Names of all known headers."""
+
+MAX_TIMEOUT_S = 30 * 86400.0
+MAX_IDEMPOTENCY_KEY = 255
+
+
+@dataclass(frozen=True, slots=True)
+class SubmitOptions:
+    """Options of a submit, apart from the input. Each protocol parses them once."""
+
+    priority: Priority = Priority.NORMAL
+    start_within_s: float | None = None
+    end_within_s: float | None = None
+    deterministic: bool = False
+    idempotency_key: str | None = None
+    cache: bool | None = None  # may outcomes be shared? None: the endpoint's default
+    previews: bool = True
+    retries: Mapping[Cause, int] | None = None  # None: the installation's default
+    warnings: tuple[str, ...] = ()
+    store_io: bool = True  # False: input and outcome are deleted early
+    keep_files_s: float | None = None  # after the end; None: as long as the request
+    webhook: Webhook | None = None  # called at the end
+    replay_key: str | None = None  # API key; finds an equal request whose response was lost
+
+
+def parse_options(
+    request: HttpRequest,
+    caller: Caller,
+    *,
+    webhook: Webhook | None = None,
+    replay_key: str | None = None,
+) -> SubmitOptions:
+    """Read the options in one pass over the headers. ``webhook`` and ``replay_key`` are added.
+
+    ``Forbidden`` and ``InvalidInput`` name the header.
+    """
+    found = [
+        (name, value)
+        for name, value in request.scope["headers"]
+        if name.startswith((b"x-fal-", b"x-app-fal-")) or name in DARKROOM_HEADERS
+    ]
+    options = _header_options(found, caller) if found else {}
+    if "idempotency_key" in options:
+        replay_key = None  # the client's own key identifies a repeat more reliably
+    return SubmitOptions(**options, webhook=webhook, replay_key=replay_key)
+
+
+def _header_options(headers: Iterable[tuple[bytes, bytes]], caller: Caller) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    warnings: list[str] = []
+    retry: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if (reader := _READERS.get(name)) is not None:
+            field, read = reader
+            options[field] = read(value)
+        elif name == PRIORITY:
+            options["priority"] = _priority(value, caller)
+        elif name == IDEMPOTENCY_KEY:
+            before = options.get("idempotency_key")
+            options["idempotency_key"] = _idempotency_key(value, before)
+        elif name in RETRY_HEADERS:
+            retry[name] = value
+        elif name in LIFECYCLES:
+            lifecycle = parse_lifecycle(LIFECYCLES[name], value.decode("latin-1"))
+            options["keep_files_s"] = lifecycle.expiration_duration_seconds
+            if lifecycle.restricted:
+                warnings.append(f"{LIFECYCLES[name]}: {ACL_NOT_SUPPORTED}.")
+        elif name not in ACCEPTED_SILENTLY:
+            reason = NO_EFFECT.get(name, "it is not known")
+            warnings.append(f"The header {name.decode('latin-1')} has no effect: {reason}.")
+    return {**options, "retries": parse_retries(retry), "warnings": tuple(warnings)}
+
+
+def _priority(value: bytes, caller: Caller) -> Priority:
+    match value.strip().lower():
+        case b"low":
+            return Priority.LOW
+        case b"normal":
+            return Priority.NORMAL
+        case b"high" if caller.scopes & {ADMIN, PRIORITY_SCOPE}:
+            return Priority.HIGH
+        case b"high":
+            raise Forbidden(
+                f"X-Fal-Queue-Priority `high` requires a key with the scope `{PRIORITY_SCOPE}` or "
+                f"`{ADMIN}`."
+            )
+        case _:
+            raise _invalid_header("X-Fal-Queue-Priority", "should be `low` or `normal`", value)
+
+
+def _seconds(name: str, value: bytes) -> float:
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= MAX_TIMEOUT_S:
+        raise _invalid_header(name, "should be seconds, more than 0 and at most 30 days", value)
+    return seconds
+
+
+def _idempotency_key(value: bytes, before: str | None) -> str:
+    key = value.decode("latin-1").strip()
+    if not (0 < len(key) <= MAX_IDEMPOTENCY_KEY and key.isascii() and key.isprintable()):
+        what = f"should be 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters"
+        raise _invalid_header("Idempotency-Key", what, value)
+    if before is not None:
+        raise _invalid_header("Idempotency-Key", "should be sent once", value)
+    return key
+
+
+def _cache(value: bytes) -> bool:
+    match value.strip().lower():
+        case b"allow":
+            return True
+        case b"no":
+            return False
+        case _:
+            raise _invalid_header("X-Darkroom-Cache", "should be `allow` or `no`", value)
+
+
+def _flag(name: str, value: bytes) -> bool:
+    match value.strip().lower():
+        case b"1" | b"true":
+            return True
+        case b"0" | b"false":
+            return False
+        case _:
+            raise _invalid_header(name, "should be `1` or `0`", value)
+
+
+_READERS: Mapping[bytes, tuple[str, Callable[[bytes], object]]] = {
+    TIMEOUT: ("start_within_s", partial(_seconds, "X-Fal-Request-Timeout")),
+    DEADLINE: ("end_within_s", partial(_seconds, "X-Darkroom-Deadline")),
+    DETERMINISTIC: ("deterministic", partial(_flag, "X-Darkroom-Deterministic")),
+    CACHE: ("cache", _cache),
+    PREVIEW: ("previews", partial(_flag, "X-Darkroom-Preview")),
+    STORE_IO: ("store_io", partial(_flag, "X-Fal-Store-IO")),
+}
+"""Header → field of ``SubmitOptions``, and the function that reads the value."""

@@ -1,0 +1,123 @@
+"""Responses to submits: detection of lost ones, and headers of repeats and cache hits.
+
+A server learns that its client is gone only when the connection ends: a write to a connection that
+is no longer read still succeeds. Therefore the last byte of the response is held back for a
+moment. The first bytes make a dead connection show itself. A client that has disconnected by then
+cannot have read the response.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from serve_app.domain.errors import DarkroomError
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import NewRequest, Request
+from serve_app.ingress.http.context import context_of, wait_disconnected
+from serve_app.ingress.services.services import Services
+from serve_app.telemetry import logs
+
+
+@contextmanager
+def notice_loss(
+    services: Services, new: NewRequest, storing: asyncio.Task[Request]
+) -> Generator[None]:
+    """Record the response as lost if the calling task is cancelled inside this context.
+
+    Serve cancels the task when the client disconnects.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        _start_recording(services, new, storing)
+        raise
+
+
+class ConfirmedResponse(Response):
+    """Send ``reply`` and record when it is lost.
+
+    Its last byte is sent ``last_byte_delay_s`` later.
+    """
+
+    def __init__(
+        self, reply: Response, services: Services, new: NewRequest, storing: asyncio.Task[Request]
+    ) -> None:
+        super().__init__(reply.body, reply.status_code)
+        self.raw_headers = reply.raw_headers
+        self._last_byte_delay_s = services.replies.last_byte_delay_s
+        self._lost: Callable[[], None] = lambda: _start_recording(services, new, storing)
+
+    async def __call__(
+        self,
+        scope: Scope,  # noqa: ARG002 the signature is ASGI's
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        begin, end = bytes(self.body[:-1]), bytes(self.body[-1:])
+        head = {"status": self.status_code, "headers": self.raw_headers}
+        try:
+            await send({"type": "http.response.start", **head})
+            await send({"type": "http.response.body", "body": begin, "more_body": True})
+            if await _gone_within(receive, self._last_byte_delay_s):
+                self._lost()
+                return
+            await send({"type": "http.response.body", "body": end})
+        except (asyncio.CancelledError, OSError):
+            self._lost()
+            raise
+
+
+async def _gone_within(receive: Receive, seconds: float) -> bool:
+    going = asyncio.ensure_future(wait_disconnected(receive))
+    try:
+        done, _ = await asyncio.wait((going,), timeout=seconds)
+        return bool(done)
+    finally:
+        going.cancel()
+
+
+def _start_recording(services: Services, new: NewRequest, storing: asyncio.Task[Request]) -> None:
+    name = f"recording the lost response of {new.id}"
+    services.replies.undelivered.add(
+        new, services.background.start_detached(_record_loss(services.queue, new, storing), name)
+    )
+
+
+async def _record_loss(queue: Queue, new: NewRequest, storing: asyncio.Task[Request]) -> None:
+    try:
+        stored = await storing
+    except DarkroomError:
+        return  # it was never stored
+    await queue.undelivered(new, stored.id)
+
+
+# Response headers for repeated requests and cache hits.
+
+REPLAYED = "x-darkroom-replayed"
+"""Header of a response to a repeated submit: it is about the request that was submitted before."""
+
+CACHE = "x-darkroom-cache"
+"""Header of a response about a request that got the outcome of another one (``hit``), or waits for
+it (``joined``)."""
+
+
+def add_replay_headers(
+    request: HttpRequest, reply: Response, new: NewRequest, stored: Request
+) -> Response:
+    """Add the id of the stored request to ``reply``, and the headers above if it is an earlier
+    request or has the outcome of one."""
+    if stored.reuses is not None:
+        reply.headers[CACHE] = "hit"
+    elif stored.follows is not None:
+        reply.headers[CACHE] = "joined"
+    if stored.id != new.id:
+        context_of(request).request_id = stored.id
+        logs.request_id.set(stored.id)  # the middleware resets it
+        reply.headers[REPLAYED] = "1"
+    return reply

@@ -1,0 +1,254 @@
+"""Life of a request from a call: validate, store, wait, cancel, delete. All protocols use it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, cast
+
+from serve_app.catalog.catalog import CatalogEntry
+from serve_app.catalog.work import work_of
+from serve_app.domain.endpoint import Endpoint
+from serve_app.domain.errors import Cancelled, DarkroomError, StorageUnavailable
+from serve_app.domain.outcome import Failure
+from serve_app.domain.ports import Queue
+from serve_app.domain.request import NewRequest, Request, State, granted_retries
+from serve_app.ingress.services.services import Services
+from serve_app.ingress.submission.options import SubmitOptions
+
+log = logging.getLogger(__name__)
+
+WAIT_S = 30.0
+"""Longest wait on the queue in seconds; it is repeated until the request has ended."""
+
+QUICK_S = 0.25
+"""Time in seconds within which a request may end before its client's connection is watched.
+
+Watching takes two more tasks, and a busy ingress has no time for them.
+"""
+
+
+CLIENT_DISCONNECTED = Failure(
+    Cancelled.code, "The client disconnected before the end.", retryable=False
+)
+"""Failure to answer with if ``run`` returns None."""
+
+
+async def validate(
+    services: Services,
+    tenant: str,
+    endpoint_id: str,
+    body: object,
+    options: SubmitOptions,
+    *,
+    request_id: str,
+) -> NewRequest:
+    """Validate everything about the request itself. It is not stored yet.
+
+    Errors: ``EndpointNotFound``, ``InvalidInput``, and ``Unavailable`` if no pool can run it.
+    """
+    entry = services.catalog.get(endpoint_id)
+    valid = services.catalog.validate(endpoint_id, body)
+    pool = services.pools.pool_of(entry.endpoint)
+    retries, fewer = granted_retries(options.retries, services.config.queue.max_failures)
+    return NewRequest(
+        id=request_id,
+        tenant=tenant,
+        endpoint=endpoint_id,
+        endpoint_digest=entry.endpoint.digest,
+        pool=pool,
+        input=valid.input,
+        priority=options.priority,
+        start_within_s=options.start_within_s,
+        end_within_s=options.end_within_s,
+        work=work_of(valid.input),
+        alone=options.deterministic,
+        previews=options.previews and services.config.models.previews,
+        warnings=(*valid.warnings, *options.warnings, *fewer),
+        retries=retries,
+        idempotency_key=options.idempotency_key,
+        replay_key=options.replay_key,
+        store_io=options.store_io,
+        keep_files_s=options.keep_files_s,
+        reuse_digest=await _shared_digest(entry, valid.input, options),
+        body_digest=await _repeat_digest(endpoint_id, body, options),
+        webhook=options.webhook,
+    )
+
+
+async def _repeat_digest(endpoint_id: str, body: object, options: SubmitOptions) -> bytes:
+    """Digest that a repeat of this submit has too; empty if repeats are not looked for."""
+    if options.idempotency_key is None and options.replay_key is None:
+        return b""
+    return await body_digest(endpoint_id, body, options.webhook.url if options.webhook else None)
+
+
+async def _shared_digest(
+    entry: CatalogEntry, input: Mapping[str, Any], options: SubmitOptions
+) -> bytes:
+    """Digest of requests that may share one outcome; empty if this one shares none."""
+    # An outcome that will be deleted early, or whose files will, is never shared.
+    if not options.store_io or options.keep_files_s is not None:
+        return b""
+    if not (entry.cache if options.cache is None else options.cache):
+        return b""
+    return await reuse_digest(entry.endpoint, input, alone=options.deterministic)
+
+
+def submit(
+    services: Services, new: NewRequest, most_queued: int | None = None
+) -> asyncio.Task[Request]:
+    """Start storing the request, or finding the request that it repeats.
+
+    A repeat returns the earlier request, whose id differs from ``new.id``. Await the task shielded:
+    a client that disconnects must not stop a commit that has begun.
+
+    ``StorageFull`` and ``Overloaded`` (see ``Queue.submit``) are raised for new requests only,
+    because a repeat was accepted the first time.
+    """
+    return services.background.start(_store(services, new, most_queued))
+
+
+async def run(
+    services: Services, new: NewRequest, client_gone: Callable[[], Coroutine[Any, Any, None]]
+) -> Request | None:
+    """Store the request and wait for its end.
+
+    Returns None and cancels the request if ``client_gone`` returns first. The request is cancelled
+    too if the calling task is cancelled (Serve does so when the client disconnects), because no one
+    waits for it. A request with an idempotency key continues, and can be found by the key.
+    """
+    storing = submit(services, new)
+    try:
+        stored = await asyncio.shield(storing)
+        if not stored.state.final:
+            stored = await services.queue.wait(stored.tenant, stored.id, QUICK_S)
+        ended = stored if stored.state.final else await _watched(services, stored, client_gone)
+    except asyncio.CancelledError:
+        abandon(services, new, storing)
+        raise
+    if ended is None:
+        abandon(services, new, storing)
+    return ended
+
+
+def abandon(services: Services, new: NewRequest, storing: asyncio.Task[Request]) -> None:
+    """Cancel the request of a client that disconnected, unless its idempotency key can find it."""
+    if new.idempotency_key is None:
+        services.background.start_detached(
+            _cancel(services.queue, new, storing), f"cancel of {new.id}"
+        )
+
+
+async def _store(services: Services, new: NewRequest, most_queued: int | None) -> Request:
+    if new.replay_key is not None:
+        await services.replies.undelivered.wait_recorded(new)
+    earlier = await services.queue.repeated(new)
+    if earlier is not None:
+        return earlier
+    await services.files.check_disk_space()
+    if new.keep_files_s is not None:
+        await services.files.lifecycles.keep(new.id, new.keep_files_s)
+    stored = await services.queue.submit(new, most_queued)
+    if stored.id == new.id:
+        services.metrics.entered(new.endpoint, State.SUCCEEDED if stored.reuses else State.QUEUED)
+    return stored
+
+
+async def _watched(
+    services: Services, stored: Request, client_gone: Callable[[], Coroutine[Any, Any, None]]
+) -> Request | None:
+    gone = asyncio.ensure_future(client_gone())
+    try:
+        while not stored.state.final:
+            if gone.done():
+                return None
+            stored = await _wait(services.queue, stored, gone)
+    finally:
+        gone.cancel()
+    return stored
+
+
+async def _wait(queue: Queue, stored: Request, gone: asyncio.Future[None]) -> Request:
+    """Return the request at its end, or unchanged if ``gone`` or the time limit comes first."""
+    waiting = asyncio.ensure_future(queue.wait(stored.tenant, stored.id, WAIT_S))
+    try:
+        await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
+        return waiting.result() if waiting.done() else stored
+    finally:
+        waiting.cancel()
+
+
+async def _cancel(queue: Queue, new: NewRequest, storing: asyncio.Task[Request]) -> None:
+    try:
+        await storing
+    except DarkroomError:
+        return  # it was never stored
+    await queue.cancel(new.tenant, new.id)
+    log.info("the client disconnected; its request is cancelled")
+
+
+DELETED_LATER = "Storage is not available. The file will be deleted as soon as it is."
+
+
+async def delete(services: Services, tenant: str, request_id: str) -> Mapping[str, str | None]:
+    """Delete a request, first in the database and then its files in storage.
+
+    Return for each file's key None, or why the file still exists. Files that cannot be deleted now
+    are recorded with the deletion and deleted later. ``RequestNotFound``, ``RequestActive``.
+    """
+    keys = await services.queue.delete(tenant, request_id)
+    try:
+        if keys:
+            await services.files.storage.delete(keys)
+    except StorageUnavailable as error:
+        log.warning("Storage failed, a deleted request keeps its files for now: %s", error.message)
+        return dict.fromkeys(keys, DELETED_LATER)
+    return dict.fromkeys(keys)
+
+
+# Digests that identify a repeated submit, and requests with the same outcome.
+
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), check_circular=False).encode
+
+
+async def body_digest(endpoint_id: str, body: Any, webhook_url: str | None = None) -> bytes:
+    """SHA-256 of the endpoint, the webhook URL and the input as it was sent.
+
+    Default values are not included, because a newer catalog may change them. The order of fields
+    and white space do not matter.
+    """
+    # In a thread, because a body may be megabytes of data URIs.
+    value = {"endpoint": endpoint_id, "input": body}
+    if webhook_url is not None:
+        value["webhook"] = webhook_url
+    return await asyncio.to_thread(_digest, value)
+
+
+async def reuse_digest(endpoint: Endpoint, input: Mapping[str, Any], *, alone: bool) -> bytes:
+    """SHA-256 of everything that decides the outcome; empty if the outcome is not reproducible.
+
+    It is not reproducible without a seed, or if the input has a URL, because the file behind the
+    URL may have changed.
+    """
+    seeded = input.get("seed") is not None or input.get("seeds")
+    if not seeded or _names_url(input):
+        return b""
+    # `deterministic` requests must not reuse an outcome that was computed in a batch.
+    value = {"endpoint": endpoint.digest, "input": input, "alone": alone}
+    return await asyncio.to_thread(_digest, value)
+
+
+def _names_url(value: Any) -> bool:
+    if isinstance(value, str):
+        return value[:8].lower().startswith(("http://", "https://"))
+    if isinstance(value, Mapping):
+        return any(map(_names_url, cast("Mapping[str, Any]", value).values()))
+    return isinstance(value, list) and any(map(_names_url, cast("list[Any]", value)))
+
+
+def _digest(value: Any) -> bytes:
+    return hashlib.sha256(_canonical(value).encode("ascii")).digest()

@@ -1,0 +1,183 @@
+"""Updates after a commit: refresh this process's memory, then wake waiters here and in other
+processes.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+
+from serve_app.domain.errors import DarkroomError
+from serve_app.domain.lease import LeaseKey, Signal, SignalKind
+from serve_app.domain.outcome import Outcome
+from serve_app.domain.request import State
+from serve_app.queue.state.queue_state import QueueState
+from serve_app.queue.store import messages
+from serve_app.queue.store.config import Observer, QueueLimits
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.notify import Notification
+from serve_app.queue.transactions.cancel import Removed
+from serve_app.queue.transactions.coalescing import CoalescedRequests
+from serve_app.queue.transactions.end_attempt import EndedAttempt, EndReason
+
+log = logging.getLogger(__name__)
+
+
+class AfterCommit:
+    """Publish the effects of committed changes to this process and to the other ingress
+    processes.
+    """
+
+    def __init__(
+        self, database: Database, limits: QueueLimits, state: QueueState, observer: Observer
+    ) -> None:
+        self._limits = limits
+        self._state = state
+        self._observer = observer
+        self._coalesced = CoalescedRequests(database)
+
+    def ended(
+        self,
+        ended: Sequence[EndedAttempt],
+        outcomes: Mapping[LeaseKey, Outcome] | None = None,
+        *,
+        fenced: bool = False,
+    ) -> None:
+        """Publish that attempts ended.
+
+        ``outcomes`` holds the outcomes that replicas handed in. ``fenced`` means that the replicas
+        do not know yet and get a FENCED signal.
+        """
+        again: set[str] = set()
+        for each in ended:
+            self._observer.ended(each.endpoint, each.state, each.run_s)
+            self._charge_lane(each)
+            outcome = (outcomes or {}).get(each.held)
+            if self._limits.limits(each.tenant, each.endpoint):
+                again.add(each.pool)  # a slot under the limit is free again
+            if each.state is State.QUEUED:
+                again.add(each.pool)
+                self._state.stats.requeued(each.pool, each.tenant, each.endpoint)
+                self._state.requests.invalidate([each.held.request_id])
+            elif outcome is not None and each.state is _state(outcome):
+                self._state.requests.apply_change(
+                    each.held.request_id,
+                    each.version,
+                    state=each.state,
+                    outcome=outcome,
+                    failures=each.failures,
+                    finished_at=each.finished_at,
+                    progress=None,
+                    preview_step=0,
+                )
+            else:
+                self._state.requests.invalidate([each.held.request_id])
+        signals = [Signal(SignalKind.FENCED, each.held) for each in ended] if fenced else []
+        self.notify([each.held.request_id for each in ended], again, signals)
+        self.settle_soon(each.leads for each in ended if each.state is not State.QUEUED)
+
+    def _charge_lane(self, each: EndedAttempt) -> None:
+        """Charge the attempt's run time to its lane. An attempt that never reached its replica
+        costs nothing.
+        """
+        took_s = each.run_s or (0.0 if each.how is EndReason.UNDELIVERED else each.held_s)
+        self._state.charges.add(each.pool, each.tenant, took_s - each.expected_s)
+        if each.how is EndReason.SUCCEEDED and not each.resumed:
+            self._state.costs.observe(each.endpoint, each.pool, each.work, took_s)
+
+    def removed(self, removed: Sequence[Removed], outcome: Outcome) -> None:
+        """Publish that requests were cancelled or expired. Requests that are still running were
+        asked to stop.
+        """
+        signals: list[Signal] = []
+        for each in removed:
+            id_ = each.held.request_id
+            if each.state is State.RUNNING:
+                signals.append(Signal(SignalKind.CANCEL, each.held))
+                if each.changed:
+                    self._state.requests.apply_change(id_, each.version, cancel_requested=True)
+                continue
+            if each.followed:
+                self._state.stats.uncoalesced(each.pool, each.tenant, each.endpoint)
+            else:
+                self._state.stats.removed(each.pool, each.tenant, each.endpoint)
+            self._observer.ended(each.endpoint, each.state, 0.0)
+            self._state.requests.apply_change(
+                id_,
+                each.version,
+                state=each.state,
+                outcome=outcome,
+                finished_at=each.finished_at,
+                cancel_requested=each.state is State.CANCELLED,
+                follows=None,
+            )
+        self.notify([each.held.request_id for each in removed if each.changed], signals=signals)
+        self.settle_soon(each.leads for each in removed if each.state is not State.RUNNING)
+
+    async def settle(self, groups: Iterable[str] | None = None) -> None:
+        """Settle the coalesced requests whose leader has ended: of these groups, or all. Each gets
+        the outcome or is queued by itself.
+        """
+        settled = await self._coalesced.settle(groups)
+        for each in settled:
+            self._state.stats.uncoalesced(each.pool, each.tenant, each.endpoint)
+            if each.succeeded:
+                self._observer.ended(each.endpoint, State.SUCCEEDED, 0.0)
+            else:
+                self._state.stats.requeued(each.pool, each.tenant, each.endpoint)
+        self._state.requests.invalidate(each.id for each in settled)
+        pools = {each.pool for each in settled if not each.succeeded}
+        self.notify([each.id for each in settled], pools)
+        self._state.lanes.wake_if_work_soon(
+            (each.pool, each.tenant) for each in settled if not each.succeeded
+        )
+
+    def settle_soon(self, groups: Iterable[str | None]) -> None:
+        """Settle these groups in the background: their leader may have ended."""
+        if known := {group for group in groups if group is not None}:
+            self._state.background.spawn(self._settle_or_leave(known))
+
+    async def _settle_or_leave(self, groups: Iterable[str]) -> None:
+        try:
+            await self.settle(groups)
+        except DarkroomError as error:
+            log.warning("Requests coalesced with an ended one are settled later: %s", error)
+
+    def deleted(self, request_ids: Sequence[str]) -> None:
+        """Publish that requests were deleted or redacted: every process drops them from memory."""
+        self._state.requests.invalidate(request_ids)
+        self.notify(request_ids)
+
+    def on_notification(self, notification: Notification) -> None:
+        """Apply a notification from another process."""
+        self._state.requests.invalidate(notification.changed)
+        self._state.waiters.signal(notification.signals)
+        self._state.waiters.wake(notification.pools)
+
+    def on_notification_gap(self) -> None:
+        """Recover from notifications that may have been lost: distrust all memory and look in every
+        pool.
+        """
+        self._state.requests.invalidate_all()
+        self._state.waiters.wake_all()
+
+    def notify(
+        self,
+        changed: Iterable[str] = (),
+        pools: Iterable[str] = (),
+        signals: Sequence[Signal] = (),
+    ) -> None:
+        """Announce changes to this process and the others: requests that changed, pools in which
+        requests may be leased now, and signals for replicas.
+        """
+        self._state.waiters.signal(signals)
+        self._state.waiters.wake(pools)
+        self._state.notifier.notify(changed, pools, signals)
+
+
+def _state(outcome: Outcome) -> State:
+    if outcome.failure is None:
+        return State.SUCCEEDED
+    if messages.is_cancel(outcome.failure):
+        return State.CANCELLED
+    return State.EXPIRED if messages.is_expiry(outcome.failure) else State.FAILED

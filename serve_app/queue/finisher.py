@@ -1,0 +1,93 @@
+"""Finish and hand-back of attempts. Both may be repeated; late ones are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from serve_app.domain.batcher import Batcher
+from serve_app.domain.lease import Finish, LeaseKey, Verdict
+from serve_app.domain.outcome import Outcome
+from serve_app.domain.progress import StoredSnapshot
+from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.store import messages
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.rows import known_id
+from serve_app.queue.transactions import snapshots
+from serve_app.queue.transactions.end_attempt import BY_FINISH, AttemptEnd, EndAttempts, EndReason
+
+
+class Finisher:
+    """End attempts at the request of their replicas, in batches."""
+
+    def __init__(self, database: Database, limits: QueueLimits, after: AfterCommit) -> None:
+        self._database = database
+        self._attempts = EndAttempts(database, limits)
+        self._after = after
+        self._batcher: Batcher[AttemptEnd, Verdict] = Batcher(self._run)
+
+    async def finish(self, finish: Finish) -> Verdict:
+        """End the attempt with its outcome. FENCED if another cause ended it first."""
+        held = LeaseKey(known_id(finish.held.request_id), finish.held.attempt)
+        outcome = messages.storable(finish.outcome)
+        return await self._batcher.call(AttemptEnd(held, _how(outcome), _message(outcome), outcome))
+
+    async def hand_back(
+        self, held: LeaseKey, replica_id: str, reason: str, snapshot: StoredSnapshot | None = None
+    ) -> Verdict:
+        """Queue the request again without counting a failure, keeping ``snapshot`` as its resume
+        point.
+        """
+        held = LeaseKey(known_id(held.request_id), held.attempt)
+        if snapshot is not None:
+            await snapshots.keep(self._database, {held: snapshot})
+        message = f"Replica {replica_id} handed the request back: {reason}"
+        return await self._batcher.call(AttemptEnd(held, EndReason.HAND_BACK, message))
+
+    async def aclose(self) -> None:
+        await self._batcher.aclose()
+
+    async def _run(self, ends: Sequence[AttemptEnd]) -> Sequence[Verdict]:
+        # If a batch has several acts on one attempt, the first counts, as if it had come alone.
+        first: dict[LeaseKey, AttemptEnd] = {}
+        for each in ends:
+            first.setdefault(each.held, each)
+        ended = await self._attempts.end([*first.values()])
+        outcomes: dict[LeaseKey, Outcome] = {
+            each.held: each.outcome
+            for each in first.values()
+            if each.how is not EndReason.HAND_BACK
+        }
+        self._after.ended(ended, outcomes)
+        done = {each.held for each in ended}
+        accepted = {id(each) for held, each in first.items() if held in done}
+        late = [each for each in ends if id(each) not in accepted]
+        if late:
+            accepted |= await self._repeated(late)
+        return [Verdict.ACCEPTED if id(each) in accepted else Verdict.FENCED for each in ends]
+
+    async def _repeated(self, late: Sequence[AttemptEnd]) -> set[int]:
+        """Late acts that repeat an accepted one, by ``id``."""
+        held = [each.held for each in late]
+        finished = await self._attempts.ended_by(held, BY_FINISH)
+        handed_back = await self._attempts.ended_by(held, (EndReason.HAND_BACK,))
+        return {
+            id(each)
+            for each in late
+            if each.held in (handed_back if each.how is EndReason.HAND_BACK else finished)
+        }
+
+
+def _how(outcome: Outcome) -> EndReason:
+    failure = outcome.failure
+    if failure is None:
+        return EndReason.SUCCEEDED
+    if messages.is_cancel(failure):
+        return EndReason.CANCELLED
+    if messages.is_expiry(failure):
+        return EndReason.EXPIRED
+    return EndReason.RETRY if failure.retryable else EndReason.FAILED
+
+
+def _message(outcome: Outcome) -> str:
+    return messages.SUCCEEDED if outcome.failure is None else outcome.failure.message

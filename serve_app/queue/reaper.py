@@ -1,0 +1,156 @@
+"""Periodic recovery: expired leases and deadlines, dead replicas, idle lanes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from serve_app.domain.errors import DarkroomError
+from serve_app.domain.ports import Liveness
+from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.state.queue_state import QueueState
+from serve_app.queue.store import messages
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
+from serve_app.queue.transactions.cancel import expire_requests
+from serve_app.queue.transactions.end_attempt import EndAttempts, EndReason
+from serve_app.telemetry.logs import log_context
+
+log = logging.getLogger(__name__)
+
+HOLDERS = "SELECT DISTINCT actor_id FROM requests WHERE state = 'running'"
+FORGET_PROGRESS = """
+DELETE FROM progress p WHERE NOT EXISTS (
+    SELECT FROM requests r
+    WHERE r.id = p.request_id AND r.attempt = p.attempt AND r.lease_until IS NOT NULL)
+"""
+
+Work = Callable[[], Awaitable[None]]
+
+
+class Reaper:
+    """Find and end whatever time or death has ended.
+
+    Any number of ingress processes may do this at once: each row is locked while it is decided on,
+    and decided on once.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        limits: QueueLimits,
+        liveness: Liveness,
+        state: QueueState,
+        after: AfterCommit,
+    ) -> None:
+        self._database = database
+        self._limits = limits
+        self._liveness = liveness
+        self._state = state
+        self._after = after
+        self._attempts = EndAttempts(database, limits)
+
+    async def reap(self) -> None:
+        """End the attempts whose lease or overall deadline has run out.
+
+        This runs only after the database has answered for one lease period. While this process or
+        the database was away, replicas could not renew their leases, and they are still working.
+        """
+        if self._state.stats.healthy_s < self._limits.lease_s:
+            return
+        while ended := [
+            *await self._attempts.end_expired(),
+            *await self._attempts.end_out_of_time(self._limits.overtime_s),
+        ]:
+            for each in ended:
+                late = each.how is EndReason.OUT_OF_TIME
+                with log_context(each.held.request_id):
+                    log.warning(
+                        "Request %s, attempt %s, is taken from replica %s: its %s",
+                        *(each.held.request_id, each.held.attempt, each.replica_id),
+                        "deadline is over" if late else "lease ran out",
+                    )
+            self._after.ended(ended, fenced=True)
+
+    async def end_dead_replicas(self) -> None:
+        """End the leases of replicas that are known to be dead, at once."""
+        rows = await self._database.rows(HOLDERS)
+        actors = sorted({str(row[0]) for row in rows} | self._state.stats.actors())
+        if not actors:
+            return
+        bygone = await self._liveness.bygone(actors)
+        dead = await self._liveness.dead(actors) - bygone
+        self._state.waiters.remove_dead(
+            dead | bygone
+        )  # before their requests can be leased to them again
+        await self._end_of(bygone, EndReason.STOPPED)
+        await self._end_of(dead, EndReason.LOST)
+        await self._state.replicas.remove_dead(dead | bygone)
+
+    async def _end_of(self, actors: frozenset[str], how: EndReason) -> None:
+        while actors and (ended := await self._attempts.end_of_actors(sorted(actors), how)):
+            for each in ended:
+                with log_context(each.held.request_id):
+                    log.warning(
+                        "Replica %s is gone (%s); request %s, attempt %s, ends",
+                        each.replica_id, how, each.held.request_id, each.held.attempt,
+                    )  # fmt: skip
+            self._after.ended(ended)
+
+    async def expire(self) -> None:
+        """End queued requests whose start deadline or overall deadline has passed."""
+        for failure, in_all in ((messages.not_in_time(), True), (messages.expired(), False)):
+            while removed := await expire_requests(self._database, failure, in_all=in_all):
+                self._after.removed(removed, failure)
+
+    async def sweep_lanes(self) -> None:
+        """Put idle lanes to sleep, and wake those with work."""
+        # A lane that an earlier process opened gets the weight that its tenant has now.
+        await self._state.lanes.open(self._state.stats.lanes())
+        await self._state.lanes.sweep()
+        for pool, endpoints in self._state.waiters.coming().items():
+            await self._state.lanes.skip_credit(pool, endpoints)
+
+    async def forget_progress(self) -> None:
+        """Delete the progress of attempts that have ended."""
+        await self._database.rows(FORGET_PROGRESS)
+
+
+class PeriodicTask:
+    """Run functions one after the other, every ``every_s``, and survive any error they raise."""
+
+    def __init__(self, every_s: float, work: Sequence[Work]) -> None:
+        self._every_s = every_s
+        self._work = work
+        self._task: asyncio.Task[None] | None = None
+        self._failing: set[int] = set()
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._go())
+
+    async def aclose(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _go(self) -> None:
+        while True:
+            for number, each in enumerate(self._work):
+                await self._do(number, each)
+            await asyncio.sleep(self._every_s)
+
+    async def _do(self, number: int, work: Work) -> None:
+        try:
+            await work()
+        except DarkroomError as error:
+            if number not in self._failing:
+                log.warning("%s", error.message)
+            self._failing.add(number)
+        except Exception:
+            log.exception(
+                "A periodic task of the queue failed; it runs again in %s s", self._every_s
+            )
+        else:
+            self._failing.discard(number)

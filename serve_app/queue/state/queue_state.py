@@ -1,0 +1,78 @@
+"""Memory of one ingress process about the queue: what its parts share and change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from serve_app.domain.ports import Clock
+from serve_app.queue.fairness.cost_model import CostModel
+from serve_app.queue.fairness.fair_queue import LaneCharges, Lanes
+from serve_app.queue.fairness.pauses import Pauses
+from serve_app.queue.state.eta import EtaModel
+from serve_app.queue.state.positions import Positions
+from serve_app.queue.state.replicas import ReplicaRegistry
+from serve_app.queue.state.request_cache import RequestCache
+from serve_app.queue.state.stats import QueueStats
+from serve_app.queue.state.waiters import Waiters
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
+from serve_app.queue.store.notify import Notifier
+
+
+class BackgroundTasks:
+    """Tasks that no caller waits for. Each handles its own errors."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        """Wait until all are done."""
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """Objects of which a process has one each. Owned by one event loop."""
+
+    waiters: Waiters
+    requests: RequestCache
+    stats: QueueStats
+    replicas: ReplicaRegistry
+    lanes: Lanes
+    charges: LaneCharges
+    costs: CostModel
+    pauses: Pauses
+    notifier: Notifier
+    background: BackgroundTasks
+
+    @classmethod
+    def create(
+        cls, database: Database, clock: Clock, limits: QueueLimits, ingress_id: str
+    ) -> QueueState:
+        """The state of a process that has just started, which knows nothing yet."""
+        requests = RequestCache(database, clock)
+        costs = CostModel(database)
+        pauses = Pauses(database)
+        positions = Positions(database, clock, costs)
+        eta = EtaModel(database, clock, limits, costs)
+        stats = QueueStats(database, clock, limits, positions, eta, pauses, requests)
+        return cls(
+            waiters=Waiters(clock),
+            requests=requests,
+            stats=stats,
+            replicas=ReplicaRegistry(database, stats),
+            lanes=Lanes(database, limits),
+            charges=LaneCharges(database),
+            costs=costs,
+            pauses=pauses,
+            notifier=Notifier(database, ingress_id),
+            background=BackgroundTasks(),
+        )

@@ -1,0 +1,401 @@
+"""Queue statistics: how much is queued, why and how long a request waits, and which replicas exist.
+
+The counts are read once a second for all callers and adjusted by what this process does in between.
+They are never read for a single call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from serve_app.domain.errors import DarkroomError, Overloaded, RequestNotFound
+from serve_app.domain.lease import Demand, Presence, ReplicaStage
+from serve_app.domain.ports import Clock
+from serve_app.domain.progress import from_plain
+from serve_app.domain.request import Priority, Request, State, Waiting, WaitReason
+from serve_app.queue.fairness.pauses import Pauses
+from serve_app.queue.state.counters import Counters, Throughput
+from serve_app.queue.state.eta import EtaModel
+from serve_app.queue.state.positions import Positions
+from serve_app.queue.state.request_cache import RequestCache
+from serve_app.queue.store import messages
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
+
+# Reason why a queued request waits. Pure.
+
+
+@dataclass(frozen=True, slots=True)
+class WaitExplanation:
+    """Reason of a wait, with the fields of ``Waiting``."""
+
+    reason: WaitReason
+    detail: str = ""
+    stage: str | None = None
+    share: float | None = None  # of the stage, by bytes
+
+
+def why_it_waits(endpoint: str, here: Sequence[Presence]) -> WaitExplanation:
+    """Reason why a request for ``endpoint`` waits. ``here``: the replicas of its pool.
+
+    If a ready replica is loading the endpoint's weights, that is the reason.
+    """
+    ready = [each for each in here if each.stage is ReplicaStage.READY]
+    starting = [each for each in here if each.stage is ReplicaStage.STARTING]
+    coming = [(each, one) for each in ready or starting for one in from_plain(each.loading)]
+    own = [(each, one) for each, one in coming if endpoint in one.endpoints]
+    for each, one in own or (() if ready else coming):
+        return WaitExplanation(WaitReason.COLD_START, each.detail, one.stage.value, one.share)
+    if ready:
+        return WaitExplanation(
+            WaitReason.BUSY, next((each.detail for each in ready if each.detail), "")
+        )
+    for each in starting:
+        return WaitExplanation(WaitReason.COLD_START, each.detail, ReplicaStage.STARTING.value)
+    return WaitExplanation(WaitReason.NO_REPLICA)
+
+
+def coalesced_waiting(
+    leader: Request | None, own: Waiting | None, ends_at: datetime | None
+) -> Waiting:
+    """Queue status of a request coalesced with ``leader``.
+
+    ``own`` is the leader's status while it is queued; ``ends_at`` is its expected end while it
+    runs.
+    """
+    if leader is None or leader.state.final:
+        return Waiting(0, WaitReason.FOLLOWING)
+    detail = messages.follows(leader.id)
+    if leader.state is State.QUEUED and own is not None:
+        return replace(own, reason=WaitReason.FOLLOWING, detail=detail)
+    return Waiting(0, WaitReason.FOLLOWING, detail, starts_at=leader.started_at, ends_at=ends_at)
+
+
+COUNT = """
+SELECT pool, tenant, endpoint, count(*) FROM requests WHERE state = 'queued' GROUP BY 1, 2, 3
+"""
+COUNT_FOLLOWING = """
+SELECT pool, tenant, endpoint, count(*) FROM requests WHERE state = 'following' GROUP BY 1, 2, 3
+"""
+LIVE_REPLICAS = """
+SELECT replica_id, actor_id, pool, stage, detail, loading, slots FROM replicas
+WHERE seen_at > now() - make_interval(
+    secs => CASE stage WHEN 'starting' THEN %(starting_s)s ELSE %(ready_s)s END)
+"""
+DEMAND = """
+WITH running AS (
+    SELECT pool, count(*) AS running FROM requests WHERE state = 'running' GROUP BY pool
+),
+there AS (SELECT pool, max(slots) AS slots, max(busy_at) AS busy_at FROM replicas GROUP BY pool),
+oldest AS (
+    SELECT p.pool, min(o.created_at) AS at
+    FROM unnest(%(pools)s::text[]) AS p(pool)
+    CROSS JOIN unnest(%(priorities)s::smallint[]) AS q(priority)
+    CROSS JOIN LATERAL (
+        SELECT created_at FROM requests r
+        WHERE r.pool = p.pool AND r.priority = q.priority AND r.state = 'queued'
+        ORDER BY r.place LIMIT 1) o
+    GROUP BY p.pool
+)
+SELECT pool, coalesce(r.running, 0), coalesce(t.slots, 1),
+       coalesce(extract(epoch FROM now() - o.at), 0)::double precision,
+       extract(epoch FROM now() - t.busy_at)::double precision
+FROM running r FULL JOIN there t USING (pool) FULL JOIN oldest o USING (pool)
+"""
+
+MIN_COUNT_INTERVAL_S = 0.1  # shortest interval between counts outside the periodic ones
+COUNT_DUTY_FACTOR = 20  # a slow count runs less often: at most 1/20 of the time is spent counting
+STARTING_TIMEOUT_S = (
+    900.0  # imports may block a starting replica; its actor's death is noticed separately
+)
+READY_TIMEOUT_S = 15.0  # a lease poll lasts a few seconds
+
+
+class QueueStats:
+    """Counts of queued requests, limits on them, and the known replicas."""
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        limits: QueueLimits,
+        positions: Positions,
+        eta: EtaModel,
+        pauses: Pauses,
+        requests: RequestCache,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._limits = limits
+        self._positions = positions
+        self._eta = eta
+        self._pauses = pauses
+        self._requests = requests
+        self._queued = Counters()
+        self._admitted = Counters()  # admitted, not stored yet
+        self._following = Counters()  # coalesced requests, which wait for another's outcome
+        self._counted_at = float("-inf")
+        self._count_took_s = 0.0
+        self._present: dict[str, Presence] = {}
+        self._throughput = Throughput()
+        self._busy_at: dict[str, float] = {}
+        self._started = self._refreshed_at = clock.monotonic()
+        self._healthy_since: float | None = None
+
+    # Limits
+
+    async def admit(
+        self,
+        pool: str,
+        tenant: str,
+        endpoint: str,
+        most_queued: int | None = None,
+        free: int = 0,
+    ) -> None:
+        """Count one request in before it is stored.
+
+        Raises ``Overloaded`` past a limit, and ``EndpointDraining``. ``most_queued``: the caller's
+        limit on queued requests in the pool, this one included. ``free``: slots that take requests
+        which are being stored, so these do not count as queued.
+        """
+
+        def past() -> Overloaded | None:
+            return self._exceeds_limits(tenant, endpoint) or self._exceeds_client_limit(
+                pool, most_queued, free
+            )
+
+        self._pauses.admit(endpoint)
+        refused = past()
+        ago_s = self._clock.monotonic() - self._counted_at
+        if refused is not None and ago_s > max(
+            MIN_COUNT_INTERVAL_S, COUNT_DUTY_FACTOR * self._count_took_s
+        ):
+            await self._count()
+            refused = past()
+        if refused is not None:
+            raise refused
+        self._admitted.change(pool, tenant, endpoint, 1)
+        self._busy_at[pool] = self._clock.monotonic()
+
+    def undo_admit(self, pool: str, tenant: str, endpoint: str) -> None:
+        """Undo ``admit`` for a request that was not stored."""
+        self._admitted.change(pool, tenant, endpoint, -1)
+
+    def stored(self, request: Request) -> None:
+        """Count a stored request. If it is queued, it goes behind all known requests of its
+        tenant.
+        """
+        pool, tenant = request.pool, request.tenant
+        self._admitted.change(pool, tenant, request.endpoint, -1)
+        if request.state is not State.QUEUED:
+            self._throughput.removed(pool, tenant, request.endpoint)
+            return
+        if request.follows is not None:
+            self._following.change(pool, tenant, request.endpoint, 1)
+            return
+        self._queued.change(pool, tenant, request.endpoint, 1)
+        self._positions.stored(request, *self._queued.before_the_last(pool, tenant))
+
+    def removed(self, pool: str, tenant: str, endpoint: str) -> None:
+        """Count a request that left the queue."""
+        self._queued.change(pool, tenant, endpoint, -1)
+        self._positions.removed(pool)
+        self._throughput.removed(pool, tenant, endpoint)
+
+    def uncoalesced(self, pool: str, tenant: str, endpoint: str) -> None:
+        """Count a coalesced request that ended or is queued by itself."""
+        self._following.change(pool, tenant, endpoint, -1)
+
+    def requeued(self, pool: str, tenant: str, endpoint: str) -> None:
+        """Count a request that is queued again."""
+        self._queued.change(pool, tenant, endpoint, 1)
+
+    def lanes(self) -> Sequence[tuple[str, str]]:
+        """Pools and tenants that had queued requests at the last count."""
+        return self._queued.lanes()
+
+    def _exceeds_limits(self, tenant: str, endpoint: str) -> Overloaded | None:
+        queued, admitted, following = self._queued, self._admitted, self._following
+        throughput = self._throughput
+        waiting = queued.in_all + admitted.in_all + following.in_all
+        if waiting >= self._limits.max_waiting:
+            return Overloaded(
+                f"{waiting} requests are waiting already.", throughput.retry_s(waiting)
+            )
+        own = queued.of_tenant(tenant) + admitted.of_tenant(tenant) + following.of_tenant(tenant)
+        if own >= self._limits.waiting_of_tenant(tenant):
+            retry_s = throughput.retry_s(own, tenant=tenant)
+            return Overloaded(f"{own} of your requests are waiting already.", retry_s)
+        most = self._limits.waiting_of_endpoint(endpoint)
+        if most is None:
+            return None
+        same = sum(each.of_endpoint(endpoint) for each in (queued, admitted, following))
+        if same >= most:
+            retry_s = throughput.retry_s(same, endpoint=endpoint)
+            return Overloaded(f"{same} requests are waiting for {endpoint} already.", retry_s)
+        return None
+
+    def _exceeds_client_limit(
+        self, pool: str, most_queued: int | None, free: int
+    ) -> Overloaded | None:
+        if most_queued is None:
+            return None
+        stored = self._queued.in_pool(pool, but=self._pauses.paused())
+        queued = stored + max(0, self._admitted.in_pool(pool) - free)
+        if queued < most_queued:
+            return None
+        message = f"{queued} requests are waiting, and you allow {most_queued}."
+        return Overloaded(message, self._throughput.until_gone_s(queued - most_queued + 1, pool))
+
+    # Positions
+
+    async def waiting(self, request: Request) -> Waiting:
+        """Position, reason of the wait, and expected start and end of a queued request. A coalesced
+        request waits for its leader.
+        """
+        if request.follows is None:
+            return await self._waiting(request)
+        try:
+            leader = await self._requests.get(request.tenant, request.follows)
+        except RequestNotFound:
+            return coalesced_waiting(None, None, None)
+        if leader.state is State.QUEUED and leader.follows is None:
+            return coalesced_waiting(leader, await self._waiting(leader), None)
+        return coalesced_waiting(leader, None, await self.ends_at(leader))
+
+    async def _waiting(self, request: Request) -> Waiting:
+        pool, tenant, eta = request.pool, request.tenant, self._eta
+        place = await self._positions.of(
+            request, lambda: self._queued.before_the_last(pool, tenant)
+        )
+        why = self._why(request)
+        if why.reason is WaitReason.PAUSED:
+            return Waiting(place.position, why.reason)
+        starts_s = eta.until_start_s(request, place)
+        takes_s = eta.until_end_s(request)
+        ends_s = None if starts_s is None or takes_s is None else starts_s + takes_s
+        now = self._clock.now()
+        return Waiting(
+            position=place.position,
+            reason=why.reason,
+            detail=why.detail,
+            stage=why.stage,
+            share=why.share,
+            starts_at=_after(now, starts_s),
+            ends_at=_after(now, ends_s),
+        )
+
+    async def ends_at(self, request: Request) -> datetime | None:
+        """Expected end of a running request; None if it cannot be estimated."""
+        now = self._clock.now()
+        elapsed_s = (now - (request.started_at or now)).total_seconds()
+        return _after(now, self._eta.until_end_s(request, max(0.0, elapsed_s)))
+
+    def _why(self, request: Request) -> WaitExplanation:
+        if request.endpoint in self._pauses.paused():
+            return WaitExplanation(WaitReason.PAUSED)
+        limited = self._eta.limit_reached(request)
+        if limited:
+            return WaitExplanation(WaitReason.LIMIT, limited)
+        here = [each for each in self._present.values() if each.pool == request.pool]
+        why = why_it_waits(request.endpoint, here)
+        if why.stage == ReplicaStage.STARTING:
+            return replace(why, share=self._eta.start_progress(request.pool))
+        return why
+
+    # Replicas
+
+    def replica_seen(self, presence: Presence, slots: int = 1) -> None:
+        """Note that a replica called this process. ``slots``: its total number of slots, present or
+        planned.
+        """
+        self._present[presence.replica_id] = presence
+        self._eta.replica_seen(presence, slots)
+
+    def stage_of(self, replica_id: str) -> ReplicaStage | None:
+        """Stage of a known replica, or None."""
+        known = self._present.get(replica_id)
+        return None if known is None else known.stage
+
+    def remove_dead(self, dead_actors: frozenset[str]) -> None:
+        """Forget the replicas of dead actors."""
+        self._present = {
+            id_: each for id_, each in self._present.items() if each.actor_id not in dead_actors
+        }
+
+    def actors(self) -> frozenset[str]:
+        """Actor ids of the known replicas."""
+        return frozenset(each.actor_id for each in self._present.values())
+
+    # Once a second
+
+    @property
+    def healthy_s(self) -> float:
+        """Seconds since which the database has answered each refresh of this process."""
+        since = self._healthy_since
+        return 0.0 if since is None else self._clock.monotonic() - since
+
+    async def refresh(self) -> None:
+        """Read the counts, the replicas and the pauses again."""
+        now = self._clock.monotonic()
+        elapsed_s, self._refreshed_at = now - self._refreshed_at, now
+        try:
+            await self._pauses.refresh()
+            await self._refresh_counts(elapsed_s)
+            await self._refresh_replicas()
+            await self._positions.refresh()
+        except DarkroomError:
+            self._healthy_since = None
+            raise
+        if self._healthy_since is None:
+            self._healthy_since = self._clock.monotonic()
+
+    async def _refresh_replicas(self) -> None:
+        before = dict(self._present)
+        rows = await self._database.rows(
+            LIVE_REPLICAS, {"starting_s": STARTING_TIMEOUT_S, "ready_s": READY_TIMEOUT_S}
+        )
+        present = [
+            (
+                Presence(id_, actor, pool, ReplicaStage(stage), detail, tuple(loading)),
+                slots,
+            )
+            for id_, actor, pool, stage, detail, loading, slots in rows
+        ]
+        # What was noted while the statement ran is newer than its rows.
+        newer = {id_: each for id_, each in self._present.items() if before.get(id_) is not each}
+        self._present = {presence.replica_id: presence for presence, _ in present} | newer
+        await self._eta.refresh(present)
+
+    async def demand(self) -> Mapping[str, Demand]:
+        """Demand by pool, for autoscaling."""
+        now = self._clock.monotonic()
+        queued = self._queued.pools(but=self._pauses.paused())
+        params = {"pools": sorted(queued), "priorities": [int(each) for each in Priority]}
+        found: dict[str, Demand] = {}
+        for pool, running, slots, oldest_s, quiet_s in await self._database.rows(DEMAND, params):
+            if queued[pool] or running:
+                self._busy_at[pool] = now
+            own_idle_s = now - self._busy_at.get(pool, self._started)
+            idle_s = own_idle_s if quiet_s is None else min(own_idle_s, quiet_s)
+            found[pool] = Demand(queued[pool], running, slots, oldest_s, max(0.0, idle_s))
+        return found
+
+    async def _refresh_counts(self, elapsed_s: float) -> None:
+        if self._clock.monotonic() - self._counted_at > COUNT_DUTY_FACTOR * self._count_took_s:
+            await self._count()
+        self._throughput.tick(elapsed_s)
+
+    async def _count(self) -> None:
+        self._counted_at = self._clock.monotonic()
+        self._queued.begin_snapshot()
+        self._queued.snapshot(await self._database.rows(COUNT))
+        self._following.begin_snapshot()
+        self._following.snapshot(await self._database.rows(COUNT_FOLLOWING))
+        self._count_took_s = self._clock.monotonic() - self._counted_at
+
+
+def _after(now: datetime, seconds: float | None) -> datetime | None:
+    return None if seconds is None else now + timedelta(seconds=seconds)

@@ -1,0 +1,174 @@
+"""Submission of requests: limits, batches, and direct leases to waiting polls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from serve_app.domain.batcher import Batcher
+from serve_app.domain.errors import DarkroomError, Unavailable
+from serve_app.domain.request import NewRequest, Request
+from serve_app.queue.after_commit import AfterCommit
+from serve_app.queue.long_poll import LongPoll
+from serve_app.queue.state.queue_state import QueueState
+from serve_app.queue.state.waiters import Waiter
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.database import Database
+from serve_app.queue.transactions.idempotency import IdempotencyKeys
+from serve_app.queue.transactions.insert import (
+    DirectLease,
+    EncodedInput,
+    InsertResult,
+    NewRow,
+    insert_requests,
+)
+from serve_app.queue.transactions.outcome_cache import OutcomeCache
+
+MAX_STATEMENT_CHARACTERS = 4 * 2**20
+"""Limit on the inputs stored in one statement. Each connection keeps the memory of its longest
+statement.
+"""
+
+Item = tuple[NewRequest, EncodedInput]
+
+
+class Submitter:
+    """Store new requests in batches, and lease them at once where a poll is waiting."""
+
+    def __init__(
+        self,
+        database: Database,
+        limits: QueueLimits,
+        state: QueueState,
+        polls: LongPoll,
+        after: AfterCommit,
+    ) -> None:
+        self._database = database
+        self._limits = limits
+        self._state = state
+        self._polls = polls
+        self._after = after
+        self._idempotency = IdempotencyKeys(database)
+        self._outcomes = OutcomeCache(database)
+        self._batcher = self._new_batcher()
+        # A separate batcher, because these wait for other statements that store the same input.
+        self._coalescing_batcher = self._new_batcher()
+
+    def _new_batcher(self) -> Batcher[Item, Request]:
+        return Batcher(self._store, weigh=_size, max_weight=MAX_STATEMENT_CHARACTERS)
+
+    async def submit(self, new: NewRequest, most_queued: int | None = None) -> Request:
+        """Store ``new``, or return the request that it repeats. Once begun it continues if the
+        caller disconnects.
+        """
+        reusing = await self._outcomes.store_reused(new)
+        if reusing is not None:
+            self._state.requests.update(reusing)
+            return reusing.request
+        free = self._state.waiters.slots(new.pool)
+        await self._state.stats.admit(new.pool, new.tenant, new.endpoint, most_queued, free)
+        try:
+            return await (self._coalescing_batcher if new.reuse_digest else self._batcher).call(
+                (new, EncodedInput(new.input))
+            )
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            self._state.stats.undo_admit(new.pool, new.tenant, new.endpoint)
+            raise
+
+    async def repeated(self, new: NewRequest) -> Request | None:
+        """The earlier request that ``new`` repeats, or None."""
+        earlier = await self._idempotency.find(new) or await self._idempotency.take_undelivered(new)
+        if earlier is None:
+            return None
+        self._state.requests.update(earlier)
+        return earlier.request
+
+    async def aclose(self) -> None:
+        await self._batcher.aclose()
+        await self._coalescing_batcher.aclose()
+
+    async def _store(self, batch: Sequence[Item]) -> Sequence[Request | BaseException]:
+        await self._state.lanes.open((new.pool, new.tenant) for new, _ in batch)
+        waiters = self._reserve([new for new, _ in batch])
+        rows = [self._row(new, encoded, waiters.get(new.id)) for new, encoded in batch]
+        try:
+            results = await insert_requests(self._database, rows, self._limits.first_lease_s)
+        except BaseException:
+            for waiter in waiters.values():
+                self._state.waiters.release(waiter)
+            raise
+        for row, result in zip(rows, results, strict=True):
+            self._stored(row, result, waiters.get(row.request.id))
+        stored = [each for each in results if each is not None]
+        self._announce([each.request for each in stored if not each.leased and each.group is None])
+        self._after.settle_soon(each.group for each in stored)
+        return [
+            await self._repeat(new) if each is None else each.request
+            for (new, _), each in zip(batch, results, strict=True)
+        ]
+
+    async def _repeat(self, new: NewRequest) -> Request | DarkroomError:
+        """Find the request whose idempotency key kept this one from being stored."""
+        try:
+            earlier = await self.repeated(new)
+        except DarkroomError as error:
+            return error
+        if earlier is None:
+            return Unavailable(
+                "The request with this idempotency key was just deleted: submit again."
+            )
+        self._state.stats.undo_admit(new.pool, new.tenant, new.endpoint)
+        return earlier
+
+    def _reserve(self, batch: Sequence[NewRequest]) -> dict[str, Waiter]:
+        """Reserve polls waiting in this process, by request id, for pools in which nothing is
+        queued.
+        """
+        found: dict[str, Waiter] = {}
+        for new in sorted(batch, key=lambda each: -each.priority):
+            # Only the statement that leases queued requests checks the limits on running requests.
+            if not self._polls.drained(new.pool) or self._limits.limits(new.tenant, new.endpoint):
+                continue
+            waiter = self._state.waiters.reserve_one(new.pool, new.endpoint)
+            if waiter is not None:
+                found[new.id] = waiter
+        return found
+
+    def _row(self, new: NewRequest, input: EncodedInput, waiter: Waiter | None) -> NewRow:
+        expected_s = self._state.costs.expected_s(new.endpoint, new.pool, new.work)
+        return NewRow(new, input, _offer(waiter), expected_s)
+
+    def _stored(self, row: NewRow, result: InsertResult | None, waiter: Waiter | None) -> None:
+        """Apply the result of a row to this process."""
+        if result is None:
+            if waiter is not None:
+                self._state.waiters.release(waiter)
+            return
+        request = result.request
+        if result.leased:
+            self._state.charges.add(request.pool, request.tenant, row.expected_s)
+        self._state.requests.add_new(request, result.version)
+        self._state.stats.stored(request)
+        if result.leased and waiter is not None:
+            self._polls.hand_out(waiter, request, row.request.input)
+        elif waiter is not None:
+            self._state.waiters.release(waiter)
+
+    def _announce(self, queued: Sequence[Request]) -> None:
+        if queued:
+            pools = {request.pool for request in queued}
+            self._state.waiters.wake(pools)
+            self._state.notifier.notify(pools=pools)
+            self._state.lanes.wake_if_work_soon(
+                (request.pool, request.tenant) for request in queued
+            )
+
+
+def _size(item: Item) -> int:
+    return len(item[1].text)
+
+
+def _offer(waiter: Waiter | None) -> DirectLease | None:
+    return None if waiter is None else DirectLease(waiter.ask.replica_id, waiter.ask.actor_id)

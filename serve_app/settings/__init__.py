@@ -1,0 +1,29 @@
+"""Settings of Darkroom. Only this package reads the environment."""
+
+from serve_app.settings.config import (
+    AWS_SECRET_NAMES,
+    FIELDS,
+    SECRET_NAMES,
+    Config,
+    Secrets,
+    read_config,
+    refuse_unknown,
+    setting_names,
+)
+from serve_app.settings.groups import PREFIX
+from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits
+
+__all__ = [
+    "AWS_SECRET_NAMES",
+    "FIELDS",
+    "PREFIX",
+    "SECRET_NAMES",
+    "Config",
+    "EndpointLimits",
+    "PoolConfig",
+    "Secrets",
+    "TenantLimits",
+    "read_config",
+    "refuse_unknown",
+    "setting_names",
+]

@@ -1,0 +1,153 @@
+"""All settings: reading them, and refusing variables that are not settings.
+
+``Config`` holds the settings that are not secret: it is bound into the Serve application and is
+therefore stored in Ray's metadata. ``Secrets`` holds the secrets: the ingress reads them in its own
+process at its start and does not pass them on. ``refuse_unknown`` refuses variables that start with
+``DARKROOM_`` but are not settings, because an ignored typo would be noticed only in production.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from serve_app.domain.errors import Misconfigured
+from serve_app.settings.groups import (
+    PREFIX,
+    GatewaySettings,
+    LimitSettings,
+    LoraSettings,
+    ModelSettings,
+    QueueSettings,
+    ServerSettings,
+    SettingsGroup,
+    StorageSettings,
+    TelemetrySettings,
+    WebhookSettings,
+    WeightSettings,
+)
+from serve_app.settings.pools import PoolConfig
+
+
+class Config(BaseModel):
+    """Settings that are not secret, grouped by area.
+
+    The groups exist only in the code. ``Config(lease_s=60)`` takes settings by their own names, as
+    a Serve configuration file does in the application's arguments; they have priority over the
+    environment.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    server: ServerSettings
+    gateway: GatewaySettings
+    telemetry: TelemetrySettings
+    models: ModelSettings
+    queue: QueueSettings
+    webhooks: WebhookSettings
+    limits: LimitSettings
+    storage: StorageSettings
+    weights: WeightSettings
+    loras: LoraSettings
+
+    def __init__(self, **settings: Any) -> None:
+        groups: dict[str, dict[str, Any]] = {name: {} for name in AREAS}
+        for name, value in settings.items():
+            # Every group refuses names that it does not know.
+            groups[AREA_OF.get(name, "server")][name] = value
+        super().__init__(**groups)
+
+    def with_pools(self, pools: Mapping[str, PoolConfig]) -> Config:
+        """These settings with other pools."""
+        models = self.models.model_copy(update={"pools": dict(pools)})
+        return self.model_copy(update={"models": models})
+
+
+AREAS: Mapping[str, type[SettingsGroup]] = {
+    "server": ServerSettings,
+    "gateway": GatewaySettings,
+    "telemetry": TelemetrySettings,
+    "models": ModelSettings,
+    "queue": QueueSettings,
+    "webhooks": WebhookSettings,
+    "limits": LimitSettings,
+    "storage": StorageSettings,
+    "weights": WeightSettings,
+    "loras": LoraSettings,
+}
+FIELDS: Mapping[str, FieldInfo] = {
+    name: field for group in AREAS.values() for name, field in group.model_fields.items()
+}
+"""Every setting that is not secret, by its name without prefix, in lower case."""
+
+AREA_OF: Mapping[str, str] = {
+    name: area for area, group in AREAS.items() for name in group.model_fields
+}
+
+
+class Secrets(BaseSettings):
+    """Settings that are secret. Only the ingress reads them, at its start."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    database_url: SecretStr | None = Field(
+        default=None,
+        description="URL of PostgreSQL 15 or later. Unset: Darkroom runs its own server.",
+    )
+    api_key: SecretStr | None = Field(
+        default=None, description="First API key, `id:secret`. Unset: Darkroom creates one."
+    )
+    s3_access_key_id: SecretStr | None = Field(
+        default=None, description="Unset: AWS's own environment variables, files and roles."
+    )
+    s3_secret_access_key: SecretStr | None = Field(default=None)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        # These variables are set to "" in replicas; see SECRET_NAMES.
+        return value or None
+
+
+SECRET_NAMES = tuple(PREFIX + name.upper() for name in Secrets.model_fields)
+"""Variables that are set to "" in the processes of replicas."""
+
+AWS_SECRET_NAMES = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+"""Variables that are set to "" too when artifacts go to S3, because they open the bucket."""
+
+
+def read_config(arguments: Mapping[str, object]) -> Config:
+    """Settings from ``arguments`` and the environment; ``arguments`` have priority.
+
+    Raises ``Misconfigured`` with every problem.
+    """
+    try:
+        return Config(**arguments)
+    except ValidationError as error:
+        problems = (
+            ": ".join(filter(None, (".".join(map(str, one["loc"][1:])), one["msg"])))
+            for one in error.errors()  # the first part of a location is the area
+        )
+        raise Misconfigured(f"The configuration is not valid. {'; '.join(problems)}.") from None
+
+
+def setting_names() -> frozenset[str]:
+    """Names of all variables that Darkroom reads."""
+    return frozenset(PREFIX + name.upper() for name in (*FIELDS, *Secrets.model_fields))
+
+
+def refuse_unknown(environ: Mapping[str, str] | None = None) -> None:
+    """Raise ``Misconfigured`` if a ``DARKROOM_`` variable is not a setting."""
+    known = setting_names()
+    given = os.environ if environ is None else environ  # noqa: TID251 the only reader
+    unknown = sorted(name for name in given if name.startswith(PREFIX) and name not in known)
+    if unknown:
+        raise Misconfigured(
+            f"Unknown setting {', '.join(unknown)}. Correct or unset it. Known settings: "
+            f"{', '.join(sorted(known))}."
+        )

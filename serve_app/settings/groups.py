@@ -1,0 +1,276 @@
+"""Settings by area. Each is one environment variable; see ``Config`` for how they are read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from serve_app.domain.endpoint import MODEL_ALIASES, StoreConfig
+from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits
+
+PREFIX = "DARKROOM_"
+
+
+def _local_gpus() -> int:
+    """Number of NVIDIA device files, one per GPU. Counting needs neither torch nor a driver."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
+
+
+# Serve may build the application in another process with another working directory.
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+class SettingsGroup(BaseSettings):
+    """Settings of one area: ``DARKROOM_<NAME>`` in the environment, unless they are given."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
+
+
+class ServerSettings(SettingsGroup):
+    """Addresses and data of the server."""
+
+    data_dir: AbsolutePath = Field(
+        default=Path("~/.darkroom"),
+        description="Directory of the embedded database, the artifacts and the API key.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address of the HTTP port.")
+    port: int = Field(default=8000, ge=1, le=65535, description="The HTTP port.")
+    public_url: str | None = Field(
+        default=None,
+        description="Origin of all URLs in responses. Unset: the Host header of the request.",
+    )
+    trusted_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="Host names under which clients reach Darkroom, besides this machine's own.",
+    )
+    internal_url: str | None = Field(
+        default=None, description="Origin at which replicas reach the ingress for uploads."
+    )
+    ingress_replicas: int = Field(default=1, ge=1, description="Replicas of the ingress.")
+
+
+class GatewaySettings(SettingsGroup):
+    """TLS port and proxy port of ``darkroom serve``."""
+
+    tls_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="HTTPS port of `darkroom serve`. Unset: the HTTP port plus 443; 0: disabled.",
+    )
+    tls_certificate: AbsolutePath | None = Field(
+        default=None,
+        description="PEM file with the certificate and its chain. Unset: Darkroom creates one.",
+    )
+    tls_key: AbsolutePath | None = Field(
+        default=None, description="PEM file with its key. Unset: in the certificate's file."
+    )
+    proxy_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port of the CONNECT proxy of `darkroom serve`. Unset: the HTTP port plus 128; "
+        "0: disabled.",
+    )
+    proxy_host: str = Field(default="127.0.0.1", description="Address of the proxy port.")
+
+
+class TelemetrySettings(SettingsGroup):
+    """Metrics and logs."""
+
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="Prometheus metrics on loopback; 0: any free port."
+    )
+    log_file: AbsolutePath | None = Field(
+        default=None, description="Log file that all processes append to, instead of stderr."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+
+class ModelSettings(SettingsGroup):
+    """Served models and the pools that compute them."""
+
+    gpus: int = Field(
+        default_factory=_local_gpus, ge=0, description="GPUs on this machine. Unset: detected."
+    )
+    demo: bool | None = Field(
+        default=None, description="Serve the demo models. Unset: only on a machine without a GPU."
+    )
+    models: AbsolutePath | None = Field(
+        default=None, description="Catalogue file instead of models.yaml."
+    )
+    model_aliases: dict[str, str] = Field(
+        default_factory=lambda: dict(MODEL_ALIASES),
+        description="Model names of other protocols: name to endpoint.",
+    )
+    pools: dict[str, PoolConfig] | None = Field(
+        default=None,
+        description="Pools by name. Unset: one pool, `studio`, that hosts every family.",
+    )
+    families: dict[str, str] = Field(
+        default_factory=dict, description="Additional families: name to `module:Class`."
+    )
+    previews: bool = Field(
+        default=True,
+        description="Preview images of running requests, computed only while a client reads them.",
+    )
+
+    @property
+    def serves_demo(self) -> bool:
+        return self.gpus == 0 if self.demo is None else self.demo
+
+
+class QueueSettings(SettingsGroup):
+    """Leases, limits of tenants and endpoints, and retention."""
+
+    lease_s: float = Field(default=30.0, gt=0, description="Duration of a lease without renewal.")
+    first_lease_s: float = Field(
+        default=5.0, gt=0, description="Duration of a lease before the replica confirms it."
+    )
+    ask_wait_s: float = Field(default=5.0, gt=0, description="How long a lease poll waits.")
+    max_failures: int = Field(
+        default=3, ge=1, description="Attempts that may crash before the request fails."
+    )
+    max_waiting: int = Field(default=100_000, ge=1, description="Queued requests in total.")
+    max_waiting_per_tenant: int = Field(default=50_000, ge=1)
+    max_running_per_tenant: int | None = Field(
+        default=None, ge=1, description="Running requests of a tenant. Unset: no limit."
+    )
+    tenant_limits: dict[str, TenantLimits] = Field(
+        default_factory=dict, description="Weight and limits of individual tenants, by id."
+    )
+    endpoint_limits: dict[str, EndpointLimits] = Field(
+        default_factory=dict, description="Limits of individual endpoints, by id."
+    )
+    retention_days: float | None = Field(
+        default=None,
+        gt=0,
+        description="Days after which ended requests are deleted. Unset: never.",
+    )
+
+
+class WebhookSettings(SettingsGroup):
+    """Delivery of webhooks."""
+
+    allow_private_webhooks: bool = Field(
+        default=False, description="Allow webhooks to private addresses."
+    )
+    webhook_waits_s: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        default=(5, 15, 30, 60, 120, 300, 900, 1800, 3600),
+        description="Seconds between the tries of a webhook; after the last try it is dead.",
+    )
+    webhook_give_up_s: float = Field(
+        default=86_400.0,
+        gt=0,
+        description="Age at which a pending webhook is dead, regardless of its tries.",
+    )
+
+
+class LimitSettings(SettingsGroup):
+    """Limits of single requests, sessions and files."""
+
+    max_body_bytes: int = Field(
+        default=16 * 2**20, ge=1024, description="Maximum size of a request's body."
+    )
+    max_frame_bytes: int = Field(
+        default=4 * 2**20, ge=1024, le=15 * 2**20, description="Maximum size of a realtime frame."
+    )
+    realtime_idle_s: float = Field(
+        default=60.0, gt=0, description="Idle time after which a realtime session is closed."
+    )
+    max_artifact_bytes: int = Field(
+        default=256 * 2**20, ge=1, description="Maximum size of an artifact."
+    )
+    max_upload_bytes: int = Field(
+        default=2 * 2**30, ge=1, description="Maximum size of a file that a client uploads."
+    )
+    min_free_disk_bytes: int = Field(
+        default=512 * 2**20,
+        ge=0,
+        description="Requests are refused while the disk has less free space than this.",
+    )
+    allow_private_urls: bool = Field(
+        default=False, description="Allow URLs in inputs to use private addresses."
+    )
+
+
+class StorageSettings(SettingsGroup):
+    """Storage of artifacts in S3."""
+
+    s3_bucket: str | None = Field(
+        default=None, description="Bucket for artifacts. Unset: the data directory."
+    )
+    s3_endpoint_url: str | None = Field(
+        default=None, description="S3 endpoint for the ingress and the replicas. Unset: AWS."
+    )
+    s3_region: str | None = Field(
+        default=None, description="Region of the bucket. Unset: from AWS's own settings."
+    )
+    s3_prefix: str | None = Field(default=None, description="Prefix of every key.")
+    s3_path_style: bool | None = Field(
+        default=None,
+        description="Put the bucket name in the path instead of the host name. Unset: only with a "
+        "custom endpoint.",
+    )
+    s3_downloads: Literal["through", "redirect"] = Field(
+        default="through",
+        description="Downloads go through the ingress, or clients are redirected to S3.",
+    )
+    s3_public_endpoint_url: str | None = Field(
+        default=None, description="S3 endpoint for clients. Unset: the same as for the ingress."
+    )
+    s3_conditional_writes: bool = Field(
+        default=True,
+        description="Uploads send `If-None-Match: *`, which some stores do not support.",
+    )
+
+
+class WeightSettings(SettingsGroup):
+    """Storage of downloaded weights."""
+
+    weights_dir: AbsolutePath | None = Field(
+        default=None, description="Directory of the weights. Unset: the hub's own cache, HF_HOME."
+    )
+    weights_max_bytes: int = Field(
+        default=0, ge=0, description="Maximum disk space of downloaded weights; 0: no limit."
+    )
+    weights_mirror: str | None = Field(
+        default=None, description="Mirror `s3://bucket/prefix` that is tried before the hub."
+    )
+    weights_mirror_endpoint_url: str | None = Field(
+        default=None, description="S3 endpoint of the mirror. Unset: AWS."
+    )
+    weights_mirror_profile: str | None = Field(
+        default=None, description="Profile in AWS's own files with credentials for the mirror."
+    )
+    offline: bool = Field(default=False, description="Never download weights.")
+
+    def store(self) -> StoreConfig:
+        """Settings of the weight store."""
+        return StoreConfig(
+            directory=self.weights_dir,
+            max_bytes=self.weights_max_bytes,
+            mirror=self.weights_mirror or "",
+            mirror_endpoint_url=self.weights_mirror_endpoint_url or "",
+            mirror_profile=self.weights_mirror_profile or "",
+            offline=self.offline,
+        )
+
+
+class LoraSettings(SettingsGroup):
+    """LoRAs that requests name."""
+
+    adapters_dir: AbsolutePath | None = Field(
+        default=None,
+        description="Directory on each node for LoRAs that requests name. Unset: in the data "
+        "directory.",
+    )
+    adapters_max_bytes: int = Field(
+        default=10 * 2**30, ge=1, description="Maximum disk space of these LoRAs."
+    )
+    max_adapter_bytes: int = Field(
+        default=2 * 2**30, ge=1, description="Maximum size of a LoRA that a request names."
+    )

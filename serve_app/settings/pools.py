@@ -1,0 +1,90 @@
+"""Values of settings that are objects: worker pools, and limits of tenants and endpoints."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SLOTS_ON_GPU = 8
+SLOTS_ON_CPU = 2  # with few cores, more slots only share the same compute
+
+
+class PoolConfig(BaseModel):
+    """Worker pool: a Serve deployment, the model families that it hosts, and its scaling."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    families: tuple[str, ...] = Field(description="Model families that its replicas host.")
+    slots: int = Field(
+        default=0,
+        ge=0,
+        le=256,
+        description="Generations that a replica runs at once if its memory allows; "
+        f"0: {SLOTS_ON_GPU} on a GPU, {SLOTS_ON_CPU} on a CPU.",
+    )
+    min_replicas: int = Field(default=1, ge=0)
+    max_replicas: int = Field(default=1, ge=1)
+    spare_replicas: int = Field(
+        default=0, ge=0, description="Replicas beyond what the demand needs."
+    )
+    keep_alive_s: float = Field(default=60.0, ge=0, description="Idle time before scaling down.")
+    devices_per_replica: int = Field(
+        default=1, ge=1, le=64, description="Devices that compute each denoiser call together."
+    )
+    num_cpus: float = Field(default=0.1, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    accelerator: str | None = Field(
+        default=None, description="Required GPU type, by Ray's name: L4, A10G, H100 …"
+    )
+    resources: dict[str, float] = Field(
+        default_factory=dict, description="Custom resources that a node must have."
+    )
+    threads: int = Field(default=0, ge=0, description="Torch threads; 0: torch's default.")
+    weights_bytes: int = Field(
+        default=0,
+        ge=0,
+        description="Bytes of weights that a replica keeps loaded; 0: depends on the device.",
+    )
+    adapter_bytes: int = Field(
+        default=2**30, ge=1, description="Bytes of LoRAs that a replica keeps on the device."
+    )
+    warm_up: bool = Field(
+        default=True, description="Run a short generation after loading weights on a GPU."
+    )
+    graceful_shutdown_timeout_s: float = Field(default=20.0, ge=6)
+    snapshot_interval_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="Interval of snapshots of running requests; 0: only at shutdown.",
+    )
+    stuck_after_s: float = Field(
+        default=600.0, gt=0, description="A step that takes longer ends the replica."
+    )
+
+    @property
+    def max_slots(self) -> int:
+        """Maximum number of generations that a replica runs at once."""
+        return self.slots or (SLOTS_ON_GPU if self.num_gpus else SLOTS_ON_CPU)
+
+
+class TenantLimits(BaseModel):
+    """Share and limits of a tenant."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    weight: float = Field(
+        default=1.0, gt=0, le=1000, description="Share relative to other tenants."
+    )
+    max_running: int | None = Field(default=None, ge=1, description="Running requests.")
+    max_waiting: int | None = Field(default=None, ge=1, description="Queued requests.")
+    retention_days: float | None = Field(
+        default=None, gt=0, description="Days after which its ended requests are deleted."
+    )
+
+
+class EndpointLimits(BaseModel):
+    """Limits of an endpoint, for all tenants together."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    max_running: int | None = Field(default=None, ge=1, description="Running requests.")
+    max_waiting: int | None = Field(default=None, ge=1, description="Queued requests.")

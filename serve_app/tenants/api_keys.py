@@ -1,0 +1,363 @@
+"""Storage of API keys in PostgreSQL, with a short cache."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import contextlib
+import hmac
+import json
+import os
+import secrets
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Generic, LiteralString, Protocol, TypeVar
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from serve_app.domain.errors import DatabaseUnavailable, Misconfigured, Unauthenticated
+from serve_app.domain.ports import Clock
+from serve_app.tenants.credentials import Credential, from_header, new_credential, parse_given
+
+# API keys: scopes, identities and the interface to their storage.
+
+API, PRIORITY, ADMIN = "api", "priority", "admin"
+SCOPES = frozenset({API, PRIORITY, ADMIN})
+"""Scopes of a key.
+
+``api``: submit, read and cancel the tenant's requests. ``priority``: submit with high priority.
+``admin``: high priority, the installation's statistics, and the management of keys.
+"""
+
+DEFAULT_TENANT = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Authenticated caller."""
+
+    key_id: str
+    tenant: str
+    scopes: frozenset[str]
+    replay_undelivered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class KeyInfo:
+    """Properties of a key, without the secret, which is not stored."""
+
+    id: str
+    tenant: str
+    scopes: frozenset[str]
+    name: str
+    created_at: datetime
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    replay_undelivered: bool = False
+
+
+class Keys(Protocol):
+    """API keys of all tenants. The methods raise ``DatabaseUnavailable`` without a database."""
+
+    async def authenticate(self, header: str | None) -> Caller:
+        """Identity of the caller that sent this ``Authorization`` header.
+
+        Raises ``Unauthenticated`` with the reason, which never reveals whether the id exists. A
+        revocation takes effect within seconds.
+        """
+        ...
+
+    async def create(
+        self,
+        tenant: str,
+        *,
+        name: str = "",
+        scopes: frozenset[str] = frozenset({API}),
+        expires_at: datetime | None = None,
+        credential: Credential | None = None,
+        replay_undelivered: bool = False,
+        actor: str | None = None,
+    ) -> Credential:
+        """Create a key, and its tenant if it does not exist. Only this call returns the secret.
+
+        ``actor``: the id of the operator's key, for the audit log; None if no operator acts.
+
+        ``replay_undelivered``: if the response to a submit is lost, the next submit of the same
+        body gets it.
+        """
+        ...
+
+    async def list(self, tenant: str) -> Sequence[KeyInfo]:
+        """All keys of a tenant, including revoked ones, oldest first."""
+        ...
+
+    async def revoke(self, key_id: str, actor: str | None = None) -> bool:
+        """Revoke a key. Returns False if it does not exist.
+
+        Revoking a key twice is not an error; the audit log has it once.
+        """
+        ...
+
+    async def any(self) -> bool:
+        """Return True if at least one key exists."""
+        ...
+
+
+# LRU cache with a time limit, for database lookups.
+
+V = TypeVar("V")
+
+
+class RecentKeys(Generic[V]):
+    """Cache of at most ``size`` values, each for ``keep_s``. Evicts the least recently used."""
+
+    def __init__(self, size: int, keep_s: float) -> None:
+        self._size = size
+        self._keep_s = keep_s
+        self._items: OrderedDict[str, tuple[float, V]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def get(self, name: str, now: float) -> V | None:
+        found = self._items.get(name)
+        if found is None:
+            return None
+        until, value = found
+        if now >= until:
+            del self._items[name]
+            return None
+        self._items.move_to_end(name)
+        return value
+
+    def put(self, name: str, value: V, now: float) -> None:
+        self._items[name] = (now + self._keep_s, value)
+        self._items.move_to_end(name)
+        while len(self._items) > self._size:
+            self._items.popitem(last=False)
+
+    def drop(self, name: str) -> None:
+        self._items.pop(name, None)
+
+
+CACHE_S = 5.0
+CACHE_SIZE = 10_000
+
+CREATE: LiteralString = """
+WITH made AS (
+    INSERT INTO api_keys (id, tenant, digest, scopes, name, expires_at, replay_undelivered)
+    VALUES (%(id)s, %(tenant)s, %(digest)s, %(scopes)s, %(name)s, %(expires_at)s, %(replay)s)
+)
+INSERT INTO audit (actor, action, subject, detail)
+SELECT %(actor)s, 'key.create', %(id)s, %(detail)s::json WHERE %(actor)s::text IS NOT NULL
+"""
+REVOKE: LiteralString = """
+WITH revoked AS (
+    UPDATE api_keys SET revoked_at = now() WHERE id = %(id)s AND revoked_at IS NULL
+    RETURNING id, tenant
+),
+noted AS (
+    INSERT INTO audit (actor, action, subject, detail)
+    SELECT %(actor)s, 'key.revoke', id, json_build_object('tenant', tenant) FROM revoked
+    WHERE %(actor)s::text IS NOT NULL
+)
+SELECT id FROM api_keys WHERE id = %(id)s
+"""
+
+_BAD = "The API key is not valid."
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    digest: bytes
+    identity: Caller
+    expires_at: datetime | None
+
+
+_UNKNOWN_KEY = _Stored(bytes(32), Caller("", "", frozenset()), None)
+"""Stand-in for an unknown id, so that the comparison takes as long as with a wrong secret."""
+
+
+class KeyRing:
+    """Implementation of ``Keys`` over the table ``api_keys``. The owner opens and closes the pool.
+
+    Lookups are cached for ``keep_s``, so a revocation takes effect on other replicas within that
+    time.
+    """
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[Any],
+        clock: Clock,
+        keep_s: float = CACHE_S,
+        size: int = CACHE_SIZE,
+    ) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._known: RecentKeys[_Stored] = RecentKeys(size, keep_s)
+        # Separate, so that a flood of invented ids cannot evict the valid ones.
+        self._unknown: RecentKeys[bool] = RecentKeys(size, keep_s)
+
+    async def authenticate(self, header: str | None) -> Caller:
+        credential = from_header(header)
+        stored = await self._find(credential.id) or _UNKNOWN_KEY
+        same = hmac.compare_digest(credential.digest, stored.digest)
+        if not same or stored is _UNKNOWN_KEY:
+            raise Unauthenticated(_BAD)
+        if stored.expires_at is not None and self._clock.now() >= stored.expires_at:
+            raise Unauthenticated("The API key has expired.")
+        return stored.identity
+
+    async def create(
+        self,
+        tenant: str,
+        *,
+        name: str = "",
+        scopes: frozenset[str] = frozenset({API}),
+        expires_at: datetime | None = None,
+        credential: Credential | None = None,
+        replay_undelivered: bool = False,
+        actor: str | None = None,
+    ) -> Credential:
+        made = credential or new_credential()
+        await self._rows(
+            "INSERT INTO tenants (id, name) VALUES (%(id)s, %(id)s) ON CONFLICT (id) DO NOTHING",
+            {"id": tenant},
+        )
+        await self._rows(
+            CREATE,
+            {
+                "id": made.id,
+                "tenant": tenant,
+                "digest": made.digest,
+                "scopes": sorted(scopes),
+                "name": name,
+                "expires_at": expires_at,
+                "replay": replay_undelivered,
+                "actor": actor,
+                "detail": json.dumps({"tenant": tenant, "alias": name, "scopes": sorted(scopes)}),
+            },
+        )
+        self._unknown.drop(made.id)
+        return made
+
+    async def list(self, tenant: str) -> Sequence[KeyInfo]:
+        rows = await self._rows(
+            "SELECT id, tenant, scopes, name, created_at, expires_at, revoked_at, "
+            "replay_undelivered FROM api_keys WHERE tenant = %(tenant)s ORDER BY created_at, id",
+            {"tenant": tenant},
+        )
+        return [_info(row) for row in rows]
+
+    async def revoke(self, key_id: str, actor: str | None = None) -> bool:
+        rows = await self._rows(REVOKE, {"id": key_id, "actor": actor})
+        self._known.drop(key_id)
+        return bool(rows)
+
+    async def any(self) -> bool:
+        return bool(await self._rows("SELECT 1 FROM api_keys LIMIT 1"))
+
+    async def _find(self, key_id: str) -> _Stored | None:
+        now = self._clock.monotonic()
+        stored = self._known.get(key_id, now)
+        if stored is not None or self._unknown.get(key_id, now):
+            return stored
+        rows = await self._rows(
+            "SELECT k.digest, k.tenant, k.scopes, k.expires_at, k.replay_undelivered "
+            "FROM api_keys k "
+            "JOIN tenants t ON t.id = k.tenant "
+            "WHERE k.id = %(id)s AND k.revoked_at IS NULL AND t.disabled_at IS NULL",
+            {"id": key_id},
+        )
+        if not rows:
+            self._unknown.put(key_id, True, now)  # noqa: FBT003
+            return None
+        digest, tenant, scopes, expires_at, replay_undelivered = rows[0]
+        identity = Caller(key_id, tenant, frozenset(scopes), replay_undelivered)
+        stored = _Stored(bytes(digest), identity, expires_at)
+        self._known.put(key_id, stored, now)
+        return stored
+
+    async def _rows(
+        self, sql: LiteralString, params: Mapping[str, Any] | None = None
+    ) -> builtins.list[builtins.tuple[Any, ...]]:
+        """Run one statement, commit it and return its rows. Raises ``DatabaseUnavailable``."""
+        try:
+            async with self._pool.connection() as connection:
+                cursor = await connection.execute(sql, params)
+                return await cursor.fetchall() if cursor.description else []
+        except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
+            # The pool's own errors (timeout, closed, too many) are operational errors too.
+            raise DatabaseUnavailable(
+                "The API key cannot be checked, because the database is not available."
+            ) from error
+
+
+def _info(row: builtins.tuple[Any, ...]) -> KeyInfo:
+    key_id, tenant, scopes, *rest = row
+    return KeyInfo(key_id, tenant, frozenset(scopes), *rest)
+
+
+# Creation of a new installation's first API key.
+
+
+async def ensure_first_key(keys: Keys, given: str | None, path: Path) -> Credential | None:
+    """Create the first key unless a key exists. Returns it if it was created, else None.
+
+    ``given`` (``id:secret``, from the operator) is used if it is set, and added if it is not stored
+    yet. Otherwise a random key is created. The key is written to ``path``, readable only by its
+    owner, *before* it is stored: a crash between the two steps leaves a file that the next start
+    replaces, never a stored key that no one knows. The caller holds a lock across ingress replicas.
+
+    Raises ``Misconfigured`` if ``given`` is malformed or its id belongs to another key, or if
+    ``path`` cannot be written.
+    """
+    wanted = parse_given(given) if given else None
+    if wanted is None and await keys.any():
+        return None
+    if wanted is not None and await _known(keys, wanted):
+        await asyncio.to_thread(_write, path, str(wanted))
+        return None
+    first = wanted or new_credential()
+    await asyncio.to_thread(_write, path, str(first))
+    return await keys.create(
+        DEFAULT_TENANT, name="first", scopes=frozenset({API, ADMIN}), credential=first
+    )
+
+
+async def _known(keys: Keys, wanted: Credential) -> bool:
+    """Return True if ``wanted`` is stored. Raises ``Misconfigured`` if its id is stored with
+    another secret or is revoked."""
+    try:
+        await keys.authenticate(f"Key {wanted}")
+    except Unauthenticated:
+        if all(info.id != wanted.id for info in await keys.list(DEFAULT_TENANT)):
+            return False
+        raise Misconfigured(
+            f"DARKROOM_API_KEY uses the id {wanted.id}, but a key with this id is stored with "
+            "another secret, or was revoked. Give it another id."
+        ) from None
+    return True
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise Misconfigured(
+            f"The API key cannot be written to {path}: {error.strerror}. Check that the directory "
+            "is writable and has free space."
+        ) from error

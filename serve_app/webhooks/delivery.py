@@ -1,0 +1,240 @@
+"""Webhook delivery worker: claims due webhooks, sends them and records the results."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol, TypeVar
+
+from serve_app.domain.errors import DarkroomError, DatabaseUnavailable, RequestNotFound
+from serve_app.domain.ports import Clock
+from serve_app.domain.webhook import (
+    ClaimedDelivery,
+    DeliveryChannel,
+    Outbox,
+    ReceiverResponse,
+    WebhookBacklog,
+)
+from serve_app.telemetry.logs import request_id
+from serve_app.webhooks.circuit_breaker import CircuitBreakers
+from serve_app.webhooks.sender import Sender
+from serve_app.webhooks.signing import SignedMessage
+
+# Delay before the next try of a delivery.
+
+JITTER = 0.2
+"""Maximum fraction that is added to a delay, so that deliveries that failed together spread out."""
+
+
+def retry_delay_s(
+    answer: ReceiverResponse, tries: int, waits_s: Sequence[float], chance: float
+) -> float | None:
+    """Seconds until the next try; None if the delivery is dead.
+
+    ``tries`` counts this one. ``chance`` is a random number from 0 to 1. A receiver can make the
+    delay longer, but not shorter.
+    """
+    if answer.final or tries > len(waits_s):
+        return None
+    wait_s = waits_s[tries - 1] * (1 + JITTER * chance)
+    return max(wait_s, answer.again_after_s or 0.0)
+
+
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+Compose = Callable[[ClaimedDelivery], Awaitable[bytes]]
+"""Builds the body of a delivery from its request.
+
+Raises ``RequestNotFound`` if the request was deleted. After any other error it is called again.
+"""
+
+FIRST_TIMEOUT_S = 15.0
+LATER_TIMEOUT_S = 120.0
+"""Timeouts of the first and of later tries; the same as fal's."""
+
+CLEANUP_INTERVAL_S = 10.0
+COMPOSE_RETRY_S = 30.0
+"""Delay after a body could not be built, for example because the storage was unavailable."""
+
+CHANNEL_PAGE = 200
+PAGE_PAUSE_S = 0.02
+"""Pause after a page without a delivery, so that many waiting channels cost little."""
+
+DATABASE_RETRY_S = 0.5
+DATABASE_ATTEMPTS = 40
+"""Tries to store a body or a result while the database is unavailable.
+
+Together they last about as long as a claim. If all fail after a 2xx, the webhook is delivered
+twice.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryRules:
+    """Retry rules of a webhook."""
+
+    waits_s: Sequence[float]  # delays between the tries
+    give_up_s: float  # age at which it is dead, regardless of the number of tries
+    look_s: float = 0.5  # interval of the search for due webhooks
+
+
+class DeliveryMetrics(Protocol):
+    """Metrics of deliveries."""
+
+    def webhook(self, result: str) -> None:
+        """Count a result: ``delivered``, ``failed`` (will be retried) or ``dead``."""
+        ...
+
+    def webhooks(self, backlog: WebhookBacklog) -> None: ...
+
+
+class DeliveryWorker:
+    """Delivery worker of one ingress process. The processes share the work by claiming it."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        compose: Compose,
+        sender: Sender,
+        clock: Clock,
+        rules: RetryRules,
+        metrics: DeliveryMetrics,
+    ) -> None:
+        self._outbox = outbox
+        self._compose = compose
+        self._sender = sender
+        self._clock = clock
+        self._rules = rules
+        self._metrics = metrics
+        self._random = Random()  # noqa: S311 - jitter
+        self._breakers = CircuitBreakers()
+        self._after: DeliveryChannel | None = None
+        self._room = asyncio.Event()
+        self._in_flight: dict[asyncio.Task[None], ClaimedDelivery] = {}
+        self._loops: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        if not self._loops:
+            looking = self._forever(self._round, self._rules.look_s, self._room)
+            tending = self._forever(self._clean_up, CLEANUP_INTERVAL_S, asyncio.Event())
+            self._loops = [asyncio.create_task(each) for each in (looking, tending)]
+
+    async def aclose(self) -> None:
+        """Stop. Deliveries in progress are aborted and are due again at once."""
+        in_flight = dict(self._in_flight)
+        for task in (*self._loops, *in_flight):
+            task.cancel()
+        await asyncio.gather(*self._loops, *in_flight, return_exceptions=True)
+        self._loops = []
+        for claimed in in_flight.values():
+            with suppress(DarkroomError):  # on failure, the claim expires
+                await self._outbox.put_back(claimed, 0.0)
+
+    async def _forever(
+        self, chore: Callable[[], Awaitable[bool]], every_s: float, sooner: asyncio.Event
+    ) -> None:
+        """Run ``chore`` every ``every_s``; at once if it returns True or ``sooner`` is set."""
+        failing = False
+        while True:
+            sooner.clear()
+            more = False
+            try:
+                more = await chore()
+                failing = False
+            except DarkroomError as error:
+                if not failing:
+                    log.warning("Webhooks are delayed: %s", error.message)
+                failing = True
+            except Exception:
+                log.exception("Webhooks are delayed by an error; retrying in %s s", every_s)
+            if not more:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(every_s):
+                        await sooner.wait()
+
+    async def _round(self) -> bool:
+        page = await self._outbox.channels(self._after, CHANNEL_PAGE)
+        more = len(page) == CHANNEL_PAGE
+        self._after = page[-1][0] if more else None
+        due = [channel for channel, is_due in page if is_due]
+        wanted = self._breakers.choose(due, self._clock.monotonic())
+        claimed = await self._outbox.claim(wanted) if wanted else ()
+        for each in claimed:
+            self._breakers.started(each.channel)
+            task = asyncio.create_task(self._deliver(each))
+            self._in_flight[task] = each
+            task.add_done_callback(self._ended)
+        if more and not claimed:
+            await asyncio.sleep(PAGE_PAUSE_S)
+        return more or bool(claimed)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._breakers.finished(self._in_flight.pop(task).channel)
+        self._room.set()
+
+    async def _deliver(self, claimed: ClaimedDelivery) -> None:
+        request_id.set(claimed.request_id)
+        try:
+            body = await self._retried(lambda: self._body(claimed))
+            if body is None:
+                return
+            timeout_s = LATER_TIMEOUT_S if claimed.tries else FIRST_TIMEOUT_S
+            message = SignedMessage(claimed.id, claimed.request_id, claimed.tenant, body)
+            answer = await self._sender.post(claimed.url, message, timeout_s)
+            self._breakers.record_result(claimed.channel, answer, self._clock.monotonic())
+            await self._retried(lambda: self._store_result(claimed, answer))
+        except DarkroomError as error:
+            # The claim expires, and the webhook is due again.
+            log.warning("Webhook of request %s was not sent: %s", claimed.request_id, error.message)
+        except Exception:
+            log.exception("Webhook of request %s failed unexpectedly", claimed.request_id)
+
+    async def _body(self, claimed: ClaimedDelivery) -> bytes | None:
+        if claimed.body is not None:
+            return claimed.body
+        try:
+            return await self._outbox.keep_body(claimed, await self._compose(claimed))
+        except RequestNotFound:
+            return None  # the request and its delivery were deleted
+        except DatabaseUnavailable:
+            raise
+        except DarkroomError as error:
+            log.warning("Webhook of request %s is delayed: %s", claimed.request_id, error.message)
+            await self._outbox.put_back(claimed, COMPOSE_RETRY_S)
+            return None
+
+    async def _retried(self, act: Callable[[], Awaitable[T]]) -> T:
+        """Retry ``act`` while the database is unavailable, at most ``DATABASE_ATTEMPTS`` times."""
+        for left in reversed(range(DATABASE_ATTEMPTS)):
+            try:
+                return await act()
+            except DatabaseUnavailable:
+                if not left:
+                    raise
+                await asyncio.sleep(DATABASE_RETRY_S)
+        raise AssertionError("unreachable")
+
+    async def _store_result(self, claimed: ClaimedDelivery, answer: ReceiverResponse) -> None:
+        if answer.accepted:
+            if await self._outbox.delivered(claimed, answer):
+                self._metrics.webhook("delivered")
+            return
+        chance = self._random.random()
+        retry_s = retry_delay_s(answer, claimed.tries + 1, self._rules.waits_s, chance)
+        if await self._outbox.failed(claimed, answer, retry_s):
+            self._metrics.webhook("dead" if retry_s is None else "failed")
+            if retry_s is None:
+                log.warning("Webhook of request %s is dead: %s", claimed.request_id, answer.error)
+
+    async def _clean_up(self) -> bool:
+        while expired := await self._outbox.give_up(self._rules.give_up_s):
+            for _ in range(expired):
+                self._metrics.webhook("dead")
+            log.warning("%s webhooks were given up: they were not delivered in time", expired)
+        self._metrics.webhooks(await self._outbox.backlog())
+        return False

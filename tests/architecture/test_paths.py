@@ -1,0 +1,78 @@
+"""The lists of "The three paths" (docs/explanation/architecture.md), against real requests.
+
+``paths`` says what is counted. It runs in a process of its own, because the profile hook must be
+there before the first thread, and would slow all later tests down.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.architecture.paths import (
+    MAX_MODULES,
+    MAX_SPINE_MODULES,
+    ROOT,
+    Listed,
+    Way,
+    describe,
+    lengths,
+    listed,
+)
+
+LISTED = listed()
+EACH = [each for functions in LISTED.values() for each in functions]
+
+
+@pytest.fixture(scope="module")
+def ways() -> dict[str, Way]:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-m", "tests.architecture.paths", "--json"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # noqa: TID251  the environment of a child
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {name: Way(**each) for name, each in found.items()}
+
+
+def test_the_page_lists_three_paths() -> None:
+    assert {name: bool(functions) for name, functions in LISTED.items()} == dict.fromkeys(
+        "abc", True
+    )
+
+
+@pytest.mark.parametrize("function", EACH, ids=lambda each: each.name)
+def test_a_listed_function_is_in_the_file_that_it_is_linked_to(function: Listed) -> None:
+    ast.parse((ROOT / function.path).read_text())
+    assert function.function in lengths(function.module)
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_a_list_leads_through_few_modules(name: str) -> None:
+    modules = {each.module for each in LISTED[name]}
+    assert len(modules) <= MAX_SPINE_MODULES, sorted(modules)
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", LISTED)
+def test_a_request_calls_the_listed_functions_in_their_order(
+    ways: dict[str, Way], name: str
+) -> None:
+    assert not ways[name].missing, describe(name, ways[name])
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize("name", LISTED)
+def test_a_path_touches_no_more_modules_than_it_may(ways: dict[str, Way], name: str) -> None:
+    assert ways[name].modules, describe(name, ways[name])
+    assert len(ways[name].modules) <= MAX_MODULES[name], describe(name, ways[name])

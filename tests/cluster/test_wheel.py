@@ -1,0 +1,171 @@
+"""The wheel in an environment of its own, without the checkout: it serves and generates.
+
+The dependencies are those of the tests' environment, seen through a ``.pth`` file. A ``.pth`` file
+inside them is not read, so an editable installation of Darkroom there cannot hide that the wheel
+lacks something.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from serve_app.cli.serve.greeting import PROMPT
+from tests.cluster.darkroom import (
+    PATIENCE_S,
+    ROOT,
+    STOP_S,
+    Darkroom,
+    clean_environment,
+    eventually,
+    living,
+)
+from tests.cluster.processes import with_default_signals
+from training.checker import read
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+SOURCES = "pyproject.toml", "README.md", "LICENSE", "serve_app", "deployments", "weights"
+SAMPLE = re.compile(r'"(.+)" took [\d.]+ s: (\S+)')
+OTHER_PROMPT = "a green star"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy: setuptools writes into the directory that it builds."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in SOURCES:
+        path = ROOT / name
+        if path.is_dir():
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(path, source / name, ignore=ignored)
+        else:
+            shutil.copy(path, source / name)
+    _run(
+        *(sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"),
+        *("--wheel-dir", str(folder), str(source)),
+    )
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Darkroom]:
+    """Data directory and port. The test starts the command itself."""
+    darkroom = Darkroom(tmp_path / "empty" / "data")
+    yield darkroom
+    darkroom.clear_away()
+
+
+def test_the_wheel_contains_every_file_that_is_not_python(wheel: Path) -> None:
+    packed = set(zipfile.ZipFile(wheel).namelist())
+    ours = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("serve_app", "deployments", "weights")
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert ours - packed == set()
+    names = {path.rpartition("/")[2] for path in packed}
+    assert {"index.html", "models.yaml", "fal_endpoints.txt", "schema.sql"} <= names
+    assert any(path.startswith("deployments/demo/") for path in packed)
+    assert not [path for path in packed if path.startswith(("tests/", "scripts/", "training/"))]
+
+
+def test_the_installed_wheel_serves_in_an_empty_directory(
+    wheel: Path, place: Darkroom, tmp_path: Path
+) -> None:
+    darkroom = _installed(wheel, tmp_path / "environment")
+    empty = place.data_dir.parent
+    empty.mkdir()
+    environment = {k: v for k, v in clean_environment().items() if k != "PYTHONPATH"}
+    environment["HOME"] = str(tmp_path)
+    with place.output.open("wb") as output:
+        running = subprocess.Popen(
+            with_default_signals(
+                *(str(darkroom), "serve", "--demo", "--sample", "--port", str(place.port)),
+                *("--data-dir", str(place.data_dir)),
+            ),
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=empty,
+            start_new_session=True,
+        )
+    place.adopt(running)
+
+    def sample() -> str:
+        text = place.output.read_text(errors="replace")
+        assert running.poll() is None, f"It ended:\n{text}"
+        assert "failed" not in text, text
+        found = SAMPLE.search(text)
+        return found[1] if found else ""
+
+    assert eventually(sample, f"there is an image; see {place.output}", PATIENCE_S) == PROMPT
+    assert _seen(place.data_dir / "sample.png") == [("blue", "square"), ("red", "circle")]
+    for process in place.replicas() + place.replicas("ingress"):
+        assert str(ROOT) not in process.environ().get("PYTHONPATH", "")
+    _run(
+        *(str(darkroom), "generate", OTHER_PROMPT, "-o", "out.png"),
+        *("--data-dir", str(place.data_dir)),
+        env=environment,
+        cwd=empty,
+    )
+    assert _seen(empty / "out.png") == [("green", "star")]
+
+    started = place.leftovers()
+    assert started
+    running.send_signal(signal.SIGINT)
+    assert running.wait(timeout=STOP_S) == 0
+    assert living(started) == []
+    assert place.leftovers() == []
+
+
+def _installed(wheel: Path, folder: Path) -> Path:
+    """The ``darkroom`` command of a new environment that has the wheel."""
+    _run(sys.executable, "-m", "venv", "--without-pip", str(folder))
+    python = folder / "bin" / "python"
+    _run(
+        *(sys.executable, "-m", "pip", "--python", str(python), "install", "--no-deps"),
+        *("--no-index", str(wheel)),
+    )
+    found = _run(str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))")
+    dependencies = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    (Path(found.strip()) / "dependencies.pth").write_text("\n".join(sorted(dependencies)) + "\n")
+    where = _run(
+        *(str(python), "-P", "-c"),
+        "import deployments, serve_app, weights; "
+        "print(*(each.__file__ for each in (deployments, serve_app, weights)))",
+    )
+    assert all(path.startswith(str(folder)) for path in where.split()), where
+    return folder / "bin" / "darkroom"
+
+
+def _run(*command: str, **more: object) -> str:
+    environment = {k: v for k, v in clean_environment().items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        command,
+        **({"env": environment} | more),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"{' '.join(command)}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def _seen(image: Path) -> list[tuple[str, str]]:
+    return sorted((one.colour, one.shape) for one in read(Image.open(image)).sightings)

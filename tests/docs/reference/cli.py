@@ -1,0 +1,168 @@
+"""The page of the command line, from the commands themselves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+
+import click
+
+from serve_app.cli.main import main
+
+NAME = "darkroom"
+
+HEAD = """# Command line
+
+`scripts/reference` generates this page from the commands. Do not edit it.
+
+The command is `darkroom`. In a clone of the repository it is `.venv/bin/darkroom`.
+
+| convention | meaning |
+| --- | --- |
+| `--json` | Print JSON for programs. |
+| `--data-dir PATH` | Find the address and the key of the installation with this data directory. Default: `DARKROOM_DATA_DIR`, or `~/.darkroom`. |
+| `-h`, `--help` | Show the help of any command. |
+
+## Exit codes
+
+| code | meaning |
+| --- | --- |
+| 0 | The command succeeded. |
+| 1 | The command failed. A sentence on stderr says why and what to do. |
+| 2 | The command line is wrong: an unknown command, option or value. |
+| number of problems | `darkroom doctor`: 0 means that no problem was found. |
+| number of damaged files | `darkroom models verify` |
+| 1 | `darkroom migrate check`: something is refused or missing. |
+
+## Commands
+
+"""  # noqa: E501  one line a row
+
+EXAMPLES = {
+    "serve": (
+        "darkroom serve",
+        "darkroom serve --config darkroom.yaml --port 9000",
+        "darkroom serve --demo --sample",
+    ),
+    "env": ('eval "$(darkroom env)"', "darkroom env --shell fish"),
+    "generate": (
+        'darkroom generate "a red circle" -o circle.png --seed 7',
+        'darkroom generate "a red circle moves" -m fal-ai/wan/v2.2-5b/text-to-video -o circle.mp4',
+        'darkroom generate "a siren" -m fal-ai/stable-audio -o siren.wav',
+        'darkroom generate "a blue circle" --image circle.png --strength 0.6 -o blue.png',
+        'darkroom generate "a red circle" --field guidance_scale=4 --preview preview.jpg',
+    ),
+    "models": ("darkroom models --json",),
+    "models pull": ("darkroom models pull fal-ai/flux/schnell --yes",),
+    "models verify": ("darkroom models verify",),
+    "models push-mirror": ("darkroom models push-mirror fal-ai/flux/schnell",),
+    "requests list": (
+        "darkroom requests list --state failed --since 2026-01-31",
+        'darkroom requests list --tenant "*"',
+    ),
+    "requests show": ("darkroom requests show ID",),
+    "requests cancel": ("darkroom requests cancel ID",),
+    "requests delete": ("darkroom requests delete ID",),
+    "requests requeue": ("darkroom requests requeue ID",),
+    "requests fail": ('darkroom requests fail ID --reason "Wrong model."',),
+    "logs": ("darkroom logs ID --follow",),
+    "open": ("darkroom open ID",),
+    "keys create": (
+        "darkroom keys create render-farm --days 90",
+        "darkroom keys create ops --scope api --scope admin",
+    ),
+    "keys list": ("darkroom keys list --tenant studio-a",),
+    "keys revoke": ("darkroom keys revoke KEY_ID",),
+    "queue": ("darkroom queue",),
+    "endpoints pause": ("darkroom endpoints pause fal-ai/flux/dev",),
+    "endpoints drain": ("darkroom endpoints drain fal-ai/flux/dev",),
+    "endpoints resume": ("darkroom endpoints resume fal-ai/flux/dev",),
+    "webhooks list": ("darkroom webhooks list --state dead",),
+    "webhooks show": ("darkroom webhooks show ID",),
+    "webhooks redeliver": ("darkroom webhooks redeliver ID",),
+    "webhooks test": ("darkroom webhooks test http://127.0.0.1:9000/",),
+    "webhooks secret": ("darkroom webhooks secret",),
+    "webhooks rotate": ("darkroom webhooks rotate", "darkroom webhooks rotate --at-once"),
+    "migrate check": ("darkroom migrate check src/", "darkroom migrate check fal-ai/flux/dev"),
+    "audit": ("darkroom audit --limit 100",),
+    "status": ("darkroom status",),
+    "completion": ('eval "$(darkroom completion bash)"',),
+    "doctor": ("darkroom doctor", "darkroom doctor storage"),
+}
+"""Examples of every command. The tests parse them."""
+
+SHARED = {"--data-dir": "[--data-dir PATH]", "--json": "[--json]", "--help": ""}
+"""Options that are documented once, and how a usage line shows them."""
+
+
+def page() -> str:
+    """The whole page, in Markdown."""
+    return "".join([HEAD, *(_section(name, command) for name, command in commands().items())])
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command that can be run, by its words after ``darkroom``."""
+    return dict(_commands(main, ()))
+
+
+def _commands(group: click.Group, words: Sequence[str]) -> Iterator[tuple[str, click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if command is None:
+            continue
+        inner = (*words, name)
+        if not isinstance(command, click.Group) or command.invoke_without_command:
+            yield " ".join(inner), command
+        if isinstance(command, click.Group):
+            yield from _commands(command, inner)
+
+
+def _section(name: str, command: click.Command) -> str:
+    context = click.Context(command, info_name=f"{NAME} {name}")
+    shared = [SHARED[each] for each in sorted(SHARED) if SHARED[each] and _has(command, each)]
+    pieces = [each for each in command.collect_usage_pieces(context) if each != "[OPTIONS]"]
+    own = any(isinstance(each, click.Option) and _row(each, context) for each in command.params)
+    usage = " ".join([NAME, name, *(["[OPTIONS]"] if own else []), *shared, *pieces])
+    parts = [f"\n### {NAME} {name}\n\n```text\n{usage}\n```\n\n{_help(command)}\n"]
+    rows = [_row(each, context) for each in command.params if isinstance(each, click.Option)]
+    rows = [each for each in rows if each]
+    if rows:
+        parts.append("\n| option | meaning |\n| --- | --- |\n")
+        parts.extend(rows)
+    parts.append("\n```sh\n" + "\n".join(EXAMPLES[name]) + "\n```\n")
+    return "".join(parts)
+
+
+def _row(option: click.Option, context: click.Context) -> str:
+    if option.hidden or SHARED.keys() & set(option.opts):
+        return ""
+    names = ", ".join(f"`{each}`" for each in option.opts)
+    if not option.is_flag:
+        names += f" `{_cell(option.make_metavar(context))}`"
+    meaning = _cell(" ".join((option.help or "").split()))
+    if option.multiple and "repeated" not in meaning:
+        meaning = f"{meaning} May be repeated.".strip()
+    default = f"Default {_default(option)}." if _default(option) else ""
+    return f"| {names} | {' '.join(filter(None, (meaning, default)))} |\n"
+
+
+def _default(option: click.Option) -> str:
+    value = option.default
+    if option.is_flag or option.multiple or callable(value):
+        return ""
+    if value is None or not isinstance(value, str | int | float):
+        return ""
+    return f"`{value}`"
+
+
+def _help(command: click.Command) -> str:
+    return re.sub(r"\n[ \t]+", "\n", (command.help or "").replace("\b\n", "")).strip()
+
+
+def _has(command: click.Command, option: str) -> bool:
+    return any(option in each.opts for each in command.params)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
