@@ -21,8 +21,8 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import psycopg
-from queue_replica import POOL, NobodyDies, NoTerms, Replica
 
+from benchmarks.queue_replica import POOL, NobodyDies, NoTerms, Replica
 from serve_app.domain.request import NewRequest, State
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.ingress.services.request_ids import RequestIds

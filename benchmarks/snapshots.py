@@ -133,7 +133,7 @@ class timed_taking:  # noqa: N801  # reads as a statement
 
     def __init__(self, spent: Spent) -> None:
         self._spent = spent
-        self._take: Callable[..., Any] = run.take
+        self._take: Callable[..., Any] = run.capture
 
     def __enter__(self) -> None:
         def timed(*given: Any, **named: Any) -> Any:
@@ -142,10 +142,10 @@ class timed_taking:  # noqa: N801  # reads as a statement
             self._spent.taking.append(time.thread_time() - began)
             return taken
 
-        run.take = timed
+        run.capture = timed
 
     def __exit__(self, *_: object) -> None:
-        run.take = self._take
+        run.capture = self._take
 
 
 def show(name: str, spent: Spent, steps: int, interval_s: float) -> None:

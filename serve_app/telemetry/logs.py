@@ -6,6 +6,7 @@ import contextvars
 import json
 import logging
 import sys
+import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -34,7 +35,13 @@ ROOT = "serve_app", "deployments"
 SERVE_LOGGER = "ray.serve"
 
 
-class LineFormatter(logging.Formatter):
+class _Formatter(logging.Formatter):
+    def formatException(self, ei: Any) -> str:  # noqa: N802  # logging's name
+        # logging's own writes by print(), which Ray Serve replaces by one that prints tuples.
+        return "".join(traceback.format_exception(*ei)).rstrip("\n")
+
+
+class LineFormatter(_Formatter):
     """Format such as ``2026-03-01T12:00:00.123Z INFO  ingress.fal.run [0195…] message``."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -46,7 +53,7 @@ class LineFormatter(logging.Formatter):
         return line
 
 
-class JsonFormatter(logging.Formatter):
+class JsonFormatter(_Formatter):
     """JSON lines with ``at``, ``level``, ``logger``, ``request_id``, ``message``, ``error``."""
 
     def format(self, record: logging.LogRecord) -> str:

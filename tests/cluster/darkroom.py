@@ -19,6 +19,7 @@ import psycopg
 
 from serve_app.cli.connection.installation import Installation
 from serve_app.cli.serve.ports import free_port
+from serve_app.domain.request import State
 from serve_app.embedded_postgres.files import DATABASE, PORT, ROLE, ClusterFiles
 from tests.cluster.processes import end_all, known_by, with_default_signals
 
@@ -31,6 +32,8 @@ STOP_S = 120.0
 
 PATIENCE_S = 240.0
 """Ends what hangs, also where several rounds of crashes share the machine."""
+
+ENDED = {each.value for each in State if each.final}
 
 T = TypeVar("T")
 
@@ -157,6 +160,9 @@ class Darkroom:
     ) -> dict[str, Any]:
         def look() -> dict[str, Any] | None:
             seen = self.seen(request_id)
+            if seen and seen["state"] not in states:
+                ended = seen["state"] in ENDED
+                assert not ended, f"{request_id} is {seen['state']}: {seen.get('error')}"
             return seen if seen and seen["state"] in states else None
 
         return eventually(look, f"{request_id} is {' or '.join(states)}", within_s)

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import builtins
 import io
 import json
 import logging
 from collections.abc import Iterator
 
 import pytest
+from ray.serve._private.logging_utils import redirected_print
 
 from serve_app.telemetry import logs
 
@@ -49,6 +51,22 @@ def test_what_is_said_about_one_request_on_the_way_of_another_has_its_own_id() -
     log.info("four")
     said = [line.partition("queue.reaper ")[2] for line in stream.getvalue().splitlines()]
     assert said == ["[inner] one", "two", "[outer] three", "four"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_traceback_reads_as_usual_where_ray_serve_has_replaced_print(
+    monkeypatch: pytest.MonkeyPatch, as_json: bool
+) -> None:
+    monkeypatch.setattr(builtins, "print", redirected_print)
+    stream = io.StringIO()
+    logs.configure("INFO", stream, as_json=as_json)
+    try:
+        raise ValueError("too wide")
+    except ValueError as error:
+        logging.getLogger("serve_app").warning("It failed.", exc_info=error)
+    text = json.loads(stream.getvalue())["error"] if as_json else stream.getvalue()
+    assert text.splitlines()[-1] == "ValueError: too wide"
+    assert "\nTraceback (most recent call last):\n" in "\n" + text
 
 
 def test_configuring_twice_does_not_say_everything_twice() -> None:

@@ -142,4 +142,4 @@ def _worn(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     soft = image.resize((side * 3 // 4, side * 3 // 4), Image.Resampling.BILINEAR)
     pixels = np.asarray(soft.resize((side, side), Image.Resampling.BILINEAR), dtype=np.float32)
     noisy = pixels + rng.normal(0.0, 6.0, pixels.shape)
-    return Image.fromarray(noisy.video(0, 255).astype(np.uint8))
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))

@@ -127,4 +127,4 @@ def _spectrogram(wave: np.ndarray) -> Image.Image:
     pieces = np.lib.stride_tricks.sliding_window_view(wave, _WINDOW)[::_STEP]
     powers = np.abs(np.fft.rfft(pieces * np.hanning(_WINDOW)))[:, :_SHOWN].T[::-1]
     decibels = 20.0 * np.log10(np.maximum(powers / 50.0, 1e-3))
-    return Image.fromarray(((decibels + 60.0) / 60.0 * 255.0).video(0, 255).astype(np.uint8))
+    return Image.fromarray(((decibels + 60.0) / 60.0 * 255.0).clip(0, 255).astype(np.uint8))

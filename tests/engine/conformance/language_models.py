@@ -37,7 +37,7 @@ def llama(kind: str = "LlamaModel", **more: Any) -> Any:
 def llava(side: int, **more: Any) -> Any:
     """Looks at pictures of ``side`` pixels, and sees every pixel as a token."""
     text = _decoder(**more)
-    eyes = vision_encoders.video("CLIPVisionModel", side=side, patch=1).config
+    eyes = vision_encoders.clip("CLIPVisionModel", side=side, patch=1).config
     config = tf.LlavaConfig(
         vision_config=eyes,
         text_config=tf.LlamaConfig(**text),

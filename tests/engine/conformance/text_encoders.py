@@ -9,7 +9,7 @@ import transformers as tf
 from tests.engine.conformance.tokenizers import TEXT_TOKENS, VOCABULARY
 
 
-def video(kind: str = "CLIPTextModel", width: int = 32, tokens: int = TEXT_TOKENS) -> Any:
+def clip(kind: str = "CLIPTextModel", width: int = 32, tokens: int = TEXT_TOKENS) -> Any:
     return getattr(tf, kind)(
         tf.CLIPTextConfig(
             vocab_size=VOCABULARY,
@@ -27,7 +27,7 @@ def video(kind: str = "CLIPTextModel", width: int = 32, tokens: int = TEXT_TOKEN
 
 
 def clip_projected(width: int = 32, tokens: int = TEXT_TOKENS) -> Any:
-    return video("CLIPTextModelWithProjection", width, tokens)
+    return clip("CLIPTextModelWithProjection", width, tokens)
 
 
 def t5(width: int = 32, kind: str = "T5") -> Any:

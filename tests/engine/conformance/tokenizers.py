@@ -37,7 +37,7 @@ _CHAT = (
 )
 
 
-def video(tokens: int = TEXT_TOKENS) -> CLIPTokenizer:
+def clip(tokens: int = TEXT_TOKENS) -> CLIPTokenizer:
     letters = string.ascii_lowercase
     names = ["<|startoftext|>", "<|endoftext|>", "<unk>", *letters, *(f"{x}</w>" for x in letters)]
     vocab = {name: number for number, name in enumerate(names)}

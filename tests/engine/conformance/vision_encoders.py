@@ -9,7 +9,7 @@ import transformers as tf
 SIDE = 16
 
 
-def video(
+def clip(
     kind: str = "CLIPVisionModelWithProjection",
     width: int = 32,
     side: int = SIDE,

@@ -75,7 +75,7 @@ def _video_diffusion() -> dict[str, Any]:
             sigma_min=0.002,
             sigma_max=700.0,
         ),
-        "image_encoder": vision_encoders.video(side=224),  # the size is the pipeline's own
+        "image_encoder": vision_encoders.clip(side=224),  # the size is the pipeline's own
         "feature_extractor": vision_encoders.clip_processor(),
     }
 

@@ -47,8 +47,8 @@ def parts(in_channels: int = 16, *, guidance: bool = True) -> dict[str, Any]:
     return {
         "scheduler": df.FlowMatchEulerDiscreteScheduler(),
         "vae": autoencoders.kl_flow(),
-        "text_encoder": text_encoders.video(),
-        "tokenizer": tokenizers.video(),
+        "text_encoder": text_encoders.clip(),
+        "tokenizer": tokenizers.clip(),
         "text_encoder_2": text_encoders.t5(),
         "tokenizer_2": tokenizers.t5(),
         "transformer": transformer(in_channels, guidance_embeds=guidance),

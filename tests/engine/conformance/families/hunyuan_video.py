@@ -42,8 +42,8 @@ def parts(in_channels: int = 4, **more: Any) -> dict[str, Any]:
         "scheduler": df.FlowMatchEulerDiscreteScheduler(shift=7.0),
         "text_encoder": language_models.llama(num_hidden_layers=4),
         "tokenizer": tokenizers.words(ends=True),
-        "text_encoder_2": text_encoders.video(tokens=77),
-        "tokenizer_2": tokenizers.video(77),
+        "text_encoder_2": text_encoders.clip(tokens=77),
+        "tokenizer_2": tokenizers.clip(77),
         **more,
     }
 

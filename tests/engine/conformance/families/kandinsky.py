@@ -58,9 +58,9 @@ def prior() -> dict[str, Any]:
     )
     return {
         "prior": prior,
-        "image_encoder": vision_encoders.video(width=WIDTH),
+        "image_encoder": vision_encoders.clip(width=WIDTH),
         "text_encoder": text_encoders.clip_projected(WIDTH),
-        "tokenizer": tokenizers.video(),
+        "tokenizer": tokenizers.clip(),
         "scheduler": df.UnCLIPScheduler(
             variance_type="fixed_small_log", prediction_type="sample", clip_sample_range=10.0
         ),

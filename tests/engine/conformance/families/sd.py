@@ -26,11 +26,11 @@ def parts(in_channels: int = 4, **more: Any) -> dict[str, Any]:
     return {
         "scheduler": df.DDIMScheduler(clip_sample=False),
         "vae": autoencoders.kl(),
-        "text_encoder": text_encoders.video(),
-        "tokenizer": tokenizers.video(),
+        "text_encoder": text_encoders.clip(),
+        "tokenizer": tokenizers.clip(),
         "unet": unets.sd(in_channels),
         "controlnet": unets.controlnet(),
-        "image_encoder": vision_encoders.video(),
+        "image_encoder": vision_encoders.clip(),
         "feature_extractor": vision_encoders.clip_processor(),
         **more,
     }
@@ -106,7 +106,7 @@ def _unclip() -> dict[str, Any]:
         unet=unets.sd(class_embed_type="projection", projection_class_embeddings_input_dim=64),
         image_normalizer=StableUnCLIPImageNormalizer(embedding_dim=32),
         image_noising_scheduler=df.DDPMScheduler(beta_schedule="squaredcos_cap_v2"),
-        prior_tokenizer=tokenizers.video(),
+        prior_tokenizer=tokenizers.clip(),
         prior_text_encoder=text_encoders.clip_projected(),
         prior_scheduler=df.DDPMScheduler(
             variance_type="fixed_small_log",
@@ -151,7 +151,7 @@ def _latent_diffusion() -> dict[str, Any]:
             d_model=32,
         )
     )
-    return {**parts(), "vqvae": autoencoders.kl(), "bert": bert, "tokenizer": tokenizers.video(77)}
+    return {**parts(), "vqvae": autoencoders.kl(), "bert": bert, "tokenizer": tokenizers.clip(77)}
 
 
 CASES = (

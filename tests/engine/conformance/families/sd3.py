@@ -26,9 +26,9 @@ def parts(channels: int = 4, *, extra: int = 0, **more: Any) -> dict[str, Any]:
         "scheduler": df.FlowMatchEulerDiscreteScheduler(),
         "vae": autoencoders.kl_flow(channels),
         "text_encoder": text_encoders.clip_projected(),
-        "tokenizer": tokenizers.video(),
+        "tokenizer": tokenizers.clip(),
         "text_encoder_2": text_encoders.clip_projected(),
-        "tokenizer_2": tokenizers.video(),
+        "tokenizer_2": tokenizers.clip(),
         "text_encoder_3": text_encoders.t5(64),
         "tokenizer_3": tokenizers.t5(),
         "transformer": df.SD3Transformer2DModel(

@@ -22,10 +22,10 @@ def parts(in_channels: int = 4, *, ids: int = 6, **more: Any) -> dict[str, Any]:
     return {
         "scheduler": df.EulerDiscreteScheduler(),
         "vae": autoencoders.kl(),
-        "text_encoder": text_encoders.video(),
-        "tokenizer": tokenizers.video(),
+        "text_encoder": text_encoders.clip(),
+        "tokenizer": tokenizers.clip(),
         "text_encoder_2": text_encoders.clip_projected(),
-        "tokenizer_2": tokenizers.video(),
+        "tokenizer_2": tokenizers.clip(),
         "unet": unets.sdxl(in_channels, ids=ids),
         "controlnet": unets.controlnet_xl(ids),
         "force_zeros_for_empty_prompt": True,
@@ -99,7 +99,7 @@ CASES = (
         "sdxl",
         "StableDiffusionXLPipeline",
         lambda: parts(
-            image_encoder=vision_encoders.video(),
+            image_encoder=vision_encoders.clip(),
             feature_extractor=vision_encoders.clip_processor(),
         ),
         lambda wish: {**sd.text(wish), "num_images_per_prompt": 2, "guidance_rescale": 0.5},

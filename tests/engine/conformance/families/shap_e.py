@@ -45,12 +45,12 @@ def _parts(**encoders: Any) -> dict[str, Any]:
 
 
 def _from_text() -> dict[str, Any]:
-    return _parts(text_encoder=text_encoders.clip_projected(), tokenizer=tokenizers.video())
+    return _parts(text_encoder=text_encoders.clip_projected(), tokenizer=tokenizers.clip())
 
 
 def _from_image() -> dict[str, Any]:
     return _parts(
-        image_encoder=vision_encoders.video("CLIPVisionModel"),
+        image_encoder=vision_encoders.clip("CLIPVisionModel"),
         image_processor=vision_encoders.clip_processor(),
     )
 

@@ -41,8 +41,8 @@ def _kandinsky5(*, videos: bool, seen: bool) -> dict[str, Any]:
         "vae": autoencoders.hunyuan_video() if videos else autoencoders.kl(blocks=4),
         "text_encoder": language_models.qwen25_vl(),
         "tokenizer": processors.TextsAndImages(),
-        "text_encoder_2": text_encoders.video(tokens=77),
-        "tokenizer_2": tokenizers.video(77),
+        "text_encoder_2": text_encoders.clip(tokens=77),
+        "tokenizer_2": tokenizers.clip(77),
         "scheduler": df.FlowMatchEulerDiscreteScheduler(),
     }
 
@@ -106,7 +106,7 @@ def _motif(*, seen: bool = False) -> dict[str, Any]:
 def _chronoedit() -> dict[str, Any]:
     return wan.parts(
         transformer=df.ChronoEditTransformer3DModel(**wan.SHAPE, in_channels=36, image_dim=32),
-        image_encoder=vision_encoders.video("CLIPVisionModel"),
+        image_encoder=vision_encoders.clip("CLIPVisionModel"),
         image_processor=vision_encoders.clip_processor(),
     )
 

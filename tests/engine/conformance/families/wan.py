@@ -59,7 +59,7 @@ def _two_experts() -> dict[str, Any]:
 def _from_image() -> dict[str, Any]:
     return parts(
         transformer=transformer(36, image_dim=32),
-        image_encoder=vision_encoders.video("CLIPVisionModel"),
+        image_encoder=vision_encoders.clip("CLIPVisionModel"),
         image_processor=vision_encoders.clip_processor(),
     )
 
@@ -88,7 +88,7 @@ def _animate() -> dict[str, Any]:
     )
     return parts(
         transformer=animate,
-        image_encoder=vision_encoders.video("CLIPVisionModel"),
+        image_encoder=vision_encoders.clip("CLIPVisionModel"),
         image_processor=vision_encoders.clip_processor(),
         scheduler=df.UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
@@ -108,7 +108,7 @@ def _sky(kind: str, **more: Any) -> dict[str, Any]:
         scheduler=df.UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=8.0
         ),
-        image_encoder=vision_encoders.video(kind),
+        image_encoder=vision_encoders.clip(kind),
         image_processor=vision_encoders.clip_processor(),
     )
 
