@@ -61,11 +61,11 @@ def test_a_traceback_reads_as_usual_where_ray_serve_has_replaced_print(
     stream = io.StringIO()
     logs.configure("INFO", stream, as_json=as_json)
     try:
-        raise ValueError("too wide")
+        int("wide")
     except ValueError as error:
         logging.getLogger("serve_app").warning("It failed.", exc_info=error)
     text = json.loads(stream.getvalue())["error"] if as_json else stream.getvalue()
-    assert text.splitlines()[-1] == "ValueError: too wide"
+    assert text.splitlines()[-1] == "ValueError: invalid literal for int() with base 10: 'wide'"
     assert "\nTraceback (most recent call last):\n" in "\n" + text
 
 
