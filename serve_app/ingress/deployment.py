@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
-from psycopg_pool import AsyncConnectionPool
 from ray import serve
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from starlette.applications import Starlette
@@ -50,11 +49,11 @@ from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.services import Identity, PoolMap, Services
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.loopback import keep_to_loopback
+from serve_app.postgres.database import Database, shared_secret, wait_until_reachable
+from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.queue import assemble
 from serve_app.queue.state.replicas import roster
 from serve_app.queue.store.config import QueueLimits, Retention
-from serve_app.queue.store.database import CONNECT, Database, shared_secret
-from serve_app.queue.store.locks import AdvisoryLocks
 from serve_app.queue.store.migrations import check_applied, migrate
 from serve_app.queue.transactions.deletion import PostgresLifecycles
 from serve_app.queue.transactions.garbage import UnwantedFiles
@@ -76,6 +75,9 @@ if TYPE_CHECKING:
     from serve_app.storage.s3.storage import S3Storage
 
 log = logging.getLogger(__name__)
+
+KEYS_LIMIT_S = 5.0
+"""Limit of a statement about keys, which every call waits for."""
 
 
 class Ingress:
@@ -170,14 +172,17 @@ class Ingress:
         one_node = SingleNodeCheck(database=embedded, storage=s3_location(config, secrets) is None)
         await one_node.check()
         conninfo = await self._database_server(stack, secrets)
+        await wait_until_reachable(conninfo)
         await migrate(conninfo)
         database = Database(conninfo)
         await database.start()
         stack.push_async_callback(database.aclose)
-        locks = AdvisoryLocks(conninfo)
-        stack.push_async_callback(locks.aclose)
+        election = LeaderElection(
+            database, self._clock, serve.get_replica_context().replica_id.unique_id
+        )
+        stack.push_async_callback(election.aclose)
         identity = Identity(
-            await self._keys(stack, database, locks, secrets),
+            await self._keys(stack, database, election, secrets),
             Tokens(await shared_secret(database, "tokens"), self._clock),
             UploadTokens(await shared_secret(database, "upload_tokens"), self._clock),
         )
@@ -186,7 +191,7 @@ class Ingress:
         files = self._start_files(stack, database, storage)
         self._services = self._make_services(catalog, database, files, identity, one_node)
         stack.push_async_callback(self._services.background.join)
-        await self._publish_demand(stack, locks)
+        await self._publish_demand(stack, election)
         await self._services.webhooks.start()
         stack.push_async_callback(self._services.webhooks.aclose)
         self._serve_metrics(stack)
@@ -272,19 +277,21 @@ class Ingress:
         return await postgres.start()
 
     async def _keys(
-        self, stack: AsyncExitStack, database: Database, locks: AdvisoryLocks, secrets: Secrets
+        self,
+        stack: AsyncExitStack,
+        database: Database,
+        election: LeaderElection,
+        secrets: Secrets,
     ) -> KeyRing:
-        # Keys are checked on every call. They have a connection pool of their own, so that a slow
+        # Keys are checked on every call. They have connections of their own, so that a slow
         # statement of the queue delays no call.
-        pool = AsyncConnectionPool[Any](
-            database.conninfo, kwargs=dict(CONNECT), min_size=1, max_size=2, open=False, name="keys"
-        )
-        await pool.open()
-        stack.push_async_callback(pool.close)
-        keys = KeyRing(pool, self._clock)
+        own = Database(database.conninfo, connections=2, limit_s=KEYS_LIMIT_S)
+        await own.start()
+        stack.push_async_callback(own.aclose)
+        keys = KeyRing(own, self._clock)
         given = secrets.api_key.get_secret_value() if secrets.api_key else None
         path = self._config.server.data_dir / "api_key"
-        async with locks.alone("first key"):
+        async with election.alone("first key"):
             if await ensure_first_key(keys, given, path) is not None:
                 log.info("The first API key was written to %s.", path)
         return keys
@@ -328,11 +335,8 @@ class Ingress:
         )
 
     def _health(self, database: Database, storage: Storage, one_node: SingleNodeCheck) -> Health:
-        async def reachable() -> None:
-            await database.rows("SELECT 1 FROM requests LIMIT 1")
-
         checks = {
-            "database": reachable,
+            "database": database.check,
             "migrations": partial(check_applied, database),
             "storage": storage.check,
             "nodes": one_node.check,
@@ -343,14 +347,14 @@ class Ingress:
             placement_problems=PlacementCheck(self._config.models.pools or {}).problems,
         )
 
-    async def _publish_demand(self, stack: AsyncExitStack, locks: AdvisoryLocks) -> None:
+    async def _publish_demand(self, stack: AsyncExitStack, election: LeaderElection) -> None:
         async def demand() -> Mapping[str, Demand]:
             now = await self._queue.demand()
             self._metrics.depth(now)
             return now
 
         pools = tuple(self._config.models.pools or {})
-        writer = DemandWriter(str(self._config.server.data_dir), pools, demand, locks)
+        writer = DemandWriter(str(self._config.server.data_dir), pools, demand, election)
         await writer.start()
         stack.push_async_callback(writer.aclose)
 

@@ -8,10 +8,10 @@ from serve_app.domain.batcher import Batcher
 from serve_app.domain.lease import Finish, LeaseKey, Verdict
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import StoredSnapshot
+from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import known_id
 from serve_app.queue.transactions import snapshots
 from serve_app.queue.transactions.end_attempt import BY_FINISH, AttemptEnd, EndAttempts, EndReason

@@ -13,10 +13,10 @@ from serve_app.domain.batcher import Batcher
 from serve_app.domain.lease import LeaseKey, Report, ReportReply
 from serve_app.domain.ports import LeaseTerms
 from serve_app.domain.progress import Preview, Progress
+from serve_app.postgres.database import Database
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.transactions import snapshots
 
 # A lease is written again only when a quarter of it has passed: reports come twice a second, and

@@ -14,12 +14,12 @@ from serve_app.domain.lease import Ask, Lease, LeaseKey, Signal, SignalKind, Wor
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import LeaseTerms
 from serve_app.domain.request import Priority, Request
+from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.waiters import Waiter
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import StoredRequest
 from serve_app.queue.transactions.end_attempt import AttemptEnd, EndAttempts, EndReason
 from serve_app.queue.transactions.insert import DirectLease

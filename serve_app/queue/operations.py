@@ -17,11 +17,11 @@ from serve_app.domain.operations import (
 )
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import State
+from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import known_id
 from serve_app.queue.transactions.cancel import fail_request
 from serve_app.queue.transactions.end_attempt import EndAttempts

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from serve_app.domain.ports import Clock, LeaseTerms, Liveness
+from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.finisher import Finisher
 from serve_app.queue.heartbeat import Heartbeats
@@ -17,7 +18,6 @@ from serve_app.queue.request_log import RequestLog
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.request_cache import PreviewCache
 from serve_app.queue.store.config import NullObserver, Observer, QueueLimits, Retention
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.diagnostics import MEASURE_EVERY_S, VacuumMonitor
 from serve_app.queue.submitter import Submitter
 from serve_app.queue.transactions import snapshots

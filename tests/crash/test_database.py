@@ -16,7 +16,7 @@ import pytest
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.request import State
 from serve_app.embedded_postgres.files import ClusterFiles
-from serve_app.queue.store import database
+from serve_app.postgres import database
 from tests.crash.scene import Clients, Scene
 from tests.queue.requests import new
 

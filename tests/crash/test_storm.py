@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.domain.webhook import Webhook
-from serve_app.queue.store import database
+from serve_app.postgres import database
 from tests.chaos.proxy import Lose
 from tests.chaos.replica import Keeper
 from tests.crash.scene import Clients, Scene

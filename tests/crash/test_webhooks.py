@@ -16,7 +16,7 @@ import psycopg
 from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.webhook import ClaimedDelivery, Webhook, WebhookBacklog
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from serve_app.telemetry.clock import SystemClock
@@ -45,7 +45,7 @@ asyncio.run(main())
 ENDING = """
 import asyncio, sys
 from serve_app.domain.webhook import Webhook
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.queue import assemble
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness

@@ -23,10 +23,10 @@ from collections.abc import Iterable, Mapping
 
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.request import Priority
+from serve_app.postgres.database import Database
 from serve_app.queue.fairness.pauses import PAUSED, not_paused
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 
 log = logging.getLogger(__name__)
 

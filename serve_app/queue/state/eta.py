@@ -13,10 +13,10 @@ from serve_app.domain.lease import Presence, ReplicaStage
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Request
+from serve_app.postgres.database import Database
 from serve_app.queue.fairness.cost_model import START_KEY, CostModel
 from serve_app.queue.state.positions import QueuePosition
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import progress_of
 
 # Estimated start of a queued request. Pure.

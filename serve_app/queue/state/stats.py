@@ -15,6 +15,7 @@ from serve_app.domain.lease import Demand, Presence, ReplicaStage
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import from_plain
 from serve_app.domain.request import Priority, Request, State, Waiting, WaitReason
+from serve_app.postgres.database import Database
 from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.state.counters import Counters, Throughput
 from serve_app.queue.state.eta import EtaModel
@@ -22,7 +23,6 @@ from serve_app.queue.state.positions import Positions
 from serve_app.queue.state.request_cache import RequestCache
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 
 # Reason why a queued request waits. Pure.
 

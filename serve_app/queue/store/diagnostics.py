@@ -9,8 +9,8 @@ import psycopg
 from psycopg import sql
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
+from serve_app.postgres.database import Database
 from serve_app.queue.store.config import Observer
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.migrations import OLDEST_SERVER
 
 HEARD_WITHIN_S = 3.0

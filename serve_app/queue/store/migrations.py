@@ -25,7 +25,7 @@ import psycopg
 from psycopg.errors import UndefinedTable
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 
 LOCK = 0x6461726B  # "dark"
 OLDEST_SERVER = 150_000  # PostgreSQL 15

@@ -11,8 +11,8 @@ from datetime import datetime
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import State
+from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import outcome_to_json
 
 _WRITTEN = """

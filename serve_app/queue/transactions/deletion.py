@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from serve_app.domain.errors import RequestActive, RequestNotFound
 from serve_app.domain.outcome import Outcome
+from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import Retention
-from serve_app.queue.store.database import Database, Lock
 from serve_app.queue.store.rows import known_id, outcome_to_json
 
 IDEMPOTENCY_KEY_TTL_S = 86400.0

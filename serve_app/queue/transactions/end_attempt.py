@@ -19,10 +19,10 @@ from serve_app.domain.errors import ReplicaDied
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import MAX_FAILURES, Cause, State
+from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import AWAKE
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import RETRIES_LEFT, flatten_outcome, outcome_to_json
 
 

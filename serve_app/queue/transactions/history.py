@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from serve_app.domain.request import Request, State
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.store.rows import COLUMNS, FOLLOWING, SOURCE, known_id, stored
 
 _ENDED = "r.finished_at IS NOT NULL AND r.deleted_at IS NULL"

@@ -11,9 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from serve_app.domain.request import NewRequest, Redacted, Request, State
+from serve_app.postgres.database import Database, Lock
 from serve_app.queue.fairness.fair_queue import AWAKE, head_start_s
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database, Lock
 from serve_app.queue.store.rows import RETRIES_LEFT, retries_column
 
 # Short forms of inputs that are too long to show in full, mostly because of embedded images. Only

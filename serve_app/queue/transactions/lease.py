@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from serve_app.postgres.database import Database, Lock
 from serve_app.queue.fairness.fair_queue import LOOK_AHEAD
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database, Lock
 from serve_app.queue.store.rows import StoredRequest, stored
 from serve_app.queue.transactions.insert import DirectLease
 from serve_app.queue.transactions.lease_sql import LEASE, LEASE_LEAVING_OUT, LEASE_LIMITED, LIMITED

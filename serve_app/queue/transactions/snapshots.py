@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.progress import StoredSnapshot
+from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 
 TICKET_S = 3600.0
 """Seconds after the issue of its ticket at which an unreferenced upload is deleted."""

@@ -12,8 +12,8 @@ from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Request, State
 from serve_app.domain.usage import EndedRequest, EndedRequestFilter, RequestTotals, UsageTotals
+from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import LaneCharges
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, stored
 
 CONSUMED = """

@@ -10,7 +10,7 @@ from psycopg.conninfo import make_conninfo
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
 from serve_app.domain.lease import Verdict
 from serve_app.domain.request import State
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.store.migrations import Migration, check_applied, migrate, shipped
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms

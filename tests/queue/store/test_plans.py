@@ -13,8 +13,8 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from serve_app.domain.request import State
+from serve_app.postgres.database import SESSION
 from serve_app.queue.fairness import fair_queue
-from serve_app.queue.store.database import SESSION
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions import garbage
 from serve_app.queue.transactions.history import page_statement

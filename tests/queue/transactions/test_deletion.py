@@ -10,9 +10,9 @@ import pytest
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.progress import Progress, Stage, StoredSnapshot
+from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import DAY_S, Retention
-from serve_app.queue.store.database import Database
 from serve_app.queue.transactions.deletion import Deletion
 from serve_app.settings import TenantLimits
 from tests.contract.test_deletion_contract import KEYED, asked, ended, image

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.transactions.insert import DirectLease, EncodedInput, NewRow, insert_requests
 from serve_app.queue.transactions.lease import lease_queued
 from tests.fakes.lane_order import LaneClock, QueuedRequest, charge, in_order, pool_time

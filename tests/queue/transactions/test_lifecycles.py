@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.outcome import Outcome
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.transactions.deletion import PostgresLifecycles
 from tests.queue.database import Ingress
 from tests.queue.requests import done, lease, new
