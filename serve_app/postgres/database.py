@@ -43,7 +43,6 @@ SELECT set_config('timezone', 'UTC', false),
        set_config('enable_mergejoin', 'off', false),
        set_config('plan_cache_mode', 'force_generic_plan', false),
        set_config('jit', 'off', false),
-       set_config('statement_timeout', $1, false),
        set_config('lock_timeout', '5s', false),
        set_config('idle_in_transaction_session_timeout', '10s', false)
 """
@@ -208,7 +207,11 @@ class Database:
 
     async def _configure(self, connection: psycopg.AsyncConnection) -> None:
         async with answers_within(connection, SILENT_S):
-            await connection.execute(SESSION, [f"{max(1, int((self._limit_s - 1) * 1000))}ms"])
+            await connection.execute(SESSION)
+            await connection.execute(
+                "SELECT set_config('statement_timeout', $1, false)",
+                [f"{max(1, int((self._limit_s - 1) * 1000))}ms"],
+            )
 
     def _repair(self, *, replace: bool) -> None:
         self._replace = self._replace or replace

@@ -56,7 +56,7 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS
 ORDER BY xact_start LIMIT 1
 """
 CURRENT = """
-SELECT CASE state WHEN 'following' THEN 'queued' ELSE state END, attempt
+SELECT CASE state WHEN 'following' THEN 'queued' ELSE state END, attempt, lease_nonce
 FROM requests WHERE id = %(id)s::uuid
 """
 AUDIT = """
@@ -144,7 +144,7 @@ class PostgresOperations:
         state = State(rows[0][0])
         if state.final:
             raise AlreadyFinal(f"The request {id_} has ended already: it is {state}.")
-        return state, LeaseKey(id_, rows[0][1])
+        return state, LeaseKey(id_, *rows[0][1:])
 
     async def _end(
         self, held: LeaseKey, failure: Outcome | None, noted: Mapping[str, str]

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from serve_app.domain.errors import RequestNotFound
-from serve_app.domain.lease import Ask, Presence, Signal
+from serve_app.domain.lease import Ask, Presence, Signal, lease_of
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Clock, LeaseTerms, Liveness
 from serve_app.domain.request import MAX_FAILURES, Cause, LogLine, Request, State
@@ -99,7 +99,7 @@ class QueueRows:
         return late.total_seconds() - self._limits.overtime_s
 
     def _out_of_time(self, row: Row) -> None:
-        row.ended[row.request.attempt] = "out_of_time"
+        row.ended[lease_of(row.request)] = "out_of_time"
         self._settle(row)
         if row.request.cancel_requested:
             self._end(row, State.CANCELLED, messages.cancelled())
@@ -107,7 +107,7 @@ class QueueRows:
             self._end(row, State.EXPIRED, messages.not_in_time())
 
     def _lost(self, row: Row, cause: Cause, *, stopped: bool = False) -> None:
-        row.ended[row.request.attempt] = "stopped" if stopped else "lost"
+        row.ended[lease_of(row.request)] = "stopped" if stopped else "lost"
         self._settle(row)
         if row.confirmed and not stopped:
             row.request = replace(row.request, alone=True)
@@ -216,7 +216,7 @@ class QueueRows:
 
     def _end_by_hand(self, row: Row, failure: Outcome | None) -> None:
         if row.request.state is State.RUNNING:
-            row.ended[row.request.attempt] = "by_hand"
+            row.ended[lease_of(row.request)] = "by_hand"
             self._settle(row)
         if failure is None:
             self._requeue(row, messages.REQUEUED)

@@ -56,7 +56,7 @@ class Notification:
                     "changed": [] if signals[part] else changed[part],
                     "pools": sorted(self.pools) if start == 0 else [],
                     "signals": [
-                        [each.held.request_id, each.held.attempt, each.kind]
+                        [each.held.request_id, each.held.attempt, each.held.nonce, each.kind]
                         for each in signals[part]
                     ],
                 }
@@ -177,7 +177,5 @@ class Notifier:
         if message["from"] == self._ingress_id:
             return
         self._alone = False
-        signals = {
-            Signal(SignalKind(kind), LeaseKey(id_, n)) for id_, n, kind in message["signals"]
-        }
+        signals = {Signal(SignalKind(kind), LeaseKey(*key)) for *key, kind in message["signals"]}
         self._on_notification(Notification(set(message["changed"]), set(message["pools"]), signals))

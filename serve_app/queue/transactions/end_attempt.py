@@ -23,7 +23,7 @@ from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import AWAKE
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.rows import RETRIES_LEFT, flatten_outcome, outcome_to_json
+from serve_app.queue.store.rows import RETRIES_LEFT, flatten_outcome, lease_columns, outcome_to_json
 
 
 class EndReason(StrEnum):
@@ -87,12 +87,12 @@ class EndedAttempt:
 # Sources of the attempts to end: three ways to name them.
 _NAMED = """
     SELECT * FROM json_to_recordset(%(ends)s::json) AS x(
-        id uuid, attempt integer, how text, message text, cause integer, outcome text,
-        artifacts json,
+        id uuid, attempt integer, nonce bigint, how text, message text, cause integer,
+        outcome text, artifacts json,
         run_s double precision, steps integer, units double precision)
 """
 _NAMELESS = """
-    SELECT id, attempt, %(how)s::text AS how,
+    SELECT id, attempt, lease_nonce AS nonce, %(how)s::text AS how,
            %(message)s::text || coalesce(replica_id, '?') AS message,
            %(cause)s::integer AS cause, NULL::text AS outcome, NULL::json AS artifacts,
            0::double precision AS run_s, 0 AS steps, 0::double precision AS units
@@ -108,7 +108,7 @@ _OF_ACTORS = f"""{_NAMELESS}
 """
 # In this order, to use the index of running requests.
 _OUT_OF_TIME = """
-    SELECT id, attempt, 'out_of_time' AS how,
+    SELECT id, attempt, lease_nonce AS nonce, 'out_of_time' AS how,
            'Out of time on replica ' || coalesce(replica_id, '?') AS message,
            %(cause)s::integer AS cause, %(outcome)s::text AS outcome, NULL::json AS artifacts,
            0::double precision AS run_s, 0 AS steps, 0::double precision AS units
@@ -133,7 +133,7 @@ held AS (
                 ELSE r.retries_left[e.cause] < 1 OR r.failures + 1 >= {most_failures}
                 END AS spent
     FROM ending e JOIN requests r ON r.id = e.id
-    WHERE r.lease_until IS NOT NULL AND r.attempt = e.attempt {still}
+    WHERE r.lease_until IS NOT NULL AND r.attempt = e.attempt AND r.lease_nonce = e.nonce {still}
     ORDER BY r.id
     FOR NO KEY UPDATE OF r
 ),
@@ -183,7 +183,7 @@ ended AS (
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.work,
               r.expected_s, r.started_at, r.failures, r.finished_at, r.events, j.how, j.message,
               j.failed, r.retries_left, j.final, j.says_itself, j.artifacts, j.run_s, j.steps,
-              j.units, r.leads, r.attempt > 1 AND r.snapshot IS NOT NULL AS resumed
+              j.units, r.leads, r.attempt > 1 AND r.snapshot IS NOT NULL AS resumed, r.lease_nonce
 ),
 closed AS (
     UPDATE attempts a SET
@@ -231,8 +231,8 @@ woken AS (
     FROM (SELECT DISTINCT pool, tenant FROM ended WHERE state = 'queued') e
     WHERE l.pool = e.pool AND l.tenant = e.tenant AND NOT l.active
 ){noted}
-SELECT e.id::text, e.attempt, e.state, e.how, e.pool, e.tenant, c.replica_id, e.failures,
-       e.events, e.finished_at, e.endpoint, e.run_s, e.work, e.expected_s,
+SELECT e.id::text, e.attempt, e.lease_nonce, e.state, e.how, e.pool, e.tenant, c.replica_id,
+       e.failures, e.events, e.finished_at, e.endpoint, e.run_s, e.work, e.expected_s,
        extract(epoch FROM now() - e.started_at)::double precision, e.leads::text, e.resumed
 FROM ended e LEFT JOIN closed c ON c.request_id = e.id
 """
@@ -270,9 +270,9 @@ LOST_MESSAGES = {
     EndReason.STOPPED: "Darkroom was stopped, and with it replica ",
 }
 ENDED_BY = """
-SELECT a.request_id::text, a.attempt
-FROM json_to_recordset(%(held)s::json) AS h(id uuid, attempt integer)
-JOIN attempts a ON a.request_id = h.id AND a.attempt = h.attempt
+SELECT a.request_id::text, a.attempt, a.nonce
+FROM json_to_recordset(%(held)s::json) AS h(id uuid, attempt integer, nonce bigint)
+JOIN attempts a ON a.request_id = h.id AND a.attempt = h.attempt AND a.nonce = h.nonce
 WHERE a.ended = ANY(%(how)s::text[])
 """
 
@@ -353,15 +353,15 @@ class EndAttempts:
         Runs as a new statement, after one that ended nothing: the statement that lost a race has a
         snapshot from before the winner's commit.
         """
-        named = [{"id": each.request_id, "attempt": each.attempt} for each in held]
+        named = [lease_columns(each) for each in held]
         params = {"held": messages.compact(named), "how": [str(each) for each in how]}
         rows = await self._database.rows(ENDED_BY, params)
-        return frozenset(LeaseKey(id_, attempt) for id_, attempt in rows)
+        return frozenset(LeaseKey(*row) for row in rows)
 
     async def _run(self, statement: str, params: Mapping[str, Any]) -> Sequence[EndedAttempt]:
         rows = await self._database.rows(statement, {**self._rules, **params})
         return [
-            EndedAttempt(LeaseKey(row[0], row[1]), State(row[2]), EndReason(row[3]), *row[4:])
+            EndedAttempt(LeaseKey(*row[:3]), State(row[3]), EndReason(row[4]), *row[5:])
             for row in rows
         ]
 
@@ -369,8 +369,7 @@ class EndAttempts:
 def _row(end: AttemptEnd) -> Mapping[str, Any]:
     outcome = end.outcome
     return {
-        "id": end.held.request_id,
-        "attempt": end.held.attempt,
+        **lease_columns(end.held),
         "how": end.how,
         "message": messages.clean(end.message),
         "cause": _NUMBER[_cause(outcome)],

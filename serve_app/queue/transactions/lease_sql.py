@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from serve_app.queue.fairness.fair_queue import DUE_SOON_S, HOT_LEAD_S, LOOK_AHEAD
 from serve_app.queue.fairness.pauses import not_paused
-from serve_app.queue.store.rows import COLUMNS
+from serve_app.queue.store.rows import COLUMNS, NEW_NONCE
 
 SUSPECT = "(alone AND failures > 0)"
 """Condition for a suspect: a request that may have ended its replica, alone or in a batch.
@@ -177,6 +177,7 @@ leased AS (
         attempt = r.attempt + 1,
         replica_id = s.replica,
         actor_id = s.actor,
+        lease_nonce = {new_nonce},
         confirmed = false,
         lease_until = now() + make_interval(secs => %(first_lease_s)s),
         started_at = now(),
@@ -186,8 +187,8 @@ leased AS (
     RETURNING r.*, s.n
 ),
 opened AS (
-    INSERT INTO attempts (request_id, attempt, replica_id, actor_id)
-    SELECT id, attempt, replica_id, actor_id FROM leased
+    INSERT INTO attempts (request_id, attempt, replica_id, actor_id, nonce)
+    SELECT id, attempt, replica_id, actor_id, lease_nonce FROM leased
 ),
 told AS (
     INSERT INTO events (request_id, sequence, state, message)
@@ -273,6 +274,7 @@ def _statement(*, limited: bool = False, leaves_out: bool = False) -> str:
         allowed=allowed,
         suspect=SUSPECT,
         columns=COLUMNS,
+        new_nonce=NEW_NONCE,
         look_ahead=LOOK_AHEAD,
         due_soon_s=DUE_SOON_S,
         hot_lead_s=HOT_LEAD_S,
