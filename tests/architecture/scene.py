@@ -36,7 +36,7 @@ from deployments.replica.config import (
 )
 from deployments.replica.deployment import make_resources
 from deployments.replica.replica import Replica
-from deployments.transfer.backoff import Backoff
+from deployments.transfer.uploader import Backoff
 from serve_app.catalog.catalog import load
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.ingress.deployment import Ingress
