@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from deployments.replica.previewer import Previewer
 from PIL import Image
 
+from deployments.replica.attempt_state import Previewer
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.progress import Preview
 
