@@ -32,10 +32,15 @@ from deployments.families.image_io import (
     size_arguments,
     stretch_to,
 )
-from deployments.families.pipeline_options import apply_options
-from deployments.families.tasks import IMAGE_TO_IMAGE, INPAINTING, TEXT_TO_IMAGE
+from deployments.families.options import (
+    IMAGE_TO_IMAGE,
+    INPAINTING,
+    TEXT_TO_IMAGE,
+    apply_options,
+    requested_loras,
+)
 from deployments.families.warm_up import warm_up_input
-from deployments.transfer.lora_fetcher import RequestedLora, requested_loras
+from deployments.transfer.lora_fetcher import RequestedLora
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from deployments.families.base import GenerationCall, GenerationResult, MediaFile, Product
 from deployments.families.multi_output import seeds_of
-from deployments.families.tasks import TEXT_TO_IMAGE
+from deployments.families.options import TEXT_TO_IMAGE
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured

@@ -22,10 +22,16 @@ from deployments.families.image_io import (
     side_multiple,
     size_arguments,
 )
-from deployments.families.pipeline_options import apply_options
-from deployments.families.tasks import IMAGE_TO_IMAGE, INPAINTING, TEXT_TO_IMAGE, task_of
+from deployments.families.options import (
+    IMAGE_TO_IMAGE,
+    INPAINTING,
+    TEXT_TO_IMAGE,
+    apply_options,
+    requested_loras,
+    task_of,
+)
 from deployments.families.warm_up import WARM_UP_DEFAULTS
-from deployments.transfer.lora_fetcher import RequestedLora, requested_loras
+from deployments.transfer.lora_fetcher import RequestedLora
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 

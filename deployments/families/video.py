@@ -23,8 +23,14 @@ from deployments.families.call_mapping import (
     require_fields,
 )
 from deployments.families.image_io import Size, as_pixels, rendered_size, seed_of, side_multiple
-from deployments.families.pipeline_options import apply_options
-from deployments.families.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, VIDEO_TO_VIDEO, required_files
+from deployments.families.options import (
+    IMAGE_TO_VIDEO,
+    TEXT_TO_VIDEO,
+    VIDEO_TO_VIDEO,
+    apply_options,
+    requested_loras,
+    required_files,
+)
 from deployments.families.video_io import (
     VideoFacts,
     deliver_video,
@@ -38,7 +44,7 @@ from deployments.families.video_io import (
 )
 from deployments.families.video_recorder import VideoRecorder
 from deployments.families.warm_up import warm_up_input
-from deployments.transfer.lora_fetcher import RequestedLora, requested_loras
+from deployments.transfer.lora_fetcher import RequestedLora
 from serve_app.domain.artifact import MEDIA_TYPES, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput

@@ -20,11 +20,10 @@ from deployments.replica.config import IngressLink, ReplicaConfig, ReplicaIdenti
 from deployments.replica.ranks import RankGroup
 from deployments.replica.replica import Replica
 from deployments.replica.resources import ReplicaResources
-from deployments.transfer.backoff import Backoff
 from deployments.transfer.fetcher import Fetcher, fetcher_client
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher
-from deployments.transfer.uploader import Uploader, http_client
+from deployments.transfer.uploader import Backoff, Uploader, http_client
 from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import Unavailable
 from serve_app.domain.lease import LeaseKey

@@ -1,4 +1,4 @@
-"""LoRAs that inputs name: the field ``loras``, and one download of each file.
+"""LoRAs that inputs name: one download of each file, and the use of it by an attempt.
 
 Importing this module does not import torch.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -17,7 +17,7 @@ from deployments.engine.threads import Threads
 from deployments.transfer.fetcher import Fetcher, Version
 from deployments.transfer.lora_cache import CachedFile, LoraCache
 from serve_app.domain.errors import InvalidInput, LoraRefused, WeightsUnavailable
-from serve_app.domain.lora import MOST_ADAPTERS, MOST_SCALE, FileUrl, HubFile, parse_adapter_path
+from serve_app.domain.lora import FileUrl, HubFile
 from serve_app.domain.ports import Clock
 from weights.folder import digest_of, known
 from weights.repository_files import RepositoryFiles
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from deployments.engine.lora.format import Lora
 
 FIELD = "loras"
+"""Field of inputs that names LoRAs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +37,6 @@ class RequestedLora:
     field: str  # of the input: the field that names the file
     source: FileUrl | HubFile
     scale: float
-
-
-def requested_loras(input: Mapping[str, Any]) -> tuple[RequestedLora, ...]:
-    """LoRAs of the field ``loras``, in order. Raises ``InvalidInput`` for values that the schema
-    ``open`` does not reject."""
-    items = input.get(FIELD) or ()
-    if not isinstance(items, list | tuple):
-        raise InvalidInput.of_field(FIELD, "Input should be a valid list", "list_type")
-    if len(items) > MOST_ADAPTERS:
-        message = f"List should have at most {MOST_ADAPTERS} items"
-        raise InvalidInput.of_field(FIELD, message, "sequence_too_long")
-    return tuple(_requested_lora(item, f"{FIELD}.{number}") for number, item in enumerate(items))
-
-
-def _requested_lora(item: Any, at: str) -> RequestedLora:
-    if not isinstance(item, Mapping) or not isinstance(item.get("path"), str):
-        raise InvalidInput.of_field(f"{at}.path", "Field required", "missing")
-    try:
-        source = parse_adapter_path(item["path"])
-    except ValueError as error:
-        raise InvalidInput.of_field(f"{at}.path", str(error), "adapter_path") from None
-    scale = item.get("scale", 1.0)
-    if not isinstance(scale, int | float) or not -MOST_SCALE <= scale <= MOST_SCALE:
-        message = f"Input should be a number from {-MOST_SCALE:g} to {MOST_SCALE:g}"
-        raise InvalidInput.of_field(f"{at}.scale", message)
-    return RequestedLora(f"{at}.path", source, float(scale))
 
 
 T = TypeVar("T")

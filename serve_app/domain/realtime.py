@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
-from serve_app.domain.pickling import pickle_by_name
+from serve_app.domain.serialization import pickle_by_name
 
 
 @pickle_by_name

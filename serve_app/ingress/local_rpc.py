@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.domain.errors import DarkroomError
-from serve_app.domain.framing import FrameStream
 from serve_app.domain.lease import Finish, LeaseKey, Report
 from serve_app.domain.ports import LeasePort
+from serve_app.domain.serialization import FrameStream
 from serve_app.telemetry.logs import log_context
 
 log = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from deployments.replica.config import (
     TransferConfig,
 )
 from deployments.replica.replica import Replica
-from deployments.transfer.backoff import Backoff
+from deployments.transfer.uploader import Backoff
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import Ask, Finish, Verdict, Work

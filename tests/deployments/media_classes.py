@@ -26,7 +26,7 @@ from deployments.engine.media.video_reader import GivenVideo, read_video
 from deployments.families.audio import AudioFamily
 from deployments.families.base import GenerationResult
 from deployments.families.call_mapping import mapping_of, parameters
-from deployments.families.pipeline_options import apply_options
+from deployments.families.options import apply_options
 from deployments.families.video import NUMBERS_OF_FRAMES, TASKS, VideoFamily
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights

@@ -11,7 +11,7 @@ from diffusers import AudioLDM2Pipeline, CogVideoXPipeline
 
 from deployments.families.audio_io import AudioOptions, audio_options
 from deployments.families.call_mapping import CallMapping, parameters
-from deployments.families.pipeline_options import PIPELINE_OPTIONS
+from deployments.families.options import PIPELINE_OPTIONS
 from deployments.families.registry import FAMILIES
 from deployments.families.video import VideoFamily
 from serve_app.catalog.catalog import BUILT_IN, load

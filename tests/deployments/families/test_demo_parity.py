@@ -16,8 +16,8 @@ from deployments.engine.engine import Engine
 from deployments.engine.loop.generation import Generation
 from deployments.engine.loop.options import GenerationOptions
 from deployments.families.base import Family, GenerationCall, load_families
+from deployments.families.options import INPUT_FILES
 from deployments.families.registry import FAMILIES
-from deployments.families.tasks import INPUT_FILES
 from tests.deployments.demos import CATALOG
 from tests.engine.demo_calls import made_of
 from tests.engine.gate import Gate

@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from deployments.families.base import load_families
-from deployments.families.pipeline_options import LORA_FILE
 from deployments.families.registry import FAMILIES
 from serve_app.domain.errors import Misconfigured
 from tests.deployments.served import CATALOG, from_folder
 from tests.engine.tiny import tiny_sdxl
 from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
+from weights.selection import LORA_FILE
 
 pytestmark = [
     pytest.mark.engine,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from deployments.families.base import GenerationResult
-from deployments.families.pipeline_options import apply_options, options_name
+from deployments.families.options import apply_options, options_name
 from deployments.families.video import VideoFamily
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput, Misconfigured

@@ -7,7 +7,7 @@ import torch
 
 from deployments.families.base import load_families
 from deployments.families.registry import FAMILIES
-from deployments.replica.weights import recipe_for_device, weights_name, with_recipe_dtype
+from deployments.replica.resources import recipe_for_device, weights_name, with_recipe_dtype
 from serve_app.domain.endpoint import Endpoint, Recipe, Weights
 from serve_app.domain.errors import WeightsUnavailable
 from tests.engine.tiny import save_tiny_flux

@@ -13,8 +13,7 @@ import pytest
 
 from deployments.replica.config import SnapshotConfig
 from deployments.replica.snapshotter import Snapshotter
-from deployments.transfer.backoff import Backoff
-from deployments.transfer.uploader import Uploader
+from deployments.transfer.uploader import Backoff, Uploader
 from serve_app.domain.lease import LeaseKey
 from tests.deployments.storage import HttpStorage
 from tests.fakes.clock import FakeClock

@@ -8,8 +8,7 @@ import httpx
 import pytest
 
 from deployments.families.base import MediaFile
-from deployments.transfer.backoff import Backoff
-from deployments.transfer.uploader import StorageRetry, Uploader, http_client
+from deployments.transfer.uploader import Backoff, StorageRetry, Uploader, http_client
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import StorageUnavailable, TooLarge
 from serve_app.telemetry.clock import SystemClock
