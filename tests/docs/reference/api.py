@@ -23,8 +23,8 @@ Calls take `Authorization: Key id:secret` or
 [playground](../how-to/use-the-playground.md), and `GET /page/{{name}}` its files, without a key.
 
 [Errors](errors.md) have the body [`Error`](#error), or with status 422
-[`ValidationError`](#validationerror). `{EXAMPLE}` stands for any endpoint id, and `fal-ai/flux` for its
-first two segments. Pages of their own:
+[`ValidationError`](#validationerror). `{EXAMPLE}` stands for any endpoint id, and `fal-ai/flux`
+for its first two segments. Pages of their own:
 [fal's protocol](fal-protocol.md), [OpenAI](openai.md), [Replicate](replicate.md), [MCP](mcp.md).
 """
 
