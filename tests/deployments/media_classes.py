@@ -239,13 +239,12 @@ def _needs(kind: Any, name: str) -> bool:
 _HEAD = """# Media pipelines
 
 The video and audio pipelines of diffusers {version} that an [entry in the
-catalogue](catalogue.md#options) serves without code. `python -m tests.deployments.media_classes
---out docs/reference/media-pipelines.md` generates this page. Each class is built tiny with random
-weights, as for [Supported pipelines](pipelines.md). A request goes through the family, the engine
-and the encoder to a file, whose size and number of frames or samples are checked.
+catalogue](catalogue.md#options) serves without code, each run from a request to a checked file with
+tiny random weights. `python -m tests.deployments.media_classes --out
+docs/reference/media-pipelines.md` generates this page.
 
-Of {total} classes, {served} are served, and {fit} accept the arguments of the family but are not
-run, because the tests have no tiny parts for them. {rest} are not served.
+Of {total} classes, {served} are served, {fit} accept the arguments but are not run (the tests have
+no tiny parts for them), and {rest} are not served.
 
 | task, or reason | served by an entry | classes |
 |---|---|---|

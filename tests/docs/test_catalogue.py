@@ -22,14 +22,16 @@ from tests.docs.pages import DOCS, ROOT, blocks, code, table
 
 PAGE = DOCS / "reference" / "catalogue.md"
 GUIDE = DOCS / "how-to" / "add-a-model.md"
+TUTORIAL = DOCS / "tutorials" / "serve-your-fine-tune.md"
 DEMO = ROOT / "deployments" / "demo"
 
 
 def test_the_endpoints_are_told() -> None:
     written = yaml.safe_load(BUILT_IN.read_text())["endpoints"]
     told = {
-        code(endpoint)[0]: (code(family)[0], code(weights)[0], licence, (code(demo) or [None])[0])
-        for endpoint, family, weights, licence, demo in table(PAGE, "endpoint")
+        endpoint: (code(family)[0], code(weights)[0], licence, (code(demo) or [None])[0])
+        for endpoints, family, weights, licence, demo in table(PAGE, "endpoints")
+        for endpoint in code(endpoints)
     }
     assert told == {
         endpoint_id: (
@@ -84,7 +86,7 @@ def test_the_schemas_are_told() -> None:
 
 def test_the_example_is_a_catalogue(tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
-    path.write_text(blocks(PAGE, "yaml")[0].text)
+    path.write_text(blocks(TUTORIAL, "yaml")[0].text)
     (entry,) = load(path, demo=True, demo_dir=DEMO, families={"flux"})
     assert not entry.missing
     assert len(entry.endpoint.recipes) == 2
