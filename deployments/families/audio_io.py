@@ -17,7 +17,7 @@ from serve_app.domain.errors import InvalidInput, Misconfigured
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from deployments.engine.media.audio import GivenAudio
+    from deployments.engine.media.audio import InputAudio
 
 DURATIONS = ("seconds_total", "duration")
 """fal's field names for the duration in seconds."""
@@ -150,7 +150,7 @@ def deliver_audio(
     from deployments.engine.media.audio import (  # noqa: PLC0415
         HEIGHT,
         WIDTH,
-        levelled,
+        limit_peak,
         waveform,
         write_audio,
     )
@@ -163,7 +163,7 @@ def deliver_audio(
             f"{endpoint.id} makes audio as {form.media_type}, but the lease has tickets for "
             f"{types}."
         )
-    samples = levelled(generated.result.audios[0], form.samples)
+    samples = limit_peak(generated.result.audios[0], form.samples)
     path = scratch.new_file(EXTENSIONS[form.media_type])
 
     def on_part(done: int) -> None:
@@ -211,7 +211,7 @@ def input_samples(input: Mapping[str, Any], pipeline: Any, rate: int, most_s: fl
     dtype are the autoencoder's."""
     import torch  # noqa: PLC0415
 
-    audio: GivenAudio = input[FIELD]
+    audio: InputAudio = input[FIELD]
     vae = pipeline.vae
     channels = getattr(vae.config, "audio_channels", None) or 2
     return torch.from_numpy(audio.samples(rate, channels, most_s))[None].to(vae.dtype)

@@ -35,12 +35,12 @@ def apply_options(pipeline: Any, endpoint: Endpoint) -> Any:
     cannot be read.
     """
     if (lora := _option(endpoint, "adapter")) is not None:
-        from deployments.engine.lora.format import merge_adapter  # noqa: PLC0415
+        from deployments.engine.lora.format import merge_lora  # noqa: PLC0415
 
         _check_lora(endpoint, lora)
         file = Path(lora["directory"]) / _name(lora)
         try:
-            merge_adapter(pipeline, file, float(lora.get("scale", 1.0)))
+            merge_lora(pipeline, file, float(lora.get("scale", 1.0)))
         except Misconfigured as error:
             raise Misconfigured(f"{endpoint.id}: {error.message}") from error
     if (solver := _option(endpoint, "solver")) is not None:

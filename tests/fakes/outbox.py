@@ -135,7 +135,7 @@ class FakeOutbox:
             entry.due = self._clock.monotonic() + after_s
         return entry is not None
 
-    async def give_up(self, after_s: float) -> int:
+    async def expire(self, after_s: float) -> int:
         over = self._clock.monotonic() - after_s
         late = [each for each in self._live() if each.since < over]
         for entry in late:

@@ -209,8 +209,8 @@ def attach(component: torch.nn.Module, layers: Mapping[str, Any], name: str) -> 
             _put(component, path, layer)
 
 
-def check_no_foreign_adapters(component: torch.nn.Module, rows: LoraRows) -> None:
-    """Raise ``Misconfigured`` when other code than the engine has put adapters on ``component``."""
+def check_no_foreign_loras(component: torch.nn.Module, rows: LoraRows) -> None:
+    """Raise ``Misconfigured`` when other code than the engine has put LoRAs on ``component``."""
     for layer in component.modules():
         hooks = getattr(layer, "_forward_pre_hooks", {}).values()
         if isinstance(layer, LoraLayer) and rows.select_mix not in hooks:

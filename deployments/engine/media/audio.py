@@ -18,7 +18,7 @@ from av.container import InputContainer
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from deployments.engine.media.input import GivenMedia, is_isobmff, is_matroska
+from deployments.engine.media.input import InputMedia, is_isobmff, is_matroska
 from serve_app.domain.errors import PipelineFailed, Unsupported
 
 # Levels of generated audio, so that no player clips it.
@@ -30,7 +30,7 @@ CEILING = 10 ** (-1 / 20)
 the signal between the samples, and what lossy codecs add, go slightly beyond the samples."""
 
 
-def levelled(made: torch.Tensor, count: int) -> Samples:
+def limit_peak(made: torch.Tensor, count: int) -> Samples:
     """Convert to one or two channels of ``count`` samples, padded with silence.
 
     ``made``: [channels, samples] or [samples], on any device and of any float type. Audio that is
@@ -141,10 +141,10 @@ FORMATS = ("WAV", "FLAC", "MP3", "AAC", "Ogg", "M4A", "WebM")
 _BEGINNINGS = {b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3"}
 
 
-class GivenAudio:
+class InputAudio:
     """Audio named by an input field. It is decoded on demand, at a model's sample rate."""
 
-    def __init__(self, media: GivenMedia) -> None:
+    def __init__(self, media: InputMedia) -> None:
         self._media = media
 
     def read_first(self) -> None:
@@ -162,7 +162,7 @@ class GivenAudio:
         parts: list[Samples] = []
         left = round(most_s * rate)
         with self._media.opened() as container:
-            for frame in _and_none(_decoded(container)):
+            for frame in _with_flush(_decoded(container)):
                 for made in resampler.resample(frame):
                     parts.append(made.to_ndarray()[:, :left].astype(np.float32, copy=False))
                     left -= parts[-1].shape[1]
@@ -171,10 +171,10 @@ class GivenAudio:
         return np.clip(np.concatenate(parts, axis=1), -1.0, 1.0)
 
 
-def read_audio(body: bytes, field: str) -> GivenAudio:
+def read_audio(body: bytes, field: str) -> InputAudio:
     """Open an audio file. Raises ``InvalidInput`` naming the field if the file is not audio."""
     type_ = "unsupported_audio_format"
-    audio = GivenAudio(GivenMedia(body, field, "audio", type_, FORMATS, _demuxer))
+    audio = InputAudio(InputMedia(body, field, "audio", type_, FORMATS, _demuxer))
     audio.read_first()
     return audio
 
@@ -184,7 +184,7 @@ def _decoded(container: InputContainer) -> Iterator[AudioFrame]:
         yield from container.decode(container.streams.audio[0])
 
 
-def _and_none(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame | None]:
+def _with_flush(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame | None]:
     """Append None, which makes a resampler return the rest that it holds."""
     yield from frames
     yield None
@@ -215,9 +215,9 @@ class Soundtrack:
         """Level and store audio.
 
         ``audio``: [channels, samples] with one or two channels, or [samples], on any device. It may
-        be made quieter, and may be refused; see ``levelled``.
+        be made quieter, and may be refused; see ``limit_peak``.
         """
-        samples = levelled(audio, audio.shape[-1])
+        samples = limit_peak(audio, audio.shape[-1])
         return cls(np.broadcast_to(samples, (2, samples.shape[1])), rate)
 
     def during(self, start_s: Fraction, end_s: Fraction) -> NDArray[np.float32]:

@@ -205,27 +205,27 @@ class ParallelModels:
             send(self._group, *call)
         except RuntimeError as error:
             # The follower may not count as ended yet: a process's connections close before it ends.
-            raise self._lost("ended") from error
+            raise self._break("ended") from error
         try:
             return divided(*arguments, **keywords)
         except BaseException as error:
             if self._all_failed(number):
                 raise
             how = "failed alone" if self._followers_live() else "ended"
-            raise self._lost(how) from error
+            raise self._break(how) from error
 
     def _all_failed(self, number: int) -> bool:
         """Return whether all followers failed in the same call, so that all are in step again."""
         for rank in range(1, self._group.size):
             glances = int(AGREE_S / _GLANCE_S)
-            while not self._group.told(failed(number, rank), _GLANCE_S):
+            while not self._group.wait_for(failed(number, rank), _GLANCE_S):
                 glances -= 1
                 if not glances or not self._followers_live():
                     return False
-        self._group.tell(agreed(number))
+        self._group.publish(agreed(number))
         return True
 
-    def _lost(self, how: str) -> ReplicaDied:
+    def _break(self, how: str) -> ReplicaDied:
         self._broken = (
             f"One of the replica's {self._group.size} devices {how}; the replica is being replaced."
         )

@@ -38,7 +38,7 @@ class SchedulerParams:
         return cls(kept.sqrt(), (1 - kept).sqrt())
 
 
-_LEAST_SIGNAL = 0.01  # some schedules begin with a signal of 0
+_MIN_SIGNAL = 0.01  # some schedules begin with a signal of 0
 
 
 def denoised(latents: Tensor, prediction: Tensor | None, solver: Any, timestep: Any) -> Tensor:
@@ -79,7 +79,7 @@ def _image_in(
     """Image estimate. ``before``: the mixture at the timestep of the prediction."""
     match kind:
         case "epsilon":
-            return (latents - now.noise * told) / now.signal.clamp(min=_LEAST_SIGNAL)
+            return (latents - now.noise * told) / now.signal.clamp(min=_MIN_SIGNAL)
         case "v_prediction":  # v = signal · noise - noise · image
             scale = before.signal * now.signal + before.noise * now.noise
             return (before.signal * latents - now.noise * told) / scale
@@ -160,7 +160,7 @@ class DecoderParams:
         raise Unsupported(f"{type(self.pipeline).__name__} has no image autoencoder.")
 
 
-def standing() -> DecoderParams:
+def decoder_params() -> DecoderParams:
     """Read the innermost frame with latents; called inside the generation.
 
     Raises ``Unsupported`` if there is none.
@@ -226,14 +226,14 @@ def _unpacked(at: DecoderParams, latents: Tensor) -> Tensor:
     videos = any(each.name == "num_frames" for each in parameters)
     given: dict[str, Any] = {}
     for each in parameters:
-        if (value := _told_of(at, each.name, videos=videos)) is not None:
+        if (value := _unpacking_argument(at, each.name, videos=videos)) is not None:
             given[each.name] = value
         elif each.default is inspect.Parameter.empty:
             raise Unsupported(f"The pipeline does not say the {each.name} of the latents.")
     return unpack(latents, **given)
 
 
-def _told_of(at: DecoderParams, name: str, *, videos: bool) -> Any:
+def _unpacking_argument(at: DecoderParams, name: str, *, videos: bool) -> Any:
     """Value that pipelines pass for a parameter of their unpacking function.
 
     For ``videos`` (video), sizes are in latents; otherwise in pixels.
@@ -258,10 +258,10 @@ def _as_decoded(at: DecoderParams, latents: Tensor) -> Tensor:
         deviation = (normed.running_var + vae.config.batch_norm_eps).sqrt()
         mean = normed.running_mean
         return unpatchify(latents * _by_channel(deviation, latents) + _by_channel(mean, latents))
-    mean, deviation = _told(vae, "latents_mean"), _told(vae, "latents_std")
-    scale = _told(vae, "scaling_factor") or 1.0
+    mean, deviation = _config_value(vae, "latents_mean"), _config_value(vae, "latents_std")
+    scale = _config_value(vae, "scaling_factor") or 1.0
     if mean is None or deviation is None:
-        return latents / scale + (_told(vae, "shift_factor") or 0.0)
+        return latents / scale + (_config_value(vae, "shift_factor") or 0.0)
     return latents * _by_channel(deviation, latents) / scale + _by_channel(mean, latents)
 
 
@@ -271,7 +271,7 @@ def _by_channel(values: Any, latents: Tensor) -> Tensor:
     return values.view(channels, -1).mean(dim=1).view(1, -1, 1, 1)  # Cosmos has values per frame
 
 
-def _told(vae: Any, name: str) -> Any:
+def _config_value(vae: Any, name: str) -> Any:
     """Value from the configuration, or else from a buffer."""
     found = getattr(vae.config, name, None)
     return dict(vae.named_buffers(recurse=False)).get(name) if found is None else found

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from deployments.engine.interception.proxy import GenerationGreenlet
 from deployments.engine.memory.device import host_copy
-from deployments.engine.preview.latents import DecoderParams, clean_latents, standing
+from deployments.engine.preview.latents import DecoderParams, clean_latents
 from deployments.engine.preview.projection import Projection, fitted
 from serve_app.domain.errors import SnapshotRefused, Unsupported
 

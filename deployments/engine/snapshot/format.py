@@ -33,7 +33,7 @@ def of_pipeline(pipeline: Any) -> str:
     for name, component in sorted(getattr(pipeline, "__dict__", {}).items()):
         if config := getattr(component, "config", None):
             told = config.to_dict() if hasattr(config, "to_dict") else config
-            hashed.update(f"{name}{_name(component)}{_told(told)}".encode())
+            hashed.update(f"{name}{_name(component)}{_config_text(told)}".encode())
     return hashed.hexdigest()
 
 
@@ -46,7 +46,7 @@ def of_arguments(arguments: Mapping[str, Any]) -> str:
     return hashlib.sha256(_content(arguments).encode()).hexdigest()
 
 
-def _told(config: Mapping[str, Any]) -> str:
+def _config_text(config: Mapping[str, Any]) -> str:
     """Configuration without entries that change from load to load, such as the source path."""
     has = {str(key): str(config[key]) for key in config if str(key)[0] != "_"}
     return str(sorted(has.items()))

@@ -22,7 +22,7 @@ def list_keys(installation: Installation, tenant: str | None, *, as_json: bool) 
     for key in answer["keys"]:
         scopes = ",".join(key["scopes"])
         click.echo(
-            f"{key['key_id']:<24} {scopes:<10} {key['created_at'][:10]}  {_standing(key):<20} "
+            f"{key['key_id']:<24} {scopes:<10} {key['created_at'][:10]}  {_status_text(key):<20} "
             f"{key['alias']}".rstrip()
         )
 
@@ -66,7 +66,7 @@ def revoke(installation: Installation, key_id: str, *, as_json: bool) -> None:
     )
 
 
-def _standing(key: dict[str, Any]) -> str:
+def _status_text(key: dict[str, Any]) -> str:
     if key["revoked_at"]:
         return f"revoked {key['revoked_at'][:10]}"
     if key["expires_at"]:

@@ -62,7 +62,7 @@ def findings(call: ClientCall, offer: AvailableEndpoints) -> Iterator[ReportItem
     if call.endpoint is not None:
         offered = _found(call, call.endpoint, offer)
         if offered is None:
-            why = offer.stranger(call.endpoint)
+            why = offer.not_found_message(call.endpoint)
             yield ReportItem(call.place, call.endpoint, None, CallVerdict.MISSING, why)
         else:
             fate = CallVerdict.MISSING if offered.missing else CallVerdict.SERVED

@@ -46,12 +46,12 @@ class PathRewriting:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            scope = self._led(scope)
+            scope = self._routed(scope)
             if not _UNNAMED.isdisjoint(scope["path"]):
                 scope = cast("Scope", {**scope, "path": _replaced(scope["path"])})
         await self._app(scope, receive, send)
 
-    def _led(self, scope: Scope) -> Scope:
+    def _routed(self, scope: Scope) -> Scope:
         host = target = b""
         for name, value in scope["headers"]:
             if name == b"host":
