@@ -31,7 +31,7 @@ from serve_app.domain.endpoint import Weights
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
-def random_adapter(file: Path, transformer: torch.nn.Module, rank: int, seed: int) -> Path:
+def random_lora(file: Path, transformer: torch.nn.Module, rank: int, seed: int) -> Path:
     """On all of the attention, as most LoRAs are."""
     noise = torch.Generator().manual_seed(seed)
     state = {}
@@ -57,7 +57,7 @@ class Bench:
         self.switching = demo()
         self.mixing = demo()
         self._files = [
-            random_adapter(
+            random_lora(
                 folder / f"{number}.safetensors", self.mixing.transformer, given.rank, number
             )
             for number in range(given.loras)

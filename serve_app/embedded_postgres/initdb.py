@@ -78,8 +78,8 @@ def _run_initdb(files: ClusterFiles, maker: ServerUser) -> None:
             extra_groups=maker.groups,
         )
     if made.returncode != 0:
-        said = tail(made.stdout.decode(errors="replace"))
-        raise Misconfigured(f"PostgreSQL could not create its files in {files.home}: {said}")
+        output = tail(made.stdout.decode(errors="replace"))
+        raise Misconfigured(f"PostgreSQL could not create its files in {files.home}: {output}")
 
 
 @contextlib.contextmanager

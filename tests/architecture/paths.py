@@ -49,7 +49,13 @@ REPEATS = 3
 
 TELEMETRY, ENGINE, INGRESS = "serve_app.telemetry", "deployments.engine", "serve_app.ingress"
 PERIODIC = frozenset(
-    {"Lanes._look", "Notifier._listen", "PeriodicTask._go", "PresenceBook._loop", "Reporter._loop"}
+    {
+        "Lanes._wake_collected",
+        "Notifier._listen",
+        "PeriodicTask._loop",
+        "PresenceBook._loop",
+        "Reporter._loop",
+    }
 )
 """Coroutines of tasks that run on their own, beside requests."""
 

@@ -215,7 +215,7 @@ def check_no_foreign_loras(component: torch.nn.Module, rows: LoraRows) -> None:
         hooks = getattr(layer, "_forward_pre_hooks", {}).values()
         if isinstance(layer, LoraLayer) and rows.select_mix not in hooks:
             raise Misconfigured(
-                f"The {type(component).__name__} has adapters that the engine did not load. Call "
+                f"The {type(component).__name__} has LoRAs that the engine did not load. Call "
                 "unload_lora_weights() on the pipeline, and pass them as submit(loras=…)."
             )
 

@@ -1,4 +1,7 @@
-"""Writing of audio files. Never on the engine's thread: a minute takes tenths of a second."""
+"""Reading and writing of audio files.
+
+Never on the engine's thread: writing a minute takes tenths of a second.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,12 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.codec.codec import UnknownCodecError
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from deployments.engine.media.input import InputMedia, is_isobmff, is_matroska
 from serve_app.domain.errors import PipelineFailed, Unsupported
-
-# Levels of generated audio, so that no player clips it.
 
 Samples = NDArray[np.float32]  # [channels, samples], -1 to 1
 
@@ -100,15 +101,7 @@ def write_audio(
     # Without `bitexact`, Ogg gets a random number.
     settings = {"fflags": "bitexact"}
     with av.open(str(path), "w", format=kind.container, options=settings) as container:
-        try:
-            stream = container.add_stream(kind.codec, rate=_rate(kind, rate))
-        except UnknownCodecError:
-            raise Unsupported(
-                f"FFmpeg on this machine was built without {kind.codec}, which is needed for "
-                f"{media_type}. Ask for another output_format."
-            ) from None
-        if not isinstance(stream, AudioStream):
-            raise TypeError(f"{kind.codec} is not an audio codec.")
+        stream = _audio_stream(container, kind, media_type, rate)
         stream.layout = layout
         if kind.bit_rate is not None:
             stream.bit_rate = kind.bit_rate * len(samples)
@@ -128,13 +121,26 @@ def write_audio(
         container.mux(stream.encode(None))
 
 
+def _audio_stream(
+    container: OutputContainer, kind: _Kind, media_type: str, rate: int
+) -> AudioStream:
+    try:
+        stream = container.add_stream(kind.codec, rate=_rate(kind, rate))
+    except UnknownCodecError:
+        raise Unsupported(
+            f"FFmpeg on this machine was built without {kind.codec}, which is needed for "
+            f"{media_type}. Ask for another output_format."
+        ) from None
+    if not isinstance(stream, AudioStream):
+        raise TypeError(f"{kind.codec} is not an audio codec.")
+    return stream
+
+
 def _rate(kind: _Kind, rate: int) -> int:
     if not kind.rates or rate in kind.rates:
         return rate
     return next((each for each in kind.rates if each > rate), kind.rates[-1])
 
-
-# Input audio files, decoded on demand.
 
 FORMATS = ("WAV", "FLAC", "MP3", "AAC", "Ogg", "M4A", "WebM")
 
@@ -202,11 +208,10 @@ def _demuxer(body: bytes) -> str | None:
     return next((name for begins, name in _BEGINNINGS.items() if body.startswith(begins)), None)
 
 
-# Audio track of a generated video, cut at its frames.
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Soundtrack:
+    """Audio track of a generated video, which is cut at its frames."""
+
     samples: NDArray[np.float32]  # [2, samples], -1 to 1
     rate: int  # samples a second
 
@@ -229,8 +234,6 @@ class Soundtrack:
         part = self.samples[:, start:end]
         return np.pad(part, ((0, 0), (0, end - start - part.shape[1])))
 
-
-# Image of a waveform: the range of the samples, from left to right.
 
 WIDTH, HEIGHT = 960, 240  # pixels
 GROUND, LINE, SWING = (18, 20, 24), (70, 76, 86), (120, 200, 255)

@@ -46,9 +46,6 @@ def read_input(kind: InputKind, body: bytes, field: str) -> Any:
             return read_audio(body, field)
 
 
-# Video and audio files.
-
-
 _ALONE = {"protocol_whitelist": "pipe", "enable_drefs": "0", "use_absolute_path": "0"}
 """FFmpeg options that restrict reading to the bytes, whatever the file refers to."""
 

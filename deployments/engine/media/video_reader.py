@@ -78,8 +78,8 @@ class InputVideo:
                     break
                 if container.streams.video:
                     stream = container.streams.video[0]
-                    told = stream.average_rate or stream.guessed_rate
-                    self._fps = told if told and 0 < told <= MAX_FPS else None
+                    rate = stream.average_rate or stream.guessed_rate
+                    self._fps = rate if rate and 0 < rate <= MAX_FPS else None
         if self._first is None:
             raise self._media.unread("it has no frames")
         return self._first, self._fps

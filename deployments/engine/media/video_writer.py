@@ -278,11 +278,8 @@ def _middle(pixels: Pixels, width: int, height: int) -> Pixels:
     return np.ascontiguousarray(pixels[top : top + down, left : left + across])
 
 
-# Video file that is written as frames arrive, with its audio and a poster image.
-
-
 class VideoFile:
-    """Video file in progress, for one thread at a time.
+    """Video file that is written as frames arrive. For one thread at a time.
 
     ``add`` raises ``Cancelled`` when the file is no longer needed. Frames beyond the number in the
     form are dropped.

@@ -132,11 +132,6 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
 _PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size)
 
 
-# Parallel computing of denoisers: each call is computed by several devices together. The caller
-# of such a denoiser notices no difference: its ``forward`` sends the arguments to the followers,
-# and all of them compute. Batches are merged as usual, and all other components are on one
-# device.
-
 log = logging.getLogger(__name__)
 
 AGREE_S = 20.0
@@ -146,7 +141,12 @@ _GLANCE_S = 0.2
 
 
 class ParallelModels:
-    """Parallel group on rank 0. Calls run on the engine's thread only; ``add`` on any thread."""
+    """Parallel group on rank 0. Calls run on the engine's thread only; ``add`` on any thread.
+
+    Each call of a denoiser is computed by several devices together. Its caller notices no
+    difference: the denoiser's ``forward`` sends the arguments to the followers, and all of them
+    compute. Batches are merged as usual, and all other components are on one device.
+    """
 
     def __init__(
         self,

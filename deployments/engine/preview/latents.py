@@ -14,8 +14,6 @@ from deployments.engine.interception.pipeline import main_scheduler
 from deployments.engine.interception.stack_frames import frames_of_the_pipeline
 from serve_app.domain.errors import Unsupported
 
-# Estimate of a half-done generation's final latents, from its scheduler's state.
-
 
 @dataclass(frozen=True, slots=True)
 class SchedulerParams:
@@ -54,10 +52,10 @@ def denoised(latents: Tensor, prediction: Tensor | None, solver: Any, timestep: 
     latents = latents.float()
     if (kept := _kept_by(solver, latents)) is not None:
         return kept.float()
-    told = prediction.float() if prediction is not None else None
+    predicted = prediction.float() if prediction is not None else None
     sigma = _sigma(solver)
     if sigma is not None and _is_flow(solver):
-        return latents if told is None else latents - sigma * told
+        return latents if predicted is None else latents - sigma * predicted
     if sigma is not None and _grows_with_noise(solver):
         now, before = (
             SchedulerParams.at_sigma(sigma),
@@ -67,24 +65,24 @@ def denoised(latents: Tensor, prediction: Tensor | None, solver: Any, timestep: 
     else:
         now = _mixture(solver, timestep)
         before = _mixture(solver, _timestep_before(solver, timestep))
-    if told is None or now is None or before is None:
+    if predicted is None or now is None or before is None:
         return latents
     kind = getattr(getattr(solver, "config", None), "prediction_type", None)
-    return _image_in(latents, told, str(kind), now, before)
+    return _image_in(latents, predicted, str(kind), now, before)
 
 
 def _image_in(
-    latents: Tensor, told: Tensor, kind: str, now: SchedulerParams, before: SchedulerParams
+    latents: Tensor, predicted: Tensor, kind: str, now: SchedulerParams, before: SchedulerParams
 ) -> Tensor:
     """Image estimate. ``before``: the mixture at the timestep of the prediction."""
     match kind:
         case "epsilon":
-            return (latents - now.noise * told) / now.signal.clamp(min=_MIN_SIGNAL)
+            return (latents - now.noise * predicted) / now.signal.clamp(min=_MIN_SIGNAL)
         case "v_prediction":  # v = signal · noise - noise · image
             scale = before.signal * now.signal + before.noise * now.noise
-            return (before.signal * latents - now.noise * told) / scale
+            return (before.signal * latents - now.noise * predicted) / scale
         case "sample":
-            return told
+            return predicted
         case _:
             return latents
 

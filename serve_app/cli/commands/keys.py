@@ -60,9 +60,11 @@ def create(
 def revoke(installation: Installation, key_id: str, *, as_json: bool) -> None:
     with Client(installation) as client:
         client.delete(f"/v1/keys/{key_id}")
-    said = {"key_id": key_id, "revoked": True}
+    result = {"key_id": key_id, "revoked": True}
     click.echo(
-        json.dumps(said) if as_json else f"{key_id} is revoked. All replicas refuse it within 5 s."
+        json.dumps(result)
+        if as_json
+        else f"{key_id} is revoked. All replicas refuse it within 5 s."
     )
 
 

@@ -207,9 +207,9 @@ def text_report(found: Sequence[ReportItem], where: str) -> Iterator[str]:
         yield f"{each.place}: {each.fate.value:<7}  {about}{why}"
     if not found:
         yield "No calls to fal's clients found."
-    told = ", ".join(f"{count} {fate}" for fate, count in count_verdicts(found).items() if count)
-    if told:
-        yield f"{told}, checked against {where}."
+    counts = ", ".join(f"{count} {fate}" for fate, count in count_verdicts(found).items() if count)
+    if counts:
+        yield f"{counts}, checked against {where}."
 
 
 def count_verdicts(found: Sequence[ReportItem]) -> dict[str, int]:

@@ -30,7 +30,7 @@ KEY_SHOWN = "api_key.shown"  # marker file next to the key: the key has been pri
 def print_welcome(
     installation: Installation,
     url: str,
-    print_line: Callable[[str], None],
+    echo: Callable[[str], None],
     *,
     sample: bool,
     demo: bool,
@@ -41,8 +41,8 @@ def print_welcome(
     """
     marker = installation.data_dir / KEY_SHOWN
     if not marker.exists():
-        print_line(f"\nYour API key, shown only once and stored in {installation.key_file}:\n")
-        print_line(f"    {installation.key()}")
+        echo(f"\nYour API key, shown only once and stored in {installation.key_file}:\n")
+        echo(f"    {installation.key()}")
         marker.touch(mode=0o600)
     try:
         with Client(installation) as client:
@@ -51,29 +51,27 @@ def print_welcome(
         model = MODEL
     data_dir = shlex.quote(str(installation.data_dir))
     if model is None:
-        print_line(
-            f"\nOpen {url} in a browser. List the models: darkroom models --data-dir {data_dir}"
-        )
+        echo(f"\nOpen {url} in a browser. List the models: darkroom models --data-dir {data_dir}")
     else:
-        print_line(f"\nOpen {url} in a browser, or use fal's client (pip install fal-client):\n")
+        echo(f"\nOpen {url} in a browser, or use fal's client (pip install fal-client):\n")
         for line in example_commands(installation, url, model):
-            print_line(f"    {line}")
+            echo(f"    {line}")
         named = "" if model == MODEL else f" -m {model}"
-        print_line(
+        echo(
             f"\nOr: darkroom generate {shlex.quote(PROMPT)} -o out.png{named} --data-dir {data_dir}"
         )
-    print_line("Press Ctrl-C to stop Darkroom.\n")
+    echo("Press Ctrl-C to stop Darkroom.\n")
     if not sample:
         return
     if model is None:
-        print_line("No sample image: none of the served models generates an image from a prompt.")
+        echo("No sample image: none of the served models generates an image from a prompt.")
         return
     try:
-        print_line(_make_sample(installation, model, show=not demo))
+        echo(_make_sample(installation, model, show=not demo))
     except DarkroomError as error:
-        print_line(f"The sample image failed: {error.message}")
+        echo(f"The sample image failed: {error.message}")
     except OSError as error:
-        print_line(f"The sample image could not be written to {_image_of(installation)}: {error}.")
+        echo(f"The sample image could not be written to {_image_of(installation)}: {error}.")
 
 
 def sample_model(models: Iterable[Mapping[str, Any]]) -> str | None:

@@ -164,13 +164,21 @@ class ServeCommand:
         self._log.start()
         ray_flags.export(self._installation.run_dir)
         # Ray reads its flags when it is imported, so it is imported after they are exported.
+        started = time.monotonic()
+        self._start_ray()
+        self._deploy(settings)
+        threading.Thread(target=self._keep_record, daemon=True, name="run-record").start()
+        self.console.print_line(
+            f"Darkroom serves {self.url} after {time.monotonic() - started:.0f} s."
+        )
+        self.console.print_line(ports.ports_text(self._addresses))
+
+    def _start_ray(self) -> None:
+        """Start a cluster of this machine, and Ray Serve's proxy."""
         import ray  # noqa: PLC0415
         from ray import serve  # noqa: PLC0415
         from ray.exceptions import RayError  # noqa: PLC0415
 
-        from serve_app.app import APPLICATION, build  # noqa: PLC0415
-
-        started = time.monotonic()
         self.console.print_line("Starting Ray …")
         ray.init(
             address="local",
@@ -193,6 +201,12 @@ class ServeCommand:
                 f"Ray Serve's proxy did not start. Its error: {str(error).splitlines()[-1]}"
             ) from error
         self._record_all()
+
+    def _deploy(self, settings: dict[str, Any]) -> None:
+        from ray import serve  # noqa: PLC0415
+
+        from serve_app.app import APPLICATION, build  # noqa: PLC0415
+
         self.console.print_line("Starting Darkroom …")
         config = settings | {
             "data_dir": self._installation.data_dir,
@@ -205,11 +219,6 @@ class ServeCommand:
         except RuntimeError as error:
             raise Misconfigured(_deploy_failure(error)) from None
         self._record_all()
-        threading.Thread(target=self._keep_record, daemon=True, name="run-record").start()
-        self.console.print_line(
-            f"Darkroom serves {self.url} after {time.monotonic() - started:.0f} s."
-        )
-        self.console.print_line(ports.ports_text(self._addresses))
 
     def _keep_record(self) -> None:
         while not self._done.wait(RECORD_INTERVAL_S):
@@ -276,13 +285,15 @@ def _deploy_failure(error: RuntimeError) -> str:
     """Message of the error that a deployment raised at its start, extracted from Serve's report."""
     from ray import serve  # noqa: PLC0415 only if it was imported before
 
-    said = [str(error)]
+    reasons = [str(error)]
     for application in serve.status().applications.values():
-        said += [deployment.message for deployment in application.deployments.values()]
-    for message in said:
+        reasons += [deployment.message for deployment in application.deployments.values()]
+    for message in reasons:
         sentence = re.search(
             r"(?:Misconfigured|Unavailable)(?:\(|: )['\"]?(.+?)['\"]?\)?$", message, re.M
         )
         if sentence:
             return sentence.group(1)
-    return f"Darkroom did not start. See the log above for the cause. Ray Serve reports: {said[-1]}"
+    return (
+        f"Darkroom did not start. See the log above for the cause. Ray Serve reports: {reasons[-1]}"
+    )

@@ -98,8 +98,8 @@ async def proxy_without_target(request: HttpRequest) -> Response:
     """Answer a call to ``/fal/proxy`` itself, which did not name one of fal's calls: 400."""
     context_of(request).route = "fal.proxy"
     given = request.headers.get("x-fal-target-url")
-    said = "is missing" if given is None else f"is not a URL of fal's: {given[:200]}"
-    message = f"Invalid request: the header x-fal-target-url {said}."
+    problem = "is missing" if given is None else f"is not a URL of fal's: {given[:200]}"
+    message = f"Invalid request: the header x-fal-target-url {problem}."
     return json_reply({"detail": "Invalid request", "message": message}, 400)
 
 

@@ -310,10 +310,10 @@ async def _image(
 
 def _echoed(image_request: ImageRequest, image: Artifact) -> EchoedParameters:
     """Parameters that the response repeats. OpenAI reports the chosen values, never "auto"."""
-    told = {
+    parameters = {
         **image_request.echoed,
         "size": size_of(image, image_request),
         "output_format": format_of(image),
     }
-    echoed = {name: value for name, value in told.items() if value != "auto"}
+    echoed = {name: value for name, value in parameters.items() if value != "auto"}
     return cast("EchoedParameters", echoed)

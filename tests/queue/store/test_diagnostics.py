@@ -45,7 +45,7 @@ async def test_a_pooler_that_loses_notifications_is_found_out(
         async with await deaf as third:
             await one.execute("SELECT 1")
             with pytest.raises(Misconfigured, match="pool_mode = session"):
-                await diagnostics._hears(_Switched(third, one), other)  # type: ignore[arg-type]
+                await diagnostics._check_notifications(_Switched(third, one), other)  # type: ignore[arg-type]
 
 
 class _Switched:
