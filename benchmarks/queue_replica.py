@@ -43,7 +43,7 @@ class NobodyDies:
         del actor_ids
         return frozenset()
 
-    async def bygone(self, actor_ids: Sequence[str]) -> frozenset[str]:
+    async def of_previous_run(self, actor_ids: Sequence[str]) -> frozenset[str]:
         del actor_ids
         return frozenset()
 

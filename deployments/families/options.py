@@ -16,7 +16,7 @@ from deployments.engine.media.input import InputKind
 from deployments.transfer.lora_fetcher import FIELD, RequestedLora
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
-from serve_app.domain.lora import MOST_ADAPTERS, MOST_SCALE, parse_adapter_path
+from serve_app.domain.lora import MAX_LORAS, MAX_SCALE, parse_lora_path
 from weights.selection import LORA_FILE
 
 # The task of an endpoint, and the input files that each task takes.
@@ -88,12 +88,12 @@ def apply_options(pipeline: Any, endpoint: Endpoint) -> Any:
     cannot be read.
     """
     if (lora := _option(endpoint, "adapter")) is not None:
-        from deployments.engine.lora.format import merge_adapter  # noqa: PLC0415
+        from deployments.engine.lora.format import merge_lora  # noqa: PLC0415
 
         _check_lora(endpoint, lora)
         file = Path(lora["directory"]) / _name(lora)
         try:
-            merge_adapter(pipeline, file, float(lora.get("scale", 1.0)))
+            merge_lora(pipeline, file, float(lora.get("scale", 1.0)))
         except Misconfigured as error:
             raise Misconfigured(f"{endpoint.id}: {error.message}") from error
     if (solver := _option(endpoint, "solver")) is not None:
@@ -172,8 +172,8 @@ def requested_loras(input: Mapping[str, Any]) -> tuple[RequestedLora, ...]:
     items = input.get(FIELD) or ()
     if not isinstance(items, list | tuple):
         raise InvalidInput.of_field(FIELD, "Input should be a valid list", "list_type")
-    if len(items) > MOST_ADAPTERS:
-        message = f"List should have at most {MOST_ADAPTERS} items"
+    if len(items) > MAX_LORAS:
+        message = f"List should have at most {MAX_LORAS} items"
         raise InvalidInput.of_field(FIELD, message, "sequence_too_long")
     return tuple(_requested_lora(item, f"{FIELD}.{number}") for number, item in enumerate(items))
 
@@ -182,11 +182,11 @@ def _requested_lora(item: Any, at: str) -> RequestedLora:
     if not isinstance(item, Mapping) or not isinstance(item.get("path"), str):
         raise InvalidInput.of_field(f"{at}.path", "Field required", "missing")
     try:
-        source = parse_adapter_path(item["path"])
+        source = parse_lora_path(item["path"])
     except ValueError as error:
         raise InvalidInput.of_field(f"{at}.path", str(error), "adapter_path") from None
     scale = item.get("scale", 1.0)
-    if not isinstance(scale, int | float) or not -MOST_SCALE <= scale <= MOST_SCALE:
-        message = f"Input should be a number from {-MOST_SCALE:g} to {MOST_SCALE:g}"
+    if not isinstance(scale, int | float) or not -MAX_SCALE <= scale <= MAX_SCALE:
+        message = f"Input should be a number from {-MAX_SCALE:g} to {MAX_SCALE:g}"
         raise InvalidInput.of_field(f"{at}.scale", message)
     return RequestedLora(f"{at}.path", source, float(scale))

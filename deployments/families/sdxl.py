@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from deployments.families.base import GenerationCall, GenerationResult, Product
+from deployments.families.base import GenerationCall
 from deployments.families.image_io import (
+    ImageFamily,
     Size,
     as_pixels,
     as_text_to_image,
-    deliver_images,
     fit_within,
     image_arguments,
     image_facts,
@@ -27,12 +27,9 @@ from deployments.families.options import (
     INPAINTING,
     TEXT_TO_IMAGE,
     apply_options,
-    requested_loras,
     task_of,
 )
 from deployments.families.warm_up import WARM_UP_DEFAULTS
-from deployments.transfer.lora_fetcher import RequestedLora
-from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 
 LATENT_CHANNELS = 4
@@ -44,7 +41,7 @@ WARM_UP = {
 }
 
 
-class SdxlFamily:
+class SdxlFamily(ImageFamily):
     """Family of SDXL endpoints. Options: ``task`` (text-to-image, image-to-image or inpainting),
     ``dtype``, ``native_size`` (pixels), ``guidance_rescale``, and those of ``apply_options``."""
 
@@ -84,18 +81,6 @@ class SdxlFamily:
         return GenerationCall(
             arguments | size_arguments(rendered), facts, view=_inpainting(pipeline)
         )
-
-    def loras(self, input: Mapping[str, Any]) -> Sequence[RequestedLora]:
-        return requested_loras(input)
-
-    def deliver(
-        self,
-        endpoint: Endpoint,
-        call: GenerationCall,
-        generated: GenerationResult,
-        tickets: Sequence[UploadTicket],
-    ) -> Product:
-        return deliver_images(endpoint, call, generated, tickets)
 
 
 def _size(input: Mapping[str, Any], task: str) -> Size:

@@ -85,9 +85,9 @@ class ReplicaDeployment:
 
     # Called by the ingress for realtime sessions. ``replica_id`` routed the call to this replica.
 
-    async def draw(self, replica_id: str, held: LeaseKey, frame: Frame) -> FrameResult:
+    async def generate_frame(self, replica_id: str, held: LeaseKey, frame: Frame) -> FrameResult:
         del replica_id
-        return await self._started.sessions.draw(held, frame)
+        return await self._started.sessions.generate_frame(held, frame)
 
     async def end_session(self, replica_id: str, held: LeaseKey) -> None:
         del replica_id

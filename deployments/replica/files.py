@@ -148,7 +148,7 @@ class ArtifactDelivery:
         result: GenerationResult,
         tickets: Sequence[UploadTicket],
     ) -> tuple[Product, Files]:
-        with self.scratch.at_work():
+        with self.scratch.busy():
             product = family.deliver(self._lease.endpoint, call, result, tickets)
             return product, _artifacts(product)
 

@@ -88,7 +88,7 @@ class LoraFetcher:
         self._downloads: dict[FileUrl | HubFile, asyncio.Task[str]] = {}
         self._threads = Threads(THREADS, thread_name_prefix="lora-files")
 
-    async def hold(
+    async def acquire(
         self, requested: Sequence[RequestedLora], held: list[CachedFile], files_url: str
     ) -> tuple[FetchedLora, ...]:
         """Fetch the LoRA files, lock them, and append them to ``held``; the caller releases them.
@@ -98,7 +98,7 @@ class LoraFetcher:
         """
         found: list[FetchedLora] = []
         for each in requested:
-            file = await self._hold(each, files_url)
+            file = await self._acquire(each, files_url)
             held.append(file)
             found.append(FetchedLora(each, file.path))
         return tuple(found)
@@ -110,7 +110,7 @@ class LoraFetcher:
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self._web.aclose()
 
-    async def _hold(self, requested: RequestedLora, files_url: str) -> CachedFile:
+    async def _acquire(self, requested: RequestedLora, files_url: str) -> CachedFile:
         while True:
             try:
                 key = await self._key(requested.source, files_url)
@@ -120,7 +120,7 @@ class LoraFetcher:
                     requested.field, problem.message, problem.type, problem.context
                 ) from error
             # On this thread, as it is quick: cancelling a wait for another would leak the lock.
-            file = self._cache.hold(key)
+            file = self._cache.acquire(key)
             if file is not None:
                 return file
             self._known.pop(requested.source, None)  # it was evicted in between
@@ -194,7 +194,7 @@ class LoraFetcher:
             return key
 
     def _is_here(self, key: str) -> bool:
-        file = self._cache.hold(key)
+        file = self._cache.acquire(key)
         if file is not None:
             file.release()
         return file is not None
@@ -285,7 +285,7 @@ class LoraUse:
 
     async def fetch(self, requested: Sequence[RequestedLora], files_url: str) -> None:
         """Fetch and lock the files. ``InvalidInput`` names the field of a file that fails."""
-        self._fetched = await self._fetcher.hold(requested, self._held, files_url)
+        self._fetched = await self._fetcher.acquire(requested, self._held, files_url)
 
     def loras(self) -> list[Lora]:
         """The LoRAs in the form that the engine takes, in the order of the input."""

@@ -48,7 +48,7 @@ class FrameResult:
 class Sessions(Protocol):
     """Client of the replicas that hold sessions. Real: handles of their pools."""
 
-    async def draw(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:
+    async def generate_frame(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:
         """Generate a frame. It bypasses the queue and has the highest priority in its replica.
         Waits while weights are loaded.
 

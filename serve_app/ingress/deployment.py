@@ -284,7 +284,7 @@ class Ingress:
         keys = KeyRing(pool, self._clock)
         given = secrets.api_key.get_secret_value() if secrets.api_key else None
         path = self._config.server.data_dir / "api_key"
-        async with locks.alone("first key"):
+        async with locks.exclusive("first key"):
             if await ensure_first_key(keys, given, path) is not None:
                 log.info("The first API key was written to %s.", path)
         return keys

@@ -40,7 +40,7 @@ class Finisher:
         """
         held = LeaseKey(known_id(held.request_id), held.attempt)
         if snapshot is not None:
-            await snapshots.keep(self._database, {held: snapshot})
+            await snapshots.store(self._database, {held: snapshot})
         message = f"Replica {replica_id} handed the request back: {reason}"
         return await self._batcher.call(AttemptEnd(held, EndReason.HAND_BACK, message))
 

@@ -52,9 +52,9 @@ TELEMETRY, ENGINE = "serve_app.telemetry", "deployments.engine"
 PERIODIC = frozenset(
     {
         "EmbeddedPostgres._watch_supervisor",
-        "Lanes._look",
+        "Lanes._wake_collected",
         "Notifier._listen",
-        "PeriodicTask._go",
+        "PeriodicTask._loop",
         "PresenceBook._loop",
         "Reporter._loop",
     }

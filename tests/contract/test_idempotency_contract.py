@@ -67,7 +67,7 @@ async def test_requests_without_a_key_are_never_repeats(queue: Queue) -> None:
     body = bytes(32)
     ids = {(await queue.submit(new(body_digest=body))).id for _ in range(2)}
     assert len(ids) == 2
-    assert await queue.repeated(new(body_digest=body)) is None
+    assert await queue.find_earlier(new(body_digest=body)) is None
 
 
 async def test_whether_it_is_a_repeat_can_be_asked_before_it_is_submitted(queue: Queue) -> None:

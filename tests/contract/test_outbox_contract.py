@@ -285,8 +285,8 @@ async def test_the_backlog_is_counted_and_what_is_too_old_is_given_up(house: Hou
     backlog = await house.outbox.backlog()
     assert backlog.pending == 3
     assert 0.04 < backlog.oldest_s < 30
-    assert await house.outbox.give_up(30.0) == 0
-    assert await house.outbox.give_up(0.01) == 3
+    assert await house.outbox.expire(30.0) == 0
+    assert await house.outbox.expire(0.01) == 3
     assert (await house.outbox.backlog()).pending == 0
     delivery = await house.outbox.get(TENANT, first.request_id)
     assert delivery.state is DeliveryState.DEAD

@@ -92,7 +92,7 @@ async def delivering(conninfo: str) -> AsyncIterator[None]:
     sender = Sender(resolve, signer, clock, allow_private=True)
     await sender.start()
     outbox = PostgresOutbox(database, CLAIM_S, CLAIM_S)
-    rules = RetryRules(waits_s=(0.1,) * 300, give_up_s=600.0, look_s=0.05)
+    rules = RetryRules(waits_s=(0.1,) * 300, give_up_s=600.0, check_interval_s=0.05)
     courier = DeliveryWorker(outbox, compose, sender, clock, rules, Silent())
     courier.start()
     try:

@@ -20,9 +20,9 @@ import diffusers
 import torch
 
 from deployments.engine.engine import Engine
-from deployments.engine.media.audio import GivenAudio, read_audio
+from deployments.engine.media.audio import InputAudio, read_audio
 from deployments.engine.media.scratch import Scratch
-from deployments.engine.media.video_reader import GivenVideo, read_video
+from deployments.engine.media.video_reader import InputVideo, read_video
 from deployments.families.audio import AudioFamily
 from deployments.families.base import GenerationResult
 from deployments.families.call_mapping import mapping_of, parameters
@@ -163,12 +163,12 @@ def _taken(kind: Any, asked: Mapping[str, Any], names: tuple[str, ...]) -> str |
     return found[0] if len(found) == 1 else None
 
 
-def a_video(frames: int, side: int) -> GivenVideo:
+def a_video(frames: int, side: int) -> InputVideo:
     with tempfile.TemporaryDirectory() as folder:
         return read_video(video(Path(folder), frames=frames, size=(side, side)), "video_url")
 
 
-def a_audio(seconds: float) -> GivenAudio:
+def a_audio(seconds: float) -> InputAudio:
     with tempfile.TemporaryDirectory() as folder:
         return read_audio(audio(Path(folder), seconds=seconds, rate=16_000), "audio_url")
 

@@ -68,12 +68,12 @@ class QueueRows:
         running = [row for row in self._rows.values() if row.request.state is State.RUNNING]
         holders = [*(row.actor_id for row in running), *(ask.actor_id for ask in self._asking)]
         dead = await self._liveness.dead(holders)
-        bygone = await self._liveness.bygone(holders)
-        self._asking = [ask for ask in self._asking if ask.actor_id not in dead | bygone]
+        of_previous_run = await self._liveness.of_previous_run(holders)
+        self._asking = [ask for ask in self._asking if ask.actor_id not in dead | of_previous_run]
         for row in running:
             if row.request.state is not State.RUNNING:
                 continue
-            if row.actor_id in bygone:
+            if row.actor_id in of_previous_run:
                 self._lost(row, Cause.CONNECTION_ERROR, stopped=True)
             elif row.actor_id in dead:
                 self._lost(row, Cause.CONNECTION_ERROR)

@@ -310,7 +310,7 @@ async def test_repeated_and_reused_requests_are_found(queue: PostgresQueue) -> N
         await queue.repeated(story("deleted", idempotency_key="deleted", **key))
     with pytest.raises(RequestNotFound):
         await queue.get(TENANT, id_of("deleted"))
-    lost = await queue.repeated(new(replay_key=REPLAYING_KEY.id, body_digest=LOST_BODY))
+    lost = await queue.find_earlier(new(replay_key=REPLAYING_KEY.id, body_digest=LOST_BODY))
     assert lost is not None
     assert lost.id == id_of("queued")
     again = await queue.submit(new(reuse_digest=reuse_digest("succeeded")))

@@ -79,7 +79,7 @@ async def post(
     sender = Sender(resolve, Signer(FakeSigningSeeds(CLOCK), CLOCK), CLOCK, allow_private=True)
     await sender.start()
     tally = Counted()
-    rules = RetryRules(waits_s, give_up_s=3600.0, look_s=0.02)
+    rules = RetryRules(waits_s, give_up_s=3600.0, check_interval_s=0.02)
     made = DeliveryWorker(queue.outbox, compose, sender, CLOCK, rules, tally)  # type: ignore[arg-type]
     try:
         yield Post(queue, tally, made)

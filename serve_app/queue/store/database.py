@@ -120,7 +120,7 @@ class Database:
                 raise DatabaseUnavailable(f"PostgreSQL's disk is full: {error}") from error
             except (psycopg.OperationalError, psycopg.InterfaceError, PoolClosed, OSError) as error:
                 # PoolTimeout is an OperationalError, TimeoutError an OSError.
-                self._mend()
+                self._repair()
                 raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}") from error
         raise AssertionError("unreachable")
 
@@ -173,7 +173,7 @@ class Database:
         await pool.open()
         return pool
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         if self._pool is not None and (self._recovery_task is None or self._recovery_task.done()):
             self._recovery_task = asyncio.create_task(self._wait_and_reconnect(self._pool))
 

@@ -46,7 +46,7 @@ class AdvisoryLocks:
         return name in self._held
 
     @asynccontextmanager
-    async def alone(self, name: str) -> AsyncGenerator[None]:
+    async def exclusive(self, name: str) -> AsyncGenerator[None]:
         """Wait for the lock ``name`` and hold it inside the block: one process at a time."""
         try:
             async with await psycopg.AsyncConnection.connect(

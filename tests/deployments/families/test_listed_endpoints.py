@@ -127,7 +127,7 @@ def test_every_field_that_is_said_to_have_an_effect_has_one(serve, endpoint_id):
     }
     delivered = {"num_images", "sync_mode", "output_format", "format"}
     in_parts = {"seeds"}  # see test_several_outputs.py
-    fetched = {"loras"}  # see test_adapters.py
+    fetched = {"loras"}  # see test_loras.py
     assert shown.keys() <= others.keys() | silent | delivered | in_parts | fetched
     assert not silent & others.keys()
 

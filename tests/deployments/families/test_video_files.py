@@ -159,7 +159,7 @@ def test_files_that_nobody_waits_for_are_given_up_between_two_frames(serve):
     scratch = Scratch(on_made)
     made = GenerationResult(result, 1.0, 2, scratch)
     folder = scratch.new_file("mp4").parent
-    with pytest.raises(Cancelled), scratch.at_work():
+    with pytest.raises(Cancelled), scratch.busy():
         served.family.deliver(served.entry.endpoint, call, made, tickets())
     assert told == [(1, 9), (2, 9), (3, 9)]
     assert not folder.exists()

@@ -35,7 +35,7 @@ def frame(name: str = "frame", files: int = 0, **input: Any) -> Frame:
 
 
 async def drawn(rig: Rig, held: LeaseKey, *frames: Frame) -> list[FrameResult]:
-    return [await rig.replica.sessions.draw(held, each) for each in frames]
+    return [await rig.replica.sessions.generate_frame(held, each) for each in frames]
 
 
 async def test_frames_are_drawn_and_nothing_of_them_is_uploaded(rig: Rig) -> None:

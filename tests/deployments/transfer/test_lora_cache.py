@@ -28,7 +28,7 @@ def keep(cache, clock, key, size=40):
 
 def use(cache, clock, key):
     clock.advance(1)
-    held = cache.hold(key)
+    held = cache.acquire(key)
     if held is None:
         return False
     held.release()
@@ -36,12 +36,12 @@ def use(cache, clock, key):
 
 
 def test_what_is_kept_is_found_and_nothing_else(cache, clock, tmp_path):
-    assert cache.hold("a") is None
+    assert cache.acquire("a") is None
     keep(cache, clock, "a")
-    held = cache.hold("a")
+    held = cache.acquire("a")
     assert held.path.read_bytes() == bytes(40)
     assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["a.safetensors"]
-    assert cache.hold("b") is None
+    assert cache.acquire("b") is None
 
 
 def test_what_was_unused_for_longest_makes_room(cache, clock):
@@ -54,7 +54,7 @@ def test_what_was_unused_for_longest_makes_room(cache, clock):
 
 def test_what_is_in_use_stays_also_when_another_process_makes_room(cache, clock, tmp_path):
     keep(cache, clock, "a")
-    held = cache.hold("a")
+    held = cache.acquire("a")
     other = LoraCache(tmp_path / "adapters", 100, clock.now)
     keep(other, clock, "b", 90)
     assert held.path.exists()
@@ -65,7 +65,7 @@ def test_what_is_in_use_stays_also_when_another_process_makes_room(cache, clock,
 
 def test_using_a_file_does_not_look_like_a_change_of_it(cache, clock):
     keep(cache, clock, "a")
-    held = cache.hold("a")
+    held = cache.acquire("a")
     before = held.path.stat().st_mtime_ns
     use(cache, clock, "a")
     assert held.path.stat().st_mtime_ns == before

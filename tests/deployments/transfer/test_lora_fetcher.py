@@ -77,7 +77,7 @@ async def bring(fetcher, *paths, files_url=""):
     held = []
     try:
         asked = requested_loras({"loras": [{"path": path} for path in paths]})
-        fetched = await fetcher.hold(asked, held, files_url)
+        fetched = await fetcher.acquire(asked, held, files_url)
         return [each.file.read_bytes() for each in fetched]
     finally:
         for each in held:

@@ -6,7 +6,7 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
 from deployments.engine.engine import Engine
-from deployments.engine.lora.format import Lora, merge_adapter
+from deployments.engine.lora.format import Lora, merge_lora
 from tests.engine.adapted import plain_with, relative, together
 from tests.engine.calls import call
 from tests.engine.loras import attention_of, parts, save_lora, with_encoders
@@ -78,5 +78,5 @@ def test_adapters_with_text_encoders_are_read_as_they_are_published(tmp_path):
     with Engine(pipeline, threads=1) as engine:
         made = engine.submit(loras=adapters, **call()).result(60).images
     assert relative(made, plain_with(tiny_sdxl, adapters)) <= 1e-5
-    merge_adapter(pipeline, adapters[0].file, adapters[0].scale)
+    merge_lora(pipeline, adapters[0].file, adapters[0].scale)
     assert relative(pipeline(**call()).images, made) <= 1e-4

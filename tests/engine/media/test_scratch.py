@@ -22,7 +22,7 @@ def test_files_have_names_of_their_own_and_go_when_it_is_closed():
 
 def test_nothing_is_made_where_nobody_asks_for_a_file():
     scratch = Scratch()
-    with scratch.at_work():
+    with scratch.busy():
         pass
     scratch.close()
 
@@ -34,7 +34,7 @@ def test_a_thread_at_work_keeps_the_folder_until_it_notices_that_it_is_closed():
     seen = []
 
     def work():
-        with scratch.at_work():
+        with scratch.busy():
             begun.set()
             closed.wait(10)
             path.write_bytes(b"half of a clip")

@@ -225,7 +225,7 @@ async def make_session(here: Installation) -> None:
     held = await here.run("session", pool=SESSION_POOL, priority=Priority.REALTIME)
     for _ in range(2):
         frame = new_id()
-        await here.queue.drew(held, frame, State.SUCCEEDED, Usage(0.2, 1, 0.25))
+        await here.queue.record_frame(held, frame, State.SUCCEEDED, Usage(0.2, 1, 0.25))
     await here.finish(held, Outcome(output={}, usage=Usage(2.0, 0, 0.0)))
 
 
@@ -261,7 +261,7 @@ async def make_uploads(here: Installation) -> None:
         await here.uploads.add_part(upload_key("parts"), UploadPart(number, "ab" * 16, 5 * 2**20))
     await here.uploads.finish(upload_key("whole"), 3 * 2**30)
     await here.uploads.finish(upload_key("whole for an hour"), 1000)
-    await here.uploads.give_up(upload_key("given up"))
+    await here.uploads.abandon(upload_key("given up"))
 
 
 async def make_running(here: Installation) -> None:

@@ -39,7 +39,7 @@ MEAN_S = 6.3
 SLOTS = 2
 LOOK_S = 2.0
 GIGABYTES = 34
-PATIENT = QueueLimits(lease_s=1e6, first_lease_s=1e6, ask_wait_s=300.0, look_s=1e6)
+PATIENT = QueueLimits(lease_s=1e6, first_lease_s=1e6, ask_wait_s=300.0, check_interval_s=1e6)
 OWN_TIME = """
 CREATE SCHEMA own;
 CREATE TABLE own.clock (at timestamptz NOT NULL);

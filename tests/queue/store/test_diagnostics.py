@@ -40,12 +40,12 @@ async def test_a_pooler_that_loses_notifications_is_found_out(
     ):
         # As through a pgbouncer that pools by transaction: the LISTEN went to another server
         # connection.
-        monkeypatch.setattr(diagnostics, "HEARD_WITHIN_S", 0.2)
+        monkeypatch.setattr(diagnostics, "NOTIFICATION_TIMEOUT_S", 0.2)
         deaf = psycopg.AsyncConnection.connect(conninfo, autocommit=True)
         async with await deaf as third:
             await one.execute("SELECT 1")
             with pytest.raises(Misconfigured, match="pool_mode = session"):
-                await diagnostics._hears(_Switched(third, one), other)  # type: ignore[arg-type]
+                await diagnostics._check_notifications(_Switched(third, one), other)  # type: ignore[arg-type]
 
 
 class _Switched:

@@ -27,7 +27,7 @@ class Seen:
     def ended(self, endpoint: str, state: State, run_s: float) -> None:
         raise AssertionError((endpoint, state, run_s))
 
-    def held_back(self, oldest_s: float, transactions: int) -> None:
+    def oldest_transaction(self, oldest_s: float, transactions: int) -> None:
         self.oldest_s, self.transactions = oldest_s, transactions
         self.told.set()
 

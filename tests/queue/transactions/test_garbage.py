@@ -97,7 +97,7 @@ async def test_what_succeeded_left_nothing(ingress: Ingress, database: Database)
 async def test_they_are_known_also_when_the_request_is_deleted_or_forgotten_at_once(
     ingress: Ingress, database: Database
 ) -> None:
-    queue = await ingress(replace(LONG, look_s=600.0))
+    queue = await ingress(replace(LONG, check_interval_s=600.0))
     keys: set[str] = set()
     ids: list[str] = []
     for store_io in (True, False):
@@ -114,7 +114,7 @@ async def test_they_are_known_also_when_the_request_is_deleted_or_forgotten_at_o
 async def test_an_endpoint_that_is_gone_holds_up_nobody(
     ingress: Ingress, database: Database, terms: FakeTerms
 ) -> None:
-    queue = await ingress(replace(LONG, look_s=600.0))
+    queue = await ingress(replace(LONG, check_interval_s=600.0))
     for endpoint in ("a/gone", "a/here"):
         await queue.submit(new(endpoint=endpoint))
         granted = await lease(queue)

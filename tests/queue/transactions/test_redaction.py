@@ -8,6 +8,7 @@ from serve_app.domain.errors import OutcomeForgotten
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.request import Redacted
 from serve_app.domain.webhook import DeliveryChannel, DeliveryState, ReceiverResponse, Webhook
+from serve_app.queue.store import messages
 from serve_app.queue.store.database import Database
 from serve_app.queue.transactions.redaction import Redaction
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
@@ -72,7 +73,7 @@ async def test_its_webhook_is_forgotten_with_the_outcome(
     assert (await outbox.get(TENANT, told)).state is DeliveryState.DELIVERED
     dead = await outbox.get(TENANT, untold)
     assert dead.state is DeliveryState.DEAD
-    assert dead.error.startswith("Forgotten before it was delivered.")
+    assert dead.error.startswith(messages.UNDELIVERED)
     with pytest.raises(OutcomeForgotten):
         await outbox.redeliver(TENANT, told, "key")
 
