@@ -1,6 +1,6 @@
 """Upgrade of a database of the first release, ``data/baseline.sql``, to this version.
 
-Every migration must pass this. ``data/make_baseline.py`` tells how the rows were made.
+Every migration must pass this. ``data/make_baseline.py`` says how the rows were made.
 """
 
 from __future__ import annotations
