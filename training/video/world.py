@@ -27,8 +27,8 @@ BACKGROUNDS: Final = ("white", "gray", "black")
 #: Where each motion leads, in parts of the way: x runs right and y down.
 DIRECTIONS: Final = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
-#: What a prompt leaves open hardly varies: a tiny model learns soonest to draw crisply what it is
-#: reported. In pixels, as parts of the frame's side would be harder to compare with an image.
+#: What a prompt leaves open hardly varies: a tiny model learns soonest to draw crisply what it
+#: asks for. In pixels, as parts of the frame's side would be harder to compare with an image.
 _RADII: Final = (11.0, 12.0)
 _WAY: Final = (25.0, 27.0)
 _STRAY: Final = 2.0
