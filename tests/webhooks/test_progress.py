@@ -192,7 +192,7 @@ async def test_what_is_refused_is_lost_and_the_next_is_reported() -> None:
         await here.progress(leased, 1)
         await here.until(lambda: here.tally.results["lost"] == 1)
         await here.progress(leased, 2)
-        await here.until(lambda: here.tally.results["reported"] == 1)
+        await here.until(lambda: here.tally.results["told"] == 1)
         assert [each.body for each in receiver.received] == [b"1", b"2"]
 
 
