@@ -38,7 +38,7 @@ class NoTerms:
         return key
 
 
-class NobodyDies:
+class NoDeaths:
     async def dead(self, actor_ids: Sequence[str]) -> frozenset[str]:
         del actor_ids
         return frozenset()
@@ -49,7 +49,7 @@ class NobodyDies:
 
 
 class Replica:
-    """Asks, and finishes what it gets; one ask outstanding, as many slots as it is told."""
+    """Asks, and finishes what it gets; one ask outstanding, as many slots as it is given."""
 
     def __init__(self, queue: PostgresQueue, name: str, slots: int) -> None:
         self._queue = queue

@@ -21,7 +21,7 @@ async def session_of(queue: Queue, **changes: object):
     return lease
 
 
-async def test_a_session_is_leased_without_tickets_and_tells_what_it_is(queue: Queue) -> None:
+async def test_a_session_is_leased_without_tickets_and_says_what_it_is(queue: Queue) -> None:
     lease = await session_of(queue)
     assert lease.priority is Priority.REALTIME
     assert lease.upload_tickets == ()

@@ -17,7 +17,7 @@ from tests.fakes.uploads import FakeUploads
 
 RETENTION = Retention(days=30, tenants={"hasty": TenantLimits(retention_days=1)})
 UPLOAD = Upload("u/abc/cat.png", "0123", "studio", "image/png")
-IN_PARTS = replace(UPLOAD, key="u/def/clip.mp4", parts_id="p1")
+IN_PARTS = replace(UPLOAD, key="u/def/video.mp4", parts_id="p1")
 
 
 @dataclass
@@ -75,7 +75,7 @@ async def test_what_is_whole_says_its_size_and_is_kept(books: Books) -> None:
     assert await unwanted(books.book) == set()
 
 
-async def test_what_nobody_finishes_is_taken_for_abandoned(books: Books) -> None:
+async def test_an_upload_that_is_never_finished_is_taken_for_abandoned(books: Books) -> None:
     await books.book.open(UPLOAD)
     await books.later(ABANDONED_S - 60)
     assert await books.book.find(UPLOAD.key, UPLOAD.id) is not None  # it is in use
@@ -187,7 +187,7 @@ async def test_a_tenants_whole_files_are_listed_the_latest_first_by_pages(books:
     assert {(each.size, each.media_type) for each in first} == {(7, "image/png")}
 
 
-async def test_one_file_is_told_of_to_its_tenant_only_and_while_it_is_wanted(books: Books) -> None:
+async def test_a_file_is_shown_to_its_tenant_only_and_while_it_is_wanted(books: Books) -> None:
     await books.forever.open(UPLOAD)
     assert await books.forever.kept(UPLOAD.tenant, UPLOAD.key) is None
     await books.forever.finish(UPLOAD.key, 7)

@@ -40,7 +40,7 @@ async def test_at_ten_times_the_load_the_rest_is_refused_and_requests_go_on_endi
 
 
 async def until(scene: Scene, clients: Clients, *, ended: int, refused: int = 0) -> None:
-    """So many more requests have ended well, and so many of these clients' were refused."""
+    """Wait until that many more have ended well, and that many of these clients' were refused."""
     finished = scene.house.history.finished
     enough = len(finished) + ended
     async with asyncio.timeout(60):

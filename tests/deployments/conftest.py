@@ -156,7 +156,7 @@ async def make_rig(tmp_path: Path):
             loras=LoraFetcher(
                 fetcher(),
                 RepositoryFiles(store),
-                LoraCache(tmp_path / "adapters", 10**8, clock.now),
+                LoraCache(tmp_path / "loras", 10**8, clock.now),
                 clock,
                 10**6,
             ),

@@ -139,10 +139,10 @@ def _run(case: Case, endpoint: Endpoint, asked: Mapping[str, Any]) -> str:
             product = family.deliver(
                 endpoint, call, GenerationResult(result, 1.0, 2, scratch), tickets()
             )
-            Path(folder, "clip.mp4").write_bytes(product.files[0].body.read_bytes())
+            Path(folder, "video.mp4").write_bytes(product.files[0].body.read_bytes())
         finally:
             scratch.close()
-        video = seen(Path(folder, "clip.mp4"))
+        video = seen(Path(folder, "video.mp4"))
     if not torch.isfinite(result.frames).all():
         return "it gives no numbers"
     wanted = call.output_facts["video"].form

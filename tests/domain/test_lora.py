@@ -34,7 +34,7 @@ def test_urls_are_taken_as_they_are(url):
         ),
     ],
 )
-def test_repositories_are_told_with_file_and_revision(path, named):
+def test_repositories_are_parsed_with_file_and_revision(path, named):
     assert parse_lora_path(path) == named
 
 

@@ -178,7 +178,7 @@ async def test_starts_at_the_same_time_share_one_server(data_dir: Path) -> None:
     await asyncio.gather(*(postgres.aclose() for postgres in each))
 
 
-async def test_it_stops_when_nobody_holds_it(data_dir: Path) -> None:
+async def test_it_stops_when_no_process_holds_it(data_dir: Path) -> None:
     async with held(data_dir):
         server = postmaster(data_dir)
     until_stopped(ClusterFiles(data_dir))

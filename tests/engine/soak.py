@@ -1,5 +1,5 @@
 """Thousands of short generations through one engine, with joins, cancels, failures, snapshots and
-adapters at random. Run by ``scripts/soak``."""
+LoRAs at random. Run by ``scripts/soak``."""
 
 import argparse
 import tempfile
@@ -12,7 +12,7 @@ from tests.engine.crowd import crowd_of, left_over
 
 ROUNDS = 10
 MAX_GROWTH = 48 * 2**20
-"""Bytes of the process, from the second round to the last. One picture and its latents are 10 kB
+"""Bytes of the process, from the second round to the last. One image and its latents are 10 kB
 here: ten thousand that stay would be more."""
 
 
@@ -37,7 +37,7 @@ def main() -> None:
     assert left[-1][0] <= left[0][0] + 20, "tensors are left over"
     assert left[-1][1] <= left[0][1] + 2, "greenlets are left over"
     assert sizes[-1] - sizes[1] <= MAX_GROWTH, "memory grows"
-    print("Nothing is left over, and every picture is what it is alone, within 1e-4.")  # noqa: T201
+    print("Nothing is left over, and every image is what it is alone, within 1e-4.")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Who is dead, as a test says."""
+"""Which processes are dead, as a test says."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Row:
         self.watched_until = 0.0  # monotonic
         self.ended: dict[int, str] = {}  # attempt → the act that ended it
         self.log: list[LogLine] = []
-        self.told: State | None = None  # that the log tells of last
+        self.logged: State | None = None  # the last that the log names
 
     def queued(self) -> QueuedRequest:
         """As far as its order goes."""

@@ -97,7 +97,7 @@ async def test_each_is_delivered_once() -> None:
         assert receiver.most_at_once <= PROVEN
 
 
-async def test_receivers_that_hang_or_are_down_delay_nobody_else() -> None:
+async def test_receivers_that_hang_or_are_down_delay_no_others() -> None:
     async with AsyncExitStack() as stack, post() as here:
         hanging = [
             await stack.enter_async_context(Receiver(always(Reply(hangs=True)))) for _ in range(10)

@@ -69,7 +69,7 @@ def client(process: Process, monkeypatch: pytest.MonkeyPatch) -> Iterator[fal_cl
 def test_a_hundred_megabytes_in_parts_take_no_more_memory_than_a_few(
     process: Process, client: fal_client.SyncClient, tmp_path: Path
 ) -> None:
-    path = tmp_path / "clip.mp4"
+    path = tmp_path / "video.mp4"
     block = bytes(range(256)) * (MIB // 256)
     with path.open("wb") as file:
         for number in range(LARGE // MIB):

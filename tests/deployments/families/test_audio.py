@@ -181,7 +181,7 @@ def test_a_field_out_of_its_bounds_is_refused_by_name(serve, changed, field):
     assert caught.value.problems[0].loc == ("body", field)
 
 
-def test_an_audio_file_that_nobody_wants_any_more_is_not_written_to_its_end(serve):
+def test_an_audio_file_that_is_no_longer_wanted_is_not_written_to_its_end(serve):
     served, scratch = serve(SONG), Scratch()
     call = served.call(BODIES[SONG])
     result = served.run(call)
@@ -256,7 +256,7 @@ def test_an_option_that_does_not_fit_says_what_does(serve, audio, why):
         serve(STABLE, audio_format=audio).call(BODIES[STABLE])
 
 
-def test_tickets_of_another_type_are_told(serve):
+def test_tickets_of_another_type_are_reported(serve):
     served, scratch = serve(STABLE), Scratch()
     call = served.call(BODIES[STABLE])
     with pytest.raises(Misconfigured, match=r"audio/wav.*image/png"):

@@ -53,7 +53,7 @@ class Demo:
         prompt, seed, steps = WISHES[number]
         files = INPUT_FILES.get(self.endpoint.options["task"], {})
         body = {"prompt": prompt, "seed": seed, **SMALL[self.endpoint.family]}
-        body |= dict.fromkeys(files, "https://example.com/picture.png")
+        body |= dict.fromkeys(files, "https://example.com/image.png")
         fields = CATALOG.validate(self.endpoint.id, body).input
         fields |= {name: image(name, number) for name in files if name in fields}
         # Below the limit of some endpoints.

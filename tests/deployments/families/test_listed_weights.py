@@ -79,7 +79,7 @@ def test_weights_are_loaded_in_the_precision_that_the_catalogue_says(saved, endp
     assert type(pipeline) is type(MAKE[endpoint_id]())
 
 
-def test_weights_of_another_kind_are_told_with_the_family_that_serves_them(saved):
+def test_weights_of_another_kind_are_refused_with_the_family_that_serves_them(saved):
     endpoint = from_folder(FLUX2, saved(Z_IMAGE))
     with pytest.raises(Misconfigured, match=r"a ZImagePipeline\. Use the family `generic`"):
         load_families(FAMILIES)["flux2"].load(endpoint, "cpu")

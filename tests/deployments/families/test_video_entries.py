@@ -177,7 +177,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("options", "kind", "says"), MISTAKES)
-def test_a_mistake_in_an_entry_is_told(serve, options, kind, says):
+def test_a_mistake_in_an_entry_is_reported(serve, options, kind, says):
     endpoint = replace(ANY, options={**ANY.options, **options})
     fields = {"prompt": "a", "num_inference_steps": 2}
     with pytest.raises(kind, match=says):

@@ -37,7 +37,7 @@ class House:
     def __init__(self, folder, hub):
         self.web = Web()
         self.clock = FakeClock()
-        self.folder = folder / "adapters"
+        self.folder = folder / "loras"
         self.hub = hub
         self._store = folder / "store"
         self.fetchers = []
@@ -235,7 +235,7 @@ async def test_a_commit_is_not_asked_for_twice(house, tmp_path):
     assert len(house.hub.asked) == asked
 
 
-async def test_a_repository_that_leaves_a_choice_or_has_none_is_told(house, tmp_path):
+async def test_a_repository_that_leaves_a_choice_or_has_none_is_reported(house, tmp_path):
     house.publish(tmp_path / "many", "a.safetensors", "b.safetensors")
     says = r"name the one to use.*a\.safetensors, b\.safetensors"
     await refused(house.fetcher(), "house/style", says)

@@ -1,4 +1,4 @@
-"""An adapter added into the weights for good."""
+"""A LoRA added into the weights for good."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def parts(layer: torch.nn.Module, seed: int) -> tuple[torch.Tensor, torch.Tensor
 
 
 def written(folder: Path, unet: torch.nn.Module, alpha: float | None = 2.0) -> Path:
-    """In the layout that latent consistency adapters come in."""
+    """In the layout that latent consistency LoRAs come in."""
     state = {}
     for number, name in enumerate(LAYERS):
         key = "lora_unet_" + name.replace(".", "_")
@@ -40,8 +40,8 @@ def written(folder: Path, unet: torch.nn.Module, alpha: float | None = 2.0) -> P
         state |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
         if alpha is not None:
             state[f"{key}.alpha"] = torch.tensor(alpha)
-    save_file(state, folder / "adapter.safetensors")
-    return folder / "adapter.safetensors"
+    save_file(state, folder / "lora.safetensors")
+    return folder / "lora.safetensors"
 
 
 @pytest.mark.parametrize(("alpha", "factor"), [(2.0, 2.0 / RANK), (None, 1.0)])
@@ -71,7 +71,7 @@ def test_weights_of_half_precision_stay_so_and_are_added_to_in_whole(tmp_path):
     assert torch.equal(half, whole.to(torch.float16))
 
 
-def test_a_transformers_adapter_in_diffusers_own_layout_is_read(tmp_path):
+def test_a_transformers_lora_in_diffusers_own_layout_is_read(tmp_path):
     pipeline, plain = tiny_flux(), tiny_flux()
     name = "transformer_blocks.0.attn.to_q"
     down, up = parts(plain.transformer.get_submodule(name), 1)
@@ -131,6 +131,6 @@ def test_a_solver_is_configured_as_the_one_before_but_for_what_is_said():
         ("LCMScheduler", {"bta": 1}, "LCMScheduler has no setting bta. Its settings: beta_end"),
     ],
 )
-def test_a_solver_or_a_setting_that_is_not_there_is_told(name, changes, says):
+def test_a_solver_or_a_setting_that_is_not_there_is_reported(name, changes, says):
     with pytest.raises(Misconfigured, match=says):
         set_scheduler(tiny_sdxl(), name, **changes)

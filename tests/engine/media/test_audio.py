@@ -1,4 +1,4 @@
-"""Sounds as files: what was made is what is heard, in every type."""
+"""Audio as files: what was made is what is heard, in every type."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def test_a_rate_that_the_type_does_not_have_is_changed_and_the_pitch_stays(
     assert loudest_hertz(samples, got) == pytest.approx(100, abs=2)
 
 
-def test_each_second_is_told_and_what_is_raised_then_ends_the_writing(tmp_path):
-    told: list[int] = []
-    write_audio(tmp_path / "a.wav", tone(100, 2.5, 1_000), 1_000, "audio/wav", told.append)
-    assert told == [1_000, 2_000, 2_500]
+def test_each_second_is_reported_and_an_error_raised_then_ends_the_writing(tmp_path):
+    reported: list[int] = []
+    write_audio(tmp_path / "a.wav", tone(100, 2.5, 1_000), 1_000, "audio/wav", reported.append)
+    assert reported == [1_000, 2_000, 2_500]
 
     def stop(done: int) -> None:
         raise KeyboardInterrupt(done)

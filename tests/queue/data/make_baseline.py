@@ -138,7 +138,7 @@ class Installation:
 
 async def until(true: Callable[[], Awaitable[object]]) -> None:
     async with asyncio.timeout(20):
-        while not await true():  # noqa: ASYNC110 - the database tells nobody
+        while not await true():  # noqa: ASYNC110 - the database notifies no one
             await asyncio.sleep(0.05)
 
 
@@ -266,7 +266,7 @@ async def make_uploads(here: Installation) -> None:
 
 async def make_running(here: Installation) -> None:
     held = await here.run("running", webhook=webhook("running"))
-    told = Report(
+    message = Report(
         replica_id="r1",
         renewals=(held,),
         progress=((held, Progress(Stage.DENOISING, 12, 30, 2.5)),),
@@ -274,7 +274,7 @@ async def make_running(here: Installation) -> None:
         snapshots=((held, StoredSnapshot(snapshot_of(held), 10)),),
         wants_tickets=(held,),
     )
-    await here.queue.report(told)
+    await here.queue.report(message)
     await here.queue.preview(TENANT, held.request_id)
     held = await here.run("cancel requested", replica="r2")
     downloading = Progress(Stage.DOWNLOADING, 3_000_000_000, 23_000_000_000, 1e8)

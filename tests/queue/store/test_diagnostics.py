@@ -18,7 +18,9 @@ async def test_a_database_that_does_not_answer_is_said() -> None:
         await examine("host=127.0.0.1 port=1 user=nobody")
 
 
-async def test_a_role_that_may_not_make_tables_is_told_what_to_run(conninfo: str) -> None:
+async def test_for_a_role_that_may_not_make_tables_the_error_says_what_to_run(
+    conninfo: str,
+) -> None:
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
         await connection.execute("DROP ROLE IF EXISTS poor")
         await connection.execute("CREATE ROLE poor LOGIN PASSWORD 'poor'")
