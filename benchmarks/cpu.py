@@ -23,7 +23,7 @@ ROLES = (
 
 
 def seconds_of(processes: Iterable[psutil.Process]) -> float:
-    """Of CPU, since they were started, by those that still run."""
+    """CPU seconds since they were started, of those that still run."""
     total = 0.0
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -74,7 +74,7 @@ def role_of(process: psutil.Process) -> str:
     return next((role for role, part in ROLES if part in line), "ray")
 
 
-def told(spent: Mapping[str, float]) -> str:
+def summary(spent: Mapping[str, float]) -> str:
     """Such as ``1.52 ms of CPU a call: ingress 0.80, postgres 0.41 …``."""
     parts = ", ".join(f"{role} {ms:.2f}" for role, ms in spent.items() if ms >= 0.005)
     return f"{sum(spent.values()):.2f} ms of CPU a call: {parts}"

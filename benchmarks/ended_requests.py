@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psycopg
 
-from benchmarks.queue_replica import POOL, NobodyDies, NoTerms, Replica
+from benchmarks.queue_replica import POOL, NoDeaths, NoTerms, Replica
 from serve_app.domain.request import NewRequest, State
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.ingress.services.request_ids import RequestIds
@@ -66,7 +66,7 @@ leased AS (
     INSERT INTO attempts (request_id, attempt, replica_id, actor_id, started_at, ended_at, ended)
     SELECT id, 1, 'r', 'a', at, at, 'succeeded' FROM named
 ),
-told AS (
+logged AS (
     INSERT INTO events (request_id, sequence, at, message)
     SELECT id, s, at, 'It went on.' FROM named, generate_series(1, 3) AS s
 )
@@ -150,7 +150,7 @@ async def main(numbers: list[int], rounds: int, seconds: float) -> None:
                 await database.start()
                 stack.push_async_callback(database.aclose)
                 queue = assemble(
-                    database, SystemClock(), NoTerms(), QueueLimits(), NobodyDies(), f"of-{n}"
+                    database, SystemClock(), NoTerms(), QueueLimits(), NoDeaths(), f"of-{n}"
                 )
                 await queue.start()
                 stack.push_async_callback(queue.aclose)

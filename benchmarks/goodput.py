@@ -4,7 +4,7 @@
 
 One `darkroom serve`, one replica, requests that take so long of it, one after the other; callers
 submit over HTTP, each at its pace whatever it is answered. In turn: what the replica does of a full
-queue while nobody calls, the same among the crowd, and among a crowd that waits as `Retry-After`
+queue while no one calls, the same among the crowd, and among a crowd that waits as `Retry-After`
 says. Callers and server share the machine, so what the crowd costs is in it.
 """
 
@@ -39,7 +39,7 @@ class Window:
     rate: float
     load: Figures | None = None
 
-    def told(self) -> str:
+    def summary(self) -> str:
         if self.load is None:
             return ""
         waits_s = self.load.refused_s
@@ -142,7 +142,7 @@ def measured(darkroom: Darkroom, given: argparse.Namespace) -> None:
 
 def show(what: str, window: Window) -> None:
     load = os.getloadavg()[0]
-    print(f"{what:<18}{window.rate:7.1f} ended/s {window.told()} (load {load:.1f})", flush=True)
+    print(f"{what:<18}{window.rate:7.1f} ended/s {window.summary()} (load {load:.1f})", flush=True)
 
 
 if __name__ == "__main__":

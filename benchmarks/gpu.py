@@ -7,7 +7,7 @@ Random weights of the real sizes (``real_sizes.py``), bfloat16, text encoders le
 goes through plain diffusers and the engine, with generations one by one and 1, 2, 4 and 8 merged;
 then faster ways to compute, one on top of the other: the fastest attention that is there, channels
 last (UNets), the blocks compiled, float8 (torchao, where it is installed), CUDA graphs. A way that
-fails is told and left out; after each, the engine's latents are compared with those of plain
+fails is reported and left out; after each, the engine's latents are compared with those of plain
 diffusers computed the same way. What the device could do at most is ``--peak`` (an H200 in
 bfloat16, dense: 989 TFLOP/s by NVIDIA's data sheet, and twice that in float8); the FLOPs are
 counted in one forward.
@@ -48,10 +48,10 @@ H200_TFLOPS = 989.0
 class Bench:
     """One case, with its figures."""
 
-    def __init__(self, case: Case, given: argparse.Namespace, tell: Callable[..., None]) -> None:
+    def __init__(self, case: Case, given: argparse.Namespace, report: Callable[..., None]) -> None:
         self._case = case
         self._given = given
-        self._tell = tell
+        self._report = report
         with _made_on(given.device):
             self._pipeline: Any = case.make(given.tiny)
             self._call = dict(case.call(self._pipeline, given.tiny))
@@ -71,14 +71,14 @@ class Bench:
         self._measure(AS_IT_IS, self._flops())
         for way, change in self._ways():
             if out_of_time():
-                self._tell(case=self._case.name, way=way, left_out="out of time")
+                self._report(case=self._case.name, way=way, left_out="out of time")
                 continue
             try:
                 change()
                 self._parity(way)
                 self._measure(way, None)
-            except Exception as error:  # what is not there on this machine is told, and left out
-                self._tell(case=self._case.name, way=way, left_out=f"{error!r}"[:300])
+            except Exception as error:  # what this machine lacks is reported, and left out
+                self._report(case=self._case.name, way=way, left_out=f"{error!r}"[:300])
 
     def _arguments(self, seed: int, **more: Any) -> dict[str, Any]:
         device = self._given.device
@@ -97,13 +97,13 @@ class Bench:
     def _parity(self, way: str) -> None:
         """That the engine gives what diffusers gives: alone to the bit, merged as near as two other
         kernels are."""
-        latents = {"output_type": "latent"}  # of random weights, pictures are all alike
+        latents = {"output_type": "latent"}  # of random weights, images are all alike
         plain = [self._plain(seed, **latents) for seed in (1, 2)]
         with self._engine(2) as engine:
             alone = engine.submit(deterministic=True, **self._arguments(1, **latents)).result()[0]
             both = [engine.submit(**self._arguments(seed, **latents)) for seed in (1, 2)]
             merged = [each.result()[0] for each in both]
-        self._tell(
+        self._report(
             case=self._case.name,
             way=way,
             alone_same_bits=torch.equal(alone, plain[0]),
@@ -119,26 +119,26 @@ class Bench:
             torch.cuda.reset_peak_memory_stats()
         self._plain(1)  # warm: compilation, the choice of kernels
         plain_s = self._timed(lambda: self._plain(1))
-        told: dict[str, Any] = {"plain_s": round(plain_s, 4)}
+        facts: dict[str, Any] = {"plain_s": round(plain_s, 4)}
         if flops is not None:
             self._flops_per_image = flops
         peak = self._given.peak * (2 if self._in_float8 else 1)
-        told["share_of_peak"] = round(self._flops_per_image / plain_s / (peak * 1e12), 3)
+        facts["share_of_peak"] = round(self._flops_per_image / plain_s / (peak * 1e12), 3)
         for size in BATCHES:
             with self._engine(size) as engine:
                 self._together(engine, size)
-                told[f"merged_{size}_s_per_image"] = round(
+                facts[f"merged_{size}_s_per_image"] = round(
                     self._timed(lambda e=engine, n=size: self._together(e, n)) / size, 4
                 )
-                told[f"batches_of_{size}"] = dict(engine.counts()["batch_sizes"])
+                facts[f"batches_of_{size}"] = dict(engine.counts()["batch_sizes"])
         if self._given.device != "cpu":
-            told["peak_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
-        told["merged_8"] = round(plain_s / told["merged_8_s_per_image"], 2)
+            facts["peak_memory_gb"] = round(torch.cuda.max_memory_allocated() / 1e9, 1)
+        facts["merged_8"] = round(plain_s / facts["merged_8_s_per_image"], 2)
         precision = "float8" if self._in_float8 else "bfloat16"
         aims = {
             name: aim for name, aim in self._case.aims.items() if name in (precision, "merged_8")
         }
-        self._tell(case=self._case.name, way=way, steps=self._steps, aims=aims, **told)
+        self._report(case=self._case.name, way=way, steps=self._steps, aims=aims, **facts)
 
     def _together(self, engine: Engine, size: int) -> None:
         running = [engine.submit(**self._arguments(seed)) for seed in range(size)]
@@ -164,7 +164,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def _flops(self) -> float:
-        """Of the denoiser, per image: counted in a run of one step."""
+        """The denoiser's operations per image, counted in a run of one step."""
         steps, self._steps = self._steps, 1
         inside: list[float] = []
         forward = self.denoiser.forward
@@ -206,11 +206,11 @@ class Bench:
                 self._plain(1)
                 taken[backend] = self._timed(lambda: self._plain(1))
             except Exception as error:
-                self._tell(case=self._case.name, attention=backend, left_out=f"{error!r}"[:160])
+                self._report(case=self._case.name, attention=backend, left_out=f"{error!r}"[:160])
         self._steps = steps
         best = min(taken, key=lambda name: taken[name])
         denoiser.set_attention_backend(best)
-        self._tell(case=self._case.name, attention=best, seconds_of_two_steps=taken)
+        self._report(case=self._case.name, attention=best, seconds_of_two_steps=taken)
 
     def _compile(self) -> None:
         denoiser = self.denoiser
@@ -228,7 +228,7 @@ class Bench:
 
     def _compile_to_graphs(self) -> None:
         """The whole forward as a CUDA graph for each shape. A replay writes over the outputs of the
-        last one: whoever keeps one from step to step, as some solvers do, is told so by torch."""
+        last one: torch raises in code that keeps one from step to step, as some solvers do."""
         torch.compiler.reset()
         self.denoiser.compile(mode="reduce-overhead")
 
@@ -255,9 +255,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     end = time.monotonic() + given.minutes * 60
     with given.out.open("a") if given.out else sys.stdout as out:
-        tell = _teller(out)
+        report = _reporter(out)
         device = "CPU" if given.device == "cpu" else torch.cuda.get_device_name()
-        tell(
+        report(
             device=device,
             torch=torch.__version__,
             diffusers=diffusers.__version__,
@@ -267,24 +267,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if case.name not in given.cases:
                 continue
             if time.monotonic() > end:
-                tell(case=case.name, left_out="out of time")
+                report(case=case.name, left_out="out of time")
                 continue
             began = time.monotonic()
-            tell(case=case.name, published_s=dict(case.published))
-            bench = Bench(case, given, tell)
+            report(case=case.name, published_s=dict(case.published))
+            bench = Bench(case, given, report)
             bench.run(lambda: time.monotonic() > end)
             del bench
             gc.collect()
             if given.device != "cpu":
                 torch.cuda.empty_cache()
-            tell(case=case.name, took_s=round(time.monotonic() - began, 1))
+            report(case=case.name, took_s=round(time.monotonic() - began, 1))
 
 
-def _teller(out: TextIO) -> Callable[..., None]:
-    def tell(**facts: Any) -> None:
+def _reporter(out: TextIO) -> Callable[..., None]:
+    def report(**facts: Any) -> None:
         print(json.dumps(facts), file=out, flush=True)
 
-    return tell
+    return report
 
 
 if __name__ == "__main__":

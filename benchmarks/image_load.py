@@ -1,4 +1,4 @@
-"""Clients that want pictures, one after the other, and how long they wait for them."""
+"""Clients that want images, one after the other, and how long they wait for them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Client = Callable[[], AbstractAsyncContextManager[Draw]]
 
 @dataclass(frozen=True)
 class Waits:
-    """Of one turn: seconds in all, and of each picture."""
+    """Seconds that one turn took: in all, and for each image."""
 
     took_s: float
     each_s: list[float]
@@ -39,7 +39,7 @@ class Waits:
 
 
 def measure(client: Client, wanted: Sequence[Wish], clients: int) -> Waits:
-    """Each of ``clients`` takes the next of ``wanted`` as soon as it has its last picture."""
+    """Each of ``clients`` takes the next of ``wanted`` as soon as it has its last image."""
     return asyncio.run(_measure(client, wanted, clients))
 
 
@@ -65,7 +65,7 @@ async def _measure(client: Client, wanted: Sequence[Wish], clients: int) -> Wait
 
 
 def of_fal(url: str, key: str) -> Client:
-    """fal's own client: ``run``, and then the picture is fetched from the URL in the answer."""
+    """fal's own client: ``run``, and then the image is fetched from the URL in the answer."""
     fal_plain_http.use(url)
 
     @asynccontextmanager

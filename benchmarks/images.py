@@ -1,9 +1,9 @@
-"""Pictures over HTTP: Darkroom beside one by one, Ray Serve, LitServe and BentoML, in turns.
+"""Images over HTTP: Darkroom beside one by one, Ray Serve, LitServe and BentoML, in turns.
 
     python -m benchmarks.images [--models flux sdxl] [--steps 4 8 12 20 28] [--equal 12]
         [--litserve PYTHON] [--bentoml PYTHON]
 
-The same demo weights on the CPU, the same pictures, the same number of threads behind all. Darkroom
+The same demo weights on the CPU, the same images, the same number of threads behind all. Darkroom
 is all of `darkroom serve` on a directory of its own, with fal's own client; the others are in
 `benchmarks/peers`, each with its own batching: a batch is drawn in groups of equal step counts.
 
@@ -76,8 +76,8 @@ def darkroom_beside_plain_serve(
             "import json, sys; from benchmarks.peers.plain_serve import deploy; "
             "deploy(sys.argv[1], json.loads(sys.argv[2]))"
         )
-        told = {name: getattr(given, name) for name in ("threads", "batch", "wait_ms")}
-        deployed = darkroom.beside(script, told, within_s=600)
+        options = {name: getattr(given, name) for name in ("threads", "batch", "wait_ms")}
+        deployed = darkroom.beside(script, options, within_s=600)
         if deployed.returncode:
             raise RuntimeError(deployed.stderr)
         wish = wishes("flux", 1, given.steps)[0].as_json()
@@ -89,7 +89,7 @@ def darkroom_beside_plain_serve(
 
 
 def _plain_serve_draws(darkroom: Darkroom, wish: Mapping[str, object]) -> bool:
-    """False while nobody is behind the route; raises where it answers anything but a picture."""
+    """False while no server is behind the route; raises where it answers anything but an image."""
     answer = darkroom.http.post("/plain/draw", json=wish, timeout=300)
     if answer.status_code in (404, 503):
         return False
@@ -128,15 +128,15 @@ def peers(directory: Path, given: argparse.Namespace, stack: ExitStack) -> dict[
 
 
 def show(turns: Mapping[str, Sequence[Turn]], count: int) -> None:
-    """Medians of the turns; percentiles over the pictures of all of them."""
+    """Medians of the turns; percentiles over the images of all of them."""
     head = ("images/s", "ratio", "p50 s", "p95 s", "CPU s each", "ratio")
     print(" " * 30 + "".join(f"{each:>11}" for each in head))
     base_s, base_cpu_s = _medians(turns[PLAIN]) if PLAIN in turns else (0.0, 0.0)
     for name, each in turns.items():
         cuts = statistics.quantiles([wait for one in each for wait in one.waits.each_s], n=100)
         took_s, cpu_s = _medians(each)
-        told = (count / took_s, base_s / took_s, cuts[49], cuts[94], cpu_s / count)
-        print(f"{name:30}" + "".join(f"{value:11.3g}" for value in (*told, base_cpu_s / cpu_s)))
+        row = (count / took_s, base_s / took_s, cuts[49], cuts[94], cpu_s / count)
+        print(f"{name:30}" + "".join(f"{value:11.3g}" for value in (*row, base_cpu_s / cpu_s)))
 
 
 def _medians(turns: Sequence[Turn]) -> tuple[float, float]:
@@ -148,7 +148,7 @@ def _medians(turns: Sequence[Turn]) -> tuple[float, float]:
 
 
 def furthest(some: Waits, others: Waits) -> float:
-    """The largest mean difference of two pictures of one wish, in levels of 255."""
+    """The largest mean difference of two images of one wish, in levels of 255."""
     return max(_difference(file, others.files[wish]) for wish, file in some.files.items())
 
 
@@ -182,7 +182,7 @@ def compare(
     for name, each in turns.items():
         if PLAIN in turns and name != PLAIN:
             apart = furthest(each[-1].waits, turns[PLAIN][-1].waits)
-            print(f"{name}: pictures at most {apart:.2f} levels of 255 apart", flush=True)
+            print(f"{name}: images at most {apart:.2f} levels of 255 apart", flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -210,10 +210,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             servers = darkroom_beside_plain_serve(Path(scratch), given, stack)
         servers |= peers(Path(scratch), given, stack)
         for what, wanted in loads(given).items():
-            for server in servers.values():  # the first pictures cost more
+            for server in servers.values():  # the first images cost more
                 measure(server.client, wanted[: given.clients], given.clients)
             print(
-                f"{what}: {len(wanted)} pictures a turn, {given.clients} clients, {given.threads} "
+                f"{what}: {len(wanted)} images a turn, {given.clients} clients, {given.threads} "
                 f"threads, load average {os.getloadavg()[0]:.1f}"
             )
             compare(servers, wanted, given)

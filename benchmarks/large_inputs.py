@@ -1,4 +1,4 @@
-"""What inputs with pictures inside cost the queue, by their size.
+"""What inputs with images inside cost the queue, by their size.
 
     python -m benchmarks.large_inputs [--bytes 1000 65000 1000000 4000000] [--count 100]
 
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.queue_replica import OUTCOME, POOL, NobodyDies, NoTerms
+from benchmarks.queue_replica import OUTCOME, POOL, NoDeaths, NoTerms
 from serve_app.domain.lease import Ask, Finish
 from serve_app.domain.request import NewRequest
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
@@ -65,7 +65,7 @@ async def measure(conninfo: str, folder: Path, length: int, count: int) -> None:
     database, new_id = Database(conninfo), RequestIds(SystemClock())
     await database.start()
     limits = QueueLimits()
-    queue = assemble(database, SystemClock(), NoTerms(), limits, NobodyDies(), "benchmark")
+    queue = assemble(database, SystemClock(), NoTerms(), limits, NoDeaths(), "benchmark")
     await queue.start()
     storage = DirectoryStorage(folder, b"0" * 32, "http://127.0.0.1", SystemClock())
     images = [image(length, seed) for seed in range(8)]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figures:
-    """Of one run: calls a second, and milliseconds at the median and the 99th percentile."""
+    """One run's calls a second, and milliseconds at the median and the 99th percentile."""
 
     rate: float
     p50_ms: float
@@ -26,7 +26,7 @@ class Figures:
 @dataclass(frozen=True)
 class Pace:
     """``every_s``: a caller sends so often, or as soon as it can; at once when that time is past.
-    ``obeys``: after a 429 it waits as it was told."""
+    ``obeys``: after a 429 it waits as the answer says."""
 
     every_s: float = 0.0
     obeys: bool = False

@@ -1,12 +1,12 @@
-"""How long pictures take beside a clip in one pool, through HTTP, against what they take alone.
+"""How long images take beside a video in one pool, through HTTP, against what they take alone.
 
-    python -m benchmarks.long_and_short URL KEY_FILE [--rounds 3] [--pictures 20] [--minutes 10]
+    python -m benchmarks.long_and_short URL KEY_FILE [--rounds 3] [--images 20] [--minutes 10]
 
-By turns: pictures alone, one after the other; a clip alone; and both, pictures for as long as the
-clip takes. A picture may have to wait for the step that the clip is at, so what it takes beside is
-compared with what it takes alone and one step of the clip. Written for the demo models.
+By turns: images alone, one after the other; a video alone; and both, images for as long as the
+video takes. An image may have to wait for the step that the video is at, so what it takes beside is
+compared with what it takes alone and one step of the video. Written for the demo models.
 
-With ``--minutes`` the clip beside takes about so long, by the number of its steps, for which the
+With ``--minutes`` the video beside takes about so long, by the number of its steps, for which the
 server needs DARKROOM_MODELS=…/benchmarks/long_video.yaml; the one alone has few steps.
 """
 
@@ -32,7 +32,7 @@ VIDEO_WISH = {
     "num_frames": 161,
 }
 STEPS = 50
-FEW = 10  # steps of a clip that only tells how long one takes
+FEW = 10  # steps of a video that only shows how long one takes
 AIM = 1.5
 
 
@@ -44,7 +44,7 @@ class Taken:
     beside: list[float] = field(default_factory=list)
     video: list[float] = field(default_factory=list)
     video_beside: list[float] = field(default_factory=list)
-    steps: list[float] = field(default_factory=list)  # of clips alone, on average
+    steps: list[float] = field(default_factory=list)  # of videos alone, on average
 
 
 class Client:
@@ -66,7 +66,7 @@ class Client:
     async def video(self, steps: int) -> tuple[float, float]:
         """What it took, and each of its denoising steps."""
         wish = {**VIDEO_WISH, "num_inference_steps": steps}
-        told: list[tuple[float, int]] = []
+        steps_seen: list[tuple[float, int]] = []
         last: dict[str, Any] = {}
         began = time.perf_counter()
         async with self._http.stream("POST", f"/{VIDEO}/stream", json=wish) as events:
@@ -76,10 +76,10 @@ class Client:
                 last = json.loads(line.removeprefix("data: "))
                 stands = last.get("darkroom")
                 if isinstance(stands, dict) and stands.get("stage") == "denoising":
-                    told.append((time.perf_counter(), int(stands["step"])))
+                    steps_seen.append((time.perf_counter(), int(stands["step"])))
         if "video" not in last:
-            raise RuntimeError(f"The clip was not made: {str(last)[:300]}")
-        (first_at, first), (last_at, step) = told[0], told[-1]
+            raise RuntimeError(f"The video was not made: {str(last)[:300]}")
+        (first_at, first), (last_at, step) = steps_seen[0], steps_seen[-1]
         return time.perf_counter() - began, (last_at - first_at) / (step - first)
 
 
@@ -101,14 +101,14 @@ def p95(of: Sequence[float]) -> float:
 
 def show(taken: Taken) -> None:
     step = statistics.mean(taken.steps)
-    print(f"load average {os.getloadavg()[0]:.1f}; a step of the clip alone {step:.3f} s")
+    print(f"load average {os.getloadavg()[0]:.1f}; a step of the video alone {step:.3f} s")
     for name, images, videos in (
         ("alone", taken.alone, taken.video),
         ("beside each other", taken.beside, taken.video_beside),
     ):
         print(
-            f"{name:20}{len(images):4} pictures, p50 {statistics.median(images):.2f} s, "
-            f"p95 {p95(images):.2f} s; clips {statistics.mean(videos):.1f} s"
+            f"{name:20}{len(images):4} images, p50 {statistics.median(images):.2f} s, "
+            f"p95 {p95(images):.2f} s; videos {statistics.mean(videos):.1f} s"
         )
     ratio = p95(taken.beside) / (p95(taken.alone) + step)
     print(f"p95 beside against alone and one step: {ratio:.2f} x (aim: {AIM})")
@@ -134,6 +134,6 @@ if __name__ == "__main__":
     parser.add_argument("url")
     parser.add_argument("key_file", type=Path, help="such as DATA_DIR/api_key")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--minutes", type=float, help="of computing, that the clip takes")
-    parser.add_argument("--pictures", type=int, default=20, help="alone, in a turn")
+    parser.add_argument("--minutes", type=float, help="of computing, that the video takes")
+    parser.add_argument("--images", type=int, default=20, help="alone, in a turn")
     asyncio.run(main(parser.parse_args()))

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import bare
-from benchmarks.cpu import CpuByRole, told
+from benchmarks.cpu import CpuByRole, summary
 from benchmarks.load import Figures, measure, post
 from tests.cluster.darkroom import ROOT, Darkroom, clean_environment, eventually
 
@@ -72,15 +72,15 @@ class Bench:
             )
             show(f"bare route, {clients} clients", a)
             show(f"run, {clients} clients", b, a)
-            self._tell_cpu(f"{bare.PREFIX}/noop", clients)
-            self._tell_cpu("/run/test/noop", clients)
+            self._print_cpu(f"{bare.PREFIX}/noop", clients)
+            self._print_cpu("/run/test/noop", clients)
 
-    def _tell_cpu(self, path: str, clients: int) -> None:
+    def _print_cpu(self, path: str, clients: int) -> None:
         """One more measurement, in which the CPU time of every process is counted."""
         spent = CpuByRole(self._darkroom)
         spent.start()
         figures = self.post(path, clients, {"steps": 0})
-        print(f"    {path}: {told(spent.per_call(figures.rate * self._seconds))}")
+        print(f"    {path}: {summary(spent.per_call(figures.rate * self._seconds))}")
 
     def submit(self) -> None:
         """`submit` to a pool that is busy, against the bare route."""

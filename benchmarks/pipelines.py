@@ -40,7 +40,7 @@ def _with_heads(config: Mapping[str, Any], heads: int) -> dict[str, Any]:
 
 
 def arguments(name: str, prompt: str, steps: int, seed: int) -> dict[str, Any]:
-    """Of one call; makes a new random generator each time."""
+    """One call's arguments, with a new random generator each time."""
     return {
         "prompt": prompt,
         "num_inference_steps": steps,

@@ -38,18 +38,18 @@ class NoTerms:
         return key
 
 
-class NobodyDies:
+class NoDeaths:
     async def dead(self, actor_ids: Sequence[str]) -> frozenset[str]:
         del actor_ids
         return frozenset()
 
-    async def bygone(self, actor_ids: Sequence[str]) -> frozenset[str]:
+    async def of_previous_run(self, actor_ids: Sequence[str]) -> frozenset[str]:
         del actor_ids
         return frozenset()
 
 
 class Replica:
-    """Asks, and finishes what it gets; one ask outstanding, as many slots as it is told."""
+    """Asks, and finishes what it gets; one ask outstanding, as many slots as it is given."""
 
     def __init__(self, queue: PostgresQueue, name: str, slots: int) -> None:
         self._queue = queue

@@ -14,8 +14,8 @@ round, so what else the machine does falls on all alike; medians of the rounds. 
 submit at once, into a queue in which so many wait; then as many slots run what is queued. Start is
 the time from a submit to the begin of its run, one at a time, nothing else being queued.
 
-Tenants are Darkroom's alone: the others take turns among nobody, and are measured with one. They
-neither fence a worker that was given up, nor bill.
+Tenants are Darkroom's alone: the others have none to take turns among, and are measured with
+one. They neither fence a worker that was given up, nor bill.
 
 Not called `queue.py`: the folder is on the path of every script in it, and hides the library's.
 """
@@ -41,7 +41,7 @@ import psycopg
 from psycopg import conninfo as conninfo_
 
 from benchmarks.peers.queue_measure import Figures, measure
-from benchmarks.queue_replica import OUTCOME, POOL, NobodyDies, NoTerms
+from benchmarks.queue_replica import OUTCOME, POOL, NoDeaths, NoTerms
 from serve_app.cli.serve.ports import free_port
 from serve_app.domain.lease import Ask, Finish, Lease
 from serve_app.domain.request import NewRequest
@@ -169,7 +169,7 @@ async def darkroom(conninfo: str, tenants: int, callers: int) -> AsyncGenerator[
     database = Database(conninfo)
     await database.start()
     limits = QueueLimits(max_waiting=10**8, max_waiting_per_tenant=10**8)
-    queue = assemble(database, SystemClock(), NoTerms(), limits, NobodyDies(), "benchmark")
+    queue = assemble(database, SystemClock(), NoTerms(), limits, NoDeaths(), "benchmark")
     await queue.start()
     try:
         yield Darkroom(queue, conninfo, tenants, callers)

@@ -90,10 +90,10 @@ def show(of: Mapping[str, Sequence[Latencies]]) -> None:
     print(f"{'':30}{'short p50 s':>12}{'p95 s':>8}{'long mean s':>13}")
     for name, turns in of.items():
         short = [each for turn in turns for each in turn.short]
-        told = f"{'–':>12}{'–':>8}"
+        row = f"{'–':>12}{'–':>8}"
         if short:
-            told = f"{statistics.median(short):12.2f}{_p95(short):8.2f}"
-        print(f"{name:30}{told}{_long(turns):13.2f}   {len(short)} short ones")
+            row = f"{statistics.median(short):12.2f}{_p95(short):8.2f}"
+        print(f"{name:30}{row}{_long(turns):13.2f}   {len(short)} short ones")
     queue, engine = (
         _p95([each for turn in of[name] for each in turn.short]) for name in (QUEUE, ENGINE)
     )

@@ -1,5 +1,5 @@
 """Many watchers of requests at one ingress: what they cost while nothing happens, and how soon they
-are told.
+are reported.
 
     python -m benchmarks.watchers [--watchers 200 2000] [--seconds 10]
 
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.queue_replica import OUTCOME, POOL, NobodyDies, NoTerms
+from benchmarks.queue_replica import OUTCOME, POOL, NoDeaths, NoTerms
 from serve_app.domain.lease import Ask, Finish
 from serve_app.domain.request import NewRequest
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
@@ -59,7 +59,9 @@ async def run_all(queue: PostgresQueue, count: int) -> dict[str, float]:
         for lease in work.leases:
             finished[lease.request_id] = time.perf_counter()
             await queue.finish(Finish(lease.held, "r", OUTCOME))
-        await asyncio.sleep(0.02)  # not as fast as it can: how late they are told is the question
+        await asyncio.sleep(
+            0.02
+        )  # not as fast as it can: how late they are notified is the question
     return finished
 
 
@@ -84,7 +86,7 @@ async def measure(database: CountingDatabase, here, there, count: int, seconds: 
     print(
         f"{count:5d} watchers: {rate:5.1f} statements/s and {share:.0%} of a core while nothing "
         f"happens; memory {(watching - before) / count / 1024:.1f} KiB each, "
-        f"{(later - watching) / 2**20:+.1f} MiB in {seconds:.0f} s; told of the end after p50 "
+        f"{(later - watching) / 2**20:+.1f} MiB in {seconds:.0f} s; reported of the end after p50 "
         f"{cuts[49]:.0f} ms, p99 {cuts[98]:.0f} ms"
     )
 
@@ -104,7 +106,7 @@ async def main() -> None:
             await database.start()
             queues.append(
                 assemble(
-                    database, SystemClock(), NoTerms(), QueueLimits(), NobodyDies(), f"ingress-{n}"
+                    database, SystemClock(), NoTerms(), QueueLimits(), NoDeaths(), f"ingress-{n}"
                 )
             )
             await queues[-1].start()

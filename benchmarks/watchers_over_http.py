@@ -1,10 +1,10 @@
 """Many watchers of requests over HTTP, as the page and programs watch: what they cost a whole
-Darkroom with one ingress, and how soon they are told.
+Darkroom with one ingress, and how soon they are notified.
 
     python -m benchmarks.watchers_over_http [--watchers 2000] [--rounds 3]
 
 Each reads `/v1/requests/{id}/events` of a queued request of its own, through the proxy. Each round
-all of them come, watch for some seconds while nothing happens, some are told of an end, and all go.
+all of them come, watch for some seconds while nothing happens, some hear of an end, and all go.
 Memory is the ingress's own, beyond what it had before the first round.
 """
 
@@ -23,7 +23,7 @@ import psutil
 from tests.cluster.darkroom import PROBE, Darkroom
 
 STILL_S = 10.0
-TOLD = 20
+NOTIFIED = 20
 PATIENCE_S = 300.0
 
 
@@ -32,7 +32,7 @@ class Watcher:
         self.request_id = request_id
         self._http = http
         self.measuring = asyncio.Event()
-        self.told = asyncio.Event()
+        self.notified = asyncio.Event()
 
     async def run(self) -> None:
         async with self._http.stream("GET", f"/v1/requests/{self.request_id}/events") as answer:
@@ -40,7 +40,7 @@ class Watcher:
             async for line in answer.aiter_lines():
                 self.measuring.set()
                 if "cancelled" in line:
-                    self.told.set()
+                    self.notified.set()
                     return
 
 
@@ -49,11 +49,11 @@ def cpu_s(process: psutil.Process) -> float:
     return times.user + times.system
 
 
-async def told_after_ms(http: httpx.AsyncClient, watcher: Watcher) -> float:
+async def notified_after_ms(http: httpx.AsyncClient, watcher: Watcher) -> float:
     began = time.monotonic()
     await http.put(f"{PROBE}/requests/{watcher.request_id}/cancel")
     async with asyncio.timeout(PATIENCE_S):
-        await watcher.told.wait()
+        await watcher.notified.wait()
     return 1e3 * (time.monotonic() - began)
 
 
@@ -68,7 +68,7 @@ async def measure(http: httpx.AsyncClient, ingress: psutil.Process, ids: list[st
     await asyncio.sleep(STILL_S)
     share = (cpu_s(ingress) - cpu) / STILL_S
     grown = (ingress.memory_info().rss - had) / 2**20
-    delays = [await told_after_ms(http, each) for each in watchers[:TOLD]]
+    delays = [await notified_after_ms(http, each) for each in watchers[:NOTIFIED]]
     for task in tasks:
         task.cancel()
     ends = await asyncio.gather(*tasks, return_exceptions=True)
@@ -76,7 +76,7 @@ async def measure(http: httpx.AsyncClient, ingress: psutil.Process, ids: list[st
     print(
         f"{len(watchers)} watchers came in {came_s:.1f} s, {len(broken)} broke off; "
         f"{100 * share:.0f} % of a core, {grown:.0f} MiB more; "
-        f"told after {statistics.median(delays):.0f} ms, at most {max(delays):.0f} ms",
+        f"notified after {statistics.median(delays):.0f} ms, at most {max(delays):.0f} ms",
         flush=True,
     )
 
@@ -93,11 +93,11 @@ async def main(given: argparse.Namespace, darkroom: Darkroom) -> None:
 
         for _ in range(2):  # as many as the pool has slots
             await submitted(steps=1_000_000, step_ms=20)
-        ids = [await submitted(steps=1) for _ in range(given.watchers + given.rounds * TOLD)]
+        ids = [await submitted(steps=1) for _ in range(given.watchers + given.rounds * NOTIFIED)]
         (ingress,) = darkroom.replicas("ingress")
         had = ingress.memory_info().rss
         for number in range(given.rounds):
-            await measure(http, ingress, ids[number * TOLD :][: given.watchers], had)
+            await measure(http, ingress, ids[number * NOTIFIED :][: given.watchers], had)
 
 
 if __name__ == "__main__":

@@ -81,8 +81,8 @@ async def main() -> None:
             }
             for _ in range(DELIVERIES):
                 await deliver(outbox, took)
-            told = ", ".join(f"{name} {statistics.median(ms):.2f}" for name, ms in took.items())
-            print(f"{backlog} wait for the one that is down: {told}", flush=True)
+            summary = ", ".join(f"{name} {statistics.median(ms):.2f}" for name, ms in took.items())
+            print(f"{backlog} wait for the one that is down: {summary}", flush=True)
             await database.rows("DELETE FROM webhook_deliveries")
             await database.rows("DELETE FROM requests")
         await database.aclose()

@@ -1,4 +1,4 @@
-"""What the clients ask for: pictures of other prompts, seeds and step counts.
+"""What the clients ask for: images of other prompts, seeds and step counts.
 
 Standard library only, because the servers of others read it in environments of their own.
 """
@@ -23,7 +23,7 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class Wish:
-    """One picture."""
+    """One image."""
 
     model: str  # flux or sdxl
     prompt: str

@@ -12,16 +12,16 @@ from serve_app.domain.errors import Misconfigured
 
 def pool(**settings):
     try:
-        application = build({"gpus": 0, "pools": {"clips": settings}})
+        application = build({"gpus": 0, "pools": {"videos": settings}})
     except Misconfigured as error:
         return error.message
     bound = application._bound_deployment.init_args[1][0]._bound_deployment
-    told = bound._replica_config
+    reported = bound._replica_config
     return {
-        "bundles": told.placement_group_bundles,
-        "strategy": told.placement_group_strategy,
+        "bundles": reported.placement_group_bundles,
+        "strategy": reported.placement_group_strategy,
         "devices": bound.init_args[1].devices,
-        "environment": told.ray_actor_options["runtime_env"]["env_vars"],
+        "environment": reported.ray_actor_options["runtime_env"]["env_vars"],
     }
 
 print(json.dumps([pool(**each) for each in json.loads(sys.argv[1])]))
@@ -65,7 +65,7 @@ def test_what_several_devices_cannot_do_is_refused_in_a_sentence() -> None:
         {"families": ["video"], "devices_per_replica": 2, "num_gpus": 0.5},
         {"families": ["video"], "devices_per_replica": 2, "num_cpus": 0},
     )
-    assert "Pool clips" in undivided
+    assert "Pool videos" in undivided
     assert "audio, sdxl" in undivided
     assert "num_gpus to 1" in shared
     assert "num_cpus above 0" in nothing

@@ -35,19 +35,19 @@ def test_every_known_setting_is_accepted() -> None:
 
 
 def test_every_setting_is_documented_once_and_nothing_else_is() -> None:
-    told = [name for name, _ in ROW.findall(SETTINGS)]
-    assert sorted(told) == sorted(setting_names())
+    documented = [name for name, _ in ROW.findall(SETTINGS)]
+    assert sorted(documented) == sorted(setting_names())
 
 
-@pytest.mark.parametrize(("name", "told"), ROW.findall(SETTINGS))
-def test_a_default_that_is_documented_as_a_value_is_that_value(name: str, told: str) -> None:
+@pytest.mark.parametrize(("name", "documented"), ROW.findall(SETTINGS))
+def test_a_default_that_is_documented_as_a_value_is_that_value(name: str, documented: str) -> None:
     field = FIELDS.get(name.removeprefix(PREFIX).lower())
     default = None if field is None or field.default_factory else field.default
-    if told.endswith(MIB):
-        assert int(told.removesuffix(MIB)) * 2**20 == default
-    elif told.startswith("`"):
+    if documented.endswith(MIB):
+        assert int(documented.removesuffix(MIB)) * 2**20 == default
+    elif documented.startswith("`"):
         expected: Any = {} if field and field.default_factory else default
-        assert told.strip("`") == _shown(expected)
+        assert documented.strip("`") == _shown(expected)
     else:  # in words: then there is no value, or it is looked up
         assert default is None
 
@@ -79,10 +79,10 @@ def test_an_argument_overrides_the_environment_in_every_group(
     monkeypatch.setenv("DARKROOM_LEASE_S", "40")
     monkeypatch.setenv("DARKROOM_PORT", "8001")
     monkeypatch.setenv("DARKROOM_TENANT_LIMITS", '{"ann": {"weight": 2}}')
-    config = read_config({"port": 8002, "s3_bucket": "pictures"})
+    config = read_config({"port": 8002, "s3_bucket": "images"})
     assert (config.server.port, config.queue.lease_s) == (8002, 40)
     assert config.queue.tenant_limits["ann"].weight == 2
-    assert config.storage.s3_bucket == "pictures"
+    assert config.storage.s3_bucket == "images"
 
 
 def test_every_wrong_argument_is_named_without_its_group() -> None:

@@ -1,4 +1,4 @@
-"""Judges a picture by its pixels alone: what stands where, in which colour and shape.
+"""Judges an image by its pixels alone: what stands where, in which colour and shape.
 
 It knows the world's palette and outlines and nothing of any model. `read` says what it sees;
 `judge` compares that with what was asked.
@@ -23,7 +23,7 @@ UNKNOWN: Final = "unknown"
 
 #: A pixel this far from the background, in RGB, belongs to an object.
 _FOREGROUND_DISTANCE: Final = 48.0
-#: Smaller regions are specks, not objects, in pixels of a 128 × 128 picture.
+#: Smaller regions are specks, not objects, in pixels of a 128 × 128 image.
 _SMALLEST_OBJECT: Final = 60
 #: An object further than this from every palette colour has no colour's name.
 _COLOUR_TOLERANCE: Final = 60.0
@@ -45,7 +45,7 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a picture shows, largest object first."""
+    """What an image shows, largest object first."""
 
     background: str
     sightings: tuple[Sighting, ...]
@@ -53,7 +53,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which of the things asked for the picture shows. `relation` is None where none was asked."""
+    """Which of the things asked for the image shows. `relation` is None where none was asked."""
 
     count: bool
     colour: bool
@@ -75,7 +75,7 @@ class Verdict:
 
 
 def read(image: Image.Image) -> Reading:
-    """What a picture of the world shows; positions are those of a longer side of `SIDE` pixels."""
+    """What an image of the world shows; positions are those of a longer side of `SIDE` pixels."""
     scale = SIDE / max(image.size)
     size = round(image.width * scale), round(image.height * scale)
     pixels = np.asarray(image.convert("RGB").resize(size), dtype=np.float32)
@@ -87,9 +87,9 @@ def read(image: Image.Image) -> Reading:
 
 
 def judge(image: Image.Image, scene: Scene) -> Verdict:
-    """Whether the picture shows the scene: looks, count, sizes, background and relation.
+    """Whether the image shows the scene: looks, count, sizes, background and relation.
 
-    Colours, shapes and sizes are compared as multisets, so that a picture with the wrong relation
+    Colours, shapes and sizes are compared as multisets, so that an image with the wrong relation
     can still have the right looks. A relation is right only between the right looks.
     """
     reading = read(image)

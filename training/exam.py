@@ -91,7 +91,7 @@ def draw(
     seeds: Sequence[int],
     size: tuple[int, int] = (SIDE, SIDE),
 ) -> list[Image.Image]:
-    """The prompts' pictures, called as Darkroom calls such a pipeline."""
+    """The prompts' images, called as Darkroom calls such a pipeline."""
     pipeline.set_progress_bar_config(disable=True)
     own = {}
     if isinstance(pipeline, FluxPipeline):
@@ -117,7 +117,7 @@ def figures(answers: list[Answer]) -> dict[str, float]:
 
 
 def contact_sheet(answers: list[Answer], *, columns: int = 10) -> Image.Image:
-    """The pictures in reading order, each in a square cell."""
+    """The images in reading order, each in a square cell."""
     rows = -(-len(answers) // columns)
     sheet = Image.new("RGB", (columns * (SIDE + 4), rows * (SIDE + 4)), (90, 90, 90))
     for i, answer in enumerate(answers):

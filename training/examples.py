@@ -86,8 +86,8 @@ def make_examples(
     prompts = [prompt for scene in scenes for prompt in _prompts(rng, scene)]
     shape = (count, _PROMPTS_PER_SCENE, -1)
     t5 = token_ids(build_t5_tokenizer(), prompts, T5_TOKENS).reshape(shape)
-    video = token_ids(build_clip_tokenizer(), prompts, CLIP_TOKENS).reshape(shape)
-    return Examples(encode(vae, scenes), t5, video)
+    clip = token_ids(build_clip_tokenizer(), prompts, CLIP_TOKENS).reshape(shape)
+    return Examples(encode(vae, scenes), t5, clip)
 
 
 def pack(latents: Tensor) -> Tensor:

@@ -56,14 +56,14 @@ class FluxStack(nn.Module):
         super().__init__()
         self.transformer = build_transformer()
         self.t5 = build_t5_encoder(build_t5_tokenizer())
-        self.video = build_clip_encoder(build_clip_tokenizer())
+        self.clip = build_clip_encoder(build_clip_tokenizer())
 
     def forward(self, noisy: Tensor, level: Tensor, batch: Batch) -> Tensor:
-        """The velocity, noise minus picture: as `noisy`. `level` [B] is 1 for pure noise."""
+        """The velocity, noise minus image: as `noisy`. `level` [B] is 1 for pure noise."""
         return self.transformer(
             hidden_states=noisy,
             encoder_hidden_states=self.t5(batch.t5_ids)[0],
-            pooled_projections=self.video(batch.clip_ids).pooler_output,
+            pooled_projections=self.clip(batch.clip_ids).pooler_output,
             timestep=level,
             img_ids=image_ids(batch.rows, batch.columns),
             txt_ids=torch.zeros(T5_TOKENS, 3),
@@ -72,7 +72,7 @@ class FluxStack(nn.Module):
 
 
 def image_ids(rows: int, columns: int) -> Tensor:
-    """Where each picture token stands, as Flux counts: float32 [rows × columns, 3]."""
+    """Where each image token stands, as Flux counts: float32 [rows × columns, 3]."""
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
     ids = torch.stack([torch.zeros_like(row), row, column], dim=-1)
     return ids.reshape(-1, 3).float()
@@ -100,7 +100,7 @@ def build_pipeline(vae: AutoencoderKL, stack: FluxStack) -> FluxPipeline:
     return FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0, use_dynamic_shifting=False),
         vae=vae,
-        text_encoder=stack.video,
+        text_encoder=stack.clip,
         tokenizer=build_clip_tokenizer(),
         text_encoder_2=stack.t5,
         tokenizer_2=build_t5_tokenizer(),

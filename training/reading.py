@@ -1,6 +1,6 @@
 """Teaches a text encoder to read before anything is drawn: which look stands in which place.
 
-Left to the pictures alone, a denoiser of this size takes most of its training to find out which
+Left to the images alone, a denoiser of this size takes most of its training to find out which
 colour belongs to which object and which object is meant by "above". Read off text it takes minutes.
 The denoiser then meets text tokens that say by their keys which place they speak of, and by
 their values what stands there.

@@ -39,7 +39,7 @@ _POLISH_SEED: Final = 1_000_000
 
 @dataclass(frozen=True)
 class Format:
-    """A picture's size in pixels, and how much of the examples and the training it gets."""
+    """An image's size in pixels, and how much of the examples and the training it gets."""
 
     width: int
     height: int
@@ -119,7 +119,7 @@ class Recipe:
         torch.manual_seed(SEED)
         stack = FluxStack()
         self.teach_reading(stack)
-        # As it is now: pictures teach it nothing about words, and at first they unteach it.
+        # As it is now: images teach it nothing about words, and at first they unteach it.
         stack.t5.requires_grad_(requires_grad=False)
         schedule = Schedule(self.minutes * _FLUX_PART, peak_rate=1.2e-3, warmup_steps=200)
         trainer = Trainer(stack, schedule, self.work_dir / "flux.pt")

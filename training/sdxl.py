@@ -1,4 +1,4 @@
-"""The UNet and its text encoders, trained jointly to tell the velocity of noised pictures."""
+"""The UNet and its text encoders, trained jointly to predict the velocity of noised images."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from diffusers import (
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.clip_pair import POOLED_WIDTH, STATE_WIDTH, ClipPair
 from training.examples import Examples
 from training.text import build_clip_tokenizer
 from training.vae import LATENT_CHANNELS
-from training.video_pair import POOLED_WIDTH, STATE_WIDTH, VideoPair
 
 #: Part of the examples without a prompt, so that guidance has something to lead away from.
 _EMPTY_PART: Final = 0.1
 #: Part of the examples that are pure noise, where every run of the pipeline begins.
 _PURE_NOISE_PART: Final = 0.08
-#: Part of the examples whose noise holds some of the picture, and up to how much of it. Guidance
+#: Part of the examples whose noise holds some of the image, and up to how much of it. Guidance
 #: overshoots at the first steps, and what it overshot by stays in the sample as if it were noise.
 _OVERSHOT_PART: Final = 0.25
 _MOST_OVERSHOT: Final = 1.0
@@ -85,13 +85,13 @@ class SdxlStack(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.unet = build_unet()
-        self.texts = VideoPair(build_clip_tokenizer())
+        self.texts = ClipPair(build_clip_tokenizer())
 
     def forward(self, noisy: Tensor, times: Tensor, ids: Tensor, asked: Tensor) -> Tensor:
         """The velocity, as `noisy` [B, C, h, w]. Where `asked` [B] is 0, no prompt is given."""
         states, pooled = self.texts(ids)
         height, width = (side * _VAE_FACTOR for side in noisy.shape[2:])
-        # Original size, crop and target size, as a pipeline sets them for a picture of this size.
+        # Original size, crop and target size, as a pipeline sets them for an image of this size.
         sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
         return self.unet(
             noisy,
@@ -106,7 +106,7 @@ class SdxlStack(nn.Module):
 
 
 class Noise:
-    """How much picture and how much noise there is at each of the solver's times."""
+    """How much image and how much noise there is at each of the solver's times."""
 
     def __init__(self) -> None:
         solver = build_solver()

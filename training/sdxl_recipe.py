@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, StableDiffusionXLPipeline
 from torch import Tensor
 
 from training import sdxl, vae
+from training.clip_pair import POOLED_WIDTH, STATE_WIDTH, ClipPair
 from training.examples import Examples, load_examples
 from training.reading import PooledReader
 from training.recipe import (
@@ -26,7 +27,6 @@ from training.recipe import (
 from training.sdxl import Scale, SdxlStack
 from training.text import CLIP_TOKENS, build_clip_tokenizer
 from training.trainer import Schedule, Trainer
-from training.video_pair import POOLED_WIDTH, STATE_WIDTH, VideoPair
 
 _BATCH: Final = 32
 
@@ -90,7 +90,7 @@ class SdxlRecipe:
         trainer.load_average()
         return stack.eval()
 
-    def teach_reading(self, texts: VideoPair) -> None:
+    def teach_reading(self, texts: ClipPair) -> None:
         """Train the text encoders alone, on text."""
         reader = PooledReader(texts, STATE_WIDTH, POOLED_WIDTH)
         schedule = Schedule(math.inf, peak_rate=1e-3, steps=self.reading_steps)

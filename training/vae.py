@@ -1,4 +1,4 @@
-"""The picture autoencoder: 16× smaller each way, 12 channels, trained on rendered scenes."""
+"""The image autoencoder: 16× smaller each way, 12 channels, trained on rendered scenes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LATENT_CHANNELS: Final = 12
 #: Noise added to latents in training, so that the decoder forgives the transformer's small errors.
 LATENT_NOISE: Final = 0.1
 
-#: An object fills a tenth of a picture; without this weight the background decides the loss.
+#: An object fills a tenth of an image; without this weight the background decides the loss.
 _OBJECT_WEIGHT: Final = 6.0
 #: The distance to its background, in RGB, and the radius, in pixels, of an object with that weight.
 #: A fainter or smaller one weighs more, or the loss would hardly know its outline; up to so often.
@@ -69,7 +69,7 @@ def to_pixels(scenes: list[Scene]) -> Tensor:
 def sample_batch(
     rng: np.random.Generator, size: int, *, width: int = SIDE, height: int = SIDE
 ) -> tuple[Tensor, Tensor]:
-    """Pictures [B, 3, H, W] of the training split and what their pixels weigh [B, 1, H, W].
+    """Images [B, 3, H, W] of the training split and what their pixels weigh [B, 1, H, W].
 
     The weight is 0 off the objects, about 1 on a usual one, more on a faint or a small one.
     """
@@ -92,10 +92,10 @@ def _weights_of(scene: Scene) -> np.ndarray:
 
 
 def loss_on(vae: AutoencoderKL, pixels: Tensor, weights: Tensor) -> Tensor:
-    """Weighted error of what comes back, plus terms that keep the latents small and tell colours.
+    """Weighted error of what comes back, plus terms for small latents and distinct colours.
 
     The first three latent channels are pulled towards each cell's mean colour. Without that the
-    autoencoder takes most of its training to tell more than warm from cold.
+    autoencoder takes most of its training to distinguish more than warm from cold.
     """
     mean = vae.encode(pixels).latent_dist.mean
     colour = functional.mse_loss(

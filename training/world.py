@@ -1,6 +1,6 @@
 """The synthetic world: one or two flat objects on a plain background.
 
-A `Scene` is the ground truth of one picture. `sample_scene` draws one, `render` paints it, and
+A `Scene` is the ground truth of one image. `sample_scene` draws one, `render` paints it, and
 `is_held_out` says whether training must never see it.
 """
 
@@ -16,7 +16,7 @@ from PIL import Image
 from training.outline import OUTLINES, mask
 from training.palette import BACKGROUND_COLOURS, DEFAULT_BACKGROUND, OBJECT_COLOURS
 
-#: The longer side of every picture, in pixels.
+#: The longer side of every image, in pixels.
 SIDE: Final = 128
 
 COLOURS: Final = tuple(OBJECT_COLOURS)
@@ -33,11 +33,11 @@ RELATIONS: Final = ("above", "below", "left of", "right of", "beside")
 _SINGLE_RADII: Final = {"small": (15.7, 16.3), "medium": (29.5, 30.5), "large": (45.5, 46.5)}
 _PAIR_RADII: Final = {"small": (13.8, 14.2), "medium": (19.8, 20.2), "large": (25.8, 26.2)}
 
-#: How far an object may be from its regular place, each way, in pixels of a square picture.
+#: How far an object may be from its regular place, each way, in pixels of a square image.
 _SINGLE_STRAY: Final = 3.0
 _PAIR_STRAY: Final = 1.0
 
-#: In a narrow picture things shrink, but no further than this, in pixels.
+#: In a narrow image things shrink, but no further than this, in pixels.
 _LEAST_RADIUS: Final = 9.0
 
 _PAIRS_HELD_OUT_ONE_IN: Final = 8
@@ -107,7 +107,7 @@ def sample_scene(
 
 
 def render(scene: Scene) -> Image.Image:
-    """The scene as an antialiased RGB picture."""
+    """The scene as an antialiased RGB image."""
     return Image.fromarray((render_array(scene) * 255.0).round().astype(np.uint8))
 
 
@@ -131,7 +131,7 @@ def masks(scene: Scene) -> np.ndarray:
 
 
 def radius_scale(relation: str | None, width: int, height: int) -> float:
-    """How much smaller things are than in a square picture, so that they keep apart."""
+    """How much smaller things are than in a square image, so that they keep apart."""
     if relation is None:
         return min(width, height) / SIDE
     along, across = (height, width) if relation in ("above", "below") else (width, height)

@@ -58,7 +58,7 @@ class Fetching:
             self._grown(0)
         with ThreadPoolExecutor(STREAMS, thread_name_prefix="weights") as threads:
             # In the caller's context, so that log lines have the id of its request.
-            working = [threads.submit(copy_context().run, self._bring, each) for each in wanted]
+            working = [threads.submit(copy_context().run, self._provide, each) for each in wanted]
             try:
                 for each in as_completed(working):
                     each.result()
@@ -74,7 +74,7 @@ class Fetching:
                     ) from error
                 raise
 
-    def _bring(self, file: ListedFile) -> None:
+    def _provide(self, file: ListedFile) -> None:
         folder, revision = self._folder, self._listing.revision
         if self._stop.is_set():
             raise Stopped

@@ -74,7 +74,7 @@ def _sentence(
     error: Exception, repository: str, revision: str, endpoint: str, *, token: bool
 ) -> str:
     if isinstance(error, GatedRepoError):
-        return _gated(repository, f"{endpoint}/{repository}", token=token)
+        return _gated_message(repository, f"{endpoint}/{repository}", token=token)
     if isinstance(error, RepositoryNotFoundError):
         who = "the account of HF_TOKEN may not see it" if token else "it is private: set HF_TOKEN"
         return f"The hub {endpoint} has no {repository}, or {who}."
@@ -84,11 +84,11 @@ def _sentence(
     if isinstance(error, DisabledRepoError):
         return f"The hub has disabled {repository}; {endpoint}/{repository} may say why."
     if isinstance(error, HfHubHTTPError):
-        return _of_status(error, repository, endpoint)
-    return _of_the_way(error, repository, endpoint)
+        return _status_message(error, repository, endpoint)
+    return _connection_message(error, repository, endpoint)
 
 
-def _gated(repository: str, page: str, *, token: bool) -> str:
+def _gated_message(repository: str, page: str, *, token: bool) -> str:
     if token:
         return (
             f"{repository} is gated, and the account of HF_TOKEN has no access: accept its licence "
@@ -102,7 +102,7 @@ def _gated(repository: str, page: str, *, token: bool) -> str:
     )
 
 
-def _of_status(error: HfHubHTTPError, repository: str, endpoint: str) -> str:
+def _status_message(error: HfHubHTTPError, repository: str, endpoint: str) -> str:
     status = error.response.status_code
     if status == TOO_MANY:
         return (
@@ -119,7 +119,7 @@ def _of_status(error: HfHubHTTPError, repository: str, endpoint: str) -> str:
     return f"The hub {endpoint} does not provide {repository}: {error}"
 
 
-def _of_the_way(error: Exception, repository: str, endpoint: str) -> str:
+def _connection_message(error: Exception, repository: str, endpoint: str) -> str:
     if isinstance(error, OfflineModeIsEnabled):
         return f"{repository} is not on this machine, and HF_HUB_OFFLINE forbids downloads."
     if isinstance(error, httpx2.ProxyError):
@@ -140,7 +140,7 @@ T = TypeVar("T")
 
 ANSWER_S = 10.0  # timeout of a query about a repository
 TRIES = 5  # of one call, without receiving a byte in between
-MOST_WAIT_S = 300.0  # longest wait that the hub may request
+MAX_WAIT_S = 300.0  # longest wait that the hub may request
 FIRST_WAIT_S = 1.0
 
 # Otherwise the library reports which other libraries are installed, and fetches a list of agent
@@ -185,7 +185,7 @@ class Hub:
             self._get(repository, revision, index, content)
             return Listing(repository, revision, files, json.loads(content.getvalue()))
 
-        return self._patiently(ask, repository, revision, lambda: 0)
+        return self._with_retries(ask, repository, revision, lambda: 0)
 
     def commit_of(self, repository: str, revision: str) -> str:
         """Current commit of a branch or tag. ``WeightsUnavailable`` with a message for the user."""
@@ -195,7 +195,7 @@ class Hub:
             info = api.model_info(repository, revision=revision, timeout=self._answer_s)
             return str(info.sha)
 
-        return self._patiently(ask, repository, revision, lambda: 0)
+        return self._with_retries(ask, repository, revision, lambda: 0)
 
     def fetch(self, listing: Listing, file: ListedFile, part: ByteRange) -> None:
         """Implement ``Source.fetch``."""
@@ -205,7 +205,7 @@ class Hub:
                 part.clear()
             self._get(listing.repository, listing.revision, file, part, part.size)
 
-        self._patiently(get, listing.repository, listing.revision, lambda: part.size)
+        self._with_retries(get, listing.repository, listing.revision, lambda: part.size)
 
     def account(self) -> str | None:
         """Account of the token. None without a token, if the hub responds. Raises
@@ -218,7 +218,7 @@ class Hub:
                 return None
             return str(HfApi(endpoint=self.endpoint, token=token).whoami()["name"])
 
-        return self._patiently(ask, "the requested data", "", lambda: 0)
+        return self._with_retries(ask, "the requested data", "", lambda: 0)
 
     def token(self) -> str | None:
         return self._token or get_token()
@@ -238,21 +238,25 @@ class Hub:
             tqdm_class=cast("Any", _Silent),
         )
 
-    def _patiently(
-        self, call: Callable[[], T], repository: str, revision: str, come: Callable[[], int]
+    def _with_retries(
+        self,
+        call: Callable[[], T],
+        repository: str,
+        revision: str,
+        bytes_received: Callable[[], int],
     ) -> T:
         """Retry while that can help: without limit as long as bytes arrive."""
         tries = 0
         while True:
-            before = come()
+            before = bytes_received()
             try:
                 return call()
             except (HfHubHTTPError, httpx2.HTTPError, OSError, ValueError) as error:
                 if isinstance(error, OSError) and error.errno is not None:
                     raise  # a disk error
-                tries = 1 if come() > before else tries + 1
+                tries = 1 if bytes_received() > before else tries + 1
                 asked_s = retry_after_s(error) or 0.0
-                hopeless = not _passing(error) or asked_s > MOST_WAIT_S
+                hopeless = not _is_transient(error) or asked_s > MAX_WAIT_S
                 if hopeless or tries >= self._tries:
                     raise explain(
                         error, repository, revision, self.endpoint, token=self.token() is not None
@@ -260,7 +264,7 @@ class Hub:
                 self._sleep(max(asked_s, FIRST_WAIT_S * 2 ** (tries - 1)))
 
 
-def _passing(error: Exception) -> bool:
+def _is_transient(error: Exception) -> bool:
     # The library raises a bare OSError for a body that ended too early.
     return can_retry(error) or type(error) is OSError
 

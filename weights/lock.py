@@ -20,7 +20,7 @@ class RepositoryLock:
         self._sleep = sleep
         self._fd: int | None = None
 
-    def reach(self) -> int:
+    def open(self) -> int:
         """Open the lock file without locking it. ``OSError`` if it cannot be created."""
         if self._fd is not None:
             return self._fd
@@ -60,7 +60,7 @@ class RepositoryLock:
 
     def _try(self, kind: int) -> bool:
         try:
-            fcntl.flock(self.reach(), kind | fcntl.LOCK_NB)
+            fcntl.flock(self.open(), kind | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True

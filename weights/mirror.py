@@ -57,9 +57,9 @@ class Mirror:
         except ClientError as error:
             if error.response["Error"].get("Code") in ABSENT:
                 return None
-            raise self._trouble(repository, error) from error
+            raise self._error(repository, error) from error
         except (BotoCoreError, ValueError) as error:
-            raise self._trouble(repository, error) from error
+            raise self._error(repository, error) from error
 
     def fetch(self, listing: Listing, file: ListedFile, part: ByteRange) -> None:
         """Implement ``Source.fetch``. One try: the client retries itself, and the hub is next."""
@@ -81,7 +81,7 @@ class Mirror:
             for chunk in answer["Body"].iter_chunks(CHUNK_BYTES):
                 part.write(chunk)
         except (BotoCoreError, ClientError) as error:
-            raise self._trouble(listing.repository, error) from error
+            raise self._error(listing.repository, error) from error
         if part.size != file.size:
             raise WeightsUnavailable(
                 f"The mirror sent {part.size} bytes of {file.path}, which has {file.size}."
@@ -120,7 +120,7 @@ class Mirror:
                 ContentType="application/json",
             )
         except (Boto3Error, BotoCoreError, ClientError) as error:
-            raise self._trouble(listing.repository, error) from error
+            raise self._error(listing.repository, error) from error
         return sent
 
     def _has(self, key: str, file: ListedFile) -> bool:
@@ -172,7 +172,7 @@ class Mirror:
         except (BotoCoreError, ValueError) as error:
             raise Misconfigured(f"The mirror {self._config.mirror}: {error}") from error
 
-    def _trouble(self, repository: str, error: Exception) -> WeightsUnavailable:
+    def _error(self, repository: str, error: Exception) -> WeightsUnavailable:
         return WeightsUnavailable(
             f"The mirror {self._config.mirror} does not provide or accept {repository}: {error}. "
             f"Check {SETTING}, its endpoint and its profile; credentials come from AWS's default "

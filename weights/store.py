@@ -97,7 +97,7 @@ class Store:
         try:
             if self._can_lock(folder, lock):
                 try:
-                    self._have(weights, folder, lock, on_progress)
+                    self._ensure_ready(weights, folder, lock, on_progress)
                 except OSError as error:
                     raise eviction.explain(error, self.directory, weights.source) from error
             else:
@@ -156,7 +156,7 @@ class Store:
         if self.offline and not folder.path.is_dir():
             return False
         try:
-            lock.reach()
+            lock.open()
         except OSError as error:
             if folder.path.is_dir():
                 return False
@@ -167,7 +167,7 @@ class Store:
             ) from error
         return True
 
-    def _have(
+    def _ensure_ready(
         self,
         weights: Weights,
         folder: RepositoryFolder,
@@ -175,13 +175,13 @@ class Store:
         on_progress: OnProgress | None,
     ) -> None:
         """Return with the shared lock held, and everything present and verified."""
-        watch = self._watch(weights, folder, on_progress)
-        lock.share(watch)
+        on_wait = self._lock_progress(weights, folder, on_progress)
+        lock.share(on_wait)
         listing = folder.listing(_revision(weights))
         while listing is None or not _is_ready(folder, listing, weights.variant):
-            lock.take(watch)
+            lock.take(on_wait)
             listing = self._make_ready(weights, folder, on_progress)
-            lock.share(watch)  # not atomic: another process may have evicted it, hence the loop
+            lock.share(on_wait)  # not atomic: another process may have evicted it, hence the loop
         folder.touch()
 
     def _make_ready(
@@ -239,22 +239,22 @@ class Store:
         if missing:
             raise WeightsUnavailable(
                 f"{folder.repository} is not complete in {self.directory}: {_named(missing)} "
-                f"missing. {_how_to_bring(folder.path.name)}"
+                f"missing. {_copy_instructions(folder.path.name)}"
             )
 
-    def _watch(
+    def _lock_progress(
         self, weights: Weights, folder: RepositoryFolder, on_progress: OnProgress | None
     ) -> Callable[[], None]:
         """Callback that reports progress while another process holds the lock."""
 
-        def look() -> None:
+        def report() -> None:
             listing = folder.listing(_revision(weights))
             if on_progress is None or listing is None:
                 return
             files = listing.needed(weights.variant)
             on_progress(folder.bytes_of(listing.revision, files), sum(f.size for f in files))
 
-        return look
+        return report
 
     def _verify(self, folder: RepositoryFolder) -> Iterator[tuple[str, str, bool]]:
         lock = RepositoryLock(folder.lock_path)
@@ -294,11 +294,11 @@ def _absent(weights: Weights, directory: Path) -> WeightsUnavailable:
     name = RepositoryFolder(directory, weights.source).path.name
     return WeightsUnavailable(
         f"{weights.source} is not in {directory}, and downloads are disabled (DARKROOM_OFFLINE, or "
-        f"the hub's own HF_HUB_OFFLINE). {_how_to_bring(name)}"
+        f"the hub's own HF_HUB_OFFLINE). {_copy_instructions(name)}"
     )
 
 
-def _how_to_bring(folder: str) -> str:
+def _copy_instructions(folder: str) -> str:
     return (
         "Run `darkroom models pull` on a machine that reaches the hub, and copy the directory "
         f"{folder} from its store to here, with its links (cp -a, rsync -a, tar)."

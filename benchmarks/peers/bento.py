@@ -1,4 +1,4 @@
-"""BentoML, with its adaptive batching. Run by `bentoml serve`, so told by the environment."""
+"""BentoML, with its adaptive batching. Run by `bentoml serve`, so configured by the environment."""
 
 from __future__ import annotations
 

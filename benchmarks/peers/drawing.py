@@ -1,7 +1,7 @@
 """The model behind each of the others: plain diffusers, called as well as it can be for a batch.
 
 A pipeline's call takes any number of prompts and seeds, but one step count. So a batch is drawn in
-groups of equal step counts: to draw all of it to the longest would change the pictures of the rest.
+groups of equal step counts: to draw all of it to the longest would change the images of the rest.
 
 Runs in the environments of the others: imports nothing of Darkroom but the wishes.
 """

@@ -24,7 +24,7 @@ from queue_measure import measure, report
 
 DONE, DELAYS = "finished", "delays"
 CHUNK = 2_000
-TELL_S = 0.05
+REPORT_S = 0.05
 
 app = Celery("queue_celery")
 app.conf.update(
@@ -42,14 +42,14 @@ def counts() -> redis.Redis:
 
 
 class Ran:
-    """What the worker's threads did, told to Redis now and then: a write for each run would be
+    """What the worker's threads did, reported to Redis now and then: a write for each run would be
     synced to the disk, and measured."""
 
     def __init__(self) -> None:
         self._done = 0
         self._lock = threading.Lock()
         self._delays: SimpleQueue[float] = SimpleQueue()
-        self._told = 0
+        self._reported = 0
 
     def note(self, sent: float) -> None:
         with self._lock:
@@ -57,14 +57,14 @@ class Ran:
         if sent:
             self._delays.put(time.monotonic() - sent)
 
-    def tell(self) -> None:
+    def report(self) -> None:
         while True:
-            time.sleep(TELL_S)
+            time.sleep(REPORT_S)
             if delays := [self._delays.get() for _ in range(self._delays.qsize())]:
                 counts().rpush(DELAYS, *delays)
-            if (done := self._done) != self._told:
+            if (done := self._done) != self._reported:
                 counts().set(DONE, done)
-                self._told = done
+                self._reported = done
 
 
 ran = Ran()
@@ -72,7 +72,7 @@ ran = Ran()
 
 @worker_ready.connect
 def began(**_: object) -> None:
-    threading.Thread(target=ran.tell, daemon=True).start()
+    threading.Thread(target=ran.report, daemon=True).start()
 
 
 @app.task(name="noop")

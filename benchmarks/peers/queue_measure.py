@@ -38,7 +38,7 @@ class System(Protocol):
         ...
 
     async def submit(self, sent: float) -> None:
-        """One, durably. ``sent``: now, which its run is told."""
+        """One, durably. ``sent``: now, which its run receives."""
         ...
 
     async def start(self) -> None:

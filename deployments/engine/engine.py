@@ -212,16 +212,13 @@ class Engine:
         intercepted = self._loop.pipeline_named(pipeline)
         if self._loop.stopping or not self.alive:
             raise ReplicaDied("The engine is not running.")
-        resumed = None if snapshot is None else Snapshot.of_bytes(snapshot)
-        if resumed is not None:
-            called = intercepted.pipeline if view is None else view
-            resumed.require(Origin.here(called, arguments, self.device))
+        called = intercepted.pipeline if view is None else view
         deadline_s = options.deadline_s
         generation = Generation(
             GenerationRequest(pipeline, arguments, view, on_progress, deterministic, options),
             intercepted,
             loras=self._loras.acquire(intercepted.pipeline, loras) if loras else None,
-            snapshot=resumed,
+            snapshot=None if snapshot is None else self._checked(snapshot, called, arguments),
             deadline=inf if deadline_s is None else self._monotonic() + deadline_s,
             wake_engine=self._inbox.wake,
         )
@@ -229,6 +226,12 @@ class Engine:
         if self._loop.stopping:  # the loop may have emptied its inbox already
             self._inbox.refuse(STOPPED)
         return generation
+
+    def _checked(self, snapshot: bytes, called: Any, arguments: Mapping[str, Any]) -> Snapshot:
+        """Decode a snapshot. Raises ``SnapshotRefused`` if it is of another call."""
+        resumed = Snapshot.of_bytes(snapshot)
+        resumed.require(Origin.here(called, arguments, self.device))
+        return resumed
 
     def counts(self) -> Mapping[str, Any]:
         """Counters of the engine's work, which only grow (see ``loop/metrics.py``).

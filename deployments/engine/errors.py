@@ -27,8 +27,8 @@ def as_callers_error(error: BaseException) -> Exception:
     """
     release_frames(error)
     if is_out_of_memory(error):
-        told = " ".join([str(error), *getattr(error, "__notes__", [])])
-        translated = OutOfMemory(f"The generation does not fit in memory: {told}")
+        message = " ".join([str(error), *getattr(error, "__notes__", [])])
+        translated = OutOfMemory(f"The generation does not fit in memory: {message}")
         translated.__cause__ = error
         return translated
     if isinstance(error, Exception):

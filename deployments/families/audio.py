@@ -30,8 +30,12 @@ from deployments.families.call_mapping import (
     require_fields,
 )
 from deployments.families.image_io import seed_of
-from deployments.families.pipeline_options import apply_options
-from deployments.families.tasks import AUDIO_TO_AUDIO, TEXT_TO_AUDIO, required_files
+from deployments.families.options import (
+    AUDIO_TO_AUDIO,
+    TEXT_TO_AUDIO,
+    apply_options,
+    required_files,
+)
 from deployments.families.warm_up import warm_up_input
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint

@@ -17,7 +17,7 @@ from serve_app.domain.errors import InvalidInput, Misconfigured
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from deployments.engine.media.audio import GivenAudio
+    from deployments.engine.media.audio import InputAudio, Samples
 
 DURATIONS = ("seconds_total", "duration")
 """fal's field names for the duration in seconds."""
@@ -147,23 +147,11 @@ def deliver_audio(
     tickets: Sequence[UploadTicket],
 ) -> Product:
     """Encode the audio for the first ticket, and its waveform for the second, if there is one."""
-    from deployments.engine.media.audio import (  # noqa: PLC0415
-        HEIGHT,
-        WIDTH,
-        levelled,
-        waveform,
-        write_audio,
-    )
-    from deployments.engine.media.images import encode  # noqa: PLC0415
+    from deployments.engine.media.audio import limit_peak, write_audio  # noqa: PLC0415
 
     form, scratch = facts.form, generated.scratch
-    if not tickets or tickets[0].media_type != form.media_type:
-        types = ", ".join(each.media_type for each in tickets) or "none"
-        raise Misconfigured(
-            f"{endpoint.id} makes audio as {form.media_type}, but the lease has tickets for "
-            f"{types}."
-        )
-    samples = levelled(generated.result.audios[0], form.samples)
+    _check_tickets(endpoint, form, tickets)
+    samples = limit_peak(generated.result.audios[0], form.samples)
     path = scratch.new_file(EXTENSIONS[form.media_type])
 
     def on_part(done: int) -> None:
@@ -187,18 +175,35 @@ def deliver_audio(
         "timings": {"inference": round(generated.inference_s, 4)},
     }
     if len(tickets) > 1:
-        image = encode(waveform(samples), tickets[1].media_type)
-        files.append(MediaFile(tickets[1], image, WIDTH, HEIGHT))
-        output["waveform"] = {
-            "artifact": tickets[1].key,
-            "width": WIDTH,
-            "height": HEIGHT,
-            "content_type": tickets[1].media_type,
-            "file_size": files[1].size,
-        }
+        file, output["waveform"] = _waveform(samples, tickets[1])
+        files.append(file)
     if endpoint.weights.demo:
         output["darkroom_demo"] = True
     return Product(output, files, units=form.seconds)
+
+
+def _check_tickets(endpoint: Endpoint, form: AudioForm, tickets: Sequence[UploadTicket]) -> None:
+    if not tickets or tickets[0].media_type != form.media_type:
+        types = ", ".join(each.media_type for each in tickets) or "none"
+        raise Misconfigured(
+            f"{endpoint.id} makes audio as {form.media_type}, but the lease has tickets for "
+            f"{types}."
+        )
+
+
+def _waveform(samples: Samples, ticket: UploadTicket) -> tuple[MediaFile, Mapping[str, Any]]:
+    """File with an image of the waveform, and its entry in the output."""
+    from deployments.engine.media.audio import HEIGHT, WIDTH, waveform  # noqa: PLC0415
+    from deployments.engine.media.images import encode  # noqa: PLC0415
+
+    file = MediaFile(ticket, encode(waveform(samples), ticket.media_type), WIDTH, HEIGHT)
+    return file, {
+        "artifact": ticket.key,
+        "width": WIDTH,
+        "height": HEIGHT,
+        "content_type": ticket.media_type,
+        "file_size": file.size,
+    }
 
 
 # Input audio.
@@ -211,7 +216,7 @@ def input_samples(input: Mapping[str, Any], pipeline: Any, rate: int, most_s: fl
     dtype are the autoencoder's."""
     import torch  # noqa: PLC0415
 
-    audio: GivenAudio = input[FIELD]
+    audio: InputAudio = input[FIELD]
     vae = pipeline.vae
     channels = getattr(vae.config, "audio_channels", None) or 2
     return torch.from_numpy(audio.samples(rate, channels, most_s))[None].to(vae.dtype)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from deployments.families.image_io import own_dtype, strength_of
-from deployments.families.tasks import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO, task_of
+from deployments.families.options import IMAGE_TO_VIDEO, VIDEO_TO_VIDEO, task_of
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
 

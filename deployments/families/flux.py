@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from deployments.families.base import GenerationCall, GenerationResult, Product
+from deployments.families.base import GenerationCall
 from deployments.families.image_io import (
+    ImageFamily,
     as_text_to_image,
-    deliver_images,
     image_arguments,
     image_facts,
     image_to_image_arguments,
@@ -19,11 +19,13 @@ from deployments.families.image_io import (
     side_multiple,
     size_arguments,
 )
-from deployments.families.pipeline_options import apply_options
-from deployments.families.tasks import IMAGE_TO_IMAGE, TEXT_TO_IMAGE, task_of
+from deployments.families.options import (
+    IMAGE_TO_IMAGE,
+    TEXT_TO_IMAGE,
+    apply_options,
+    task_of,
+)
 from deployments.families.warm_up import WARM_UP_DEFAULTS
-from deployments.transfer.lora_fetcher import RequestedLora, requested_loras
-from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 
 MAX_TEXT_TOKENS = 512
@@ -35,7 +37,7 @@ WARM_UP = {
 }
 
 
-class FluxFamily:
+class FluxFamily(ImageFamily):
     """Family of Flux endpoints. Options: ``task`` (text-to-image or image-to-image), ``dtype``,
     ``native_size`` (pixels), ``max_sequence_length``, and those of ``apply_options``."""
 
@@ -70,18 +72,6 @@ class FluxFamily:
             return GenerationCall(arguments, facts)
         arguments |= image_to_image_arguments(input, rendered)
         return GenerationCall(arguments, facts, view=_redrawing(pipeline))
-
-    def loras(self, input: Mapping[str, Any]) -> Sequence[RequestedLora]:
-        return requested_loras(input)
-
-    def deliver(
-        self,
-        endpoint: Endpoint,
-        call: GenerationCall,
-        generated: GenerationResult,
-        tickets: Sequence[UploadTicket],
-    ) -> Product:
-        return deliver_images(endpoint, call, generated, tickets)
 
 
 def _redrawing(pipeline: Any) -> Any:

@@ -19,8 +19,7 @@ from deployments.families.image_io import (
     side_multiple,
     size_arguments,
 )
-from deployments.families.pipeline_options import apply_options
-from deployments.families.tasks import REALTIME, task_of
+from deployments.families.options import REALTIME, apply_options, task_of
 from deployments.families.warm_up import warm_up_input
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint

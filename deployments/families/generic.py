@@ -3,10 +3,10 @@ the call, so a new model needs only an entry in the catalogue."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from deployments.families.base import GenerationCall, GenerationResult, Product
+from deployments.families.base import GenerationCall
 from deployments.families.call_mapping import (
     PIXELS,
     CallMapping,
@@ -20,9 +20,9 @@ from deployments.families.call_mapping import (
     require_fields,
 )
 from deployments.families.image_io import (
+    ImageFamily,
     Size,
     as_pixels,
-    deliver_images,
     image_arguments,
     image_facts,
     input_size,
@@ -32,11 +32,13 @@ from deployments.families.image_io import (
     size_arguments,
     stretch_to,
 )
-from deployments.families.pipeline_options import apply_options
-from deployments.families.tasks import IMAGE_TO_IMAGE, INPAINTING, TEXT_TO_IMAGE
+from deployments.families.options import (
+    IMAGE_TO_IMAGE,
+    INPAINTING,
+    TEXT_TO_IMAGE,
+    apply_options,
+)
 from deployments.families.warm_up import warm_up_input
-from deployments.transfer.lora_fetcher import RequestedLora, requested_loras
-from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput
 
@@ -47,7 +49,7 @@ TASKS = {
 }
 
 
-class GenericFamily:
+class GenericFamily(ImageFamily):
     """Family of any diffusers image pipeline. Options: those of ``CallMapping``, ``dtype``, and
     those of ``apply_options``."""
 
@@ -83,18 +85,6 @@ class GenericFamily:
         has_input_image = mapping.task != TEXT_TO_IMAGE
         facts = image_facts(input, seed, requested, stretched=has_input_image)
         return GenerationCall(arguments, facts, view=view)
-
-    def loras(self, input: Mapping[str, Any]) -> Sequence[RequestedLora]:
-        return requested_loras(input)
-
-    def deliver(
-        self,
-        endpoint: Endpoint,
-        call: GenerationCall,
-        generated: GenerationResult,
-        tickets: Sequence[UploadTicket],
-    ) -> Product:
-        return deliver_images(endpoint, call, generated, tickets)
 
 
 def _size(endpoint: Endpoint, input: Mapping[str, Any]) -> Size:

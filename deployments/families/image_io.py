@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from deployments.families.base import GenerationCall, GenerationResult, MediaFile, Product
 from deployments.families.multi_output import seeds_of
-from deployments.families.tasks import TEXT_TO_IMAGE
+from deployments.families.options import TEXT_TO_IMAGE, requested_loras
+from deployments.transfer.lora_fetcher import RequestedLora
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput, Misconfigured
@@ -40,6 +41,22 @@ def generators(seeds: Sequence[int]) -> list[Generator]:
     import torch  # noqa: PLC0415
 
     return [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+
+
+class ImageFamily:
+    """Base of the families that accept LoRAs and deliver images as files."""
+
+    def loras(self, input: Mapping[str, Any]) -> Sequence[RequestedLora]:
+        return requested_loras(input)
+
+    def deliver(
+        self,
+        endpoint: Endpoint,
+        call: GenerationCall,
+        generated: GenerationResult,
+        tickets: Sequence[UploadTicket],
+    ) -> Product:
+        return deliver_images(endpoint, call, generated, tickets)
 
 
 def deliver_images(

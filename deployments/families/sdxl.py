@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from deployments.families.base import GenerationCall, GenerationResult, Product
+from deployments.families.base import GenerationCall
 from deployments.families.image_io import (
+    ImageFamily,
     Size,
     as_pixels,
     as_text_to_image,
-    deliver_images,
     fit_within,
     image_arguments,
     image_facts,
@@ -22,11 +22,14 @@ from deployments.families.image_io import (
     side_multiple,
     size_arguments,
 )
-from deployments.families.pipeline_options import apply_options
-from deployments.families.tasks import IMAGE_TO_IMAGE, INPAINTING, TEXT_TO_IMAGE, task_of
+from deployments.families.options import (
+    IMAGE_TO_IMAGE,
+    INPAINTING,
+    TEXT_TO_IMAGE,
+    apply_options,
+    task_of,
+)
 from deployments.families.warm_up import WARM_UP_DEFAULTS
-from deployments.transfer.lora_fetcher import RequestedLora, requested_loras
-from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 
 LATENT_CHANNELS = 4
@@ -38,7 +41,7 @@ WARM_UP = {
 }
 
 
-class SdxlFamily:
+class SdxlFamily(ImageFamily):
     """Family of SDXL endpoints. Options: ``task`` (text-to-image, image-to-image or inpainting),
     ``dtype``, ``native_size`` (pixels), ``guidance_rescale``, and those of ``apply_options``."""
 
@@ -78,18 +81,6 @@ class SdxlFamily:
         return GenerationCall(
             arguments | size_arguments(rendered), facts, view=_inpainting(pipeline)
         )
-
-    def loras(self, input: Mapping[str, Any]) -> Sequence[RequestedLora]:
-        return requested_loras(input)
-
-    def deliver(
-        self,
-        endpoint: Endpoint,
-        call: GenerationCall,
-        generated: GenerationResult,
-        tickets: Sequence[UploadTicket],
-    ) -> Product:
-        return deliver_images(endpoint, call, generated, tickets)
 
 
 def _size(input: Mapping[str, Any], task: str) -> Size:

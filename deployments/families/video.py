@@ -23,8 +23,14 @@ from deployments.families.call_mapping import (
     require_fields,
 )
 from deployments.families.image_io import Size, as_pixels, rendered_size, seed_of, side_multiple
-from deployments.families.pipeline_options import apply_options
-from deployments.families.tasks import IMAGE_TO_VIDEO, TEXT_TO_VIDEO, VIDEO_TO_VIDEO, required_files
+from deployments.families.options import (
+    IMAGE_TO_VIDEO,
+    TEXT_TO_VIDEO,
+    VIDEO_TO_VIDEO,
+    apply_options,
+    requested_loras,
+    required_files,
+)
 from deployments.families.video_io import (
     VideoFacts,
     deliver_video,
@@ -38,7 +44,7 @@ from deployments.families.video_io import (
 )
 from deployments.families.video_recorder import VideoRecorder
 from deployments.families.warm_up import warm_up_input
-from deployments.transfer.lora_fetcher import RequestedLora, requested_loras
+from deployments.transfer.lora_fetcher import RequestedLora
 from serve_app.domain.artifact import MEDIA_TYPES, UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import InvalidInput
@@ -87,15 +93,7 @@ class VideoFamily:
         multiple = mapping.multiple or side_multiple(pipeline)
         requested = video_size(endpoint, input, multiple, _input_size(mapping, input))
         rendered = rendered_size(requested, multiple, mapping.native_size)
-        video: dict[str, Any] = {}
-        if mapping.task == VIDEO_TO_VIDEO:
-            fps = input_fps(endpoint, input)
-            frames = input_frames(endpoint, input, fps, rendered)
-            video = {mapping.video: pad_frames(frames, _compression(pipeline))}
-            count = len(frames)
-        else:
-            fps = requested_fps(endpoint, input)
-            count = requested_frames(endpoint, input, fps)
+        fps, count, video = _frames(endpoint, mapping, input, rendered, pipeline)
         form = _form(input, requested, fps, count)
         # Frames that the pipeline makes first and that do not belong to the video.
         left_out = KNOWN.exact(called).dropped_frames(pipeline)
@@ -136,6 +134,22 @@ class VideoFamily:
         tickets: Sequence[UploadTicket],
     ) -> Product:
         return deliver_video(endpoint, call, generated, tickets)
+
+
+def _frames(
+    endpoint: Endpoint,
+    mapping: CallMapping,
+    input: Mapping[str, Any],
+    rendered: Size,
+    pipeline: Any,
+) -> tuple[Fraction, int, dict[str, Any]]:
+    """Frame rate and number of frames to deliver, and the argument with an input video's frames."""
+    if mapping.task == VIDEO_TO_VIDEO:
+        fps = input_fps(endpoint, input)
+        frames = input_frames(endpoint, input, fps, rendered)
+        return fps, len(frames), {mapping.video: pad_frames(frames, _compression(pipeline))}
+    fps = requested_fps(endpoint, input)
+    return fps, requested_frames(endpoint, input, fps), {}
 
 
 def _form(input: Mapping[str, Any], requested: Size, fps: Fraction, frames: int) -> VideoForm:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from deployments.engine.media.audio import Soundtrack
-    from deployments.engine.media.video_reader import GivenVideo
+    from deployments.engine.media.video_reader import InputVideo
     from deployments.engine.media.video_writer import Pixels, VideoFile
 
 FRAMES_PER_COPY = 16  # frames copied from the device at a time
@@ -100,7 +100,7 @@ def _written(facts: VideoFacts, generated: GenerationResult, audio: Soundtrack |
         for pixels in _frames(generated.result, form.num_frames):
             file.add(pixels)
     except BaseException:
-        file.give_up()
+        file.abort()
         raise
     file.finish(audio)
     return file
@@ -248,7 +248,7 @@ def input_fps(endpoint: Endpoint, input: Mapping[str, Any]) -> Fraction:
     try:
         return requested_fps(endpoint, input)
     except Misconfigured:  # neither the input nor the catalogue entry says it
-        video: GivenVideo = input[FIELD]
+        video: InputVideo = input[FIELD]
         if video.fps is not None:
             return video.fps
     message = "the file does not state its frame rate; set frames_per_second"
@@ -264,7 +264,7 @@ def input_frames(
         limit = requested_frames(endpoint, input, fps)
     except Misconfigured:
         limit = MAX_FRAMES
-    video: GivenVideo = input[FIELD]
+    video: InputVideo = input[FIELD]
     max_frames = MAX_PIXELS // (size.width * size.height)
     frames = video.frames(size.width, size.height, fps, min(limit, max_frames + 1))
     if len(frames) > max_frames:

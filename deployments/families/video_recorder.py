@@ -101,7 +101,7 @@ class VideoRecorder:
             self._frames.clear()
         if self._writing.acquire(blocking=False):
             try:
-                self._give_up()
+                self._abort()
             finally:
                 self._writing.release()
 
@@ -115,7 +115,7 @@ class VideoRecorder:
                 self._writing.release()
 
     def _write_waiting(self) -> None:
-        with self._scratch.at_work():
+        with self._scratch.busy():
             try:
                 while (copy := self._next()) is not None:
                     copy.ready()
@@ -139,7 +139,7 @@ class VideoRecorder:
             self._error = error
             self._frames.clear()
             self._go_on()
-        self._give_up()
+        self._abort()
 
     def _go_on(self) -> None:
         if self._generation is not None:
@@ -153,7 +153,7 @@ class VideoRecorder:
             self._file = VideoFile(path, self._form, self._scratch, self._audio_rate)
         return self._file
 
-    def _give_up(self) -> None:
+    def _abort(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            file.give_up()
+            file.abort()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from deployments.engine.media.input import InputKind
 from deployments.families.image_io import Size
-from deployments.families.tasks import required_files
+from deployments.families.options import required_files
 from serve_app.domain.endpoint import Endpoint
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from serve_app.domain.errors import Unavailable
-from serve_app.domain.framing import FrameStream
 from serve_app.domain.lease import (
     Ask,
     Finish,
@@ -21,6 +20,7 @@ from serve_app.domain.lease import (
 )
 from serve_app.domain.ports import LeasePort
 from serve_app.domain.progress import StoredSnapshot
+from serve_app.domain.serialization import FrameStream
 
 # Client end of the local socket connection from a replica to an ingress process.
 

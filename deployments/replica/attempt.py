@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from deployments.engine.loop.options import GenerationOptions
 from deployments.families.base import Family, GenerationCall, GenerationResult, Product, TakesLoras
-from deployments.families.multi_output import merge
-from deployments.replica.attempt_state import AttemptState, Phase, StopReason, as_failure
+from deployments.families.multi_output import merge, split
+from deployments.replica.attempt_state import AttemptState, Phase, Previewer, StopReason, as_failure
 from deployments.replica.files import ArtifactDelivery, Files, InputFiles
-from deployments.replica.previewer import Previewer
 from deployments.replica.resources import ReplicaResources
-from deployments.replica.resume import FinishedOutput, start_point
+from deployments.replica.resume import FinishedOutput, StartPoint, start_point
 from deployments.transfer.lora_fetcher import LoraUse
 from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.errors import (
@@ -147,7 +146,10 @@ class Attempt:
         handle = self._handle = self._resources.acquire(family, lease.endpoint, state.set_progress)
         pipeline = await _loaded(handle)
         seed = _seed(lease.request_id)
-        start = await start_point(lease, seed, self._resources)
+        if lease.snapshot_url is None:
+            start = StartPoint(split(lease, seed))
+        else:
+            start = await start_point(lease, lease.snapshot_url, seed, self._resources)
         state.parts = len(start.parts)
         files: list[Files] = []
         for output in start.finished:

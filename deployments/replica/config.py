@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import gettempdir
 
-from deployments.transfer.backoff import Backoff
+from deployments.transfer.uploader import Backoff
 from serve_app.domain.endpoint import Endpoint, StoreConfig
 from serve_app.domain.ports import Clock, LeasePort
 

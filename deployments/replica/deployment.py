@@ -20,11 +20,10 @@ from deployments.replica.config import IngressLink, ReplicaConfig, ReplicaIdenti
 from deployments.replica.ranks import RankGroup
 from deployments.replica.replica import Replica
 from deployments.replica.resources import ReplicaResources
-from deployments.transfer.backoff import Backoff
 from deployments.transfer.fetcher import Fetcher, fetcher_client
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher
-from deployments.transfer.uploader import Uploader, http_client
+from deployments.transfer.uploader import Backoff, Uploader, http_client
 from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import Unavailable
 from serve_app.domain.lease import LeaseKey
@@ -86,9 +85,9 @@ class ReplicaDeployment:
 
     # Called by the ingress for realtime sessions. ``replica_id`` routed the call to this replica.
 
-    async def draw(self, replica_id: str, held: LeaseKey, frame: Frame) -> FrameResult:
+    async def generate_frame(self, replica_id: str, held: LeaseKey, frame: Frame) -> FrameResult:
         del replica_id
-        return await self._started.sessions.draw(held, frame)
+        return await self._started.sessions.generate_frame(held, frame)
 
     async def end_session(self, replica_id: str, held: LeaseKey) -> None:
         del replica_id

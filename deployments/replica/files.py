@@ -12,7 +12,7 @@ from deployments.engine.media.input import InputKind, read_input
 from deployments.engine.media.scratch import Scratch
 from deployments.engine.threads import Threads
 from deployments.families.base import Family, GenerationCall, GenerationResult, Product
-from deployments.families.tasks import input_files
+from deployments.families.options import input_files
 from deployments.families.video_recorder import VideoRecorder
 from deployments.replica.resources import ReplicaResources
 from serve_app.domain.artifact import Artifact, UploadTicket
@@ -148,7 +148,7 @@ class ArtifactDelivery:
         result: GenerationResult,
         tickets: Sequence[UploadTicket],
     ) -> tuple[Product, Files]:
-        with self.scratch.at_work():
+        with self.scratch.busy():
             product = family.deliver(self._lease.endpoint, call, result, tickets)
             return product, _artifacts(product)
 

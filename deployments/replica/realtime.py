@@ -44,7 +44,7 @@ class ReplicaSession(Attempt):
         self._frames = 0
         self._frames_s = 0.0
 
-    async def draw(self, frame: Frame) -> FrameResult:
+    async def generate_frame(self, frame: Frame) -> FrameResult:
         """Make a frame. Only one call at a time. ``Fenced`` if the session has ended."""
         await self._opened.wait()
         if self._over or self.state.phase is Phase.ENDED:
@@ -136,11 +136,11 @@ class OpenSessions:
     def __init__(self, attempts: Mapping[LeaseKey, Attempt]) -> None:
         self._attempts = attempts
 
-    async def draw(self, held: LeaseKey, frame: Frame) -> FrameResult:
+    async def generate_frame(self, held: LeaseKey, frame: Frame) -> FrameResult:
         session = self._attempts.get(held)
         if not isinstance(session, ReplicaSession):
             raise Fenced(ENDED)
-        return await session.draw(frame)
+        return await session.generate_frame(frame)
 
     def end(self, held: LeaseKey) -> None:
         session = self._attempts.get(held)

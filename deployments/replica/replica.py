@@ -1,4 +1,4 @@
-"""Replica logic without Ray Serve: poll, run, report, finish."""
+"""Replica logic without Ray Serve: poll, run, report, finish, and detect what hangs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 from deployments.families.base import Family
 from deployments.replica.attempt import Attempt
-from deployments.replica.attempt_state import StopReason, as_failure
+from deployments.replica.attempt_state import Phase, StopReason, as_failure
 from deployments.replica.config import IngressLink, ReplicaConfig
 from deployments.replica.poller import LeasePoller
 from deployments.replica.realtime import OpenSessions, ReplicaSession
 from deployments.replica.reporter import Reporter, announce
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.snapshotter import Snapshotter
-from deployments.replica.watchdog import Watchdog
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Fenced, Misconfigured
 from serve_app.domain.lease import (
@@ -43,6 +42,9 @@ if TYPE_CHECKING:  # it imports torch
 log = logging.getLogger(__name__)
 
 SHUTTING_DOWN = "The replica is shutting down."
+
+LOAD_FACTOR = 2.0
+"""Factor for loads, which may be silent longer than the engine: reading a disk reports nothing."""
 
 
 class Replica:
@@ -289,6 +291,50 @@ class Replica:
         if self._tasks:
             left_s = max(by - asyncio.get_running_loop().time(), 0)
             await asyncio.wait(set(self._tasks), timeout=left_s)
+
+
+class Watchdog:
+    """Detects hanging threads. They cannot be ended, so the replica is replaced. Attempts that wait
+    for such a thread fail first, one by one, and are retried elsewhere. If they were handed back by
+    the closing replica instead, that would not count as a failure, and they would hang the next."""
+
+    def __init__(self, attempts: Mapping[LeaseKey, Attempt], stuck_after_s: float) -> None:
+        self._attempts = attempts
+        self._stuck_after_s = stuck_after_s
+
+    def hangs(self, resources: ReplicaResources) -> str:
+        """Description of what hangs. Empty if nothing does."""
+        return self._engine_hangs(resources) or self._load_hangs(resources)[1]
+
+    def fail_waiting(self, resources: ReplicaResources) -> None:
+        """Fail the attempts that wait for what hangs."""
+        if why := self._engine_hangs(resources):
+            for attempt in self._attempts.values():
+                if attempt.state.phase is Phase.IN_ENGINE:
+                    attempt.fail_hung(why)
+        name, why = self._load_hangs(resources)
+        for attempt in self._attempts.values() if why else ():
+            waits_for = resources.weights_by_endpoint.get(attempt.lease.endpoint.id)
+            if attempt.state.phase is Phase.LOADING and waits_for == name:
+                attempt.fail_hung(why)
+
+    def _engine_hangs(self, resources: ReplicaResources) -> str:
+        stuck_s = resources.engine.stuck_s
+        if stuck_s <= self._stuck_after_s:
+            return ""
+        return (
+            f"One turn of the engine has taken {stuck_s:.0f} s so far, ten times longer than any "
+            "before: it hangs, and the replica is replaced."
+        )
+
+    def _load_hangs(self, resources: ReplicaResources) -> tuple[str, str]:
+        name, silent_s = resources.residency.longest_silence()
+        if silent_s <= LOAD_FACTOR * self._stuck_after_s:
+            return name, ""
+        return name, (
+            f"The load of {name} has not reported for {silent_s:.0f} s: it hangs, and the "
+            "replica is replaced."
+        )
 
 
 class OutcomeSender:

@@ -10,9 +10,8 @@ from weakref import WeakSet
 
 from deployments.replica.attempt import Attempt
 from deployments.replica.config import IngressLink
-from deployments.replica.resources import ReplicaResources
+from deployments.replica.resources import ReplicaResources, family_of_weights_name
 from deployments.replica.snapshotter import Snapshotter
-from deployments.replica.weights import family_of_weights_name
 from serve_app.domain.lease import (
     EngineUsage,
     LeaseKey,

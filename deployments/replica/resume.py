@@ -1,4 +1,4 @@
-"""Start point of an attempt: the beginning, or the snapshot of the attempt before."""
+"""Start point of an attempt that continues from the snapshot of the attempt before."""
 
 from __future__ import annotations
 
@@ -154,14 +154,14 @@ class StartPoint:
     snapshot: bytes | None = None  # engine snapshot of the first unfinished part
 
 
-async def start_point(lease: Lease, seed: int, resources: ReplicaResources) -> StartPoint:
+async def start_point(
+    lease: Lease, snapshot_url: str, seed: int, resources: ReplicaResources
+) -> StartPoint:
     """Read the lease's snapshot. One that cannot be fetched or read is ignored. ``seed`` is for
     inputs that have none."""
-    if lease.snapshot_url is None:
-        return StartPoint(split(lease, seed))
     fetcher, loop = resources.snapshot_fetcher, asyncio.get_running_loop()
     try:
-        found = await fetcher.fetch(lease.snapshot_url, "snapshot", lease.files_url)
+        found = await fetcher.fetch(snapshot_url, "snapshot", lease.files_url)
         return await loop.run_in_executor(resources.encoders, decode_snapshot, lease, seed, found)
     except DarkroomError as error:
         log.warning("The snapshot cannot be read; starting from the beginning. %s", error.message)

@@ -1,4 +1,4 @@
-"""Weights of an endpoint: the recipe for a device, the name of the loaded weights, and loading."""
+"""Weights of an endpoint: their download, and the load of a pipeline from them."""
 
 from __future__ import annotations
 
@@ -10,59 +10,9 @@ from typing import Any
 
 from deployments.families.base import Family
 from deployments.families.image_io import own_dtype
-from deployments.families.pipeline_options import options_name
-from serve_app.domain.endpoint import Endpoint, Recipe, Weights
-from serve_app.domain.errors import WeightsUnavailable
+from serve_app.domain.endpoint import Endpoint, Weights
 from weights.selection import select
 from weights.store import Store, lora_of, repositories_of
-
-STORAGE_ONLY = "float8"
-"""Precision for storage only: the ``dtype`` of the options is still used to compute."""
-
-
-def recipe_for_device(endpoint: Endpoint, device_bytes: int) -> Recipe | None:
-    """Recipe for a GPU with ``device_bytes``. None without recipes, or on a CPU (0 bytes).
-
-    Raises ``WeightsUnavailable`` if the GPU is too small for every recipe.
-    """
-    if not endpoint.recipes or not device_bytes:
-        return None
-    recipe = endpoint.recipe_for(device_bytes)
-    if recipe is None:
-        raise WeightsUnavailable(
-            f"{endpoint.id} needs a GPU with at least {endpoint.recipes[0].memory_gb:g} GB, but "
-            f"this replica's has {device_bytes / 1e9:.1f} GB. Put the pool on a larger class of "
-            "GPU (`accelerator`), or give the endpoint a recipe for less memory in the catalogue "
-            "(DARKROOM_MODELS)."
-        )
-    return recipe
-
-
-def with_recipe_dtype(endpoint: Endpoint, recipe: Recipe | None) -> Endpoint:
-    """Endpoint with the ``dtype`` in which ``recipe`` loads its weights."""
-    if recipe is None or recipe.precision == STORAGE_ONLY:
-        return endpoint
-    return replace(endpoint, options={**endpoint.options, "dtype": recipe.precision})
-
-
-def family_of_weights_name(name: str) -> str:
-    """Family part of a ``weights_name``."""
-    return name.partition(":")[0]
-
-
-def weights_name(endpoint: Endpoint, recipe: Recipe | None) -> str:
-    """Name of the loaded weights. Endpoints with the same name share one loaded pipeline."""
-    weights, held = endpoint.weights, with_recipe_dtype(endpoint, recipe)
-    parts = [endpoint.family, weights.source + (f"@{weights.revision}" if weights.revision else "")]
-    if weights.variant:
-        parts.append(weights.variant)
-    if recipe is not None:
-        parts += [recipe.precision, recipe.offload, "+".join(recipe.hot)]
-        parts += ["compiled"] if recipe.compile else []
-    return ":".join(parts) + options_name(held.options)
-
-
-# Loading.
 
 
 def fetch(store: Store, endpoint: Endpoint, on_download: Callable[[int, int], None]) -> None:

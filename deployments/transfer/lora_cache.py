@@ -56,7 +56,7 @@ class LoraCache:
         self._now = now
         self._spare_bytes = spare_bytes
 
-    def hold(self, key: str) -> CachedFile | None:
+    def acquire(self, key: str) -> CachedFile | None:
         """Lock the file ``key`` and return it. None if it is not cached."""
         path = self._directory / f"{key}{SUFFIX}"
         try:

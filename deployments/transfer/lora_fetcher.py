@@ -1,4 +1,4 @@
-"""LoRAs that inputs name: the field ``loras``, and one download of each file.
+"""LoRAs that inputs name: one download of each file, and the use of it by an attempt.
 
 Importing this module does not import torch.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
@@ -17,7 +17,7 @@ from deployments.engine.threads import Threads
 from deployments.transfer.fetcher import Fetcher, Version
 from deployments.transfer.lora_cache import CachedFile, LoraCache
 from serve_app.domain.errors import InvalidInput, LoraRefused, WeightsUnavailable
-from serve_app.domain.lora import MOST_ADAPTERS, MOST_SCALE, FileUrl, HubFile, parse_adapter_path
+from serve_app.domain.lora import FileUrl, HubFile
 from serve_app.domain.ports import Clock
 from weights.folder import digest_of, known
 from weights.repository_files import RepositoryFiles
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from deployments.engine.lora.format import Lora
 
 FIELD = "loras"
+"""Field of inputs that names LoRAs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,32 +37,6 @@ class RequestedLora:
     field: str  # of the input: the field that names the file
     source: FileUrl | HubFile
     scale: float
-
-
-def requested_loras(input: Mapping[str, Any]) -> tuple[RequestedLora, ...]:
-    """LoRAs of the field ``loras``, in order. Raises ``InvalidInput`` for values that the schema
-    ``open`` does not reject."""
-    items = input.get(FIELD) or ()
-    if not isinstance(items, list | tuple):
-        raise InvalidInput.of_field(FIELD, "Input should be a valid list", "list_type")
-    if len(items) > MOST_ADAPTERS:
-        message = f"List should have at most {MOST_ADAPTERS} items"
-        raise InvalidInput.of_field(FIELD, message, "sequence_too_long")
-    return tuple(_requested_lora(item, f"{FIELD}.{number}") for number, item in enumerate(items))
-
-
-def _requested_lora(item: Any, at: str) -> RequestedLora:
-    if not isinstance(item, Mapping) or not isinstance(item.get("path"), str):
-        raise InvalidInput.of_field(f"{at}.path", "Field required", "missing")
-    try:
-        source = parse_adapter_path(item["path"])
-    except ValueError as error:
-        raise InvalidInput.of_field(f"{at}.path", str(error), "adapter_path") from None
-    scale = item.get("scale", 1.0)
-    if not isinstance(scale, int | float) or not -MOST_SCALE <= scale <= MOST_SCALE:
-        message = f"Input should be a number from {-MOST_SCALE:g} to {MOST_SCALE:g}"
-        raise InvalidInput.of_field(f"{at}.scale", message)
-    return RequestedLora(f"{at}.path", source, float(scale))
 
 
 T = TypeVar("T")
@@ -113,7 +88,7 @@ class LoraFetcher:
         self._downloads: dict[FileUrl | HubFile, asyncio.Task[str]] = {}
         self._threads = Threads(THREADS, thread_name_prefix="lora-files")
 
-    async def hold(
+    async def acquire(
         self, requested: Sequence[RequestedLora], held: list[CachedFile], files_url: str
     ) -> tuple[FetchedLora, ...]:
         """Fetch the LoRA files, lock them, and append them to ``held``; the caller releases them.
@@ -123,7 +98,7 @@ class LoraFetcher:
         """
         found: list[FetchedLora] = []
         for each in requested:
-            file = await self._hold(each, files_url)
+            file = await self._acquire(each, files_url)
             held.append(file)
             found.append(FetchedLora(each, file.path))
         return tuple(found)
@@ -135,7 +110,7 @@ class LoraFetcher:
         self._threads.shutdown(wait=False, cancel_futures=True)
         await self._web.aclose()
 
-    async def _hold(self, requested: RequestedLora, files_url: str) -> CachedFile:
+    async def _acquire(self, requested: RequestedLora, files_url: str) -> CachedFile:
         while True:
             try:
                 key = await self._key(requested.source, files_url)
@@ -145,7 +120,7 @@ class LoraFetcher:
                     requested.field, problem.message, problem.type, problem.context
                 ) from error
             # On this thread, as it is quick: cancelling a wait for another would leak the lock.
-            file = self._cache.hold(key)
+            file = self._cache.acquire(key)
             if file is not None:
                 return file
             self._known.pop(requested.source, None)  # it was evicted in between
@@ -219,7 +194,7 @@ class LoraFetcher:
             return key
 
     def _is_here(self, key: str) -> bool:
-        file = self._cache.hold(key)
+        file = self._cache.acquire(key)
         if file is not None:
             file.release()
         return file is not None
@@ -310,7 +285,7 @@ class LoraUse:
 
     async def fetch(self, requested: Sequence[RequestedLora], files_url: str) -> None:
         """Fetch and lock the files. ``InvalidInput`` names the field of a file that fails."""
-        self._fetched = await self._fetcher.hold(requested, self._held, files_url)
+        self._fetched = await self._fetcher.acquire(requested, self._held, files_url)
 
     def loras(self) -> list[Lora]:
         """The LoRAs in the form that the engine takes, in the order of the input."""

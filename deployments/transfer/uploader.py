@@ -1,4 +1,4 @@
-"""Generated files, and their upload to the URLs of their tickets."""
+"""Generated files, and their upload to the URLs of their tickets, with retries."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import base64
 import hashlib
 import logging
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import BinaryIO, Protocol
 
 import httpx
 
-from deployments.transfer.backoff import Backoff
 from serve_app.domain.artifact import Artifact, UploadTicket
 from serve_app.domain.errors import StorageUnavailable, TooLarge
 from serve_app.domain.ports import Clock
@@ -98,6 +98,23 @@ _XML = re.compile(r"<(?:Code|Message)>([^<]*)<")
 _TRY_AGAIN = frozenset({408, 409, 425, 429})  # 409: S3, another PUT of the key is in progress
 _EXISTS = 412  # reply to a conditional PUT if the object exists
 _NEVER = 501  # storage does not support a part of the request, so a retry is useless
+
+
+class Backoff:
+    """Delays that double. Each is drawn at random between half of the delay and the whole, so that
+    replicas that failed together do not retry together."""
+
+    def __init__(self, random: Random, *, first_s: float = 0.1, most_s: float = 5.0) -> None:
+        self._random = random
+        self._first_s = first_s
+        self._most_s = most_s
+
+    def delays(self) -> Iterator[float]:
+        """Endless sequence of delays in seconds."""
+        delay_s = self._first_s
+        while True:
+            yield delay_s * self._random.uniform(0.5, 1.0)
+            delay_s = min(delay_s * 2, self._most_s)
 
 
 class StorageRetry(StorageUnavailable):

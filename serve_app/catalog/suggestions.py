@@ -17,7 +17,7 @@ HOW_TO_ADD = (
     "To add it, list it with its weights and a family in a catalogue of your own "
     "(DARKROOM_MODELS); docs/how-to/add-a-model.md says how."
 )
-MOST_SHOWN = 200  # characters of an id
+MAX_SHOWN = 200  # characters of an id
 
 
 def read_fal_ids() -> frozenset[str]:
@@ -27,7 +27,7 @@ def read_fal_ids() -> frozenset[str]:
 
 def sentence(endpoint_id: str, here: Sequence[str], fal_ids: Container[str]) -> str:
     """Message for an unknown endpoint: the reason, the most similar ids of ``here``, what to do."""
-    shown = endpoint_id[:MOST_SHOWN]
+    shown = endpoint_id[:MAX_SHOWN]
     if shown.partition("/")[0] in WORKFLOWS:
         return (
             f"`{shown}` is a workflow, and Darkroom runs none: it serves single models. Call the "

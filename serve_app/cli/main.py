@@ -103,9 +103,9 @@ def serve_command(
     server.check()
 
     def after_start(server: ServeCommand) -> None:
-        print_missing_weights(config, server.console.say)
-        say, demo = server.console.say, config.models.serves_demo
-        print_welcome(installation, server.url, say, sample=sample, demo=demo)
+        print_line, demo = server.console.print_line, config.models.serves_demo
+        print_missing_weights(config, print_line)
+        print_welcome(installation, server.url, print_line, sample=sample, demo=demo)
 
     server.run(settings, after_start=after_start)
 

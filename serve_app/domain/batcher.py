@@ -104,7 +104,7 @@ class Batcher(Generic[Item, Answer]):
 
     def _send_batch(self) -> None:
         batch = self._next_batch()
-        task = asyncio.create_task(self._do(batch))
+        task = asyncio.create_task(self._process(batch))
         self._running.add(task)
         task.add_done_callback(self._ended)
         if self._cancel_unwanted:
@@ -125,7 +125,7 @@ class Batcher(Generic[Item, Answer]):
         self._running.discard(task)
         self._pump()
 
-    async def _do(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+    async def _process(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         try:
             answers = await self._run([item for item, _ in batch])
         except Exception as error:
@@ -135,7 +135,7 @@ class Batcher(Generic[Item, Answer]):
                     _resolve(future, error)
                 return
             for each in batch:
-                await self._do([each])
+                await self._process([each])
         else:
             for (_, future), answer in zip(batch, answers, strict=True):
                 _resolve(future, answer)

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from serve_app.domain.pickling import pickle_by_name
+from serve_app.domain.serialization import pickle_by_name
 
 
 @pickle_by_name

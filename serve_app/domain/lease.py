@@ -16,9 +16,9 @@ from typing import Any
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.outcome import Outcome
-from serve_app.domain.pickling import pickle_by_name
 from serve_app.domain.progress import Plain, Preview, Progress, StoredSnapshot
 from serve_app.domain.request import Priority, Request
+from serve_app.domain.serialization import pickle_by_name
 
 
 @pickle_by_name

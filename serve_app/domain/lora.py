@@ -7,8 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-MOST_ADAPTERS = 8  # per request
-MOST_SCALE = 4.0  # fal's limit; a negative scale, which fal lacks, inverts the LoRA's effect
+MAX_LORAS = 8  # per request
+MAX_SCALE = 4.0  # fal's limit; a negative scale, which fal lacks, inverts the LoRA's effect
 
 _WEB = re.compile(r"https?://[^\s/?#]+\S*", re.I)
 _INLINE = re.compile(r"data:[^,]*,", re.I)
@@ -40,7 +40,7 @@ class HubFile:
     revision: str | None = None  # commit, branch or tag; None: the head of the main branch
 
 
-def parse_adapter_path(path: str) -> FileUrl | HubFile:
+def parse_lora_path(path: str) -> FileUrl | HubFile:
     """Parse a LoRA's ``path``. ``ValueError``, with a message for the user, if it is invalid."""
     if _WEB.fullmatch(path) or _INLINE.match(path):
         return FileUrl(path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from serve_app.domain.artifact import Artifact
-from serve_app.domain.pickling import pickle_by_name
+from serve_app.domain.serialization import pickle_by_name
 
 
 @pickle_by_name

@@ -121,7 +121,7 @@ class Queue(LeasePort, Protocol):
         """
         ...
 
-    async def repeated(self, new: NewRequest) -> Request | None:
+    async def find_earlier(self, new: NewRequest) -> Request | None:
         """The request that ``new`` repeats, or None. Call it before ``submit``, which recognises
         repeats only by their idempotency key.
 
@@ -196,7 +196,9 @@ class Queue(LeasePort, Protocol):
         row of the previous page. ``since`` and ``until`` (exclusive) limit the submit time."""
         ...
 
-    async def drew(self, session: LeaseKey, request_id: str, state: State, usage: Usage) -> None:
+    async def record_frame(
+        self, session: LeaseKey, request_id: str, state: State, usage: Usage
+    ) -> None:
         """Record the usage of a realtime session's frame, whose id is ``request_id``. Idempotent:
         repeated calls count it once."""
         ...
@@ -219,7 +221,7 @@ class Liveness(Protocol):
         """Actors that are certainly dead. Unknown actors are not included."""
         ...
 
-    async def bygone(self, actor_ids: Sequence[str]) -> frozenset[str]:
+    async def of_previous_run(self, actor_ids: Sequence[str]) -> frozenset[str]:
         """Actors of a previous run of the whole installation. It was stopped or killed under them,
         so their requests did not fail."""
         ...

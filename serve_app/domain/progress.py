@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from serve_app.domain.pickling import pickle_by_name
+from serve_app.domain.serialization import pickle_by_name
 
 
 class Stage(StrEnum):

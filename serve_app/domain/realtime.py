@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
-from serve_app.domain.pickling import pickle_by_name
+from serve_app.domain.serialization import pickle_by_name
 
 
 @pickle_by_name
@@ -48,7 +48,7 @@ class FrameResult:
 class Sessions(Protocol):
     """Client of the replicas that hold sessions. Real: handles of their pools."""
 
-    async def draw(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:
+    async def generate_frame(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:
         """Generate a frame. It bypasses the queue and has the highest priority in its replica.
         Waits while weights are loaded.
 

@@ -75,11 +75,11 @@ class UploadBook(Protocol):
         deleted. Idempotent."""
         ...
 
-    async def give_up(self, key: str) -> None:
+    async def abandon(self, key: str) -> None:
         """Mark everything of this upload for deletion."""
         ...
 
-    async def disown(self, tenant: str, key: str) -> bool:
+    async def delete(self, tenant: str, key: str) -> bool:
         """Delete an upload for its tenant. False if the tenant has no such upload."""
         ...
 

@@ -140,7 +140,7 @@ class Outbox(Protocol):
         """Release the claim without a try. The delivery is due again after ``after_s``."""
         ...
 
-    async def give_up(self, after_s: float) -> int:
+    async def expire(self, after_s: float) -> int:
         """Mark deliveries as dead that are pending for longer; returns their number."""
         ...
 

@@ -168,7 +168,7 @@ class EmbeddedPostgres:
         self._files.write_note(
             StateFile(InitStage.STARTING, socket_dir=before.socket_dir if before else "")
         )
-        with self._files.supervisor_log.open("wb") as said:
+        with self._files.supervisor_log.open("wb") as log_file:
             # The supervisor detaches itself, so this returns at once. It inherits neither our
             # environment, which holds secrets, nor our working directory.
             subprocess.run(  # noqa: S603 - our own arguments
@@ -180,8 +180,8 @@ class EmbeddedPostgres:
                     str(self._grace_s),
                 ],
                 stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
+                stdout=log_file,
+                stderr=log_file,
                 cwd="/",
                 env={"PATH": os.defpath, "PYTHONPATH": str(PACKAGES), "LC_ALL": "C.UTF-8"},
                 start_new_session=True,

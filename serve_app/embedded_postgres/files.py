@@ -65,7 +65,7 @@ class ClusterFiles:
         return self.home / "data"
 
     @property
-    def unborn(self) -> Path:
+    def staging_dir(self) -> Path:
         """Directory of a cluster that is being created."""
         return self.home / "data.new"
 

@@ -22,15 +22,15 @@ OWN_DIRECTORY = "/proc/self/cwd"
 def create_cluster(files: ClusterFiles, user: ServerUser) -> None:
     """Create a cluster that belongs to ``user``. Raises ``Misconfigured`` if that fails."""
     maker = builder(user)
-    shutil.rmtree(files.unborn, ignore_errors=True)
-    files.unborn.mkdir(mode=0o700)
-    maker.own(files.unborn)
+    shutil.rmtree(files.staging_dir, ignore_errors=True)
+    files.staging_dir.mkdir(mode=0o700)
+    maker.own(files.staging_dir)
     if not files.password.exists():
         write_atomically(files.password, secrets.token_urlsafe(32))
     _run_initdb(files, maker)
-    (files.unborn / "pg_hba.conf").write_text(HBA, encoding="utf-8")
-    user.own(files.unborn)
-    files.unborn.rename(files.cluster)
+    (files.staging_dir / "pg_hba.conf").write_text(HBA, encoding="utf-8")
+    user.own(files.staging_dir)
+    files.staging_dir.rename(files.cluster)
     _fsync(files.home)
 
 
@@ -55,7 +55,7 @@ def tail(text: str) -> str:
 def _run_initdb(files: ClusterFiles, maker: ServerUser) -> None:
     command = [
         str(programs(None, maker) / "initdb"),
-        f"--pgdata={path_for(maker, files.unborn)}",
+        f"--pgdata={path_for(maker, files.staging_dir)}",
         f"--username={ROLE}",
         "--pwfile=/dev/stdin",
         "--auth=scram-sha-256",
@@ -70,7 +70,7 @@ def _run_initdb(files: ClusterFiles, maker: ServerUser) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             check=False,
-            cwd=files.unborn,
+            cwd=files.staging_dir,
             env=environment(),
             umask=0o077,
             user=maker.uid,
@@ -78,8 +78,8 @@ def _run_initdb(files: ClusterFiles, maker: ServerUser) -> None:
             extra_groups=maker.groups,
         )
     if made.returncode != 0:
-        said = tail(made.stdout.decode(errors="replace"))
-        raise Misconfigured(f"PostgreSQL could not create its files in {files.home}: {said}")
+        output = tail(made.stdout.decode(errors="replace"))
+        raise Misconfigured(f"PostgreSQL could not create its files in {files.home}: {output}")
 
 
 @contextlib.contextmanager

@@ -105,10 +105,10 @@ def _installed() -> list[Path]:
 
 
 def _version(bin_dir: Path) -> tuple[int, ...]:
-    said = subprocess.run(  # noqa: S603 - our own arguments
+    output = subprocess.run(  # noqa: S603 - our own arguments
         [bin_dir / "postgres", "--version"], capture_output=True, text=True, check=True
     ).stdout  # such as: postgres (PostgreSQL) 18.4
-    return tuple(int(part) for part in said.split()[-1].split(".") if part.isdigit())
+    return tuple(int(part) for part in output.split()[-1].split(".") if part.isdigit())
 
 
 def _runs(bin_dir: Path, user: ServerUser) -> bool:

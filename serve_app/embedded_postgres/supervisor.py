@@ -36,8 +36,8 @@ class Supervisor:
         self._cluster = PostgresServer(files, before.socket_dir if before else "")
         self._lock = FileLock(files.supervisor_lock)
         self._holders = FileLock(files.holders_lock)
-        self._told: StateFile | None = None
-        self._told_at = 0.0
+        self._noted: StateFile | None = None
+        self._noted_at = 0.0
         self._failures = 0
         self._not_before = 0.0
         self._unheld_since: float | None = None
@@ -50,10 +50,10 @@ class Supervisor:
         signal.signal(signal.SIGINT, self._on_signal)
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         while not (self._asked_to_stop or self._unwanted()):
-            self._tend()
+            self._check_server()
             time.sleep(LOOK_S)
         self._cluster.stop()
-        self._tell(StateFile(InitStage.STOPPED))
+        self._note(StateFile(InitStage.STOPPED))
 
     def _only_one(self) -> bool:
         end = time.monotonic() + LOCK_WAIT_S  # another process may be testing whether it is held
@@ -83,15 +83,15 @@ class Supervisor:
         self._holders.release()
         return False
 
-    def _tend(self) -> None:
+    def _check_server(self) -> None:
         if not self._cluster.running:
             self._start()
         elif self._cluster.ready:
             self._failures = 0
-            self._tell(StateFile(InitStage.READY, socket_dir=str(self._cluster.socket_dir)))
+            self._note(StateFile(InitStage.READY, socket_dir=str(self._cluster.socket_dir)))
             self._cap_log()
         else:
-            self._tell(
+            self._note(
                 StateFile(
                     InitStage.STARTING,
                     "PostgreSQL is starting, or recovering after an unclean end.",
@@ -105,7 +105,7 @@ class Supervisor:
         if now < self._not_before:
             return
         if self._failures > 4:  # crashes may come in a row; after this many it cannot start
-            self._tell(
+            self._note(
                 StateFile(
                     InitStage.FAILED, f"PostgreSQL does not stay up: {self._cluster.log_tail()}"
                 )
@@ -119,21 +119,21 @@ class Supervisor:
         except DarkroomError as error:
             self._failures += 1
             self._not_before = now + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
-            self._tell(StateFile(InitStage.FAILED, error.message))
+            self._note(StateFile(InitStage.FAILED, error.message))
         except OSError as error:
-            self._tell(StateFile(InitStage.FAILED, f"PostgreSQL cannot be started: {error}"))
+            self._note(StateFile(InitStage.FAILED, f"PostgreSQL cannot be started: {error}"))
 
-    def _tell(self, note: StateFile) -> None:
+    def _note(self, note: StateFile) -> None:
         now = time.monotonic()
-        same_stage = self._told is not None and self._told.stage is note.stage
-        if note == self._told or (same_stage and now - self._told_at < NOTE_EVERY_S):
+        same_stage = self._noted is not None and self._noted.stage is note.stage
+        if note == self._noted or (same_stage and now - self._noted_at < NOTE_EVERY_S):
             return
         try:
             self._files.write_note(note)
         except OSError as error:
             # The disk may be full. It is written again in a second.
             sys.stderr.write(f"The state file cannot be written: {error}\n")
-        self._told, self._told_at = note, now
+        self._noted, self._noted_at = note, now
 
     def _cap_log(self) -> None:
         """Cut the server's log. The server appends to it, so this is safe while it runs."""

@@ -166,8 +166,8 @@ class CertificateAuthority:
             return False
         constraints = _extension(authority.certificate, x509.NameConstraints)
         permitted = (constraints.permitted_subtrees or ()) if constraints else ()
-        told = {each.value for each in permitted if isinstance(each, x509.DNSName)}
-        return all(_parent(name, told) for name in self._names)
+        allowed = {each.value for each in permitted if isinstance(each, x509.DNSName)}
+        return all(_parent(name, allowed) for name in self._names)
 
     def _serves(self, server: KeyPair | None, authority: KeyPair) -> bool:
         """Return True if ``server`` has all names, is not about to expire and was issued by
@@ -277,8 +277,8 @@ def _subject(name: str) -> x509.Name:
 
 def _parent(name: str, domains: Iterable[str]) -> bool:
     """Return True if ``name`` is one of ``domains`` or a subdomain of one."""
-    told = name.removeprefix("*.")
-    return any(told == domain or told.endswith(f".{domain}") for domain in domains)
+    bare = name.removeprefix("*.")
+    return any(bare == domain or bare.endswith(f".{domain}") for domain in domains)
 
 
 def _address(name: str) -> Address | None:

@@ -77,8 +77,8 @@ def parse(head: bytes) -> TunnelRequest:
         raise TunnelRefused(HTTPStatus.BAD_REQUEST, "This is not an HTTP request.")
     method, target = line.groups()
     if method != "CONNECT":
-        said = "This proxy supports only HTTPS. Set HTTPS_PROXY to it, not HTTP_PROXY."
-        raise TunnelRefused(HTTPStatus.METHOD_NOT_ALLOWED, said)
+        message = "This proxy supports only HTTPS. Set HTTPS_PROXY to it, not HTTP_PROXY."
+        raise TunnelRefused(HTTPStatus.METHOD_NOT_ALLOWED, message)
     found = _TARGET.fullmatch(target)
     port = int(found[2]) if found else 0
     if found is None or not 0 < port < 65536:
@@ -177,18 +177,18 @@ class ConnectProxy:
         if _on_this_machine(peer):
             return
         if call.credentials is None or not await self._admits(call.credentials):
-            said = "Clients on other machines need an API key: http://id:secret@host:port."
-            raise TunnelRefused(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, said)
+            message = "Clients on other machines need an API key: http://id:secret@host:port."
+            raise TunnelRefused(HTTPStatus.PROXY_AUTHENTICATION_REQUIRED, message)
 
     async def _open(self, call: TunnelRequest) -> Streams:
         if is_fal(call.host):
             return await self._open_fal(call)
         if call.port != HTTPS and call.port < FIRST_FREE_PORT:
-            said = (
+            message = (
                 f"The proxy does not connect to port {call.port}, only to {HTTPS} and to ports "
                 "from 1024."
             )
-            raise TunnelRefused(HTTPStatus.FORBIDDEN, said)
+            raise TunnelRefused(HTTPStatus.FORBIDDEN, message)
         try:
             async with asyncio.timeout(CONNECT_S):
                 addresses = await connectable(call.host, call.port, self._resolve)
@@ -197,11 +197,11 @@ class ConnectProxy:
                 HTTPStatus.BAD_GATEWAY, f"The host {call.host} is not known."
             ) from None
         except PrivateAddress:
-            said = (
+            message = (
                 f"{call.host} has a private address, and the proxy does not connect to private "
                 "addresses."
             )
-            raise TunnelRefused(HTTPStatus.FORBIDDEN, said) from None
+            raise TunnelRefused(HTTPStatus.FORBIDDEN, message) from None
         for address in addresses:
             with contextlib.suppress(OSError, TimeoutError):
                 return await _connected(address, call.port)
@@ -210,16 +210,16 @@ class ConnectProxy:
     async def _open_fal(self, call: TunnelRequest) -> Streams:
         if call.port != HTTPS or self._fal_at is None:
             why = "has no TLS port" if self._fal_at is None else f"answers only for port {HTTPS}"
-            said = (
+            message = (
                 f"{call.host} belongs to fal, and the proxy never connects to fal. This Darkroom "
                 f"{why}."
             )
-            raise TunnelRefused(HTTPStatus.FORBIDDEN, said)
+            raise TunnelRefused(HTTPStatus.FORBIDDEN, message)
         try:
             return await _connected(*self._fal_at)
         except (OSError, TimeoutError):
-            said = "Darkroom's TLS port does not answer. See the output of `darkroom serve`."
-            raise TunnelRefused(HTTPStatus.BAD_GATEWAY, said) from None
+            message = "Darkroom's TLS port does not answer. See the output of `darkroom serve`."
+            raise TunnelRefused(HTTPStatus.BAD_GATEWAY, message) from None
 
 
 async def _head(reader: asyncio.StreamReader) -> bytes:

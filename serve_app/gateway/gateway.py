@@ -39,7 +39,7 @@ class Gateway:
     """Owner of the TLS port and the proxy port: ``start`` opens them, ``aclose`` closes them.
 
     ``directory`` holds the certificates, ``run_dir`` temporary files. ``binary`` is the path of
-    HAProxy. ``say`` is called with a message when a problem is found or repaired while it runs.
+    HAProxy. ``report`` is called with a message when a problem is found or repaired while it runs.
     """
 
     def __init__(
@@ -49,11 +49,11 @@ class Gateway:
         run_dir: Path,
         binary: str,
         clock: Clock,
-        say: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
         self._plan = plan
         self._clock = clock
-        self._say = say
+        self._report = report
         self._run_dir = run_dir
         self._authority = CertificateAuthority(directory, plan.names, clock)
         self._backend = connect_address(plan.http)
@@ -99,21 +99,21 @@ class Gateway:
             try:
                 due = self._clock.monotonic() - looked > EXPIRY_WATCH_S
                 looked = self._clock.monotonic() if due else looked
-                self._mend(due=due)
+                self._repair(due=due)
             except (DarkroomError, OSError) as error:
                 log.warning("%s", error)
-                self._say(f"The TLS port has a problem: {error}")
+                self._report(f"The TLS port has a problem: {error}")
 
-    def _mend(self, *, due: bool) -> None:
+    def _repair(self, *, due: bool) -> None:
         terminator = self._terminator
         if terminator is None:
             return
         if not terminator.is_running:
-            self._say("HAProxy of the TLS port has stopped; restarting it.")
+            self._report("HAProxy of the TLS port has stopped; restarting it.")
             terminator.start()
         elif (due or self._own_changed()) and self._renewed():
             terminator.renew()
-            self._say("The TLS port has a new certificate.")
+            self._report("The TLS port has a new certificate.")
 
     def _renewed(self) -> bool:
         """Renew certificates if necessary; return True if any certificate has changed."""

@@ -149,9 +149,9 @@ class TlsTerminator:
             if process.poll() is not None or time.monotonic() > end:
                 process.kill()
                 process.wait()
-                said = self._log.read_text(errors="replace").strip()[-1000:]
+                log_text = self._log.read_text(errors="replace").strip()[-1000:]
                 raise Misconfigured(
-                    f"HAProxy did not start on port {self._address[1]}. Its output: {said}"
+                    f"HAProxy did not start on port {self._address[1]}. Its output: {log_text}"
                 )
             time.sleep(LOOK_S)
 

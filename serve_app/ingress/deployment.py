@@ -291,7 +291,7 @@ class Ingress:
         keys = KeyRing(own, self._clock)
         given = secrets.api_key.get_secret_value() if secrets.api_key else None
         path = self._config.server.data_dir / "api_key"
-        async with election.alone("first key"):
+        async with election.exclusive("first key"):
             if await ensure_first_key(keys, given, path) is not None:
                 log.info("The first API key was written to %s.", path)
         return keys

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.domain.errors import DarkroomError
-from serve_app.domain.framing import FrameStream
 from serve_app.domain.lease import Finish, LeaseKey, Report
 from serve_app.domain.ports import LeasePort
+from serve_app.domain.serialization import FrameStream
 from serve_app.telemetry.logs import log_context
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class LocalRpcServer:
             "hand_back": port.hand_back,
         }
         self._path = directory / secrets.token_hex(4)
-        self._unborn = self._path.with_suffix(NOT_LISTENING)
+        self._staging_path = self._path.with_suffix(NOT_LISTENING)
         self._server: asyncio.Server | None = None
         self._ends: set[_Connection] = set()
 
@@ -54,7 +54,7 @@ class LocalRpcServer:
 
     async def start(self) -> None:
         try:
-            await asyncio.to_thread(_make_room, self._unborn)
+            await asyncio.to_thread(_make_room, self._staging_path)
             await self._listen()
         except OSError as error:
             log.info(
@@ -67,8 +67,8 @@ class LocalRpcServer:
         # A socket gets its final name only when it listens. Therefore a final name without a
         # listener is left over, and other processes may delete it.
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(self._met, str(self._unborn))
-        self._unborn.rename(self._path)
+        self._server = await loop.create_unix_server(self._accept, str(self._staging_path))
+        self._staging_path.rename(self._path)
 
     async def stop_accepting(self) -> None:
         """Stop taking calls and ask the replicas to call others. Running calls continue."""
@@ -88,7 +88,7 @@ class LocalRpcServer:
         for end in list(self._ends):
             end.close()
 
-    def _met(self) -> _Connection:
+    def _accept(self) -> _Connection:
         return _Connection(self._methods, self._ends)
 
 

@@ -59,7 +59,7 @@ class LeaderElection:
         return True
 
     @asynccontextmanager
-    async def alone(self, name: str) -> AsyncGenerator[None]:
+    async def exclusive(self, name: str) -> AsyncGenerator[None]:
         """Run the block in one process at a time. It must end within ``ALONE_S``."""
         while not await self._take(name, ALONE_S):  # noqa: ASYNC110  another process releases it
             await asyncio.sleep(POLL_S)

@@ -41,7 +41,7 @@ class Finisher:
         """
         held = replace(held, request_id=known_id(held.request_id))
         if snapshot is not None:
-            await snapshots.keep(self._database, {held: snapshot})
+            await snapshots.store(self._database, {held: snapshot})
         message = f"Replica {replica_id} handed the request back: {reason}"
         return await self._batcher.call(AttemptEnd(held, EndReason.HAND_BACK, message))
 

@@ -112,12 +112,12 @@ class Heartbeats:
             if holds.get(held, True):
                 preview = previews.get(held)
                 self._state.requests.update_progress(held, each, preview.step if preview else 0)
-        await snapshots.keep(
+        await snapshots.store(
             self._database, {held: each for report in reports for held, each in report.snapshots}
         )
         wanted = {held for report in reports for held in report.wants_tickets if holds.get(held)}
         tickets = {held: self._terms.snapshot_ticket(held) for held in wanted}
-        await snapshots.expect(self._database, [each.key for each in tickets.values()])
+        await snapshots.store_tickets(self._database, [each.key for each in tickets.values()])
         return [_reply(report, holds, cancelled, watched, tickets) for report in reports]
 
 

@@ -26,7 +26,7 @@ from serve_app.queue.store.rows import known_id
 from serve_app.queue.transactions.cancel import fail_request
 from serve_app.queue.transactions.end_attempt import EndAttempts
 
-MOST_LANES, MOST_LEASES = 500, 500
+MAX_LANES, MAX_LEASES = 500, 500
 
 # Each half uses the index of its state.
 LANES = f"""
@@ -38,13 +38,13 @@ FROM (
     UNION ALL
     SELECT pool, tenant, 0, count(*), NULL FROM requests WHERE state = 'running' GROUP BY 1, 2
 ) halves
-GROUP BY 1, 2 ORDER BY 3 DESC, 4 DESC, 1, 2 LIMIT {MOST_LANES}
+GROUP BY 1, 2 ORDER BY 3 DESC, 4 DESC, 1, 2 LIMIT {MAX_LANES}
 """
 LEASES = f"""
 SELECT id::text, attempt, tenant, endpoint, pool, replica_id,
        extract(epoch FROM now() - started_at)::double precision,
        extract(epoch FROM lease_until - now())::double precision
-FROM requests WHERE state = 'running' ORDER BY started_at LIMIT {MOST_LEASES}
+FROM requests WHERE state = 'running' ORDER BY started_at LIMIT {MAX_LEASES}
 """
 # PostgreSQL shows other roles' transactions only to members of `pg_read_all_stats`.
 OLDEST_TRANSACTION = """
@@ -94,7 +94,7 @@ class PostgresOperations:
 
     async def requeue(self, request_id: str, actor: str) -> State:
         id_ = known_id(request_id)
-        noted = _noted(actor, "request.requeue", {})
+        noted = _audit_params(actor, "request.requeue", {})
         for _ in range(RACES):
             state, held = await self._current(id_)
             if state is State.QUEUED:
@@ -106,7 +106,7 @@ class PostgresOperations:
 
     async def fail(self, request_id: str, actor: str, reason: str) -> State:
         id_, failure = known_id(request_id), messages.failed_by_hand(reason)
-        noted = _noted(actor, "request.fail", {"reason": messages.clean(reason)})
+        noted = _audit_params(actor, "request.fail", {"reason": messages.clean(reason)})
         for _ in range(RACES):
             state, held = await self._current(id_)
             if state is State.RUNNING:
@@ -156,7 +156,7 @@ class PostgresOperations:
         return ended[0].state if ended else None
 
 
-def _noted(actor: str, action: str, detail: Mapping[str, str]) -> Mapping[str, str]:
+def _audit_params(actor: str, action: str, detail: Mapping[str, str]) -> Mapping[str, str]:
     return {"actor": actor, "action": action, "detail": messages.compact(detail)}
 
 

@@ -90,7 +90,7 @@ class PostgresQueue:
 
     def __init__(self, database: Database, limits: QueueLimits, parts: QueueParts) -> None:
         self._database = database
-        self._check_s = limits.look_s
+        self._check_s = limits.check_interval_s
         self.parts = parts
         self._idempotency = IdempotencyKeys(database)
         self._tasks: list[PeriodicTask] = []
@@ -98,7 +98,7 @@ class PostgresQueue:
 
         # Calls by clients
         self.submit = parts.submitter.submit
-        self.repeated = parts.submitter.repeated
+        self.find_earlier = parts.submitter.find_earlier
         self.undelivered = self._idempotency.undelivered
         self.get = state.requests.get
         self.wait = state.requests.wait
@@ -111,7 +111,7 @@ class PostgresQueue:
         self.page = History(database).page
         self.cancel = parts.removal.cancel
         self.delete = parts.removal.delete
-        self.drew = FrameUsage(database, state.charges).drew
+        self.record_frame = FrameUsage(database, state.charges).record_frame
         self.demand = state.stats.demand
         self.operations = parts.operations
         self.ledger = PostgresLedger(database)

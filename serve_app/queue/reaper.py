@@ -79,14 +79,14 @@ class Reaper:
         actors = sorted({str(row[0]) for row in rows} | self._state.stats.actors())
         if not actors:
             return
-        bygone = await self._liveness.bygone(actors)
-        dead = await self._liveness.dead(actors) - bygone
+        of_previous_run = await self._liveness.of_previous_run(actors)
+        dead = await self._liveness.dead(actors) - of_previous_run
         self._state.waiters.remove_dead(
-            dead | bygone
+            dead | of_previous_run
         )  # before their requests can be leased to them again
-        await self._end_of(bygone, EndReason.STOPPED)
+        await self._end_of(of_previous_run, EndReason.STOPPED)
         await self._end_of(dead, EndReason.LOST)
-        await self._state.replicas.remove_dead(dead | bygone)
+        await self._state.replicas.remove_dead(dead | of_previous_run)
 
     async def _end_of(self, actors: frozenset[str], how: EndReason) -> None:
         while actors and (ended := await self._attempts.end_of_actors(sorted(actors), how)):
@@ -127,7 +127,7 @@ class PeriodicTask:
         self._failing: set[int] = set()
 
     def start(self) -> None:
-        self._task = asyncio.create_task(self._go())
+        self._task = asyncio.create_task(self._loop())
 
     async def aclose(self) -> None:
         if self._task is not None:
@@ -135,13 +135,13 @@ class PeriodicTask:
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
-    async def _go(self) -> None:
+    async def _loop(self) -> None:
         while True:
             for number, each in enumerate(self._work):
-                await self._do(number, each)
+                await self._run(number, each)
             await asyncio.sleep(self._every_s)
 
-    async def _do(self, number: int, work: Work) -> None:
+    async def _run(self, number: int, work: Work) -> None:
         try:
             await work()
         except DarkroomError as error:

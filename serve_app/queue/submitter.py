@@ -77,7 +77,7 @@ class Submitter:
             self._state.stats.undo_admit(new.pool, new.tenant, new.endpoint)
             raise
 
-    async def repeated(self, new: NewRequest) -> Request | None:
+    async def find_earlier(self, new: NewRequest) -> Request | None:
         """The earlier request that ``new`` repeats, or None."""
         earlier = await self._idempotency.find(new) or await self._idempotency.take_undelivered(new)
         if earlier is None:
@@ -112,7 +112,7 @@ class Submitter:
     async def _repeat(self, new: NewRequest) -> Request | DarkroomError:
         """Find the request whose idempotency key kept this one from being stored."""
         try:
-            earlier = await self.repeated(new)
+            earlier = await self.find_earlier(new)
         except DarkroomError as error:
             return error
         if earlier is None:

@@ -26,7 +26,7 @@ class RayLiveness:
         states = await asyncio.to_thread(_states, tuple(actor_ids))
         return frozenset(one for one, state in states.items() if state == "DEAD")
 
-    async def bygone(self, actor_ids: Sequence[str]) -> frozenset[str]:
+    async def of_previous_run(self, actor_ids: Sequence[str]) -> frozenset[str]:
         if not self._sole_cluster or not ray.is_initialized():
             return frozenset()
         states = await asyncio.to_thread(_states, tuple(actor_ids))

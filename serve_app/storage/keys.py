@@ -52,7 +52,7 @@ _SAME = {
 
 MEDIA_TYPE_OF = {extension: media_type for media_type, extension in UPLOAD_EXTENSIONS.items()}
 _STEM = re.compile(r"[^A-Za-z0-9_-]+")
-_MOST_OF_A_NAME = 100  # characters
+_MAX_STEM_LENGTH = 100  # characters
 
 
 def valid(key: str) -> bool:
@@ -97,7 +97,7 @@ def upload_key(
     The name is the client's own, without special characters. ``media_type`` comes from
     ``upload_type``.
     """
-    stem = _STEM.sub("_", file_name.rpartition(".")[0] or file_name).strip("_")[:_MOST_OF_A_NAME]
+    stem = _STEM.sub("_", file_name.rpartition(".")[0] or file_name).strip("_")[:_MAX_STEM_LENGTH]
     return f"u/{token(16)}/{stem or 'file'}.{UPLOAD_EXTENSIONS[media_type]}"
 
 

@@ -83,22 +83,22 @@ class DiskGuard:
         self._directory = directory
         self._min_free_bytes = min_free_bytes
         self._clock = clock
-        self._looked_at = float("-inf")
+        self._read_at = float("-inf")
         self._free_bytes: int | None = None  # None: the first reading is still running
 
     async def check(self) -> None:
         """Raise ``StorageFull`` if too little space is free."""
         now = self._clock.monotonic()
-        if now - self._looked_at >= CACHE_S:
-            self._looked_at = now  # set before the wait: other calls use the last figure until then
-            self._free_bytes = await self._look()
+        if now - self._read_at >= CACHE_S:
+            self._read_at = now  # set before the wait: other calls use the last figure until then
+            self._free_bytes = await self._read_free_bytes()
         if self._free_bytes is not None and self._free_bytes < self._min_free_bytes:
             raise StorageFull(
                 f"Too little disk space to accept requests: {self._free_bytes >> 20} MiB are free, "
                 f"{self._min_free_bytes >> 20} MiB are required (DARKROOM_MIN_FREE_DISK_BYTES)."
             )
 
-    async def _look(self) -> int:
+    async def _read_free_bytes(self) -> int:
         try:
             return (await asyncio.to_thread(shutil.disk_usage, self._directory)).free
         except OSError as error:

@@ -23,10 +23,10 @@ class SelfTestStep:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Result of a step. ``said`` is the result, or the problem and its remedy."""
+    """Result of a step. ``message`` is the result, or the problem and its remedy."""
 
     name: str
-    said: str
+    message: str
     problem: bool = False
 
 

@@ -130,7 +130,7 @@ class Metrics:
         """Count a frame by ``end``: drawn, failed, dropped for a newer one, or refused."""
         self._counters["realtime_frames"].labels(endpoint, end).inc()
 
-    def drew(self, endpoint: str, elapsed_s: float) -> None:
+    def frame_generated(self, endpoint: str, elapsed_s: float) -> None:
         self._histograms["realtime_frame_seconds"].labels(endpoint).observe(elapsed_s)
 
     def unexpected(self, route: str) -> None:
@@ -144,7 +144,7 @@ class Metrics:
         self._gauges["webhooks_pending"].set(backlog.pending)
         self._gauges["webhooks_oldest_seconds"].set(backlog.oldest_s)
 
-    def held_back(self, oldest_s: float, transactions: int) -> None:
+    def oldest_transaction(self, oldest_s: float, transactions: int) -> None:
         """Record what keeps the database from vacuuming. See ``Observer``."""
         self._gauges["database_oldest_transaction_seconds"].set(oldest_s)
         self._gauges["database_held_back_transactions"].set(transactions)

@@ -80,7 +80,7 @@ class RetryRules:
 
     waits_s: Sequence[float]  # delays between the tries
     give_up_s: float  # age at which it is dead, regardless of the number of tries
-    look_s: float = 0.5  # interval of the search for due webhooks
+    check_interval_s: float = 0.5  # interval of the search for due webhooks
 
 
 class DeliveryMetrics(Protocol):
@@ -120,7 +120,7 @@ class DeliveryWorker:
 
     def start(self) -> None:
         if not self._loops:
-            looking = self._forever(self._round, self._rules.look_s, self._room)
+            looking = self._forever(self._round, self._rules.check_interval_s, self._room)
             tending = self._forever(self._clean_up, CLEANUP_INTERVAL_S, asyncio.Event())
             self._loops = [asyncio.create_task(each) for each in (looking, tending)]
 
@@ -232,7 +232,7 @@ class DeliveryWorker:
                 log.warning("Webhook of request %s is dead: %s", claimed.request_id, answer.error)
 
     async def _clean_up(self) -> bool:
-        while expired := await self._outbox.give_up(self._rules.give_up_s):
+        while expired := await self._outbox.expire(self._rules.give_up_s):
             for _ in range(expired):
                 self._metrics.webhook("dead")
             log.warning("%s webhooks were given up: they were not delivered in time", expired)

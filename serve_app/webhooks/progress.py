@@ -50,7 +50,7 @@ MAX_CHECKS = 40  # maximum number of these checks for the last call
 
 _BY = ";told-by="
 
-Tell = Callable[[Request], Awaitable[bytes | None]]
+ComposeBody = Callable[[Request], Awaitable[bytes | None]]
 """Builds the body for the current state of a request; None if there is nothing to send.
 
 Each body is sent at most once; a body whose call fails is lost.
@@ -62,7 +62,7 @@ class ProgressState:
     """Progress webhook of one request."""
 
     url: str  # checked
-    tell: Tell
+    compose: ComposeBody
     every_s: float  # minimum interval of two calls
     to_the_end: bool = (
         False  # True: send the end too; False: ``DeliveryWorker`` does, and nothing follows
@@ -134,13 +134,13 @@ class ProgressNotifier:
         of_tenant = self._per_tenant.setdefault(request.tenant, asyncio.Semaphore(MAX_PER_TENANT))
         try:
             async with of_tenant, self._total:
-                await self._tell(request, webhook)
+                await self._send_changes(request, webhook)
         except RequestNotFound:
             return  # deleted
         except Exception:
             log.exception("Progress webhooks of request %s stop after an error", request.id)
 
-    async def _tell(self, request: Request, webhook: ProgressState) -> None:
+    async def _send_changes(self, request: Request, webhook: ProgressState) -> None:
         channel = DeliveryChannel(request.tenant, httpx.URL(webhook.url).netloc.decode())
         seen: Request | None = None
         calls = checks = 0
@@ -153,7 +153,7 @@ class ProgressNotifier:
                     checks += now.state.final
                     await asyncio.sleep(CHANNEL_RETRY_S)
                     continue
-                body = await webhook.tell(now)
+                body = await webhook.compose(now)
                 if body is not None:
                     calls += 1
                     message = SignedMessage(

@@ -20,7 +20,7 @@ import psycopg
 import torch
 import uvicorn
 from prometheus_client import CollectorRegistry
-from starlette.applications import Starlette
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.engine.engine import Engine
 from deployments.families.base import load_families
@@ -35,7 +35,7 @@ from deployments.replica.config import (
 )
 from deployments.replica.deployment import make_resources
 from deployments.replica.replica import Replica
-from deployments.transfer.backoff import Backoff
+from deployments.transfer.uploader import Backoff
 from serve_app.catalog.catalog import load
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.ingress.deployment import Ingress
@@ -49,6 +49,7 @@ from serve_app.storage.directory import DirectoryStorage
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics
 from serve_app.tenants.api_keys import ADMIN, API, KeyRing
+from tests.architecture.trace import ORIGIN, UPLOAD
 from tests.fakes.lease_port import FakeLeasePort
 from tests.fakes.liveness import FakeLiveness
 from tests.ingress.house import built
@@ -148,7 +149,7 @@ async def _start_replica(stack: AsyncExitStack, folder: Path, socket_path: str) 
         slots=1,
         threads=1,
         device="cpu",
-        loras=LoraConfig(cache_dir=folder / "adapters"),
+        loras=LoraConfig(cache_dir=folder / "loras"),
         # Reports are periodic and therefore not on the way. Leases are long enough without them.
         calls=IngressCalls(report_interval_s=60.0, confirm_within_s=60.0),
     )
@@ -171,9 +172,20 @@ async def _start_replica(stack: AsyncExitStack, folder: Path, socket_path: str) 
     await replica.start()
 
 
+def _marked(app: ASGIApp) -> ASGIApp:
+    """``app``, with the origin ``UPLOAD`` for its PUT requests: only uploads use that method."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope.get("method") == "PUT":
+            ORIGIN.set(UPLOAD)
+        await app(scope, receive, send)
+
+    return call
+
+
 @asynccontextmanager
-async def _served(app: Starlette, listening: socket.socket) -> AsyncGenerator[None]:
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="off"))
+async def _served(app: ASGIApp, listening: socket.socket) -> AsyncGenerator[None]:
+    server = uvicorn.Server(uvicorn.Config(_marked(app), log_config=None, lifespan="off"))
     serving = asyncio.create_task(server.serve([listening]))
     while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
         await asyncio.sleep(0.01)

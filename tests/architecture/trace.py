@@ -6,6 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
@@ -18,6 +19,13 @@ RESUME_AFTER = 0b11
 """Bits in the argument of the opcode ``RESUME``: 0 at the start of a function, else what it
 continues after (``yield``, ``yield from``, ``await``)."""
 
+ORIGIN: ContextVar[str] = ContextVar("origin", default="")
+"""Mark of the calls that a task makes, set by that task. The tasks that it begins, and the threads
+of ``asyncio.to_thread``, inherit it."""
+
+UPLOAD = "upload"
+"""Origin of the calls that serve the upload of an artifact. ``scene`` marks them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Call:
@@ -27,6 +35,7 @@ class Call:
     function: str
     thread: str  # the thread's name
     task: str  # qualified name of the coroutine that its asyncio task runs; empty outside of tasks
+    origin: str  # ``ORIGIN``
 
     @property
     def name(self) -> str:
@@ -76,7 +85,9 @@ class Recorder:
         except KeyError:
             known = self._known[key] = _ours(*key)
         if known is not None and not known.bytecode[frame.f_lasti + 1] & RESUME_AFTER:
-            self.calls.append(Call(known.module, known.name, self._thread.name, _task()))
+            self.calls.append(
+                Call(known.module, known.name, self._thread.name, _task(), ORIGIN.get())
+            )
 
     def _switched(self, event: str, greenlets: Any) -> None:
         del event, greenlets

@@ -109,7 +109,7 @@ def test_a_wrong_field_is_named(
     assert (problem.loc, problem.type) == (("body", *loc), type_)
 
 
-def test_all_wrong_fields_are_told_together(catalog: Catalog) -> None:
+def test_all_wrong_fields_are_reported_together(catalog: Catalog) -> None:
     with pytest.raises(InvalidInput, match=r"prompt: Field required \(and 2 more\)") as caught:
         catalog.validate(SCHNELL, {"num_images": 9, "seed": "red"})
     assert len(caught.value.problems) == 3
@@ -121,11 +121,11 @@ def test_an_unknown_field_is_ignored_with_a_warning(catalog: Catalog) -> None:
     assert valid.warnings == ("Ignored, because this endpoint has no such field: lora, stpes.",)
 
 
-def test_what_has_no_effect_is_told_only_when_it_was_asked_for(catalog: Catalog) -> None:
+def test_a_field_without_effect_is_reported_only_when_it_was_asked_for(catalog: Catalog) -> None:
     silent = catalog.validate(SCHNELL, {"prompt": "x", "acceleration": "none"})
     assert silent.warnings == ()
-    told = catalog.validate(SCHNELL, {"prompt": "x", "acceleration": "high"})
-    assert "acceleration" in told.warnings[0]
+    validated = catalog.validate(SCHNELL, {"prompt": "x", "acceleration": "high"})
+    assert "acceleration" in validated.warnings[0]
 
 
 def test_a_request_may_produce_as_many_files_as_it_asks_for(catalog: Catalog) -> None:
@@ -189,7 +189,9 @@ def test_every_schema_describes_itself(catalog: Catalog) -> None:
         (GOOD + "    bounds: {a: [1, 2]}\n", 3, "cannot have bounds"),
     ],
 )
-def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, line: int, words: str) -> None:
+def test_a_mistake_is_reported_with_its_line(
+    tmp_path: Path, text: str, line: int, words: str
+) -> None:
     message = refused(tmp_path, text)
     assert f"models.yaml:{line}:" in message
     assert words in message
@@ -204,14 +206,14 @@ def test_a_mistake_is_told_with_its_line(tmp_path: Path, text: str, line: int, w
         ("options: {arguments: {negativ_prompt: negative_prompt}}", "names negativ_prompt"),
     ],
 )
-def test_settings_that_the_schema_cannot_take_are_told(
+def test_settings_that_the_schema_cannot_take_are_reported(
     tmp_path: Path, extra: str, words: str
 ) -> None:
     text = GOOD.replace("open", "flux-text-to-image") + f"    {extra}\n"
     assert words in refused(tmp_path, text)
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="cannot be read"):
         load(tmp_path / "none.yaml", demo=False, demo_dir=DEMO)
 

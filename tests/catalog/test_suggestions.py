@@ -24,7 +24,7 @@ def test_what_is_like_nothing_gets_the_list(catalog: Catalog) -> None:
     assert "serves fal-ai/ace-step, fal-ai/esrgan, fal-ai/fast-lcm" in said(catalog, "zzz")
 
 
-def test_an_endpoint_of_fals_is_told_as_such_with_the_way_to_add_it(catalog: Catalog) -> None:
+def test_an_endpoint_of_fals_is_named_as_such_with_the_way_to_add_it(catalog: Catalog) -> None:
     message = said(catalog, "fal-ai/flux-pro/v1.1")
     assert "an endpoint of fal's that this installation does not have" in message
     assert "Nearest here: fal-ai/flux" in message

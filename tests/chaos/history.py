@@ -79,7 +79,7 @@ class History:
             problems += [*ends, *bills, *self._fences(id_), *found.oddities(id_, objects)]
         if others:
             problems += found.litter(objects)
-            billed["nobody's"] += len(found.usage.keys() - found.requests.keys())
+            billed["no one's"] += len(found.usage.keys() - found.requests.keys())
         return Tally(
             len(self.accepted), lost.total(), twice.total(), billed.total(), tuple(problems)
         )
@@ -133,7 +133,7 @@ class _Found:
         """Every object is a file of an outcome, or noted as unwanted."""
         known = {row["key"] for rows in self.artifacts.values() for row in rows} | self.unwanted
         for key in sorted(objects.keys() - known):
-            yield f"{key} lies in storage, and nobody will ever delete it."
+            yield f"{key} lies in storage, and no one will ever delete it."
 
     def ended_twice(self, id_: str) -> Iterator[str]:
         ends = [each["state"] for each in self.events[id_] if each["state"] in FINAL]
@@ -184,7 +184,7 @@ class _Found:
                 yield f"{id_} went from {before} to {after}."
 
     def _sharing(self, id_: str) -> Iterator[str]:
-        """Who was given the outcome of another made nothing and pays nothing."""
+        """A request that was given the outcome of another made nothing and pays nothing."""
         request = self.requests[id_]
         if request["follows"] is not None:
             yield f"{id_} has ended and still follows."

@@ -25,7 +25,7 @@ class Lose(Enum):
 
 
 class Proxy:
-    """Passes on what it gets, but for what it is told. ``open`` connects to the server."""
+    """Passes on what it gets, but for the given exceptions. ``open`` connects to the server."""
 
     def __init__(self, open: Callable[[], Awaitable[Streams]]) -> None:
         self._open = open

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Point(Enum):
-    """Where a replica may be told to die."""
+    """Where a test may have a replica die."""
 
     LEASED = "leased"  # before its first report
     STEPPING = "stepping"
@@ -122,7 +122,7 @@ class Replica:
                 task.add_done_callback(lambda _, held=lease.held: self._runs.pop(held, None))
             for signal in work.signals:
                 held = signal.held
-                # Once it hands in, the answer to that tells.
+                # Once it hands in, the answer to that says so.
                 if held not in self._runs or held in self._handed_in:
                     continue
                 self._runs[held].cancel()
@@ -177,7 +177,7 @@ class Replica:
         return verdict
 
     def _drop(self, held: LeaseKey) -> None:
-        """Its lease is lost: what it uploaded is nobody's."""
+        """Its lease is lost: what it uploaded is no one's."""
         self.fenced.append(held)
         self._house.objects.pop(self._uploaded.get(held, ""), None)
 

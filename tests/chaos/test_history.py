@@ -49,7 +49,7 @@ async def test_what_went_well_has_no_problems_and_harm_that_is_done_to_it_is_fou
                 assert getattr(history.check(connection, {}), field), harm
 
 
-async def test_an_object_that_nobody_will_delete_is_found(ingress: Ingress) -> None:
+async def test_an_object_that_no_one_will_delete_is_found(ingress: Ingress) -> None:
     history, _ = await one_that_ended(ingress)
     with psycopg.connect(ingress.conninfo) as connection:
         (problem,) = history.check(connection, {"left": b"behind"}).problems

@@ -193,7 +193,7 @@ def test_open_opens_what_was_made_and_prints_where_it_is(
     assert capsys.readouterr().out.splitlines() == opened
 
 
-def test_open_tells_programs_the_same(
+def test_open_prints_the_same_as_json(
     darkroom: Any, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     probe(darkroom, tmp_path / "out.png")

@@ -95,10 +95,12 @@ def test_an_environment_that_was_broken_off_while_it_was_made_is_made_again(
 
 
 def test_too_little_disk_is_said_before_anything_is_installed(project: Project) -> None:
-    told = project.set_up(free_kb=1_000_000)
-    assert told.startswith("darkroom: Only 976 MB are free on the disk of")
+    reported = project.set_up(free_kb=1_000_000)
+    assert reported.startswith("darkroom: Only 976 MB are free on the disk of")
     assert "-m venv" not in project.calls.read_text()
 
 
-def test_a_machine_without_a_python_that_is_new_enough_is_told_which(project: Project) -> None:
+def test_on_a_machine_without_a_new_enough_python_the_error_says_which_is_needed(
+    project: Project,
+) -> None:
     assert project.set_up(old=True).startswith("darkroom: Python 3.11, 3.12 or 3.13 was not found")

@@ -35,7 +35,7 @@ Check = Callable[[Darkroom, Iterable[str]], Tally]
 
 @pytest.fixture
 def check(tally_file: Path | None) -> Check:
-    """Compares what clients were told of requests that have all ended with what is stored."""
+    """Compares what clients heard of requests that have all ended with what is stored."""
 
     def check(darkroom: Darkroom, accepted: Iterable[str]) -> Tally:
         history = History(accepted=set(accepted))

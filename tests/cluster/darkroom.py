@@ -333,7 +333,7 @@ class Darkroom:
 
 
 def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those that have not ended; one that nobody has waited for has."""
+    """Those that have not ended; one that was never waited for has."""
 
     def lives(process: psutil.Process) -> bool:
         try:

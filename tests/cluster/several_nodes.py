@@ -2,7 +2,7 @@
 
     python -m tests.cluster.several_nodes TEMPORARY_DIRECTORY PORT ARGUMENTS_AS_JSON
 
-A head without GPUs, and two nodes that say that they have one. A line ``placed`` with JSON tells
+A head without GPUs, and two nodes that say that they have one. A line ``placed`` with JSON says
 the nodes and on which of them each deployment's replicas are; a line ``refused`` why nothing
 started. Ends when its input is closed.
 """
@@ -89,8 +89,8 @@ def main() -> None:
         made.shutdown()
 
 
-def _say(word: str, told: object) -> None:
-    sys.stdout.write(f"{word} {json.dumps(told)}\n")
+def _say(word: str, facts: object) -> None:
+    sys.stdout.write(f"{word} {json.dumps(facts)}\n")
     sys.stdout.flush()
 
 

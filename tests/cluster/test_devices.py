@@ -12,7 +12,7 @@ from tests.cluster.darkroom import ROOT, Darkroom, eventually
 pytestmark = [pytest.mark.cluster, pytest.mark.crash, pytest.mark.timeout(900)]
 
 ENDPOINT = "fal-ai/wan/v2.2-5b/text-to-video"
-POOLS = {"clips": {"families": ["video"], "num_cpus": 0.1, "threads": 1, "devices_per_replica": 2}}
+POOLS = {"videos": {"families": ["video"], "num_cpus": 0.1, "threads": 1, "devices_per_replica": 2}}
 CATALOGUE = ROOT / "serve_app" / "catalog" / "models.yaml"
 
 

@@ -1,4 +1,4 @@
-"""What ends `darkroom serve`: its terminal, unless it was told to outlive it, and signals."""
+"""What ends `darkroom serve`: its terminal, unless it is set to outlive it, and signals."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def test_the_first_command_makes_an_image_of_its_prompt_and_so_does_its_second_s
             found = SAMPLE.search(text)
             return found[1] if found else ""
 
-        assert eventually(sample, f"there is a picture; see {output}", 180) == PROMPT
+        assert eventually(sample, f"there is an image; see {output}", 180) == PROMPT
         seen = sorted((one.colour, one.shape) for one in read(Image.open(image)).sightings)
         assert seen == [("blue", "square"), ("red", "circle")]
         text = output.read_text(errors="replace")

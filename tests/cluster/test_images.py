@@ -1,4 +1,4 @@
-"""The whole way: a prompt through the public API becomes a picture that shows it."""
+"""The whole way: a prompt through the public API becomes an image that shows it."""
 
 import base64
 import concurrent.futures

@@ -84,9 +84,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
         running.append(process)
         assert process.stdout is not None
         for line in process.stdout:
-            word, _, told = line.partition(" ")
+            word, _, facts = line.partition(" ")
             if word in ("placed", "refused"):
-                return word, json.loads(told), port
+                return word, json.loads(facts), port
         raise AssertionError((tmp_path / "nodes.err").read_text()[-4000:])
 
     try:
@@ -101,9 +101,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_pools_land_on_the_class_of_gpu_that_they_ask_for_and_work_there(
     start: Start, conninfo: str, moto_server: S3Server
 ) -> None:
-    word, told, port = start(with_stores(conninfo, moto_server), **in_bucket(moto_server))
-    assert word == "placed", told
-    assert told == {"ingress": ["head"], "small": ["L4"], "large": ["A10G"]}
+    word, facts, port = start(with_stores(conninfo, moto_server), **in_bucket(moto_server))
+    assert word == "placed", facts
+    assert facts == {"ingress": ["head"], "small": ["L4"], "large": ["A10G"]}
     with client_at(port) as client:
         for endpoint in ("test/small", "test/large"):
             answer = client.post(f"/run/{endpoint}", json={"artifacts": 1, "content": "image"})
@@ -134,7 +134,7 @@ def test_a_video_goes_on_from_its_snapshot_when_its_node_dies_and_is_the_same(
     moto_server: S3Server,
     chance: random.Random,
 ) -> None:
-    word, told, port = start(
+    word, facts, port = start(
         with_stores(conninfo, moto_server),
         **in_bucket(moto_server),
         models=str(MODELS),
@@ -143,8 +143,8 @@ def test_a_video_goes_on_from_its_snapshot_when_its_node_dies_and_is_the_same(
         demo=True,
         lease_s=6,
     )
-    assert word == "placed", told
-    assert sorted(told["studio"]) == ["A10G", "L4"]
+    assert word == "placed", facts
+    assert sorted(facts["studio"]) == ["A10G", "L4"]
     asked = {"prompt": "a red circle moving left", "seed": 7}
     asked |= {"num_inference_steps": 30, "num_frames": 81}
     alone = {"X-Darkroom-Deterministic": "1"}
@@ -220,9 +220,9 @@ def client_at(port: int) -> httpx.Client:
 def test_what_is_kept_on_one_node_refuses_the_others_with_the_settings_to_set(
     start: Start,
 ) -> None:
-    word, told, _ = start({"DARKROOM_API_KEY": KEY})
-    assert word == "refused", told
-    said = " ".join(told)
+    word, facts, _ = start({"DARKROOM_API_KEY": KEY})
+    assert word == "refused", facts
+    said = " ".join(facts)
     assert "3 nodes" in said
     assert "DARKROOM_DATABASE_URL" in said
     assert "DARKROOM_S3_BUCKET" in said

@@ -77,8 +77,8 @@ def went_on(darkroom: Darkroom, request_id: str, at: int | None = None) -> None:
     """``at``: the step of the snapshot; None: any."""
     done = darkroom.in_state(request_id, "succeeded")
     assert done["failures"] == 1
-    told = "from the snapshot at step " + ("" if at is None else f"{at}.")
-    assert any(told in line["message"] for line in done["log"])
+    expected = "from the snapshot at step " + ("" if at is None else f"{at}.")
+    assert any(expected in line["message"] for line in done["log"])
 
 
 def some_step(endpoint: str, chance: random.Random) -> int:
@@ -199,22 +199,22 @@ def test_a_death_after_two_of_four_videos_leaves_them_as_they_are(
 
 
 def alike(made: list[bytes], alone: list[bytes]) -> None:
-    """A level of a picture, and a sixteen-thousandth of full scale of a sound. The frames of a clip
+    """A level of an image, and a sixteen-thousandth of full scale of audio. The frames of a video
     have been through an encoder, which makes another file of another level."""
     for one, other in zip(made, alone, strict=True):
         kind, levels = levels_of(one)
         apart = np.abs(levels - levels_of(other)[1])
-        assert apart.max() <= {"picture": 1, "sound": 2, "clip": 255}[kind]
+        assert apart.max() <= {"image": 1, "audio": 2, "video": 255}[kind]
         assert apart.mean() <= 0.5
 
 
 def levels_of(file: bytes) -> tuple[str, np.ndarray]:
     """What it is, and its samples."""
     if file[:4] in (b"\x89PNG", b"RIFF"):
-        return "picture", np.asarray(Image.open(io.BytesIO(file)).convert("RGB")).astype(int)
+        return "image", np.asarray(Image.open(io.BytesIO(file)).convert("RGB")).astype(int)
     with av.open(io.BytesIO(file)) as opened:
         if opened.streams.video:
             frames = [each.to_ndarray(format="rgb24") for each in opened.decode(video=0)]
-            return "clip", np.stack(frames).astype(int)
+            return "video", np.stack(frames).astype(int)
         heard = [each.to_ndarray() for each in opened.decode(audio=0)]
-        return "sound", np.concatenate(heard, axis=1).astype(int)
+        return "audio", np.concatenate(heard, axis=1).astype(int)

@@ -180,10 +180,10 @@ def test_one_request_id_runs_through_every_log_line_of_a_request(darkroom: Darkr
         """Logger, request and message, of what replicas have logged since."""
         return DEPLOYMENTS_LINE.findall(log.read_text()[before:])
 
-    def told_of() -> set[str]:
+    def ended() -> set[str]:
         return {about for _, about, message in lines() if "attempt 1 " in message}
 
-    eventually(lambda: told_of() >= ids, "the replicas say how both ended")
+    eventually(lambda: ended() >= ids, "the replicas say how both ended")
     about_none = [each for each in lines() if not each[1] and not each[2].startswith(OF_A_REPLICA)]
     assert not about_none
 

@@ -50,7 +50,7 @@ async def test_a_cancel_reaches_the_replica_that_runs_it(queue: Queue) -> None:
     assert (await queue.get(TENANT, request.id)).state is State.CANCELLED
 
 
-async def test_a_cancel_between_two_asks_is_told_at_the_next(queue: Queue) -> None:
+async def test_a_cancel_between_two_polls_is_reported_at_the_next(queue: Queue) -> None:
     request = await queue.submit(new())
     held = (await lease(queue)).held
     await queue.cancel(TENANT, request.id)

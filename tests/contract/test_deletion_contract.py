@@ -79,11 +79,11 @@ async def test_only_ones_own_can_be_deleted(queue: Queue, id_: str) -> None:
     assert (await queue.get(TENANT, own)).state is State.SUCCEEDED
 
 
-async def test_a_repeat_of_a_deleted_request_is_told_and_not_made_again(queue: Queue) -> None:
+async def test_a_repeat_of_a_deleted_request_is_refused_and_not_made_again(queue: Queue) -> None:
     gone = await ended(queue, **KEYED)
     await queue.delete(TENANT, gone)
     with pytest.raises(RequestDeleted):
-        await queue.repeated(asked(**KEYED))
+        await queue.find_earlier(asked(**KEYED))
     with pytest.raises(RequestDeleted):
         await queue.submit(asked(**KEYED))
     assert await queue.page(TENANT) == []

@@ -33,10 +33,10 @@ async def knows(queue: Queue, running: Lease, tenant: str = TENANT) -> None:
     requests submitted before are taken for one second of work.
     """
 
-    async def told() -> bool:
+    async def known() -> bool:
         return await queue.ends_at(await queue.get(tenant, running.request_id)) is not None
 
-    await eventually(told)
+    await eventually(known)
 
 
 async def waits_until(queue: Queue, request_id: str, true: Callable[[Waiting], bool]) -> Waiting:
@@ -60,7 +60,7 @@ def seconds(at: datetime | None) -> float:
     return 0.0 if at is None else (at - datetime.now(UTC)).total_seconds()
 
 
-async def test_while_nothing_has_ended_nobody_can_tell(make: Make) -> None:
+async def test_while_nothing_has_ended_there_is_no_estimate(make: Make) -> None:
     queue = await make(CALM)
     await queue.submit(new())
     (granted,) = (await queue.ask(ask(1))).leases
@@ -70,7 +70,7 @@ async def test_while_nothing_has_ended_nobody_can_tell(make: Make) -> None:
     assert await queue.ends_at(await queue.get(TENANT, granted.request_id)) is None
 
 
-async def test_who_waits_is_told_when_it_should_start_and_end(make: Make) -> None:
+async def test_a_client_that_waits_learns_when_it_should_start_and_end(make: Make) -> None:
     queue = await make(CALM)
     await learned(queue, 100.0)
     await submitted(queue, 3, work=10.0)
@@ -85,7 +85,7 @@ async def test_who_waits_is_told_when_it_should_start_and_end(make: Make) -> Non
     assert 80 < seconds(ends_at) <= 101
 
 
-async def test_another_tenant_s_single_request_is_told_that_it_is_next(make: Make) -> None:
+async def test_another_tenant_s_single_request_learns_that_it_is_next(make: Make) -> None:
     queue = await make(CALM)
     await learned(queue, 100.0)
     await submitted(queue, 1, tenant="bob", work=10.0)
@@ -98,7 +98,7 @@ async def test_another_tenant_s_single_request_is_told_that_it_is_next(make: Mak
     assert 80 < seconds(waiting.starts_at) < 210
 
 
-async def test_what_takes_longer_than_expected_is_never_told_a_time_that_is_over(
+async def test_a_request_that_takes_longer_than_expected_never_gets_a_time_that_is_over(
     make: Make,
 ) -> None:
     queue = await make(CALM)
@@ -119,7 +119,9 @@ async def test_what_takes_longer_than_expected_is_never_told_a_time_that_is_over
         await asyncio.sleep(0.05)
 
 
-async def test_who_waits_for_a_limit_is_told_by_its_own_requests(make: Make) -> None:
+async def test_a_tenant_that_waits_for_a_limit_gets_an_estimate_from_its_own_requests(
+    make: Make,
+) -> None:
     queue = await make(replace(CALM, tenants={TENANT: TenantLimits(max_running=1)}))
     await learned(queue, 100.0)
     await submitted(queue, 1, work=10.0)
@@ -134,18 +136,18 @@ async def test_who_waits_for_a_limit_is_told_by_its_own_requests(make: Make) -> 
     assert 150 < seconds(waiting.starts_at) < 210
 
 
-async def test_without_a_replica_nobody_can_tell(make: Make) -> None:
+async def test_without_a_replica_there_is_no_estimate(make: Make) -> None:
     queue = await make(CALM)
     await learned(queue, 100.0)
     drains = Presence("r1", "actor-r1", POOL, ReplicaStage.DRAINING)
     await queue.announce(drains)
     request = await queue.submit(new())
     # Rows read just before may still count at the next refresh.
-    nobody_tells = Waiting(0, WaitReason.NO_REPLICA)
-    assert await waits_until(queue, request.id, nobody_tells.__eq__) == nobody_tells
+    no_estimate = Waiting(0, WaitReason.NO_REPLICA)
+    assert await waits_until(queue, request.id, no_estimate.__eq__) == no_estimate
 
 
-async def test_what_went_on_from_a_snapshot_does_not_tell_what_the_whole_takes(make: Make) -> None:
+async def test_a_run_from_a_snapshot_does_not_count_as_the_time_of_a_whole_one(make: Make) -> None:
     queue = await make(CALM)
     await learned(queue, 100.0)
     await queue.submit(new(work=10.0))

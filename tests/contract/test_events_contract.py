@@ -40,7 +40,7 @@ async def watched(
     return found
 
 
-async def test_the_log_is_read_from_behind_a_line_and_tells_of_states(make: Make) -> None:
+async def test_the_log_is_read_from_behind_a_line_and_contains_states(make: Make) -> None:
     queue = await make()
     request = await queue.submit(new(warnings=("Mind.",)))
     granted = await lease(queue)
@@ -62,26 +62,26 @@ async def test_a_line_in_the_log_is_a_change(make: Make) -> None:
     assert (await waiting).events == 2
 
 
-async def test_a_watcher_is_told_everything_in_order_and_then_let_go(make: Make) -> None:
+async def test_a_watcher_gets_everything_in_order_and_is_then_let_go(make: Make) -> None:
     queue = await make(QUICK)
     request = await queue.submit(new())
-    told: list[Any] = []
-    watching = asyncio.create_task(watched(queue, request.id, so_far=told))
+    received: list[Any] = []
+    watching = asyncio.create_task(watched(queue, request.id, so_far=received))
     granted = await lease(queue)
     at_work = Progress(Stage.DENOISING, 2, 4)
     await queue.report(report(granted.held, progress=[(granted.held, at_work)]))
 
     async def seen() -> bool:
-        return any(name == "progress" for _, name, _ in told)
+        return any(name == "progress" for _, name, _ in received)
 
     await eventually(seen)
     await queue.finish(done(granted.held))
     await watching
-    durable = [(id_, data["state"]) for id_, name, data in told if name == "state"]
+    durable = [(id_, data["state"]) for id_, name, data in received if name == "state"]
     assert durable == [("1", "queued"), ("2", "running"), ("3", "succeeded")]
-    progress = [(id_, data["step"]) for id_, name, data in told if name == "progress"]
+    progress = [(id_, data["step"]) for id_, name, data in received if name == "progress"]
     assert progress == [(None, 2)]
-    assert told[-1][2]["state"] == "succeeded"
+    assert received[-1][2]["state"] == "succeeded"
 
 
 async def test_who_comes_back_gets_the_rest_without_gap_or_repetition(make: Make) -> None:
@@ -133,13 +133,13 @@ async def test_a_stream_that_looks_where_a_request_stands_is_not_silent_for_long
     await watching.aclose()
 
 
-async def test_300_watchers_of_300_requests_are_all_told(make: Make) -> None:
+async def test_300_watchers_of_300_requests_are_all_notified(make: Make) -> None:
     queue = await make(QUICK)
     ids = [(await queue.submit(new())).id for _ in range(300)]
     watching = [asyncio.create_task(watched(queue, id_)) for id_ in ids]
     await asyncio.sleep(0)
     for id_ in ids:
         await queue.cancel(TENANT, id_)
-    for told in await asyncio.gather(*watching):
-        states = [data["state"] for _, name, data in told if name == "state"]
+    for received in await asyncio.gather(*watching):
+        states = [data["state"] for _, name, data in received if name == "state"]
         assert states == ["queued", "cancelled"]

@@ -155,7 +155,7 @@ async def test_what_expires_soon_goes_before_what_is_loaded(make: Make) -> None:
 
 async def test_a_replica_that_waits_with_the_weights_gets_the_request(make: Make) -> None:
     # A periodic look at the moment of the submit would lease it to the poll that came first.
-    queue = await make(replace(CALM, look_s=60.0))
+    queue = await make(replace(CALM, check_interval_s=60.0))
     cold = asyncio.create_task(queue.ask(asks_hot(PRO, replica="r1")))
     hot = asyncio.create_task(queue.ask(asks_hot(DEV, replica="r2")))
     await asyncio.sleep(0.3)  # both wait

@@ -132,7 +132,7 @@ async def test_progress_is_shown_while_it_runs(queue: Queue) -> None:
     assert (await queue.get(TENANT, request.id)).progress == progress
 
 
-async def test_a_download_is_told_in_bytes(queue: Queue) -> None:
+async def test_a_download_is_reported_in_bytes(queue: Queue) -> None:
     request = await queue.submit(new())
     granted = await lease(queue)
     downloading = Progress(Stage.DOWNLOADING, 3 * 10**9, 33 * 10**9)

@@ -101,7 +101,7 @@ async def test_of_many_that_come_at_once_one_is_made(queue: Queue) -> None:
     assert not (await queue.ask(ask(50))).leases
 
 
-async def test_another_wish_or_tenant_follows_nobody(queue: Queue) -> None:
+async def test_another_wish_or_tenant_follows_no_other(queue: Queue) -> None:
     await pair(queue)
     for other in (shared(2), shared(tenant="bob"), new()):
         assert (await queue.submit(other)).follows is None
@@ -145,7 +145,7 @@ async def test_when_a_queued_one_is_cancelled_the_next_is_made(queue: Queue) -> 
     assert (await lease(queue)).request_id == second.id
 
 
-async def test_nobody_joins_what_is_being_cancelled(queue: Queue) -> None:
+async def test_no_request_joins_one_that_is_being_cancelled(queue: Queue) -> None:
     granted, _ = await pair(queue)
     await queue.cancel(TENANT, granted.request_id)
     assert (await queue.submit(shared())).follows is None
@@ -268,11 +268,13 @@ async def test_each_has_one_usage_line_and_those_that_follow_pay_nothing(
             (gone.id, "cancelled", 0.0),
         ]
     )
-    told = await database.rows("SELECT request_id::text FROM webhook_deliveries")
-    assert sorted(told) == sorted((each,) for each in (granted.request_id, follower.id, gone.id))
+    notified = await database.rows("SELECT request_id::text FROM webhook_deliveries")
+    assert sorted(notified) == sorted(
+        (each,) for each in (granted.request_id, follower.id, gone.id)
+    )
 
 
-async def test_whoever_ended_it_may_die_before_it_looks_after_those_that_follow(
+async def test_the_process_that_ended_it_may_die_before_it_looks_after_those_that_follow(
     ingress: Ingress,
 ) -> None:
     queue = await ingress(LONG, edit=lambda queue: setattr(queue.parts.after, "settle", nothing))

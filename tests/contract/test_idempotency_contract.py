@@ -47,7 +47,7 @@ async def test_the_same_key_with_another_body_is_refused_and_names_the_header(
     queue: Queue,
 ) -> None:
     await queue.submit(keyed())
-    for act in (queue.submit, queue.repeated):
+    for act in (queue.submit, queue.find_earlier):
         with pytest.raises(InvalidInput, match="Idempotency-Key") as caught:
             await act(keyed(body=2))
         assert caught.value.problems[0].loc == ("header", "Idempotency-Key")
@@ -67,13 +67,13 @@ async def test_requests_without_a_key_are_never_repeats(queue: Queue) -> None:
     body = bytes(32)
     ids = {(await queue.submit(new(body_digest=body))).id for _ in range(2)}
     assert len(ids) == 2
-    assert await queue.repeated(new(body_digest=body)) is None
+    assert await queue.find_earlier(new(body_digest=body)) is None
 
 
 async def test_whether_it_is_a_repeat_can_be_asked_before_it_is_submitted(queue: Queue) -> None:
-    assert await queue.repeated(keyed()) is None
+    assert await queue.find_earlier(keyed()) is None
     stored = await queue.submit(keyed())
-    assert await queue.repeated(keyed()) == stored
+    assert await queue.find_earlier(keyed()) == stored
 
 
 async def test_a_hundred_identical_submits_at_once_are_one_request(make: Make) -> None:
@@ -117,10 +117,10 @@ def replaying(body: int = 1, api_key: str = "dk_1", **changes: Any) -> NewReques
 async def test_an_undelivered_answer_is_given_again_once(queue: Queue) -> None:
     first = replaying()
     stored = await queue.submit(first)
-    assert await queue.repeated(replaying()) is None
+    assert await queue.find_earlier(replaying()) is None
     await queue.undelivered(first, stored.id)
-    assert await queue.repeated(replaying()) == stored
-    assert await queue.repeated(replaying()) is None
+    assert await queue.find_earlier(replaying()) == stored
+    assert await queue.find_earlier(replaying()) is None
 
 
 async def test_what_is_lost_again_is_given_again(queue: Queue) -> None:
@@ -128,13 +128,13 @@ async def test_what_is_lost_again_is_given_again(queue: Queue) -> None:
     await queue.submit(first)
     for _ in range(3):
         await queue.undelivered(first, first.id)
-        again = await queue.repeated(replaying())
+        again = await queue.find_earlier(replaying())
         assert again is not None
         assert again.id == first.id
     for _ in range(2):  # recorded twice, it is still one
         await queue.undelivered(first, first.id)
-    assert await queue.repeated(replaying()) is not None
-    assert await queue.repeated(replaying()) is None
+    assert await queue.find_earlier(replaying()) is not None
+    assert await queue.find_earlier(replaying()) is None
 
 
 async def test_an_undelivered_answer_is_for_the_same_body_and_key_only(queue: Queue) -> None:
@@ -147,8 +147,8 @@ async def test_an_undelivered_answer_is_for_the_same_body_and_key_only(queue: Qu
         replace(replaying(), replay_key=None),
         keyed(body=1),
     ):
-        assert await queue.repeated(other) is None
-    assert await queue.repeated(replaying()) is not None
+        assert await queue.find_earlier(other) is None
+    assert await queue.find_earlier(replaying()) is not None
 
 
 async def test_of_two_undelivered_answers_two_that_ask_at_once_get_one_each(queue: Queue) -> None:
@@ -157,10 +157,10 @@ async def test_of_two_undelivered_answers_two_that_ask_at_once_get_one_each(queu
         lost = replaying()
         ids.add((await queue.submit(lost)).id)
         await queue.undelivered(lost, lost.id)
-    answers = await asyncio.gather(*(queue.repeated(replaying()) for _ in range(5)))
+    answers = await asyncio.gather(*(queue.find_earlier(replaying()) for _ in range(5)))
     found = [each.id for each in answers if each is not None]
     assert len(found) == len(set(found)) <= 2
-    while (late := await queue.repeated(replaying())) is not None:
+    while (late := await queue.find_earlier(replaying())) is not None:
         found.append(late.id)  # a row locked by another is skipped at first
     assert sorted(found) == sorted(ids)
 

@@ -66,19 +66,19 @@ async def test_a_plain_key_may_only_call(ring: Ring) -> None:
     assert (await ring.keys.authenticate(f"Key {made}")).scopes == {API}
 
 
-async def test_a_wrong_secret_and_an_unknown_id_are_told_in_the_same_words(ring: Ring) -> None:
+async def test_a_wrong_secret_and_an_unknown_id_are_refused_in_the_same_words(ring: Ring) -> None:
     made = await ring.keys.create("studio")
-    told: list[str] = []
+    messages: list[str] = []
     for wrong in (f"{made.id}:{'0' * 64}", f"nobody:{made.secret}"):
         for _ in range(2):  # looked up, then from the cache
             with pytest.raises(Unauthenticated) as caught:
                 await ring.keys.authenticate(f"Key {wrong}")
-            told.append(caught.value.message)
-    assert len(set(told)) == 1
+            messages.append(caught.value.message)
+    assert len(set(messages)) == 1
 
 
 @pytest.mark.parametrize("wish", [True, False])
-async def test_a_key_tells_whether_lost_answers_are_given_again(ring: Ring, wish: bool) -> None:
+async def test_a_key_decides_whether_lost_answers_are_given_again(ring: Ring, wish: bool) -> None:
     made = await ring.keys.create("studio", replay_undelivered=wish)
     assert (await ring.keys.authenticate(f"Key {made}")).replay_undelivered is wish
     (info,) = await ring.keys.list("studio")

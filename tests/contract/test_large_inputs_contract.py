@@ -18,7 +18,7 @@ WHOLE = {
     "sync_mode": True,
     "loras": [{"path": "/a.safetensors", "scale": 0.5}],
 }
-TOLD = WHOLE | {
+ABBREVIATED = WHOLE | {
     "image_url": f"{IMAGE[:100]}… (200022 characters)",
     "image_urls": "… (200030 characters of JSON)",
 }
@@ -28,15 +28,15 @@ def large(**changes: object) -> NewRequest:
     return new(input=WHOLE, **changes)
 
 
-async def test_it_is_told_short_and_leased_whole(queue: Queue) -> None:
+async def test_it_is_listed_abbreviated_and_leased_whole(queue: Queue) -> None:
     request = await queue.submit(large())
-    assert request.input == TOLD
-    assert (await queue.get(TENANT, request.id)).input == TOLD
+    assert request.input == ABBREVIATED
+    assert (await queue.get(TENANT, request.id)).input == ABBREVIATED
     granted = await lease(queue)
     assert granted.input == WHOLE
-    assert (await queue.get(TENANT, request.id)).input == TOLD
+    assert (await queue.get(TENANT, request.id)).input == ABBREVIATED
     await queue.finish(done(granted.held))
-    assert (await queue.get(TENANT, request.id)).input == TOLD
+    assert (await queue.get(TENANT, request.id)).input == ABBREVIATED
 
 
 async def test_an_ask_that_waits_for_it_gets_it_whole(queue: Queue) -> None:
@@ -47,9 +47,9 @@ async def test_an_ask_that_waits_for_it_gets_it_whole(queue: Queue) -> None:
     assert (granted.request_id, granted.input) == (request.id, WHOLE)
 
 
-async def test_a_list_tells_it_short(queue: Queue) -> None:
+async def test_a_list_abbreviates_it(queue: Queue) -> None:
     await queue.submit(large())
-    assert [each.input for each in await queue.page(TENANT)] == [TOLD]
+    assert [each.input for each in await queue.page(TENANT)] == [ABBREVIATED]
 
 
 async def test_a_second_attempt_gets_it_whole_too(queue: Queue) -> None:
@@ -60,14 +60,14 @@ async def test_a_second_attempt_gets_it_whole_too(queue: Queue) -> None:
 
 
 @pytest.mark.parametrize("keyed", [True, False])
-async def test_a_repeat_of_it_is_told_it_short(queue: Queue, keyed: bool) -> None:
+async def test_a_repeat_of_it_gets_it_abbreviated(queue: Queue, keyed: bool) -> None:
     same = {"idempotency_key": "k"} if keyed else {"reuse_digest": b"r" * 32}
     request = await queue.submit(large(body_digest=b"b" * 32, **same))
     await queue.finish(done((await lease(queue)).held))
     again = await queue.submit(large(body_digest=b"b" * 32, **same))
     assert (again.id == request.id) is keyed
     assert again.state is State.SUCCEEDED
-    assert again.input == TOLD
+    assert again.input == ABBREVIATED
 
 
 async def test_it_can_be_forgotten(queue: Queue) -> None:
@@ -77,7 +77,7 @@ async def test_it_can_be_forgotten(queue: Queue) -> None:
     assert found.input == {"sync_mode": True}
 
 
-async def test_one_of_many_fields_is_told_short(queue: Queue) -> None:
+async def test_one_of_many_fields_is_abbreviated(queue: Queue) -> None:
     many = {f"field-{n}": "x" * 2000 for n in range(100)}
     request = await queue.submit(new(input=many))
     assert len(request.input) == 65

@@ -107,7 +107,7 @@ async def test_they_are_found_by_who_is_to_blame(queue: Queue) -> None:
     refused = failure("pipeline_failed").failure
     assert refused is not None
     # A message may quote characters that no database accepts.
-    at_fault = replace(refused, field="image_url", message="\0 is no picture", context={"at": "\0"})
+    at_fault = replace(refused, field="image_url", message="\0 is no image", context={"at": "\0"})
     wrong = await ended(queue, Outcome(failure=at_fault))
     codes = ["cancelled", "invalid_input"]
     assert await ids(queue, end=EndedRequest.SUCCESS, client_codes=codes) == [good.id]

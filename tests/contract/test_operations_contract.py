@@ -40,7 +40,7 @@ async def test_what_is_paused_is_accepted_and_waits_while_others_go_on(make: Mak
     assert (waiting.starts_at, waiting.ends_at) == (None, None)
 
 
-async def test_tenants_whose_requests_are_paused_hold_nobody_up(make: Make) -> None:
+async def test_tenants_whose_requests_are_paused_hold_no_one_up(make: Make) -> None:
     queue = await make()
     await queue.operations.pause(ENDPOINT, ADMIN)
     for n in range(5):
@@ -110,8 +110,8 @@ async def test_a_requeued_request_is_fenced_and_runs_again_without_a_failure(mak
     request = await queue.submit(new())
     granted = await lease(queue)
     assert await queue.operations.requeue(request.id, ADMIN) is State.QUEUED
-    told = (await queue.ask(ask(0, granted.held))).signals
-    assert told == (Signal(SignalKind.FENCED, granted.held),)
+    signals = (await queue.ask(ask(0, granted.held))).signals
+    assert signals == (Signal(SignalKind.FENCED, granted.held),)
     assert await queue.finish(done(granted.held)) is Verdict.FENCED
     assert (await queue.report(report(granted.held))).fenced == (granted.held,)
     again = await lease(queue)

@@ -112,7 +112,7 @@ async def test_a_cancel_of_what_runs_and_an_expiry_write_one_too(house: House) -
     assert {each.request_id for each in await house.claim()} == {running.id, late.id}
 
 
-async def test_an_outcome_that_is_reused_is_told_as_well(house: House) -> None:
+async def test_an_outcome_that_is_reused_is_sent_as_well(house: House) -> None:
     await house.ended(reuse_digest=b"same", webhook=None)
     again = await house.queue.submit(new(reuse_digest=b"same", webhook=Webhook(URL, ORIGIN)))
     assert again.state is State.SUCCEEDED
@@ -285,8 +285,8 @@ async def test_the_backlog_is_counted_and_what_is_too_old_is_given_up(house: Hou
     backlog = await house.outbox.backlog()
     assert backlog.pending == 3
     assert 0.04 < backlog.oldest_s < 30
-    assert await house.outbox.give_up(30.0) == 0
-    assert await house.outbox.give_up(0.01) == 3
+    assert await house.outbox.expire(30.0) == 0
+    assert await house.outbox.expire(0.01) == 3
     assert (await house.outbox.backlog()).pending == 0
     delivery = await house.outbox.get(TENANT, first.request_id)
     assert delivery.state is DeliveryState.DEAD
@@ -294,7 +294,7 @@ async def test_the_backlog_is_counted_and_what_is_too_old_is_given_up(house: Hou
     assert first.request_id in ids
 
 
-async def test_a_deleted_request_is_told_to_nobody(house: House) -> None:
+async def test_a_deleted_request_sends_no_notification(house: House) -> None:
     id_ = await house.ended()
     (claimed,) = await house.claim()
     await house.queue.delete(TENANT, id_)

@@ -33,7 +33,7 @@ async def queue(
     await ingress.aclose()
 
 
-async def tell(
+async def report_step(
     queue: Queue, held: LeaseKey, step: int, preview: Preview | None = None
 ) -> ReportReply:
     progress = Progress(Stage.DENOISING, step, 8, rate=2.0)
@@ -48,65 +48,65 @@ async def running(queue: Queue, **changes: bool) -> LeaseKey:
 
 async def test_the_newest_preview_is_handed_out(queue: Queue) -> None:
     held = await running(queue)
-    await tell(queue, held, 1)
+    await report_step(queue, held, 1)
     assert await queue.preview(TENANT, held.request_id) is None
-    await tell(queue, held, 2, FIRST)
+    await report_step(queue, held, 2, FIRST)
     assert await queue.preview(TENANT, held.request_id) == FIRST
-    await tell(queue, held, 3, SECOND)
-    await tell(queue, held, 4)
+    await report_step(queue, held, 3, SECOND)
+    await report_step(queue, held, 4)
     assert await queue.preview(TENANT, held.request_id) == SECOND
 
 
-async def test_a_request_tells_the_step_of_its_preview_and_its_rate(queue: Queue) -> None:
+async def test_a_request_shows_the_step_of_its_preview_and_its_rate(queue: Queue) -> None:
     held = await running(queue)
-    await tell(queue, held, 2)
+    await report_step(queue, held, 2)
     seen = await queue.get(TENANT, held.request_id)
     assert seen.preview_step == 0
-    await tell(queue, held, 2, FIRST)
+    await report_step(queue, held, 2, FIRST)
     shown = await queue.changed(TENANT, held.request_id, 5.0, since=seen)
     assert shown.preview_step == 2
     assert shown.progress is not None
     assert (shown.progress.rate, shown.progress.left_s) == (2.0, 3.0)
 
 
-async def test_replicas_are_told_of_what_somebody_looks_at(queue: Queue) -> None:
+async def test_replicas_are_notified_of_what_somebody_looks_at(queue: Queue) -> None:
     held, other = await running(queue), await running(queue)
-    assert (await tell(queue, held, 1)).watched == ()
-    await tell(queue, other, 1)
+    assert (await report_step(queue, held, 1)).watched == ()
+    await report_step(queue, other, 1)
     await queue.preview(TENANT, held.request_id)
-    assert (await tell(queue, held, 2)).watched == (held,)
-    assert (await tell(queue, other, 2)).watched == ()
+    assert (await report_step(queue, held, 2)).watched == (held,)
+    assert (await report_step(queue, other, 2)).watched == ()
 
 
-async def test_without_previews_nobody_is_told_and_none_is_handed_out(queue: Queue) -> None:
+async def test_without_previews_no_replica_is_notified_and_none_is_handed_out(queue: Queue) -> None:
     held = await running(queue, previews=False)
-    await tell(queue, held, 1)
+    await report_step(queue, held, 1)
     with pytest.raises(NotFound, match="without previews"):
         await queue.preview(TENANT, held.request_id)
-    assert (await tell(queue, held, 2)).watched == ()
+    assert (await report_step(queue, held, 2)).watched == ()
     assert (await queue.get(TENANT, held.request_id)).previews is False
 
 
 async def test_another_tenant_s_preview_is_not_found(queue: Queue) -> None:
     held = await running(queue)
-    await tell(queue, held, 2, FIRST)
+    await report_step(queue, held, 2, FIRST)
     with pytest.raises(RequestNotFound):
         await queue.preview("bob", held.request_id)
-    assert (await tell(queue, held, 3)).watched == ()
+    assert (await report_step(queue, held, 3)).watched == ()
 
 
 async def test_a_preview_ends_with_its_attempt(queue: Queue) -> None:
     held = await running(queue)
-    await tell(queue, held, 2, FIRST)
+    await report_step(queue, held, 2, FIRST)
     await queue.hand_back(held, "r1", "draining")
     with pytest.raises(NotFound, match="while it runs"):
         await queue.preview(TENANT, held.request_id)
     again = (await lease(queue)).held
-    await tell(queue, again, 0)
+    await report_step(queue, again, 0)
     assert await queue.preview(TENANT, held.request_id) is None
     assert (await queue.get(TENANT, held.request_id)).preview_step == 0
-    await tell(queue, again, 2, SECOND)
-    await tell(queue, held, 4, FIRST)  # a late report of the previous attempt
+    await report_step(queue, again, 2, SECOND)
+    await report_step(queue, held, 4, FIRST)  # a late report of the previous attempt
     assert await queue.preview(TENANT, held.request_id) == SECOND
     await queue.finish(done(again))
     assert (await queue.get(TENANT, held.request_id)).preview_step == 0

@@ -51,7 +51,7 @@ async def test_warnings_become_lines_of_the_request_s_log(queue: Queue) -> None:
 async def test_a_log_line_can_be_added(queue: Queue) -> None:
     request = await queue.submit(new())
     await queue.log(request.id, "INFO", "Hello.")
-    await queue.log(new_id(), "INFO", "Nobody's.")
+    await queue.log(new_id(), "INFO", "No one's.")
     assert [line.message for line in await queue.lines(TENANT, request.id)][-1] == "Hello."
 
 

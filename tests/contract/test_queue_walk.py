@@ -33,7 +33,7 @@ from tests.queue.database import Background, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, new, report
 
 LIMITS = QueueLimits(
-    lease_s=600.0, first_lease_s=600.0, ask_wait_s=0.02, look_s=0.05, max_failures=2
+    lease_s=600.0, first_lease_s=600.0, ask_wait_s=0.02, check_interval_s=0.05, max_failures=2
 )
 POOLS = ("studio", "other")
 WALKS = settings(

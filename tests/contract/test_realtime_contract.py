@@ -21,7 +21,7 @@ async def session_of(queue: Queue, **changes: object):
     return lease
 
 
-async def test_a_session_is_leased_without_tickets_and_tells_what_it_is(queue: Queue) -> None:
+async def test_a_session_is_leased_without_tickets_and_says_what_it_is(queue: Queue) -> None:
     lease = await session_of(queue)
     assert lease.priority is Priority.REALTIME
     assert lease.upload_tickets == ()
@@ -50,7 +50,7 @@ async def test_a_frame_is_counted_once(make: Make, at: str | None) -> None:
     lease = await session_of(queue)
     frame, usage = new_id(), Usage(run_s=0.5, steps=4, units=1.0)
     for _ in range(2):
-        await queue.drew(lease.held, frame, State.SUCCEEDED, usage)
+        await queue.record_frame(lease.held, frame, State.SUCCEEDED, usage)
     await queue.finish(done(lease.held, Outcome(output={"frames": 1})))
     assert (await counted(queue, at))[before:] == [frame, lease.request_id]
 

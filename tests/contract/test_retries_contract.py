@@ -53,9 +53,9 @@ async def test_so_many_retries_as_it_says_and_no_more(queue: Queue) -> None:
         assert (again.state, again.retries_left) == (State.QUEUED, Retries(server_error=left))
     ended = await fail(queue, request.id)
     assert (ended.state, ended.failures) == (State.FAILED, 5)
-    told = await messages(queue, request.id)
-    assert "server error 4" in told[0]
-    assert [line for line in told if "queued again" in line][-1].endswith(
+    lines = await messages(queue, request.id)
+    assert "server error 4" in lines[0]
+    assert [line for line in lines if "queued again" in line][-1].endswith(
         "Retries left: timeout 0, server error 0, connection error 0."
     )
 

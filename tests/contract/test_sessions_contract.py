@@ -33,8 +33,8 @@ class CoreSessions:
     def __init__(self, core: Replica) -> None:
         self._core = core
 
-    async def draw(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:
-        return await self._core.sessions.draw(seat.held, frame)
+    async def generate_frame(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:
+        return await self._core.sessions.generate_frame(seat.held, frame)
 
     async def end(self, seat: ReplicaSlot) -> None:
         self._core.sessions.end(seat.held)
@@ -64,7 +64,7 @@ def frame(files: int = 0, **input: Any) -> Frame:
 
 async def test_a_frame_comes_back_with_its_files(open_session: Open) -> None:
     sessions, seat = open_session
-    drawn = await sessions.draw(seat, frame(files=2, artifacts=2, content="abc", echo=1))
+    drawn = await sessions.generate_frame(seat, frame(files=2, artifacts=2, content="abc", echo=1))
     output = drawn.outcome.output or {}
     assert output["echo"] == 1
     assert [each["artifact"] for each in output["images"]] == ["f/0", "f/1"]
@@ -74,15 +74,15 @@ async def test_a_frame_comes_back_with_its_files(open_session: Open) -> None:
 
 async def test_a_frame_that_fails_is_no_end_of_the_session(open_session: Open) -> None:
     sessions, seat = open_session
-    failed = await sessions.draw(seat, frame(fail="pipeline_failed", message="No paint."))
+    failed = await sessions.generate_frame(seat, frame(fail="pipeline_failed", message="No paint."))
     assert failed.outcome.failure is not None
     assert failed.outcome.failure.message == "No paint."
-    assert (await sessions.draw(seat, frame(echo=1))).outcome.succeeded
+    assert (await sessions.generate_frame(seat, frame(echo=1))).outcome.succeeded
 
 
 async def test_a_draw_that_is_cancelled_ends_soon(open_session: Open) -> None:
     sessions, seat = open_session
-    drawing = asyncio.ensure_future(sessions.draw(seat, frame(sleep_s=60)))
+    drawing = asyncio.ensure_future(sessions.generate_frame(seat, frame(sleep_s=60)))
     _, waiting = await asyncio.wait((drawing,), timeout=0.2)
     assert waiting
     drawing.cancel()
@@ -96,7 +96,7 @@ async def test_after_its_end_nothing_is_drawn(open_session: Open) -> None:
     async with asyncio.timeout(5):
         while True:
             try:
-                await sessions.draw(seat, frame())
+                await sessions.generate_frame(seat, frame())
             except Fenced:
                 break
     await sessions.end(seat)
@@ -105,4 +105,6 @@ async def test_after_its_end_nothing_is_drawn(open_session: Open) -> None:
 async def test_a_session_that_never_was_draws_nothing(open_session: Open) -> None:
     sessions, seat = open_session
     with pytest.raises(Fenced):
-        await sessions.draw(ReplicaSlot(seat.pool, seat.replica_id, LeaseKey("other", 1)), frame())
+        await sessions.generate_frame(
+            ReplicaSlot(seat.pool, seat.replica_id, LeaseKey("other", 1)), frame()
+        )

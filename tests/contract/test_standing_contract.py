@@ -56,17 +56,17 @@ async def test_the_reason_names_what_it_waits_for(queue: Queue) -> None:
     assert (await queue.waiting(request)).reason is WaitReason.BUSY
 
 
-async def test_who_waits_is_told_what_the_replica_loads(queue: Queue) -> None:
+async def test_a_client_that_waits_learns_what_the_replica_loads(queue: Queue) -> None:
     await queue.submit(new())
     held = (await lease(queue)).held
     waits = await queue.submit(new())
     await queue.report(replace(report(held), detail="downloading flux, 1.0 of 33.7 GB"))
 
-    async def told() -> bool:
+    async def shown() -> bool:
         waiting = await queue.waiting(waits)
         return waiting.detail.startswith("downloading") and waiting.reason is WaitReason.BUSY
 
-    await eventually(told)
+    await eventually(shown)
     await queue.ask(ask(0, held))
 
     async def no_longer() -> bool:
@@ -103,14 +103,14 @@ async def test_who_waits_for_weights_that_a_ready_replica_brings_waits_for_a_col
     own, others = await queue.submit(new()), await queue.submit(new(endpoint="fal-ai/wan"))
     await queue.report(replace(report(held), loading=to_plain([DOWNLOAD]), detail="downloading it"))
 
-    async def told(watcher: Queue) -> bool:
+    async def shown(watcher: Queue) -> bool:
         waiting = await watcher.waiting(await watcher.get(TENANT, own.id))
         seen = (waiting.reason, waiting.stage, waiting.share)
         return seen == (WaitReason.COLD_START, "downloading", 0.25)
 
-    await eventually(lambda: told(queue))
+    await eventually(lambda: shown(queue))
     if isinstance(queue, PostgresQueue):  # the fake has one process
-        await eventually(lambda: told(other))
+        await eventually(lambda: shown(other))
     waiting = await queue.waiting(others)
     assert (waiting.reason, waiting.stage, waiting.detail) == (
         WaitReason.BUSY,

@@ -77,7 +77,7 @@ async def test_a_large_object_comes_back_whole(storage: Any) -> None:
     assert await content(storage, KEY) == large
 
 
-async def test_a_missing_object_is_told(storage: Any) -> None:
+async def test_a_missing_object_is_reported(storage: Any) -> None:
     with pytest.raises(ArtifactNotFound):
         await storage.size(KEY)
     with pytest.raises(ArtifactNotFound):
@@ -153,7 +153,7 @@ def test_a_ticket_is_for_its_key_type_and_size(storage: Any) -> None:
     assert dict(ticket.headers)["content-type"] == PNG
 
 
-def test_unless_asked_for_nobody_is_sent_elsewhere(storage: Any) -> None:
+def test_unless_asked_for_no_client_is_sent_elsewhere(storage: Any) -> None:
     assert storage.link(KEY, PNG, "inline", 60) is None
 
 
@@ -215,7 +215,7 @@ async def test_a_part_that_comes_again_takes_the_place_of_the_first(storage: Any
 
 
 @all_but_s3rver
-async def test_parts_that_are_not_there_are_told(storage: Any) -> None:
+async def test_parts_that_are_not_there_are_reported(storage: Any) -> None:
     parts_id = await storage.begin_parts(KEY, PNG)
     part = await storage.put_part(KEY, parts_id, 1, chunks(b"x"))
     for etags in ({1: part.etag, 2: part.etag}, {1: "../../x"}, {1: "0" * 32}):

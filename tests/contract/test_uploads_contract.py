@@ -17,7 +17,7 @@ from tests.fakes.uploads import FakeUploads
 
 RETENTION = Retention(days=30, tenants={"hasty": TenantLimits(retention_days=1)})
 UPLOAD = Upload("u/abc/cat.png", "0123", "studio", "image/png")
-IN_PARTS = replace(UPLOAD, key="u/def/clip.mp4", parts_id="p1")
+IN_PARTS = replace(UPLOAD, key="u/def/video.mp4", parts_id="p1")
 
 
 @dataclass
@@ -75,7 +75,7 @@ async def test_what_is_whole_says_its_size_and_is_kept(books: Books) -> None:
     assert await unwanted(books.book) == set()
 
 
-async def test_what_nobody_finishes_is_taken_for_abandoned(books: Books) -> None:
+async def test_an_upload_that_is_never_finished_is_taken_for_abandoned(books: Books) -> None:
     await books.book.open(UPLOAD)
     await books.later(ABANDONED_S - 60)
     assert await books.book.find(UPLOAD.key, UPLOAD.id) is not None  # it is in use
@@ -89,7 +89,7 @@ async def test_what_nobody_finishes_is_taken_for_abandoned(books: Books) -> None
 
 async def test_what_is_unwanted_comes_again_until_it_is_forgotten(books: Books) -> None:
     await books.book.open(UPLOAD)
-    await books.book.give_up(UPLOAD.key)
+    await books.book.abandon(UPLOAD.key)
     assert await unwanted(books.book) == {UPLOAD.key}
     assert await unwanted(books.book) == set()
     await books.later(AGAIN_S + 1)
@@ -102,10 +102,10 @@ async def test_what_is_unwanted_comes_again_until_it_is_forgotten(books: Books) 
 async def test_a_tenant_gives_up_its_own_and_no_others(books: Books) -> None:
     await books.book.open(UPLOAD)
     await books.book.finish(UPLOAD.key, 7)
-    assert not await books.book.disown("other", UPLOAD.key)
+    assert not await books.book.delete("other", UPLOAD.key)
     assert await books.book.find(UPLOAD.key, UPLOAD.id) is not None
-    assert await books.book.disown(UPLOAD.tenant, UPLOAD.key)
-    assert not await books.book.disown(UPLOAD.tenant, UPLOAD.key)
+    assert await books.book.delete(UPLOAD.tenant, UPLOAD.key)
+    assert not await books.book.delete(UPLOAD.tenant, UPLOAD.key)
     assert await unwanted(books.book) == {UPLOAD.key}
 
 
@@ -163,7 +163,7 @@ async def test_no_part_is_taken_of_what_is_whole_or_given_up(books: Books) -> No
         await books.book.open(each)
     await books.book.add_part(IN_PARTS.key, UploadPart(1, "a", 5))
     await books.book.finish(IN_PARTS.key, 5)
-    await books.book.give_up(given_up.key)
+    await books.book.abandon(given_up.key)
     for each in (IN_PARTS, given_up, replace(IN_PARTS, key="u/never/was.mp4")):
         assert await books.book.add_part(each.key, UploadPart(2, "b", 10)) is None
     assert await books.book.parts(IN_PARTS.key) == {}
@@ -178,7 +178,7 @@ async def test_a_tenants_whole_files_are_listed_the_latest_first_by_pages(books:
     await books.book.open(replace(UPLOAD, key="u/open/a.png"))
     await books.book.open(replace(UPLOAD, key="u/other/a.png", tenant="other"))
     await books.book.finish("u/other/a.png", 7)
-    await books.book.disown(UPLOAD.tenant, keys[1])
+    await books.book.delete(UPLOAD.tenant, keys[1])
     first = await books.book.page(UPLOAD.tenant, limit=2)
     rest = await books.book.page(
         UPLOAD.tenant, before=(first[-1].created_at, first[-1].key), limit=9
@@ -187,7 +187,7 @@ async def test_a_tenants_whole_files_are_listed_the_latest_first_by_pages(books:
     assert {(each.size, each.media_type) for each in first} == {(7, "image/png")}
 
 
-async def test_one_file_is_told_of_to_its_tenant_only_and_while_it_is_wanted(books: Books) -> None:
+async def test_a_file_is_shown_to_its_tenant_only_and_while_it_is_wanted(books: Books) -> None:
     await books.forever.open(UPLOAD)
     assert await books.forever.kept(UPLOAD.tenant, UPLOAD.key) is None
     await books.forever.finish(UPLOAD.key, 7)
@@ -195,7 +195,7 @@ async def test_one_file_is_told_of_to_its_tenant_only_and_while_it_is_wanted(boo
     assert found is not None
     assert (found.key, found.size, found.expires_at) == (UPLOAD.key, 7, None)
     assert await books.forever.kept("other", UPLOAD.key) is None
-    await books.forever.disown(UPLOAD.tenant, UPLOAD.key)
+    await books.forever.delete(UPLOAD.tenant, UPLOAD.key)
     assert await books.forever.kept(UPLOAD.tenant, UPLOAD.key) is None
 
 

@@ -97,7 +97,7 @@ def _made(value: Any) -> Any:
 
 
 class Clients:
-    """Submit one after the other until they are told to stop; ``refused`` counts what was full.
+    """Submit one after the other until they are stopped; ``refused`` counts what was full.
     ``changes`` that can be called are, for each request."""
 
     def __init__(self, scene: Scene, count: int, *, pause_s: float = 0.01, **changes: Any) -> None:

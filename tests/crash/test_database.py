@@ -21,7 +21,7 @@ from tests.crash.scene import Clients, Scene
 from tests.queue.requests import new
 
 CANCEL_S = 10.0
-"""So long psycopg tries to have a silent server cancel the statement, before it gives up."""
+"""How long psycopg tries to have a silent server cancel the statement, before it gives up."""
 
 FULL = """
 CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -18,7 +18,7 @@ CAP = 40
 CLIENTS = 40
 PAUSE_S = STEPS * STEP_S * CLIENTS / SLOTS / 10
 """Between the submits of a client: together ten times what the slots can do."""
-MOST_GROWTH = 24 * 2**20
+MAX_GROWTH = 24 * 2**20
 
 
 async def test_at_ten_times_the_load_the_rest_is_refused_and_requests_go_on_ending(
@@ -35,12 +35,12 @@ async def test_at_ten_times_the_load_the_rest_is_refused_and_requests_go_on_endi
             # As many as wait at most: those that end were accepted into a queue that was full.
             await until(scene, crowd, ended=2 * CAP, refused=2 * CAP)
             assert (await queue.demand())[POOL].queued <= 2 * CAP  # counted once a second
-        assert psutil.Process().memory_info().rss - before < MOST_GROWTH
+        assert psutil.Process().memory_info().rss - before < MAX_GROWTH
         await scene.checked()
 
 
 async def until(scene: Scene, clients: Clients, *, ended: int, refused: int = 0) -> None:
-    """So many more requests have ended well, and so many of these clients' were refused."""
+    """Wait until that many more have ended well, and that many of these clients' were refused."""
     finished = scene.house.history.finished
     enough = len(finished) + ended
     async with asyncio.timeout(60):

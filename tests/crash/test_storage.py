@@ -21,7 +21,7 @@ from deployments.replica.config import (
     TransferConfig,
 )
 from deployments.replica.replica import Replica
-from deployments.transfer.backoff import Backoff
+from deployments.transfer.uploader import Backoff
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.lease import Ask, Finish, LeaseKey, Verdict, Work
@@ -195,7 +195,7 @@ async def resets(scene: Scene, bucket: Bucket) -> None:
 
 
 async def loses_answers(scene: Scene, bucket: Bucket) -> None:
-    """Of uploads that arrived: they are made again, and find what is theirs."""
+    """Lose the answers to uploads that arrived: they are repeated, and find what is theirs."""
     for number in range(4):
         bucket.through.lose(b"PUT /", Lose.ANSWER)
         await until(lambda least=number + 1: len(bucket.through.lost) >= least, 60.0)

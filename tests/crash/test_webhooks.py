@@ -72,7 +72,7 @@ class Silent:
     """Counts nothing."""
 
     def webhook(self, result: str) -> None:
-        """Whoever was killed could not tell."""
+        """Does nothing: a process that was killed could not report."""
 
     def webhooks(self, backlog: WebhookBacklog) -> None:
         """As little."""
@@ -92,7 +92,7 @@ async def delivering(conninfo: str) -> AsyncIterator[None]:
     sender = Sender(resolve, signer, clock, allow_private=True)
     await sender.start()
     outbox = PostgresOutbox(database, CLAIM_S, CLAIM_S)
-    rules = RetryRules(waits_s=(0.1,) * 300, give_up_s=600.0, look_s=0.05)
+    rules = RetryRules(waits_s=(0.1,) * 300, give_up_s=600.0, check_interval_s=0.05)
     courier = DeliveryWorker(outbox, compose, sender, clock, rules, Silent())
     courier.start()
     try:
@@ -151,7 +151,7 @@ def tried(scene: Scene) -> int:
     return int(row[0]) if row else 0
 
 
-async def test_what_ended_under_an_ingress_that_was_killed_is_told_by_another(
+async def test_what_ended_under_an_ingress_that_was_killed_is_delivered_by_another(
     scene: Scene,
 ) -> None:
     """Killed between the commit of an outcome and its delivery."""
@@ -171,7 +171,7 @@ async def test_what_ended_under_an_ingress_that_was_killed_is_told_by_another(
         assert receiver.received == []
         scene.house.history.accepted |= ids
         async with delivering(scene.conninfo):
-            # Also of a request that ended as it was killed, and was not told of.
+            # Also of a request that ended as it was killed, and was not reported.
             async with asyncio.timeout(30):
                 while not ids <= {each.body.decode() for each in receiver.received}:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)

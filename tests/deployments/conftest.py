@@ -21,11 +21,10 @@ from deployments.families.registry import FAMILIES
 from deployments.replica.config import IngressCalls, IngressLink, ReplicaConfig, ReplicaIdentity
 from deployments.replica.replica import Replica
 from deployments.replica.resources import ReplicaResources
-from deployments.transfer.backoff import Backoff
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher
-from deployments.transfer.uploader import Uploader
+from deployments.transfer.uploader import Backoff, Uploader
 from serve_app.domain.addresses import resolve
 from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.lease import Lease, LeaseKey
@@ -157,7 +156,7 @@ async def make_rig(tmp_path: Path):
             loras=LoraFetcher(
                 fetcher(),
                 RepositoryFiles(store),
-                LoraCache(tmp_path / "adapters", 10**8, clock.now),
+                LoraCache(tmp_path / "loras", 10**8, clock.now),
                 clock,
                 10**6,
             ),

@@ -20,13 +20,13 @@ import diffusers
 import torch
 
 from deployments.engine.engine import Engine
-from deployments.engine.media.audio import GivenAudio, read_audio
+from deployments.engine.media.audio import InputAudio, read_audio
 from deployments.engine.media.scratch import Scratch
-from deployments.engine.media.video_reader import GivenVideo, read_video
+from deployments.engine.media.video_reader import InputVideo, read_video
 from deployments.families.audio import AudioFamily
 from deployments.families.base import GenerationResult
 from deployments.families.call_mapping import mapping_of, parameters
-from deployments.families.pipeline_options import apply_options
+from deployments.families.options import apply_options
 from deployments.families.video import NUMBERS_OF_FRAMES, TASKS, VideoFamily
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
@@ -139,10 +139,10 @@ def _run(case: Case, endpoint: Endpoint, asked: Mapping[str, Any]) -> str:
             product = family.deliver(
                 endpoint, call, GenerationResult(result, 1.0, 2, scratch), tickets()
             )
-            Path(folder, "clip.mp4").write_bytes(product.files[0].body.read_bytes())
+            Path(folder, "video.mp4").write_bytes(product.files[0].body.read_bytes())
         finally:
             scratch.close()
-        video = seen(Path(folder, "clip.mp4"))
+        video = seen(Path(folder, "video.mp4"))
     if not torch.isfinite(result.frames).all():
         return "it gives no numbers"
     wanted = call.output_facts["video"].form
@@ -163,12 +163,12 @@ def _taken(kind: Any, asked: Mapping[str, Any], names: tuple[str, ...]) -> str |
     return found[0] if len(found) == 1 else None
 
 
-def a_video(frames: int, side: int) -> GivenVideo:
+def a_video(frames: int, side: int) -> InputVideo:
     with tempfile.TemporaryDirectory() as folder:
         return read_video(video(Path(folder), frames=frames, size=(side, side)), "video_url")
 
 
-def a_audio(seconds: float) -> GivenAudio:
+def a_audio(seconds: float) -> InputAudio:
     with tempfile.TemporaryDirectory() as folder:
         return read_audio(audio(Path(folder), seconds=seconds, rate=16_000), "audio_url")
 
@@ -239,13 +239,12 @@ def _needs(kind: Any, name: str) -> bool:
 _HEAD = """# Media pipelines
 
 The video and audio pipelines of diffusers {version} that an [entry in the
-catalogue](catalogue.md#options) serves without code. `python -m tests.deployments.media_classes
---out docs/reference/media-pipelines.md` generates this page. Each class is built tiny with random
-weights, as for [Supported pipelines](pipelines.md). A request goes through the family, the engine
-and the encoder to a file, whose size and number of frames or samples are checked.
+catalogue](catalogue.md#options) serves without code, each run from a request to a checked file with
+tiny random weights. `python -m tests.deployments.media_classes --out
+docs/reference/media-pipelines.md` generates this page.
 
-Of {total} classes, {served} are served, and {fit} accept the arguments of the family but are not
-run, because the tests have no tiny parts for them. {rest} are not served.
+Of {total} classes, {served} are served, {fit} accept the arguments but are not run (the tests have
+no tiny parts for them), and {rest} are not served.
 
 | task, or reason | served by an entry | classes |
 |---|---|---|

@@ -54,7 +54,7 @@ async def test_alternating_requests_all_end(make_rig, endpoints, budget, caplog)
     assert "Evicting" in caplog.text
 
 
-async def test_a_request_that_is_cancelled_while_it_waits_for_room_keeps_nobody_waiting(
+async def test_a_request_that_is_cancelled_while_it_waits_for_room_keeps_no_one_waiting(
     make_rig, endpoints, budget
 ):
     rig = await make_rig(weights_bytes=budget)

@@ -11,7 +11,7 @@ from diffusers import AudioLDM2Pipeline, CogVideoXPipeline
 
 from deployments.families.audio_io import AudioOptions, audio_options
 from deployments.families.call_mapping import CallMapping, parameters
-from deployments.families.pipeline_options import PIPELINE_OPTIONS
+from deployments.families.options import PIPELINE_OPTIONS
 from deployments.families.registry import FAMILIES
 from deployments.families.video import VideoFamily
 from serve_app.catalog.catalog import BUILT_IN, load
@@ -22,16 +22,18 @@ from tests.docs.pages import DOCS, ROOT, blocks, code, table
 
 PAGE = DOCS / "reference" / "catalogue.md"
 GUIDE = DOCS / "how-to" / "add-a-model.md"
+TUTORIAL = DOCS / "tutorials" / "serve-your-fine-tune.md"
 DEMO = ROOT / "deployments" / "demo"
 
 
-def test_the_endpoints_are_told() -> None:
+def test_the_endpoints_are_documented() -> None:
     written = yaml.safe_load(BUILT_IN.read_text())["endpoints"]
-    told = {
-        code(endpoint)[0]: (code(family)[0], code(weights)[0], licence, (code(demo) or [None])[0])
-        for endpoint, family, weights, licence, demo in table(PAGE, "endpoint")
+    documented = {
+        endpoint: (code(family)[0], code(weights)[0], licence, (code(demo) or [None])[0])
+        for endpoints, family, weights, licence, demo in table(PAGE, "endpoints")
+        for endpoint in code(endpoints)
     }
-    assert told == {
+    assert documented == {
         endpoint_id: (
             entry["family"],
             entry["weights"]["hub"],
@@ -60,7 +62,7 @@ OF_VIDEOS_AND_AUDIOS = {
     "fal-ai/wan/v2.2-a14b/text-to-video",
     "fal-ai/whisper",
 }
-"""Of fal's, those whose fields were looked at."""
+"""Those of fal's whose fields were looked at."""
 
 
 def test_an_endpoint_of_videos_or_audio_files_that_is_not_here_has_its_reason() -> None:
@@ -73,18 +75,18 @@ def test_an_endpoint_of_videos_or_audio_files_that_is_not_here_has_its_reason() 
 @pytest.mark.parametrize(
     ("column", "source"), [("key of an entry", EndpointSource), ("key of a recipe", RecipeSource)]
 )
-def test_every_key_is_told(column: str, source: type[EndpointSource | RecipeSource]) -> None:
-    told = {key for cells in table(PAGE, column) for key in code(cells[0])}
-    assert told == {field.alias or name for name, field in source.model_fields.items()}
+def test_every_key_is_documented(column: str, source: type[EndpointSource | RecipeSource]) -> None:
+    documented = {key for cells in table(PAGE, column) for key in code(cells[0])}
+    assert documented == {field.alias or name for name, field in source.model_fields.items()}
 
 
-def test_the_schemas_are_told() -> None:
+def test_the_schemas_are_documented() -> None:
     assert {name for cells in table(PAGE, "schema") for name in code(cells[0])} == SCHEMAS.keys()
 
 
 def test_the_example_is_a_catalogue(tmp_path: Path) -> None:
     path = tmp_path / "models.yaml"
-    path.write_text(blocks(PAGE, "yaml")[0].text)
+    path.write_text(blocks(TUTORIAL, "yaml")[0].text)
     (entry,) = load(path, demo=True, demo_dir=DEMO, families={"flux"})
     assert not entry.missing
     assert len(entry.endpoint.recipes) == 2
@@ -109,7 +111,9 @@ class _CogVideoX(CogVideoXPipeline):
         self.vae_scale_factor_spatial, self.vae_scale_factor_temporal = 8, 4
 
 
-def test_the_example_of_audio_files_is_a_catalogue_and_its_options_are_told(tmp_path: Path) -> None:
+def test_the_example_of_audio_files_is_a_catalogue_and_its_options_are_documented(
+    tmp_path: Path,
+) -> None:
     path = tmp_path / "models.yaml"
     path.write_text(next(each.text for each in blocks(GUIDE, "yaml") if "audioldm2" in each.text))
     (entry,) = load(path, demo=False, demo_dir=DEMO, families=FAMILIES)
@@ -117,12 +121,14 @@ def test_the_example_of_audio_files_is_a_catalogue_and_its_options_are_told(tmp_
     options = audio_options(entry.endpoint)
     assert (options.length, options.most_seconds) == ("audio_length_in_s", 30)
     assert options.arguments() <= parameters(AudioLDM2Pipeline)
-    told = {name for cells in table(PAGE, "key of `audio_format`") for name in code(cells[0])}
-    assert told == {each.name for each in fields(AudioOptions)}
+    documented = {name for cells in table(PAGE, "key of `audio_format`") for name in code(cells[0])}
+    assert documented == {each.name for each in fields(AudioOptions)}
 
 
-def test_the_options_of_the_generic_family_are_told() -> None:
-    told = {name for cells in table(PAGE, "option") for name in code(cells[0])}
-    assert told == {each.name for each in fields(CallMapping)} - {"file_arguments"} | {"dtype"}
+def test_the_options_of_the_generic_family_are_documented() -> None:
+    documented = {name for cells in table(PAGE, "option") for name in code(cells[0])}
+    assert documented == {each.name for each in fields(CallMapping)} - {"file_arguments"} | {
+        "dtype"
+    }
     amendments = {name for cells in table(PAGE, "amendment") for name in code(cells[0])}
     assert amendments | {"dtype"} == set(PIPELINE_OPTIONS)

@@ -23,11 +23,10 @@ from deployments.families.base import Family, load_families
 from deployments.replica.config import IngressLink, ReplicaConfig, ReplicaIdentity
 from deployments.replica.replica import Replica
 from deployments.replica.resources import ReplicaResources
-from deployments.transfer.backoff import Backoff
 from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher
-from deployments.transfer.uploader import Uploader
+from deployments.transfer.uploader import Backoff, Uploader
 from serve_app.catalog.catalog import Catalog, load
 from serve_app.domain.addresses import resolve
 from serve_app.domain.endpoint import StoreConfig

@@ -13,9 +13,9 @@ ROW = re.compile(r"^\| (`[^|]+`) \| `([^`]+)` \|$", re.M)
 
 def test_every_alias_is_in_the_table_with_its_endpoint() -> None:
     section = PAGE.partition("## Model names")[2].partition("\n## ")[0]
-    told = {
+    documented = {
         name: endpoint
         for names, endpoint in ROW.findall(section)
         for name in re.findall(r"`([^`]+)`", names)
     }
-    assert told == MODEL_ALIASES
+    assert documented == MODEL_ALIASES

@@ -55,22 +55,22 @@ def test_every_code_of_the_tree_is_documented() -> None:
 
 
 def test_the_table_of_errors_is_the_one_that_answers() -> None:
-    told = {
+    documented = {
         code(error)[0]: (int(status), *code(type_), *code(own), again == "yes")
         for error, status, type_, own, again, *_ in table(ERRORS, "error")
     }
-    assert told == {
+    assert documented == {
         kind.__name__: (answer.status, answer.type, kind.code, kind.retryable)
         for kind, answer in TABLE.items()
     }
 
 
-def test_ignored_headers_are_told_with_their_reasons() -> None:
+def test_ignored_headers_are_documented_with_their_reasons() -> None:
     _, ignored = _header_tables()
     assert ignored == {header.decode(): reason for header, reason in NO_EFFECT.items()}
 
 
-def test_honoured_headers_are_told() -> None:
+def test_honoured_headers_are_documented() -> None:
     honoured, _ = _header_tables()
     headers = {
         each.decode()
@@ -89,17 +89,17 @@ def _header_tables() -> list[dict[str, str]]:
     return tables
 
 
-def test_the_stages_are_told() -> None:
+def test_the_stages_are_documented() -> None:
     assert {stage.value for stage in Stage} <= set(inline(FAL))
 
 
-def test_own_paths_are_told() -> None:
-    told = {
+def test_own_paths_are_documented() -> None:
+    documented = {
         tuple(each.split())
         for each in inline(API)
         if each.split()[0] in ("GET", "PUT", "POST", "DELETE")
     }
-    assert told >= {
+    assert documented >= {
         (method, route.path.replace(":path}", "}"))
         for route in (*api.ROUTES, *openapi.ROUTES)
         for method in (route.methods or ())
@@ -107,31 +107,33 @@ def test_own_paths_are_told() -> None:
     }
 
 
-def test_the_tables_of_the_database_are_told() -> None:
+def test_the_tables_of_the_database_are_documented() -> None:
     made = [re.findall(r"CREATE (?:UNLOGGED )?TABLE (\w+)", each.sql) for each in shipped()]
-    told = {one for cells in table(QUEUE, "table") for one in code(cells[0])}
-    assert told == {"migrations"}.union(*made)
+    documented = {one for cells in table(QUEUE, "table") for one in code(cells[0])}
+    assert documented == {"migrations"}.union(*made)
 
 
-def test_the_locks_of_the_embedded_database_are_told() -> None:
+def test_the_locks_of_the_embedded_database_are_documented() -> None:
     files = ClusterFiles(Path("/data"))
-    told = {code(cells[0])[0] for cells in table(QUEUE, "file")}
-    assert told == {
+    documented = {code(cells[0])[0] for cells in table(QUEUE, "file")}
+    assert documented == {
         each.name for each in (files.holders_lock, files.start_lock, files.supervisor_lock)
     }
 
 
-def test_how_often_a_lease_may_stay_unconfirmed_is_told() -> None:
+def test_how_often_a_lease_may_stay_unconfirmed_is_documented() -> None:
     assert QueueLimits().max_unconfirmed == 10
     assert "after ten of them the request fails" in " ".join(QUEUE.read_text().split())
 
 
-def test_every_key_of_a_pool_is_told_with_its_default() -> None:
-    told = {code(key)[0]: default for key, default, _ in table(SETTINGS, "key")}
-    assert told == {name: _told(field) for name, field in PoolConfig.model_fields.items()}
+def test_every_key_of_a_pool_is_documented_with_its_default() -> None:
+    documented = {code(key)[0]: default for key, default, _ in table(SETTINGS, "key")}
+    assert documented == {
+        name: _documented(field) for name, field in PoolConfig.model_fields.items()
+    }
 
 
-def _told(field: FieldInfo) -> str:
+def _documented(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     default = field.get_default(call_default_factory=True, validated_data={})
@@ -140,9 +142,9 @@ def _told(field: FieldInfo) -> str:
     return {"None": "any", "{}": "none", "True": "yes"}.get(str(default)) or f"{default:g}"
 
 
-def test_the_metrics_are_told_with_their_labels() -> None:
+def test_the_metrics_are_documented_with_their_labels() -> None:
     metrics = Metrics(CollectorRegistry())
-    told = {
+    documented = {
         one: tuple(code(labels))
         for names, labels, _ in table(METRICS, "metric")
         for one in code(names)
@@ -150,15 +152,15 @@ def test_the_metrics_are_told_with_their_labels() -> None:
     made: list[MetricWrapperBase] = [
         each for kind in vars(metrics).values() if isinstance(kind, dict) for each in kind.values()
     ]
-    assert told == {
+    assert documented == {
         each._name + ("_total" if isinstance(each, Counter) else ""): each._labelnames
         for each in made
     }
 
 
-def test_what_lies_in_the_data_directory_is_told() -> None:
+def test_what_lies_in_the_data_directory_is_documented() -> None:
     here = Installation(Path("/data"))
-    told = {one for cells in table(SETTINGS, "path") for one in code(cells[0])}
+    documented = {one for cells in table(SETTINGS, "path") for one in code(cells[0])}
     files = (here.key_file, here.run_file, here.lock_file, here.log_file)
-    assert {str(each.relative_to(here.data_dir)) for each in files} <= told
-    assert f"{ClusterFiles(here.data_dir).home.name}/" in told
+    assert {str(each.relative_to(here.data_dir)) for each in files} <= documented
+    assert f"{ClusterFiles(here.data_dir).home.name}/" in documented

@@ -66,7 +66,7 @@ async def test_an_item_that_cannot_be_done_does_not_hurt_its_neighbours() -> Non
     assert answers[2] == 28
 
 
-async def test_when_the_database_is_away_all_are_told_at_once() -> None:
+async def test_when_the_database_is_away_all_clients_hear_of_it_at_once() -> None:
     run = Recorder()
     answers = await asyncio.gather(
         *(batcher.call(n) for batcher, n in _same(run, 98, 99)), return_exceptions=True
@@ -162,7 +162,7 @@ async def test_calls_that_come_meanwhile_go_together_in_the_next() -> None:
     assert calls.made == [(1,), (2, 3, 4)]
 
 
-async def test_an_error_of_one_is_nobody_elses() -> None:
+async def test_an_error_of_one_is_no_one_elses() -> None:
     calls = Calls()
     tasks = await calls.put_first(1, 2, -3, 4)
     calls.open.set()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from serve_app.domain.lora import FileUrl, HubFile, parse_adapter_path
+from serve_app.domain.lora import FileUrl, HubFile, parse_lora_path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -17,7 +17,7 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
     ],
 )
 def test_urls_are_taken_as_they_are(url):
-    assert parse_adapter_path(url) == FileUrl(url)
+    assert parse_lora_path(url) == FileUrl(url)
 
 
 @pytest.mark.parametrize(
@@ -34,8 +34,8 @@ def test_urls_are_taken_as_they_are(url):
         ),
     ],
 )
-def test_repositories_are_told_with_file_and_revision(path, named):
-    assert parse_adapter_path(path) == named
+def test_repositories_are_parsed_with_file_and_revision(path, named):
+    assert parse_lora_path(path) == named
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_repositories_are_told_with_file_and_revision(path, named):
 )
 def test_what_could_be_a_file_of_ours_is_refused(path):
     with pytest.raises(ValueError, match="Input should be an http"):
-        parse_adapter_path(path)
+        parse_lora_path(path)
 
 
 @pytest.mark.parametrize("path", ["house/style/a.bin", "house/style/a.pt@main", "house/style/a"])
 def test_pickles_are_refused(path):
     with pytest.raises(ValueError, match="pickle files can run code"):
-        parse_adapter_path(path)
+        parse_lora_path(path)

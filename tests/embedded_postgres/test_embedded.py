@@ -178,7 +178,7 @@ async def test_starts_at_the_same_time_share_one_server(data_dir: Path) -> None:
     await asyncio.gather(*(postgres.aclose() for postgres in each))
 
 
-async def test_it_stops_when_nobody_holds_it(data_dir: Path) -> None:
+async def test_it_stops_when_no_process_holds_it(data_dir: Path) -> None:
     async with held(data_dir):
         server = postmaster(data_dir)
     until_stopped(ClusterFiles(data_dir))
@@ -311,8 +311,8 @@ async def test_a_cluster_of_another_version_is_refused_with_words(data_dir: Path
 
 async def test_a_cluster_that_was_half_made_is_made_again(tmp_path: Path) -> None:
     files = ClusterFiles(tmp_path)
-    files.unborn.mkdir(parents=True)
-    (files.unborn / "PG_VERSION").write_text("18\n")
+    files.staging_dir.mkdir(parents=True)
+    (files.staging_dir / "PG_VERSION").write_text("18\n")
     async with held(tmp_path) as conninfo:
         assert await value(conninfo, "SELECT 1") == 1
     until_stopped(files)

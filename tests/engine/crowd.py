@@ -1,4 +1,4 @@
-"""Generations that join, are cancelled, fail, go on elsewhere, have adapters and set attention
+"""Generations that join, are cancelled, fail, go on elsewhere, have LoRAs and set attention
 processors of their own, at random."""
 
 import gc
@@ -52,7 +52,7 @@ def changes(before, after):
 
 
 def _entries(name, kept):
-    """Of a dictionary each, as hooks are in one."""
+    """Each entry of a dictionary on its own, as hooks are in one."""
     if isinstance(kept, dict):
         return [(f"{name}.{key}", value) for key, value in kept.items()]
     return [(name, kept)]
@@ -80,11 +80,11 @@ class AskOnTheWay:
 class Crowd:
     """Generations of a few seeds. ``ended`` counts how they ended."""
 
-    def __init__(self, engine, expected, adapters):
-        """``expected`` and ``adapters``: of each seed."""
+    def __init__(self, engine, expected, loras):
+        """``expected`` and ``LoRAs``: of each seed."""
         self._engine = engine
         self._expected = expected
-        self._adapters = adapters
+        self._loras = loras
         self._dice = Random(1)  # noqa: S311
         self.ended = Counter()
 
@@ -109,7 +109,7 @@ class Crowd:
         generation = self._engine.submit(
             on_progress=listener,
             deterministic=dice.random() < 0.1,
-            loras=self._adapters[seed],
+            loras=self._loras[seed],
             options=options,
             **wish(seed, **({"callback_on_step_end": fail} if fate == "failed" else {})),
         )
@@ -146,7 +146,7 @@ class Crowd:
         generation.result(60)
         state = listener.asked.result(60).to_bytes()
         self.ended["resumed"] += 1
-        return self._engine.submit(snapshot=state, loras=self._adapters[seed], **wish(seed))
+        return self._engine.submit(snapshot=state, loras=self._loras[seed], **wish(seed))
 
 
 def alive(kind):
@@ -156,22 +156,22 @@ def alive(kind):
 
 @contextmanager
 def crowd_of(folder):
-    """A crowd in an engine with room for few adapters at a time; at the end, what an engine leaves
+    """A crowd in an engine with room for few LoRAs at a time; at the end, what an engine leaves
     behind is looked at."""
     pipeline = tiny_flux()
     files = [save_lora(folder, pipeline, seed) for seed in range(3)]
     files[1] = with_encoders(files[1], pipeline, 1, folder)
     room_for_two = files[0].stat().st_size + files[1].stat().st_size
-    adapters = [[Lora(files[seed], 0.5)] if seed < len(files) else [] for seed in range(SEEDS)]
+    loras = [[Lora(files[seed], 0.5)] if seed < len(files) else [] for seed in range(SEEDS)]
     plain = pipeline(**wish(3)).images
     before = lies_on(pipeline)
     with Engine(pipeline, threads=1) as engine:
-        alone = [engine.submit(loras=each, **wish(seed)) for seed, each in enumerate(adapters)]
+        alone = [engine.submit(loras=each, **wish(seed)) for seed, each in enumerate(loras)]
         expected = [each.result(60).images for each in alone]
     with Engine(
         pipeline, max_batch=4, max_generations=6, threads=1, lora_bytes=room_for_two
     ) as engine:
-        crowd = Crowd(engine, expected, adapters)
+        crowd = Crowd(engine, expected, loras)
         yield crowd
         counts = engine.counts()
     assert counts["merged_calls"] > counts["single_calls"]

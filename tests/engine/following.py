@@ -1,4 +1,4 @@
-"""A follower's process: joins a group, adds pipelines that it is told by name, and follows. At the
+"""A follower's process: joins a group, adds pipelines that it is given by name, and follows. At the
 end it prints how many denoisers it still holds."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Rank 0 in a process of its own, to be killed, or to tell what becomes of its generations when its
-follower is: a line with the follower's process, one at each step, and one for what each of two
+"""Rank 0 in a process of its own, to be killed, or to report what becomes of its generations when
+its follower is: a line with the follower's process, one at each step, and one for what each of two
 generations raised."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Random adapters for the tiny pipelines, saved by diffusers."""
+"""Random LoRAs for the tiny pipelines, saved by diffusers."""
 
 import torch
 from diffusers import FluxPipeline, StableDiffusionXLPipeline
@@ -58,7 +58,7 @@ def save_lora(folder, pipeline, seed, rank=4, layers=None, alpha=None, **more):
 
 
 def with_encoders(file, pipeline, seed, folder):
-    """The adapter of ``file``, with attention and one more layer of all CLIP encoders."""
+    """The LoRA of ``file``, with attention and one more layer of all CLIP encoders."""
     names = [name for name in ("text_encoder", "text_encoder_2") if _is_video(pipeline, name)]
     state = load_file(file)
     for name in names:

@@ -1,5 +1,5 @@
 """Thousands of short generations through one engine, with joins, cancels, failures, snapshots and
-adapters at random. Run by ``scripts/soak``."""
+LoRAs at random. Run by ``scripts/soak``."""
 
 import argparse
 import tempfile
@@ -11,8 +11,8 @@ import psutil
 from tests.engine.crowd import crowd_of, left_over
 
 ROUNDS = 10
-MOST_GROWTH = 48 * 2**20
-"""Bytes of the process, from the second round to the last. One picture and its latents are 10 kB
+MAX_GROWTH = 48 * 2**20
+"""Bytes of the process, from the second round to the last. One image and its latents are 10 kB
 here: ten thousand that stay would be more."""
 
 
@@ -36,8 +36,8 @@ def main() -> None:
     print(", ".join(f"{count} {how}" for how, count in sorted(crowd.ended.items())))  # noqa: T201
     assert left[-1][0] <= left[0][0] + 20, "tensors are left over"
     assert left[-1][1] <= left[0][1] + 2, "greenlets are left over"
-    assert sizes[-1] - sizes[1] <= MOST_GROWTH, "memory grows"
-    print("Nothing is left over, and every picture is what it is alone, within 1e-4.")  # noqa: T201
+    assert sizes[-1] - sizes[1] <= MAX_GROWTH, "memory grows"
+    print("Nothing is left over, and every image is what it is alone, within 1e-4.")  # noqa: T201
 
 
 if __name__ == "__main__":

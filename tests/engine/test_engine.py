@@ -126,33 +126,33 @@ def test_cancelling_one_leaves_the_others_and_later_plain_calls_unaffected(engin
 
 def test_cancelling_before_the_first_turn_runs_nothing(engine, flux):
     engine.add("it", flux)
-    told = []
+    reported = []
     engine.add("gate", Gate())
     gate = engine.submit(pipeline="gate")
-    doomed = engine.submit(pipeline="it", on_progress=told.append, **call())
+    doomed = engine.submit(pipeline="it", on_progress=reported.append, **call())
     doomed.cancel()
     Gate.opened.set()
     with pytest.raises(Cancelled):
         doomed.result(60)
     gate.result(60)
-    assert told == []
+    assert reported == []
 
 
 def test_progress_counts_every_step_and_never_goes_back(engine, pipeline):
     engine.add("it", pipeline)
-    told = []
-    generation = engine.submit(pipeline="it", on_progress=told.append, **call(steps=4))
+    reported = []
+    generation = engine.submit(pipeline="it", on_progress=reported.append, **call(steps=4))
     generation.result(60)
     stages = [Stage.ENCODING_TEXT, Stage.DENOISING, Stage.DECODING]
-    places = [(stages.index(p.stage), p.step) for p in told]
+    places = [(stages.index(p.stage), p.step) for p in reported]
     assert places == sorted(places)
-    assert [p.step for p in told if p.stage is Stage.DENOISING] == [0, 1, 2, 3, 4]
-    assert {p.steps for p in told if p.stage is Stage.DENOISING} == {4}
-    assert told[-1].stage is Stage.DECODING
+    assert [p.step for p in reported if p.stage is Stage.DENOISING] == [0, 1, 2, 3, 4]
+    assert {p.steps for p in reported if p.stage is Stage.DENOISING} == {4}
+    assert reported[-1].stage is Stage.DECODING
     assert generation.steps_done == 4
 
 
-def test_an_error_reaches_its_caller_and_nobody_else(engine, flux):
+def test_an_error_reaches_its_caller_and_no_one_else(engine, flux):
     engine.add("it", flux)
     good = engine.submit(pipeline="it", **call(steps=5))
     bad = engine.submit(pipeline="it", **call(prompt=3))
@@ -161,7 +161,7 @@ def test_an_error_reaches_its_caller_and_nobody_else(engine, flux):
     assert torch.equal(good.result(60).images, alone(flux, steps=5))
 
 
-def test_an_error_in_a_listener_harms_nobody(engine, flux, caplog):
+def test_an_error_in_a_listener_harms_no_one(engine, flux, caplog):
     engine.add("it", flux)
 
     def listener(progress):
@@ -276,7 +276,7 @@ class Gate:
 
 
 class Raises:
-    """A pipeline that raises what it is told to, before its first step."""
+    """A pipeline that raises the given error, before its first step."""
 
     def __call__(self, error):
         raise error
@@ -299,7 +299,7 @@ def test_what_would_end_a_process_ends_one_generation(engine, flux, error):
         RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory"),
     ],
 )
-def test_running_out_of_memory_is_told_as_that(engine, error):
+def test_running_out_of_memory_is_reported_as_that(engine, error):
     engine.add("raises", Raises())
     with pytest.raises(OutOfMemory):
         engine.submit(pipeline="raises", error=error).result(60)
@@ -399,7 +399,7 @@ class BrokenBatcher(StepBatcher):
         return ()
 
 
-def test_a_defect_of_the_engine_ends_it_and_leaves_nobody_waiting(flux, caplog):
+def test_a_defect_of_the_engine_ends_it_and_leaves_no_one_waiting(flux, caplog):
     engine = Engine(device="cpu", step_batcher=BrokenBatcher())
     engine.start()
     engine.add("it", flux)

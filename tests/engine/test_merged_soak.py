@@ -1,5 +1,5 @@
-"""Joins, cancels, failures, deadlines, snapshots and adapters at random, merged: nothing is left,
-nobody is harmed. ``scripts/soak`` does the same with ten thousand."""
+"""Joins, cancels, failures, deadlines, snapshots and LoRAs at random, merged: nothing is left,
+no request is harmed. ``scripts/soak`` does the same with ten thousand."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.engine.tiny import tiny_flux
 pytestmark = pytest.mark.engine
 
 
-def test_nothing_is_left_over_and_nobody_is_harmed(tmp_path):
+def test_nothing_is_left_over_and_no_request_is_harmed(tmp_path):
     with crowd_of(tmp_path) as crowd:
         crowd.run(20)
         tensors, greenlets = left_over()

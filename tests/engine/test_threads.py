@@ -28,12 +28,12 @@ from tests.engine.loras import save_lora
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
-WHOSE = ContextVar("whose", default="nobody's")
+WHOSE = ContextVar("whose", default="no one's")
 START = torch.zeros(1, 2)
 
 
 class Log(logging.Handler):
-    """Who each line is about."""
+    """The context that each line is about."""
 
     def __init__(self):
         super().__init__()
@@ -74,33 +74,33 @@ def by(whose, call, /, *arguments, **keywords):
 
 
 def test_pipelines_and_callbacks_run_in_the_context_of_who_submitted(engine):
-    told = []
+    recorded = []
 
-    class Telling(Loop):
+    class Recording(Loop):
         def __call__(self, *arguments, **more):
-            told.append(("call", WHOSE.get()))
+            recorded.append(("call", WHOSE.get()))
             return super().__call__(*arguments, **more)
 
     class Computing(Denoiser):
         def compute(self, *arguments):
-            told.append(("computes", WHOSE.get()))
+            recorded.append(("computes", WHOSE.get()))
             return super().compute(*arguments)
 
-    engine.add("it", Telling(Computing()))
+    engine.add("it", Recording(Computing()))
     gate = Gate(engine)
     generation = by(
         "anna's",
         engine.submit,
         pipeline="it",
-        on_progress=lambda _: told.append(("progress", WHOSE.get())),
+        on_progress=lambda _: recorded.append(("progress", WHOSE.get())),
         start=START,
     )
-    generation.add_done_callback(lambda _: told.append(("done", WHOSE.get())))
+    generation.add_done_callback(lambda _: recorded.append(("done", WHOSE.get())))
     gate.open()
     generation.result(60)
     engine.close()  # callbacks come after the result
-    assert {what for what, _ in told} == {"call", "computes", "progress", "done"}
-    assert {whose for _, whose in told} == {"anna's"}
+    assert {what for what, _ in recorded} == {"call", "computes", "progress", "done"}
+    assert {whose for _, whose in recorded} == {"anna's"}
 
 
 def test_those_that_take_turns_see_each_its_own_and_what_one_changes_no_other_sees(engine):
@@ -122,7 +122,7 @@ def test_those_that_take_turns_see_each_its_own_and_what_one_changes_no_other_se
         each.result(60)
     for whose, values in seen.items():
         assert values == [whose, f"{whose}!", f"{whose}!!", f"{whose}!!!"]
-    assert WHOSE.get() == "nobody's"
+    assert WHOSE.get() == "no one's"
 
 
 def test_a_warning_about_a_listener_says_whose_it_was(engine, log):
@@ -180,7 +180,7 @@ def test_a_warning_about_one_that_fails_while_it_is_ended_says_whose_it_was(engi
     ]
 
 
-def test_what_is_told_of_memory_that_has_run_out_says_whose_it_was(engine, log):
+def test_the_report_of_memory_that_has_run_out_says_whose_it_was(engine, log):
     class Full(Denoiser):
         def compute(self, latents, timestep):
             raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -192,7 +192,7 @@ def test_what_is_told_of_memory_that_has_run_out_says_whose_it_was(engine, log):
     assert set(log.whose("Out of memory")) == {"anna's"}
 
 
-def test_what_is_told_of_several_is_nobodys(engine, log):
+def test_a_line_about_several_requests_belongs_to_none(engine, log):
     engine.add("it", Loop(FailsTogether()))
     gate = Gate(engine)
     running = [by(who, engine.submit, pipeline="it", start=START) for who in ("a's", "b's")]
@@ -200,15 +200,15 @@ def test_what_is_told_of_several_is_nobodys(engine, log):
     for each in running:
         each.result(60)
     assert log.whose("Calls of FailsTogether with these shapes are no longer merged") == [
-        "nobody's"
+        "no one's"
     ]
 
 
-def test_an_adapter_is_loaded_for_the_one_who_asked_for_it(flux, tmp_path, log):
-    adapter = Lora(save_lora(tmp_path, flux, 1, 4))
+def test_a_lora_is_loaded_for_the_one_who_asked_for_it(flux, tmp_path, log):
+    lora = Lora(save_lora(tmp_path, flux, 1, 4))
     with Engine(flux, threads=1) as engine:
-        by("anna's", engine.submit, loras=[adapter], **call()).result(60)
-        by("bert's", engine.submit, loras=[adapter], **call()).result(60)
+        by("anna's", engine.submit, loras=[lora], **call()).result(60)
+        by("bert's", engine.submit, loras=[lora], **call()).result(60)
     assert log.whose("Loaded the LoRA") == ["anna's"]
 
 
@@ -255,4 +255,4 @@ def test_a_context_may_be_entered_again_inside_of_itself():
         with run_in_context(by("bert's", copy_context)):
             assert WHOSE.get() == "bert's"
         assert WHOSE.get() == "anna's"
-    assert WHOSE.get() == "nobody's"
+    assert WHOSE.get() == "no one's"

@@ -49,7 +49,7 @@ def tiny_flux(*, guidance: bool = False, layers: int = 1) -> FluxPipeline:
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=tiny_vae(latent_channels=4),
-        text_encoder=_video(CLIPTextModel),
+        text_encoder=_clip(CLIPTextModel),
         tokenizer=_clip_tokenizer(),
         text_encoder_2=_t5(),
         tokenizer_2=_t5_tokenizer(),
@@ -75,9 +75,9 @@ def tiny_sd3() -> StableDiffusion3Pipeline:
     pipeline = StableDiffusion3Pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=tiny_vae(latent_channels=4),
-        text_encoder=_video(CLIPTextModelWithProjection),
+        text_encoder=_clip(CLIPTextModelWithProjection),
         tokenizer=_clip_tokenizer(),
-        text_encoder_2=_video(CLIPTextModelWithProjection),
+        text_encoder_2=_clip(CLIPTextModelWithProjection),
         tokenizer_2=_clip_tokenizer(),
         text_encoder_3=_t5(width=64),
         tokenizer_3=_t5_tokenizer(),
@@ -107,9 +107,9 @@ def tiny_sdxl(solver: Any = None) -> StableDiffusionXLPipeline:
     pipeline = StableDiffusionXLPipeline(
         scheduler=solver or EulerDiscreteScheduler(),
         vae=tiny_vae(latent_channels=4),
-        text_encoder=_video(CLIPTextModel),
+        text_encoder=_clip(CLIPTextModel),
         tokenizer=_clip_tokenizer(),
-        text_encoder_2=_video(CLIPTextModelWithProjection),
+        text_encoder_2=_clip(CLIPTextModelWithProjection),
         tokenizer_2=_clip_tokenizer(),
         unet=unet,
         add_watermarker=False,
@@ -146,7 +146,7 @@ def tiny_vae(latent_channels: int) -> AutoencoderKL:
     )
 
 
-def _video(kind: type) -> Any:
+def _clip(kind: type) -> Any:
     return kind(
         CLIPTextConfig(
             vocab_size=1000,

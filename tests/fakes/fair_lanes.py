@@ -81,7 +81,7 @@ class FairLanes:
         return until_start_s(len(before), ahead_s, free_in_s)
 
     def takes_s(self, request: Request, elapsed_s: float = 0.0) -> float | None:
-        """Of what runs since ``elapsed_s``."""
+        """Expected seconds, for one that has run for ``elapsed_s``."""
         fit = self._fits.get((request.endpoint, request.pool))
         return (
             None

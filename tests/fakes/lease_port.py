@@ -1,4 +1,4 @@
-"""The replica's side of the queue, in memory and programmable: it records what it is told."""
+"""The replica's side of the queue, in memory and programmable: it records what it receives."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class FakeLeasePort:
         self._serve()
 
     def signal(self, *signals: Signal) -> None:
-        """Tell the replica in the answer to an ask that is outstanding now."""
+        """Signal the replica in the answer to an ask that is outstanding now."""
         for outstanding in self._outstanding:
             if not outstanding.answer.done():
                 outstanding.answer.set_result(Work(signals=signals))

@@ -1,4 +1,4 @@
-"""Who is dead, as a test says."""
+"""Which processes are dead, as a test says."""
 
 from __future__ import annotations
 
@@ -13,5 +13,5 @@ class FakeLiveness:
     async def dead(self, actor_ids: Sequence[str]) -> frozenset[str]:
         return frozenset(self.buried.intersection(actor_ids))
 
-    async def bygone(self, actor_ids: Sequence[str]) -> frozenset[str]:
+    async def of_previous_run(self, actor_ids: Sequence[str]) -> frozenset[str]:
         return frozenset(self.stopped.intersection(actor_ids))

@@ -26,7 +26,7 @@ End = Callable[[Row, Outcome | None], None]
 
 class FakeOperations:
     """``end`` ends a request that has not ended with a failure, or queues the running one again;
-    ``changed`` wakes whoever waits."""
+    ``changed`` wakes all that wait."""
 
     def __init__(
         self, clock: Clock, rows: Mapping[str, Row], end: End, changed: Callable[[], None]

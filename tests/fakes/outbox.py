@@ -19,6 +19,7 @@ from serve_app.domain.webhook import (
     WebhookBacklog,
     WebhookDelivery,
 )
+from serve_app.queue.store import messages
 from serve_app.queue.transactions.webhook_outbox import (
     FIRST_CLAIM_S,
     LATER_CLAIM_S,
@@ -135,7 +136,7 @@ class FakeOutbox:
             entry.due = self._clock.monotonic() + after_s
         return entry is not None
 
-    async def give_up(self, after_s: float) -> int:
+    async def expire(self, after_s: float) -> int:
         over = self._clock.monotonic() - after_s
         late = [each for each in self._live() if each.since < over]
         for entry in late:
@@ -205,8 +206,7 @@ class FakeOutbox:
             if self._rows[entry.delivery.request_id].request.forgetting is Redacted.DONE:
                 entry.body = None
                 if entry.pending:
-                    said = f"Forgotten before it was delivered. {entry.delivery.error}"
-                    self._bury(entry, said)
+                    self._bury(entry, f"{messages.UNDELIVERED} {entry.delivery.error}".rstrip())
         return [each for each in self._entries.values() if each.pending]
 
     def _bury(self, entry: _Entry, error: str) -> None:

@@ -158,8 +158,8 @@ class FakeQueue(ClientSide):
                 found.append(Signal(SignalKind.CANCEL, held))
         # The same signal at most once a second, or a replica that is slow to stop would spin.
         now = self._clock.monotonic()
-        fresh = [s for s in found if now - self._told.get((ask.replica_id, s), -9.0) >= 1.0]
-        self._told.update({(ask.replica_id, signal): now for signal in fresh})
+        fresh = [s for s in found if now - self._signalled.get((ask.replica_id, s), -9.0) >= 1.0]
+        self._signalled.update({(ask.replica_id, signal): now for signal in fresh})
         return fresh
 
     def _lease(self, row: Row, ask: Ask) -> Lease | None:
@@ -182,8 +182,8 @@ class FakeQueue(ClientSide):
             preview_step=0,
         )
         snapshot = row.request.snapshot
-        told = "" if snapshot is None else f", from the snapshot at step {snapshot.step}"
-        self._line(row, f"Attempt {attempt} started on replica {ask.replica_id}{told}.")
+        note = "" if snapshot is None else f", from the snapshot at step {snapshot.step}"
+        self._line(row, f"Attempt {attempt} started on replica {ask.replica_id}{note}.")
         self._changed()
         request = row.request
         return Lease(
@@ -204,7 +204,7 @@ class FakeQueue(ClientSide):
         )
 
     def _next(self, ask: Ask) -> VirtualStart | None:
-        """Who is leased to it next."""
+        """The request that is leased to it next."""
         may = (
             start
             for start in self._lanes.order(

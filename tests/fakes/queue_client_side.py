@@ -81,7 +81,7 @@ class ClientSide(QueueRows):
         self._changed()
         return row.request
 
-    async def repeated(self, new: NewRequest) -> Request | None:
+    async def find_earlier(self, new: NewRequest) -> Request | None:
         await self._look()
         earlier = self._repeats.of(new) or self._repeats.take_undelivered(new)
         return self._rows[earlier].request if earlier else None
@@ -201,7 +201,9 @@ class ClientSide(QueueRows):
         ]
         return chosen[:limit]
 
-    async def drew(self, session: LeaseKey, request_id: str, state: State, usage: Usage) -> None:
+    async def record_frame(
+        self, session: LeaseKey, request_id: str, state: State, usage: Usage
+    ) -> None:
         if request_id not in self.usage and session.request_id in self._rows:
             request = self._rows[session.request_id].request
             self.ledger.note(request_id, request, self._clock.now(), usage)

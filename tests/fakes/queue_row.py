@@ -41,7 +41,7 @@ class Row:
         self.watched_until = 0.0  # monotonic
         self.ended: dict[LeaseKey, str] = {}  # lease → the act that ended it
         self.log: list[LogLine] = []
-        self.told: State | None = None  # that the log tells of last
+        self.logged: State | None = None  # the last that the log names
 
     def queued(self) -> QueuedRequest:
         """As far as its order goes."""

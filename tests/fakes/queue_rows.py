@@ -44,7 +44,7 @@ class QueueRows:
         self._slots_of: dict[str, int] = {}  # by replica
         self._lanes = FairLanes(limits)
         self._asking: list[Ask] = []
-        self._told: dict[tuple[str, Signal], float] = {}
+        self._signalled: dict[tuple[str, Signal], float] = {}
         self._last_busy: dict[str, float] = {}
         self._wake = asyncio.Event()
         self.operations = FakeOperations(clock, self._rows, self._end_by_hand, self._changed)
@@ -68,12 +68,12 @@ class QueueRows:
         running = [row for row in self._rows.values() if row.request.state is State.RUNNING]
         holders = [*(row.actor_id for row in running), *(ask.actor_id for ask in self._asking)]
         dead = await self._liveness.dead(holders)
-        bygone = await self._liveness.bygone(holders)
-        self._asking = [ask for ask in self._asking if ask.actor_id not in dead | bygone]
+        of_previous_run = await self._liveness.of_previous_run(holders)
+        self._asking = [ask for ask in self._asking if ask.actor_id not in dead | of_previous_run]
         for row in running:
             if row.request.state is not State.RUNNING:
                 continue
-            if row.actor_id in bygone:
+            if row.actor_id in of_previous_run:
                 self._lost(row, Cause.CONNECTION_ERROR, stopped=True)
             elif row.actor_id in dead:
                 self._lost(row, Cause.CONNECTION_ERROR)
@@ -140,8 +140,8 @@ class QueueRows:
         left = row.request.retries_left
         if left is None:
             return ""
-        told = ", ".join(f"{each.replace('_', ' ')} {left.left(each)}" for each in Cause)
-        return f" Retries left: {told}."
+        causes = ", ".join(f"{each.replace('_', ' ')} {left.left(each)}" for each in Cause)
+        return f" Retries left: {causes}."
 
     def _requeue(self, row: Row, why: str, more: str = "") -> None:
         if row.request.cancel_requested:
@@ -249,10 +249,10 @@ class QueueRows:
         return row
 
     def _line(self, row: Row, message: str, level: str = "INFO") -> None:
-        # A line tells of a state when it is the first to be written in it.
-        told = row.told is row.request.state or level == "WARNING"
-        state = None if told else row.request.state
-        row.told = state or row.told
+        # A line names a state when it is the first to be written in it.
+        named = row.logged is row.request.state or level == "WARNING"
+        state = None if named else row.request.state
+        row.logged = state or row.logged
         row.log.append(LogLine(len(row.log) + 1, self._clock.now(), level, message, state))
         row.request = replace(row.request, events=len(row.log))
 

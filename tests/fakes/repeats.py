@@ -62,7 +62,7 @@ class FakeRepeats:
         return max(found, key=lambda request: request.id, default=None)
 
     def leader(self, new: NewRequest, rows: Iterable[HasRequest]) -> str | None:
-        """Who makes the same, is not about to be cancelled, and is made no later than ``new``."""
+        """A request that makes the same, is not being cancelled, and runs no later than ``new``."""
         if not new.reuse_digest:
             return None
         found = (

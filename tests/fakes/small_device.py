@@ -9,7 +9,7 @@ from deployments.engine.memory.device import MemoryUse
 
 
 class Block:
-    """Allocated, until nobody refers to it."""
+    """Allocated, until nothing refers to it."""
 
 
 class SmallDevice:

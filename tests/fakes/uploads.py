@@ -63,16 +63,16 @@ class FakeUploads:
         entry.parts.clear()
         return True
 
-    async def give_up(self, key: str) -> None:
+    async def abandon(self, key: str) -> None:
         if key in self._entries:
             self._entries[key].unwanted = True
             self._entries[key].due_at = self._clock.monotonic()
 
-    async def disown(self, tenant: str, key: str) -> bool:
+    async def delete(self, tenant: str, key: str) -> bool:
         entry = self._entries.get(key)
         if entry is None or entry.unwanted or entry.upload.tenant != tenant:
             return False
-        await self.give_up(key)
+        await self.abandon(key)
         return True
 
     async def kept(self, tenant: str, key: str) -> KeptFile | None:
@@ -102,7 +102,7 @@ class FakeUploads:
                 and entry.upload.size is not None
                 and entry.created_at < self._clock.monotonic() - age_s
             ):
-                await self.give_up(key)
+                await self.abandon(key)
 
     async def take_unwanted(self, most: int) -> Sequence[Upload]:
         now = self._clock.monotonic()

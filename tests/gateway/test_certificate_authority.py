@@ -140,10 +140,10 @@ def test_a_new_name_gets_a_new_certificate(
         "private addresses are within what it vouches for"
     )
     verify(moved, certificate(moved.server), "10.0.0.9", clock.now())
-    other = CertificateAuthority(tmp_path / "tls", ("pictures.example.org",), clock)
+    other = CertificateAuthority(tmp_path / "tls", ("images.example.org",), clock)
     assert other.ensure()
     assert other.certificate.read_bytes() != root
-    verify(other, certificate(other.server), "pictures.example.org", clock.now())
+    verify(other, certificate(other.server), "images.example.org", clock.now())
 
 
 @pytest.mark.parametrize("name", ["ca.key", "ca.pem", "server.pem"])

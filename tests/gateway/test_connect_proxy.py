@@ -105,7 +105,7 @@ async def test_fal_s_names_end_at_our_tls_port(name: str) -> None:
 HEAD = b"CONNECT fal.run:443 HTTP/1.1\r\nhost: fal.run:443\r\n\r\n"
 
 
-async def _told_in_pieces(of: ConnectProxy, pieces: Sequence[bytes], pause_s: float = 0) -> bytes:
+async def _answer_in_pieces(of: ConnectProxy, pieces: Sequence[bytes], pause_s: float = 0) -> bytes:
     """What comes back in the tunnel, to its end. The proxy's answer is not waited for."""
     async with client(of) as caller:
         for piece in pieces:
@@ -124,7 +124,7 @@ async def test_first_bytes_are_passed_on_wherever_they_are_cut(
     said = HEAD + b"hello"
     pieces = [bytes([each]) for each in said] if cut is None else [said[:cut], said[cut:]]
     async with echo() as here, proxy(here) as running:
-        assert await _told_in_pieces(running, pieces, pause_s) == b"HELLOEND"
+        assert await _answer_in_pieces(running, pieces, pause_s) == b"HELLOEND"
 
 
 async def test_many_tunnels_at_once_lose_nothing() -> None:
@@ -134,7 +134,7 @@ async def test_many_tunnels_at_once_lose_nothing() -> None:
         return [said[:cut], said[cut : cut + number], said[cut + number :]]
 
     async with echo() as here, proxy(here) as running:
-        came = await asyncio.gather(*(_told_in_pieces(running, pieces(n)) for n in range(150)))
+        came = await asyncio.gather(*(_answer_in_pieces(running, pieces(n)) for n in range(150)))
     assert [one == f"TUNNEL {n} ".encode() * 10_000 + b"END" for n, one in enumerate(came)] == (
         [True] * 150
     )
@@ -218,7 +218,7 @@ async def test_a_name_without_addresses_is_not_connected_to() -> None:
     assert (status, "empty.example.org is not known" in said) == (502, True)
 
 
-async def test_a_name_that_is_not_there_is_told() -> None:
+async def test_a_name_that_is_not_there_is_reported() -> None:
     async with proxy() as running, client(running) as caller:
         status, said = await caller.ask("nowhere.example.org:443")
     assert (status, "nowhere.example.org is not known" in said) == (502, True)

@@ -165,7 +165,7 @@ def running(entrance: Gateway) -> Iterator[None]:
         entrance.aclose()
 
 
-def test_the_ingress_is_told_that_it_was_tls_and_a_client_cannot_say_otherwise(rig: Rig) -> None:
+def test_the_ingress_learns_that_it_was_tls_and_a_client_cannot_say_otherwise(rig: Rig) -> None:
     with running(rig.entrance()), rig.connection() as connection:
         ask(connection, "/", "x-darkroom-scheme: gopher")
         said = answer(connection)
@@ -306,20 +306,20 @@ def test_a_certificate_near_its_end_is_renewed_without_cutting_anybody_off(rig: 
 
 def test_a_certificate_of_one_s_own_is_for_all_names_but_fal_s(rig: Rig) -> None:
     own, key = rig.folder / "own.pem", rig.folder / "own.key"
-    self_signed("pictures.example.org", own, key)
+    self_signed("images.example.org", own, key)
     with running(rig.entrance(certificate=own, key=key)):
         rig.serial("fal.run")  # trusted through the installation's own authority
         context = ssl.create_default_context(cafile=own)
         with (
             socket.create_connection((HERE, rig.tls), 10) as plain,
-            context.wrap_socket(plain, server_hostname="pictures.example.org"),
+            context.wrap_socket(plain, server_hostname="images.example.org"),
         ):
             pass
-        self_signed("pictures.example.org", own, key)  # like certbot
+        self_signed("images.example.org", own, key)  # like certbot
         eventually(lambda: any("new certificate" in each for each in rig.said))
 
 
-def test_a_certificate_that_cannot_be_used_is_told_at_the_start(rig: Rig) -> None:
+def test_a_certificate_that_cannot_be_used_is_reported_at_the_start(rig: Rig) -> None:
     broken = rig.folder / "broken.pem"
     broken.write_text("not a certificate")
     for path in (broken, rig.folder / "missing.pem"):
@@ -329,7 +329,7 @@ def test_a_certificate_that_cannot_be_used_is_told_at_the_start(rig: Rig) -> Non
     assert rig.processes() == []
 
 
-def test_a_port_that_was_taken_meanwhile_is_told(rig: Rig) -> None:
+def test_a_port_that_was_taken_meanwhile_is_reported(rig: Rig) -> None:
     with socket.create_server((HERE, rig.tls)):
         with pytest.raises(Misconfigured, match=f"port {rig.tls}"):
             with running(rig.entrance()):
@@ -357,7 +357,7 @@ def test_doctor_looks_at_ports_and_certificate(rig: Rig, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(("days", "word"), [(-1000, "expired"), (10 - SERVER_DAYS, "expires")])
-def test_doctor_tells_a_certificate_that_ends(tmp_path: Path, days: int, word: str) -> None:
+def test_doctor_reports_a_certificate_that_ends(tmp_path: Path, days: int, word: str) -> None:
     clock = FakeClock(datetime.now(UTC))
     clock.advance(days * DAY_S)
     old = CertificateAuthority(tmp_path / "tls", (), clock)

@@ -28,7 +28,7 @@ def _jpeg() -> bytes:
 
 
 REPLICA = "replica-1"
-LEAST_REPORTED_S = 0.05
+MIN_REPORTED_S = 0.05
 JPEG = _jpeg()
 
 PREVIEW = b"\xff\xd8\xff a preview"
@@ -56,7 +56,7 @@ class ScriptedReplica:
 
     # Implements ``Sessions``
 
-    async def draw(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:
+    async def generate_frame(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:
         if seat.held not in self._sessions or seat.replica_id != REPLICA:
             raise Fenced("The session has ended.")
         orders = frame.input
@@ -104,7 +104,7 @@ class ScriptedReplica:
             return
         self.ran.append(lease.request_id)
         sleep_s = float(orders.get("sleep_s", 0))
-        if sleep_s >= LEAST_REPORTED_S:
+        if sleep_s >= MIN_REPORTED_S:
             await self._work(held, sleep_s, int(orders.get("steps", 1)))
         outcome = _failure(orders) if "fail" in orders else await self._output(lease)
         await self._queue.finish(Finish(held, REPLICA, outcome))

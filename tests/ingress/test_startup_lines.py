@@ -6,7 +6,7 @@ from serve_app.ingress.deployment import startup_lines
 from tests.ingress.house import CATALOG
 
 
-def test_the_start_tells_demos_from_others_and_where_the_reasons_are() -> None:
+def test_the_start_distinguishes_demos_from_others_and_says_where_the_reasons_are() -> None:
     real, demo, missing = startup_lines(CATALOG)
     assert real == "Serving test/probe, test/deep/path/probe."
     assert demo.startswith("Serving fal-ai/flux/schnell")

@@ -75,5 +75,5 @@ def expect_images(sheet: Locator, count: int) -> None:
     images = sheet.locator("img")
     expect(images).to_have_count(count)
     for image in images.all():
-        image.evaluate("picture => picture.decode()")
-        assert image.evaluate("picture => picture.naturalWidth") > 0
+        image.evaluate("image => image.decode()")
+        assert image.evaluate("image => image.naturalWidth") > 0

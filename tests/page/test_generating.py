@@ -54,10 +54,10 @@ def test_a_frame_without_an_address_is_an_image_too(reader: Reader) -> None:
         """async (output) => {
             const { filesIn } = await import("/page/media.js");
             const [file] = filesIn(output);
-            const picture = new Image();
-            picture.src = file.url;
-            await picture.decode();
-            return [file.kind, file.type, picture.naturalWidth, picture.naturalHeight];
+            const image = new Image();
+            image.src = file.url;
+            await image.decode();
+            return [file.kind, file.type, image.naturalWidth, image.naturalHeight];
         }""",
         {"images": [{"content": content, "content_type": "image/jpeg"}], "seed": 1},
     )
@@ -70,22 +70,22 @@ def test_control_and_enter_generate(reader: Reader) -> None:
     expect_images(reader.sheets.first, 1)
 
 
-def test_the_steps_are_told_while_it_runs(reader: Reader) -> None:
+def test_the_steps_are_reported_while_it_runs(reader: Reader) -> None:
     reader.unfold()
     sheet = reader.generate("a slow hill", num_inference_steps=10)
     bar = sheet.get_by_role("progressbar")
-    told = re.compile(r"Denoising · step (\d+) of 10")  # a busy machine may skip some steps
-    expect(sheet).to_contain_text(told)
+    progress = re.compile(r"Denoising · step (\d+) of 10")  # a busy machine may skip some steps
+    expect(sheet).to_contain_text(progress)
     text, done = sheet.evaluate(
         "sheet => [sheet.innerText, sheet.querySelector('[role=progressbar]').ariaValueNow]"
     )
-    (step,) = told.findall(text)
+    (step,) = progress.findall(text)
     assert int(done) == 10 * int(step)
     expect_images(sheet, 1)
     expect(bar).to_have_count(0)
 
 
-def test_who_waits_is_told_the_place_and_the_reason(waiting: Reader) -> None:
+def test_a_client_that_waits_gets_the_place_and_the_reason(waiting: Reader) -> None:
     first = waiting.generate("first")
     second = waiting.generate("second")
     third = waiting.generate("third, which is polled: two are streamed")
@@ -128,7 +128,7 @@ def test_a_failure_says_what_went_wrong(reader: Reader) -> None:
     expect(sheet).to_contain_text("Failed. The paint has run out.")
 
 
-def test_a_wrong_value_is_told_at_its_field(reader: Reader) -> None:
+def test_a_wrong_value_is_reported_at_its_field(reader: Reader) -> None:
     reader.field("prompt").fill("a hill")
     reader.unfold()
     reader.field("num_inference_steps").fill("99")
@@ -152,7 +152,7 @@ def test_a_wrong_value_in_a_folded_field_unfolds_it(reader: Reader) -> None:
     expect(reader.field("num_inference_steps")).to_be_visible()
 
 
-def test_a_side_that_is_too_long_is_told_at_the_size(reader: Reader) -> None:
+def test_a_side_that_is_too_long_is_reported_at_the_size(reader: Reader) -> None:
     reader.field("image_size").select_option("own")
     reader.page.get_by_label("Width in pixels").fill("99999")
     reader.field("prompt").fill("a hill")
@@ -160,7 +160,7 @@ def test_a_side_that_is_too_long_is_told_at_the_size(reader: Reader) -> None:
     expect(reader.problem_of("image_size")).to_contain_text("width: ")
 
 
-def test_a_field_that_only_the_pipeline_could_refuse_is_told_at_it_too(reader: Reader) -> None:
+def test_a_field_that_only_the_pipeline_could_refuse_is_reported_at_it_too(reader: Reader) -> None:
     sheet = reader.generate("a bad seed")
     expect_phase(sheet, "failed")
     expect(sheet).to_contain_text("seed: This seed is unlucky.")

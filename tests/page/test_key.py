@@ -24,7 +24,7 @@ def test_a_key_is_found_in_what_was_pasted(page: Page, served: PageDarkroom, pas
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
-def test_what_is_no_key_is_told_before_it_is_sent(page: Page, served: PageDarkroom) -> None:
+def test_a_malformed_key_is_reported_before_it_is_sent(page: Page, served: PageDarkroom) -> None:
     page.goto(served.url)
     Reader(page, served).give_key("hello")
     expect(page.get_by_role("alert")).to_contain_text("This is not a Darkroom key")

@@ -7,12 +7,12 @@ from playwright.sync_api import expect
 from tests.page.reader import Reader, expect_images
 
 
-def test_a_preview_is_shown_while_it_develops_and_the_pace_is_told(reader: Reader) -> None:
+def test_a_preview_is_shown_while_it_develops_and_so_is_the_pace(reader: Reader) -> None:
     reader.unfold()
     sheet = reader.generate("a slow hill", num_inference_steps=12)
     preview = sheet.locator(".developing img")
     expect(preview).to_have_count(1)
-    assert preview.evaluate("picture => [picture.naturalWidth, picture.naturalHeight]") == [32, 24]
+    assert preview.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [32, 24]
     first = preview.get_attribute("src")
     assert first is not None
     assert first.startswith("blob:")
@@ -23,7 +23,7 @@ def test_a_preview_is_shown_while_it_develops_and_the_pace_is_told(reader: Reade
     expect(sheet.locator(".developing")).to_have_count(0)
 
 
-def test_nothing_is_made_for_a_page_that_nobody_sees(reader: Reader) -> None:
+def test_no_preview_is_made_for_a_hidden_page(reader: Reader) -> None:
     reader.page.evaluate(
         "Object.defineProperty(document, 'hidden', { get: () => true, configurable: true })"
     )

@@ -10,7 +10,7 @@ from tests.page.reader import Reader, expect_images, expect_phase
 AWAY = "Darkroom does not answer. Trying again"
 
 
-def test_a_restart_while_requests_wait_is_told_and_survived(waiting: Reader) -> None:
+def test_a_restart_while_requests_wait_is_reported_and_survived(waiting: Reader) -> None:
     sheets = [waiting.generate(f"hill {number}") for number in range(3)]
     expect_phase(sheets[0], "queued")
     waiting.darkroom.stop_http()
@@ -22,7 +22,7 @@ def test_a_restart_while_requests_wait_is_told_and_survived(waiting: Reader) -> 
     expect(waiting.page.get_by_text(AWAY)).to_be_hidden()
 
 
-def test_a_submit_that_nobody_answers_keeps_the_input_and_says_so(reader: Reader) -> None:
+def test_a_submit_without_an_answer_keeps_the_input_and_says_so(reader: Reader) -> None:
     reader.darkroom.stop_http()
     reader.field("prompt").fill("a hill")
     reader.page.get_by_role("button", name="Generate").click()
@@ -44,7 +44,7 @@ def test_a_page_that_was_opened_too_early_comes_up_by_itself(
     expect(page.get_by_role("button", name="Generate")).to_be_visible()
 
 
-def test_a_request_that_darkroom_does_not_know_any_more_is_told_as_lost(
+def test_a_request_that_darkroom_does_not_know_any_more_is_reported_as_lost(
     reader: Reader, page: Page
 ) -> None:
     reader.generate("a hill")

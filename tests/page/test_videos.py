@@ -51,7 +51,7 @@ PLAYED = """async ([output, seconds]) => {
 def test_a_video_plays_in_its_colours_with_its_poster(
     reader: Reader, tmp_path: Path, name: str, media_type: str
 ) -> None:
-    path = tmp_path / f"clip.{name}"
+    path = tmp_path / f"video.{name}"
     green = np.full((96, 160, 3), (40, 200, 60), dtype=np.uint8)
     with VideoWriter(path, VideoForm(media_type, 160, 96, Fraction(24), 24)) as writer:
         for number in range(24):
@@ -61,12 +61,12 @@ def test_a_video_plays_in_its_colours_with_its_poster(
     poster = BytesIO()
     Image.fromarray(green).save(poster, "JPEG")
     reader.darkroom.house.storage.objects |= {
-        f"a/clip.{name}": path.read_bytes(),
+        f"a/video.{name}": path.read_bytes(),
         "a/poster.jpg": poster.getvalue(),
     }
     output = {
         "video": {
-            "url": f"/files/a/clip.{name}",
+            "url": f"/files/a/video.{name}",
             "content_type": media_type,
             "width": 160,
             "height": 96,

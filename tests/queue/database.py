@@ -39,7 +39,12 @@ server.
 """
 
 QUICK = QueueLimits(
-    lease_s=0.6, first_lease_s=0.4, ask_wait_s=0.3, look_s=0.1, max_failures=3, max_unconfirmed=4
+    lease_s=0.6,
+    first_lease_s=0.4,
+    ask_wait_s=0.3,
+    check_interval_s=0.1,
+    max_failures=3,
+    max_unconfirmed=4,
 )
 
 

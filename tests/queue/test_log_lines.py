@@ -29,7 +29,7 @@ def said() -> Iterator[Said]:
     log.removeHandler(listener)
 
 
-async def test_a_lease_that_cannot_be_made_is_told_of_its_request_and_of_no_other(
+async def test_a_lease_that_cannot_be_made_is_logged_for_its_request_and_for_no_other(
     ingress: Ingress, terms: FakeTerms, said: Said, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any) -> Any:
@@ -41,11 +41,11 @@ async def test_a_lease_that_cannot_be_made_is_told_of_its_request_and_of_no_othe
         request = await queue.submit(new())
         while not (await queue.get(TENANT, request.id)).state.final:
             await queue.ask(ask(1))
-    told = [whose for line, whose in said if line.startswith("The lease of request")]
-    assert set(told) == {request.id}
+    named = [whose for line, whose in said if line.startswith("The lease of request")]
+    assert set(named) == {request.id}
 
 
-async def test_a_lease_that_ends_by_death_is_told_of_its_request(
+async def test_a_lease_that_ends_by_death_is_logged_for_its_request(
     ingress: Ingress, liveness: FakeLiveness, said: Said
 ) -> None:
     queue = await ingress(replace(QUICK, lease_s=600.0, first_lease_s=600.0))
@@ -56,11 +56,13 @@ async def test_a_lease_that_ends_by_death_is_told_of_its_request(
     for each in requests:
         while (await queue.changed(TENANT, each.id, 0.1)).state is State.RUNNING:
             pass
-    told = {whose for line, whose in said if "actor-r1" in line or " is gone " in line}
-    assert told == {each.id for each in requests}
+    named = {whose for line, whose in said if "actor-r1" in line or " is gone " in line}
+    assert named == {each.id for each in requests}
 
 
-async def test_a_lease_that_runs_out_is_told_of_its_request(ingress: Ingress, said: Said) -> None:
+async def test_a_lease_that_runs_out_is_logged_for_its_request(
+    ingress: Ingress, said: Said
+) -> None:
     queue = await ingress()
     request = await queue.submit(new())
     await lease(queue)

@@ -14,7 +14,7 @@ from tests.queue.database import QUICK, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
 
 # No periodic task runs within a test: a quick reaction comes from a notification.
-PATIENT = replace(QUICK, look_s=30.0, ask_wait_s=5.0, lease_s=60.0, first_lease_s=60.0)
+PATIENT = replace(QUICK, check_interval_s=30.0, ask_wait_s=5.0, lease_s=60.0, first_lease_s=60.0)
 
 
 async def test_an_ask_here_gets_what_is_submitted_there(ingress: Ingress) -> None:

@@ -1,6 +1,6 @@
 """Upgrade of a database of the first release, ``data/baseline.sql``, to this version.
 
-Every migration must pass this. ``data/make_baseline.py`` tells how the rows were made.
+Every migration must pass this. ``data/make_baseline.py`` says how the rows were made.
 """
 
 from __future__ import annotations
@@ -306,10 +306,10 @@ async def test_repeated_and_reused_requests_are_found(queue: PostgresQueue) -> N
     repeat = story("queued", idempotency_key="queued", **key)
     assert (await queue.submit(repeat)).id == id_of("queued")
     with pytest.raises(RequestDeleted):
-        await queue.repeated(story("deleted", idempotency_key="deleted", **key))
+        await queue.find_earlier(story("deleted", idempotency_key="deleted", **key))
     with pytest.raises(RequestNotFound):
         await queue.get(TENANT, id_of("deleted"))
-    lost = await queue.repeated(new(replay_key=REPLAYING_KEY.id, body_digest=LOST_BODY))
+    lost = await queue.find_earlier(new(replay_key=REPLAYING_KEY.id, body_digest=LOST_BODY))
     assert lost is not None
     assert lost.id == id_of("queued")
     again = await queue.submit(new(reuse_digest=reuse_digest("succeeded")))

@@ -44,7 +44,7 @@ class S3Server:
 
     def new_bucket(self, **changes: Any) -> S3Location:
         """New empty bucket, with keys below a prefix."""
-        name = f"pictures-{uuid4().hex[:12]}"
+        name = f"images-{uuid4().hex[:12]}"
         client = self.client()
         client.create_bucket(Bucket=name)
         client.close()

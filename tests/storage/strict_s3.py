@@ -22,7 +22,7 @@ from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
 ACCESS_KEY, SECRET_KEY = "AKIDSTRICT", "strict/secret"
-MOST_SKEW = timedelta(minutes=15)
+MAX_SKEW = timedelta(minutes=15)
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
@@ -98,7 +98,7 @@ def _check(environ: Mapping[str, Any], body: bytes, now: datetime) -> None:
         parts = dict(word.strip().split("=", 1) for word in words)
         credential, signed, given = parts["Credential"], parts["SignedHeaders"], parts["Signature"]
         at, payload = headers["x-amz-date"], headers["x-amz-content-sha256"]
-        if abs(now - _time(at)) > MOST_SKEW:
+        if abs(now - _time(at)) > MAX_SKEW:
             raise Refused("403 Forbidden", "RequestTimeTooSkewed", "The difference is too large")
     else:
         raise Refused("403 Forbidden", "AccessDenied", "Access Denied")

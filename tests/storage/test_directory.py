@@ -56,7 +56,7 @@ def files_below(root: Path) -> list[Path]:
     return [path for path in root.rglob("*") if path.is_file()]
 
 
-async def test_a_full_disk_is_told_as_such(
+async def test_a_full_disk_is_reported_as_such(
     storage: DirectoryStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(descriptor: int) -> None:
@@ -68,7 +68,7 @@ async def test_a_full_disk_is_told_as_such(
     assert files_below(tmp_path) == []
 
 
-async def test_a_directory_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+async def test_a_directory_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     storage = DirectoryStorage(tmp_path / "file", b"k" * 32, "http://in", FakeClock())
     with pytest.raises(StorageUnavailable, match="artifact directory"):

@@ -24,6 +24,6 @@ async def test_many_at_once_are_judged_alike(tmp_path: Path) -> None:
     await asyncio.gather(*(guard.check() for _ in range(50)))
 
 
-async def test_a_directory_that_went_away_is_told(tmp_path: Path) -> None:
+async def test_a_directory_that_went_away_is_reported(tmp_path: Path) -> None:
     with pytest.raises(StorageUnavailable):
         await DiskGuard(tmp_path / "gone", 1, FakeClock()).check()

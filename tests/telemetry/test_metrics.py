@@ -19,7 +19,7 @@ def test_what_happens_is_counted() -> None:
     metrics.ended("a/b", State.SUCCEEDED, 0.3)
     metrics.answered("fal.run", 200, 0.02)
     metrics.depth({"studio": Demand(queued=3, running=2, oldest_wait_s=1.5)})
-    metrics.held_back(90.0, 4000)
+    metrics.oldest_transaction(90.0, 4000)
     forwards = {("denoiser", 1): 1, ("denoiser", 3): 2}
     done = EngineUsage(7, forwards, {("encoder", "nobody else"): 1}, {("flux", "denoising"): 1.5})
     for _ in range(2):

@@ -84,7 +84,9 @@ async def test_a_revoked_key_does_not_come_back(keys: FakeKeyRing, path: Path) -
         await ensure_first_key(keys, GIVEN, path)
 
 
-async def test_a_place_that_cannot_be_written_is_told(keys: FakeKeyRing, tmp_path: Path) -> None:
+async def test_a_place_that_cannot_be_written_is_reported(
+    keys: FakeKeyRing, tmp_path: Path
+) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(Misconfigured, match="cannot be written"):
         await ensure_first_key(keys, None, tmp_path / "file" / "api_key")

@@ -26,7 +26,7 @@ def test_a_token_names_its_tenant(tokens: UploadTokens) -> None:
     assert tokens.tenant_of(f"Bearer {tokens.make('studio').text}") == "studio"
 
 
-def test_the_client_is_told_an_earlier_end_than_the_true_one(
+def test_the_client_gets_an_earlier_end_than_the_true_one(
     tokens: UploadTokens, clock: FakeClock
 ) -> None:
     made = tokens.make("studio")

@@ -1,4 +1,4 @@
-"""The checker, against rendered scenes whose truth is known and pictures that are wrong."""
+"""The checker, against rendered scenes whose truth is known and images that are wrong."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_a_winding_region_is_one_region() -> None:
 
 
 def _worn(rng: np.random.Generator, image: Image.Image) -> Image.Image:
-    """The picture a little smaller and back, with noise, as a weak decoder would give it."""
+    """The image a little smaller and back, with noise, as a weak decoder would give it."""
     side = image.width
     soft = image.resize((side * 3 // 4, side * 3 // 4), Image.Resampling.BILINEAR)
     pixels = np.asarray(soft.resize((side, side), Image.Resampling.BILINEAR), dtype=np.float32)

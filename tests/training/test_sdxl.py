@@ -7,12 +7,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 
 from training import exam, sdxl, shelf, vae  # noqa: E402
+from training.clip_pair import POOLED_WIDTH, STATE_WIDTH  # noqa: E402
 from training.examples import make_examples  # noqa: E402
 from training.reading import PooledReader, loss_on, sample_reading  # noqa: E402
 from training.recipe import FORMATS  # noqa: E402
 from training.sdxl_recipe import SdxlRecipe  # noqa: E402
 from training.text import CLIP_TOKENS, build_clip_tokenizer  # noqa: E402
-from training.video_pair import POOLED_WIDTH, STATE_WIDTH  # noqa: E402
 
 pytestmark = [
     pytest.mark.engine,

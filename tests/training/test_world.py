@@ -1,4 +1,4 @@
-"""The synthetic world: its split, its pictures, its wording and its tokenizers."""
+"""The synthetic world: its split, its images, its wording and its tokenizers."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ async def post(
     sender = Sender(resolve, Signer(FakeSigningSeeds(CLOCK), CLOCK), CLOCK, allow_private=True)
     await sender.start()
     tally = Counted()
-    rules = RetryRules(waits_s, give_up_s=3600.0, look_s=0.02)
+    rules = RetryRules(waits_s, give_up_s=3600.0, check_interval_s=0.02)
     made = DeliveryWorker(queue.outbox, compose, sender, CLOCK, rules, tally)  # type: ignore[arg-type]
     try:
         yield Post(queue, tally, made)
@@ -97,7 +97,7 @@ async def test_each_is_delivered_once() -> None:
         assert receiver.most_at_once <= PROVEN
 
 
-async def test_receivers_that_hang_or_are_down_delay_nobody_else() -> None:
+async def test_receivers_that_hang_or_are_down_delay_no_others() -> None:
     async with AsyncExitStack() as stack, post() as here:
         hanging = [
             await stack.enter_async_context(Receiver(always(Reply(hangs=True)))) for _ in range(10)

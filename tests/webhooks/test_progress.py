@@ -117,7 +117,7 @@ def claimed(request: Request, webhook: Webhook) -> ClaimedDelivery:
     return ClaimedDelivery("d", 1, request.id, request.tenant, "host", url, origin, 0, None)
 
 
-async def test_calls_come_in_order_one_at_a_time_and_tell_the_newest() -> None:
+async def test_calls_come_in_order_one_at_a_time_and_report_the_newest() -> None:
     async with Receiver() as receiver, place() as here:
         request, leased = await here.running()
         here.herald.follow(request, ProgressState(receiver.url(), step, every_s=0.05))
@@ -125,9 +125,9 @@ async def test_calls_come_in_order_one_at_a_time_and_tell_the_newest() -> None:
             await here.progress(leased, number)
             await asyncio.sleep(0.01)
         await here.until(lambda: bool(receiver.received) and receiver.received[-1].body == b"60")
-        told = [int(each.body) for each in receiver.received]
-        assert told == sorted(set(told))
-        assert 2 <= len(told) < 40
+        reported = [int(each.body) for each in receiver.received]
+        assert reported == sorted(set(reported))
+        assert 2 <= len(reported) < 40
         assert receiver.most_at_once == 1
 
 
@@ -163,7 +163,7 @@ async def test_an_origin_without_a_mark_is_left_as_it_is() -> None:
         assert await here.herald.wait_until_silent(unmarked) is unmarked
 
 
-async def test_a_story_to_the_end_tells_that_too_and_nothing_after_it() -> None:
+async def test_a_request_that_is_followed_to_its_end_sends_that_too_and_nothing_after_it() -> None:
     async with Receiver() as receiver, place() as here:
         request, leased = await here.running()
         here.herald.follow(
@@ -185,7 +185,7 @@ async def test_a_story_to_the_end_tells_that_too_and_nothing_after_it() -> None:
         assert [each.body for each in receiver.received] == [b"running", b"succeeded", b"succeeded"]
 
 
-async def test_what_is_refused_is_lost_and_the_next_is_told() -> None:
+async def test_what_is_refused_is_lost_and_the_next_is_reported() -> None:
     async with Receiver(each(Reply(500), Reply())) as receiver, place() as here:
         request, leased = await here.running()
         here.herald.follow(request, ProgressState(receiver.url(), step, every_s=0.0))
@@ -227,7 +227,7 @@ async def test_a_database_that_was_away_is_no_end() -> None:
         assert receiver.received[0].body == b"1"
 
 
-async def test_a_request_that_is_deleted_is_told_of_no_more() -> None:
+async def test_a_request_that_is_deleted_is_reported_no_more() -> None:
     async with Receiver() as receiver, place() as here:
         request, leased = await here.running()
         await here.queue.finish(done(leased.held))

@@ -109,12 +109,12 @@ async def test_a_name_and_password_become_basic_authentication(
     assert receiver.received[0].target == "/x"
 
 
-@pytest.mark.parametrize(("given", "told_s"), [("120", 120), ("99999999999", 3600)])
+@pytest.mark.parametrize(("given", "expected_s"), [("120", 120), ("99999999999", 3600)])
 async def test_retry_after_is_read_in_seconds(
-    sender: Sender, receiver: Receiver, given: str, told_s: float
+    sender: Sender, receiver: Receiver, given: str, expected_s: float
 ) -> None:
     receiver.script = always(Reply(503, (("Retry-After", given),)))
-    assert (await sender.post(receiver.url(), PARCEL, 5.0)).again_after_s == told_s
+    assert (await sender.post(receiver.url(), PARCEL, 5.0)).again_after_s == expected_s
 
 
 @pytest.mark.parametrize(("from_now_s", "least", "most"), [(900, 600, 901), (-900, 0, 0)])

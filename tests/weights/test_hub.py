@@ -26,7 +26,7 @@ def test_a_gated_repository_without_a_token_names_the_address_and_the_setting(st
     assert "HF_TOKEN" in said
 
 
-def test_a_token_whose_account_has_not_accepted_is_told_so(make_store, hub):
+def test_for_a_token_whose_account_has_not_accepted_the_error_says_so(make_store, hub):
     hub.gated.add(NAME)
     hub.tokens["mine"] = set()
     said = refused(make_store(token="mine"))
@@ -41,20 +41,20 @@ def test_a_gated_repository_with_the_right_token_is_fetched(make_store, hub):
         assert (folder / UNET).is_file()
 
 
-def test_a_token_that_the_hub_does_not_know_is_told(make_store, hub):
+def test_a_token_that_the_hub_does_not_know_is_reported(make_store, hub):
     assert "rejects the token" in refused(make_store(token="old"))
 
 
-def test_a_repository_that_is_not_there_is_told(store):
+def test_a_repository_that_is_not_there_is_reported(store):
     assert "has no house/nothing" in refused(store, Weights("house/nothing", COMMIT))
 
 
-def test_a_revision_that_is_not_there_is_told(store):
+def test_a_revision_that_is_not_there_is_reported(store):
     said = refused(store, Weights(NAME, "f" * 40))
     assert f"no revision {'f' * 40}" in said
 
 
-def test_a_hub_that_is_not_reached_is_told_with_what_to_look_at(tmp_path):
+def test_a_hub_that_is_not_reached_is_reported_with_what_to_look_at(tmp_path):
     nowhere = Hub("http://127.0.0.1:9", tries=1)
     said = refused(Store(StoreConfig(directory=tmp_path), lambda: nowhere))
     assert "http://127.0.0.1:9 cannot be reached" in said
@@ -62,7 +62,7 @@ def test_a_hub_that_is_not_reached_is_told_with_what_to_look_at(tmp_path):
     assert "models pull" in said
 
 
-def test_a_proxy_that_does_not_let_through_is_told(tmp_path, monkeypatch):
+def test_a_proxy_that_does_not_let_through_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     close_session()  # the library caches the environment in its session
     try:
@@ -81,7 +81,7 @@ def test_server_errors_are_tried_again(store, hub, waits):
     assert waits[:2] == [1.0, 2.0]
 
 
-def test_server_errors_that_stay_are_told(store, hub):
+def test_server_errors_that_stay_are_reported(store, hub):
     hub.statuses += [(503, {})] * 5
     assert "answers 503" in refused(store)
 

@@ -45,10 +45,12 @@ def same(loaded, pipeline):
 
 
 def test_a_pipeline_from_the_hub_draws_as_it_did_before_it_was_saved(hub, store, flux):
-    told = []
-    loaded = load_pipeline(FLUX, on_download=lambda *how: told.append(how), open_weights=store.open)
+    reported = []
+    loaded = load_pipeline(
+        FLUX, on_download=lambda *how: reported.append(how), open_weights=store.open
+    )
     same(loaded, flux)
-    assert told[-1][0] == told[-1][1] == store.plan(FLUX).total_bytes
+    assert reported[-1][0] == reported[-1][1] == store.plan(FLUX).total_bytes
     assert not any("fp16" in each.path for each in hub.asked)
 
 
@@ -88,20 +90,20 @@ def test_a_family_gets_a_directory_as_it_is(store, tmp_path, flux):
 
 
 @pytest.mark.parametrize(("dtype", "share"), [("float32", 1), ("bfloat16", 0.5)])
-def test_what_weights_take_is_told_before_they_are_read(store, tmp_path, flux, dtype, share):
+def test_the_size_of_weights_is_known_before_they_are_read(store, tmp_path, flux, dtype, share):
     folder = save_tiny_flux(tmp_path / "flux")
     tiny_flux().save_pretrained(folder, variant="fp16")  # an unused variant
     modules = [each for each in flux.components.values() if isinstance(each, torch.nn.Module)]
-    told = []
+    reported = []
     options = {"dtype": dtype}
     endpoint = Endpoint("house/flux", "notes", Weights(str(folder)), "open", options=options)
-    weights_module.load(store, Notes(), endpoint, "cpu", None, told.append)
-    assert told == [
+    weights_module.load(store, Notes(), endpoint, "cpu", None, reported.append)
+    assert reported == [
         pytest.approx(share * bytes_of(modules), rel=0.02)
     ]  # position ids, tied weights
 
 
-def test_of_a_folder_that_is_no_pipeline_nothing_is_told(tmp_path):
+def test_nothing_is_reported_about_a_folder_that_is_no_pipeline(tmp_path):
     assert weights_bytes(tmp_path, None, "float32", select) == 0
     (tmp_path / "model_index.json").write_text('{"unet": ["diffusers", "UNet2DModel"]}')
     (tmp_path / "unet").mkdir()

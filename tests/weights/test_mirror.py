@@ -70,11 +70,11 @@ def test_a_mirror_that_has_everything_needs_no_hub(
     filled: dict[str, str], tmp_path: Path, repository: Path
 ) -> None:
     config = StoreConfig(directory=tmp_path / "elsewhere", **filled)
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
     store = Store(config, lambda: Hub("http://127.0.0.1:9", tries=1))
-    with store.open(WEIGHTS, lambda *how: told.append(how)) as folder:
+    with store.open(WEIGHTS, lambda *how: reported.append(how)) as folder:
         assert sha256(folder / UNET) == sha256(repository / UNET)
-    assert told[-1][0] == told[-1][1] > 500_000
+    assert reported[-1][0] == reported[-1][1] > 500_000
     assert store.push(WEIGHTS) == 0  # nothing is sent twice
 
 
@@ -86,10 +86,10 @@ def test_a_mirror_goes_on_from_a_part(
     blobs.mkdir(parents=True)
     whole = (repository / UNET).read_bytes()
     (blobs / f"{sha256(repository / UNET)}.part").write_bytes(whole[:250_000])
-    told: list[int] = []
-    with store.open(WEIGHTS, lambda *how: told.append(how[0])) as folder:
+    reported: list[int] = []
+    with store.open(WEIGHTS, lambda *how: reported.append(how[0])) as folder:
         assert (folder / UNET).read_bytes() == whole
-    assert told[0] == 250_000
+    assert reported[0] == 250_000
 
 
 def test_what_the_mirror_has_damaged_comes_from_the_hub(
@@ -129,7 +129,7 @@ def test_a_mirror_that_refuses_says_so_when_it_is_filled(
         store.push(WEIGHTS)
 
 
-def test_a_profile_that_is_not_there_is_told(
+def test_a_profile_that_is_not_there_is_reported(
     make_store: MakeStore, mirrored: dict[str, str]
 ) -> None:
     with pytest.raises(Misconfigured, match="nobody"):

@@ -27,12 +27,12 @@ class Called(Exception):
     pass
 
 
-def nobody() -> Hub:
+def no_hub() -> Hub:
     raise Called("The hub was asked.")
 
 
 def offline(directory: Path, **changes: object) -> Store:
-    return Store(StoreConfig(directory=directory, offline=True, **changes), nobody)
+    return Store(StoreConfig(directory=directory, offline=True, **changes), no_hub)
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_what_was_copied_is_used(copied: Path) -> None:
     assert offline(copied).plan(WEIGHTS).missing_bytes == 0
 
 
-def test_what_is_not_here_is_told_with_the_way_to_bring_it(tmp_path: Path) -> None:
+def test_missing_weights_are_reported_with_the_way_to_bring_them(tmp_path: Path) -> None:
     said = refused(offline(tmp_path / "empty", mirror="s3://some-bucket"))
     assert f"{NAME} is not in {tmp_path / 'empty'}" in said
     assert "DARKROOM_OFFLINE" in said
@@ -77,7 +77,7 @@ def test_missing_files_are_named(copied: Path) -> None:
     assert f"{UNET} is missing" in refused(offline(copied))
 
 
-def test_a_damaged_copy_is_told_and_kept_for_whoever_looks(copied: Path) -> None:
+def test_a_damaged_copy_is_reported_and_kept_for_inspection(copied: Path) -> None:
     blob = (copied / FOLDER / "snapshots" / COMMIT / UNET).resolve()
     blob.write_bytes(bytes(blob.stat().st_size))
     assert f"{UNET} of {NAME} is damaged" in refused(offline(copied))

@@ -31,10 +31,10 @@ print(json.dumps({
 """
 
 
-def test_replicas_are_told_where_weights_come_from_and_a_wrong_mirror_stops_the_start() -> None:
+def test_replicas_know_where_weights_come_from_and_a_wrong_mirror_stops_the_start() -> None:
     ran = subprocess.run([sys.executable, "-c", BUILD], check=True, capture_output=True, text=True)
-    told = json.loads(ran.stdout)
-    assert told["store"] == {
+    printed = json.loads(ran.stdout)
+    assert printed["store"] == {
         "directory": "/srv/weights",
         "max_bytes": "1000000000000",
         "mirror": "s3://house/models",
@@ -43,7 +43,7 @@ def test_replicas_are_told_where_weights_come_from_and_a_wrong_mirror_stops_the_
         "offline": "True",
     }
     # For code that calls the hub's library directly.
-    assert told["environment"]["HF_HUB_CACHE"] == "/srv/weights"
-    assert told["environment"]["HF_HUB_OFFLINE"] == "1"
-    assert "HF_TOKEN" not in told["environment"]
-    assert "s3://bucket/prefix" in told["refused"]
+    assert printed["environment"]["HF_HUB_CACHE"] == "/srv/weights"
+    assert printed["environment"]["HF_HUB_OFFLINE"] == "1"
+    assert "HF_TOKEN" not in printed["environment"]
+    assert "s3://bucket/prefix" in printed["refused"]

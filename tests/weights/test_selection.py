@@ -76,7 +76,7 @@ def test_components_that_lie_at_the_root_are_found_there():
     assert found == ["config.json", "model.safetensors", "model_index.json"]
 
 
-def test_an_adapter_has_no_index_and_is_taken_whole():
+def test_a_lora_has_no_index_and_is_taken_whole():
     names = ("pytorch_lora_weights.safetensors", "README.md", "pytorch_lora_weights.bin")
     assert chosen(*names, index=None) == ["pytorch_lora_weights.safetensors"]
 

@@ -38,10 +38,10 @@ def test_what_a_pipeline_needs_is_fetched_and_nothing_else(store, hub, repositor
 def test_what_is_here_is_not_asked_for_again(store, hub):
     pull(store)
     hub.asked.clear()
-    told = []
-    pull(store, on_progress=lambda *how: told.append(how))
+    reported = []
+    pull(store, on_progress=lambda *how: reported.append(how))
     assert hub.asked == []
-    assert told == []
+    assert reported == []
 
 
 def test_the_plan_says_what_is_missing_and_writes_nothing(store, hub, tmp_path):
@@ -65,12 +65,12 @@ def test_a_variant_is_fetched_beside_what_is_here(store, hub):
 
 
 def test_progress_rises_from_nothing_to_all(store):
-    told = []
-    pull(store, on_progress=lambda done, total: told.append((done, total)))
+    reported = []
+    pull(store, on_progress=lambda done, total: reported.append((done, total)))
     total = store.plan(WEIGHTS).total_bytes
-    assert told[0] == (0, total)
-    assert told[-1] == (total, total)
-    assert told == sorted(told)
+    assert reported[0] == (0, total)
+    assert reported[-1] == (total, total)
+    assert reported == sorted(reported)
 
 
 def test_what_the_callback_raises_ends_the_download_and_what_came_stays(store, hub, tmp_path):
@@ -83,9 +83,9 @@ def test_what_the_callback_raises_ends_the_download_and_what_came_stays(store, h
 
     with pytest.raises(Enough):
         pull(store, on_progress=stop)
-    told = []
-    pull(store, on_progress=lambda *how: told.append(how[0]))
-    assert told[0] > 100_000
+    reported = []
+    pull(store, on_progress=lambda *how: reported.append(how[0]))
+    assert reported[0] > 100_000
 
 
 def test_a_broken_connection_goes_on_where_it_ended(store, hub, monkeypatch):
@@ -102,10 +102,10 @@ def test_a_place_that_knows_no_ranges_sends_it_all_again(store, hub, monkeypatch
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)
     hub.ranges = False
     hub.cut_after[UNET] = [250_000]
-    told = []
-    folder = pull(store, on_progress=lambda *how: told.append(how))
+    reported = []
+    folder = pull(store, on_progress=lambda *how: reported.append(how))
     assert sha256(folder / UNET) == sha256(hub.repositories[NAME][1] / UNET)
-    assert told[-1][0] == told[-1][1]
+    assert reported[-1][0] == reported[-1][1]
 
 
 def test_wrong_bytes_are_thrown_away_and_fetched_once_more(store, hub):
@@ -173,9 +173,9 @@ def test_what_other_programs_have_downloaded_is_checked_and_used(store, hub, tmp
     for each in NEEDED:
         hf_hub_download(NAME, each, revision=COMMIT, cache_dir=tmp_path / "store", endpoint=hub.url)
     hub.asked.clear()
-    told = []
-    pull(store, on_progress=lambda *how: told.append(how))
-    assert told == []
+    reported = []
+    pull(store, on_progress=lambda *how: reported.append(how))
+    assert reported == []
     assert hub.downloads(UNET) == []
 
 
@@ -187,14 +187,14 @@ def test_other_programs_use_what_the_store_has_fetched(store, hub):
     assert found == str(folder / UNET)
 
 
-def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(store, hub, monkeypatch):
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_fetched(store, hub, monkeypatch):
     monkeypatch.setattr(eviction, "free_bytes", lambda _: eviction.SPARE_BYTES + 100_000)
     with pytest.raises(WeightsUnavailable, match=r"0\.5 MB are missing.*DARKROOM_WEIGHTS_DIR"):
         pull(store)
     assert hub.downloads(UNET) == []
 
 
-def test_a_disk_that_becomes_full_is_told_and_the_room_is_given_back(store, monkeypatch):
+def test_a_disk_that_becomes_full_is_reported_and_the_room_is_given_back(store, monkeypatch):
     def full(self, data):
         raise OSError(28, "No space left on device")
 
@@ -204,7 +204,7 @@ def test_a_disk_that_becomes_full_is_told_and_the_room_is_given_back(store, monk
     assert not list(store.directory.rglob("*.part"))
 
 
-def test_a_directory_that_cannot_be_made_is_told(make_store, tmp_path):
+def test_a_directory_that_cannot_be_made_is_reported(make_store, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(WeightsUnavailable, match="DARKROOM_WEIGHTS_DIR"):
         pull(make_store(directory=tmp_path / "file" / "below"))
@@ -219,10 +219,10 @@ def test_a_revision_is_a_whole_commit(store, revision):
 def test_one_fetches_and_the_others_wait_and_see_how_far_it_is(make_store, hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 10_000)
     hub.hold_after[UNET] = 200_000
-    told, waiting = [], threading.Event()
+    reported, waiting = [], threading.Event()
 
     def watch(done, total):
-        told.append((done, total))
+        reported.append((done, total))
         if done >= 200_000:
             waiting.set()
 

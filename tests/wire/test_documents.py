@@ -141,7 +141,7 @@ def test_the_whole_document_holds_for_an_operator(address: Address) -> None:
     assert {200, 201, 204, 400, 404, 405, 422} <= seen
 
 
-def test_the_whole_document_holds_for_whoever_has_no_key(address: Address) -> None:
+def test_the_whole_document_holds_for_clients_without_a_key(address: Address) -> None:
     seen = hold(document(address, "/openapi.json"), None, STRANGER)
     assert 401 in seen
     assert not seen & {201, 202}

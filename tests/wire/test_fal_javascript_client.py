@@ -136,7 +136,7 @@ def test_a_large_upload_goes_in_parts(way: str, tmp_path: Path) -> None:
         (value,) = ran("large_upload.mjs", way, address, tmp_path)
     assert value["size"] == 91 * 2**20
     assert value["seam"] == value["wanted"]
-    assert value["url"].endswith("/clip.webm")
+    assert value["url"].endswith("/video.webm")
 
 
 def test_access_rules_are_refused_in_a_sentence(said: dict[str, Any]) -> None:
@@ -168,7 +168,7 @@ def test_a_wrong_field_rejects_a_stream_as_it_does_a_run(said: dict[str, Any]) -
     assert (error["name"], error["status"]) == ("ValidationError", 422)
 
 
-def test_a_stream_that_fails_in_the_middle_rejects_and_has_told_why(said: dict[str, Any]) -> None:
+def test_a_stream_that_fails_in_the_middle_rejects_and_has_said_why(said: dict[str, Any]) -> None:
     value = said["failed stream"]["value"]
     assert value["error"]["name"] == "ApiError"
     assert value["seen"][-1]["detail"] == "No paint."

@@ -197,7 +197,7 @@ async def test_stream_async(async_client: fal_client.AsyncClient) -> None:
     assert seen[-1]["echo"] == 13
 
 
-def test_a_stream_that_fails_in_the_middle_raises_and_has_told_why(
+def test_a_stream_that_fails_in_the_middle_raises_and_has_said_why(
     client: fal_client.SyncClient,
 ) -> None:
     orders = {"sleep_s": 1.5, "fail": "pipeline_failed", "message": "No paint."}

@@ -125,7 +125,7 @@ def test_upload_file(client: fal_client.SyncClient, tmp_path: Path) -> None:
 
 
 async def test_upload_file_async(async_client: fal_client.AsyncClient, tmp_path: Path) -> None:
-    path = tmp_path / "sound.wav"
+    path = tmp_path / "audio.wav"
     path.write_bytes(CONTENT)
     assert read(await async_client.upload_file(path)).content == CONTENT
 
@@ -163,11 +163,11 @@ async def test_a_large_upload_goes_in_parts_async(
     parts_of_5_mib(monkeypatch)
     content = CONTENT * 120
     assert read(await async_client.upload(content, "video/mp4")).content == content
-    path = tmp_path / "clip.webm"
+    path = tmp_path / "video.webm"
     path.write_bytes(content)
     url = await async_client.upload_file(path)
     assert read(url).content == content
-    assert url.endswith("/clip.webm")
+    assert url.endswith("/video.webm")
 
 
 def test_a_large_file_goes_in_parts(

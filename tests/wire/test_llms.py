@@ -29,12 +29,12 @@ def address() -> Iterator[Address]:
 
 
 def block(address: Address, endpoint_id: str, language: str) -> str:
-    told = httpx.get(
+    response = httpx.get(
         f"{address.url}/models/{endpoint_id}/llms.txt",
         headers={"authorization": f"Key {address.key}"},
     )
-    assert told.status_code == 200
-    found = re.search(rf"```{language}\n(.+?)```", told.text, re.S)
+    assert response.status_code == 200
+    found = re.search(rf"```{language}\n(.+?)```", response.text, re.S)
     assert found is not None
     return found[1]
 

@@ -24,7 +24,7 @@ from tests.wire.served import Address, served
 
 pytestmark = pytest.mark.wire
 
-IMAGES, AUDIOS, VIDEOS = "test/pictures", "test/sounds", "test/clips"
+IMAGES, AUDIOS, VIDEOS = "test/images", "test/audio", "test/videos"
 FLUX = "fal-ai/flux/schnell"
 
 
@@ -76,41 +76,41 @@ async def test_the_tools_are_listed_with_their_schemas(address: Address, mode: s
     assert tools["generate"].input_schema["required"] == ["model", "input"]
 
 
-async def test_a_null_character_in_an_input_is_told_with_its_field(
+async def test_a_null_character_in_an_input_is_reported_with_its_field(
     address: Address, mode: str
 ) -> None:
     async with connected(address, mode) as client:
         wish = {"model": IMAGES, "input": {"prompt": "a\0b"}}
-        told = await client.call_tool("generate", wish)
-    assert told.is_error
-    assert "input.prompt: Input should not contain NUL" in text(told)
+        result = await client.call_tool("generate", wish)
+    assert result.is_error
+    assert "input.prompt: Input should not contain NUL" in text(result)
 
 
 async def test_a_model_is_found_and_described(address: Address, mode: str) -> None:
     async with connected(address, mode) as client:
         found = await client.call_tool("list_models", {"query": "flux schnell"})
         assert [each["model"] for each in found.structured_content["models"]] == [FLUX]
-        told = await client.call_tool("describe_model", {"model": FLUX})
+        result = await client.call_tool("describe_model", {"model": FLUX})
         alias = await client.call_tool("describe_model", {"model": "gpt-image-1"})
-    schema = told.structured_content["input_schema"]
+    schema = result.structured_content["input_schema"]
     assert schema["properties"]["num_inference_steps"]["maximum"] == 12
-    assert json.loads(text(told)) == told.structured_content
+    assert json.loads(text(result)) == result.structured_content
     assert alias.structured_content["model"] == "fal-ai/fast-sdxl"
 
 
-async def test_an_image_is_shown_and_linked_and_progress_is_told(
+async def test_an_image_is_shown_and_linked_and_progress_is_reported(
     address: Address, mode: str
 ) -> None:
-    told: list[tuple[float, float | None, str | None]] = []
+    reported: list[tuple[float, float | None, str | None]] = []
 
-    async def tell(progress: float, total: float | None, message: str | None) -> None:
-        told.append((progress, total, message))
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        reported.append((progress, total, message))
 
     async with connected(address, mode) as client:
         result = await client.call_tool(
             "generate",
             {"model": IMAGES, "input": {"prompt": "x", "sleep_s": 0.4, "steps": 4}},
-            progress_callback=tell,
+            progress_callback=on_progress,
         )
     assert not result.is_error
     assert kinds(result) == ["text", "image", "resource_link"]
@@ -122,8 +122,10 @@ async def test_an_image_is_shown_and_linked_and_progress_is_told(
         assert (await plain.get(str(link.uri))).content == b"image"
     assert result.structured_content["state"] == "succeeded"
     assert result.structured_content["output"]["images"][0]["url"] == str(link.uri)
-    assert [each[0] for each in told] == sorted({each[0] for each in told}), "it has to grow"
-    assert any(message and message.startswith("denoising") for _, _, message in told)
+    assert [each[0] for each in reported] == sorted({each[0] for each in reported}), (
+        "it has to grow"
+    )
+    assert any(message and message.startswith("denoising") for _, _, message in reported)
 
 
 async def test_audio_files_are_played_videos_are_linked(address: Address, mode: str) -> None:
@@ -189,7 +191,7 @@ async def test_a_request_is_cancelled(address: Address, mode: str) -> None:
 async def test_a_call_that_is_given_up_cancels_what_it_began(address: Address, mode: str) -> None:
     began = asyncio.Event()
 
-    async def tell(progress: float, total: float | None, message: str | None) -> None:
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
         if message and message.startswith("denoising"):
             began.set()
 
@@ -197,7 +199,7 @@ async def test_a_call_that_is_given_up_cancels_what_it_began(address: Address, m
         async with connected(address, mode) as client:
             orders = {"sleep_s": 60, "echo": mode}
             await client.call_tool(
-                "generate", {"model": IMAGES, "input": orders}, progress_callback=tell
+                "generate", {"model": IMAGES, "input": orders}, progress_callback=on_progress
             )
 
     calling = asyncio.create_task(call())

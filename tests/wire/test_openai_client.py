@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:The Sora API:DeprecationWarning"),
 ]
 
-IMAGES, SDXL, VIDEOS = "test/pictures", "fal-ai/fast-sdxl", "test/clips"
+IMAGES, SDXL, VIDEOS = "test/images", "fal-ai/fast-sdxl", "test/videos"
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def python(program: str, *arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_litellm_draws_and_tells_what_is_wrong(address: Address) -> None:
+def test_litellm_draws_and_reports_what_is_wrong(address: Address) -> None:
     said = python(LITELLM, address.url, address.key)
     drawn, refused = (json.loads(line) for line in said.splitlines() if line.startswith("{"))
     assert len(drawn["urls"]) == 2
@@ -86,7 +86,7 @@ def ai_sdk(address: Address) -> dict[str, Any]:
     return dict(json.loads(done.stdout))
 
 
-def test_the_ai_sdk_draws_and_tells_what_is_wrong(ai_sdk: dict[str, Any]) -> None:
+def test_the_ai_sdk_draws_and_reports_what_is_wrong(ai_sdk: dict[str, Any]) -> None:
     assert [each["mediaType"] for each in ai_sdk["images"]] == ["image/jpeg", "image/jpeg"]
     assert all(each["bytes"] > 100 for each in ai_sdk["images"])
     assert ai_sdk["refused"]["status"] == 422

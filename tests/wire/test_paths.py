@@ -78,7 +78,7 @@ def test_there_is_nothing_with_a_null_or_a_line_break_in_its_name(
     assert answer.json()["message"]
 
 
-def test_openais_clients_are_told_so_in_openais_words(client: httpx.Client) -> None:
+def test_openais_clients_get_openais_words(client: httpx.Client) -> None:
     answer = client.get("/openai/v1/models/a%00b")
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
 

@@ -18,7 +18,7 @@ from tests.wire.served import Address, served
 
 pytestmark = pytest.mark.wire
 
-IMAGES, SDXL, FLUX = "test/pictures", "fal-ai/fast-sdxl", "fal-ai/flux-schnell"
+IMAGES, SDXL, FLUX = "test/images", "fal-ai/fast-sdxl", "fal-ai/flux-schnell"
 VERSION = OTHERS.listed(IMAGES).endpoint.digest
 
 
@@ -88,7 +88,7 @@ def test_a_prediction_from_the_queue_to_its_end(client: replicate.Client) -> Non
         if made.progress:
             seen.add(made.progress.percentage)
         made.reload()
-    assert seen, "no progress was told"
+    assert seen, "no progress was reported"
     assert made.status == "succeeded"
     assert isinstance(made.output, list)
     assert made.metrics is not None
@@ -141,7 +141,7 @@ def test_predictions_are_listed_newest_first_and_page_by_page() -> None:
     assert second.next is None
 
 
-def test_a_stream_tells_the_log_and_each_file(client: replicate.Client) -> None:
+def test_a_stream_sends_the_log_and_each_file(client: replicate.Client) -> None:
     events = list(client.stream(IMAGES, input={"sleep_s": 0.3, "steps": 3, "num_images": 2}))
     kinds = [each.event.value for each in events]
     assert kinds[-3:] == ["output", "output", "done"]
@@ -152,7 +152,7 @@ def test_a_stream_tells_the_log_and_each_file(client: replicate.Client) -> None:
 
 
 def image() -> io.BytesIO:
-    file = io.BytesIO(b"a picture")
+    file = io.BytesIO(b"an image")
     file.name = "a.png"
     return file
 
@@ -161,10 +161,10 @@ def test_a_file_of_the_input_is_uploaded_first(client: replicate.Client) -> None
     made = client.predictions.create(version=VERSION, input={"image": image()}, wait=True)
     assert made.input is not None
     assert made.input["image"].startswith("http://127.0.0.1:")
-    assert read(client, made.input["image"]) == b"a picture"
+    assert read(client, made.input["image"]) == b"an image"
     file = client.files.create(image())
     assert (file.name, file.content_type, file.size) == ("a.png", "image/png", 9)
-    assert read(client, file.urls["get"]) == b"a picture"
+    assert read(client, file.urls["get"]) == b"an image"
 
 
 def test_files_are_listed_found_and_deleted(client: replicate.Client) -> None:
@@ -230,7 +230,7 @@ def test_a_file_of_the_input_may_come_inside_it(client: replicate.Client) -> Non
     assert made.input is not None
     kind, _, content = made.input["image"].partition(",")
     assert kind == "data:image/png;base64"
-    assert base64.b64decode(content) == b"a picture"
+    assert base64.b64decode(content) == b"an image"
 
 
 def test_models_and_their_versions(client: replicate.Client) -> None:
@@ -249,7 +249,9 @@ def test_models_and_their_versions(client: replicate.Client) -> None:
     assert client.accounts.current().username == "default"
 
 
-def test_mistakes_are_told_as_problem_details(client: replicate.Client, address: Address) -> None:
+def test_mistakes_are_answered_with_problem_details(
+    client: replicate.Client, address: Address
+) -> None:
     cases: list[tuple[int, str, dict[str, Any]]] = [
         (422, "input.num_inference_steps", {"model": FLUX, "input": {"num_inference_steps": 13}}),
         (422, "webhook", {"version": VERSION, "input": {}, "webhook": "http://127.0.0.1:9/x"}),
@@ -265,7 +267,7 @@ def test_mistakes_are_told_as_problem_details(client: replicate.Client, address:
         ),
         (422, "input", {"version": VERSION, "input": []}),
         (404, "no version", {"version": "0" * 16, "input": {}}),
-        (404, "Did you mean", {"model": "test/picture", "input": {}}),
+        (404, "Did you mean", {"model": "test/image", "input": {}}),
         (400, "is not served here", {"model": "test/unserved", "input": {}}),
     ]
     for status, words, wrong in cases:

@@ -23,7 +23,7 @@ pytestmark = [
 ]
 
 LARGE = 101 * MIB  # more than fal's client sends in one call
-MOST_GROWTH = 48 * MIB
+MAX_GROWTH = 48 * MIB
 """Ten parts arrive at the same time, each in pieces of 1 MiB, with threads that write them. In
 memory as a whole they would need a hundred."""
 
@@ -69,7 +69,7 @@ def client(process: Process, monkeypatch: pytest.MonkeyPatch) -> Iterator[fal_cl
 def test_a_hundred_megabytes_in_parts_take_no_more_memory_than_a_few(
     process: Process, client: fal_client.SyncClient, tmp_path: Path
 ) -> None:
-    path = tmp_path / "clip.mp4"
+    path = tmp_path / "video.mp4"
     block = bytes(range(256)) * (MIB // 256)
     with path.open("wb") as file:
         for number in range(LARGE // MIB):
@@ -83,7 +83,7 @@ def test_a_hundred_megabytes_in_parts_take_no_more_memory_than_a_few(
             came.update(chunk)
     with path.open("rb") as file:
         assert came.digest() == hashlib.file_digest(file, "sha256").digest()
-    assert process.most_memory() - before < MOST_GROWTH
+    assert process.most_memory() - before < MAX_GROWTH
     assert len(process.files()) == 2
 
 
@@ -95,4 +95,4 @@ def test_one_at_once_takes_no_more_memory_than_a_few(
     assert httpx.head(client.upload(bytes(90 * MIB), "video/mp4")).headers["content-length"] == str(
         90 * MIB
     )
-    assert process.most_memory() - before < MOST_GROWTH / 2
+    assert process.most_memory() - before < MAX_GROWTH / 2

@@ -177,7 +177,7 @@ def test_javascript_uploads_here(javascript: dict[str, Any]) -> None:
 def test_hugging_face_s_inference_client_draws(
     installation: tuple[Installation, Ways], tmp_path: Path
 ) -> None:
-    image = tmp_path / "picture.png"
+    image = tmp_path / "image.png"
     shell("proxy", installation).run(sys.executable, "-W", "ignore", "-c", HUGGING_FACE, image)
     with Image.open(image) as drawn:
         assert drawn.size == (8, 8)

@@ -82,9 +82,9 @@ def test_the_receiver_of_the_documentation_accepts_what_python_asked_for(
     fal_plain_http.use(darkroom_address.url)
     client = fal_client.SyncClient(key=darkroom_address.key)
     handle = client.submit("test/probe", {"echo": 7}, webhook_url=receiver.url)
-    told = receiver.accepted()
-    assert (told["request_id"], told["status"]) == (handle.request_id, "OK")
-    assert told["payload"] == handle.get()
+    received = receiver.accepted()
+    assert (received["request_id"], received["status"]) == (handle.request_id, "OK")
+    assert received["payload"] == handle.get()
     with pytest.raises(fal_client.client.FalClientHTTPError) as refused:
         client.submit("test/probe", {}, webhook_url="ftp://receiver.example/")
     assert "fal_webhook" in str(refused.value)
@@ -105,9 +105,9 @@ def test_the_receiver_of_the_documentation_accepts_what_javascript_asked_for(
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    told = receiver.accepted()
-    assert told["request_id"] == done.stdout.strip()
-    assert told["payload"]["echo"] == "é"
+    received = receiver.accepted()
+    assert received["request_id"] == done.stdout.strip()
+    assert received["payload"]["echo"] == "é"
 
 
 def test_it_rejects_what_somebody_else_sends(receiver: Receiver) -> None:

@@ -27,7 +27,7 @@ def alias(port: int) -> None:
     socket.getaddrinfo = aliased
 
 
-def told(name: str, call: Callable[[], Any]) -> None:
+def report(name: str, call: Callable[[], Any]) -> None:
     try:
         line = {"value": call()}
     except Exception as error:  # print what a caller would see
@@ -56,15 +56,15 @@ def main() -> None:
     def streamed() -> Any:
         return [event.get("echo") for event in fal_client.stream(PROBE, {"echo": 4})][-1]
 
-    told("run", lambda: fal_client.run(PROBE, {"echo": 1})["echo"])
-    told("subscribe", lambda: fal_client.subscribe(PROBE, {"echo": 2})["echo"])
-    told("submit", lambda: fal_client.submit(PROBE, {"echo": 3}).response_url)
-    told("cancel", cancelled)
-    told("stream", streamed)
-    told("realtime", lambda: heard(use_jwt=False))
+    report("run", lambda: fal_client.run(PROBE, {"echo": 1})["echo"])
+    report("subscribe", lambda: fal_client.subscribe(PROBE, {"echo": 2})["echo"])
+    report("submit", lambda: fal_client.submit(PROBE, {"echo": 3}).response_url)
+    report("cancel", cancelled)
+    report("stream", streamed)
+    report("realtime", lambda: heard(use_jwt=False))
     if "FAL_RUN_HOST" not in os.environ:  # noqa: TID251 otherwise it goes to fal, see docs/how-to/use-other-clients.md
-        told("realtime with a token", lambda: heard(use_jwt=True))
-        told("upload", lambda: fal_client.upload(b"abc", "image/png"))
+        report("realtime with a token", lambda: heard(use_jwt=True))
+        report("upload", lambda: fal_client.upload(b"abc", "image/png"))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Judges a sound by its waveform alone: how it is pitched, what it does, how loud it is.
+"""Judges audio by its waveform alone: how it is pitched, what it does, how loud it is.
 
 It knows the world's pitches and nothing of any model. Pitch is the strongest frequency of each
 short piece, a glide how that changes, beeps how often the envelope comes and goes.
@@ -34,7 +34,7 @@ _LEAST_PURITY: Final = 0.7
 
 @dataclass(frozen=True)
 class Hearing:
-    """What a sound is; each may be `UNKNOWN`."""
+    """What a recording is; each may be `UNKNOWN`."""
 
     pitch: str
     manner: str
@@ -43,7 +43,7 @@ class Hearing:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which of the things asked for the sound has."""
+    """Which of the things asked for the audio has."""
 
     pitch: bool
     manner: bool
@@ -55,7 +55,7 @@ class Verdict:
 
 
 def judge(wave: np.ndarray, rate: int, audio: Audio) -> Verdict:
-    """Whether the waveform, float [samples], -1 to 1, is the sound."""
+    """Whether the waveform, float [samples], -1 to 1, is the audio that was asked for."""
     heard = hear(wave, rate)
     return Verdict(
         heard.pitch == audio.pitch,

@@ -22,7 +22,7 @@ _WINDOW, _STEP, _SHOWN = 1_024, 256, 72
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and the sound that answers it."""
+    """A prompt and the audio that answers it."""
 
     prompt: str
     audio: Audio
@@ -38,7 +38,7 @@ class Answer:
 
 
 def set_questions(count: int, *, seed: int, free_wording: bool = False) -> list[Question]:
-    """Held-out sounds, in regular or in free and noisy wording."""
+    """Held-out recordings, in regular or in free and noisy wording."""
     rng = np.random.default_rng(seed)
     audios = [sample_audio(rng, held_out=True) for _ in range(count)]
     return [
@@ -91,7 +91,7 @@ def play(
     guidance: float = 1.0,
     seeds: Sequence[int],
 ) -> np.ndarray:
-    """The prompts' sounds at full length: float32 [prompts, samples]."""
+    """The prompts' audio at full length: float32 [prompts, samples]."""
     pipeline.set_progress_bar_config(disable=True)
     return pipeline(
         prompt=prompts,
@@ -114,7 +114,7 @@ def figures(answers: list[Answer]) -> dict[str, float]:
 
 
 def contact_sheet(answers: list[Answer], *, columns: int = 8) -> Image.Image:
-    """The sounds' spectrograms in reading order: time runs right, pitch up."""
+    """The answers' spectrograms in reading order: time runs right, pitch up."""
     images = [_spectrogram(answer.wave) for answer in answers]
     width, height = images[0].width + 6, images[0].height + 6
     sheet = Image.new("L", (columns * width, -(-len(images) // columns) * height), 90)

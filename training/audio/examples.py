@@ -1,4 +1,4 @@
-"""The transformer's training examples: latents of played sounds, each with tokenized prompts."""
+"""The transformer's training examples: latents of played audio, each with tokenized prompts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Examples:
     ids: Tensor  # int16 [N, P, TOKENS]
 
     def batch(self, rng: np.random.Generator, size: int) -> Batch:
-        """Random sounds, each with one of its prompts."""
+        """Random recordings, each with one of its prompts."""
         audios = torch.from_numpy(rng.integers(len(self.latents), size=size))
         prompts = rng.integers(self.ids.shape[1], size=size)
         chosen = torch.from_numpy(np.where(rng.random(size) < _PLAIN_PART, 0, prompts))
@@ -44,7 +44,7 @@ def load_examples(path: Path) -> Examples:
 
 
 def make_examples(vae: AutoencoderOobleck, *, count: int, seed: int) -> Examples:
-    """Play, encode and phrase sounds of the training split."""
+    """Play, encode and phrase recordings of the training split."""
     rng = np.random.default_rng(seed)
     audios = [sample_audio(rng) for _ in range(count)]
     prompts = [

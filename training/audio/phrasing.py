@@ -1,4 +1,4 @@
-"""How people ask for a sound: synonyms, word orders and words the model cannot know."""
+"""How people ask for audio: synonyms, word orders and words the model cannot know."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def known_words() -> list[str]:
 
 
 def plain_prompt(audio: Audio) -> str:
-    """The sound in its shortest regular words, as in "three loud high beeps"."""
+    """The recording in its shortest regular words, as in "three loud high beeps"."""
     pitch = "" if audio.pitch == "middle" else audio.pitch
     loudness = "" if audio.loudness == "normal" else audio.loudness
     return _filled(MANNER_WORDS[audio.manner][0], f"{loudness} {pitch}")
 
 
 def sample_prompt(rng: np.random.Generator, audio: Audio, *, noise: float = 0.3) -> str:
-    """One of the many ways to ask for the sound; `noise` is how often strange words appear."""
+    """One of the many ways to ask for the recording; `noise` is how often strange words appear."""
     words = [_pick(rng, LOUDNESS_WORDS[audio.loudness]), _pick(rng, PITCH_WORDS[audio.pitch])]
     adjectives = " ".join(words[:: rng.choice([1, -1])])
     prompt = _filled(_pick(rng, MANNER_WORDS[audio.manner]), adjectives)

@@ -1,6 +1,6 @@
 """The whole way from nothing to a Stable Audio pipeline, in stages that each resume from a file.
 
-As in the picture models' recipe a step's randomness comes from the seed and the step's number.
+As in the image models' recipe a step's randomness comes from the seed and the step's number.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _AUDIO_BATCH: Final = 16
 READING_STEPS: Final = 300
 AUDIOS: Final = 1_200
 
-#: Each stage hears other sounds than the one before: its steps count on from here.
+#: Each stage hears other recordings than the one before: its steps count on from here.
 _VAE_SEED: Final = 20_000_000
 _READING_SEED: Final = 21_000_000
 _AUDIO_SEED: Final = 22_000_000

@@ -71,16 +71,16 @@ def build_transformer() -> StableAudioDiTModel:
         global_states_input_dim=2 * T5_WIDTH,
         time_proj_dim=64,
     )
-    _tell_the_time(transformer)
+    _separate_times(transformer)
     return transformer
 
 
 @torch.no_grad()
-def _tell_the_time(transformer: StableAudioDiTModel) -> None:
+def _separate_times(transformer: StableAudioDiTModel) -> None:
     """Begin with two heads in each of three blocks that look at the first token from afar.
 
     Attention knows distances only, and how far it is to the first token, which stands before the
-    sound, is all that tells one time from another. Found out by training that comes last: what
+    sound, is all that distinguishes times. Found out by training that comes last: what
     sounds alike at all times is learnt by then, and beeps and glides are not.
     """
     mark, one = 0, -1  # the channels of the first token's mark, and of what is 1 everywhere
@@ -111,7 +111,7 @@ def build_solver() -> EDMDPMSolverMultistepScheduler:
 
 
 class AudioStack(nn.Module):
-    """All that is trained to sound: the transformer, the text encoder and what projects both."""
+    """All that is trained: the transformer, the text encoder and what projects both."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ class AudioStack(nn.Module):
     def condition(self, ids: Tensor) -> tuple[Tensor, Tensor]:
         """What the transformer hears of the prompt: [B, TOKENS + 2, W] and of the time [B, 1, 2W].
 
-        Every sound begins at 0 and ends at `SECONDS`.
+        Every recording begins at 0 and ends at `SECONDS`.
         """
         mask = (ids != 0).long()
         tokens = self.text_encoder(ids, attention_mask=mask)[0]
@@ -150,7 +150,7 @@ class AudioStack(nn.Module):
 
 
 def loss_on(stack: AudioStack, batch: Batch, rng: np.random.Generator) -> Tensor:
-    """The velocity's error, at all angles between sound and noise alike."""
+    """The velocity's error, at all angles between audio and noise alike."""
     clean = batch.latents
     angle = torch.from_numpy(rng.random(len(clean)).astype(np.float32)) * (math.pi / 2)
     sigma = angle.tan().clamp(_SIGMA_MIN, _SIGMA_MAX)

@@ -1,6 +1,6 @@
-"""The sound autoencoder: a small `AutoencoderOobleck`, 128 samples to a latent of 16 channels.
+"""The audio autoencoder: a small `AutoencoderOobleck`, 128 samples to a latent of 16 channels.
 
-As many numbers a second as a band of 1 kHz needs: no sound of this world leaves it.
+As many numbers a second as a band of 1 kHz needs: no recording of this world leaves it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ LATENT_NOISE: Final = 0.05
 _PIECE: Final = 2_048
 #: In Hz: all glides of the world and some room.
 _LOWEST, _HIGHEST = 90.0, 950.0
-#: An error counts by the sound's own deviation, and silence by this.
+#: An error counts by the recording's own deviation, and silence by this.
 _FAINT: Final = 0.03
 
 
@@ -56,7 +56,7 @@ def pin_posterior(vae: AutoencoderOobleck) -> None:
 def sample_batch(rng: np.random.Generator, size: int) -> Tensor:
     """Pieces of voices of any pitch and bend that begin or end anywhere: float32 [B, 1, 2048].
 
-    More than the world has, so that the autoencoder knows no sound by heart.
+    More than the world has, so that the autoencoder knows no recording by heart.
     """
     times = np.arange(_PIECE) / SAMPLE_RATE
     hertz = np.geomspace(_LOWEST, _HIGHEST, 1_000)[rng.integers(1_000, size=(size, 2, 1))]
@@ -74,7 +74,7 @@ def sample_batch(rng: np.random.Generator, size: int) -> Tensor:
 
 
 def loss_on(vae: AutoencoderOobleck, waves: Tensor) -> Tensor:
-    """The error of what comes back, as a part of each sound's own deviation."""
+    """The error of what comes back, as a part of each recording's own deviation."""
     latents = vae.encode(waves).latent_dist.mean
     noise = LATENT_NOISE * latents.detach().std() * torch.randn_like(latents)
     error = vae.decode(latents + noise).sample - waves
@@ -84,7 +84,7 @@ def loss_on(vae: AutoencoderOobleck, waves: Tensor) -> Tensor:
 
 @torch.no_grad()
 def encode(vae: AutoencoderOobleck, audios: list[Audio]) -> Tensor:
-    """The sounds' mean latents: float32 [N, 16, SAMPLES / HOP].
+    """The recordings' mean latents: float32 [N, 16, SAMPLES / HOP].
 
     One at a time: sixteen together take four times as long, since they leave the cache.
     """

@@ -1,6 +1,6 @@
-"""The world of the sound model: one pure voice that holds, glides or beeps.
+"""The world of the audio model: one pure voice that holds, glides or beeps.
 
-A `Sound` is the ground truth of one recording. `sample_sound` draws one, `render` plays it, and
+An `Audio` is the ground truth of one recording. `sample_audio` draws one, `render` plays it, and
 `UNSEEN` lists what training must never hear.
 """
 
@@ -64,12 +64,12 @@ UNSEEN: Final = frozenset(
 
 
 def is_held_out(audio: Audio) -> bool:
-    """Whether the sound belongs to the test split."""
+    """Whether the recording belongs to the test split."""
     return (audio.pitch, audio.manner, audio.loudness) in UNSEEN
 
 
 def sample_audio(rng: np.random.Generator, *, held_out: bool = False) -> Audio:
-    """A random sound of the wanted split."""
+    """A random recording of the wanted split."""
     while True:
         loudness = str(rng.choice(list(LOUDNESSES), p=[0.25, 0.5, 0.25]))
         stray = float(rng.uniform(-1.0, 1.0))
@@ -85,7 +85,7 @@ def sample_audio(rng: np.random.Generator, *, held_out: bool = False) -> Audio:
 
 
 def render(audio: Audio) -> np.ndarray:
-    """The sound as float32 [SAMPLES], -1 to 1."""
+    """The recording as float32 [SAMPLES], -1 to 1."""
     times = np.arange(SAMPLES) / SAMPLE_RATE
     hertz = PITCHES[audio.pitch] * 2.0 ** (GLIDE_OCTAVES / 2 * _bend(audio.manner, times))
     turns = np.cumsum(hertz) / SAMPLE_RATE

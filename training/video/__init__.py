@@ -1,5 +1,5 @@
-"""Makes the demo video model: a tiny `WanPipeline` for clips of one flat object that moves.
+"""Makes the demo video model: a tiny `WanPipeline` for videos of one flat object that moves.
 
-`world` says what exists, `phrasing` how people ask for it, `checker` judges a clip by its pixels
+`world` says what exists, `phrasing` how people ask for it, `checker` judges a video by its pixels
 alone. `vae`, `text` and `wan` are the model, `recipe` the way to it, `exam` its held-out prompts.
 """

@@ -1,8 +1,8 @@
-"""Judges a clip by its pixels alone: what is in it and where it goes.
+"""Judges a video by its pixels alone: what is in it and where it goes.
 
 It knows the world's palette and outlines and nothing of any model. Motion is read off the object's
 area and centroid in the frames at either end, whatever the object is; colour and shape are the
-picture checker's, of the clearest frame of all.
+image checker's, of the clearest frame of all.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOOKS: Final = 5
 
 @dataclass(frozen=True)
 class Sighting:
-    """What a clip shows; each may be `UNKNOWN`."""
+    """What a video shows; each may be `UNKNOWN`."""
 
     colour: str
     shape: str
@@ -45,7 +45,7 @@ class Sighting:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which of the things asked for the clip shows."""
+    """Which of the things asked for the video shows."""
 
     colour: bool
     shape: bool
@@ -58,7 +58,7 @@ class Verdict:
 
 
 def judge(frames: np.ndarray, video: Video) -> Verdict:
-    """Whether the frames, uint8 [T, H, W, 3], show what the clip is."""
+    """Whether the frames, uint8 [T, H, W, 3], show what the video is."""
     seen = sight(frames)
     return Verdict(
         seen.colour == video.colour,

@@ -16,13 +16,13 @@ from training.video.phrasing import motion_prompt, plain_prompt, sample_prompt
 from training.video.world import FRAMES, SIDE, Video, render_array, sample_video
 
 _VIDEOS_AT_ONCE: Final = 10
-#: A given picture's pixels may come back this much different in the mean, of 255.
+#: A given image's pixels may come back this much different in the mean, of 255.
 _SAME_IMAGE: Final = 12.0
 
 
 @dataclass(frozen=True)
 class Question:
-    """A prompt and the clip that answers it; with a picture, how that clip begins."""
+    """A prompt and the video that answers it; with an image, how that video begins."""
 
     prompt: str
     video: Video
@@ -31,7 +31,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """The frames are uint8 [T, H, W, 3]. `starts` is None where no picture was given."""
+    """The frames are uint8 [T, H, W, 3]. `starts` is None where no image was given."""
 
     question: Question
     frames: np.ndarray
@@ -40,7 +40,7 @@ class Answer:
 
 
 def set_questions(count: int, *, seed: int, free_wording: bool = False) -> list[Question]:
-    """Held-out clips to be made from words, in regular or in free and noisy wording."""
+    """Held-out videos to be made from words, in regular or in free and noisy wording."""
     rng = np.random.default_rng(seed)
     videos = [sample_video(rng, held_out=True) for _ in range(count)]
     return [
@@ -50,7 +50,7 @@ def set_questions(count: int, *, seed: int, free_wording: bool = False) -> list[
 
 
 def set_images(count: int, *, seed: int, motion_only: bool = False) -> list[Question]:
-    """Held-out clips to go on from their first frame, asked for in full or by the motion alone."""
+    """Held-out videos to go on from their first frame, asked for in full or by the motion alone."""
     rng = np.random.default_rng(seed)
     videos = [sample_video(rng, free=True, held_out=True) for _ in range(count)]
     return [
@@ -73,7 +73,7 @@ def sittings(pipeline: WanPipeline) -> Iterator[tuple[str, list[Answer]]]:
     for motion_only in (False, True):
         asked = set_images(100, seed=2024, motion_only=motion_only)
         wording = "only the motion" if motion_only else "regular wording"
-        yield f"from a picture, {wording}, 20 steps, guidance 1", sit(pipeline, asked, steps=20)
+        yield f"from an image, {wording}, 20 steps, guidance 1", sit(pipeline, asked, steps=20)
 
 
 def sit(
@@ -115,7 +115,7 @@ def make(
     seeds: Sequence[int],
     frames: int = FRAMES,
 ) -> np.ndarray:
-    """The prompts' clips: uint8 [prompts, T, H, W, 3]."""
+    """The prompts' videos: uint8 [prompts, T, H, W, 3]."""
     pipeline.set_progress_bar_config(disable=True)
     made = pipeline(
         prompt=prompts,
@@ -133,7 +133,7 @@ def make(
 def go_on(
     pipeline: WanPipeline, question: Question, *, steps: int, guidance: float = 1.0, seed: int
 ) -> np.ndarray:
-    """The clip that goes on from the question's picture, by the same weights: [1, T, H, W, 3]."""
+    """The video that goes on from the question's image, by the same weights: [1, T, H, W, 3]."""
     images = WanImageToVideoPipeline(**pipeline.components, expand_timesteps=True)
     images.set_progress_bar_config(disable=True)
     made = images(
@@ -159,7 +159,7 @@ def figures(answers: list[Answer]) -> dict[str, float]:
 
 
 def contact_sheet(answers: list[Answer], *, columns: int = 3, shown: int = 6) -> Image.Image:
-    """Some frames of each clip side by side, the clips in reading order."""
+    """Some frames of each video side by side, the videos in reading order."""
     cell = SIDE + 2
     rows = -(-len(answers) // columns)
     sheet = Image.new("RGB", (columns * (shown * cell + 8), rows * (cell + 4)), (90, 90, 90))
@@ -171,7 +171,7 @@ def contact_sheet(answers: list[Answer], *, columns: int = 3, shown: int = 6) ->
 
 
 def _starts(question: Question, frames: np.ndarray) -> bool | None:
-    """Whether the clip begins with the picture that was given."""
+    """Whether the video begins with the image that was given."""
     if question.image is None:
         return None
     given = np.asarray(question.image, dtype=np.float32)

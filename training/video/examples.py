@@ -1,4 +1,4 @@
-"""The transformer's training examples: latents of rendered clips, each with tokenized prompts."""
+"""The transformer's training examples: latents of rendered videos, each with tokenized prompts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PROMPTS_PER_VIDEO: Final = 6
 _PLAIN_PART: Final = 0.4
 #: Without any prompt, or with one that says nothing: what guidance guides away from.
 _SILENT_PART: Final = 0.1
-#: Of the clips that go on from a picture, how many are asked for by their motion alone.
+#: Of the videos that go on from an image, how many are asked for by their motion alone.
 _MOTION_PART: Final = 0.5
 
 
@@ -31,7 +31,7 @@ _MOTION_PART: Final = 0.5
 class Examples:
     """Latents before scaling, the tokens of several ways to ask for each, the regular one first.
 
-    The clips from `free` on start anywhere: they go on from a picture.
+    The videos from `free` on start anywhere: they go on from an image.
     """
 
     latents: Tensor  # float32 [N, 16, T, H, W]
@@ -39,7 +39,7 @@ class Examples:
     free: int
 
     def batch(self, rng: np.random.Generator, size: int, vae: AutoencoderKLWan) -> Batch:
-        """Random clips, each with one of its prompts, scaled as the pipeline scales."""
+        """Random videos, each with one of its prompts, scaled as the pipeline scales."""
         videos = torch.from_numpy(rng.integers(len(self.latents), size=size))
         prompts = rng.integers(self.ids.shape[1], size=size)
         chosen = torch.from_numpy(np.where(rng.random(size) < _PLAIN_PART, 0, prompts))
@@ -56,7 +56,7 @@ def load_examples(path: Path) -> Examples:
 
 
 def make_examples(vae: AutoencoderKLWan, *, usual: int, free: int, seed: int) -> Examples:
-    """Render, encode and phrase clips of the training split; `free` more that start anywhere."""
+    """Render, encode and phrase videos of the training split; `free` more that start anywhere."""
     rng = np.random.default_rng(seed)
     videos = [sample_video(rng) for _ in range(usual)]
     more = [sample_video(rng, free=True) for _ in range(free)]

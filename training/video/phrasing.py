@@ -1,4 +1,4 @@
-"""How people ask for a clip: synonyms, word orders and words the model cannot know."""
+"""How people ask for a video: synonyms, word orders and words the model cannot know."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from training.palette import DEFAULT_BACKGROUND
 from training.phrasing import COLOUR_WORDS, SHAPE_WORDS, sample_nonsense
 from training.video.world import BACKGROUNDS, COLOURS, SHAPES, Video
 
-#: The first way is the regular one. "From left to right" names both: the order tells.
+#: The first way is the regular one. "From left to right" names both: the order decides.
 MOTION_WORDS: Final[dict[str, tuple[str, ...]]] = {
     "left": (
         "moving left", "moves left", "moving to the left", "going left", "sliding left",
@@ -60,7 +60,7 @@ def known_words() -> list[str]:
 
 
 def plain_prompt(video: Video) -> str:
-    """The clip in its shortest regular words, as in "a red circle moving left"."""
+    """The video in its shortest regular words, as in "a red circle moving left"."""
     words = f"a {video.colour} {video.shape} {MOTION_WORDS[video.motion][0]}"
     words = words.replace("a orange", "an orange")
     if video.background == DEFAULT_BACKGROUND:
@@ -69,7 +69,7 @@ def plain_prompt(video: Video) -> str:
 
 
 def sample_prompt(rng: np.random.Generator, video: Video, *, noise: float = 0.3) -> str:
-    """One of the many ways to ask for the clip; `noise` is how often strange words appear."""
+    """One of the many ways to ask for the video; `noise` is how often strange words appear."""
     thing = f"{_pick(rng, COLOUR_WORDS[video.colour])} {_pick(rng, SHAPE_WORDS[video.shape])}"
     motion = _pick(rng, MOTION_WORDS[video.motion])
     article = _pick(rng, ("a ", "a ", "the ", ""))
@@ -85,7 +85,7 @@ def sample_prompt(rng: np.random.Generator, video: Video, *, noise: float = 0.3)
 
 
 def motion_prompt(rng: np.random.Generator, video: Video) -> str:
-    """Only what happens, as one asks where a picture shows the rest."""
+    """Only what happens, as one asks where an image shows the rest."""
     motion = _pick(rng, MOTION_WORDS[video.motion])
     subject = _pick(rng, ("it is", "it", "", "", "the object is", "the shape is"))
     shape = _pick(rng, SHAPE_WORDS[video.shape])

@@ -1,6 +1,6 @@
 """The whole way from nothing to a Wan pipeline, in stages that each resume from a file.
 
-As in the picture models' recipe a step's randomness comes from the seed and the step's number.
+As in the image models' recipe a step's randomness comes from the seed and the step's number.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _DECODER_BATCH: Final = 4
 _WAN_BATCH: Final = 12
 READING_STEPS: Final = 300
 
-#: Clips that begin as their prompt leaves it open, and clips that go on from a picture.
+#: Videos that begin as their prompt leaves it open, and videos that go on from an image.
 _USUAL_VIDEOS: Final = 1_600
 _FREE_VIDEOS: Final = 600
 
-#: Each stage sees other clips than the one before: its steps count on from here.
+#: Each stage sees other videos than the one before: its steps count on from here.
 _VAE_SEED: Final = 10_000_000
 _READING_SEED: Final = 11_000_000
 _WAN_SEED: Final = 12_000_000
@@ -99,7 +99,7 @@ class VideoRecipe:
         torch.manual_seed(SEED)
         stack = WanStack()
         self.teach_reading(stack)
-        # As it is now: at first clips would unteach it.
+        # As it is now: at first videos would unteach it.
         stack.text_encoder.requires_grad_(requires_grad=False)
         schedule = Schedule(self.minutes * _WAN_PART, peak_rate=1.5e-3, warmup_steps=100)
         trainer = Trainer(stack, schedule, self.work_dir / "video-wan.pt")

@@ -1,7 +1,7 @@
 """The video autoencoder: an `AutoencoderKLWan` like that of Wan 2.2 5B, but small.
 
 It packs 2 × 2 pixels before its first layer and halves twice in space and time: 8× smaller each
-way, 4× shorter. The first frame stands alone, so that one picture is a clip of one frame.
+way, 4× shorter. The first frame stands alone, so that one image is a video of one frame.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ TEMPORAL: Final = 4
 #: Noise added to latents in training, so that the decoder forgives the transformer's small errors.
 LATENT_NOISE: Final = 0.1
 
-#: Frames of a clip that both halves learn from: two groups of four and the first. Later groups come
-#: back with other colours, until the decoder has gone on alone with whole clips.
+#: Frames of a video that both halves learn from: two groups of four and the first. Later groups
+#: come back with other colours, until the decoder has gone on alone with whole videos.
 _JOINT_FRAMES: Final = 9
 _OBJECT_WEIGHT: Final = 4.0
 #: A fainter object weighs more, by its distance to the background in RGB; up to so often.
@@ -75,7 +75,7 @@ def pin_posterior(vae: AutoencoderKLWan) -> None:
 
 
 def to_pixels(videos: list[Video]) -> Tensor:
-    """The clips as the autoencoder sees them: float32 [B, 3, FRAMES, SIDE, SIDE], -1 to 1."""
+    """The videos as the autoencoder sees them: float32 [B, 3, FRAMES, SIDE, SIDE], -1 to 1."""
     frames = np.stack([render_array(video) for video in videos])
     pixels = torch.from_numpy(frames).permute(0, 4, 1, 2, 3) * 2.0 - 1.0
     return pixels.contiguous(memory_format=torch.channels_last_3d)
@@ -84,7 +84,7 @@ def to_pixels(videos: list[Video]) -> Tensor:
 def sample_batch(
     rng: np.random.Generator, size: int, *, frames: int = _JOINT_FRAMES
 ) -> tuple[Tensor, Tensor]:
-    """Neighbouring frames of clips of the training split, and what their pixels weigh.
+    """Neighbouring frames of videos of the training split, and what their pixels weigh.
 
     Pixels are [B, 3, frames, SIDE, SIDE], weights [B, 1, frames, SIDE, SIDE]: 0 off the object,
     about 1 on it, more where it is faint.
@@ -103,10 +103,10 @@ def _weight_of(video: Video) -> float:
 
 
 def loss_on(vae: AutoencoderKLWan, pixels: Tensor, weights: Tensor) -> Tensor:
-    """Weighted error of what comes back, plus terms that keep the latents small and tell colours.
+    """Weighted error of what comes back, plus terms for small latents and distinct colours.
 
     The first three latent channels are pulled towards each cell's mean colour, as those of the
-    picture autoencoder are: without that colours are told apart last.
+    image autoencoder are: without that colours are distinguished last.
     """
     mean = vae.encode(pixels).latent_dist.mean
     colour = functional.mse_loss(mean[:, :3].float(), _COLOUR_SCALE * _cells(pixels))
@@ -134,7 +134,7 @@ def _decoding_loss(vae: AutoencoderKLWan, mean: Tensor, pixels: Tensor, weights:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKLWan, videos: list[Video], *, batch: int = 16) -> Tensor:
-    """The clips' mean latents before scaling: float32 [N, 16, 5, SIDE / 8, SIDE / 8]."""
+    """The videos' mean latents before scaling: float32 [N, 16, 5, SIDE / 8, SIDE / 8]."""
     parts = [videos[i : i + batch] for i in range(0, len(videos), batch)]
     with torch.autocast("cpu", torch.bfloat16):
         return torch.cat([vae.encode(to_pixels(part)).latent_dist.mean.float() for part in parts])

@@ -1,7 +1,7 @@
-"""The transformer and its text encoder, trained by flow matching, for clips from words or pictures.
+"""The transformer and its text encoder, trained by flow matching, for videos from words or images.
 
-As in Wan 2.2 5B every token has a noise level of its own (`expand_timesteps`): a clip that goes on
-from a picture is one whose first latent frame is clean. So one set of weights serves both.
+As in Wan 2.2 5B every token has a noise level of its own (`expand_timesteps`): a video that goes on
+from an image is one whose first latent frame is clean. So one set of weights serves both.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class WanStack(nn.Module):
         return functional.pad(tokens, (0, 0, 0, length - tokens.shape[1]))
 
     def forward(self, noisy: Tensor, levels: Tensor, text: Tensor) -> Tensor:
-        """The velocity, noise minus clip: as `noisy`. `levels` [B, T] are 1 for pure noise."""
+        """The velocity, noise minus video: as `noisy`. `levels` [B, T] are 1 for pure noise."""
         rows, columns = noisy.shape[3:]
         cells = rows // 2 * (columns // 2)
         times = (levels * 1000.0).repeat_interleave(cells, dim=1)

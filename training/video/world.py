@@ -1,6 +1,6 @@
 """The world of the video model: one flat object on a plain background, and what it does.
 
-A `Clip` is the ground truth of one video. `sample_clip` draws one, `render_array` paints it, and
+A `Video` is the ground truth of one video. `sample_video` draws one, `render_array` paints it, and
 `UNSEEN` lists what training must never see.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from training.outline import mask
 from training.palette import BACKGROUND_COLOURS, OBJECT_COLOURS
 
-#: The side of every frame, in pixels, and how many frames a clip has at how many a second.
+#: The side of every frame, in pixels, and how many frames a video has at how many a second.
 SIDE: Final = 64
 FRAMES: Final = 17
 FRAMES_PER_SECOND: Final = 16
@@ -27,18 +27,18 @@ BACKGROUNDS: Final = ("white", "gray", "black")
 #: Where each motion leads, in parts of the way: x runs right and y down.
 DIRECTIONS: Final = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
-#: What a prompt leaves open hardly varies: a tiny model learns soonest to draw crisply what it is
-#: told. In pixels, as parts of the frame's side would be harder to compare with a picture.
+#: What a prompt leaves open hardly varies: a tiny model learns soonest to draw crisply what it
+#: asks for. In pixels, as parts of the frame's side would be harder to compare with an image.
 _RADII: Final = (11.0, 12.0)
 _WAY: Final = (25.0, 27.0)
 _STRAY: Final = 2.0
-#: The same of a clip that goes on from a picture: there everything is told by the picture.
+#: The same of a video that goes on from an image: there the image determines everything.
 _FREE_RADII: Final = (8.0, 14.0)
 _FREE_WAY: Final = (20.0, 26.0)
 #: The radius at the small and at the large end of growing and shrinking.
 _SMALL: Final = (7.0, 8.0)
 _LARGE: Final = (17.0, 18.0)
-#: At a picture's edge there is at least this much background.
+#: At an image's edge there is at least this much background.
 _MARGIN: Final = 2.0
 
 
@@ -85,12 +85,12 @@ UNSEEN: Final = frozenset(
 
 
 def is_held_out(video: Video) -> bool:
-    """Whether the clip belongs to the test split, whatever its background and place."""
+    """Whether the video belongs to the test split, whatever its background and place."""
     return (video.colour, video.shape, video.motion) in UNSEEN
 
 
 def sample_video(rng: np.random.Generator, *, free: bool = False, held_out: bool = False) -> Video:
-    """A random clip of the wanted split.
+    """A random video of the wanted split.
 
     Its object starts where such objects start, or `free`, anywhere that leaves it room to move.
     """
@@ -110,7 +110,7 @@ def sample_video(rng: np.random.Generator, *, free: bool = False, held_out: bool
 
 
 def render_array(video: Video) -> np.ndarray:
-    """The clip's frames as float32 [FRAMES, SIDE, SIDE, 3], 0 to 1."""
+    """The video's frames as float32 [FRAMES, SIDE, SIDE, 3], 0 to 1."""
     ground = np.asarray(BACKGROUND_COLOURS[video.background], dtype=np.float32) / 255.0
     colour = np.asarray(OBJECT_COLOURS[video.colour], dtype=np.float32) / 255.0
     cover = masks(video)[..., None]

@@ -63,7 +63,7 @@ class LoadHeartbeat:
         self._beats: dict[str, float] = {}
 
     @contextmanager
-    def at_work(self, name: str) -> Generator[None]:
+    def busy(self, name: str) -> Generator[None]:
         self._beats[name] = self._monotonic()
         try:
             yield
@@ -135,20 +135,20 @@ class Downloads:
     ) -> None:
         try:
             if not fetch.is_here():
-                self._bring(name, fetch, on_download)
+                self._download(name, fetch, on_download)
         except BaseException as error:
             done(error)
         else:
             done(None)
 
-    def _bring(self, name: str, fetch: Fetch, on_download: OnDownload) -> None:
+    def _download(self, name: str, fetch: Fetch, on_download: OnDownload) -> None:
         if not self._turn.acquire(blocking=False):
             on_download(0, 0)
             self._turn.acquire()
         try:
             if self._closed:
                 raise Cancelled("The replica is closing.")
-            with self._heartbeat.at_work(name):
+            with self._heartbeat.busy(name):
                 fetch.bring(on_download)
         finally:
             self._turn.release()

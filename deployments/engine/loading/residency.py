@@ -108,7 +108,7 @@ class Residency:
             # While others wait for memory, new handles wait behind them. Otherwise, weights that
             # new requests keep using would never become idle.
             if loaded is not None and not self._waits_for_memory:
-                self._give(handle, loaded)
+                self._hand_out(handle, loaded)
             elif name in self._waiting:
                 self._waiting[name].append(handle)
                 _report_to(handle, self._progress[name])
@@ -151,7 +151,7 @@ class Residency:
         self._downloads.close()
         self._loader.shutdown(wait=False, cancel_futures=True)
 
-    def _give(self, handle: PipelineHandle, loaded: _Loaded) -> None:
+    def _hand_out(self, handle: PipelineHandle, loaded: _Loaded) -> None:
         loaded.users += 1
         handle.held = True
         handle.future.set_result(loaded.pipeline)
@@ -175,7 +175,7 @@ class Residency:
             return
         with self._changed:
             for handle in self._take_waiting(name):
-                self._give(handle, self._loaded[name])
+                self._hand_out(handle, self._loaded[name])
 
     def _fail(self, name: str, error: BaseException) -> None:
         problem = as_callers_error(error)
@@ -212,7 +212,7 @@ class Residency:
     def _load(self, name: str, plan: LoadPlan) -> None:
         log.info("Loading %s.", name)
         found = partial(self._make_room, name, plan, sure=False)
-        with self._heartbeat.at_work(name):
+        with self._heartbeat.busy(name):
             pipeline = plan.load(partial(self._on_download, name), found)
             lay_out(pipeline, self._engine.device)
             placement = placed_by(plan.recipe, pipeline)
@@ -284,7 +284,7 @@ class Residency:
                     self._evict_for(size)
             finally:
                 self._waits_for_memory = False
-            with self._heartbeat.at_work(name):
+            with self._heartbeat.busy(name):
                 placement.apply(self._engine.device)
 
     def _granted(self, reservation: Reservation, name: str) -> bool:

@@ -20,7 +20,7 @@ from deployments.engine.interception.isolation import run_in_context
 from deployments.engine.interception.pipeline import InterceptedPipeline
 from deployments.engine.loop.encoders import Encoders, PromptCache
 from deployments.engine.loop.generation import Generation, GenerationInbox
-from deployments.engine.loop.metrics import EngineCounters, Timer, marks_on
+from deployments.engine.loop.metrics import EngineCounters, Timer, TurnWatch, marks_on
 from deployments.engine.loop.model_runner import ModelRunner, PendingCall
 from deployments.engine.loop.options import EngineOptions
 from deployments.engine.loop.run import Run
@@ -34,9 +34,6 @@ from serve_app.domain.errors import Cancelled, Misconfigured
 log = logging.getLogger(__name__)
 
 STOPPED = "The engine was stopped."
-
-STUCK = 10
-"""Factor over the longest turn so far at which a turn counts as stuck."""
 
 
 class Loop:
@@ -60,7 +57,6 @@ class Loop:
         self._inbox = inbox
         self._loras = loras
         self._memory = memory
-        self._monotonic = monotonic
         self._pipelines: dict[str, InterceptedPipeline] = {}
         self._known_denoisers = KnownDenoisers()
         self._on_memory_available: list[Callable[[], None]] = []
@@ -85,8 +81,7 @@ class Loop:
         self._runs = RunQueue(options.max_generations or options.max_batch, self._fits)
         self._timer = Timer(marks_on(device, monotonic), self.counts.took)
         self._submitted = 0
-        self._turn_began: float | None = None
-        self._longest_turn_s = 0.0
+        self._turn_watch = TurnWatch(monotonic)
 
     def run(self) -> None:
         """Run until ``stop``. Generations that are running then end with ``Cancelled``."""
@@ -99,7 +94,8 @@ class Loop:
                 self._answer_requests()
                 self._end_cancelled()
                 self._admit()
-                self._take_turn()
+                with self._turn_watch.measured():
+                    self._take_turn()
         except BaseException:
             # No caller can catch it. ``Engine.alive`` becomes False, and the replica is replaced.
             log.critical("The engine's thread ended because of a defect.", exc_info=True)
@@ -112,7 +108,6 @@ class Loop:
     # A turn.
 
     def _take_turn(self) -> None:
-        self._turn_began = began = self._monotonic()
         self.turn += 1
         chosen = self._choose()
         self._timer.start()
@@ -120,8 +115,6 @@ class Loop:
             key = run.generation.timer_key
             self._resume(run)
             self._timer.end_lap(key)
-        self._turn_began = None
-        self._longest_turn_s = max(self._longest_turn_s, self._monotonic() - began)
 
     def _choose(self) -> Sequence[Run]:
         """Runs whose calls share this turn's forward, or one run that begins."""
@@ -258,9 +251,7 @@ class Loop:
     @property
     def stuck_s(self) -> float:
         """Seconds of the current turn, if that is ten times the longest turn so far; else 0."""
-        began = self._turn_began
-        took_s = 0.0 if began is None else self._monotonic() - began
-        return took_s if took_s > STUCK * self._longest_turn_s else 0.0
+        return self._turn_watch.stuck_s
 
     def add(self, name: str, pipeline: Any) -> None:
         """Register a pipeline that is already where it should be."""

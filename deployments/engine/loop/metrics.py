@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
@@ -154,3 +155,31 @@ class Timer:
         while self._laps and self._laps[0][2].passed():
             of, began, ended = self._laps.popleft()
             self._add(of, began.seconds_to(ended))
+
+
+STUCK = 10
+"""Factor over the longest turn so far at which a turn counts as stuck."""
+
+
+class TurnWatch:
+    """Durations of the engine's turns. ``stuck_s`` may be read on any thread."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._began: float | None = None
+        self._longest_s = 0.0
+
+    @contextmanager
+    def measured(self) -> Generator[None]:
+        """Measure a turn. One that raises never ends."""
+        self._began = began = self._monotonic()
+        yield
+        self._began = None
+        self._longest_s = max(self._longest_s, self._monotonic() - began)
+
+    @property
+    def stuck_s(self) -> float:
+        """Seconds of the current turn, if that is ``STUCK`` times the longest so far; else 0."""
+        began = self._began
+        took_s = 0.0 if began is None else self._monotonic() - began
+        return took_s if took_s > STUCK * self._longest_s else 0.0

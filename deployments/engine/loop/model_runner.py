@@ -50,7 +50,7 @@ from deployments.engine.merging.verification import agree, low_precision_dtype
 log = logging.getLogger(__name__)
 
 _DETERMINISTIC = "deterministic"
-_NOBODY_ELSE = "nobody else"
+_NO_OTHER_CALL = "nobody else"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -217,7 +217,7 @@ class ModelRunner:
         if deterministic:
             plan = _DETERMINISTIC
         else:
-            plan = self._planned(call, mix) if self._in_company() else _NOBODY_ELSE
+            plan = self._planned(call, mix) if self._in_company() else _NO_OTHER_CALL
         if isinstance(plan, str):
             return PendingCall(
                 **given,
@@ -310,7 +310,7 @@ class ModelRunner:
             return call.alone_because
         if in_company and self._max_batch > 1 and self.max_calls(call, self._memory.free()) == 1:
             return "memory"
-        return "other shapes or values" if in_company else _NOBODY_ELSE
+        return "other shapes or values" if in_company else _NO_OTHER_CALL
 
     def _counts_of(self, batch: Sequence[PendingCall]) -> ComponentCounters:
         return self.counts.parts[batch[0].part]

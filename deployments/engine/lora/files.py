@@ -65,7 +65,7 @@ class LoraFiles:
                     digest = hashlib.file_digest(opened, "sha256").hexdigest()
         except (OSError, SafetensorError) as error:
             raise WeightsUnavailable(f"The LoRA {file} cannot be read: {error}") from error
-        if len(self._digests) >= _MOST_DIGESTS:
+        if len(self._digests) >= _MAX_DIGESTS:
             self._digests.clear()
         self._digests[file, state] = digest
         return LoraFileInfo(file, state, digest, parameters)
@@ -116,4 +116,4 @@ def _parameters_in(file: Path) -> int:
         return sum(prod(opened.get_slice(name).get_shape()) for name in names)
 
 
-_MOST_DIGESTS = 4096
+_MAX_DIGESTS = 4096

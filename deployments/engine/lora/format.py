@@ -182,7 +182,7 @@ _SETTINGS = "lora_adapter_metadata"  # diffusers' name for the settings in the f
 # generation costs the same as without them, and nothing is switched between generations.
 
 
-def merge_adapter(pipeline: Any, file: Path, scale: float = 1.0) -> None:
+def merge_lora(pipeline: Any, file: Path, scale: float = 1.0) -> None:
     """Merge the LoRA in ``file`` into the weights of ``pipeline``.
 
     The file may have any layout that diffusers reads for the pipeline. Raises ``Misconfigured``

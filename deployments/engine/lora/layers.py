@@ -209,13 +209,13 @@ def attach(component: torch.nn.Module, layers: Mapping[str, Any], name: str) -> 
             _put(component, path, layer)
 
 
-def check_no_foreign_adapters(component: torch.nn.Module, rows: LoraRows) -> None:
-    """Raise ``Misconfigured`` when other code than the engine has put adapters on ``component``."""
+def check_no_foreign_loras(component: torch.nn.Module, rows: LoraRows) -> None:
+    """Raise ``Misconfigured`` when other code than the engine has put LoRAs on ``component``."""
     for layer in component.modules():
         hooks = getattr(layer, "_forward_pre_hooks", {}).values()
         if isinstance(layer, LoraLayer) and rows.select_mix not in hooks:
             raise Misconfigured(
-                f"The {type(component).__name__} has adapters that the engine did not load. Call "
+                f"The {type(component).__name__} has LoRAs that the engine did not load. Call "
                 "unload_lora_weights() on the pipeline, and pass them as submit(loras=…)."
             )
 

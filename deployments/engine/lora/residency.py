@@ -23,7 +23,7 @@ from deployments.engine.lora.layers import (
     LoraRows,
     LoraSlice,
     attach,
-    check_no_foreign_adapters,
+    check_no_foreign_loras,
     create_mix,
     detach,
 )
@@ -138,7 +138,7 @@ class LoraResidency:
             return True
         if not handle.files.done():
             return False
-        if not handle.held and not self._hold(handle):
+        if not handle.held and not self._try_acquire(handle):
             return False
         if any(each.layers is not None and not each.layers.done() for each in handle.held):
             return False
@@ -172,7 +172,7 @@ class LoraResidency:
             for each in list(loaded.values()):
                 self._evict(pipeline, each)
 
-    def _hold(self, handle: LoraHandle) -> bool:
+    def _try_acquire(self, handle: LoraHandle) -> bool:
         """Hold all LoRAs of the handle, or none while there is no space. Loads missing ones."""
         if self._next_to_load not in (None, handle):
             # Otherwise, LoRAs that new generations keep using would never become idle.
@@ -226,7 +226,7 @@ class LoraResidency:
         try:
             layers = _layers_of(loaded.layers, number)
             for component in layers:
-                check_no_foreign_adapters(getattr(pipeline, component), self.rows)
+                check_no_foreign_loras(getattr(pipeline, component), self.rows)
         except BaseException:
             # The next request for it tries again; others that wait for it hold the same future.
             self._forget(pipeline, loaded)

@@ -1,4 +1,7 @@
-"""Writing of audio files. Never on the engine's thread: a minute takes tenths of a second."""
+"""Reading and writing of audio files.
+
+Never on the engine's thread: writing a minute takes tenths of a second.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +17,12 @@ from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
 from av.audio.stream import AudioStream
 from av.codec.codec import UnknownCodecError
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from deployments.engine.media.input import GivenMedia, is_isobmff, is_matroska
+from deployments.engine.media.input import InputMedia, is_isobmff, is_matroska
 from serve_app.domain.errors import PipelineFailed, Unsupported
-
-# Levels of generated audio, so that no player clips it.
 
 Samples = NDArray[np.float32]  # [channels, samples], -1 to 1
 
@@ -30,7 +31,7 @@ CEILING = 10 ** (-1 / 20)
 the signal between the samples, and what lossy codecs add, go slightly beyond the samples."""
 
 
-def levelled(made: torch.Tensor, count: int) -> Samples:
+def limit_peak(made: torch.Tensor, count: int) -> Samples:
     """Convert to one or two channels of ``count`` samples, padded with silence.
 
     ``made``: [channels, samples] or [samples], on any device and of any float type. Audio that is
@@ -100,15 +101,7 @@ def write_audio(
     # Without `bitexact`, Ogg gets a random number.
     settings = {"fflags": "bitexact"}
     with av.open(str(path), "w", format=kind.container, options=settings) as container:
-        try:
-            stream = container.add_stream(kind.codec, rate=_rate(kind, rate))
-        except UnknownCodecError:
-            raise Unsupported(
-                f"FFmpeg on this machine was built without {kind.codec}, which is needed for "
-                f"{media_type}. Ask for another output_format."
-            ) from None
-        if not isinstance(stream, AudioStream):
-            raise TypeError(f"{kind.codec} is not an audio codec.")
+        stream = _audio_stream(container, kind, media_type, rate)
         stream.layout = layout
         if kind.bit_rate is not None:
             stream.bit_rate = kind.bit_rate * len(samples)
@@ -128,23 +121,36 @@ def write_audio(
         container.mux(stream.encode(None))
 
 
+def _audio_stream(
+    container: OutputContainer, kind: _Kind, media_type: str, rate: int
+) -> AudioStream:
+    try:
+        stream = container.add_stream(kind.codec, rate=_rate(kind, rate))
+    except UnknownCodecError:
+        raise Unsupported(
+            f"FFmpeg on this machine was built without {kind.codec}, which is needed for "
+            f"{media_type}. Ask for another output_format."
+        ) from None
+    if not isinstance(stream, AudioStream):
+        raise TypeError(f"{kind.codec} is not an audio codec.")
+    return stream
+
+
 def _rate(kind: _Kind, rate: int) -> int:
     if not kind.rates or rate in kind.rates:
         return rate
     return next((each for each in kind.rates if each > rate), kind.rates[-1])
 
 
-# Input audio files, decoded on demand.
-
 FORMATS = ("WAV", "FLAC", "MP3", "AAC", "Ogg", "M4A", "WebM")
 
 _BEGINNINGS = {b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3"}
 
 
-class GivenAudio:
+class InputAudio:
     """Audio named by an input field. It is decoded on demand, at a model's sample rate."""
 
-    def __init__(self, media: GivenMedia) -> None:
+    def __init__(self, media: InputMedia) -> None:
         self._media = media
 
     def read_first(self) -> None:
@@ -162,7 +168,7 @@ class GivenAudio:
         parts: list[Samples] = []
         left = round(most_s * rate)
         with self._media.opened() as container:
-            for frame in _and_none(_decoded(container)):
+            for frame in _with_flush(_decoded(container)):
                 for made in resampler.resample(frame):
                     parts.append(made.to_ndarray()[:, :left].astype(np.float32, copy=False))
                     left -= parts[-1].shape[1]
@@ -171,10 +177,10 @@ class GivenAudio:
         return np.clip(np.concatenate(parts, axis=1), -1.0, 1.0)
 
 
-def read_audio(body: bytes, field: str) -> GivenAudio:
+def read_audio(body: bytes, field: str) -> InputAudio:
     """Open an audio file. Raises ``InvalidInput`` naming the field if the file is not audio."""
     type_ = "unsupported_audio_format"
-    audio = GivenAudio(GivenMedia(body, field, "audio", type_, FORMATS, _demuxer))
+    audio = InputAudio(InputMedia(body, field, "audio", type_, FORMATS, _demuxer))
     audio.read_first()
     return audio
 
@@ -184,7 +190,7 @@ def _decoded(container: InputContainer) -> Iterator[AudioFrame]:
         yield from container.decode(container.streams.audio[0])
 
 
-def _and_none(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame | None]:
+def _with_flush(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame | None]:
     """Append None, which makes a resampler return the rest that it holds."""
     yield from frames
     yield None
@@ -202,11 +208,10 @@ def _demuxer(body: bytes) -> str | None:
     return next((name for begins, name in _BEGINNINGS.items() if body.startswith(begins)), None)
 
 
-# Audio track of a generated video, cut at its frames.
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Soundtrack:
+    """Audio track of a generated video, which is cut at its frames."""
+
     samples: NDArray[np.float32]  # [2, samples], -1 to 1
     rate: int  # samples a second
 
@@ -215,9 +220,9 @@ class Soundtrack:
         """Level and store audio.
 
         ``audio``: [channels, samples] with one or two channels, or [samples], on any device. It may
-        be made quieter, and may be refused; see ``levelled``.
+        be made quieter, and may be refused; see ``limit_peak``.
         """
-        samples = levelled(audio, audio.shape[-1])
+        samples = limit_peak(audio, audio.shape[-1])
         return cls(np.broadcast_to(samples, (2, samples.shape[1])), rate)
 
     def during(self, start_s: Fraction, end_s: Fraction) -> NDArray[np.float32]:
@@ -229,8 +234,6 @@ class Soundtrack:
         part = self.samples[:, start:end]
         return np.pad(part, ((0, 0), (0, end - start - part.shape[1])))
 
-
-# Image of a waveform: the range of the samples, from left to right.
 
 WIDTH, HEIGHT = 960, 240  # pixels
 GROUND, LINE, SWING = (18, 20, 24), (70, 76, 86), (120, 200, 255)

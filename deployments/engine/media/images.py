@@ -78,8 +78,6 @@ def encode(image: Image.Image, media_type: str) -> bytes:
     return buffer.getvalue()
 
 
-# Decoding of input image files, whose claimed type and size are not trusted.
-
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 MAX_PIXELS = 50_000_000
 UNSUPPORTED = "unsupported_image_format"

@@ -23,8 +23,8 @@ class InputKind(StrEnum):
     """Kind of an input file, which decides how it is decoded before the family prepares a call."""
 
     IMAGE = "image"  # ``PIL.Image``, RGB
-    VIDEO = "video"  # ``video_reader.GivenVideo``
-    AUDIO = "audio"  # ``audio.GivenAudio``
+    VIDEO = "video"  # ``video_reader.InputVideo``
+    AUDIO = "audio"  # ``audio.InputAudio``
 
 
 MIN_SIDE = 8
@@ -46,15 +46,12 @@ def read_input(kind: InputKind, body: bytes, field: str) -> Any:
             return read_audio(body, field)
 
 
-# Video and audio files.
-
-
 _ALONE = {"protocol_whitelist": "pipe", "enable_drefs": "0", "use_absolute_path": "0"}
 """FFmpeg options that restrict reading to the bytes, whatever the file refers to."""
 
 
 @dataclass(frozen=True, slots=True)
-class GivenMedia:
+class InputMedia:
     """Media file of an input field, with its expected kind. It is read only when opened."""
 
     body: bytes

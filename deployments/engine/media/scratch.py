@@ -50,7 +50,7 @@ class Scratch:
             raise Cancelled(_CLOSED)
 
     @contextmanager
-    def at_work(self) -> Generator[None]:
+    def busy(self) -> Generator[None]:
         """Keep the folder until this thread has finished writing."""
         with self._lock:
             self._at_work += 1

@@ -11,7 +11,7 @@ from av.video.frame import VideoFrame
 from PIL import Image
 
 from deployments.engine.media.images import fit
-from deployments.engine.media.input import GivenMedia, is_isobmff, is_matroska
+from deployments.engine.media.input import InputMedia, is_isobmff, is_matroska
 from serve_app.domain.errors import InvalidInput
 
 FORMATS = ("MP4", "WebM", "GIF")
@@ -20,14 +20,14 @@ MAX_FRAMES_READ = 10_000  # frames decoded from a file, used or not
 MAX_FPS = 1000
 
 
-class GivenVideo:
+class InputVideo:
     """Video named by an input field.
 
     Its frames are decoded on demand: decoded images of all frames would need a hundred times the
     file's bytes.
     """
 
-    def __init__(self, media: GivenMedia) -> None:
+    def __init__(self, media: InputMedia) -> None:
         self._media = media
         self._first: Image.Image | None = None
         self._fps: Fraction | None = None
@@ -78,8 +78,8 @@ class GivenVideo:
                     break
                 if container.streams.video:
                     stream = container.streams.video[0]
-                    told = stream.average_rate or stream.guessed_rate
-                    self._fps = told if told and 0 < told <= MAX_FPS else None
+                    rate = stream.average_rate or stream.guessed_rate
+                    self._fps = rate if rate and 0 < rate <= MAX_FPS else None
         if self._first is None:
             raise self._media.unread("it has no frames")
         return self._first, self._fps
@@ -110,10 +110,10 @@ class GivenVideo:
             raise InvalidInput.of_field(self._media.field, message, "image_too_large", most)
 
 
-def read_video(body: bytes, field: str) -> GivenVideo:
+def read_video(body: bytes, field: str) -> InputVideo:
     """Open a video file. Raises ``InvalidInput`` naming the field if the file is not a video."""
     type_ = "unsupported_video_format"
-    video = GivenVideo(GivenMedia(body, field, "video", type_, FORMATS, _demuxer))
+    video = InputVideo(InputMedia(body, field, "video", type_, FORMATS, _demuxer))
     _ = video.size
     return video
 

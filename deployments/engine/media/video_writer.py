@@ -84,7 +84,7 @@ class VideoWriter:
         if error is None:
             self.finish()
         else:
-            self.give_up()
+            self.abort()
 
     def finish(self) -> None:
         """Complete and close the file."""
@@ -93,7 +93,7 @@ class VideoWriter:
         finally:
             self._container.close()
 
-    def give_up(self) -> None:
+    def abort(self) -> None:
         with contextlib.suppress(av.FFmpegError):  # its folder may have been deleted
             self._container.close()
 
@@ -278,11 +278,8 @@ def _middle(pixels: Pixels, width: int, height: int) -> Pixels:
     return np.ascontiguousarray(pixels[top : top + down, left : left + across])
 
 
-# Video file that is written as frames arrive, with its audio and a poster image.
-
-
 class VideoFile:
-    """Video file in progress, for one thread at a time.
+    """Video file that is written as frames arrive. For one thread at a time.
 
     ``add`` raises ``Cancelled`` when the file is no longer needed. Frames beyond the number in the
     form are dropped.
@@ -315,7 +312,7 @@ class VideoFile:
         """
         form = self._form
         if self._writer.frames < form.num_frames:
-            self.give_up()
+            self.abort()
             raise PipelineFailed(
                 f"The pipeline made {self._writer.frames} frames, but the request needs "
                 f"{form.num_frames}."
@@ -324,13 +321,13 @@ class VideoFile:
             if audio is not None:
                 self._write(audio)
         except BaseException:
-            self.give_up()
+            self.abort()
             raise
         self._writer.finish()
 
-    def give_up(self) -> None:
+    def abort(self) -> None:
         """Close the file without completing it. It is not readable."""
-        self._writer.give_up()
+        self._writer.abort()
 
     def _write(self, audio: Soundtrack) -> None:
         fps = self._form.fps

@@ -18,8 +18,6 @@ import torch
 from deployments.engine.memory.device import DeviceMemory
 from deployments.engine.merging.arguments import tensors_in
 
-# Memory rules over measurements: what fits. Pure: no torch, no threads, no clock.
-
 MEASUREMENTS = 3  # per size; the median counts, whatever else ran during one of them
 MARGIN = 1.1  # allocators round up and leave gaps
 

@@ -99,8 +99,6 @@ def memory_of(device: str) -> DeviceMemory:
     return CudaMemory(device) if device.startswith("cuda") else UnlimitedMemory()
 
 
-# Memory that weights take, and the default limit for it.
-
 _OF_GPU = 0.85  # the rest is for computing
 _OF_HOST = 0.5
 
@@ -122,11 +120,10 @@ def own_budget(device: str) -> int:
     return int(psutil.virtual_memory().total * _OF_HOST)
 
 
-# Copies from the device to the host that do not make the engine's thread wait.
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class HostCopy:
+    """Copy to the host for which the engine's thread does not wait."""
+
     tensor: Tensor  # on the CPU; complete when ``ready`` returns
     ready: Callable[[], object]
 

@@ -20,8 +20,6 @@ from deployments.engine.merging.compile import compile_regions
 from serve_app.domain.endpoint import Recipe
 from serve_app.domain.errors import Misconfigured
 
-# Offload slot: device memory for one component at a time; the others wait in host memory.
-
 
 class DeviceSlot:
     """Slot on the device. A called component is copied in and stays until another one is called.
@@ -94,12 +92,11 @@ def _tensors(module: torch.nn.Module) -> Iterator[torch.Tensor]:
     yield from module.buffers()
 
 
-# Storage of weights in 8 bits; layers compute in the dtype that the weights were loaded in. It
-# uses diffusers' layerwise casting: a layer's weights are cast when the layer runs, and cast back
-# afterwards. This needs no package besides torch and halves the memory; the arithmetic is not
-# faster.
-
 STORED = torch.float8_e4m3fn
+"""Storage of weights in 8 bits; layers compute in the dtype that the weights were loaded in. It
+uses diffusers' layerwise casting: a layer's weights are cast when the layer runs, and cast back
+afterwards. This needs no package besides torch and halves the memory; the arithmetic is not
+faster."""
 MIN_SHARE = 0.05
 """Smallest share of the pipeline's weights at which a component is cast; below, little is saved."""
 
@@ -242,9 +239,6 @@ def _blocks(module: torch.nn.Module) -> Iterable[torch.nn.Module]:
     for child in module.children():
         if isinstance(child, torch.nn.ModuleList | torch.nn.Sequential):
             yield from child
-
-
-# Memory layout of weights, where it affects the computing time.
 
 
 def lay_out(pipeline: Any, device: str) -> None:

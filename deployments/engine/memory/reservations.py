@@ -133,13 +133,14 @@ class Reservations:
         reservation.notify()
 
 
-# Memory pressure: what is dropped and reported when the device runs out of memory.
-
 log = logging.getLogger(__name__)
 
 
 class MemoryPressure:
-    """Handling of memory pressure. For the engine's thread, except ``add_reclaimer``."""
+    """What is dropped and reported when the device runs out of memory.
+
+    For the engine's thread, except ``add_reclaimer``.
+    """
 
     def __init__(self, memory: DeviceMemory) -> None:
         self._memory = memory

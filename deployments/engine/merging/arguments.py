@@ -121,7 +121,7 @@ class ContentDigests:
             return known.digest
         digest = digest_of(tensor)
         if version is not None:
-            if len(self._known) >= _MOST_KNOWN:
+            if len(self._known) >= _MAX_KNOWN:
                 self._known.clear()
             self._known[id(tensor)] = _DigestEntry(weakref.ref(tensor), version, digest)
         return digest
@@ -146,7 +146,7 @@ def bytes_of(tensor: torch.Tensor) -> torch.Tensor:
     return flat.copy_(tensor.detach().reshape(-1)).view(torch.uint8)
 
 
-_MOST_KNOWN = 4096
+_MAX_KNOWN = 4096
 
 
 # Module outputs: tensors in tuples, lists, dicts, dataclasses of the libraries, and objects.

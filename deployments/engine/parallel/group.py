@@ -98,14 +98,14 @@ class ParallelGroup:
         dist.broadcast(tensor, src=0)
         return tensor
 
-    def tell(self, what: str, message: str = "") -> None:
+    def publish(self, what: str, message: str = "") -> None:
         """Publish a message from any rank, independent of the computation.
 
         ``what``: the message's key, which is published at most once.
         """
         self._store.set(what, message or " ")
 
-    def told(self, what: str, within_s: float) -> bool:
+    def wait_for(self, what: str, within_s: float) -> bool:
         """Wait up to ``within_s`` seconds for the message ``what``; return whether it came."""
         try:
             self._store.wait([what], timedelta(seconds=within_s))

@@ -132,11 +132,6 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
 _PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device, torch.Size)
 
 
-# Parallel computing of denoisers: each call is computed by several devices together. The caller
-# of such a denoiser notices no difference: its ``forward`` sends the arguments to the followers,
-# and all of them compute. Batches are merged as usual, and all other components are on one
-# device.
-
 log = logging.getLogger(__name__)
 
 AGREE_S = 20.0
@@ -146,7 +141,12 @@ _GLANCE_S = 0.2
 
 
 class ParallelModels:
-    """Parallel group on rank 0. Calls run on the engine's thread only; ``add`` on any thread."""
+    """Parallel group on rank 0. Calls run on the engine's thread only; ``add`` on any thread.
+
+    Each call of a denoiser is computed by several devices together. Its caller notices no
+    difference: the denoiser's ``forward`` sends the arguments to the followers, and all of them
+    compute. Batches are merged as usual, and all other components are on one device.
+    """
 
     def __init__(
         self,
@@ -205,27 +205,27 @@ class ParallelModels:
             send(self._group, *call)
         except RuntimeError as error:
             # The follower may not count as ended yet: a process's connections close before it ends.
-            raise self._lost("ended") from error
+            raise self._break("ended") from error
         try:
             return divided(*arguments, **keywords)
         except BaseException as error:
             if self._all_failed(number):
                 raise
             how = "failed alone" if self._followers_live() else "ended"
-            raise self._lost(how) from error
+            raise self._break(how) from error
 
     def _all_failed(self, number: int) -> bool:
         """Return whether all followers failed in the same call, so that all are in step again."""
         for rank in range(1, self._group.size):
             glances = int(AGREE_S / _GLANCE_S)
-            while not self._group.told(failed(number, rank), _GLANCE_S):
+            while not self._group.wait_for(failed(number, rank), _GLANCE_S):
                 glances -= 1
                 if not glances or not self._followers_live():
                     return False
-        self._group.tell(agreed(number))
+        self._group.publish(agreed(number))
         return True
 
-    def _lost(self, how: str) -> ReplicaDied:
+    def _break(self, how: str) -> ReplicaDied:
         self._broken = (
             f"One of the replica's {self._group.size} devices {how}; the replica is being replaced."
         )

@@ -77,8 +77,8 @@ class ParallelWorker:
             self._denoiser(call.key)(*call.arguments, **call.keywords)
         except Exception as error:
             # Other ranks may be in the middle of the same forward, waiting for this device.
-            self._group.tell(failed(call.number, self._group.rank), str(error))
-            if not self._group.told(agreed(call.number), AGREE_S):
+            self._group.publish(failed(call.number, self._group.rank), str(error))
+            if not self._group.wait_for(agreed(call.number), AGREE_S):
                 raise
         finally:
             usual.apply()

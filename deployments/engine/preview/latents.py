@@ -14,8 +14,6 @@ from deployments.engine.interception.pipeline import main_scheduler
 from deployments.engine.interception.stack_frames import frames_of_the_pipeline
 from serve_app.domain.errors import Unsupported
 
-# Estimate of a half-done generation's final latents, from its scheduler's state.
-
 
 @dataclass(frozen=True, slots=True)
 class SchedulerParams:
@@ -38,7 +36,7 @@ class SchedulerParams:
         return cls(kept.sqrt(), (1 - kept).sqrt())
 
 
-_LEAST_SIGNAL = 0.01  # some schedules begin with a signal of 0
+_MIN_SIGNAL = 0.01  # some schedules begin with a signal of 0
 
 
 def denoised(latents: Tensor, prediction: Tensor | None, solver: Any, timestep: Any) -> Tensor:
@@ -54,10 +52,10 @@ def denoised(latents: Tensor, prediction: Tensor | None, solver: Any, timestep: 
     latents = latents.float()
     if (kept := _kept_by(solver, latents)) is not None:
         return kept.float()
-    told = prediction.float() if prediction is not None else None
+    predicted = prediction.float() if prediction is not None else None
     sigma = _sigma(solver)
     if sigma is not None and _is_flow(solver):
-        return latents if told is None else latents - sigma * told
+        return latents if predicted is None else latents - sigma * predicted
     if sigma is not None and _grows_with_noise(solver):
         now, before = (
             SchedulerParams.at_sigma(sigma),
@@ -67,24 +65,24 @@ def denoised(latents: Tensor, prediction: Tensor | None, solver: Any, timestep: 
     else:
         now = _mixture(solver, timestep)
         before = _mixture(solver, _timestep_before(solver, timestep))
-    if told is None or now is None or before is None:
+    if predicted is None or now is None or before is None:
         return latents
     kind = getattr(getattr(solver, "config", None), "prediction_type", None)
-    return _image_in(latents, told, str(kind), now, before)
+    return _image_in(latents, predicted, str(kind), now, before)
 
 
 def _image_in(
-    latents: Tensor, told: Tensor, kind: str, now: SchedulerParams, before: SchedulerParams
+    latents: Tensor, predicted: Tensor, kind: str, now: SchedulerParams, before: SchedulerParams
 ) -> Tensor:
     """Image estimate. ``before``: the mixture at the timestep of the prediction."""
     match kind:
         case "epsilon":
-            return (latents - now.noise * told) / now.signal.clamp(min=_LEAST_SIGNAL)
+            return (latents - now.noise * predicted) / now.signal.clamp(min=_MIN_SIGNAL)
         case "v_prediction":  # v = signal · noise - noise · image
             scale = before.signal * now.signal + before.noise * now.noise
-            return (before.signal * latents - now.noise * told) / scale
+            return (before.signal * latents - now.noise * predicted) / scale
         case "sample":
-            return told
+            return predicted
         case _:
             return latents
 
@@ -160,7 +158,7 @@ class DecoderParams:
         raise Unsupported(f"{type(self.pipeline).__name__} has no image autoencoder.")
 
 
-def standing() -> DecoderParams:
+def decoder_params() -> DecoderParams:
     """Read the innermost frame with latents; called inside the generation.
 
     Raises ``Unsupported`` if there is none.
@@ -226,14 +224,14 @@ def _unpacked(at: DecoderParams, latents: Tensor) -> Tensor:
     videos = any(each.name == "num_frames" for each in parameters)
     given: dict[str, Any] = {}
     for each in parameters:
-        if (value := _told_of(at, each.name, videos=videos)) is not None:
+        if (value := _unpacking_argument(at, each.name, videos=videos)) is not None:
             given[each.name] = value
         elif each.default is inspect.Parameter.empty:
             raise Unsupported(f"The pipeline does not say the {each.name} of the latents.")
     return unpack(latents, **given)
 
 
-def _told_of(at: DecoderParams, name: str, *, videos: bool) -> Any:
+def _unpacking_argument(at: DecoderParams, name: str, *, videos: bool) -> Any:
     """Value that pipelines pass for a parameter of their unpacking function.
 
     For ``videos`` (video), sizes are in latents; otherwise in pixels.
@@ -258,10 +256,10 @@ def _as_decoded(at: DecoderParams, latents: Tensor) -> Tensor:
         deviation = (normed.running_var + vae.config.batch_norm_eps).sqrt()
         mean = normed.running_mean
         return unpatchify(latents * _by_channel(deviation, latents) + _by_channel(mean, latents))
-    mean, deviation = _told(vae, "latents_mean"), _told(vae, "latents_std")
-    scale = _told(vae, "scaling_factor") or 1.0
+    mean, deviation = _config_value(vae, "latents_mean"), _config_value(vae, "latents_std")
+    scale = _config_value(vae, "scaling_factor") or 1.0
     if mean is None or deviation is None:
-        return latents / scale + (_told(vae, "shift_factor") or 0.0)
+        return latents / scale + (_config_value(vae, "shift_factor") or 0.0)
     return latents * _by_channel(deviation, latents) / scale + _by_channel(mean, latents)
 
 
@@ -271,7 +269,7 @@ def _by_channel(values: Any, latents: Tensor) -> Tensor:
     return values.view(channels, -1).mean(dim=1).view(1, -1, 1, 1)  # Cosmos has values per frame
 
 
-def _told(vae: Any, name: str) -> Any:
+def _config_value(vae: Any, name: str) -> Any:
     """Value from the configuration, or else from a buffer."""
     found = getattr(vae.config, name, None)
     return dict(vae.named_buffers(recurse=False)).get(name) if found is None else found

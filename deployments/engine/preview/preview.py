@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from deployments.engine.interception.proxy import GenerationGreenlet
 from deployments.engine.memory.device import host_copy
-from deployments.engine.preview.latents import DecoderParams, clean_latents, standing
+from deployments.engine.preview.latents import DecoderParams, clean_latents, decoder_params
 from deployments.engine.preview.projection import Projection, fitted
 from serve_app.domain.errors import SnapshotRefused, Unsupported
 
@@ -60,8 +60,8 @@ class PreviewRenderer:
     def of(self, suspended: GenerationGreenlet, step: int) -> PreviewImage:
         """Make a preview. Raises ``Unsupported``, with the reason, if the pipeline allows none."""
         try:
-            return self._of(suspended.look_up(standing), step)
-        except SnapshotRefused as error:  # ``look`` turns every error into it
+            return self._of(suspended.look_up(decoder_params), step)
+        except SnapshotRefused as error:  # ``look_up`` turns every error into it
             raise Unsupported(error.message) from None
         except Unsupported:
             raise

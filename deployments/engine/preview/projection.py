@@ -17,7 +17,7 @@ _SIDES = (
     128,
     256,
 )  # pixels; the larger one is used if the smaller gives too few latents
-_LEAST_SAMPLES = 4  # per unknown
+_MIN_SAMPLES = 4  # per unknown
 _CONTRAST = 4.4  # black, white and pure colours are common; found by trial with the demo models
 _RIDGE = 1e-3  # relative to the samples; keeps constant channels from having an influence
 
@@ -60,7 +60,7 @@ def _samples(vae: Any) -> tuple[Tensor, Tensor]:
     images = _images(_SIDES[0])
     latents = _encoded(vae, images)
     channels = latents.shape[1]
-    if latents.numel() // channels < _LEAST_SAMPLES * (channels + 1):
+    if latents.numel() // channels < _MIN_SAMPLES * (channels + 1):
         images = _images(_SIDES[1])
         latents = _encoded(vae, images)
     return images, latents

@@ -21,8 +21,6 @@ from deployments.engine.snapshot.call_log import Form
 from deployments.engine.snapshot.state import Tree
 from serve_app.domain.errors import SnapshotRefused
 
-# Fingerprints that are equal for the same call: same pipeline and same arguments.
-
 
 def of_pipeline(pipeline: Any) -> str:
     """Fingerprint of a pipeline's class and its components' classes and configurations.
@@ -32,8 +30,8 @@ def of_pipeline(pipeline: Any) -> str:
     hashed = hashlib.sha256(_name(pipeline).encode())
     for name, component in sorted(getattr(pipeline, "__dict__", {}).items()):
         if config := getattr(component, "config", None):
-            told = config.to_dict() if hasattr(config, "to_dict") else config
-            hashed.update(f"{name}{_name(component)}{_told(told)}".encode())
+            entries = config.to_dict() if hasattr(config, "to_dict") else config
+            hashed.update(f"{name}{_name(component)}{_config_text(entries)}".encode())
     return hashed.hexdigest()
 
 
@@ -46,16 +44,16 @@ def of_arguments(arguments: Mapping[str, Any]) -> str:
     return hashlib.sha256(_content(arguments).encode()).hexdigest()
 
 
-def _told(config: Mapping[str, Any]) -> str:
+def _config_text(config: Mapping[str, Any]) -> str:
     """Configuration without entries that change from load to load, such as the source path."""
     has = {str(key): str(config[key]) for key in config if str(key)[0] != "_"}
     return str(sorted(has.items()))
 
 
 def _content(value: Any) -> str:
-    for kinds, told in _KINDS:
+    for kinds, describe in _KINDS:
         if isinstance(value, kinds):
-            return f"{_name(value)}({told(value)})"
+            return f"{_name(value)}({describe(value)})"
     return _name(value)
 
 
@@ -141,24 +139,24 @@ class Snapshot:
     awaits: str = ""  # name of the pending autoencoder call; empty for a denoiser
 
     def to_bytes(self) -> bytes:
-        told = {each.name: getattr(self, each.name) for each in fields(self)}
-        told |= {"origin": asdict(self.origin), "adapters": told.pop("loras")}
-        del told["tensors"]
-        return save(dict(self.tensors), metadata={_KEY: json.dumps(told)})
+        header = {each.name: getattr(self, each.name) for each in fields(self)}
+        header |= {"origin": asdict(self.origin), "adapters": header.pop("loras")}
+        del header["tensors"]
+        return save(dict(self.tensors), metadata={_KEY: json.dumps(header)})
 
     @classmethod
     def of_bytes(cls, given: bytes) -> Snapshot:
         """Parse a snapshot. Raises ``SnapshotRefused`` for other bytes or another format."""
         try:
             size = int.from_bytes(given[:8], "little")
-            told = json.loads(json.loads(given[8 : 8 + size])["__metadata__"][_KEY])
-            origin, loras = told.pop("origin"), told.pop("adapters")
+            header = json.loads(json.loads(given[8 : 8 + size])["__metadata__"][_KEY])
+            origin, loras = header.pop("origin"), header.pop("adapters")
             if origin["format"] != FORMAT:
                 raise SnapshotRefused(
                     f"The snapshot has format {origin['format']}, but this version of Darkroom "
                     f"reads format {FORMAT}. Start the generation from the beginning."
                 )
-            return cls(origin=Origin(**origin), loras=loras, tensors=load(given), **told)
+            return cls(origin=Origin(**origin), loras=loras, tensors=load(given), **header)
         except (ValueError, KeyError, TypeError, SafetensorError) as error:
             raise SnapshotRefused(
                 "These bytes are not a snapshot of a generation. Pass what snapshot() returned."
@@ -169,9 +167,9 @@ class Snapshot:
         for name, what in _EQUAL.items():
             was, is_now = getattr(self.origin, name), getattr(here, name)
             if was != is_now:
-                told = "" if name in _DIGESTS else f" ({was} there, {is_now} here)"
+                values = "" if name in _DIGESTS else f" ({was} there, {is_now} here)"
                 raise SnapshotRefused(
-                    f"The snapshot is of {what}{told}. Submit it with the original settings, or "
+                    f"The snapshot is of {what}{values}. Submit it with the original settings, or "
                     "start the generation from the beginning."
                 )
 

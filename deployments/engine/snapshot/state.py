@@ -137,7 +137,7 @@ class StateDecoder:
             case {"n": name}:
                 return self._array(there, self._tensors[name].numpy())
             case _:
-                raise MissingObject(f"{_name(there)} instead of {_told(tree)}")
+                raise MissingObject(f"{_name(there)} instead of {_kind_name(tree)}")
 
     def _tensor(self, there: Any, name: str, shape: tuple[int, ...], device: str) -> torch.Tensor:
         given = self._tensors[name].expand(shape)
@@ -240,7 +240,7 @@ def _name(value: Any) -> str:
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def _told(tree: Tree) -> str:
+def _kind_name(tree: Tree) -> str:
     return str(next(iter(tree.values())) if tree.keys() & {"k", "o"} else "another kind of thing")
 
 

@@ -6,21 +6,21 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.catalog.fields.fields import MOST_PROMPT, Seed, SyncMode
+from serve_app.catalog.fields.fields import MAX_PROMPT, Seed, SyncMode
 from serve_app.catalog.fields.seeds import Seeds
 
-MOST_SECONDS = 600.0
+MAX_SECONDS = 600.0
 
-AudioPrompt = Annotated[str, Field(max_length=MOST_PROMPT, description="Description of the audio.")]
+AudioPrompt = Annotated[str, Field(max_length=MAX_PROMPT, description="Description of the audio.")]
 Seconds = Annotated[
     float,
-    Field(ge=0.01, le=MOST_SECONDS, allow_inf_nan=False, description="Duration in seconds."),
+    Field(ge=0.01, le=MAX_SECONDS, allow_inf_nan=False, description="Duration in seconds."),
 ]
 StartSecond = Annotated[
     float,
     Field(
         ge=0,
-        le=MOST_SECONDS,
+        le=MAX_SECONDS,
         allow_inf_nan=False,
         description="Start of the audio within what the model makes, in seconds.",
     ),

@@ -82,12 +82,12 @@ def described(marked: Marks, schema: dict[str, Any]) -> dict[str, Any]:
     for name, mark in marked.items():
         field: dict[str, Any] = schema["properties"][name]
         field["x-darkroom-granted"] = list(mark.granted)
-        said = field.get("description", "")
+        text = field.get("description", "")
         if isinstance(mark, NoEffect):
             field["x-darkroom-no-effect"] = True
-            field["description"] = f"{said} Has no effect here: {mark.because}.".strip()
+            field["description"] = f"{text} Has no effect here: {mark.because}.".strip()
         else:
             field["x-darkroom-not-supported"] = True
             allowed = " or ".join(str(value) for value in mark.granted) or "empty"
-            field["description"] = f"{said} Refused unless {allowed}: {mark.because}.".strip()
+            field["description"] = f"{text} Refused unless {allowed}: {mark.because}.".strip()
     return schema

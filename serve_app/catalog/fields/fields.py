@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from serve_app.catalog.fields.field_notes import NoEffect, NotSupported
-from serve_app.domain.lora import FORMS, MOST_ADAPTERS, MOST_SCALE, parse_adapter_path
+from serve_app.domain.lora import FORMS, MAX_LORAS, MAX_SCALE, parse_lora_path
 
 PRESETS: Mapping[str, tuple[int, int]] = {
     "square_hd": (1024, 1024),
@@ -22,9 +22,9 @@ PRESETS: Mapping[str, tuple[int, int]] = {
 }
 """Name → (width, height) in pixels."""
 
-LEAST_SIDE, MOST_SIDE = 64, 14142
-LEAST_SEED, MOST_SEED = -(2**63), 2**64 - 1  # range of torch's generators
-MOST_PROMPT = 20_000  # characters
+MIN_SIDE, MAX_SIDE = 64, 14142
+MIN_SEED, MAX_SEED = -(2**63), 2**64 - 1  # range of torch's generators
+MAX_PROMPT = 20_000  # characters
 
 _WEB = re.compile(r"https?://[^\s/?#]+\S*", re.I)
 _INLINE = re.compile(r"data:[^,]*,", re.I)
@@ -35,13 +35,13 @@ class ImageSize(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    width: int = Field(default=512, ge=LEAST_SIDE, le=MOST_SIDE, description="Width in pixels.")
-    height: int = Field(default=512, ge=LEAST_SIDE, le=MOST_SIDE, description="Height in pixels.")
+    width: int = Field(default=512, ge=MIN_SIDE, le=MAX_SIDE, description="Width in pixels.")
+    height: int = Field(default=512, ge=MIN_SIDE, le=MAX_SIDE, description="Height in pixels.")
 
 
-def _adapter_path(value: str) -> str:
+def _lora_path(value: str) -> str:
     try:
-        parse_adapter_path(value)
+        parse_lora_path(value)
     except ValueError as error:
         raise PydanticCustomError("adapter_path", "{why}", {"why": str(error)}) from None
     return value
@@ -52,13 +52,13 @@ class LoraWeight(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    path: Annotated[str, AfterValidator(_adapter_path)] = Field(
+    path: Annotated[str, AfterValidator(_lora_path)] = Field(
         description=f"Location of its weights: {FORMS}."
     )
     scale: float = Field(
         default=1.0,
-        ge=-MOST_SCALE,
-        le=MOST_SCALE,
+        ge=-MAX_SCALE,
+        le=MAX_SCALE,
         allow_inf_nan=False,
         description="Strength of its effect.",
     )
@@ -120,9 +120,9 @@ PresetName = Literal[
 Size = Annotated[
     ImageSize, BeforeValidator(preset_to_size, json_schema_input_type=ImageSize | PresetName)
 ]
-Prompt = Annotated[str, Field(max_length=MOST_PROMPT, description="Description of the image.")]
+Prompt = Annotated[str, Field(max_length=MAX_PROMPT, description="Description of the image.")]
 NegativePrompt = Annotated[
-    str, Field(max_length=MOST_PROMPT, description="Description of what the image should not show.")
+    str, Field(max_length=MAX_PROMPT, description="Description of what the image should not show.")
 ]
 Steps = Annotated[int, Field(ge=1, description="Number of denoising steps.")]
 Guidance = Annotated[
@@ -132,9 +132,7 @@ Strength = Annotated[
     float,
     Field(ge=0.01, le=1, description="How much of the input is redrawn; 1 redraws all of it."),
 ]
-Seed = Annotated[
-    int | None, Field(ge=LEAST_SEED, le=MOST_SEED, description="Same seed, same result.")
-]
+Seed = Annotated[int | None, Field(ge=MIN_SEED, le=MAX_SEED, description="Same seed, same result.")]
 FileUrl = Annotated[str, AfterValidator(_reachable)]
 """URL that a replica can fetch, or a data URI that contains the file."""
 ImageUrl = Annotated[FileUrl, Field(description="Input image: an http(s) URL, or a data URI.")]
@@ -173,7 +171,7 @@ OwnRequestId = Annotated[
 ]
 Loras = Annotated[
     list[LoraWeight],
-    Field(max_length=MOST_ADAPTERS, description="LoRAs for the denoiser; their effects add up."),
+    Field(max_length=MAX_LORAS, description="LoRAs for the denoiser; their effects add up."),
 ]
 Embeddings = Annotated[
     list[Embedding],

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 from annotated_types import Le
 from pydantic import BaseModel, Field
 
-from serve_app.catalog.fields.fields import LEAST_SEED, MOST_SEED
+from serve_app.catalog.fields.fields import MAX_SEED, MIN_SEED
 from serve_app.domain.errors import FieldProblem, InvalidInput
 
-MOST_OUTPUTS = 4
+MAX_OUTPUTS = 4
 """Limit for inputs without a count of their own."""
 
 COUNT, SEED, SEEDS = "num_images", "seed", "seeds"
 
 Seeds = Annotated[
-    list[Annotated[int, Field(ge=LEAST_SEED, le=MOST_SEED)]] | None,
+    list[Annotated[int, Field(ge=MIN_SEED, le=MAX_SEED)]] | None,
     Field(
         min_length=1,
         description="One output for each seed, the same as a request with this `seed` gives.",
@@ -29,7 +29,7 @@ def most_outputs(model: type[BaseModel]) -> int:
     """Maximum number of outputs that an input of ``model`` may ask for."""
     count = model.model_fields.get(COUNT)
     bounds = [bound.le for bound in count.metadata if isinstance(bound, Le)] if count else []
-    return min([int(str(each)) for each in bounds], default=MOST_OUTPUTS)
+    return min([int(str(each)) for each in bounds], default=MAX_OUTPUTS)
 
 
 def apply_seeds(body: Mapping[str, Any], checked: dict[str, Any], most: int) -> dict[str, Any]:
@@ -43,8 +43,8 @@ def apply_seeds(body: Mapping[str, Any], checked: dict[str, Any], most: int) -> 
         raise _disagreement(SEED, "Input should be left out if `seeds` is set", body[SEED])
     if len(seeds) > most:
         raise _disagreement(SEEDS, f"Input should have at most {most} seeds here", seeds)
-    told = body.get(COUNT)
-    if COUNT in checked and told is not None and checked[COUNT] != len(seeds):
+    requested = body.get(COUNT)
+    if COUNT in checked and requested is not None and checked[COUNT] != len(seeds):
         message = f"Input has {len(seeds)} seeds, but `{COUNT}` is {checked[COUNT]}"
         raise _disagreement(SEEDS, message, seeds)
     return checked | ({COUNT: len(seeds)} if COUNT in checked else {})

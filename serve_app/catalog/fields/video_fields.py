@@ -7,19 +7,19 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from serve_app.catalog.fields.field_notes import NoEffect
-from serve_app.catalog.fields.fields import MOST_PROMPT, ImageUrl, SafetyChecker, Seed, SyncMode
+from serve_app.catalog.fields.fields import MAX_PROMPT, ImageUrl, SafetyChecker, Seed, SyncMode
 from serve_app.catalog.fields.seeds import Seeds
 
-MOST_FRAMES, MOST_FPS = 1000, 120
+MAX_FRAMES, MAX_FPS = 1000, 120
 
-VideoPrompt = Annotated[str, Field(max_length=MOST_PROMPT, description="Description of the video.")]
+VideoPrompt = Annotated[str, Field(max_length=MAX_PROMPT, description="Description of the video.")]
 NegativeVideoPrompt = Annotated[
-    str, Field(max_length=MOST_PROMPT, description="Description of what the video should not show.")
+    str, Field(max_length=MAX_PROMPT, description="Description of what the video should not show.")
 ]
-Frames = Annotated[int, Field(ge=1, le=MOST_FRAMES, description="Number of frames of the video.")]
+Frames = Annotated[int, Field(ge=1, le=MAX_FRAMES, description="Number of frames of the video.")]
 FramesPerSecond = Annotated[
     float,
-    Field(ge=0.1, le=MOST_FPS, allow_inf_nan=False, description="Frames per second of the video."),
+    Field(ge=0.1, le=MAX_FPS, allow_inf_nan=False, description="Frames per second of the video."),
 ]
 Shift = Annotated[
     float,

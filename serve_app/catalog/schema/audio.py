@@ -8,7 +8,7 @@ from pydantic import ConfigDict, Field
 
 from serve_app.catalog.fields.audio_fields import AudioInput, AudioPrompt, Seconds, StartSecond
 from serve_app.catalog.fields.field_notes import NoEffect
-from serve_app.catalog.fields.fields import MOST_PROMPT, Guidance, Steps
+from serve_app.catalog.fields.fields import MAX_PROMPT, Guidance, Steps
 from serve_app.catalog.fields.outputs import (
     AudioFileOutput,
     AudioOutput,
@@ -48,10 +48,10 @@ _OWN_GUIDANCE = NoEffect("the pipeline uses the guidance that its model was trai
 class AceStepInput(AudioInput):
     model_config = ConfigDict(title="AceStepInput")
 
-    tags: str = Field(max_length=MOST_PROMPT, description="Music styles, comma-separated.")
+    tags: str = Field(max_length=MAX_PROMPT, description="Music styles, comma-separated.")
     lyrics: str = Field(
         default="",
-        max_length=MOST_PROMPT,
+        max_length=MAX_PROMPT,
         description="Lyrics, with [verse] and [chorus]; [inst] for an instrumental piece.",
     )
     duration: Seconds = 60.0

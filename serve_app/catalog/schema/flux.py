@@ -31,7 +31,7 @@ from serve_app.catalog.fields.outputs import FramesOutput, ImagesOutput, nothing
 from serve_app.catalog.fields.pydantic_schema import Shape
 from serve_app.catalog.fields.seeds import Seeds
 
-MOST_IMAGES = 4
+MAX_IMAGES = 4
 
 
 class _FluxInput(ImageInput):
@@ -40,7 +40,7 @@ class _FluxInput(ImageInput):
     guidance_scale: Guidance = 3.5
     seed: Seed = None
     seeds: Seeds = None
-    num_images: int = number_of_images(MOST_IMAGES)
+    num_images: int = number_of_images(MAX_IMAGES)
     output_format: ImageFormat = "jpeg"
     sync_mode: SyncMode = False
     enable_safety_checker: SafetyChecker = True

@@ -33,7 +33,7 @@ from serve_app.catalog.fields.outputs import ImagesOutput, in_format
 from serve_app.catalog.fields.pydantic_schema import Shape
 from serve_app.catalog.fields.seeds import Seeds
 
-MOST_IMAGES = 8
+MAX_IMAGES = 8
 FORMAT_FIELD = "format"  # other families call it output_format
 
 
@@ -53,7 +53,7 @@ class _SdxlInput(ImageInput):
     guidance_scale: Guidance = 7.5
     seed: Seed = None
     seeds: Seeds = None
-    num_images: int = number_of_images(MOST_IMAGES)
+    num_images: int = number_of_images(MAX_IMAGES)
     format: ImageFormat = "jpeg"
     sync_mode: SyncMode = False
     enable_safety_checker: SafetyChecker = True

@@ -106,7 +106,7 @@ def downloads(store: Store, endpoints: Sequence[Endpoint]) -> list[Download]:
         for weights in repositories_of(endpoint):
             sharers.setdefault(weights, []).append(endpoint)
 
-    def look(weights: Weights) -> Download:
+    def planned(weights: Weights) -> Download:
         sharing = tuple(sharers[weights])
         try:
             return Download(weights, sharing, store.plan(weights))
@@ -114,4 +114,4 @@ def downloads(store: Store, endpoints: Sequence[Endpoint]) -> list[Download]:
             return Download(weights, sharing, None, error.message)
 
     with ThreadPoolExecutor(MAX_CONCURRENT_HUB_CALLS, thread_name_prefix="plan") as threads:
-        return list(threads.map(look, sharers))
+        return list(threads.map(planned, sharers))

@@ -68,18 +68,18 @@ def as_json(installation: Installation, mode: str) -> str:
 
 def lines(installation: Installation, mode: str, shell: str) -> str:
     """Script for ``eval`` in ``shell``, with comments if the variables alone are not enough."""
-    said: list[str] = []
+    script_lines: list[str] = []
     for name, value in variables(installation, mode).items():
         if name == NODE_OPTIONS:
-            said.append(_ADD[shell].format(name=name, value=value))
+            script_lines.append(_ADD[shell].format(name=name, value=value))
         else:
             quoted = "'" + value.replace("'", _QUOTE[shell]) + "'"
-            said.append(_SET[shell].format(name=name, value=quoted))
+            script_lines.append(_SET[shell].format(name=name, value=quoted))
     if mode == "hosts":
-        said.append(_HOSTS)
+        script_lines.append(_HOSTS)
     elif installation.tls_url() is None or mode == "plain":
-        said.append(_PLAIN.format(url=installation.url()))
-    return "\n".join(said)
+        script_lines.append(_PLAIN.format(url=installation.url()))
+    return "\n".join(script_lines)
 
 
 def variables(installation: Installation, mode: str) -> dict[str, str]:

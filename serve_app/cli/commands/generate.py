@@ -35,14 +35,14 @@ class PreviewFile:
         """``fetch`` returns the image at a URL, like ``Client.preview``."""
         self._fetch = fetch
         self._path = path
-        self._looked: str | None = None
+        self._last_url: str | None = None
 
-    def look(self, status: Mapping[str, Any]) -> None:
+    def on_status(self, status: Mapping[str, Any]) -> None:
         """Fetch the preview that the status names, unless it is already written."""
         url = (status.get("darkroom") or {}).get("preview")
-        if url is None or url == self._looked:
+        if url is None or url == self._last_url:
             return
-        self._looked = url
+        self._last_url = url
         if image := self._fetch(url):
             fresh = self._path.with_name(f".{self._path.name}.new")
             write_file(fresh, image)
@@ -81,8 +81,8 @@ def run(
     with Client(installation) as client:
         name = format_field(client, model)
         body = wish.body(**({name: output_format} if name else {}))
-        look = PreviewFile(client.preview, preview).look if preview else _nothing
-        result = generate(client, model, body, show=not as_json, look=look)
+        on_status = PreviewFile(client.preview, preview).on_status if preview else _ignore
+        result = generate(client, model, body, show=not as_json, on_status=on_status)
         files = list(outputs(result))
         if not files:
             raise ApiFailure(f"{model} returned no file: {json.dumps(result)[:200]}")
@@ -93,12 +93,12 @@ def run(
     if as_json:
         click.echo(json.dumps(result | {"saved": [str(path.absolute()) for path in saved]}))
     else:
-        _tell(result, files, saved)
+        _print_result(result, files, saved)
     for path in saved if show else ():
         click.launch(str(path))
 
 
-def _nothing(status: Mapping[str, Any]) -> None:
+def _ignore(status: Mapping[str, Any]) -> None:
     """Ignore the status: no preview was requested."""
 
 
@@ -108,21 +108,21 @@ def generate(
     body: dict[str, Any],
     *,
     show: bool,
-    look: Callable[[Mapping[str, Any]], None] = _nothing,
+    on_status: Callable[[Mapping[str, Any]], None] = _ignore,
 ) -> dict[str, Any]:
     """Submit, follow until the request has completed, and return the output.
 
-    ``look`` is called with each status. Raises ``ApiFailure`` with the server's reason.
+    ``on_status`` is called with each status. Raises ``ApiFailure`` with the server's reason.
     """
     submitted = client.submit(model, body)
     if not show:
         for status in client.follow(submitted):
-            look(status)
+            on_status(status)
         return dict(client.get(submitted["response_url"]))
     with click.progressbar(length=100, label="queued", file=sys.stderr) as bar:
         for status in client.follow(submitted):
-            _show(bar, status)
-            look(status)
+            _update_bar(bar, status)
+            on_status(status)
     return dict(client.get(submitted["response_url"]))
 
 
@@ -132,7 +132,9 @@ def _save(client: Client, path: Path, file: Mapping[str, Any]) -> Path:
     return path
 
 
-def _tell(result: Mapping[str, Any], files: list[Mapping[str, Any]], saved: list[Path]) -> None:
+def _print_result(
+    result: Mapping[str, Any], files: list[Mapping[str, Any]], saved: list[Path]
+) -> None:
     for file, path in zip(files, saved, strict=True):
         sized = f"  {file['width']}×{file['height']}" if "width" in file else ""
         click.echo(f"{path}{sized}")
@@ -141,7 +143,7 @@ def _tell(result: Mapping[str, Any], files: list[Mapping[str, Any]], saved: list
     click.echo(f"{seed}{demo}")
 
 
-def _show(bar: Any, status: dict[str, Any]) -> None:
+def _update_bar(bar: Any, status: dict[str, Any]) -> None:
     bar.label, done = progress_text(status)
     bar.update(max(0, done - bar.pos))
     bar.render_progress()
@@ -155,7 +157,10 @@ def progress_text(status: Mapping[str, Any]) -> tuple[str, int]:
         doing = f": {detail}" if (detail := ours.get("detail")) else ""
         share = ours.get("share")  # completed fraction of a cold start's stage
         done = "" if share is None else f", {share:.0%} of {ours.get('stage') or 'it'}"
-        return f"{reason}{doing}{done} (position {status['queue_position'] + 1}{_starts(ours)})", 0
+        return (
+            f"{reason}{doing}{done} (position {status['queue_position'] + 1}{_start_text(ours)})",
+            0,
+        )
     if status["status"] != "IN_PROGRESS":
         return "failed" if status.get("error") else "done", 100
     stage, step, steps = ours.get("stage"), ours.get("step", 0), ours.get("steps", 0)
@@ -163,10 +168,10 @@ def progress_text(status: Mapping[str, Any]) -> tuple[str, int]:
     if stage == DOWNLOADING and steps:  # The bar shows only the stages after the download.
         left = f", {_duration(left_s)} left" if (left_s := ours.get("left_s")) is not None else ""
         return f"{words} weights, {step / 1e9:.1f} of {steps / 1e9:.1f} GB{left}", 0
-    return f"{words}{_pace(ours)}", int(95 * step / steps) if steps else 0
+    return f"{words}{_pace_text(ours)}", int(95 * step / steps) if steps else 0
 
 
-def _pace(ours: Mapping[str, Any]) -> str:
+def _pace_text(ours: Mapping[str, Any]) -> str:
     """Progress text such as `` 12/40, 3.1 steps/s, 9 s left``."""
     step, steps, rate, left_s = (ours.get(name) for name in ("step", "steps", "rate", "left_s"))
     if not steps:
@@ -183,7 +188,7 @@ def _duration(seconds: float) -> str:
     return f"{whole} s" if whole < 90 else f"{whole // 60} min {whole % 60} s"
 
 
-def _starts(ours: Mapping[str, Any]) -> str:
+def _start_text(ours: Mapping[str, Any]) -> str:
     """Estimated time until the request starts; empty without an estimate.
 
     At least one second, because the clocks of the two machines may differ.

@@ -22,7 +22,7 @@ def list_keys(installation: Installation, tenant: str | None, *, as_json: bool) 
     for key in answer["keys"]:
         scopes = ",".join(key["scopes"])
         click.echo(
-            f"{key['key_id']:<24} {scopes:<10} {key['created_at'][:10]}  {_standing(key):<20} "
+            f"{key['key_id']:<24} {scopes:<10} {key['created_at'][:10]}  {_status_text(key):<20} "
             f"{key['alias']}".rstrip()
         )
 
@@ -60,13 +60,15 @@ def create(
 def revoke(installation: Installation, key_id: str, *, as_json: bool) -> None:
     with Client(installation) as client:
         client.delete(f"/v1/keys/{key_id}")
-    said = {"key_id": key_id, "revoked": True}
+    result = {"key_id": key_id, "revoked": True}
     click.echo(
-        json.dumps(said) if as_json else f"{key_id} is revoked. All replicas refuse it within 5 s."
+        json.dumps(result)
+        if as_json
+        else f"{key_id} is revoked. All replicas refuse it within 5 s."
     )
 
 
-def _standing(key: dict[str, Any]) -> str:
+def _status_text(key: dict[str, Any]) -> str:
     if key["revoked_at"]:
         return f"revoked {key['revoked_at'][:10]}"
     if key["expires_at"]:

@@ -113,9 +113,11 @@ def _recipe(model: dict[str, Any], memory: int | None) -> dict[str, Any] | None:
     """Recipe for this machine, as the server lists it; None if none fits."""
     if memory is None:
         return None
-    told: list[dict[str, Any]] = model["darkroom"]["recipes"]
+    recipes: list[dict[str, Any]] = model["darkroom"]["recipes"]
     chosen = fitting(_recipes(model), memory)
-    return next((each for each in told if chosen and each["memory_gb"] == chosen.memory_gb), None)
+    return next(
+        (each for each in recipes if chosen and each["memory_gb"] == chosen.memory_gb), None
+    )
 
 
 def _recipes(model: dict[str, Any]) -> list[Recipe]:

@@ -64,8 +64,8 @@ class _PullResult:
         return f"ok       {self._download.weights.source}: {self._path}"
 
     def as_json(self, memory: int | None) -> dict[str, object]:
-        told = self._download.as_json(memory)
-        return {**told, "path": self._path or None, "error": self.trouble or None}
+        summary = self._download.as_json(memory)
+        return {**summary, "path": self._path or None, "error": self.trouble or None}
 
 
 def _announce(store: Store, wanted: Sequence[Download], memory: int | None) -> None:

@@ -82,7 +82,9 @@ _endpoint = click.argument("endpoint", shell_complete=completion.endpoints)
 @options.as_json
 def pause(installation: Installation, endpoint: str, *, as_json: bool) -> None:
     """Accept requests for ENDPOINT but keep them queued."""
-    _put(installation, f"/v1/endpoints/{endpoint}/pause", f"{endpoint} is paused.", as_json=as_json)
+    _put_and_print(
+        installation, f"/v1/endpoints/{endpoint}/pause", f"{endpoint} is paused.", as_json=as_json
+    )
 
 
 @endpoints_group.command("drain")
@@ -91,7 +93,7 @@ def pause(installation: Installation, endpoint: str, *, as_json: bool) -> None:
 @options.as_json
 def drain(installation: Installation, endpoint: str, *, as_json: bool) -> None:
     """Refuse new requests for ENDPOINT and serve the queued ones."""
-    _put(
+    _put_and_print(
         installation, f"/v1/endpoints/{endpoint}/drain", f"{endpoint} is draining.", as_json=as_json
     )
 
@@ -102,7 +104,7 @@ def drain(installation: Installation, endpoint: str, *, as_json: bool) -> None:
 @options.as_json
 def resume(installation: Installation, endpoint: str, *, as_json: bool) -> None:
     """End a pause or a drain of ENDPOINT."""
-    _put(
+    _put_and_print(
         installation, f"/v1/endpoints/{endpoint}/resume", f"{endpoint} is resumed.", as_json=as_json
     )
 
@@ -119,7 +121,7 @@ def requeue_command(installation: Installation, request_id: str, *, as_json: boo
 
     The request is taken from its replica and gets its old place in the queue.
     """
-    _put(
+    _put_and_print(
         installation,
         f"/v1/requests/{request_id}/requeue",
         "The request is {state}.",
@@ -137,7 +139,7 @@ def fail_command(
 ) -> None:
     """End a queued or running request with the state failed."""
     query = httpx.QueryParams({"reason": reason})
-    _put(
+    _put_and_print(
         installation,
         f"/v1/requests/{request_id}/fail?{query}",
         "The request is {state}.",
@@ -145,7 +147,7 @@ def fail_command(
     )
 
 
-def _put(installation: Installation, path: str, said: str, *, as_json: bool) -> None:
+def _put_and_print(installation: Installation, path: str, text: str, *, as_json: bool) -> None:
     with Client(installation) as client:
         answer = client.put(path)
-    click.echo(json.dumps(answer) if as_json else said.format_map(answer))
+    click.echo(json.dumps(answer) if as_json else text.format_map(answer))

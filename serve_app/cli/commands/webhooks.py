@@ -87,8 +87,8 @@ def test_command(installation: Installation, url: str, *, as_json: bool) -> None
     with Client(installation) as client:
         answer = client.post("/v1/webhooks/test", {"url": url})
     took = f"after {answer['took_s']:.2f} s"
-    said = f"Delivered {took}: {answer['status']}." if answer["delivered"] else answer["error"]
-    click.echo(json.dumps(answer) if as_json else said)
+    text = f"Delivered {took}: {answer['status']}." if answer["delivered"] else answer["error"]
+    click.echo(json.dumps(answer) if as_json else text)
     if not answer["delivered"]:
         sys.exit(1)
 

@@ -49,11 +49,11 @@ def report(found: Iterable[StepResult], *, as_json: bool) -> int:
         seen.append(finding)
         if not as_json:
             word = "PROBLEM " if finding.problem else "ok      "
-            click.echo(f"{word} {finding.name}: {finding.said}")
+            click.echo(f"{word} {finding.name}: {finding.message}")
     problems = sum(finding.problem for finding in seen)
     if as_json:
-        told = [{"name": each.name, "ok": not each.problem, "said": each.said} for each in seen]
-        click.echo(json.dumps({"problems": problems, "findings": told}, indent=2))
+        items = [{"name": each.name, "ok": not each.problem, "said": each.message} for each in seen]
+        click.echo(json.dumps({"problems": problems, "findings": items}, indent=2))
     else:
         click.echo(
             "No problems found."

@@ -66,7 +66,7 @@ class AvailableEndpoints:
     def find(self, endpoint_id: str) -> AvailableEndpoint | None:
         return self._offered.get(endpoint_id)
 
-    def stranger(self, endpoint_id: str) -> str:
+    def not_found_message(self, endpoint_id: str) -> str:
         """Sentence that an endpoint does not exist, with the most similar ids."""
         return suggestions.sentence(endpoint_id, list(self._offered), self._fal_ids)
 
@@ -101,12 +101,12 @@ def _all(reached: Target) -> list[AvailableEndpoint]:
     with Client(reached) as client:
         while more:
             page = client.get("/v1/models", limit=PAGE, cursor=cursor, expand="openapi-3.0")
-            offered += [_told(each) for each in page["models"]]
+            offered += [_endpoint_of(each) for each in page["models"]]
             more, cursor = page["has_more"], page["next_cursor"]
     return offered
 
 
-def _told(model: Mapping[str, Any]) -> AvailableEndpoint:
+def _endpoint_of(model: Mapping[str, Any]) -> AvailableEndpoint:
     document: Mapping[str, Any] = model["openapi"]
     endpoint: str = model["endpoint_id"]
     body = document["paths"][f"/{endpoint}"]["post"]["requestBody"]

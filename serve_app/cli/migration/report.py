@@ -62,7 +62,7 @@ def findings(call: ClientCall, offer: AvailableEndpoints) -> Iterator[ReportItem
     if call.endpoint is not None:
         offered = _found(call, call.endpoint, offer)
         if offered is None:
-            why = offer.stranger(call.endpoint)
+            why = offer.not_found_message(call.endpoint)
             yield ReportItem(call.place, call.endpoint, None, CallVerdict.MISSING, why)
         else:
             fate = CallVerdict.MISSING if offered.missing else CallVerdict.SERVED
@@ -207,9 +207,9 @@ def text_report(found: Sequence[ReportItem], where: str) -> Iterator[str]:
         yield f"{each.place}: {each.fate.value:<7}  {about}{why}"
     if not found:
         yield "No calls to fal's clients found."
-    told = ", ".join(f"{count} {fate}" for fate, count in count_verdicts(found).items() if count)
-    if told:
-        yield f"{told}, checked against {where}."
+    counts = ", ".join(f"{count} {fate}" for fate, count in count_verdicts(found).items() if count)
+    if counts:
+        yield f"{counts}, checked against {where}."
 
 
 def count_verdicts(found: Sequence[ReportItem]) -> dict[str, int]:

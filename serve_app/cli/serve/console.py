@@ -51,7 +51,7 @@ class Console:
             self.stream.close()
         self.stream = sys.stderr
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Write ``text`` as one line; see ``write``."""
         self.write(f"{text}\n")
 

@@ -28,7 +28,12 @@ KEY_SHOWN = "api_key.shown"  # marker file next to the key: the key has been pri
 
 
 def print_welcome(
-    installation: Installation, url: str, say: Callable[[str], None], *, sample: bool, demo: bool
+    installation: Installation,
+    url: str,
+    echo: Callable[[str], None],
+    *,
+    sample: bool,
+    demo: bool,
 ) -> None:
     """Print the API key once, print example calls, and with ``sample`` generate an image.
 
@@ -36,8 +41,8 @@ def print_welcome(
     """
     marker = installation.data_dir / KEY_SHOWN
     if not marker.exists():
-        say(f"\nYour API key, shown only once and stored in {installation.key_file}:\n")
-        say(f"    {installation.key()}")
+        echo(f"\nYour API key, shown only once and stored in {installation.key_file}:\n")
+        echo(f"    {installation.key()}")
         marker.touch(mode=0o600)
     try:
         with Client(installation) as client:
@@ -46,27 +51,27 @@ def print_welcome(
         model = MODEL
     data_dir = shlex.quote(str(installation.data_dir))
     if model is None:
-        say(f"\nOpen {url} in a browser. List the models: darkroom models --data-dir {data_dir}")
+        echo(f"\nOpen {url} in a browser. List the models: darkroom models --data-dir {data_dir}")
     else:
-        say(f"\nOpen {url} in a browser, or use fal's client (pip install fal-client):\n")
+        echo(f"\nOpen {url} in a browser, or use fal's client (pip install fal-client):\n")
         for line in example_commands(installation, url, model):
-            say(f"    {line}")
+            echo(f"    {line}")
         named = "" if model == MODEL else f" -m {model}"
-        say(
+        echo(
             f"\nOr: darkroom generate {shlex.quote(PROMPT)} -o out.png{named} --data-dir {data_dir}"
         )
-    say("Press Ctrl-C to stop Darkroom.\n")
+    echo("Press Ctrl-C to stop Darkroom.\n")
     if not sample:
         return
     if model is None:
-        say("No sample image: none of the served models generates an image from a prompt.")
+        echo("No sample image: none of the served models generates an image from a prompt.")
         return
     try:
-        say(_make_sample(installation, model, show=not demo))
+        echo(_make_sample(installation, model, show=not demo))
     except DarkroomError as error:
-        say(f"The sample image failed: {error.message}")
+        echo(f"The sample image failed: {error.message}")
     except OSError as error:
-        say(f"The sample image could not be written to {_image_of(installation)}: {error}.")
+        echo(f"The sample image could not be written to {_image_of(installation)}: {error}.")
 
 
 def sample_model(models: Iterable[Mapping[str, Any]]) -> str | None:

@@ -47,8 +47,8 @@ def orphan_processes(run_dir: Path) -> list[ProcessIdentity]:
     found: list[ProcessIdentity] = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-            told = [*process.cmdline(), *process.environ().values()]
-            if process.pid != os.getpid() and any(str(run_dir) in one for one in told):
+            texts = [*process.cmdline(), *process.environ().values()]
+            if process.pid != os.getpid() and any(str(run_dir) in one for one in texts):
                 found.append(ProcessIdentity(process.pid, process.create_time()))
     return found
 

@@ -105,7 +105,7 @@ class ServeCommand:
                 while True:
                     signal.pause()
             except StopSignal:
-                self.console.say("Stopping …")
+                self.console.print_line("Stopping …")
             finally:
                 self._stop()
                 self.console.close()
@@ -140,7 +140,9 @@ class ServeCommand:
             psutil.wait_procs(supervisors, timeout=STOP_TIMEOUT_S)
             ended += len(supervisors)
         if ended:
-            self.console.say(f"Stopped {ended} processes that an earlier run had left behind.")
+            self.console.print_line(
+                f"Stopped {ended} processes that an earlier run had left behind."
+            )
 
     def _open(self, plan: GatewayPlan) -> None:
         """Open the TLS port and the proxy port. They answer 503 until the HTTP port answers."""
@@ -150,7 +152,7 @@ class ServeCommand:
             self._installation.run_dir / "tls",
             haproxy.binary() if haproxy.available() else "",
             SystemClock(),
-            self.console.say,
+            self.console.print_line,
         )
         self._entrance.start()
         if plan.tls is not None:
@@ -162,14 +164,22 @@ class ServeCommand:
         self._log.start()
         ray_flags.export(self._installation.run_dir)
         # Ray reads its flags when it is imported, so it is imported after they are exported.
+        started = time.monotonic()
+        self._start_ray()
+        self._deploy(settings)
+        threading.Thread(target=self._keep_record, daemon=True, name="run-record").start()
+        self.console.print_line(
+            f"Darkroom serves {self.url} after {time.monotonic() - started:.0f} s."
+        )
+        self.console.print_line(ports.ports_text(self._addresses))
+
+    def _start_ray(self) -> None:
+        """Start a cluster of this machine, and Ray Serve's proxy."""
         import ray  # noqa: PLC0415
         from ray import serve  # noqa: PLC0415
         from ray.exceptions import RayError  # noqa: PLC0415
 
-        from serve_app.app import APPLICATION, build  # noqa: PLC0415
-
-        started = time.monotonic()
-        self.console.say("Starting Ray …")
+        self.console.print_line("Starting Ray …")
         ray.init(
             address="local",
             include_dashboard=False,
@@ -191,7 +201,13 @@ class ServeCommand:
                 f"Ray Serve's proxy did not start. Its error: {str(error).splitlines()[-1]}"
             ) from error
         self._record_all()
-        self.console.say("Starting Darkroom …")
+
+    def _deploy(self, settings: dict[str, Any]) -> None:
+        from ray import serve  # noqa: PLC0415
+
+        from serve_app.app import APPLICATION, build  # noqa: PLC0415
+
+        self.console.print_line("Starting Darkroom …")
         config = settings | {
             "data_dir": self._installation.data_dir,
             "host": self._host,
@@ -203,9 +219,6 @@ class ServeCommand:
         except RuntimeError as error:
             raise Misconfigured(_deploy_failure(error)) from None
         self._record_all()
-        threading.Thread(target=self._keep_record, daemon=True, name="run-record").start()
-        self.console.say(f"Darkroom serves {self.url} after {time.monotonic() - started:.0f} s.")
-        self.console.say(ports.ports_text(self._addresses))
 
     def _keep_record(self) -> None:
         while not self._done.wait(RECORD_INTERVAL_S):
@@ -231,7 +244,7 @@ class ServeCommand:
         psutil.wait_procs(supervisors, timeout=STOP_TIMEOUT_S)
         shutil.rmtree(self._installation.run_dir, ignore_errors=True)
         self._log.aclose()
-        self.console.say("Stopped.")
+        self.console.print_line("Stopped.")
 
 
 def _shut_serve_down() -> None:
@@ -272,13 +285,15 @@ def _deploy_failure(error: RuntimeError) -> str:
     """Message of the error that a deployment raised at its start, extracted from Serve's report."""
     from ray import serve  # noqa: PLC0415 only if it was imported before
 
-    said = [str(error)]
+    reasons = [str(error)]
     for application in serve.status().applications.values():
-        said += [deployment.message for deployment in application.deployments.values()]
-    for message in said:
+        reasons += [deployment.message for deployment in application.deployments.values()]
+    for message in reasons:
         sentence = re.search(
             r"(?:Misconfigured|Unavailable)(?:\(|: )['\"]?(.+?)['\"]?\)?$", message, re.M
         )
         if sentence:
             return sentence.group(1)
-    return f"Darkroom did not start. See the log above for the cause. Ray Serve reports: {said[-1]}"
+    return (
+        f"Darkroom did not start. See the log above for the cause. Ray Serve reports: {reasons[-1]}"
+    )

@@ -55,8 +55,8 @@ async def stream(
     The stream ends early if the database fails or the request is deleted. A client that reconnects
     gets the error.
     """
-    told: dict[str, Any] | None = None
-    stood: Hashable = None
+    sent_progress: dict[str, Any] | None = None
+    waiting_events = _WaitingEvents()
     quiet_s = 0.0
     yield b"retry: %d\n\n" % RECONNECT_MS
     try:
@@ -69,18 +69,16 @@ async def stream(
             if request.state.final:
                 return
             progress = _progress(request)
-            if progress is not None and progress != told:
-                told = progress
+            if progress is not None and progress != sent_progress:
+                sent_progress = progress
                 yield sse.json_event(progress, event="progress")
             wait_s = keep_alive_s
             if request.state is State.QUEUED:
                 waiting = await queue.waiting(request)
+                if (event := waiting_events.next(waiting)) is not None:
+                    quiet_s = 0.0
+                    yield event
                 cold = waiting.reason is WaitReason.COLD_START
-                standing = _standing(waiting)
-                if standing != stood:
-                    stood, quiet_s = standing, 0.0
-                    body = {"position": waiting.position, **waiting_body(waiting)}
-                    yield sse.json_event(body, event="waiting")
                 wait_s = min(COLD_S if cold else STANDING_S, keep_alive_s - quiet_s)
             before, request = (
                 request,
@@ -121,7 +119,23 @@ def _progress(request: Request) -> dict[str, Any] | None:
     }
 
 
-def _standing(waiting: Waiting) -> Hashable:
+class _WaitingEvents:
+    """Events about the place of one request in the queue."""
+
+    def __init__(self) -> None:
+        self._sent: Hashable = None
+
+    def next(self, waiting: Waiting) -> bytes | None:
+        """Event for the current place; None if it is as in the last event."""
+        significant = _significant(waiting)
+        if significant == self._sent:
+            return None
+        self._sent = significant
+        body = {"position": waiting.position, **waiting_body(waiting)}
+        return sse.json_event(body, event="waiting")
+
+
+def _significant(waiting: Waiting) -> Hashable:
     """Key that is equal for two values which a person cannot tell apart."""
     share, starts_at = waiting.share, waiting.starts_at
     return (

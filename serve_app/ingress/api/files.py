@@ -84,8 +84,8 @@ async def read(request: HttpRequest) -> Response:
         return Response(status_code=307, headers={"location": link, "cache-control": LINK_CACHED})
     part = _range(request, headers["etag"], size)
     if part is None:
-        told = {"content-range": f"bytes */{size}"}
-        return json_reply({"detail": "The range is outside the file."}, 416, told)
+        headers = {"content-range": f"bytes */{size}"}
+        return json_reply({"detail": "The range is outside the file."}, 416, headers)
     start, end, status = part
     headers["content-length"] = str(end - start)
     if status == 206:

@@ -147,7 +147,7 @@ async def resumed(request: HttpRequest) -> Response:
 async def requeued(request: HttpRequest) -> Response:
     """Take a running request from its replica and queue it again."""
     operations, actor = await _admin(request, "v1.request.requeue")
-    return _standing(request, await operations.requeue(request.path_params["request_id"], actor))
+    return _state_reply(request, await operations.requeue(request.path_params["request_id"], actor))
 
 
 async def failed(request: HttpRequest) -> Response:
@@ -157,7 +157,7 @@ async def failed(request: HttpRequest) -> Response:
     if len(reason) > MAX_REASON:
         raise query.invalid("reason", f"should have at most {MAX_REASON} characters", reason)
     request_id = request.path_params["request_id"]
-    return _standing(request, await operations.fail(request_id, actor, reason))
+    return _state_reply(request, await operations.fail(request_id, actor, reason))
 
 
 async def audit(request: HttpRequest) -> Response:
@@ -296,6 +296,6 @@ def _entry(act: Act) -> AuditEntry:
     }
 
 
-def _standing(request: HttpRequest, state: State) -> Response:
+def _state_reply(request: HttpRequest, state: State) -> Response:
     body: RequestState = {"request_id": request.path_params["request_id"], "state": state}
     return json_reply(body)

@@ -164,11 +164,11 @@ async def _body(
 
 
 async def _events(call: RequestCall) -> AsyncIterator[bytes]:
-    request, told = call.request, 0
+    request, sent = call.request, 0
     while True:
         lines = await _lines(call, request)
-        fresh = None if lines is None else lines[told:]
-        told = len(lines or ())
+        fresh = None if lines is None else lines[sent:]
+        sent = len(lines or ())
         body = await _body(call, request, fresh)
         yield sse.json_event(body)
         if request.state.final:

@@ -46,12 +46,12 @@ class PathRewriting:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            scope = self._led(scope)
+            scope = self._routed(scope)
             if not _UNNAMED.isdisjoint(scope["path"]):
                 scope = cast("Scope", {**scope, "path": _replaced(scope["path"])})
         await self._app(scope, receive, send)
 
-    def _led(self, scope: Scope) -> Scope:
+    def _routed(self, scope: Scope) -> Scope:
         host = target = b""
         for name, value in scope["headers"]:
             if name == b"host":
@@ -98,8 +98,8 @@ async def proxy_without_target(request: HttpRequest) -> Response:
     """Answer a call to ``/fal/proxy`` itself, which did not name one of fal's calls: 400."""
     context_of(request).route = "fal.proxy"
     given = request.headers.get("x-fal-target-url")
-    said = "is missing" if given is None else f"is not a URL of fal's: {given[:200]}"
-    message = f"Invalid request: the header x-fal-target-url {said}."
+    problem = "is missing" if given is None else f"is not a URL of fal's: {given[:200]}"
+    message = f"Invalid request: the header x-fal-target-url {problem}."
     return json_reply({"detail": "Invalid request", "message": message}, 400)
 
 

@@ -301,11 +301,11 @@ async def _offered(request: HttpRequest, *, in_parts: bool) -> tuple[Upload, str
     files, origin = services_of(request).files, origin_of(request)
     caller = await authenticate(request)
     try:
-        said = InitiateUpload.model_validate(await read_json(request, MAX_CALL_BYTES))
+        initiated = InitiateUpload.model_validate(await read_json(request, MAX_CALL_BYTES))
     except ValidationError as error:
         raise invalid_input(error) from None
     keep_s = parse_keep_s(request.headers)
-    new = NewUpload(caller.tenant, said.content_type, said.file_name, keep_s)
+    new = NewUpload(caller.tenant, initiated.content_type, initiated.file_name, keep_s)
     await files.check_disk_space()
     upload = await files.uploads.offer(new, in_parts=in_parts)
     return upload, file_url(origin, upload.key)

@@ -154,13 +154,13 @@ class ProgressEvents:
     def __init__(self, services: Services, origin: str) -> None:
         self._services = services
         self._origin = origin
-        self._told: Hashable = None
+        self._sent: Hashable = None
 
     async def __call__(self, request: Request) -> bytes | None:
         now = version(request, 0)
-        if request.state is not State.RUNNING or request.progress is None or now == self._told:
+        if request.state is not State.RUNNING or request.progress is None or now == self._sent:
             return None
-        self._told = now
+        self._sent = now
         preview = preview_url(request, self._origin, made=self._services.config.models.previews)
         ends_at = await self._services.queue.ends_at(request)
         body = {

@@ -222,15 +222,15 @@ class UploadStream:
         try:
             yield
         except DarkroomError:
-            await self._hear_out()
+            await self._drain()
             raise
 
-    async def _hear_out(self) -> None:
-        heard = 0
+    async def _drain(self) -> None:
+        drained = 0
         with contextlib.suppress(TimeoutError, ClientDisconnect):
             async with asyncio.timeout(LINGER_S):
-                while not self._ended and heard < LINGER_BYTES:
-                    heard += len(await self._receive())
+                while not self._ended and drained < LINGER_BYTES:
+                    drained += len(await self._receive())
 
     def _declared(self) -> int:
         declared = self._request.headers.get("content-length", "")

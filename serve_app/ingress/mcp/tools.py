@@ -10,13 +10,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # Arguments of the tools. The models are the tools' schemas, and validate the calls.
 
-USUAL_WAIT_S, MOST_WAIT_S = 50.0, 600.0
+USUAL_WAIT_S, MAX_WAIT_S = 50.0, 600.0
 """Default and longest wait in seconds. Many clients limit a tool call to one minute."""
 
 _WAIT = Field(
     default=USUAL_WAIT_S,
     ge=0,
-    le=MOST_WAIT_S,
+    le=MAX_WAIT_S,
     description=(
         "Seconds to wait for the end. A request that has not ended by then continues: call `wait`."
     ),

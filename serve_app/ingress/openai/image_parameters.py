@@ -22,7 +22,7 @@ from serve_app.ingress.submission.model_lookup import EndpointFields
 from serve_app.ingress.submission.rendering import final_outcome
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
-MOST_IMAGES, MOST_PARTIAL = 10, 3
+MAX_IMAGES, MAX_PARTIAL = 10, 3
 
 STEPS: Mapping[str, float] = {
     "low": 0.5,
@@ -65,7 +65,7 @@ class ImageParameters(BaseModel):
     model: str | None = Field(
         default=None, description="Id of an endpoint, or an alias. Default: an endpoint for images."
     )
-    n: int | None = Field(default=None, ge=1, le=MOST_IMAGES)
+    n: int | None = Field(default=None, ge=1, le=MAX_IMAGES)
     size: str | None = Field(default=None, description="`auto`, or pixels as in `1024x1024`.")
     quality: Literal["auto", "low", "medium", "standard", "high", "hd", "xhigh", "max"] | None = (
         None
@@ -78,7 +78,7 @@ class ImageParameters(BaseModel):
     input_fidelity: Literal["low", "high"] | None = None
     response_format: Literal["url", "b64_json"] | None = None
     stream: bool | None = None
-    partial_images: int | None = Field(default=None, ge=0, le=MOST_PARTIAL)
+    partial_images: int | None = Field(default=None, ge=0, le=MAX_PARTIAL)
     user: str | None = None
     safety_identifier: str | None = None
 
@@ -270,7 +270,7 @@ async def image_answer(
     return {
         "created": created,
         "data": [await _image(each, image_request, storage, origin) for each in images],
-        **_told(image_request, images[0]),
+        **_echoed(image_request, images[0]),
         **kept_of(request),
     }
 
@@ -308,12 +308,12 @@ async def _image(
     return found
 
 
-def _told(image_request: ImageRequest, image: Artifact) -> EchoedParameters:
+def _echoed(image_request: ImageRequest, image: Artifact) -> EchoedParameters:
     """Parameters that the response repeats. OpenAI reports the chosen values, never "auto"."""
-    told = {
+    parameters = {
         **image_request.echoed,
         "size": size_of(image, image_request),
         "output_format": format_of(image),
     }
-    echoed = {name: value for name, value in told.items() if value != "auto"}
+    echoed = {name: value for name, value in parameters.items() if value != "auto"}
     return cast("EchoedParameters", echoed)

@@ -76,7 +76,7 @@ async def edits(request: HttpRequest) -> Response:
     caller = await authenticate(request)
     if not is_form(request):
         raise InvalidInput("The call is not a form. Send the images as multipart/form-data.")
-    most = input_images.MOST_GIVEN + 1
+    most = input_images.MAX_INPUT_IMAGES + 1
     form = await read_form(request, services.config.limits.max_body_bytes, most)
     unknown = sorted(form.files.keys() - {"image", "mask"})
     if unknown:

@@ -13,10 +13,10 @@ from PIL import Image
 from serve_app.domain.errors import InvalidInput
 from serve_app.ingress.submission.model_lookup import EndpointFields
 
-MOST_GIVEN = 16
-MOST_PIXELS = 64_000_000
+MAX_INPUT_IMAGES = 16
+MAX_PIXELS = 64_000_000
 USUAL_AREA = 1024 * 1024
-SIDE_MULTIPLE, LEAST_SIDE = 16, 64
+SIDE_MULTIPLE, MIN_SIDE = 16, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ def read_image(content: bytes, parameter: str) -> InputImage:
     except (OSError, ValueError, Image.DecompressionBombError):
         message = "The file cannot be read as an image"
         raise InvalidInput.of_field(parameter, message, "image_load_error") from None
-    if width * height > MOST_PIXELS:
-        message = f"{width}×{height} exceeds the limit of {MOST_PIXELS // 1_000_000} megapixels"
+    if width * height > MAX_PIXELS:
+        message = f"{width}×{height} exceeds the limit of {MAX_PIXELS // 1_000_000} megapixels"
         raise InvalidInput.of_field(parameter, message, "image_too_large")
     return InputImage(content, media_type, width, height)
 
@@ -81,7 +81,7 @@ def fitting_size(image: InputImage) -> dict[str, int]:
     """Size with the image's aspect ratio, and at most the area that models are trained on."""
     scale = min(1.0, (USUAL_AREA / (image.width * image.height)) ** 0.5)
     sides = (image.width * scale, image.height * scale)
-    width, height = (max(LEAST_SIDE, round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE) for side in sides)
+    width, height = (max(MIN_SIDE, round(side / SIDE_MULTIPLE) * SIDE_MULTIPLE) for side in sides)
     return {"width": width, "height": height}
 
 

@@ -14,7 +14,7 @@ from serve_app.domain.errors import InvalidInput
 from serve_app.ingress.submission.model_lookup import EndpointFields
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
-MOST_SECONDS = 600.0
+MAX_SECONDS = 600.0
 
 RATES = ("frames_per_second", "fps")
 SIZES = ("video_size", "image_size")
@@ -33,7 +33,7 @@ NAMES: Mapping[str, str] = {
 
 Seconds = Annotated[
     float,
-    Field(gt=0, le=MOST_SECONDS),
+    Field(gt=0, le=MAX_SECONDS),
     WithJsonSchema(
         {
             "anyOf": [
@@ -42,7 +42,7 @@ Seconds = Annotated[
                     "type": "number",
                     "exclusiveMinimum": True,
                     "minimum": 0,
-                    "maximum": MOST_SECONDS,
+                    "maximum": MAX_SECONDS,
                 },
             ]
         }

@@ -164,7 +164,7 @@ def _seconds(at: datetime | None) -> int | None:
     return int(at.timestamp()) if at else None
 
 
-MOST_LISTED = 100
+MAX_LISTED = 100
 REFERENCE = "input_reference"
 
 
@@ -203,7 +203,7 @@ async def listed(request: HttpRequest) -> Response:
     """List the tenant's requests to endpoints that make videos, newest first."""
     caller = await authenticate(request)
     services = services_of(request)
-    limit = query.page_size(request, default=20, most=MOST_LISTED)
+    limit = query.page_size(request, default=20, most=MAX_LISTED)
     after = request.query_params.get("after")
     if after is not None and not request_ids.valid(after):
         raise query.invalid("after", "should be the id of a video", after)

@@ -20,8 +20,8 @@ class HandleSessions:
         self._handles = handles
         self._methods: dict[tuple[str, str], Any] = {}
 
-    async def draw(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:
-        return await self._call(seat, "draw", frame)
+    async def generate_frame(self, seat: ReplicaSlot, frame: Frame) -> FrameResult:
+        return await self._call(seat, "generate_frame", frame)
 
     async def end(self, seat: ReplicaSlot) -> None:
         await self._call(seat, "end_session")

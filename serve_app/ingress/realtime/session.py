@@ -35,7 +35,7 @@ LOST_S = 10.0
 """Seconds for the queue to report the reason, after a replica has said that it does not hold the
 session."""
 
-MOST_WARNINGS = 20
+MAX_WARNINGS = 20
 
 
 class Socket(Protocol):
@@ -132,11 +132,13 @@ class RealtimeSession:
     async def _frame(self, seat: ReplicaSlot, arrived: ReceivedFrame) -> asyncio.Task[None]:
         began = self._services.clock.monotonic()
         frame = Frame(arrived.request_id, arrived.input, self._files(arrived))
-        drawn = await self._services.sessions.draw(seat, frame)
+        drawn = await self._services.sessions.generate_frame(seat, frame)
         failure, echo = drawn.outcome.failure, arrived.echo
         state = State.FAILED if failure else State.SUCCEEDED
         counting = self._services.background.start_detached(
-            self._services.queue.drew(seat.held, frame.request_id, state, drawn.outcome.usage),
+            self._services.queue.record_frame(
+                seat.held, frame.request_id, state, drawn.outcome.usage
+            ),
             f"usage of frame {frame.request_id}",
         )
         if failure is not None:
@@ -146,7 +148,9 @@ class RealtimeSession:
         inline = arrived.input.get("sync_mode") is True
         await self._socket.send(pack(rendered(drawn.outcome, drawn.files, inline=inline) | echo))
         self._count("drawn")
-        self._services.metrics.drew(self._new.endpoint, self._services.clock.monotonic() - began)
+        self._services.metrics.frame_generated(
+            self._new.endpoint, self._services.clock.monotonic() - began
+        )
         return counting
 
     def _files(self, arrived: ReceivedFrame) -> tuple[UploadTicket, ...]:
@@ -190,7 +194,7 @@ class RealtimeSession:
 
     async def _warn(self, warning: str) -> None:
         """Write each warning once into the log of the session's request."""
-        if warning not in self._warned and len(self._warned) < MOST_WARNINGS:
+        if warning not in self._warned and len(self._warned) < MAX_WARNINGS:
             self._warned.add(warning)
             await self._services.queue.log(self._new.id, "WARNING", warning)
 

@@ -24,7 +24,7 @@ from serve_app.telemetry import logs
 
 log = logging.getLogger(__name__)
 
-MOST_BUFFERED = 60
+MAX_BUFFERED = 60
 """Default and largest ``max_buffering`` that a client can ask for."""
 
 
@@ -48,7 +48,7 @@ async def _served(socket: WebSocket) -> Close | None:
     services = services_of(socket)
     try:
         entry, new = await _asked(socket, services)
-        most = query.whole(socket, "max_buffering", default=MOST_BUFFERED, most=MOST_BUFFERED)
+        most = query.whole(socket, "max_buffering", default=MAX_BUFFERED, most=MAX_BUFFERED)
         return await RealtimeSession(services, _Messages(socket), entry, new, max(most, 1)).run()
     except DarkroomError as error:
         return messages.closing(error)

@@ -265,9 +265,9 @@ def _metrics(request: Request) -> PredictionMetrics:
 
 
 def _logs(lines: Sequence[LogLine], progress: Progress | None) -> str:
-    told = [line.message for line in lines]
-    if told and progress is not None and progress.steps:
+    messages = [line.message for line in lines]
+    if messages and progress is not None and progress.steps:
         done = min(1.0, progress.step / progress.steps)
         bar = "█" * int(done * BAR)
-        told.append(f"{done:.0%}|{bar:<{BAR}}| {progress.step}/{progress.steps}")
-    return "\n".join(told)
+        messages.append(f"{done:.0%}|{bar:<{BAR}}| {progress.step}/{progress.steps}")
+    return "\n".join(messages)

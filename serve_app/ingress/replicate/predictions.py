@@ -47,7 +47,7 @@ from serve_app.telemetry import logs
 PAGE = 100
 """Predictions in a page, as at Replicate."""
 
-MOST_WAIT_S = 60
+MAX_WAIT_S = 60
 CANCEL_S = 2.0
 """Longest wait in seconds of a cancel for a running request, which stops at its next step."""
 
@@ -100,7 +100,7 @@ async def created_of_model(request: HttpRequest) -> Response:
 
 async def shown(request: HttpRequest) -> Response:
     services, found = await _find(request)
-    return await _told(request, services, found)
+    return await _prediction_reply(request, services, found)
 
 
 async def listed(request: HttpRequest) -> Response:
@@ -121,7 +121,7 @@ async def listed(request: HttpRequest) -> Response:
 async def cancelled(request: HttpRequest) -> Response:
     services, found = await _find(request)
     await services.queue.cancel(found.tenant, found.id)
-    return await _told(
+    return await _prediction_reply(
         request, services, await services.queue.wait(found.tenant, found.id, CANCEL_S)
     )
 
@@ -216,12 +216,12 @@ async def _created(
     if wait_s and not stored.state.final:
         stored = await services.queue.wait(stored.tenant, stored.id, wait_s)
     lines = await services.queue.lines(stored.tenant, stored.id)
-    told = await renderer_of(services).render(stored, base, lines)
+    prediction = await renderer_of(services).render(stored, base, lines)
     late = bool(wait_s) and not stored.state.final
     if late:
         # Replicate's client takes any other status for the end of a prediction it waited for.
-        told["status"] = "starting"
-    return add_replay_headers(request, json_reply(told, 202 if late else 201), new, stored)
+        prediction["status"] = "starting"
+    return add_replay_headers(request, json_reply(prediction, 202 if late else 201), new, stored)
 
 
 async def _body(request: HttpRequest, max_bytes: int) -> Mapping[str, Any]:
@@ -241,9 +241,9 @@ def _wait_s(request: HttpRequest) -> int:
         found = _WAIT.fullmatch(preference.strip().lower())
         if found is None:
             continue  # RFC 7240: unknown preferences are ignored
-        seconds = int(found[1] or MOST_WAIT_S)
-        if not 1 <= seconds <= MOST_WAIT_S:
-            what = f"`wait` should be from 1 to {MOST_WAIT_S}"
+        seconds = int(found[1] or MAX_WAIT_S)
+        if not 1 <= seconds <= MAX_WAIT_S:
+            what = f"`wait` should be from 1 to {MAX_WAIT_S}"
             problem = FieldProblem(("header", "Prefer"), what, "value_error", None, seconds)
             raise InvalidInput(f"The header Prefer: {what}.", (problem,))
         return seconds
@@ -272,7 +272,7 @@ async def _find(request: HttpRequest) -> tuple[Services, Request]:
     return services, found
 
 
-async def _told(request: HttpRequest, services: Services, found: Request) -> Response:
+async def _prediction_reply(request: HttpRequest, services: Services, found: Request) -> Response:
     lines = await services.queue.lines(found.tenant, found.id)
     return json_reply(await renderer_of(services).render(found, base_of(request), lines))
 
@@ -293,13 +293,13 @@ async def _events(services: Services, request: Request, base: str) -> AsyncGener
             )
             if request == before:
                 yield sse.NOTHING_NEW
-        told = await renderer_of(services).render(request, base)
+        prediction = await renderer_of(services).render(request, base)
     except (RequestNotFound, Unavailable):
         return
-    for number, url in enumerate(files_of(told["output"])):
+    for number, url in enumerate(files_of(prediction["output"])):
         yield sse.event(url, event="output", id=f"output-{number}")
-    if told["status"] == "failed":
-        yield sse.event(json.dumps({"detail": told["error"]}), event="error", id="error")
+    if prediction["status"] == "failed":
+        yield sse.event(json.dumps({"detail": prediction["error"]}), event="error", id="error")
     else:
-        reason = {"reason": "canceled"} if told["status"] == "canceled" else {}
+        reason = {"reason": "canceled"} if prediction["status"] == "canceled" else {}
         yield sse.event(json.dumps(reason), event="done", id="done")

@@ -65,33 +65,33 @@ class EventBuilder:
         return ProgressState(url, self, MIN_INTERVAL_S, to_the_end=COMPLETED not in self._events)
 
     async def __call__(self, request: Request) -> bytes | None:
-        if not self._news(request):
+        if not self._has_wanted_event(request):
             return None
         lines = await self._queue.lines(request.tenant, request.id)
-        told = await self._renderer.render(request, self._base, lines, inline=False)
-        body = await asyncio.to_thread(encoded, told)
+        prediction = await self._renderer.render(request, self._base, lines, inline=False)
+        body = await asyncio.to_thread(encoded, prediction)
         return body if len(body) <= MAX_BODY_BYTES else None
 
-    def _news(self, request: Request) -> bool:
+    def _has_wanted_event(self, request: Request) -> bool:
         if request.started_at is None and not request.state.final:
             return False
-        news: set[str] = set()
+        happened: set[str] = set()
         if not self._started and request.started_at is not None:
-            news.add(START)
+            happened.add(START)
         self._started = True
         progress = request.progress
         # A stage without steps says nothing in the log.
         steps = (progress.step, progress.steps) if progress and progress.steps else self._steps
         if (request.events, steps) != (self._lines, self._steps):
-            news.add(LOGS)
+            happened.add(LOGS)
         self._lines, self._steps = request.events, steps
         if request.state is State.SUCCEEDED:
-            news.add(OUTPUT)
-        return bool(news & self._events)
+            happened.add(OUTPUT)
+        return bool(happened & self._events)
 
 
-def encoded(told: Mapping[str, Any]) -> bytes:
-    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
+def encoded(prediction: Mapping[str, Any]) -> bytes:
+    return json.dumps(prediction, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 MARK = "#replicate"
@@ -165,8 +165,8 @@ class PredictionComposer:
         files = request.outcome.artifacts if request.outcome else ()
         # Base64 needs four characters for three bytes.
         inline = sum(each.size for each in files) * 4 / 3 < MAX_BODY_BYTES
-        told = await self.renderer.render(request, base, lines, inline=inline)
-        return await asyncio.to_thread(encoded, told)
+        prediction = await self.renderer.render(request, base, lines, inline=inline)
+        return await asyncio.to_thread(encoded, prediction)
 
 
 class WebhookSecret(TypedDict):

@@ -77,7 +77,7 @@ class Uploads:
         except BaseException:
             # The cleanup deletes it within seconds, or if this fails, after some hours.
             with contextlib.suppress(DarkroomError):
-                await asyncio.shield(self._book.give_up(upload.key))
+                await asyncio.shield(self._book.abandon(upload.key))
             raise
 
     async def find(self, key: str, upload_id: str, *, in_parts: bool = False) -> Upload:
@@ -103,7 +103,7 @@ class Uploads:
             await self._storage.drop_parts(upload.key, parts_id)
             raise upload_not_found()
         if size > self.max_bytes:
-            await self._book.give_up(upload.key)
+            await self._book.abandon(upload.key)
             raise TooLarge(self.too_large)
         return part
 
@@ -146,7 +146,7 @@ class Uploads:
     async def delete(self, tenant: str, key: str) -> bool:
         """Delete a file of the tenant. False: storage is not available, and the file is deleted
         later. ``ArtifactNotFound``."""
-        if not await self._book.disown(tenant, key):
+        if not await self._book.delete(tenant, key):
             raise ArtifactNotFound("There is no such upload.")
         try:
             # Parts and other remains are deleted by the next round of the disposal.

@@ -136,8 +136,10 @@ class PlacementCheck:
         nodes, free = await asyncio.gather(
             asyncio.to_thread(self._nodes), asyncio.to_thread(self._free)
         )
-        said = {name: _lack(needs, nodes) or _taken(needs, free) for name, needs in missing.items()}
-        return {name: f"Pool {name}: {sentence}" for name, sentence in said.items() if sentence}
+        texts = {
+            name: _lack(needs, nodes) or _taken(needs, free) for name, needs in missing.items()
+        }
+        return {name: f"Pool {name}: {sentence}" for name, sentence in texts.items() if sentence}
 
 
 def _needs(pool: PoolConfig) -> dict[str, float]:

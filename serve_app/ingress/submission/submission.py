@@ -146,7 +146,7 @@ def abandon(services: Services, new: NewRequest, storing: asyncio.Task[Request])
 async def _store(services: Services, new: NewRequest, most_queued: int | None) -> Request:
     if new.replay_key is not None:
         await services.replies.undelivered.wait_recorded(new)
-    earlier = await services.queue.repeated(new)
+    earlier = await services.queue.find_earlier(new)
     if earlier is not None:
         return earlier
     await services.files.check_disk_space()

@@ -30,7 +30,7 @@ from serve_app.queue.store.config import QueueLimits
 
 log = logging.getLogger(__name__)
 
-LOOK_AGAIN_S = 0.05
+WAKE_INTERVAL_S = 0.05
 
 Lane = tuple[str, str]  # pool, tenant
 
@@ -108,7 +108,7 @@ class Lanes:
         self._limits = limits
         self._known: set[Lane] = set()
         self._to_check: set[Lane] = set()
-        self._looking: asyncio.Task[None] | None = None
+        self._waking: asyncio.Task[None] | None = None
 
     async def open(self, lanes: Iterable[Lane]) -> None:
         """Create the missing rows of these lanes. Asks the database only about lanes new to this
@@ -126,22 +126,22 @@ class Lanes:
     def wake_if_work_soon(self, lanes: Iterable[Lane]) -> None:
         """Do the same in the background. Lanes that arrive in between are looked at together."""
         self._to_check.update(lanes)
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
+        if self._waking is None or self._waking.done():
+            self._waking = asyncio.create_task(self._wake_collected())
 
     async def aclose(self) -> None:
-        if self._looking is not None:
-            self._looking.cancel()
-            await asyncio.gather(self._looking, return_exceptions=True)
+        if self._waking is not None:
+            self._waking.cancel()
+            await asyncio.gather(self._waking, return_exceptions=True)
 
-    async def _look(self) -> None:
+    async def _wake_collected(self) -> None:
         while self._to_check:
             lanes, self._to_check = self._to_check, set()
             try:
                 await self.wake_if_work(lanes)
             except DatabaseUnavailable as error:
                 log.debug("Lanes were not checked; the sweeper will do it: %s", error.message)
-            await asyncio.sleep(LOOK_AGAIN_S)
+            await asyncio.sleep(WAKE_INTERVAL_S)
 
     async def skip_credit(self, pool: str, endpoints: Iterable[str]) -> None:
         """Keep lanes from saving up turns while some replicas skip their endpoints.

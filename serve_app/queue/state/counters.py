@@ -97,7 +97,7 @@ class Counters:
 
 SMOOTHING = 0.2  # weight of the latest second
 LEAST = 0.001  # requests per second; slower rates count as unknown
-LEAST_RETRY_S, MOST_RETRY_S, UNKNOWN_RETRY_S = 1.0, 60.0, 5.0
+MIN_RETRY_S, MAX_RETRY_S, UNKNOWN_RETRY_S = 1.0, 60.0, 5.0
 
 
 class Throughput:
@@ -137,7 +137,7 @@ class Throughput:
     def _takes_s(self, leaving: float, name: str) -> float:
         rate = self._rates.get(name)
         wanted = UNKNOWN_RETRY_S if rate is None else leaving / rate
-        return min(MOST_RETRY_S, max(LEAST_RETRY_S, wanted))
+        return min(MAX_RETRY_S, max(MIN_RETRY_S, wanted))
 
 
 def _pool(pool: str) -> str:

@@ -115,8 +115,8 @@ def _row(presence: Presence) -> dict[str, Any]:
     }
 
 
-def _loads(said: Presence | Ask | Report) -> dict[str, Any]:
-    return {"detail": messages.clean(said.detail), "loading": said.loading}
+def _loads(poll_or_report: Presence | Ask | Report) -> dict[str, Any]:
+    return {"detail": messages.clean(poll_or_report.detail), "loading": poll_or_report.loading}
 
 
 # Replicas seen recently, for the status page.

@@ -161,19 +161,19 @@ class QueueStats:
         which are being stored, so these do not count as queued.
         """
 
-        def past() -> Overloaded | None:
+        def limit_error() -> Overloaded | None:
             return self._exceeds_limits(tenant, endpoint) or self._exceeds_client_limit(
                 pool, most_queued, free
             )
 
         self._pauses.admit(endpoint)
-        refused = past()
+        refused = limit_error()
         ago_s = self._clock.monotonic() - self._counted_at
         if refused is not None and ago_s > max(
             MIN_COUNT_INTERVAL_S, COUNT_DUTY_FACTOR * self._count_took_s
         ):
             await self._count()
-            refused = past()
+            refused = limit_error()
         if refused is not None:
             raise refused
         self._admitted.change(pool, tenant, endpoint, 1)

@@ -58,23 +58,23 @@ class Waiters:
         self._closed = False
         # Pools in which nothing is queued, as far as this process knows.
         self.drained: set[str] = set()
-        self._look: Callable[[str], None] = lambda _: None
+        self._on_work: Callable[[str], None] = lambda _: None
 
-    def on_work(self, look: Callable[[str], None]) -> None:
-        """Call ``look`` with each pool in which a request may have been queued."""
-        self._look = look
+    def on_work(self, search: Callable[[str], None]) -> None:
+        """Call ``search`` with each pool in which a request may have been queued."""
+        self._on_work = search
 
     def wake(self, pools: Iterable[str]) -> None:
         """Look for queued requests in these pools: some were queued, or may have been."""
         for pool in pools:
             self.drained.discard(pool)
-            self._look(pool)
+            self._on_work(pool)
 
     def wake_all(self) -> None:
         """Look for queued requests in every pool."""
         self.drained.clear()
         for pool in self.pools():
-            self._look(pool)
+            self._on_work(pool)
 
     def add(self, ask: Ask) -> Waiter:
         """Add a poll that waits for work or signals. Signals that are already known are delivered

@@ -23,7 +23,8 @@ class QueueLimits:
     max_waiting_per_tenant: int = 50_000
     # time past the overall deadline in which the replica may report the end itself
     overtime_s: float = 30.0
-    look_s: float = 1.0  # interval of the checks for timeouts, dead replicas and lost notifications
+    # interval of the checks for timeouts, dead replicas and lost notifications
+    check_interval_s: float = 1.0
     max_running_per_tenant: int | None = None
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict[str, TenantLimits])
     endpoints: Mapping[str, EndpointLimits] = field(default_factory=dict[str, EndpointLimits])
@@ -126,7 +127,7 @@ class Observer(Protocol):
         """Note that an attempt ended after ``run_s``, or a queued request left the queue."""
         ...
 
-    def held_back(self, oldest_s: float, transactions: int) -> None:
+    def oldest_transaction(self, oldest_s: float, transactions: int) -> None:
         """Note the age of the database's oldest open transaction, and how many transactions began
         since the oldest snapshot that must be kept; 0: none.
         """
@@ -139,5 +140,5 @@ class NullObserver:
     def ended(self, endpoint: str, state: State, run_s: float) -> None:
         del endpoint, state, run_s
 
-    def held_back(self, oldest_s: float, transactions: int) -> None:
+    def oldest_transaction(self, oldest_s: float, transactions: int) -> None:
         del oldest_s, transactions

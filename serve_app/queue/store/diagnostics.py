@@ -13,7 +13,7 @@ from serve_app.postgres.database import Database
 from serve_app.queue.store.config import Observer
 from serve_app.queue.store.migrations import OLDEST_SERVER
 
-HEARD_WITHIN_S = 3.0
+NOTIFICATION_TIMEOUT_S = 3.0
 
 
 async def examine(conninfo: str) -> str:
@@ -37,8 +37,8 @@ async def examine(conninfo: str) -> str:
                     f"DARKROOM_DATABASE_URL names a PostgreSQL {version // 10_000} server, and "
                     "Darkroom needs 15 or later. Upgrade it, or name another server."
                 )
-            await _may_make_tables(speaker)
-            await _hears(listener, speaker)
+            await _check_create_privilege(speaker)
+            await _check_notifications(listener, speaker)
             return f"PostgreSQL {version // 10_000}"
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(
@@ -46,7 +46,7 @@ async def examine(conninfo: str) -> str:
         ) from None
 
 
-async def _may_make_tables(connection: psycopg.AsyncConnection) -> None:
+async def _check_create_privilege(connection: psycopg.AsyncConnection) -> None:
     cursor = await connection.execute(
         "SELECT has_schema_privilege(current_schema(), 'CREATE'), current_user, current_schema()"
     )
@@ -59,7 +59,9 @@ async def _may_make_tables(connection: psycopg.AsyncConnection) -> None:
         )
 
 
-async def _hears(listener: psycopg.AsyncConnection, speaker: psycopg.AsyncConnection) -> None:
+async def _check_notifications(
+    listener: psycopg.AsyncConnection, speaker: psycopg.AsyncConnection
+) -> None:
     """Check that a notification arrives. A pgbouncer that pools by transaction runs the LISTEN on
     one server connection, and the next statement on another.
     """
@@ -67,7 +69,7 @@ async def _hears(listener: psycopg.AsyncConnection, speaker: psycopg.AsyncConnec
     await listener.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
     await speaker.execute("SELECT pg_notify(%s, 'heard')", (channel,))
     try:
-        async with asyncio.timeout(HEARD_WITHIN_S):
+        async with asyncio.timeout(NOTIFICATION_TIMEOUT_S):
             async for _ in listener.notifies():
                 return
     except TimeoutError:
@@ -112,4 +114,4 @@ class VacuumMonitor:
     async def measure(self) -> None:
         """Report the oldest transaction to the observer."""
         ((oldest_s, transactions),) = await self._database.rows(OLDEST_TRANSACTION)
-        self._observer.held_back(oldest_s, transactions)
+        self._observer.oldest_transaction(oldest_s, transactions)

@@ -22,6 +22,10 @@ QUEUED = "Queued."
 CANCEL_REQUESTED = "Cancel requested; the request stops at its next step."
 SUCCEEDED = "Succeeded."
 FORGOTTEN = "The message was deleted: the request was sent with X-Fal-Store-IO: 0."
+UNDELIVERED = (
+    "The webhook was not delivered before its content was deleted: the request was sent with "
+    "X-Fal-Store-IO: 0. Submit the request again."
+)
 REQUEUED = "Taken from its replica by an operator"
 NO_PREVIEWS = "The request was submitted without previews."
 PREVIEWS_WHILE_RUNNING = "A request has previews only while it runs."
@@ -84,8 +88,8 @@ def never_confirmed(times: int) -> Outcome:
 
 
 def failed_by_hand(reason: str) -> Outcome:
-    said = f": {clean(reason)}" if reason else "."
-    return _failed(FailedByHand(f"An operator of this installation ended the request{said}"))
+    why = f": {clean(reason)}" if reason else "."
+    return _failed(FailedByHand(f"An operator of this installation ended the request{why}"))
 
 
 def endpoint_gone(endpoint: str) -> Outcome:

@@ -16,7 +16,7 @@ from serve_app.queue.store import messages
 from serve_app.queue.store.rows import outcome_to_json
 
 _WRITTEN = """
-told AS (
+notified AS (
     INSERT INTO events (request_id, sequence, state, message)
     SELECT id, events, CASE WHEN state <> 'running' THEN state END,
            CASE WHEN state = 'running' THEN %(requested)s ELSE %(message)s END

@@ -60,7 +60,7 @@ ended AS (
     FROM due WHERE r.id = due.id
     RETURNING r.id, r.tenant, r.pool, r.endpoint, r.attempt, r.events, r.webhook_url
 ),
-told AS (
+notified AS (
     INSERT INTO events (request_id, sequence, level, state, message)
     SELECT id, events, 'INFO', 'succeeded', %(message)s FROM ended
 ),
@@ -90,7 +90,7 @@ freed AS (
     FROM heir WHERE r.id = heir.id
     RETURNING r.id, r.tenant, r.pool, r.endpoint, r.events
 ),
-told AS (
+notified AS (
     INSERT INTO events (request_id, sequence, message)
     SELECT id, events, %(message)s FROM freed
 ),
@@ -144,13 +144,15 @@ class CoalescedRequests:
         if leader is not None:
             outcome = outcome_from_json(stored)  # type: ignore[arg-type]
             if kept == len(outcome.artifacts):
-                return await self._give(group, leader, replace(outcome, usage=Usage()))
+                return await self._share_outcome(group, leader, replace(outcome, usage=Usage()))
         rows = await self._database.rows(
             PROMOTE, {"group": group, "message": messages.GOES_ON}, lock=Lock((lock_number,))
         )
         return [CoalescedRequest(*row, succeeded=False) for row in rows]
 
-    async def _give(self, group: str, leader: str, outcome: Outcome) -> Sequence[CoalescedRequest]:
+    async def _share_outcome(
+        self, group: str, leader: str, outcome: Outcome
+    ) -> Sequence[CoalescedRequest]:
         params = {
             "group": group,
             "leader": leader,

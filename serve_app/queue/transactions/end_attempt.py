@@ -192,7 +192,7 @@ closed AS (
     FROM ended e WHERE a.request_id = e.id AND a.attempt = e.attempt
     RETURNING a.request_id, a.replica_id
 ),
-told AS (
+notified AS (
     INSERT INTO events (request_id, sequence, level, state, message)
     SELECT id, events, CASE
                WHEN state = 'failed' THEN 'ERROR'

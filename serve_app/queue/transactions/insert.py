@@ -143,7 +143,7 @@ leased AS (
     INSERT INTO attempts (request_id, attempt, replica_id, actor_id, nonce)
     SELECT id, attempt, replica_id, actor_id, lease_nonce FROM stored WHERE state = 'running'
 ),
-told AS (
+notified AS (
     INSERT INTO events (request_id, sequence, level, state, message)
     SELECT id, 1, 'INFO', 'queued', %(queued)s || coalesce(' ' || {RETRIES_LEFT}, '') FROM stored
     UNION ALL

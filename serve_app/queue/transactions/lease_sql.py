@@ -190,7 +190,7 @@ opened AS (
     INSERT INTO attempts (request_id, attempt, replica_id, actor_id, nonce)
     SELECT id, attempt, replica_id, actor_id, lease_nonce FROM leased
 ),
-told AS (
+notified AS (
     INSERT INTO events (request_id, sequence, state, message)
     SELECT id, events, 'running',
            'Attempt ' || attempt || ' started on replica ' || replica_id

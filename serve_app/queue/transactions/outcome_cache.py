@@ -37,7 +37,7 @@ WITH kept AS (
     ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id, tenant, endpoint, events, webhook_url
 ),
-told AS (
+notified AS (
     INSERT INTO events (request_id, sequence, level, state, message)
     SELECT k.id, w.place, 'WARNING', NULL, w.message
     FROM kept k CROSS JOIN LATERAL

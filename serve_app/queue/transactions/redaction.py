@@ -65,7 +65,7 @@ unsent AS (
     UPDATE webhook_deliveries w SET
         body = NULL,
         claims = w.claims + 1,
-        error = CASE w.state WHEN 'pending' THEN 'Forgotten before it was delivered. ' || w.error
+        error = CASE w.state WHEN 'pending' THEN rtrim('{messages.UNDELIVERED} ' || w.error)
                 ELSE w.error END,
         ended_at = coalesce(w.ended_at, now()),
         state = CASE w.state WHEN 'pending' THEN 'dead' ELSE w.state END

@@ -56,7 +56,7 @@ ON CONFLICT (key) DO NOTHING
 """
 
 
-async def keep(database: Database, kept: Mapping[LeaseKey, StoredSnapshot]) -> None:
+async def store(database: Database, kept: Mapping[LeaseKey, StoredSnapshot]) -> None:
     """Store the latest snapshot of each attempt that holds its lease. Earlier ones are marked for
     deletion.
     """
@@ -69,7 +69,7 @@ async def keep(database: Database, kept: Mapping[LeaseKey, StoredSnapshot]) -> N
     await database.rows(KEEP, {"kept": messages.compact(named)})
 
 
-async def expect(database: Database, keys: Sequence[str]) -> None:
+async def store_tickets(database: Database, keys: Sequence[str]) -> None:
     """Mark the keys of issued tickets for later deletion, in case they are never kept."""
     if keys:
         await database.rows(EXPECT, {"keys": messages.compact(list(keys)), "ticket_s": TICKET_S})

@@ -140,10 +140,10 @@ class PostgresUploads:
     async def finish(self, key: str, size: int) -> bool:
         return bool(await self._database.rows(FINISH, {"key": key, "size": size}))
 
-    async def give_up(self, key: str) -> None:
+    async def abandon(self, key: str) -> None:
         await self._database.rows(GIVE_UP, {"key": key})
 
-    async def disown(self, tenant: str, key: str) -> bool:
+    async def delete(self, tenant: str, key: str) -> bool:
         return bool(await self._database.rows(DISOWN, {"tenant": tenant, "key": key}))
 
     async def kept(self, tenant: str, key: str) -> KeptFile | None:

@@ -158,7 +158,9 @@ class FrameUsage:
         self._database = database
         self._charges = charges
 
-    async def drew(self, session: LeaseKey, request_id: str, state: State, usage: Usage) -> None:
+    async def record_frame(
+        self, session: LeaseKey, request_id: str, state: State, usage: Usage
+    ) -> None:
         """Count a frame once, however often this is called."""
         rows = await self._database.rows(
             COUNT,

@@ -25,7 +25,7 @@ FIRST_CLAIM_S = 40.0
 LATER_CLAIM_S = 150.0
 """How long a claim excludes other processes: longer than its try may take (``sender.py``)."""
 
-MOST_OF_CHANNEL = 8
+MAX_PER_CHANNEL = 8
 AT_ONCE = 500
 
 # One index step per channel, however many deliveries wait in it.
@@ -186,7 +186,7 @@ class PostgresOutbox:
             CLAIM,
             {
                 "wanted": messages.compact(channels),
-                "of_channel": MOST_OF_CHANNEL,
+                "of_channel": MAX_PER_CHANNEL,
                 "first_s": self._first_s,
                 "later_s": self._later_s,
             },
@@ -211,7 +211,7 @@ class PostgresOutbox:
             await self._database.rows(PUT_BACK, {**_mine(claimed), "after_s": float(after_s)})
         )
 
-    async def give_up(self, after_s: float) -> int:
+    async def expire(self, after_s: float) -> int:
         params = {"after_s": float(after_s), "most": AT_ONCE}
         return len(await self._database.rows(GIVE_UP, params))
 

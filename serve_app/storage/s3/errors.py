@@ -118,8 +118,10 @@ def explain(error: BaseException, location: S3Location, doing: str) -> DarkroomE
     if isinstance(error, ClientError):
         return _refused(error, location, doing)
     if isinstance(error, _NO_CREDENTIALS):
-        said = str(error).rstrip(".")
-        return StorageUnavailable(f"No credentials for S3 were found ({said}). Set {CREDENTIALS}.")
+        reason = str(error).rstrip(".")
+        return StorageUnavailable(
+            f"No credentials for S3 were found ({reason}). Set {CREDENTIALS}."
+        )
     if isinstance(error, (BotoCoreError, OSError)):
         return _unreached(error, location)
     return StorageUnavailable(f"{doing} failed unexpectedly: {type(error).__name__}: {error}")
@@ -162,7 +164,7 @@ def _refused(error: ClientError, location: S3Location, doing: str) -> DarkroomEr
     answer = response.get("ResponseMetadata", {})
     headers: Mapping[str, str] = answer.get("HTTPHeaders", {})
     status = int(answer.get("HTTPStatusCode", 0))
-    said = str(response.get("Error", {}).get("Message", ""))
+    reason = str(response.get("Error", {}).get("Message", ""))
     region = headers.get("x-amz-bucket-region") or response.get("Error", {}).get("Region")
     if code == "EntityTooLarge":
         return TooLarge("The artifact is larger than the bucket allows.")
@@ -175,7 +177,7 @@ def _refused(error: ClientError, location: S3Location, doing: str) -> DarkroomEr
     sentence = _sentence(code, location, doing, region)
     if sentence is None:
         answered = f"S3 answered {doing} on {location.description} with {status} {code}"
-        sentence = f"{answered}: {said.rstrip('.')}."
+        sentence = f"{answered}: {reason.rstrip('.')}."
     return StorageUnavailable(sentence)
 
 

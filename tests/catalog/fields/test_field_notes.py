@@ -25,11 +25,11 @@ def warnings(catalog: Catalog, endpoint_id: str = SDXL, **fields: Any) -> tuple[
         ("request_id", "mine"),
     ],
 )
-def test_a_field_without_effect_is_told_in_the_log_and_in_the_schema(
+def test_a_field_without_effect_is_reported_in_the_log_and_in_the_schema(
     catalog: Catalog, name: str, value: Any
 ) -> None:
-    (told,) = warnings(catalog, **{name: value})
-    assert told.startswith(f"{name} has no effect: ")
+    (warning,) = warnings(catalog, **{name: value})
+    assert warning.startswith(f"{name} has no effect: ")
     shown = catalog.get(SDXL).schema.json_schema()["properties"][name]
     assert shown["x-darkroom-no-effect"] is True
     assert "Has no effect here: " in shown["description"]
@@ -39,13 +39,13 @@ def test_a_field_without_effect_is_told_in_the_log_and_in_the_schema(
     ("name", "value"),
     [("enable_safety_checker", False), ("expand_prompt", False), ("request_id", "")],
 )
-def test_who_asks_for_what_is_done_anyway_is_told_nothing(
+def test_a_header_for_what_is_done_anyway_gets_no_remark(
     catalog: Catalog, name: str, value: Any
 ) -> None:
     assert warnings(catalog, **{name: value}) == ()
 
 
-def test_a_default_without_effect_is_told_to_nobody(catalog: Catalog) -> None:
+def test_a_default_without_effect_gives_no_warning(catalog: Catalog) -> None:
     assert warnings(catalog, "fal-ai/z-image/turbo") == ()
 
 
@@ -71,7 +71,7 @@ def test_what_would_change_the_image_is_refused_and_not_left_out(catalog: Catalo
     assert shown["x-darkroom-not-supported"] is True
 
 
-def test_fields_of_the_items_of_a_list_are_marked_and_told_too(catalog: Catalog) -> None:
+def test_fields_of_the_items_of_a_list_are_marked_and_reported_too(catalog: Catalog) -> None:
     one = {"path": "house/style"}
     assert warnings(catalog, loras=[one, {**one, "force": False}]) == ()
     (said,) = warnings(catalog, loras=[one, {**one, "force": True}])
@@ -81,7 +81,7 @@ def test_fields_of_the_items_of_a_list_are_marked_and_told_too(catalog: Catalog)
     assert "x-darkroom-no-effect" not in shown["path"]
 
 
-def test_a_lora_that_is_wrong_in_itself_is_told_as_such(catalog: Catalog) -> None:
+def test_a_lora_that_is_wrong_in_itself_is_reported_as_such(catalog: Catalog) -> None:
     with pytest.raises(InvalidInput) as caught:
         warnings(catalog, "fal-ai/flux-lora", loras=[{"scale": 1}])
     assert caught.value.problems[0].loc == ("body", "loras", 0, "path")

@@ -21,7 +21,7 @@ def schema(kind: str):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_file_to_begin_with_is_needed_and_has_to_be_within_reach(kind: str) -> None:
     field, types = KINDS[kind]
-    for body in ({}, {field: "file:///etc/passwd"}, {field: "clip.mp4"}):
+    for body in ({}, {field: "file:///etc/passwd"}, {field: "video.mp4"}):
         with pytest.raises(InvalidInput) as raised:
             schema(kind).validate({"prompt": "x", **body})
         assert [each.loc for each in raised.value.problems] == [("body", field)]

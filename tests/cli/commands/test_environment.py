@@ -89,14 +89,14 @@ def test_host_names_for_fal_s_python_client_come_with_a_warning(tmp_path: Path) 
 @pytest.mark.parametrize("shell", SHELLS)
 def test_every_shell_gets_every_variable(tmp_path: Path, shell: str) -> None:
     folder = installed(tmp_path / "data", **PORTS)
-    told: dict[str, Any] = json.loads(env(folder, "--json"))
+    printed: dict[str, Any] = json.loads(env(folder, "--json"))
     said = env(folder, "--shell", shell)
-    for name, value in told["variables"].items():
+    for name, value in printed["variables"].items():
         begin = BEGINS[shell].format(name)
         (line,) = (each for each in said.splitlines() if each.startswith(begin))
         assert value in line
-    assert told["key"] == KEY
-    assert told["proxy_url"] == PORTS["proxy_url"]
+    assert printed["key"] == KEY
+    assert printed["proxy_url"] == PORTS["proxy_url"]
 
 
 def test_a_quote_in_a_path_stays_a_quote(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_file_that_an_output_names_twice_is_one() -> None:
     assert names == ["1.mp4", "2.mp4", "1.jpg", "2.jpg"]
 
 
-def test_replicate_is_told_all_videos_of_several_and_the_one_of_one() -> None:
+def test_replicate_gets_all_videos_of_several_and_the_one_of_one() -> None:
     assert plain(SEVERAL) == [FIRST["url"], SECOND["url"]]
     assert plain({"video": FIRST}) == FIRST["url"]
 

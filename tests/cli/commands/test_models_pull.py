@@ -91,8 +91,8 @@ def test_what_is_here_is_not_downloaded_again(hub: HubServer) -> None:
 
 
 def test_programs_get_one_json_document(hub: HubServer) -> None:
-    told = json.loads(typed("pull", "house/draw", "--json").output)
-    (one,) = told["downloads"]
+    printed = json.loads(typed("pull", "house/draw", "--json").output)
+    (one,) = printed["downloads"]
     assert (one["repository"], one["endpoints"]) == (NAME, ["house/draw"])
     assert (one["licence"], one["recipes"]) == ("House Licence 1", {"house/draw": 24.0})
     assert one["missing_bytes"] == one["total_bytes"] > 500_000
@@ -115,7 +115,7 @@ def test_one_that_cannot_be_had_keeps_the_others_from_nothing(hub: HubServer) ->
     assert "ok       house/small: " in ran.output
 
 
-def test_an_endpoint_that_is_not_there_is_told(hub: HubServer) -> None:
+def test_an_endpoint_that_is_not_there_is_reported(hub: HubServer) -> None:
     ran = typed("pull", "house/drawn")
     assert ran.exit_code == 1
     assert "house/draw" in ran.output
@@ -138,7 +138,7 @@ def test_verify_counts_the_damaged(hub: HubServer, tmp_path: Path) -> None:
     assert f"PROBLEM  {NAME}: {UNET} was damaged" in ran.output
 
 
-def test_a_mirror_that_is_not_set_is_told(hub: HubServer) -> None:
+def test_a_mirror_that_is_not_set_is_reported(hub: HubServer) -> None:
     typed("pull")
     ran = typed("push-mirror")
     assert ran.exit_code == 1

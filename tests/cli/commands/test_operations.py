@@ -69,7 +69,7 @@ def test_the_queue_is_shown_as_json(darkroom: Any) -> None:
     assert seen.keys() == {"lanes", "leases", "halts", "oldest_transaction"}
 
 
-def test_the_queue_is_told_in_words() -> None:
+def test_the_queue_is_shown_in_words() -> None:
     lane = {"pool": "studio", "tenant": "ann", "queued": 3, "running": 1, "oldest_s": 12.4}
     lease = {"request_id": "r", "endpoint": PROBE, "attempt": 2, "age_s": 3.6, "replica_id": "r7"}
     oldest = {"age_s": 61.25, "state": "idle in transaction", "application": "psql", "pid": 7}

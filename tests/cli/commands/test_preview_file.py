@@ -22,13 +22,13 @@ def test_each_new_preview_is_fetched_once_and_written(tmp_path: Path) -> None:
 
     path = tmp_path / "now.jpg"
     file = PreviewFile(fetch, path)
-    file.look({"status": "IN_QUEUE", "darkroom": {"reason": "busy"}})
-    file.look(running(None))
-    file.look(running("/p"))
+    file.on_status({"status": "IN_QUEUE", "darkroom": {"reason": "busy"}})
+    file.on_status(running(None))
+    file.on_status(running("/p"))
     assert not path.exists()
     for url in ("/p?step=2", "/p?step=2", "/p?step=4"):
-        file.look(running(url))
+        file.on_status(running(url))
         assert path.read_bytes() == images[url]
-    file.look({"status": "COMPLETED"})
+    file.on_status({"status": "COMPLETED"})
     assert fetched == ["/p", "/p?step=2", "/p?step=4"]
     assert list(tmp_path.iterdir()) == [path]

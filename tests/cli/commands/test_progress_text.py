@@ -78,11 +78,11 @@ def running(**ours: Any) -> dict[str, Any]:
         ({"status": "COMPLETED", "error": "No."}, "failed", 100),
     ],
 )
-def test_a_status_is_told_in_words(status: dict[str, Any], words: str, done: int) -> None:
+def test_a_status_is_shown_in_words(status: dict[str, Any], words: str, done: int) -> None:
     assert progress_text(status) == (words, done)
 
 
-def test_a_wait_is_told_with_its_time() -> None:
+def test_a_wait_is_reported_with_its_time() -> None:
     soon = (datetime.now(UTC) + timedelta(seconds=40)).isoformat()
     ours = {"reason": "limit", "detail": "", "starts_at": soon}
     words, _ = progress_text({"status": "IN_QUEUE", "queue_position": 1, "darkroom": ours})
@@ -99,7 +99,7 @@ def test_a_time_that_is_over_by_this_machine_s_clock_is_soon() -> None:
     assert words == "waiting for a free slot (position 1, starts in about 1 s)"
 
 
-def test_a_pool_tells_what_its_replicas_load() -> None:
+def test_a_pool_shows_what_its_replicas_load() -> None:
     replicas = [
         {"replica_id": "r1", "stage": "ready", "detail": ""},
         {"replica_id": "r2", "stage": "starting", "detail": "loading a/b"},

@@ -67,10 +67,10 @@ def url_of(receiver: HTTPServer) -> str:
 def shown(darkroom: Any, request_id: str, state: str) -> dict[str, Any]:
     end = time.monotonic() + 20
     while True:
-        told = json.loads(darkroom("webhooks", "show", request_id, "--json").stdout)
-        if told["state"] == state:
-            return dict(told)
-        assert time.monotonic() < end, told
+        printed = json.loads(darkroom("webhooks", "show", request_id, "--json").stdout)
+        if printed["state"] == state:
+            return dict(printed)
+        assert time.monotonic() < end, printed
         time.sleep(0.05)
 
 
@@ -105,12 +105,12 @@ def test_a_test_says_what_the_receiver_did(darkroom: Any, receiver: Any) -> None
     assert failed.stdout == "It answered 404.\n"
     receiver.status = 204
     assert darkroom("webhooks", "test", url_of(receiver)).stdout.startswith("Delivered after ")
-    told = json.loads(darkroom("webhooks", "test", url_of(receiver), "--json").stdout)
-    assert (told["delivered"], told["status"]) == (True, 204)
+    printed = json.loads(darkroom("webhooks", "test", url_of(receiver), "--json").stdout)
+    assert (printed["delivered"], printed["status"]) == (True, 204)
     assert "url" in darkroom("webhooks", "test", "nonsense", fails=True).stderr
 
 
-def test_secrets_and_keys_are_told(darkroom: Any) -> None:
+def test_secrets_and_keys_are_printed(darkroom: Any) -> None:
     (secret,) = darkroom("webhooks", "secret").stdout.split()
     assert secret.startswith("whsec_")
     assert [line.split("  ")[1] for line in darkroom("webhooks", "rotate").stdout.splitlines()] == [

@@ -56,7 +56,7 @@ def test_a_page_of_haproxy_is_not_taken_for_an_answer_of_the_ingress(tmp_path: P
         with pytest.raises(ApiFailure, match="503: <html>"):
             asking.get("/v1/status")
         with pytest.raises(ApiFailure, match="could not be fetched: 503"):
-            asking.download(f"{url}/files/picture.png")
+            asking.download(f"{url}/files/image.png")
     with answering(200, page) as url, client(url, tmp_path) as asking:
         with pytest.raises(Misconfigured, match="answers 200, but not Darkroom's ingress"):
             asking.readiness()

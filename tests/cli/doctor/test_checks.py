@@ -88,12 +88,12 @@ def test_the_whole_examination_looks_at_the_storage_too(
     assert "PROBLEM storage: There is no bucket nowhere" in said
 
 
-def test_both_doctors_tell_programs_the_same_in_json(typed: Typed) -> None:
+def test_both_doctors_report_the_same_in_json(typed: Typed) -> None:
     for words in (("doctor",), ("doctor", "storage")):
         status, said = typed(*words, "--json")
-        told = json.loads(said)
-        assert status == told["problems"] == sum(not each["ok"] for each in told["findings"])
-        assert {"name", "ok", "said"} == set(told["findings"][0])
+        printed = json.loads(said)
+        assert status == printed["problems"] == sum(not each["ok"] for each in printed["findings"])
+        assert {"name", "ok", "said"} == set(printed["findings"][0])
 
 
 def test_a_store_that_knows_no_conditions_is_named_as_such(

@@ -15,7 +15,7 @@ from serve_app.cli.main import main
 from tests.wire.served import Address, served
 
 PYTHON = '''\
-"""A studio's batch of pictures."""
+"""A studio's batch of images."""
 
 import asyncio
 import os
@@ -45,7 +45,7 @@ async def more(model: str) -> None:
         "fal-ai/fast-sdxl",
         {"prompt": "a", "embeddings": [{"path": "https://example.test/e.safetensors"}]},
     )
-    await client.run("fal-ai/veo3", arguments={"prompt": "a clip"})
+    await client.run("fal-ai/veo3", arguments={"prompt": "a video"})
     await client.subscribe(os.getenv("MODEL", model), arguments=dict(prompt="a", seed=1))
     await fal_client.subscribe_async("fal-ai/flux/schnell", arguments=make())
 
@@ -110,7 +110,7 @@ def check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return run
 
 
-def told(check: Run, *words: str, files: dict[str, str]) -> list[tuple[Any, ...]]:
+def reported(check: Run, *words: str, files: dict[str, str]) -> list[tuple[Any, ...]]:
     """Line, endpoint, field and verdict of all findings."""
     found = json.loads(check(*words, "--json", files=files).stdout)["findings"]
     return [
@@ -123,7 +123,7 @@ def line(text: str, containing: str) -> int:
 
 
 def test_python_is_read_with_its_constants_and_variables(check: Run) -> None:
-    found = told(check, "app.py", files={"app.py": PYTHON})
+    found = reported(check, "app.py", files={"app.py": PYTHON})
     at = line(PYTHON, "subscribe(MODEL")
     dev, sdxl = "fal-ai/flux/dev", "fal-ai/fast-sdxl"
     assert found[:6] == [
@@ -141,7 +141,7 @@ def test_python_is_read_with_its_constants_and_variables(check: Run) -> None:
 
 
 def test_typescript_is_read_with_its_constants_and_types(check: Run) -> None:
-    found = told(check, "web", files={"web/generate.ts": TYPESCRIPT})
+    found = reported(check, "web", files={"web/generate.ts": TYPESCRIPT})
     dev, schnell = "fal-ai/flux/dev", "fal-ai/flux/schnell"
     stream = line(TYPESCRIPT, "media.stream")
     assert found == [
@@ -158,7 +158,7 @@ def test_typescript_is_read_with_its_constants_and_types(check: Run) -> None:
 
 
 def test_jsx_is_read_and_a_session_s_endpoint_is_the_one_that_the_client_opens(check: Run) -> None:
-    found = told(check, ".", files={"src/studio.jsx": JSX})
+    found = reported(check, ".", files={"src/studio.jsx": JSX})
     live = line(JSX, "realtime")
     assert found[:2] == [
         (live, "fal-ai/flux-2/klein/realtime", None, "served"),
@@ -180,7 +180,7 @@ def test_a_client_is_known_however_it_came(check: Run, made: str) -> None:
     files = {
         "a.mjs": f"{made}await f.run('fal-ai/flux/dev', {{ input: {{ prompt: 'it\\'s' }} }});\n"
     }
-    assert [each[1:] for each in told(check, "a.mjs", files=files)] == [
+    assert [each[1:] for each in reported(check, "a.mjs", files=files)] == [
         ("fal-ai/flux/dev", None, "served"),
         ("fal-ai/flux/dev", "prompt", "served"),
     ]
@@ -199,7 +199,7 @@ def test_installed_and_built_code_is_left_alone(check: Run) -> None:
     call = "import fal_client\nfal_client.run('fal-ai/veo3', {})\n"
     left = ("node_modules/x", ".venv/lib", ".git", "dist", "a/site-packages")
     files = {f"{folder}/a.py": call for folder in left}
-    assert told(check, ".", files={**files, "a/b.py": call}) == [
+    assert reported(check, ".", files={**files, "a/b.py": call}) == [
         (2, "fal-ai/veo3", None, "missing")
     ]
 
@@ -216,7 +216,7 @@ def test_what_may_have_been_bound_or_changed_elsewhere_is_not_guessed(check: Run
         fal_client.run("fal-ai/flux/dev", arguments=given)
         fal_client.run("fal-ai/flux", arguments={"prompt": "a"}, path="/dev")
         """)
-    assert told(check, "a.py", files={"a.py": code}) == [
+    assert reported(check, "a.py", files={"a.py": code}) == [
         (7, None, None, "unread"),
         (8, "fal-ai/flux/dev", None, "served"),
         (5, "fal-ai/flux/dev", "prompt", "served"),
@@ -241,7 +241,7 @@ def test_names_of_javascript_stand_for_what_they_are_where_they_are_used(check: 
           return fal.run(model, { input });
         }
         """)
-    assert told(check, "a.js", files={"a.js": code}) == [
+    assert reported(check, "a.js", files={"a.js": code}) == [
         (5, "fal-ai/flux/dev", None, "served"),
         (4, "fal-ai/flux/dev", "prompt", "served"),
         (7, "fal-ai/flux/dev", None, "served"),
@@ -271,7 +271,7 @@ def test_clients_and_ids_that_a_class_keeps_are_known(check: Run) -> None:
                 self._client.submit(self._final, given)
                 self._client.submit(self._model, given)
         """)
-    assert [each[1] for each in told(check, "a.py", files={"a.py": python}) if not each[2]] == [
+    assert [each[1] for each in reported(check, "a.py", files={"a.py": python}) if not each[2]] == [
         "fal-ai/flux/schnell",
         "fal-ai/flux/schnell",
         "fal-ai/flux/dev",
@@ -288,7 +288,7 @@ def test_clients_and_ids_that_a_class_keeps_are_known(check: Run) -> None:
           }
         }
         """)
-    assert told(check, "a.ts", files={"a.ts": typescript})[0] == (
+    assert reported(check, "a.ts", files={"a.ts": typescript})[0] == (
         5,
         "fal-ai/flux/dev",
         None,
@@ -302,7 +302,7 @@ def test_clients_and_ids_that_a_class_keeps_are_known(check: Run) -> None:
 )
 def test_a_call_is_known_however_it_is_spelt(check: Run, callee: str) -> None:
     files = {"a.ts": f"{callee}('fal-ai/flux/dev', {{ input: {{ prompt: 'a' }} }});"}
-    assert len(told(check, "a.ts", files=files)) == 2
+    assert len(reported(check, "a.ts", files=files)) == 2
 
 
 def test_fields_that_are_sent_at_times_count(check: Run) -> None:
@@ -310,7 +310,7 @@ def test_fields_that_are_sent_at_times_count(check: Run) -> None:
         "fal.run('fal-ai/flux/dev', { input: { prompt, ...(seed && { seed, raw: true }),"
         " ...(big ? { num_images: 9 } : {}) } });\n"
     )
-    assert [each[2:] for each in told(check, "a.js", files={"a.js": code})] == [
+    assert [each[2:] for each in reported(check, "a.js", files={"a.js": code})] == [
         (None, "served"),
         ("prompt", "served"),
         ("seed", "served"),
@@ -321,17 +321,19 @@ def test_fields_that_are_sent_at_times_count(check: Run) -> None:
 
 def test_a_file_of_windows_with_odd_escapes_is_read(check: Run) -> None:
     code = "\ufeffimport fal_client\r\nfal_client.run('fal-ai/flux/dev', {'prompt': 'a\\d'})\r\n"
-    assert {each[3] for each in told(check, "a.py", files={"a.py": code})} == {"served"}
+    assert {each[3] for each in reported(check, "a.py", files={"a.py": code})} == {"served"}
 
 
 def test_what_is_required_and_not_sent_is_refused(check: Run) -> None:
     code = "import fal_client\nfal_client.run('fal-ai/flux/dev', arguments={})\n"
-    assert (2, "fal-ai/flux/dev", "prompt", "refused") in told(check, "a.py", files={"a.py": code})
+    assert (2, "fal-ai/flux/dev", "prompt", "refused") in reported(
+        check, "a.py", files={"a.py": code}
+    )
 
 
 def test_a_value_that_is_converted_is_served(check: Run) -> None:
     given = [{"endpoint": "fal-ai/flux/dev", "input": {"prompt": "a", "num_images": "2"}}]
-    found = told(check, "a.json", files={"a.json": json.dumps(given)})
+    found = reported(check, "a.json", files={"a.json": json.dumps(given)})
     assert {each[3] for each in found} == {"served"}
 
 
@@ -343,9 +345,9 @@ def test_a_field_whose_value_decides_and_is_computed_is_said_to_be_unread(check:
 
 
 def test_fields_of_objects_in_a_list_are_looked_at(check: Run) -> None:
-    adapters = [{"path": "https://example.test/a.safetensors", "scael": 1}]
-    given = [{"endpoint": "fal-ai/flux-lora", "input": {"prompt": "a", "loras": adapters}}]
-    found = told(check, "a.json", files={"a.json": json.dumps(given)})
+    loras = [{"path": "https://example.test/a.safetensors", "scael": 1}]
+    given = [{"endpoint": "fal-ai/flux-lora", "input": {"prompt": "a", "loras": loras}}]
+    found = reported(check, "a.json", files={"a.json": json.dumps(given)})
     assert (1, "fal-ai/flux-lora", "loras.0.scael", "missing") in found
 
 
@@ -356,7 +358,7 @@ def test_a_list_of_inputs_is_read_with_the_lines_of_its_entries(check: Run) -> N
           input: {prompt: a, num_images: 2}
         - endpoint: fal-ai/nowhere
         """)
-    assert told(check, "sent.yaml", files={"sent.yaml": text}) == [
+    assert reported(check, "sent.yaml", files={"sent.yaml": text}) == [
         (2, "fal-ai/flux/dev", None, "served"),
         (2, "fal-ai/flux/dev", "prompt", "served"),
         (2, "fal-ai/flux/dev", "num_images", "served"),
@@ -364,7 +366,7 @@ def test_a_list_of_inputs_is_read_with_the_lines_of_its_entries(check: Run) -> N
     ]
     entry = '{"endpoint": "fal-ai/flux/dev",\n\t "input": {"prompt": "a\\u00e9"}}'
     tabs = f'[\n\t{entry},\n\t{{"endpoint": "x/y"}}]'
-    found = told(check, "sent.json", files={"sent.json": tabs})
+    found = reported(check, "sent.json", files={"sent.json": tabs})
     assert [each[0] for each in found] == [2, 2, 4]
 
 
@@ -407,7 +409,9 @@ def test_a_catalogue_of_one_s_own_is_what_counts(
     own = tmp_path / "models.yaml"
     monkeypatch.setenv("DARKROOM_MODELS", str(own))
     own.write_text("endpoints:\n  me/mine: {family: mine, schema: open}\n")
-    found = told(check, "a.json", files={"a.json": '[{"endpoint": "me/mine", "input": {"x": 1}}]'})
+    found = reported(
+        check, "a.json", files={"a.json": '[{"endpoint": "me/mine", "input": {"x": 1}}]'}
+    )
     assert [each[2:] for each in found] == [(None, "served"), ("x", "served")]
     assert check("fal-ai/flux/dev").exit_code == 1
 
@@ -423,7 +427,7 @@ def test_a_running_darkroom_is_asked_for_what_it_serves(check: Run, address: Add
     sent = [{"endpoint": "fal-ai/flux/schnell", "input": given}, {"endpoint": "test/unserved"}]
     files = {"sent.json": json.dumps(sent)}
     there = ("--url", f"{address.url}/", "--key", address.key)
-    found = told(check, "sent.json", *there, files=files)
+    found = reported(check, "sent.json", *there, files=files)
     assert [each[2:] for each in found] == [
         (None, "served"),
         ("prompt", "served"),

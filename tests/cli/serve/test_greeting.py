@@ -20,9 +20,9 @@ def test_the_usual_model_is_shown_where_it_is_served() -> None:
 
 
 def test_where_it_is_not_another_that_draws_from_a_prompt_is_shown() -> None:
-    others = [model("me/clips", "text-to-video"), model("me/later", served=False), model("me/own")]
+    others = [model("me/videos", "text-to-video"), model("me/later", served=False), model("me/own")]
     assert sample_model([*others, model(MODEL, served=False)]) == "me/own"
 
 
 def test_where_none_draws_none_is_shown() -> None:
-    assert sample_model([model("me/clips", "text-to-video")]) is None
+    assert sample_model([model("me/videos", "text-to-video")]) is None

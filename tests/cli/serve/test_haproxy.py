@@ -57,7 +57,7 @@ def test_only_the_ports_of_its_metrics_and_statistics_are_kept_to_loopback(
     assert "server s 127.0.0.1:9101" in read
 
 
-def test_calls_are_told_to_no_syslog_that_nobody_named(
+def test_calls_go_to_no_syslog_that_is_not_configured(
     started_with: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert LOG not in started_with()

@@ -56,6 +56,6 @@ def test_the_file_stays_small_while_others_write_it_and_the_console_shows_all(
 def test_a_terminal_that_is_gone_does_not_keep_darkroom_from_ending(tmp_path: Path) -> None:
     console = Console(tmp_path / "ray.log")
     console.stream = Path("/dev/full").open("w")  # noqa: SIM115 closed below
-    console.say("It is said, and nobody hears it.")
+    console.print_line("It is said, and no one hears it.")
     with pytest.raises(OSError, match="No space"):
         console.stream.close()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from deployments.engine.engine import Engine
-from deployments.engine.media.audio import levelled
+from deployments.engine.media.audio import limit_peak
 from deployments.engine.media.scratch import Scratch
 from deployments.families.audio import AudioFamily
 from deployments.families.base import GenerationResult, Product
@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 STABLE, SONG = "fal-ai/stable-audio", "fal-ai/ace-step"
 RATE = 400  # sample rate of the tiny pipelines, in Hz
-MOST_S = 0.16  # longest audio of the tiny Stable Audio
+MAX_S = 0.16  # longest audio of the tiny Stable Audio
 BODIES: dict[str, dict[str, Any]] = {
     STABLE: {"prompt": "a low tone", "seconds_total": 0.15, "steps": 3, "seed": 7},
     SONG: {
@@ -124,7 +124,7 @@ def test_the_file_has_the_samples_and_lasts_as_long_as_was_asked(serve, endpoint
     samples, rate = read(product.files[0].body)
     assert rate == RATE
     assert samples.shape[1] == round(seconds * RATE)
-    assert np.abs(samples - levelled(result.audios[0], samples.shape[1])).max() <= 1 / 32_768
+    assert np.abs(samples - limit_peak(result.audios[0], samples.shape[1])).max() <= 1 / 32_768
     assert product.units == pytest.approx(seconds)
     scratch.close()
     assert not product.files[0].body.exists()
@@ -181,7 +181,7 @@ def test_a_field_out_of_its_bounds_is_refused_by_name(serve, changed, field):
     assert caught.value.problems[0].loc == ("body", field)
 
 
-def test_an_audio_file_that_nobody_wants_any_more_is_not_written_to_its_end(serve):
+def test_an_audio_file_that_is_no_longer_wanted_is_not_written_to_its_end(serve):
     served, scratch = serve(SONG), Scratch()
     call = served.call(BODIES[SONG])
     result = served.run(call)
@@ -192,7 +192,7 @@ def test_an_audio_file_that_nobody_wants_any_more_is_not_written_to_its_end(serv
         scratch.close()
 
     scratch.on_made = on_made
-    with scratch.at_work(), pytest.raises(Cancelled):
+    with scratch.busy(), pytest.raises(Cancelled):
         deliver(served, call, result, scratch)
     assert seen == [RATE]
 
@@ -256,7 +256,7 @@ def test_an_option_that_does_not_fit_says_what_does(serve, audio, why):
         serve(STABLE, audio_format=audio).call(BODIES[STABLE])
 
 
-def test_tickets_of_another_type_are_told(serve):
+def test_tickets_of_another_type_are_reported(serve):
     served, scratch = serve(STABLE), Scratch()
     call = served.call(BODIES[STABLE])
     with pytest.raises(Misconfigured, match=r"audio/wav.*image/png"):

@@ -37,9 +37,9 @@ class HouseTransformer:
     pass
 
 
-def test_what_a_family_declares_about_its_models_is_told_to_the_engine():
-    told = model_rules_of({"probe": ProbeFamily(), "house": HouseFamily()})
-    assert told.of(HouseTransformer).merge_refusal == "it has a reason"
+def test_the_engine_gets_what_a_family_declares_about_its_models():
+    rules = model_rules_of({"probe": ProbeFamily(), "house": HouseFamily()})
+    assert rules.of(HouseTransformer).merge_refusal == "it has a reason"
     assert not model_rules_of({"probe": ProbeFamily()}).of(HouseTransformer).merge_refusal
 
 

@@ -39,7 +39,7 @@ def halfway(hub):
     hub.go.set()
 
 
-def told(rig, held):
+def reports(rig, held):
     """Distinct progress values of the reports."""
     every = [p for _, report in rig.port.reports for of, p in report.progress if of == held]
     return [one for one, before in zip(every, [None, *every], strict=False) if one != before]
@@ -50,7 +50,7 @@ async def test_all_who_wait_see_the_download_and_the_load(make_rig, halfway, sto
     both = rig.offer("one", endpoint=COMING), rig.offer("two", endpoint=replace(COMING, id="same"))
 
     def downloading(held):
-        return [p for p in told(rig, held) if p.stage is Stage.DOWNLOADING and p.step > 0]
+        return [p for p in reports(rig, held) if p.stage is Stage.DOWNLOADING and p.step > 0]
 
     await rig.port.until(lambda: all(map(downloading, both)))
     assert all(p.step < p.steps > 550_000 for held in both for p in downloading(held))
@@ -61,7 +61,7 @@ async def test_all_who_wait_see_the_download_and_the_load(make_rig, halfway, sto
     halfway.go.set()
     for held in both:
         assert (await rig.outcome(held)).succeeded
-        seen = told(rig, held)
+        seen = reports(rig, held)
         assert Progress(Stage.LOADING) in seen[seen.index(downloading(held)[-1]) :]
 
 
@@ -103,7 +103,7 @@ async def test_a_cancel_during_a_load_frees_the_slot_at_once(make_rig):
     rig = await make_rig(slots=1)
     assert (await rig.outcome(rig.offer("warm", steps=1))).succeeded
     held = rig.offer("one", endpoint=slow(load_s=8.0))
-    await rig.port.until(lambda: Progress(Stage.LOADING) in told(rig, held))
+    await rig.port.until(lambda: Progress(Stage.LOADING) in reports(rig, held))
     rig.port.cancelled.add(held)
     assert (await rig.outcome(held)).failure.code == "cancelled"
     assert (await rig.outcome(rig.offer("two", steps=1))).succeeded
@@ -156,7 +156,7 @@ def test_families_warm_up_with_one_step_at_their_usual_size(name, make, task):
     assert call.view is None
 
 
-async def test_a_failed_load_ends_the_waiting_and_the_telling(rig):
+async def test_a_failed_load_ends_the_waiting_and_the_reports(rig):
     missing = Endpoint("gone", "probe", Weights("missing"), "probe")
     assert (await rig.outcome(rig.offer("one", endpoint=missing))).failure is not None
     await until(lambda: not rig.resources.loading)

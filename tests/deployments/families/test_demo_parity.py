@@ -16,8 +16,8 @@ from deployments.engine.engine import Engine
 from deployments.engine.loop.generation import Generation
 from deployments.engine.loop.options import GenerationOptions
 from deployments.families.base import Family, GenerationCall, load_families
+from deployments.families.options import INPUT_FILES
 from deployments.families.registry import FAMILIES
-from deployments.families.tasks import INPUT_FILES
 from tests.deployments.demos import CATALOG
 from tests.engine.demo_calls import made_of
 from tests.engine.gate import Gate
@@ -53,7 +53,7 @@ class Demo:
         prompt, seed, steps = WISHES[number]
         files = INPUT_FILES.get(self.endpoint.options["task"], {})
         body = {"prompt": prompt, "seed": seed, **SMALL[self.endpoint.family]}
-        body |= dict.fromkeys(files, "https://example.com/picture.png")
+        body |= dict.fromkeys(files, "https://example.com/image.png")
         fields = CATALOG.validate(self.endpoint.id, body).input
         fields |= {name: image(name, number) for name in files if name in fields}
         # Below the limit of some endpoints.

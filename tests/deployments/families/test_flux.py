@@ -137,8 +137,8 @@ def test_the_text_is_as_long_as_the_model_was_trained_with(pipeline):
     family = FluxFamily()
     own = family.prepare(FLUX, wish(), pipeline, seed=1).arguments["max_sequence_length"]
     assert own == TEXT_TOKENS
-    told = Endpoint("flux", "flux", FLUX.weights, "flux", options={"max_sequence_length": 8})
-    assert family.prepare(told, wish(), pipeline, 1).arguments["max_sequence_length"] == 8
+    configured = Endpoint("flux", "flux", FLUX.weights, "flux", options={"max_sequence_length": 8})
+    assert family.prepare(configured, wish(), pipeline, 1).arguments["max_sequence_length"] == 8
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

@@ -177,7 +177,7 @@ def test_an_open_endpoint_misses_what_the_pipeline_needs(engine, sd3, tmp_path):
             served.call({key: value for key, value in whole.items() if key != name})
 
 
-def test_a_strength_that_nobody_gave_is_the_pipelines_to_choose(sd3):
+def test_a_strength_that_is_not_given_is_the_pipelines_to_choose(sd3):
     options = {
         "task": "image-to-image",
         "pipeline": "StableDiffusion3Img2ImgPipeline",
@@ -242,21 +242,21 @@ def saved_sd3(tmp_path_factory, sd3):
 
 
 @pytest.mark.parametrize(("options", "says"), WRONG)
-def test_a_mistake_in_the_options_is_told_when_the_weights_are_loaded(saved_sd3, options, says):
+def test_a_mistake_in_the_options_is_reported_when_the_weights_are_loaded(saved_sd3, options, says):
     whole = Endpoint("me/mine", "generic", Weights(str(saved_sd3)), "open", options=options)
     with pytest.raises(Misconfigured, match=says) as caught:
         weights.load(Store(StoreConfig()), GenericFamily(), whole, "cpu")
     assert "me/mine" in caught.value.message
 
 
-def test_an_adapter_of_the_hub_has_to_be_pinned(saved_sd3):
+def test_a_lora_of_the_hub_has_to_be_pinned(saved_sd3):
     options = {"adapter": {"hub": "a/b"}}
     whole = Endpoint("me/mine", "generic", Weights(str(saved_sd3)), "open", options=options)
     with pytest.raises(Misconfigured, match="a/b need a revision"):
         weights.load(Store(StoreConfig()), GenericFamily(), whole, "cpu")
 
 
-def test_a_class_that_needs_other_parts_is_told(sd3):
+def test_a_class_that_needs_other_parts_is_reported(sd3):
     options = {"pipeline": "StableDiffusionXLPipeline"}
     whole = Endpoint("me/mine", "generic", Weights("/"), "open", options=options)
     body = {"prompt": "a", "num_inference_steps": 2, "image_size": ASKED}

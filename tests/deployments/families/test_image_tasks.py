@@ -13,8 +13,8 @@ from deployments.engine.engine import Engine
 from deployments.engine.media.input import InputKind
 from deployments.families.base import GenerationResult
 from deployments.families.flux import FluxFamily
+from deployments.families.options import input_files
 from deployments.families.sdxl import SdxlFamily
-from deployments.families.tasks import input_files
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput, Misconfigured

@@ -127,7 +127,7 @@ def test_every_field_that_is_said_to_have_an_effect_has_one(serve, endpoint_id):
     }
     delivered = {"num_images", "sync_mode", "output_format", "format"}
     in_parts = {"seeds"}  # see test_several_outputs.py
-    fetched = {"loras"}  # see test_adapters.py
+    fetched = {"loras"}  # see test_loras.py
     assert shown.keys() <= others.keys() | silent | delivered | in_parts | fetched
     assert not silent & others.keys()
 
@@ -279,13 +279,13 @@ def test_a_frame_comes_back_inside_the_output(realtime):
     assert product.output.keys() == {"images", "seed"}
 
 
-def test_what_only_a_session_could_do_is_told_in_the_log() -> None:
+def test_what_only_a_session_could_do_is_reported_in_the_log() -> None:
     schema = CATALOG.get(FLUX2).schema
     fields = {"image_url": "https://example.org/a.png"}
-    told = schema.validate(
+    validated = schema.validate(
         {**fields, "output_feedback_strength": 0.5, "enable_interpolation": True}
     )
-    assert [each.partition(" ")[0] for each in told[1]] == [
+    assert [each.partition(" ")[0] for each in validated[1]] == [
         "enable_interpolation",
         "output_feedback_strength",
     ]

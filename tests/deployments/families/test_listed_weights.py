@@ -14,12 +14,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from deployments.families.base import load_families
-from deployments.families.pipeline_options import LORA_FILE
 from deployments.families.registry import FAMILIES
 from serve_app.domain.errors import Misconfigured
 from tests.deployments.served import CATALOG, from_folder
 from tests.engine.tiny import tiny_sdxl
 from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
+from weights.selection import LORA_FILE
 
 pytestmark = [
     pytest.mark.engine,
@@ -79,7 +79,7 @@ def test_weights_are_loaded_in_the_precision_that_the_catalogue_says(saved, endp
     assert type(pipeline) is type(MAKE[endpoint_id]())
 
 
-def test_weights_of_another_kind_are_told_with_the_family_that_serves_them(saved):
+def test_weights_of_another_kind_are_refused_with_the_family_that_serves_them(saved):
     endpoint = from_folder(FLUX2, saved(Z_IMAGE))
     with pytest.raises(Misconfigured, match=r"a ZImagePipeline\. Use the family `generic`"):
         load_families(FAMILIES)["flux2"].load(endpoint, "cpu")

@@ -183,7 +183,7 @@ async def test_what_the_model_cannot_take_is_the_fault_of_its_field(rig, flux, t
     assert str(tmp_path) not in failure.message
 
 
-async def test_what_cannot_be_fetched_is_told_before_any_weights_are_loaded(rig, flux):
+async def test_a_file_that_cannot_be_fetched_is_reported_before_any_weights_are_loaded(rig, flux):
     failure = await failed(rig, flux, {"path": "http://127.0.0.1:1/lora.safetensors"})
     assert "private address" in failure.message
     assert failure.field == "loras.0.path"
@@ -210,7 +210,7 @@ async def test_the_status_says_that_files_are_fetched_and_a_cancelled_request_en
     rig.storage.closed.set()
 
 
-async def test_another_replica_goes_on_from_a_snapshot_with_the_same_adapters(make_rig, flux):
+async def test_another_replica_goes_on_from_a_snapshot_with_the_same_loras(make_rig, flux):
     checked, _ = asked(FLUX, (flux / "1.safetensors", 0.6), steps=50)
     endpoint = from_folder(FLUX, flux / "weights", dtype="float32")
     one = await make_rig(snapshot_interval_s=0.05, report_interval_s=0.05)

@@ -14,7 +14,7 @@ PAGE = DOCS / "reference" / "media-pipelines.md"
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 
-def told() -> dict[str, tuple[str, str]]:
+def documented() -> dict[str, tuple[str, str]]:
     return {
         name: (served, how)
         for how, served, names in table(PAGE, "task, or reason")
@@ -24,7 +24,7 @@ def told() -> dict[str, tuple[str, str]]:
 
 
 def test_every_class_is_there_and_counted() -> None:
-    rows = told()
+    rows = documented()
     assert rows.keys() == of_media().keys()
     count = {
         each: sum(served == each for served, _ in rows.values()) for each in (SERVED, FITS, NOT)
@@ -35,7 +35,7 @@ def test_every_class_is_there_and_counted() -> None:
 
 
 def test_some_at_random_are_served_or_not_as_the_page_says(chance: random.Random) -> None:
-    classes, rows = of_media(), told()
+    classes, rows = of_media(), documented()
     for name in chance.sample(sorted(classes), 6):
         served, how = rows[name]
         found = examine(name, classes[name])

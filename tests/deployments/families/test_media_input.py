@@ -173,7 +173,7 @@ def test_an_audio_file_is_changed_as_the_plain_pipeline_does_it(tmp_path):
     assert same.output_facts["audio"].form == form
 
 
-def test_stable_audio_is_told_the_rate_of_the_audio_too(tmp_path):
+def test_stable_audio_gets_the_rate_of_the_audio_too(tmp_path):
     pipeline = zoo.cases()["StableAudioPipeline"].build()
     timing = {"end": "audio_end_in_s", "start": "audio_start_in_s"}
     given_as = {"given": "initial_audio_waveforms", "given_rate": "initial_audio_sampling_rate"}

@@ -80,15 +80,15 @@ async def test_progress_counts_the_steps_of_all_and_never_goes_back(make_rig: Ma
     lease = leased(rig, "both", WAN, seeds=[11, 5], num_inference_steps=10)
     rig.port.offer(lease)
     await rig.outcome(lease.held)
-    told = [
+    progress = [
         progress
         for _, report in rig.port.reports
         for _, progress in report.progress
         if progress.stage is Stage.DENOISING
     ]
-    assert {each.steps for each in told} == {20}
-    assert all(one.step <= other.step for one, other in pairwise(told))
-    assert any(each.step > 10 for each in told)
+    assert {each.steps for each in progress} == {20}
+    assert all(one.step <= other.step for one, other in pairwise(progress))
+    assert any(each.step > 10 for each in progress)
 
 
 async def test_one_that_is_cancelled_at_its_second_video_leaves_nothing_of_the_first(

@@ -40,7 +40,7 @@ class Pipeline:
         (Pipeline(None), 8),
     ],
 )
-def test_a_pipelines_parts_tell_its_multiple(pipeline, pixels):
+def test_a_pipelines_parts_determine_its_multiple(pipeline, pixels):
     assert side_multiple(pipeline) == pixels
 
 

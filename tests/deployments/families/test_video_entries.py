@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from deployments.families.base import GenerationResult
-from deployments.families.pipeline_options import apply_options, options_name
+from deployments.families.options import apply_options, options_name
 from deployments.families.video import VideoFamily
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.errors import InvalidInput, Misconfigured
@@ -177,7 +177,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(("options", "kind", "says"), MISTAKES)
-def test_a_mistake_in_an_entry_is_told(serve, options, kind, says):
+def test_a_mistake_in_an_entry_is_reported(serve, options, kind, says):
     endpoint = replace(ANY, options={**ANY.options, **options})
     fields = {"prompt": "a", "num_inference_steps": 2}
     with pytest.raises(kind, match=says):

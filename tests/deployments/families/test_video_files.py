@@ -41,7 +41,7 @@ def as_delivered(served: Served, product: Any) -> Any:
     return seen(product.files[0].body)
 
 
-def test_the_product_is_a_video_with_its_first_frame_and_what_fal_tells_of_it(serve):
+def test_the_product_is_a_video_with_its_first_frame_and_fals_facts_about_it(serve):
     served = serve(LTX_T2V)
     call = served.call(body(LTX_T2V))
     result = served.run(call)
@@ -145,23 +145,23 @@ def test_the_quality_and_the_effort_of_the_file_are_the_requests(serve):
     assert sizes["low"] < sizes["maximum"]
 
 
-def test_files_that_nobody_waits_for_are_given_up_between_two_frames(serve):
+def test_files_that_are_no_longer_waited_for_are_given_up_between_two_frames(serve):
     served = serve(LTX_T2V)
     call = served.call(body(LTX_T2V))
     result = served.run(call)
-    told: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
     def on_made(done: int, total: int) -> None:
-        told.append((done, total))
+        reported.append((done, total))
         if done == 3:
             scratch.close()
 
     scratch = Scratch(on_made)
     made = GenerationResult(result, 1.0, 2, scratch)
     folder = scratch.new_file("mp4").parent
-    with pytest.raises(Cancelled), scratch.at_work():
+    with pytest.raises(Cancelled), scratch.busy():
         served.family.deliver(served.entry.endpoint, call, made, tickets())
-    assert told == [(1, 9), (2, 9), (3, 9)]
+    assert reported == [(1, 9), (2, 9), (3, 9)]
     assert not folder.exists()
 
 

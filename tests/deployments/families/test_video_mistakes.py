@@ -64,8 +64,8 @@ def test_what_cannot_be_honoured_is_said_in_the_log_and_what_happens_anyway_is_n
         "enable_output_safety_checker": True,
         "acceleration": "regular",
     }
-    told = schema.validate(asked)[1]
-    assert sorted(each.partition(" ")[0] for each in told) == sorted(asked.keys() - {"prompt"})
+    reported = schema.validate(asked)[1]
+    assert sorted(each.partition(" ")[0] for each in reported) == sorted(asked.keys() - {"prompt"})
     quiet = {"prompt": "a", "interpolator_model": "none", "enable_prompt_expansion": False}
     assert schema.validate({**quiet, "acceleration": "none"})[1] == ()
 

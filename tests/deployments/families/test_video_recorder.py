@@ -115,7 +115,7 @@ def test_too_few_frames_are_an_error(scratch, encoders):
         recording.finish()
 
 
-def test_what_goes_wrong_while_writing_is_told_at_the_end_and_holds_nobody_up(scratch, encoders):
+def test_an_error_while_writing_is_reported_at_the_end_and_holds_no_one_up(scratch, encoders):
     recording, generation = begun(scratch, encoders, most_waiting=2)
     scratch.close()
     recording.take(chunk(0))

@@ -71,11 +71,11 @@ class House:
     at_handle: FakeLeasePort = field(default_factory=FakeLeasePort)
     lines: list[LocalRpcServer] = field(default_factory=list)
     ports: list[LocalLeasePort] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    reported: list[str] = field(default_factory=list)
 
     async def where(self) -> str:
-        self.told.append(self.lines[-1].path if self.lines else "")
-        return self.told[-1]
+        self.reported.append(self.lines[-1].path if self.lines else "")
+        return self.reported[-1]
 
     async def open(self, port: FakeLeasePort | None = None) -> LocalRpcServer:
         lines = LocalRpcServer(port or self.at_line, self.directory)
@@ -153,8 +153,8 @@ async def test_a_socket_of_another_machine_is_no_line(house: House) -> None:
     asked_again = asyncio.Event()
 
     async def elsewhere() -> str:
-        house.told.append("")
-        if len(house.told) == 3:
+        house.reported.append("")
+        if len(house.reported) == 3:
             asked_again.set()
         return str(house.directory / "elsewhere" / "socket")
 
@@ -199,8 +199,8 @@ async def test_an_error_of_darkrooms_comes_as_itself_and_any_other_in_words(hous
 async def test_a_call_that_fails_is_logged_with_its_request(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[str | None] = []
-    monkeypatch.setattr(lines_module.log, "exception", lambda *_: told.append(request_id.get()))
+    reported: list[str | None] = []
+    monkeypatch.setattr(lines_module.log, "exception", lambda *_: reported.append(request_id.get()))
     house.at_line = Broken(ZeroDivisionError())
     await house.open()
     port = await house.connected()
@@ -212,7 +212,7 @@ async def test_a_call_that_fails_is_logged_with_its_request(
     ):
         with pytest.raises(DarkroomError):
             await call
-    assert told == [HELD.request_id] * 3 + [None]
+    assert reported == [HELD.request_id] * 3 + [None]
 
 
 async def test_a_cancelled_ask_is_cancelled_at_the_ingress(house: House) -> None:

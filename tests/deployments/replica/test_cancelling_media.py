@@ -28,11 +28,11 @@ LONG: dict[str, dict[str, Any]] = {
 }
 WHILE: dict[str, tuple[str, Callable[[Progress], bool]]] = {
     "denoising": (AUDIO, lambda now: now.stage is Stage.DENOISING and now.step > 1),
-    "denoising a clip": (WAN, lambda now: now.stage is Stage.DENOISING and now.step > 1),
+    "denoising a video": (WAN, lambda now: now.stage is Stage.DENOISING and now.step > 1),
     "decoding": (WAN, lambda now: now.stage is Stage.ENCODING_MEDIA and 0 < now.step < 30),
     "writing": (WAN, lambda now: now.stage is Stage.ENCODING_MEDIA and now.step > 50),
     "uploading": (WAN, lambda now: now.stage is Stage.UPLOADING),
-    "uploading a sound": (AUDIO, lambda now: now.stage is Stage.UPLOADING),
+    "uploading audio": (AUDIO, lambda now: now.stage is Stage.UPLOADING),
 }
 """Activity at the time of the stop. Decoding passes its chunks on to be written."""
 
@@ -84,7 +84,7 @@ async def test_one_that_is_cancelled_leaves_nothing(
     await nothing_is_left(rig, generation, scratch_folder)
 
 
-@pytest.mark.parametrize("doing", ["decoding", "writing", "uploading a sound"])
+@pytest.mark.parametrize("doing", ["decoding", "writing", "uploading audio"])
 async def test_one_whose_time_is_over_says_so_and_leaves_nothing(
     make_rig: MakeRig, scratch_folder: Path, doing: str
 ) -> None:

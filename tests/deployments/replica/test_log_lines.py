@@ -15,7 +15,7 @@ from serve_app.telemetry.logs import request_id
 from tests.deployments.conftest import MakeRig
 from tests.fakes.family import ProbeFamily
 
-log = logging.getLogger("deployments.families.registry.told")
+log = logging.getLogger("deployments.families.registry.reported")
 HERE = "tests.deployments.replica.test_log_lines:ToldFamily"
 
 OF_THE_REPLICA = ("Replica replica-1 ",)

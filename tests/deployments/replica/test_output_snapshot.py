@@ -35,15 +35,15 @@ def video(key: str, body: bytes | Path) -> FinishedOutput:
 
 
 def of_two(tmp_path: Path) -> bytes:
-    lies = tmp_path / "clip.mp4"
+    lies = tmp_path / "video.mp4"
     lies.write_bytes(b"on the disk")
     return to_bytes([video("old/0", b"in memory"), video("old/1", lies)], UNDER_WAY)
 
 
-def retold(body: bytes, **changes: Any) -> bytes:
+def rewritten(body: bytes, **changes: Any) -> bytes:
     size = int.from_bytes(body[:8], "little")
-    told = json.loads(json.loads(body[8 : 8 + size])["__metadata__"]["darkroom-parts"])
-    return save(load(body), metadata={"darkroom-parts": json.dumps(told | changes)})
+    stored = json.loads(json.loads(body[8 : 8 + size])["__metadata__"]["darkroom-parts"])
+    return save(load(body), metadata={"darkroom-parts": json.dumps(stored | changes)})
 
 
 def test_what_comes_out_is_what_went_in_with_the_tickets_of_another_attempt(
@@ -98,9 +98,9 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         (body[:-3], enough),
         (body, enough[:1]),
         (body, [(ticket("x"),)] * 3),
-        (retold(body, format=2), enough),
-        (retold(body, finished=None), enough),
-        (retold(body, finished=[{}]), enough),
+        (rewritten(body, format=2), enough),
+        (rewritten(body, finished=None), enough),
+        (rewritten(body, finished=[{}]), enough),
     ):
         with pytest.raises(SnapshotRefused):
             from_bytes(broken, tickets)

@@ -36,7 +36,7 @@ def test_a_video_of_a_replica_with_two_devices_is_that_of_one(seen):
     assert seen["apart"] <= 1e-5
 
 
-def test_what_a_follower_cannot_load_is_told_as_it_would_be_of_the_replica(seen):
+def test_a_failed_load_of_a_follower_is_reported_as_the_replicas_own_would_be(seen):
     assert "/nowhere" in seen["refused"]
 
 

@@ -35,7 +35,7 @@ def frame(name: str = "frame", files: int = 0, **input: Any) -> Frame:
 
 
 async def drawn(rig: Rig, held: LeaseKey, *frames: Frame) -> list[FrameResult]:
-    return [await rig.replica.sessions.draw(held, each) for each in frames]
+    return [await rig.replica.sessions.generate_frame(held, each) for each in frames]
 
 
 async def test_frames_are_drawn_and_nothing_of_them_is_uploaded(rig: Rig) -> None:
@@ -141,7 +141,7 @@ async def test_a_session_whose_weights_are_missing_fails_with_the_reason(rig: Ri
         await drawn(rig, lease.held, frame())
 
 
-async def test_a_frame_that_waits_for_weights_in_vain_is_told(make_rig: Any) -> None:
+async def test_a_frame_that_waits_for_weights_in_vain_is_reported(make_rig: Any) -> None:
     rig = await make_rig()
     endpoint = replace(PROBE, weights=Weights("missing"), options={"load_s": 0.3})
     held = await opened(rig, endpoint=endpoint)

@@ -7,7 +7,7 @@ import torch
 
 from deployments.families.base import load_families
 from deployments.families.registry import FAMILIES
-from deployments.replica.weights import recipe_for_device, weights_name, with_recipe_dtype
+from deployments.replica.resources import recipe_for_device, weights_name, with_recipe_dtype
 from serve_app.domain.endpoint import Endpoint, Recipe, Weights
 from serve_app.domain.errors import WeightsUnavailable
 from tests.engine.tiny import save_tiny_flux
@@ -29,7 +29,7 @@ PROMPT = {
 }
 
 
-def test_a_gpu_that_is_too_small_is_told_what_the_endpoint_takes():
+def test_for_a_gpu_that_is_too_small_the_error_says_what_the_endpoint_takes():
     assert recipe_for_device(ENDPOINT, 16 * 10**9) == RECIPES[0]
     with pytest.raises(WeightsUnavailable, match=r"at least 12 GB.* has 8\.0 GB"):
         recipe_for_device(ENDPOINT, 8 * 10**9)

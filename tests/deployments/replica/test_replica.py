@@ -40,7 +40,7 @@ async def test_a_lease_to_run_alone_shares_no_forward(rig: Any):
     assert rig.resources.engine.counts()["not_merged"] == {"deterministic": 3}
 
 
-async def test_reports_tell_what_the_engine_did(rig: Any):
+async def test_reports_contain_what_the_engine_did(rig: Any):
     held = rig.offer("one", steps=20, step_ms=20)
     await rig.outcome(held)
     computed = [report.computed for _, report in rig.port.reports]
@@ -48,9 +48,9 @@ async def test_reports_tell_what_the_engine_did(rig: Any):
     forwards = sum(each.forwards.get(("denoiser", 1), 0) for each in computed)
     assert 0 < steps <= forwards <= 20
     assert forwards - steps <= 1  # the report came between a forward pass and the end of its step
-    told = {key for each in computed for key in each.seconds}
-    assert ("probe", "denoising") in told
-    assert {family for family, _ in told} == {"probe"}
+    kinds = {key for each in computed for key in each.seconds}
+    assert ("probe", "denoising") in kinds
+    assert {family for family, _ in kinds} == {"probe"}
     assert {report.pool for _, report in rig.port.reports} == {"pool"}
 
 
@@ -141,7 +141,7 @@ async def test_weights_that_cannot_be_loaded_fail_their_requests_only(rig: Any):
     assert (await rig.outcome(good)).succeeded
 
 
-async def test_a_family_that_the_pool_does_not_host_is_told(rig: Any):
+async def test_a_family_that_the_pool_does_not_host_is_reported(rig: Any):
     other = Endpoint("song", "nobodys", Weights("probe"), "probe")
     outcome = await rig.outcome(rig.offer("one", endpoint=other))
     assert outcome.failure.code == "misconfigured"
@@ -314,7 +314,7 @@ async def test_while_the_ingress_is_away_it_keeps_stepping_and_finishes_later(ri
     rig.replica.check_health()
 
 
-async def test_an_outcome_that_nobody_takes_is_dropped_in_the_end(make_rig: MakeRig):
+async def test_an_outcome_that_is_never_taken_is_dropped_in_the_end(make_rig: MakeRig):
     rig = await make_rig(finish_give_up_s=0.3)
     held = rig.offer("one", steps=20, step_ms=10)
     await rig.reported(held)

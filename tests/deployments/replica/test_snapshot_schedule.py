@@ -38,13 +38,13 @@ async def test_what_runs_long_is_kept_again_and_again(make_rig):
     assert (await rig.outcome(held)).output["steps"] == STEPS
 
 
-async def test_each_snapshot_is_told_once(make_rig):
+async def test_each_snapshot_is_reported_once(make_rig):
     rig = await make_rig(snapshot_interval_s=0.2)
     held = long_one(rig)
     await rig.outcome(held)
-    told = [each.key for _, report in rig.port.reports for _, each in report.snapshots]
-    assert len(told) >= 2
-    assert len(set(told)) == len(told)
+    keys = [each.key for _, report in rig.port.reports for _, each in report.snapshots]
+    assert len(keys) >= 2
+    assert len(set(keys)) == len(keys)
 
 
 async def test_what_is_short_is_not_kept(make_rig):

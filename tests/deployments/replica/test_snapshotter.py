@@ -13,8 +13,7 @@ import pytest
 
 from deployments.replica.config import SnapshotConfig
 from deployments.replica.snapshotter import Snapshotter
-from deployments.transfer.backoff import Backoff
-from deployments.transfer.uploader import Uploader
+from deployments.transfer.uploader import Backoff, Uploader
 from serve_app.domain.lease import LeaseKey
 from tests.deployments.storage import HttpStorage
 from tests.fakes.clock import FakeClock
@@ -86,14 +85,14 @@ async def test_a_death_at_any_time_loses_at_most_one_interval_of_work(
         room.clock.advance(REPORT_INTERVAL_S)
         # If the replica died now, only the previous reports would be known.
         assert steady.steps_done - known <= interval_s * STEPS_A_SECOND
-        told = snapshotter.unreported()
-        snapshotter.mark_reported(told)
-        known = max([known, *(snapshot.step for _, snapshot in told)])
+        reported = snapshotter.unreported()
+        snapshotter.mark_reported(reported)
+        known = max([known, *(snapshot.step for _, snapshot in reported)])
         snapshotter.use_tickets(
             [(held, tickets.ticket(f"s/{number}")) for held in snapshotter.wants_tickets()]
         )
         await snapshotter.wait_uploaded(asyncio.get_running_loop().time() + 30)
-        taken += len(told)
+        taken += len(reported)
     assert 4 <= taken <= 10  # and not at every report
 
 
@@ -103,17 +102,17 @@ async def test_of_one_that_is_decoded_what_it_was_before_is_kept_once(room: Room
     snapshotter = Snapshotter(
         cast("Any", {HELD: steady}), lambda: cast("Any", room), config, REPORT_INTERVAL_S
     )
-    tickets, told = HttpStorage(), []
+    tickets, reported = HttpStorage(), []
     room.clock.advance(1.0)
     steady.decoding_snapshot = steady.request_snapshot()
     steady.request_snapshot = Future  # type: ignore[method-assign]  # never ends, as in decoding
     for number in range(40):
         room.clock.advance(REPORT_INTERVAL_S)
-        told += snapshotter.unreported()
-        snapshotter.mark_reported(told)
+        reported += snapshotter.unreported()
+        snapshotter.mark_reported(reported)
         snapshotter.use_tickets(
             [(held, tickets.ticket(f"s/{number}")) for held in snapshotter.wants_tickets()]
         )
         await snapshotter.wait_uploaded(asyncio.get_running_loop().time() + 30)
-    assert [snapshot.step for _, snapshot in told] == [STEPS_A_SECOND]
+    assert [snapshot.step for _, snapshot in reported] == [STEPS_A_SECOND]
     assert snapshotter.wants_tickets_at_shutdown() == ()

@@ -48,7 +48,7 @@ def test_each_stage_begins_anew():
     assert last_of(rate, clock, Stage.DENOISING, range(1, 5), 1.0).rate == 1.0
 
 
-def test_a_download_that_tells_many_times_a_second_has_a_steady_rate():
+def test_a_download_that_reports_many_times_a_second_has_a_steady_rate():
     clock = FakeClock()
     steps = range(0, 10**9, 10**6)
     last = last_of(StepRate(clock), clock, Stage.DOWNLOADING, steps, 0.001, all_steps=10**9)

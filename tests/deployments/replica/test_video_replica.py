@@ -44,7 +44,7 @@ def leased(rig: Rig, name: str, endpoint_id: str, folder: str, **fields: Any) ->
     body = {"prompt": "a red dog", "num_inference_steps": 2, "seed": 3}
     checked, _ = entry.schema.validate(body)
     tickets = (
-        rig.storage.ticket(f"{name}/clip", "video/mp4", 10**7),
+        rig.storage.ticket(f"{name}/video", "video/mp4", 10**7),
         rig.storage.ticket(f"{name}/poster", "image/jpeg", 10**7),
     )
     lease = rig.lease(name, endpoint, **checked | fields)
@@ -75,12 +75,12 @@ async def test_a_replica_makes_a_video_and_its_poster(
     outcome = await rig.outcome(lease.held)
     assert outcome.failure is None
     assert [each.media_type for each in outcome.artifacts] == ["video/mp4", "image/jpeg"]
-    assert outcome.output["video"]["artifact"] == "one/clip"
-    assert outcome.output["video"]["file_size"] == len(rig.storage.objects["one/clip"])
+    assert outcome.output["video"]["artifact"] == "one/video"
+    assert outcome.output["video"]["file_size"] == len(rig.storage.objects["one/video"])
     assert outcome.output["seed"] == 3
     assert outcome.usage.steps == 2
     assert outcome.usage.units == pytest.approx(9 / outcome.output["video"]["fps"])
-    video = written(rig, "one/clip", tmp_path)
+    video = written(rig, "one/video", tmp_path)
     assert len(video.frames) == outcome.output["video"]["num_frames"] == 9
     assert rig.storage.objects["one/poster"][:3] == b"\xff\xd8\xff"
     assert list(scratch_folder.iterdir()) == []
@@ -110,7 +110,7 @@ async def test_a_replica_draws_a_video_of_ours_anew(make_rig, saved, tmp_path):
     rig.port.offer(lease)
     outcome = await rig.outcome(lease.held)
     assert outcome.failure is None
-    made = written(rig, "again/clip", tmp_path)
+    made = written(rig, "again/video", tmp_path)
     assert (len(made.frames), made.fps) == (8, 8)
     assert made.size == (64, 48)
 

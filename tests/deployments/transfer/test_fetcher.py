@@ -12,7 +12,7 @@ from serve_app.domain.errors import InvalidInput
 from tests.deployments.web import PRIVATE, PUBLIC, Web
 
 FIELD = "image_url"
-BODY = b"a picture's bytes"
+BODY = b"an image's bytes"
 
 
 @pytest.fixture
@@ -94,13 +94,13 @@ async def test_redirects_in_a_circle_end(web):
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://example.com/", "file:///etc/passwd", "picture.png", "", "http://", "http://a:b"]
+    "url", ["ftp://example.com/", "file:///etc/passwd", "image.png", "", "http://", "http://a:b"]
 )
 async def test_what_is_no_url_of_the_web_is_refused(web, url):
     await refused(web.fetcher(), url, "http:, https: or data:")
 
 
-async def test_problems_are_told(web):
+async def test_problems_are_reported(web):
     await refused(web.fetcher(), "http://nowhere.example/", "nowhere.example is not known")
     await refused(web.fetcher(), "http://example.com/", "answered 404")
     web.answers["example.com/cut"] = httpx.ReadError("the line is dead")
@@ -178,7 +178,7 @@ async def test_a_file_that_is_not_ours_is_fetched_as_any_other(web):
     assert [request.url.host for request in web.requests] == ["ingress", PUBLIC]
 
 
-async def test_a_file_of_ours_that_is_no_more_is_told_as_such(web):
+async def test_a_file_of_ours_that_is_no_more_is_reported_as_such(web):
     url = f"http://127.0.0.1:8000/files/{KEY}"
     await refused(
         web.fetcher(), url, "our storage has no such file", files_url="http://ingress:8000"

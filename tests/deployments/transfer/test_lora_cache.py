@@ -14,7 +14,7 @@ def clock():
 
 @pytest.fixture
 def cache(tmp_path, clock):
-    return LoraCache(tmp_path / "adapters", 100, clock.now)
+    return LoraCache(tmp_path / "loras", 100, clock.now)
 
 
 def keep(cache, clock, key, size=40):
@@ -28,7 +28,7 @@ def keep(cache, clock, key, size=40):
 
 def use(cache, clock, key):
     clock.advance(1)
-    held = cache.hold(key)
+    held = cache.acquire(key)
     if held is None:
         return False
     held.release()
@@ -36,12 +36,12 @@ def use(cache, clock, key):
 
 
 def test_what_is_kept_is_found_and_nothing_else(cache, clock, tmp_path):
-    assert cache.hold("a") is None
+    assert cache.acquire("a") is None
     keep(cache, clock, "a")
-    held = cache.hold("a")
+    held = cache.acquire("a")
     assert held.path.read_bytes() == bytes(40)
-    assert [path.name for path in (tmp_path / "adapters").iterdir()] == ["a.safetensors"]
-    assert cache.hold("b") is None
+    assert [path.name for path in (tmp_path / "loras").iterdir()] == ["a.safetensors"]
+    assert cache.acquire("b") is None
 
 
 def test_what_was_unused_for_longest_makes_room(cache, clock):
@@ -54,8 +54,8 @@ def test_what_was_unused_for_longest_makes_room(cache, clock):
 
 def test_what_is_in_use_stays_also_when_another_process_makes_room(cache, clock, tmp_path):
     keep(cache, clock, "a")
-    held = cache.hold("a")
-    other = LoraCache(tmp_path / "adapters", 100, clock.now)
+    held = cache.acquire("a")
+    other = LoraCache(tmp_path / "loras", 100, clock.now)
     keep(other, clock, "b", 90)
     assert held.path.exists()
     held.release()
@@ -65,7 +65,7 @@ def test_what_is_in_use_stays_also_when_another_process_makes_room(cache, clock,
 
 def test_using_a_file_does_not_look_like_a_change_of_it(cache, clock):
     keep(cache, clock, "a")
-    held = cache.hold("a")
+    held = cache.acquire("a")
     before = held.path.stat().st_mtime_ns
     use(cache, clock, "a")
     assert held.path.stat().st_mtime_ns == before
@@ -74,12 +74,12 @@ def test_using_a_file_does_not_look_like_a_change_of_it(cache, clock):
 def test_a_half_written_file_is_never_found(cache, tmp_path):
     with cache.part() as part:
         part.write(b"half")  # an interrupted download
-    assert list((tmp_path / "adapters").iterdir()) == []
+    assert list((tmp_path / "loras").iterdir()) == []
 
 
 def test_parts_of_killed_processes_are_removed_and_those_underway_are_not(cache, clock, tmp_path):
     with cache.part() as part:
-        left = tmp_path / "adapters" / "left.part"
+        left = tmp_path / "loras" / "left.part"
         left.write_bytes(b"half")
         keep(cache, clock, "a")
         assert not left.exists()
@@ -93,7 +93,7 @@ def test_some_of_the_disk_stays_free(tmp_path, clock):
         LoraCache(tmp_path, 100, clock.now, spare_bytes=2**60).check_space(1)
 
 
-def test_a_directory_that_cannot_be_written_is_told_with_the_setting(tmp_path, clock):
+def test_a_directory_that_cannot_be_written_is_reported_with_the_setting(tmp_path, clock):
     (tmp_path / "file").write_bytes(b"")
     cache = LoraCache(tmp_path / "file", 100, clock.now)
     with pytest.raises(WeightsUnavailable, match="DARKROOM_ADAPTERS_DIR"), cache.part():

@@ -8,8 +8,7 @@ import httpx
 import pytest
 
 from deployments.families.base import MediaFile
-from deployments.transfer.backoff import Backoff
-from deployments.transfer.uploader import StorageRetry, Uploader, http_client
+from deployments.transfer.uploader import Backoff, StorageRetry, Uploader, http_client
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import StorageUnavailable, TooLarge
 from serve_app.telemetry.clock import SystemClock
@@ -61,7 +60,7 @@ async def test_a_refusal_is_not_taken_for_a_storage_that_is_away(storage, upload
     assert not isinstance(caught.value, StorageRetry)
 
 
-async def test_a_refusal_of_s3_is_told_without_the_key_that_it_names():
+async def test_a_refusal_of_s3_is_reported_without_the_key_that_it_names():
     async def refused(request):
         xml = "<Error><Code>AccessDenied</Code><Message>No</Message><KeyId>AKID</KeyId></Error>"
         return httpx.Response(403, text=xml)
@@ -164,11 +163,11 @@ def test_delays_double_with_jitter_up_to_the_most():
         assert most / 2 <= delay <= most
 
 
-async def test_a_file_on_the_disk_is_sent_part_by_part_with_its_size_told_first(
+async def test_a_file_on_the_disk_is_sent_part_by_part_with_its_size_first(
     tmp_path, storage, uploader
 ):
     body = bytes(range(256)) * 10_000  # more than two parts
-    path = tmp_path / "clip.mp4"
+    path = tmp_path / "video.mp4"
     path.write_bytes(body)
     file = MediaFile(replace(storage.ticket("key", max_bytes=10**7), takes_md5=True), path)
     storage.problems.append(503)

@@ -17,14 +17,14 @@ HEAD = f"""# HTTP API
 
 `scripts/reference` generates this page from the OpenAPI document. Do not edit it.
 
-An installation serves the document at `GET /openapi.json`, with every field, limit and status of
-every endpoint in its catalogue. Calls take `Authorization: Key id:secret` or
+An installation serves the document at `GET /openapi.json`, with every field of every endpoint.
+Calls take `Authorization: Key id:secret` or
 `Authorization: Bearer id:secret`, except those marked "no key". `GET /` is the
 [playground](../how-to/use-the-playground.md), and `GET /page/{{name}}` its files, without a key.
 
-Every error has the body [`Error`](#error), or with status 422
-[`ValidationError`](#validationerror). [Errors](errors.md) lists codes and statuses. `{EXAMPLE}`
-stands for any endpoint id, and `fal-ai/flux` for its first two segments. Pages of their own:
+[Errors](errors.md) have the body [`Error`](#error), or with status 422
+[`ValidationError`](#validationerror). `{EXAMPLE}` stands for any endpoint id, and `fal-ai/flux`
+for its first two segments. Pages of their own:
 [fal's protocol](fal-protocol.md), [OpenAI](openai.md), [Replicate](replicate.md), [MCP](mcp.md).
 """
 

@@ -15,12 +15,12 @@ HEAD = """# Command line
 
 `scripts/reference` generates this page from the commands. Do not edit it.
 
-The command is `darkroom`. In a clone of the repository it is `.venv/bin/darkroom`.
+In a clone of the repository, `darkroom` is `.venv/bin/darkroom`.
 
 | convention | meaning |
 | --- | --- |
 | `--json` | Print JSON for programs. |
-| `--data-dir PATH` | Find the address and the key of the installation with this data directory. Default: `DARKROOM_DATA_DIR`, or `~/.darkroom`. |
+| `--data-dir PATH` | Use the installation with this data directory. Default: `DARKROOM_DATA_DIR`, or `~/.darkroom`. |
 | `-h`, `--help` | Show the help of any command. |
 
 ## Exit codes
@@ -30,7 +30,7 @@ The command is `darkroom`. In a clone of the repository it is `.venv/bin/darkroo
 | 0 | The command succeeded. |
 | 1 | The command failed. A sentence on stderr says why and what to do. |
 | 2 | The command line is wrong: an unknown command, option or value. |
-| number of problems | `darkroom doctor`: 0 means that no problem was found. |
+| number of problems | `darkroom doctor` |
 | number of damaged files | `darkroom models verify` |
 | 1 | `darkroom migrate check`: something is refused or missing. |
 

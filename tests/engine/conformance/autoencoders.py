@@ -114,7 +114,7 @@ def tiny(**more: Any) -> Any:
 
 
 def oobleck(latent_channels: int = 4, channels: int = 2) -> Any:
-    """8 samples of sound a latent frame."""
+    """8 audio samples a latent frame."""
     return df.AutoencoderOobleck(
         encoder_hidden_size=2 * latent_channels,  # means and variances
         downsampling_ratios=[2, 4],

@@ -25,7 +25,7 @@ class Wish:
         return torch.Generator("cpu").manual_seed(self.seed)
 
 
-#: Of equal length, word by word: calls with texts of other lengths are not merged.
+#: Texts of equal length, word by word: calls with texts of other lengths are not merged.
 WISHES = (
     Wish("a red dog", seed=1, steps=4),
     Wish("a big cat", seed=2, steps=6),
@@ -74,7 +74,7 @@ class Case:
         return pipeline
 
     def arguments(self, wish: Wish) -> dict[str, Any]:
-        """Of one call. Generators and inputs are made anew each time: pipelines use them up."""
+        """One call's arguments. Generators and inputs are new each time: pipelines use them up."""
         usual = {
             "prompt": wish.prompt,
             "num_inference_steps": wish.steps,

@@ -22,7 +22,7 @@ from tests.engine.gate import Gate
 
 TOLERANCE = 1e-4  # of the output's range, in float32
 TIMES = 4.0  # the noise floor; measured are at most 1.7, in the 21 classes above the tolerance
-_NOBODY = "nobody else"  # the reason of a call that met no other, which is none
+_ALONE = "nobody else"  # the reason of a call that met no other, which is none
 _PATIENCE_S = 300.0
 _SNAPSHOT_STEP = 2  # it waits for the call after that one
 _KEPT_BYTES = 2**28  # of outputs, where frames cannot be read
@@ -47,22 +47,22 @@ class Finding:
 
     @property
     def notes(self) -> list[str]:
-        told: list[str] = []
+        lines: list[str] = []
         if not self.own_randomness:
-            told.append(
+            lines.append(
                 "Draws from torch's global random state, which each generation has for itself."
             )
         if not self.stepped:
-            told.append("Its steps are not counted.")
-        reasons = {why: calls for why, calls in self.single.items() if why != _NOBODY}
+            lines.append("Its steps are not counted.")
+        reasons = {why: calls for why, calls in self.single.items() if why != _ALONE}
         if reasons:
-            told.append(
+            lines.append(
                 "Not merged: " + ", ".join(f"{n} × {why}" for why, n in reasons.items()) + "."
             )
-        told += self.remarks
+        lines += self.remarks
         if self.floor is not None:
-            told.append(f"Its noise floor is {self.floor:.1e}.")
-        return told
+            lines.append(f"Its noise floor is {self.floor:.1e}.")
+        return lines
 
     @property
     def together(self) -> str:

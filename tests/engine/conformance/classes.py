@@ -8,7 +8,7 @@ from typing import Any
 import diffusers
 from diffusers import DiffusionPipeline
 
-#: Where nothing but a look at the class itself tells why it is absent.
+#: Where nothing but a look at the class itself shows why it is absent.
 REASONS = {
     "FluxPriorReduxPipeline": "no denoiser: it only reads images",
     "LongCatImageEditPipeline": "works on a million pixels whatever it is given: minutes here",
@@ -33,7 +33,7 @@ def exported() -> dict[str, type]:
 
 
 def why_absent(name: str) -> str:
-    """Of a class without a case."""
+    """The reason why a class has no case."""
     kind: Any = exported()[name]
     if needs := getattr(kind, "_backends", None):
         missing = ", ".join(f"`{each}`" for each in needs if each not in {"torch", "transformers"})

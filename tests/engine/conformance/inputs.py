@@ -1,4 +1,4 @@
-"""Pictures, masks, clips and sounds that calls begin from; the same for the same wish."""
+"""Images, masks, videos and audio that calls begin from; the same for the same wish."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def video(wish: Wish, frames: int, side: int = 16) -> list[Image.Image]:
 
 
 def mask(wish: Wish, side: int = 16) -> Image.Image:
-    """White where the picture is to change: a half of it, or less."""
+    """White where the image is to change: a half of it, or less."""
     white = np.zeros((side, side), np.uint8)
     white[:, side // 2 :] = 255
     white[: side // 4 * (wish.seed % 3)] = 0

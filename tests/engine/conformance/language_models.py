@@ -35,7 +35,7 @@ def llama(kind: str = "LlamaModel", **more: Any) -> Any:
 
 
 def llava(side: int, **more: Any) -> Any:
-    """Looks at pictures of ``side`` pixels, and sees every pixel as a token."""
+    """Looks at images of ``side`` pixels, and sees every pixel as a token."""
     text = _decoder(**more)
     eyes = vision_encoders.clip("CLIPVisionModel", side=side, patch=1).config
     config = tf.LlavaConfig(

@@ -11,7 +11,7 @@ from PIL import Image
 
 
 def tensors_of(output: Any) -> list[torch.Tensor]:
-    """All arrays and pictures in a pipeline's output, in its order."""
+    """All arrays and images in a pipeline's output, in its order."""
     match output:
         case torch.Tensor():
             return [output.detach()]

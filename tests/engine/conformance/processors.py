@@ -1,7 +1,7 @@
-"""What gives vision-language models texts and pictures together.
+"""What gives vision-language models texts and images together.
 
-The processors of transformers need torchvision, for clips that no pipeline here gives them. This
-one does for texts and pictures what they do, with the same calls.
+The processors of transformers need torchvision, for videos that no pipeline here gives them. This
+one does for texts and images what they do, with the same calls.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _MERGE = 2  # patches on a side that become one token
 
 
 class TextsAndImages:
-    """A Qwen2-VL or Qwen3-VL processor without clips."""
+    """A Qwen2-VL or Qwen3-VL processor without videos."""
 
     def __init__(self, tokens: int = 1024, side: str = "right") -> None:
         self.tokenizer = tokenizers.words(tokens, side=side)
@@ -30,7 +30,7 @@ class TextsAndImages:
         self.image_token_id = self.tokenizer.convert_tokens_to_ids(_IMAGE)
 
     def __call__(self, text: Any = None, images: Any = None, **options: Any) -> BatchFeature:
-        """Tokens, with as many marks for each picture as it has patches; and the patches."""
+        """Tokens, with as many marks for each image as it has patches; and the patches."""
         texts = [text] if isinstance(text, str) else list(text)
         for name in ("videos", "do_resize", "images_kwargs", "videos_kwargs"):
             options.pop(name, None)
@@ -50,7 +50,7 @@ class TextsAndImages:
 
 
 def _spread(text: str, marks: list[int]) -> str:
-    """One mark for a picture becomes as many as it has tokens."""
+    """One mark for an image becomes as many as it has tokens."""
     before, *rest = text.split(_IMAGE)
     filled = before
     for each in rest:

@@ -42,11 +42,11 @@ def test_the_wishes_differ_in_all_but_the_length_of_their_prompts():
 )
 def test_steps_are_counted_whether_a_solver_or_copies_of_it_take_them(title):
     case, wish = cases()[title], WISHES[0]
-    told = []
+    reported = []
     with Engine(case.build(), threads=1) as engine:
-        generation = engine.submit(on_progress=told.append, **case.arguments(wish))
+        generation = engine.submit(on_progress=reported.append, **case.arguments(wish))
         generation.result(60)
     assert generation.steps_done == wish.steps
-    denoising = [each for each in told if each.stage is Stage.DENOISING]
+    denoising = [each for each in reported if each.stage is Stage.DENOISING]
     assert [each.step for each in denoising] == list(range(wish.steps + 1))
     assert {each.steps for each in denoising} == {wish.steps}

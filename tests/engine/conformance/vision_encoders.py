@@ -1,4 +1,4 @@
-"""Tiny models that pipelines look at pictures with, and what prepares the pictures for them."""
+"""Tiny models that pipelines look at images with, and what prepares the images for them."""
 
 from __future__ import annotations
 

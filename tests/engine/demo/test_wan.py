@@ -1,4 +1,4 @@
-"""The shipped demo Wan makes clips that do what prompts ask which its training never saw.
+"""The shipped demo Wan makes videos that do what prompts ask which its training never saw.
 
 The thresholds lie well below the measured figures in deployments/demo/wan/README.md, so that
 another torch or processor does not fail them and a broken model does.

@@ -1,4 +1,4 @@
-"""Clips are decoded and encoded in chunks, and others go on in between."""
+"""Videos are decoded and encoded in chunks, and others go on in between."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ LONG = {
     "ltx2": (VIDEOS["ltx2"][0], (1, 4, 3, 16, 20)),
     "hunyuan": (VIDEOS["hunyuan"][0], (1, 4, 9, 9, 8)),
     "cogvideox": (autoencoders.cogvideox, (1, 4, 5, 4, 4)),
-    "a sound": (long_audio, (1, 4, 50)),
+    "audio": (long_audio, (1, 4, 50)),
 }
 """Latents of more than one chunk, that tiles do not fit evenly."""
 
@@ -212,7 +212,7 @@ def test_a_snapshot_before_the_first_chunk_takes_no_step_again():
 
 
 @pytest.mark.parametrize("kind", LONG)
-def test_how_far_it_is_with_decoding_is_told_chunk_by_chunk(kind):
+def test_progress_of_decoding_is_reported_chunk_by_chunk(kind):
     make, shape = LONG[kind]
     torch.manual_seed(0)
     vae = make()
@@ -221,16 +221,16 @@ def test_how_far_it_is_with_decoding_is_told_chunk_by_chunk(kind):
     arguments = {"start": torch.randn(shape), "num_inference_steps": 2}
     with torch.no_grad():
         expected = pipeline(**arguments)
-    computed, told = [], []
+    computed, reported = [], []
     vae.decoder.register_forward_pre_hook(lambda _, given: computed.append(given[0][0, 0].numel()))
     with Engine(pipeline, threads=1) as engine:
         gate = Gate(engine)
-        running = engine.submit(on_progress=told.append, **arguments)
+        running = engine.submit(on_progress=reported.append, **arguments)
         gate.open()
         assert torch.equal(running.result(60), expected)
         assert engine.counts()["autoencoders"]["single_calls"] == len(computed) > 1
     assert sum(computed) == decoded_of(vae, shape)
-    first, *chunks = [each for each in told if each.stage is Stage.DECODING]
+    first, *chunks = [each for each in reported if each.stage is Stage.DECODING]
     assert (first.step, first.steps) == (0, 0)
     assert len(chunks) == len(computed)
     frames = shape[2] if len(shape) == 5 else len(computed)
@@ -241,7 +241,7 @@ def test_how_far_it_is_with_decoding_is_told_chunk_by_chunk(kind):
 
 
 def test_audio_files_that_are_decoded_beside_each_other_are_those_of_each_alone():
-    make, shape = LONG["a sound"]
+    make, shape = LONG["audio"]
     pipeline = Decodes(make())
     given = [torch.randn(shape) for _ in range(2)]
     with torch.no_grad():

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
 ]
 
-IMAGE_SIZE = 24  # of a picture's embedding
+IMAGE_SIZE = 24  # of an image's embedding
 SetUp = Callable[[Any], None]
 
 
@@ -62,7 +62,7 @@ def pipeline() -> Any:
 
 
 def wish(seed: int, **more: Any) -> dict[str, Any]:
-    """Guided, and by a picture."""
+    """Guided, and by an image."""
     image = torch.randn(1, 1, IMAGE_SIZE, generator=torch.Generator().manual_seed(seed))
     return call(
         seed=seed,
@@ -142,7 +142,7 @@ def test_those_with_equal_settings_share_their_forwards_and_no_others(
     assert counts["batch_sizes"] == {2: 3, 1: 1 + 5}
 
 
-def test_what_a_callback_sets_on_the_way_holds_from_there_on_and_for_nobody_else(
+def test_a_setting_from_a_callback_holds_from_there_on_and_for_no_other_generation(
     pipeline: Any,
 ) -> None:
     usual = settings_of(pipeline)

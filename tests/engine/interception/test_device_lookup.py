@@ -1,4 +1,4 @@
-"""Where components compute and in what type: as diffusers tells it, asked by the way."""
+"""Where components compute and in what type: as diffusers reports it, asked by the way."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.engine
 PARTS = ("text_encoder", "text_encoder_2", "transformer", "vae")
 
 
-class Tells(FluxPipeline):
+class Reports(FluxPipeline):
     """Makes nothing, and gives what its components say where it is called."""
 
     def __call__(self, prompt):
@@ -78,7 +78,7 @@ def keeps_some_parameters(pipeline):
 )
 def test_inside_of_a_generation_components_say_what_they_say_outside(change):
     pipeline = tiny_flux()
-    pipeline.__class__ = Tells
+    pipeline.__class__ = Reports
     change(pipeline)
     with Engine(pipeline) as engine:
         assert engine.submit(prompt="a red circle").result(60) == whereabouts(pipeline)
@@ -86,7 +86,7 @@ def test_inside_of_a_generation_components_say_what_they_say_outside(change):
 
 def test_hooks_that_come_later_are_seen_by_the_next_generation():
     pipeline = tiny_flux()
-    pipeline.__class__ = Tells
+    pipeline.__class__ = Reports
     with Engine(pipeline) as engine:
         before = engine.submit(prompt="a red circle").result(60)
         casts(pipeline)
@@ -127,5 +127,5 @@ def test_the_copy_of_a_generation_has_its_pipeline_s_name():
     pipeline = tiny_flux()
     pipeline.__class__ = Named
     with Engine(pipeline) as engine:
-        told = engine.submit(prompt="a red circle").result(60)
-    assert told == (Named.__qualname__, Named.__module__, True)
+        output = engine.submit(prompt="a red circle").result(60)
+    assert output == (Named.__qualname__, Named.__module__, True)

@@ -170,12 +170,12 @@ class OfAHouse(Placed):
 @pytest.mark.parametrize("kind", [Placed, OfAHouse])
 def test_what_a_house_declares_about_its_models_is_heeded(kind):
     """Rows that go together would get each other's positions."""
-    told = KNOWN.with_families([{"Placed": ModelTrait(shared=frozenset({"places"}))}])
+    combined = KNOWN.with_families([{"Placed": ModelTrait(shared=frozenset({"places"}))}])
     pipeline = Loop(kind())
     calls = [
         {"start": torch.ones(1, 2), "places": torch.full((1, 2), place)} for place in (1.0, 2.0)
     ]
-    with Engine(pipeline, threads=1, traits=told) as engine:
+    with Engine(pipeline, threads=1, traits=combined) as engine:
         gate = Gate(engine)
         running = [engine.submit(**each) for each in calls]
         gate.open()
@@ -193,6 +193,6 @@ def test_the_later_family_holds_and_what_is_made_of_a_class_may_do_otherwise():
         pass
 
     first, second = ModelTrait(chunked=True), ModelTrait(merge_refusal="it is so")
-    told = ModelTraits({"Videos": first}).with_families([{"Videos": second}])
-    assert told.of(Videos) == told.of(Others) == told.exact(Videos) == second
-    assert told.exact(Others) == NOTHING
+    combined = ModelTraits({"Videos": first}).with_families([{"Videos": second}])
+    assert combined.of(Videos) == combined.of(Others) == combined.exact(Videos) == second
+    assert combined.exact(Others) == NOTHING

@@ -1,4 +1,4 @@
-"""The frames of a clip come as they are decoded, and are those of the whole."""
+"""The frames of a video come as they are decoded, and are those of the whole."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from tests.engine.live import Live
 
 pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
-TILE, STRIDE = 8, 4  # frames; smaller than of any real clip
+TILE, STRIDE = 8, 4  # frames; smaller than of any real video
 
 
 def in_time(make, *, side=None):

@@ -47,7 +47,7 @@ def alone(pipeline, seed, steps):
 WISHES = [(1, 4), (2, 6), (1, 4)]
 
 
-def test_each_draws_as_if_alone_after_its_own_seed_and_nobody_else_notices():
+def test_each_draws_as_if_alone_after_its_own_seed_and_no_other_notices():
     pipeline = StableDiffusion3ControlNetPipeline()
     expected = [alone(pipeline, *wish) for wish in WISHES]
     torch.manual_seed(77)

@@ -1,4 +1,4 @@
-"""Picture to picture and inpainting, stepped like the others over weights that are loaded once."""
+"""Image to image and inpainting, stepped like the others over weights that are loaded once."""
 
 import pytest
 import torch
@@ -91,9 +91,9 @@ def test_it_interleaves_with_the_pipeline_itself(engine, pipeline, kind):
 
 def test_progress_counts_the_steps_that_strength_leaves(engine, pipeline, kind):
     engine.add("it", pipeline)
-    told = []
-    submit(engine, pipeline, kind, told.append, steps=8, strength=0.5).result(60)
-    denoising = [(p.step, p.steps) for p in told if p.stage is Stage.DENOISING]
+    reported = []
+    submit(engine, pipeline, kind, reported.append, steps=8, strength=0.5).result(60)
+    denoising = [(p.step, p.steps) for p in reported if p.stage is Stage.DENOISING]
     assert denoising == [(0, 4), (1, 4), (2, 4), (3, 4), (4, 4)]
 
 

@@ -62,11 +62,11 @@ def test_a_missing_directory_is_named(tmp_path):
     refused(tmp_path / "nowhere", "nowhere does not exist")
 
 
-def test_a_directory_that_is_no_pipeline_is_told(tmp_path):
+def test_a_directory_that_is_no_pipeline_is_reported(tmp_path):
     refused(tmp_path, r"model_index\.json")
 
 
-def test_a_broken_index_is_told(folder):
+def test_a_broken_index_is_reported(folder):
     (folder / "model_index.json").write_text("{")
     refused(folder, "not JSON")
 
@@ -120,7 +120,7 @@ def test_a_component_without_weights_is_named(folder):
     refused(folder, "vae is missing")
 
 
-def test_damaged_weights_are_told(folder):
+def test_damaged_weights_are_reported(folder):
     (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"damaged")
     refused(folder, "cannot be loaded")
 

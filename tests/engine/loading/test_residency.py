@@ -62,7 +62,7 @@ def test_many_who_ask_for_one_pipeline_load_it_once(engine, residency):
     assert engine.submit(pipeline="it").result(30) == "made"
 
 
-def test_a_failed_load_is_told_to_those_who_wait_and_tried_again_for_the_next(residency):
+def test_a_failed_load_is_reported_to_those_who_wait_and_tried_again_for_the_next(residency):
     attempts = []
 
     def load(*_):
@@ -133,18 +133,20 @@ def test_a_download_holds_up_no_load(residency):
     assert far.result(30) is residency.find("far")
 
 
-def test_only_some_download_at_once_and_the_rest_are_told_of_no_bytes(residency):
-    go, lock, begun, told = threading.Event(), threading.Lock(), [], []
+def test_only_some_download_at_once_and_the_rest_get_no_byte_counts(residency):
+    go, lock, begun, reported = threading.Event(), threading.Lock(), [], []
 
     def bring(_):
         with lock:
             begun.append(1)
         go.wait(30)
 
-    loans = [residency.acquire(str(n), far_away(bring), told.append) for n in range(AT_ONCE + 2)]
+    loans = [
+        residency.acquire(str(n), far_away(bring), reported.append) for n in range(AT_ONCE + 2)
+    ]
     here = residency.acquire("here", far_away(bring, here=True)).future
     assert here.result(30) is residency.find("here")
-    while told.count(Progress(Stage.DOWNLOADING)) < 2 or len(begun) < AT_ONCE:
+    while reported.count(Progress(Stage.DOWNLOADING)) < 2 or len(begun) < AT_ONCE:
         go.wait(0.01)
     assert len(begun) == AT_ONCE
     go.set()
@@ -153,7 +155,7 @@ def test_only_some_download_at_once_and_the_rest_are_told_of_no_bytes(residency)
     assert len(begun) == AT_ONCE + 2
 
 
-def test_a_failed_download_is_told_to_those_who_wait(residency):
+def test_a_failed_download_is_reported_to_those_who_wait(residency):
     def bring(_):
         raise WeightsUnavailable("The hub is away.")
 
@@ -189,8 +191,8 @@ def test_what_is_at_work_is_silent_and_what_waits_is_not(engine):
 # Stages
 
 
-def test_everybody_who_waits_is_told_the_stages_also_who_comes_in_the_middle(residency):
-    halfway, go, told = threading.Event(), threading.Event(), {"first": [], "late": []}
+def test_all_who_wait_are_notified_of_the_stages_even_those_who_come_in_the_middle(residency):
+    halfway, go, reported = threading.Event(), threading.Event(), {"first": [], "late": []}
 
     def load(on_download, _):
         on_download(5 * 10**9, 10**10)
@@ -199,15 +201,15 @@ def test_everybody_who_waits_is_told_the_stages_also_who_comes_in_the_middle(res
         on_download(10**10, 10**10)
         return Pipeline()
 
-    first = residency.acquire("it", LoadPlan(load), told["first"].append)
+    first = residency.acquire("it", LoadPlan(load), reported["first"].append)
     halfway.wait(30)
     downloading = Progress(Stage.DOWNLOADING, 5 * 10**9, 10**10)
     assert residency.loading() == {"it": downloading}
-    late = residency.acquire("it", LoadPlan(load), told["late"].append)
+    late = residency.acquire("it", LoadPlan(load), reported["late"].append)
     go.set()
     assert late.future.result(30) is first.future.result(30)
-    assert told["late"] == [downloading, Progress(Stage.LOADING)]
-    assert told["first"] == [Progress(Stage.LOADING), *told["late"]]
+    assert reported["late"] == [downloading, Progress(Stage.LOADING)]
+    assert reported["first"] == [Progress(Stage.LOADING), *reported["late"]]
     assert residency.loading() == {}
 
 
@@ -223,20 +225,20 @@ def test_the_late_word_of_a_download_is_passed_over(residency):
     assert residency.loading() == {}
 
 
-def test_nobody_gets_what_is_not_warm_yet(residency):
-    calls, told = [], []
+def test_a_model_that_is_not_warm_yet_is_given_to_no_one(residency):
+    calls, reported = [], []
 
     class Warm(Pipeline):
         def __call__(self, steps):
             calls.append(steps)
 
     warm = LoadPlan(lambda *_: Warm(), warm_up=lambda _: {"steps": 1})
-    residency.acquire("it", warm, told.append).future.result(30)
+    residency.acquire("it", warm, reported.append).future.result(30)
     assert calls == [1]
-    assert [each.stage for each in told] == [Stage.LOADING, Stage.WARMING_UP]
+    assert [each.stage for each in reported] == [Stage.LOADING, Stage.WARMING_UP]
 
 
-def test_a_failed_warm_up_is_for_the_next_generation_to_tell(residency, caplog):
+def test_a_failed_warm_up_is_reported_by_the_next_generation(residency, caplog):
     cold = LoadPlan(lambda *_: Pipeline(), warm_up=lambda _: {"unknown": 1})
     assert residency.acquire("it", cold).future.result(30) is residency.find("it")
     assert "The warm-up call of it failed" in caplog.text
@@ -327,7 +329,7 @@ def test_alternating_loans_from_many_threads_all_end(small):
     assert len(done) == 100
 
 
-def test_a_load_that_nobody_waits_for_any_more_ends(small):
+def test_a_load_that_is_no_longer_waited_for_ends(small):
     held = small.acquire("held", plan(600))
     held.future.result(30)
     given_up = small.acquire("coming", plan(600))

@@ -120,14 +120,14 @@ def test_a_snapshot_before_the_decoding_takes_no_step_again(engine, pipeline, ke
     at_decoding(engine, lambda running: asked.append(running.request_snapshot()), **kept).result(60)
     snapshot = asked[0].result(60)
     assert (snapshot.step, snapshot.awaits) == (3, "vae.decode")
-    told = []
+    reported = []
     with Engine(pipeline, threads=1) as other:
         resumed = other.submit(
-            snapshot=snapshot.to_bytes(), on_progress=told.append, **call(steps=3)
+            snapshot=snapshot.to_bytes(), on_progress=reported.append, **call(steps=3)
         )
         images = resumed.result(60).images
         counts = other.counts()
     assert torch.equal(images, pipeline(**call(steps=3)).images)
     assert (counts["steps"], counts["forwards"]) == (0, 0)
     assert counts["autoencoders"]["forwards"] == 1
-    assert told[-1].stage is Stage.DECODING
+    assert reported[-1].stage is Stage.DECODING

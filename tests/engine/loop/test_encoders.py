@@ -45,7 +45,7 @@ def test_new_prompts_share_the_forwards_of_both_encoders(engine, pipeline):
     assert counts["prompts_encoded"] == 8
 
 
-def test_one_new_prompt_of_many_is_encoded_once_and_nobody_has_the_others_tensors(engine, pipeline):
+def test_one_new_prompt_of_many_is_encoded_once_and_no_two_share_tensors(engine, pipeline):
     wishes = [call(seed=seed, steps=2) for seed in range(4)]
     made = together(engine, wishes)
     for seed, images in enumerate(made):
@@ -62,7 +62,7 @@ def test_what_was_encoded_with_others_is_not_remembered_for_one_that_is_alone(en
         made = engine.submit(**call(PROMPTS[0])).result(60)
         assert torch.equal(made.images, pipeline(**call(PROMPTS[0])).images)
         assert engine.counts()["prompts_encoded"] == before + 2, again
-    # Nor for a deterministic one beside others, whose bits nobody is to change.
+    # Nor for a deterministic one beside others, whose bits no other may change.
     wishes = [call(PROMPTS[1], deterministic=True), call(PROMPTS[2])]
     made, _ = together(engine, wishes)
     assert torch.equal(made, pipeline(**call(PROMPTS[1])).images)
@@ -94,17 +94,17 @@ def test_an_encoder_that_fails_for_one_prompt_fails_it_alone(engine, pipeline):
 
 def test_one_that_waits_for_its_encoder_can_be_cancelled_and_says_what_it_does(engine):
     gate = Gate(engine)
-    told = []
+    reported = []
 
     def cancel(progress):  # on the engine's thread, before the encoder has its turn
-        told.append(progress.stage)
+        reported.append(progress.stage)
         doomed.cancel()
 
     doomed = engine.submit(on_progress=cancel, **call("a new prompt"))
     gate.open()
     with pytest.raises(Cancelled):
         doomed.result(60)
-    assert told == [Stage.ENCODING_TEXT]
+    assert reported == [Stage.ENCODING_TEXT]
     assert engine.counts()["encoders"]["forwards"] == 0
 
 

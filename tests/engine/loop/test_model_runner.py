@@ -1,4 +1,4 @@
-"""Merging harms nobody: errors, memory, denoisers that cannot be merged, and what counts tell."""
+"""Merging harms no one: errors, memory, denoisers that cannot be merged, and what counts report."""
 
 import gc
 from contextlib import suppress
@@ -112,7 +112,7 @@ def test_one_that_does_not_fit_alone_fails_and_the_others_do_not():
             assert torch.equal(generation.result(0), pipeline(start(2)))
 
 
-def test_a_first_merge_that_differs_is_found_and_nobody_gets_it(caplog):
+def test_a_first_merge_that_differs_is_found_and_no_one_gets_it(caplog):
     pipeline = Loop(Mixes())
     with Engine(pipeline, verify_merges=True) as engine:
         counts = made(pipeline, engine, [{"start": start(n)} for n in range(3)])
@@ -200,6 +200,6 @@ def test_the_engine_runs_what_it_was_made_with_and_what_was_added():
         )
 
 
-def test_a_device_in_the_place_of_the_pipeline_is_told():
+def test_a_device_in_the_place_of_the_pipeline_is_reported():
     with pytest.raises(Misconfigured, match="device='cuda'"):
         Engine("cuda")

@@ -55,16 +55,16 @@ def test_it_gives_snapshots_and_others_go_on_from_them(engine, flux):
 
 
 def test_one_that_has_not_begun_does_not_begin(engine):
-    told = []
+    reported = []
     gate = Gate(engine)
-    paused = engine.submit(on_progress=told.append, **call())
+    paused = engine.submit(on_progress=reported.append, **call())
     paused.pause()
     gate.open()
     engine.submit(**call()).result(60)
-    assert told == []
+    assert reported == []
     paused.resume()
     paused.result(60)
-    assert told
+    assert reported
 
 
 def test_it_can_be_cancelled_with_nothing_else_to_do(engine):

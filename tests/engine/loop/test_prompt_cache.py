@@ -1,4 +1,4 @@
-"""Prompts are encoded once, and nobody can tell."""
+"""Prompts are encoded once, and no one can see the difference."""
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ def test_another_prompt_or_option_is_encoded_anew(encoder):
     assert (counts.prompts_encoded, counts.prompts_remembered) == (4, 4)
 
 
-def test_who_writes_into_what_it_got_harms_nobody(encoder):
+def test_writing_into_a_cached_result_harms_no_one(encoder):
     prompts, _ = cache()
     first = output_of(prompts, encoder, ids(1, 2))
     expected = first.clone()

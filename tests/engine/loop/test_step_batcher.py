@@ -45,7 +45,7 @@ def of_priorities(priorities):
     return [Candidate(n, priority, 0, f"key {n}") for n, priority in enumerate(priorities)]
 
 
-def test_nobody_to_choose_from_is_nobody_chosen():
+def test_from_no_candidates_none_is_chosen():
     assert StepBatcher().choose([], 1) == ()
 
 
@@ -71,7 +71,7 @@ def test_those_that_go_together_have_one_key_and_are_no_more_than_may(mix, turn)
 
 
 @given(mixes, st.integers(1, 60))
-def test_nobody_is_left_behind_who_could_have_come_along(mix, turn):
+def test_none_is_left_behind_that_could_have_come_along(mix, turn):
     chosen = StepBatcher().choose(mix, turn)
     same = [each for each in mix if each.key == chosen[0].key]
     if chosen[0].key is not None:
@@ -91,7 +91,7 @@ def test_nothing_starves(mix, patience, standstill):
 
 
 @given(mixes)
-def test_within_a_priority_nobody_stands_still(mix):
+def test_within_a_priority_no_request_starves(mix):
     equals = [replace(each, priority=1) for each in mix]
     span = 8 + len(mix)
     chosen = turns(equals, 10 * span, StepBatcher(idle_turns=8))
@@ -180,4 +180,4 @@ def test_a_first_step_waits_as_well_for_those_that_encode_a_video_chunk_by_chunk
     (leader,) = StepBatcher().choose(
         [replace(chunk, remaining=1.0, same_kind_as_last=False), prompt], 5
     )
-    assert leader.encodes_input  # which waits for nobody itself
+    assert leader.encodes_input  # which waits for no other itself

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.engine
 
 
 class Device:
-    """Passes marks in their order, when it is told to; a second lies between two."""
+    """Passes marks in their order, on request; a second lies between two."""
 
     def __init__(self):
         self.made = self.at = 0
@@ -45,7 +45,7 @@ def test_a_lap_counts_once_the_device_has_passed_its_end():
     timer.end_lap(("flux", "decoding"))
     assert counts.seconds == {}
     device.at = 2
-    timer.start()  # what lies before it is nobody's
+    timer.start()  # what lies before it is no one's
     assert counts.seconds == {("flux", "denoising"): 1}
     timer.end_lap(("flux", "denoising"))
     device.at = 9
@@ -82,7 +82,7 @@ class Slow(Denoiser):
         return super().compute(latents, timestep)
 
 
-def test_seconds_are_told_by_pipeline_and_a_merged_forward_counts_once():
+def test_seconds_are_counted_by_pipeline_and_a_merged_forward_counts_once():
     ticks = Ticks()
     with Engine(monotonic=ticks, threads=1) as engine:
         engine.add("one", Loop(Slow(ticks)))

@@ -1,4 +1,4 @@
-"""Adapters that change text encoders too, as most that are published for Stable Diffusion XL do."""
+"""LoRAs that change text encoders too, as most that are published for Stable Diffusion XL do."""
 
 import pytest
 import torch
@@ -6,23 +6,23 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import save_file
 
 from deployments.engine.engine import Engine
-from deployments.engine.lora.format import Lora, merge_adapter
-from tests.engine.adapted import plain_with, relative, together
+from deployments.engine.lora.format import Lora, merge_lora
 from tests.engine.calls import call
 from tests.engine.loras import attention_of, parts, save_lora, with_encoders
 from tests.engine.tiny import tiny_flux, tiny_sdxl
+from tests.engine.with_loras import plain_with, relative, together
 
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
-    # peft, of the second adapter that diffusers itself loads
+    # peft, of the second LoRA that diffusers itself loads
     pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning"),
     pytest.mark.usefixtures("one_torch_thread"),
 ]
 
 
 @pytest.mark.parametrize("make", [tiny_flux, tiny_sdxl])
-def test_adapters_may_change_text_encoders_too(make, tmp_path):
+def test_loras_may_change_text_encoders_too(make, tmp_path):
     pipeline = make()
     loras = [save_lora(tmp_path, pipeline, seed) for seed in (1, 2)]
     one, two = (with_encoders(file, pipeline, 5 + n, tmp_path) for n, file in enumerate(loras))
@@ -31,7 +31,7 @@ def test_adapters_may_change_text_encoders_too(make, tmp_path):
         before = engine.submit(**call(seed=1)).result(60).images
         for each in (one, two, loras[0]):
             engine.submit(loras=[Lora(each)], **call(steps=1)).result(60)
-        # The same prompt for all: what encoders remember is told apart by the adapters.
+        # The same prompt for all: what encoders remember is distinguished by the LoRAs.
         made = together(
             engine, [{**call(seed=seed), "loras": each} for seed, each in enumerate(asked)]
         )
@@ -43,8 +43,8 @@ def test_adapters_may_change_text_encoders_too(make, tmp_path):
         counts = engine.counts()
         after = engine.submit(**call(seed=1)).result(60).images
     assert torch.equal(before, after)
-    for seed, adapters in enumerate(asked):
-        expected = plain_with(make, adapters, seed=seed)
+    for seed, chosen in enumerate(asked):
+        expected = plain_with(make, chosen, seed=seed)
         assert relative(made[seed], expected) <= 1e-5
         assert relative(again[seed], expected) <= 1e-5
     alike = [Lora(loras[0])]  # or the test would prove nothing
@@ -56,7 +56,7 @@ def test_adapters_may_change_text_encoders_too(make, tmp_path):
 
 
 def in_the_names_of_kohya(pipeline, file):
-    """As most adapters for Stable Diffusion XL are published: with what their trainer calls layers,
+    """As most LoRAs for Stable Diffusion XL are published: with what their trainer calls layers,
     and an alpha for each."""
     state = {}
     for component, short in (("unet", "unet"), ("text_encoder", "te1"), ("text_encoder_2", "te2")):
@@ -72,11 +72,11 @@ def in_the_names_of_kohya(pipeline, file):
     return file
 
 
-def test_adapters_with_text_encoders_are_read_as_they_are_published(tmp_path):
+def test_loras_with_text_encoders_are_read_as_they_are_published(tmp_path):
     pipeline = tiny_sdxl()
-    adapters = [Lora(in_the_names_of_kohya(pipeline, tmp_path / "published.safetensors"), 0.8)]
+    chosen = [Lora(in_the_names_of_kohya(pipeline, tmp_path / "published.safetensors"), 0.8)]
     with Engine(pipeline, threads=1) as engine:
-        made = engine.submit(loras=adapters, **call()).result(60).images
-    assert relative(made, plain_with(tiny_sdxl, adapters)) <= 1e-5
-    merge_adapter(pipeline, adapters[0].file, adapters[0].scale)
+        made = engine.submit(loras=chosen, **call()).result(60).images
+    assert relative(made, plain_with(tiny_sdxl, chosen)) <= 1e-5
+    merge_lora(pipeline, chosen[0].file, chosen[0].scale)
     assert relative(pipeline(**call()).images, made) <= 1e-4

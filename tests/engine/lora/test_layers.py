@@ -1,4 +1,4 @@
-"""Layers that each row of a forward has with adapters of its own."""
+"""Layers that each row of a forward has with LoRAs of its own."""
 
 import pytest
 import torch

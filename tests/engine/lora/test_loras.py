@@ -1,4 +1,4 @@
-"""Each generation with adapters of its own, in forwards that all share."""
+"""Each generation with LoRAs of its own, in forwards that all share."""
 
 import gc
 import threading
@@ -20,17 +20,17 @@ from serve_app.domain.errors import (
     OutOfMemory,
     ReplicaDied,
 )
-from tests.engine.adapted import plain_with, relative, together
 from tests.engine.calls import call
 from tests.engine.loops import Denoiser, Loop
 from tests.engine.loras import save_lora
 from tests.engine.tiny import tiny_flux, tiny_sd3, tiny_sdxl
 from tests.engine.tiny_qwen import tiny_flux2_klein, tiny_qwen_image, tiny_z_image
+from tests.engine.with_loras import plain_with, relative, together
 
 pytestmark = [
     pytest.mark.engine,
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),
-    # peft, of the second adapter that diffusers itself loads
+    # peft, of the second LoRA that diffusers itself loads
     pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning"),
     pytest.mark.usefixtures("one_torch_thread"),
 ]
@@ -50,7 +50,7 @@ def pipeline(make):
 
 @pytest.fixture(scope="module")
 def loras(pipeline, tmp_path_factory):
-    """Of other ranks, one with an alpha of its own."""
+    """Four LoRAs of other ranks, one with an alpha of its own."""
     folder = tmp_path_factory.mktemp("loras")
     return [
         save_lora(folder, pipeline, seed, rank, alpha=alpha)
@@ -73,7 +73,7 @@ def wrapped(pipeline):
         pytest.param([[(0, 1)], [(3, 0.5)], [(0, -1.5)], [(3, 1)], [(0, 0.7)]], id="of one rank"),
     ],
 )
-def test_each_gets_what_diffusers_makes_with_its_adapters_alone(make, pipeline, loras, meeting):
+def test_each_gets_what_diffusers_makes_with_its_loras_alone(make, pipeline, loras, meeting):
     asked = [[Lora(loras[number], scale) for number, scale in each] for each in meeting]
     wishes = [{"seed": seed, "steps": 4} for seed in range(len(asked))]
     with Engine(pipeline, max_batch=8, threads=1, verify_merges=True) as engine:
@@ -83,25 +83,22 @@ def test_each_gets_what_diffusers_makes_with_its_adapters_alone(make, pipeline, 
         before = engine.counts()["merged_calls"]
         made = together(
             engine,
-            [
-                {**call(**wish), "loras": adapters}
-                for wish, adapters in zip(wishes, asked, strict=True)
-            ],
+            [{**call(**wish), "loras": chosen} for wish, chosen in zip(wishes, asked, strict=True)],
         )
         counts = engine.counts()
     expected = [
-        plain_with(make, adapters, **wish) for wish, adapters in zip(wishes, asked, strict=True)
+        plain_with(make, chosen, **wish) for wish, chosen in zip(wishes, asked, strict=True)
     ]
     for images, each in zip(made, expected, strict=True):
         assert relative(images, each) <= 1e-5
-    for place, adapters in enumerate(asked):
-        if adapters:  # or the test would prove nothing
+    for place, chosen in enumerate(asked):
+        if chosen:  # or the test would prove nothing
             assert relative(plain_with(make, [], **wishes[place]), expected[place]) > 1e-3
     assert counts["merged_calls"] - before >= 4 * 4
     assert not {"failed when merged", "differs when merged"} & counts["not_merged"].keys()
 
 
-def test_an_adapter_that_holds_no_numbers_spoils_its_own_image_only(make, pipeline, tmp_path):
+def test_a_lora_that_holds_no_numbers_spoils_its_own_image_only(make, pipeline, tmp_path):
     broken, audio = (save_lora(tmp_path, pipeline, seed) for seed in (1, 2))
     save_file({name: each * torch.nan for name, each in load_file(broken).items()}, broken)
     asked = [[Lora(broken)], [], [Lora(audio)]]
@@ -128,8 +125,8 @@ def test_other_families_mix_them_too_or_know_that_they_cannot(make_other, tmp_pa
             engine.submit(**{**calls[0], "loras": each, "num_inference_steps": 1}).result(60)
         made = together(engine, [{**each, "generator": seeded(n)} for n, each in enumerate(calls)])
         counts = engine.counts()
-    for images, adapters, wish in zip(made, asked, wishes, strict=True):
-        assert relative(images, plain_with(make_other, adapters, **wish)) <= 1e-5
+    for images, chosen, wish in zip(made, asked, wishes, strict=True):
+        assert relative(images, plain_with(make_other, chosen, **wish)) <= 1e-5
     if make_other is tiny_z_image:  # lays the rows of all end to end
         assert counts["merged_calls"] == 0
     else:
@@ -137,29 +134,27 @@ def test_other_families_mix_them_too_or_know_that_they_cannot(make_other, tmp_pa
     assert not {"failed when merged", "differs when merged"} & counts["not_merged"].keys()
 
 
-def test_where_rows_cannot_be_told_apart_those_with_the_same_adapters_merge(tmp_path):
+def test_where_rows_cannot_be_distinguished_those_with_the_same_loras_merge(tmp_path):
     pipeline = tiny_z_image()
-    adapters = [Lora(save_lora(tmp_path, pipeline, 1), 0.4)]
+    chosen = [Lora(save_lora(tmp_path, pipeline, 1), 0.4)]
     size = {"width": 32, "height": 32}
     with Engine(pipeline, max_batch=4, threads=1) as engine:
-        engine.submit(loras=adapters, **call(steps=1, **size)).result(60)
-        made = together(
-            engine, [{**call(seed=seed, **size), "loras": adapters} for seed in range(2)]
-        )
-        # All three steps, or those after the first, where one's adapters were looked at later.
+        engine.submit(loras=chosen, **call(steps=1, **size)).result(60)
+        made = together(engine, [{**call(seed=seed, **size), "loras": chosen} for seed in range(2)])
+        # All three steps, or those after the first, where one's LoRAs were looked at later.
         assert engine.counts()["merged_calls"] >= 4
     for seed, images in enumerate(made):
-        assert relative(images, plain_with(tiny_z_image, adapters, seed=seed, **size)) <= 1e-5
+        assert relative(images, plain_with(tiny_z_image, chosen, seed=seed, **size)) <= 1e-5
 
 
 def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
-def test_alone_beside_adapters_and_afterwards_it_is_bit_for_bit_what_it_was(make, pipeline, loras):
+def test_alone_beside_loras_and_afterwards_it_is_bit_for_bit_what_it_was(make, pipeline, loras):
     plain = make()(**call()).images
     with Engine(pipeline, max_batch=4, threads=1) as engine:
-        with_adapter = engine.submit(loras=[Lora(loras[0])], **call()).result(60).images
+        with_lora = engine.submit(loras=[Lora(loras[0])], **call()).result(60).images
         assert wrapped(pipeline)
         assert torch.equal(engine.submit(**call()).result(60).images, plain)
         assert torch.equal(pipeline(**call()).images, plain)
@@ -167,13 +162,13 @@ def test_alone_beside_adapters_and_afterwards_it_is_bit_for_bit_what_it_was(make
         assert torch.equal(engine.submit(deterministic=True, **call()).result(60).images, plain)
         beside.result(60)
         again = engine.submit(loras=[Lora(loras[0])], **call()).result(60).images
-    assert torch.equal(again, with_adapter)
-    assert torch.equal(with_adapter, plain_with(make, [Lora(loras[0])]))
+    assert torch.equal(again, with_lora)
+    assert torch.equal(with_lora, plain_with(make, [Lora(loras[0])]))
     assert not wrapped(pipeline)
     assert torch.equal(pipeline(**call()).images, plain)
 
 
-def test_one_that_waits_for_its_adapter_holds_up_nobody_and_can_be_cancelled(pipeline, loras):
+def test_one_that_waits_for_its_lora_holds_no_one_up_and_can_be_cancelled(pipeline, loras):
     with Engine(pipeline, max_batch=1, threads=1) as engine:
         free = threading.Event()
         engine._loras._loader.submit(free.wait, 60)  # the thread that loads is busy
@@ -194,8 +189,8 @@ def test_another_scale_or_copy_of_a_file_takes_no_more_memory(pipeline, loras, t
     copy = tmp_path / "copy.safetensors"
     copy.write_bytes(loras[0].read_bytes())
     with Engine(pipeline, max_batch=4, threads=1) as engine:
-        for adapter in (Lora(loras[0]), Lora(loras[0], 0.25), Lora(copy)):
-            engine.submit(loras=[adapter], **call(steps=1)).result(60)
+        for lora in (Lora(loras[0]), Lora(loras[0], 0.25), Lora(copy)):
+            engine.submit(loras=[lora], **call(steps=1)).result(60)
         assert {len(each.lora_A) for each in wrapped(pipeline)} == {1}
 
 
@@ -228,7 +223,7 @@ def test_idle_ones_go_when_memory_runs_out_and_come_again(pipeline, loras):
         assert engine.counts()["prompts_encoded"] == 2 * encoded
 
 
-def test_what_cannot_be_had_is_told_and_hurts_nobody(pipeline, loras, tmp_path):
+def test_a_lora_that_cannot_be_had_is_reported_and_harms_no_one(pipeline, loras, tmp_path):
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"nothing")
     pickle = tmp_path / "lora.bin"
@@ -258,7 +253,7 @@ def test_what_cannot_be_had_is_told_and_hurts_nobody(pipeline, loras, tmp_path):
     assert not wrapped(pipeline)
 
 
-def test_adapters_larger_than_their_budget_are_refused(pipeline, loras):
+def test_loras_larger_than_their_budget_are_refused(pipeline, loras):
     with Engine(pipeline, threads=1, lora_bytes=100) as engine:
         failed = engine.submit(loras=[Lora(loras[0])], **call())
         with pytest.raises(LoraRefused, match="adapter_bytes"):
@@ -292,7 +287,7 @@ def test_an_engine_that_is_closing_takes_no_more(pipeline, loras):
             engine.submit(loras=[Lora(loras[0])], **call())
 
 
-def test_adapters_load_while_all_places_are_taken(pipeline, loras):
+def test_loras_load_while_all_places_are_taken(pipeline, loras):
     with Engine(pipeline, max_batch=1, threads=1) as engine:
         long = engine.submit(**call(steps=100_000))
         there = threading.Event()
@@ -305,7 +300,7 @@ def test_adapters_load_while_all_places_are_taken(pipeline, loras):
         following.result(60)
 
 
-def test_adapters_come_and_go_while_others_are_looked_at(pipeline, loras):
+def test_loras_come_and_go_while_others_are_looked_at(pipeline, loras):
     with Engine(pipeline, max_batch=4, threads=1, lora_bytes=2 * 2**20) as engine:
         running = [
             engine.submit(loras=[Lora(loras[n % 3], n / 7)], **call(steps=1)) for n in range(30)
@@ -313,7 +308,7 @@ def test_adapters_come_and_go_while_others_are_looked_at(pipeline, loras):
         assert all(each.result(60) for each in running)
 
 
-def test_a_pipeline_that_is_removed_takes_its_adapters_with_it(make, loras):
+def test_a_pipeline_that_is_removed_takes_its_loras_with_it(make, loras):
     pipeline = make()
     with Engine(threads=1) as engine:
         engine.add("it", pipeline)
@@ -338,13 +333,13 @@ def test_alphas_by_layer_and_scaled_by_the_root_of_the_rank_count_as_in_diffuser
     assert relative(made, plain_with(make, [Lora(without)])) > 1e-3
 
 
-def test_a_pipeline_without_adapters_says_so():
+def test_a_pipeline_without_loras_says_so():
     with Engine(Loop(Denoiser()), threads=1) as engine:
         with pytest.raises(LoraRefused, match="Loop does not support LoRAs"):
             engine.submit(loras=[Lora("any.safetensors")], start=torch.ones(1, 1))
 
 
-def test_adapters_of_somebody_else_are_not_mixed_with(make, loras):
+def test_loras_of_somebody_else_are_not_mixed_with(make, loras):
     pipeline = make()
     pipeline.load_lora_weights(loras[0].parent, weight_name=loras[0].name)
     with Engine(pipeline, threads=1) as engine:
@@ -353,7 +348,7 @@ def test_adapters_of_somebody_else_are_not_mixed_with(make, loras):
             failed.result(60)
 
 
-def test_a_file_that_was_replaced_is_another_adapter(make, pipeline, loras, tmp_path):
+def test_a_file_that_was_replaced_is_another_lora(make, pipeline, loras, tmp_path):
     file = tmp_path / "lora.safetensors"
     with Engine(pipeline, threads=1) as engine:
         for source in loras[:2]:
@@ -364,7 +359,7 @@ def test_a_file_that_was_replaced_is_another_adapter(make, pipeline, loras, tmp_
             assert relative(made, plain_with(make, [Lora(source)])) <= 1e-5
 
 
-def test_an_evicted_adapter_leaves_no_memory_behind(pipeline, loras):
+def test_an_evicted_lora_leaves_no_memory_behind(pipeline, loras):
     with Engine(pipeline, threads=1) as engine:
         engine.submit(loras=[Lora(each) for each in loras], **call()).result(60)
         layers = [weakref.ref(each) for each in wrapped(pipeline)]

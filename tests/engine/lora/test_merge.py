@@ -1,4 +1,4 @@
-"""An adapter added into the weights for good."""
+"""A LoRA added into the weights for good."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from diffusers import EulerDiscreteScheduler, LCMScheduler
 from safetensors.torch import load_file, save_file
 
 from deployments.engine.interception.pipeline import set_scheduler
-from deployments.engine.lora.format import merge_adapter
+from deployments.engine.lora.format import merge_lora
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from tests.engine.tiny import tiny_flux, tiny_sdxl
 
@@ -32,7 +32,7 @@ def parts(layer: torch.nn.Module, seed: int) -> tuple[torch.Tensor, torch.Tensor
 
 
 def written(folder: Path, unet: torch.nn.Module, alpha: float | None = 2.0) -> Path:
-    """In the layout that latent consistency adapters come in."""
+    """In the layout that latent consistency LoRAs come in."""
     state = {}
     for number, name in enumerate(LAYERS):
         key = "lora_unet_" + name.replace(".", "_")
@@ -40,14 +40,14 @@ def written(folder: Path, unet: torch.nn.Module, alpha: float | None = 2.0) -> P
         state |= {f"{key}.lora_down.weight": down, f"{key}.lora_up.weight": up}
         if alpha is not None:
             state[f"{key}.alpha"] = torch.tensor(alpha)
-    save_file(state, folder / "adapter.safetensors")
-    return folder / "adapter.safetensors"
+    save_file(state, folder / "lora.safetensors")
+    return folder / "lora.safetensors"
 
 
 @pytest.mark.parametrize(("alpha", "factor"), [(2.0, 2.0 / RANK), (None, 1.0)])
 def test_its_layers_get_the_product_of_its_parts_and_no_others_change(tmp_path, alpha, factor):
     pipeline, plain = tiny_sdxl(), tiny_sdxl()
-    merge_adapter(pipeline, written(tmp_path, plain.unet, alpha), scale=0.5)
+    merge_lora(pipeline, written(tmp_path, plain.unet, alpha), scale=0.5)
     for number, name in enumerate(LAYERS):
         before, after = (each.unet.get_submodule(name).weight for each in (plain, pipeline))
         down, up = parts(plain.unet.get_submodule(name), number)
@@ -64,21 +64,21 @@ def test_weights_of_half_precision_stay_so_and_are_added_to_in_whole(tmp_path):
     file = written(tmp_path, plain.unet)
     pipeline.unet.to(torch.float16)
     plain.unet.to(torch.float16).to(torch.float32)
-    merge_adapter(pipeline, file)
-    merge_adapter(plain, file)
+    merge_lora(pipeline, file)
+    merge_lora(plain, file)
     half, whole = (each.unet.get_submodule(FEED).weight for each in (pipeline, plain))
     assert half.dtype is torch.float16
     assert torch.equal(half, whole.to(torch.float16))
 
 
-def test_a_transformers_adapter_in_diffusers_own_layout_is_read(tmp_path):
+def test_a_transformers_lora_in_diffusers_own_layout_is_read(tmp_path):
     pipeline, plain = tiny_flux(), tiny_flux()
     name = "transformer_blocks.0.attn.to_q"
     down, up = parts(plain.transformer.get_submodule(name), 1)
     key = f"transformer.{name}"
     file = tmp_path / "flux.safetensors"
     save_file({f"{key}.lora_A.weight": down, f"{key}.lora_B.weight": up}, file)
-    merge_adapter(pipeline, file)
+    merge_lora(pipeline, file)
     before, after = (each.transformer.get_submodule(name).weight for each in (plain, pipeline))
     assert torch.allclose(after, before + up @ down, atol=1e-5)
 
@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_changed(tmp_path, change, s
     file = written(tmp_path, plain.unet)
     save_file(change(load_file(file)), file)
     with pytest.raises(Misconfigured, match=says):
-        merge_adapter(pipeline, file)
+        merge_lora(pipeline, file)
     old = plain.unet.state_dict()
     for name, weight in pipeline.unet.state_dict().items():
         assert torch.equal(weight, old[name])
@@ -112,7 +112,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "broken.safetensors").write_bytes(b"nothing")
     for name in ("none.safetensors", "broken.safetensors"):
         with pytest.raises(WeightsUnavailable, match=name):
-            merge_adapter(tiny_sdxl(), tmp_path / name)
+            merge_lora(tiny_sdxl(), tmp_path / name)
 
 
 def test_a_solver_is_configured_as_the_one_before_but_for_what_is_said():
@@ -131,6 +131,6 @@ def test_a_solver_is_configured_as_the_one_before_but_for_what_is_said():
         ("LCMScheduler", {"bta": 1}, "LCMScheduler has no setting bta. Its settings: beta_end"),
     ],
 )
-def test_a_solver_or_a_setting_that_is_not_there_is_told(name, changes, says):
+def test_a_solver_or_a_setting_that_is_not_there_is_reported(name, changes, says):
     with pytest.raises(Misconfigured, match=says):
         set_scheduler(tiny_sdxl(), name, **changes)

@@ -1,4 +1,4 @@
-"""Sounds as files: what was made is what is heard, in every type."""
+"""Audio as files: what was made is what is heard, in every type."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from deployments.engine.media.audio import CEILING, HEIGHT, WIDTH, levelled, waveform, write_audio
+from deployments.engine.media.audio import CEILING, HEIGHT, WIDTH, limit_peak, waveform, write_audio
 from serve_app.domain.errors import PipelineFailed, Unsupported
 
 pytestmark = pytest.mark.engine
@@ -73,10 +73,10 @@ def test_a_rate_that_the_type_does_not_have_is_changed_and_the_pitch_stays(
     assert loudest_hertz(samples, got) == pytest.approx(100, abs=2)
 
 
-def test_each_second_is_told_and_what_is_raised_then_ends_the_writing(tmp_path):
-    told: list[int] = []
-    write_audio(tmp_path / "a.wav", tone(100, 2.5, 1_000), 1_000, "audio/wav", told.append)
-    assert told == [1_000, 2_000, 2_500]
+def test_each_second_is_reported_and_an_error_raised_then_ends_the_writing(tmp_path):
+    reported: list[int] = []
+    write_audio(tmp_path / "a.wav", tone(100, 2.5, 1_000), 1_000, "audio/wav", reported.append)
+    assert reported == [1_000, 2_000, 2_500]
 
     def stop(done: int) -> None:
         raise KeyboardInterrupt(done)
@@ -92,7 +92,7 @@ def test_a_type_that_is_no_audio_is_refused(tmp_path):
 
 def test_an_audio_file_that_is_too_loud_is_made_quieter_as_a_whole():
     made = torch.tensor(tone(50, 1, 1_000)) * 6
-    samples = levelled(made, 1_000)
+    samples = limit_peak(made, 1_000)
     assert np.abs(samples).max() == pytest.approx(CEILING)
     assert np.allclose(samples / samples.max(), made.numpy() / made.numpy().max(), atol=1e-6)
 
@@ -100,13 +100,13 @@ def test_an_audio_file_that_is_too_loud_is_made_quieter_as_a_whole():
 @pytest.mark.parametrize("scale", [0.0, 0.01, 1.5])
 def test_one_that_is_not_stays_as_it_is(scale):
     made = torch.tensor(tone(50, 1, 1_000)) * scale
-    assert np.array_equal(levelled(made, 1_000), made.numpy())
+    assert np.array_equal(limit_peak(made, 1_000), made.numpy())
 
 
 def test_it_has_as_many_samples_as_were_asked_for():
     made = torch.ones(1, 10, dtype=torch.bfloat16) / 2
-    assert levelled(made, 4).shape == (1, 4)
-    longer = levelled(made[0], 14)
+    assert limit_peak(made, 4).shape == (1, 4)
+    longer = limit_peak(made[0], 14)
     assert (longer.shape, longer[0, 9], longer[0, 10]) == ((1, 14), 0.5, 0.0)
 
 
@@ -115,7 +115,7 @@ def test_samples_that_are_no_numbers_are_an_error_that_says_so(wrong):
     made = torch.zeros(2, 100)
     made[1, 50] = wrong
     with pytest.raises(PipelineFailed, match="not finite numbers"):
-        levelled(made, 100)
+        limit_peak(made, 100)
 
 
 def test_the_image_is_high_where_the_audio_is_loud():

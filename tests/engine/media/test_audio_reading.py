@@ -1,4 +1,4 @@
-"""Sounds that inputs name are read at the rate of a model, and nothing about them is trusted."""
+"""Audio that inputs name is read at the rate of a model, and nothing about it is trusted."""
 
 import av
 import numpy as np
@@ -19,7 +19,7 @@ def audio(tmp_path, media_type="audio/wav", seconds=1.5, rate=44_100, channels=2
 
 
 def m4a(tmp_path):
-    path = tmp_path / "sound.m4a"
+    path = tmp_path / "audio.m4a"
     with av.open(str(path), "w", format="ipod") as container:
         stream = container.add_stream("aac", rate=44_100)
         stream.layout = "mono"

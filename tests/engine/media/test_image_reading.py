@@ -1,4 +1,4 @@
-"""Reading picture files of strangers."""
+"""Reading image files of strangers."""
 
 from io import BytesIO
 

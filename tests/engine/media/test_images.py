@@ -1,4 +1,4 @@
-"""Pictures from tensors, and files from pictures."""
+"""Images from tensors, and files from images."""
 
 from io import BytesIO
 

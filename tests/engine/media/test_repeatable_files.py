@@ -25,7 +25,7 @@ from deployments.engine.media.audio import write_audio
 path, digests = Path(sys.argv[1]), {}
 noise = np.random.default_rng(3)
 still = noise.integers(190, 248, (64, 64, 3), dtype=np.uint8)
-sound = noise.normal(0, 0.1, (2, 4000)).astype(np.float32)
+samples = noise.normal(0, 0.1, (2, 4000)).astype(np.float32)
 KINDS = [
     ("video/mp4", "fast"),
     ("video/mp4", "balanced"),
@@ -46,18 +46,18 @@ for kind, effort in KINDS:
             frame[20:36, 4 * number : 4 * number + 12] = (220, 30, 40)
             writer.write(frame)
             if rate:
-                writer.write_audio(sound[:, :3000])
+                writer.write_audio(samples[:, :3000])
     keep(f"{kind}, {effort}")
 for kind in ("audio/wav", "audio/flac", "audio/mpeg", "audio/ogg"):
-    write_audio(path, sound, 16_000, kind)
+    write_audio(path, samples, 16_000, kind)
     keep(kind)
 print(json.dumps(digests))
 """
 
 
 def digests(path: Path, filling: int) -> dict[str, str]:
-    """Of files that a process writes to whom the C library gives memory full of ``filling``."""
-    told = subprocess.run(
+    """Digests of files from a process that gets memory full of ``filling`` from the C library."""
+    ran = subprocess.run(
         [sys.executable, "-c", WRITES, str(path)],
         env=os.environ | {"MALLOC_PERTURB_": str(filling)},  # noqa: TID251 a child's environment
         capture_output=True,
@@ -65,7 +65,7 @@ def digests(path: Path, filling: int) -> dict[str, str]:
         timeout=100,
         check=True,
     )
-    return dict(json.loads(told.stdout))
+    return dict(json.loads(ran.stdout))
 
 
 def test_equal_frames_and_samples_become_equal_files(tmp_path: Path) -> None:

@@ -13,16 +13,16 @@ def test_files_have_names_of_their_own_and_go_when_it_is_closed():
     one, two = scratch.new_file("mp4"), scratch.new_file("jpg")
     assert (one.suffix, two.suffix) == (".mp4", ".jpg")
     assert one.stem != two.stem
-    one.write_bytes(b"clip")
+    one.write_bytes(b"video")
     scratch.check()
     scratch.close()
     scratch.close()
     assert not one.parent.exists()
 
 
-def test_nothing_is_made_where_nobody_asks_for_a_file():
+def test_no_folder_is_made_where_no_file_is_asked_for():
     scratch = Scratch()
-    with scratch.at_work():
+    with scratch.busy():
         pass
     scratch.close()
 
@@ -34,10 +34,10 @@ def test_a_thread_at_work_keeps_the_folder_until_it_notices_that_it_is_closed():
     seen = []
 
     def work():
-        with scratch.at_work():
+        with scratch.busy():
             begun.set()
             closed.wait(10)
-            path.write_bytes(b"half of a clip")
+            path.write_bytes(b"half of a video")
             seen.append(path.exists())
             try:
                 scratch.check()

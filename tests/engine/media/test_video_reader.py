@@ -1,4 +1,4 @@
-"""Clips that inputs name are read frame by frame, and nothing about them is trusted."""
+"""Videos that inputs name are read frame by frame, and nothing about them is trusted."""
 
 from fractions import Fraction
 
@@ -104,18 +104,18 @@ def test_what_is_no_video_is_refused_by_the_name_of_its_field(body):
 
 def test_half_a_video_is_refused_or_read_as_far_as_it_goes(tmp_path):
     body = video(tmp_path, "video/webm", frames=24)
-    told = set()
+    reported = set()
     for share in range(1, 10):
         try:
             given = read_video(body[: len(body) * share // 10], "video_url")
-            told.add(len(given.frames(32, 16, Fraction(8), 100)) <= 24)
+            reported.add(len(given.frames(32, 16, Fraction(8), 100)) <= 24)
         except InvalidInput as error:
-            told.add(error.problems[0].type)
-    assert told <= {True, "unsupported_video_format"}
+            reported.add(error.problems[0].type)
+    assert reported <= {True, "unsupported_video_format"}
 
 
 def test_an_audio_file_is_no_video(tmp_path):
-    path = tmp_path / "sound.mp4"
+    path = tmp_path / "audio.mp4"
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("aac", rate=24000)
         frame = av.AudioFrame.from_ndarray(np.zeros((2, 1024), np.float32), format="fltp")

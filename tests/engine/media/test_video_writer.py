@@ -1,4 +1,4 @@
-"""Frames to files of clips."""
+"""Frames to files of videos."""
 
 from __future__ import annotations
 
@@ -165,13 +165,13 @@ with VideoWriter(Path(sys.argv[1]), form) as writer:
 
 
 def test_memory_does_not_grow_with_the_video(tmp_path: Path):
-    told = subprocess.run(
+    ran = subprocess.run(
         [sys.executable, "-c", MEMORY, str(tmp_path / "long.mp4")],
         capture_output=True,
         text=True,
         timeout=200,
         check=True,
     )
-    grown, of_frames = map(float, told.stdout.split())  # MiB
+    grown, of_frames = map(float, ran.stdout.split())  # MiB
     assert of_frames > 100
     assert grown < 20

@@ -1,5 +1,5 @@
 """Memory inside the engine, on a device with little of it: batches fit, generations begin when they
-fit, and what does not fit waits or is told so."""
+fit, and what does not fit waits or is refused."""
 
 import pytest
 import torch
@@ -134,14 +134,14 @@ def test_an_engine_says_that_one_waits_for_memory_until_there_is_room():
     device = SmallDevice(1000)
     pipeline = Holding(Hungry(device, 1), device)
     large = {"start": start(1), "held": 600, "steps": 9}
-    told, room = [], []
+    reported, room = [], []
     with Engine(pipeline, max_batch=8, memory=device) as engine:
         engine.on_memory_available(lambda: room.append(engine.short_of_memory))
         engine.submit(**large).result(60)
         assert not engine.short_of_memory
         gate = Gate(engine)
         running = [
-            engine.submit(**large, on_progress=lambda _: told.append(engine.short_of_memory))
+            engine.submit(**large, on_progress=lambda _: reported.append(engine.short_of_memory))
             for _ in range(2)
         ]
         gate.open()
@@ -149,7 +149,7 @@ def test_an_engine_says_that_one_waits_for_memory_until_there_is_room():
             generation.result(60)
         engine.submit(**large).result(60)
         assert not engine.short_of_memory
-    assert True in told
+    assert True in reported
     assert room == [False]
 
 
@@ -165,7 +165,7 @@ def test_a_call_that_does_not_fit_waits_for_others_to_end_and_nothing_is_lost():
     assert device.released  # the one with two rows did not fit at first
 
 
-def test_one_that_does_not_fit_even_alone_is_told_with_sizes_after_the_idle_has_gone():
+def test_one_that_does_not_fit_even_alone_is_refused_with_sizes_after_the_idle_has_gone():
     device = SmallDevice(1000)
     dropped = []
     with Engine(Loop(Hungry(device, 1200)), memory=device) as engine:
@@ -204,7 +204,7 @@ def test_a_batch_that_ran_out_grows_back_when_there_is_more_memory(caplog):
         assert max(denoiser.rows) > 3
 
 
-def test_a_failed_batch_of_adapters_or_shapes_is_of_no_weight_for_others():
+def test_a_failed_batch_of_loras_or_shapes_does_not_count_for_others():
     device = SmallDevice(1000)
     denoiser = Hungry(device, 150)
     with Engine(Loop(denoiser), max_batch=8, memory=device) as engine:

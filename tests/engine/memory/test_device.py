@@ -36,7 +36,7 @@ def test_what_is_allocated_is_not_free_and_then_is_again(memory):
     assert 0 < before <= memory.total()
 
 
-def test_a_measurement_tells_the_peak_and_what_is_left_of_it(memory):
+def test_a_measurement_reports_the_peak_and_what_is_left_of_it(memory):
     already = memory.allocate(20 * MB)
     with memory.measured() as taken:
         kept = memory.allocate(20 * MB)

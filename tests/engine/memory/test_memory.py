@@ -75,7 +75,7 @@ def test_with_more_memory_no_fewer_fit(seen, free, more, most):
     assert takes.max_calls(free, most) <= takes.max_calls(free + more, most)
 
 
-def test_before_anything_is_measured_one_goes_alone_unless_nobody_counts():
+def test_before_anything_is_measured_one_goes_alone_unless_nothing_is_counted():
     assert ForwardBytes().max_calls(10**12, 8) == 1
     assert ForwardBytes().max_calls(None, 8) == 8
 
@@ -144,12 +144,12 @@ def test_who_begins_leaves_the_others_what_they_still_need(expected, others, fre
 
 
 @given(footprints, guests, sizes, sizes)
-def test_with_more_memory_nobody_is_kept_waiting_who_was_not(expected, others, free, more):
+def test_with_more_memory_no_request_waits_that_did_not_before(expected, others, free, more):
     assert may_begin(expected, others, free) <= may_begin(expected, others, free + more)
 
 
 @given(st.none() | footprints, guests)
-def test_who_is_alone_or_the_first_of_a_kind_begins_and_so_do_all_where_nobody_counts(
+def test_one_alone_or_the_first_of_a_kind_begins_and_so_do_all_where_nothing_is_counted(
     expected, others
 ):
     assert may_begin(expected, [], 0)

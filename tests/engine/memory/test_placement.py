@@ -1,4 +1,4 @@
-"""Weights by recipe: what is where, and that the pictures are the same.
+"""Weights by recipe: what is where, and that the images are the same.
 
 Without a GPU the device is the CPU: the hooks are all there, and what they move stays where it is.
 """

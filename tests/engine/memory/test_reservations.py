@@ -133,7 +133,7 @@ def studio():
         each.engine.close(PATIENCE_S)
 
 
-def test_weights_wait_for_the_room_that_a_generation_holds_and_hurt_nobody(studio):
+def test_weights_wait_for_the_room_that_a_generation_holds_and_harm_no_one(studio):
     s = studio(1000)
     s.loaded("first", 300, held=500)
     generation = s.running("first")
@@ -183,7 +183,7 @@ def test_idle_weights_go_first_and_no_longer_than_it_takes(studio):
         loan = s.loaded(name, weights)
         if name != "used":
             s.residency.release(loan)
-    s.models.pop("oldest"), s.models.pop("older")  # nobody else has them
+    s.models.pop("oldest"), s.models.pop("older")  # no one else has them
     del loan
     s.borrow("coming", 350).future.result(PATIENCE_S)
     assert s.residency.find("oldest") is None
@@ -191,7 +191,7 @@ def test_idle_weights_go_first_and_no_longer_than_it_takes(studio):
     assert s.models["coming"].moves == ["small"]
 
 
-def test_weights_that_run_out_of_memory_after_all_come_again_when_nobody_runs(studio):
+def test_weights_that_run_out_of_memory_after_all_come_again_when_nothing_runs(studio):
     s = studio(1000)
     s.loaded("first", 300, held=100)
     generation = s.running("first")
@@ -221,7 +221,7 @@ def test_weights_that_do_not_fit_alone_are_their_own_requests_error(studio):
     assert s.borrow("third", 200).future.result(PATIENCE_S) is s.models["third"]
 
 
-def test_weights_for_which_nobody_waits_any_more_keep_nobody_out(studio):
+def test_weights_that_are_no_longer_waited_for_keep_no_other_out(studio):
     s = studio(1000)
     s.loaded("first", 300, held=500)
     generation = s.running("first")

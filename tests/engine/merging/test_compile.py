@@ -128,16 +128,16 @@ def test_a_pipeline_of_diffusers_makes_the_same_images_compiled_alone_and_merged
     assert graphs() == known
 
 
-def test_generations_with_adapters_run_the_blocks_as_they_are(tmp_path):
+def test_generations_with_loras_run_the_blocks_as_they_are(tmp_path):
     """Each mix of rows would be another graph."""
     file = save_lora(tmp_path, tiny_sdxl(), seed=1)
-    adapters = [Lora(file, 1.0)]
+    loras = [Lora(file, 1.0)]
 
     def wish(seed):
         return call(seed=seed, steps=2)
 
     with Engine(tiny_sdxl(), threads=1) as engine:
-        expected = engine.submit(loras=adapters, **wish(1)).result(100).images
+        expected = engine.submit(loras=loras, **wish(1)).result(100).images
         without = engine.submit(**wish(2)).result(100).images
     pipeline = tiny_sdxl()
     compile_regions(pipeline, "eager")
@@ -145,14 +145,14 @@ def test_generations_with_adapters_run_the_blocks_as_they_are(tmp_path):
         engine.precompile(pipeline, lambda: wish(9))
         known = graphs()
         gate = Gate(engine)
-        running = [engine.submit(loras=adapters, **wish(1)), engine.submit(**wish(2))]
+        running = [engine.submit(loras=loras, **wish(1)), engine.submit(**wish(2))]
         gate.open()
         images = [generation.result(100).images for generation in running]
         assert 2 in engine.counts()["batch_sizes"]
     for its, one in zip(images, (expected, without), strict=True):
         assert torch.allclose(its, one, atol=1e-5)
     assert graphs() == known
-    regions = pipeline.unet.compiled_regions  # closing has taken the adapters off
+    regions = pipeline.unet.compiled_regions  # closing has taken the LoRAs off
     assert regions
     assert all(block._compiled_call_impl is compiled for block, compiled in regions)
 

@@ -1,4 +1,4 @@
-"""The rule for half precision: sharing a forward changes a picture, clip or sound no more than
+"""The rule for half precision: sharing a forward changes an image, a video or audio no more than
 other kernels do.
 
 In bfloat16 two right ways to add the same numbers differ visibly in the third digit, so no fixed

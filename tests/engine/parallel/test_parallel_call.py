@@ -76,7 +76,7 @@ def spread(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ParallelModels]
         spread = ParallelModels(group, lambda: follower.poll() is None)
         yield spread
         spread.close()
-        # The last pipeline was collected after its last call, so that was never told.
+        # The last pipeline was collected after its last call, so that was never reported.
         assert int(follower.communicate(timeout=60)[0]) < len(NAMES)
 
 
@@ -141,13 +141,13 @@ def test_a_follower_drops_the_denoisers_that_are_collected_here(spread, demo):
         engine.submit(**video(PROMPTS[0], seed=6, steps=1)).result(60)
 
 
-def test_adapters_are_refused_where_several_devices_compute(demo, tmp_path):
+def test_loras_are_refused_where_several_devices_compute(demo, tmp_path):
     from deployments.engine.lora.format import Lora  # noqa: PLC0415
 
     with Engine(demo, threads=1) as engine:
-        adapters = [Lora(tmp_path / "any.safetensors", 1.0)]
+        loras = [Lora(tmp_path / "any.safetensors", 1.0)]
         with pytest.raises(LoraRefused, match="pool with one device"):
-            engine.submit(loras=adapters, **video(PROMPTS[0], seed=6))
+            engine.submit(loras=loras, **video(PROMPTS[0], seed=6))
 
 
 def test_pipelines_that_cannot_be_divided_are_refused_with_the_reason(sdxl):

@@ -1,4 +1,4 @@
-"""Small pictures of a running generation: what they show, and what they cost the others."""
+"""Small images of a running generation: what they show, and what they cost the others."""
 
 from io import BytesIO
 from pathlib import Path
@@ -55,7 +55,7 @@ def drawing(prompt, pipeline, steps=8, **more):
     }
 
 
-def pictured(preview):
+def pixels_of(preview):
     """[3, height, width], from 0 to 1."""
     image = Image.open(BytesIO(preview.jpeg()))
     assert max(image.size) == SIDE
@@ -64,10 +64,10 @@ def pictured(preview):
 
 
 def alike(preview, final):
-    """The correlation of two pictures' colours."""
+    """The correlation of two images' colours."""
     small = [
         torch.nn.functional.adaptive_avg_pool2d(each, (8, 8)).flatten()
-        for each in (pictured(preview), final)
+        for each in (pixels_of(preview), final)
     ]
     return torch.corrcoef(torch.stack(small))[0, 1].item()
 
@@ -129,7 +129,7 @@ OTHER_LATENTS = {
     "QwenImagePipeline": 32,
     "Flux2KleinPipeline": 32,
 }
-"""Of clips, and of tokens: pipeline and a height that it takes."""
+"""Pipelines with latents of videos or of tokens, and a height that each takes."""
 
 
 @pytest.mark.parametrize("name", OTHER_LATENTS)
@@ -140,8 +140,8 @@ def test_videos_and_packed_latents_have_previews_in_their_shape(name):
         running = engine.submit(**{**case.arguments(WISHES[0]), **sides})
         preview = running.request_preview().result(60)
         running.result(60)
-    assert pictured(preview).shape == (3, SIDE // 2, SIDE)
-    assert pictured(preview).std(dim=(1, 2)).max() > 0
+    assert pixels_of(preview).shape == (3, SIDE // 2, SIDE)
+    assert pixels_of(preview).std(dim=(1, 2)).max() > 0
 
 
 def test_audio_has_no_preview_and_says_so():
@@ -207,7 +207,7 @@ def test_a_right_prediction_gives_the_clean_latents_at_every_step(name):
 
 
 def _right_prediction(solver, latents, clean, timestep, *, flow):
-    """What a denoiser that knows the picture says of these latents."""
+    """What a denoiser that knows the image says of these latents."""
     if flow:
         sigma = timestep / 1000
         return (latents - clean) / sigma

@@ -1,4 +1,4 @@
-"""A small picture of a running clip shows its middle."""
+"""A small image of a running video shows its middle."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.filterwarnings("ignore")]
 
 
 def alike(jpeg: bytes, frame: torch.Tensor) -> float:
-    """The correlation of two pictures' colours; ``frame``: [3, height, width], from 0 to 1."""
+    """The correlation of two images' colours; ``frame``: [3, height, width], from 0 to 1."""
     shown = torch.from_numpy(np.array(Image.open(BytesIO(jpeg)))).permute(2, 0, 1) / 255
     both = [
         torch.nn.functional.adaptive_avg_pool2d(each, (8, 8)).flatten() for each in (shown, frame)

@@ -1,4 +1,4 @@
-"""Who begins when more are submitted than may run at a time."""
+"""Which generations begin when more are submitted than may run at a time."""
 
 from __future__ import annotations
 

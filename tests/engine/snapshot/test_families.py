@@ -1,4 +1,4 @@
-"""Pictures, clips and sounds go on from any step: alone bit for bit, beside others within rounding,
+"""Images, videos and audio go on from any step: alone bit for bit, beside others within rounding,
 whether the others were there before the snapshot or came after it."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 STEPS = 5
-WITHIN = 1e-3  # of 1, where a picture's level is 4e-3
+WITHIN = 1e-3  # of 1, where an image's level is 4e-3
 
 
 @pytest.mark.parametrize("family", CALLS)

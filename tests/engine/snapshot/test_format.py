@@ -135,11 +135,11 @@ def test_it_works_among_merged_neighbours(flux):
 
 
 def test_progress_goes_on_where_it_was(flux):
-    told = []
+    stored = []
     with engine_of(flux) as engine:
         _, states = run_with_snapshots(engine, [3], call(steps=STEPS))
-        engine.submit(snapshot=states[3], on_progress=told.append, **call(steps=STEPS)).result(60)
-    denoising = [p for p in told if p.stage is Stage.DENOISING]
+        engine.submit(snapshot=states[3], on_progress=stored.append, **call(steps=STEPS)).result(60)
+    denoising = [p for p in stored if p.stage is Stage.DENOISING]
     assert [p.step for p in denoising] == [3, 4, 5]
     assert {p.steps for p in denoising} == {STEPS}
 
@@ -214,9 +214,9 @@ def test_one_of_another_origin_is_refused(flux, state, field, value, match):
 def changed(state, field, value):
     size = int.from_bytes(state[:8], "little")
     header = json.loads(state[8 : 8 + size])
-    told = json.loads(header["__metadata__"]["darkroom"])
-    told["origin"][field] = value
-    header["__metadata__"]["darkroom"] = json.dumps(told)
+    stored = json.loads(header["__metadata__"]["darkroom"])
+    stored["origin"][field] = value
+    header["__metadata__"]["darkroom"] = json.dumps(stored)
     again = json.dumps(header).encode()
     return len(again).to_bytes(8, "little") + again + state[8 + size :]
 
@@ -302,7 +302,7 @@ def test_neither_snapshots_nor_refusals_keep_tensors_of_an_ended_generation(flux
 
 
 class Iterates(Loop):
-    """Holds an iterator, of which nobody can tell what it will give."""
+    """Holds an iterator, whose next values cannot be known."""
 
     def __call__(self, start, steps=5, **more):
         latents, times = start.clone(), iter(range(steps))

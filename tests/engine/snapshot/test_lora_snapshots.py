@@ -1,4 +1,4 @@
-"""Snapshots of generations that have adapters."""
+"""Snapshots of generations that have LoRAs."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def wish(seed=5):
     return call(seed=seed, steps=STEPS)
 
 
-def test_a_generation_with_adapters_goes_on_elsewhere_bit_for_bit(loras):
+def test_a_generation_with_loras_goes_on_elsewhere_bit_for_bit(loras):
     with Engine(tiny_flux(), threads=1) as engine:
         whole, states = run_with_snapshots(engine, (2,), wish(), loras=loras)
         plain = engine.submit(**wish()).result(60)
@@ -39,7 +39,7 @@ def test_a_generation_with_adapters_goes_on_elsewhere_bit_for_bit(loras):
 
 
 @pytest.mark.parametrize("change", ["none", "scale", "another", "more"])
-def test_a_snapshot_is_refused_with_other_adapters(loras, change):
+def test_a_snapshot_is_refused_with_other_loras(loras, change):
     first, second = loras
     others = {
         "none": [],

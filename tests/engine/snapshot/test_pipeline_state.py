@@ -161,6 +161,6 @@ def test_what_cannot_be_read_is_named(value):
         (torch.nn.ReLU(), 1),
     ],
 )
-def test_another_thing_in_its_place_is_told(value, there):
+def test_another_thing_in_its_place_is_reported(value, there):
     with pytest.raises(MissingObject):
         moved(value, there)

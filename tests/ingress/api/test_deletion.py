@@ -47,7 +47,7 @@ async def test_fals_call_names_each_file(client: httpx.AsyncClient, image: tuple
     assert (await client.get(url)).status_code == 404
 
 
-async def test_while_storage_is_away_the_request_goes_and_the_file_is_told_for_later(
+async def test_while_storage_is_away_the_request_goes_and_the_file_is_reported_for_later(
     house: House, client: httpx.AsyncClient, image: tuple[str, str]
 ) -> None:
     async def away(keys: Sequence[str]) -> None:
@@ -124,28 +124,28 @@ async def test_a_time_without_its_zone_is_refused(client: httpx.AsyncClient, giv
     assert answer.json()["detail"][0]["loc"] == ["query", "since"]
 
 
-async def test_what_is_not_to_be_stored_is_forgotten_and_told_as_gone(
+async def test_what_is_not_to_be_stored_is_forgotten_and_reported_as_gone(
     house: House, client: httpx.AsyncClient
 ) -> None:
     body = {"prompt": "a secret", "sync_mode": True, "artifacts": 1}
     asked = await client.post("/queue/test/probe", json=body, headers={"X-Fal-Store-IO": "0"})
-    told = asked.json()
-    await completed(client, told)
-    path = f"/v1/requests/{told['request_id']}"
+    shown = asked.json()
+    await completed(client, shown)
+    path = f"/v1/requests/{shown['request_id']}"
     one = (await client.get(path)).json()
     assert (one["prompt"], one["input"], one["forgotten"]) == (None, {"sync_mode": True}, ["input"])
-    result = await client.get(told["response_url"])
+    result = await client.get(shown["response_url"])
     assert result.json()["images"][0]["url"].startswith("data:")
-    row = house.queue._rows[told["request_id"]]
+    row = house.queue._rows[shown["request_id"]]
     assert row.request.finished_at is not None
     row.request = replace(row.request, finished_at=row.request.finished_at - timedelta(hours=1))
-    gone = await client.get(told["response_url"])
+    gone = await client.get(shown["response_url"])
     assert (gone.status_code, gone.json()["code"]) == (410, "outcome_forgotten")
-    assert (await client.get(told["status_url"])).json()["status"] == "COMPLETED"
+    assert (await client.get(shown["status_url"])).json()["status"] == "COMPLETED"
     assert (await client.get(path)).json()["forgotten"] == ["input", "outcome"]
 
 
-async def test_what_is_not_to_be_stored_is_shared_with_nobody(client: httpx.AsyncClient) -> None:
+async def test_what_is_not_to_be_stored_is_shared_with_no_one(client: httpx.AsyncClient) -> None:
     wish = {"prompt": "a circle", "seed": 7}
     for headers in ({"X-Fal-Store-IO": "0"}, {}):
         answer = await client.post("/test/deep/path/probe", json=wish, headers=headers)

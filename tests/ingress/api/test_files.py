@@ -40,7 +40,7 @@ async def test_a_file_comes_with_its_type_its_length_and_for_ever(
 
 
 @pytest.mark.parametrize(
-    ("name", "media_type"), [("a/clip.mp4", "video/mp4"), ("a/song.mp3", "audio/mpeg")]
+    ("name", "media_type"), [("a/video.mp4", "video/mp4"), ("a/song.mp3", "audio/mpeg")]
 )
 async def test_videos_and_audio_files_are_played_where_they_are_opened(
     house: House, client: httpx.AsyncClient, name: str, media_type: str
@@ -58,7 +58,7 @@ async def test_what_is_no_image_is_a_download(house: House, client: httpx.AsyncC
     assert answer.headers["content-disposition"].startswith("attachment")
 
 
-async def test_head_tells_all_but_the_content(client: httpx.AsyncClient, stored: str) -> None:
+async def test_head_returns_all_but_the_content(client: httpx.AsyncClient, stored: str) -> None:
     answer = await client.head(stored)
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-length"] == "100"
@@ -94,11 +94,13 @@ async def test_a_range_is_a_part(
 
 
 @pytest.mark.parametrize("given", ["bytes=100-", "bytes=200-300", "bytes=-0"])
-async def test_a_range_outside_is_told(client: httpx.AsyncClient, stored: str, given: str) -> None:
+async def test_a_range_outside_is_reported(
+    client: httpx.AsyncClient, stored: str, given: str
+) -> None:
     answer = await client.get(stored, headers={"Range": given})
     assert answer.status_code == 416
     assert answer.headers["content-range"] == "bytes */100"
-    assert answer.headers["content-type"] == "application/json", "it is no picture"
+    assert answer.headers["content-type"] == "application/json", "it is no image"
     assert answer.json()["detail"] == "The range is outside the file."
     assert "cache-control" not in answer.headers
 
@@ -198,7 +200,7 @@ async def test_another_type_than_the_tickets_is_refused(
     assert answer.status_code == 422
 
 
-async def test_a_full_disk_is_told(house: House, client: httpx.AsyncClient) -> None:
+async def test_a_full_disk_is_reported(house: House, client: httpx.AsyncClient) -> None:
     house.storage.away = StorageFull("The disk that holds the artifacts is full.")
     answer = await client.put(ticket(house), content=b"x")
     assert answer.status_code == 507

@@ -27,17 +27,17 @@ async def test_a_new_key_works_until_it_is_revoked(house: House) -> None:
             assert (await fresh.get("/v1/requests")).status_code == 401
 
 
-async def test_the_list_tells_everything_but_secrets(house: House) -> None:
+async def test_the_list_shows_everything_but_secrets(house: House) -> None:
     async with house.client() as admin:
         end = datetime.now(UTC) + timedelta(days=1)
         made = await make(
             admin, alias="a", tenant="lab", scopes=["api", "admin"], expires_at=end.isoformat()
         )
         answer = await admin.get("/v1/keys?tenant=lab")
-        (told,) = answer.json()["keys"]
-        assert (told["key_id"], told["alias"], told["tenant"]) == (made["key_id"], "a", "lab")
-        assert told["scopes"] == ["admin", "api"]
-        assert datetime.fromisoformat(told["expires_at"]) == end
+        (shown,) = answer.json()["keys"]
+        assert (shown["key_id"], shown["alias"], shown["tenant"]) == (made["key_id"], "a", "lab")
+        assert shown["scopes"] == ["admin", "api"]
+        assert datetime.fromisoformat(shown["expires_at"]) == end
         assert made["key_secret"] not in answer.text
 
 
@@ -83,7 +83,7 @@ async def test_what_is_done_with_keys_is_in_the_audit(house: House) -> None:
         made = await make(admin, alias="the web app", tenant="lab")
         await admin.delete(f"/v1/keys/{made['key_id']}")
         acts = (await admin.get("/v1/audit")).json()["acts"]
-    told = [(each["actor"], each["action"], each["subject"]) for each in acts]
+    shown = [(each["actor"], each["action"], each["subject"]) for each in acts]
     boss = house.key.partition(":")[0]
-    assert told == [(boss, "key.revoke", made["key_id"]), (boss, "key.create", made["key_id"])]
+    assert shown == [(boss, "key.revoke", made["key_id"]), (boss, "key.create", made["key_id"])]
     assert acts[1]["detail"] == {"tenant": "lab", "alias": "the web app", "scopes": ["api"]}

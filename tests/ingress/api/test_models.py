@@ -42,7 +42,7 @@ async def test_models_are_listed_in_fals_shape(client: httpx.AsyncClient) -> Non
     assert all("openapi" not in each for each in page["models"])
 
 
-async def test_demo_models_are_told_from_others(client: httpx.AsyncClient) -> None:
+async def test_demo_models_are_distinguished_from_others(client: httpx.AsyncClient) -> None:
     assert (await model(client, SCHNELL))["darkroom_demo"] is True
     assert (await model(client, PROBE))["darkroom_demo"] is False
 
@@ -58,7 +58,7 @@ async def test_what_is_not_served_is_listed_with_its_reason(client: httpx.AsyncC
     assert found["darkroom"]["reason"] in refused.json()["message"]
 
 
-async def test_weights_and_recipes_are_told(client: httpx.AsyncClient) -> None:
+async def test_weights_and_recipes_are_shown(client: httpx.AsyncClient) -> None:
     ours = (await model(client, UNSERVED))["darkroom"]
     assert ours["family"] == "flux"
     assert ours["weights"] == {

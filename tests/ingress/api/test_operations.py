@@ -51,8 +51,8 @@ async def test_any_tenants_request_is_requeued_and_failed(idle: House) -> None:
         assert (await admin.put(path, params={"reason": "x" * 1001})).status_code == 422
         answer = await admin.put(path, params={"reason": "Too big."})
         assert answer.json()["state"] == "failed"
-        told = (await other.get(f"/v1/requests/{request_id}")).json()
-        assert "Too big." in told["error"]["message"]
+        shown = (await other.get(f"/v1/requests/{request_id}")).json()
+        assert "Too big." in shown["error"]["message"]
         assert (await admin.put(path)).json()["code"] == "already_final"
         assert (await admin.put(f"/v1/requests/{UNKNOWN}/fail")).status_code == 404
         acts = (await admin.get("/v1/audit")).json()["acts"]
@@ -72,7 +72,7 @@ async def test_the_audit_comes_in_pages(idle_client: httpx.AsyncClient) -> None:
     assert rest.json()["next_before"] is None
 
 
-async def test_the_queue_tells_of_lanes(idle_client: httpx.AsyncClient) -> None:
+async def test_the_queue_shows_lanes(idle_client: httpx.AsyncClient) -> None:
     await submitted(idle_client)
     seen = (await idle_client.get("/v1/queue")).json()
     (lane,) = seen["lanes"]

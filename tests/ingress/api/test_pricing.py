@@ -16,11 +16,11 @@ async def test_endpoints_are_free_and_counted_by_the_unit_of_the_usage(
 ) -> None:
     answer = await client.get("/v1/models/pricing", params={"endpoint_id": f"{FLUX},{WAN}"})
     assert answer.status_code == 200
-    told = answer.json()
-    assert [each["endpoint_id"] for each in told["prices"]] == [FLUX, WAN]
+    prices = answer.json()
+    assert [each["endpoint_id"] for each in prices["prices"]] == [FLUX, WAN]
     free = {"unit_price": 0.0, "unit": "megapixels", "currency": "USD"}
-    assert told["prices"][0] == {"endpoint_id": FLUX, **free}
-    assert (told["next_cursor"], told["has_more"]) == (None, False)
+    assert prices["prices"][0] == {"endpoint_id": FLUX, **free}
+    assert (prices["next_cursor"], prices["has_more"]) == (None, False)
 
 
 @pytest.mark.parametrize(

@@ -39,17 +39,17 @@ async def events(
 
 
 async def test_a_request_is_followed_to_its_end(client: httpx.AsyncClient) -> None:
-    told = await events(client, await submitted(client, sleep_s=0.2))
-    states = [json.loads(each["data"])["state"] for each in told if each["event"] == "state"]
+    received = await events(client, await submitted(client, sleep_s=0.2))
+    states = [json.loads(each["data"])["state"] for each in received if each["event"] == "state"]
     assert states == ["queued", "running", "succeeded"]
-    assert told[-1]["event"] == "state"
-    progress = [json.loads(each["data"]) for each in told if each["event"] == "progress"]
+    assert received[-1]["event"] == "state"
+    progress = [json.loads(each["data"]) for each in received if each["event"] == "progress"]
     assert all(each["attempt"] == 1 for each in progress)
     assert all({"stage", "step", "steps", "rate", "left_s"} <= each.keys() for each in progress)
-    assert all("id" not in each for each in told if each["event"] == "progress")
+    assert all("id" not in each for each in received if each["event"] == "progress")
 
 
-async def test_who_waits_is_told_the_place_the_reason_and_how_far_a_cold_start_is(
+async def test_a_client_that_waits_gets_the_place_the_reason_and_how_far_a_cold_start_is(
     idle: House,
 ) -> None:
     presence = Presence("r1", "actor-r1", "studio", ReplicaStage.STARTING)
@@ -57,9 +57,9 @@ async def test_who_waits_is_told_the_place_the_reason_and_how_far_a_cold_start_i
     async with idle.client() as client:
         found = await idle.queue.get("default", await submitted(client))
         await idle.queue.announce(replace(presence, pool=found.pool, loading=to_plain([loading])))
-        told = stream(idle.queue, found, 0)
-        async with aclosing(told):
-            texts = [text async for text in _until(told, "event: waiting")]
+        received = stream(idle.queue, found, 0)
+        async with aclosing(received):
+            texts = [text async for text in _until(received, "event: waiting")]
     waiting = json.loads(texts[-1].split("data: ")[1])
     assert (waiting["position"], waiting["reason"]) == (0, "cold_start")
     assert (waiting["stage"], waiting["share"]) == ("downloading", 0.25)

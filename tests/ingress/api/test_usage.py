@@ -13,16 +13,16 @@ from tests.ingress.house import House
 PATH, PROBE, SCHNELL = "/v1/models/usage", "test/probe", "fal-ai/flux/schnell"
 
 
-async def told(client: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
+async def fetched(client: httpx.AsyncClient, **query: Any) -> dict[str, Any]:
     answer = await client.get(PATH, params=query)
     assert answer.status_code == 200, answer.text
     return dict(answer.json())
 
 
-async def test_what_was_consumed_is_told_by_time_and_endpoint(client: httpx.AsyncClient) -> None:
+async def test_usage_is_listed_by_time_and_endpoint(client: httpx.AsyncClient) -> None:
     for _ in range(2):
         await client.post(f"/{PROBE}", json={})
-    body = await told(client, expand="time_series,summary")
+    body = await fetched(client, expand="time_series,summary")
     assert (body["has_more"], body["next_cursor"]) == (False, None)
     (full,) = [each for each in body["time_series"] if each["results"]]
     (result,) = full["results"]
@@ -40,22 +40,22 @@ async def test_what_was_consumed_is_told_by_time_and_endpoint(client: httpx.Asyn
     assert begins <= datetime.now(UTC) < begins + timedelta(hours=1)
 
 
-async def test_only_what_is_asked_for_is_told(client: httpx.AsyncClient) -> None:
-    assert "summary" not in await told(client)
-    assert "time_series" not in await told(client, expand="summary")
+async def test_only_what_is_asked_for_is_returned(client: httpx.AsyncClient) -> None:
+    assert "summary" not in await fetched(client)
+    assert "time_series" not in await fetched(client, expand="summary")
 
 
 async def test_a_tenant_sees_its_own_usage_only(house: House) -> None:
     async with house.client() as mine, house.client(house.other_key) as other:
         await mine.post(f"/{PROBE}", json={})
-        assert (await told(other, expand="summary"))["summary"] == []
-        assert len((await told(mine, expand="summary"))["summary"]) == 1
+        assert (await fetched(other, expand="summary"))["summary"] == []
+        assert len((await fetched(mine, expand="summary"))["summary"]) == 1
 
 
 async def test_usage_is_filtered_by_endpoint(client: httpx.AsyncClient) -> None:
     await client.post(f"/{PROBE}", json={})
-    assert (await told(client, expand="summary", endpoint_id=SCHNELL))["summary"] == []
-    both = await told(client, expand="summary", endpoint_id=f"{SCHNELL},{PROBE}")
+    assert (await fetched(client, expand="summary", endpoint_id=SCHNELL))["summary"] == []
+    both = await fetched(client, expand="summary", endpoint_id=f"{SCHNELL},{PROBE}")
     assert len(both["summary"]) == 1
 
 
@@ -70,7 +70,7 @@ async def test_buckets_come_page_by_page_without_gap_or_repetition(
     }
     days: list[str] = []
     while True:
-        body = await told(client, **query)
+        body = await fetched(client, **query)
         days += [each["bucket"][:10] for each in body["time_series"]]
         if not body["has_more"]:
             break
@@ -80,7 +80,7 @@ async def test_buckets_come_page_by_page_without_gap_or_repetition(
 
 async def test_days_are_those_of_the_zone_that_is_named(client: httpx.AsyncClient) -> None:
     query = {"start": "2026-03-28", "end": "2026-03-31", "timezone": "Europe/Berlin"}
-    body = await told(client, timeframe="day", **query)
+    body = await fetched(client, timeframe="day", **query)
     assert [each["bucket"] for each in body["time_series"]] == [
         "2026-03-28T00:00:00+01:00",
         "2026-03-29T00:00:00+01:00",
@@ -94,9 +94,9 @@ async def test_times_are_widened_to_whole_buckets_unless_they_are_not_to_be(
     before = datetime.now(UTC)
     await client.post(f"/{PROBE}", json={})
     query = {"start": "2020-01-01", "end": before.isoformat(), "timeframe": "month"}
-    widened = await told(client, expand="summary", **query)
+    widened = await fetched(client, expand="summary", **query)
     assert len(widened["summary"]) == 1
-    exact = await told(client, expand="summary,time_series", bound_to_timeframe="false", **query)
+    exact = await fetched(client, expand="summary,time_series", bound_to_timeframe="false", **query)
     assert exact["summary"] == []
     assert not any(each["results"] for each in exact["time_series"])
 

@@ -39,13 +39,13 @@ async def ended(client: httpx.AsyncClient, url: str, body: dict[str, Any], **que
     request_id = str(answer.json()["request_id"])
     async with asyncio.timeout(30):
         while True:
-            told = (await client.get(f"/v1/requests/{request_id}/webhook")).json()
-            if told.get("state") in ("delivered", "dead"):
+            shown = (await client.get(f"/v1/requests/{request_id}/webhook")).json()
+            if shown.get("state") in ("delivered", "dead"):
                 return request_id
             await asyncio.sleep(0.02)
 
 
-async def test_who_asks_for_it_is_told_how_far_it_is_and_then_the_end(
+async def test_a_client_that_asks_for_it_gets_progress_and_then_the_end(
     house: House, receiver: Receiver
 ) -> None:
     began = time.monotonic()
@@ -67,7 +67,7 @@ async def test_who_asks_for_it_is_told_how_far_it_is_and_then_the_end(
 
 
 @pytest.mark.parametrize("query", [{}, {"fal_webhook_progress": "0"}])
-async def test_who_does_not_ask_is_told_the_end_alone(
+async def test_a_client_that_does_not_ask_gets_the_end_alone(
     house: House, receiver: Receiver, query: dict[str, str]
 ) -> None:
     async with house.client() as client:
@@ -75,7 +75,7 @@ async def test_who_does_not_ask_is_told_the_end_alone(
     assert [json.loads(each.body)["status"] for each in receiver.received] == ["OK"]
 
 
-async def test_a_call_that_fails_is_not_made_again_and_the_end_is_told_all_the_same(
+async def test_a_progress_call_that_fails_is_not_repeated_and_the_end_is_still_sent(
     house: House,
 ) -> None:
     async with Receiver(always(Reply(status=500))) as receiver, house.client() as client:
@@ -95,7 +95,7 @@ async def test_a_call_that_fails_is_not_made_again_and_the_end_is_told_all_the_s
         ("/test/probe/stream", {"fal_webhook_progress": "1", "fal_webhook": "http://127.0.0.1/"}),
     ],
 )
-async def test_where_it_cannot_be_told_it_is_refused_by_name(
+async def test_where_it_cannot_be_determined_it_is_refused_by_name(
     house: House, path: str, query: dict[str, str]
 ) -> None:
     async with house.client() as client:

@@ -122,8 +122,8 @@ async def test_uploads_go_where_they_go_below_a_prefix(
     by_target = await client.post("/", json={}, headers=to(f"https://{name}{path}"))
     assert by_host.status_code == by_target.status_code == below.status_code
     # The URLs are new each time, and have the host that was called.
-    told = [sorted(each.json()) for each in (by_host, by_target, below)]
-    assert told[0] == told[1] == told[2]
+    shown = [sorted(each.json()) for each in (by_host, by_target, below)]
+    assert shown[0] == shown[1] == shown[2]
     assert by_host.json() != (await client.post("/no/such", json={})).json()
 
 
@@ -146,7 +146,7 @@ async def test_own_paths_are_the_same_under_every_host(client: httpx.AsyncClient
         assert ("request_id" in answer.json()) == prefixed.startswith("/queue")
 
 
-async def test_a_service_below_a_name_of_ours_is_told_by_its_host(
+async def test_a_service_below_our_name_is_recognized_by_its_host(
     client: httpx.AsyncClient,
 ) -> None:
     said = (await client.post(PROBE, json={}, headers=host("queue.localhost:8443"))).json()
@@ -173,17 +173,17 @@ async def test_files_of_a_darkroom_on_loopback_can_be_opened_outside_of_its_clie
 
 
 async def test_with_a_public_url_clients_of_fal_s_hosts_still_find_their_requests_there() -> None:
-    async with built(public_url="https://pictures.example.org") as house, house.client() as client:
+    async with built(public_url="https://images.example.org") as house, house.client() as client:
         at_fal = (await client.post(PROBE, json={}, headers=host("queue.fal.run"))).json()
         assert at_fal["status_url"].startswith("https://queue.fal.run/test/probe/requests/")
         for name in ("queue.localhost", "whatever.example.org"):
             path = PROBE if name.startswith("queue.") else f"/queue{PROBE}"
             said = (await client.post(path, json={}, headers=host(name))).json()
-            base = "https://pictures.example.org/queue/test/probe/requests/"
+            base = "https://images.example.org/queue/test/probe/requests/"
             assert said["response_url"].startswith(base)
         ran = await client.post(PROBE, json={"artifacts": 1}, headers=host("fal.run"))
         url = ran.json()["images"][0]["url"]
-        assert url.startswith("https://pictures.example.org/files/")
+        assert url.startswith("https://images.example.org/files/")
 
 
 async def test_a_browser_may_send_what_fal_s_client_sends(client: httpx.AsyncClient) -> None:
@@ -203,6 +203,6 @@ def test_every_name_that_clients_call_is_fal_s() -> None:
 @given(st.text("abcfalrunmedi.-", max_size=30))
 def test_a_name_is_fal_s_only_within_its_domains(name: str) -> None:
     ends = ("fal.run", "fal.ai", "fal.media", "falrun.com")
-    told = name.rstrip(".")
-    assert is_fal(name) == (told in ends or told.endswith(tuple(f".{end}" for end in ends)))
+    shown = name.rstrip(".")
+    assert is_fal(name) == (shown in ends or shown.endswith(tuple(f".{end}" for end in ends)))
     service_of(name)  # accepts any text

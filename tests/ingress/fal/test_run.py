@@ -73,7 +73,7 @@ async def test_sync_mode_returns_the_image_itself(client: httpx.AsyncClient) -> 
         ("something_of_a_later_version", False, 500, "internal_error"),
     ],
 )
-async def test_a_failure_is_told_with_its_kind(
+async def test_a_failure_is_reported_with_its_kind(
     client: httpx.AsyncClient, code: str, retryable: bool, status: int, type_: str
 ) -> None:
     answer = await client.post("/test/probe", json={"fail": code, "message": "Out of paint."})
@@ -96,11 +96,13 @@ async def test_a_field_that_only_the_pipeline_could_refuse_is_named(
     assert answer.json()["detail"][0]["loc"] == ["body", *loc]
 
 
-async def test_a_file_at_fault_is_told_with_fals_type_and_link(client: httpx.AsyncClient) -> None:
+async def test_a_file_at_fault_is_reported_with_fals_type_and_link(
+    client: httpx.AsyncClient,
+) -> None:
     orders = {
         "fail": "invalid_input",
         "field": "image_url",
-        "message": "image_url: the picture is 4×4 pixels",
+        "message": "image_url: the image is 4×4 pixels",
         "type": "image_too_small",
         "context": {"min_width": 8},
     }
@@ -109,12 +111,12 @@ async def test_a_file_at_fault_is_told_with_fals_type_and_link(client: httpx.Asy
     assert answer.headers["x-fal-retryable"] == "false"
     assert answer.headers["x-fal-error-type"] == "image_too_small"
     assert answer.json() == {
-        "message": "image_url: the picture is 4×4 pixels",
+        "message": "image_url: the image is 4×4 pixels",
         "code": "invalid_input",
         "detail": [
             {
                 "loc": ["body", "image_url"],
-                "msg": "the picture is 4×4 pixels",
+                "msg": "the image is 4×4 pixels",
                 "type": "image_too_small",
                 "url": "https://docs.fal.ai/errors/#image_too_small",
                 "ctx": {"min_width": 8},

@@ -48,7 +48,7 @@ async def test_an_unknown_endpoint_is_a_404(client: httpx.AsyncClient, path: str
     assert "nobody/nothing" in answer.json()["detail"]
 
 
-async def test_what_is_wrong_before_the_first_event_is_told_by_the_status(
+async def test_an_error_before_the_first_event_is_given_by_the_status(
     house: House, client: httpx.AsyncClient
 ) -> None:
     wrong = await client.post("/fal-ai/flux/schnell/stream", json={"num_inference_steps": 99})
@@ -203,11 +203,11 @@ async def test_a_stream_shows_previews_inside_its_events() -> None:
         wire, maker = Wire(house), Maker(house)
         calling = asyncio.create_task(wire.call({}))
         await maker.take()
-        await maker.tell(1)
+        await maker.report(1)
         await wire.said.wait()
-        assert await maker.tell(2), "the stream looks at previews"
+        assert await maker.report(2), "the stream looks at previews"
         wire.said.clear()
-        await maker.tell(3, preview=Preview(3, JPEG))
+        await maker.report(3, preview=Preview(3, JPEG))
         await wire.said.wait()
         shown = [each["images"] for each in events_in(wire.text) if "images" in each]
         assert shown[0][0]["url"].startswith("data:image/jpeg;base64,")

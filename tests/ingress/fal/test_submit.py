@@ -25,35 +25,37 @@ async def submit(client: httpx.AsyncClient, **orders: Any) -> dict[str, Any]:
     return answer.json()
 
 
-async def completed(client: httpx.AsyncClient, told: dict[str, Any]) -> dict[str, Any]:
+async def completed(client: httpx.AsyncClient, submitted: dict[str, Any]) -> dict[str, Any]:
     while True:
-        answer = await client.get(told["status_url"], params={"logs": "1"})
+        answer = await client.get(submitted["status_url"], params={"logs": "1"})
         if answer.status_code == 200:
             return answer.json()
         assert answer.status_code == 202, answer.text
 
 
-async def test_a_submit_tells_where_to_ask(idle_client: httpx.AsyncClient) -> None:
+async def test_a_submit_says_where_to_ask(idle_client: httpx.AsyncClient) -> None:
     answer = await idle_client.post("/queue/test/deep/path/probe", json={})
-    told = answer.json()
-    request_id = told["request_id"]
+    submitted = answer.json()
+    request_id = submitted["request_id"]
     assert answer.headers["x-fal-request-id"] == request_id
-    assert told["status"] == "IN_QUEUE"
-    assert told["queue_position"] == 0
-    assert told["response_url"] == f"http://testserver/queue/test/deep/requests/{request_id}"
-    assert told["status_url"] == f"{told['response_url']}/status"
-    assert told["cancel_url"] == f"{told['response_url']}/cancel"
+    assert submitted["status"] == "IN_QUEUE"
+    assert submitted["queue_position"] == 0
+    assert submitted["response_url"] == f"http://testserver/queue/test/deep/requests/{request_id}"
+    assert submitted["status_url"] == f"{submitted['response_url']}/status"
+    assert submitted["cancel_url"] == f"{submitted['response_url']}/cancel"
 
 
 async def test_the_urls_are_of_the_trusted_host_that_the_client_used() -> None:
-    async with built(replica=False, trusted_hosts=("pictures.example",)) as house:
+    async with built(replica=False, trusted_hosts=("images.example",)) as house:
         transport = httpx.ASGITransport(house.app)
         headers = {"Authorization": f"Key {house.key}"}
         async with httpx.AsyncClient(
-            transport=transport, base_url="https://pictures.example:8443", headers=headers
+            transport=transport, base_url="https://images.example:8443", headers=headers
         ) as client:
-            told = (await client.post("/queue/test/probe", json={})).json()
-    assert told["status_url"].startswith("https://pictures.example:8443/queue/test/probe/requests/")
+            submitted = (await client.post("/queue/test/probe", json={})).json()
+    assert submitted["status_url"].startswith(
+        "https://images.example:8443/queue/test/probe/requests/"
+    )
 
 
 @pytest.mark.parametrize("host", ['evil"/><script>', "evil.example", "evil.example:8000", "a b"])
@@ -90,16 +92,18 @@ async def test_a_machines_own_names_need_no_setting(
 async def test_a_public_url_goes_before_the_host() -> None:
     async with built(replica=False, public_url="https://art.example/darkroom/") as house:
         async with house.client() as client:
-            told = await submit(client)
-    assert told["status_url"].startswith("https://art.example/darkroom/queue/test/probe/requests/")
+            submitted = await submit(client)
+    assert submitted["status_url"].startswith(
+        "https://art.example/darkroom/queue/test/probe/requests/"
+    )
 
 
-async def test_a_queued_request_tells_its_place_and_why_it_waits(
+async def test_a_queued_request_shows_its_place_and_why_it_waits(
     idle_client: httpx.AsyncClient,
 ) -> None:
     await submit(idle_client)
-    told = await submit(idle_client)
-    answer = await idle_client.get(told["status_url"])
+    submitted = await submit(idle_client)
+    answer = await idle_client.get(submitted["status_url"])
     status = answer.json()
     assert answer.status_code == 202
     assert status["status"] == "IN_QUEUE"
@@ -113,36 +117,36 @@ async def test_a_queued_request_tells_its_place_and_why_it_waits(
         "starts_at": None,
         "ends_at": None,
     }
-    assert status["response_url"] == told["response_url"]
+    assert status["response_url"] == submitted["response_url"]
 
 
-async def test_when_a_request_should_end_is_told_once_another_has_ended(
+async def test_a_requests_expected_end_is_reported_once_another_has_ended(
     client: httpx.AsyncClient,
 ) -> None:
     assert (await client.post("/test/probe", json={})).status_code == 200
-    told = await submit(client, sleep_s=30)
-    status = told
+    submitted = await submit(client, sleep_s=30)
+    status = submitted
     while status["darkroom"].get("stage") is None:
-        status = (await client.get(told["status_url"])).json()
+        status = (await client.get(submitted["status_url"])).json()
     assert datetime.fromisoformat(status["darkroom"]["ends_at"]) > datetime.now(UTC) - MOMENT
-    shown = (await client.get(f"/v1/requests/{told['request_id']}")).json()
+    shown = (await client.get(f"/v1/requests/{submitted['request_id']}")).json()
     assert shown["ends_at"] is not None
 
 
-async def test_a_running_request_tells_how_far_it_is(client: httpx.AsyncClient) -> None:
-    told = await submit(client, sleep_s=30)
-    status = told
+async def test_a_running_request_shows_how_far_it_is(client: httpx.AsyncClient) -> None:
+    submitted = await submit(client, sleep_s=30)
+    status = submitted
     while status["darkroom"].get("stage") is None:  # each poll is held until something changes
-        status = (await client.get(told["status_url"])).json()
+        status = (await client.get(submitted["status_url"])).json()
     assert status["status"] == "IN_PROGRESS"
     assert "logs" in status
     assert (status["darkroom"]["stage"], status["darkroom"]["step"]) == ("denoising", 1)
     assert status["darkroom"]["steps"] == 4
 
 
-async def test_a_completed_request_tells_its_time_and_its_log(client: httpx.AsyncClient) -> None:
-    told = await submit(client, echo=1)
-    status = await completed(client, told)
+async def test_a_completed_request_has_its_time_and_its_log(client: httpx.AsyncClient) -> None:
+    submitted = await submit(client, echo=1)
+    status = await completed(client, submitted)
     assert status["status"] == "COMPLETED"
     assert status["metrics"]["inference_time"] == 0.25
     assert "error" not in status
@@ -153,12 +157,12 @@ async def test_a_completed_request_tells_its_time_and_its_log(client: httpx.Asyn
 
 @pytest.mark.parametrize("suffix", ["", "/response", "/"])
 async def test_the_result_is_the_bare_output(client: httpx.AsyncClient, suffix: str) -> None:
-    told = await submit(client, echo="é")
-    await completed(client, told)
-    answer = await client.get(told["response_url"] + suffix)
+    submitted = await submit(client, echo="é")
+    await completed(client, submitted)
+    answer = await client.get(submitted["response_url"] + suffix)
     assert answer.status_code == 200
     assert answer.json()["echo"] == "é"
-    assert answer.headers["x-fal-request-id"] == told["request_id"]
+    assert answer.headers["x-fal-request-id"] == submitted["request_id"]
 
 
 async def test_the_whole_id_finds_a_request_too(client: httpx.AsyncClient) -> None:
@@ -168,11 +172,11 @@ async def test_the_whole_id_finds_a_request_too(client: httpx.AsyncClient) -> No
         assert (await client.get(f"{base}/requests/{request_id}/status")).status_code in (200, 202)
 
 
-async def test_a_result_that_is_not_there_yet_is_told_in_the_words_that_clients_compare(
+async def test_a_result_that_is_not_there_yet_is_answered_in_the_words_that_clients_compare(
     idle_client: httpx.AsyncClient,
 ) -> None:
-    told = await submit(idle_client)
-    answer = await idle_client.get(told["response_url"])
+    submitted = await submit(idle_client)
+    answer = await idle_client.get(submitted["response_url"])
     assert answer.status_code == 400
     assert answer.json() == {"detail": "Request is still in progress"}
 
@@ -180,43 +184,45 @@ async def test_a_result_that_is_not_there_yet_is_told_in_the_words_that_clients_
 async def test_a_failure_is_completed_with_an_error_and_its_result_is_the_error(
     client: httpx.AsyncClient,
 ) -> None:
-    told = await submit(client, fail="pipeline_failed", message="No.")
-    status = await completed(client, told)
+    submitted = await submit(client, fail="pipeline_failed", message="No.")
+    status = await completed(client, submitted)
     assert (status["status"], status["error"]) == ("COMPLETED", "No.")
     assert status["error_type"] == "internal_server_error"
-    assert (await client.get(told["response_url"])).status_code == 500
+    assert (await client.get(submitted["response_url"])).status_code == 500
 
 
 async def test_a_queued_request_is_cancelled_at_once(idle_client: httpx.AsyncClient) -> None:
-    told = await submit(idle_client)
-    answer = await idle_client.put(told["cancel_url"])
+    submitted = await submit(idle_client)
+    answer = await idle_client.put(submitted["cancel_url"])
     assert (answer.status_code, answer.json()) == (200, {"status": "OK"})
-    result = await idle_client.get(told["response_url"])
+    result = await idle_client.get(submitted["response_url"])
     assert result.status_code == 499
     assert result.json()["error_type"] == "client_cancelled"
-    again = await idle_client.put(told["cancel_url"])
+    again = await idle_client.put(submitted["cancel_url"])
     assert (again.status_code, again.json()["status"]) == (400, "ALREADY_COMPLETED")
 
 
 async def test_a_running_request_is_asked_to_stop(house: House, client: httpx.AsyncClient) -> None:
-    told = await submit(client, sleep_s=30)
-    while (await house.queue.get("default", told["request_id"])).state is State.QUEUED:
-        await house.queue.changed("default", told["request_id"], 1.0)
-    answer = await client.put(told["cancel_url"])
+    submitted = await submit(client, sleep_s=30)
+    while (await house.queue.get("default", submitted["request_id"])).state is State.QUEUED:
+        await house.queue.changed("default", submitted["request_id"], 1.0)
+    answer = await client.put(submitted["cancel_url"])
     assert (answer.status_code, answer.json()) == (202, {"status": "CANCELLATION_REQUESTED"})
-    status = await completed(client, told)
+    status = await completed(client, submitted)
     assert (status["status"], status["error_type"]) == ("COMPLETED", "client_cancelled")
-    assert house.replica.stopped == [told["request_id"]]
+    assert house.replica.stopped == [submitted["request_id"]]
 
 
 @pytest.mark.parametrize("tail", ["", "/status", "/status/stream"])
 async def test_unknown_foreign_and_impossible_ids_are_all_the_same(house: House, tail: str) -> None:
     async with house.client() as mine, house.client(house.other_key) as other:
-        told = await submit(mine)
-        theirs = await other.get(f"{told['response_url']}{tail}")
-        unknown = await mine.get(f"/queue/test/probe/requests/{told['request_id'][:-4]}0000{tail}")
+        submitted = await submit(mine)
+        theirs = await other.get(f"{submitted['response_url']}{tail}")
+        unknown = await mine.get(
+            f"/queue/test/probe/requests/{submitted['request_id'][:-4]}0000{tail}"
+        )
         impossible = await mine.get(f"/queue/test/probe/requests/x{tail}")
-        elsewhere = await mine.get(f"/queue/fal-ai/flux/requests/{told['request_id']}{tail}")
+        elsewhere = await mine.get(f"/queue/fal-ai/flux/requests/{submitted['request_id']}{tail}")
     for answer in (theirs, unknown, impossible, elsewhere):
         assert answer.status_code == 404
         assert answer.json()["status"] == "NOT_FOUND"
@@ -230,9 +236,9 @@ async def test_cancelling_what_is_not_there_is_not_found(client: httpx.AsyncClie
     assert (answer.status_code, answer.json()["status"]) == (404, "NOT_FOUND")
 
 
-async def test_a_status_stream_tells_each_change_and_ends(client: httpx.AsyncClient) -> None:
-    told = await submit(client, sleep_s=0.1)
-    answer = await client.get(f"{told['status_url']}/stream", params={"logs": "1"})
+async def test_a_status_stream_sends_each_change_and_ends(client: httpx.AsyncClient) -> None:
+    submitted = await submit(client, sleep_s=0.1)
+    answer = await client.get(f"{submitted['status_url']}/stream", params={"logs": "1"})
     assert answer.headers["content-type"].startswith("text/event-stream")
     events = [json.loads(part.removeprefix("data: ")) for part in answer.text.split("\n\n") if part]
     assert events[-1]["status"] == "COMPLETED"
@@ -243,7 +249,7 @@ async def test_a_status_stream_tells_each_change_and_ends(client: httpx.AsyncCli
     assert len(messages) == len(set(messages)), "logs in a stream are increments"
 
 
-async def test_what_is_ignored_is_told_in_the_requests_log(client: httpx.AsyncClient) -> None:
+async def test_ignored_fields_are_named_in_the_requests_log(client: httpx.AsyncClient) -> None:
     answer = await client.post(
         "/queue/fal-ai/flux/schnell",
         json={"prompt": "x", "styel": 1, "acceleration": "high"},
@@ -303,14 +309,14 @@ async def test_a_longest_queue_is_honoured(idle_client: httpx.AsyncClient) -> No
 async def test_the_first_poll_is_answered_at_once_and_the_next_when_something_changes(
     idle: House, idle_client: httpx.AsyncClient
 ) -> None:
-    told = await submit(idle_client)
+    submitted = await submit(idle_client)
     began = time.monotonic()
-    await idle_client.get(told["status_url"])
+    await idle_client.get(submitted["status_url"])
     assert time.monotonic() - began < 0.5
-    second = asyncio.create_task(idle_client.get(told["status_url"]))
+    second = asyncio.create_task(idle_client.get(submitted["status_url"]))
     await asyncio.sleep(0.2)
     assert not second.done()
-    await idle.queue.cancel("default", told["request_id"])
+    await idle.queue.cancel("default", submitted["request_id"])
     answer = await asyncio.wait_for(second, 0.5)
     assert answer.json()["status"] == "COMPLETED"
 
@@ -318,19 +324,19 @@ async def test_the_first_poll_is_answered_at_once_and_the_next_when_something_ch
 async def test_a_held_poll_is_answered_when_its_hold_is_over(
     idle_client: httpx.AsyncClient,
 ) -> None:
-    told = await submit(idle_client)
-    await idle_client.get(told["status_url"])
+    submitted = await submit(idle_client)
+    await idle_client.get(submitted["status_url"])
     began = time.monotonic()
-    assert (await idle_client.get(told["status_url"])).status_code == 202
+    assert (await idle_client.get(submitted["status_url"])).status_code == 202
     assert 0.8 * HOLD_S < time.monotonic() - began < HOLD_S + 1.5
 
 
 async def test_a_new_line_in_the_log_is_news(idle: House, idle_client: httpx.AsyncClient) -> None:
-    told = await submit(idle_client)
-    await idle_client.get(told["status_url"], params={"logs": "true"})
-    await idle.queue.log(told["request_id"], "INFO", "Something happened.")
+    submitted = await submit(idle_client)
+    await idle_client.get(submitted["status_url"], params={"logs": "true"})
+    await idle.queue.log(submitted["request_id"], "INFO", "Something happened.")
     began = time.monotonic()
-    status = (await idle_client.get(told["status_url"], params={"logs": "true"})).json()
+    status = (await idle_client.get(submitted["status_url"], params={"logs": "true"})).json()
     assert time.monotonic() - began < 0.5
     assert status["logs"][-1]["message"] == "Something happened."
 
@@ -338,7 +344,7 @@ async def test_a_new_line_in_the_log_is_news(idle: House, idle_client: httpx.Asy
 async def test_two_hundred_polling_clients_cost_a_few_hundred_calls_a_second(
     idle: House, idle_client: httpx.AsyncClient
 ) -> None:
-    told = [await submit(idle_client) for _ in range(200)]
+    submitted = [await submit(idle_client) for _ in range(200)]
     calls = 0
     until = time.monotonic() + 2.0
 
@@ -349,5 +355,5 @@ async def test_two_hundred_polling_clients_cost_a_few_hundred_calls_a_second(
             calls += 1
             await asyncio.sleep(0.1)
 
-    await asyncio.gather(*(poll(each["status_url"]) for each in told))
+    await asyncio.gather(*(poll(each["status_url"]) for each in submitted))
     assert calls < 200 * 8  # at the poll rate of fal's client it would be 200 × 20

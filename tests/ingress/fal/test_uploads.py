@@ -289,7 +289,7 @@ async def test_parts_that_are_too_much_together_are_refused_and_given_up() -> No
         assert (house.storage.objects, house.storage.parts) == ({}, {})
 
 
-async def test_a_disk_that_fills_up_meanwhile_is_told() -> None:
+async def test_a_disk_that_fills_up_meanwhile_is_reported() -> None:
     free = iter([True, True, False])
 
     async def room() -> None:
@@ -339,7 +339,7 @@ async def test_a_client_that_goes_away_in_the_middle_leaves_nothing(house: House
 
 
 @pytest.mark.parametrize("how", ["initiate", "initiate-multipart"])
-async def test_what_nobody_brings_is_collected(how: str) -> None:
+async def test_an_upload_that_never_comes_is_collected(how: str) -> None:
     clock = FakeClock()
     async with built(clock=clock, replica=False) as house, house.client() as client:
         place = await initiated(client, how)

@@ -47,16 +47,16 @@ async def submitted(client: httpx.AsyncClient, url: str, body: Any = None, **hea
 async def settled(client: httpx.AsyncClient, request_id: str, *states: str) -> dict[str, Any]:
     async with asyncio.timeout(20):
         while True:
-            told = (await client.get(f"/v1/requests/{request_id}/webhook")).json()
-            if told.get("state") in (states or ("delivered", "dead")):
-                return told
+            delivery = (await client.get(f"/v1/requests/{request_id}/webhook")).json()
+            if delivery.get("state") in (states or ("delivered", "dead")):
+                return delivery
             await asyncio.sleep(0.02)
 
 
-async def test_an_outcome_is_told_as_fal_tells_it(delivering: House, receiver: Receiver) -> None:
+async def test_an_outcome_is_sent_as_fal_sends_it(delivering: House, receiver: Receiver) -> None:
     async with delivering.client() as client:
         request_id = await submitted(client, receiver.url("/hook?a=b"), {"artifacts": 1})
-        told = await settled(client, request_id)
+        delivery = await settled(client, request_id)
         result = (await client.get(f"/queue/test/probe/requests/{request_id}")).json()
     (received,) = receiver.received
     assert received.target == "/hook?a=b"
@@ -69,8 +69,8 @@ async def test_an_outcome_is_told_as_fal_tells_it(delivering: House, receiver: R
     assert result["images"][0]["url"].startswith(ORIGIN)
     assert received.headers["content-type"] == "application/json"
     assert received.headers["host"] == f"127.0.0.1:{receiver.port}"
-    assert (told["state"], told["status"], told["tries"]) == ("delivered", 200, 1)
-    assert [(one["status"], one["error"]) for one in told["log"]] == [(200, None)]
+    assert (delivery["state"], delivery["status"], delivery["tries"]) == ("delivered", 200, 1)
+    assert [(one["status"], one["error"]) for one in delivery["log"]] == [(200, None)]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ async def test_an_outcome_is_told_as_fal_tells_it(delivering: House, receiver: R
         ({"fail": "invalid_input", "field": "prompt"}, 422),
     ],
 )
-async def test_a_failure_is_told_as_fal_tells_it(
+async def test_a_failure_is_sent_as_fal_sends_it(
     delivering: House, receiver: Receiver, body: Any, status: int
 ) -> None:
     async with delivering.client() as client:
@@ -97,7 +97,7 @@ async def test_a_failure_is_told_as_fal_tells_it(
     }
 
 
-async def test_a_cancelled_request_is_told(receiver: Receiver) -> None:
+async def test_a_cancelled_request_is_reported(receiver: Receiver) -> None:
     async with (
         built(deliver=True, allow_private_webhooks=True, replica=False) as house,
         house.client() as client,
@@ -109,7 +109,7 @@ async def test_a_cancelled_request_is_told(receiver: Receiver) -> None:
     assert json.loads(receiver.received[0].body)["error"] == "Invalid status code: 499"
 
 
-async def test_an_output_that_is_no_json_is_told_without_it(receiver: Receiver) -> None:
+async def test_an_output_that_is_no_json_is_reported_without_it(receiver: Receiver) -> None:
     async with (
         built(deliver=True, allow_private_webhooks=True, replica=False) as house,
         house.client() as client,
@@ -119,9 +119,9 @@ async def test_an_output_that_is_no_json_is_told_without_it(receiver: Receiver) 
         outcome = Outcome(output={"loss": float("nan")})
         await house.queue.finish(Finish(work.leases[0].held, "r1", outcome))
         await settled(client, request_id)
-    told = json.loads(receiver.received[0].body)
-    assert (told["status"], told["payload"]) == ("OK", None)
-    assert "JSON" in told["payload_error"]
+    delivery = json.loads(receiver.received[0].body)
+    assert (delivery["status"], delivery["payload"]) == ("OK", None)
+    assert "JSON" in delivery["payload_error"]
 
 
 @pytest.mark.parametrize(("size", "begins"), [(2000, "data:"), (900_000, "http:")])
@@ -136,7 +136,7 @@ async def test_files_come_within_the_output_unless_they_are_too_large(
     assert [one["url"].startswith(begins) for one in files] == [True, True]
 
 
-async def test_an_output_that_is_too_large_is_told_without_it(
+async def test_an_output_that_is_too_large_is_reported_without_it(
     receiver: Receiver,
 ) -> None:
     async with (
@@ -145,9 +145,9 @@ async def test_an_output_that_is_too_large_is_told_without_it(
     ):
         request_id = await submitted(client, receiver.url(), {"echo": "x" * (2 << 20)})
         await settled(client, request_id)
-    told = json.loads(receiver.received[0].body)
-    assert (told["status"], told["payload"]) == ("OK", None)
-    assert "2097152 bytes" in told["payload_error"]
+    delivery = json.loads(receiver.received[0].body)
+    assert (delivery["status"], delivery["payload"]) == ("OK", None)
+    assert "2097152 bytes" in delivery["payload_error"]
 
 
 async def test_fals_verification_and_standard_webhooks_accept_it(
@@ -180,11 +180,11 @@ async def test_each_try_has_the_same_bytes_and_the_same_id(
 ) -> None:
     receiver.script = each(Reply(500), Reply(503), Reply(204))
     async with delivering.client() as client:
-        told = await settled(client, await submitted(client, receiver.url()))
+        delivery = await settled(client, await submitted(client, receiver.url()))
     assert len({received.body for received in receiver.received}) == 1
     assert len({received.headers["webhook-id"] for received in receiver.received}) == 1
-    assert [one["status"] for one in told["log"]] == [500, 503, 204]
-    assert (told["state"], told["tries"], told["error"]) == ("delivered", 3, None)
+    assert [one["status"] for one in delivery["log"]] == [500, 503, 204]
+    assert (delivery["state"], delivery["tries"], delivery["error"]) == ("delivered", 3, None)
 
 
 async def test_after_the_last_wait_it_is_dead_and_is_sent_again_by_hand(
@@ -193,9 +193,9 @@ async def test_after_the_last_wait_it_is_dead_and_is_sent_again_by_hand(
     receiver.script = always(Reply(400))
     async with delivering.client() as client:
         request_id = await submitted(client, receiver.url())
-        told = await settled(client, request_id)
-        assert (told["state"], told["tries"]) == ("dead", 1 + len(WAITS))
-        assert told["error"] == "It answered 400."
+        delivery = await settled(client, request_id)
+        assert (delivery["state"], delivery["tries"]) == ("dead", 1 + len(WAITS))
+        assert delivery["error"] == "It answered 400."
         listed = (await client.get("/v1/webhooks", params={"state": "dead"})).json()["webhooks"]
         assert [one["request_id"] for one in listed] == [request_id]
         receiver.script = always(Reply())
@@ -213,8 +213,8 @@ async def test_a_redirect_and_a_gone_are_the_end(
 ) -> None:
     receiver.script = always(Reply(status, (("location", receiver.url("/other")),)))
     async with delivering.client() as client:
-        told = await settled(client, await submitted(client, receiver.url()))
-    assert (told["state"], told["tries"], told["status"]) == ("dead", 1, status)
+        delivery = await settled(client, await submitted(client, receiver.url()))
+    assert (delivery["state"], delivery["tries"], delivery["status"]) == ("dead", 1, status)
     assert [received.target for received in receiver.received] == ["/hook"]
 
 
@@ -285,9 +285,9 @@ async def test_a_name_that_resolves_anew_does_not_get_past_the_check(receiver: R
         house.client() as client,
     ):
         request_id = await submitted(client, f"http://rebound.example:{receiver.port}/")
-        told = await settled(client, request_id)
-    assert (told["state"], told["tries"]) == ("dead", 1)
-    assert "private address" in told["error"]
+        delivery = await settled(client, request_id)
+    assert (delivery["state"], delivery["tries"]) == ("dead", 1)
+    assert "private address" in delivery["error"]
     assert receiver.connections == 0
 
 
@@ -349,16 +349,16 @@ async def test_the_list_comes_in_pages(delivering: House, receiver: Receiver) ->
             assert (await client.get("/v1/webhooks", params=bad)).status_code == 422
 
 
-async def test_a_test_is_sent_at_once_and_tells_what_the_receiver_did(
+async def test_a_test_is_sent_at_once_and_reports_what_the_receiver_did(
     delivering: House, receiver: Receiver
 ) -> None:
     receiver.script = each(Reply(), Reply(404))
     async with delivering.client() as client:
         wish = {"url": receiver.url()}
-        told = (await client.post("/v1/webhooks/test", json=wish)).json()
-        assert (told["delivered"], told["status"], told["error"]) == (True, 200, None)
-        told = (await client.post("/v1/webhooks/test", json=wish)).json()
-        assert (told["delivered"], told["error"]) == (False, "It answered 404.")
+        delivery = (await client.post("/v1/webhooks/test", json=wish)).json()
+        assert (delivery["delivered"], delivery["status"], delivery["error"]) == (True, 200, None)
+        delivery = (await client.post("/v1/webhooks/test", json=wish)).json()
+        assert (delivery["delivered"], delivery["error"]) == (False, "It answered 404.")
         jwks = (await client.get("/.well-known/jwks.json")).json()
         bad = await client.post("/v1/webhooks/test", json={"url": "ftp://x"})
         assert bad.json()["detail"][0]["loc"] == ["body", "url"]

@@ -70,7 +70,7 @@ async def test_each_wrong_field_is_named(client: httpx.AsyncClient, path: str) -
         (b"null", "must be a JSON object"),
     ],
 )
-async def test_a_body_that_is_no_input_is_told(
+async def test_a_body_that_is_no_input_is_reported(
     client: httpx.AsyncClient, content: bytes, words: str
 ) -> None:
     answer = await client.post("/test/probe", content=content)
@@ -172,7 +172,7 @@ async def test_a_longest_queue_that_is_no_number_is_refused(
         ("GET", "/queue/test/probe/requests/x/cancel", "PUT"),
     ],
 )
-async def test_a_wrong_method_is_told_the_right_one(
+async def test_the_answer_to_a_wrong_method_names_the_right_one(
     client: httpx.AsyncClient, method: str, path: str, allowed: str
 ) -> None:
     answer = await client.request(method, path)
@@ -197,7 +197,7 @@ async def test_a_full_queue_says_when_to_come_again() -> None:
     assert answer.headers["x-fal-retryable"] == "true"
 
 
-async def test_a_nearly_full_disk_is_told_before_the_work_is_accepted() -> None:
+async def test_a_nearly_full_disk_is_reported_before_the_work_is_accepted() -> None:
     async def full() -> None:
         raise StorageFull("Too little disk space is left to accept more.")
 
@@ -219,7 +219,7 @@ async def test_an_endpoint_that_no_pool_hosts_is_refused_at_once() -> None:
     assert "probe" in answer.json()["message"]
 
 
-async def test_an_unexpected_error_is_told_counted_and_logged(
+async def test_an_unexpected_error_is_reported_counted_and_logged(
     house: House, client: httpx.AsyncClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: Any) -> Any:
@@ -252,7 +252,7 @@ async def test_every_answer_has_an_id_and_may_be_read_by_browsers(
         assert "x-fal-request-id" in answer.headers["access-control-expose-headers"]
 
 
-async def test_a_browser_is_told_which_headers_it_may_send(client: httpx.AsyncClient) -> None:
+async def test_a_browser_learns_which_headers_it_may_send(client: httpx.AsyncClient) -> None:
     headers = {
         "Origin": "https://app.example",
         "Access-Control-Request-Method": "POST",

@@ -149,14 +149,14 @@ async def test_a_size_that_the_endpoint_does_not_take_is_refused(
 
 async def test_no_model_is_the_usual_one_and_an_alias_leads_to_its_endpoint() -> None:
     async with built(
-        catalog=OTHERS, model_aliases={"gpt-image-1": "test/pictures", "mine": SDXL}
+        catalog=OTHERS, model_aliases={"gpt-image-1": "test/images", "mine": SDXL}
     ) as house:
         async with house.client() as client:
             usual = await client.post(GENERATIONS, json={"prompt": "x"})
             mine = await client.post(GENERATIONS, json={"prompt": "x", "model": "mine"})
             strange = await client.post(GENERATIONS, json={"prompt": "x", "model": "gpt-image-2"})
             models = (await client.get("/openai/v1/models")).json()["data"]
-    assert usual.headers["x-darkroom-endpoint"] == "test/pictures"
+    assert usual.headers["x-darkroom-endpoint"] == "test/images"
     assert mine.headers["x-darkroom-endpoint"] == SDXL
     assert (strange.status_code, strange.json()["error"]["code"]) == (404, "model_not_found")
     by_name = {each["id"]: each["darkroom_endpoint"] for each in models}
@@ -164,7 +164,7 @@ async def test_no_model_is_the_usual_one_and_an_alias_leads_to_its_endpoint() ->
     assert "test/unserved" not in by_name
 
 
-@pytest.mark.parametrize("model", ["test/clips", "test/sounds"])
+@pytest.mark.parametrize("model", ["test/videos", "test/audio"])
 async def test_what_makes_no_images_is_refused(
     house: House, client: httpx.AsyncClient, model: str
 ) -> None:
@@ -203,7 +203,7 @@ async def test_too_many_waiting_is_a_429_that_says_when_to_come_back() -> None:
 
 
 async def test_a_failed_attempt_is_not_tried_again_by_the_client(client: httpx.AsyncClient) -> None:
-    answer = await generated(client, model="test/pictures", fail="pipeline_failed", message="Boom.")
+    answer = await generated(client, model="test/images", fail="pipeline_failed", message="Boom.")
     error = answer.json()["error"]
     assert (answer.status_code, error["message"], error["type"]) == (500, "Boom.", "server_error")
     assert answer.headers["x-should-retry"] == "false"
@@ -213,7 +213,7 @@ async def test_a_field_at_fault_is_named_as_the_client_called_it(
     client: httpx.AsyncClient,
 ) -> None:
     answer = await generated(
-        client, model="test/pictures", fail="invalid_input", field="image_url", message="Unread."
+        client, model="test/images", fail="invalid_input", field="image_url", message="Unread."
     )
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "image")
 
@@ -222,7 +222,7 @@ async def test_the_same_idempotency_key_is_the_same_request(
     house: House, client: httpx.AsyncClient
 ) -> None:
     headers = {"Idempotency-Key": "once"}
-    body = {"prompt": "x", "model": "test/pictures"}
+    body = {"prompt": "x", "model": "test/images"}
     answers = [await client.post(GENERATIONS, json=body, headers=headers) for _ in range(2)]
     assert answers[0].headers["x-request-id"] == answers[1].headers["x-request-id"]
     assert answers[1].headers["x-darkroom-replayed"] == "1"
@@ -267,7 +267,7 @@ async def test_several_images_go_to_an_endpoint_that_takes_them(
     house: House, client: httpx.AsyncClient
 ) -> None:
     files = [("image[]", ("a.png", png())), ("image[]", ("b.png", png("L")))]
-    answer = await client.post(EDITS, data={"prompt": "x", "model": "test/pictures"}, files=files)
+    answer = await client.post(EDITS, data={"prompt": "x", "model": "test/images"}, files=files)
     assert len((await stored(house, answer))["image_urls"]) == 2
     refused = await client.post(EDITS, data={"prompt": "x", "model": SDXL}, files=files)
     assert refused.status_code == 400
@@ -278,8 +278,8 @@ async def test_several_images_go_to_an_endpoint_that_takes_them(
     ("files", "param"),
     [
         ({}, "image"),
-        ({"image": ("a.png", b"no picture")}, "image"),
-        ({"image": ("a.png", png()), "mask": ("m.png", b"no picture")}, "mask"),
+        ({"image": ("a.png", b"no image")}, "image"),
+        ({"image": ("a.png", png()), "mask": ("m.png", b"no image")}, "mask"),
         ({"image": ("a.png", png()), "mask": ("m.png", png("RGBA", (8, 8)))}, "mask"),
         ({"image": ("a.png", png()), "mask": ("m.png", png())}, "mask"),
         ({"image": ("a.png", png()), "markup": ("m.png", png())}, "markup"),

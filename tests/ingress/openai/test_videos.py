@@ -114,7 +114,7 @@ def test_lengths_and_sizes_that_an_input_does_not_say_are_left_out() -> None:
     assert length_text({"duration": "5"}) == "5"
 
 
-async def test_a_bound_of_the_endpoint_is_told_of_the_parameter() -> None:
+async def test_a_bound_of_the_endpoint_is_reported_for_the_parameter() -> None:
     endpoint = Endpoint(
         id="test/frames",
         family="probe",
@@ -134,11 +134,11 @@ async def test_a_bound_of_the_endpoint_is_told_of_the_parameter() -> None:
     assert made.json()["size"] == "1280x720"
 
 
-async def test_progress_is_told_in_percent() -> None:
+async def test_progress_is_shown_in_percent() -> None:
     async with built(catalog=OTHERS, replica=False) as house, house.client() as client:
-        body = {"prompt": "x", "model": "test/clips"}
+        body = {"prompt": "x", "model": "test/videos"}
         made = (await client.post(VIDEOS, json=body)).json()
-        url, told = f"{VIDEOS}/{made['id']}", [made]
+        url, seen = f"{VIDEOS}/{made['id']}", [made]
         held = (await house.queue.ask(Ask("r1", "actor-1", "studio", 1))).leases[0].held
         for progress in (
             Progress(Stage.LOADING, 1, 2),
@@ -147,10 +147,10 @@ async def test_progress_is_told_in_percent() -> None:
             Progress(Stage.ENCODING_MEDIA),
         ):
             await house.queue.report(Report("r1", (held,), ((held, progress),)))
-            told.append((await client.get(url)).json())
+            seen.append((await client.get(url)).json())
         early = [await client.get(f"{url}/content"), await client.delete(url)]
-    assert [each["status"] for each in told] == ["queued", *["in_progress"] * 4]
-    assert [each["progress"] for each in told] == [0, 0, 45, 90, 90]
+    assert [each["status"] for each in seen] == ["queued", *["in_progress"] * 4]
+    assert [each["progress"] for each in seen] == [0, 0, 45, 90, 90]
     assert [each.status_code for each in early] == [400, 400]
     assert "not ready yet" in early[0].json()["error"]["message"]
 
@@ -161,7 +161,7 @@ async def test_an_image_to_start_from_leads_to_the_sibling(
     file = io.BytesIO()
     Image.new("RGB", (64, 64)).save(file, "PNG")
     linked = {"image_url": "https://example.com/a.png"}
-    body = {"prompt": "x", "model": "test/clips/image-to-video"}
+    body = {"prompt": "x", "model": "test/videos/image-to-video"}
     answers = [
         await client.post(VIDEOS, data=body, files={"input_reference": ("a.png", file.getvalue())}),
         await client.post(VIDEOS, json=body | {"input_reference": linked}),
@@ -170,7 +170,7 @@ async def test_an_image_to_start_from_leads_to_the_sibling(
     for answer in answers:
         assert answer.status_code == 200, answer.text
         stored = await house.queue.get("default", answer.json()["id"])
-        assert stored.endpoint == "test/clips/image-to-video"
+        assert stored.endpoint == "test/videos/image-to-video"
         urls.append(stored.input["image_url"])
     assert urls[0].startswith("data:image/png;base64,")
     assert urls[1] == "https://example.com/a.png"
@@ -179,9 +179,9 @@ async def test_an_image_to_start_from_leads_to_the_sibling(
 @pytest.mark.parametrize(
     ("body", "status", "words"),
     [
-        ({"model": "test/pictures"}, 400, "does not make videos. Endpoints that do: test/clips"),
+        ({"model": "test/images"}, 400, "does not make videos. Endpoints that do: test/videos"),
         ({"model": "fal-ai/flux/schnell", "input_reference": {"image_url": "x"}}, 400, "cannot"),
-        ({"model": "test/clips", "input_reference": {"file_id": "x"}}, 400, "input_reference"),
+        ({"model": "test/videos", "input_reference": {"file_id": "x"}}, 400, "input_reference"),
         ({"model": "test/nothing"}, 404, "test/nothing"),
     ],
 )
@@ -194,7 +194,7 @@ async def test_what_cannot_become_a_video_is_refused(
 
 
 async def test_other_requests_are_no_videos(client: httpx.AsyncClient) -> None:
-    submitted = (await client.post("/queue/test/pictures", json={})).json()
+    submitted = (await client.post("/queue/test/images", json={})).json()
     assert (await client.get(f"{VIDEOS}/{submitted['request_id']}")).status_code == 404
     assert (await client.get(f"{VIDEOS}/nothing")).status_code == 404
     assert (await client.get(VIDEOS, params={"order": "asc"})).status_code == 400

@@ -166,7 +166,7 @@ def test_schemas_are_put_into_the_dialect_of_3_0() -> None:
     }
 
 
-async def test_it_is_served_to_whoever_has_a_key(house: House, client: httpx.AsyncClient) -> None:
+async def test_it_is_served_to_anyone_with_a_key(house: House, client: httpx.AsyncClient) -> None:
     answer = await client.get("/openapi.json")
     assert answer.json() == DOCUMENT.whole(house.services.catalog, ORIGIN)
     async with house.client("no:key") as stranger:

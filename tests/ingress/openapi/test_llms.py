@@ -15,7 +15,7 @@ ENTRIES = {each.endpoint.id: each for catalog in (CATALOG, OTHERS) for each in c
 
 
 @pytest.mark.parametrize("endpoint_id", sorted(ENTRIES))
-def test_every_field_of_an_endpoint_is_told(endpoint_id: str) -> None:
+def test_every_field_of_an_endpoint_is_documented(endpoint_id: str) -> None:
     entry = ENTRIES[endpoint_id]
     text = endpoint_text(entry, ORIGIN)
     for schema in (entry.schema.json_schema(), entry.schema.output_schema()):

@@ -95,7 +95,7 @@ def test_images_go_into_the_output_in_place_of_their_names() -> None:
     outcome = Outcome(output, (artifact,))
     found = rendered(outcome, {"k": b"abc"}, inline=False)
     assert found["images"] == [{"content": b"abc", "content_type": "image/png", "width": 8}]
-    assert found["more"]["content"] == b"abc", "families that write pictures as Base64"
+    assert found["more"]["content"] == b"abc", "families that write images as Base64"
     assert found["text"]["content"] == "YWJj"
     (image,) = rendered(outcome, {"k": b"abc"}, inline=True)["images"]
     assert image["url"] == "data:image/png;base64,YWJj"

@@ -42,7 +42,7 @@ async def test_with_sync_mode_an_image_is_a_data_uri(house: House) -> None:
 
 async def test_bytes_in_a_frame_become_data_uris(house: House) -> None:
     async with connected(house) as client:
-        client.send(echo=[b"\xff\xd8\xff picture"], nothing=None)
+        client.send(echo=[b"\xff\xd8\xff image"], nothing=None)
         answer = await client.hear()
     assert answer["echo"][0].startswith("data:image/jpeg;base64,")
     assert "nothing" not in house.replica.drawn[0].input
@@ -169,7 +169,7 @@ async def test_a_replica_that_dies_ends_its_sessions_with_the_reason(house: Hous
         assert "died" in last["reason"]
         assert await client.end() == 1011
     (session,) = await sessions_of(house)
-    assert session.state is State.CANCELLED, "nobody else is to hold it"
+    assert session.state is State.CANCELLED, "no one else is to hold it"
 
 
 async def test_cancelling_a_sessions_request_ends_it(house: House) -> None:
@@ -202,7 +202,9 @@ async def test_a_session_for_which_there_is_no_room_is_refused() -> None:
         assert await client.end() == 1013
 
 
-async def test_who_leaves_before_a_replica_is_there_is_waited_for_by_nobody(idle: House) -> None:
+async def test_a_client_that_leaves_before_a_replica_is_there_is_not_waited_for(
+    idle: House,
+) -> None:
     async with connected(idle) as client:
         client.send(echo=1)
         await until(lambda: len(idle.queue._rows) == 1)
@@ -228,7 +230,7 @@ async def test_where_there_is_no_session_to_be_had_the_reason_is_said(
 
 
 @pytest.mark.parametrize("key", [None, "dk_no:0123456789abcdef"])
-async def test_without_a_good_key_the_client_is_told_to_authenticate(
+async def test_without_a_good_key_the_client_is_asked_to_authenticate(
     house: House, key: str | None
 ) -> None:
     async with connected(house, key=key) as client:

@@ -25,7 +25,7 @@ from serve_app.ingress.replicate.webhooks import EventBuilder
 from tests.ingress.house import OTHERS, House, built
 from tests.webhooks.receiver import Receiver
 
-IMAGES = "test/pictures"
+IMAGES = "test/images"
 
 
 @pytest.fixture
@@ -56,34 +56,34 @@ async def delivered(client: httpx.AsyncClient, input: dict[str, Any], **body: An
 async def settled(client: httpx.AsyncClient, request_id: str) -> None:
     async with asyncio.timeout(20):
         while True:
-            told = (await client.get(f"/v1/requests/{request_id}/webhook")).json()
-            if told.get("state") == "delivered":
+            sent = (await client.get(f"/v1/requests/{request_id}/webhook")).json()
+            if sent.get("state") == "delivered":
                 return
             await asyncio.sleep(0.02)
 
 
-def told_by(receiver: Receiver) -> list[dict[str, Any]]:
+def sent_to(receiver: Receiver) -> list[dict[str, Any]]:
     return [json.loads(each.body) for each in receiver.received]
 
 
 LONG = {"sleep_s": 1.3, "steps": 13}
 
 
-async def test_unless_told_otherwise_start_and_logs_come_before_the_end(
+async def test_by_default_start_and_logs_come_before_the_end(
     house: House, receiver: Receiver
 ) -> None:
     async with house.client() as client:
         now = await delivered(client, LONG, webhook=receiver.url())
-    told = told_by(receiver)
-    assert [each["status"] for each in told] == ["processing"] * (len(told) - 1) + ["succeeded"]
-    assert told[-1] == now
-    assert 2 <= len(told) <= 1 + 1 + 1.3 / 0.5 + 1
-    assert all(Prediction(**each).id == now["id"] for each in told)
-    progress = [each["logs"].splitlines()[-1] for each in told[:-1]]
+    sent = sent_to(receiver)
+    assert [each["status"] for each in sent] == ["processing"] * (len(sent) - 1) + ["succeeded"]
+    assert sent[-1] == now
+    assert 2 <= len(sent) <= 1 + 1 + 1.3 / 0.5 + 1
+    assert all(Prediction(**each).id == now["id"] for each in sent)
+    progress = [each["logs"].splitlines()[-1] for each in sent[:-1]]
     assert len(set(progress)) == len(progress)  # each has something new
 
 
-async def test_a_stage_that_adds_nothing_to_the_log_is_not_told(house: House) -> None:
+async def test_a_stage_that_adds_nothing_to_the_log_is_not_reported(house: House) -> None:
     plot = EventBuilder(
         house.queue, renderer_of(house.services), frozenset({"logs"}), "http://here/replicate"
     )
@@ -91,7 +91,7 @@ async def test_a_stage_that_adds_nothing_to_the_log_is_not_told(house: House) ->
         made = await client.post(f"/queue/{IMAGES}", json={"prompt": "x"})
     request = await house.queue.wait("default", made.json()["request_id"], 10)
     running = replace(request, state=State.RUNNING)
-    told = [
+    sent = [
         await plot(replace(running, progress=progress)) is not None
         for progress in (
             Progress(Stage.LOADING),
@@ -101,7 +101,7 @@ async def test_a_stage_that_adds_nothing_to_the_log_is_not_told(house: House) ->
             Progress(Stage.DECODING),
         )
     ]
-    assert told == [True, False, True, True, False]
+    assert sent == [True, False, True, True, False]
 
 
 async def test_each_call_is_signed_and_has_an_id_of_its_own(
@@ -131,7 +131,7 @@ async def test_each_call_is_signed_and_has_an_id_of_its_own(
         (["completed", "output"], ["succeeded"]),
     ],
 )
-async def test_only_what_the_filter_names_is_told(
+async def test_only_the_events_that_the_filter_names_are_sent(
     house: House, receiver: Receiver, events: list[str], statuses: list[str]
 ) -> None:
     async with house.client() as client:
@@ -142,7 +142,7 @@ async def test_only_what_the_filter_names_is_told(
         )
         await receiver.until(len(statuses))
         await house.services.webhooks.notifier.aclose()
-    assert [each["status"] for each in told_by(receiver)] == statuses
+    assert [each["status"] for each in sent_to(receiver)] == statuses
 
 
 async def test_a_filter_without_the_end_leaves_nothing_to_deliver_for_certain(
@@ -156,7 +156,7 @@ async def test_a_filter_without_the_end_leaves_nothing_to_deliver_for_certain(
 
 
 @pytest.mark.parametrize("orders", [{}, {"fail": "pipeline_failed"}])
-async def test_the_end_is_told_as_the_prediction_that_one_would_ask_for(
+async def test_the_end_is_sent_as_the_prediction_that_one_would_ask_for(
     house: House, receiver: Receiver, orders: dict[str, Any]
 ) -> None:
     async with house.client() as client:
@@ -164,9 +164,9 @@ async def test_the_end_is_told_as_the_prediction_that_one_would_ask_for(
             client, orders, webhook=receiver.url("/hook"), webhook_events_filter=["completed"]
         )
     (received,) = receiver.received
-    told = json.loads(received.body)
-    assert told == now
-    assert Prediction(**told).status == ("failed" if orders else "succeeded")
+    sent = json.loads(received.body)
+    assert sent == now
+    assert Prediction(**sent).status == ("failed" if orders else "succeeded")
 
 
 async def test_the_clients_own_check_accepts_it_with_the_tenants_secret(
@@ -185,7 +185,7 @@ async def test_the_clients_own_check_accepts_it_with_the_tenants_secret(
         Webhooks.validate(headers=headers, body=body + " ", secret=secret)
 
 
-async def test_fals_webhooks_are_told_as_fals(house: House, receiver: Receiver) -> None:
+async def test_fals_webhooks_are_reported_as_fals(house: House, receiver: Receiver) -> None:
     async with house.client() as client:
         submitted = await client.post(
             f"/queue/{IMAGES}", params={"fal_webhook": receiver.url()}, json={"prompt": "x"}

@@ -21,7 +21,7 @@ async def test_a_shutdown_waits_for_what_still_goes_on() -> None:
     assert done.is_set()
 
 
-async def test_a_failure_that_nobody_waits_for_is_in_the_log(
+async def test_a_failure_that_no_one_waits_for_is_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def broken() -> None:

@@ -37,11 +37,11 @@ async def test_the_same_wish_has_the_same_files_and_says_so(
 
 async def test_a_submit_is_found_at_its_end(house: House, client: httpx.AsyncClient) -> None:
     await client.post(RUN, json=wish(), headers=ALLOW)
-    told = await client.post(SUBMIT, json=wish(), headers=ALLOW)
-    assert told.headers["x-darkroom-cache"] == "hit"
-    status = await client.get(told.json()["status_url"], params={"logs": "1"})
+    response = await client.post(SUBMIT, json=wish(), headers=ALLOW)
+    assert response.headers["x-darkroom-cache"] == "hit"
+    status = await client.get(response.json()["status_url"], params={"logs": "1"})
     assert (status.status_code, status.json()["status"]) == (200, "COMPLETED")
-    assert (await client.get(told.json()["response_url"])).status_code == 200
+    assert (await client.get(response.json()["response_url"])).status_code == 200
     assert len(house.replica.ran) == 1
 
 
@@ -55,7 +55,7 @@ async def test_a_submit_is_found_at_its_end(house: House, client: httpx.AsyncCli
         (wish(more=[{"url": "HTTP://a.example/"}]), wish(more=[{"url": "HTTP://a.example/"}])),
     ],
 )
-async def test_another_wish_or_one_whose_outcome_cannot_be_told_is_made(
+async def test_another_wish_or_one_whose_outcome_cannot_be_known_is_made(
     house: House, client: httpx.AsyncClient, first: dict[str, Any], second: dict[str, Any]
 ) -> None:
     for orders in (first, second):
@@ -83,7 +83,7 @@ async def test_an_endpoint_may_share_unless_the_request_forbids_it(
     assert len(house.replica.ran) == 2
 
 
-async def test_the_digest_tells_versions_of_an_endpoint_and_lonely_runs_apart() -> None:
+async def test_the_digest_distinguishes_versions_of_an_endpoint_and_deterministic_runs() -> None:
     before = Endpoint("a/b", "flux", Weights("hub", "a" * 40), "open")
     after = Endpoint("a/b", "flux", Weights("hub", "b" * 40), "open")
     digests = {
@@ -101,10 +101,10 @@ async def test_the_same_wish_while_the_first_runs_waits_for_it_and_says_so(
     house: House, client: httpx.AsyncClient
 ) -> None:
     first = (await client.post(SUBMIT, json=wish(sleep_s=0.3), headers=ALLOW)).json()
-    told = await client.post(SUBMIT, json=wish(sleep_s=0.3), headers=ALLOW)
-    assert told.headers["x-darkroom-cache"] == "joined"
-    assert told.json()["darkroom"]["reason"] == "following"
-    second = told.json()
+    response = await client.post(SUBMIT, json=wish(sleep_s=0.3), headers=ALLOW)
+    assert response.headers["x-darkroom-cache"] == "joined"
+    assert response.json()["darkroom"]["reason"] == "following"
+    second = response.json()
     shown = (await client.get(f"/v1/requests/{second['request_id']}")).json()
     assert (shown["state"], shown["follows"]) == ("queued", first["request_id"])
     ran = await client.post(RUN, json=wish(sleep_s=0.3), headers=ALLOW)

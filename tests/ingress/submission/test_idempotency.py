@@ -13,7 +13,7 @@ from serve_app.domain.request import State
 from tests.ingress.fal.test_run import finished, scope, submitted
 from tests.ingress.house import House, built
 
-KEY = {"Idempotency-Key": "order 66, picture 1"}
+KEY = {"Idempotency-Key": "order 66, image 1"}
 SUBMIT, RUN = "/queue/test/probe", "/test/probe"
 
 
@@ -48,7 +48,7 @@ async def test_a_repeated_run_waits_for_the_first_and_answers_alike(
     assert len(house.replica.ran) == 1
 
 
-async def test_a_repeated_run_of_what_failed_is_told_the_same_failure(
+async def test_a_repeated_run_of_a_failed_one_gets_the_same_failure(
     house: House, client: httpx.AsyncClient
 ) -> None:
     orders = {"fail": "pipeline_failed", "message": "No paint."}

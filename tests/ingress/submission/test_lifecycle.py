@@ -35,7 +35,7 @@ async def test_without_a_time_nothing_is(idle: House, idle_client: httpx.AsyncCl
     assert idle.lifecycles.kept_s == {}
 
 
-async def test_access_rules_are_told_in_the_log(client: httpx.AsyncClient) -> None:
+async def test_access_rules_are_logged(client: httpx.AsyncClient) -> None:
     answer = await submitted(client, {"initial_acl": {"default": "forbid"}})
     status = await client.get(f"{answer.json()['status_url']}?logs=1")
     assert any("anyone who knows the URL" in line["message"] for line in status.json()["logs"])
@@ -48,7 +48,7 @@ async def test_one_that_is_wrong_is_named(idle_client: httpx.AsyncClient, value:
     assert answer.json()["detail"][0]["loc"] == ["header", LIFECYCLE_HEADERS[1]]
 
 
-async def test_an_outcome_whose_files_go_is_given_to_nobody_else(
+async def test_an_outcome_whose_files_go_is_given_to_no_one_else(
     client: httpx.AsyncClient,
 ) -> None:
     shared = {"X-Darkroom-Cache": "allow"}

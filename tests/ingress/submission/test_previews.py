@@ -8,7 +8,7 @@ from serve_app.domain.lease import Ask, LeaseKey, Report
 from serve_app.domain.progress import Preview, Progress, Stage
 from tests.ingress.house import House, built
 
-JPEG = b"\xff\xd8\xff a picture"
+JPEG = b"\xff\xd8\xff an image"
 
 
 class Maker:
@@ -22,7 +22,7 @@ class Maker:
         work = await self._queue.ask(Ask("r1", "actor-1", "studio", 1))
         self.held = work.leases[0].held
 
-    async def tell(
+    async def report(
         self, step: int, stage: Stage = Stage.DENOISING, preview: Preview | None = None
     ) -> bool:
         """True if a client polls for previews."""
@@ -50,13 +50,13 @@ async def ours(client: httpx.AsyncClient, submitted: dict[str, str]) -> dict[str
 
 async def test_asking_for_a_preview_makes_one(idle: House, idle_client: httpx.AsyncClient) -> None:
     maker, submitted = await begun(idle, idle_client)
-    await maker.tell(1)
+    await maker.report(1)
     url = str((await ours(idle_client, submitted))["preview"])
     assert url.endswith(f"/v1/requests/{submitted['request_id']}/preview")
-    assert not await maker.tell(2), "a status alone makes no preview"
+    assert not await maker.report(2), "a status alone makes no preview"
     assert (await idle_client.get(url)).status_code == 204
-    assert await maker.tell(3)
-    await maker.tell(4, preview=Preview(3, JPEG))
+    assert await maker.report(3)
+    await maker.report(4, preview=Preview(3, JPEG))
     url = str((await ours(idle_client, submitted))["preview"])
     assert url.endswith("?attempt=1&step=3")
     answer = await idle_client.get(url)
@@ -70,20 +70,20 @@ async def test_a_new_preview_ends_the_hold_of_a_poll(
     idle: House, idle_client: httpx.AsyncClient
 ) -> None:
     maker, submitted = await begun(idle, idle_client)
-    await maker.tell(1)
+    await maker.report(1)
     before = (await idle_client.get(submitted["status_url"])).json()
-    await maker.tell(1, preview=Preview(1, JPEG))
+    await maker.report(1, preview=Preview(1, JPEG))
     after = (await idle_client.get(submitted["status_url"])).json()
     assert before["darkroom"]["preview"] != after["darkroom"]["preview"]
 
 
-async def test_statuses_tell_the_rate_and_the_time_that_is_left(
+async def test_statuses_contain_the_rate_and_the_time_that_is_left(
     idle: House, idle_client: httpx.AsyncClient
 ) -> None:
     maker, submitted = await begun(idle, idle_client)
-    await maker.tell(2)
-    told = await ours(idle_client, submitted)
-    assert (told["rate"], told["left_s"]) == (2.0, 3.0)
+    await maker.report(2)
+    status = await ours(idle_client, submitted)
+    assert (status["rate"], status["left_s"]) == (2.0, 3.0)
     shown = (await idle_client.get(f"/v1/requests/{submitted['request_id']}")).json()
     assert shown["progress"]["left_s"] == 3.0
 
@@ -93,19 +93,19 @@ async def test_there_is_no_address_before_there_can_be_something_to_see(
 ) -> None:
     maker, submitted = await begun(idle, idle_client)
     assert (await ours(idle_client, submitted))["preview"] is None
-    await maker.tell(0, Stage.LOADING)
+    await maker.report(0, Stage.LOADING)
     assert (await ours(idle_client, submitted))["preview"] is None
 
 
 async def test_another_tenant_sees_nothing(idle: House, idle_client: httpx.AsyncClient) -> None:
     maker, submitted = await begun(idle, idle_client)
-    await maker.tell(1, preview=Preview(1, JPEG))
+    await maker.report(1, preview=Preview(1, JPEG))
     url = f"/v1/requests/{submitted['request_id']}/preview"
     async with idle.client(idle.other_key) as other:
         answer = await other.get(url)
     assert answer.status_code == 404
     assert JPEG not in answer.content
-    assert not await maker.tell(2)
+    assert not await maker.report(2)
     answer = await idle_client.get(url, headers={"Authorization": ""})
     assert answer.status_code == 401
 
@@ -114,22 +114,22 @@ async def test_a_request_can_be_submitted_without_previews(
     idle: House, idle_client: httpx.AsyncClient
 ) -> None:
     maker, submitted = await begun(idle, idle_client, **{"X-Darkroom-Preview": "0"})
-    await maker.tell(1)
+    await maker.report(1)
     assert (await ours(idle_client, submitted))["preview"] is None
     answer = await idle_client.get(f"/v1/requests/{submitted['request_id']}/preview")
     assert answer.status_code == 404
     assert "without previews" in answer.json()["detail"]
-    assert not await maker.tell(2)
+    assert not await maker.report(2)
 
 
 async def test_an_installation_can_do_without_previews() -> None:
     async with built(replica=False, previews=False) as house, house.client() as client:
         maker, submitted = await begun(house, client)
-        await maker.tell(1)
+        await maker.report(1)
         assert (await ours(client, submitted))["preview"] is None
         answer = await client.get(f"/v1/requests/{submitted['request_id']}/preview")
         assert answer.status_code == 404
-        assert not await maker.tell(2)
+        assert not await maker.report(2)
 
 
 async def test_a_header_that_says_neither_is_refused(idle_client: httpx.AsyncClient) -> None:

@@ -56,13 +56,13 @@ async def test_an_error_of_the_model_is_tried_once(house: House, client: httpx.A
     assert answer.headers["x-fal-retryable"] == "false"
 
 
-async def test_what_is_left_is_shown_and_what_is_not_allowed_is_told(
+async def test_what_is_left_is_shown_and_what_is_not_allowed_is_refused(
     client: httpx.AsyncClient,
 ) -> None:
     headers = config(server_error=1, timeout=7)
-    told = (await client.post("/queue/test/probe", json=FULL, headers=headers)).json()
+    submitted = (await client.post("/queue/test/probe", json=FULL, headers=headers)).json()
     while True:
-        answer = await client.get(told["status_url"], params={"logs": "1"})
+        answer = await client.get(submitted["status_url"], params={"logs": "1"})
         if answer.status_code == 200:
             break
     status = answer.json()
@@ -74,7 +74,7 @@ async def test_what_is_left_is_shown_and_what_is_not_allowed_is_told(
     lines = [line["message"] for line in status["logs"]]
     assert "Retries left: timeout 2, server error 1, connection error 2." in lines[0]
     assert any("asks for 7 retries after a timeout; this installation allows 2" in x for x in lines)
-    shown = (await client.get(f"/v1/requests/{told['request_id']}")).json()
+    shown = (await client.get(f"/v1/requests/{submitted['request_id']}")).json()
     assert (shown["failures"], shown["retries_left"]["server_error"]) == (2, 0)
 
 

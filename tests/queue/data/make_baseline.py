@@ -136,7 +136,7 @@ class Installation:
 
 async def until(true: Callable[[], Awaitable[object]]) -> None:
     async with asyncio.timeout(20):
-        while not await true():  # noqa: ASYNC110 - the database tells nobody
+        while not await true():  # noqa: ASYNC110 - the database notifies no one
             await asyncio.sleep(0.05)
 
 
@@ -223,7 +223,7 @@ async def make_session(here: Installation) -> None:
     held = await here.run("session", pool=SESSION_POOL, priority=Priority.REALTIME)
     for _ in range(2):
         frame = new_id()
-        await here.queue.drew(held, frame, State.SUCCEEDED, Usage(0.2, 1, 0.25))
+        await here.queue.record_frame(held, frame, State.SUCCEEDED, Usage(0.2, 1, 0.25))
     await here.finish(held, Outcome(output={}, usage=Usage(2.0, 0, 0.0)))
 
 
@@ -259,12 +259,12 @@ async def make_uploads(here: Installation) -> None:
         await here.uploads.add_part(upload_key("parts"), UploadPart(number, "ab" * 16, 5 * 2**20))
     await here.uploads.finish(upload_key("whole"), 3 * 2**30)
     await here.uploads.finish(upload_key("whole for an hour"), 1000)
-    await here.uploads.give_up(upload_key("given up"))
+    await here.uploads.abandon(upload_key("given up"))
 
 
 async def make_running(here: Installation) -> None:
     held = await here.run("running", webhook=webhook("running"))
-    told = Report(
+    message = Report(
         replica_id="r1",
         renewals=(held,),
         progress=((held, Progress(Stage.DENOISING, 12, 30, 2.5)),),
@@ -272,7 +272,7 @@ async def make_running(here: Installation) -> None:
         snapshots=((held, StoredSnapshot(snapshot_of(held), 10)),),
         wants_tickets=(held,),
     )
-    await here.queue.report(told)
+    await here.queue.report(message)
     await here.queue.preview(TENANT, held.request_id)
     held = await here.run("cancel requested", replica="r2")
     downloading = Progress(Stage.DOWNLOADING, 3_000_000_000, 23_000_000_000, 1e8)

@@ -27,7 +27,7 @@ def test_one_request_says_what_one_of_twice_the_work_takes() -> None:
     assert fit.expect(40.0) == pytest.approx(4.0)
 
 
-def test_what_is_fixed_is_told_from_what_goes_by_work() -> None:
+def test_fixed_cost_is_distinguished_from_cost_by_work() -> None:
     works = [4.0, 20.0, 50.0, 28.0] * 15
     fit = learned(*((work, 3.0 + 0.1 * work) for work in works))
     assert fit.expect(4.0) == pytest.approx(3.4, rel=0.1)

@@ -89,7 +89,7 @@ class SimulatedPool:
         self.running: list[One] = []
         self.ready: dict[str, int] = {}
         self.starting: set[str] = set()
-        self.told: list[tuple[One, float, float]] = []  # when, seconds to the end
+        self.estimates: list[tuple[One, float, float]] = []  # when, seconds to the end
         self._events: list[tuple[float, int, str, Any]] = []
         self._count = 0
 
@@ -140,7 +140,7 @@ class SimulatedPool:
         await self.forecast.refresh(there)
         if round(self.clock.monotonic()) % 3 == 0:
             for one in self.waiting.values():
-                self.tell(one)
+                self.estimate(one)
 
     def submit(self) -> None:
         self._count += 1
@@ -157,7 +157,7 @@ class SimulatedPool:
         place = QueuedRequest(id_, tenant, endpoint, now, self._count, expected)
         takes_s = (fixed + rate * work) * self.dice.uniform(0.8, 1.2)
         one = self.waiting[id_] = One(request, place, takes_s, self.clock.monotonic())
-        self.tell(one)
+        self.estimate(one)
 
     def lease(self) -> None:
         while self.waiting and len(self.running) < sum(self.ready.values()):
@@ -175,7 +175,7 @@ class SimulatedPool:
         self.costs.observe(request.endpoint, POOL, request.work, one.takes_s)
         self.lanes[request.tenant].vtime += one.takes_s - one.queued.expected_s
 
-    def tell(self, one: One) -> None:
+    def estimate(self, one: One) -> None:
         order = in_order(self.lanes, [each.queued for each in self.waiting.values()])
         ahead = [start.queued.id for start in order]
         before = [self.waiting[id_].request for id_ in ahead[: ahead.index(one.request.id)]]
@@ -186,15 +186,15 @@ class SimulatedPool:
             return
         assert start_s >= 0
         assert takes_s > 0
-        self.told.append((one, self.clock.monotonic(), start_s + takes_s))
+        self.estimates.append((one, self.clock.monotonic(), start_s + takes_s))
 
     def median_error(self, begin: float, end: float) -> float:
         """Median relative error of the time to the end, as forecast between ``begin`` and
         ``end``.
         """
         errors = [
-            abs(told_s - (one.ended - when)) / (one.ended - when)
-            for one, when, told_s in self.told
+            abs(estimate_s - (one.ended - when)) / (one.ended - when)
+            for one, when, estimate_s in self.estimates
             if one.ended is not None and begin <= when - self._begin < end
         ]
         assert len(errors) > 50
@@ -232,7 +232,7 @@ async def test_during_a_cold_start_it_is_under_two_fifths(seed: int) -> None:
     pool.arrivals(0.0, 120.0, per_s=1.2 / MEAN_S)
     await pool.run(200.0)
     pool.ready.clear()
-    pool.told.clear()
+    pool.estimates.clear()
     pool.starting.clear()
     begin = pool.now
     pool.at(begin + 1.0, "starting", "new")
@@ -257,5 +257,5 @@ def test_the_more_goes_before_the_later_it_starts(
     assert min(free_in_s) <= sooner <= later + 1e-6
 
 
-def test_without_a_slot_nobody_can_tell() -> None:
+def test_without_a_slot_there_is_no_estimate() -> None:
     assert until_start_s(0, 0.0, []) is None

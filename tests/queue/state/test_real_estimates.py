@@ -39,7 +39,7 @@ MEAN_S = 6.3
 SLOTS = 2
 LOOK_S = 2.0
 GIGABYTES = 34
-PATIENT = QueueLimits(lease_s=1e6, first_lease_s=1e6, ask_wait_s=300.0, look_s=1e6)
+PATIENT = QueueLimits(lease_s=1e6, first_lease_s=1e6, ask_wait_s=300.0, check_interval_s=1e6)
 OWN_TIME = """
 CREATE SCHEMA own;
 CREATE TABLE own.clock (at timestamptz NOT NULL);
@@ -72,7 +72,7 @@ class PacedQueue:
         self.dice = random.Random(seed)  # noqa: S311 nothing secret
         self.waiting: dict[str, One] = {}
         self.replicas: dict[str, Replica] = {}
-        self.told: list[tuple[One, float, float]] = []  # when, seconds to the end
+        self.estimates: list[tuple[One, float, float]] = []  # when, seconds to the end
         self.reasons: set[WaitReason] = set()
         # start and end of the download that begins now
         self.downloads: tuple[float, float] = (0.0, 0.0)
@@ -112,7 +112,7 @@ class PacedQueue:
         wish = new(tenant=tenant, endpoint=endpoint, work=work)
         one = One(await self.queue.submit(wish), takes_s)
         self.waiting[one.request.id] = one
-        await self._tell(one)
+        await self._estimate(one)
 
     async def look(self) -> None:
         """Run the tasks that an ingress runs each second."""
@@ -129,7 +129,7 @@ class PacedQueue:
         ):
             await chore()
         for one in self.waiting.values():
-            await self._tell(one)
+            await self._estimate(one)
 
     async def start(self, name: str) -> None:
         replica = self.replicas[name] = Replica(name)
@@ -150,8 +150,8 @@ class PacedQueue:
         ``end``.
         """
         errors = [
-            abs(told_s - (one.ended - when)) / (one.ended - when)
-            for one, when, told_s in self.told
+            abs(estimate_s - (one.ended - when)) / (one.ended - when)
+            for one, when, estimate_s in self.estimates
             if one.ended and begin <= when < end
         ]
         assert len(errors) > 40
@@ -189,7 +189,7 @@ class PacedQueue:
             )
             assert ends_at is not None
             assert ends_at >= self.clock.now()
-            self.told.append((one, self.now, (ends_at - self.clock.now()).total_seconds()))
+            self.estimates.append((one, self.now, (ends_at - self.clock.now()).total_seconds()))
 
     async def _lease(self) -> None:
         """Let each replica with a free slot poll while requests are waiting."""
@@ -214,13 +214,13 @@ class PacedQueue:
         assert verdict is Verdict.ACCEPTED
         one.ended = self.now
 
-    async def _tell(self, one: One) -> None:
+    async def _estimate(self, one: One) -> None:
         waiting = await self.queue.waiting(one.request)
         self.reasons.add(waiting.reason)
         if waiting.starts_at is None or waiting.ends_at is None:
             return
         assert self.clock.now() <= waiting.starts_at <= waiting.ends_at
-        self.told.append((one, self.now, (waiting.ends_at - self.clock.now()).total_seconds()))
+        self.estimates.append((one, self.now, (waiting.ends_at - self.clock.now()).total_seconds()))
 
 
 def _ending(paced: PacedQueue, replica: Replica, held: LeaseKey) -> Callable[[], Awaitable[None]]:
@@ -294,7 +294,7 @@ async def test_during_a_cold_start_it_is_under_two_fifths(
     pool.arrivals(0.0, 90.0, per_s=1.2 / MEAN_S)
     await pool.run(150.0)
     await pool.remove("old")
-    pool.told.clear()
+    pool.estimates.clear()
     pool.reasons.clear()
     begin = pool.now
     pool.at(begin + 1.0, lambda: pool.start("new"))
@@ -313,7 +313,7 @@ async def test_while_weights_are_downloaded_it_is_under_two_fifths(
     await with_two_replicas(pool)
     pool.arrivals(0.0, 60.0, per_s=1.2 / MEAN_S)
     await pool.run(100.0)
-    pool.told.clear()
+    pool.estimates.clear()
     pool.downloads = (pool.now, pool.now + 60.0)
     pool.arrivals(pool.now, pool.now + 60.0, per_s=1.5 / MEAN_S)
     begin = pool.now

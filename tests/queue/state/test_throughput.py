@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.queue.state.counters import LEAST_RETRY_S, MOST_RETRY_S, UNKNOWN_RETRY_S, Throughput
+from serve_app.queue.state.counters import MAX_RETRY_S, MIN_RETRY_S, UNKNOWN_RETRY_S, Throughput
 
 
 def served(seconds: int, each: int) -> Throughput:
@@ -17,7 +17,7 @@ def served(seconds: int, each: int) -> Throughput:
     return pace
 
 
-def test_while_nothing_leaves_nobody_knows() -> None:
+def test_while_nothing_leaves_the_throughput_is_unknown() -> None:
     assert Throughput().until_gone_s(7, "studio") == UNKNOWN_RETRY_S
     assert served(60, 2).until_gone_s(7, "other") == UNKNOWN_RETRY_S
 
@@ -26,9 +26,9 @@ def test_those_that_must_leave_first_take_their_time_at_the_pace_of_their_pool()
     assert served(60, 2).until_gone_s(20, "studio") == pytest.approx(10.0, rel=0.01)
 
 
-def test_it_is_never_told_to_come_at_once_nor_in_an_hour() -> None:
-    assert served(60, 2).until_gone_s(1, "studio") == LEAST_RETRY_S
-    assert served(60, 2).until_gone_s(100_000, "studio") == MOST_RETRY_S
+def test_the_retry_time_is_never_at_once_nor_in_an_hour() -> None:
+    assert served(60, 2).until_gone_s(1, "studio") == MIN_RETRY_S
+    assert served(60, 2).until_gone_s(100_000, "studio") == MAX_RETRY_S
 
 
 def test_of_all_that_wait_a_tenth_goes_before() -> None:

@@ -18,7 +18,9 @@ async def test_a_database_that_does_not_answer_is_said() -> None:
         await examine("host=127.0.0.1 port=1 user=nobody")
 
 
-async def test_a_role_that_may_not_make_tables_is_told_what_to_run(conninfo: str) -> None:
+async def test_for_a_role_that_may_not_make_tables_the_error_says_what_to_run(
+    conninfo: str,
+) -> None:
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
         await connection.execute("DROP ROLE IF EXISTS poor")
         await connection.execute("CREATE ROLE poor LOGIN PASSWORD 'poor'")
@@ -40,12 +42,12 @@ async def test_a_pooler_that_loses_notifications_is_found_out(
     ):
         # As through a pgbouncer that pools by transaction: the LISTEN went to another server
         # connection.
-        monkeypatch.setattr(diagnostics, "HEARD_WITHIN_S", 0.2)
+        monkeypatch.setattr(diagnostics, "NOTIFICATION_TIMEOUT_S", 0.2)
         deaf = psycopg.AsyncConnection.connect(conninfo, autocommit=True)
         async with await deaf as third:
             await one.execute("SELECT 1")
             with pytest.raises(Misconfigured, match="pool_mode = session"):
-                await diagnostics._hears(_Switched(third, one), other)  # type: ignore[arg-type]
+                await diagnostics._check_notifications(_Switched(third, one), other)  # type: ignore[arg-type]
 
 
 class _Switched:

@@ -132,13 +132,13 @@ async def test_a_step_that_is_not_compatible_ends_the_version_before(empty: str,
         await database.aclose()
 
 
-async def test_readiness_tells_of_tables_of_an_older_darkroom(database: Database) -> None:
+async def test_readiness_reports_tables_of_an_older_darkroom(database: Database) -> None:
     older = rf"older Darkroom: its tables are at {LAST}, .* needs them at {LAST + 1}\. .*\.$"
     with pytest.raises(Misconfigured, match=older):
         await check_applied(database, [*shipped(), NEXT])
 
 
-async def test_readiness_tells_of_a_database_without_tables(conninfo: str) -> None:
+async def test_readiness_reports_a_database_without_tables(conninfo: str) -> None:
     empty = Database(make_conninfo(conninfo, dbname="postgres"))
     await empty.start()
     try:

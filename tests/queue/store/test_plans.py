@@ -19,7 +19,7 @@ from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions import garbage
 from serve_app.queue.transactions.history import page_statement
 
-QUEUED, IDLE_LANES, MOST_READ = 5000, 50, 1000
+QUEUED, IDLE_LANES, MAX_READ = 5000, 50, 1000
 FILL = f"""
 INSERT INTO requests (id, tenant, endpoint, endpoint_digest, pool, priority, state, input)
 SELECT gen_random_uuid(), 'busy', 'noop', '0', 'pool', 1, 'queued', '{{}}'
@@ -58,7 +58,7 @@ def test_what_is_done_each_second_does_not_read_the_queue(
     session.execute(FILL.encode())
     plan = session.execute(f"EXPLAIN (ANALYZE, BUFFERS) EXECUTE {name}".encode()).fetchall()
     read = next(line for (line,) in plan if "shared hit=" in line)
-    assert int(read.split("shared hit=")[1].split()[0]) < MOST_READ, plan
+    assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, plan
 
 
 ENDED, RARE = 30_000, 7
@@ -114,7 +114,7 @@ async def test_a_page_of_history_does_not_read_the_history(
             connection.execute("ANALYZE requests")
         plan = prepared(connection, statement, params)
     read = next(line for line in plan if "shared hit=" in line)
-    assert int(read.split("shared hit=")[1].split()[0]) < MOST_READ, "\n".join(plan)
+    assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
 
 
 def prepared(

@@ -22,17 +22,19 @@ class Seen:
     def __init__(self) -> None:
         self.oldest_s = 0.0
         self.transactions = 0
-        self.told = asyncio.Event()
+        self.notified = asyncio.Event()
 
     def ended(self, endpoint: str, state: State, run_s: float) -> None:
         raise AssertionError((endpoint, state, run_s))
 
-    def held_back(self, oldest_s: float, transactions: int) -> None:
+    def oldest_transaction(self, oldest_s: float, transactions: int) -> None:
         self.oldest_s, self.transactions = oldest_s, transactions
-        self.told.set()
+        self.notified.set()
 
 
-async def test_an_open_transaction_is_told_until_it_ends(conninfo: str, database: Database) -> None:
+async def test_an_open_transaction_is_reported_until_it_ends(
+    conninfo: str, database: Database
+) -> None:
     seen = Seen()
     horizon = VacuumMonitor(database, seen)
     with psycopg.connect(conninfo) as forgotten:
@@ -59,11 +61,11 @@ async def test_one_that_only_reads_holds_back_too(conninfo: str, database: Datab
     assert seen.transactions >= 20
 
 
-async def test_a_queue_that_runs_tells_its_observer(
+async def test_a_running_queue_notifies_its_observer(
     database: Database, terms: FakeTerms, liveness: FakeLiveness
 ) -> None:
     seen = Seen()
     queue = assemble(database, SystemClock(), terms, QUICK, liveness, "here", seen)
     await queue.start()
-    await asyncio.wait_for(seen.told.wait(), 10.0)
+    await asyncio.wait_for(seen.notified.wait(), 10.0)
     await queue.aclose()

@@ -54,8 +54,8 @@ async def test_only_the_usage_line_is_left_and_every_object_is_unwanted(
     held = (await lease(queue)).held
     snapshot = await snapshotted(queue, held)
     await queue.finish(done(held, image(request.id)))
-    told = await queue.delete(TENANT, request.id)
-    assert await unwanted(database) == {snapshot, f"r/{request.id}/1/a.png"} >= set(told)
+    deleted = await queue.delete(TENANT, request.id)
+    assert await unwanted(database) == {snapshot, f"r/{request.id}/1/a.png"} >= set(deleted)
     assert await left(database) == []
     assert await database.rows("SELECT request_id::text FROM usage") == [(request.id,)]
 

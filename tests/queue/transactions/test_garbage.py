@@ -53,7 +53,7 @@ async def test_the_files_of_a_replica_that_died_before_it_handed_in_are_deleted(
         pass
     (second,) = (await queue.ask(ask(1, replica="r2"))).leases
     (wanted,) = second.upload_tickets
-    await storage.put(wanted.key, "image/png", once(b"the picture"))
+    await storage.put(wanted.key, "image/png", once(b"the image"))
     await queue.finish(done(second.held, image(request.id), replica="r2"))
     assert (await unwanted(database)).keys() == {ticket.key}
     await database.rows("UPDATE unwanted SET due_at = now()")
@@ -97,7 +97,7 @@ async def test_what_succeeded_left_nothing(ingress: Ingress, database: Database)
 async def test_they_are_known_also_when_the_request_is_deleted_or_forgotten_at_once(
     ingress: Ingress, database: Database
 ) -> None:
-    queue = await ingress(replace(LONG, look_s=600.0))
+    queue = await ingress(replace(LONG, check_interval_s=600.0))
     keys: set[str] = set()
     ids: list[str] = []
     for store_io in (True, False):
@@ -111,10 +111,10 @@ async def test_they_are_known_also_when_the_request_is_deleted_or_forgotten_at_o
     assert await Redaction(queue._database).redact_due() == [ids[1]]
 
 
-async def test_an_endpoint_that_is_gone_holds_up_nobody(
+async def test_an_endpoint_that_is_gone_holds_no_one_up(
     ingress: Ingress, database: Database, terms: FakeTerms
 ) -> None:
-    queue = await ingress(replace(LONG, look_s=600.0))
+    queue = await ingress(replace(LONG, check_interval_s=600.0))
     for endpoint in ("a/gone", "a/here"):
         await queue.submit(new(endpoint=endpoint))
         granted = await lease(queue)

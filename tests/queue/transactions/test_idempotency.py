@@ -15,7 +15,7 @@ async def test_an_answer_that_was_lost_here_is_given_again_there(ingress: Ingres
     lost = new(replay_key="dk_1", body_digest=BODY)
     await here.submit(lost)
     await here.undelivered(lost, lost.id)
-    again = await there.repeated(new(replay_key="dk_1", body_digest=BODY))
+    again = await there.find_earlier(new(replay_key="dk_1", body_digest=BODY))
     assert again is not None
     assert again.id == lost.id
 

@@ -9,6 +9,7 @@ from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.request import Redacted
 from serve_app.domain.webhook import DeliveryChannel, DeliveryState, ReceiverResponse, Webhook
 from serve_app.postgres.database import Database
+from serve_app.queue.store import messages
 from serve_app.queue.transactions.redaction import Redaction
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from tests.contract.test_deletion_contract import asked, image
@@ -17,19 +18,19 @@ from tests.queue.database import Ingress
 from tests.queue.requests import TENANT, done, lease
 
 QUOTING = Outcome(
-    failure=Failure("pipeline_failed", "No picture of a secret.", False, "secret"),
+    failure=Failure("pipeline_failed", "No image of a secret.", False, "secret"),
     usage=Usage(1.5, 4, 1.0),
 )
 
 
-@pytest.mark.parametrize("outcome", ["picture", "failure"])
+@pytest.mark.parametrize("outcome", ["image", "failure"])
 async def test_an_hour_later_nothing_is_there_but_that_it_was(
     ingress: Ingress, database: Database, outcome: str
 ) -> None:
     queue = await ingress()
     request = asked(input=INPUT, store_io=False, warnings=("Of a secret.",))
     await queue.submit(request)
-    made = image(request.id) if outcome == "picture" else QUOTING
+    made = image(request.id) if outcome == "image" else QUOTING
     await queue.finish(done((await lease(queue)).held, made))
     before = await forgot(queue, request.id, Redacted.OUTCOME)
     assert await Redaction(database).redact_due() == []
@@ -53,28 +54,28 @@ async def test_its_webhook_is_forgotten_with_the_outcome(
 ) -> None:
     queue, outbox = await ingress(), PostgresOutbox(database)
     ids: list[str] = []
-    for path in ("told", "untold"):
+    for path in ("delivered", "undelivered"):
         request = asked(store_io=False, webhook=Webhook(f"https://{path}.example/", ""))
         await queue.submit(request)
         await queue.cancel(TENANT, request.id)
         await forgot(queue, request.id, Redacted.OUTCOME)
         (claimed,) = await outbox.claim({DeliveryChannel(TENANT, f"{path}.example"): 1})
         assert await outbox.keep_body(claimed, b"a secret") == b"a secret"
-        if path == "told":
+        if path == "delivered":
             assert await outbox.delivered(claimed, ReceiverResponse(0.1, 200))
         ids.append(request.id)
-    told, untold = ids
+    delivered, undelivered = ids
     await database.rows("UPDATE requests SET finished_at = now() - interval '61 minutes'")
     for request_id in ids:
         await forgot(queue, request_id, Redacted.DONE)
     rows = await database.rows("SELECT body FROM webhook_deliveries")
     assert rows == [(None,), (None,)]
-    assert (await outbox.get(TENANT, told)).state is DeliveryState.DELIVERED
-    dead = await outbox.get(TENANT, untold)
+    assert (await outbox.get(TENANT, delivered)).state is DeliveryState.DELIVERED
+    dead = await outbox.get(TENANT, undelivered)
     assert dead.state is DeliveryState.DEAD
-    assert dead.error.startswith("Forgotten before it was delivered.")
+    assert dead.error.startswith(messages.UNDELIVERED)
     with pytest.raises(OutcomeForgotten):
-        await outbox.redeliver(TENANT, told, "key")
+        await outbox.redeliver(TENANT, delivered, "key")
 
 
 async def test_many_are_forgotten_at_once_and_each_once(

@@ -81,7 +81,7 @@ async def test_snapshots_of_requests_that_ended_are_unwanted(
 
 async def test_what_is_taken_comes_again_unless_it_was_forgotten(database: Database) -> None:
     unwanted = UnwantedFiles(database)
-    await snapshots.expect(database, ["s/a/1/x.bin", "s/b/1/y.bin"])
+    await snapshots.store_tickets(database, ["s/a/1/x.bin", "s/b/1/y.bin"])
     await all_due(database)
     assert set(await unwanted.take(10)) == {"s/a/1/x.bin", "s/b/1/y.bin"}
     assert await unwanted.take(10) == []
@@ -94,9 +94,9 @@ async def test_disposal_deletes_from_storage_what_is_due(database: Database) -> 
     storage = FakeStorage(b"key", "http://here", SystemClock())
     for key in ("s/a/1/due.bin", "s/a/1/not-yet.bin"):
         await storage.put(key, "application/octet-stream", once(b"latents"))
-    await snapshots.expect(database, ["s/a/1/due.bin"])
+    await snapshots.store_tickets(database, ["s/a/1/due.bin"])
     await all_due(database)
-    await snapshots.expect(database, ["s/a/1/not-yet.bin"])
+    await snapshots.store_tickets(database, ["s/a/1/not-yet.bin"])
     await FileCollector(
         UnwantedFiles(database), PostgresUploads(database, Retention()), storage
     ).delete_garbage_files()

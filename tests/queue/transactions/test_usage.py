@@ -73,9 +73,9 @@ async def test_a_page_of_ended_requests_is_read_off_an_index(
         "t0", "a/b", SEARCH.since, SEARCH.until, end, ["cancelled"], None, before
     )
     at, id_ = before or (None, None)
-    told = await plan(database, ended_statement(search), before_at=at, before_id=id_)
-    assert f"using {index} on requests" in told
-    assert "Sort" not in told
+    found_plan = await plan(database, ended_statement(search), before_at=at, before_id=id_)
+    assert f"using {index} on requests" in found_plan
+    assert "Sort" not in found_plan
 
 
 @pytest.mark.usefixtures("filled")

@@ -20,7 +20,7 @@ from tests.ingress.house import House, built
 from tests.storage.s3_servers import S3Server
 
 FIVE_MIB = bytes(range(256)) * (5 * 2**12)
-NAME = {"content-type": "video/mp4", "x-fal-file-name": "clip.mp4"}
+NAME = {"content-type": "video/mp4", "x-fal-file-name": "video.mp4"}
 
 
 @asynccontextmanager
@@ -53,7 +53,7 @@ async def test_a_file_at_once(server: S3Server, tmp_path: Path) -> None:
         assert (read.content, read.headers["content-type"]) == (b"abc", "video/mp4")
         (name,) = there(server, storage)
     assert name.startswith("art/u/")
-    assert name.endswith("/clip.mp4")
+    assert name.endswith("/video.mp4")
 
 
 async def test_a_file_in_parts_is_a_multipart_upload_of_s3(
@@ -80,7 +80,7 @@ async def test_a_file_in_parts_is_a_multipart_upload_of_s3(
 
 
 @pytest.mark.parametrize("server", ["moto"], indirect=True)  # s3rver does not support abort
-async def test_parts_that_nobody_joins_are_aborted(server: S3Server, tmp_path: Path) -> None:
+async def test_parts_that_are_never_joined_are_aborted(server: S3Server, tmp_path: Path) -> None:
     clock = FakeClock()
     async with serving(server, clock, tmp_path / "spool") as (client, storage, house):
         place = await client.post("/rest/storage/upload/initiate-multipart", json={})

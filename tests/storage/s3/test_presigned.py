@@ -10,8 +10,7 @@ import httpx
 import pytest
 
 from deployments.families.base import MediaFile
-from deployments.transfer.backoff import Backoff
-from deployments.transfer.uploader import Uploader, http_client
+from deployments.transfer.uploader import Backoff, Uploader, http_client
 from serve_app.domain.errors import ArtifactNotFound, StorageUnavailable
 from serve_app.storage.s3.storage import S3Storage
 from serve_app.telemetry.clock import SystemClock

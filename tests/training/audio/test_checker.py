@@ -1,4 +1,4 @@
-"""The checker of sounds is right on played ones and says so where something is wrong."""
+"""The checker of audio is right on played audio and says so where something is wrong."""
 
 from __future__ import annotations
 

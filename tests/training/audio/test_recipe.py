@@ -96,7 +96,7 @@ def test_the_recipe_goes_from_nothing_to_a_pipeline_and_resumes(tmp_path):
     assert waves.shape == (1, SAMPLES)
 
 
-def test_an_untrained_transformer_already_tells_one_time_from_another(stack):
+def test_an_untrained_transformer_already_distinguishes_times(stack):
     """Attention knows distances only; without the look at the first token, noise at the beginning
     and the same noise in the middle are met alike."""
     seen = {}

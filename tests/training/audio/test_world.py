@@ -1,4 +1,4 @@
-"""The sound world: its split, its sounds and its wording."""
+"""The audio world: its split, its recordings and its wording."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The checker of clips is right on rendered ones and says so where something is wrong."""
+"""The checker of videos is right on rendered ones and says so where something is wrong."""
 
 from __future__ import annotations
 

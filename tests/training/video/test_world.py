@@ -1,4 +1,4 @@
-"""The video world: its split, its clips and its wording."""
+"""The video world: its split, its videos and its wording."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-// What a user of Vercel's AI SDK does for pictures. One JSON object on standard output.
+// What a user of Vercel's AI SDK does for images. One JSON object on standard output.
 // usage: node ai_sdk.mjs URL KEY
 import { argv } from "node:process";
 
@@ -17,5 +17,5 @@ try {
 } catch (error) {
   refused = { status: error.statusCode, said: error.responseBody };
 }
-const told = images.map((each) => ({ mediaType: each.mediaType, bytes: each.uint8Array.length }));
-console.log(JSON.stringify({ images: told, refused }));
+const seen = images.map((each) => ({ mediaType: each.mediaType, bytes: each.uint8Array.length }));
+console.log(JSON.stringify({ images: seen, refused }));

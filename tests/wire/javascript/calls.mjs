@@ -9,7 +9,7 @@ import { fal } from "@fal-ai/client";
 await import(pathToFileURL(argv[2]));
 const PROBE = "test/probe";
 
-async function told(name, call) {
+async function report(name, call) {
   let line;
   try {
     line = { value: await call() };
@@ -19,8 +19,8 @@ async function told(name, call) {
   console.log(JSON.stringify({ name, ...line }));
 }
 
-await told("run", async () => (await fal.run(PROBE, { input: { echo: { a: "é" } } })).data);
-await told("subscribe", async () => {
+await report("run", async () => (await fal.run(PROBE, { input: { echo: { a: "é" } } })).data);
+await report("subscribe", async () => {
   const updates = [];
   const ids = [];
   const result = await fal.subscribe(PROBE, {
@@ -31,7 +31,7 @@ await told("subscribe", async () => {
   });
   return { ...result.data, ids, requestId: result.requestId, last: updates.at(-1) };
 });
-await told("streamed status", async () => {
+await report("streamed status", async () => {
   const updates = [];
   const result = await fal.subscribe(PROBE, {
     mode: "streaming",
@@ -40,7 +40,7 @@ await told("streamed status", async () => {
   });
   return { ...result.data, last: updates.at(-1) };
 });
-await told("queue", async () => {
+await report("queue", async () => {
   const { request_id: requestId } = await fal.queue.submit(PROBE, {
     input: { echo: 11 },
     priority: "low",
@@ -50,31 +50,31 @@ await told("queue", async () => {
   const result = await fal.queue.result(PROBE, { requestId });
   return { status: status.status, logged: status.logs.length > 0, ...result.data };
 });
-await told("cancel", async () => {
+await report("cancel", async () => {
   const { request_id: requestId } = await fal.queue.submit(PROBE, { input: { sleep_s: 60 } });
   await fal.queue.cancel(PROBE, { requestId });
   await fal.queue.subscribeToStatus(PROBE, { requestId, pollInterval: 50 });
   return (await fal.queue.result(PROBE, { requestId })).data;
 });
-await told("wrong field", async () =>
+await report("wrong field", async () =>
   fal.run("fal-ai/flux/schnell", { input: { prompt: "x", num_inference_steps: 99 } }),
 );
-await told("failed", async () =>
+await report("failed", async () =>
   fal.subscribe(PROBE, { input: { fail: "pipeline_failed", message: "No paint." } }),
 );
-await told("upload", async () => {
+await report("upload", async () => {
   const url = await fal.storage.upload(new Blob(["abc"], { type: "image/png" }));
   const answer = await fetch(url);
   return { url, type: answer.headers.get("content-type"), content: await answer.text() };
 });
-await told("nested upload", async () => {
+await report("nested upload", async () => {
   const input = {
-    echo: { picture: new Blob(["one"], { type: "image/png" }), list: [new File(["two"], "b.mp4")] },
+    echo: { image: new Blob(["one"], { type: "image/png" }), list: [new File(["two"], "b.mp4")] },
   };
-  const { picture, list } = (await fal.subscribe(PROBE, { input })).data.echo;
-  return { one: await (await fetch(picture)).text(), two: await (await fetch(list[0])).text(), list };
+  const { image, list } = (await fal.subscribe(PROBE, { input })).data.echo;
+  return { one: await (await fetch(image)).text(), two: await (await fetch(list[0])).text(), list };
 });
-await told("refused upload", async () => {
+await report("refused upload", async () => {
   const lifecycle = { initialAcl: { default: "forbid" } };
   return fal.storage.upload(new Blob(["abc"], { type: "image/png" }), { lifecycle });
 });
@@ -88,8 +88,8 @@ async function streamed(endpoint, options) {
     return { seen, error: { name: error.name, status: error.status, said: String(error) } };
   }
 }
-await told("stream", async () => streamed(PROBE, { input: { echo: 12, sleep_s: 0.5 } }));
-await told("iterated stream", async () => {
+await report("stream", async () => streamed(PROBE, { input: { echo: 12, sleep_s: 0.5 } }));
+await report("iterated stream", async () => {
   const seen = [];
   const stream = await fal.stream(PROBE, { input: { echo: 13, sleep_s: 0.2 } });
   for await (const event of stream) seen.push(event);
@@ -97,17 +97,17 @@ await told("iterated stream", async () => {
 });
 if (argv[3] === "fetch") {
   // This one passes by the middleware: it would go to fal.
-  await told("stream with a token", async () =>
+  await report("stream with a token", async () =>
     streamed(PROBE, { input: { echo: 14 }, connectionMode: "client" }),
   );
 }
-await told("wrong stream", async () =>
+await report("wrong stream", async () =>
   streamed("fal-ai/flux/schnell", { input: { prompt: "x", num_inference_steps: 99 } }),
 );
-await told("failed stream", async () =>
+await report("failed stream", async () =>
   streamed(PROBE, { input: { sleep_s: 1.5, fail: "pipeline_failed", message: "No paint." } }),
 );
-await told("aborted stream", async () => {
+await report("aborted stream", async () => {
   const stream = await fal.stream(PROBE, { input: { sleep_s: 60 } });
   await new Promise((resolve) => stream.on("data", resolve));
   const requestId = stream.requestId;

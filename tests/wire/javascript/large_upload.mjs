@@ -7,7 +7,7 @@ import { fal } from "@fal-ai/client";
 
 await import(pathToFileURL(argv[2]));
 const piece = new Uint8Array(1024 * 1024).map((_, at) => at % 251);
-const file = new File(Array(91).fill(piece), "clip.webm", { type: "video/webm" });
+const file = new File(Array(91).fill(piece), "video.webm", { type: "video/webm" });
 const url = await fal.storage.upload(file, { lifecycle: { expiresIn: "1d" } });
 const head = await fetch(url, { method: "HEAD" });
 const from = 10 * piece.length - 2;

@@ -16,7 +16,7 @@ globalThis.WebSocket = class extends Native {
 
 await import(pathToFileURL(argv[2]));
 
-const told = (name, value) => console.log(JSON.stringify({ name, value }));
+const report = (name, value) => console.log(JSON.stringify({ name, value }));
 const hexOf = (bytes) => Buffer.from(bytes).toString("hex");
 
 function session(endpoint, options = {}) {
@@ -42,23 +42,23 @@ function session(endpoint, options = {}) {
 {
   const probe = session("test/probe", { maxBuffering: 3 });
   probe.send({ echo: { a: "é" }, request_id: "r-1", seed: undefined });
-  told("first", (await probe.next()).value);
+  report("first", (await probe.next()).value);
   probe.send({ artifacts: 1, content: "abc" });
   const { images } = (await probe.next()).value;
-  told("image", hexOf(images[0].content));
+  report("image", hexOf(images[0].content));
   probe.send({ echo: new Uint8Array([0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a]) });
-  told("bytes", (await probe.next()).value.echo);
+  report("bytes", (await probe.next()).value.echo);
   probe.send({ artifacts: -1 });
   const wrong = await probe.next();
-  told("wrong", { kind: wrong.kind, said: wrong.value.message });
+  report("wrong", { kind: wrong.kind, said: wrong.value.message });
   probe.send({ echo: 2 });
-  told("after", (await probe.next()).value.echo);
+  report("after", (await probe.next()).value.echo);
   probe.close();
 }
 {
   let tokens = 0;
   const flaky = session("test/probe", {
-    // The first token is no good: the client is told so, and asks for another.
+    // The first token is no good: the client learns so, and asks for another.
     tokenProvider: async (app) => {
       tokens += 1;
       if (tokens === 1) return "no.good.token";
@@ -72,9 +72,9 @@ function session(endpoint, options = {}) {
   });
   flaky.send({ echo: 3 });
   const refused = await flaky.next();
-  told("refused", { kind: refused.kind, said: refused.value.message });
+  report("refused", { kind: refused.kind, said: refused.value.message });
   flaky.send({ echo: 4 });
-  told("again", { tokens, heard: await flaky.next() });
+  report("again", { tokens, heard: await flaky.next() });
   flaky.close();
 }
 exit(0);

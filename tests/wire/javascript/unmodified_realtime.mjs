@@ -5,16 +5,16 @@ import { exit } from "node:process";
 import { fal } from "@fal-ai/client";
 
 const PROBE = "test/probe";
-const told = (name, value) => console.log(JSON.stringify({ name, value }));
+const report = (name, value) => console.log(JSON.stringify({ name, value }));
 
 async function last(options) {
   const stream = await fal.stream(PROBE, options);
   return (await stream.done()).echo;
 }
 
-told("stream", await last({ input: { echo: 5, sleep_s: 0.2 } }));
-told("stream with a token", await last({ input: { echo: 6 }, connectionMode: "client" }));
-told(
+report("stream", await last({ input: { echo: 5, sleep_s: 0.2 } }));
+report("stream with a token", await last({ input: { echo: 6 }, connectionMode: "client" }));
+report(
   "realtime",
   await new Promise((resolve) => {
     const heard = [];

@@ -1,4 +1,4 @@
-"""AnimateDiff: clips from the UNet of Stable Diffusion with motion modules."""
+"""AnimateDiff: videos from the UNet of Stable Diffusion with motion modules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sound: Stable Audio, AudioLDM 2, ACE-Step."""
+"""Audio: Stable Audio, AudioLDM 2, ACE-Step."""
 
 from __future__ import annotations
 

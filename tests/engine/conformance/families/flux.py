@@ -1,4 +1,4 @@
-"""Flux: text to picture and its variants over one transformer."""
+"""Flux: text to image and its variants over one transformer."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ _ENLARGED = {"upsampling_height": 32, "upsampling_width": 32}
 
 
 def _visual_cloze(wish: Wish) -> dict[str, Any]:
-    """One example, and a row whose second picture is to be made."""
+    """One example, and a row whose second image is to be made."""
     shown = inputs.image(wish)
     return {
         "task_prompt": "a task",

@@ -52,7 +52,7 @@ SEEN = 24  # pixels of a side: as many together as the pipeline's own template h
 
 
 def seeing_parts(replaces: bool = True) -> dict[str, Any]:
-    """``replaces``: the picture takes the place of the first frame, as in the later weights."""
+    """``replaces``: the image takes the place of the first frame, as in the later weights."""
     kind = "token_replace" if replaces else "latent_concat"
     return parts(
         transformer=_transformer(4 if replaces else 9, image_condition_type=kind),
@@ -217,7 +217,7 @@ def _cosmos2(in_channels: int = 16) -> dict[str, Any]:
 
 
 def _cosmos_size(_: Wish) -> dict[str, Any]:
-    """Latents: the pipelines round their pictures to whole numbers."""
+    """Latents: the pipelines round their images to whole numbers."""
     return {
         "height": 32,
         "width": 32,

@@ -1,4 +1,4 @@
-"""Picture models that are each a family of their own."""
+"""Image models that are each a family of their own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LTX-2: clips with their sound."""
+"""LTX-2: videos with their audio."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PixArt, DiT and the other early picture transformers."""
+"""PixArt, DiT and the other early image transformers."""
 
 from __future__ import annotations
 

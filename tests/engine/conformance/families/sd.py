@@ -80,7 +80,7 @@ def _adapter() -> dict[str, Any]:
     adapter = df.T2IAdapter(
         in_channels=3, channels=list(unets.CHANNELS), num_res_blocks=1, downscale_factor=2
     )
-    # The adapter's features are added before a block with attention halves the picture.
+    # The adapter's features are added before a block with attention halves the image.
     unet = unets.sd(
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),

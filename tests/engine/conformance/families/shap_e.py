@@ -1,4 +1,4 @@
-"""Shap-E: shapes from texts and from pictures; what is compared are their latents."""
+"""Shap-E: shapes from texts and from images; what is compared are their latents."""
 
 from __future__ import annotations
 

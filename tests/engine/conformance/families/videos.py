@@ -1,4 +1,4 @@
-"""Clip models that are each a family of their own."""
+"""Video models that are each a family of their own."""
 
 from __future__ import annotations
 

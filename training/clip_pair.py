@@ -23,7 +23,7 @@ STATE_WIDTH: Final = FIRST_WIDTH + SECOND_WIDTH
 POOLED_WIDTH: Final = 64
 
 
-class VideoPair(nn.Module):
+class ClipPair(nn.Module):
     """Both encoders, under the names that the pipeline gives them."""
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.domain import pickling as module
-from serve_app.domain.pickling import pickle_by_name
+from serve_app.domain import serialization as module
+from serve_app.domain.serialization import pickle_by_name
 from tests.domain.crossing import EXAMPLES
 
 RECORDED = {

@@ -1,6 +1,8 @@
-"""Endpoint options that change the loaded pipeline: a merged LoRA, a scheduler, VAE tiling.
+"""Options that families share: an endpoint's task and its pipeline options, an input's LoRAs.
 
-Two endpoints with different options of this kind over the same weights are two loaded pipelines.
+Pipeline options change the loaded pipeline: a merged LoRA, a scheduler, VAE tiling. Two endpoints
+with different options of this kind over the same weights are two loaded pipelines. Importing this
+module does not import torch.
 """
 
 from __future__ import annotations
@@ -10,9 +12,60 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from deployments.engine.media.input import InputKind
+from deployments.transfer.lora_fetcher import FIELD, RequestedLora
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import Misconfigured
+from serve_app.domain.errors import InvalidInput, Misconfigured
+from serve_app.domain.lora import MAX_LORAS, MAX_SCALE, parse_lora_path
 from weights.selection import LORA_FILE
+
+# The task of an endpoint, and the input files that each task takes.
+
+TEXT_TO_IMAGE, IMAGE_TO_IMAGE, INPAINTING = "text-to-image", "image-to-image", "inpainting"
+REALTIME = "realtime"
+TEXT_TO_VIDEO, IMAGE_TO_VIDEO = "text-to-video", "image-to-video"
+VIDEO_TO_VIDEO = "video-to-video"
+TEXT_TO_AUDIO, AUDIO_TO_AUDIO = "text-to-audio", "audio-to-audio"
+
+INPUT_FILES: Mapping[str, Mapping[str, InputKind]] = {
+    IMAGE_TO_IMAGE: {"image_url": InputKind.IMAGE},
+    INPAINTING: {"image_url": InputKind.IMAGE, "mask_url": InputKind.IMAGE},
+    REALTIME: {"image_url": InputKind.IMAGE},
+    IMAGE_TO_VIDEO: {"image_url": InputKind.IMAGE, "end_image_url": InputKind.IMAGE},
+    VIDEO_TO_VIDEO: {"video_url": InputKind.VIDEO},
+    AUDIO_TO_AUDIO: {"audio_url": InputKind.AUDIO},
+}
+"""Task → input fields that name a file."""
+
+_MAY_BE_LEFT_OUT = frozenset({"end_image_url"})
+
+
+def task_of(endpoint: Endpoint, known: tuple[str, ...]) -> str:
+    """The ``task`` of the endpoint's options, by default the first of ``known``. ``Misconfigured``
+    if it is not ``known``."""
+    task = endpoint.options.get("task", known[0])
+    if task not in known:
+        raise Misconfigured(
+            f"The family {endpoint.family} does not support the task {task!r} of {endpoint.id}. "
+            f"Choose one of {', '.join(known)} (`options` in the catalogue)."
+        )
+    return task
+
+
+def required_files(task: str) -> Mapping[str, InputKind]:
+    """Fields that name a file in every input of ``task``, the main one first."""
+    fields = INPUT_FILES.get(task, {})
+    return {name: kind for name, kind in fields.items() if name not in _MAY_BE_LEFT_OUT}
+
+
+def input_files(endpoint: Endpoint, input: Mapping[str, Any]) -> Mapping[str, InputKind]:
+    """Fields of ``input`` whose files are fetched and decoded before the family prepares its
+    call."""
+    fields = INPUT_FILES.get(str(endpoint.options.get("task", "")), {})
+    return {name: kind for name, kind in fields.items() if input.get(name) is not None}
+
+
+# Options that change the loaded pipeline.
 
 PIPELINE_OPTIONS = ("dtype", "adapter", "solver", "tiling")
 """Options that require a separate loaded pipeline over the same weights."""
@@ -35,12 +88,12 @@ def apply_options(pipeline: Any, endpoint: Endpoint) -> Any:
     cannot be read.
     """
     if (lora := _option(endpoint, "adapter")) is not None:
-        from deployments.engine.lora.format import merge_adapter  # noqa: PLC0415
+        from deployments.engine.lora.format import merge_lora  # noqa: PLC0415
 
         _check_lora(endpoint, lora)
         file = Path(lora["directory"]) / _name(lora)
         try:
-            merge_adapter(pipeline, file, float(lora.get("scale", 1.0)))
+            merge_lora(pipeline, file, float(lora.get("scale", 1.0)))
         except Misconfigured as error:
             raise Misconfigured(f"{endpoint.id}: {error.message}") from error
     if (solver := _option(endpoint, "solver")) is not None:
@@ -108,3 +161,32 @@ def _check_lora(endpoint: Endpoint, lora: Mapping[str, Any]) -> None:
 
 def _name(lora: Mapping[str, Any]) -> str:
     return str(lora.get("file", LORA_FILE))
+
+
+# LoRAs of an input.
+
+
+def requested_loras(input: Mapping[str, Any]) -> tuple[RequestedLora, ...]:
+    """LoRAs of the field ``loras``, in order. Raises ``InvalidInput`` for values that the schema
+    ``open`` does not reject."""
+    items = input.get(FIELD) or ()
+    if not isinstance(items, list | tuple):
+        raise InvalidInput.of_field(FIELD, "Input should be a valid list", "list_type")
+    if len(items) > MAX_LORAS:
+        message = f"List should have at most {MAX_LORAS} items"
+        raise InvalidInput.of_field(FIELD, message, "sequence_too_long")
+    return tuple(_requested_lora(item, f"{FIELD}.{number}") for number, item in enumerate(items))
+
+
+def _requested_lora(item: Any, at: str) -> RequestedLora:
+    if not isinstance(item, Mapping) or not isinstance(item.get("path"), str):
+        raise InvalidInput.of_field(f"{at}.path", "Field required", "missing")
+    try:
+        source = parse_lora_path(item["path"])
+    except ValueError as error:
+        raise InvalidInput.of_field(f"{at}.path", str(error), "adapter_path") from None
+    scale = item.get("scale", 1.0)
+    if not isinstance(scale, int | float) or not -MAX_SCALE <= scale <= MAX_SCALE:
+        message = f"Input should be a number from {-MAX_SCALE:g} to {MAX_SCALE:g}"
+        raise InvalidInput.of_field(f"{at}.scale", message)
+    return RequestedLora(f"{at}.path", source, float(scale))

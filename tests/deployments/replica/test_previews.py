@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 from PIL import Image
 
-from deployments.replica.previewer import Previewer
+from deployments.replica.attempt_state import Previewer
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.progress import Preview
 
@@ -50,7 +50,7 @@ async def test_while_somebody_looks_each_report_carries_at_most_one_preview(make
     assert (image.format, image.size) == ("JPEG", (256, 256))
 
 
-async def test_nobody_looks_and_nothing_is_made(make_rig):
+async def test_where_no_one_looks_no_preview_is_made(make_rig):
     rig = await make_rig(report_interval_s=0.05)
     lease = rig.lease("a", FLUX, **INPUT)
     rig.port.offer(lease)
@@ -67,11 +67,11 @@ async def test_what_shows_no_image_runs_on(rig):
     assert previews(rig, held) == []
 
 
-async def test_reports_tell_the_rate(rig):
+async def test_reports_contain_the_rate(rig):
     held = rig.offer("a", steps=40, step_ms=20)
     await rig.outcome(held)
-    told = [each for _, report in rig.port.reports for _, each in report.progress]
-    rates = [each.rate for each in told if each.rate]
+    reported = [each for _, report in rig.port.reports for _, each in report.progress]
+    rates = [each.rate for each in reported if each.rate]
     assert rates
     assert all(0 < rate < 50 for rate in rates)
 
@@ -85,7 +85,7 @@ class Shown:
     def jpeg(self) -> bytes:
         if self.step <= 2:
             raise OSError("encoder error -2")
-        return b"a picture"
+        return b"an image"
 
 
 class Steps:
@@ -106,7 +106,7 @@ def test_a_preview_that_becomes_no_image_is_said_once_and_the_next_one_comes(cap
             previewer.want()
             encoders.submit(lambda: None).result(60)  # everything queued before it has run
             made.append(previewer.take())
-    assert made == [None, None, Preview(3, b"a picture")]
+    assert made == [None, None, Preview(3, b"an image")]
     (said,) = [each for each in caplog.records if each.levelname == "WARNING"]
     assert "preview could not be encoded" in said.message
     assert "encoder error -2" in caplog.text

@@ -1,10 +1,10 @@
 """Four LoRAs at once: mixed in common forwards, against switching from one to the next.
 
-    python -m benchmarks.adapters [--adapters 4] [--each 2] [--steps 8] [--rounds 3] [--threads 2]
+    python -m benchmarks.loras [--loras 4] [--each 2] [--steps 8] [--rounds 3] [--threads 2]
                                   [--side 128] [--rank 16]
 
-The demo Flux on the CPU with random adapters on its attention. Each round measures in turns, so
-that whatever else the machine does meets all of them: diffusers with one adapter switched on after
+The demo Flux on the CPU with random LoRAs on its attention. Each round measures in turns, so
+that whatever else the machine does meets all of them: diffusers with one LoRA switched on after
 the other and its generations one by one; the same with its generations as one batch; the engine
 with everything at once, unmerged and merged. What is compared are the medians of the rounds; only
 the ratios mean anything.
@@ -31,8 +31,8 @@ from serve_app.domain.endpoint import Weights
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
-def random_adapter(file: Path, transformer: torch.nn.Module, rank: int, seed: int) -> Path:
-    """On all of the attention, as most adapters are."""
+def random_lora(file: Path, transformer: torch.nn.Module, rank: int, seed: int) -> Path:
+    """On all of the attention, as most LoRAs are."""
     noise = torch.Generator().manual_seed(seed)
     state = {}
     for name, layer in transformer.named_modules():
@@ -57,10 +57,10 @@ class Bench:
         self.switching = demo()
         self.mixing = demo()
         self._files = [
-            random_adapter(
+            random_lora(
                 folder / f"{number}.safetensors", self.mixing.transformer, given.rank, number
             )
-            for number in range(given.adapters)
+            for number in range(given.loras)
         ]
         for number, file in enumerate(self._files):
             self.switching.load_lora_weights(
@@ -74,7 +74,7 @@ class Bench:
                 self.switching(**self._wish([each]))
 
     def grouped(self) -> None:
-        """A batch per adapter: the best that whole calls of diffusers can do."""
+        """A batch per LoRA: the best that whole calls of diffusers can do."""
         for number in range(len(self._files)):
             self.switching.set_adapters(f"lora{number}")
             self.switching(**self._wish(range(self._given.each)))
@@ -102,17 +102,17 @@ class Bench:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("adapters", 4), ("each", 2), ("steps", 8), ("rounds", 3)):
+    for name, default in (("loras", 4), ("each", 2), ("steps", 8), ("rounds", 3)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--side", type=int, default=128, help="pixels")
     parser.add_argument("--rank", type=int, default=16)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
-    count = given.adapters * given.each
+    count = given.loras * given.each
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(given, Path(folder))
-        # Two engines over one pipeline would find each other's adapters on it.
+        # Two engines over one pipeline would find each other's LoRAs on it.
         unmerged = Engine(demo(), max_batch=1, max_generations=count, threads=given.threads)
         merged = Engine(bench.mixing, max_batch=count, threads=given.threads)
         with unmerged, merged:
@@ -128,7 +128,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             counts = merged.counts()
     base = seconds["diffusers, switching, one by one"]
     print(
-        f"{given.adapters} adapters of rank {given.rank}, {count} generations of {given.steps} "
+        f"{given.loras} LoRAs of rank {given.rank}, {count} generations of {given.steps} "
         f"steps, {given.side} px, {given.threads} threads, load average {os.getloadavg()[0]:.1f}"
     )
     for name, each in seconds.items():

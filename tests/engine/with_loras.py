@@ -1,19 +1,19 @@
-"""Generations with adapters: through the engine, and as diffusers makes them."""
+"""Generations with LoRAs: through the engine, and as diffusers makes them."""
 
 from tests.engine.calls import call
 from tests.engine.gate import Gate
 
 
-def plain_with(make, adapters, **wish):
-    """What diffusers makes with the adapters loaded, and nothing else."""
+def plain_with(make, loras, **wish):
+    """What diffusers makes with the LoRAs loaded, and nothing else."""
     pipeline = make()
-    for number, each in enumerate(adapters):
+    for number, each in enumerate(loras):
         pipeline.load_lora_weights(
             each.file.parent, weight_name=each.file.name, adapter_name=f"lora{number}"
         )
-    if adapters:
-        names = [f"lora{number}" for number in range(len(adapters))]
-        pipeline.set_adapters(names, [each.scale for each in adapters])
+    if loras:
+        names = [f"lora{number}" for number in range(len(loras))]
+        pipeline.set_adapters(names, [each.scale for each in loras])
     return pipeline(**call(**wish)).images
 
 
