@@ -49,11 +49,13 @@ from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.services import Identity, PoolMap, Services
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.loopback import keep_to_loopback
+from serve_app.postgres import fair_reads
 from serve_app.postgres.database import Database, shared_secret, wait_until_reachable
 from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.queue import assemble
 from serve_app.queue.state.replicas import roster
 from serve_app.queue.store.config import QueueLimits, Retention
+from serve_app.queue.store.diagnostics import check_durability
 from serve_app.queue.store.migrations import check_applied, migrate
 from serve_app.queue.transactions.deletion import PostgresLifecycles
 from serve_app.queue.transactions.garbage import UnwantedFiles
@@ -177,6 +179,8 @@ class Ingress:
         database = Database(conninfo)
         await database.start()
         stack.push_async_callback(database.aclose)
+        if not embedded:
+            await check_durability(database)
         election = LeaderElection(
             database, self._clock, serve.get_replica_context().replica_id.unique_id
         )
@@ -241,6 +245,7 @@ class Ingress:
             serve.get_replica_context().replica_id.unique_id,
             self._metrics,
             Retention.of(config),
+            await self._reads(stack, database),
         )
         await queue.start()
         self._lines = LocalRpcServer(self, config.server.data_dir / "lines")
@@ -248,6 +253,13 @@ class Ingress:
         stack.push_async_callback(queue.aclose)  # it answers the lease polls that wait at lines
         stack.push_async_callback(self._lines.stop_accepting)
         await self._lines.start()
+
+    async def _reads(self, stack: AsyncExitStack, database: Database) -> Database:
+        """Connections for what may take seconds, so that it does not keep the queue waiting."""
+        reads = Database(database.conninfo, fair_reads.CONNECTIONS, fair_reads.READ_LIMIT_S)
+        await reads.start()
+        stack.push_async_callback(reads.aclose)
+        return reads
 
     def _start_files(
         self, stack: AsyncExitStack, database: Database, storage: DirectoryStorage | S3Storage
@@ -359,10 +371,15 @@ class Ingress:
         stack.push_async_callback(writer.aclose)
 
     def _serve_metrics(self, stack: AsyncExitStack) -> None:
-        server = MetricsServer(self._metrics.registry, self._config.telemetry.metrics_port)
+        telemetry = self._config.telemetry
+        server = MetricsServer(
+            self._metrics.registry, telemetry.metrics_port, telemetry.metrics_host
+        )
         server.start()
         stack.callback(server.close)
-        log.info("Prometheus metrics are at http://127.0.0.1:%d/metrics.", server.port)
+        log.info(
+            "Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port
+        )
 
 
 def _hosted(config: Config) -> frozenset[str] | None:

@@ -51,6 +51,7 @@ CONNECT: Mapping[str, Any] = {
     "autocommit": True,
     "prepare_threshold": 0,
     "connect_timeout": 3,
+    "client_encoding": "utf8",
     "application_name": "darkroom",
     "keepalives_idle": 5,
     "keepalives_interval": 2,

@@ -7,6 +7,7 @@ from functools import partial
 
 from serve_app.domain.ports import Clock, LeaseTerms, Liveness
 from serve_app.postgres.database import Database
+from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.finisher import Finisher
 from serve_app.queue.heartbeat import Heartbeats
@@ -56,11 +57,13 @@ def assemble(
     ingress_id: str,
     observer: Observer | None = None,
     retention: Retention | None = None,
+    reads: Database | None = None,
 ) -> PostgresQueue:
     """Build the queue of one ingress process. Any number of them share a database whose tables are
     migrated.
 
-    The caller starts and closes ``database``, which must outlive the queue.
+    The caller starts and closes ``database``, which must outlive the queue, and ``reads``, which
+    long reads of history use; None: the same.
     """
     observer = observer or NullObserver()
     state = QueueState.create(database, clock, limits, ingress_id)
@@ -82,13 +85,15 @@ def assemble(
         garbage=garbage,
         vacuum=VacuumMonitor(database, observer),
     )
-    return PostgresQueue(database, limits, parts)
+    return PostgresQueue(database, FairReads(reads or database), limits, parts)
 
 
 class PostgresQueue:
     """Queue of one ingress process, made by ``assemble``. Its parts implement its methods."""
 
-    def __init__(self, database: Database, limits: QueueLimits, parts: QueueParts) -> None:
+    def __init__(
+        self, database: Database, reads: FairReads, limits: QueueLimits, parts: QueueParts
+    ) -> None:
         self._database = database
         self._check_s = limits.check_interval_s
         self.parts = parts
@@ -108,13 +113,13 @@ class PostgresQueue:
         self.ends_at = state.stats.ends_at
         self.log = parts.log.log
         self.lines = parts.log.lines
-        self.page = History(database).page
+        self.page = History(reads).page
         self.cancel = parts.removal.cancel
         self.delete = parts.removal.delete
         self.record_frame = FrameUsage(database, state.charges).record_frame
         self.demand = state.stats.demand
         self.operations = parts.operations
-        self.ledger = PostgresLedger(database)
+        self.ledger = PostgresLedger(reads)
 
         # Calls by replicas
         self.announce = state.replicas.announce

@@ -82,7 +82,10 @@ class TelemetrySettings(SettingsGroup):
     """Metrics and logs."""
 
     metrics_port: int = Field(
-        default=0, ge=0, le=65535, description="Prometheus metrics on loopback; 0: any free port."
+        default=0, ge=0, le=65535, description="Port of the Prometheus metrics; 0: any free port."
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", description="Address of the Prometheus metrics, which need no key."
     )
     log_file: AbsolutePath | None = Field(
         default=None, description="Log file that all processes append to, instead of stderr."

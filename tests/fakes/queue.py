@@ -169,6 +169,7 @@ class FakeQueue(ClientSide):
             return None
         attempt = row.request.attempt + 1
         row.actor_id, row.confirmed = ask.actor_id, False
+        row.replicas.add(ask.replica_id)
         row.leased_at = self._clock.monotonic()
         row.lease_until = self._clock.monotonic() + self._limits.first_lease_s
         row.request = replace(

@@ -37,6 +37,7 @@ class Row:
         self.confirmed = False
         self.lease_until = 0.0  # monotonic
         self.unconfirmed = 0
+        self.replicas: set[str] = set()  # those that had a lease of it
         self.preview: Preview | None = None
         self.watched_until = 0.0  # monotonic
         self.ended: dict[LeaseKey, str] = {}  # lease → the act that ended it

@@ -16,6 +16,7 @@ from serve_app.domain.ports import Clock, LeaseTerms, Liveness
 from serve_app.domain.request import MAX_FAILURES, Cause, LogLine, Request, State
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.transactions.end_attempt import UNCONFIRMED_REPLICAS
 from tests.fakes.fair_lanes import FairLanes
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.operations import FakeOperations
@@ -117,7 +118,9 @@ class QueueRows:
             self._failed_once(row, cause, outcome, f"Replica {row.request.replica_id} died")
             return
         row.unconfirmed += 1
-        if row.unconfirmed >= self._limits.max_unconfirmed and not row.request.cancel_requested:
+        most = self._limits.max_unconfirmed
+        given_up = row.unconfirmed >= most and len(row.replicas) >= min(most, UNCONFIRMED_REPLICAS)
+        if given_up and not row.request.cancel_requested:
             self._end(row, State.FAILED, messages.never_confirmed(row.unconfirmed))
         else:
             self._requeue(row, f"Replica {row.request.replica_id} never confirmed it")

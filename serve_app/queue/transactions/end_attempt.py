@@ -43,6 +43,9 @@ class EndReason(StrEnum):
     STOPPED = "stopped"  # the whole installation was stopped, with every running attempt
 
 
+UNCONFIRMED_REPLICAS = 3
+"""Number of replicas that must have had a request before it fails because none confirmed it."""
+
 BY_FINISH = (
     EndReason.SUCCEEDED,
     EndReason.FAILED,
@@ -144,7 +147,10 @@ decided AS (
         WHEN cancel_requested THEN 'cancelled'
         WHEN how = 'out_of_time' THEN 'expired'
         WHEN failed = 1 AND spent THEN 'failed'
-        WHEN missed = 1 AND unconfirmed + 1 >= %(max_unconfirmed)s THEN 'failed'
+        -- One replica that stands still is no reason.
+        WHEN missed = 1 AND unconfirmed + 1 >= %(max_unconfirmed)s AND (
+            SELECT count(DISTINCT a.replica_id) FROM attempts a WHERE a.request_id = held.id
+            ) >= %(unconfirmed_replicas)s THEN 'failed'
         ELSE 'queued' END AS next
     FROM held
 ),
@@ -285,6 +291,7 @@ class EndAttempts:
         self._rules = {
             "max_failures": limits.max_failures,
             "max_unconfirmed": limits.max_unconfirmed,
+            "unconfirmed_replicas": min(limits.max_unconfirmed, UNCONFIRMED_REPLICAS),
             "cancelled": _text(messages.cancelled()),
             "ended_its_replica": _text(messages.ended_its_replica(limits.max_failures)),
             "no_retry_left": _text(messages.no_retry_left()),
