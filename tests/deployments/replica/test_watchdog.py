@@ -53,7 +53,7 @@ async def test_what_runs_when_the_engine_hangs_fails_and_is_tried_again(
     held = rig.offer("hangs", steps=2, step_ms=1)
     await rig.port.until(lambda: standstill.begun.is_set() and rig.port.renewals(held))
     rig.replica.check_health()
-    rig.resources.engine._loop._monotonic = later
+    rig.resources.engine._loop._turn_watch._monotonic = later
     assert said_to_hang(rig.replica).startswith("One turn of the engine has taken 1000000")
     assert rig.replica._make_ask().slots == 0
     failure = (await rig.outcome(held)).failure
