@@ -7,8 +7,6 @@ moment later has no effect (DNS rebinding).
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
@@ -93,10 +91,3 @@ def is_public(address: str) -> bool:
     else:
         reserved = ip not in _ASSIGNED or any(ip in network for network in _RESERVED_IPV6)
     return ip.is_global and not ip.is_multicast and not reserved
-
-
-async def resolve(host: str, port: int) -> Sequence[str]:
-    """All addresses of a host name, as the system resolves it."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(place[0]).partition("%")[0] for *_, place in found]

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import DatabaseUnavailable, RequestNotFound, StorageUnavailable
+from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.webhook import (
     ClaimedDelivery,
     DeliveryState,
@@ -76,7 +76,9 @@ async def post(
     compose: Callable[..., object] = plain, waits_s: tuple[float, ...] = (0.0,) * 9
 ) -> AsyncIterator[Post]:
     queue = FakeQueue(CLOCK, FakeTerms(), QueueLimits(), FakeLiveness())
-    sender = Sender(resolve, Signer(FakeSigningSeeds(CLOCK), CLOCK), CLOCK, allow_private=True)
+    sender = Sender(
+        NameResolver(), Signer(FakeSigningSeeds(CLOCK), CLOCK), CLOCK, allow_private=True
+    )
     await sender.start()
     tally = Counted()
     rules = RetryRules(waits_s, give_up_s=3600.0, check_interval_s=0.02)

@@ -161,7 +161,7 @@ async def tested(request: HttpRequest) -> Response:
         raise invalid_input(error) from None
     webhooks = services_of(request).webhooks
     try:
-        url = await webhooks.targets.check(wish.url)
+        url = await webhooks.targets.check(wish.url, caller.tenant)
     except BadTarget as wrong:
         raise InvalidInput.of_field("url", f"url {wrong}", "value_error") from None
     request_id = context_of(request).request_id
