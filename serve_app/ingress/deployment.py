@@ -18,7 +18,6 @@ from starlette.applications import Starlette
 
 from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.catalog import load as load_catalog
-from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.domain.lease import (
     Ask,
@@ -31,6 +30,7 @@ from serve_app.domain.lease import (
     Verdict,
     Work,
 )
+from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Storage
 from serve_app.domain.progress import StoredSnapshot
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
@@ -338,7 +338,7 @@ class Ingress:
                 config,
                 clock,
                 self._metrics,
-                resolve,
+                NameResolver(),
             ),
             health=self._health(database, storage, one_node),
             clock=clock,

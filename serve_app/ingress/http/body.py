@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
 from serve_app.domain.errors import DarkroomError, FieldProblem, InvalidInput, TooLarge
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 
 PARSE_IN_THREAD_BYTES = 256 * 1024
 """Size from which a body is parsed in a thread, so that it does not block other calls."""
@@ -57,7 +58,7 @@ async def read_json(request: HttpRequest, max_bytes: int) -> Any:
     """
     raw = await read_body(request, max_bytes)
     if len(raw) > PARSE_IN_THREAD_BYTES:
-        return await asyncio.to_thread(parse, raw)
+        return await in_cpu_thread(parse, raw)
     return parse(raw)
 
 

@@ -22,6 +22,7 @@ from serve_app.domain.errors import (
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, Request, State, granted_retries
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.options import SubmitOptions
 
@@ -258,7 +259,7 @@ async def body_digest(endpoint_id: str, body: Any, webhook_url: str | None = Non
     value = {"endpoint": endpoint_id, "input": body}
     if webhook_url is not None:
         value["webhook"] = webhook_url
-    return await asyncio.to_thread(_digest, value)
+    return await in_cpu_thread(_digest, value)
 
 
 async def reuse_digest(endpoint: Endpoint, input: Mapping[str, Any], *, alone: bool) -> bytes:
@@ -272,7 +273,7 @@ async def reuse_digest(endpoint: Endpoint, input: Mapping[str, Any], *, alone: b
         return b""
     # `deterministic` requests must not reuse an outcome that was computed in a batch.
     value = {"endpoint": endpoint.digest, "input": input, "alone": alone}
-    return await asyncio.to_thread(_digest, value)
+    return await in_cpu_thread(_digest, value)
 
 
 def _names_url(value: Any) -> bool:

@@ -27,7 +27,7 @@ from serve_app.domain.errors import (
 )
 from serve_app.domain.upload import UploadPart
 from serve_app.storage import keys as key_names
-from serve_app.storage.atomic_file import in_thread, write_all
+from serve_app.storage.atomic_file import in_thread, run_blocking, write_all
 from serve_app.storage.keys import missing_part, upload_not_found
 from serve_app.storage.s3 import errors
 from serve_app.storage.s3.clients import S3Clients, StaticKey
@@ -253,7 +253,7 @@ async def _digest(chunks: AsyncIterator[bytes]) -> tuple[int, bytes]:
     size, digest = 0, hashlib.sha256()
     async for chunk in chunks:
         size += len(chunk)
-        await asyncio.to_thread(digest.update, chunk)
+        await run_blocking(digest.update, chunk)
     return size, digest.digest()
 
 
