@@ -10,6 +10,7 @@ import secrets
 import shutil
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,10 +21,13 @@ from serve_app.domain.upload import UploadPart
 from serve_app.storage import keys as key_names
 from serve_app.storage.atomic_file import CHUNK_BYTES, AtomicFile, in_thread, write_all
 from serve_app.storage.keys import PARTS_ID, missing_part, upload_not_found
+from serve_app.storage.listing import StoredObject, walk
 from serve_app.storage.tickets import TicketSigner
 
 FOLDER = ".parts"
 """No key begins with a dot, so nothing in this folder is ever served."""
+
+LISTED_AT_ONCE = 500
 
 
 class DirectoryStorage:
@@ -103,6 +107,13 @@ class DirectoryStorage:
                 yield chunk
         finally:
             await asyncio.shield(in_thread(file.close))
+
+    async def files(self) -> AsyncIterator[StoredObject]:
+        """All objects, in the byte order of their keys."""
+        walking = walk(self.root)
+        while batch := await in_thread(list, islice(walking, LISTED_AT_ONCE)):
+            for each in batch:
+                yield each
 
     async def delete(self, keys: Sequence[str]) -> None:
         paths = [self.root / key for key in keys if key_names.valid(key)]

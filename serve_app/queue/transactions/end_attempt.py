@@ -40,6 +40,8 @@ class EndReason(StrEnum):
     BY_OPERATOR = "by_hand"  # an operator ended it
     # its replica did not end it after the overall deadline; the attempt is recorded as lost
     OUT_OF_TIME = "out_of_time"
+    # it ran when the backup was made that was restored; the attempt is recorded as lost
+    RESTORED = "restored"
     STOPPED = "stopped"  # the whole installation was stopped, with every running attempt
 
 
@@ -109,6 +111,7 @@ _OF_ACTORS = f"""{_NAMELESS}
     WHERE state = 'running' AND actor_id = ANY(%(actors)s::text[])
     LIMIT 1000
 """
+_RUNNING = f"{_NAMELESS} WHERE state = 'running' ORDER BY lease_until LIMIT 1000"
 # In this order, to use the index of running requests.
 _OUT_OF_TIME = """
     SELECT id, attempt, lease_nonce AS nonce, 'out_of_time' AS how,
@@ -193,7 +196,7 @@ ended AS (
 ),
 closed AS (
     UPDATE attempts a SET
-        ended = CASE e.how WHEN 'out_of_time' THEN 'lost' ELSE e.how END,
+        ended = CASE WHEN e.how IN ('out_of_time', 'restored') THEN 'lost' ELSE e.how END,
         ended_at = now(), message = e.message, run_s = e.run_s, steps = e.steps, units = e.units
     FROM ended e WHERE a.request_id = e.id AND a.attempt = e.attempt
     RETURNING a.request_id, a.replica_id
@@ -268,6 +271,7 @@ _statement = partial(
 END_NAMED = _statement(source=_NAMED)
 END_EXPIRED = _statement(source=_EXPIRED, still=_STILL_EXPIRED)
 END_OUT_OF_TIME = _statement(source=_OUT_OF_TIME)
+END_RUNNING = _statement(source=_RUNNING)
 END_OF_ACTORS = _statement(source=_OF_ACTORS)
 END_BY_HAND = _statement(source=_NAMED, noted=_NOTED)
 
@@ -337,6 +341,17 @@ class EndAttempts:
             "overtime_s": overtime_s,
         }
         return await self._run(END_OUT_OF_TIME, params)
+
+    async def end_restored(self) -> Sequence[EndedAttempt]:
+        """End some of the attempts that a restored backup has as running. Call it until none is
+        left. No failure is counted.
+        """
+        params = {
+            "how": EndReason.RESTORED,
+            "message": "Restored from a backup that was made while it ran on replica ",
+            "cause": None,
+        }
+        return await self._run(END_RUNNING, params)
 
     async def end_of_actors(
         self, actor_ids: Sequence[str], how: EndReason
