@@ -234,10 +234,12 @@ counted AS (
     FROM locked k CROSS JOIN pool_time
     WHERE l.pool = %(pool)s AND l.tenant = k.tenant
 )
-SELECT r.n, (SELECT count(*) FROM candidate),
+-- One row at least: without a leased request it has the number of candidates only.
+SELECT r.n, c.seen,
        coalesce((SELECT drained FROM spent s WHERE s.tenant = r.tenant), false),
        CASE WHEN r.shown IS NOT NULL THEN r.input END, {columns}
-FROM leased r LEFT JOIN progress p ON p.request_id = r.id AND p.attempt = r.attempt
+FROM (SELECT count(*) AS seen FROM candidate) c LEFT JOIN leased r ON true
+LEFT JOIN progress p ON p.request_id = r.id AND p.attempt = r.attempt
 ORDER BY r.n
 """
 
