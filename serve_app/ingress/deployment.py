@@ -61,7 +61,7 @@ from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from serve_app.scaling.demand import DemandWriter
-from serve_app.scaling.liveness import RayLiveness
+from serve_app.scaling.liveness import RayActorTable, RayLiveness
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.selection import DiskGuard, create_storage, s3_location
@@ -237,7 +237,7 @@ class Ingress:
                 names_secret=await shared_secret(database, "file_names"),
             ),
             QueueLimits.of(config),
-            RayLiveness(sole_cluster=sole_cluster),
+            RayLiveness(RayActorTable(), self._clock, sole_cluster=sole_cluster),
             serve.get_replica_context().replica_id.unique_id,
             self._metrics,
             Retention.of(config),
