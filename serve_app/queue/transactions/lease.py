@@ -45,10 +45,10 @@ class LeaseResult:
 
 # Contention with other ingress processes. Pure.
 
-FIRST_SPARE_LANES = 8
+FIRST_SPARE_LANES = 16
 MAX_SPARE_LANES = 64
-MAX_MISSES = 8
-PAUSE_S = 0.002
+MAX_MISSES = 20
+PAUSE_S, MAX_PAUSE_S = 0.002, 0.032
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Contention:
         """Pause before the next look: ``share``, from 0 to 1, of a time that grows with the misses
         in a row.
         """
-        return share * PAUSE_S * 2**self.misses if self.misses else 0.0
+        return share * min(MAX_PAUSE_S, PAUSE_S * 2**self.misses) if self.misses else 0.0
 
 
 async def lease_queued(
