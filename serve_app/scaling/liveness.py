@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import ray
 from ray._private.state import actors
@@ -39,8 +39,8 @@ class RayActorTable:
         return frozenset(actors(actor_state_name="ALIVE"))
 
     def state(self, actor_id: str) -> str | None:
-        known: Mapping[str, Any] = actors(actor_id=actor_id)
-        return known.get("State")
+        state = actors(actor_id=actor_id).get("State")
+        return state if isinstance(state, str) else None
 
 
 class RayLiveness:
