@@ -1,0 +1,4 @@
+-- compatible since 1
+-- Requests with a limit on how long their files are kept, that had not ended when it was last looked.
+
+CREATE INDEX lifecycles_waiting ON lifecycles (request_id) WHERE due_at IS NULL;
