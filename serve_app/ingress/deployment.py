@@ -42,7 +42,12 @@ from serve_app.ingress.local_rpc import LocalRpcServer
 from serve_app.ingress.realtime.replicas import HandleSessions
 from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
-from serve_app.ingress.services.files import FileCollector, Files, Uploads
+from serve_app.ingress.services.files import (
+    COLLECT_INTERVAL_S,
+    FileCollector,
+    Files,
+    Uploads,
+)
 from serve_app.ingress.services.health import Health, PlacementCheck, Readiness, SingleNodeCheck
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
 from serve_app.ingress.services.request_ids import RequestIds
@@ -63,7 +68,7 @@ from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from serve_app.scaling.demand import DemandWriter
-from serve_app.scaling.liveness import RayLiveness
+from serve_app.scaling.liveness import RayActorTable, RayLiveness
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.selection import DiskGuard, create_storage, s3_location
@@ -192,7 +197,7 @@ class Ingress:
         )
         storage = await self._storage(stack, database, secrets)
         await self._start_queue(stack, database, catalog, storage, sole_cluster=embedded)
-        files = self._start_files(stack, database, storage)
+        files = self._start_files(stack, database, election, storage)
         self._services = self._make_services(catalog, database, files, identity, one_node)
         stack.push_async_callback(self._services.background.join)
         await self._publish_demand(stack, election)
@@ -241,7 +246,7 @@ class Ingress:
                 names_secret=await shared_secret(database, "file_names"),
             ),
             QueueLimits.of(config),
-            RayLiveness(sole_cluster=sole_cluster),
+            RayLiveness(RayActorTable(), self._clock, sole_cluster=sole_cluster),
             serve.get_replica_context().replica_id.unique_id,
             self._metrics,
             Retention.of(config),
@@ -262,12 +267,17 @@ class Ingress:
         return reads
 
     def _start_files(
-        self, stack: AsyncExitStack, database: Database, storage: DirectoryStorage | S3Storage
+        self,
+        stack: AsyncExitStack,
+        database: Database,
+        election: LeaderElection,
+        storage: DirectoryStorage | S3Storage,
     ) -> Files:
         config = self._config
         book = PostgresUploads(database, Retention.of(config))
         lifecycles = PostgresLifecycles(database)
-        collector = FileCollector(UnwantedFiles(database), book, storage, lifecycles.expire)
+        expire = election.on_leader("file lifetimes", COLLECT_INTERVAL_S, lifecycles.expire)
+        collector = FileCollector(UnwantedFiles(database), book, storage, expire)
         collector.start()
         stack.push_async_callback(collector.aclose)
         config.server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import LiteralString
 
@@ -47,16 +47,31 @@ class LeaderElection:
         self._holder = holder
         self._renew_at: dict[str, float] = {}  # monotonic; names that this process leads
 
-    async def leads(self, name: str) -> bool:
-        """True if this process leads. Takes the leadership if no other process has it."""
+    async def leads(self, name: str, for_s: float = LEADS_S) -> bool:
+        """True if this process leads. Takes the leadership if no other process has it. ``for_s``:
+        time after which it may be taken from this process if it does not ask again.
+        """
         began = self._clock.monotonic()
         if began < self._renew_at.get(name, 0.0):
             return True
         self._renew_at.pop(name, None)
-        if not await self._take(name, LEADS_S):
+        if not await self._take(name, for_s):
             return False
         self._renew_at[name] = began + RENEW_S
         return True
+
+    def on_leader(
+        self, name: str, every_s: float, work: Callable[[], Awaitable[None]]
+    ) -> Callable[[], Awaitable[None]]:
+        """``work`` for periodic tasks of all processes, done by one of them. If that one is gone,
+        another one does it after three rounds.
+        """
+
+        async def elected() -> None:
+            if await self.leads(name, 3 * every_s):
+                await work()
+
+        return elected
 
     @asynccontextmanager
     async def exclusive(self, name: str) -> AsyncGenerator[None]:

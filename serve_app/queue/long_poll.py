@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from random import Random
 from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
@@ -23,7 +25,7 @@ from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import StoredRequest, lease_columns
 from serve_app.queue.transactions.end_attempt import AttemptEnd, EndAttempts, EndReason
 from serve_app.queue.transactions.insert import DirectLease
-from serve_app.queue.transactions.lease import lease_queued
+from serve_app.queue.transactions.lease import Contention, lease_queued
 from serve_app.telemetry.logs import log_context, request_id
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ class LongPoll:
         self._after = after
         self._attempts = EndAttempts(database, limits)
         self._leasing: dict[str, asyncio.Task[None]] = {}
+        self._contention: defaultdict[str, Contention] = defaultdict(Contention)  # by pool
+        self._random = Random()  # noqa: S311 - jitter
         self._closed = False
 
     async def ask(self, ask: Ask) -> Work:
@@ -229,6 +233,7 @@ class LongPoll:
                     break
                 if more:
                     drained.discard(pool)
+                    await asyncio.sleep(self._contention[pool].pause_s(self._random.random()))
         except DatabaseUnavailable as error:
             # The next round, within a second, tries again.
             drained.discard(pool)
@@ -266,16 +271,20 @@ class LongPoll:
         charges = self._state.charges.take(pool)
         try:
             offers = [DirectLease(each.ask.replica_id, each.ask.actor_id) for each in waiters]
+            contention = self._contention[pool]
             leased = await lease_queued(
-                self._database, pool, offers, hot, coming, self._limits, charges
+                *(self._database, pool, offers, hot, coming, self._limits, charges),
+                spare_lanes=contention.spare_lanes,
             )
             charges = {}
+            contention = contention.after(len(leased.found), leased.missed)
+            self._contention[pool] = contention
             for n, found, whole in leased.found:
                 self._leased(left.pop(n), found, whole)
             if leased.drained:
                 # Submits in between saw the lanes awake and did not wake them, so look again.
                 self._state.lanes.wake_if_work_soon((pool, tenant) for tenant in leased.drained)
-            return leased.more
+            return leased.more or contention.looks_again
         finally:
             self._state.charges.restore(pool, charges)
             for waiter in left.values():

@@ -8,6 +8,7 @@ from functools import partial
 from serve_app.domain.ports import Clock, LeaseTerms, Liveness
 from serve_app.postgres.database import Database
 from serve_app.postgres.fair_reads import FairReads
+from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.finisher import Finisher
 from serve_app.queue.heartbeat import Heartbeats
@@ -46,6 +47,7 @@ class QueueParts:
     operations: PostgresOperations
     garbage: GarbageFiles
     vacuum: VacuumMonitor
+    election: LeaderElection
 
 
 def assemble(
@@ -84,6 +86,7 @@ def assemble(
         operations=PostgresOperations(database, limits, state.pauses, after),
         garbage=garbage,
         vacuum=VacuumMonitor(database, observer),
+        election=LeaderElection(database, clock, ingress_id),
     )
     return PostgresQueue(database, FairReads(reads or database), limits, parts)
 
@@ -162,6 +165,7 @@ class PostgresQueue:
         forget_snapshots = partial(snapshots.forget_ended, self._database)
         forget_undelivered = self._idempotency.forget_undelivered
         count_listeners = state.notifier.count_listeners
+        elected = partial(parts.election.on_leader, "retention", RETENTION_EVERY_S)
         return [
             PeriodicTask(check_s, [parts.polls.refresh]),
             PeriodicTask(check_s, [state.replicas.flush, state.stats.refresh, reaper.reap]),
@@ -174,5 +178,11 @@ class PostgresQueue:
             ),
             PeriodicTask(check_s, [parts.garbage.collect, removal.redact]),
             PeriodicTask(MEASURE_EVERY_S, [parts.vacuum.measure]),
-            PeriodicTask(RETENTION_EVERY_S, [removal.delete_aged, removal.delete_expired_keys]),
+            PeriodicTask(
+                RETENTION_EVERY_S,
+                [
+                    elected(removal.delete_aged),
+                    elected(removal.delete_expired_keys),
+                ],
+            ),
         ]

@@ -237,3 +237,24 @@ async def test_one_process_leads_and_another_takes_over_when_it_is_gone(
     assert not await first.leads("demand")
     await second.aclose()
     assert await first.leads("demand")
+
+
+async def test_periodic_work_of_a_leader_is_done_by_one_process(
+    conninfo: str, opened: Callable[..., Awaitable[Database]]
+) -> None:
+    database, done = await opened(conninfo), list[str]()
+
+    def worker(name: str) -> Callable[[], Awaitable[None]]:
+        async def work() -> None:
+            done.append(name)
+
+        return LeaderElection(database, FakeClock(), name).on_leader("retention", 60.0, work)
+
+    workers = [worker(name) for name in ("first", "second")]
+    for _ in range(2):
+        for each in workers:
+            await each()
+    assert done == ["first", "first"]
+    await database.rows("UPDATE leaders SET until = now() - interval '1 second'")
+    await workers[1]()
+    assert done == ["first", "first", "second"]

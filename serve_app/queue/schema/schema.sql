@@ -194,6 +194,7 @@ CREATE TABLE lifecycles (
     CONSTRAINT lifecycles_pkey PRIMARY KEY (request_id)
 );
 CREATE INDEX lifecycles_due ON lifecycles (due_at);
+CREATE INDEX lifecycles_waiting ON lifecycles (request_id) WHERE (due_at IS NULL);
 
 CREATE TABLE undelivered (
     request_id uuid NOT NULL,

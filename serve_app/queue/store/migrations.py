@@ -55,6 +55,7 @@ LOCK_TIMEOUT_MS = 500
 RETRY_S = 1.0, 2.0
 """Between two tries of a step, at random: what waited behind it catches up meanwhile."""
 REPORT_EVERY_S = 30.0
+POLL_S = 0.1
 
 INVALID_INDEXES = """
 SELECT format('DROP INDEX CONCURRENTLY %I.%I', n.nspname, c.relname)
@@ -123,7 +124,7 @@ async def migrate(conninfo: str, migrations: Sequence[Migration] | None = None) 
                     f"Darkroom needs a database with encoding UTF8, and this one's is {encoding}. "
                     "Create one: createdb --encoding UTF8 --template template0 darkroom"
                 )
-            await connection.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
+            await _lock(connection)
             await _apply(connection, wanted)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}") from error
@@ -147,6 +148,16 @@ async def check_applied(database: Database, migrations: Sequence[Migration] | No
             f"This database belongs to an older Darkroom: its tables are at {at}, and this version "
             f"needs them at {wanted[-1].number}. Restart Darkroom to migrate them."
         )
+
+
+async def _lock(connection: psycopg.AsyncConnection) -> None:
+    """Wait until no other process migrates. Not by a statement that waits: an index that another
+    process builds concurrently would wait for its end."""
+    while True:
+        cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,))
+        if await cursor.fetchone() == (True,):
+            return
+        await asyncio.sleep(POLL_S)
 
 
 async def _apply(connection: psycopg.AsyncConnection, wanted: Sequence[Migration]) -> None:

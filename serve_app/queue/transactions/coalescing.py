@@ -75,7 +75,7 @@ outbox AS (
 SELECT id::text, tenant, pool, endpoint FROM ended
 """
 # The promoted request keeps its old place in the queue. It does not expire if its start deadline
-# passed while the request that it followed was running.
+# passed while the request that it followed was running. It is one request, so one lane is locked.
 PROMOTE = f"""
 WITH heir AS (
     SELECT id FROM requests

@@ -20,7 +20,7 @@ from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import MAX_FAILURES, Cause, State
 from serve_app.postgres.database import Database
-from serve_app.queue.fairness.fair_queue import AWAKE
+from serve_app.queue.fairness.fair_queue import wake_lanes
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import RETRIES_LEFT, flatten_outcome, lease_columns, outcome_to_json
@@ -235,11 +235,7 @@ outbox AS (
     SELECT id, tenant, webhook_url FROM ended
     WHERE state <> 'queued' AND webhook_url IS NOT NULL
 ),
-woken AS (
-    UPDATE fair_lanes l SET {awake}
-    FROM (SELECT DISTINCT pool, tenant FROM ended WHERE state = 'queued') e
-    WHERE l.pool = e.pool AND l.tenant = e.tenant AND NOT l.active
-){noted}
+{wake_lanes}{noted}
 SELECT e.id::text, e.attempt, e.lease_nonce, e.state, e.how, e.pool, e.tenant, c.replica_id,
        e.failures, e.events, e.finished_at, e.endpoint, e.run_s, e.work, e.expected_s,
        extract(epoch FROM now() - e.started_at)::double precision, e.leads::text, e.resumed
@@ -264,7 +260,7 @@ _statement = partial(
     ),
     died=_NUMBER[Cause.CONNECTION_ERROR],
     retries=RETRIES_LEFT,
-    awake=AWAKE,
+    wake_lanes=wake_lanes("ended"),
     still="",
     noted="",
 )

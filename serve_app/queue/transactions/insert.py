@@ -12,7 +12,7 @@ from typing import Any
 
 from serve_app.domain.request import NewRequest, Redacted, Request, State
 from serve_app.postgres.database import Database, Lock
-from serve_app.queue.fairness.fair_queue import AWAKE, head_start_s
+from serve_app.queue.fairness.fair_queue import head_start_s, wake_lanes
 from serve_app.queue.store import messages
 from serve_app.queue.store.rows import NEW_NONCE, RETRIES_LEFT, retries_column
 
@@ -158,11 +158,7 @@ notified AS (
     SELECT s.id, s.events, 'INFO', NULL, %(follows)s::text || p.leader || %(will_do)s::text
     FROM stored s JOIN placed p ON p.id = s.id WHERE s.follows IS NOT NULL
 ),
-woken AS (
-    UPDATE fair_lanes l SET {AWAKE}
-    FROM (SELECT DISTINCT pool, tenant FROM stored WHERE state = 'queued') s
-    WHERE l.pool = s.pool AND l.tenant = s.tenant AND NOT l.active
-)
+{wake_lanes("stored")}
 SELECT s.id::text, s.state, s.created_at, s.events, s.end_by, s.lease_nonce, s.follows::text,
        CASE WHEN s.follows IS NOT NULL THEN (
            SELECT p.leader FROM placed p WHERE p.id = s.id)::text END
