@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -45,6 +46,10 @@ class ServerSettings(SettingsGroup):
     trusted_hosts: tuple[str, ...] = Field(
         default=(),
         description="Host names under which clients reach Darkroom, besides this machine's own.",
+    )
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(),
+        description="Addresses and networks of proxies whose X-Forwarded-Proto is believed.",
     )
     internal_url: str | None = Field(
         default=None, description="Origin at which replicas reach the ingress for uploads."

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 import shutil
+import stat
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import islice
@@ -23,6 +25,8 @@ from serve_app.storage.atomic_file import CHUNK_BYTES, AtomicFile, in_thread, wr
 from serve_app.storage.keys import PARTS_ID, missing_part, upload_not_found
 from serve_app.storage.listing import StoredObject, walk
 from serve_app.storage.tickets import TicketSigner
+
+log = logging.getLogger(__name__)
 
 FOLDER = ".parts"
 """No key begins with a dot, so nothing in this folder is ever served."""
@@ -120,7 +124,11 @@ class DirectoryStorage:
         await in_thread(_delete, paths, self.root)
 
     async def start(self) -> None:
-        """Nothing to do: directories are created when they are needed."""
+        """Make ``root`` a directory of its owner only, also if it exists.
+
+        All below it is created when it is needed. Other users cannot reach it.
+        """
+        await in_thread(_make_private, self.root)
 
     async def aclose(self) -> None:
         """Nothing to do."""
@@ -151,11 +159,22 @@ class DirectoryStorage:
         return self.root / key
 
 
+def _make_private(root: Path) -> None:
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        root.chmod(0o700)
+    except PermissionError:  # another user's directory, for example of a volume
+        log.warning("Other users may read the artifacts in %s: it belongs to another user.", root)
+
+
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactNotFound("No such artifact.") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise ArtifactNotFound("No such artifact.")
+    return found.st_size
 
 
 def _open(path: Path, start: int) -> BinaryIO:

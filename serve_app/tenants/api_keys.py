@@ -69,6 +69,13 @@ class Keys(Protocol):
         """
         ...
 
+    async def identity_of(self, key_id: str) -> Caller:
+        """Identity of a key, for a token that names it.
+
+        Raises ``Unauthenticated`` if the key was revoked or has expired.
+        """
+        ...
+
     async def create(
         self,
         tenant: str,
@@ -213,9 +220,13 @@ class KeyRing:
         same = hmac.compare_digest(credential.digest, stored.digest)
         if not same or stored is _UNKNOWN_KEY:
             raise Unauthenticated(_BAD)
-        if stored.expires_at is not None and self._clock.now() >= stored.expires_at:
-            raise Unauthenticated("The API key has expired.")
-        return stored.identity
+        return self._identity(stored)
+
+    async def identity_of(self, key_id: str) -> Caller:
+        stored = await self._find(key_id)
+        if stored is None:
+            raise Unauthenticated("The API key of this token is no longer valid.")
+        return self._identity(stored)
 
     async def create(
         self,
@@ -266,6 +277,11 @@ class KeyRing:
 
     async def any(self) -> bool:
         return bool(await self._rows("SELECT 1 FROM api_keys LIMIT 1"))
+
+    def _identity(self, stored: _Stored) -> Caller:
+        if stored.expires_at is not None and self._clock.now() >= stored.expires_at:
+            raise Unauthenticated("The API key has expired.")
+        return stored.identity
 
     async def _find(self, key_id: str) -> _Stored | None:
         now = self._clock.monotonic()
@@ -374,7 +390,7 @@ async def _known(keys: Keys, wanted: Credential) -> bool:
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(text + "\n")

@@ -35,6 +35,19 @@ async def test_a_key_revoked_elsewhere_is_shut_out_within_seconds(
         await here.authenticate(f"Key {made}")
 
 
+async def test_a_token_of_a_key_revoked_elsewhere_is_shut_out_within_seconds(
+    database: Database,
+) -> None:
+    clock = FakeClock()
+    here, elsewhere = KeyRing(database, clock), KeyRing(database, clock)
+    made = await here.create("studio")
+    assert (await here.identity_of(made.id)).tenant == "studio"
+    await elsewhere.revoke(made.id)
+    clock.advance(CACHE_S + 0.1)
+    with pytest.raises(Unauthenticated, match="no longer valid"):
+        await here.identity_of(made.id)
+
+
 async def test_a_disabled_tenants_keys_are_shut_out(database: Database) -> None:
     keys = KeyRing(database, FakeClock())
     made = await keys.create("studio")

@@ -113,6 +113,10 @@ class Identity:
     upload_tokens: UploadTokens
 
 
+MASKS_AT_ONCE = 1
+"""Masks that an ingress process decodes at once. Ten of 64 megapixels at once took 2.4 GB."""
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """Collaborators of every handler. All are already started, and their creator closes them."""
@@ -132,6 +136,9 @@ class Services:
     metrics: Metrics
     replies: Replies = field(default_factory=Replies)
     background: Background = field(default_factory=Background)
+    mask_decoding: asyncio.Semaphore = field(  # around the decoding of a mask
+        default_factory=lambda: asyncio.Semaphore(MASKS_AT_ONCE)
+    )
 
 
 def services_of(request: HTTPConnection) -> Services:

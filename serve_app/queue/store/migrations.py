@@ -111,13 +111,14 @@ async def migrate(conninfo: str, migrations: Sequence[Migration] | None = None) 
     wanted = shipped() if migrations is None else migrations
     try:
         async with await psycopg.AsyncConnection.connect(
-            conninfo, **{**settings(conninfo), "prepare_threshold": None}
+            conninfo, **settings(conninfo)
         ) as connection:
             if connection.info.server_version < OLDEST_SERVER:
                 raise Misconfigured(
                     "Darkroom needs PostgreSQL 15 or later, and this server is "
                     f"{connection.info.server_version // 10_000}. Upgrade it, or use another one."
                 )
+            connection.prepare_threshold = None  # a migration has several statements
             ((encoding,),) = await (await connection.execute("SHOW server_encoding")).fetchall()
             if encoding != "UTF8":
                 raise Misconfigured(
