@@ -26,8 +26,8 @@ log = logging.getLogger(__name__)
 
 POOL_TIMEOUT_S = 3.0
 STATEMENT_LIMIT_S = 8.0
-"""After this time a statement's connection is closed. The server ends the statement 1 s earlier, so
-a connection that reaches the limit is silent."""
+"""After this time a statement's connection is closed. The server ends the statement a tenth
+earlier, so a connection that reaches the limit is silent."""
 SILENT_S = 3.0
 """Limit of what a healthy server answers at once: set-up, probes, and leases of leadership."""
 MAX_TRIES = 3
@@ -97,12 +97,10 @@ class Database:
     without any action.
     """
 
-    def __init__(
-        self, conninfo: str, connections: int = 8, limit_s: float = STATEMENT_LIMIT_S
-    ) -> None:
+    def __init__(self, conninfo: str, connections: int = 8, limit_s: float | None = None) -> None:
         self.conninfo = conninfo
         self._connections = connections
-        self._limit_s = limit_s
+        self._limit_s = STATEMENT_LIMIT_S if limit_s is None else limit_s
         self._pool: AsyncConnectionPool | None = None
         self._statements: dict[str, tuple[str, tuple[str, ...]]] = {}
         self._unavailable_reason: str | None = None  # reason while the server is unavailable
@@ -211,7 +209,7 @@ class Database:
             await connection.execute(SESSION)
             await connection.execute(
                 "SELECT set_config('statement_timeout', $1, false)",
-                [f"{max(1, int((self._limit_s - 1) * 1000))}ms"],
+                [f"{int(900 * self._limit_s)}ms"],
             )
 
     def _repair(self, *, replace: bool) -> None:
