@@ -51,6 +51,7 @@ class Proxy:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # aborted transports close their sockets in the loop's next turn
 
     def lose(self, pattern: bytes, what: Lose) -> None:
         """Lose the next call that has ``pattern`` in it, once."""
