@@ -10,6 +10,7 @@ import pytest
 
 from serve_app.cli.serve import console as log_console
 from serve_app.cli.serve.console import Console, LogFollower
+from tests.cluster.darkroom import eventually
 
 
 class Screen(io.StringIO):
@@ -47,6 +48,8 @@ def test_the_file_stays_small_while_others_write_it_and_the_console_shows_all(
         for number in range(100):
             (one if number % 2 else other).write(f"line {number} {'x' * 20}\n")
             screen.wait_for(f"line {number} ")
+            # What is written in the moment of a rotation is lost, so none is written then.
+            eventually(lambda: path.stat().st_size <= 1000, "the file has been rotated")
     follower.aclose()
     assert screen.getvalue().count("\n") == 100
     assert path.stat().st_size < 1200
