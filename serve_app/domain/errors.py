@@ -17,6 +17,7 @@ DarkroomError
 ├── OutcomeForgotten          the outcome was not to be kept, and the time to fetch it is over
 ├── AlreadyFinal              an action on a request that has ended
 ├── TooLarge                  a body, an upload or an input over its limit
+├── BodyTooSlow               a body that arrives below the least rate
 ├── Overloaded                retry after ``retry_after_s``
 ├── Unavailable               a component that Darkroom depends on does not respond
 │   ├── EndpointDraining      an operator drains the endpoint
@@ -168,6 +169,13 @@ class AlreadyFinal(DarkroomError):
 
 class TooLarge(DarkroomError):
     code = "too_large"
+
+
+class BodyTooSlow(DarkroomError):
+    """The client sends the body below the least rate."""
+
+    code = "body_too_slow"
+    retryable = True
 
 
 class Overloaded(DarkroomError):

@@ -17,17 +17,27 @@ from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Plain, Preview, Progress, StoredSnapshot
-from serve_app.domain.request import Priority
+from serve_app.domain.request import Priority, Request
 from serve_app.domain.serialization import pickle_by_name
 
 
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
 class LeaseKey:
-    """Identity of a lease: the request, and the attempt number, which fences writes."""
+    """Identity of a lease, which fences writes.
+
+    ``nonce`` is random. A database that lost its last transactions, by a failover or a restored
+    backup, gives an attempt number away twice; the nonces of the two leases differ.
+    """
 
     request_id: str
     attempt: int
+    nonce: int = 0  # below 2**53
+
+
+def lease_of(request: Request) -> LeaseKey:
+    """The latest lease of a request."""
+    return LeaseKey(request.id, request.attempt, request.lease_nonce)
 
 
 @pickle_by_name
@@ -64,10 +74,11 @@ class Lease:
     deadline_s: float | None = None  # time left until the request's deadline, when it was leased
     snapshot_url: str | None = None  # of a partial generation, to resume from
     files_url: str = ""  # origin from which replicas read our own ``/files/…``
+    nonce: int = 0  # see ``LeaseKey``
 
     @property
     def held(self) -> LeaseKey:
-        return LeaseKey(self.request_id, self.attempt)
+        return LeaseKey(self.request_id, self.attempt, self.nonce)
 
 
 class SignalKind(StrEnum):

@@ -75,7 +75,7 @@ class LeaseTerms(Protocol):
         ...
 
     def tickets(
-        self, request_id: str, attempt: int, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
         """One ticket per file that the attempt may produce. A repeated call gives the same keys."""
         ...

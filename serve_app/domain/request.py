@@ -201,6 +201,7 @@ class Request:
     forgetting: Redacted | None = None  # None: its input and outcome are kept
     retries_left: Retries | None = None  # None: the installation's default
     events: int = 0  # lines of its own log: grows with every change except progress
+    lease_nonce: int = 0  # of the latest lease; see ``LeaseKey``
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from serve_app.ingress.api import routes as api
 from serve_app.ingress.fal import endpoint_calls
 from serve_app.ingress.fal import routes as fal
 from serve_app.ingress.fal.rewriting import PathRewriting
+from serve_app.ingress.http.body import PacedBody
 from serve_app.ingress.http.context import RequestContext, attach_context, context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.routing import SegmentRouter
@@ -99,6 +100,9 @@ _ALLOWED = b", ".join([*_USUAL, *sorted(options.HEADERS), b"x-fal-file-name"])
 """Allowed headers for a preflight call that names none."""
 
 
+_BODILESS = frozenset({"GET", "HEAD"})
+
+
 class RequestMiddleware:
     """ASGI middleware for request ids, CORS, errors as JSON, and metrics.
 
@@ -124,6 +128,8 @@ class RequestMiddleware:
             return
         began = services.clock.monotonic()
         try:
+            if scope["method"] not in _BODILESS:
+                receive = PacedBody(receive, services.clock)
             with logs.log_context(context.request_id):
                 await self._serve(scope, receive, _Stamped(send, context), context)
         finally:

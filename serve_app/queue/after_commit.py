@@ -11,10 +11,10 @@ from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import LeaseKey, Signal, SignalKind
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import State
+from serve_app.postgres.database import Database
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import Observer, QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.notify import Notification
 from serve_app.queue.transactions.cancel import Removed
 from serve_app.queue.transactions.coalescing import CoalescedRequests

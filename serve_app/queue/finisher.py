@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from serve_app.domain.batcher import Batcher
 from serve_app.domain.lease import Finish, LeaseKey, Verdict
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import StoredSnapshot
+from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import known_id
 from serve_app.queue.transactions import snapshots
 from serve_app.queue.transactions.end_attempt import BY_FINISH, AttemptEnd, EndAttempts, EndReason
@@ -28,7 +29,7 @@ class Finisher:
 
     async def finish(self, finish: Finish) -> Verdict:
         """End the attempt with its outcome. FENCED if another cause ended it first."""
-        held = LeaseKey(known_id(finish.held.request_id), finish.held.attempt)
+        held = replace(finish.held, request_id=known_id(finish.held.request_id))
         outcome = messages.storable(finish.outcome)
         return await self._batcher.call(AttemptEnd(held, _how(outcome), _message(outcome), outcome))
 
@@ -38,7 +39,7 @@ class Finisher:
         """Queue the request again without counting a failure, keeping ``snapshot`` as its resume
         point.
         """
-        held = LeaseKey(known_id(held.request_id), held.attempt)
+        held = replace(held, request_id=known_id(held.request_id))
         if snapshot is not None:
             await snapshots.store(self._database, {held: snapshot})
         message = f"Replica {replica_id} handed the request back: {reason}"

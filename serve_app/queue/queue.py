@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 
 from serve_app.domain.ports import Clock, LeaseTerms, Liveness
+from serve_app.postgres.database import Database
+from serve_app.postgres.fair_reads import FairReads
+from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.finisher import Finisher
 from serve_app.queue.heartbeat import Heartbeats
@@ -17,7 +20,6 @@ from serve_app.queue.request_log import RequestLog
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.request_cache import PreviewCache
 from serve_app.queue.store.config import NullObserver, Observer, QueueLimits, Retention
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.diagnostics import MEASURE_EVERY_S, VacuumMonitor
 from serve_app.queue.submitter import Submitter
 from serve_app.queue.transactions import snapshots
@@ -45,6 +47,7 @@ class QueueParts:
     operations: PostgresOperations
     garbage: GarbageFiles
     vacuum: VacuumMonitor
+    election: LeaderElection
 
 
 def assemble(
@@ -56,11 +59,13 @@ def assemble(
     ingress_id: str,
     observer: Observer | None = None,
     retention: Retention | None = None,
+    reads: Database | None = None,
 ) -> PostgresQueue:
     """Build the queue of one ingress process. Any number of them share a database whose tables are
     migrated.
 
-    The caller starts and closes ``database``, which must outlive the queue.
+    The caller starts and closes ``database``, which must outlive the queue, and ``reads``, which
+    long reads of history use; None: the same.
     """
     observer = observer or NullObserver()
     state = QueueState.create(database, clock, limits, ingress_id)
@@ -81,14 +86,17 @@ def assemble(
         operations=PostgresOperations(database, limits, state.pauses, after),
         garbage=garbage,
         vacuum=VacuumMonitor(database, observer),
+        election=LeaderElection(database, clock, ingress_id),
     )
-    return PostgresQueue(database, limits, parts)
+    return PostgresQueue(database, FairReads(reads or database), limits, parts)
 
 
 class PostgresQueue:
     """Queue of one ingress process, made by ``assemble``. Its parts implement its methods."""
 
-    def __init__(self, database: Database, limits: QueueLimits, parts: QueueParts) -> None:
+    def __init__(
+        self, database: Database, reads: FairReads, limits: QueueLimits, parts: QueueParts
+    ) -> None:
         self._database = database
         self._check_s = limits.check_interval_s
         self.parts = parts
@@ -108,13 +116,13 @@ class PostgresQueue:
         self.ends_at = state.stats.ends_at
         self.log = parts.log.log
         self.lines = parts.log.lines
-        self.page = History(database).page
+        self.page = History(reads).page
         self.cancel = parts.removal.cancel
         self.delete = parts.removal.delete
         self.record_frame = FrameUsage(database, state.charges).record_frame
         self.demand = state.stats.demand
         self.operations = parts.operations
-        self.ledger = PostgresLedger(database)
+        self.ledger = PostgresLedger(reads)
 
         # Calls by replicas
         self.announce = state.replicas.announce
@@ -157,6 +165,7 @@ class PostgresQueue:
         forget_snapshots = partial(snapshots.forget_ended, self._database)
         forget_undelivered = self._idempotency.forget_undelivered
         count_listeners = state.notifier.count_listeners
+        elected = partial(parts.election.on_leader, "retention", RETENTION_EVERY_S)
         return [
             PeriodicTask(check_s, [parts.polls.refresh]),
             PeriodicTask(check_s, [state.replicas.flush, state.stats.refresh, reaper.reap]),
@@ -169,5 +178,11 @@ class PostgresQueue:
             ),
             PeriodicTask(check_s, [parts.garbage.collect, removal.redact]),
             PeriodicTask(MEASURE_EVERY_S, [parts.vacuum.measure]),
-            PeriodicTask(RETENTION_EVERY_S, [removal.delete_aged, removal.delete_expired_keys]),
+            PeriodicTask(
+                RETENTION_EVERY_S,
+                [
+                    elected(removal.delete_aged),
+                    elected(removal.delete_expired_keys),
+                ],
+            ),
         ]

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.ports import Liveness
+from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.transactions.cancel import expire_requests
 from serve_app.queue.transactions.end_attempt import EndAttempts, EndReason
 from serve_app.telemetry.logs import log_context

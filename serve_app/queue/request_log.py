@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from serve_app.domain.batcher import Batcher
 from serve_app.domain.request import LogLine, State
+from serve_app.postgres.database import Database
 from serve_app.queue.state.request_cache import RequestCache
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import known_id
 
 APPEND = """

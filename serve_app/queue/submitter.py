@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from serve_app.domain.batcher import Batcher
 from serve_app.domain.errors import DarkroomError, Unavailable
 from serve_app.domain.request import NewRequest, Request
+from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.long_poll import LongPoll
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.waiters import Waiter
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.transactions.idempotency import IdempotencyKeys
 from serve_app.queue.transactions.insert import (
     DirectLease,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -46,6 +47,10 @@ class ServerSettings(SettingsGroup):
         default=(),
         description="Host names under which clients reach Darkroom, besides this machine's own.",
     )
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(),
+        description="Addresses and networks of proxies whose X-Forwarded-Proto is believed.",
+    )
     internal_url: str | None = Field(
         default=None, description="Origin at which replicas reach the ingress for uploads."
     )
@@ -82,7 +87,10 @@ class TelemetrySettings(SettingsGroup):
     """Metrics and logs."""
 
     metrics_port: int = Field(
-        default=0, ge=0, le=65535, description="Prometheus metrics on loopback; 0: any free port."
+        default=0, ge=0, le=65535, description="Port of the Prometheus metrics; 0: any free port."
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", description="Address of the Prometheus metrics, which need no key."
     )
     log_file: AbsolutePath | None = Field(
         default=None, description="Log file that all processes append to, instead of stderr."

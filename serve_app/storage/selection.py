@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from serve_app.domain.errors import Misconfigured, StorageFull, StorageUnavailable
 from serve_app.domain.ports import Clock
 from serve_app.settings import Config, Secrets
+from serve_app.storage.atomic_file import run_blocking
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.s3.location import S3Location, location_of
 
@@ -100,7 +100,7 @@ class DiskGuard:
 
     async def _read_free_bytes(self) -> int:
         try:
-            return (await asyncio.to_thread(shutil.disk_usage, self._directory)).free
+            return (await run_blocking(shutil.disk_usage, self._directory)).free
         except OSError as error:
             raise StorageUnavailable(
                 f"The artifact directory {self._directory} cannot be read: {error.strerror}."

@@ -83,6 +83,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
+        self._pools: set[str] = set()  # that had a demand
         self._counters = {
             name: Counter(f"{PREFIX}{name}", text, labels, registry=registry)
             for name, (text, labels) in COUNTERS.items()
@@ -150,15 +151,17 @@ class Metrics:
         self._gauges["database_held_back_transactions"].set(transactions)
 
     def depth(self, demand: Mapping[str, Demand]) -> None:
-        """Record the current demand of each pool."""
-        for pool, now in demand.items():
+        """Record the current demand of each pool. A pool that is not named has none any more."""
+        gone = dict.fromkeys(self._pools - demand.keys(), Demand())
+        self._pools |= demand.keys()
+        for pool, now in (gone | {**demand}).items():
             self._gauges["queued"].labels(pool).set(now.queued)
             self._gauges["running"].labels(pool).set(now.running)
             self._gauges["oldest_wait_seconds"].labels(pool).set(now.oldest_wait_s)
 
 
 class MetricsServer:
-    """HTTP server of a registry for Prometheus, on loopback. ``port`` 0 selects a free port."""
+    """HTTP server of a registry for Prometheus. ``port`` 0 selects a free port."""
 
     def __init__(self, registry: CollectorRegistry, port: int, host: str = "127.0.0.1") -> None:
         self._registry = registry
@@ -181,8 +184,9 @@ class MetricsServer:
             )
         except OSError as error:
             raise Misconfigured(
-                f"The metrics port {self._wanted} cannot be opened ({error.strerror}). "
-                "Set DARKROOM_METRICS_PORT to a free port, or to 0 for any free port."
+                f"The metrics port {self._wanted} on {self._host} cannot be opened "
+                f"({error.strerror}). Set DARKROOM_METRICS_PORT to a free port, or to 0 for any "
+                "free port, and DARKROOM_METRICS_HOST to an address of this machine."
             ) from error
 
     def close(self) -> None:

@@ -53,9 +53,9 @@ Compose = Callable[[ClaimedDelivery], Awaitable[bytes]]
 Raises ``RequestNotFound`` if the request was deleted. After any other error it is called again.
 """
 
-FIRST_TIMEOUT_S = 15.0
-LATER_TIMEOUT_S = 120.0
-"""Timeouts of the first and of later tries; the same as fal's."""
+TIMEOUT_S = 15.0
+"""Timeout of each try. fal waits 120 s from the second try on; here a receiver that hangs would
+hold a delivery of its tenant for that long."""
 
 CLEANUP_INTERVAL_S = 10.0
 COMPOSE_RETRY_S = 30.0
@@ -183,9 +183,8 @@ class DeliveryWorker:
             body = await self._retried(lambda: self._body(claimed))
             if body is None:
                 return
-            timeout_s = LATER_TIMEOUT_S if claimed.tries else FIRST_TIMEOUT_S
             message = SignedMessage(claimed.id, claimed.request_id, claimed.tenant, body)
-            answer = await self._sender.post(claimed.url, message, timeout_s)
+            answer = await self._sender.post(claimed.url, message, TIMEOUT_S)
             self._breakers.record_result(claimed.channel, answer, self._clock.monotonic())
             await self._retried(lambda: self._store_result(claimed, answer))
         except DarkroomError as error:

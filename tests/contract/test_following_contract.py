@@ -13,7 +13,7 @@ from serve_app.domain.lease import Lease
 from serve_app.domain.outcome import Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import CancelVerdict, Priority, Request, State, WaitReason
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from tests.contract.queues import Make
 from tests.contract.test_reuse_contract import image, made, shared
 from tests.fakes.liveness import FakeLiveness

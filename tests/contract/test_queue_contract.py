@@ -11,7 +11,6 @@ import pytest
 from serve_app.domain.errors import Overloaded, RequestNotFound
 from serve_app.domain.lease import (
     Lease,
-    LeaseKey,
     Work,
 )
 from serve_app.domain.ports import Queue
@@ -137,7 +136,7 @@ async def test_an_ask_takes_as_many_as_it_has_slots_and_only_its_pool_s(queue: Q
 async def test_a_lease_carries_all_that_running_it_takes(queue: Queue) -> None:
     request = await queue.submit(new())
     (granted,) = (await queue.ask(ask(1))).leases
-    assert granted.held == LeaseKey(request.id, 1)
+    assert (granted.request_id, granted.attempt) == (request.id, 1)
     assert granted.input == request.input
     assert granted.endpoint.id == request.endpoint
     assert granted.upload_tickets[0].key.startswith(f"{request.id}/1/")

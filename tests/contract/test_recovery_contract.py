@@ -65,14 +65,24 @@ async def test_an_unconfirmed_lease_that_runs_out_is_no_failure(queue: Queue) ->
 async def test_a_request_that_no_replica_ever_confirms_fails_in_the_end(make: Make) -> None:
     queue = await make(replace(QUICK, max_unconfirmed=2, first_lease_s=0.2))
     request = await queue.submit(new())
-    for _ in range(2):
-        while not (await queue.ask(ask(1))).leases:
+    for replica in ("r1", "r2"):
+        while not (await queue.ask(ask(1, replica=replica))).leases:
             pass
     ended = await queue.wait(TENANT, request.id, 5.0)
     assert ended.state is State.FAILED
     assert ended.outcome is not None
     assert ended.outcome.failure is not None
     assert ended.outcome.failure.code == "poison"
+
+
+async def test_one_replica_that_confirms_nothing_fails_no_request(make: Make) -> None:
+    queue = await make(replace(QUICK, max_unconfirmed=2, first_lease_s=0.2))
+    request = await queue.submit(new())
+    for _ in range(5):  # the fifth lease shows that the request has outlived four
+        while not (await queue.ask(ask(1))).leases:
+            pass
+    seen = await queue.get(TENANT, request.id)
+    assert (seen.state.final, seen.failures) == (False, 0)
 
 
 async def test_the_leases_of_a_dead_replica_end_at_once(make: Make, liveness: FakeLiveness) -> None:

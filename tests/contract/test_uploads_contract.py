@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from serve_app.domain.upload import Upload, UploadBook, UploadPart
+from serve_app.postgres.database import Database
 from serve_app.queue.store.config import DAY_S, Retention
-from serve_app.queue.store.database import Database
 from serve_app.queue.transactions.uploads import ABANDONED_S, AGAIN_S, PostgresUploads
 from serve_app.settings import TenantLimits
 from tests.fakes.clock import FakeClock

@@ -25,9 +25,9 @@ from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher
 from deployments.transfer.uploader import Backoff, Uploader
-from serve_app.domain.addresses import resolve
 from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.lease import Lease, LeaseKey
+from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.request import Priority
 from serve_app.telemetry.clock import SystemClock
 from tests.deployments.storage import HttpStorage
@@ -141,7 +141,7 @@ async def make_rig(tmp_path: Path):
         def fetcher() -> Fetcher:
             return Fetcher(
                 storage.client(),
-                resolve,
+                NameResolver(),
                 max_bytes=10**6,
                 timeout_s=5.0,
                 allow_private=False,

@@ -23,6 +23,7 @@ from serve_app.domain.lease import (
     SignalKind,
     Verdict,
     Work,
+    lease_of,
 )
 from serve_app.domain.progress import StoredSnapshot
 from serve_app.domain.request import Cause, Priority, Request, State
@@ -92,7 +93,7 @@ class FakeQueue(ClientSide):
         row = self._holder(finish.held)
         if row is None:
             return self._repeated(finish.held, "finish")
-        row.ended[finish.held.attempt] = "finish"
+        row.ended[finish.held] = "finish"
         failure = finish.outcome.failure
         self._settle(row, finish.outcome.usage.run_s, succeeded=failure is None)
         if failure is None:
@@ -119,7 +120,7 @@ class FakeQueue(ClientSide):
             return self._repeated(held, "hand_back")
         if snapshot is not None:
             self._keep(held, snapshot)
-        row.ended[held.attempt] = "hand_back"
+        row.ended[held] = "hand_back"
         self._settle(row)
         self._requeue(row, f"Replica {replica_id} handed the request back: {reason}")
         return Verdict.ACCEPTED
@@ -168,12 +169,14 @@ class FakeQueue(ClientSide):
             return None
         attempt = row.request.attempt + 1
         row.actor_id, row.confirmed = ask.actor_id, False
+        row.replicas.add(ask.replica_id)
         row.leased_at = self._clock.monotonic()
         row.lease_until = self._clock.monotonic() + self._limits.first_lease_s
         row.request = replace(
             row.request,
             state=State.RUNNING,
             attempt=attempt,
+            lease_nonce=row.request.lease_nonce + 1,
             replica_id=ask.replica_id,
             started_at=self._clock.now(),
             progress=None,
@@ -187,10 +190,11 @@ class FakeQueue(ClientSide):
         return Lease(
             request_id=request.id,
             attempt=attempt,
+            nonce=request.lease_nonce,
             expires_in_s=self._limits.first_lease_s,
             endpoint=endpoint,
             input=row.input,
-            upload_tickets=self._terms.tickets(request.id, attempt, endpoint, row.input)
+            upload_tickets=self._terms.tickets(lease_of(request), endpoint, row.input)
             if request.priority is not Priority.REALTIME
             else (),
             priority=request.priority,
@@ -234,11 +238,11 @@ class FakeQueue(ClientSide):
         row = self._rows.get(held.request_id)
         if row is None or row.request.state is not State.RUNNING:
             return None
-        return row if row.request.attempt == held.attempt else None
+        return row if lease_of(row.request) == held else None
 
     def _repeated(self, held: LeaseKey, act: str) -> Verdict:
         row = self._rows.get(held.request_id)
-        if row is not None and row.ended.get(held.attempt) == act:
+        if row is not None and row.ended.get(held) == act:
             return Verdict.ACCEPTED
         return Verdict.FENCED
 

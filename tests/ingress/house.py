@@ -14,7 +14,8 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from serve_app.catalog.catalog import Catalog, load
-from serve_app.domain.addresses import Resolve, resolve
+from serve_app.domain.addresses import Resolve
+from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Clock
 from serve_app.ingress.app import create_app
 from serve_app.ingress.fal.webhooks import Composer
@@ -87,7 +88,7 @@ async def built(
     linger_s: float = LAST_BYTE_DELAY_S,
     storage: Any = None,
     deliver: bool = False,
-    names: Resolve = resolve,
+    names: Resolve | None = None,
     **settings: Any,
 ) -> AsyncGenerator[House]:
     """A started house, closed at the end. ``deliver``: send webhooks to the hosts in ``names``."""
@@ -126,7 +127,9 @@ async def built(
         ),
         identity=Identity(keys, Tokens(b"t" * 32, clock), UploadTokens(b"u" * 32, clock)),
         sessions=scripted,
-        webhooks=Webhooks(queue, queue.outbox, seeds, compose, config, clock, metrics, names),
+        webhooks=Webhooks(
+            queue, queue.outbox, seeds, compose, config, clock, metrics, names or NameResolver()
+        ),
         health=Health(Readiness({"storage": storage.check}, clock)),
         clock=clock,
         new_id=RequestIds(clock),

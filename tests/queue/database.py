@@ -18,9 +18,9 @@ from psycopg.conninfo import make_conninfo
 
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.embedded_postgres.files import ROLE, ClusterFiles, FileLock
+from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.migrations import migrate
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
@@ -30,7 +30,7 @@ T = TypeVar("T")
 TABLES = (
     "webhook_deliveries", "artifacts", "usage", "events", "attempts", "requests", "progress",
     "replicas", "fair_lanes", "costs", "audit", "api_keys", "tenants", "installation",
-    "undelivered", "unwanted", "halts", "uploads", "lifecycles", "webhook_keys",
+    "undelivered", "unwanted", "halts", "uploads", "lifecycles", "webhook_keys", "leaders",
 )  # fmt: skip
 
 HOLDING: list[EmbeddedPostgres] = []

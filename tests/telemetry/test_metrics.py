@@ -45,6 +45,16 @@ def test_what_happens_is_counted() -> None:
     assert value("darkroom_database_held_back_transactions") == 4000
 
 
+def test_the_gauges_of_a_pool_that_has_nothing_any_more_are_zero() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.depth({"studio": Demand(queued=3, oldest_wait_s=2.0), "video": Demand(running=1)})
+    metrics.depth({"video": Demand(running=1)})
+    value = metrics.registry.get_sample_value
+    assert value("darkroom_queued", {"pool": "studio"}) == 0
+    assert value("darkroom_oldest_wait_seconds", {"pool": "studio"}) == 0
+    assert value("darkroom_running", {"pool": "video"}) == 1
+
+
 def test_two_registries_do_not_mix() -> None:
     one, two = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
     one.unexpected("x")

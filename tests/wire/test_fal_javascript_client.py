@@ -54,7 +54,7 @@ def program(way: str, address: Address) -> str:
             return BY_PROXY_URL.replace("KEY", key).replace("HERE", url)
 
 
-@pytest.fixture(scope="module", params=["middleware", "fetch", "/fal/proxy", ""])
+@pytest.fixture(scope="module", params=["middleware", "fetch", "/fal/proxy"])
 def said(
     request: pytest.FixtureRequest,
     darkroom_address: Address,

@@ -108,7 +108,7 @@ async def token(request: HttpRequest) -> Response:
     context_of(request).route = "fal.upload.token"
     origin = origin_of(request)
     caller = await authenticate(request)
-    made = services_of(request).identity.upload_tokens.make(caller.tenant)
+    made = services_of(request).identity.upload_tokens.make(caller)
     body: UploadCredential = {
         "token": made.text,
         "token_type": "Bearer",
@@ -322,8 +322,12 @@ async def _new(request: HttpRequest) -> tuple[str, NewUpload]:
 async def _tenant(request: HttpRequest) -> str:
     """Tenant of the call, authenticated by an upload token or by a key."""
     header = request.headers.get("authorization")
-    tenant = services_of(request).identity.upload_tokens.tenant_of(header)
-    return (await authenticate(request)).tenant if tenant is None else tenant
+    identity = services_of(request).identity
+    grant = identity.upload_tokens.grant_of(header)
+    if grant is None:
+        return (await authenticate(request)).tenant
+    await identity.keys.identity_of(grant.key_id)
+    return grant.tenant
 
 
 async def _found(request: HttpRequest, *, in_parts: bool) -> Upload:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import ModuleType
 from typing import Any, Literal, NotRequired
 
@@ -18,13 +17,14 @@ from serve_app.ingress.http.errors import Error, error_reply, json_reply
 from serve_app.ingress.http.openapi import EVENTS, JSON, Answer, Operation, answer
 from serve_app.ingress.http.paths import MCP_PATH
 from serve_app.ingress.http.routing import translated
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 
 
 class ServedBySdk(Response):
     """Response that the SDK writes."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        server = await asyncio.to_thread(_server)
+        server = await in_cpu_thread(_server)
         await server.serve(scope, receive, send)
 
 

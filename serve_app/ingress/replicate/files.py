@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -23,6 +22,7 @@ from serve_app.ingress.http.openapi import Answer, Operation, answer, in_path
 from serve_app.ingress.http.origin import etag_of, file_url, origin_of
 from serve_app.ingress.replicate.errors import ERRORS, TAG
 from serve_app.ingress.replicate.prediction import CURSOR, ReplicatePage
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.files import NewUpload
 from serve_app.ingress.services.services import services_of
 
@@ -77,7 +77,7 @@ async def created(request: HttpRequest) -> Response:
     (file,) = files
     new = NewUpload(caller.tenant, file.media_type, file.name)
     upload = await services.files.uploads.take(new, _at_once(file.content))
-    digest = (await asyncio.to_thread(hashlib.sha256, file.content)).hexdigest()
+    digest = (await in_cpu_thread(hashlib.sha256, file.content)).hexdigest()
     kept = await services.files.uploads.kept(caller.tenant, upload.key)
     body = _file(kept, origin)
     # The same body as later, plus what is known only now.

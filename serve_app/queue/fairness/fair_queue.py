@@ -23,10 +23,10 @@ from collections.abc import Iterable, Mapping
 
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.request import Priority
+from serve_app.postgres.database import Database
 from serve_app.queue.fairness.pauses import PAUSED, not_paused
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +57,28 @@ AWAKE = f"""
 already waiting.
 """
 
+
+def wake_lanes(of: str) -> str:
+    """Common table expressions that wake the lanes of the queued requests in the table ``of``.
+
+    Lanes are locked in order first, as by every statement that writes several of them, so no two of
+    them deadlock.
+    """
+    return f"""
+asleep AS MATERIALIZED (
+    SELECT l.pool, l.tenant
+    FROM (SELECT DISTINCT pool, tenant FROM {of} WHERE state = 'queued') s
+    JOIN fair_lanes l ON l.pool = s.pool AND l.tenant = s.tenant
+    WHERE NOT l.active
+    ORDER BY 1, 2 FOR NO KEY UPDATE OF l
+),
+woken AS (
+    UPDATE fair_lanes l SET {AWAKE}
+    FROM asleep s WHERE l.pool = s.pool AND l.tenant = s.tenant
+)
+"""
+
+
 OPEN = f"""
 INSERT INTO fair_lanes AS l (pool, tenant, weight, vtime, woken_at)
 SELECT n.pool, n.tenant, n.weight, coalesce({_POOL_TIME.format(lane="n")}, 0), clock_timestamp()
@@ -75,7 +97,14 @@ WITH chosen AS (
 UPDATE fair_lanes l SET {AWAKE} FROM chosen c
 WHERE l.pool = c.pool AND l.tenant = c.tenant
 """
-SWEEP_AWAKE = f"UPDATE fair_lanes l SET {AWAKE} WHERE NOT l.active AND {_HAS_WORK}"
+SWEEP_AWAKE = f"""
+WITH chosen AS (
+    SELECT l.pool, l.tenant FROM fair_lanes l WHERE NOT l.active AND {_HAS_WORK}
+    ORDER BY 1, 2 FOR NO KEY UPDATE OF l
+)
+UPDATE fair_lanes l SET {AWAKE} FROM chosen c
+WHERE l.pool = c.pool AND l.tenant = c.tenant
+"""
 SWEEP_ASLEEP = f"""
 WITH chosen AS (
     SELECT l.pool, l.tenant FROM fair_lanes l WHERE l.active AND NOT ({_HAS_WORK})

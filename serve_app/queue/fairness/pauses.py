@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from serve_app.domain.errors import EndpointDraining
 from serve_app.domain.operations import Pause, PauseKind
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 
 PAUSED = "(SELECT array_agg(endpoint) FROM halts WHERE kind = 'paused')"
 """Array of the paused endpoints; null if there are none. It refers to no outer row, so a statement

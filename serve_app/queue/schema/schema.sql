@@ -92,6 +92,7 @@ CREATE TABLE requests (
     leads uuid,
     follows uuid,
     shown json,
+    lease_nonce bigint DEFAULT 0 NOT NULL,
     CONSTRAINT requests_check CHECK (((state = 'running') = (lease_until IS NOT NULL))),
     CONSTRAINT requests_follows_check CHECK (((state = 'following') = (follows IS NOT NULL))),
     CONSTRAINT requests_forgetting_check CHECK ((forgetting = ANY (ARRAY['input', 'outcome', 'done']))),
@@ -138,6 +139,7 @@ CREATE TABLE attempts (
     steps integer DEFAULT 0 NOT NULL,
     units double precision DEFAULT 0 NOT NULL,
     collected boolean DEFAULT false NOT NULL,
+    nonce bigint DEFAULT 0 NOT NULL,
     CONSTRAINT attempts_ended_check CHECK ((ended = ANY (ARRAY['succeeded', 'failed', 'cancelled', 'expired', 'retry', 'lost', 'stopped', 'hand_back', 'undo', 'by_hand']))),
     CONSTRAINT attempts_pkey PRIMARY KEY (request_id, attempt)
 )
@@ -192,6 +194,7 @@ CREATE TABLE lifecycles (
     CONSTRAINT lifecycles_pkey PRIMARY KEY (request_id)
 );
 CREATE INDEX lifecycles_due ON lifecycles (due_at);
+CREATE INDEX lifecycles_waiting ON lifecycles (request_id) WHERE (due_at IS NULL);
 
 CREATE TABLE undelivered (
     request_id uuid NOT NULL,
@@ -348,3 +351,11 @@ CREATE TABLE webhook_keys (
     signs_from timestamptz NOT NULL,
     CONSTRAINT webhook_keys_pkey PRIMARY KEY (kid)
 );
+
+CREATE TABLE leaders (
+    name text NOT NULL,
+    holder text NOT NULL,
+    until timestamptz NOT NULL,
+    CONSTRAINT leaders_pkey PRIMARY KEY (name)
+)
+WITH (fillfactor='50');

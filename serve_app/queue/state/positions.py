@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import Request
+from serve_app.postgres.database import Database
 from serve_app.queue.fairness.cost_model import CostModel
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 
 DEEP = 20_000
 RECOUNT_S = 0.1  # shortest interval between reads outside the periodic ones

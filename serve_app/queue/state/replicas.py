@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.domain.lease import Ask, Presence, ReplicaStage, Report
+from serve_app.postgres.database import Database
 from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 
 UPSERT = """
 INSERT INTO replicas AS r (replica_id, actor_id, pool, stage, detail, loading, slots, busy_at)

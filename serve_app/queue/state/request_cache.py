@@ -19,8 +19,8 @@ from serve_app.domain.lease import LeaseKey
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import Preview, Progress
 from serve_app.domain.request import Request, State
+from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, known_id, stored
 
 READ = f"SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = ANY(%(ids)s::uuid[]) AND r.deleted_at IS NULL"

@@ -15,6 +15,7 @@ from serve_app.domain.lease import Demand, Presence, ReplicaStage
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import from_plain
 from serve_app.domain.request import Priority, Request, State, Waiting, WaitReason
+from serve_app.postgres.database import Database
 from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.state.counters import Counters, Throughput
 from serve_app.queue.state.eta import EtaModel
@@ -22,7 +23,6 @@ from serve_app.queue.state.positions import Positions
 from serve_app.queue.state.request_cache import RequestCache
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 
 # Reason why a queued request waits. Pure.
 
@@ -139,6 +139,8 @@ class QueueStats:
         self._counted_at = float("-inf")
         self._count_took_s = 0.0
         self._present: dict[str, Presence] = {}
+        # by pool and endpoint, since a replica last changed
+        self._explained: dict[tuple[str, str], WaitExplanation] = {}
         self._throughput = Throughput()
         self._busy_at: dict[str, float] = {}
         self._started = self._refreshed_at = clock.monotonic()
@@ -299,8 +301,11 @@ class QueueStats:
         limited = self._eta.limit_reached(request)
         if limited:
             return WaitExplanation(WaitReason.LIMIT, limited)
-        here = [each for each in self._present.values() if each.pool == request.pool]
-        why = why_it_waits(request.endpoint, here)
+        key = request.pool, request.endpoint
+        why = self._explained.get(key)
+        if why is None:
+            here = [each for each in self._present.values() if each.pool == request.pool]
+            why = self._explained[key] = why_it_waits(request.endpoint, here)
         if why.stage == ReplicaStage.STARTING:
             return replace(why, share=self._eta.start_progress(request.pool))
         return why
@@ -311,6 +316,8 @@ class QueueStats:
         """Note that a replica called this process. ``slots``: its total number of slots, present or
         planned.
         """
+        if self._present.get(presence.replica_id) != presence:
+            self._explained.clear()
         self._present[presence.replica_id] = presence
         self._eta.replica_seen(presence, slots)
 
@@ -324,6 +331,7 @@ class QueueStats:
         self._present = {
             id_: each for id_, each in self._present.items() if each.actor_id not in dead_actors
         }
+        self._explained.clear()
 
     def actors(self) -> frozenset[str]:
         """Actor ids of the known replicas."""
@@ -367,6 +375,7 @@ class QueueStats:
         # What was noted while the statement ran is newer than its rows.
         newer = {id_: each for id_, each in self._present.items() if before.get(id_) is not each}
         self._present = {presence.replica_id: presence for presence, _ in present} | newer
+        self._explained.clear()
         await self._eta.refresh(present)
 
     async def demand(self) -> Mapping[str, Demand]:

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from serve_app.domain.outcome import Outcome, Usage
+from serve_app.postgres.database import Database, Lock
 from serve_app.queue.fairness.fair_queue import AWAKE
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database, Lock
 from serve_app.queue.store.rows import outcome_from_json, outcome_to_json
 from serve_app.queue.transactions.deletion import OUTCOME_LOCK
 from serve_app.queue.transactions.insert import outcome_lock_number
@@ -75,7 +75,7 @@ outbox AS (
 SELECT id::text, tenant, pool, endpoint FROM ended
 """
 # The promoted request keeps its old place in the queue. It does not expire if its start deadline
-# passed while the request that it followed was running.
+# passed while the request that it followed was running. It is one request, so one lane is locked.
 PROMOTE = f"""
 WITH heir AS (
     SELECT id FROM requests

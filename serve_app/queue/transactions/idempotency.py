@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from serve_app.domain.errors import FieldProblem, InvalidInput, RequestDeleted
 from serve_app.domain.request import NewRequest
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, known_id, stored
 
 HEADER = "Idempotency-Key"

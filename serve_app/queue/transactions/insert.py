@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Any
 
 from serve_app.domain.request import NewRequest, Redacted, Request, State
-from serve_app.queue.fairness.fair_queue import AWAKE, head_start_s
+from serve_app.postgres.database import Database, Lock
+from serve_app.queue.fairness.fair_queue import head_start_s, wake_lanes
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database, Lock
-from serve_app.queue.store.rows import RETRIES_LEFT, retries_column
+from serve_app.queue.store.rows import NEW_NONCE, RETRIES_LEFT, retries_column
 
 # Short forms of inputs that are too long to show in full, mostly because of embedded images. Only
 # the replica gets the whole input. A status, a list or a log would otherwise carry megabytes at
@@ -113,7 +113,7 @@ stored AS (
         ranked_at,
         work, expected_s, alone, previews, events, idempotency_key, body_digest, reuse_digest,
         forgetting, retries_left, webhook_url, webhook_origin, leads, follows, state, attempt,
-        replica_id, actor_id,
+        replica_id, actor_id, lease_nonce,
         lease_until, started_at)
     SELECT id, tenant, endpoint, digest, pool, priority,
            coalesce(input, (%(large)s::text[])[large])::json, shown::json,
@@ -129,6 +129,7 @@ stored AS (
                 WHEN here = 1 THEN 'running' ELSE 'queued' END, here,
            CASE here WHEN 1 THEN replica END,
            CASE here WHEN 1 THEN actor END,
+           here * {NEW_NONCE},
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
            CASE here WHEN 1 THEN now() END
     FROM placed
@@ -136,11 +137,11 @@ stored AS (
     ORDER BY key NULLS FIRST, n
     ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id, tenant, pool, state, attempt, replica_id, actor_id, created_at, events, end_by,
-              retries_left, follows
+              retries_left, follows, lease_nonce
 ),
 leased AS (
-    INSERT INTO attempts (request_id, attempt, replica_id, actor_id)
-    SELECT id, attempt, replica_id, actor_id FROM stored WHERE state = 'running'
+    INSERT INTO attempts (request_id, attempt, replica_id, actor_id, nonce)
+    SELECT id, attempt, replica_id, actor_id, lease_nonce FROM stored WHERE state = 'running'
 ),
 notified AS (
     INSERT INTO events (request_id, sequence, level, state, message)
@@ -157,12 +158,8 @@ notified AS (
     SELECT s.id, s.events, 'INFO', NULL, %(follows)s::text || p.leader || %(will_do)s::text
     FROM stored s JOIN placed p ON p.id = s.id WHERE s.follows IS NOT NULL
 ),
-woken AS (
-    UPDATE fair_lanes l SET {AWAKE}
-    FROM (SELECT DISTINCT pool, tenant FROM stored WHERE state = 'queued') s
-    WHERE l.pool = s.pool AND l.tenant = s.tenant AND NOT l.active
-)
-SELECT s.id::text, s.state, s.created_at, s.events, s.end_by, s.follows::text,
+{wake_lanes("stored")}
+SELECT s.id::text, s.state, s.created_at, s.events, s.end_by, s.lease_nonce, s.follows::text,
        CASE WHEN s.follows IS NOT NULL THEN (
            SELECT p.leader FROM placed p WHERE p.id = s.id)::text END
 FROM stored s
@@ -294,6 +291,7 @@ def _result(
     created_at: datetime,
     version: int,
     end_by: datetime | None,
+    lease_nonce: int,
     group: str | None,
     leader: str | None,
 ) -> InsertResult:
@@ -320,5 +318,6 @@ def _result(
         retries_left=new.retries,
         follows=leader,
         events=version,
+        lease_nonce=lease_nonce,
     )
     return InsertResult(request, version, leased, group)

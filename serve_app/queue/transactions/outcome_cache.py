@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import NewRequest
+from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store import messages, rows
-from serve_app.queue.store.database import Database, Lock
 from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, stored
 from serve_app.queue.transactions.deletion import OUTCOME_LOCK
 from serve_app.queue.transactions.insert import EncodedInput, columns_of

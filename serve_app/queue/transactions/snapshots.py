@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.progress import StoredSnapshot
+from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
+from serve_app.queue.store.rows import lease_columns
 
 TICKET_S = 3600.0
 """Seconds after the issue of its ticket at which an unreferenced upload is deleted."""
@@ -16,12 +17,12 @@ TICKET_S = 3600.0
 KEEP = """
 WITH named AS (
     SELECT * FROM json_to_recordset(%(kept)s::json) AS x(
-        id uuid, attempt integer, key text, step integer)
+        id uuid, attempt integer, nonce bigint, key text, step integer)
 ),
 held AS (
     SELECT r.id, r.snapshot AS before, n.key, n.step
     FROM named n JOIN requests r ON r.id = n.id
-    WHERE r.lease_until IS NOT NULL AND r.attempt = n.attempt
+    WHERE r.lease_until IS NOT NULL AND r.attempt = n.attempt AND r.lease_nonce = n.nonce
     ORDER BY r.id
     FOR NO KEY UPDATE OF r
 ),
@@ -63,8 +64,7 @@ async def store(database: Database, kept: Mapping[LeaseKey, StoredSnapshot]) -> 
     if not own:
         return
     named = [
-        {"id": held.request_id, "attempt": held.attempt, "key": each.key, "step": each.step}
-        for held, each in own.items()
+        {**lease_columns(held), "key": each.key, "step": each.step} for held, each in own.items()
     ]
     await database.rows(KEEP, {"kept": messages.compact(named)})
 

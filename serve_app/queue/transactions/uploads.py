@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from serve_app.domain.upload import KeptFile, Upload, UploadPart
+from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import Retention
-from serve_app.queue.store.database import Database
 
 ABANDONED_S = 6 * 3600.0
 """Seconds without a call after which an open upload is abandoned. A single part may take as

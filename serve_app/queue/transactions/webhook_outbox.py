@@ -17,8 +17,8 @@ from serve_app.domain.webhook import (
     WebhookBacklog,
     WebhookDelivery,
 )
+from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import known_id
 
 FIRST_CLAIM_S = 40.0

@@ -7,8 +7,8 @@ import asyncio
 import psycopg
 
 from serve_app.domain.request import State
+from serve_app.postgres.database import Database
 from serve_app.queue.queue import assemble
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.diagnostics import VacuumMonitor
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness

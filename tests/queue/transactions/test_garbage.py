@@ -9,8 +9,8 @@ import pytest
 
 from serve_app.domain.request import State
 from serve_app.ingress.services.files import FileCollector
+from serve_app.postgres.database import Database
 from serve_app.queue.store.config import Retention
-from serve_app.queue.store.database import Database
 from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.queue.transactions.redaction import Redaction
 from serve_app.queue.transactions.uploads import PostgresUploads
