@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import psycopg
@@ -46,6 +47,8 @@ QUICK = QueueLimits(
     max_failures=3,
     max_unconfirmed=4,
 )
+LONG_LEASES = replace(QUICK, lease_s=600.0, first_lease_s=600.0)
+"""Leases that do not run out, however slow the machine; ``QUICK`` is for tests of their expiry."""
 
 
 def until_stopped(files: ClusterFiles, patience_s: float = 30.0) -> None:
@@ -145,7 +148,7 @@ class Ingress:
 
     async def __call__(
         self,
-        limits: QueueLimits = QUICK,
+        limits: QueueLimits = LONG_LEASES,
         edit: Callable[[PostgresQueue], None] = lambda _: None,
     ) -> PostgresQueue:
         own = Database(self.conninfo)
