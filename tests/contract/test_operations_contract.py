@@ -183,7 +183,7 @@ async def test_the_overview_shows_lanes_leases_and_halts(make: Make) -> None:
     (running,) = seen.leases
     assert (running.request_id, running.attempt) == (granted.request_id, 1)
     assert (running.replica_id, running.tenant) == ("r7", "ann")
-    assert 0 <= running.age_s < 5
+    assert 0 <= running.age_s < 600
     assert -5 < running.expires_in_s < 1
     assert [(each.endpoint, each.kind) for each in seen.halts] == [(OTHER, PauseKind.PAUSED)]
 

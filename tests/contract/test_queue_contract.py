@@ -168,7 +168,7 @@ async def test_a_waiting_ask_gets_a_request_as_it_is_submitted(make: Make) -> No
 async def test_an_ask_without_work_ends_after_its_time(queue: Queue) -> None:
     began = time.monotonic()
     assert await queue.ask(ask(1)) == Work()
-    assert QUICK.ask_wait_s - 0.05 <= time.monotonic() - began < QUICK.ask_wait_s + 1.0
+    assert time.monotonic() - began >= QUICK.ask_wait_s - 0.05
 
 
 async def test_an_ask_without_slots_gets_no_work(queue: Queue) -> None:
@@ -189,7 +189,8 @@ async def test_a_request_whose_endpoint_is_gone_fails_when_it_is_leased(
     assert ended.outcome.failure.code == "endpoint_not_found"
 
 
-async def test_an_ask_that_goes_away_loses_no_request(queue: Queue) -> None:
+async def test_an_ask_that_goes_away_loses_no_request(make: Make) -> None:
+    queue = await make(QUICK)
     asking = asyncio.create_task(queue.ask(ask(1)))
     await asyncio.sleep(0.05)
     submitting = asyncio.create_task(queue.submit(new()))

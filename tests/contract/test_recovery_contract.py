@@ -25,7 +25,8 @@ from tests.queue.requests import (
 )
 
 
-async def test_a_lease_that_runs_out_is_a_failure_and_tried_again(queue: Queue) -> None:
+async def test_a_lease_that_runs_out_is_a_failure_and_tried_again(make: Make) -> None:
+    queue = await make(QUICK)
     request = await queue.submit(new())
     old = (await lease(queue)).held
 
@@ -40,10 +41,11 @@ async def test_a_lease_that_runs_out_is_a_failure_and_tried_again(queue: Queue) 
     assert again.alone  # it may have ended its replica
 
 
-async def test_a_lease_that_is_renewed_lasts(queue: Queue) -> None:
+async def test_a_lease_that_is_renewed_lasts(make: Make) -> None:
+    queue = await make(replace(QUICK, lease_s=2.0, first_lease_s=2.0))
     request = await queue.submit(new())
     held = (await lease(queue)).held
-    end = time.monotonic() + 3 * QUICK.lease_s
+    end = time.monotonic() + 3.0
     while time.monotonic() < end:
         assert not (await queue.report(report(held))).fenced
         await asyncio.sleep(0.1)
@@ -51,7 +53,8 @@ async def test_a_lease_that_is_renewed_lasts(queue: Queue) -> None:
     assert (await queue.get(TENANT, request.id)).failures == 0
 
 
-async def test_an_unconfirmed_lease_that_runs_out_is_no_failure(queue: Queue) -> None:
+async def test_an_unconfirmed_lease_that_runs_out_is_no_failure(make: Make) -> None:
+    queue = await make(QUICK)
     request = await queue.submit(new())
     assert (await queue.ask(ask(1))).leases
 

@@ -13,6 +13,7 @@ from serve_app.domain.lease import Signal, SignalKind, Verdict
 from serve_app.domain.request import CancelVerdict, State
 from serve_app.queue.queue import PostgresQueue
 from tests.contract.test_events_contract import watched
+from tests.contract.waiting import eventually
 from tests.queue.database import QUICK, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
 
@@ -123,10 +124,15 @@ async def test_work_is_shared_and_nothing_is_leased_twice(ingress: Ingress) -> N
 
 
 async def test_several_reapers_end_a_lease_once(ingress: Ingress) -> None:
-    queues = [await ingress() for _ in range(3)]
+    queues = [await ingress(QUICK) for _ in range(3)]
     request = await queues[0].submit(new())
     held = (await lease(queues[1])).held
-    await asyncio.sleep(2 * QUICK.lease_s + 0.3)
+
+    async def ended() -> bool:
+        return (await queues[2].get(TENANT, request.id)).failures > 0
+
+    await eventually(ended)
+    await asyncio.sleep(3 * QUICK.check_interval_s)
     assert (await queues[2].get(TENANT, request.id)).failures == 1
     assert (await queues[2].report(report(held))).fenced == (held,)
 
