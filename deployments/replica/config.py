@@ -17,7 +17,7 @@ class IngressCalls:
 
     start_interval_s: float = 2.0  # between announcements of what a starting replica loads
     report_interval_s: float = 0.5
-    confirm_within_s: float = 0.05  # a lease that still runs then is confirmed by an early report
+    confirm_after_s: float = 0.5  # a lease that runs so long is reported; at most a tenth of it
     full_grace_s: float = 0.02  # how long all slots are taken before a lease poll says so
     call_timeout_s: float = 10.0  # for each call except ``ask``
     ask_timeout_s: float = 30.0  # far longer than a lease poll waits at the ingress

@@ -83,7 +83,7 @@ class Heartbeats:
 
     async def report(self, report: Report) -> ReportReply:
         self._state.replicas.reported(report)
-        if not report.renewals and not report.progress:
+        if not (report.renewals or report.progress or report.snapshots):
             return ReportReply()
         return await self._batcher.call(report)
 

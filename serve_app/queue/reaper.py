@@ -84,6 +84,7 @@ class Reaper:
         self._state.waiters.remove_dead(
             dead | of_previous_run
         )  # before their requests can be leased to them again
+        await self._attempts.confirm(self._state.waiters.named_by(dead))
         await self._end_of(of_previous_run, EndReason.STOPPED)
         await self._end_of(dead, EndReason.LOST)
         await self._state.replicas.remove_dead(dead | of_previous_run)

@@ -44,6 +44,18 @@ async def test_a_replica_runs_one_at_a_time_of_those_that_another_died_with(
     assert elsewhere.request_id == second
 
 
+async def test_a_replica_that_named_a_lease_in_its_poll_and_died_ran_it(
+    make: Make, liveness: FakeLiveness
+) -> None:
+    queue = await make(LONG_LEASES)
+    request = await queue.submit(new())
+    (granted,) = (await queue.ask(ask(1, replica="r1"))).leases
+    await queue.ask(ask(0, granted.held, replica="r1"))
+    await died(queue, liveness, "r1", request.id)
+    again = await queue.get(TENANT, request.id)
+    assert (again.state, again.failures, again.alone) == (State.QUEUED, 1, True)
+
+
 async def test_so_it_is_of_those_that_it_gives_up_because_it_hangs(make: Make) -> None:
     queue = await make(LONG_LEASES)
     ids = {(await queue.submit(new())).id for _ in range(2)}

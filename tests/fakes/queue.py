@@ -44,6 +44,7 @@ class FakeQueue(ClientSide):
         self._presence[ask.replica_id] = Presence(
             ask.replica_id, ask.actor_id, ask.pool, ReplicaStage.READY, ask.detail, ask.loading
         )
+        self._named[ask.actor_id] = frozenset(ask.held)
         self._slots_of[ask.replica_id] = max(1, ask.slots + len(ask.held))
         self._slots[ask.pool] = max(ask.slots + len(ask.held), self._slots.get(ask.pool, 1))
         self._asking.append(ask)

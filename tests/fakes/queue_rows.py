@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from serve_app.domain.errors import RequestNotFound
-from serve_app.domain.lease import Ask, Presence, Signal, lease_of
+from serve_app.domain.lease import Ask, LeaseKey, Presence, Signal, lease_of
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Clock, LeaseTerms, Liveness
 from serve_app.domain.request import MAX_FAILURES, Cause, LogLine, Request, State
@@ -38,6 +38,7 @@ class QueueRows:
         self._terms = terms
         self._limits = limits
         self._liveness = liveness
+        self._named: dict[str, frozenset[LeaseKey]] = {}  # by actor, in its last poll
         self._rows: dict[str, Row] = {}
         self._repeats = FakeRepeats(clock)
         self._presence: dict[str, Presence] = {}
@@ -77,6 +78,8 @@ class QueueRows:
             if row.actor_id in of_previous_run:
                 self._lost(row, Cause.CONNECTION_ERROR, stopped=True)
             elif row.actor_id in dead:
+                named = self._named.get(row.actor_id, frozenset())
+                row.confirmed = row.confirmed or lease_of(row.request) in named
                 self._lost(row, Cause.CONNECTION_ERROR)
             elif row.lease_until < now:
                 self._lost(row, Cause.TIMEOUT)

@@ -53,8 +53,8 @@ class Waiters:
         self._holders: dict[LeaseKey, Waiter] = {}
         self._signals: dict[LeaseKey, tuple[SignalKind, float]] = {}
         self._signalled_at: dict[tuple[str, Signal], float] = {}
-        # last polls of replicas that are downloading weights, by replica
-        self._coming: dict[str, tuple[Ask, float]] = {}
+        # last polls of replicas that hold attempts or are downloading weights, by replica
+        self._last: dict[str, tuple[Ask, float]] = {}
         self._closed = False
         # Pools in which nothing is queued, as far as this process knows.
         self.drained: set[str] = set()
@@ -81,9 +81,9 @@ class Waiters:
         at once.
         """
         waiter = Waiter(ask)
-        self._coming.pop(ask.replica_id, None)
-        if ask.coming:
-            self._coming[ask.replica_id] = ask, self._clock.monotonic()
+        self._last.pop(ask.replica_id, None)
+        if ask.held or ask.coming:
+            self._last[ask.replica_id] = ask, self._clock.monotonic()
         if self._closed:
             waiter.open = False
             return waiter
@@ -139,7 +139,9 @@ class Waiters:
     def coming(self) -> Mapping[str, frozenset[str]]:
         """Endpoints whose requests some recent pollers do not want, by pool."""
         found: dict[str, frozenset[str]] = {}
-        for ask, _ in self._coming.values():
+        for ask, _ in self._last.values():
+            if not ask.coming:
+                continue
             found[ask.pool] = found.get(ask.pool, frozenset()) | frozenset(ask.coming)
         return found
 
@@ -214,12 +216,16 @@ class Waiters:
         """Attempts held by the waiting replicas."""
         return frozenset(self._holders)
 
+    def named_by(self, actors: frozenset[str]) -> frozenset[LeaseKey]:
+        """Attempts that the last polls of these actors named: they had arrived there."""
+        return frozenset(
+            held for ask, _ in self._last.values() if ask.actor_id in actors for held in ask.held
+        )
+
     def expire(self) -> None:
         """Forget old signals, and replicas that have not polled for long."""
         now = self._clock.monotonic()
-        self._coming = {
-            id_: each for id_, each in self._coming.items() if each[1] + REMEMBER_S > now
-        }
+        self._last = {id_: each for id_, each in self._last.items() if each[1] + REMEMBER_S > now}
         self._signals = {held: each for held, each in self._signals.items() if each[1] > now}
         self._signalled_at = {
             key: at for key, at in self._signalled_at.items() if at + SIGNAL_AGAIN_S > now

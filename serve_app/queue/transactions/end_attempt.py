@@ -275,6 +275,17 @@ LOST_MESSAGES = {
     EndReason.LOST: "The process ended on replica ",
     EndReason.STOPPED: "Darkroom was stopped, and with it replica ",
 }
+CONFIRM = """
+WITH chosen AS (
+    SELECT r.id FROM requests r
+    JOIN json_to_recordset(%(held)s::json) AS h(id uuid, attempt integer, nonce bigint)
+        ON h.id = r.id AND h.attempt = r.attempt AND h.nonce = r.lease_nonce
+    WHERE r.lease_until IS NOT NULL AND NOT r.confirmed
+    ORDER BY r.id
+    FOR NO KEY UPDATE OF r
+)
+UPDATE requests r SET confirmed = true, start_by = NULL FROM chosen c WHERE r.id = c.id
+"""
 ENDED_BY = """
 SELECT a.request_id::text, a.attempt, a.nonce
 FROM json_to_recordset(%(held)s::json) AS h(id uuid, attempt integer, nonce bigint)
@@ -315,6 +326,12 @@ class EndAttempts:
         if failure is None:
             row["outcome"] = None
         return await self._run(END_BY_HAND, {"ends": messages.compact([row]), **noted})
+
+    async def confirm(self, held: frozenset[LeaseKey]) -> None:
+        """Confirm the leases of attempts of which it is known, without a report, that they ran."""
+        if held:
+            named = messages.compact([lease_columns(each) for each in held])
+            await self._database.rows(CONFIRM, {"held": named})
 
     async def end_expired(self) -> Sequence[EndedAttempt]:
         """End some of the attempts whose lease has run out. Call it until none is left."""
