@@ -156,6 +156,7 @@ class NewRequest:
     reuse_digest: bytes = b""  # SHA-256 of endpoint and input; empty: its outcome is not shared
     retries: Retries | None = None  # after failures; None: the installation's default
     body_digest: bytes = b""  # SHA-256 of what the client sent; empty: no search for repeats
+    answered_at_end: bool = False  # nobody is told of it before its end, nor finds it again
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,10 @@ READ_ONLY = (
     "hosts in DARKROOM_DATABASE_URL, the primary among them is found."
 )
 
+UNAWAITED: LiteralString = "(SELECT set_config('synchronous_commit', 'off', true))"
+"""SQL expression: a statement that evaluates it commits without waiting for the disk or a standby.
+For what nobody is told before a later commit that waits: see docs/adr/0028."""
+
 _NAME = re.compile(r"%\((\w+)\)s")
 
 

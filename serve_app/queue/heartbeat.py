@@ -13,7 +13,7 @@ from serve_app.domain.batcher import Batcher
 from serve_app.domain.lease import LeaseKey, Report, ReportReply
 from serve_app.domain.ports import LeaseTerms
 from serve_app.domain.progress import Preview, Progress
-from serve_app.postgres.database import Database
+from serve_app.postgres.database import UNAWAITED, Database
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
@@ -22,8 +22,9 @@ from serve_app.queue.transactions import snapshots
 
 # A lease is written again only when a quarter of it has passed: reports come twice a second, and
 # each such write is a new version of the row in every index. (For `lease_until IS NOT NULL` see
-# end_attempt.py.)
-REPORT = """
+# end_attempt.py.) A
+# renewal that a crash of the server loses is made again: reaping waits for one lease time then.
+REPORT = f"""
 WITH named AS (
     SELECT DISTINCT id, attempt, nonce
     FROM json_to_recordset(%(held)s::json) AS x(id uuid, attempt integer, nonce bigint)
@@ -64,7 +65,7 @@ noted AS (
 SELECT n.id::text, n.attempt, n.nonce,
        coalesce(r.state = 'running' AND r.attempt = n.attempt AND r.lease_nonce = n.nonce, false),
        r.cancel_requested,
-       coalesce(r.previews AND p.watched_until > now(), false)
+       coalesce(r.previews AND p.watched_until > now(), false), {UNAWAITED}
 FROM named n LEFT JOIN requests r ON r.id = n.id LEFT JOIN progress p ON p.request_id = n.id
 """
 

@@ -94,7 +94,10 @@ class Submitter:
         waiters = self._reserve([new for new, _ in batch])
         rows = [self._row(new, encoded, waiters.get(new.id)) for new, encoded in batch]
         try:
-            results = await insert_requests(self._database, rows, self._limits.first_lease_s)
+            results = await insert_requests(
+                *(self._database, rows, self._limits.first_lease_s),
+                durable=not all(new.answered_at_end for new, _ in batch),
+            )
         except BaseException:
             for waiter in waiters.values():
                 self._state.waiters.release(waiter)

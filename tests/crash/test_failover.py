@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TypeVar
+from typing import LiteralString, TypeVar
 
+import psycopg
 import pytest
 
-from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.errors import DatabaseUnavailable, RequestNotFound
 from serve_app.domain.lease import Lease, Verdict
 from serve_app.domain.request import State
 from serve_app.postgres.database import Database, wait_until_reachable
@@ -60,6 +61,19 @@ async def again(call: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(0.1)
 
 
+async def replicate_before_acknowledging(servers: Pair, standbys: LiteralString) -> None:
+    """Commits wait for these standbys from now on; empty: for none."""
+    async with await psycopg.AsyncConnection.connect(
+        servers.primary.conninfo, autocommit=True
+    ) as connection:
+        await connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{standbys}'")
+        await connection.execute("SELECT pg_reload_conf()")
+        shown = ""
+        while shown != standbys:
+            row = await (await connection.execute("SHOW synchronous_standby_names")).fetchone()
+            shown = row[0] if row else ""
+
+
 async def leased(queue: PostgresQueue, replica: str) -> Lease:
     async with asyncio.timeout(ANSWERS_S):
         while not (leases := (await again(lambda: queue.ask(ask(1, replica=replica)))).leases):
@@ -87,6 +101,45 @@ async def test_the_fence_holds_across_a_failover_that_lost_the_last_transactions
     assert await queue.finish(done(first.held, replica="first")) is Verdict.FENCED
     ended = await queue.get(TENANT, request.id)
     assert (ended.state, ended.replica_id) == (State.SUCCEEDED, "second")
+
+
+async def test_only_what_somebody_is_told_of_waits_for_the_standby(
+    servers: Pair, queue: PostgresQueue
+) -> None:
+    await queue.submit(new())
+    await leased(queue, "warm")
+    await replicate_before_acknowledging(servers, "*")
+    servers.cut()
+    run = await queue.submit(new(answered_at_end=True))
+    lease = await leased(queue, "first")
+    assert lease.request_id == run.id
+    assert (await queue.report(report(lease.held, replica="first"))).fenced == ()
+    waiting = [
+        asyncio.create_task(call)
+        for call in (
+            queue.submit(new()),
+            queue.finish(done(lease.held, replica="first")),
+        )
+    ]
+    assert await asyncio.wait(waiting, timeout=1.0) == (set(), set(waiting))
+    await replicate_before_acknowledging(servers, "")
+    assert (await asyncio.gather(*waiting))[1] is Verdict.ACCEPTED
+
+
+async def test_a_run_that_a_failover_lost_is_unknown_and_its_attempt_is_fenced(
+    servers: Pair, queue: PostgresQueue
+) -> None:
+    await queue.submit(new())
+    await leased(queue, "warm")
+    await servers.caught_up()
+    servers.cut()
+    run = await queue.submit(new(answered_at_end=True))
+    lease = await leased(queue, "first")
+    await servers.fail_over()
+    late = done(lease.held, replica="first")
+    assert await again(lambda: queue.finish(late)) is Verdict.FENCED
+    with pytest.raises(RequestNotFound):
+        await queue.wait(TENANT, run.id, ANSWERS_S)
 
 
 async def test_a_standby_is_not_ready_and_is_taken_when_it_is_promoted(

@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from serve_app.catalog.catalog import CatalogEntry
@@ -18,6 +19,7 @@ from serve_app.domain.errors import (
     DatabaseUnavailable,
     RequestNotFound,
     StorageUnavailable,
+    Unavailable,
 )
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
@@ -41,6 +43,8 @@ QUICK_S = 0.25
 Watching takes two more tasks, and a busy ingress has no time for them.
 """
 
+
+LOST = "The database was restarted and has lost the request. It had no effect: send it again."
 
 CLIENT_DISCONNECTED = Failure(
     Cancelled.code, "The client disconnected before the end.", retryable=False
@@ -132,12 +136,16 @@ async def run(
     too if the calling task is cancelled (Serve does so when the client disconnects), because no one
     waits for it. A request with an idempotency key continues, and can be found by the key.
     """
-    storing = submit(services, new)
+    # Without a key or webhook, only the answer tells of the request: its insert waits for no disk.
+    keyless = new.idempotency_key is None and new.replay_key is None and new.webhook is None
+    storing = submit(services, replace(new, answered_at_end=keyless))
     try:
         stored = await asyncio.shield(storing)
         if not stored.state.final:
             stored = await services.queue.wait(stored.tenant, stored.id, QUICK_S)
         ended = stored if stored.state.final else await _watched(services, stored, client_gone)
+    except RequestNotFound:
+        raise Unavailable(LOST) from None
     except asyncio.CancelledError:
         abandon(services, new, storing)
         raise

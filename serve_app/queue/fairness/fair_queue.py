@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping
 
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.request import Priority
-from serve_app.postgres.database import Database
+from serve_app.postgres.database import UNAWAITED, Database
 from serve_app.queue.fairness.pauses import PAUSED, not_paused
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
@@ -96,6 +96,7 @@ WITH chosen AS (
 )
 UPDATE fair_lanes l SET {AWAKE} FROM chosen c
 WHERE l.pool = c.pool AND l.tenant = c.tenant
+RETURNING {UNAWAITED}
 """
 SWEEP_AWAKE = f"""
 WITH chosen AS (
@@ -204,7 +205,7 @@ class Lanes:
 # so neither submit nor finish waits for a row that all of a tenant's requests share. If a process
 # dies, its unwritten charges are lost: some seconds of fairness.
 
-FLUSH = """
+FLUSH = f"""
 WITH charged AS (
     SELECT * FROM json_to_recordset(%(charges)s::json) AS x(
         pool text, tenant text, seconds double precision)
@@ -216,6 +217,7 @@ locked AS (
 )
 UPDATE fair_lanes l SET vtime = l.vtime + k.seconds / l.weight
 FROM locked k WHERE l.pool = k.pool AND l.tenant = k.tenant
+RETURNING {UNAWAITED}
 """
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from serve_app.domain.request import NewRequest, Redacted, Request, State
-from serve_app.postgres.database import Database, Lock
+from serve_app.postgres.database import UNAWAITED, Database, Lock
 from serve_app.queue.fairness.fair_queue import head_start_s, wake_lanes
 from serve_app.queue.store import messages
 from serve_app.queue.store.rows import NEW_NONCE, RETRIES_LEFT, retries_column
@@ -161,7 +161,8 @@ notified AS (
 {wake_lanes("stored")}
 SELECT s.id::text, s.state, s.created_at, s.events, s.end_by, s.lease_nonce, s.follows::text,
        CASE WHEN s.follows IS NOT NULL THEN (
-           SELECT p.leader FROM placed p WHERE p.id = s.id)::text END
+           SELECT p.leader FROM placed p WHERE p.id = s.id)::text END,
+       CASE WHEN NOT %(durable)s::boolean THEN {UNAWAITED} END
 FROM stored s
 """
 INSERT = _STATEMENT.format(alike=_ALONE)
@@ -197,9 +198,10 @@ class InsertResult:
 
 
 async def insert_requests(
-    database: Database, new: Sequence[NewRow], first_lease_s: float
+    database: Database, new: Sequence[NewRow], first_lease_s: float, *, durable: bool = True
 ) -> Sequence[InsertResult | None]:
     """Store all requests in one transaction, in this order, those with a key after those without.
+    ``durable`` False: without waiting for the disk.
 
     A request is coalesced with another one of the same tenant that computes the same. The result is
     None for a request that was not stored because its idempotency key is in use. Only a new
@@ -226,11 +228,12 @@ async def insert_requests(
             "queued": messages.QUEUED,
             "follows": messages.FOLLOWS[0],
             "will_do": messages.FOLLOWS[1],
+            "durable": durable,
         },
         # Of requests that arrive together, exactly one becomes the leader.
         lock=Lock(locks) if locks else None,
     )
-    stored = {id_: columns for id_, *columns in inserted}
+    stored = {id_: columns for id_, *columns, _ in inserted}
     found = [stored.get(each.request.id.lower()) for each in new]
     return [
         None if columns is None else _result(each, *columns)

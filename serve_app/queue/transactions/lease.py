@@ -144,7 +144,7 @@ def _result(rows: Sequence[tuple[Any, ...]], slots: int, *, limited: bool) -> Le
 
 
 def _found(row: tuple[Any, ...]) -> tuple[int, StoredRequest, Mapping[str, Any]]:
-    n, _, _, whole, *columns = row
+    n, _, _, whole, _, *columns = row
     found = stored(tuple(columns))
     return n - 1, found, found.request.input if whole is None else whole
 

@@ -7,6 +7,7 @@ form leaves out the clauses that it does not need.
 
 from __future__ import annotations
 
+from serve_app.postgres.database import UNAWAITED
 from serve_app.queue.fairness.fair_queue import DUE_SOON_S, HOT_LEAD_S, LOOK_AHEAD
 from serve_app.queue.fairness.pauses import not_paused
 from serve_app.queue.store.rows import COLUMNS, NEW_NONCE
@@ -241,7 +242,7 @@ counted AS (
 -- One row at least: without a leased request it has the number of candidates only.
 SELECT r.n, c.seen,
        coalesce((SELECT drained FROM spent s WHERE s.tenant = r.tenant), false),
-       CASE WHEN r.shown IS NOT NULL THEN r.input END, {columns}
+       CASE WHEN r.shown IS NOT NULL THEN r.input END, {unawaited}, {columns}
 FROM (SELECT count(*) AS seen FROM candidate) c LEFT JOIN leased r ON true
 LEFT JOIN progress p ON p.request_id = r.id AND p.attempt = r.attempt
 ORDER BY r.n
@@ -280,6 +281,7 @@ def _statement(*, limited: bool = False, leaves_out: bool = False) -> str:
         allowed=allowed,
         suspect=SUSPECT,
         columns=COLUMNS,
+        unawaited=UNAWAITED,
         new_nonce=NEW_NONCE,
         look_ahead=LOOK_AHEAD,
         due_soon_s=DUE_SOON_S,

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import httpx
+import psycopg
 import pytest
 
 from serve_app.domain.request import State
@@ -82,3 +83,18 @@ async def test_it_stays_if_its_idempotency_key_finds_it(
                 await asyncio.sleep(0.1)
     assert repeated.status_code == 200, repeated.text
     assert [each.id for each in await queue.page("default")] == [repeated.json()["request_id"]]
+
+
+async def test_a_run_that_a_crash_of_the_database_lost_is_answered_with_503(
+    house: House, queue: PostgresQueue, conninfo: str
+) -> None:
+    async with house.client() as client, asyncio.timeout(30):
+        running = asyncio.create_task(client.post("/test/probe", json={}))
+        while not await queue.page("default"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        async with await psycopg.AsyncConnection.connect(conninfo) as connection:
+            await connection.execute("TRUNCATE requests CASCADE")
+        queue.parts.after.on_notification_gap()
+        answer = await running
+    assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+    assert "send it again" in answer.json()["detail"]
