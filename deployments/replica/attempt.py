@@ -11,7 +11,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deployments.engine.loop.options import GenerationOptions
-from deployments.families.base import Family, GenerationCall, GenerationResult, Product, TakesLoras
+from deployments.families.base import (
+    Family,
+    GenerationCall,
+    GenerationResult,
+    Product,
+    requested_loras,
+)
 from deployments.families.multi_output import merge, split
 from deployments.replica.attempt_state import AttemptState, Phase, Previewer, StopReason, as_failure
 from deployments.replica.files import ArtifactDelivery, Files, InputFiles
@@ -140,7 +146,7 @@ class Attempt:
         family = self._runnable_family()
         inputs = InputFiles(lease, self._resources)
         await inputs.fetch(state.set_progress)
-        if isinstance(family, TakesLoras) and (requested := family.loras(lease.input)):
+        if requested := requested_loras(family, lease.input):
             state.progress = Progress(Stage.FETCHING)
             await self._loras.fetch(requested, lease.files_url)
         handle = self._handle = self._resources.acquire(family, lease.endpoint, state.set_progress)
