@@ -40,6 +40,7 @@ class TransferConfig:
     max_input_bytes: int = 64 * 2**20  # per input file
     fetch_timeout_s: float = 60.0  # per input file
     allow_private_urls: bool = False  # for input files
+    min_bytes_per_s: int = 64 * 2**10  # of servers of input files and LoRAs; 0: no limit
     upload_give_up_s: float = 300.0
 
 

@@ -200,6 +200,11 @@ class LimitSettings(SettingsGroup):
         ge=0,
         description="Requests are refused while the disk has less free space than this.",
     )
+    min_download_bytes_per_s: int = Field(
+        default=64 * 2**10,
+        ge=0,
+        description="Rate below which the download of an input file or LoRA fails; 0: no limit.",
+    )
     allow_private_urls: bool = Field(
         default=False, description="Allow URLs in inputs to use private addresses."
     )
