@@ -20,6 +20,7 @@ class IngressCalls:
     confirm_within_s: float = 0.05  # a lease that still runs then is confirmed by an early report
     full_grace_s: float = 0.02  # how long all slots are taken before a lease poll says so
     call_timeout_s: float = 10.0  # for each call except ``ask``
+    full_tenant_wait_s: float = 0.2  # of a poll that leaves tenants out, until it is sent again
     ask_timeout_s: float = 30.0  # far longer than a lease poll waits at the ingress
     finish_give_up_s: float = 600.0
 

@@ -16,10 +16,11 @@ class SlowServer:
 
     ``drip``: one byte every ``DRIP_S``, without an end. ``silent``: headers, then nothing.
     ``no_headers``: nothing at all. ``late``: ``BODY`` after ``LATE_S``. ``held``: ``BODY`` after
-    ``release``. Everything else: ``BODY`` at once.
+    ``release``. Everything else: ``BODY`` at once. ``body`` is sent in place of ``BODY``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, body: bytes = BODY) -> None:
+        self._body = body
         self.open = 0  # connections with a request
         self._released = asyncio.Event()
         self._server: asyncio.Server | None = None
@@ -80,7 +81,7 @@ class SlowServer:
             await asyncio.sleep(LATE_S)
         if name == "held":
             await self._released.wait()
-        length = 10**6 if name in ("drip", "silent") else len(BODY)
+        length = 10**6 if name in ("drip", "silent") else len(self._body)
         head = f"HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
         writer.write(head.encode())
         await writer.drain()
@@ -90,5 +91,5 @@ class SlowServer:
             writer.write(b"x")
             await writer.drain()
             await asyncio.sleep(DRIP_S)
-        writer.write(BODY)
+        writer.write(self._body)
         await writer.drain()

@@ -53,8 +53,8 @@ class Waiters:
         self._holders: dict[LeaseKey, Waiter] = {}
         self._signals: dict[LeaseKey, tuple[SignalKind, float]] = {}
         self._signalled_at: dict[tuple[str, Signal], float] = {}
-        # last polls of replicas that are downloading weights, by replica
-        self._coming: dict[str, tuple[Ask, float]] = {}
+        # last polls of replicas that do not take all work, by replica
+        self._leave_out: dict[str, tuple[Ask, float]] = {}
         self._closed = False
         # Pools in which nothing is queued, as far as this process knows.
         self.drained: set[str] = set()
@@ -81,9 +81,9 @@ class Waiters:
         at once.
         """
         waiter = Waiter(ask)
-        self._coming.pop(ask.replica_id, None)
-        if ask.coming:
-            self._coming[ask.replica_id] = ask, self._clock.monotonic()
+        self._leave_out.pop(ask.replica_id, None)
+        if ask.leaves_out:
+            self._leave_out[ask.replica_id] = ask, self._clock.monotonic()
         if self._closed:
             waiter.open = False
             return waiter
@@ -136,11 +136,12 @@ class Waiters:
         """True if a poll with a free slot waits for the pool."""
         return any(each.accepts for each in self._pools.get(pool, ()))
 
-    def coming(self) -> Mapping[str, frozenset[str]]:
-        """Endpoints whose requests some recent pollers do not want, by pool."""
-        found: dict[str, frozenset[str]] = {}
-        for ask, _ in self._coming.values():
-            found[ask.pool] = found.get(ask.pool, frozenset()) | frozenset(ask.coming)
+    def left_out(self) -> Mapping[str, tuple[frozenset[str], frozenset[str]]]:
+        """Endpoints and tenants whose requests some recent pollers do not want, by pool."""
+        found: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
+        for ask, _ in self._leave_out.values():
+            endpoints, tenants = found.get(ask.pool, (frozenset(), frozenset()))
+            found[ask.pool] = endpoints.union(ask.coming), tenants.union(ask.full_tenants)
         return found
 
     def slots(self, pool: str) -> int:
@@ -163,14 +164,21 @@ class Waiters:
             waiters = [each for each in waiters if each.free > 0]
         return slots
 
-    def reserve_one(self, pool: str, endpoint: str) -> Waiter | None:
+    def reserve_one(self, pool: str, endpoint: str, tenant: str) -> Waiter | None:
         """Reserve a slot of a replica that has the endpoint's weights on its device, or else of the
         poll that waits longest.
 
-        Replicas that are downloading these weights are skipped.
+        Replicas that are downloading these weights, or that take nothing of the tenant, are
+        skipped.
         """
         waiters = self._pools.get(pool, ())
-        accepting = [each for each in waiters if each.accepts and endpoint not in each.ask.coming]
+        accepting = [
+            each
+            for each in waiters
+            if each.accepts
+            and endpoint not in each.ask.coming
+            and tenant not in each.ask.full_tenants
+        ]
         if not accepting:
             return None
         waiter = next((each for each in accepting if endpoint in each.ask.hot), accepting[0])
@@ -217,8 +225,8 @@ class Waiters:
     def expire(self) -> None:
         """Forget old signals, and replicas that have not polled for long."""
         now = self._clock.monotonic()
-        self._coming = {
-            id_: each for id_, each in self._coming.items() if each[1] + REMEMBER_S > now
+        self._leave_out = {
+            id_: each for id_, each in self._leave_out.items() if each[1] + REMEMBER_S > now
         }
         self._signals = {held: each for held, each in self._signals.items() if each[1] > now}
         self._signalled_at = {
