@@ -189,6 +189,12 @@ class LimitSettings(SettingsGroup):
     realtime_idle_s: float = Field(
         default=60.0, gt=0, description="Idle time after which a realtime session is closed."
     )
+    max_sessions_per_tenant: int | None = Field(
+        default=None,
+        ge=1,
+        description="Open realtime sessions of a tenant in a pool, at each ingress replica. Unset: "
+        "half of the slots that the pool can have, at least 1.",
+    )
     max_artifact_bytes: int = Field(
         default=256 * 2**20, ge=1, description="Maximum size of an artifact."
     )
