@@ -126,7 +126,7 @@ def _is(kind: type, protocol: type) -> bool:
     return issubclass(kind, protocol)
 
 
-def requested_loras(family: Family, input: Mapping[str, Any]) -> Sequence[RequestedLora]:
+def family_loras(family: Family, input: Mapping[str, Any]) -> Sequence[RequestedLora]:
     """LoRAs that an input names; none if the family takes none. Raises ``InvalidInput``."""
     return cast("TakesLoras", family).loras(input) if _is(type(family), TakesLoras) else ()
 

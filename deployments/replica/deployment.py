@@ -20,7 +20,7 @@ from deployments.replica.config import IngressLink, ReplicaConfig, ReplicaIdenti
 from deployments.replica.ranks import RankGroup
 from deployments.replica.replica import Replica
 from deployments.replica.resources import ReplicaResources
-from deployments.transfer.fetcher import Fetcher, fetcher_client
+from deployments.transfer.fetcher import Fetcher, MinRate, fetcher_client
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher
 from deployments.transfer.uploader import Backoff, Uploader, http_client
@@ -169,6 +169,7 @@ def _fetcher(
         timeout_s=transfers.fetch_timeout_s if timeout_s is None else timeout_s,
         allow_private=transfers.allow_private_urls,
         offline=offline,
+        min_rate=MinRate(transfers.min_bytes_per_s),
     )
 
 

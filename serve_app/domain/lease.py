@@ -56,6 +56,13 @@ class Ask:
     detail: str = ""  # description of what it is loading
     loading: Plain = ()  # the same as data
     coming: tuple[str, ...] = ()  # endpoints with weights in download: send no more work for them
+    full_tenants: tuple[str, ...] = ()  # it fetches enough input files of these: send none of them
+    wait_s: float | None = None  # longest wait for work; None: as long as the ingress allows
+
+    @property
+    def leaves_out(self) -> bool:
+        """True if it does not take all work of its pool."""
+        return bool(self.coming or self.full_tenants)
 
 
 @pickle_by_name
@@ -75,6 +82,7 @@ class Lease:
     snapshot_url: str | None = None  # of a partial generation, to resume from
     files_url: str = ""  # origin from which replicas read our own ``/files/…``
     nonce: int = 0  # see ``LeaseKey``
+    tenant: str = ""  # owner of the request
 
     @property
     def held(self) -> LeaseKey:

@@ -21,8 +21,9 @@ from serve_app.queue.store.rows import lease_columns
 from serve_app.queue.transactions import snapshots
 
 # A lease is written again only when a quarter of it has passed: reports come twice a second, and
-# each such write is a new version of the row in every index. (For `lease_until IS NOT NULL` see
-# end_attempt.py.) The next report repeats a renewal that a crash of the server lost.
+# each such write is a new version of the row in every index. A renewal that a crash of the server
+# loses is made again: reaping waits for one lease time then. (For `lease_until IS NOT NULL` see
+# end_attempt.py.)
 REPORT = f"""
 WITH named AS (
     SELECT DISTINCT id, attempt, nonce

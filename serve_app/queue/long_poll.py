@@ -25,7 +25,7 @@ from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import StoredRequest, lease_columns
 from serve_app.queue.transactions.end_attempt import AttemptEnd, EndAttempts, EndReason
 from serve_app.queue.transactions.insert import DirectLease
-from serve_app.queue.transactions.lease import Contention, lease_queued
+from serve_app.queue.transactions.lease import Contention, LeftOut, lease_queued
 from serve_app.telemetry.logs import log_context, request_id
 
 log = logging.getLogger(__name__)
@@ -150,6 +150,7 @@ class LongPoll:
             request_id=request.id,
             attempt=request.attempt,
             nonce=request.lease_nonce,
+            tenant=request.tenant,
             expires_in_s=self._limits.first_lease_s,
             endpoint=endpoint,
             input=input,
@@ -172,7 +173,10 @@ class LongPoll:
 
     async def _wait(self, waiter: Waiter) -> None:
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._limits.ask_wait_s
+        wait_s = self._limits.ask_wait_s
+        if waiter.ask.wait_s is not None:
+            wait_s = min(wait_s, waiter.ask.wait_s)
+        end = loop.time() + wait_s
         while not waiter.ready:
             left_s = end - loop.time()
             if left_s <= 0:
@@ -228,7 +232,7 @@ class LongPoll:
                     break
                 drained.add(pool)  # unless a submit wakes the pool in between
                 more = await self._lease_to(pool, waiters)
-                if not more and pool in drained and any(w.ask.coming for w in waiters):
+                if not more and pool in drained and any(w.ask.leaves_out for w in waiters):
                     drained.discard(pool)  # other replicas may take what these do not
                     break
                 if more:
@@ -247,9 +251,7 @@ class LongPoll:
             del self._leasing[pool]
 
     async def _lease_to(self, pool: str, waiters: Sequence[Waiter]) -> bool:
-        """Lease to waiters, grouped by equal loaded and downloading weights. True if more may be
-        queued.
-        """
+        """Lease to waiters, grouped by what they want. True if more may be queued."""
         left = [*waiters]
         more = True
         try:
@@ -258,14 +260,15 @@ class LongPoll:
                 for each in left:
                     (alike if _like(each) == like else others).append(each)
                 left = others
-                more = await self._lease_alike(pool, alike, *like) or bool(like[1] and left)
+                leaves_out = like[1] != LeftOut()
+                more = await self._lease_alike(pool, alike, *like) or bool(leaves_out and left)
         finally:
             for waiter in left:
                 self._waiters.release(waiter)
         return more
 
     async def _lease_alike(
-        self, pool: str, waiters: Sequence[Waiter], hot: frozenset[str], coming: frozenset[str]
+        self, pool: str, waiters: Sequence[Waiter], hot: frozenset[str], left_out: LeftOut
     ) -> bool:
         left = dict(enumerate(waiters))
         charges = self._state.charges.take(pool)
@@ -273,7 +276,7 @@ class LongPoll:
             offers = [DirectLease(each.ask.replica_id, each.ask.actor_id) for each in waiters]
             contention = self._contention[pool]
             leased = await lease_queued(
-                *(self._database, pool, offers, hot, coming, self._limits, charges),
+                *(self._database, pool, offers, hot, left_out, self._limits, charges),
                 spare_lanes=contention.spare_lanes,
             )
             charges = {}
@@ -297,9 +300,10 @@ class LongPoll:
         self.hand_out(waiter, request, input)
 
 
-def _like(waiter: Waiter) -> tuple[frozenset[str], frozenset[str]]:
-    """Endpoints loaded on the waiter's replica, and endpoints that it is downloading."""
-    return frozenset(waiter.ask.hot), frozenset(waiter.ask.coming)
+def _like(waiter: Waiter) -> tuple[frozenset[str], LeftOut]:
+    """Endpoints loaded on the waiter's replica, and what it does not want."""
+    ask = waiter.ask
+    return frozenset(ask.hot), LeftOut(frozenset(ask.coming), frozenset(ask.full_tenants))
 
 
 def _remaining_s(request: Request) -> float | None:

@@ -134,7 +134,7 @@ class Submitter:
             # Only the statement that leases queued requests checks the limits on running requests.
             if not self._polls.drained(new.pool) or self._limits.limits(new.tenant, new.endpoint):
                 continue
-            waiter = self._state.waiters.reserve_one(new.pool, new.endpoint)
+            waiter = self._state.waiters.reserve_one(new.pool, new.endpoint, new.tenant)
             if waiter is not None:
                 found[new.id] = waiter
         return found

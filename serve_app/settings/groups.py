@@ -189,6 +189,12 @@ class LimitSettings(SettingsGroup):
     realtime_idle_s: float = Field(
         default=60.0, gt=0, description="Idle time after which a realtime session is closed."
     )
+    max_sessions_per_tenant: int | None = Field(
+        default=None,
+        ge=1,
+        description="Open realtime sessions of a tenant in a pool, at each ingress replica. Unset: "
+        "half of the slots that the pool can have, at least 1.",
+    )
     max_artifact_bytes: int = Field(
         default=256 * 2**20, ge=1, description="Maximum size of an artifact."
     )
@@ -199,6 +205,11 @@ class LimitSettings(SettingsGroup):
         default=512 * 2**20,
         ge=0,
         description="Requests are refused while the disk has less free space than this.",
+    )
+    min_download_bytes_per_s: int = Field(
+        default=64 * 2**10,
+        ge=0,
+        description="Rate below which the download of an input file or LoRA fails; 0: no limit.",
     )
     allow_private_urls: bool = Field(
         default=False, description="Allow URLs in inputs to use private addresses."

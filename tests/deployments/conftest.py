@@ -129,6 +129,7 @@ async def make_rig(tmp_path: Path):
         warms_up: bool = False,
         store: Store | None = None,
         probe: str = "tests.fakes.family:ProbeFamily",
+        fetcher: Fetcher | None = None,
         **changes: Any,
     ) -> Rig:
         config = configured(**changes)
@@ -138,7 +139,7 @@ async def make_rig(tmp_path: Path):
         engine = Engine(device="cpu", max_generations=config.slots, threads=config.threads)
         store = store or Store(StoreConfig())
 
-        def fetcher() -> Fetcher:
+        def own_fetcher() -> Fetcher:
             return Fetcher(
                 storage.client(),
                 NameResolver(),
@@ -151,10 +152,10 @@ async def make_rig(tmp_path: Path):
             engine=engine,
             residency=Residency(engine, config.weights_bytes),
             uploader=Uploader(storage.client(), clock, backoff, config.transfers.upload_give_up_s),
-            fetcher=fetcher(),
-            snapshot_fetcher=fetcher(),
+            fetcher=fetcher or own_fetcher(),
+            snapshot_fetcher=own_fetcher(),
             loras=LoraFetcher(
-                fetcher(),
+                own_fetcher(),
                 RepositoryFiles(store),
                 LoraCache(tmp_path / "loras", 10**8, clock.now),
                 clock,

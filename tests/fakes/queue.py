@@ -49,7 +49,8 @@ class FakeQueue(ClientSide):
         self._slots[ask.pool] = max(ask.slots + len(ask.held), self._slots.get(ask.pool, 1))
         self._asking.append(ask)
         try:
-            work = await self._until(lambda: self._work(ask), self._limits.ask_wait_s)
+            wait_s = self._limits.ask_wait_s if ask.wait_s is None else ask.wait_s
+            work = await self._until(lambda: self._work(ask), min(wait_s, self._limits.ask_wait_s))
         finally:
             if ask in self._asking:
                 self._asking.remove(ask)
@@ -192,6 +193,7 @@ class FakeQueue(ClientSide):
             request_id=request.id,
             attempt=attempt,
             nonce=request.lease_nonce,
+            tenant=request.tenant,
             expires_in_s=self._limits.first_lease_s,
             endpoint=endpoint,
             input=row.input,
@@ -214,6 +216,7 @@ class FakeQueue(ClientSide):
             )
             if not self.operations.paused(start.queued.endpoint)
             and start.queued.endpoint not in ask.coming
+            and start.queued.tenant not in ask.full_tenants
             and not self._hot_elsewhere(start.queued.endpoint, ask)
             and not (suspect(self._rows[start.queued.id].request) and self._runs_suspect(ask))
             and not self._lanes.limit(self._rows[start.queued.id].request, self._running())

@@ -21,6 +21,7 @@ from serve_app.domain.realtime import Sessions
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.health import Health
 from serve_app.ingress.services.replies import Replies
+from serve_app.ingress.services.session_limit import SessionCounts
 from serve_app.ingress.services.webhooks import Webhooks
 from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.metrics import Metrics
@@ -136,6 +137,7 @@ class Services:
     metrics: Metrics
     replies: Replies = field(default_factory=Replies)
     background: Background = field(default_factory=Background)
+    session_counts: SessionCounts = field(default_factory=SessionCounts)
     mask_decoding: asyncio.Semaphore = field(  # around the decoding of a mask
         default_factory=lambda: asyncio.Semaphore(MASKS_AT_ONCE)
     )

@@ -120,9 +120,10 @@ REST = """
 WITH chosen AS (
     SELECT l.pool, l.tenant FROM fair_lanes l
     WHERE l.pool = %(pool)s AND l.active AND NOT l.rested AND (
+        l.tenant = ANY(%(tenants)s::text[]) OR (
         SELECT true FROM requests r
         WHERE r.pool = l.pool AND r.tenant = l.tenant AND r.state = 'queued'
-          AND r.endpoint = ANY(%(endpoints)s::text[]) LIMIT 1) IS NOT NULL
+          AND r.endpoint = ANY(%(endpoints)s::text[]) LIMIT 1) IS NOT NULL)
     ORDER BY 1, 2 FOR NO KEY UPDATE OF l SKIP LOCKED
 )
 UPDATE fair_lanes l SET rested = true FROM chosen c
@@ -173,13 +174,16 @@ class Lanes:
                 log.debug("Lanes were not checked; the sweeper will do it: %s", error.message)
             await asyncio.sleep(WAKE_INTERVAL_S)
 
-    async def skip_credit(self, pool: str, endpoints: Iterable[str]) -> None:
-        """Keep lanes from saving up turns while some replicas skip their endpoints.
+    async def skip_credit(
+        self, pool: str, endpoints: Iterable[str], tenants: Iterable[str] = ()
+    ) -> None:
+        """Keep lanes from saving up turns while some replicas skip their requests.
 
-        Applies to lanes with requests for one of ``endpoints``. Their next turn is at the pool's
-        time.
+        Applies to the lanes of ``tenants``, and to lanes with requests for one of ``endpoints``.
+        Their next turn is at the pool's time.
         """
-        await self._database.rows(REST, {"pool": pool, "endpoints": sorted(endpoints)})
+        skipped = {"pool": pool, "endpoints": sorted(endpoints), "tenants": sorted(tenants)}
+        await self._database.rows(REST, skipped)
 
     async def sweep(self) -> None:
         """Put drained lanes to sleep and check them again, then wake every other lane that has

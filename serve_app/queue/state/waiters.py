@@ -53,7 +53,7 @@ class Waiters:
         self._holders: dict[LeaseKey, Waiter] = {}
         self._signals: dict[LeaseKey, tuple[SignalKind, float]] = {}
         self._signalled_at: dict[tuple[str, Signal], float] = {}
-        # last polls of replicas that hold attempts or are downloading weights, by replica
+        # last polls of replicas that hold attempts or do not take all work, by replica
         self._last: dict[str, tuple[Ask, float]] = {}
         self._closed = False
         # Pools in which nothing is queued, as far as this process knows.
@@ -82,7 +82,7 @@ class Waiters:
         """
         waiter = Waiter(ask)
         self._last.pop(ask.replica_id, None)
-        if ask.held or ask.coming:
+        if ask.held or ask.leaves_out:
             self._last[ask.replica_id] = ask, self._clock.monotonic()
         if self._closed:
             waiter.open = False
@@ -136,13 +136,14 @@ class Waiters:
         """True if a poll with a free slot waits for the pool."""
         return any(each.accepts for each in self._pools.get(pool, ()))
 
-    def coming(self) -> Mapping[str, frozenset[str]]:
-        """Endpoints whose requests some recent pollers do not want, by pool."""
-        found: dict[str, frozenset[str]] = {}
+    def left_out(self) -> Mapping[str, tuple[frozenset[str], frozenset[str]]]:
+        """Endpoints and tenants whose requests some recent pollers do not want, by pool."""
+        found: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
         for ask, _ in self._last.values():
-            if not ask.coming:
+            if not ask.leaves_out:
                 continue
-            found[ask.pool] = found.get(ask.pool, frozenset()) | frozenset(ask.coming)
+            endpoints, tenants = found.get(ask.pool, (frozenset(), frozenset()))
+            found[ask.pool] = endpoints.union(ask.coming), tenants.union(ask.full_tenants)
         return found
 
     def slots(self, pool: str) -> int:
@@ -165,14 +166,21 @@ class Waiters:
             waiters = [each for each in waiters if each.free > 0]
         return slots
 
-    def reserve_one(self, pool: str, endpoint: str) -> Waiter | None:
+    def reserve_one(self, pool: str, endpoint: str, tenant: str) -> Waiter | None:
         """Reserve a slot of a replica that has the endpoint's weights on its device, or else of the
         poll that waits longest.
 
-        Replicas that are downloading these weights are skipped.
+        Replicas that are downloading these weights, or that take nothing of the tenant, are
+        skipped.
         """
         waiters = self._pools.get(pool, ())
-        accepting = [each for each in waiters if each.accepts and endpoint not in each.ask.coming]
+        accepting = [
+            each
+            for each in waiters
+            if each.accepts
+            and endpoint not in each.ask.coming
+            and tenant not in each.ask.full_tenants
+        ]
         if not accepting:
             return None
         waiter = next((each for each in accepting if endpoint in each.ask.hot), accepting[0])

@@ -43,6 +43,15 @@ class LeaseResult:
     missed: int
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Queued requests that the offering replicas do not want: endpoints that they are downloading,
+    and tenants of whom they fetch enough input files."""
+
+    endpoints: frozenset[str] = frozenset()
+    tenants: frozenset[str] = frozenset()
+
+
 # Contention with other ingress processes. Pure.
 
 FIRST_SPARE_LANES = 16
@@ -89,15 +98,15 @@ async def lease_queued(
     pool: str,
     offers: Sequence[DirectLease],
     hot: frozenset[str],
-    left_out: frozenset[str],
+    left_out: LeftOut,
     limits: QueueLimits,
     charges: Mapping[str, float],
     spare_lanes: int = 0,
 ) -> LeaseResult:
     """Lease at most one request to each offer.
 
-    ``hot``: endpoints loaded on the offering replicas. ``left_out``: endpoints whose requests are
-    not leased. ``spare_lanes``: see ``Contention``.
+    ``hot``: endpoints loaded on the offering replicas. ``left_out``: see
+    ``LeftOut``. ``spare_lanes``: see ``Contention``.
     """
     slots = [
         {"n": n, "replica": offer.replica_id, "actor": offer.actor_id}
@@ -112,7 +121,8 @@ async def lease_queued(
             # Each charge that is not written yet may move one lane back.
             "lanes": len(slots) + len(charges) + spare_lanes,
             "hot": sorted(hot),
-            "left_out": sorted(left_out),
+            "left_out": sorted(left_out.endpoints),
+            "tenants_left_out": sorted(left_out.tenants),
             "charges": messages.compact(
                 [{"tenant": tenant, "seconds": seconds} for tenant, seconds in charges.items()]
             ),
@@ -124,10 +134,10 @@ async def lease_queued(
     return _result(rows, len(slots), limited=limits.limits_running)
 
 
-def _statement(limits: QueueLimits, left_out: frozenset[str]) -> str:
+def _statement(limits: QueueLimits, left_out: LeftOut) -> str:
     if limits.limits_running:
         return LEASE_LIMITED
-    return LEASE_LEAVING_OUT if left_out else LEASE
+    return LEASE if left_out == LeftOut() else LEASE_LEAVING_OUT
 
 
 def _result(rows: Sequence[tuple[Any, ...]], slots: int, *, limited: bool) -> LeaseResult:

@@ -1,5 +1,5 @@
 """The leasing statement, in three forms: with limits on running requests, without requests for some
-endpoints, and the shortest form with neither.
+endpoints or of some tenants, and the shortest form with neither.
 
 A statement's start-up cost grows with its length and dominates when few slots are leased, so each
 form leaves out the clauses that it does not need.
@@ -93,7 +93,7 @@ full_endpoints AS MATERIALIZED (
 """
 # Endpoints that the waiting replicas do not want are skipped as if they were at their limit.
 _LEFT_OUT = """
-full_endpoints AS MATERIALIZED (SELECT %(left_out)s::text[] AS names),
+full_endpoints AS MATERIALIZED (SELECT nullif(%(left_out)s::text[], '{}') AS names),
 """
 _ROOM_OF_TENANT = """CROSS JOIN LATERAL (
         SELECT coalesce((SELECT most FROM tenant_most m WHERE m.tenant = l.tenant),
@@ -137,7 +137,7 @@ lane AS MATERIALIZED (
                    (SELECT seconds FROM charged c WHERE c.tenant = l.tenant), 0) / l.weight,
                CASE WHEN {not_behind} THEN v END) AS start
     FROM pool_time CROSS JOIN fair_lanes l {room_of_tenant}
-    WHERE l.pool = %(pool)s AND l.active {has_room}
+    WHERE l.pool = %(pool)s AND l.active {has_room} {not_left_out}
       AND (SELECT true FROM ({any_one}) a LIMIT 1) IS NOT NULL
     ORDER BY l.vtime, l.woken_at
     LIMIT %(lanes)s
@@ -271,6 +271,7 @@ def _statement(*, limited: bool = False, leaves_out: bool = False) -> str:
         tenant_room="room.n" if limited else "NULL",
         room_of_tenant=_ROOM_OF_TENANT if limited else "",
         has_room="AND coalesce(room.n, 1) > 0" if limited else "",
+        not_left_out="AND l.tenant <> ALL(%(tenants_left_out)s::text[])" if some_full else "",
         not_behind="true" if limited else "l.rested",
         any_one=_any(1, some_full=some_full),
         any_ahead=_any(LOOK_AHEAD, some_full=some_full),

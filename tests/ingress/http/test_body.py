@@ -16,6 +16,7 @@ import uvicorn
 from serve_app.domain.errors import InvalidInput
 from serve_app.ingress.http import body
 from serve_app.ingress.http.body import parse, reject_unstorable
+from tests.deployments.waiting import until
 from tests.ingress.house import House
 
 MIB = 1 << 20
@@ -89,6 +90,7 @@ async def served(house: House) -> AsyncIterator[int]:
 def head(house: House, length: int, path: str = "/test/probe") -> bytes:
     return (
         f"POST {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Key {house.key}\r\n"
+        "accept: application/json, text/event-stream\r\n"
         f"content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
     ).encode()
 
@@ -98,7 +100,9 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body, "GRACE_S", 0.3)
 
 
-@pytest.mark.parametrize("path", ["/test/probe", "/cdn/files/upload", "/openai/v1/images/edits"])
+@pytest.mark.parametrize(
+    "path", ["/test/probe", "/cdn/files/upload", "/openai/v1/images/edits", "/mcp"]
+)
 @pytest.mark.usefixtures("quick")
 async def test_a_body_that_stops_is_answered_with_408(house: House, path: str) -> None:
     async with served(house) as port, asyncio.timeout(10):
@@ -107,11 +111,29 @@ async def test_a_body_that_stops_is_answered_with_408(house: House, path: str) -
         begun = head(house, 1000, path)
         if form:
             begun = begun.replace(b"application/json", b"multipart/form-data; boundary=x")
+        begun = begun.replace(
+            b"\r\n\r\n", b"\r\naccept: application/json, text/event-stream\r\n\r\n"
+        )
         writer.write(begun + b"{")
         answer = await reader.read()  # until the server closes the connection
         writer.close()
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"too slowly" in answer
+
+
+@pytest.mark.parametrize("path", ["/test/probe", "/mcp"])
+async def test_a_client_that_disconnects_in_its_body_is_no_error_of_ours(
+    house: House, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        async with served(house) as port, asyncio.timeout(20):
+            _, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(head(house, 1000, path) + b"{")
+            await writer.drain()
+            writer.close()
+            await until(lambda: "disconnected while it was sending" in caplog.text)
+    assert "Error handling POST request" not in caplog.text
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 
 @pytest.mark.usefixtures("quick")

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 
 from serve_app.postgres.database import Database
 from serve_app.queue.transactions.insert import DirectLease, EncodedInput, NewRow, insert_requests
-from serve_app.queue.transactions.lease import MAX_MISSES, MAX_SPARE_LANES, Contention, lease_queued
+from serve_app.queue.transactions.lease import (
+    MAX_MISSES,
+    MAX_SPARE_LANES,
+    Contention,
+    LeftOut,
+    lease_queued,
+)
 from tests.fakes.lane_order import LaneClock, QueuedRequest, charge, in_order, pool_time
 from tests.queue.database import QUICK, Background
 from tests.queue.requests import POOL, new, new_id
@@ -90,7 +96,7 @@ async def leased(
         ]
         await database.rows(FILL, {"pool": POOL, "rows": json.dumps(rows)})
         offers = [DirectLease("r1", "a1")] * count
-        got = await lease_queued(database, POOL, offers, hot, frozenset(), QUICK, {"ann": 2.0})
+        got = await lease_queued(database, POOL, offers, hot, LeftOut(), QUICK, {"ann": 2.0})
         found = [each.request.id for _, each, _ in got.found]
         after = await database.rows("SELECT tenant, vtime, served FROM fair_lanes")
         return found, {tenant: (vtime, served) for tenant, vtime, served in after}
@@ -162,7 +168,7 @@ async def test_of_lanes_whose_turn_is_the_same_the_one_that_waits_longest_goes_f
         await insert_requests(database, [NewRow(request, EncodedInput(request.input))], 5.0)
     for tenant in ("early", "late"):
         got = await lease_queued(
-            database, POOL, [DirectLease("r1", "a1")], frozenset(), frozenset(), QUICK, {}
+            database, POOL, [DirectLease("r1", "a1")], frozenset(), LeftOut(), QUICK, {}
         )
         assert [each.request.tenant for _, each, _ in got.found] == [tenant]
 
