@@ -23,6 +23,7 @@ from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.storage.keys import missing_part, upload_key, upload_not_found, upload_type
 from serve_app.storage.tickets import TicketSigner
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 MAX_PART_BYTES = 512 * 2**20
 """Largest part. fal's clients send parts of 10 MiB."""
@@ -195,15 +196,20 @@ class FileCollector:
         unwanted: UnwantedFiles,
         uploads: UploadBook,
         storage: Storage,
-        *before: Callable[[], Awaitable[None]],
+        expire: Callable[[], Awaitable[bool | None]] | None = None,
+        metrics: QueueMeter | None = None,
     ) -> None:
-        """``before``: called before each round, because it may turn more files into garbage."""
+        """``expire``: called before each round, because it may turn more files into garbage."""
         self._unwanted = unwanted
         self._uploads = uploads
         self._storage = storage
-        self._rounds = PeriodicTask(
-            COLLECT_INTERVAL_S, [*before, self.delete_garbage_files, self.delete_garbage_uploads]
-        )
+        work: dict[str, Callable[[], Awaitable[bool | None]]] = {
+            "delete_files": self.delete_garbage_files,
+            "delete_uploads": self.delete_garbage_uploads,
+        }
+        if expire is not None:
+            work = {"expire_files": expire, **work}
+        self._rounds = PeriodicTask(COLLECT_INTERVAL_S, work, metrics)
 
     def start(self) -> None:
         self._rounds.start()
