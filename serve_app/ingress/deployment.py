@@ -293,7 +293,7 @@ class Ingress:
         config.server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Files(
             storage=storage,
-            uploads=Uploads(book, storage, config.limits.max_upload_bytes),
+            uploads=Uploads(book, storage, config.limits.max_upload_bytes, metrics=self._metrics),
             lifecycles=lifecycles,
             tickets=storage.tickets,
             check_disk_space=DiskGuard(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.metrics import MetricWrapperBase
 
-from serve_app.domain.errors import Misconfigured
+from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.domain.lease import EngineUsage
 from serve_app.domain.webhook import WebhookBacklog
 from serve_app.telemetry.database_metrics import DatabaseMetrics
@@ -16,7 +18,7 @@ from serve_app.telemetry.families import LATENCY_S, Declared, DeclaredHistograms
 from serve_app.telemetry.queue_metrics import QueueMeter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from wsgiref.simple_server import WSGIServer
 
 COUNTERS: Declared = {
@@ -39,6 +41,7 @@ COUNTERS: Declared = {
         ("pool", "family", "stage"),
     ),
     "realtime_frames": ("Frames of realtime sessions, by outcome.", ("endpoint", "end")),
+    "upload_bytes": ("Bytes of stored files, by sender: client or replica.", ("sender",)),
     "webhooks": (
         "Webhook calls: delivered, failed (will be retried) or dead; progress: told or lost.",
         ("result",),
@@ -47,6 +50,7 @@ COUNTERS: Declared = {
 GAUGES: Declared = {
     "build_info": ("1, with Darkroom's version and Python's.", ("version", "python")),
     "disk_free_bytes": ("Free space of the data directory's disk.", ()),
+    "uploads_open": ("Files that are being received, by sender.", ("sender",)),
     "realtime_sessions": ("Open realtime sessions.", ("endpoint",)),
     "webhooks_pending": ("Webhooks that are not delivered yet.", ()),
     "webhooks_oldest_seconds": ("Age of the oldest pending webhook.", ()),
@@ -61,6 +65,11 @@ HISTOGRAMS: DeclaredHistograms = {
     "realtime_frame_seconds": (
         "Time from the start of a realtime frame to the end of its response.",
         ("endpoint",),
+        LATENCY_S,
+    ),
+    "upload_seconds": (
+        "Time to receive and store a file or a part, by sender and result.",
+        ("sender", "result"),
         LATENCY_S,
     ),
     "webhook_seconds": (
@@ -139,6 +148,26 @@ class Metrics:
     def webhooks(self, backlog: WebhookBacklog) -> None:
         self._gauges["webhooks_pending"].set(backlog.pending)
         self._gauges["webhooks_oldest_seconds"].set(backlog.oldest_s)
+
+    @contextmanager
+    def uploading(self, sender: str) -> Generator[None]:
+        """Record a file, or a part of one, that is received and stored in the block."""
+        open_ = self._gauges["uploads_open"].labels(sender)
+        began, result = time.perf_counter(), "aborted"
+        open_.inc()
+        try:
+            yield
+            result = "stored"
+        except DarkroomError as error:
+            result = error.code
+            raise
+        finally:
+            open_.dec()
+            elapsed_s = time.perf_counter() - began
+            self._histograms["upload_seconds"].labels(sender, result).observe(elapsed_s)
+
+    def uploaded(self, sender: str, size: int) -> None:
+        self._counters["upload_bytes"].labels(sender).inc(size)
 
     def webhook_called(self, result: str, elapsed_s: float) -> None:
         """Record a call of a receiver by its answer's class: ``2xx`` to ``5xx``, or ``none``."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import httpx
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from serve_app.domain.errors import StorageUnavailable
 from serve_app.queue.store.config import QueueLimits
 from tests.ingress.house import House, built
 from tests.telemetry.reading import parsed
@@ -94,3 +95,37 @@ async def test_a_receiver_that_fails_opens_its_breaker_until_it_answers() -> Non
         await until(house, lambda n: n >= 5, "webhook_seconds_count", result="5xx")
         await until(house, lambda n: n == 1, "webhook_breakers_open", of="receiver")
         assert await value(house, "webhook_breakers_open", of="tenant") == 0
+
+
+async def test_a_file_of_a_client_is_counted_while_it_arrives_and_once_it_is_stored(
+    house: House, client: httpx.AsyncClient
+) -> None:
+    half_sent, rest = asyncio.Event(), asyncio.Event()
+
+    async def halves() -> AsyncIterator[bytes]:
+        yield b"half"
+        half_sent.set()
+        await rest.wait()
+        yield b"rest"
+
+    upload = asyncio.create_task(client.post("/cdn/files/upload", content=halves()))
+    await half_sent.wait()
+    await until(house, lambda n: n == 1, "uploads_open", sender="client")
+    rest.set()
+    assert (await upload).status_code == 200
+    assert await value(house, "uploads_open", sender="client") == 0
+    assert await value(house, "upload_bytes_total", sender="client") == 8
+    seconds = "upload_seconds_count"
+    assert await value(house, seconds, sender="client", result="stored") == 1
+    house.storage.away = StorageUnavailable("It is away.")
+    answer = await client.post("/cdn/files/upload", content=b"more")
+    assert answer.status_code == 503
+    assert await value(house, seconds, sender="client", result="storage_unavailable") == 1
+    assert await value(house, "refused_total", status="503", reason="storage_unavailable") == 1
+
+
+async def test_a_file_of_a_replica_is_counted(house: House, client: httpx.AsyncClient) -> None:
+    ticket = house.storage.ticket("a/1/0.png", "image/png", 100, 60.0)
+    answer = await client.put(ticket.url, content=b"png", headers={"content-type": "image/png"})
+    assert answer.status_code == 200, answer.text
+    assert await value(house, "upload_bytes_total", sender="replica") == 3
