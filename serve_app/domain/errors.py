@@ -179,17 +179,21 @@ class BodyTooSlow(DarkroomError):
 
 
 class Overloaded(DarkroomError):
-    """Capacity exceeded. ``retry_after_s`` estimates when a retry can succeed."""
+    """Capacity exceeded. ``retry_after_s`` estimates when a retry can succeed. ``reason`` names the
+    limit in the metrics, such as ``tenant_limit``."""
 
     code = "overloaded"
     retryable = True
 
-    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+    def __init__(
+        self, message: str, retry_after_s: float = 1.0, reason: str = "overloaded"
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.reason = reason
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.message, self.retry_after_s)
+        return type(self), (self.message, self.retry_after_s, self.reason)
 
 
 class Unavailable(DarkroomError):

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import logging
+import platform
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -181,7 +184,7 @@ class Ingress:
         conninfo = await self._database_server(stack, secrets)
         await wait_until_reachable(conninfo)
         await migrate(conninfo)
-        database = Database(conninfo)
+        database = Database(conninfo, metrics=self._metrics.database.of("queue"))
         await database.start()
         stack.push_async_callback(database.aclose)
         if not embedded:
@@ -248,7 +251,7 @@ class Ingress:
             QueueLimits.of(config),
             RayLiveness(RayActorTable(), self._clock, sole_cluster=sole_cluster),
             serve.get_replica_context().replica_id.unique_id,
-            self._metrics,
+            self._metrics.queue,
             Retention.of(config),
             await self._reads(stack, database),
         )
@@ -261,7 +264,12 @@ class Ingress:
 
     async def _reads(self, stack: AsyncExitStack, database: Database) -> Database:
         """Connections for what may take seconds, so that it does not keep the queue waiting."""
-        reads = Database(database.conninfo, fair_reads.CONNECTIONS, fair_reads.READ_LIMIT_S)
+        reads = Database(
+            database.conninfo,
+            fair_reads.CONNECTIONS,
+            fair_reads.READ_LIMIT_S,
+            self._metrics.database.of("reads"),
+        )
         await reads.start()
         stack.push_async_callback(reads.aclose)
         return reads
@@ -277,13 +285,15 @@ class Ingress:
         book = PostgresUploads(database, Retention.of(config))
         lifecycles = PostgresLifecycles(database)
         expire = election.on_leader("file lifetimes", COLLECT_INTERVAL_S, lifecycles.expire)
-        collector = FileCollector(UnwantedFiles(database), book, storage, expire)
+        collector = FileCollector(
+            UnwantedFiles(database), book, storage, expire, self._metrics.queue
+        )
         collector.start()
         stack.push_async_callback(collector.aclose)
         config.server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return Files(
             storage=storage,
-            uploads=Uploads(book, storage, config.limits.max_upload_bytes),
+            uploads=Uploads(book, storage, config.limits.max_upload_bytes, metrics=self._metrics),
             lifecycles=lifecycles,
             tickets=storage.tickets,
             check_disk_space=DiskGuard(
@@ -307,7 +317,7 @@ class Ingress:
     ) -> KeyRing:
         # Keys are checked on every call. They have connections of their own, so that a slow
         # statement of the queue delays no call.
-        own = Database(database.conninfo, connections=2, limit_s=KEYS_LIMIT_S)
+        own = Database(database.conninfo, 2, KEYS_LIMIT_S, self._metrics.database.of("keys"))
         await own.start()
         stack.push_async_callback(own.aclose)
         keys = KeyRing(own, self._clock)
@@ -372,7 +382,7 @@ class Ingress:
     async def _publish_demand(self, stack: AsyncExitStack, election: LeaderElection) -> None:
         async def demand() -> Mapping[str, Demand]:
             now = await self._queue.demand()
-            self._metrics.depth(now)
+            self._metrics.queue.depth(now)
             return now
 
         pools = tuple(self._config.models.pools or {})
@@ -381,7 +391,9 @@ class Ingress:
         stack.push_async_callback(writer.aclose)
 
     def _serve_metrics(self, stack: AsyncExitStack) -> None:
-        telemetry = self._config.telemetry
+        telemetry, directory = self._config.telemetry, self._config.server.data_dir
+        self._metrics.built(_version(), platform.python_version())
+        self._metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
         server = MetricsServer(
             self._metrics.registry, telemetry.metrics_port, telemetry.metrics_host
         )
@@ -390,6 +402,13 @@ class Ingress:
         log.info(
             "Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port
         )
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("darkroom-serve")
+    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
+        return "unknown"
 
 
 def _hosted(config: Config) -> frozenset[str] | None:

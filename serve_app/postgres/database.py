@@ -9,17 +9,20 @@ import os
 import re
 import secrets
 import socket
+import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, LiteralString, cast
 
 import psycopg
+from prometheus_client import CollectorRegistry
 from psycopg import errors as pg
 from psycopg.conninfo import conninfo_to_dict
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
+from serve_app.telemetry.database_metrics import DatabaseMetrics, PoolMetrics
 from serve_app.telemetry.logs import request_id
 
 log = logging.getLogger(__name__)
@@ -60,6 +63,7 @@ CONNECT: Mapping[str, Any] = {
 }
 
 WRITABLE: LiteralString = """
+-- name: check_writable
 SELECT NOT (pg_is_in_recovery() OR current_setting('transaction_read_only')::boolean)
 """
 READ_ONLY = (
@@ -71,7 +75,29 @@ UNAWAITED: LiteralString = "(SELECT set_config('synchronous_commit', 'off', true
 """SQL expression: a statement that evaluates it commits without waiting for the disk or a standby.
 For what nobody is told before a later commit that waits: see docs/adr/0028."""
 
-_NAME = re.compile(r"%\((\w+)\)s")
+_PARAMETER = re.compile(r"%\((\w+)\)s")
+_NAMED = re.compile(r"\s*-- name: (\w+)\n")
+UNNAMED = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement with ``$1``, ``$2``, … in place of its ``%(name)s``, and the names in that order.
+
+    ``name``: from a first line ``-- name: lease``, for the metrics and PostgreSQL's own views.
+    """
+
+    name: str
+    sql: str
+    parameters: tuple[str, ...]
+
+    @classmethod
+    def of(cls, sql: str) -> Statement:
+        parameters = tuple(dict.fromkeys(_PARAMETER.findall(sql)))
+        numbers = {name: f"${n}" for n, name in enumerate(parameters, start=1)}
+        named = _NAMED.match(sql)
+        numbered = _PARAMETER.sub(lambda found: numbers[found[1]], sql)
+        return cls(UNNAMED if named is None else named[1], numbered, parameters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +127,20 @@ class Database:
     without any action.
     """
 
-    def __init__(self, conninfo: str, connections: int = 8, limit_s: float | None = None) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        connections: int = 8,
+        limit_s: float | None = None,
+        metrics: PoolMetrics | None = None,
+    ) -> None:
+        """``metrics``: None for none that are read."""
         self.conninfo = conninfo
         self._connections = connections
         self._limit_s = STATEMENT_LIMIT_S if limit_s is None else limit_s
         self._pool: AsyncConnectionPool | None = None
-        self._statements: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self._statements: dict[str, Statement] = {}
+        self._metrics = metrics or DatabaseMetrics(CollectorRegistry()).of("unread")
         self._unavailable_reason: str | None = None  # reason while the server is unavailable
         self._replace = False  # what is open may be broken, also if new connections can be made
         self._recovery_task: asyncio.Task[None] | None = None
@@ -114,6 +148,7 @@ class Database:
     async def start(self) -> None:
         if self._pool is None:
             self._pool = await self._open()
+            self._metrics.watch(self._pool_stats)
 
     async def aclose(self) -> None:
         pool, self._pool = self._pool, None
@@ -145,16 +180,22 @@ class Database:
                 # The statement had no effect, so it is safe to repeat it.
                 if attempt == MAX_TRIES - 1:
                     raise
+                self._metrics.retried()
             except pg.DiskFull as error:
+                self._metrics.unavailable("disk_full")
                 raise DatabaseUnavailable(f"PostgreSQL's disk is full: {error}") from error
             except (pg.QueryCanceled, pg.LockNotAvailable) as error:
+                self._metrics.unavailable("slow")
                 raise DatabaseUnavailable(f"PostgreSQL takes too long: {error}") from error
             except pg.ReadOnlySqlTransaction as error:
+                self._metrics.unavailable("read_only")
                 self._repair(replace=True)
                 raise DatabaseUnavailable(READ_ONLY) from error
             except UNAVAILABLE as error:
                 # A pool without a free connection may be busy: then its connections are intact.
-                self._repair(replace=not isinstance(error, PoolTimeout))
+                busy = isinstance(error, PoolTimeout)
+                self._metrics.unavailable("busy" if busy else "away")
+                self._repair(replace=not busy)
                 raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}") from error
         raise AssertionError("unreachable")
 
@@ -164,6 +205,7 @@ class Database:
         if self._pool is None:
             raise DatabaseUnavailable("The database is closed.")
         if self._unavailable_reason is not None:
+            self._metrics.unavailable("away")
             raise DatabaseUnavailable(f"PostgreSQL is unavailable: {self._unavailable_reason}")
         given_up = _cancellations()
         async with self._pool.connection() as connection:
@@ -171,28 +213,32 @@ class Database:
                 # In Python 3.11, asyncio.wait_for, which the pool uses, loses a cancellation that
                 # arrives in the same turn of the loop as the connection.
                 raise asyncio.CancelledError
-            numbered, names = self._numbered(sql)
-            values = [params[name] for name in names] if params else ()
-            async with answers_within(connection, self._limit_s):
-                if lock is None:
-                    return await _run(connection, numbered, values)
-                async with connection.transaction():
-                    await connection.execute(lock.statement, [lock.sorted()])
-                    return await _run(connection, numbered, values)
+            statement = self._statement(sql)
+            values = [params[name] for name in statement.parameters] if params else ()
+            began = time.perf_counter()
+            try:
+                async with answers_within(connection, self._limit_s):
+                    if lock is None:
+                        return await _run(connection, statement.sql, values)
+                    async with connection.transaction():
+                        await connection.execute(lock.statement, [lock.sorted()])
+                        return await _run(connection, statement.sql, values)
+            finally:
+                self._metrics.ran(statement.name, time.perf_counter() - began)
 
-    def _numbered(self, sql: str) -> tuple[str, tuple[str, ...]]:
-        """``sql`` with ``$1``, ``$2``, … in place of its ``%(name)s``, and the names in that order.
-
-        Done once per statement: psycopg would repeat it at each call for statements as long as
-        ours.
+    def _statement(self, sql: str) -> Statement:
+        """The statement of ``sql``, parsed once: psycopg would repeat it at each call for
+        statements as long as ours.
         """
         known = self._statements.get(sql)
         if known is None:
-            names = tuple(dict.fromkeys(_NAME.findall(sql)))
-            numbers = {name: f"${n}" for n, name in enumerate(names, start=1)}
-            known = _NAME.sub(lambda found: numbers[found[1]], sql), names
-            self._statements[sql] = known
+            known = self._statements[sql] = Statement.of(sql)
         return known
+
+    def _pool_stats(self) -> Mapping[str, int]:
+        """The pool's figures by psycopg's names; empty while it is closed. For any thread."""
+        pool = self._pool
+        return {} if pool is None else pool.get_stats()
 
     async def _open(self) -> AsyncConnectionPool:
         pool: AsyncConnectionPool = AsyncConnectionPool(

@@ -60,7 +60,7 @@ async def _acquired(held: asyncio.Lock | asyncio.Semaphore, busy: str) -> AsyncG
         async with asyncio.timeout(WAIT_S):
             await held.acquire()
     except TimeoutError:
-        raise Overloaded(busy, retry_after_s=2.0) from None
+        raise Overloaded(busy, 2.0, "reads_busy") from None
     try:
         yield
     finally:

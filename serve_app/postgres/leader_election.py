@@ -24,6 +24,7 @@ ALONE_S = 30.0
 POLL_S = 0.1
 
 TAKE: LiteralString = """
+-- name: lead
 INSERT INTO leaders AS l (name, holder, until)
 VALUES (%(name)s, %(holder)s, now() + %(for_s)s * interval '1 second')
 ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
@@ -62,14 +63,16 @@ class LeaderElection:
 
     def on_leader(
         self, name: str, every_s: float, work: Callable[[], Awaitable[None]]
-    ) -> Callable[[], Awaitable[None]]:
+    ) -> Callable[[], Awaitable[bool]]:
         """``work`` for periodic tasks of all processes, done by one of them. If that one is gone,
-        another one does it after three rounds.
+        another one does it after three rounds. The result is False if this process does not lead.
         """
 
-        async def elected() -> None:
-            if await self.leads(name, 3 * every_s):
-                await work()
+        async def elected() -> bool:
+            if not await self.leads(name, 3 * every_s):
+                return False
+            await work()
+            return True
 
         return elected
 

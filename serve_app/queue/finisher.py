@@ -16,15 +16,19 @@ from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import known_id
 from serve_app.queue.transactions import snapshots
 from serve_app.queue.transactions.end_attempt import BY_FINISH, AttemptEnd, EndAttempts, EndReason
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 
 class Finisher:
     """End attempts at the request of their replicas, in batches."""
 
-    def __init__(self, database: Database, limits: QueueLimits, after: AfterCommit) -> None:
+    def __init__(
+        self, database: Database, limits: QueueLimits, after: AfterCommit, metrics: QueueMeter
+    ) -> None:
         self._database = database
         self._attempts = EndAttempts(database, limits)
         self._after = after
+        self._metrics = metrics
         self._batcher: Batcher[AttemptEnd, Verdict] = Batcher(self._run)
 
     async def finish(self, finish: Finish) -> Verdict:
@@ -65,6 +69,10 @@ class Finisher:
         late = [each for each in ends if id(each) not in accepted]
         if late:
             accepted |= await self._repeated(late)
+            for each in late:
+                if id(each) not in accepted:
+                    handed_back = each.how is EndReason.HAND_BACK
+                    self._metrics.fenced("hand_back" if handed_back else "finish")
         return [Verdict.ACCEPTED if id(each) in accepted else Verdict.FENCED for each in ends]
 
     async def _repeated(self, late: Sequence[AttemptEnd]) -> set[int]:

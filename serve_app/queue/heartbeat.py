@@ -19,12 +19,14 @@ from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import lease_columns
 from serve_app.queue.transactions import snapshots
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 # A lease is written again only when a quarter of it has passed: reports come twice a second, and
 # each such write is a new version of the row in every index. A renewal that a crash of the server
 # loses is made again: reaping waits for one lease time then. (For `lease_until IS NOT NULL` see
 # end_attempt.py.)
 REPORT = f"""
+-- name: report
 WITH named AS (
     SELECT DISTINCT id, attempt, nonce
     FROM json_to_recordset(%(held)s::json) AS x(id uuid, attempt integer, nonce bigint)
@@ -74,12 +76,18 @@ class Heartbeats:
     """Process reports in batches, one statement at a time."""
 
     def __init__(
-        self, database: Database, limits: QueueLimits, terms: LeaseTerms, state: QueueState
+        self,
+        database: Database,
+        limits: QueueLimits,
+        terms: LeaseTerms,
+        state: QueueState,
+        metrics: QueueMeter,
     ) -> None:
         self._database = database
         self._terms = terms
         self._limits = limits
         self._state = state
+        self._metrics = metrics
         self._batcher: Batcher[Report, ReportReply] = Batcher(self._run, in_flight=1)
 
     async def report(self, report: Report) -> ReportReply:
@@ -107,6 +115,7 @@ class Heartbeats:
             },
         )
         holds = {LeaseKey(*row[:3]): row[3] for row in rows}
+        self._metrics.fenced("report", sum(not held for held in holds.values()))
         cancelled = {LeaseKey(*row[:3]) for row in rows if row[4]}
         watched = {LeaseKey(*row[:3]) for row in rows if row[5]}
         for held, each in progress.items():

@@ -27,12 +27,14 @@ from serve_app.queue.transactions.end_attempt import AttemptEnd, EndAttempts, En
 from serve_app.queue.transactions.insert import DirectLease
 from serve_app.queue.transactions.lease import Contention, LeftOut, lease_queued
 from serve_app.telemetry.logs import log_context, request_id
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 log = logging.getLogger(__name__)
 
 MAX_LEASES_PER_STATEMENT = 64
 
 CHECK_HELD = """
+-- name: check_held
 SELECT n.id::text, n.attempt, n.nonce,
        coalesce(r.state = 'running' AND r.attempt = n.attempt AND r.lease_nonce = n.nonce, false),
        r.cancel_requested
@@ -51,6 +53,7 @@ class LongPoll:
         terms: LeaseTerms,
         state: QueueState,
         after: AfterCommit,
+        metrics: QueueMeter,
     ) -> None:
         self._database = database
         self._limits = limits
@@ -58,6 +61,7 @@ class LongPoll:
         self._state = state
         self._waiters = state.waiters
         self._after = after
+        self._metrics = metrics
         self._attempts = EndAttempts(database, limits)
         self._leasing: dict[str, asyncio.Task[None]] = {}
         self._contention: defaultdict[str, Contention] = defaultdict(Contention)  # by pool
@@ -123,6 +127,9 @@ class LongPoll:
         """Hand a committed lease of ``request`` to ``waiter``. ``input`` is the request's full
         input.
         """
+        if request.attempt == 1 and request.started_at is not None:
+            wait_s = (request.started_at - request.created_at).total_seconds()
+            self._metrics.started(request.endpoint, request.pool, wait_s)
         try:
             prepared = self._prepare_lease(request, input)
         except Exception as error:

@@ -30,6 +30,7 @@ MAX_LANES, MAX_LEASES = 500, 500
 
 # Each half uses the index of its state.
 LANES = f"""
+-- name: show_lanes
 SELECT pool, tenant, sum(queued)::bigint, sum(running)::bigint,
        extract(epoch FROM now() - min(oldest))::double precision
 FROM (
@@ -41,6 +42,7 @@ FROM (
 GROUP BY 1, 2 ORDER BY 3 DESC, 4 DESC, 1, 2 LIMIT {MAX_LANES}
 """
 LEASES = f"""
+-- name: show_leases
 SELECT id::text, attempt, tenant, endpoint, pool, replica_id,
        extract(epoch FROM now() - started_at)::double precision,
        extract(epoch FROM lease_until - now())::double precision
@@ -60,6 +62,7 @@ SELECT CASE state WHEN 'following' THEN 'queued' ELSE state END, attempt, lease_
 FROM requests WHERE id = %(id)s::uuid
 """
 AUDIT = """
+-- name: show_audit
 SELECT id, at, actor, action, subject, coalesce(detail, '{}'::json) FROM audit
 WHERE id < coalesce(%(before)s::bigint, 9223372036854775807) ORDER BY id DESC LIMIT %(limit)s
 """

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+
+from prometheus_client import CollectorRegistry
 
 from serve_app.domain.ports import Clock, LeaseTerms, Liveness
 from serve_app.postgres.database import Database
@@ -14,19 +17,21 @@ from serve_app.queue.finisher import Finisher
 from serve_app.queue.heartbeat import Heartbeats
 from serve_app.queue.long_poll import LongPoll
 from serve_app.queue.operations import PostgresOperations
-from serve_app.queue.reaper import PeriodicTask, Reaper
+from serve_app.queue.reaper import PeriodicTask, Reaper, Work
 from serve_app.queue.removal import Removal
 from serve_app.queue.request_log import RequestLog
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.request_cache import PreviewCache
-from serve_app.queue.store.config import NullObserver, Observer, QueueLimits, Retention
+from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.store.diagnostics import MEASURE_EVERY_S, VacuumMonitor
+from serve_app.queue.store.table_sizes import MEASURE_TABLES_EVERY_S, TableMonitor
 from serve_app.queue.submitter import Submitter
 from serve_app.queue.transactions import snapshots
 from serve_app.queue.transactions.garbage import GarbageFiles
 from serve_app.queue.transactions.history import History
 from serve_app.queue.transactions.idempotency import IdempotencyKeys
 from serve_app.queue.transactions.usage import FrameUsage, PostgresLedger
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 RETENTION_EVERY_S = 60.0
 
@@ -47,7 +52,9 @@ class QueueParts:
     operations: PostgresOperations
     garbage: GarbageFiles
     vacuum: VacuumMonitor
+    tables: TableMonitor
     election: LeaderElection
+    metrics: QueueMeter
 
 
 def assemble(
@@ -57,7 +64,7 @@ def assemble(
     limits: QueueLimits,
     liveness: Liveness,
     ingress_id: str,
-    observer: Observer | None = None,
+    metrics: QueueMeter | None = None,
     retention: Retention | None = None,
     reads: Database | None = None,
 ) -> PostgresQueue:
@@ -65,28 +72,31 @@ def assemble(
     migrated.
 
     The caller starts and closes ``database``, which must outlive the queue, and ``reads``, which
-    long reads of history use; None: the same.
+    long reads of history use; None: the same. ``metrics``: None for none that are read.
     """
-    observer = observer or NullObserver()
+    metrics = metrics or QueueMeter(CollectorRegistry())
     state = QueueState.create(database, clock, limits, ingress_id)
-    after = AfterCommit(database, limits, state, observer)
-    polls = LongPoll(database, limits, terms, state, after)
+    after = AfterCommit(database, limits, state, metrics)
+    polls = LongPoll(database, limits, terms, state, after, metrics)
     state.waiters.on_work(polls.lease_soon)
     garbage = GarbageFiles(database, terms)
+    election = LeaderElection(database, clock, ingress_id)
     parts = QueueParts(
         state=state,
         after=after,
         submitter=Submitter(database, limits, state, polls, after),
         polls=polls,
-        heartbeats=Heartbeats(database, limits, terms, state),
-        finisher=Finisher(database, limits, after),
-        reaper=Reaper(database, limits, liveness, state, after),
+        heartbeats=Heartbeats(database, limits, terms, state, metrics),
+        finisher=Finisher(database, limits, after, metrics),
+        reaper=Reaper(database, limits, liveness, state, after, metrics),
         removal=Removal(database, retention or Retention(), garbage, state.requests, after),
         log=RequestLog(database, state.requests),
         operations=PostgresOperations(database, limits, state.pauses, after),
         garbage=garbage,
-        vacuum=VacuumMonitor(database, observer),
-        election=LeaderElection(database, clock, ingress_id),
+        vacuum=VacuumMonitor(database, metrics),
+        tables=TableMonitor(reads or database, election, metrics),
+        election=election,
+        metrics=metrics,
     )
     return PostgresQueue(database, FairReads(reads or database), limits, parts)
 
@@ -166,23 +176,53 @@ class PostgresQueue:
         forget_undelivered = self._idempotency.forget_undelivered
         count_listeners = state.notifier.count_listeners
         elected = partial(parts.election.on_leader, "retention", RETENTION_EVERY_S)
-        return [
-            PeriodicTask(check_s, [parts.polls.refresh]),
-            PeriodicTask(check_s, [state.replicas.flush, state.stats.refresh, reaper.reap]),
-            PeriodicTask(check_s, [reaper.expire, reaper.sweep_lanes, count_listeners]),
-            PeriodicTask(check_s, [reaper.end_dead_replicas]),
-            PeriodicTask(check_s, [parts.after.settle]),
-            PeriodicTask(check_s, [state.costs.refresh, state.charges.flush]),
-            PeriodicTask(
-                10 * check_s, [reaper.forget_progress, forget_snapshots, forget_undelivered]
+        rounds: list[tuple[float, Mapping[str, Work]]] = [
+            (check_s, {"look_for_work": parts.polls.refresh, "record_idle": self._record_idle}),
+            (
+                check_s,
+                {
+                    "write_replicas": state.replicas.flush,
+                    "count": state.stats.refresh,
+                    "reap": reaper.reap,
+                },
             ),
-            PeriodicTask(check_s, [parts.garbage.collect, removal.redact]),
-            PeriodicTask(MEASURE_EVERY_S, [parts.vacuum.measure]),
-            PeriodicTask(
+            (
+                check_s,
+                {
+                    "expire": reaper.expire,
+                    "sweep_lanes": reaper.sweep_lanes,
+                    "count_listeners": count_listeners,
+                },
+            ),
+            (check_s, {"end_dead_replicas": reaper.end_dead_replicas}),
+            (check_s, {"settle_coalesced": parts.after.settle}),
+            (check_s, {"read_costs": state.costs.refresh, "write_charges": state.charges.flush}),
+            (
+                10 * check_s,
+                {
+                    "forget_progress": reaper.forget_progress,
+                    "forget_snapshots": forget_snapshots,
+                    "forget_undelivered": forget_undelivered,
+                },
+            ),
+            (check_s, {"list_garbage": parts.garbage.collect, "redact": removal.redact}),
+            (
+                MEASURE_EVERY_S,
+                {"measure_vacuum": parts.vacuum.measure, "check_database": parts.tables.check},
+            ),
+            (MEASURE_TABLES_EVERY_S, {"measure_tables": parts.tables.measure}),
+            (
                 RETENTION_EVERY_S,
-                [
-                    elected(removal.delete_aged),
-                    elected(removal.delete_expired_keys),
-                ],
+                {
+                    "delete_aged": elected(removal.delete_aged),
+                    "delete_expired_keys": elected(removal.delete_expired_keys),
+                },
             ),
         ]
+        return [PeriodicTask(every_s, work, parts.metrics) for every_s, work in rounds]
+
+    async def _record_idle(self) -> None:
+        """Record what waits for work in this process, and the replicas."""
+        state = self.parts.state
+        self.parts.metrics.idle(state.waiters.idle())
+        self.parts.metrics.replicas(state.stats.stages())

@@ -305,6 +305,7 @@ class KeyRing:
     async def _look_up(self, key_id: str) -> _Stored | None:
         now = self._clock.monotonic()
         rows = await self._rows(
+            "-- name: find_key\n"
             "SELECT k.digest, k.tenant, k.scopes, k.expires_at, k.replay_undelivered "
             "FROM api_keys k "
             "JOIN tenants t ON t.id = k.tenant "

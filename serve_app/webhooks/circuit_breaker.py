@@ -100,6 +100,13 @@ class CircuitBreakers:
         _breaker(self._channels, channel, OPENS_AFTER).record_result(answer, now)
         _breaker(self._tenants, channel.tenant, TENANT_OPENS_AFTER).record_result(answer, now)
 
+    def open(self, now: float) -> tuple[int, int]:
+        """Number of open breakers: of channels, and of tenants."""
+        return (
+            sum(now < each.open_until for each in self._channels.values()),
+            sum(now < each.open_until for each in self._tenants.values()),
+        )
+
     def failures(self, channel: DeliveryChannel) -> int:
         """Consecutive failures of a channel."""
         breaker = self._channels.get(channel)

@@ -92,6 +92,14 @@ class DeliveryMetrics(Protocol):
 
     def webhooks(self, backlog: WebhookBacklog) -> None: ...
 
+    def webhook_called(self, result: str, elapsed_s: float) -> None:
+        """Record a call by its answer's class: ``2xx`` to ``5xx``, or ``none``."""
+        ...
+
+    def breakers(self, receivers: int, tenants: int) -> None:
+        """Record how many breakers are open."""
+        ...
+
 
 class DeliveryWorker:
     """Delivery worker of one ingress process. The processes share the work by claiming it."""
@@ -184,8 +192,12 @@ class DeliveryWorker:
             if body is None:
                 return
             message = SignedMessage(claimed.id, claimed.request_id, claimed.tenant, body)
+            began = self._clock.monotonic()
             answer = await self._sender.post(claimed.url, message, TIMEOUT_S)
-            self._breakers.record_result(claimed.channel, answer, self._clock.monotonic())
+            ended = self._clock.monotonic()
+            result = "none" if answer.status is None else f"{answer.status // 100}xx"
+            self._metrics.webhook_called(result, ended - began)
+            self._breakers.record_result(claimed.channel, answer, ended)
             await self._retried(lambda: self._store_result(claimed, answer))
         except DarkroomError as error:
             # The claim expires, and the webhook is due again.
@@ -235,5 +247,6 @@ class DeliveryWorker:
             for _ in range(expired):
                 self._metrics.webhook("dead")
             log.warning("%s webhooks were given up: they were not delivered in time", expired)
+        self._metrics.breakers(*self._breakers.open(self._clock.monotonic()))
         self._metrics.webhooks(await self._outbox.backlog())
         return False

@@ -259,7 +259,8 @@ async def test_past_a_tenant_s_or_an_endpoint_s_own_cap_submits_are_refused(make
         await queue.submit(new())
     assert refused.value.retry_after_s >= 1.0
     await queue.submit(new(tenant="bob", endpoint=DEV))
-    with pytest.raises(Overloaded, match="1 requests are waiting for"):
+    assert refused.value.reason == "tenant_limit"
+    with pytest.raises(Overloaded, match="1 requests are waiting for") as refused:
         await queue.submit(new(tenant="bob", endpoint=DEV))
 
 

@@ -77,6 +77,12 @@ class Silent:
     def webhooks(self, backlog: WebhookBacklog) -> None:
         """As little."""
 
+    def webhook_called(self, result: str, elapsed_s: float) -> None:
+        """As little."""
+
+    def breakers(self, receivers: int, tenants: int) -> None:
+        """As little."""
+
 
 async def compose(claimed: ClaimedDelivery) -> bytes:
     return claimed.request_id.encode()

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.metrics import MetricWrapperBase
 from pydantic.fields import FieldInfo
 
 from serve_app.cli.connection.installation import Installation
@@ -152,12 +151,9 @@ def test_the_metrics_are_documented_with_their_labels() -> None:
         for names, labels, _ in table(METRICS, "metric")
         for one in code(names)
     }
-    made: list[MetricWrapperBase] = [
-        each for kind in vars(metrics).values() if isinstance(kind, dict) for each in kind.values()
-    ]
     assert documented == {
         each._name + ("_total" if isinstance(each, Counter) else ""): each._labelnames
-        for each in made
+        for each in metrics.declared()
     }
 
 

@@ -46,7 +46,7 @@ class ClientSide(QueueRows):
         waiting = self._demand(new.pool).queued
         if most_queued is not None and waiting >= most_queued:
             message = f"{waiting} requests are waiting, and you allow {most_queued}."
-            raise Overloaded(message, UNKNOWN_RETRY_S)
+            raise Overloaded(message, UNKNOWN_RETRY_S, "client_limit")
         request = Request(
             id=new.id,
             tenant=new.tenant,
@@ -284,15 +284,17 @@ class ClientSide(QueueRows):
     def _refuse_past_caps(self, tenant: str, endpoint: str) -> None:
         queued = [row for row in self._rows.values() if row.request.state is State.QUEUED]
         if len(queued) >= self._limits.max_waiting:
-            raise Overloaded(f"{len(queued)} requests are waiting already.", UNKNOWN_RETRY_S)
+            message = f"{len(queued)} requests are waiting already."
+            raise Overloaded(message, UNKNOWN_RETRY_S, "queue_full")
         own = sum(row.request.tenant == tenant for row in queued)
         if own >= self._limits.waiting_of_tenant(tenant):
-            raise Overloaded(f"{own} of your requests are waiting already.", UNKNOWN_RETRY_S)
+            message = f"{own} of your requests are waiting already."
+            raise Overloaded(message, UNKNOWN_RETRY_S, "tenant_limit")
         most = self._limits.waiting_of_endpoint(endpoint)
         same = sum(row.request.endpoint == endpoint for row in queued)
         if most is not None and same >= most:
             message = f"{same} requests are waiting for {endpoint} already."
-            raise Overloaded(message, UNKNOWN_RETRY_S)
+            raise Overloaded(message, UNKNOWN_RETRY_S, "endpoint_limit")
 
 
 def _visible(request: Request) -> tuple[Any, ...]:

@@ -120,7 +120,7 @@ async def built(
         queue=queue,
         files=Files(
             storage=storage,
-            uploads=Uploads(book, storage, config.limits.max_upload_bytes),
+            uploads=Uploads(book, storage, config.limits.max_upload_bytes, metrics=metrics),
             lifecycles=lifecycles,
             tickets=storage.tickets,
             **check,

@@ -49,6 +49,12 @@ class Counted:
     def webhooks(self, backlog: WebhookBacklog) -> None:
         self.backlog = backlog
 
+    def webhook_called(self, result: str, elapsed_s: float) -> None:
+        del result, elapsed_s
+
+    def breakers(self, receivers: int, tenants: int) -> None:
+        del receivers, tenants
+
 
 async def plain(claimed: ClaimedDelivery) -> bytes:
     return claimed.request_id.encode()

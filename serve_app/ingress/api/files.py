@@ -104,9 +104,12 @@ async def write(request: HttpRequest) -> Response:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > grant.max_bytes:
         raise _too_large(grant)
-    size = await services_of(request).files.storage.put(
-        grant.key, grant.media_type, _capped(request, grant)
-    )
+    services = services_of(request)
+    with services.metrics.uploading("replica"):
+        size = await services.files.storage.put(
+            grant.key, grant.media_type, _capped(request, grant)
+        )
+    services.metrics.uploaded("replica", size)
     body: WrittenFile = {"key": grant.key, "size": size}
     return json_reply(body)
 

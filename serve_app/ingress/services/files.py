@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from prometheus_client import CollectorRegistry
+
 from serve_app.domain.errors import (
     ArtifactNotFound,
     DarkroomError,
@@ -23,6 +25,8 @@ from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.storage.keys import missing_part, upload_key, upload_not_found, upload_type
 from serve_app.storage.tickets import TicketSigner
+from serve_app.telemetry.metrics import Metrics
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 MAX_PART_BYTES = 512 * 2**20
 """Largest part. fal's clients send parts of 10 MiB."""
@@ -51,7 +55,9 @@ class Uploads:
         storage: Storage,
         max_bytes: int,
         token: Callable[[int], str] = secrets.token_hex,
+        metrics: Metrics | None = None,
     ) -> None:
+        """``metrics``: None for none that are read."""
         self.max_bytes = max_bytes
         self.too_large = (
             f"The file exceeds the limit of {max_bytes} bytes (DARKROOM_MAX_UPLOAD_BYTES)."
@@ -59,6 +65,7 @@ class Uploads:
         self._book = book
         self._storage = storage
         self._token = token
+        self._metrics = metrics or Metrics(CollectorRegistry())
 
     async def offer(self, new: NewUpload, *, in_parts: bool = False) -> Upload:
         """Record a file that is uploaded later, in one call or in parts."""
@@ -89,7 +96,9 @@ class Uploads:
 
     async def receive(self, upload: Upload, chunks: AsyncIterator[bytes]) -> Upload:
         """Store the content of a recorded file. ``Forbidden``: it already has other content."""
-        size = await self._storage.put(upload.key, upload.media_type, chunks)
+        with self._metrics.uploading("client"):
+            size = await self._storage.put(upload.key, upload.media_type, chunks)
+        self._metrics.uploaded("client", size)
         return await self._whole(upload, size)
 
     async def receive_part(
@@ -97,7 +106,9 @@ class Uploads:
     ) -> UploadPart:
         """Store one part. ``TooLarge``: the parts together are too large; the upload is aborted."""
         parts_id = _parts_id(upload)
-        part = await self._storage.put_part(upload.key, parts_id, number, chunks)
+        with self._metrics.uploading("client"):
+            part = await self._storage.put_part(upload.key, parts_id, number, chunks)
+        self._metrics.uploaded("client", part.size)
         size = await self._book.add_part(upload.key, part)
         if size is None:
             await self._storage.drop_parts(upload.key, parts_id)
@@ -195,15 +206,20 @@ class FileCollector:
         unwanted: UnwantedFiles,
         uploads: UploadBook,
         storage: Storage,
-        *before: Callable[[], Awaitable[None]],
+        expire: Callable[[], Awaitable[bool | None]] | None = None,
+        metrics: QueueMeter | None = None,
     ) -> None:
-        """``before``: called before each round, because it may turn more files into garbage."""
+        """``expire``: called before each round, because it may turn more files into garbage."""
         self._unwanted = unwanted
         self._uploads = uploads
         self._storage = storage
-        self._rounds = PeriodicTask(
-            COLLECT_INTERVAL_S, [*before, self.delete_garbage_files, self.delete_garbage_uploads]
-        )
+        work: dict[str, Callable[[], Awaitable[bool | None]]] = {
+            "delete_files": self.delete_garbage_files,
+            "delete_uploads": self.delete_garbage_uploads,
+        }
+        if expire is not None:
+            work = {"expire_files": expire, **work}
+        self._rounds = PeriodicTask(COLLECT_INTERVAL_S, work, metrics)
 
     def start(self) -> None:
         self._rounds.start()

@@ -167,6 +167,7 @@ async def _store(services: Services, new: NewRequest, most_queued: int | None) -
         await services.replies.undelivered.wait_recorded(new)
     earlier = await services.queue.find_earlier(new)
     if earlier is not None:
+        services.metrics.queue.replayed(new.endpoint)
         return earlier
     await services.files.check_disk_space()
     if new.keep_files_s is not None:
@@ -179,8 +180,15 @@ async def _store(services: Services, new: NewRequest, most_queued: int | None) -
         if new.idempotency_key is None:
             services.background.start_until_closed(_cancel_if_stored(services.queue, new))
         raise
-    if stored.id == new.id:
-        services.metrics.entered(new.endpoint, State.SUCCEEDED if stored.reuses else State.QUEUED)
+    metrics = services.metrics.queue
+    if stored.id != new.id:
+        metrics.replayed(new.endpoint)
+        return stored
+    metrics.entered(new.endpoint, State.SUCCEEDED if stored.reuses else State.QUEUED)
+    if stored.reuses:
+        metrics.reused(new.endpoint)
+    elif stored.follows:
+        metrics.coalesced(new.endpoint)
     return stored
 
 

@@ -104,6 +104,7 @@ def mean_s(fits: Mapping[tuple[str, str], Fit], pool: str) -> float:
 
 SELECT = "SELECT endpoint, pool, n, work, seconds, work_work, work_seconds FROM costs"
 UPSERT = """
+-- name: write_costs
 INSERT INTO costs (endpoint, pool, n, work, seconds, work_work, work_seconds)
 SELECT endpoint, pool, n, work, seconds, work_work, work_seconds
 FROM json_to_recordset(%(fits)s::json) AS x(

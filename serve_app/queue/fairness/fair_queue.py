@@ -80,6 +80,7 @@ woken AS (
 
 
 OPEN = f"""
+-- name: open_lanes
 INSERT INTO fair_lanes AS l (pool, tenant, weight, vtime, woken_at)
 SELECT n.pool, n.tenant, n.weight, coalesce({_POOL_TIME.format(lane="n")}, 0), clock_timestamp()
 FROM ({_NAMED}) n
@@ -88,6 +89,7 @@ ON CONFLICT (pool, tenant) DO UPDATE SET weight = excluded.weight
 WHERE l.weight <> excluded.weight
 """
 WAKE = f"""
+-- name: wake_lanes
 WITH chosen AS (
     SELECT l.pool, l.tenant FROM fair_lanes l JOIN ({_NAMED}) n
         ON l.pool = n.pool AND l.tenant = n.tenant
@@ -99,6 +101,7 @@ WHERE l.pool = c.pool AND l.tenant = c.tenant
 RETURNING {UNAWAITED}
 """
 SWEEP_AWAKE = f"""
+-- name: sweep_lanes
 WITH chosen AS (
     SELECT l.pool, l.tenant FROM fair_lanes l WHERE NOT l.active AND {_HAS_WORK}
     ORDER BY 1, 2 FOR NO KEY UPDATE OF l
@@ -107,6 +110,7 @@ UPDATE fair_lanes l SET {AWAKE} FROM chosen c
 WHERE l.pool = c.pool AND l.tenant = c.tenant
 """
 SWEEP_ASLEEP = f"""
+-- name: sweep_lanes
 WITH chosen AS (
     SELECT l.pool, l.tenant FROM fair_lanes l WHERE l.active AND NOT ({_HAS_WORK})
     ORDER BY 1, 2 LIMIT 500 FOR NO KEY UPDATE OF l SKIP LOCKED
@@ -117,6 +121,7 @@ RETURNING l.pool, l.tenant
 """
 # Uses the index of queued requests by endpoint.
 REST = """
+-- name: rest_lanes
 WITH chosen AS (
     SELECT l.pool, l.tenant FROM fair_lanes l
     WHERE l.pool = %(pool)s AND l.active AND NOT l.rested AND (
@@ -210,6 +215,7 @@ class Lanes:
 # dies, its unwritten charges are lost: some seconds of fairness.
 
 FLUSH = f"""
+-- name: write_charges
 WITH charged AS (
     SELECT * FROM json_to_recordset(%(charges)s::json) AS x(
         pool text, tenant text, seconds double precision)

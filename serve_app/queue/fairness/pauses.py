@@ -27,7 +27,10 @@ def not_paused(paused: str) -> str:
     return f"CASE WHEN {paused} IS NULL THEN true ELSE r.endpoint <> ALL({paused}::text[]) END"
 
 
-READ = "SELECT endpoint, kind, at, actor FROM halts ORDER BY endpoint"
+READ = """
+-- name: read_pauses
+SELECT endpoint, kind, at, actor FROM halts ORDER BY endpoint
+"""
 
 # Requests that were queued while the endpoint was paused were not served, and earn no credit for
 # it.

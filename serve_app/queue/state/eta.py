@@ -106,6 +106,7 @@ class FreeTimes:
 
 
 RUNNING = """
+-- name: read_running
 SELECT r.pool, r.tenant, r.endpoint, r.work,
        extract(epoch FROM now() - r.started_at)::double precision, p.stage, p.step, p.steps, p.rate
 FROM requests r LEFT JOIN progress p ON p.request_id = r.id AND p.attempt = r.attempt

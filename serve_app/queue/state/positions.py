@@ -26,6 +26,7 @@ LOOKED_AT_S = 10.0
 # The order is that of lease_sql.py, by the times expected at the submit. The seconds are the times
 # expected now.
 READ = f"""
+-- name: read_positions
 WITH pool_lanes AS MATERIALIZED (
     SELECT p.pool, greatest(50, {DEEP} / greatest(1, (
                SELECT count(*) FROM fair_lanes l WHERE l.pool = p.pool AND l.active))) AS deep,

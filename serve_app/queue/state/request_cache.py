@@ -23,7 +23,10 @@ from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, known_id, stored
 
-READ = f"SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = ANY(%(ids)s::uuid[]) AND r.deleted_at IS NULL"
+READ = f"""
+-- name: read_requests
+SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = ANY(%(ids)s::uuid[]) AND r.deleted_at IS NULL
+"""
 
 FRESH_S = 1.0
 FINAL_FRESH_S = 60.0  # a final request never changes, but it may be deleted
@@ -267,6 +270,7 @@ second, so one read is enough for one more preview, however long its step takes.
 
 # Written again only when part of the time has passed: many clients may watch the same request.
 LOOK = """
+-- name: look_at_requests
 WITH noted AS (
     UPDATE progress SET watched_until = now() + make_interval(secs => %(watched_s)s)
     WHERE request_id = %(id)s::uuid AND (watched_until IS NULL

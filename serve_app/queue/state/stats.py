@@ -6,6 +6,7 @@ They are never read for a single call.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -74,17 +75,21 @@ def coalesced_waiting(
 
 
 COUNT = """
+-- name: count_queued
 SELECT pool, tenant, endpoint, count(*) FROM requests WHERE state = 'queued' GROUP BY 1, 2, 3
 """
 COUNT_FOLLOWING = """
+-- name: count_coalesced
 SELECT pool, tenant, endpoint, count(*) FROM requests WHERE state = 'following' GROUP BY 1, 2, 3
 """
 LIVE_REPLICAS = """
+-- name: read_replicas
 SELECT replica_id, actor_id, pool, stage, detail, loading, slots FROM replicas
 WHERE seen_at > now() - make_interval(
     secs => CASE stage WHEN 'starting' THEN %(starting_s)s ELSE %(ready_s)s END)
 """
 DEMAND = """
+-- name: demand
 WITH running AS (
     SELECT pool, count(*) AS running FROM requests WHERE state = 'running' GROUP BY pool
 ),
@@ -224,19 +229,23 @@ class QueueStats:
         waiting = queued.in_all + admitted.in_all + following.in_all
         if waiting >= self._limits.max_waiting:
             return Overloaded(
-                f"{waiting} requests are waiting already.", throughput.retry_s(waiting)
+                f"{waiting} requests are waiting already.",
+                throughput.retry_s(waiting),
+                "queue_full",
             )
         own = queued.of_tenant(tenant) + admitted.of_tenant(tenant) + following.of_tenant(tenant)
         if own >= self._limits.waiting_of_tenant(tenant):
             retry_s = throughput.retry_s(own, tenant=tenant)
-            return Overloaded(f"{own} of your requests are waiting already.", retry_s)
+            message = f"{own} of your requests are waiting already."
+            return Overloaded(message, retry_s, "tenant_limit")
         most = self._limits.waiting_of_endpoint(endpoint)
         if most is None:
             return None
         same = sum(each.of_endpoint(endpoint) for each in (queued, admitted, following))
         if same >= most:
             retry_s = throughput.retry_s(same, endpoint=endpoint)
-            return Overloaded(f"{same} requests are waiting for {endpoint} already.", retry_s)
+            message = f"{same} requests are waiting for {endpoint} already."
+            return Overloaded(message, retry_s, "endpoint_limit")
         return None
 
     def _exceeds_client_limit(
@@ -249,7 +258,8 @@ class QueueStats:
         if queued < most_queued:
             return None
         message = f"{queued} requests are waiting, and you allow {most_queued}."
-        return Overloaded(message, self._throughput.until_gone_s(queued - most_queued + 1, pool))
+        retry_s = self._throughput.until_gone_s(queued - most_queued + 1, pool)
+        return Overloaded(message, retry_s, "client_limit")
 
     # Positions
 
@@ -325,6 +335,10 @@ class QueueStats:
         """Stage of a known replica, or None."""
         known = self._present.get(replica_id)
         return None if known is None else known.stage
+
+    def stages(self) -> Mapping[tuple[str, str], int]:
+        """Number of known replicas by pool and stage."""
+        return Counter((each.pool, each.stage.value) for each in self._present.values())
 
     def remove_dead(self, dead_actors: frozenset[str]) -> None:
         """Forget the replicas of dead actors."""

@@ -150,6 +150,17 @@ class Waiters:
         """Number of free slots in the pool, including slots with a lease under way."""
         return sum(each.free + each.reserved for each in self._pools.get(pool, ()) if each.open)
 
+    def idle(self) -> Mapping[str, tuple[int, int]]:
+        """Number of polls that wait, and of their free slots, by pool."""
+        accepting = {
+            pool: [each for each in waiters if each.accepts]
+            for pool, waiters in self._pools.items()
+        }
+        return {
+            pool: (len(waiters), sum(each.free for each in waiters))
+            for pool, waiters in accepting.items()
+        }
+
     def reserve(self, pool: str, most: int) -> list[Waiter]:
         """Reserve up to ``most`` free slots, one each in turn from the polls that wait longest.
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from serve_app.domain.request import State
 from serve_app.settings import Config, EndpointLimits, TenantLimits
 
 
@@ -115,30 +113,3 @@ class Retention:
         own = self.tenants.get(tenant)
         days = self.days if own is None or own.retention_days is None else own.retention_days
         return None if days is None else days * DAY_S
-
-
-# Observer of state changes that this process commits, and of the database's condition.
-
-
-class Observer(Protocol):
-    """Receiver of measurements. Must neither block nor raise. Real: the metrics."""
-
-    def ended(self, endpoint: str, state: State, run_s: float) -> None:
-        """Note that an attempt ended after ``run_s``, or a queued request left the queue."""
-        ...
-
-    def oldest_transaction(self, oldest_s: float, transactions: int) -> None:
-        """Note the age of the database's oldest open transaction, and how many transactions began
-        since the oldest snapshot that must be kept; 0: none.
-        """
-        ...
-
-
-class NullObserver:
-    """An observer that ignores everything."""
-
-    def ended(self, endpoint: str, state: State, run_s: float) -> None:
-        del endpoint, state, run_s
-
-    def oldest_transaction(self, oldest_s: float, transactions: int) -> None:
-        del oldest_s, transactions

@@ -12,8 +12,8 @@ from psycopg import sql
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
 from serve_app.postgres.database import Database
-from serve_app.queue.store.config import Observer
 from serve_app.queue.store.migrations import OLDEST_SERVER
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 NOTIFICATION_TIMEOUT_S = 3.0
 
@@ -131,6 +131,7 @@ MEASURE_EVERY_S = 10.0
 # PostgreSQL shows other roles' transactions only to members of `pg_read_all_stats`. A vacuum holds
 # nothing back. A transaction that only wrote has an id, and no snapshot between its statements.
 OLDEST_TRANSACTION = """
+-- name: oldest_transaction
 SELECT greatest(0, coalesce(extract(epoch FROM now() - min(since)), 0))::double precision,
        coalesce(max(transactions), 0)
 FROM (
@@ -147,13 +148,13 @@ FROM (
 
 
 class VacuumMonitor:
-    """Measure the oldest transaction and report it to the observer."""
+    """Measure the oldest transaction."""
 
-    def __init__(self, database: Database, observer: Observer) -> None:
+    def __init__(self, database: Database, metrics: QueueMeter) -> None:
         self._database = database
-        self._observer = observer
+        self._metrics = metrics
 
     async def measure(self) -> None:
-        """Report the oldest transaction to the observer."""
+        """Record the oldest transaction."""
         ((oldest_s, transactions),) = await self._database.rows(OLDEST_TRANSACTION)
-        self._observer.oldest_transaction(oldest_s, transactions)
+        self._metrics.oldest_transaction(oldest_s, transactions)

@@ -31,11 +31,12 @@ PROBE_S = 3.0
 PER_MESSAGE = 100  # ids; a payload holds 8000 bytes
 
 COUNT_LISTENERS = f"""
+-- name: count_listeners
 SELECT count(*) FROM pg_locks
 WHERE locktype = 'advisory' AND classid = 0 AND objid = {LISTENERS}
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-NOTIFY = f"SELECT pg_notify('{CHANNEL}', %(payload)s)"
+NOTIFY = f"-- name: notify\nSELECT pg_notify('{CHANNEL}', %(payload)s)"
 
 
 @dataclass

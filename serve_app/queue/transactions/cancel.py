@@ -40,6 +40,7 @@ _RETURNING = """
 """
 
 CANCEL = f"""
+-- name: cancel
 WITH target AS (
     SELECT id, cancel_requested, state <> 'running' AS waits, follows IS NOT NULL AS followed
     FROM requests
@@ -61,6 +62,7 @@ gone AS (
 {_WRITTEN}
 """
 _EXPIRE = f"""
+-- name: expire
 WITH late AS ({{late}}),
 gone AS (
     UPDATE requests r SET
@@ -90,6 +92,7 @@ EXPIRE_FOLLOWING = _EXPIRE.format(late=_LATE_FOLLOWING)
 
 
 FAIL = f"""
+-- name: fail
 WITH target AS (
     SELECT id, follows IS NOT NULL AS followed FROM requests
     WHERE id = %(id)s::uuid AND state IN ('queued', 'following') FOR NO KEY UPDATE

@@ -48,6 +48,7 @@ _AGED = f"""
     FOR UPDATE SKIP LOCKED
 """
 _STATEMENT = """
+-- name: delete
 WITH doomed AS ({doomed}),
 judged AS (
     SELECT id, snapshot, idempotency_key IS NOT NULL
@@ -219,6 +220,7 @@ PAGE_SIZE = 1000
 MAX_PAGES = 20  # in one round: requests may wait for long, and there may be many
 FIRST_ID = "00000000-0000-0000-0000-000000000000"
 SEE_ENDS = """
+-- name: find_file_lifetimes
 WITH page AS MATERIALIZED (
     SELECT request_id, keep_s FROM lifecycles
     WHERE due_at IS NULL AND request_id > %(after)s::text::uuid
@@ -237,6 +239,7 @@ seen AS (
 SELECT max(request_id::text), count(*) FROM page
 """
 EXPIRE = """
+-- name: expire_files
 WITH due AS (
     SELECT request_id FROM lifecycles WHERE due_at <= now()
     ORDER BY due_at LIMIT %(most)s FOR UPDATE SKIP LOCKED

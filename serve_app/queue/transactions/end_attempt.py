@@ -87,6 +87,8 @@ class EndedAttempt:
     held_s: float  # how long the attempt held its slot, by the database's clock
     leads: str | None = None  # the coalescing group that it leads
     resumed: bool = False  # it may have resumed from a snapshot: `run_s` covers part of the work
+    total_s: float = 0.0  # since the submit
+    code: str | None = None  # of the error, if the request failed or expired
 
 
 # Sources of the attempts to end: three ways to name them.
@@ -128,6 +130,7 @@ _STILL_EXPIRED = "AND r.lease_until < now()"
 # `lease_until IS NOT NULL` is the same as `state = 'running'`, by a CHECK of the table. It is used
 # where rows are looked up by id: with the state, the planner might read all running requests.
 _STATEMENT = """
+-- name: end_attempts
 WITH ending AS ({source}),
 held AS (
     SELECT r.id, e.attempt, e.how, e.message, e.cause, e.outcome AS own, e.artifacts,
@@ -192,7 +195,8 @@ ended AS (
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.work,
               r.expected_s, r.started_at, r.failures, r.finished_at, r.events, j.how, j.message,
               j.failed, r.retries_left, j.final, j.says_itself, j.artifacts, j.run_s, j.steps,
-              j.units, r.leads, r.attempt > 1 AND r.snapshot IS NOT NULL AS resumed, r.lease_nonce
+              j.units, r.leads, r.created_at, r.lease_nonce,
+              r.attempt > 1 AND r.snapshot IS NOT NULL AS resumed
 ),
 closed AS (
     UPDATE attempts a SET
@@ -238,7 +242,9 @@ outbox AS (
 {wake_lanes}{noted}
 SELECT e.id::text, e.attempt, e.lease_nonce, e.state, e.how, e.pool, e.tenant, c.replica_id,
        e.failures, e.events, e.finished_at, e.endpoint, e.run_s, e.work, e.expected_s,
-       extract(epoch FROM now() - e.started_at)::double precision, e.leads::text, e.resumed
+       extract(epoch FROM now() - e.started_at)::double precision, e.leads::text, e.resumed,
+       extract(epoch FROM now() - e.created_at)::double precision,
+       CASE WHEN e.state IN ('failed', 'expired') THEN e.final::json -> 'failure' ->> 'code' END
 FROM ended e LEFT JOIN closed c ON c.request_id = e.id
 """
 
@@ -287,6 +293,7 @@ WITH chosen AS (
 UPDATE requests r SET confirmed = true, start_by = NULL FROM chosen c WHERE r.id = c.id
 """
 ENDED_BY = """
+-- name: find_ended
 SELECT a.request_id::text, a.attempt, a.nonce
 FROM json_to_recordset(%(held)s::json) AS h(id uuid, attempt integer, nonce bigint)
 JOIN attempts a ON a.request_id = h.id AND a.attempt = h.attempt AND a.nonce = h.nonce

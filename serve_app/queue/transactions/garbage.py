@@ -30,6 +30,7 @@ ALIVE_S = 300.0
 
 # The attempts first: a plan made while both tables were empty would read all requests.
 DUE = f"""
+-- name: find_garbage
 WITH due AS MATERIALIZED (
     SELECT request_id, attempt, nonce, ended FROM attempts
     WHERE ended NOT IN ('succeeded', 'undo') AND NOT collected
@@ -39,6 +40,7 @@ SELECT a.request_id::text, a.attempt, a.nonce, a.ended, r.endpoint, r.input
 FROM due a JOIN requests r ON r.id = a.request_id
 """
 COLLECT = """
+-- name: list_garbage
 WITH named AS (
     SELECT * FROM json_to_recordset(%(attempts)s::json) AS x(id uuid, attempt integer)
 ),
@@ -98,6 +100,7 @@ AGAIN_S = 300.0
 """Seconds after which another process retries: the one that took the keys may have died."""
 
 TAKE = """
+-- name: take_garbage
 UPDATE unwanted SET due_at = now() + make_interval(secs => %(again_s)s)
 WHERE key IN (
     SELECT key FROM unwanted WHERE due_at <= now()

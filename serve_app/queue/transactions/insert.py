@@ -87,6 +87,7 @@ _COALESCED = """
     ) each ORDER BY nth LIMIT 1) who ON true
 """
 _STATEMENT = f"""
+-- name: insert
 WITH new AS (
     SELECT * FROM json_to_recordset(%(new)s::json) AS x(
         n integer, id uuid, tenant text, endpoint text, digest text, pool text, priority smallint,

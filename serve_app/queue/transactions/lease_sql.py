@@ -109,6 +109,7 @@ _ROOM_OF_TENANT = """CROSS JOIN LATERAL (
 # open for long adds pages (20,000 leasings: 35 to 319 pages). Without the indexes it is worse: 1537
 # pages then, and 34,273 instead of 35 with 10,000 lanes awake.
 _STATEMENT = """
+-- name: lease
 WITH slot AS (
     SELECT * FROM json_to_recordset(%(slots)s::json) AS x(n integer, replica text, actor text)
 ),

@@ -15,6 +15,7 @@ TICKET_S = 3600.0
 
 # For `lease_until IS NOT NULL` see end_attempt.py.
 KEEP = """
+-- name: keep_snapshots
 WITH named AS (
     SELECT * FROM json_to_recordset(%(kept)s::json) AS x(
         id uuid, attempt integer, nonce bigint, key text, step integer)
@@ -37,12 +38,14 @@ SELECT before, now() FROM held WHERE before <> key
 ON CONFLICT (key) DO NOTHING
 """
 EXPECT = """
+-- name: expect_snapshots
 INSERT INTO unwanted (key, due_at)
 SELECT key, now() + make_interval(secs => %(ticket_s)s)
 FROM json_array_elements_text(%(keys)s::json) AS key
 ON CONFLICT (key) DO NOTHING
 """
 FORGET_ENDED = """
+-- name: forget_snapshots
 WITH ended AS (
     SELECT id, snapshot FROM requests
     WHERE snapshot IS NOT NULL AND state NOT IN ('queued', 'running')

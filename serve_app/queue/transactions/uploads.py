@@ -22,17 +22,20 @@ AGAIN_S = 300.0
 COLUMNS = "u.key, u.id, u.tenant, u.media_type, u.keep_s, u.parts_id, u.size"
 
 OPEN = """
+-- name: open_upload
 INSERT INTO uploads (key, id, tenant, media_type, keep_s, parts_id, due_at)
 VALUES (%(key)s, %(id)s, %(tenant)s, %(media_type)s, %(keep_s)s::float8, %(parts_id)s,
         now() + make_interval(secs => %(abandoned_s)s))
 """
 FIND = f"""
+-- name: find_upload
 UPDATE uploads u SET due_at = CASE u.state
     WHEN 'open' THEN now() + make_interval(secs => %(abandoned_s)s) ELSE u.due_at END
 WHERE u.key = %(key)s AND u.id = %(id)s AND u.state <> 'unwanted'
 RETURNING {COLUMNS}
 """
 ADD_PART = """
+-- name: add_part
 INSERT INTO upload_parts (key, number, etag, size)
 SELECT key, %(number)s::integer, %(etag)s, %(size)s::bigint FROM uploads
 WHERE key = %(key)s AND state = 'open'
@@ -42,6 +45,7 @@ RETURNING size
 PARTS_BYTES = "SELECT coalesce(sum(size), 0)::bigint FROM upload_parts WHERE key = %(key)s"
 PARTS = "SELECT number, etag, size FROM upload_parts WHERE key = %(key)s ORDER BY number"
 FINISH = """
+-- name: finish_upload
 WITH whole AS (
     UPDATE uploads SET state = 'whole', size = %(size)s::bigint,
         due_at = CASE state WHEN 'open' THEN now() + make_interval(secs => keep_s) ELSE due_at END
@@ -71,11 +75,13 @@ ORDER BY created_at DESC, key DESC LIMIT %(limit)s
 """
 )
 MARK_AGED = """
+-- name: age_uploads
 UPDATE uploads SET state = 'unwanted', due_at = now()
 WHERE tenant = %(tenant)s AND state = 'whole'
   AND created_at < now() - make_interval(secs => %(age_s)s)
 """
 TAKE = f"""
+-- name: take_uploads
 UPDATE uploads u SET state = 'unwanted', due_at = now() + make_interval(secs => %(again_s)s)
 WHERE u.key IN (
     SELECT key FROM uploads WHERE due_at <= now()
