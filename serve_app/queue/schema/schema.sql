@@ -116,6 +116,8 @@ CREATE INDEX requests_of_tenant ON requests (tenant, id DESC);
 CREATE INDEX requests_oldest ON requests (pool, priority DESC, place) WHERE ((state = 'queued') AND (priority IS NOT NULL));
 CREATE INDEX requests_reusable ON requests (tenant, reuse_digest, id DESC) WHERE ((reuse_digest IS NOT NULL) AND (state = 'succeeded'));
 CREATE INDEX requests_reusing ON requests (reuses) WHERE (reuses IS NOT NULL);
+CREATE INDEX requests_running_of_endpoint ON requests (endpoint, started_at) WHERE ((state = 'running') AND (endpoint IS NOT NULL));
+CREATE INDEX requests_running_of_tenant ON requests (tenant, started_at) WHERE ((state = 'running') AND (tenant IS NOT NULL));
 CREATE INDEX requests_snapshot ON requests (id) WHERE (snapshot IS NOT NULL);
 CREATE INDEX requests_start_by ON requests (start_by) WHERE ((state = 'queued') AND (start_by IS NOT NULL));
 CREATE INDEX requests_suspect ON requests (pool, tenant, ranked_at, place) WHERE ((state = 'queued') AND alone AND (failures > 0));
@@ -359,3 +361,26 @@ CREATE TABLE leaders (
     CONSTRAINT leaders_pkey PRIMARY KEY (name)
 )
 WITH (fillfactor='50');
+
+CREATE FUNCTION running_room(kind text, name text, most integer) RETURNS integer
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    found bigint;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock_shared(1818848628)
+        OR NOT pg_try_advisory_xact_lock(1818848628, hashtext(kind || ' ' || name)) THEN
+        RETURN -1;
+    END IF;
+    IF kind = 'tenant' THEN
+        SELECT count(*) INTO found FROM (
+            SELECT FROM requests r WHERE r.state = 'running' AND r.tenant = name
+            ORDER BY r.started_at LIMIT most) running;
+    ELSE
+        SELECT count(*) INTO found FROM (
+            SELECT FROM requests r WHERE r.state = 'running' AND r.endpoint = name
+            ORDER BY r.started_at LIMIT most) running;
+    END IF;
+    RETURN most - found;
+END
+$$;
