@@ -147,6 +147,11 @@ class QueueSettings(SettingsGroup):
     max_running_per_tenant: int | None = Field(
         default=None, ge=1, description="Running requests of a tenant. Unset: no limit."
     )
+    request_cache_bytes: int = Field(
+        default=256 * 2**20,
+        ge=2**20,
+        description="Memory of an ingress replica for requests that it has stored or read.",
+    )
     tenant_limits: dict[str, TenantLimits] = Field(
         default_factory=dict, description="Weight and limits of individual tenants, by id."
     )

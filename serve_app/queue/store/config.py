@@ -25,6 +25,7 @@ class QueueLimits:
     overtime_s: float = 30.0
     # interval of the checks for timeouts, dead replicas and lost notifications
     check_interval_s: float = 1.0
+    request_cache_bytes: int = 256 * 2**20
     max_running_per_tenant: int | None = None
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict[str, TenantLimits])
     endpoints: Mapping[str, EndpointLimits] = field(default_factory=dict[str, EndpointLimits])
@@ -39,6 +40,7 @@ class QueueLimits:
             max_waiting=config.queue.max_waiting,
             max_waiting_per_tenant=config.queue.max_waiting_per_tenant,
             max_running_per_tenant=config.queue.max_running_per_tenant,
+            request_cache_bytes=config.queue.request_cache_bytes,
             tenants=config.queue.tenant_limits,
             endpoints=config.queue.endpoint_limits,
         )
