@@ -109,6 +109,7 @@ CREATE INDEX requests_following_start_by ON requests (start_by) WHERE ((state = 
 CREATE INDEX requests_history ON requests (tenant, endpoint, id DESC) WHERE ((finished_at IS NOT NULL) AND (deleted_at IS NULL));
 CREATE UNIQUE INDEX requests_idempotency ON requests (tenant, endpoint, idempotency_key) WHERE (idempotency_key IS NOT NULL);
 CREATE INDEX requests_in_lane ON requests (pool, tenant, ranked_at, place) WHERE (state = 'queued');
+CREATE INDEX requests_large_waiting ON requests (tenant, pool, endpoint) WHERE ((shown IS NOT NULL) AND (state = ANY (ARRAY['queued', 'following'])));
 CREATE UNIQUE INDEX requests_leading ON requests (leads) WHERE ((leads IS NOT NULL) AND (outcome IS NULL));
 CREATE INDEX requests_leased ON requests (lease_until) WHERE (state = 'running');
 CREATE INDEX requests_led ON requests (leads, id DESC) WHERE ((leads IS NOT NULL) AND (state = 'succeeded'));
@@ -297,6 +298,7 @@ CREATE TABLE uploads (
     CONSTRAINT uploads_state_check CHECK ((state = ANY (ARRAY['open', 'whole', 'unwanted']))),
     CONSTRAINT uploads_pkey PRIMARY KEY (key)
 );
+CREATE INDEX uploads_bytes_of_tenant ON uploads (tenant, state, size) WHERE (state = ANY (ARRAY['open', 'whole']));
 CREATE INDEX uploads_due ON uploads (due_at) WHERE (due_at IS NOT NULL);
 CREATE INDEX uploads_of_tenant ON uploads (tenant, created_at) WHERE (state = 'whole');
 
