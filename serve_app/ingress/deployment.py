@@ -49,6 +49,7 @@ from serve_app.ingress.services.files import (
     COLLECT_INTERVAL_S,
     FileCollector,
     Files,
+    UploadLimits,
     Uploads,
 )
 from serve_app.ingress.services.health import Health, PlacementCheck, Readiness, SingleNodeCheck
@@ -291,14 +292,15 @@ class Ingress:
         collector.start()
         stack.push_async_callback(collector.aclose)
         config.server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        guard = DiskGuard(config.server.data_dir, config.limits, self._clock)
         return Files(
             storage=storage,
-            uploads=Uploads(book, storage, config.limits.max_upload_bytes, metrics=self._metrics),
+            uploads=Uploads(book, storage, UploadLimits.of(config), metrics=self._metrics),
             lifecycles=lifecycles,
             tickets=storage.tickets,
-            check_disk_space=DiskGuard(
-                config.server.data_dir, config.limits.min_free_disk_bytes, self._clock
-            ).check,
+            check_disk_space=guard.check,
+            check_disk_for_upload=guard.check_for_upload,
+            check_disk_for_artifact=guard.check_for_artifact,
         )
 
     async def _database_server(self, stack: AsyncExitStack, secrets: Secrets) -> str:

@@ -66,15 +66,18 @@ class Submitter:
             self._state.requests.update(reusing)
             return reusing.request
         free = self._state.waiters.slots(new.pool)
-        await self._state.stats.admit(new.pool, new.tenant, new.endpoint, most_queued, free)
+        encoded = EncodedInput(new.input)
+        await self._state.stats.admit(
+            new.pool, new.tenant, new.endpoint, most_queued, free, encoded.large_bytes
+        )
         try:
             return await (self._coalescing_batcher if new.reuse_digest else self._batcher).call(
-                (new, EncodedInput(new.input))
+                (new, encoded)
             )
         except asyncio.CancelledError:
             raise
         except Exception:
-            self._state.stats.undo_admit(new.pool, new.tenant, new.endpoint)
+            self._undo_admit(new, encoded)
             raise
 
     async def find_earlier(self, new: NewRequest) -> Request | None:
@@ -108,11 +111,11 @@ class Submitter:
         self._announce([each.request for each in stored if not each.leased and each.group is None])
         self._after.settle_soon(each.group for each in stored)
         return [
-            await self._repeat(new) if each is None else each.request
-            for (new, _), each in zip(batch, results, strict=True)
+            await self._repeat(new, encoded) if each is None else each.request
+            for (new, encoded), each in zip(batch, results, strict=True)
         ]
 
-    async def _repeat(self, new: NewRequest) -> Request | DarkroomError:
+    async def _repeat(self, new: NewRequest, input: EncodedInput) -> Request | DarkroomError:
         """Find the request whose idempotency key kept this one from being stored."""
         try:
             earlier = await self.find_earlier(new)
@@ -122,8 +125,11 @@ class Submitter:
             return Unavailable(
                 "The request with this idempotency key was just deleted: submit again."
             )
-        self._state.stats.undo_admit(new.pool, new.tenant, new.endpoint)
+        self._undo_admit(new, input)
         return earlier
+
+    def _undo_admit(self, new: NewRequest, input: EncodedInput) -> None:
+        self._state.stats.undo_admit(new.pool, new.tenant, new.endpoint, input.large_bytes)
 
     def _reserve(self, batch: Sequence[NewRequest]) -> dict[str, Waiter]:
         """Reserve polls waiting in this process, by request id, for pools in which nothing is
@@ -153,7 +159,7 @@ class Submitter:
         if result.leased:
             self._state.charges.add(request.pool, request.tenant, row.expected_s)
         self._state.requests.add_new(request, result.version)
-        self._state.stats.stored(request)
+        self._state.stats.stored(request, row.input.large_bytes)
         if result.leased and waiter is not None:
             self._polls.hand_out(waiter, request, row.request.input)
         elif waiter is not None:

@@ -144,8 +144,18 @@ class QueueSettings(SettingsGroup):
     )
     max_waiting: int = Field(default=100_000, ge=1, description="Queued requests in total.")
     max_waiting_per_tenant: int = Field(default=50_000, ge=1)
+    max_waiting_bytes_per_tenant: int = Field(
+        default=4 * 2**30,
+        ge=1,
+        description="Bytes of the queued inputs above 64 KiB of a tenant.",
+    )
     max_running_per_tenant: int | None = Field(
         default=None, ge=1, description="Running requests of a tenant. Unset: no limit."
+    )
+    request_cache_bytes: int = Field(
+        default=256 * 2**20,
+        ge=2**20,
+        description="Memory of an ingress replica for requests that it has stored or read.",
     )
     tenant_limits: dict[str, TenantLimits] = Field(
         default_factory=dict, description="Weight and limits of individual tenants, by id."
@@ -201,10 +211,26 @@ class LimitSettings(SettingsGroup):
     max_upload_bytes: int = Field(
         default=2 * 2**30, ge=1, description="Maximum size of a file that a client uploads."
     )
+    max_uploads_bytes_per_tenant: int = Field(
+        default=256 * 2**30, ge=1, description="Bytes of all uploaded files of a tenant."
+    )
+    max_open_uploads_per_tenant: int = Field(
+        default=1000, ge=1, description="Uploads of a tenant that were begun and not completed."
+    )
     min_free_disk_bytes: int = Field(
         default=512 * 2**20,
         ge=0,
         description="Requests are refused while the disk has less free space than this.",
+    )
+    min_free_disk_bytes_for_uploads: int = Field(
+        default=2**30,
+        ge=0,
+        description="Uploads of clients are refused while the disk has less free space than this.",
+    )
+    min_free_disk_bytes_for_artifacts: int = Field(
+        default=128 * 2**20,
+        ge=0,
+        description="Artifacts are refused while the disk has less free space than this.",
     )
     min_download_bytes_per_s: int = Field(
         default=64 * 2**10,

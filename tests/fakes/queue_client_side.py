@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from serve_app.domain.errors import NotFound, Overloaded
+from serve_app.domain.errors import NotFound, Overloaded, TooLarge
 from serve_app.domain.lease import Demand, LeaseKey, ReplicaStage
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Preview
@@ -43,6 +43,7 @@ class ClientSide(QueueRows):
             return self._reuse(new, found)
         self.operations.admit(new.endpoint)
         self._refuse_past_caps(new.tenant, new.endpoint)
+        self._refuse_past_bytes(new)
         waiting = self._demand(new.pool).queued
         if most_queued is not None and waiting >= most_queued:
             message = f"{waiting} requests are waiting, and you allow {most_queued}."
@@ -295,6 +296,20 @@ class ClientSide(QueueRows):
         if most is not None and same >= most:
             message = f"{same} requests are waiting for {endpoint} already."
             raise Overloaded(message, UNKNOWN_RETRY_S, "endpoint_limit")
+
+    def _refuse_past_bytes(self, new: NewRequest) -> None:
+        most = self._limits.waiting_bytes_of_tenant(new.tenant)
+        size = EncodedInput(new.input).large_bytes
+        waiting = sum(
+            EncodedInput(row.input).large_bytes
+            for row in self._rows.values()
+            if row.request.state is State.QUEUED and row.request.tenant == new.tenant
+        )
+        if size > most:
+            raise TooLarge(messages.too_large_to_wait(size, most))
+        if size and waiting + size > most:
+            message = messages.too_many_waiting_bytes(size, waiting, most)
+            raise Overloaded(message, UNKNOWN_RETRY_S)
 
 
 def _visible(request: Request) -> tuple[Any, ...]:

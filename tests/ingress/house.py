@@ -22,7 +22,7 @@ from serve_app.ingress.fal.webhooks import Composer
 from serve_app.ingress.http.hosts import trusted_names
 from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
-from serve_app.ingress.services.files import Files, Uploads
+from serve_app.ingress.services.files import Files, UploadLimits, Uploads
 from serve_app.ingress.services.health import Health, Readiness
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
 from serve_app.ingress.services.replies import LAST_BYTE_DELAY_S, Replies
@@ -83,6 +83,7 @@ async def built(
     pools: Mapping[str, PoolConfig] | None = None,
     replica: bool = True,
     room: Any = None,
+    artifact_room: Any = None,
     catalog: Catalog = CATALOG,
     limits: QueueLimits | None = None,
     linger_s: float = LAST_BYTE_DELAY_S,
@@ -111,7 +112,11 @@ async def built(
         Composer(queue, storage),
         {MARK: PredictionComposer(queue, PredictionRenderer(catalog, storage))},
     )
-    check: dict[str, Any] = {} if room is None else {"check_disk_space": room}
+    check: dict[str, Any] = {}
+    if room is not None:
+        check |= {"check_disk_space": room, "check_disk_for_upload": room}
+    if artifact_room is not None:
+        check["check_disk_for_artifact"] = artifact_room
     services = Services(
         config=config,
         host_names=trusted_names(config.server.host, config.server.trusted_hosts),
@@ -120,7 +125,7 @@ async def built(
         queue=queue,
         files=Files(
             storage=storage,
-            uploads=Uploads(book, storage, config.limits.max_upload_bytes, metrics=metrics),
+            uploads=Uploads(book, storage, UploadLimits.of(config), metrics=metrics),
             lifecycles=lifecycles,
             tickets=storage.tickets,
             **check,

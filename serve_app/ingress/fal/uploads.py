@@ -173,7 +173,7 @@ async def part(request: HttpRequest) -> Response:
     if files.uploads.max_bytes < MAX_PART_BYTES:
         incoming = _incoming(request)
     else:
-        incoming = UploadStream(request, MAX_PART_BYTES, LARGER_PART, files.check_disk_space)
+        incoming = UploadStream(request, MAX_PART_BYTES, LARGER_PART, files.check_disk_for_upload)
     async with incoming.drain_on_error():
         upload = await _found(request, in_parts=True)
         number = _part_number(request.path_params["number"])
@@ -227,7 +227,7 @@ INITIATE = Operation(
     "initiateUpload",
     "Get a URL to upload one file to",
     {200: answer("The URL to PUT the file to, and the file's later URL.", UploadPlace)},
-    errors=(413, 422, 507),
+    errors=(413, 422, 429, 507),
     parameters=(LIFECYCLE,),
     body=InitiateUpload,
     tag=TAG,
@@ -239,7 +239,7 @@ UPLOAD = Operation(
     "upload",
     "Upload a file as the body. Needs an upload token or a key",
     {200: answer("The file is stored.", UploadedFile)},
-    errors=(413, 422, 507),
+    errors=(413, 422, 429, 507),
     parameters=(NAME, LIFECYCLE),
     content={ANY: Binary},
     tag=TAG,
@@ -248,7 +248,7 @@ BEGIN_PARTS = Operation(
     "beginMultipartUpload",
     "Begin the upload of a file in parts. Needs an upload token or a key",
     {200: answer("Parts go to `{access_url}/multipart/{uploadId}/{number}`.", BegunUpload)},
-    errors=(422, 507),
+    errors=(422, 429, 507),
     parameters=(NAME, LIFECYCLE),
     tag=TAG,
 )
@@ -306,7 +306,7 @@ async def _offered(request: HttpRequest, *, in_parts: bool) -> tuple[Upload, str
         raise invalid_input(error) from None
     keep_s = parse_keep_s(request.headers)
     new = NewUpload(caller.tenant, initiated.content_type, initiated.file_name, keep_s)
-    await files.check_disk_space()
+    await files.check_disk_for_upload()
     upload = await files.uploads.offer(new, in_parts=in_parts)
     return upload, file_url(origin, upload.key)
 
@@ -351,5 +351,5 @@ def _incoming(request: HttpRequest) -> UploadStream:
         request,
         files.uploads.max_bytes,
         files.uploads.too_large,
-        files.check_disk_space,
+        files.check_disk_for_upload,
     )

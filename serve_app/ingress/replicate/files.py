@@ -69,7 +69,7 @@ async def created(request: HttpRequest) -> Response:
     origin = origin_of(request)  # may be refused, so read it before anything is stored
     if not is_form(request):
         raise InvalidInput("The call is not a form. Send the file as multipart/form-data.")
-    await services.files.check_disk_space()
+    await services.files.check_disk_for_upload()
     form = await read_form(request, services.config.limits.max_body_bytes, most_files=1)
     files = form.files.get(FIELD, [])
     if not files:
@@ -122,7 +122,7 @@ CREATE = Operation(
     "replicateCreateFile",
     "Upload a file for an input",
     {201: answer("The file.", ReplicateFile)},
-    errors=(413, 422, 503, 507),
+    errors=(413, 422, 429, 503, 507),
     content={"multipart/form-data": FileForm},
     tag=TAG,
     error_format=ERRORS,

@@ -58,7 +58,7 @@ class QueueState:
         cls, database: Database, clock: Clock, limits: QueueLimits, ingress_id: str
     ) -> QueueState:
         """The state of a process that has just started, which knows nothing yet."""
-        requests = RequestCache(database, clock)
+        requests = RequestCache(database, clock, limits.request_cache_bytes)
         costs = CostModel(database)
         pauses = Pauses(database)
         positions = Positions(database, clock, costs)

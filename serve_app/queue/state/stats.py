@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from serve_app.domain.errors import DarkroomError, Overloaded, RequestNotFound
+from serve_app.domain.errors import DarkroomError, Overloaded, RequestNotFound, TooLarge
 from serve_app.domain.lease import Demand, Presence, ReplicaStage
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import from_plain
@@ -78,6 +78,12 @@ COUNT = """
 -- name: count_queued
 SELECT pool, tenant, endpoint, count(*) FROM requests WHERE state = 'queued' GROUP BY 1, 2, 3
 """
+COUNT_LARGE = """
+SELECT pool, tenant, endpoint, sum(pg_column_size(input))::bigint FROM requests
+WHERE shown IS NOT NULL AND state IN ('queued', 'following')
+GROUP BY tenant, pool, endpoint
+"""
+"""Bytes of large inputs as they are stored: reads their size, but not the inputs."""
 COUNT_FOLLOWING = """
 -- name: count_coalesced
 SELECT pool, tenant, endpoint, count(*) FROM requests WHERE state = 'following' GROUP BY 1, 2, 3
@@ -140,6 +146,8 @@ class QueueStats:
         self._requests = requests
         self._queued = Counters()
         self._admitted = Counters()  # admitted, not stored yet
+        # Bytes of large inputs: stored and waiting; admitted, not stored yet
+        self._waiting_bytes, self._admitted_bytes = Counters(), Counters()
         self._following = Counters()  # coalesced requests, which wait for another's outcome
         self._counted_at = float("-inf")
         self._count_took_s = 0.0
@@ -160,17 +168,22 @@ class QueueStats:
         endpoint: str,
         most_queued: int | None = None,
         free: int = 0,
+        large_bytes: int = 0,
     ) -> None:
-        """Count one request in before it is stored.
+        """Count one request in before it is stored. ``large_bytes``: size of its input if that is
+        large, otherwise 0.
 
-        Raises ``Overloaded`` past a limit, and ``EndpointDraining``. ``most_queued``: the caller's
-        limit on queued requests in the pool, this one included. ``free``: slots that take requests
-        which are being stored, so these do not count as queued.
+        Raises ``Overloaded`` past a limit, ``TooLarge`` if the input alone exceeds it, and
+        ``EndpointDraining``. ``most_queued``: the caller's limit on queued requests in the pool,
+        this one included. ``free``: slots that take requests which are being stored, so these do
+        not count as queued.
         """
 
         def limit_error() -> Overloaded | None:
-            return self._exceeds_limits(tenant, endpoint) or self._exceeds_client_limit(
-                pool, most_queued, free
+            return (
+                self._exceeds_limits(tenant, endpoint)
+                or self._exceeds_bytes(tenant, large_bytes)
+                or self._exceeds_client_limit(pool, most_queued, free)
             )
 
         self._pauses.admit(endpoint)
@@ -184,21 +197,26 @@ class QueueStats:
         if refused is not None:
             raise refused
         self._admitted.change(pool, tenant, endpoint, 1)
+        self._admitted_bytes.change(pool, tenant, endpoint, large_bytes)
         self._busy_at[pool] = self._clock.monotonic()
 
-    def undo_admit(self, pool: str, tenant: str, endpoint: str) -> None:
+    def undo_admit(self, pool: str, tenant: str, endpoint: str, large_bytes: int) -> None:
         """Undo ``admit`` for a request that was not stored."""
         self._admitted.change(pool, tenant, endpoint, -1)
+        self._admitted_bytes.change(pool, tenant, endpoint, -large_bytes)
 
-    def stored(self, request: Request) -> None:
+    def stored(self, request: Request, large_bytes: int) -> None:
         """Count a stored request. If it is queued, it goes behind all known requests of its
         tenant.
         """
         pool, tenant = request.pool, request.tenant
         self._admitted.change(pool, tenant, request.endpoint, -1)
+        self._admitted_bytes.change(pool, tenant, request.endpoint, -large_bytes)
         if request.state is not State.QUEUED:
             self._throughput.removed(pool, tenant, request.endpoint)
             return
+        # When it leaves the queue, its size is not known here: the next count takes it off.
+        self._waiting_bytes.change(pool, tenant, request.endpoint, large_bytes)
         if request.follows is not None:
             self._following.change(pool, tenant, request.endpoint, 1)
             return
@@ -247,6 +265,19 @@ class QueueStats:
             message = f"{same} requests are waiting for {endpoint} already."
             return Overloaded(message, retry_s, "endpoint_limit")
         return None
+
+    def _exceeds_bytes(self, tenant: str, large_bytes: int) -> Overloaded | None:
+        most = self._limits.waiting_bytes_of_tenant(tenant)
+        waiting = self._waiting_bytes.of_tenant(tenant) + self._admitted_bytes.of_tenant(tenant)
+        if not large_bytes or waiting + large_bytes <= most:
+            return None
+        if large_bytes > most:
+            raise TooLarge(messages.too_large_to_wait(large_bytes, most))
+        own = self._queued.of_tenant(tenant)
+        return Overloaded(
+            messages.too_many_waiting_bytes(large_bytes, waiting, most),
+            self._throughput.retry_s(max(1, own), tenant=tenant),
+        )
 
     def _exceeds_client_limit(
         self, pool: str, most_queued: int | None, free: int
@@ -417,6 +448,8 @@ class QueueStats:
         self._queued.snapshot(await self._database.rows(COUNT))
         self._following.begin_snapshot()
         self._following.snapshot(await self._database.rows(COUNT_FOLLOWING))
+        self._waiting_bytes.begin_snapshot()
+        self._waiting_bytes.snapshot(await self._database.rows(COUNT_LARGE))
         self._count_took_s = self._clock.monotonic() - self._counted_at
 
 

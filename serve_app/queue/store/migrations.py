@@ -13,6 +13,8 @@ without that line ends all versions before it.
 No migration keeps the queue waiting. A step that must wait for a lock, behind a backup or a long
 reader, gives up after ``LOCK_TIMEOUT_MS``, in which the queue waits behind it, and tries again. A
 migration with the line ``-- one statement, outside a transaction`` can build an index concurrently.
+Each line ``-- another statement, outside a transaction`` begins a further statement. If it is
+interrupted, all of it is repeated.
 """
 
 from __future__ import annotations
@@ -66,6 +68,7 @@ WHERE NOT i.indisvalid AND n.nspname = current_schema()
 """What an interrupted ``CREATE INDEX CONCURRENTLY`` leaves behind."""
 
 _OUTSIDE = "-- one statement, outside a transaction"
+_ANOTHER = "-- another statement, outside a transaction"
 _COMPATIBLE_SINCE = re.compile(r"-- compatible since (\d+)$", re.MULTILINE)
 
 
@@ -199,7 +202,8 @@ async def _apply_one(connection: psycopg.AsyncConnection, migration: Migration) 
         await connection.execute("SET lock_timeout = 0")
         for (drop,) in await (await connection.execute(INVALID_INDEXES)).fetchall():
             await connection.execute(drop)
-        await connection.execute(cast("LiteralString", migration.sql))
+        for statement in migration.sql.split(_ANOTHER):
+            await connection.execute(cast("LiteralString", statement))
         await connection.execute(NOTE, noted)
         return
     await connection.execute(

@@ -40,6 +40,11 @@ class EncodedInput:
         self.summary = summarize(input) if self.large else input
 
     @property
+    def large_bytes(self) -> int:
+        """Size of a large input; otherwise 0."""
+        return len(self.text) if self.large else 0
+
+    @property
     def shown(self) -> str | None:
         """``summary`` as it is stored beside a large input; None otherwise."""
         return messages.compact(self.summary) if self.large else None

@@ -10,8 +10,9 @@ and no lane at all where limits hold some back, so neither saves up credit. An a
 behind it: it was refunded time that its requests did not use.
 
 Several ingress processes look at the same lanes. A request that one of them is leasing is skipped
-by the others, so a statement may see requests and lease none of them: ``Contention`` decides when
-to look again, and at how many more lanes.
+by the others. So are all requests of a tenant or endpoint with a limit on running requests while
+one of them leases any. So a statement may see requests and lease none of them: ``Contention``
+decides when to look again, and at how many more lanes.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.postgres.database import Database, Lock
+from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import LOOK_AHEAD
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import StoredRequest, stored
 from serve_app.queue.transactions.insert import DirectLease
-from serve_app.queue.transactions.lease_sql import LEASE, LEASE_LEAVING_OUT, LEASE_LIMITED, LIMITED
+from serve_app.queue.transactions.lease_sql import LEASE, LEASE_LEAVING_OUT, LEASE_LIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +130,8 @@ async def lease_queued(
             "first_lease_s": limits.first_lease_s,
             **_running(limits),
         },
-        lock=Lock((LIMITED,)) if limits.limits_running else None,
     )
-    return _result(rows, len(slots), limited=limits.limits_running)
+    return _result(rows, len(slots))
 
 
 def _statement(limits: QueueLimits, left_out: LeftOut) -> str:
@@ -140,31 +140,30 @@ def _statement(limits: QueueLimits, left_out: LeftOut) -> str:
     return LEASE if left_out == LeftOut() else LEASE_LEAVING_OUT
 
 
-def _result(rows: Sequence[tuple[Any, ...]], slots: int, *, limited: bool) -> LeaseResult:
-    seen = rows[0][1]
+def _result(rows: Sequence[tuple[Any, ...]], slots: int) -> LeaseResult:
+    _, seen, takeable, *_ = rows[0]
     rows = [row for row in rows if row[0] is not None]
     found = [_found(row) for row in rows]
     drained = frozenset(
-        each.request.tenant for row, (_, each, _) in zip(rows, found, strict=True) if row[2]
+        each.request.tenant for row, (_, each, _) in zip(rows, found, strict=True) if row[3]
     )
     more = bool(found) and (seen > len(found) or len(found) >= min(slots, LOOK_AHEAD))
-    # With limits, one statement leases at a time, and a limit holds back what it does not lease.
-    missed = 0 if limited else max(0, min(slots, seen) - len(found))
+    missed = max(0, min(slots, takeable) - len(found))
     return LeaseResult(found, drained, more, missed)
 
 
 def _found(row: tuple[Any, ...]) -> tuple[int, StoredRequest, Mapping[str, Any]]:
-    n, _, _, whole, _, *columns = row
+    n, _, _, _, whole, _, *columns = row
     found = stored(tuple(columns))
     return n - 1, found, found.request.input if whole is None else whole
 
 
 def _running(limits: QueueLimits) -> Mapping[str, object]:
-    tenants = [
-        {"tenant": tenant, "most": each.max_running}
+    tenants = {
+        tenant: each.max_running
         for tenant, each in limits.tenants.items()
         if each.max_running is not None
-    ]
+    }
     endpoints = [
         {"endpoint": endpoint, "most": each.max_running}
         for endpoint, each in limits.endpoints.items()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from serve_app.domain.upload import KeptFile, Upload, UploadPart
+from serve_app.domain.upload import KeptFile, Upload, UploadPart, UploadUse
 from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import Retention
@@ -26,6 +26,13 @@ OPEN = """
 INSERT INTO uploads (key, id, tenant, media_type, keep_s, parts_id, due_at)
 VALUES (%(key)s, %(id)s, %(tenant)s, %(media_type)s, %(keep_s)s::float8, %(parts_id)s,
         now() + make_interval(secs => %(abandoned_s)s))
+"""
+USED = """
+SELECT coalesce(sum(size), 0)::bigint + coalesce((
+           SELECT sum(p.size) FROM uploads o JOIN upload_parts p ON p.key = o.key
+           WHERE o.tenant = %(tenant)s AND o.state = 'open'), 0)::bigint,
+       count(*) FILTER (WHERE state = 'open')
+FROM uploads WHERE tenant = %(tenant)s AND state IN ('open', 'whole')
 """
 FIND = f"""
 -- name: find_upload
@@ -125,6 +132,10 @@ class PostgresUploads:
                 "abandoned_s": ABANDONED_S,
             },
         )
+
+    async def used(self, tenant: str) -> UploadUse:
+        ((size, opened),) = await self._database.rows(USED, {"tenant": tenant})
+        return UploadUse(size, opened)
 
     async def find(self, key: str, upload_id: str) -> Upload | None:
         params = {"key": key, "id": upload_id, "abandoned_s": ABANDONED_S}

@@ -221,3 +221,25 @@ async def test_readiness_reports_a_database_without_tables(conninfo: str) -> Non
             await check_applied(empty)
     finally:
         await empty.aclose()
+
+
+TWO_STATEMENTS = Migration(
+    LAST + 1,
+    f"{LAST + 1:04}_indexes.sql",
+    f"""-- compatible since {LAST}
+    -- one statement, outside a transaction
+    CREATE INDEX CONCURRENTLY IF NOT EXISTS by_work ON requests (work);
+    -- another statement, outside a transaction
+    CREATE INDEX CONCURRENTLY IF NOT EXISTS by_digest ON requests (endpoint_digest);
+    """,
+)
+
+
+async def test_a_migration_may_build_several_indexes_beside_submits(empty: str) -> None:
+    await migrate(empty, [*shipped(), TWO_STATEMENTS])
+    with psycopg.connect(empty) as connection:
+        valid = connection.execute(
+            "SELECT indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+            "WHERE c.relname IN ('by_work', 'by_digest')"
+        ).fetchall()
+    assert valid == [(True,), (True,)]

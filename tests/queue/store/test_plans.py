@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 from serve_app.domain.request import State
 from serve_app.postgres.database import SESSION
 from serve_app.queue.fairness import fair_queue
+from serve_app.queue.state.stats import COUNT_LARGE
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions import garbage
 from serve_app.queue.transactions.deletion import DUE_TENANTS, FIRST_ID, PAGE_SIZE, SEE_ENDS
@@ -34,6 +35,7 @@ STATEMENTS = {
     "awake": fair_queue.SWEEP_AWAKE,
     "asleep": fair_queue.SWEEP_ASLEEP,
     "orphans": garbage.DUE,
+    "large": COUNT_LARGE,
 }
 
 
