@@ -21,9 +21,9 @@ from deployments.families.base import (
 from deployments.families.multi_output import merge, split
 from deployments.replica.attempt_state import AttemptState, Phase, Previewer, StopReason, as_failure
 from deployments.replica.files import ArtifactDelivery, Files, InputFiles
+from deployments.replica.poller import SlotQueue
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.resume import FinishedOutput, StartPoint, start_point
-from deployments.replica.slots import SlotQueue
 from deployments.transfer.lora_fetcher import LoraUse
 from deployments.transfer.uploader import StorageRetry
 from serve_app.domain.errors import (

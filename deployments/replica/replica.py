@@ -13,11 +13,10 @@ from deployments.families.base import Family
 from deployments.replica.attempt import Attempt
 from deployments.replica.attempt_state import Phase, StopReason, as_failure
 from deployments.replica.config import IngressLink, ReplicaConfig
-from deployments.replica.poller import LeasePoller
+from deployments.replica.poller import LeasePoller, SlotOffer, SlotQueue, slot_offer
 from deployments.replica.realtime import OpenSessions, ReplicaSession
 from deployments.replica.reporter import Reporter, announce
 from deployments.replica.resources import ReplicaResources
-from deployments.replica.slots import SlotOffer, SlotQueue, slot_offer
 from deployments.replica.snapshotter import Snapshotter
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import Fenced, Misconfigured

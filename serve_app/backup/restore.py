@@ -32,7 +32,7 @@ from serve_app.storage.atomic_file import CHUNK_BYTES
 from serve_app.storage.keys import media_type_of
 
 CONCURRENT = 8  # files copied at the same time, one chunk of each in memory
-CLOSING_TRIES, CLOSING_POLL_S = 20, 0.1  # connections that were just closed
+CLOSING_TRIES, CLOSING_POLL_S = 100, 0.1  # connections that were just closed
 T = TypeVar("T")
 _TABLE = re.compile(r"^CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?(\w+)", re.MULTILINE)
 

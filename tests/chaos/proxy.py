@@ -15,6 +15,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
 CHUNK_BYTES = 65536
+TURNS = 8
+"""Turns of the loop in which connections that were just accepted or aborted close their sockets."""
 
 
 class Lose(Enum):
@@ -48,10 +50,11 @@ class Proxy:
     async def aclose(self) -> None:
         assert self._server is not None
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await asyncio.sleep(0)  # aborted transports close their sockets in the loop's next turn
+        for _ in range(TURNS):
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.sleep(0)
 
     def lose(self, pattern: bytes, what: Lose) -> None:
         """Lose the next call that has ``pattern`` in it, once."""

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from deployments.replica.slots import max_fetches
+from deployments.replica.poller import max_fetches
 from deployments.transfer.fetcher import Fetcher, fetcher_client
 from serve_app.domain.endpoint import Endpoint, Weights
 from serve_app.domain.name_resolution import NameResolver

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deployments.replica.attempt_state import AttemptState, Phase
-from deployments.replica.slots import (
+from deployments.replica.poller import (
     TENANTS_FETCHING,
     SlotOffer,
     SlotQueue,
