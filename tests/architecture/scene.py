@@ -151,7 +151,7 @@ async def _start_replica(stack: AsyncExitStack, folder: Path, socket_path: str) 
         device="cpu",
         loras=LoraConfig(cache_dir=folder / "loras"),
         # Reports are periodic and therefore not on the way. Leases are long enough without them.
-        calls=IngressCalls(report_interval_s=60.0, confirm_within_s=60.0),
+        calls=IngressCalls(report_interval_s=60.0, confirm_after_s=60.0),
     )
     clock, backoff = SystemClock(), Backoff(Random(1))  # noqa: S311
 
