@@ -15,7 +15,7 @@ from serve_app.postgres.database import SESSION, Database
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.insert import DirectLease
-from serve_app.queue.transactions.lease import LeaseResult, lease_queued
+from serve_app.queue.transactions.lease import LeaseResult, LeftOut, lease_queued
 from serve_app.settings import EndpointLimits, TenantLimits
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import POOL, ask, done, new
@@ -76,7 +76,7 @@ async def test_no_limit_is_passed_while_four_processes_lease_and_end(ingress: In
 
 async def leased(database: Database, limits: QueueLimits) -> LeaseResult:
     offers = [DirectLease("r1", "a1")] * 8
-    return await lease_queued(database, POOL, offers, frozenset(), frozenset(), limits, {})
+    return await lease_queued(database, POOL, offers, frozenset(), LeftOut(), limits, {})
 
 
 async def test_a_leasing_waits_for_no_other_one_and_leaves_out_what_that_one_counts(
