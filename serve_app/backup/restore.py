@@ -35,6 +35,7 @@ CONCURRENT = 8  # files copied at the same time, one chunk of each in memory
 CLOSING_TRIES, CLOSING_POLL_S = 100, 0.1  # connections that were just closed
 T = TypeVar("T")
 _TABLE = re.compile(r"^CREATE (?:UNLOGGED )?TABLE (?:IF NOT EXISTS )?(\w+)", re.MULTILINE)
+_FUNCTION = re.compile(r"^CREATE (?:OR REPLACE )?FUNCTION (\w+)", re.MULTILINE)
 
 PRESENT = """
 SELECT c.relname FROM pg_class c
@@ -179,6 +180,9 @@ async def _restore_database(
     if replaced:
         tables = sql.SQL(", ").join(map(sql.Identifier, replaced))
         await connection.execute(sql.SQL("DROP TABLE {} CASCADE").format(tables))
+    functions = sorted({name for each in shipped() for name in _FUNCTION.findall(each.sql)})
+    for name in functions:
+        await connection.execute(sql.SQL("DROP FUNCTION IF EXISTS {}").format(sql.Identifier(name)))
     await postgres_programs.load(program, conninfo, folder.database)
     await connection.execute("ANALYZE")
 
