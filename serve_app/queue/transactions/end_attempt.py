@@ -127,6 +127,9 @@ _OUT_OF_TIME = """
 # A lease that was renewed after the snapshot was taken is not lost.
 _STILL_EXPIRED = "AND r.lease_until < now()"
 
+# The code of a failure is cut out of the text: what stands beside it may have `\u0000`, and then
+# `->>` is an error, whatever it asks for.
+#
 # `lease_until IS NOT NULL` is the same as `state = 'running'`, by a CHECK of the table. It is used
 # where rows are looked up by id: with the state, the planner might read all running requests.
 _STATEMENT = """
@@ -244,7 +247,8 @@ SELECT e.id::text, e.attempt, e.lease_nonce, e.state, e.how, e.pool, e.tenant, c
        e.failures, e.events, e.finished_at, e.endpoint, e.run_s, e.work, e.expected_s,
        extract(epoch FROM now() - e.started_at)::double precision, e.leads::text, e.resumed,
        extract(epoch FROM now() - e.created_at)::double precision,
-       CASE WHEN e.state IN ('failed', 'expired') THEN e.final::json -> 'failure' ->> 'code' END
+       CASE WHEN e.state IN ('failed', 'expired')
+            THEN substring(e.final FROM '"failure":{{"code":"([a-z0-9_]+)"') END
 FROM ended e LEFT JOIN closed c ON c.request_id = e.id
 """
 
