@@ -17,7 +17,7 @@ class IngressCalls:
 
     start_interval_s: float = 2.0  # between announcements of what a starting replica loads
     report_interval_s: float = 0.5
-    confirm_after_s: float = 0.5  # a lease that runs so long is reported; at most a tenth of it
+    confirm_after_s: float = 0.2  # a lease that runs so long is reported; at most a tenth of it
     full_grace_s: float = 0.02  # how long all slots are taken before a lease poll says so
     call_timeout_s: float = 10.0  # for each call except ``ask``
     full_tenant_wait_s: float = 0.2  # of a poll that leaves tenants out, until it is sent again
