@@ -108,12 +108,12 @@ class Proxy:
         except OSError:
             pass  # the server is away: the client sees its connection end
         finally:
+            for writer in writers:  # before the wait, which ``aclose`` may cancel
+                _reset(writer)
+                self._writers.discard(writer)
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            for writer in writers:
-                _reset(writer)
-                self._writers.discard(writer)
 
     async def _calls(
         self,
