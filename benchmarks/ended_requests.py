@@ -26,9 +26,9 @@ from benchmarks.queue_replica import POOL, NoDeaths, NoTerms, Replica
 from serve_app.domain.request import NewRequest, State
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.ingress.services.request_ids import RequestIds
+from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.store.config import QueueLimits, Retention
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.deletion import Deletion
 from serve_app.settings import TenantLimits

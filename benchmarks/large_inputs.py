@@ -29,10 +29,10 @@ from serve_app.domain.lease import Ask, Finish
 from serve_app.domain.request import NewRequest
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.ingress.services.request_ids import RequestIds
+from serve_app.postgres.database import Database
 from serve_app.queue.queue import assemble
 from serve_app.queue.state.request_cache import FRESH_S
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.migrations import migrate
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.telemetry.clock import SystemClock

@@ -26,9 +26,9 @@ class NoTerms:
         return ENDPOINT
 
     def tickets(
-        self, request_id: str, attempt: int, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
-        del request_id, attempt, endpoint, input
+        del held, endpoint, input
         return ()
 
     def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:

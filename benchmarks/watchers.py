@@ -25,9 +25,9 @@ from serve_app.domain.lease import Ask, Finish
 from serve_app.domain.request import NewRequest
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.ingress.api.events import stream
+from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.migrations import migrate
 from serve_app.telemetry.clock import SystemClock
 

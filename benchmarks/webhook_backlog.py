@@ -17,7 +17,7 @@ from pathlib import Path
 
 from serve_app.domain.webhook import ClaimedDelivery, DeliveryChannel, ReceiverResponse
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 

@@ -125,7 +125,10 @@ def _replica_config(config: Config, pool: PoolConfig) -> ReplicaConfig:
         # Longer than the ingress waits for a frame: while it lives, the ingress ends idle sessions.
         session_silence_s=config.limits.realtime_idle_s + 15,
         snapshots=SnapshotConfig(interval_s=pool.snapshot_interval_s),
-        transfers=TransferConfig(allow_private_urls=config.limits.allow_private_urls),
+        transfers=TransferConfig(
+            allow_private_urls=config.limits.allow_private_urls,
+            min_bytes_per_s=config.limits.min_download_bytes_per_s,
+        ),
         loras=LoraConfig(
             device_bytes=pool.adapter_bytes,
             cache_dir=config.loras.adapters_dir or config.server.data_dir / "adapters",

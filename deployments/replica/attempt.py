@@ -11,10 +11,17 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deployments.engine.loop.options import GenerationOptions
-from deployments.families.base import Family, GenerationCall, GenerationResult, Product, TakesLoras
+from deployments.families.base import (
+    Family,
+    GenerationCall,
+    GenerationResult,
+    Product,
+    family_loras,
+)
 from deployments.families.multi_output import merge, split
 from deployments.replica.attempt_state import AttemptState, Phase, Previewer, StopReason, as_failure
 from deployments.replica.files import ArtifactDelivery, Files, InputFiles
+from deployments.replica.poller import SlotQueue
 from deployments.replica.resources import ReplicaResources
 from deployments.replica.resume import FinishedOutput, StartPoint, start_point
 from deployments.transfer.lora_fetcher import LoraUse
@@ -49,11 +56,16 @@ class Attempt:
         family: Family | None,
         resources: ReplicaResources,
         on_engine_left: Callable[[], None],
+        slots: SlotQueue | None = None,
     ) -> None:
-        """``family`` None makes the attempt fail. ``on_engine_left`` is called when the attempt no
-        longer needs its slot."""
+        """``family`` None makes the attempt fail. ``on_engine_left`` is called when the attempt
+        does not need its slot, or not yet. ``slots``: where it takes its slot once its files are
+        fetched. None: it has one already."""
         self.lease = lease
-        self.state = AttemptState(resources.clock, on_engine_left)
+        phase = Phase.LOADING if slots is None else Phase.WAITING
+        self.state = AttemptState(resources.clock, on_engine_left, phase)
+        self._slots = slots
+        self._waited_s = 0.0  # for a slot
         self.hand_back_reason: str | None = None  # why the lease is handed back
         self.previewer = Previewer(resources.encoders)
         self._why_hung = ""
@@ -139,10 +151,8 @@ class Attempt:
         lease, state = self.lease, self.state
         family = self._runnable_family()
         inputs = InputFiles(lease, self._resources)
-        await inputs.fetch(state.set_progress)
-        if isinstance(family, TakesLoras) and (requested := family.loras(lease.input)):
-            state.progress = Progress(Stage.FETCHING)
-            await self._loras.fetch(requested, lease.files_url)
+        await self._fetch(family, inputs)
+        await self._take_slot()
         handle = self._handle = self._resources.acquire(family, lease.endpoint, state.set_progress)
         pipeline = await _loaded(handle)
         seed = _seed(lease.request_id)
@@ -171,6 +181,28 @@ class Attempt:
             files.append(uploaded)
         product = merge([each.product for each in state.outputs], lease.input.get("seeds"))
         return product, tuple(file for each in files for file in each)
+
+    async def _fetch(self, family: Family, inputs: InputFiles) -> None:
+        """Fetch the files that the input names, without a slot."""
+        lease, state = self.lease, self.state
+        requested = family_loras(family, lease.input)
+        if self._slots is not None and (inputs.are_remote or not self._loras.are_here(requested)):
+            state.enter(Phase.FETCHING)
+        await inputs.fetch(state.set_progress)
+        if requested:
+            state.progress = Progress(Stage.FETCHING)
+            await self._loras.fetch(requested, lease.files_url)
+
+    async def _take_slot(self) -> None:
+        if self._slots is None:
+            return
+        clock = self._resources.clock
+        began = clock.monotonic()
+        self.state.enter(Phase.WAITING)
+        try:
+            await self._slots.take(self)
+        finally:
+            self._waited_s = clock.monotonic() - began
 
     def _runnable_family(self, if_stopped: str = CANCELLED) -> Family:
         """Family of the endpoint. Raises if there is none, or, with the message ``if_stopped``, if
@@ -262,7 +294,8 @@ class Attempt:
         return self.state.leased_at + self.lease.deadline_s - self._resources.clock.monotonic()
 
     def _usage(self, units: float = 0.0) -> Usage:
-        run_s = self._resources.clock.monotonic() - self.state.leased_at
+        """Usage since the lease, without the time that other attempts had all slots."""
+        run_s = self._resources.clock.monotonic() - self.state.leased_at - self._waited_s
         return Usage(run_s=round(run_s, 4), steps=self.state.steps, units=units)
 
     def _failed(self, error: Exception) -> Outcome:

@@ -40,6 +40,8 @@ class StopReason(StrEnum):
 
 
 class Phase(StrEnum):
+    WAITING = "waiting"  # for a slot
+    FETCHING = "fetching"  # the files that the input names
     LOADING = "loading"
     IN_ENGINE = "in_engine"
     DELIVERING = "delivering"
@@ -51,9 +53,14 @@ class AttemptState:
     the snapshotter and the watchdog only read it. ``set_progress`` and ``set_step`` may be called
     on any thread."""
 
-    def __init__(self, clock: Clock, on_engine_left: Callable[[], None]) -> None:
-        """``on_engine_left`` is called when the attempt no longer needs its slot."""
-        self.phase = Phase.LOADING
+    def __init__(
+        self,
+        clock: Clock,
+        on_engine_left: Callable[[], None],
+        phase: Phase = Phase.LOADING,
+    ) -> None:
+        """``on_engine_left`` is called when the attempt does not need its slot, or not yet."""
+        self.phase = phase
         self.stopped: StopReason | None = None
         self.leased_at = clock.monotonic()
         self.progress: Progress | None = None
@@ -70,7 +77,17 @@ class AttemptState:
 
     @property
     def needs_engine(self) -> bool:
-        return self.phase in (Phase.LOADING, Phase.IN_ENGINE)
+        """True until the generation has ended."""
+        return self.phase not in (Phase.DELIVERING, Phase.ENDED)
+
+    @property
+    def holds_slot(self) -> bool:
+        return self.phase in (Phase.LOADING, Phase.IN_ENGINE) and not self.is_downloading
+
+    @property
+    def is_fetching(self) -> bool:
+        """True while the files that its input names are fetched: it has no slot yet."""
+        return self.phase is Phase.FETCHING
 
     @property
     def is_downloading(self) -> bool:
@@ -96,7 +113,7 @@ class AttemptState:
     def enter(self, phase: Phase) -> None:
         needed = self.needs_engine
         self.phase = phase
-        if needed and not self.needs_engine:
+        if needed and (self.is_fetching or not self.needs_engine):
             self._on_engine_left()
 
     def add_resumed(self, output: FinishedOutput) -> None:

@@ -17,9 +17,10 @@ class IngressCalls:
 
     start_interval_s: float = 2.0  # between announcements of what a starting replica loads
     report_interval_s: float = 0.5
-    confirm_within_s: float = 0.05  # a lease that still runs then is confirmed by an early report
+    confirm_after_s: float = 0.2  # a lease that runs so long is reported; at most a tenth of it
     full_grace_s: float = 0.02  # how long all slots are taken before a lease poll says so
     call_timeout_s: float = 10.0  # for each call except ``ask``
+    full_tenant_wait_s: float = 0.2  # of a poll that leaves tenants out, until it is sent again
     ask_timeout_s: float = 30.0  # far longer than a lease poll waits at the ingress
     finish_give_up_s: float = 600.0
 
@@ -40,6 +41,7 @@ class TransferConfig:
     max_input_bytes: int = 64 * 2**20  # per input file
     fetch_timeout_s: float = 60.0  # per input file
     allow_private_urls: bool = False  # for input files
+    min_bytes_per_s: int = 64 * 2**10  # of servers of input files and LoRAs; 0: no limit
     upload_give_up_s: float = 300.0
 
 

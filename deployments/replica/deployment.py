@@ -20,13 +20,13 @@ from deployments.replica.config import IngressLink, ReplicaConfig, ReplicaIdenti
 from deployments.replica.ranks import RankGroup
 from deployments.replica.replica import Replica
 from deployments.replica.resources import ReplicaResources
-from deployments.transfer.fetcher import Fetcher, fetcher_client
+from deployments.transfer.fetcher import Fetcher, MinRate, fetcher_client
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher
 from deployments.transfer.uploader import Backoff, Uploader, http_client
-from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import Unavailable
 from serve_app.domain.lease import LeaseKey
+from serve_app.domain.name_resolution import MAX_THREADS, NameResolver
 from serve_app.domain.ports import Clock
 from serve_app.domain.realtime import Frame, FrameResult
 from serve_app.loopback import keep_to_loopback
@@ -164,11 +164,12 @@ def _fetcher(
 ) -> Fetcher:
     return Fetcher(
         fetcher_client(),
-        resolve,
+        NameResolver(per_tenant=MAX_THREADS),
         max_bytes=max_bytes,
         timeout_s=transfers.fetch_timeout_s if timeout_s is None else timeout_s,
         allow_private=transfers.allow_private_urls,
         offline=offline,
+        min_rate=MinRate(transfers.min_bytes_per_s),
     )
 
 

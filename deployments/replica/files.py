@@ -35,6 +35,13 @@ class InputFiles:
         self._resources = resources
         self._bodies: _Bodies = {}
 
+    @property
+    def are_remote(self) -> bool:
+        """True if a file is not in the input itself, as a data: URI."""
+        lease = self._lease
+        urls = (str(lease.input[field]) for field in input_files(lease.endpoint, lease.input))
+        return any(url[:5].lower() != "data:" for url in urls)
+
     async def fetch(self, on_progress: Callable[[Progress], None]) -> None:
         """Fetch all input files. ``InvalidInput`` names the field of a file that fails."""
         lease, bodies = self._lease, dict[str, tuple[InputKind, bytes]]()

@@ -13,7 +13,7 @@ from deployments.families.base import Family
 from deployments.replica.attempt import Attempt
 from deployments.replica.attempt_state import Phase, StopReason, as_failure
 from deployments.replica.config import IngressLink, ReplicaConfig
-from deployments.replica.poller import LeasePoller
+from deployments.replica.poller import LeasePoller, SlotOffer, SlotQueue, slot_offer
 from deployments.replica.realtime import OpenSessions, ReplicaSession
 from deployments.replica.reporter import Reporter, announce
 from deployments.replica.resources import ReplicaResources
@@ -70,6 +70,7 @@ class Replica:
         self._config = config
         self._attempts: dict[LeaseKey, Attempt] = {}
         self.sessions = OpenSessions(self._attempts)
+        self._slots = SlotQueue(config.slots, self._attempts)
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
         self._poller = LeasePoller(link, self._make_ask, self._on_work)
@@ -162,11 +163,12 @@ class Replica:
     def _make_ask(self) -> Ask:
         loading = self._loading()
         identity = self._link.identity
+        offer = self._offer()
         return Ask(
             replica_id=identity.replica_id,
             actor_id=identity.actor_id,
             pool=identity.pool,
-            slots=self._free_slots(),
+            slots=offer.slots,
             held=tuple(self._attempts),
             hot=self._resources.loaded_endpoints,
             free_bytes=self._resources.engine.free_bytes(),
@@ -175,21 +177,21 @@ class Replica:
             coming=tuple(
                 id_ for each in loading if each.stage is Stage.DOWNLOADING for id_ in each.endpoints
             ),
+            full_tenants=offer.full_tenants,
+            wait_s=self._link.calls.full_tenant_wait_s if offer.full_tenants else None,
         )
 
-    def _free_slots(self) -> int:
-        """Number of leases this replica can take. Attempts that only encode or upload free their
-        slot, up to the number of slots again. So do attempts whose weights are downloaded: loaded
-        models can use the slot. Zero while a generation waits for memory, since another replica may
-        have it, or while a part hangs."""
-        resources, attempts = self._resources, self._attempts.values()
+    def _offer(self) -> SlotOffer:
+        """Leases that this replica can take. None while a generation waits for memory, since
+        another replica may have it, or while a part hangs."""
+        resources = self._resources
         if resources.engine.short_of_memory or self._watchdog.hangs(resources):
-            return 0
-        slots = self._config.slots
-        # An ingress of the previous version leases work for models that are being downloaded.
-        downloading = min(2 * slots, sum(each.state.is_downloading for each in attempts))
-        in_engine = sum(each.state.needs_engine for each in attempts) - downloading
-        return max(0, min(slots - in_engine, 2 * slots - (len(attempts) - downloading)))
+            return SlotOffer(0)
+        return slot_offer(self._config.slots, self._attempts.values())
+
+    def _slot_freed(self) -> None:
+        self._slots.wake()
+        self._poller.slot_freed()
 
     def _on_work(self, work: Work) -> None:
         for lease in work.leases:
@@ -224,9 +226,9 @@ class Replica:
 
     def _make_attempt(self, lease: Lease) -> Attempt:
         family = self._families.get(lease.endpoint.family)
-        resources, on_engine_left = self._resources, self._poller.slot_freed
+        resources, on_engine_left = self._resources, self._slot_freed
         if lease.priority is not Priority.REALTIME:
-            return Attempt(lease, family, resources, on_engine_left)
+            return Attempt(lease, family, resources, on_engine_left, self._slots)
         silence_s = self._config.session_silence_s
         return ReplicaSession(lease, family, resources, on_engine_left, silence_s)
 
@@ -247,7 +249,7 @@ class Replica:
                 _log_end(attempt, outcome)
         finally:
             del self._attempts[attempt.held]
-            self._poller.slot_freed()
+            self._slot_freed()
         if verdict is Verdict.FENCED:
             log.info("Attempt %d lost its lease; its work is dropped.", attempt.lease.attempt)
         # A stop may arrive after success, while the result is handed in: its files are needed then.

@@ -27,8 +27,9 @@ log = logging.getLogger(__name__)
 
 class Reporter:
     """Sends one report for all attempts every ``report_interval_s``, on the event loop, which the
-    engine cannot block. A new lease that still runs after ``confirm_within_s`` is confirmed by an
-    early report; one that ends sooner needs none.
+    engine cannot block. An attempt is in no report before it has run for ``confirm_after_s``, and
+    then an early report confirms its lease: most short attempts cost no report. (Measured: one
+    costs the ingress and the database a tenth of a request.)
     """
 
     def __init__(
@@ -73,34 +74,33 @@ class Reporter:
 
     async def _loop(self) -> None:
         reported_at = self._link.clock.monotonic()
-        # A lease that arrives just after a check is seen by the next check, and is old enough at
-        # the one after that. So three checks fit into the time limit.
-        check_s = self._link.calls.confirm_within_s / 3
+        calls = self._link.calls
         while True:
             if not self._attempts:
                 self._leased.clear()
                 await self._leased.wait()
-            await asyncio.sleep(check_s)
+            first_s = min((self._unreported_s(each) for each in self._attempts.values()), default=0)
+            await asyncio.sleep(min(calls.report_interval_s, first_s / 3))
             now = self._link.clock.monotonic()
-            if now - reported_at >= self._link.calls.report_interval_s:
+            due = [
+                attempt
+                for attempt in self._attempts.values()
+                if now - attempt.state.leased_at >= self._unreported_s(attempt)
+            ]
+            if now - reported_at >= calls.report_interval_s:
                 reported_at = now
-                await self._report(list(self._attempts.values()), self._snapshotter.wants_tickets())
-            else:
-                await self._report(self._unconfirmed(now - check_s), ())
+                await self._report(due, self._snapshotter.wants_tickets())
+            elif unconfirmed := [each for each in due if each not in self._confirmed]:
+                await self._report(unconfirmed, ())
+
+    def _unreported_s(self, attempt: Attempt) -> float:
+        """Seconds of an attempt in which it is in no report."""
+        return min(self._link.calls.confirm_after_s, attempt.lease.expires_in_s / 10)
 
     def _counts(self) -> Mapping[str, Any]:
         return self._resources().engine.counts()
 
-    def _unconfirmed(self, leased_before: float) -> list[Attempt]:
-        return [
-            attempt
-            for attempt in self._attempts.values()
-            if attempt not in self._confirmed and attempt.state.leased_at <= leased_before
-        ]
-
     async def _report(self, attempts: Sequence[Attempt], wants: tuple[LeaseKey, ...]) -> None:
-        if not attempts:
-            return
         snapshots = self._snapshotter.unreported()
         report = self._make_report(attempts, snapshots, wants)
         # Confirming once is enough: if this report is lost, the next regular one renews.

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from deployments.engine.threads import Threads
-from deployments.families.base import Family, WarmsUp
+from deployments.families.base import Family, WarmsUp, as_warming_up
 from deployments.families.options import options_name
 from deployments.replica import weights
 from deployments.replica.ranks import RankGroup
@@ -63,8 +63,9 @@ class ReplicaResources:
         name = self.weights_by_endpoint[endpoint.id] = weights_name(endpoint, recipe)
         compiles = recipe is not None and recipe.compile
         warm_up = None
-        if isinstance(family, WarmsUp) and (self.warms_up or compiles):
-            warm_up = partial(_short_call, family, held)
+        warming = as_warming_up(family)
+        if warming is not None and (self.warms_up or compiles):
+            warm_up = partial(_short_call, warming, held)
         load = partial(self._load, family, held, recipe)
         if recipe is not None and compiles and warm_up is None:
             recipe = replace(recipe, compile=False)  # it would delay a user's first generation
@@ -82,7 +83,7 @@ class ReplicaResources:
         on_download: OnDownload,
         on_found: OnFound,
     ) -> Any:
-        if recipe is not None and recipe.compile and not isinstance(family, WarmsUp):
+        if recipe is not None and recipe.compile and as_warming_up(family) is None:
             log.warning("%s is not compiled: the family %s has no warm_up.", held.id, held.family)
         pipeline = weights.load(self.store, family, held, self.engine.device, on_download, on_found)
         if self.ranks is not None:

@@ -18,6 +18,8 @@ Sink = Callable[[bytes], object]
 """Receives the chunks of a file in order. If it raises, the fetch ends."""
 
 MAX_REDIRECTS = 3
+RATE_WINDOW_S = 15.0
+RATE_GRACE_S = 10.0  # for name resolution, connecting, redirects and slow starts
 NOT_MODIFIED = 304
 _OWN_PATH = re.compile(r"/files(?:/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+")
 
@@ -33,6 +35,41 @@ class Version:
         """Headers of a conditional request."""
         both = {"if-none-match": self.etag, "if-modified-since": self.last_modified}
         return {name: value for name, value in both.items() if value}
+
+
+@dataclass(frozen=True, slots=True)
+class MinRate:
+    """Rate below which a download fails: ``bytes_per_s``, averaged over ``window_s``."""
+
+    bytes_per_s: int  # 0: no limit
+    window_s: float = RATE_WINDOW_S
+    grace_s: float = RATE_GRACE_S  # added to the first window
+
+
+NO_MIN_RATE = MinRate(0)
+
+
+class RateCheck:
+    """Check of one download against its minimum rate. Pure: times are arguments.
+
+    The amount of one window must arrive before ``due``; then the next window begins. The rest of a
+    file that is smaller than this amount must end before ``due``.
+    """
+
+    def __init__(self, rate: MinRate, now: float) -> None:
+        self._window_s = rate.window_s
+        self._window_bytes = rate.bytes_per_s * rate.window_s
+        self._received = 0
+        self.due = now + rate.grace_s + rate.window_s
+
+    def receive(self, size: int, now: float) -> bool:
+        """Count ``size`` received bytes. True if they have completed a window."""
+        self._received += size
+        if self._received < self._window_bytes:
+            return False
+        self._received = 0
+        self.due = max(self.due, now + self._window_s)
+        return True
 
 
 class Fetcher:
@@ -53,15 +90,18 @@ class Fetcher:
         timeout_s: float,
         allow_private: bool,
         offline: bool = False,
+        min_rate: MinRate = NO_MIN_RATE,
     ) -> None:
         """``client`` must not follow redirects and must not use a proxy from the environment.
-        ``offline``: only our own files are fetched."""
+        ``offline``: only our own files are fetched. ``min_rate`` applies to other servers, not to
+        our own storage."""
         self._client = client
         self._resolve = resolve
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self._allow_private = allow_private
         self._offline = offline
+        self._min_rate = min_rate
 
     async def fetch(self, url: str, field: str, files_url: str = "") -> bytes:
         """Fetch a whole file. ``files_url``: origin of our own files; empty if there is none."""
@@ -82,7 +122,7 @@ class Fetcher:
         try:
             async with asyncio.timeout(self._timeout_s):
                 if not await self._own(parsed, download, files_url):
-                    await self._foreign(parsed, download)
+                    await self._foreign_in_time(parsed, download)
                 return download.version
         except TimeoutError:
             raise _unread(field, f"the download took longer than {self._timeout_s:g} s") from None
@@ -126,6 +166,24 @@ class Fetcher:
                 # Redirect to where the storage keeps the file.
                 place = place.join(response.headers["location"])
         return False
+
+    async def _foreign_in_time(self, url: httpx.URL, download: _Download) -> None:
+        rate = self._min_rate
+        if not rate.bytes_per_s:
+            return await self._foreign(url, download)
+        check = RateCheck(rate, asyncio.get_running_loop().time())
+        limit = asyncio.timeout_at(check.due)
+        download.limit, download.check = limit, check
+        try:
+            async with limit:
+                await self._foreign(url, download)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise _unread(
+                download.field,
+                f"the server of the file sent less than {rate.bytes_per_s:,} bytes a second",
+            ) from None
 
     async def _foreign(self, url: httpx.URL, download: _Download) -> None:
         field = download.field
@@ -190,6 +248,7 @@ class Fetcher:
             size += len(part)
             self._check_size(size, field)
             download.sink(part)
+            download.count(len(part))
         download.version = Version(headers.get("etag", ""), headers.get("last-modified", ""))
         return True
 
@@ -207,6 +266,15 @@ class _Download:
     known: Version
     version: Version | None = None  # of the received file; None: nothing received
     missing_here: bool = False  # the path looks like one of our files, but there is none
+    check: RateCheck | None = None  # None: no minimum rate
+    limit: asyncio.Timeout | None = None  # ends the download when ``check`` is due
+
+    def count(self, size: int) -> None:
+        """Count received bytes towards the minimum rate."""
+        if self.check is None or self.limit is None:
+            return
+        if self.check.receive(size, asyncio.get_running_loop().time()):
+            self.limit.reschedule(self.check.due)
 
 
 def fetcher_client() -> httpx.AsyncClient:

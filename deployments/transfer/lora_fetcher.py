@@ -103,6 +103,13 @@ class LoraFetcher:
             found.append(FetchedLora(each, file.path))
         return tuple(found)
 
+    def is_current(self, source: FileUrl | HubFile) -> bool:
+        """True if the file of this name was fetched, and no server needs to be asked again."""
+        last = self._known.get(source)
+        return last is not None and (
+            _is_fixed(source) or self._clock.monotonic() - last.at < REVALIDATE_S
+        )
+
     async def aclose(self) -> None:
         for task in self._downloads.values():
             task.cancel()
@@ -129,9 +136,7 @@ class LoraFetcher:
         """Cache key of the file, which is fetched if needed. Cancelling one caller does not stop
         the download: other and later callers use it."""
         last = self._known.get(source)
-        if last is not None and (
-            _is_fixed(source) or self._clock.monotonic() - last.at < REVALIDATE_S
-        ):
+        if last is not None and self.is_current(source):
             return last.key
         task = self._downloads.get(source)
         if task is None:
@@ -286,6 +291,12 @@ class LoraUse:
     async def fetch(self, requested: Sequence[RequestedLora], files_url: str) -> None:
         """Fetch and lock the files. ``InvalidInput`` names the field of a file that fails."""
         self._fetched = await self._fetcher.acquire(requested, self._held, files_url)
+
+    def are_here(self, requested: Sequence[RequestedLora]) -> bool:
+        """True if no file needs to be fetched. An inline file is here."""
+        return all(
+            _is_inline(each.source) or self._fetcher.is_current(each.source) for each in requested
+        )
 
     def loras(self) -> list[Lora]:
         """The LoRAs in the form that the engine takes, in the order of the input."""

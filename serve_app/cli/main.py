@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from serve_app.cli.commands import (
+    backup,
     completion,
     environment,
     generate,
@@ -211,6 +212,9 @@ def completion_command(shell: str) -> None:
     click.echo(completion.script(main, shell))
 
 
+main.add_command(backup.backup_command)
+main.add_command(backup.restore_command)
+main.add_command(backup.fsck_command)
 main.add_command(models_group)
 main.add_command(operations.queue_command)
 main.add_command(operations.audit_command)

@@ -7,20 +7,41 @@ moment later has no effect (DNS rebinding).
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 Resolve = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) → addresses. Raises ``OSError`` or ``UnicodeError`` if there is none."""
 
 _NAT64 = IPv6Network("64:ff9b::/96")
-_NOT_PUBLIC = (
-    IPv6Network("fec0::/10"),  # formerly site-local; some networks still route it
-    IPv6Network("64:ff9b:1::/48"),  # NAT64 inside a network
+"""IPv4 addresses in networks without IPv4. Each is judged by the address that it contains."""
+
+_ASSIGNED = IPv6Network("2000::/3")
+"""All of IPv6 that is assigned for public use. Outside of it are private, mapped, compatible and
+translated addresses, and 100:0:0:1::/64 and 5f00::/16."""
+
+# ``ipaddress`` calls some of these public, depending on the version of Python.
+_RESERVED_IPV4 = tuple(
+    map(
+        IPv4Network,
+        (
+            "168.63.129.16/32",  # Azure's virtual machines reach their host there
+            "192.0.0.0/24",  # protocol assignments; 192.0.0.192 serves Oracle Cloud's metadata
+            "192.88.99.0/24",  # relays of 6to4
+        ),
+    )
 )
-_COMPATIBLE = IPv6Network("::/96")
+_RESERVED_IPV6 = tuple(
+    map(
+        IPv6Network,
+        (
+            "2001::/23",  # protocol assignments, Teredo among them
+            "2001:db8::/32",  # documentation
+            "2002::/16",  # 6to4, which contains an IPv4 address
+            "3fff::/20",  # documentation
+        ),
+    )
+)
 
 
 class UnknownHost(Exception):
@@ -58,32 +79,15 @@ async def connectable(
 
 
 def is_public(address: str) -> bool:
-    """True if the address is public and does not embed a private one.
+    """True if the address is public and no other notation of a private one.
 
-    IPv6 has several ways to write an IPv4 address, which could make a private one look public.
     Raises ``ValueError`` if it is not an address.
     """
     ip = ip_address(address)
-    if isinstance(ip, IPv6Address):
-        hidden = _hidden(ip)
-        if hidden is not None:
-            return is_public(str(hidden))
-        if any(ip in network for network in _NOT_PUBLIC):
-            return False
-    return ip.is_global and not ip.is_multicast
-
-
-async def resolve(host: str, port: int) -> Sequence[str]:
-    """All addresses of a host name, as the system resolves it."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(place[0]).partition("%")[0] for *_, place in found]
-
-
-def _hidden(ip: IPv6Address) -> IPv4Address | None:
-    """IPv4 address that traffic to ``ip`` ends at, or None."""
-    if ip in _NAT64 or ip in _COMPATIBLE:
-        return IPv4Address(int(ip) & 0xFFFFFFFF)
-    if ip.teredo is not None:
-        return ip.teredo[1]
-    return ip.ipv4_mapped or ip.sixtofour
+    if isinstance(ip, IPv6Address) and ip in _NAT64:
+        ip = IPv4Address(int(ip) & 0xFFFFFFFF)
+    if isinstance(ip, IPv4Address):
+        reserved = any(ip in network for network in _RESERVED_IPV4)
+    else:
+        reserved = ip not in _ASSIGNED or any(ip in network for network in _RESERVED_IPV6)
+    return ip.is_global and not ip.is_multicast and not reserved

@@ -17,6 +17,7 @@ DarkroomError
 ├── OutcomeForgotten          the outcome was not to be kept, and the time to fetch it is over
 ├── AlreadyFinal              an action on a request that has ended
 ├── TooLarge                  a body, an upload or an input over its limit
+├── BodyTooSlow               a body that arrives below the least rate
 ├── Overloaded                retry after ``retry_after_s``
 ├── Unavailable               a component that Darkroom depends on does not respond
 │   ├── EndpointDraining      an operator drains the endpoint
@@ -170,18 +171,29 @@ class TooLarge(DarkroomError):
     code = "too_large"
 
 
+class BodyTooSlow(DarkroomError):
+    """The client sends the body below the least rate."""
+
+    code = "body_too_slow"
+    retryable = True
+
+
 class Overloaded(DarkroomError):
-    """Capacity exceeded. ``retry_after_s`` estimates when a retry can succeed."""
+    """Capacity exceeded. ``retry_after_s`` estimates when a retry can succeed. ``reason`` names the
+    limit in the metrics, such as ``tenant_limit``."""
 
     code = "overloaded"
     retryable = True
 
-    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+    def __init__(
+        self, message: str, retry_after_s: float = 1.0, reason: str = "overloaded"
+    ) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.reason = reason
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.message, self.retry_after_s)
+        return type(self), (self.message, self.retry_after_s, self.reason)
 
 
 class Unavailable(DarkroomError):

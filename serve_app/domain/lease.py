@@ -17,17 +17,27 @@ from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Plain, Preview, Progress, StoredSnapshot
-from serve_app.domain.request import Priority
+from serve_app.domain.request import Priority, Request
 from serve_app.domain.serialization import pickle_by_name
 
 
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
 class LeaseKey:
-    """Identity of a lease: the request, and the attempt number, which fences writes."""
+    """Identity of a lease, which fences writes.
+
+    ``nonce`` is random. A database that lost its last transactions, by a failover or a restored
+    backup, gives an attempt number away twice; the nonces of the two leases differ.
+    """
 
     request_id: str
     attempt: int
+    nonce: int = 0  # below 2**53
+
+
+def lease_of(request: Request) -> LeaseKey:
+    """The latest lease of a request."""
+    return LeaseKey(request.id, request.attempt, request.lease_nonce)
 
 
 @pickle_by_name
@@ -46,6 +56,13 @@ class Ask:
     detail: str = ""  # description of what it is loading
     loading: Plain = ()  # the same as data
     coming: tuple[str, ...] = ()  # endpoints with weights in download: send no more work for them
+    full_tenants: tuple[str, ...] = ()  # it fetches enough input files of these: send none of them
+    wait_s: float | None = None  # longest wait for work; None: as long as the ingress allows
+
+    @property
+    def leaves_out(self) -> bool:
+        """True if it does not take all work of its pool."""
+        return bool(self.coming or self.full_tenants)
 
 
 @pickle_by_name
@@ -64,10 +81,12 @@ class Lease:
     deadline_s: float | None = None  # time left until the request's deadline, when it was leased
     snapshot_url: str | None = None  # of a partial generation, to resume from
     files_url: str = ""  # origin from which replicas read our own ``/files/…``
+    nonce: int = 0  # see ``LeaseKey``
+    tenant: str = ""  # owner of the request
 
     @property
     def held(self) -> LeaseKey:
-        return LeaseKey(self.request_id, self.attempt)
+        return LeaseKey(self.request_id, self.attempt, self.nonce)
 
 
 class SignalKind(StrEnum):

@@ -75,7 +75,7 @@ class LeaseTerms(Protocol):
         ...
 
     def tickets(
-        self, request_id: str, attempt: int, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
         """One ticket per file that the attempt may produce. A repeated call gives the same keys."""
         ...
@@ -105,9 +105,10 @@ class Queue(LeasePort, Protocol):
         ...
 
     async def submit(self, new: NewRequest, most_queued: int | None = None) -> Request:
-        """Store a request. After this returns, the request survives any crash. Raises
-        ``Overloaded`` above the limits, and while ``most_queued`` or more requests are queued in
-        its pool, by counts that are at most a second old and never queried for a single call.
+        """Store a request. After this returns, the request survives any crash; one that is
+        ``answered_at_end`` survives crashes of the database from its end on. Raises ``Overloaded``
+        above the limits, and while ``most_queued`` or more requests are queued in its pool, by
+        counts that are at most a second old and never queried for a single call.
 
         A repeat is not stored: the request with its idempotency key is returned, in its current
         state. It can be recognised by its id, which is not ``new.id``. Raises ``InvalidInput`` if

@@ -156,6 +156,7 @@ class NewRequest:
     reuse_digest: bytes = b""  # SHA-256 of endpoint and input; empty: its outcome is not shared
     retries: Retries | None = None  # after failures; None: the installation's default
     body_digest: bytes = b""  # SHA-256 of what the client sent; empty: no search for repeats
+    answered_at_end: bool = False  # nobody is told of it before its end, nor finds it again
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +202,7 @@ class Request:
     forgetting: Redacted | None = None  # None: its input and outcome are kept
     retries_left: Retries | None = None  # None: the installation's default
     events: int = 0  # lines of its own log: grows with every change except progress
+    lease_nonce: int = 0  # of the latest lease; see ``LeaseKey``
 
 
 @dataclass(frozen=True, slots=True)

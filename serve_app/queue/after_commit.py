@@ -11,14 +11,15 @@ from serve_app.domain.errors import DarkroomError
 from serve_app.domain.lease import LeaseKey, Signal, SignalKind
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import State
+from serve_app.postgres.database import Database
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.store import messages
-from serve_app.queue.store.config import Observer, QueueLimits
-from serve_app.queue.store.database import Database
+from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.notify import Notification
 from serve_app.queue.transactions.cancel import Removed
 from serve_app.queue.transactions.coalescing import CoalescedRequests
 from serve_app.queue.transactions.end_attempt import EndedAttempt, EndReason
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 log = logging.getLogger(__name__)
 
@@ -29,11 +30,11 @@ class AfterCommit:
     """
 
     def __init__(
-        self, database: Database, limits: QueueLimits, state: QueueState, observer: Observer
+        self, database: Database, limits: QueueLimits, state: QueueState, metrics: QueueMeter
     ) -> None:
         self._limits = limits
         self._state = state
-        self._observer = observer
+        self._metrics = metrics
         self._coalesced = CoalescedRequests(database)
 
     def ended(
@@ -50,7 +51,10 @@ class AfterCommit:
         """
         again: set[str] = set()
         for each in ended:
-            self._observer.ended(each.endpoint, each.state, each.run_s)
+            self._metrics.attempt_ended(each.pool, each.how.value)
+            self._metrics.ended(
+                each.endpoint, each.pool, each.state, each.run_s, each.total_s, each.code
+            )
             self._charge_lane(each)
             outcome = (outcomes or {}).get(each.held)
             if self._limits.limits(each.tenant, each.endpoint):
@@ -101,7 +105,9 @@ class AfterCommit:
                 self._state.stats.uncoalesced(each.pool, each.tenant, each.endpoint)
             else:
                 self._state.stats.removed(each.pool, each.tenant, each.endpoint)
-            self._observer.ended(each.endpoint, each.state, 0.0)
+            failure = None if each.state is State.CANCELLED else outcome.failure
+            code = failure.code if failure else None
+            self._metrics.ended(each.endpoint, each.pool, each.state, 0.0, 0.0, code)
             self._state.requests.apply_change(
                 id_,
                 each.version,
@@ -122,7 +128,7 @@ class AfterCommit:
         for each in settled:
             self._state.stats.uncoalesced(each.pool, each.tenant, each.endpoint)
             if each.succeeded:
-                self._observer.ended(each.endpoint, State.SUCCEEDED, 0.0)
+                self._metrics.entered(each.endpoint, State.SUCCEEDED)
             else:
                 self._state.stats.requeued(each.pool, each.tenant, each.endpoint)
         self._state.requests.invalidate(each.id for each in settled)

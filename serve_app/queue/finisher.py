@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from serve_app.domain.batcher import Batcher
 from serve_app.domain.lease import Finish, LeaseKey, Verdict
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import StoredSnapshot
+from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import known_id
 from serve_app.queue.transactions import snapshots
 from serve_app.queue.transactions.end_attempt import BY_FINISH, AttemptEnd, EndAttempts, EndReason
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 
 class Finisher:
     """End attempts at the request of their replicas, in batches."""
 
-    def __init__(self, database: Database, limits: QueueLimits, after: AfterCommit) -> None:
+    def __init__(
+        self, database: Database, limits: QueueLimits, after: AfterCommit, metrics: QueueMeter
+    ) -> None:
         self._database = database
         self._attempts = EndAttempts(database, limits)
         self._after = after
+        self._metrics = metrics
         self._batcher: Batcher[AttemptEnd, Verdict] = Batcher(self._run)
 
     async def finish(self, finish: Finish) -> Verdict:
         """End the attempt with its outcome. FENCED if another cause ended it first."""
-        held = LeaseKey(known_id(finish.held.request_id), finish.held.attempt)
+        held = replace(finish.held, request_id=known_id(finish.held.request_id))
         outcome = messages.storable(finish.outcome)
         return await self._batcher.call(AttemptEnd(held, _how(outcome), _message(outcome), outcome))
 
@@ -38,7 +43,7 @@ class Finisher:
         """Queue the request again without counting a failure, keeping ``snapshot`` as its resume
         point.
         """
-        held = LeaseKey(known_id(held.request_id), held.attempt)
+        held = replace(held, request_id=known_id(held.request_id))
         if snapshot is not None:
             await snapshots.store(self._database, {held: snapshot})
         message = f"Replica {replica_id} handed the request back: {reason}"
@@ -64,6 +69,10 @@ class Finisher:
         late = [each for each in ends if id(each) not in accepted]
         if late:
             accepted |= await self._repeated(late)
+            for each in late:
+                if id(each) not in accepted:
+                    handed_back = each.how is EndReason.HAND_BACK
+                    self._metrics.fenced("hand_back" if handed_back else "finish")
         return [Verdict.ACCEPTED if id(each) in accepted else Verdict.FENCED for each in ends]
 
     async def _repeated(self, late: Sequence[AttemptEnd]) -> set[int]:

@@ -13,23 +13,27 @@ from serve_app.domain.batcher import Batcher
 from serve_app.domain.lease import LeaseKey, Report, ReportReply
 from serve_app.domain.ports import LeaseTerms
 from serve_app.domain.progress import Preview, Progress
+from serve_app.postgres.database import UNAWAITED, Database
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
+from serve_app.queue.store.rows import lease_columns
 from serve_app.queue.transactions import snapshots
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 # A lease is written again only when a quarter of it has passed: reports come twice a second, and
-# each such write is a new version of the row in every index. (For `lease_until IS NOT NULL` see
+# each such write is a new version of the row in every index. A renewal that a crash of the server
+# loses is made again: reaping waits for one lease time then. (For `lease_until IS NOT NULL` see
 # end_attempt.py.)
-REPORT = """
+REPORT = f"""
+-- name: report
 WITH named AS (
-    SELECT DISTINCT id, attempt
-    FROM json_to_recordset(%(held)s::json) AS x(id uuid, attempt integer)
+    SELECT DISTINCT id, attempt, nonce
+    FROM json_to_recordset(%(held)s::json) AS x(id uuid, attempt integer, nonce bigint)
 ),
 due AS (
     SELECT r.id FROM requests r JOIN named n ON n.id = r.id
-    WHERE r.lease_until IS NOT NULL AND r.attempt = n.attempt AND (
+    WHERE r.lease_until IS NOT NULL AND r.attempt = n.attempt AND r.lease_nonce = n.nonce AND (
         NOT r.confirmed OR r.lease_until < now() + make_interval(secs => 0.75 * %(lease_s)s))
     ORDER BY r.id
     FOR NO KEY UPDATE OF r
@@ -46,10 +50,10 @@ noted AS (
     SELECT DISTINCT ON (x.id) x.id, x.attempt, x.stage, x.step, x.steps, x.rate,
            decode(x.preview, 'base64'), x.preview_step
     FROM json_to_recordset(%(progress)s::json) AS x(
-        id uuid, attempt integer, stage text, step bigint, steps bigint, rate double precision,
-        preview text, preview_step bigint)
+        id uuid, attempt integer, nonce bigint, stage text, step bigint, steps bigint,
+        rate double precision, preview text, preview_step bigint)
     JOIN requests r ON r.id = x.id AND r.attempt = x.attempt
-        AND r.lease_until IS NOT NULL
+        AND r.lease_nonce = x.nonce AND r.lease_until IS NOT NULL
     ORDER BY x.id
     ON CONFLICT (request_id) DO UPDATE SET
         attempt = excluded.attempt, stage = excluded.stage,
@@ -60,9 +64,10 @@ noted AS (
             THEN excluded.preview_step ELSE p.preview_step END
     WHERE p.attempt <= excluded.attempt
 )
-SELECT n.id::text, n.attempt,
-       coalesce(r.state = 'running' AND r.attempt = n.attempt, false), r.cancel_requested,
-       coalesce(r.previews AND p.watched_until > now(), false)
+SELECT n.id::text, n.attempt, n.nonce,
+       coalesce(r.state = 'running' AND r.attempt = n.attempt AND r.lease_nonce = n.nonce, false),
+       r.cancel_requested,
+       coalesce(r.previews AND p.watched_until > now(), false), {UNAWAITED}
 FROM named n LEFT JOIN requests r ON r.id = n.id LEFT JOIN progress p ON p.request_id = n.id
 """
 
@@ -71,17 +76,23 @@ class Heartbeats:
     """Process reports in batches, one statement at a time."""
 
     def __init__(
-        self, database: Database, limits: QueueLimits, terms: LeaseTerms, state: QueueState
+        self,
+        database: Database,
+        limits: QueueLimits,
+        terms: LeaseTerms,
+        state: QueueState,
+        metrics: QueueMeter,
     ) -> None:
         self._database = database
         self._terms = terms
         self._limits = limits
         self._state = state
+        self._metrics = metrics
         self._batcher: Batcher[Report, ReportReply] = Batcher(self._run, in_flight=1)
 
     async def report(self, report: Report) -> ReportReply:
         self._state.replicas.reported(report)
-        if not report.renewals and not report.progress:
+        if not (report.renewals or report.progress or report.snapshots):
             return ReportReply()
         return await self._batcher.call(report)
 
@@ -95,11 +106,7 @@ class Heartbeats:
             REPORT,
             {
                 "held": messages.compact(
-                    [
-                        {"id": held.request_id, "attempt": held.attempt}
-                        for report in reports
-                        for held in report.renewals
-                    ]
+                    [lease_columns(held) for report in reports for held in report.renewals]
                 ),
                 "progress": messages.compact(
                     [_row(held, each, previews.get(held)) for held, each in progress.items()]
@@ -107,9 +114,10 @@ class Heartbeats:
                 "lease_s": self._limits.lease_s,
             },
         )
-        holds = {LeaseKey(id_, attempt): holds for id_, attempt, holds, *_ in rows}
-        cancelled = {LeaseKey(id_, attempt) for id_, attempt, _, requested, _ in rows if requested}
-        watched = {LeaseKey(id_, attempt) for id_, attempt, *_, watched in rows if watched}
+        holds = {LeaseKey(*row[:3]): row[3] for row in rows}
+        self._metrics.fenced("report", sum(not held for held in holds.values()))
+        cancelled = {LeaseKey(*row[:3]) for row in rows if row[4]}
+        watched = {LeaseKey(*row[:3]) for row in rows if row[5]}
         for held, each in progress.items():
             if holds.get(held, True):
                 preview = previews.get(held)
@@ -125,8 +133,7 @@ class Heartbeats:
 
 def _row(held: LeaseKey, progress: Progress, preview: Preview | None) -> Mapping[str, Any]:
     return {
-        "id": held.request_id,
-        "attempt": held.attempt,
+        **lease_columns(held),
         "stage": progress.stage,
         "step": progress.step,
         "steps": progress.steps,

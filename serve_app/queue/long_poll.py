@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from random import Random
 from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError, DatabaseUnavailable
-from serve_app.domain.lease import Ask, Lease, LeaseKey, Signal, SignalKind, Work
+from serve_app.domain.lease import Ask, Lease, LeaseKey, Signal, SignalKind, Work, lease_of
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import LeaseTerms
 from serve_app.domain.request import Priority, Request
+from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.waiters import Waiter
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
-from serve_app.queue.store.rows import StoredRequest
+from serve_app.queue.store.rows import StoredRequest, lease_columns
 from serve_app.queue.transactions.end_attempt import AttemptEnd, EndAttempts, EndReason
 from serve_app.queue.transactions.insert import DirectLease
-from serve_app.queue.transactions.lease import lease_queued
+from serve_app.queue.transactions.lease import Contention, LeftOut, lease_queued
 from serve_app.telemetry.logs import log_context, request_id
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 log = logging.getLogger(__name__)
 
 MAX_LEASES_PER_STATEMENT = 64
 
 CHECK_HELD = """
-SELECT n.id::text, n.attempt,
-       coalesce(r.state = 'running' AND r.attempt = n.attempt, false), r.cancel_requested
-FROM json_to_recordset(%(held)s::json) AS n(id uuid, attempt integer)
+-- name: check_held
+SELECT n.id::text, n.attempt, n.nonce,
+       coalesce(r.state = 'running' AND r.attempt = n.attempt AND r.lease_nonce = n.nonce, false),
+       r.cancel_requested
+FROM json_to_recordset(%(held)s::json) AS n(id uuid, attempt integer, nonce bigint)
 LEFT JOIN requests r ON r.id = n.id
 """
 
@@ -48,6 +53,7 @@ class LongPoll:
         terms: LeaseTerms,
         state: QueueState,
         after: AfterCommit,
+        metrics: QueueMeter,
     ) -> None:
         self._database = database
         self._limits = limits
@@ -55,8 +61,11 @@ class LongPoll:
         self._state = state
         self._waiters = state.waiters
         self._after = after
+        self._metrics = metrics
         self._attempts = EndAttempts(database, limits)
         self._leasing: dict[str, asyncio.Task[None]] = {}
+        self._contention: defaultdict[str, Contention] = defaultdict(Contention)  # by pool
+        self._random = Random()  # noqa: S311 - jitter
         self._closed = False
 
     async def ask(self, ask: Ask) -> Work:
@@ -93,13 +102,13 @@ class LongPoll:
         held = self._waiters.held()
         if not held:
             return
-        named = [{"id": each.request_id, "attempt": each.attempt} for each in held]
-        rows = await self._database.rows(CHECK_HELD, {"held": messages.compact(named)})
-        for id_, attempt, holds, cancelled in rows:
+        named = messages.compact([lease_columns(each) for each in held])
+        rows = await self._database.rows(CHECK_HELD, {"held": named})
+        for *key, holds, cancelled in rows:
             if not holds:
-                self._waiters.signal([Signal(SignalKind.FENCED, LeaseKey(id_, attempt))])
+                self._waiters.signal([Signal(SignalKind.FENCED, LeaseKey(*key))])
             elif cancelled:
-                self._waiters.signal([Signal(SignalKind.CANCEL, LeaseKey(id_, attempt))])
+                self._waiters.signal([Signal(SignalKind.CANCEL, LeaseKey(*key))])
 
     async def refresh(self) -> None:
         """Look for everything that a notification may have missed."""
@@ -118,6 +127,9 @@ class LongPoll:
         """Hand a committed lease of ``request`` to ``waiter``. ``input`` is the request's full
         input.
         """
+        if request.attempt == 1 and request.started_at is not None:
+            wait_s = (request.started_at - request.created_at).total_seconds()
+            self._metrics.started(request.endpoint, request.pool, wait_s)
         try:
             prepared = self._prepare_lease(request, input)
         except Exception as error:
@@ -135,7 +147,7 @@ class LongPoll:
         failure = prepared.failure
         how = EndReason.RETRY if failure and failure.retryable else EndReason.FAILED
         message = failure.message if failure else ""
-        self._end_soon([AttemptEnd(LeaseKey(request.id, request.attempt), how, message, prepared)])
+        self._end_soon([AttemptEnd(lease_of(request), how, message, prepared)])
 
     def _prepare_lease(self, request: Request, input: Mapping[str, Any]) -> Lease | Outcome:
         endpoint = self._terms.endpoint(request.endpoint)
@@ -144,6 +156,8 @@ class LongPoll:
         return Lease(
             request_id=request.id,
             attempt=request.attempt,
+            nonce=request.lease_nonce,
+            tenant=request.tenant,
             expires_in_s=self._limits.first_lease_s,
             endpoint=endpoint,
             input=input,
@@ -162,11 +176,14 @@ class LongPoll:
     ) -> tuple[UploadTicket, ...]:
         if request.priority is Priority.REALTIME:
             return ()  # sessions write nothing to storage
-        return self._terms.tickets(request.id, request.attempt, endpoint, input)
+        return self._terms.tickets(lease_of(request), endpoint, input)
 
     async def _wait(self, waiter: Waiter) -> None:
         loop = asyncio.get_running_loop()
-        end = loop.time() + self._limits.ask_wait_s
+        wait_s = self._limits.ask_wait_s
+        if waiter.ask.wait_s is not None:
+            wait_s = min(wait_s, waiter.ask.wait_s)
+        end = loop.time() + wait_s
         while not waiter.ready:
             left_s = end - loop.time()
             if left_s <= 0:
@@ -222,11 +239,12 @@ class LongPoll:
                     break
                 drained.add(pool)  # unless a submit wakes the pool in between
                 more = await self._lease_to(pool, waiters)
-                if not more and pool in drained and any(w.ask.coming for w in waiters):
+                if not more and pool in drained and any(w.ask.leaves_out for w in waiters):
                     drained.discard(pool)  # other replicas may take what these do not
                     break
                 if more:
                     drained.discard(pool)
+                    await asyncio.sleep(self._contention[pool].pause_s(self._random.random()))
         except DatabaseUnavailable as error:
             # The next round, within a second, tries again.
             drained.discard(pool)
@@ -240,9 +258,7 @@ class LongPoll:
             del self._leasing[pool]
 
     async def _lease_to(self, pool: str, waiters: Sequence[Waiter]) -> bool:
-        """Lease to waiters, grouped by equal loaded and downloading weights. True if more may be
-        queued.
-        """
+        """Lease to waiters, grouped by what they want. True if more may be queued."""
         left = [*waiters]
         more = True
         try:
@@ -251,29 +267,34 @@ class LongPoll:
                 for each in left:
                     (alike if _like(each) == like else others).append(each)
                 left = others
-                more = await self._lease_alike(pool, alike, *like) or bool(like[1] and left)
+                leaves_out = like[1] != LeftOut()
+                more = await self._lease_alike(pool, alike, *like) or bool(leaves_out and left)
         finally:
             for waiter in left:
                 self._waiters.release(waiter)
         return more
 
     async def _lease_alike(
-        self, pool: str, waiters: Sequence[Waiter], hot: frozenset[str], coming: frozenset[str]
+        self, pool: str, waiters: Sequence[Waiter], hot: frozenset[str], left_out: LeftOut
     ) -> bool:
         left = dict(enumerate(waiters))
         charges = self._state.charges.take(pool)
         try:
             offers = [DirectLease(each.ask.replica_id, each.ask.actor_id) for each in waiters]
+            contention = self._contention[pool]
             leased = await lease_queued(
-                self._database, pool, offers, hot, coming, self._limits, charges
+                *(self._database, pool, offers, hot, left_out, self._limits, charges),
+                spare_lanes=contention.spare_lanes,
             )
             charges = {}
+            contention = contention.after(len(leased.found), leased.missed)
+            self._contention[pool] = contention
             for n, found, whole in leased.found:
                 self._leased(left.pop(n), found, whole)
             if leased.drained:
                 # Submits in between saw the lanes awake and did not wake them, so look again.
                 self._state.lanes.wake_if_work_soon((pool, tenant) for tenant in leased.drained)
-            return leased.more
+            return leased.more or contention.looks_again
         finally:
             self._state.charges.restore(pool, charges)
             for waiter in left.values():
@@ -286,9 +307,10 @@ class LongPoll:
         self.hand_out(waiter, request, input)
 
 
-def _like(waiter: Waiter) -> tuple[frozenset[str], frozenset[str]]:
-    """Endpoints loaded on the waiter's replica, and endpoints that it is downloading."""
-    return frozenset(waiter.ask.hot), frozenset(waiter.ask.coming)
+def _like(waiter: Waiter) -> tuple[frozenset[str], LeftOut]:
+    """Endpoints loaded on the waiter's replica, and what it does not want."""
+    ask = waiter.ask
+    return frozenset(ask.hot), LeftOut(frozenset(ask.coming), frozenset(ask.full_tenants))
 
 
 def _remaining_s(request: Request) -> float | None:

@@ -17,11 +17,11 @@ from serve_app.domain.operations import (
 )
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import State
+from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import known_id
 from serve_app.queue.transactions.cancel import fail_request
 from serve_app.queue.transactions.end_attempt import EndAttempts
@@ -30,6 +30,7 @@ MAX_LANES, MAX_LEASES = 500, 500
 
 # Each half uses the index of its state.
 LANES = f"""
+-- name: show_lanes
 SELECT pool, tenant, sum(queued)::bigint, sum(running)::bigint,
        extract(epoch FROM now() - min(oldest))::double precision
 FROM (
@@ -41,6 +42,7 @@ FROM (
 GROUP BY 1, 2 ORDER BY 3 DESC, 4 DESC, 1, 2 LIMIT {MAX_LANES}
 """
 LEASES = f"""
+-- name: show_leases
 SELECT id::text, attempt, tenant, endpoint, pool, replica_id,
        extract(epoch FROM now() - started_at)::double precision,
        extract(epoch FROM lease_until - now())::double precision
@@ -56,10 +58,11 @@ WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS
 ORDER BY xact_start LIMIT 1
 """
 CURRENT = """
-SELECT CASE state WHEN 'following' THEN 'queued' ELSE state END, attempt
+SELECT CASE state WHEN 'following' THEN 'queued' ELSE state END, attempt, lease_nonce
 FROM requests WHERE id = %(id)s::uuid
 """
 AUDIT = """
+-- name: show_audit
 SELECT id, at, actor, action, subject, coalesce(detail, '{}'::json) FROM audit
 WHERE id < coalesce(%(before)s::bigint, 9223372036854775807) ORDER BY id DESC LIMIT %(limit)s
 """
@@ -144,7 +147,7 @@ class PostgresOperations:
         state = State(rows[0][0])
         if state.final:
             raise AlreadyFinal(f"The request {id_} has ended already: it is {state}.")
-        return state, LeaseKey(id_, rows[0][1])
+        return state, LeaseKey(id_, *rows[0][1:])
 
     async def _end(
         self, held: LeaseKey, failure: Outcome | None, noted: Mapping[str, str]

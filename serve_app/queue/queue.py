@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from prometheus_client import CollectorRegistry
+
 from serve_app.domain.ports import Clock, LeaseTerms, Liveness
+from serve_app.postgres.database import Database
+from serve_app.postgres.fair_reads import FairReads
+from serve_app.postgres.leader_election import LeaderElection
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.finisher import Finisher
 from serve_app.queue.heartbeat import Heartbeats
 from serve_app.queue.long_poll import LongPoll
 from serve_app.queue.operations import PostgresOperations
-from serve_app.queue.reaper import PeriodicTask, Reaper
+from serve_app.queue.reaper import PeriodicTask, Reaper, Work
 from serve_app.queue.removal import Removal
 from serve_app.queue.request_log import RequestLog
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.request_cache import PreviewCache
-from serve_app.queue.store.config import NullObserver, Observer, QueueLimits, Retention
-from serve_app.queue.store.database import Database
+from serve_app.queue.store.config import QueueLimits, Retention
 from serve_app.queue.store.diagnostics import MEASURE_EVERY_S, VacuumMonitor
+from serve_app.queue.store.table_sizes import MEASURE_TABLES_EVERY_S, TableMonitor
 from serve_app.queue.submitter import Submitter
 from serve_app.queue.transactions import snapshots
 from serve_app.queue.transactions.garbage import GarbageFiles
 from serve_app.queue.transactions.history import History
 from serve_app.queue.transactions.idempotency import IdempotencyKeys
 from serve_app.queue.transactions.usage import FrameUsage, PostgresLedger
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 RETENTION_EVERY_S = 60.0
 
@@ -45,6 +52,9 @@ class QueueParts:
     operations: PostgresOperations
     garbage: GarbageFiles
     vacuum: VacuumMonitor
+    tables: TableMonitor
+    election: LeaderElection
+    metrics: QueueMeter
 
 
 def assemble(
@@ -54,41 +64,49 @@ def assemble(
     limits: QueueLimits,
     liveness: Liveness,
     ingress_id: str,
-    observer: Observer | None = None,
+    metrics: QueueMeter | None = None,
     retention: Retention | None = None,
+    reads: Database | None = None,
 ) -> PostgresQueue:
     """Build the queue of one ingress process. Any number of them share a database whose tables are
     migrated.
 
-    The caller starts and closes ``database``, which must outlive the queue.
+    The caller starts and closes ``database``, which must outlive the queue, and ``reads``, which
+    long reads of history use; None: the same. ``metrics``: None for none that are read.
     """
-    observer = observer or NullObserver()
+    metrics = metrics or QueueMeter(CollectorRegistry())
     state = QueueState.create(database, clock, limits, ingress_id)
-    after = AfterCommit(database, limits, state, observer)
-    polls = LongPoll(database, limits, terms, state, after)
+    after = AfterCommit(database, limits, state, metrics)
+    polls = LongPoll(database, limits, terms, state, after, metrics)
     state.waiters.on_work(polls.lease_soon)
     garbage = GarbageFiles(database, terms)
+    election = LeaderElection(database, clock, ingress_id)
     parts = QueueParts(
         state=state,
         after=after,
         submitter=Submitter(database, limits, state, polls, after),
         polls=polls,
-        heartbeats=Heartbeats(database, limits, terms, state),
-        finisher=Finisher(database, limits, after),
-        reaper=Reaper(database, limits, liveness, state, after),
+        heartbeats=Heartbeats(database, limits, terms, state, metrics),
+        finisher=Finisher(database, limits, after, metrics),
+        reaper=Reaper(database, limits, liveness, state, after, metrics),
         removal=Removal(database, retention or Retention(), garbage, state.requests, after),
         log=RequestLog(database, state.requests),
         operations=PostgresOperations(database, limits, state.pauses, after),
         garbage=garbage,
-        vacuum=VacuumMonitor(database, observer),
+        vacuum=VacuumMonitor(database, metrics),
+        tables=TableMonitor(reads or database, election, metrics),
+        election=election,
+        metrics=metrics,
     )
-    return PostgresQueue(database, limits, parts)
+    return PostgresQueue(database, FairReads(reads or database), limits, parts)
 
 
 class PostgresQueue:
     """Queue of one ingress process, made by ``assemble``. Its parts implement its methods."""
 
-    def __init__(self, database: Database, limits: QueueLimits, parts: QueueParts) -> None:
+    def __init__(
+        self, database: Database, reads: FairReads, limits: QueueLimits, parts: QueueParts
+    ) -> None:
         self._database = database
         self._check_s = limits.check_interval_s
         self.parts = parts
@@ -108,13 +126,13 @@ class PostgresQueue:
         self.ends_at = state.stats.ends_at
         self.log = parts.log.log
         self.lines = parts.log.lines
-        self.page = History(database).page
+        self.page = History(reads).page
         self.cancel = parts.removal.cancel
         self.delete = parts.removal.delete
         self.record_frame = FrameUsage(database, state.charges).record_frame
         self.demand = state.stats.demand
         self.operations = parts.operations
-        self.ledger = PostgresLedger(database)
+        self.ledger = PostgresLedger(reads)
 
         # Calls by replicas
         self.announce = state.replicas.announce
@@ -157,17 +175,54 @@ class PostgresQueue:
         forget_snapshots = partial(snapshots.forget_ended, self._database)
         forget_undelivered = self._idempotency.forget_undelivered
         count_listeners = state.notifier.count_listeners
-        return [
-            PeriodicTask(check_s, [parts.polls.refresh]),
-            PeriodicTask(check_s, [state.replicas.flush, state.stats.refresh, reaper.reap]),
-            PeriodicTask(check_s, [reaper.expire, reaper.sweep_lanes, count_listeners]),
-            PeriodicTask(check_s, [reaper.end_dead_replicas]),
-            PeriodicTask(check_s, [parts.after.settle]),
-            PeriodicTask(check_s, [state.costs.refresh, state.charges.flush]),
-            PeriodicTask(
-                10 * check_s, [reaper.forget_progress, forget_snapshots, forget_undelivered]
+        elected = partial(parts.election.on_leader, "retention", RETENTION_EVERY_S)
+        rounds: list[tuple[float, Mapping[str, Work]]] = [
+            (check_s, {"look_for_work": parts.polls.refresh, "record_idle": self._record_idle}),
+            (
+                check_s,
+                {
+                    "write_replicas": state.replicas.flush,
+                    "count": state.stats.refresh,
+                    "reap": reaper.reap,
+                },
             ),
-            PeriodicTask(check_s, [parts.garbage.collect, removal.redact]),
-            PeriodicTask(MEASURE_EVERY_S, [parts.vacuum.measure]),
-            PeriodicTask(RETENTION_EVERY_S, [removal.delete_aged, removal.delete_expired_keys]),
+            (
+                check_s,
+                {
+                    "expire": reaper.expire,
+                    "sweep_lanes": reaper.sweep_lanes,
+                    "count_listeners": count_listeners,
+                },
+            ),
+            (check_s, {"end_dead_replicas": reaper.end_dead_replicas}),
+            (check_s, {"settle_coalesced": parts.after.settle}),
+            (check_s, {"read_costs": state.costs.refresh, "write_charges": state.charges.flush}),
+            (
+                10 * check_s,
+                {
+                    "forget_progress": reaper.forget_progress,
+                    "forget_snapshots": forget_snapshots,
+                    "forget_undelivered": forget_undelivered,
+                },
+            ),
+            (check_s, {"list_garbage": parts.garbage.collect, "redact": removal.redact}),
+            (
+                MEASURE_EVERY_S,
+                {"measure_vacuum": parts.vacuum.measure, "check_database": parts.tables.check},
+            ),
+            (MEASURE_TABLES_EVERY_S, {"measure_tables": parts.tables.measure}),
+            (
+                RETENTION_EVERY_S,
+                {
+                    "delete_aged": elected(removal.delete_aged),
+                    "delete_expired_keys": elected(removal.delete_expired_keys),
+                },
+            ),
         ]
+        return [PeriodicTask(every_s, work, parts.metrics) for every_s, work in rounds]
+
+    async def _record_idle(self) -> None:
+        """Record what waits for work in this process, and the replicas."""
+        state = self.parts.state
+        self.parts.metrics.idle(state.waiters.idle())
+        self.parts.metrics.replicas(state.stats.stages())

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping
 
 from serve_app.domain.errors import DarkroomError
 from serve_app.domain.ports import Liveness
+from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.transactions.cancel import expire_requests
 from serve_app.queue.transactions.end_attempt import EndAttempts, EndReason
 from serve_app.telemetry.logs import log_context
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 log = logging.getLogger(__name__)
 
-HOLDERS = "SELECT DISTINCT actor_id FROM requests WHERE state = 'running'"
+HOLDERS = """
+-- name: find_holders
+SELECT DISTINCT actor_id FROM requests WHERE state = 'running'
+"""
 FORGET_PROGRESS = """
+-- name: forget_progress
 DELETE FROM progress p WHERE NOT EXISTS (
     SELECT FROM requests r
     WHERE r.id = p.request_id AND r.attempt = p.attempt AND r.lease_until IS NOT NULL)
 """
 
-Work = Callable[[], Awaitable[None]]
+Work = Callable[[], Awaitable[bool | None]]
+"""A periodic function. False: another process does it."""
 
 
 class Reaper:
@@ -43,12 +50,14 @@ class Reaper:
         liveness: Liveness,
         state: QueueState,
         after: AfterCommit,
+        metrics: QueueMeter,
     ) -> None:
         self._database = database
         self._limits = limits
         self._liveness = liveness
         self._state = state
         self._after = after
+        self._metrics = metrics
         self._attempts = EndAttempts(database, limits)
 
     async def reap(self) -> None:
@@ -65,6 +74,8 @@ class Reaper:
         ]:
             for each in ended:
                 late = each.how is EndReason.OUT_OF_TIME
+                if not late:
+                    self._metrics.lease_expired(each.pool)
                 with log_context(each.held.request_id):
                     log.warning(
                         "Request %s, attempt %s, is taken from replica %s: its %s",
@@ -84,6 +95,7 @@ class Reaper:
         self._state.waiters.remove_dead(
             dead | of_previous_run
         )  # before their requests can be leased to them again
+        await self._attempts.confirm(self._state.waiters.named_by(dead))
         await self._end_of(of_previous_run, EndReason.STOPPED)
         await self._end_of(dead, EndReason.LOST)
         await self._state.replicas.remove_dead(dead | of_previous_run)
@@ -109,8 +121,8 @@ class Reaper:
         # A lane that an earlier process opened gets the weight that its tenant has now.
         await self._state.lanes.open(self._state.stats.lanes())
         await self._state.lanes.sweep()
-        for pool, endpoints in self._state.waiters.coming().items():
-            await self._state.lanes.skip_credit(pool, endpoints)
+        for pool, (endpoints, tenants) in self._state.waiters.left_out().items():
+            await self._state.lanes.skip_credit(pool, endpoints, tenants)
 
     async def forget_progress(self) -> None:
         """Delete the progress of attempts that have ended."""
@@ -120,11 +132,15 @@ class Reaper:
 class PeriodicTask:
     """Run functions one after the other, every ``every_s``, and survive any error they raise."""
 
-    def __init__(self, every_s: float, work: Sequence[Work]) -> None:
+    def __init__(
+        self, every_s: float, work: Mapping[str, Work], metrics: QueueMeter | None = None
+    ) -> None:
+        """``work``: functions by their name in the metrics."""
         self._every_s = every_s
         self._work = work
+        self._metrics = metrics
         self._task: asyncio.Task[None] | None = None
-        self._failing: set[int] = set()
+        self._failing: set[str] = set()
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._loop())
@@ -137,20 +153,29 @@ class PeriodicTask:
 
     async def _loop(self) -> None:
         while True:
-            for number, each in enumerate(self._work):
-                await self._run(number, each)
+            for name, each in self._work.items():
+                await self._run(name, each)
             await asyncio.sleep(self._every_s)
 
-    async def _run(self, number: int, work: Work) -> None:
+    async def _run(self, name: str, work: Work) -> None:
+        began = time.perf_counter()
         try:
-            await work()
+            done = await work()
         except DarkroomError as error:
-            if number not in self._failing:
+            self._failed(name)
+            if name not in self._failing:
                 log.warning("%s", error.message)
-            self._failing.add(number)
+            self._failing.add(name)
         except Exception:
+            self._failed(name)
             log.exception(
                 "A periodic task of the queue failed; it runs again in %s s", self._every_s
             )
         else:
-            self._failing.discard(number)
+            self._failing.discard(name)
+            if self._metrics is not None and done is not False:
+                self._metrics.task_succeeded(name, time.perf_counter() - began)
+
+    def _failed(self, name: str) -> None:
+        if self._metrics is not None:
+            self._metrics.task_failed(name)

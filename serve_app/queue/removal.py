@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from serve_app.domain.request import CancelVerdict, State
+from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.state.request_cache import RequestCache
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import Retention
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import known_id
 from serve_app.queue.transactions.cancel import cancel_request
 from serve_app.queue.transactions.deletion import Deletion

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 from serve_app.domain.batcher import Batcher
 from serve_app.domain.request import LogLine, State
+from serve_app.postgres.database import Database
 from serve_app.queue.state.request_cache import RequestCache
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import known_id
 
 APPEND = """
+-- name: append_log
 WITH grown AS (
     UPDATE requests SET events = events + 1 WHERE id = %(id)s::uuid RETURNING id, events
 )
@@ -19,6 +20,7 @@ INSERT INTO events (request_id, sequence, level, message)
 SELECT id, events, %(level)s, %(message)s FROM grown
 """
 AFTER = """
+-- name: read_log
 SELECT a.id::text, a.after, e.sequence, e.at, e.level, e.message, e.state
 FROM json_to_recordset(%(asked)s::json) AS a(id uuid, after integer)
 JOIN events e ON e.request_id = a.id AND e.sequence > a.after

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from serve_app.domain.batcher import Batcher
 from serve_app.domain.errors import DarkroomError, Unavailable
 from serve_app.domain.request import NewRequest, Request
+from serve_app.postgres.database import Database
 from serve_app.queue.after_commit import AfterCommit
 from serve_app.queue.long_poll import LongPoll
 from serve_app.queue.state.queue_state import QueueState
 from serve_app.queue.state.waiters import Waiter
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.transactions.idempotency import IdempotencyKeys
 from serve_app.queue.transactions.insert import (
     DirectLease,
@@ -66,15 +66,18 @@ class Submitter:
             self._state.requests.update(reusing)
             return reusing.request
         free = self._state.waiters.slots(new.pool)
-        await self._state.stats.admit(new.pool, new.tenant, new.endpoint, most_queued, free)
+        encoded = EncodedInput(new.input)
+        await self._state.stats.admit(
+            new.pool, new.tenant, new.endpoint, most_queued, free, encoded.large_bytes
+        )
         try:
             return await (self._coalescing_batcher if new.reuse_digest else self._batcher).call(
-                (new, EncodedInput(new.input))
+                (new, encoded)
             )
         except asyncio.CancelledError:
             raise
         except Exception:
-            self._state.stats.undo_admit(new.pool, new.tenant, new.endpoint)
+            self._undo_admit(new, encoded)
             raise
 
     async def find_earlier(self, new: NewRequest) -> Request | None:
@@ -94,7 +97,10 @@ class Submitter:
         waiters = self._reserve([new for new, _ in batch])
         rows = [self._row(new, encoded, waiters.get(new.id)) for new, encoded in batch]
         try:
-            results = await insert_requests(self._database, rows, self._limits.first_lease_s)
+            results = await insert_requests(
+                *(self._database, rows, self._limits.first_lease_s),
+                durable=not all(new.answered_at_end for new, _ in batch),
+            )
         except BaseException:
             for waiter in waiters.values():
                 self._state.waiters.release(waiter)
@@ -105,11 +111,11 @@ class Submitter:
         self._announce([each.request for each in stored if not each.leased and each.group is None])
         self._after.settle_soon(each.group for each in stored)
         return [
-            await self._repeat(new) if each is None else each.request
-            for (new, _), each in zip(batch, results, strict=True)
+            await self._repeat(new, encoded) if each is None else each.request
+            for (new, encoded), each in zip(batch, results, strict=True)
         ]
 
-    async def _repeat(self, new: NewRequest) -> Request | DarkroomError:
+    async def _repeat(self, new: NewRequest, input: EncodedInput) -> Request | DarkroomError:
         """Find the request whose idempotency key kept this one from being stored."""
         try:
             earlier = await self.find_earlier(new)
@@ -119,8 +125,11 @@ class Submitter:
             return Unavailable(
                 "The request with this idempotency key was just deleted: submit again."
             )
-        self._state.stats.undo_admit(new.pool, new.tenant, new.endpoint)
+        self._undo_admit(new, input)
         return earlier
+
+    def _undo_admit(self, new: NewRequest, input: EncodedInput) -> None:
+        self._state.stats.undo_admit(new.pool, new.tenant, new.endpoint, input.large_bytes)
 
     def _reserve(self, batch: Sequence[NewRequest]) -> dict[str, Waiter]:
         """Reserve polls waiting in this process, by request id, for pools in which nothing is
@@ -131,7 +140,7 @@ class Submitter:
             # Only the statement that leases queued requests checks the limits on running requests.
             if not self._polls.drained(new.pool) or self._limits.limits(new.tenant, new.endpoint):
                 continue
-            waiter = self._state.waiters.reserve_one(new.pool, new.endpoint)
+            waiter = self._state.waiters.reserve_one(new.pool, new.endpoint, new.tenant)
             if waiter is not None:
                 found[new.id] = waiter
         return found
@@ -150,7 +159,7 @@ class Submitter:
         if result.leased:
             self._state.charges.add(request.pool, request.tenant, row.expected_s)
         self._state.requests.add_new(request, result.version)
-        self._state.stats.stored(request)
+        self._state.stats.stored(request, row.input.large_bytes)
         if result.leased and waiter is not None:
             self._polls.hand_out(waiter, request, row.request.input)
         elif waiter is not None:

@@ -24,7 +24,7 @@ WRITE_EVERY_S = 0.5
 
 
 class Leader(Protocol):
-    """Leader election among ingress replicas. The real one uses session advisory locks."""
+    """Leader election among ingress replicas. The real one uses rows with a time limit."""
 
     async def leads(self, name: str) -> bool: ...
 

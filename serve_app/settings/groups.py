@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -46,6 +47,10 @@ class ServerSettings(SettingsGroup):
         default=(),
         description="Host names under which clients reach Darkroom, besides this machine's own.",
     )
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(),
+        description="Addresses and networks of proxies whose X-Forwarded-Proto is believed.",
+    )
     internal_url: str | None = Field(
         default=None, description="Origin at which replicas reach the ingress for uploads."
     )
@@ -82,7 +87,10 @@ class TelemetrySettings(SettingsGroup):
     """Metrics and logs."""
 
     metrics_port: int = Field(
-        default=0, ge=0, le=65535, description="Prometheus metrics on loopback; 0: any free port."
+        default=0, ge=0, le=65535, description="Port of the Prometheus metrics; 0: any free port."
+    )
+    metrics_host: str = Field(
+        default="127.0.0.1", description="Address of the Prometheus metrics, which need no key."
     )
     log_file: AbsolutePath | None = Field(
         default=None, description="Log file that all processes append to, instead of stderr."
@@ -136,8 +144,18 @@ class QueueSettings(SettingsGroup):
     )
     max_waiting: int = Field(default=100_000, ge=1, description="Queued requests in total.")
     max_waiting_per_tenant: int = Field(default=50_000, ge=1)
+    max_waiting_bytes_per_tenant: int = Field(
+        default=4 * 2**30,
+        ge=1,
+        description="Bytes of the queued inputs above 64 KiB of a tenant.",
+    )
     max_running_per_tenant: int | None = Field(
         default=None, ge=1, description="Running requests of a tenant. Unset: no limit."
+    )
+    request_cache_bytes: int = Field(
+        default=256 * 2**20,
+        ge=2**20,
+        description="Memory of an ingress replica for requests that it has stored or read.",
     )
     tenant_limits: dict[str, TenantLimits] = Field(
         default_factory=dict, description="Weight and limits of individual tenants, by id."
@@ -181,16 +199,43 @@ class LimitSettings(SettingsGroup):
     realtime_idle_s: float = Field(
         default=60.0, gt=0, description="Idle time after which a realtime session is closed."
     )
+    max_sessions_per_tenant: int | None = Field(
+        default=None,
+        ge=1,
+        description="Open realtime sessions of a tenant in a pool, at each ingress replica. Unset: "
+        "half of the slots that the pool can have, at least 1.",
+    )
     max_artifact_bytes: int = Field(
         default=256 * 2**20, ge=1, description="Maximum size of an artifact."
     )
     max_upload_bytes: int = Field(
         default=2 * 2**30, ge=1, description="Maximum size of a file that a client uploads."
     )
+    max_uploads_bytes_per_tenant: int = Field(
+        default=256 * 2**30, ge=1, description="Bytes of all uploaded files of a tenant."
+    )
+    max_open_uploads_per_tenant: int = Field(
+        default=1000, ge=1, description="Uploads of a tenant that were begun and not completed."
+    )
     min_free_disk_bytes: int = Field(
         default=512 * 2**20,
         ge=0,
         description="Requests are refused while the disk has less free space than this.",
+    )
+    min_free_disk_bytes_for_uploads: int = Field(
+        default=2**30,
+        ge=0,
+        description="Uploads of clients are refused while the disk has less free space than this.",
+    )
+    min_free_disk_bytes_for_artifacts: int = Field(
+        default=128 * 2**20,
+        ge=0,
+        description="Artifacts are refused while the disk has less free space than this.",
+    )
+    min_download_bytes_per_s: int = Field(
+        default=64 * 2**10,
+        ge=0,
+        description="Rate below which the download of an input file or LoRA fails; 0: no limit.",
     )
     allow_private_urls: bool = Field(
         default=False, description="Allow URLs in inputs to use private addresses."

@@ -76,6 +76,12 @@ class TenantLimits(BaseModel):
     )
     max_running: int | None = Field(default=None, ge=1, description="Running requests.")
     max_waiting: int | None = Field(default=None, ge=1, description="Queued requests.")
+    max_waiting_bytes: int | None = Field(
+        default=None, ge=1, description="Bytes of its queued inputs above 64 KiB."
+    )
+    max_uploads_bytes: int | None = Field(
+        default=None, ge=1, description="Bytes of all its uploaded files."
+    )
     retention_days: float | None = Field(
         default=None, gt=0, description="Days after which its ended requests are deleted."
     )

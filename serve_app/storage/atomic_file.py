@@ -10,6 +10,9 @@ import os
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
@@ -114,12 +117,21 @@ CHUNK_BYTES = 1 << 20
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
+MAX_THREADS = 32  # each waits for a disk
+_THREADS = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix="storage")
+
+
+async def run_blocking(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Run ``work`` in a thread that only the storage uses, in the context of the caller."""
+    call = partial(copy_context().run, work, *arguments, **named)
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
+
 
 async def in_thread(work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
     """Run blocking ``work`` in a thread. ``OSError`` becomes ``StorageFull`` or
     ``StorageUnavailable``."""
     try:
-        return await asyncio.to_thread(work, *arguments, **named)
+        return await run_blocking(work, *arguments, **named)
     except OSError as error:
         if error.errno in _FULL:
             raise StorageFull(

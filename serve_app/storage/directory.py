@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 import shutil
+import stat
 import threading
 from collections.abc import AsyncIterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,10 +23,15 @@ from serve_app.domain.upload import UploadPart
 from serve_app.storage import keys as key_names
 from serve_app.storage.atomic_file import CHUNK_BYTES, AtomicFile, in_thread, write_all
 from serve_app.storage.keys import PARTS_ID, missing_part, upload_not_found
+from serve_app.storage.listing import StoredObject, walk
 from serve_app.storage.tickets import TicketSigner
+
+log = logging.getLogger(__name__)
 
 FOLDER = ".parts"
 """No key begins with a dot, so nothing in this folder is ever served."""
+
+LISTED_AT_ONCE = 500
 
 
 class DirectoryStorage:
@@ -104,12 +112,23 @@ class DirectoryStorage:
         finally:
             await asyncio.shield(in_thread(file.close))
 
+    async def files(self) -> AsyncIterator[StoredObject]:
+        """All objects, in the byte order of their keys."""
+        walking = walk(self.root)
+        while batch := await in_thread(list, islice(walking, LISTED_AT_ONCE)):
+            for each in batch:
+                yield each
+
     async def delete(self, keys: Sequence[str]) -> None:
         paths = [self.root / key for key in keys if key_names.valid(key)]
         await in_thread(_delete, paths, self.root)
 
     async def start(self) -> None:
-        """Nothing to do: directories are created when they are needed."""
+        """Make ``root`` a directory of its owner only, also if it exists.
+
+        All below it is created when it is needed. Other users cannot reach it.
+        """
+        await in_thread(_make_private, self.root)
 
     async def aclose(self) -> None:
         """Nothing to do."""
@@ -140,11 +159,22 @@ class DirectoryStorage:
         return self.root / key
 
 
+def _make_private(root: Path) -> None:
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        root.chmod(0o700)
+    except PermissionError:  # another user's directory, for example of a volume
+        log.warning("Other users may read the artifacts in %s: it belongs to another user.", root)
+
+
 def _size(path: Path) -> int:
     try:
-        return path.stat().st_size
+        found = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactNotFound("No such artifact.") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise ArtifactNotFound("No such artifact.")
+    return found.st_size
 
 
 def _open(path: Path, start: int) -> BinaryIO:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING
 from serve_app.domain.errors import Misconfigured, StorageFull, StorageUnavailable
 from serve_app.domain.ports import Clock
 from serve_app.settings import Config, Secrets
+from serve_app.settings.groups import LimitSettings
+from serve_app.storage.atomic_file import run_blocking
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.storage.s3.location import S3Location, location_of
 
@@ -71,36 +72,54 @@ def _largest(config: Config) -> int:
     return max(config.limits.max_artifact_bytes, config.limits.max_upload_bytes)
 
 
-# Guard that refuses requests while the disk has too little free space for their outputs.
+# Guard that refuses what needs disk space while too little is free.
 
 CACHE_S = 1.0
 
 
 class DiskGuard:
-    """Check that at least ``min_free_bytes`` are free. Reads the disk at most once a second."""
+    """Free space of a disk, read at most once a second, and what is refused below which of it.
 
-    def __init__(self, directory: Path, min_free_bytes: int, clock: Clock) -> None:
+    Uploads are refused first, then submits, and artifacts last: so what was accepted can end while
+    nothing new is.
+    """
+
+    def __init__(self, directory: Path, limits: LimitSettings, clock: Clock) -> None:
         self._directory = directory
-        self._min_free_bytes = min_free_bytes
+        self._limits = limits
         self._clock = clock
         self._read_at = float("-inf")
         self._free_bytes: int | None = None  # None: the first reading is still running
 
     async def check(self) -> None:
-        """Raise ``StorageFull`` if too little space is free."""
+        """Raise ``StorageFull`` if too little space is free to accept requests."""
+        await self._check(self._limits.min_free_disk_bytes, "requests", "")
+
+    async def check_for_upload(self) -> None:
+        """Raise ``StorageFull`` if too little space is free for files of clients."""
+        least = max(self._limits.min_free_disk_bytes_for_uploads, self._limits.min_free_disk_bytes)
+        await self._check(least, "uploads", "_FOR_UPLOADS")
+
+    async def check_for_artifact(self) -> None:
+        """Raise ``StorageFull`` if too little space is free for artifacts of replicas."""
+        least = self._limits.min_free_disk_bytes_for_artifacts
+        least = min(least, self._limits.min_free_disk_bytes)
+        await self._check(least, "artifacts", "_FOR_ARTIFACTS")
+
+    async def _check(self, least: int, subject: str, setting: str) -> None:
         now = self._clock.monotonic()
         if now - self._read_at >= CACHE_S:
             self._read_at = now  # set before the wait: other calls use the last figure until then
             self._free_bytes = await self._read_free_bytes()
-        if self._free_bytes is not None and self._free_bytes < self._min_free_bytes:
+        if self._free_bytes is not None and self._free_bytes < least:
             raise StorageFull(
-                f"Too little disk space to accept requests: {self._free_bytes >> 20} MiB are free, "
-                f"{self._min_free_bytes >> 20} MiB are required (DARKROOM_MIN_FREE_DISK_BYTES)."
+                f"Too little disk space to accept {subject}: {self._free_bytes >> 20} MiB are "
+                f"free, {least >> 20} MiB are required (DARKROOM_MIN_FREE_DISK_BYTES{setting})."
             )
 
     async def _read_free_bytes(self) -> int:
         try:
-            return (await asyncio.to_thread(shutil.disk_usage, self._directory)).free
+            return (await run_blocking(shutil.disk_usage, self._directory)).free
         except OSError as error:
             raise StorageUnavailable(
                 f"The artifact directory {self._directory} cannot be read: {error.strerror}."

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.metrics import MetricWrapperBase
 
-from serve_app.domain.errors import Misconfigured
-from serve_app.domain.lease import Demand, EngineUsage
-from serve_app.domain.request import State
+from serve_app.domain.errors import DarkroomError, Misconfigured
+from serve_app.domain.lease import EngineUsage
 from serve_app.domain.webhook import WebhookBacklog
+from serve_app.telemetry.database_metrics import DatabaseMetrics
+from serve_app.telemetry.families import LATENCY_S, Declared, DeclaredHistograms, Families
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
     from wsgiref.simple_server import WSGIServer
 
-LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-RUN_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
-
-PREFIX = "darkroom_"
-
-COUNTERS: Mapping[str, tuple[str, Sequence[str]]] = {
-    "requests": ("Requests that entered a state.", ("endpoint", "state")),
+COUNTERS: Declared = {
     "unexpected_errors": ("Unexpected errors; each is in the log with its traceback.", ("route",)),
+    "refused": (
+        "Calls refused for lack of capacity or a service, by status and reason.",
+        ("status", "reason"),
+    ),
     "steps": ("Denoising steps of all generations.", ("pool",)),
     "forwards": (
         "Forward passes, by component and by the number of merged calls.",
@@ -38,32 +41,22 @@ COUNTERS: Mapping[str, tuple[str, Sequence[str]]] = {
         ("pool", "family", "stage"),
     ),
     "realtime_frames": ("Frames of realtime sessions, by outcome.", ("endpoint", "end")),
+    "upload_bytes": ("Bytes of stored files, by sender: client or replica.", ("sender",)),
     "webhooks": (
         "Webhook calls: delivered, failed (will be retried) or dead; progress: told or lost.",
         ("result",),
     ),
 }
-GAUGES: Mapping[str, tuple[str, Sequence[str]]] = {
-    "queued": ("Queued requests.", ("pool",)),
-    "running": ("Active leases.", ("pool",)),
+GAUGES: Declared = {
+    "build_info": ("1, with Darkroom's version and Python's.", ("version", "python")),
+    "disk_free_bytes": ("Free space of the data directory's disk.", ()),
+    "uploads_open": ("Files that are being received, by sender.", ("sender",)),
     "realtime_sessions": ("Open realtime sessions.", ("endpoint",)),
-    "oldest_wait_seconds": ("Age of the oldest queued request.", ("pool",)),
     "webhooks_pending": ("Webhooks that are not delivered yet.", ()),
     "webhooks_oldest_seconds": ("Age of the oldest pending webhook.", ()),
-    "database_oldest_transaction_seconds": (
-        "Age of the oldest open or prepared transaction of the database.",
-        (),
-    ),
-    "database_held_back_transactions": (
-        (
-            "Transactions newer than the oldest snapshot in use. Vacuum cannot remove rows that "
-            "they deleted."
-        ),
-        (),
-    ),
+    "webhook_breakers_open": ("Open circuit breakers of webhooks.", ("of",)),
 }
-HISTOGRAMS: Mapping[str, tuple[str, Sequence[str], Sequence[float]]] = {
-    "run_seconds": ("Wall time of an attempt on its replica.", ("endpoint",), RUN_S),
+HISTOGRAMS: DeclaredHistograms = {
     "http_seconds": (
         "Time from a call's arrival to the end of its response.",
         ("route", "status"),
@@ -74,41 +67,53 @@ HISTOGRAMS: Mapping[str, tuple[str, Sequence[str], Sequence[float]]] = {
         ("endpoint",),
         LATENCY_S,
     ),
+    "upload_seconds": (
+        "Time to receive and store a file or a part, by sender and result.",
+        ("sender", "result"),
+        LATENCY_S,
+    ),
+    "webhook_seconds": (
+        "Time of a webhook call until the receiver's answer.",
+        ("result",),
+        LATENCY_S,
+    ),
 }
-"""Metrics by name, without ``PREFIX``: description, labels, buckets."""
 
 
 class Metrics:
-    """Metrics in one registry. The methods take microseconds and never raise."""
+    """All metrics, in one registry. The methods take microseconds and never raise.
+
+    ``queue`` and ``database``: the metrics of these areas.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
-        self._counters = {
-            name: Counter(f"{PREFIX}{name}", text, labels, registry=registry)
-            for name, (text, labels) in COUNTERS.items()
-        }
-        self._gauges = {
-            name: Gauge(f"{PREFIX}{name}", text, labels, registry=registry)
-            for name, (text, labels) in GAUGES.items()
-        }
-        self._histograms = {
-            name: Histogram(f"{PREFIX}{name}", text, labels, buckets=buckets, registry=registry)
-            for name, (text, labels, buckets) in HISTOGRAMS.items()
-        }
+        self.queue = QueueMeter(registry)
+        self.database = DatabaseMetrics(registry)
+        self._families = Families(registry, COUNTERS, GAUGES, HISTOGRAMS)
+        self._counters = self._families.counters
+        self._gauges = self._families.gauges
+        self._histograms = self._families.histograms
 
-    def entered(self, endpoint: str, state: State) -> None:
-        """Count a request that entered ``state``."""
-        self._counters["requests"].labels(endpoint, state.value).inc()
+    def declared(self) -> Sequence[MetricWrapperBase]:
+        """All metrics, whether they have values or not."""
+        families = self._families, self.queue.families, self.database.families
+        return [metric for each in families for metric in each.all()]
 
-    def ended(self, endpoint: str, state: State, run_s: float) -> None:
-        """Record the end of an attempt after ``run_s``, or of a request that left the queue."""
-        self.entered(endpoint, state)
-        if run_s:
-            self._histograms["run_seconds"].labels(endpoint).observe(run_s)
+    def built(self, version: str, python: str) -> None:
+        self._gauges["build_info"].labels(version, python).set(1)
+
+    def watch_disk(self, free_bytes: Callable[[], float]) -> None:
+        """Read the free space whenever the metrics are read."""
+        self._gauges["disk_free_bytes"].set_function(free_bytes)
 
     def answered(self, route: str, status: int, elapsed_s: float) -> None:
         """Record a response. ``route`` is a fixed name, never a path that a client chose."""
         self._histograms["http_seconds"].labels(route, str(status)).observe(elapsed_s)
+
+    def refused(self, status: int, reason: str) -> None:
+        """Count a call that may succeed later. ``reason``: an error's code, or which limit."""
+        self._counters["refused"].labels(str(status), reason).inc()
 
     def computed(self, pool: str, done: EngineUsage) -> None:
         """Add the work that a replica of ``pool`` has reported."""
@@ -144,21 +149,38 @@ class Metrics:
         self._gauges["webhooks_pending"].set(backlog.pending)
         self._gauges["webhooks_oldest_seconds"].set(backlog.oldest_s)
 
-    def oldest_transaction(self, oldest_s: float, transactions: int) -> None:
-        """Record what keeps the database from vacuuming. See ``Observer``."""
-        self._gauges["database_oldest_transaction_seconds"].set(oldest_s)
-        self._gauges["database_held_back_transactions"].set(transactions)
+    @contextmanager
+    def uploading(self, sender: str) -> Generator[None]:
+        """Record a file, or a part of one, that is received and stored in the block."""
+        open_ = self._gauges["uploads_open"].labels(sender)
+        began, result = time.perf_counter(), "aborted"
+        open_.inc()
+        try:
+            yield
+            result = "stored"
+        except DarkroomError as error:
+            result = error.code
+            raise
+        finally:
+            open_.dec()
+            elapsed_s = time.perf_counter() - began
+            self._histograms["upload_seconds"].labels(sender, result).observe(elapsed_s)
 
-    def depth(self, demand: Mapping[str, Demand]) -> None:
-        """Record the current demand of each pool."""
-        for pool, now in demand.items():
-            self._gauges["queued"].labels(pool).set(now.queued)
-            self._gauges["running"].labels(pool).set(now.running)
-            self._gauges["oldest_wait_seconds"].labels(pool).set(now.oldest_wait_s)
+    def uploaded(self, sender: str, size: int) -> None:
+        self._counters["upload_bytes"].labels(sender).inc(size)
+
+    def webhook_called(self, result: str, elapsed_s: float) -> None:
+        """Record a call of a receiver by its answer's class: ``2xx`` to ``5xx``, or ``none``."""
+        self._histograms["webhook_seconds"].labels(result).observe(elapsed_s)
+
+    def breakers(self, receivers: int, tenants: int) -> None:
+        """Record how many breakers of receivers and of tenants are open."""
+        self._gauges["webhook_breakers_open"].labels("receiver").set(receivers)
+        self._gauges["webhook_breakers_open"].labels("tenant").set(tenants)
 
 
 class MetricsServer:
-    """HTTP server of a registry for Prometheus, on loopback. ``port`` 0 selects a free port."""
+    """HTTP server of a registry for Prometheus. ``port`` 0 selects a free port."""
 
     def __init__(self, registry: CollectorRegistry, port: int, host: str = "127.0.0.1") -> None:
         self._registry = registry
@@ -181,8 +203,9 @@ class MetricsServer:
             )
         except OSError as error:
             raise Misconfigured(
-                f"The metrics port {self._wanted} cannot be opened ({error.strerror}). "
-                "Set DARKROOM_METRICS_PORT to a free port, or to 0 for any free port."
+                f"The metrics port {self._wanted} on {self._host} cannot be opened "
+                f"({error.strerror}). Set DARKROOM_METRICS_PORT to a free port, or to 0 for any "
+                "free port, and DARKROOM_METRICS_HOST to an address of this machine."
             ) from error
 
     def close(self) -> None:

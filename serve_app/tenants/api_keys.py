@@ -16,11 +16,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Generic, LiteralString, Protocol, TypeVar
 
-import psycopg
-from psycopg_pool import AsyncConnectionPool
-
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured, Unauthenticated
 from serve_app.domain.ports import Clock
+from serve_app.postgres.database import Database
 from serve_app.tenants.credentials import Credential, from_header, new_credential, parse_given
 
 # API keys: scopes, identities and the interface to their storage.
@@ -68,6 +66,13 @@ class Keys(Protocol):
 
         Raises ``Unauthenticated`` with the reason, which never reveals whether the id exists. A
         revocation takes effect within seconds.
+        """
+        ...
+
+    async def identity_of(self, key_id: str) -> Caller:
+        """Identity of a key, for a token that names it.
+
+        Raises ``Unauthenticated`` if the key was revoked or has expired.
         """
         ...
 
@@ -145,6 +150,9 @@ class RecentKeys(Generic[V]):
 
 
 CACHE_S = 5.0
+STALE_S = 60.0
+STALE_AFTER_S = 1.0
+"""How long a call waits for the lookup of a key that was checked in the last ``STALE_S``."""
 CACHE_SIZE = 10_000
 
 CREATE: LiteralString = """
@@ -183,22 +191,26 @@ _UNKNOWN_KEY = _Stored(bytes(32), Caller("", "", frozenset()), None)
 
 
 class KeyRing:
-    """Implementation of ``Keys`` over the table ``api_keys``. The owner opens and closes the pool.
+    """Implementation of ``Keys`` over the table ``api_keys``. The owner starts and closes the
+    database, which no other statements use, so that none of them delays a call.
 
     Lookups are cached for ``keep_s``, so a revocation takes effect on other replicas within that
-    time.
+    time. While the database does not answer, keys that were checked in the last ``STALE_S`` are
+    accepted.
     """
 
     def __init__(
         self,
-        pool: AsyncConnectionPool[Any],
+        database: Database,
         clock: Clock,
         keep_s: float = CACHE_S,
         size: int = CACHE_SIZE,
     ) -> None:
-        self._pool = pool
+        self._database = database
         self._clock = clock
         self._known: RecentKeys[_Stored] = RecentKeys(size, keep_s)
+        self._stale: RecentKeys[_Stored] = RecentKeys(size, STALE_S)
+        self._lookups: dict[str, asyncio.Task[_Stored | None]] = {}
         # Separate, so that a flood of invented ids cannot evict the valid ones.
         self._unknown: RecentKeys[bool] = RecentKeys(size, keep_s)
 
@@ -208,9 +220,13 @@ class KeyRing:
         same = hmac.compare_digest(credential.digest, stored.digest)
         if not same or stored is _UNKNOWN_KEY:
             raise Unauthenticated(_BAD)
-        if stored.expires_at is not None and self._clock.now() >= stored.expires_at:
-            raise Unauthenticated("The API key has expired.")
-        return stored.identity
+        return self._identity(stored)
+
+    async def identity_of(self, key_id: str) -> Caller:
+        stored = await self._find(key_id)
+        if stored is None:
+            raise Unauthenticated("The API key of this token is no longer valid.")
+        return self._identity(stored)
 
     async def create(
         self,
@@ -256,17 +272,40 @@ class KeyRing:
     async def revoke(self, key_id: str, actor: str | None = None) -> bool:
         rows = await self._rows(REVOKE, {"id": key_id, "actor": actor})
         self._known.drop(key_id)
+        self._stale.drop(key_id)
         return bool(rows)
 
     async def any(self) -> bool:
         return bool(await self._rows("SELECT 1 FROM api_keys LIMIT 1"))
+
+    def _identity(self, stored: _Stored) -> Caller:
+        if stored.expires_at is not None and self._clock.now() >= stored.expires_at:
+            raise Unauthenticated("The API key has expired.")
+        return stored.identity
 
     async def _find(self, key_id: str) -> _Stored | None:
         now = self._clock.monotonic()
         stored = self._known.get(key_id, now)
         if stored is not None or self._unknown.get(key_id, now):
             return stored
+        # One lookup at a time for a key: many calls at once would wait for each other's connection.
+        lookup = self._lookups.get(key_id)
+        if lookup is None:
+            lookup = self._lookups[key_id] = asyncio.create_task(self._look_up(key_id))
+            lookup.add_done_callback(lambda _: self._lookups.pop(key_id, None))
+        stale = self._stale.get(key_id, now)
+        if stale is None:
+            return await asyncio.shield(lookup)
+        lookup.add_done_callback(_retrieve)
+        await asyncio.wait([lookup], timeout=STALE_AFTER_S)
+        if lookup.done() and lookup.exception() is None:
+            return lookup.result()
+        return stale
+
+    async def _look_up(self, key_id: str) -> _Stored | None:
+        now = self._clock.monotonic()
         rows = await self._rows(
+            "-- name: find_key\n"
             "SELECT k.digest, k.tenant, k.scopes, k.expires_at, k.replay_undelivered "
             "FROM api_keys k "
             "JOIN tenants t ON t.id = k.tenant "
@@ -275,11 +314,13 @@ class KeyRing:
         )
         if not rows:
             self._unknown.put(key_id, True, now)  # noqa: FBT003
+            self._stale.drop(key_id)
             return None
         digest, tenant, scopes, expires_at, replay_undelivered = rows[0]
         identity = Caller(key_id, tenant, frozenset(scopes), replay_undelivered)
         stored = _Stored(bytes(digest), identity, expires_at)
         self._known.put(key_id, stored, now)
+        self._stale.put(key_id, stored, now)
         return stored
 
     async def _rows(
@@ -287,14 +328,17 @@ class KeyRing:
     ) -> builtins.list[builtins.tuple[Any, ...]]:
         """Run one statement, commit it and return its rows. Raises ``DatabaseUnavailable``."""
         try:
-            async with self._pool.connection() as connection:
-                cursor = await connection.execute(sql, params)
-                return await cursor.fetchall() if cursor.description else []
-        except (psycopg.OperationalError, psycopg.InterfaceError, OSError) as error:
-            # The pool's own errors (timeout, closed, too many) are operational errors too.
+            return await self._database.rows(sql, params)
+        except DatabaseUnavailable as error:
             raise DatabaseUnavailable(
                 "The API key cannot be checked, because the database is not available."
             ) from error
+
+
+def _retrieve(lookup: asyncio.Task[_Stored | None]) -> None:
+    """Mark the error of a lookup as seen, which every caller may have given up."""
+    if not lookup.cancelled():
+        lookup.exception()
 
 
 def _info(row: builtins.tuple[Any, ...]) -> KeyInfo:
@@ -347,7 +391,7 @@ async def _known(keys: Keys, wanted: Credential) -> bool:
 def _write(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(text + "\n")

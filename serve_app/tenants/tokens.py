@@ -1,7 +1,7 @@
 """Short-lived tokens for browsers, issued by a key's owner and limited to some endpoints.
 
-They are JSON Web Tokens, signed with a secret that all ingress replicas share. Nothing is stored,
-so a token stays valid until it expires, even if its key is revoked.
+They are JSON Web Tokens, signed with a secret that all ingress replicas share. Nothing is stored.
+A token names its key, so that the caller can refuse it once the key is revoked.
 """
 
 from __future__ import annotations
@@ -112,25 +112,39 @@ class UploadToken:
     expires_at: datetime  # as the client sees it
 
 
+@dataclass(frozen=True, slots=True)
+class UploadGrant:
+    """Tenant that an upload token is for, and the key that asked for it."""
+
+    tenant: str
+    key_id: str
+
+
 class UploadTokens:
     """Issuer and verifier of upload tokens, with a secret that all ingress replicas share.
 
-    A token allows uploads for one tenant and nothing else.
+    A token allows uploads for one tenant and nothing else. It names its key, so that the caller can
+    refuse it once the key is revoked.
     """
 
     def __init__(self, signing_key: bytes, clock: Clock) -> None:
         self._signing_key = signing_key
         self._clock = clock
 
-    def make(self, tenant: str) -> UploadToken:
+    def make(self, identity: Caller) -> UploadToken:
         now = self._clock.now()
         expires = int((now + timedelta(seconds=VALID_S)).timestamp())
-        claims = {"aud": AUDIENCE, "sub": tenant, "exp": expires}
+        claims = {
+            "aud": AUDIENCE,
+            "sub": identity.tenant,
+            "key": identity.key_id,
+            "exp": expires,
+        }
         text = jwt.encode(claims, self._signing_key, ALGORITHM)
         return UploadToken(text, now + timedelta(seconds=CLIENT_VALID_S))
 
-    def tenant_of(self, header: str | None) -> str | None:
-        """Tenant of the upload token in this ``Authorization`` header.
+    def grant_of(self, header: str | None) -> UploadGrant | None:
+        """Grant of the upload token in this ``Authorization`` header.
 
         None if the header holds something else, such as an API key. Raises ``Unauthenticated`` if
         the token is not valid or has expired.
@@ -145,10 +159,10 @@ class UploadTokens:
                 [ALGORITHM],
                 audience=AUDIENCE,
                 # The expiry is checked below with our clock; the library uses the system's.
-                options={"require": ["exp", "sub"], "verify_exp": False},
+                options={"require": ["exp", "sub", "key"], "verify_exp": False},
             )
         except jwt.InvalidTokenError:
             raise Unauthenticated("The upload token is not valid.") from None
         if self._clock.now().timestamp() >= claims["exp"]:
             raise Unauthenticated("The upload token has expired. Request a new one.")
-        return str(claims["sub"])
+        return UploadGrant(str(claims["sub"]), str(claims["key"]))

@@ -53,9 +53,9 @@ Compose = Callable[[ClaimedDelivery], Awaitable[bytes]]
 Raises ``RequestNotFound`` if the request was deleted. After any other error it is called again.
 """
 
-FIRST_TIMEOUT_S = 15.0
-LATER_TIMEOUT_S = 120.0
-"""Timeouts of the first and of later tries; the same as fal's."""
+TIMEOUT_S = 15.0
+"""Timeout of each try. fal waits 120 s from the second try on; here a receiver that hangs would
+hold a delivery of its tenant for that long."""
 
 CLEANUP_INTERVAL_S = 10.0
 COMPOSE_RETRY_S = 30.0
@@ -91,6 +91,14 @@ class DeliveryMetrics(Protocol):
         ...
 
     def webhooks(self, backlog: WebhookBacklog) -> None: ...
+
+    def webhook_called(self, result: str, elapsed_s: float) -> None:
+        """Record a call by its answer's class: ``2xx`` to ``5xx``, or ``none``."""
+        ...
+
+    def breakers(self, receivers: int, tenants: int) -> None:
+        """Record how many breakers are open."""
+        ...
 
 
 class DeliveryWorker:
@@ -183,10 +191,13 @@ class DeliveryWorker:
             body = await self._retried(lambda: self._body(claimed))
             if body is None:
                 return
-            timeout_s = LATER_TIMEOUT_S if claimed.tries else FIRST_TIMEOUT_S
             message = SignedMessage(claimed.id, claimed.request_id, claimed.tenant, body)
-            answer = await self._sender.post(claimed.url, message, timeout_s)
-            self._breakers.record_result(claimed.channel, answer, self._clock.monotonic())
+            began = self._clock.monotonic()
+            answer = await self._sender.post(claimed.url, message, TIMEOUT_S)
+            ended = self._clock.monotonic()
+            result = "none" if answer.status is None else f"{answer.status // 100}xx"
+            self._metrics.webhook_called(result, ended - began)
+            self._breakers.record_result(claimed.channel, answer, ended)
             await self._retried(lambda: self._store_result(claimed, answer))
         except DarkroomError as error:
             # The claim expires, and the webhook is due again.
@@ -236,5 +247,6 @@ class DeliveryWorker:
             for _ in range(expired):
                 self._metrics.webhook("dead")
             log.warning("%s webhooks were given up: they were not delivered in time", expired)
+        self._metrics.breakers(*self._breakers.open(self._clock.monotonic()))
         self._metrics.webhooks(await self._outbox.backlog())
         return False

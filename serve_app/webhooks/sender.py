@@ -16,6 +16,7 @@ import httpcore
 import httpx
 
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
+from serve_app.domain.name_resolution import look_ups_of
 from serve_app.domain.ports import Clock
 from serve_app.domain.webhook import ReceiverResponse
 from serve_app.webhooks.signing import SignedMessage, Signer
@@ -134,7 +135,8 @@ class Sender:
         status, error, again_after_s, final = None, "", None, False
         try:
             async with asyncio.timeout(timeout_s):
-                status, again_after_s = await self._post(url, headers, message.body)
+                with look_ups_of(message.tenant):
+                    status, again_after_s = await self._post(url, headers, message.body)
             error, final = _error_of(status)
         except PrivateAddress as refused:
             error, final = f"The host {refused.host} {PRIVATE}.", True

@@ -7,6 +7,7 @@ import asyncio
 import httpx
 
 from serve_app.domain.addresses import PrivateAddress, Resolve, UnknownHost, connectable
+from serve_app.domain.name_resolution import look_ups_of
 
 MAX_LENGTH = 2048  # characters of a URL
 RESOLVE_S = 2.0
@@ -49,7 +50,7 @@ class Targets:
         self._resolve = resolve
         self._allow_private = allow_private
 
-    async def check(self, url: str) -> str:
+    async def check(self, url: str, tenant: str) -> str:
         """``url`` as from ``checked``. Raises ``BadTarget``.
 
         A name that does not resolve right now is not refused.
@@ -60,7 +61,8 @@ class Targets:
         parsed = httpx.URL(whole)
         try:
             async with asyncio.timeout(RESOLVE_S):
-                await connectable(parsed.host, port_of(parsed), self._resolve)
+                with look_ups_of(tenant):
+                    await connectable(parsed.host, port_of(parsed), self._resolve)
         except (UnknownHost, TimeoutError):
             return whole
         except PrivateAddress:

@@ -20,7 +20,6 @@ import psycopg
 import torch
 import uvicorn
 from prometheus_client import CollectorRegistry
-from psycopg_pool import AsyncConnectionPool
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deployments.engine.engine import Engine
@@ -42,9 +41,9 @@ from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.ingress.deployment import Ingress
 from serve_app.ingress.local_rpc import LocalRpcServer
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
+from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.migrations import migrate
 from serve_app.storage.directory import DirectoryStorage
 from serve_app.telemetry.clock import SystemClock
@@ -123,12 +122,10 @@ async def scene(folder: Path) -> AsyncGenerator[Scene]:
         house = await stack.enter_async_context(
             built(catalog=CATALOG, storage=storage, replica=False)
         )
-        pool = AsyncConnectionPool[Any](
-            conninfo, kwargs={"autocommit": True}, min_size=1, open=False
-        )
-        await pool.open()
-        stack.push_async_callback(pool.close)
-        keys = KeyRing(pool, clock)
+        own = Database(conninfo, connections=2)
+        await own.start()
+        stack.push_async_callback(own.aclose)
+        keys = KeyRing(own, clock)
         key = await keys.create("default", scopes=frozenset({API, ADMIN}))
         services = house.services
         identity = replace(services.identity, keys=keys)
@@ -154,7 +151,7 @@ async def _start_replica(stack: AsyncExitStack, folder: Path, socket_path: str) 
         device="cpu",
         loras=LoraConfig(cache_dir=folder / "loras"),
         # Reports are periodic and therefore not on the way. Leases are long enough without them.
-        calls=IngressCalls(report_interval_s=60.0, confirm_within_s=60.0),
+        calls=IngressCalls(report_interval_s=60.0, confirm_after_s=60.0),
     )
     clock, backoff = SystemClock(), Backoff(Random(1))  # noqa: S311
 

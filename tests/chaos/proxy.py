@@ -15,6 +15,8 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 AT_ONCE = struct.pack("ii", 1, 0)  # SO_LINGER: closing sends a reset
 CHUNK_BYTES = 65536
+TURNS = 8
+"""Turns of the loop in which connections that were just accepted or aborted close their sockets."""
 
 
 class Lose(Enum):
@@ -34,6 +36,8 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._opened = asyncio.Event()  # of the connections from now on; see ``freeze``
+        self._opened.set()
         self._awaited: dict[bytes, Lose] = {}
         self.delay_s = 0.0  # before whatever is passed on, either way
         self.lost: list[bytes] = []  # the patterns that were met
@@ -46,9 +50,11 @@ class Proxy:
     async def aclose(self) -> None:
         assert self._server is not None
         self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for _ in range(TURNS):
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.sleep(0)
 
     def lose(self, pattern: bytes, what: Lose) -> None:
         """Lose the next call that has ``pattern`` in it, once."""
@@ -63,16 +69,28 @@ class Proxy:
         """Pass nothing on; connections are taken, and stay as they are."""
         self._flowing.clear()
 
+    def freeze(self) -> None:
+        """Pass nothing on for connections that are open, for ever, as a router that has forgotten
+        them. New connections work."""
+        self._opened.clear()
+        self._opened = asyncio.Event()
+        self._opened.set()
+
     def heal(self) -> None:
         self._flowing.set()
         self.delay_s = 0.0
 
     def _accept(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(client, to_client))
+        task = asyncio.create_task(self._serve(client, to_client, self._opened))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self,
+        client: asyncio.StreamReader,
+        to_client: asyncio.StreamWriter,
+        opened: asyncio.Event,
+    ) -> None:
         writers = [to_client]
         self._writers.add(to_client)
         pumps: list[asyncio.Task[None]] = []
@@ -83,22 +101,26 @@ class Proxy:
             self._writers.add(to_server)
             losing = asyncio.Event()
             pumps = [
-                asyncio.create_task(self._calls(client, to_server, losing)),
-                asyncio.create_task(self._answers(server, to_client, losing)),
+                asyncio.create_task(self._calls(client, to_server, opened, losing)),
+                asyncio.create_task(self._answers(server, to_client, opened, losing)),
             ]
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         except OSError:
             pass  # the server is away: the client sees its connection end
         finally:
+            for writer in writers:  # before the wait, which ``aclose`` may cancel
+                _reset(writer)
+                self._writers.discard(writer)
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            for writer in writers:
-                _reset(writer)
-                self._writers.discard(writer)
 
     async def _calls(
-        self, client: asyncio.StreamReader, to_server: asyncio.StreamWriter, losing: asyncio.Event
+        self,
+        client: asyncio.StreamReader,
+        to_server: asyncio.StreamWriter,
+        opened: asyncio.Event,
+        losing: asyncio.Event,
     ) -> None:
         while data := await client.read(CHUNK_BYTES):
             pattern = next((each for each in self._awaited if each in data), None)
@@ -108,18 +130,25 @@ class Proxy:
                 if what is Lose.CALL:
                     return
                 losing.set()
-            await self._pass_on(data, to_server)
+            await self._pass_on(data, to_server, opened)
 
     async def _answers(
-        self, server: asyncio.StreamReader, to_client: asyncio.StreamWriter, losing: asyncio.Event
+        self,
+        server: asyncio.StreamReader,
+        to_client: asyncio.StreamWriter,
+        opened: asyncio.Event,
+        losing: asyncio.Event,
     ) -> None:
         while data := await server.read(CHUNK_BYTES):
             if losing.is_set():
                 return
-            await self._pass_on(data, to_client)
+            await self._pass_on(data, to_client, opened)
 
-    async def _pass_on(self, data: bytes, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(
+        self, data: bytes, writer: asyncio.StreamWriter, opened: asyncio.Event
+    ) -> None:
         await self._flowing.wait()
+        await opened.wait()
         if self.delay_s:
             await asyncio.sleep(self.delay_s)
         writer.write(data)

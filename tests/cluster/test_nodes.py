@@ -15,6 +15,7 @@ import httpx
 import psutil
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from serve_app.cli.commands.generate_options import outputs
 from serve_app.cli.connection.installation import SHORT_TEMP_DIR
@@ -195,7 +196,8 @@ def has_log_of(replica_id: str, process: psutil.Process) -> bool:
 
 def with_stores(conninfo: str, storage: S3Server) -> dict[str, str]:
     return {
-        "DARKROOM_DATABASE_URL": conninfo,
+        # The role of the tests' server does not wait for the disk, which a start refuses.
+        "DARKROOM_DATABASE_URL": make_conninfo(conninfo, options="-c synchronous_commit=on"),
         "DARKROOM_API_KEY": KEY,
         "DARKROOM_S3_ACCESS_KEY_ID": storage.key.access_key_id,
         "DARKROOM_S3_SECRET_ACCESS_KEY": storage.key.secret_access_key,

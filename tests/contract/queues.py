@@ -12,7 +12,7 @@ from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import QUICK, Ingress
+from tests.queue.database import LONG_LEASES, Ingress
 
 Make = Callable[..., Awaitable[Queue]]
 
@@ -25,7 +25,7 @@ def at(request: pytest.FixtureRequest) -> str | None:
 
 @pytest.fixture
 async def make(at: str | None, terms: FakeTerms, liveness: FakeLiveness) -> AsyncIterator[Make]:
-    async def fake(limits: QueueLimits = QUICK) -> Queue:
+    async def fake(limits: QueueLimits = LONG_LEASES) -> Queue:
         return FakeQueue(SystemClock(), terms, limits, liveness)
 
     if at is None:

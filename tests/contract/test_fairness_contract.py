@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from serve_app.domain.errors import Overloaded
+from serve_app.domain.errors import Overloaded, TooLarge
 from serve_app.domain.lease import Ask, Lease, Verdict
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Queue
@@ -259,8 +260,46 @@ async def test_past_a_tenant_s_or_an_endpoint_s_own_cap_submits_are_refused(make
         await queue.submit(new())
     assert refused.value.retry_after_s >= 1.0
     await queue.submit(new(tenant="bob", endpoint=DEV))
-    with pytest.raises(Overloaded, match="1 requests are waiting for"):
+    assert refused.value.reason == "tenant_limit"
+    with pytest.raises(Overloaded, match="1 requests are waiting for") as refused:
         await queue.submit(new(tenant="bob", endpoint=DEV))
+
+
+def image(kib: int) -> dict[str, str]:
+    return {"image_url": secrets.token_urlsafe(kib * 768)}  # does not compress
+
+
+async def test_past_a_tenant_s_bytes_of_queued_inputs_large_ones_are_refused(make: Make) -> None:
+    limits = replace(
+        CALM,
+        max_waiting_bytes_per_tenant=300 * 1024,
+        tenants={"bob": TenantLimits(max_waiting_bytes=2**30)},
+    )
+    queue = await make(limits)
+    await submitted(queue, 2, input=image(120))
+    with pytest.raises(Overloaded, match="DARKROOM_MAX_WAITING_BYTES_PER_TENANT") as refused:
+        await queue.submit(new(input=image(120)))
+    assert refused.value.retry_after_s >= 1.0
+    await submitted(queue, 3)  # small inputs are limited by their number
+    await submitted(queue, 3, tenant="bob", input=image(120))  # its own limit
+    await submitted(queue, 1, tenant="eve", input=image(120))
+    (granted, *_) = (await queue.ask(ask(8))).leases
+    await queue.finish(done(granted.held))
+
+    async def fits() -> bool:
+        try:
+            await queue.submit(new(input=image(120)))
+        except Overloaded:
+            return False
+        return True
+
+    await eventually(fits)
+
+
+async def test_an_input_above_the_bytes_of_all_queued_ones_is_too_large(make: Make) -> None:
+    queue = await make(replace(CALM, max_waiting_bytes_per_tenant=100 * 1024))
+    with pytest.raises(TooLarge, match="102400"):
+        await queue.submit(new(input=image(120)))
 
 
 # Overall deadline

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 
 from serve_app.domain.lease import (
     LeaseKey,
@@ -57,12 +58,34 @@ async def test_a_late_attempt_is_fenced(queue: Queue) -> None:
     old = (await lease(queue)).held
     assert await queue.hand_back(old, "r1", "draining") is Verdict.ACCEPTED
     young = (await lease(queue, "r2")).held
-    assert young == LeaseKey(request.id, 2)
+    assert (young.request_id, young.attempt) == (request.id, 2)
     assert await queue.finish(done(old)) is Verdict.FENCED
     assert (await queue.report(report(old))).fenced == (old,)
-    assert await queue.hand_back(LeaseKey(request.id, 7), "r1", "?") is Verdict.FENCED
+    assert await queue.hand_back(replace(young, attempt=7), "r1", "?") is Verdict.FENCED
     assert await queue.finish(done(LeaseKey(new_id(), 1))) is Verdict.FENCED
     assert await queue.finish(done(young)) is Verdict.ACCEPTED
+
+
+async def test_a_lease_of_the_same_number_that_the_database_has_forgotten_is_fenced(
+    queue: Queue,
+) -> None:
+    """A failover that lost the last transactions gives an attempt number away a second time."""
+    request = await queue.submit(new())
+    young = (await lease(queue)).held
+    forgotten = replace(young, nonce=young.nonce - 1)
+    reply = await queue.report(
+        replace(report(young, Progress(Stage.DENOISING, 1, 4)), renewals=(young, forgotten))
+    )
+    assert reply.fenced == (forgotten,)
+    # In one batch, and each alone.
+    verdicts = await asyncio.gather(
+        queue.finish(done(forgotten, failure())), queue.hand_back(forgotten, "r9", "?")
+    )
+    assert verdicts == [Verdict.FENCED, Verdict.FENCED]
+    both = await asyncio.gather(queue.finish(done(forgotten, failure())), queue.finish(done(young)))
+    assert both == [Verdict.FENCED, Verdict.ACCEPTED]
+    assert await queue.finish(done(forgotten)) is Verdict.FENCED
+    assert (await queue.get(TENANT, request.id)).state is State.SUCCEEDED
 
 
 async def test_a_failure_that_no_retry_helps_is_final(queue: Queue) -> None:

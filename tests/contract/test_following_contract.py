@@ -13,20 +13,18 @@ from serve_app.domain.lease import Lease
 from serve_app.domain.outcome import Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import CancelVerdict, Priority, Request, State, WaitReason
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from tests.contract.queues import Make
 from tests.contract.test_reuse_contract import image, made, shared
 from tests.fakes.liveness import FakeLiveness
-from tests.queue.database import QUICK, Ingress
+from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
-
-LONG = replace(QUICK, lease_s=600.0, first_lease_s=600.0)
 
 
 @pytest.fixture
 async def queue(make: Make) -> Queue:
     """Queue whose leases do not run out, however slow the machine."""
-    return await make(LONG)
+    return await make(LONG_LEASES)
 
 
 async def pair(queue: Queue, **changes: Any) -> tuple[Lease, Request]:
@@ -162,7 +160,7 @@ async def test_a_cancel_of_one_that_follows_leaves_the_other_alone(queue: Queue)
 
 
 async def test_a_leader_that_is_tried_again_leads_on(make: Make, liveness: FakeLiveness) -> None:
-    queue = await make(LONG)
+    queue = await make(LONG_LEASES)
     granted, follower = await pair(queue)
     await queue.hand_back(granted.held, "r1", "draining")
     (again,) = (await queue.ask(ask(9, replica="r2"))).leases
@@ -183,7 +181,7 @@ async def test_it_says_why_it_waits_and_for_whom(queue: Queue) -> None:
 
 
 async def test_it_counts_as_one_that_waits(make: Make) -> None:
-    queue = await make(replace(LONG, max_waiting_per_tenant=2))
+    queue = await make(replace(LONG_LEASES, max_waiting_per_tenant=2))
     await pair(queue)
     await queue.submit(shared())
     with pytest.raises(Overloaded):
@@ -253,7 +251,7 @@ async def test_a_deleted_maker_passes_nothing_on(queue: Queue) -> None:
 async def test_each_has_one_usage_line_and_those_that_follow_pay_nothing(
     ingress: Ingress, database: Database
 ) -> None:
-    queue = await ingress(LONG)
+    queue = await ingress(LONG_LEASES)
     granted, follower = await pair(queue)
     gone = await queue.submit(shared())
     await database.rows("UPDATE requests SET webhook_url = 'https://hook'")
@@ -277,7 +275,9 @@ async def test_each_has_one_usage_line_and_those_that_follow_pay_nothing(
 async def test_the_process_that_ended_it_may_die_before_it_looks_after_those_that_follow(
     ingress: Ingress,
 ) -> None:
-    queue = await ingress(LONG, edit=lambda queue: setattr(queue.parts.after, "settle", nothing))
+    queue = await ingress(
+        LONG_LEASES, edit=lambda queue: setattr(queue.parts.after, "settle", nothing)
+    )
     granted, given = await pair(queue)
     cancelled, left = [await queue.submit(shared(2)) for _ in range(2)]
     await queue.finish(done(granted.held))
@@ -296,7 +296,9 @@ async def nothing(groups: object = None) -> list[object]:
 async def test_files_that_are_gone_before_they_were_shared_are_made_anew(
     ingress: Ingress,
 ) -> None:
-    queue = await ingress(LONG, edit=lambda queue: setattr(queue.parts.after, "settle", nothing))
+    queue = await ingress(
+        LONG_LEASES, edit=lambda queue: setattr(queue.parts.after, "settle", nothing)
+    )
     granted, follower = await pair(queue)
     await queue.finish(done(granted.held, image(granted.request_id)))
     assert await queue.delete(TENANT, granted.request_id) == [f"{granted.request_id}/1/a.png"]

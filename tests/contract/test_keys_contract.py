@@ -8,10 +8,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from psycopg_pool import AsyncConnectionPool
 
 from serve_app.domain.errors import Unauthenticated
-from serve_app.queue.store.database import CONNECT
+from serve_app.postgres.database import Database
 from serve_app.tenants.api_keys import ADMIN, API, KeyRing, Keys
 from serve_app.tenants.credentials import Credential
 from tests.fakes.clock import FakeClock
@@ -44,16 +43,14 @@ async def ring(at: str | None) -> AsyncIterator[Ring]:
 
         yield Ring(FakeKeyRing(clock, lambda *act: noted.append(act)), clock, fake_acts)
         return
-    async with AsyncConnectionPool[Any](at, kwargs=dict(CONNECT), min_size=1, open=False) as pool:
+    database = Database(at, connections=2)
+    await database.start()
 
-        async def acts() -> Acts:
-            async with pool.connection() as connection:
-                cursor = await connection.execute(
-                    "SELECT actor, action, subject, detail FROM audit ORDER BY id"
-                )
-                return await cursor.fetchall()
+    async def acts() -> Acts:
+        return await database.rows("SELECT actor, action, subject, detail FROM audit ORDER BY id")
 
-        yield Ring(KeyRing(pool, clock), clock, acts)
+    yield Ring(KeyRing(database, clock), clock, acts)
+    await database.aclose()
 
 
 async def test_a_key_lets_its_tenant_in(ring: Ring) -> None:

@@ -14,7 +14,7 @@ from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import QUICK, Ingress
+from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import TENANT, done, lease, new
 
 FIRST = Preview(2, b"\xff\xd8\x00 the first")
@@ -26,7 +26,7 @@ async def queue(
     request: pytest.FixtureRequest, terms: FakeTerms, liveness: FakeLiveness
 ) -> AsyncIterator[Queue]:
     if request.param == "fake":
-        yield FakeQueue(SystemClock(), terms, QUICK, liveness)
+        yield FakeQueue(SystemClock(), terms, LONG_LEASES, liveness)
         return
     ingress = Ingress(request.getfixturevalue("conninfo"), terms, liveness)
     yield await ingress()

@@ -11,7 +11,6 @@ import pytest
 from serve_app.domain.errors import Overloaded, RequestNotFound
 from serve_app.domain.lease import (
     Lease,
-    LeaseKey,
     Work,
 )
 from serve_app.domain.ports import Queue
@@ -137,7 +136,7 @@ async def test_an_ask_takes_as_many_as_it_has_slots_and_only_its_pool_s(queue: Q
 async def test_a_lease_carries_all_that_running_it_takes(queue: Queue) -> None:
     request = await queue.submit(new())
     (granted,) = (await queue.ask(ask(1))).leases
-    assert granted.held == LeaseKey(request.id, 1)
+    assert (granted.request_id, granted.attempt) == (request.id, 1)
     assert granted.input == request.input
     assert granted.endpoint.id == request.endpoint
     assert granted.upload_tickets[0].key.startswith(f"{request.id}/1/")
@@ -169,7 +168,7 @@ async def test_a_waiting_ask_gets_a_request_as_it_is_submitted(make: Make) -> No
 async def test_an_ask_without_work_ends_after_its_time(queue: Queue) -> None:
     began = time.monotonic()
     assert await queue.ask(ask(1)) == Work()
-    assert QUICK.ask_wait_s - 0.05 <= time.monotonic() - began < QUICK.ask_wait_s + 1.0
+    assert time.monotonic() - began >= QUICK.ask_wait_s - 0.05
 
 
 async def test_an_ask_without_slots_gets_no_work(queue: Queue) -> None:
@@ -190,7 +189,8 @@ async def test_a_request_whose_endpoint_is_gone_fails_when_it_is_leased(
     assert ended.outcome.failure.code == "endpoint_not_found"
 
 
-async def test_an_ask_that_goes_away_loses_no_request(queue: Queue) -> None:
+async def test_an_ask_that_goes_away_loses_no_request(make: Make) -> None:
+    queue = await make(QUICK)
     asking = asyncio.create_task(queue.ask(ask(1)))
     await asyncio.sleep(0.05)
     submitting = asyncio.create_task(queue.submit(new()))

@@ -26,7 +26,7 @@ from tests.fakes.lined import LinedQueue
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import QUICK
+from tests.queue.database import LONG_LEASES
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ async def make(terms: FakeTerms, liveness: FakeLiveness) -> AsyncIterator[Make]:
     with TemporaryDirectory(prefix="dk") as directory:  # a socket's path must be short
         async with AsyncExitStack() as stack:
 
-            async def over_a_line(limits: QueueLimits = QUICK) -> Queue:
+            async def over_a_line(limits: QueueLimits = LONG_LEASES) -> Queue:
                 fake = FakeQueue(SystemClock(), terms, limits, liveness)
                 lined = LinedQueue(fake, Path(directory))
                 stack.push_async_callback(lined.aclose)

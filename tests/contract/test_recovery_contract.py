@@ -25,7 +25,8 @@ from tests.queue.requests import (
 )
 
 
-async def test_a_lease_that_runs_out_is_a_failure_and_tried_again(queue: Queue) -> None:
+async def test_a_lease_that_runs_out_is_a_failure_and_tried_again(make: Make) -> None:
+    queue = await make(QUICK)
     request = await queue.submit(new())
     old = (await lease(queue)).held
 
@@ -40,10 +41,11 @@ async def test_a_lease_that_runs_out_is_a_failure_and_tried_again(queue: Queue) 
     assert again.alone  # it may have ended its replica
 
 
-async def test_a_lease_that_is_renewed_lasts(queue: Queue) -> None:
+async def test_a_lease_that_is_renewed_lasts(make: Make) -> None:
+    queue = await make(replace(QUICK, lease_s=2.0, first_lease_s=2.0))
     request = await queue.submit(new())
     held = (await lease(queue)).held
-    end = time.monotonic() + 3 * QUICK.lease_s
+    end = time.monotonic() + 3.0
     while time.monotonic() < end:
         assert not (await queue.report(report(held))).fenced
         await asyncio.sleep(0.1)
@@ -51,7 +53,8 @@ async def test_a_lease_that_is_renewed_lasts(queue: Queue) -> None:
     assert (await queue.get(TENANT, request.id)).failures == 0
 
 
-async def test_an_unconfirmed_lease_that_runs_out_is_no_failure(queue: Queue) -> None:
+async def test_an_unconfirmed_lease_that_runs_out_is_no_failure(make: Make) -> None:
+    queue = await make(QUICK)
     request = await queue.submit(new())
     assert (await queue.ask(ask(1))).leases
 
@@ -65,14 +68,24 @@ async def test_an_unconfirmed_lease_that_runs_out_is_no_failure(queue: Queue) ->
 async def test_a_request_that_no_replica_ever_confirms_fails_in_the_end(make: Make) -> None:
     queue = await make(replace(QUICK, max_unconfirmed=2, first_lease_s=0.2))
     request = await queue.submit(new())
-    for _ in range(2):
-        while not (await queue.ask(ask(1))).leases:
+    for replica in ("r1", "r2"):
+        while not (await queue.ask(ask(1, replica=replica))).leases:
             pass
     ended = await queue.wait(TENANT, request.id, 5.0)
     assert ended.state is State.FAILED
     assert ended.outcome is not None
     assert ended.outcome.failure is not None
     assert ended.outcome.failure.code == "poison"
+
+
+async def test_one_replica_that_confirms_nothing_fails_no_request(make: Make) -> None:
+    queue = await make(replace(QUICK, max_unconfirmed=2, first_lease_s=0.2))
+    request = await queue.submit(new())
+    for _ in range(5):  # the fifth lease shows that the request has outlived four
+        while not (await queue.ask(ask(1))).leases:
+            pass
+    seen = await queue.get(TENANT, request.id)
+    assert (seen.state.final, seen.failures) == (False, 0)
 
 
 async def test_the_leases_of_a_dead_replica_end_at_once(make: Make, liveness: FakeLiveness) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from serve_app.domain.outcome import Outcome
@@ -11,10 +9,9 @@ from serve_app.domain.ports import Queue
 from serve_app.domain.request import MAX_FAILURES, NONE, Request, Retries, State
 from tests.contract.queues import Make
 from tests.fakes.liveness import FakeLiveness
-from tests.queue.database import QUICK
+from tests.queue.database import LONG_LEASES, QUICK
 from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
 
-LONG = replace(QUICK, lease_s=600.0, first_lease_s=600.0)
 OOM = failure("out_of_memory", retryable=True)
 
 
@@ -73,7 +70,7 @@ async def test_an_error_of_the_model_is_never_tried_again(queue: Queue) -> None:
 
 
 async def test_each_cause_has_its_own(make: Make, liveness: FakeLiveness) -> None:
-    queue = await make(LONG)
+    queue = await make(LONG_LEASES)
     request = await queue.submit(new(retries=Retries(server_error=1, connection_error=1)))
     assert (await fail(queue, request.id)).state is State.QUEUED
     again = await die(queue, liveness, request.id, "r2")
@@ -86,7 +83,7 @@ async def test_each_cause_has_its_own(make: Make, liveness: FakeLiveness) -> Non
 async def test_when_its_replica_died_and_that_allows_no_retry_it_says_so(
     make: Make, liveness: FakeLiveness, retries: Retries
 ) -> None:
-    queue = await make(LONG)
+    queue = await make(LONG_LEASES)
     request = await queue.submit(new(retries=retries))
     ended = await die(queue, liveness, request.id, "r1")
     assert ended.state is State.FAILED
@@ -109,7 +106,7 @@ async def test_a_lease_that_runs_out_is_a_timeout(make: Make) -> None:
 
 
 async def test_what_is_no_failure_takes_no_retry(make: Make, liveness: FakeLiveness) -> None:
-    queue = await make(LONG)
+    queue = await make(LONG_LEASES)
     request = await queue.submit(new(retries=NONE))
     await queue.hand_back((await lease(queue)).held, "r1", "draining")
     again = await die(queue, liveness, request.id, "r2", confirmed=False)

@@ -11,7 +11,7 @@ from serve_app.domain.artifact import Artifact
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import CancelVerdict, NewRequest, Request, State
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from tests.contract.queues import Make
 from tests.queue.database import QUICK, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new

@@ -13,7 +13,7 @@ import pytest
 from deployments.replica.replica import Replica
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import Fenced
-from serve_app.domain.lease import LeaseKey
+from serve_app.domain.lease import LeaseKey, lease_of
 from serve_app.domain.realtime import Frame, FrameResult, ReplicaSlot, Sessions
 from serve_app.domain.request import Priority, State
 from tests.deployments.conftest import MakeRig, make_rig
@@ -54,7 +54,7 @@ async def open_session(request: pytest.FixtureRequest, make_rig: MakeRig) -> Asy
         stored = await house.queue.submit(session)
         while stored.state is not State.RUNNING:
             stored = await house.queue.changed("default", stored.id, 5.0)
-        yield house.replica, ReplicaSlot("studio", REPLICA, LeaseKey(stored.id, stored.attempt))
+        yield house.replica, ReplicaSlot("studio", REPLICA, lease_of(stored))
 
 
 def frame(files: int = 0, **input: Any) -> Frame:

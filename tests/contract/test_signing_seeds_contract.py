@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from serve_app.domain.webhook import SigningSeed, SigningSeeds
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.transactions.signing_keys import NOTICE_S, PostgresSigningSeeds
 from serve_app.telemetry.clock import SystemClock
 from serve_app.webhooks.signing import OVERLAP_S, known

@@ -9,7 +9,9 @@ from serve_app.domain.lease import Lease, LeaseKey, Report
 from serve_app.domain.ports import Queue
 from serve_app.domain.progress import StoredSnapshot
 from serve_app.domain.request import State
+from tests.contract.queues import Make
 from tests.fakes.terms import FakeTerms
+from tests.queue.database import QUICK
 from tests.queue.requests import TENANT, done, lease, new, report
 
 
@@ -75,7 +77,8 @@ async def test_one_that_is_handed_back_with_the_lease_is_the_latest(
     assert again.snapshot_url == terms.snapshot_url(ticket.key)
 
 
-async def test_a_lost_lease_leaves_the_snapshot(queue: Queue, terms: FakeTerms) -> None:
+async def test_a_lost_lease_leaves_the_snapshot(make: Make, terms: FakeTerms) -> None:
+    queue = await make(QUICK)
     granted = await leased(queue)
     kept = await keep(queue, granted.held)
     request = await queue.changed(TENANT, granted.request_id, 10.0)

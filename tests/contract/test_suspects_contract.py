@@ -5,7 +5,6 @@ cause.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from serve_app.domain.lease import Lease, LeaseKey
 from serve_app.domain.ports import Queue
@@ -13,10 +12,8 @@ from serve_app.domain.request import State
 from serve_app.queue.fairness.fair_queue import LOOK_AHEAD
 from tests.contract.queues import Make
 from tests.fakes.liveness import FakeLiveness
-from tests.queue.database import QUICK
+from tests.queue.database import LONG_LEASES
 from tests.queue.requests import TENANT, ask, done, failure, new, report
-
-LONG = replace(QUICK, lease_s=600.0, first_lease_s=600.0)
 
 
 async def leased(queue: Queue, replica: str, slots: int, *held: LeaseKey) -> Sequence[Lease]:
@@ -36,7 +33,7 @@ async def died(queue: Queue, liveness: FakeLiveness, replica: str, *ids: str) ->
 async def test_a_replica_runs_one_at_a_time_of_those_that_another_died_with(
     make: Make, liveness: FakeLiveness
 ) -> None:
-    queue = await make(LONG)
+    queue = await make(LONG_LEASES)
     first, second, fresh = [(await queue.submit(new())).id for _ in range(3)]
     assert len(await leased(queue, "r1", 2)) == 2
     await died(queue, liveness, "r1", first, second)
@@ -47,8 +44,20 @@ async def test_a_replica_runs_one_at_a_time_of_those_that_another_died_with(
     assert elsewhere.request_id == second
 
 
+async def test_a_replica_that_named_a_lease_in_its_poll_and_died_ran_it(
+    make: Make, liveness: FakeLiveness
+) -> None:
+    queue = await make(LONG_LEASES)
+    request = await queue.submit(new())
+    (granted,) = (await queue.ask(ask(1, replica="r1"))).leases
+    await queue.ask(ask(0, granted.held, replica="r1"))
+    await died(queue, liveness, "r1", request.id)
+    again = await queue.get(TENANT, request.id)
+    assert (again.state, again.failures, again.alone) == (State.QUEUED, 1, True)
+
+
 async def test_so_it_is_of_those_that_it_gives_up_because_it_hangs(make: Make) -> None:
-    queue = await make(LONG)
+    queue = await make(LONG_LEASES)
     ids = {(await queue.submit(new())).id for _ in range(2)}
     for granted in await leased(queue, "r1", 2):
         await queue.finish(done(granted.held, failure("replica_died", retryable=True)))
@@ -59,7 +68,7 @@ async def test_so_it_is_of_those_that_it_gives_up_because_it_hangs(make: Make) -
 
 
 async def test_it_gets_the_next_one_when_that_has_ended(make: Make, liveness: FakeLiveness) -> None:
-    queue = await make(LONG)
+    queue = await make(LONG_LEASES)
     ids = [(await queue.submit(new())).id for _ in range(3)]
     await leased(queue, "r1", 3)
     await died(queue, liveness, "r1", *ids)
@@ -72,7 +81,7 @@ async def test_it_gets_the_next_one_when_that_has_ended(make: Make, liveness: Fa
 async def test_of_two_replicas_that_ask_the_one_that_runs_none_gets_it(
     make: Make, liveness: FakeLiveness
 ) -> None:
-    queue = await make(LONG)
+    queue = await make(LONG_LEASES)
     ids = [(await queue.submit(new())).id for _ in range(2)]
     await leased(queue, "r1", 2)
     await died(queue, liveness, "r1", *ids)
@@ -87,7 +96,7 @@ async def test_of_two_replicas_that_ask_the_one_that_runs_none_gets_it(
 async def test_however_many_wait_for_their_turn_those_behind_them_go_on(
     make: Make, liveness: FakeLiveness
 ) -> None:
-    queue = await make(LONG)
+    queue = await make(LONG_LEASES)
     ids = [(await queue.submit(new())).id for _ in range(LOOK_AHEAD + 3)]
     running: list[LeaseKey] = []
     while len(running) < len(ids):

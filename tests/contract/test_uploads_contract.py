@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from serve_app.domain.upload import Upload, UploadBook, UploadPart
+from serve_app.domain.upload import Upload, UploadBook, UploadPart, UploadUse
+from serve_app.postgres.database import Database
 from serve_app.queue.store.config import DAY_S, Retention
-from serve_app.queue.store.database import Database
 from serve_app.queue.transactions.uploads import ABANDONED_S, AGAIN_S, PostgresUploads
 from serve_app.settings import TenantLimits
 from tests.fakes.clock import FakeClock
@@ -210,3 +210,20 @@ async def test_it_says_when_a_file_ends(
     assert found.expires_at is not None
     left_s = (found.expires_at - found.created_at).total_seconds()
     assert left_s == pytest.approx(days * DAY_S, abs=60)
+
+
+async def test_what_a_tenant_uses_are_its_files_and_parts_until_they_are_deleted(
+    books: Books,
+) -> None:
+    await books.book.open(UPLOAD)
+    await books.book.finish(UPLOAD.key, 7)
+    await books.book.open(IN_PARTS)
+    await books.book.add_part(IN_PARTS.key, UploadPart(1, "e1", 5))
+    await books.book.add_part(IN_PARTS.key, UploadPart(1, "e2", 4))
+    await books.book.add_part(IN_PARTS.key, UploadPart(2, "e3", 30))
+    assert await books.book.used(UPLOAD.tenant) == UploadUse(41, 1)
+    assert await books.book.used("other") == UploadUse(0, 0)
+    await books.book.finish(IN_PARTS.key, 34)
+    assert await books.book.used(UPLOAD.tenant) == UploadUse(41, 0)
+    await books.book.delete(UPLOAD.tenant, UPLOAD.key)
+    assert await books.book.used(UPLOAD.tenant) == UploadUse(34, 0)

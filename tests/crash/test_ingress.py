@@ -11,7 +11,7 @@ from tests.crash.scene import Scene
 
 ACCEPT = """
 import asyncio, sys
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.queue import assemble
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness

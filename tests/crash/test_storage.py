@@ -24,7 +24,7 @@ from deployments.replica.replica import Replica
 from deployments.transfer.uploader import Backoff
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint, Weights
-from serve_app.domain.lease import Ask, Finish, Verdict, Work
+from serve_app.domain.lease import Ask, Finish, LeaseKey, Verdict, Work
 from serve_app.domain.request import State
 from serve_app.queue.queue import PostgresQueue
 from serve_app.storage.keys import artifact_key, derived_token
@@ -63,11 +63,11 @@ class BucketTerms(FakeTerms):
         return Endpoint(endpoint_id, "probe", Weights("probe"), "probe")
 
     def tickets(
-        self, request_id: str, attempt: int, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
         del endpoint, input
-        token = derived_token(b"secret", request_id, attempt)
-        key = artifact_key(request_id, attempt, "image/png", token)
+        token = derived_token(b"secret", held.request_id, held.attempt, held.nonce)
+        key = artifact_key(held.request_id, held.attempt, "image/png", token)
         return (self.storage.ticket(key, "image/png", 10**6, 600.0),)
 
 

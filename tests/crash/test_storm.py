@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.domain.webhook import Webhook
-from serve_app.queue.store import database
+from serve_app.postgres import database
 from tests.chaos.proxy import Lose
 from tests.chaos.replica import Keeper
 from tests.crash.scene import Clients, Scene
@@ -25,7 +25,7 @@ WEBHOOKS = (None, WEBHOOK)
 async def test_whatever_breaks_each_accepted_request_ends_once_and_is_billed_once(
     own_scene: Scene, own_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "STATEMENT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(database, "STATEMENT_LIMIT_S", 1.0)
     scene, chance = own_scene, own_scene.chance
     await scene.ingresses(scene.far, scene.far, scene.near)
     async with scene.replicas(3, steps=4, step_s=0.05) as keeper:

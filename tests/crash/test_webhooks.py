@@ -13,10 +13,10 @@ from pathlib import Path
 
 import psycopg
 
-from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.webhook import ClaimedDelivery, Webhook, WebhookBacklog
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from serve_app.telemetry.clock import SystemClock
@@ -45,7 +45,7 @@ asyncio.run(main())
 ENDING = """
 import asyncio, sys
 from serve_app.domain.webhook import Webhook
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.queue import assemble
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
@@ -77,6 +77,12 @@ class Silent:
     def webhooks(self, backlog: WebhookBacklog) -> None:
         """As little."""
 
+    def webhook_called(self, result: str, elapsed_s: float) -> None:
+        """As little."""
+
+    def breakers(self, receivers: int, tenants: int) -> None:
+        """As little."""
+
 
 async def compose(claimed: ClaimedDelivery) -> bytes:
     return claimed.request_id.encode()
@@ -89,7 +95,7 @@ async def delivering(conninfo: str) -> AsyncIterator[None]:
     database = Database(conninfo)
     await database.start()
     signer = Signer(PostgresSigningSeeds(database), clock)
-    sender = Sender(resolve, signer, clock, allow_private=True)
+    sender = Sender(NameResolver(), signer, clock, allow_private=True)
     await sender.start()
     outbox = PostgresOutbox(database, CLAIM_S, CLAIM_S)
     rules = RetryRules(waits_s=(0.1,) * 300, give_up_s=600.0, check_interval_s=0.05)

@@ -25,9 +25,9 @@ from deployments.transfer.fetcher import Fetcher
 from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher
 from deployments.transfer.uploader import Backoff, Uploader
-from serve_app.domain.addresses import resolve
 from serve_app.domain.endpoint import Endpoint, StoreConfig, Weights
 from serve_app.domain.lease import Lease, LeaseKey
+from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.request import Priority
 from serve_app.telemetry.clock import SystemClock
 from tests.deployments.storage import HttpStorage
@@ -44,7 +44,7 @@ QUICK = ReplicaConfig(
     threads=1,
     device="cpu",
     graceful_shutdown_timeout_s=8.0,
-    calls=IngressCalls(report_interval_s=0.1, call_timeout_s=2.0),
+    calls=IngressCalls(report_interval_s=0.1, confirm_after_s=0.05, call_timeout_s=2.0),
 )
 IDENTITY = ReplicaIdentity("replica-1", "ab" * 16, "pool")
 
@@ -129,6 +129,7 @@ async def make_rig(tmp_path: Path):
         warms_up: bool = False,
         store: Store | None = None,
         probe: str = "tests.fakes.family:ProbeFamily",
+        fetcher: Fetcher | None = None,
         **changes: Any,
     ) -> Rig:
         config = configured(**changes)
@@ -138,10 +139,10 @@ async def make_rig(tmp_path: Path):
         engine = Engine(device="cpu", max_generations=config.slots, threads=config.threads)
         store = store or Store(StoreConfig())
 
-        def fetcher() -> Fetcher:
+        def own_fetcher() -> Fetcher:
             return Fetcher(
                 storage.client(),
-                resolve,
+                NameResolver(),
                 max_bytes=10**6,
                 timeout_s=5.0,
                 allow_private=False,
@@ -151,10 +152,10 @@ async def make_rig(tmp_path: Path):
             engine=engine,
             residency=Residency(engine, config.weights_bytes),
             uploader=Uploader(storage.client(), clock, backoff, config.transfers.upload_give_up_s),
-            fetcher=fetcher(),
-            snapshot_fetcher=fetcher(),
+            fetcher=fetcher or own_fetcher(),
+            snapshot_fetcher=own_fetcher(),
             loras=LoraFetcher(
-                fetcher(),
+                own_fetcher(),
                 RepositoryFiles(store),
                 LoraCache(tmp_path / "loras", 10**8, clock.now),
                 clock,

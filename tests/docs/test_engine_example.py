@@ -28,9 +28,9 @@ from deployments.transfer.lora_cache import LoraCache
 from deployments.transfer.lora_fetcher import LoraFetcher
 from deployments.transfer.uploader import Backoff, Uploader
 from serve_app.catalog.catalog import Catalog, load
-from serve_app.domain.addresses import resolve
 from serve_app.domain.endpoint import StoreConfig
 from serve_app.domain.lease import Lease, LeaseKey
+from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import Priority
 from serve_app.telemetry.clock import SystemClock
@@ -104,14 +104,26 @@ class Running:
             residency=Residency(engine),
             uploader=Uploader(self.storage.client(), clock, backoff, 5.0),
             fetcher=Fetcher(
-                self.storage.client(), resolve, max_bytes=0, timeout_s=5.0, allow_private=False
+                self.storage.client(),
+                NameResolver(),
+                max_bytes=0,
+                timeout_s=5.0,
+                allow_private=False,
             ),
             snapshot_fetcher=Fetcher(
-                self.storage.client(), resolve, max_bytes=0, timeout_s=5.0, allow_private=False
+                self.storage.client(),
+                NameResolver(),
+                max_bytes=0,
+                timeout_s=5.0,
+                allow_private=False,
             ),
             loras=LoraFetcher(
                 Fetcher(
-                    self.storage.client(), resolve, max_bytes=0, timeout_s=5.0, allow_private=False
+                    self.storage.client(),
+                    NameResolver(),
+                    max_bytes=0,
+                    timeout_s=5.0,
+                    allow_private=False,
                 ),
                 RepositoryFiles(Store(StoreConfig())),
                 LoraCache(Path("/nowhere"), 0, clock.now),

@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter
-from prometheus_client.metrics import MetricWrapperBase
 from pydantic.fields import FieldInfo
 
 from serve_app.cli.connection.installation import Installation
@@ -29,6 +28,7 @@ from serve_app.ingress.submission.options import (
 from serve_app.ingress.submission.options import RETRY_HEADERS as RETRIES
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import shipped
+from serve_app.queue.transactions.end_attempt import UNCONFIRMED_REPLICAS
 from serve_app.settings import PoolConfig
 from serve_app.telemetry.metrics import Metrics
 from tests.docs.pages import DOCS, code, inline, table
@@ -122,8 +122,10 @@ def test_the_locks_of_the_embedded_database_are_documented() -> None:
 
 
 def test_how_often_a_lease_may_stay_unconfirmed_is_documented() -> None:
-    assert QueueLimits().max_unconfirmed == 10
-    assert "after ten of them the request fails" in " ".join(QUEUE.read_text().split())
+    assert (QueueLimits().max_unconfirmed, UNCONFIRMED_REPLICAS) == (10, 3)
+    assert "after ten of them, on three replicas or more, the request fails" in " ".join(
+        QUEUE.read_text().split()
+    )
 
 
 def test_every_key_of_a_pool_is_documented_with_its_default() -> None:
@@ -149,12 +151,9 @@ def test_the_metrics_are_documented_with_their_labels() -> None:
         for names, labels, _ in table(METRICS, "metric")
         for one in code(names)
     }
-    made: list[MetricWrapperBase] = [
-        each for kind in vars(metrics).values() if isinstance(kind, dict) for each in kind.values()
-    ]
     assert documented == {
         each._name + ("_total" if isinstance(each, Counter) else ""): each._labelnames
-        for each in made
+        for each in metrics.declared()
     }
 
 

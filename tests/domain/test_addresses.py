@@ -5,7 +5,18 @@ import pytest
 from serve_app.domain.addresses import PrivateAddress, UnknownHost, connectable, is_public
 
 
-@pytest.mark.parametrize("address", ["1.1.1.1", "93.184.216.34", "2606:4700::1111"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "1.1.1.1",
+        "93.184.216.34",
+        "168.63.129.15",
+        "192.0.1.1",
+        "2001:4860:4860::8888",
+        "2606:4700::1111",
+        "2a00:1450:4001::1",
+    ],
+)
 def test_the_open_internet_is_public(address):
     assert is_public(address)
 
@@ -38,6 +49,30 @@ def test_the_open_internet_is_public(address):
         "fe80::1",
         "fec0::1",
         "ff02::1",
+        "168.63.129.16",  # Azure's host
+        "192.0.0.192",  # Oracle Cloud's metadata
+        "192.0.0.9",
+        "192.0.0.10",
+        "192.0.0.170",
+        "192.88.99.1",
+        "::1.1.1.1",  # compatible
+        "::ffff:1.1.1.1",  # mapped
+        "::ffff:0:7f00:1",  # translated
+        "::ffff:0:101:101",
+        "64:ff9b::a83f:8110",  # NAT64 of 168.63.129.16
+        "64:ff9b::c000:c0",  # NAT64 of 192.0.0.192
+        "64:ff9b:1::101:101",
+        "100::1",
+        "100:0:0:1::1",
+        "2001:0:101:101::1",  # Teredo, by its server
+        "2001:20::1",
+        "2001:db8::1",
+        "2002:101:101::1",  # 6to4 of a public address
+        "3fff::1",
+        "3fff:fff::1",
+        "4000::1",
+        "5f00::1",
+        "8000::1",
     ],
 )
 def test_what_leads_into_a_house_is_not(address):

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from serve_app.domain.request import NewRequest, Request
 from serve_app.queue.fairness.cost_model import Fit, expected_s
-from serve_app.queue.state.eta import remaining_s, until_start_s
+from serve_app.queue.state.eta import FreeTimes, remaining_s
 from serve_app.queue.store.config import QueueLimits
 from tests.fakes.lane_order import LaneClock, VirtualStart, charge, in_order, pool_time
 from tests.fakes.queue_row import Row
@@ -78,7 +78,7 @@ class FairLanes:
         ahead_s = sum(
             expected_s(self._fits, each.endpoint, each.pool, each.work) for each in before
         )
-        return until_start_s(len(before), ahead_s, free_in_s)
+        return FreeTimes(free_in_s).until_start_s(len(before), ahead_s)
 
     def takes_s(self, request: Request, elapsed_s: float = 0.0) -> float | None:
         """Expected seconds, for one that has run for ``elapsed_s``."""

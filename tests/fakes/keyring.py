@@ -29,6 +29,15 @@ class FakeKeyRing:
         digest, info = self._keys.get(credential.id, (b"", None))
         if info is None or digest != credential.digest or info.revoked_at is not None:
             raise Unauthenticated("The API key is not valid.")
+        return self._identity(info)
+
+    async def identity_of(self, key_id: str) -> Caller:
+        _, info = self._keys.get(key_id, (b"", None))
+        if info is None or info.revoked_at is not None:
+            raise Unauthenticated("The API key of this token is no longer valid.")
+        return self._identity(info)
+
+    def _identity(self, info: KeyInfo) -> Caller:
         if info.expires_at is not None and self._clock.now() >= info.expires_at:
             raise Unauthenticated("The API key has expired.")
         return Caller(info.id, info.tenant, info.scopes, info.replay_undelivered)

@@ -23,6 +23,7 @@ from serve_app.domain.lease import (
     SignalKind,
     Verdict,
     Work,
+    lease_of,
 )
 from serve_app.domain.progress import StoredSnapshot
 from serve_app.domain.request import Cause, Priority, Request, State
@@ -43,11 +44,13 @@ class FakeQueue(ClientSide):
         self._presence[ask.replica_id] = Presence(
             ask.replica_id, ask.actor_id, ask.pool, ReplicaStage.READY, ask.detail, ask.loading
         )
+        self._named[ask.actor_id] = frozenset(ask.held)
         self._slots_of[ask.replica_id] = max(1, ask.slots + len(ask.held))
         self._slots[ask.pool] = max(ask.slots + len(ask.held), self._slots.get(ask.pool, 1))
         self._asking.append(ask)
         try:
-            work = await self._until(lambda: self._work(ask), self._limits.ask_wait_s)
+            wait_s = self._limits.ask_wait_s if ask.wait_s is None else ask.wait_s
+            work = await self._until(lambda: self._work(ask), min(wait_s, self._limits.ask_wait_s))
         finally:
             if ask in self._asking:
                 self._asking.remove(ask)
@@ -92,7 +95,7 @@ class FakeQueue(ClientSide):
         row = self._holder(finish.held)
         if row is None:
             return self._repeated(finish.held, "finish")
-        row.ended[finish.held.attempt] = "finish"
+        row.ended[finish.held] = "finish"
         failure = finish.outcome.failure
         self._settle(row, finish.outcome.usage.run_s, succeeded=failure is None)
         if failure is None:
@@ -119,7 +122,7 @@ class FakeQueue(ClientSide):
             return self._repeated(held, "hand_back")
         if snapshot is not None:
             self._keep(held, snapshot)
-        row.ended[held.attempt] = "hand_back"
+        row.ended[held] = "hand_back"
         self._settle(row)
         self._requeue(row, f"Replica {replica_id} handed the request back: {reason}")
         return Verdict.ACCEPTED
@@ -168,12 +171,14 @@ class FakeQueue(ClientSide):
             return None
         attempt = row.request.attempt + 1
         row.actor_id, row.confirmed = ask.actor_id, False
+        row.replicas.add(ask.replica_id)
         row.leased_at = self._clock.monotonic()
         row.lease_until = self._clock.monotonic() + self._limits.first_lease_s
         row.request = replace(
             row.request,
             state=State.RUNNING,
             attempt=attempt,
+            lease_nonce=row.request.lease_nonce + 1,
             replica_id=ask.replica_id,
             started_at=self._clock.now(),
             progress=None,
@@ -187,10 +192,12 @@ class FakeQueue(ClientSide):
         return Lease(
             request_id=request.id,
             attempt=attempt,
+            nonce=request.lease_nonce,
+            tenant=request.tenant,
             expires_in_s=self._limits.first_lease_s,
             endpoint=endpoint,
             input=row.input,
-            upload_tickets=self._terms.tickets(request.id, attempt, endpoint, row.input)
+            upload_tickets=self._terms.tickets(lease_of(request), endpoint, row.input)
             if request.priority is not Priority.REALTIME
             else (),
             priority=request.priority,
@@ -209,6 +216,7 @@ class FakeQueue(ClientSide):
             )
             if not self.operations.paused(start.queued.endpoint)
             and start.queued.endpoint not in ask.coming
+            and start.queued.tenant not in ask.full_tenants
             and not self._hot_elsewhere(start.queued.endpoint, ask)
             and not (suspect(self._rows[start.queued.id].request) and self._runs_suspect(ask))
             and not self._lanes.limit(self._rows[start.queued.id].request, self._running())
@@ -234,11 +242,11 @@ class FakeQueue(ClientSide):
         row = self._rows.get(held.request_id)
         if row is None or row.request.state is not State.RUNNING:
             return None
-        return row if row.request.attempt == held.attempt else None
+        return row if lease_of(row.request) == held else None
 
     def _repeated(self, held: LeaseKey, act: str) -> Verdict:
         row = self._rows.get(held.request_id)
-        if row is not None and row.ended.get(held.attempt) == act:
+        if row is not None and row.ended.get(held) == act:
             return Verdict.ACCEPTED
         return Verdict.FENCED
 

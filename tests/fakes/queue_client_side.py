@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from serve_app.domain.errors import NotFound, Overloaded
+from serve_app.domain.errors import NotFound, Overloaded, TooLarge
 from serve_app.domain.lease import Demand, LeaseKey, ReplicaStage
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Preview
@@ -43,10 +43,11 @@ class ClientSide(QueueRows):
             return self._reuse(new, found)
         self.operations.admit(new.endpoint)
         self._refuse_past_caps(new.tenant, new.endpoint)
+        self._refuse_past_bytes(new)
         waiting = self._demand(new.pool).queued
         if most_queued is not None and waiting >= most_queued:
             message = f"{waiting} requests are waiting, and you allow {most_queued}."
-            raise Overloaded(message, UNKNOWN_RETRY_S)
+            raise Overloaded(message, UNKNOWN_RETRY_S, "client_limit")
         request = Request(
             id=new.id,
             tenant=new.tenant,
@@ -284,14 +285,30 @@ class ClientSide(QueueRows):
     def _refuse_past_caps(self, tenant: str, endpoint: str) -> None:
         queued = [row for row in self._rows.values() if row.request.state is State.QUEUED]
         if len(queued) >= self._limits.max_waiting:
-            raise Overloaded(f"{len(queued)} requests are waiting already.", UNKNOWN_RETRY_S)
+            message = f"{len(queued)} requests are waiting already."
+            raise Overloaded(message, UNKNOWN_RETRY_S, "queue_full")
         own = sum(row.request.tenant == tenant for row in queued)
         if own >= self._limits.waiting_of_tenant(tenant):
-            raise Overloaded(f"{own} of your requests are waiting already.", UNKNOWN_RETRY_S)
+            message = f"{own} of your requests are waiting already."
+            raise Overloaded(message, UNKNOWN_RETRY_S, "tenant_limit")
         most = self._limits.waiting_of_endpoint(endpoint)
         same = sum(row.request.endpoint == endpoint for row in queued)
         if most is not None and same >= most:
             message = f"{same} requests are waiting for {endpoint} already."
+            raise Overloaded(message, UNKNOWN_RETRY_S, "endpoint_limit")
+
+    def _refuse_past_bytes(self, new: NewRequest) -> None:
+        most = self._limits.waiting_bytes_of_tenant(new.tenant)
+        size = EncodedInput(new.input).large_bytes
+        waiting = sum(
+            EncodedInput(row.input).large_bytes
+            for row in self._rows.values()
+            if row.request.state is State.QUEUED and row.request.tenant == new.tenant
+        )
+        if size > most:
+            raise TooLarge(messages.too_large_to_wait(size, most))
+        if size and waiting + size > most:
+            message = messages.too_many_waiting_bytes(size, waiting, most)
             raise Overloaded(message, UNKNOWN_RETRY_S)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.progress import Preview
 from serve_app.domain.request import LogLine, NewRequest, Redacted, Request, State
@@ -36,9 +37,10 @@ class Row:
         self.confirmed = False
         self.lease_until = 0.0  # monotonic
         self.unconfirmed = 0
+        self.replicas: set[str] = set()  # those that had a lease of it
         self.preview: Preview | None = None
         self.watched_until = 0.0  # monotonic
-        self.ended: dict[int, str] = {}  # attempt → the act that ended it
+        self.ended: dict[LeaseKey, str] = {}  # lease → the act that ended it
         self.log: list[LogLine] = []
         self.logged: State | None = None  # the last that the log names
 

@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from serve_app.domain.errors import RequestNotFound
-from serve_app.domain.lease import Ask, Presence, Signal
+from serve_app.domain.lease import Ask, LeaseKey, Presence, Signal, lease_of
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.ports import Clock, LeaseTerms, Liveness
 from serve_app.domain.request import MAX_FAILURES, Cause, LogLine, Request, State
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.transactions.end_attempt import UNCONFIRMED_REPLICAS
 from tests.fakes.fair_lanes import FairLanes
 from tests.fakes.ledger import FakeLedger
 from tests.fakes.operations import FakeOperations
@@ -37,6 +38,7 @@ class QueueRows:
         self._terms = terms
         self._limits = limits
         self._liveness = liveness
+        self._named: dict[str, frozenset[LeaseKey]] = {}  # by actor, in its last poll
         self._rows: dict[str, Row] = {}
         self._repeats = FakeRepeats(clock)
         self._presence: dict[str, Presence] = {}
@@ -76,6 +78,8 @@ class QueueRows:
             if row.actor_id in of_previous_run:
                 self._lost(row, Cause.CONNECTION_ERROR, stopped=True)
             elif row.actor_id in dead:
+                named = self._named.get(row.actor_id, frozenset())
+                row.confirmed = row.confirmed or lease_of(row.request) in named
                 self._lost(row, Cause.CONNECTION_ERROR)
             elif row.lease_until < now:
                 self._lost(row, Cause.TIMEOUT)
@@ -99,7 +103,7 @@ class QueueRows:
         return late.total_seconds() - self._limits.overtime_s
 
     def _out_of_time(self, row: Row) -> None:
-        row.ended[row.request.attempt] = "out_of_time"
+        row.ended[lease_of(row.request)] = "out_of_time"
         self._settle(row)
         if row.request.cancel_requested:
             self._end(row, State.CANCELLED, messages.cancelled())
@@ -107,7 +111,7 @@ class QueueRows:
             self._end(row, State.EXPIRED, messages.not_in_time())
 
     def _lost(self, row: Row, cause: Cause, *, stopped: bool = False) -> None:
-        row.ended[row.request.attempt] = "stopped" if stopped else "lost"
+        row.ended[lease_of(row.request)] = "stopped" if stopped else "lost"
         self._settle(row)
         if row.confirmed and not stopped:
             row.request = replace(row.request, alone=True)
@@ -117,7 +121,9 @@ class QueueRows:
             self._failed_once(row, cause, outcome, f"Replica {row.request.replica_id} died")
             return
         row.unconfirmed += 1
-        if row.unconfirmed >= self._limits.max_unconfirmed and not row.request.cancel_requested:
+        most = self._limits.max_unconfirmed
+        given_up = row.unconfirmed >= most and len(row.replicas) >= min(most, UNCONFIRMED_REPLICAS)
+        if given_up and not row.request.cancel_requested:
             self._end(row, State.FAILED, messages.never_confirmed(row.unconfirmed))
         else:
             self._requeue(row, f"Replica {row.request.replica_id} never confirmed it")
@@ -216,7 +222,7 @@ class QueueRows:
 
     def _end_by_hand(self, row: Row, failure: Outcome | None) -> None:
         if row.request.state is State.RUNNING:
-            row.ended[row.request.attempt] = "by_hand"
+            row.ended[lease_of(row.request)] = "by_hand"
             self._settle(row)
         if failure is None:
             self._requeue(row, messages.REQUEUED)

@@ -28,10 +28,10 @@ class FakeTerms:
         )
 
     def tickets(
-        self, request_id: str, attempt: int, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
         del endpoint, input
-        key = f"{request_id}/{attempt}/0.png"
+        key = f"{held.request_id}/{held.attempt}/{held.nonce}/0.png"
         return (UploadTicket(key, f"memory://{key}", "image/png", max_bytes=2**20),)
 
     def snapshot_ticket(self, held: LeaseKey) -> UploadTicket:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from serve_app.domain.ports import Clock
-from serve_app.domain.upload import KeptFile, Upload, UploadPart
+from serve_app.domain.upload import KeptFile, Upload, UploadPart, UploadUse
 from serve_app.queue.store.config import Retention
 from serve_app.queue.transactions.uploads import ABANDONED_S, AGAIN_S
 
@@ -32,6 +32,18 @@ class FakeUploads:
         assert upload.key not in self._entries
         now = self._clock.monotonic()
         self._entries[upload.key] = _Entry(upload, now, now + ABANDONED_S, self._clock.now())
+
+    async def used(self, tenant: str) -> UploadUse:
+        own = [
+            each
+            for each in self._entries.values()
+            if each.upload.tenant == tenant and not each.unwanted
+        ]
+        parts = sum(part.size for each in own for part in each.parts.values())
+        return UploadUse(
+            sum(each.upload.size or 0 for each in own) + parts,
+            sum(each.upload.size is None for each in own),
+        )
 
     async def find(self, key: str, upload_id: str) -> Upload | None:
         entry = self._entries.get(key)

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.cli.serve.ports import free_ports
+from serve_app.domain.name_resolution import NameResolver
 from serve_app.gateway import connect_proxy
 from serve_app.gateway.connect_proxy import ConnectProxy, ProxyThread, TunnelRefused, parse
 
@@ -198,7 +199,7 @@ async def test_private_addresses_are_refused(addresses: list[str]) -> None:
 
 @pytest.mark.parametrize("target", ["127.0.0.1:443", "[::1]:443", "localhost:8443", "0.0.0.0:443"])
 async def test_addresses_of_this_machine_are_refused_as_they_stand(target: str) -> None:
-    async with proxy(resolve=connect_proxy.resolve) as running, client(running) as caller:
+    async with proxy(resolve=NameResolver()) as running, client(running) as caller:
         assert (await caller.ask(target))[0] == 403
 
 

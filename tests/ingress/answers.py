@@ -31,7 +31,7 @@ OUTSIDE = re.compile(r"/|/page/.*")
 SLASHES = {"key", "endpoint_id", "path", "file_id", "model"}
 """Parameters of paths that contain slashes."""
 
-ANYWHERE = {500: "a defect", 503: "a service that does not answer"}
+ANYWHERE = {408: "a slow body", 500: "a defect", 503: "a service that does not answer"}
 """Statuses that any call can have. The document says so once."""
 
 SHOWN_BYTES = 500

@@ -14,14 +14,15 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 from serve_app.catalog.catalog import Catalog, load
-from serve_app.domain.addresses import Resolve, resolve
+from serve_app.domain.addresses import Resolve
+from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.ports import Clock
 from serve_app.ingress.app import create_app
 from serve_app.ingress.fal.webhooks import Composer
 from serve_app.ingress.http.hosts import trusted_names
 from serve_app.ingress.replicate.prediction import PredictionRenderer
 from serve_app.ingress.replicate.webhooks import MARK, PredictionComposer
-from serve_app.ingress.services.files import Files, Uploads
+from serve_app.ingress.services.files import Files, UploadLimits, Uploads
 from serve_app.ingress.services.health import Health, Readiness
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
 from serve_app.ingress.services.replies import LAST_BYTE_DELAY_S, Replies
@@ -82,12 +83,13 @@ async def built(
     pools: Mapping[str, PoolConfig] | None = None,
     replica: bool = True,
     room: Any = None,
+    artifact_room: Any = None,
     catalog: Catalog = CATALOG,
     limits: QueueLimits | None = None,
     linger_s: float = LAST_BYTE_DELAY_S,
     storage: Any = None,
     deliver: bool = False,
-    names: Resolve = resolve,
+    names: Resolve | None = None,
     **settings: Any,
 ) -> AsyncGenerator[House]:
     """A started house, closed at the end. ``deliver``: send webhooks to the hosts in ``names``."""
@@ -110,7 +112,11 @@ async def built(
         Composer(queue, storage),
         {MARK: PredictionComposer(queue, PredictionRenderer(catalog, storage))},
     )
-    check: dict[str, Any] = {} if room is None else {"check_disk_space": room}
+    check: dict[str, Any] = {}
+    if room is not None:
+        check |= {"check_disk_space": room, "check_disk_for_upload": room}
+    if artifact_room is not None:
+        check["check_disk_for_artifact"] = artifact_room
     services = Services(
         config=config,
         host_names=trusted_names(config.server.host, config.server.trusted_hosts),
@@ -119,14 +125,16 @@ async def built(
         queue=queue,
         files=Files(
             storage=storage,
-            uploads=Uploads(book, storage, config.limits.max_upload_bytes),
+            uploads=Uploads(book, storage, UploadLimits.of(config), metrics=metrics),
             lifecycles=lifecycles,
             tickets=storage.tickets,
             **check,
         ),
         identity=Identity(keys, Tokens(b"t" * 32, clock), UploadTokens(b"u" * 32, clock)),
         sessions=scripted,
-        webhooks=Webhooks(queue, queue.outbox, seeds, compose, config, clock, metrics, names),
+        webhooks=Webhooks(
+            queue, queue.outbox, seeds, compose, config, clock, metrics, names or NameResolver()
+        ),
         health=Health(Readiness({"storage": storage.check}, clock)),
         clock=clock,
         new_id=RequestIds(clock),

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import psycopg
@@ -18,9 +19,9 @@ from psycopg.conninfo import make_conninfo
 
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.embedded_postgres.files import ROLE, ClusterFiles, FileLock
+from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.migrations import migrate
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
@@ -30,7 +31,7 @@ T = TypeVar("T")
 TABLES = (
     "webhook_deliveries", "artifacts", "usage", "events", "attempts", "requests", "progress",
     "replicas", "fair_lanes", "costs", "audit", "api_keys", "tenants", "installation",
-    "undelivered", "unwanted", "halts", "uploads", "lifecycles", "webhook_keys",
+    "undelivered", "unwanted", "halts", "uploads", "lifecycles", "webhook_keys", "leaders",
 )  # fmt: skip
 
 HOLDING: list[EmbeddedPostgres] = []
@@ -46,6 +47,8 @@ QUICK = QueueLimits(
     max_failures=3,
     max_unconfirmed=4,
 )
+LONG_LEASES = replace(QUICK, lease_s=600.0, first_lease_s=600.0)
+"""Leases that do not run out, however slow the machine; ``QUICK`` is for tests of their expiry."""
 
 
 def until_stopped(files: ClusterFiles, patience_s: float = 30.0) -> None:
@@ -145,7 +148,7 @@ class Ingress:
 
     async def __call__(
         self,
-        limits: QueueLimits = QUICK,
+        limits: QueueLimits = LONG_LEASES,
         edit: Callable[[PostgresQueue], None] = lambda _: None,
     ) -> PostgresQueue:
         own = Database(self.conninfo)

@@ -63,7 +63,7 @@ async def test_a_lease_that_ends_by_death_is_logged_for_its_request(
 async def test_a_lease_that_runs_out_is_logged_for_its_request(
     ingress: Ingress, said: Said
 ) -> None:
-    queue = await ingress()
+    queue = await ingress(QUICK)
     request = await queue.submit(new())
     await lease(queue)
     while not any("lease ran out" in line for line, _ in said):

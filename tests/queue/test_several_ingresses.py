@@ -6,10 +6,14 @@ import asyncio
 import time
 from dataclasses import replace
 
+import psycopg
+import pytest
+
 from serve_app.domain.lease import Signal, SignalKind, Verdict
 from serve_app.domain.request import CancelVerdict, State
 from serve_app.queue.queue import PostgresQueue
 from tests.contract.test_events_contract import watched
+from tests.contract.waiting import eventually
 from tests.queue.database import QUICK, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
 
@@ -120,10 +124,15 @@ async def test_work_is_shared_and_nothing_is_leased_twice(ingress: Ingress) -> N
 
 
 async def test_several_reapers_end_a_lease_once(ingress: Ingress) -> None:
-    queues = [await ingress() for _ in range(3)]
+    queues = [await ingress(QUICK) for _ in range(3)]
     request = await queues[0].submit(new())
     held = (await lease(queues[1])).held
-    await asyncio.sleep(2 * QUICK.lease_s + 0.3)
+
+    async def ended() -> bool:
+        return (await queues[2].get(TENANT, request.id)).failures > 0
+
+    await eventually(ended)
+    await asyncio.sleep(3 * QUICK.check_interval_s)
     assert (await queues[2].get(TENANT, request.id)).failures == 1
     assert (await queues[2].report(report(held))).fenced == (held,)
 
@@ -139,3 +148,50 @@ async def test_an_ingress_that_has_just_started_ends_no_lease(ingress: Ingress) 
     assert (await young.get(TENANT, request.id)).state is State.RUNNING
     await asyncio.sleep(1.5)
     assert (await young.get(TENANT, request.id)).state is State.QUEUED
+
+
+TENANTS = 320
+
+
+@pytest.mark.parametrize(("ingresses", "replicas"), [(4, 2), (8, 1)])
+async def test_no_replica_waits_while_requests_of_many_tenants_are_queued(
+    ingress: Ingress, ingresses: int, replicas: int
+) -> None:
+    patient = replace(PATIENT, ask_wait_s=1.0)
+    queues = [await ingress(patient) for _ in range(ingresses)]
+    for n in range(TENANTS):
+        await queues[0].submit(new(tenant=f"tenant-{n}"))
+    left, empty = TENANTS, 0
+
+    async def replica(queue: PostgresQueue, name: str) -> None:
+        nonlocal left, empty
+        while left:
+            leases = (await queue.ask(ask(1, replica=name))).leases
+            # What the other replicas may be leasing at this moment is not queued.
+            if not leases and left > ingresses * replicas:
+                empty += 1
+            for granted in leases:
+                left -= 1
+                await asyncio.sleep(0.005)
+                await queue.finish(done(granted.held, replica=name))
+
+    await asyncio.gather(
+        *(replica(queue, f"r{i}-{n}") for i, queue in enumerate(queues) for n in range(replicas))
+    )
+    assert empty == 0
+
+
+async def test_requests_that_another_process_is_leasing_do_not_make_a_pool_drained(
+    ingress: Ingress,
+) -> None:
+    here = await ingress(replace(PATIENT, ask_wait_s=10.0))
+    first = await here.submit(new(tenant="first"))
+    second = await here.submit(new(tenant="second"))
+    async with await psycopg.AsyncConnection.connect(ingress.conninfo) as other:
+        await other.execute("SELECT FROM requests WHERE tenant = 'first' FOR UPDATE")
+        got = await asyncio.wait_for(here.ask(ask(1)), 5.0)
+        assert [each.request_id for each in got.leases] == [second.id]
+        asking = asyncio.create_task(here.ask(ask(1)))
+        await asyncio.sleep(0.02)
+    got = await asyncio.wait_for(asking, 5.0)
+    assert [each.request_id for each in got.leases] == [first.id]

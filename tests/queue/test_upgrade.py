@@ -16,7 +16,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg_pool import AsyncConnectionPool
 
 from serve_app.domain.errors import (
     EndpointDraining,
@@ -29,9 +28,9 @@ from serve_app.domain.operations import PauseKind
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Priority, Redacted, Retries, State, WaitReason
 from serve_app.domain.webhook import DeliveryChannel, DeliveryState
+from serve_app.postgres.database import Database, shared_secret
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import Retention
-from serve_app.queue.store.database import Database, shared_secret
 from serve_app.queue.store.migrations import check_applied, migrate, read, shipped
 from serve_app.queue.transactions.signing_keys import PostgresSigningSeeds
 from serve_app.queue.transactions.uploads import PostgresUploads
@@ -319,17 +318,16 @@ async def test_repeated_and_reused_requests_are_found(queue: PostgresQueue) -> N
     assert follower.follows == id_of("running leader")
 
 
-async def test_keys_and_secrets_are_the_same(upgraded: str, database: Database) -> None:
-    async with AsyncConnectionPool(upgraded, open=False) as pool:
-        keys = KeyRing(pool, SystemClock())
-        identity = await keys.authenticate(f"Key {KEY}")
-        assert (identity.tenant, identity.scopes) == (TENANT, {API, ADMIN})
-        assert (await keys.authenticate(f"Key {REPLAYING_KEY}")).replay_undelivered
-        for refused in (EXPIRED_KEY, REVOKED_KEY, DISABLED_KEY):
-            with pytest.raises(Unauthenticated):
-                await keys.authenticate(f"Key {refused}")
-        assert [each.id for each in await keys.list(TENANT)] == [KEY.id, REPLAYING_KEY.id]
-        assert [each.id for each in await keys.list(DISABLED_TENANT)] == [DISABLED_KEY.id]
+async def test_keys_and_secrets_are_the_same(database: Database) -> None:
+    keys = KeyRing(database, SystemClock())
+    identity = await keys.authenticate(f"Key {KEY}")
+    assert (identity.tenant, identity.scopes) == (TENANT, {API, ADMIN})
+    assert (await keys.authenticate(f"Key {REPLAYING_KEY}")).replay_undelivered
+    for refused in (EXPIRED_KEY, REVOKED_KEY, DISABLED_KEY):
+        with pytest.raises(Unauthenticated):
+            await keys.authenticate(f"Key {refused}")
+    assert [each.id for each in await keys.list(TENANT)] == [KEY.id, REPLAYING_KEY.id]
+    assert [each.id for each in await keys.list(DISABLED_TENANT)] == [DISABLED_KEY.id]
     ((stored),) = await database.rows("SELECT value FROM installation WHERE key = 'tickets'")
     assert (await shared_secret(database, "tickets")).hex() == stored[0]
     seeds = await PostgresSigningSeeds(database).all()

@@ -35,6 +35,24 @@ async def test_deleting_takes_what_a_killed_process_left_and_empty_folders(
     assert below(tmp_path) == []
 
 
+async def test_other_users_cannot_read_what_is_stored(tmp_path: Path) -> None:
+    root = tmp_path / "artifacts"
+    root.mkdir(mode=0o755)
+    storage = DirectoryStorage(root, b"k" * 32, "http://in", FakeClock())
+    await storage.start()
+    assert root.stat().st_mode & 0o777 == 0o700
+    root.rmdir()
+    await storage.start()
+    assert root.stat().st_mode & 0o777 == 0o700
+
+
+async def test_a_folder_is_no_file(storage: DirectoryStorage) -> None:
+    await storage.put(KEY, "image/png", chunks(b"x"))
+    for folder in ("r", "r/0195", "r/0195/1"):
+        with pytest.raises(ArtifactNotFound):
+            await storage.size(folder)
+
+
 async def test_nothing_of_an_upload_in_parts_stays_behind(
     storage: DirectoryStorage, tmp_path: Path
 ) -> None:

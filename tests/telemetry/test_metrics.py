@@ -14,12 +14,12 @@ from serve_app.telemetry.metrics import Metrics, MetricsServer
 
 def test_what_happens_is_counted() -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.entered("a/b", State.QUEUED)
-    metrics.entered("a/b", State.QUEUED)
-    metrics.ended("a/b", State.SUCCEEDED, 0.3)
+    metrics.queue.entered("a/b", State.QUEUED)
+    metrics.queue.entered("a/b", State.QUEUED)
+    metrics.queue.ended("a/b", "studio", State.SUCCEEDED, 0.3, 0.5, None)
     metrics.answered("fal.run", 200, 0.02)
-    metrics.depth({"studio": Demand(queued=3, running=2, oldest_wait_s=1.5)})
-    metrics.oldest_transaction(90.0, 4000)
+    metrics.queue.depth({"studio": Demand(queued=3, running=2, oldest_wait_s=1.5)})
+    metrics.queue.oldest_transaction(90.0, 4000)
     forwards = {("denoiser", 1): 1, ("denoiser", 3): 2}
     done = EngineUsage(7, forwards, {("encoder", "nobody else"): 1}, {("flux", "denoising"): 1.5})
     for _ in range(2):
@@ -45,6 +45,16 @@ def test_what_happens_is_counted() -> None:
     assert value("darkroom_database_held_back_transactions") == 4000
 
 
+def test_the_gauges_of_a_pool_that_has_nothing_any_more_are_zero() -> None:
+    metrics = Metrics(CollectorRegistry())
+    metrics.queue.depth({"studio": Demand(queued=3, oldest_wait_s=2.0), "video": Demand(running=1)})
+    metrics.queue.depth({"video": Demand(running=1)})
+    value = metrics.registry.get_sample_value
+    assert value("darkroom_queued", {"pool": "studio"}) == 0
+    assert value("darkroom_oldest_wait_seconds", {"pool": "studio"}) == 0
+    assert value("darkroom_running", {"pool": "video"}) == 1
+
+
 def test_two_registries_do_not_mix() -> None:
     one, two = Metrics(CollectorRegistry()), Metrics(CollectorRegistry())
     one.unexpected("x")
@@ -53,7 +63,7 @@ def test_two_registries_do_not_mix() -> None:
 
 def test_metrics_are_served_on_loopback_until_closed() -> None:
     metrics = Metrics(CollectorRegistry())
-    metrics.entered("a/b", State.FAILED)
+    metrics.queue.entered("a/b", State.FAILED)
     server = MetricsServer(metrics.registry, 0)
     server.start()
     server.start()

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from psycopg_pool import AsyncConnectionPool
 
 from serve_app.domain.errors import DatabaseUnavailable, Unauthenticated
-from serve_app.queue.store.database import CONNECT
-from serve_app.tenants.api_keys import CACHE_S, KeyRing
+from serve_app.postgres.database import Database
+from serve_app.tenants.api_keys import CACHE_S, STALE_S, KeyRing
 from tests.fakes.clock import FakeClock
 
 
 @pytest.fixture
-async def pool(conninfo: str) -> AsyncIterator[AsyncConnectionPool[Any]]:
-    async with AsyncConnectionPool[Any](
-        conninfo, kwargs=dict(CONNECT), min_size=1, open=False
-    ) as pool:
-        yield pool
+async def database(conninfo: str) -> AsyncIterator[Database]:
+    own = Database(conninfo, connections=2)
+    await own.start()
+    yield own
+    await own.aclose()
 
 
 async def test_a_key_revoked_elsewhere_is_shut_out_within_seconds(
-    pool: AsyncConnectionPool[Any],
+    database: Database,
 ) -> None:
     clock = FakeClock()
-    here, elsewhere = KeyRing(pool, clock), KeyRing(pool, clock)
+    here, elsewhere = KeyRing(database, clock), KeyRing(database, clock)
     made = await here.create("studio")
     await here.authenticate(f"Key {made}")
     await elsewhere.revoke(made.id)
@@ -35,46 +35,77 @@ async def test_a_key_revoked_elsewhere_is_shut_out_within_seconds(
         await here.authenticate(f"Key {made}")
 
 
-async def test_a_disabled_tenants_keys_are_shut_out(pool: AsyncConnectionPool[Any]) -> None:
-    keys = KeyRing(pool, FakeClock())
+async def test_a_token_of_a_key_revoked_elsewhere_is_shut_out_within_seconds(
+    database: Database,
+) -> None:
+    clock = FakeClock()
+    here, elsewhere = KeyRing(database, clock), KeyRing(database, clock)
+    made = await here.create("studio")
+    assert (await here.identity_of(made.id)).tenant == "studio"
+    await elsewhere.revoke(made.id)
+    clock.advance(CACHE_S + 0.1)
+    with pytest.raises(Unauthenticated, match="no longer valid"):
+        await here.identity_of(made.id)
+
+
+async def test_a_disabled_tenants_keys_are_shut_out(database: Database) -> None:
+    keys = KeyRing(database, FakeClock())
     made = await keys.create("studio")
-    async with pool.connection() as connection:
-        await connection.execute("UPDATE tenants SET disabled_at = now()")
+    await database.rows("UPDATE tenants SET disabled_at = now()")
     with pytest.raises(Unauthenticated):
         await keys.authenticate(f"Key {made}")
 
 
 async def test_a_key_that_was_seen_lately_needs_no_database(
-    pool: AsyncConnectionPool[Any],
+    database: Database,
 ) -> None:
     clock = FakeClock()
-    keys = KeyRing(pool, clock)
+    keys = KeyRing(database, clock)
     made = await keys.create("studio")
     await keys.authenticate(f"Key {made}")
-    await pool.close()
+    await database.aclose()
     assert (await keys.authenticate(f"Key {made}")).tenant == "studio"
     clock.advance(CACHE_S + 0.1)
+    assert (await keys.authenticate(f"Key {made}")).tenant == "studio"
+    clock.advance(STALE_S)
     with pytest.raises(DatabaseUnavailable):
         await keys.authenticate(f"Key {made}")
 
 
+async def test_many_calls_at_once_look_a_key_up_once(database: Database) -> None:
+    made = await KeyRing(database, FakeClock()).create("studio")
+    counting = CountingDatabase(database.conninfo)
+    await counting.start()
+    keys = KeyRing(counting, FakeClock())
+    callers = await asyncio.gather(*(keys.authenticate(f"Key {made}") for _ in range(20)))
+    await counting.aclose()
+    assert {each.tenant for each in callers} == {"studio"}
+    assert counting.statements == 1
+
+
+class CountingDatabase(Database):
+    statements = 0
+
+    async def rows(self, sql: str, *given: Any, **named: Any) -> list[tuple[Any, ...]]:
+        self.statements += 1
+        return await super().rows(sql, *given, **named)
+
+
 async def test_invented_ids_neither_fill_the_memory_nor_push_good_keys_out(
-    pool: AsyncConnectionPool[Any],
+    database: Database,
 ) -> None:
-    keys = KeyRing(pool, FakeClock(), size=10)
+    keys = KeyRing(database, FakeClock(), size=10)
     made = await keys.create("studio")
     await keys.authenticate(f"Key {made}")
     for number in range(30):
         with pytest.raises(Unauthenticated):
             await keys.authenticate(f"Key invented{number}:{'0' * 64}")
-    await pool.close()
+    await database.aclose()
     assert (await keys.authenticate(f"Key {made}")).tenant == "studio"
 
 
-async def test_no_secret_is_stored(pool: AsyncConnectionPool[Any]) -> None:
-    made = await KeyRing(pool, FakeClock()).create("studio")
-    async with pool.connection() as connection:
-        cursor = await connection.execute("SELECT api_keys::text FROM api_keys")
-        rows = await cursor.fetchall()
+async def test_no_secret_is_stored(database: Database) -> None:
+    made = await KeyRing(database, FakeClock()).create("studio")
+    rows = await database.rows("SELECT api_keys::text FROM api_keys")
     assert made.id in str(rows)
     assert made.secret not in str(rows)

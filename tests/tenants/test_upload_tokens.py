@@ -6,10 +6,13 @@ import jwt
 import pytest
 
 from serve_app.domain.errors import Unauthenticated
-from serve_app.tenants.tokens import CLIENT_VALID_S, VALID_S, UploadTokens
+from serve_app.tenants.api_keys import API, Caller
+from serve_app.tenants.tokens import CLIENT_VALID_S, VALID_S, UploadGrant, UploadTokens
 from tests.fakes.clock import FakeClock
 
 SECRET = b"s" * 32
+CALLER = Caller("dk_1", "studio", frozenset({API}))
+GRANT = UploadGrant("studio", "dk_1")
 
 
 @pytest.fixture
@@ -22,39 +25,40 @@ def tokens(clock: FakeClock) -> UploadTokens:
     return UploadTokens(SECRET, clock)
 
 
-def test_a_token_names_its_tenant(tokens: UploadTokens) -> None:
-    assert tokens.tenant_of(f"Bearer {tokens.make('studio').text}") == "studio"
+def test_a_token_names_its_tenant_and_its_key(tokens: UploadTokens) -> None:
+    assert tokens.grant_of(f"Bearer {tokens.make(CALLER).text}") == GRANT
 
 
 def test_the_client_gets_an_earlier_end_than_the_true_one(
     tokens: UploadTokens, clock: FakeClock
 ) -> None:
-    made = tokens.make("studio")
+    made = tokens.make(CALLER)
     assert made.expires_at == clock.now() + timedelta(seconds=CLIENT_VALID_S)
     clock.advance(VALID_S - 1)
-    assert tokens.tenant_of(f"Bearer {made.text}") == "studio"
+    assert tokens.grant_of(f"Bearer {made.text}") == GRANT
     clock.advance(1)
     with pytest.raises(Unauthenticated, match="expired"):
-        tokens.tenant_of(f"Bearer {made.text}")
+        tokens.grant_of(f"Bearer {made.text}")
 
 
 @pytest.mark.parametrize("header", [None, "", "Key id:secret", "Bearer id:secret", "Basic x"])
 def test_what_is_no_token_is_left_to_others(tokens: UploadTokens, header: str | None) -> None:
-    assert tokens.tenant_of(header) is None
+    assert tokens.grant_of(header) is None
 
 
 def test_what_we_did_not_sign_for_uploads_is_refused(
     tokens: UploadTokens, clock: FakeClock
 ) -> None:
-    claims = {"aud": "uploads", "sub": "studio", "exp": clock.now().timestamp() + 60}
+    claims = {"aud": "uploads", "sub": "studio", "key": "dk_1", "exp": clock.now().timestamp() + 60}
     forged = [
         "x",
         jwt.encode(claims, b"o" * 32, "HS256"),
         jwt.encode(claims, None, "none"),
         jwt.encode({**claims, "aud": "realtime"}, SECRET, "HS256"),
-        jwt.encode({"aud": "uploads", "sub": "studio"}, SECRET, "HS256"),
-        tokens.make("studio").text[:-2],
+        jwt.encode({"aud": "uploads", "sub": "studio", "key": "dk_1"}, SECRET, "HS256"),
+        jwt.encode({**claims, "key": None}, SECRET, "HS256"),
+        tokens.make(CALLER).text[:-2],
     ]
     for each in forged:
         with pytest.raises(Unauthenticated, match="not valid"):
-            tokens.tenant_of(f"Bearer {each}")
+            tokens.grant_of(f"Bearer {each}")

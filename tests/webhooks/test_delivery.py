@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import DatabaseUnavailable, RequestNotFound, StorageUnavailable
+from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.webhook import (
     ClaimedDelivery,
     DeliveryState,
@@ -24,7 +24,7 @@ from serve_app.queue.store.config import QueueLimits
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.logs import request_id
 from serve_app.webhooks import delivery
-from serve_app.webhooks.circuit_breaker import MAX_IN_FLIGHT, PROVEN
+from serve_app.webhooks.circuit_breaker import MAX_UNPROVEN_PER_TENANT, PROVEN
 from serve_app.webhooks.delivery import DeliveryWorker, RetryRules
 from serve_app.webhooks.sender import Sender
 from serve_app.webhooks.signing import Signer
@@ -48,6 +48,12 @@ class Counted:
 
     def webhooks(self, backlog: WebhookBacklog) -> None:
         self.backlog = backlog
+
+    def webhook_called(self, result: str, elapsed_s: float) -> None:
+        del result, elapsed_s
+
+    def breakers(self, receivers: int, tenants: int) -> None:
+        del receivers, tenants
 
 
 async def plain(claimed: ClaimedDelivery) -> bytes:
@@ -76,7 +82,9 @@ async def post(
     compose: Callable[..., object] = plain, waits_s: tuple[float, ...] = (0.0,) * 9
 ) -> AsyncIterator[Post]:
     queue = FakeQueue(CLOCK, FakeTerms(), QueueLimits(), FakeLiveness())
-    sender = Sender(resolve, Signer(FakeSigningSeeds(CLOCK), CLOCK), CLOCK, allow_private=True)
+    sender = Sender(
+        NameResolver(), Signer(FakeSigningSeeds(CLOCK), CLOCK), CLOCK, allow_private=True
+    )
     await sender.start()
     tally = Counted()
     rules = RetryRules(waits_s, give_up_s=3600.0, check_interval_s=0.02)
@@ -106,9 +114,11 @@ async def test_receivers_that_hang_or_are_down_delay_no_others() -> None:
         await down.start()
         await down.aclose()
         good = await stack.enter_async_context(Receiver())
-        for receiver in (*hanging, down):
+        for receiver in hanging:
             for _ in range(10):
                 await here.ended(receiver.url())
+        for _ in range(10):
+            await here.ended(down.url(), tenant="cleo")
         for _ in range(20):
             await here.ended(good.url(), tenant="bob")
         here.worker.start()
@@ -117,7 +127,24 @@ async def test_receivers_that_hang_or_are_down_delay_no_others() -> None:
         await here.until(lambda: here.tally.results["failed"] >= 5)
         await asyncio.sleep(0.3)
         assert here.tally.results["failed"] <= 7
-        assert sum(len(receiver.received) for receiver in hanging) <= MAX_IN_FLIGHT
+        assert sum(len(receiver.received) for receiver in hanging) <= MAX_UNPROVEN_PER_TENANT
+
+
+async def test_two_tenants_with_many_receivers_that_hang_delay_no_third() -> None:
+    async with AsyncExitStack() as stack, post() as here:
+        hanging = [
+            await stack.enter_async_context(Receiver(always(Reply(hangs=True)))) for _ in range(90)
+        ]
+        good = await stack.enter_async_context(Receiver())
+        for receiver in hanging:
+            for tenant in ("ann", "bob"):
+                await here.ended(receiver.url(), tenant)
+        here.worker.start()
+        held = 2 * MAX_UNPROVEN_PER_TENANT
+        await here.until(lambda: sum(len(each.received) for each in hanging) >= held)
+        await here.ended(good.url(), tenant="cleo")
+        await good.until(1, within_s=1.5)
+        assert sum(len(each.received) for each in hanging) == held
 
 
 async def test_a_receiver_that_comes_back_gets_everything() -> None:
@@ -187,9 +214,10 @@ async def test_memory_holds_only_what_is_on_its_way() -> None:
                 for _ in range(4):
                     await here.ended(receiver.url(), tenant)
         here.worker.start()
-        await here.until(lambda: sum(len(each.received) for each in hosts) >= MAX_IN_FLIGHT)
+        most = 3 * MAX_UNPROVEN_PER_TENANT
+        await here.until(lambda: sum(len(each.received) for each in hosts) >= most)
         await asyncio.sleep(0.2)
-        assert len(made) <= MAX_IN_FLIGHT
+        assert len(made) <= most
 
 
 async def test_what_the_receiver_took_is_written_down_when_the_database_is_back(

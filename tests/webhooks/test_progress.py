@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.lease import Lease
+from serve_app.domain.name_resolution import NameResolver
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Request
 from serve_app.domain.webhook import ClaimedDelivery, ReceiverResponse, Webhook, WebhookBacklog
@@ -102,7 +102,7 @@ class Place:
 async def place() -> AsyncGenerator[Place]:
     queue = Queue(CLOCK, FakeTerms(), QueueLimits(), FakeLiveness())
     signer = Signer(FakeSigningSeeds(CLOCK), CLOCK)
-    sender, tally = CountingSender(resolve, signer, CLOCK, allow_private=True), Counted()
+    sender, tally = CountingSender(NameResolver(), signer, CLOCK, allow_private=True), Counted()
     await sender.start()
     herald = ProgressNotifier(queue, sender, CLOCK, tally)
     try:

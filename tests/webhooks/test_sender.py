@@ -12,7 +12,8 @@ from email.utils import format_datetime
 import httpcore
 import pytest
 
-from serve_app.domain.addresses import PrivateAddress, resolve
+from serve_app.domain.addresses import PrivateAddress
+from serve_app.domain.name_resolution import NameResolver
 from serve_app.telemetry.clock import SystemClock
 from serve_app.webhooks.sender import PublicOnly, Sender, trusted
 from serve_app.webhooks.signing import SignedMessage, Signer
@@ -32,7 +33,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 @pytest.fixture
 async def sender() -> AsyncIterator[Sender]:
     async def names(host: str, port: int) -> Sequence[str]:
-        return ["127.0.0.1"] if host.endswith(".example") else await resolve(host, port)
+        return ["127.0.0.1"] if host.endswith(".example") else await NameResolver()(host, port)
 
     sender = Sender(names, Signer(FakeSigningSeeds(CLOCK), CLOCK), CLOCK, allow_private=True)
     await sender.start()
@@ -173,7 +174,7 @@ async def test_a_private_receiver_is_dead_at_once_and_the_setting_is_named(
     receiver: Receiver,
 ) -> None:
     signer = Signer(FakeSigningSeeds(CLOCK), CLOCK)
-    sender = Sender(resolve, signer, CLOCK, allow_private=False)
+    sender = Sender(NameResolver(), signer, CLOCK, allow_private=False)
     await sender.start()
     try:
         answer = await sender.post(receiver.url(), PARCEL, 5.0)

@@ -16,8 +16,8 @@ from PIL import Image
 
 from deployments.transfer.fetcher import Fetcher, fetcher_client
 from serve_app import fal_plain_http
-from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import InvalidInput
+from serve_app.domain.name_resolution import NameResolver
 from tests.wire.served import Address, served
 
 pytestmark = pytest.mark.wire
@@ -222,7 +222,9 @@ async def test_what_was_uploaded_is_an_input_by_whatever_name_the_client_knows_u
 ) -> None:
     """Fetch a file as a replica does: from the ingress, which may have a private address."""
     url = httpx.URL(await async_client.upload(CONTENT, "image/png", file_name="cat.png"))
-    fetcher = Fetcher(fetcher_client(), resolve, max_bytes=MIB, timeout_s=10.0, allow_private=False)
+    fetcher = Fetcher(
+        fetcher_client(), NameResolver(), max_bytes=MIB, timeout_s=10.0, allow_private=False
+    )
     for name in ("127.0.0.1", "darkroom.invalid", "v3.fal.media"):
         named = str(url.copy_with(host=name))
         assert await fetcher.fetch(named, "image_url", fakes.url) == CONTENT

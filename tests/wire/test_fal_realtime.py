@@ -9,6 +9,7 @@ import fal_client.client
 import pytest
 
 from serve_app import fal_plain_http
+from tests.wire.served import served
 
 pytestmark = pytest.mark.wire
 
@@ -69,3 +70,20 @@ def test_a_key_that_is_not_valid_raises() -> None:
         with stranger.realtime(PROBE):
             pass
     stranger._client.close()
+
+
+def test_one_session_more_than_a_tenant_may_have_raises() -> None:
+    with served(max_sessions_per_tenant=1) as address:
+        fal_plain_http.use(address.url)
+        limited = fal_client.SyncClient(key=address.key)
+        with limited.realtime(PROBE, use_jwt=False) as first:
+            first.send({"echo": 1})
+            assert (first.recv() or {})["echo"] == 1
+            with limited.realtime(PROBE, use_jwt=False) as second:
+                with pytest.raises(
+                    fal_client.client.RealtimeError, match="CONCURRENT_REQUESTS_LIMIT: You have 1"
+                ):
+                    second.recv()
+            first.send({"echo": 2})
+            assert (first.recv() or {})["echo"] == 2
+        limited._client.close()

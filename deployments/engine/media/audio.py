@@ -144,6 +144,13 @@ def _rate(kind: _Kind, rate: int) -> int:
 
 FORMATS = ("WAV", "FLAC", "MP3", "AAC", "Ogg", "M4A", "WebM")
 
+MIN_RATE = 4_000
+"""Samples a second of the slowest audio that is read. Each sample of a slower file would become
+thousands of samples of a model: 10 kB at 1 Hz took 400 MB."""
+
+MAX_FRAME_S = 60
+"""Length of one packet of audio. Codecs make packets of less than 5 seconds."""
+
 _BEGINNINGS = {b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3"}
 
 
@@ -156,8 +163,18 @@ class InputAudio:
     def read_first(self) -> None:
         """Decode the first samples. Raises ``InvalidInput`` when there are none."""
         with self._media.opened() as container:
-            if next(_decoded(container), None) is None:
+            if next(self._decoded(container), None) is None:
                 raise self._media.unread("it has no samples")
+
+    def _decoded(self, container: InputContainer) -> Iterator[AudioFrame]:
+        if not container.streams.audio:
+            return
+        for frame in container.decode(container.streams.audio[0]):
+            if frame.sample_rate < MIN_RATE:
+                raise self._media.unread(f"it has fewer than {MIN_RATE} samples a second")
+            if frame.samples > MAX_FRAME_S * frame.sample_rate:
+                raise self._media.unread(f"a packet has more than {MAX_FRAME_S} seconds")
+            yield frame
 
     def samples(self, rate: int, channels: int, most_s: float) -> Samples:
         """Return the first ``most_s`` seconds: float32 [channels, samples], -1 to 1.
@@ -168,7 +185,7 @@ class InputAudio:
         parts: list[Samples] = []
         left = round(most_s * rate)
         with self._media.opened() as container:
-            for frame in _with_flush(_decoded(container)):
+            for frame in _with_flush(self._decoded(container)):
                 for made in resampler.resample(frame):
                     parts.append(made.to_ndarray()[:, :left].astype(np.float32, copy=False))
                     left -= parts[-1].shape[1]
@@ -183,11 +200,6 @@ def read_audio(body: bytes, field: str) -> InputAudio:
     audio = InputAudio(InputMedia(body, field, "audio", type_, FORMATS, _demuxer))
     audio.read_first()
     return audio
-
-
-def _decoded(container: InputContainer) -> Iterator[AudioFrame]:
-    if container.streams.audio:
-        yield from container.decode(container.streams.audio[0])
 
 
 def _with_flush(frames: Iterator[AudioFrame]) -> Iterator[AudioFrame | None]:

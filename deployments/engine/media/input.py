@@ -13,6 +13,7 @@ from enum import StrEnum
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from deployments.engine.media import isobmff
 from serve_app.domain.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -46,8 +47,17 @@ def read_input(kind: InputKind, body: bytes, field: str) -> Any:
             return read_audio(body, field)
 
 
-_ALONE = {"protocol_whitelist": "pipe", "enable_drefs": "0", "use_absolute_path": "0"}
-"""FFmpeg options that restrict reading to the bytes, whatever the file refers to."""
+MAX_FRAME_PIXELS = 4096 * 4096
+"""Pixels of one frame of a video. FFmpeg decodes frames already to open a file."""
+
+_LIMITED = {
+    "protocol_whitelist": "pipe",
+    "enable_drefs": "0",
+    "use_absolute_path": "0",
+    "max_pixels": str(MAX_FRAME_PIXELS),
+}
+"""FFmpeg options that restrict reading to the bytes, whatever the file refers to, and that keep
+decoders from allocating larger frames."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +82,10 @@ class InputMedia:
             message = f"the file is not a supported {self.what} file ({', '.join(self.formats)})"
             known = {"supported_formats": list(self.formats)}
             raise InvalidInput.of_field(self.field, message, self.type, known)
+        if demuxer == "mov" and (why := isobmff.refusal(self.body)) is not None:
+            raise self.unread(why)
         try:
-            with av.open(BytesIO(self.body), "r", format=demuxer, options=_ALONE) as container:
+            with av.open(BytesIO(self.body), "r", format=demuxer, options=_LIMITED) as container:
                 yield container
         except (av.FFmpegError, ValueError) as error:
             raise self.unread(str(error)) from None

@@ -11,12 +11,14 @@ from av.video.frame import VideoFrame
 from PIL import Image
 
 from deployments.engine.media.images import fit
-from deployments.engine.media.input import InputMedia, is_isobmff, is_matroska
+from deployments.engine.media.input import MAX_FRAME_PIXELS, InputMedia, is_isobmff, is_matroska
 from serve_app.domain.errors import InvalidInput
 
 FORMATS = ("MP4", "WebM", "GIF")
-MAX_FRAME_PIXELS = 4096 * 4096  # in one frame
 MAX_FRAMES_READ = 10_000  # frames decoded from a file, used or not
+MAX_PIXELS_READ = MAX_FRAMES_READ * 1920 * 1080 // 2
+"""Pixels decoded from a file, used or not. One core decodes them in some minutes; 10,000 frames of
+4096×4096 would take an hour."""
 MAX_FPS = 1000
 
 
@@ -92,6 +94,7 @@ class InputVideo:
         self._check_size(stream.width, stream.height)
         stream.thread_type = "AUTO"
         began: Fraction | None = None
+        pixels = 0
         for number, frame in enumerate(container.decode(stream)):
             if number >= MAX_FRAMES_READ:
                 message = f"the video has more than {MAX_FRAMES_READ} frames"
@@ -99,6 +102,12 @@ class InputVideo:
                 field = self._media.field
                 raise InvalidInput.of_field(field, message, "video_duration_too_long", most)
             self._check_size(frame.width, frame.height)
+            pixels += frame.width * frame.height
+            if pixels > MAX_PIXELS_READ:
+                message = f"the frames of the video have more than {MAX_PIXELS_READ} pixels in all"
+                most = {"max_pixels": MAX_PIXELS_READ}
+                field = self._media.field
+                raise InvalidInput.of_field(field, message, "video_duration_too_long", most)
             at = Fraction(frame.pts or 0) * (frame.time_base or 0)
             began = at if began is None else began
             yield max(at - began, Fraction(0)), frame

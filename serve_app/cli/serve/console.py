@@ -118,7 +118,8 @@ class LogFollower:
     def _rotate(self, log: TextIO) -> None:
         """Copy the file and truncate it in place, because the writers keep it open for append.
 
-        Lines that arrive between the copy and the truncation appear only on the console.
+        Lines that arrive between the copy and the last read appear only on the console, and those
+        of the moment between that read and the truncation nowhere.
         """
         shutil.copyfile(self._path, self._path.with_suffix(".log.1"))
         self._console.write(log.read())

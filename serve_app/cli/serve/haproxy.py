@@ -1,5 +1,5 @@
 """Wrapper script for HAProxy. Ray Serve writes HAProxy's configuration and starts it, but has no
-setting for three things that Darkroom needs. Ray therefore gets a script instead of the binary:
+setting for five things that Darkroom needs. Ray therefore gets a script instead of the binary:
 
 - ``-dS`` disables splicing. With ``option splice-request`` HAProxy 2.8 sometimes does not notice
   that a client has closed its connection (7 of 72 tries, none of 24 without splicing). The client's
@@ -7,12 +7,18 @@ setting for three things that Darkroom needs. Ray therefore gets a script instea
 - HAProxy sends a UDP message for each call to a default syslog address, from a port on all
   interfaces. The script removes this unless ``RAY_SERVE_HAPROXY_LOG_TARGET`` is set.
 - HAProxy binds its metrics and statistics on all interfaces. The script binds them on loopback.
+- HAProxy waits an hour for the headers of a call. 4,200 clients that sent half of them kept out all
+  others. The script adds the ``timeout http-request`` of the TLS port.
+- HAProxy forwards the ``X-Forwarded-`` headers of every client. The script removes them, unless the
+  client is one of ``DARKROOM_TRUSTED_PROXIES``.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import shlex
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 SCRIPT = r"""#!/bin/sh
@@ -26,6 +32,14 @@ for argument; do
         done
         if [ -z "$RAY_SERVE_HAPROXY_LOG_TARGET" ]; then
             sed -i.ray -e '/^ *log 127\.0\.0\.1:514 /d' "$argument"
+        fi
+        if ! grep -q '^ *timeout http-request ' "$argument"; then
+            sed -i.ray -e '/^defaults/a\
+\    timeout http-request {headers_s}s' "$argument"
+        fi
+        if ! grep -q '{removed}' "$argument"; then
+            sed -i.ray -e '/^frontend http_frontend/a\
+\    {removed}{unless}' "$argument"
         fi
         ;;
     esac
@@ -46,9 +60,25 @@ def binary() -> str:
     return get_haproxy_binary()
 
 
-def write_script(directory: Path) -> Path:
+HEADERS_S = 30
+"""Limit for the headers of a call, as at the TLS port."""
+
+REMOVED = "http-request del-header x-forwarded- -m beg"
+
+
+def write_script(
+    directory: Path, trusted_proxies: Sequence[IPv4Network | IPv6Network] = ()
+) -> Path:
     """Write the script to ``directory`` and return its path. Ray runs it as the HAProxy binary."""
+    sources = " ".join(map(str, trusted_proxies))
     script = directory / "haproxy"
-    script.write_text(SCRIPT.format(binary=shlex.quote(binary())))
+    script.write_text(
+        SCRIPT.format(
+            binary=shlex.quote(binary()),
+            headers_s=HEADERS_S,
+            removed=REMOVED,
+            unless=f" unless {{ src {sources} }}" if sources else "",
+        )
+    )
     script.chmod(0o700)
     return script

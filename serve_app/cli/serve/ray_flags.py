@@ -6,7 +6,10 @@ and inherited by the child processes.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Sequence
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 from serve_app.cli.serve import haproxy
@@ -36,6 +39,8 @@ def flags(run_dir: Path) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "0.5",
         # Ray's default, 15, is for background work. Here a client waits for the result.
         "RAY_worker_niceness": "0",
+        # uvicorn believes X-Forwarded- headers of loopback, and there HAProxy forwards every call.
+        "FORWARDED_ALLOW_IPS": "",
         "PYTHONUNBUFFERED": "1",
     }
     if not haproxy.available():
@@ -60,11 +65,22 @@ def flags(run_dir: Path) -> dict[str, str]:
     }
 
 
-def export(run_dir: Path) -> None:
+def protect_token(home: Path) -> None:
+    """Make the token file that Ray has written readable by its owner only.
+
+    Whoever knows the token can run code in the cluster, and Ray writes the file with the umask.
+    """
+    with contextlib.suppress(FileNotFoundError, PermissionError):  # Ray's authentication is off
+        (home / ".ray" / "auth_token").chmod(0o600)
+
+
+def export(run_dir: Path, trusted_proxies: Sequence[IPv4Network | IPv6Network]) -> None:
     """Set the variables in this process's environment. Variables that the user has set are kept."""
     (run_dir / "h").mkdir(mode=0o700, parents=True, exist_ok=True)
     chosen = flags(run_dir)
     if haproxy.available():
-        chosen["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(haproxy.write_script(run_dir))
+        chosen["RAY_SERVE_HAPROXY_BINARY_PATH"] = str(
+            haproxy.write_script(run_dir, trusted_proxies)
+        )
     for name, value in chosen.items():
         os.environ.setdefault(name, value)  # noqa: TID251 writes for Ray, does not read a setting

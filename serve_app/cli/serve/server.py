@@ -162,7 +162,7 @@ class ServeCommand:
 
     def _start(self, settings: dict[str, Any]) -> None:
         self._log.start()
-        ray_flags.export(self._installation.run_dir)
+        ray_flags.export(self._installation.run_dir, self._config.server.trusted_proxies)
         # Ray reads its flags when it is imported, so it is imported after they are exported.
         started = time.monotonic()
         self._start_ray()
@@ -188,6 +188,7 @@ class ServeCommand:
             object_store_memory=OBJECT_STORE_BYTES,
             _temp_dir=str(self._installation.run_dir / "ray"),
         )
+        ray_flags.protect_token(Path.home())
         self._addresses["ray_address"] = ray.get_runtime_context().gcs_address
         _listen()  # ray.init has installed Ray's own handlers.
         self._record_all()

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from serve_app.domain.errors import ArtifactNotFound, Forbidden, InvalidInput, TooLarge
 from serve_app.domain.ports import Storage
+from serve_app.ingress.http.body import DISK_CHECK_BYTES, DiskCheck
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
@@ -104,9 +105,11 @@ async def write(request: HttpRequest) -> Response:
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > grant.max_bytes:
         raise _too_large(grant)
-    size = await services_of(request).files.storage.put(
-        grant.key, grant.media_type, _capped(request, grant)
-    )
+    services = services_of(request)
+    chunks = _capped(request, grant, services.files.check_disk_for_artifact)
+    with services.metrics.uploading("replica"):
+        size = await services.files.storage.put(grant.key, grant.media_type, chunks)
+    services.metrics.uploaded("replica", size)
     body: WrittenFile = {"key": grant.key, "size": size}
     return json_reply(body)
 
@@ -172,9 +175,14 @@ def _grant(request: HttpRequest) -> TicketGrant:
     return tickets.check(key, request.query_params)
 
 
-async def _capped(request: HttpRequest, grant: TicketGrant) -> AsyncIterator[bytes]:
-    size = 0
+async def _capped(
+    request: HttpRequest, grant: TicketGrant, room: DiskCheck
+) -> AsyncIterator[bytes]:
+    size, looked_at = 0, -DISK_CHECK_BYTES
     while True:
+        if size - looked_at >= DISK_CHECK_BYTES:
+            looked_at = size
+            await room()
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientDisconnect

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Annotated, Any, Literal, NotRequired, cast
@@ -25,6 +24,7 @@ from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, i
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.http.time_buckets import CURSOR, MAX_ENDPOINTS, PageLinks
 from serve_app.ingress.openapi.document import ApiDocument, document_of
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 
 MAX_PAGE = 100
@@ -101,7 +101,7 @@ async def models(request: HttpRequest) -> Response:
     origin = origin_of(request)
     listed = [_model(each, origin) for each in page]
     if _expand(request):
-        await asyncio.to_thread(_describe, listed, page, document_of(request), origin)
+        await in_cpu_thread(_describe, listed, page, document_of(request), origin)
     more = len(found) > limit
     body: ModelPage = {
         "models": listed,

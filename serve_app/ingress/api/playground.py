@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from starlette.routing import Route
 
 from serve_app.domain.errors import NotFound
 from serve_app.ingress.http.context import context_of
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.settings import Config
 
@@ -58,7 +58,7 @@ ROUTES = [
 
 async def _answer(request: HttpRequest, name: str) -> Response:
     context_of(request).route = "page"
-    found = (await asyncio.to_thread(_files)).get(name)
+    found = (await in_cpu_thread(_files)).get(name)
     if found is None:
         raise NotFound(f"The page has no {name[:100]}.")
     headers = {

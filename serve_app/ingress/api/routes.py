@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, Literal, cast
 
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
@@ -74,6 +76,17 @@ async def status(request: HttpRequest) -> Response:
     return json_reply(body)
 
 
+async def metrics(request: HttpRequest) -> Response:
+    """Write the metrics of the ingress replica that answers, in Prometheus' text format. They name
+    endpoints and pools, and need the scope ``admin``."""
+    context_of(request).route = "metrics"
+    await authenticate(request, ADMIN)
+    registry = services_of(request).metrics.registry
+    # Milliseconds for thousands of series, and a look at the disk.
+    text = await asyncio.to_thread(generate_latest, registry)
+    return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
+
+
 async def unknown(request: HttpRequest) -> Response:
     raise NotFound(f"There is nothing at {request.url.path}.")
 
@@ -82,6 +95,12 @@ STATUS = Operation(
     "getStatus",
     "Show pools, replicas and checks. Needs the scope `admin`",
     {200: answer("The status of the installation.", InstallationStatus)},
+    errors=(403,),
+)
+METRICS = Operation(
+    "getMetrics",
+    "Show the metrics of the ingress replica that answers. Needs the scope `admin`",
+    {200: answer("Metrics in Prometheus' text format.", str, CONTENT_TYPE_LATEST)},
     errors=(403,),
 )
 
@@ -147,5 +166,6 @@ ROUTES = [
         "/readyz", ready, {"GET": CHECK_READY, "HEAD": replace(CHECK_READY, name="readyHead")}
     ),
     DocumentedRoute("/v1/status", status, {"GET": STATUS}),
+    DocumentedRoute("/metrics", metrics, {"GET": METRICS}),
     Route("/v1/{rest:path}", unknown),
 ]

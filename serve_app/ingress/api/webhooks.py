@@ -34,7 +34,7 @@ from serve_app.ingress.http.openapi import (
 from serve_app.ingress.services import request_ids
 from serve_app.ingress.services.services import services_of
 from serve_app.tenants.api_keys import ADMIN
-from serve_app.webhooks.delivery import FIRST_TIMEOUT_S
+from serve_app.webhooks.delivery import TIMEOUT_S
 from serve_app.webhooks.signing import SignedMessage
 from serve_app.webhooks.target import BadTarget
 
@@ -161,13 +161,13 @@ async def tested(request: HttpRequest) -> Response:
         raise invalid_input(error) from None
     webhooks = services_of(request).webhooks
     try:
-        url = await webhooks.targets.check(wish.url)
+        url = await webhooks.targets.check(wish.url, caller.tenant)
     except BadTarget as wrong:
         raise InvalidInput.of_field("url", f"url {wrong}", "value_error") from None
     request_id = context_of(request).request_id
     body = TEST_BODY.replace(b"%(id)s", request_id.encode())
     parcel = SignedMessage(str(uuid4()), request_id, caller.tenant, body)
-    response = await webhooks.sender.post(url, parcel, FIRST_TIMEOUT_S)
+    response = await webhooks.sender.post(url, parcel, TIMEOUT_S)
     return json_reply(_test_result(response))
 
 

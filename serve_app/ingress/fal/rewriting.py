@@ -3,8 +3,10 @@
 fal separates its services by host name, Darkroom by the first segment of the path. The rules apply
 in this order:
 
-1. The header ``x-fal-target-url``, on any path: the URL that fal's JavaScript client wanted before
-   its ``proxyUrl`` sent the call here. The URL is not fetched, it only names the call.
+1. The header ``x-fal-target-url``, at ``/fal/proxy`` and below: the URL that fal's JavaScript
+   client wanted before its ``proxyUrl`` sent the call here. The URL is not fetched, it only names
+   the call. On other paths the header means nothing, so that the rules of a proxy for a path cannot
+   be evaded and a cache never stores the response of another path.
 2. A path that begins with a segment of Darkroom's own: ``/queue``, ``/files``, ``/v1`` …
 3. The ``Host`` header: ``queue.*``, ``rest.*``, ``*.fal.media``. Any other host means run.
 """
@@ -18,7 +20,7 @@ from urllib.parse import SplitResult, quote, unquote, urlsplit
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
@@ -28,6 +30,8 @@ from serve_app.ingress.http.routing import first_segment
 from serve_app.ingress.services.services import services_of
 
 TARGET = b"x-fal-target-url"
+PROXY_PATH = "/fal/proxy"
+_VARY = (b"vary", TARGET)
 REWRITTEN_BY_HOST = "darkroom.by_host"  # in the scope of a call that rule 3 has rewritten
 _UNNAMED = frozenset("\0\n")
 """Characters that no name contains. PostgreSQL refuses NUL, and no route matches a line feed."""
@@ -46,6 +50,8 @@ class PathRewriting:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
+            if _proxied(scope["path"]):
+                send = _varying(send)
             scope = self._routed(scope)
             if not _UNNAMED.isdisjoint(scope["path"]):
                 scope = cast("Scope", {**scope, "path": _replaced(scope["path"])})
@@ -56,7 +62,7 @@ class PathRewriting:
         for name, value in scope["headers"]:
             if name == b"host":
                 host = value
-            elif name == TARGET:
+            elif name == TARGET and _proxied(scope["path"]):
                 target = value
         if target and (wanted := _fal_url(target.decode("latin-1"))) is not None:
             led = self._below(service_of(wanted.hostname or ""), wanted.path or "/")
@@ -105,11 +111,26 @@ async def proxy_without_target(request: HttpRequest) -> Response:
 
 ROUTES = [
     Route(
-        "/fal/proxy",
+        PROXY_PATH,
         proxy_without_target,
         methods=["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"],
     ),
 ]
+
+
+def _proxied(path: str) -> bool:
+    return path == PROXY_PATH or path.startswith(f"{PROXY_PATH}/")
+
+
+def _varying(send: Send) -> Send:
+    """Add to a response that it depends on the target, for caches."""
+
+    async def varying(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], _VARY]
+        await send(message)
+
+    return varying
 
 
 def _replaced(path: str) -> str:

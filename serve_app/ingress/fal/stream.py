@@ -59,7 +59,7 @@ async def stream(request: HttpRequest, endpoint_id: str) -> Response:
     except asyncio.CancelledError:
         submission.abandon(services, new, storing)
         raise
-    source = _EventSource(services, begun, origin, request_base(request, "/queue"))
+    source = _EventSource(services, stored, begun, origin, request_base(request, "/queue"))
     if begun.state.final and not _succeeded(begun):
         return add_replay_headers(request, await source.end(begun), new, begun)
     reply = EventStream(source, lambda: submission.abandon(services, new, storing))
@@ -98,10 +98,14 @@ class EventStream(Response):
 
 
 class _EventSource:
-    """Source of a request's events."""
+    """Source of the events of ``request``; ``stored``: the same when it was stored. Unless it was
+    final then, the first event is a status, from which clients learn the request's id."""
 
-    def __init__(self, services: Services, request: Request, origin: str, base: str) -> None:
+    def __init__(
+        self, services: Services, stored: Request, request: Request, origin: str, base: str
+    ) -> None:
         self._services = services
+        self._stored = stored
         self._request = request
         self._origin = origin
         self._urls = request_urls(base, request.endpoint, request.id)
@@ -120,6 +124,8 @@ class _EventSource:
 
     async def _events(self) -> AsyncGenerator[bytes]:
         last_sent: QueueStatus | None = None
+        if self._request.state.final and not self._stored.state.final:
+            yield sse.json_event(await self._status(self._stored))
         while not self._request.state.final:
             request = self._request
             body = await self._status(request)

@@ -108,7 +108,7 @@ async def token(request: HttpRequest) -> Response:
     context_of(request).route = "fal.upload.token"
     origin = origin_of(request)
     caller = await authenticate(request)
-    made = services_of(request).identity.upload_tokens.make(caller.tenant)
+    made = services_of(request).identity.upload_tokens.make(caller)
     body: UploadCredential = {
         "token": made.text,
         "token_type": "Bearer",
@@ -173,7 +173,7 @@ async def part(request: HttpRequest) -> Response:
     if files.uploads.max_bytes < MAX_PART_BYTES:
         incoming = _incoming(request)
     else:
-        incoming = UploadStream(request, MAX_PART_BYTES, LARGER_PART, files.check_disk_space)
+        incoming = UploadStream(request, MAX_PART_BYTES, LARGER_PART, files.check_disk_for_upload)
     async with incoming.drain_on_error():
         upload = await _found(request, in_parts=True)
         number = _part_number(request.path_params["number"])
@@ -227,7 +227,7 @@ INITIATE = Operation(
     "initiateUpload",
     "Get a URL to upload one file to",
     {200: answer("The URL to PUT the file to, and the file's later URL.", UploadPlace)},
-    errors=(413, 422, 507),
+    errors=(413, 422, 429, 507),
     parameters=(LIFECYCLE,),
     body=InitiateUpload,
     tag=TAG,
@@ -239,7 +239,7 @@ UPLOAD = Operation(
     "upload",
     "Upload a file as the body. Needs an upload token or a key",
     {200: answer("The file is stored.", UploadedFile)},
-    errors=(413, 422, 507),
+    errors=(413, 422, 429, 507),
     parameters=(NAME, LIFECYCLE),
     content={ANY: Binary},
     tag=TAG,
@@ -248,7 +248,7 @@ BEGIN_PARTS = Operation(
     "beginMultipartUpload",
     "Begin the upload of a file in parts. Needs an upload token or a key",
     {200: answer("Parts go to `{access_url}/multipart/{uploadId}/{number}`.", BegunUpload)},
-    errors=(422, 507),
+    errors=(422, 429, 507),
     parameters=(NAME, LIFECYCLE),
     tag=TAG,
 )
@@ -306,7 +306,7 @@ async def _offered(request: HttpRequest, *, in_parts: bool) -> tuple[Upload, str
         raise invalid_input(error) from None
     keep_s = parse_keep_s(request.headers)
     new = NewUpload(caller.tenant, initiated.content_type, initiated.file_name, keep_s)
-    await files.check_disk_space()
+    await files.check_disk_for_upload()
     upload = await files.uploads.offer(new, in_parts=in_parts)
     return upload, file_url(origin, upload.key)
 
@@ -322,8 +322,12 @@ async def _new(request: HttpRequest) -> tuple[str, NewUpload]:
 async def _tenant(request: HttpRequest) -> str:
     """Tenant of the call, authenticated by an upload token or by a key."""
     header = request.headers.get("authorization")
-    tenant = services_of(request).identity.upload_tokens.tenant_of(header)
-    return (await authenticate(request)).tenant if tenant is None else tenant
+    identity = services_of(request).identity
+    grant = identity.upload_tokens.grant_of(header)
+    if grant is None:
+        return (await authenticate(request)).tenant
+    await identity.keys.identity_of(grant.key_id)
+    return grant.tenant
 
 
 async def _found(request: HttpRequest, *, in_parts: bool) -> Upload:
@@ -347,5 +351,5 @@ def _incoming(request: HttpRequest) -> UploadStream:
         request,
         files.uploads.max_bytes,
         files.uploads.too_large,
-        files.check_disk_space,
+        files.check_disk_for_upload,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Hashable
 from dataclasses import replace
@@ -23,6 +22,7 @@ from serve_app.ingress.http import query
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.services.webhooks import MAX_BODY_BYTES, OUTCOME_WAIT_S, Webhooks
 from serve_app.ingress.submission.rendering import (
@@ -42,14 +42,16 @@ _encode = json.JSONEncoder(
 ).encode
 
 
-async def parse_webhook(request: HttpRequest, webhooks: Webhooks, origin: str) -> Webhook | None:
+async def parse_webhook(
+    request: HttpRequest, webhooks: Webhooks, origin: str, tenant: str
+) -> Webhook | None:
     """Webhook from the query parameter ``fal_webhook``; None without it. ``InvalidInput``."""
     # Most calls have no query. Starlette would build an object for it.
     given = request.query_params.get(PARAMETER) if request.scope["query_string"] else None
     if given is None:
         return None
     try:
-        return Webhook(await webhooks.targets.check(given), origin)
+        return Webhook(await webhooks.targets.check(given, tenant), origin)
     except BadTarget as wrong:
         message = f"{PARAMETER} {wrong}"
         # Without the value: a URL may contain a password, and errors are logged.
@@ -77,7 +79,7 @@ class Composer:
         if failure is not None:
             error = f"Invalid status code: {answer_for(failure).status}"
             rest = {"status": "ERROR", "error": error, "payload": failure_body(failure)}
-            return await asyncio.to_thread(_encoded, request.id, rest)
+            return await in_cpu_thread(_encoded, request.id, rest)
         return await self._succeeded(request, outcome, claimed.origin)
 
     async def _succeeded(self, request: Request, outcome: Outcome, origin: str) -> bytes:
@@ -87,7 +89,7 @@ class Composer:
         rest: dict[str, Any] = {"status": "OK", "payload": None}
         try:
             rest["payload"] = await output_of(outcome, self._storage, origin, inline=inline)
-            body = await asyncio.to_thread(_encoded, request.id, rest)
+            body = await in_cpu_thread(_encoded, request.id, rest)
         except ArtifactNotFound as error:
             rest["payload_error"] = error.message
         except ValueError as error:  # NaN, half of a surrogate pair

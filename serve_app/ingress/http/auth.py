@@ -46,12 +46,14 @@ async def authenticate_for_endpoint(connection: HTTPConnection, endpoint_id: str
     """Authenticate a call to ``endpoint_id``, by header or by a token in the query.
 
     Browsers send the token, because they cannot set the header. ``Forbidden``: the token is for
-    other endpoints.
+    other endpoints. ``Unauthenticated``: also if the key that issued it was revoked.
     """
     token = connection.query_params.get(TOKEN)
     if token is None or "authorization" in connection.headers:
         return await authenticate(connection)
-    granted = services_of(connection).identity.tokens.check(token)
+    identity = services_of(connection).identity
+    granted = identity.tokens.check(token)
+    await identity.keys.identity_of(granted.identity.key_id)
     if not granted.allows(endpoint_id, alias_of(endpoint_id)):
         raise Forbidden(f"The token does not allow {endpoint_id}, only {', '.join(granted.apps)}.")
     return granted.identity

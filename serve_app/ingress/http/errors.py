@@ -46,6 +46,7 @@ TABLE: Mapping[type[DarkroomError], ErrorResponse] = {
     errors.OutcomeForgotten: ErrorResponse(410, "outcome_forgotten"),
     errors.AlreadyFinal: ErrorResponse(400, "already_completed"),
     errors.TooLarge: ErrorResponse(413, "file_too_large"),
+    errors.BodyTooSlow: ErrorResponse(408, "request_timeout"),
     errors.Overloaded: ErrorResponse(429, "concurrent_requests_limit"),
     errors.Unavailable: ErrorResponse(503, "runner_scheduling_failure"),
     errors.EndpointDraining: ErrorResponse(503, "runner_scheduling_failure"),
@@ -138,6 +139,8 @@ def headers_for(error: DarkroomError) -> dict[str, str]:
         headers["x-fal-billable-units"] = "0"
     elif isinstance(error, errors.Unauthenticated):
         headers["www-authenticate"] = "Key"
+    elif isinstance(error, errors.BodyTooSlow):
+        headers["connection"] = "close"  # the rest of the body is not read
     elif isinstance(error, errors.Overloaded):
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
         headers["x-fal-needs-retry"] = "1"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Literal
 from urllib.parse import quote
 
 import ray
@@ -28,7 +31,7 @@ def origin_of(request: HttpRequest) -> str:
     """Configured public URL, or the host that this client used to reach us; no final slash.
 
     ``UntrustedHost``: the host is not one of ours. Anyone can write any host into a call, and it
-    must not get into responses. ``X-Forwarded-`` headers are never read.
+    must not get into responses.
     """
     config = services_of(request).config
     if config.server.public_url:
@@ -40,9 +43,29 @@ def origin_of(request: HttpRequest) -> str:
         # for a browser must have our own name.
         return f"http://{config.server.host}:{config.server.port}"
     secure = fals or by_tls  # fal's clients always use https
-    scope = request.scope  # `request.url` would build and parse a whole URL
-    scheme = "https" if secure else scope.get("scheme", "http")
-    return f"{scheme}://{host}{scope.get('root_path', '')}"
+    scheme = "https" if secure else _forwarded_scheme(request, config.server.trusted_proxies)
+    # `request.url` would build and parse a whole URL
+    return f"{scheme}://{host}{request.scope.get('root_path', '')}"
+
+
+def _forwarded_scheme(
+    request: HttpRequest, trusted: Sequence[IPv4Network | IPv6Network]
+) -> Literal["http", "https"]:
+    """Scheme by ``X-Forwarded-Proto`` of a ``trusted`` proxy, else http, which is all we speak.
+
+    The scheme of the ASGI scope is not used: uvicorn sets it by the same header of any client on
+    loopback, where HAProxy is. HAProxy itself removes the header of others; see
+    ``serve_app/cli/serve/haproxy.py``.
+    """
+    if not trusted or request.client is None:
+        return "http"
+    try:
+        peer = ip_address(request.client.host)
+    except ValueError:  # a Unix socket, or the name of a test's client
+        return "http"
+    if not peer.is_loopback and not any(peer in each for each in trusted):
+        return "http"
+    return "https" if request.headers.get("x-forwarded-proto", "").lower() == "https" else "http"
 
 
 def host_of(request: HttpRequest) -> str:

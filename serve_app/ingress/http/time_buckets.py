@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
@@ -14,6 +13,7 @@ from serve_app.domain.usage import Timeframe
 from serve_app.ingress.http import query
 from serve_app.ingress.http.openapi import in_query
 from serve_app.ingress.http.query import TimeRange, time_range, zone_of
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 
 MAX_BUCKETS, BUCKETS = 1000, 100
 MAX_ENDPOINTS = 50
@@ -77,7 +77,7 @@ async def asked_of(request: HttpRequest, now: datetime) -> BucketQuery:
     if len(endpoints) > MAX_ENDPOINTS:
         what = f"should name at most {MAX_ENDPOINTS} endpoints"
         raise query.invalid("endpoint_id", what, str(len(endpoints)))
-    zone = await asyncio.to_thread(zone_of, request)
+    zone = await in_cpu_thread(zone_of, request)
     span = time_range(request, now, zone)
     timeframe = _timeframe(request, span)
     if query.yes_no(request, "bound_to_timeframe", default=True):

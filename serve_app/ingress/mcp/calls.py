@@ -33,6 +33,7 @@ from serve_app.ingress.mcp.tools import (
     Wait,
 )
 from serve_app.ingress.services import request_ids
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import find_endpoint
@@ -74,7 +75,7 @@ async def describe_model(call: ToolCall, given: DescribeModel) -> CallToolResult
     entry = find_endpoint(
         call.services.catalog, call.services.config.models.model_aliases, given.model
     )
-    facts = await asyncio.to_thread(_described, entry)
+    facts = await in_cpu_thread(_described, entry)
     return content.text_result(json.dumps(facts, ensure_ascii=False), facts)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,6 +22,7 @@ from serve_app.domain.ports import Queue, Storage
 from serve_app.domain.progress import Stage
 from serve_app.domain.request import Request, State
 from serve_app.ingress.http.origin import file_url
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.rendering import NO_OUTCOME, rendered_output
 
@@ -83,7 +83,7 @@ def _shown(artifact: Artifact) -> bool:
 async def _inline(storage: Storage, artifact: Artifact) -> ImageContent | AudioContent:
     content = b"".join([chunk async for chunk in storage.read(artifact.key, 0, artifact.size)])
     # Base64 of an image takes milliseconds, which would block all other calls.
-    data = (await asyncio.to_thread(base64.b64encode, content)).decode("ascii")
+    data = (await in_cpu_thread(base64.b64encode, content)).decode("ascii")
     if artifact.media_type in SHOWN:
         return ImageContent(data=data, mime_type=artifact.media_type)
     return AudioContent(data=data, mime_type=artifact.media_type)

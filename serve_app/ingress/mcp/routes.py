@@ -2,30 +2,52 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import ModuleType
 from typing import Any, Literal, NotRequired
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from serve_app.domain.errors import DarkroomError, Unauthenticated
 from serve_app.ingress.http.auth import authenticate
+from serve_app.ingress.http.body import read_body
 from serve_app.ingress.http.errors import Error, error_reply, json_reply
 from serve_app.ingress.http.openapi import EVENTS, JSON, Answer, Operation, answer
 from serve_app.ingress.http.paths import MCP_PATH
 from serve_app.ingress.http.routing import translated
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
+from serve_app.ingress.services.services import services_of
 
 
 class ServedBySdk(Response):
-    """Response that the SDK writes."""
+    """Response that the SDK writes.
+
+    ``content``: the body of the call, which was read before. The SDK would answer a client that is
+    too slow, or that disconnects, with 500.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__()
+        self._content = content
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        server = await asyncio.to_thread(_server)
-        await server.serve(scope, receive, send)
+        server = await in_cpu_thread(_server)
+        await server.serve(scope, _begin_with(self._content, receive), send)
+
+
+def _begin_with(content: bytes, receive: Receive) -> Receive:
+    """``receive`` of a call whose body was read: the body at once, then what follows it."""
+    unread = [content]
+
+    async def next_message() -> Message:
+        if unread:
+            return {"type": "http.request", "body": unread.pop(), "more_body": False}
+        return await receive()
+
+    return next_message
 
 
 async def call(request: HttpRequest) -> Response:
@@ -39,7 +61,8 @@ async def call(request: HttpRequest) -> Response:
         body: Error = {"detail": message, "message": message}
         return json_reply(body, 405, {"allow": "POST"})
     await authenticate(request)
-    return ServedBySdk()
+    limits = services_of(request).config.limits
+    return ServedBySdk(await read_body(request, limits.max_body_bytes))
 
 
 def _server() -> ModuleType:

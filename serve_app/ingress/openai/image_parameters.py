@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import re
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from serve_app.domain.errors import InvalidInput, PipelineFailed
 from serve_app.domain.ports import Storage
 from serve_app.domain.request import Request
 from serve_app.ingress.http.origin import file_url
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.submission.model_lookup import EndpointFields
 from serve_app.ingress.submission.rendering import final_outcome
 
@@ -284,7 +284,7 @@ def kept_of(request: Request) -> KeptFields:
 async def encoded(storage: Storage, artifact: Artifact) -> str:
     content = b"".join([chunk async for chunk in storage.read(artifact.key, 0, artifact.size)])
     # Base64 of an image takes milliseconds, which would block all other calls.
-    return (await asyncio.to_thread(base64.b64encode, content)).decode("ascii")
+    return (await in_cpu_thread(base64.b64encode, content)).decode("ascii")
 
 
 def format_of(artifact: Artifact) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 from collections.abc import AsyncGenerator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,6 +44,7 @@ from serve_app.ingress.openai.image_parameters import (
     names_of,
     parse_parameters,
 )
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
@@ -92,7 +94,8 @@ async def edits(request: HttpRequest) -> Response:
     fields = EndpointFields(entry)
     image_request = parse_parameters(given, fields)
     mask = masks[0] if masks else None
-    files = await asyncio.to_thread(input_images.fields_of, images, mask, fields)
+    async with services.mask_decoding if mask is not None else nullcontext():
+        files = await in_cpu_thread(input_images.fields_of, images, mask, fields)
     image_request = replace(image_request, input={**files, **image_request.input})
     return await _answer(request, caller, entry, given, image_request, EDIT)
 

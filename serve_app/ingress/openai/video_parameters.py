@@ -15,6 +15,7 @@ from serve_app.ingress.submission.model_lookup import EndpointFields
 
 _SIZE = re.compile(r"(\d{1,5})x(\d{1,5})")
 MAX_SECONDS = 600.0
+MAX_RATE = 1000.0  # frames per second
 
 RATES = ("frames_per_second", "fps")
 SIZES = ("video_size", "image_size")
@@ -87,25 +88,27 @@ def input_of(given: VideoParameters, fields: EndpointFields) -> dict[str, Any]:
 def length_text(input: Mapping[str, Any]) -> str:
     """Length in seconds of the video that this input makes, as OpenAI writes it; empty if the input
     does not set it."""
-    rate = next((input[name] for name in RATES if input.get(name)), None)
     if input.get("duration") is not None:
         return str(input["duration"])
-    if rate and input.get("num_frames"):
-        return f"{round(float(input['num_frames']) / float(rate), 2):g}"
-    return ""
+    rate = next((input[name] for name in RATES if input.get(name)), None)
+    frames, per_second = _positive(input.get("num_frames")), _positive(rate)
+    if frames is None or per_second is None:  # the schema `open` takes anything
+        return ""
+    return f"{round(frames / per_second, 2):g}"
 
 
 def size_text(input: Mapping[str, Any]) -> str:
     """Size in pixels of the video that this input makes; empty if the input does not set it."""
     for name in SIZES:
         size = input.get(name)
-        if isinstance(size, Mapping):
+        if isinstance(size, Mapping) and "width" in size and "height" in size:
             return f"{size['width']}x{size['height']}"
-    lines = str(input.get("resolution", "")).removesuffix("p")
     across, _, down = str(input.get("aspect_ratio", "")).partition(":")
-    if not (lines.isdecimal() and across.isdecimal() and down.isdecimal()):
+    sides = [_positive(across), _positive(down)]
+    short = _positive(str(input.get("resolution", "")).removesuffix("p"))
+    if short is None or sides[0] is None or sides[1] is None:
         return ""
-    short, ratio = int(lines), int(across) / int(down)
+    ratio = sides[0] / sides[1]
     width, height = (short * ratio, short) if ratio >= 1 else (short, short / ratio)
     return f"{round(width)}x{round(height)}"
 
@@ -120,7 +123,13 @@ def _length(given: VideoParameters, fields: EndpointFields) -> dict[str, Any]:
         if fields.accepts("seconds"):  # the schema `open` takes every field unchanged
             return {"seconds": given.seconds}
         raise _not_here("seconds", "this endpoint makes videos of one length only")
-    per_second = float((given.model_extra or {}).get(rate) or fields.default(rate))
+    wanted = (given.model_extra or {}).get(rate)
+    per_second = _positive(fields.default(rate) if wanted is None else wanted)
+    if wanted is None and per_second is None:
+        raise _not_here("seconds", f"this endpoint needs {rate} with it")
+    if per_second is None or per_second > MAX_RATE:
+        message = f"Input should be a number above 0, at most {MAX_RATE:g}"
+        raise InvalidInput.of_field(rate, message)
     return {"num_frames": round(given.seconds * per_second)}
 
 
@@ -132,9 +141,21 @@ def _choice(parameter: str, seconds: float, choices: tuple[Any, ...]) -> Any:
     if not choices:
         return int(seconds) if seconds.is_integer() else seconds
     for each in choices:
-        if math.isclose(float(str(each).removesuffix("s")), seconds):
+        length = _positive(str(each).removesuffix("s"))
+        if length is not None and math.isclose(length, seconds):
             return each
     raise _not_here(parameter, f"this endpoint makes videos of {', '.join(map(str, choices))}")
+
+
+def _positive(value: object) -> float | None:
+    """Finite number above 0, also as text. None for everything else."""
+    if not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if 0 < number < math.inf else None
 
 
 def _size(size: str | None, fields: EndpointFields) -> dict[str, Any]:

@@ -50,6 +50,7 @@ from serve_app.ingress.openai.video_parameters import (
     size_text,
 )
 from serve_app.ingress.services import request_ids
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.submission import submission
 from serve_app.ingress.submission.model_lookup import EndpointFields, find_capable, find_endpoint
@@ -359,7 +360,7 @@ async def _body(request: HttpRequest, max_bytes: int) -> tuple[Mapping[str, Any]
         linked = texts.pop(f"{REFERENCE}[image_url]", None)
         if not files:
             return texts, linked
-        return texts, await asyncio.to_thread(_data_uri, files[0].content)
+        return texts, await in_cpu_thread(_data_uri, files[0].content)
     body = await read_json(request, max_bytes)
     if not isinstance(body, dict) or REFERENCE not in body:
         return cast("Mapping[str, Any]", body), None

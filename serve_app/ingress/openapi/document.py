@@ -65,8 +65,8 @@ class ApiDocument:
             "description": (
                 "All calls of this installation. The calls about a request, under /queue, also "
                 "work under /run and without a prefix. Any call can also answer 400 (untrusted "
-                "host), 500 (a defect) and 503 (a service that Darkroom depends on does not "
-                "answer)."
+                "host), 408 (a body that arrives too slowly), 500 (a defect) and 503 (a service "
+                "that Darkroom depends on does not answer)."
             ),
         }
         renderer, entries = Renderer(), list(catalog)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Annotated, Any
 
 from pydantic import WithJsonSchema
@@ -18,6 +17,7 @@ from serve_app.ingress.http.openapi import DocumentedRoute, Operation, answer, i
 from serve_app.ingress.http.origin import origin_of
 from serve_app.ingress.openapi.document import PATH, document_of
 from serve_app.ingress.openapi.endpoint_text import endpoint_text
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 
 
@@ -26,7 +26,7 @@ async def full_document(request: HttpRequest) -> Response:
     context_of(request).route = "openapi"
     await authenticate(request)
     catalog, whole = services_of(request).catalog, document_of(request).whole
-    return json_reply(await asyncio.to_thread(whole, catalog, origin_of(request)))
+    return json_reply(await in_cpu_thread(whole, catalog, origin_of(request)))
 
 
 async def endpoint_document(request: HttpRequest) -> Response:
@@ -38,7 +38,7 @@ async def endpoint_document(request: HttpRequest) -> Response:
         raise query.invalid("endpoint_id", "should be an endpoint's id", "")
     entry = services_of(request).catalog.listed(endpoint_id)
     of_endpoint = document_of(request).of_endpoint
-    return json_reply(await asyncio.to_thread(of_endpoint, entry, origin_of(request)))
+    return json_reply(await in_cpu_thread(of_endpoint, entry, origin_of(request)))
 
 
 OpenApiDocument = Annotated[
@@ -73,7 +73,7 @@ async def llms_endpoint(request: HttpRequest) -> Response:
     context_of(request).route = "llms.endpoint"
     await authenticate(request)
     entry = services_of(request).catalog.listed(request.path_params["endpoint_id"])
-    return _text(await asyncio.to_thread(endpoint_text, entry, origin_of(request)))
+    return _text(await in_cpu_thread(endpoint_text, entry, origin_of(request)))
 
 
 MARKDOWN = answer("Markdown.", str, "text/plain; charset=utf-8")

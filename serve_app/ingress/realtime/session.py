@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.errors import DarkroomError, Fenced, InvalidInput
-from serve_app.domain.lease import LeaseKey
+from serve_app.domain.lease import lease_of
 from serve_app.domain.realtime import Frame, ReplicaSlot
 from serve_app.domain.request import NewRequest, Request, State
 from serve_app.ingress.realtime import messages
@@ -166,7 +166,7 @@ class RealtimeSession:
         request = await queue.get(new.tenant, new.id)
         while not request.state.final:
             if request.state is State.RUNNING and not self._seated.done():
-                held = LeaseKey(request.id, request.attempt)
+                held = lease_of(request)
                 self._seated.set_result(ReplicaSlot(request.pool, request.replica_id or "", held))
             elif self._seated.done() and not _holds(request, self._seated.result()):
                 return _orphaned(request)
@@ -220,7 +220,7 @@ def _echo(request_id: object) -> Control:
 
 
 def _holds(request: Request, seat: ReplicaSlot) -> bool:
-    return request.state is State.RUNNING and request.attempt == seat.held.attempt
+    return request.state is State.RUNNING and lease_of(request) == seat.held
 
 
 def _orphaned(request: Request) -> Close:

@@ -20,6 +20,7 @@ from serve_app.ingress.realtime import messages
 from serve_app.ingress.realtime.messages import Close, Control
 from serve_app.ingress.realtime.session import RealtimeSession
 from serve_app.ingress.services.services import Services, services_of
+from serve_app.ingress.services.session_limit import max_sessions
 from serve_app.telemetry import logs
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,10 @@ async def _served(socket: WebSocket) -> Close | None:
     try:
         entry, new = await _asked(socket, services)
         most = query.whole(socket, "max_buffering", default=MAX_BUFFERED, most=MAX_BUFFERED)
-        return await RealtimeSession(services, _Messages(socket), entry, new, max(most, 1)).run()
+        session = RealtimeSession(services, _Messages(socket), entry, new, max(most, 1))
+        limit = max_sessions(services.config, new.pool)
+        with services.session_counts.count(new.pool, new.tenant, limit):
+            return await session.run()
     except DarkroomError as error:
         return messages.closing(error)
     except WebSocketDisconnect:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -23,6 +22,7 @@ from serve_app.ingress.http.openapi import Answer, Operation, answer, in_path
 from serve_app.ingress.http.origin import etag_of, file_url, origin_of
 from serve_app.ingress.replicate.errors import ERRORS, TAG
 from serve_app.ingress.replicate.prediction import CURSOR, ReplicatePage
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.files import NewUpload
 from serve_app.ingress.services.services import services_of
 
@@ -69,7 +69,7 @@ async def created(request: HttpRequest) -> Response:
     origin = origin_of(request)  # may be refused, so read it before anything is stored
     if not is_form(request):
         raise InvalidInput("The call is not a form. Send the file as multipart/form-data.")
-    await services.files.check_disk_space()
+    await services.files.check_disk_for_upload()
     form = await read_form(request, services.config.limits.max_body_bytes, most_files=1)
     files = form.files.get(FIELD, [])
     if not files:
@@ -77,7 +77,7 @@ async def created(request: HttpRequest) -> Response:
     (file,) = files
     new = NewUpload(caller.tenant, file.media_type, file.name)
     upload = await services.files.uploads.take(new, _at_once(file.content))
-    digest = (await asyncio.to_thread(hashlib.sha256, file.content)).hexdigest()
+    digest = (await in_cpu_thread(hashlib.sha256, file.content)).hexdigest()
     kept = await services.files.uploads.kept(caller.tenant, upload.key)
     body = _file(kept, origin)
     # The same body as later, plus what is known only now.
@@ -122,7 +122,7 @@ CREATE = Operation(
     "replicateCreateFile",
     "Upload a file for an input",
     {201: answer("The file.", ReplicateFile)},
-    errors=(413, 422, 503, 507),
+    errors=(413, 422, 429, 503, 507),
     content={"multipart/form-data": FileForm},
     tag=TAG,
     error_format=ERRORS,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, NotRequired
@@ -22,6 +21,7 @@ from serve_app.ingress.replicate import prediction
 from serve_app.ingress.replicate.errors import ERRORS, TAG
 from serve_app.ingress.replicate.prediction import CURSOR, ReplicatePage, schemas
 from serve_app.ingress.replicate.predictions import NAME, OWNER, base_of
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 
 PAGE = 25
@@ -124,13 +124,13 @@ async def searched(request: HttpRequest) -> Response:
 async def shown(request: HttpRequest) -> Response:
     await authenticate(request)
     entry = _entry(request)
-    return json_reply(await asyncio.to_thread(_model, entry, base_of(request)))
+    return json_reply(await in_cpu_thread(_model, entry, base_of(request)))
 
 
 async def versions(request: HttpRequest) -> Response:
     """List the versions of a model. There is always one."""
     await authenticate(request)
-    version = await asyncio.to_thread(_version, _entry(request))
+    version = await in_cpu_thread(_version, _entry(request))
     body: ReplicateVersionPage = {"previous": None, "next": None, "results": [version]}
     return json_reply(body)
 
@@ -138,11 +138,11 @@ async def versions(request: HttpRequest) -> Response:
 async def version(request: HttpRequest) -> Response:
     await authenticate(request)
     entry = prediction.check_version(_entry(request), request.path_params["version"])
-    return json_reply(await asyncio.to_thread(_version, entry))
+    return json_reply(await in_cpu_thread(_version, entry))
 
 
 async def _page(entries: Sequence[CatalogEntry], base: str, following: str | None) -> Response:
-    results = await asyncio.to_thread(lambda: [_model(each, base) for each in entries])
+    results = await in_cpu_thread(lambda: [_model(each, base) for each in entries])
     body: ReplicateModelPage = {"previous": None, "next": following, "results": results}
     return json_reply(body)
 

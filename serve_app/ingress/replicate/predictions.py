@@ -197,7 +197,7 @@ async def _created(
     caller = await authenticate(request)
     wait_s = _wait_s(request)
     base = base_of(request)  # may be refused, so read it before anything is stored
-    asked = await parse_webhook(body, services.webhooks, origin_of(request))
+    asked = await parse_webhook(body, services.webhooks, origin_of(request), caller.tenant)
     webhook = asked.webhook(services.webhooks.notifier) if asked else None
     try:
         new = await submission.validate(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.openapi import Operation, answer
 from serve_app.ingress.replicate.errors import ERRORS, TAG
 from serve_app.ingress.replicate.prediction import PREFIX, PredictionRenderer, renderer_of
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services, services_of
 from serve_app.ingress.services.webhooks import MAX_BODY_BYTES, OUTCOME_WAIT_S, Webhooks
 from serve_app.webhooks.progress import ProgressNotifier, ProgressState
@@ -69,7 +69,7 @@ class EventBuilder:
             return None
         lines = await self._queue.lines(request.tenant, request.id)
         prediction = await self._renderer.render(request, self._base, lines, inline=False)
-        body = await asyncio.to_thread(encoded, prediction)
+        body = await in_cpu_thread(encoded, prediction)
         return body if len(body) <= MAX_BODY_BYTES else None
 
     def _has_wanted_event(self, request: Request) -> bool:
@@ -128,7 +128,7 @@ class WebhookRequest:
 
 
 async def parse_webhook(
-    body: Mapping[str, Any], webhooks: Webhooks, origin: str
+    body: Mapping[str, Any], webhooks: Webhooks, origin: str, tenant: str
 ) -> WebhookRequest | None:
     """Read ``webhook`` with its ``webhook_events_filter``, or ``webhook_completed``.
 
@@ -142,7 +142,7 @@ async def parse_webhook(
     if not isinstance(url, str):
         raise InvalidInput.of_field(name, "Input should be a URL", "string_type")
     try:
-        return WebhookRequest(await webhooks.targets.check(url), events, origin)
+        return WebhookRequest(await webhooks.targets.check(url, tenant), events, origin)
     except BadTarget as wrong:
         raise InvalidInput.of_field(name, f"{name} {wrong}") from None
 
@@ -166,7 +166,7 @@ class PredictionComposer:
         # Base64 needs four characters for three bytes.
         inline = sum(each.size for each in files) * 4 / 3 < MAX_BODY_BYTES
         prediction = await self.renderer.render(request, base, lines, inline=inline)
-        return await asyncio.to_thread(encoded, prediction)
+        return await in_cpu_thread(encoded, prediction)
 
 
 class WebhookSecret(TypedDict):

@@ -9,20 +9,27 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from prometheus_client import CollectorRegistry
+
 from serve_app.domain.errors import (
     ArtifactNotFound,
     DarkroomError,
     InvalidInput,
     NotFound,
+    Overloaded,
+    StorageFull,
     StorageUnavailable,
     TooLarge,
 )
 from serve_app.domain.ports import Lifecycles, Storage
-from serve_app.domain.upload import KeptFile, Upload, UploadBook, UploadPart
+from serve_app.domain.upload import KeptFile, Upload, UploadBook, UploadPart, UploadUse
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.transactions.garbage import UnwantedFiles
+from serve_app.settings import Config, TenantLimits
 from serve_app.storage.keys import missing_part, upload_key, upload_not_found, upload_type
 from serve_app.storage.tickets import TicketSigner
+from serve_app.telemetry.metrics import Metrics
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 MAX_PART_BYTES = 512 * 2**20
 """Largest part. fal's clients send parts of 10 MiB."""
@@ -38,8 +45,39 @@ class NewUpload:
     keep_s: float | None = None  # None: the tenant's retention
 
 
+OPEN_RETRY_S = 60.0
+"""When a tenant with too many open uploads may try again: they are completed, or given up later."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadLimits:
+    """Limits of files that clients upload; see the settings of the same names."""
+
+    max_bytes: int  # of one file
+    max_bytes_per_tenant: int
+    max_open_per_tenant: int
+    tenants: Mapping[str, TenantLimits]
+
+    @classmethod
+    def of(cls, config: Config) -> UploadLimits:
+        return cls(
+            max_bytes=config.limits.max_upload_bytes,
+            max_bytes_per_tenant=config.limits.max_uploads_bytes_per_tenant,
+            max_open_per_tenant=config.limits.max_open_uploads_per_tenant,
+            tenants=config.queue.tenant_limits,
+        )
+
+    def bytes_of_tenant(self, tenant: str) -> int:
+        own = self.tenants.get(tenant)
+        most = None if own is None else own.max_uploads_bytes
+        return self.max_bytes_per_tenant if most is None else most
+
+
 class Uploads:
     """Uploads of this installation.
+
+    The bytes of a tenant's files are limited: before each file or part, and while it arrives.
+    Files that arrive at the same moment are each held against what was stored before them.
 
     A file is recorded in the book before it gets into storage. An interrupted upload is deleted: at
     once, or if this process dies, later by the cleanup that reads the book.
@@ -49,19 +87,36 @@ class Uploads:
         self,
         book: UploadBook,
         storage: Storage,
-        max_bytes: int,
+        limits: UploadLimits,
         token: Callable[[int], str] = secrets.token_hex,
+        metrics: Metrics | None = None,
     ) -> None:
-        self.max_bytes = max_bytes
+        """``metrics``: None for none that are read."""
+        self.max_bytes = limits.max_bytes
         self.too_large = (
-            f"The file exceeds the limit of {max_bytes} bytes (DARKROOM_MAX_UPLOAD_BYTES)."
+            f"The file exceeds the limit of {limits.max_bytes} bytes (DARKROOM_MAX_UPLOAD_BYTES)."
         )
+        self._limits = limits
         self._book = book
         self._storage = storage
         self._token = token
+        self._metrics = metrics or Metrics(CollectorRegistry())
 
     async def offer(self, new: NewUpload, *, in_parts: bool = False) -> Upload:
-        """Record a file that is uploaded later, in one call or in parts."""
+        """Record a file that is uploaded later, in one call or in parts.
+
+        Raises ``StorageFull`` if the tenant's files take all the bytes that they may, and
+        ``Overloaded`` if it has too many open uploads.
+        """
+        used = await self._book.used(new.tenant)
+        self._left(new.tenant, used)
+        if used.open >= self._limits.max_open_per_tenant:
+            raise Overloaded(
+                f"{used.open} of your uploads are open, and {self._limits.max_open_per_tenant} may "
+                "be (DARKROOM_MAX_OPEN_UPLOADS_PER_TENANT). Complete some. An upload that gets no "
+                "call is given up after some hours.",
+                OPEN_RETRY_S,
+            )
         upload = self._made(new)
         if in_parts:
             parts_id = await self._storage.begin_parts(upload.key, upload.media_type)
@@ -89,7 +144,11 @@ class Uploads:
 
     async def receive(self, upload: Upload, chunks: AsyncIterator[bytes]) -> Upload:
         """Store the content of a recorded file. ``Forbidden``: it already has other content."""
-        size = await self._storage.put(upload.key, upload.media_type, chunks)
+        if upload.size is None:  # otherwise a repeat, which adds nothing
+            chunks = await self._capped(upload.tenant, chunks)
+        with self._metrics.uploading("client"):
+            size = await self._storage.put(upload.key, upload.media_type, chunks)
+        self._metrics.uploaded("client", size)
         return await self._whole(upload, size)
 
     async def receive_part(
@@ -97,7 +156,10 @@ class Uploads:
     ) -> UploadPart:
         """Store one part. ``TooLarge``: the parts together are too large; the upload is aborted."""
         parts_id = _parts_id(upload)
-        part = await self._storage.put_part(upload.key, parts_id, number, chunks)
+        capped = await self._capped(upload.tenant, chunks)
+        with self._metrics.uploading("client"):
+            part = await self._storage.put_part(upload.key, parts_id, number, capped)
+        self._metrics.uploaded("client", part.size)
         size = await self._book.add_part(upload.key, part)
         if size is None:
             await self._storage.drop_parts(upload.key, parts_id)
@@ -155,6 +217,34 @@ class Uploads:
             return False
         return True
 
+    async def _capped(self, tenant: str, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """``chunks``, until they exceed what the tenant's files may still take."""
+        left = self._left(tenant, await self._book.used(tenant))
+
+        async def capped() -> AsyncIterator[bytes]:
+            size = 0
+            async for chunk in chunks:
+                size += len(chunk)
+                if size > left:
+                    raise self._quota(tenant)
+                yield chunk
+
+        return capped()
+
+    def _left(self, tenant: str, used: UploadUse) -> int:
+        left = self._limits.bytes_of_tenant(tenant) - used.size
+        if left <= 0:
+            raise self._quota(tenant)
+        return left
+
+    def _quota(self, tenant: str) -> StorageFull:
+        most = self._limits.bytes_of_tenant(tenant)
+        return StorageFull(
+            f"Your uploaded files may take {most} bytes (DARKROOM_MAX_UPLOADS_BYTES_PER_TENANT, or "
+            "max_uploads_bytes of the tenant), and this one exceeds that. Delete some: "
+            "DELETE /v1/uploads/{key}."
+        )
+
     async def _whole(self, upload: Upload, size: int) -> Upload:
         if not await self._book.finish(upload.key, size):
             await self._storage.delete([upload.key])
@@ -195,15 +285,20 @@ class FileCollector:
         unwanted: UnwantedFiles,
         uploads: UploadBook,
         storage: Storage,
-        *before: Callable[[], Awaitable[None]],
+        expire: Callable[[], Awaitable[bool | None]] | None = None,
+        metrics: QueueMeter | None = None,
     ) -> None:
-        """``before``: called before each round, because it may turn more files into garbage."""
+        """``expire``: called before each round, because it may turn more files into garbage."""
         self._unwanted = unwanted
         self._uploads = uploads
         self._storage = storage
-        self._rounds = PeriodicTask(
-            COLLECT_INTERVAL_S, [*before, self.delete_garbage_files, self.delete_garbage_uploads]
-        )
+        work: dict[str, Callable[[], Awaitable[bool | None]]] = {
+            "delete_files": self.delete_garbage_files,
+            "delete_uploads": self.delete_garbage_uploads,
+        }
+        if expire is not None:
+            work = {"expire_files": expire, **work}
+        self._rounds = PeriodicTask(COLLECT_INTERVAL_S, work, metrics)
 
     def start(self) -> None:
         self._rounds.start()
@@ -241,4 +336,7 @@ class Files:
     uploads: Uploads
     lifecycles: Lifecycles
     tickets: TicketSigner | None = None  # None: storage takes uploads itself
-    check_disk_space: Callable[[], Awaitable[None]] = _enough_space  # ``StorageFull``
+    # Each raises ``StorageFull``: for submits, for files of clients, for artifacts of replicas.
+    check_disk_space: Callable[[], Awaitable[None]] = _enough_space
+    check_disk_for_upload: Callable[[], Awaitable[None]] = _enough_space
+    check_disk_for_artifact: Callable[[], Awaitable[None]] = _enough_space

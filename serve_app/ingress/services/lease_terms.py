@@ -46,17 +46,19 @@ class CatalogLeaseTerms:
         return entry.endpoint if entry and not entry.missing else None
 
     def tickets(
-        self, request_id: str, attempt: int, endpoint: Endpoint, input: Mapping[str, Any]
+        self, held: LeaseKey, endpoint: Endpoint, input: Mapping[str, Any]
     ) -> tuple[UploadTicket, ...]:
         entry = self._catalog.get(endpoint.id)
         return tuple(
             self._storage.ticket(
                 # Derived, so each time the same: the files of an earlier attempt can be found.
                 artifact_key(
-                    request_id,
-                    attempt,
+                    held.request_id,
+                    held.attempt,
                     media_type,
-                    derived_token(self._names_secret, request_id, attempt, number),
+                    derived_token(
+                        self._names_secret, held.request_id, held.attempt, held.nonce, number
+                    ),
                 ),
                 media_type,
                 self._max_artifact_bytes,

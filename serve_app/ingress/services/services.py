@@ -21,6 +21,7 @@ from serve_app.domain.realtime import Sessions
 from serve_app.ingress.services.files import Files
 from serve_app.ingress.services.health import Health
 from serve_app.ingress.services.replies import Replies
+from serve_app.ingress.services.session_limit import SessionCounts
 from serve_app.ingress.services.webhooks import Webhooks
 from serve_app.settings import Config, PoolConfig
 from serve_app.telemetry.metrics import Metrics
@@ -39,6 +40,7 @@ class Background:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._cancelled: set[asyncio.Task[None]] = set()  # those that a shutdown ends
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Start ``work``. Awaiting the task returns its result."""
@@ -54,8 +56,16 @@ class Background:
         task.add_done_callback(_log_failure)
         return task
 
+    def start_until_closed(self, work: Coroutine[Any, Any, None]) -> None:
+        """Start ``work``, which ``join`` cancels."""
+        task = asyncio.create_task(work)
+        self._cancelled.add(task)
+        task.add_done_callback(self._cancelled.discard)
+
     async def join(self) -> None:
         """Wait until all tasks have ended. Call it at shutdown, before the queue closes."""
+        for task in self._cancelled:
+            task.cancel()
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
@@ -104,6 +114,10 @@ class Identity:
     upload_tokens: UploadTokens
 
 
+MASKS_AT_ONCE = 1
+"""Masks that an ingress process decodes at once. Ten of 64 megapixels at once took 2.4 GB."""
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """Collaborators of every handler. All are already started, and their creator closes them."""
@@ -123,6 +137,10 @@ class Services:
     metrics: Metrics
     replies: Replies = field(default_factory=Replies)
     background: Background = field(default_factory=Background)
+    session_counts: SessionCounts = field(default_factory=SessionCounts)
+    mask_decoding: asyncio.Semaphore = field(  # around the decoding of a mask
+        default_factory=lambda: asyncio.Semaphore(MASKS_AT_ONCE)
+    )
 
 
 def services_of(request: HTTPConnection) -> Services:

@@ -5,7 +5,6 @@ In an output, a file becomes a URL, or with ``sync_mode`` a data URI.
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, cast
@@ -43,6 +42,7 @@ from serve_app.ingress.http.errors import (
 from serve_app.ingress.http.json_schema import Binary, Time
 from serve_app.ingress.http.openapi import Answer, DocumentedRoute, Operation, answer, in_path
 from serve_app.ingress.http.origin import file_url
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import services_of
 from serve_app.storage.keys import media_type_of
 
@@ -173,7 +173,7 @@ class _Rendering:
 async def _data_uri(storage: Storage, artifact: Artifact) -> str:
     content = b"".join([chunk async for chunk in storage.read(artifact.key, 0, artifact.size)])
     # Base64 of an image takes milliseconds, which would block all other calls.
-    encoded = await asyncio.to_thread(base64.b64encode, content)
+    encoded = await in_cpu_thread(base64.b64encode, content)
     return f"data:{artifact.media_type};base64,{encoded.decode('ascii')}"
 
 

@@ -7,15 +7,24 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 from serve_app.catalog.catalog import CatalogEntry
 from serve_app.catalog.work import work_of
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import Cancelled, DarkroomError, StorageUnavailable
+from serve_app.domain.errors import (
+    Cancelled,
+    DarkroomError,
+    DatabaseUnavailable,
+    RequestNotFound,
+    StorageUnavailable,
+    Unavailable,
+)
 from serve_app.domain.outcome import Failure
 from serve_app.domain.ports import Queue
 from serve_app.domain.request import NewRequest, Request, State, granted_retries
+from serve_app.ingress.services.cpu_executor import in_cpu_thread
 from serve_app.ingress.services.services import Services
 from serve_app.ingress.submission.options import SubmitOptions
 
@@ -24,12 +33,18 @@ log = logging.getLogger(__name__)
 WAIT_S = 30.0
 """Longest wait on the queue in seconds; it is repeated until the request has ended."""
 
+CHECK_S, CHECKS = 2.0, 5
+"""Looks for a request of which it is unknown whether it was stored: until the server has ended the
+statement for sure, which it does before the limit of the ingress (``STATEMENT_LIMIT_S``)."""
+
 QUICK_S = 0.25
 """Time in seconds within which a request may end before its client's connection is watched.
 
 Watching takes two more tasks, and a busy ingress has no time for them.
 """
 
+
+LOST = "The database was restarted and has lost the request. It had no effect: send it again."
 
 CLIENT_DISCONNECTED = Failure(
     Cancelled.code, "The client disconnected before the end.", retryable=False
@@ -121,12 +136,16 @@ async def run(
     too if the calling task is cancelled (Serve does so when the client disconnects), because no one
     waits for it. A request with an idempotency key continues, and can be found by the key.
     """
-    storing = submit(services, new)
+    # Without a key or webhook, only the answer tells of the request: its insert waits for no disk.
+    keyless = new.idempotency_key is None and new.replay_key is None and new.webhook is None
+    storing = submit(services, replace(new, answered_at_end=keyless))
     try:
         stored = await asyncio.shield(storing)
         if not stored.state.final:
             stored = await services.queue.wait(stored.tenant, stored.id, QUICK_S)
         ended = stored if stored.state.final else await _watched(services, stored, client_gone)
+    except RequestNotFound:
+        raise Unavailable(LOST) from None
     except asyncio.CancelledError:
         abandon(services, new, storing)
         raise
@@ -148,13 +167,28 @@ async def _store(services: Services, new: NewRequest, most_queued: int | None) -
         await services.replies.undelivered.wait_recorded(new)
     earlier = await services.queue.find_earlier(new)
     if earlier is not None:
+        services.metrics.queue.replayed(new.endpoint)
         return earlier
     await services.files.check_disk_space()
     if new.keep_files_s is not None:
         await services.files.lifecycles.keep(new.id, new.keep_files_s)
-    stored = await services.queue.submit(new, most_queued)
-    if stored.id == new.id:
-        services.metrics.entered(new.endpoint, State.SUCCEEDED if stored.reuses else State.QUEUED)
+    try:
+        stored = await services.queue.submit(new, most_queued)
+    except DatabaseUnavailable:
+        # The answer may have been lost after the commit. A key finds the request; without one, the
+        # client does not know its id, and sends another.
+        if new.idempotency_key is None:
+            services.background.start_until_closed(_cancel_if_stored(services.queue, new))
+        raise
+    metrics = services.metrics.queue
+    if stored.id != new.id:
+        metrics.replayed(new.endpoint)
+        return stored
+    metrics.entered(new.endpoint, State.SUCCEEDED if stored.reuses else State.QUEUED)
+    if stored.reuses:
+        metrics.reused(new.endpoint)
+    elif stored.follows:
+        metrics.coalesced(new.endpoint)
     return stored
 
 
@@ -191,6 +225,22 @@ async def _cancel(queue: Queue, new: NewRequest, storing: asyncio.Task[Request])
     log.info("the client disconnected; its request is cancelled")
 
 
+async def _cancel_if_stored(queue: Queue, new: NewRequest) -> None:
+    """Cancel a request of which it is unknown whether it was stored."""
+    not_found = 0
+    while not_found < CHECKS:
+        await asyncio.sleep(CHECK_S)
+        try:
+            await queue.cancel(new.tenant, new.id)
+        except DatabaseUnavailable:
+            pass
+        except RequestNotFound:
+            not_found += 1  # its statement may still be under way
+        else:
+            log.warning("The answer to a submit was lost; the request %s is cancelled.", new.id)
+            return
+
+
 DELETED_LATER = "Storage is not available. The file will be deleted as soon as it is."
 
 
@@ -225,7 +275,7 @@ async def body_digest(endpoint_id: str, body: Any, webhook_url: str | None = Non
     value = {"endpoint": endpoint_id, "input": body}
     if webhook_url is not None:
         value["webhook"] = webhook_url
-    return await asyncio.to_thread(_digest, value)
+    return await in_cpu_thread(_digest, value)
 
 
 async def reuse_digest(endpoint: Endpoint, input: Mapping[str, Any], *, alone: bool) -> bytes:
@@ -239,7 +289,7 @@ async def reuse_digest(endpoint: Endpoint, input: Mapping[str, Any], *, alone: b
         return b""
     # `deterministic` requests must not reuse an outcome that was computed in a batch.
     value = {"endpoint": endpoint.digest, "input": input, "alone": alone}
-    return await asyncio.to_thread(_digest, value)
+    return await in_cpu_thread(_digest, value)
 
 
 def _names_url(value: Any) -> bool:

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 
 DECAY = 0.98  # decay of the past at each new request: about the last fifty count
 PROPORTIONAL_PRIOR_WEIGHT = 0.05  # weight of the prior `seconds ∝ work` while work hardly varies
@@ -104,6 +104,7 @@ def mean_s(fits: Mapping[tuple[str, str], Fit], pool: str) -> float:
 
 SELECT = "SELECT endpoint, pool, n, work, seconds, work_work, work_seconds FROM costs"
 UPSERT = """
+-- name: write_costs
 INSERT INTO costs (endpoint, pool, n, work, seconds, work_work, work_seconds)
 SELECT endpoint, pool, n, work, seconds, work_work, work_seconds
 FROM json_to_recordset(%(fits)s::json) AS x(

@@ -23,10 +23,10 @@ from collections.abc import Iterable, Mapping
 
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.request import Priority
+from serve_app.postgres.database import UNAWAITED, Database
 from serve_app.queue.fairness.pauses import PAUSED, not_paused
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,30 @@ AWAKE = f"""
 already waiting.
 """
 
+
+def wake_lanes(of: str) -> str:
+    """Common table expressions that wake the lanes of the queued requests in the table ``of``.
+
+    Lanes are locked in order first, as by every statement that writes several of them, so no two of
+    them deadlock.
+    """
+    return f"""
+asleep AS MATERIALIZED (
+    SELECT l.pool, l.tenant
+    FROM (SELECT DISTINCT pool, tenant FROM {of} WHERE state = 'queued') s
+    JOIN fair_lanes l ON l.pool = s.pool AND l.tenant = s.tenant
+    WHERE NOT l.active
+    ORDER BY 1, 2 FOR NO KEY UPDATE OF l
+),
+woken AS (
+    UPDATE fair_lanes l SET {AWAKE}
+    FROM asleep s WHERE l.pool = s.pool AND l.tenant = s.tenant
+)
+"""
+
+
 OPEN = f"""
+-- name: open_lanes
 INSERT INTO fair_lanes AS l (pool, tenant, weight, vtime, woken_at)
 SELECT n.pool, n.tenant, n.weight, coalesce({_POOL_TIME.format(lane="n")}, 0), clock_timestamp()
 FROM ({_NAMED}) n
@@ -66,6 +89,7 @@ ON CONFLICT (pool, tenant) DO UPDATE SET weight = excluded.weight
 WHERE l.weight <> excluded.weight
 """
 WAKE = f"""
+-- name: wake_lanes
 WITH chosen AS (
     SELECT l.pool, l.tenant FROM fair_lanes l JOIN ({_NAMED}) n
         ON l.pool = n.pool AND l.tenant = n.tenant
@@ -74,9 +98,19 @@ WITH chosen AS (
 )
 UPDATE fair_lanes l SET {AWAKE} FROM chosen c
 WHERE l.pool = c.pool AND l.tenant = c.tenant
+RETURNING {UNAWAITED}
 """
-SWEEP_AWAKE = f"UPDATE fair_lanes l SET {AWAKE} WHERE NOT l.active AND {_HAS_WORK}"
+SWEEP_AWAKE = f"""
+-- name: sweep_lanes
+WITH chosen AS (
+    SELECT l.pool, l.tenant FROM fair_lanes l WHERE NOT l.active AND {_HAS_WORK}
+    ORDER BY 1, 2 FOR NO KEY UPDATE OF l
+)
+UPDATE fair_lanes l SET {AWAKE} FROM chosen c
+WHERE l.pool = c.pool AND l.tenant = c.tenant
+"""
 SWEEP_ASLEEP = f"""
+-- name: sweep_lanes
 WITH chosen AS (
     SELECT l.pool, l.tenant FROM fair_lanes l WHERE l.active AND NOT ({_HAS_WORK})
     ORDER BY 1, 2 LIMIT 500 FOR NO KEY UPDATE OF l SKIP LOCKED
@@ -87,12 +121,14 @@ RETURNING l.pool, l.tenant
 """
 # Uses the index of queued requests by endpoint.
 REST = """
+-- name: rest_lanes
 WITH chosen AS (
     SELECT l.pool, l.tenant FROM fair_lanes l
     WHERE l.pool = %(pool)s AND l.active AND NOT l.rested AND (
+        l.tenant = ANY(%(tenants)s::text[]) OR (
         SELECT true FROM requests r
         WHERE r.pool = l.pool AND r.tenant = l.tenant AND r.state = 'queued'
-          AND r.endpoint = ANY(%(endpoints)s::text[]) LIMIT 1) IS NOT NULL
+          AND r.endpoint = ANY(%(endpoints)s::text[]) LIMIT 1) IS NOT NULL)
     ORDER BY 1, 2 FOR NO KEY UPDATE OF l SKIP LOCKED
 )
 UPDATE fair_lanes l SET rested = true FROM chosen c
@@ -143,13 +179,16 @@ class Lanes:
                 log.debug("Lanes were not checked; the sweeper will do it: %s", error.message)
             await asyncio.sleep(WAKE_INTERVAL_S)
 
-    async def skip_credit(self, pool: str, endpoints: Iterable[str]) -> None:
-        """Keep lanes from saving up turns while some replicas skip their endpoints.
+    async def skip_credit(
+        self, pool: str, endpoints: Iterable[str], tenants: Iterable[str] = ()
+    ) -> None:
+        """Keep lanes from saving up turns while some replicas skip their requests.
 
-        Applies to lanes with requests for one of ``endpoints``. Their next turn is at the pool's
-        time.
+        Applies to the lanes of ``tenants``, and to lanes with requests for one of ``endpoints``.
+        Their next turn is at the pool's time.
         """
-        await self._database.rows(REST, {"pool": pool, "endpoints": sorted(endpoints)})
+        skipped = {"pool": pool, "endpoints": sorted(endpoints), "tenants": sorted(tenants)}
+        await self._database.rows(REST, skipped)
 
     async def sweep(self) -> None:
         """Put drained lanes to sleep and check them again, then wake every other lane that has
@@ -175,7 +214,8 @@ class Lanes:
 # so neither submit nor finish waits for a row that all of a tenant's requests share. If a process
 # dies, its unwritten charges are lost: some seconds of fairness.
 
-FLUSH = """
+FLUSH = f"""
+-- name: write_charges
 WITH charged AS (
     SELECT * FROM json_to_recordset(%(charges)s::json) AS x(
         pool text, tenant text, seconds double precision)
@@ -187,6 +227,7 @@ locked AS (
 )
 UPDATE fair_lanes l SET vtime = l.vtime + k.seconds / l.weight
 FROM locked k WHERE l.pool = k.pool AND l.tenant = k.tenant
+RETURNING {UNAWAITED}
 """
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from serve_app.domain.errors import EndpointDraining
 from serve_app.domain.operations import Pause, PauseKind
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 
 PAUSED = "(SELECT array_agg(endpoint) FROM halts WHERE kind = 'paused')"
 """Array of the paused endpoints; null if there are none. It refers to no outer row, so a statement
@@ -27,7 +27,10 @@ def not_paused(paused: str) -> str:
     return f"CASE WHEN {paused} IS NULL THEN true ELSE r.endpoint <> ALL({paused}::text[]) END"
 
 
-READ = "SELECT endpoint, kind, at, actor FROM halts ORDER BY endpoint"
+READ = """
+-- name: read_pauses
+SELECT endpoint, kind, at, actor FROM halts ORDER BY endpoint
+"""
 
 # Requests that were queued while the endpoint was paused were not served, and earn no credit for
 # it.

@@ -92,6 +92,7 @@ CREATE TABLE requests (
     leads uuid,
     follows uuid,
     shown json,
+    lease_nonce bigint DEFAULT 0 NOT NULL,
     CONSTRAINT requests_check CHECK (((state = 'running') = (lease_until IS NOT NULL))),
     CONSTRAINT requests_follows_check CHECK (((state = 'following') = (follows IS NOT NULL))),
     CONSTRAINT requests_forgetting_check CHECK ((forgetting = ANY (ARRAY['input', 'outcome', 'done']))),
@@ -108,6 +109,7 @@ CREATE INDEX requests_following_start_by ON requests (start_by) WHERE ((state = 
 CREATE INDEX requests_history ON requests (tenant, endpoint, id DESC) WHERE ((finished_at IS NOT NULL) AND (deleted_at IS NULL));
 CREATE UNIQUE INDEX requests_idempotency ON requests (tenant, endpoint, idempotency_key) WHERE (idempotency_key IS NOT NULL);
 CREATE INDEX requests_in_lane ON requests (pool, tenant, ranked_at, place) WHERE (state = 'queued');
+CREATE INDEX requests_large_waiting ON requests (tenant, pool, endpoint) WHERE ((shown IS NOT NULL) AND (state = ANY (ARRAY['queued', 'following'])));
 CREATE UNIQUE INDEX requests_leading ON requests (leads) WHERE ((leads IS NOT NULL) AND (outcome IS NULL));
 CREATE INDEX requests_leased ON requests (lease_until) WHERE (state = 'running');
 CREATE INDEX requests_led ON requests (leads, id DESC) WHERE ((leads IS NOT NULL) AND (state = 'succeeded'));
@@ -115,6 +117,8 @@ CREATE INDEX requests_of_tenant ON requests (tenant, id DESC);
 CREATE INDEX requests_oldest ON requests (pool, priority DESC, place) WHERE ((state = 'queued') AND (priority IS NOT NULL));
 CREATE INDEX requests_reusable ON requests (tenant, reuse_digest, id DESC) WHERE ((reuse_digest IS NOT NULL) AND (state = 'succeeded'));
 CREATE INDEX requests_reusing ON requests (reuses) WHERE (reuses IS NOT NULL);
+CREATE INDEX requests_running_of_endpoint ON requests (endpoint, started_at) WHERE ((state = 'running') AND (endpoint IS NOT NULL));
+CREATE INDEX requests_running_of_tenant ON requests (tenant, started_at) WHERE ((state = 'running') AND (tenant IS NOT NULL));
 CREATE INDEX requests_snapshot ON requests (id) WHERE (snapshot IS NOT NULL);
 CREATE INDEX requests_start_by ON requests (start_by) WHERE ((state = 'queued') AND (start_by IS NOT NULL));
 CREATE INDEX requests_suspect ON requests (pool, tenant, ranked_at, place) WHERE ((state = 'queued') AND alone AND (failures > 0));
@@ -138,6 +142,7 @@ CREATE TABLE attempts (
     steps integer DEFAULT 0 NOT NULL,
     units double precision DEFAULT 0 NOT NULL,
     collected boolean DEFAULT false NOT NULL,
+    nonce bigint DEFAULT 0 NOT NULL,
     CONSTRAINT attempts_ended_check CHECK ((ended = ANY (ARRAY['succeeded', 'failed', 'cancelled', 'expired', 'retry', 'lost', 'stopped', 'hand_back', 'undo', 'by_hand']))),
     CONSTRAINT attempts_pkey PRIMARY KEY (request_id, attempt)
 )
@@ -192,6 +197,7 @@ CREATE TABLE lifecycles (
     CONSTRAINT lifecycles_pkey PRIMARY KEY (request_id)
 );
 CREATE INDEX lifecycles_due ON lifecycles (due_at);
+CREATE INDEX lifecycles_waiting ON lifecycles (request_id) WHERE (due_at IS NULL);
 
 CREATE TABLE undelivered (
     request_id uuid NOT NULL,
@@ -292,6 +298,7 @@ CREATE TABLE uploads (
     CONSTRAINT uploads_state_check CHECK ((state = ANY (ARRAY['open', 'whole', 'unwanted']))),
     CONSTRAINT uploads_pkey PRIMARY KEY (key)
 );
+CREATE INDEX uploads_bytes_of_tenant ON uploads (tenant, state, size) WHERE (state = ANY (ARRAY['open', 'whole']));
 CREATE INDEX uploads_due ON uploads (due_at) WHERE (due_at IS NOT NULL);
 CREATE INDEX uploads_of_tenant ON uploads (tenant, created_at) WHERE (state = 'whole');
 
@@ -348,3 +355,34 @@ CREATE TABLE webhook_keys (
     signs_from timestamptz NOT NULL,
     CONSTRAINT webhook_keys_pkey PRIMARY KEY (kid)
 );
+
+CREATE TABLE leaders (
+    name text NOT NULL,
+    holder text NOT NULL,
+    until timestamptz NOT NULL,
+    CONSTRAINT leaders_pkey PRIMARY KEY (name)
+)
+WITH (fillfactor='50');
+
+CREATE FUNCTION running_room(kind text, name text, most integer) RETURNS integer
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    found bigint;
+BEGIN
+    IF NOT pg_try_advisory_xact_lock_shared(1818848628)
+        OR NOT pg_try_advisory_xact_lock(1818848628, hashtext(kind || ' ' || name)) THEN
+        RETURN -1;
+    END IF;
+    IF kind = 'tenant' THEN
+        SELECT count(*) INTO found FROM (
+            SELECT FROM requests r WHERE r.state = 'running' AND r.tenant = name
+            ORDER BY r.started_at LIMIT most) running;
+    ELSE
+        SELECT count(*) INTO found FROM (
+            SELECT FROM requests r WHERE r.state = 'running' AND r.endpoint = name
+            ORDER BY r.started_at LIMIT most) running;
+    END IF;
+    RETURN most - found;
+END
+$$;

@@ -56,10 +56,11 @@ class Counters:
         Assumes that all weigh and take the same: all of its own are ahead, and as many of each
         other tenant.
         """
-        lanes = self._of_lane[pool]
-        own = max(1, lanes[tenant])
-        others = sum(min(n, own) for other, n in lanes.items() if other != tenant and n > 0)
-        return own - 1 + others, own - 1
+        queued = self._of_lane[pool][tenant]
+        own = max(1, queued)
+        # Few lengths are different, also of many lanes: at most the root of twice the requests.
+        ahead = sum(min(n, own) * lanes for n, lanes in self._lanes_of_length[pool].items())
+        return ahead - (1 if queued > 0 else 0), own - 1
 
     def change(self, pool: str, tenant: str, endpoint: str, by: int) -> None:
         self._since[pool, tenant, endpoint] += by
@@ -82,6 +83,7 @@ class Counters:
         self._of_endpoint: Counter[str] = Counter()
         self._pools_of_endpoint: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._of_lane: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._lanes_of_length: defaultdict[str, Counter[int]] = defaultdict(Counter)
 
     def _add(self, key: Key, by: int) -> None:
         pool, tenant, endpoint = key
@@ -90,7 +92,13 @@ class Counters:
         self._of_tenant[tenant] += by
         self._of_endpoint[endpoint] += by
         self._pools_of_endpoint[endpoint][pool] += by
-        self._of_lane[pool][tenant] += by
+        lanes, lengths = self._of_lane[pool], self._lanes_of_length[pool]
+        lengths[lanes[tenant]] -= 1
+        if lengths[lanes[tenant]] <= 0:
+            del lengths[lanes[tenant]]
+        lanes[tenant] += by
+        if lanes[tenant] > 0:
+            lengths[lanes[tenant]] += 1
 
 
 # Throughput of the queue, and the retry delay that follows from it.

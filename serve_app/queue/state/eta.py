@@ -5,18 +5,21 @@ Based on running requests, existing slots, and the start times of replicas, refr
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from math import floor
 
 from serve_app.domain.lease import Presence, ReplicaStage
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Request
+from serve_app.postgres.database import Database
 from serve_app.queue.fairness.cost_model import START_KEY, CostModel
 from serve_app.queue.state.positions import QueuePosition
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import progress_of
 
 # Estimated start of a queued request. Pure.
@@ -24,10 +27,11 @@ from serve_app.queue.store.rows import progress_of
 OVERRUN_FRACTION = 0.1
 """A request that runs longer than expected is assumed to need another tenth of its elapsed time."""
 
-MAX_SIMULATED_ROUNDS = (
-    8  # per slot: the last ones are simulated one by one, those before them in one step
-)
-
+MAX_ROUNDS = 32
+"""Requests that a slot runs until the last slot is free. Beyond it an estimate is no closer than
+half a request.
+"""
+PRECISION = 0.001  # of an estimated start, as a share of the time of one request
 
 STAGES_BEFORE_GENERATION = frozenset(
     {Stage.FETCHING, Stage.DOWNLOADING, Stage.LOADING, Stage.COMPILING, Stage.WARMING_UP}
@@ -47,29 +51,68 @@ def remaining_s(expected_s: float, elapsed_s: float, progress: Progress | None =
     return max(expected_s - elapsed_s, OVERRUN_FRACTION * elapsed_s, 0.001)
 
 
-def until_start_s(ahead: int, ahead_s: float, free_in_s: Sequence[float]) -> float | None:
-    """Seconds until a request starts that has ``ahead`` requests before it.
+class FreeTimes:
+    """Seconds until each slot of a pool is free, sorted once for the estimates of many requests.
 
-    Those take ``ahead_s`` seconds of a slot together. ``free_in_s``: seconds until each slot is
-    free. None without slots.
+    An estimate assumes that all requests ahead take the same time.
     """
-    slots = [*free_in_s]
-    if not slots:
-        return None
-    each_s = ahead_s / ahead if ahead else 0.0
-    rounds = max(0, ahead // len(slots) - MAX_SIMULATED_ROUNDS)
-    heapq.heapify(slots)
-    for _ in range(ahead - rounds * len(slots)):
-        heapq.heapreplace(slots, slots[0] + each_s)
-    return slots[0] + rounds * each_s
+
+    def __init__(self, free_in_s: Iterable[float]) -> None:
+        self._times = sorted(free_in_s)
+        self._sums = [0.0, *accumulate(self._times)]
+        # Seconds of work that the slots before each one do until it is free.
+        self._filled = [n * time - self._sums[n] for n, time in enumerate(self._times)]
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def until_start_s(self, ahead: int, ahead_s: float) -> float | None:
+        """Seconds until a request starts that has ``ahead`` requests before it.
+
+        Those take ``ahead_s`` seconds of a slot together. None without slots.
+        """
+        if not self._times:
+            return None
+        each_s = ahead_s / ahead if ahead else 0.0
+        if each_s <= 0.0:
+            return self._times[0]
+        late = self._filled_at(ahead_s)
+        slots = bisect_right(self._times, late)
+        early = self._filled_at((ahead + 1 - slots) * each_s)
+        if min(late, self._times[-1]) - self._times[0] > MAX_ROUNDS * each_s:
+            return (early + late) / 2  # at most half a request away
+        while late - early > PRECISION * each_s:
+            middle = (early + late) / 2
+            if self._started_by(middle, each_s) > ahead:
+                late = middle
+            else:
+                early = middle
+        return late
+
+    def _filled_at(self, work_s: float) -> float:
+        """Time at which the slots that are free by then have done ``work_s`` seconds of work."""
+        slots = max(1, bisect_right(self._filled, max(0.0, work_s)))
+        return (max(0.0, work_s) + self._sums[slots]) / slots
+
+    def _started_by(self, time: float, each_s: float) -> int:
+        """Number of requests that have started by ``time``, if each takes ``each_s``."""
+        rounds = max(0, floor((time - self._times[-1]) / each_s) + 1)  # of all slots
+        started = rounds * len(self._times)
+        time -= rounds * each_s
+        while time >= self._times[0]:
+            started += bisect_right(self._times, time)
+            time -= each_s
+        return started
 
 
 RUNNING = """
+-- name: read_running
 SELECT r.pool, r.tenant, r.endpoint, r.work,
        extract(epoch FROM now() - r.started_at)::double precision, p.stage, p.step, p.steps, p.rate
 FROM requests r LEFT JOIN progress p ON p.request_id = r.id AND p.attempt = r.attempt
 WHERE r.state = 'running' LIMIT 5000
 """
+REBUILD_S = 0.1  # shortest age at which free times are dropped because a replica changed
 MAX_START_PROGRESS = 0.99  # highest share reported for a start that takes longer than expected
 
 
@@ -95,14 +138,26 @@ class EtaModel:
         self._clock = clock
         self._limits = limits
         self._costs = costs
-        self._running: list[Running] = []
+        self._running: dict[str, list[Running]] = {}  # by pool
+        self._of_tenant: Counter[str] = Counter()  # running requests
+        self._of_endpoint: Counter[str] = Counter()
         self._slots: dict[str, tuple[str, int]] = {}  # ready replica → pool, slots
         self._starting: dict[str, tuple[str, float, int]] = {}  # replica → pool, since when, slots
         self._looked_at = clock.monotonic()
+        # by pool, then for all tenants (None) or for one with its limit on running requests
+        self._free: dict[str, dict[tuple[str, int] | None, FreeTimes]] = {}
+        self._free_since: dict[str, float] = {}  # by pool
 
     def replica_seen(self, presence: Presence, slots: int = 1) -> None:
         """Note a replica. Its start time is learned when it becomes ready."""
-        id_, pool = presence.replica_id, presence.pool
+        id_ = presence.replica_id
+        before = self._slots.get(id_), self._starting.get(id_)
+        self._note(id_, presence, slots)
+        if before != (self._slots.get(id_), self._starting.get(id_)):
+            self._replicas_changed(presence.pool)
+
+    def _note(self, id_: str, presence: Presence, slots: int) -> None:
+        pool = presence.pool
         if presence.stage is ReplicaStage.STARTING:
             _, since, _ = self._starting.get(id_, (pool, self._clock.monotonic(), 1))
             self._starting[id_] = (pool, since, slots)
@@ -119,7 +174,13 @@ class EtaModel:
     async def refresh(self, present: Sequence[tuple[Presence, int]]) -> None:
         """Read the running requests again. ``present``: all existing replicas with their slots."""
         rows = await self._database.rows(RUNNING)
-        self._running = [Running(*row[:5], progress=progress_of(*row[5:])) for row in rows]
+        running = defaultdict[str, list[Running]](list)
+        for row in rows:
+            running[row[0]].append(Running(*row[:5], progress=progress_of(*row[5:])))
+        self._running = dict(running)
+        self._of_tenant = Counter(row[1] for row in rows)
+        self._of_endpoint = Counter(row[2] for row in rows)
+        self._free.clear()
         self._looked_at = self._clock.monotonic()
         there = {presence.replica_id for presence, _ in present}
         self._slots = {id_: each for id_, each in self._slots.items() if id_ in there}
@@ -133,10 +194,10 @@ class EtaModel:
         """
         tenant, endpoint, limits = request.tenant, request.endpoint, self._limits
         most = limits.running_of_tenant(tenant)
-        if most is not None and sum(each.tenant == tenant for each in self._running) >= most:
+        if most is not None and self._of_tenant[tenant] >= most:
             return f"At most {most} of your requests may run at once."
         most = limits.running_of_endpoint(endpoint)
-        if most is not None and sum(each.endpoint == endpoint for each in self._running) >= most:
+        if most is not None and self._of_endpoint[endpoint] >= most:
             return f"At most {most} requests for {endpoint} may run at once."
         return ""
 
@@ -156,16 +217,14 @@ class EtaModel:
         """Seconds until the request starts; never negative. None if it cannot be estimated."""
         if not self._costs.knows_pool(request.pool):
             return None
-        ahead, ahead_s, running = place.position, place.ahead_s, self._running
-        most = (
-            self._limits.running_of_tenant(request.tenant) if self.limit_reached(request) else None
-        )
-        if most is not None:
-            ahead, ahead_s = place.own_ahead, place.own_ahead_s
-            running = [each for each in running if each.tenant == request.tenant]
-        running = [each for each in running if each.pool == request.pool]
-        free_in_s = self._free_in_s(request.pool, running, most)
-        waits_s = until_start_s(ahead, ahead_s, free_in_s)
+        tenant = request.tenant
+        most = self._limits.running_of_tenant(tenant) if self.limit_reached(request) else None
+        if most is None:
+            free = self._free_times(request.pool, None)
+            waits_s = free.until_start_s(place.position, place.ahead_s)
+        else:
+            free = self._free_times(request.pool, (tenant, most))
+            waits_s = free.until_start_s(place.own_ahead, place.own_ahead_s)
         if waits_s is None:
             return None
         return max(0.0, waits_s - self._age_s())
@@ -178,6 +237,30 @@ class EtaModel:
             return None
         expected_s = self._costs.expected_s(request.endpoint, request.pool, request.work)
         return remaining_s(expected_s, elapsed_s, request.progress)
+
+    def _free_times(self, pool: str, limited: tuple[str, int] | None) -> FreeTimes:
+        """Free times of the pool's slots, or of those that a tenant at its limit may use."""
+        known = self._free.get(pool)
+        if known is None:
+            known = self._free[pool] = {}
+            self._free_since[pool] = self._clock.monotonic()
+        found = known.get(limited)
+        if found is None:
+            running = self._running.get(pool, [])
+            if limited is not None:
+                running = [each for each in running if each.tenant == limited[0]]
+            most = None if limited is None else limited[1]
+            found = known[limited] = FreeTimes(self._free_in_s(pool, running, most))
+        return found
+
+    def _replicas_changed(self, pool: str) -> None:
+        """Drop the pool's free times, unless they are so new that the next refresh is enough."""
+        known = self._free.get(pool)
+        if known is None:
+            return
+        age_s = self._clock.monotonic() - self._free_since[pool]
+        if age_s >= REBUILD_S or not all(len(each) for each in known.values()):
+            del self._free[pool]
 
     def _free_in_s(self, pool: str, running: Sequence[Running], most: int | None) -> list[float]:
         """Seconds after the last refresh until each slot is free."""

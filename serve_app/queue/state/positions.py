@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 from serve_app.domain.ports import Clock
 from serve_app.domain.request import Request
+from serve_app.postgres.database import Database
 from serve_app.queue.fairness.cost_model import CostModel
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 
 DEEP = 20_000
 RECOUNT_S = 0.1  # shortest interval between reads outside the periodic ones
@@ -26,6 +26,7 @@ LOOKED_AT_S = 10.0
 # The order is that of lease_sql.py, by the times expected at the submit. The seconds are the times
 # expected now.
 READ = f"""
+-- name: read_positions
 WITH pool_lanes AS MATERIALIZED (
     SELECT p.pool, greatest(50, {DEEP} / greatest(1, (
                SELECT count(*) FROM fair_lanes l WHERE l.pool = p.pool AND l.active))) AS deep,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_app.domain.ports import Clock
+from serve_app.postgres.database import Database
 from serve_app.queue.fairness.cost_model import CostModel
 from serve_app.queue.fairness.fair_queue import LaneCharges, Lanes
 from serve_app.queue.fairness.pauses import Pauses
@@ -18,7 +19,6 @@ from serve_app.queue.state.request_cache import RequestCache
 from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.state.waiters import Waiters
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.notify import Notifier
 
 
@@ -58,7 +58,7 @@ class QueueState:
         cls, database: Database, clock: Clock, limits: QueueLimits, ingress_id: str
     ) -> QueueState:
         """The state of a process that has just started, which knows nothing yet."""
-        requests = RequestCache(database, clock)
+        requests = RequestCache(database, clock, limits.request_cache_bytes)
         costs = CostModel(database)
         pauses = Pauses(database)
         positions = Positions(database, clock, costs)

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.domain.lease import Ask, Presence, ReplicaStage, Report
+from serve_app.postgres.database import Database
 from serve_app.queue.state.stats import QueueStats
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 
 UPSERT = """
+-- name: write_replicas
 INSERT INTO replicas AS r (replica_id, actor_id, pool, stage, detail, loading, slots, busy_at)
 SELECT replica, actor, pool, stage, detail, loading, coalesce(slots, 1),
        CASE WHEN busy THEN now() END
@@ -32,6 +33,7 @@ ON CONFLICT (replica_id) DO UPDATE SET
     seen_at = now()
 """
 TOUCH = """
+-- name: touch_replicas
 WITH seen AS (
     SELECT r.replica_id, x.detail, x.loading
     FROM json_to_recordset(%(seen)s::json) AS x(replica text, detail text, loading json)
@@ -42,6 +44,7 @@ UPDATE replicas r SET seen_at = now(), busy_at = now(), detail = seen.detail, lo
 FROM seen WHERE r.replica_id = seen.replica_id
 """
 DELETE_DEAD = """
+-- name: delete_replicas
 DELETE FROM replicas WHERE actor_id = ANY(%(actors)s::text[])
     OR seen_at < now() - interval '1 hour'
 """
@@ -123,6 +126,7 @@ def _loads(poll_or_report: Presence | Ask | Report) -> dict[str, Any]:
 
 MAX_AGE_S = 15  # a lease poll returns within five seconds and is sent again
 SELECT = """
+-- name: show_replicas
 SELECT replica_id, pool, stage, detail, loading, slots,
        extract(epoch FROM now() - seen_at)::double precision
 FROM replicas

@@ -3,50 +3,93 @@
 An answer from memory is at most ``FRESH_S`` old. Changes by this process are known at once, and
 changes by others arrive by NOTIFY. Requests that clients look at are also read again in one batch
 each second, so a lost NOTIFY costs only that delay.
+
+Memory is bounded in bytes: a request may hold 64 KiB of input and a long outcome. Requests beyond
+the budget are forgotten, those that changed longest ago first, and are read again when asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from serve_app.domain.batcher import Batcher
 from serve_app.domain.errors import NotFound, RequestNotFound
 from serve_app.domain.lease import LeaseKey
+from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import Preview, Progress
 from serve_app.domain.request import Request, State
+from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, known_id, stored
 
-READ = f"SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = ANY(%(ids)s::uuid[]) AND r.deleted_at IS NULL"
+READ = f"""
+-- name: read_requests
+SELECT {COLUMNS} FROM {SOURCE} WHERE r.id = ANY(%(ids)s::uuid[]) AND r.deleted_at IS NULL
+"""
 
 FRESH_S = 1.0
 FINAL_FRESH_S = 60.0  # a final request never changes, but it may be deleted
-CAPACITY = 20_000
+REQUEST_BYTES = 3072
+"""Bytes of a cached request without its input and outcome (measured: 2.2 KiB)."""
 LOOKED_AT_S = 3.0
 POLL_BATCH = 500
 
 
 class CachedRequest:
-    __slots__ = ("checked", "stored", "used")
+    __slots__ = ("checked", "size", "stored")
 
     def __init__(self, stored: StoredRequest, now: float) -> None:
         self.stored = stored
         self.checked = now  # time at which it was known to be current
-        self.used = now
+        self.size = size_of(stored.request)  # bytes
+
+    def replace(self, stored: StoredRequest, now: float) -> None:
+        before, after = self.stored.request, stored.request
+        self.stored, self.checked = stored, now
+        if before.input is not after.input or before.outcome is not after.outcome:
+            self.size = size_of(after)
+
+
+def size_of(request: Request) -> int:
+    """Bytes that a request takes in memory, rather too many than too few."""
+    outcome = request.outcome
+    return REQUEST_BYTES + _size_of(request.input) + (0 if outcome is None else _size(outcome))
+
+
+def _size(outcome: Outcome) -> int:
+    failure = outcome.failure
+    texts = 0 if failure is None else _size_of(failure.message)
+    return REQUEST_BYTES + REQUEST_BYTES * len(outcome.artifacts) + texts + _size_of(outcome.output)
+
+
+def _size_of(value: object) -> int:
+    """Bytes of a JSON value. Values that occur in several places count once for each."""
+    total, left = 0, [value]
+    while left:
+        each = left.pop()
+        total += sys.getsizeof(each)
+        if isinstance(each, Mapping):
+            left.extend(each)
+            left.extend(each.values())
+        elif isinstance(each, list | tuple):
+            left.extend(each)
+    return total
 
 
 class RequestCache:
-    """Cached requests and their waiting callers."""
+    """Cached requests and their waiting callers. ``max_bytes``: memory of the cached requests."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, max_bytes: int) -> None:
         self._database = database
         self._clock = clock
+        self._max_bytes = max_bytes
+        self.size = 0  # bytes of the cached requests
         self._entries: OrderedDict[str, CachedRequest] = OrderedDict()
         self._futures: dict[str, set[asyncio.Future[None]]] = {}
         self._looked_at: dict[str, float] = {}
@@ -113,15 +156,19 @@ class RequestCache:
         id_, now = read.request.id, self._clock.monotonic()
         entry = self._entries.get(id_)
         if entry is None:
-            self._entries[id_] = CachedRequest(read, now)
-            if len(self._entries) > CAPACITY:
-                self._entries.popitem(last=False)
+            self._entries[id_] = entry = CachedRequest(read, now)
+            self.size += entry.size
+            self._keep_to_budget()
             self._wake(id_)
             return
         if read.version < entry.stored.version:
             return
-        before, entry.stored, entry.checked = entry.stored.request, read, now
+        before = entry.stored.request
+        self.size -= entry.size
+        entry.replace(read, now)
+        self.size += entry.size
         self._entries.move_to_end(id_)
+        self._keep_to_budget()
         if visible(before) != visible(read.request):
             self._wake(id_)
 
@@ -185,6 +232,15 @@ class RequestCache:
 
     # Implementation
 
+    def _keep_to_budget(self) -> None:
+        while self.size > self._max_bytes:
+            self._forget(next(iter(self._entries)))
+
+    def _forget(self, id_: str) -> None:
+        entry = self._entries.pop(id_, None)
+        if entry is not None:
+            self.size -= entry.size
+
     def _due(self, id_: str, now: float) -> bool:
         entry = self._entries.get(id_)
         if entry is None:
@@ -198,7 +254,7 @@ class RequestCache:
             self.update(each)
         for id_ in ids:
             if id_ not in found:
-                self._entries.pop(id_, None)
+                self._forget(id_)
         return [self._newest(id_, found.get(id_)) for id_ in ids]
 
     def _newest(self, id_: str, read: StoredRequest | None) -> StoredRequest | None:
@@ -267,6 +323,7 @@ second, so one read is enough for one more preview, however long its step takes.
 
 # Written again only when part of the time has passed: many clients may watch the same request.
 LOOK = """
+-- name: look_at_requests
 WITH noted AS (
     UPDATE progress SET watched_until = now() + make_interval(secs => %(watched_s)s)
     WHERE request_id = %(id)s::uuid AND (watched_until IS NULL

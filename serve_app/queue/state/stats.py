@@ -6,15 +6,17 @@ They are never read for a single call.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from serve_app.domain.errors import DarkroomError, Overloaded, RequestNotFound
+from serve_app.domain.errors import DarkroomError, Overloaded, RequestNotFound, TooLarge
 from serve_app.domain.lease import Demand, Presence, ReplicaStage
 from serve_app.domain.ports import Clock
 from serve_app.domain.progress import from_plain
 from serve_app.domain.request import Priority, Request, State, Waiting, WaitReason
+from serve_app.postgres.database import Database
 from serve_app.queue.fairness.pauses import Pauses
 from serve_app.queue.state.counters import Counters, Throughput
 from serve_app.queue.state.eta import EtaModel
@@ -22,7 +24,6 @@ from serve_app.queue.state.positions import Positions
 from serve_app.queue.state.request_cache import RequestCache
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 
 # Reason why a queued request waits. Pure.
 
@@ -74,17 +75,27 @@ def coalesced_waiting(
 
 
 COUNT = """
+-- name: count_queued
 SELECT pool, tenant, endpoint, count(*) FROM requests WHERE state = 'queued' GROUP BY 1, 2, 3
 """
+COUNT_LARGE = """
+SELECT pool, tenant, endpoint, sum(pg_column_size(input))::bigint FROM requests
+WHERE shown IS NOT NULL AND state IN ('queued', 'following')
+GROUP BY tenant, pool, endpoint
+"""
+"""Bytes of large inputs as they are stored: reads their size, but not the inputs."""
 COUNT_FOLLOWING = """
+-- name: count_coalesced
 SELECT pool, tenant, endpoint, count(*) FROM requests WHERE state = 'following' GROUP BY 1, 2, 3
 """
 LIVE_REPLICAS = """
+-- name: read_replicas
 SELECT replica_id, actor_id, pool, stage, detail, loading, slots FROM replicas
 WHERE seen_at > now() - make_interval(
     secs => CASE stage WHEN 'starting' THEN %(starting_s)s ELSE %(ready_s)s END)
 """
 DEMAND = """
+-- name: demand
 WITH running AS (
     SELECT pool, count(*) AS running FROM requests WHERE state = 'running' GROUP BY pool
 ),
@@ -135,10 +146,14 @@ class QueueStats:
         self._requests = requests
         self._queued = Counters()
         self._admitted = Counters()  # admitted, not stored yet
+        # Bytes of large inputs: stored and waiting; admitted, not stored yet
+        self._waiting_bytes, self._admitted_bytes = Counters(), Counters()
         self._following = Counters()  # coalesced requests, which wait for another's outcome
         self._counted_at = float("-inf")
         self._count_took_s = 0.0
         self._present: dict[str, Presence] = {}
+        # by pool and endpoint, since a replica last changed
+        self._explained: dict[tuple[str, str], WaitExplanation] = {}
         self._throughput = Throughput()
         self._busy_at: dict[str, float] = {}
         self._started = self._refreshed_at = clock.monotonic()
@@ -153,17 +168,22 @@ class QueueStats:
         endpoint: str,
         most_queued: int | None = None,
         free: int = 0,
+        large_bytes: int = 0,
     ) -> None:
-        """Count one request in before it is stored.
+        """Count one request in before it is stored. ``large_bytes``: size of its input if that is
+        large, otherwise 0.
 
-        Raises ``Overloaded`` past a limit, and ``EndpointDraining``. ``most_queued``: the caller's
-        limit on queued requests in the pool, this one included. ``free``: slots that take requests
-        which are being stored, so these do not count as queued.
+        Raises ``Overloaded`` past a limit, ``TooLarge`` if the input alone exceeds it, and
+        ``EndpointDraining``. ``most_queued``: the caller's limit on queued requests in the pool,
+        this one included. ``free``: slots that take requests which are being stored, so these do
+        not count as queued.
         """
 
         def limit_error() -> Overloaded | None:
-            return self._exceeds_limits(tenant, endpoint) or self._exceeds_client_limit(
-                pool, most_queued, free
+            return (
+                self._exceeds_limits(tenant, endpoint)
+                or self._exceeds_bytes(tenant, large_bytes)
+                or self._exceeds_client_limit(pool, most_queued, free)
             )
 
         self._pauses.admit(endpoint)
@@ -177,21 +197,26 @@ class QueueStats:
         if refused is not None:
             raise refused
         self._admitted.change(pool, tenant, endpoint, 1)
+        self._admitted_bytes.change(pool, tenant, endpoint, large_bytes)
         self._busy_at[pool] = self._clock.monotonic()
 
-    def undo_admit(self, pool: str, tenant: str, endpoint: str) -> None:
+    def undo_admit(self, pool: str, tenant: str, endpoint: str, large_bytes: int) -> None:
         """Undo ``admit`` for a request that was not stored."""
         self._admitted.change(pool, tenant, endpoint, -1)
+        self._admitted_bytes.change(pool, tenant, endpoint, -large_bytes)
 
-    def stored(self, request: Request) -> None:
+    def stored(self, request: Request, large_bytes: int) -> None:
         """Count a stored request. If it is queued, it goes behind all known requests of its
         tenant.
         """
         pool, tenant = request.pool, request.tenant
         self._admitted.change(pool, tenant, request.endpoint, -1)
+        self._admitted_bytes.change(pool, tenant, request.endpoint, -large_bytes)
         if request.state is not State.QUEUED:
             self._throughput.removed(pool, tenant, request.endpoint)
             return
+        # When it leaves the queue, its size is not known here: the next count takes it off.
+        self._waiting_bytes.change(pool, tenant, request.endpoint, large_bytes)
         if request.follows is not None:
             self._following.change(pool, tenant, request.endpoint, 1)
             return
@@ -222,20 +247,37 @@ class QueueStats:
         waiting = queued.in_all + admitted.in_all + following.in_all
         if waiting >= self._limits.max_waiting:
             return Overloaded(
-                f"{waiting} requests are waiting already.", throughput.retry_s(waiting)
+                f"{waiting} requests are waiting already.",
+                throughput.retry_s(waiting),
+                "queue_full",
             )
         own = queued.of_tenant(tenant) + admitted.of_tenant(tenant) + following.of_tenant(tenant)
         if own >= self._limits.waiting_of_tenant(tenant):
             retry_s = throughput.retry_s(own, tenant=tenant)
-            return Overloaded(f"{own} of your requests are waiting already.", retry_s)
+            message = f"{own} of your requests are waiting already."
+            return Overloaded(message, retry_s, "tenant_limit")
         most = self._limits.waiting_of_endpoint(endpoint)
         if most is None:
             return None
         same = sum(each.of_endpoint(endpoint) for each in (queued, admitted, following))
         if same >= most:
             retry_s = throughput.retry_s(same, endpoint=endpoint)
-            return Overloaded(f"{same} requests are waiting for {endpoint} already.", retry_s)
+            message = f"{same} requests are waiting for {endpoint} already."
+            return Overloaded(message, retry_s, "endpoint_limit")
         return None
+
+    def _exceeds_bytes(self, tenant: str, large_bytes: int) -> Overloaded | None:
+        most = self._limits.waiting_bytes_of_tenant(tenant)
+        waiting = self._waiting_bytes.of_tenant(tenant) + self._admitted_bytes.of_tenant(tenant)
+        if not large_bytes or waiting + large_bytes <= most:
+            return None
+        if large_bytes > most:
+            raise TooLarge(messages.too_large_to_wait(large_bytes, most))
+        own = self._queued.of_tenant(tenant)
+        return Overloaded(
+            messages.too_many_waiting_bytes(large_bytes, waiting, most),
+            self._throughput.retry_s(max(1, own), tenant=tenant),
+        )
 
     def _exceeds_client_limit(
         self, pool: str, most_queued: int | None, free: int
@@ -247,7 +289,8 @@ class QueueStats:
         if queued < most_queued:
             return None
         message = f"{queued} requests are waiting, and you allow {most_queued}."
-        return Overloaded(message, self._throughput.until_gone_s(queued - most_queued + 1, pool))
+        retry_s = self._throughput.until_gone_s(queued - most_queued + 1, pool)
+        return Overloaded(message, retry_s, "client_limit")
 
     # Positions
 
@@ -299,8 +342,11 @@ class QueueStats:
         limited = self._eta.limit_reached(request)
         if limited:
             return WaitExplanation(WaitReason.LIMIT, limited)
-        here = [each for each in self._present.values() if each.pool == request.pool]
-        why = why_it_waits(request.endpoint, here)
+        key = request.pool, request.endpoint
+        why = self._explained.get(key)
+        if why is None:
+            here = [each for each in self._present.values() if each.pool == request.pool]
+            why = self._explained[key] = why_it_waits(request.endpoint, here)
         if why.stage == ReplicaStage.STARTING:
             return replace(why, share=self._eta.start_progress(request.pool))
         return why
@@ -311,6 +357,8 @@ class QueueStats:
         """Note that a replica called this process. ``slots``: its total number of slots, present or
         planned.
         """
+        if self._present.get(presence.replica_id) != presence:
+            self._explained.clear()
         self._present[presence.replica_id] = presence
         self._eta.replica_seen(presence, slots)
 
@@ -319,11 +367,16 @@ class QueueStats:
         known = self._present.get(replica_id)
         return None if known is None else known.stage
 
+    def stages(self) -> Mapping[tuple[str, str], int]:
+        """Number of known replicas by pool and stage."""
+        return Counter((each.pool, each.stage.value) for each in self._present.values())
+
     def remove_dead(self, dead_actors: frozenset[str]) -> None:
         """Forget the replicas of dead actors."""
         self._present = {
             id_: each for id_, each in self._present.items() if each.actor_id not in dead_actors
         }
+        self._explained.clear()
 
     def actors(self) -> frozenset[str]:
         """Actor ids of the known replicas."""
@@ -367,6 +420,7 @@ class QueueStats:
         # What was noted while the statement ran is newer than its rows.
         newer = {id_: each for id_, each in self._present.items() if before.get(id_) is not each}
         self._present = {presence.replica_id: presence for presence, _ in present} | newer
+        self._explained.clear()
         await self._eta.refresh(present)
 
     async def demand(self) -> Mapping[str, Demand]:
@@ -394,6 +448,8 @@ class QueueStats:
         self._queued.snapshot(await self._database.rows(COUNT))
         self._following.begin_snapshot()
         self._following.snapshot(await self._database.rows(COUNT_FOLLOWING))
+        self._waiting_bytes.begin_snapshot()
+        self._waiting_bytes.snapshot(await self._database.rows(COUNT_LARGE))
         self._count_took_s = self._clock.monotonic() - self._counted_at
 
 

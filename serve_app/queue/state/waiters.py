@@ -53,8 +53,8 @@ class Waiters:
         self._holders: dict[LeaseKey, Waiter] = {}
         self._signals: dict[LeaseKey, tuple[SignalKind, float]] = {}
         self._signalled_at: dict[tuple[str, Signal], float] = {}
-        # last polls of replicas that are downloading weights, by replica
-        self._coming: dict[str, tuple[Ask, float]] = {}
+        # last polls of replicas that hold attempts or do not take all work, by replica
+        self._last: dict[str, tuple[Ask, float]] = {}
         self._closed = False
         # Pools in which nothing is queued, as far as this process knows.
         self.drained: set[str] = set()
@@ -81,9 +81,9 @@ class Waiters:
         at once.
         """
         waiter = Waiter(ask)
-        self._coming.pop(ask.replica_id, None)
-        if ask.coming:
-            self._coming[ask.replica_id] = ask, self._clock.monotonic()
+        self._last.pop(ask.replica_id, None)
+        if ask.held or ask.leaves_out:
+            self._last[ask.replica_id] = ask, self._clock.monotonic()
         if self._closed:
             waiter.open = False
             return waiter
@@ -136,16 +136,30 @@ class Waiters:
         """True if a poll with a free slot waits for the pool."""
         return any(each.accepts for each in self._pools.get(pool, ()))
 
-    def coming(self) -> Mapping[str, frozenset[str]]:
-        """Endpoints whose requests some recent pollers do not want, by pool."""
-        found: dict[str, frozenset[str]] = {}
-        for ask, _ in self._coming.values():
-            found[ask.pool] = found.get(ask.pool, frozenset()) | frozenset(ask.coming)
+    def left_out(self) -> Mapping[str, tuple[frozenset[str], frozenset[str]]]:
+        """Endpoints and tenants whose requests some recent pollers do not want, by pool."""
+        found: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
+        for ask, _ in self._last.values():
+            if not ask.leaves_out:
+                continue
+            endpoints, tenants = found.get(ask.pool, (frozenset(), frozenset()))
+            found[ask.pool] = endpoints.union(ask.coming), tenants.union(ask.full_tenants)
         return found
 
     def slots(self, pool: str) -> int:
         """Number of free slots in the pool, including slots with a lease under way."""
         return sum(each.free + each.reserved for each in self._pools.get(pool, ()) if each.open)
+
+    def idle(self) -> Mapping[str, tuple[int, int]]:
+        """Number of polls that wait, and of their free slots, by pool."""
+        accepting = {
+            pool: [each for each in waiters if each.accepts]
+            for pool, waiters in self._pools.items()
+        }
+        return {
+            pool: (len(waiters), sum(each.free for each in waiters))
+            for pool, waiters in accepting.items()
+        }
 
     def reserve(self, pool: str, most: int) -> list[Waiter]:
         """Reserve up to ``most`` free slots, one each in turn from the polls that wait longest.
@@ -163,14 +177,21 @@ class Waiters:
             waiters = [each for each in waiters if each.free > 0]
         return slots
 
-    def reserve_one(self, pool: str, endpoint: str) -> Waiter | None:
+    def reserve_one(self, pool: str, endpoint: str, tenant: str) -> Waiter | None:
         """Reserve a slot of a replica that has the endpoint's weights on its device, or else of the
         poll that waits longest.
 
-        Replicas that are downloading these weights are skipped.
+        Replicas that are downloading these weights, or that take nothing of the tenant, are
+        skipped.
         """
         waiters = self._pools.get(pool, ())
-        accepting = [each for each in waiters if each.accepts and endpoint not in each.ask.coming]
+        accepting = [
+            each
+            for each in waiters
+            if each.accepts
+            and endpoint not in each.ask.coming
+            and tenant not in each.ask.full_tenants
+        ]
         if not accepting:
             return None
         waiter = next((each for each in accepting if endpoint in each.ask.hot), accepting[0])
@@ -214,12 +235,16 @@ class Waiters:
         """Attempts held by the waiting replicas."""
         return frozenset(self._holders)
 
+    def named_by(self, actors: frozenset[str]) -> frozenset[LeaseKey]:
+        """Attempts that the last polls of these actors named: they had arrived there."""
+        return frozenset(
+            held for ask, _ in self._last.values() if ask.actor_id in actors for held in ask.held
+        )
+
     def expire(self) -> None:
         """Forget old signals, and replicas that have not polled for long."""
         now = self._clock.monotonic()
-        self._coming = {
-            id_: each for id_, each in self._coming.items() if each[1] + REMEMBER_S > now
-        }
+        self._last = {id_: each for id_, each in self._last.items() if each[1] + REMEMBER_S > now}
         self._signals = {held: each for held, each in self._signals.items() if each[1] > now}
         self._signalled_at = {
             key: at for key, at in self._signalled_at.items() if at + SIGNAL_AGAIN_S > now

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
-from serve_app.domain.request import State
 from serve_app.settings import Config, EndpointLimits, TenantLimits
 
 
@@ -21,10 +19,12 @@ class QueueLimits:
     max_unconfirmed: int = 10  # leases that no replica confirmed, before the request fails
     max_waiting: int = 100_000
     max_waiting_per_tenant: int = 50_000
+    max_waiting_bytes_per_tenant: int = 4 * 2**30  # of large inputs
     # time past the overall deadline in which the replica may report the end itself
     overtime_s: float = 30.0
     # interval of the checks for timeouts, dead replicas and lost notifications
     check_interval_s: float = 1.0
+    request_cache_bytes: int = 256 * 2**20
     max_running_per_tenant: int | None = None
     tenants: Mapping[str, TenantLimits] = field(default_factory=dict[str, TenantLimits])
     endpoints: Mapping[str, EndpointLimits] = field(default_factory=dict[str, EndpointLimits])
@@ -38,7 +38,9 @@ class QueueLimits:
             max_failures=config.queue.max_failures,
             max_waiting=config.queue.max_waiting,
             max_waiting_per_tenant=config.queue.max_waiting_per_tenant,
+            max_waiting_bytes_per_tenant=config.queue.max_waiting_bytes_per_tenant,
             max_running_per_tenant=config.queue.max_running_per_tenant,
+            request_cache_bytes=config.queue.request_cache_bytes,
             tenants=config.queue.tenant_limits,
             endpoints=config.queue.endpoint_limits,
         )
@@ -54,6 +56,14 @@ class QueueLimits:
             self.max_waiting_per_tenant
             if own is None or own.max_waiting is None
             else own.max_waiting
+        )
+
+    def waiting_bytes_of_tenant(self, tenant: str) -> int:
+        own = self.tenants.get(tenant)
+        return (
+            self.max_waiting_bytes_per_tenant
+            if own is None or own.max_waiting_bytes is None
+            else own.max_waiting_bytes
         )
 
     def waiting_of_endpoint(self, endpoint: str) -> int | None:
@@ -115,30 +125,3 @@ class Retention:
         own = self.tenants.get(tenant)
         days = self.days if own is None or own.retention_days is None else own.retention_days
         return None if days is None else days * DAY_S
-
-
-# Observer of state changes that this process commits, and of the database's condition.
-
-
-class Observer(Protocol):
-    """Receiver of measurements. Must neither block nor raise. Real: the metrics."""
-
-    def ended(self, endpoint: str, state: State, run_s: float) -> None:
-        """Note that an attempt ended after ``run_s``, or a queued request left the queue."""
-        ...
-
-    def oldest_transaction(self, oldest_s: float, transactions: int) -> None:
-        """Note the age of the database's oldest open transaction, and how many transactions began
-        since the oldest snapshot that must be kept; 0: none.
-        """
-        ...
-
-
-class NullObserver:
-    """An observer that ignores everything."""
-
-    def ended(self, endpoint: str, state: State, run_s: float) -> None:
-        del endpoint, state, run_s
-
-    def oldest_transaction(self, oldest_s: float, transactions: int) -> None:
-        del oldest_s, transactions

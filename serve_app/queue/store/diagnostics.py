@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
+from collections.abc import Sequence
 
 import psycopg
 from psycopg import sql
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
-from serve_app.queue.store.config import Observer
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.store.migrations import OLDEST_SERVER
+from serve_app.telemetry.queue_metrics import QueueMeter
 
 NOTIFICATION_TIMEOUT_S = 3.0
+
+
+log = logging.getLogger(__name__)
+
+DURABILITY = """
+SELECT current_setting('synchronous_commit'), current_setting('fsync'),
+       current_setting('full_page_writes'), current_setting('synchronous_standby_names')
+"""
 
 
 async def examine(conninfo: str) -> str:
@@ -39,11 +49,43 @@ async def examine(conninfo: str) -> str:
                 )
             await _check_create_privilege(speaker)
             await _check_notifications(listener, speaker)
-            return f"PostgreSQL {version // 10_000}"
+            row = await (await speaker.execute(DURABILITY)).fetchone()
+            loses = refuse_lossy(row or ())
+            return f"PostgreSQL {version // 10_000}{'; ' if loses else ''}{loses}"
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(
             f"The database of DARKROOM_DATABASE_URL does not answer: {error}"
         ) from None
+
+
+async def check_durability(database: Database) -> None:
+    """Raise ``Misconfigured`` if the server may lose what it has acknowledged, and log a warning if
+    a failover may."""
+    (row,) = await database.rows(DURABILITY)
+    if loses := refuse_lossy(row):
+        log.warning("The database has %s.", loses)
+
+
+def refuse_lossy(row: Sequence[str]) -> str:
+    """What a failover loses, for a row of ``DURABILITY``; empty if nothing.
+
+    Raises ``Misconfigured`` if also a crash of the server loses acknowledged commits.
+    """
+    commit, fsync, full_pages, standbys = row
+    for name, value in (
+        ("synchronous_commit", commit),
+        ("fsync", fsync),
+        ("full_page_writes", full_pages),
+    ):
+        if value == "off":
+            raise Misconfigured(
+                f"PostgreSQL runs with {name} = off: requests that Darkroom has accepted could be "
+                f"lost when the server stops. Set {name} = on (for synchronous_commit, also for "
+                "the role and the database)."
+            )
+    if commit == "local" or not standbys:
+        return "no synchronous standby, so a failover may lose the last accepted requests"
+    return ""
 
 
 async def _check_create_privilege(connection: psycopg.AsyncConnection) -> None:
@@ -89,6 +131,7 @@ MEASURE_EVERY_S = 10.0
 # PostgreSQL shows other roles' transactions only to members of `pg_read_all_stats`. A vacuum holds
 # nothing back. A transaction that only wrote has an id, and no snapshot between its statements.
 OLDEST_TRANSACTION = """
+-- name: oldest_transaction
 SELECT greatest(0, coalesce(extract(epoch FROM now() - min(since)), 0))::double precision,
        coalesce(max(transactions), 0)
 FROM (
@@ -105,13 +148,13 @@ FROM (
 
 
 class VacuumMonitor:
-    """Measure the oldest transaction and report it to the observer."""
+    """Measure the oldest transaction."""
 
-    def __init__(self, database: Database, observer: Observer) -> None:
+    def __init__(self, database: Database, metrics: QueueMeter) -> None:
         self._database = database
-        self._observer = observer
+        self._metrics = metrics
 
     async def measure(self) -> None:
-        """Report the oldest transaction to the observer."""
+        """Record the oldest transaction."""
         ((oldest_s, transactions),) = await self._database.rows(OLDEST_TRANSACTION)
-        self._observer.oldest_transaction(oldest_s, transactions)
+        self._metrics.oldest_transaction(oldest_s, transactions)

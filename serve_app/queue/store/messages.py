@@ -54,6 +54,23 @@ def follows(leader: str) -> str:
     return leader.join(FOLLOWS)
 
 
+def too_many_waiting_bytes(new: int, waiting: int, most: int) -> str:
+    return (
+        f"The large inputs of your queued requests take {waiting} bytes, and {new} more exceed the "
+        f"limit of {most} bytes ({WAITING_BYTES_SETTINGS}). Upload files and send their URLs."
+    )
+
+
+def too_large_to_wait(new: int, most: int) -> str:
+    return (
+        f"The input has {new} bytes, and those of all your queued requests may have {most} "
+        f"({WAITING_BYTES_SETTINGS}). Upload files and send their URLs."
+    )
+
+
+WAITING_BYTES_SETTINGS = "DARKROOM_MAX_WAITING_BYTES_PER_TENANT, or max_waiting_bytes of the tenant"
+
+
 def expired() -> Outcome:
     return _failed(Expired("The request did not start within the time that it allowed."))
 

@@ -9,10 +9,19 @@ migrates the tables; processes of the previous version continue, and may be rest
 line of a migration (``-- compatible since 1``) names the oldest schema level that its tables are
 compatible with: a version that knows migration 1, but none after it, still works. A migration
 without that line ends all versions before it.
+
+No migration keeps the queue waiting. A step that must wait for a lock, behind a backup or a long
+reader, gives up after ``LOCK_TIMEOUT_MS``, in which the queue waits behind it, and tries again. A
+migration with the line ``-- one statement, outside a transaction`` can build an index concurrently.
+Each line ``-- another statement, outside a transaction`` begins a further statement. If it is
+interrupted, all of it is repeated.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +34,9 @@ import psycopg
 from psycopg.errors import UndefinedTable
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database, settings
+
+log = logging.getLogger(__name__)
 
 LOCK = 0x6461726B  # "dark"
 OLDEST_SERVER = 150_000  # PostgreSQL 15
@@ -42,6 +53,22 @@ APPLIED = "SELECT number, compatible_since FROM migrations"
 NOTE = "INSERT INTO migrations (number, name, compatible_since) VALUES (%s, %s, %s)"
 
 _FILE = re.compile(r"(\d{4})_\w+\.sql")
+LOCK_TIMEOUT_MS = 500
+RETRY_S = 1.0, 2.0
+"""Between two tries of a step, at random: what waited behind it catches up meanwhile."""
+REPORT_EVERY_S = 30.0
+POLL_S = 0.1
+
+INVALID_INDEXES = """
+SELECT format('DROP INDEX CONCURRENTLY %I.%I', n.nspname, c.relname)
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+     JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE NOT i.indisvalid AND n.nspname = current_schema()
+"""
+"""What an interrupted ``CREATE INDEX CONCURRENTLY`` leaves behind."""
+
+_OUTSIDE = "-- one statement, outside a transaction"
+_ANOTHER = "-- another statement, outside a transaction"
 _COMPATIBLE_SINCE = re.compile(r"-- compatible since (\d+)$", re.MULTILINE)
 
 
@@ -56,6 +83,10 @@ class Migration:
         """Last migration of the oldest version that still works; None if no older one does."""
         found = _COMPATIBLE_SINCE.match(self.sql)
         return None if found is None else int(found[1])
+
+    @property
+    def outside_transaction(self) -> bool:
+        return _OUTSIDE in self.sql
 
 
 @cache  # readiness calls it repeatedly
@@ -83,14 +114,21 @@ async def migrate(conninfo: str, migrations: Sequence[Migration] | None = None) 
     wanted = shipped() if migrations is None else migrations
     try:
         async with await psycopg.AsyncConnection.connect(
-            conninfo, autocommit=True, connect_timeout=10
+            conninfo, **settings(conninfo)
         ) as connection:
             if connection.info.server_version < OLDEST_SERVER:
                 raise Misconfigured(
                     "Darkroom needs PostgreSQL 15 or later, and this server is "
                     f"{connection.info.server_version // 10_000}. Upgrade it, or use another one."
                 )
-            await connection.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
+            connection.prepare_threshold = None  # a migration has several statements
+            ((encoding,),) = await (await connection.execute("SHOW server_encoding")).fetchall()
+            if encoding != "UTF8":
+                raise Misconfigured(
+                    f"Darkroom needs a database with encoding UTF8, and this one's is {encoding}. "
+                    "Create one: createdb --encoding UTF8 --template template0 darkroom"
+                )
+            await _lock(connection)
             await _apply(connection, wanted)
     except psycopg.OperationalError as error:
         raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}") from error
@@ -116,6 +154,16 @@ async def check_applied(database: Database, migrations: Sequence[Migration] | No
         )
 
 
+async def _lock(connection: psycopg.AsyncConnection) -> None:
+    """Wait until no other process migrates. Not by a statement that waits: an index that another
+    process builds concurrently would wait for its end."""
+    while True:
+        cursor = await connection.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,))
+        if await cursor.fetchone() == (True,):
+            return
+        await asyncio.sleep(POLL_S)
+
+
 async def _apply(connection: psycopg.AsyncConnection, wanted: Sequence[Migration]) -> None:
     await connection.execute(LEDGER)
     cursor = await connection.execute(APPLIED)
@@ -124,10 +172,46 @@ async def _apply(connection: psycopg.AsyncConnection, wanted: Sequence[Migration
     for migration in wanted:
         if migration.number in applied:
             continue
-        async with connection.transaction():
-            await connection.execute(cast("LiteralString", migration.sql))
-            noted = (migration.number, migration.name, migration.compatible_since)
-            await connection.execute(NOTE, noted)
+        await _patiently(connection, migration)
+
+
+async def _patiently(connection: psycopg.AsyncConnection, migration: Migration) -> None:
+    """Apply a migration, again and again until it gets its locks at once."""
+    reported = float("-inf")
+    while True:
+        try:
+            await _apply_one(connection, migration)
+        except psycopg.errors.LockNotAvailable:
+            now = asyncio.get_running_loop().time()
+            if now - reported >= REPORT_EVERY_S:
+                reported = now
+                log.warning(
+                    "The migration %s waits for a backup or another long transaction to end; "
+                    "Darkroom starts then. `darkroom queue` names the oldest one.",
+                    migration.name,
+                )
+            await asyncio.sleep(random.uniform(*RETRY_S))  # noqa: S311
+        else:
+            return
+
+
+async def _apply_one(connection: psycopg.AsyncConnection, migration: Migration) -> None:
+    noted = (migration.number, migration.name, migration.compatible_since)
+    if migration.outside_transaction:
+        # It waits for all transactions before it, and blocks none.
+        await connection.execute("SET lock_timeout = 0")
+        for (drop,) in await (await connection.execute(INVALID_INDEXES)).fetchall():
+            await connection.execute(drop)
+        for statement in migration.sql.split(_ANOTHER):
+            await connection.execute(cast("LiteralString", statement))
+        await connection.execute(NOTE, noted)
+        return
+    await connection.execute(
+        "SELECT set_config('lock_timeout', %s, false)", (f"{LOCK_TIMEOUT_MS}ms",)
+    )
+    async with connection.transaction():
+        await connection.execute(cast("LiteralString", migration.sql))
+        await connection.execute(NOTE, noted)
 
 
 def _refuse_newer(applied: Mapping[int, int | None], wanted: Sequence[Migration]) -> None:

@@ -18,7 +18,7 @@ import psycopg
 
 from serve_app.domain.errors import DatabaseUnavailable
 from serve_app.domain.lease import LeaseKey, Signal, SignalKind
-from serve_app.queue.store.database import CONNECT, Database
+from serve_app.postgres.database import SILENT_S, Database, answers_within, settings
 from serve_app.queue.store.messages import compact
 
 log = logging.getLogger(__name__)
@@ -27,14 +27,16 @@ CHANNEL = "darkroom"
 LISTENERS = 0x6C697374  # advisory lock shared by all listeners, so that they can be counted
 COALESCE_S = 0.003
 RECONNECT_S = (0.1, 0.5, 1.0, 2.0)
+PROBE_S = 3.0
 PER_MESSAGE = 100  # ids; a payload holds 8000 bytes
 
 COUNT_LISTENERS = f"""
+-- name: count_listeners
 SELECT count(*) FROM pg_locks
 WHERE locktype = 'advisory' AND classid = 0 AND objid = {LISTENERS}
   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
-NOTIFY = f"SELECT pg_notify('{CHANNEL}', %(payload)s)"
+NOTIFY = f"-- name: notify\nSELECT pg_notify('{CHANNEL}', %(payload)s)"
 
 
 @dataclass
@@ -55,7 +57,7 @@ class Notification:
                     "changed": [] if signals[part] else changed[part],
                     "pools": sorted(self.pools) if start == 0 else [],
                     "signals": [
-                        [each.held.request_id, each.held.attempt, each.kind]
+                        [each.held.request_id, each.held.attempt, each.held.nonce, each.kind]
                         for each in signals[part]
                     ],
                 }
@@ -128,14 +130,18 @@ class Notifier:
                     "A notification was not sent; other processes see the change later: %s",
                     error,
                 )
+            except Exception:
+                # An error that ended this task would delay every later change for good.
+                log.exception("A notification was not sent; other processes see the change later.")
             await asyncio.sleep(COALESCE_S)
 
     async def _listen(self) -> None:
         failures = 0
         while True:
             try:
+                conninfo = self._database.conninfo
                 async with await psycopg.AsyncConnection.connect(
-                    self._database.conninfo, **CONNECT
+                    conninfo, **settings(conninfo)
                 ) as connection:
                     failures = 0
                     await self._receive(connection)
@@ -144,27 +150,33 @@ class Notifier:
                     log.warning(
                         "Not listening to the other ingress replicas; trying again: %s", error
                     )
+            except Exception:
+                # As in _send: without this task, changes of others are seen later for good.
+                log.exception("Not listening to the other ingress replicas; trying again.")
             finally:
                 self.listening = False
             await asyncio.sleep(RECONNECT_S[min(failures, len(RECONNECT_S) - 1)])
             failures += 1
 
     async def _receive(self, connection: psycopg.AsyncConnection) -> None:
-        await connection.execute("SELECT pg_advisory_lock_shared(%s::bigint)", (LISTENERS,))
-        await connection.execute(f"LISTEN {CHANNEL}")
+        async with answers_within(connection, SILENT_S):
+            await connection.execute("SELECT pg_advisory_lock_shared(%s::bigint)", (LISTENERS,))
+            await connection.execute(f"LISTEN {CHANNEL}")
         self.listening = True
         self._alone = False
         self._something.set()  # announces this listener by an empty message
         self._on_gap()
-        async for notify in connection.notifies():
-            self._received(notify.payload)
+        while True:
+            async for notify in connection.notifies(timeout=PROBE_S):
+                self._received(notify.payload)
+            # A listener sends nothing, so only this finds out that its connection is silent.
+            async with answers_within(connection, SILENT_S):
+                await connection.execute("SELECT 1")
 
     def _received(self, payload: str) -> None:
         message = json.loads(payload)
         if message["from"] == self._ingress_id:
             return
         self._alone = False
-        signals = {
-            Signal(SignalKind(kind), LeaseKey(id_, n)) for id_, n, kind in message["signals"]
-        }
+        signals = {Signal(SignalKind(kind), LeaseKey(*key)) for *key, kind in message["signals"]}
         self._on_notification(Notification(set(message["changed"]), set(message["pools"]), signals))

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.errors import RequestNotFound
+from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.progress import Progress, Stage, StoredSnapshot
 from serve_app.domain.request import Cause, Priority, Redacted, Request, Retries, State
@@ -61,12 +62,20 @@ COLUMNS = """
     r.end_by, r.work, r.previews, p.rate, p.preview_step, r.forgetting, r.retries_left,
     CASE WHEN r.follows IS NOT NULL THEN coalesce((
         SELECT l.id FROM requests l WHERE l.leads = r.follows AND l.outcome IS NULL
-        ), r.follows)::text END
+        ), r.follows)::text END,
+    r.lease_nonce
 """
+NEW_NONCE = "(random() * 9007199254740991)::bigint"
+"""SQL for the nonce of a lease: 53 bits, which JSON numbers hold."""
 SOURCE = """
     requests r LEFT JOIN progress p
         ON p.request_id = r.id AND p.attempt = r.attempt AND r.lease_until IS NOT NULL
 """
+
+
+def lease_columns(held: LeaseKey) -> Mapping[str, str | int]:
+    """Columns that name a lease in a statement: ``id``, ``attempt`` and ``nonce``."""
+    return {"id": held.request_id, "attempt": held.attempt, "nonce": held.nonce}
 
 
 RETRIES_LEFT = (
@@ -106,7 +115,7 @@ def stored(row: tuple[Any, ...]) -> StoredRequest:
     (created_at, started_at, finished_at, cancel_requested, replica_id, outcome) = row[9:15]
     (stage, step, steps, version, alone, snapshot, snapshot_step, reuses) = row[15:23]
     (end_by, work, previews, rate, preview_step, forgetting) = row[23:29]
-    retries_left, follows = row[29:31]
+    retries_left, follows, lease_nonce = row[29:32]
     request = Request(
         id=id_,
         tenant=tenant,
@@ -133,6 +142,7 @@ def stored(row: tuple[Any, ...]) -> StoredRequest:
         progress=progress_of(stage, step, steps, rate),
         previews=previews,
         preview_step=preview_step or 0,
+        lease_nonce=lease_nonce,
         snapshot=None if snapshot is None else StoredSnapshot(snapshot, snapshot_step),
         events=version,
     )

@@ -11,8 +11,8 @@ from datetime import datetime
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import State
+from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import outcome_to_json
 
 _WRITTEN = """
@@ -30,16 +30,17 @@ outbox AS (
     INSERT INTO webhook_deliveries (request_id, tenant, url)
     SELECT id, tenant, webhook_url FROM gone WHERE state <> 'running' AND webhook_url IS NOT NULL
 )
-SELECT id::text, attempt, state, pool, tenant, replica_id, events, finished_at, changed, endpoint,
-       leads::text, followed
+SELECT id::text, attempt, lease_nonce, state, pool, tenant, replica_id, events, finished_at,
+       changed, endpoint, leads::text, followed
 FROM gone
 """
 _RETURNING = """
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.replica_id,
-              r.events, r.finished_at, r.leads
+              r.events, r.finished_at, r.leads, r.lease_nonce
 """
 
 CANCEL = f"""
+-- name: cancel
 WITH target AS (
     SELECT id, cancel_requested, state <> 'running' AS waits, follows IS NOT NULL AS followed
     FROM requests
@@ -61,6 +62,7 @@ gone AS (
 {_WRITTEN}
 """
 _EXPIRE = f"""
+-- name: expire
 WITH late AS ({{late}}),
 gone AS (
     UPDATE requests r SET
@@ -90,6 +92,7 @@ EXPIRE_FOLLOWING = _EXPIRE.format(late=_LATE_FOLLOWING)
 
 
 FAIL = f"""
+-- name: fail
 WITH target AS (
     SELECT id, follows IS NOT NULL AS followed FROM requests
     WHERE id = %(id)s::uuid AND state IN ('queued', 'following') FOR NO KEY UPDATE
@@ -176,6 +179,6 @@ async def fail_request(
 
 def _removed(rows: Sequence[tuple[object, ...]]) -> list[Removed]:
     return [
-        Removed(LeaseKey(str(row[0]), row[1]), State(row[2]), *row[3:])  # pyright: ignore
+        Removed(LeaseKey(*row[:3]), State(row[3]), *row[4:])  # pyright: ignore
         for row in rows
     ]

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from serve_app.domain.outcome import Outcome, Usage
+from serve_app.postgres.database import Database, Lock
 from serve_app.queue.fairness.fair_queue import AWAKE
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database, Lock
 from serve_app.queue.store.rows import outcome_from_json, outcome_to_json
 from serve_app.queue.transactions.deletion import OUTCOME_LOCK
 from serve_app.queue.transactions.insert import outcome_lock_number
@@ -28,6 +28,7 @@ MAX_GROUPS = 100
 # Groups without a leader, with the outcome to share if there is one. The artifacts are not counted
 # inside the outcome here: see outcome_cache.py.
 DUE = """
+-- name: find_coalesced
 WITH waiting AS (
     SELECT DISTINCT follows AS id FROM requests
     WHERE state = 'following' AND (
@@ -46,6 +47,7 @@ WHERE (SELECT 1 FROM requests r WHERE r.leads = w.id AND r.outcome IS NULL) IS N
 LIMIT %(most)s
 """
 SHARE_OUTCOME = """
+-- name: share_outcome
 WITH due AS (
     SELECT id FROM requests
     WHERE state = 'following' AND follows = %(group)s::uuid
@@ -75,8 +77,9 @@ outbox AS (
 SELECT id::text, tenant, pool, endpoint FROM ended
 """
 # The promoted request keeps its old place in the queue. It does not expire if its start deadline
-# passed while the request that it followed was running.
+# passed while the request that it followed was running. It is one request, so one lane is locked.
 PROMOTE = f"""
+-- name: promote
 WITH heir AS (
     SELECT id FROM requests
     WHERE state = 'following' AND follows = %(group)s::uuid

@@ -8,15 +8,16 @@ from collections.abc import Sequence
 
 from serve_app.domain.errors import RequestActive, RequestNotFound
 from serve_app.domain.outcome import Outcome
+from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store import messages
-from serve_app.queue.store.config import Retention
-from serve_app.queue.store.database import Database, Lock
+from serve_app.queue.store.config import DAY_S, Retention
 from serve_app.queue.store.rows import known_id, outcome_to_json
 
 IDEMPOTENCY_KEY_TTL_S = 86400.0
 """Lifetime of an idempotency key after its submit, also if its request is deleted."""
 
 BATCH_SIZE = 200
+MAX_BATCHES = 500  # by age, in one round
 
 OUTCOME_LOCK = 0x73686172
 """Advisory lock that keeps files as long as a request refers to them.
@@ -33,17 +34,21 @@ _ONE = """
 """
 # The age counts from the end of the request. Its id begins with the time of the submit, so an index
 # finds it. The tenant is written as a range for the reason given in history.py.
-_AGED = """
-    SELECT id, snapshot, idempotency_key, created_at, reuses FROM requests
-    WHERE tenant >= %(tenant)s AND tenant <= %(tenant)s
+_AGED_ROWS = """
+    requests.tenant >= {tenant} AND requests.tenant <= {tenant}
       AND deleted_at IS NULL AND outcome IS NOT NULL
-      AND id < (rpad(lpad(to_hex((extract(epoch FROM now() - make_interval(secs => %(age_s)s))
+      AND id < (rpad(lpad(to_hex((extract(epoch FROM now() - make_interval(secs => {age_s}))
                 * 1000)::bigint), 12, '0'), 32, '0'))::uuid
-      AND finished_at < now() - make_interval(secs => %(age_s)s)
+      AND finished_at < now() - make_interval(secs => {age_s})
+"""
+_AGED = f"""
+    SELECT id, snapshot, idempotency_key, created_at, reuses FROM requests
+    WHERE {_AGED_ROWS.format(tenant="%(tenant)s", age_s="%(age_s)s")}
     ORDER BY tenant DESC, id LIMIT %(most)s
     FOR UPDATE SKIP LOCKED
 """
 _STATEMENT = """
+-- name: delete
 WITH doomed AS ({doomed}),
 judged AS (
     SELECT id, snapshot, idempotency_key IS NOT NULL
@@ -98,15 +103,26 @@ STATE = """
 SELECT CASE state WHEN 'following' THEN 'queued' ELSE state END FROM requests
 WHERE id = %(id)s::uuid AND tenant = %(tenant)s AND deleted_at IS NULL
 """
-# One index step per tenant: a scan over all rows would take seconds.
-TENANTS = """
+# Tenants with requests to delete, and their ages. One index step per tenant: a scan over all rows
+# would take seconds. It takes no lock, because most tenants have nothing to delete.
+DUE_TENANTS = f"""
 WITH RECURSIVE owner AS (
     (SELECT tenant FROM requests ORDER BY tenant LIMIT 1)
     UNION ALL
     SELECT (SELECT r.tenant FROM requests r WHERE r.tenant > o.tenant ORDER BY r.tenant LIMIT 1)
     FROM owner o WHERE o.tenant IS NOT NULL
+),
+own AS MATERIALIZED (
+    SELECT * FROM json_to_recordset(%(ages)s::json) AS x(tenant text, age_s double precision)
 )
-SELECT tenant FROM owner WHERE tenant IS NOT NULL
+SELECT a.tenant, a.age_s FROM (
+    SELECT o.tenant, coalesce(
+        (SELECT age_s FROM own WHERE own.tenant = o.tenant), %(age_s)s::double precision) AS age_s
+    FROM owner o WHERE o.tenant IS NOT NULL
+) a WHERE a.age_s IS NOT NULL AND (
+    SELECT 1 FROM requests
+    WHERE {_AGED_ROWS.format(tenant="a.tenant", age_s="a.age_s")}
+    ORDER BY tenant DESC, id LIMIT 1) IS NOT NULL
 """
 FREE_KEYS = """
 DELETE FROM requests WHERE deleted_at IS NOT NULL
@@ -143,16 +159,18 @@ class Deletion:
         raise still_active(states[0][0])
 
     async def delete_aged(self) -> Sequence[str]:
-        """Delete the requests whose retention is over and return their ids.
+        """Delete requests whose retention is over and return their ids. Call it periodically: it
+        deletes ``MAX_BATCHES`` at most.
 
         Works in small statements, so that nothing else waits for long.
         """
         if not self._retention.any:
             return ()
         deleted: list[str] = []
-        for (tenant,) in await self._database.rows(TENANTS):
-            age_s = self._retention.age_s(tenant)
-            while age_s is not None:
+        batches = MAX_BATCHES
+        for tenant, age_s in await self._database.rows(DUE_TENANTS, self._ages()):
+            while batches > 0:
+                batches -= 1
                 gone = await self._aged(tenant, age_s)
                 deleted += gone
                 if len(gone) < BATCH_SIZE:
@@ -162,6 +180,16 @@ class Deletion:
     async def delete_expired_keys(self) -> None:
         """Delete the rows of deleted requests whose idempotency keys have expired."""
         await self._database.rows(FREE_KEYS, {"key_kept_s": IDEMPOTENCY_KEY_TTL_S})
+
+    def _ages(self) -> dict[str, object]:
+        retention = self._retention
+        own = [
+            {"tenant": tenant, "age_s": retention.age_s(tenant)}
+            for tenant, limits in retention.tenants.items()
+            if limits.retention_days is not None
+        ]
+        default_s = None if retention.days is None else retention.days * DAY_S
+        return {"ages": messages.compact(own), "age_s": default_s}
 
     async def _aged(self, tenant: str, age_s: float) -> Sequence[str]:
         params = {
@@ -188,12 +216,30 @@ KEEP = """
 INSERT INTO lifecycles (request_id, keep_s) VALUES (%(id)s::uuid, %(keep_s)s::float8)
 ON CONFLICT (request_id) DO NOTHING
 """
+PAGE_SIZE = 1000
+MAX_PAGES = 20  # in one round: requests may wait for long, and there may be many
+FIRST_ID = "00000000-0000-0000-0000-000000000000"
 SEE_ENDS = """
-UPDATE lifecycles l SET due_at = r.finished_at + make_interval(secs => l.keep_s)
-FROM requests r
-WHERE l.due_at IS NULL AND r.id = l.request_id AND r.finished_at IS NOT NULL
+-- name: find_file_lifetimes
+WITH page AS MATERIALIZED (
+    SELECT request_id, keep_s FROM lifecycles
+    WHERE due_at IS NULL AND request_id > %(after)s::text::uuid
+    ORDER BY request_id LIMIT %(most)s
+),
+ended AS MATERIALIZED (
+    SELECT p.request_id, (
+        SELECT r.finished_at + make_interval(secs => p.keep_s) FROM requests r
+        WHERE r.id = p.request_id) AS due_at
+    FROM page p
+),
+seen AS (
+    UPDATE lifecycles l SET due_at = e.due_at
+    FROM ended e WHERE l.request_id = e.request_id AND e.due_at IS NOT NULL
+)
+SELECT max(request_id::text), count(*) FROM page
 """
 EXPIRE = """
+-- name: expire_files
 WITH due AS (
     SELECT request_id FROM lifecycles WHERE due_at <= now()
     ORDER BY due_at LIMIT %(most)s FOR UPDATE SKIP LOCKED
@@ -220,13 +266,25 @@ class PostgresLifecycles:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._seen_to = FIRST_ID
 
     async def keep(self, request_id: str, keep_s: float) -> None:
         await self._database.rows(KEEP, {"id": request_id, "keep_s": keep_s})
 
     async def expire(self) -> None:
-        """Schedule the deletion of all files whose lifetime is over."""
-        await self._database.rows(SEE_ENDS)
+        """Schedule the deletion of the files whose lifetime is over. Call it periodically: it
+        looks at some of the requests that had not ended, and goes on with the others.
+        """
+        await self._see_ends()
         while len(await self._database.rows(EXPIRE, {"most": BATCH_SIZE})) == BATCH_SIZE:
             pass
         await self._database.rows(FORGET)
+
+    async def _see_ends(self) -> None:
+        for _ in range(MAX_PAGES):
+            params = {"after": self._seen_to, "most": PAGE_SIZE}
+            ((last, seen),) = await self._database.rows(SEE_ENDS, params)
+            if seen < PAGE_SIZE:
+                self._seen_to = FIRST_ID
+                return
+            self._seen_to = last

@@ -19,11 +19,11 @@ from serve_app.domain.errors import ReplicaDied
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import MAX_FAILURES, Cause, State
-from serve_app.queue.fairness.fair_queue import AWAKE
+from serve_app.postgres.database import Database
+from serve_app.queue.fairness.fair_queue import wake_lanes
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
-from serve_app.queue.store.rows import RETRIES_LEFT, flatten_outcome, outcome_to_json
+from serve_app.queue.store.rows import RETRIES_LEFT, flatten_outcome, lease_columns, outcome_to_json
 
 
 class EndReason(StrEnum):
@@ -40,8 +40,13 @@ class EndReason(StrEnum):
     BY_OPERATOR = "by_hand"  # an operator ended it
     # its replica did not end it after the overall deadline; the attempt is recorded as lost
     OUT_OF_TIME = "out_of_time"
+    # it ran when the backup was made that was restored; the attempt is recorded as lost
+    RESTORED = "restored"
     STOPPED = "stopped"  # the whole installation was stopped, with every running attempt
 
+
+UNCONFIRMED_REPLICAS = 3
+"""Number of replicas that must have had a request before it fails because none confirmed it."""
 
 BY_FINISH = (
     EndReason.SUCCEEDED,
@@ -82,17 +87,19 @@ class EndedAttempt:
     held_s: float  # how long the attempt held its slot, by the database's clock
     leads: str | None = None  # the coalescing group that it leads
     resumed: bool = False  # it may have resumed from a snapshot: `run_s` covers part of the work
+    total_s: float = 0.0  # since the submit
+    code: str | None = None  # of the error, if the request failed or expired
 
 
 # Sources of the attempts to end: three ways to name them.
 _NAMED = """
     SELECT * FROM json_to_recordset(%(ends)s::json) AS x(
-        id uuid, attempt integer, how text, message text, cause integer, outcome text,
-        artifacts json,
+        id uuid, attempt integer, nonce bigint, how text, message text, cause integer,
+        outcome text, artifacts json,
         run_s double precision, steps integer, units double precision)
 """
 _NAMELESS = """
-    SELECT id, attempt, %(how)s::text AS how,
+    SELECT id, attempt, lease_nonce AS nonce, %(how)s::text AS how,
            %(message)s::text || coalesce(replica_id, '?') AS message,
            %(cause)s::integer AS cause, NULL::text AS outcome, NULL::json AS artifacts,
            0::double precision AS run_s, 0 AS steps, 0::double precision AS units
@@ -106,9 +113,10 @@ _OF_ACTORS = f"""{_NAMELESS}
     WHERE state = 'running' AND actor_id = ANY(%(actors)s::text[])
     LIMIT 1000
 """
+_RUNNING = f"{_NAMELESS} WHERE state = 'running' ORDER BY lease_until LIMIT 1000"
 # In this order, to use the index of running requests.
 _OUT_OF_TIME = """
-    SELECT id, attempt, 'out_of_time' AS how,
+    SELECT id, attempt, lease_nonce AS nonce, 'out_of_time' AS how,
            'Out of time on replica ' || coalesce(replica_id, '?') AS message,
            %(cause)s::integer AS cause, %(outcome)s::text AS outcome, NULL::json AS artifacts,
            0::double precision AS run_s, 0 AS steps, 0::double precision AS units
@@ -119,9 +127,13 @@ _OUT_OF_TIME = """
 # A lease that was renewed after the snapshot was taken is not lost.
 _STILL_EXPIRED = "AND r.lease_until < now()"
 
+# The code of a failure is cut out of the text: what stands beside it may have `\u0000`, and then
+# `->>` is an error, whatever it asks for.
+#
 # `lease_until IS NOT NULL` is the same as `state = 'running'`, by a CHECK of the table. It is used
 # where rows are looked up by id: with the state, the planner might read all running requests.
 _STATEMENT = """
+-- name: end_attempts
 WITH ending AS ({source}),
 held AS (
     SELECT r.id, e.attempt, e.how, e.message, e.cause, e.outcome AS own, e.artifacts,
@@ -133,7 +145,7 @@ held AS (
                 ELSE r.retries_left[e.cause] < 1 OR r.failures + 1 >= {most_failures}
                 END AS spent
     FROM ending e JOIN requests r ON r.id = e.id
-    WHERE r.lease_until IS NOT NULL AND r.attempt = e.attempt {still}
+    WHERE r.lease_until IS NOT NULL AND r.attempt = e.attempt AND r.lease_nonce = e.nonce {still}
     ORDER BY r.id
     FOR NO KEY UPDATE OF r
 ),
@@ -144,7 +156,10 @@ decided AS (
         WHEN cancel_requested THEN 'cancelled'
         WHEN how = 'out_of_time' THEN 'expired'
         WHEN failed = 1 AND spent THEN 'failed'
-        WHEN missed = 1 AND unconfirmed + 1 >= %(max_unconfirmed)s THEN 'failed'
+        -- One replica that stands still is no reason.
+        WHEN missed = 1 AND unconfirmed + 1 >= %(max_unconfirmed)s AND (
+            SELECT count(DISTINCT a.replica_id) FROM attempts a WHERE a.request_id = held.id
+            ) >= %(unconfirmed_replicas)s THEN 'failed'
         ELSE 'queued' END AS next
     FROM held
 ),
@@ -183,11 +198,12 @@ ended AS (
     RETURNING r.id, r.attempt, r.state, r.pool, r.tenant, r.endpoint, r.webhook_url, r.work,
               r.expected_s, r.started_at, r.failures, r.finished_at, r.events, j.how, j.message,
               j.failed, r.retries_left, j.final, j.says_itself, j.artifacts, j.run_s, j.steps,
-              j.units, r.leads, r.attempt > 1 AND r.snapshot IS NOT NULL AS resumed
+              j.units, r.leads, r.created_at, r.lease_nonce,
+              r.attempt > 1 AND r.snapshot IS NOT NULL AS resumed
 ),
 closed AS (
     UPDATE attempts a SET
-        ended = CASE e.how WHEN 'out_of_time' THEN 'lost' ELSE e.how END,
+        ended = CASE WHEN e.how IN ('out_of_time', 'restored') THEN 'lost' ELSE e.how END,
         ended_at = now(), message = e.message, run_s = e.run_s, steps = e.steps, units = e.units
     FROM ended e WHERE a.request_id = e.id AND a.attempt = e.attempt
     RETURNING a.request_id, a.replica_id
@@ -226,14 +242,13 @@ outbox AS (
     SELECT id, tenant, webhook_url FROM ended
     WHERE state <> 'queued' AND webhook_url IS NOT NULL
 ),
-woken AS (
-    UPDATE fair_lanes l SET {awake}
-    FROM (SELECT DISTINCT pool, tenant FROM ended WHERE state = 'queued') e
-    WHERE l.pool = e.pool AND l.tenant = e.tenant AND NOT l.active
-){noted}
-SELECT e.id::text, e.attempt, e.state, e.how, e.pool, e.tenant, c.replica_id, e.failures,
-       e.events, e.finished_at, e.endpoint, e.run_s, e.work, e.expected_s,
-       extract(epoch FROM now() - e.started_at)::double precision, e.leads::text, e.resumed
+{wake_lanes}{noted}
+SELECT e.id::text, e.attempt, e.lease_nonce, e.state, e.how, e.pool, e.tenant, c.replica_id,
+       e.failures, e.events, e.finished_at, e.endpoint, e.run_s, e.work, e.expected_s,
+       extract(epoch FROM now() - e.started_at)::double precision, e.leads::text, e.resumed,
+       extract(epoch FROM now() - e.created_at)::double precision,
+       CASE WHEN e.state IN ('failed', 'expired')
+            THEN substring(e.final FROM '"failure":{{"code":"([a-z0-9_]+)"') END
 FROM ended e LEFT JOIN closed c ON c.request_id = e.id
 """
 
@@ -255,13 +270,14 @@ _statement = partial(
     ),
     died=_NUMBER[Cause.CONNECTION_ERROR],
     retries=RETRIES_LEFT,
-    awake=AWAKE,
+    wake_lanes=wake_lanes("ended"),
     still="",
     noted="",
 )
 END_NAMED = _statement(source=_NAMED)
 END_EXPIRED = _statement(source=_EXPIRED, still=_STILL_EXPIRED)
 END_OUT_OF_TIME = _statement(source=_OUT_OF_TIME)
+END_RUNNING = _statement(source=_RUNNING)
 END_OF_ACTORS = _statement(source=_OF_ACTORS)
 END_BY_HAND = _statement(source=_NAMED, noted=_NOTED)
 
@@ -269,10 +285,22 @@ LOST_MESSAGES = {
     EndReason.LOST: "The process ended on replica ",
     EndReason.STOPPED: "Darkroom was stopped, and with it replica ",
 }
+CONFIRM = """
+WITH chosen AS (
+    SELECT r.id FROM requests r
+    JOIN json_to_recordset(%(held)s::json) AS h(id uuid, attempt integer, nonce bigint)
+        ON h.id = r.id AND h.attempt = r.attempt AND h.nonce = r.lease_nonce
+    WHERE r.lease_until IS NOT NULL AND NOT r.confirmed
+    ORDER BY r.id
+    FOR NO KEY UPDATE OF r
+)
+UPDATE requests r SET confirmed = true, start_by = NULL FROM chosen c WHERE r.id = c.id
+"""
 ENDED_BY = """
-SELECT a.request_id::text, a.attempt
-FROM json_to_recordset(%(held)s::json) AS h(id uuid, attempt integer)
-JOIN attempts a ON a.request_id = h.id AND a.attempt = h.attempt
+-- name: find_ended
+SELECT a.request_id::text, a.attempt, a.nonce
+FROM json_to_recordset(%(held)s::json) AS h(id uuid, attempt integer, nonce bigint)
+JOIN attempts a ON a.request_id = h.id AND a.attempt = h.attempt AND a.nonce = h.nonce
 WHERE a.ended = ANY(%(how)s::text[])
 """
 
@@ -285,6 +313,7 @@ class EndAttempts:
         self._rules = {
             "max_failures": limits.max_failures,
             "max_unconfirmed": limits.max_unconfirmed,
+            "unconfirmed_replicas": min(limits.max_unconfirmed, UNCONFIRMED_REPLICAS),
             "cancelled": _text(messages.cancelled()),
             "ended_its_replica": _text(messages.ended_its_replica(limits.max_failures)),
             "no_retry_left": _text(messages.no_retry_left()),
@@ -309,6 +338,12 @@ class EndAttempts:
             row["outcome"] = None
         return await self._run(END_BY_HAND, {"ends": messages.compact([row]), **noted})
 
+    async def confirm(self, held: frozenset[LeaseKey]) -> None:
+        """Confirm the leases of attempts of which it is known, without a report, that they ran."""
+        if held:
+            named = messages.compact([lease_columns(each) for each in held])
+            await self._database.rows(CONFIRM, {"held": named})
+
     async def end_expired(self) -> Sequence[EndedAttempt]:
         """End some of the attempts whose lease has run out. Call it until none is left."""
         return await self._run(
@@ -330,6 +365,17 @@ class EndAttempts:
             "overtime_s": overtime_s,
         }
         return await self._run(END_OUT_OF_TIME, params)
+
+    async def end_restored(self) -> Sequence[EndedAttempt]:
+        """End some of the attempts that a restored backup has as running. Call it until none is
+        left. No failure is counted.
+        """
+        params = {
+            "how": EndReason.RESTORED,
+            "message": "Restored from a backup that was made while it ran on replica ",
+            "cause": None,
+        }
+        return await self._run(END_RUNNING, params)
 
     async def end_of_actors(
         self, actor_ids: Sequence[str], how: EndReason
@@ -353,15 +399,15 @@ class EndAttempts:
         Runs as a new statement, after one that ended nothing: the statement that lost a race has a
         snapshot from before the winner's commit.
         """
-        named = [{"id": each.request_id, "attempt": each.attempt} for each in held]
+        named = [lease_columns(each) for each in held]
         params = {"held": messages.compact(named), "how": [str(each) for each in how]}
         rows = await self._database.rows(ENDED_BY, params)
-        return frozenset(LeaseKey(id_, attempt) for id_, attempt in rows)
+        return frozenset(LeaseKey(*row) for row in rows)
 
     async def _run(self, statement: str, params: Mapping[str, Any]) -> Sequence[EndedAttempt]:
         rows = await self._database.rows(statement, {**self._rules, **params})
         return [
-            EndedAttempt(LeaseKey(row[0], row[1]), State(row[2]), EndReason(row[3]), *row[4:])
+            EndedAttempt(LeaseKey(*row[:3]), State(row[3]), EndReason(row[4]), *row[5:])
             for row in rows
         ]
 
@@ -369,8 +415,7 @@ class EndAttempts:
 def _row(end: AttemptEnd) -> Mapping[str, Any]:
     outcome = end.outcome
     return {
-        "id": end.held.request_id,
-        "attempt": end.held.attempt,
+        **lease_columns(end.held),
         "how": end.how,
         "message": messages.clean(end.message),
         "cause": _NUMBER[_cause(outcome)],

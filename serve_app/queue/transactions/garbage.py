@@ -12,9 +12,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from serve_app.domain.lease import LeaseKey
 from serve_app.domain.ports import LeaseTerms
+from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 from serve_app.telemetry.logs import log_context
 
 log = logging.getLogger(__name__)
@@ -29,15 +30,17 @@ ALIVE_S = 300.0
 
 # The attempts first: a plan made while both tables were empty would read all requests.
 DUE = f"""
+-- name: find_garbage
 WITH due AS MATERIALIZED (
-    SELECT request_id, attempt, ended FROM attempts
+    SELECT request_id, attempt, nonce, ended FROM attempts
     WHERE ended NOT IN ('succeeded', 'undo') AND NOT collected
     LIMIT {AT_ONCE}
 )
-SELECT a.request_id::text, a.attempt, a.ended, r.endpoint, r.input
+SELECT a.request_id::text, a.attempt, a.nonce, a.ended, r.endpoint, r.input
 FROM due a JOIN requests r ON r.id = a.request_id
 """
 COLLECT = """
+-- name: list_garbage
 WITH named AS (
     SELECT * FROM json_to_recordset(%(attempts)s::json) AS x(id uuid, attempt integer)
 ),
@@ -64,25 +67,25 @@ class GarbageFiles:
         while rows := await self._database.rows(DUE):
             keys = [
                 {"key": key, "after_s": DEAD_S if ended in _GONE else ALIVE_S}
-                for request_id, attempt, ended, endpoint, input_ in rows
-                for key in self._keys(request_id, attempt, endpoint, input_)
+                for *held, ended, endpoint, input_ in rows
+                for key in self._keys(LeaseKey(*held), endpoint, input_)
             ]
             attempts = [{"id": request_id, "attempt": attempt} for request_id, attempt, *_ in rows]
             params = {"attempts": messages.compact(attempts), "keys": messages.compact(keys)}
             await self._database.rows(COLLECT, params)
 
-    def _keys(
-        self, request_id: str, attempt: int, endpoint_id: str, input: Mapping[str, Any]
-    ) -> Sequence[str]:
+    def _keys(self, held: LeaseKey, endpoint_id: str, input: Mapping[str, Any]) -> Sequence[str]:
         endpoint = self._terms.endpoint(endpoint_id)
         if endpoint is None:
             return ()  # and so it got no lease
         try:
-            tickets = self._terms.tickets(request_id, attempt, endpoint, input)
+            tickets = self._terms.tickets(held, endpoint, input)
         except Exception:
             # A broken catalogue or storage setting must not block the others.
-            with log_context(request_id):
-                log.exception("The files left by attempt %s of %s are unknown", attempt, request_id)
+            with log_context(held.request_id):
+                log.exception(
+                    "The files left by attempt %s of %s are unknown", held.attempt, held.request_id
+                )
             return ()
         return [ticket.key for ticket in tickets]
 
@@ -97,6 +100,7 @@ AGAIN_S = 300.0
 """Seconds after which another process retries: the one that took the keys may have died."""
 
 TAKE = """
+-- name: take_garbage
 UPDATE unwanted SET due_at = now() + make_interval(secs => %(again_s)s)
 WHERE key IN (
     SELECT key FROM unwanted WHERE due_at <= now()

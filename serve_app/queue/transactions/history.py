@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from serve_app.domain.request import Request, State
-from serve_app.queue.store.database import Database
+from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.store.rows import COLUMNS, FOLLOWING, SOURCE, known_id, stored
 
 _ENDED = "r.finished_at IS NOT NULL AND r.deleted_at IS NULL"
@@ -98,8 +98,8 @@ them, not the database's. They only narrow down the search.
 class History:
     """Read pages of requests."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, reads: FairReads) -> None:
+        self._reads = reads
 
     async def page(
         self,
@@ -132,7 +132,8 @@ class History:
             of_endpoint=endpoint is not None,
             unsuccessful=bool(states) and UNSUCCESSFUL.issuperset(states),
         )
-        return [stored(row).request for row in await self._database.rows(statement, params)]
+        rows = await self._reads.rows(tenant, statement, params)
+        return [stored(row).request for row in rows]
 
 
 def first_id(at: datetime) -> str:

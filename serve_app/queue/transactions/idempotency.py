@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from serve_app.domain.errors import FieldProblem, InvalidInput, RequestDeleted
 from serve_app.domain.request import NewRequest
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, known_id, stored
 
 HEADER = "Idempotency-Key"
@@ -13,16 +13,19 @@ UNDELIVERED_S = 60.0
 """How long a lost response can be repeated. fal's clients retry within seconds."""
 
 OF_KEY = f"""
+-- name: find_by_key
 SELECT {COLUMNS}, r.deleted_at, r.body_digest FROM {SOURCE}
 WHERE r.tenant = %(tenant)s AND r.endpoint = %(endpoint)s AND r.idempotency_key = %(key)s
 """
 NOTE = """
+-- name: note_undelivered
 INSERT INTO undelivered (request_id, api_key, body_digest)
 VALUES (%(id)s::uuid, %(key)s, %(body)s)
 ON CONFLICT (request_id) DO UPDATE SET at = now()
 """
 # Two repeats that arrive together take one row each: the row taken by the other is locked or gone.
 TAKE = f"""
+-- name: take_undelivered
 WITH lost AS (
     SELECT request_id FROM undelivered
     WHERE api_key = %(key)s AND body_digest = %(body)s

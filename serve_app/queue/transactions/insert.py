@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import Any
 
 from serve_app.domain.request import NewRequest, Redacted, Request, State
-from serve_app.queue.fairness.fair_queue import AWAKE, head_start_s
+from serve_app.postgres.database import UNAWAITED, Database, Lock
+from serve_app.queue.fairness.fair_queue import head_start_s, wake_lanes
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database, Lock
-from serve_app.queue.store.rows import RETRIES_LEFT, retries_column
+from serve_app.queue.store.rows import NEW_NONCE, RETRIES_LEFT, retries_column
 
 # Short forms of inputs that are too long to show in full, mostly because of embedded images. Only
 # the replica gets the whole input. A status, a list or a log would otherwise carry megabytes at
@@ -38,6 +38,11 @@ class EncodedInput:
         self.text = messages.compact(input)
         self.large = len(self.text) > LARGE_CHARACTERS
         self.summary = summarize(input) if self.large else input
+
+    @property
+    def large_bytes(self) -> int:
+        """Size of a large input; otherwise 0."""
+        return len(self.text) if self.large else 0
 
     @property
     def shown(self) -> str | None:
@@ -87,6 +92,7 @@ _COALESCED = """
     ) each ORDER BY nth LIMIT 1) who ON true
 """
 _STATEMENT = f"""
+-- name: insert
 WITH new AS (
     SELECT * FROM json_to_recordset(%(new)s::json) AS x(
         n integer, id uuid, tenant text, endpoint text, digest text, pool text, priority smallint,
@@ -113,7 +119,7 @@ stored AS (
         ranked_at,
         work, expected_s, alone, previews, events, idempotency_key, body_digest, reuse_digest,
         forgetting, retries_left, webhook_url, webhook_origin, leads, follows, state, attempt,
-        replica_id, actor_id,
+        replica_id, actor_id, lease_nonce,
         lease_until, started_at)
     SELECT id, tenant, endpoint, digest, pool, priority,
            coalesce(input, (%(large)s::text[])[large])::json, shown::json,
@@ -129,6 +135,7 @@ stored AS (
                 WHEN here = 1 THEN 'running' ELSE 'queued' END, here,
            CASE here WHEN 1 THEN replica END,
            CASE here WHEN 1 THEN actor END,
+           here * {NEW_NONCE},
            CASE here WHEN 1 THEN now() + make_interval(secs => %(first_lease_s)s) END,
            CASE here WHEN 1 THEN now() END
     FROM placed
@@ -136,11 +143,11 @@ stored AS (
     ORDER BY key NULLS FIRST, n
     ON CONFLICT (tenant, endpoint, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING id, tenant, pool, state, attempt, replica_id, actor_id, created_at, events, end_by,
-              retries_left, follows
+              retries_left, follows, lease_nonce
 ),
 leased AS (
-    INSERT INTO attempts (request_id, attempt, replica_id, actor_id)
-    SELECT id, attempt, replica_id, actor_id FROM stored WHERE state = 'running'
+    INSERT INTO attempts (request_id, attempt, replica_id, actor_id, nonce)
+    SELECT id, attempt, replica_id, actor_id, lease_nonce FROM stored WHERE state = 'running'
 ),
 notified AS (
     INSERT INTO events (request_id, sequence, level, state, message)
@@ -157,14 +164,11 @@ notified AS (
     SELECT s.id, s.events, 'INFO', NULL, %(follows)s::text || p.leader || %(will_do)s::text
     FROM stored s JOIN placed p ON p.id = s.id WHERE s.follows IS NOT NULL
 ),
-woken AS (
-    UPDATE fair_lanes l SET {AWAKE}
-    FROM (SELECT DISTINCT pool, tenant FROM stored WHERE state = 'queued') s
-    WHERE l.pool = s.pool AND l.tenant = s.tenant AND NOT l.active
-)
-SELECT s.id::text, s.state, s.created_at, s.events, s.end_by, s.follows::text,
+{wake_lanes("stored")}
+SELECT s.id::text, s.state, s.created_at, s.events, s.end_by, s.lease_nonce, s.follows::text,
        CASE WHEN s.follows IS NOT NULL THEN (
-           SELECT p.leader FROM placed p WHERE p.id = s.id)::text END
+           SELECT p.leader FROM placed p WHERE p.id = s.id)::text END,
+       CASE WHEN NOT %(durable)s::boolean THEN {UNAWAITED} END
 FROM stored s
 """
 INSERT = _STATEMENT.format(alike=_ALONE)
@@ -200,9 +204,10 @@ class InsertResult:
 
 
 async def insert_requests(
-    database: Database, new: Sequence[NewRow], first_lease_s: float
+    database: Database, new: Sequence[NewRow], first_lease_s: float, *, durable: bool = True
 ) -> Sequence[InsertResult | None]:
     """Store all requests in one transaction, in this order, those with a key after those without.
+    ``durable`` False: without waiting for the disk.
 
     A request is coalesced with another one of the same tenant that computes the same. The result is
     None for a request that was not stored because its idempotency key is in use. Only a new
@@ -229,11 +234,12 @@ async def insert_requests(
             "queued": messages.QUEUED,
             "follows": messages.FOLLOWS[0],
             "will_do": messages.FOLLOWS[1],
+            "durable": durable,
         },
         # Of requests that arrive together, exactly one becomes the leader.
         lock=Lock(locks) if locks else None,
     )
-    stored = {id_: columns for id_, *columns in inserted}
+    stored = {id_: columns for id_, *columns, _ in inserted}
     found = [stored.get(each.request.id.lower()) for each in new]
     return [
         None if columns is None else _result(each, *columns)
@@ -294,6 +300,7 @@ def _result(
     created_at: datetime,
     version: int,
     end_by: datetime | None,
+    lease_nonce: int,
     group: str | None,
     leader: str | None,
 ) -> InsertResult:
@@ -320,5 +327,6 @@ def _result(
         retries_left=new.retries,
         follows=leader,
         events=version,
+        lease_nonce=lease_nonce,
     )
     return InsertResult(request, version, leased, group)

@@ -8,6 +8,11 @@ request after the other from the lane with the lowest virtual time, in one state
 The virtual time of a pool is the highest start that was leased. No lane that was idle is behind it,
 and no lane at all where limits hold some back, so neither saves up credit. An active lane may be
 behind it: it was refunded time that its requests did not use.
+
+Several ingress processes look at the same lanes. A request that one of them is leasing is skipped
+by the others. So are all requests of a tenant or endpoint with a limit on running requests while
+one of them leases any. So a statement may see requests and lease none of them: ``Contention``
+decides when to look again, and at how many more lanes.
 """
 
 from __future__ import annotations
@@ -16,13 +21,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import LOOK_AHEAD
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database, Lock
 from serve_app.queue.store.rows import StoredRequest, stored
 from serve_app.queue.transactions.insert import DirectLease
-from serve_app.queue.transactions.lease_sql import LEASE, LEASE_LEAVING_OUT, LEASE_LIMITED, LIMITED
+from serve_app.queue.transactions.lease_sql import LEASE, LEASE_LEAVING_OUT, LEASE_LIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +35,63 @@ class LeaseResult:
     """Result of a leasing statement: leased requests by offer, in the queue's order.
 
     ``drained``: tenants whose lanes were put to sleep. ``more``: further requests may be leased
-    now.
+    now. ``missed``: requests that it saw and had slots for, and that another process took.
     """
 
     found: Sequence[tuple[int, StoredRequest, Mapping[str, Any]]]  # offer, request, whole input
     drained: frozenset[str]
     more: bool
+    missed: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Queued requests that the offering replicas do not want: endpoints that they are downloading,
+    and tenants of whom they fetch enough input files."""
+
+    endpoints: frozenset[str] = frozenset()
+    tenants: frozenset[str] = frozenset()
+
+
+# Contention with other ingress processes. Pure.
+
+FIRST_SPARE_LANES = 16
+MAX_SPARE_LANES = 64
+MAX_MISSES = 20
+PAUSE_S, MAX_PAUSE_S = 0.002, 0.032
+
+
+@dataclass(frozen=True, slots=True)
+class Contention:
+    """Contention for the requests of a pool, as the leasing statements of this process saw it.
+
+    ``spare_lanes``: lanes to look at beside one for each slot. A lane costs pages, so none is spare
+    until a statement missed requests. ``misses``: statements in a row that saw requests and leased
+    none.
+    """
+
+    spare_lanes: int = 0
+    misses: int = 0
+
+    def after(self, leased: int, missed: int) -> Contention:
+        """Contention after one more statement."""
+        if not missed:
+            return Contention(max(0, self.spare_lanes - 1), 0)
+        wider = min(MAX_SPARE_LANES, max(FIRST_SPARE_LANES, 2 * self.spare_lanes))
+        return Contention(wider, 0 if leased else self.misses + 1)
+
+    @property
+    def looks_again(self) -> bool:
+        """True if the last statement leased none of the requests that it saw. False after many of
+        them: these requests are locked for long, and the next look is the periodic one.
+        """
+        return 0 < self.misses < MAX_MISSES
+
+    def pause_s(self, share: float) -> float:
+        """Pause before the next look: ``share``, from 0 to 1, of a time that grows with the misses
+        in a row.
+        """
+        return share * min(MAX_PAUSE_S, PAUSE_S * 2**self.misses) if self.misses else 0.0
 
 
 async def lease_queued(
@@ -43,14 +99,15 @@ async def lease_queued(
     pool: str,
     offers: Sequence[DirectLease],
     hot: frozenset[str],
-    left_out: frozenset[str],
+    left_out: LeftOut,
     limits: QueueLimits,
     charges: Mapping[str, float],
+    spare_lanes: int = 0,
 ) -> LeaseResult:
     """Lease at most one request to each offer.
 
-    ``hot``: endpoints loaded on the offering replicas. ``left_out``: endpoints whose requests are
-    not leased.
+    ``hot``: endpoints loaded on the offering replicas. ``left_out``: see
+    ``LeftOut``. ``spare_lanes``: see ``Contention``.
     """
     slots = [
         {"n": n, "replica": offer.replica_id, "actor": offer.actor_id}
@@ -63,48 +120,50 @@ async def lease_queued(
             "pool": pool,
             "count": len(slots),
             # Each charge that is not written yet may move one lane back.
-            "lanes": len(slots) + len(charges),
+            "lanes": len(slots) + len(charges) + spare_lanes,
             "hot": sorted(hot),
-            "left_out": sorted(left_out),
+            "left_out": sorted(left_out.endpoints),
+            "tenants_left_out": sorted(left_out.tenants),
             "charges": messages.compact(
                 [{"tenant": tenant, "seconds": seconds} for tenant, seconds in charges.items()]
             ),
             "first_lease_s": limits.first_lease_s,
             **_running(limits),
         },
-        lock=Lock((LIMITED,)) if limits.limits_running else None,
     )
     return _result(rows, len(slots))
 
 
-def _statement(limits: QueueLimits, left_out: frozenset[str]) -> str:
+def _statement(limits: QueueLimits, left_out: LeftOut) -> str:
     if limits.limits_running:
         return LEASE_LIMITED
-    return LEASE_LEAVING_OUT if left_out else LEASE
+    return LEASE if left_out == LeftOut() else LEASE_LEAVING_OUT
 
 
 def _result(rows: Sequence[tuple[Any, ...]], slots: int) -> LeaseResult:
+    _, seen, takeable, *_ = rows[0]
+    rows = [row for row in rows if row[0] is not None]
     found = [_found(row) for row in rows]
-    seen = rows[0][1] if rows else 0
     drained = frozenset(
-        each.request.tenant for row, (_, each, _) in zip(rows, found, strict=True) if row[2]
+        each.request.tenant for row, (_, each, _) in zip(rows, found, strict=True) if row[3]
     )
     more = bool(found) and (seen > len(found) or len(found) >= min(slots, LOOK_AHEAD))
-    return LeaseResult(found, drained, more)
+    missed = max(0, min(slots, takeable) - len(found))
+    return LeaseResult(found, drained, more, missed)
 
 
 def _found(row: tuple[Any, ...]) -> tuple[int, StoredRequest, Mapping[str, Any]]:
-    n, _, _, whole, *columns = row
+    n, _, _, _, whole, _, *columns = row
     found = stored(tuple(columns))
     return n - 1, found, found.request.input if whole is None else whole
 
 
 def _running(limits: QueueLimits) -> Mapping[str, object]:
-    tenants = [
-        {"tenant": tenant, "most": each.max_running}
+    tenants = {
+        tenant: each.max_running
         for tenant, each in limits.tenants.items()
         if each.max_running is not None
-    ]
+    }
     endpoints = [
         {"endpoint": endpoint, "most": each.max_running}
         for endpoint, each in limits.endpoints.items()

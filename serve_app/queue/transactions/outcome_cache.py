@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import NewRequest
+from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store import messages, rows
-from serve_app.queue.store.database import Database, Lock
 from serve_app.queue.store.rows import COLUMNS, SOURCE, StoredRequest, stored
 from serve_app.queue.transactions.deletion import OUTCOME_LOCK
 from serve_app.queue.transactions.insert import EncodedInput, columns_of
@@ -15,6 +15,7 @@ from serve_app.queue.transactions.insert import EncodedInput, columns_of
 # The newest: if it has lost its artifacts, the next computed one becomes the newest. The artifacts
 # are not counted inside the outcome here: PostgreSQL cannot look into JSON that has a NUL in it.
 FIND = """
+-- name: find_outcome
 SELECT r.id::text, r.outcome,
        (SELECT count(*) FROM artifacts a WHERE a.request_id = r.id)
 FROM requests r
@@ -23,6 +24,7 @@ ORDER BY r.id DESC LIMIT 1
 """
 # Stored as a request that ends in the same statement, with its events and an empty usage line.
 STORE = """
+-- name: store_reused
 WITH kept AS (
     INSERT INTO requests (
         id, tenant, endpoint, endpoint_digest, pool, priority, input, shown, alone,

@@ -12,8 +12,8 @@ from typing import Any
 
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.request import Redacted
+from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import outcome_from_json, outcome_to_json
 
 OUTCOME_TTL_S = 3600.0

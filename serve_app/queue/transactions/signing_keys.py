@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Sequence
 
 from serve_app.domain.webhook import SigningSeed
+from serve_app.postgres.database import Database, Lock
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database, Lock
 
 LOCK = 0x77686B  # "whk": lock of processes that create keys, one at a time
 

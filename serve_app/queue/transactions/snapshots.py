@@ -6,22 +6,24 @@ from collections.abc import Mapping, Sequence
 
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.progress import StoredSnapshot
+from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
+from serve_app.queue.store.rows import lease_columns
 
 TICKET_S = 3600.0
 """Seconds after the issue of its ticket at which an unreferenced upload is deleted."""
 
 # For `lease_until IS NOT NULL` see end_attempt.py.
 KEEP = """
+-- name: keep_snapshots
 WITH named AS (
     SELECT * FROM json_to_recordset(%(kept)s::json) AS x(
-        id uuid, attempt integer, key text, step integer)
+        id uuid, attempt integer, nonce bigint, key text, step integer)
 ),
 held AS (
     SELECT r.id, r.snapshot AS before, n.key, n.step
     FROM named n JOIN requests r ON r.id = n.id
-    WHERE r.lease_until IS NOT NULL AND r.attempt = n.attempt
+    WHERE r.lease_until IS NOT NULL AND r.attempt = n.attempt AND r.lease_nonce = n.nonce
     ORDER BY r.id
     FOR NO KEY UPDATE OF r
 ),
@@ -36,12 +38,14 @@ SELECT before, now() FROM held WHERE before <> key
 ON CONFLICT (key) DO NOTHING
 """
 EXPECT = """
+-- name: expect_snapshots
 INSERT INTO unwanted (key, due_at)
 SELECT key, now() + make_interval(secs => %(ticket_s)s)
 FROM json_array_elements_text(%(keys)s::json) AS key
 ON CONFLICT (key) DO NOTHING
 """
 FORGET_ENDED = """
+-- name: forget_snapshots
 WITH ended AS (
     SELECT id, snapshot FROM requests
     WHERE snapshot IS NOT NULL AND state NOT IN ('queued', 'running')
@@ -63,8 +67,7 @@ async def store(database: Database, kept: Mapping[LeaseKey, StoredSnapshot]) -> 
     if not own:
         return
     named = [
-        {"id": held.request_id, "attempt": held.attempt, "key": each.key, "step": each.step}
-        for held, each in own.items()
+        {**lease_columns(held), "key": each.key, "step": each.step} for held, each in own.items()
     ]
     await database.rows(KEEP, {"kept": messages.compact(named)})
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from serve_app.domain.upload import KeptFile, Upload, UploadPart
+from serve_app.domain.upload import KeptFile, Upload, UploadPart, UploadUse
+from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import Retention
-from serve_app.queue.store.database import Database
 
 ABANDONED_S = 6 * 3600.0
 """Seconds without a call after which an open upload is abandoned. A single part may take as
@@ -22,17 +22,27 @@ AGAIN_S = 300.0
 COLUMNS = "u.key, u.id, u.tenant, u.media_type, u.keep_s, u.parts_id, u.size"
 
 OPEN = """
+-- name: open_upload
 INSERT INTO uploads (key, id, tenant, media_type, keep_s, parts_id, due_at)
 VALUES (%(key)s, %(id)s, %(tenant)s, %(media_type)s, %(keep_s)s::float8, %(parts_id)s,
         now() + make_interval(secs => %(abandoned_s)s))
 """
+USED = """
+SELECT coalesce(sum(size), 0)::bigint + coalesce((
+           SELECT sum(p.size) FROM uploads o JOIN upload_parts p ON p.key = o.key
+           WHERE o.tenant = %(tenant)s AND o.state = 'open'), 0)::bigint,
+       count(*) FILTER (WHERE state = 'open')
+FROM uploads WHERE tenant = %(tenant)s AND state IN ('open', 'whole')
+"""
 FIND = f"""
+-- name: find_upload
 UPDATE uploads u SET due_at = CASE u.state
     WHEN 'open' THEN now() + make_interval(secs => %(abandoned_s)s) ELSE u.due_at END
 WHERE u.key = %(key)s AND u.id = %(id)s AND u.state <> 'unwanted'
 RETURNING {COLUMNS}
 """
 ADD_PART = """
+-- name: add_part
 INSERT INTO upload_parts (key, number, etag, size)
 SELECT key, %(number)s::integer, %(etag)s, %(size)s::bigint FROM uploads
 WHERE key = %(key)s AND state = 'open'
@@ -42,6 +52,7 @@ RETURNING size
 PARTS_BYTES = "SELECT coalesce(sum(size), 0)::bigint FROM upload_parts WHERE key = %(key)s"
 PARTS = "SELECT number, etag, size FROM upload_parts WHERE key = %(key)s ORDER BY number"
 FINISH = """
+-- name: finish_upload
 WITH whole AS (
     UPDATE uploads SET state = 'whole', size = %(size)s::bigint,
         due_at = CASE state WHEN 'open' THEN now() + make_interval(secs => keep_s) ELSE due_at END
@@ -71,11 +82,13 @@ ORDER BY created_at DESC, key DESC LIMIT %(limit)s
 """
 )
 MARK_AGED = """
+-- name: age_uploads
 UPDATE uploads SET state = 'unwanted', due_at = now()
 WHERE tenant = %(tenant)s AND state = 'whole'
   AND created_at < now() - make_interval(secs => %(age_s)s)
 """
 TAKE = f"""
+-- name: take_uploads
 UPDATE uploads u SET state = 'unwanted', due_at = now() + make_interval(secs => %(again_s)s)
 WHERE u.key IN (
     SELECT key FROM uploads WHERE due_at <= now()
@@ -119,6 +132,10 @@ class PostgresUploads:
                 "abandoned_s": ABANDONED_S,
             },
         )
+
+    async def used(self, tenant: str) -> UploadUse:
+        ((size, opened),) = await self._database.rows(USED, {"tenant": tenant})
+        return UploadUse(size, opened)
 
     async def find(self, key: str, upload_id: str) -> Upload | None:
         params = {"key": key, "id": upload_id, "abandoned_s": ABANDONED_S}

@@ -12,8 +12,9 @@ from serve_app.domain.lease import LeaseKey
 from serve_app.domain.outcome import Usage
 from serve_app.domain.request import Request, State
 from serve_app.domain.usage import EndedRequest, EndedRequestFilter, RequestTotals, UsageTotals
+from serve_app.postgres.database import Database
+from serve_app.postgres.fair_reads import FairReads
 from serve_app.queue.fairness.fair_queue import LaneCharges
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import COLUMNS, SOURCE, known_id, stored
 
 CONSUMED = """
@@ -63,8 +64,8 @@ ORDER BY r.finished_at DESC, r.id DESC LIMIT %(limit)s
 class PostgresLedger:
     """Implements ``Ledger``."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, reads: FairReads) -> None:
+        self._reads = reads
 
     async def consumed(
         self, tenant: str, edges: Sequence[datetime], endpoints: Sequence[str] = ()
@@ -77,7 +78,7 @@ class PostgresLedger:
             "all": not endpoints,
             "endpoints": list(endpoints),
         }
-        rows = await self._database.rows(CONSUMED, params)
+        rows = await self._reads.rows(tenant, CONSUMED, params)
         return [
             UsageTotals(bucket, endpoint, requests, Usage(run_s, steps, units))
             for bucket, endpoint, requests, run_s, steps, units in rows
@@ -101,7 +102,7 @@ class PostgresLedger:
             "shares": list(shares),
             "client_codes": list(client_codes),
         }
-        rows = await self._database.rows(MEASURED, params)
+        rows = await self._reads.rows(tenant, MEASURED, params)
         return [
             RequestTotals(bucket, endpoint, requests, fine, wrong, took or (), waited or ())
             for bucket, endpoint, requests, fine, wrong, took, waited in rows
@@ -121,7 +122,7 @@ class PostgresLedger:
             params["request_id"] = known_id(search.request_id)
         if search.before is not None:
             params["before_at"], params["before_id"] = search.before
-        rows = await self._database.rows(ended_statement(search), params)
+        rows = await self._reads.rows(search.tenant, ended_statement(search), params)
         return [stored(row).request for row in rows]
 
 

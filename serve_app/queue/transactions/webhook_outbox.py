@@ -17,8 +17,8 @@ from serve_app.domain.webhook import (
     WebhookBacklog,
     WebhookDelivery,
 )
+from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.rows import known_id
 
 FIRST_CLAIM_S = 40.0
@@ -30,6 +30,7 @@ AT_ONCE = 500
 
 # One index step per channel, however many deliveries wait in it.
 CHANNELS = """
+-- name: webhook_channels
 WITH RECURSIVE channel AS (
     (SELECT tenant, host FROM webhook_deliveries
      WHERE state = 'pending' AND (tenant, host) > (%(tenant)s, %(host)s)
@@ -47,6 +48,7 @@ SELECT l.tenant, l.host, coalesce((
 FROM (SELECT tenant, host FROM channel LIMIT %(most)s) l
 """
 CLAIM = """
+-- name: claim_webhooks
 WITH wanted AS (
     SELECT * FROM json_to_recordset(%(wanted)s::json) AS x(tenant text, host text, most integer)
 ),
@@ -71,10 +73,12 @@ RETURNING w.id::text, w.claims, w.request_id::text, w.tenant, w.host, w.url,
 """
 _MINE = "id = %(id)s::uuid AND claims = %(claim)s AND state = 'pending'"
 KEEP_BODY = f"""
+-- name: keep_webhook_body
 UPDATE webhook_deliveries SET body = coalesce(body, %(body)s::bytea) WHERE {_MINE} RETURNING body
 """
 # `claims` grows, so that a try that is still on its way is not recorded twice.
 SETTLE = f"""
+-- name: settle_webhook
 WITH settled AS (
     UPDATE webhook_deliveries SET
         state = %(state)s::text,
@@ -95,11 +99,13 @@ tried AS (
 SELECT id::text FROM settled
 """
 PUT_BACK = f"""
+-- name: put_back_webhook
 UPDATE webhook_deliveries SET claims = claims + 1,
     due_at = now() + make_interval(secs => %(after_s)s::double precision)
 WHERE {_MINE} RETURNING id::text
 """
 GIVE_UP = """
+-- name: give_up_webhooks
 UPDATE webhook_deliveries SET state = 'dead', claims = claims + 1, ended_at = now(),
     error = 'Not delivered in time. ' || error
 WHERE id IN (
@@ -109,6 +115,7 @@ WHERE id IN (
 RETURNING id::text
 """
 BACKLOG = """
+-- name: webhook_backlog
 SELECT (SELECT count(*) FROM (
             SELECT 1 FROM webhook_deliveries WHERE state = 'pending' ORDER BY since LIMIT %(most)s
         ) counted),

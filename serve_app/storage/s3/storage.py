@@ -27,8 +27,9 @@ from serve_app.domain.errors import (
 )
 from serve_app.domain.upload import UploadPart
 from serve_app.storage import keys as key_names
-from serve_app.storage.atomic_file import in_thread, write_all
+from serve_app.storage.atomic_file import in_thread, run_blocking, write_all
 from serve_app.storage.keys import missing_part, upload_not_found
+from serve_app.storage.listing import FOLDERS, StoredObject
 from serve_app.storage.s3 import errors
 from serve_app.storage.s3.clients import S3Clients, StaticKey
 from serve_app.storage.s3.location import S3Location
@@ -169,6 +170,19 @@ class S3Storage:
         finally:
             await asyncio.shield(self._clients.in_thread("s3:GetObject", download.close))
 
+    async def files(self) -> AsyncIterator[StoredObject]:
+        """All objects, in the byte order of their keys. Needs s3:ListBucket."""
+        start = len(self.location.prefix)
+        for folder in FOLDERS:
+            page: dict[str, str] = {"Prefix": self.location.name(folder)}
+            while True:
+                answer = await self._clients.call("s3:ListBucket", "list_objects_v2", **page)
+                for each in answer.get("Contents", ()):
+                    yield StoredObject(each["Key"][start:], each["Size"], each["LastModified"])
+                if not answer.get("IsTruncated"):
+                    break
+                page["ContinuationToken"] = answer["NextContinuationToken"]
+
     async def delete(self, keys: Sequence[str]) -> None:
         # One call per key: not every store can delete several objects in one call.
         names = [self.location.name(key) for key in keys if key_names.valid(key)]
@@ -253,7 +267,7 @@ async def _digest(chunks: AsyncIterator[bytes]) -> tuple[int, bytes]:
     size, digest = 0, hashlib.sha256()
     async for chunk in chunks:
         size += len(chunk)
-        await asyncio.to_thread(digest.update, chunk)
+        await run_blocking(digest.update, chunk)
     return size, digest.digest()
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Callable
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ frontend prometheus
     bind :9101
 frontend http_frontend
     bind *:8000
+    default_backend b
 backend b
     server s 127.0.0.1:9101
 listen stats
@@ -26,20 +28,21 @@ listen stats
 
 
 @pytest.fixture
-def started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], str]:
+def started_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Run the script with ``CONFIG`` and return the configuration that HAProxy read."""
     monkeypatch.setenv("RAY_SERVE_HAPROXY_METRICS_PORT", "9101")
     monkeypatch.setenv("RAY_SERVE_HAPROXY_STATS_PORT", "8404")
     monkeypatch.delenv("RAY_SERVE_HAPROXY_LOG_TARGET", raising=False)
 
-    def start() -> str:
+    def start(*trusted: IPv4Network | IPv6Network, config_text: str = CONFIG) -> str:
         config = tmp_path / "haproxy.cfg"
-        config.write_text(CONFIG)
-        script = haproxy.write_script(tmp_path)
+        config.write_text(config_text)
+        script = haproxy.write_script(tmp_path, trusted)
         said = subprocess.run(
             [script, "-c", "-f", config], check=False, capture_output=True, text=True, timeout=30
         )
         assert "unknown" not in said.stderr.lower(), said.stderr
+        assert "[ALERT]" not in said.stderr, said.stderr
         return config.read_text()
 
     return start
@@ -63,3 +66,20 @@ def test_calls_go_to_no_syslog_that_is_not_configured(
     assert LOG not in started_with()
     monkeypatch.setenv("RAY_SERVE_HAPROXY_LOG_TARGET", "127.0.0.1:514")
     assert LOG in started_with()
+
+
+def test_the_headers_of_a_call_have_to_arrive_within_a_time(
+    started_with: Callable[..., str],
+) -> None:
+    read = started_with()
+    assert "defaults\n    timeout http-request 30s\n" in read
+    assert started_with(config_text=read) == read, "a second start changes nothing"
+
+
+def test_a_proxy_in_front_is_believed_only_if_it_is_trusted(
+    started_with: Callable[..., str],
+) -> None:
+    removes = "    http-request del-header x-forwarded- -m beg"
+    assert f"frontend http_frontend\n{removes}\n" in started_with()
+    trusting = started_with(ip_network("10.0.0.5"), ip_network("fd00::/8"))
+    assert f"{removes} unless {{ src 10.0.0.5/32 fd00::/8 }}\n" in trusting

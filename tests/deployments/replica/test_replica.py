@@ -228,7 +228,7 @@ async def test_a_fenced_attempt_is_dropped_and_its_upload_deleted(rig: Any):
 
 
 async def test_a_finish_that_is_refused_by_the_fence_is_not_tried_again(make_rig: MakeRig):
-    rig = await make_rig(report_interval_s=100, confirm_within_s=100)
+    rig = await make_rig(report_interval_s=100, confirm_after_s=100)
     held = rig.offer("one", steps=1, artifact_bytes=10)
     rig.port.fenced.add(held)
     await until(lambda: [request.method for request in rig.storage.requests] == ["PUT", "DELETE"])
@@ -277,16 +277,32 @@ async def test_nothing_is_taken_while_a_generation_waits_for_memory(rig: Any):
     rig.port.cancelled.add(held)
 
 
-async def test_a_new_lease_is_confirmed_at_once(make_rig: MakeRig):
-    rig = await make_rig(report_interval_s=100, confirm_within_s=0.05)
-    loop = asyncio.get_running_loop()
-    await rig.outcome(rig.offer("warm", steps=0))
-    offered_at = loop.time()
-    held = rig.offer("one", steps=30, step_ms=10)
-    await rig.outcome(held)
-    first, *more = rig.port.renewals(held)
-    assert first - offered_at < 0.25  # 0.05 plus the noise of a shared machine
-    assert not more
+async def test_a_lease_is_confirmed_once_before_the_next_regular_report(make_rig: MakeRig):
+    rig = await make_rig(report_interval_s=100, confirm_after_s=0.05)
+    held = rig.offer("one", steps=100_000, step_ms=10)
+    await rig.port.until(lambda: rig.port.renewals(held))
+    await asyncio.sleep(0.3)
+    assert len(rig.port.renewals(held)) == 1
+    rig.port.cancelled.add(held)
+
+
+async def test_an_attempt_that_ends_soon_is_in_no_report(make_rig: MakeRig):
+    rig = await make_rig(report_interval_s=0.01, confirm_after_s=100)
+    # A tenth of the lease is longer than the attempt on any machine.
+    lease = replace(rig.lease("one", steps=30, step_ms=10), expires_in_s=10_000.0)
+    rig.port.offer(lease)
+    await rig.outcome(lease.held)
+    assert rig.port.renewals(lease.held) == []
+    assert all(report.progress == () for _, report in rig.port.reports)
+    assert sum(report.computed.steps for _, report in rig.port.reports) > 0
+
+
+async def test_a_short_first_lease_is_confirmed_before_it_runs_out(make_rig: MakeRig):
+    rig = await make_rig(report_interval_s=100, confirm_after_s=100)
+    lease = replace(rig.lease("one", steps=100_000, step_ms=10), expires_in_s=0.5)
+    rig.port.offer(lease)
+    await rig.port.until(lambda: rig.port.renewals(lease.held))
+    rig.port.cancelled.add(lease.held)
 
 
 async def test_leases_are_renewed_while_the_engine_is_stalled(rig: Any):

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from deployments.transfer.fetcher import Fetcher, fetcher_client
-from serve_app.domain.addresses import resolve
 from serve_app.domain.errors import InvalidInput
+from serve_app.domain.name_resolution import NameResolver
 from tests.deployments.web import PRIVATE, PUBLIC, Web
 
 FIELD = "image_url"
@@ -64,7 +64,7 @@ async def test_one_private_address_among_public_ones_is_enough_to_refuse(web):
 )
 async def test_other_spellings_of_loopback_are_refused(web, url):
     client = httpx.AsyncClient(transport=httpx.MockTransport(web.answer))
-    fetcher = Fetcher(client, resolve, max_bytes=1000, timeout_s=5.0, allow_private=False)
+    fetcher = Fetcher(client, NameResolver(), max_bytes=1000, timeout_s=5.0, allow_private=False)
     await refused(fetcher, url, "private|not known")
     assert web.requests == []
 

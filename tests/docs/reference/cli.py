@@ -32,6 +32,7 @@ In a clone of the repository, `darkroom` is `.venv/bin/darkroom`.
 | 2 | The command line is wrong: an unknown command, option or value. |
 | number of problems | `darkroom doctor` |
 | number of damaged files | `darkroom models verify` |
+| 1 | `darkroom fsck`: a problem is left. |
 | 1 | `darkroom migrate check`: something is refused or missing. |
 
 ## Commands
@@ -84,6 +85,9 @@ EXAMPLES = {
     "webhooks secret": ("darkroom webhooks secret",),
     "webhooks rotate": ("darkroom webhooks rotate", "darkroom webhooks rotate --at-once"),
     "migrate check": ("darkroom migrate check src/", "darkroom migrate check fal-ai/flux/dev"),
+    "backup": ("darkroom backup /backups/monday",),
+    "restore": ("darkroom restore /backups/monday --data-dir ~/restored",),
+    "fsck": ("darkroom fsck", "darkroom fsck --mend"),
     "audit": ("darkroom audit --limit 100",),
     "status": ("darkroom status",),
     "completion": ('eval "$(darkroom completion bash)"',),

@@ -1,5 +1,8 @@
 """Audio that inputs name is read at the rate of a model, and nothing about it is trusted."""
 
+import struct
+import time
+
 import av
 import numpy as np
 import pytest
@@ -75,3 +78,49 @@ def test_what_is_no_audio_is_refused_by_the_name_of_its_field(body):
         read_audio(body, "audio_url")
     (problem,) = raised.value.problems
     assert (problem.loc, problem.type) == (("body", "audio_url"), "unsupported_audio_format")
+
+
+def wav(rate, samples=2_000):
+    content = bytes(2 * samples)
+    head = struct.pack("<IHHIIHH", 16, 1, 1, rate, 2 * rate, 2, 16)
+    data = b"data" + struct.pack("<I", len(content)) + content
+    return b"RIFF" + struct.pack("<I", 28 + len(data)) + b"WAVEfmt " + head + data
+
+
+@pytest.mark.parametrize("rate", [1, 100, 3_999, 2**31 - 1])
+def test_audio_with_a_rate_that_no_one_hears_is_refused(rate):
+    with pytest.raises(InvalidInput) as raised:
+        read_audio(wav(rate), "audio_url").samples(48_000, 2, 60)
+    assert raised.value.problems[0].loc == ("body", "audio_url")
+
+
+def test_hours_of_silence_are_read_as_far_as_a_model_needs_them(tmp_path):
+    path = tmp_path / "silence.flac"
+    rate, hours = 8_000, 4
+    with av.open(str(path), "w", format="flac") as container:
+        stream = container.add_stream("flac", rate=rate)
+        stream.layout = "mono"
+        silence = np.zeros((1, 60 * rate), np.int16)
+        for minute in range(60 * hours):
+            frame = av.AudioFrame.from_ndarray(silence, "s16", "mono")
+            frame.sample_rate, frame.pts = rate, minute * 60 * rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    body = path.read_bytes()
+    assert 50 * len(body) < 2 * rate * 3600 * hours
+    began = time.monotonic()
+    assert read_audio(body, "audio_url").samples(8_000, 1, 2).shape == (1, 16_000)
+    assert time.monotonic() - began < 2
+
+
+def test_a_minute_of_pcm_in_a_movie_file_is_read(tmp_path):
+    path = tmp_path / "audio.mov"
+    with av.open(str(path), "w", format="mov") as container:
+        stream = container.add_stream("pcm_s16le", rate=48_000)
+        stream.layout = "mono"
+        for second in range(60):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 48_000), np.int16), "s16", "mono")
+            frame.sample_rate, frame.pts = 48_000, second * 48_000
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert read_audio(path.read_bytes(), "audio_url").samples(8_000, 1, 60).shape[1] > 470_000

@@ -1,5 +1,8 @@
 """Videos that inputs name are read frame by frame, and nothing about them is trusted."""
 
+import contextlib
+import struct
+import time
 from fractions import Fraction
 
 import av
@@ -135,3 +138,62 @@ def test_what_is_too_large_or_too_long_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(video_reader, "MAX_FRAME_PIXELS", 1000)
     with pytest.raises(InvalidInput, match="more than 1000 pixels"):
         read_video(body, "video_url")
+
+
+def claiming(body, count, size=1):
+    """An MP4 that claims so many samples in the bytes that it has."""
+    body = bytearray(body)
+    table = body.index(b"stsz") + 8
+    body[table : table + 8] = struct.pack(">II", size, count)
+    runs = body.index(b"stts") + 12
+    body[runs : runs + 8] = struct.pack(">II", count, 512)
+    chunks = body.index(b"stsc") + 12
+    body[chunks : chunks + 12] = struct.pack(">III", 1, count, 1)
+    return bytes(body)
+
+
+def fragment(count):
+    """A fragment of an MP4 whose samples all have the default size."""
+
+    def box(kind, *parts):
+        content = b"".join(parts)
+        return struct.pack(">I", 8 + len(content)) + kind + content
+
+    run = box(b"trun", struct.pack(">III", 1, count, 100))
+    return box(b"moof", box(b"traf", run))
+
+
+@pytest.mark.parametrize("how", ["table", "fragment"])
+def test_many_samples_in_a_small_file_are_refused_before_memory_is_taken(tmp_path, how):
+    body = video(tmp_path)
+    body = claiming(body, 50_000_000) if how == "table" else body + fragment(50_000_000)
+    began = time.monotonic()
+    with pytest.raises(InvalidInput, match="claims more than 2000000 samples") as raised:
+        read_video(body, "video_url")
+    assert raised.value.problems[0].loc == ("body", "video_url")
+    assert time.monotonic() - began < 1
+
+
+@pytest.mark.parametrize("size", [(16_000, 16_000), (65_535, 65_535)])
+def test_a_header_with_a_huge_size_is_refused(size):
+    body = b"GIF89a" + struct.pack("<HH", *size) + b"\xf0\0\0" + bytes(6)
+    body += b"\x2c" + struct.pack("<HHHH", 0, 0, *size) + b"\0\x02\x02\x4c\x01\0\x3b"
+    with pytest.raises(InvalidInput) as raised:
+        read_video(body, "video_url")
+    assert raised.value.problems[0].loc == ("body", "video_url")
+
+
+def test_an_mp4_header_with_a_huge_size_is_refused(tmp_path):
+    body = bytearray(video(tmp_path))
+    at = body.index(b"avc1") + 4 + 24
+    body[at : at + 4] = struct.pack(">HH", 60_000, 60_000)
+    with contextlib.suppress(InvalidInput):  # or the true size of the frames counts
+        assert read_video(bytes(body), "video_url").size == (64, 48)
+
+
+def test_frames_are_decoded_up_to_a_number_of_pixels_in_all(tmp_path, monkeypatch):
+    body = video(tmp_path)
+    monkeypatch.setattr(video_reader, "MAX_PIXELS_READ", 4 * 64 * 48)
+    with pytest.raises(InvalidInput, match="pixels in all"):
+        read_video(body, "video_url").frames(32, 16, Fraction(8), 100)
+    assert len(read_video(body, "video_url").frames(32, 16, Fraction(8), 3)) == 3

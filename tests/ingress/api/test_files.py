@@ -205,3 +205,28 @@ async def test_a_full_disk_is_reported(house: House, client: httpx.AsyncClient) 
     answer = await client.put(ticket(house), content=b"x")
     assert answer.status_code == 507
     assert "full" in answer.json()["detail"]
+
+
+async def test_a_disk_that_is_too_full_for_submits_still_takes_artifacts_down_to_their_floor() -> (
+    None
+):
+    fullest = False
+
+    async def full() -> None:
+        raise StorageFull("Too little disk space to accept requests.")
+
+    async def floor() -> None:
+        if fullest:
+            raise StorageFull("Too little disk space to accept artifacts.")
+
+    async with (
+        built(replica=False, room=full, artifact_room=floor) as house,
+        house.client() as client,
+    ):
+        submitted = await client.post("/fal-ai/flux/schnell", json={"prompt": "a red circle"})
+        assert submitted.status_code == 507
+        assert (await client.put(ticket(house), content=b"x")).status_code == 200
+        fullest = True
+        refused = await client.put(ticket(house), content=b"x")
+        assert (refused.status_code, "artifacts" in refused.json()["detail"]) == (507, True)
+        assert len(house.storage.objects) == 1

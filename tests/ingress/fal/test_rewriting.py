@@ -24,8 +24,8 @@ def host(name: str) -> dict[str, str]:
     return {"host": name}
 
 
-@pytest.mark.parametrize("path", ["/fal/proxy", "/", "/api/fal/proxy", "/v1/models", "/a?b=c"])
-async def test_a_target_url_says_what_is_meant_on_any_path(
+@pytest.mark.parametrize("path", ["/fal/proxy", "/fal/proxy/", "/fal/proxy/a?b=c"])
+async def test_a_target_url_says_what_is_meant_below_the_proxy_path(
     client: httpx.AsyncClient, path: str
 ) -> None:
     ran = await client.post(path, json={"echo": 1}, headers=to("https://fal.run/test/probe"))
@@ -74,11 +74,27 @@ async def test_the_proxy_route_refuses_what_names_none_of_fal_s_hosts(
     assert "x-fal-target-url" in answer.json()["message"]
 
 
-async def test_another_target_changes_nothing_on_other_paths(client: httpx.AsyncClient) -> None:
-    answer = await client.post(
-        PROBE, json={"echo": 3}, headers=to("https://example.org/test/other")
-    )
+@pytest.mark.parametrize("target", ["https://example.org/test/other", "https://fal.run/readyz"])
+async def test_a_target_changes_nothing_on_other_paths(
+    client: httpx.AsyncClient, target: str
+) -> None:
+    answer = await client.post(PROBE, json={"echo": 3}, headers=to(target))
     assert answer.json()["echo"] == 3
+    for path in ("/healthz", "/v1/models", "/fal/proxies", "/no/such"):
+        plain = await client.get(path)
+        aimed = await client.get(path, headers=to(target))
+        assert (aimed.status_code, aimed.content) == (plain.status_code, plain.content)
+
+
+async def test_a_cache_keeps_the_answers_for_several_targets_apart(
+    client: httpx.AsyncClient,
+) -> None:
+    made = await client.post(PROBE, json={"artifacts": 1}, headers=host("fal.run"))
+    path = httpx.URL(made.json()["images"][0]["url"]).path
+    for headers in ({}, to(f"https://v3.fal.media{path}")):
+        answer = await client.get("/fal/proxy", headers=headers)
+        assert answer.headers["vary"] == "x-fal-target-url"
+    assert "vary" not in (await client.get(path)).headers
 
 
 async def test_a_key_is_needed_as_everywhere(house: House) -> None:
@@ -119,7 +135,7 @@ async def test_uploads_go_where_they_go_below_a_prefix(
 ) -> None:
     below = await client.post(route, json={})
     by_host = await client.post(path, json={}, headers=host(name))
-    by_target = await client.post("/", json={}, headers=to(f"https://{name}{path}"))
+    by_target = await client.post("/fal/proxy", json={}, headers=to(f"https://{name}{path}"))
     assert by_host.status_code == by_target.status_code == below.status_code
     # The URLs are new each time, and have the host that was called.
     shown = [sorted(each.json()) for each in (by_host, by_target, below)]
@@ -159,6 +175,34 @@ async def test_our_tls_port_makes_urls_https(client: httpx.AsyncClient) -> None:
     headers = {"host": "localhost:8443", "x-darkroom-scheme": "https"}
     said = (await client.post(f"/queue{PROBE}", json={}, headers=headers)).json()
     assert said["status_url"].startswith("https://localhost:8443/queue/test/probe/requests/")
+
+
+async def test_a_forwarded_scheme_is_believed_of_a_trusted_proxy_only() -> None:
+    async def scheme(given: str, *trusted: str, client: str = "10.0.0.5") -> str:
+        async with built(replica=False, trusted_proxies=trusted) as house:
+            transport = httpx.ASGITransport(house.app, client=(client, 4000))
+            headers = {"Authorization": f"Key {house.key}", "x-forwarded-proto": given}
+            async with httpx.AsyncClient(transport=transport, base_url=ORIGIN) as caller:
+                said = (await caller.post(f"/queue{PROBE}", json={}, headers=headers)).json()
+            return said["response_url"].partition(":")[0]
+
+    assert await scheme("https") == "http"
+    assert await scheme("https", client="127.0.0.1") == "http"
+    assert await scheme("https", "10.0.0.6") == "http"
+    assert await scheme("https", "10.0.0.0/24") == "https"
+    assert await scheme("https", "10.0.0.5", client="127.0.0.1") == "https"  # HAProxy's
+    assert await scheme("wss", "10.0.0.5") == "http"
+
+
+async def test_the_scheme_that_uvicorn_believes_is_not_used(house: House) -> None:
+    async def forwarded(scope: Any, receive: Any, send: Any) -> None:
+        await house.app({**scope, "scheme": "wss"}, receive, send)
+
+    headers = {"Authorization": f"Key {house.key}"}
+    transport = httpx.ASGITransport(forwarded)
+    async with httpx.AsyncClient(transport=transport, base_url=ORIGIN, headers=headers) as caller:
+        said = (await caller.post(f"/queue{PROBE}", json={})).json()
+    assert said["response_url"].startswith("http://")
 
 
 async def test_files_of_a_darkroom_on_loopback_can_be_opened_outside_of_its_clients() -> None:

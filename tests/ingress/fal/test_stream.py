@@ -35,6 +35,16 @@ async def test_the_last_event_is_the_output(client: httpx.AsyncClient, path: str
     assert before[-1]["request_id"] == answer.headers["x-fal-request-id"]
 
 
+async def test_a_request_that_ends_before_its_first_report_has_a_status_before_its_output(
+    client: httpx.AsyncClient,
+) -> None:
+    answer = await client.post("/test/probe/stream", json={"echo": 1})
+    first, *_, last = events_in(answer.text)
+    assert first["status"] in ("IN_QUEUE", "IN_PROGRESS")
+    assert first["request_id"] == answer.headers["x-fal-request-id"]
+    assert last["echo"] == 1
+
+
 async def test_a_files_url_in_the_last_event_can_be_read(client: httpx.AsyncClient) -> None:
     answer = await client.post("/test/probe/stream", json={"artifacts": 1, "content": "abc"})
     url = events_in(answer.text)[-1]["images"][0]["url"]

@@ -50,11 +50,11 @@ async def test_the_urls_are_of_the_trusted_host_that_the_client_used() -> None:
         transport = httpx.ASGITransport(house.app)
         headers = {"Authorization": f"Key {house.key}"}
         async with httpx.AsyncClient(
-            transport=transport, base_url="https://images.example:8443", headers=headers
+            transport=transport, base_url="http://images.example:8443", headers=headers
         ) as client:
             submitted = (await client.post("/queue/test/probe", json={})).json()
     assert submitted["status_url"].startswith(
-        "https://images.example:8443/queue/test/probe/requests/"
+        "http://images.example:8443/queue/test/probe/requests/"
     )
 
 

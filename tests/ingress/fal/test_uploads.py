@@ -73,6 +73,20 @@ async def test_a_token_is_for_uploads_and_for_nothing_else(
         assert (await holder.post("/rest/storage/auth/token", json={})).status_code == 401
 
 
+async def test_a_token_ends_with_its_key(house: House, client: httpx.AsyncClient) -> None:
+    async with house.client(house.weak_key) as leaver:
+        bearer = f"Bearer {await token(leaver)}"
+    await house.keys.revoke(house.weak_key.partition(":")[0])
+    async with without_key(house, Authorization=bearer) as holder:
+        for path in ("/cdn/files/upload", "/cdn/files/upload/multipart"):
+            answer = await holder.post(path, content=CONTENT)
+            assert answer.status_code == 401
+            assert "no longer valid" in answer.json()["message"]
+    bearer = f"Bearer {await token(client)}"
+    async with without_key(house, Authorization=bearer) as holder:
+        assert (await holder.post("/cdn/files/upload", content=CONTENT)).status_code == 200
+
+
 async def test_an_old_token_is_refused() -> None:
     clock = FakeClock()
     async with built(clock=clock, replica=False) as house, house.client() as client:

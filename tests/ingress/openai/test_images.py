@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -11,6 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
+from serve_app.ingress.openai import input_images
 from serve_app.queue.store.config import QueueLimits
 from tests.ingress.house import OTHERS, House, built
 
@@ -24,10 +27,15 @@ async def house() -> AsyncIterator[House]:
         yield house
 
 
-def png(mode: str = "RGB", size: tuple[int, int] = (96, 64), colour: Any = 0) -> bytes:
+def png(
+    mode: str = "RGB", size: tuple[int, int] = (96, 64), colour: Any = 0, format: str = "PNG"
+) -> bytes:
     file = io.BytesIO()
-    Image.new(mode, size, colour).save(file, "PNG")
+    Image.new(mode, size, colour).save(file, format)
     return file.getvalue()
+
+
+DAMAGED_AVIF = b"\0\0\0\x1cftypavif\0\0\0\0mif1avifmiaf" + bytes(200)
 
 
 async def stored(house: House, answer: httpx.Response) -> dict[str, Any]:
@@ -282,6 +290,9 @@ async def test_several_images_go_to_an_endpoint_that_takes_them(
         ({"image": ("a.png", png()), "mask": ("m.png", b"no image")}, "mask"),
         ({"image": ("a.png", png()), "mask": ("m.png", png("RGBA", (8, 8)))}, "mask"),
         ({"image": ("a.png", png()), "mask": ("m.png", png())}, "mask"),
+        ({"image": ("a.tiff", png(format="TIFF"))}, "image"),
+        ({"image": ("a.avif", DAMAGED_AVIF)}, "image"),
+        ({"image": ("a.png", png()), "mask": ("m.png", png("RGBA")[:-40])}, "mask"),
         ({"image": ("a.png", png()), "markup": ("m.png", png())}, "markup"),
     ],
 )
@@ -291,6 +302,41 @@ async def test_files_that_cannot_be_used_are_refused_by_name(
     form = {"prompt": (None, "x"), "model": (None, SDXL)}
     answer = await client.post(EDITS, files=form | files)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+async def test_a_mask_is_decoded_within_a_budget_of_pixels(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    most = 5000
+    monkeypatch.setattr(input_images, "MAX_MASK_PIXELS", most)
+    form = {"prompt": (None, "x"), "model": (None, SDXL)}
+    for width, status in ((100, 200), (101, 400)):
+        size = (width, 50)
+        files = {"image": ("a.png", png(size=size)), "mask": ("m.png", png("RGBA", size))}
+        answer = await client.post(EDITS, files=form | files)
+        assert answer.status_code == status, answer.text
+    assert answer.json()["error"]["param"] == "mask"
+
+
+async def test_masks_are_decoded_one_at_a_time(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: list[int] = []
+    most = 0
+
+    def slow(*_: Any) -> dict[str, Any]:
+        nonlocal most
+        running.append(1)
+        most = max(most, len(running))
+        time.sleep(0.02)
+        running.pop()
+        return {}
+
+    monkeypatch.setattr(input_images, "fields_of", slow)
+    form = {"prompt": (None, "x"), "model": (None, SDXL)}
+    files = {"image": ("a.png", png()), "mask": ("m.png", png("RGBA"))}
+    await asyncio.gather(*(client.post(EDITS, files=form | files) for _ in range(4)))
+    assert most == 1
 
 
 @pytest.mark.parametrize("body", [b"", b"--x", b"--x\r\nno form\r\n--x--"])

@@ -47,6 +47,19 @@ class ByDuration(BaseModel):
     duration: Literal["5", "10"] = "5"
 
 
+class ByRate(BaseModel):
+    """Input that has no rate of its own."""
+
+    prompt: str
+    num_frames: int = 81
+    fps: int
+
+
+class ByNames(BaseModel):
+    prompt: str
+    duration: Literal["short", "5", "auto"] = "5"
+
+
 class ByPixels(BaseModel):
     prompt: str
     video_size: dict[str, int] = Field(default_factory=dict)
@@ -93,6 +106,16 @@ def test_seconds_and_size_become_what_the_endpoint_counts_in() -> None:
         (ByFrames, {"size": "large"}, "size"),
         (ByFrames, {"seconds": "long"}, "seconds"),
         (ByFrames, {"seconds": 0}, "seconds"),
+        (ByFrames, {"seconds": "nan"}, "seconds"),
+        (ByFrames, {"seconds": [4]}, "seconds"),
+        (ByFrames, {"size": 720}, "size"),
+        (ByFrames, {"size": {"width": 720}}, "size"),
+        *[
+            (ByFrames, {"seconds": 4, "frames_per_second": rate}, "frames_per_second")
+            for rate in ("fast", 0, -1, [24], {"a": 1}, "inf", 1e308)
+        ],
+        (ByRate, {"seconds": 4}, "seconds"),
+        (ByNames, {"seconds": 4}, "seconds"),
         (ByFrames, {"characters": []}, "characters"),
         (ByDuration, {"seconds": 4}, "seconds"),
         (ByDuration, {"size": "1280x720"}, "size"),
@@ -112,6 +135,28 @@ def test_lengths_and_sizes_that_an_input_does_not_say_are_left_out() -> None:
     assert size_text({"resolution": "720p", "aspect_ratio": "auto"}) == ""
     assert size_text({"resolution": "480p", "aspect_ratio": "9:16"}) == "480x853"
     assert length_text({"duration": "5"}) == "5"
+
+
+@pytest.mark.parametrize(
+    "input",
+    [
+        {"num_frames": "many", "fps": 24},
+        {"num_frames": 24, "fps": "fast"},
+        {"num_frames": [1], "fps": {}},
+        {"resolution": "720p", "aspect_ratio": "16:0"},
+        {"resolution": "720p", "aspect_ratio": f"16:{'9' * 5000}"},
+        {"video_size": {}},
+        {"image_size": {"width": 4}},
+    ],
+)
+async def test_an_endpoint_that_takes_any_input_shows_requests_whatever_that_is(
+    client: httpx.AsyncClient, input: dict[str, Any]
+) -> None:
+    made = await client.post(VIDEOS, json={"prompt": "x", "model": "test/videos"} | input)
+    assert made.status_code == 200, made.text
+    assert (made.json()["seconds"], made.json()["size"]) == ("", "")
+    shown = await client.get(f"{VIDEOS}/{made.json()['id']}")
+    assert shown.status_code == 200, shown.text
 
 
 async def test_a_bound_of_the_endpoint_is_reported_for_the_parameter() -> None:

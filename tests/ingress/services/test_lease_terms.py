@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from serve_app.domain.errors import Unavailable
+from serve_app.domain.lease import LeaseKey
 from serve_app.ingress.services.lease_terms import CatalogLeaseTerms
 from serve_app.ingress.services.services import STUDIO, PoolMap
 from serve_app.settings import PoolConfig
@@ -33,7 +34,7 @@ def test_a_lease_says_where_our_own_files_are_read() -> None:
 
 def test_a_lease_gets_one_ticket_for_each_file_of_its_type(terms: CatalogLeaseTerms) -> None:
     asked = {"num_images": 2, "output_format": "png"}
-    tickets = terms.tickets("0195-a", 3, FLUX, asked)
+    tickets = terms.tickets(LeaseKey("0195-a", 3), FLUX, asked)
     assert [ticket.media_type for ticket in tickets] == ["image/png"] * 2
     assert all(ticket.key.startswith("r/0195-a/3/") for ticket in tickets)
     assert all(ticket.max_bytes == 4096 for ticket in tickets)
@@ -41,7 +42,7 @@ def test_a_lease_gets_one_ticket_for_each_file_of_its_type(terms: CatalogLeaseTe
 
 
 def test_a_request_without_files_gets_no_ticket(terms: CatalogLeaseTerms) -> None:
-    assert terms.tickets("0195-a", 1, PROBE, {}) == ()
+    assert terms.tickets(LeaseKey("0195-a", 1), PROBE, {}) == ()
 
 
 def test_an_endpoint_that_left_the_catalogue_is_none(terms: CatalogLeaseTerms) -> None:
@@ -65,12 +66,14 @@ def test_the_first_pool_that_hosts_a_family_takes_it() -> None:
 
 
 def test_the_names_of_files_are_the_same_each_time_and_those_of_each_attempt_its_own() -> None:
-    def keys(request_id: str, attempt: int, secret: bytes = SECRET) -> list[str]:
+    def keys(request_id: str, attempt: int, secret: bytes = SECRET, nonce: int = 5) -> list[str]:
         storage = FakeStorage(b"k" * 32, "http://in", FakeClock())
         terms = CatalogLeaseTerms(CATALOG, storage, 1, names_secret=secret)
         endpoint = CATALOG.get("test/probe").endpoint
-        return [t.key for t in terms.tickets(request_id, attempt, endpoint, {"artifacts": 3})]
+        held = LeaseKey(request_id, attempt, nonce)
+        return [t.key for t in terms.tickets(held, endpoint, {"artifacts": 3})]
 
     assert keys("a", 1) == keys("a", 1)
     others = [keys("a", 1), keys("a", 2), keys("b", 1), keys("a", 1, b"t" * 32)]
-    assert len({key for each in others for key in each}) == 12
+    others.append(keys("a", 1, nonce=6))
+    assert len({key for each in others for key in each}) == 15

@@ -17,8 +17,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from psycopg_pool import AsyncConnectionPool
-
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.lease import LeaseKey, Presence, ReplicaStage, Report
 from serve_app.domain.outcome import Outcome, Usage
@@ -26,10 +24,10 @@ from serve_app.domain.progress import Preview, Progress, Stage, StoredSnapshot
 from serve_app.domain.request import Priority, Request, Retries, State
 from serve_app.domain.upload import Upload, UploadPart
 from serve_app.domain.webhook import ClaimedDelivery, DeliveryChannel, ReceiverResponse
+from serve_app.postgres.database import Database, shared_secret
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store import messages
 from serve_app.queue.store.config import Retention
-from serve_app.queue.store.database import Database, shared_secret
 from serve_app.queue.store.migrations import migrate, shipped
 from serve_app.queue.transactions.deletion import PostgresLifecycles
 from serve_app.queue.transactions.end_attempt import AttemptEnd, EndAttempts, EndReason
@@ -364,9 +362,8 @@ async def fill(conninfo: str) -> None:
         database = Database(conninfo)
         await database.start()
         stack.push_async_callback(database.aclose)
-        pool = await stack.enter_async_context(AsyncConnectionPool(conninfo, open=False))
         queue = await ingress(LIMITS)
-        here = Installation(database, queue, liveness, KeyRing(pool, SystemClock()))
+        here = Installation(database, queue, liveness, KeyRing(database, SystemClock()))
         for make in MAKERS:
             await make(here)
         await here.by_hand("a large input is cut, so that the dump stays readable")

@@ -6,8 +6,8 @@ import asyncio
 
 import psycopg
 
+from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import Lanes
-from serve_app.queue.store.database import Database
 from tests.queue.database import QUICK, Ingress
 from tests.queue.requests import POOL, TENANT, ask, done, lease, new
 

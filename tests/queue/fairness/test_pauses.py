@@ -8,7 +8,7 @@ import psycopg
 
 from serve_app.domain.errors import EndpointDraining
 from serve_app.domain.request import WaitReason
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from tests.contract.waiting import eventually
 from tests.queue.database import QUICK, Ingress
 from tests.queue.requests import ask, new

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from serve_app.domain.lease import Presence, ReplicaStage
 from serve_app.domain.request import Priority, Request, State
 from serve_app.queue.fairness.cost_model import SELECT, CostModel
-from serve_app.queue.state.eta import RUNNING, EtaModel, until_start_s
+from serve_app.queue.state.eta import MAX_ROUNDS, PRECISION, REBUILD_S, RUNNING, EtaModel, FreeTimes
 from serve_app.queue.state.positions import QueuePosition
 from serve_app.queue.store.config import QueueLimits
 from tests.fakes.clock import FakeClock
@@ -242,20 +242,78 @@ async def test_during_a_cold_start_it_is_under_two_fifths(seed: int) -> None:
     assert pool.median_error(begin, begin + 42.0) < 0.4
 
 
-@given(
-    st.integers(0, 300),
-    st.floats(0.1, 20.0),
-    st.lists(st.floats(0.0, 60.0), min_size=1, max_size=6),
-)
+AHEAD, EACH_S = st.integers(0, 300), st.floats(0.1, 20.0)
+FREE_IN_S = st.lists(st.floats(0.0, 60.0), min_size=1, max_size=6)
+
+
+def simulated(ahead: int, each_s: float, free_in_s: list[float]) -> float:
+    """Start of a request behind ``ahead`` others, request by request."""
+    slots = [*free_in_s]
+    heapq.heapify(slots)
+    for _ in range(ahead):
+        heapq.heapreplace(slots, slots[0] + each_s)
+    return slots[0]
+
+
+@given(AHEAD, EACH_S, FREE_IN_S)
 def test_the_more_goes_before_the_later_it_starts(
     ahead: int, each_s: float, free_in_s: list[float]
 ) -> None:
-    sooner = until_start_s(ahead, ahead * each_s, free_in_s)
-    later = until_start_s(ahead + len(free_in_s), (ahead + len(free_in_s)) * each_s, free_in_s)
+    free = FreeTimes(free_in_s)
+    sooner = free.until_start_s(ahead, ahead * each_s)
+    more = ahead + len(free_in_s)
+    later = free.until_start_s(more, more * each_s)
     assert sooner is not None
     assert later is not None
-    assert min(free_in_s) <= sooner <= later + 1e-6
+    assert min(free_in_s) <= sooner <= later + 2 * PRECISION * each_s
+
+
+@given(AHEAD, EACH_S, FREE_IN_S)
+def test_an_estimate_is_what_a_simulation_of_all_requests_ahead_finds(
+    ahead: int, each_s: float, free_in_s: list[float]
+) -> None:
+    found = FreeTimes(free_in_s).until_start_s(ahead, ahead * each_s)
+    rounds = (max(free_in_s) - min(free_in_s)) / each_s
+    near = 2 * PRECISION * each_s if rounds <= MAX_ROUNDS else each_s
+    assert found == pytest.approx(simulated(ahead, each_s, free_in_s), abs=near, rel=1e-9)
 
 
 def test_without_a_slot_there_is_no_estimate() -> None:
-    assert until_start_s(0, 0.0, []) is None
+    assert FreeTimes([]).until_start_s(0, 0.0) is None
+
+
+async def test_statuses_do_not_look_at_each_running_request_and_replica() -> None:
+    pool = SimulatedPool(1)
+    for name in ("a", "b", "c"):
+        pool.at(0.0, "ready", name)
+    pool.arrivals(0.0, 60.0, per_s=2.0)
+    await pool.run(60.0)
+    looked_up = 0
+    inner = pool.costs.expected_s
+
+    def expected_s(endpoint: str, pool: str, work: float) -> float:
+        nonlocal looked_up
+        looked_up += 1
+        return inner(endpoint, pool, work)
+
+    pool.costs.expected_s = expected_s  # type: ignore[method-assign]
+    (one, *_) = pool.waiting.values()
+    for position in range(100):
+        assert pool.forecast.until_start_s(one.request, QueuePosition(position, 6.0 * position))
+    assert looked_up <= len(pool.running)
+
+
+async def test_a_replica_that_becomes_ready_shortens_the_estimate_at_once() -> None:
+    pool = SimulatedPool(1)
+    pool.at(0.0, "ready", "a")
+    pool.arrivals(0.0, 60.0, per_s=2.0)
+    await pool.run(60.0)
+    (one, *_) = pool.waiting.values()
+    place = QueuePosition(20, 120.0)
+    alone = pool.forecast.until_start_s(one.request, place)
+    pool.clock.advance(REBUILD_S)
+    pool.present("b", ReplicaStage.READY)
+    shared = pool.forecast.until_start_s(one.request, place)
+    assert alone is not None
+    assert shared is not None
+    assert shared < 0.8 * alone

@@ -23,9 +23,9 @@ from serve_app.domain.lease import Ask, LeaseKey, Presence, ReplicaStage, Report
 from serve_app.domain.outcome import Outcome, Usage
 from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import Request, WaitReason
+from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue, assemble
 from serve_app.queue.store.config import QueueLimits
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.migrations import migrate
 from tests.fakes.clock import FakeClock
 from tests.fakes.liveness import FakeLiveness

@@ -28,7 +28,7 @@ def test_free_slots_are_taken_in_turns() -> None:
 def test_a_slot_counts_until_its_lease_is_given() -> None:
     waiters = Waiters(SystemClock())
     waiter = waiters.add(ask("a", 3))
-    assert waiters.reserve_one("pool", "probe") is waiter
+    assert waiters.reserve_one("pool", "probe", "ann") is waiter
     assert waiters.slots("pool") == 3
     waiters.deliver(waiter, lease("one"))
     assert waiters.slots("pool") == 2

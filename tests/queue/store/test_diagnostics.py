@@ -5,12 +5,34 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
+from serve_app.postgres.database import Database
 from serve_app.queue.store import diagnostics
-from serve_app.queue.store.diagnostics import examine
+from serve_app.queue.store.diagnostics import check_durability, examine, refuse_lossy
 
 
 async def test_a_fit_database_is_named_with_its_version(conninfo: str) -> None:
-    assert (await examine(conninfo)).startswith("PostgreSQL 1")
+    durable = make_conninfo(conninfo, options="-c synchronous_commit=on")
+    found = await examine(durable)
+    assert found.startswith("PostgreSQL 1")
+    assert found.endswith("a failover may lose the last accepted requests")
+
+
+async def test_a_server_that_loses_acknowledged_commits_is_refused(conninfo: str) -> None:
+    with pytest.raises(Misconfigured, match="Set synchronous_commit = on"):
+        await examine(make_conninfo(conninfo, options="-c synchronous_commit=off"))
+    database = Database(make_conninfo(conninfo, options="-c synchronous_commit=off"))
+    await database.start()
+    with pytest.raises(Misconfigured, match="could be lost"):
+        await check_durability(database)
+    await database.aclose()
+
+
+def test_a_synchronous_standby_is_what_a_failover_loses_nothing_with() -> None:
+    assert refuse_lossy(("on", "on", "on", "ANY 1 (a, b)")) == ""
+    assert "may lose" in refuse_lossy(("local", "on", "on", "a"))
+    for lossy in (("off", "on", "on", "a"), ("on", "off", "on", ""), ("on", "on", "off", "")):
+        with pytest.raises(Misconfigured):
+            refuse_lossy(lossy)
 
 
 async def test_a_database_that_does_not_answer_is_said() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 
 import psycopg
 import pytest
@@ -10,7 +11,7 @@ from psycopg.conninfo import make_conninfo
 from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
 from serve_app.domain.lease import Verdict
 from serve_app.domain.request import State
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.store.migrations import Migration, check_applied, migrate, shipped
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
@@ -58,6 +59,16 @@ async def test_a_database_of_a_newer_darkroom_is_refused(conninfo: str) -> None:
                 await migrate(conninfo)
         finally:
             connection.execute("DELETE FROM migrations WHERE number = 9999")
+
+
+async def test_a_database_of_another_encoding_is_refused(server: str) -> None:
+    with psycopg.connect(server, autocommit=True) as maker:
+        maker.execute("CREATE DATABASE ascii ENCODING SQL_ASCII LOCALE 'C' TEMPLATE template0")
+        try:
+            with pytest.raises(Misconfigured, match="UTF8, and this one's is SQL_ASCII"):
+                await migrate(make_conninfo(server, dbname="ascii"))
+        finally:
+            maker.execute("DROP DATABASE ascii WITH (FORCE)")
 
 
 async def test_a_database_that_does_not_answer_is_unavailable() -> None:
@@ -132,6 +143,70 @@ async def test_a_step_that_is_not_compatible_ends_the_version_before(empty: str,
         await database.aclose()
 
 
+def test_no_migration_after_the_baseline_builds_an_index_while_others_wait() -> None:
+    for each in shipped()[1:]:
+        made = set(re.findall(r"CREATE TABLE (\w+)", each.sql))
+        for table in re.findall(r"CREATE (?:UNIQUE )?INDEX \w+\s+ON (\w+)", each.sql):
+            assert table in made, f"{each.name}: build the index of {table} CONCURRENTLY"
+
+
+async def test_a_migration_behind_a_long_reader_keeps_no_submit_waiting(
+    empty: str, terms: FakeTerms, liveness: FakeLiveness
+) -> None:
+    await migrate(empty)
+    ingress = Ingress(empty, terms, liveness)
+    try:
+        queue = await ingress()
+        async with await psycopg.AsyncConnection.connect(empty) as reader:
+            await reader.execute("SELECT count(*) FROM requests")  # as pg_dump: until its end
+            migrating = asyncio.create_task(migrate(empty, [*shipped(), NEXT]))
+            for _ in range(30):
+                await queue.submit(new())  # without the limit it would fail after lock_timeout
+                await asyncio.sleep(0.1)
+            assert not migrating.done()
+            await reader.rollback()
+        await asyncio.wait_for(migrating, 60)
+    finally:
+        await ingress.aclose()
+
+
+CONCURRENT = Migration(
+    LAST + 1,
+    f"{LAST + 1:04}_index.sql",
+    f"""-- compatible since {LAST}
+    -- one statement, outside a transaction
+    CREATE INDEX CONCURRENTLY IF NOT EXISTS by_work ON requests (work);
+    """,
+)
+
+
+async def test_an_index_is_built_beside_submits_and_again_after_an_interruption(
+    empty: str, terms: FakeTerms, liveness: FakeLiveness
+) -> None:
+    await migrate(empty)
+    ingress = Ingress(empty, terms, liveness)
+    try:
+        queue = await ingress()
+        writer = await psycopg.AsyncConnection.connect(empty)
+        await writer.execute("LOCK TABLE requests IN ROW EXCLUSIVE MODE")
+        building = asyncio.create_task(migrate(empty, [*shipped(), CONCURRENT]))
+        for _ in range(10):
+            await queue.submit(new())
+            await asyncio.sleep(0.1)
+        assert not building.done()
+        building.cancel()
+        await asyncio.gather(building, return_exceptions=True)
+        await writer.close()
+        await migrate(empty, [*shipped(), CONCURRENT])
+        async with await psycopg.AsyncConnection.connect(empty) as reader:
+            rows = await reader.execute(
+                "SELECT indisvalid FROM pg_index WHERE indexrelid = 'by_work'::regclass"
+            )
+            assert await rows.fetchall() == [(True,)]
+    finally:
+        await ingress.aclose()
+
+
 async def test_readiness_reports_tables_of_an_older_darkroom(database: Database) -> None:
     older = rf"older Darkroom: its tables are at {LAST}, .* needs them at {LAST + 1}\. .*\.$"
     with pytest.raises(Misconfigured, match=older):
@@ -146,3 +221,25 @@ async def test_readiness_reports_a_database_without_tables(conninfo: str) -> Non
             await check_applied(empty)
     finally:
         await empty.aclose()
+
+
+TWO_STATEMENTS = Migration(
+    LAST + 1,
+    f"{LAST + 1:04}_indexes.sql",
+    f"""-- compatible since {LAST}
+    -- one statement, outside a transaction
+    CREATE INDEX CONCURRENTLY IF NOT EXISTS by_work ON requests (work);
+    -- another statement, outside a transaction
+    CREATE INDEX CONCURRENTLY IF NOT EXISTS by_digest ON requests (endpoint_digest);
+    """,
+)
+
+
+async def test_a_migration_may_build_several_indexes_beside_submits(empty: str) -> None:
+    await migrate(empty, [*shipped(), TWO_STATEMENTS])
+    with psycopg.connect(empty) as connection:
+        valid = connection.execute(
+            "SELECT indisvalid FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+            "WHERE c.relname IN ('by_work', 'by_digest')"
+        ).fetchall()
+    assert valid == [(True,), (True,)]

@@ -13,10 +13,12 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from serve_app.domain.request import State
+from serve_app.postgres.database import SESSION
 from serve_app.queue.fairness import fair_queue
-from serve_app.queue.store.database import SESSION
+from serve_app.queue.state.stats import COUNT_LARGE
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions import garbage
+from serve_app.queue.transactions.deletion import DUE_TENANTS, FIRST_ID, PAGE_SIZE, SEE_ENDS
 from serve_app.queue.transactions.history import page_statement
 
 QUEUED, IDLE_LANES, MAX_READ = 5000, 50, 1000
@@ -33,6 +35,7 @@ STATEMENTS = {
     "awake": fair_queue.SWEEP_AWAKE,
     "asleep": fair_queue.SWEEP_ASLEEP,
     "orphans": garbage.DUE,
+    "large": COUNT_LARGE,
 }
 
 
@@ -113,6 +116,27 @@ async def test_a_page_of_history_does_not_read_the_history(
         if learned:
             connection.execute("ANALYZE requests")
         plan = prepared(connection, statement, params)
+    read = next(line for line in plan if "shared hit=" in line)
+    assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
+
+
+async def test_a_look_for_requests_whose_files_are_limited_reads_only_these(history: str) -> None:
+    with psycopg.connect(history, autocommit=True) as connection:
+        connection.execute(SESSION)
+        connection.execute(
+            "INSERT INTO lifecycles (request_id, keep_s) SELECT id, 60 FROM requests LIMIT 100"
+        )
+        plan = prepared(connection, SEE_ENDS, {"after": FIRST_ID, "most": PAGE_SIZE})
+    read = next(line for line in plan if "shared hit=" in line)
+    assert int(read.split("shared hit=")[1].split()[0]) < 2 * MAX_READ, "\n".join(plan)
+
+
+async def test_a_look_for_requests_to_delete_by_age_does_not_read_the_history(
+    history: str,
+) -> None:
+    with psycopg.connect(history, autocommit=True) as connection:
+        connection.execute(SESSION)
+        plan = prepared(connection, DUE_TENANTS, {"ages": "[]", "age_s": 0.0})
     read = next(line for line in plan if "shared hit=" in line)
     assert int(read.split("shared hit=")[1].split()[0]) < MAX_READ, "\n".join(plan)
 

@@ -5,27 +5,26 @@ from __future__ import annotations
 import asyncio
 
 import psycopg
+from prometheus_client import CollectorRegistry
 
-from serve_app.domain.request import State
+from serve_app.postgres.database import Database
 from serve_app.queue.queue import assemble
-from serve_app.queue.store.database import Database
 from serve_app.queue.store.diagnostics import VacuumMonitor
 from serve_app.telemetry.clock import SystemClock
+from serve_app.telemetry.queue_metrics import QueueMeter
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.terms import FakeTerms
 from tests.queue.database import QUICK
 
 
-class Seen:
-    """An observer that keeps the last measurement."""
+class Seen(QueueMeter):
+    """Metrics that keep the last measurement."""
 
     def __init__(self) -> None:
+        super().__init__(CollectorRegistry())
         self.oldest_s = 0.0
         self.transactions = 0
         self.notified = asyncio.Event()
-
-    def ended(self, endpoint: str, state: State, run_s: float) -> None:
-        raise AssertionError((endpoint, state, run_s))
 
     def oldest_transaction(self, oldest_s: float, transactions: int) -> None:
         self.oldest_s, self.transactions = oldest_s, transactions
@@ -61,7 +60,7 @@ async def test_one_that_only_reads_holds_back_too(conninfo: str, database: Datab
     assert seen.transactions >= 20
 
 
-async def test_a_running_queue_notifies_its_observer(
+async def test_a_running_queue_measures(
     database: Database, terms: FakeTerms, liveness: FakeLiveness
 ) -> None:
     seen = Seen()

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import psycopg
 import pytest
 
 from serve_app.domain.errors import RequestNotFound
 from serve_app.domain.lease import LeaseKey
 from serve_app.domain.progress import Progress, Stage, StoredSnapshot
+from serve_app.postgres.database import Database
 from serve_app.queue.queue import PostgresQueue
 from serve_app.queue.store.config import DAY_S, Retention
-from serve_app.queue.store.database import Database
-from serve_app.queue.transactions.deletion import Deletion
+from serve_app.queue.transactions.deletion import OUTCOME_LOCK, Deletion
 from serve_app.settings import TenantLimits
 from tests.contract.test_deletion_contract import KEYED, asked, ended, image
 from tests.queue.database import Ingress
@@ -147,6 +148,17 @@ async def test_age_deletes_what_ended_long_enough_ago_by_tenant(
     assert len(gone) == len(await unwanted(database)) == 4
     assert await Deletion(database, retention).delete_aged() == []
     assert (await queue.get("bob", waiting.id)).id == waiting.id
+
+
+async def test_age_takes_no_lock_for_tenants_with_nothing_to_delete(
+    ingress: Ingress, database: Database
+) -> None:
+    queue = await ingress()
+    await aged(queue, database, 2)
+    async with await psycopg.AsyncConnection.connect(ingress.conninfo) as other:
+        await other.execute("SELECT pg_advisory_xact_lock(%s)", (OUTCOME_LOCK,))
+        async with asyncio.timeout(5.0):
+            assert await Deletion(database, Retention(7)).delete_aged() == []
 
 
 async def test_without_retention_nothing_is_deleted(ingress: Ingress, database: Database) -> None:

@@ -9,8 +9,8 @@ import pytest
 
 from serve_app.domain.request import State
 from serve_app.ingress.services.files import FileCollector
+from serve_app.postgres.database import Database
 from serve_app.queue.store.config import Retention
-from serve_app.queue.store.database import Database
 from serve_app.queue.transactions.garbage import UnwantedFiles
 from serve_app.queue.transactions.redaction import Redaction
 from serve_app.queue.transactions.uploads import PostgresUploads
@@ -19,10 +19,9 @@ from tests.contract.test_reuse_contract import image
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.storage import FakeStorage
 from tests.fakes.terms import FakeTerms
-from tests.queue.database import QUICK, Ingress
+from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
 
-LONG = replace(QUICK, lease_s=600.0, first_lease_s=600.0)
 UNCOLLECTED = "SELECT 1 FROM attempts WHERE ended NOT IN ('succeeded', 'undo') AND NOT collected"
 
 
@@ -41,7 +40,7 @@ async def unwanted(database: Database) -> dict[str, float]:
 async def test_the_files_of_a_replica_that_died_before_it_handed_in_are_deleted(
     ingress: Ingress, database: Database, liveness: FakeLiveness
 ) -> None:
-    queue = await ingress(LONG)
+    queue = await ingress(LONG_LEASES)
     storage = FakeStorage(b"key", "http://here", SystemClock())
     request = await queue.submit(new())
     (first,) = (await queue.ask(ask(1))).leases
@@ -73,7 +72,7 @@ async def test_who_may_still_upload_has_the_time_of_its_ticket(
     at_least_s: float,
     at_most_s: float,
 ) -> None:
-    queue = await ingress(LONG)
+    queue = await ingress(LONG_LEASES)
     request = await queue.submit(new())
     granted = await lease(queue)
     if how == "lost":
@@ -88,7 +87,7 @@ async def test_who_may_still_upload_has_the_time_of_its_ticket(
 
 
 async def test_what_succeeded_left_nothing(ingress: Ingress, database: Database) -> None:
-    queue = await ingress(LONG)
+    queue = await ingress(LONG_LEASES)
     await queue.submit(new())
     await queue.finish(done((await lease(queue)).held))
     assert await unwanted(database) == {}
@@ -97,7 +96,7 @@ async def test_what_succeeded_left_nothing(ingress: Ingress, database: Database)
 async def test_they_are_known_also_when_the_request_is_deleted_or_forgotten_at_once(
     ingress: Ingress, database: Database
 ) -> None:
-    queue = await ingress(replace(LONG, check_interval_s=600.0))
+    queue = await ingress(replace(LONG_LEASES, check_interval_s=600.0))
     keys: set[str] = set()
     ids: list[str] = []
     for store_io in (True, False):
@@ -114,7 +113,7 @@ async def test_they_are_known_also_when_the_request_is_deleted_or_forgotten_at_o
 async def test_an_endpoint_that_is_gone_holds_no_one_up(
     ingress: Ingress, database: Database, terms: FakeTerms
 ) -> None:
-    queue = await ingress(replace(LONG, check_interval_s=600.0))
+    queue = await ingress(replace(LONG_LEASES, check_interval_s=600.0))
     for endpoint in ("a/gone", "a/here"):
         await queue.submit(new(endpoint=endpoint))
         granted = await lease(queue)

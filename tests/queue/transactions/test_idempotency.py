@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.transactions.idempotency import UNDELIVERED_S, IdempotencyKeys
 from tests.queue.database import Ingress
 from tests.queue.requests import new

@@ -11,9 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.transactions.insert import DirectLease, EncodedInput, NewRow, insert_requests
-from serve_app.queue.transactions.lease import lease_queued
+from serve_app.queue.transactions.lease import (
+    MAX_MISSES,
+    MAX_SPARE_LANES,
+    Contention,
+    LeftOut,
+    lease_queued,
+)
 from tests.fakes.lane_order import LaneClock, QueuedRequest, charge, in_order, pool_time
 from tests.queue.database import QUICK, Background
 from tests.queue.requests import POOL, new, new_id
@@ -90,7 +96,7 @@ async def leased(
         ]
         await database.rows(FILL, {"pool": POOL, "rows": json.dumps(rows)})
         offers = [DirectLease("r1", "a1")] * count
-        got = await lease_queued(database, POOL, offers, hot, frozenset(), QUICK, {"ann": 2.0})
+        got = await lease_queued(database, POOL, offers, hot, LeftOut(), QUICK, {"ann": 2.0})
         found = [each.request.id for _, each, _ in got.found]
         after = await database.rows("SELECT tenant, vtime, served FROM fair_lanes")
         return found, {tenant: (vtime, served) for tenant, vtime, served in after}
@@ -162,6 +168,37 @@ async def test_of_lanes_whose_turn_is_the_same_the_one_that_waits_longest_goes_f
         await insert_requests(database, [NewRow(request, EncodedInput(request.input))], 5.0)
     for tenant in ("early", "late"):
         got = await lease_queued(
-            database, POOL, [DirectLease("r1", "a1")], frozenset(), frozenset(), QUICK, {}
+            database, POOL, [DirectLease("r1", "a1")], frozenset(), LeftOut(), QUICK, {}
         )
         assert [each.request.tenant for _, each, _ in got.found] == [tenant]
+
+
+STATEMENTS = st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=200)
+
+
+@given(STATEMENTS, st.floats(0.0, 1.0))
+def test_contention_is_bounded_and_ends_with_the_first_statement_that_leases(
+    statements: list[tuple[int, int]], share: float
+) -> None:
+    contention = Contention()
+    for leased, missed in statements:
+        before, contention = contention, contention.after(leased, missed)
+        assert 0 <= contention.spare_lanes <= MAX_SPARE_LANES
+        assert (
+            contention.spare_lanes > before.spare_lanes
+            or not missed
+            or (contention.spare_lanes == MAX_SPARE_LANES)
+        )
+        assert contention.looks_again == (0 < contention.misses < MAX_MISSES)
+        if leased or not missed:
+            assert not contention.looks_again
+            assert contention.pause_s(share) == 0
+        elif contention.looks_again:
+            assert contention.pause_s(share) < 0.5
+
+
+def test_without_contention_no_lane_is_spare() -> None:
+    contention = Contention().after(leased=0, missed=1)
+    for _ in range(contention.spare_lanes):
+        contention = contention.after(leased=1, missed=0)
+    assert contention == Contention()

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from serve_app.domain.artifact import Artifact
 from serve_app.domain.outcome import Outcome
-from serve_app.queue.store.database import Database
-from serve_app.queue.transactions.deletion import PostgresLifecycles
+from serve_app.postgres.database import Database
+from serve_app.queue.transactions.deletion import MAX_PAGES, PAGE_SIZE, PostgresLifecycles
 from tests.queue.database import Ingress
 from tests.queue.requests import done, lease, new
 
@@ -74,3 +74,29 @@ async def test_what_was_said_of_a_request_that_never_came_is_forgotten(
     await later(database, 86400 + 60)
     await lifecycles.expire()
     assert await database.rows("SELECT * FROM lifecycles") == []
+
+
+async def test_a_round_looks_at_some_of_many_requests_that_have_not_ended_and_the_next_goes_on(
+    ingress: Ingress, database: Database
+) -> None:
+    queue, lifecycles = await ingress(), PostgresLifecycles(database)
+    in_a_round = MAX_PAGES * PAGE_SIZE
+    await database.rows(
+        "INSERT INTO lifecycles (request_id, keep_s) "
+        "SELECT lpad(to_hex(n), 32, '0')::uuid, 60 FROM generate_series(1, %(n)s::integer) n",
+        {"n": in_a_round + 10},
+    )
+    last = new()  # its id is the highest
+    await lifecycles.keep(last.id, 60.0)
+    await made(queue, last)
+    due = "SELECT request_id::text FROM lifecycles WHERE due_at IS NOT NULL"
+    await lifecycles.expire()
+    assert await database.rows(due) == []
+    await lifecycles.expire()
+    assert await database.rows(due) == [(last.id,)]
+    await lifecycles.expire()  # begins again
+    second = new()
+    await lifecycles.keep(second.id, 60.0)
+    await made(queue, second)
+    await lifecycles.expire()
+    assert len(await database.rows(due)) == 2

@@ -8,8 +8,8 @@ from serve_app.domain.errors import OutcomeForgotten
 from serve_app.domain.outcome import Failure, Outcome, Usage
 from serve_app.domain.request import Redacted
 from serve_app.domain.webhook import DeliveryChannel, DeliveryState, ReceiverResponse, Webhook
+from serve_app.postgres.database import Database
 from serve_app.queue.store import messages
-from serve_app.queue.store.database import Database
 from serve_app.queue.transactions.redaction import Redaction
 from serve_app.queue.transactions.webhook_outbox import PostgresOutbox
 from tests.contract.test_deletion_contract import asked, image

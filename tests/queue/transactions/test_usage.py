@@ -10,7 +10,7 @@ import psycopg
 import pytest
 
 from serve_app.domain.usage import EndedRequest, EndedRequestFilter
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 from serve_app.queue.transactions.usage import CONSUMED, ended_statement
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from serve_app.queue.store.database import Database
+from serve_app.postgres.database import Database
 
 ENDS_S = 10.0
 

@@ -1,0 +1,188 @@
+"""``darkroom backup``: the database and its files, consistent, while Darkroom runs.
+
+The database is dumped first, from a snapshot. The files that the rows of this snapshot name are
+copied afterwards: objects never change, so each is there unless it was deleted since. Files of
+requests that ended later are not in the backup, and neither are their rows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import BinaryIO
+
+import psycopg
+from psycopg import IsolationLevel
+
+from serve_app.backup import postgres_programs
+from serve_app.backup.folder import FORMAT, BackupFolder, FileEntry, Manifest, digest_of, explained
+from serve_app.backup.installation import OpenInstallation, connect
+from serve_app.backup.postgres_programs import Program
+from serve_app.backup.rows import NamedFile, NamedFiles, named_files, still_named
+from serve_app.domain.errors import ArtifactNotFound, DatabaseUnavailable
+from serve_app.queue.store.migrations import check_applied
+
+CONCURRENT = 8  # files copied at the same time, one chunk of each in memory
+PACKAGE = "darkroom-serve"
+
+
+async def back_up(target: OpenInstallation, folder: BackupFolder) -> Manifest:
+    """Write a backup of ``target`` to ``folder``. Without its manifest it is incomplete."""
+    await check_applied(target.database)
+    try:
+        with explained("The backup cannot be written to", folder.path):
+            async with await connect(target.conninfo, autocommit=False) as connection:
+                return await _back_up(target, folder, connection)
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(
+            f"PostgreSQL was lost during the backup: {str(error).strip()}. Delete {folder.path}, "
+            "which is incomplete, and run the command again when the server runs."
+        ) from error
+
+
+async def _back_up(
+    target: OpenInstallation, folder: BackupFolder, connection: psycopg.AsyncConnection
+) -> Manifest:
+    major = connection.info.server_version // 10_000
+    program = postgres_programs.find_program("pg_dump", major)
+    folder.create()
+    await connection.set_isolation_level(IsolationLevel.REPEATABLE_READ)
+    # The server would end a transaction that waits for pg_dump.
+    await connection.execute("SET idle_in_transaction_session_timeout = 0")
+    await connection.commit()
+    async with named_files(connection) as named:
+        created_at, level = await _dump(target, folder, connection, program)
+        # From here on no snapshot is held: one slows down the queue the longer it lasts.
+        await connection.commit()
+        await connection.set_autocommit(True)
+        copies = await _copy_all(target, folder, named)
+    await asyncio.to_thread(_copy_secrets, target.data_dir, folder.secrets)
+    manifest = Manifest(
+        format=FORMAT,
+        version=metadata.version(PACKAGE),
+        schema_level=level,
+        created_at=created_at,
+        postgres=major,
+        pg_dump=program.major,
+        database_bytes=folder.database.stat().st_size,
+        database_sha256=await asyncio.to_thread(digest_of, folder.database),
+        list_sha256=await asyncio.to_thread(digest_of, folder.list),
+        **asdict(copies),
+    )
+    folder.write_manifest(manifest)
+    return manifest
+
+
+async def _dump(
+    target: OpenInstallation,
+    folder: BackupFolder,
+    connection: psycopg.AsyncConnection,
+    program: Program,
+) -> tuple[str, int]:
+    """Dump the snapshot of the connection's transaction. Returns its time and schema level."""
+    cursor = await connection.execute(
+        "SELECT pg_export_snapshot(), to_json(now())#>>'{}', max(number) FROM migrations"
+    )
+    ((snapshot, created_at, level),) = await cursor.fetchall()
+    await postgres_programs.dump(program, target.conninfo, snapshot, folder.database)
+    return created_at, level
+
+
+@dataclass(slots=True)
+class CopyCounts:
+    """Totals of the copied files; see ``Manifest``."""
+
+    files: int = 0
+    files_bytes: int = 0
+    deleted: int = 0
+    missing: int = 0
+    damaged: int = 0
+
+
+async def _copy_all(
+    target: OpenInstallation, folder: BackupFolder, named: NamedFiles
+) -> CopyCounts:
+    counts = CopyCounts()
+    with await asyncio.to_thread(_create, folder.list) as lines:
+        while batch := await named.batch(CONCURRENT):
+            copied = await asyncio.gather(*(_copy(target, folder, each) for each in batch))
+            await _count(target, counts, batch, copied)
+            lines.writelines(f"{json.dumps(asdict(each))}\n".encode() for each in copied)
+        await asyncio.to_thread(_flush, lines)
+    return counts
+
+
+async def _copy(target: OpenInstallation, folder: BackupFolder, wanted: NamedFile) -> FileEntry:
+    """Copy one file. The entry has no digest if storage does not have the file."""
+    path = folder.files / wanted.key
+    digest = hashlib.sha256()
+    try:
+        size = await target.storage.size(wanted.key)
+        file = await asyncio.to_thread(_create, path)
+        try:
+            async for chunk in target.storage.read(wanted.key, 0, size):
+                await asyncio.to_thread(_add, file, digest, chunk)
+            await asyncio.to_thread(_flush, file)
+        finally:
+            await asyncio.to_thread(file.close)
+    except ArtifactNotFound:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        return FileEntry(wanted.key)
+    return FileEntry(wanted.key, size, digest.hexdigest())
+
+
+async def _count(
+    target: OpenInstallation,
+    counts: CopyCounts,
+    wanted: Sequence[NamedFile],
+    copied: Sequence[FileEntry],
+) -> None:
+    absent = [each.key for each in copied if each.sha256 is None]
+    named = await still_named(target.database, absent) if absent else frozenset[str]()
+    counts.missing += len(named)
+    counts.deleted += len(absent) - len(named)
+    for row, entry in zip(wanted, copied, strict=True):
+        if entry.sha256 is None:
+            continue
+        counts.files += 1
+        counts.files_bytes += entry.size
+        counts.damaged += row.sha256 not in (None, entry.sha256)
+
+
+def _create(path: Path) -> BinaryIO:
+    path.parent.mkdir(parents=True, exist_ok=True)  # below a folder that only its owner opens
+    return open(path, "xb", opener=_private)
+
+
+def _add(file: BinaryIO, digest: hashlib._Hash, chunk: bytes) -> None:
+    file.write(chunk)
+    digest.update(chunk)
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _copy_secrets(data_dir: Path, secrets: Path) -> None:
+    """Copy the first API key and the certificates, if this data directory has them."""
+    secrets.mkdir(mode=0o700)
+    if (data_dir / "api_key").exists():
+        shutil.copyfile(data_dir / "api_key", secrets / "api_key")
+    if (data_dir / "tls").is_dir():
+        shutil.copytree(data_dir / "tls", secrets / "tls")
+    for path in secrets.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)

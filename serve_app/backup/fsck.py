@@ -1,0 +1,201 @@
+"""``darkroom fsck``: rows without files, and files without rows.
+
+Both sides are read in the order of their keys and compared as they arrive, so memory is bounded.
+Darkroom may run meanwhile: each difference is looked at again before it is reported.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from tempfile import TemporaryFile
+from typing import IO
+
+import psycopg
+
+from serve_app.backup import rows
+from serve_app.backup.installation import OpenInstallation, connect
+from serve_app.backup.rows import NamedFile, named_files
+from serve_app.domain.errors import ArtifactNotFound, DatabaseUnavailable, Misconfigured
+from serve_app.domain.ports import Clock
+from serve_app.queue.store.migrations import check_applied
+from serve_app.storage.listing import StoredObject
+
+AT_ONCE = 500
+GRACE_S = 6 * 3600.0
+"""Age from which a file without a row counts: as long as the tickets of uploads are valid."""
+
+
+class Problem(StrEnum):
+    MISSING = "missing"  # a row names a file that storage does not have
+    DAMAGED = "damaged"  # the size is not the row's
+    ORPHANED = "orphaned"  # no row names the file
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A difference between rows and files."""
+
+    problem: Problem
+    key: str
+    size: int | None  # of the file; of the row if the file is missing
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts of one check."""
+
+    files: int = 0  # that are there and that a row names
+    young: int = 0  # without a row, but younger than the grace
+    found: dict[Problem, int] = field(default_factory=dict)
+    found_bytes: dict[Problem, int] = field(default_factory=dict)
+    mended: int = 0
+
+    @property
+    def problems(self) -> int:
+        """Number of findings that were not mended."""
+        return sum(self.found.values()) - self.mended
+
+    def add(self, finding: Finding) -> None:
+        problem = finding.problem
+        self.found[problem] = self.found.get(problem, 0) + 1
+        self.found_bytes[problem] = self.found_bytes.get(problem, 0) + (finding.size or 0)
+
+
+class Check:
+    """One comparison of an installation's rows with its files."""
+
+    def __init__(self, target: OpenInstallation, clock: Clock, *, grace_s: float = GRACE_S) -> None:
+        self._target = target
+        self._oldest = clock.now() - timedelta(seconds=grace_s)
+        self.totals = Totals()
+
+    async def findings(self, *, mend: bool = False) -> AsyncGenerator[Finding]:
+        """All differences. With ``mend``, they are mended after the last one was yielded.
+
+        Raises ``Misconfigured`` instead of mending if no row has its file: the storage is then
+        probably not this database's.
+        """
+        await check_applied(self._target.database)
+        with TemporaryFile("w+", encoding="utf-8") as spool:
+            async for finding in self._verified():
+                self.totals.add(finding)
+                if mend:
+                    spool.write(json.dumps([finding.problem, finding.key]) + "\n")
+                yield finding
+            if mend and self.totals.found:
+                self._refuse_strange_storage()
+                await self._mend(spool)
+
+    async def _verified(self) -> AsyncIterator[Finding]:
+        try:
+            async with await connect(self._target.conninfo) as connection:
+                async with named_files(connection) as named:
+                    pairs = _merged(named.all(), self._target.storage.files())
+                    async for batch in _batches(self._differences(pairs)):
+                        for finding in await self._looked_at_again(batch):
+                            yield finding
+        except psycopg.OperationalError as error:
+            raise DatabaseUnavailable(
+                f"PostgreSQL was lost during the check: {str(error).strip()}. Run the command "
+                "again when the server runs."
+            ) from error
+
+    async def _differences(
+        self, pairs: AsyncIterator[tuple[NamedFile | None, StoredObject | None]]
+    ) -> AsyncIterator[Finding]:
+        async for row, file in pairs:
+            if row is None and file is not None:
+                if file.modified_at <= self._oldest:
+                    yield Finding(Problem.ORPHANED, file.key, file.size)
+                else:
+                    self.totals.young += 1
+            elif row is not None and file is None:
+                yield Finding(Problem.MISSING, row.key, row.size)
+            elif row is not None and file is not None:
+                self.totals.files += 1
+                if row.size not in (None, file.size):
+                    yield Finding(Problem.DAMAGED, file.key, file.size)
+
+    async def _looked_at_again(self, batch: Sequence[Finding]) -> Sequence[Finding]:
+        """Findings that are still true: the two sides were not read at one moment."""
+        database = self._target.database
+        orphaned = [each.key for each in batch if each.problem is Problem.ORPHANED]
+        named = [each.key for each in batch if each.problem is not Problem.ORPHANED]
+        known = await rows.expected(database, orphaned) if orphaned else frozenset[str]()
+        wanted = await rows.still_named(database, named) if named else frozenset[str]()
+        true: list[Finding] = []
+        for each in batch:
+            if each.problem is Problem.ORPHANED:
+                keep = each.key not in known and await self._exists(each.key)
+            elif each.problem is Problem.MISSING:
+                keep = each.key in wanted and not await self._exists(each.key)
+            else:
+                keep = each.key in wanted
+            if keep:
+                true.append(each)
+        return true
+
+    async def _exists(self, key: str) -> bool:
+        try:
+            await self._target.storage.size(key)
+        except ArtifactNotFound:
+            return False
+        return True
+
+    def _refuse_strange_storage(self) -> None:
+        if self.totals.files == 0:
+            raise Misconfigured(
+                "Nothing was mended, because no file of any row was found: this storage seems to "
+                "belong to another database. Check --data-dir, DARKROOM_DATABASE_URL and "
+                "DARKROOM_S3_BUCKET."
+            )
+
+    async def _mend(self, spool: IO[str]) -> None:
+        spool.seek(0)
+        async for batch in _batches(_read(spool)):
+            missing = [each.key for each in batch if each.problem is Problem.MISSING]
+            orphaned = [each.key for each in batch if each.problem is Problem.ORPHANED]
+            if missing:
+                await rows.disown(self._target.database, missing)
+            if orphaned:
+                known = await rows.expected(self._target.database, orphaned)
+                await self._target.storage.delete([key for key in orphaned if key not in known])
+            self.totals.mended += len(missing) + len(orphaned)
+
+
+async def _read(spool: IO[str]) -> AsyncIterator[Finding]:
+    for line in spool:
+        problem, key = json.loads(line)
+        yield Finding(Problem(problem), key, None)
+
+
+async def _merged(
+    named: AsyncIterator[NamedFile], files: AsyncIterator[StoredObject]
+) -> AsyncIterator[tuple[NamedFile | None, StoredObject | None]]:
+    """Rows and files by key; None where one side does not have it. Both come in key order."""
+    row, file = await anext(named, None), await anext(files, None)
+    while row is not None or file is not None:
+        if file is None or (row is not None and row.key < file.key):
+            yield row, None
+            row = await anext(named, None)
+        elif row is None or file.key < row.key:
+            yield None, file
+            file = await anext(files, None)
+        else:
+            yield row, file
+            row, file = await anext(named, None), await anext(files, None)
+
+
+async def _batches(findings: AsyncIterator[Finding]) -> AsyncIterator[list[Finding]]:
+    batch: list[Finding] = []
+    async for each in findings:
+        batch.append(each)
+        if len(batch) == AT_ONCE:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

@@ -1,0 +1,96 @@
+"""The installation that is backed up, restored or checked: its database and its storage."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
+from serve_app.embedded_postgres.embedded import EmbeddedPostgres
+from serve_app.embedded_postgres.files import ClusterFiles
+from serve_app.postgres.database import Database
+from serve_app.settings import Config, Secrets
+from serve_app.storage.directory import DirectoryStorage
+from serve_app.storage.selection import create_storage
+from serve_app.telemetry.clock import SystemClock
+
+if TYPE_CHECKING:
+    from serve_app.storage.s3.storage import S3Storage
+
+CONNECT_S = 10
+CONNECTIONS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class OpenInstallation:
+    """One installation. ``database`` is connected, ``storage`` started."""
+
+    data_dir: Path
+    database: Database
+    storage: DirectoryStorage | S3Storage
+
+    @property
+    def conninfo(self) -> str:
+        return self.database.conninfo
+
+
+@asynccontextmanager
+async def opened(
+    config: Config, secrets: Secrets, *, create: bool = False
+) -> AsyncGenerator[OpenInstallation]:
+    """Open the installation of these settings, whether it runs or not.
+
+    ``create``: make the data directory and its embedded database if there is none. Raises
+    ``Misconfigured`` and ``DatabaseUnavailable``.
+    """
+    data_dir = config.server.data_dir
+    async with AsyncExitStack() as stack:
+        if secrets.database_url is not None:
+            conninfo = secrets.database_url.get_secret_value()
+        else:
+            conninfo = await _embedded(data_dir, stack, create=create)
+        await _check_server(conninfo)
+        database = Database(conninfo, connections=CONNECTIONS)
+        await database.start()
+        stack.push_async_callback(database.aclose)
+        # No tickets are signed here, so the signing key may be empty.
+        storage = create_storage(config, secrets, b"", "", SystemClock())
+        await storage.start()
+        stack.push_async_callback(storage.aclose)
+        yield OpenInstallation(data_dir, database, storage)
+
+
+async def connect(conninfo: str, *, autocommit: bool = True) -> psycopg.AsyncConnection:
+    """Connect to the database. Raises ``DatabaseUnavailable``."""
+    try:
+        return await psycopg.AsyncConnection.connect(
+            conninfo, autocommit=autocommit, connect_timeout=CONNECT_S
+        )
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailable(
+            f"PostgreSQL does not answer: {str(error).strip()}. Check that the server runs and "
+            "that DARKROOM_DATABASE_URL names it, then run the command again."
+        ) from error
+
+
+async def _embedded(data_dir: Path, stack: AsyncExitStack, *, create: bool) -> str:
+    if not create and not ClusterFiles(data_dir).cluster.exists():
+        raise Misconfigured(
+            f"There is no Darkroom in {data_dir}. Name its data directory with --data-dir, or set "
+            "DARKROOM_DATABASE_URL if it uses a PostgreSQL of your own."
+        )
+    postgres = EmbeddedPostgres(data_dir)
+    conninfo = await postgres.start()
+    stack.push_async_callback(postgres.aclose)
+    return conninfo
+
+
+async def _check_server(conninfo: str) -> None:
+    """Fail at once where a pool would wait."""
+    async with await connect(conninfo) as connection:
+        await connection.execute("SELECT 1")

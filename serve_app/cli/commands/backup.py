@@ -1,0 +1,192 @@
+"""``darkroom backup``, ``darkroom restore`` and ``darkroom fsck``.
+
+What they use imports the database driver, which other commands do not need, so it is imported when
+they run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from serve_app.cli.connection import options
+from serve_app.cli.connection.installation import Installation
+from serve_app.settings import Secrets, read_config
+
+if TYPE_CHECKING:
+    from serve_app.backup.folder import Manifest
+    from serve_app.backup.fsck import Finding, Totals
+    from serve_app.backup.restore import Restored
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_WARNING = (
+    "The backup contains prompts, the first API key and the keys that sign URLs and webhooks. "
+    "Only its owner can read it: keep it so."
+)
+
+
+@click.command("backup")
+@options.installation
+@click.argument("folder", metavar="DIR", type=_FOLDER)
+@options.as_json
+def backup_command(installation: Installation, folder: Path, *, as_json: bool) -> None:
+    """Back up the database and the files to the new folder DIR.
+
+    Darkroom may run meanwhile. The backup contains secrets.
+    """
+    began = time.monotonic()
+    manifest = asyncio.run(_back_up(installation, folder))
+    if as_json:
+        click.echo(json.dumps(asdict(manifest)))
+        return
+    took_s = time.monotonic() - began
+    click.echo(
+        f"Backed up the database ({_size(manifest.database_bytes)}) and {manifest.files} files "
+        f"({_size(manifest.files_bytes)}) to {folder} in {took_s:.1f} s."
+    )
+    if manifest.deleted:
+        click.echo(f"{manifest.deleted} files were deleted during the backup and are not in it.")
+    _warn_of_losses(manifest)
+    click.echo(_WARNING, err=True)
+
+
+@click.command("restore")
+@options.installation
+@click.argument("folder", metavar="DIR", type=_FOLDER)
+@click.option("--replace", is_flag=True, help="Delete what the installation's database has.")
+@options.as_json
+def restore_command(
+    installation: Installation, folder: Path, *, replace: bool, as_json: bool
+) -> None:
+    """Restore the backup in DIR to an empty installation.
+
+    Stop Darkroom first. Requests that ran when the backup was made are queued again.
+    """
+    restored = asyncio.run(_restore(installation, folder, replace=replace))
+    manifest = restored.manifest
+    if as_json:
+        values = {"requeued": restored.requeued, "absent": restored.absent}
+        click.echo(json.dumps(asdict(manifest) | values))
+        return
+    click.echo(
+        f"Restored the database of {manifest.created_at} and {manifest.files} files "
+        f"({_size(manifest.files_bytes)}). {restored.requeued} requests that were running are "
+        "queued again."
+    )
+    if restored.absent:
+        click.echo(f"{restored.absent} files were not in the backup: their URLs answer 404.")
+
+
+@click.command("fsck")
+@options.installation
+@click.option(
+    "--mend",
+    is_flag=True,
+    help="Delete orphaned files, and remove missing ones from the database.",
+)
+@click.option(
+    "--grace-hours",
+    type=click.FloatRange(min=0),
+    default=6.0,
+    show_default=True,
+    help="Younger files without a row are left alone: their upload may be under way.",
+)
+@options.as_json
+def fsck_command(
+    installation: Installation, *, mend: bool, grace_hours: float, as_json: bool
+) -> None:
+    """Compare the files in storage with the database, and report each difference.
+
+    The exit status is 1 if a problem is left. With --json, each line is one JSON object; the last
+    one has the totals.
+    """
+    totals = asyncio.run(
+        _check(installation, mend=mend, grace_s=grace_hours * 3600, as_json=as_json)
+    )
+    if as_json:
+        click.echo(json.dumps(asdict(totals) | {"problems": totals.problems}))
+    else:
+        _print_totals(totals, mend=mend)
+    sys.exit(1 if totals.problems else 0)
+
+
+async def _back_up(installation: Installation, folder: Path) -> Manifest:
+    from serve_app.backup.backup import back_up  # noqa: PLC0415
+    from serve_app.backup.folder import BackupFolder  # noqa: PLC0415
+    from serve_app.backup.installation import opened  # noqa: PLC0415
+
+    config = read_config({"data_dir": installation.data_dir})
+    async with opened(config, Secrets()) as target:
+        return await back_up(target, BackupFolder(folder))
+
+
+async def _restore(installation: Installation, folder: Path, *, replace: bool) -> Restored:
+    from serve_app.backup.folder import BackupFolder  # noqa: PLC0415
+    from serve_app.backup.installation import opened  # noqa: PLC0415
+    from serve_app.backup.restore import restore  # noqa: PLC0415
+
+    BackupFolder(folder).read_manifest()  # before anything is created
+    config = read_config({"data_dir": installation.data_dir})
+    async with opened(config, Secrets(), create=True) as target:
+        return await restore(target, BackupFolder(folder), replace=replace)
+
+
+async def _check(
+    installation: Installation, *, mend: bool, grace_s: float, as_json: bool
+) -> Totals:
+    from serve_app.backup.fsck import Check  # noqa: PLC0415
+    from serve_app.backup.installation import opened  # noqa: PLC0415
+    from serve_app.telemetry.clock import SystemClock  # noqa: PLC0415
+
+    config = read_config({"data_dir": installation.data_dir})
+    async with opened(config, Secrets()) as target:
+        check = Check(target, SystemClock(), grace_s=grace_s)
+        async for finding in check.findings(mend=mend):
+            click.echo(json.dumps(asdict(finding)) if as_json else _line(finding))
+        return check.totals
+
+
+def _line(finding: Finding) -> str:
+    size = "unknown size" if finding.size is None else f"{finding.size} bytes"
+    return f"{finding.problem:<9} {finding.key}  {size}"
+
+
+def _print_totals(totals: Totals, *, mend: bool) -> None:
+    parts = [
+        f"{count} {problem} ({_size(totals.found_bytes[problem])})"
+        for problem, count in totals.found.items()
+    ]
+    click.echo(f"{totals.files} files have their rows. {', '.join(parts) or 'No problems found'}.")
+    if mend and totals.mended:
+        click.echo(f"{totals.mended} of these are mended.")
+    elif totals.found:
+        click.echo(
+            "`darkroom fsck --mend` deletes orphaned files and removes missing ones from the "
+            "database. Restore missing and damaged files from a backup first, if you have one."
+        )
+
+
+def _warn_of_losses(manifest: Manifest) -> None:
+    if manifest.missing or manifest.damaged:
+        click.echo(
+            f"{manifest.missing} files that the database names are missing, and "
+            f"{manifest.damaged} have other bytes than it says. The backup is complete without "
+            "them. Run `darkroom fsck` to list them.",
+            err=True,
+        )
+
+
+def _size(count: int) -> str:
+    size = float(count)
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"

@@ -1,0 +1,1 @@
+"""Access to PostgreSQL: connections that repair themselves, and leader election."""

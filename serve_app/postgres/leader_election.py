@@ -1,0 +1,101 @@
+"""Leader election among ingress replicas, by rows with a time limit.
+
+A session's advisory lock would do while connections are sound. But a server keeps the session of a
+connection that the network has forgotten for as long as nothing tells it otherwise, and then nobody
+leads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import LiteralString
+
+from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.ports import Clock
+from serve_app.postgres.database import Database
+
+LEADS_S = 6.0
+"""A leader that is gone is replaced after this time at the latest."""
+RENEW_S = 2.0
+ALONE_S = 30.0
+POLL_S = 0.1
+
+TAKE: LiteralString = """
+-- name: lead
+INSERT INTO leaders AS l (name, holder, until)
+VALUES (%(name)s, %(holder)s, now() + %(for_s)s * interval '1 second')
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, until = excluded.until
+WHERE l.holder = excluded.holder OR l.until < now()
+RETURNING true
+"""
+RELEASE: LiteralString = "DELETE FROM leaders WHERE holder = %(holder)s AND name = %(name)s"
+
+
+class LeaderElection:
+    """Leadership by name. A process that died, or whose database is away, leads for ``LEADS_S`` at
+    most.
+
+    ``holder``: the id of this process. Two processes may both lead for a moment where their clocks
+    run at different speeds, so what a leader does must bear being done twice.
+    """
+
+    def __init__(self, database: Database, clock: Clock, holder: str) -> None:
+        self._database = database
+        self._clock = clock
+        self._holder = holder
+        self._renew_at: dict[str, float] = {}  # monotonic; names that this process leads
+
+    async def leads(self, name: str, for_s: float = LEADS_S) -> bool:
+        """True if this process leads. Takes the leadership if no other process has it. ``for_s``:
+        time after which it may be taken from this process if it does not ask again.
+        """
+        began = self._clock.monotonic()
+        if began < self._renew_at.get(name, 0.0):
+            return True
+        self._renew_at.pop(name, None)
+        if not await self._take(name, for_s):
+            return False
+        self._renew_at[name] = began + RENEW_S
+        return True
+
+    def on_leader(
+        self, name: str, every_s: float, work: Callable[[], Awaitable[None]]
+    ) -> Callable[[], Awaitable[bool]]:
+        """``work`` for periodic tasks of all processes, done by one of them. If that one is gone,
+        another one does it after three rounds. The result is False if this process does not lead.
+        """
+
+        async def elected() -> bool:
+            if not await self.leads(name, 3 * every_s):
+                return False
+            await work()
+            return True
+
+        return elected
+
+    @asynccontextmanager
+    async def exclusive(self, name: str) -> AsyncGenerator[None]:
+        """Run the block in one process at a time. It must end within ``ALONE_S``."""
+        while not await self._take(name, ALONE_S):  # noqa: ASYNC110  another process releases it
+            await asyncio.sleep(POLL_S)
+        try:
+            yield
+        finally:
+            await self._release(name)
+
+    async def aclose(self) -> None:
+        """Let other processes lead at once."""
+        for name in [*self._renew_at]:
+            await self._release(name)
+
+    async def _take(self, name: str, for_s: float) -> bool:
+        wanted = {"name": name, "holder": self._holder, "for_s": for_s}
+        return bool(await self._database.rows(TAKE, wanted))
+
+    async def _release(self, name: str) -> None:
+        self._renew_at.pop(name, None)
+        with contextlib.suppress(DatabaseUnavailable):  # then it runs out
+            await self._database.rows(RELEASE, {"name": name, "holder": self._holder})

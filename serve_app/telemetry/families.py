@@ -1,0 +1,53 @@
+"""Declared metrics of one registry, by kind and name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+PREFIX = "darkroom_"
+LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+Declared: TypeAlias = Mapping[str, tuple[str, Sequence[str]]]
+"""Description and labels of a metric, by its name without ``PREFIX`` and ``_total``."""
+DeclaredHistograms: TypeAlias = Mapping[str, tuple[str, Sequence[str], Sequence[float]]]
+"""The same with the buckets' upper bounds, in the unit of the name."""
+
+
+class Families:
+    """Metrics of one area, made from their declarations."""
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        counters: Declared = {},  # noqa: B006 - never changed
+        gauges: Declared = {},  # noqa: B006
+        histograms: DeclaredHistograms = {},  # noqa: B006
+    ) -> None:
+        self._known: dict[str, set[tuple[str, ...]]] = {}  # combinations of labels, by gauge
+        self.counters = {
+            name: Counter(f"{PREFIX}{name}", text, labels, registry=registry)
+            for name, (text, labels) in counters.items()
+        }
+        self.gauges = {
+            name: Gauge(f"{PREFIX}{name}", text, labels, registry=registry)
+            for name, (text, labels) in gauges.items()
+        }
+        self.histograms = {
+            name: Histogram(f"{PREFIX}{name}", text, labels, buckets=buckets, registry=registry)
+            for name, (text, labels, buckets) in histograms.items()
+        }
+
+    def all(self) -> Sequence[MetricWrapperBase]:
+        return [*self.counters.values(), *self.gauges.values(), *self.histograms.values()]
+
+    def replace(self, gauge: str, values: Mapping[tuple[str, ...], float]) -> None:
+        """Set a gauge by its labels' values. A combination that is not named any more has 0."""
+        family = self.gauges[gauge]
+        known = self._known.setdefault(gauge, set())
+        known.update(values)
+        for labels in known:
+            family.labels(*labels).set(values.get(labels, 0.0))

@@ -1,0 +1,197 @@
+"""Metrics of the queue: requests, attempts, polls, and the condition of its database tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from serve_app.domain.lease import Demand
+from serve_app.domain.request import State
+from serve_app.telemetry.families import LATENCY_S, Declared, DeclaredHistograms, Families
+
+RUN_S = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+WAIT_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 900, 3600)
+
+COUNTERS: Declared = {
+    "requests": ("Requests that entered a state.", ("endpoint", "state")),
+    "attempts": ("Attempts that ended, by how.", ("pool", "end")),
+    "failures": ("Requests that failed or expired, by error code.", ("endpoint", "code")),
+    "leases_expired": ("Leases that ran out before they were renewed.", ("pool",)),
+    "fenced": ("Calls for an attempt that its replica had lost, by call.", ("call",)),
+    "replays": ("Submits that got an earlier request by its idempotency key.", ("endpoint",)),
+    "reused": ("Requests that got the outcome of an earlier one.", ("endpoint",)),
+    "coalesced": ("Requests that wait for another's outcome.", ("endpoint",)),
+    "task_failures": ("Rounds of a periodic task that failed.", ("task",)),
+}
+GAUGES: Declared = {
+    "queued": ("Queued requests.", ("pool",)),
+    "running": ("Active leases.", ("pool",)),
+    "oldest_wait_seconds": ("Age of the oldest queued request.", ("pool",)),
+    "polls_waiting": ("Lease polls that wait for work.", ("pool",)),
+    "idle_slots": ("Free slots of the lease polls that wait.", ("pool",)),
+    "replicas": ("Replicas seen recently, by stage.", ("pool", "stage")),
+    "task_last_success_timestamp_seconds": (
+        "Time of the last round of a periodic task that succeeded in this process.",
+        ("task",),
+    ),
+    "database_oldest_transaction_seconds": (
+        "Age of the oldest open or prepared transaction of the database.",
+        (),
+    ),
+    "database_held_back_transactions": (
+        (
+            "Transactions newer than the oldest snapshot in use. Vacuum cannot remove rows that "
+            "they deleted."
+        ),
+        (),
+    ),
+    "database_transaction_id_age": (
+        "Transactions since the oldest frozen one. PostgreSQL stops at 2^31.",
+        (),
+    ),
+    "schema_version": ("Number of the last applied migration.", ()),
+    "table_rows": ("Estimated rows of a table.", ("table",)),
+    "table_dead_rows": ("Estimated rows that vacuum has yet to remove.", ("table",)),
+    "table_bytes": ("Size of a table with its indexes.", ("table",)),
+    "table_last_vacuum_timestamp_seconds": (
+        "Time of the last vacuum of a table; 0: never.",
+        ("table",),
+    ),
+}
+HISTOGRAMS: DeclaredHistograms = {
+    "wait_seconds": (
+        "Time from the submit of a request to the start of its first attempt.",
+        ("endpoint", "pool"),
+        WAIT_S,
+    ),
+    "total_seconds": (
+        "Time from the submit of a request to its success.",
+        ("endpoint", "pool"),
+        WAIT_S,
+    ),
+    "run_seconds": ("Wall time of an attempt on its replica.", ("endpoint",), RUN_S),
+    "task_seconds": ("Time of a round of a periodic task.", ("task",), LATENCY_S),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TableSize:
+    """Size of a table, by PostgreSQL's statistics."""
+
+    table: str
+    rows: int
+    dead_rows: int
+    size_bytes: int  # with indexes and out-of-line values
+    vacuumed_at: float  # Unix time; 0: never
+
+
+class QueueMeter:
+    """The methods take microseconds, wait for nothing and never raise."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.families = Families(registry, COUNTERS, GAUGES, HISTOGRAMS)
+        self._counters = self.families.counters
+        self._gauges = self.families.gauges
+        self._histograms = self.families.histograms
+
+    # Requests and attempts
+
+    def entered(self, endpoint: str, state: State) -> None:
+        """Count a request that entered ``state``."""
+        self._counters["requests"].labels(endpoint, state.value).inc()
+
+    def started(self, endpoint: str, pool: str, wait_s: float) -> None:
+        """Record the start of a request's first attempt, ``wait_s`` after its submit."""
+        self._histograms["wait_seconds"].labels(endpoint, pool).observe(max(0.0, wait_s))
+
+    def ended(
+        self, endpoint: str, pool: str, state: State, run_s: float, total_s: float, code: str | None
+    ) -> None:
+        """Record the state of a request after an attempt, or after it left the queue.
+
+        ``run_s``: of the attempt; 0 without one. ``total_s``: since the submit. ``code``: of its
+        error, if it failed or expired.
+        """
+        self.entered(endpoint, state)
+        if run_s:
+            self._histograms["run_seconds"].labels(endpoint).observe(run_s)
+        if state is State.SUCCEEDED:
+            self._histograms["total_seconds"].labels(endpoint, pool).observe(max(0.0, total_s))
+        if code is not None:
+            self._counters["failures"].labels(endpoint, code).inc()
+
+    def attempt_ended(self, pool: str, end: str) -> None:
+        """Count an attempt by how it ended: a value of ``EndReason``."""
+        self._counters["attempts"].labels(pool, end).inc()
+
+    def lease_expired(self, pool: str) -> None:
+        self._counters["leases_expired"].labels(pool).inc()
+
+    def fenced(self, call: str, number: int = 1) -> None:
+        """Count refused attempts by the replica's call: ``finish``, ``hand_back``, ``report``."""
+        if number:
+            self._counters["fenced"].labels(call).inc(number)
+
+    def replayed(self, endpoint: str) -> None:
+        self._counters["replays"].labels(endpoint).inc()
+
+    def reused(self, endpoint: str) -> None:
+        self._counters["reused"].labels(endpoint).inc()
+
+    def coalesced(self, endpoint: str) -> None:
+        self._counters["coalesced"].labels(endpoint).inc()
+
+    # State
+
+    def depth(self, demand: Mapping[str, Demand]) -> None:
+        """Record the current demand of each pool. A pool that is not named has none any more."""
+        replace = self.families.replace
+        replace("queued", {(pool,): now.queued for pool, now in demand.items()})
+        replace("running", {(pool,): now.running for pool, now in demand.items()})
+        replace("oldest_wait_seconds", {(pool,): now.oldest_wait_s for pool, now in demand.items()})
+
+    def idle(self, polls: Mapping[str, tuple[int, int]]) -> None:
+        """Record the polls that wait in this process, and their free slots, by pool."""
+        self.families.replace("polls_waiting", {(pool,): n for pool, (n, _) in polls.items()})
+        self.families.replace("idle_slots", {(pool,): free for pool, (_, free) in polls.items()})
+
+    def replicas(self, number: Mapping[tuple[str, str], int]) -> None:
+        """Record the replicas by pool and stage."""
+        self.families.replace("replicas", number)
+
+    # Periodic tasks
+
+    def task_succeeded(self, task: str, elapsed_s: float) -> None:
+        self._gauges["task_last_success_timestamp_seconds"].labels(task).set_to_current_time()
+        self._histograms["task_seconds"].labels(task).observe(elapsed_s)
+
+    def task_failed(self, task: str) -> None:
+        self._counters["task_failures"].labels(task).inc()
+
+    # Database
+
+    def oldest_transaction(self, oldest_s: float, transactions: int) -> None:
+        """Record what keeps the database from vacuuming: the age of the oldest open transaction,
+        and how many began since the oldest snapshot that must be kept; 0: none.
+        """
+        self._gauges["database_oldest_transaction_seconds"].set(oldest_s)
+        self._gauges["database_held_back_transactions"].set(transactions)
+
+    def database(self, schema_version: int, transaction_id_age: int) -> None:
+        self._gauges["schema_version"].set(schema_version)
+        self._gauges["database_transaction_id_age"].set(transaction_id_age)
+
+    def tables(self, sizes: Sequence[TableSize]) -> None:
+        """Record the sizes of the tables. Without any, another process reports them."""
+        for name in ("rows", "dead_rows", "bytes", "last_vacuum_timestamp_seconds"):
+            if not sizes:
+                self._gauges[f"table_{name}"].clear()
+        for each in sizes:
+            self._gauges["table_rows"].labels(each.table).set(each.rows)
+            self._gauges["table_dead_rows"].labels(each.table).set(each.dead_rows)
+            self._gauges["table_bytes"].labels(each.table).set(each.size_bytes)
+            self._gauges["table_last_vacuum_timestamp_seconds"].labels(each.table).set(
+                each.vacuumed_at
+            )

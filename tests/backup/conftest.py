@@ -1,0 +1,106 @@
+"""An installation to back up, with its files in a directory or in a bucket, and an empty one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from serve_app.backup.installation import OpenInstallation
+from serve_app.domain.artifact import Artifact
+from serve_app.domain.lease import Lease
+from serve_app.domain.outcome import Outcome, Usage
+from serve_app.postgres.database import Database
+from serve_app.queue.queue import PostgresQueue
+from serve_app.storage.directory import DirectoryStorage
+from serve_app.storage.keys import artifact_key
+from serve_app.storage.s3.storage import S3Storage
+from serve_app.telemetry.clock import SystemClock
+from tests.queue.database import conninfo, empty, ingress, liveness, server, terms
+from tests.queue.requests import done
+from tests.storage.conftest import moto_server, s3rver_server
+from tests.storage.s3_servers import S3Server
+
+__all__ = [
+    "conninfo",
+    "empty",
+    "ingress",
+    "liveness",
+    "moto_server",
+    "s3rver_server",
+    "server",
+    "terms",
+]
+
+
+class Installations:
+    """Makes targets whose storages are all of one kind, each of them empty."""
+
+    def __init__(self, folder: Path, bucket_server: S3Server | None) -> None:
+        self._folder = folder
+        self._server = bucket_server
+        self._stack = AsyncExitStack()
+
+    async def make(self, name: str, conninfo: str) -> OpenInstallation:
+        data_dir = self._folder / name
+        data_dir.mkdir()
+        database = Database(conninfo, connections=2)
+        await database.start()
+        self._stack.push_async_callback(database.aclose)
+        storage: DirectoryStorage | S3Storage
+        if self._server is None:
+            storage = DirectoryStorage(data_dir / "artifacts", b"", "", SystemClock())
+        else:
+            location = self._server.new_bucket(conditional_writes=self._server.strict is not None)
+            storage = await self._stack.enter_async_context(self._server.storage(location))
+        return OpenInstallation(data_dir, database, storage)
+
+    async def aclose(self) -> None:
+        await self._stack.aclose()
+
+
+@pytest.fixture(params=["directory", "moto", "s3rver"])
+async def installations(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[Installations]:
+    kind = request.param
+    server = None if kind == "directory" else request.getfixturevalue(f"{kind}_server")
+    made = Installations(tmp_path, server)
+    yield made
+    await made.aclose()
+
+
+@pytest.fixture
+async def source(installations: Installations, conninfo: str) -> OpenInstallation:
+    return await installations.make("source", conninfo)
+
+
+@pytest.fixture
+async def fresh(installations: Installations, empty: str) -> OpenInstallation:
+    """Nothing was ever stored here."""
+    return await installations.make("fresh", empty)
+
+
+async def put(target: OpenInstallation, key: str, content: bytes) -> Artifact:
+    async def once() -> AsyncIterator[bytes]:
+        yield content
+
+    await target.storage.put(key, "image/png", once())
+    return Artifact(key, "image/png", len(content), hashlib.sha256(content).hexdigest())
+
+
+async def get(target: OpenInstallation, key: str) -> bytes:
+    size = await target.storage.size(key)
+    return b"".join([chunk async for chunk in target.storage.read(key, 0, size)])
+
+
+async def finish(queue: PostgresQueue, target: OpenInstallation, lease: Lease) -> Artifact:
+    """Store one file and finish the attempt with it."""
+    key = artifact_key(lease.held.request_id, lease.held.attempt, "image/png")
+    artifact = await put(target, key, f"an image of {lease.held}".encode() * 1000)
+    outcome = Outcome(output={"n": 1}, artifacts=(artifact,), usage=Usage(1.5, 4, 1.0))
+    await queue.finish(done(lease.held, outcome))
+    return artifact

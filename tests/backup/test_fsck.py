@@ -1,0 +1,97 @@
+"""Differences between rows and files: found, explained, mended."""
+
+from __future__ import annotations
+
+import pytest
+
+from serve_app.backup.fsck import Check
+from serve_app.backup.installation import OpenInstallation
+from serve_app.domain.artifact import Artifact
+from serve_app.domain.errors import ArtifactNotFound, Misconfigured
+from serve_app.telemetry.clock import SystemClock
+from tests.backup.conftest import finish, put
+from tests.queue.database import Ingress
+from tests.queue.requests import lease, new
+
+ORPHAN = "r/00000000-0000-7000-8000-000000000000/1/abc.png"
+
+
+async def succeeded(ingress: Ingress, target: OpenInstallation, count: int) -> list[Artifact]:
+    queue = await ingress()
+    made: list[Artifact] = []
+    for _ in range(count):
+        await queue.submit(new())
+        made.append(await finish(queue, target, await lease(queue)))
+    return made
+
+
+async def found(
+    target: OpenInstallation, *, grace_s: float = 0, mend: bool = False
+) -> list[tuple[str, str]]:
+    check = Check(target, SystemClock(), grace_s=grace_s)
+    return [(each.problem, each.key) async for each in check.findings(mend=mend)]
+
+
+async def test_a_deleted_file_and_an_orphan_are_found_and_mended(
+    source: OpenInstallation, ingress: Ingress
+) -> None:
+    kept, lost = await succeeded(ingress, source, 2)
+    assert await found(source) == []
+    await source.storage.delete([lost.key])
+    await put(source, ORPHAN, b"orphan")
+    wanted = [("missing", lost.key), ("orphaned", ORPHAN)]
+    assert sorted(await found(source)) == wanted
+    assert sorted(await found(source, mend=True)) == wanted
+    assert await found(source) == []
+    with pytest.raises(ArtifactNotFound):
+        await source.storage.size(ORPHAN)
+    assert await source.storage.size(kept.key) == kept.size
+
+
+async def test_a_young_file_without_a_row_is_left_alone(
+    source: OpenInstallation, ingress: Ingress
+) -> None:
+    await succeeded(ingress, source, 1)
+    await put(source, ORPHAN, b"its upload may be under way")
+    check = Check(source, SystemClock())
+    assert [each async for each in check.findings(mend=True)] == []
+    assert (check.totals.young, check.totals.problems) == (1, 0)
+    assert await source.storage.size(ORPHAN) == 27
+
+
+async def test_files_of_a_running_attempt_are_no_orphans(
+    source: OpenInstallation, ingress: Ingress
+) -> None:
+    queue = await ingress()
+    await queue.submit(new())
+    held = (await lease(queue)).held
+    await put(source, f"r/{held.request_id}/{held.attempt}/abc.png", b"not finished yet")
+    assert await found(source) == []
+
+
+async def test_files_that_are_marked_for_deletion_are_no_orphans(source: OpenInstallation) -> None:
+    await put(source, ORPHAN, b"deleted soon")
+    await source.database.rows(
+        "INSERT INTO unwanted (key, due_at) VALUES (%(key)s, now())", {"key": ORPHAN}
+    )
+    assert await found(source) == []
+
+
+async def test_a_file_of_another_size_is_damaged(
+    source: OpenInstallation, ingress: Ingress
+) -> None:
+    (artifact,) = await succeeded(ingress, source, 1)
+    await source.database.rows("UPDATE artifacts SET size = size + 1")
+    assert await found(source) == [("damaged", artifact.key)]
+
+
+async def test_nothing_is_mended_with_the_storage_of_another_database(
+    source: OpenInstallation, ingress: Ingress
+) -> None:
+    (lost,) = await succeeded(ingress, source, 1)
+    await source.storage.delete([lost.key])
+    await put(source, ORPHAN, b"another installation's")
+    with pytest.raises(Misconfigured, match="belong to another database"):
+        await found(source, mend=True)
+    assert await source.storage.size(ORPHAN) == 22
+    assert await source.database.rows("SELECT key FROM artifacts") == [(lost.key,)]

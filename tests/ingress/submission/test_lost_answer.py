@@ -1,0 +1,100 @@
+"""A submit whose answer from PostgreSQL is lost, so that it is unknown whether it was stored."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+
+import httpx
+import psycopg
+import pytest
+
+from serve_app.domain.request import State
+from serve_app.postgres.database import Database
+from serve_app.queue.queue import PostgresQueue, assemble
+from serve_app.telemetry.clock import SystemClock
+from tests.chaos.proxy import Lose, Proxy, before_postgres, through
+from tests.fakes.liveness import FakeLiveness
+from tests.fakes.terms import FakeTerms
+from tests.ingress.house import House, built
+from tests.queue.database import QUICK, conninfo, server
+
+__all__ = ["conninfo", "server"]
+
+STORED = b'"endpoint":"test/probe"'  # in the parameters of the statement that stores a request
+
+
+@pytest.fixture
+async def proxy(conninfo: str) -> AsyncIterator[tuple[Proxy, str]]:
+    between = before_postgres(conninfo)
+    yield between, through(conninfo, await between.start())
+    await between.aclose()
+
+
+@pytest.fixture
+async def queue(proxy: tuple[Proxy, str]) -> AsyncIterator[PostgresQueue]:
+    database = Database(proxy[1])
+    await database.start()
+    made = assemble(database, SystemClock(), FakeTerms(), QUICK, FakeLiveness(), "one")
+    await made.start()
+    yield made
+    await made.aclose()
+    await database.aclose()
+
+
+@pytest.fixture
+async def house(queue: PostgresQueue) -> AsyncIterator[House]:
+    async with built(replica=False) as made:
+        made.app.state.services = replace(made.services, queue=queue)
+        yield made
+        await made.app.state.services.background.join()
+
+
+@pytest.mark.parametrize("path", ["/test/probe", "/queue/test/probe"])
+async def test_it_is_answered_with_503_and_cancelled_if_it_was_stored(
+    house: House, queue: PostgresQueue, proxy: tuple[Proxy, str], path: str
+) -> None:
+    proxy[0].lose(STORED, Lose.ANSWER)
+    async with house.client() as client:
+        answer = await client.post(path, json={})
+        assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+        assert proxy[0].lost == [STORED]
+        async with asyncio.timeout(20):
+            while not (stored := await queue.page("default")) or not stored[0].state.final:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+    assert [each.state for each in stored] == [State.CANCELLED]
+
+
+async def test_it_stays_if_its_idempotency_key_finds_it(
+    house: House, queue: PostgresQueue, proxy: tuple[Proxy, str]
+) -> None:
+    proxy[0].lose(STORED, Lose.ANSWER)
+    async with house.client() as client:
+
+        async def submit() -> httpx.Response:
+            return await client.post(
+                "/queue/test/probe", json={}, headers={"Idempotency-Key": "mine"}
+            )
+
+        assert (await submit()).status_code == 503
+        async with asyncio.timeout(20):
+            while (repeated := await submit()).status_code == 503:  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+    assert repeated.status_code == 200, repeated.text
+    assert [each.id for each in await queue.page("default")] == [repeated.json()["request_id"]]
+
+
+async def test_a_run_that_a_crash_of_the_database_lost_is_answered_with_503(
+    house: House, queue: PostgresQueue, conninfo: str
+) -> None:
+    async with house.client() as client, asyncio.timeout(30):
+        running = asyncio.create_task(client.post("/test/probe", json={}))
+        while not await queue.page("default"):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        async with await psycopg.AsyncConnection.connect(conninfo) as connection:
+            await connection.execute("TRUNCATE requests CASCADE")
+        queue.parts.after.on_notification_gap()
+        answer = await running
+    assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+    assert "send it again" in answer.json()["detail"]

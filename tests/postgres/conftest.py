@@ -1,0 +1,3 @@
+from tests.queue.database import conninfo, server
+
+__all__ = ["conninfo", "server"]

@@ -1,0 +1,260 @@
+"""Everything that uses PostgreSQL, when its connections fall silent, or the server only reads."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import psycopg
+import pytest
+
+from serve_app.domain.errors import DatabaseUnavailable, Misconfigured
+from serve_app.postgres.database import Database, wait_until_reachable
+from serve_app.postgres.leader_election import LEADS_S, LeaderElection
+from serve_app.queue.queue import PostgresQueue, assemble
+from serve_app.queue.store.notify import Notification, Notifier
+from serve_app.telemetry.clock import SystemClock
+from serve_app.tenants.api_keys import KeyRing
+from tests.chaos.proxy import Proxy, before_postgres, through
+from tests.fakes.clock import FakeClock
+from tests.fakes.liveness import FakeLiveness
+from tests.fakes.terms import FakeTerms
+from tests.queue.database import QUICK
+from tests.queue.requests import new
+
+ANSWERS_S = 10.0
+"""Everything works again this long after the first call that failed."""
+
+
+@pytest.fixture
+async def proxy(conninfo: str) -> AsyncIterator[tuple[Proxy, str]]:
+    """A proxy before the server, and the connection string that leads through it."""
+    between = before_postgres(conninfo)
+    yield between, through(conninfo, await between.start())
+    await between.aclose()
+
+
+@pytest.fixture
+async def opened() -> AsyncIterator[Callable[[str, int], Awaitable[Database]]]:
+    databases: list[Database] = []
+
+    async def open_(conninfo: str, connections: int = 8) -> Database:
+        databases.append(Database(conninfo, connections))
+        await databases[-1].start()
+        return databases[-1]
+
+    yield open_
+    for each in databases:
+        await each.aclose()
+
+
+def queue_on(database: Database, name: str) -> PostgresQueue:
+    return assemble(database, SystemClock(), FakeTerms(), QUICK, FakeLiveness(), name)
+
+
+async def works_again(call: Callable[[], Awaitable[object]], since: float) -> None:
+    """Repeat ``call``, each time with a limit, until it succeeds."""
+    while True:
+        try:
+            async with asyncio.timeout(ANSWERS_S):
+                await call()
+        except DatabaseUnavailable:
+            assert time.monotonic() - since < ANSWERS_S
+            await asyncio.sleep(0.1)
+        else:
+            assert time.monotonic() - since < ANSWERS_S
+            return
+
+
+async def test_when_all_connections_fall_silent_everything_answers_again_within_10_s(
+    proxy: tuple[Proxy, str], opened: Callable[..., Awaitable[Database]]
+) -> None:
+    between, conninfo = proxy
+    database, own = await opened(conninfo), await opened(conninfo, 2)
+    queue = queue_on(database, "one")
+    await queue.start()
+    election = LeaderElection(database, SystemClock(), "one")
+    keys = KeyRing(own, SystemClock(), keep_s=0.0)
+    made = await keys.create("studio")
+    assert await election.leads("demand")
+    await asyncio.sleep(0.1)
+
+    between.freeze()
+    began = time.monotonic()
+    unknown = KeyRing(own, SystemClock())
+    await asyncio.gather(
+        *(works_again(lambda: unknown.authenticate(f"Key {made}"), began) for _ in range(4)),
+        *(works_again(lambda: queue.submit(new()), began) for _ in range(12)),
+        works_again(queue.demand, began),
+        works_again(lambda: election.leads("demand"), began),
+        works_again(lambda: election.leads("another"), began),
+    )
+    await queue.aclose()
+
+
+async def test_a_key_that_was_checked_lately_is_accepted_while_the_database_is_silent(
+    proxy: tuple[Proxy, str], opened: Callable[..., Awaitable[Database]]
+) -> None:
+    between, conninfo = proxy
+    clock = FakeClock()
+    keys = KeyRing(await opened(conninfo, 2), clock)
+    made = await keys.create("studio")
+    await keys.authenticate(f"Key {made}")
+    between.blackhole()
+    clock.advance(30.0)
+    async with asyncio.timeout(3.0):
+        assert (await keys.authenticate(f"Key {made}")).tenant == "studio"
+    clock.advance(40.0)
+    with pytest.raises(DatabaseUnavailable):
+        await keys.authenticate(f"Key {made}")
+
+
+async def test_a_listener_whose_connection_fell_silent_hears_again(
+    proxy: tuple[Proxy, str], conninfo: str, opened: Callable[..., Awaitable[Database]]
+) -> None:
+    between, through_proxy = proxy
+    heard: asyncio.Queue[set[str]] = asyncio.Queue()
+    gaps: list[float] = []
+    listener = Notifier(await opened(through_proxy), "listener")
+    listener.start(lambda news: heard.put_nowait(news.changed), lambda: gaps.append(0.0))
+    sender = Notifier(await opened(conninfo), "sender")
+    sender.start(lambda _: None, lambda: None)
+    await until(lambda: listener.listening and sender.listening)
+    between.freeze()
+    before = len(gaps)
+    await until(lambda: len(gaps) > before)
+    sender.notify(changed=["r1"])
+    async with asyncio.timeout(5.0):
+        while "r1" not in await heard.get():
+            pass
+    await listener.aclose()
+    await sender.aclose()
+
+
+async def until(condition: Callable[[], bool], within_s: float = ANSWERS_S) -> None:
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110  a task of the product changes it
+            await asyncio.sleep(0.02)
+
+
+async def test_a_sender_of_notifications_survives_an_error_that_nobody_expected(
+    conninfo: str, opened: Callable[..., Awaitable[Database]]
+) -> None:
+    class Failing(Database):
+        fails = 1
+
+        async def rows(self, sql: str, *given: object, **named: object) -> list[tuple[object, ...]]:
+            if "pg_notify" in sql and "r1" in str(given) and self.fails:
+                self.fails -= 1
+                raise psycopg.errors.InternalError("unexpected")
+            return await super().rows(sql, *given, **named)  # type: ignore[arg-type]
+
+    failing = Failing(conninfo)
+    await failing.start()
+    heard: list[Notification] = []
+    listener, sender = Notifier(await opened(conninfo), "a"), Notifier(failing, "b")
+    listener.start(heard.append, lambda: None)
+    sender.start(lambda _: None, lambda: None)
+    await until(lambda: listener.listening and sender.listening)
+    sender.notify(changed=["r1"])
+    await until(lambda: failing.fails == 0)
+    sender.notify(changed=["r2"])
+    await until(lambda: any("r2" in each.changed for each in heard))
+    await listener.aclose()
+    await sender.aclose()
+    await failing.aclose()
+
+
+async def test_a_server_that_only_reads_is_unavailable_until_it_can_write(
+    server: str, conninfo: str, opened: Callable[..., Awaitable[Database]]
+) -> None:
+    database = await opened(conninfo)
+    queue = queue_on(database, "one")
+    await queue.start()
+    name = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
+    with psycopg.connect(server, autocommit=True) as operator:
+        operator.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        operator.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        try:
+            for _ in range(3):
+                with pytest.raises(DatabaseUnavailable):
+                    await queue.submit(new())
+                with pytest.raises(DatabaseUnavailable):
+                    await database.check()
+            await until(lambda: "only reads" in str(_reason(database)))
+        finally:
+            operator.execute("SET default_transaction_read_only = off")
+            operator.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    await works_again(lambda: queue.submit(new()), time.monotonic())
+    await database.check()
+    await queue.aclose()
+
+
+def _reason(database: Database) -> str | None:
+    return database._unavailable_reason
+
+
+async def test_the_start_waits_for_a_database_that_is_not_there_yet(
+    proxy: tuple[Proxy, str], conninfo: str
+) -> None:
+    between, through_proxy = proxy
+    between.blackhole()
+    waiting = asyncio.create_task(wait_until_reachable(through_proxy))
+    await asyncio.sleep(0.5)
+    assert not waiting.done()
+    between.heal()
+    async with asyncio.timeout(ANSWERS_S):
+        await waiting
+
+
+async def test_the_start_does_not_wait_for_a_database_that_will_never_be_there(
+    conninfo: str,
+) -> None:
+    with pytest.raises(Misconfigured, match="does not exist"):
+        await wait_until_reachable(f"{conninfo} dbname=missing")
+
+
+async def test_one_process_leads_and_another_takes_over_when_it_is_gone(
+    conninfo: str, opened: Callable[..., Awaitable[Database]]
+) -> None:
+    database = await opened(conninfo)
+    clocks = FakeClock(), FakeClock()
+    first, second = (
+        LeaderElection(database, clock, name)
+        for clock, name in zip(clocks, ("first", "second"), strict=True)
+    )
+    assert await first.leads("demand")
+    assert not await second.leads("demand")
+    await database.rows(
+        "UPDATE leaders SET until = until - %(s)s * interval '1 second'", {"s": LEADS_S + 1}
+    )
+    assert await second.leads("demand")
+    clocks[0].advance(LEADS_S)
+    assert not await first.leads("demand")
+    await second.aclose()
+    assert await first.leads("demand")
+
+
+async def test_periodic_work_of_a_leader_is_done_by_one_process(
+    conninfo: str, opened: Callable[..., Awaitable[Database]]
+) -> None:
+    database, done = await opened(conninfo), list[str]()
+
+    def worker(name: str) -> Callable[[], Awaitable[None]]:
+        async def work() -> None:
+            done.append(name)
+
+        return LeaderElection(database, FakeClock(), name).on_leader("retention", 60.0, work)
+
+    workers = [worker(name) for name in ("first", "second")]
+    for _ in range(2):
+        for each in workers:
+            await each()
+    assert done == ["first", "first"]
+    await database.rows("UPDATE leaders SET until = now() - interval '1 second'")
+    await workers[1]()
+    assert done == ["first", "first", "second"]

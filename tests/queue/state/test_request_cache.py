@@ -1,0 +1,108 @@
+"""Memory of the request cache: bounded in bytes, and invisible to callers."""
+
+from __future__ import annotations
+
+import asyncio
+import tracemalloc
+from dataclasses import replace
+
+from serve_app.domain.outcome import Outcome, Usage
+from serve_app.domain.request import Request, State
+from serve_app.postgres.database import Database
+from serve_app.queue.state.request_cache import RequestCache
+from serve_app.queue.transactions.insert import EncodedInput, NewRow, insert_requests
+from serve_app.telemetry.clock import SystemClock
+from tests.contract.test_events_contract import watched
+from tests.queue.database import LONG_LEASES, Ingress
+from tests.queue.requests import TENANT, done, lease, new
+
+BUDGET = 2**20
+LARGE = {f"field_{n}": chr(97 + n) * 2000 for n in range(20)}  # 40 kB: shown whole
+
+
+def prompt(n: int) -> dict[str, str]:
+    return {name: f"{n} {text}" for name, text in LARGE.items()}
+
+
+async def test_memory_for_many_large_inputs_stays_within_the_budget(database: Database) -> None:
+    cache = RequestCache(database, SystemClock(), BUDGET)
+    requests = [new(input=prompt(n)) for n in range(150)]
+    for each in requests:
+        await insert_requests(database, [NewRow(each, EncodedInput(each.input))], 60.0)
+    sizes: list[int] = []
+    ids = [each.id for each in requests]
+    await cache.get(TENANT, ids[0])
+    del requests
+    tracemalloc.start()
+    try:
+        for id_ in ids:
+            found = await cache.get(TENANT, id_)
+            assert found.input["field_0"].endswith("aaa")
+            sizes.append(cache.size)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        await cache.aclose()
+    assert BUDGET / 2 < max(sizes) <= BUDGET
+    # What Python and psycopg keep besides: statements, a batch of rows, tasks.
+    assert held < BUDGET + 2**20
+
+
+async def test_the_account_is_not_below_what_requests_take_in_memory(database: Database) -> None:
+    """Small requests, whose own fields weigh more than their input."""
+    cache = RequestCache(database, SystemClock(), 64 * 2**20)
+    ids: list[str] = []
+    for _ in range(20):
+        rows = [NewRow(each, EncodedInput(each.input)) for each in [new() for _ in range(50)]]
+        await insert_requests(database, rows, 60.0)
+        ids += [each.request.id for each in rows]
+    await cache.get(TENANT, ids[0])
+    before = cache.size
+    tracemalloc.start()
+    try:
+        for id_ in ids[1:]:
+            await cache.get(TENANT, id_)
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+        await cache.aclose()
+    assert held < cache.size - before
+
+
+async def test_the_account_follows_changes_and_deletions(database: Database) -> None:
+    cache = RequestCache(database, SystemClock(), BUDGET)
+    request = new(input=prompt(1))
+    await insert_requests(database, [NewRow(request, EncodedInput(request.input))], 60.0)
+    found = await cache.get(TENANT, request.id)
+    queued = cache.size
+    outcome = Outcome(output={"text": "x" * 50_000}, usage=Usage(1.0, 1, 1.0))
+    cache.apply_change(request.id, found.events + 1, state=State.SUCCEEDED, outcome=outcome)
+    assert queued + 50_000 < cache.size < queued + 60_000
+    await database.rows("DELETE FROM requests")
+    cache.invalidate([request.id])
+    await asyncio.gather(cache.get(TENANT, request.id), return_exceptions=True)
+    assert cache.size == 0
+    await cache.aclose()
+
+
+async def test_with_a_memory_smaller_than_one_request_everything_still_works(
+    ingress: Ingress,
+) -> None:
+    queue = await ingress(replace(LONG_LEASES, request_cache_bytes=1000))
+    requests = [await queue.submit(new(input=prompt(n))) for n in range(5)]
+    watching = [asyncio.create_task(watched(queue, each.id)) for each in requests]
+    waiting = [asyncio.create_task(queue.wait(TENANT, each.id, 60.0)) for each in requests]
+    for _ in requests:
+        granted = await lease(queue)
+        assert granted.input["field_1"].endswith("bbb")
+        await queue.finish(done(granted.held))
+    ended: list[Request] = await asyncio.gather(*waiting)
+    assert {each.state for each in ended} == {State.SUCCEEDED}
+    assert all(each.outcome and each.outcome.output == {"n": 1} for each in ended)
+    for events in await asyncio.gather(*watching):
+        states = [data["state"] for _, name, data in events if name == "state"]
+        assert (states[0], states[-1]) == ("queued", "succeeded")
+    for n, each in enumerate(requests):
+        found = await queue.get(TENANT, each.id)
+        assert (found.state, found.input) == (State.SUCCEEDED, prompt(n))
+    assert queue.parts.state.requests.size == 0

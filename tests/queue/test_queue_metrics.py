@@ -1,0 +1,273 @@
+"""Each metric of the queue moves by the event that it counts: real PostgreSQL, real scrape."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+
+import psycopg
+import pytest
+from prometheus_client import CollectorRegistry
+
+from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.lease import Presence, ReplicaStage
+from serve_app.postgres.database import Database
+from serve_app.queue.queue import PostgresQueue, assemble
+from serve_app.queue.store.config import QueueLimits
+from serve_app.queue.store.migrations import shipped
+from serve_app.telemetry.clock import SystemClock
+from serve_app.telemetry.metrics import Metrics
+from tests.fakes.liveness import FakeLiveness
+from tests.fakes.terms import FakeTerms
+from tests.queue.database import LONG_LEASES, QUICK
+from tests.queue.requests import POOL, TENANT, ask, done, failure, lease, new, report
+from tests.telemetry.reading import Scrapes, scraping
+
+ENDPOINT = "fal-ai/flux/schnell"
+ABOUT = {"endpoint": ENDPOINT, "pool": POOL}
+Started = tuple[PostgresQueue, Scrapes]
+
+
+class Processes:
+    """Starts ingress processes, each with its own metrics."""
+
+    def __init__(self, conninfo: str, stack: AsyncExitStack) -> None:
+        self._conninfo = conninfo
+        self._stack = stack
+
+    async def __call__(self, limits: QueueLimits = LONG_LEASES, name: str = "one") -> Started:
+        metrics = Metrics(CollectorRegistry())
+        database = Database(self._conninfo, metrics=metrics.database.of("queue"))
+        await database.start()
+        self._stack.push_async_callback(database.aclose)
+        queue = assemble(
+            *(database, SystemClock(), FakeTerms(), limits, FakeLiveness(), name),
+            metrics=metrics.queue,
+        )
+        await queue.start()
+        self._stack.push_async_callback(queue.aclose)
+        return queue, await self._stack.enter_async_context(scraping(metrics))
+
+
+@pytest.fixture
+async def start(conninfo: str) -> AsyncIterator[Processes]:
+    async with AsyncExitStack() as stack:
+        yield Processes(conninfo, stack)
+
+
+async def test_waits_and_whole_times_are_measured(start: Processes) -> None:
+    queue, scrapes = await start()
+    await queue.submit(new())
+    await asyncio.sleep(0.1)
+    held = (await lease(queue)).held
+    assert await scrapes.value("wait_seconds_count", **ABOUT) == 1
+    waited_s = await scrapes.value("wait_seconds_sum", **ABOUT) or 0.0
+    assert waited_s >= 0.1
+    assert await scrapes.value("total_seconds_count", **ABOUT) is None
+    await queue.finish(done(held))
+    assert await scrapes.value("total_seconds_count", **ABOUT) == 1
+    assert (await scrapes.value("total_seconds_sum", **ABOUT) or 0.0) >= waited_s
+
+
+async def test_attempts_are_counted_by_their_end_and_failures_by_code(start: Processes) -> None:
+    queue, scrapes = await start()
+
+    async def attempts(end: str) -> float | None:
+        return await scrapes.value("attempts_total", pool=POOL, end=end)
+
+    await queue.submit(new())
+    await queue.hand_back((await lease(queue)).held, "r1", "it drains")
+    assert await attempts("hand_back") == 1
+    await queue.finish(done((await lease(queue)).held, failure(retryable=True)))
+    assert await attempts("retry") == 1
+    assert await scrapes.value("failures_total", endpoint=ENDPOINT, code="pipeline_failed") is None
+    await queue.finish(done((await lease(queue)).held, failure("out_of_memory")))
+    assert await attempts("failed") == 1
+    assert await scrapes.value("failures_total", endpoint=ENDPOINT, code="out_of_memory") == 1
+    await queue.submit(new())
+    await queue.finish(done((await lease(queue)).held))
+    assert await attempts("succeeded") == 1
+    # The first attempt of each request has a wait, the others do not.
+    assert await scrapes.value("wait_seconds_count", **ABOUT) == 2
+
+
+async def test_a_request_that_expires_in_the_queue_is_a_failure(start: Processes) -> None:
+    queue, scrapes = await start()
+    await queue.submit(new(start_within_s=0.01))
+    await scrapes.until(lambda n: n == 1, "failures_total", endpoint=ENDPOINT, code="expired")
+
+
+async def test_a_cancelled_request_is_no_failure(start: Processes) -> None:
+    queue, scrapes = await start()
+    request = await queue.submit(new())
+    await queue.cancel(TENANT, request.id)
+    await scrapes.until(lambda n: n == 1, "requests_total", endpoint=ENDPOINT, state="cancelled")
+    assert not [name for name, _ in await scrapes.read() if name == "darkroom_failures_total"]
+
+
+async def test_a_lease_that_runs_out_and_the_late_finish_are_counted(start: Processes) -> None:
+    queue, scrapes = await start(QUICK)
+    await queue.submit(new())
+    held = (await lease(queue)).held
+    await scrapes.until(lambda n: n == 1, "leases_expired_total", pool=POOL)
+    assert await scrapes.value("attempts_total", pool=POOL, end="lost") == 1
+    await queue.finish(done(held))
+    assert await scrapes.value("fenced_total", call="finish") == 1
+    await queue.report(report(held))
+    assert await scrapes.value("fenced_total", call="report") == 1
+    await queue.hand_back(held, "r1", "too late")
+    assert await scrapes.value("fenced_total", call="hand_back") == 1
+
+
+async def test_a_repeated_finish_is_not_fenced(start: Processes) -> None:
+    queue, scrapes = await start()
+    await queue.submit(new())
+    held = (await lease(queue)).held
+    for _ in range(2):
+        await queue.finish(done(held))
+    assert await scrapes.value("fenced_total", call="finish") is None
+
+
+async def test_a_lease_whose_poll_is_gone_is_counted_as_undone(start: Processes) -> None:
+    queue, scrapes = await start()
+    waiters = queue.parts.state.waiters
+    await queue.submit(new())
+    hand_out = queue.parts.polls.hand_out
+
+    def too_late(waiter, request, input) -> None:  # type: ignore[no-untyped-def]
+        waiter.gone = True
+        hand_out(waiter, request, input)
+
+    queue.parts.polls.hand_out = too_late  # type: ignore[method-assign]
+    asking = asyncio.create_task(queue.ask(ask()))
+    await scrapes.until(lambda n: n >= 1, "attempts_total", pool=POOL, end="undo")
+    queue.parts.polls.hand_out = hand_out  # type: ignore[method-assign]
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert waiters.idle()[POOL] == (0, 0)
+
+
+async def test_idle_slots_are_shown_and_return_to_zero(start: Processes) -> None:
+    queue, scrapes = await start(replace(LONG_LEASES, ask_wait_s=60.0))
+    asking = asyncio.create_task(queue.ask(ask(3)))
+    await scrapes.until(lambda n: n == 3, "idle_slots", pool=POOL)
+    await scrapes.until(lambda n: n == 1, "polls_waiting", pool=POOL)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    await scrapes.until(lambda n: n == 0, "idle_slots", pool=POOL)
+    await scrapes.until(lambda n: n == 0, "polls_waiting", pool=POOL)
+
+
+async def test_replicas_are_shown_by_stage_and_return_to_zero(start: Processes) -> None:
+    queue, scrapes = await start()
+
+    async def announce(stage: ReplicaStage) -> None:
+        await queue.announce(Presence("r1", "actor-r1", POOL, stage))
+
+    await announce(ReplicaStage.STARTING)
+    await scrapes.until(lambda n: n == 1, "replicas", pool=POOL, stage="starting")
+    await announce(ReplicaStage.READY)
+    await scrapes.until(lambda n: n == 1, "replicas", pool=POOL, stage="ready")
+    await scrapes.until(lambda n: n == 0, "replicas", pool=POOL, stage="starting")
+
+
+async def test_a_periodic_task_shows_its_last_success_and_its_failures(
+    start: Processes, conninfo: str
+) -> None:
+    _, scrapes = await start()
+    name = "task_last_success_timestamp_seconds"
+    await scrapes.until(lambda at: at > 0, name, task="settle_coalesced")
+    first = await scrapes.value(name, task="settle_coalesced") or 0.0
+    await scrapes.until(lambda at: at > first, name, task="settle_coalesced")
+    assert (await scrapes.value("task_seconds_count", task="settle_coalesced") or 0) >= 2
+    assert await scrapes.value("task_failures_total", task="count_listeners") is None
+    with psycopg.connect(conninfo, autocommit=True) as operator:
+        operator.execute("ALTER TABLE progress RENAME TO hidden")
+        try:
+            await scrapes.until(lambda n: n > 0, "task_failures_total", task="forget_progress")
+        finally:
+            operator.execute("ALTER TABLE hidden RENAME TO progress")
+
+
+async def test_one_process_shows_the_sizes_of_the_tables(start: Processes, conninfo: str) -> None:
+    first, scrapes = await start(name="one")
+    await scrapes.until(lambda n: n > 0, "table_bytes", table="requests")
+    _, others = await start(name="two")
+    await others.until(lambda version: version == shipped()[-1].number, "schema_version")
+    assert await others.value("table_bytes", table="requests") is None
+    assert await others.value("task_last_success_timestamp_seconds", task="measure_tables") is None
+    assert (await others.value("database_transaction_id_age") or 0) > 0
+    with psycopg.connect(conninfo, autocommit=True) as operator:
+        for _ in range(3):
+            await first.submit(new())
+        operator.execute("DELETE FROM requests")
+        operator.execute("VACUUM ANALYZE requests")
+        operator.execute("SELECT pg_stat_force_next_flush()")
+    await first.parts.tables.measure()
+    assert await scrapes.value("table_rows", table="requests") == 0
+    assert (await scrapes.value("table_last_vacuum_timestamp_seconds", table="requests") or 0) > 0
+
+
+async def test_a_process_that_no_longer_leads_drops_the_sizes(
+    start: Processes, conninfo: str
+) -> None:
+    queue, scrapes = await start(name="one")
+    await scrapes.until(lambda n: n > 0, "table_bytes", table="requests")
+    with psycopg.connect(conninfo, autocommit=True) as operator:
+        operator.execute("UPDATE leaders SET holder = 'two' WHERE name = 'table sizes'")
+    queue.parts.election._renew_at.clear()
+    await queue.parts.tables.measure()
+    assert await scrapes.value("table_bytes", table="requests") is None
+
+
+async def test_statements_are_measured_by_name(start: Processes) -> None:
+    queue, scrapes = await start()
+    before = await scrapes.value("database_statement_seconds_count", statement="insert")
+    await queue.submit(new())
+    after = await scrapes.value("database_statement_seconds_count", statement="insert")
+    assert (before, after) == (None, 1)
+
+
+async def test_connections_are_shown_in_use_waiting_and_refused(conninfo: str) -> None:
+    metrics = Metrics(CollectorRegistry())
+    database = Database(conninfo, connections=1, metrics=metrics.database.of("queue"))
+    of = {"connections": "queue"}
+    async with scraping(metrics) as scrapes:
+        await database.start()
+        assert await scrapes.value("database_connections_max", **of) == 1
+        with psycopg.connect(conninfo) as blocker:
+            blocker.execute("LOCK TABLE costs")
+            blocked = [asyncio.create_task(database.rows("SELECT 1 FROM costs")) for _ in range(2)]
+            await scrapes.until(lambda n: n == 1, "database_connections_used", **of)
+            await scrapes.until(lambda n: n == 1, "database_connections_waiting", **of)
+            results = await asyncio.gather(*blocked, return_exceptions=True)
+        assert all(isinstance(each, DatabaseUnavailable) for each in results)
+        unavailable = "database_unavailable_total"
+        assert await scrapes.value(unavailable, reason="busy", **of) == 1  # got no connection
+        assert await scrapes.value(unavailable, reason="slow", **of) == 1  # waited for the lock
+        await scrapes.until(lambda n: n == 0, "database_connections_used", **of)
+        await scrapes.until(lambda n: n == 0, "database_connections_waiting", **of)
+        await database.aclose()
+        assert await scrapes.value("database_connections", **of) == 0
+
+
+async def test_a_deadlock_that_is_retried_is_counted(conninfo: str) -> None:
+    metrics = Metrics(CollectorRegistry())
+    database = Database(conninfo, metrics=metrics.database.of("queue"))
+    await database.start()
+    with psycopg.connect(conninfo, autocommit=True) as operator:
+        operator.execute("CREATE TABLE twice AS SELECT 1 AS tries")
+        operator.execute(
+            "CREATE SEQUENCE tries; CREATE FUNCTION once() RETURNS integer LANGUAGE plpgsql AS $$ "
+            "BEGIN IF nextval('tries') = 1 THEN RAISE deadlock_detected; END IF; "
+            "RETURN 7; END $$"
+        )
+        try:
+            async with scraping(metrics) as scrapes:
+                assert await database.rows("SELECT once()") == [(7,)]
+                assert await scrapes.value("database_retries_total", connections="queue") == 1
+        finally:
+            operator.execute("DROP FUNCTION once(); DROP SEQUENCE tries; DROP TABLE twice")
+            await database.aclose()
