@@ -255,6 +255,7 @@ class RequestCache:
         for id_ in ids:
             if id_ not in found:
                 self._forget(id_)
+                self._wake(id_)  # who waits for it learns that it is gone
         return [self._newest(id_, found.get(id_)) for id_ in ids]
 
     def _newest(self, id_: str, read: StoredRequest | None) -> StoredRequest | None:
