@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import psycopg
 
 from tests.chaos.history import History, Tally
@@ -62,7 +64,25 @@ async def test_what_was_answered_and_is_not_there_is_found(ingress: Ingress) -> 
         history.accepted.add(new_id())
         assert history.check(connection, {}).lost == 1
         history.accepted = {id_}
-        history.leases[id_].append(1)
+        (held,) = history.leases[id_]
+        history.leases[id_].append(replace(held, nonce=held.nonce + 1))
+        twice = (f"{id_} was leased as attempts [1, 1], one of them twice.",)
+        assert history.check(connection, {}).problems == twice
+
+
+async def test_after_a_crash_of_the_server_only_a_nonce_that_comes_twice_is_a_problem(
+    ingress: Ingress,
+) -> None:
+    history, id_ = await one_that_ended(ingress)
+    history.server_crashed = True
+    (held,) = history.leases[id_]
+    history.leases[id_].append(replace(held, nonce=held.nonce + 1))
+    with psycopg.connect(ingress.conninfo) as connection:
+        assert not history.check(connection, {}).problems
+        history.leases[id_].append(held)
+        assert history.check(connection, {}).problems
+        history.leases[id_].pop()
+        history.finished.append(replace(held, nonce=held.nonce + 1))
         assert history.check(connection, {}).problems == (
-            f"{id_} was leased as attempts [1, 1], one of them twice.",
+            f"{id_}: the outcomes of attempts [1, 1] were all accepted.",
         )

@@ -74,6 +74,7 @@ async def test_an_immediate_restart_amid_commits_loses_nothing(
     async with own_scene.replicas(2), Clients(own_scene, 4) as clients:
         for _ in range(2):
             await clients.go_on()
+            own_scene.house.history.server_crashed = True
             postmaster(own_dir).send_signal(signal.SIGQUIT)
         await clients.go_on()
     async with own_scene.replicas(2):
