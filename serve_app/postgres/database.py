@@ -202,12 +202,12 @@ class Database:
     async def _once(
         self, sql: str, params: Mapping[str, Any] | None, lock: Lock | None
     ) -> list[tuple[Any, ...]]:
-        if self._pool is None:
-            raise DatabaseUnavailable("The database is closed.")
         repair = self._recovery_task
         if self._replace and repair is not None and self._unavailable_reason is None:
             # The pool's other connections may be as silent as the one that failed.
             await asyncio.wait({repair}, timeout=POOL_TIMEOUT_S)
+        if self._pool is None:
+            raise DatabaseUnavailable("The database is closed.")
         if self._unavailable_reason is not None:
             self._metrics.unavailable("away")
             raise DatabaseUnavailable(f"PostgreSQL is unavailable: {self._unavailable_reason}")

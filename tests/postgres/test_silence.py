@@ -93,6 +93,23 @@ async def test_when_all_connections_fall_silent_everything_answers_again_within_
     await queue.aclose()
 
 
+async def test_a_call_that_waits_for_a_repair_fails_as_unavailable_if_the_database_is_closed(
+    proxy: tuple[Proxy, str],
+) -> None:
+    between, conninfo = proxy
+    database = Database(conninfo, connections=1, limit_s=1.0)
+    await database.start()
+    await database.check()
+    between.blackhole()
+    with pytest.raises(DatabaseUnavailable):
+        await database.rows("SELECT 1")
+    waiting = asyncio.create_task(database.rows("SELECT 1"))
+    await asyncio.sleep(0)
+    await database.aclose()
+    with pytest.raises(DatabaseUnavailable):
+        await waiting
+
+
 async def test_a_key_that_was_checked_lately_is_accepted_while_the_database_is_silent(
     proxy: tuple[Proxy, str], opened: Callable[..., Awaitable[Database]]
 ) -> None:
