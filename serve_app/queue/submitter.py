@@ -68,7 +68,8 @@ class Submitter:
         free = self._state.waiters.slots(new.pool)
         encoded = EncodedInput(new.input)
         await self._state.stats.admit(
-            new.pool, new.tenant, new.endpoint, most_queued, free, encoded.large_bytes
+            *(new.pool, new.tenant, new.endpoint, most_queued, free),
+            large_bytes=lambda: encoded.large_bytes,
         )
         try:
             return await (self._coalescing_batcher if new.reuse_digest else self._batcher).call(

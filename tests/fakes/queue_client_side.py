@@ -43,11 +43,11 @@ class ClientSide(QueueRows):
             return self._reuse(new, found)
         self.operations.admit(new.endpoint)
         self._refuse_past_caps(new.tenant, new.endpoint)
-        self._refuse_past_bytes(new)
         waiting = self._demand(new.pool).queued
         if most_queued is not None and waiting >= most_queued:
             message = f"{waiting} requests are waiting, and you allow {most_queued}."
             raise Overloaded(message, UNKNOWN_RETRY_S, "client_limit")
+        self._refuse_past_bytes(new)
         request = Request(
             id=new.id,
             tenant=new.tenant,

@@ -7,7 +7,7 @@ They are never read for a single call.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -168,10 +168,12 @@ class QueueStats:
         endpoint: str,
         most_queued: int | None = None,
         free: int = 0,
-        large_bytes: int = 0,
+        *,
+        large_bytes: Callable[[], int],
     ) -> None:
-        """Count one request in before it is stored. ``large_bytes``: size of its input if that is
-        large, otherwise 0.
+        """Count one request in before it is stored. ``large_bytes``: returns the size of its input
+        if that is large, otherwise 0; called only after the limits on counts, because it encodes
+        the input.
 
         Raises ``Overloaded`` past a limit, ``TooLarge`` if the input alone exceeds it, and
         ``EndpointDraining``. ``most_queued``: the caller's limit on queued requests in the pool,
@@ -182,8 +184,8 @@ class QueueStats:
         def limit_error() -> Overloaded | None:
             return (
                 self._exceeds_limits(tenant, endpoint)
-                or self._exceeds_bytes(tenant, large_bytes)
                 or self._exceeds_client_limit(pool, most_queued, free)
+                or self._exceeds_bytes(tenant, large_bytes())
             )
 
         self._pauses.admit(endpoint)
@@ -197,7 +199,7 @@ class QueueStats:
         if refused is not None:
             raise refused
         self._admitted.change(pool, tenant, endpoint, 1)
-        self._admitted_bytes.change(pool, tenant, endpoint, large_bytes)
+        self._admitted_bytes.change(pool, tenant, endpoint, large_bytes())
         self._busy_at[pool] = self._clock.monotonic()
 
     def undo_admit(self, pool: str, tenant: str, endpoint: str, large_bytes: int) -> None:

@@ -28,16 +28,34 @@ FIELDS = 64
 
 
 class EncodedInput:
-    """An input as it is stored. ``summary``: the form that is shown, which is the input itself
-    unless it is large.
+    """An input as it is stored. It is encoded when that is first needed: a request that is refused
+    before costs no pass over its images.
     """
 
-    __slots__ = ("large", "summary", "text")
+    __slots__ = ("_input", "_summary", "_text")
 
     def __init__(self, input: Mapping[str, Any]) -> None:
-        self.text = messages.compact(input)
-        self.large = len(self.text) > LARGE_CHARACTERS
-        self.summary = summarize(input) if self.large else input
+        self._input = input
+        self._text: str | None = None
+        self._summary: Mapping[str, Any] | None = None
+
+    @property
+    def text(self) -> str:
+        """The input as JSON."""
+        if self._text is None:
+            self._text = messages.compact(self._input)
+        return self._text
+
+    @property
+    def large(self) -> bool:
+        return len(self.text) > LARGE_CHARACTERS
+
+    @property
+    def summary(self) -> Mapping[str, Any]:
+        """The form that is shown: the input itself unless it is large."""
+        if self._summary is None:
+            self._summary = summarize(self._input) if self.large else self._input
+        return self._summary
 
     @property
     def large_bytes(self) -> int:
