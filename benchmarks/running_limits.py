@@ -22,12 +22,13 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.queue_replica import POOL
+from serve_app.domain.lease import LeftOut
 from serve_app.embedded_postgres.embedded import EmbeddedPostgres
 from serve_app.postgres.database import Database
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.insert import DirectLease
-from serve_app.queue.transactions.lease import LeftOut, lease_queued
+from serve_app.queue.transactions.lease import lease_queued
 from serve_app.settings import EndpointLimits, TenantLimits
 
 SLOTS, WAITING_TENANTS = 8, 16

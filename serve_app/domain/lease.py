@@ -40,6 +40,21 @@ def lease_of(request: Request) -> LeaseKey:
     return LeaseKey(request.id, request.attempt, request.lease_nonce)
 
 
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """Queued requests of a pool that replicas do not want: of endpoints that they are downloading,
+    and of tenants of whom they fetch enough input files. False if there are none."""
+
+    endpoints: frozenset[str] = frozenset()
+    tenants: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.endpoints or self.tenants)
+
+    def __or__(self, other: LeftOut) -> LeftOut:
+        return LeftOut(self.endpoints | other.endpoints, self.tenants | other.tenants)
+
+
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -60,9 +75,8 @@ class Ask:
     wait_s: float | None = None  # longest wait for work; None: as long as the ingress allows
 
     @property
-    def leaves_out(self) -> bool:
-        """True if it does not take all work of its pool."""
-        return bool(self.coming or self.full_tenants)
+    def left_out(self) -> LeftOut:
+        return LeftOut(frozenset(self.coming), frozenset(self.full_tenants))
 
 
 @pickle_by_name

@@ -12,7 +12,16 @@ from typing import Any
 from serve_app.domain.artifact import UploadTicket
 from serve_app.domain.endpoint import Endpoint
 from serve_app.domain.errors import DarkroomError, DatabaseUnavailable
-from serve_app.domain.lease import Ask, Lease, LeaseKey, Signal, SignalKind, Work, lease_of
+from serve_app.domain.lease import (
+    Ask,
+    Lease,
+    LeaseKey,
+    LeftOut,
+    Signal,
+    SignalKind,
+    Work,
+    lease_of,
+)
 from serve_app.domain.outcome import Outcome
 from serve_app.domain.ports import LeaseTerms
 from serve_app.domain.request import Priority, Request
@@ -25,7 +34,7 @@ from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.rows import StoredRequest, lease_columns
 from serve_app.queue.transactions.end_attempt import AttemptEnd, EndAttempts, EndReason
 from serve_app.queue.transactions.insert import DirectLease
-from serve_app.queue.transactions.lease import Contention, LeftOut, lease_queued
+from serve_app.queue.transactions.lease import Contention, lease_queued
 from serve_app.telemetry.logs import log_context, request_id
 from serve_app.telemetry.queue_metrics import QueueMeter
 
@@ -239,7 +248,7 @@ class LongPoll:
                     break
                 drained.add(pool)  # unless a submit wakes the pool in between
                 more = await self._lease_to(pool, waiters)
-                if not more and pool in drained and any(w.ask.leaves_out for w in waiters):
+                if not more and pool in drained and any(w.left_out for w in waiters):
                     drained.discard(pool)  # other replicas may take what these do not
                     break
                 if more:
@@ -263,12 +272,11 @@ class LongPoll:
         more = True
         try:
             while left and more:
-                like, alike, others = _like(left[0]), list[Waiter](), list[Waiter]()
-                for each in left:
-                    (alike if _like(each) == like else others).append(each)
-                left = others
-                leaves_out = like[1] != LeftOut()
-                more = await self._lease_alike(pool, alike, *like) or bool(leaves_out and left)
+                hot, left_out = wants = _wants(left[0])
+                alike = [each for each in left if _wants(each) == wants]
+                left = [each for each in left if _wants(each) != wants]
+                more = await self._lease_alike(pool, alike, hot, left_out)
+                more = more or bool(left_out and left)
         finally:
             for waiter in left:
                 self._waiters.release(waiter)
@@ -307,10 +315,9 @@ class LongPoll:
         self.hand_out(waiter, request, input)
 
 
-def _like(waiter: Waiter) -> tuple[frozenset[str], LeftOut]:
+def _wants(waiter: Waiter) -> tuple[frozenset[str], LeftOut]:
     """Endpoints loaded on the waiter's replica, and what it does not want."""
-    ask = waiter.ask
-    return frozenset(ask.hot), LeftOut(frozenset(ask.coming), frozenset(ask.full_tenants))
+    return frozenset(waiter.ask.hot), waiter.left_out
 
 
 def _remaining_s(request: Request) -> float | None:

@@ -121,8 +121,8 @@ class Reaper:
         # A lane that an earlier process opened gets the weight that its tenant has now.
         await self._state.lanes.open(self._state.stats.lanes())
         await self._state.lanes.sweep()
-        for pool, (endpoints, tenants) in self._state.waiters.left_out().items():
-            await self._state.lanes.skip_credit(pool, endpoints, tenants)
+        for pool, left_out in self._state.waiters.left_out().items():
+            await self._state.lanes.skip_credit(pool, left_out)
 
     async def forget_progress(self) -> None:
         """Delete the progress of attempts that have ended."""

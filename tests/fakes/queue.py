@@ -215,8 +215,8 @@ class FakeQueue(ClientSide):
                 ask.pool, self._queue(ask.pool), ask.hot, self._clock.now()
             )
             if not self.operations.paused(start.queued.endpoint)
-            and start.queued.endpoint not in ask.coming
-            and start.queued.tenant not in ask.full_tenants
+            and start.queued.endpoint not in ask.left_out.endpoints
+            and start.queued.tenant not in ask.left_out.tenants
             and not self._hot_elsewhere(start.queued.endpoint, ask)
             and not (suspect(self._rows[start.queued.id].request) and self._runs_suspect(ask))
             and not self._lanes.limit(self._rows[start.queued.id].request, self._running())

@@ -22,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from serve_app.domain.errors import DatabaseUnavailable
+from serve_app.domain.lease import LeftOut
 from serve_app.domain.request import Priority
 from serve_app.postgres.database import UNAWAITED, Database
 from serve_app.queue.fairness.pauses import PAUSED, not_paused
@@ -179,16 +180,15 @@ class Lanes:
                 log.debug("Lanes were not checked; the sweeper will do it: %s", error.message)
             await asyncio.sleep(WAKE_INTERVAL_S)
 
-    async def skip_credit(
-        self, pool: str, endpoints: Iterable[str], tenants: Iterable[str] = ()
-    ) -> None:
+    async def skip_credit(self, pool: str, skipped: LeftOut) -> None:
         """Keep lanes from saving up turns while some replicas skip their requests.
 
-        Applies to the lanes of ``tenants``, and to lanes with requests for one of ``endpoints``.
-        Their next turn is at the pool's time.
+        Applies to the lanes of the skipped tenants, and to lanes with requests for a skipped
+        endpoint. Their next turn is at the pool's time.
         """
-        skipped = {"pool": pool, "endpoints": sorted(endpoints), "tenants": sorted(tenants)}
-        await self._database.rows(REST, skipped)
+        endpoints, tenants = sorted(skipped.endpoints), sorted(skipped.tenants)
+        params = {"pool": pool, "endpoints": endpoints, "tenants": tenants}
+        await self._database.rows(REST, params)
 
     async def sweep(self) -> None:
         """Put drained lanes to sleep and check them again, then wake every other lane that has

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 
-from serve_app.domain.lease import Ask, Lease, LeaseKey, Signal, SignalKind
+from serve_app.domain.lease import Ask, Lease, LeaseKey, LeftOut, Signal, SignalKind
 from serve_app.domain.ports import Clock
 
 REMEMBER_S = 60.0
@@ -22,6 +22,7 @@ class Waiter:
 
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
+        self.left_out = ask.left_out
         self.free = ask.slots
         self.reserved = 0
         self.leases: list[Lease] = []
@@ -82,7 +83,7 @@ class Waiters:
         """
         waiter = Waiter(ask)
         self._last.pop(ask.replica_id, None)
-        if ask.held or ask.leaves_out:
+        if ask.held or ask.left_out:
             self._last[ask.replica_id] = ask, self._clock.monotonic()
         if self._closed:
             waiter.open = False
@@ -136,14 +137,12 @@ class Waiters:
         """True if a poll with a free slot waits for the pool."""
         return any(each.accepts for each in self._pools.get(pool, ()))
 
-    def left_out(self) -> Mapping[str, tuple[frozenset[str], frozenset[str]]]:
-        """Endpoints and tenants whose requests some recent pollers do not want, by pool."""
-        found: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
+    def left_out(self) -> Mapping[str, LeftOut]:
+        """Requests that some recent pollers do not want, by pool."""
+        found: dict[str, LeftOut] = {}
         for ask, _ in self._last.values():
-            if not ask.leaves_out:
-                continue
-            endpoints, tenants = found.get(ask.pool, (frozenset(), frozenset()))
-            found[ask.pool] = endpoints.union(ask.coming), tenants.union(ask.full_tenants)
+            if ask.left_out:
+                found[ask.pool] = found.get(ask.pool, LeftOut()) | ask.left_out
         return found
 
     def slots(self, pool: str) -> int:
@@ -189,8 +188,8 @@ class Waiters:
             each
             for each in waiters
             if each.accepts
-            and endpoint not in each.ask.coming
-            and tenant not in each.ask.full_tenants
+            and endpoint not in each.left_out.endpoints
+            and tenant not in each.left_out.tenants
         ]
         if not accepting:
             return None

@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from serve_app.domain.lease import LeftOut
 from serve_app.postgres.database import Database
 from serve_app.queue.fairness.fair_queue import LOOK_AHEAD
 from serve_app.queue.store import messages
@@ -42,15 +43,6 @@ class LeaseResult:
     drained: frozenset[str]
     more: bool
     missed: int
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """Queued requests that the offering replicas do not want: endpoints that they are downloading,
-    and tenants of whom they fetch enough input files."""
-
-    endpoints: frozenset[str] = frozenset()
-    tenants: frozenset[str] = frozenset()
 
 
 # Contention with other ingress processes. Pure.
@@ -106,8 +98,8 @@ async def lease_queued(
 ) -> LeaseResult:
     """Lease at most one request to each offer.
 
-    ``hot``: endpoints loaded on the offering replicas. ``left_out``: see
-    ``LeftOut``. ``spare_lanes``: see ``Contention``.
+    ``hot``: endpoints loaded on the offering replicas. ``left_out``: requests that none of them
+    wants. ``spare_lanes``: see ``Contention``.
     """
     slots = [
         {"n": n, "replica": offer.replica_id, "actor": offer.actor_id}
@@ -137,7 +129,7 @@ async def lease_queued(
 def _statement(limits: QueueLimits, left_out: LeftOut) -> str:
     if limits.limits_running:
         return LEASE_LIMITED
-    return LEASE if left_out == LeftOut() else LEASE_LEAVING_OUT
+    return LEASE_LEAVING_OUT if left_out else LEASE
 
 
 def _result(rows: Sequence[tuple[Any, ...]], slots: int) -> LeaseResult:

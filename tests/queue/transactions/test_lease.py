@@ -11,13 +11,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from serve_app.domain.lease import LeftOut
 from serve_app.postgres.database import Database
 from serve_app.queue.transactions.insert import DirectLease, EncodedInput, NewRow, insert_requests
 from serve_app.queue.transactions.lease import (
     MAX_MISSES,
     MAX_SPARE_LANES,
     Contention,
-    LeftOut,
     lease_queued,
 )
 from tests.fakes.lane_order import LaneClock, QueuedRequest, charge, in_order, pool_time

@@ -10,12 +10,12 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from serve_app.domain.lease import Lease
+from serve_app.domain.lease import Lease, LeftOut
 from serve_app.postgres.database import SESSION, Database
 from serve_app.queue.store.config import QueueLimits
 from serve_app.queue.store.migrations import migrate
 from serve_app.queue.transactions.insert import DirectLease
-from serve_app.queue.transactions.lease import LeaseResult, LeftOut, lease_queued
+from serve_app.queue.transactions.lease import LeaseResult, lease_queued
 from serve_app.settings import EndpointLimits, TenantLimits
 from tests.queue.database import LONG_LEASES, Ingress
 from tests.queue.requests import POOL, ask, done, new
