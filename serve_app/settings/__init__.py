@@ -11,11 +11,12 @@ from serve_app.settings.config import (
     setting_names,
 )
 from serve_app.settings.groups import PREFIX
-from serve_app.settings.pools import EndpointLimits, PoolConfig, TenantLimits
+from serve_app.settings.pools import NO_LIMITS, EndpointLimits, PoolConfig, TenantLimits
 
 __all__ = [
     "AWS_SECRET_NAMES",
     "FIELDS",
+    "NO_LIMITS",
     "PREFIX",
     "SECRET_NAMES",
     "Config",

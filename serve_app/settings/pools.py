@@ -87,6 +87,10 @@ class TenantLimits(BaseModel):
     )
 
 
+NO_LIMITS = TenantLimits()
+"""Limits of a tenant that has none of its own. A tenant's own limit is above 0."""
+
+
 class EndpointLimits(BaseModel):
     """Limits of an endpoint, for all tenants together."""
 

@@ -25,7 +25,7 @@ from serve_app.domain.ports import Lifecycles, Storage
 from serve_app.domain.upload import KeptFile, Upload, UploadBook, UploadPart, UploadUse
 from serve_app.queue.reaper import PeriodicTask
 from serve_app.queue.transactions.garbage import UnwantedFiles
-from serve_app.settings import Config, TenantLimits
+from serve_app.settings import NO_LIMITS, Config, TenantLimits
 from serve_app.storage.keys import missing_part, upload_key, upload_not_found, upload_type
 from serve_app.storage.tickets import TicketSigner
 from serve_app.telemetry.metrics import Metrics
@@ -68,9 +68,7 @@ class UploadLimits:
         )
 
     def bytes_of_tenant(self, tenant: str) -> int:
-        own = self.tenants.get(tenant)
-        most = None if own is None else own.max_uploads_bytes
-        return self.max_bytes_per_tenant if most is None else most
+        return self.tenants.get(tenant, NO_LIMITS).max_uploads_bytes or self.max_bytes_per_tenant
 
 
 class Uploads:

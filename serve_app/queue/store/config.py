@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from serve_app.settings import Config, EndpointLimits, TenantLimits
+from serve_app.settings import NO_LIMITS, Config, EndpointLimits, TenantLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,36 +47,21 @@ class QueueLimits:
 
     def weight(self, tenant: str) -> float:
         """Weight of the tenant: its share is this against the weights of the others."""
-        own = self.tenants.get(tenant)
-        return 1.0 if own is None else own.weight
+        return self.tenants.get(tenant, NO_LIMITS).weight
 
     def waiting_of_tenant(self, tenant: str) -> int:
-        own = self.tenants.get(tenant)
-        return (
-            self.max_waiting_per_tenant
-            if own is None or own.max_waiting is None
-            else own.max_waiting
-        )
+        return self.tenants.get(tenant, NO_LIMITS).max_waiting or self.max_waiting_per_tenant
 
     def waiting_bytes_of_tenant(self, tenant: str) -> int:
-        own = self.tenants.get(tenant)
-        return (
-            self.max_waiting_bytes_per_tenant
-            if own is None or own.max_waiting_bytes is None
-            else own.max_waiting_bytes
-        )
+        own = self.tenants.get(tenant, NO_LIMITS)
+        return own.max_waiting_bytes or self.max_waiting_bytes_per_tenant
 
     def waiting_of_endpoint(self, endpoint: str) -> int | None:
         own = self.endpoints.get(endpoint)
         return None if own is None else own.max_waiting
 
     def running_of_tenant(self, tenant: str) -> int | None:
-        own = self.tenants.get(tenant)
-        return (
-            self.max_running_per_tenant
-            if own is None or own.max_running is None
-            else own.max_running
-        )
+        return self.tenants.get(tenant, NO_LIMITS).max_running or self.max_running_per_tenant
 
     def running_of_endpoint(self, endpoint: str) -> int | None:
         own = self.endpoints.get(endpoint)
@@ -122,6 +107,5 @@ class Retention:
 
     def age_s(self, tenant: str) -> float | None:
         """Seconds after their end at which the tenant's requests are deleted; None: never."""
-        own = self.tenants.get(tenant)
-        days = self.days if own is None or own.retention_days is None else own.retention_days
+        days = self.tenants.get(tenant, NO_LIMITS).retention_days or self.days
         return None if days is None else days * DAY_S
