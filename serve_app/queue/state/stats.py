@@ -79,6 +79,7 @@ COUNT = """
 SELECT pool, tenant, endpoint, count(*) FROM requests WHERE state = 'queued' GROUP BY 1, 2, 3
 """
 COUNT_LARGE = """
+-- name: count_large_inputs
 SELECT pool, tenant, endpoint, sum(pg_column_size(input))::bigint FROM requests
 WHERE shown IS NOT NULL AND state IN ('queued', 'following')
 GROUP BY tenant, pool, endpoint

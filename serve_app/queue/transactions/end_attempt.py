@@ -286,6 +286,7 @@ LOST_MESSAGES = {
     EndReason.STOPPED: "Darkroom was stopped, and with it replica ",
 }
 CONFIRM = """
+-- name: confirm_leases
 WITH chosen AS (
     SELECT r.id FROM requests r
     JOIN json_to_recordset(%(held)s::json) AS h(id uuid, attempt integer, nonce bigint)

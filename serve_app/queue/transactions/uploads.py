@@ -28,6 +28,7 @@ VALUES (%(key)s, %(id)s, %(tenant)s, %(media_type)s, %(keep_s)s::float8, %(parts
         now() + make_interval(secs => %(abandoned_s)s))
 """
 USED = """
+-- name: count_uploads
 SELECT coalesce(sum(size), 0)::bigint + coalesce((
            SELECT sum(p.size) FROM uploads o JOIN upload_parts p ON p.key = o.key
            WHERE o.tenant = %(tenant)s AND o.state = 'open'), 0)::bigint,
