@@ -12,7 +12,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.domain.errors import DarkroomError, Overloaded
+from serve_app.domain.errors import DarkroomError
 from serve_app.ingress.api import routes as api
 from serve_app.ingress.fal import endpoint_calls
 from serve_app.ingress.fal import routes as fal
@@ -32,9 +32,6 @@ from serve_app.ingress.submission import options
 from serve_app.telemetry import logs
 
 log = logging.getLogger(__name__)
-
-CAPACITY = frozenset({429, 503, 507})
-"""Statuses of calls that may succeed later."""
 
 
 def create_app() -> Starlette:
@@ -67,10 +64,8 @@ async def _refused(request: HttpRequest, error: Exception) -> Response:
     if not isinstance(error, DarkroomError):
         raise error
     answer = context_of(request).render_error(error)
-    if answer.status_code in CAPACITY:
-        reason = error.reason if isinstance(error, Overloaded) else error.code
-        services: Services = request.app.state.services
-        services.metrics.refused(answer.status_code, reason)
+    services: Services = request.app.state.services
+    services.count_refusal(answer.status_code, error)
     return answer
 
 

@@ -280,6 +280,7 @@ async def test_past_a_tenant_s_bytes_of_queued_inputs_large_ones_are_refused(mak
     with pytest.raises(Overloaded, match="DARKROOM_MAX_WAITING_BYTES_PER_TENANT") as refused:
         await queue.submit(new(input=image(120)))
     assert refused.value.retry_after_s >= 1.0
+    assert refused.value.reason == "tenant_bytes_limit"
     await submitted(queue, 3)  # small inputs are limited by their number
     await submitted(queue, 3, tenant="bob", input=image(120))  # its own limit
     await submitted(queue, 1, tenant="eve", input=image(120))

@@ -309,7 +309,7 @@ class ClientSide(QueueRows):
             raise TooLarge(messages.too_large_to_wait(size, most))
         if size and waiting + size > most:
             message = messages.too_many_waiting_bytes(size, waiting, most)
-            raise Overloaded(message, UNKNOWN_RETRY_S)
+            raise Overloaded(message, UNKNOWN_RETRY_S, "tenant_bytes_limit")
 
 
 def _visible(request: Request) -> tuple[Any, ...]:

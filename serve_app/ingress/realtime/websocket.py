@@ -15,6 +15,7 @@ from serve_app.domain.request import NewRequest, Priority
 from serve_app.ingress.http import query
 from serve_app.ingress.http.auth import authenticate_for_endpoint
 from serve_app.ingress.http.context import context_of
+from serve_app.ingress.http.errors import http_answer
 from serve_app.ingress.http.paths import strip_verb
 from serve_app.ingress.realtime import messages
 from serve_app.ingress.realtime.messages import Close, Control
@@ -55,6 +56,7 @@ async def _served(socket: WebSocket) -> Close | None:
         with services.session_counts.count(new.pool, new.tenant, limit):
             return await session.run()
     except DarkroomError as error:
+        services.count_refusal(http_answer(error).status, error)
         return messages.closing(error)
     except WebSocketDisconnect:
         return None

@@ -114,6 +114,7 @@ class Uploads:
                 "be (DARKROOM_MAX_OPEN_UPLOADS_PER_TENANT). Complete some. An upload that gets no "
                 "call is given up after some hours.",
                 OPEN_RETRY_S,
+                "open_uploads_limit",
             )
         upload = self._made(new)
         if in_parts:

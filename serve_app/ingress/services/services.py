@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 
 from serve_app.catalog.catalog import Catalog
 from serve_app.domain.endpoint import Endpoint
-from serve_app.domain.errors import Unavailable
+from serve_app.domain.errors import DarkroomError, Overloaded, Unavailable
 from serve_app.domain.ports import Clock, Queue
 from serve_app.domain.realtime import Sessions
 from serve_app.ingress.services.files import Files
@@ -114,6 +114,9 @@ class Identity:
     upload_tokens: UploadTokens
 
 
+CAPACITY = frozenset({429, 503, 507})
+"""Statuses of calls that may succeed later."""
+
 MASKS_AT_ONCE = 1
 """Masks that an ingress process decodes at once. Ten of 64 megapixels at once took 2.4 GB."""
 
@@ -141,6 +144,12 @@ class Services:
     mask_decoding: asyncio.Semaphore = field(  # around the decoding of a mask
         default_factory=lambda: asyncio.Semaphore(MASKS_AT_ONCE)
     )
+
+    def count_refusal(self, status: int, error: DarkroomError) -> None:
+        """Count a call that was answered by ``error``, if it may succeed later."""
+        if status in CAPACITY:
+            reason = error.reason if isinstance(error, Overloaded) else error.code
+            self.metrics.refused(status, reason)
 
 
 def services_of(request: HTTPConnection) -> Services:

@@ -41,6 +41,7 @@ class SessionCounts:
                 f"You have {self._open[key]} open realtime sessions, the most that one tenant can "
                 "have here at once. Close one of them first.",
                 RETRY_S,
+                "sessions_limit",
             )
         self._open[key] += 1
         try:

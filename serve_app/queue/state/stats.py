@@ -280,6 +280,7 @@ class QueueStats:
         return Overloaded(
             messages.too_many_waiting_bytes(large_bytes, waiting, most),
             self._throughput.retry_s(max(1, own), tenant=tenant),
+            "tenant_bytes_limit",
         )
 
     def _exceeds_client_limit(

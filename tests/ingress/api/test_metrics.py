@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from serve_app.domain.errors import StorageUnavailable
 from serve_app.queue.store.config import QueueLimits
 from tests.ingress.house import House, built
+from tests.ingress.socket import connected
 from tests.telemetry.reading import parsed
 from tests.webhooks.receiver import Receiver, Reply, always
 
@@ -53,6 +54,22 @@ async def test_a_refused_submit_is_counted_by_the_limit(idle: House) -> None:
             assert await value(house, "refused_total", status="429", reason="tenant_limit") is None
             assert (await client.post(f"/queue/{ENDPOINT}", json=BODY)).status_code == 429
         assert await value(house, "refused_total", status="429", reason="tenant_limit") == 1
+
+
+async def test_a_refused_upload_and_a_refused_session_are_counted_by_the_limit() -> None:
+    async with built(max_open_uploads_per_tenant=1, max_sessions_per_tenant=1) as house:
+        async with house.client() as client:
+            begun = await client.post("/rest/storage/upload/initiate", json={})
+            refused = await client.post("/rest/storage/upload/initiate", json={})
+            assert (begun.status_code, refused.status_code) == (200, 429)
+        async with connected(house) as first:
+            first.send(echo=1)
+            assert (await first.hear())["echo"] == 1
+            async with connected(house) as second:
+                await second.hear()
+                assert await second.end() == 1013
+        for reason in ("open_uploads_limit", "sessions_limit"):
+            assert await value(house, "refused_total", status="429", reason=reason) == 1
 
 
 async def test_a_submit_to_a_draining_endpoint_is_counted_as_refused(
