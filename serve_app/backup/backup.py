@@ -15,7 +15,6 @@ import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,9 +28,9 @@ from serve_app.backup.postgres_programs import Program
 from serve_app.backup.rows import NamedFile, NamedFiles, named_files, still_named
 from serve_app.domain.errors import ArtifactNotFound, DatabaseUnavailable
 from serve_app.queue.store.migrations import check_applied
+from serve_app.telemetry.version import package_version
 
 CONCURRENT = 8  # files copied at the same time, one chunk of each in memory
-PACKAGE = "darkroom-serve"
 
 
 async def back_up(target: OpenInstallation, folder: BackupFolder) -> Manifest:
@@ -67,7 +66,7 @@ async def _back_up(
     await asyncio.to_thread(_copy_secrets, target.data_dir, folder.secrets)
     manifest = Manifest(
         format=FORMAT,
-        version=metadata.version(PACKAGE),
+        version=package_version(),
         schema_level=level,
         created_at=created_at,
         postgres=major,

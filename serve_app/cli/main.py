@@ -26,6 +26,7 @@ from serve_app.cli.migration.command import migrate_group
 from serve_app.cli.serve import ports
 from serve_app.domain.errors import DarkroomError
 from serve_app.settings import read_config, refuse_unknown
+from serve_app.telemetry.version import PACKAGE
 
 
 class _ErrorReportingGroup(click.Group):
@@ -43,7 +44,7 @@ class _ErrorReportingGroup(click.Group):
 
 
 @click.group(cls=_ErrorReportingGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="darkroom-serve", prog_name="darkroom")
+@click.version_option(package_name=PACKAGE, prog_name="darkroom")
 def main() -> None:
     """Self-hosted inference for generative media, compatible with fal's API."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.metadata
 import logging
 import platform
 import shutil
@@ -79,6 +78,7 @@ from serve_app.storage.selection import DiskGuard, create_storage, s3_location
 from serve_app.telemetry import logs
 from serve_app.telemetry.clock import SystemClock
 from serve_app.telemetry.metrics import Metrics, MetricsServer
+from serve_app.telemetry.version import package_version
 from serve_app.tenants.api_keys import KeyRing, ensure_first_key
 from serve_app.tenants.tokens import Tokens, UploadTokens
 
@@ -394,7 +394,7 @@ class Ingress:
 
     def _serve_metrics(self, stack: AsyncExitStack) -> None:
         telemetry, directory = self._config.telemetry, self._config.server.data_dir
-        self._metrics.built(_version(), platform.python_version())
+        self._metrics.built(package_version(), platform.python_version())
         self._metrics.watch_disk(lambda: shutil.disk_usage(directory).free)
         server = MetricsServer(
             self._metrics.registry, telemetry.metrics_port, telemetry.metrics_host
@@ -404,13 +404,6 @@ class Ingress:
         log.info(
             "Prometheus metrics are at http://%s:%d/metrics.", telemetry.metrics_host, server.port
         )
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("darkroom-serve")
-    except importlib.metadata.PackageNotFoundError:  # a checkout that is not installed
-        return "unknown"
 
 
 def _hosted(config: Config) -> frozenset[str] | None:
