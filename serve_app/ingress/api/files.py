@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from urllib.parse import quote
 
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response, StreamingResponse
 from typing_extensions import TypedDict
 
-from serve_app.domain.errors import ArtifactNotFound, Forbidden, InvalidInput, TooLarge
+from serve_app.domain.errors import ArtifactNotFound, Forbidden, InvalidInput
 from serve_app.domain.ports import Storage
-from serve_app.ingress.http.body import DISK_CHECK_BYTES, DiskCheck
+from serve_app.ingress.http.body import UploadStream
 from serve_app.ingress.http.context import context_of
 from serve_app.ingress.http.errors import json_reply
 from serve_app.ingress.http.json_schema import Binary
@@ -102,13 +101,12 @@ async def write(request: HttpRequest) -> Response:
     grant = _grant(request)
     if request.headers.get("content-type", grant.media_type) != grant.media_type:
         raise InvalidInput(f"The ticket allows only the media type {grant.media_type}.")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > grant.max_bytes:
-        raise _too_large(grant)
     services = services_of(request)
-    chunks = _capped(request, grant, services.files.check_disk_for_artifact)
+    larger = f"The file exceeds the limit of {grant.max_bytes} bytes of its ticket."
+    room = services.files.check_disk_for_artifact
+    incoming = UploadStream(request, grant.max_bytes, larger, room)
     with services.metrics.uploading("replica"):
-        size = await services.files.storage.put(grant.key, grant.media_type, chunks)
+        size = await services.files.storage.put(grant.key, grant.media_type, incoming.chunks())
     services.metrics.uploaded("replica", size)
     body: WrittenFile = {"key": grant.key, "size": size}
     return json_reply(body)
@@ -173,31 +171,6 @@ def _grant(request: HttpRequest) -> TicketGrant:
     if tickets is None or not keys.valid(key):
         raise Forbidden("Files cannot be written here.")
     return tickets.check(key, request.query_params)
-
-
-async def _capped(
-    request: HttpRequest, grant: TicketGrant, room: DiskCheck
-) -> AsyncIterator[bytes]:
-    size, looked_at = 0, -DISK_CHECK_BYTES
-    while True:
-        if size - looked_at >= DISK_CHECK_BYTES:
-            looked_at = size
-            await room()
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        chunk: bytes = message.get("body", b"")
-        size += len(chunk)
-        if size > grant.max_bytes:
-            raise _too_large(grant)
-        if chunk:
-            yield chunk
-        if not message.get("more_body", False):
-            return
-
-
-def _too_large(grant: TicketGrant) -> TooLarge:
-    return TooLarge(f"The file exceeds the limit of {grant.max_bytes} bytes of its ticket.")
 
 
 def _headers(key: str) -> dict[str, str]:
