@@ -44,6 +44,14 @@ class Families:
     def all(self) -> Sequence[MetricWrapperBase]:
         return [*self.counters.values(), *self.gauges.values(), *self.histograms.values()]
 
+    def only(self, gauge: str, values: Mapping[tuple[str, ...], float]) -> None:
+        """Set a gauge by its labels' values. Without any value it is not exported."""
+        family = self.gauges[gauge]
+        if not values:
+            family.clear()
+        for labels, value in values.items():
+            family.labels(*labels).set(value)
+
     def replace(self, gauge: str, values: Mapping[tuple[str, ...], float]) -> None:
         """Set a gauge by its labels' values. A combination that is not named any more has 0."""
         family = self.gauges[gauge]

@@ -185,13 +185,11 @@ class QueueMeter:
 
     def tables(self, sizes: Sequence[TableSize]) -> None:
         """Record the sizes of the tables. Without any, another process reports them."""
-        for name in ("rows", "dead_rows", "bytes", "last_vacuum_timestamp_seconds"):
-            if not sizes:
-                self._gauges[f"table_{name}"].clear()
-        for each in sizes:
-            self._gauges["table_rows"].labels(each.table).set(each.rows)
-            self._gauges["table_dead_rows"].labels(each.table).set(each.dead_rows)
-            self._gauges["table_bytes"].labels(each.table).set(each.size_bytes)
-            self._gauges["table_last_vacuum_timestamp_seconds"].labels(each.table).set(
-                each.vacuumed_at
-            )
+        only = self.families.only
+        only("table_rows", {(each.table,): each.rows for each in sizes})
+        only("table_dead_rows", {(each.table,): each.dead_rows for each in sizes})
+        only("table_bytes", {(each.table,): each.size_bytes for each in sizes})
+        only(
+            "table_last_vacuum_timestamp_seconds",
+            {(each.table,): each.vacuumed_at for each in sizes},
+        )

@@ -50,10 +50,13 @@ class CachedRequest:
         self.size = size_of(stored.request)  # bytes
 
     def replace(self, stored: StoredRequest, now: float) -> None:
-        before, after = self.stored.request, stored.request
-        self.stored, self.checked = stored, now
-        if before.input is not after.input or before.outcome is not after.outcome:
-            self.size = size_of(after)
+        before, self.stored, self.checked = self.stored, stored, now
+        old, new = before.request, stored.request
+        # A version that is read again brings equal values in new objects.
+        if stored.version != before.version and (
+            old.input is not new.input or old.outcome is not new.outcome
+        ):
+            self.size = size_of(new)
 
 
 def size_of(request: Request) -> int:
