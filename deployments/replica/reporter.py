@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 from deployments.replica.attempt import Attempt
 from deployments.replica.config import IngressLink
@@ -26,10 +26,12 @@ log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Sends one report for all attempts every ``report_interval_s``, on the event loop, which the
-    engine cannot block. An attempt is in no report before it has run for ``confirm_after_s``, and
-    then an early report confirms its lease: most short attempts cost no report. (Measured: one
-    costs the ingress and the database a tenth of a request.)
+    """Sends one report for all attempts every ``report_interval_s``, or as rarely as the replies
+    allow while no client follows them. It runs on the event loop, which the engine cannot block.
+
+    An attempt is in no report before it has run for ``confirm_after_s``, and then an early report
+    confirms its lease: most short attempts cost no report. (Measured: one costs the ingress and the
+    database a tenth of a request.)
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Reporter:
         self._snapshotter = snapshotter
         self._on_reply = on_reply
         self._usage = UsageDelta(self._counts)
-        self._confirmed: WeakSet[Attempt] = WeakSet()
+        self._next_in_s: WeakKeyDictionary[Attempt, float] = WeakKeyDictionary()  # of the confirmed
         self._leased = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
@@ -87,11 +89,18 @@ class Reporter:
                 for attempt in self._attempts.values()
                 if now - attempt.state.leased_at >= self._unreported_s(attempt)
             ]
-            if now - reported_at >= calls.report_interval_s:
+            wants = self._snapshotter.wants_tickets()
+            urgent = wants or self._snapshotter.unreported()
+            if now - reported_at >= (calls.report_interval_s if urgent else self._interval_s()):
                 reported_at = now
-                await self._report(due, self._snapshotter.wants_tickets())
-            elif unconfirmed := [each for each in due if each not in self._confirmed]:
+                await self._report(due, wants)
+            elif unconfirmed := [each for each in due if each not in self._next_in_s]:
                 await self._report(unconfirmed, ())
+
+    def _interval_s(self) -> float:
+        """Seconds between two reports: short as soon as a client follows one of the attempts."""
+        allowed = [self._next_in_s.get(each, 0.0) for each in self._attempts.values()]
+        return max(self._link.calls.report_interval_s, min(allowed, default=0.0))
 
     def _unreported_s(self, attempt: Attempt) -> float:
         """Seconds of an attempt in which it is in no report."""
@@ -104,7 +113,7 @@ class Reporter:
         snapshots = self._snapshotter.unreported()
         report = self._make_report(attempts, snapshots, wants)
         # Confirming once is enough: if this report is lost, the next regular one renews.
-        self._confirmed.update(attempts)
+        self._next_in_s.update(dict.fromkeys(attempts, 0.0))
         try:
             async with asyncio.timeout(self._link.calls.call_timeout_s):
                 reply = await self._link.port.report(report)
@@ -112,6 +121,7 @@ class Reporter:
             # Generations continue: their leases live for a while without renewal.
             log.warning("The ingress did not accept a report (%r).", error)
             return
+        self._next_in_s.update(dict.fromkeys(attempts, reply.next_in_s))
         self._snapshotter.mark_reported(snapshots)
         self._snapshotter.use_tickets(reply.snapshot_tickets)
         self._on_reply(reply)

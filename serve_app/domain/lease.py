@@ -147,7 +147,8 @@ class EngineUsage:
 @pickle_by_name
 @dataclass(frozen=True, slots=True)
 class Report:
-    """State of all running generations of a replica in one call, at most twice a second.
+    """State of all running generations of a replica in one call. At most twice a second while a
+    client follows one of them, else as rarely as the reply says.
 
     The first report with a lease confirms it; each report renews it.
     """
@@ -171,6 +172,7 @@ class ReportReply:
     fenced: tuple[LeaseKey, ...] = ()
     snapshot_tickets: tuple[tuple[LeaseKey, UploadTicket], ...] = ()  # for wanted, valid leases
     watched: tuple[LeaseKey, ...] = ()  # a client watches their previews: make the next one
+    next_in_s: float = 0.0  # no client follows the reported: the next report may be so much later
 
 
 @pickle_by_name

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from serve_app.domain.artifact import UploadTicket
@@ -21,7 +22,10 @@ from serve_app.queue.store.rows import lease_columns
 from serve_app.queue.transactions import snapshots
 from serve_app.telemetry.queue_metrics import QueueMeter
 
-# A lease is written again only when a quarter of it has passed: reports come twice a second, and
+UNFOLLOWED_REPORT_S = 2.0
+"""Longest time between two reports about requests that no client follows."""
+
+# A lease is written again only when a quarter of it has passed: reports come more often, and
 # each such write is a new version of the row in every index. A renewal that a crash of the server
 # loses is made again: reaping waits for one lease time then. (For `lease_until IS NOT NULL` see
 # end_attempt.py.)
@@ -67,7 +71,8 @@ noted AS (
 SELECT n.id::text, n.attempt, n.nonce,
        coalesce(r.state = 'running' AND r.attempt = n.attempt AND r.lease_nonce = n.nonce, false),
        r.cancel_requested,
-       coalesce(r.previews AND p.watched_until > now(), false), {UNAWAITED}
+       coalesce(r.previews AND p.watched_until > now(), false),
+       coalesce(p.followed_until > now(), false), {UNAWAITED}
 FROM named n LEFT JOIN requests r ON r.id = n.id LEFT JOIN progress p ON p.request_id = n.id
 """
 
@@ -118,6 +123,9 @@ class Heartbeats:
         self._metrics.fenced("report", sum(not held for held in holds.values()))
         cancelled = {LeaseKey(*row[:3]) for row in rows if row[4]}
         watched = {LeaseKey(*row[:3]) for row in rows if row[5]}
+        followed = {
+            LeaseKey(*row[:3]) for row in rows if row[6] or self._state.requests.is_followed(row[0])
+        }
         for held, each in progress.items():
             if holds.get(held, True):
                 preview = previews.get(held)
@@ -128,7 +136,12 @@ class Heartbeats:
         wanted = {held for report in reports for held in report.wants_tickets if holds.get(held)}
         tickets = {held: self._terms.snapshot_ticket(held) for held in wanted}
         await snapshots.store_tickets(self._database, [each.key for each in tickets.values()])
-        return [_reply(report, holds, cancelled, watched, tickets) for report in reports]
+        next_in_s = min(UNFOLLOWED_REPORT_S, self._limits.lease_s / 8)
+        replies = [_reply(report, holds, cancelled, watched, tickets) for report in reports]
+        return [
+            reply if followed.intersection(report.renewals) else replace(reply, next_in_s=next_in_s)
+            for report, reply in zip(reports, replies, strict=True)
+        ]
 
 
 def _row(held: LeaseKey, progress: Progress, preview: Preview | None) -> Mapping[str, Any]:

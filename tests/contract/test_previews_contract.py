@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
@@ -10,6 +11,8 @@ from serve_app.domain.errors import NotFound, RequestNotFound
 from serve_app.domain.lease import LeaseKey, Report, ReportReply
 from serve_app.domain.ports import Queue
 from serve_app.domain.progress import Preview, Progress, Stage
+from serve_app.domain.request import State
+from serve_app.queue.heartbeat import UNFOLLOWED_REPORT_S
 from serve_app.telemetry.clock import SystemClock
 from tests.fakes.liveness import FakeLiveness
 from tests.fakes.queue import FakeQueue
@@ -76,6 +79,24 @@ async def test_replicas_are_notified_of_what_somebody_looks_at(queue: Queue) -> 
     await queue.preview(TENANT, held.request_id)
     assert (await report_step(queue, held, 2)).watched == (held,)
     assert (await report_step(queue, other, 2)).watched == ()
+
+
+async def test_replicas_report_less_often_about_what_nobody_follows(queue: Queue) -> None:
+    held, other = await running(queue), await running(queue)
+    assert (await report_step(queue, held, 1)).next_in_s == UNFOLLOWED_REPORT_S
+    waiting = asyncio.create_task(queue.wait(TENANT, held.request_id, 30.0))
+    await asyncio.sleep(0.05)
+    assert (await report_step(queue, held, 2)).next_in_s == UNFOLLOWED_REPORT_S  # only for its end
+    await queue.get(TENANT, held.request_id)
+    assert (await report_step(queue, held, 3)).next_in_s == 0.0
+    assert (await report_step(queue, other, 3)).next_in_s == UNFOLLOWED_REPORT_S
+    following = asyncio.create_task(queue.changed(TENANT, other.request_id, 30.0))
+    await asyncio.sleep(0.05)
+    assert (await report_step(queue, other, 3)).next_in_s == 0.0
+    assert (await queue.report(Report("r1", (held, other)))).next_in_s == 0.0
+    for each in (held, other):
+        await queue.finish(done(each))
+    assert (await waiting).state is (await following).state is State.SUCCEEDED
 
 
 async def test_without_previews_no_replica_is_notified_and_none_is_handed_out(queue: Queue) -> None:

@@ -52,6 +52,7 @@ class FakeLeasePort:
     cancelled: set[LeaseKey] = field(default_factory=set)
     fenced: set[LeaseKey] = field(default_factory=set)
     watched: set[LeaseKey] = field(default_factory=set)
+    next_in_s: float = 0.0  # what every reply to a report says
     _waiting: deque[Lease] = field(default_factory=deque)
     _outstanding: list[Outstanding] = field(default_factory=list)
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -130,6 +131,7 @@ class FakeLeasePort:
             fenced=tuple(self.fenced & named),
             snapshot_tickets=tickets,
             watched=tuple(self.watched & named),
+            next_in_s=self.next_in_s,
         )
 
     async def finish(self, finish: Finish) -> Verdict:

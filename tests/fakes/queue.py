@@ -27,6 +27,7 @@ from serve_app.domain.lease import (
 )
 from serve_app.domain.progress import StoredSnapshot
 from serve_app.domain.request import Cause, Priority, Request, State
+from serve_app.queue.heartbeat import UNFOLLOWED_REPORT_S
 from serve_app.queue.store import messages
 from serve_app.queue.transactions.snapshots import belongs_to
 from tests.fakes.lane_order import VirtualStart
@@ -88,7 +89,8 @@ class FakeQueue(ClientSide):
             self._keep(held, snapshot)
         wanted = [held for held in report.wants_tickets if self._holder(held) is not None]
         tickets = tuple((held, self._terms.snapshot_ticket(held)) for held in wanted)
-        return ReportReply(tuple(cancelled), tuple(fenced), tickets, self._watched(report))
+        watched, next_in_s = self._watched(report), self._next_in_s(report)
+        return ReportReply(tuple(cancelled), tuple(fenced), tickets, watched, next_in_s)
 
     async def finish(self, finish: Finish) -> Verdict:
         await self._look()
@@ -149,6 +151,12 @@ class FakeQueue(ClientSide):
             for held in report.renewals
             if (row := self._holder(held)) is not None and row.watched_until > now
         )
+
+    def _next_in_s(self, report: Report) -> float:
+        now = self._clock.monotonic()
+        rows = [self._holder(held) for held in report.renewals]
+        followed = any(row is not None and row.followed_until > now for row in rows)
+        return 0.0 if followed else min(UNFOLLOWED_REPORT_S, self._limits.lease_s / 8)
 
     def _signals(self, ask: Ask) -> list[Signal]:
         found: list[Signal] = []

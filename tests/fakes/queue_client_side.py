@@ -22,7 +22,7 @@ from serve_app.domain.request import (
     WaitReason,
 )
 from serve_app.queue.state.counters import UNKNOWN_RETRY_S
-from serve_app.queue.state.request_cache import WATCH_TTL_S
+from serve_app.queue.state.request_cache import FOLLOWED_S, WATCH_TTL_S
 from serve_app.queue.state.stats import coalesced_waiting, why_it_waits
 from serve_app.queue.store import messages
 from serve_app.queue.transactions.deletion import still_active
@@ -92,7 +92,9 @@ class ClientSide(QueueRows):
 
     async def get(self, tenant: str, request_id: str) -> Request:
         await self._look()
-        return self._row(tenant, request_id).request
+        row = self._row(tenant, request_id)
+        row.followed_until = self._clock.monotonic() + FOLLOWED_S
+        return row.request
 
     async def wait(self, tenant: str, request_id: str, timeout_s: float) -> Request:
         row = self._row(tenant, request_id)
@@ -108,7 +110,11 @@ class ClientSide(QueueRows):
         def differs() -> bool | None:
             return row.request.state.final or _visible(row.request) != seen or None
 
-        await self._until(differs, timeout_s)
+        row.followed_until = float("inf")
+        try:
+            await self._until(differs, timeout_s)
+        finally:
+            row.followed_until = self._clock.monotonic() + FOLLOWED_S
         return row.request
 
     async def preview(self, tenant: str, request_id: str) -> Preview | None:

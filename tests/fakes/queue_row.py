@@ -40,6 +40,7 @@ class Row:
         self.replicas: set[str] = set()  # those that had a lease of it
         self.preview: Preview | None = None
         self.watched_until = 0.0  # monotonic
+        self.followed_until = 0.0  # monotonic
         self.ended: dict[LeaseKey, str] = {}  # lease → the act that ended it
         self.log: list[LogLine] = []
         self.logged: State | None = None  # the last that the log names

@@ -10,11 +10,13 @@ import psycopg
 import pytest
 
 from serve_app.domain.lease import Signal, SignalKind, Verdict
+from serve_app.domain.progress import Progress, Stage
 from serve_app.domain.request import CancelVerdict, State
+from serve_app.queue.heartbeat import UNFOLLOWED_REPORT_S
 from serve_app.queue.queue import PostgresQueue
 from tests.contract.test_events_contract import watched
 from tests.contract.waiting import eventually
-from tests.queue.database import QUICK, Ingress
+from tests.queue.database import LONG_LEASES, QUICK, Ingress
 from tests.queue.requests import TENANT, ask, done, failure, lease, new, report
 
 # No periodic task runs within a test: a quick reaction comes from a notification.
@@ -54,6 +56,20 @@ async def test_a_cancel_there_ends_an_ask_here(ingress: Ingress) -> None:
     assert await there.cancel(TENANT, request.id) is CancelVerdict.REQUESTED
     assert (await asking).signals == (Signal(SignalKind.CANCEL, held),)
     assert time.monotonic() - began < 1.0
+
+
+async def test_a_replica_that_reports_here_learns_who_follows_there(ingress: Ingress) -> None:
+    here, there = await ingress(LONG_LEASES), await ingress(LONG_LEASES)
+    request = await there.submit(new())
+    held = (await lease(here)).held
+    running = report(held, progress=[(held, Progress(Stage.DENOISING, 1, 8))])
+    assert (await here.report(running)).next_in_s == UNFOLLOWED_REPORT_S
+
+    async def followed() -> bool:
+        await there.get(TENANT, request.id)
+        return (await here.report(running)).next_in_s == 0.0
+
+    await eventually(followed, 60.0)
 
 
 async def test_lost_notifications_cost_only_time(ingress: Ingress) -> None:

@@ -271,6 +271,7 @@ CREATE UNLOGGED TABLE progress (
     preview bytea,
     preview_step bigint DEFAULT 0 NOT NULL,
     watched_until timestamptz,
+    followed_until timestamptz,
     CONSTRAINT progress_pkey PRIMARY KEY (request_id)
 )
 WITH (fillfactor='50', autovacuum_vacuum_scale_factor='0.01');

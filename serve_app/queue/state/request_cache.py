@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -38,6 +38,15 @@ FINAL_FRESH_S = 60.0  # a final request never changes, but it may be deleted
 REQUEST_BYTES = 3072
 """Bytes of a cached request without its input and outcome (measured: 2.2 KiB)."""
 LOOKED_AT_S = 3.0
+FOLLOWED_S = 5.0
+"""How long after a client's read its request counts as followed: clients poll more often."""
+
+FOLLOW = """
+-- name: follow_requests
+UPDATE progress SET followed_until = now() + make_interval(secs => %(followed_s)s)
+WHERE request_id = ANY(%(ids)s::uuid[]) AND (followed_until IS NULL
+    OR followed_until < now() + make_interval(secs => 0.5 * %(followed_s)s))
+"""
 POLL_BATCH = 500
 
 
@@ -96,6 +105,8 @@ class RequestCache:
         self._entries: OrderedDict[str, CachedRequest] = OrderedDict()
         self._futures: dict[str, set[asyncio.Future[None]]] = {}
         self._looked_at: dict[str, float] = {}
+        self._followed_at: dict[str, float] = {}
+        self._followers: Counter[str] = Counter()  # callers that wait for a change of progress
         self._reads: Batcher[str, StoredRequest | None] = Batcher(self._read)
         self._refreshes: set[asyncio.Task[None]] = set()
 
@@ -109,6 +120,10 @@ class RequestCache:
 
     async def get(self, tenant: str, request_id: str) -> Request:
         """The request. Raises ``RequestNotFound`` also for another tenant's request."""
+        self._followed_at[known_id(request_id)] = self._clock.monotonic()
+        return await self._get(tenant, request_id)
+
+    async def _get(self, tenant: str, request_id: str) -> Request:
         id_ = known_id(request_id)
         now = self._clock.monotonic()
         self._looked_at[id_] = now
@@ -127,13 +142,28 @@ class RequestCache:
         self, tenant: str, request_id: str, timeout_s: float, since: Request | None = None
     ) -> Request:
         """The request at its next visible change after ``since``, or after ``timeout_s``."""
-        seen = visible(since or await self.get(tenant, request_id))
-        return await self._until(
-            tenant,
-            request_id,
-            timeout_s,
-            lambda request: request.state.final or visible(request) != seen,
-        )
+        seen = visible(since or await self._get(tenant, request_id))
+        id_ = known_id(request_id)
+        self._followers[id_] += 1
+        try:
+            return await self._until(
+                tenant,
+                request_id,
+                timeout_s,
+                lambda request: request.state.final or visible(request) != seen,
+            )
+        finally:
+            self._followed_at[id_] = self._clock.monotonic()
+            self._followers[id_] -= 1
+            if not self._followers[id_]:
+                del self._followers[id_]
+
+    def is_followed(self, request_id: str) -> bool:
+        """True if a client of this process wants to see the request's progress. One that only waits
+        for its end does not.
+        """
+        at = self._followed_at.get(request_id, float("-inf"))
+        return request_id in self._followers or self._clock.monotonic() - at < FOLLOWED_S
 
     async def _until(
         self, tenant: str, request_id: str, timeout_s: float, enough: Callable[[Request], bool]
@@ -144,7 +174,7 @@ class RequestCache:
         id_ = known_id(request_id)
         end = self._clock.monotonic() + timeout_s
         while True:
-            request = await self.get(tenant, request_id)
+            request = await self._get(tenant, request_id)
             left_s = end - self._clock.monotonic()
             if left_s <= 0 or enough(request):
                 return request
@@ -226,7 +256,10 @@ class RequestCache:
         self.invalidate([*self._entries])
 
     async def refresh_watched(self) -> None:
-        """Read again the requests that clients look at."""
+        """Read again the requests that clients look at, and note in the database which running ones
+        they follow: their replicas may report to another process.
+        """
+        await self._note_followed()
         now = self._clock.monotonic()
         self._looked_at = {id_: at for id_, at in self._looked_at.items() if now - at < LOOKED_AT_S}
         due = [id_ for id_ in {*self._futures, *self._looked_at} if self._due(id_, now)]
@@ -234,6 +267,18 @@ class RequestCache:
             await self._read(due[start : start + POLL_BATCH])
 
     # Implementation
+
+    async def _note_followed(self) -> None:
+        followed = [id_ for id_ in {*self._followers, *self._followed_at} if self.is_followed(id_)]
+        self._followed_at = {id_: self._followed_at.get(id_, 0.0) for id_ in followed}
+        running = [
+            id_
+            for id_ in followed
+            if (entry := self._entries.get(id_)) is not None
+            and entry.stored.request.state is State.RUNNING
+        ]
+        if running:
+            await self._database.rows(FOLLOW, {"ids": running, "followed_s": FOLLOWED_S})
 
     def _keep_to_budget(self) -> None:
         while self.size > self._max_bytes:
@@ -321,8 +366,8 @@ def _own(tenant: str, request_id: str, found: StoredRequest | None) -> Request:
 # Previews of running requests.
 
 WATCH_TTL_S = 5.0
-"""How long after a client's read replicas are asked for the next preview. They are asked twice a
-second, so one read is enough for one more preview, however long its step takes.
+"""How long after a client's read replicas are asked for the next preview. They are asked several
+times within it, so one read is enough for one more preview, however long its step takes.
 """
 
 # Written again only when part of the time has passed: many clients may watch the same request.

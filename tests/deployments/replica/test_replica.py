@@ -286,6 +286,21 @@ async def test_a_lease_is_confirmed_once_before_the_next_regular_report(make_rig
     rig.port.cancelled.add(held)
 
 
+async def test_what_nobody_follows_is_reported_as_rarely_as_the_ingress_allows(make_rig: MakeRig):
+    rig = await make_rig(report_interval_s=0.02, confirm_after_s=0.01)
+    rig.port.next_in_s = 1.0
+    held = rig.offer("one", steps=100_000, step_ms=10)
+    await rig.port.until(lambda: len(rig.port.renewals(held)) >= 3)
+    _, first, second = rig.port.renewals(held)[:3]
+    assert second - first >= 0.5
+    rig.port.next_in_s = 0.0  # somebody follows it
+    await rig.port.until(lambda: len(rig.port.renewals(held)) >= 5)
+    other = rig.offer("two", steps=100_000, step_ms=10)
+    rig.port.next_in_s = 1.0
+    await rig.port.until(lambda: rig.port.renewals(other))
+    rig.port.cancelled.update({held, other})
+
+
 async def test_an_attempt_that_ends_soon_is_in_no_report(make_rig: MakeRig):
     rig = await make_rig(report_interval_s=0.01, confirm_after_s=100)
     # A tenth of the lease is longer than the attempt on any machine.
