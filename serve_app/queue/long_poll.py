@@ -272,11 +272,11 @@ class LongPoll:
         more = True
         try:
             while left and more:
-                hot, left_out = wants = _wants(left[0])
-                alike = [each for each in left if _wants(each) == wants]
-                left = [each for each in left if _wants(each) != wants]
-                more = await self._lease_alike(pool, alike, hot, left_out)
-                more = more or bool(left_out and left)
+                wants = left[0].wants
+                alike = [each for each in left if each.wants == wants]
+                left = [each for each in left if each.wants != wants]
+                more = await self._lease_alike(pool, alike, *wants)
+                more = more or bool(left and wants[1])
         finally:
             for waiter in left:
                 self._waiters.release(waiter)
@@ -313,11 +313,6 @@ class LongPoll:
         self._state.stats.removed(request.pool, request.tenant, request.endpoint)
         self._state.requests.update(found)
         self.hand_out(waiter, request, input)
-
-
-def _wants(waiter: Waiter) -> tuple[frozenset[str], LeftOut]:
-    """Endpoints loaded on the waiter's replica, and what it does not want."""
-    return frozenset(waiter.ask.hot), waiter.left_out
 
 
 def _remaining_s(request: Request) -> float | None:

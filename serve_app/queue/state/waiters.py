@@ -23,6 +23,10 @@ class Waiter:
     def __init__(self, ask: Ask) -> None:
         self.ask = ask
         self.left_out = ask.left_out
+        self.wants = (
+            frozenset(ask.hot),
+            self.left_out,
+        )  # loaded endpoints, and what it does not want
         self.free = ask.slots
         self.reserved = 0
         self.leases: list[Lease] = []
