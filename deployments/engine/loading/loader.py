@@ -18,7 +18,7 @@ import torch
 import transformers
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-from deployments.engine.threads import ONE_BUILDER
+from deployments.engine.threads import ONE_BUILDER, own_default_dtype
 from serve_app.domain.endpoint import Weights
 from serve_app.domain.errors import Misconfigured, WeightsUnavailable
 from serve_app.domain.progress import OnDownload
@@ -61,7 +61,7 @@ def load_pipeline(
             # No progress bars: several processes write to one log.
             diffusers.utils.logging.disable_progress_bar()
             transformers.utils.logging.disable_progress_bar()
-            with ONE_BUILDER:
+            with ONE_BUILDER, own_default_dtype():
                 return DiffusionPipeline.from_pretrained(
                     str(folder),
                     dtype=_DTYPES[dtype],

@@ -29,6 +29,7 @@ from deployments.engine.lora.residency import LoraResidency
 from deployments.engine.memory.admission import Admission, bytes_in
 from deployments.engine.memory.reservations import CommonMemory, MemoryPressure, Reservations
 from deployments.engine.preview.preview import PreviewRenderer
+from deployments.engine.threads import TURNS
 from serve_app.domain.errors import Cancelled, Misconfigured
 
 log = logging.getLogger(__name__)
@@ -91,11 +92,12 @@ class Loop:
         try:
             while not self.stopping:
                 self._receive()
-                self._answer_requests()
-                self._end_cancelled()
-                self._admit()
-                with self._turn_watch.measured():
-                    self._take_turn()
+                with TURNS.turn():
+                    self._answer_requests()
+                    self._end_cancelled()
+                    self._admit()
+                    with self._turn_watch.measured():
+                        self._take_turn()
         except BaseException:
             # No caller can catch it. ``Engine.alive`` becomes False, and the replica is replaced.
             log.critical("The engine's thread ended because of a defect.", exc_info=True)
