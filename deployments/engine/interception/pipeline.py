@@ -69,6 +69,16 @@ class InterceptedPipeline:
                 let_suspend(proxy)
             self.shared = SharedComponents(each.real_module for each in self.denoisers)
 
+    def restore_dtypes(self) -> None:
+        """Give each component its dtype again, after a call that did not end.
+
+        SDXL in float16 upcasts its autoencoder for each decoding and has no ``finally``.
+        """
+        for proxy in self._proxies.values():
+            module, usual = proxy.real_module, proxy.usual_dtype
+            if usual is not None and module.dtype != usual:
+                module.to(dtype=usual)
+
     def copy(self, on_step: Callable[[], None]) -> Any:
         """Return a copy to call once, inside a generation. ``on_step`` runs after each step."""
         copied = self._copy(self.pipeline, "", {})

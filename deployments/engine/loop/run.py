@@ -184,6 +184,8 @@ class Run:
         except Interrupted:
             return
         finally:
+            if self._intercepted is not None:
+                self._intercepted.restore_dtypes()
             self.close()
 
     def close(self) -> None:

@@ -7,11 +7,11 @@ from deployments.engine.engine import Engine
 from deployments.engine.interception.pipeline import view_of
 from deployments.engine.loop import encoders
 from deployments.engine.loop.options import GenerationOptions
-from serve_app.domain.errors import Cancelled
+from serve_app.domain.errors import Cancelled, OutOfMemory
 from serve_app.domain.progress import Stage
 from tests.engine.calls import SIDE, call
 from tests.engine.gate import Gate
-from tests.engine.tiny import tiny_flux
+from tests.engine.tiny import tiny_flux, tiny_sdxl
 
 pytestmark = pytest.mark.engine
 
@@ -92,6 +92,41 @@ def test_one_that_a_pipeline_has_upcast_runs_in_one_go(pipeline):
         assert engine.counts()["autoencoders"]["forwards"] == 0
     with torch.no_grad():
         assert all(torch.equal(each, upcasts(latents)) for each in made)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:`upcast_vae` is deprecated:FutureWarning")
+def test_a_decoding_in_float32_that_ran_out_of_memory_spoils_no_later_one():
+    pipeline = tiny_sdxl().to(torch.float16)
+    vae = pipeline.vae
+    vae.register_to_config(force_upcast=True)
+    channels = vae.config.latent_channels
+    vae.post_quant_conv = torch.nn.Conv2d(channels, channels, 1).half()
+    full, decodes = [False, True], vae.decoder.forward
+
+    def forward(*arguments, **keywords):
+        if full and full.pop(0):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 GiB.")
+        return decodes(*arguments, **keywords)
+
+    vae.decoder.forward = forward
+
+    def submit():
+        return engine.submit(
+            prompt="a red circle",
+            width=32,
+            height=32,
+            num_inference_steps=2,
+            generator=torch.Generator().manual_seed(1),
+            output_type="pt",
+        )
+
+    with Engine(pipeline, threads=1) as engine:
+        before = submit().result(60).images
+        with pytest.raises(OutOfMemory):
+            submit().result(60)
+        assert vae.dtype is torch.float16
+        assert torch.equal(submit().result(60).images, before)
 
 
 def at_decoding(engine, do, **more):
